@@ -1,0 +1,55 @@
+# make run    start the host on the embedded offline model (or on your key) and say how to talk to it
+# make test   everything that proves the project
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.stamp
+LOCK := requirements/dev.lock
+
+.PHONY: run setup test check lint types bench lock format clean
+
+run: setup
+	@$(VENV)/bin/picoclaw dev
+
+setup: $(STAMP)
+
+# One environment from the pinned, hashed lock file: uv when it is there, else venv and pip.
+$(STAMP): $(LOCK) pyproject.toml
+	@if command -v uv >/dev/null; then \
+	  uv venv --quiet --allow-existing --python "$(PYTHON)" $(VENV) && \
+	  uv pip install --quiet --python $(PY) --require-hashes -r $(LOCK) && \
+	  uv pip install --quiet --python $(PY) --no-deps --no-build-isolation -e . ; \
+	else \
+	  $(PYTHON) -m venv $(VENV) && \
+	  $(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r $(LOCK) && \
+	  $(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e . ; \
+	fi
+	@$(PY) -m compileall -q host mcp_server shared
+	@touch $(STAMP)
+
+test: setup
+	$(PY) -m pytest -m "not slow"
+
+check: lint types
+
+lint: setup
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+types: setup
+	$(VENV)/bin/mypy
+
+format: setup
+	$(VENV)/bin/ruff format .
+	$(VENV)/bin/ruff check --fix .
+
+bench: setup
+	$(PY) -m benchmarks
+
+lock:
+	uv pip compile --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate -q pyproject.toml -o requirements/runtime.lock --custom-compile-command "make lock"
+	uv pip compile --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate -q pyproject.toml --extra dev -o requirements/dev.lock --custom-compile-command "make lock"
+
+clean:
+	rm -rf $(VENV) .run

@@ -1,0 +1,50 @@
+"""What a tool is to the agent loop: a spec the model sees, and a call that returns a result, never raises."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class ToolSpec:
+    """A tool as the model sees it.
+
+    ``input_schema`` is a JSON Schema object with ``additionalProperties: false``.
+    ``parallel``: calls of one reply may run side by side with others.
+    """
+
+    name: str
+    description: str
+    input_schema: Mapping[str, Any]
+    parallel: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """An image for the model: base64 ``data`` of an ``image/png|jpeg|gif|webp`` ``media_type``."""
+
+    data: str
+    media_type: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolResult:
+    """What a call gave: text for the model (a sentence if ``is_error``), and images if any."""
+
+    text: str
+    is_error: bool = False
+    images: tuple[Image, ...] = ()
+
+
+class Toolset(Protocol):
+    """A group of tools bound to one conversation at its birth; no argument changes whose it is."""
+
+    def specs(self) -> Sequence[ToolSpec]:
+        """Return the tools, in a stable order (the prompt cache depends on it)."""
+        ...
+
+    async def call(self, name: str, arguments: Mapping[str, Any]) -> ToolResult:
+        """Run one tool. Faults come back as ``ToolResult(is_error=True)``; only cancellation raises."""
+        ...

@@ -1,0 +1,165 @@
+"""The whole error tree. What leaves the process is drawn from here, never from a stray exception's text.
+
+PicoError
+├── InvalidInput            400 invalid_request      the message names the field
+│   └── NotJson             415 unsupported_media_type
+├── TooLarge                413 body_too_large
+├── Unauthorized            401 unauthorized
+├── NotFound                404 not_found
+├── MethodNotAllowed        405 method_not_allowed
+├── Conflict                409 conflict
+│   ├── ConversationBusy    409 conversation_busy
+│   ├── NotRunning          409 not_running
+│   └── Duplicate           409 duplicate_id
+├── TooManyRequests         429 rate_limited         retry after N seconds
+├── Misconfigured           500 misconfigured
+└── Unavailable             503 unavailable          retry after N seconds
+    ├── Draining            503 draining
+    ├── AtCapacity          503 at_capacity
+    └── NotDurable          503 store_not_durable
+LeaseLost                   a run's writer was overtaken: nothing it writes may land
+StoreError                  the store cannot be opened or used
+├── StoreVersion            made by a newer program
+└── StoreLocked             another host holds the STORE_DIR
+"""
+
+from __future__ import annotations
+
+
+class PicoError(Exception):
+    """An error with a sentence for people, a code for programs and the HTTP status it maps to."""
+
+    status = 500
+    code = "internal"
+
+    def __init__(self, message: str, *, code: str | None = None, retry_after: int | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code or type(self).code
+        self.retry_after = retry_after
+
+
+class InvalidInput(PicoError):
+    """Bad input; the sentence names the field and what would be right."""
+
+    status = 400
+    code = "invalid_request"
+
+
+class NotJson(InvalidInput):
+    """The body is declared as something other than JSON."""
+
+    status = 415
+    code = "unsupported_media_type"
+
+
+class TooLarge(PicoError):
+    """The body is over the limit."""
+
+    status = 413
+    code = "body_too_large"
+
+
+class Unauthorized(PicoError):
+    """Missing or wrong credentials."""
+
+    status = 401
+    code = "unauthorized"
+
+
+class NotFound(PicoError):
+    """Absent, or not the caller's: one answer for both."""
+
+    status = 404
+    code = "not_found"
+
+
+class MethodNotAllowed(PicoError):
+    """The path exists, the method does not."""
+
+    status = 405
+    code = "method_not_allowed"
+
+
+class Conflict(PicoError):
+    """The state of the thing forbids this now."""
+
+    status = 409
+    code = "conflict"
+
+
+class ConversationBusy(Conflict):
+    """Another run holds the conversation's lease."""
+
+    code = "conversation_busy"
+
+    def __init__(self, conversation_id: str) -> None:
+        super().__init__(f"Conversation {conversation_id} is currently processing another request")
+        self.conversation_id = conversation_id
+
+
+class NotRunning(Conflict):
+    """There is no run to cancel."""
+
+    code = "not_running"
+
+
+class Duplicate(Conflict):
+    """The given id is taken."""
+
+    code = "duplicate_id"
+
+
+class TooManyRequests(PicoError):
+    """A rate limit was reached."""
+
+    status = 429
+    code = "rate_limited"
+
+
+class Misconfigured(PicoError):
+    """The operator left out something without which the host may not serve."""
+
+    status = 500
+    code = "misconfigured"
+
+
+class Unavailable(PicoError):
+    """Try again later."""
+
+    status = 503
+    code = "unavailable"
+
+
+class Draining(Unavailable):
+    """The host is stopping."""
+
+    code = "draining"
+
+
+class AtCapacity(Unavailable):
+    """The cap on concurrent runs is reached."""
+
+    code = "at_capacity"
+
+
+class NotDurable(Unavailable):
+    """The volume cannot be written, so nothing may be acknowledged."""
+
+    code = "store_not_durable"
+
+
+class LeaseLost(Exception):
+    """The run's fencing number is no longer the conversation's: another owner took over."""
+
+
+class StoreError(Exception):
+    """The store cannot be opened or used; the sentence says why."""
+
+
+class StoreVersion(StoreError):
+    """The database was written by a newer version of the program."""
+
+
+class StoreLocked(StoreError):
+    """Another host holds the volume."""
