@@ -17,6 +17,7 @@ PicoError
     ├── Draining            503 draining
     ├── AtCapacity          503 at_capacity
     └── NotDurable          503 store_not_durable
+KeyTaken                    an idempotency key stands for something already
 LeaseLost                   a run's writer was overtaken: nothing it writes may land
 StoreError                  the store cannot be opened or used
 ├── StoreVersion            made by a newer program
@@ -24,6 +25,11 @@ StoreError                  the store cannot be opened or used
 """
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from shared.models import KeyedAnswer
 
 
 class PicoError(Exception):
@@ -147,6 +153,14 @@ class NotDurable(Unavailable):
     """The volume cannot be written, so nothing may be acknowledged."""
 
     code = "store_not_durable"
+
+
+class KeyTaken(Exception):
+    """An idempotency key stands for a run or an answer already; the caller joins it."""
+
+    def __init__(self, answer: KeyedAnswer) -> None:
+        super().__init__(answer.subject)
+        self.answer = answer
 
 
 class LeaseLost(Exception):

@@ -1,0 +1,259 @@
+"""The values that cross the store's border: frozen, plain, instants in milliseconds since the epoch (UTC)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Generic, Literal, TypeVar
+
+T = TypeVar("T")
+
+Block = dict[str, Any]
+"""One content block of the Messages API, as it is sent to the model and stored."""
+
+Role = Literal["user", "assistant"]
+
+
+class RunState(StrEnum):
+    """Where a run stands. Everything but RUNNING is an ending."""
+
+    RUNNING = "running"
+    SUCCESS = "success"
+    TIMEOUT = "timeout"
+    ERROR = "error"
+    CANCELLED = "cancelled"
+
+
+class TaskStatus(StrEnum):
+    """Where a scheduled task stands."""
+
+    ACTIVE = "active"
+    PAUSED = "paused"
+    COMPLETED = "completed"
+    FAILED = "failed"
+
+
+class TaskRunState(StrEnum):
+    """Where one slot of a task stands."""
+
+    RUNNING = "running"
+    SUCCESS = "success"
+    TIMEOUT = "timeout"
+    ERROR = "error"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """A conversation. ``owner_id`` is who owns its tasks and receives its messages: itself, or its parent."""
+
+    id: str
+    session_id: str
+    owner_id: str
+    temporary: bool
+    created_at: int
+    last_activity: int
+    message_count: int
+    running: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A message as people see it; ``seq`` orders a conversation."""
+
+    id: str
+    conversation_id: str
+    seq: int
+    role: Role
+    sender: str
+    sender_name: str
+    text: str
+    created_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class NewMessage:
+    """A message to be stored: ``blocks`` for the model, ``text`` for people (None: a step they don't see)."""
+
+    id: str
+    role: Role
+    blocks: list[Block]
+    text: str | None = None
+    sender: str = ""
+    sender_name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryEntry:
+    """A message as the model sees it."""
+
+    role: Role
+    blocks: list[Block]
+    seq: int
+    run_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to write a run's results: whose it is and its fencing number; it ends unless renewed."""
+
+    run_id: str
+    conversation_id: str
+    owner: str
+    fence: int
+    message_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens as the model's API counts them."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cache_creation_input_tokens: int = 0
+    cache_read_input_tokens: int = 0
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            self.input_tokens + other.input_tokens,
+            self.output_tokens + other.output_tokens,
+            self.cache_creation_input_tokens + other.cache_creation_input_tokens,
+            self.cache_read_input_tokens + other.cache_read_input_tokens,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run from request to answer. ``answer`` is the body of its ``done`` event once it has ended."""
+
+    id: str
+    conversation_id: str
+    state: RunState
+    fence: int
+    message_id: str
+    created_at: int
+    finished_at: int | None
+    model: str
+    usage: Usage
+    error: str | None
+    code: str | None
+    answer: dict[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class NewRun:
+    """What starts a run: the conversation (made now when ``create`` is set), the first message, the lease."""
+
+    run_id: str
+    conversation_id: str
+    message: NewMessage
+    owner: str
+    now: int
+    lease_ms: int
+    create: bool = False
+    parent_id: str | None = None
+    temporary: bool = False
+    model: str = ""
+    idempotency: Idempotency | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Idempotency:
+    """A caller's key for one route, and the digest of the body it came with."""
+
+    route: str
+    key: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class KeyedAnswer:
+    """What an idempotency key stands for: a run (in progress or ended), or a stored answer."""
+
+    subject: str
+    conversation_id: str | None
+    status: int | None
+    body: dict[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class RunEnd:
+    """How a run ended, written in one transaction with its last messages and events."""
+
+    state: RunState
+    answer: dict[str, Any]
+    usage: Usage
+    model: str
+    error: str | None = None
+    code: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One server-sent event of a run; ``seq`` starts at 1 and rises."""
+
+    seq: int
+    name: str
+    data: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Outbound:
+    """A message from an agent to people. ``source_id`` is the conversation that spoke, ``seq`` orders all."""
+
+    seq: int
+    id: str
+    conversation_id: str
+    source_id: str
+    text: str
+    sender: str
+    created_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A scheduled task. ``next_run`` is its next slot, None when there is none; ``revision`` counts edits."""
+
+    id: str
+    conversation_id: str
+    prompt: str
+    schedule_type: Literal["cron", "interval", "once"]
+    schedule_value: str
+    timezone: str
+    context_mode: Literal["group", "isolated"]
+    catch_up: Literal["skip", "once", "all"]
+    status: TaskStatus
+    next_run: int | None
+    attempts: int
+    revision: int
+    created_at: int
+    updated_at: int
+    last_run: int | None = None
+    last_state: TaskRunState | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRun:
+    """One slot of a task being run or ended: the row of the run log."""
+
+    id: str
+    task_id: str
+    slot: str
+    state: TaskRunState
+    attempt: int
+    fence: int
+    owner: str
+    started_at: int
+    finished_at: int | None
+    run_id: str | None
+    conversation_id: str | None
+    result: str | None
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[T]):
+    """A page of a list and the cursor of the next one (None at the end)."""
+
+    items: list[T]
+    next_cursor: str | None = field(default=None)

@@ -1,0 +1,306 @@
+"""The Store contract: what everything above the store may rely on, whatever engine is below.
+
+Every method is atomic. Rows that have an owner are reached with the owner in the statement:
+``owner=None`` means the caller may see all (the main conversation, the HTTP API); "absent" and
+"not yours" give the same answer. Nothing may be acknowledged to anyone before ``durable()``
+returned after the write.
+
+Leases and claims last ``lease_ms`` milliseconds of the engine's own lease clock, which a change of the
+wall clock doesn't move; ``now`` is the wall clock and only ever a timestamp or a schedule's present.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from shared.models import (
+    Conversation,
+    Event,
+    HistoryEntry,
+    Idempotency,
+    KeyedAnswer,
+    Lease,
+    Message,
+    NewMessage,
+    NewRun,
+    Outbound,
+    Page,
+    Run,
+    RunEnd,
+    Task,
+    TaskRun,
+    TaskRunState,
+    TaskStatus,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class StoreCounts:
+    """Row counts kept as counters, never by scanning."""
+
+    conversations: int
+    tasks: int
+
+
+@dataclass(frozen=True, slots=True)
+class TaskMetrics:
+    """Figures for /metrics: tasks due now, slots running, seconds the oldest due one is late."""
+
+    due: int
+    running: int
+    overdue_seconds: float
+
+
+class Conversations(Protocol):
+    """Conversations and their messages."""
+
+    async def ensure(self, conversation_id: str, now: int) -> Conversation:
+        """Return the conversation, made now if it is absent."""
+        ...
+
+    async def create(
+        self, conversation_id: str, now: int, *, owner_id: str | None = None, temporary: bool = False
+    ) -> Conversation:
+        """Make a conversation (owned by itself unless ``owner_id``); raises Duplicate."""
+        ...
+
+    async def get(self, conversation_id: str) -> Conversation | None:
+        """Return the conversation or None."""
+        ...
+
+    async def page(
+        self, *, limit: int, cursor: str | None, include_temporary: bool = False
+    ) -> Page[Conversation]:
+        """Return conversations, newest activity first; raises InvalidInput on a cursor it didn't make."""
+        ...
+
+    async def messages(self, conversation_id: str, *, limit: int, cursor: str | None) -> Page[Message]:
+        """Return the messages people see, in stored order."""
+        ...
+
+    async def history(self, conversation_id: str) -> list[HistoryEntry]:
+        """Return every message for the model, in stored order (not yet repaired)."""
+        ...
+
+    async def delete(self, conversation_id: str) -> None:
+        """Remove every row of it and of its temporary conversations; raises NotFound, ConversationBusy."""
+        ...
+
+
+class Runs(Protocol):
+    """Runs, their lease, their events, and idempotency keys."""
+
+    async def begin(self, new: NewRun) -> Lease:
+        """Take the conversation's lease and store the first message, or leave no trace.
+
+        Raises NotFound (no such conversation), ConversationBusy, KeyTaken (the key's run or answer),
+        Conflict ``idempotency_mismatch``. A key whose run ended as ``retryable`` starts a new run on the
+        message that is already stored.
+        """
+        ...
+
+    async def renew(self, lease: Lease, lease_ms: int) -> None:
+        """Prolong the lease; raises LeaseLost."""
+        ...
+
+    async def append(
+        self, lease: Lease, messages: Sequence[NewMessage], now: int, *, effect_ahead: bool = False
+    ) -> None:
+        """Store finished steps; raises LeaseLost.
+
+        ``effect_ahead``: the next thing that happens may have an outward effect, so a run that is cut off
+        before its next ``append`` ends as ``interrupted``, not as ``retryable``.
+        """
+        ...
+
+    async def record(self, lease: Lease, events: Sequence[Event], now: int) -> None:
+        """Store events of the run; raises LeaseLost."""
+        ...
+
+    async def finish(
+        self,
+        lease: Lease,
+        end: RunEnd,
+        messages: Sequence[NewMessage],
+        events: Sequence[Event],
+        now: int,
+    ) -> None:
+        """End the run with its last messages and events, and give the lease back; raises LeaseLost."""
+        ...
+
+    async def get(self, conversation_id: str, run_id: str) -> Run | None:
+        """Return a run of the conversation or None."""
+        ...
+
+    async def active(self, conversation_id: str) -> Run | None:
+        """Return the conversation's running run or None."""
+        ...
+
+    async def page(self, conversation_id: str, *, limit: int, cursor: str | None) -> Page[Run]:
+        """Return the conversation's runs, newest first."""
+        ...
+
+    async def events(self, run_id: str, *, after: int, limit: int = 1000) -> list[Event]:
+        """Return stored events with a larger ``seq``, in order."""
+        ...
+
+    async def recover(self, now: int, *, all_but: str | None = None) -> list[str]:
+        """End running runs whose lease ran out, or (``all_but``) that anyone but this owner holds.
+
+        They end as ``error``, code ``interrupted`` or ``retryable``, with the ``error`` event that a
+        waiting reader needs. Returns the ids of the ended runs.
+        """
+        ...
+
+    async def keyed(self, idempotency: Idempotency, now: int) -> KeyedAnswer | None:
+        """Return what a key of the last 24 h stands for, or None."""
+        ...
+
+    async def keep_answer(
+        self, idempotency: Idempotency, subject: str, status: int, body: dict[str, Any], now: int
+    ) -> None:
+        """Store the answer for a key (routes that are not runs)."""
+        ...
+
+
+class OutboundMessages(Protocol):
+    """What agents say to people through ``send_message``."""
+
+    async def add(self, source_id: str, conversation_id: str, text: str, sender: str, now: int) -> Outbound:
+        """Store a message for ``conversation_id`` said by ``source_id``; raises NotFound."""
+        ...
+
+    async def last_seq(self, source_id: str) -> int:
+        """Return the seq of the newest message ``source_id`` said, 0 if none."""
+        ...
+
+    async def said_by(self, source_id: str, *, after: int) -> list[Outbound]:
+        """Return what the conversation said after ``after``, in order."""
+        ...
+
+    async def delivered(self, ids: Sequence[str], now: int) -> None:
+        """Mark messages as handed over, so that retention may remove them."""
+        ...
+
+
+class Tasks(Protocol):
+    """Scheduled tasks, their slots and claims. Rules: the tasks contract."""
+
+    async def add(self, task: Task, *, quota: int) -> None:
+        """Store a task; raises Duplicate, NotFound (its conversation), Conflict ``task_quota``."""
+        ...
+
+    async def get(self, task_id: str, *, owner: str | None) -> Task | None:
+        """Return the task if it is the owner's."""
+        ...
+
+    async def page(
+        self, *, owner: str | None, status: TaskStatus | None, limit: int, cursor: str | None
+    ) -> Page[Task]:
+        """Return tasks in the order they were made."""
+        ...
+
+    async def replace(self, task: Task, *, owner: str | None, expected_revision: int) -> bool:
+        """Write an edited task (revision + 1) unless it changed meanwhile (False) or is not the owner's."""
+        ...
+
+    async def remove(self, task_id: str, *, owner: str | None) -> bool:
+        """Delete the task and its run log; False if it is not the owner's."""
+        ...
+
+    async def claim_due(self, *, host: str, now: int, lease_ms: int) -> tuple[Task, TaskRun] | None:
+        """Claim the earliest due slot that can run now and move the schedule on, in one transaction.
+
+        Passes over group tasks whose conversation has a running run, and slots that a live claim holds;
+        takes over a slot whose claim's lease ran out. Returns the task as it was claimed, or None.
+        """
+        ...
+
+    async def claim_manual(
+        self, task_id: str, *, owner: str | None, host: str, now: int, lease_ms: int
+    ) -> tuple[Task, TaskRun]:
+        """Claim a slot of its own that leaves the schedule alone; raises NotFound."""
+        ...
+
+    async def renew_claim(self, claim: TaskRun, lease_ms: int) -> None:
+        """Prolong a claim; raises LeaseLost."""
+        ...
+
+    async def attach(self, claim: TaskRun, run_id: str, conversation_id: str) -> None:
+        """Note which run serves the claim; raises LeaseLost."""
+        ...
+
+    async def release(self, claim: TaskRun) -> None:
+        """Give an unstarted claim back, as if it had never been made (its slot is due again)."""
+        ...
+
+    async def finish(
+        self,
+        claim: TaskRun,
+        *,
+        state: TaskRunState,
+        result: str | None,
+        error: str | None,
+        now: int,
+    ) -> None:
+        """Write the outcome into the claim's own row; raises LeaseLost.
+
+        A ``once`` task whose schedule was not edited meanwhile completes, is retried, or fails.
+        """
+        ...
+
+    async def runs(
+        self, task_id: str, *, owner: str | None, limit: int, cursor: str | None
+    ) -> Page[TaskRun] | None:
+        """Return the run log, newest first; None if the task is not the owner's."""
+        ...
+
+    async def recover(self, now: int, *, all_but: str) -> int:
+        """Let go of the claims that anyone but this owner holds (at a host's start); returns how many."""
+        ...
+
+    async def count_due(self, now: int) -> int:
+        """Return how many active tasks are due (bounded by an index, at most 10,000 counted)."""
+        ...
+
+    async def next_due(self) -> int | None:
+        """Return the earliest next_run of all active tasks, or None."""
+        ...
+
+    async def metrics(self, now: int) -> TaskMetrics:
+        """Return the figures for /metrics."""
+        ...
+
+
+class Store(Protocol):
+    """One store, shared by the host and the tool servers."""
+
+    @property
+    def conversations(self) -> Conversations: ...
+
+    @property
+    def runs(self) -> Runs: ...
+
+    @property
+    def outbound(self) -> OutboundMessages: ...
+
+    @property
+    def tasks(self) -> Tasks: ...
+
+    async def durable(self) -> None:
+        """Return once everything committed so far is on the volume; raises NotDurable."""
+        ...
+
+    async def counts(self) -> StoreCounts:
+        """Return the counters for /health."""
+        ...
+
+    async def prune(self, now: int, *, limit: int) -> int:
+        """Remove at most ``limit`` rows that retention no longer keeps; returns how many went."""
+        ...
+
+    async def close(self) -> None:
+        """Make everything durable and give all connections back."""
+        ...

@@ -1,0 +1,132 @@
+"""Rows to values, cursors to texts and back."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Any, TypeVar
+
+from shared import jsons
+from shared.errors import InvalidInput
+from shared.models import Conversation, Event, HistoryEntry, Message, Outbound, Page, Run, RunState, Usage
+
+T = TypeVar("T")
+
+
+def lease_now() -> int:
+    """Return the lease clock in milliseconds: since boot, so that a change of wall clock moves no lease."""
+    clock = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+    return time.clock_gettime_ns(clock) // 1_000_000
+
+
+def conversation(row: sqlite3.Row) -> Conversation:
+    """Read a row of ``CONVERSATION_COLUMNS``."""
+    return Conversation(
+        id=row["id"],
+        session_id=row["session_id"],
+        owner_id=row["owner_id"],
+        temporary=bool(row["temporary"]),
+        created_at=row["created_at"],
+        last_activity=row["last_activity"],
+        message_count=row["message_count"],
+        running=bool(row["running"]),
+    )
+
+
+def message(row: sqlite3.Row) -> Message:
+    """Read a visible message."""
+    return Message(
+        id=row["id"],
+        conversation_id=row["conversation_id"],
+        seq=row["seq"],
+        role=row["role"],
+        sender=row["sender"],
+        sender_name=row["sender_name"],
+        text=row["text"],
+        created_at=row["created_at"],
+    )
+
+
+def history_entry(row: sqlite3.Row) -> HistoryEntry:
+    """Read a message for the model."""
+    return HistoryEntry(
+        role=row["role"], blocks=jsons.loads(row["blocks"]), seq=row["seq"], run_id=row["run_id"]
+    )
+
+
+def run(row: sqlite3.Row) -> Run:
+    """Read a run."""
+    return Run(
+        id=row["id"],
+        conversation_id=row["conversation_id"],
+        state=RunState(row["state"]),
+        fence=row["fence"],
+        message_id=row["message_id"],
+        created_at=row["created_at"],
+        finished_at=row["finished_at"],
+        model=row["model"],
+        usage=Usage(**jsons.loads(row["usage"])),
+        error=row["error"],
+        code=row["code"],
+        answer=None if row["answer"] is None else jsons.loads(row["answer"]),
+    )
+
+
+def event(row: sqlite3.Row) -> Event:
+    """Read a run's event."""
+    return Event(seq=row["seq"], name=row["name"], data=jsons.loads(row["data"]))
+
+
+def outbound(row: sqlite3.Row) -> Outbound:
+    """Read an outbound message."""
+    return Outbound(
+        seq=row["seq"],
+        id=row["id"],
+        conversation_id=row["conversation_id"],
+        source_id=row["source_id"],
+        text=row["text"],
+        sender=row["sender"],
+        created_at=row["created_at"],
+    )
+
+
+def usage_text(usage: Usage) -> str:
+    """Return usage as stored."""
+    return jsons.dumps(asdict(usage))
+
+
+def page(
+    rows: Sequence[sqlite3.Row],
+    limit: int,
+    make: Callable[[sqlite3.Row], T],
+    key: Callable[[sqlite3.Row], Sequence[Any]],
+) -> Page[T]:
+    """Make a page of ``limit`` items from ``limit + 1`` rows; ``key`` is what the next page starts after."""
+    items = [make(row) for row in rows[:limit]]
+    cursor = encode_cursor(key(rows[limit - 1])) if len(rows) > limit else None
+    return Page(items, cursor)
+
+
+def encode_cursor(key: Sequence[Any]) -> str:
+    """Return an opaque text for a keyset position."""
+    return jsons.dump_bytes(list(key)).hex()
+
+
+def decode_cursor(cursor: str | None, *kinds: type) -> list[Any] | None:
+    """Return the keyset position of a cursor with these kinds of parts; raises InvalidInput."""
+    if not cursor:
+        return None
+    try:
+        key = jsons.loads(bytes.fromhex(cursor))
+    except ValueError:
+        key = None
+    if (
+        not isinstance(key, list)
+        or len(key) != len(kinds)
+        or any(type(part) is not kind for part, kind in zip(key, kinds, strict=True))
+        or any(isinstance(part, int) and abs(part) >= 2**63 for part in key)
+    ):
+        raise InvalidInput("cursor: must be the next_cursor of an earlier answer")
+    return key

@@ -1,0 +1,337 @@
+"""Runs in SQLite: the lease, the steps, the events, the idempotency keys.
+
+Every statement of a run's writer names the run, its fencing number and its owner, and wants the lease to
+be alive: a host that was overtaken, or slept through its lease, changes nothing.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+from shared import jsons
+from shared.errors import Conflict, ConversationBusy, KeyTaken, LeaseLost, NotFound
+from shared.models import Event, Idempotency, KeyedAnswer, Lease, NewMessage, NewRun, Page, Run, RunEnd
+from shared.store.sqlite import conversations, rows
+from shared.store.sqlite.engine import Database
+
+KEY_LIFE_MS: Final = 24 * 3600 * 1000
+"""How long an idempotency key is kept, in milliseconds (http-api: "Idempotency")."""
+
+RECOVERED_SEQ_GAP: Final = 1_000_000
+"""A recovered run's last event leaves this gap: a reader may have seen events that were not stored yet."""
+
+HELD: Final = "id = ? AND fence = ? AND lease_owner = ? AND state = 'running' AND lease_until > ?"
+
+INTERRUPTED: Final = (
+    "The host stopped while this run was in flight. Its last step may have had an effect, so it was not "
+    "repeated; its finished steps are in the history."
+)
+RETRYABLE: Final = (
+    "The host stopped while this run was in flight. Its last step had no outward effect: "
+    "sending the message again is safe."
+)
+
+
+class SqliteRuns:
+    """Implements the Runs contract."""
+
+    def __init__(self, database: Database) -> None:
+        self._db = database
+
+    async def begin(self, new: NewRun) -> Lease:
+        """Take the conversation's lease and store the first message, or leave no trace."""
+        return await self._db.write(lambda connection: _begin(connection, new))
+
+    async def renew(self, lease: Lease, lease_ms: int) -> None:
+        """Prolong the lease; raises LeaseLost."""
+        await self._db.write(
+            lambda connection: _hold(connection, lease, "lease_until = ?", rows.lease_now() + lease_ms)
+        )
+
+    async def append(
+        self, lease: Lease, messages: Sequence[NewMessage], now: int, *, effect_ahead: bool = False
+    ) -> None:
+        """Store finished steps; raises LeaseLost."""
+
+        def work(connection: sqlite3.Connection) -> None:
+            _hold(connection, lease, "effect_ahead = ?", effect_ahead)
+            _store(connection, lease.conversation_id, lease.run_id, messages, now)
+
+        await self._db.write(work)
+
+    async def record(self, lease: Lease, events: Sequence[Event], now: int) -> None:
+        """Store events of the run; raises LeaseLost."""
+
+        def work(connection: sqlite3.Connection) -> None:
+            _hold(connection, lease, "fence = fence")
+            _record(connection, lease.run_id, events, now)
+
+        await self._db.write(work)
+
+    async def finish(
+        self,
+        lease: Lease,
+        end: RunEnd,
+        messages: Sequence[NewMessage],
+        events: Sequence[Event],
+        now: int,
+    ) -> None:
+        """End the run with its last messages and events, and give the lease back; raises LeaseLost."""
+
+        def work(connection: sqlite3.Connection) -> None:
+            _hold(
+                connection,
+                lease,
+                "state = ?, finished_at = ?, model = ?, usage = ?, error = ?, code = ?, answer = ?",
+                end.state,
+                now,
+                end.model,
+                rows.usage_text(end.usage),
+                end.error,
+                end.code,
+                jsons.dumps(end.answer),
+            )
+            _store(connection, lease.conversation_id, lease.run_id, messages, now)
+            _record(connection, lease.run_id, events, now)
+
+        await self._db.write(work)
+
+    async def get(self, conversation_id: str, run_id: str) -> Run | None:
+        """Return a run of the conversation or None."""
+        return await self._one("conversation_id = ? AND id = ?", conversation_id, run_id)
+
+    async def active(self, conversation_id: str) -> Run | None:
+        """Return the conversation's running run or None."""
+        return await self._one("conversation_id = ? AND state = 'running'", conversation_id)
+
+    async def page(self, conversation_id: str, *, limit: int, cursor: str | None) -> Page[Run]:
+        """Return the conversation's runs, newest first."""
+        before = rows.decode_cursor(cursor, int) or [2**62]
+
+        def work(connection: sqlite3.Connection) -> Page[Run]:
+            found = connection.execute(
+                "SELECT * FROM runs WHERE conversation_id = ? AND number < ? ORDER BY number DESC LIMIT ?",
+                (conversation_id, *before, limit + 1),
+            ).fetchall()
+            return rows.page(found, limit, rows.run, lambda row: (row["number"],))
+
+        return await self._db.read(work)
+
+    async def events(self, run_id: str, *, after: int, limit: int = 1000) -> list[Event]:
+        """Return stored events with a larger ``seq``, in order."""
+
+        def work(connection: sqlite3.Connection) -> list[Event]:
+            found = connection.execute(
+                "SELECT seq, name, data FROM run_events WHERE run_id = ? AND seq > ? ORDER BY seq LIMIT ?",
+                (run_id, after, limit),
+            )
+            return [rows.event(row) for row in found]
+
+        return await self._db.read(work)
+
+    async def recover(self, now: int, *, all_but: str | None = None) -> list[str]:
+        """End running runs whose lease ran out, or that anyone but ``all_but`` holds."""
+
+        def work(connection: sqlite3.Connection) -> list[str]:
+            stale = connection.execute(
+                """SELECT * FROM runs WHERE state = 'running'
+                AND (lease_until <= ?1 OR (?2 IS NOT NULL AND lease_owner <> ?2))""",
+                (rows.lease_now(), all_but),
+            ).fetchall()
+            for row in stale:
+                _cut_off(connection, row, now)
+            return [row["id"] for row in stale]
+
+        return await self._db.write(work)
+
+    async def keyed(self, idempotency: Idempotency, now: int) -> KeyedAnswer | None:
+        """Return what a key of the last 24 h stands for, or None."""
+        return await self._db.read(lambda connection: _keyed(connection, idempotency, now))
+
+    async def keep_answer(
+        self, idempotency: Idempotency, subject: str, status: int, body: dict[str, Any], now: int
+    ) -> None:
+        """Store the answer for a key (routes that are not runs)."""
+
+        def work(connection: sqlite3.Connection) -> None:
+            _keep(connection, idempotency, subject, body.get("conversation_id"), now)
+            connection.execute(
+                "UPDATE idempotency_keys SET status = ?, body = ? WHERE route = ? AND key = ?",
+                (status, jsons.dumps(body), idempotency.route, idempotency.key),
+            )
+
+        await self._db.write(work)
+
+    async def _one(self, where: str, *parameters: str) -> Run | None:
+        def work(connection: sqlite3.Connection) -> Run | None:
+            row = connection.execute(f"SELECT * FROM runs WHERE {where}", parameters).fetchone()
+            return None if row is None else rows.run(row)
+
+        return await self._db.read(work)
+
+
+def _begin(connection: sqlite3.Connection, new: NewRun) -> Lease:
+    message_id = new.message.id
+    messages: tuple[NewMessage, ...] = (new.message,)
+    conversation_id = new.conversation_id
+    if new.idempotency is not None:
+        again = _retry_of(connection, new.idempotency, new.now)
+        if again is not None:
+            conversation_id, message_id, messages = again["conversation_id"], again["message_id"], ()
+    if new.create and messages:
+        conversations.insert(connection, conversation_id, new.now, new.parent_id, new.temporary)
+    _end_stale(connection, conversation_id, new.now)
+    fence = connection.execute(
+        "UPDATE conversations SET fence = fence + 1 WHERE id = ? RETURNING fence", (conversation_id,)
+    ).fetchone()
+    if fence is None:
+        raise NotFound(f"conversation_id not found: {conversation_id}")
+    try:
+        connection.execute(
+            """INSERT INTO runs (id, conversation_id, state, fence, lease_owner, lease_until, message_id,
+                created_at, model) VALUES (?, ?, 'running', ?, ?, ?, ?, ?, ?)""",
+            (
+                new.run_id,
+                conversation_id,
+                fence[0],
+                new.owner,
+                rows.lease_now() + new.lease_ms,
+                message_id,
+                new.now,
+                new.model,
+            ),
+        )
+    except sqlite3.IntegrityError as error:
+        raise ConversationBusy(conversation_id) from error
+    _store(connection, conversation_id, new.run_id, messages, new.now)
+    if new.idempotency is not None:
+        _keep(connection, new.idempotency, new.run_id, conversation_id, new.now)
+    return Lease(new.run_id, conversation_id, new.owner, fence[0], message_id)
+
+
+def _hold(connection: sqlite3.Connection, lease: Lease, assignments: str, *values: Any) -> None:
+    changed = connection.execute(
+        f"UPDATE runs SET {assignments} WHERE {HELD}",
+        (*values, lease.run_id, lease.fence, lease.owner, rows.lease_now()),
+    ).rowcount
+    if changed != 1:
+        raise LeaseLost(lease.run_id)
+
+
+def _store(
+    connection: sqlite3.Connection,
+    conversation_id: str,
+    run_id: str,
+    messages: Sequence[NewMessage],
+    now: int,
+) -> None:
+    if not messages:
+        return
+    visible = sum(message.text is not None for message in messages)
+    row = connection.execute(
+        """UPDATE conversations SET next_seq = next_seq + ?, message_count = message_count + ?,
+        last_activity = max(last_activity, ?) WHERE id = ? RETURNING next_seq""",
+        (len(messages), visible, now, conversation_id),
+    ).fetchone()
+    first = row[0] - len(messages)
+    connection.executemany(
+        """INSERT INTO messages (conversation_id, seq, id, run_id, role, sender, sender_name, text, blocks,
+            created_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)""",
+        [
+            (
+                conversation_id,
+                first + offset,
+                message.id,
+                run_id,
+                message.role,
+                message.sender,
+                message.sender_name,
+                message.text,
+                jsons.dumps(message.blocks),
+                now,
+            )
+            for offset, message in enumerate(messages)
+        ],
+    )
+
+
+def _record(connection: sqlite3.Connection, run_id: str, events: Iterable[Event], now: int) -> None:
+    connection.executemany(
+        "INSERT INTO run_events (run_id, seq, name, data, created_at) VALUES (?, ?, ?, ?, ?)",
+        [(run_id, event.seq, event.name, jsons.dumps(event.data), now) for event in events],
+    )
+
+
+def _end_stale(connection: sqlite3.Connection, conversation_id: str, now: int) -> None:
+    stale = connection.execute(
+        "SELECT * FROM runs WHERE conversation_id = ? AND state = 'running' AND lease_until <= ?",
+        (conversation_id, rows.lease_now()),
+    ).fetchall()
+    for row in stale:
+        _cut_off(connection, row, now)
+
+
+def _cut_off(connection: sqlite3.Connection, row: sqlite3.Row, now: int) -> None:
+    """End a run whose owner is gone, and tell whoever follows its events."""
+    error, code = (INTERRUPTED, "interrupted") if row["effect_ahead"] else (RETRYABLE, "retryable")
+    answer = {
+        "status": "error",
+        "conversation_id": row["conversation_id"],
+        "message_id": row["message_id"],
+        "run_id": row["id"],
+        "error": error,
+        "code": code,
+    }
+    connection.execute(
+        "UPDATE runs SET state = 'error', finished_at = ?, error = ?, code = ?, answer = ? WHERE id = ?",
+        (now, error, code, jsons.dumps(answer), row["id"]),
+    )
+    last = connection.execute("SELECT max(seq) FROM run_events WHERE run_id = ?", (row["id"],)).fetchone()[0]
+    event = Event((last or 0) + RECOVERED_SEQ_GAP, "error", {"error": error, "code": code})
+    _record(connection, row["id"], [event], now)
+
+
+def _keyed(connection: sqlite3.Connection, idempotency: Idempotency, now: int) -> KeyedAnswer | None:
+    row = connection.execute(
+        """SELECT digest, subject, conversation_id, status, body FROM idempotency_keys
+        WHERE route = ? AND key = ? AND created_at > ?""",
+        (idempotency.route, idempotency.key, now - KEY_LIFE_MS),
+    ).fetchone()
+    if row is None:
+        return None
+    if row["digest"] != idempotency.digest:
+        raise Conflict(
+            "Idempotency-Key: was used with another body; use a new key for a new request",
+            code="idempotency_mismatch",
+        )
+    body = None if row["body"] is None else jsons.loads(row["body"])
+    return KeyedAnswer(row["subject"], row["conversation_id"], row["status"], body)
+
+
+def _retry_of(connection: sqlite3.Connection, idempotency: Idempotency, now: int) -> sqlite3.Row | None:
+    """Return the cut-off run that this key may retry; raises KeyTaken when it stands for anything else."""
+    answer = _keyed(connection, idempotency, now)
+    if answer is None:
+        return None
+    row: sqlite3.Row | None = connection.execute(
+        "SELECT conversation_id, message_id FROM runs WHERE id = ? AND code = 'retryable'", (answer.subject,)
+    ).fetchone()
+    if row is None:
+        raise KeyTaken(answer)
+    return row
+
+
+def _keep(
+    connection: sqlite3.Connection,
+    idempotency: Idempotency,
+    subject: str,
+    conversation_id: str | None,
+    now: int,
+) -> None:
+    connection.execute(
+        """INSERT OR REPLACE INTO idempotency_keys (route, key, digest, subject, conversation_id, created_at)
+        VALUES (?, ?, ?, ?, ?, ?)""",
+        (idempotency.route, idempotency.key, idempotency.digest, subject, conversation_id, now),
+    )
