@@ -149,7 +149,7 @@ def turn_of(request: dict[str, Any]) -> Turn:
 
 
 def _spoken(texts: list[str]) -> str:
-    return next((text for text in reversed(texts) if "<message" in text), texts[-1])
+    return next((text for text in reversed(texts) if "<message" in text), texts[0])
 
 
 def _blocks(message: dict[str, Any]) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from shared.jsons import dump_bytes
 Block = dict[str, Any]
 
 _ROLES: Final = frozenset({"user", "assistant", "system"})
-_CHARS_PER_TOKEN: Final = 4
+CHARS_PER_TOKEN: Final = 4
 _DELTA_CHARS: Final = 48
 
 
@@ -144,7 +144,7 @@ def error_body(kind: str, message: str, request_id: str) -> dict[str, Any]:
 def tokens(value: object) -> int:
     """Estimate the tokens of a text or of any JSON value: a quarter of its bytes, at least one."""
     size = len(value.encode()) if isinstance(value, str) else len(dump_bytes(value))
-    return max(1, -(-size // _CHARS_PER_TOKEN))
+    return max(1, -(-size // CHARS_PER_TOKEN))
 
 
 def input_tokens(request: Mapping[str, Any]) -> int:

@@ -1,0 +1,158 @@
+"""From the events of a Messages stream to a reply.
+
+Source: https://platform.claude.com/docs/en/build-with-claude/streaming. Events, deltas and blocks of unknown
+types are to be expected; they are skipped, or kept as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from host.agent.models import Block, Delta, ModelError, Reply, TextDelta, ThinkingDelta, ToolUseStart, Usage
+from shared.jsons import JSONDecodeError, loads
+
+_MALFORMED_CHARS: Final = 2_000
+_COUNTS: Final = (
+    "input_tokens",
+    "output_tokens",
+    "cache_creation_input_tokens",
+    "cache_read_input_tokens",
+)
+
+
+@dataclass(slots=True)
+class _OpenBlock:
+    """A block in the making; ``pieces`` are its text, its thinking or its input's JSON."""
+
+    start: Block
+    pieces: list[str] = field(default_factory=list)
+    signature: list[str] = field(default_factory=list)
+    citations: list[Any] = field(default_factory=list)
+    blank: bool = True
+
+
+class Accumulator:
+    """Takes events in their order; gives a delta for each that people may see, and the reply at the end."""
+
+    def __init__(self) -> None:
+        self._open: dict[int, _OpenBlock] = {}
+        self._counts: dict[str, int] = {}
+        self._model = ""
+        self._stop_reason: str | None = None
+        self._stopped = False
+
+    def feed(self, event: Any) -> Delta | None:
+        """Take one event. Raises ``ModelError`` if it has not the shape that its type promises."""
+        try:
+            return self._take(event)
+        except (KeyError, TypeError, AttributeError):
+            raise ModelError("The model's answer broke the Messages protocol.", retryable=True) from None
+
+    def reply(self) -> Reply:
+        """Return the reply. Raises ``ModelError`` (retryable) if the stream ended before its end."""
+        if not self._stopped or self._stop_reason is None:
+            raise ModelError("The model's answer ended before it was complete.", retryable=True)
+        malformed: dict[str, str] = {}
+        blocks = [_finished(one, malformed) for _, one in sorted(self._open.items())]
+        usage = Usage(*(self._counts.get(name, 0) for name in _COUNTS))
+        kept = [block for block in blocks if not _is_blank_text(block)]
+        return Reply(kept, self._stop_reason, usage, self._model, malformed)
+
+    def _take(self, event: Any) -> Delta | None:
+        match event["type"]:
+            case "content_block_delta":
+                return self._grow(self._open[event["index"]], event["delta"])
+            case "content_block_start":
+                return self._begin(event["index"], event["content_block"])
+            case "message_start":
+                self._model = str(event["message"]["model"])
+                self._count(event["message"].get("usage"))
+            case "message_delta":
+                self._stop_reason = event["delta"].get("stop_reason") or self._stop_reason
+                self._count(event.get("usage"))
+            case "message_stop":
+                self._stopped = True
+        return None
+
+    def _begin(self, index: int, block: Block) -> Delta | None:
+        opened = self._open[index] = _OpenBlock(block)
+        match block["type"]:
+            case "text" if block.get("text"):
+                return _text(opened, block["text"])
+            case "thinking" if block.get("thinking"):
+                return _thinking(opened, block["thinking"])
+            case "tool_use":
+                return ToolUseStart(block["id"], block["name"])
+        return None
+
+    def _grow(self, block: _OpenBlock, delta: Mapping[str, Any]) -> Delta | None:
+        match delta["type"]:
+            case "text_delta":
+                return _text(block, delta["text"])
+            case "thinking_delta":
+                return _thinking(block, delta["thinking"])
+            case "input_json_delta":
+                block.pieces.append(delta["partial_json"])
+            case "signature_delta":
+                block.signature.append(delta["signature"])
+            case "citations_delta":
+                block.citations.append(delta["citation"])
+        return None
+
+    def _count(self, usage: Mapping[str, Any] | None) -> None:
+        # Counts are cumulative: a later one replaces an earlier one, a missing one leaves it.
+        for name in _COUNTS:
+            value = (usage or {}).get(name)
+            if isinstance(value, int):
+                self._counts[name] = value
+
+
+def _text(block: _OpenBlock, text: str) -> TextDelta | None:
+    block.pieces.append(text)
+    if not block.blank:
+        return TextDelta(text) if text else None
+    # A blank block is dropped at the end, so nobody may have seen it: hold its space until a word follows.
+    if not text.strip():
+        return None
+    block.blank = False
+    return TextDelta("".join(block.pieces))
+
+
+def _thinking(block: _OpenBlock, text: str) -> ThinkingDelta | None:
+    block.pieces.append(text)
+    return ThinkingDelta(text) if text else None
+
+
+def _finished(block: _OpenBlock, malformed: dict[str, str]) -> Block:
+    done = {name: value for name, value in block.start.items() if value is not None}
+    match done["type"]:
+        case "text":
+            done["text"] = "".join(block.pieces)
+            if block.citations:
+                done["citations"] = block.citations
+        case "thinking":
+            done["thinking"] = "".join(block.pieces)
+            done["signature"] = "".join(block.signature) or done.get("signature", "")
+        case _ if block.pieces:
+            done["input"] = _input(done, "".join(block.pieces), malformed)
+    return done
+
+
+def _input(block: Block, text: str, malformed: dict[str, str]) -> dict[str, Any]:
+    if not text:
+        given = block.get("input")
+        return given if isinstance(given, dict) else {}
+    try:
+        value = loads(text)
+    except JSONDecodeError:
+        value = None
+    if isinstance(value, dict):
+        return value
+    malformed[str(block.get("id"))] = text[:_MALFORMED_CHARS]
+    return {}
+
+
+def _is_blank_text(block: Block) -> bool:
+    return bool(block["type"] == "text" and not block["text"].strip())

@@ -1,0 +1,134 @@
+"""The port to a language model: what the agent loop asks, what it gets back, how it fails.
+
+Nothing here imports the SDK (over a second); ``host.agent.anthropic_model`` does and implements the port.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+Block = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """How to reach the model. Comes from the settings; the environment is never read here.
+
+    ``base_url`` None is the Anthropic API. ``offline`` takes the embedded model and needs no credential.
+    ``timeout_s`` bounds the silence between two pieces of an answer, not the answer as a whole.
+    """
+
+    api_key: str | None = field(default=None, repr=False)
+    auth_token: str | None = field(default=None, repr=False)
+    base_url: str | None = None
+    offline: bool = False
+    timeout_s: float = 600.0
+    connect_timeout_s: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens as the API bills them; the cache's two counts come on top of ``input_tokens``."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cache_creation_input_tokens: int = 0
+    cache_read_input_tokens: int = 0
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            self.input_tokens + other.input_tokens,
+            self.output_tokens + other.output_tokens,
+            self.cache_creation_input_tokens + other.cache_creation_input_tokens,
+            self.cache_read_input_tokens + other.cache_read_input_tokens,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """One finished reply.
+
+    ``blocks`` are plain content blocks, ready to be stored and to be sent back as the assistant's message;
+    blank text blocks, which the API would refuse there, are left out. ``malformed`` holds, by tool use id,
+    tool input that is not a JSON object; such a block stays in ``blocks`` with an empty input.
+    """
+
+    blocks: list[Block]
+    stop_reason: str
+    usage: Usage
+    model: str
+    malformed: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def text(self) -> str:
+        """The text blocks, joined."""
+        return "".join(block["text"] for block in self.blocks if block["type"] == "text")
+
+    @property
+    def tool_uses(self) -> list[Block]:
+        """The ``tool_use`` blocks in their order."""
+        return [block for block in self.blocks if block["type"] == "tool_use"]
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    """A piece of the answer's text, whitespace exact."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ThinkingDelta:
+    """A piece of the model's thinking."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolUseStart:
+    """The model begins to write a tool call; its input is in the finished reply."""
+
+    id: str
+    name: str
+
+
+Delta = TextDelta | ThinkingDelta | ToolUseStart
+
+
+class ModelError(Exception):
+    """A step failed. ``message`` is a sentence of our own, without the API's text, a URL or a credential.
+
+    ``retryable``: the same request may succeed later, after ``retry_after_s`` seconds if the API said so.
+    ``status``: the HTTP status, or what an error inside the stream stands for; None without an answer.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        retryable: bool,
+        retry_after_s: float | None = None,
+        status: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.retryable = retryable
+        self.retry_after_s = retry_after_s
+        self.status = status
+
+
+class ModelPort(Protocol):
+    """A model that answers one request at a time, telling its pieces as they come."""
+
+    async def reply(self, request: Mapping[str, Any], on_delta: Callable[[Delta], Awaitable[None]]) -> Reply:
+        """Answer a Messages request (without ``stream``).
+
+        Raises ``ModelError``; what ``on_delta`` raises passes unchanged.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Give back the connections."""
+        ...
