@@ -1,0 +1,9 @@
+"""The settings: one typed, immutable tree, read once at start and handed down."""
+
+from __future__ import annotations
+
+from shared.settings.load import load
+from shared.settings.section import SettingsError
+from shared.settings.tree import Settings
+
+__all__ = ["Settings", "SettingsError", "load"]

@@ -1,0 +1,119 @@
+"""The settings tree as a flat list of leaves: path, type, environment names. The rest is drawn from it."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Union, get_args, get_origin
+
+from pydantic import SecretStr
+from pydantic.fields import FieldInfo
+
+from shared.settings.section import Env, Section
+from shared.settings.tree import Settings
+
+KeyPath = tuple[str, ...]
+
+NOT_SETTINGS = frozenset({"warnings", "secret_names"})
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """One setting.
+
+    ``kind`` is its type without ``None``; ``env`` its environment names, strongest first;
+    ``in_config`` whether ``config.json`` may hold it.
+    """
+
+    path: KeyPath
+    kind: Any
+    field: FieldInfo
+    env: tuple[str, ...]
+    under_home: str | None
+    empty_counts: bool
+    in_config: bool
+
+    @property
+    def key(self) -> str:
+        """Its dotted name."""
+        return ".".join(self.path)
+
+    @property
+    def is_json(self) -> bool:
+        """Whether its environment form is JSON: objects, and lists of them."""
+        if get_origin(self.kind) is tuple:
+            return not all(_is_scalar(kind) for kind in get_args(self.kind) if kind is not ...)
+        return get_origin(self.kind) in (dict, Mapping)
+
+    @property
+    def is_secret(self) -> bool:
+        """Whether its environment value is, or holds, a secret."""
+        return holds_secret(self.kind)
+
+
+@cache
+def leaves() -> tuple[Leaf, ...]:
+    """Return every setting there is, in the order of the models."""
+    return tuple(_walk(Settings, (), in_config=False))
+
+
+def config_sections() -> frozenset[str]:
+    """Return the top-level keys that ``config.json`` may have."""
+    return frozenset(leaf.path[0] for leaf in leaves() if leaf.in_config)
+
+
+def holds_secret(kind: Any) -> bool:
+    """Return whether a type is ``SecretStr`` or contains it anywhere."""
+    if kind is SecretStr:
+        return True
+    if isinstance(kind, type) and issubclass(kind, Section):
+        return any(holds_secret(field.annotation) for field in kind.model_fields.values())
+    return any(holds_secret(argument) for argument in get_args(kind))
+
+
+def _walk(model: type[Section], prefix: KeyPath, *, in_config: bool) -> Iterator[Leaf]:
+    for name, field in model.model_fields.items():
+        if not prefix and name in NOT_SETTINGS:
+            continue
+        path = (*prefix, name)
+        kind = _without_none(field.annotation)
+        inside = in_config or (not prefix and _belongs_to_config(name, kind))
+        if isinstance(kind, type) and issubclass(kind, Section):
+            yield from _walk(kind, path, in_config=inside)
+        else:
+            yield _leaf(path, kind, field, in_config=inside)
+
+
+def _leaf(path: KeyPath, kind: Any, field: FieldInfo, *, in_config: bool) -> Leaf:
+    env = next((item for item in field.metadata if isinstance(item, Env)), None)
+    names = (env.name,) if env else ()
+    if in_config:
+        names = (*names, "PICOCLAW_" + "_".join(path).upper())
+    return Leaf(
+        path=path,
+        kind=kind,
+        field=field,
+        env=names,
+        under_home=env.under_home if env else None,
+        empty_counts=env.empty_counts if env else False,
+        in_config=in_config,
+    )
+
+
+def _belongs_to_config(name: str, kind: Any) -> bool:
+    return name == "model_list" or (isinstance(kind, type) and issubclass(kind, Section) and name != "model")
+
+
+def _without_none(kind: Any) -> Any:
+    if get_origin(kind) in (Union, types.UnionType):
+        members = [member for member in get_args(kind) if member is not types.NoneType]
+        return members[0] if len(members) == 1 else kind
+    return kind
+
+
+def _is_scalar(kind: Any) -> bool:
+    members = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
+    return all(member in (str, int, float, bool, Path) for member in members)

@@ -1,0 +1,30 @@
+"""What every part of the settings tree is made of: an immutable, strict model and its environment name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pydantic import BaseModel, ConfigDict
+
+
+class SettingsError(Exception):
+    """The settings cannot be used; the sentence names the file, line and key, never a value."""
+
+
+class Section(BaseModel):
+    """A node of the tree: immutable, no coercion, no unknown keys, no values in its errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, hide_input_in_errors=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Env:
+    """The operator's environment name of a field.
+
+    ``under_home``: the field is a path whose default is this name below ``$PICOCLAW_HOME``.
+    ``empty_counts``: an empty value is a value; elsewhere it is the same as unset.
+    """
+
+    name: str
+    under_home: str | None = None
+    empty_counts: bool = False

@@ -1,0 +1,115 @@
+"""The sections of ``config.json``: agents, models, heartbeat, budgets, gateway, rate limits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, SecretStr
+
+from shared.settings.section import Env, Section
+
+Dollars = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class AgentDefaults(Section):
+    """What an agent may reach and how long it may go on, unless something narrower is said."""
+
+    workspace: Annotated[Path, Env("MEMORY_DIR", under_home="workspace")] = Field(
+        description="Directory the agent works in"
+    )
+    restrict_to_workspace: bool = Field(
+        default=True, description="Keep file tools and commands inside the workspace and the allowed paths"
+    )
+    allow_read_outside_workspace: bool = Field(
+        default=False,
+        description="Let file tools and commands read beyond the workspace, never what the host hides",
+    )
+    workspace_scope: Literal["shared", "conversation"] = Field(
+        default="shared", description="One workspace for all conversations, or a directory of it for each"
+    )
+    model_name: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Entry of `model_list` that answers when nothing else is asked for",
+    )
+    max_tokens: int = Field(default=8192, ge=1, description="Most tokens of one reply")
+    max_tool_iterations: int = Field(default=50, ge=1, description="Most model calls of one run")
+    thinking: bool = Field(
+        default=False, description="Let the model think before it answers, unless a request says"
+    )
+    max_thinking_tokens: int = Field(
+        default=4096, ge=1024, description="Most tokens of thinking in one reply"
+    )
+
+
+class Agents(Section):
+    """Agents."""
+
+    defaults: AgentDefaults
+
+
+class ModelEntry(Section):
+    """A model that runs may ask for by ``model_name``; entries of one name are used in turn."""
+
+    model_name: str = Field(min_length=1, description="Name by which runs ask for it")
+    model: str = Field(min_length=1, description="The model's id at its API")
+    api_base: str | None = Field(
+        default=None, pattern=r"^https?://", description="Address of the Messages API"
+    )
+    api_keys: tuple[SecretStr, ...] = Field(
+        default=(), description="Keys, used in turn; they belong in .security.yml"
+    )
+
+
+class Heartbeat(Section):
+    """The main agent's regular look at its HEARTBEAT.md."""
+
+    enabled: bool = Field(default=False, description="Wake the main agent regularly")
+    interval: int = Field(default=30, ge=1, description="Minutes between two heartbeats")
+
+
+class Limit(Section):
+    """How much may be spent; nothing set means no limit."""
+
+    tokens: int | None = Field(default=None, ge=1, description="Most tokens, input and output together")
+    dollars: Dollars | None = Field(default=None, description="Most US dollars, by `budgets.prices`")
+
+
+class Price(Section):
+    """US dollars per million tokens of one model."""
+
+    input: Dollars = Field(description="Fresh input")
+    output: Dollars = Field(description="Output, thinking included")
+    cache_read: Dollars = Field(default=0.0, description="Input read from the cache")
+    cache_write: Dollars = Field(default=0.0, description="Input written to the cache")
+
+
+class Budgets(Section):
+    """Spending limits: a run that would pass one pauses and asks."""
+
+    run: Limit = Limit()
+    conversation: Limit = Limit()
+    day: Limit = Limit()
+    prices: dict[str, Price] = Field(
+        default_factory=dict, description="Per model id: `{input, output, cache_read, cache_write}`"
+    )
+
+
+class RateLimits(Section):
+    """How often callers may ask; 0 switches a limit off."""
+
+    requests_per_minute: int = Field(default=0, ge=0, description="Requests of one API token in a minute")
+    messages_per_minute: int = Field(default=0, ge=0, description="Messages of one sender in a minute")
+    failed_auth_per_minute: int = Field(default=20, ge=0, description="Failed authentications of one address")
+
+
+class Gateway(Section):
+    """Where the host listens."""
+
+    host: Annotated[str, Env("HOST")] = Field(
+        default="127.0.0.1", min_length=1, description="Address to listen on"
+    )
+    port: Annotated[int, Env("PORT")] = Field(
+        default=9000, ge=0, le=65535, description="Port; 0 takes a free one"
+    )

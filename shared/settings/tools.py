@@ -1,0 +1,75 @@
+"""The ``tools`` section of ``config.json``: paths beyond the workspace, commands, MCP servers."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, SecretStr, model_validator
+
+from shared.settings.section import Section
+
+
+class ExecTool(Section):
+    """The exec tool."""
+
+    enabled: bool = Field(default=True, description="Offer the exec tool at all")
+    timeout_seconds: int = Field(
+        default=60, ge=1, description="How long a command may take when it doesn't say"
+    )
+    allow_network: bool = Field(default=False, description="Open TCP and UDP to commands")
+    custom_deny_patterns: tuple[str, ...] = Field(
+        default=(), description="Regular expressions; a parsed command that matches one is refused"
+    )
+    custom_allow_patterns: tuple[str, ...] = Field(
+        default=(), description="Regular expressions; a parsed command that matches one passes the guard"
+    )
+
+
+class McpServer(Section):
+    """An MCP server of the operator's."""
+
+    enabled: bool = Field(default=True, description="Connect to it")
+    type: Literal["http", "sse", "stdio"] = Field(default="http", description="How it is reached")
+    url: str | None = Field(default=None, pattern=r"^https?://", description="Its address (http, sse)")
+    headers: dict[str, SecretStr] = Field(default_factory=dict, description="Headers sent to it (http, sse)")
+    command: str | None = Field(
+        default=None, min_length=1, description="The program that is the server (stdio)"
+    )
+    args: tuple[str, ...] = Field(default=(), description="Its arguments (stdio)")
+    env: dict[str, SecretStr] = Field(default_factory=dict, description="Its whole environment (stdio)")
+    allowed_tools: tuple[str, ...] | None = Field(
+        default=None, description="Only these of its tools; all when unset"
+    )
+    timeout_ms: int = Field(default=30_000, ge=1, description="How long one of its calls may take")
+
+    @model_validator(mode="after")
+    def _reachable(self) -> Self:
+        needed = "command" if self.type == "stdio" else "url"
+        if self.enabled and getattr(self, needed) is None:
+            raise ValueError(f"needs {needed}, because its type is {self.type}")
+        return self
+
+
+class McpTools(Section):
+    """MCP servers and how far they may reach."""
+
+    servers: dict[str, McpServer] = Field(
+        default_factory=dict,
+        description="By name: `{type, url, headers}` or `{type: stdio, command, args, env}`",
+    )
+    allowed_hosts: tuple[str, ...] = Field(
+        default=(), description="Hosts that requests' servers may have although they are loopback or private"
+    )
+
+
+class Tools(Section):
+    """What the agent's tools may do."""
+
+    allow_read_paths: tuple[str, ...] = Field(
+        default=(), description="Directories or globs outside the workspace that may be read"
+    )
+    allow_write_paths: tuple[str, ...] = Field(
+        default=(), description="Directories or globs outside the workspace that may be read and written"
+    )
+    exec: ExecTool = ExecTool()
+    mcp: McpTools = McpTools()

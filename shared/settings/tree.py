@@ -1,0 +1,176 @@
+"""The whole settings tree: the sections of ``config.json`` and what operators set by environment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, SecretStr, field_validator
+
+from shared.settings.channels import Channels
+from shared.settings.section import Env, Section
+from shared.settings.sections import Agents, Budgets, Gateway, Heartbeat, ModelEntry, RateLimits
+from shared.settings.tools import Tools
+from shared.settings.zones import checked_zone
+
+CLAUDE: Literal["claude-sonnet-5-5"] = "claude-sonnet-5-5"
+
+
+class ModelAccess(Section):
+    """The model that answers when ``model_list`` names none, and the credential for it."""
+
+    api_key: Annotated[SecretStr | None, Env("ANTHROPIC_API_KEY")] = Field(
+        default=None, description="API key"
+    )
+    auth_token: Annotated[SecretStr | None, Env("ANTHROPIC_AUTH_TOKEN")] = Field(
+        default=None, description="Bearer token, instead of a key"
+    )
+    oauth_token: Annotated[SecretStr | None, Env("CLAUDE_CODE_OAUTH_TOKEN")] = Field(
+        default=None, description="Subscription token, instead of a key"
+    )
+    base_url: Annotated[str | None, Env("ANTHROPIC_BASE_URL")] = Field(
+        default=None, pattern=r"^https?://", description="Address of a Messages-compatible server"
+    )
+    model: Annotated[str, Env("CLAUDE_MODEL")] = Field(default=CLAUDE, min_length=1, description="Model id")
+    fallback_model: Annotated[str | None, Env("CLAUDE_FALLBACK_MODEL")] = Field(
+        default=None, description="Model id to go on with when the first is overloaded"
+    )
+
+    @property
+    def has_credential(self) -> bool:
+        """Whether any of the three credentials is there."""
+        return any((self.api_key, self.auth_token, self.oauth_token))
+
+
+class Settings(Section):
+    """Everything the program was told, read once at start and handed down. Made by ``load``."""
+
+    home: Annotated[Path, Env("PICOCLAW_HOME")] = Field(description="Where state and files live by default")
+    config_path: Annotated[Path, Env("PICOCLAW_CONFIG", under_home="config.json")] = Field(
+        description="The config.json; .security.yml lies beside it"
+    )
+
+    api_token: Annotated[SecretStr | None, Env("API_TOKEN")] = Field(
+        default=None,
+        description="Bearer token of the HTTP API; without it every route but /health answers 500",
+    )
+    api_token_previous: Annotated[SecretStr | None, Env("API_TOKEN_PREVIOUS")] = Field(
+        default=None, description="The token before, accepted too while it is being rotated"
+    )
+    model: ModelAccess = ModelAccess()
+    assistant_name: Annotated[str, Env("ASSISTANT_NAME")] = Field(
+        default="Pico", min_length=1, description="Its name"
+    )
+    system_prompt_override: Annotated[str | None, Env("SYSTEM_PROMPT_OVERRIDE")] = Field(
+        default=None, description="Takes the place of the whole system prompt"
+    )
+
+    max_execution_ms: Annotated[int, Env("MAX_EXECUTION_MS")] = Field(
+        default=300_000, gt=0, description="Longest run, milliseconds"
+    )
+    max_concurrent_runs: Annotated[int, Env("MAX_CONCURRENT_RUNS")] = Field(
+        default=64, ge=1, description="Most runs at once"
+    )
+    queue_ms: Annotated[int, Env("QUEUE_MS")] = Field(
+        default=0, ge=0, description="How long a run may wait for a place before it is refused, milliseconds"
+    )
+    stop_grace_ms: Annotated[int, Env("STOP_GRACE_MS")] = Field(
+        default=25_000, ge=0, description="What running runs get when the host stops, milliseconds"
+    )
+    session_end_marker: Annotated[str, Env("SESSION_END_MARKER", empty_counts=True)] = Field(
+        default="[[PICOCLAW_SESSION_END]]",
+        description="Text by which the agent ends a session; empty switches it off",
+    )
+    main_conversation_id: Annotated[str, Env("MAIN_CONVERSATION_ID")] = Field(
+        default="main",
+        pattern=r"^[A-Za-z0-9._:-]{1,128}$",
+        description="The conversation that may see all others",
+    )
+
+    store_dir: Annotated[Path, Env("STORE_DIR", under_home="store")] = Field(
+        description="The volume that holds what must survive"
+    )
+    local_db_path: Annotated[Path, Env("LOCAL_DB_PATH", under_home="run/picoclaw.db")] = Field(
+        description="The database while the host runs; fast local disk"
+    )
+    org_dir: Annotated[Path | None, Env("ORG_DIR")] = Field(
+        default=None, description="The organisation's files"
+    )
+    skills_dir: Annotated[Path, Env("SKILLS_DIR", under_home="skills")] = Field(
+        description="The user's skills"
+    )
+    built_in_skills_dir: Annotated[Path | None, Env("BUILT_IN_SKILLS_DIR")] = Field(
+        default=None, description="The skills that come with the program"
+    )
+    outbound_ttl_days: Annotated[int, Env("OUTBOUND_TTL_DAYS")] = Field(
+        default=7, ge=1, description="Days that delivered outbound messages are kept"
+    )
+    task_log_retention: Annotated[int, Env("TASK_LOG_RETENTION")] = Field(
+        default=100, ge=1, description="Run log rows kept for each task"
+    )
+    max_tasks_per_conversation: Annotated[int, Env("MAX_TASKS_PER_CONVERSATION")] = Field(
+        default=100, ge=1, description="Most tasks a conversation may have"
+    )
+
+    scheduler: Annotated[Literal["external", "internal"], Env("SCHEDULER")] = Field(
+        default="external",
+        description="Who looks for due tasks: whoever calls POST /task/check, or the host itself",
+    )
+    timezone: Annotated[str, Env("TZ")] = Field(default="UTC", description="Zone of schedules that name none")
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], Env("LOG_LEVEL")] = Field(
+        default="info", description="Least severe level that is logged"
+    )
+    log_format: Annotated[Literal["json", "console"], Env("LOG_FORMAT")] = Field(
+        default="json", description="JSON lines, or lines for people"
+    )
+    version: Annotated[str, Env("APP_VERSION")] = Field(
+        default="0.1.0", description="Version that is reported"
+    )
+    build_commit: Annotated[str, Env("BUILD_COMMIT")] = Field(
+        default="unknown", description="Commit that is reported"
+    )
+    build_time: Annotated[str, Env("BUILD_TIME")] = Field(
+        default="unknown", description="Build time that is reported"
+    )
+    sandbox_min_level: Annotated[int, Env("SANDBOX_MIN_LEVEL")] = Field(
+        default=2, ge=0, le=3, description="Weakest sandbox in which file tools and commands work"
+    )
+    allow_request_stdio_mcp: Annotated[bool, Env("ALLOW_REQUEST_STDIO_MCP")] = Field(
+        default=False, description="Let requests bring MCP servers that are programs"
+    )
+
+    agents: Agents
+    model_list: tuple[ModelEntry, ...] = Field(
+        default=(), description="`[{model_name, model, api_base, api_keys}]`"
+    )
+    channels: Channels = Channels()
+    tools: Tools = Tools()
+    heartbeat: Heartbeat = Heartbeat()
+    budgets: Budgets = Budgets()
+    rate_limits: RateLimits = RateLimits()
+    gateway: Gateway = Gateway()
+
+    warnings: tuple[str, ...] = ()
+    secret_names: frozenset[str] = frozenset()
+
+    _zone = field_validator("timezone")(checked_zone)
+
+    @property
+    def host(self) -> str:
+        """The address to listen on."""
+        return self.gateway.host
+
+    @property
+    def port(self) -> int:
+        """The port to listen on."""
+        return self.gateway.port
+
+    @property
+    def memory_dir(self) -> Path:
+        """The workspace, by the operator's name for it."""
+        return self.agents.defaults.workspace
+
+    @property
+    def config_dir(self) -> Path:
+        """The directory that ``.security.yml`` and ``file://`` values live in."""
+        return self.config_path.parent
