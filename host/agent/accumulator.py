@@ -6,12 +6,14 @@ types are to be expected; they are skipped, or kept as they are.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from host.agent.models import Block, Delta, ModelError, Reply, TextDelta, ThinkingDelta, ToolUseStart, Usage
+from host.agent.models import Delta, ModelError, Reply, TextDelta, ThinkingDelta, ToolUseStart
 from shared.jsons import JSONDecodeError, loads
+from shared.models import Block, Usage
 
 _MALFORMED_CHARS: Final = 2_000
 _COUNTS: Final = (
@@ -33,6 +35,14 @@ class _OpenBlock:
     blank: bool = True
 
 
+@contextmanager
+def _protocol() -> Iterator[None]:
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError):
+        raise ModelError("The model's answer broke the Messages protocol.", retryable=True) from None
+
+
 class Accumulator:
     """Takes events in their order; gives a delta for each that people may see, and the reply at the end."""
 
@@ -45,20 +55,22 @@ class Accumulator:
 
     def feed(self, event: Any) -> Delta | None:
         """Take one event. Raises ``ModelError`` if it has not the shape that its type promises."""
-        try:
+        with _protocol():
             return self._take(event)
-        except (KeyError, TypeError, AttributeError):
-            raise ModelError("The model's answer broke the Messages protocol.", retryable=True) from None
 
     def reply(self) -> Reply:
         """Return the reply. Raises ``ModelError`` (retryable) if the stream ended before its end."""
         if not self._stopped or self._stop_reason is None:
             raise ModelError("The model's answer ended before it was complete.", retryable=True)
+        with _protocol():
+            return self._whole(self._stop_reason)
+
+    def _whole(self, stop_reason: str) -> Reply:
         malformed: dict[str, str] = {}
         blocks = [_finished(one, malformed) for _, one in sorted(self._open.items())]
         usage = Usage(*(self._counts.get(name, 0) for name in _COUNTS))
         kept = [block for block in blocks if not _is_blank_text(block)]
-        return Reply(kept, self._stop_reason, usage, self._model, malformed)
+        return Reply(kept, stop_reason, usage, self._model, malformed)
 
     def _take(self, event: Any) -> Delta | None:
         match event["type"]:

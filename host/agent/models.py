@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-Block = dict[str, Any]
+from shared.models import Block, Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,24 +26,6 @@ class ModelConfig:
     offline: bool = False
     timeout_s: float = 600.0
     connect_timeout_s: float = 10.0
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """Tokens as the API bills them; the cache's two counts come on top of ``input_tokens``."""
-
-    input_tokens: int = 0
-    output_tokens: int = 0
-    cache_creation_input_tokens: int = 0
-    cache_read_input_tokens: int = 0
-
-    def __add__(self, other: Usage) -> Usage:
-        return Usage(
-            self.input_tokens + other.input_tokens,
-            self.output_tokens + other.output_tokens,
-            self.cache_creation_input_tokens + other.cache_creation_input_tokens,
-            self.cache_read_input_tokens + other.cache_read_input_tokens,
-        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 from uuid import uuid4
 
-from host.agent.offline.protocol import Block, Message, pieces_of, sse, tokens
+from host.agent.offline.protocol import Message, pieces_of, sse, tokens
+from shared.models import Block
 from tests.fakes.model_cache import PromptCache
 from tests.fakes.model_script import Step
 

@@ -7,7 +7,7 @@ A directive is JSON after ``@@model`` in the person's last message, so that para
 
 Failures, for the first ``times`` requests (always, if not given), then the step as written:
 
-    "status": 529, "error_type": "overloaded_error", "retry_after": "0"   instead of an answer
+    "status": 529, "error_type": "overloaded_error", "retry_after": "0", "headers": {}, "message": "..."
     "drop_after_deltas": n       the connection is reset
     "truncate_after_deltas": n   a clean end without message_stop
     "error_after_deltas": n      an error event of "error_type"
@@ -129,7 +129,7 @@ def people_words(text: str) -> str:
 
 
 def turn_of(request: dict[str, Any]) -> Turn:
-    """Find the person's last message: the last user turn without tool results, or with a directive."""
+    """Find the person's last message: the last user turn with their words, or without tool results."""
     turn = Turn()
     for message in reversed(request.get("messages", [])):
         if message["role"] == "assistant":
@@ -138,7 +138,7 @@ def turn_of(request: dict[str, Any]) -> Turn:
         blocks = _blocks(message)
         texts = [block["text"] for block in blocks if block["type"] == "text"]
         results = [block for block in blocks if block["type"] == "tool_result"]
-        if results and not any(MARKER in text for text in texts):
+        if results and not any(MARKER in text or _WRAPPED.search(text) for text in texts):
             turn.results = turn.results or [_result_text(block) for block in results]
             continue
         if texts:

@@ -202,7 +202,9 @@ class _Connection(asyncio.Protocol):
             self.transport.write(b"0\r\n\r\n")
 
     def _fail(self, step: Step) -> None:
-        extra = {"retry-after": str(step["retry_after"])} if "retry_after" in step else {}
+        extra = {**step.get("headers", {})}
+        if "retry_after" in step:
+            extra["retry-after"] = str(step["retry_after"])
         sentence = step.get("message", "The fake model was told to fail.")
         self._json(step["status"], error_body(error_type(step), sentence, "req_fake"), extra)
 

@@ -9,13 +9,13 @@ import html
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Final
 
-from host.agent.offline.protocol import Block
+from shared.models import Block
 
 _SPOKEN: Final = re.compile(r"<message\b([^>]*)>(.*?)</message>", re.DOTALL)
-_TIME: Final = re.compile(r"\btime=\"([^\"]*)\"")
+_ATTRIBUTE: Final = re.compile(r"(\w+)=(?:\"([^\"]*)\"|'([^']*)')")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,19 +37,23 @@ class Turn:
 
 
 def turn_of(messages: Sequence[Mapping[str, Any]]) -> Turn:
-    """Read the messages; the person's turns are the user messages without tool results."""
+    """Read the messages; the person's turns are the user messages with their words, or without tool results.
+
+    A history repaired after a crash holds lost results and the person's next words in one message.
+    """
     turn = Turn()
     for message in messages:
         if message["role"] != "user":
             continue
         blocks = _blocks(message["content"])
+        texts = [block["text"] for block in blocks if block["type"] == "text"]
         results = [_outcome(block) for block in blocks if block["type"] == "tool_result"]
-        if results:
+        if results and not any(map(_SPOKEN.search, texts)):
             turn.done.append(results)
             continue
         if turn.words:
             turn.before.append(turn.words)
-        turn.words, turn.now = _spoken([block["text"] for block in blocks if block["type"] == "text"])
+        turn.words, turn.now = _spoken(texts)
         turn.done = []
     return turn
 
@@ -64,9 +68,10 @@ def _spoken(texts: Sequence[str]) -> tuple[str, datetime | None]:
 
 
 def _instant(attributes: str) -> datetime | None:
-    stated = _TIME.search(attributes)
+    # All attributes are read in turn, so that a sender called 'x time="…"' sets no clock.
+    stated = {name: double or single for name, double, single in _ATTRIBUTE.findall(attributes)}
     try:
-        return datetime.fromisoformat(stated[1]) if stated else None
+        return datetime.fromisoformat(stated.get("time", "")).astimezone(UTC)
     except ValueError:
         return None
 

@@ -6,12 +6,11 @@ Shapes follow https://platform.claude.com/docs/en/api/messages and .../build-wit
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from shared.jsons import dump_bytes
-
-Block = dict[str, Any]
+from shared.models import Block, Usage
 
 _ROLES: Final = frozenset({"user", "assistant", "system"})
 CHARS_PER_TOKEN: Final = 4
@@ -20,25 +19,6 @@ _DELTA_CHARS: Final = 48
 
 class InvalidRequest(Exception):
     """The request breaks the protocol; the text is the sentence of the 400 answer."""
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """Tokens of one reply, as the API counts them: input beside the cache, not including it."""
-
-    input_tokens: int
-    output_tokens: int
-    cache_creation_input_tokens: int = 0
-    cache_read_input_tokens: int = 0
-
-    def body(self) -> dict[str, int]:
-        """Return the ``usage`` object."""
-        return {
-            "input_tokens": self.input_tokens,
-            "cache_creation_input_tokens": self.cache_creation_input_tokens,
-            "cache_read_input_tokens": self.cache_read_input_tokens,
-            "output_tokens": self.output_tokens,
-        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +37,7 @@ class Message:
 
     def body(self) -> dict[str, Any]:
         """Return the answer to a request without ``stream``."""
-        return {**self._head(self.blocks), "stop_reason": self.stop_reason, "usage": self.usage.body()}
+        return {**self._head(self.blocks), "stop_reason": self.stop_reason, "usage": asdict(self.usage)}
 
     def events(self) -> Iterator[dict[str, Any]]:
         """Return the events of a stream in their order."""
@@ -69,7 +49,7 @@ class Message:
         )
         yield {
             "type": "message_start",
-            "message": {**self._head([]), "stop_reason": None, "usage": started.body()},
+            "message": {**self._head([]), "stop_reason": None, "usage": asdict(started)},
         }
         for index, block in enumerate(self.blocks):
             yield from self._block_events(index, block)

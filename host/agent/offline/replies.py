@@ -9,10 +9,11 @@ from uuid import uuid4
 
 from host.agent.offline.calls import call_of
 from host.agent.offline.history import Turn, turn_of
-from host.agent.offline.protocol import CHARS_PER_TOKEN, Block, Message, Usage, input_tokens, tokens
+from host.agent.offline.protocol import CHARS_PER_TOKEN, Message, input_tokens, tokens
 from host.agent.offline.report import Item, helpless, report
 from host.agent.offline.sentences import parse
 from host.agent.offline.wishes import Wish
+from shared.models import Block, Usage
 
 MODEL: Final = "picoclaw-offline"
 _SIGNATURE: Final = "cGljb2NsYXctb2ZmbGluZQ=="

@@ -45,7 +45,7 @@ _MORNING: Final = (9, 0)
 _MAX_AHEAD: Final = timedelta(days=3660)
 
 _UNIT: Final = r"(?P<unit>second|minute|hour|day|week)s?\b"
-_CLOCK: Final = r"(?P<hour>\d{1,2})(?::(?P<minute>\d{2}))?(?:\s?(?P<half>am|pm)\b|\s?o'clock\b)?(?![\w:])"
+_CLOCK: Final = r"(?P<hour>\d{1,2})(?::(?P<minute>\d{2}))?(?:\s?(?P<half>am|pm)\b|\s?o'clock\b)?(?!\w|:\d)"
 _AT: Final = rf"(?:at\s+)?(?:{_CLOCK}|(?P<noon>noon)\b|(?P<midnight>midnight)\b)"
 _FORMS: Final = (
     (rf"(?:every|each)\s+(?P<day>{'|'.join(_DAYS)})s?\b(?:\s+{_AT})?", "weekly"),
@@ -58,6 +58,7 @@ _FORMS: Final = (
         "at",
     ),
 )
+_UNREAD: Final = re.compile(r"at\s+\d", re.IGNORECASE)
 _PATTERNS: Final = tuple((re.compile(form, re.IGNORECASE), name) for form, name in _FORMS)
 _AT_END: Final = tuple((re.compile(rf"\s{form}[.!]?\Z", re.IGNORECASE), name) for form, name in _FORMS)
 
@@ -72,7 +73,9 @@ class Found:
     last: bool = False
 
     def when(self, now: datetime | None) -> When | None:
-        """Return the schedule, None for an hour that no clock shows. Raises ``NoClock``."""
+        """Return the schedule, None for a time that no clock shows. Raises ``NoClock``."""
+        if not self.last and _UNREAD.match(self.rest):
+            return None
         return _READERS[self.form](self.match, now)
 
 
