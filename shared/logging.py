@@ -1,0 +1,121 @@
+"""The one logger set-up: JSON lines (or lines for people) on standard error, redacted, with request ids."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+from contextvars import ContextVar
+from types import TracebackType
+from typing import Any, Final, Literal
+
+from shared import jsons
+from shared.clock import at, iso
+from shared.redact import Redactor
+
+request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
+
+# Whoever logs at less than a warning in these says what our own access log says, or a URL with a key in it.
+QUIET: Final = ("uvicorn", "httpx2", "httpcore2", "anthropic", "mcp", "asyncio")
+
+_STANDARD: Final = frozenset(
+    (*vars(logging.makeLogRecord({})), "message", "asctime", "taskName", "color_message")
+)
+_CONTROL: Final = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if code not in (9, 10)}
+
+
+def configure(level: str, log_format: Literal["json", "console"], redactor: Redactor) -> None:
+    """Send every record of the process to standard error, at ``level`` or above.
+
+    Replaces what was configured before. Exceptions that nobody caught are logged the same way, so that
+    their texts are redacted too.
+    """
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter(redactor) if log_format == "json" else ConsoleFormatter(redactor))
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(level.upper())
+    for name in QUIET:
+        logger = logging.getLogger(name)
+        logger.handlers = []
+        logger.propagate = True
+        logger.setLevel(max(logging.WARNING, root.level))
+    logging.getLogger("uvicorn.access").disabled = True
+    sys.excepthook = _log_uncaught
+    threading.excepthook = _log_uncaught_in_thread
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a record: time, level, logger, message, request_id, the extra fields, exception."""
+
+    def __init__(self, redactor: Redactor) -> None:
+        super().__init__()
+        self._redactor = redactor
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line, without its end."""
+        entry: dict[str, Any] = {
+            "time": iso(int(record.created * 1000)),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": self._redactor.line(_text(record.getMessage())),
+            **_request(),
+        }
+        if record.exc_info:
+            entry["exception"] = self._redactor.text(_text(self.formatException(record.exc_info)))
+        return jsons.dumps(self._redactor.value(_encodable(extra_of(record))) | entry)
+
+
+class ConsoleFormatter(logging.Formatter):
+    """A line for people: time, level, message, ``field=value``; the exception below."""
+
+    def __init__(self, redactor: Redactor) -> None:
+        super().__init__()
+        self._redactor = redactor
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line; control characters are shown, not sent."""
+        fields = "".join(f" {name}={value}" for name, value in (_request() | extra_of(record)).items())
+        line = (
+            f"{at(int(record.created * 1000)):%H:%M:%S} {record.levelname:<7} {record.getMessage()}{fields}"
+        )
+        if record.exc_info:
+            line = f"{line}\n{self.formatException(record.exc_info)}"
+        return self._redactor.line(line).translate(_CONTROL)
+
+
+def extra_of(record: logging.LogRecord) -> dict[str, Any]:
+    """Return the fields that the caller gave with ``extra``."""
+    return {name: value for name, value in vars(record).items() if name not in _STANDARD}
+
+
+def _request() -> dict[str, str]:
+    current = request_id.get()
+    return {"request_id": current} if current else {}
+
+
+def _encodable(value: Any) -> Any:
+    """Return a value that JSON knows: what it doesn't becomes text, before it is redacted."""
+    if isinstance(value, dict):
+        return {_text(key): _encodable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_encodable(item) for item in value]
+    if value is None or isinstance(value, bool | float) or (isinstance(value, int) and abs(value) < 1 << 53):
+        return value
+    return _text(value)
+
+
+def _text(value: object) -> str:
+    """Return the value as text that UTF-8 can hold (file names may have bytes that it can't)."""
+    return str(value).encode("utf-8", "backslashreplace").decode()
+
+
+def _log_uncaught(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    if issubclass(kind, KeyboardInterrupt):
+        return
+    logging.getLogger("picoclaw").critical("Unexpected end", exc_info=(kind, error, traceback))
+
+
+def _log_uncaught_in_thread(thrown: threading.ExceptHookArgs) -> None:
+    if thrown.exc_value is not None:
+        _log_uncaught(thrown.exc_type, thrown.exc_value, thrown.exc_traceback)
