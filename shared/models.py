@@ -212,7 +212,12 @@ class Outbound:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A scheduled task. ``next_run`` is its next slot, None when there is none; ``revision`` counts edits."""
+    """A scheduled task. ``next_run`` is its next slot, None when there is none.
+
+    ``attempts`` counts the failed tries of a ``once`` task; ``served_slot`` is the newest slot that ended in
+    success; ``running`` says that a slot of its schedule is claimed; ``revision`` counts all changes of the
+    row, those of claims included.
+    """
 
     id: str
     conversation_id: str
@@ -230,6 +235,8 @@ class Task:
     updated_at: int
     last_run: int | None = None
     last_state: TaskRunState | None = None
+    served_slot: int | None = None
+    running: bool = False
 
 
 @dataclass(frozen=True, slots=True)

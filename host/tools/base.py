@@ -12,13 +12,15 @@ class ToolSpec:
     """A tool as the model sees it.
 
     ``input_schema`` is a JSON Schema object with ``additionalProperties: false``.
-    ``parallel``: calls of one reply may run side by side with others.
+    ``parallel``: calls of one reply may run side by side with others. ``read_only``: a call has no effect,
+    so that a run that was cut off during one may be repeated.
     """
 
     name: str
     description: str
     input_schema: Mapping[str, Any]
     parallel: bool = True
+    read_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)

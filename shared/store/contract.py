@@ -188,8 +188,12 @@ class OutboundMessages(Protocol):
 class Tasks(Protocol):
     """Scheduled tasks, their slots and claims. Rules: the tasks contract."""
 
-    async def add(self, task: Task, *, quota: int) -> None:
-        """Store a task; raises Duplicate, NotFound (its conversation), Conflict ``task_quota``."""
+    async def add(self, task: Task, *, quota: int, own_conversation: bool = False) -> None:
+        """Store a task; raises Duplicate, NotFound (its conversation), Conflict ``task_quota``.
+
+        ``own_conversation``: its conversation is made with it, temporary and its own, and goes with it. A
+        conversation at its quota loses its oldest completed task first, if it has one.
+        """
         ...
 
     async def get(self, task_id: str, *, owner: str | None) -> Task | None:
@@ -203,7 +207,10 @@ class Tasks(Protocol):
         ...
 
     async def replace(self, task: Task, *, owner: str | None, expected_revision: int) -> bool:
-        """Write an edited task (revision + 1) unless it changed meanwhile (False) or is not the owner's."""
+        """Write an edited task (revision + 1) unless it changed meanwhile (False) or is not the owner's.
+
+        Claims and outcomes change the revision too, so an edit never undoes what they wrote.
+        """
         ...
 
     async def remove(self, task_id: str, *, owner: str | None) -> bool:
@@ -229,7 +236,11 @@ class Tasks(Protocol):
         ...
 
     async def attach(self, claim: TaskRun, run_id: str, conversation_id: str) -> None:
-        """Note which run serves the claim; raises LeaseLost."""
+        """Note which run serves the claim, before that run begins; raises LeaseLost.
+
+        A claim whose owner died is judged by this run: one that never began, or may safely be retried, is
+        run again; one that ended has its outcome taken over; an interrupted one ends the slot as an error.
+        """
         ...
 
     async def release(self, claim: TaskRun) -> None:
@@ -291,6 +302,10 @@ class Store(Protocol):
 
     async def durable(self) -> None:
         """Return once everything committed so far is on the volume; raises NotDurable."""
+        ...
+
+    def volume_ok(self) -> bool:
+        """Return whether the last attempt to write the volume worked (True before the first)."""
         ...
 
     async def counts(self) -> StoreCounts:

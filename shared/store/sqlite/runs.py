@@ -62,7 +62,7 @@ class SqliteRuns:
         await self._db.write(work)
 
     async def record(self, lease: Lease, events: Sequence[Event], now: int) -> None:
-        """Store events of the run; raises LeaseLost."""
+        """Store events of the run (again is harmless); raises LeaseLost."""
 
         def work(connection: sqlite3.Connection) -> None:
             _hold(connection, lease, "fence = fence")
@@ -259,7 +259,7 @@ def _store(
 
 def _record(connection: sqlite3.Connection, run_id: str, events: Iterable[Event], now: int) -> None:
     connection.executemany(
-        "INSERT INTO run_events (run_id, seq, name, data, created_at) VALUES (?, ?, ?, ?, ?)",
+        "INSERT OR IGNORE INTO run_events (run_id, seq, name, data, created_at) VALUES (?, ?, ?, ?, ?)",
         [(run_id, event.seq, event.name, jsons.dumps(event.data), now) for event in events],
     )
 
@@ -289,8 +289,9 @@ def _cut_off(connection: sqlite3.Connection, row: sqlite3.Row, now: int) -> None
         (now, error, code, jsons.dumps(answer), row["id"]),
     )
     last = connection.execute("SELECT max(seq) FROM run_events WHERE run_id = ?", (row["id"],)).fetchone()[0]
-    event = Event((last or 0) + RECOVERED_SEQ_GAP, "error", {"error": error, "code": code})
-    _record(connection, row["id"], [event], now)
+    seq = (last or 0) + RECOVERED_SEQ_GAP
+    told = Event(seq, "error", {"error": error, "code": code})
+    _record(connection, row["id"], [told, Event(seq + 1, "done", answer)], now)
 
 
 def _keyed(connection: sqlite3.Connection, idempotency: Idempotency, now: int) -> KeyedAnswer | None:

@@ -1,0 +1,64 @@
+"""How a run can end before the model is finished. Raised anywhere in the loop, caught in one place.
+
+Ending
+├── IterationLimit   error    iteration_limit
+├── ModelFailed      error    model_error
+├── Refused          error    refused
+├── TimedOut         timeout  timeout
+├── Cancelled        cancelled cancelled
+└── Stopped          error    shutdown
+"""
+
+from __future__ import annotations
+
+from shared.models import RunState
+
+
+class Ending(Exception):
+    """An ending with the sentence and code that the caller gets."""
+
+    state = RunState.ERROR
+    code = "internal"
+
+    def __init__(self, message: str, *, code: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code or type(self).code
+
+
+class IterationLimit(Ending):
+    """The model wanted more steps than a run may have."""
+
+    code = "iteration_limit"
+
+
+class ModelFailed(Ending):
+    """The model could not be reached, or failed for good."""
+
+    code = "model_error"
+
+
+class Refused(Ending):
+    """The model declined to go on."""
+
+    code = "refused"
+
+
+class TimedOut(Ending):
+    """The run's time is over."""
+
+    state = RunState.TIMEOUT
+    code = "timeout"
+
+
+class Cancelled(Ending):
+    """Somebody asked for the run to stop."""
+
+    state = RunState.CANCELLED
+    code = "cancelled"
+
+
+class Stopped(Ending):
+    """The host is going down."""
+
+    code = "shutdown"

@@ -1,0 +1,77 @@
+"""All tools of one run under one roof: which toolset a name belongs to, and calls that never raise."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from host.tools.base import ToolResult, Toolset, ToolSpec
+from shared.models import Block
+
+logger = logging.getLogger("picoclaw.tools")
+
+
+class Toolbox:
+    """The tools a run offers. The order is fixed: the prompt cache depends on it."""
+
+    def __init__(self, toolsets: Iterable[Toolset]) -> None:
+        self._owner: dict[str, Toolset] = {}
+        self._specs: dict[str, ToolSpec] = {}
+        for toolset in toolsets:
+            for spec in toolset.specs():
+                # The first one keeps its name: an outside server can't take over a built-in tool.
+                if spec.name not in self._specs:
+                    self._specs[spec.name] = spec
+                    self._owner[spec.name] = toolset
+
+    def definitions(self) -> list[dict[str, Any]]:
+        """Return the tools as the Messages API wants them."""
+        return [
+            {"name": spec.name, "description": spec.description, "input_schema": dict(spec.input_schema)}
+            for spec in self._specs.values()
+        ]
+
+    def parallel(self, name: str) -> bool:
+        """Return whether calls of this tool may run beside others (an unknown one only gives an error)."""
+        spec = self._specs.get(name)
+        return spec is None or spec.parallel
+
+    def read_only(self, name: str) -> bool:
+        """Return whether calls of this tool have no effect."""
+        spec = self._specs.get(name)
+        return spec is None or spec.read_only
+
+    async def call(self, name: str, arguments: Mapping[str, Any]) -> ToolResult:
+        """Run a tool; whatever goes wrong is a result that says so, without internals."""
+        toolset = self._owner.get(name)
+        if toolset is None:
+            return ToolResult(f"There is no tool named {name}.", is_error=True)
+        try:
+            return await toolset.call(name, arguments)
+        except Exception as error:
+            logger.exception("Tool execution failed", extra={"tool": name, "error": type(error).__name__})
+            return ToolResult(
+                f"The tool {name} failed inside the host; nothing more is known.", is_error=True
+            )
+
+
+def result_block(call_id: str, result: ToolResult) -> Block:
+    """Return the ``tool_result`` block for the model."""
+    content: list[Block] = [{"type": "text", "text": result.text or "(no output)"}]
+    for image in result.images:
+        source = {"type": "base64", "media_type": image.media_type, "data": image.data}
+        content.append({"type": "image", "source": source})
+    return {"type": "tool_result", "tool_use_id": call_id, "content": content, "is_error": result.is_error}
+
+
+def batches(calls: Sequence[Block], toolbox: Toolbox) -> list[list[Block]]:
+    """Split calls into groups that run one after the other; the calls of a group run side by side."""
+    groups: list[list[Block]] = []
+    for call in calls:
+        alone = not toolbox.parallel(call["name"])
+        if alone or not groups or not toolbox.parallel(groups[-1][-1]["name"]):
+            groups.append([call])
+        else:
+            groups[-1].append(call)
+    return groups

@@ -1,0 +1,223 @@
+"""Conversations over HTTP: POST /chat, its events, reading, cancelling, deleting."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated, Any, Final
+
+from pydantic import Field, field_validator
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from host.api.body import Body, Text, flag, idempotency, page_of, parse_body, raw_body
+from host.api.responses import JSON
+from host.api.sse import EventStreamResponse, last_event_id
+from host.runs.service import RunService
+from host.runs.spec import RunSpec
+from shared.clock import iso, iso_or_none
+from shared.errors import Conflict, KeyTaken, NotFound
+from shared.models import Conversation, KeyedAnswer, Message, Run
+from shared.store.contract import Store
+
+LONGEST_NAME: Final = 200
+
+Name = Annotated[Text, Field(min_length=1, max_length=LONGEST_NAME)]
+
+
+class ChatRequest(Body):
+    """POST /chat."""
+
+    message: Text
+    conversation_id: Annotated[Text | None, Field(max_length=200)] = None
+    sender: Name = "user"
+    sender_name: Name | None = None
+    stream: bool = False
+    max_execution_ms: Annotated[int | None, Field(gt=0)] = None
+    thinking: bool = False
+    max_thinking_tokens: Annotated[int | None, Field(gt=0, le=128_000)] = None
+    show_tool_use: bool = False
+    model: Name | None = None
+    mcp_servers: Annotated[dict[str, dict[str, Any]], Field(default_factory=dict)]
+
+    @field_validator("message")
+    @classmethod
+    def _not_blank(cls, message: str) -> str:
+        if not message.strip():
+            raise ValueError("must not be blank")
+        return message
+
+    def spec(self) -> RunSpec:
+        """Return what is asked of the run."""
+        return RunSpec(
+            message=self.message,
+            conversation_id=self.conversation_id or None,
+            sender=self.sender,
+            sender_name=self.sender_name or self.sender,
+            max_execution_ms=self.max_execution_ms,
+            thinking=self.thinking,
+            max_thinking_tokens=self.max_thinking_tokens,
+            show_tool_use=self.show_tool_use,
+            model=self.model,
+            mcp_servers=self.mcp_servers,
+            live=self.stream,
+        )
+
+
+class ChatApi:
+    """The routes below /chat."""
+
+    def __init__(self, store: Store, runs: RunService, main_conversation_id: str) -> None:
+        self._store = store
+        self._runs = runs
+        self._main = main_conversation_id
+
+    def routes(self) -> list[Route]:
+        """Return the routes."""
+        return [
+            Route("/chat", self.post, methods=["POST"]),
+            Route("/chat", self.list, methods=["GET"]),
+            Route("/chat/{id}", self.get, methods=["GET"]),
+            Route("/chat/{id}", self.delete, methods=["DELETE"]),
+            Route("/chat/{id}/messages", self.messages, methods=["GET"]),
+            Route("/chat/{id}/cancel", self.cancel, methods=["POST"]),
+            Route("/chat/{id}/runs", self.runs, methods=["GET"]),
+            Route("/chat/{id}/runs/{run_id}", self.run, methods=["GET"]),
+            Route("/chat/{id}/runs/{run_id}/events", self.events, methods=["GET"]),
+        ]
+
+    async def post(self, request: Request) -> ASGIApp:
+        """Start a run and answer with its result, or with its events."""
+        raw = await raw_body(request)
+        body = parse_body(raw, ChatRequest)
+        spec = dataclasses.replace(body.spec(), idempotency=idempotency(request, raw))
+        try:
+            run = await self._runs.start(spec)
+        except KeyTaken as taken:
+            return await self._joined(taken.answer, stream=body.stream)
+        if body.stream:
+            lease = run.lease
+            return EventStreamResponse(
+                await self._runs.events(lease.conversation_id, lease.run_id, after=0, run=run)
+            )
+        return JSON(await run.wait())
+
+    async def list(self, request: Request) -> Response:
+        """List conversations, newest activity first."""
+        limit, cursor = page_of(request)
+        page = await self._store.conversations.page(
+            limit=limit, cursor=cursor, include_temporary=flag(request, "include_temporary")
+        )
+        items = [conversation_view(item) for item in page.items]
+        return JSON({"conversations": items, "next_cursor": page.next_cursor})
+
+    async def get(self, request: Request) -> Response:
+        """Return one conversation."""
+        view = conversation_view(await self._conversation(request))
+        return JSON(view)
+
+    async def messages(self, request: Request) -> Response:
+        """List a conversation's messages in the order they were stored."""
+        limit, cursor = page_of(request)
+        conversation = await self._conversation(request)
+        page = await self._store.conversations.messages(conversation.id, limit=limit, cursor=cursor)
+        return JSON(
+            {
+                "conversation_id": conversation.id,
+                "messages": [message_view(item) for item in page.items],
+                "next_cursor": page.next_cursor,
+            }
+        )
+
+    async def runs(self, request: Request) -> Response:
+        """List a conversation's runs, newest first."""
+        limit, cursor = page_of(request)
+        conversation = await self._conversation(request)
+        page = await self._store.runs.page(conversation.id, limit=limit, cursor=cursor)
+        return JSON({"runs": [run_view(item) for item in page.items], "next_cursor": page.next_cursor})
+
+    async def run(self, request: Request) -> Response:
+        """Return one run."""
+        run_id = request.path_params["run_id"]
+        run = await self._store.runs.get(request.path_params["id"], run_id)
+        if run is None:
+            raise NotFound(f"run_id not found: {run_id}")
+        return JSON(run_view(run))
+
+    async def events(self, request: Request) -> ASGIApp:
+        """Send a run's events after Last-Event-ID, live or after the end."""
+        after = last_event_id(request)
+        params = request.path_params
+        return EventStreamResponse(await self._runs.events(params["id"], params["run_id"], after=after))
+
+    async def cancel(self, request: Request) -> Response:
+        """Stop the conversation's run."""
+        conversation = await self._conversation(request)
+        run_id = self._runs.cancel(conversation.id)
+        body = {"status": "cancelling", "conversation_id": conversation.id, "run_id": run_id}
+        return JSON(body, status_code=202)
+
+    async def delete(self, request: Request) -> Response:
+        """Delete a conversation and all that is its own."""
+        conversation_id = request.path_params["id"]
+        if conversation_id == self._main:
+            raise Conflict("The main conversation cannot be deleted.", code="main_conversation")
+        await self._runs.delete_conversation(conversation_id)
+        return Response(status_code=204)
+
+    async def _joined(self, answer: KeyedAnswer, *, stream: bool) -> ASGIApp:
+        if stream:
+            return EventStreamResponse(
+                await self._runs.events(answer.conversation_id or "", answer.subject, after=0)
+            )
+        return JSON(await self._runs.joined(answer))
+
+    async def _conversation(self, request: Request) -> Conversation:
+        conversation_id = request.path_params["id"]
+        conversation = await self._store.conversations.get(conversation_id)
+        if conversation is None:
+            raise NotFound(f"conversation_id not found: {conversation_id}")
+        return conversation
+
+
+def conversation_view(conversation: Conversation) -> dict[str, Any]:
+    """Return a conversation as it leaves the host."""
+    return {
+        "conversation_id": conversation.id,
+        "session_id": conversation.session_id,
+        "created_at": iso(conversation.created_at),
+        "last_activity": iso(conversation.last_activity),
+        "message_count": conversation.message_count,
+        "status": "running" if conversation.running else "idle",
+    }
+
+
+def message_view(message: Message) -> dict[str, Any]:
+    """Return a message as it leaves the host."""
+    return {
+        "id": message.id,
+        "conversation_id": message.conversation_id,
+        "role": message.role,
+        "sender": message.sender,
+        "sender_name": message.sender_name,
+        "content": message.text,
+        "created_at": iso(message.created_at),
+    }
+
+
+def run_view(run: Run) -> dict[str, Any]:
+    """Return a run as it leaves the host."""
+    ended = run.finished_at
+    return {
+        "run_id": run.id,
+        "conversation_id": run.conversation_id,
+        "status": run.state.value,
+        "created_at": iso(run.created_at),
+        "finished_at": iso_or_none(ended),
+        "duration_ms": None if ended is None else max(ended - run.created_at, 0),
+        "model": run.model,
+        "usage": dataclasses.asdict(run.usage),
+        "error": run.error,
+        "code": run.code,
+    }

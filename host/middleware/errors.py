@@ -1,0 +1,55 @@
+"""The border at which exceptions become answers: JSON, with a sentence, and never a stack trace."""
+
+from __future__ import annotations
+
+import logging
+from http import HTTPStatus
+
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from host.api.responses import error_response
+from shared.errors import MethodNotAllowed, NotFound, PicoError
+
+logger = logging.getLogger("picoclaw.http")
+
+
+class ErrorsMiddleware:
+    """Answers what the application raised. What has begun to be sent can only be cut off."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        begun = False
+
+        async def observe(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, observe)
+        except Exception as error:
+            known = _known(error, scope)
+            if known is None:
+                logger.exception("A request failed inside the host")
+                known = PicoError("The request failed inside the host.")
+            if begun:
+                raise
+            await error_response(known, scope["request_id"])(scope, receive, send)
+
+
+def _known(error: Exception, scope: Scope) -> PicoError | None:
+    if isinstance(error, PicoError):
+        return error
+    if isinstance(error, HTTPException):
+        if error.status_code == HTTPStatus.NOT_FOUND:
+            return NotFound("There is nothing at this path.")
+        if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            allowed = (error.headers or {}).get("Allow", "")
+            return MethodNotAllowed(f"{scope['method']} is not possible here; possible: {allowed}.")
+    return None

@@ -1,0 +1,98 @@
+"""The events of one run: told live to any number of readers, stored in batches, replayed from the store."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any, Final
+
+import anyio
+
+from shared.models import Event
+
+Save = Callable[[Sequence[Event]], Awaitable[None]]
+
+WINDOW: Final = 4096
+"""Stored events that stay in memory for readers close behind; older ones are read from the store."""
+
+
+class EventLog:
+    """Numbered events of a running run. One writer (the run), any number of readers."""
+
+    def __init__(self) -> None:
+        self._events: list[Event] = []
+        self._first = 1
+        self._stored = 0
+        self._changed = anyio.Event()
+        self.closed = False
+
+    @property
+    def last_seq(self) -> int:
+        """The number of the newest event, 0 before the first."""
+        return self._first + len(self._events) - 1
+
+    def emit(self, name: str, data: dict[str, Any]) -> Event:
+        """Add an event and wake the readers."""
+        event = Event(self.last_seq + 1, name, data)
+        self._events.append(event)
+        self._wake()
+        return event
+
+    def publish(self, events: Sequence[Event]) -> None:
+        """Show the last events, which are in the store already, and close the log."""
+        self._events.extend(events)
+        self._stored = self.last_seq
+        self.close()
+
+    def close(self) -> None:
+        """No more events; readers finish."""
+        self.closed = True
+        self._wake()
+
+    def unsaved(self) -> list[Event]:
+        """Return the events that are not in the store yet."""
+        return self._events[max(self._stored + 1 - self._first, 0) :]
+
+    def mark_saved(self, events: Sequence[Event]) -> None:
+        """The events are in the store; the oldest ones leave memory."""
+        if events:
+            self._stored = max(self._stored, events[-1].seq)
+        extra = len(self._events) - WINDOW
+        if extra > 0:
+            extra = min(extra, self._stored - self._first + 1)
+            del self._events[:extra]
+            self._first += extra
+
+    def after(self, seq: int) -> list[Event] | None:
+        """Return the events with a larger number, None if some of them are only in the store."""
+        if seq + 1 < self._first:
+            return None
+        return self._events[seq + 1 - self._first :]
+
+    async def wait(self) -> None:
+        """Return when something was added or the log was closed since the last look."""
+        if not self.closed:
+            await self._changed.wait()
+
+    def _wake(self) -> None:
+        changed, self._changed = self._changed, anyio.Event()
+        changed.set()
+
+
+ReadStored = Callable[[int], Awaitable[list[Event]]]
+
+
+async def follow(log: EventLog, after: int, read_stored: ReadStored) -> AsyncIterator[Event]:
+    """Yield the run's events after ``after``: stored ones first, then live ones until the log closes."""
+    seq = after
+    while True:
+        events = log.after(seq)
+        if events is None:
+            events = await read_stored(seq)
+        for event in events:
+            seq = event.seq
+            yield event
+        if events:
+            continue
+        if log.closed:
+            return
+        await log.wait()

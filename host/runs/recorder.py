@@ -1,0 +1,97 @@
+"""Turns what the agent loop reports into events for readers and rows for the store."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from host.agent.models import Delta, Reply, TextDelta, ThinkingDelta
+from host.runs.events import EventLog
+from host.runs.spec import RunSpec, outbound_view
+from host.runs.text import ShownText
+from host.tools.base import ToolResult
+from shared.clock import now_ms
+from shared.ids import MESSAGE, new_id
+from shared.models import Block, Lease, NewMessage, Outbound, Role, Usage
+from shared.store.contract import Store
+
+PREVIEW: Final = 500
+"""Characters of a tool's result that its event shows."""
+
+SPEAKING_TOOLS: Final = frozenset({"mcp__picoclaw__send_message", "spawn"})
+"""After these, the conversation may have said something that readers should see at once."""
+
+
+class RunRecorder:
+    """Implements the loop's Recorder for one run."""
+
+    def __init__(self, store: Store, lease: Lease, spec: RunSpec, log: EventLog) -> None:
+        self._store = store
+        self._lease = lease
+        self._spec = spec
+        self._log = log
+        self._said_seq = 0
+        self.said: list[Outbound] = []
+        self.shown = ShownText()
+        self.usage = Usage()
+        self.model = ""
+        self.final: Reply | None = None
+
+    async def prepare(self) -> None:
+        """Remember what had been said before the run."""
+        self._said_seq = await self._store.outbound.last_seq(self._lease.conversation_id)
+
+    async def delta(self, delta: Delta) -> None:
+        """Tell a piece of the reply in flight."""
+        if isinstance(delta, TextDelta):
+            self._chunk(self.shown.feed(delta.text))
+        elif isinstance(delta, ThinkingDelta) and self._spec.thinking:
+            self._log.emit("thinking", {"text": delta.text})
+
+    async def retrying(self) -> None:
+        """The reply in flight begins anew."""
+        self.shown.restart_step()
+
+    async def replied(self, reply: Reply, *, final: bool, effect_ahead: bool = False) -> None:
+        """Count the usage; store the step before its tools run, so that a crash finds it."""
+        self._chunk(self.shown.end_step())
+        self.usage += reply.usage
+        self.model = reply.model
+        if final:
+            self.final = reply
+            return
+        await self._append("assistant", reply.blocks, effect_ahead=effect_ahead)
+        if effect_ahead:
+            await self._store.durable()
+        if self._spec.show_tool_use:
+            for call in reply.tool_uses:
+                self._log.emit("tool_use", {"tool": call["name"], "input": call["input"]})
+
+    async def called(self, call: Block, result: ToolResult) -> None:
+        """Tell how a tool ended, and what it made the conversation say."""
+        if self._spec.show_tool_use:
+            preview = result.text if len(result.text) <= PREVIEW else result.text[:PREVIEW] + "…"
+            data: dict[str, Any] = {"tool": call["name"], "is_error": result.is_error, "preview": preview}
+            self._log.emit("tool_result", data)
+        if call["name"] in SPEAKING_TOOLS:
+            await self.tell_said()
+
+    async def answered(self, results: Sequence[Block]) -> None:
+        """Store the step's results."""
+        await self._append("user", list(results))
+
+    async def tell_said(self) -> None:
+        """Tell what the conversation said since the last look."""
+        for message in await self._store.outbound.said_by(self._lease.conversation_id, after=self._said_seq):
+            self._said_seq = message.seq
+            self.said.append(message)
+            view = outbound_view(message)
+            self._log.emit("message", {key: view[key] for key in ("id", "text", "sender", "created_at")})
+
+    def _chunk(self, text: str) -> None:
+        if text:
+            self._log.emit("chunk", {"text": text})
+
+    async def _append(self, role: Role, blocks: Sequence[Block], *, effect_ahead: bool = False) -> None:
+        message = NewMessage(new_id(MESSAGE), role, list(blocks))
+        await self._store.runs.append(self._lease, [message], now_ms(), effect_ahead=effect_ahead)

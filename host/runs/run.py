@@ -1,0 +1,211 @@
+"""One run, from its lease to its stored answer."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, Final, Protocol
+
+import anyio
+
+from host.agent.endings import Ending, TimedOut
+from host.runs.events import EventLog
+from host.runs.recorder import RunRecorder
+from host.runs.spec import RunSpec, outbound_view
+from shared.clock import monotonic_ms, now_ms
+from shared.errors import LeaseLost, PicoError
+from shared.ids import MESSAGE, new_id
+from shared.models import Event, Lease, NewMessage, RunEnd, RunState
+from shared.store.contract import Store
+
+logger = logging.getLogger("picoclaw.runs")
+
+FINISH_WITHIN_S: Final = 30.0
+"""A run that ended has this long to be stored."""
+
+
+class Agent(Protocol):
+    """Who does the work of a run."""
+
+    async def converse(self, spec: RunSpec, lease: Lease, recorder: RunRecorder) -> None:
+        """Carry the conversation on until the model has finished. Raises Ending."""
+        ...
+
+
+class ActiveRun:
+    """A run in flight. ``wait`` gives the answer once it is on the volume."""
+
+    def __init__(
+        self,
+        store: Store,
+        agent: Agent,
+        spec: RunSpec,
+        lease: Lease,
+        *,
+        session_id: str,
+        limit_ms: int,
+        end_marker: str,
+    ) -> None:
+        self.spec = spec
+        self.lease = lease
+        self.log = EventLog()
+        self._store = store
+        self._agent = agent
+        self._session_id = session_id
+        self._limit_ms = limit_ms
+        self._end_marker = end_marker
+        self._started = monotonic_ms()
+        self._recorder = RunRecorder(store, lease, spec, self.log)
+        self._scope = anyio.CancelScope()
+        self._reason: Ending | None = None
+        self._ended = anyio.Event()
+        self._answer: dict[str, Any] = {}
+        self._fault: PicoError | None = None
+
+    def stop(self, reason: Ending) -> None:
+        """End the run soon, with this ending; the first reason counts."""
+        if self._reason is None:
+            self._reason = reason
+            self._scope.cancel()
+
+    async def wait(self) -> dict[str, Any]:
+        """Return the answer (the body of ``done``); raises what kept it from being stored."""
+        await self._ended.wait()
+        if self._fault is not None:
+            raise self._fault
+        return self._answer
+
+    async def save_events(self) -> None:
+        """Store the events told since the last time, without a sync; a lost lease ends the run."""
+        events = self.log.unsaved()
+        if not events or self.log.closed:
+            return
+        try:
+            await self._store.runs.record(self.lease, events, now_ms())
+            self.log.mark_saved(events)
+        except LeaseLost:
+            self.stop(_overtaken())
+
+    async def execute(self) -> None:
+        """Run to the end. Nothing is raised: every ending is an answer or a fault that ``wait`` raises."""
+        try:
+            await self._begin()
+            ending = await self._work()
+            with anyio.CancelScope(shield=True), anyio.fail_after(FINISH_WITHIN_S):
+                await self._finish(ending)
+        except LeaseLost:
+            self._fail(PicoError("Another host took the run over.", code="lease_lost"))
+        except PicoError as error:
+            self._fail(error)
+        except Exception:
+            logger.exception("A run failed inside the host", extra={"run_id": self.lease.run_id})
+            self._fail(PicoError("The run failed inside the host."))
+        finally:
+            self.log.close()
+            self._ended.set()
+
+    async def _begin(self) -> None:
+        await self._recorder.prepare()
+        if self.spec.live:
+            # The start event acknowledges the message, so it has to be on the volume.
+            await self._store.durable()
+        lease = self.lease
+        self.log.emit(
+            "start",
+            {
+                "conversation_id": lease.conversation_id,
+                "message_id": lease.message_id,
+                "run_id": lease.run_id,
+            },
+        )
+
+    async def _work(self) -> Ending | None:
+        with self._scope, anyio.move_on_after(self._limit_ms / 1000) as timer:
+            try:
+                await self._agent.converse(self.spec, self.lease, self._recorder)
+            except Ending as ending:
+                return ending
+            except PicoError as error:
+                return Ending(error.message, code=error.code)
+            return None
+        if timer.cancelled_caught and self._reason is None:
+            return TimedOut(f"The run was stopped after {self._limit_ms} ms; its finished steps are kept.")
+        return self._reason
+
+    async def _finish(self, ending: Ending | None) -> None:
+        recorder = self._recorder
+        await recorder.tell_said()
+        text = recorder.shown.text.strip()
+        messages = self._last_message(text, ending)
+        answer = self._answer_body(text, messages, ending)
+        told = self._last_events(answer)
+        end = RunEnd(
+            state=RunState.SUCCESS if ending is None else ending.state,
+            answer=answer,
+            usage=recorder.usage,
+            model=recorder.model,
+            error=answer.get("error"),
+            code=answer.get("code"),
+        )
+        await self._store.runs.finish(self.lease, end, messages, [*self.log.unsaved(), *told], now_ms())
+        await self._store.durable()
+        self._answer = answer
+        self.log.publish(told)
+
+    def _last_message(self, text: str, ending: Ending | None) -> list[NewMessage]:
+        """Return the answer as people read it; the steps' blocks are stored already, but for the last."""
+        final = self._recorder.final
+        blocks = final.blocks if final is not None and ending is None else []
+        if not text and not blocks:
+            return []
+        return [NewMessage(new_id(MESSAGE), "assistant", blocks, text, "assistant", "assistant")]
+
+    def _answer_body(self, text: str, messages: list[NewMessage], ending: Ending | None) -> dict[str, Any]:
+        recorder = self._recorder
+        usage = recorder.usage
+        outbound = [outbound_view(message) for message in recorder.said]
+        marker = self._end_marker
+        answer: dict[str, Any] = {
+            "status": _status(ending),
+            "conversation_id": self.lease.conversation_id,
+            "message_id": messages[-1].id if messages else self.lease.message_id,
+            "run_id": self.lease.run_id,
+            "result": text,
+            "model": recorder.model,
+            "session_id": self._session_id,
+            "duration_ms": round(monotonic_ms() - self._started),
+            "usage": {
+                "input_tokens": usage.input_tokens,
+                "output_tokens": usage.output_tokens,
+                "cache_creation_input_tokens": usage.cache_creation_input_tokens,
+                "cache_read_input_tokens": usage.cache_read_input_tokens,
+            },
+            "outbound_messages": outbound,
+            "session_end_marker": marker,
+            "session_end_marker_detected": bool(marker)
+            and any(marker in said for said in (text, *(message["text"] for message in outbound))),
+        }
+        if ending is not None:
+            answer["error"] = ending.message
+            answer["code"] = ending.code
+        return answer
+
+    def _last_events(self, answer: dict[str, Any]) -> list[Event]:
+        told = [("done", answer)]
+        if "error" in answer:
+            told.insert(0, ("error", {"error": answer["error"], "code": answer["code"]}))
+        seq = self.log.last_seq
+        return [Event(seq + number, name, data) for number, (name, data) in enumerate(told, start=1)]
+
+    def _fail(self, error: PicoError) -> None:
+        self._fault = error
+        self.log.emit("error", {"error": error.message, "code": error.code})
+
+
+def _status(ending: Ending | None) -> str:
+    if ending is None:
+        return "success"
+    return "timeout" if ending.state is RunState.TIMEOUT else "error"
+
+
+def _overtaken() -> Ending:
+    return Ending("Another host took the run over.", code="lease_lost")

@@ -1,0 +1,248 @@
+"""All runs of this host: starting, joining, cancelling, keeping their leases, draining."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Final
+
+import anyio
+from anyio.abc import TaskGroup
+
+from host.agent.endings import Cancelled, Ending, Stopped
+from host.agent.prompt import person_message
+from host.runs.events import follow
+from host.runs.run import ActiveRun, Agent
+from host.runs.spec import RunSpec
+from shared.clock import iso, now_ms
+from shared.errors import AtCapacity, Draining, LeaseLost, NotDurable, NotFound, NotRunning
+from shared.ids import CONVERSATION, MESSAGE, RUN, new_id
+from shared.models import Event, KeyedAnswer, NewMessage, NewRun, RunState
+from shared.store.contract import Store
+
+logger = logging.getLogger("picoclaw.runs")
+
+LEASE_MS: Final = 30_000
+"""How long a lease lasts without being renewed, in milliseconds."""
+
+RENEW_EVERY_S: Final = LEASE_MS / 3000
+EVENTS_EVERY_S: Final = 0.25
+"""Live events are stored at least this often, in batches (storage: never one sync per token)."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunLimits:
+    """Bounds of this host's runs; times in milliseconds."""
+
+    max_execution_ms: int
+    max_concurrent_runs: int
+    stop_grace_ms: int
+    end_marker: str
+    main_conversation_id: str
+
+
+class RunService:
+    """Owns every run of this host. Enter it before the first request, leave it after the last."""
+
+    def __init__(
+        self,
+        store: Store,
+        agent: Agent,
+        limits: RunLimits,
+        *,
+        owner: str,
+        on_delete: Sequence[Callable[[str], Awaitable[None]]] = (),
+    ) -> None:
+        self._on_delete = on_delete
+        self._store = store
+        self._agent = agent
+        self._limits = limits
+        self._owner = owner
+        self._active: dict[str, ActiveRun] = {}
+        self._stack = AsyncExitStack()
+        self._tasks: TaskGroup
+        self._idle = anyio.Event()
+        self.draining = False
+
+    async def __aenter__(self) -> RunService:
+        self._tasks = await self._stack.enter_async_context(anyio.create_task_group())
+        self._tasks.start_soon(self._keep_events)
+        self._tasks.start_soon(self._keep_leases)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.drain()
+        self._tasks.cancel_scope.cancel()
+        await self._stack.aclose()
+
+    @property
+    def active_count(self) -> int:
+        """How many runs are in flight."""
+        return len(self._active)
+
+    def has_room(self) -> bool:
+        """Return whether a run can start now."""
+        return not self.draining and len(self._active) < self._limits.max_concurrent_runs
+
+    async def start(self, spec: RunSpec) -> ActiveRun:
+        """Begin a run; it goes on whether or not the caller stays.
+
+        Raises Draining, AtCapacity, NotDurable, NotFound, ConversationBusy, KeyTaken, Conflict: then nothing
+        was stored.
+        """
+        self._check_room()
+        lease = await self._store.runs.begin(self._new_run(spec))
+        conversation = await self._store.conversations.get(lease.conversation_id)
+        run = ActiveRun(
+            self._store,
+            self._agent,
+            spec,
+            lease,
+            session_id=conversation.session_id if conversation else "",
+            limit_ms=self._limit_ms(spec),
+            end_marker=self._limits.end_marker,
+        )
+        self._active[lease.run_id] = run
+        self._tasks.start_soon(self._execute, run)
+        return run
+
+    async def joined(self, answer: KeyedAnswer) -> dict[str, Any]:
+        """Return the answer of the run that an idempotency key stands for, waiting for it if need be."""
+        run = self._active.get(answer.subject)
+        if run is not None:
+            return await run.wait()
+        stored = await self._store.runs.get(answer.conversation_id or "", answer.subject)
+        if stored is None or stored.answer is None:
+            raise NotFound("The run of this Idempotency-Key is gone.")
+        return stored.answer
+
+    def cancel(self, conversation_id: str) -> str:
+        """Stop the conversation's run; returns its id; raises NotRunning."""
+        for run in self._active.values():
+            if run.lease.conversation_id == conversation_id:
+                run.stop(Cancelled("The run was cancelled; its finished steps are kept."))
+                return run.lease.run_id
+        raise NotRunning(f"Conversation {conversation_id} is not processing a request")
+
+    async def delete_conversation(self, conversation_id: str) -> None:
+        """Delete a conversation durably. Raises NotFound, ConversationBusy, NotDurable."""
+        await self._store.conversations.delete(conversation_id)
+        await self._store.durable()
+        for forget in self._on_delete:
+            await forget(conversation_id)
+
+    async def events(
+        self, conversation_id: str, run_id: str, *, after: int, run: ActiveRun | None = None
+    ) -> AsyncIterator[Event]:
+        """Return the run's events after ``after``: live, stored, or stored and then live.
+
+        ``run`` is the run itself when the caller has just started it. Raises NotFound.
+        """
+        run = run or self._active.get(run_id)
+        if run is not None and run.lease.conversation_id == conversation_id:
+            return follow(run.log, after, lambda seq: self._store.runs.events(run_id, after=seq))
+        stored = await self._store.runs.get(conversation_id, run_id)
+        if stored is None:
+            raise NotFound(f"run_id not found: {run_id}")
+        return self._replay(run_id, after, running=stored.state is RunState.RUNNING)
+
+    async def drain(self) -> None:
+        """Start nothing more; give the runs their grace, then stop them with their progress stored."""
+        self.draining = True
+        with anyio.move_on_after(self._limits.stop_grace_ms / 1000):
+            await self._until_idle()
+        for run in list(self._active.values()):
+            run.stop(Stopped("The host is stopping; the finished steps of this run are kept."))
+        await self._until_idle()
+
+    async def _execute(self, run: ActiveRun) -> None:
+        try:
+            await run.execute()
+        finally:
+            del self._active[run.lease.run_id]
+            if not self._active:
+                idle, self._idle = self._idle, anyio.Event()
+                idle.set()
+
+    async def _until_idle(self) -> None:
+        while self._active:
+            await self._idle.wait()
+
+    async def _keep_events(self) -> None:
+        while True:
+            await anyio.sleep(EVENTS_EVERY_S)
+            for run in list(self._active.values()):
+                try:
+                    await run.save_events()
+                except Exception:
+                    logger.exception("Events could not be stored yet", extra={"run_id": run.lease.run_id})
+
+    async def _keep_leases(self) -> None:
+        while True:
+            await anyio.sleep(RENEW_EVERY_S)
+            for run in list(self._active.values()):
+                await self._renew(run)
+
+    async def _renew(self, run: ActiveRun) -> None:
+        try:
+            await self._store.runs.renew(run.lease, LEASE_MS)
+        except LeaseLost:
+            run.stop(Ending("Another host took the run over.", code="lease_lost"))
+        except Exception:
+            logger.exception("A lease could not be renewed yet", extra={"run_id": run.lease.run_id})
+
+    async def _replay(self, run_id: str, after: int, *, running: bool) -> AsyncIterator[Event]:
+        """Yield stored events; those of a run on another host as they are stored there."""
+        seq = after
+        while True:
+            for event in await self._store.runs.events(run_id, after=seq):
+                seq = event.seq
+                yield event
+                running = running and event.name != "done"
+            if not running:
+                return
+            await anyio.sleep(EVENTS_EVERY_S)
+
+    def _check_room(self) -> None:
+        if self.draining:
+            raise Draining("The host is stopping.", retry_after=5)
+        if len(self._active) >= self._limits.max_concurrent_runs:
+            raise AtCapacity(
+                f"The host runs {self._limits.max_concurrent_runs} conversations at once already.",
+                retry_after=1,
+            )
+        if not self._store.volume_ok():
+            raise NotDurable("The store's volume cannot be written.", retry_after=5)
+
+    def _new_run(self, spec: RunSpec) -> NewRun:
+        now = now_ms()
+        conversation_id = spec.conversation_id or new_id(CONVERSATION)
+        message = NewMessage(
+            new_id(MESSAGE),
+            "user",
+            person_message(spec.message, sender=spec.sender_name, time=iso(now)),
+            spec.message,
+            spec.sender,
+            spec.sender_name,
+        )
+        return NewRun(
+            run_id=new_id(RUN),
+            conversation_id=conversation_id,
+            message=message,
+            owner=self._owner,
+            now=now,
+            lease_ms=LEASE_MS,
+            create=spec.conversation_id is None,
+            parent_id=spec.parent_id,
+            temporary=spec.temporary,
+            model=spec.model or "",
+            idempotency=spec.idempotency,
+        )
+
+    def _limit_ms(self, spec: RunSpec) -> int:
+        return min(spec.max_execution_ms or self._limits.max_execution_ms, self._limits.max_execution_ms)

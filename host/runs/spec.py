@@ -1,0 +1,46 @@
+"""What is asked of a run, and what it answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from host.runs.text import strip_internal
+from shared.clock import iso
+from shared.models import Idempotency, Outbound
+
+
+@dataclass(frozen=True, slots=True)
+class RunSpec:
+    """One request for a run, validated. ``conversation_id`` None makes a new conversation.
+
+    ``temporary`` and ``parent_id`` are for isolated task runs: a conversation of its own that belongs to
+    ``parent_id``. ``live``: somebody follows the events, so the start is made durable before it is told.
+    """
+
+    message: str
+    conversation_id: str | None = None
+    sender: str = "user"
+    sender_name: str = "user"
+    max_execution_ms: int | None = None
+    thinking: bool = False
+    max_thinking_tokens: int | None = None
+    show_tool_use: bool = False
+    model: str | None = None
+    mcp_servers: Mapping[str, Any] = field(default_factory=dict)
+    idempotency: Idempotency | None = None
+    temporary: bool = False
+    parent_id: str | None = None
+    live: bool = False
+
+
+def outbound_view(message: Outbound) -> dict[str, Any]:
+    """Return an outbound message as it leaves the host."""
+    return {
+        "id": message.id,
+        "conversation_id": message.conversation_id,
+        "text": strip_internal(message.text),
+        "sender": message.sender,
+        "created_at": iso(message.created_at),
+    }

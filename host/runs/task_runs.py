@@ -1,0 +1,193 @@
+"""Scheduled tasks as runs: claim a slot, run it, write its real outcome."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import Any, Final
+
+import anyio
+from anyio.abc import TaskGroup
+
+from host.runs.run import ActiveRun
+from host.runs.service import RunService
+from host.runs.spec import RunSpec
+from shared.clock import iso_or_none, now_ms
+from shared.errors import ConversationBusy, KeyTaken, LeaseLost, PicoError
+from shared.models import Idempotency, Task, TaskRun, TaskRunState
+from shared.store.contract import Store
+
+logger = logging.getLogger("picoclaw.tasks")
+
+CLAIM_MS: Final = 30_000
+"""How long a claim lasts without being renewed, in milliseconds."""
+
+RENEW_EVERY_S: Final = CLAIM_MS / 3000
+
+SENDER: Final = "scheduler"
+
+BUSY_TRIES: Final = 8
+"""How many due tasks a check passes over because their conversation became busy a moment ago."""
+
+View = Callable[[str, dict[str, Any]], Awaitable[dict[str, Any]]]
+
+_STATES: Final = {
+    "success": TaskRunState.SUCCESS,
+    "timeout": TaskRunState.TIMEOUT,
+    "error": TaskRunState.ERROR,
+}
+
+
+class TaskRunner:
+    """Owns the task runs of this host: they go on when the caller who started them goes away."""
+
+    def __init__(self, store: Store, runs: RunService, *, owner: str) -> None:
+        self._store = store
+        self._runs = runs
+        self._owner = owner
+        self._stack = AsyncExitStack()
+        self._tasks: TaskGroup
+
+    async def __aenter__(self) -> TaskRunner:
+        self._tasks = await self._stack.enter_async_context(anyio.create_task_group())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._stack.aclose()
+
+    async def trigger(self, task_id: str, idempotency: Idempotency | None = None) -> dict[str, Any]:
+        """Run the task now, whatever its schedule says. Raises NotFound, ConversationBusy, and as runs do."""
+        claimed = await self._store.tasks.claim_manual(
+            task_id, owner=None, host=self._owner, now=now_ms(), lease_ms=CLAIM_MS
+        )
+        try:
+            service = await self._start(*claimed, idempotency)
+        except KeyTaken as taken:
+            answer = await self._runs.joined(taken.answer)
+            return await self._view(claimed[0].id, answer)
+        return await service.wait()
+
+    async def run_due(self, most: int = 1) -> list[dict[str, Any]]:
+        """Run up to ``most`` due tasks side by side and return their views, earliest slot first."""
+        services: list[_Service] = []
+        while len(services) < most:
+            service = await self._start_next()
+            if service is None:
+                break
+            services.append(service)
+        return [await service.wait() for service in services]
+
+    async def _start_next(self) -> _Service | None:
+        for _ in range(BUSY_TRIES):
+            claimed = await self._store.tasks.claim_due(host=self._owner, now=now_ms(), lease_ms=CLAIM_MS)
+            if claimed is None:
+                return None
+            try:
+                return await self._start(*claimed)
+            except ConversationBusy:
+                continue
+        return None
+
+    async def _start(self, task: Task, claim: TaskRun, idempotency: Idempotency | None = None) -> _Service:
+        group = task.context_mode == "group"
+        spec = RunSpec(
+            message=task.prompt,
+            conversation_id=task.conversation_id if group else None,
+            sender=SENDER,
+            sender_name=SENDER,
+            temporary=not group,
+            parent_id=None if group else task.conversation_id,
+            idempotency=idempotency,
+        )
+        try:
+            run = await self._runs.start(spec)
+        except BaseException:
+            # Nothing ran, so the slot is due again as if nobody had claimed it.
+            with anyio.CancelScope(shield=True):
+                await self._store.tasks.release(claim)
+            raise
+        service = _Service(self._store, self._view, task, claim, run)
+        self._tasks.start_soon(service.execute)
+        return service
+
+    async def _view(self, task_id: str, answer: dict[str, Any]) -> dict[str, Any]:
+        task = await self._store.tasks.get(task_id, owner=None)
+        view = {
+            "status": answer["status"],
+            "task_id": task_id,
+            "run_id": answer["run_id"],
+            "conversation_id": answer["conversation_id"],
+            "result": answer.get("result", ""),
+            "duration_ms": answer.get("duration_ms", 0),
+            "next_run": iso_or_none(task.next_run if task else None),
+            "outbound_messages": answer.get("outbound_messages", []),
+        }
+        if "error" in answer:
+            view["error"] = answer["error"]
+        return view
+
+
+class _Service:
+    """One claimed slot and the run that serves it."""
+
+    def __init__(self, store: Store, view: View, task: Task, claim: TaskRun, run: ActiveRun) -> None:
+        self._store = store
+        self._make_view = view
+        self._task = task
+        self._claim = claim
+        self._run = run
+        self._ended = anyio.Event()
+        self._view: dict[str, Any] = {}
+        self._fault: PicoError | None = None
+
+    async def wait(self) -> dict[str, Any]:
+        """Return the view of the ended run; raises what kept it from being stored."""
+        await self._ended.wait()
+        if self._fault is not None:
+            raise self._fault
+        return self._view
+
+    async def execute(self) -> None:
+        """Follow the run to its end and write the outcome."""
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._keep_claim)
+                await self._follow()
+                tasks.cancel_scope.cancel()
+        except Exception:
+            logger.exception("A task run failed inside the host", extra={"task_id": self._task.id})
+            self._fault = PicoError("The task run failed inside the host.")
+        finally:
+            self._ended.set()
+
+    async def _follow(self) -> None:
+        lease = self._run.lease
+        try:
+            await self._store.tasks.attach(self._claim, lease.run_id, lease.conversation_id)
+            answer = await self._run.wait()
+            await self._finish(answer)
+        except LeaseLost:
+            self._fault = PicoError("Another host took the task run over.", code="lease_lost")
+        except PicoError as error:
+            self._fault = error
+
+    async def _finish(self, answer: dict[str, Any]) -> None:
+        with anyio.CancelScope(shield=True):
+            await self._store.tasks.finish(
+                self._claim,
+                state=_STATES[answer["status"]],
+                result=answer["result"],
+                error=answer.get("error"),
+                now=now_ms(),
+            )
+            await self._store.durable()
+            self._view = await self._make_view(self._task.id, answer)
+
+    async def _keep_claim(self) -> None:
+        while True:
+            await anyio.sleep(RENEW_EVERY_S)
+            await self._store.tasks.renew_claim(self._claim, CLAIM_MS)

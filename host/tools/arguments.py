@@ -1,0 +1,41 @@
+"""Checking a call's arguments against the small part of JSON Schema that our own tools use."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+_TYPES: Final[dict[str, type]] = {"string": str, "integer": int, "boolean": bool}
+
+
+class BadArguments(Exception):
+    """A sentence that names the argument and what would be right."""
+
+
+def check(arguments: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments, without those that are null. Raises ``BadArguments``.
+
+    Knows ``properties`` with ``type`` string, integer or boolean, ``minimum`` and ``enum``; ``required``; and
+    refuses anything the schema does not name.
+    """
+    if not isinstance(arguments, Mapping):
+        raise BadArguments("the arguments must be an object")
+    given = {name: value for name, value in arguments.items() if value is not None}
+    for name in schema["required"]:
+        if name not in given:
+            raise BadArguments(f"{name} is missing")
+    for name, value in given.items():
+        _check_one(name, value, schema["properties"].get(name))
+    return given
+
+
+def _check_one(name: str, value: Any, rule: Mapping[str, Any] | None) -> None:
+    if rule is None:
+        raise BadArguments(f"there is no argument named {name}")
+    kind = _TYPES[rule["type"]]
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise BadArguments(f"{name} must be of type {rule['type']}")
+    if "minimum" in rule and value < rule["minimum"]:
+        raise BadArguments(f"{name} must be at least {rule['minimum']}")
+    if "enum" in rule and value not in rule["enum"]:
+        raise BadArguments(f"{name} must be one of {', '.join(rule['enum'])}")

@@ -1,0 +1,213 @@
+"""The six tools that touch files and run commands: schemas, and results in words."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from host.sandbox.guard import Guard
+from host.sandbox.sandbox import EXEC_GRACE_S, FILE_TIMEOUT_S, Sandbox, SandboxFault
+from host.tools.arguments import BadArguments, check
+from host.tools.base import Image, ToolResult, ToolSpec
+
+EXEC_TIMEOUT_MAX_MS: Final = 3_600_000
+_MEDIA_TYPES: Final = ("image/png", "image/jpeg", "image/gif", "image/webp")
+_DENIED: Final = ("Permission denied", "Operation not permitted", "PermissionError")
+_HINT: Final = (
+    "[sandbox: commands reach the workspace, $TMPDIR, $HOME and system directories only{network}; "
+    "use $TMPDIR instead of /tmp]"
+)
+
+logger = logging.getLogger("picoclaw.tools")
+
+
+def _spec(name: str, description: str, properties: dict[str, Any], required: list[str]) -> ToolSpec:
+    schema = {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
+    return ToolSpec(name, description, schema)
+
+
+_PATH: Final = {"type": "string", "description": "Path; relative ones start at the workspace"}
+_COUNT: Final = {"type": "integer", "minimum": 1}
+
+FILE_SPECS: Final = (
+    _spec(
+        "read_file",
+        "Read a text file. The first line tells size, the lines shown and whether more follow. "
+        "Images are returned as images; binary files are recognised, not shown.",
+        {
+            "path": _PATH,
+            "offset": {**_COUNT, "description": "First line to read, counted from 1"},
+            "limit": {**_COUNT, "description": "Number of lines (default 2000)"},
+        },
+        ["path"],
+    ),
+    _spec(
+        "write_file",
+        "Write a whole file; missing directories are made. An existing file needs overwrite=true.",
+        {"path": _PATH, "content": {"type": "string"}, "overwrite": {"type": "boolean", "default": False}},
+        ["path", "content"],
+    ),
+    _spec(
+        "edit_file",
+        "Replace old_text, which must match exactly and once (or pass replace_all=true), with new_text.",
+        {
+            "path": _PATH,
+            "old_text": {"type": "string"},
+            "new_text": {"type": "string"},
+            "replace_all": {"type": "boolean", "default": False},
+        },
+        ["path", "old_text", "new_text"],
+    ),
+    _spec(
+        "append_file",
+        "Add text to the end of a file; it is created if missing.",
+        {"path": _PATH, "content": {"type": "string"}},
+        ["path", "content"],
+    ),
+    _spec(
+        "list_dir",
+        "List a directory: names, kinds (a trailing / for directories) and sizes in bytes.",
+        {
+            "path": {**_PATH, "default": "."},
+            "depth": {**_COUNT, "description": "Levels to descend (default 1, at most 8)"},
+            "limit": {**_COUNT, "description": "Entries to list (default 500, at most 5000)"},
+        },
+        [],
+    ),
+)
+EXEC_SPEC: Final = _spec(
+    "exec",
+    "Run a shell command line in the workspace, in a sandbox. Returns stdout and stderr in order and "
+    "the exit code. What it leaves running is ended, unless background=true: then it keeps running and "
+    "gets a number; action list, read and kill manage those.",
+    {
+        "command": {"type": "string", "description": "Shell command line (bash)"},
+        "cwd": {"type": "string", "description": "Working directory, default the workspace"},
+        "timeout_ms": {**_COUNT, "description": "Time limit in milliseconds"},
+        "stdin": {"type": "string", "description": "Standard input; empty if left out"},
+        "background": {"type": "boolean", "default": False},
+        "action": {
+            "type": "string",
+            "enum": ["run", "list", "read", "kill"],
+            "default": "run",
+            "description": "For background commands; read and kill need job",
+        },
+        "job": {**_COUNT, "description": "Number of a background command"},
+    },
+    [],
+)
+
+
+class SandboxToolset:
+    """The sandbox's tools for one conversation; nothing in a call can make them another's."""
+
+    def __init__(self, sandbox: Sandbox, conversation_id: str, workspace: Path) -> None:
+        self._sandbox = sandbox
+        self._conversation = conversation_id
+        self._workspace = workspace
+        self._guard = Guard(sandbox.policy, workspace)
+        self._specs = (*FILE_SPECS, EXEC_SPEC) if sandbox.policy.exec_enabled else FILE_SPECS
+
+    def specs(self) -> Sequence[ToolSpec]:
+        """Return the tools; ``exec`` is left out when it is switched off."""
+        return self._specs
+
+    async def call(self, name: str, arguments: Mapping[str, Any]) -> ToolResult:
+        """Run a tool. Faults are results; a cancelled call has its command ended before it raises."""
+        try:
+            spec = next((s for s in self._specs if s.name == name), None)
+            if spec is None:
+                raise SandboxFault(f"there is no tool named {name}")
+            checked = check(arguments, spec.input_schema)
+            if name == "exec":
+                return await self._exec(checked)
+            return _file_result(await self._file(name, checked))
+        except (SandboxFault, BadArguments) as fault:
+            logger.warning("Tool execution failed", extra={"tool": name, "error": str(fault)})
+            return ToolResult(str(fault), is_error=True)
+
+    async def _file(self, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        return await self._request("file", {"tool": name, "arguments": arguments}, FILE_TIMEOUT_S)
+
+    async def _request(self, op: str, fields: dict[str, Any], timeout_s: float) -> dict[str, Any]:
+        return await self._sandbox.request(op, self._conversation, self._workspace, fields, within=timeout_s)
+
+    async def _exec(self, arguments: dict[str, Any]) -> ToolResult:
+        action = arguments.pop("action", "run")
+        if action != "run":
+            return await self._manage(action, arguments.get("job"))
+        command = arguments.get("command")
+        if not command:
+            raise SandboxFault("command is missing")
+        if "\0" in command:
+            raise SandboxFault("a command can't contain a NUL byte")
+        refusal = await self._guard.refusal(command, arguments.get("cwd"))
+        if refusal is not None:
+            raise SandboxFault(refusal)
+        if arguments.get("background"):
+            answer = await self._request("exec", arguments, FILE_TIMEOUT_S)
+            return ToolResult(f"running in the background as job {answer.get('job')}")
+        timeout_ms = min(
+            arguments.get("timeout_ms") or self._sandbox.policy.exec_timeout_ms, EXEC_TIMEOUT_MAX_MS
+        )
+        fields = {**arguments, "timeout_ms": timeout_ms}
+        answer = await self._request("exec", fields, timeout_ms / 1000 + EXEC_GRACE_S)
+        return _exec_result(answer, network=self._sandbox.policy.allow_network)
+
+    async def _manage(self, action: str, job: int | None) -> ToolResult:
+        if action == "list":
+            answer = await self._request("job_list", {}, FILE_TIMEOUT_S)
+            return ToolResult(_jobs_text(answer.get("jobs")))
+        if job is None:
+            raise SandboxFault(f"action {action} needs job, the number of a background command")
+        answer = await self._request(f"job_{action}", {"job": job}, FILE_TIMEOUT_S)
+        return _exec_result(answer, network=self._sandbox.policy.allow_network)
+
+
+def _file_result(answer: Mapping[str, Any]) -> ToolResult:
+    text, image = answer.get("text"), answer.get("image")
+    if not isinstance(text, str):
+        raise SandboxFault("the sandbox gave no valid answer")
+    if isinstance(image, dict) and image.get("media_type") in _MEDIA_TYPES:
+        return ToolResult(text, images=(Image(str(image.get("data")), image["media_type"]),))
+    return ToolResult(text)
+
+
+def _exec_result(answer: Mapping[str, Any], *, network: bool) -> ToolResult:
+    """Put output and ending into words. Any exit code but 0 is an error for the model."""
+    output = answer.get("output")
+    text = output if isinstance(output, str) else ""
+    ended, status = answer.get("ended"), answer.get("status")
+    failed = ended is not None and (ended != "exited" or status != 0)
+    lines = [text.rstrip("\n")] if text else []
+    if failed and any(sign in text for sign in _DENIED):
+        lines.append(_HINT.format(network="" if network else ", and no network"))
+    lines.append(_ending(ended, status, answer.get("ms")))
+    return ToolResult("\n".join(lines), is_error=failed)
+
+
+def _ending(ended: Any, status: Any, ms: Any) -> str:
+    if ended is None:
+        return "[still running]"
+    if ended == "exited" and isinstance(status, int):
+        how = f"exit code {status}" if status >= 0 else f"ended by signal {-status}"
+        return f"[{how}, {ms} ms]"
+    sentences = {
+        "timeout": "stopped: time limit reached",
+        "memory": "stopped: memory limit reached",
+        "processes": "stopped: too many processes",
+        "cancelled": "stopped: cancelled",
+    }
+    return f"[{sentences.get(str(ended), 'stopped')}, {ms} ms]"
+
+
+def _jobs_text(jobs: Any) -> str:
+    if not isinstance(jobs, list) or not jobs:
+        return "no background commands"
+    return "\n".join(
+        f"job {job.get('job')}: {job.get('state')}, {job.get('age_ms')} ms: {job.get('command')}"
+        for job in jobs
+        if isinstance(job, dict)
+    )
