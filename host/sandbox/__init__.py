@@ -1,0 +1,8 @@
+"""The sandbox: files and commands of agents, only where the kernel lets them."""
+
+from __future__ import annotations
+
+from host.sandbox.policy import Limits, SandboxPolicy, SandboxReport
+from host.sandbox.sandbox import Sandbox, SandboxFault
+
+__all__ = ["Limits", "Sandbox", "SandboxFault", "SandboxPolicy", "SandboxReport"]

@@ -1,0 +1,73 @@
+"""What the host allows its agents to touch: decided once, from settings, and never again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from shared.errors import Misconfigured
+
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds on one command, sizes in bytes (docs/limits.md says what happens at each)."""
+
+    processes: int = 256
+    memory: int = 1 << 30
+    data: int = 4 << 30
+    file_size: int = 1 << 30
+    open_files: int = 4096
+    output: int = 64 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxPolicy:
+    """The sandbox's rules. Immutable; made by the host from settings.
+
+    ``workspace``: directory that relative paths start from. ``read_paths``, ``write_paths``: further
+    directories or anchored globs. ``secret_paths``: what no mode opens (store, configuration). ``min_level``:
+    below it file tools and exec are refused. ``uid``, ``gid``: the identity commands get when the host is
+    root; None chooses one. ``max_landlock_abi``: use no newer kernel feature than this ABI has (to try what
+    an older kernel holds). Raises ``Misconfigured`` if a secret lies inside the workspace.
+    """
+
+    workspace: Path
+    restrict_to_workspace: bool = True
+    allow_read_outside_workspace: bool = False
+    read_paths: tuple[str, ...] = ()
+    write_paths: tuple[str, ...] = ()
+    secret_paths: tuple[Path, ...] = ()
+    exec_enabled: bool = True
+    exec_timeout_ms: int = 60_000
+    allow_network: bool = False
+    deny_patterns: tuple[str, ...] = ()
+    allow_patterns: tuple[str, ...] = ()
+    min_level: int = 2
+    uid: int | None = None
+    gid: int | None = None
+    limits: Limits = field(default_factory=Limits)
+    time_zone: str = "UTC"
+    path: str = DEFAULT_PATH
+    max_landlock_abi: int | None = None
+
+    def __post_init__(self) -> None:
+        workspace = self.workspace.resolve()
+        for secret in self.secret_paths:
+            if secret.resolve().is_relative_to(workspace):
+                raise Misconfigured(f"{secret} must stay secret, but lies inside the workspace {workspace}")
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxReport:
+    """What the start-up self-test found.
+
+    ``level``: 0 nothing, 1 without file rules, 2 full, 3 with namespaces. ``layers``: each layer and whether
+    it held when tried. ``missing``: the names of those that did not, or why there is no sandbox at all.
+    """
+
+    level: int
+    landlock_abi: int = 0
+    layers: dict[str, bool] = field(default_factory=dict)
+    missing: tuple[str, ...] = ()

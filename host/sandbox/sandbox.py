@@ -1,0 +1,310 @@
+"""The host's side of the sandbox: one supervisor process, many requests at once."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import os
+import platform
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Self
+
+import anyio
+from anyio.abc import TaskGroup
+
+from host.sandbox.policy import SandboxPolicy, SandboxReport
+from host.sandbox.wire import Disconnected, Wire
+
+if TYPE_CHECKING:
+    from host.tools.sandbox_tools import SandboxToolset
+
+SUPERVISOR: Final = Path(__file__).parent / "worker" / "main.py"
+FILE_TIMEOUT_S: Final = 30.0
+READY_TIMEOUT_S: Final = 15.0
+END_TIMEOUT_S: Final = 8.0
+CANCEL_TIMEOUT_S: Final = 10.0
+EXEC_GRACE_S: Final = 10.0
+RESTART_PAUSE_S: Final = 0.5
+HOST: Final = "\0host"  # the host's own reads; no conversation can have this id
+
+logger = logging.getLogger("picoclaw.sandbox")
+
+
+class SandboxFault(Exception):
+    """A request could not be served; the sentence is for the model."""
+
+
+class Sandbox:
+    """The door to files and commands. One per host; enter and leave it in the same task.
+
+    Entering starts the supervisor and returns at once: the self-test runs beside the rest of the start, and
+    calls wait for it. Leaving ends every process of the sandbox.
+    """
+
+    def __init__(self, policy: SandboxPolicy) -> None:
+        self.policy = policy
+        self._report = SandboxReport(0, missing=("the self-test has not finished",))
+        self._ready = anyio.Event()
+        self._ids = itertools.count(1)
+        self._waiting: dict[int, asyncio.Future[dict[str, Any]]] = {}
+        self._wire: Wire | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._temporary = ""
+        self._tasks: TaskGroup = anyio.create_task_group()
+
+    async def __aenter__(self) -> Self:
+        await self._tasks.__aenter__()
+        if platform.system() == "Linux":
+            self._start()
+            self._tasks.start_soon(self._keep_running)
+        else:
+            self._settle(SandboxReport(0, missing=(f"no sandbox on {platform.system()}; use the container",)))
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._tasks.cancel_scope.cancel()
+        await self._tasks.__aexit__(None, None, None)
+        with anyio.CancelScope(shield=True):
+            self._fail_all("the sandbox is closed")
+            await self._stop()
+
+    @property
+    def report(self) -> SandboxReport:
+        """What holds. Level 0 until the self-test has finished."""
+        return self._report
+
+    async def ready(self) -> SandboxReport:
+        """Wait for the self-test and return its report."""
+        await self._ready.wait()
+        return self._report
+
+    def toolset(self, conversation_id: str, workspace: Path | None = None) -> SandboxToolset:
+        """Return the tools of one conversation, bound to it for good."""
+        from host.tools.sandbox_tools import SandboxToolset
+
+        return SandboxToolset(self, conversation_id, workspace or self.policy.workspace)
+
+    async def read_text(self, path: str, limit: int) -> str | None:
+        """Read a text file of the workspace through the agents' own door.
+
+        Returns at most ``limit`` bytes decoded as UTF-8, or None if the file is absent or refused.
+        """
+        fields = {"tool": "read_text", "arguments": {"path": path, "limit": limit}}
+        try:
+            answer = await self.request("file", HOST, self.policy.workspace, fields, within=FILE_TIMEOUT_S)
+        except SandboxFault:
+            return None
+        text = answer.get("text")
+        return text if isinstance(text, str) else None
+
+    async def forget(self, conversation_id: str) -> None:
+        """End a conversation's worker and commands, and remove its private directory."""
+        with contextlib.suppress(SandboxFault):
+            await self.request("forget", conversation_id, self.policy.workspace, {}, within=FILE_TIMEOUT_S)
+
+    async def private_directory(self, conversation_id: str) -> str:
+        """Return a conversation's TMPDIR. Raises ``SandboxFault``."""
+        answer = await self.request(
+            "place", conversation_id, self.policy.workspace, {}, within=FILE_TIMEOUT_S
+        )
+        return str(answer["temporary"])
+
+    async def request(
+        self, op: str, conversation: str, workspace: Path, fields: Mapping[str, Any], *, within: float
+    ) -> dict[str, Any]:
+        """Make one request of the supervisor. Raises ``SandboxFault``; a cancelled caller's command is ended
+        first.
+
+        ``within`` (seconds) is a last resort, the sandbox's own limits come first.
+        """
+        await self._ready.wait()
+        self._require_level()
+        number = next(self._ids)
+        future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        self._waiting[number] = future
+        frame = {"id": number, "op": op, "conversation": conversation, "workspace": str(workspace), **fields}
+        try:
+            await self._send(frame)
+            with anyio.fail_after(within):
+                answer = await asyncio.shield(future)
+        except TimeoutError:
+            await self._cancel(number, future)
+            raise SandboxFault("the sandbox did not answer in time") from None
+        except asyncio.CancelledError:
+            await self._cancel(number, future)
+            raise
+        finally:
+            self._waiting.pop(number, None)
+        return _checked(answer)
+
+    def _require_level(self) -> None:
+        report = self._report
+        if report.level < self.policy.min_level:
+            raise SandboxFault(
+                f"refused: the sandbox reached level {report.level}, {self.policy.min_level} is required "
+                f"(missing: {', '.join(report.missing)})"
+            )
+
+    async def _send(self, frame: Mapping[str, Any]) -> None:
+        if self._wire is None:
+            raise SandboxFault("the sandbox is restarting; try again")
+        try:
+            await self._wire.send(frame)
+        except Disconnected:
+            raise SandboxFault("the sandbox is restarting; try again") from None
+        except (ValueError, TypeError) as error:
+            raise SandboxFault(f"the arguments can't be passed on: {error}") from None
+
+    async def _cancel(self, number: int, future: asyncio.Future[dict[str, Any]]) -> None:
+        """Have the command of a request ended, and wait until it is gone."""
+        with anyio.CancelScope(shield=True), contextlib.suppress(SandboxFault):
+            await self._send({"op": "cancel", "target": number})
+            with anyio.move_on_after(CANCEL_TIMEOUT_S):
+                await asyncio.wait([future])
+
+    # --- the supervisor's life
+
+    def _start(self) -> None:
+        """Start the supervisor: nothing inherited but its socket, and an environment without secrets."""
+        self._temporary = tempfile.mkdtemp(prefix="picoclaw-")
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        with theirs:
+            self._process = subprocess.Popen(  # noqa: S603 - our own file and interpreter
+                [sys.executable, "-I", "-S", "-E", str(SUPERVISOR), str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                env={"LANG": "C.UTF-8", "PATH": self.policy.path},
+                pass_fds=(theirs.fileno(),),
+                start_new_session=True,
+                cwd="/",
+            )
+        self._wire = Wire(ours)
+
+    async def _keep_running(self) -> None:
+        """Read answers; when the supervisor dies, fail what waits and start another."""
+        while True:
+            try:
+                await self._converse()
+            except Disconnected:
+                logger.error("the sandbox supervisor ended; restarting it")
+            self._ready = anyio.Event()
+            self._fail_all("the sandbox process died; try again")
+            await self._stop()
+            await anyio.sleep(RESTART_PAUSE_S)
+            self._start()
+
+    async def _converse(self) -> None:
+        wire = self._wire
+        assert wire is not None  # noqa: S101 - set by _start
+        await wire.send(_configuration(self.policy, self._temporary))
+        while True:
+            frame = await wire.receive()
+            if "ready" in frame:
+                self._settle(_report(frame["ready"]))
+            elif "fatal" in frame:
+                logger.error("the sandbox supervisor failed", extra={"error": str(frame["fatal"])})
+            else:
+                self._deliver(frame)
+
+    def _settle(self, report: SandboxReport) -> None:
+        self._report = report
+        self._ready.set()
+        fields = {"level": report.level, "landlock_abi": report.landlock_abi, "missing": list(report.missing)}
+        logger.log(
+            logging.INFO if report.level >= 2 else logging.WARNING, "sandbox ready", extra={"sandbox": fields}
+        )
+        if self.policy.min_level < 2:
+            logger.warning("SANDBOX_MIN_LEVEL=%d: tools run with less than full", self.policy.min_level)
+        if not self.policy.restrict_to_workspace:
+            logger.warning("restrict_to_workspace is off: files outside the workspace are reachable")
+
+    def _deliver(self, frame: dict[str, Any]) -> None:
+        future = self._waiting.get(frame.get("id", 0))
+        if future is not None and not future.done():
+            future.set_result(frame)
+
+    def _fail_all(self, sentence: str) -> None:
+        for future in self._waiting.values():
+            if not future.done():
+                future.set_result({"error": sentence})
+
+    async def _stop(self) -> None:
+        """Close the socket, wait for the supervisor to end what is below it, and clean up."""
+        if self._wire is not None:
+            self._wire.close()
+            self._wire = None
+        if self._process is not None:
+            await _wait(self._process)
+            self._process = None
+            await anyio.to_thread.run_sync(shutil.rmtree, self._temporary, True)
+
+
+async def _wait(process: subprocess.Popen[bytes]) -> None:
+    """Wait for a process without a thread (pidfd_open(2)); kill it when it takes too long."""
+    if process.poll() is not None:
+        return
+    descriptor = os.pidfd_open(process.pid)
+    try:
+        with anyio.move_on_after(END_TIMEOUT_S):
+            await anyio.wait_readable(descriptor)
+        if process.poll() is None:
+            process.kill()
+            await anyio.wait_readable(descriptor)
+            process.wait()
+    finally:
+        os.close(descriptor)
+
+
+def _configuration(policy: SandboxPolicy, temporary: str) -> dict[str, Any]:
+    limits = policy.limits
+    return {
+        "workspace": str(policy.workspace),
+        "temporary": temporary,
+        "restrict_to_workspace": policy.restrict_to_workspace,
+        "allow_read_outside_workspace": policy.allow_read_outside_workspace,
+        "read_paths": list(policy.read_paths),
+        "write_paths": list(policy.write_paths),
+        "secret_paths": [str(path) for path in policy.secret_paths],
+        "allow_network": policy.allow_network,
+        "uid": policy.uid,
+        "gid": policy.gid if policy.gid is not None else policy.uid,
+        "max_landlock_abi": policy.max_landlock_abi,
+        "path": policy.path,
+        "time_zone": policy.time_zone,
+        "processes": limits.processes,
+        "memory": limits.memory,
+        "data": limits.data,
+        "file_size": limits.file_size,
+        "open_files": limits.open_files,
+        "output": limits.output,
+    }
+
+
+def _report(value: Any) -> SandboxReport:
+    return SandboxReport(
+        level=int(value["level"]),
+        landlock_abi=int(value["abi"]),
+        layers={str(name): bool(held) for name, held in value["layers"].items()},
+        missing=tuple(str(name) for name in value["missing"]),
+    )
+
+
+def _checked(answer: dict[str, Any]) -> dict[str, Any]:
+    """Return what an answer carries; what comes out of the sandbox is not trusted to have the right shape."""
+    content = answer.get("ok")
+    if isinstance(content, dict):
+        return content
+    error = answer.get("error")
+    raise SandboxFault(error if isinstance(error, str) else "the sandbox gave no valid answer")

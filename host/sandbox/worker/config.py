@@ -1,0 +1,56 @@
+"""What the host decided, as the supervisor holds it: read from the first frame, then immutable."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+DEVICES: Final = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
+STREAMS: Final = ("/dev/stdin", "/dev/stdout", "/dev/stderr")
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """The policy of the host and the identity that commands run under. Sizes in bytes."""
+
+    restrict_to_workspace: bool
+    allow_read_outside_workspace: bool
+    read_paths: tuple[str, ...]
+    write_paths: tuple[str, ...]
+    secret_paths: tuple[str, ...]
+    allow_network: bool
+    uid: int | None
+    gid: int | None
+    own_uid: bool
+    last_capability: int
+    landlock_abi: int
+    temporary: str
+    path: str
+    time_zone: str
+    processes: int
+    memory: int
+    data: int
+    file_size: int
+    open_files: int
+    output: int
+    uid_processes: int
+
+    @classmethod
+    def from_frame(cls, frame: dict[str, Any], **decided: Any) -> Config:
+        """Build it from the host's frame and what the supervisor found out itself."""
+        fields = {name: frame[name] for name in cls.__slots__ if name in frame}
+        lists = {name: tuple(value) for name, value in fields.items() if isinstance(value, list)}
+        return cls(**{**fields, **lists, **decided})
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where one conversation works: the workspace and a private directory for HOME and TMPDIR."""
+
+    workspace: str
+    temporary: str
+
+    @property
+    def home(self) -> str:
+        """The private home directory, thrown away with the conversation."""
+        return f"{self.temporary}/home"

@@ -1,0 +1,80 @@
+"""Closing the door behind oneself: the order in which a process gives up its rights."""
+
+from __future__ import annotations
+
+import os
+import resource
+
+from . import grants, landlock, privileges, seccomp
+from .config import Config, Place
+from .landlock import Scope
+
+ALL_SCOPES = Scope.SIGNAL | Scope.ABSTRACT_UNIX_SOCKET
+
+
+class ScopeUnproven(Exception):
+    """The kernel claimed a signal scope that does not hold."""
+
+
+def enter_signal_scope(abi: int, parent: int) -> bool:
+    """Enter a domain that signals cannot leave, and prove it by trying to signal the parent.
+
+    Returns False where the kernel has no such scope. Only after True may ``kill(-1)`` be used: it then
+    reaches the descendants alone. Must be called while the uid would still allow signalling the parent, or
+    the proof proves nothing. Raises ``ScopeUnproven``.
+    """
+    if abi < 6:
+        return False
+    os.kill(parent, 0)
+    landlock.Ruleset(abi, files=False, network=False, scopes=Scope.SIGNAL).enforce()
+    try:
+        os.kill(parent, 0)
+    except PermissionError:
+        if os.getppid() == parent:
+            return True
+    raise ScopeUnproven
+
+
+def enter_domain(config: Config, allowed: list[grants.Grant], *, network: bool) -> None:
+    """Enter the Landlock domain: files by ``allowed``, TCP unless ``network``, signals, abstract names."""
+    if not config.landlock_abi:
+        return
+    ruleset = landlock.Ruleset(config.landlock_abi, files=True, network=not network, scopes=ALL_SCOPES)
+    grants.add_rules(ruleset, allowed)
+    ruleset.enforce()
+
+
+def metadata_mode(config: Config, allowed: list[grants.Grant]) -> seccomp.Metadata:
+    """Choose the cheapest way that keeps chmod, chown and utime inside (a uid of its own needs none)."""
+    if config.own_uid or not config.landlock_abi:
+        return seccomp.Metadata.PERMISSIONS
+    if grants.owns_something_readable(allowed, os.geteuid()):
+        return seccomp.Metadata.ALL
+    return seccomp.Metadata.PATHS
+
+
+def limit_resources(config: Config) -> None:
+    """Bound what one process may take (getrlimit(2)); totals are the reaper's to watch."""
+    for kind, value in (
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_FSIZE, config.file_size),
+        (resource.RLIMIT_NOFILE, config.open_files),
+        (resource.RLIMIT_DATA, config.data),
+        (resource.RLIMIT_MEMLOCK, 64 << 10),
+        (resource.RLIMIT_MSGQUEUE, 0),
+        (resource.RLIMIT_RTPRIO, 0),
+        (resource.RLIMIT_SIGPENDING, 4096),
+        (resource.RLIMIT_NPROC, config.uid_processes),
+    ):
+        privileges.limit(kind, value)
+
+
+def confine_worker(config: Config, place: Place) -> None:
+    """Confine the calling process as a file worker."""
+    os.umask(0o022)
+    privileges.become(config.uid, config.gid, config.last_capability)
+    privileges.not_dumpable()
+    privileges.limit(resource.RLIMIT_CORE, 0)
+    privileges.limit(resource.RLIMIT_FSIZE, config.file_size)
+    enter_domain(config, grants.worker_grants(config, place), network=False)
+    seccomp.install(seccomp.compile_filter(seccomp.worker_rules()))

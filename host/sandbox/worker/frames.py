@@ -1,0 +1,133 @@
+"""Framing between the processes: four bytes of length (big endian), then a JSON object in UTF-8.
+
+The other side may lie: lengths are bounded and anything but an object ends the connection.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import struct
+from typing import Any, Final
+
+MAX_FRAME: Final = 32 << 20  # bytes; a written file of 16 MiB fits escaped
+_HEADER: Final = struct.Struct(">I")
+_CHUNK: Final = 256 << 10
+
+Frame = dict[str, Any]
+
+
+class Closed(Exception):
+    """The other side is gone, or spoke out of protocol."""
+
+
+def encode(frame: Frame) -> bytes:
+    """Return a frame as bytes. Raises ``ValueError`` when it is larger than the other side would take."""
+    body = json.dumps(frame, separators=(",", ":")).encode()
+    if len(body) > MAX_FRAME:
+        raise ValueError("frame too large")
+    return _HEADER.pack(len(body)) + body
+
+
+class Decoder:
+    """Turns a byte stream into frames."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> list[Frame]:
+        """Take bytes, return the frames they complete. Raises ``Closed`` on anything out of protocol."""
+        self._buffer += data
+        frames: list[Frame] = []
+        while len(self._buffer) >= _HEADER.size:
+            (size,) = _HEADER.unpack_from(self._buffer)
+            if size > MAX_FRAME:
+                raise Closed("frame too large")
+            if len(self._buffer) < _HEADER.size + size:
+                break
+            frames.append(_object(bytes(self._buffer[_HEADER.size : _HEADER.size + size])))
+            del self._buffer[: _HEADER.size + size]
+        return frames
+
+
+def _object(body: bytes) -> Frame:
+    try:
+        value = json.loads(body)
+    except ValueError as error:
+        raise Closed("not JSON") from error
+    if not isinstance(value, dict):
+        raise Closed("not an object")
+    return value
+
+
+class Channel:
+    """One end of a socket pair. ``receive`` and ``send`` wait; ``pull``, ``queue`` and ``flush`` never do."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self.socket = connection
+        self._decoder = Decoder()
+        self._arrived: list[Frame] = []
+        self._outgoing = bytearray()
+
+    def fileno(self) -> int:
+        """Return the descriptor, for polling."""
+        return self.socket.fileno()
+
+    def close(self) -> None:
+        """Close this end."""
+        self.socket.close()
+
+    def receive(self) -> Frame:
+        """Wait for the next frame. Raises ``Closed`` at the end."""
+        self.socket.setblocking(True)
+        while not self._arrived:
+            data = self.socket.recv(_CHUNK)
+            if not data:
+                raise Closed("end of stream")
+            self._arrived.extend(self._decoder.feed(data))
+        return self._arrived.pop(0)
+
+    def send(self, frame: Frame) -> None:
+        """Send a frame, waiting for room. Raises ``Closed``."""
+        self.socket.setblocking(True)
+        try:
+            self.socket.sendall(encode(frame))
+        except OSError as error:
+            raise Closed("end of stream") from error
+
+    def pull(self) -> list[Frame]:
+        """Return what has arrived so far. Raises ``Closed`` at the end."""
+        self.socket.setblocking(False)
+        try:
+            data = self.socket.recv(_CHUNK)
+        except BlockingIOError:
+            data = None
+        except OSError as error:
+            raise Closed("connection lost") from error
+        if data == b"":
+            raise Closed("end of stream")
+        frames = self._arrived + (self._decoder.feed(data) if data else [])
+        self._arrived = []
+        return frames
+
+    def queue(self, frame: Frame) -> None:
+        """Add a frame to what ``flush`` writes, and write what goes at once. Raises ``Closed``."""
+        self._outgoing += encode(frame)
+        self.flush()
+
+    def flush(self) -> None:
+        """Write as much as the socket takes. Raises ``Closed``."""
+        self.socket.setblocking(False)
+        try:
+            while self._outgoing:
+                sent = self.socket.send(self._outgoing[:_CHUNK])
+                del self._outgoing[:sent]
+        except BlockingIOError:
+            return
+        except OSError as error:
+            raise Closed("connection lost") from error
+
+    @property
+    def pending(self) -> bool:
+        """Whether ``flush`` still has something to write."""
+        return bool(self._outgoing)

@@ -1,0 +1,27 @@
+"""Entry point of the supervisor: ``python -I -S -E main.py FD``, where FD is its end of the host's socket.
+
+The host's packages are not importable here (isolated mode), and must not be: they would cost memory in every
+fork. The directory of this file becomes a package of its own, so that the modules beside it import each other
+relatively.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import types
+from pathlib import Path
+
+PACKAGE = "picoclaw_sandbox"
+
+
+def main() -> None:
+    """Run the supervisor on the inherited descriptor until the host closes it."""
+    package = types.ModuleType(PACKAGE)
+    package.__path__ = [str(Path(__file__).resolve().parent)]
+    sys.modules[PACKAGE] = package
+    importlib.import_module(f"{PACKAGE}.supervisor").serve(int(sys.argv[1]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,205 @@
+"""Names that the model gave, turned into descriptors without ever leaving the allowed roots.
+
+Every open goes through openat2(2) below a root, with ``RESOLVE_BENEATH`` and ``RESOLVE_NO_MAGICLINKS``: the
+kernel refuses ``..``, links and races that lead outside while it walks. Landlock stands behind it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Final, Self
+
+from . import syscalls
+from .config import DEVICES, STREAMS, Config, Place
+from .grants import expand, is_beneath
+
+_MAX_LINKS: Final = 8
+OUTSIDE: Final = "is outside the workspace"
+
+
+class Refused(Exception):
+    """A sentence for the model."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Root:
+    path: str
+    descriptor: int
+    writable: bool
+    resolve: int
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """A directory held open and a name in it."""
+
+    directory: int
+    name: str
+
+
+class Roots:
+    """The directories that names may be found under, held open while used."""
+
+    def __init__(self, config: Config, place: Place) -> None:
+        self._roots: list[_Root] = []
+        self._place = place
+        self._open(place.workspace, writable=True)
+        self._open(place.temporary, writable=True)
+        for path, follow in expand(config.write_paths):
+            self._open(path, writable=True, follow=follow)
+        for path, follow in expand(config.read_paths):
+            self._open(path, writable=False, follow=follow)
+        if not config.restrict_to_workspace:
+            self._open("/", writable=True)
+        elif config.allow_read_outside_workspace:
+            self._open("/", writable=False)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for root in self._roots:
+            os.close(root.descriptor)
+
+    def _open(self, path: str, *, writable: bool, follow: bool = True) -> None:
+        flags = os.O_PATH | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
+        with contextlib.suppress(OSError):
+            descriptor = os.open(path, flags)
+            beneath = syscalls.RESOLVE_IN_ROOT if path == "/" else syscalls.RESOLVE_BENEATH
+            resolve = beneath | syscalls.RESOLVE_NO_MAGICLINKS
+            self._roots.append(_Root(path.rstrip("/") or "/", descriptor, writable, resolve))
+
+    def open(self, path: str, flags: int, mode: int = 0, *, write: bool = False) -> int:
+        """Open ``path`` (relative to the workspace). Raises ``Refused`` with a sentence."""
+        root, below = self._find(path, write=write)
+        try:
+            return self._open_below(root, below, flags, mode)
+        except OSError as error:
+            raise Refused(explain(path, error)) from error
+
+    def _open_below(self, root: _Root, below: str, flags: int, mode: int = 0) -> int:
+        if stat.S_ISDIR(os.fstat(root.descriptor).st_mode):
+            return syscalls.openat2(root.descriptor, below, flags, mode, root.resolve)
+        if below != ".":
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        return os.open(root.path, flags | os.O_NOFOLLOW | os.O_CLOEXEC)
+
+    @contextlib.contextmanager
+    def directory(self, path: str) -> Iterator[int]:
+        """Hold a directory open for reading."""
+        descriptor = self.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+    @contextlib.contextmanager
+    def parent(self, path: str, *, make: bool) -> Iterator[Location]:
+        """Hold the directory of a file to be written open; links at the end are followed inside the root.
+
+        ``make``: create missing directories. Raises ``Refused``.
+        """
+        root, below = self._find(path, write=True)
+        for _ in range(_MAX_LINKS):
+            directory, name = os.path.split(below.rstrip("/"))
+            if name in ("", ".", ".."):
+                raise Refused(f"{path} is a directory")
+            descriptor = self._held(root, directory or ".", path, make=make)
+            target = _link_target(descriptor, name)
+            if target is None:
+                try:
+                    yield Location(descriptor, name)
+                finally:
+                    os.close(descriptor)
+                return
+            os.close(descriptor)
+            if target.startswith("/"):
+                raise Refused(f"{path} {OUTSIDE} (a link to an absolute path)")
+            below = f"{directory}/{target}" if directory else target
+        raise Refused(f"{path}: too many links")
+
+    def _held(self, root: _Root, directory: str, path: str, *, make: bool) -> int:
+        flags = os.O_RDONLY | os.O_DIRECTORY
+        try:
+            return self._open_below(root, directory, flags)
+        except FileNotFoundError:
+            if not make:
+                raise Refused(f"{path}: no such directory") from None
+        except OSError as error:
+            raise Refused(explain(path, error)) from error
+        try:
+            return self._make(root, directory)
+        except OSError as error:
+            raise Refused(explain(path, error)) from error
+
+    def _make(self, root: _Root, directory: str) -> int:
+        """Create the missing directories one by one, each below the root."""
+        current = os.dup(root.descriptor)
+        walked = ""
+        for part in directory.split("/"):
+            walked = f"{walked}/{part}" if walked else part
+            if part not in ("", ".", ".."):
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(part, 0o755, dir_fd=current)
+            following = syscalls.openat2(
+                root.descriptor, walked or ".", os.O_RDONLY | os.O_DIRECTORY, 0, root.resolve
+            )
+            os.close(current)
+            current = following
+        return current
+
+    def _find(self, path: str, *, write: bool) -> tuple[_Root, str]:
+        if "\0" in path:
+            raise Refused("a path can't contain a NUL byte")
+        if not path:
+            raise Refused("the path is empty")
+        if not path.startswith("/"):
+            return self._roots[0], path
+        for candidate in (path, os.path.normpath(path)):
+            for root in sorted(self._roots, key=lambda r: -len(r.path)):
+                if is_beneath(candidate.rstrip("/") or "/", root.path) and (root.writable or not write):
+                    return root, candidate[len(root.path) :].lstrip("/") or "."
+        raise Refused(f"{path} {OUTSIDE}")
+
+
+def is_device(path: str) -> bool:
+    """Return whether a path names one of the devices that are safe for all tools."""
+    return path in DEVICES or path in STREAMS
+
+
+def _link_target(directory: int, name: str) -> str | None:
+    try:
+        return os.readlink(name, dir_fd=directory)
+    except OSError:
+        return None
+
+
+_SENTENCES: Final = {
+    errno.ENOENT: "no such file or directory",
+    errno.EXDEV: OUTSIDE,
+    errno.ELOOP: f"{OUTSIDE} (through a link)",
+    errno.EACCES: "permission denied",
+    errno.EPERM: "operation not permitted",
+    errno.ENOTDIR: "a part of the path is not a directory",
+    errno.EISDIR: "is a directory",
+    errno.ENXIO: "is not a regular file",
+    errno.ENAMETOOLONG: "the name is too long",
+    errno.EFBIG: "the file would be larger than the limit",
+    errno.ENOSPC: "no space left on the disk",
+    errno.EEXIST: "already exists",
+    errno.EROFS: "the file system is read-only",
+}
+
+
+def explain(path: str, error: OSError) -> str:
+    """Return a sentence about a failed call on ``path``."""
+    sentence = _SENTENCES.get(error.errno or 0) or os.strerror(error.errno or errno.EIO).lower()
+    return f"{path}: {sentence}" if not sentence.startswith("is ") else f"{path} {sentence}"

@@ -1,0 +1,90 @@
+"""The system calls that Python does not wrap, by number and with errors as ``OSError``.
+
+Numbers: arch/x86/entry/syscalls/syscall_64.tbl and include/uapi/asm-generic/unistd.h of the kernel. Those
+that appeared after the tables were unified carry one number on every architecture.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import struct
+from typing import Final
+
+MACHINE: Final = platform.machine()
+SUPPORTED: Final = MACHINE in ("x86_64", "aarch64")
+_X86: Final = MACHINE == "x86_64"
+
+RENAMEAT2: Final = 316 if _X86 else 276
+SECCOMP: Final = 317 if _X86 else 277
+CAPSET: Final = 126 if _X86 else 91
+FCHOWNAT: Final = 260 if _X86 else 54
+UTIMENSAT: Final = 280 if _X86 else 88
+UNSHARE: Final = 272 if _X86 else 97
+MOUNT: Final = 165 if _X86 else 40
+UMOUNT2: Final = 166 if _X86 else 39
+PIVOT_ROOT: Final = 155 if _X86 else 41
+LANDLOCK_CREATE_RULESET: Final = 444
+LANDLOCK_ADD_RULE: Final = 445
+LANDLOCK_RESTRICT_SELF: Final = 446
+OPENAT2: Final = 437
+CLOSE_RANGE: Final = 436
+
+# openat2(2)
+RESOLVE_NO_MAGICLINKS: Final = 0x02
+RESOLVE_NO_SYMLINKS: Final = 0x04
+RESOLVE_BENEATH: Final = 0x08
+RESOLVE_IN_ROOT: Final = 0x10
+# renameat2(2)
+RENAME_NOREPLACE: Final = 1
+AT_FDCWD: Final = -100
+AT_EMPTY_PATH: Final = 0x1000
+
+_libc: Final = ctypes.CDLL(None, use_errno=True)
+_libc.syscall.restype = ctypes.c_long
+_libc.prctl.restype = ctypes.c_int
+
+
+def call(number: int, *arguments: int | bytes | ctypes.Array[ctypes.c_char] | None) -> int:
+    """Make a system call; integers go as C longs. Raises ``OSError`` with the kernel's errno."""
+    converted = [ctypes.c_long(a) if isinstance(a, int) else a for a in arguments]
+    result: int = _libc.syscall(ctypes.c_long(number), *converted)
+    if result < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+    return result
+
+
+def prctl(option: int, *arguments: int) -> int:
+    """Change a setting of this process (``man 2 prctl``); the arguments are integers. Raises ``OSError``."""
+    values = [ctypes.c_ulong(a) for a in (*arguments, 0, 0, 0, 0)[:4]]
+    result: int = _libc.prctl(ctypes.c_int(option), *values)
+    if result < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+    return result
+
+
+def openat2(directory: int, path: str | bytes, flags: int, mode: int = 0, resolve: int = 0) -> int:
+    """Open ``path`` below ``directory`` under resolution rules; the descriptor is close-on-exec."""
+    how = struct.pack("QQQ", flags | os.O_CLOEXEC, mode, resolve)
+    while True:
+        try:
+            return call(OPENAT2, directory, os.fsencode(path), how, len(how))
+        except InterruptedError:
+            continue
+        except BlockingIOError:  # EAGAIN: a rename raced the walk below the root, openat2(2)
+            continue
+
+
+def rename_no_replace(directory: int, old: str, new: str) -> None:
+    """Rename within one directory, renameat2(2): ``FileExistsError`` if ``new`` is there."""
+    call(RENAMEAT2, directory, os.fsencode(old), directory, os.fsencode(new), RENAME_NOREPLACE)
+
+
+def close_all_but(kept: int) -> None:
+    """Close every descriptor above standard error except ``kept`` (close_range(2))."""
+    if kept > 3:
+        call(CLOSE_RANGE, 3, kept - 1, 0)
+    call(CLOSE_RANGE, kept + 1, 0x7FFFFFFF, 0)

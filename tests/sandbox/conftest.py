@@ -1,0 +1,43 @@
+"""A workspace that a uid of its own can reach, and sandboxes on the real kernel."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from host.sandbox import Sandbox, SandboxPolicy
+from host.tools.sandbox_tools import SandboxToolset
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A world-traversable directory with ``ws`` (the workspace) and ``outside`` beside it."""
+    root = Path(tempfile.mkdtemp(prefix="sandbox-test-"))
+    root.chmod(0o755)
+    (root / "ws" / "sub").mkdir(parents=True)
+    (root / "ws" / "ok.txt").write_text("fine\n")
+    (root / "ws" / "sub" / "inner.txt").write_text("inner\n")
+    (root / "outside").mkdir()
+    (root / "outside" / "secret.txt").write_text("outside-secret\n")
+    yield root
+    shutil.rmtree(root, ignore_errors=True)
+
+
+@pytest.fixture
+def ws(place: Path) -> Path:
+    return place / "ws"
+
+
+@pytest.fixture
+async def sandbox(ws: Path) -> AsyncIterator[Sandbox]:
+    async with Sandbox(SandboxPolicy(workspace=ws)) as running:
+        yield running
+
+
+@pytest.fixture
+async def tools(sandbox: Sandbox) -> SandboxToolset:
+    return sandbox.toolset("conv-test")

@@ -1,0 +1,190 @@
+"""The door as the rest of the host uses it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import anyio
+import pytest
+
+from host.sandbox import Sandbox, SandboxPolicy
+from host.tools.base import ToolResult
+from host.tools.sandbox_tools import SandboxToolset
+from shared.errors import Misconfigured
+
+SIX = ["read_file", "write_file", "edit_file", "append_file", "list_dir", "exec"]
+
+
+async def run(tools: SandboxToolset, command: str, **more: object) -> ToolResult:
+    with anyio.fail_after(30):
+        return await tools.call("exec", {"command": command, **more})
+
+
+async def test_the_self_test_reaches_level_two_here(sandbox: Sandbox) -> None:
+    with anyio.fail_after(10):
+        report = await sandbox.ready()
+    assert report.level >= 2, report
+    assert report.layers["files"]
+    assert report.layers["signal_scope"]
+
+
+async def test_the_six_tools_are_offered_in_a_stable_order(tools: SandboxToolset) -> None:
+    assert [spec.name for spec in tools.specs()] == SIX
+
+
+async def test_exec_is_left_out_when_it_is_switched_off(ws: Path) -> None:
+    async with Sandbox(SandboxPolicy(workspace=ws, exec_enabled=False)) as sandbox:
+        tools = sandbox.toolset("conv")
+        assert [spec.name for spec in tools.specs()] == SIX[:-1]
+        assert (await tools.call("exec", {"command": "true"})).is_error
+
+
+async def test_a_command_runs_in_the_workspace(tools: SandboxToolset, ws: Path) -> None:
+    result = await run(tools, "pwd; cat ok.txt")
+    assert not result.is_error
+    assert result.text.startswith(f"{ws}\nfine\n[exit code 0")
+
+
+async def test_the_exit_code_is_told_and_makes_it_an_error(tools: SandboxToolset) -> None:
+    result = await run(tools, "exit 3")
+    assert result.is_error
+    assert "exit code 3" in result.text
+
+
+async def test_stdout_and_stderr_come_in_the_order_they_were_written(tools: SandboxToolset) -> None:
+    result = await run(tools, "for i in 1 2 3; do echo out$i; echo err$i >&2; done")
+    assert result.text.startswith("out1\nerr1\nout2\nerr2\nout3\nerr3\n")
+
+
+async def test_stdin_is_passed_and_otherwise_empty(tools: SandboxToolset) -> None:
+    assert (await run(tools, "cat", stdin="given")).text.startswith("given")
+    assert (await run(tools, "cat; echo end")).text.startswith("end")
+
+
+async def test_the_environment_is_the_sandboxs_own(
+    tools: SandboxToolset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CANARY_IN_HOST", "canary-7f3a")
+    result = await run(tools, "env")
+    assert "canary-7f3a" not in result.text
+    assert "HOME=" in result.text
+
+
+async def test_a_file_outside_cannot_be_read_by_a_command(tools: SandboxToolset, place: Path) -> None:
+    result = await run(tools, f"f={place}; cat $f/outside/secret.txt")
+    assert "outside-secret" not in result.text
+    assert result.is_error
+
+
+async def test_a_command_that_outlives_its_time_is_stopped(tools: SandboxToolset) -> None:
+    result = await run(tools, "sleep 60", timeout_ms=200)
+    assert "time limit" in result.text
+
+
+async def test_what_a_command_leaves_running_is_gone(tools: SandboxToolset, ws: Path) -> None:
+    await run(tools, "(setsid sh -c 'echo $$ > pid; sleep 300' &) ; while ! test -s pid; do sleep 0.01; done")
+    pid = int((ws / "pid").read_text())
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+async def test_a_cancelled_call_ends_its_command_before_it_raises(tools: SandboxToolset, ws: Path) -> None:
+    with anyio.move_on_after(10) as scope:
+
+        async def until_started() -> None:
+            while not (ws / "pid").exists() or not (ws / "pid").read_text().strip():
+                await anyio.sleep(0.005)
+            scope.cancel()
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(until_started)
+            await run(tools, "echo $$ > pid; exec sleep 300")
+    assert scope.cancelled_caught
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((ws / "pid").read_text()), 0)
+
+
+async def test_background_commands_are_listed_read_and_killed(tools: SandboxToolset) -> None:
+    started = await run(tools, "echo hello; sleep 300", background=True)
+    assert "job 1" in started.text
+    with anyio.fail_after(10):
+        while "hello" not in (await tools.call("exec", {"action": "read", "job": 1})).text:
+            await anyio.sleep(0.01)
+    assert "running" in (await tools.call("exec", {"action": "list"})).text
+    assert "cancelled" in (await tools.call("exec", {"action": "kill", "job": 1})).text
+    assert "cancelled" in (await tools.call("exec", {"action": "list"})).text
+
+
+async def test_background_commands_are_their_conversations_own(
+    sandbox: Sandbox, tools: SandboxToolset
+) -> None:
+    await run(tools, "sleep 300", background=True)
+    other = sandbox.toolset("conv-other")
+    assert "no background commands" in (await other.call("exec", {"action": "list"})).text
+    assert (await other.call("exec", {"action": "kill", "job": 1})).is_error
+
+
+async def test_forgetting_a_conversation_ends_its_commands_and_removes_its_private_directory(
+    sandbox: Sandbox, tools: SandboxToolset, ws: Path
+) -> None:
+    private = await sandbox.private_directory("conv-test")
+    await run(tools, "echo $$ > pid; exec sleep 300", background=True)
+    with anyio.fail_after(10):
+        while not (ws / "pid").exists() or not (ws / "pid").read_text().strip():
+            await anyio.sleep(0.005)
+        await sandbox.forget("conv-test")
+        while Path(f"/proc/{(ws / 'pid').read_text().strip()}").exists():
+            await anyio.sleep(0.005)
+        while Path(private).exists():
+            await anyio.sleep(0.005)
+
+
+async def test_the_supervisor_is_restarted_when_it_dies(sandbox: Sandbox, tools: SandboxToolset) -> None:
+    await run(tools, "true")
+    process = sandbox._process
+    assert process is not None
+    process.kill()
+    with anyio.fail_after(20):
+        while (await run(tools, "echo again")).is_error:
+            await anyio.sleep(0.05)
+
+
+async def test_the_hosts_own_reads_go_through_the_same_door(sandbox: Sandbox, ws: Path) -> None:
+    (ws / "AGENT.md").write_text("persona")
+    (ws / "link.md").symlink_to("/etc/passwd")
+    assert await sandbox.read_text("AGENT.md", 100) == "persona"
+    assert await sandbox.read_text("AGENT.md", 3) == "per"
+    assert await sandbox.read_text("link.md", 100) is None
+    assert await sandbox.read_text("../outside/secret.txt", 100) is None
+    assert await sandbox.read_text("absent.md", 100) is None
+
+
+async def test_below_the_required_level_every_tool_is_refused_with_the_reason(ws: Path) -> None:
+    async with Sandbox(SandboxPolicy(workspace=ws, min_level=9)) as sandbox:
+        for name, arguments in (("read_file", {"path": "ok.txt"}), ("exec", {"command": "true"})):
+            result = await sandbox.toolset("c").call(name, arguments)
+            assert result.is_error
+            assert "9 is required" in result.text
+
+
+def test_a_secret_inside_the_workspace_stops_the_start(ws: Path) -> None:
+    with pytest.raises(Misconfigured):
+        SandboxPolicy(workspace=ws, secret_paths=(ws / "store",))
+
+
+async def test_bad_arguments_are_answered_with_a_sentence(tools: SandboxToolset) -> None:
+    assert "no argument named nope" in (await tools.call("exec", {"nope": 1})).text
+    assert "path is missing" in (await tools.call("read_file", {})).text
+    assert "must be of type string" in (await tools.call("read_file", {"path": 3})).text
+    assert "no tool named rm" in (await tools.call("rm", {})).text
+
+
+async def test_a_refusal_is_logged_with_tool_and_error(
+    tools: SandboxToolset, caplog: pytest.LogCaptureFixture
+) -> None:
+    await tools.call("read_file", {"path": "../outside/secret.txt"})
+    [record] = [r for r in caplog.records if r.message == "Tool execution failed"]
+    assert record.name == "picoclaw.tools"
+    assert record.tool == "read_file"  # type: ignore[attr-defined] # logging's extra fields
+    assert "outside" in record.error  # type: ignore[attr-defined] # logging's extra fields
