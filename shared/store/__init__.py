@@ -1,0 +1,59 @@
+"""Opening the store: as the host that owns the volume, or beside it as a tool server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from shared.store.sqlite.retention import Retention
+    from shared.store.sqlite.store import SqliteStore
+
+
+def open_host_store(
+    *, store_dir: Path, local_db: Path, owner: str, retention: Retention | None = None
+) -> SqliteStore:
+    """Take ``store_dir``, make ``local_db`` the newest good copy, migrate it, and return the store.
+
+    Everything the runtime database had ahead of the volume is on the volume when this returns. ``owner``
+    is how other hosts will name this one. Raises StoreLocked (another host holds the volume), StoreVersion
+    (a newer program's database), StoreError (nothing to restore from, or the volume can't be written).
+    """
+    from shared.errors import NotDurable, StoreError
+    from shared.store.sqlite.store import SqliteStore
+    from shared.store.sqlite.volume.volume import open_host_volume
+
+    try:
+        volume = open_host_volume(store_dir, local_db, owner)
+        try:
+            store = SqliteStore(local_db, volume, retention)
+            volume.ship_now()
+        except BaseException:
+            volume.drop()
+            raise
+    except (OSError, NotDurable) as error:
+        raise StoreError(f"STORE_DIR cannot be used: {error}") from error
+    volume.start_upkeep()
+    return store
+
+
+def open_store(local_db: Path, store_dir: Path | None = None) -> SqliteStore:
+    """Return the store of a process that works beside a host, or after it, on the same machine.
+
+    Where the volume is, the host left in a file beside ``local_db``; ``store_dir`` says it when no host
+    ever ran. With neither there is no volume, and ``durable()`` promises the local disk only.
+    """
+    from shared.errors import NotDurable, StoreError
+    from shared.store.sqlite.store import SqliteStore
+    from shared.store.sqlite.volume.volume import join_volume
+
+    try:
+        volume = join_volume(local_db, store_dir)
+        try:
+            return SqliteStore(local_db, volume)
+        except BaseException:
+            if volume is not None:
+                volume.drop()
+            raise
+    except (OSError, NotDurable) as error:
+        raise StoreError(f"The store cannot be used: {error}") from error

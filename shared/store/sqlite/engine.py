@@ -1,9 +1,9 @@
 """Connections, transactions and the gate.
 
 Statements take microseconds, so they run on the caller's event loop; what would wait (a writer in another
-process, the gate) is retried on a worker thread. The gate is a file lock: writers hold it shared for the
-length of a transaction, and whoever ships or resets the write-ahead log holds it alone, so that no commit
-can slip between the two (see docs/storage.md).
+process, the gate) is retried on a worker thread. The gate is a file lock that a writer holds for the length
+of its transaction and whoever reads or resets the write-ahead log for that moment, so that no commit can
+slip between "everything is shipped" and "the log starts anew" (docs/storage.md).
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ import fcntl
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, Protocol, TypeVar
 
@@ -42,13 +43,40 @@ PRAGMAS: Final = (
 class Shipper(Protocol):
     """Carries committed frames to the volume; the engine tells it when there are new ones."""
 
+    @property
+    def ok(self) -> bool:
+        """Return whether the volume took everything it was given so far."""
+        ...
+
+    def behind(self) -> bool:
+        """Return whether the log may hold frames that nobody has shipped; costs microseconds."""
+        ...
+
     async def ship(self) -> None:
         """Return once every frame committed before the call is on the volume; raises NotDurable."""
         ...
 
-    async def close(self) -> None:
-        """Ship what is left and let the volume go."""
+    async def close(self, let_go: Callable[[], None]) -> None:
+        """Ship what is left, let the database go by calling ``let_go``, and let the volume go."""
         ...
+
+
+def take(fd: int, timeout_ms: float) -> None:
+    """Take the lock on an open file alone; raises TimeoutError.
+
+    It asks again and again instead of waiting in the kernel, because a process stopped while it holds the
+    lock must not stop all others for good.
+    """
+    pause, deadline = 0.0001, time.monotonic() + timeout_ms / 1000
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise TimeoutError("a lock is held by a process that doesn't move") from None
+        time.sleep(pause)
+        pause = min(pause * 1.5, 0.005)
 
 
 def connect(path: Path, *, busy_ms: int) -> sqlite3.Connection:
@@ -64,28 +92,23 @@ def connect(path: Path, *, busy_ms: int) -> sqlite3.Connection:
 
 
 class Gate:
-    """A lock file beside the database: shared by writers, exclusive for the one who handles the log."""
+    """A lock file beside the database, held for the length of one write or one look at the log."""
 
     def __init__(self, database: Path) -> None:
         self._fd = os.open(f"{database}.gate", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
-    def shared_now(self) -> bool:
-        """Take it shared if that needs no waiting."""
-        return self._take(fcntl.LOCK_SH | fcntl.LOCK_NB)
-
-    @contextmanager
-    def shared(self) -> Iterator[None]:
-        """Hold it shared, waiting for as long as it takes."""
-        self._take(fcntl.LOCK_SH)
+    def now(self) -> bool:
+        """Take it if that needs no waiting."""
         try:
-            yield
-        finally:
-            self.release()
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Hold it exclusively: no write transaction is open anywhere."""
-        self._take(fcntl.LOCK_EX)
+    def held(self) -> Iterator[None]:
+        """Hold it: no write transaction is open anywhere else; raises TimeoutError."""
+        take(self._fd, BUSY_MS)
         try:
             yield
         finally:
@@ -99,13 +122,6 @@ class Gate:
         """Close the lock file."""
         os.close(self._fd)
 
-    def _take(self, how: int) -> bool:
-        try:
-            fcntl.flock(self._fd, how)
-        except BlockingIOError:
-            return False
-        return True
-
 
 class Database:
     """One process's view of the database: a connection for the event loop, one for the worker thread."""
@@ -114,7 +130,7 @@ class Database:
         self.path = path
         self._shipper = shipper
         # Never waits on the loop; BUSY sends the work to the thread.
-        self._quick = connect(path, busy_ms=0)
+        self._quick = _open(path)
         self._quick_gate = Gate(path)
         self._slow: sqlite3.Connection | None = None
         self._slow_gate = Gate(path)
@@ -129,14 +145,14 @@ class Database:
         except sqlite3.OperationalError as error:
             if not _is_busy(error):
                 raise
-        return await anyio.to_thread.run_sync(self._slowly, work, False)
+        return await self.read_apart(work)
 
     async def write(self, work: Work[T]) -> T:
         """Run a function in one ``BEGIN IMMEDIATE`` transaction; an exception rolls it back.
 
         The commit is never torn by cancellation: either nothing awaits, or the thread finishes first.
         """
-        if self._quick_gate.shared_now():
+        if self._quick_gate.now():
             try:
                 return self._transact(self._quick, work)
             except sqlite3.OperationalError as error:
@@ -146,27 +162,45 @@ class Database:
                 self._quick_gate.release()
         return await self.write_apart(work)
 
+    async def read_apart(self, work: Work[T]) -> T:
+        """Like ``read``, on the worker thread: for work that takes milliseconds."""
+        return await anyio.to_thread.run_sync(self._slowly, work, False)
+
     async def write_apart(self, work: Work[T]) -> T:
         """Like ``write``, on the worker thread: for work that takes milliseconds."""
         return await anyio.to_thread.run_sync(self._slowly, work, True)
 
     async def durable(self) -> None:
-        """Return once all commits of this process are on the volume; costs nothing if they are already."""
+        """Return once all commits so far, of any process, are on the volume; free if they are already."""
         target = self._commits
-        if self._shipper is None or self._durable >= target:
+        if self._shipper is None or (self._durable >= target and not self._shipper.behind()):
             return
         await self._shipper.ship()
         self._durable = max(self._durable, target)
 
+    def volume_ok(self) -> bool:
+        """Return whether the volume took everything it was given so far."""
+        return self._shipper is None or self._shipper.ok
+
+    def upgrade(self, work: Work[None]) -> None:
+        """Run a function that manages its own transactions, while nobody else writes."""
+        with self._slow_gate.held():
+            work(self._quick)
+
     async def close(self) -> None:
         """Ship what is left, then close."""
-        if self._shipper is not None:
-            await self._shipper.close()
+        if self._shipper is None:
+            self.let_go()
+        else:
+            await self._shipper.close(self.let_go)
+        self._quick_gate.close()
+        self._slow_gate.close()
+
+    def let_go(self) -> None:
+        """Close the connections."""
         for connection in (self._quick, self._slow):
             if connection is not None:
                 connection.close()
-        self._quick_gate.close()
-        self._slow_gate.close()
 
     def _slowly(self, work: Work[T], writes: bool) -> T:
         with self._slow_lock:
@@ -174,7 +208,7 @@ class Database:
                 self._slow = connect(self.path, busy_ms=BUSY_MS)
             if not writes:
                 return work(self._slow)
-            with self._slow_gate.shared():
+            with self._slow_gate.held():
                 return self._transact(self._slow, work)
 
     def _transact(self, connection: sqlite3.Connection, work: Work[T]) -> T:
@@ -196,6 +230,12 @@ def _is_busy(error: sqlite3.OperationalError) -> bool:
     return error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
-def open_error(path: Path, error: sqlite3.Error) -> StoreError:
-    """Return the sentence for a database that can't be opened."""
-    return StoreError(f"The database {path.name} cannot be opened: {error}")
+def _open(path: Path) -> sqlite3.Connection:
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    # Made here so that nobody else can read it; never opened when it exists (docs/storage.md, the trap).
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    try:
+        return connect(path, busy_ms=0)
+    except sqlite3.DatabaseError as error:
+        raise StoreError(f"The database {path.name} cannot be opened: {error}") from error

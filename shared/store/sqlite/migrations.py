@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from shared.errors import StoreError, StoreVersion
-from shared.store.sqlite.engine import BUSY_MS, Gate, connect, open_error
 
 if TYPE_CHECKING:
     from sqlite_utils import Database as UtilsDatabase
@@ -120,10 +118,23 @@ FIRST: Final = (
         created_at INTEGER NOT NULL,
         updated_at INTEGER NOT NULL,
         last_run INTEGER,
-        last_state TEXT
+        last_state TEXT,
+        served_slot INTEGER,
+        plan INTEGER NOT NULL DEFAULT 0,
+        waits INTEGER NOT NULL DEFAULT 0,
+        caught_up INTEGER NOT NULL DEFAULT 0
     ) STRICT""",
     "CREATE INDEX tasks_of_conversation ON scheduled_tasks (conversation_id, number)",
-    "CREATE INDEX tasks_due ON scheduled_tasks (next_run) WHERE status = 'active' AND next_run IS NOT NULL",
+    "CREATE INDEX tasks_by_status ON scheduled_tasks (status, number)",
+    # waits: 0 free, 1 for a running run of its conversation, 2 for its own claimed slot. A claim looks at the
+    # free ones only, so those that must wait are not looked at again and again.
+    """CREATE INDEX tasks_due ON scheduled_tasks (waits, next_run, number)
+        WHERE status = 'active' AND next_run IS NOT NULL""",
+    "CREATE INDEX tasks_waiting ON scheduled_tasks (conversation_id) WHERE waits = 1",
+    """CREATE TRIGGER run_ended AFTER UPDATE OF state ON runs
+        WHEN old.state = 'running' AND new.state <> 'running'
+        BEGIN UPDATE scheduled_tasks SET waits = 0
+            WHERE conversation_id = new.conversation_id AND waits = 1; END""",
     """CREATE TABLE task_runs (
         number INTEGER PRIMARY KEY,
         id TEXT NOT NULL UNIQUE,
@@ -134,7 +145,7 @@ FIRST: Final = (
         fence INTEGER NOT NULL,
         owner TEXT NOT NULL,
         lease_until INTEGER NOT NULL,
-        revision INTEGER NOT NULL,
+        plan INTEGER NOT NULL,
         started_at INTEGER NOT NULL,
         finished_at INTEGER,
         run_id TEXT,
@@ -157,31 +168,19 @@ FIRST: Final = (
         BEGIN UPDATE counters SET value = value - 1 WHERE name = 'tasks'; END""",
 )
 
-STEPS: Final[tuple[tuple[str, ...], ...]] = (FIRST,)
+SECOND: Final = (
+    # Retention asks whether any log row still needs a temporary conversation.
+    "CREATE INDEX task_runs_by_conversation ON task_runs (conversation_id) WHERE conversation_id IS NOT NULL",
+)
+
+STEPS: Final[tuple[tuple[str, ...], ...]] = (FIRST, SECOND)
 """Statements of each migration, oldest first. A landed one is never edited; a change is a new one."""
 
 SCHEMA_VERSION: Final = len(STEPS)
 
 
-def migrate(path: Path) -> None:
-    """Bring the database at ``path`` up to SCHEMA_VERSION; raises StoreVersion for a newer one."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    gate = Gate(path)
-    try:
-        with gate.alone():
-            connection = connect(path, busy_ms=BUSY_MS)
-            try:
-                _upgrade(connection)
-            finally:
-                connection.close()
-        path.chmod(0o600)
-    except sqlite3.DatabaseError as error:
-        raise open_error(path, error) from error
-    finally:
-        gate.close()
-
-
-def _upgrade(connection: sqlite3.Connection) -> None:
+def migrate(connection: sqlite3.Connection) -> None:
+    """Bring a database up to SCHEMA_VERSION, with the gate held; raises StoreVersion for a newer one."""
     version = int(connection.execute("PRAGMA user_version").fetchone()[0])
     if version > SCHEMA_VERSION:
         raise StoreVersion(
@@ -190,6 +189,16 @@ def _upgrade(connection: sqlite3.Connection) -> None:
         )
     if version == SCHEMA_VERSION:
         return
+    make_row, connection.row_factory = connection.row_factory, None
+    try:
+        _apply(connection)
+    except sqlite3.DatabaseError as error:
+        raise StoreError(f"The database could not be migrated from version {version}: {error}") from error
+    finally:
+        connection.row_factory = make_row
+
+
+def _apply(connection: sqlite3.Connection) -> None:
     from sqlite_utils import Database as UtilsDatabase
     from sqlite_utils.migrations import Migrations
 
@@ -199,11 +208,7 @@ def _upgrade(connection: sqlite3.Connection) -> None:
     numbered = Numbered("picoclaw")
     for number, statements in enumerate(STEPS, start=1):
         numbered(name=f"{number:04d}")(_step(number, statements))
-    connection.row_factory = None
-    try:
-        numbered.apply(UtilsDatabase(connection))
-    except sqlite3.DatabaseError as error:
-        raise StoreError(f"The database could not be migrated from version {version}: {error}") from error
+    numbered.apply(UtilsDatabase(connection, recursive_triggers=False))
 
 
 def _step(number: int, statements: tuple[str, ...]) -> Callable[[UtilsDatabase], None]:

@@ -10,6 +10,7 @@ from shared.store.sqlite.conversations import SqliteConversations
 from shared.store.sqlite.engine import Database, Shipper
 from shared.store.sqlite.migrations import migrate
 from shared.store.sqlite.outbound import SqliteOutbound
+from shared.store.sqlite.retention import Pruner, Retention
 from shared.store.sqlite.runs import SqliteRuns
 from shared.store.sqlite.tasks import SqliteTasks
 
@@ -17,17 +18,28 @@ from shared.store.sqlite.tasks import SqliteTasks
 class SqliteStore:
     """Implements the Store contract on a local file; ``shipper`` carries commits to the volume."""
 
-    def __init__(self, path: Path, shipper: Shipper | None = None) -> None:
-        migrate(path)
+    def __init__(
+        self, path: Path, shipper: Shipper | None = None, retention: Retention | None = None
+    ) -> None:
         self._db = Database(path, shipper)
+        try:
+            self._db.upgrade(migrate)
+        except BaseException:
+            self._db.let_go()
+            raise
         self.conversations = SqliteConversations(self._db)
         self.runs = SqliteRuns(self._db)
         self.outbound = SqliteOutbound(self._db)
         self.tasks = SqliteTasks(self._db)
+        self._pruner = Pruner(self._db, retention or Retention())
 
     async def durable(self) -> None:
         """Return once everything committed so far is on the volume; raises NotDurable."""
         await self._db.durable()
+
+    def volume_ok(self) -> bool:
+        """Return whether the volume took everything it was given so far."""
+        return self._db.volume_ok()
 
     async def counts(self) -> StoreCounts:
         """Return the counters for /health."""
@@ -37,6 +49,10 @@ class SqliteStore:
             return StoreCounts(values["conversations"], values["tasks"])
 
         return await self._db.read(work)
+
+    async def prune(self, now: int, *, limit: int) -> int:
+        """Remove at most ``limit`` rows that retention no longer keeps; returns how many went."""
+        return await self._pruner.prune(now, limit)
 
     async def close(self) -> None:
         """Make everything durable and give all connections back."""

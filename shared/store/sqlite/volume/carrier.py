@@ -1,0 +1,248 @@
+"""Shipping, step by step: what one process does with the log while it holds the sidecar's lock.
+
+Order of the locks, everywhere: the thread's, the sidecar's, the gate. Nothing waits for the volume while
+it holds the gate, except the last small part before the log starts anew.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from shared.errors import NotDurable
+from shared.store.sqlite.engine import BUSY_MS, Gate, connect
+from shared.store.sqlite.volume import chain, layout, segment, snapshot, wal
+from shared.store.sqlite.volume.cleaning import clean
+from shared.store.sqlite.volume.layout import FileId
+from shared.store.sqlite.volume.lock import holder
+from shared.store.sqlite.volume.segment import Link
+from shared.store.sqlite.volume.sidecar import Sidecar, State, boot_id
+from shared.store.sqlite.volume.wal import Mark, NotContinuous, Tail
+
+RETRY_AFTER_S: Final = 5
+
+
+class Carrier:
+    """Carries the log of one runtime database to its volume. All methods block."""
+
+    def __init__(self, database: Path) -> None:
+        self.database = database
+        self.log = wal.log_path(database)
+        self.sidecar = Sidecar(database)
+        self._gate = Gate(database)
+        self._mutex = threading.Lock()
+        self._connection: sqlite3.Connection | None = None
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Be the only one who ships."""
+        with self._mutex, self.sidecar.held():
+            yield
+
+    def ship(self) -> State:
+        """Bring everything committed so far to the volume; raises NotDurable."""
+        with _failures(), self.held():
+            return self.catch_up(self.state())
+
+    def state(self) -> State:
+        """Return how far shipping is; raises NotDurable when that isn't about this database."""
+        state = self.sidecar.read()
+        if state is None or self.database.stat().st_ino != state.inode:
+            raise NotDurable(
+                "The runtime database was replaced while it was open: restart the host",
+                retry_after=RETRY_AFTER_S,
+            )
+        return state
+
+    def catch_up(self, state: State) -> State:
+        """Ship what the log has, or, when it doesn't continue what was shipped, a new snapshot."""
+        try:
+            return self._carry(state)
+        except NotContinuous:
+            return self.renew(state)
+
+    def roll_over(self) -> bool:
+        """Begin a new epoch of the log and a new segment; False when a reader is in the way.
+
+        The new segment is there before the log is reset: a full volume stops this here, not halfway.
+        """
+        with _failures(), self.held():
+            state = self.catch_up(self.state())
+            following = FileId(state.era, state.segment.number + 1)
+            self._create(state, following)
+            connection = self._connect()
+            with self._gate.held():
+                tail = wal.read_tail(self.log, state.mark)
+                if tail is not None:
+                    state = self._append(state, tail)
+                    self._create(state, following)
+                _reset(connection)
+                mark = _first_frame(connection, self.log)
+                moved = mark.salts != state.mark.salts
+                if moved:
+                    self.sidecar.write(replace(state, segment=following, mark=mark))
+            return moved
+
+    def renew(self, state: State) -> State:
+        """Put the whole database on the volume as a snapshot and go on from there."""
+        store_dir = Path(state.store_dir)
+        name = FileId(state.era, layout.scan(store_dir).last_number() + 1)
+        copy = self.database.with_name(self.database.name + ".snapshot")
+        chain.discard(copy)
+        connection = self._connect()
+        reader = connect(self.database, busy_ms=BUSY_MS)
+        try:
+            with self._gate.held():
+                if not _reset(connection):
+                    raise NotDurable("A reader keeps the log from starting anew", retry_after=RETRY_AFTER_S)
+                # This read transaction sees exactly what is before the new epoch, however long it takes.
+                reader.execute("BEGIN")
+                reader.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+                mark = _first_frame(connection, self.log)
+            _back_up(reader, copy)
+        finally:
+            reader.close()
+        try:
+            self._check_token(state)
+            snapshot.publish(copy, store_dir, name)
+            segment.create(store_dir, name, None)
+        finally:
+            chain.discard(copy)
+        state = replace(
+            state, segment=name, mark=mark, ended=None, boot=boot_id(), inode=self.database.stat().st_ino
+        )
+        self.sidecar.write(state)
+        clean(store_dir, state.token)
+        return self._carry(state)
+
+    def resume(self, state: State) -> State:
+        """Make the log ready to be shipped after everyone had let the database go in good order."""
+        if state.ended is None:
+            return state
+        found = self.database.stat()
+        if _has_log(self.log) or (found.st_size, found.st_mtime_ns) != state.ended:
+            return self.renew(state)
+        return self.begin_after(state, Link(state.segment, state.mark.shipped, state.mark.checksum))
+
+    def begin_after(self, state: State, previous: Link) -> State:
+        """Begin an epoch and a segment on a database that is exactly what ``previous`` ends with."""
+        store_dir = Path(state.store_dir)
+        name = FileId(state.era, layout.scan(store_dir).last_number() + 1)
+        segment.create(store_dir, name, previous)
+        connection = self._connect()
+        with self._gate.held():
+            mark = _first_frame(connection, self.log)
+            state = replace(
+                state, segment=name, mark=mark, ended=None, boot=boot_id(), inode=self.database.stat().st_ino
+            )
+            self.sidecar.write(state)
+        return state
+
+    def close(self, let_go: Callable[[], None]) -> None:
+        """Ship what is left, let the database go, and note that this happened in good order."""
+        try:
+            with _failures(), self.held():
+                self._end(self.catch_up(self.state()), let_go)
+        finally:
+            # After a failure nothing says "in good order", and the next start copies the whole database.
+            let_go()
+            self._disconnect()
+            self.sidecar.close()
+            self._gate.close()
+
+    def abandon(self) -> None:
+        """Give everything back without shipping."""
+        self._disconnect()
+        self.sidecar.close()
+        self._gate.close()
+
+    def _end(self, state: State, let_go: Callable[[], None]) -> None:
+        with self._gate.held():
+            tail = wal.read_tail(self.log, state.mark)
+            if tail is not None:
+                state = self._append(state, tail)
+            let_go()
+            self._disconnect()
+            if not _has_log(self.log):
+                found = self.database.stat()
+                self.sidecar.write(replace(state, ended=(found.st_size, found.st_mtime_ns)))
+
+    def _carry(self, state: State) -> State:
+        with self._gate.held():
+            tail = wal.read_tail(self.log, state.mark)
+        return state if tail is None else self._append(state, tail)
+
+    def _append(self, state: State, tail: Tail) -> State:
+        path = layout.segment_path(Path(state.store_dir), state.segment)
+        segment.append(path, tail.data, state.mark.shipped)
+        # After the disk has it: a host that takes over later finds it, one that took over before is seen.
+        self._check_token(state)
+        state = replace(state, mark=tail.mark)
+        self.sidecar.write(state)
+        return state
+
+    def _create(self, state: State, following: FileId) -> None:
+        self._check_token(state)
+        previous = Link(state.segment, state.mark.shipped, state.mark.checksum)
+        segment.create(Path(state.store_dir), following, previous)
+
+    def _check_token(self, state: State) -> None:
+        present = holder(Path(state.store_dir))
+        if present is None or present.token != state.token:
+            raise NotDurable(
+                f"Another host has taken STORE_DIR: {present or 'its lock file is gone'}",
+                retry_after=RETRY_AFTER_S,
+            )
+
+    def _connect(self) -> sqlite3.Connection:
+        if self._connection is None:
+            self._connection = connect(self.database, busy_ms=100)
+        return self._connection
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+
+@contextmanager
+def _failures() -> Iterator[None]:
+    try:
+        yield
+    except (OSError, sqlite3.Error, NotContinuous) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise NotDurable(
+            f"The volume cannot take what was written: {reason or 'its log was reset by someone else'}",
+            retry_after=RETRY_AFTER_S,
+        ) from error
+
+
+def _reset(connection: sqlite3.Connection) -> bool:
+    """Write the log back into the database and empty it, unless a reader still needs it."""
+    return int(connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]) == 0
+
+
+def _first_frame(connection: sqlite3.Connection, log: Path) -> Mark:
+    """Write a frame that changes nothing, so that the log's epoch is known from its first moment."""
+    version = int(connection.execute("PRAGMA user_version").fetchone()[0])
+    connection.execute(f"PRAGMA user_version = {version}")
+    return wal.begin(log)
+
+
+def _back_up(reader: sqlite3.Connection, target: Path) -> None:
+    copy = sqlite3.connect(target)
+    try:
+        reader.backup(copy)
+    finally:
+        copy.close()
+
+
+def _has_log(log: Path) -> bool:
+    with suppress(FileNotFoundError):
+        return log.stat().st_size > 0
+    return False

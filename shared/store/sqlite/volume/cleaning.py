@@ -1,0 +1,31 @@
+"""Removing from a volume what no restore needs any more."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from shared.store.sqlite.volume import layout
+from shared.store.sqlite.volume.layout import Listing
+from shared.store.sqlite.volume.lock import holder
+
+GENERATIONS: Final = 2
+"""Snapshots that are kept: if the newest is damaged, the one before and its segments lose nothing."""
+
+
+def clean(store_dir: Path, token: str) -> None:
+    """Remove what no restore needs any more, as long as the volume is still this host's."""
+    present = holder(store_dir)
+    if present is None or present.token != token:
+        return
+    for path in _superfluous(store_dir, layout.scan(store_dir)):
+        path.unlink(missing_ok=True)
+
+
+def _superfluous(store_dir: Path, listing: Listing) -> list[Path]:
+    if len(listing.snapshots) <= GENERATIONS:
+        return []
+    oldest = listing.snapshots[-GENERATIONS].id
+    snapshots = [each.path for each in listing.snapshots if each.id < oldest]
+    segments = [layout.segment_path(store_dir, name) for name in listing.segments if name < oldest]
+    return snapshots + segments

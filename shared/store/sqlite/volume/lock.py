@@ -1,0 +1,179 @@
+"""One host on a volume: a lock file that names its holder, a kernel lock where that works, and a heartbeat.
+
+The kernel lock (flock) decides between processes of one machine. Between machines it may be missing or
+local only, so there a holder counts as alive as long as its heartbeat moves; nobody's clock is compared.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+from uuid import uuid4
+
+from shared.errors import StoreLocked
+from shared.store.sqlite.volume import layout, records
+from shared.store.sqlite.volume.sidecar import boot_id
+
+NAME: Final = "host.lock"
+SIZE: Final = 1024
+BEAT_S: Final = 3.0
+"""Seconds between heartbeats."""
+STALE_S: Final = 4 * BEAT_S
+"""A holder on another machine whose heartbeat stands still for so many seconds is gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Who holds a volume. ``token`` is new with every taking."""
+
+    owner: str
+    host: str
+    pid: int
+    boot: str
+    token: str
+    era: int
+    beat: int = 0
+    released: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.owner} (process {self.pid} on {self.host})"
+
+
+def holder(store_dir: Path) -> Holder | None:
+    """Return who holds the volume, or held it last; None if nobody ever did."""
+    try:
+        data = (store_dir / NAME).read_bytes()
+    except FileNotFoundError:
+        return None
+    return _parse(data)
+
+
+class VolumeLock:
+    """The lock while it is held; a thread of its own keeps the heartbeat."""
+
+    def __init__(self, fd: int, mine: Holder) -> None:
+        self._fd = fd
+        self._mine = mine
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._keep_beating, name="volume-heartbeat", daemon=True)
+
+    @property
+    def token(self) -> str:
+        """Return the token of this taking."""
+        return self._mine.token
+
+    @property
+    def era(self) -> int:
+        """Return the era that began with this taking."""
+        return self._mine.era
+
+    @classmethod
+    def acquire(cls, store_dir: Path, owner: str, *, stale_s: float = STALE_S) -> VolumeLock:
+        """Take the volume; raises StoreLocked naming the holder, OSError when it can't be written."""
+        store_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        fd = os.open(store_dir / NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            return cls(fd, _take(fd, store_dir, owner, stale_s))._start()
+        except BaseException:
+            os.close(fd)
+            raise
+
+    def release(self) -> None:
+        """Give the volume back."""
+        self._over.set()
+        self._thread.join()
+        try:
+            if self._is_mine():
+                _write(self._fd, self._mine, released=True)
+        except OSError:
+            # The volume is gone; its heartbeat stands still, which says the same a little later.
+            pass
+        finally:
+            os.close(self._fd)
+
+    def _start(self) -> VolumeLock:
+        self._thread.start()
+        return self
+
+    def _keep_beating(self) -> None:
+        beat = 0
+        while not self._over.wait(BEAT_S):
+            beat += 1
+            try:
+                if not self._is_mine():
+                    return
+                _write(self._fd, self._mine, beat=beat)
+            except OSError:
+                continue
+
+    def _is_mine(self) -> bool:
+        present = _parse(os.pread(self._fd, SIZE, 0))
+        return present is not None and present.token == self._mine.token
+
+
+def _take(fd: int, store_dir: Path, owner: str, stale_s: float) -> Holder:
+    kernel = _kernel_lock(fd)
+    before = _parse(os.pread(fd, SIZE, 0))
+    here = boot_id()
+    if kernel is False:
+        raise _locked(before)
+    foreign = before is not None and not before.released and (before.boot != here or kernel is None)
+    if before is not None and foreign:
+        _watch(fd, before, stale_s)
+    era = 1 + max(layout.scan(store_dir).last_era(), 0 if before is None else before.era)
+    mine = Holder(owner, socket.gethostname(), os.getpid(), here, uuid4().hex, era)
+    _write(fd, mine)
+    layout.sync_directory(store_dir)
+    if foreign:
+        _still_mine(fd, mine)
+    return mine
+
+
+def _kernel_lock(fd: int) -> bool | None:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
+
+
+def _watch(fd: int, before: Holder, stale_s: float) -> None:
+    deadline = time.monotonic() + stale_s
+    while time.monotonic() < deadline:
+        time.sleep(0.1)
+        if _parse(os.pread(fd, SIZE, 0)) != before:
+            raise _locked(before)
+
+
+def _still_mine(fd: int, mine: Holder) -> None:
+    """Let another host that found the lock stale at the same moment show itself."""
+    time.sleep(1.0)
+    now = _parse(os.pread(fd, SIZE, 0))
+    if now is None or now.token != mine.token:
+        raise _locked(now)
+
+
+def _locked(by: Holder | None) -> StoreLocked:
+    return StoreLocked(
+        f"STORE_DIR is in use by {by or 'another host'}: stop that host first, or give this one a volume "
+        "of its own. A host that is gone is recognised by itself."
+    )
+
+
+def _write(fd: int, mine: Holder, **changes: Any) -> None:
+    fields = {name: getattr(mine, name) for name in Holder.__slots__} | changes
+    layout.write_all(fd, records.seal(fields, SIZE), 0)
+    os.fsync(fd)
+
+
+def _parse(data: bytes) -> Holder | None:
+    fields = records.unseal(data)
+    return None if fields is None else Holder(**fields)

@@ -1,0 +1,99 @@
+"""What every process on this machine knows about shipping: a small file beside the runtime database.
+
+It lives and dies with the local disk. Whoever holds its lock may ship; what it says is written only after
+the volume has it, so a process killed in between makes the next one ship the same bytes again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from shared.store.sqlite.engine import take
+from shared.store.sqlite.volume import records
+from shared.store.sqlite.volume.layout import FileId, write_all
+from shared.store.sqlite.volume.wal import Mark
+
+SIZE: Final = 4096
+LOCK_MS: Final = 10_000
+"""How long to wait for another process that ships, in milliseconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Which local database is shipped where, and how far.
+
+    ``boot`` names the run of the operating system, ``inode`` the database file. ``ended`` is the size and
+    the modification time (ns) of the database file when the last process let it go in good order.
+    """
+
+    store_dir: str
+    lineage: str
+    token: str
+    era: int
+    boot: str
+    inode: int
+    segment: FileId
+    mark: Mark
+    ended: tuple[int, int] | None = None
+
+
+def boot_id() -> str:
+    """Return what tells this run of the operating system from every other (random(4))."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        # Without it nothing proves that the local file was not cut off by a power failure.
+        return os.urandom(16).hex()
+
+
+class Sidecar:
+    """The file, its lock and its one record."""
+
+    def __init__(self, database: Path) -> None:
+        path = f"{database}.ship"
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the lock; raises TimeoutError when another process keeps it too long."""
+        take(self._fd, LOCK_MS)
+        try:
+            yield
+        finally:
+            fcntl.flock(self._fd, fcntl.LOCK_UN)
+
+    def read(self) -> State | None:
+        """Return the state, None if there is none or it is torn."""
+        fields = records.unseal(os.pread(self._fd, SIZE, 0))
+        return None if fields is None else _state(fields)
+
+    def write(self, state: State) -> None:
+        """Replace the state."""
+        fields = asdict(state) | {"segment": list(state.segment)}
+        write_all(self._fd, records.seal(fields, SIZE), 0)
+
+    def forget(self) -> None:
+        """Drop the state, so that nobody trusts the local database by it."""
+        os.ftruncate(self._fd, 0)
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._fd)
+
+
+def _state(fields: dict[str, Any]) -> State:
+    ended = fields["ended"]
+    return State(
+        **{
+            **fields,
+            "segment": FileId(*fields["segment"]),
+            "mark": Mark(**fields["mark"]),
+            "ended": None if ended is None else (ended[0], ended[1]),
+        }
+    )

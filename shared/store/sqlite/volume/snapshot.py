@@ -1,0 +1,78 @@
+"""Snapshots: whole copies of the database with their checksum in the name."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from shared.store.sqlite.volume import layout
+from shared.store.sqlite.volume.layout import FileId, Snapshot
+
+CHUNK: Final = 1 << 20
+
+
+def go_on() -> None:
+    """Let a copy run to its end; the default of ``check``."""
+
+
+def copy(source: Path, target: Path, *, skip: int = 0, length: int | None = None) -> int:
+    """Copy a file (``length`` bytes after ``skip``) and return the CRC-32 of what was copied."""
+    with source.open("rb") as file:
+        file.seek(skip)
+        fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with os.fdopen(fd, "wb", buffering=0) as out:
+            crc, left = 0, -1 if length is None else length
+            while left and (part := file.read(CHUNK if left < 0 else min(CHUNK, left))):
+                out.write(part)
+                crc = zlib.crc32(part, crc)
+                left -= len(part) if left > 0 else 0
+    return crc
+
+
+def publish(source: Path, store_dir: Path, name: FileId, check: Callable[[], None] = go_on) -> Path:
+    """Put a copy of a closed database on the volume as a snapshot; it is there whole or not at all.
+
+    ``check`` is called between the steps and may raise to give up. What was written is read back.
+    """
+    temporary = store_dir / f"snapshot-{name}{layout.TEMPORARY}"
+    try:
+        crc = copy(source, temporary)
+        check()
+        _sync(temporary)
+        if checksum(temporary) != crc:
+            raise OSError("the volume gave back other bytes than were written")
+        check()
+        path = layout.snapshot_path(store_dir, name, crc)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    layout.sync_directory(store_dir)
+    return path
+
+
+def checksum(path: Path) -> int:
+    """Return the CRC-32 of a file."""
+    crc = 0
+    with path.open("rb") as file:
+        while part := file.read(CHUNK):
+            crc = zlib.crc32(part, crc)
+    return crc
+
+
+def intact(snapshot: Snapshot) -> bool:
+    """Return whether a snapshot holds what its name promises."""
+    try:
+        return checksum(snapshot.path) == snapshot.crc
+    except OSError:
+        return False
+
+
+def _sync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,212 @@
+"""The volume as the engine sees it: group commit for callers, upkeep in a thread of the host."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import anyio
+import anyio.to_thread
+
+from shared.errors import NotDurable, PicoError
+from shared.store.sqlite.volume.carrier import Carrier
+from shared.store.sqlite.volume.compaction import Compaction
+from shared.store.sqlite.volume.lock import VolumeLock
+from shared.store.sqlite.volume.opening import prepare
+
+log = logging.getLogger(__name__)
+
+EPOCH_BYTES: Final = 4 << 20
+"""The log starts anew when it is longer than this."""
+ROUND_S: Final = 2.0
+"""Seconds between two rounds of upkeep; a round without work reads one small file."""
+
+
+class Volume:
+    """Ships one process's commits; with a lock it is the host's and does the upkeep too."""
+
+    def __init__(self, carrier: Carrier, lock: VolumeLock | None = None) -> None:
+        self._carrier = carrier
+        self._lock = lock
+        self._failure: NotDurable | None = None
+        self._shipped = -1
+        self._limiter: anyio.CapacityLimiter | None = None
+        self._turn = anyio.Lock()
+        self._asked = 0
+        self._served = 0
+        self._failed: tuple[int, NotDurable] | None = None
+        self._upkeep = None if lock is None else Upkeep(self, carrier)
+
+    @property
+    def ok(self) -> bool:
+        """Return whether the last shipping succeeded."""
+        return self._failure is None
+
+    def behind(self) -> bool:
+        """Return whether the log may hold frames that nobody has shipped."""
+        try:
+            length = self._carrier.log.stat().st_size
+        except FileNotFoundError:
+            return True
+        if self.ok and length == self._shipped:
+            return False
+        state = self._carrier.sidecar.read()
+        return state is None or length != state.mark.shipped
+
+    async def ship(self) -> None:
+        """Return once every frame committed before the call is on the volume; raises NotDurable.
+
+        Callers that come while one shipping is under way share the next one.
+        """
+        self._asked += 1
+        ticket = self._asked
+        async with self._turn:
+            if self._failed is not None and self._failed[0] >= ticket:
+                raise self._failed[1]
+            if self._served >= ticket:
+                return
+            covered = self._asked
+            try:
+                await anyio.to_thread.run_sync(self.ship_now, limiter=self._own_thread())
+            except NotDurable as error:
+                self._failed = (covered, error)
+                raise
+            self._served = covered
+
+    def ship_now(self) -> None:
+        """Like ``ship``, blocking."""
+        try:
+            state = self._carrier.ship()
+        except NotDurable as error:
+            if self._failure is None:
+                log.error("Not durable: %s", error)
+            self._failure = error
+            raise
+        if self._failure is not None:
+            log.warning("The volume takes writes again")
+        self._failure = None
+        self._shipped = state.mark.shipped
+        if self._upkeep is not None and self._shipped > EPOCH_BYTES:
+            self._upkeep.wanted.set()
+
+    async def close(self, let_go: Callable[[], None]) -> None:
+        """Ship what is left, let the database and the volume go; raises NotDurable after doing so."""
+        with anyio.CancelScope(shield=True):
+            await anyio.to_thread.run_sync(self.close_now, let_go)
+
+    def close_now(self, let_go: Callable[[], None]) -> None:
+        """Like ``close``, blocking."""
+        if self._upkeep is not None:
+            self._upkeep.stop()
+        try:
+            self._carrier.close(let_go)
+        finally:
+            if self._lock is not None:
+                self._lock.release()
+
+    def drop(self) -> None:
+        """Let everything go without shipping, after an opening that failed."""
+        self._carrier.abandon()
+        if self._lock is not None:
+            self._lock.release()
+
+    def start_upkeep(self) -> None:
+        """Begin checkpoints, compaction and recovery from failures."""
+        if self._upkeep is not None:
+            self._upkeep.start()
+
+    def _own_thread(self) -> anyio.CapacityLimiter:
+        if self._limiter is None:
+            self._limiter = anyio.CapacityLimiter(1)
+        return self._limiter
+
+
+class Upkeep:
+    """The host's thread that keeps the log short and the chain of segments too."""
+
+    def __init__(self, volume: Volume, carrier: Carrier) -> None:
+        self.wanted = threading.Event()
+        self._volume = volume
+        self._carrier = carrier
+        self._over = threading.Event()
+        self._compaction = Compaction(carrier, self._over)
+        self._thread = threading.Thread(target=self._run, name="volume-upkeep", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self.wanted.set()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread, also in the middle of a compaction."""
+        self._over.set()
+        self.wanted.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _run(self) -> None:
+        while not self._over.is_set():
+            self.wanted.wait(ROUND_S)
+            self.wanted.clear()
+            if not self._over.is_set():
+                self._round()
+
+    def _round(self) -> None:
+        try:
+            if not self._volume.ok:
+                self._volume.ship_now()
+            state = self._carrier.sidecar.read()
+            if state is not None and state.mark.shipped > EPOCH_BYTES:
+                self._carrier.roll_over()
+            self._compaction.run_if_due()
+        except (PicoError, OSError) as error:
+            log.warning("Upkeep of the volume will be tried again: %s", error)
+
+
+def open_host_volume(store_dir: Path, database: Path, owner: str) -> Volume:
+    """Take the volume, make ``database`` the newest good copy, and return what ships it."""
+    lock = VolumeLock.acquire(store_dir, owner)
+    try:
+        database.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        carrier = Carrier(database)
+        try:
+            prepare(carrier, store_dir, token=lock.token, era=lock.era)
+        except BaseException:
+            carrier.abandon()
+            raise
+    except BaseException:
+        lock.release()
+        raise
+    return Volume(carrier, lock)
+
+
+def join_volume(database: Path, store_dir: Path | None) -> Volume | None:
+    """Return what ships the database beside a host, or after one; None when nothing names a volume."""
+    database.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    carrier = Carrier(database)
+    try:
+        with carrier.held():
+            state = carrier.sidecar.read()
+            if state is not None and database.exists() and database.stat().st_ino == state.inode:
+                carrier.resume(state)
+                return Volume(carrier)
+    except BaseException:
+        carrier.abandon()
+        raise
+    carrier.abandon()
+    if store_dir is None:
+        return None
+    return _prepare_alone(store_dir, database)
+
+
+def _prepare_alone(store_dir: Path, database: Path) -> Volume:
+    lock = VolumeLock.acquire(store_dir, "tool server")
+    try:
+        carrier = Carrier(database)
+        prepare(carrier, store_dir, token=lock.token, era=lock.era)
+    finally:
+        lock.release()
+    return Volume(carrier)

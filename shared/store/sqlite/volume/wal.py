@@ -1,0 +1,131 @@
+"""Reading SQLite's write-ahead log as a file (format: sqlite.org/fileformat2.html, section 4).
+
+The caller holds the gate, so no transaction is being written while a log is read here.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+HEADER: Final = struct.Struct(">8I")
+FRAME: Final = struct.Struct(">6I")
+
+
+class NotContinuous(Exception):
+    """The log doesn't continue what was shipped, so only a new snapshot can carry the database."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """How far one epoch of the log was shipped.
+
+    ``shipped`` is a length in bytes. ``batch`` is where the last shipped part began and ``digest`` the
+    CRC-32 of its frame headers: a writer killed between its commit frame and the shared index leaves
+    frames that the next writer overwrites in place, and only a second look at them tells.
+    """
+
+    salts: int
+    page_size: int
+    shipped: int = 0
+    batch: int = 0
+    digest: int = 0
+    checksum: int = 0
+
+    @property
+    def frame_size(self) -> int:
+        """Return the length of a frame in bytes."""
+        return FRAME.size + self.page_size
+
+
+@dataclass(frozen=True, slots=True)
+class Tail:
+    """Committed bytes that were not shipped yet, and the mark that holds once they are."""
+
+    data: bytes
+    mark: Mark
+
+
+def log_path(database: Path) -> Path:
+    """Return where SQLite keeps the log of a database."""
+    return database.with_name(database.name + "-wal")
+
+
+def begin(log: Path) -> Mark:
+    """Return the mark at the very start of the log's present epoch; raises NotContinuous without a log."""
+    fd = _open(log)
+    try:
+        return _epoch(fd)
+    finally:
+        os.close(fd)
+
+
+def read_tail(log: Path, mark: Mark) -> Tail | None:
+    """Return what was committed after ``mark``, or None; raises NotContinuous."""
+    fd = _open(log)
+    try:
+        epoch = _epoch(fd)
+        if (epoch.salts, epoch.page_size) != (mark.salts, mark.page_size) or _digest(fd, mark) != mark.digest:
+            raise NotContinuous
+        size = os.fstat(fd).st_size
+        return _committed(_read(fd, mark.shipped, size), mark) if size > mark.shipped else None
+    finally:
+        os.close(fd)
+
+
+def checksum_at(data: bytes) -> int:
+    """Return the running checksum in a frame's header: it vouches for the whole log up to there."""
+    return int.from_bytes(data[16:24], "big")
+
+
+def _open(log: Path) -> int:
+    try:
+        return os.open(log, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError as error:
+        raise NotContinuous from error
+
+
+def _epoch(fd: int) -> Mark:
+    head = os.pread(fd, HEADER.size, 0)
+    if len(head) < HEADER.size:
+        raise NotContinuous
+    _, _, page_size, _, salt1, salt2, _, _ = HEADER.unpack(head)
+    return Mark(salts=salt1 << 32 | salt2, page_size=page_size)
+
+
+def _digest(fd: int, mark: Mark) -> int:
+    digest = 0
+    for offset in range(max(mark.batch, HEADER.size), mark.shipped, mark.frame_size):
+        digest = zlib.crc32(os.pread(fd, FRAME.size, offset), digest)
+    return digest
+
+
+def _read(fd: int, start: int, end: int) -> bytes:
+    parts = []
+    while start < end and (part := os.pread(fd, end - start, start)):
+        parts.append(part)
+        start += len(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _committed(data: bytes, mark: Mark) -> Tail | None:
+    end = digest = running = 0
+    first = 0 if mark.shipped else HEADER.size
+    for offset in range(first, len(data) - mark.frame_size + 1, mark.frame_size):
+        header = data[offset : offset + FRAME.size]
+        _, commits, salt1, salt2, _, _ = FRAME.unpack(header)
+        if salt1 << 32 | salt2 != mark.salts:
+            break
+        running = zlib.crc32(header, running)
+        if commits:
+            end, digest, last = offset + mark.frame_size, running, header
+    if not end:
+        return None
+    return Tail(
+        data[:end],
+        Mark(mark.salts, mark.page_size, mark.shipped + end, mark.shipped, digest, checksum_at(last)),
+    )
