@@ -9,6 +9,7 @@ CONVERSATION: Final = "conv"
 MESSAGE: Final = "msg"
 RUN: Final = "run"
 TASK: Final = "task"
+TASK_RUN: Final = "taskrun"
 REQUEST: Final = "req"
 SESSION: Final = "sess"
 

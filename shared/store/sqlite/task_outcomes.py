@@ -1,0 +1,82 @@
+"""How a slot ends: its own row, and what that means for its task.
+
+An outcome never writes over a status or a schedule that people changed while the slot ran: the status moves
+only from ``active``, the schedule only while its ``plan`` (which counts changes of schedule) is the claim's.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import dataclass
+from typing import Final
+
+from shared.models import TaskRunState, TaskStatus
+from shared.store.sqlite.task_rows import FREE, MANUAL
+
+TRIES: Final = 3
+"""How often a ``once`` task is tried, and how often a slot is started whose host keeps dying."""
+
+BACKOFF_MS: Final = (60_000, 300_000)
+"""How long a ``once`` task waits after its first and its second failure, in milliseconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a slot ended; ``final``: whatever the task's rules, it is not tried again."""
+
+    state: TaskRunState
+    result: str | None = None
+    error: str | None = None
+    final: bool = False
+
+
+def end(connection: sqlite3.Connection, claim: sqlite3.Row, outcome: Outcome, now: int) -> None:
+    """Write the outcome into the claim's row and tell its task."""
+    connection.execute(
+        "UPDATE task_runs SET state = ?, finished_at = ?, result = ?, error = ? WHERE id = ?",
+        (outcome.state, now, outcome.result, outcome.error, claim["id"]),
+    )
+    connection.execute(
+        "UPDATE scheduled_tasks SET last_run = ?, last_state = ?, revision = revision + 1 WHERE id = ?",
+        (claim["started_at"], outcome.state, claim["task_id"]),
+    )
+    if not claim["slot"].startswith(MANUAL):
+        _end_scheduled(connection, claim, outcome, now)
+
+
+def _end_scheduled(connection: sqlite3.Connection, claim: sqlite3.Row, outcome: Outcome, now: int) -> None:
+    connection.execute("UPDATE scheduled_tasks SET waits = ? WHERE id = ?", (FREE, claim["task_id"]))
+    task = connection.execute(
+        "SELECT schedule_type, attempts FROM scheduled_tasks WHERE id = ? AND plan = ?",
+        (claim["task_id"], claim["plan"]),
+    ).fetchone()
+    if task is None:
+        return
+    if outcome.state is TaskRunState.SUCCESS:
+        connection.execute(
+            "UPDATE scheduled_tasks SET served_slot = ? WHERE id = ?", (int(claim["slot"]), claim["task_id"])
+        )
+    if task["schedule_type"] == "once":
+        _end_once(connection, claim["task_id"], task["attempts"], outcome, now)
+
+
+def _end_once(
+    connection: sqlite3.Connection, task_id: str, failures: int, outcome: Outcome, now: int
+) -> None:
+    if outcome.state is TaskRunState.SUCCESS:
+        _leave_active(connection, task_id, TaskStatus.COMPLETED)
+        return
+    failures += 1
+    again = not outcome.final and outcome.state is not TaskRunState.CANCELLED and failures < TRIES
+    connection.execute(
+        "UPDATE scheduled_tasks SET attempts = ?, next_run = ? WHERE id = ?",
+        (failures, now + BACKOFF_MS[failures - 1] if again else None, task_id),
+    )
+    if not again:
+        _leave_active(connection, task_id, TaskStatus.FAILED)
+
+
+def _leave_active(connection: sqlite3.Connection, task_id: str, status: TaskStatus) -> None:
+    connection.execute(
+        "UPDATE scheduled_tasks SET status = ? WHERE id = ? AND status = 'active'", (status, task_id)
+    )

@@ -1,0 +1,347 @@
+"""Scheduled tasks as one service, used alike by the HTTP API, the MCP tools and the command line.
+
+``owner`` is the conversation a caller acts for; None is a caller who may act for any (the HTTP API, the main
+conversation). Everything is checked before anything is written. Callers make a change durable before they
+acknowledge it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final, Literal, cast, get_args
+
+from shared import schedules
+from shared.catch_up import CatchUp
+from shared.clock import iso, iso_or_none, now_ms
+from shared.errors import Conflict, InvalidInput, NotFound
+from shared.ids import CONVERSATION, TASK, new_id
+from shared.models import Page, Task, TaskRun, TaskStatus
+from shared.schedules import Schedule
+from shared.store.contract import Store
+
+LONGEST_PROMPT: Final = 32_000
+"""Characters of a prompt."""
+
+DEFAULT_QUOTA: Final = 100
+"""Tasks that one conversation may own (MAX_TASKS_PER_CONVERSATION)."""
+
+LARGEST_PAGE: Final = 1000
+MOST_EXPLAINED: Final = 100
+EDITS: Final = 20
+"""How often an edit starts over because the task changed meanwhile."""
+
+FOREIGN: Final = "Task not found or access denied."
+"""The one answer for an absent and for a foreign task."""
+
+ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}", re.ASCII)
+FIELDS: Final = (
+    "prompt",
+    "schedule_type",
+    "schedule_value",
+    "timezone",
+    "context_mode",
+    "catch_up",
+    "status",
+)
+"""What ``update`` can change."""
+
+ContextMode = Literal["group", "isolated"]
+
+
+class TaskService:
+    """Makes, changes and lists tasks; raises InvalidInput, NotFound, Conflict and Duplicate."""
+
+    def __init__(self, store: Store, *, default_timezone: str, quota: int = DEFAULT_QUOTA) -> None:
+        schedules.zone(default_timezone)
+        self._store = store
+        self._default_timezone = default_timezone
+        self._quota = quota
+
+    async def schedule(
+        self,
+        *,
+        owner: str | None,
+        conversation_id: str | None,
+        prompt: str,
+        schedule_type: str,
+        schedule_value: str,
+        timezone: str | None = None,
+        context_mode: str = "isolated",
+        catch_up: str = "once",
+        id: str | None = None,
+        now: int | None = None,
+    ) -> Task:
+        """Make a task for an existing conversation, or (without owner and conversation) one of its own."""
+        moment = now_ms() if now is None else now
+        schedule = self._parse(schedule_type, schedule_value, timezone)
+        task = Task(
+            id=_checked_id(id),
+            conversation_id="",
+            prompt=_checked_prompt(prompt),
+            schedule_type=schedule.type,
+            schedule_value=schedule.value,
+            timezone=schedule.timezone,
+            context_mode=_context_mode(context_mode),
+            catch_up=_catch_up(catch_up),
+            status=TaskStatus.ACTIVE,
+            next_run=schedules.first_slot(schedule, moment),
+            attempts=0,
+            revision=0,
+            created_at=moment,
+            updated_at=moment,
+        )
+        home = await self._home(owner, conversation_id, task.context_mode)
+        task = replace(task, conversation_id=home or new_id(CONVERSATION))
+        await self._store.tasks.add(task, quota=self._quota, own_conversation=home is None)
+        return task
+
+    async def get(self, task_id: str, owner: str | None) -> Task:
+        """Return the task; raises NotFound."""
+        task = await self._store.tasks.get(task_id, owner=owner)
+        if task is None:
+            raise NotFound(FOREIGN)
+        return task
+
+    async def list(
+        self,
+        owner: str | None,
+        *,
+        status: str | None = None,
+        limit: int = 100,
+        cursor: str | None = None,
+    ) -> Page[Task]:
+        """Return tasks in the order they were made."""
+        wanted = None if status is None else _status(status)
+        return await self._store.tasks.page(
+            owner=owner, status=wanted, limit=_checked_limit(limit), cursor=cursor
+        )
+
+    async def update(
+        self, task_id: str, owner: str | None, fields: Mapping[str, Any], *, now: int | None = None
+    ) -> Task:
+        """Change the given fields; the next slot is recomputed only for a new schedule or a resumed task."""
+        moment = now_ms() if now is None else now
+        for _ in range(EDITS):
+            task = await self.get(task_id, owner)
+            edited = self._edited(task, fields, moment)
+            if edited.context_mode == "group" and task.context_mode != "group":
+                await self._home(None, task.conversation_id, "group")
+            if edited == task:
+                return task
+            edited = replace(edited, updated_at=moment)
+            if await self._store.tasks.replace(edited, owner=owner, expected_revision=task.revision):
+                return await self.get(task_id, owner)
+        raise Conflict(f"Task {task_id} keeps changing; try again.")
+
+    async def pause(self, task_id: str, owner: str | None, *, now: int | None = None) -> Task:
+        """Stop the schedule until it is resumed; what runs now goes on. Pausing twice is no error."""
+        return await self.update(task_id, owner, {"status": "paused"}, now=now)
+
+    async def resume(self, task_id: str, owner: str | None, *, now: int | None = None) -> Task:
+        """Start the schedule again from now; raises Conflict for a ``once`` task that ran."""
+        return await self.update(task_id, owner, {"status": "active"}, now=now)
+
+    async def cancel(self, task_id: str, owner: str | None) -> None:
+        """Delete the task and its run log; raises NotFound."""
+        if not await self._store.tasks.remove(task_id, owner=owner):
+            raise NotFound(FOREIGN)
+
+    async def runs(
+        self, task_id: str, owner: str | None, *, limit: int = 100, cursor: str | None = None
+    ) -> Page[TaskRun]:
+        """Return the run log, newest first; raises NotFound."""
+        page = await self._store.tasks.runs(task_id, owner=owner, limit=_checked_limit(limit), cursor=cursor)
+        if page is None:
+            raise NotFound(FOREIGN)
+        return page
+
+    def explain(
+        self,
+        schedule_type: str,
+        schedule_value: str,
+        timezone: str | None = None,
+        *,
+        n: int = 5,
+        now: int | None = None,
+    ) -> Sequence[int]:
+        """Return the next ``n`` slots of a schedule that starts now, in milliseconds since the epoch."""
+        schedule = self._parse(schedule_type, schedule_value, timezone)
+        moment = now_ms() if now is None else now
+        return schedules.upcoming(schedule, moment, min(n, MOST_EXPLAINED))
+
+    def _parse(self, schedule_type: object, schedule_value: object, timezone: object) -> Schedule:
+        place = self._default_timezone if timezone is None else timezone
+        return schedules.parse(
+            _text("schedule_type", schedule_type),
+            _text("schedule_value", schedule_value),
+            _text("timezone", place),
+        )
+
+    async def _home(self, owner: str | None, conversation_id: str | None, mode: str) -> str | None:
+        """Return the conversation that will own the task; None: it gets one of its own."""
+        wanted = conversation_id or owner
+        if wanted is None:
+            if mode == "group":
+                raise InvalidInput("conversation_id: context_mode group needs an existing conversation")
+            return None
+        found = await self._store.conversations.get(wanted)
+        # One sentence for absent and foreign, so that nobody learns which conversations exist.
+        if found is None or owner not in (None, wanted):
+            raise NotFound(f"conversation_id not found: {wanted}")
+        if mode == "group" and found.temporary:
+            raise InvalidInput("context_mode: group needs a conversation that is not temporary")
+        # What an isolated run schedules belongs to whom the run works for.
+        return found.owner_id
+
+    def _edited(self, task: Task, fields: Mapping[str, Any], now: int) -> Task:
+        for name in fields:
+            if name not in FIELDS:
+                raise InvalidInput(f"{name}: cannot be changed; known fields are {', '.join(FIELDS)}")
+        edited = replace(
+            task,
+            prompt=_checked_prompt(fields.get("prompt", task.prompt)),
+            context_mode=_context_mode(fields.get("context_mode", task.context_mode)),
+            catch_up=_catch_up(fields.get("catch_up", task.catch_up)),
+        )
+        wanted = _status(fields.get("status", task.status))
+        schedule = self._parse(
+            fields.get("schedule_type", task.schedule_type),
+            fields.get("schedule_value", task.schedule_value),
+            fields.get("timezone", task.timezone),
+        )
+        if schedule != Schedule(task.schedule_type, task.schedule_value, task.timezone):
+            edited = _rescheduled(edited, schedule, now)
+        return _with_status(edited, wanted, now) if "status" in fields else edited
+
+
+def task_view(task: Task) -> dict[str, Any]:
+    """Return a task as JSON shows it. ``next_run`` is null unless the task is active."""
+    active = task.status is TaskStatus.ACTIVE
+    return {
+        "id": task.id,
+        "conversation_id": task.conversation_id,
+        "prompt": task.prompt,
+        "schedule_type": task.schedule_type,
+        "schedule_value": task.schedule_value,
+        "timezone": task.timezone,
+        "context_mode": task.context_mode,
+        "catch_up": task.catch_up,
+        "status": task.status.value,
+        "next_run": iso_or_none(task.next_run if active else None),
+        "created_at": iso(task.created_at),
+        "updated_at": iso(task.updated_at),
+        "last_run": iso_or_none(task.last_run),
+        "last_status": None if task.last_state is None else task.last_state.value,
+        "attempts": task.attempts,
+    }
+
+
+def task_run_view(run: TaskRun) -> dict[str, Any]:
+    """Return a row of the run log as JSON shows it. ``due_at`` is null for a manual run."""
+    scheduled = run.slot.isdigit()
+    return {
+        "id": run.id,
+        "task_id": run.task_id,
+        "trigger": "schedule" if scheduled else "manual",
+        "due_at": iso(int(run.slot)) if scheduled else None,
+        "status": run.state.value,
+        "attempt": run.attempt,
+        "run_id": run.run_id,
+        "conversation_id": run.conversation_id,
+        "started_at": iso(run.started_at),
+        "finished_at": iso_or_none(run.finished_at),
+        "duration_ms": None if run.finished_at is None else max(run.finished_at - run.started_at, 0),
+        "result": run.result,
+        "error": run.error,
+    }
+
+
+def _rescheduled(task: Task, schedule: Schedule, now: int) -> Task:
+    """Give the task a new schedule, as if it had just been made with it; a paused one stays paused."""
+    return replace(
+        task,
+        schedule_type=schedule.type,
+        schedule_value=schedule.value,
+        timezone=schedule.timezone,
+        next_run=schedules.first_slot(schedule, now),
+        attempts=0,
+        served_slot=None,
+        status=TaskStatus.PAUSED if task.status is TaskStatus.PAUSED else TaskStatus.ACTIVE,
+    )
+
+
+def _with_status(task: Task, wanted: TaskStatus, now: int) -> Task:
+    if wanted is task.status:
+        return task
+    if wanted is TaskStatus.ACTIVE:
+        return _resumed(task, now)
+    if wanted is TaskStatus.PAUSED:
+        if task.status is not TaskStatus.ACTIVE:
+            raise Conflict(f"Task {task.id} is {task.status}; only an active task can be paused.")
+        return replace(task, status=TaskStatus.PAUSED)
+    raise InvalidInput("status: can be set to active or paused; the other ones are outcomes")
+
+
+def _resumed(task: Task, now: int) -> Task:
+    if task.schedule_type == "once" and (task.served_slot is not None or task.status is TaskStatus.COMPLETED):
+        raise Conflict(
+            f"Task {task.id} is completed: it ran at {iso(task.last_run or now)}. "
+            "Give it a new schedule_value to run it again.",
+            code="task_completed",
+        )
+    schedule = schedules.parse(task.schedule_type, task.schedule_value, task.timezone)
+    slot = schedules.first_slot(schedule, now)
+    if schedule.type == "once" and slot is not None:
+        # Its own time may have been tried before; the present is a slot that never was. While a try is
+        # running there is no slot: its outcome decides.
+        slot = None if task.running else max(slot, now)
+    return replace(task, status=TaskStatus.ACTIVE, next_run=slot, attempts=0)
+
+
+def _checked_id(given: str | None) -> str:
+    if given is None:
+        return new_id(TASK)
+    if not ID.fullmatch(_text("id", given)):
+        raise InvalidInput("id: takes 1 to 128 letters, digits, dots, dashes and underscores")
+    return given
+
+
+def _checked_prompt(prompt: object) -> str:
+    text = _text("prompt", prompt)
+    if not text.strip():
+        raise InvalidInput("prompt: must not be blank")
+    if len(text) > LONGEST_PROMPT:
+        raise InvalidInput(f"prompt: must have at most {LONGEST_PROMPT} characters, has {len(text)}")
+    return text
+
+
+def _checked_limit(limit: int) -> int:
+    if not 1 <= limit <= LARGEST_PAGE:
+        raise InvalidInput(f"limit: must be between 1 and {LARGEST_PAGE}")
+    return limit
+
+
+def _context_mode(value: object) -> ContextMode:
+    return cast(ContextMode, _one_of("context_mode", value, get_args(ContextMode)))
+
+
+def _catch_up(value: object) -> CatchUp:
+    return cast(CatchUp, _one_of("catch_up", value, get_args(CatchUp)))
+
+
+def _status(value: object) -> TaskStatus:
+    return TaskStatus(_one_of("status", value, [status.value for status in TaskStatus]))
+
+
+def _one_of(name: str, value: object, choices: Sequence[str]) -> str:
+    if value not in choices:
+        raise InvalidInput(f"{name}: must be one of {', '.join(choices)}")
+    return str(value)
+
+
+def _text(name: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise InvalidInput(f"{name}: must be a string")
+    return value
