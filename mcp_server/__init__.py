@@ -1,0 +1,1 @@
+"""The tool server: a stdio MCP server for one conversation, which its environment names at birth."""

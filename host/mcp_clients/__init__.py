@@ -1,0 +1,1 @@
+"""The host as an MCP client: its own tool server, and other people's servers."""

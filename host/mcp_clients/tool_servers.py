@@ -1,0 +1,247 @@
+"""The host's own tool server, one process per conversation, opened when it is first needed."""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final
+
+import anyio
+from anyio.abc import TaskGroup
+
+from host.mcp_clients.json_rpc import JsonRpcClient, RequestRefused, SessionLost
+from host.mcp_clients.results import cut
+from host.mcp_clients.zygote import ToolServerPlace, Zygote
+from host.tools.base import ToolResult, ToolSpec
+
+logger = logging.getLogger("picoclaw.mcp")
+
+PREFIX: Final = "mcp__picoclaw__"
+PROTOCOL: Final = "2025-11-25"
+CALL_SECONDS: Final = 30.0
+START_SECONDS: Final = 15.0
+"""Birth to answered handshake; most of it is for the zygote's own first import."""
+
+Key = tuple[str, bool]
+
+
+class TooManySessions(Exception):
+    """Every session is in the middle of a call."""
+
+
+class ToolServerSession:
+    """One tool server process and the wire to it."""
+
+    def __init__(self) -> None:
+        self._client: JsonRpcClient | None = None
+        self._starting = anyio.Lock()
+        self.used_at = anyio.current_time()
+
+    @property
+    def lost(self) -> bool:
+        """Return whether it can't be used any more."""
+        return self._client is not None and self._client.lost
+
+    @property
+    def busy(self) -> bool:
+        """Return whether it is starting or a call is waiting for its answer."""
+        return self._starting.locked() or (self._client is not None and self._client.busy)
+
+    async def start(self, zygote: Zygote, key: Key) -> None:
+        """Be born and shake hands, once; raises SessionLost, RequestRefused, TimeoutError."""
+        if self._client is not None:
+            return
+        async with self._starting:
+            if self._client is None:
+                conversation_id, is_main = key
+                self._client = await JsonRpcClient.over(await zygote.bear(conversation_id, is_main=is_main))
+                try:
+                    await self._handshake(self._client)
+                except BaseException:
+                    self._client.close()
+                    raise
+
+    async def call(self, tool: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the ``tools/call`` result; raises SessionLost, RequestRefused, TimeoutError."""
+        if self._client is None:
+            raise SessionLost
+        self.used_at = anyio.current_time()
+        try:
+            return await self._client.request(
+                "tools/call", {"name": tool, "arguments": arguments}, CALL_SECONDS
+            )
+        finally:
+            self.used_at = anyio.current_time()
+
+    def close(self) -> None:
+        """Let the process end."""
+        if self._client is not None:
+            self._client.close()
+
+    async def _handshake(self, client: JsonRpcClient) -> None:
+        me = {"name": "picoclaw-host", "version": "1"}
+        hello = {"protocolVersion": PROTOCOL, "capabilities": {}, "clientInfo": me}
+        await client.request("initialize", hello, START_SECONDS)
+        client.notify("notifications/initialized")
+
+
+class ToolServers:
+    """All tool servers of one host. Enter it at start; it delays nothing."""
+
+    def __init__(
+        self,
+        *,
+        db_path: Path,
+        store_dir: Path | None,
+        timezone: str,
+        max_sessions: int = 256,
+        idle_seconds: float = 300,
+        task_quota: int = 100,
+    ) -> None:
+        self._zygote = Zygote(ToolServerPlace(db_path.absolute(), store_dir, timezone, task_quota))
+        self._max_sessions = max_sessions
+        self._idle_seconds = idle_seconds
+        self._sessions: OrderedDict[Key, ToolServerSession] = OrderedDict()
+        self._group: TaskGroup
+
+    async def __aenter__(self) -> ToolServers:
+        self._group = await anyio.create_task_group().__aenter__()
+        self._group.start_soon(self._zygote.run)
+        self._group.start_soon(self._close_idle)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        for session in self._sessions.values():
+            session.close()
+        self._sessions.clear()
+        self._zygote.close()
+        self._group.cancel_scope.cancel()
+        return await self._group.__aexit__(kind, error, trace)
+
+    @property
+    def open_sessions(self) -> int:
+        """Return how many tool servers are open."""
+        return len(self._sessions)
+
+    @property
+    def zygote_pid(self) -> int | None:
+        """Return the zygote's process id, None while there is none."""
+        return self._zygote.pid
+
+    async def ready(self) -> None:
+        """Return once a session would start at once (nobody has to wait for this)."""
+        await self._zygote.ready()
+
+    def toolset(self, conversation_id: str, *, is_main: bool) -> ToolServerToolset:
+        """Return the tools bound to one conversation; nothing is started yet."""
+        return ToolServerToolset(self, (conversation_id, is_main))
+
+    async def forget(self, conversation_id: str) -> None:
+        """Close the conversation's sessions, because it is being deleted."""
+        for is_main in (False, True):
+            session = self._sessions.pop((conversation_id, is_main), None)
+            if session is not None:
+                session.close()
+
+    async def session(self, key: Key) -> ToolServerSession:
+        """Return an open session; raises SessionLost, RequestRefused, TimeoutError, TooManySessions."""
+        session = self._sessions.get(key)
+        if session is None or session.lost:
+            self._make_room()
+            session = self._sessions[key] = ToolServerSession()
+        self._sessions.move_to_end(key)
+        try:
+            await session.start(self._zygote, key)
+        except BaseException:
+            if self._sessions.get(key) is session and not session.busy:
+                del self._sessions[key]
+            raise
+        return session
+
+    def _make_room(self) -> None:
+        """Close the longest unused session if there is no place for another one."""
+        if len(self._sessions) < self._max_sessions:
+            return
+        for key, session in self._sessions.items():
+            if not session.busy:
+                session.close()
+                del self._sessions[key]
+                return
+        raise TooManySessions
+
+    async def _close_idle(self) -> None:
+        while True:
+            await anyio.sleep(max(self._idle_seconds / 10, 0.05))
+            oldest = anyio.current_time() - self._idle_seconds
+            for key, session in list(self._sessions.items()):
+                if session.lost or (session.used_at < oldest and not session.busy):
+                    session.close()
+                    del self._sessions[key]
+
+
+class ToolServerToolset:
+    """The tool server's tools for one conversation, fixed at birth."""
+
+    def __init__(self, servers: ToolServers, key: Key) -> None:
+        self._servers = servers
+        self._key = key
+
+    async def open(self) -> None:
+        """Start the session, so that the first call needn't wait; a failure shows at the call."""
+        try:
+            await self._servers.session(self._key)
+        except (SessionLost, RequestRefused, TimeoutError, TooManySessions) as error:
+            logger.warning("A tool server could not be started: %s", type(error).__name__)
+
+    def specs(self) -> Sequence[ToolSpec]:
+        """Return the tools; no session is needed."""
+        return _specs(self._key[1])
+
+    async def call(self, name: str, arguments: Mapping[str, Any]) -> ToolResult:
+        """Run one tool in the conversation's tool server."""
+        if not name.startswith(PREFIX):
+            return ToolResult(f"There is no tool named {name}.", is_error=True)
+        try:
+            session = await self._servers.session(self._key)
+            return _tool_result(await session.call(name.removeprefix(PREFIX), arguments))
+        except SessionLost:
+            return _fault("The tool server ended before it answered; the call may have taken effect.")
+        except TimeoutError:
+            return _fault(f"No answer within {CALL_SECONDS:g} s; the call may have taken effect.")
+        except TooManySessions:
+            return _fault("All tool servers are busy; try again.")
+        except RequestRefused as error:
+            return _fault(str(error))
+
+
+def _fault(sentence: str) -> ToolResult:
+    return ToolResult(sentence, is_error=True)
+
+
+def _tool_result(result: Mapping[str, Any]) -> ToolResult:
+    texts = [block["text"] for block in result.get("content", ()) if block.get("type") == "text"]
+    return ToolResult(cut("\n".join(texts)), is_error=bool(result.get("isError")))
+
+
+@cache
+def _specs(is_main: bool) -> tuple[ToolSpec, ...]:
+    # Only now: building the models costs a few hundredths of a second that a host's start can do without.
+    from shared.tool_contract import tool_declarations
+
+    return tuple(
+        ToolSpec(
+            name=PREFIX + tool.name,
+            description=tool.description,
+            input_schema=tool.input_schema,
+            # Writes keep the order the model gave them: messages are read one after the other.
+            parallel=tool.read_only,
+            read_only=tool.read_only,
+        )
+        for tool in tool_declarations(is_main=is_main).values()
+    )

@@ -1,0 +1,145 @@
+"""The owner of the zygote: one warm process that forks a tool server per session (see docs/mcp.md)."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import anyio
+from anyio.abc import Process
+
+from shared import jsons
+
+logger = logging.getLogger("picoclaw.mcp")
+
+STOP_SECONDS: Final = 8.0
+"""How long the zygote and its sessions may take to end; longer than their own grace."""
+RESTART_SECONDS: Final = (0.0, 0.1, 0.5, 2.0, 5.0)
+"""Pauses before the first, second, ... restart in a row."""
+STEADY_SECONDS: Final = 30.0
+"""A zygote that lived this long starts the row anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolServerPlace:
+    """What every tool server of this host is born with, besides its conversation."""
+
+    db_path: Path
+    store_dir: Path | None
+    timezone: str
+    task_quota: int
+
+    def environment(self) -> dict[str, str]:
+        """Return the whole environment of the zygote: nothing of the host's own gets in."""
+        environment = {
+            "PICOCLAW_DB_PATH": str(self.db_path),
+            "MAX_TASKS_PER_CONVERSATION": str(self.task_quota),
+            "TZ": self.timezone,
+            "LANG": "C.UTF-8",
+        }
+        if self.store_dir is not None:
+            environment["PICOCLAW_STORE_DIR"] = str(self.store_dir)
+        return environment
+
+
+class Zygote:
+    """Runs the process, starts it again when it dies, and passes births to it."""
+
+    def __init__(self, place: ToolServerPlace) -> None:
+        self._place = place
+        self._closing = False
+        self.pid: int | None = None
+        # Births wait in the socket while the process is still importing.
+        self._control, self._inherited = _pair()
+
+    async def run(self) -> None:
+        """Keep the process alive until ``close`` or cancellation; returns when it has ended."""
+        failures = 0
+        while not self._closing:
+            started = anyio.current_time()
+            await self._live()
+            failures = 0 if anyio.current_time() - started > STEADY_SECONDS else failures + 1
+            if self._closing:
+                return
+            logger.warning("The tool server process ended unexpectedly and is started again")
+            self._control, self._inherited = _pair()
+            await anyio.sleep(RESTART_SECONDS[min(failures, len(RESTART_SECONDS) - 1)])
+
+    async def bear(self, conversation_id: str, *, is_main: bool) -> socket.socket:
+        """Return a socket to a new tool server that acts for the conversation, and for nothing else."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            packet = {
+                "conversation_id": conversation_id,
+                "is_main": is_main,
+                "timezone": self._place.timezone,
+            }
+            try:
+                await self._send(jsons.dump_bytes(packet), theirs)
+            except BaseException:
+                ours.close()
+                raise
+        ours.setblocking(False)
+        return ours
+
+    async def ready(self) -> None:
+        """Return once the process has finished importing."""
+        control = self._control
+        await anyio.wait_readable(control)
+
+    def close(self) -> None:
+        """Let the process end: it sees its control socket close."""
+        self._closing = True
+        self._control.close()
+
+    async def _send(self, packet: bytes, theirs: socket.socket) -> None:
+        while True:
+            control = self._control
+            try:
+                socket.send_fds(control, [packet], [theirs.fileno()])
+            except BlockingIOError:
+                await anyio.wait_writable(control)
+            else:
+                return
+
+    async def _live(self) -> None:
+        """Be the owner of one process: from its start to its end, also when cancelled."""
+        with self._inherited:
+            process = await anyio.open_process(
+                [sys.executable, "-I", "-m", "mcp_server.zygote", str(self._inherited.fileno())],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=None,
+                env=self._place.environment(),
+                cwd=os.sep,
+                pass_fds=(self._inherited.fileno(),),
+            )
+        self.pid = process.pid
+        try:
+            await process.wait()
+        finally:
+            self.pid = None
+            self._control.close()
+            await _ended(process)
+
+
+async def _ended(process: Process) -> None:
+    with anyio.CancelScope(shield=True):
+        with anyio.move_on_after(STOP_SECONDS):
+            await process.wait()
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+        await process.aclose()
+
+
+def _pair() -> tuple[socket.socket, socket.socket]:
+    ours, inherited = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.setblocking(False)
+    return ours, inherited

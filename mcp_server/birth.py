@@ -1,0 +1,76 @@
+"""How a session is asked for: one packet that carries the identity and the descriptors (unix(7), SCM_RIGHTS).
+
+Standard library only, because the shim's start-up time is its whole point.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+PACKET_LIMIT: Final = 4096
+OUTSIDE_FDS: Final = 4
+"""stdin, stdout, stderr, and the database opened for writing, which proves the right to be served."""
+SERVED: Final = b"served"
+"""What the zygote answers to a shim once the session has its descriptors; then follows the exit status."""
+
+
+@dataclass(frozen=True, slots=True)
+class Birth:
+    """What one session is born with; where the store is, is the zygote's own to say."""
+
+    conversation_id: str
+    is_main: bool
+    timezone: str
+
+
+class BadBirth(Exception):
+    """The packet is not a birth."""
+
+
+def encode(birth: Birth) -> bytes:
+    """Return the packet."""
+    fields = {
+        "conversation_id": birth.conversation_id,
+        "is_main": birth.is_main,
+        "timezone": birth.timezone,
+    }
+    return json.dumps(fields).encode()
+
+
+def decode(packet: bytes) -> Birth:
+    """Return the birth; raises BadBirth."""
+    try:
+        fields = json.loads(packet)
+        birth = Birth(fields["conversation_id"], fields["is_main"], fields["timezone"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise BadBirth from error
+    if not (isinstance(birth.conversation_id, str) and isinstance(birth.timezone, str)):
+        raise BadBirth
+    if not isinstance(birth.is_main, bool):
+        raise BadBirth
+    return birth
+
+
+def door_name(database: Path) -> str:
+    """Return the name of the zygote's socket, beside the database it serves."""
+    return f"{database.name}.mcp"
+
+
+def door_address(directory: int, database: Path) -> str:
+    """Return an address for the door that has room for any path (unix(7) allows 107 bytes)."""
+    return f"/proc/self/fd/{directory}/{door_name(database)}"
+
+
+def packet_socket() -> socket.socket:
+    """Return a socket of the kind the door speaks: whole packets."""
+    return socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+
+def open_directory(database: Path) -> int:
+    """Return a descriptor of the directory the database is in."""
+    return os.open(database.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -1,0 +1,97 @@
+"""One session from birth to the end of its input: identity, store, server."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from functools import cache
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as installed_version
+from typing import Any
+
+import anyio
+import uvloop
+from mcp.server.lowlevel.server import Server
+from mcp.server.stdio import stdio_server
+
+from mcp_server.identity import Identity
+from mcp_server.resources import Resources
+from mcp_server.server import build_server
+from mcp_server.tools import Caller, Tools
+from mcp_server.transport import NotPollable, claim_standard_streams, open_streams
+from shared.clock import now_ms
+from shared.errors import PicoError, StoreError
+from shared.store import open_store
+from shared.store.contract import Store
+from shared.tasks import TaskService
+
+
+def run_session(identity: Identity, lifeline: int | None = None) -> int:
+    """Serve descriptors 0 and 1 until their client is gone; return the exit status.
+
+    ``lifeline``: a descriptor that becomes readable when whoever asked for the session has ended.
+    """
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s %(message)s")
+    try:
+        store = open_store(identity.db_path, identity.store_dir)
+    except StoreError as error:
+        print(f"picoclaw tool server: {error}", file=sys.stderr)  # noqa: T201 - no log is set up for people here
+        return 1
+    return anyio.run(
+        _serve, store, identity, lifeline, backend_options={"loop_factory": uvloop.new_event_loop}
+    )
+
+
+async def _serve(store: Store, identity: Identity, lifeline: int | None) -> int:
+    try:
+        server = await _prepared(store, identity)
+        async with anyio.create_task_group() as group:
+            if lifeline is not None:
+                group.start_soon(_end_with, lifeline, group.cancel_scope)
+            await _run(server)
+            group.cancel_scope.cancel()
+    except PicoError as error:
+        logging.getLogger(__name__).error("the session could not start: %s", error.message)
+        return 1
+    finally:
+        with anyio.CancelScope(shield=True):
+            await store.close()
+    return 0
+
+
+async def _end_with(lifeline: int, scope: anyio.CancelScope) -> None:
+    await anyio.wait_readable(lifeline)
+    scope.cancel()
+
+
+async def _prepared(store: Store, identity: Identity) -> Server[Any]:
+    conversation = await store.conversations.ensure(identity.conversation_id, now_ms())
+    await store.durable()
+    caller = Caller(conversation, identity.is_main)
+    tasks = TaskService(store, default_timezone=identity.timezone, quota=identity.task_quota)
+    return build_server(
+        Tools(store, tasks, caller),
+        Resources(store, tasks, caller),
+        is_main=identity.is_main,
+        version=program_version(),
+    )
+
+
+async def _run(server: Server[Any]) -> None:
+    options = server.create_initialization_options()
+    try:
+        reader, writer = open_streams(*claim_standard_streams())
+    except NotPollable:
+        async with stdio_server() as (read, write):
+            await server.run(read, write, options)
+        return
+    await server.run(reader, writer, options)
+
+
+@cache
+def program_version() -> str:
+    """Return the installed version, ``0`` from a bare source tree."""
+    try:
+        return installed_version("picoclaw")
+    except PackageNotFoundError:
+        return "0"

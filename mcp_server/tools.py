@@ -1,0 +1,136 @@
+"""What each tool does. Every effect carries the owner that the identity fixed at birth."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from shared import tool_contract as contract
+from shared.clock import iso, now_ms
+from shared.errors import InvalidInput
+from shared.models import Conversation
+from shared.store.contract import Store
+from shared.tasks import TaskService, task_run_view, task_view
+
+Result = dict[str, Any]
+DEFAULT_SENDER: Final = "assistant"
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who calls: the conversation as it was at birth, and whether it is the main one."""
+
+    conversation: Conversation
+    is_main: bool
+
+    @property
+    def owner(self) -> str | None:
+        """Return the owner for the store's statements; None: sees all."""
+        return None if self.is_main else self.conversation.owner_id
+
+
+class Tools:
+    """The tools of one session."""
+
+    def __init__(self, store: Store, tasks: TaskService, caller: Caller) -> None:
+        self._store = store
+        self._tasks = tasks
+        self._caller = caller
+        self._run: Final[Mapping[str, Callable[[Any], Awaitable[Result]]]] = {
+            "send_message": self._send_message,
+            "schedule_task": self._schedule_task,
+            "list_tasks": self._list_tasks,
+            "get_task": self._get_task,
+            "list_task_runs": self._list_task_runs,
+            "pause_task": self._pause_task,
+            "resume_task": self._resume_task,
+            "update_task": self._update_task,
+            "cancel_task": self._cancel_task,
+        }
+
+    async def call(self, declaration: contract.ToolDeclaration, arguments: Mapping[str, Any]) -> Result:
+        """Run a tool and return its result once it is durable; raises PicoError."""
+        checked = declaration.parse(arguments)
+        result = await self._run[declaration.name](checked)
+        if not declaration.read_only:
+            await self._store.durable()
+        return result
+
+    async def _send_message(self, arguments: contract.SendMessage) -> Result:
+        source = self._caller.conversation
+        target = source.owner_id
+        if isinstance(arguments, contract.SendMessageAnywhere) and arguments.conversation_id:
+            target = arguments.conversation_id
+        if not arguments.text.strip():
+            raise InvalidInput("text: must not be blank")
+        sender = arguments.sender or DEFAULT_SENDER
+        said = await self._store.outbound.add(source.id, target, arguments.text, sender, now_ms())
+        return {
+            "id": said.id,
+            "conversation_id": said.conversation_id,
+            "sender": said.sender,
+            "created_at": iso(said.created_at),
+        }
+
+    async def _schedule_task(self, arguments: contract.ScheduleTask) -> Result:
+        task = await self._tasks.schedule(
+            owner=self._caller.owner,
+            conversation_id=self._target(arguments.target_conversation_id),
+            prompt=arguments.prompt,
+            schedule_type=arguments.schedule_type,
+            schedule_value=arguments.schedule_value,
+            timezone=arguments.timezone or None,
+            context_mode=arguments.context_mode,
+            catch_up=arguments.catch_up,
+        )
+        return task_view(task)
+
+    def _target(self, wanted: str) -> str:
+        own = self._caller.conversation
+        if wanted in ("", own.owner_id, own.id):
+            return own.owner_id
+        if not self._caller.is_main:
+            raise InvalidInput("target_conversation_id: only the main conversation may schedule for others")
+        return wanted
+
+    async def _list_tasks(self, arguments: contract.ListTasks) -> Result:
+        page = await self._tasks.list(
+            self._caller.owner,
+            status=arguments.status or None,
+            limit=arguments.limit,
+            cursor=arguments.cursor or None,
+        )
+        return {"tasks": [task_view(task) for task in page.items], "next_cursor": page.next_cursor}
+
+    async def _get_task(self, arguments: contract.TaskId) -> Result:
+        return task_view(await self._tasks.get(arguments.task_id, self._caller.owner))
+
+    async def _list_task_runs(self, arguments: contract.ListTaskRuns) -> Result:
+        page = await self._tasks.runs(
+            arguments.task_id,
+            self._caller.owner,
+            limit=arguments.limit,
+            cursor=arguments.cursor or None,
+        )
+        return {"runs": [task_run_view(run) for run in page.items], "next_cursor": page.next_cursor}
+
+    async def _pause_task(self, arguments: contract.TaskId) -> Result:
+        return task_view(await self._tasks.pause(arguments.task_id, self._caller.owner))
+
+    async def _resume_task(self, arguments: contract.TaskId) -> Result:
+        return task_view(await self._tasks.resume(arguments.task_id, self._caller.owner))
+
+    async def _update_task(self, arguments: contract.UpdateTask) -> Result:
+        given = {name: value for name, value in arguments.model_dump(exclude={"task_id"}).items() if value}
+        if not given:
+            raise InvalidInput(f"Nothing to change: give at least one of {', '.join(_CHANGEABLE)}")
+        task = await self._tasks.update(arguments.task_id, self._caller.owner, given)
+        return task_view(task)
+
+    async def _cancel_task(self, arguments: contract.TaskId) -> Result:
+        await self._tasks.cancel(arguments.task_id, self._caller.owner)
+        return {"task_id": arguments.task_id, "cancelled": True}
+
+
+_CHANGEABLE: Final = tuple(name for name in contract.UpdateTask.model_fields if name != "task_id")

@@ -1,0 +1,280 @@
+"""What the built-in tool server offers: names, arguments, results, hints (mcp: the table).
+
+Declared once: the tool server lists and validates by it, and the host tells the model about the tools
+without having to wait for a session. The models are strict: nothing is coerced, unknown names are refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from shared.errors import InvalidInput
+
+SERVER_NAME: Final = "picoclaw"
+TEXT_LIMIT: Final = 32_000
+"""Longest message or prompt, in characters."""
+
+Schema = dict[str, Any]
+Id = Annotated[str, Field(max_length=200)]
+
+
+class Arguments(BaseModel):
+    """Arguments of a tool. An optional text that is empty counts as not given."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+class Nothing(Arguments):
+    """No arguments."""
+
+
+class SendMessage(Arguments):
+    """A message to the people of the own conversation."""
+
+    text: str = Field(min_length=1, max_length=TEXT_LIMIT, description="The message, as people will read it.")
+    sender: str = Field("", max_length=200, description="Name shown as the sender. Default: assistant.")
+
+
+class SendMessageAnywhere(SendMessage):
+    """A message to any existing conversation."""
+
+    conversation_id: Id = Field("", description="An existing conversation. Default: this one.")
+
+
+_PROMPT: Final = "What the agent is asked to do at each run, with everything it needs to know."
+_TYPE: Final = "cron: recurring by the calendar. interval: recurring every N milliseconds. once: one run."
+_VALUE: Final = (
+    "cron: five fields such as '0 9 * * MON' or @daily. interval: whole milliseconds, at least 1000, such as "
+    "'3600000'. once: local date and time without a zone, such as '2026-03-01T09:00:00'."
+)
+_ZONE: Final = "IANA time zone such as Europe/Berlin. Default: the host's."
+_MODE: Final = "group: the run happens in the conversation, with its history. isolated: it starts afresh."
+_CATCH_UP: Final = "Slots missed while the host was down: run none, one for all of them, or each."
+
+ScheduleType = Literal["cron", "interval", "once"]
+ContextMode = Literal["group", "isolated"]
+CatchUp = Literal["skip", "once", "all"]
+Status = Literal["active", "paused", "completed", "failed"]
+
+
+class ScheduleTask(Arguments):
+    """A new task."""
+
+    prompt: str = Field(min_length=1, max_length=TEXT_LIMIT, description=_PROMPT)
+    schedule_type: ScheduleType = Field(description=_TYPE)
+    schedule_value: str = Field(min_length=1, max_length=200, description=_VALUE)
+    context_mode: ContextMode = Field("isolated", description=_MODE)
+    timezone: str = Field("", max_length=100, description=_ZONE)
+    catch_up: CatchUp = Field("once", description=_CATCH_UP)
+    target_conversation_id: Id = Field(
+        "", description="Whose task it is. Default: this conversation. Another one: main conversation only."
+    )
+
+
+class TaskId(Arguments):
+    """Names a task."""
+
+    task_id: str = Field(min_length=1, max_length=200, description="The task's id, as list_tasks shows it.")
+
+
+class ListTasks(Arguments):
+    """Which tasks to list."""
+
+    status: Status | Literal[""] = Field("", description="Only tasks of this status. Default: all.")
+    limit: int = Field(100, ge=1, le=1000, description="At most this many.")
+    cursor: str = Field("", max_length=500, description="next_cursor of the page before.")
+
+
+class ListTaskRuns(TaskId):
+    """Which runs to list."""
+
+    limit: int = Field(100, ge=1, le=1000, description="At most this many.")
+    cursor: str = Field("", max_length=500, description="next_cursor of the page before.")
+
+
+class UpdateTask(TaskId):
+    """What to change; what is not given stays."""
+
+    prompt: str = Field("", max_length=TEXT_LIMIT, description=_PROMPT)
+    schedule_type: ScheduleType | Literal[""] = Field("", description=_TYPE)
+    schedule_value: str = Field("", max_length=200, description=_VALUE)
+    timezone: str = Field("", max_length=100, description=_ZONE)
+    context_mode: ContextMode | Literal[""] = Field("", description=_MODE)
+    catch_up: CatchUp | Literal[""] = Field("", description=_CATCH_UP)
+
+
+@dataclass(frozen=True, slots=True)
+class ToolDeclaration:
+    """One tool: for people and models, for validation, and the hints of the protocol's annotations."""
+
+    name: str
+    title: str
+    description: str
+    arguments: type[Arguments]
+    output_schema: Schema
+    read_only: bool = False
+    destructive: bool = False
+    idempotent: bool = False
+
+    @property
+    def input_schema(self) -> Schema:
+        """Return the arguments as JSON Schema, ``additionalProperties: false``."""
+        return _input_schema(self.arguments)
+
+    def parse(self, arguments: Mapping[str, Any]) -> Arguments:
+        """Return the checked arguments; raises InvalidInput with a sentence that names the field."""
+        try:
+            return self.arguments.model_validate(arguments)
+        except ValidationError as error:
+            raise InvalidInput(_sentence(error)) from None
+
+
+def _object(properties: Schema, required: list[str] | None = None) -> Schema:
+    return {"type": "object", "properties": properties, "required": required or list(properties)}
+
+
+_TEXT: Final[Schema] = {"type": "string"}
+_TEXT_OR_NULL: Final[Schema] = {"type": ["string", "null"]}
+_MESSAGE: Final = _object({"id": _TEXT, "conversation_id": _TEXT, "sender": _TEXT, "created_at": _TEXT})
+_TASK: Final = _object(
+    {
+        "id": _TEXT,
+        "conversation_id": _TEXT_OR_NULL,
+        "prompt": _TEXT,
+        "schedule_type": _TEXT,
+        "schedule_value": _TEXT,
+        "timezone": _TEXT,
+        "context_mode": _TEXT,
+        "catch_up": _TEXT,
+        "status": _TEXT,
+        "next_run": _TEXT_OR_NULL,
+        "created_at": _TEXT,
+    }
+)
+_RUN: Final[Schema] = {"type": "object"}
+_CURSOR: Final = _TEXT_OR_NULL
+
+
+def _tool(
+    name: str, title: str, description: str, arguments: type[Arguments], **rest: Any
+) -> ToolDeclaration:
+    return ToolDeclaration(name, title, description, arguments, rest.pop("output"), **rest)
+
+
+_TASK_TOOLS: Final = (
+    _tool(
+        "schedule_task",
+        "Schedule a task",
+        "Schedule a prompt to be run later, once or repeatedly. Returns the task with its next run (UTC).",
+        ScheduleTask,
+        output=_TASK,
+    ),
+    _tool(
+        "list_tasks",
+        "List tasks",
+        "List scheduled tasks in the order they were made.",
+        ListTasks,
+        output=_object({"tasks": {"type": "array", "items": _TASK}, "next_cursor": _CURSOR}),
+        read_only=True,
+    ),
+    _tool("get_task", "Show a task", "Show one scheduled task.", TaskId, output=_TASK, read_only=True),
+    _tool(
+        "list_task_runs",
+        "List a task's runs",
+        "List the runs of a task with their outcomes, newest first.",
+        ListTaskRuns,
+        output=_object({"runs": {"type": "array", "items": _RUN}, "next_cursor": _CURSOR}),
+        read_only=True,
+    ),
+    _tool(
+        "pause_task",
+        "Pause a task",
+        "Stop a task from running until it is resumed.",
+        TaskId,
+        output=_TASK,
+        idempotent=True,
+    ),
+    _tool(
+        "resume_task",
+        "Resume a task",
+        "Let a paused task run again; its next run is computed from now.",
+        TaskId,
+        output=_TASK,
+        idempotent=True,
+    ),
+    _tool(
+        "update_task",
+        "Change a task",
+        "Change the prompt, the schedule or the options of a task. What is not given stays as it is.",
+        UpdateTask,
+        output=_TASK,
+        destructive=True,
+        idempotent=True,
+    ),
+    _tool(
+        "cancel_task",
+        "Cancel a task",
+        "Delete a task and its run log. This cannot be undone.",
+        TaskId,
+        output=_object({"task_id": _TEXT, "cancelled": {"type": "boolean"}}),
+        destructive=True,
+    ),
+)
+
+
+@cache
+def tool_declarations(*, is_main: bool) -> Mapping[str, ToolDeclaration]:
+    """Return the tools by name, in a stable order; only the main conversation may write elsewhere."""
+    send = _tool(
+        "send_message",
+        "Send a message",
+        "Send a message to the people right now, before the answer is finished.",
+        SendMessageAnywhere if is_main else SendMessage,
+        output=_MESSAGE,
+    )
+    return {tool.name: tool for tool in (send, *_TASK_TOOLS)}
+
+
+@cache
+def _input_schema(arguments: type[Arguments]) -> Schema:
+    schema = arguments.model_json_schema()
+    properties = {name: _plain(value) for name, value in schema.get("properties", {}).items()}
+    found: Schema = {"type": "object", "properties": properties, "additionalProperties": False}
+    if "required" in schema:
+        found["required"] = schema["required"]
+    return found
+
+
+def _plain(schema: Schema) -> Schema:
+    """Drop what only repeats the name, and offer no empty choice: "" merely counts as not given."""
+    plain = {
+        key: value for key, value in schema.items() if key != "title" and (key, value) != ("default", "")
+    }
+    choices = [option for option in plain.pop("anyOf", ()) if option.get("const") != ""]
+    return {**choices[0], **plain} if choices else plain
+
+
+_KINDS: Final = {
+    "missing": "is required",
+    "extra_forbidden": "is not an argument of this tool",
+    "string_type": "must be a string",
+    "int_type": "must be a whole number",
+    "string_too_short": "must not be empty",
+}
+
+
+def _sentence(error: ValidationError) -> str:
+    # A union reports one error per choice; the first names what was meant.
+    first = error.errors(include_url=False, include_input=False)[0]
+    name = str(first["loc"][0])[:100] if first["loc"] else "arguments"
+    reason = _KINDS.get(first["type"])
+    if reason is None:
+        text = first["msg"]
+        reason = text[0].lower() + text[1:]
+        reason = reason.replace("input should be", "must be").replace("string should have", "must have")
+    return f"{name}: {reason}"
