@@ -47,13 +47,16 @@ def rebuild(store_dir: Path, target: Path) -> Link:
     Damage is passed over with a warning as long as an older file helps; raises StoreError when none does.
     """
     listing = layout.scan(store_dir)
+    heads = _heads(store_dir, listing)
     for strict in (True, False):
-        for number, plan in enumerate(_plans(store_dir, listing)):
+        for number, plan in enumerate(_plans(store_dir, listing, heads)):
             try:
                 end = build(plan, target, strict=strict)
             except (Damaged, sqlite3.DatabaseError, OSError) as error:
                 log.warning("The volume's %s cannot be used: %s", plan.snapshot.path.name, error)
                 continue
+            if plan.head != heads[0]:
+                log.warning("What followed segment %s on the volume is lost", end.id)
             if number or not strict:
                 log.warning("Restored from %s and %d log segments", plan.snapshot.path.name, len(plan.steps))
             return end
@@ -112,12 +115,15 @@ def discard(database: Path) -> None:
         database.with_name(database.name + suffix).unlink(missing_ok=True)
 
 
-def _plans(store_dir: Path, listing: Listing) -> Iterator[Plan]:
-    # A segment without a frame may be left over from a host that died before it moved on to it.
-    filled = [name for name in listing.segments if segment.has_frames(store_dir, name)]
-    heads = sorted({*filled, *(found.id for found in listing.snapshots)}, reverse=True)
+def _plans(store_dir: Path, listing: Listing, heads: list[FileId]) -> Iterator[Plan]:
     for head in heads:
         yield from _plans_from(store_dir, listing.snapshots, head, None)
+
+
+def _heads(store_dir: Path, listing: Listing) -> list[FileId]:
+    # A segment without a frame may be left over from a host that died before it moved on to it.
+    filled = [name for name in listing.segments if segment.has_frames(store_dir, name)]
+    return sorted({*filled, *(found.id for found in listing.snapshots)}, reverse=True)
 
 
 def _plans_from(

@@ -1,0 +1,274 @@
+"""The start picks the newest good state, whatever was left behind."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import sqlite3
+import threading
+from pathlib import Path
+
+import pytest
+
+from shared.errors import StoreError
+from shared.store.sqlite.volume import compaction, segment
+from shared.store.sqlite.volume.carrier import Carrier
+from shared.store.sqlite.volume.opening import rename_store
+from tests.store.places import Places, add, integrity, names
+
+
+async def grow(places: Places, *, compact: bool = True) -> None:
+    """Leave a volume with two generations: a snapshot, segments, a newer snapshot, segments."""
+    for number in range(4):
+        store = places.open()
+        await add(store, f"c{number}")
+        if number == 2 and compact:
+            fold(places)
+        await store.close()
+
+
+def fold(places: Places) -> None:
+    carrier = Carrier(places.database)
+    assert compaction.Compaction(carrier, threading.Event(), least_bytes=0).run_if_due()
+    carrier.abandon()
+
+
+ALL = {"c0", "c1", "c2", "c3"}
+
+
+async def test_a_torn_snapshot_costs_nothing_while_the_one_before_is_there(
+    places: Places, caplog: pytest.LogCaptureFixture
+) -> None:
+    await grow(places)
+    newest = places.listing().snapshots[-1].path
+    with newest.open("r+b") as file:
+        file.truncate(newest.stat().st_size // 2)
+    places.lose_local_disk()
+    with caplog.at_level(logging.WARNING):
+        async with places.host() as store:
+            assert await names(store) == ALL
+    assert newest.name in caplog.text
+
+
+async def test_a_half_written_snapshot_is_ignored(places: Places) -> None:
+    await grow(places)
+    (places.volume / "snapshot-000009-00000099.tmp").write_bytes(b"SQLite format 3\0half")
+    places.lose_local_disk()
+    async with places.host() as store:
+        assert await names(store) == ALL
+
+
+@pytest.mark.parametrize("cut", [1, 30, 4000, 4120, 9000])
+async def test_a_torn_tail_of_the_last_segment_loses_only_what_is_torn(places: Places, cut: int) -> None:
+    store = places.open()
+    await add(store, "kept")
+    length = _last_segment(places).stat().st_size
+    await add(store, "torn")
+    path = _last_segment(places)
+    await store.close()
+    with path.open("r+b") as file:
+        file.truncate(max(length, path.stat().st_size - cut))
+    places.lose_local_disk()
+    async with places.host() as again:
+        assert "kept" in await names(again)
+        assert integrity(places.database) == "ok"
+
+
+@pytest.mark.parametrize("fault", ["torn", "missing", "overwritten"])
+async def test_a_damaged_segment_in_the_middle_never_makes_a_wrong_database(
+    places: Places, caplog: pytest.LogCaptureFixture, fault: str
+) -> None:
+    await grow(places, compact=False)
+    victim = segment_paths(places)[2]
+    if fault == "missing":
+        victim.unlink()
+    else:
+        with victim.open("r+b") as file:
+            file.seek(segment.HEAD + 600)
+            file.write(b"\xff" * 100) if fault == "overwritten" else file.truncate()
+    places.lose_local_disk()
+    with caplog.at_level(logging.WARNING):
+        async with places.host() as store:
+            assert await names(store) == {"c0", "c1"}
+            assert integrity(places.database) == "ok"
+            await add(store, "after")
+    assert caplog.text
+    places.lose_local_disk()
+    async with places.host() as store:
+        assert await names(store) == {"c0", "c1", "after"}
+
+
+async def test_a_snapshot_with_a_wrong_checksum_serves_when_nothing_else_is_left(
+    places: Places, caplog: pytest.LogCaptureFixture
+) -> None:
+    await grow(places)
+    listing = places.listing()
+    for snapshot in listing.snapshots:
+        snapshot.path.rename(snapshot.path.with_name(f"snapshot-{snapshot.id}.00000000.db"))
+    places.lose_local_disk()
+    async with places.host() as store:
+        assert await names(store) == ALL
+
+
+async def test_a_volume_without_a_usable_file_stops_the_start_with_a_sentence(places: Places) -> None:
+    await grow(places)
+    for snapshot in places.listing().snapshots:
+        snapshot.path.write_bytes(b"nothing")
+    for path in segment_paths(places):
+        path.unlink()
+    places.lose_local_disk()
+    with pytest.raises(StoreError, match="Nothing on STORE_DIR can be restored"):
+        places.open()
+
+
+async def test_a_runtime_database_ahead_of_the_volume_is_used(
+    places: Places, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = places.open()
+    await add(store, "a")
+    old = places.volume.with_name("old")
+    shutil.copytree(places.volume, old)
+    await store.close()
+    store = places.open()
+    await add(store, "b")
+    await store.close()
+    shutil.rmtree(places.volume)
+    old.rename(places.volume)
+    async with places.host() as again:
+        assert await names(again) == {"a", "b"}
+    assert "behind" in caplog.text
+    places.lose_local_disk()
+    async with places.host() as again:
+        assert await names(again) == {"a", "b"}
+
+
+async def test_a_volume_ahead_of_the_runtime_database_is_used(places: Places) -> None:
+    store = places.open()
+    await add(store, "a")
+    await store.close()
+    elsewhere = Places(places.volume, places.local.with_name("elsewhere"))
+    async with elsewhere.host() as other:
+        await add(other, "b")
+    async with places.host() as again:
+        assert await names(again) == {"a", "b"}
+
+
+async def test_another_stores_volume_wins_over_the_runtime_database(places: Places) -> None:
+    async with places.host() as store:
+        await add(store, "a")
+    other = Places(places.volume.with_name("other"), places.local.with_name("other-local"))
+    async with other.host() as store:
+        await add(store, "x")
+    shutil.rmtree(places.volume)
+    other.volume.rename(places.volume)
+    async with places.host() as again:
+        assert await names(again) == {"x"}
+
+
+async def test_a_renamed_store_is_restored_over_a_surviving_runtime_database(places: Places) -> None:
+    store = places.open()
+    await add(store, "a")
+    old = places.volume.with_name("old")
+    shutil.copytree(places.volume, old)
+    await add(store, "b")
+    await store.close()
+    shutil.rmtree(places.volume)
+    old.rename(places.volume)
+    rename_store(places.volume)
+    async with places.host() as again:
+        assert await names(again) == {"a"}
+
+
+async def test_an_emptied_volume_gets_the_surviving_runtime_database(places: Places) -> None:
+    async with places.host() as store:
+        await add(store, "a")
+    shutil.rmtree(places.volume)
+    async with places.host() as store:
+        assert await names(store) == {"a"}
+    places.lose_local_disk()
+    async with places.host() as store:
+        assert await names(store) == {"a"}
+
+
+async def test_a_stale_log_is_never_replayed_onto_a_replaced_database(places: Places) -> None:
+    writer = places.start_writer("host", "w")
+    assert writer.stdout is not None
+    told = {writer.stdout.readline().strip() for _ in range(10)}
+    writer.kill()
+    writer.communicate()
+    log = places.database.with_name("pico.db-wal")
+    assert log.stat().st_size > 0
+    replacement = places.local / "replacement"
+    connection = sqlite3.connect(replacement)
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("CREATE TABLE stranger (x)")
+    connection.close()
+    replacement.replace(places.database)
+    async with places.host() as store:
+        assert told <= await names(store)
+        assert integrity(places.database) == "ok"
+
+
+async def test_a_deleted_runtime_database_with_its_log_left_behind_is_restored(places: Places) -> None:
+    writer = places.start_writer("host", "w")
+    assert writer.stdout is not None
+    told = {writer.stdout.readline().strip() for _ in range(10)}
+    writer.kill()
+    writer.communicate()
+    places.database.unlink()
+    async with places.host() as store:
+        assert told <= await names(store)
+        assert integrity(places.database) == "ok"
+
+
+@pytest.mark.parametrize("fate", ["lost", "torn"])
+async def test_without_its_sidecar_the_runtime_database_is_not_trusted(places: Places, fate: str) -> None:
+    async with places.host() as store:
+        await add(store, "a")
+    sidecar = places.local / "pico.db.ship"
+    sidecar.unlink() if fate == "lost" else sidecar.write_bytes(sidecar.read_bytes()[:100])
+    _tamper(places.database)
+    async with places.host() as store:
+        assert await names(store) == {"a"}
+
+
+async def test_a_database_changed_between_two_hosts_is_shipped_whole(places: Places) -> None:
+    async with places.host() as store:
+        await add(store, "a")
+    _tamper(places.database)
+    async with places.host() as store:
+        assert await names(store) == {"a", "stranger"}
+    places.lose_local_disk()
+    async with places.host() as store:
+        assert await names(store) == {"a", "stranger"}
+
+
+async def test_a_log_that_someone_else_reset_is_noticed(places: Places) -> None:
+    async with places.host() as store:
+        await add(store, "a")
+        stranger = sqlite3.connect(places.database)
+        stranger.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        stranger.close()
+        await add(store, "b")
+        saved = places.volume.with_name("saved")
+        shutil.copytree(places.volume, saved)
+    async with Places(saved, places.local.with_name("new")).host() as copy:
+        assert await names(copy) == {"a", "b"}
+
+
+def _tamper(database: Path) -> None:
+    connection = sqlite3.connect(database)
+    connection.execute(
+        "INSERT INTO conversations (id, session_id, owner_id, created_at, last_activity)"
+        " VALUES ('stranger', 's', 'stranger', 1, 1)"
+    )
+    connection.commit()
+    connection.close()
+
+
+def segment_paths(places: Places) -> list[Path]:
+    return [places.volume / f"wal-{name}" for name in places.listing().segments]
+
+
+def _last_segment(places: Places) -> Path:
+    return segment_paths(places)[-1]
