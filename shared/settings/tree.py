@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import BaseModel, Field, SecretStr, field_validator
 
 from shared.settings.channels import Channels
 from shared.settings.section import Env, Section
@@ -174,3 +175,27 @@ class Settings(Section):
     def config_dir(self) -> Path:
         """The directory that ``.security.yml`` and ``file://`` values live in."""
         return self.config_path.parent
+
+    @property
+    def offline(self) -> bool:
+        """Whether nothing says how to reach a model, so that the embedded one answers."""
+        reachable = self.model.has_credential or self.model.base_url
+        return not reachable and not any(entry.api_keys or entry.api_base for entry in self.model_list)
+
+    def secret_values(self) -> tuple[str, ...]:
+        """Return every secret of the tree in the clear, for the redactor."""
+        return tuple(sorted(set(_secrets_of(self))))
+
+
+def _secrets_of(value: Any) -> Iterator[str]:
+    if isinstance(value, SecretStr):
+        yield value.get_secret_value()
+    elif isinstance(value, BaseModel):
+        for name in type(value).model_fields:
+            yield from _secrets_of(getattr(value, name))
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _secrets_of(item)
+    elif isinstance(value, tuple):
+        for item in value:
+            yield from _secrets_of(item)

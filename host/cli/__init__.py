@@ -1,0 +1,30 @@
+"""The ``picoclaw`` command.
+
+``serve``, ``dev`` and ``mcp`` start long-lived processes: they are dispatched here, before anything of the
+command line's own libraries is imported (Typer alone is 40 ms).
+"""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """Run the command of ``sys.argv`` and end the process with its exit code."""
+    match sys.argv[1:]:
+        case ["serve"]:
+            from host.cli.serve import serve
+
+            sys.exit(serve())
+        case ["dev"]:
+            from host.cli.dev import dev
+
+            sys.exit(dev())
+        case ["mcp"]:
+            from host.cli.mcp import become_tool_server
+
+            become_tool_server()
+        case _:
+            from host.cli.app import app
+
+            app()

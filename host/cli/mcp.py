@@ -1,0 +1,12 @@
+"""``picoclaw mcp``: this process becomes the tool server."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import NoReturn
+
+
+def become_tool_server() -> NoReturn:
+    """Replace this process by the tool server: standard streams, environment and process id stay."""
+    os.execv(sys.executable, [sys.executable, "-m", "mcp_server"])  # noqa: S606 - no shell is what we want

@@ -1,0 +1,43 @@
+"""``picoclaw serve``: the host, from the environment's settings."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import MutableMapping
+from typing import Final
+
+from shared.logging import configure
+from shared.redact import Redactor
+from shared.settings import Settings, SettingsError, load
+
+BAD_SETTINGS: Final = 2
+
+
+def serve() -> int:
+    """Run the host until it is stopped; return its exit code, 2 when the settings cannot be used."""
+    settings = take_settings(os.environ)
+    return BAD_SETTINGS if settings is None else run(settings)
+
+
+def take_settings(environ: MutableMapping[str, str]) -> Settings | None:
+    """Load the settings and take the secrets out of the environment, so that no child inherits them.
+
+    None when they cannot be used; the sentence is on standard error then.
+    """
+    try:
+        settings = load(environ)
+    except SettingsError as error:
+        sys.stderr.write(f"picoclaw: {error}\n")
+        return None
+    for name in settings.secret_names:
+        environ.pop(name, None)
+    return settings
+
+
+def run(settings: Settings) -> int:
+    """Run the host with settings that were loaded; return its exit code."""
+    configure(settings.log_level, settings.log_format, Redactor(settings.secret_values()))
+    from host.server import run as run_server
+
+    return run_server(settings)

@@ -1,0 +1,69 @@
+"""Which host the command line talks to, and with what token."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from shared import jsons
+from shared.settings import Settings
+
+DEV_FILE: Final = "dev.json"
+DEV_HOME: Final = ".run"
+
+EVERYWHERE: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared, not bound
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A running host's address and the token for it."""
+
+    url: str
+    token: str | None = field(repr=False)
+
+
+def find_target(url: str | None, token: str | None, environ: Mapping[str, str]) -> Target:
+    """Return the host to talk to.
+
+    Said on the command line, else by PICOCLAW_URL and API_TOKEN, else what ``picoclaw dev`` wrote down, else
+    this machine's PORT. A token that was written down goes only to the host it was written down for.
+    """
+    written = _written_down(environ)
+    said = url or environ.get("PICOCLAW_URL") or None
+    port = environ.get("PORT") or "9000"
+    if said is None and written is not None and not environ.get("PORT"):
+        said = written.url
+    chosen = (said or f"http://127.0.0.1:{port}").rstrip("/")
+    if written is not None and written.url == chosen and not token:
+        return written
+    return Target(chosen, token or environ.get("API_TOKEN") or None)
+
+
+def local_url(settings: Settings) -> str:
+    """Return the URL at which a host on this machine is reached."""
+    host = EVERYWHERE.get(settings.host, settings.host)
+    return f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}"
+
+
+def _written_down(environ: Mapping[str, str]) -> Target | None:
+    home = environ.get("PICOCLAW_HOME")
+    for directory in (home, DEV_HOME) if home else (DEV_HOME,):
+        target = _read(Path(directory) / DEV_FILE)
+        if target:
+            return target
+    return None
+
+
+def _read(path: Path) -> Target | None:
+    """Return what the file says; None for none, for another user's file, and for junk."""
+    try:
+        with path.open("rb") as file:
+            if os.fstat(file.fileno()).st_uid != os.geteuid():
+                return None
+            said = jsons.loads(file.read())
+        return Target(str(said["url"]), str(said["token"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

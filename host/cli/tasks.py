@@ -1,0 +1,241 @@
+"""``picoclaw tasks``: the scheduled tasks of a running host."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Annotated, Any
+
+import typer
+
+from host.cli.client import HostClient, HostFault
+from host.cli.terminal import fail, out, print_json, short, shown, table
+
+app = typer.Typer(help="The scheduled tasks of a running host.", no_args_is_help=True)
+
+Url = Annotated[str | None, typer.Option(help="Address of the host.")]
+Token = Annotated[str | None, typer.Option(help="API token (better in API_TOKEN).")]
+Json = Annotated[bool, typer.Option("--json", help="Write JSON.")]
+TaskId = Annotated[str, typer.Argument(help="The task's id.")]
+
+
+@app.command("list")
+def list_tasks(url: Url = None, token: Token = None, json: Json = False) -> None:
+    """List the tasks with their next run."""
+    with _host(url, token) as host:
+        tasks = list(host.pages("/tasks", "tasks"))
+    if json:
+        print_json(tasks)
+    else:
+        print_tasks(tasks)
+
+
+@app.command()
+def add(
+    prompt: Annotated[str, typer.Argument(help="What the agent is told each time.")],
+    cron: Annotated[str | None, typer.Option(help='Five fields, such as "0 9 * * MON-FRI".')] = None,
+    every: Annotated[str | None, typer.Option(help="A span, such as 90s, 15m, 2h or 1d.")] = None,
+    at: Annotated[str | None, typer.Option(help="A local time, such as 2027-03-01T09:00.")] = None,
+    timezone: Annotated[str | None, typer.Option(help="IANA zone; the host's own otherwise.")] = None,
+    conversation: Annotated[str | None, typer.Option(help="The conversation it belongs to.")] = None,
+    group: Annotated[bool, typer.Option("--group", help="Run inside that conversation.")] = False,
+    catch_up: Annotated[str, typer.Option(help="What missed slots get: skip, once or all.")] = "once",
+    task_id: Annotated[str | None, typer.Option("--id", help="An id of your own.")] = None,
+    explain: Annotated[bool, typer.Option("--explain", help="Only show the next five runs.")] = False,
+    url: Url = None,
+    token: Token = None,
+    json: Json = False,
+) -> None:
+    """Add a task; with --explain only say when it would run."""
+    schedule_type, schedule_value = _schedule(cron, every, at)
+    if explain:
+        _explain(schedule_type, schedule_value, timezone, json=json)
+        return
+    body = {
+        "id": task_id,
+        "prompt": prompt,
+        "schedule_type": schedule_type,
+        "schedule_value": schedule_value,
+        "timezone": timezone,
+        "context_mode": "group" if group else "isolated",
+        "conversation_id": conversation,
+        "catch_up": catch_up,
+    }
+    with _host(url, token) as host:
+        task = host.request("POST", "/task", {name: item for name, item in body.items() if item is not None})
+    if json:
+        print_json(task)
+    else:
+        out.print(f"Added [bold]{shown(task['id'])}[/]; next run {shown(_local(task.get('next_run')))}.")
+
+
+@app.command()
+def pause(task_id: TaskId, url: Url = None, token: Token = None, json: Json = False) -> None:
+    """Keep a task from running."""
+    _set_status(task_id, "paused", url, token, json=json)
+
+
+@app.command()
+def resume(task_id: TaskId, url: Url = None, token: Token = None, json: Json = False) -> None:
+    """Let a paused task run again."""
+    _set_status(task_id, "active", url, token, json=json)
+
+
+@app.command()
+def run(task_id: TaskId, url: Url = None, token: Token = None, json: Json = False) -> None:
+    """Run a task now, beside its schedule, and show what came of it."""
+    with _host(url, token) as host:
+        outcome = host.request("POST", "/task/trigger", {"task_id": task_id}, timeout=None)
+    if json:
+        print_json(outcome)
+    else:
+        _print_outcome(outcome)
+    if outcome.get("status") != "success":
+        raise SystemExit(1)
+
+
+@app.command()
+def rm(task_id: TaskId, url: Url = None, token: Token = None) -> None:
+    """Delete a task."""
+    with _host(url, token) as host:
+        host.request("DELETE", f"/task/{_segment(task_id)}")
+    out.print(f"Deleted {shown(task_id)}.")
+
+
+@app.command()
+def log(task_id: TaskId, url: Url = None, token: Token = None, json: Json = False) -> None:
+    """Show a task's runs, the newest first."""
+    with _host(url, token) as host:
+        runs = list(host.pages(f"/task/{_segment(task_id)}/runs", "runs"))
+    if json:
+        print_json(runs)
+        return
+    made = table("started", "status", "took", "result")
+    for entry in runs:
+        text = entry.get("error") or entry.get("result") or ""
+        made.add_row(
+            _local(entry.get("started_at")),
+            shown(str(entry.get("status", ""))),
+            _took(entry),
+            shown(short(str(text), 80)),
+        )
+    out.print(made if runs else "No runs yet.")
+
+
+def print_tasks(tasks: list[dict[str, Any]]) -> None:
+    """Write tasks as a table, times in this machine's zone."""
+    made = table("id", "schedule", "status", "next run", "conversation", "prompt")
+    for task in tasks:
+        made.add_row(
+            shown(task["id"]),
+            shown(_schedule_words(task)),
+            shown(str(task.get("status", ""))),
+            shown(_local(task.get("next_run"))),
+            shown(str(task.get("conversation_id", ""))),
+            shown(short(str(task.get("prompt", "")), 48)),
+        )
+    out.print(made if tasks else "No tasks.")
+
+
+@contextmanager
+def _host(url: str | None, token: str | None) -> Iterator[HostClient]:
+    try:
+        with HostClient.found(url, token) as client:
+            yield client
+    except HostFault as fault:
+        fail(str(fault))
+
+
+def _set_status(task_id: str, status: str, url: str | None, token: str | None, *, json: bool) -> None:
+    with _host(url, token) as host:
+        task = host.request("PUT", f"/task/{_segment(task_id)}", {"status": status})
+    if json:
+        print_json(task)
+    else:
+        out.print(f"{shown(task_id)} is {shown(task['status'])}; next run {shown(_local(task['next_run']))}.")
+
+
+def _schedule(cron: str | None, every: str | None, at: str | None) -> tuple[str, str]:
+    given = [
+        (kind, value)
+        for kind, value in (("cron", cron), ("interval", every), ("once", at))
+        if value is not None
+    ]
+    if len(given) != 1:
+        fail("Give one of --cron, --every and --at.", 2)
+    kind, value = given[0]
+    return kind, str(_milliseconds(value)) if kind == "interval" else value
+
+
+def _milliseconds(span: str) -> int:
+    units = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+    number = span.rstrip("dhms")
+    unit = span[len(number) :]
+    if not (number.isascii() and number.isdigit() and unit in units):
+        fail("--every takes a number and a unit: 90s, 15m, 2h or 1d.", 2)
+    return int(number) * units[unit]
+
+
+def _explain(schedule_type: str, schedule_value: str, timezone: str | None, *, json: bool) -> None:
+    from shared.clock import iso, now_ms
+    from shared.errors import InvalidInput
+    from shared.schedules import parse, upcoming
+
+    try:
+        slots = upcoming(parse(schedule_type, schedule_value, timezone or _own_zone()), now_ms(), 5)
+    except InvalidInput as error:
+        fail(error.message, 2)
+    if json:
+        print_json([iso(slot) for slot in slots])
+    else:
+        out.print("\n".join(_local(iso(slot)) for slot in slots) or "It never runs.")
+
+
+def _own_zone() -> str:
+    import os
+
+    from shared.settings import SettingsError, load
+
+    try:
+        return load(os.environ).timezone
+    except SettingsError as error:
+        fail(str(error), 2)
+
+
+def _schedule_words(task: dict[str, Any]) -> str:
+    kind, value = task.get("schedule_type"), str(task.get("schedule_value", ""))
+    if kind == "interval":
+        return f"every {_span(int(value))}"
+    return f"{value} {task.get('timezone') or ''}".strip()
+
+
+def _span(milliseconds: int) -> str:
+    for unit, size in (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000)):
+        if milliseconds % size == 0:
+            return f"{milliseconds // size}{unit}"
+    return f"{milliseconds}ms"
+
+
+def _local(instant: str | None) -> str:
+    """Return an ISO instant in this machine's zone, or a dash."""
+    if not instant:
+        return "-"
+    return f"{datetime.fromisoformat(instant).astimezone():%a %Y-%m-%d %H:%M:%S %Z}"
+
+
+def _took(entry: dict[str, Any]) -> str:
+    duration = entry.get("duration_ms")
+    return "-" if duration is None else f"{duration / 1000:.1f}s"
+
+
+def _print_outcome(outcome: dict[str, Any]) -> None:
+    for message in outcome.get("outbound_messages") or ():
+        out.print(f"[bold]message:[/] {shown(str(message.get('text', '')))}")
+    out.print(shown(str(outcome.get("result") or outcome.get("error") or outcome.get("status"))))
+
+
+def _segment(text: str) -> str:
+    from urllib.parse import quote
+
+    return quote(text, safe="")

@@ -1,0 +1,57 @@
+"""What the commands write to: text for people, made safe for a terminal."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, Final, NoReturn
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from shared import jsons
+
+# C0, C1 and bidirectional controls: a model's or a task's text must not move the cursor or lie about itself.
+CONTROLS: Final = {
+    code: None
+    for code in (*range(32), *range(127, 160), *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+    if code not in (9, 10)
+}
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+
+def safe(text: str) -> str:
+    """Return the text without control characters; tabs and line ends stay."""
+    return text.translate(CONTROLS)
+
+
+def shown(text: str) -> str:
+    """Return the text ready for rich: without control characters and without markup."""
+    return escape(safe(text))
+
+
+def short(text: str, length: int) -> str:
+    """Return the text on one line, cut to ``length`` characters."""
+    line = " ".join(safe(text).split())
+    return line if len(line) <= length else f"{line[: length - 1]}…"
+
+
+def fail(sentence: str, code: int = 1) -> NoReturn:
+    """Say what went wrong and end the program."""
+    err.print(f"[red]picoclaw:[/] {shown(sentence)}", soft_wrap=True)
+    raise SystemExit(code)
+
+
+def print_json(value: Any) -> None:
+    """Write a value as one line of JSON."""
+    sys.stdout.write(jsons.dumps(value) + "\n")
+
+
+def table(*columns: str) -> Table:
+    """Return an empty table in the one style of all commands."""
+    made = Table(box=None, header_style="bold", pad_edge=False)
+    for column in columns:
+        made.add_column(column)
+    return made

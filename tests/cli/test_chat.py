@@ -1,0 +1,183 @@
+from __future__ import annotations
+
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli.running import TOKEN, ContractServer, contract_server, environment, picoclaw
+
+START = ("start", {"conversation_id": "conv-1", "message_id": "msg-1", "run_id": "run-1"})
+
+
+def done(status: str = "success", **more: Any) -> tuple[str, dict[str, Any]]:
+    usage = {"input_tokens": 1200, "output_tokens": 34}
+    return "done", {"status": status, "conversation_id": "conv-1", "result": "", "usage": usage, **more}
+
+
+@pytest.fixture
+def host() -> Iterator[ContractServer]:
+    with contract_server() as server:
+        yield server
+
+
+def say(
+    host: ContractServer, home: Path, *arguments: str, stdin: str = ""
+) -> subprocess.CompletedProcess[str]:
+    return picoclaw(home, "chat", *arguments, "--url", host.url, stdin=stdin, API_TOKEN=TOKEN)
+
+
+def test_a_piped_message_gives_the_answer_alone(host: ContractServer, tmp_path: Path) -> None:
+    host.events = [START, ("chunk", {"text": "Hello \n"}), ("chunk", {"text": " there"}), done()]
+    ended = say(host, tmp_path, stdin="hi\n")
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "Hello \n there\n", "")
+    assert host.requests == [("POST", "/chat", {"message": "hi", "stream": True, "show_tool_use": False})]
+
+
+def test_control_characters_of_an_answer_do_not_reach_the_terminal(
+    host: ContractServer, tmp_path: Path
+) -> None:
+    host.events = [START, ("chunk", {"text": "a\x1b[2Jb\u202ec\td"}), done()]
+    assert say(host, tmp_path, "hi").stdout == "a[2Jbc\td\n"
+
+
+def test_messages_of_the_run_are_shown_as_they_come(host: ContractServer, tmp_path: Path) -> None:
+    host.events = [START, ("chunk", {"text": "one"}), ("message", {"text": "ping", "sender": "Pico"}), done()]
+    assert say(host, tmp_path, "hi").stdout == "one\n[Pico] ping\n"
+
+
+def test_a_run_that_failed_is_an_exit_code(host: ContractServer, tmp_path: Path) -> None:
+    host.events = [START, done("error", error="The model is down")]
+    ended = say(host, tmp_path, "hi")
+    assert ended.returncode == 1
+    assert ended.stderr.strip() == "The model is down"
+
+
+def test_a_stream_that_breaks_off_is_not_a_success(host: ContractServer, tmp_path: Path) -> None:
+    host.events = [START, ("chunk", {"text": "half"})]
+    ended = say(host, tmp_path, "hi")
+    assert ended.returncode == 1
+    assert "ended before the answer did" in ended.stderr
+
+
+def test_a_conversation_can_be_gone_on_with(host: ContractServer, tmp_path: Path) -> None:
+    host.events = [START, done()]
+    assert say(host, tmp_path, "hi", "--conversation", "conv-9").returncode == 0
+    assert host.requests[0][2]["conversation_id"] == "conv-9"
+
+
+def test_refusals_are_sentences(host: ContractServer, tmp_path: Path) -> None:
+    busy = {"error": "Conversation conv-1 is currently processing another request", "code": "x"}
+    host.answers["POST", "/chat"] = (409, busy)
+    assert "currently processing another request" in say(host, tmp_path, "hi").stderr
+    wrong = picoclaw(tmp_path, "chat", "hi", "--url", host.url, API_TOKEN="wrong")
+    assert "does not accept this token" in wrong.stderr
+    missing = picoclaw(tmp_path, "chat", "hi", "--url", host.url)
+    assert "wants a token" in missing.stderr
+    assert {wrong.returncode, missing.returncode} == {1}
+
+
+def test_no_host_is_a_sentence(tmp_path: Path) -> None:
+    ended = picoclaw(tmp_path, "chat", "hi", "--url", "http://127.0.0.1:1")
+    assert ended.returncode == 1
+    assert "No host answers at http://127.0.0.1:1." in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+class Terminal:
+    """A person at a terminal: types, and reads until something new appears."""
+
+    def __init__(self, host: ContractServer, home: Path) -> None:
+        self.screen = ""
+        self._seen = 0
+        self._ours, theirs = pty.openpty()
+        self.program = subprocess.Popen(
+            [sys.executable, "-m", "host.cli", "chat", "--url", host.url],
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            env=environment(home, API_TOKEN=TOKEN, TERM="xterm", PROMPT_TOOLKIT_NO_CPR="1"),
+            start_new_session=True,
+        )
+        os.close(theirs)
+
+    def type(self, text: str) -> None:
+        os.write(self._ours, text.encode())
+
+    def wait_for(self, text: str) -> None:
+        end = time.monotonic() + 20
+        while text not in self.screen[self._seen :]:
+            ready, _, _ = select.select([self._ours], [], [], max(0, end - time.monotonic()))
+            assert ready, self.screen
+            self.screen += os.read(self._ours, 4096).decode(errors="replace")
+        self._seen = self.screen.index(text, self._seen) + len(text)
+
+    def close(self) -> None:
+        if self.program.poll() is None:
+            self.program.kill()
+        self.program.wait(20)
+        os.close(self._ours)
+
+
+@pytest.fixture
+def terminal(host: ContractServer, tmp_path: Path) -> Iterator[Terminal]:
+    person = Terminal(host, tmp_path)
+    yield person
+    person.close()
+
+
+def test_a_person_sees_tools_as_they_run_and_can_leave(
+    host: ContractServer, terminal: Terminal, tmp_path: Path
+) -> None:
+    host.events = [
+        START,
+        ("tool_use", {"tool": "exec", "input": {"command": "ls -la"}}),
+        ("tool_result", {"tool": "exec", "is_error": True, "preview": "exit code 2"}),
+        ("chunk", {"text": "It failed."}),
+        done(),
+    ]
+    terminal.wait_for("/help")
+    terminal.wait_for("›")
+    terminal.type("try\r")
+    terminal.wait_for("It failed.")
+    terminal.wait_for("›")
+    for seen in ("exec", "ls -la", "exit code 2", "✗"):
+        assert seen in terminal.screen
+    terminal.type("/usage\r")
+    terminal.wait_for("1,200")
+    terminal.wait_for("›")
+    terminal.type("/quit\r")
+    assert terminal.program.wait(20) == 0
+    history = tmp_path / "chat_history"
+    assert "try" in history.read_text()
+    assert history.stat().st_mode & 0o077 == 0
+
+
+def test_ctrl_c_cancels_the_run_and_not_the_program(host: ContractServer, terminal: Terminal) -> None:
+    host.events = [
+        START,
+        ("chunk", {"text": "working hard"}),
+        ("wait for cancel", {}),
+        done("error", error="Cancelled"),
+    ]
+    host.answers["POST", "/chat/conv-1/cancel"] = (202, {"status": "cancelling"})
+    terminal.wait_for("›")
+    terminal.type("try\r")
+    terminal.wait_for("working hard")
+    terminal.program.send_signal(signal.SIGINT)
+    terminal.wait_for("Cancelled")
+    terminal.wait_for("›")
+    assert ("POST", "/chat/conv-1/cancel", None) in host.requests
+    terminal.type("/new\r")
+    terminal.wait_for("A new conversation begins.")
+    terminal.wait_for("›")
+    terminal.type("\x04")
+    assert terminal.program.wait(20) == 0

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from host.cli.dev import banner, prepare, write_address
+from host.cli.serve import take_settings
+from host.cli.target import find_target
+from shared.settings import load
+from tests.cli.running import environment, picoclaw
+
+
+@pytest.mark.parametrize("command", ["serve", "dev"])
+def test_settings_that_cannot_be_used_are_one_sentence(tmp_path: Path, command: str) -> None:
+    ended = picoclaw(tmp_path, command, PORT="nine", API_TOKEN="canary-0123456789")
+    assert ended.returncode == 2
+    assert ended.stderr == "picoclaw: PORT (environment) must be a whole number\n"
+
+
+def test_secrets_leave_the_environment_when_they_are_taken(tmp_path: Path) -> None:
+    environ = environment(tmp_path, API_TOKEN="canary-0123456789", ANTHROPIC_API_KEY="sk-1", PORT="9000")
+    settings = take_settings(environ)
+    assert settings is not None
+    assert settings.api_token is not None
+    assert settings.api_token.get_secret_value() == "canary-0123456789"
+    assert "API_TOKEN" not in environ
+    assert "ANTHROPIC_API_KEY" not in environ
+    assert environ["PORT"] == "9000"
+
+
+def test_a_busy_port_is_a_sentence(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        ended = picoclaw(tmp_path, "dev", PORT=str(port))
+    assert ended.returncode == 1
+    assert f"port {port} on 127.0.0.1 is in use" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_dev_keeps_what_the_environment_says(tmp_path: Path) -> None:
+    environ = environment(tmp_path, API_TOKEN="mine-0123456789", LOG_FORMAT="json")
+    assert prepare(environ) == "mine-0123456789"
+    assert environ["LOG_FORMAT"] == "json"
+    made = {"PORT": "0", "API_TOKEN": ""}
+    assert len(prepare(made)) >= 32
+    assert int(made["PORT"]) > 0
+
+
+def test_the_banner_can_be_pasted(tmp_path: Path) -> None:
+    text = banner(load(environment(tmp_path)), "http://127.0.0.1:9000", "t0ken")
+    assert "curl -s http://127.0.0.1:9000/chat -H 'Authorization: Bearer t0ken'" in text
+    assert " chat\n" in text
+    assert "offline model" in text
+
+
+def test_the_written_address_is_the_user_s_alone_and_found(tmp_path: Path) -> None:
+    path = tmp_path / "dev.json"
+    write_address(path, "http://127.0.0.1:9123", "t0ken")
+    assert path.stat().st_mode & 0o777 == 0o600
+    target = find_target(None, None, {"PICOCLAW_HOME": str(tmp_path)})
+    assert (target.url, target.token) == ("http://127.0.0.1:9123", "t0ken")
+    assert "t0ken" not in repr(target)
+
+
+def test_a_written_token_goes_to_no_other_host(tmp_path: Path) -> None:
+    write_address(tmp_path / "dev.json", "http://127.0.0.1:9123", "t0ken")
+    environ = {"PICOCLAW_HOME": str(tmp_path)}
+    assert find_target("http://elsewhere:9123", None, environ).token is None
+    assert find_target("http://127.0.0.1:9123/", None, environ).token == "t0ken"
+    assert find_target("http://elsewhere:9123", None, environ | {"API_TOKEN": "x"}).token == "x"
+
+
+def test_junk_in_the_address_file_is_no_address(tmp_path: Path) -> None:
+    for junk in ("", "[]", '{"url": 1}', "\x00"):
+        (tmp_path / "dev.json").write_text(junk)
+        assert find_target(None, None, {"PICOCLAW_HOME": str(tmp_path)}).url == "http://127.0.0.1:9000"
+
+
+def test_serving_does_not_import_the_command_line_s_libraries() -> None:
+    program = (
+        "import sys, json; sys.argv = ['picoclaw', 'serve']; import host.cli, host.cli.serve; "
+        "print(json.dumps([name for name in ('typer', 'rich', 'prompt_toolkit', 'httpx2', 'ruamel') "
+        "if name in sys.modules]))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == []
