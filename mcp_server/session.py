@@ -25,9 +25,12 @@ from shared.store import open_store
 from shared.store.contract import Store
 from shared.tasks import TaskService
 
+Wire = tuple[int, int]
+"""The descriptors a session reads and writes."""
 
-def run_session(identity: Identity, lifeline: int | None = None) -> int:
-    """Serve descriptors 0 and 1 until their client is gone; return the exit status.
+
+def run_session(identity: Identity, *, wire: Wire | None = None, lifeline: int | None = None) -> int:
+    """Serve ``wire`` (default: descriptors 0 and 1) until its client is gone; return the exit status.
 
     ``lifeline``: a descriptor that becomes readable when whoever asked for the session has ended.
     """
@@ -38,17 +41,17 @@ def run_session(identity: Identity, lifeline: int | None = None) -> int:
         print(f"picoclaw tool server: {error}", file=sys.stderr)  # noqa: T201 - no log is set up for people here
         return 1
     return anyio.run(
-        _serve, store, identity, lifeline, backend_options={"loop_factory": uvloop.new_event_loop}
+        _serve, store, identity, wire, lifeline, backend_options={"loop_factory": uvloop.new_event_loop}
     )
 
 
-async def _serve(store: Store, identity: Identity, lifeline: int | None) -> int:
+async def _serve(store: Store, identity: Identity, wire: Wire | None, lifeline: int | None) -> int:
     try:
         server = await _prepared(store, identity)
         async with anyio.create_task_group() as group:
             if lifeline is not None:
                 group.start_soon(_end_with, lifeline, group.cancel_scope)
-            await _run(server)
+            await _run(server, wire)
             group.cancel_scope.cancel()
     except PicoError as error:
         logging.getLogger(__name__).error("the session could not start: %s", error.message)
@@ -77,10 +80,10 @@ async def _prepared(store: Store, identity: Identity) -> Server[Any]:
     )
 
 
-async def _run(server: Server[Any]) -> None:
+async def _run(server: Server[Any], wire: Wire | None) -> None:
     options = server.create_initialization_options()
     try:
-        reader, writer = open_streams(*claim_standard_streams())
+        reader, writer = open_streams(*(wire or claim_standard_streams()))
     except NotPollable:
         async with stdio_server() as (read, write):
             await server.run(read, write, options)

@@ -20,12 +20,14 @@ import signal
 import socket
 import struct
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Final
 
 from mcp_server import birth
 from mcp_server.identity import CONVERSATION_ID, identity_of
+from mcp_server.rehearsal import rehearse
 from mcp_server.session import program_version, run_session
 from shared.tool_contract import tool_declarations
 
@@ -166,7 +168,7 @@ class Zygote:
                 "TZ": wanted.timezone,
             }
         )
-        return run_session(identity, None if keep < 0 else keep)
+        return run_session(identity, lifeline=None if keep < 0 else keep)
 
     def _reap(self) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -249,6 +251,9 @@ def _warm() -> None:
         for tool in tool_declarations(is_main=is_main).values():
             _ = tool.input_schema
     program_version()
+    rehearse(os.environ.get("TZ") or "UTC")
+    if threading.active_count() > 1:
+        raise RuntimeError("a thread outlived the rehearsal; a fork would not be safe")
     gc.collect()
     # Frozen objects are not visited, so their pages stay shared with the sessions.
     gc.freeze()
