@@ -140,6 +140,20 @@ async def test_callers_that_wait_together_share_one_failure(places: Places) -> N
         away.rename(places.volume)
 
 
+async def test_a_full_local_disk_refuses_the_write_with_a_sentence(small: Places) -> None:
+    """The runtime database on the small disk, the volume on the big one."""
+    swapped = Places(volume=small.local, local=small.volume)
+    async with swapped.host() as store:
+        await add(store, "a")
+        filler = swapped.local / "filler"
+        _fill(filler)
+        with pytest.raises(NotDurable, match="local disk"):
+            await _add_much(store, "full")
+        filler.unlink()
+        await add(store, "b")
+        assert {"a", "b"} <= await names(store)
+
+
 def _fill(path: Path) -> None:
     with path.open("wb", buffering=0) as file:
         for size in (4096, 1):

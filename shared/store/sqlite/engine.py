@@ -20,7 +20,7 @@ from typing import Final, Protocol, TypeVar
 
 import anyio.to_thread
 
-from shared.errors import StoreError
+from shared.errors import NotDurable, StoreError, Unavailable
 
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
@@ -157,7 +157,7 @@ class Database:
                 return self._transact(self._quick, work)
             except sqlite3.OperationalError as error:
                 if not _is_busy(error):
-                    raise
+                    raise _sentence_for(error) from error
             finally:
                 self._quick_gate.release()
         return await self.write_apart(work)
@@ -167,8 +167,14 @@ class Database:
         return await anyio.to_thread.run_sync(self._slowly, work, False)
 
     async def write_apart(self, work: Work[T]) -> T:
-        """Like ``write``, on the worker thread: for work that takes milliseconds."""
-        return await anyio.to_thread.run_sync(self._slowly, work, True)
+        """Like ``write``, on the worker thread: for work that takes milliseconds.
+
+        Raises Unavailable when another process keeps the database busy, or the local disk is full.
+        """
+        try:
+            return await anyio.to_thread.run_sync(self._slowly, work, True)
+        except (sqlite3.OperationalError, TimeoutError) as error:
+            raise _sentence_for(error) from error
 
     async def durable(self) -> None:
         """Return once all commits so far, of any process, are on the volume; free if they are already."""
@@ -228,6 +234,15 @@ class Database:
 
 def _is_busy(error: sqlite3.OperationalError) -> bool:
     return error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+def _sentence_for(error: sqlite3.OperationalError | TimeoutError) -> Exception:
+    """Return what a caller is told: what passes by itself is a 503, a wrong statement stays what it is."""
+    if isinstance(error, TimeoutError) or _is_busy(error):
+        return Unavailable("The database is busy: try again", retry_after=1)
+    if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY):
+        return NotDurable(f"The local disk cannot take what is written: {error}", retry_after=5)
+    return error
 
 
 def _open(path: Path) -> sqlite3.Connection:

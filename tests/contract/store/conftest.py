@@ -8,13 +8,13 @@ from typing import Final
 
 import pytest
 
+from shared.store import open_store as open_sqlite
 from shared.store.contract import Store
-from shared.store.sqlite.store import SqliteStore
 
 OpenStore = Callable[[], Store]
 
 ENGINES: Final[dict[str, Callable[[Path], Store]]] = {
-    "sqlite": lambda folder: SqliteStore(folder / "store.db"),
+    "sqlite": lambda folder: open_sqlite(folder / "local" / "store.db", folder / "volume"),
 }
 
 

@@ -1,0 +1,128 @@
+"""What every engine promises about conversations and messages."""
+
+from __future__ import annotations
+
+import pytest
+
+from shared.errors import ConversationBusy, Duplicate, InvalidInput, NotFound
+from shared.models import Event
+from shared.store.contract import Store
+from tests.contract.store.making import T0, a_key, a_run, an_end, said
+
+
+async def test_a_new_conversation_is_idle_and_its_own_owner(store: Store) -> None:
+    made = await store.conversations.create("c", T0)
+    assert made == await store.conversations.get("c")
+    assert (made.owner_id, made.temporary, made.message_count, made.running) == ("c", False, 0, False)
+    assert made.created_at == made.last_activity == T0
+
+
+async def test_a_taken_id_is_refused(store: Store) -> None:
+    await store.conversations.create("c", T0)
+    with pytest.raises(Duplicate):
+        await store.conversations.create("c", T0)
+
+
+async def test_ensure_makes_it_once(store: Store) -> None:
+    first = await store.conversations.ensure("main", T0)
+    assert await store.conversations.ensure("main", T0 + 5) == first
+
+
+async def test_an_absent_conversation_is_none(store: Store) -> None:
+    assert await store.conversations.get("nobody") is None
+
+
+async def test_pages_run_from_the_newest_activity_and_leave_temporary_ones_out(store: Store) -> None:
+    for number in range(7):
+        await store.conversations.create(f"c{number}", T0 + number // 2)
+    await store.conversations.create("hidden", T0 + 9, owner_id="c0", temporary=True)
+    seen, cursor = [], None
+    while True:
+        page = await store.conversations.page(limit=3, cursor=cursor)
+        seen += [item.id for item in page.items]
+        cursor = page.next_cursor
+        if cursor is None:
+            break
+    assert seen == ["c6", "c5", "c4", "c3", "c2", "c1", "c0"]
+    everything = await store.conversations.page(limit=100, cursor=None, include_temporary=True)
+    assert everything.items[0].id == "hidden"
+
+
+async def test_a_page_that_ends_exactly_has_no_cursor(store: Store) -> None:
+    for number in range(3):
+        await store.conversations.create(f"c{number}", T0)
+    assert (await store.conversations.page(limit=3, cursor=None)).next_cursor is None
+
+
+@pytest.mark.parametrize("cursor", ["x", "5b5d", "5b312c325d", "5b22612c2262225d", "é", "5b" * 500])
+async def test_a_cursor_that_was_not_given_out_is_refused(store: Store, cursor: str) -> None:
+    with pytest.raises(InvalidInput, match="cursor"):
+        await store.conversations.page(limit=3, cursor=cursor)
+
+
+async def test_people_see_texts_and_the_model_sees_everything_in_stored_order(store: Store) -> None:
+    await store.conversations.create("c", T0)
+    lease = await store.runs.begin(a_run("1"))
+    await store.runs.append(lease, [said("step", None, "assistant"), said("more", None)], T0 + 1)
+    # The clock went back: the order is the stored one all the same.
+    await store.runs.finish(lease, an_end(), [said("answer", "done", "assistant")], [], T0 - 9999)
+    page = await store.conversations.messages("c", limit=10, cursor=None)
+    assert [message.text for message in page.items] == ["hello", "done"]
+    history = await store.conversations.history("c")
+    assert [entry.seq for entry in history] == [1, 2, 3, 4]
+    assert [entry.role for entry in history] == ["user", "assistant", "user", "assistant"]
+    found = await store.conversations.get("c")
+    assert found is not None
+    assert (found.message_count, found.last_activity) == (2, T0 + 1)
+
+
+async def test_messages_come_in_pages(store: Store) -> None:
+    await store.conversations.create("c", T0)
+    lease = await store.runs.begin(a_run("1"))
+    await store.runs.append(lease, [said(f"m{number}", str(number)) for number in range(6)], T0)
+    first = await store.conversations.messages("c", limit=4, cursor=None)
+    rest = await store.conversations.messages("c", limit=4, cursor=first.next_cursor)
+    assert [each.text for each in first.items + rest.items] == ["hello", "0", "1", "2", "3", "4", "5"]
+    assert rest.next_cursor is None
+
+
+async def test_a_running_conversation_cannot_be_deleted(store: Store) -> None:
+    await store.conversations.create("c", T0)
+    lease = await store.runs.begin(a_run("1"))
+    with pytest.raises(ConversationBusy):
+        await store.conversations.delete("c")
+    await store.runs.finish(lease, an_end(), [], [], T0)
+    await store.conversations.delete("c")
+    assert await store.conversations.get("c") is None
+
+
+async def test_deleting_takes_everything_of_it_and_nothing_of_others(store: Store) -> None:
+    for name in ("c", "other"):
+        await store.conversations.create(name, T0)
+        lease = await store.runs.begin(a_run(name, name, idempotency=a_key(name)))
+        await store.runs.finish(lease, an_end(), [], [Event(1, "done", {})], T0)
+        await store.outbound.add(name, name, "hi", "Pico", T0)
+        await store.conversations.create(f"{name}-child", T0, owner_id=name, temporary=True)
+    await store.conversations.delete("c")
+    assert await store.conversations.get("c-child") is None
+    assert await store.runs.events("run-c", after=0) == []
+    assert await store.outbound.said_by("c", after=0) == []
+    assert await store.runs.keyed(a_key("c"), T0) is None
+    assert await store.conversations.get("other-child") is not None
+    assert len(await store.runs.events("run-other", after=0)) == 1
+    assert len(await store.outbound.said_by("other", after=0)) == 1
+    assert await store.runs.keyed(a_key("other"), T0) is not None
+
+
+async def test_deleting_what_is_absent_says_so(store: Store) -> None:
+    with pytest.raises(NotFound):
+        await store.conversations.delete("nobody")
+
+
+async def test_counts_leave_temporary_conversations_out(store: Store) -> None:
+    await store.conversations.create("c", T0)
+    await store.conversations.create("d", T0)
+    await store.conversations.create("t", T0, owner_id="c", temporary=True)
+    assert (await store.counts()).conversations == 2
+    await store.conversations.delete("c")
+    assert (await store.counts()).conversations == 1

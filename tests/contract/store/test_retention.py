@@ -1,0 +1,102 @@
+"""What every engine removes, and what it keeps."""
+
+from __future__ import annotations
+
+import pytest
+
+from shared.models import Event, Task, TaskRunState, TaskStatus
+from shared.store.contract import Store
+from tests.contract.store.making import DAY, LEASE, T0, a_key, a_run, an_end
+
+
+@pytest.fixture(autouse=True)
+async def conversation(store: Store) -> None:
+    await store.conversations.create("c", T0)
+
+
+async def prune_all(store: Store, now: int, limit: int = 50) -> int:
+    gone = 0
+    while batch := await store.prune(now, limit=limit):
+        assert batch <= limit
+        gone += batch
+    return gone
+
+
+async def test_delivered_messages_go_after_a_week_and_others_stay(store: Store) -> None:
+    delivered = await store.outbound.add("c", "c", "one", "Pico", T0)
+    waiting = await store.outbound.add("c", "c", "two", "Pico", T0)
+    await store.outbound.delivered([delivered.id], T0)
+    await store.outbound.delivered([delivered.id], T0 + DAY)
+    assert await prune_all(store, T0 + 7 * DAY - 1) == 0
+    assert await prune_all(store, T0 + 7 * DAY) == 1
+    assert await store.outbound.said_by("c", after=0) == [waiting]
+
+
+async def test_events_and_keys_go_after_a_day(store: Store) -> None:
+    lease = await store.runs.begin(a_run("1", idempotency=a_key()))
+    await store.runs.finish(lease, an_end(), [], [Event(number, "chunk", {}) for number in range(1, 8)], T0)
+    assert await prune_all(store, T0 + DAY - 1) == 0
+    assert await store.prune(T0 + DAY, limit=3) == 3
+    assert [event.seq for event in await store.runs.events("run-1", after=0)] == [4, 5, 6, 7]
+    assert await prune_all(store, T0 + DAY) == 5
+    run = await store.runs.get("c", "run-1")
+    assert run is not None
+    assert run.answer is not None
+
+
+async def test_a_tasks_log_keeps_its_newest_rows_and_their_conversations(store: Store) -> None:
+    await store.tasks.add(a_task(), quota=10)
+    for number in range(105):
+        await _serve(store, number)
+    assert await prune_all(store, T0) == 5
+    page = await store.tasks.runs("task-1", owner=None, limit=1000, cursor=None)
+    assert page is not None
+    kept = [run.conversation_id for run in page.items]
+    assert kept == [f"temp{number}" for number in range(104, 4, -1)]
+    assert await store.conversations.get("temp4") is None
+    assert await store.conversations.get("temp5") is not None
+
+
+async def test_a_removed_tasks_temporary_conversations_go_after_a_day(store: Store) -> None:
+    await store.tasks.add(a_task(), quota=10)
+    await _serve(store, 0)
+    await store.tasks.remove("task-1", owner=None)
+    await prune_all(store, T0 + DAY)
+    assert await store.conversations.get("temp0") is not None
+    assert await prune_all(store, T0 + DAY + 1) == 1
+    assert await store.conversations.get("temp0") is None
+    assert await store.conversations.get("c") is not None
+
+
+async def test_a_temporary_conversation_that_runs_or_owns_itself_stays(store: Store) -> None:
+    await store.conversations.create("own", T0, temporary=True)
+    await store.conversations.create("busy", T0, owner_id="c", temporary=True)
+    await store.runs.begin(a_run("1", "busy"))
+    assert await prune_all(store, T0 + 100 * DAY) == 0
+
+
+async def _serve(store: Store, number: int) -> None:
+    name = f"temp{number}"
+    await store.conversations.create(name, T0, owner_id="c", temporary=True)
+    _, claim = await store.tasks.claim_manual("task-1", owner=None, host="h", now=T0, lease_ms=LEASE)
+    await store.tasks.attach(claim, f"run-{number}", name)
+    await store.tasks.finish(claim, state=TaskRunState.SUCCESS, result="ok", error=None, now=T0)
+
+
+def a_task() -> Task:
+    return Task(
+        id="task-1",
+        conversation_id="c",
+        prompt="Look",
+        schedule_type="interval",
+        schedule_value="60000",
+        timezone="UTC",
+        context_mode="isolated",
+        catch_up="once",
+        status=TaskStatus.ACTIVE,
+        next_run=T0 + DAY,
+        attempts=0,
+        revision=0,
+        created_at=T0,
+        updated_at=T0,
+    )
