@@ -86,8 +86,8 @@ def zone(timezone: str) -> ZoneInfo:
     """Return an IANA time zone; raises InvalidInput."""
     if timezone in _zone_names():
         return ZoneInfo(timezone)
-    near = difflib.get_close_matches(timezone[:64], _zone_names(), n=1, cutoff=0.75)
-    hint = f"did you mean {near[0]}?" if near else "use one such as Europe/Berlin or UTC"
+    near = _nearest_zone(timezone[:64].strip().casefold())
+    hint = f"did you mean {near}?" if near else "use one such as Europe/Berlin or UTC"
     raise InvalidInput(f"timezone: {_shown(timezone)} is not an IANA time zone; {hint}")
 
 
@@ -193,10 +193,14 @@ def _check_field(part: str, name: str, allowed: str) -> None:
     fields = [part if field == name else "*" for field in CRON_FIELDS]
     try:
         CronSim(" ".join(fields), datetime(2000, 1, 1, tzinfo=UTC))
-    except (CronSimError, AssertionError) as error:
+        # The library splits at any white space, a line's end included.
+        readable = part.isprintable()
+    except (CronSimError, AssertionError):
+        readable = False
+    if not readable:
         raise InvalidInput(
             f"schedule_value: {_shown(part)} is not a cron {name}; it takes {allowed}, *, lists and /steps"
-        ) from error
+        )
 
 
 def _check_step(part: str, name: str, largest: int) -> None:
@@ -246,6 +250,17 @@ def _once_sentence(value: str) -> str:
             f"schedule_value: {_shown(value)} carries a zone; give {ONCE_EXAMPLE}, and the zone in timezone"
         )
     return f"schedule_value: {_shown(value)} is not a time; once takes {ONCE_EXAMPLE}"
+
+
+def _nearest_zone(text: str) -> str | None:
+    """Return the place someone may have meant; never an offset, an abbreviation, or Etc's turned signs."""
+    names = [name for name in sorted(_zone_names()) if "/" in name and not name.startswith("Etc/")]
+    places = {name.casefold(): name for name in names}
+    cities = {name.rpartition("/")[2]: places[name] for name in places}
+    if text in cities:
+        return cities[text]
+    near = difflib.get_close_matches(text, places, n=1, cutoff=0.8)
+    return places[near[0]] if near else None
 
 
 def _shown(text: str) -> str:
