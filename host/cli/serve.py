@@ -26,13 +26,23 @@ def take_settings(environ: MutableMapping[str, str]) -> Settings | None:
     None when they cannot be used; the sentence is on standard error then.
     """
     try:
-        settings = load(environ)
+        settings = load(environ, _ask_passphrase if sys.stdin.isatty() else None)
     except SettingsError as error:
         sys.stderr.write(f"picoclaw: {error}\n")
         return None
     for name in settings.secret_names:
         environ.pop(name, None)
     return settings
+
+
+def _ask_passphrase() -> str | None:
+    """Ask for the passphrase of sealed values, without echo."""
+    from getpass import getpass
+
+    try:
+        return getpass("Passphrase of the encrypted secrets: ")
+    except EOFError:
+        return None
 
 
 def run(settings: Settings) -> int:

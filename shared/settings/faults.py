@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
+
+from shared.settings.leaves import KeyPath, known_beside
+
+Keys = tuple[str | int, ...]
 
 KINDS: Final = {
     "bool_type": "must be true or false",
@@ -22,7 +27,6 @@ KINDS: Final = {
     "model_type": "must be an object",
     "missing": "is missing",
     "string_too_short": "must not be empty",
-    "string_pattern_mismatch": "doesn't have the right form",
     "none_required": "must be null",
 }
 
@@ -34,10 +38,54 @@ BOUNDS: Final = {
 }
 
 
-def first_fault(error: ValidationError) -> tuple[tuple[str | int, ...], str]:
-    """Return the path and the sentence's end of the first error."""
+class File(Protocol):
+    """A settings file that can say where a key of it stands."""
+
+    def at(self, keys: Keys) -> str:
+        """Return ``file, line N: key``."""
+        ...
+
+
+class OverlaidFile(File, Protocol):
+    """A settings file that is laid over another."""
+
+    @property
+    def origins(self) -> Mapping[Keys, Keys]:
+        """Return, by path of the tree, the keys that set it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Origins:
+    """Where the values of a tree came from."""
+
+    environment: Mapping[KeyPath, str]
+    security: OverlaidFile
+    config: File
+
+    def place(self, keys: Keys) -> str:
+        """Return the place that set ``keys``, or what is above it, for the beginning of a sentence."""
+        for end in range(len(keys), 0, -1):
+            rest = keys[end:]
+            name = self.environment.get(tuple(str(key) for key in keys[:end]))
+            if name:
+                return f"{name} (environment){': ' + _dotted(rest) if rest else ''}"
+            in_file = self.security.origins.get(keys[:end])
+            if in_file:
+                return self.security.at((*in_file, *rest))
+        return self.config.at(keys)
+
+
+def sentence(error: ValidationError, origins: Origins) -> str:
+    """Return what is wrong first, with its place."""
     detail = error.errors(include_url=False, include_input=False)[0]
-    return detail["loc"], _said(detail)
+    return f"{origins.place(detail['loc'])} {_said(detail)}"
+
+
+def did_you_mean(name: str, known: list[str]) -> str:
+    """Return ``; did you mean x?`` for the nearest known name, or nothing."""
+    near = get_close_matches(name, known, n=1)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def _said(detail: ErrorDetails) -> str:
@@ -50,12 +98,12 @@ def _said(detail: ErrorDetails) -> str:
         return f"must be one of {context['expected']}"
     if kind == "value_error":
         return str(context["error"])
+    if kind == "extra_forbidden":
+        return f"is not a known key{did_you_mean(str(detail['loc'][-1]), known_beside(detail['loc']))}"
     if kind == "string_pattern_mismatch" and context["pattern"].startswith("^https?"):
         return "must begin with http:// or https://"
     return KINDS.get(kind, "doesn't have the right form")
 
 
-def did_you_mean(name: str, known: list[str]) -> str:
-    """Return ``; did you mean x?`` for the nearest known name, or nothing."""
-    near = get_close_matches(name, known, n=1)
-    return f"; did you mean {near[0]}?" if near else ""
+def _dotted(keys: Keys) -> str:
+    return ".".join(str(key) for key in keys)

@@ -74,6 +74,29 @@ def holds_secret(kind: Any) -> bool:
     return any(holds_secret(argument) for argument in get_args(kind))
 
 
+def section_of(model: type[Section], name: str) -> Any:
+    """Return a field's type if it is a section or an object of things, else None."""
+    kind = _without_none(model.model_fields[name].annotation)
+    if get_origin(kind) is dict or (isinstance(kind, type) and issubclass(kind, Section)):
+        return kind
+    return None
+
+
+def member(kind: Any) -> Any:
+    """Return the section that an object is made of, or None."""
+    members = [item for item in get_args(kind) if isinstance(item, type) and issubclass(item, Section)]
+    return members[0] if members else None
+
+
+def known_beside(keys: tuple[str | int, ...]) -> list[str]:
+    """Return the keys that the section may have which ``keys`` ends in."""
+    kind: Any = Settings
+    for key in keys[:-1]:
+        fields = getattr(kind, "model_fields", {})
+        kind = _without_none(fields[key].annotation) if key in fields else member(kind)
+    return sorted(getattr(kind, "model_fields", ()))
+
+
 def _walk(model: type[Section], prefix: KeyPath, *, in_config: bool) -> Iterator[Leaf]:
     for name, field in model.model_fields.items():
         if not prefix and name in NOT_SETTINGS:

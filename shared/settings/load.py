@@ -2,54 +2,67 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from shared import jsons
+from shared.secrets import SecretReader
 from shared.settings.config_json import ConfigJson
 from shared.settings.environment import environment_layer, shadowed, unknown_names
-from shared.settings.faults import did_you_mean, first_fault
+from shared.settings.faults import Origins, sentence
 from shared.settings.leaves import KeyPath, leaves
+from shared.settings.secret_values import read_secrets
 from shared.settings.section import SettingsError
+from shared.settings.security_yml import NAME, SecurityYml
 from shared.settings.tree import Settings
 
 Tree = dict[str, Any]
 
 
-def load(environ: Mapping[str, str]) -> Settings:
+def load(environ: Mapping[str, str], ask_passphrase: Callable[[], str | None] | None = None) -> Settings:
     """Return the settings: environment over .security.yml over config.json over defaults.
 
-    Reads ``environ`` and the two files, nothing else, and changes nothing. Raises ``SettingsError`` with
-    one sentence that names the place and the key, never a value.
+    Reads ``environ``, the two files and the files that ``file://`` values name; changes nothing.
+    ``ask_passphrase`` is called when a sealed value is met and PICOCLAW_KEY_PASSPHRASE is unset. Raises
+    ``SettingsError`` with one sentence that names the place and the key, never a value.
     """
-    user_home = Path(environ.get("HOME") or "~").expanduser()
     config = ConfigJson(config_path(environ))
-    names: dict[KeyPath, str] = {}
+    security = SecurityYml(config.path.parent / NAME)
+    given = list(environment_layer(environ))
     tree = config.tree
-    for path, name, value in environment_layer(environ):
-        names[path] = name
-        put(tree, path, value)
-    _place_paths(tree, user_home, home_of(environ), config.path.parent)
-    tree["warnings"] = [*config.warnings, *shadowed(environ), *unknown_names(environ)]
-    tree["secret_names"] = sorted(name for name in secret_names() if name in environ)
-    settings = _validated(tree, names, config)
-    return settings.model_copy(update={"warnings": (*settings.warnings, *_loosened(settings))})
+    for path, _, value in given:
+        put(tree, path, deepcopy(value))
+    security.merge_into(tree)
+    for path, _, value in given:
+        put(tree, path, _over(get(tree, path), value))
+    _place_paths(tree, environ, config.path.parent)
+    reader = SecretReader(environ, config.path.parent, ask_passphrase)
+    warnings = [
+        *config.warnings,
+        *security.warnings,
+        *shadowed(environ),
+        *unknown_names(environ),
+        *read_secrets(tree, reader),
+    ]
+    tree["warnings"] = warnings
+    tree["secret_names"] = sorted(name for name in secret_names() | reader.names if name in environ)
+    settings = _validated(tree, Origins({path: name for path, name, _ in given}, security, config))
+    return settings.model_copy(update={"warnings": (*warnings, *_loosened(settings))})
 
 
 def home_of(environ: Mapping[str, str]) -> Path:
     """Return ``$PICOCLAW_HOME``, or ``~/.picoclaw``."""
-    user_home = Path(environ.get("HOME") or "~").expanduser()
-    return _absolute(environ.get("PICOCLAW_HOME") or "~/.picoclaw", user_home, Path.cwd())
+    return _absolute(environ.get("PICOCLAW_HOME") or "~/.picoclaw", environ, Path.cwd())
 
 
 def config_path(environ: Mapping[str, str]) -> Path:
     """Return ``$PICOCLAW_CONFIG``, or ``config.json`` in the home."""
-    user_home = Path(environ.get("HOME") or "~").expanduser()
     given = environ.get("PICOCLAW_CONFIG")
-    return _absolute(given, user_home, Path.cwd()) if given else home_of(environ) / "config.json"
+    return _absolute(given, environ, Path.cwd()) if given else home_of(environ) / "config.json"
 
 
 def secret_names() -> frozenset[str]:
@@ -78,59 +91,44 @@ def get(tree: Tree, path: KeyPath) -> Any:
     return node
 
 
-def _place_paths(tree: Tree, user_home: Path, home: Path, config_dir: Path) -> None:
+def _over(below: Any, above: Any) -> Any:
+    """Return ``above`` with what only ``below`` has: keys of objects, in lists place by place."""
+    if isinstance(below, dict) and isinstance(above, dict):
+        return {**below, **{key: _over(below.get(key), item) for key, item in above.items()}}
+    if isinstance(below, list) and isinstance(above, list) and len(below) == len(above):
+        return [_over(low, high) for low, high in zip(below, above, strict=True)]
+    return above
+
+
+def _place_paths(tree: Tree, environ: Mapping[str, str], config_dir: Path) -> None:
     """Give directories their defaults below the home, and make every path absolute.
 
     ``~`` is the user's home; other relative paths start at the config file's directory (the environment's
     were anchored at the working directory when they were read).
     """
+    home = home_of(environ)
     for leaf in leaves():
         value = get(tree, leaf.path)
         if leaf.under_home and value is None:
             put(tree, leaf.path, str(home / leaf.under_home))
         elif leaf.kind is Path and isinstance(value, str):
-            put(tree, leaf.path, str(_absolute(value, user_home, config_dir)))
+            put(tree, leaf.path, str(_absolute(value, environ, config_dir)))
     tree["home"] = str(home)
 
 
-def _absolute(text: str, user_home: Path, base: Path) -> Path:
+def _absolute(text: str, environ: Mapping[str, str], base: Path) -> Path:
     if text == "~" or text.startswith("~/"):
-        return user_home / text[2:]
+        return Path(environ.get("HOME") or "~").expanduser() / text[2:]
     return base / text
 
 
-def _validated(tree: Tree, names: Mapping[KeyPath, str], config: ConfigJson) -> Settings:
+def _validated(tree: Tree, origins: Origins) -> Settings:
     try:
         return Settings.model_validate_json(jsons.dump_bytes(tree), strict=True)
     except ValidationError as error:
-        keys, said = first_fault(error)
-        if said == "doesn't have the right form" and error.errors()[0]["type"] == "extra_forbidden":
-            said = f"is not a known key{did_you_mean(str(keys[-1]), _siblings(keys))}"
-        raise SettingsError(f"{_place(keys, names, config)} {said}") from None
-
-
-def _place(keys: tuple[str | int, ...], names: Mapping[KeyPath, str], config: ConfigJson) -> str:
-    for end in range(len(keys), 0, -1):
-        name = names.get(tuple(str(key) for key in keys[:end]))
-        if name:
-            rest = ".".join(str(key) for key in keys[end:])
-            return f"{name} (environment){': ' + rest if rest else ''}"
-    return config.at(keys)
-
-
-def _siblings(keys: tuple[str | int, ...]) -> list[str]:
-    """Return the keys that the node above ``keys`` may have."""
-    model: Any = Settings
-    for key in keys[:-1]:
-        fields = getattr(model, "model_fields", {})
-        model = fields[key].annotation if key in fields else _member(model)
-    return sorted(getattr(model, "model_fields", ()))
-
-
-def _member(kind: Any) -> Any:
-    """Return the section that a list or an object of sections is made of."""
-    members = [item for item in getattr(kind, "__args__", ()) if hasattr(item, "model_fields")]
-    return members[0] if members else kind
+        raise SettingsError(sentence(error, origins)) from None
+    except TypeError:  # an integer of more than 64 bits, or text that UTF-8 cannot hold
+        raise SettingsError("The settings hold a number or a text beyond all use") from None
 
 
 def _loosened(settings: Settings) -> Iterator[str]:

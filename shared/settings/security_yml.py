@@ -1,0 +1,186 @@
+"""``.security.yml`` as a layer of settings: secrets over ``config.json``; nothing here echoes a value."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from shared.settings.faults import did_you_mean
+from shared.settings.files import line_of, read_text
+from shared.settings.leaves import config_sections, member, section_of
+from shared.settings.section import Section, SettingsError
+from shared.settings.sections import ModelEntry
+from shared.settings.tree import Settings
+
+NAME: Final = ".security.yml"
+ROOT_KEYS: Final = ("api_token", "api_token_previous")
+MOST_NODES: Final = 10_000
+DEEPEST: Final = 32
+
+Keys = tuple[str | int, ...]
+
+
+class SecurityYml:
+    """The parsed file and, for what it set, where in it that was said."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.warnings: list[str] = []
+        self.origins: dict[Keys, Keys] = {}
+        self.text = read_text(path) or ""
+        self._tree = self._parsed() if self.text else {}
+        warning = exposed(path) if self.text else None
+        if warning:
+            self.warnings.append(warning)
+
+    def at(self, keys: Keys) -> str:
+        """Return ``file, line N: key`` for a sentence; ``keys`` as in the file."""
+        line = line_of(self.text, keys)
+        place = f"{self.path}, line {line}" if line else f"{self.path}"
+        return f"{place}: {'.'.join(str(key) for key in keys)}"
+
+    def merge_into(self, tree: dict[str, Any]) -> None:
+        """Lay this file over a tree of settings; an empty entry wipes nothing, a typo is a warning."""
+        known = [*sorted(config_sections()), *ROOT_KEYS]
+        for name, value in self._tree.items():
+            if name not in known:
+                self._typo((name,), known)
+            elif name == "model_list":
+                self._merge_models(tree, value)
+            elif value is not None:
+                self._merge(tree, name, value, section_of(Settings, name), (name,))
+
+    def _merge(self, node: dict[str, Any], name: str, value: Any, kind: Any, keys: Keys) -> None:
+        """Lay one value over ``node[name]``; ``keys`` is its path in the file and in the tree."""
+        if not isinstance(value, dict) or kind is None:
+            self._set(node, name, value, keys)
+            return
+        below = node.setdefault(name, {})
+        if not isinstance(below, dict):
+            below = node[name] = {}
+        for key, item in self._settings_of(keys, value).items():
+            if item is None:
+                continue
+            if isinstance(kind, type) and issubclass(kind, Section):
+                if key not in kind.model_fields:
+                    self._typo((*keys, key), sorted(kind.model_fields))
+                    continue
+                self._merge(below, key, item, section_of(kind, key), (*keys, key))
+            elif key not in below and member(kind) is not None:
+                self._typo((*keys, key), sorted(below))
+            else:
+                self._merge(below, key, item, member(kind), (*keys, key))
+
+    def _settings_of(self, keys: Keys, value: dict[str, Any]) -> dict[str, Any]:
+        """Return a channel's entry with its ``settings`` lifted up, as the seed's files have them."""
+        nested = value.get("settings")
+        if len(keys) == 2 and keys[0] == "channels" and isinstance(nested, dict):
+            return {**nested, **{key: item for key, item in value.items() if key != "settings"}}
+        return value
+
+    def _merge_models(self, tree: dict[str, Any], value: Any) -> None:
+        if value is None:
+            return
+        if not isinstance(value, dict):
+            raise SettingsError(f"{self.at(('model_list',))} must map model names to their api_keys")
+        entries = tree.get("model_list")
+        listed = entries if isinstance(entries, list) else []
+        for name, entry in value.items():
+            places = list(_places(listed, name))
+            if not places:
+                names = sorted({str(item.get("model_name")) for item in listed if isinstance(item, dict)})
+                self._typo(("model_list", name), names)
+            elif isinstance(entry, dict):
+                for place in places:
+                    self._merge_model(listed, place, name, entry)
+            elif entry is not None:
+                said = self.at(("model_list", name))
+                raise SettingsError(f"{said} must be an object with api_keys")
+
+    def _merge_model(self, listed: list[Any], place: int, name: str, entry: dict[str, Any]) -> None:
+        for key, item in entry.items():
+            keys: Keys = ("model_list", name, key)
+            if key == "api_key" and item is not None:
+                listed[place]["api_keys"] = [item]
+                self.origins["model_list", place, "api_keys"] = keys
+            elif key not in ModelEntry.model_fields or key == "model_name":
+                self._typo(keys, sorted(ModelEntry.model_fields))
+            elif item is not None and item != []:
+                listed[place][key] = item
+                self.origins["model_list", place, key] = keys
+
+    def _set(self, node: dict[str, Any], name: str, value: Any, keys: Keys) -> None:
+        if value in ("", [], {}):
+            return
+        node[name] = value
+        self.origins[keys] = keys
+
+    def _typo(self, keys: Keys, known: list[str]) -> None:
+        self.warnings.append(f"{self.at(keys)} names nothing{did_you_mean(str(keys[-1]), known)}")
+
+    def _parsed(self) -> dict[str, Any]:
+        tree = _plain(self._loaded(), [MOST_NODES], self.path)
+        if tree is None:
+            return {}
+        if not isinstance(tree, dict):
+            raise SettingsError(f"{self.path} must hold a mapping")
+        return tree
+
+    def _loaded(self) -> Any:
+        from ruamel.yaml import YAML
+        from ruamel.yaml.constructor import DuplicateKeyError
+        from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+        try:
+            return YAML(typ="safe", pure=True).load(self.text)
+        except DuplicateKeyError as error:
+            raise SettingsError(f"{self._marked(error)} has the same key twice") from None
+        except MarkedYAMLError as error:
+            raise SettingsError(f"{self._marked(error)} is not YAML") from None
+        except (YAMLError, ValueError, RecursionError, AttributeError, TypeError, KeyError, IndexError):
+            raise SettingsError(f"{self.path} is not YAML") from None
+
+    def _marked(self, error: Any) -> str:
+        return f"{self.path}, line {error.problem_mark.line + 1}:" if error.problem_mark else f"{self.path}"
+
+
+def exposed(path: Path) -> str | None:
+    """Return a sentence when a file of secrets is not its user's own or others may read it."""
+    try:
+        state = path.stat()
+    except OSError:
+        return None
+    if state.st_uid != os.geteuid():
+        return f"SECURITY: {path} belongs to another user; chown it to the one who runs this"
+    if stat.S_IMODE(state.st_mode) & 0o077:
+        return f"SECURITY: {path} can be read by others; run chmod 600 {path}"
+    return None
+
+
+def _places(listed: list[Any], name: str) -> Iterator[int]:
+    """Yield the entries that ``name`` means: all of that name, or for ``name:i`` the i-th (from 0)."""
+    named = [place for place, item in enumerate(listed) if isinstance(item, dict)]
+    exact = [place for place in named if listed[place].get("model_name") == name]
+    base, _, index = name.rpartition(":")
+    if exact or not index.isdecimal():
+        yield from exact
+        return
+    numbered = [place for place in named if listed[place].get("model_name") == base]
+    yield from numbered[int(index) : int(index) + 1] if len(index) < 6 else ()
+
+
+def _plain(value: Any, budget: list[int], path: Path, depth: int = 0) -> Any:
+    """Return YAML as JSON has it; bounded, because aliases can make an endless tree of a small file."""
+    budget[0] -= 1
+    if budget[0] < 0 or depth > DEEPEST:
+        raise SettingsError(f"{path} is nested or repeated beyond all use")
+    if isinstance(value, dict):
+        return {str(key): _plain(item, budget, path, depth + 1) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item, budget, path, depth + 1) for item in value]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    return [None]  # a date, a set, bytes: of no setting's form, so that validation names the key
