@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 SUPERVISOR: Final = Path(__file__).parent / "worker" / "main.py"
 FILE_TIMEOUT_S: Final = 30.0
-READY_TIMEOUT_S: Final = 15.0
+READY_TIMEOUT_S: Final = 20.0
 END_TIMEOUT_S: Final = 8.0
 CANCEL_TIMEOUT_S: Final = 10.0
 EXEC_GRACE_S: Final = 10.0
@@ -128,7 +128,8 @@ class Sandbox:
 
         ``within`` (seconds) is a last resort, the sandbox's own limits come first.
         """
-        await self._ready.wait()
+        with anyio.move_on_after(READY_TIMEOUT_S):
+            await self._ready.wait()
         self._require_level()
         number = next(self._ids)
         future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()

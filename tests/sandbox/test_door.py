@@ -188,3 +188,21 @@ async def test_a_refusal_is_logged_with_tool_and_error(
     assert record.name == "picoclaw.tools"
     assert record.tool == "read_file"  # type: ignore[attr-defined] # logging's extra fields
     assert "outside" in record.error  # type: ignore[attr-defined] # logging's extra fields
+
+
+async def test_it_works_without_a_uid_of_its_own(ws: Path, place: Path) -> None:
+    outside = place / "outside" / "secret.txt"
+    mode = outside.stat().st_mode
+    async with Sandbox(SandboxPolicy(workspace=ws, uid=os.geteuid())) as sandbox:
+        with anyio.fail_after(20):
+            assert (await sandbox.ready()).level >= 2
+        tools = sandbox.toolset("conv")
+        inside = await run(
+            tools, "chmod 600 ok.txt && stat -c %a ok.txt && touch -d 2001-01-01 ok.txt && date -r ok.txt +%Y"
+        )
+        assert inside.text.startswith("600\n2001\n")
+        assert (await run(tools, f"chmod 777 {outside}")).is_error
+        assert (
+            await run(tools, f"exec 3<ok.txt; rm ok.txt; ln -s {outside} ok.txt; chmod 777 ok.txt")
+        ).is_error
+    assert outside.stat().st_mode == mode

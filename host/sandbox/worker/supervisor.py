@@ -108,11 +108,16 @@ class Supervisor:
     def _self_test(self, workspace: str) -> Frame:
         child = self._fork(self._reap)
         child.channel.send(probe.request(self._config, self._places, workspace))
+        waiting = select.poll()
+        waiting.register(child.channel, select.POLLIN)
         try:
-            answer = child.channel.receive()
+            if waiting.poll(2 * probe.TIMEOUT_MS):
+                answer = child.channel.receive()
+            else:
+                answer = {"fault": "the self-test did not end"}
         except Closed:
             answer = {"fault": "the self-test died"}
-        self._lose(child)
+        self._drop(child)
         self._places.forget(probe.CONVERSATION)
         return probe.judge(self._config, answer)
 
