@@ -1,0 +1,25 @@
+"""A database for tool servers, and a store to look into it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from shared.store import open_store
+from shared.store.contract import Store
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Path:
+    return tmp_path / "picoclaw.db"
+
+
+@pytest.fixture
+async def store(database: Path) -> AsyncIterator[Store]:
+    store = open_store(database)
+    try:
+        yield store
+    finally:
+        await store.close()
