@@ -20,7 +20,8 @@ Step = Callable[[sqlite3.Connection, int, int], int]
 # Conversations of isolated task runs and subagents belong to another one; a task's own one does not.
 ORPHANS: Final = """SELECT id FROM conversations AS c WHERE temporary = 1 AND owner_id <> id
     AND last_activity < ? AND NOT EXISTS (SELECT 1 FROM task_runs WHERE conversation_id = c.id)
-    AND NOT EXISTS (SELECT 1 FROM runs WHERE conversation_id = c.id AND state = 'running') LIMIT ?"""
+    AND NOT EXISTS (SELECT 1 FROM runs WHERE conversation_id = c.id AND state = 'running')
+    ORDER BY last_activity LIMIT ?"""
 
 
 @dataclass(frozen=True, slots=True)
