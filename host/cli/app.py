@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from host.cli import chat as chat_command
-from host.cli import tasks
+from host.cli import secrets, tasks
 
 app = typer.Typer(
     help="PicoClaw: a self-hosted agent host.", no_args_is_help=True, pretty_exceptions_enable=False
 )
 app.add_typer(tasks.app, name="tasks")
+app.add_typer(secrets.app, name="secrets")
 app.command("chat")(chat_command.chat)
 
 
@@ -36,3 +39,19 @@ def mcp() -> None:
     from host.cli.mcp import become_tool_server
 
     become_tool_server()
+
+
+@app.command()
+def init() -> None:
+    """Make a home: config.json, .security.yml with an API token, workspace; changes nothing that is there."""
+    from host.cli.init import init as run
+
+    run()
+
+
+@app.command()
+def doctor(json: Annotated[bool, typer.Option("--json", help="Write JSON.")] = False) -> None:
+    """Check settings, secrets, volumes, sandbox and model; say what mends a fault."""
+    from host.cli.doctor import doctor as run
+
+    run(json=json)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from shared import jsons
-from shared.settings import Settings
+from shared.settings import Settings, SettingsError, load
 
 DEV_FILE: Final = "dev.json"
 DEV_HOME: Final = ".run"
@@ -29,23 +29,30 @@ def find_target(url: str | None, token: str | None, environ: Mapping[str, str]) 
     """Return the host to talk to.
 
     Said on the command line, else by PICOCLAW_URL and API_TOKEN, else what ``picoclaw dev`` wrote down, else
-    this machine's PORT. A token that was written down goes only to the host it was written down for.
+    the host that this user's settings describe. A token that was found goes only to the host it is for.
     """
-    written = _written_down(environ)
-    said = url or environ.get("PICOCLAW_URL") or None
-    port = environ.get("PORT") or "9000"
-    if said is None and written is not None and not environ.get("PORT"):
-        said = written.url
-    chosen = (said or f"http://127.0.0.1:{port}").rstrip("/")
-    if written is not None and written.url == chosen and not token:
-        return written
-    return Target(chosen, token or environ.get("API_TOKEN") or None)
+    said = (url or environ.get("PICOCLAW_URL") or "").rstrip("/")
+    given = token or environ.get("API_TOKEN") or None
+    for found in (_written_down(environ), _configured(environ)):
+        if found is not None and said in ("", found.url):
+            return Target(found.url, given or found.token)
+    return Target(said or "http://127.0.0.1:9000", given)
 
 
 def local_url(settings: Settings) -> str:
     """Return the URL at which a host on this machine is reached."""
     host = EVERYWHERE.get(settings.host, settings.host)
     return f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}"
+
+
+def _configured(environ: Mapping[str, str]) -> Target | None:
+    """Return the host that ``picoclaw serve`` would be; None when the settings cannot be used."""
+    try:
+        settings = load(environ)
+    except SettingsError:
+        return None
+    token = settings.api_token.get_secret_value() if settings.api_token else None
+    return Target(local_url(settings), token)
 
 
 def _written_down(environ: Mapping[str, str]) -> Target | None:

@@ -7,12 +7,18 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
+
+from typer.testing import CliRunner
+
+from host.cli.app import app
 
 TOKEN = "token-for-the-test-0123456789"
 
@@ -24,6 +30,18 @@ def environment(home: Path, **extra: str) -> dict[str, str]:
 
 
 def picoclaw(home: Path, *arguments: str, stdin: str = "", **extra: str) -> subprocess.CompletedProcess[str]:
+    """Run a command in this process, which saves the start of one, in an environment of its own."""
+    with patch.dict(os.environ, environment(home, **extra), clear=True):
+        time.tzset()
+        ended = CliRunner().invoke(app, arguments, input=stdin)
+    time.tzset()
+    if ended.exception is not None and not isinstance(ended.exception, SystemExit):
+        raise ended.exception
+    return subprocess.CompletedProcess(arguments, ended.exit_code, ended.stdout, ended.stderr)
+
+
+def process(home: Path, *arguments: str, stdin: str = "", **extra: str) -> subprocess.CompletedProcess[str]:
+    """Run a command as the process that it is for a person."""
     return subprocess.run(
         [sys.executable, "-m", "host.cli", *arguments],
         input=stdin,

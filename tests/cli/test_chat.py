@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.cli.running import TOKEN, ContractServer, contract_server, environment, picoclaw
+from tests.cli.running import TOKEN, ContractServer, contract_server, environment, picoclaw, process
 
 START = ("start", {"conversation_id": "conv-1", "message_id": "msg-1", "run_id": "run-1"})
 
@@ -37,7 +37,7 @@ def say(
 
 def test_a_piped_message_gives_the_answer_alone(host: ContractServer, tmp_path: Path) -> None:
     host.events = [START, ("chunk", {"text": "Hello \n"}), ("chunk", {"text": " there"}), done()]
-    ended = say(host, tmp_path, stdin="hi\n")
+    ended = process(tmp_path, "chat", "--url", host.url, stdin="hi\n", API_TOKEN=TOKEN)
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "Hello \n there\n", "")
     assert host.requests == [("POST", "/chat", {"message": "hi", "stream": True, "show_tool_use": False})]
 

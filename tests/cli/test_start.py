@@ -12,12 +12,12 @@ from host.cli.dev import banner, prepare, write_address
 from host.cli.serve import take_settings
 from host.cli.target import find_target
 from shared.settings import load
-from tests.cli.running import environment, picoclaw
+from tests.cli.running import environment, process
 
 
 @pytest.mark.parametrize("command", ["serve", "dev"])
 def test_settings_that_cannot_be_used_are_one_sentence(tmp_path: Path, command: str) -> None:
-    ended = picoclaw(tmp_path, command, PORT="nine", API_TOKEN="canary-0123456789")
+    ended = process(tmp_path, command, PORT="nine", API_TOKEN="canary-0123456789")
     assert ended.returncode == 2
     assert ended.stderr == "picoclaw: PORT (environment) must be a whole number\n"
 
@@ -36,7 +36,7 @@ def test_secrets_leave_the_environment_when_they_are_taken(tmp_path: Path) -> No
 def test_a_busy_port_is_a_sentence(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        ended = picoclaw(tmp_path, "dev", PORT=str(port))
+        ended = process(tmp_path, "dev", PORT=str(port))
     assert ended.returncode == 1
     assert f"port {port} on 127.0.0.1 is in use" in ended.stderr
     assert "Traceback" not in ended.stderr

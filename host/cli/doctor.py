@@ -1,0 +1,165 @@
+"""``picoclaw doctor``: what is right and wrong with this installation, and what mends it."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+import anyio
+import httpx2
+
+from host.cli.terminal import out, print_json, shown
+from shared.settings import Settings, SettingsError, load
+from shared.settings.security_yml import NAME, exposed
+
+SHORTEST_TOKEN: Final = 16
+MODEL_S: Final = 5.0
+API: Final = "https://api.anthropic.com"
+
+Verdict = Literal["ok", "note", "fault"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One check's outcome; ``said`` holds what mends a fault."""
+
+    check: str
+    verdict: Verdict
+    said: str
+
+
+def doctor(*, json: bool) -> None:
+    """Check settings, secrets, volumes, sandbox and model; exit code 1 when something is wrong."""
+    findings = list(_findings())
+    if json:
+        print_json([asdict(finding) for finding in findings])
+    else:
+        _print(findings)
+    if any(finding.verdict == "fault" for finding in findings):
+        raise SystemExit(1)
+
+
+def _findings() -> Iterator[Finding]:
+    try:
+        settings = load(os.environ)
+    except SettingsError as error:
+        yield Finding("settings", "fault", str(error))
+        return
+    yield Finding("settings", "ok", f"{settings.config_path} and the environment can be used")
+    yield from _warnings(settings)
+    yield _token(settings)
+    yield Finding("time zone", "ok", settings.timezone)
+    yield from _volumes(settings)
+    yield _sandbox(settings)
+    yield _model(settings)
+
+
+def _warnings(settings: Settings) -> Iterator[Finding]:
+    warning = exposed(settings.config_dir / NAME)
+    for said in settings.warnings:
+        yield Finding(
+            "secrets" if said == warning else "settings", "fault" if said == warning else "note", said
+        )
+    if not warning and (settings.config_dir / NAME).exists():
+        yield Finding("secrets", "ok", f"{settings.config_dir / NAME} is yours alone")
+
+
+def _token(settings: Settings) -> Finding:
+    if settings.api_token is None:
+        said = "API_TOKEN is not set: every route but /health answers 500. Run `picoclaw init`, or set it"
+        return Finding("API token", "fault", said)
+    if len(settings.api_token.get_secret_value()) < SHORTEST_TOKEN:
+        said = f"the API token is shorter than {SHORTEST_TOKEN} characters; take a longer, random one"
+        return Finding("API token", "fault", said)
+    return Finding("API token", "ok", "set")
+
+
+def _volumes(settings: Settings) -> Iterator[Finding]:
+    volumes = {
+        "workspace": settings.memory_dir,
+        "store": settings.store_dir,
+        "database": settings.local_db_path.parent,
+    }
+    for name, path in volumes.items():
+        yield _volume(name, path)
+    workspace = settings.memory_dir.resolve()
+    for path in (settings.store_dir, settings.local_db_path, settings.config_dir):
+        if path.resolve().is_relative_to(workspace):
+            said = f"{path} lies inside the workspace, where the agent could change it; move it out"
+            yield Finding("workspace", "fault", said)
+
+
+def _volume(name: str, path: Path) -> Finding:
+    place = path
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            said = f"{path} is writable" if place == path else f"{path} will be made"
+            return Finding(name, "ok", said)
+    except OSError as error:
+        return Finding(
+            name, "fault", f"{path} is not writable ({error.strerror}); chown or mount it writable"
+        )
+
+
+def _sandbox(settings: Settings) -> Finding:
+    from host.app import sandbox_policy
+    from host.sandbox import Sandbox
+    from shared.errors import Misconfigured
+
+    async def tried() -> tuple[int, tuple[str, ...]]:
+        async with Sandbox(sandbox_policy(settings)) as sandbox:
+            report = await sandbox.ready()
+            return report.level, report.missing
+
+    try:
+        level, missing = anyio.run(tried)
+    except (Misconfigured, OSError) as error:
+        return Finding("sandbox", "fault", str(error))
+    lacking = f"; missing: {', '.join(missing)}" if missing else ""
+    if level < settings.sandbox_min_level:
+        said = (
+            f"level {level}, and SANDBOX_MIN_LEVEL asks for {settings.sandbox_min_level}{lacking}. "
+            "Use a newer kernel, or let the container use Landlock and seccomp"
+        )
+        return Finding("sandbox", "fault", said)
+    return Finding("sandbox", "ok", f"level {level}{lacking}")
+
+
+def _model(settings: Settings) -> Finding:
+    if settings.offline:
+        said = (
+            "no key and no address: the embedded offline model answers. Set ANTHROPIC_API_KEY for a real one"
+        )
+        return Finding("model", "note", said)
+    base = (settings.model.base_url or API).rstrip("/")
+    try:
+        answer = httpx2.get(f"{base}/v1/models", headers=_credential(settings), timeout=MODEL_S)
+    except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+        said = f"{base} cannot be reached ({type(error).__name__}); check the network and ANTHROPIC_BASE_URL"
+        return Finding("model", "fault", said)
+    if answer.status_code in (httpx2.codes.UNAUTHORIZED, httpx2.codes.FORBIDDEN):
+        return Finding("model", "fault", f"{base} does not accept the key; set another one")
+    return Finding("model", "ok", f"{base} can be reached; {settings.model.model} answers")
+
+
+def _credential(settings: Settings) -> dict[str, str]:
+    headers = {"anthropic-version": "2023-06-01"}
+    access = settings.model
+    token = access.auth_token or access.oauth_token
+    if access.api_key:
+        headers["x-api-key"] = access.api_key.get_secret_value()
+    elif token:
+        headers["Authorization"] = f"Bearer {token.get_secret_value()}"
+    return headers
+
+
+def _print(findings: list[Finding]) -> None:
+    marks = {"ok": "[green]✓[/]", "note": "[yellow]•[/]", "fault": "[red]✗[/]"}
+    for finding in findings:
+        out.print(f"{marks[finding.verdict]} {shown(finding.check)}: {shown(finding.said)}", soft_wrap=True)

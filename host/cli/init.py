@@ -1,0 +1,100 @@
+"""``picoclaw init``: the directories and files of a new home; what is there is never touched."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+
+from host.cli.terminal import fail, out, shown
+from shared.settings import SettingsError, load
+from shared.settings.security_yml import NAME
+
+CONFIG = """{
+  "version": 3,
+  "agents": {
+    "defaults": {
+      "restrict_to_workspace": true,
+      "model_name": "default"
+    }
+  },
+  "model_list": [
+    {"model_name": "default", "model": "claude-sonnet-5-5"}
+  ]
+}
+"""
+
+SECURITY = """# Secrets of PicoClaw, for your eyes alone: keep the mode at 0600.
+# `picoclaw secrets` edits this file and keeps its comments.
+#
+# model_list:
+#   default: {{api_keys: ["sk-..."]}}
+# channels:
+#   telegram: {{token: "123:abc"}}
+
+api_token: "{token}"
+"""
+
+PERSONA = """# Who you are here
+
+Write down what the agent should always know: who you are, how it should sound, what it must not do.
+"""
+
+
+def init() -> None:
+    """Make a home: config.json, .security.yml with an API token, workspace and directories."""
+    try:
+        settings = load(os.environ)
+    except SettingsError as error:
+        fail(str(error), 2)
+    made = [
+        *_directories(
+            settings.home,
+            settings.config_dir,
+            settings.memory_dir,
+            settings.skills_dir,
+            settings.store_dir,
+            settings.local_db_path.parent,
+        ),
+        *_file(settings.config_path, CONFIG),
+        *_file(settings.config_dir / NAME, SECURITY.format(token=secrets.token_urlsafe(32))),
+        *_file(settings.memory_dir / "CLAUDE.md", PERSONA),
+    ]
+    for path in made:
+        out.print(f"made {shown(str(path))}", soft_wrap=True)
+    if not made:
+        out.print("Everything is there already; nothing was changed.")
+    out.print(
+        "\nNext:\n"
+        "  picoclaw secrets set model_list.default.api_keys   the model's key (or ANTHROPIC_API_KEY)\n"
+        "  picoclaw doctor                                    check everything\n"
+        "  picoclaw serve                                     start the host\n"
+        "  picoclaw chat                                      talk to it"
+    )
+
+
+def _directories(*paths: Path) -> list[Path]:
+    return [path for path in paths if _directory(path)]
+
+
+def _directory(path: Path) -> bool:
+    if path.exists():
+        return False
+    try:
+        path.mkdir(parents=True, mode=0o700)
+    except OSError as error:
+        fail(f"{path} cannot be made: {error.strerror}")
+    return True
+
+
+def _file(path: Path, text: str) -> list[Path]:
+    """Make a file, mode 0600; return it, or nothing when something is there (a dangling link too)."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    except FileExistsError:
+        return []
+    except OSError as error:
+        fail(f"{path} cannot be made: {error.strerror}")
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)
+    return [path]
