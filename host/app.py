@@ -1,0 +1,228 @@
+"""The host: its parts in the order they depend on each other, its routes and its middleware, nothing else."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any, Final
+
+import anyio
+from starlette.exceptions import HTTPException
+from starlette.routing import Router
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from host.agent.agent import AgentConfig, HostAgent
+from host.agent.lazy_model import LazyModel
+from host.agent.models import ModelConfig
+from host.agent.prompt import Persona
+from host.api.chat import ChatApi
+from host.api.control import ControlApi
+from host.api.health import Build, HealthApi, Volumes
+from host.api.tasks import TasksApi
+from host.mcp_clients.tool_servers import ToolServers
+from host.middleware.access_log import AccessLogMiddleware
+from host.middleware.bearer import BearerMiddleware
+from host.middleware.body_limit import BodyLimitMiddleware
+from host.middleware.errors import ErrorsMiddleware
+from host.middleware.request_id import RequestIdMiddleware
+from host.runs.service import RunLimits, RunService
+from host.runs.task_runs import TaskRunner
+from host.sandbox import Sandbox, SandboxPolicy
+from host.tools.base import Toolset
+from shared.clock import now_ms
+from shared.settings import Settings
+from shared.store import open_host_store
+from shared.store.contract import Store
+from shared.tasks import TaskService
+
+logger = logging.getLogger("picoclaw.host")
+
+BODY_LIMIT: Final = 1024 * 1024
+"""Bytes a request body may have (http-api: "Errors")."""
+
+
+class Host:
+    """Everything that lives as long as the host does. Made inside ``open_host``."""
+
+    def __init__(self, settings: Settings, owner: str, stop: Callable[[str], None]) -> None:
+        self.settings = settings
+        self.owner = owner
+        self.stop = stop
+        self.store: Store
+        self.sandbox: Sandbox
+        self.tool_servers: ToolServers
+        self.model: LazyModel
+        self.runs: RunService
+        self.task_runner: TaskRunner
+        self.ready = False
+
+    def app(self) -> ASGIApp:
+        """Return the ASGI application around the opened host."""
+        settings = self.settings
+        tasks = TaskService(
+            self.store, default_timezone=settings.timezone, quota=settings.max_tasks_per_conversation
+        )
+        routes = [
+            *self._health().routes(),
+            *ChatApi(self.store, self.runs, settings.main_conversation_id).routes(),
+            *TasksApi(self.store, tasks, self.task_runner).routes(),
+            *ControlApi(self.stop).routes(),
+        ]
+        tokens = [
+            secret.get_secret_value()
+            for secret in (settings.api_token, settings.api_token_previous)
+            if secret is not None
+        ]
+        app: ASGIApp = Router(routes=routes, redirect_slashes=False, default=_nothing_here)
+        app = BearerMiddleware(_HttpOnly(app), tokens=tokens)
+        app = BodyLimitMiddleware(app, limit=BODY_LIMIT)
+        app = ErrorsMiddleware(app)
+        app = AccessLogMiddleware(app)
+        return RequestIdMiddleware(app, version=settings.version, commit=settings.build_commit)
+
+    @asynccontextmanager
+    async def toolsets(
+        self, conversation_id: str, is_main: bool, servers: Mapping[str, Any]
+    ) -> AsyncIterator[list[Toolset]]:
+        """Open the tools of a run: the sandbox's, the tool server's, those of the request's servers."""
+        yield [
+            self.sandbox.toolset(conversation_id),
+            self.tool_servers.toolset(conversation_id, is_main=is_main),
+        ]
+
+    def _health(self) -> HealthApi:
+        settings = self.settings
+        return HealthApi(
+            Build(settings.version, settings.build_commit, settings.build_time, settings.max_execution_ms),
+            Volumes(settings.memory_dir, settings.skills_dir, settings.store_dir),
+            self.store,
+            ready=lambda: self.ready and not self.runs.draining,
+            sandbox=lambda: self.sandbox.report,
+        )
+
+
+@asynccontextmanager
+async def open_host(settings: Settings, owner: str, stop: Callable[[str], None]) -> AsyncIterator[Host]:
+    """Open the host's parts, and close them in the reverse order: the tree closing is the shutdown."""
+    host = Host(settings, owner, stop)
+    async with AsyncExitStack() as stack:
+        settings.memory_dir.mkdir(parents=True, exist_ok=True)
+        host.store = open_host_store(
+            store_dir=settings.store_dir, local_db=settings.local_db_path, owner=owner
+        )
+        stack.push_async_callback(host.store.close)
+        await _recover(host)
+        host.sandbox = await stack.enter_async_context(Sandbox(sandbox_policy(settings)))
+        host.tool_servers = await stack.enter_async_context(
+            ToolServers(
+                db_path=settings.local_db_path, store_dir=settings.store_dir, timezone=settings.timezone
+            )
+        )
+        host.model = LazyModel(model_config(settings))
+        stack.push_async_callback(host.model.aclose)
+        background = await stack.enter_async_context(anyio.create_task_group())
+        host.runs = await stack.enter_async_context(_run_service(host))
+        host.task_runner = await stack.enter_async_context(TaskRunner(host.store, host.runs, owner=owner))
+        background.start_soon(_warm, host)
+        host.ready = True
+        yield host
+        host.ready = False
+        await host.runs.drain()
+        background.cancel_scope.cancel()
+
+
+def sandbox_policy(settings: Settings) -> SandboxPolicy:
+    """Return what the settings let the sandbox reach; the store and the configuration stay closed."""
+    defaults, tools = settings.agents.defaults, settings.tools
+    return SandboxPolicy(
+        workspace=settings.memory_dir,
+        restrict_to_workspace=defaults.restrict_to_workspace,
+        allow_read_outside_workspace=defaults.allow_read_outside_workspace,
+        read_paths=tuple(tools.allow_read_paths),
+        write_paths=tuple(tools.allow_write_paths),
+        secret_paths=(settings.store_dir, settings.local_db_path.parent, settings.config_dir),
+        exec_enabled=tools.exec.enabled,
+        exec_timeout_ms=tools.exec.timeout_seconds * 1000,
+        allow_network=tools.exec.allow_network,
+        deny_patterns=tuple(tools.exec.custom_deny_patterns),
+        allow_patterns=tuple(tools.exec.custom_allow_patterns),
+        min_level=settings.sandbox_min_level,
+    )
+
+
+def model_config(settings: Settings) -> ModelConfig:
+    """Return how to reach the model: without a credential and an address it is the embedded one."""
+    access = settings.model
+    token = access.auth_token or access.oauth_token
+    return ModelConfig(
+        api_key=access.api_key.get_secret_value() if access.api_key else None,
+        auth_token=token.get_secret_value() if token else None,
+        base_url=access.base_url,
+        offline=not access.has_credential and access.base_url is None,
+    )
+
+
+def _run_service(host: Host) -> RunService:
+    settings = host.settings
+    defaults = settings.agents.defaults
+    org = settings.org_dir
+    persona = Persona(
+        assistant_name=settings.assistant_name,
+        override=settings.system_prompt_override,
+        org_file=None if org is None else str(org / "CLAUDE.md"),
+        user_file="CLAUDE.md",
+    )
+    config = AgentConfig(
+        persona=persona,
+        model=settings.model.model,
+        max_tokens=defaults.max_tokens,
+        max_iterations=defaults.max_tool_iterations,
+        main_conversation_id=settings.main_conversation_id,
+    )
+    agent = HostAgent(config, host.store, host.model, host.toolsets, host.sandbox.read_text)
+    limits = RunLimits(
+        max_execution_ms=settings.max_execution_ms,
+        max_concurrent_runs=settings.max_concurrent_runs,
+        stop_grace_ms=settings.stop_grace_ms,
+        end_marker=settings.session_end_marker,
+        main_conversation_id=settings.main_conversation_id,
+    )
+    forget = (host.sandbox.forget, host.tool_servers.forget)
+    return RunService(host.store, agent, limits, owner=host.owner, on_delete=forget)
+
+
+async def _recover(host: Host) -> None:
+    """End what an earlier host left running: this one holds the volume, so nobody else can be at it."""
+    now = now_ms()
+    ended = await host.store.runs.recover(now, all_but=host.owner)
+    released = await host.store.tasks.recover(now, all_but=host.owner)
+    if ended or released:
+        logger.warning("Recovered after a crash", extra={"runs": len(ended), "task_claims": released})
+    await host.store.conversations.ensure(host.settings.main_conversation_id, now)
+    await host.store.durable()
+
+
+async def _warm(host: Host) -> None:
+    """Load the SDK behind the start, so that the first turn doesn't wait for it."""
+    try:
+        await host.model.load()
+    except Exception:
+        logger.exception("The model's client could not be made; the first run will say so")
+
+
+class _HttpOnly:
+    """Lets HTTP through and closes anything else: there are no WebSockets here."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            # With this key the router raises what is wrong instead of answering in plain text.
+            scope["app"] = self
+            await self._app(scope, receive, send)
+
+
+async def _nothing_here(scope: Scope, receive: Receive, send: Send) -> None:
+    raise HTTPException(404)

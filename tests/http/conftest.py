@@ -1,0 +1,50 @@
+"""One host and one fake model for the tests that only talk; hosts of their own for those that kill."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from tests.running import HostProcess, ModelProcess, new_host, running_host, running_model
+
+
+@pytest.fixture(scope="session")
+def model() -> Iterator[ModelProcess]:
+    with running_model() as process:
+        yield process
+
+
+@pytest.fixture(scope="session")
+def host(model: ModelProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator[HostProcess]:
+    with running_host(tmp_path_factory.mktemp("host"), model.url) as process:
+        yield process
+
+
+@pytest.fixture
+def client(host: HostProcess) -> Iterator[httpx2.Client]:
+    with host.client() as client:
+        yield client
+
+
+MakeHost = Callable[..., HostProcess]
+
+
+@pytest.fixture
+def make_host(model: ModelProcess, tmp_path: Path) -> Iterator[MakeHost]:
+    """Make hosts of one's own: they share ``tmp_path``'s directories unless told otherwise."""
+    made: list[HostProcess] = []
+
+    def make(
+        name: str = "own", settings: Mapping[str, str] | None = None, *, offline: bool = False
+    ) -> HostProcess:
+        process = new_host(tmp_path / name, None if offline else model.url, settings)
+        made.append(process)
+        return process
+
+    yield make
+    for process in made:
+        if process.process is not None and process.process.poll() is None:
+            process.kill()

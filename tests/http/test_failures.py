@@ -1,0 +1,278 @@
+"""What happens when things break: the model, the client, the host itself."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import psutil
+import pytest
+
+from tests.http.conftest import MakeHost
+from tests.running import HostProcess, ModelProcess, directive, frames, stream
+
+WRITE_AND_HANG = [
+    {"text": "first", "tools": [{"name": "write_file", "input": {"path": "kept.txt", "content": "x"}}]},
+    {"text": "second", "hang": True},
+]
+READ_AND_HANG = [{"tools": [{"name": "list_dir", "input": {}}]}, {"hang": True}]
+
+
+def chat(client: httpx2.Client, message: str, **more: Any) -> dict[str, Any]:
+    answer = client.post("/chat", json={"message": message, **more})
+    assert answer.status_code == 200, answer.text
+    body: dict[str, Any] = answer.json()
+    return body
+
+
+def asked(model: ModelProcess, text: str) -> int:
+    return sum(text in str(request["body"]) for request in model.requests())
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"status": 529, "error_type": "overloaded_error", "retry_after": "0"},
+        {"status": 429, "error_type": "rate_limit_error", "retry_after": "0"},
+        {"status": 500, "retry_after": "0"},
+        {"drop_after_deltas": 1},
+        {"truncate_after_deltas": 1},
+        {"error_after_deltas": 1, "error_type": "overloaded_error"},
+    ],
+    ids=lambda fault: next(iter(fault)) + str(next(iter(fault.values()))),
+)
+def test_a_step_that_fails_once_is_tried_again_and_nothing_is_shown_twice(
+    client: httpx2.Client, fault: dict[str, Any]
+) -> None:
+    message = directive(deltas=["one ", "two ", "three"], times=1, **fault)
+    told = list(stream(client, {"message": message}))
+    chunks = "".join(data["text"] for _, name, data in told if name == "chunk")
+    assert chunks == "one two three"
+    assert told[-1][2]["status"] == "success"
+    assert told[-1][2]["result"] == chunks
+
+
+def test_a_request_the_api_refuses_is_not_repeated_and_its_text_stays_out_of_the_history(
+    client: httpx2.Client, model: ModelProcess
+) -> None:
+    message = directive("refuse-me", status=400, error_type="invalid_request_error", message="API-SAID-THIS")
+    body = chat(client, message)
+    assert body["status"] == "error"
+    assert body["code"] == "model_error"
+    assert "API-SAID-THIS" not in str(body)
+    assert asked(model, "refuse-me") == 1
+    listed = client.get(f"/chat/{body['conversation_id']}/messages").json()["messages"]
+    assert [entry["role"] for entry in listed] == ["user"]
+
+
+def test_a_model_that_is_down_gives_an_error_and_the_host_stays_well(make_host: MakeHost) -> None:
+    host = make_host(settings={"ANTHROPIC_BASE_URL": "http://127.0.0.1:9"}).start()
+    with host.client() as client:
+        body = chat(client, "hello", max_execution_ms=1500)
+        assert body["status"] in ("error", "timeout")
+        assert "127.0.0.1" not in str(body)
+        assert client.get("/health").json()["status"] == "ok"
+        assert client.get(f"/chat/{body['conversation_id']}").json()["status"] == "idle"
+
+
+def test_a_client_that_goes_away_does_not_stop_the_run(client: httpx2.Client, host: HostProcess) -> None:
+    message = directive(deltas=["a", "b", "c"], delta_delay_ms=150)
+    with client.stream("POST", "/chat", json={"message": message, "stream": True}) as response:
+        start = next(frames(response.iter_lines()))[2]
+    path = f"/chat/{start['conversation_id']}/runs/{start['run_id']}/events"
+    with host.client() as other, other.stream("GET", path, headers={"Last-Event-ID": "1"}) as response:
+        rest = list(frames(response.iter_lines()))
+    assert rest[0][0] == 2
+    assert "".join(data["text"] for _, name, data in rest if name == "chunk") == "abc"
+    assert rest[-1][2]["result"] == "abc"
+    listed = client.get(f"/chat/{start['conversation_id']}/messages").json()["messages"]
+    assert listed[-1]["content"] == "abc"
+
+
+def test_a_run_that_was_cancelled_keeps_its_finished_steps(client: httpx2.Client) -> None:
+    body = {"message": directive(steps=WRITE_AND_HANG), "stream": True, "show_tool_use": True}
+    with client.stream("POST", "/chat", json=body) as response:
+        events = frames(response.iter_lines())
+        conversation = next(events)[2]["conversation_id"]
+        assert next(event for event in events if event[1] == "tool_result")[2]["is_error"] is False
+        assert client.post(f"/chat/{conversation}/cancel").status_code == 202
+        rest = list(events)
+    assert [name for _, name, _ in rest] == ["error", "done"]
+    assert (rest[-1][2]["code"], rest[-1][2]["result"]) == ("cancelled", "first")
+    run = client.get(f"/chat/{conversation}/runs").json()["runs"][0]
+    assert run["status"] == "cancelled"
+    assert chat(client, "go on", conversation_id=conversation)["status"] == "success"
+
+
+def test_a_conversation_goes_on_after_a_restart(make_host: MakeHost) -> None:
+    host = make_host().start()
+    with host.client() as client:
+        first = chat(client, directive("remember the sea", text="noted"))
+    assert host.stop() == 0
+    host.start()
+    with host.client() as client:
+        conversation = first["conversation_id"]
+        again = chat(client, "what was it?", conversation_id=conversation)
+        assert again["session_id"] == first["session_id"]
+        listed = client.get(f"/chat/{conversation}/messages").json()["messages"]
+        assert len(listed) == 4
+
+
+@pytest.mark.parametrize("steps", [WRITE_AND_HANG, READ_AND_HANG], ids=["wrote", "read"])
+def test_after_kill_9_nothing_stays_running_and_the_follower_is_told(
+    make_host: MakeHost, steps: list[dict[str, Any]]
+) -> None:
+    host = make_host().start()
+    with host.client() as client, contextlib.suppress(httpx2.TransportError):
+        with client.stream(
+            "POST", "/chat", json={"message": directive(steps=steps), "stream": True, "show_tool_use": True}
+        ) as response:
+            for _, name, data in frames(response.iter_lines()):
+                if name == "start":
+                    start = data
+                if name == "tool_result":
+                    host.kill()
+    host.start()
+    with host.client() as client:
+        path = f"/chat/{start['conversation_id']}"
+        assert client.get(path).json()["status"] == "idle"
+        run = client.get(f"{path}/runs/{start['run_id']}").json()
+        assert (run["status"], run["code"]) == ("error", "retryable")
+        with client.stream("GET", f"{path}/runs/{start['run_id']}/events") as response:
+            rest = list(frames(response.iter_lines()))
+        assert [name for _, name, _ in rest][-2:] == ["error", "done"]
+        assert chat(client, "go on", conversation_id=start["conversation_id"])["status"] == "success"
+
+
+def test_a_run_killed_inside_a_command_is_interrupted_and_not_repeated(make_host: MakeHost) -> None:
+    host = make_host().start()
+    command = "echo once >> count.txt; while :; do sleep 0.1; done"
+    message = directive(tools=[{"name": "exec", "input": {"command": command}}])
+    counted = Path(host.environment["MEMORY_DIR"]) / "count.txt"
+    key = {"Idempotency-Key": "one"}
+    with host.client() as client, contextlib.suppress(httpx2.TransportError):
+        with client.stream(
+            "POST", "/chat", json={"message": message, "stream": True}, headers=key
+        ) as response:
+            start = next(frames(response.iter_lines()))[2]
+            _until(counted.exists)
+            host.kill()
+    host.start()
+    with host.client() as client:
+        run = client.get(f"/chat/{start['conversation_id']}/runs/{start['run_id']}").json()
+        assert (run["status"], run["code"]) == ("error", "interrupted")
+        again = client.post("/chat", json={"message": message, "stream": True}, headers=key)
+        assert "interrupted" in again.text
+    assert counted.read_text() == "once\n"
+
+
+def test_the_same_key_retries_a_run_that_had_no_effect_without_storing_the_message_twice(
+    make_host: MakeHost, model: ModelProcess
+) -> None:
+    host = make_host().start()
+    key = {"Idempotency-Key": "again"}
+    body = {"message": directive("asked-once", text="late", hang_after_deltas=0, times=1), "stream": True}
+    with host.client() as client, contextlib.suppress(httpx2.TransportError):
+        with client.stream("POST", "/chat", json=body, headers=key) as response:
+            start = next(frames(response.iter_lines()))[2]
+            _until(lambda: asked(model, "asked-once") == 1)
+            host.kill()
+    host.start()
+    with host.client() as client:
+        with client.stream("POST", "/chat", json=body, headers=key) as response:
+            told = list(frames(response.iter_lines()))
+        assert told[-1][2]["result"] == "late"
+        assert told[0][2]["conversation_id"] == start["conversation_id"]
+        listed = client.get(f"/chat/{start['conversation_id']}/messages").json()["messages"]
+        assert [entry["role"] for entry in listed] == ["user", "assistant"]
+
+
+def test_sigterm_lets_a_run_finish_within_its_grace(make_host: MakeHost) -> None:
+    host = make_host().start()
+    results: list[dict[str, Any]] = []
+
+    def talk() -> None:
+        with host.client() as client:
+            results.append(chat(client, directive(text="in time", delay_ms=800)))
+
+    thread = threading.Thread(target=talk)
+    thread.start()
+    _until(lambda: "in time" in str(host_requests(host)))
+    assert host.process is not None
+    host.process.send_signal(signal.SIGTERM)
+    with host.client() as client:
+        _until(lambda: client.get("/ready").status_code == 503)
+        refused = client.post("/chat", json={"message": "too late"})
+        assert refused.status_code == 503
+        assert refused.headers["retry-after"]
+        assert client.get("/health").status_code == 200
+    thread.join(20)
+    assert host.process.wait(20) == 0
+    assert results[0]["result"] == "in time"
+
+
+def test_sigterm_stops_a_run_that_outlives_its_grace_and_tells_the_client(make_host: MakeHost) -> None:
+    host = make_host(settings={"STOP_GRACE_MS": "200"}).start()
+    with host.client() as client:
+        with client.stream(
+            "POST", "/chat", json={"message": directive(hang=True), "stream": True}
+        ) as response:
+            events = frames(response.iter_lines())
+            start = next(events)[2]
+            assert host.process is not None
+            host.process.send_signal(signal.SIGTERM)
+            rest = list(events)
+    assert rest[-1][2]["code"] == "shutdown"
+    assert host.process.wait(20) == 0
+    host.start()
+    with host.client() as client:
+        run = client.get(f"/chat/{start['conversation_id']}/runs/{start['run_id']}").json()
+        assert (run["status"], run["code"]) == ("error", "shutdown")
+
+
+def test_control_stop_ends_the_host_with_exit_code_0_and_leaves_no_process(make_host: MakeHost) -> None:
+    host = make_host().start()
+    with host.client() as client:
+        chat(client, directive(tools=[{"name": "exec", "input": {"command": "true"}}]))
+        tree = host.tree()
+        assert len(tree) > 1
+        answer = client.post("/control/stop", json={"reason": "test"})
+        assert answer.json()["status"] == "stopping"
+        assert answer.json()["reason"] == "test"
+    assert host.process is not None
+    assert host.process.wait(20) == 0
+    _, alive = psutil.wait_procs(tree, timeout=5)
+    assert alive == []
+
+
+def test_the_concurrency_cap_answers_503_and_recovers(make_host: MakeHost) -> None:
+    host = make_host(settings={"MAX_CONCURRENT_RUNS": "1"}).start()
+    with host.client() as client:
+        with client.stream(
+            "POST", "/chat", json={"message": directive(hang=True), "stream": True}
+        ) as response:
+            events = frames(response.iter_lines())
+            start = next(events)[2]
+            refused = client.post("/chat", json={"message": "me too"})
+            assert refused.status_code == 503
+            assert refused.json()["code"] == "at_capacity"
+            client.post(f"/chat/{start['conversation_id']}/cancel")
+            list(events)
+        assert chat(client, "now")["status"] == "success"
+
+
+def host_requests(host: HostProcess) -> Any:
+    return httpx2.get(f"{host.environment['ANTHROPIC_BASE_URL']}/_requests", trust_env=False).json()
+
+
+def _until(condition: Any) -> None:
+    """Wait for an outside process, bounded."""
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in 20 s"
+        time.sleep(0.01)

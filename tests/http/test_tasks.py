@@ -1,0 +1,168 @@
+"""Scheduled tasks over HTTP: made, listed, changed, run once each slot."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import httpx2
+import pytest
+
+from tests.http.conftest import MakeHost
+from tests.running import HostProcess, directive, frames
+
+DUE = {"schedule_type": "once", "schedule_value": "2020-01-01T00:00:00"}
+LATER = {"schedule_type": "interval", "schedule_value": "3600000"}
+
+
+@pytest.fixture
+def own(make_host: MakeHost) -> HostProcess:
+    return make_host().start()
+
+
+def make(client: httpx2.Client, **fields: Any) -> dict[str, Any]:
+    answer = client.post("/task", json={"prompt": directive(text="ran"), **LATER, **fields})
+    assert answer.status_code == 201, answer.text
+    task: dict[str, Any] = answer.json()
+    return task
+
+
+def test_a_task_is_made_read_changed_and_deleted(client: httpx2.Client) -> None:
+    task = make(client, schedule_type="cron", schedule_value="0 9 * * 1", timezone="Europe/Berlin")
+    assert task["status"] == "active"
+    assert task["next_run"].endswith("Z")
+    path = f"/task/{task['id']}"
+    assert client.get(path).json() == task
+    changed = client.put(path, json={"prompt": "other"}).json()
+    assert (changed["prompt"], changed["next_run"]) == ("other", task["next_run"])
+    assert client.put(path, json={"status": "paused"}).json()["status"] == "paused"
+    assert client.put(path, json={"prompt": None}).status_code == 400
+    assert client.delete(path).status_code == 204
+    assert client.get(path).status_code == 404
+    assert client.put(path, json={"prompt": "x"}).status_code == 404
+    assert client.delete(path).status_code == 404
+
+
+def test_tasks_are_listed_in_pages_that_join(client: httpx2.Client) -> None:
+    made = [make(client)["id"] for _ in range(3)]
+    listed: list[str] = []
+    cursor: str | None = ""
+    while cursor is not None:
+        page = client.get("/tasks", params={"limit": 2, "cursor": cursor}).json()
+        listed += [task["id"] for task in page["tasks"]]
+        cursor = page["next_cursor"]
+    assert [task for task in listed if task in made] == made
+
+
+def test_a_given_id_is_kept_and_cannot_be_taken_twice(client: httpx2.Client) -> None:
+    assert make(client, id="my-own-id")["id"] == "my-own-id"
+    again = client.post("/task", json={"prompt": "x", **LATER, "id": "my-own-id"})
+    assert again.status_code == 409
+    assert again.json()["code"] == "duplicate_id"
+
+
+def test_an_unknown_conversation_is_not_found_and_nothing_is_made(client: httpx2.Client) -> None:
+    before = client.get("/health").json()["database"]
+    answer = client.post("/task", json={"prompt": "x", **LATER, "conversation_id": "conv-none"})
+    assert answer.status_code == 404
+    assert client.get("/health").json()["database"] == before
+
+
+def test_the_same_key_makes_one_task_and_another_body_is_a_mismatch(client: httpx2.Client) -> None:
+    body = {"prompt": "keyed", **LATER}
+    key = {"Idempotency-Key": "make-one"}
+    first = client.post("/task", json=body, headers=key)
+    again = client.post("/task", json=body, headers=key)
+    assert first.status_code == again.status_code == 201
+    assert first.json() == again.json()
+    other = client.post("/task", json={**body, "prompt": "other"}, headers=key)
+    assert other.status_code == 409
+    assert other.json()["code"] == "idempotency_mismatch"
+
+
+def test_a_trigger_runs_the_task_now_and_leaves_its_schedule(client: httpx2.Client) -> None:
+    task = make(client)
+    ran = client.post("/task/trigger", json={"task_id": task["id"]}).json()
+    assert (ran["status"], ran["result"]) == ("success", "ran")
+    assert ran["next_run"] == task["next_run"]
+    log = client.get(f"/task/{task['id']}/runs").json()["runs"]
+    assert [entry["status"] for entry in log] == ["success"]
+    assert client.post("/task/trigger", json={"task_id": "task-none"}).status_code == 404
+
+
+def test_a_group_task_speaks_in_its_conversation_and_waits_for_it(client: httpx2.Client) -> None:
+    conversation = client.post("/chat", json={"message": "hi"}).json()["conversation_id"]
+    task = make(client, context_mode="group", conversation_id=conversation)
+    hanging = {"message": directive(hang=True), "conversation_id": conversation, "stream": True}
+    with client.stream("POST", "/chat", json=hanging) as response:
+        events = frames(response.iter_lines())
+        next(events)
+        busy = client.post("/task/trigger", json={"task_id": task["id"]})
+        assert busy.status_code == 409
+        client.post(f"/chat/{conversation}/cancel")
+        list(events)
+    assert client.post("/task/trigger", json={"task_id": task["id"]}).status_code == 200
+    listed = client.get(f"/chat/{conversation}/messages").json()["messages"]
+    assert [entry["content"] for entry in listed][-1] == "ran"
+
+
+def test_an_isolated_task_tells_its_owner_and_its_conversation_stays_hidden(client: httpx2.Client) -> None:
+    owner = client.post("/chat", json={"message": "hi"}).json()["conversation_id"]
+    steps = [
+        {"tools": [{"name": "mcp__picoclaw__send_message", "input": {"text": "news"}}]},
+        {"text": "told"},
+    ]
+    task = make(client, prompt=directive(steps=steps), conversation_id=owner)
+    ran = client.post("/task/trigger", json={"task_id": task["id"]}).json()
+    assert ran["conversation_id"] != owner
+    assert [(said["conversation_id"], said["text"]) for said in ran["outbound_messages"]] == [(owner, "news")]
+    listed = [entry["conversation_id"] for entry in client.get("/chat").json()["conversations"]]
+    assert ran["conversation_id"] not in listed
+    every = client.get("/chat", params={"include_temporary": "true"}).json()["conversations"]
+    assert ran["conversation_id"] in [entry["conversation_id"] for entry in every]
+
+
+def test_nothing_due_is_said_so(own: HostProcess) -> None:
+    with own.client() as client:
+        assert client.post("/task/check").json() == {"checked": 0, "message": "No due tasks"}
+
+
+def test_many_checks_at_once_run_every_due_task_once(own: HostProcess) -> None:
+    with own.client() as client:
+        made = {make(client, **DUE)["id"] for _ in range(6)}
+        ran: list[str] = []
+
+        def check() -> None:
+            with own.client() as checker:
+                while (answer := checker.post("/task/check").json()).get("executed"):
+                    ran.append(answer["executed"]["task_id"])
+
+        threads = [threading.Thread(target=check) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(30)
+        assert sorted(ran) == sorted(made)
+        for task_id in made:
+            assert client.get(f"/task/{task_id}").json()["status"] == "completed"
+            assert len(client.get(f"/task/{task_id}/runs").json()["runs"]) == 1
+
+
+def test_a_check_runs_up_to_max_and_tells_what_remains(own: HostProcess) -> None:
+    with own.client() as client:
+        for _ in range(3):
+            make(client, **DUE)
+        answer = client.post("/task/check", json={"max": 2}).json()
+        assert (answer["checked"], answer["remaining"], len(answer["results"])) == (3, 1, 2)
+        assert answer["executed"] == answer["results"][0]
+
+
+def test_a_model_outage_never_completes_a_task(own: HostProcess) -> None:
+    with own.client() as client:
+        task = make(client, prompt=directive(status=400), **DUE)
+        answer = client.post("/task/check").json()
+        assert answer["executed"]["status"] == "error"
+        after = client.get(f"/task/{task['id']}").json()
+        assert after["status"] == "active"
+        assert after["next_run"] is not None
+        assert after["attempts"] == 1

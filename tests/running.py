@@ -1,0 +1,213 @@
+"""Real processes for tests: a fake model server, and hosts to be talked to, stopped and killed."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, Final
+
+import httpx2
+import psutil
+
+TOKEN: Final = "test-token-0123456789"
+START_S: Final = 30.0
+STOP_S: Final = 40.0
+
+Frame = tuple[int, str, dict[str, Any]]
+"""An event as a client reads it: id, name, data."""
+
+
+@dataclass(slots=True)
+class ModelProcess:
+    """The fake model server as a process of its own."""
+
+    url: str
+    process: subprocess.Popen[str]
+
+    def requests(self) -> list[dict[str, Any]]:
+        """Return what it was asked."""
+        answer: Any = httpx2.get(f"{self.url}/_requests", trust_env=False).json()
+        return list(answer["requests"])
+
+
+@contextlib.contextmanager
+def running_model() -> Iterator[ModelProcess]:
+    """Serve the fake model while the block runs."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.fakes.model_server", "--port", "0"], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    with process.stdout:
+        url = json.loads(process.stdout.readline())["url"]
+        try:
+            yield ModelProcess(url, process)
+        finally:
+            process.terminate()
+            process.wait(10)
+
+
+@dataclass(slots=True)
+class HostProcess:
+    """A host under test, on directories that survive it."""
+
+    root: Path
+    environment: dict[str, str]
+    port: int = 0
+    process: subprocess.Popen[bytes] | None = None
+    log: IO[bytes] | None = None
+    children: list[psutil.Process] = field(default_factory=list)
+
+    @property
+    def url(self) -> str:
+        """Where it answers."""
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def log_text(self) -> str:
+        """Everything it has logged."""
+        return (self.root / "host.log").read_text(errors="replace")
+
+    def start(self, *, wait: bool = True) -> HostProcess:
+        """Start it; by default return when it is ready."""
+        self.port = self.port or free_port()
+        with (self.root / "host.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "host.cli", "serve"],
+                env={**self.environment, "PORT": str(self.port)},
+                cwd=Path(__file__).parent.parent,
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        if wait:
+            self.wait_ready()
+        return self
+
+    def wait_ready(self) -> None:
+        """Return when /ready answers 200."""
+        deadline = time.monotonic() + START_S
+        while True:
+            with contextlib.suppress(httpx2.TransportError):
+                if httpx2.get(f"{self.url}/ready", trust_env=False).status_code == 200:
+                    return
+            assert self.process is not None
+            assert self.process.poll() is None, f"the host ended: {self.log_text[-3000:]}"
+            assert time.monotonic() < deadline, f"the host is not ready: {self.log_text[-3000:]}"
+            time.sleep(0.02)
+
+    def tree(self) -> list[psutil.Process]:
+        """Return the host's process and all below it."""
+        assert self.process is not None
+        with contextlib.suppress(psutil.NoSuchProcess):
+            top = psutil.Process(self.process.pid)
+            return [top, *top.children(recursive=True)]
+        return []
+
+    def kill(self) -> None:
+        """Kill -9 the whole tree at once."""
+        for process in self.tree():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        self._wait()
+
+    def stop(self) -> int:
+        """End it with SIGTERM and return its exit code."""
+        assert self.process is not None
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        return self._wait()
+
+    def _wait(self) -> int:
+        assert self.process is not None
+        try:
+            return self.process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait(5)
+            raise
+
+    def client(self, token: str | None = TOKEN, **options: Any) -> httpx2.Client:
+        """Return a client with the token."""
+        headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        return httpx2.Client(base_url=self.url, headers=headers, timeout=30, trust_env=False, **options)
+
+
+def free_port() -> int:
+    """Return a port nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def new_host(root: Path, model_url: str | None, settings: Mapping[str, str] | None = None) -> HostProcess:
+    """Return a host, not yet started, with all its files below ``root``."""
+    root.mkdir(parents=True, exist_ok=True)
+    environment = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(root),
+        "PICOCLAW_HOME": str(root / "home"),
+        "STORE_DIR": str(root / "store"),
+        "MEMORY_DIR": str(root / "memory"),
+        "LOCAL_DB_PATH": str(root / "local" / "picoclaw.db"),
+        "HOST": "127.0.0.1",
+        "API_TOKEN": TOKEN,
+        "TZ": "UTC",
+        "LOG_LEVEL": "info",
+        "STOP_GRACE_MS": "3000",
+        **(
+            {}
+            if model_url is None
+            else {"ANTHROPIC_BASE_URL": model_url, "ANTHROPIC_API_KEY": "sk-test-canary"}
+        ),
+        **(settings or {}),
+    }
+    return HostProcess(root, environment)
+
+
+@contextlib.contextmanager
+def running_host(
+    root: Path, model_url: str | None, settings: Mapping[str, str] | None = None
+) -> Iterator[HostProcess]:
+    """Run a host while the block runs."""
+    host = new_host(root, model_url, settings)
+    try:
+        yield host.start()
+    finally:
+        if host.process is not None:
+            host.stop()
+
+
+def directive(words: str = "", /, **step: Any) -> str:
+    """Return a message that tells the fake model what to do."""
+    return f"{words} @@model {json.dumps(step)}"
+
+
+def frames(lines: Iterator[str]) -> Iterator[Frame]:
+    """Read server-sent events from a response's lines."""
+    current: dict[str, str] = {}
+    for line in lines:
+        if line.startswith((":", "retry:")):
+            continue
+        if line:
+            name, _, value = line.partition(": ")
+            current[name] = value
+        elif current:
+            yield int(current["id"]), current["event"], json.loads(current["data"])
+            current = {}
+
+
+def stream(client: httpx2.Client, body: dict[str, Any]) -> Iterator[Frame]:
+    """POST /chat with ``stream`` and read the events to the end."""
+    with client.stream("POST", "/chat", json={**body, "stream": True}) as response:
+        assert response.status_code == 200, response.read()
+        yield from frames(response.iter_lines())
