@@ -53,6 +53,18 @@ def publish(source: Path, store_dir: Path, name: FileId, check: Callable[[], Non
     return path
 
 
+def copy_durably(source: Path, target: Path) -> None:
+    """Copy a closed database to ``target``, there whole or not at all, on the disk when this returns."""
+    temporary = target.with_name(target.name + layout.TEMPORARY)
+    try:
+        copy(source, temporary)
+        _sync(temporary)
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+    layout.sync_directory(target.parent)
+
+
 def checksum(path: Path) -> int:
     """Return the CRC-32 of a file."""
     crc = 0

@@ -1,0 +1,115 @@
+"""``picoclaw store``: the volume as an operator handles it; no host need be running."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from host.cli.terminal import fail, out, print_json
+from shared import jsons
+from shared.errors import StoreError
+from shared.store import maintenance
+
+app = typer.Typer(help="Check, back up, restore, fold and export STORE_DIR.", no_args_is_help=True)
+
+StoreDir = Annotated[
+    Path | None, typer.Option("--store-dir", help="The volume; that of the settings otherwise.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Write JSON.")]
+
+
+@app.command()
+def check(store_dir: StoreDir = None, json: Json = False) -> None:
+    """Read everything on the volume; exit 1 on a fault. A host may be running."""
+    with _sentences():
+        report = maintenance.check(_volume(store_dir))
+    if json:
+        print_json(asdict(report))
+    else:
+        _show(report)
+    if report.faults:
+        raise typer.Exit(1)
+
+
+@app.command()
+def backup(
+    target: Annotated[Path, typer.Argument(help="A new file.")],
+    store_dir: StoreDir = None,
+    json: Json = False,
+) -> None:
+    """Write everything acknowledged so far to one SQLite file. A host may be running."""
+    with _sentences():
+        size = maintenance.backup(_volume(store_dir), target)
+    if json:
+        print_json({"file": str(target), "bytes": size})
+    else:
+        out.print(f"{size:,} bytes in {target}")
+
+
+@app.command()
+def restore(
+    source: Annotated[Path, typer.Argument(help="A file made by backup.")], store_dir: StoreDir = None
+) -> None:
+    """Make a backup the newest state. The host must be stopped; it uses the backup at its next start."""
+    with _sentences():
+        maintenance.restore(_volume(store_dir), source)
+    out.print(f"Restored from {source}. The host uses it at its next start.")
+
+
+@app.command()
+def compact(store_dir: StoreDir = None) -> None:
+    """Fold the history into one snapshot, so that no deleted byte is left. The host must be stopped."""
+    with _sentences():
+        size = maintenance.compact(_volume(store_dir))
+    out.print(f"{size:,} bytes are left on the volume.")
+
+
+@app.command()
+def export(store_dir: StoreDir = None) -> None:
+    """Write every row as a line of JSON. A host may be running."""
+    with _sentences():
+        for row in maintenance.export(_volume(store_dir)):
+            sys.stdout.write(jsons.dumps(row) + "\n")
+
+
+def _volume(store_dir: Path | None) -> Path:
+    if store_dir is not None:
+        return store_dir
+    from shared.settings import SettingsError, load
+
+    try:
+        return load(os.environ).store_dir
+    except SettingsError as error:
+        fail(str(error))
+
+
+@contextmanager
+def _sentences() -> Iterator[None]:
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    try:
+        yield
+    except (StoreError, OSError) as error:
+        fail(str(error))
+
+
+def _show(report: maintenance.Report) -> None:
+    out.print(f"held by        {report.holder or 'nobody'}")
+    out.print(f"on the volume  {report.snapshots} snapshots, {report.segments} segments, ", end="")
+    out.print(f"{report.volume_bytes:,} bytes")
+    out.print(f"database       {report.database_bytes:,} bytes, schema version {report.schema_version}")
+    out.print(
+        f"content        {report.conversations:,} conversations, {report.messages:,} messages, ", end=""
+    )
+    out.print(f"{report.tasks:,} tasks")
+    for fault in report.faults:
+        out.print(f"[bold red]fault[/]          {fault}")
+    if not report.faults:
+        out.print("Everything is sound.")

@@ -1,0 +1,155 @@
+"""``picoclaw store``: looking at a volume, copying it, putting a copy back."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from shared.errors import StoreError, StoreLocked, StoreVersion
+from shared.store import maintenance
+from tests.store.places import Places, add, integrity, names
+from tests.store.test_deleting import fill, found_in
+
+
+def picoclaw(places: Places, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    program = "from host.cli.store import app; app()"
+    return subprocess.run(
+        [sys.executable, "-c", program, *arguments, "--store-dir", places.volume],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+
+async def test_a_sound_volume_is_checked_beside_a_running_host(places: Places) -> None:
+    async with places.host() as store:
+        await fill(store)
+        report = maintenance.check(places.volume)
+    assert report.faults == []
+    assert report.holder is not None
+    assert (report.conversations, report.messages, report.tasks) == (1, 1, 0)
+    shown = picoclaw(places, "check", "--json")
+    assert shown.returncode == 0, shown.stderr
+    assert json.loads(shown.stdout)["holder"] is None
+    assert "Everything is sound" in picoclaw(places, "check").stdout
+
+
+async def test_a_damaged_snapshot_is_a_fault(places: Places) -> None:
+    async with places.host() as store:
+        await add(store, "a")
+    snapshot = places.listing().snapshots[-1].path
+    snapshot.write_bytes(snapshot.read_bytes()[:-1] + b"x")
+    shown = picoclaw(places, "check")
+    assert shown.returncode == 1
+    assert f"{snapshot.name} is damaged" in shown.stdout
+
+
+async def test_a_backup_of_a_running_host_has_everything_acknowledged(places: Places, tmp_path: Path) -> None:
+    target = tmp_path / "backup.db"
+    async with places.host() as store:
+        await add(store, "a", "b")
+        assert maintenance.backup(places.volume, target) == target.stat().st_size
+        with pytest.raises(StoreError, match="exists already"):
+            maintenance.backup(places.volume, target)
+    assert integrity(target) == "ok"
+    connection = sqlite3.connect(target)
+    assert connection.execute("SELECT id FROM conversations ORDER BY id").fetchall() == [("a",), ("b",)]
+    connection.close()
+
+
+@pytest.mark.parametrize("local_disk", ["kept", "lost"])
+async def test_a_restored_backup_wins_over_what_was_there(
+    places: Places, tmp_path: Path, local_disk: str
+) -> None:
+    target = tmp_path / "backup.db"
+    async with places.host() as store:
+        await add(store, "a")
+        maintenance.backup(places.volume, target)
+        await add(store, "b")
+        with pytest.raises(StoreLocked, match="in use by host"):
+            maintenance.restore(places.volume, target)
+    if local_disk == "lost":
+        places.lose_local_disk()
+    shown = picoclaw(places, "restore", target)
+    assert shown.returncode == 0, shown.stderr
+    async with places.host() as store:
+        assert await names(store) == {"a"}
+        await add(store, "c")
+    places.lose_local_disk()
+    async with places.host() as store:
+        assert await names(store) == {"a", "c"}
+
+
+async def test_a_backup_moves_to_a_new_volume(places: Places, tmp_path: Path) -> None:
+    async with places.host() as store:
+        await add(store, "a")
+    maintenance.backup(places.volume, tmp_path / "backup.db")
+    new = Places(tmp_path / "new volume", tmp_path / "new local")
+    maintenance.restore(new.volume, tmp_path / "backup.db")
+    async with new.host() as store:
+        assert await names(store) == {"a"}
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [(None, "is no file"), (b"junk" * 2000, "is no sound backup"), (b"", "is no backup of a store")],
+)
+async def test_what_is_no_backup_is_refused_and_changes_nothing(
+    places: Places, tmp_path: Path, content: bytes | None, sentence: str
+) -> None:
+    async with places.host() as store:
+        await add(store, "a")
+    source = tmp_path / "source.db"
+    if content is not None:
+        source.write_bytes(content)
+    before = sorted(path.name for path in places.volume.iterdir())
+    with pytest.raises(StoreError, match=sentence):
+        maintenance.restore(places.volume, source)
+    assert sorted(path.name for path in places.volume.iterdir()) == before
+
+
+def test_a_newer_programs_backup_is_refused(places: Places, tmp_path: Path) -> None:
+    source = tmp_path / "newer.db"
+    connection = sqlite3.connect(source)
+    connection.execute("PRAGMA user_version = 9999")
+    connection.close()
+    with pytest.raises(StoreVersion, match="9999"):
+        maintenance.restore(places.volume, source)
+
+
+async def test_folding_by_hand_leaves_no_deleted_byte(places: Places) -> None:
+    async with places.host() as store:
+        await fill(store)
+        await add(store, "kept")
+        await store.conversations.delete("c")
+        await store.durable()
+        with pytest.raises(StoreLocked):
+            maintenance.compact(places.volume)
+    assert found_in(places.volume)
+    maintenance.compact(places.volume)
+    assert not found_in(places.volume)
+    async with places.host() as store:
+        assert await names(store) == {"kept"}
+
+
+async def test_an_export_has_every_row_as_a_line_of_json(places: Places) -> None:
+    async with places.host() as store:
+        await fill(store)
+    shown = picoclaw(places, "export")
+    assert shown.returncode == 0, shown.stderr
+    rows = [json.loads(line) for line in shown.stdout.splitlines()]
+    tables = [row["table"] for row in rows]
+    assert tables == ["conversations", "messages", "runs", "run_events", "outbound_messages"]
+    assert rows[1]["blocks"][0]["type"] == "text"
+
+
+def test_an_empty_place_has_no_store(places: Places) -> None:
+    with pytest.raises(StoreError, match="There is no store"):
+        maintenance.check(places.volume)
+    assert "There is no store" in picoclaw(places, "export").stderr
