@@ -109,9 +109,12 @@ class MessageWriter:
     async def send(self, item: SessionMessage, /) -> None:
         """Write one message; raises BrokenResourceError when the client is gone."""
         message = item.message
-        await self.line(message.model_dump(by_alias=True, exclude_unset=True, mode="json"))
-        if isinstance(message, types.JSONRPCResponse | types.JSONRPCError):
-            self._calls.end(message.id)
+        try:
+            await self.line(message.model_dump(by_alias=True, exclude_unset=True, mode="json"))
+        finally:
+            # Also when nobody is there to read it: the end of input must not wait for this call.
+            if isinstance(message, types.JSONRPCResponse | types.JSONRPCError):
+                self._calls.end(message.id)
 
     async def refuse(self, code: int, sentence: str, request_id: RequestId | None = None) -> None:
         """Answer something that never became a request."""
@@ -172,10 +175,14 @@ class MessageReader:
             await self._writer.refuse(types.PARSE_ERROR, "The line is not JSON in UTF-8.")
             return None
         try:
-            return await self._accepted(types.jsonrpc_message_adapter.validate_python(value, by_name=False))
+            message = types.jsonrpc_message_adapter.validate_python(value, by_name=False)
         except ValidationError:
+            message = None
+        # A request whose id is of the wrong kind would pass for a notification.
+        if message is None or (isinstance(message, types.JSONRPCNotification) and "id" in value):
             await self._writer.refuse(types.INVALID_REQUEST, "Not a JSON-RPC 2.0 message.", _id_of(value))
             return None
+        return await self._accepted(message)
 
     async def _accepted(self, message: types.JSONRPCMessage) -> SessionMessage | None:
         if not isinstance(message, types.JSONRPCRequest):

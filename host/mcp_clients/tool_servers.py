@@ -58,11 +58,14 @@ class ToolServerSession:
         async with self._starting:
             if self._client is None:
                 conversation_id, is_main = key
-                self._client = await JsonRpcClient.over(await zygote.bear(conversation_id, is_main=is_main))
+                peer = await zygote.bear(conversation_id, is_main=is_main)
+                # Takes no time, and cut in two it would leave a socket, and so a process, without an owner.
+                with anyio.CancelScope(shield=True):
+                    client = self._client = await JsonRpcClient.over(peer)
                 try:
-                    await self._handshake(self._client)
+                    await self._handshake(client)
                 except BaseException:
-                    self._client.close()
+                    client.close()
                     raise
 
     async def call(self, tool: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -128,6 +131,11 @@ class ToolServers:
     def open_sessions(self) -> int:
         """Return how many tool servers are open."""
         return len(self._sessions)
+
+    @property
+    def busy_sessions(self) -> int:
+        """Return how many of them are in the middle of something."""
+        return sum(session.busy for session in self._sessions.values())
 
     @property
     def zygote_pid(self) -> int | None:

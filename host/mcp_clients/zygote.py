@@ -97,6 +97,7 @@ class Zygote:
         """Let the process end: it sees its control socket close."""
         self._closing = True
         self._control.close()
+        self._inherited.close()
 
     async def _send(self, packet: bytes, theirs: socket.socket) -> None:
         while True:
