@@ -11,12 +11,13 @@ from __future__ import annotations
 import base64
 import binascii
 import os
-import stat
 import struct
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Final
+
+from shared.regular_files import NotRegular, TooLong, read_regular
 
 SEALED: Final = "enc://"
 IN_FILE: Final = "file://"
@@ -115,26 +116,18 @@ class SecretReader:
             path = (directory / name).resolve(strict=True)
             if not path.is_relative_to(directory):
                 raise SecretFault("the file it names is not in the config directory")
-            content = _content(path)
+            content = read_regular(path, MAX_FILE_BYTES, follow=False).decode().strip()
+        except NotRegular:
+            raise SecretFault("what it names is not a regular file") from None
+        except TooLong:
+            raise SecretFault("the file it names is larger than 64 KiB") from None
+        except UnicodeDecodeError:
+            raise SecretFault("the file it names is not text") from None
         except (OSError, ValueError, RuntimeError):
             raise SecretFault("the file it names cannot be read") from None
         if not content:
             raise SecretFault("the file it names is empty")
         return content
-
-
-def _content(path: Path) -> str:
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
-    with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise SecretFault("what it names is not a regular file")
-        content = file.read(MAX_FILE_BYTES + 1)
-    if len(content) > MAX_FILE_BYTES:
-        raise SecretFault("the file it names is larger than 64 KiB")
-    try:
-        return content.decode().strip()
-    except UnicodeDecodeError:
-        raise SecretFault("the file it names is not text") from None
 
 
 def _parts(text: str) -> tuple[bytes, bytes, bytes]:

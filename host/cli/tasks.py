@@ -67,7 +67,8 @@ def add(
     if json:
         print_json(task)
     else:
-        out.print(f"Added [bold]{shown(task['id'])}[/]; next run {shown(_local(task.get('next_run')))}.")
+        next_run = shown(_local(task.get("next_run")))
+        out.print(f"Added [bold]{shown(task['id'])}[/]; next run {next_run}.", soft_wrap=True)
 
 
 @app.command()

@@ -18,7 +18,11 @@ CONTROLS: Final = {
     if code not in (9, 10)
 }
 
-out = Console(highlight=False)
+UNCUT: Final = ("id", "status")
+WIDE: Final = 200
+
+# Without a terminal nothing limits a line but the reader, so tables there are not cut to 80 columns.
+out = Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
 err = Console(stderr=True, highlight=False)
 
 
@@ -50,8 +54,8 @@ def print_json(value: Any) -> None:
 
 
 def table(*columns: str) -> Table:
-    """Return an empty table in the one style of all commands."""
+    """Return an empty table in the one style of all commands; ids stay whole, to be copied."""
     made = Table(box=None, header_style="bold", pad_edge=False)
     for column in columns:
-        made.add_column(column)
+        made.add_column(column, no_wrap=column in UNCUT, overflow="fold")
     return made

@@ -27,4 +27,4 @@ class Telegram(Section):
 class Channels(Section):
     """Channels by name."""
 
-    telegram: Telegram = Telegram()
+    telegram: Telegram = Field(default_factory=Telegram)

@@ -82,7 +82,7 @@ def _value(leaf: Leaf, text: str) -> Any:
     if leaf.kind is float:
         return _number(text)
     if leaf.kind is Path:
-        return str(Path(text).expanduser().absolute()) if not text.startswith("~") else text
+        return str(Path(text).absolute()) if not text.startswith("~") else text
     if all(isinstance(choice, str) for choice in get_args(leaf.kind)) and get_args(leaf.kind):
         return text.strip().lower()
     return text

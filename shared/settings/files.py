@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from shared.regular_files import NotRegular, TooLong, read_regular
 from shared.settings.section import SettingsError
 
 MAX_BYTES: Final = 1 << 20
@@ -19,17 +19,15 @@ def read_text(path: Path) -> str | None:
     Raises ``SettingsError`` when it isn't a regular file, can't be read, is over 1 MiB or isn't UTF-8.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        content = read_regular(path, MAX_BYTES)
     except FileNotFoundError:
         return None
+    except NotRegular:
+        raise SettingsError(f"{path} is not a regular file") from None
+    except TooLong:
+        raise SettingsError(f"{path} is larger than 1 MiB") from None
     except OSError as error:
         raise SettingsError(f"{path} cannot be read: {os.strerror(error.errno or 0)}") from None
-    with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise SettingsError(f"{path} is not a regular file")
-        content = file.read(MAX_BYTES + 1)
-    if len(content) > MAX_BYTES:
-        raise SettingsError(f"{path} is larger than 1 MiB")
     return _decoded(path, content)
 
 

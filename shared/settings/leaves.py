@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Union, get_args, get_origin
+from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
@@ -131,10 +131,11 @@ def _belongs_to_config(name: str, kind: Any) -> bool:
 
 
 def _without_none(kind: Any) -> Any:
+    """Return a type without ``None`` and without what it is annotated with."""
     if get_origin(kind) in (Union, types.UnionType):
         members = [member for member in get_args(kind) if member is not types.NoneType]
-        return members[0] if len(members) == 1 else kind
-    return kind
+        return _without_none(members[0]) if len(members) == 1 else kind
+    return get_args(kind)[0] if get_origin(kind) is Annotated else kind
 
 
 def _is_scalar(kind: Any) -> bool:

@@ -108,12 +108,22 @@ def _place_paths(tree: Tree, environ: Mapping[str, str], config_dir: Path) -> No
     """
     home = home_of(environ)
     for leaf in leaves():
+        _make_nodes(tree, leaf.path[:-1])
         value = get(tree, leaf.path)
         if leaf.under_home and value is None:
             put(tree, leaf.path, str(home / leaf.under_home))
         elif leaf.kind is Path and isinstance(value, str):
             put(tree, leaf.path, str(_absolute(value, environ, config_dir)))
     tree["home"] = str(home)
+
+
+def _make_nodes(tree: Tree, path: KeyPath) -> None:
+    """Put an empty object wherever a section is absent, so that the root's validator makes all of them."""
+    node: Any = tree
+    for step in path:
+        if not isinstance(node, dict):
+            return
+        node = node.setdefault(step, {})
 
 
 def _absolute(text: str, environ: Mapping[str, str], base: Path) -> Path:

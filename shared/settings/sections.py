@@ -88,9 +88,9 @@ class Price(Section):
 class Budgets(Section):
     """Spending limits: a run that would pass one pauses and asks."""
 
-    run: Limit = Limit()
-    conversation: Limit = Limit()
-    day: Limit = Limit()
+    run: Limit = Field(default_factory=Limit)
+    conversation: Limit = Field(default_factory=Limit)
+    day: Limit = Field(default_factory=Limit)
     prices: dict[str, Price] = Field(
         default_factory=dict, description="Per model id: `{input, output, cache_read, cache_write}`"
     )

@@ -71,5 +71,5 @@ class Tools(Section):
     allow_write_paths: tuple[str, ...] = Field(
         default=(), description="Directories or globs outside the workspace that may be read and written"
     )
-    exec: ExecTool = ExecTool()
-    mcp: McpTools = McpTools()
+    exec: ExecTool = Field(default_factory=ExecTool)
+    mcp: McpTools = Field(default_factory=McpTools)

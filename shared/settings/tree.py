@@ -58,7 +58,7 @@ class Settings(Section):
     api_token_previous: Annotated[SecretStr | None, Env("API_TOKEN_PREVIOUS")] = Field(
         default=None, description="The token before, accepted too while it is being rotated"
     )
-    model: ModelAccess = ModelAccess()
+    model: ModelAccess = Field(default_factory=ModelAccess)
     assistant_name: Annotated[str, Env("ASSISTANT_NAME")] = Field(
         default="Pico", min_length=1, description="Its name"
     )
@@ -144,12 +144,12 @@ class Settings(Section):
     model_list: tuple[ModelEntry, ...] = Field(
         default=(), description="`[{model_name, model, api_base, api_keys}]`"
     )
-    channels: Channels = Channels()
-    tools: Tools = Tools()
-    heartbeat: Heartbeat = Heartbeat()
-    budgets: Budgets = Budgets()
-    rate_limits: RateLimits = RateLimits()
-    gateway: Gateway = Gateway()
+    channels: Channels = Field(default_factory=Channels)
+    tools: Tools = Field(default_factory=Tools)
+    heartbeat: Heartbeat = Field(default_factory=Heartbeat)
+    budgets: Budgets = Field(default_factory=Budgets)
+    rate_limits: RateLimits = Field(default_factory=RateLimits)
+    gateway: Gateway = Field(default_factory=Gateway)
 
     warnings: tuple[str, ...] = ()
     secret_names: frozenset[str] = frozenset()

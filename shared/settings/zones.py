@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from zoneinfo import ZoneInfo
-
 
 def checked_zone(name: str) -> str:
-    """Return the name of an IANA time zone; raises ``ValueError`` with a sentence for any other."""
+    """Return the name of an IANA time zone that schedules take; raises ``ValueError`` with a sentence.
+
+    A leading colon, which POSIX has in TZ, is dropped.
+    """
+    if name == "UTC":
+        return name
+    from shared.errors import InvalidInput
+    from shared.schedules import zone
+
     try:
-        ZoneInfo(name)
-    except (ValueError, OSError, KeyError):
+        zone(name.removeprefix(":"))
+    except InvalidInput:
         raise ValueError("must be the name of a time zone, such as Europe/Berlin or UTC") from None
-    return name
+    return name.removeprefix(":")

@@ -1,0 +1,86 @@
+"""Every environment name sets its setting."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+import pytest
+from pydantic import BaseModel, SecretStr
+
+from shared.settings import Settings, load
+from shared.settings.leaves import Leaf, leaves
+
+SPECIAL: dict[str, tuple[str, Any]] = {
+    "timezone": ("Europe/Berlin", "Europe/Berlin"),
+    "main_conversation_id": ("home", "home"),
+    "model.base_url": ("https://model.example", "https://model.example"),
+    "channels.telegram.api_base": ("https://bot.example", "https://bot.example"),
+    "sandbox_min_level": ("1", 1),
+    "config_path": ("/nowhere/config.json", Path("/nowhere/config.json")),
+    "model_list": ('[{"model_name": "a", "model": "m"}]', [{"model_name": "a", "model": "m"}]),
+    "tools.mcp.servers": ('{"a": {"url": "http://a"}}', {"a": {"url": "http://a"}}),
+    "budgets.prices": ('{"m": {"input": 1.5, "output": 2}}', {"m": {"input": 1.5, "output": 2.0}}),
+}
+
+CASES = [(leaf, name) for leaf in leaves() for name in leaf.env]
+
+
+def sample(leaf: Leaf) -> tuple[str, Any]:
+    """A value as it is written in the environment, and as it must come out."""
+    if leaf.key in SPECIAL:
+        return SPECIAL[leaf.key]
+    if leaf.kind is bool:
+        opposite = not leaf.field.default
+        return ("on" if opposite else "off"), opposite
+    if leaf.kind in (int, float):
+        return "2048", 2048
+    if leaf.kind is Path:
+        return "/some/where", Path("/some/where")
+    if get_origin(leaf.kind) is tuple:
+        return "one, two", ["one", "two"]
+    if get_args(leaf.kind):
+        choice = next(item for item in get_args(leaf.kind) if item != leaf.field.default)
+        return choice.upper(), choice
+    return "some-text-0123456789", "some-text-0123456789"
+
+
+def plain(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return {name: plain(getattr(value, name)) for name in value.model_fields_set}
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, tuple):
+        return [plain(item) for item in value]
+    return value
+
+
+def value_of(settings: Settings, leaf: Leaf) -> Any:
+    node: Any = settings
+    for step in leaf.path:
+        node = getattr(node, step)
+    return plain(node)
+
+
+@pytest.mark.parametrize(("leaf", "name"), CASES, ids=[name for _, name in CASES])
+def test_a_name_sets_its_setting(tmp_path: Path, leaf: Leaf, name: str) -> None:
+    written, expected = sample(leaf)
+    settings = load({"HOME": str(tmp_path), "PICOCLAW_HOME": str(tmp_path), name: written})
+    assert value_of(settings, leaf) == expected
+    assert not any(name in warning for warning in settings.warnings)
+    assert (name in settings.secret_names) == leaf.is_secret
+
+
+@pytest.mark.parametrize("leaf", [leaf for leaf in leaves() if leaf.in_config], ids=lambda leaf: leaf.key)
+def test_a_key_of_the_file_sets_its_setting(tmp_path: Path, leaf: Leaf) -> None:
+    written, expected = sample(leaf)
+    tree: Any = written if leaf.kind is Path else expected
+    for step in reversed(leaf.path):
+        tree = {step: tree}
+    environ = {"HOME": str(tmp_path), "PICOCLAW_HOME": str(tmp_path)}
+    default = value_of(load(environ), leaf)
+    (tmp_path / "config.json").write_text(json.dumps(tree))
+    assert value_of(load(environ), leaf) == expected != default
