@@ -1,1 +1,1 @@
-"""Measurements, each a program of its own: ``python -m benchmarks.<name>``."""
+"""What is measured: ``python -m benchmarks`` prints all figures of one run on one machine."""

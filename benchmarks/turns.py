@@ -1,0 +1,231 @@
+"""Turns: the host against the fake model at 0 ms, beside a bare loop on the SDK against the same model.
+
+Own time per turn is what a caller waits, less what the bare SDK needs for the same exchange. Everything runs
+on one machine: the host shares its cores with the fake model and with the callers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+import psutil
+
+from tests.running import TOKEN, HostProcess, ModelProcess, directive, new_host, running_model
+
+REPLY: Final = directive(deltas=["Hello ", "there, ", "this is ", "an answer."])
+HEADERS: Final = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
+ROUNDS: Final = 150
+LOAD_TURNS: Final = 400
+MIB: Final = 1024 * 1024
+
+
+async def main() -> dict[str, float]:
+    """Return the figures; times in milliseconds, memory in MiB."""
+    return await asyncio.to_thread(measure)
+
+
+def measure() -> dict[str, float]:
+    """Run everything once."""
+    figures: dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as root, running_model() as model:
+        host = new_host(
+            Path(root) / "host", model.url, {"LOG_LEVEL": "warning", "MAX_CONCURRENT_RUNS": "256"}
+        )
+        figures["start to /health, first ever (ms)"] = start_ms(host)
+        host.stop()
+        figures["start to /health (ms)"] = start_ms(host)
+        try:
+            figures["start to first finished turn (ms)"] = figures["start to /health (ms)"] + timed(
+                lambda: turn(host, None)
+            )
+            figures["memory, idle (MiB PSS)"] = pss_mib(host)
+            figures |= one_at_a_time(host, model)
+            for conversations in (8, 64):
+                figures |= load(host, conversations)
+            figures["memory, after 64 at once (MiB PSS)"] = pss_mib(host)
+        finally:
+            host.stop()
+    return figures
+
+
+def one_at_a_time(host: HostProcess, model: ModelProcess) -> dict[str, float]:
+    """Measure single turns, and the floor under them."""
+    bare = percentiles(asyncio.run(bare_turns(model.url)))
+    turn(host, None)
+    fresh = percentiles([timed(lambda: turn(host, None)) for _ in range(ROUNDS)])
+    conversation = turn(host, None)["conversation_id"]
+    following = percentiles([timed(lambda: turn(host, conversation)) for _ in range(50)])
+    chunks = percentiles([first_chunk_ms(host) for _ in range(ROUNDS)])
+    tools = {
+        "tool-server call": ("mcp__picoclaw__list_tasks", {}),
+        "exec": ("exec", {"command": "true"}),
+        "read_file": ("read_file", {"path": "bench.txt"}),
+    }
+    Path(host.environment["MEMORY_DIR"], "bench.txt").write_text("hello\n")
+    figures = {
+        "floor: the bare SDK, one turn (ms p50)": bare[0],
+        "a turn, new conversation (ms p50)": fresh[0],
+        "a turn, new conversation (ms p99)": fresh[1],
+        "own time, new conversation (ms p50)": fresh[0] - bare[0],
+        "own time, 2nd to 50th turn (ms p50)": following[0] - bare[0],
+        "ratio to the floor, new conversation": fresh[0] / bare[0],
+        "first chunk (ms p50)": chunks[0],
+    }
+    for name, (tool, arguments) in tools.items():
+        steps = [{"tools": [{"name": tool, "input": arguments}]}, {"text": "done"}]
+        body = directive(steps=steps)
+        conversation = turn(host, None, body)["conversation_id"]
+        took = percentiles([timed(lambda: turn(host, conversation, body)) for _ in range(60)])[0]  # noqa: B023 - called at once
+        figures[f"a turn with {name}, on top of two model calls (ms p50)"] = took - following[0] - bare[0]
+    return figures
+
+
+def load(host: HostProcess, conversations: int) -> dict[str, float]:
+    """Measure turns a second with so many conversations at once, and how fair they are served."""
+    done: list[int] = [0] * conversations
+    cpu = host_cpu(host)
+    until = LOAD_TURNS // conversations
+    begin = threading.Barrier(conversations + 1)
+    ended: list[float] = [0.0] * conversations
+
+    def talk(index: int) -> None:
+        connection = connect(host)
+        begin.wait()
+        conversation: str | None = None
+        for _ in range(max(until, 5)):
+            conversation = turn(host, conversation, connection=connection)["conversation_id"]
+            done[index] += 1
+        ended[index] = time.perf_counter()
+
+    threads = [threading.Thread(target=talk, args=(index,)) for index in range(conversations)]
+    for thread in threads:
+        thread.start()
+    begin.wait()
+    started = time.perf_counter()
+    peak = pss_mib(host)
+    for thread in threads:
+        thread.join()
+    took = max(ended) - started
+    each = [at - started for at in ended]
+    label = f"{conversations} conversations at once"
+    return {
+        f"{label} (turns/s)": sum(done) / took,
+        f"{label}: slowest to fastest": max(each) / min(each),
+        f"{label}: memory (MiB PSS)": peak,
+        f"{label}: CPU of the host a turn (ms)": (host_cpu(host) - cpu) * 1000 / sum(done),
+    }
+
+
+async def bare_turns(url: str) -> list[float]:
+    """Return what the same exchange takes with nothing but the SDK, in milliseconds each."""
+    from anthropic import AsyncAnthropic
+
+    took: list[float] = []
+    async with AsyncAnthropic(api_key="none", base_url=url, max_retries=0) as client:
+        for _ in range(ROUNDS):
+            started = time.perf_counter()
+            stream = await client.messages.create(
+                model="m", max_tokens=100, messages=[{"role": "user", "content": REPLY}], stream=True
+            )
+            async for _event in stream:
+                pass
+            took.append((time.perf_counter() - started) * 1000)
+    return took
+
+
+def connect(host: HostProcess) -> http.client.HTTPConnection:
+    """Return a connection that is kept alive."""
+    return http.client.HTTPConnection("127.0.0.1", host.port, timeout=60)
+
+
+_kept: dict[int, http.client.HTTPConnection] = {}
+
+
+def turn(
+    host: HostProcess,
+    conversation: str | None,
+    message: str = REPLY,
+    connection: http.client.HTTPConnection | None = None,
+) -> dict[str, Any]:
+    """Make one turn and return its answer."""
+    connection = connection or _kept.setdefault(host.port, connect(host))
+    body: dict[str, Any] = {"message": message}
+    if conversation is not None:
+        body["conversation_id"] = conversation
+    connection.request("POST", "/chat", json.dumps(body), HEADERS)
+    answer: dict[str, Any] = json.loads(connection.getresponse().read())
+    if answer.get("status") != "success":
+        raise RuntimeError(f"a turn failed: {answer}")
+    return answer
+
+
+def first_chunk_ms(host: HostProcess) -> float:
+    """Return the time from a request to its first chunk."""
+    connection = connect(host)
+    connection.connect()
+    started = time.perf_counter()
+    connection.request("POST", "/chat", json.dumps({"message": REPLY, "stream": True}), HEADERS)
+    response = connection.getresponse()
+    took = 0.0
+    while line := response.readline():
+        if not took and line.startswith(b"event: chunk"):
+            took = (time.perf_counter() - started) * 1000
+    connection.close()
+    return took
+
+
+def start_ms(host: HostProcess) -> float:
+    """Start the host and return the time to the first 200 of /health."""
+    _kept.pop(host.port, None)
+    started = time.perf_counter()
+    host.start(wait=False)
+    while True:
+        connection = connect(host)
+        try:
+            connection.request("GET", "/health")
+            if connection.getresponse().status == 200:
+                return (time.perf_counter() - started) * 1000
+        except OSError:
+            time.sleep(0.002)
+        finally:
+            connection.close()
+
+
+def pss_mib(host: HostProcess) -> float:
+    """Return the proportional memory of the whole tree."""
+    return sum(_pss(process) for process in host.tree()) / MIB
+
+
+def host_cpu(host: HostProcess) -> float:
+    """Return the CPU seconds of the whole tree."""
+    times = [process.cpu_times() for process in host.tree()]
+    return sum(entry.user + entry.system for entry in times)
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Return how long the work took, in milliseconds."""
+    started = time.perf_counter()
+    work()
+    return (time.perf_counter() - started) * 1000
+
+
+def percentiles(values: list[float]) -> tuple[float, float]:
+    """Return the 50th and the 99th percentile."""
+    ordered = sorted(values)
+    return statistics.median(ordered), ordered[min(int(len(ordered) * 0.99), len(ordered) - 1)]
+
+
+def _pss(process: psutil.Process) -> int:
+    with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+        return int(process.memory_full_info().pss)
+    return 0
