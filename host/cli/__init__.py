@@ -25,6 +25,6 @@ def main() -> None:
 
             become_tool_server()
         case _:
-            from host.cli.app import app
+            from host.cli.app import make_app
 
-            app()
+            make_app(sys.argv[1] if len(sys.argv) > 1 else None)()

@@ -1,57 +1,41 @@
-"""The whole command line, as Typer sees it."""
+"""The whole command line, as Typer sees it. Only the command that is asked for is imported."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from importlib import import_module
+from typing import Final
 
 import typer
 
-from host.cli import chat as chat_command
-from host.cli import secrets, tasks
-
-app = typer.Typer(
-    help="PicoClaw: a self-hosted agent host.", no_args_is_help=True, pretty_exceptions_enable=False
-)
-app.add_typer(tasks.app, name="tasks")
-app.add_typer(secrets.app, name="secrets")
-app.command("chat")(chat_command.chat)
-
-
-@app.command()
-def serve() -> None:
-    """Run the host, from the environment, .security.yml and config.json."""
-    from host.cli.serve import serve as run
-
-    raise typer.Exit(run())
+COMMANDS: Final = {
+    "chat": ("host.cli.chat", "chat"),
+    "dev": ("host.cli.dev", "dev_command"),
+    "doctor": ("host.cli.doctor", "doctor"),
+    "init": ("host.cli.init", "init"),
+    "mcp": ("host.cli.mcp", "mcp_command"),
+    "serve": ("host.cli.serve", "serve_command"),
+}
+GROUPS: Final = {
+    "secrets": "host.cli.secrets",
+    "store": "host.cli.store",
+    "tasks": "host.cli.tasks",
+}
 
 
-@app.command()
-def dev() -> None:
-    """Try it out: the host on this machine with its state in ./.run."""
-    from host.cli.dev import dev as run
+def make_app(asked: str | None = None) -> typer.Typer:
+    """Return the application with the command ``asked``, or with all of them when there is no such one."""
+    app = typer.Typer(name="picoclaw", no_args_is_help=True, pretty_exceptions_enable=False)
 
-    raise typer.Exit(run())
+    # Without a callback Typer would take a lone command for the application itself.
+    @app.callback()
+    def picoclaw() -> None:
+        """PicoClaw: a self-hosted agent host."""
 
-
-@app.command()
-def mcp() -> None:
-    """Run the tool server on standard input and output."""
-    from host.cli.mcp import become_tool_server
-
-    become_tool_server()
-
-
-@app.command()
-def init() -> None:
-    """Make a home: config.json, .security.yml with an API token, workspace; changes nothing that is there."""
-    from host.cli.init import init as run
-
-    run()
-
-
-@app.command()
-def doctor(json: Annotated[bool, typer.Option("--json", help="Write JSON.")] = False) -> None:
-    """Check settings, secrets, volumes, sandbox and model; say what mends a fault."""
-    from host.cli.doctor import doctor as run
-
-    run(json=json)
+    everything = asked not in COMMANDS and asked not in GROUPS
+    for name, (module, function) in COMMANDS.items():
+        if everything or name == asked:
+            app.command(name)(getattr(import_module(module), function))
+    for name, module in GROUPS.items():
+        if everything or name == asked:
+            app.add_typer(import_module(module).app, name=name)
+    return app

@@ -16,7 +16,6 @@ import typer
 
 from host.cli.chat_view import RunView
 from host.cli.client import HostClient, HostFault
-from host.cli.tasks import print_tasks
 from host.cli.terminal import err, fail, out, shown
 
 if TYPE_CHECKING:
@@ -64,7 +63,7 @@ class Chat:
             return False
         commands: dict[str, Callable[[], None]] = {
             "/new": self._begin_anew,
-            "/tasks": lambda: print_tasks(list(self._client.pages("/tasks", "tasks"))),
+            "/tasks": self._show_tasks,
             "/usage": self._show_usage,
             "/help": lambda: out.print(HELP),
         }
@@ -74,6 +73,11 @@ class Chat:
     def _begin_anew(self) -> None:
         self.conversation_id = None
         out.print("[dim]A new conversation begins.[/]")
+
+    def _show_tasks(self) -> None:
+        from host.cli.tasks import print_tasks
+
+        print_tasks(list(self._client.pages("/tasks", "tasks")))
 
     def _show_usage(self) -> None:
         if not self.used:

@@ -45,6 +45,11 @@ def dev() -> int:
         address.unlink(missing_ok=True)
 
 
+def dev_command() -> None:
+    """Try it out: the host on this machine with its state in ./.run."""
+    raise SystemExit(dev())
+
+
 def prepare(environ: MutableMapping[str, str]) -> str:
     """Fill in what ``dev`` has other defaults for than ``serve``; return the API token."""
     defaults = {

@@ -7,10 +7,11 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
 import anyio
 import httpx2
+import typer
 
 from host.cli.terminal import out, print_json, shown
 from shared.settings import Settings, SettingsError, load
@@ -32,7 +33,7 @@ class Finding:
     said: str
 
 
-def doctor(*, json: bool) -> None:
+def doctor(json: Annotated[bool, typer.Option("--json", help="Write JSON.")] = False) -> None:
     """Check settings, secrets, volumes, sandbox and model; exit code 1 when something is wrong."""
     findings = list(_findings())
     if json:

@@ -7,6 +7,11 @@ import sys
 from typing import NoReturn
 
 
+def mcp_command() -> None:
+    """Run the tool server on standard input and output."""
+    become_tool_server()
+
+
 def become_tool_server() -> NoReturn:
     """Replace this process by the tool server: standard streams, environment and process id stay."""
     os.execv(sys.executable, [sys.executable, "-m", "mcp_server"])  # noqa: S606 - no shell is what we want

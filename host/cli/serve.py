@@ -20,6 +20,11 @@ def serve() -> int:
     return BAD_SETTINGS if settings is None else run(settings)
 
 
+def serve_command() -> None:
+    """Run the host, from the environment, .security.yml and config.json."""
+    raise SystemExit(serve())
+
+
 def take_settings(environ: MutableMapping[str, str]) -> Settings | None:
     """Load the settings and take the secrets out of the environment, so that no child inherits them.
 

@@ -6,10 +6,12 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from shared import jsons
-from shared.settings import Settings, SettingsError, load
+
+if TYPE_CHECKING:
+    from shared.settings import Settings
 
 DEV_FILE: Final = "dev.json"
 DEV_HOME: Final = ".run"
@@ -33,7 +35,8 @@ def find_target(url: str | None, token: str | None, environ: Mapping[str, str]) 
     """
     said = (url or environ.get("PICOCLAW_URL") or "").rstrip("/")
     given = token or environ.get("API_TOKEN") or None
-    for found in (_written_down(environ), _configured(environ)):
+    for find in (_written_down, _configured):
+        found = find(environ)
         if found is not None and said in ("", found.url):
             return Target(found.url, given or found.token)
     return Target(said or "http://127.0.0.1:9000", given)
@@ -47,6 +50,8 @@ def local_url(settings: Settings) -> str:
 
 def _configured(environ: Mapping[str, str]) -> Target | None:
     """Return the host that ``picoclaw serve`` would be; None when the settings cannot be used."""
+    from shared.settings import SettingsError, load
+
     try:
         settings = load(environ)
     except SettingsError:

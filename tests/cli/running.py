@@ -18,7 +18,7 @@ from unittest.mock import patch
 
 from typer.testing import CliRunner
 
-from host.cli.app import app
+from host.cli.app import make_app
 
 TOKEN = "token-for-the-test-0123456789"
 
@@ -33,7 +33,7 @@ def picoclaw(home: Path, *arguments: str, stdin: str = "", **extra: str) -> subp
     """Run a command in this process, which saves the start of one, in an environment of its own."""
     with patch.dict(os.environ, environment(home, **extra), clear=True):
         time.tzset()
-        ended = CliRunner().invoke(app, arguments, input=stdin)
+        ended = CliRunner().invoke(make_app(arguments[0]), arguments, input=stdin)
     time.tzset()
     if ended.exception is not None and not isinstance(ended.exception, SystemExit):
         raise ended.exception

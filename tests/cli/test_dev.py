@@ -1,0 +1,95 @@
+"""The command line against the host itself."""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cli.running import environment, process
+
+
+class Dev:
+    """``picoclaw dev`` as a newcomer runs it, in a directory of its own."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.shown = ""
+        environ = environment(directory, PORT="0")
+        del environ["PICOCLAW_HOME"]
+        self.program = subprocess.Popen(
+            [sys.executable, "-m", "host.cli", "dev"],
+            cwd=directory,
+            env=environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+
+    def wait_for(self, text: str) -> None:
+        assert self.program.stdout is not None
+        end = time.monotonic() + 30
+        while text not in self.shown:
+            ready, _, _ = select.select([self.program.stdout], [], [], max(0, end - time.monotonic()))
+            piece = os.read(self.program.stdout.fileno(), 65536) if ready else b""
+            assert piece, self.shown
+            self.shown += piece.decode()
+
+    def stop(self) -> int:
+        if self.program.poll() is None:
+            self.program.send_signal(signal.SIGINT)
+        code = self.program.wait(40)
+        assert self.program.stdout is not None
+        self.program.stdout.close()
+        return code
+
+
+@pytest.fixture
+def dev(tmp_path: Path) -> Iterator[Dev]:
+    running = Dev(tmp_path)
+    try:
+        running.wait_for("Ctrl-C stops it.")
+        yield running
+    finally:
+        running.stop()
+
+
+def test_a_newcomer_pastes_both_lines_and_sees_something_happen(dev: Dev) -> None:
+    home = dev.directory / ".run"
+    assert (home / "dev.json").stat().st_mode & 0o777 == 0o600
+    said = process(home, "chat", stdin="remember that my cat is called Miso\n")
+    assert (said.returncode, said.stderr) == (0, "")
+    assert "MEMORY.md" in said.stdout
+    assert "Miso" in (home / "workspace/MEMORY.md").read_text()
+    pasted = re.search(r"curl .*? -d '.*?'", dev.shown, re.S)
+    assert pasted is not None
+    answer = subprocess.run(pasted[0], shell=True, capture_output=True, text=True, timeout=30, check=True)
+    assert '"status":"success"' in answer.stdout
+
+
+def test_tasks_are_managed_from_the_command_line(dev: Dev) -> None:
+    home = dev.directory / ".run"
+    made = process(home, "tasks", "add", "say hi", "--every", "15m", "--id", "hourly")
+    assert "Added hourly; next run " in made.stdout, made.stderr
+    assert "every 15m" in process(home, "tasks", "list").stdout
+    assert "hourly is paused; next run -." in process(home, "tasks", "pause", "hourly").stdout
+    assert "hourly is active" in process(home, "tasks", "resume", "hourly").stdout
+    assert process(home, "tasks", "run", "hourly").returncode == 0
+    assert "success" in process(home, "tasks", "log", "hourly").stdout
+    assert process(home, "tasks", "rm", "hourly").stdout == "Deleted hourly.\n"
+    assert process(home, "tasks", "list").stdout == "No tasks.\n"
+
+
+def test_stopping_is_clean_and_takes_the_address_away(tmp_path: Path) -> None:
+    running = Dev(tmp_path)
+    running.wait_for("Ctrl-C stops it.")
+    assert running.stop() == 0
+    assert not (tmp_path / ".run/dev.json").exists()
+    assert "Traceback" not in running.shown
