@@ -50,7 +50,9 @@ def load(environ: Mapping[str, str], ask_passphrase: Callable[[], str | None] | 
     ]
     tree["warnings"] = warnings
     tree["secret_names"] = sorted(name for name in secret_names() | reader.names if name in environ)
-    settings = _validated(tree, Origins({path: name for path, name, _ in given}, security, config))
+    origins = Origins({path: name for path, name, _ in given}, security, config)
+    settings = _validated(tree, origins)
+    _check_default_model(settings, origins)
     return settings.model_copy(update={"warnings": (*warnings, *_loosened(settings))})
 
 
@@ -141,8 +143,18 @@ def _validated(tree: Tree, origins: Origins) -> Settings:
         raise SettingsError("The settings hold a number or a text beyond all use") from None
 
 
+def _check_default_model(settings: Settings, origins: Origins) -> None:
+    asked = settings.agents.defaults.model_name
+    names = dict.fromkeys(entry.model_name for entry in settings.model_list)
+    if names and asked is not None and asked not in names:
+        place = origins.place(("agents", "defaults", "model_name"))
+        raise SettingsError(f"{place} must be one of the names in model_list: {', '.join(names)}")
+
+
 def _loosened(settings: Settings) -> Iterator[str]:
     """Yield what an operator should see at every start."""
+    if settings.agents.defaults.model_name and not settings.model_list:
+        yield "agents.defaults.model_name is not used: model_list is empty"
     if not settings.agents.defaults.restrict_to_workspace:
         yield "SECURITY: restrict_to_workspace is off: files outside the workspace are within reach"
     if settings.sandbox_min_level == 0:

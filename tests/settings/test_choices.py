@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from shared.errors import InvalidInput
+from shared.settings import Settings, SettingsError, load
+from shared.settings.choices import ModelChoice, model_choices, model_names
+
+LISTED = [
+    {"model_name": "default", "model": "anthropic/claude-a", "api_keys": ["k1", "k2"]},
+    {"model_name": "default", "model": "claude-b"},
+    {"model_name": "local", "model": "llama", "api_base": "http://127.0.0.1:8080"},
+]
+
+
+def settings_of(home: Path, models: list[object] | None = None, **environ: str) -> Settings:
+    return load({"PICOCLAW_HOME": str(home), "PICOCLAW_MODEL_LIST": json.dumps(models or []), **environ})
+
+
+def access(choice: ModelChoice) -> tuple[str, str | None, list[str]]:
+    return choice.model, choice.base_url, [key.get_secret_value() for key in choice.api_keys]
+
+
+def test_without_a_list_any_model_may_be_asked_for(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path, ANTHROPIC_API_KEY="key", CLAUDE_MODEL="claude-x")
+    assert [access(choice) for choice in model_choices(settings)] == [("claude-x", None, ["key"])]
+    assert [access(choice) for choice in model_choices(settings, "y")] == [("y", None, ["key"])]
+    assert model_names(settings) == ()
+
+
+def test_with_a_list_only_its_names_may_be_asked_for(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path, [*LISTED])
+    assert model_names(settings) == ("default", "local")
+    with pytest.raises(InvalidInput, match="model: must be one of default, local"):
+        model_choices(settings, "claude-a")
+
+
+def test_entries_of_one_name_come_in_turn_and_the_first_name_is_the_default(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path, [*LISTED], ANTHROPIC_API_KEY="general")
+    first, second = model_choices(settings)
+    assert access(first) == ("claude-a", None, ["k1", "k2"])
+    assert access(second) == ("claude-b", None, ["general"])
+    named = settings_of(tmp_path, [*LISTED], PICOCLAW_AGENTS_DEFAULTS_MODEL_NAME="local")
+    assert model_choices(named)[0].model == "llama"
+
+
+def test_the_general_key_goes_to_no_other_address(tmp_path: Path) -> None:
+    environ = {"ANTHROPIC_API_KEY": "general", "ANTHROPIC_AUTH_TOKEN": "token"}
+    (choice,) = model_choices(settings_of(tmp_path, [*LISTED], **environ), "local")
+    assert access(choice) == ("llama", "http://127.0.0.1:8080", [])
+    assert choice.auth_token is None
+    assert "general" not in repr(choice)
+
+
+def test_the_fallback_comes_last_and_once(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path, [*LISTED], CLAUDE_FALLBACK_MODEL="local")
+    assert [choice.model for choice in model_choices(settings)] == ["claude-a", "claude-b", "llama"]
+    assert [choice.model for choice in model_choices(settings, "local")] == ["llama"]
+    plain = settings_of(tmp_path, CLAUDE_FALLBACK_MODEL="claude-small", CLAUDE_MODEL="claude-big")
+    assert [choice.model for choice in model_choices(plain)] == ["claude-big", "claude-small"]
+
+
+def test_a_default_that_is_not_in_the_list_stops_the_start(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"MODEL_NAME \(environment\) must be one of .* default, local"):
+        settings_of(tmp_path, [*LISTED], PICOCLAW_AGENTS_DEFAULTS_MODEL_NAME="lokal")
+
+
+def test_a_default_without_a_list_is_a_warning(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path, PICOCLAW_AGENTS_DEFAULTS_MODEL_NAME="gpt4")
+    assert settings.warnings == ("agents.defaults.model_name is not used: model_list is empty",)
+
+
+def test_whether_the_embedded_model_answers(tmp_path: Path) -> None:
+    assert settings_of(tmp_path).offline
+    assert settings_of(tmp_path, [{"model_name": "a", "model": "m"}]).offline
+    assert not settings_of(tmp_path, [*LISTED]).offline
+    for name in ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "CLAUDE_CODE_OAUTH_TOKEN"):
+        assert not settings_of(tmp_path, None, **{name: "x"}).offline
+    assert not settings_of(tmp_path, ANTHROPIC_BASE_URL="http://127.0.0.1:1").offline
