@@ -30,7 +30,9 @@ from host.runs.service import RunLimits, RunService
 from host.runs.task_runs import TaskRunner
 from host.sandbox import Sandbox, SandboxPolicy
 from host.tools.base import Toolset
+from host.upkeep import keep_tidy
 from shared.clock import now_ms
+from shared.redact import Redactor
 from shared.settings import Settings
 from shared.store import open_host_store
 from shared.store.contract import Store
@@ -49,6 +51,7 @@ class Host:
         self.settings = settings
         self.owner = owner
         self.stop = stop
+        self.redactor = Redactor(settings.secret_values())
         self.store: Store
         self.sandbox: Sandbox
         self.tool_servers: ToolServers
@@ -125,6 +128,7 @@ async def open_host(settings: Settings, owner: str, stop: Callable[[str], None])
         host.runs = await stack.enter_async_context(_run_service(host))
         host.task_runner = await stack.enter_async_context(TaskRunner(host.store, host.runs, owner=owner))
         background.start_soon(_warm, host)
+        background.start_soon(keep_tidy, host.store)
         host.ready = True
         yield host
         host.ready = False
@@ -180,16 +184,15 @@ def _run_service(host: Host) -> RunService:
         max_iterations=defaults.max_tool_iterations,
         main_conversation_id=settings.main_conversation_id,
     )
-    agent = HostAgent(config, host.store, host.model, host.toolsets, host.sandbox.read_text)
+    agent = HostAgent(config, host.store, host.model, host.toolsets, host.sandbox.read_text, host.redactor)
     limits = RunLimits(
         max_execution_ms=settings.max_execution_ms,
         max_concurrent_runs=settings.max_concurrent_runs,
         stop_grace_ms=settings.stop_grace_ms,
         end_marker=settings.session_end_marker,
-        main_conversation_id=settings.main_conversation_id,
     )
     forget = (host.sandbox.forget, host.tool_servers.forget)
-    return RunService(host.store, agent, limits, owner=host.owner, on_delete=forget)
+    return RunService(host.store, agent, limits, owner=host.owner, redactor=host.redactor, on_delete=forget)
 
 
 async def _recover(host: Host) -> None:

@@ -16,6 +16,7 @@ from host.runs.recorder import RunRecorder
 from host.runs.spec import RunSpec
 from host.tools.base import Toolset
 from shared.models import Lease
+from shared.redact import Redactor
 from shared.store.contract import Store
 
 LEAST_THINKING: Final = 1024
@@ -48,12 +49,14 @@ class HostAgent:
         model: ModelPort,
         open_toolsets: OpenToolsets,
         read_text: ReadText,
+        redactor: Redactor,
     ) -> None:
         self._config = config
         self._store = store
         self._model = model
         self._open_toolsets = open_toolsets
         self._read_text = read_text
+        self._redactor = redactor
 
     async def converse(self, spec: RunSpec, lease: Lease, recorder: RunRecorder) -> None:
         """Carry the conversation on until the model has finished. Raises Ending."""
@@ -62,7 +65,7 @@ class HostAgent:
         async with self._open_toolsets(lease.conversation_id, is_main, spec.mcp_servers) as toolsets:
             messages = to_messages(await self._store.conversations.history(lease.conversation_id))
             options = await self._options(spec)
-            loop = AgentLoop(self._model, Toolbox(toolsets), recorder, options)
+            loop = AgentLoop(self._model, Toolbox(toolsets, self._redactor), recorder, options)
             await loop.run(messages)
 
     async def _options(self, spec: RunSpec) -> Options:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from host.tools.base import ToolResult, Toolset, ToolSpec
 from shared.models import Block
+from shared.redact import Redactor
 
 logger = logging.getLogger("picoclaw.tools")
 
@@ -15,7 +17,8 @@ logger = logging.getLogger("picoclaw.tools")
 class Toolbox:
     """The tools a run offers. The order is fixed: the prompt cache depends on it."""
 
-    def __init__(self, toolsets: Iterable[Toolset]) -> None:
+    def __init__(self, toolsets: Iterable[Toolset], redactor: Redactor) -> None:
+        self._redactor = redactor
         self._owner: dict[str, Toolset] = {}
         self._specs: dict[str, ToolSpec] = {}
         for toolset in toolsets:
@@ -48,7 +51,8 @@ class Toolbox:
         if toolset is None:
             return ToolResult(f"There is no tool named {name}.", is_error=True)
         try:
-            return await toolset.call(name, arguments)
+            result = await toolset.call(name, arguments)
+            return dataclasses.replace(result, text=self._redactor.text(result.text))
         except Exception as error:
             logger.exception("Tool execution failed", extra={"tool": name, "error": type(error).__name__})
             return ToolResult(

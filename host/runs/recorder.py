@@ -13,6 +13,7 @@ from host.tools.base import ToolResult
 from shared.clock import now_ms
 from shared.ids import MESSAGE, new_id
 from shared.models import Block, Lease, NewMessage, Outbound, Role, Usage
+from shared.redact import Redactor
 from shared.store.contract import Store
 
 PREVIEW: Final = 500
@@ -25,14 +26,15 @@ SPEAKING_TOOLS: Final = frozenset({"mcp__picoclaw__send_message", "spawn"})
 class RunRecorder:
     """Implements the loop's Recorder for one run."""
 
-    def __init__(self, store: Store, lease: Lease, spec: RunSpec, log: EventLog) -> None:
+    def __init__(self, store: Store, lease: Lease, spec: RunSpec, log: EventLog, redactor: Redactor) -> None:
         self._store = store
         self._lease = lease
         self._spec = spec
         self._log = log
+        self._redactor = redactor
         self._said_seq = 0
         self.said: list[Outbound] = []
-        self.shown = ShownText()
+        self.shown = ShownText(redactor)
         self.usage = Usage()
         self.model = ""
         self.final: Reply | None = None
@@ -46,7 +48,7 @@ class RunRecorder:
         if isinstance(delta, TextDelta):
             self._chunk(self.shown.feed(delta.text))
         elif isinstance(delta, ThinkingDelta) and self._spec.thinking:
-            self._log.emit("thinking", {"text": delta.text})
+            self._log.emit("thinking", {"text": self._redactor.text(delta.text)})
 
     async def retrying(self) -> None:
         """The reply in flight begins anew."""
@@ -65,7 +67,8 @@ class RunRecorder:
             await self._store.durable()
         if self._spec.show_tool_use:
             for call in reply.tool_uses:
-                self._log.emit("tool_use", {"tool": call["name"], "input": call["input"]})
+                shown = self._redactor.value(call["input"])
+                self._log.emit("tool_use", {"tool": call["name"], "input": shown})
 
     async def called(self, call: Block, result: ToolResult) -> None:
         """Tell how a tool ended, and what it made the conversation say."""
@@ -85,7 +88,7 @@ class RunRecorder:
         for message in await self._store.outbound.said_by(self._lease.conversation_id, after=self._said_seq):
             self._said_seq = message.seq
             self.said.append(message)
-            view = outbound_view(message)
+            view = outbound_view(message, self._redactor)
             self._log.emit("message", {key: view[key] for key in ("id", "text", "sender", "created_at")})
 
     def _chunk(self, text: str) -> None:
@@ -93,5 +96,10 @@ class RunRecorder:
             self._log.emit("chunk", {"text": text})
 
     async def _append(self, role: Role, blocks: Sequence[Block], *, effect_ahead: bool = False) -> None:
-        message = NewMessage(new_id(MESSAGE), role, list(blocks))
+        message = NewMessage(new_id(MESSAGE), role, without_secrets(blocks, self._redactor))
         await self._store.runs.append(self._lease, [message], now_ms(), effect_ahead=effect_ahead)
+
+
+def without_secrets(blocks: Sequence[Block], redactor: Redactor) -> list[Block]:
+    """Return blocks as they may be stored. Thinking stays as it is: its signature covers every character."""
+    return [block if "thinking" in block["type"] else redactor.value(block) for block in blocks]

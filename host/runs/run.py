@@ -9,12 +9,13 @@ import anyio
 
 from host.agent.endings import Ending, TimedOut
 from host.runs.events import EventLog
-from host.runs.recorder import RunRecorder
+from host.runs.recorder import RunRecorder, without_secrets
 from host.runs.spec import RunSpec, outbound_view
 from shared.clock import monotonic_ms, now_ms
 from shared.errors import LeaseLost, PicoError
 from shared.ids import MESSAGE, new_id
 from shared.models import Event, Lease, NewMessage, RunEnd, RunState
+from shared.redact import Redactor
 from shared.store.contract import Store
 
 logger = logging.getLogger("picoclaw.runs")
@@ -44,6 +45,7 @@ class ActiveRun:
         session_id: str,
         limit_ms: int,
         end_marker: str,
+        redactor: Redactor,
     ) -> None:
         self.spec = spec
         self.lease = lease
@@ -53,8 +55,9 @@ class ActiveRun:
         self._session_id = session_id
         self._limit_ms = limit_ms
         self._end_marker = end_marker
+        self._redactor = redactor
         self._started = monotonic_ms()
-        self._recorder = RunRecorder(store, lease, spec, self.log)
+        self._recorder = RunRecorder(store, lease, spec, self.log, redactor)
         self._scope = anyio.CancelScope()
         self._reason: Ending | None = None
         self._ended = anyio.Event()
@@ -147,6 +150,7 @@ class ActiveRun:
             code=answer.get("code"),
         )
         await self._store.runs.finish(self.lease, end, messages, [*self.log.unsaved(), *told], now_ms())
+        await self._store.outbound.delivered([message.id for message in recorder.said], now_ms())
         await self._store.durable()
         self._answer = answer
         self.log.publish(told)
@@ -155,6 +159,7 @@ class ActiveRun:
         """Return the answer as people read it; the steps' blocks are stored already, but for the last."""
         final = self._recorder.final
         blocks = final.blocks if final is not None and ending is None else []
+        blocks = without_secrets(blocks, self._redactor)
         if not text and not blocks:
             return []
         return [NewMessage(new_id(MESSAGE), "assistant", blocks, text, "assistant", "assistant")]
@@ -162,7 +167,7 @@ class ActiveRun:
     def _answer_body(self, text: str, messages: list[NewMessage], ending: Ending | None) -> dict[str, Any]:
         recorder = self._recorder
         usage = recorder.usage
-        outbound = [outbound_view(message) for message in recorder.said]
+        outbound = [outbound_view(message, self._redactor) for message in recorder.said]
         marker = self._end_marker
         answer: dict[str, Any] = {
             "status": _status(ending),

@@ -21,6 +21,7 @@ from shared.clock import iso, now_ms
 from shared.errors import AtCapacity, Draining, LeaseLost, NotDurable, NotFound, NotRunning
 from shared.ids import CONVERSATION, MESSAGE, RUN, new_id
 from shared.models import Event, KeyedAnswer, NewMessage, NewRun, RunState
+from shared.redact import Redactor
 from shared.store.contract import Store
 
 logger = logging.getLogger("picoclaw.runs")
@@ -41,7 +42,6 @@ class RunLimits:
     max_concurrent_runs: int
     stop_grace_ms: int
     end_marker: str
-    main_conversation_id: str
 
 
 class RunService:
@@ -54,9 +54,11 @@ class RunService:
         limits: RunLimits,
         *,
         owner: str,
+        redactor: Redactor,
         on_delete: Sequence[Callable[[str], Awaitable[None]]] = (),
     ) -> None:
         self._on_delete = on_delete
+        self._redactor = redactor
         self._store = store
         self._agent = agent
         self._limits = limits
@@ -106,6 +108,7 @@ class RunService:
             session_id=conversation.session_id if conversation else "",
             limit_ms=self._limit_ms(spec),
             end_marker=self._limits.end_marker,
+            redactor=self._redactor,
         )
         self._active[lease.run_id] = run
         self._tasks.start_soon(self._execute, run)
@@ -222,11 +225,12 @@ class RunService:
     def _new_run(self, spec: RunSpec) -> NewRun:
         now = now_ms()
         conversation_id = spec.conversation_id or new_id(CONVERSATION)
+        text = self._redactor.text(spec.message)
         message = NewMessage(
             new_id(MESSAGE),
             "user",
-            person_message(spec.message, sender=spec.sender_name, time=iso(now)),
-            spec.message,
+            person_message(text, sender=spec.sender_name, time=iso(now)),
+            text,
             spec.sender,
             spec.sender_name,
         )

@@ -9,6 +9,7 @@ from typing import Any
 from host.runs.text import strip_internal
 from shared.clock import iso
 from shared.models import Idempotency, Outbound
+from shared.redact import Redactor
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +36,12 @@ class RunSpec:
     live: bool = False
 
 
-def outbound_view(message: Outbound) -> dict[str, Any]:
+def outbound_view(message: Outbound, redactor: Redactor) -> dict[str, Any]:
     """Return an outbound message as it leaves the host."""
     return {
         "id": message.id,
         "conversation_id": message.conversation_id,
-        "text": strip_internal(message.text),
+        "text": redactor.text(strip_internal(message.text)),
         "sender": message.sender,
         "created_at": iso(message.created_at),
     }

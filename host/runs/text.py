@@ -1,8 +1,10 @@
-"""What people see of a model's text: ``<internal>`` parts never, white space exactly, no word twice."""
+"""What people see of a model's text: nothing internal, no secret, white space exactly, no word twice."""
 
 from __future__ import annotations
 
 from typing import Final
+
+from shared.redact import Redactor
 
 OPEN: Final = "<internal>"
 CLOSE: Final = "</internal>"
@@ -78,8 +80,10 @@ class ShownText:
     broke off and is tried again, what its new text has in common with what was shown is not shown twice.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, redactor: Redactor) -> None:
         self._filter = InternalFilter()
+        self._redactor = redactor
+        self._redacted = redactor.stream()
         self._pieces: list[str] = []
         self._step: list[str] = []
         self._again = ""
@@ -91,17 +95,18 @@ class ShownText:
 
     def feed(self, delta: str) -> str:
         """Take a piece of the model's text."""
-        return self._show(self._filter.feed(delta))
+        return self._show(self._redacted.feed(self._filter.feed(delta)))
 
     def end_step(self) -> str:
         """The step's text is complete."""
-        rest = self._show(self._filter.flush())
+        rest = self._show(self._redacted.feed(self._filter.flush()) + self._redacted.flush())
         self._step, self._again = [], ""
         return rest
 
     def restart_step(self) -> None:
         """The step's text broke off; the next piece begins it anew."""
         self._filter.flush()
+        self._redacted = self._redactor.stream()
         if not self._again:
             self._again = "".join(self._step)
         self._step = []

@@ -244,3 +244,19 @@ def test_the_scheme_is_case_insensitive(host: HostProcess, scheme: str) -> None:
     with host.client(None) as client:
         answer = client.get("/chat", headers={"Authorization": f"{scheme} {TOKEN}"})
         assert answer.status_code == 200
+
+
+def test_a_secret_of_the_host_that_the_model_says_is_taken_out_everywhere(client: httpx2.Client) -> None:
+    steps = [
+        {
+            "text": f"The token is {TOKEN}.",
+            "tools": [{"name": "exec", "input": {"command": f"echo {TOKEN}"}}],
+        },
+        {"deltas": ["sk-test", "-canary", " $results"]},
+    ]
+    told = list(stream(client, {"message": directive(steps=steps), "show_tool_use": True}))
+    listed = client.get(f"/chat/{told[0][2]['conversation_id']}/messages").text
+    for secret in (TOKEN, "sk-test-canary"):
+        assert secret not in str(told[1:])
+        assert secret not in listed
+    assert "[redacted]" in told[-1][2]["result"]

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from host.runs.text import STEP_GAP, InternalFilter, ShownText, strip_internal
+from shared.redact import Redactor
 
 PARTS = st.lists(
     st.sampled_from(
@@ -56,7 +57,7 @@ def test_an_unclosed_part_is_dropped_and_nested_ones_are_counted() -> None:
 
 
 def run(*steps: list[str]) -> tuple[str, str]:
-    text = ShownText()
+    text = ShownText(Redactor(()))
     pieces: list[str] = []
     for step in steps:
         pieces += [text.feed(delta) for delta in step]
@@ -77,7 +78,7 @@ def test_steps_are_kept_apart_and_silent_ones_leave_no_gap() -> None:
 
 
 def test_a_step_that_begins_anew_is_not_shown_twice() -> None:
-    text = ShownText()
+    text = ShownText(Redactor(()))
     pieces = [text.feed("one "), text.feed("two")]
     text.restart_step()
     pieces += [text.feed("on"), text.feed("e two th"), text.feed("ree"), text.end_step()]
@@ -85,7 +86,7 @@ def test_a_step_that_begins_anew_is_not_shown_twice() -> None:
 
 
 def test_a_step_that_begins_anew_with_other_words_is_shown_apart() -> None:
-    text = ShownText()
+    text = ShownText(Redactor(()))
     pieces = [text.feed("one two")]
     text.restart_step()
     pieces += [text.feed("one"), text.feed(" three"), text.end_step()]
@@ -93,10 +94,17 @@ def test_a_step_that_begins_anew_with_other_words_is_shown_apart() -> None:
 
 
 def test_a_step_that_breaks_off_twice_is_still_shown_once() -> None:
-    text = ShownText()
+    text = ShownText(Redactor(()))
     pieces = [text.feed("abcdef")]
     text.restart_step()
     pieces += [text.feed("abc")]
     text.restart_step()
     pieces += [text.feed("abcdefgh"), text.end_step()]
     assert "".join(pieces) == "abcdefgh"
+
+
+def test_a_secret_split_over_deltas_and_internal_parts_is_never_shown() -> None:
+    text = ShownText(Redactor(["sk-canary-123456"]))
+    deltas = ["it is sk-can", "<internal>x</internal>", "ary-12", "3456", " and more"]
+    pieces = [text.feed(delta) for delta in deltas] + [text.end_step()]
+    assert "".join(pieces) == text.text == "it is [redacted] and more"

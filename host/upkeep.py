@@ -1,0 +1,31 @@
+"""What the host does on the side: removing what retention no longer keeps, a little at a time."""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+import anyio
+
+from shared.clock import now_ms
+from shared.store.contract import Store
+
+logger = logging.getLogger("picoclaw.upkeep")
+
+EVERY_S: Final = 60.0
+PAUSE_S: Final = 0.05
+"""Between two batches, so that requests go first."""
+
+BATCH: Final = 200
+"""Rows a batch removes at most: some milliseconds of work, on the worker thread."""
+
+
+async def keep_tidy(store: Store) -> None:
+    """Remove old rows for ever, in batches; a failure is logged and tried again at the next round."""
+    while True:
+        try:
+            removed = await store.prune(now_ms(), limit=BATCH)
+        except Exception:
+            logger.exception("Old rows could not be removed; the next round tries again")
+            removed = 0
+        await anyio.sleep(PAUSE_S if removed >= BATCH else EVERY_S)
