@@ -12,6 +12,7 @@ from shared.redact import Redactor
 from shared.settings import Settings, SettingsError, load
 
 BAD_SETTINGS: Final = 2
+PR_SET_DUMPABLE: Final = 4
 
 
 def serve() -> int:
@@ -40,6 +41,21 @@ def take_settings(environ: MutableMapping[str, str]) -> Settings | None:
     return settings
 
 
+def hide_memory() -> None:
+    """Keep this process's memory and first environment from others: not dumpable, no core files.
+
+    prctl(2), PR_SET_DUMPABLE: other processes of the user can't read /proc/PID/environ and mem, nor trace it.
+    """
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if sys.platform == "linux":
+        import ctypes
+
+        if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0):
+            raise OSError(ctypes.get_errno(), "prctl")
+
+
 def _ask_passphrase() -> str | None:
     """Ask for the passphrase of sealed values, without echo."""
     from getpass import getpass
@@ -52,6 +68,7 @@ def _ask_passphrase() -> str | None:
 
 def run(settings: Settings) -> int:
     """Run the host with settings that were loaded; return its exit code."""
+    hide_memory()
     configure(settings.log_level, settings.log_format, Redactor(settings.secret_values()))
     from host.server import run as run_server
 

@@ -87,6 +87,11 @@ def test_tasks_are_managed_from_the_command_line(dev: Dev) -> None:
     assert process(home, "tasks", "list").stdout == "No tasks.\n"
 
 
+def test_the_host_leaves_no_core_file(dev: Dev) -> None:
+    limits = Path(f"/proc/{dev.program.pid}/limits").read_text()
+    assert re.search(r"^Max core file size +0 +0 ", limits, re.M)
+
+
 def test_stopping_is_clean_and_takes_the_address_away(tmp_path: Path) -> None:
     running = Dev(tmp_path)
     running.wait_for("Ctrl-C stops it.")
