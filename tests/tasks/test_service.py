@@ -325,7 +325,7 @@ async def test_a_once_task_paused_and_resumed_while_it_ran_ends_by_its_outcome(
     await once(service)
     claimed = await claim(store, NOW + 2 * HOUR)
     await service.pause("task-1", None)
-    await service.resume("task-1", None, now=NOW + 3 * HOUR)
+    assert (await service.resume("task-1", None, now=NOW + 3 * HOUR)).next_run is None
     assert await store.tasks.claim_due(host="b", now=NOW + 9 * HOUR, lease_ms=LEASE_MS) is None
 
     await store.tasks.finish(claimed, state=TaskRunState.SUCCESS, result="ok", error=None, now=NOW + 3 * HOUR)

@@ -663,6 +663,18 @@ async def test_a_dead_owners_slot_is_not_run_again_once_the_task_was_paused(home
     assert [run.state for run in await log(home)] == [TaskRunState.ERROR]
 
 
+async def test_a_dead_owners_slot_of_an_edited_schedule_is_not_run_again(home: Store) -> None:
+    await add(home, a_task())
+    await claim(home, lease_ms=DEAD)
+    task = await stored(home)
+    edited = replace(task, schedule_value="5000", next_run=T0 + 5000)
+    await home.tasks.replace(edited, owner=None, expected_revision=task.revision)
+
+    assert await nothing_due(home)
+    assert [run.state for run in await log(home)] == [TaskRunState.ERROR]
+    assert (await claim(home, T0 + 5000))[1].slot == str(T0 + 5000)
+
+
 async def test_a_dead_owners_manual_slot_ends_as_an_error(home: Store) -> None:
     await add(home, a_task(next_run=T0 + MINUTE))
     await home.tasks.claim_manual("task-1", owner=None, host="a", now=T0, lease_ms=DEAD)

@@ -1,0 +1,87 @@
+"""The heartbeat: every few minutes the agent looks at MEMORY_DIR/HEARTBEAT.md and speaks only if it must.
+
+It is an ordinary isolated task of the main conversation under a fixed id, so slots, claims, sandbox, budget
+and run log are those of every task. Only two things differ: its prompt is the file as it is at that moment,
+and an answer other than HEARTBEAT_OK is delivered to the conversation's people.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from shared.clock import now_ms
+from shared.errors import NotFound
+from shared.models import Outbound, Task
+from shared.store.contract import Store
+from shared.tasks import LONGEST_PROMPT, TaskService
+
+TASK_ID: Final = "task-heartbeat"
+FILE: Final = "HEARTBEAT.md"
+ALL_QUIET: Final = "HEARTBEAT_OK"
+SENDER: Final = "heartbeat"
+PROMPT: Final = (
+    f"This is a heartbeat. Below is {FILE}. Do what it asks for now, if anything. "
+    f"If there is nothing people should hear about, answer with {ALL_QUIET} and nothing else."
+)
+
+ReadFile = Callable[[str], Awaitable[str | None]]
+"""Reads a file of the workspace through the sandbox; None when it is absent."""
+
+
+class Heartbeat:
+    """Keeps the heartbeat's task, words its prompt, delivers its answer; leaves all other tasks alone."""
+
+    def __init__(
+        self, store: Store, tasks: TaskService, read: ReadFile, *, conversation_id: str, minutes: int
+    ) -> None:
+        self._store = store
+        self._tasks = tasks
+        self._read = read
+        self._conversation_id = conversation_id
+        self._minutes = minutes
+
+    async def arrange(self, *, enabled: bool) -> None:
+        """Make, adjust or remove the task, as the settings say; called once at the host's start."""
+        if not enabled:
+            await self._remove()
+            return
+        every = str(self._minutes * 60_000)
+        try:
+            # The same interval again leaves the next slot where it is, so a restart is no extra heartbeat.
+            await self._tasks.update(TASK_ID, self._conversation_id, {"schedule_value": every})
+        except NotFound:
+            await self._tasks.schedule(
+                owner=self._conversation_id,
+                conversation_id=self._conversation_id,
+                prompt=PROMPT,
+                schedule_type="interval",
+                schedule_value=every,
+                context_mode="isolated",
+                catch_up="skip",
+                id=TASK_ID,
+            )
+
+    def owns(self, task: Task) -> bool:
+        """Return whether this is the heartbeat's task."""
+        return task.id == TASK_ID and task.conversation_id == self._conversation_id
+
+    async def prompt(self, task: Task) -> str:
+        """Return what the agent is told: the task's prompt, and for the heartbeat the file with it."""
+        if not self.owns(task):
+            return task.prompt
+        content = await self._read(FILE)
+        return f"{task.prompt}\n\n{content or '(The file is empty.)'}"[:LONGEST_PROMPT]
+
+    async def deliver(self, task: Task, source_id: str, answer: str) -> Outbound | None:
+        """Pass on what a heartbeat's run (in conversation ``source_id``) has to say, if anything."""
+        text = answer.strip()
+        if not self.owns(task) or text.strip("`*_\"'.!") in ("", ALL_QUIET):
+            return None
+        return await self._store.outbound.add(source_id, task.conversation_id, text, SENDER, now_ms())
+
+    async def _remove(self) -> None:
+        try:
+            await self._tasks.cancel(TASK_ID, self._conversation_id)
+        except NotFound:
+            return
