@@ -19,8 +19,10 @@ from host.agent.prompt import Persona
 from host.api.chat import ChatApi
 from host.api.control import ControlApi
 from host.api.health import Build, HealthApi, Volumes
+from host.api.metrics import MetricsApi
 from host.api.tasks import TasksApi
 from host.mcp_clients.tool_servers import ToolServers
+from host.metrics import Metrics
 from host.middleware.access_log import AccessLogMiddleware
 from host.middleware.bearer import BearerMiddleware
 from host.middleware.body_limit import BodyLimitMiddleware
@@ -51,6 +53,7 @@ class Host:
         self.settings = settings
         self.owner = owner
         self.stop = stop
+        self.metrics = Metrics()
         self.redactor = Redactor(settings.secret_values())
         self.store: Store
         self.sandbox: Sandbox
@@ -71,6 +74,7 @@ class Host:
             *ChatApi(self.store, self.runs, settings.main_conversation_id).routes(),
             *TasksApi(self.store, tasks, self.task_runner).routes(),
             *ControlApi(self.stop).routes(),
+            *MetricsApi(self.metrics, self.store, lambda: self.runs.active_count).routes(),
         ]
         tokens = [
             secret.get_secret_value()
@@ -81,7 +85,7 @@ class Host:
         app = BearerMiddleware(_HttpOnly(app), tokens=tokens)
         app = BodyLimitMiddleware(app, limit=BODY_LIMIT)
         app = ErrorsMiddleware(app)
-        app = AccessLogMiddleware(app)
+        app = AccessLogMiddleware(app, self.metrics)
         return RequestIdMiddleware(app, version=settings.version, commit=settings.build_commit)
 
     @asynccontextmanager
@@ -126,7 +130,9 @@ async def open_host(settings: Settings, owner: str, stop: Callable[[str], None])
         stack.push_async_callback(host.model.aclose)
         background = await stack.enter_async_context(anyio.create_task_group())
         host.runs = await stack.enter_async_context(_run_service(host))
-        host.task_runner = await stack.enter_async_context(TaskRunner(host.store, host.runs, owner=owner))
+        host.task_runner = await stack.enter_async_context(
+            TaskRunner(host.store, host.runs, host.metrics, owner=owner)
+        )
         background.start_soon(_warm, host)
         background.start_soon(keep_tidy, host.store)
         host.ready = True
@@ -192,7 +198,15 @@ def _run_service(host: Host) -> RunService:
         end_marker=settings.session_end_marker,
     )
     forget = (host.sandbox.forget, host.tool_servers.forget)
-    return RunService(host.store, agent, limits, owner=host.owner, redactor=host.redactor, on_delete=forget)
+    return RunService(
+        host.store,
+        agent,
+        limits,
+        owner=host.owner,
+        redactor=host.redactor,
+        metrics=host.metrics,
+        on_delete=forget,
+    )
 
 
 async def _recover(host: Host) -> None:

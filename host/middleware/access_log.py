@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import logging
+from typing import Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from host.metrics import Metrics
 from shared.clock import monotonic_ms
 
 logger = logging.getLogger("picoclaw.access")
 
 
-class AccessLogMiddleware:
-    """Logs each HTTP request when its answer is complete."""
+METHODS: Final = frozenset({"GET", "POST", "PUT", "DELETE"})
 
-    def __init__(self, app: ASGIApp) -> None:
+
+class AccessLogMiddleware:
+    """Logs and counts each HTTP request when its answer is complete."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
+        self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -36,6 +42,11 @@ class AccessLogMiddleware:
         try:
             await self._app(scope, receive, observe)
         finally:
+            took_ms = monotonic_ms() - started
+            # What callers invent doesn't become a label.
+            method = scope["method"] if scope["method"] in METHODS else "other"
+            self._metrics.requests[method, status] += 1
+            self._metrics.request_seconds.add(took_ms / 1000)
             client = scope.get("client")
             logger.info(
                 "request",
@@ -44,7 +55,7 @@ class AccessLogMiddleware:
                     "path": scope["path"],
                     "status": status,
                     "bytes": size,
-                    "duration_ms": round(monotonic_ms() - started, 2),
+                    "duration_ms": round(took_ms, 2),
                     "client": client[0] if client else None,
                 },
             )

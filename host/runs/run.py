@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from typing import Any, Final, Protocol
 
 import anyio
 
 from host.agent.endings import Ending, TimedOut
+from host.metrics import Metrics
 from host.runs.events import EventLog
 from host.runs.recorder import RunRecorder, without_secrets
 from host.runs.spec import RunSpec, outbound_view
@@ -46,6 +48,7 @@ class ActiveRun:
         limit_ms: int,
         end_marker: str,
         redactor: Redactor,
+        metrics: Metrics,
     ) -> None:
         self.spec = spec
         self.lease = lease
@@ -56,6 +59,7 @@ class ActiveRun:
         self._limit_ms = limit_ms
         self._end_marker = end_marker
         self._redactor = redactor
+        self._metrics = metrics
         self._started = monotonic_ms()
         self._recorder = RunRecorder(store, lease, spec, self.log, redactor)
         self._scope = anyio.CancelScope()
@@ -153,6 +157,7 @@ class ActiveRun:
         await self._store.outbound.delivered([message.id for message in recorder.said], now_ms())
         await self._store.durable()
         self._answer = answer
+        self._count(end)
         self.log.publish(told)
 
     def _last_message(self, text: str, ending: Ending | None) -> list[NewMessage]:
@@ -166,7 +171,6 @@ class ActiveRun:
 
     def _answer_body(self, text: str, messages: list[NewMessage], ending: Ending | None) -> dict[str, Any]:
         recorder = self._recorder
-        usage = recorder.usage
         outbound = [outbound_view(message, self._redactor) for message in recorder.said]
         marker = self._end_marker
         answer: dict[str, Any] = {
@@ -178,12 +182,7 @@ class ActiveRun:
             "model": recorder.model,
             "session_id": self._session_id,
             "duration_ms": round(monotonic_ms() - self._started),
-            "usage": {
-                "input_tokens": usage.input_tokens,
-                "output_tokens": usage.output_tokens,
-                "cache_creation_input_tokens": usage.cache_creation_input_tokens,
-                "cache_read_input_tokens": usage.cache_read_input_tokens,
-            },
+            "usage": dataclasses.asdict(recorder.usage),
             "outbound_messages": outbound,
             "session_end_marker": marker,
             "session_end_marker_detected": bool(marker)
@@ -200,6 +199,12 @@ class ActiveRun:
             told.insert(0, ("error", {"error": answer["error"], "code": answer["code"]}))
         seq = self.log.last_seq
         return [Event(seq + number, name, data) for number, (name, data) in enumerate(told, start=1)]
+
+    def _count(self, end: RunEnd) -> None:
+        self._metrics.runs[end.state.value] += 1
+        self._metrics.run_seconds.add((monotonic_ms() - self._started) / 1000)
+        for kind, number in dataclasses.asdict(end.usage).items():
+            self._metrics.tokens[kind] += number
 
     def _fail(self, error: PicoError) -> None:
         self._fault = error

@@ -14,6 +14,7 @@ from anyio.abc import TaskGroup
 
 from host.agent.endings import Cancelled, Ending, Stopped
 from host.agent.prompt import person_message
+from host.metrics import Metrics
 from host.runs.events import follow
 from host.runs.run import ActiveRun, Agent
 from host.runs.spec import RunSpec
@@ -55,10 +56,12 @@ class RunService:
         *,
         owner: str,
         redactor: Redactor,
+        metrics: Metrics,
         on_delete: Sequence[Callable[[str], Awaitable[None]]] = (),
     ) -> None:
         self._on_delete = on_delete
         self._redactor = redactor
+        self._metrics = metrics
         self._store = store
         self._agent = agent
         self._limits = limits
@@ -109,6 +112,7 @@ class RunService:
             limit_ms=self._limit_ms(spec),
             end_marker=self._limits.end_marker,
             redactor=self._redactor,
+            metrics=self._metrics,
         )
         self._active[lease.run_id] = run
         self._tasks.start_soon(self._execute, run)

@@ -11,6 +11,7 @@ from typing import Any, Final
 import anyio
 from anyio.abc import TaskGroup
 
+from host.metrics import Metrics
 from host.runs.run import ActiveRun
 from host.runs.service import RunService
 from host.runs.spec import RunSpec
@@ -43,8 +44,9 @@ _STATES: Final = {
 class TaskRunner:
     """Owns the task runs of this host: they go on when the caller who started them goes away."""
 
-    def __init__(self, store: Store, runs: RunService, *, owner: str) -> None:
+    def __init__(self, store: Store, runs: RunService, metrics: Metrics, *, owner: str) -> None:
         self._store = store
+        self._metrics = metrics
         self._runs = runs
         self._owner = owner
         self._stack = AsyncExitStack()
@@ -110,7 +112,7 @@ class TaskRunner:
             with anyio.CancelScope(shield=True):
                 await self._store.tasks.release(claim)
             raise
-        service = _Service(self._store, self._view, task, claim, run)
+        service = _Service(self._store, self._view, self._metrics, task, claim, run)
         self._tasks.start_soon(service.execute)
         return service
 
@@ -134,8 +136,11 @@ class TaskRunner:
 class _Service:
     """One claimed slot and the run that serves it."""
 
-    def __init__(self, store: Store, view: View, task: Task, claim: TaskRun, run: ActiveRun) -> None:
+    def __init__(
+        self, store: Store, view: View, metrics: Metrics, task: Task, claim: TaskRun, run: ActiveRun
+    ) -> None:
         self._store = store
+        self._metrics = metrics
         self._make_view = view
         self._task = task
         self._claim = claim
@@ -185,6 +190,7 @@ class _Service:
                 now=now_ms(),
             )
             await self._store.durable()
+            self._metrics.task_runs[answer["status"]] += 1
             self._view = await self._make_view(self._task.id, answer)
 
     async def _keep_claim(self) -> None:

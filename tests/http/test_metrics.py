@@ -1,0 +1,45 @@
+"""GET /metrics, read with Prometheus's own parser."""
+
+from __future__ import annotations
+
+import httpx2
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.http.conftest import MakeHost
+from tests.running import HostProcess, directive
+
+
+def figures(client: httpx2.Client) -> dict[tuple[str, tuple[str, ...]], float]:
+    text = client.get("/metrics").text
+    return {
+        (sample.name, tuple(sorted(sample.labels.values()))): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def test_runs_requests_and_tasks_are_counted(make_host: MakeHost) -> None:
+    host = make_host().start()
+    with host.client() as client:
+        client.post("/chat", json={"message": "hi"})
+        client.post("/chat", json={"message": directive(status=400)})
+        client.post("/chat", json={"message": 7})
+        due = {"prompt": "x", "schedule_type": "once", "schedule_value": "2020-01-01"}
+        client.post("/task", json=due)
+        found = figures(client)
+        assert found["picoclaw_runs_total", ("success",)] == 1
+        assert found["picoclaw_runs_total", ("error",)] == 1
+        assert found["picoclaw_http_requests_total", ("200", "POST")] == 2
+        assert found["picoclaw_http_requests_total", ("400", "POST")] == 1
+        assert found["picoclaw_tasks", ()] == 1
+        assert found["picoclaw_tasks_due", ()] == 1
+        assert found["picoclaw_tasks_overdue_seconds", ()] > 1_000_000
+        assert found["picoclaw_run_seconds_count", ()] == 2
+        assert found["picoclaw_store_durable", ()] == 1
+        client.post("/task/check")
+        assert figures(client)["picoclaw_task_runs_total", ("success",)] == 1
+
+
+def test_metrics_want_the_token(host: HostProcess) -> None:
+    with host.client(None) as client:
+        assert client.get("/metrics").status_code == 401
