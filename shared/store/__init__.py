@@ -25,11 +25,11 @@ def open_host_store(
 
     try:
         volume = open_host_volume(store_dir, local_db, owner)
+        store = SqliteStore(local_db, volume, retention)
         try:
-            store = SqliteStore(local_db, volume, retention)
             volume.ship_now()
         except BaseException:
-            volume.drop()
+            store.give_up()
             raise
     except (OSError, NotDurable) as error:
         raise StoreError(f"STORE_DIR cannot be used: {error}") from error
@@ -48,12 +48,6 @@ def open_store(local_db: Path, store_dir: Path | None = None) -> SqliteStore:
     from shared.store.sqlite.volume.volume import join_volume
 
     try:
-        volume = join_volume(local_db, store_dir)
-        try:
-            return SqliteStore(local_db, volume)
-        except BaseException:
-            if volume is not None:
-                volume.drop()
-            raise
+        return SqliteStore(local_db, join_volume(local_db, store_dir))
     except (OSError, NotDurable) as error:
         raise StoreError(f"The store cannot be used: {error}") from error

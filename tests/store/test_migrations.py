@@ -58,23 +58,26 @@ async def test_every_earlier_version_becomes_the_present_one(
     fresh.close()
 
 
-async def test_a_newer_database_is_refused_and_left_as_it_is(places: Places) -> None:
-    async with places.host() as store:
-        await add(store, "a")
-    connection = sqlite3.connect(places.database)
-    connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
-    connection.close()
+async def test_a_newer_database_is_refused_and_left_as_it_is(
+    places: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def use_the_newer_program() -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(migrations, "STEPS", (*STEPS, ("CREATE TABLE IF NOT EXISTS novelty (x TEXT) STRICT",)))
+            patch.setattr(migrations, "SCHEMA_VERSION", SCHEMA_VERSION + 1)
+            async with places.host() as store:
+                await store.conversations.ensure("a", 1)
+                assert await names(store) == {"a"}
+
+    await use_the_newer_program()
+    before = sorted(path.name for path in places.volume.iterdir())
     for _ in range(2):
         with pytest.raises(
             StoreVersion, match=f"has schema version {SCHEMA_VERSION + 1}, this program knows"
         ):
             places.open()
-    connection = sqlite3.connect(places.database)
-    assert connection.execute("SELECT id FROM conversations").fetchall() == [("a",)]
-    connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-    connection.close()
-    async with places.host() as store:
-        assert await names(store) == {"a"}
+    assert set(before) <= {path.name for path in places.volume.iterdir()}
+    await use_the_newer_program()
 
 
 async def test_a_migration_that_fails_leaves_the_version_before(

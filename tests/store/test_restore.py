@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from shared.errors import StoreError
-from shared.store.sqlite.volume import compaction, segment
+from shared.errors import NotDurable, StoreError
+from shared.store.sqlite.volume import compaction, segment, snapshot
 from shared.store.sqlite.volume.carrier import Carrier
 from shared.store.sqlite.volume.opening import rename_store
 from tests.store.places import Places, add, integrity, names
@@ -103,8 +103,8 @@ async def test_a_snapshot_with_a_wrong_checksum_serves_when_nothing_else_is_left
 ) -> None:
     await grow(places)
     listing = places.listing()
-    for snapshot in listing.snapshots:
-        snapshot.path.rename(snapshot.path.with_name(f"snapshot-{snapshot.id}.00000000.db"))
+    for each in listing.snapshots:
+        each.path.rename(each.path.with_name(f"snapshot-{each.id}.00000000.db"))
     places.lose_local_disk()
     async with places.host() as store:
         assert await names(store) == ALL
@@ -112,8 +112,8 @@ async def test_a_snapshot_with_a_wrong_checksum_serves_when_nothing_else_is_left
 
 async def test_a_volume_without_a_usable_file_stops_the_start_with_a_sentence(places: Places) -> None:
     await grow(places)
-    for snapshot in places.listing().snapshots:
-        snapshot.path.write_bytes(b"nothing")
+    for each in places.listing().snapshots:
+        each.path.write_bytes(b"nothing")
     for path in segment_paths(places):
         path.unlink()
     places.lose_local_disk()
@@ -232,15 +232,98 @@ async def test_without_its_sidecar_the_runtime_database_is_not_trusted(places: P
         assert await names(store) == {"a"}
 
 
-async def test_a_database_changed_between_two_hosts_is_shipped_whole(places: Places) -> None:
+async def test_a_database_changed_between_two_hosts_is_not_trusted(
+    places: Places, caplog: pytest.LogCaptureFixture
+) -> None:
     async with places.host() as store:
         await add(store, "a")
     _tamper(places.database)
     async with places.host() as store:
-        assert await names(store) == {"a", "stranger"}
-    places.lose_local_disk()
+        assert await names(store) == {"a"}
+    assert "doesn't continue" in caplog.text
+
+
+@pytest.mark.parametrize("fate", ["gone", "emptied", "cut off", "old"])
+async def test_a_runtime_database_that_lost_its_log_is_not_trusted(places: Places, fate: str) -> None:
+    log = places.database.with_name("pico.db-wal")
+    told, saved = await _killed(places), b""
+    if fate == "old":
+        saved, more = log.read_bytes(), await _killed(places, "again")
+        told |= more
+    if fate == "gone":
+        log.unlink()
+    else:
+        log.write_bytes({"emptied": b"", "cut off": log.read_bytes()[:9000], "old": saved}[fate])
     async with places.host() as store:
-        assert await names(store) == {"a", "stranger"}
+        assert told <= await names(store)
+        assert integrity(places.database) == "ok"
+
+
+async def test_a_database_replaced_in_place_under_its_log_is_not_trusted(places: Places) -> None:
+    told = await _killed(places)
+    places.database.write_bytes(places.listing().snapshots[0].path.read_bytes())
+    async with places.host() as store:
+        assert told <= await names(store)
+        assert integrity(places.database) == "ok"
+
+
+async def test_a_tool_server_restores_too_when_it_finds_no_host_and_no_log(places: Places) -> None:
+    told = await _killed(places)
+    places.database.with_name("pico.db-wal").unlink()
+    server = places.beside()
+    assert told <= await names(server)
+    await server.close()
+
+
+async def test_a_log_removed_under_a_running_host_stops_its_promises(places: Places) -> None:
+    store = places.open()
+    await add(store, "a")
+    places.database.with_name("pico.db-wal").unlink()
+    with pytest.raises(NotDurable, match="restart the host"):
+        await add(store, "b")
+    with pytest.raises(NotDurable):
+        await store.close()
+    async with places.host() as again:
+        assert "a" in await names(again)
+        assert integrity(places.database) == "ok"
+
+
+async def test_a_host_killed_while_it_ships_its_database_as_a_whole_begins_again(
+    places: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The volume was set back; the local database is the only newer copy until the snapshot is there."""
+    store = places.open()
+    await add(store, "a")
+    old = places.volume.with_name("old")
+    shutil.copytree(places.volume, old)
+    await add(store, "b")
+    await store.close()
+    shutil.rmtree(places.volume)
+    old.rename(places.volume)
+    with monkeypatch.context() as patch:
+        patch.setattr(snapshot, "publish", _power_cut)
+        with pytest.raises(PowerCut):
+            places.open()
+    async with places.host() as again:
+        assert await names(again) == {"a", "b"}
+
+
+class PowerCut(BaseException):
+    """Ends a process at a chosen point, as far as the files are concerned."""
+
+
+def _power_cut(*_: object) -> None:
+    raise PowerCut
+
+
+async def _killed(places: Places, prefix: str = "w") -> set[str]:
+    """Run a host that writes, kill it, and return what it had acknowledged."""
+    writer = places.start_writer("host", prefix)
+    assert writer.stdout is not None
+    told = {writer.stdout.readline().strip() for _ in range(10)}
+    writer.kill()
+    writer.communicate()
+    return told
 
 
 async def test_a_log_that_someone_else_reset_is_noticed(places: Places) -> None:

@@ -60,6 +60,10 @@ class Shipper(Protocol):
         """Ship what is left, let the database go by calling ``let_go``, and let the volume go."""
         ...
 
+    def close_now(self, let_go: Callable[[], None]) -> None:
+        """Like ``close``, blocking."""
+        ...
+
 
 def take(fd: int, timeout_ms: float) -> None:
     """Take the lock on an open file alone; raises TimeoutError.
@@ -201,6 +205,14 @@ class Database:
             await self._shipper.close(self.let_go)
         self._quick_gate.close()
         self._slow_gate.close()
+
+    def give_up(self) -> None:
+        """Close in good order, as far as that goes, after an opening that failed."""
+        if self._shipper is None:
+            self.let_go()
+            return
+        with suppress(NotDurable):
+            self._shipper.close_now(self.let_go)
 
     def let_go(self) -> None:
         """Close the connections."""

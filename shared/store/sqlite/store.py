@@ -25,7 +25,7 @@ class SqliteStore:
         try:
             self._db.upgrade(migrate)
         except BaseException:
-            self._db.let_go()
+            self._db.give_up()
             raise
         self.conversations = SqliteConversations(self._db)
         self.runs = SqliteRuns(self._db)
@@ -36,6 +36,10 @@ class SqliteStore:
     async def durable(self) -> None:
         """Return once everything committed so far is on the volume; raises NotDurable."""
         await self._db.durable()
+
+    def give_up(self) -> None:
+        """Close after an opening that failed."""
+        self._db.give_up()
 
     def volume_ok(self) -> bool:
         """Return whether the volume took everything it was given so far."""

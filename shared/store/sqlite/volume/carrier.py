@@ -21,8 +21,8 @@ from shared.store.sqlite.volume.cleaning import clean
 from shared.store.sqlite.volume.layout import FileId
 from shared.store.sqlite.volume.lock import holder
 from shared.store.sqlite.volume.segment import Link
-from shared.store.sqlite.volume.sidecar import Sidecar, State, boot_id
-from shared.store.sqlite.volume.wal import Mark, NotContinuous, Tail
+from shared.store.sqlite.volume.sidecar import Phase, Sidecar, State, boot_id
+from shared.store.sqlite.volume.wal import LogReplaced, Mark, NotContinuous, Tail
 
 RETRY_AFTER_S: Final = 5
 
@@ -53,16 +53,18 @@ class Carrier:
         """Return how far shipping is; raises NotDurable when that isn't about this database."""
         state = self.sidecar.read()
         if state is None or self.database.stat().st_ino != state.inode:
-            raise NotDurable(
-                "The runtime database was replaced while it was open: restart the host",
-                retry_after=RETRY_AFTER_S,
-            )
+            raise _replaced()
         return state
 
     def catch_up(self, state: State) -> State:
-        """Ship what the log has, or, when it doesn't continue what was shipped, a new snapshot."""
+        """Ship what the log has, or, when somebody began it anew meanwhile, a new snapshot.
+
+        Only for a process that had the database open all the time: it has what was in the log before.
+        """
         try:
             return self._carry(state)
+        except LogReplaced as error:
+            raise _replaced() from error
         except NotContinuous:
             return self.renew(state)
 
@@ -84,8 +86,8 @@ class Carrier:
                 _reset(connection)
                 mark = _first_frame(connection, self.log)
                 moved = mark.salts != state.mark.salts
-                if moved:
-                    self.sidecar.write(replace(state, segment=following, mark=mark))
+                state = replace(state, base=self._base())
+                self.sidecar.write(replace(state, segment=following, mark=mark) if moved else state)
             return moved
 
     def renew(self, state: State) -> State:
@@ -98,12 +100,15 @@ class Carrier:
         reader = connect(self.database, busy_ms=BUSY_MS)
         try:
             with self._gate.held():
+                # Until the snapshot is there, the local database is the newest copy, and says so.
+                state = replace(state, phase=Phase.AHEAD, base=None)
+                self.sidecar.write(state)
                 if not _reset(connection):
                     raise NotDurable("A reader keeps the log from starting anew", retry_after=RETRY_AFTER_S)
                 # This read transaction sees exactly what is before the new epoch, however long it takes.
                 reader.execute("BEGIN")
                 reader.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-                mark = _first_frame(connection, self.log)
+                mark, base = _first_frame(connection, self.log), self._base()
             _back_up(reader, copy)
         finally:
             reader.close()
@@ -113,21 +118,33 @@ class Carrier:
             segment.create(store_dir, name, None)
         finally:
             chain.discard(copy)
-        state = replace(
-            state, segment=name, mark=mark, ended=None, boot=boot_id(), inode=self.database.stat().st_ino
-        )
+        state = replace(state, segment=name, mark=mark, phase=Phase.SHIPPING, base=base)
         self.sidecar.write(state)
         clean(store_dir, state.token)
         return self._carry(state)
 
     def resume(self, state: State) -> State:
-        """Make the log ready to be shipped after everyone had let the database go in good order."""
-        if state.ended is None:
-            return state
-        found = self.database.stat()
-        if _has_log(self.log) or (found.st_size, found.st_mtime_ns) != state.ended:
+        """Go on with local files that ``vouched`` was true of."""
+        if state.phase is Phase.AHEAD:
             return self.renew(state)
-        return self.begin_after(state, Link(state.segment, state.mark.shipped, state.mark.checksum))
+        if state.phase is Phase.ENDED:
+            return self.begin_after(state, Link(state.segment, state.mark.shipped, state.mark.checksum))
+        self.sidecar.write(state)
+        return state
+
+    def vouched(self, state: State) -> bool:
+        """Return whether the local files are those that ``state`` is about, and whole."""
+        if state.boot != boot_id():
+            return False
+        try:
+            if self.database.stat().st_ino != state.inode or state.base not in (None, self._base()):
+                return False
+            if state.phase is Phase.SHIPPING:
+                with self._gate.held():
+                    wal.read_tail(self.log, state.mark)
+            return state.phase is not Phase.ENDED or not _has_log(self.log)
+        except (FileNotFoundError, NotContinuous):
+            return False
 
     def begin_after(self, state: State, previous: Link) -> State:
         """Begin an epoch and a segment on a database that is exactly what ``previous`` ends with."""
@@ -136,24 +153,24 @@ class Carrier:
         segment.create(store_dir, name, previous)
         connection = self._connect()
         with self._gate.held():
-            mark = _first_frame(connection, self.log)
-            state = replace(
-                state, segment=name, mark=mark, ended=None, boot=boot_id(), inode=self.database.stat().st_ino
-            )
+            mark, base = _first_frame(connection, self.log), self._base()
+            state = replace(state, segment=name, mark=mark, phase=Phase.SHIPPING, base=base)
             self.sidecar.write(state)
         return state
 
     def close(self, let_go: Callable[[], None]) -> None:
-        """Ship what is left, let the database go, and note that this happened in good order."""
+        """Ship what is left, let the database go, and note what the local files are then."""
         try:
             with _failures(), self.held():
-                self._end(self.catch_up(self.state()), let_go)
+                state = self.state()
+                try:
+                    self._end(self.catch_up(state), Phase.ENDED, let_go)
+                except (OSError, NotDurable):
+                    self._end(state, Phase.AHEAD, let_go)
+                    raise
         finally:
-            # After a failure nothing says "in good order", and the next start copies the whole database.
             let_go()
-            self._disconnect()
-            self.sidecar.close()
-            self._gate.close()
+            self.abandon()
 
     def abandon(self) -> None:
         """Give everything back without shipping."""
@@ -161,16 +178,16 @@ class Carrier:
         self.sidecar.close()
         self._gate.close()
 
-    def _end(self, state: State, let_go: Callable[[], None]) -> None:
+    def _end(self, state: State, phase: Phase, let_go: Callable[[], None]) -> None:
         with self._gate.held():
-            tail = wal.read_tail(self.log, state.mark)
+            tail = wal.read_tail(self.log, state.mark) if phase is Phase.ENDED else None
             if tail is not None:
                 state = self._append(state, tail)
             let_go()
             self._disconnect()
+            # SQLite writes the log back and removes it when the last connection of all processes closes.
             if not _has_log(self.log):
-                found = self.database.stat()
-                self.sidecar.write(replace(state, ended=(found.st_size, found.st_mtime_ns)))
+                self.sidecar.write(replace(state, phase=phase, base=self._base()))
 
     def _carry(self, state: State) -> State:
         with self._gate.held():
@@ -199,6 +216,10 @@ class Carrier:
                 retry_after=RETRY_AFTER_S,
             )
 
+    def _base(self) -> tuple[int, int]:
+        found = self.database.stat()
+        return found.st_size, found.st_mtime_ns
+
     def _connect(self) -> sqlite3.Connection:
         if self._connection is None:
             self._connection = connect(self.database, busy_ms=100)
@@ -208,6 +229,12 @@ class Carrier:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+
+
+def _replaced() -> NotDurable:
+    return NotDurable(
+        "The runtime database was replaced while it was open: restart the host", retry_after=RETRY_AFTER_S
+    )
 
 
 @contextmanager

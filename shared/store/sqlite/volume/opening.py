@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 IDENTITY: Final = "store.json"
 """Names the store on a volume, so that the runtime database of another one is never taken for it."""
 
-NO_MARK: Final = Mark(salts=0, page_size=4096)
+NO_MARK: Final = Mark(inode=0, salts=0, page_size=4096)
 
 
 class Verdict(Enum):
@@ -41,17 +41,16 @@ def prepare(carrier: Carrier, store_dir: Path, *, token: str, era: int) -> None:
     """Make the runtime database the newest good copy and its shipping ready; raises StoreError."""
     database = carrier.database
     with carrier.held():
-        listing = layout.scan(store_dir)
-        found = _trusted(carrier, store_dir)
-        verdict = judge(found, store_dir, listing, database)
-        lineage = _lineage(store_dir)
+        state = carrier.sidecar.read()
+        found = state if state is not None and _trusted(carrier, state, store_dir) else None
+        verdict = judge(found, store_dir, layout.scan(store_dir), database)
         if verdict is Verdict.CONTINUE and found is not None:
-            state = replace(found, token=token, era=era)
-            carrier.sidecar.write(state)
-            carrier.resume(state)
+            carrier.resume(replace(found, token=token, era=era))
             return
+        if verdict is Verdict.RESTORE and state is not None and found is None:
+            log.warning("The runtime database %s doesn't continue what the volume has", database.name)
         state = State(
-            str(store_dir.absolute()), lineage, token, era, boot_id(), 0, FileId(era, 0), NO_MARK, None
+            str(store_dir.absolute()), _lineage(store_dir), token, era, boot_id(), 0, FileId(era, 0), NO_MARK
         )
         if verdict is Verdict.RESTORE:
             _restore(carrier, state)
@@ -99,16 +98,8 @@ def _lineage(store_dir: Path) -> str:
     return identity(store_dir) or rename_store(store_dir)
 
 
-def _trusted(carrier: Carrier, store_dir: Path) -> State | None:
-    """Return the sidecar's state if it is about this database, this volume and this run of the system."""
-    state = carrier.sidecar.read()
-    if state is None or state.boot != boot_id() or state.store_dir != str(store_dir.absolute()):
-        return None
-    try:
-        inode = carrier.database.stat().st_ino
-    except FileNotFoundError:
-        return None
-    return state if inode == state.inode else None
+def _trusted(carrier: Carrier, state: State, store_dir: Path) -> bool:
+    return state.store_dir == str(store_dir.absolute()) and carrier.vouched(state)
 
 
 def _on_volume(state: State, store_dir: Path) -> bool:
@@ -129,7 +120,7 @@ def _restore(carrier: Carrier, state: State) -> None:
     carrier.sidecar.forget()
     chain.discard(database)
     built.replace(database)
-    carrier.begin_after(state, end)
+    carrier.begin_after(replace(state, inode=database.stat().st_ino), end)
 
 
 def _take_local(carrier: Carrier, state: State, *, trusted: bool) -> None:
@@ -139,8 +130,7 @@ def _take_local(carrier: Carrier, state: State, *, trusted: bool) -> None:
         os.close(os.open(database, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     elif not trusted:
         _must_be_sound(database)
-    carrier.sidecar.forget()
-    carrier.renew(state)
+    carrier.renew(replace(state, inode=database.stat().st_ino))
 
 
 def _must_be_sound(database: Path) -> None:

@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,12 +25,23 @@ LOCK_MS: Final = 10_000
 """How long to wait for another process that ships, in milliseconds."""
 
 
+class Phase(StrEnum):
+    """What the local files are, compared with the volume."""
+
+    SHIPPING = "shipping"
+    """The log continues what was shipped."""
+    ENDED = "ended"
+    """Everything was shipped and the log written back, when the last process let go in good order."""
+    AHEAD = "ahead"
+    """The local database is complete and the volume isn't: it has to be shipped as a whole."""
+
+
 @dataclass(frozen=True, slots=True)
 class State:
     """Which local database is shipped where, and how far.
 
-    ``boot`` names the run of the operating system, ``inode`` the database file. ``ended`` is the size and
-    the modification time (ns) of the database file when the last process let it go in good order.
+    ``boot`` names the run of the operating system, ``inode`` the database file. ``base`` is that file's
+    size and modification time (ns): between two checkpoints nothing may write to it. None: not known.
     """
 
     store_dir: str
@@ -40,7 +52,8 @@ class State:
     inode: int
     segment: FileId
     mark: Mark
-    ended: tuple[int, int] | None = None
+    phase: Phase = Phase.SHIPPING
+    base: tuple[int, int] | None = None
 
 
 def boot_id() -> str:
@@ -88,12 +101,13 @@ class Sidecar:
 
 
 def _state(fields: dict[str, Any]) -> State:
-    ended = fields["ended"]
+    base = fields["base"]
     return State(
         **{
             **fields,
             "segment": FileId(*fields["segment"]),
             "mark": Mark(**fields["mark"]),
-            "ended": None if ended is None else (ended[0], ended[1]),
+            "phase": Phase(fields["phase"]),
+            "base": None if base is None else (base[0], base[1]),
         }
     )

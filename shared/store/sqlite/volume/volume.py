@@ -107,12 +107,6 @@ class Volume:
             if self._lock is not None:
                 self._lock.release()
 
-    def drop(self) -> None:
-        """Let everything go without shipping, after an opening that failed."""
-        self._carrier.abandon()
-        if self._lock is not None:
-            self._lock.release()
-
     def start_upkeep(self) -> None:
         """Begin checkpoints, compaction and recovery from failures."""
         if self._upkeep is not None:
@@ -190,16 +184,16 @@ def join_volume(database: Path, store_dir: Path | None) -> Volume | None:
     try:
         with carrier.held():
             state = carrier.sidecar.read()
-            if state is not None and database.exists() and database.stat().st_ino == state.inode:
+            if state is not None and carrier.vouched(state):
                 carrier.resume(state)
                 return Volume(carrier)
     except BaseException:
         carrier.abandon()
         raise
     carrier.abandon()
-    if store_dir is None:
-        return None
-    return _prepare_alone(store_dir, database)
+    if store_dir is None and state is not None:
+        store_dir = Path(state.store_dir)
+    return None if store_dir is None else _prepare_alone(store_dir, database)
 
 
 def _prepare_alone(store_dir: Path, database: Path) -> Volume:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import struct
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -17,7 +17,11 @@ FRAME: Final = struct.Struct(">6I")
 
 
 class NotContinuous(Exception):
-    """The log doesn't continue what was shipped, so only a new snapshot can carry the database."""
+    """The log doesn't continue what was shipped: somebody began it anew."""
+
+
+class LogReplaced(NotContinuous):
+    """The log is gone, or another file has its name: what is open and what is on the disk are two things."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +33,7 @@ class Mark:
     frames that the next writer overwrites in place, and only a second look at them tells.
     """
 
+    inode: int
     salts: int
     page_size: int
     shipped: int = 0
@@ -69,6 +74,8 @@ def read_tail(log: Path, mark: Mark) -> Tail | None:
     fd = _open(log)
     try:
         epoch = _epoch(fd)
+        if epoch.inode != mark.inode:
+            raise LogReplaced
         if (epoch.salts, epoch.page_size) != (mark.salts, mark.page_size) or _digest(fd, mark) != mark.digest:
             raise NotContinuous
         size = os.fstat(fd).st_size
@@ -86,7 +93,7 @@ def _open(log: Path) -> int:
     try:
         return os.open(log, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError as error:
-        raise NotContinuous from error
+        raise LogReplaced from error
 
 
 def _epoch(fd: int) -> Mark:
@@ -94,7 +101,7 @@ def _epoch(fd: int) -> Mark:
     if len(head) < HEADER.size:
         raise NotContinuous
     _, _, page_size, _, salt1, salt2, _, _ = HEADER.unpack(head)
-    return Mark(salts=salt1 << 32 | salt2, page_size=page_size)
+    return Mark(inode=os.fstat(fd).st_ino, salts=salt1 << 32 | salt2, page_size=page_size)
 
 
 def _digest(fd: int, mark: Mark) -> int:
@@ -127,5 +134,11 @@ def _committed(data: bytes, mark: Mark) -> Tail | None:
         return None
     return Tail(
         data[:end],
-        Mark(mark.salts, mark.page_size, mark.shipped + end, mark.shipped, digest, checksum_at(last)),
+        replace(
+            mark,
+            shipped=mark.shipped + end,
+            batch=mark.shipped,
+            digest=digest,
+            checksum=checksum_at(last),
+        ),
     )
