@@ -86,6 +86,8 @@ class TasksApi:
         key = idempotency(request, raw)
         kept = await self._store.runs.keyed(key, now_ms()) if key else None
         if kept is not None and kept.body is not None:
+            # The first attempt may have been refused because the volume did not take it.
+            await self._store.durable()
             return JSON(kept.body, status_code=kept.status or 201)
         view = await self._create(body, key)
         if key is not None:
