@@ -31,6 +31,11 @@ class Ledger:
         self.runs[body["run_id"]] = body["status"]
         self.outbound |= {message["id"] for message in body["outbound_messages"]}
 
+    @property
+    def told(self) -> int:
+        """Return how many promises there are."""
+        return len(self.messages) + len(self.runs) + len(self.outbound) + len(self.tasks)
+
     def counts(self) -> str:
         """Say how much was promised."""
         return (
