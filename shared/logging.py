@@ -41,7 +41,9 @@ def configure(level: str, log_format: Literal["json", "console"], redactor: Reda
         logger.propagate = True
         logger.setLevel(max(logging.WARNING, root.level))
     logging.getLogger("uvicorn.access").disabled = True
+    logging.raiseExceptions = False  # the report of a failed write would hold the record as it was
     sys.excepthook = _log_uncaught
+    sys.unraisablehook = _log_unraisable
     threading.excepthook = _log_uncaught_in_thread
 
 
@@ -58,7 +60,7 @@ class JsonFormatter(logging.Formatter):
             "time": iso(int(record.created * 1000)),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": self._redactor.line(_text(record.getMessage())),
+            "message": self._redactor.line(_text(_message(record))),
             **_request(),
         }
         if record.exc_info:
@@ -76,9 +78,7 @@ class ConsoleFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Return the line; control characters are shown, not sent."""
         fields = "".join(f" {name}={value}" for name, value in (_request() | extra_of(record)).items())
-        line = (
-            f"{at(int(record.created * 1000)):%H:%M:%S} {record.levelname:<7} {record.getMessage()}{fields}"
-        )
+        line = f"{at(int(record.created * 1000)):%H:%M:%S} {record.levelname:<7} {_message(record)}{fields}"
         if record.exc_info:
             line = f"{line}\n{self.formatException(record.exc_info)}"
         return self._redactor.line(line).translate(_CONTROL)
@@ -87,6 +87,14 @@ class ConsoleFormatter(logging.Formatter):
 def extra_of(record: logging.LogRecord) -> dict[str, Any]:
     """Return the fields that the caller gave with ``extra``."""
     return {name: value for name, value in vars(record).items() if name not in _STANDARD}
+
+
+def _message(record: logging.LogRecord) -> str:
+    """Return the message; arguments that don't fit it are left out rather than the record."""
+    try:
+        return record.getMessage()
+    except (TypeError, ValueError, KeyError):
+        return str(record.msg)
 
 
 def _request() -> dict[str, str]:
@@ -117,5 +125,10 @@ def _log_uncaught(kind: type[BaseException], error: BaseException, traceback: Tr
 
 
 def _log_uncaught_in_thread(thrown: threading.ExceptHookArgs) -> None:
+    if thrown.exc_value is not None:
+        _log_uncaught(thrown.exc_type, thrown.exc_value, thrown.exc_traceback)
+
+
+def _log_unraisable(thrown: sys.UnraisableHookArgs) -> None:
     if thrown.exc_value is not None:
         _log_uncaught(thrown.exc_type, thrown.exc_value, thrown.exc_traceback)

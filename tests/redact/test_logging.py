@@ -85,6 +85,26 @@ def test_an_exception_that_nobody_caught_is_logged_redacted() -> None:
     assert "RuntimeError: [redacted]" in entry["exception"]
 
 
+def test_an_exception_that_could_not_be_raised_is_logged_redacted() -> None:
+    (entry,) = entries(
+        """
+        class Closing:
+            def __del__(self): raise RuntimeError(CANARY)
+        closing = Closing(); del closing
+        """
+    )
+    assert "RuntimeError: [redacted]" in entry["exception"]
+
+
+def test_arguments_that_do_not_fit_their_message_leak_nowhere() -> None:
+    (entry,) = entries("log.info('%d items', CANARY)")
+    assert entry["message"] == "%d items"
+
+
+def test_a_record_that_cannot_be_written_is_lost_in_silence() -> None:
+    assert logged("import sys, os; sys.stderr.flush(); os.close(2); log.info(CANARY)") == ""
+
+
 def test_what_json_cannot_hold_is_logged_as_text() -> None:
     (entry,) = entries("log.info('name \\udcff', extra={'big': 1 << 80, 'no': float('nan'), 'o': {1: b'x'}})")
     assert entry["message"] == "name \\udcff"
