@@ -1,17 +1,213 @@
-"""The guard: refuses what is certainly meant to do harm, with a sentence, before the kernel does."""
+"""The guard: refuses what is certainly meant to do harm, with a sentence, before the kernel does.
+
+A courtesy to the model, never the wall. It judges parsed commands, not text; what only running can tell
+(variables, substitutions, scripts in files) is left to the kernel.
+"""
 
 from __future__ import annotations
 
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Final
 
 from host.sandbox.policy import SandboxPolicy
+from host.sandbox.shell import Command, parse
+from shared.errors import Misconfigured
+
+OUTSIDE: Final = "Command blocked by safety guard (path outside working dir)"
+DANGEROUS: Final = "Command blocked by safety guard (dangerous pattern detected)"
+
+# where every conversation's TMPDIR lies; the trailing dash makes it a prefix
+PRIVATE: Final = f"{tempfile.gettempdir()}/picoclaw-"
+_POWER: Final = frozenset({"shutdown", "reboot", "poweroff", "halt"})
+_FORMATTERS: Final = frozenset({"format", "diskpart", "wipefs", "mkswap"})
+_BLOCK_DEVICE: Final = re.compile(
+    r"/dev/(sd|hd|vd|xvd|nvme|mmcblk|loop|md|dm-|ram|zram|nbd|sr|disk/|mapper/|mem$|kmem$|port$)"
+)
+_SAFE_DEVICE: Final = re.compile(
+    r"/dev/(null|zero|full|random|urandom|stdin|stdout|stderr|tty|ptmx|(fd|pts|shm)(/.*)?)"
+)
+# commands whose plain arguments are paths, and nothing but paths
+_PATH_COMMANDS: Final = frozenset(
+    [
+        "cat",
+        "tac",
+        "head",
+        "tail",
+        "less",
+        "more",
+        "nl",
+        "od",
+        "xxd",
+        "hexdump",
+        "strings",
+        "ls",
+        "dir",
+        "stat",
+        "file",
+        "wc",
+        "cp",
+        "mv",
+        "rm",
+        "rmdir",
+        "touch",
+        "mkdir",
+        "ln",
+        "tee",
+        "source",
+        ".",
+        "shred",
+        "unlink",
+        "truncate",
+        "readlink",
+        "realpath",
+        "md5sum",
+        "sha256sum",
+        "base64",
+        "cmp",
+        "diff",
+    ]
+)
+_MOVES: Final = frozenset({"cd", "pushd", "popd"})
+_SYSTEM: Final = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/nix", "/opt")
+_KERNEL: Final = ("/etc", "/proc", "/sys", "/dev", "/run")
+_SHORT_FORCE: Final = re.compile(r"-[A-Za-z]*[fF][A-Za-z]*")
+_SHORT_RECURSIVE: Final = re.compile(r"-[A-Za-z]*[rR][A-Za-z]*")
+_PRIVATE_HOME: Final = frozenset(
+    [
+        ".ssh",
+        ".aws",
+        ".gnupg",
+        ".kube",
+        ".docker",
+        ".netrc",
+        ".picoclaw",
+        ".git-credentials",
+        ".pgpass",
+        ".azure",
+        ".password-store",
+    ]
+)
+_GLOB: Final = re.compile(r"[*?\[{]")
 
 
 class Guard:
-    def __init__(self, policy: SandboxPolicy, workspace: Path) -> None:
-        self._policy = policy
-        self._workspace = workspace
+    """Judges command lines for one workspace.
 
-    async def refusal(self, command: str, cwd: str | None) -> str | None:
-        """Return the refusal's text, or None."""
+    Raises ``Misconfigured`` on a pattern that is no regular expression.
+    """
+
+    def __init__(self, policy: SandboxPolicy, workspace: Path) -> None:
+        self._deny = _compiled(policy.deny_patterns)
+        self._allow = _compiled(policy.allow_patterns)
+        self._confined = policy.restrict_to_workspace
+        self._workspace = workspace
+        self._writable = [str(workspace), *(_fixed_part(path) for path in policy.write_paths)]
+        readable = [*self._writable, *(_fixed_part(path) for path in policy.read_paths), *_SYSTEM, *_KERNEL]
+        self._readable = ["/"] if policy.allow_read_outside_workspace else readable
+
+    def refusal(self, line: str, cwd: str | None = None) -> str | None:
+        """Return why a command line is refused, or None."""
+        script = parse(line)
+        commands = [command for command in script.commands if not self._is_allowed(command.text)]
+        bombs = [name for name in script.fork_bombs if not self._is_allowed(name)]
+        if bombs or any(self._is_dangerous(command) for command in commands):
+            return DANGEROUS
+        start = os.path.join(self._workspace, cwd or ".")  # noqa: PTH118 - lexical on purpose
+        if self._confined and any(self._strays(commands, start)):
+            return OUTSIDE
         return None
+
+    def _is_allowed(self, text: str) -> bool:
+        return any(pattern.search(text) for pattern in self._allow)
+
+    def _is_dangerous(self, command: Command) -> bool:
+        return (
+            any(pattern.search(command.text) for pattern in self._deny)
+            or command.name in _POWER
+            or command.name in _FORMATTERS
+            or command.name.startswith("mkfs")
+            or _asks_systemd(command)
+            or _writes_device(command)
+            or self._removes_outside(command)
+        )
+
+    def _removes_outside(self, command: Command) -> bool:
+        if command.name != "rm":
+            return False
+        options = [w for w in command.arguments if w is not None and w.startswith("-")]
+        recursive = any(_SHORT_RECURSIVE.fullmatch(o) or o == "--recursive" for o in options)
+        force = any(_SHORT_FORCE.fullmatch(o) or o == "--force" for o in options)
+        targets = [w for w in command.arguments if w is not None and not w.startswith("-")]
+        return recursive and force and any(self._is_foreign(target) for target in targets)
+
+    def _is_foreign(self, target: str) -> bool:
+        """Return whether removing ``target`` is certainly not meant for the workspace."""
+        if target.startswith("~"):
+            return target.rstrip("/*") == "~" or not target.startswith("~/")
+        if not target.startswith("/"):
+            return os.path.normpath(target).split("/")[0] == ".."
+        return not _inside(_fixed_part(target), [*self._writable, PRIVATE])
+
+    # --- paths
+
+    def _strays(self, commands: Iterable[Command], start: str) -> Iterator[bool]:
+        moved = False
+        for command in commands:
+            moved = moved or command.name in _MOVES
+            literal = [target for target in command.redirects if target is not None]
+            if command.name in _PATH_COMMANDS:
+                literal += [w for w in command.arguments if w is not None and not w.startswith("-")]
+            yield any(self._is_outside(path, start, moved=moved) for path in literal)
+
+    def _is_outside(self, path: str, start: str, *, moved: bool) -> bool:
+        if path.startswith("~"):
+            first = path[1:].lstrip("/").split("/")[0]
+            return (not path.startswith("~/") and path != "~") or first in _PRIVATE_HOME
+        if not path.startswith("/"):
+            if moved or ".." not in path.split("/"):
+                return False
+            path = f"{start}/{path}"
+        place = os.path.normpath(_fixed_part(path))
+        return not _inside(place, [*self._readable, PRIVATE])
+
+
+def _compiled(patterns: Iterable[str]) -> list[re.Pattern[str]]:
+    try:
+        return [re.compile(pattern) for pattern in patterns]
+    except re.error as error:
+        raise Misconfigured(f"{error.pattern!r} is not a regular expression: {error.msg}") from None
+
+
+def _fixed_part(path: str) -> str:
+    """Return the path up to the directory where wildcards begin."""
+    match = _GLOB.search(path)
+    return path if match is None else path[: match.start()].rpartition("/")[0] or "/"
+
+
+def _inside(path: str, roots: Iterable[str]) -> bool:
+    for root in roots:
+        if root.endswith("-") and path.startswith(root):
+            return True
+        if root == "/" or path == root or path.startswith(root.rstrip("/") + "/"):
+            return True
+    return False
+
+
+def _asks_systemd(command: Command) -> bool:
+    words = [word for word in command.arguments if word is not None and not word.startswith("-")]
+    if command.name in ("init", "telinit"):
+        return words[:1] in (["0"], ["6"])
+    return command.name == "systemctl" and words[:1] in ([["poweroff"], ["reboot"], ["halt"], ["kexec"]])
+
+
+def _writes_device(command: Command) -> bool:
+    if any(target is not None and _BLOCK_DEVICE.match(target) for target in command.redirects):
+        return True
+    targets = [w[3:] for w in command.arguments if w is not None and w.startswith("of=")]
+    if command.name != "dd":
+        return False
+    return any(target.startswith("/dev/") and not _SAFE_DEVICE.fullmatch(target) for target in targets)

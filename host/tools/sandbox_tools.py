@@ -12,6 +12,7 @@ from host.sandbox.sandbox import EXEC_GRACE_S, FILE_TIMEOUT_S, Sandbox, SandboxF
 from host.tools.arguments import BadArguments, check
 from host.tools.base import Image, ToolResult, ToolSpec
 
+COMMAND_BYTES: Final = 131_000  # one argument's limit is MAX_ARG_STRLEN, execve(2)
 EXEC_TIMEOUT_MAX_MS: Final = 3_600_000
 _MEDIA_TYPES: Final = ("image/png", "image/jpeg", "image/gif", "image/webp")
 _DENIED: Final = ("Permission denied", "Operation not permitted", "PermissionError")
@@ -143,7 +144,11 @@ class SandboxToolset:
             raise SandboxFault("command is missing")
         if "\0" in command:
             raise SandboxFault("a command can't contain a NUL byte")
-        refusal = await self._guard.refusal(command, arguments.get("cwd"))
+        if len(command.encode()) > COMMAND_BYTES:
+            raise SandboxFault(
+                f"the command is longer than {COMMAND_BYTES} bytes; write a script file and run it"
+            )
+        refusal = self._guard.refusal(command, arguments.get("cwd"))
         if refusal is not None:
             raise SandboxFault(refusal)
         if arguments.get("background"):

@@ -3,7 +3,7 @@ its own.
 """
 
 # Descriptors and raw paths on purpose: pathlib can't work relative to a directory that is held open.
-# ruff: noqa: PTH109
+# ruff: noqa: PTH109, PTH110
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import os
 import signal
 import socket
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final
 
-from . import confine, grants, notify, paths, privileges, probe, seccomp
+from . import confine, frames, grants, notify, paths, privileges, probe, seccomp
 from .config import Config, Place
+from .frames import Channel, Closed
 from .landlock import Access
 from .paths import Refused
 
@@ -63,79 +63,113 @@ class Process:
                 os.close(descriptor)
 
 
-def start(config: Config, request: dict[str, Any]) -> Process:
-    """Start ``request["command"]``, confined, in its place. Raises ``OSError``."""
-    place = Place(request["workspace"], request["temporary"])
-    allowed = grants.command_grants(config, place)
-    metadata = confine.metadata_mode(config, allowed)
-    output, output_inside = os.pipe2(os.O_CLOEXEC)
-    input_inside, feed = _input(bool(request.get("stdin")))
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-    reaper = os.getpid()
-    pid = os.fork()
-    if pid == 0:
-        _become_command(
-            config, request, place, allowed, metadata, (input_inside, output_inside), theirs, reaper
-        )
-    for descriptor in (output_inside, input_inside):
-        os.close(descriptor)
-    theirs.close()
-    os.set_blocking(output, False)
-    if feed is not None:
-        os.set_blocking(feed, False)
-    listener, fault = _hear(ours, expect_listener=metadata is not seccomp.Metadata.PERMISSIONS)
-    writable = [g.path for g in allowed if g.access & Access.MAKE_REG]
-    return Process(pid, os.pidfd_open(pid), output, feed, listener, writable, fault)
+class Prepared:
+    """A command-to-be, forked ahead: all but its workspace, its directory and its words are settled."""
 
+    def __init__(self, config: Config) -> None:
+        self._output, output_inside = os.pipe2(os.O_CLOEXEC)
+        input_inside, self._input = os.pipe2(os.O_CLOEXEC)
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._ours = ours
+        self._system = grants.Prebuilt(config)
+        reaper = os.getpid()
+        self._pid = os.fork()
+        if self._pid == 0:
+            ours.close()
+            os.close(self._output)
+            os.close(self._input)
+            _become_command(config, self._system, (input_inside, output_inside), theirs, reaper)
+        for descriptor in (output_inside, input_inside):
+            os.close(descriptor)
+        theirs.close()
+        self._system.close()
+        self._pidfd = os.pidfd_open(self._pid)
+        os.set_blocking(self._output, False)
+        os.set_blocking(self._input, False)
+        self._listener, self._fault = notify.receive_listener(ours)
+        with paths.Roots(config, Place(config.temporary, config.temporary)):
+            frames.Decoder().feed(frames.encode({"command": ""}))  # rehearsed, as in the child
 
-def _input(wanted: bool) -> tuple[int, int | None]:
-    if not wanted:
-        return os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC), None
-    return os.pipe2(os.O_CLOEXEC)
+    def start(self, config: Config, request: dict[str, Any]) -> Process:
+        """Start ``request["command"]`` in its place."""
+        place = Place(request["workspace"], request["temporary"])
+        writable = [g.path for g in grants.worker_grants(config, place) if g.access & Access.MAKE_REG]
+        process = Process(self._pid, self._pidfd, self._output, self._input, self._listener, writable)
+        try:
+            with paths.Roots(config, place) as roots, roots.directory(request.get("cwd") or ".") as directory:
+                process.fault = self._tell(request, directory)
+        except Refused as refusal:
+            process.fault = str(refusal)
+        if not request.get("stdin"):
+            process.close_input()
+        return process
 
-
-def _hear(connection: socket.socket, *, expect_listener: bool) -> tuple[int | None, str | None]:
-    """Take the notification descriptor if one comes, then wait for execve (end of stream) or a fault."""
-    with connection:
-        listener = notify.receive_listener(connection) if expect_listener else None
-        fault = connection.recv(4096)
-    return listener, fault.decode("utf-8", "replace") or None
+    def _tell(self, request: dict[str, Any], directory: int) -> str | None:
+        """Hand over the working directory and the request, and wait for execve (end of stream) or a fault."""
+        fault = self._fault
+        with self._ours, contextlib.suppress(Closed):
+            if not fault:
+                socket.send_fds(self._ours, [b"d"], [directory])
+                Channel(self._ours).send(request)
+                fault = self._ours.recv(4096)
+        return fault.decode("utf-8", "replace") or None
 
 
 def _become_command(
     config: Config,
-    request: dict[str, Any],
-    place: Place,
-    allowed: list[grants.Grant],
-    metadata: seccomp.Metadata,
+    system: grants.Prebuilt,
     streams: tuple[int, int],
     connection: socket.socket,
     reaper: int,
 ) -> None:
-    """Never returns: becomes the shell, or says why not and exits."""
+    """Never returns: becomes the shell, or says why not and exits.
+
+    What needs no request is done at once; then one frame says where and what.
+    """
     try:
         os.setsid()
         privileges.die_with_parent(reaper)
         _streams(*streams)
-        cwd = _enter(config, place, request.get("cwd"))
         _be_modest()
         confine.limit_resources(config)
-        confine.enter_domain(config, allowed, network=config.allow_network)
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-        _filter(config, metadata, connection)
-        if "probe" in request:
-            connection.close()  # as execve would, or the reaper waits for it and answers nothing
-            os.write(1, probe.attempts(request["probe"], place.temporary))
-            os._exit(0)
-        shell = next(s for s in _SHELLS if Path(s).exists())
-        arguments = [shell.rpartition("/")[2], "-c", request["command"]]
-        os.execve(shell, arguments, environment(config, place, cwd))  # noqa: S606 - a shell is what exec is for
+        _filter(config, connection)
+        _rehearse(config, system)
+        _, [directory], _, _ = socket.recv_fds(connection, 1, 1)
+        os.fchdir(directory)
+        os.close(directory)
+        _run(config, system, Channel(connection).receive(), connection)
+    except (Closed, ValueError):  # the reaper went before there was a request
+        os._exit(0)
     except Refused as refusal:
         connection.send(f"{refusal}".encode())
     except BaseException as error:  # noqa: BLE001 - the one place to tell of it is the socket
         connection.send(f"the sandbox could not start the command: {type(error).__name__}: {error}".encode())
     os._exit(_FAULT_EXIT)
+
+
+def _rehearse(config: Config, system: grants.Prebuilt) -> None:
+    """Walk through what a request needs once, in vain: the page faults of a fresh fork are then paid for."""
+    nowhere = Place(config.temporary, config.temporary)
+    environment(config, nowhere, "/")
+    frames.Decoder().feed(frames.encode({"command": "", "timeout_ms": 1, "cwd": None}))
+    system.rehearse(grants.worker_grants(config, nowhere))
+
+
+def _run(config: Config, system: grants.Prebuilt, request: dict[str, Any], connection: socket.socket) -> None:
+    """Enter the place, close the last door behind, and become the shell."""
+    place = Place(request["workspace"], request["temporary"])
+    if not request.get("stdin"):
+        os.dup2(os.open("/dev/null", os.O_RDONLY), 0)
+    system.complete(grants.worker_grants(config, place))
+    if "probe" in request:
+        connection.close()  # as execve would, or the reaper waits for it and answers nothing
+        os.write(1, probe.attempts(request["probe"], place.temporary))
+        os._exit(0)
+    shell = next(s for s in _SHELLS if os.path.exists(s))
+    arguments = [shell.rpartition("/")[2], "-c", request["command"]]
+    os.execve(shell, arguments, environment(config, place, os.getcwd()))  # noqa: S606 - a shell is what exec is for
 
 
 def _streams(input_inside: int, output_inside: int) -> None:
@@ -144,29 +178,20 @@ def _streams(input_inside: int, output_inside: int) -> None:
     os.dup2(output_inside, 2)
 
 
-def _enter(config: Config, place: Place, cwd: str | None) -> str:
-    """Change to the working directory, found as the file tools find paths; returns its path."""
-    with paths.Roots(config, place) as roots, roots.directory(cwd or ".") as directory:
-        os.fchdir(directory)
-    return os.getcwd()
-
-
 def _be_modest() -> None:
     os.umask(0o022)
     os.nice(NICE)
     with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE))
+        score = os.open("/proc/self/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)
+        os.write(score, str(OOM_SCORE).encode())
+        os.close(score)
 
 
-def _filter(config: Config, metadata: seccomp.Metadata, connection: socket.socket) -> None:
-    rules = seccomp.command_rules(
-        network=config.allow_network, metadata=metadata, landlock_abi=config.landlock_abi
-    )
-    notifying = metadata is not seccomp.Metadata.PERMISSIONS
-    listener = seccomp.install(seccomp.compiled(tuple(rules)), listener=notifying)
-    if listener is not None:
-        notify.send_listener(connection, listener)
-        os.close(listener)
+def _filter(config: Config, connection: socket.socket) -> None:
+    program = seccomp.command_filter(config.allow_network, confine.metadata_mode(config), config.landlock_abi)
+    listener = seccomp.install(program, flags=seccomp.FLAG_NEW_LISTENER)
+    notify.send_listener(connection, listener)
+    os.close(listener)
 
 
 def environment(config: Config, place: Place, cwd: str) -> dict[str, str]:

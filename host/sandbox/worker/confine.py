@@ -44,11 +44,12 @@ def enter_domain(config: Config, allowed: list[grants.Grant], *, network: bool) 
     ruleset.enforce()
 
 
-def metadata_mode(config: Config, allowed: list[grants.Grant]) -> seccomp.Metadata:
+def metadata_mode(config: Config) -> seccomp.Metadata:
     """Choose the cheapest way that keeps chmod, chown and utime inside (a uid of its own needs none)."""
     if config.own_uid or not config.landlock_abi:
         return seccomp.Metadata.PERMISSIONS
-    if grants.owns_something_readable(allowed, os.geteuid()):
+    readable = config.read_paths or config.allow_read_outside_workspace
+    if readable or grants.owns_something_readable(grants.system_grants(config), os.geteuid()):
         return seccomp.Metadata.ALL
     return seccomp.Metadata.PATHS
 
@@ -77,4 +78,4 @@ def confine_worker(config: Config, place: Place) -> None:
     privileges.limit(resource.RLIMIT_CORE, 0)
     privileges.limit(resource.RLIMIT_FSIZE, config.file_size)
     enter_domain(config, grants.worker_grants(config, place), network=False)
-    seccomp.install(seccomp.compile_filter(seccomp.worker_rules()))
+    seccomp.install(seccomp.worker_filter())

@@ -14,7 +14,7 @@ from functools import cache
 from typing import Final
 
 from .config import DEVICES, Config, Place
-from .landlock import DEVICE, READ, READ_EXECUTE, READ_WRITE, Access, Ruleset
+from .landlock import DEVICE, READ, READ_EXECUTE, READ_WRITE, Access, Ruleset, Scope
 
 # Programs and their libraries.
 SYSTEM: Final = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/nix/store")
@@ -104,11 +104,6 @@ class Grant:
     follow: bool = True
 
 
-def command_grants(config: Config, place: Place) -> list[Grant]:
-    """Return what a shell command may touch."""
-    return [*system_grants(config), *worker_grants(config, place)]
-
-
 @cache
 def system_grants(config: Config) -> tuple[Grant, ...]:
     """Return what programs need of the system; resolved once, in the supervisor, before it forks."""
@@ -184,8 +179,9 @@ def _children(path: str) -> list[str]:
         return []
 
 
-def add_rules(ruleset: Ruleset, grants: Iterable[Grant]) -> None:
-    """Add a rule for each path that exists; rules hold inodes, so this is done anew for every process."""
+def add_rules(ruleset: Ruleset, grants: Iterable[Grant]) -> dict[str, tuple[int, int]]:
+    """Add a rule for each path that exists; returns device and inode of each, for rules hold inodes."""
+    found: dict[str, tuple[int, int]] = {}
     for grant in grants:
         try:
             flags = os.O_PATH | os.O_CLOEXEC | (0 if grant.follow else os.O_NOFOLLOW)
@@ -193,11 +189,53 @@ def add_rules(ruleset: Ruleset, grants: Iterable[Grant]) -> None:
         except OSError:
             continue
         try:
-            mode = os.fstat(descriptor).st_mode
-            if not stat.S_ISLNK(mode):
-                ruleset.allow(descriptor, grant.access, is_directory=stat.S_ISDIR(mode))
+            status = os.fstat(descriptor)
+            if not stat.S_ISLNK(status.st_mode):
+                ruleset.allow(descriptor, grant.access, is_directory=stat.S_ISDIR(status.st_mode))
+                found[grant.path] = (status.st_dev, status.st_ino)
         finally:
             os.close(descriptor)
+    return found
+
+
+class Prebuilt:
+    """A command's rule set with the system's part in it; the place comes with the request."""
+
+    def __init__(self, config: Config) -> None:
+        self.allowed = list(system_grants(config))
+        self._ruleset: Ruleset | None = None
+        self._known: dict[str, tuple[int, int]] = {}
+        if config.landlock_abi:
+            scopes = Scope.SIGNAL | Scope.ABSTRACT_UNIX_SOCKET
+            network = not config.allow_network
+            self._ruleset = Ruleset(config.landlock_abi, files=True, network=network, scopes=scopes)
+            self._known = add_rules(self._ruleset, self.allowed)
+
+    def complete(self, place: Iterable[Grant]) -> None:
+        """Add the place's rules, and those of system files replaced meanwhile; then enforce all of it."""
+        if self._ruleset is not None:
+            replaced = [grant for grant in self.allowed if self._is_replaced(grant.path)]
+            add_rules(self._ruleset, [*replaced, *place])
+            self._ruleset.enforce()
+
+    def rehearse(self, place: Iterable[Grant]) -> None:
+        """Do what ``complete`` does, on a rule set that is thrown away."""
+        if self._ruleset is not None:
+            throwaway = Ruleset(1, files=True, network=False, scopes=Scope(0))
+            add_rules(throwaway, [*(g for g in self.allowed if self._is_replaced(g.path)), *place])
+            throwaway.close()
+
+    def _is_replaced(self, path: str) -> bool:
+        try:
+            status = os.lstat(path)
+        except OSError:
+            return False
+        return self._known.get(path) != (status.st_dev, status.st_ino)
+
+    def close(self) -> None:
+        """Close the rule set (in the process that does not use it)."""
+        if self._ruleset is not None:
+            self._ruleset.close()
 
 
 def owns_something_readable(grants: Iterable[Grant], uid: int) -> bool:

@@ -31,8 +31,9 @@ def choose(workspace: str, needed: list[tuple[str, int]], wanted: tuple[int, int
     """Choose for a supervisor that may be root.
 
     ``needed``: further paths with the access they must allow (``os.access`` bits). ``wanted``: the operator's
-    choice, taken as it is (0: stay root, without any capability). A workspace of root's is handed to the sandbox's uid; one that belongs to somebody
-    else (a bind mount) is worked in under that uid, so that its owner can still use the files.
+    choice, taken as it is (0: stay root, without any capability). A workspace of root's is handed to the
+    sandbox's uid; one that belongs to somebody else (a bind mount) is worked in under that uid, so that its
+    owner can still use the files.
     """
     if os.geteuid() != 0 or (wanted is not None and wanted[0] == 0):
         return Identity()

@@ -107,4 +107,8 @@ class Ruleset:
     def enforce(self) -> None:
         """Restrict this process for good; ``no_new_privs`` must be set. Closes the rule set."""
         syscalls.call(syscalls.LANDLOCK_RESTRICT_SELF, self._fd, 0)
+        self.close()
+
+    def close(self) -> None:
+        """Close the rule set's descriptor."""
         os.close(self._fd)

@@ -1,9 +1,9 @@
-"""chmod, chown and utime on behalf of a command (seccomp_unotify(2)).
+"""Calls made on behalf of a command (seccomp_unotify(2)): chmod, chown, utime, and nameless temporary files.
 
-Landlock does not cover these calls. Where commands share a uid with the host, or own something they may only
-read, the kernel hands such calls to the reaper. It never lets one continue (the caller could change the path
-meanwhile): it pins the file with an ``O_PATH`` descriptor, looks where that is, and makes the change itself
-through the descriptor, with the same uid and no privileges.
+Landlock does not cover the first three. Where commands share a uid with the host, or own something they may
+only read, the kernel hands such calls to the reaper. It never lets one continue (the caller could change
+the path meanwhile): it pins the file with an ``O_PATH`` descriptor, looks where that is, and makes the
+change itself through the descriptor, with the same uid and no privileges.
 """
 
 # Descriptors and raw paths on purpose: pathlib can't work relative to a directory that is held open.
@@ -28,9 +28,14 @@ from .grants import is_beneath
 
 _RECEIVE: Final = 0xC0502100  # SECCOMP_IOCTL_NOTIF_RECV
 _SEND: Final = 0xC0182101  # SECCOMP_IOCTL_NOTIF_SEND
+_ADD_FD: Final = 0x40182103  # SECCOMP_IOCTL_NOTIF_ADDFD
+_ADD_FD_AND_ANSWER: Final = 1 << 1  # SECCOMP_ADDFD_FLAG_SEND
+_CONTINUE: Final = 1  # SECCOMP_USER_NOTIF_FLAG_CONTINUE
 _ID_VALID: Final = 0x40082102  # SECCOMP_IOCTL_NOTIF_ID_VALID
 _NOTIFICATION: Final = struct.Struct("=QIIiIQ6Q")
 _ANSWER: Final = struct.Struct("=QqiI")
+_DESCRIPTOR: Final = struct.Struct("=QIIII")
+_SHARED_TEMPORARY: Final = (b"/tmp", b"/tmp/", b"/var/tmp", b"/var/tmp/")
 _PATH_MAX: Final = 4096
 _AT_SYMLINK_NOFOLLOW: Final = 0x100
 _UNCHANGED: Final = 0xFFFFFFFF
@@ -53,17 +58,18 @@ def send_listener(connection: socket.socket, listener: int) -> None:
     connection.sendmsg([b"l"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [listener]))])
 
 
-def receive_listener(connection: socket.socket) -> int | None:
-    """Take the notification descriptor; None when the command ended without sending it."""
-    _, descriptors, _, _ = socket.recv_fds(connection, 1, 1)
-    return descriptors[0] if descriptors else None
+def receive_listener(connection: socket.socket) -> tuple[int | None, bytes]:
+    """Take the notification descriptor; without one, the sentence that says why the command did not start."""
+    data, descriptors, _, _ = socket.recv_fds(connection, 4096, 1)
+    return (descriptors[0], b"") if descriptors else (None, data)
 
 
-class MetadataGate:
-    """Answers the notifications of one command."""
+class Gate:
+    """Answers the notifications of one command: metadata calls, and nameless files in /tmp."""
 
-    def __init__(self, listener: int, roots: list[str]) -> None:
+    def __init__(self, listener: int, roots: list[str], temporary: str) -> None:
         self.listener = listener
+        self._temporary = temporary
         self._roots = [os.path.realpath(root) for root in roots]
 
     def fileno(self) -> int:
@@ -78,9 +84,31 @@ class MetadataGate:
         except OSError:
             return  # the caller died between poll and here
         identity, thread, _, number, _, _, *arguments = _NOTIFICATION.unpack(buffer)
-        code = self._perform(identity, number, Call(thread, tuple(arguments)))
-        with contextlib.suppress(OSError):
-            fcntl.ioctl(self.listener, _SEND, _ANSWER.pack(identity, 0, -code, 0))
+        call = Call(thread, tuple(arguments))
+        with contextlib.suppress(OSError):  # the caller may be gone by now
+            if number in _OPENS:
+                self._open_nameless(identity, call, _OPENS[number])
+            else:
+                code = self._perform(identity, number, call)
+                fcntl.ioctl(self.listener, _SEND, _ANSWER.pack(identity, 0, -code, 0))
+
+    def _open_nameless(self, identity: int, call: Call, path_at: int) -> None:
+        """Serve ``open("/tmp", O_TMPFILE)``, which the C library hard-codes, from the private directory.
+
+        Any other goes on to the kernel; that is safe here, because Landlock judges the call that goes on, not
+        the path that was read.
+        """
+        flags, mode = call.arguments[path_at + 1 : path_at + 3]
+        if _string(call.thread, call.arguments[path_at]) not in _SHARED_TEMPORARY:
+            fcntl.ioctl(self.listener, _SEND, _ANSWER.pack(identity, 0, 0, _CONTINUE))
+            return
+        kept = flags & (os.O_ACCMODE | os.O_EXCL | os.O_APPEND)
+        descriptor = os.open(self._temporary, kept | os.O_TMPFILE | os.O_CLOEXEC, mode & 0o700)
+        try:
+            handed = (identity, _ADD_FD_AND_ANSWER, descriptor, 0, flags & os.O_CLOEXEC)
+            fcntl.ioctl(self.listener, _ADD_FD, _DESCRIPTOR.pack(*handed))
+        finally:
+            os.close(descriptor)
 
     def _perform(self, identity: int, number: int, call: Call) -> int:
         operation = _OPERATIONS.get(number)
@@ -284,6 +312,12 @@ _BY_NAME: Final = {
     "utimes": _Operation(_utime(1, _TIMEVAL), path=0),
     "futimesat": _Operation(_utime(2, _TIMEVAL), directory=0, path=1, descriptor=0),
     "utimensat": _Operation(_utime(2, _TIMESPEC), directory=0, path=1, flags=3, descriptor=0),
+}
+# where open calls keep the path; flags and mode follow it
+_OPENS: Final = {
+    number: path_at
+    for name, path_at in (("open", 0), ("openat", 1))
+    if (number := syscall_table.number(name)) is not None
 }
 _OPERATIONS: Final = {
     number: operation

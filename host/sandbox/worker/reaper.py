@@ -15,7 +15,7 @@ from typing import Any, Final
 from . import command, confine, privileges, tree
 from .config import Config
 from .frames import Channel, Closed, Frame
-from .notify import MetadataGate
+from .notify import Gate
 from .output import Output
 
 _CHUNK: Final = 64 << 10
@@ -32,11 +32,13 @@ def reap(channel: Channel, config: Config, supervisor: int) -> None:
     scoped = confine.enter_signal_scope(config.landlock_abi, supervisor)
     privileges.become(config.uid, config.gid, config.last_capability)
     privileges.not_dumpable()
+    prepared = command.Prepared(config)
     try:
         request = channel.receive()
     except Closed:
+        tree.end_all(scoped=scoped)
         return
-    run = Run(channel, config, request, scoped=scoped)
+    run = Run(channel, config, request, prepared, scoped=scoped)
     try:
         answer = run.to_the_end()
     except (OSError, ValueError) as error:
@@ -53,27 +55,31 @@ def reap(channel: Channel, config: Config, supervisor: int) -> None:
 class Run:
     """One command from start to end."""
 
-    def __init__(self, channel: Channel, config: Config, request: Frame, *, scoped: bool) -> None:
+    def __init__(
+        self, channel: Channel, config: Config, request: Frame, prepared: command.Prepared, *, scoped: bool
+    ) -> None:
         self._channel = channel
         self._config = config
         self._request = request
+        self._prepared = prepared
         self._scoped = scoped
         self._output = Output(config.output)
         self._ended: str | None = None
-        self._gate: MetadataGate | None = None
+        self._gate: Gate | None = None
         self._input = memoryview(str(request.get("stdin") or "").encode())
         self._poll = select.poll()
 
     def to_the_end(self) -> Frame:
         """Start the command, serve it until it ends or a limit is reached, and say what happened."""
         started = time.monotonic()
-        with contextlib.closing(command.start(self._config, self._request)) as process:
+        with contextlib.closing(self._prepared.start(self._config, self._request)) as process:
             self._process = process
             if process.fault is not None:
                 return {"fault": process.fault}
             if process.listener is not None:
-                self._gate = MetadataGate(process.listener, process.writable)
+                self._gate = Gate(process.listener, process.writable, self._request["temporary"])
             self._register()
+            self._listen()  # what came together with the request no longer wakes the poll
             self._serve(started)
             status = self._end()
         text, dropped = self._output.text()

@@ -17,6 +17,7 @@ from typing import Final
 
 from . import bpf, syscall_table, syscalls
 
+_GROUP: Final = 8
 # seccomp(2)
 SET_MODE_FILTER: Final = 1
 FLAG_NEW_LISTENER: Final = 1 << 3
@@ -203,7 +204,10 @@ def command_rules(*, network: bool, metadata: Metadata, landlock_abi: int) -> li
     rules = [*_base_rules(), *_socket_rules(network), Rule(("openat2",), refuse(errno.ENOSYS))]
     if landlock_abi < 3:  # Landlock does not see truncation yet
         rules.append(Rule(("truncate",), refuse()))
-    return [*rules, *_metadata_rules(metadata)]
+    nameless = [
+        Rule((name,), NOTIFY, (_any_bit(at, _O_TMPFILE_BIT),)) for name, at in (("open", 1), ("openat", 2))
+    ]
+    return [*rules, *nameless, *_metadata_rules(metadata)]
 
 
 def worker_rules() -> list[Rule]:
@@ -212,14 +216,22 @@ def worker_rules() -> list[Rule]:
 
 
 @cache
-def compiled(rules: tuple[Rule, ...]) -> bytes:
-    """Return ``compile_filter(rules)``, computed once; the supervisor does it before it forks."""
-    return compile_filter(rules)
+def command_filter(network: bool, metadata: Metadata, landlock_abi: int) -> bytes:
+    """Return the program of ``command_rules``, computed once; the supervisor does it before it forks."""
+    return compile_filter(command_rules(network=network, metadata=metadata, landlock_abi=landlock_abi))
+
+
+@cache
+def worker_filter() -> bytes:
+    """Return the program of ``worker_rules``, computed once."""
+    return compile_filter(worker_rules())
 
 
 def compile_filter(rules: Sequence[Rule]) -> bytes:
-    """Return the BPF program: foreign architectures and unknown calls answer ENOSYS, then the rules, then
-    allow.
+    """Return the BPF program: foreign and unknown calls answer ENOSYS, then the rules, then allow.
+
+    Calls are compared in groups by number, so that most need few steps (and the kernel, which tries the
+    program for every call when it is installed, takes less time over it).
     """
     program = bpf.Program()
     program.load(bpf.ARCHITECTURE)
@@ -231,27 +243,41 @@ def compile_filter(rules: Sequence[Rule]) -> bytes:
     program.jump(bpf.JUMP_GREATER, syscall_table.NEWEST_KNOWN, false="known")
     program.give(refuse(errno.ENOSYS))
     program.label("known")
-    for index, rule in enumerate(rules):
-        _compile_rule(program, rule, f"rule{index}")
+    by_number = sorted(_by_number(rules).items())
+    for start in range(0, len(by_number), _GROUP):
+        _compile_group(program, by_number[start : start + _GROUP])
     program.give(ALLOW)
     return program.assemble()
 
 
+def _by_number(rules: Sequence[Rule]) -> dict[int, list[Rule]]:
+    found: dict[int, list[Rule]] = {}
+    for rule in rules:
+        for name in rule.calls:
+            number = syscall_table.number(name)
+            if number is not None:
+                found.setdefault(number, []).append(rule)
+    return found
+
+
+def _compile_group(program: bpf.Program, group: list[tuple[int, list[Rule]]]) -> None:
+    after = f"after {group[-1][0]}"
+    program.jump(bpf.JUMP_GREATER, group[-1][0], true=after)
+    for number, rules in group:
+        program.jump(bpf.JUMP_EQUAL, number, false=f"not {number}")
+        for index, rule in enumerate(rules):
+            _compile_rule(program, rule, f"{number} {index}")
+        program.give(ALLOW)
+        program.label(f"not {number}")
+    program.give(ALLOW)
+    program.label(after)
+
+
 def _compile_rule(program: bpf.Program, rule: Rule, name: str) -> None:
-    numbers = [n for n in map(syscall_table.number, rule.calls) if n is not None]
-    if not numbers:
-        return
-    for position, number in enumerate(numbers):
-        last = position == len(numbers) - 1
-        program.jump(bpf.JUMP_EQUAL, number, true=f"{name}.body", false=f"{name}.end" if last else None)
-    program.label(f"{name}.body")
     for position, test in enumerate(rule.tests):
-        _compile_test(program, test, f"{name}.hold{position}", f"{name}.miss")
+        _compile_test(program, test, f"{name} hold {position}", f"{name} miss")
     program.give(rule.action)
-    program.label(f"{name}.miss")
-    if rule.tests:
-        program.load(bpf.NUMBER)  # the tests overwrote the accumulator
-    program.label(f"{name}.end")
+    program.label(f"{name} miss")
 
 
 def _compile_test(program: bpf.Program, test: Test, hold: str, miss: str) -> None:
@@ -271,13 +297,11 @@ def _compile_test(program: bpf.Program, test: Test, hold: str, miss: str) -> Non
     program.label(hold)
 
 
-def install(program: bytes, *, listener: bool = False) -> int | None:
+def install(program: bytes, *, flags: int = 0) -> int:
     """Install the filter on this thread and all it will start; ``no_new_privs`` must be set.
 
-    Returns the notification descriptor if ``listener`` (seccomp_unotify(2)). Raises ``OSError``.
+    Returns the notification descriptor with ``FLAG_NEW_LISTENER`` (seccomp_unotify(2)). Raises ``OSError``.
     """
     code = ctypes.create_string_buffer(program, len(program))
     header = struct.pack("HP", len(program) // 8, ctypes.addressof(code))
-    flags = FLAG_NEW_LISTENER if listener else 0
-    descriptor = syscalls.call(syscalls.SECCOMP, SET_MODE_FILTER, flags, header)
-    return descriptor if listener else None
+    return syscalls.call(syscalls.SECCOMP, SET_MODE_FILTER, flags, header)

@@ -125,11 +125,8 @@ class Supervisor:
         """Compute what all children share, before they are forked."""
         grants.system_grants(self._config)
         for metadata in seccomp.Metadata:
-            rules = seccomp.command_rules(
-                network=self._config.allow_network, metadata=metadata, landlock_abi=self._config.landlock_abi
-            )
-            seccomp.compiled(tuple(rules))
-        seccomp.compiled(tuple(seccomp.worker_rules()))
+            seccomp.command_filter(self._config.allow_network, metadata, self._config.landlock_abi)
+        seccomp.worker_filter()
         gc.collect()
         gc.freeze()
 

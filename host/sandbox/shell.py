@@ -1,0 +1,212 @@
+"""A command line as a shell reads it: commands with their literal words, redirections and functions.
+
+Parsed by tree-sitter's grammar for bash, loaded at first use. A word that depends on anything at run time
+(variables, substitutions) is None: nobody can know it here.
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cache
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from tree_sitter import Node, Parser
+
+Word = str | None
+_MAX_NESTING: Final = 4
+_SHELLS: Final = frozenset({"sh", "bash", "dash", "zsh", "ash", "ksh"})
+# commands that run another command given in their arguments
+_WRAPPERS: Final = frozenset(
+    [
+        "sudo",
+        "doas",
+        "env",
+        "nohup",
+        "time",
+        "command",
+        "exec",
+        "nice",
+        "timeout",
+        "stdbuf",
+        "setsid",
+        "xargs",
+        "busybox",
+        "builtin",
+        "ionice",
+    ]
+)
+_DURATION: Final = re.compile(r"\d+(\.\d+)?[smhd]?")
+_ASSIGNMENT: Final = re.compile(r"[A-Za-z_]\w*=.*", re.S)
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A simple command: its literal words, and the targets it redirects output and input to."""
+
+    words: tuple[Word, ...]
+    redirects: tuple[Word, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The command's name without its directory, empty if it is not literal."""
+        first = self.words[0] if self.words else None
+        return first.rpartition("/")[2] if first else ""
+
+    @property
+    def arguments(self) -> tuple[Word, ...]:
+        """The words after the name."""
+        return self.words[1:]
+
+    @property
+    def text(self) -> str:
+        """The literal words joined, for patterns."""
+        return " ".join(word for word in self.words if word is not None)
+
+
+@dataclass(slots=True)
+class Script:
+    """All commands of a line as they are written, and the functions that multiply themselves."""
+
+    commands: list[Command] = field(default_factory=list)
+    fork_bombs: list[str] = field(default_factory=list)
+
+
+def parse(line: str, nesting: int = 0) -> Script:
+    """Parse a command line; what the grammar can't make sense of is left out."""
+    script = Script()
+    root = _parser().parse(line.encode()).root_node
+    for node in _walk(root):
+        if node.type == "function_definition" and _multiplies(node):
+            script.fork_bombs.append(_name_of(node))
+        elif node.type in ("command", "redirected_statement"):
+            _add(script, node, nesting)
+    return script
+
+
+def _add(script: Script, node: Node, nesting: int) -> None:
+    if node.type == "redirected_statement":
+        targets = tuple(_redirect_targets(node))
+        script.commands.append(Command((), targets))
+        return
+    words = tuple(_literal(child) for child in node.children if _is_word(child))
+    command = Command(words, tuple(_redirect_targets(node)))
+    script.commands.append(command)
+    for inner in _inner(command):
+        script.commands.append(inner)
+    for text in _inner_scripts(command):
+        if nesting < _MAX_NESTING:
+            nested = parse(text, nesting + 1)
+            script.commands += nested.commands
+            script.fork_bombs += nested.fork_bombs
+
+
+@cache
+def _parser() -> Parser:
+    import tree_sitter_bash
+    from tree_sitter import Language, Parser
+
+    return Parser(Language(tree_sitter_bash.language()))
+
+
+def _walk(node: Node) -> Iterator[Node]:
+    pending = [node]
+    while pending:
+        current = pending.pop()
+        yield current
+        pending.extend(reversed(current.children))
+
+
+def _is_word(node: Node) -> bool:
+    return node.is_named and node.type not in (
+        "variable_assignment",
+        "file_redirect",
+        "herestring_redirect",
+        "heredoc_redirect",
+    )
+
+
+def _redirect_targets(node: Node) -> Iterator[Word]:
+    for child in node.children:
+        if child.type == "file_redirect":
+            target = child.child_by_field_name("destination")
+            if target is not None:
+                yield _literal(target)
+
+
+def _literal(node: Node) -> Word:
+    """Return what a word means, or None if that is known only at run time."""
+    text = (node.text or b"").decode("utf-8", "replace")
+    match node.type:
+        case "command_name" | "concatenation":
+            parts = [_literal(child) for child in node.children]
+            return None if None in parts else "".join(part for part in parts if part is not None)
+        case "word":
+            return re.sub(r"\\(.)", r"\1", text.replace("\\\n", ""), flags=re.S)
+        case "number" | "string_content" | "test_operator":
+            return text
+        case "raw_string":
+            return text[1:-1]
+        case "ansi_c_string":
+            return _ansi(text[2:-1])
+        case "string":
+            parts = [_literal(child) for child in node.children if child.type != '"']
+            return None if None in parts else "".join(part for part in parts if part is not None)
+    return None
+
+
+def _ansi(text: str) -> Word:
+    try:
+        return codecs.decode(text.encode("latin-1", "backslashreplace"), "unicode_escape")
+    except UnicodeDecodeError:
+        return None
+
+
+def _inner(command: Command) -> Iterator[Command]:
+    """Yield the command that a wrapper (sudo, env, xargs ...) runs."""
+    words = command.words
+    while words and words[0] is not None and words[0].rpartition("/")[2] in _WRAPPERS:
+        words = words[1:]
+        while words and words[0] is not None and _is_wrapper_option(words[0]):
+            words = words[1:]
+        if words:
+            yield Command(words)
+
+
+def _is_wrapper_option(word: str) -> bool:
+    return bool(word.startswith("-") or _ASSIGNMENT.fullmatch(word) or _DURATION.fullmatch(word))
+
+
+def _inner_scripts(command: Command) -> Iterator[str]:
+    """Yield literal scripts handed to a shell or to eval."""
+    words = [word for word in command.words if word is not None]
+    if len(words) != len(command.words) or not words:
+        return
+    for position, word in enumerate(words[:-2]):
+        if word.rpartition("/")[2] in _SHELLS and re.fullmatch(r"-[a-z]*c", words[position + 1]):
+            yield words[position + 2]
+    if command.name == "eval":
+        yield " ".join(words[1:])
+
+
+def _name_of(function: Node) -> str:
+    name = function.child_by_field_name("name")
+    return (name.text or b"").decode() if name is not None else ""
+
+
+def _multiplies(function: Node) -> bool:
+    """Return whether a function pipes itself into itself, or starts itself in the background."""
+    name, body = _name_of(function), function.child_by_field_name("body")
+    if not name or body is None:
+        return False
+    calls = sum(1 for node in _walk(body) if node.type == "command" and _called(node) == name)
+    concurrent = any(node.type in ("&", "|") for node in _walk(body))
+    return concurrent and calls > 1
+
+
+def _called(command: Node) -> str:
+    name = command.child_by_field_name("name")
+    return (name.text or b"").decode() if name is not None else ""

@@ -1,0 +1,81 @@
+"""A host under attack: keeps secrets in its environment and memory, serves the tools on stdin/stdout.
+
+One JSON object a line: ``{"tool", "input", "conversation", "limits", "policy"}``; answers with
+text and error.
+Run as a process of its own, so that the test beside it can be the judge, and so that it can have any uid.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import anyio
+
+from host.sandbox import Limits, Sandbox, SandboxPolicy
+
+NAMES = {"procs": "processes", "mem": "memory", "data": "data", "fsize": "file_size"}
+
+
+async def main() -> None:
+    world = json.loads(sys.stdin.readline())  # not an argument: command lines can be read by everybody
+    secret = ctypes.create_string_buffer(world["memory_canary"].encode())
+    async with contextlib.AsyncExitStack() as stack:
+        sandboxes: dict[str, Sandbox] = {}
+
+        async def sandbox(limits: dict[str, int]) -> Sandbox:
+            key = json.dumps(limits, sort_keys=True)
+            if key not in sandboxes:
+                sandboxes[key] = await stack.enter_async_context(Sandbox(policy(world, limits)))
+            return sandboxes[key]
+
+        first = await sandbox({})
+        report = await first.ready()
+        say(
+            {
+                "level": report.level,
+                "missing": report.missing,
+                "pid": os.getpid(),
+                "memory": ctypes.addressof(secret),
+            }
+        )
+        while line := await anyio.to_thread.run_sync(sys.stdin.readline):
+            say(await serve(json.loads(line), sandbox))
+
+
+def policy(world: dict[str, Any], limits: dict[str, int]) -> SandboxPolicy:
+    outside = Path(world["outside"])
+    return SandboxPolicy(
+        workspace=Path(world["workspace"]),
+        secret_paths=(outside,),
+        allow_patterns=("",),  # the guard stands aside: what is tried is the kernel's wall
+        uid=world.get("uid"),
+        max_landlock_abi=world.get("max_landlock_abi"),
+        limits=Limits(**{NAMES[name]: value for name, value in limits.items()}),
+    )
+
+
+async def serve(request: dict[str, Any], sandbox: Any) -> dict[str, Any]:
+    running: Sandbox = await sandbox(request.get("limits") or {})
+    if request.get("op") == "temporary":
+        return {"temporary": await running.private_directory(request["conversation"])}
+    if request.get("op") == "forget":
+        await running.forget(request["conversation"])
+        return {}
+    tools = running.toolset(request["conversation"])
+    result = await tools.call(request["tool"], request["input"])
+    return {"text": result.text, "is_error": result.is_error}
+
+
+def say(value: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(value) + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    anyio.run(main)

@@ -1,0 +1,134 @@
+"""The guard: the exact texts, for what is certainly meant, and nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from host.sandbox.guard import DANGEROUS, OUTSIDE, Guard
+from host.sandbox.policy import SandboxPolicy
+from shared.errors import Misconfigured
+from tests.attack import entries
+
+WORKSPACE = Path("/srv/memory")
+
+
+def guard(**settings: object) -> Guard:
+    return Guard(SandboxPolicy(workspace=WORKSPACE, **settings), WORKSPACE)  # type: ignore[arg-type] # by name
+
+
+def test_the_texts_are_the_agreed_ones() -> None:
+    assert OUTSIDE == "Command blocked by safety guard (path outside working dir)"
+    assert DANGEROUS == "Command blocked by safety guard (dangerous pattern detected)"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "rm -rf /",
+        "rm -fr /*",
+        "rm -r -f ~",
+        "rm -rf ..",
+        "rm --recursive --force ../other",
+        "rm -rf /etc",
+        "sudo rm -rf /srv",
+        "ls; rm -rf ./x/../../y",
+        "bash -c 'rm -rf /'",
+        'eval "rm -rf /"',
+        r"r\m -rf /",
+        "'rm' -rf \"/\"",
+        "echo $(rm -rf /)",
+        "find . | xargs rm -rf /",
+        "mkfs.ext4 /dev/sda1",
+        "format c:",
+        "diskpart",
+        "dd if=x of=/dev/sda",
+        "cat x > /dev/nvme0n1",
+        "shutdown -h now",
+        "sudo reboot",
+        "systemctl poweroff",
+        "init 0",
+        ":(){ :|:& };:",
+        "bomb() { bomb | bomb & }; bomb",
+    ],
+)
+@pytest.mark.parametrize("confined", [True, False])
+def test_what_is_certainly_destructive_is_refused(line: str, confined: bool) -> None:
+    assert guard(restrict_to_workspace=confined).refusal(line) == DANGEROUS
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "cat /root/x",
+        "cat ../secret",
+        "cat ~/.ssh/id_rsa",
+        "ls ~root",
+        "cat sub/../../x",
+        "cp a /var/lib/b",
+        "echo x > /root/y",
+        "head -n 1 /home/*/notes",
+    ],
+)
+def test_a_literal_path_outside_is_refused_up_front(line: str) -> None:
+    assert guard().refusal(line) == OUTSIDE
+    assert guard(restrict_to_workspace=False).refusal(line) is None
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "rm -rf build",
+        "rm -rf -- *",
+        "rm -rf /srv/memory/build",
+        "rm -rf $x",
+        "echo format",
+        "echo reboot",
+        "grep -r shutdown .",
+        "dd if=/dev/zero of=x bs=1 count=1",
+        "dd if=x of=/dev/null",
+        "git log --format=%h",
+        "echo $(date) ${x}",
+        "kill %1",
+        "cat /srv/memory/notes.md",
+        "cat sub/../ok.txt",
+        "cd sub && cat ../ok.txt",
+        "cat /etc/passwd /usr/share/dict/words",
+        "sed -n '/foo/p' x",
+        "echo hi > /dev/null 2>/dev/stderr",
+        "cat <<EOF\nrm -rf /\nEOF",
+        "# rm -rf /\ntrue",
+        "f() { echo f; }; f & f | cat",
+        "awk '/..\\//' x",
+        "unterminated 'quote",
+        "",
+    ],
+)
+def test_harmless_lines_pass(line: str) -> None:
+    assert guard().refusal(line) is None
+
+
+@pytest.mark.parametrize("name", ["sandbox.yaml", "own.yaml"])
+def test_no_harmless_command_of_the_corpus_is_refused(name: str) -> None:
+    for entry in entries.load(name)["benign"]:
+        if isinstance(entry["input"], str):
+            assert guard().refusal(entry["input"].replace("@WS@", str(WORKSPACE))) is None, entry["id"]
+
+
+def test_custom_patterns_apply_to_each_command_not_to_the_line() -> None:
+    judged = guard(deny_patterns=("^curl ",), allow_patterns=("^cat /root/motd$",))
+    assert judged.refusal("true; curl x") == DANGEROUS
+    assert judged.refusal("echo 'curl x'") is None
+    assert judged.refusal("cat /root/motd") is None
+    assert judged.refusal("cat /root/motd; cat /root/other") == OUTSIDE
+
+
+def test_allowed_paths_are_inside() -> None:
+    judged = guard(read_paths=("/opt/data", "/mnt/*/logs"), write_paths=("/srv/out",))
+    assert judged.refusal("cat /opt/data/x; ls /mnt/a/logs; cp a /srv/out/b") is None
+
+
+def test_a_bad_pattern_stops_the_start() -> None:
+    with pytest.raises(Misconfigured, match="regular expression"):
+        guard(deny_patterns=("(",))
