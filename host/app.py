@@ -20,6 +20,7 @@ from host.api.chat import ChatApi
 from host.api.control import ControlApi
 from host.api.health import Build, HealthApi, Volumes
 from host.api.metrics import MetricsApi
+from host.api.openapi import OpenApi
 from host.api.tasks import TasksApi
 from host.mcp_clients.tool_servers import ToolServers
 from host.metrics import Metrics
@@ -75,6 +76,7 @@ class Host:
             *TasksApi(self.store, tasks, self.task_runner).routes(),
             *ControlApi(self.stop).routes(),
             *MetricsApi(self.metrics, self.store, lambda: self.runs.active_count).routes(),
+            *OpenApi(settings.version).routes(),
         ]
         tokens = [
             secret.get_secret_value()

@@ -1,0 +1,262 @@
+"""GET /openapi.json: the contract, made from the models that validate requests and the shapes of answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Final
+
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from host.api import shapes
+from host.api.chat import ChatRequest
+from host.api.control import StopRequest
+from host.api.responses import JSON
+from host.api.tasks import CheckRequest, TaskChanges, TaskRequest, TriggerRequest
+
+PAGE: Final = ("limit", "cursor")
+
+DESCRIPTIONS: Final = {
+    "limit": "Items on a page, 1 to 1000; 100 if not given",
+    "cursor": "next_cursor of the page before",
+    "include_temporary": "Also the conversations of isolated task runs: true or false",
+    "conversation_id": "Only this conversation's",
+    "status": "Only tasks in this status",
+    "Idempotency-Key": "1 to 200 characters; the same key with the same body is the same request, for 24 h",
+    "Last-Event-ID": "Events after this one",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One route of the contract."""
+
+    method: str
+    path: str
+    summary: str
+    answer: type[BaseModel] | str | None
+    body: type[BaseModel] | None = None
+    status: int = 200
+    query: Sequence[str] = ()
+    headers: Sequence[str] = ()
+    errors: Sequence[int] = ()
+    open: bool = False
+
+
+KEY: Final = ("Idempotency-Key",)
+
+OPERATIONS: Final = (
+    Operation("GET", "/health", "How the host is", shapes.HealthShape, open=True),
+    Operation("GET", "/ready", "Whether requests are welcome", shapes.ReadyShape, errors=(503,), open=True),
+    Operation(
+        "POST",
+        "/chat",
+        "Say something; the answer as JSON, or as server-sent events with stream",
+        shapes.ChatShape,
+        body=ChatRequest,
+        headers=KEY,
+        errors=(404, 409, 413, 415, 429, 503),
+    ),
+    Operation(
+        "GET",
+        "/chat",
+        "List conversations, newest activity first",
+        shapes.ConversationsShape,
+        query=(*PAGE, "include_temporary"),
+    ),
+    Operation("GET", "/chat/{id}", "One conversation", shapes.ConversationShape, errors=(404,)),
+    Operation(
+        "DELETE",
+        "/chat/{id}",
+        "Delete a conversation and all that is its own",
+        None,
+        status=204,
+        errors=(404, 409, 503),
+    ),
+    Operation(
+        "GET",
+        "/chat/{id}/messages",
+        "A conversation's messages in the order they were stored",
+        shapes.MessagesShape,
+        query=PAGE,
+        errors=(404,),
+    ),
+    Operation(
+        "POST",
+        "/chat/{id}/cancel",
+        "Stop the conversation's run",
+        shapes.CancelShape,
+        status=202,
+        errors=(404, 409),
+    ),
+    Operation(
+        "GET",
+        "/chat/{id}/runs",
+        "A conversation's runs, newest first",
+        shapes.RunsShape,
+        query=PAGE,
+        errors=(404,),
+    ),
+    Operation("GET", "/chat/{id}/runs/{run_id}", "One run", shapes.RunShape, errors=(404,)),
+    Operation(
+        "GET",
+        "/chat/{id}/runs/{run_id}/events",
+        "A run's events, live or after its end",
+        "text/event-stream",
+        headers=("Last-Event-ID",),
+        errors=(404,),
+    ),
+    Operation(
+        "POST",
+        "/task",
+        "Make a scheduled task",
+        shapes.TaskShape,
+        body=TaskRequest,
+        status=201,
+        headers=KEY,
+        errors=(404, 409, 413, 415, 503),
+    ),
+    Operation(
+        "GET",
+        "/tasks",
+        "List tasks in the order they were made",
+        shapes.TasksShape,
+        query=(*PAGE, "conversation_id", "status"),
+    ),
+    Operation("GET", "/task/{id}", "One task", shapes.TaskShape, errors=(404,)),
+    Operation(
+        "PUT",
+        "/task/{id}",
+        "Change what is given",
+        shapes.TaskShape,
+        body=TaskChanges,
+        errors=(404, 409, 503),
+    ),
+    Operation("DELETE", "/task/{id}", "Delete a task and its run log", None, status=204, errors=(404, 503)),
+    Operation(
+        "GET",
+        "/task/{id}/runs",
+        "A task's run log, newest first",
+        shapes.TaskRunsShape,
+        query=PAGE,
+        errors=(404,),
+    ),
+    Operation(
+        "POST",
+        "/task/trigger",
+        "Run a task now, in a slot of its own",
+        shapes.ExecutedShape,
+        body=TriggerRequest,
+        headers=KEY,
+        errors=(404, 409, 503),
+    ),
+    Operation(
+        "POST",
+        "/task/check",
+        "Run one due task, or up to max of them",
+        shapes.CheckShape,
+        body=CheckRequest,
+        errors=(503,),
+    ),
+    Operation("POST", "/control/stop", "Drain and exit", shapes.StopShape, body=StopRequest),
+    Operation("GET", "/metrics", "The counters, for Prometheus", "text/plain"),
+    Operation("GET", "/openapi.json", "This document", "application/json"),
+)
+
+
+class OpenApi:
+    """The document's route."""
+
+    def __init__(self, version: str) -> None:
+        self._version = version
+
+    def routes(self) -> list[Route]:
+        """Return the routes."""
+        return [Route("/openapi.json", self.get, methods=["GET"])]
+
+    async def get(self, request: Request) -> Response:
+        """Return the document."""
+        return JSON(document(self._version))
+
+
+@cache
+def document(version: str) -> dict[str, Any]:
+    """Return the OpenAPI 3.1 document."""
+    models: set[type[BaseModel]] = {shapes.ErrorShape}
+    for operation in OPERATIONS:
+        models |= {model for model in (operation.body, operation.answer) if isinstance(model, type)}
+    ordered = sorted(models, key=lambda model: model.__name__)
+    _, schemas = models_json_schema(
+        [(model, "validation") for model in ordered], ref_template="#/components/schemas/{model}"
+    )
+    paths: dict[str, dict[str, Any]] = {}
+    for operation in OPERATIONS:
+        paths.setdefault(operation.path, {})[operation.method.lower()] = _operation(operation)
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "PicoClaw", "version": version, "license": {"name": "MIT", "identifier": "MIT"}},
+        "security": [{"bearer": []}],
+        "paths": paths,
+        "components": {
+            "schemas": schemas["$defs"],
+            "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}},
+        },
+    }
+
+
+def _operation(operation: Operation) -> dict[str, Any]:
+    answer: dict[str, Any] = {"description": operation.summary}
+    if isinstance(operation.answer, str):
+        answer["content"] = {operation.answer: {}}
+    elif operation.answer is not None:
+        answer["content"] = _content(operation.answer)
+        if operation.path == "/chat" and operation.body is not None:
+            answer["content"]["text/event-stream"] = {}
+    responses = {str(operation.status): answer}
+    usual = () if operation.open else (400, 401, 429, 500)
+    for status in sorted({*operation.errors, *usual}):
+        responses[str(status)] = {"description": "An error", "content": _content(shapes.ErrorShape)}
+    found: dict[str, Any] = {
+        "summary": operation.summary,
+        "operationId": _operation_id(operation),
+        "parameters": _parameters(operation),
+        "responses": responses,
+    }
+    if operation.body is not None:
+        found["requestBody"] = {"content": _content(operation.body), "required": True}
+    if operation.open:
+        found["security"] = []
+    return found
+
+
+def _operation_id(operation: Operation) -> str:
+    words = operation.path.replace("{", "").replace("}", "").replace(".", "_").split("/")
+    return "_".join([operation.method.lower(), *filter(None, words)])
+
+
+def _content(model: type[BaseModel]) -> dict[str, Any]:
+    return {"application/json": {"schema": {"$ref": f"#/components/schemas/{model.__name__}"}}}
+
+
+def _parameters(operation: Operation) -> list[dict[str, Any]]:
+    in_path = [part[1:-1] for part in operation.path.split("/") if part.startswith("{")]
+    placed = [
+        *(("path", name) for name in in_path),
+        *(("query", name) for name in operation.query),
+        *(("header", name) for name in operation.headers),
+    ]
+    return [
+        {
+            "name": name,
+            "in": place,
+            "required": place == "path",
+            "description": DESCRIPTIONS.get(name, "The id") if place != "path" else "The id",
+            "schema": {"type": "integer" if name == "limit" else "string"},
+        }
+        for place, name in placed
+    ]

@@ -1,0 +1,255 @@
+"""The shapes of answers, for the OpenAPI document; tests hold every answer against them."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Shape(BaseModel):
+    """An answer's body: exactly these fields."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class ErrorShape(Shape):
+    """Every error; ``conversation_id`` when a conversation is busy."""
+
+    error: str
+    code: str
+    request_id: str
+    conversation_id: str | None = None
+
+
+class UsageShape(Shape):
+    """Tokens as the model's API counts them."""
+
+    input_tokens: int
+    output_tokens: int
+    cache_creation_input_tokens: int
+    cache_read_input_tokens: int
+
+
+class OutboundShape(Shape):
+    """What the agent said with send_message."""
+
+    id: str
+    conversation_id: str
+    text: str
+    sender: str
+    created_at: str
+
+
+class ChatShape(BaseModel):
+    """The answer of a run; only the first fields when the run was cut off by a crash."""
+
+    status: Literal["success", "timeout", "error", "paused"]
+    conversation_id: str
+    message_id: str
+    run_id: str
+    result: str | None = None
+    model: str | None = None
+    session_id: str | None = None
+    duration_ms: int | None = None
+    usage: UsageShape | None = None
+    error: str | None = None
+    code: str | None = None
+    outbound_messages: list[OutboundShape] | None = None
+    session_end_marker: str | None = None
+    session_end_marker_detected: bool | None = None
+
+
+class ConversationShape(Shape):
+    """A conversation."""
+
+    conversation_id: str
+    session_id: str
+    created_at: str
+    last_activity: str
+    message_count: int
+    status: Literal["idle", "running"]
+
+
+class ConversationsShape(Shape):
+    """A page of conversations."""
+
+    conversations: list[ConversationShape]
+    next_cursor: str | None
+
+
+class MessageShape(Shape):
+    """A message as people see it."""
+
+    id: str
+    conversation_id: str
+    role: Literal["user", "assistant"]
+    sender: str
+    sender_name: str
+    content: str
+    created_at: str
+
+
+class MessagesShape(Shape):
+    """A page of messages."""
+
+    conversation_id: str
+    messages: list[MessageShape]
+    next_cursor: str | None
+
+
+class RunShape(Shape):
+    """A run."""
+
+    run_id: str
+    conversation_id: str
+    status: Literal["running", "success", "timeout", "error", "cancelled", "paused"]
+    created_at: str
+    finished_at: str | None
+    duration_ms: int | None
+    model: str
+    usage: UsageShape
+    error: str | None
+    code: str | None
+
+
+class RunsShape(Shape):
+    """A page of runs."""
+
+    runs: list[RunShape]
+    next_cursor: str | None
+
+
+class CancelShape(Shape):
+    """A run that is being cancelled."""
+
+    status: Literal["cancelling"]
+    conversation_id: str
+    run_id: str
+
+
+class TaskShape(Shape):
+    """A scheduled task."""
+
+    id: str
+    conversation_id: str
+    prompt: str
+    schedule_type: Literal["cron", "interval", "once"]
+    schedule_value: str
+    timezone: str
+    context_mode: Literal["group", "isolated"]
+    catch_up: Literal["skip", "once", "all"]
+    status: Literal["active", "paused", "completed", "failed"]
+    next_run: str | None
+    created_at: str
+    updated_at: str
+    last_run: str | None
+    last_status: str | None
+    attempts: int
+
+
+class TasksShape(Shape):
+    """A page of tasks."""
+
+    tasks: list[TaskShape]
+    next_cursor: str | None
+
+
+class TaskRunShape(Shape):
+    """A row of a task's run log."""
+
+    id: str
+    task_id: str
+    trigger: Literal["schedule", "manual"]
+    due_at: str | None
+    status: str
+    attempt: int
+    run_id: str | None
+    conversation_id: str | None
+    started_at: str
+    finished_at: str | None
+    duration_ms: int | None
+    result: str | None
+    error: str | None
+
+
+class TaskRunsShape(Shape):
+    """A page of a task's run log."""
+
+    runs: list[TaskRunShape]
+    next_cursor: str | None
+
+
+class ExecutedShape(Shape):
+    """A task that ran."""
+
+    status: Literal["success", "timeout", "error", "paused"]
+    task_id: str
+    run_id: str
+    conversation_id: str
+    result: str
+    duration_ms: int
+    next_run: str | None
+    outbound_messages: list[OutboundShape]
+    error: str | None = None
+
+
+class CheckShape(Shape):
+    """What a check ran; ``results`` when ``max`` was given."""
+
+    checked: int
+    message: str | None = None
+    executed: ExecutedShape | None = None
+    remaining: int | None = None
+    results: list[ExecutedShape] | None = None
+
+
+class DatabaseShape(Shape):
+    """The database, as /health sees it."""
+
+    ok: bool
+    conversations: int | None
+    tasks: int | None
+
+
+class VolumesShape(Shape):
+    """Whether each volume can be used."""
+
+    memory: bool
+    skills: bool
+    sessions: bool
+    store: bool
+
+
+class SandboxShape(Shape):
+    """What the sandbox enforces."""
+
+    level: int
+    landlock_abi: int
+
+
+class HealthShape(Shape):
+    """How the host is."""
+
+    status: Literal["ok", "degraded"]
+    version: str
+    commit: str
+    build_time: str
+    max_execution_ms: int
+    database: DatabaseShape
+    volumes: VolumesShape
+    sandbox: SandboxShape
+
+
+class ReadyShape(Shape):
+    """Requests are welcome."""
+
+    status: Literal["ready"]
+
+
+class StopShape(Shape):
+    """The host is stopping."""
+
+    status: Literal["stopping"]
+    reason: str
+    message: str
