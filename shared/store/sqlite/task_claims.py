@@ -203,9 +203,11 @@ def _busy(connection: sqlite3.Connection, conversation_id: str) -> bool:
 
 
 def _hold_back(connection: sqlite3.Connection, conversation_id: str, now: int) -> None:
+    # The way in is the conversation with its few tasks, not all that are due.
     connection.execute(
-        """UPDATE scheduled_tasks SET waits = ? WHERE conversation_id = ? AND context_mode = 'group'
-        AND status = 'active' AND waits = 0 AND next_run <= ?""",
+        """UPDATE scheduled_tasks INDEXED BY tasks_of_conversation SET waits = ?
+        WHERE conversation_id = ? AND context_mode = 'group' AND status = 'active' AND waits = 0
+        AND next_run <= ?""",
         (WAITS_FOR_CONVERSATION, conversation_id, now),
     )
 

@@ -81,7 +81,8 @@ class SqliteTasks:
         if owner is not None:
             where["conversation_id = ?"] = owner
         if status is not None:
-            where["status = ?"] = status
+            # With an owner its few tasks are the way in, not everybody's of that status.
+            where["status = ?" if owner is None else "+status = ?"] = status
         statement = f"SELECT * FROM scheduled_tasks WHERE {' AND '.join(where)} ORDER BY number LIMIT ?"
 
         def work(connection: sqlite3.Connection) -> Page[Task]:
@@ -237,7 +238,7 @@ def _keep_quota(connection: sqlite3.Connection, conversation_id: str, quota: int
         return
     removed = connection.execute(
         """DELETE FROM scheduled_tasks WHERE number = (SELECT min(number) FROM scheduled_tasks
-            WHERE conversation_id = ? AND status = 'completed')""",
+            WHERE conversation_id = ? AND +status = 'completed')""",
         (conversation_id,),
     ).rowcount
     if removed == 0:
