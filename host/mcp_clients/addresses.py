@@ -1,0 +1,133 @@
+"""Where a request's MCP server may be: the address that was checked is the one that is dialled."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from collections.abc import AsyncIterator, Collection
+from dataclasses import dataclass, field
+from typing import Final
+
+import anyio
+import httpx2
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+RESPONSE_LIMIT: Final = 8 * 1024 * 1024
+"""Most bytes of one response that is no event stream."""
+
+# Metadata services outside the link-local range, as their providers document them.
+METADATA: Final = frozenset({"fd00:ec2::254", "100.100.100.200", "168.63.129.16", "192.0.0.192"})
+
+
+class Forbidden(httpx2.ConnectError):
+    """The name leads to an address that requests may not reach."""
+
+
+@dataclass(frozen=True, slots=True)
+class AddressPolicy:
+    """Which hosts may be dialled although they aren't public. ``any_address``: an operator's server."""
+
+    allowed_hosts: frozenset[str] = field(default_factory=frozenset)
+    any_address: bool = False
+
+    async def resolve(self, host: str, port: int) -> list[str]:
+        """Return the addresses to dial, in order; raises Forbidden if one of them may not be."""
+        try:
+            found = await anyio.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except OSError as error:
+            raise httpx2.ConnectError("the name has no address") from error
+        addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
+        if not self.any_address and host.lower() not in self.allowed_hosts:
+            for address in addresses:
+                if not is_public(address):
+                    raise Forbidden("the address is not public")
+        return addresses
+
+
+def is_public(text: str) -> bool:
+    """Return whether an address is on the public internet, and not a known metadata service."""
+    address = _embedded(ipaddress.ip_address(text.partition("%")[0]))
+    return address.is_global and not address.is_multicast and str(address) not in METADATA
+
+
+def _embedded(address: Address) -> Address:
+    """Return the IPv4 address that an IPv6 one stands for (mapped, 6to4, NAT64), or the address itself."""
+    if isinstance(address, ipaddress.IPv4Address):
+        return address
+    if address in ipaddress.IPv6Network("64:ff9b::/96"):
+        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    return address.ipv4_mapped or address.sixtofour or address
+
+
+class PinnedTransport(httpx2.AsyncBaseTransport):
+    """Resolves and checks each request's host, redirects included, and dials the checked address."""
+
+    def __init__(self, policy: AddressPolicy) -> None:
+        self._policy = policy
+        # No proxy of the environment: it would resolve the name again, unchecked.
+        self._inner = httpx2.AsyncHTTPTransport(trust_env=False)
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        """Send the request; raises Forbidden, and what the transport raises."""
+        url = request.url
+        port = url.port or (443 if url.scheme == "https" else 80)
+        addresses = await self._policy.resolve(url.host, port)
+        for last, address in ((address == addresses[-1], address) for address in addresses):
+            try:
+                response = await self._inner.handle_async_request(_pinned(request, address))
+            except (httpx2.ConnectError, httpx2.ConnectTimeout):
+                if last:
+                    raise
+            else:
+                return _bounded(response)
+        raise httpx2.ConnectError("the name has no address")
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        await self._inner.aclose()
+
+
+def _pinned(request: httpx2.Request, address: str) -> httpx2.Request:
+    """Return the same request for one address; name, certificate and Host header stay the asked ones."""
+    return httpx2.Request(
+        request.method,
+        request.url.copy_with(host=address),
+        headers=request.headers,
+        stream=request.stream,
+        extensions={**request.extensions, "sni_hostname": request.url.host},
+    )
+
+
+def _bounded(response: httpx2.Response) -> httpx2.Response:
+    if response.headers.get("content-type", "").startswith("text/event-stream"):
+        # Events are bounded one by one by who reads them.
+        return response
+    assert isinstance(response.stream, httpx2.AsyncByteStream)  # noqa: S101 - an async transport made it
+    return httpx2.Response(
+        response.status_code,
+        headers=response.headers,
+        stream=_Bounded(response.stream),
+        extensions=response.extensions,
+    )
+
+
+class _Bounded(httpx2.AsyncByteStream):
+    def __init__(self, inner: httpx2.AsyncByteStream) -> None:
+        self._inner = inner
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        left = RESPONSE_LIMIT
+        async for chunk in self._inner:
+            left -= len(chunk)
+            if left < 0:
+                raise httpx2.ReadError("the response is too long")
+            yield chunk
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
+
+
+def hosts(names: Collection[str]) -> frozenset[str]:
+    """Return host names as a policy compares them."""
+    return frozenset(name.lower() for name in names)

@@ -1,0 +1,251 @@
+"""Other people's MCP servers, for the length of one run.
+
+A server that is down, slow, or says nonsense costs its own tools and a line in ``problems``, never the run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import logging
+import re
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+import anyio
+import anyio.to_thread
+
+from host.mcp_clients.server_config import ServerConfig
+from host.mcp_clients.spawning import Spawn
+from host.tools.base import ToolResult, ToolSpec
+from shared import jsons
+
+if TYPE_CHECKING:
+    from mcp.client import Client
+
+    from host.mcp_clients.addresses import AddressPolicy
+
+logger = logging.getLogger("picoclaw.mcp")
+
+CONNECT_SECONDS: Final = 10.0
+CLOSE_SECONDS: Final = 2.0
+NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,128}")
+"""What the Messages API takes as a tool's name."""
+LONGEST_DESCRIPTION: Final = 4096
+LARGEST_SCHEMA: Final = 64 * 1024
+
+
+class ToolPins:
+    """What the tools of each place looked like when they were first seen, for the life of the host."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, str] = {}
+
+    def changed(self, place: str, specs: Sequence[ToolSpec]) -> bool:
+        """Return whether they differ from the first time."""
+        shown = jsons.dump_bytes([[spec.name, spec.description, dict(spec.input_schema)] for spec in specs])
+        digest = hashlib.sha256(shown).hexdigest()
+        return self._seen.setdefault(place, digest) != digest
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """How far external servers may be reached: non-public hosts, the sandbox's door, pinned tools.
+
+    ``connect_seconds``: longest wait for all servers together, from dialling to the list of tools.
+    """
+
+    allowed_hosts: frozenset[str] = frozenset()
+    spawn: Spawn | None = None
+    pins: ToolPins = field(default_factory=ToolPins)
+    connect_seconds: float = CONNECT_SECONDS
+
+
+class ExternalToolset:
+    """The tools of one connected server."""
+
+    def __init__(self, name: str, config: ServerConfig, client: Client) -> None:
+        self._name = name
+        self._config = config
+        self._client = client
+        self._tools: dict[str, str] = {}
+        self._specs: list[ToolSpec] = []
+
+    def specs(self) -> Sequence[ToolSpec]:
+        """Return the tools in the server's order."""
+        return self._specs
+
+    def add(self, spec: ToolSpec, tool: str) -> None:
+        """Offer a tool of the server under the spec's name."""
+        self._specs.append(spec)
+        self._tools[spec.name] = tool
+
+    async def call(self, name: str, arguments: Mapping[str, Any]) -> ToolResult:
+        """Run one tool; a hung or broken server gives an error result."""
+        tool = self._tools.get(name)
+        if tool is None:
+            return ToolResult(f"There is no tool named {name}.", is_error=True)
+        seconds = self._config.timeout_ms / 1000
+        sdk = _sdk()
+        try:
+            with anyio.fail_after(seconds):
+                result: ToolResult = await sdk.called(self._client, tool, arguments, seconds)
+                return result
+        except TimeoutError:
+            return self._fault(f"did not answer within {seconds:g} s; the call may have taken effect")
+        except Exception as error:  # noqa: BLE001 - the SDK raises whatever a server makes it raise
+            logger.warning("A call of an MCP server failed: %s", type(error).__name__)
+            return self._fault(_reason(error))
+
+    def _fault(self, reason: str) -> ToolResult:
+        return ToolResult(f"The MCP server {self._name} {reason}.", is_error=True)
+
+
+@dataclass(slots=True)
+class ExternalServers:
+    """What came of connecting: toolsets in the order of the entries, and a sentence per problem."""
+
+    toolsets: list[ExternalToolset] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+
+@asynccontextmanager
+async def open_external(servers: Mapping[str, ServerConfig], reach: Reach) -> AsyncIterator[ExternalServers]:
+    """Connect to all servers at once, within the reach's connect_seconds, and yield what came of it."""
+    if not servers:
+        yield ExternalServers()
+        return
+    await anyio.to_thread.run_sync(_sdk)
+    ending: Exception | None = None
+    async with anyio.create_task_group() as group:
+        links = [_Link(name, config, reach) for name, config in servers.items()]
+        for link in links:
+            group.start_soon(link.live)
+        with anyio.move_on_after(reach.connect_seconds):
+            for link in links:
+                await link.settled.wait()
+        try:
+            yield _gather(links, reach.pins)
+        except Exception as error:  # noqa: BLE001 - raised again below: the group would wrap it
+            ending = error
+        finally:
+            for link in links:
+                link.leave()
+    if ending is not None:
+        raise ending
+
+
+class _Link:
+    """The one task that enters and leaves a server's session."""
+
+    def __init__(self, name: str, config: ServerConfig, reach: Reach) -> None:
+        self.name = name
+        self.config = config
+        self.settled = anyio.Event()
+        self.toolset: ExternalToolset | None = None
+        self.tools: list[Any] = []
+        self.problem = f"did not answer within {reach.connect_seconds:g} s"
+        self._reach = reach
+        self._wanted = anyio.Event()
+        self._scope = anyio.CancelScope()
+
+    async def live(self) -> None:
+        """Connect, wait for the end of the run, leave; nothing of it raises."""
+        try:
+            with self._scope:
+                await self._live()
+        except Exception as error:  # noqa: BLE001 - the SDK raises whatever a server makes it raise
+            self.problem = _reason(error)
+            logger.warning("An MCP server could not be used: %s", type(error).__name__)
+        finally:
+            self.settled.set()
+
+    def leave(self) -> None:
+        """Let the session end, within CLOSE_SECONDS; one that never began is given up at once."""
+        self._wanted.set()
+        self._scope.deadline = anyio.current_time() + (CLOSE_SECONDS if self.toolset else 0.0)
+
+    async def _live(self) -> None:
+        sdk = _sdk()
+        async with sdk.connected(self.config, self._policy(), self._reach.spawn) as client:
+            self.tools = await sdk.listed(client)
+            self.toolset = ExternalToolset(self.name, self.config, client)
+            self.settled.set()
+            await self._wanted.wait()
+
+    def _policy(self) -> AddressPolicy:
+        addresses = importlib.import_module("host.mcp_clients.addresses")
+        policy: AddressPolicy = addresses.AddressPolicy(self._reach.allowed_hosts, self.config.trusted)
+        return policy
+
+
+def _gather(links: Sequence[_Link], pins: ToolPins) -> ExternalServers:
+    """Offer the tools of who answered; a name that is taken stays with who had it first."""
+    found = ExternalServers()
+    taken: set[str] = set()
+    for link in links:
+        if link.toolset is None:
+            found.problems.append(f"The MCP server {link.name} {link.problem}; its tools are missing.")
+            continue
+        for tool in link.tools:
+            allowed = link.config.allowed_tools
+            if allowed is not None and tool.name not in allowed:
+                continue
+            spec = _spec(link.name, tool)
+            fault = _fault(spec, taken)
+            if fault is None:
+                taken.add(spec.name)
+                link.toolset.add(spec, tool.name)
+            else:
+                found.problems.append(f"The tool {spec.name[:160]} is not offered: {fault}.")
+        if pins.changed(f"{link.name} {link.config.place}", link.toolset.specs()):
+            found.problems.append(
+                f"The tools of the MCP server {link.name} have changed since they were first seen."
+            )
+        found.toolsets.append(link.toolset)
+    return found
+
+
+def _spec(server: str, tool: Any) -> ToolSpec:
+    reads = tool.annotations is not None and tool.annotations.read_only_hint is True
+    return ToolSpec(
+        name=f"mcp__{server}__{tool.name}",
+        description=(tool.description or tool.title or "")[:LONGEST_DESCRIPTION],
+        input_schema=tool.input_schema,
+        parallel=reads,
+    )
+
+
+def _fault(spec: ToolSpec, taken: set[str]) -> str | None:
+    if not NAME.fullmatch(spec.name):
+        return "its name is not one a model can call"
+    if spec.name in taken:
+        return "its name is taken"
+    if spec.input_schema.get("type") != "object":
+        return "its input schema is not an object's"
+    if len(jsons.dump_bytes(spec.input_schema)) > LARGEST_SCHEMA:
+        return "its input schema is too large"
+    return None
+
+
+def _reason(error: BaseException) -> str:
+    """Return what may be said of a failure: its kind, never its text, which the server can choose."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    name = type(error).__name__
+    known = {
+        "Forbidden": "is at an address that requests may not reach",
+        "PermissionError": "is a program, and there is no sandbox to run it in",
+        "TooManyTools": "lists more tools than can be offered",
+        "TimeoutError": "did not answer in time",
+    }
+    if name in known:
+        return known[name]
+    return "could not be reached" if "Connect" in name else "does not speak the protocol, refused, or ended"
+
+
+def _sdk() -> Any:
+    # Loaded with the first external server, on a worker thread: most runs have none.
+    return importlib.import_module("host.mcp_clients.sdk_session")
