@@ -63,7 +63,9 @@ async def test_a_newer_database_is_refused_and_left_as_it_is(
 ) -> None:
     async def use_the_newer_program() -> None:
         with monkeypatch.context() as patch:
-            patch.setattr(migrations, "STEPS", (*STEPS, ("CREATE TABLE IF NOT EXISTS novelty (x TEXT) STRICT",)))
+            patch.setattr(
+                migrations, "STEPS", (*STEPS, ("CREATE TABLE IF NOT EXISTS novelty (x TEXT) STRICT",))
+            )
             patch.setattr(migrations, "SCHEMA_VERSION", SCHEMA_VERSION + 1)
             async with places.host() as store:
                 await store.conversations.ensure("a", 1)

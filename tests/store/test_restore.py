@@ -52,10 +52,16 @@ async def test_a_torn_snapshot_costs_nothing_while_the_one_before_is_there(
 
 async def test_a_half_written_snapshot_is_ignored(places: Places) -> None:
     await grow(places)
-    (places.volume / "snapshot-000009-00000099.tmp").write_bytes(b"SQLite format 3\0half")
+    half = places.volume / "snapshot-000009-00000099.tmp"
+    half.write_bytes(b"SQLite format 3\0half")
     places.lose_local_disk()
+    places.local.mkdir()
+    scratch = places.database.with_name("pico.db.compacted")
+    scratch.write_bytes(b"half")
     async with places.host() as store:
         assert await names(store) == ALL
+        assert not half.exists()
+        assert not scratch.exists()
 
 
 @pytest.mark.parametrize("cut", [1, 30, 4000, 4120, 9000])

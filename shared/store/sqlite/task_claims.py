@@ -30,8 +30,11 @@ from shared.store.sqlite.task_rows import (
     task_run,
 )
 
-STEPS_AT_ONCE: Final = 64
-"""How many tasks one transaction may pass over or move on before it lets other writers in."""
+STEPS_AT_ONCE: Final = 16
+"""How many conversations or tasks one transaction may take out of the way before it lets others write."""
+
+DEAD_AT_ONCE: Final = 64
+"""How many dead owners' claims one transaction looks at."""
 
 Claimed = tuple[Task, TaskRun]
 
@@ -217,7 +220,7 @@ def _take_over(connection: sqlite3.Connection, by: Claimant) -> Claimed | None:
     dead = connection.execute(
         """SELECT * FROM task_runs WHERE state = 'running' AND lease_until <= ?
         ORDER BY lease_until, number LIMIT ?""",
-        (rows.lease_now(), STEPS_AT_ONCE),
+        (rows.lease_now(), DEAD_AT_ONCE),
     ).fetchall()
     for claim in dead:
         fate = _fate(connection, claim)

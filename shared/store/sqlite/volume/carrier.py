@@ -87,7 +87,10 @@ class Carrier:
                 mark = _first_frame(connection, self.log)
                 moved = mark.salts != state.mark.salts
                 state = replace(state, base=self._base())
-                self.sidecar.write(replace(state, segment=following, mark=mark) if moved else state)
+                if moved:
+                    state = replace(state, segment=following, mark=mark)
+                self.sidecar.write(state)
+            self._carry(state)
             return moved
 
     def renew(self, state: State) -> State:

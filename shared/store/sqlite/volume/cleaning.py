@@ -22,6 +22,12 @@ def clean(store_dir: Path, token: str) -> None:
         path.unlink(missing_ok=True)
 
 
+def sweep(store_dir: Path) -> None:
+    """Remove what a host left that died while it wrote a file; only for who holds the volume."""
+    for path in store_dir.glob(f"*{layout.TEMPORARY}"):
+        path.unlink(missing_ok=True)
+
+
 def _superfluous(store_dir: Path, listing: Listing) -> list[Path]:
     if len(listing.snapshots) <= GENERATIONS:
         return []

@@ -14,6 +14,7 @@ from shared import jsons
 from shared.errors import StoreError
 from shared.store.sqlite.volume import chain, layout, segment
 from shared.store.sqlite.volume.carrier import Carrier
+from shared.store.sqlite.volume.cleaning import sweep
 from shared.store.sqlite.volume.layout import FileId, Listing
 from shared.store.sqlite.volume.sidecar import State, boot_id
 from shared.store.sqlite.volume.wal import Mark
@@ -22,6 +23,9 @@ log = logging.getLogger(__name__)
 
 IDENTITY: Final = "store.json"
 """Names the store on a volume, so that the runtime database of another one is never taken for it."""
+
+SCRATCH: Final = (".snapshot", ".restored", ".compacted")
+"""Copies beside the runtime database that only a host which died left there."""
 
 NO_MARK: Final = Mark(inode=0, salts=0, page_size=4096)
 
@@ -41,6 +45,9 @@ def prepare(carrier: Carrier, store_dir: Path, *, token: str, era: int) -> None:
     """Make the runtime database the newest good copy and its shipping ready; raises StoreError."""
     database = carrier.database
     with carrier.held():
+        sweep(store_dir)
+        for suffix in SCRATCH:
+            chain.discard(database.with_name(database.name + suffix))
         state = carrier.sidecar.read()
         found = state if state is not None and _trusted(carrier, state, store_dir) else None
         verdict = judge(found, store_dir, layout.scan(store_dir), database)
