@@ -16,6 +16,7 @@ COMMANDS: Final = {
     "serve": ("host.cli.serve", "serve_command"),
 }
 GROUPS: Final = {
+    "sandbox": "host.cli.sandbox",
     "secrets": "host.cli.secrets",
     "store": "host.cli.store",
     "tasks": "host.cli.tasks",

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
 from host.cli.client import HostClient, HostFault
 from host.cli.terminal import fail, out, print_json, short, shown, table
+
+ROOM_FOR_CONVERSATIONS: Final = 150
 
 app = typer.Typer(help="The scheduled tasks of a running host.", no_args_is_help=True)
 
@@ -126,14 +128,16 @@ def log(task_id: TaskId, url: Url = None, token: Token = None, json: Json = Fals
 
 def print_tasks(tasks: list[dict[str, Any]]) -> None:
     """Write tasks as a table, times in this machine's zone."""
-    made = table("id", "schedule", "status", "next run", "conversation", "prompt")
+    wide = out.width >= ROOM_FOR_CONVERSATIONS
+    made = table("id", "schedule", "status", "next run", *(("conversation",) if wide else ()), "prompt")
     for task in tasks:
+        conversation = (shown(str(task.get("conversation_id", ""))),) if wide else ()
         made.add_row(
             shown(task["id"]),
             shown(_schedule_words(task)),
             shown(str(task.get("status", ""))),
             shown(_local(task.get("next_run"))),
-            shown(str(task.get("conversation_id", ""))),
+            *conversation,
             shown(short(str(task.get("prompt", "")), 48)),
         )
     out.print(made if tasks else "No tasks.")
@@ -222,7 +226,9 @@ def _local(instant: str | None) -> str:
     """Return an ISO instant in this machine's zone, or a dash."""
     if not instant:
         return "-"
-    return f"{datetime.fromisoformat(instant).astimezone():%a %Y-%m-%d %H:%M:%S %Z}"
+    moment = datetime.fromisoformat(instant).astimezone()
+    clock = "%H:%M:%S" if moment.second else "%H:%M"
+    return f"{moment:%a %Y-%m-%d {clock} %Z}"
 
 
 def _took(entry: dict[str, Any]) -> str:

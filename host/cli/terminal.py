@@ -18,7 +18,7 @@ CONTROLS: Final = {
     if code not in (9, 10)
 }
 
-UNCUT: Final = ("id", "status")
+UNCUT: Final = ("id", "status", "schedule", "next run", "started")
 WIDE: Final = 200
 
 # Without a terminal nothing limits a line but the reader, so tables there are not cut to 80 columns.
