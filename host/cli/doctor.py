@@ -13,6 +13,7 @@ import anyio
 import httpx2
 import typer
 
+from host.cli.passphrase import passphrase_asker
 from host.cli.terminal import out, print_json, shown
 from shared.settings import Settings, SettingsError, load
 from shared.settings.security_yml import NAME, exposed
@@ -46,7 +47,7 @@ def doctor(json: Annotated[bool, typer.Option("--json", help="Write JSON.")] = F
 
 def _findings() -> Iterator[Finding]:
     try:
-        settings = load(os.environ)
+        settings = load(os.environ, passphrase_asker())
     except SettingsError as error:
         yield Finding("settings", "fault", str(error))
         return

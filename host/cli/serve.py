@@ -7,6 +7,7 @@ import sys
 from collections.abc import MutableMapping
 from typing import Final
 
+from host.cli.passphrase import passphrase_asker
 from shared.logging import configure
 from shared.redact import Redactor
 from shared.settings import Settings, SettingsError, load
@@ -32,7 +33,7 @@ def take_settings(environ: MutableMapping[str, str]) -> Settings | None:
     None when they cannot be used; the sentence is on standard error then.
     """
     try:
-        settings = load(environ, _ask_passphrase if sys.stdin.isatty() else None)
+        settings = load(environ, passphrase_asker())
     except SettingsError as error:
         sys.stderr.write(f"picoclaw: {error}\n")
         return None
@@ -54,16 +55,6 @@ def hide_memory() -> None:
 
         if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0):
             raise OSError(ctypes.get_errno(), "prctl")
-
-
-def _ask_passphrase() -> str | None:
-    """Ask for the passphrase of sealed values, without echo."""
-    from getpass import getpass
-
-    try:
-        return getpass("Passphrase of the encrypted secrets: ")
-    except EOFError:
-        return None
 
 
 def run(settings: Settings) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import select
@@ -12,6 +13,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.cli.running import environment, process
@@ -20,10 +22,10 @@ from tests.cli.running import environment, process
 class Dev:
     """``picoclaw dev`` as a newcomer runs it, in a directory of its own."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, **extra: str) -> None:
         self.directory = directory
         self.shown = ""
-        environ = environment(directory, PORT="0")
+        environ = environment(directory, PORT="0", **extra)
         del environ["PICOCLAW_HOME"]
         self.program = subprocess.Popen(
             [sys.executable, "-m", "host.cli", "dev"],
@@ -85,6 +87,27 @@ def test_tasks_are_managed_from_the_command_line(dev: Dev) -> None:
     assert "success" in process(home, "tasks", "log", "hourly").stdout
     assert process(home, "tasks", "rm", "hourly").stdout == "Deleted hourly.\n"
     assert process(home, "tasks", "list").stdout == "No tasks.\n"
+
+
+def test_no_child_inherits_a_secret(tmp_path: Path) -> None:
+    names = (
+        "API_TOKEN",
+        "CLAUDE_CODE_OAUTH_TOKEN",
+        "PICOCLAW_KEY_PASSPHRASE",
+        "PICOCLAW_CHANNELS_TELEGRAM_TOKEN",
+    )
+    running = Dev(
+        tmp_path, **dict.fromkeys(names, "canary-0123456789"), ANTHROPIC_BASE_URL="http://127.0.0.1:1"
+    )
+    try:
+        running.wait_for("Ctrl-C stops it.")
+        children = psutil.Process(running.program.pid).children(recursive=True)
+        assert children
+        for child in children:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                assert "canary" not in str(child.environ()) + str(child.cmdline())
+    finally:
+        running.stop()
 
 
 def test_the_host_leaves_no_core_file(dev: Dev) -> None:
