@@ -1,7 +1,8 @@
 """Ticking inside the host (SCHEDULER=internal): due tasks run without anybody calling POST /task/check.
 
-The database says when the next slot is; the scheduler sleeps until then. Several hosts may tick at once:
-claims in the store keep each slot to one run.
+The database says when the next slot is; the scheduler sleeps until then and looks again every second, for
+tool servers make tasks as well and the wall clock may jump. A look is one step down an index. Several hosts
+may tick at once: claims in the store keep each slot to one run.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ logger = logging.getLogger(__name__)
 RunDue = Callable[[], Awaitable[int | None]]
 """Claims and runs one due slot to its end; returns how many ran (0 or None: nothing could run)."""
 
-SHORTEST_S: Final = 1.0
-"""The shortest sleep while something is due that can't run yet, in seconds."""
+LOOK_EVERY_S: Final = 1.0
+"""How often the next slot is asked for while the host sleeps, in seconds: other processes make tasks too."""
 
-LONGEST_S: Final = 60.0
-"""The longest sleep, in seconds: how late a change of the wall clock or a dead host's claim is noticed."""
+TRY_EVERY_S: Final = 60.0
+"""How often a claim is tried though nothing is due, in seconds: so a dead host's slot is found."""
 
 
 class Scheduler:
@@ -39,15 +40,15 @@ class Scheduler:
         *,
         most: int,
         now: Callable[[], int] = now_ms,
-        shortest_s: float = SHORTEST_S,
-        longest_s: float = LONGEST_S,
+        look_every_s: float = LOOK_EVERY_S,
+        try_every_s: float = TRY_EVERY_S,
     ) -> None:
         self._store = store
         self._run_due = run_due
         self._most = most
         self._now = now
-        self._shortest_s = shortest_s
-        self._longest_s = longest_s
+        self._look_every_s = look_every_s
+        self._try_every_s = try_every_s
         self._serving = 0
         self._failures = 0
         self._woken = anyio.Event()
@@ -61,22 +62,44 @@ class Scheduler:
         async with anyio.create_task_group() as servers:
             while True:
                 self._woken = anyio.Event()
-                pause = await self._tick(servers)
-                with anyio.move_on_after(pause):
-                    await self._woken.wait()
+                await self._start_servers(servers)
+                with anyio.move_on_after(self._try_every_s):
+                    await self._sleep_until_due()
 
-    async def _tick(self, servers: TaskGroup) -> float:
-        """Start servers for what is due; return how long to sleep, in seconds."""
+    async def _start_servers(self, servers: TaskGroup) -> None:
+        """Start as many servers as there are due tasks, but no more than may run at once."""
         try:
-            # One even when nothing is due: a dead host's claim shows only when somebody tries.
-            wanted = max(await self._store.tasks.count_due(self._now()), 1)
-            for _ in range(min(wanted, self._most - self._serving)):
-                self._serving += 1
-                servers.start_soon(self._serve)
-            return self._pause(await self._store.tasks.next_due())
+            due = await self._store.tasks.count_due(self._now())
         except Exception:
-            logger.exception("The scheduler could not read the store; it tries again")
-            return self._longest_s
+            logger.exception("The scheduler could not count the due tasks")
+            due = 0
+        # One even when nothing is due: a dead host's claim shows only when somebody tries.
+        for _ in range(min(max(due, 1), self._most - self._serving)):
+            self._serving += 1
+            servers.start_soon(self._serve)
+
+    async def _sleep_until_due(self) -> None:
+        """Return when a slot is due or somebody called ``wake``, after one look's time at the earliest."""
+        while True:
+            ahead = await self._seconds_ahead()
+            with anyio.move_on_after(ahead if 0 < ahead < self._pause() else self._pause()):
+                await self._woken.wait()
+                return
+            if await self._seconds_ahead() <= 0:
+                return
+
+    async def _seconds_ahead(self) -> float:
+        """Return how long the next slot is away, by the wall clock as it is now."""
+        try:
+            slot = await self._store.tasks.next_due()
+        except Exception:
+            logger.exception("The scheduler could not look for the next slot")
+            return self._try_every_s
+        return self._try_every_s if slot is None else (slot - self._now()) / 1000
+
+    def _pause(self) -> float:
+        """Return the time between two looks: longer and longer while starting tasks fails."""
+        return float(min(self._look_every_s * 2.0 ** min(self._failures, 10), self._try_every_s))
 
     async def _serve(self) -> None:
         """Run due slots one after another until there are none."""
@@ -94,10 +117,3 @@ class Scheduler:
             self._failures = 0
         finally:
             self._serving -= 1
-
-    def _pause(self, next_due: int | None) -> float:
-        """Sleep until the next slot, but neither too short nor so long that a clock change goes unnoticed."""
-        shortest = min(self._shortest_s * 2.0 ** min(self._failures, 10), self._longest_s)
-        if next_due is None:
-            return self._longest_s
-        return min(max((next_due - self._now()) / 1000, shortest), self._longest_s)
