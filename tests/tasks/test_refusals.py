@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 import string
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
+import anyio
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.errors import InvalidInput
+from shared.errors import InvalidInput, NotFound
+from shared.models import Task
 from shared.schedules import first_slot, parse
 from shared.store.sqlite.store import SqliteStore
 from shared.tasks import TaskService
@@ -304,14 +306,25 @@ def test_the_table_of_refusals_is_long_enough_to_mean_something() -> None:
     assert len(REFUSED) >= 60
 
 
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SqliteStore]:
+    """One store for all: what is refused changes nothing, so nobody is in another's way."""
+    opened = SqliteStore(tmp_path_factory.mktemp("refusals") / "store.db")
+    anyio.run(opened.conversations.create, HOME, NOW)
+    yield opened
+    anyio.run(opened.close)
+
+
+@pytest.fixture
+def service(store: SqliteStore) -> TaskService:
+    return TaskService(store, default_timezone="UTC")
+
+
 @pytest.mark.parametrize(("wrong", "sentence"), refused_fields())
 async def test_a_wrong_field_is_refused_and_nothing_is_made(
-    tmp_path: Path, wrong: dict[str, Any], sentence: str
+    store: SqliteStore, service: TaskService, wrong: dict[str, Any], sentence: str
 ) -> None:
-    store = SqliteStore(tmp_path / "store.db")
-    await store.conversations.create(HOME, NOW)
     before = await store.counts()
-    service = TaskService(store, default_timezone="UTC")
 
     with pytest.raises(InvalidInput) as refused:
         await service.schedule(**{**GOOD, **wrong})
@@ -320,36 +333,34 @@ async def test_a_wrong_field_is_refused_and_nothing_is_made(
     assert refused.value.message.isprintable()
     assert await store.counts() == before
     assert len((await store.conversations.page(limit=10, cursor=None, include_temporary=True)).items) == 1
-    await store.close()
+
+
+async def an_existing_task(service: TaskService) -> Task:
+    try:
+        return await service.get("task-edited", None)
+    except NotFound:
+        return await service.schedule(**{**GOOD, "id": "task-edited"})
 
 
 @pytest.mark.parametrize(("wrong", "sentence"), refused_fields(without=frozenset({"id", "conversation_id"})))
 async def test_an_edit_with_a_wrong_field_is_refused_and_changes_nothing(
-    tmp_path: Path, wrong: dict[str, Any], sentence: str
+    service: TaskService, wrong: dict[str, Any], sentence: str
 ) -> None:
-    store = SqliteStore(tmp_path / "store.db")
-    await store.conversations.create(HOME, NOW)
-    service = TaskService(store, default_timezone="UTC")
-    before = await service.schedule(**GOOD)
+    before = await an_existing_task(service)
 
     with pytest.raises(InvalidInput) as refused:
-        await service.update("task-1", None, wrong, now=NOW + 5)
+        await service.update(before.id, None, wrong, now=NOW + 5)
 
     assert refused.value.message == sentence
-    assert await service.get("task-1", None) == before
-    await store.close()
+    assert await service.get(before.id, None) == before
 
 
 @pytest.mark.parametrize("name", ["id", "conversation_id", "next_run", "attempts", "nonsense"])
-async def test_a_field_that_cannot_be_changed_is_named(tmp_path: Path, name: str) -> None:
-    store = SqliteStore(tmp_path / "store.db")
-    await store.conversations.create(HOME, NOW)
-    service = TaskService(store, default_timezone="UTC")
-    await service.schedule(**GOOD)
+async def test_a_field_that_cannot_be_changed_is_named(service: TaskService, name: str) -> None:
+    task = await an_existing_task(service)
 
-    with pytest.raises(InvalidInput, match=f"^{name}: cannot be changed"):
-        await service.update("task-1", None, {name: "x"})
-    await store.close()
+    with pytest.raises(InvalidInput, match=rf"^{name}: cannot be changed"):
+        await service.update(task.id, None, {name: "x"})
 
 
 @settings(max_examples=400, deadline=None)
