@@ -119,13 +119,14 @@ class ToolServers:
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool | None:
+    ) -> None:
         for session in self._sessions.values():
             session.close()
         self._sessions.clear()
         self._zygote.close()
         self._group.cancel_scope.cancel()
-        return await self._group.__aexit__(kind, error, trace)
+        # The group must not wrap what ends the host: it has nothing to do with it.
+        await self._group.__aexit__(None, None, None)
 
     @property
     def open_sessions(self) -> int:
