@@ -17,7 +17,7 @@ from shared.settings.tree import Settings
 
 KeyPath = tuple[str, ...]
 
-NOT_SETTINGS = frozenset({"warnings", "secret_names"})
+NOT_SETTINGS = frozenset({"warnings", "secret_names", "secret_keys"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from shared.settings.config_json import ConfigJson
 from shared.settings.environment import environment_layer, shadowed, unknown_names
 from shared.settings.faults import Origins, sentence
 from shared.settings.leaves import KeyPath, leaves
-from shared.settings.secret_values import read_secrets
+from shared.settings.secret_values import read_secrets, sealed_keys
 from shared.settings.section import SettingsError
 from shared.settings.security_yml import NAME, SecurityYml
 from shared.settings.tree import Settings
@@ -40,6 +40,9 @@ def load(environ: Mapping[str, str], ask_passphrase: Callable[[], str | None] | 
     for path, _, value in given:
         put(tree, path, _over(get(tree, path), value))
     _place_paths(tree, environ, config.path.parent)
+    tree["secret_keys"] = sorted(
+        {*sealed_keys(tree), *(".".join(map(str, keys)) for keys in security.origins)}
+    )
     reader = SecretReader(environ, config.path.parent, ask_passphrase)
     warnings = [
         *config.warnings,

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from shared.secrets import SecretFault, SecretReader
+from shared.secrets import IN_ENVIRONMENT, IN_FILE, SEALED, SecretFault, SecretReader
 from shared.settings.leaves import leaves
 
 Tree = dict[str, Any]
@@ -16,6 +16,14 @@ Tree = dict[str, Any]
 def read_secrets(tree: Tree, reader: SecretReader) -> list[str]:
     """Replace each secret of the tree by what it stands for; return a warning for each that is bad."""
     return [*_fields(tree, reader), *_model_keys(tree, reader), *_server_values(tree, reader)]
+
+
+def sealed_keys(tree: Tree) -> Iterator[str]:
+    """Yield the dotted keys of servers' variables and headers that are written in a secret form."""
+    for name, part, values in _server_parts(tree):
+        for key, value in values.items():
+            if isinstance(value, str) and value.startswith((SEALED, IN_FILE, IN_ENVIRONMENT)):
+                yield f"tools.mcp.servers.{name}.{part}.{key}"
 
 
 def _fields(tree: Tree, reader: SecretReader) -> Iterator[str]:
@@ -52,13 +60,20 @@ def _model_keys(tree: Tree, reader: SecretReader) -> Iterator[str]:
 
 
 def _server_values(tree: Tree, reader: SecretReader) -> Iterator[str]:
+    for name, part, values in _server_parts(tree):
+        for key, fault in _in_place(values, reader):
+            tree["tools"]["mcp"]["servers"][name]["enabled"] = False
+            yield f"tools.mcp.servers.{name} is off: its {part}.{key} cannot be used: {fault}"
+
+
+def _server_parts(tree: Tree) -> Iterator[tuple[str, str, Tree]]:
+    """Yield ``(server, env or headers, values)`` wherever they have the form of objects."""
     servers = (_node(tree, ("tools", "mcp")) or {}).get("servers")
     for name, server in servers.items() if isinstance(servers, dict) else ():
         for part in ("env", "headers"):
             values = server.get(part) if isinstance(server, dict) else None
-            for key, fault in _in_place(values, reader) if isinstance(values, dict) else ():
-                server["enabled"] = False
-                yield f"tools.mcp.servers.{name} is off: its {part}.{key} cannot be used: {fault}"
+            if isinstance(values, dict):
+                yield name, part, values
 
 
 def _in_place(values: Tree, reader: SecretReader) -> list[tuple[str, SecretFault]]:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, field_validator
 
 from shared.settings.channels import Channels
 from shared.settings.section import Env, Section
 from shared.settings.sections import Agents, Budgets, Gateway, Heartbeat, ModelEntry, RateLimits
+from shared.settings.sensitive import sensitive_texts
 from shared.settings.tools import Tools
 from shared.settings.zones import checked_zone
 
@@ -153,6 +153,7 @@ class Settings(Section):
 
     warnings: tuple[str, ...] = ()
     secret_names: frozenset[str] = frozenset()
+    secret_keys: frozenset[str] = frozenset()
 
     _zone = field_validator("timezone")(checked_zone)
 
@@ -183,19 +184,5 @@ class Settings(Section):
         return not reachable and not any(entry.api_keys or entry.api_base for entry in self.model_list)
 
     def secret_values(self) -> tuple[str, ...]:
-        """Return every secret of the tree in the clear, for the redactor."""
-        return tuple(sorted(set(_secrets_of(self))))
-
-
-def _secrets_of(value: Any) -> Iterator[str]:
-    if isinstance(value, SecretStr):
-        yield value.get_secret_value()
-    elif isinstance(value, BaseModel):
-        for name in type(value).model_fields:
-            yield from _secrets_of(getattr(value, name))
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _secrets_of(item)
-    elif isinstance(value, tuple):
-        for item in value:
-            yield from _secrets_of(item)
+        """Return every text that must not leave the process, for the redactor."""
+        return tuple(sorted(set(sensitive_texts(self))))

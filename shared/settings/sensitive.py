@@ -1,0 +1,65 @@
+"""Which texts of the settings must never leave the process."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, SecretStr
+
+from shared.settings.tools import McpServer
+
+if TYPE_CHECKING:
+    from shared.settings.tree import Settings
+
+# Names of variables and headers whose values are secret even if they are written in config.json.
+NAMES: Final = re.compile(r"key|token|secret|passw|pwd|auth|cookie|credential|session|private|dsn", re.I)
+
+
+def sensitive_texts(settings: Settings) -> Iterator[str]:
+    """Yield every secret in the clear, and passwords within addresses.
+
+    A server's variables and headers are secret when their name says so, or when ``.security.yml`` or a secret
+    form gave them (``secret_keys``): a PATH or a content type must not be cut out of every text.
+    """
+    for name, server in settings.tools.mcp.servers.items():
+        yield from _of_server(server, f"tools.mcp.servers.{name}", settings.secret_keys)
+    yield from _of(settings)
+    addresses = (settings.model.base_url, *(entry.api_base for entry in settings.model_list))
+    yield from _passwords(addresses)
+
+
+def _of(value: Any) -> Iterator[str]:
+    if isinstance(value, SecretStr):
+        yield value.get_secret_value()
+    elif isinstance(value, BaseModel) and not isinstance(value, McpServer):
+        for name in type(value).model_fields:
+            yield from _of(getattr(value, name))
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _of(item)
+    elif isinstance(value, tuple):
+        for item in value:
+            yield from _of(item)
+
+
+def _of_server(server: McpServer, key: str, secret_keys: frozenset[str]) -> Iterator[str]:
+    for part, values in (("env", server.env), ("headers", server.headers)):
+        for name, secret in values.items():
+            if NAMES.search(name) or f"{key}.{part}.{name}" in secret_keys:
+                text = secret.get_secret_value()
+                yield text
+                yield from text.split()[1:]  # "Bearer abc": the token is as secret alone
+    yield from _passwords((server.url,))
+
+
+def _passwords(addresses: tuple[str | None, ...]) -> Iterator[str]:
+    for address in addresses:
+        try:
+            password = urlsplit(address or "").password
+        except ValueError:
+            continue
+        if password:
+            yield password
