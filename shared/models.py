@@ -22,6 +22,7 @@ class RunState(StrEnum):
     TIMEOUT = "timeout"
     ERROR = "error"
     CANCELLED = "cancelled"
+    PAUSED = "paused"
 
 
 class TaskStatus(StrEnum):
@@ -41,6 +42,7 @@ class TaskRunState(StrEnum):
     TIMEOUT = "timeout"
     ERROR = "error"
     CANCELLED = "cancelled"
+    PAUSED = "paused"
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +123,69 @@ class Usage:
             self.cache_read_input_tokens + other.cache_read_input_tokens,
         )
 
+    @property
+    def tokens(self) -> int:
+        """All of them together."""
+        return (
+            self.input_tokens
+            + self.output_tokens
+            + self.cache_creation_input_tokens
+            + self.cache_read_input_tokens
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Amount:
+    """What a limit counts: tokens of every kind together, and millionths of a US dollar."""
+
+    tokens: int = 0
+    microdollars: int = 0
+
+    def __add__(self, other: Amount) -> Amount:
+        return Amount(self.tokens + other.tokens, self.microdollars + other.microdollars)
+
+
+@dataclass(frozen=True, slots=True)
+class Spending:
+    """What model calls used and cost, in millionths of a US dollar.
+
+    ``unsettled_tokens`` stand for calls that were cut off: nobody learnt what they really used.
+    """
+
+    usage: Usage = Usage()
+    microdollars: int = 0
+    unsettled_tokens: int = 0
+
+    def __add__(self, other: Spending) -> Spending:
+        return Spending(
+            self.usage + other.usage,
+            self.microdollars + other.microdollars,
+            self.unsettled_tokens + other.unsettled_tokens,
+        )
+
+    @property
+    def amount(self) -> Amount:
+        """What limits count of it."""
+        return Amount(self.usage.tokens + self.unsettled_tokens, self.microdollars)
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What is spent or reserved by others: in the lease's conversation, with its tasks, and on the day."""
+
+    conversation: Amount
+    day: Amount
+
+
+@dataclass(frozen=True, slots=True)
+class DayUsage:
+    """What was used on one day (``2026-01-31``, UTC): by a conversation, or (None) by all."""
+
+    day: str
+    conversation_id: str | None
+    runs: int
+    spending: Spending
+
 
 @dataclass(frozen=True, slots=True)
 class Run:
@@ -142,11 +207,14 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class NewRun:
-    """What starts a run: the conversation (made now when ``create`` is set), the first message, the lease."""
+    """What starts a run: the conversation (made now when ``create`` is set), the first message, the lease.
+
+    Without a message the run goes on where the conversation's last one paused.
+    """
 
     run_id: str
     conversation_id: str
-    message: NewMessage
+    message: NewMessage | None
     owner: str
     now: int
     lease_ms: int
@@ -178,7 +246,10 @@ class KeyedAnswer:
 
 @dataclass(frozen=True, slots=True)
 class RunEnd:
-    """How a run ended, written in one transaction with its last messages and events."""
+    """How a run ended, written in one transaction with its last messages and events.
+
+    ``spending`` is the part of what it spent that was not stored with its steps.
+    """
 
     state: RunState
     answer: dict[str, Any]
@@ -186,6 +257,7 @@ class RunEnd:
     model: str
     error: str | None = None
     code: str | None = None
+    spending: Spending = Spending()
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,12 +11,14 @@ wall clock doesn't move; ``now`` is the wall clock and only ever a timestamp or 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from shared.models import (
+    Amount,
     Conversation,
+    DayUsage,
     Event,
     HistoryEntry,
     Idempotency,
@@ -29,6 +31,8 @@ from shared.models import (
     Page,
     Run,
     RunEnd,
+    Spending,
+    Standing,
     Task,
     TaskRun,
     TaskRunState,
@@ -97,7 +101,8 @@ class Runs(Protocol):
 
         Raises NotFound (no such conversation), ConversationBusy, KeyTaken (the key's run or answer),
         Conflict ``idempotency_mismatch``. A key whose run ended as ``retryable`` starts a new run on the
-        message that is already stored.
+        message that is already stored. Without a message: Conflict ``not_paused`` unless the conversation's
+        last run paused.
         """
         ...
 
@@ -106,9 +111,15 @@ class Runs(Protocol):
         ...
 
     async def append(
-        self, lease: Lease, messages: Sequence[NewMessage], now: int, *, effect_ahead: bool = False
+        self,
+        lease: Lease,
+        messages: Sequence[NewMessage],
+        now: int,
+        *,
+        effect_ahead: bool = False,
+        spent: Spending | None = None,
     ) -> None:
-        """Store finished steps; raises LeaseLost.
+        """Store finished steps and what they spent, and give back what was reserved; raises LeaseLost.
 
         ``effect_ahead``: the next thing that happens may have an outward effect, so a run that is cut off
         before its next ``append`` ends as ``interrupted``, not as ``retryable``.
@@ -162,6 +173,32 @@ class Runs(Protocol):
         self, idempotency: Idempotency, subject: str, status: int, body: dict[str, Any], now: int
     ) -> None:
         """Store the answer for a key (routes that are not runs)."""
+        ...
+
+
+class UsageBook(Protocol):
+    """What model calls used, by day (UTC) and conversation; a temporary one's counts for its owner.
+
+    Spending is counted by ``runs.append`` and ``runs.finish``, in their own transactions. What was reserved
+    for a call counts as spent when its run is cut off before anybody learnt what the call used.
+    """
+
+    async def reserve(self, lease: Lease, decide: Callable[[Standing], Amount], now: int) -> None:
+        """Reserve for the run's next model call, in the place of what it had reserved; raises LeaseLost.
+
+        ``decide`` says how much, by what is spent and reserved so far; what it raises passes, and nothing
+        is reserved. No two reservations are decided on the same figures.
+        """
+        ...
+
+    async def by_day(self, *, limit: int, cursor: str | None) -> Page[DayUsage]:
+        """Return what all conversations used, deleted ones too, newest day first."""
+        ...
+
+    async def by_conversation(
+        self, *, conversation_id: str | None, limit: int, cursor: str | None
+    ) -> Page[DayUsage]:
+        """Return what each conversation (or only one) used each day, newest day first."""
         ...
 
 
@@ -293,6 +330,9 @@ class Store(Protocol):
 
     @property
     def runs(self) -> Runs: ...
+
+    @property
+    def usage(self) -> UsageBook: ...
 
     @property
     def outbound(self) -> OutboundMessages: ...

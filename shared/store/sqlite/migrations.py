@@ -174,7 +174,36 @@ SECOND: Final = (
     "CREATE INDEX temporary_by_activity ON conversations (last_activity) WHERE temporary = 1",
 )
 
-STEPS: Final[tuple[tuple[str, ...], ...]] = (FIRST, SECOND)
+# What model calls used. A day's total stays when a conversation is deleted: a budget must not come back.
+THIRD: Final = (
+    """CREATE TABLE usage_by_day (
+        day TEXT PRIMARY KEY,
+        runs INTEGER NOT NULL,
+        input_tokens INTEGER NOT NULL,
+        output_tokens INTEGER NOT NULL,
+        cache_creation_input_tokens INTEGER NOT NULL,
+        cache_read_input_tokens INTEGER NOT NULL,
+        unsettled_tokens INTEGER NOT NULL,
+        microdollars INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID""",
+    """CREATE TABLE usage_by_conversation (
+        conversation_id TEXT NOT NULL REFERENCES conversations (id) ON DELETE CASCADE,
+        day TEXT NOT NULL,
+        runs INTEGER NOT NULL,
+        input_tokens INTEGER NOT NULL,
+        output_tokens INTEGER NOT NULL,
+        cache_creation_input_tokens INTEGER NOT NULL,
+        cache_read_input_tokens INTEGER NOT NULL,
+        unsettled_tokens INTEGER NOT NULL,
+        microdollars INTEGER NOT NULL,
+        PRIMARY KEY (conversation_id, day)
+    ) STRICT, WITHOUT ROWID""",
+    "CREATE INDEX usage_by_conversation_newest ON usage_by_conversation (day, conversation_id)",
+    "ALTER TABLE runs ADD COLUMN reserved_tokens INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE runs ADD COLUMN reserved_microdollars INTEGER NOT NULL DEFAULT 0",
+)
+
+STEPS: Final[tuple[tuple[str, ...], ...]] = (FIRST, SECOND, THIRD)
 """Statements of each migration, oldest first. A landed one is never edited; a change is a new one."""
 
 SCHEMA_VERSION: Final = len(STEPS)

@@ -12,8 +12,20 @@ from typing import Any, Final
 
 from shared import jsons
 from shared.errors import Conflict, ConversationBusy, KeyTaken, LeaseLost, NotFound
-from shared.models import Event, Idempotency, KeyedAnswer, Lease, NewMessage, NewRun, Page, Run, RunEnd
-from shared.store.sqlite import conversations, rows
+from shared.models import (
+    Event,
+    Idempotency,
+    KeyedAnswer,
+    Lease,
+    NewMessage,
+    NewRun,
+    Page,
+    Run,
+    RunEnd,
+    RunState,
+    Spending,
+)
+from shared.store.sqlite import conversations, rows, usage
 from shared.store.sqlite.engine import Database
 
 KEY_LIFE_MS: Final = 24 * 3600 * 1000
@@ -51,13 +63,26 @@ class SqliteRuns:
         )
 
     async def append(
-        self, lease: Lease, messages: Sequence[NewMessage], now: int, *, effect_ahead: bool = False
+        self,
+        lease: Lease,
+        messages: Sequence[NewMessage],
+        now: int,
+        *,
+        effect_ahead: bool = False,
+        spent: Spending | None = None,
     ) -> None:
-        """Store finished steps; raises LeaseLost."""
+        """Store finished steps and what they spent; raises LeaseLost."""
 
         def work(connection: sqlite3.Connection) -> None:
-            _hold(connection, lease, "effect_ahead = ?", effect_ahead)
+            _hold(
+                connection,
+                lease,
+                "effect_ahead = ?, reserved_tokens = 0, reserved_microdollars = 0",
+                effect_ahead,
+            )
             _store(connection, lease.conversation_id, lease.run_id, messages, now)
+            if spent is not None:
+                usage.count(connection, lease.conversation_id, spent, now)
 
         await self._db.write(work)
 
@@ -95,6 +120,7 @@ class SqliteRuns:
             )
             _store(connection, lease.conversation_id, lease.run_id, messages, now)
             _record(connection, lease.run_id, events, now)
+            usage.count(connection, lease.conversation_id, end.spending, now, runs=1)
 
         await self._db.write(work)
 
@@ -173,13 +199,15 @@ class SqliteRuns:
 
 
 def _begin(connection: sqlite3.Connection, new: NewRun) -> Lease:
-    message_id = new.message.id
-    messages: tuple[NewMessage, ...] = (new.message,)
     conversation_id = new.conversation_id
-    if new.idempotency is not None:
-        again = _retry_of(connection, new.idempotency, new.now)
-        if again is not None:
-            conversation_id, message_id, messages = again["conversation_id"], again["message_id"], ()
+    messages: tuple[NewMessage, ...] = ()
+    again = None if new.idempotency is None else _retry_of(connection, new.idempotency, new.now)
+    if again is not None:
+        conversation_id, message_id = again["conversation_id"], again["message_id"]
+    elif new.message is None:
+        message_id = _paused_at(connection, conversation_id)
+    else:
+        message_id, messages = new.message.id, (new.message,)
     if new.create and messages:
         conversations.insert(connection, conversation_id, new.now, new.parent_id, new.temporary)
     _end_stale(connection, conversation_id, new.now)
@@ -209,6 +237,21 @@ def _begin(connection: sqlite3.Connection, new: NewRun) -> Lease:
     if new.idempotency is not None:
         _keep(connection, new.idempotency, new.run_id, conversation_id, new.now)
     return Lease(new.run_id, conversation_id, new.owner, fence[0], message_id)
+
+
+def _paused_at(connection: sqlite3.Connection, conversation_id: str) -> str:
+    """Return the message that the conversation's paused run answers; raises the reason there is none."""
+    if connection.execute("SELECT 1 FROM conversations WHERE id = ?", (conversation_id,)).fetchone() is None:
+        raise NotFound(f"conversation_id not found: {conversation_id}")
+    row = connection.execute(
+        "SELECT state, message_id FROM runs WHERE conversation_id = ? ORDER BY number DESC LIMIT 1",
+        (conversation_id,),
+    ).fetchone()
+    if row is not None and row["state"] == RunState.RUNNING:
+        raise ConversationBusy(conversation_id)
+    if row is None or row["state"] != RunState.PAUSED:
+        raise Conflict(f"Conversation {conversation_id} is not paused", code="not_paused")
+    return str(row["message_id"])
 
 
 def _hold(connection: sqlite3.Connection, lease: Lease, assignments: str, *values: Any) -> None:
@@ -288,6 +331,8 @@ def _cut_off(connection: sqlite3.Connection, row: sqlite3.Row, now: int) -> None
         "UPDATE runs SET state = 'error', finished_at = ?, error = ?, code = ?, answer = ? WHERE id = ?",
         (now, error, code, jsons.dumps(answer), row["id"]),
     )
+    unsettled = Spending(microdollars=row["reserved_microdollars"], unsettled_tokens=row["reserved_tokens"])
+    usage.count(connection, row["conversation_id"], unsettled, now, runs=1)
     last = connection.execute("SELECT max(seq) FROM run_events WHERE run_id = ?", (row["id"],)).fetchone()[0]
     seq = (last or 0) + RECOVERED_SEQ_GAP
     told = Event(seq, "error", {"error": error, "code": code})

@@ -13,6 +13,7 @@ from shared.store.sqlite.outbound import SqliteOutbound
 from shared.store.sqlite.retention import Pruner, Retention
 from shared.store.sqlite.runs import SqliteRuns
 from shared.store.sqlite.tasks import SqliteTasks
+from shared.store.sqlite.usage import SqliteUsage
 
 
 class SqliteStore:
@@ -29,6 +30,7 @@ class SqliteStore:
             raise
         self.conversations = SqliteConversations(self._db)
         self.runs = SqliteRuns(self._db)
+        self.usage = SqliteUsage(self._db)
         self.outbound = SqliteOutbound(self._db)
         self.tasks = SqliteTasks(self._db)
         self._pruner = Pruner(self._db, retention or Retention())

@@ -19,6 +19,9 @@ TRIES: Final = 3
 BACKOFF_MS: Final = (60_000, 300_000)
 """How long a ``once`` task waits after its first and its second failure, in milliseconds."""
 
+NOT_REPEATED: Final = frozenset({TaskRunState.CANCELLED, TaskRunState.PAUSED})
+"""Endings that somebody has to look at first."""
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -67,7 +70,7 @@ def _end_once(
         _leave_active(connection, task_id, TaskStatus.COMPLETED)
         return
     failures += 1
-    again = not outcome.final and outcome.state is not TaskRunState.CANCELLED and failures < TRIES
+    again = not outcome.final and outcome.state not in NOT_REPEATED and failures < TRIES
     connection.execute(
         "UPDATE scheduled_tasks SET attempts = ?, next_run = ? WHERE id = ?",
         (failures, now + BACKOFF_MS[failures - 1] if again else None, task_id),

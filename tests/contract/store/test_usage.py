@@ -1,0 +1,159 @@
+"""What every engine promises about spending: counted once, reserved once, kept."""
+
+from __future__ import annotations
+
+import pytest
+
+from shared.errors import Conflict, ConversationBusy, InvalidInput, LeaseLost, NotFound
+from shared.models import Amount, DayUsage, Event, Lease, RunState, Spending, Standing, Usage
+from shared.store.contract import Store
+from tests.contract.store.conftest import OpenStore
+from tests.contract.store.making import DAY, T0, a_key, a_run, an_end, said
+
+STEP = Spending(Usage(10, 20, 30, 40), microdollars=500)
+
+
+class TooMuch(Exception):
+    pass
+
+
+@pytest.fixture(autouse=True)
+async def conversation(store: Store) -> None:
+    await store.conversations.create("c", T0)
+
+
+async def finish(store: Store, lease: Lease, spending: Spending = STEP, now: int = T0) -> None:
+    await store.runs.finish(lease, an_end(spending=spending), [], [], now)
+
+
+async def standing(store: Store, lease: Lease, reserve: Amount | None = None) -> Standing:
+    seen: list[Standing] = []
+
+    def decide(now: Standing) -> Amount:
+        seen.append(now)
+        return reserve or Amount()
+
+    await store.usage.reserve(lease, decide, T0)
+    return seen[0]
+
+
+async def test_steps_and_the_end_of_a_run_are_counted_once_each(store: Store) -> None:
+    lease = await store.runs.begin(a_run("1"))
+    await store.runs.append(lease, [said("s1", None, "assistant")], T0, spent=STEP)
+    await store.runs.append(lease, [said("s2", None)], T0)
+    await finish(store, lease)
+    (day,) = (await store.usage.by_day(limit=10, cursor=None)).items
+    assert (day.conversation_id, day.runs, day.spending) == (None, 1, STEP + STEP)
+    assert day.spending.amount == Amount(200, 1000)
+    (own,) = (await store.usage.by_conversation(conversation_id=None, limit=10, cursor=None)).items
+    assert (own.conversation_id, own.day, own.spending) == ("c", day.day, STEP + STEP)
+
+
+async def test_a_temporary_conversation_counts_for_its_owner(store: Store) -> None:
+    lease = await store.runs.begin(a_run("1", "t", create=True, parent_id="c", temporary=True))
+    await finish(store, lease)
+    page = await store.usage.by_conversation(conversation_id="c", limit=10, cursor=None)
+    assert [row.spending for row in page.items] == [STEP]
+    assert (await store.usage.by_conversation(conversation_id="t", limit=10, cursor=None)).items == []
+
+
+async def test_usage_comes_newest_day_first_in_pages(store: Store) -> None:
+    await store.conversations.create("d", T0)
+    for number, (conversation, day) in enumerate([("c", 0), ("d", 0), ("c", 1), ("c", 2)]):
+        lease = await store.runs.begin(a_run(str(number), conversation))
+        await finish(store, lease, now=T0 + day * DAY)
+    rows: list[DayUsage] = []
+    cursor: str | None = ""
+    while cursor is not None:
+        page = await store.usage.by_conversation(conversation_id=None, limit=1, cursor=cursor)
+        rows += page.items
+        cursor = page.next_cursor
+    assert [row.conversation_id for row in rows] == ["c", "c", "d", "c"]
+    assert [row.day for row in rows] == sorted((row.day for row in rows), reverse=True)
+    first = await store.usage.by_day(limit=2, cursor=None)
+    rest = await store.usage.by_day(limit=2, cursor=first.next_cursor)
+    assert [row.runs for row in first.items + rest.items] == [1, 1, 2]
+    with pytest.raises(InvalidInput, match="cursor"):
+        await store.usage.by_day(limit=2, cursor="junk")
+
+
+async def test_others_reservations_stand_beside_what_is_spent(store: Store) -> None:
+    await store.conversations.create("d", T0)
+    mine = await store.runs.begin(a_run("1"))
+    other = await store.runs.begin(a_run("2", "d"))
+    task = await store.runs.begin(a_run("3", "t", create=True, parent_id="c", temporary=True))
+    await standing(store, mine, Amount(1000, 1))
+    await standing(store, other, Amount(200, 2))
+    await standing(store, task, Amount(30, 3))
+    assert await standing(store, mine, Amount(1000, 1)) == Standing(Amount(30, 3), Amount(230, 5))
+    await finish(store, other)
+    await store.runs.append(task, [said("s1", None)], T0, spent=STEP)
+    assert await standing(store, mine) == Standing(Amount(100, 500), Amount(200, 1000))
+
+
+async def test_a_refused_reservation_leaves_the_earlier_one(store: Store) -> None:
+    await store.conversations.create("d", T0)
+    mine = await store.runs.begin(a_run("1"))
+    other = await store.runs.begin(a_run("2", "d"))
+    await standing(store, other, Amount(7, 7))
+
+    def refuse(_: Standing) -> Amount:
+        raise TooMuch
+
+    with pytest.raises(TooMuch):
+        await store.usage.reserve(other, refuse, T0)
+    assert (await standing(store, mine)).day == Amount(7, 7)
+
+
+async def test_an_overtaken_run_reserves_nothing(store: Store) -> None:
+    old = await store.runs.begin(a_run("1", lease_ms=0))
+    new = await store.runs.begin(a_run("2", owner="host-2"))
+    with pytest.raises(LeaseLost):
+        await standing(store, old, Amount(5, 5))
+    assert (await standing(store, new)).day == Amount()
+
+
+async def test_what_a_cut_off_run_had_reserved_counts_as_spent(store: Store) -> None:
+    lease = await store.runs.begin(a_run("1"))
+    await standing(store, lease, Amount(900, 80))
+    await store.runs.recover(T0, all_but="host-2")
+    (day,) = (await store.usage.by_day(limit=1, cursor=None)).items
+    assert (day.runs, day.spending) == (1, Spending(microdollars=80, unsettled_tokens=900))
+
+
+async def test_deleting_a_conversation_keeps_the_days_total(store: Store) -> None:
+    lease = await store.runs.begin(a_run("1"))
+    await finish(store, lease)
+    await store.conversations.delete("c")
+    assert (await store.usage.by_conversation(conversation_id=None, limit=10, cursor=None)).items == []
+    assert [row.spending for row in (await store.usage.by_day(limit=10, cursor=None)).items] == [STEP]
+
+
+async def test_spending_survives_a_restart(open_store: OpenStore, store: Store) -> None:
+    lease = await store.runs.begin(a_run("1"))
+    await finish(store, lease)
+    await store.durable()
+    again = open_store()
+    assert [row.spending for row in (await again.usage.by_day(limit=10, cursor=None)).items] == [STEP]
+
+
+async def test_a_paused_run_goes_on_without_a_new_message(store: Store) -> None:
+    first = await store.runs.begin(a_run("1"))
+    await store.runs.finish(first, an_end(RunState.PAUSED, code="budget"), [], [Event(1, "done", {})], T0)
+    lease = await store.runs.begin(a_run("2", message=None, idempotency=a_key()))
+    assert (lease.run_id, lease.message_id) == ("run-2", "msg-1")
+    assert len(await store.conversations.history("c")) == 1
+    with pytest.raises(ConversationBusy):
+        await store.runs.begin(a_run("3", message=None))
+    await finish(store, lease)
+    with pytest.raises(Conflict) as ended:
+        await store.runs.begin(a_run("3", message=None))
+    assert ended.value.code == "not_paused"
+
+
+async def test_a_conversation_that_never_paused_does_not_go_on(store: Store) -> None:
+    with pytest.raises(Conflict) as fresh:
+        await store.runs.begin(a_run("1", message=None))
+    assert fresh.value.code == "not_paused"
+    with pytest.raises(NotFound):
+        await store.runs.begin(a_run("1", "nobody", message=None))
