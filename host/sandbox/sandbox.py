@@ -232,7 +232,8 @@ class Sandbox:
             logger.warning("restrict_to_workspace is off: files outside the workspace are reachable")
 
     def _deliver(self, frame: dict[str, Any]) -> None:
-        future = self._waiting.get(frame.get("id", 0))
+        number = frame.get("id")
+        future = self._waiting.get(number) if isinstance(number, int) else None
         if future is not None and not future.done():
             future.set_result(frame)
 
@@ -249,7 +250,13 @@ class Sandbox:
         if self._process is not None:
             await _wait(self._process)
             self._process = None
-            await anyio.to_thread.run_sync(shutil.rmtree, self._temporary, True)
+            await anyio.to_thread.run_sync(_remove, self._temporary)
+
+
+def _remove(directory: str) -> None:
+    """Remove what the supervisor could not, having been killed; it removes everything itself when it ends."""
+    with contextlib.suppress(OSError, RecursionError):
+        shutil.rmtree(directory)
 
 
 async def _wait(process: subprocess.Popen[bytes]) -> None:

@@ -24,7 +24,11 @@ def _ids(cases: list[tuple[str, dict[str, Any]]]) -> list[str]:
     return [entry["id"] for _, entry in cases]
 
 
-@pytest.fixture(scope="module", params=MODES, ids=lambda mode: mode.name)
+# the usual test run takes the way most hosts run; the others run with the long tests
+WAYS = [MODES[0], *(pytest.param(mode, marks=pytest.mark.slow) for mode in MODES[1:])]
+
+
+@pytest.fixture(scope="module", params=WAYS, ids=lambda mode: mode.name)
 def world(request: pytest.FixtureRequest) -> Iterator[World]:
     mode: Mode = request.param
     made = World(mode)

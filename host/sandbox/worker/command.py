@@ -87,7 +87,7 @@ class Prepared:
         os.set_blocking(self._output, False)
         os.set_blocking(self._input, False)
         self._listener, self._fault = notify.receive_listener(ours)
-        with paths.Roots(config, Place(config.temporary, config.temporary)):
+        with paths.Roots(paths.root_paths(config, Place(config.temporary, config.temporary))):
             frames.Decoder().feed(frames.encode({"command": ""}))  # rehearsed, as in the child
 
     def start(self, config: Config, request: dict[str, Any]) -> Process:
@@ -96,7 +96,10 @@ class Prepared:
         writable = [g.path for g in grants.worker_grants(config, place) if g.access & Access.MAKE_REG]
         process = Process(self._pid, self._pidfd, self._output, self._input, self._listener, writable)
         try:
-            with paths.Roots(config, place) as roots, roots.directory(request.get("cwd") or ".") as directory:
+            with (
+                paths.Roots(paths.root_paths(config, place)) as roots,
+                roots.directory(request.get("cwd") or ".") as directory,
+            ):
                 process.fault = self._tell(request, directory)
         except Refused as refusal:
             process.fault = str(refusal)

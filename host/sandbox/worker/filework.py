@@ -7,25 +7,26 @@ import contextlib
 from . import confine, files, privileges
 from .config import Config, Place
 from .frames import Channel, Closed, Frame
-from .paths import Refused, Roots
+from .paths import Refused, RootPath, Roots, root_paths
 
 
 def serve(channel: Channel, config: Config, place: Place, supervisor: int) -> None:
     """Confine this process, then answer file requests until the supervisor closes the channel."""
     privileges.no_new_privileges()
+    known = root_paths(config, place)
     confine.confine_worker(config, place)
     privileges.die_with_parent(supervisor)  # after the change of uid, which clears it (prctl(2))
     with contextlib.suppress(Closed):
         while True:
             request = channel.receive()
-            channel.send(answer(request, config, place))
+            channel.send(answer(request, known))
 
 
-def answer(request: Frame, config: Config, place: Place) -> Frame:
+def answer(request: Frame, known: list[RootPath]) -> Frame:
     """Run one tool; a fault of any kind is a sentence."""
     identity = request["id"]
     try:
-        with Roots(config, place) as roots:
+        with Roots(known) as roots:
             return {"id": identity, "ok": files.TOOLS[request["tool"]](roots, request["arguments"])}
     except Refused as refusal:
         return {"id": identity, "error": str(refusal).encode("utf-8", "replace").decode()}

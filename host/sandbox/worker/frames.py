@@ -53,7 +53,7 @@ class Decoder:
 def _object(body: bytes) -> Frame:
     try:
         value = json.loads(body)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Closed("not JSON") from error
     if not isinstance(value, dict):
         raise Closed("not an object")

@@ -63,12 +63,17 @@ def adopt(workspace: str, identity: Identity) -> None:
     """Give what root owns in the workspace to the sandbox's uid: no links followed, no hard links touched."""
     if identity.uid is None or identity.gid is None:
         return
+    with contextlib.suppress(RecursionError):  # deeper than anybody works: the rest keeps its owner
+        _adopt_all(workspace, identity.uid, identity.gid)
+
+
+def _adopt_all(workspace: str, uid: int, gid: int) -> None:
     count = 0
     for _, directories, files, descriptor in os.fwalk(workspace, follow_symlinks=False):
         if os.fstat(descriptor).st_uid == 0:
-            os.fchown(descriptor, identity.uid, identity.gid)
+            os.fchown(descriptor, uid, gid)
         for name in (*directories, *files):
-            _adopt_entry(descriptor, name, identity.uid, identity.gid)
+            _adopt_entry(descriptor, name, uid, gid)
             count += 1
         if count > MAX_ADOPTED:
             return

@@ -10,7 +10,7 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self
@@ -25,6 +25,27 @@ OUTSIDE: Final = "is outside the workspace"
 
 class Refused(Exception):
     """A sentence for the model."""
+
+
+@dataclass(frozen=True, slots=True)
+class RootPath:
+    """A directory (or file) that names may be found under; ``follow`` as for grants."""
+
+    path: str
+    writable: bool
+    follow: bool = True
+
+
+def root_paths(config: Config, place: Place) -> list[RootPath]:
+    """Return the roots, the workspace first. Looks globs up, so it must be called before confinement."""
+    roots = [RootPath(place.workspace, True), RootPath(place.temporary, True)]
+    roots += [RootPath(path, True, follow) for path, follow in expand(config.write_paths)]
+    roots += [RootPath(path, False, follow) for path, follow in expand(config.read_paths)]
+    if not config.restrict_to_workspace:
+        roots.append(RootPath("/", True))
+    elif config.allow_read_outside_workspace:
+        roots.append(RootPath("/", False))
+    return roots
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,19 +67,10 @@ class Location:
 class Roots:
     """The directories that names may be found under, held open while used."""
 
-    def __init__(self, config: Config, place: Place) -> None:
+    def __init__(self, known: Iterable[RootPath]) -> None:
         self._roots: list[_Root] = []
-        self._place = place
-        self._open(place.workspace, writable=True)
-        self._open(place.temporary, writable=True)
-        for path, follow in expand(config.write_paths):
-            self._open(path, writable=True, follow=follow)
-        for path, follow in expand(config.read_paths):
-            self._open(path, writable=False, follow=follow)
-        if not config.restrict_to_workspace:
-            self._open("/", writable=True)
-        elif config.allow_read_outside_workspace:
-            self._open("/", writable=False)
+        for root in known:
+            self._open(root.path, writable=root.writable, follow=root.follow)
 
     def __enter__(self) -> Self:
         return self

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import os
+from collections.abc import Iterator
 
 from .config import Config, Place
 from .identity import Identity, adopt
@@ -51,8 +53,11 @@ class Places:
     def forget(self, conversation: str) -> None:
         """Remove a conversation's private directory."""
         place = self._places.pop(conversation, None)
-        if place is not None:
-            remove_tree(place.temporary)
+        if place is not None and os.fork() == 0:  # a big tree must not keep others waiting
+            try:
+                remove_tree(place.temporary)
+            finally:
+                os._exit(0)
 
     def remove_all(self) -> None:
         """Remove everything private."""
@@ -61,29 +66,59 @@ class Places:
 
 
 def remove_tree(path: str) -> None:
-    """Remove a directory without ever following a link; what can't be removed stays."""
+    """Remove a directory of any depth without ever following a link; what can't be removed stays.
+
+    Directories below are moved to the top and emptied there one by one, so that neither the stack nor the
+    number of open descriptors grows with the depth.
+    """
     with contextlib.suppress(OSError):
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        top = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         try:
-            _empty(descriptor)
+            _empty_all(top)
         finally:
-            os.close(descriptor)
+            os.close(top)
         os.rmdir(path)
 
 
-def _empty(directory: int) -> None:
-    with contextlib.suppress(OSError):
-        os.fchmod(directory, 0o700)
+def _empty_all(top: int) -> None:
+    moved = itertools.count()
+    pending = _empty(top, top, moved)
+    while pending:
+        name = pending.pop()
+        with contextlib.suppress(OSError):
+            below = _open_up(top, name)
+            try:
+                pending += _empty(below, top, moved)
+            finally:
+                os.close(below)
+            os.rmdir(name, dir_fd=top)
+
+
+def _open_up(directory: int, name: str) -> int:
+    """Open a directory for emptying, whatever its mode; pinned first, so that no link can take its place."""
+    flags = os.O_DIRECTORY | os.O_NOFOLLOW
+    pinned = os.open(name, os.O_PATH | flags, dir_fd=directory)
+    try:
+        os.chmod(f"/proc/self/fd/{pinned}", 0o700)
+    finally:
+        os.close(pinned)
+    return os.open(name, os.O_RDONLY | flags, dir_fd=directory)
+
+
+def _empty(directory: int, top: int, moved: Iterator[int]) -> list[str]:
+    """Remove the files of a directory; returns its directories by the names they now have at the top."""
     with os.scandir(directory) as entries:
         names = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
+    directories: list[str] = []
     for name, is_directory in names:
         with contextlib.suppress(OSError):
-            if is_directory:
-                below = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=directory)
-                try:
-                    _empty(below)
-                finally:
-                    os.close(below)
-                os.rmdir(name, dir_fd=directory)
-            else:
+            if not is_directory:
                 os.unlink(name, dir_fd=directory)
+            elif directory == top:
+                directories.append(name)
+            else:
+                os.close(_open_up(directory, name))  # moving it needs the right to write in it
+                new = f".removed-{next(moved)}"
+                os.rename(name, new, src_dir_fd=directory, dst_dir_fd=top)
+                directories.append(new)
+    return directories

@@ -19,7 +19,7 @@ from .notify import Gate
 from .output import Output
 
 _CHUNK: Final = 64 << 10
-_TICK_S: Final = 0.02
+_TICK_S: Final = 0.01
 _SLOW_TICK_S: Final = 0.05
 _FAST_PHASE_S: Final = 2.0
 _NOTIFICATIONS_PER_TURN: Final = 64
@@ -135,7 +135,7 @@ class Run:
         return False
 
     def _measure(self) -> None:
-        used = tree.usage(os.getpid(), self._config.memory)
+        used = tree.usage(os.getpid(), self._config.memory, self._config.processes)
         if used.tasks > self._config.processes:
             self._ended = "processes"
         elif used.memory > self._config.memory:

@@ -90,6 +90,8 @@ class Supervisor:
         chosen = _identity(frame)
         last = privileges.last_capability()
         privileges.keep_capabilities(privileges.permitted(privileges.SUPERVISOR_CAPABILITIES))
+        # private directories are closed to all but their own conversation, also where "outside" is open
+        frame["secret_paths"] = [*frame["secret_paths"], frame["temporary"]]
         self._config = Config.from_frame(
             frame,
             uid=chosen.uid,
@@ -342,16 +344,16 @@ class Supervisor:
     def _pass_on(self, child: Child, frame: Frame) -> None:
         """Pass an answer on, under the host's id that this child really owes, whatever it claims."""
         if child.is_worker:
-            identity_ = frame.get("id")
-            if identity_ in child.requests:
-                child.requests.discard(identity_)
-                self._answer(identity_, frame)
+            self._settle(child, frame.get("id"), frame)
         elif "peek" in frame:
-            if frame["peek"] in child.requests:
-                child.requests.discard(frame["peek"])
-                self._answer(frame["peek"], {"ok": frame})
+            self._settle(child, frame["peek"], {"ok": frame})
         else:
             self._finished(child, frame)
+
+    def _settle(self, child: Child, claimed: object, frame: Frame) -> None:
+        if isinstance(claimed, int) and claimed in child.requests:
+            child.requests.discard(claimed)
+            self._answer(claimed, frame)
 
     def _answer(self, identity_: int, frame: Frame) -> None:
         answer: Frame = {key: frame[key] for key in ("ok", "error") if key in frame}

@@ -25,11 +25,14 @@ class Usage:
     memory: int
 
 
-def descendants(root: int) -> list[tuple[int, int]]:
-    """Return ``(pid, threads)`` of everything below ``root``, as far as it can be seen at this moment."""
+def descendants(root: int, enough: int = 1 << 22) -> list[tuple[int, int]]:
+    """Return ``(pid, threads)`` of everything below ``root``, as far as it can be seen at this moment.
+
+    Stops after ``enough`` processes: a fork bomb must not be counted to its end while it grows.
+    """
     found: list[tuple[int, int]] = []
     queue = _children(root)[0]
-    while queue:
+    while queue and len(found) < enough:
         pid = queue.pop()
         children, threads = _children(pid)
         found.append((pid, threads))
@@ -72,12 +75,14 @@ def _read(path: str) -> bytes:
         return b""
 
 
-def usage(root: int, memory_limit: int) -> Usage:
+def usage(root: int, memory_limit: int, task_limit: int) -> Usage:
     """Measure everything below ``root``; shared pages are told apart only when the quick sum is over the
     limit.
     """
-    processes = descendants(root)
+    processes = descendants(root, task_limit + 1)
     tasks = sum(threads for _, threads in processes)
+    if tasks > task_limit:
+        return Usage(tasks, 0)
     memory = sum(_resident(pid) for pid, _ in processes)
     if memory > memory_limit:
         memory = sum(_proportional(pid) for pid, _ in processes)

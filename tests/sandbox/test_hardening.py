@@ -1,0 +1,213 @@
+"""What must hold under load, on older kernels, and when parts die."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from pathlib import Path
+
+import anyio
+import psutil
+import pytest
+
+from host.sandbox import Limits, Sandbox, SandboxPolicy
+from host.tools.sandbox_tools import SandboxToolset
+
+
+def below(sandbox: Sandbox) -> list[psutil.Process]:
+    assert sandbox._process is not None
+    return psutil.Process(sandbox._process.pid).children(recursive=True)
+
+
+async def test_many_runs_leave_no_process_behind(sandbox: Sandbox) -> None:
+    tools = [sandbox.toolset(f"conv-{number}") for number in range(4)]
+
+    async def caller(mine: SandboxToolset) -> None:
+        for _ in range(25):
+            assert not (await mine.call("exec", {"command": "true & true"})).is_error
+
+    with anyio.fail_after(60):
+        async with anyio.create_task_group() as group:
+            for each in tools:
+                group.start_soon(caller, each)
+        while len(below(sandbox)) > 4 or any(p.status() == "zombie" for p in below(sandbox)):
+            await anyio.sleep(0.02)  # two reapers wait ahead, each with its command to be
+
+
+async def test_many_conversations_have_a_worker_each(sandbox: Sandbox, ws: Path) -> None:
+    with anyio.fail_after(60):
+        for number in range(200):
+            result = await sandbox.toolset(f"conv-{number}").call("read_file", {"path": "ok.txt"})
+            assert not result.is_error
+
+
+async def test_the_output_is_bounded_while_it_is_read(tools: SandboxToolset) -> None:
+    result = await tools.call("exec", {"command": "seq 1 2000000"})
+    assert len(result.text) < 70_000
+    assert result.text.startswith("1\n2\n")
+    assert "bytes left out" in result.text
+    assert "2000000\n[exit code 0" in result.text
+
+
+async def test_memory_of_all_processes_together_is_bounded(ws: Path) -> None:
+    limits = Limits(memory=100 << 20)
+    hungry = "for i in 1 2 3 4; do (x=$(head -c 60000000 /dev/zero | tr '\\0' x); sleep 5) & done; wait"
+    async with Sandbox(SandboxPolicy(workspace=ws, limits=limits)) as sandbox:
+        result = await sandbox.toolset("c").call("exec", {"command": hungry})
+    assert "memory limit" in result.text
+
+
+async def test_a_fork_bomb_is_stopped(ws: Path) -> None:
+    policy = SandboxPolicy(workspace=ws, limits=Limits(processes=64), allow_patterns=("",))
+    async with Sandbox(policy) as sandbox:
+        bomb = ":(){ :|:& };:; wait; sleep 20"
+        with anyio.fail_after(20):
+            result = await sandbox.toolset("c").call("exec", {"command": bomb})
+        assert "too many processes" in result.text
+        assert not (await sandbox.toolset("c").call("exec", {"command": "true"})).is_error
+
+
+@pytest.mark.parametrize("abi", [1, 2, 3, 4, 5])
+async def test_older_kernels_keep_files_closed_and_leave_nothing_running(
+    ws: Path, place: Path, abi: int
+) -> None:
+    async with Sandbox(SandboxPolicy(workspace=ws, max_landlock_abi=abi)) as sandbox:
+        report = await sandbox.ready()
+        assert report.landlock_abi == abi
+        assert report.level == 2
+        assert "signal_scope" in report.missing
+        tools = sandbox.toolset("c")
+        outside = f"x={place}/outside; cat $x/secret.txt; truncate -s 0 $x/secret.txt"
+        assert "outside-secret" not in (await tools.call("exec", {"command": outside})).text
+        command = "(setsid sh -c 'echo $$ > pid; sleep 300' &); while ! test -s pid; do sleep 0.01; done"
+        await tools.call("exec", {"command": command})
+        with pytest.raises(ProcessLookupError):
+            os.kill(int((ws / "pid").read_text()), 0)
+    assert (place / "outside" / "secret.txt").read_text() == "outside-secret\n"
+
+
+async def test_when_a_reaper_dies_its_command_is_ended_and_the_call_answered(
+    sandbox: Sandbox, tools: SandboxToolset, ws: Path
+) -> None:
+    command = "echo $PPID > reaper; echo $$ > pid; exec sleep 300"
+
+    async def kill_it() -> None:
+        while not (ws / "pid").exists() or not (ws / "pid").read_text().strip():
+            await anyio.sleep(0.005)
+        os.kill(int((ws / "reaper").read_text()), signal.SIGKILL)
+
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as group:
+            group.start_soon(kill_it)
+            result = await tools.call("exec", {"command": command})
+    assert result.is_error
+    with anyio.fail_after(5):
+        while Path(f"/proc/{(ws / 'pid').read_text().strip()}").exists():
+            await anyio.sleep(0.005)
+    assert not (await tools.call("exec", {"command": "true"})).is_error
+
+
+async def test_when_a_worker_dies_the_next_call_has_a_fresh_one(
+    sandbox: Sandbox, tools: SandboxToolset
+) -> None:
+    await tools.call("read_file", {"path": "ok.txt"})
+    for process in below(sandbox):
+        with contextlib.suppress(psutil.NoSuchProcess):  # a reaper's command to be goes with it
+            process.kill()
+    with anyio.fail_after(10):
+        while (await tools.call("read_file", {"path": "ok.txt"})).is_error:
+            await anyio.sleep(0.01)
+
+
+async def test_nothing_survives_when_the_supervisor_is_killed(
+    sandbox: Sandbox, tools: SandboxToolset, ws: Path
+) -> None:
+    await tools.call("exec", {"command": "setsid sleep 300 & echo $! > pid; sleep 300", "background": True})
+    with anyio.fail_after(20):
+        while not (ws / "pid").exists() or not (ws / "pid").read_text().strip():
+            await anyio.sleep(0.005)
+        assert sandbox._process is not None
+        sandbox._process.kill()
+        while Path(f"/proc/{(ws / 'pid').read_text().strip()}").exists():
+            await anyio.sleep(0.01)
+
+
+async def test_leaving_ends_everything_and_removes_private_directories(ws: Path) -> None:
+    async with Sandbox(SandboxPolicy(workspace=ws)) as sandbox:
+        tools = sandbox.toolset("c")
+        private = Path(await sandbox.private_directory("c"))
+        deep = (
+            "import os; os.chdir(os.environ['TMPDIR']); [(os.mkdir('d'), os.chdir('d')) for _ in range(3000)]"
+        )
+        result = await tools.call("exec", {"command": f'python3 -c "{deep}"; mkdir -m 000 $TMPDIR/closed'})
+        assert not result.is_error
+        await tools.call("exec", {"command": "sleep 300", "background": True})
+        processes = below(sandbox)
+        assert private.exists()
+    assert not private.parent.exists()
+    assert not [p for p in processes if p.is_running()]
+
+
+async def test_reading_outside_may_be_allowed_but_never_the_secrets(ws: Path, place: Path) -> None:
+    (place / "store").mkdir(mode=0o755)
+    (place / "store" / "db").write_text("store-secret")
+    policy = SandboxPolicy(
+        workspace=ws, allow_read_outside_workspace=True, secret_paths=(place / "store",), uid=0
+    )
+    async with Sandbox(policy) as sandbox:
+        tools = sandbox.toolset("c")
+        secret = str(place / "outside" / "secret.txt")
+        assert "outside-secret" in (await tools.call("exec", {"command": f"cat {secret}"})).text
+        assert "outside-secret" in (await tools.call("read_file", {"path": secret})).text
+        assert (await tools.call("exec", {"command": f"echo x > {secret}"})).is_error
+        assert (await tools.call("write_file", {"path": secret, "content": "", "overwrite": True})).is_error
+        assert "store-secret" not in (await tools.call("exec", {"command": f"cat {place}/store/db"})).text
+        assert (await tools.call("read_file", {"path": f"{place}/store/db"})).is_error
+
+
+async def test_allowed_paths_are_reachable_and_their_neighbours_are_not(ws: Path, place: Path) -> None:
+    for name in ("data-a", "data-b", "out"):
+        (place / name).mkdir()
+        (place / name / "f").write_text(f"in {name}")
+    (place / "data-link").symlink_to(place / "outside")
+    (place / "out").chmod(0o777)
+    policy = SandboxPolicy(workspace=ws, read_paths=(f"{place}/data-*",), write_paths=(f"{place}/out",))
+    async with Sandbox(policy) as sandbox:
+        tools = sandbox.toolset("c")
+        assert "in data-b" in (await tools.call("exec", {"command": f"cat {place}/data-b/f"})).text
+        assert not (await tools.call("read_file", {"path": f"{place}/data-a/f"})).is_error
+        assert (await tools.call("append_file", {"path": f"{place}/data-a/f", "content": "x"})).is_error
+        assert not (await tools.call("write_file", {"path": f"{place}/out/new", "content": "x"})).is_error
+        assert not (await tools.call("exec", {"command": f"echo y >> {place}/out/new2"})).is_error
+        assert (await tools.call("read_file", {"path": f"{place}/data-link/secret.txt"})).is_error
+        assert (
+            "outside-secret"
+            not in (await tools.call("exec", {"command": f"x={place}; cat $x/data-link/secret.txt"})).text
+        )
+
+
+async def test_without_the_restriction_files_outside_are_reachable_and_secrets_are_not(
+    ws: Path, place: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    policy = SandboxPolicy(workspace=ws, restrict_to_workspace=False, secret_paths=(place / "outside",))
+    (place / "else").mkdir()
+    async with Sandbox(policy) as sandbox:
+        tools = sandbox.toolset("c")
+        await sandbox.ready()
+        assert any("restrict_to_workspace is off" in record.message for record in caplog.records)
+        assert not (await tools.call("write_file", {"path": f"{place}/else/f", "content": "x"})).is_error
+        assert "x" in (await tools.call("exec", {"command": f"cat {place}/else/f"})).text
+        assert (await tools.call("read_file", {"path": f"{place}/outside/secret.txt"})).is_error
+        assert (
+            "outside-secret"
+            not in (await tools.call("exec", {"command": f"cat {place}/outside/secret.txt"})).text
+        )
+
+
+async def test_the_network_opens_only_when_it_is_switched_on(ws: Path) -> None:
+    probe = "python3 -c 'import socket; socket.socket().close(); print(\"socket\")'"
+    for allowed in (False, True):
+        async with Sandbox(SandboxPolicy(workspace=ws, allow_network=allowed)) as sandbox:
+            result = await sandbox.toolset("c").call("exec", {"command": probe})
+            assert (result.text.startswith("socket\n")) is allowed
