@@ -225,7 +225,7 @@ def _open_door(database: Path) -> socket.socket | None:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(birth.door_name(database), dir_fd=directory)
         door.bind(birth.door_address(directory, database))
-        door.listen(16)
+        door.listen(128)
     except OSError:
         door.close()
         return None
