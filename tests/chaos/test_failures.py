@@ -155,11 +155,10 @@ def test_the_answer_of_a_key_is_given_only_when_it_is_kept(host: HostProcess) ->
 )
 def test_the_next_start_needs_no_hand(host: HostProcess, fault: str) -> None:
     volume, local = Path(host.environment["STORE_DIR"]), Path(host.environment["LOCAL_DB_PATH"])
-    for number in range(2):
-        host.start()
-        with host.client() as client:
-            assert chat(client, f"told{number}").status_code == 200
-        host.kill()
+    host.start()
+    with host.client() as client:
+        assert chat(client, "told").status_code == 200
+    host.kill()
     if fault == "torn tail":
         newest = sorted(volume.glob("wal-*"))[-1]
         newest.write_bytes(newest.read_bytes() + b"half a frame" * 50)
@@ -176,7 +175,7 @@ def test_the_next_start_needs_no_hand(host: HostProcess, fault: str) -> None:
         (local.parent / f"{local.name}.ship").unlink()
     host.start()
     with host.client() as client:
-        assert texts(client) == {"told0", "told1"}
+        assert texts(client) == {"told"}
         assert client.get("/health").json()["status"] == "ok"
 
 
