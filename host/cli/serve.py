@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import MutableMapping
@@ -11,6 +12,8 @@ from host.cli.passphrase import passphrase_asker
 from shared.logging import configure
 from shared.redact import Redactor
 from shared.settings import Settings, SettingsError, load
+
+logger = logging.getLogger("picoclaw.cli")
 
 BAD_SETTINGS: Final = 2
 PR_SET_DUMPABLE: Final = 4
@@ -61,6 +64,8 @@ def run(settings: Settings) -> int:
     """Run the host with settings that were loaded; return its exit code."""
     hide_memory()
     configure(settings.log_level, settings.log_format, Redactor(settings.secret_values()))
+    if settings.api_token is None:
+        logger.warning("API_TOKEN is not set: every route but /health answers 500; `picoclaw init` makes one")
     from host.server import run as run_server
 
     return run_server(settings)

@@ -33,7 +33,7 @@ def model_choices(settings: Settings, asked: str | None = None) -> tuple[ModelCh
     names: ``InvalidInput`` otherwise. The last is the fallback model, if there is one.
     """
     named = _named(settings, asked)
-    fallback = _fallback(settings)
+    fallback = fallback_choice(settings)
     return named if fallback is None or fallback in named else (*named, fallback)
 
 
@@ -52,7 +52,8 @@ def _named(settings: Settings, asked: str | None) -> tuple[ModelChoice, ...]:
     return found
 
 
-def _fallback(settings: Settings) -> ModelChoice | None:
+def fallback_choice(settings: Settings) -> ModelChoice | None:
+    """Return the model to go on with when the first is overloaded, None without one."""
     name = settings.model.fallback_model
     if name is None:
         return None

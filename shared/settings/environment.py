@@ -24,6 +24,7 @@ ELSEWHERE: Final = frozenset(
         "PICOCLAW_DB_PATH",
         "PICOCLAW_IS_MAIN",
         "PICOCLAW_KEY_PASSPHRASE",
+        "PICOCLAW_NEW_KEY_PASSPHRASE",
         "PICOCLAW_URL",
     }
 )
@@ -55,12 +56,16 @@ def shadowed(environ: Mapping[str, str]) -> Iterator[str]:
 
 def unknown_names(environ: Mapping[str, str]) -> Iterator[str]:
     """Yield a sentence for each ``PICOCLAW_*`` name that means nothing, with the nearest one that does."""
-    known = {name for leaf in leaves() for name in leaf.env if name.startswith("PICOCLAW_")} | ELSEWHERE
+    known = {name for leaf in leaves() for name in leaf.env} | ELSEWHERE
     for name in sorted(environ):
         if name.startswith("PICOCLAW_") and name not in known:
-            near = get_close_matches(name, sorted(known), n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            yield f"{name} in the environment is not a known setting{hint}"
+            yield f"{name} in the environment is not a known setting{_hint(name, known)}"
+
+
+def _hint(name: str, known: set[str]) -> str:
+    bare = name.removeprefix("PICOCLAW_")
+    near = [bare] if bare in known else get_close_matches(name, sorted(known), n=1)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def _parse(leaf: Leaf, name: str, text: str) -> Any:

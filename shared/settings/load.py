@@ -72,9 +72,8 @@ def config_path(environ: Mapping[str, str]) -> Path:
 
 def secret_names() -> frozenset[str]:
     """Return the environment names whose values are secrets or hold some."""
-    return frozenset(
-        {"PICOCLAW_KEY_PASSPHRASE", *(n for leaf in leaves() if leaf.is_secret for n in leaf.env)}
-    )
+    passphrases = {"PICOCLAW_KEY_PASSPHRASE", "PICOCLAW_NEW_KEY_PASSPHRASE"}
+    return frozenset(passphrases.union(*(leaf.env for leaf in leaves() if leaf.is_secret)))
 
 
 def put(tree: Tree, path: KeyPath, value: Any) -> None:

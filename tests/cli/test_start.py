@@ -91,6 +91,16 @@ def test_serving_does_not_import_the_command_line_s_libraries() -> None:
     assert json.loads(done.stdout) == []
 
 
+def test_serving_without_a_token_says_so_and_bad_values_are_only_warnings(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:  # so that it ends by itself
+        port = str(taken.getsockname()[1])
+        ended = process(tmp_path, "serve", PORT=port, API_TOKEN="env://NOT_THERE")
+    lines = [json.loads(line) for line in ended.stderr.splitlines()]
+    assert ended.returncode == 1
+    assert lines[0]["message"].startswith("API_TOKEN is not set")
+    assert "Cannot listen" in lines[-1]["message"]
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="prctl(2) is Linux's")
 def test_a_host_is_not_dumpable() -> None:
     program = (

@@ -99,6 +99,11 @@ def test_an_unknown_name_of_ours_is_a_warning_with_the_nearest(tmp_path: Path) -
     )
 
 
+def test_an_operator_s_name_with_our_prefix_is_a_warning_with_the_right_one(tmp_path: Path) -> None:
+    (warning,) = settings_in(tmp_path, None, PICOCLAW_STORE_DIR="/x").warnings
+    assert warning == "PICOCLAW_STORE_DIR in the environment is not a known setting; did you mean STORE_DIR?"
+
+
 def test_an_unknown_key_is_named_in_full_with_line_and_nearest(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{\n "agents": {\n  "defaults": {\n   "workspce": "/w"\n  }\n }\n}')
     place = f"{tmp_path}/config.json, line 4"
