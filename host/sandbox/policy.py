@@ -14,7 +14,7 @@ DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 class Limits:
     """Bounds on one command, sizes in bytes (docs/limits.md says what happens at each)."""
 
-    processes: int = 256
+    processes: int = 512
     memory: int = 1 << 30
     data: int = 4 << 30
     file_size: int = 1 << 30

@@ -191,10 +191,17 @@ def _be_modest() -> None:
 
 
 def _filter(config: Config, connection: socket.socket) -> None:
-    program = seccomp.command_filter(config.allow_network, confine.metadata_mode(config), config.landlock_abi)
-    listener = seccomp.install(program, flags=seccomp.FLAG_NEW_LISTENER)
+    """Install the filter. Where the kernel gives no notifications, what would need them is refused."""
+    metadata = confine.metadata_mode(config)
+    program = seccomp.command_filter(config.allow_network, metadata, config.landlock_abi)
+    listener: int | None = None
+    try:
+        listener = seccomp.install(program, flags=seccomp.FLAG_NEW_LISTENER)
+    except OSError:
+        seccomp.install(seccomp.without_notifications(config.allow_network, metadata, config.landlock_abi))
     notify.send_listener(connection, listener)
-    os.close(listener)
+    if listener is not None:
+        os.close(listener)
 
 
 def environment(config: Config, place: Place, cwd: str) -> dict[str, str]:

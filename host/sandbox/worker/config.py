@@ -22,7 +22,6 @@ class Config:
     uid: int | None
     gid: int | None
     own_uid: bool
-    last_capability: int
     landlock_abi: int
     temporary: str
     path: str

@@ -73,7 +73,7 @@ def limit_resources(config: Config) -> None:
 def confine_worker(config: Config, place: Place) -> None:
     """Confine the calling process as a file worker."""
     os.umask(0o022)
-    privileges.become(config.uid, config.gid, config.last_capability)
+    privileges.become(config.uid, config.gid)
     privileges.not_dumpable()
     privileges.limit(resource.RLIMIT_CORE, 0)
     privileges.limit(resource.RLIMIT_FSIZE, config.file_size)

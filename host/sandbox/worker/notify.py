@@ -36,6 +36,7 @@ _NOTIFICATION: Final = struct.Struct("=QIIiIQ6Q")
 _ANSWER: Final = struct.Struct("=QqiI")
 _DESCRIPTOR: Final = struct.Struct("=QIIII")
 _SHARED_TEMPORARY: Final = (b"/tmp", b"/tmp/", b"/var/tmp", b"/var/tmp/")
+_NO_LISTENER: Final = b"n"
 _PATH_MAX: Final = 4096
 _AT_SYMLINK_NOFOLLOW: Final = 0x100
 _UNCHANGED: Final = 0xFFFFFFFF
@@ -53,14 +54,19 @@ class Call:
     arguments: tuple[int, ...]
 
 
-def send_listener(connection: socket.socket, listener: int) -> None:
-    """Hand the notification descriptor to the reaper (called by the command before its execve)."""
+def send_listener(connection: socket.socket, listener: int | None) -> None:
+    """Hand the notification descriptor to the reaper, or tell that there is none."""
+    if listener is None:
+        connection.send(_NO_LISTENER)
+        return
     connection.sendmsg([b"l"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [listener]))])
 
 
 def receive_listener(connection: socket.socket) -> tuple[int | None, bytes]:
     """Take the notification descriptor; without one, the sentence that says why the command did not start."""
     data, descriptors, _, _ = socket.recv_fds(connection, 4096, 1)
+    if data == _NO_LISTENER:
+        return None, b""
     return (descriptors[0], b"") if descriptors else (None, data)
 
 

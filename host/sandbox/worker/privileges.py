@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import struct
@@ -30,7 +31,6 @@ CAP_FOWNER: Final = 3
 CAP_KILL: Final = 5
 CAP_SETGID: Final = 6
 CAP_SETUID: Final = 7
-CAP_SETPCAP: Final = 8
 SUPERVISOR_CAPABILITIES: Final = (
     CAP_CHOWN,
     CAP_DAC_OVERRIDE,
@@ -38,7 +38,6 @@ SUPERVISOR_CAPABILITIES: Final = (
     CAP_KILL,
     CAP_SETGID,
     CAP_SETUID,
-    CAP_SETPCAP,
 )
 
 
@@ -67,32 +66,24 @@ def permitted(wanted: tuple[int, ...]) -> tuple[int, ...]:
     return ()
 
 
-def drop_bounding_set(last: int) -> None:
-    """Empty the bounding set so that no file capability can come back; needs CAP_SETPCAP."""
-    for capability in range(last + 1):
-        syscalls.prctl(PR_CAPBSET_DROP, capability)
+def drop_bounding_set() -> None:
+    """Empty the bounding set, for this process and all it forks: no file capability can come back.
+
+    Needs CAP_SETPCAP; without it ``no_new_privs`` does the same work.
+    """
+    with contextlib.suppress(PermissionError):
+        for capability in range(last_capability() + 1):
+            syscalls.prctl(PR_CAPBSET_DROP, capability)
 
 
-def become(uid: int | None, gid: int | None, last: int) -> None:
+def become(uid: int | None, gid: int | None) -> None:
     """Drop to ``uid``/``gid`` (None: stay), then every capability, in every set. Irreversible."""
-    if os.geteuid() == 0:
-        drop_all = _may_drop_bounding_set()
-        if drop_all:
-            drop_bounding_set(last)
-        if uid is not None and gid is not None:
-            os.setgroups([])
-            os.setresgid(gid, gid, gid)
-            os.setresuid(uid, uid, uid)
+    if uid is not None and gid is not None:
+        os.setgroups([])
+        os.setresgid(gid, gid, gid)
+        os.setresuid(uid, uid, uid)
     syscalls.prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)
     keep_capabilities(())
-
-
-def _may_drop_bounding_set() -> bool:
-    try:
-        syscalls.prctl(PR_CAPBSET_DROP, 0)
-    except PermissionError:
-        return False
-    return True
 
 
 def no_new_privileges() -> None:

@@ -30,7 +30,7 @@ def reap(channel: Channel, config: Config, supervisor: int) -> None:
     privileges.adopt_orphans()
     privileges.no_new_privileges()
     scoped = confine.enter_signal_scope(config.landlock_abi, supervisor)
-    privileges.become(config.uid, config.gid, config.last_capability)
+    privileges.become(config.uid, config.gid)
     privileges.not_dumpable()
     prepared = command.Prepared(config)
     try:

@@ -10,7 +10,7 @@ import ctypes
 import errno
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from functools import cache
 from typing import Final
@@ -219,6 +219,12 @@ def worker_rules() -> list[Rule]:
 def command_filter(network: bool, metadata: Metadata, landlock_abi: int) -> bytes:
     """Return the program of ``command_rules``, computed once; the supervisor does it before it forks."""
     return compile_filter(command_rules(network=network, metadata=metadata, landlock_abi=landlock_abi))
+
+
+def without_notifications(network: bool, metadata: Metadata, landlock_abi: int) -> bytes:
+    """Return ``command_filter`` with refusals in place of notifications."""
+    rules = command_rules(network=network, metadata=metadata, landlock_abi=landlock_abi)
+    return compile_filter([replace(r, action=refuse()) if r.action == NOTIFY else r for r in rules])
 
 
 @cache

@@ -88,7 +88,7 @@ class Supervisor:
         privileges.not_dumpable()
         abi = min(landlock.abi(), frame.get("max_landlock_abi") or 99)
         chosen = _identity(frame)
-        last = privileges.last_capability()
+        privileges.drop_bounding_set()
         privileges.keep_capabilities(privileges.permitted(privileges.SUPERVISOR_CAPABILITIES))
         # private directories are closed to all but their own conversation, also where "outside" is open
         frame["secret_paths"] = [*frame["secret_paths"], frame["temporary"]]
@@ -97,7 +97,6 @@ class Supervisor:
             uid=chosen.uid,
             gid=chosen.gid,
             own_uid=chosen.own,
-            last_capability=last,
             landlock_abi=abi,
             uid_processes=_process_allowance(chosen, frame["processes"]),
         )
