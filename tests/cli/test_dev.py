@@ -53,14 +53,21 @@ class Dev:
         return code
 
 
-@pytest.fixture
-def dev(tmp_path: Path) -> Iterator[Dev]:
-    running = Dev(tmp_path)
+@contextlib.contextmanager
+def running_dev(directory: Path, **extra: str) -> Iterator[Dev]:
+    """A host that is ready, and gone at the end."""
+    running = Dev(directory, **extra)
     try:
         running.wait_for("Ctrl-C stops it.")
         yield running
     finally:
         running.stop()
+
+
+@pytest.fixture
+def dev(tmp_path: Path) -> Iterator[Dev]:
+    with running_dev(tmp_path) as running:
+        yield running
 
 
 def test_a_newcomer_pastes_both_lines_and_sees_something_happen(dev: Dev) -> None:
@@ -96,18 +103,13 @@ def test_no_child_inherits_a_secret(tmp_path: Path) -> None:
         "PICOCLAW_KEY_PASSPHRASE",
         "PICOCLAW_CHANNELS_TELEGRAM_TOKEN",
     )
-    running = Dev(
-        tmp_path, **dict.fromkeys(names, "canary-0123456789"), ANTHROPIC_BASE_URL="http://127.0.0.1:1"
-    )
-    try:
-        running.wait_for("Ctrl-C stops it.")
+    secrets = dict.fromkeys(names, "canary-0123456789")
+    with running_dev(tmp_path, **secrets, ANTHROPIC_BASE_URL="http://127.0.0.1:1") as running:
         children = psutil.Process(running.program.pid).children(recursive=True)
         assert children
         for child in children:
             with contextlib.suppress(psutil.NoSuchProcess):
                 assert "canary" not in str(child.environ()) + str(child.cmdline())
-    finally:
-        running.stop()
 
 
 def test_the_host_leaves_no_core_file(dev: Dev) -> None:
@@ -116,8 +118,7 @@ def test_the_host_leaves_no_core_file(dev: Dev) -> None:
 
 
 def test_stopping_is_clean_and_takes_the_address_away(tmp_path: Path) -> None:
-    running = Dev(tmp_path)
-    running.wait_for("Ctrl-C stops it.")
-    assert running.stop() == 0
+    with running_dev(tmp_path) as running:
+        assert running.stop() == 0
     assert not (tmp_path / ".run/dev.json").exists()
     assert "Traceback" not in running.shown
