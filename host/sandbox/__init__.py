@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+from host.sandbox.explain import explain_command, explain_path
 from host.sandbox.policy import Limits, SandboxPolicy, SandboxReport
 from host.sandbox.sandbox import Sandbox, SandboxFault
 
-__all__ = ["Limits", "Sandbox", "SandboxFault", "SandboxPolicy", "SandboxReport"]
+__all__ = [
+    "Limits",
+    "Sandbox",
+    "SandboxFault",
+    "SandboxPolicy",
+    "SandboxReport",
+    "explain_command",
+    "explain_path",
+]
