@@ -7,7 +7,7 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.stamp
 LOCK := requirements/dev.lock
 
-.PHONY: run setup test check lint types bench lock format clean
+.PHONY: run setup test chaos check lint types bench lock format clean
 
 run: setup
 	@$(VENV)/bin/picoclaw dev
@@ -30,6 +30,10 @@ $(STAMP): $(LOCK) pyproject.toml
 
 test: setup
 	$(PY) -m pytest -m "not slow"
+
+# Kills the whole tree at random, hundreds of times, and compares what clients were told with what is there.
+chaos: setup
+	$(PY) -m pytest -m slow tests/chaos
 
 check: lint types
 

@@ -52,7 +52,16 @@ def test_no_statement_stands_outside_the_store() -> None:
 
 
 def test_the_host_starts_without_the_packages_that_are_slow_to_import() -> None:
-    slow = {"anthropic", "mcp", "sqlite_utils", "rich", "typer", "prompt_toolkit", "prometheus_client", "tree_sitter"}
+    slow = {
+        "anthropic",
+        "mcp",
+        "sqlite_utils",
+        "rich",
+        "typer",
+        "prompt_toolkit",
+        "prometheus_client",
+        "tree_sitter",
+    }
     script = f"import host.server, sys; print(sorted({slow} & set(sys.modules)))"
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT
