@@ -22,13 +22,16 @@ def to_messages(entries: Iterable[HistoryEntry]) -> list[Message]:
     open_calls: list[str] = []
     for entry in entries:
         blocks = list(entry.blocks)
+        if not blocks:
+            # An answer that only people see: what was shown of a run that did not finish.
+            continue
         if entry.role == "user":
             blocks = [*_answers(blocks, open_calls), *_others(blocks)]
         elif open_calls:
             messages.append({"role": "user", "content": _answers([], open_calls)})
         if blocks:
             messages.append({"role": entry.role, "content": blocks})
-            open_calls = _calls(blocks) if entry.role == "assistant" else []
+        open_calls = _calls(blocks) if entry.role == "assistant" else []
     if open_calls:
         messages.append({"role": "user", "content": _answers([], open_calls)})
     return messages

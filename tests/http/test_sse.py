@@ -1,0 +1,113 @@
+"""The event stream as an ASGI response: frames, heartbeats, readers who are slow or go away."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import anyio
+import pytest
+from starlette.types import Message, Receive
+
+from host.api.sse import EventStreamResponse, frame
+from host.runs.events import EventLog, follow
+from shared.models import Event
+
+SCOPE = {"type": "http"}
+
+
+async def still_there() -> Message:
+    await anyio.sleep_forever()
+    raise AssertionError("unreachable")
+
+
+async def sent_by(response: EventStreamResponse, receive: Receive = still_there) -> bytes:
+    body = bytearray()
+
+    async def send(message: Message) -> None:
+        body.extend(message.get("body", b""))
+
+    with anyio.fail_after(5):
+        await response(dict(SCOPE), receive, send)
+    return bytes(body)
+
+
+def test_a_frame_has_an_id_an_event_and_one_line_of_data() -> None:
+    told = frame(Event(7, "chunk", {"text": "a\nb"}))
+    assert told == b'id: 7\nevent: chunk\ndata: {"text":"a\\nb"}\n\n'
+
+
+async def test_a_silent_stream_sends_comments() -> None:
+    silence = anyio.Event()
+    beats = 0
+
+    async def events() -> AsyncIterator[Event]:
+        await silence.wait()
+        yield Event(1, "done", {})
+
+    async def send(message: Message) -> None:
+        nonlocal beats
+        beats += message.get("body", b"").startswith(b":")
+        if beats == 3:
+            silence.set()
+
+    with anyio.fail_after(5):
+        await EventStreamResponse(events(), heartbeat_s=0.01)(dict(SCOPE), still_there, send)
+    assert beats >= 3
+
+
+async def test_a_reader_who_goes_away_ends_the_response_and_not_the_log() -> None:
+    log = EventLog()
+    log.emit("start", {})
+    gone = anyio.Event()
+
+    async def receive() -> Message:
+        await gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        if b"event: start" in message.get("body", b""):
+            gone.set()
+
+    async def nothing_stored(after: int) -> list[Event]:
+        return []
+
+    with anyio.fail_after(5):
+        await EventStreamResponse(follow(log, 0, nothing_stored))(dict(SCOPE), receive, send)
+    assert log.emit("chunk", {"text": "x"}).seq == 2
+
+
+async def test_a_late_reader_gets_old_events_from_the_store_and_new_ones_live() -> None:
+    log = EventLog()
+    stored: list[Event] = []
+    for number in range(6000):
+        log.emit("chunk", {"text": str(number)})
+        if number % 100 == 99:
+            events = log.unsaved()
+            stored += events
+            log.mark_saved(events)
+    log.emit("done", {})
+    log.close()
+
+    async def read(after: int) -> list[Event]:
+        return [event for event in stored if event.seq > after][:1000]
+
+    assert log.after(0) is None
+    seen = [event.seq async for event in follow(log, 0, read)]
+    assert seen == list(range(1, 6002))
+
+
+@pytest.mark.parametrize("count", [0, 1, 500])
+async def test_every_event_reaches_the_reader_in_order(count: int) -> None:
+    async def events() -> AsyncIterator[Event]:
+        for number in range(count):
+            yield Event(number + 1, "chunk", {"n": number})
+
+    body = await sent_by(EventStreamResponse(events()))
+    ids = [int(line[4:]) for line in body.split(b"\n") if line.startswith(b"id: ")]
+    assert ids == list(range(1, count + 1))
+
+
+def test_events_are_numbered_from_one() -> None:
+    log = EventLog()
+    assert [log.emit("x", {}).seq for _ in range(3)] == [1, 2, 3]
+    assert log.last_seq == 3
