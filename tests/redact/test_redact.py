@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.redact import MARK, Redactor
+from tests.settings.patience import patient
 
 CANARY = "sk-canary/0123+45=67 89"
 
@@ -77,6 +78,7 @@ def test_pieces_at_the_ends_of_a_record_are_taken_out() -> None:
     assert redactor.line(CANARY) == MARK
 
 
+@patient
 @given(SECRETS, st.lists(st.text(alphabet="abc", max_size=7), max_size=12))
 def test_a_stream_is_redacted_as_its_whole_text_is(secrets: list[str], pieces: list[str]) -> None:
     redactor = Redactor(secrets)
@@ -85,12 +87,14 @@ def test_a_stream_is_redacted_as_its_whole_text_is(secrets: list[str], pieces: l
     assert out == redactor.text("".join(pieces))
 
 
+@patient
 @given(SECRETS, st.text(alphabet="abc", max_size=60))
 def test_no_secret_is_left(secrets: list[str], text: str) -> None:
     clean = Redactor(secrets).text(text)
     assert not any(secret in clean for secret in secrets)
 
 
+@patient
 @given(st.text(alphabet="ab", min_size=8, max_size=12), st.lists(st.text(alphabet="abc", max_size=7)))
 def test_a_stream_holds_back_less_than_a_secret(secret: str, pieces: list[str]) -> None:
     redactor = Redactor([secret])

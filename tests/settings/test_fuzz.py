@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from shared.settings import SettingsError, load
 from shared.settings.leaves import leaves
+from tests.settings.patience import patient
 
 CANARY = "canary0123456789"
 
@@ -76,7 +77,7 @@ def outcome(config: bytes | None, security: bytes | None) -> str:
     return said
 
 
-@settings(deadline=None)
+@patient
 @given(st.binary(max_size=60))
 @example(b"\xef\xbb\xbf{}")
 @example(b"[" * 5000)
@@ -87,7 +88,7 @@ def test_any_bytes_as_config_json(content: bytes) -> None:
     outcome(content, None)
 
 
-@settings(deadline=None)
+@patient
 @given(
     st.one_of(
         st.binary(max_size=60), st.text(alphabet="a:{}[]&*!-#|>'\"%@ \n\t?,~0.", max_size=40).map(str.encode)
@@ -105,7 +106,7 @@ def test_any_bytes_as_security_yml(content: bytes) -> None:
     outcome(None, content)
 
 
-@settings(deadline=None)
+@patient
 @given(PATHS, VALUES)
 def test_any_value_at_any_key_of_config_json(path: tuple[str, ...], value: Any) -> None:
     outcome(
@@ -114,7 +115,7 @@ def test_any_value_at_any_key_of_config_json(path: tuple[str, ...], value: Any) 
     )
 
 
-@settings(deadline=None)
+@patient
 @given(SECRET_PATHS, VALUES)
 def test_any_value_at_any_key_of_security_yml(path: tuple[str, ...], value: Any) -> None:
     config = {
@@ -125,7 +126,7 @@ def test_any_value_at_any_key_of_security_yml(path: tuple[str, ...], value: Any)
     outcome(json.dumps(config).encode(), security.encode() if security else None)
 
 
-@settings(deadline=None)
+@patient
 @given(st.sampled_from([name for leaf in leaves() for name in leaf.env]), st.text(max_size=20))
 def test_any_text_in_any_variable(name: str, text: str) -> None:
     if name in ("PICOCLAW_HOME", "PICOCLAW_CONFIG") or "\0" in text:

@@ -5,10 +5,11 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.secrets import Sealer, SecretFault, SecretReader, unseal
+from tests.settings.patience import patient
 
 SEALER = Sealer("open sesame")
 
@@ -19,6 +20,7 @@ def fault_of(reader: SecretReader, text: str) -> str:
     return str(caught.value)
 
 
+@patient
 @given(st.text(alphabet=st.characters(exclude_categories=["Cs"])))
 def test_what_was_sealed_is_unsealed(value: str) -> None:
     assert unseal(SEALER.seal(value), "open sesame") == value
@@ -30,7 +32,7 @@ def test_sealing_twice_gives_different_texts_and_hides_the_value() -> None:
     assert b"canary" not in base64.b64decode(first.removeprefix("enc://"))
 
 
-@settings(max_examples=40, deadline=None)
+@patient
 @given(st.integers(min_value=20 * 8, max_value=50 * 8))
 def test_a_changed_bit_behind_the_header_is_noticed(bit: int) -> None:
     blob = bytearray(base64.b64decode(SEALER.seal("canary").removeprefix("enc://")))
@@ -39,6 +41,7 @@ def test_a_changed_bit_behind_the_header_is_noticed(bit: int) -> None:
         unseal("enc://" + base64.b64encode(blob).decode(), "open sesame")
 
 
+@patient
 @given(st.binary(max_size=80))
 def test_junk_is_a_fault_and_costs_nothing(blob: bytes) -> None:
     with pytest.raises(SecretFault):
