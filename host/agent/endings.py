@@ -6,7 +6,8 @@ Ending
 ├── Refused          error    refused
 ├── TimedOut         timeout  timeout
 ├── Cancelled        cancelled cancelled
-└── Stopped          error    shutdown
+├── Stopped          error    shutdown
+└── Paused           paused   budget
 """
 
 from __future__ import annotations
@@ -62,3 +63,10 @@ class Stopped(Ending):
     """The host is going down."""
 
     code = "shutdown"
+
+
+class Paused(Ending):
+    """The run would pass a budget; its message says what is needed for it to go on."""
+
+    state = RunState.PAUSED
+    code = "budget"

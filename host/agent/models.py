@@ -35,6 +35,7 @@ class Reply:
     ``blocks`` are plain content blocks, ready to be stored and to be sent back as the assistant's message;
     blank text blocks, which the API would refuse there, are left out. ``malformed`` holds, by tool use id,
     tool input that is not a JSON object; such a block stays in ``blocks`` with an empty input.
+    ``asked_model`` is the id that was asked for; ``model`` is what the API says answered.
     """
 
     blocks: list[Block]
@@ -42,6 +43,7 @@ class Reply:
     usage: Usage
     model: str
     malformed: Mapping[str, str] = field(default_factory=dict)
+    asked_model: str = ""
 
     @property
     def text(self) -> str:

@@ -95,6 +95,15 @@ class Budgets(Section):
         default_factory=dict, description="Per model id: `{input, output, cache_read, cache_write}`"
     )
 
+    @property
+    def limited(self) -> bool:
+        """Whether there is any limit."""
+        return any(
+            bound is not None
+            for limit in (self.run, self.conversation, self.day)
+            for bound in (limit.tokens, limit.dollars)
+        )
+
 
 class RateLimits(Section):
     """How often callers may ask; 0 switches a limit off."""

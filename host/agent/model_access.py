@@ -1,0 +1,67 @@
+"""The models of the settings, each ready to be asked; the SDK is loaded behind the start."""
+
+from __future__ import annotations
+
+from host.agent.keyed_model import Credential, KeyedModel, Route
+from host.agent.lazy_model import LazyModel
+from host.agent.models import ModelConfig
+from shared.settings import Settings
+from shared.settings.choices import ModelChoice, fallback_choice, model_choices
+
+
+class ModelAccess:
+    """Owns the connections to every model: a client for each credential and address, made when it is used."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._clients: dict[ModelConfig, LazyModel] = {}
+        self._credentials: dict[ModelConfig, Credential] = {}
+
+    def check(self, asked: str) -> None:
+        """Raise InvalidInput, naming the known ones, for a model that requests may not ask for."""
+        model_choices(self._settings, asked)
+
+    def models(self, asked: str | None = None) -> tuple[KeyedModel, ...]:
+        """Return the model that answers, then the one to go on with when it is overloaded.
+
+        Raises InvalidInput as ``check`` does.
+        """
+        fallback = fallback_choice(self._settings)
+        choices = model_choices(self._settings, asked)
+        named = [choice for choice in choices if choice != fallback] or choices
+        models = [KeyedModel([route for choice in named for route in self._routes(choice)])]
+        if fallback is not None and fallback not in named:
+            models.append(KeyedModel(self._routes(fallback)))
+        return tuple(models)
+
+    async def load(self) -> None:
+        """Import the SDK and make the client that runs will need first; raises Misconfigured."""
+        choice = model_choices(self._settings)[0]
+        await self._client(self._configs(choice)[0]).load()
+
+    async def aclose(self) -> None:
+        """Give back all connections."""
+        for client in self._clients.values():
+            await client.aclose()
+
+    def _routes(self, choice: ModelChoice) -> list[Route]:
+        return [Route(choice.model, self._credential(config)) for config in self._configs(choice)]
+
+    def _configs(self, choice: ModelChoice) -> list[ModelConfig]:
+        if self._settings.offline:
+            return [ModelConfig(offline=True)]
+        keys = [key.get_secret_value() for key in choice.api_keys]
+        if keys:
+            return [ModelConfig(api_key=key, base_url=choice.base_url) for key in keys]
+        token = choice.auth_token.get_secret_value() if choice.auth_token else None
+        return [ModelConfig(auth_token=token, base_url=choice.base_url)]
+
+    def _credential(self, config: ModelConfig) -> Credential:
+        if config not in self._credentials:
+            self._credentials[config] = Credential(self._client(config))
+        return self._credentials[config]
+
+    def _client(self, config: ModelConfig) -> LazyModel:
+        if config not in self._clients:
+            self._clients[config] = LazyModel(config)
+        return self._clients[config]

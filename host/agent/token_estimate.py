@@ -1,0 +1,34 @@
+"""How many tokens a request will cost before the API has counted them: an estimate on the high side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+BYTES_PER_TOKEN: Final = 3
+"""English has about four bytes a token, code and JSON about three."""
+
+IMAGE_TOKENS: Final = 1600
+"""The most an image counts after the API has scaled it (https://platform.claude.com/docs, vision)."""
+
+
+def estimated_input(request: Mapping[str, Any]) -> int:
+    """Return the tokens of a request's system prompt, tools and messages."""
+    return sum(_tokens(request.get(part)) for part in ("system", "tools", "messages"))
+
+
+def estimated_text(characters: int) -> int:
+    """Return the tokens of that many characters of a reply."""
+    return -(-characters // BYTES_PER_TOKEN)
+
+
+def _tokens(value: Any) -> int:
+    if isinstance(value, str):
+        return -(-len(value.encode()) // BYTES_PER_TOKEN)
+    if isinstance(value, Mapping):
+        if value.get("type") == "image":
+            return IMAGE_TOKENS
+        return sum(_tokens(key) + _tokens(item) for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return sum(_tokens(item) for item in value)
+    return 0 if value is None else 1

@@ -1,0 +1,168 @@
+"""What a run may still spend: reserved in the store before each model call, or the run pauses and asks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from host.agent.endings import Paused
+from host.agent.token_estimate import estimated_input
+from host.runs.prices import FREE, Prices
+from host.runs.recorder import RunRecorder
+from shared.clock import now_ms
+from shared.errors import Misconfigured
+from shared.models import Amount, Lease, Standing
+from shared.settings.sections import Budgets, Limit, Price
+from shared.store.contract import Store
+
+LEAST_OUTPUT: Final = 256
+"""Tokens below which a reply is not worth its input, unless ``max_tokens`` is smaller anyway."""
+
+MICRO: Final = 1_000_000
+ROUND_TO: Final = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class _Scope:
+    """One limit, and what counts against it so far."""
+
+    name: str
+    limit: Limit
+    spent: Amount
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """The next call: what it needs at least, what it would like to have."""
+
+    input_tokens: int
+    least_output: int
+    most_output: int
+    price: Price
+
+    def output_within(self, scope: _Scope) -> int:
+        """Return the output tokens that the scope leaves room for; negative when there is none."""
+        rooms = [self.most_output]
+        if scope.limit.tokens is not None:
+            rooms.append(scope.limit.tokens - scope.spent.tokens - self.input_tokens)
+        if scope.limit.dollars is not None:
+            left = scope.limit.dollars * MICRO - scope.spent.microdollars
+            left -= self.input_tokens * self.price.input
+            rooms.append(math.floor(left / self.price.output) if self.price.output else self._enough(left))
+        return min(rooms)
+
+    def amount(self, output: int) -> Amount:
+        """Return what to reserve for the call with so much output."""
+        cost = self.input_tokens * self.price.input + output * self.price.output
+        return Amount(self.input_tokens + output, math.ceil(cost))
+
+    def _enough(self, left: float) -> int:
+        return self.most_output if left >= 0 else -1
+
+
+class RunBudget:
+    """Implements the loop's Budget for one run.
+
+    ``allowed``: tokens that people approved for this run; the limits don't stop it within them.
+    """
+
+    def __init__(
+        self,
+        budgets: Budgets,
+        prices: Prices,
+        store: Store,
+        lease: Lease,
+        recorder: RunRecorder,
+        allowed: int | None = None,
+    ) -> None:
+        self._budgets = budgets
+        self._prices = prices
+        self._store = store
+        self._lease = lease
+        self._recorder = recorder
+        self._allowed = allowed
+        self._suggested = 0
+
+    async def reserve(self, request: dict[str, Any], models: Sequence[str]) -> dict[str, Any]:
+        """See ``Budget.reserve``; raises Misconfigured for a limit in dollars and a model without a price."""
+        call = self._call(request, models)
+        granted = 0
+
+        def decide(standing: Standing) -> Amount:
+            nonlocal granted
+            granted = self._granted(call, standing)
+            return call.amount(granted)
+
+        await self._store.usage.reserve(self._lease, decide, now_ms())
+        self._recorder.calling(call.input_tokens, call.price)
+        return {**request, "max_tokens": granted}
+
+    def cut_short(self) -> Paused:
+        """See ``Budget.cut_short``."""
+        return self._paused("What is left of the budget was not enough to finish the reply.")
+
+    def _call(self, request: dict[str, Any], models: Sequence[str]) -> _Call:
+        most = request["max_tokens"]
+        thinking = request.get("thinking", {}).get("budget_tokens", 0)
+        call = _Call(
+            input_tokens=estimated_input(request),
+            least_output=min(thinking + LEAST_OUTPUT, most),
+            most_output=most,
+            price=self._price(models),
+        )
+        wanted = call.input_tokens + most
+        self._suggested = -(-wanted // ROUND_TO) * ROUND_TO
+        return call
+
+    def _price(self, models: Sequence[str]) -> Price:
+        price = self._prices.dearest(models)
+        if price is None and self._allowed is None and self._in_dollars():
+            raise Misconfigured(
+                f"A budget in dollars is set, but budgets.prices has no price for {' or '.join(models)}."
+            )
+        return price or FREE
+
+    def _in_dollars(self) -> bool:
+        budgets = self._budgets
+        return any(limit.dollars is not None for limit in (budgets.run, budgets.conversation, budgets.day))
+
+    def _granted(self, call: _Call, standing: Standing) -> int:
+        granted = call.most_output
+        for scope in self._scopes(standing):
+            output = call.output_within(scope)
+            if output < call.least_output:
+                raise self._paused(_sentence(scope, call))
+            granted = min(granted, output)
+        return granted
+
+    def _scopes(self, standing: Standing) -> Iterator[_Scope]:
+        own = self._recorder.spent.amount
+        if self._allowed is not None:
+            yield _Scope("What was approved for this run is", Limit(tokens=self._allowed), own)
+            return
+        yield _Scope("The limit for one run is", self._budgets.run, own)
+        yield _Scope("The limit for one conversation is", self._budgets.conversation, standing.conversation)
+        yield _Scope("The limit for one day is", self._budgets.day, standing.day)
+
+    def _paused(self, why: str) -> Paused:
+        conversation_id = self._lease.conversation_id
+        return Paused(
+            f"I have paused. {why} To let me go on, approve more tokens: "
+            f'POST /chat/{conversation_id}/resume {{"allow_tokens": {self._suggested}}}'
+        )
+
+
+def _sentence(scope: _Scope, call: _Call) -> str:
+    need = call.amount(call.least_output)
+    tokens, dollars = scope.limit.tokens, scope.limit.dollars
+    if tokens is not None and scope.spent.tokens + need.tokens > tokens:
+        return (
+            f"{scope.name} {tokens:,} tokens: {scope.spent.tokens:,} are used, "
+            f"and the next step needs at least {need.tokens:,}."
+        )
+    spent, needed = scope.spent.microdollars / MICRO, need.microdollars / MICRO
+    return (
+        f"{scope.name} ${dollars:.2f}: ${spent:.4f} is used, and the next step needs at least ${needed:.4f}."
+    )
