@@ -173,12 +173,12 @@ def _prompt() -> PromptSession[str]:
     def _(event: KeyPressEvent) -> None:
         event.current_buffer.insert_text("\n")
 
-    path = Path(os.environ.get("PICOCLAW_HOME") or "~/.picoclaw").expanduser() / "chat_history"
     history: History
     try:
+        path = Path(os.environ.get("PICOCLAW_HOME") or "~/.picoclaw").expanduser() / "chat_history"
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         path.touch(mode=0o600)
         history = FileHistory(str(path))
-    except OSError:
+    except (OSError, RuntimeError):
         history = InMemoryHistory()
     return PromptSession(history=history, key_bindings=bindings)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pwd
 from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from pathlib import Path
@@ -132,8 +134,18 @@ def _make_nodes(tree: Tree, path: KeyPath) -> None:
 
 def _absolute(text: str, environ: Mapping[str, str], base: Path) -> Path:
     if text == "~" or text.startswith("~/"):
-        return Path(environ.get("HOME") or "~").expanduser() / text[2:]
+        return _user_home(environ) / text[2:]
     return base / text
+
+
+def _user_home(environ: Mapping[str, str]) -> Path:
+    """Return HOME, else what passwd(5) says, which knows nothing of a container's nameless users."""
+    if environ.get("HOME"):
+        return Path(environ["HOME"])
+    try:
+        return Path(pwd.getpwuid(os.geteuid()).pw_dir)
+    except KeyError:
+        raise SettingsError("Neither HOME nor PICOCLAW_HOME is set, and this user has no home") from None
 
 
 def _validated(tree: Tree, origins: Origins) -> Settings:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -109,3 +110,11 @@ def test_a_host_is_not_dumpable() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "0 (0, 0)\n"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become a user that nobody knows")
+def test_a_user_without_a_home_is_a_sentence() -> None:
+    program = "import os; os.setuid(54321); from shared.settings import load; load({})"
+    code = f"import shared.settings.load, shared.schedules; exec({program!r})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "SettingsError: Neither HOME nor PICOCLAW_HOME is set" in done.stderr
