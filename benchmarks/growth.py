@@ -82,7 +82,8 @@ def of_size(conversations: int, messages_each: int, rounds: int) -> dict[str, fl
         return anyio.run(measure, Path(folder) / "volume", database, rounds)
 
 
-def main() -> None:
+def command() -> None:
+    """Compare and print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--conversations", type=int, default=100_000)
     parser.add_argument("--messages-each", type=int, default=100)
@@ -97,4 +98,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command()
