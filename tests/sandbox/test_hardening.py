@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import tempfile
 from pathlib import Path
 
 import anyio
@@ -211,3 +212,21 @@ async def test_the_network_opens_only_when_it_is_switched_on(ws: Path) -> None:
         async with Sandbox(SandboxPolicy(workspace=ws, allow_network=allowed)) as sandbox:
             result = await sandbox.toolset("c").call("exec", {"command": probe})
             assert (result.text.startswith("socket\n")) is allowed
+
+
+async def test_private_directories_of_killed_supervisors_are_removed_by_the_next(ws: Path) -> None:
+    parent = Path(tempfile.gettempdir())
+    abandoned = Path(tempfile.mkdtemp(prefix="picoclaw-"))
+    (abandoned / "left").write_text("behind")
+    young = Path(tempfile.mkdtemp(prefix="picoclaw-"))
+    os.utime(abandoned, (1, 1))
+    try:
+        async with Sandbox(SandboxPolicy(workspace=ws)) as sandbox:
+            await sandbox.ready()
+            with anyio.fail_after(20):
+                while abandoned.exists():
+                    await anyio.sleep(0.01)
+            assert young.exists()
+            assert abandoned.parent == parent
+    finally:
+        young.rmdir()

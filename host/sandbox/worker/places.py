@@ -1,19 +1,23 @@
 """Workspaces and private directories: made for the sandbox's uid, removed with the conversation."""
 
 # Descriptors and raw paths on purpose: pathlib can't work relative to a directory that is held open.
-# ruff: noqa: PTH101, PTH102, PTH103, PTH106, PTH112, PTH116
+# ruff: noqa: PTH101, PTH102, PTH103, PTH106, PTH112, PTH116, PTH120, PTH208
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import itertools
 import os
+import time
 from collections.abc import Iterator
 
 from .config import Config, Place
 from .identity import Identity, adopt
 
+PREFIX = "picoclaw-"  # as the host names them
+ABANDONED_S = 60.0
 _NAME_CHARS = 16
 
 
@@ -23,6 +27,7 @@ class Places:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._places: dict[str, Place] = {}
+        self._held = _hold(config.temporary)
         os.chmod(config.temporary, 0o711)  # noqa: S103 - others may pass through, not list
 
     def of(self, conversation: str, workspace: str) -> Place:
@@ -50,6 +55,18 @@ class Places:
         if self._config.own_uid and os.stat(workspace).st_uid == 0:
             adopt(workspace, Identity(self._config.uid, self._config.gid, own=True))
 
+    def remove_abandoned(self) -> None:
+        """Remove what supervisors left that were killed before they could; beside the work, in a process."""
+        if os.fork() != 0:
+            return
+        try:
+            parent = os.path.dirname(self._config.temporary)
+            for name in os.listdir(parent):
+                if name.startswith(PREFIX):
+                    _remove_if_abandoned(f"{parent}/{name}")
+        finally:
+            os._exit(0)
+
     def forget(self, conversation: str) -> None:
         """Remove a conversation's private directory."""
         place = self._places.pop(conversation, None)
@@ -63,6 +80,26 @@ class Places:
         """Remove everything private."""
         self._places.clear()
         remove_tree(self._config.temporary)
+
+
+def _hold(path: str) -> int:
+    """Lock a directory for as long as this process lives (flock(2))."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return descriptor
+
+
+def _remove_if_abandoned(path: str) -> None:
+    """Remove a directory of ours that nobody holds and that is not so young that its holder may come."""
+    with contextlib.suppress(OSError):
+        status = os.lstat(path)
+        if status.st_uid != os.geteuid() or time.time() - status.st_mtime < ABANDONED_S:
+            return
+        held = _hold(path)  # fails while its supervisor lives
+        try:
+            remove_tree(path)
+        finally:
+            os.close(held)
 
 
 def remove_tree(path: str) -> None:

@@ -105,6 +105,7 @@ class Supervisor:
         self._host.send({"ready": self._self_test(frame["workspace"])})
         self._poll.register(self._host, select.POLLIN)
         self._warm_up()
+        self._places.remove_abandoned()
 
     def _self_test(self, workspace: str) -> Frame:
         child = self._fork(self._reap)
