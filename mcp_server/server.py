@@ -19,7 +19,7 @@ from shared import jsons
 from shared.errors import PicoError
 from shared.tool_contract import SERVER_NAME, ToolDeclaration, tool_declarations
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger("picoclaw.mcp")
 
 Context = ServerRequestContext[Any, Any]
 INTERNAL = "The tool failed inside; the reason is in the server's log."
@@ -102,7 +102,7 @@ async def _call(
             return _failed(error.message)
         except Exception:
             # Whatever it is, its text must not reach the client.
-            log.exception("tool %s failed", declaration.name)
+            logger.exception("tool %s failed", declaration.name)
             return _failed(INTERNAL)
     text = types.TextContent(type="text", text=jsons.dumps(result))
     return types.CallToolResult(content=[text], structured_content=result)
@@ -118,7 +118,7 @@ async def _read(resources: Resources, uri: str) -> types.ReadResourceResult:
     except PicoError as error:
         raise MCPError(code=types.INVALID_PARAMS, message=error.message) from None
     except Exception:
-        log.exception("a resource could not be read")
+        logger.exception("a resource could not be read")
         raise MCPError(code=types.INTERNAL_ERROR, message=INTERNAL) from None
     if text is None:
         raise MCPError(code=types.INVALID_PARAMS, message="Unknown resource.")

@@ -21,6 +21,8 @@ from mcp_server.tools import Caller, Tools
 from mcp_server.transport import NotPollable, claim_standard_streams, open_streams
 from shared.clock import now_ms
 from shared.errors import PicoError, StoreError
+from shared.logging import configure
+from shared.redact import Redactor
 from shared.store import open_store
 from shared.store.contract import Store
 from shared.tasks import TaskService
@@ -34,7 +36,7 @@ def run_session(identity: Identity, *, wire: Wire | None = None, lifeline: int |
 
     ``lifeline``: a descriptor that becomes readable when whoever asked for the session has ended.
     """
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s %(message)s")
+    configure("WARNING", "json", Redactor(()))
     try:
         store = open_store(identity.db_path, identity.store_dir)
     except StoreError as error:
@@ -54,7 +56,7 @@ async def _serve(store: Store, identity: Identity, wire: Wire | None, lifeline: 
             await _run(server, wire)
             group.cancel_scope.cancel()
     except PicoError as error:
-        logging.getLogger(__name__).error("the session could not start: %s", error.message)
+        logging.getLogger("picoclaw.mcp").error("the session could not start: %s", error.message)
         return 1
     finally:
         with anyio.CancelScope(shield=True):

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import gc
+import logging
 import os
 import selectors
 import signal
@@ -30,6 +31,8 @@ from mcp_server.identity import CONVERSATION_ID, identity_of
 from mcp_server.rehearsal import rehearse
 from mcp_server.session import program_version, run_session
 from shared.tool_contract import tool_declarations
+
+logger = logging.getLogger("picoclaw.mcp")
 
 GRACE_SECONDS: Final = 5.0
 """How long sessions may take to finish their calls after the host went."""
@@ -148,6 +151,8 @@ class Zygote:
         status = 1
         try:
             status = self._be_session(wanted, fds, asker)
+        except BaseException:
+            logger.exception("a session ended by a fault")
         finally:
             os._exit(status)
 

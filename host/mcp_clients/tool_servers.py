@@ -151,6 +151,10 @@ class ToolServers:
         """Return the tools bound to one conversation; nothing is started yet."""
         return ToolServerToolset(self, (conversation_id, is_main))
 
+    def open_soon(self, conversation_id: str, *, is_main: bool) -> None:
+        """Start a session beside whatever comes next; it belongs to this object, not to the caller."""
+        self._group.start_soon(self.toolset(conversation_id, is_main=is_main).open)
+
     async def forget(self, conversation_id: str) -> None:
         """Close the conversation's sessions, because it is being deleted."""
         for is_main in (False, True):

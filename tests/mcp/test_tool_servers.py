@@ -78,6 +78,13 @@ async def test_opening_beside_other_work_and_calling_at_once_give_one_session(se
     assert len(zygote_of(servers).children()) == 1
 
 
+async def test_a_session_can_be_opened_without_waiting_for_it(servers: ToolServers) -> None:
+    servers.open_soon("conv-a", is_main=False)
+    assert servers.open_sessions == 0
+    await eventually(lambda: servers.open_sessions == 1 and servers.busy_sessions == 0)
+    assert len(zygote_of(servers).children()) == 1
+
+
 async def test_bad_arguments_and_unknown_tools_are_results(servers: ToolServers) -> None:
     tools = servers.toolset("conv-a", is_main=False)
     assert await tools.call(SEND, {}) == ToolResult("text: is required", is_error=True)
