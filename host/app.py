@@ -5,16 +5,15 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any, Final
+from typing import Final
 
 import anyio
 from starlette.exceptions import HTTPException
 from starlette.routing import Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from host.agent.agent import AgentConfig, HostAgent
-from host.agent.lazy_model import LazyModel
-from host.agent.models import ModelConfig
+from host.agent.agent import AgentConfig, HostAgent, OpenTools
+from host.agent.model_access import ModelAccess
 from host.agent.prompt import Persona
 from host.api.chat import ChatApi
 from host.api.control import ControlApi
@@ -22,6 +21,10 @@ from host.api.health import Build, HealthApi, Volumes
 from host.api.metrics import MetricsApi
 from host.api.openapi import OpenApi
 from host.api.tasks import TasksApi
+from host.api.usage import UsageApi
+from host.heartbeat import Heartbeat
+from host.mcp_clients.external import Reach, open_external
+from host.mcp_clients.server_config import ServerConfig, configured_servers, managed_servers
 from host.mcp_clients.tool_servers import ToolServers
 from host.metrics import Metrics
 from host.middleware.access_log import AccessLogMiddleware
@@ -29,9 +32,11 @@ from host.middleware.bearer import BearerMiddleware
 from host.middleware.body_limit import BodyLimitMiddleware
 from host.middleware.errors import ErrorsMiddleware
 from host.middleware.request_id import RequestIdMiddleware
+from host.runs.prices import Prices
 from host.runs.service import RunLimits, RunService
-from host.runs.task_runs import TaskRunner
+from host.runs.task_runs import TaskParts, TaskRunner
 from host.sandbox import Sandbox, SandboxPolicy
+from host.scheduler import Scheduler
 from host.tools.base import Toolset
 from host.upkeep import keep_tidy
 from shared.clock import now_ms
@@ -39,7 +44,7 @@ from shared.redact import Redactor
 from shared.settings import Settings
 from shared.store import open_host_store
 from shared.store.contract import Store
-from shared.tasks import TaskService
+from shared.tasks import LONGEST_PROMPT, TaskService
 
 logger = logging.getLogger("picoclaw.host")
 
@@ -59,22 +64,27 @@ class Host:
         self.store: Store
         self.sandbox: Sandbox
         self.tool_servers: ToolServers
-        self.model: LazyModel
+        self.models = ModelAccess(settings)
+        self.prices = Prices(settings.budgets.prices, free=settings.offline)
         self.runs: RunService
+        self.tasks: TaskService
         self.task_runner: TaskRunner
+        self.operator_servers = {
+            **configured_servers(settings.tools.mcp.servers),
+            **managed_servers(settings.org_dir),
+        }
+        self.reach = Reach(allowed_hosts=frozenset(settings.tools.mcp.allowed_hosts))
         self.ready = False
 
     def app(self) -> ASGIApp:
         """Return the ASGI application around the opened host."""
         settings = self.settings
-        tasks = TaskService(
-            self.store, default_timezone=settings.timezone, quota=settings.max_tasks_per_conversation
-        )
         routes = [
             *self._health().routes(),
-            *ChatApi(self.store, self.runs, settings.main_conversation_id).routes(),
-            *TasksApi(self.store, tasks, self.task_runner).routes(),
+            *self._chat().routes(),
+            *TasksApi(self.store, self.tasks, self.task_runner).routes(),
             *ControlApi(self.stop).routes(),
+            *UsageApi(self.store).routes(),
             *MetricsApi(self.metrics, self.store, lambda: self.runs.active_count).routes(),
             *OpenApi(settings.version).routes(),
         ]
@@ -84,7 +94,13 @@ class Host:
             if secret is not None
         ]
         app: ASGIApp = Router(routes=routes, redirect_slashes=False, default=_nothing_here)
-        app = BearerMiddleware(_HttpOnly(app), tokens=tokens)
+        rates = settings.rate_limits
+        app = BearerMiddleware(
+            _HttpOnly(app),
+            tokens=tokens,
+            failures_per_minute=rates.failed_auth_per_minute,
+            requests_per_minute=rates.requests_per_minute,
+        )
         app = BodyLimitMiddleware(app, limit=BODY_LIMIT)
         app = ErrorsMiddleware(app)
         app = AccessLogMiddleware(app, self.metrics)
@@ -92,13 +108,28 @@ class Host:
 
     @asynccontextmanager
     async def toolsets(
-        self, conversation_id: str, is_main: bool, servers: Mapping[str, Any]
-    ) -> AsyncIterator[list[Toolset]]:
-        """Open the tools of a run: the sandbox's, the tool server's, those of the request's servers."""
-        yield [
+        self, conversation_id: str, is_main: bool, servers: Mapping[str, ServerConfig]
+    ) -> AsyncIterator[OpenTools]:
+        """Open the tools of a run: the sandbox's, the tool server's, those of other servers.
+
+        The operator's servers keep their names: a request can't put its own in their place.
+        """
+        own: list[Toolset] = [
             self.sandbox.toolset(conversation_id),
             self.tool_servers.toolset(conversation_id, is_main=is_main),
         ]
+        async with open_external({**servers, **self.operator_servers}, self.reach) as external:
+            yield OpenTools([*own, *external.toolsets], external.problems)
+
+    def _chat(self) -> ChatApi:
+        settings = self.settings
+        return ChatApi(
+            self.store,
+            self.runs,
+            settings.main_conversation_id,
+            self.models,
+            stdio_mcp_allowed=settings.allow_request_stdio_mcp,
+        )
 
     def _health(self) -> HealthApi:
         settings = self.settings
@@ -121,6 +152,9 @@ async def open_host(settings: Settings, owner: str, stop: Callable[[str], None])
             store_dir=settings.store_dir, local_db=settings.local_db_path, owner=owner
         )
         stack.push_async_callback(host.store.close)
+        host.tasks = TaskService(
+            host.store, default_timezone=settings.timezone, quota=settings.max_tasks_per_conversation
+        )
         await _recover(host)
         host.sandbox = await stack.enter_async_context(Sandbox(sandbox_policy(settings)))
         host.tool_servers = await stack.enter_async_context(
@@ -128,20 +162,20 @@ async def open_host(settings: Settings, owner: str, stop: Callable[[str], None])
                 db_path=settings.local_db_path, store_dir=settings.store_dir, timezone=settings.timezone
             )
         )
-        host.model = LazyModel(model_config(settings))
-        stack.push_async_callback(host.model.aclose)
+        stack.push_async_callback(host.models.aclose)
         background = await stack.enter_async_context(anyio.create_task_group())
         host.runs = await stack.enter_async_context(_run_service(host))
-        host.task_runner = await stack.enter_async_context(
-            TaskRunner(host.store, host.runs, host.metrics, owner=owner)
-        )
+        parts = TaskParts(host.store, await _heartbeat(host), host.metrics, host.redactor)
+        host.task_runner = await stack.enter_async_context(TaskRunner(parts, host.runs, owner=owner))
+        if settings.scheduler == "internal":
+            background.start_soon(_scheduler(host).run)
         background.start_soon(_warm, host)
         background.start_soon(keep_tidy, host.store)
         host.ready = True
         yield host
         host.ready = False
-        await host.runs.drain()
         background.cancel_scope.cancel()
+        await host.runs.drain()
 
 
 def sandbox_policy(settings: Settings) -> SandboxPolicy:
@@ -163,21 +197,8 @@ def sandbox_policy(settings: Settings) -> SandboxPolicy:
     )
 
 
-def model_config(settings: Settings) -> ModelConfig:
-    """Return how to reach the model: without a credential and an address it is the embedded one."""
-    access = settings.model
-    token = access.auth_token or access.oauth_token
-    return ModelConfig(
-        api_key=access.api_key.get_secret_value() if access.api_key else None,
-        auth_token=token.get_secret_value() if token else None,
-        base_url=access.base_url,
-        offline=not access.has_credential and access.base_url is None,
-    )
-
-
 def _run_service(host: Host) -> RunService:
     settings = host.settings
-    defaults = settings.agents.defaults
     org = settings.org_dir
     persona = Persona(
         assistant_name=settings.assistant_name,
@@ -187,17 +208,19 @@ def _run_service(host: Host) -> RunService:
     )
     config = AgentConfig(
         persona=persona,
-        model=settings.model.model,
-        max_tokens=defaults.max_tokens,
-        max_iterations=defaults.max_tool_iterations,
+        defaults=settings.agents.defaults,
+        budgets=settings.budgets,
+        prices=host.prices,
         main_conversation_id=settings.main_conversation_id,
     )
-    agent = HostAgent(config, host.store, host.model, host.toolsets, host.sandbox.read_text, host.redactor)
+    agent = HostAgent(config, host.store, host.models, host.toolsets, host.sandbox.read_text, host.redactor)
     limits = RunLimits(
         max_execution_ms=settings.max_execution_ms,
         max_concurrent_runs=settings.max_concurrent_runs,
         stop_grace_ms=settings.stop_grace_ms,
         end_marker=settings.session_end_marker,
+        queue_ms=settings.queue_ms,
+        messages_per_minute=settings.rate_limits.messages_per_minute,
     )
     forget = (host.sandbox.forget, host.tool_servers.forget)
     return RunService(
@@ -207,8 +230,34 @@ def _run_service(host: Host) -> RunService:
         owner=host.owner,
         redactor=host.redactor,
         metrics=host.metrics,
+        prices=host.prices,
         on_delete=forget,
     )
+
+
+async def _heartbeat(host: Host) -> Heartbeat:
+    settings = host.settings
+
+    async def read(path: str) -> str | None:
+        return await host.sandbox.read_text(path, LONGEST_PROMPT)
+
+    heartbeat = Heartbeat(
+        host.store,
+        host.tasks,
+        read,
+        conversation_id=settings.main_conversation_id,
+        minutes=settings.heartbeat.interval,
+    )
+    await heartbeat.arrange(enabled=settings.heartbeat.enabled)
+    await host.store.durable()
+    return heartbeat
+
+
+def _scheduler(host: Host) -> Scheduler:
+    async def run_due() -> int:
+        return len(await host.task_runner.run_due(1))
+
+    return Scheduler(host.store, run_due, most=host.settings.max_concurrent_runs)
 
 
 async def _recover(host: Host) -> None:
@@ -225,7 +274,7 @@ async def _recover(host: Host) -> None:
 async def _warm(host: Host) -> None:
     """Load the SDK behind the start, so that the first turn doesn't wait for it."""
     try:
-        await host.model.load()
+        await host.models.load()
     except Exception:
         logger.exception("The model's client could not be made; the first run will say so")
 

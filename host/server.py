@@ -13,7 +13,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from host.app import open_host
-from shared.errors import StoreError
+from shared.errors import PicoError, StoreError
 from shared.ids import new_id
 from shared.settings import Settings
 
@@ -40,7 +40,7 @@ def run(settings: Settings) -> int:
         return 1
     try:
         return anyio.run(serve, settings, bound, backend_options={"use_uvloop": True})
-    except StoreError as error:
+    except (StoreError, PicoError) as error:
         logger.error("%s", error)
         return 1
     finally:

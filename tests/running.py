@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Final
@@ -211,3 +211,11 @@ def stream(client: httpx2.Client, body: dict[str, Any]) -> Iterator[Frame]:
     with client.stream("POST", "/chat", json={**body, "stream": True}) as response:
         assert response.status_code == 200, response.read()
         yield from frames(response.iter_lines())
+
+
+def until(condition: Callable[[], object]) -> None:
+    """Wait for an outside process, bounded."""
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in 20 s"
+        time.sleep(0.01)

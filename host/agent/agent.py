@@ -2,30 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from host.agent.history import to_messages
-from host.agent.loop import AgentLoop, Options
-from host.agent.models import ModelPort
+from host.agent.loop import AgentLoop, Budget, Options
+from host.agent.model_access import ModelAccess
 from host.agent.prompt import Persona, ReadText, system_blocks
 from host.agent.toolbox import Toolbox
+from host.mcp_clients.server_config import ServerConfig
+from host.runs.budget import RunBudget
+from host.runs.prices import Prices
 from host.runs.recorder import RunRecorder
 from host.runs.spec import RunSpec
 from host.tools.base import Toolset
 from shared.models import Lease
 from shared.redact import Redactor
+from shared.settings.sections import AgentDefaults, Budgets
 from shared.store.contract import Store
 
 LEAST_THINKING: Final = 1024
 """Fewest thinking tokens the Messages API takes."""
 
-DEFAULT_THINKING: Final = 4096
 
-OpenToolsets = Callable[[str, bool, Mapping[str, Any]], AbstractAsyncContextManager[list[Toolset]]]
-"""Opens a run's toolsets: conversation id, whether it acts for the main one, the request's MCP servers."""
+@dataclass(frozen=True, slots=True)
+class OpenTools:
+    """A run's toolsets, and a sentence for each server whose tools it has to do without."""
+
+    toolsets: Sequence[Toolset]
+    problems: Sequence[str] = ()
+
+
+OpenToolsets = Callable[[str, bool, Mapping[str, ServerConfig]], AbstractAsyncContextManager[OpenTools]]
+"""Opens a run's tools: conversation id, whether it acts for the main one, the request's MCP servers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +44,9 @@ class AgentConfig:
     """What the settings say about every run."""
 
     persona: Persona
-    model: str
-    max_tokens: int
-    max_iterations: int
+    defaults: AgentDefaults
+    budgets: Budgets
+    prices: Prices
     main_conversation_id: str
 
 
@@ -46,14 +57,14 @@ class HostAgent:
         self,
         config: AgentConfig,
         store: Store,
-        model: ModelPort,
+        models: ModelAccess,
         open_toolsets: OpenToolsets,
         read_text: ReadText,
         redactor: Redactor,
     ) -> None:
         self._config = config
         self._store = store
-        self._model = model
+        self._models = models
         self._open_toolsets = open_toolsets
         self._read_text = read_text
         self._redactor = redactor
@@ -62,24 +73,32 @@ class HostAgent:
         """Carry the conversation on until the model has finished. Raises Ending."""
         owner = spec.parent_id or lease.conversation_id
         is_main = owner == self._config.main_conversation_id
-        async with self._open_toolsets(lease.conversation_id, is_main, spec.mcp_servers) as toolsets:
+        models = self._models.models(spec.model)
+        async with self._open_toolsets(lease.conversation_id, is_main, spec.mcp_servers) as tools:
+            recorder.warnings.extend(tools.problems)
             messages = to_messages(await self._store.conversations.history(lease.conversation_id))
             options = await self._options(spec)
-            loop = AgentLoop(self._model, Toolbox(toolsets, self._redactor), recorder, options)
+            toolbox = Toolbox(tools.toolsets, self._redactor)
+            loop = AgentLoop(models, toolbox, recorder, options, self._budget(spec, lease, recorder))
             await loop.run(messages)
 
+    def _budget(self, spec: RunSpec, lease: Lease, recorder: RunRecorder) -> Budget | None:
+        budgets = self._config.budgets
+        if not budgets.limited and spec.allow_tokens is None:
+            return None
+        return RunBudget(budgets, self._config.prices, self._store, lease, recorder, spec.allow_tokens)
+
     async def _options(self, spec: RunSpec) -> Options:
-        config = self._config
+        defaults = self._config.defaults
         thinking = None
-        max_tokens = config.max_tokens
-        if spec.thinking:
-            thinking = max(spec.max_thinking_tokens or DEFAULT_THINKING, LEAST_THINKING)
+        max_tokens = defaults.max_tokens
+        if defaults.thinking if spec.thinking is None else spec.thinking:
+            thinking = max(spec.max_thinking_tokens or defaults.max_thinking_tokens, LEAST_THINKING)
             # The budget counts towards max_tokens, so the answer keeps its own room.
             max_tokens += thinking
         return Options(
-            model=spec.model or config.model,
             max_tokens=max_tokens,
-            max_iterations=config.max_iterations,
-            system=await system_blocks(config.persona, self._read_text),
+            max_iterations=defaults.max_tool_iterations,
+            system=await system_blocks(self._config.persona, self._read_text),
             thinking_tokens=thinking,
         )

@@ -8,9 +8,10 @@ from typing import Any, Final, Protocol
 
 import anyio
 
-from host.agent.endings import IterationLimit, ModelFailed, Refused
+from host.agent.endings import IterationLimit, ModelFailed, Paused, Refused
 from host.agent.history import Message, with_breakpoints
-from host.agent.models import Delta, ModelError, ModelPort, Reply
+from host.agent.keyed_model import KeyedModel
+from host.agent.models import Delta, ModelError, Reply
 from host.agent.toolbox import Toolbox, batches, result_block
 from host.tools.base import ToolResult
 from shared.models import Block
@@ -20,6 +21,9 @@ RETRIES: Final = 4
 
 FIRST_BACKOFF_S: Final = 0.5
 LONGEST_BACKOFF_S: Final = 20.0
+
+OVERLOADED: Final = frozenset({503, 529})
+"""Statuses after which, once the retries are used up, another model may do better."""
 
 
 class Recorder(Protocol):
@@ -37,6 +41,10 @@ class Recorder(Protocol):
         """A whole reply: the last one, or one whose tools (with effects: ``effect_ahead``) run next."""
         ...
 
+    async def cut_short(self, reply: Reply) -> None:
+        """A reply that the budget left no room to finish: it costs, but is not kept."""
+        ...
+
     async def called(self, call: Block, result: ToolResult) -> None:
         """A tool answered."""
         ...
@@ -46,11 +54,22 @@ class Recorder(Protocol):
         ...
 
 
+class Budget(Protocol):
+    """Who says what a model call may use."""
+
+    async def reserve(self, request: dict[str, Any], models: Sequence[str]) -> dict[str, Any]:
+        """Return the request with a ``max_tokens`` that can be afforded on any of these; raises Paused."""
+        ...
+
+    def cut_short(self) -> Paused:
+        """Return the ending of a run whose last reply was cut short by that ``max_tokens``."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Options:
     """What a run asks of the model."""
 
-    model: str
     max_tokens: int
     max_iterations: int
     system: Sequence[Block]
@@ -60,12 +79,16 @@ class Options:
 
 @dataclass(slots=True)
 class AgentLoop:
-    """One run of the loop over one conversation's messages."""
+    """One run of the loop over one conversation's messages.
 
-    model: ModelPort
+    The first of ``models`` answers; once it stays overloaded the next one does, to the end of the run.
+    """
+
+    models: Sequence[KeyedModel]
     toolbox: Toolbox
     recorder: Recorder
     options: Options
+    budget: Budget | None = None
     sleep: Callable[[float], Awaitable[None]] = field(default=anyio.sleep)
 
     async def run(self, messages: list[Message]) -> Reply:
@@ -91,20 +114,41 @@ class AgentLoop:
         )
 
     async def _step(self, messages: list[Message]) -> Reply:
-        request = self._request(messages)
-        for attempt in range(RETRIES + 1):
+        while True:
+            model, *others = self.models
+            request = self._request(messages)
+            if self.budget is not None:
+                request = await self.budget.reserve(request, model.ids)
             try:
-                reply = await self.model.reply(request, self.recorder.delta)
+                reply = await self._tries(model, request)
             except ModelError as error:
-                if not error.retryable or attempt == RETRIES:
+                if error.status not in OVERLOADED or not others:
                     raise ModelFailed(error.message) from error
+                self.models = others
                 await self.recorder.retrying()
-                await self.sleep(self._pause(attempt, error.retry_after_s))
                 continue
             if reply.stop_reason == "refusal":
                 raise Refused("The model declined to answer this.")
+            if reply.stop_reason == "max_tokens" and request["max_tokens"] < self.options.max_tokens:
+                await self._cut_short(reply)
             return reply
-        raise AssertionError("unreachable: the last attempt returns or raises")
+
+    async def _tries(self, model: KeyedModel, request: dict[str, Any]) -> Reply:
+        for attempt in range(RETRIES):
+            try:
+                return await model.reply(request, self.recorder.delta)
+            except ModelError as error:
+                if not error.retryable:
+                    raise
+                await self.recorder.retrying()
+                await self.sleep(self._pause(attempt, error.retry_after_s))
+        return await model.reply(request, self.recorder.delta)
+
+    async def _cut_short(self, reply: Reply) -> None:
+        """Pause instead of taking what was cut off for an answer; the step is asked for anew."""
+        if self.budget is not None:
+            await self.recorder.cut_short(reply)
+            raise self.budget.cut_short()
 
     def _pause(self, attempt: int, retry_after_s: float | None) -> float:
         backoff = min(self.options.backoff_s * 2**attempt, LONGEST_BACKOFF_S)
@@ -112,7 +156,6 @@ class AgentLoop:
 
     def _request(self, messages: list[Message]) -> dict[str, Any]:
         request: dict[str, Any] = {
-            "model": self.options.model,
             "max_tokens": self.options.max_tokens,
             "system": list(self.options.system),
             "messages": with_breakpoints(messages),

@@ -11,9 +11,11 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from host.agent.model_access import ModelAccess
 from host.api.body import Body, Text, flag, idempotency, page_of, parse_body, raw_body
 from host.api.responses import JSON
 from host.api.sse import EventStreamResponse, last_event_id
+from host.mcp_clients.server_config import parse_servers
 from host.runs.service import RunService
 from host.runs.spec import RunSpec
 from shared.clock import iso, iso_or_none
@@ -48,27 +50,61 @@ class ChatRequest(Body):
             raise ValueError("must not be blank")
         return message
 
-    def spec(self) -> RunSpec:
-        """Return what is asked of the run."""
+    def spec(self, *, stdio_allowed: bool) -> RunSpec:
+        """Return what is asked of the run; raises InvalidInput naming a wrong MCP server."""
         return RunSpec(
             message=self.message,
             conversation_id=self.conversation_id or None,
             sender=self.sender,
             sender_name=self.sender_name or self.sender,
             max_execution_ms=self.max_execution_ms,
-            thinking=self.thinking,
+            thinking=self.thinking if "thinking" in self.model_fields_set else None,
             max_thinking_tokens=self.max_thinking_tokens,
             show_tool_use=self.show_tool_use,
             model=self.model,
-            mcp_servers=self.mcp_servers,
+            mcp_servers=parse_servers(self.mcp_servers, stdio_allowed=stdio_allowed),
             live=self.stream,
+        )
+
+
+class ResumeRequest(Body):
+    """POST /chat/{id}/resume."""
+
+    allow_tokens: Annotated[int | None, Field(gt=0, le=2**53)] = None
+    stream: bool = False
+    show_tool_use: bool = False
+    max_execution_ms: Annotated[int | None, Field(gt=0)] = None
+    model: Name | None = None
+
+    def spec(self, conversation: Conversation) -> RunSpec:
+        """Return a run that goes on with the conversation's history."""
+        owner = conversation.owner_id
+        return RunSpec(
+            message=None,
+            conversation_id=conversation.id,
+            parent_id=owner if owner != conversation.id else None,
+            allow_tokens=self.allow_tokens,
+            live=self.stream,
+            show_tool_use=self.show_tool_use,
+            max_execution_ms=self.max_execution_ms,
+            model=self.model,
         )
 
 
 class ChatApi:
     """The routes below /chat."""
 
-    def __init__(self, store: Store, runs: RunService, main_conversation_id: str) -> None:
+    def __init__(
+        self,
+        store: Store,
+        runs: RunService,
+        main_conversation_id: str,
+        models: ModelAccess,
+        *,
+        stdio_mcp_allowed: bool,
+    ) -> None:
+        self._models = models
+        self._stdio_mcp_allowed = stdio_mcp_allowed
         self._store = store
         self._runs = runs
         self._main = main_conversation_id
@@ -82,6 +118,7 @@ class ChatApi:
             Route("/chat/{id}", self.delete, methods=["DELETE"]),
             Route("/chat/{id}/messages", self.messages, methods=["GET"]),
             Route("/chat/{id}/cancel", self.cancel, methods=["POST"]),
+            Route("/chat/{id}/resume", self.resume, methods=["POST"]),
             Route("/chat/{id}/runs", self.runs, methods=["GET"]),
             Route("/chat/{id}/runs/{run_id}", self.run, methods=["GET"]),
             Route("/chat/{id}/runs/{run_id}/events", self.events, methods=["GET"]),
@@ -91,17 +128,15 @@ class ChatApi:
         """Start a run and answer with its result, or with its events."""
         raw = await raw_body(request)
         body = parse_body(raw, ChatRequest)
-        spec = dataclasses.replace(body.spec(), idempotency=idempotency(request, raw))
-        try:
-            run = await self._runs.start(spec)
-        except KeyTaken as taken:
-            return await self._joined(taken.answer, stream=body.stream)
-        if body.stream:
-            lease = run.lease
-            return EventStreamResponse(
-                await self._runs.events(lease.conversation_id, lease.run_id, after=0, run=run)
-            )
-        return JSON(await run.wait())
+        spec = body.spec(stdio_allowed=self._stdio_mcp_allowed)
+        return await self._answer(dataclasses.replace(spec, idempotency=idempotency(request, raw)))
+
+    async def resume(self, request: Request) -> ASGIApp:
+        """Go on where the conversation's last run paused, on what people approve."""
+        raw = await raw_body(request)
+        body = parse_body(raw, ResumeRequest)
+        spec = body.spec(await self._conversation(request))
+        return await self._answer(dataclasses.replace(spec, idempotency=idempotency(request, raw)))
 
     async def list(self, request: Request) -> Response:
         """List conversations, newest activity first."""
@@ -165,6 +200,21 @@ class ChatApi:
             raise Conflict("The main conversation cannot be deleted.", code="main_conversation")
         await self._runs.delete_conversation(conversation_id)
         return Response(status_code=204)
+
+    async def _answer(self, spec: RunSpec) -> ASGIApp:
+        """Start a run and answer with its result, or with its events."""
+        if spec.model is not None:
+            self._models.check(spec.model)
+        try:
+            run = await self._runs.start(spec)
+        except KeyTaken as taken:
+            return await self._joined(taken.answer, stream=spec.live)
+        if spec.live:
+            lease = run.lease
+            return EventStreamResponse(
+                await self._runs.events(lease.conversation_id, lease.run_id, after=0, run=run)
+            )
+        return JSON(await run.wait())
 
     async def _joined(self, answer: KeyedAnswer, *, stream: bool) -> ASGIApp:
         if stream:

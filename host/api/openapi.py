@@ -14,7 +14,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from host.api import shapes
-from host.api.chat import ChatRequest
+from host.api.chat import ChatRequest, ResumeRequest
 from host.api.control import StopRequest
 from host.api.responses import JSON
 from host.api.tasks import CheckRequest, TaskChanges, TaskRequest, TriggerRequest
@@ -26,6 +26,7 @@ DESCRIPTIONS: Final = {
     "cursor": "next_cursor of the page before",
     "include_temporary": "Also the conversations of isolated task runs: true or false",
     "conversation_id": "Only this conversation's",
+    "by": "day (all conversations together) or conversation; day if not given",
     "status": "Only tasks in this status",
     "Idempotency-Key": "1 to 200 characters; the same key with the same body is the same request, for 24 h",
     "Last-Event-ID": "Events after this one",
@@ -93,6 +94,22 @@ OPERATIONS: Final = (
         shapes.CancelShape,
         status=202,
         errors=(404, 409),
+    ),
+    Operation(
+        "POST",
+        "/chat/{id}/resume",
+        "Go on where the conversation's last run paused",
+        shapes.ChatShape,
+        body=ResumeRequest,
+        headers=KEY,
+        errors=(404, 409, 413, 415, 429, 503),
+    ),
+    Operation(
+        "GET",
+        "/usage",
+        "What model calls used, newest day first",
+        shapes.UsagePageShape,
+        query=(*PAGE, "by", "conversation_id"),
     ),
     Operation(
         "GET",

@@ -31,6 +31,24 @@ class UsageShape(Shape):
     cache_read_input_tokens: int
 
 
+class DayUsageShape(UsageShape):
+    """What model calls used on one UTC day: in one conversation with its tasks, or (null) in all."""
+
+    day: str
+    conversation_id: str | None
+    runs: int
+    unsettled_tokens: int
+    tokens: int
+    dollars: float
+
+
+class UsagePageShape(Shape):
+    """A page of usage."""
+
+    usage: list[DayUsageShape]
+    next_cursor: str | None
+
+
 class OutboundShape(Shape):
     """What the agent said with send_message."""
 
@@ -56,6 +74,7 @@ class ChatShape(BaseModel):
     error: str | None = None
     code: str | None = None
     outbound_messages: list[OutboundShape] | None = None
+    warnings: list[str] | None = None
     session_end_marker: str | None = None
     session_end_marker_detected: bool | None = None
 

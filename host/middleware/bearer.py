@@ -4,64 +4,39 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections import OrderedDict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from shared.clock import monotonic_ms
+from host.rates import RateLimit
 from shared.errors import Misconfigured, TooManyRequests, Unauthorized
 
 OPEN_PATHS: Final = frozenset({"/health", "/ready"})
 """What anyone may ask: whether the host lives. Compared with ``scope["path"]``, as the router does."""
 
 MOST_FAILURES: Final = 20
-WINDOW_MS: Final = 60_000.0
-MOST_ADDRESSES: Final = 10_000
-"""Addresses whose failures are remembered; beyond that the one that failed longest ago is forgotten."""
-
-
-class FailureLimit:
-    """Counts failed authentications per address in the last minute."""
-
-    def __init__(self, clock: Callable[[], float] = monotonic_ms) -> None:
-        self._clock = clock
-        self._failures: OrderedDict[str, deque[float]] = OrderedDict()
-
-    def retry_after(self, address: str) -> int | None:
-        """Return the seconds the address has to wait, None if it may try."""
-        failures = self._recent(address)
-        if len(failures) <= MOST_FAILURES:
-            return None
-        return max(1, round((failures[-MOST_FAILURES] + WINDOW_MS - self._clock()) / 1000))
-
-    def failed(self, address: str) -> None:
-        """Count a failure."""
-        failures = self._recent(address)
-        # One more than the limit is all that is ever needed, so an attack costs no memory.
-        failures.append(self._clock())
-        while len(failures) > MOST_FAILURES + 1:
-            failures.popleft()
-        self._failures[address] = failures
-        self._failures.move_to_end(address)
-        if len(self._failures) > MOST_ADDRESSES:
-            self._failures.popitem(last=False)
-
-    def _recent(self, address: str) -> deque[float]:
-        failures = self._failures.get(address, deque())
-        while failures and failures[0] < self._clock() - WINDOW_MS:
-            failures.popleft()
-        return failures
 
 
 class BearerMiddleware:
-    """Lets a request through that carries one of the tokens; raises Unauthorized, TooManyRequests."""
+    """Lets a request through that carries one of the tokens; raises Unauthorized, TooManyRequests.
 
-    def __init__(self, app: ASGIApp, *, tokens: Sequence[str], limit: FailureLimit | None = None) -> None:
+    Failures are limited for each address, requests for each token; 0 switches a limit off.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        tokens: Sequence[str],
+        failures_per_minute: int = MOST_FAILURES,
+        requests_per_minute: int = 0,
+    ) -> None:
         self._app = app
         self._digests = [hashlib.sha256(token.encode()).digest() for token in tokens if token]
-        self._limit = limit or FailureLimit()
+        # The failure that passes the limit is answered like the others; the next attempt is not looked at.
+        self._failures = RateLimit(failures_per_minute and failures_per_minute + 1)
+        self._requests = RateLimit(requests_per_minute)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
@@ -73,17 +48,19 @@ class BearerMiddleware:
             raise Misconfigured("API_TOKEN is not configured")
         client = scope.get("client")
         address = client[0] if client else ""
-        wait = self._limit.retry_after(address)
+        wait = self._failures.retry_after(address)
         if wait is not None:
             raise TooManyRequests("Too many failed authentications from this address.", retry_after=wait)
-        if not self._accepted(_token(scope)):
-            self._limit.failed(address)
+        token = _token(scope)
+        if token is None or not self._accepted(digest := hashlib.sha256(token).digest()):
+            self._failures.count(address)
             raise Unauthorized("Unauthorized")
+        wait = self._requests.retry_after(digest.hex())
+        if wait is not None:
+            raise TooManyRequests("Too many requests with this token in a minute.", retry_after=wait)
+        self._requests.count(digest.hex())
 
-    def _accepted(self, token: bytes | None) -> bool:
-        if token is None:
-            return False
-        digest = hashlib.sha256(token).digest()
+    def _accepted(self, digest: bytes) -> bool:
         accepted = False
         for known in self._digests:
             # Every digest is compared, whichever matches: the time tells nothing.

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 from host.agent.models import Delta, Reply, TextDelta, ThinkingDelta
+from host.agent.token_estimate import estimated_text
 from host.runs.events import EventLog
+from host.runs.prices import FREE, Prices
 from host.runs.spec import RunSpec, outbound_view
 from host.runs.text import ShownText
 from host.tools.base import ToolResult
 from shared.clock import now_ms
 from shared.ids import MESSAGE, new_id
-from shared.models import Block, Lease, NewMessage, Outbound, Role, Usage
+from shared.models import Block, Lease, NewMessage, Outbound, Role, Spending, Usage
 from shared.redact import Redactor
+from shared.settings.sections import Price
 from shared.store.contract import Store
 
 PREVIEW: Final = 500
@@ -26,16 +31,23 @@ SPEAKING_TOOLS: Final = frozenset({"mcp__picoclaw__send_message", "spawn"})
 class RunRecorder:
     """Implements the loop's Recorder for one run."""
 
-    def __init__(self, store: Store, lease: Lease, spec: RunSpec, log: EventLog, redactor: Redactor) -> None:
+    def __init__(
+        self, store: Store, lease: Lease, spec: RunSpec, log: EventLog, redactor: Redactor, prices: Prices
+    ) -> None:
         self._store = store
         self._lease = lease
         self._spec = spec
         self._log = log
         self._redactor = redactor
+        self._prices = prices
+        self._call: _Call | None = None
         self._said_seq = 0
         self.said: list[Outbound] = []
+        self.warnings: list[str] = []
         self.shown = ShownText(redactor)
         self.usage = Usage()
+        self.spent = Spending()
+        self.uncounted = Spending()
         self.model = ""
         self.final: Reply | None = None
 
@@ -45,6 +57,8 @@ class RunRecorder:
 
     async def delta(self, delta: Delta) -> None:
         """Tell a piece of the reply in flight."""
+        if self._call is not None and isinstance(delta, TextDelta | ThinkingDelta):
+            self._call.told += len(delta.text)
         if isinstance(delta, TextDelta):
             self._chunk(self.shown.feed(delta.text))
         elif isinstance(delta, ThinkingDelta) and self._spec.thinking:
@@ -57,8 +71,7 @@ class RunRecorder:
     async def replied(self, reply: Reply, *, final: bool, effect_ahead: bool = False) -> None:
         """Count the usage; store the step before its tools run, so that a crash finds it."""
         self._chunk(self.shown.end_step())
-        self.usage += reply.usage
-        self.model = reply.model
+        self._count(reply)
         if final:
             self.final = reply
             return
@@ -69,6 +82,21 @@ class RunRecorder:
             for call in reply.tool_uses:
                 shown = self._redactor.value(call["input"])
                 self._log.emit("tool_use", {"tool": call["name"], "input": shown})
+
+    def calling(self, input_tokens: int, price: Price | None) -> None:
+        """A call begins whose outcome has to be accounted for, about so large; see ``settle``."""
+        self._call = _Call(input_tokens, price or FREE)
+
+    async def cut_short(self, reply: Reply) -> None:
+        """Count the usage of a reply that is not kept."""
+        self._chunk(self.shown.end_step())
+        self._count(reply)
+
+    def settle(self) -> None:
+        """At the end of the run: count a call that was given up for what it may have used."""
+        call, self._call = self._call, None
+        if call is not None:
+            self._spend(call.estimate())
 
     async def called(self, call: Block, result: ToolResult) -> None:
         """Tell how a tool ended, and what it made the conversation say."""
@@ -95,9 +123,42 @@ class RunRecorder:
         if text:
             self._log.emit("chunk", {"text": text})
 
+    def _count(self, reply: Reply) -> None:
+        self._call = None
+        self.usage += reply.usage
+        self.model = reply.model
+        cost = self._prices.cost(reply.usage, reply.model, reply.asked_model)
+        self._spend(Spending(reply.usage, cost))
+
+    def _spend(self, spending: Spending) -> None:
+        self.spent += spending
+        self.uncounted += spending
+
     async def _append(self, role: Role, blocks: Sequence[Block], *, effect_ahead: bool = False) -> None:
         message = NewMessage(new_id(MESSAGE), role, without_secrets(blocks, self._redactor))
-        await self._store.runs.append(self._lease, [message], now_ms(), effect_ahead=effect_ahead)
+        counted = self.uncounted
+        await self._store.runs.append(
+            self._lease,
+            [message],
+            now_ms(),
+            effect_ahead=effect_ahead,
+            spent=counted if counted != Spending() else None,
+        )
+        self.uncounted = Spending()
+
+
+@dataclass(slots=True)
+class _Call:
+    """A model call in flight: its input, and how much of the reply has been heard."""
+
+    input_tokens: int
+    price: Price
+    told: int = 0
+
+    def estimate(self) -> Spending:
+        output = estimated_text(self.told)
+        cost = self.input_tokens * self.price.input + output * self.price.output
+        return Spending(microdollars=math.ceil(cost), unsettled_tokens=self.input_tokens + output)
 
 
 def without_secrets(blocks: Sequence[Block], redactor: Redactor) -> list[Block]:

@@ -8,9 +8,10 @@ from typing import Any, Final, Protocol
 
 import anyio
 
-from host.agent.endings import Ending, TimedOut
+from host.agent.endings import Ending, Paused, TimedOut
 from host.metrics import Metrics
 from host.runs.events import EventLog
+from host.runs.prices import Prices
 from host.runs.recorder import RunRecorder, without_secrets
 from host.runs.spec import RunSpec, outbound_view
 from shared.clock import monotonic_ms, now_ms
@@ -49,6 +50,7 @@ class ActiveRun:
         end_marker: str,
         redactor: Redactor,
         metrics: Metrics,
+        prices: Prices,
     ) -> None:
         self.spec = spec
         self.lease = lease
@@ -61,7 +63,7 @@ class ActiveRun:
         self._redactor = redactor
         self._metrics = metrics
         self._started = monotonic_ms()
-        self._recorder = RunRecorder(store, lease, spec, self.log, redactor)
+        self._recorder = RunRecorder(store, lease, spec, self.log, redactor, prices)
         self._scope = anyio.CancelScope()
         self._reason: Ending | None = None
         self._ended = anyio.Event()
@@ -140,6 +142,9 @@ class ActiveRun:
 
     async def _finish(self, ending: Ending | None) -> None:
         recorder = self._recorder
+        recorder.settle()
+        if isinstance(ending, Paused):
+            await self._ask(ending)
         await recorder.tell_said()
         text = recorder.shown.text.strip()
         messages = self._last_message(text, ending)
@@ -152,6 +157,7 @@ class ActiveRun:
             model=recorder.model,
             error=answer.get("error"),
             code=answer.get("code"),
+            spending=recorder.uncounted,
         )
         await self._store.runs.finish(self.lease, end, messages, [*self.log.unsaved(), *told], now_ms())
         await self._store.outbound.delivered([message.id for message in recorder.said], now_ms())
@@ -159,6 +165,12 @@ class ActiveRun:
         self._answer = answer
         self._count(end)
         self.log.publish(told)
+
+    async def _ask(self, pause: Paused) -> None:
+        """Say to people what the run needs to go on."""
+        source = self.lease.conversation_id
+        to = self.spec.parent_id or source
+        await self._store.outbound.add(source, to, pause.message, "assistant", now_ms())
 
     def _last_message(self, text: str, ending: Ending | None) -> list[NewMessage]:
         """Return the answer as people read it; the steps' blocks are stored already, but for the last."""
@@ -188,6 +200,8 @@ class ActiveRun:
             "session_end_marker_detected": bool(marker)
             and any(marker in said for said in (text, *(message["text"] for message in outbound))),
         }
+        if recorder.warnings:
+            answer["warnings"] = recorder.warnings
         if ending is not None:
             answer["error"] = ending.message
             answer["code"] = ending.code
@@ -195,7 +209,7 @@ class ActiveRun:
 
     def _last_events(self, answer: dict[str, Any]) -> list[Event]:
         told = [("done", answer)]
-        if "error" in answer:
+        if "error" in answer and answer["status"] != "paused":
             told.insert(0, ("error", {"error": answer["error"], "code": answer["code"]}))
         seq = self.log.last_seq
         return [Event(seq + number, name, data) for number, (name, data) in enumerate(told, start=1)]
@@ -214,7 +228,7 @@ class ActiveRun:
 def _status(ending: Ending | None) -> str:
     if ending is None:
         return "success"
-    return "timeout" if ending.state is RunState.TIMEOUT else "error"
+    return ending.state.value if ending.state in (RunState.TIMEOUT, RunState.PAUSED) else "error"
 
 
 def _overtaken() -> Ending:

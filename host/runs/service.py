@@ -15,11 +15,23 @@ from anyio.abc import TaskGroup
 from host.agent.endings import Cancelled, Ending, Stopped
 from host.agent.prompt import person_message
 from host.metrics import Metrics
+from host.rates import RateLimit
 from host.runs.events import follow
+from host.runs.places import Places
+from host.runs.prices import Prices
 from host.runs.run import ActiveRun, Agent
 from host.runs.spec import RunSpec
 from shared.clock import iso, now_ms
-from shared.errors import AtCapacity, Draining, LeaseLost, NotDurable, NotFound, NotRunning
+from shared.errors import (
+    ConversationBusy,
+    Draining,
+    KeyTaken,
+    LeaseLost,
+    NotDurable,
+    NotFound,
+    NotRunning,
+    TooManyRequests,
+)
 from shared.ids import CONVERSATION, MESSAGE, RUN, new_id
 from shared.models import Event, KeyedAnswer, NewMessage, NewRun, RunState
 from shared.redact import Redactor
@@ -43,6 +55,8 @@ class RunLimits:
     max_concurrent_runs: int
     stop_grace_ms: int
     end_marker: str
+    queue_ms: int = 0
+    messages_per_minute: int = 0
 
 
 class RunService:
@@ -57,16 +71,20 @@ class RunService:
         owner: str,
         redactor: Redactor,
         metrics: Metrics,
+        prices: Prices,
         on_delete: Sequence[Callable[[str], Awaitable[None]]] = (),
     ) -> None:
         self._on_delete = on_delete
         self._redactor = redactor
+        self._prices = prices
         self._metrics = metrics
         self._store = store
         self._agent = agent
         self._limits = limits
         self._owner = owner
         self._active: dict[str, ActiveRun] = {}
+        self._places = Places(limits.max_concurrent_runs, limits.queue_ms)
+        self._rate = RateLimit(limits.messages_per_minute)
         self._stack = AsyncExitStack()
         self._tasks: TaskGroup
         self._idle = anyio.Event()
@@ -92,15 +110,27 @@ class RunService:
 
     def has_room(self) -> bool:
         """Return whether a run can start now."""
-        return not self.draining and len(self._active) < self._limits.max_concurrent_runs
+        return not self.draining and self._places.free > 0
 
     async def start(self, spec: RunSpec) -> ActiveRun:
         """Begin a run; it goes on whether or not the caller stays.
 
-        Raises Draining, AtCapacity, NotDurable, NotFound, ConversationBusy, KeyTaken, Conflict: then nothing
-        was stored.
+        Raises Draining, AtCapacity, TooManyRequests, NotDurable, NotFound, ConversationBusy, KeyTaken,
+        Conflict: then nothing was stored.
         """
-        self._check_room()
+        self._check_open()
+        self._check_rate(spec)
+        if not self._places.take_now():
+            await self._refuse_early(spec)
+            await self._queue(spec)
+        try:
+            self._check_open()
+            return await self._begin(spec)
+        except BaseException:
+            self._places.give_back()
+            raise
+
+    async def _begin(self, spec: RunSpec) -> ActiveRun:
         lease = await self._store.runs.begin(self._new_run(spec))
         conversation = await self._store.conversations.get(lease.conversation_id)
         run = ActiveRun(
@@ -113,6 +143,7 @@ class RunService:
             end_marker=self._limits.end_marker,
             redactor=self._redactor,
             metrics=self._metrics,
+            prices=self._prices,
         )
         self._active[lease.run_id] = run
         self._tasks.start_soon(self._execute, run)
@@ -161,6 +192,7 @@ class RunService:
     async def drain(self) -> None:
         """Start nothing more; give the runs their grace, then stop them with their progress stored."""
         self.draining = True
+        self._places.close()
         with anyio.move_on_after(self._limits.stop_grace_ms / 1000):
             await self._until_idle()
         for run in list(self._active.values()):
@@ -172,6 +204,7 @@ class RunService:
             await run.execute()
         finally:
             del self._active[run.lease.run_id]
+            self._places.give_back()
             if not self._active:
                 idle, self._idle = self._idle, anyio.Event()
                 idle.set()
@@ -215,33 +248,46 @@ class RunService:
                 return
             await anyio.sleep(EVENTS_EVERY_S)
 
-    def _check_room(self) -> None:
+    async def _refuse_early(self, spec: RunSpec) -> None:
+        """Refuse what would be refused anyway before it waits for a place: unknown, busy, in progress."""
+        kept = await self._store.runs.keyed(spec.idempotency, now_ms()) if spec.idempotency else None
+        if kept is not None and kept.subject in self._active:
+            raise KeyTaken(kept)
+        conversation_id = spec.conversation_id
+        if conversation_id is None:
+            return
+        if await self._store.conversations.get(conversation_id) is None:
+            raise NotFound(f"conversation_id not found: {conversation_id}")
+        if any(run.lease.conversation_id == conversation_id for run in self._active.values()):
+            raise ConversationBusy(conversation_id)
+
+    async def _queue(self, spec: RunSpec) -> None:
+        if spec.scheduled:
+            # A slot is claimed already and claims run out: a task comes again with the next check.
+            raise self._places.at_capacity()
+        await self._places.take(spec.sender, spec.conversation_id)
+
+    def _check_rate(self, spec: RunSpec) -> None:
+        if spec.scheduled:
+            return
+        wait = self._rate.retry_after(spec.sender)
+        if wait is not None:
+            raise TooManyRequests("Too many messages from this sender in a minute.", retry_after=wait)
+        self._rate.count(spec.sender)
+
+    def _check_open(self) -> None:
         if self.draining:
             raise Draining("The host is stopping.", retry_after=5)
-        if len(self._active) >= self._limits.max_concurrent_runs:
-            raise AtCapacity(
-                f"The host runs {self._limits.max_concurrent_runs} conversations at once already.",
-                retry_after=1,
-            )
         if not self._store.volume_ok():
             raise NotDurable("The store's volume cannot be written.", retry_after=5)
 
     def _new_run(self, spec: RunSpec) -> NewRun:
         now = now_ms()
-        conversation_id = spec.conversation_id or new_id(CONVERSATION)
-        text = self._redactor.text(spec.message)
-        message = NewMessage(
-            new_id(MESSAGE),
-            "user",
-            person_message(text, sender=spec.sender_name, time=iso(now)),
-            text,
-            spec.sender,
-            spec.sender_name,
-        )
+        conversation_id = spec.conversation_id or spec.new_conversation_id or new_id(CONVERSATION)
         return NewRun(
-            run_id=new_id(RUN),
+            run_id=spec.run_id or new_id(RUN),
             conversation_id=conversation_id,
-            message=message,
+            message=self._message(spec, now),
             owner=self._owner,
             now=now,
             lease_ms=LEASE_MS,
@@ -251,6 +297,13 @@ class RunService:
             model=spec.model or "",
             idempotency=spec.idempotency,
         )
+
+    def _message(self, spec: RunSpec, now: int) -> NewMessage | None:
+        if spec.message is None:
+            return None
+        text = self._redactor.text(spec.message)
+        blocks = person_message(text, sender=spec.sender_name, time=iso(now))
+        return NewMessage(new_id(MESSAGE), "user", blocks, text, spec.sender, spec.sender_name)
 
     def _limit_ms(self, spec: RunSpec) -> int:
         return min(spec.max_execution_ms or self._limits.max_execution_ms, self._limits.max_execution_ms)

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final
 
 import anyio
 from anyio.abc import TaskGroup
 
+from host.heartbeat import Heartbeat
 from host.metrics import Metrics
 from host.runs.run import ActiveRun
 from host.runs.service import RunService
-from host.runs.spec import RunSpec
-from shared.clock import iso_or_none, now_ms
+from host.runs.spec import RunSpec, outbound_view
+from shared.clock import now_ms
 from shared.errors import ConversationBusy, KeyTaken, LeaseLost, PicoError
+from shared.ids import CONVERSATION, RUN, new_id
 from shared.models import Idempotency, Task, TaskRun, TaskRunState
+from shared.redact import Redactor
 from shared.store.contract import Store
+from shared.tasks import task_view
 
 logger = logging.getLogger("picoclaw.tasks")
 
@@ -32,21 +36,29 @@ SENDER: Final = "scheduler"
 BUSY_TRIES: Final = 8
 """How many due tasks a check passes over because their conversation became busy a moment ago."""
 
-View = Callable[[str, dict[str, Any]], Awaitable[dict[str, Any]]]
-
 _STATES: Final = {
     "success": TaskRunState.SUCCESS,
     "timeout": TaskRunState.TIMEOUT,
-    "error": TaskRunState.ERROR,
+    "paused": TaskRunState.PAUSED,
 }
+
+
+@dataclass(frozen=True, slots=True)
+class TaskParts:
+    """What a task run works with."""
+
+    store: Store
+    heartbeat: Heartbeat
+    metrics: Metrics
+    redactor: Redactor
 
 
 class TaskRunner:
     """Owns the task runs of this host: they go on when the caller who started them goes away."""
 
-    def __init__(self, store: Store, runs: RunService, metrics: Metrics, *, owner: str) -> None:
-        self._store = store
-        self._metrics = metrics
+    def __init__(self, parts: TaskParts, runs: RunService, *, owner: str) -> None:
+        self._parts = parts
+        self._store = parts.store
         self._runs = runs
         self._owner = owner
         self._stack = AsyncExitStack()
@@ -70,7 +82,7 @@ class TaskRunner:
             service = await self._start(*claimed, idempotency)
         except KeyTaken as taken:
             answer = await self._runs.joined(taken.answer)
-            return await self._view(claimed[0].id, answer)
+            return await _view(self._store, claimed[0].id, answer)
         return await service.wait()
 
     async def run_due(self, most: int = 1) -> list[dict[str, Any]]:
@@ -96,52 +108,41 @@ class TaskRunner:
 
     async def _start(self, task: Task, claim: TaskRun, idempotency: Idempotency | None = None) -> _Service:
         group = task.context_mode == "group"
+        run_id = new_id(RUN)
+        conversation_id = task.conversation_id if group else new_id(CONVERSATION)
         spec = RunSpec(
-            message=task.prompt,
+            message=await self._parts.heartbeat.prompt(task),
             conversation_id=task.conversation_id if group else None,
+            new_conversation_id=conversation_id,
+            run_id=run_id,
             sender=SENDER,
             sender_name=SENDER,
             temporary=not group,
             parent_id=None if group else task.conversation_id,
             idempotency=idempotency,
+            scheduled=True,
         )
         try:
+            # The claim names its run before there is one: whoever takes the slot over after a crash sees
+            # whether the run began and had an effect.
+            await self._store.tasks.attach(claim, run_id, conversation_id)
             run = await self._runs.start(spec)
         except BaseException:
             # Nothing ran, so the slot is due again as if nobody had claimed it.
             with anyio.CancelScope(shield=True):
                 await self._store.tasks.release(claim)
             raise
-        service = _Service(self._store, self._view, self._metrics, task, claim, run)
+        service = _Service(self._parts, task, claim, run)
         self._tasks.start_soon(service.execute)
         return service
-
-    async def _view(self, task_id: str, answer: dict[str, Any]) -> dict[str, Any]:
-        task = await self._store.tasks.get(task_id, owner=None)
-        view = {
-            "status": answer["status"],
-            "task_id": task_id,
-            "run_id": answer["run_id"],
-            "conversation_id": answer["conversation_id"],
-            "result": answer.get("result", ""),
-            "duration_ms": answer.get("duration_ms", 0),
-            "next_run": iso_or_none(task.next_run if task else None),
-            "outbound_messages": answer.get("outbound_messages", []),
-        }
-        if "error" in answer:
-            view["error"] = answer["error"]
-        return view
 
 
 class _Service:
     """One claimed slot and the run that serves it."""
 
-    def __init__(
-        self, store: Store, view: View, metrics: Metrics, task: Task, claim: TaskRun, run: ActiveRun
-    ) -> None:
-        self._store = store
-        self._metrics = metrics
-        self._make_view = view
+    def __init__(self, parts: TaskParts, task: Task, claim: TaskRun, run: ActiveRun) -> None:
+        self._parts = parts
+        self._store = parts.store
         self._task = task
         self._claim = claim
         self._run = run
@@ -170,9 +171,7 @@ class _Service:
             self._ended.set()
 
     async def _follow(self) -> None:
-        lease = self._run.lease
         try:
-            await self._store.tasks.attach(self._claim, lease.run_id, lease.conversation_id)
             answer = await self._run.wait()
             await self._finish(answer)
         except LeaseLost:
@@ -182,18 +181,52 @@ class _Service:
 
     async def _finish(self, answer: dict[str, Any]) -> None:
         with anyio.CancelScope(shield=True):
+            if answer["status"] == "success":
+                answer = await self._delivered(answer)
             await self._store.tasks.finish(
                 self._claim,
-                state=_STATES[answer["status"]],
+                state=_state(answer),
                 result=answer["result"],
                 error=answer.get("error"),
                 now=now_ms(),
             )
             await self._store.durable()
-            self._metrics.task_runs[answer["status"]] += 1
-            self._view = await self._make_view(self._task.id, answer)
+            self._parts.metrics.task_runs[answer["status"]] += 1
+            self._view = await _view(self._store, self._task.id, answer)
+
+    async def _delivered(self, answer: dict[str, Any]) -> dict[str, Any]:
+        """Pass on what a heartbeat has to say; the answer then tells it like any other message."""
+        parts = self._parts
+        said = await parts.heartbeat.deliver(self._task, answer["conversation_id"], answer["result"])
+        if said is None:
+            return answer
+        outbound = [*answer["outbound_messages"], outbound_view(said, parts.redactor)]
+        return {**answer, "outbound_messages": outbound}
 
     async def _keep_claim(self) -> None:
         while True:
             await anyio.sleep(RENEW_EVERY_S)
             await self._store.tasks.renew_claim(self._claim, CLAIM_MS)
+
+
+def _state(answer: dict[str, Any]) -> TaskRunState:
+    if answer.get("code") == "cancelled":
+        return TaskRunState.CANCELLED
+    return _STATES.get(answer["status"], TaskRunState.ERROR)
+
+
+async def _view(store: Store, task_id: str, answer: dict[str, Any]) -> dict[str, Any]:
+    task = await store.tasks.get(task_id, owner=None)
+    view = {
+        "status": answer["status"],
+        "task_id": task_id,
+        "run_id": answer["run_id"],
+        "conversation_id": answer["conversation_id"],
+        "result": answer.get("result", ""),
+        "duration_ms": answer.get("duration_ms", 0),
+        "next_run": task_view(task)["next_run"] if task else None,
+        "outbound_messages": answer.get("outbound_messages", []),
+    }
+    if "error" in answer:
+        view["error"] = answer["error"]
+    return view

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import psutil
 import pytest
 
 from tests.http.conftest import MakeHost
-from tests.running import HostProcess, ModelProcess, directive, frames, stream
+from tests.running import HostProcess, ModelProcess, directive, frames, stream, until
 
 WRITE_AND_HANG = [
     {"text": "first", "tools": [{"name": "write_file", "input": {"path": "kept.txt", "content": "x"}}]},
@@ -160,7 +159,7 @@ def test_a_run_killed_inside_a_command_is_interrupted_and_not_repeated(make_host
             "POST", "/chat", json={"message": message, "stream": True}, headers=key
         ) as response:
             start = next(frames(response.iter_lines()))[2]
-            _until(counted.exists)
+            until(counted.exists)
             host.kill()
     host.start()
     with host.client() as client:
@@ -180,7 +179,7 @@ def test_the_same_key_retries_a_run_that_had_no_effect_without_storing_the_messa
     with host.client() as client, contextlib.suppress(httpx2.TransportError):
         with client.stream("POST", "/chat", json=body, headers=key) as response:
             start = next(frames(response.iter_lines()))[2]
-            _until(lambda: asked(model, "asked-once") == 1)
+            until(lambda: asked(model, "asked-once") == 1)
             host.kill()
     host.start()
     with host.client() as client:
@@ -202,11 +201,11 @@ def test_sigterm_lets_a_run_finish_within_its_grace(make_host: MakeHost) -> None
 
     thread = threading.Thread(target=talk)
     thread.start()
-    _until(lambda: "in time" in str(host_requests(host)))
+    until(lambda: "in time" in str(host_requests(host)))
     assert host.process is not None
     host.process.send_signal(signal.SIGTERM)
     with host.client() as client:
-        _until(lambda: client.get("/ready").status_code == 503)
+        until(lambda: client.get("/ready").status_code == 503)
         refused = client.post("/chat", json={"message": "too late"})
         assert refused.status_code == 503
         assert refused.headers["retry-after"]
@@ -268,11 +267,3 @@ def test_the_concurrency_cap_answers_503_and_recovers(make_host: MakeHost) -> No
 
 def host_requests(host: HostProcess) -> Any:
     return httpx2.get(f"{host.environment['ANTHROPIC_BASE_URL']}/_requests", trust_env=False).json()
-
-
-def _until(condition: Any) -> None:
-    """Wait for an outside process, bounded."""
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in 20 s"
-        time.sleep(0.01)

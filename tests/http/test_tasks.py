@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
 
 from tests.http.conftest import MakeHost
-from tests.running import HostProcess, directive, frames
+from tests.running import HostProcess, directive, frames, until
 
 DUE = {"schedule_type": "once", "schedule_value": "2020-01-01T00:00:00"}
 LATER = {"schedule_type": "interval", "schedule_value": "3600000"}
@@ -166,3 +167,36 @@ def test_a_model_outage_never_completes_a_task(own: HostProcess) -> None:
         assert after["status"] == "active"
         assert after["next_run"] is not None
         assert after["attempts"] == 1
+
+
+def test_with_the_internal_scheduler_due_tasks_run_by_themselves(make_host: MakeHost) -> None:
+    host = make_host(settings={"SCHEDULER": "internal"}).start()
+    with host.client() as client:
+        task = make(client, **DUE)
+        until(lambda: client.get(f"/task/{task['id']}").json()["status"] == "completed")
+        assert len(client.get(f"/task/{task['id']}/runs").json()["runs"]) == 1
+
+
+def test_a_heartbeat_tells_its_owner_what_it_has_to_say_and_keeps_quiet_otherwise(
+    make_host: MakeHost,
+) -> None:
+    host = make_host(settings={"PICOCLAW_HEARTBEAT_ENABLED": "true"}).start()
+    memory = Path(host.environment["MEMORY_DIR"])
+    with host.client() as client:
+        (memory / "HEARTBEAT.md").write_text(directive(text="HEARTBEAT_OK"))
+        quiet = client.post("/task/trigger", json={"task_id": "task-heartbeat"}).json()
+        (memory / "HEARTBEAT.md").write_text(directive(text="The milk is off."))
+        loud = client.post("/task/trigger", json={"task_id": "task-heartbeat"}).json()
+    assert (quiet["result"], quiet["outbound_messages"]) == ("HEARTBEAT_OK", [])
+    said = [(message["conversation_id"], message["text"]) for message in loud["outbound_messages"]]
+    assert said == [("main", "The milk is off.")]
+
+
+def test_a_task_that_is_triggered_twice_with_one_key_runs_once(client: httpx2.Client) -> None:
+    task = make(client)
+    key = {"Idempotency-Key": f"once-{task['id']}"}
+    answers = [
+        client.post("/task/trigger", json={"task_id": task["id"]}, headers=key).json() for _ in range(2)
+    ]
+    assert answers[0] == answers[1]
+    assert len(client.get(f"/task/{task['id']}/runs").json()["runs"]) == 1
