@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from typing import Final
 
 import anyio
@@ -178,6 +179,12 @@ async def open_host(settings: Settings, owner: str, stop: Callable[[str], None])
         await host.runs.drain()
 
 
+def secret_paths(settings: Settings) -> tuple[Path, ...]:
+    """Return what stays closed in every mode: the store, the configuration, the home they live in."""
+    files = (settings.config_path, settings.config_dir / ".security.yml")
+    return (settings.store_dir, settings.local_db_path.parent, settings.home, *files)
+
+
 def sandbox_policy(settings: Settings) -> SandboxPolicy:
     """Return what the settings let the sandbox reach; the store and the configuration stay closed."""
     defaults, tools = settings.agents.defaults, settings.tools
@@ -187,7 +194,7 @@ def sandbox_policy(settings: Settings) -> SandboxPolicy:
         allow_read_outside_workspace=defaults.allow_read_outside_workspace,
         read_paths=tuple(tools.allow_read_paths),
         write_paths=tuple(tools.allow_write_paths),
-        secret_paths=(settings.store_dir, settings.local_db_path.parent, settings.config_dir),
+        secret_paths=secret_paths(settings),
         exec_enabled=tools.exec.enabled,
         exec_timeout_ms=tools.exec.timeout_seconds * 1000,
         allow_network=tools.exec.allow_network,
