@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import itertools
 import os
 import time
@@ -18,7 +17,6 @@ from .identity import Identity, adopt
 
 PREFIX = "picoclaw-"  # as the host names them
 ABANDONED_S = 60.0
-_NAME_CHARS = 16
 
 
 class Places:
@@ -27,6 +25,7 @@ class Places:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._places: dict[str, Place] = {}
+        self._numbers = itertools.count(1)
         self._held = _hold(config.temporary)
         os.chmod(config.temporary, 0o711)  # noqa: S103 - others may pass through, not list
 
@@ -39,8 +38,9 @@ class Places:
         return known
 
     def _make(self, conversation: str, workspace: str) -> Place:
-        name = hashlib.sha256(conversation.encode()).hexdigest()[:_NAME_CHARS]
-        place = Place(workspace, f"{self._config.temporary}/{name}")
+        known = self._places.get(conversation)
+        temporary = known.temporary if known else f"{self._config.temporary}/{next(self._numbers)}"
+        place = Place(workspace, temporary)
         if not os.path.isdir(workspace):
             os.makedirs(workspace, 0o755, exist_ok=True)
         self._take_over(workspace)
