@@ -57,8 +57,10 @@ class Zygote:
         """Fork sessions until the control socket closes, then let them end."""
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
-        # The host decides when it ends: an interrupt from the terminal reaches the whole process group.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        # The host decides when it ends, after its runs: a signal to all of a service's processes, or an
+        # interrupt from the terminal, must not end the tools of a run that is being finished.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
         self._door = _open_door(self._database)
         self._door_inode = _inode(self._database.with_name(birth.door_name(self._database)))
         for readable in (self._control, self._door, self._wake_read):
@@ -158,8 +160,9 @@ class Zygote:
 
     def _be_session(self, wanted: birth.Birth, fds: list[int], asker: socket.socket | None) -> int:
         signal.set_wakeup_fd(-1)
-        for number in (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_DFL)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        if asker is not None:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
         for standard, fd in enumerate(fds):
             os.dup2(fd, standard)
         # Nothing of the zygote or of another session may stay open here.

@@ -7,7 +7,6 @@ from typing import Any
 
 import anyio
 import psutil
-import pytest
 
 from shared import jsons
 from shared.store.contract import Store
@@ -87,21 +86,21 @@ async def test_an_unfinished_line_at_the_end_is_nothing(database: Path, store: S
     assert await store.outbound.said_by("conv-a", after=0) == []
 
 
-@pytest.mark.parametrize(
-    ("method", "code"),
-    [
-        ("tools/destroy", METHOD_NOT_FOUND),
-        ("prompts/list", METHOD_NOT_FOUND),
-        ("logging/setLevel", INVALID_PARAMS),
-        ("sampling/createMessage", METHOD_NOT_FOUND),
-        ("", METHOD_NOT_FOUND),
-        ("__class__", METHOD_NOT_FOUND),
-    ],
-)
-async def test_an_unknown_method_is_refused(database: Path, method: str, code: int) -> None:
+UNKNOWN_METHODS = {
+    "tools/destroy": METHOD_NOT_FOUND,
+    "prompts/list": METHOD_NOT_FOUND,
+    "logging/setLevel": INVALID_PARAMS,
+    "sampling/createMessage": METHOD_NOT_FOUND,
+    "": METHOD_NOT_FOUND,
+    "__class__": METHOD_NOT_FOUND,
+}
+
+
+async def test_an_unknown_method_is_refused(database: Path) -> None:
     async with RawServer(environment(database, "conv-a")) as server:
         await server.hello()
-        assert (await server.ask(1, method, {}))["error"]["code"] == code
+        for method, code in UNKNOWN_METHODS.items():
+            assert (await server.ask(1, method, {}))["error"]["code"] == code, method
         assert (await server.ask(2, "ping", {}))["result"] == {}
 
 

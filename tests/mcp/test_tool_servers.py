@@ -127,6 +127,20 @@ async def test_a_zygote_that_dies_is_started_again(servers: ToolServers) -> None
     assert not (await servers.toolset("conv-b", is_main=False).call(SEND, {"text": "x"})).is_error
 
 
+async def test_a_signal_to_all_processes_leaves_the_tools_to_the_runs_being_finished(
+    servers: ToolServers,
+) -> None:
+    tools = servers.toolset("conv-a", is_main=False)
+    await tools.open()
+    first = servers.zygote_pid
+    for number in (signal.SIGINT, signal.SIGTERM):
+        for process in (*zygote_of(servers).children(), zygote_of(servers)):
+            process.send_signal(number)
+    assert not (await tools.call(SEND, {"text": "still here"})).is_error
+    assert not (await servers.toolset("conv-b", is_main=False).call(SEND, {"text": "x"})).is_error
+    assert servers.zygote_pid == first
+
+
 async def test_a_cancelled_call_does_not_poison_the_session(servers: ToolServers, store: Store) -> None:
     tools = servers.toolset("conv-a", is_main=False)
     await tools.open()
