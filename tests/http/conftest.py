@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
@@ -48,3 +50,11 @@ def make_host(model: ModelProcess, tmp_path: Path) -> Iterator[MakeHost]:
     for process in made:
         if process.process is not None and process.process.poll() is None:
             process.kill()
+
+
+def configure(host: HostProcess, **config: Any) -> HostProcess:
+    """Write the host's config.json."""
+    home = host.root / "home"
+    home.mkdir(exist_ok=True)
+    (home / "config.json").write_text(json.dumps({"version": 3, **config}))
+    return host

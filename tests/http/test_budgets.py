@@ -8,18 +8,10 @@ from typing import Any
 import httpx2
 import pytest
 
-from tests.http.conftest import MakeHost
-from tests.running import HostProcess, ModelProcess, directive, frames
+from tests.http.conftest import MakeHost, configure
+from tests.running import ModelProcess, directive, frames
 
 PLENTY = 1_000_000
-
-
-def configure(host: HostProcess, **config: Any) -> HostProcess:
-    """Write the host's config.json."""
-    home = host.root / "home"
-    home.mkdir(exist_ok=True)
-    (home / "config.json").write_text(json.dumps({"version": 3, **config}))
-    return host
 
 
 def chat(client: httpx2.Client, message: str, **more: Any) -> dict[str, Any]:

@@ -1,0 +1,167 @@
+"""Which model answers, by which key, and what happens when one of them does not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import httpx2
+import pytest
+
+from tests.http.conftest import MakeHost, configure
+from tests.running import HostProcess, ModelProcess, running_model
+
+AT_ONCE = "0"
+
+
+@pytest.fixture
+def models() -> Iterator[list[ModelProcess]]:
+    """Two model servers of their own, so that one can fail while the other answers."""
+    with running_model() as one, running_model() as two:
+        yield [one, two]
+
+
+def chat(client: httpx2.Client, message: str, **more: Any) -> dict[str, Any]:
+    answer = client.post("/chat", json={"message": message, **more})
+    assert answer.status_code == 200, answer.text
+    body: dict[str, Any] = answer.json()
+    return body
+
+
+def failing(model: ModelProcess, *steps: dict[str, Any]) -> None:
+    """Queue answers for the next requests."""
+    httpx2.post(f"{model.url}/_script", json=list(steps), trust_env=False).raise_for_status()
+
+
+def keys(model: ModelProcess) -> list[str]:
+    """Return the key of each request that came in."""
+    return [request["headers"]["x-api-key"] for request in model.requests()]
+
+
+def with_keys(host: HostProcess, model: ModelProcess, *names: str) -> HostProcess:
+    """Give the host one model and several keys for it."""
+    entry = {"model_name": "default", "model": "claude-one", "api_base": model.url}
+    configure(host, model_list=[entry])
+    secrets = host.root / "home" / ".security.yml"
+    secrets.write_text(f"model_list: {{default: {{api_keys: [{', '.join(names)}]}}}}\n")
+    secrets.chmod(0o600)
+    return host
+
+
+@pytest.mark.parametrize("status", [429, 401])
+def test_a_key_that_is_turned_away_gives_way_to_the_next_within_the_step(
+    make_host: MakeHost, models: list[ModelProcess], status: int
+) -> None:
+    host = with_keys(make_host(), models[0], "sk-one", "sk-two").start()
+    failing(models[0], {"status": status, "retry_after": "60", "times": 1, "text": "Hello"})
+    with host.client() as client:
+        # A backoff would take the 60 seconds that the API asks for.
+        first = chat(client, "hello", max_execution_ms=15_000)
+        assert (first["status"], first["result"]) == ("success", "Hello")
+        assert keys(models[0]) == ["sk-one", "sk-two"]
+        chat(client, "again")
+        assert keys(models[0])[2:] == ["sk-two"]
+
+
+def test_a_run_fails_once_every_key_was_refused(make_host: MakeHost, models: list[ModelProcess]) -> None:
+    host = with_keys(make_host(), models[0], "sk-one", "sk-two").start()
+    failing(models[0], {"status": 401, "times": 2})
+    with host.client() as client:
+        body = chat(client, "hello")
+        assert (body["status"], body["code"]) == ("error", "model_error")
+        assert keys(models[0]) == ["sk-one", "sk-two"]
+        assert "sk-" not in str(body)
+
+
+def test_keys_that_are_all_limited_are_tried_again_after_the_backoff(
+    make_host: MakeHost, models: list[ModelProcess]
+) -> None:
+    host = with_keys(make_host(), models[0], "sk-one", "sk-two").start()
+    failing(models[0], {"status": 429, "retry_after": AT_ONCE, "times": 3})
+    with host.client() as client:
+        assert chat(client, "hello")["status"] == "success"
+        assert sorted(keys(models[0])) == ["sk-one", "sk-one", "sk-two", "sk-two"]
+
+
+def test_a_limit_in_the_middle_of_a_reply_begins_the_step_anew_with_the_next_key(
+    make_host: MakeHost, models: list[ModelProcess]
+) -> None:
+    host = with_keys(make_host(), models[0], "sk-one", "sk-two").start()
+    fault = {"error_after_deltas": 1, "error_type": "rate_limit_error", "times": 1}
+    failing(models[0], {"deltas": ["one ", "two"], **fault})
+    with host.client() as client:
+        assert chat(client, "hello")["result"] == "one two"
+        assert keys(models[0]) == ["sk-one", "sk-two"]
+
+
+def test_the_fallback_model_takes_over_when_the_first_stays_overloaded(
+    make_host: MakeHost, models: list[ModelProcess]
+) -> None:
+    host = configure(
+        make_host(settings={"CLAUDE_FALLBACK_MODEL": "small"}),
+        model_list=[
+            {"model_name": "big", "model": "claude-big", "api_base": models[0].url},
+            {"model_name": "small", "model": "claude-small", "api_base": models[1].url},
+        ],
+    ).start()
+    failing(models[0], {"status": 529, "retry_after": AT_ONCE, "times": 9})
+    tools = [{"name": "list_dir", "input": {}}]
+    failing(models[1], {"text": "a", "tools": tools}, {"text": "b"})
+    with host.client() as client:
+        body = chat(client, "hello")
+        assert (body["status"], body["result"], body["model"]) == ("success", "a\n\nb", "claude-small")
+        # Once it was overloaded in a run, the first is not asked again in it.
+        assert [request["body"]["model"] for request in models[0].requests()] == ["claude-big"] * 5
+        assert len(models[1].requests()) == 2
+
+
+def test_an_error_that_is_no_overload_does_not_change_the_model(
+    make_host: MakeHost, models: list[ModelProcess]
+) -> None:
+    settings = {"ANTHROPIC_BASE_URL": models[0].url, "CLAUDE_FALLBACK_MODEL": "claude-small"}
+    host = make_host(settings=settings).start()
+    failing(models[0], {"status": 400})
+    with host.client() as client:
+        assert chat(client, "hello")["code"] == "model_error"
+        assert len(models[0].requests()) == 1
+
+
+def test_a_request_may_ask_only_for_models_of_the_list(
+    make_host: MakeHost, models: list[ModelProcess]
+) -> None:
+    host = configure(
+        make_host(),
+        agents={"defaults": {"model_name": "two"}},
+        model_list=[
+            {"model_name": "one", "model": "claude-1", "api_base": models[0].url},
+            {"model_name": "two", "model": "claude-2", "api_base": models[1].url},
+        ],
+    ).start()
+    with host.client() as client:
+        refused = client.post("/chat", json={"message": "hi", "model": "claude-1"})
+        assert refused.status_code == 400
+        assert refused.json()["error"] == "model: must be one of one, two"
+        assert [entry["conversation_id"] for entry in client.get("/chat").json()["conversations"]] == ["main"]
+        assert chat(client, "hi")["model"] == "claude-2"
+        assert chat(client, "hi", model="one")["model"] == "claude-1"
+        assert len(models[0].requests()) == 1
+
+
+def test_without_a_list_any_model_may_be_asked_for(client: httpx2.Client) -> None:
+    assert chat(client, "hi", model="claude-of-my-own")["model"] == "claude-of-my-own"
+
+
+def test_thinking_follows_the_settings_unless_the_request_says(
+    make_host: MakeHost, model: ModelProcess
+) -> None:
+    defaults = {"thinking": True, "max_thinking_tokens": 2000, "max_tokens": 500}
+    host = configure(make_host(), agents={"defaults": defaults}).start()
+    with host.client() as client:
+        chat(client, "hi")
+        sent = model.requests()[-1]["body"]
+        assert sent["thinking"] == {"type": "enabled", "budget_tokens": 2000}
+        assert sent["max_tokens"] == 2500
+        chat(client, "hi", thinking=False)
+        assert "thinking" not in model.requests()[-1]["body"]
+        chat(client, "hi", thinking=True, max_thinking_tokens=3000)
+        assert model.requests()[-1]["body"]["thinking"]["budget_tokens"] == 3000
