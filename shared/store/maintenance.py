@@ -22,16 +22,12 @@ from shared.store.sqlite.volume.layout import FileId, Listing
 from shared.store.sqlite.volume.lock import VolumeLock, holder
 from shared.store.sqlite.volume.opening import rename_store
 
-EXPORTED: Final = (
-    "conversations",
-    "messages",
-    "runs",
-    "run_events",
-    "outbound_messages",
-    "scheduled_tasks",
-    "task_runs",
+NOT_EXPORTED: Final = frozenset({"schema_migrations", "counters", "idempotency_keys"})
+"""Tables that are nobody's content; all others are exported, in the order they were made."""
+
+TABLES: Final = (
+    "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite%' ORDER BY rowid"
 )
-"""Tables in the order they are exported; idempotency keys are nobody's content."""
 
 JSON_COLUMNS: Final = frozenset({"blocks", "usage", "answer", "data"})
 READ_AGAIN: Final = 3
@@ -125,7 +121,8 @@ def compact(store_dir: Path) -> int:
 def export(store_dir: Path) -> Iterator[dict[str, Any]]:
     """Yield every row as a dictionary with its ``table``, conversations first."""
     with _rebuilt(store_dir) as database, closing(sqlite3.connect(database)) as connection:
-        for table in EXPORTED:
+        tables = [row[0] for row in connection.execute(TABLES) if row[0] not in NOT_EXPORTED]
+        for table in tables:
             rows = connection.execute(f"SELECT * FROM {table}")
             columns = [column[0] for column in rows.description]
             for row in rows:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from shared.store import open_host_store, open_store
@@ -21,6 +21,7 @@ from shared.store.sqlite.volume.layout import Listing
 class Places:
     volume: Path
     local: Path
+    writers: list[subprocess.Popen[str]] = field(default_factory=list)
 
     @property
     def database(self) -> Path:
@@ -52,9 +53,17 @@ class Places:
             stdout=subprocess.PIPE,
             text=True,
         )
+        self.writers.append(writer)
         assert writer.stdout is not None
         assert writer.stdout.readline() == "ready\n"
         return writer
+
+    def end_writers(self) -> None:
+        """Kill what a test that failed left running."""
+        for writer in self.writers:
+            if writer.returncode is None:
+                writer.kill()
+                writer.communicate()
 
 
 async def add(store: SqliteStore, *names: str) -> None:

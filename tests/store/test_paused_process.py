@@ -52,17 +52,19 @@ async def test_a_process_paused_inside_a_write_makes_others_fail_and_not_hang(
     async with places.host() as store:
         stopped = subprocess.Popen(
             [sys.executable, "-c", HOLD_THE_GATE, f"{places.database}.gate"],
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
-        assert stopped.stdout is not None
-        assert stopped.stdout.readline() == "held\n"
-        stopped.send_signal(signal.SIGSTOP)
-        monkeypatch.setattr(engine, "BUSY_MS", 200)
-        with anyio.fail_after(20), pytest.raises(Unavailable, match="busy"):
-            await store.conversations.create("c", 1)
-        stopped.kill()
-        stopped.communicate()
+        try:
+            assert _ask(stopped, None) == "held"
+            stopped.send_signal(signal.SIGSTOP)
+            monkeypatch.setattr(engine, "BUSY_MS", 200)
+            with anyio.fail_after(20), pytest.raises(Unavailable, match="busy"):
+                await store.conversations.create("c", 1)
+        finally:
+            stopped.kill()
+            stopped.communicate()
         await store.conversations.create("c", 1)
         await store.durable()
 
