@@ -241,7 +241,7 @@ class World:
             "victim": _process(self.victim.pid),
             "host": _process(self.facts["pid"]),
             "hostname": os.uname().nodename,
-            "mounts": Path("/proc/self/mountinfo").read_text(),
+            "mounts": _mounts(),
             "core_pattern": Path("/proc/sys/kernel/core_pattern").read_text(),
             "etc": {name: os.lstat(f"/etc/{name}").st_mtime_ns for name in os.listdir("/etc")},
             "shm": self.shm.read_text(),
@@ -363,6 +363,12 @@ def _facts(path: Path) -> tuple[Any, ...]:
     attributes = tuple((name, os.getxattr(path, name)) for name in os.listxattr(path, follow_symlinks=False))
     owner = (status.st_mode, status.st_uid, status.st_gid, status.st_nlink)
     return (*owner, status.st_size, status.st_mtime_ns, content, attributes)
+
+
+def _mounts() -> list[str]:
+    """Return the mounts, without those that tests running beside this one make in their own directories."""
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    return [line for line in lines if "/pytest-of-" not in line]
 
 
 def _ipc(key: int, uid: int) -> list[str]:
