@@ -89,6 +89,8 @@ def _config(app: ASGIApp) -> uvicorn.Config:
         log_config=None,
         access_log=False,
         server_header=False,
+        # Whoever calls could name any address in X-Forwarded-For and so escape the limit on failures.
+        proxy_headers=False,
         lifespan="off",
         ws="none",
         backlog=BACKLOG,

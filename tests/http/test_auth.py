@@ -59,7 +59,8 @@ def test_the_previous_token_still_works_while_it_is_rotated(make_host: MakeHost)
 def test_after_twenty_failures_in_a_minute_an_address_has_to_wait(make_host: MakeHost) -> None:
     host = make_host().start()
     with host.client("wrong") as client:
-        answers = [client.get("/chat") for _ in range(22)]
+        # What a caller says of its address changes nothing.
+        answers = [client.get("/chat", headers={"X-Forwarded-For": f"10.0.0.{n}"}) for n in range(22)]
     assert [answer.status_code for answer in answers] == [401] * 21 + [429]
     assert 1 <= int(answers[-1].headers["retry-after"]) <= 60
 
