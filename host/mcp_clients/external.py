@@ -35,6 +35,8 @@ NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,128}")
 """What the Messages API takes as a tool's name."""
 LONGEST_DESCRIPTION: Final = 4096
 LARGEST_SCHEMA: Final = 64 * 1024
+MOST_PINS: Final = 1000
+"""How many places are remembered; the one known longest makes room."""
 
 
 class ToolPins:
@@ -47,7 +49,28 @@ class ToolPins:
         """Return whether they differ from the first time."""
         shown = jsons.dump_bytes([[spec.name, spec.description, dict(spec.input_schema)] for spec in specs])
         digest = hashlib.sha256(shown).hexdigest()
+        if len(self._seen) >= MOST_PINS and place not in self._seen:
+            del self._seen[next(iter(self._seen))]
         return self._seen.setdefault(place, digest) != digest
+
+
+class Outages:
+    """Which of the operator's servers were down a moment ago: not every run shall wait for them again."""
+
+    def __init__(self, rest_seconds: float = 30.0) -> None:
+        self._rest_seconds = rest_seconds
+        self._until: dict[str, float] = {}
+
+    def resting(self, config: ServerConfig) -> bool:
+        """Return whether the server is not worth a try yet."""
+        return anyio.current_time() < self._until.get(config.place, 0.0)
+
+    def note(self, config: ServerConfig, *, answered: bool) -> None:
+        """Remember how a try went; a request's own server is tried each time."""
+        if answered:
+            self._until.pop(config.place, None)
+        elif config.trusted:
+            self._until[config.place] = anyio.current_time() + self._rest_seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +83,7 @@ class Reach:
     allowed_hosts: frozenset[str] = frozenset()
     spawn: Spawn | None = None
     pins: ToolPins = field(default_factory=ToolPins)
+    outages: Outages = field(default_factory=Outages)
     connect_seconds: float = CONNECT_SECONDS
 
 
@@ -122,12 +146,15 @@ async def open_external(servers: Mapping[str, ServerConfig], reach: Reach) -> As
     async with anyio.create_task_group() as group:
         links = [_Link(name, config, reach) for name, config in servers.items()]
         for link in links:
-            group.start_soon(link.live)
+            if not reach.outages.resting(link.config):
+                group.start_soon(link.live)
+            else:
+                link.rest()
         with anyio.move_on_after(reach.connect_seconds):
             for link in links:
                 await link.settled.wait()
         try:
-            yield _gather(links, reach.pins)
+            yield _gather(links, reach)
         except Exception as error:  # noqa: BLE001 - raised again below: the group would wrap it
             ending = error
         finally:
@@ -146,10 +173,17 @@ class _Link:
         self.settled = anyio.Event()
         self.toolset: ExternalToolset | None = None
         self.tools: list[Any] = []
+        self.rested = False
         self.problem = f"did not answer within {reach.connect_seconds:g} s"
         self._reach = reach
         self._wanted = anyio.Event()
         self._scope = anyio.CancelScope()
+
+    def rest(self) -> None:
+        """Don't try at all, this time."""
+        self.rested = True
+        self.problem = "did not answer a moment ago"
+        self.settled.set()
 
     async def live(self) -> None:
         """Connect, wait for the end of the run, leave; nothing of it raises."""
@@ -177,15 +211,18 @@ class _Link:
 
     def _policy(self) -> AddressPolicy:
         addresses = importlib.import_module("host.mcp_clients.addresses")
-        policy: AddressPolicy = addresses.AddressPolicy(self._reach.allowed_hosts, self.config.trusted)
+        allowed = frozenset(host.lower() for host in self._reach.allowed_hosts)
+        policy: AddressPolicy = addresses.AddressPolicy(allowed, self.config.trusted)
         return policy
 
 
-def _gather(links: Sequence[_Link], pins: ToolPins) -> ExternalServers:
+def _gather(links: Sequence[_Link], reach: Reach) -> ExternalServers:
     """Offer the tools of who answered; a name that is taken stays with who had it first."""
     found = ExternalServers()
     taken: set[str] = set()
     for link in links:
+        if not link.rested:
+            reach.outages.note(link.config, answered=link.toolset is not None)
         if link.toolset is None:
             found.problems.append(f"The MCP server {link.name} {link.problem}; its tools are missing.")
             continue
@@ -200,7 +237,7 @@ def _gather(links: Sequence[_Link], pins: ToolPins) -> ExternalServers:
                 link.toolset.add(spec, tool.name)
             else:
                 found.problems.append(f"The tool {spec.name[:160]} is not offered: {fault}.")
-        if pins.changed(f"{link.name} {link.config.place}", link.toolset.specs()):
+        if reach.pins.changed(f"{link.name} {link.config.place}", link.toolset.specs()):
             found.problems.append(
                 f"The tools of the MCP server {link.name} have changed since they were first seen."
             )

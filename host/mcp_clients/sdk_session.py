@@ -6,14 +6,13 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 import httpx2
 import mcp_types as types
 from anyio.abc import ByteStream, ObjectReceiveStream, ObjectSendStream
 from mcp.client import Client
-from mcp.client._transport import TransportStreams
 from mcp.client.sse import sse_client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.message import SessionMessage
@@ -25,6 +24,9 @@ from host.mcp_clients.server_config import ServerConfig
 from host.mcp_clients.spawning import Spawn
 from host.tools.base import Image, ToolResult
 from shared import jsons
+
+if TYPE_CHECKING:
+    from mcp.client._transport import TransportStreams
 
 LINE_LIMIT: Final = 8 * 1024 * 1024
 """Longest line a program may say, in bytes; a longer one ends the session."""

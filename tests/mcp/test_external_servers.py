@@ -89,6 +89,19 @@ async def test_a_server_that_is_down_costs_its_tools_only(hostile: tuple[Hostile
             assert "more tools than can be offered" in told["endless"]
 
 
+async def test_an_operators_server_that_was_down_is_not_waited_for_by_every_run(
+    hostile: tuple[Hostile, str],
+) -> None:
+    _, base = hostile
+    reach = Reach(allowed_hosts=frozenset({"127.0.0.1"}), connect_seconds=1)
+    mute = web(f"{base}/mute", trusted=True)
+    async with opened(reach, mute=mute) as found:
+        assert "did not answer within 1 s" in found.problems[0]
+    with anyio.fail_after(0.9):
+        async with opened(reach, mute=mute) as found:
+            assert "did not answer a moment ago" in found.problems[0]
+
+
 async def test_tool_lists_are_paged_through_and_kept_to_the_allowed_ones(
     hostile: tuple[Hostile, str],
 ) -> None:
