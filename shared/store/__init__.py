@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from shared.store.sqlite.retention import Retention
+    from shared.store.retention import Retention
     from shared.store.sqlite.store import SqliteStore
 
 

@@ -1,16 +1,15 @@
-"""What is kept for how long, and removing the rest in small transactions off the event loop."""
+"""Removing what retention no longer keeps, in small transactions off the event loop."""
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 
+from shared.store.retention import Retention
 from shared.store.sqlite.engine import Database
 from shared.store.sqlite.runs import KEY_LIFE_MS
 
-DAY_MS: Final = 24 * 3600 * 1000
 LOOK_AT: Final = 1000
 """Run log rows looked at in one round, to find the tasks that have too many."""
 
@@ -22,15 +21,6 @@ ORPHANS: Final = """SELECT id FROM conversations AS c WHERE temporary = 1 AND ow
     AND last_activity < ? AND NOT EXISTS (SELECT 1 FROM task_runs WHERE conversation_id = c.id)
     AND NOT EXISTS (SELECT 1 FROM runs WHERE conversation_id = c.id AND state = 'running')
     ORDER BY last_activity LIMIT ?"""
-
-
-@dataclass(frozen=True, slots=True)
-class Retention:
-    """How long things are kept: delivered outbound messages in milliseconds, run logs in rows per task."""
-
-    outbound_ms: int = 7 * DAY_MS
-    task_log: int = 100
-    events_ms: int = DAY_MS
 
 
 class Pruner:

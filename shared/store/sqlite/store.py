@@ -6,11 +6,12 @@ import sqlite3
 from pathlib import Path
 
 from shared.store.contract import StoreCounts
+from shared.store.retention import Retention
 from shared.store.sqlite.conversations import SqliteConversations
 from shared.store.sqlite.engine import Database, Shipper
 from shared.store.sqlite.migrations import migrate
 from shared.store.sqlite.outbound import SqliteOutbound
-from shared.store.sqlite.retention import Pruner, Retention
+from shared.store.sqlite.retention import Pruner
 from shared.store.sqlite.runs import SqliteRuns
 from shared.store.sqlite.tasks import SqliteTasks
 from shared.store.sqlite.usage import SqliteUsage

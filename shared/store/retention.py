@@ -1,0 +1,17 @@
+"""How long what is kept, whatever the engine (storage contract, promise 8)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+DAY_MS: Final = 24 * 3600 * 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """Delivered outbound messages and run events in milliseconds, run logs in rows per task."""
+
+    outbound_ms: int = 7 * DAY_MS
+    task_log: int = 100
+    events_ms: int = DAY_MS
