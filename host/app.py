@@ -45,6 +45,7 @@ from shared.redact import Redactor
 from shared.settings import Settings
 from shared.store import open_host_store
 from shared.store.contract import Store
+from shared.store.retention import DAY_MS, Retention
 from shared.tasks import LONGEST_PROMPT, TaskService
 
 logger = logging.getLogger("picoclaw.host")
@@ -86,7 +87,12 @@ class Host:
             *TasksApi(self.store, self.tasks, self.task_runner).routes(),
             *ControlApi(self.stop).routes(),
             *UsageApi(self.store).routes(),
-            *MetricsApi(self.metrics, self.store, lambda: self.runs.active_count).routes(),
+            *MetricsApi(
+                self.metrics,
+                self.store,
+                active_runs=lambda: self.runs.active_count,
+                waiting_runs=lambda: self.runs.waiting_count,
+            ).routes(),
             *OpenApi(settings.version).routes(),
         ]
         tokens = [
@@ -150,7 +156,12 @@ async def open_host(settings: Settings, owner: str, stop: Callable[[str], None])
     async with AsyncExitStack() as stack:
         settings.memory_dir.mkdir(parents=True, exist_ok=True)
         host.store = open_host_store(
-            store_dir=settings.store_dir, local_db=settings.local_db_path, owner=owner
+            store_dir=settings.store_dir,
+            local_db=settings.local_db_path,
+            owner=owner,
+            retention=Retention(
+                outbound_ms=settings.outbound_ttl_days * DAY_MS, task_log=settings.task_log_retention
+            ),
         )
         stack.push_async_callback(host.store.close)
         host.tasks = TaskService(
