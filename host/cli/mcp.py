@@ -13,5 +13,8 @@ def mcp_command() -> None:
 
 
 def become_tool_server() -> NoReturn:
-    """Replace this process by the tool server: standard streams, environment and process id stay."""
-    os.execv(sys.executable, [sys.executable, "-m", "mcp_server"])  # noqa: S606 - no shell is what we want
+    """Replace this process by the tool server: standard streams, environment and process id stay.
+
+    ``-P``: nothing is imported from the directory an agent happens to start it in.
+    """
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "mcp_server"])  # noqa: S606 - no shell is what we want

@@ -18,7 +18,7 @@ from host.mcp_clients.tool_servers import ToolServers
 from shared import jsons
 from shared.store import open_store
 from shared.store.contract import Store
-from tests.mcp.running import RawServer, environment
+from tests.mcp.running import HELLO, RawServer, environment
 from tests.mcp.test_tool_servers import eventually, zygote_of
 
 
@@ -247,3 +247,20 @@ async def test_sessions_of_outside_agents_are_bounded(servers: ToolServers, data
         for fd in (descriptor, read, write):
             os.close(fd)
     await eventually(lambda: not psutil.Process(servers.zygote_pid).children())
+
+
+async def test_the_command_imports_nothing_from_the_directory_it_is_started_in(
+    database: Path, tmp_path: Path
+) -> None:
+    project = tmp_path / "project"
+    for package in ("shared", "mcp_server", "host"):
+        (project / package).mkdir(parents=True)
+        (project / package / "__init__.py").write_text("raise SystemExit('the wrong package')")
+    command = [str(Path(sys.executable).parent / "picoclaw"), "mcp"]
+    hello = jsons.dump_bytes({"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": HELLO}) + b"\n"
+    with anyio.fail_after(20):
+        finished = await anyio.run_process(
+            command, input=hello, cwd=project, env=environment(database, "laptop"), check=False
+        )
+    assert finished.returncode == 0, finished.stderr
+    assert jsons.loads(finished.stdout)["result"]["serverInfo"]["name"] == "picoclaw"
