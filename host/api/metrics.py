@@ -23,10 +23,18 @@ CONTENT_TYPE: Final = "text/plain; version=1.0.0; charset=utf-8; escaping=unders
 class MetricsApi:
     """Renders the host's counters and the store's figures."""
 
-    def __init__(self, metrics: Metrics, store: Store, active_runs: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        metrics: Metrics,
+        store: Store,
+        *,
+        active_runs: Callable[[], int],
+        waiting_runs: Callable[[], int],
+    ) -> None:
         self._metrics = metrics
         self._store = store
         self._active_runs = active_runs
+        self._waiting_runs = waiting_runs
 
     def routes(self) -> list[Route]:
         """Return the routes."""
@@ -88,6 +96,7 @@ class MetricsApi:
 
         gauges = (
             ("picoclaw_active_runs", "Runs in flight on this host", self._active_runs()),
+            ("picoclaw_waiting_runs", "Requests that wait for a place to run", self._waiting_runs()),
             ("picoclaw_conversations", "Conversations in the store", counts.conversations),
             ("picoclaw_tasks", "Scheduled tasks in the store", counts.tasks),
             ("picoclaw_tasks_due", "Tasks that are due now", tasks.due),

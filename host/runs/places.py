@@ -43,6 +43,11 @@ class Places:
         """How many places are free."""
         return self._free
 
+    @property
+    def waiting(self) -> int:
+        """How many wait for a place."""
+        return len(self._waiting)
+
     def take_now(self) -> bool:
         """Take a place if one is free."""
         if self._free == 0:

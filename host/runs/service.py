@@ -108,6 +108,11 @@ class RunService:
         """How many runs are in flight."""
         return len(self._active)
 
+    @property
+    def waiting_count(self) -> int:
+        """How many requests wait for a place."""
+        return self._places.waiting
+
     def has_room(self) -> bool:
         """Return whether a run can start now."""
         return not self.draining and self._places.free > 0

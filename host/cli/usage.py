@@ -1,0 +1,69 @@
+"""``picoclaw usage``: what model calls used, as bars in the terminal."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Any, Final
+
+import typer
+
+from host.cli.client import HostClient, HostFault
+from host.cli.terminal import fail, out, print_json, shown, table
+
+BAR_WIDTH: Final = 32
+EIGHTHS: Final = " ▏▎▍▌▋▊▉█"
+
+
+class By(StrEnum):
+    """What a bar stands for."""
+
+    DAY = "day"
+    CONVERSATION = "conversation"
+
+
+def usage(
+    by: Annotated[By, typer.Option(help="A bar for each day, or for each conversation of a day.")] = By.DAY,
+    conversation: Annotated[str | None, typer.Option(help="Only this conversation, with its tasks.")] = None,
+    rows: Annotated[int, typer.Option("--last", min=1, max=1000, help="How many bars.")] = 14,
+    url: Annotated[str | None, typer.Option(help="Address of the host.")] = None,
+    token: Annotated[str | None, typer.Option(help="API token (better in API_TOKEN).")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Write JSON.")] = False,
+) -> None:
+    """Show tokens and dollars used, newest day first (days are UTC)."""
+    params = {"by": by.value, "limit": str(rows)}
+    if conversation is not None:
+        params["conversation_id"] = conversation
+    try:
+        with HostClient.found(url, token) as host:
+            used = host.request("GET", "/usage", params=params)["usage"]
+    except HostFault as fault:
+        fail(str(fault))
+    if json:
+        print_json(used)
+    else:
+        print_usage(used)
+
+
+def print_usage(used: list[dict[str, Any]]) -> None:
+    """Write usage as a table with bars; the longest bar is the most tokens shown."""
+    apart = any(row["conversation_id"] is not None for row in used)
+    made = table("day", *(["conversation"] if apart else []), "", "tokens", "cost", "runs")
+    most = max((row["tokens"] for row in used), default=0)
+    for row in used:
+        made.add_row(
+            shown(row["day"]),
+            *([shown(str(row["conversation_id"]))] if apart else []),
+            f"[cyan]{bar(row['tokens'], most)}[/]",
+            f"{row['tokens']:,}",
+            f"${row['dollars']:,.2f}",
+            f"{row['runs']:,}",
+        )
+    out.print(made if used else "Nothing used yet.")
+
+
+def bar(value: int, most: int) -> str:
+    """Return a bar in eighths of a character; anything that was used shows at least one eighth."""
+    if value <= 0 or most <= 0:
+        return ""
+    full, rest = divmod(max(1, round(value / most * BAR_WIDTH * 8)), 8)
+    return EIGHTHS[8] * full + (EIGHTHS[rest] if rest else "")
