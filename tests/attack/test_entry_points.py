@@ -1,0 +1,152 @@
+"""Every way in leads through the one door: whoever starts a run, its effects stay in the sandbox."""
+
+from __future__ import annotations
+
+import ast
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from tests.running import HostProcess, directive, frames, running_host, running_model, until
+
+ROOT = Path(__file__).parent.parent.parent
+CANARY = "CANARY-ENTRY-7d1f0c"
+
+SPAWNERS = {
+    "host/sandbox/sandbox.py": "the supervisor",
+    "host/mcp_clients/zygote.py": "the tool servers' zygote",
+    "host/cli/mcp.py": "replaces itself by the tool server, before there is a host",
+}
+"""The only modules of the host that may start a process, and which."""
+
+SPAWNING = {"subprocess", "multiprocessing", "pty"}
+SPAWNING_CALLS = {"fork", "forkpty", "system", "popen", "posix_spawn", "open_process", "run_process", "execv"}
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HostProcess]:
+    root = tmp_path_factory.mktemp("entry")
+    (root / "secret.txt").write_text(CANARY)
+    settings = {"SCHEDULER": "internal", "PICOCLAW_HEARTBEAT_ENABLED": "true"}
+    with running_model() as model, running_host(root / "host", model.url, settings) as process:
+        yield process
+
+
+def prying(host: HostProcess) -> str:
+    """A message that makes the model reach for the secret through every kind of tool."""
+    secret = str(host.root.parent / "secret.txt")
+    up = 'D=$(dirname "$(dirname "$PWD")")'
+    tools = [
+        {"name": "read_file", "input": {"path": secret}},
+        {"name": "read_file", "input": {"path": "../../secret.txt"}},
+        # Put together by the shell, so that the guard can't know it and the kernel has to refuse.
+        {"name": "exec", "input": {"command": f'{up}; cat "$D"/secret.txt; echo tried'}},
+        {
+            "name": "exec",
+            "input": {"command": f'{up}; echo x > "$D"/secret.txt.new; ls -la "$D" /proc/self/fd'},
+        },
+        {"name": "write_file", "input": {"path": f"{secret}.new", "content": "x"}},
+        {"name": "append_file", "input": {"path": secret, "content": "x"}},
+        {"name": "edit_file", "input": {"path": secret, "old_text": "C", "new_text": "x"}},
+        {"name": "list_dir", "input": {"path": str(host.root.parent)}},
+    ]
+    return directive(steps=[{"tools": tools}, {"text": "told: $results"}])
+
+
+def by_chat(client: httpx2.Client, message: str, host: HostProcess) -> str:
+    return client.post("/chat", json={"message": message}).text
+
+
+def by_stream(client: httpx2.Client, message: str, host: HostProcess) -> str:
+    body = {"message": message, "stream": True, "show_tool_use": True}
+    with client.stream("POST", "/chat", json=body) as response:
+        return json.dumps(list(frames(response.iter_lines())))
+
+
+def by_main(client: httpx2.Client, message: str, host: HostProcess) -> str:
+    return client.post("/chat", json={"message": message, "conversation_id": "main"}).text
+
+
+def make_task(client: httpx2.Client, message: str, **fields: Any) -> str:
+    task = {"prompt": message, "schedule_type": "interval", "schedule_value": "3600000", **fields}
+    made: str = client.post("/task", json=task).json()["id"]
+    return made
+
+
+def by_isolated_task(client: httpx2.Client, message: str, host: HostProcess) -> str:
+    return client.post("/task/trigger", json={"task_id": make_task(client, message)}).text
+
+
+def by_group_task(client: httpx2.Client, message: str, host: HostProcess) -> str:
+    conversation = client.post("/chat", json={"message": "hi"}).json()["conversation_id"]
+    task = make_task(client, message, context_mode="group", conversation_id=conversation)
+    return client.post("/task/trigger", json={"task_id": task}).text
+
+
+def by_scheduler(client: httpx2.Client, message: str, host: HostProcess) -> str:
+    task = make_task(client, message, schedule_type="once", schedule_value="2020-01-01")
+    until(lambda: client.get(f"/task/{task}").json()["status"] == "completed")
+    return client.get(f"/task/{task}/runs").text
+
+
+def by_heartbeat(client: httpx2.Client, message: str, host: HostProcess) -> str:
+    (Path(host.environment["MEMORY_DIR"]) / "HEARTBEAT.md").write_text(message)
+    return client.post("/task/trigger", json={"task_id": "task-heartbeat"}).text
+
+
+ENTRY_POINTS: dict[str, Callable[[httpx2.Client, str, HostProcess], str]] = {
+    "chat": by_chat,
+    "stream": by_stream,
+    "main conversation": by_main,
+    "isolated task": by_isolated_task,
+    "group task": by_group_task,
+    "internal scheduler": by_scheduler,
+    "heartbeat": by_heartbeat,
+}
+
+
+@pytest.mark.parametrize("name", ENTRY_POINTS)
+def test_nothing_outside_can_be_reached_by(name: str, host: HostProcess) -> None:
+    secret = host.root.parent / "secret.txt"
+    with host.client() as client:
+        told = ENTRY_POINTS[name](client, prying(host), host)
+    assert "told:" in told, told
+    assert "tried" in told, "the commands did not run"
+    assert CANARY not in told
+    assert secret.read_text() == CANARY
+    assert not secret.with_name("secret.txt.new").exists()
+
+
+def test_a_persona_file_that_is_a_link_to_a_secret_brings_nothing_in(host: HostProcess) -> None:
+    persona = Path(host.environment["MEMORY_DIR"]) / "CLAUDE.md"
+    persona.symlink_to(host.root.parent / "secret.txt")
+    with host.client() as client:
+        assert client.post("/chat", json={"message": "who are you?"}).json()["status"] == "success"
+    asked = httpx2.get(f"{host.environment['ANTHROPIC_BASE_URL']}/_requests", trust_env=False).text
+    persona.unlink()
+    assert CANARY not in asked
+
+
+def test_only_the_known_modules_of_the_host_start_a_process() -> None:
+    found = {
+        str(path.relative_to(ROOT))
+        for path in (ROOT / "host").rglob("*.py")
+        if "worker" not in path.parts and _spawns(ast.parse(path.read_text()))
+    }
+    assert found == set(SPAWNERS)
+
+
+def _spawns(tree: ast.Module) -> bool:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import) and SPAWNING & {name.name for name in node.names}:
+            return True
+        if isinstance(node, ast.ImportFrom) and node.module in SPAWNING:
+            return True
+        called = node.func if isinstance(node, ast.Call) else None
+        if isinstance(called, ast.Attribute) and called.attr in SPAWNING_CALLS:
+            return True
+    return False
