@@ -1,21 +1,13 @@
-"""The host: its parts in the order they depend on each other, its routes and its middleware, nothing else."""
+"""The application: routes and middleware around an opened host, nothing else."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
-from pathlib import Path
 from typing import Final
 
-import anyio
 from starlette.exceptions import HTTPException
 from starlette.routing import Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from host.agent.agent import AgentConfig, HostAgent, OpenTools
-from host.agent.model_access import ModelAccess
-from host.agent.prompt import Persona
 from host.api.chat import ChatApi
 from host.api.control import ControlApi
 from host.api.health import Build, HealthApi, Volumes
@@ -23,278 +15,73 @@ from host.api.metrics import MetricsApi
 from host.api.openapi import OpenApi
 from host.api.tasks import TasksApi
 from host.api.usage import UsageApi
-from host.heartbeat import Heartbeat
-from host.mcp_clients.external import Reach, open_external
-from host.mcp_clients.server_config import ServerConfig, configured_servers, managed_servers
-from host.mcp_clients.tool_servers import ToolServers
-from host.metrics import Metrics
 from host.middleware.access_log import AccessLogMiddleware
 from host.middleware.bearer import BearerMiddleware
 from host.middleware.body_limit import BodyLimitMiddleware
 from host.middleware.errors import ErrorsMiddleware
 from host.middleware.request_id import RequestIdMiddleware
-from host.runs.prices import Prices
-from host.runs.service import RunLimits, RunService
-from host.runs.task_runs import TaskParts, TaskRunner
-from host.sandbox import Sandbox, SandboxPolicy
-from host.scheduler import Scheduler
-from host.tools.base import Toolset
-from host.upkeep import keep_tidy
-from shared.clock import now_ms
-from shared.redact import Redactor
-from shared.settings import Settings
-from shared.store import open_host_store
-from shared.store.contract import Store
-from shared.store.retention import DAY_MS, Retention
-from shared.tasks import LONGEST_PROMPT, TaskService
-
-logger = logging.getLogger("picoclaw.host")
+from host.parts import Host
 
 BODY_LIMIT: Final = 1024 * 1024
 """Bytes a request body may have (http-api: "Errors")."""
 
 
-class Host:
-    """Everything that lives as long as the host does. Made inside ``open_host``."""
-
-    def __init__(self, settings: Settings, owner: str, stop: Callable[[str], None]) -> None:
-        self.settings = settings
-        self.owner = owner
-        self.stop = stop
-        self.metrics = Metrics()
-        self.redactor = Redactor(settings.secret_values())
-        self.store: Store
-        self.sandbox: Sandbox
-        self.tool_servers: ToolServers
-        self.models = ModelAccess(settings)
-        self.prices = Prices(settings.budgets.prices, free=settings.offline)
-        self.runs: RunService
-        self.tasks: TaskService
-        self.task_runner: TaskRunner
-        self.operator_servers = {
-            **configured_servers(settings.tools.mcp.servers),
-            **managed_servers(settings.org_dir),
-        }
-        self.reach = Reach(allowed_hosts=frozenset(settings.tools.mcp.allowed_hosts))
-        self.ready = False
-
-    def app(self) -> ASGIApp:
-        """Return the ASGI application around the opened host."""
-        settings = self.settings
-        routes = [
-            *self._health().routes(),
-            *self._chat().routes(),
-            *TasksApi(self.store, self.tasks, self.task_runner).routes(),
-            *ControlApi(self.stop).routes(),
-            *UsageApi(self.store).routes(),
-            *MetricsApi(
-                self.metrics,
-                self.store,
-                active_runs=lambda: self.runs.active_count,
-                waiting_runs=lambda: self.runs.waiting_count,
-            ).routes(),
-            *OpenApi(settings.version).routes(),
-        ]
-        tokens = [
-            secret.get_secret_value()
-            for secret in (settings.api_token, settings.api_token_previous)
-            if secret is not None
-        ]
-        app: ASGIApp = Router(routes=routes, redirect_slashes=False, default=_nothing_here)
-        rates = settings.rate_limits
-        app = BearerMiddleware(
-            _HttpOnly(app),
-            tokens=tokens,
-            failures_per_minute=rates.failed_auth_per_minute,
-            requests_per_minute=rates.requests_per_minute,
-        )
-        app = BodyLimitMiddleware(app, limit=BODY_LIMIT)
-        app = ErrorsMiddleware(app)
-        app = AccessLogMiddleware(app, self.metrics)
-        return RequestIdMiddleware(app, version=settings.version, commit=settings.build_commit)
-
-    @asynccontextmanager
-    async def toolsets(
-        self, conversation_id: str, is_main: bool, servers: Mapping[str, ServerConfig]
-    ) -> AsyncIterator[OpenTools]:
-        """Open the tools of a run: the sandbox's, the tool server's, those of other servers.
-
-        The operator's servers keep their names: a request can't put its own in their place.
-        """
-        own: list[Toolset] = [
-            self.sandbox.toolset(conversation_id),
-            self.tool_servers.toolset(conversation_id, is_main=is_main),
-        ]
-        async with open_external({**servers, **self.operator_servers}, self.reach) as external:
-            yield OpenTools([*own, *external.toolsets], external.problems)
-
-    def _chat(self) -> ChatApi:
-        settings = self.settings
-        return ChatApi(
-            self.store,
-            self.runs,
-            settings.main_conversation_id,
-            self.models,
-            stdio_mcp_allowed=settings.allow_request_stdio_mcp,
-        )
-
-    def _health(self) -> HealthApi:
-        settings = self.settings
-        return HealthApi(
-            Build(settings.version, settings.build_commit, settings.build_time, settings.max_execution_ms),
-            Volumes(settings.memory_dir, settings.skills_dir, settings.store_dir),
-            self.store,
-            ready=lambda: self.ready and not self.runs.draining,
-            sandbox=lambda: self.sandbox.report,
-        )
-
-
-@asynccontextmanager
-async def open_host(settings: Settings, owner: str, stop: Callable[[str], None]) -> AsyncIterator[Host]:
-    """Open the host's parts, and close them in the reverse order: the tree closing is the shutdown."""
-    host = Host(settings, owner, stop)
-    async with AsyncExitStack() as stack:
-        settings.memory_dir.mkdir(parents=True, exist_ok=True)
-        host.store = open_host_store(
-            store_dir=settings.store_dir,
-            local_db=settings.local_db_path,
-            owner=owner,
-            retention=Retention(
-                outbound_ms=settings.outbound_ttl_days * DAY_MS, task_log=settings.task_log_retention
-            ),
-        )
-        stack.push_async_callback(host.store.close)
-        host.tasks = TaskService(
-            host.store, default_timezone=settings.timezone, quota=settings.max_tasks_per_conversation
-        )
-        await _recover(host)
-        host.sandbox = await stack.enter_async_context(Sandbox(sandbox_policy(settings)))
-        host.tool_servers = await stack.enter_async_context(
-            ToolServers(
-                db_path=settings.local_db_path, store_dir=settings.store_dir, timezone=settings.timezone
-            )
-        )
-        stack.push_async_callback(host.models.aclose)
-        background = await stack.enter_async_context(anyio.create_task_group())
-        host.runs = await stack.enter_async_context(_run_service(host))
-        parts = TaskParts(host.store, await _heartbeat(host), host.metrics, host.redactor)
-        host.task_runner = await stack.enter_async_context(TaskRunner(parts, host.runs, owner=owner))
-        if settings.scheduler == "internal":
-            background.start_soon(_scheduler(host).run)
-        background.start_soon(_warm, host)
-        background.start_soon(keep_tidy, host.store)
-        host.ready = True
-        yield host
-        host.ready = False
-        background.cancel_scope.cancel()
-        await host.runs.drain()
-
-
-def secret_paths(settings: Settings) -> tuple[Path, ...]:
-    """Return what stays closed in every mode: the store, the configuration, the home they live in."""
-    files = (settings.config_path, settings.config_dir / ".security.yml")
-    return (settings.store_dir, settings.local_db_path.parent, settings.home, *files)
-
-
-def sandbox_policy(settings: Settings) -> SandboxPolicy:
-    """Return what the settings let the sandbox reach; the store and the configuration stay closed."""
-    defaults, tools = settings.agents.defaults, settings.tools
-    return SandboxPolicy(
-        workspace=settings.memory_dir,
-        restrict_to_workspace=defaults.restrict_to_workspace,
-        allow_read_outside_workspace=defaults.allow_read_outside_workspace,
-        read_paths=tuple(tools.allow_read_paths),
-        write_paths=tuple(tools.allow_write_paths),
-        secret_paths=secret_paths(settings),
-        exec_enabled=tools.exec.enabled,
-        exec_timeout_ms=tools.exec.timeout_seconds * 1000,
-        allow_network=tools.exec.allow_network,
-        deny_patterns=tuple(tools.exec.custom_deny_patterns),
-        allow_patterns=tuple(tools.exec.custom_allow_patterns),
-        min_level=settings.sandbox_min_level,
-    )
-
-
-def _run_service(host: Host) -> RunService:
+def build_app(host: Host) -> ASGIApp:
+    """Return the ASGI application around the opened host."""
     settings = host.settings
-    org = settings.org_dir
-    persona = Persona(
-        assistant_name=settings.assistant_name,
-        override=settings.system_prompt_override,
-        org_file=None if org is None else str(org / "CLAUDE.md"),
-        user_file="CLAUDE.md",
+    routes = [
+        *_health(host).routes(),
+        *_chat(host).routes(),
+        *TasksApi(host.store, host.tasks, host.task_runner).routes(),
+        *ControlApi(host.stop).routes(),
+        *UsageApi(host.store).routes(),
+        *MetricsApi(
+            host.metrics,
+            host.store,
+            active_runs=lambda: host.runs.active_count,
+            waiting_runs=lambda: host.runs.waiting_count,
+        ).routes(),
+        *OpenApi(settings.version).routes(),
+    ]
+    tokens = [
+        secret.get_secret_value()
+        for secret in (settings.api_token, settings.api_token_previous)
+        if secret is not None
+    ]
+    app: ASGIApp = Router(routes=routes, redirect_slashes=False, default=_nothing_here)
+    rates = settings.rate_limits
+    app = BearerMiddleware(
+        _HttpOnly(app),
+        tokens=tokens,
+        failures_per_minute=rates.failed_auth_per_minute,
+        requests_per_minute=rates.requests_per_minute,
     )
-    config = AgentConfig(
-        persona=persona,
-        defaults=settings.agents.defaults,
-        budgets=settings.budgets,
-        prices=host.prices,
-        main_conversation_id=settings.main_conversation_id,
-    )
-    agent = HostAgent(config, host.store, host.models, host.toolsets, host.sandbox.read_text, host.redactor)
-    limits = RunLimits(
-        max_execution_ms=settings.max_execution_ms,
-        max_concurrent_runs=settings.max_concurrent_runs,
-        stop_grace_ms=settings.stop_grace_ms,
-        end_marker=settings.session_end_marker,
-        queue_ms=settings.queue_ms,
-        messages_per_minute=settings.rate_limits.messages_per_minute,
-    )
-    forget = (host.sandbox.forget, host.tool_servers.forget)
-    return RunService(
-        host.store,
-        agent,
-        limits,
-        owner=host.owner,
-        redactor=host.redactor,
-        metrics=host.metrics,
-        prices=host.prices,
-        on_delete=forget,
-    )
+    app = BodyLimitMiddleware(app, limit=BODY_LIMIT)
+    app = ErrorsMiddleware(app)
+    app = AccessLogMiddleware(app, host.metrics)
+    return RequestIdMiddleware(app, version=settings.version, commit=settings.build_commit)
 
 
-async def _heartbeat(host: Host) -> Heartbeat:
+def _chat(host: Host) -> ChatApi:
     settings = host.settings
-
-    async def read(path: str) -> str | None:
-        return await host.sandbox.read_text(path, LONGEST_PROMPT)
-
-    heartbeat = Heartbeat(
+    return ChatApi(
         host.store,
-        host.tasks,
-        read,
-        conversation_id=settings.main_conversation_id,
-        minutes=settings.heartbeat.interval,
+        host.runs,
+        settings.main_conversation_id,
+        host.models,
+        stdio_mcp_allowed=settings.allow_request_stdio_mcp,
     )
-    await heartbeat.arrange(enabled=settings.heartbeat.enabled)
-    await host.store.durable()
-    return heartbeat
 
 
-def _scheduler(host: Host) -> Scheduler:
-    async def run_due() -> int:
-        return len(await host.task_runner.run_due(1))
-
-    return Scheduler(host.store, run_due, most=host.settings.max_concurrent_runs)
-
-
-async def _recover(host: Host) -> None:
-    """End what an earlier host left running: this one holds the volume, so nobody else can be at it."""
-    now = now_ms()
-    ended = await host.store.runs.recover(now, all_but=host.owner)
-    released = await host.store.tasks.recover(now, all_but=host.owner)
-    if ended or released:
-        logger.warning("Recovered after a crash", extra={"runs": len(ended), "task_claims": released})
-    await host.store.conversations.ensure(host.settings.main_conversation_id, now)
-    await host.store.durable()
-
-
-async def _warm(host: Host) -> None:
-    """Load the SDK behind the start, so that the first turn doesn't wait for it."""
-    try:
-        await host.models.load()
-    except Exception:
-        logger.exception("The model's client could not be made; the first run will say so")
+def _health(host: Host) -> HealthApi:
+    settings = host.settings
+    return HealthApi(
+        Build(settings.version, settings.build_commit, settings.build_time, settings.max_execution_ms),
+        Volumes(settings.memory_dir, settings.skills_dir, settings.store_dir),
+        host.store,
+        ready=lambda: host.ready and not host.runs.draining,
+        sandbox=lambda: host.sandbox.report,
+    )
 
 
 class _HttpOnly:

@@ -12,7 +12,8 @@ import anyio
 import uvicorn
 from starlette.types import ASGIApp
 
-from host.app import open_host
+from host.app import build_app
+from host.parts import open_host
 from shared.errors import PicoError, StoreError
 from shared.ids import new_id
 from shared.settings import Settings
@@ -59,7 +60,7 @@ async def serve(settings: Settings, bound: socket.socket) -> int:
     for warning in settings.warnings:
         logger.warning("%s", warning)
     async with open_host(settings, new_id("host"), stop) as host:
-        server = _Server(_config(host.app()))
+        server = _Server(_config(build_app(host)))
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_on_signals, stop)
             tasks.start_soon(_answer, server, bound, tasks.cancel_scope)

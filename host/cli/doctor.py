@@ -110,8 +110,8 @@ def _volume(name: str, path: Path) -> Finding:
 
 
 def _sandbox(settings: Settings) -> Finding:
-    from host.app import sandbox_policy
     from host.sandbox import Sandbox
+    from host.sandbox_settings import sandbox_policy
     from shared.errors import Misconfigured
 
     async def tried() -> tuple[int, tuple[str, ...]]:

@@ -78,7 +78,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _ask(subject: str) -> list[Answer]:
-    from host.app import sandbox_policy
+    from host.sandbox_settings import sandbox_policy
     from shared.errors import Misconfigured
     from shared.settings import SettingsError, load
 

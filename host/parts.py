@@ -1,0 +1,198 @@
+"""The host's parts, opened in the order they depend on each other and closed in the reverse."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import anyio
+
+from host.agent.agent import AgentConfig, HostAgent, OpenTools
+from host.agent.model_access import ModelAccess
+from host.agent.prompt import Persona
+from host.heartbeat import Heartbeat
+from host.mcp_clients.external import Reach, open_external
+from host.mcp_clients.server_config import ServerConfig, configured_servers, managed_servers
+from host.mcp_clients.tool_servers import ToolServers
+from host.metrics import Metrics
+from host.runs.prices import Prices
+from host.runs.service import RunLimits, RunService
+from host.runs.task_runs import TaskParts, TaskRunner
+from host.sandbox import Sandbox
+from host.sandbox_settings import sandbox_policy
+from host.scheduler import Scheduler
+from host.tools.base import Toolset
+from host.upkeep import keep_tidy
+from shared.clock import now_ms
+from shared.redact import Redactor
+from shared.settings import Settings
+from shared.store import open_host_store
+from shared.store.contract import Store
+from shared.store.retention import DAY_MS, Retention
+from shared.tasks import LONGEST_PROMPT, TaskService
+
+logger = logging.getLogger("picoclaw.host")
+
+
+class Host:
+    """Everything that lives as long as the host does. Made inside ``open_host``."""
+
+    def __init__(self, settings: Settings, owner: str, stop: Callable[[str], None]) -> None:
+        self.settings = settings
+        self.owner = owner
+        self.stop = stop
+        self.metrics = Metrics()
+        self.redactor = Redactor(settings.secret_values())
+        self.store: Store
+        self.sandbox: Sandbox
+        self.tool_servers: ToolServers
+        self.models = ModelAccess(settings)
+        self.prices = Prices(settings.budgets.prices, free=settings.offline)
+        self.runs: RunService
+        self.tasks: TaskService
+        self.task_runner: TaskRunner
+        self.operator_servers = {
+            **configured_servers(settings.tools.mcp.servers),
+            **managed_servers(settings.org_dir),
+        }
+        self.reach = Reach(allowed_hosts=frozenset(settings.tools.mcp.allowed_hosts))
+        self.ready = False
+
+    @asynccontextmanager
+    async def toolsets(
+        self, conversation_id: str, is_main: bool, servers: Mapping[str, ServerConfig]
+    ) -> AsyncIterator[OpenTools]:
+        """Open the tools of a run: the sandbox's, the tool server's, those of other servers.
+
+        The operator's servers keep their names: a request can't put its own in their place.
+        """
+        own: list[Toolset] = [
+            self.sandbox.toolset(conversation_id),
+            self.tool_servers.toolset(conversation_id, is_main=is_main),
+        ]
+        async with open_external({**servers, **self.operator_servers}, self.reach) as external:
+            yield OpenTools([*own, *external.toolsets], external.problems)
+
+
+@asynccontextmanager
+async def open_host(settings: Settings, owner: str, stop: Callable[[str], None]) -> AsyncIterator[Host]:
+    """Open the host's parts, and close them in the reverse order: the tree closing is the shutdown."""
+    host = Host(settings, owner, stop)
+    async with AsyncExitStack() as stack:
+        settings.memory_dir.mkdir(parents=True, exist_ok=True)
+        host.store = open_host_store(
+            store_dir=settings.store_dir,
+            local_db=settings.local_db_path,
+            owner=owner,
+            retention=Retention(
+                outbound_ms=settings.outbound_ttl_days * DAY_MS, task_log=settings.task_log_retention
+            ),
+        )
+        stack.push_async_callback(host.store.close)
+        host.tasks = TaskService(
+            host.store, default_timezone=settings.timezone, quota=settings.max_tasks_per_conversation
+        )
+        await _recover(host)
+        host.sandbox = await stack.enter_async_context(Sandbox(sandbox_policy(settings)))
+        host.tool_servers = await stack.enter_async_context(
+            ToolServers(
+                db_path=settings.local_db_path, store_dir=settings.store_dir, timezone=settings.timezone
+            )
+        )
+        stack.push_async_callback(host.models.aclose)
+        background = await stack.enter_async_context(anyio.create_task_group())
+        host.runs = await stack.enter_async_context(_run_service(host))
+        parts = TaskParts(host.store, await _heartbeat(host), host.metrics, host.redactor)
+        host.task_runner = await stack.enter_async_context(TaskRunner(parts, host.runs, owner=owner))
+        if settings.scheduler == "internal":
+            background.start_soon(_scheduler(host).run)
+        background.start_soon(_warm, host)
+        background.start_soon(keep_tidy, host.store)
+        host.ready = True
+        yield host
+        host.ready = False
+        background.cancel_scope.cancel()
+        await host.runs.drain()
+
+
+def _run_service(host: Host) -> RunService:
+    settings = host.settings
+    org = settings.org_dir
+    persona = Persona(
+        assistant_name=settings.assistant_name,
+        override=settings.system_prompt_override,
+        org_file=None if org is None else str(org / "CLAUDE.md"),
+        user_file="CLAUDE.md",
+    )
+    config = AgentConfig(
+        persona=persona,
+        defaults=settings.agents.defaults,
+        budgets=settings.budgets,
+        prices=host.prices,
+        main_conversation_id=settings.main_conversation_id,
+    )
+    agent = HostAgent(config, host.store, host.models, host.toolsets, host.sandbox.read_text, host.redactor)
+    limits = RunLimits(
+        max_execution_ms=settings.max_execution_ms,
+        max_concurrent_runs=settings.max_concurrent_runs,
+        stop_grace_ms=settings.stop_grace_ms,
+        end_marker=settings.session_end_marker,
+        queue_ms=settings.queue_ms,
+        messages_per_minute=settings.rate_limits.messages_per_minute,
+    )
+    forget = (host.sandbox.forget, host.tool_servers.forget)
+    return RunService(
+        host.store,
+        agent,
+        limits,
+        owner=host.owner,
+        redactor=host.redactor,
+        metrics=host.metrics,
+        prices=host.prices,
+        on_delete=forget,
+    )
+
+
+async def _heartbeat(host: Host) -> Heartbeat:
+    settings = host.settings
+
+    async def read(path: str) -> str | None:
+        return await host.sandbox.read_text(path, LONGEST_PROMPT)
+
+    heartbeat = Heartbeat(
+        host.store,
+        host.tasks,
+        read,
+        conversation_id=settings.main_conversation_id,
+        minutes=settings.heartbeat.interval,
+    )
+    await heartbeat.arrange(enabled=settings.heartbeat.enabled)
+    await host.store.durable()
+    return heartbeat
+
+
+def _scheduler(host: Host) -> Scheduler:
+    async def run_due() -> int:
+        return len(await host.task_runner.run_due(1))
+
+    return Scheduler(host.store, run_due, most=host.settings.max_concurrent_runs)
+
+
+async def _recover(host: Host) -> None:
+    """End what an earlier host left running: this one holds the volume, so nobody else can be at it."""
+    now = now_ms()
+    ended = await host.store.runs.recover(now, all_but=host.owner)
+    released = await host.store.tasks.recover(now, all_but=host.owner)
+    if ended or released:
+        logger.warning("Recovered after a crash", extra={"runs": len(ended), "task_claims": released})
+    await host.store.conversations.ensure(host.settings.main_conversation_id, now)
+    await host.store.durable()
+
+
+async def _warm(host: Host) -> None:
+    """Load the SDK behind the start, so that the first turn doesn't wait for it."""
+    try:
+        await host.models.load()
+    except Exception:
+        logger.exception("The model's client could not be made; the first run will say so")

@@ -1,0 +1,33 @@
+"""What the settings say about the sandbox."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from host.sandbox import SandboxPolicy
+from shared.settings import Settings
+
+
+def secret_paths(settings: Settings) -> tuple[Path, ...]:
+    """Return what stays closed in every mode: the store, the configuration, the home they live in."""
+    files = (settings.config_path, settings.config_dir / ".security.yml")
+    return (settings.store_dir, settings.local_db_path.parent, settings.home, *files)
+
+
+def sandbox_policy(settings: Settings) -> SandboxPolicy:
+    """Return what the settings let the sandbox reach; the store and the configuration stay closed."""
+    defaults, tools = settings.agents.defaults, settings.tools
+    return SandboxPolicy(
+        workspace=settings.memory_dir,
+        restrict_to_workspace=defaults.restrict_to_workspace,
+        allow_read_outside_workspace=defaults.allow_read_outside_workspace,
+        read_paths=tuple(tools.allow_read_paths),
+        write_paths=tuple(tools.allow_write_paths),
+        secret_paths=secret_paths(settings),
+        exec_enabled=tools.exec.enabled,
+        exec_timeout_ms=tools.exec.timeout_seconds * 1000,
+        allow_network=tools.exec.allow_network,
+        deny_patterns=tuple(tools.exec.custom_deny_patterns),
+        allow_patterns=tuple(tools.exec.custom_allow_patterns),
+        min_level=settings.sandbox_min_level,
+    )
