@@ -31,7 +31,7 @@ _SCRIPT: Final[tuple[dict[str, Any], ...]] = (
 
 def rehearse(timezone: str) -> None:
     """Play a session to its end. Without a place for temporary files nothing happens but a slower start."""
-    with contextlib.suppress(OSError), tempfile.TemporaryDirectory(prefix="picoclaw-") as directory:
+    with contextlib.suppress(OSError), tempfile.TemporaryDirectory(prefix="pico-rehearsal-") as directory:
         _play(Identity("rehearsal", True, Path(directory) / "store.db", None, timezone, DEFAULT_TASK_QUOTA))
 
 

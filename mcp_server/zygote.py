@@ -66,7 +66,9 @@ class Zygote:
         for readable in (self._control, self._door, self._wake_read):
             if readable is not None:
                 self._selector.register(readable, selectors.EVENT_READ)
-        self._control.send(_READY)
+        # A host that has left already is noticed in the first turn.
+        with contextlib.suppress(OSError):
+            self._control.send(_READY)
         while self._turn():
             pass
         self._end_sessions()
