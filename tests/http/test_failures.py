@@ -267,3 +267,44 @@ def test_the_concurrency_cap_answers_503_and_recovers(make_host: MakeHost) -> No
 
 def host_requests(host: HostProcess) -> Any:
     return httpx2.get(f"{host.environment['ANTHROPIC_BASE_URL']}/_requests", trust_env=False).json()
+
+
+def test_a_key_and_an_event_id_still_mean_the_same_after_a_restart(
+    make_host: MakeHost, model: ModelProcess
+) -> None:
+    host = make_host().start()
+    body = {"message": directive("asked-before-restart", deltas=["a", "b", "c"])}
+    key = {"Idempotency-Key": "survives"}
+    with host.client() as client:
+        first = client.post("/chat", json=body, headers=key).json()
+        assert client.post("/chat", json=body, headers=key).json() == first
+    host.kill()
+    host.start()
+    with host.client() as client:
+        assert client.post("/chat", json=body, headers=key).json() == first
+        other = client.post("/chat", json={"message": "another"}, headers=key)
+        assert (other.status_code, other.json()["code"]) == (409, "idempotency_mismatch")
+        path = f"/chat/{first['conversation_id']}/runs/{first['run_id']}/events"
+        with client.stream("GET", path) as response:
+            told = list(frames(response.iter_lines()))
+        with client.stream("GET", path, headers={"Last-Event-ID": "2"}) as response:
+            assert list(frames(response.iter_lines())) == told[2:]
+    assert told[-1][2] == first
+    assert asked(model, "asked-before-restart") == 1
+
+
+def test_two_requests_with_one_key_at_once_are_one_run(host: HostProcess, model: ModelProcess) -> None:
+    body = {"message": directive("asked-by-two", text="one", delay_ms=300)}
+    answers: list[dict[str, Any]] = []
+
+    def ask() -> None:
+        with host.client() as client:
+            answers.append(client.post("/chat", json=body, headers={"Idempotency-Key": "twice"}).json())
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert len({answer["run_id"] for answer in answers}) == 1
+    assert asked(model, "asked-by-two") == 1
