@@ -25,6 +25,7 @@ from host.scheduler import Scheduler
 from host.tools.base import Toolset
 from host.upkeep import keep_tidy
 from shared.clock import now_ms
+from shared.errors import Misconfigured
 from shared.redact import Redactor
 from shared.settings import Settings
 from shared.store import open_host_store
@@ -78,6 +79,7 @@ class Host:
 @asynccontextmanager
 async def open_host(settings: Settings, owner: str, stop: Callable[[str], None]) -> AsyncIterator[Host]:
     """Open the host's parts, and close them in the reverse order: the tree closing is the shutdown."""
+    _check(settings)
     host = Host(settings, owner, stop)
     async with AsyncExitStack() as stack:
         settings.memory_dir.mkdir(parents=True, exist_ok=True)
@@ -97,7 +99,10 @@ async def open_host(settings: Settings, owner: str, stop: Callable[[str], None])
         host.sandbox = await stack.enter_async_context(Sandbox(sandbox_policy(settings)))
         host.tool_servers = await stack.enter_async_context(
             ToolServers(
-                db_path=settings.local_db_path, store_dir=settings.store_dir, timezone=settings.timezone
+                db_path=settings.local_db_path,
+                store_dir=settings.store_dir,
+                timezone=settings.timezone,
+                task_quota=settings.max_tasks_per_conversation,
             )
         )
         stack.push_async_callback(host.models.aclose)
@@ -116,13 +121,19 @@ async def open_host(settings: Settings, owner: str, stop: Callable[[str], None])
         await host.runs.drain()
 
 
+def _check(settings: Settings) -> None:
+    org = settings.org_dir
+    if org is not None and org.resolve().is_relative_to(settings.memory_dir.resolve()):
+        raise Misconfigured("ORG_DIR: must not be inside the workspace, where agents could write it")
+
+
 def _run_service(host: Host) -> RunService:
     settings = host.settings
     org = settings.org_dir
     persona = Persona(
         assistant_name=settings.assistant_name,
         override=settings.system_prompt_override,
-        org_file=None if org is None else str(org / "CLAUDE.md"),
+        org_file=None if org is None else org / "CLAUDE.md",
         user_file="CLAUDE.md",
     )
     config = AgentConfig(
