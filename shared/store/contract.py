@@ -102,7 +102,7 @@ class Runs(Protocol):
         Raises NotFound (no such conversation), ConversationBusy, KeyTaken (the key's run or answer),
         Conflict ``idempotency_mismatch``. A key whose run ended as ``retryable`` starts a new run on the
         message that is already stored. Without a message: Conflict ``not_paused`` unless the conversation's
-        last run paused.
+        last run paused, or went on after a pause and failed.
         """
         ...
 

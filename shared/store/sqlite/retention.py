@@ -8,7 +8,7 @@ from typing import Final
 
 from shared.store.retention import Retention
 from shared.store.sqlite.engine import Database
-from shared.store.sqlite.runs import KEY_LIFE_MS
+from shared.store.sqlite.keys import KEY_LIFE_MS
 
 LOOK_AT: Final = 1000
 """Run log rows looked at in one round, to find the tasks that have too many."""

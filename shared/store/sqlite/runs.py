@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from shared import jsons
-from shared.errors import Conflict, ConversationBusy, KeyTaken, LeaseLost, NotFound
+from shared.errors import Conflict, ConversationBusy, LeaseLost, NotFound
 from shared.models import (
     Event,
     Idempotency,
@@ -25,11 +25,8 @@ from shared.models import (
     RunState,
     Spending,
 )
-from shared.store.sqlite import conversations, rows, usage
+from shared.store.sqlite import conversations, keys, rows, usage
 from shared.store.sqlite.engine import Database
-
-KEY_LIFE_MS: Final = 24 * 3600 * 1000
-"""How long an idempotency key is kept, in milliseconds (http-api: "Idempotency")."""
 
 RECOVERED_SEQ_GAP: Final = 1_000_000
 """A recovered run's last event leaves this gap: a reader may have seen events that were not stored yet."""
@@ -174,7 +171,7 @@ class SqliteRuns:
 
     async def keyed(self, idempotency: Idempotency, now: int) -> KeyedAnswer | None:
         """Return what a key of the last 24 h stands for, or None."""
-        return await self._db.read(lambda connection: _keyed(connection, idempotency, now))
+        return await self._db.read(lambda connection: keys.keyed(connection, idempotency, now))
 
     async def keep_answer(
         self, idempotency: Idempotency, subject: str, status: int, body: dict[str, Any], now: int
@@ -182,7 +179,7 @@ class SqliteRuns:
         """Store the answer for a key (routes that are not runs)."""
 
         def work(connection: sqlite3.Connection) -> None:
-            _keep(connection, idempotency, subject, body.get("conversation_id"), now)
+            keys.keep(connection, idempotency, subject, body.get("conversation_id"), now)
             connection.execute(
                 "UPDATE idempotency_keys SET status = ?, body = ? WHERE route = ? AND key = ?",
                 (status, jsons.dumps(body), idempotency.route, idempotency.key),
@@ -201,7 +198,7 @@ class SqliteRuns:
 def _begin(connection: sqlite3.Connection, new: NewRun) -> Lease:
     conversation_id = new.conversation_id
     messages: tuple[NewMessage, ...] = ()
-    again = None if new.idempotency is None else _retry_of(connection, new.idempotency, new.now)
+    again = None if new.idempotency is None else keys.retry_of(connection, new.idempotency, new.now)
     if again is not None:
         conversation_id, message_id = again["conversation_id"], again["message_id"]
     elif new.message is None:
@@ -235,21 +232,26 @@ def _begin(connection: sqlite3.Connection, new: NewRun) -> Lease:
         raise ConversationBusy(conversation_id) from error
     _store(connection, conversation_id, new.run_id, messages, new.now)
     if new.idempotency is not None:
-        _keep(connection, new.idempotency, new.run_id, conversation_id, new.now)
+        keys.keep(connection, new.idempotency, new.run_id, conversation_id, new.now)
     return Lease(new.run_id, conversation_id, new.owner, fence[0], message_id)
 
 
 def _paused_at(connection: sqlite3.Connection, conversation_id: str) -> str:
-    """Return the message that the conversation's paused run answers; raises the reason there is none."""
+    """Return the message that the conversation's paused run answers; raises the reason there is none.
+
+    A run that went on after a pause and failed can be gone on with again: it answers the same message.
+    """
     if connection.execute("SELECT 1 FROM conversations WHERE id = ?", (conversation_id,)).fetchone() is None:
         raise NotFound(f"conversation_id not found: {conversation_id}")
     row = connection.execute(
-        "SELECT state, message_id FROM runs WHERE conversation_id = ? ORDER BY number DESC LIMIT 1",
+        """SELECT state, message_id, EXISTS (SELECT 1 FROM runs AS other WHERE other.state = 'paused'
+            AND other.conversation_id = runs.conversation_id AND other.message_id = runs.message_id
+            ) AS paused FROM runs WHERE conversation_id = ? ORDER BY number DESC LIMIT 1""",
         (conversation_id,),
     ).fetchone()
     if row is not None and row["state"] == RunState.RUNNING:
         raise ConversationBusy(conversation_id)
-    if row is None or row["state"] != RunState.PAUSED:
+    if row is None or row["state"] == RunState.SUCCESS or not row["paused"]:
         raise Conflict(f"Conversation {conversation_id} is not paused", code="not_paused")
     return str(row["message_id"])
 
@@ -337,47 +339,3 @@ def _cut_off(connection: sqlite3.Connection, row: sqlite3.Row, now: int) -> None
     seq = (last or 0) + RECOVERED_SEQ_GAP
     told = Event(seq, "error", {"error": error, "code": code})
     _record(connection, row["id"], [told, Event(seq + 1, "done", answer)], now)
-
-
-def _keyed(connection: sqlite3.Connection, idempotency: Idempotency, now: int) -> KeyedAnswer | None:
-    row = connection.execute(
-        """SELECT digest, subject, conversation_id, status, body FROM idempotency_keys
-        WHERE route = ? AND key = ? AND created_at > ?""",
-        (idempotency.route, idempotency.key, now - KEY_LIFE_MS),
-    ).fetchone()
-    if row is None:
-        return None
-    if row["digest"] != idempotency.digest:
-        raise Conflict(
-            "Idempotency-Key: was used with another body; use a new key for a new request",
-            code="idempotency_mismatch",
-        )
-    body = None if row["body"] is None else jsons.loads(row["body"])
-    return KeyedAnswer(row["subject"], row["conversation_id"], row["status"], body)
-
-
-def _retry_of(connection: sqlite3.Connection, idempotency: Idempotency, now: int) -> sqlite3.Row | None:
-    """Return the cut-off run that this key may retry; raises KeyTaken when it stands for anything else."""
-    answer = _keyed(connection, idempotency, now)
-    if answer is None:
-        return None
-    row: sqlite3.Row | None = connection.execute(
-        "SELECT conversation_id, message_id FROM runs WHERE id = ? AND code = 'retryable'", (answer.subject,)
-    ).fetchone()
-    if row is None:
-        raise KeyTaken(answer)
-    return row
-
-
-def _keep(
-    connection: sqlite3.Connection,
-    idempotency: Idempotency,
-    subject: str,
-    conversation_id: str | None,
-    now: int,
-) -> None:
-    connection.execute(
-        """INSERT OR REPLACE INTO idempotency_keys (route, key, digest, subject, conversation_id, created_at)
-        VALUES (?, ?, ?, ?, ?, ?)""",
-        (idempotency.route, idempotency.key, idempotency.digest, subject, conversation_id, now),
-    )

@@ -151,6 +151,21 @@ async def test_a_paused_run_goes_on_without_a_new_message(store: Store) -> None:
     assert ended.value.code == "not_paused"
 
 
+@pytest.mark.parametrize("state", [RunState.ERROR, RunState.TIMEOUT, RunState.CANCELLED])
+async def test_a_run_that_went_on_and_failed_can_go_on_again(store: Store, state: RunState) -> None:
+    first = await store.runs.begin(a_run("1"))
+    await store.runs.finish(first, an_end(RunState.PAUSED), [], [], T0)
+    second = await store.runs.begin(a_run("2", message=None))
+    await store.runs.finish(second, an_end(state), [], [], T0)
+    third = await store.runs.begin(a_run("3", message=None))
+    assert third.message_id == "msg-1"
+    await store.runs.finish(third, an_end(state), [], [], T0)
+    fourth = await store.runs.begin(a_run("4"))
+    await store.runs.finish(fourth, an_end(state), [], [], T0)
+    with pytest.raises(Conflict):
+        await store.runs.begin(a_run("5", message=None))
+
+
 async def test_a_conversation_that_never_paused_does_not_go_on(store: Store) -> None:
     with pytest.raises(Conflict) as fresh:
         await store.runs.begin(a_run("1", message=None))
