@@ -246,3 +246,29 @@ def test_usage_is_listed_by_day_and_by_conversation(client: httpx2.Client) -> No
         assert by_id[body["conversation_id"]]["runs"] == 1
     assert day["tokens"] >= sum(row["tokens"] for row in rows)
     assert client.get("/usage", params={"by": "month"}).status_code == 400
+
+
+def test_runs_at_once_do_not_count_on_the_same_tokens(make_host: MakeHost, model: ModelProcess) -> None:
+    host = configure(make_host(), budgets={"day": {"tokens": 1}}).start()
+    with host.client() as client:
+        need = needed(chat(client, directive(text="a", hang_after_deltas=1)))
+    host.stop()
+    configure(host, budgets={"day": {"tokens": 2 * need + 8192}}).start()
+    hang = {"message": directive(text="a", hang_after_deltas=1), "stream": True}
+    with host.client() as client, host.client() as other:
+        with client.stream("POST", "/chat", json=hang) as response:
+            events = frames(response.iter_lines())
+            conversation = next(events)[2]["conversation_id"]
+            assert next(events)[1] == "chunk"
+            assert model.requests()[-1]["body"]["max_tokens"] == 8192
+            assert chat(other, "me too")["status"] == "success"
+            assert 256 <= model.requests()[-1]["body"]["max_tokens"] < 1024
+            assert chat(other, "and " * 2000)["status"] == "paused"
+            assert other.post(f"/chat/{conversation}/cancel").status_code == 202
+
+
+def test_the_offline_model_costs_nothing(make_host: MakeHost) -> None:
+    host = configure(make_host(offline=True), budgets={"day": {"dollars": 0}}).start()
+    with host.client() as client:
+        assert chat(client, "hello")["status"] == "success"
+        assert client.get("/usage").json()["usage"][0]["dollars"] == 0
