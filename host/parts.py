@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import anyio
@@ -13,15 +13,17 @@ from host.agent.model_access import ModelAccess
 from host.agent.prompt import Persona
 from host.heartbeat import Heartbeat
 from host.mcp_clients.external import Reach, open_external
-from host.mcp_clients.server_config import ServerConfig, configured_servers, managed_servers
+from host.mcp_clients.server_config import configured_servers, managed_servers
 from host.mcp_clients.tool_servers import ToolServers
 from host.metrics import Metrics
 from host.runs.prices import Prices
 from host.runs.service import RunLimits, RunService
+from host.runs.spec import RunSpec
 from host.runs.task_runs import TaskParts, TaskRunner
 from host.sandbox import Sandbox
 from host.sandbox_settings import sandbox_policy
 from host.scheduler import Scheduler
+from host.tools.approvals import Approvals
 from host.tools.base import Toolset
 from host.upkeep import keep_tidy
 from shared.clock import now_ms
@@ -61,9 +63,7 @@ class Host:
         self.ready = False
 
     @asynccontextmanager
-    async def toolsets(
-        self, conversation_id: str, is_main: bool, servers: Mapping[str, ServerConfig]
-    ) -> AsyncIterator[OpenTools]:
+    async def toolsets(self, spec: RunSpec, conversation_id: str, is_main: bool) -> AsyncIterator[OpenTools]:
         """Open the tools of a run: the sandbox's, the tool server's, those of other servers.
 
         The operator's servers keep their names: a request can't put its own in their place.
@@ -72,7 +72,10 @@ class Host:
             self.sandbox.toolset(conversation_id),
             self.tool_servers.toolset(conversation_id, is_main=is_main),
         ]
-        async with open_external({**servers, **self.operator_servers}, self.reach) as external:
+        if conversation_id == self.settings.main_conversation_id and not spec.scheduled:
+            own.append(Approvals(self.runs.approve))
+        servers = {**spec.mcp_servers, **self.operator_servers}
+        async with open_external(servers, self.reach) as external:
             yield OpenTools([*own, *external.toolsets], external.problems)
 
 

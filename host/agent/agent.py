@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Final
@@ -12,7 +12,6 @@ from host.agent.loop import AgentLoop, Budget, Options
 from host.agent.model_access import ModelAccess
 from host.agent.prompt import Persona, ReadText, system_blocks
 from host.agent.toolbox import Toolbox
-from host.mcp_clients.server_config import ServerConfig
 from host.runs.budget import RunBudget
 from host.runs.prices import Prices
 from host.runs.recorder import RunRecorder
@@ -35,8 +34,8 @@ class OpenTools:
     problems: Sequence[str] = ()
 
 
-OpenToolsets = Callable[[str, bool, Mapping[str, ServerConfig]], AbstractAsyncContextManager[OpenTools]]
-"""Opens a run's tools: conversation id, whether it acts for the main one, the request's MCP servers."""
+OpenToolsets = Callable[[RunSpec, str, bool], AbstractAsyncContextManager[OpenTools]]
+"""Opens a run's tools: what was asked, the conversation's id, whether it acts for the main one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +73,7 @@ class HostAgent:
         owner = spec.parent_id or lease.conversation_id
         is_main = owner == self._config.main_conversation_id
         models = self._models.models(spec.model)
-        async with self._open_toolsets(lease.conversation_id, is_main, spec.mcp_servers) as tools:
+        async with self._open_toolsets(spec, lease.conversation_id, is_main) as tools:
             recorder.warnings.extend(tools.problems)
             messages = to_messages(await self._store.conversations.history(lease.conversation_id))
             options = await self._options(spec)

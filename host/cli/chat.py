@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 HELP: Final = """  /new     start a new conversation
   /tasks   show the scheduled tasks
   /usage   show what this session has used
+  /resume  go on with a run that paused at its budget: /resume 20000
   /help    show this
   /quit    leave (or Ctrl-D)
   Ctrl-C   cancel the running answer; Esc Enter puts a line break into a message"""
@@ -40,13 +41,24 @@ class Chat:
 
     def say(self, message: str) -> bool:
         """Send a message and show the run to its end; return whether it ended well."""
-        view = RunView(lively=self._lively)
-        body = {"message": message, "stream": True, "show_tool_use": self._lively}
+        body: dict[str, Any] = {"message": message}
         if self.conversation_id:
             body["conversation_id"] = self.conversation_id
+        return self._run("/chat", body)
+
+    def resume(self, tokens: str) -> bool:
+        """Go on with a run that paused at its budget; return whether it ended well."""
+        if not (self.conversation_id and tokens.isascii() and tokens.isdigit() and int(tokens)):
+            err.print("Say how many tokens the paused run may use: /resume 20000")
+            return False
+        return self._run(f"/chat/{self.conversation_id}/resume", {"allow_tokens": int(tokens)})
+
+    def _run(self, path: str, body: dict[str, Any]) -> bool:
+        view = RunView(lively=self._lively)
+        body = {**body, "stream": True, "show_tool_use": self._lively}
         with self._cancelled_by_ctrl_c(view):
             try:
-                for event, data in self._client.events(body):
+                for event, data in self._client.events(body, path):
                     view.show(event, data)
             finally:
                 view.end()
@@ -58,13 +70,14 @@ class Chat:
 
     def command(self, line: str) -> bool:
         """Obey a line that starts with a slash; return whether the session goes on."""
-        name = line.split()[0]
+        name, _, rest = line.partition(" ")
         if name in ("/quit", "/exit"):
             return False
-        commands: dict[str, Callable[[], None]] = {
+        commands: dict[str, Callable[[], object]] = {
             "/new": self._begin_anew,
             "/tasks": self._show_tasks,
             "/usage": self._show_usage,
+            "/resume": lambda: self.resume(rest.strip()),
             "/help": lambda: out.print(HELP),
         }
         commands.get(name, lambda: err.print(f"There is no {shown(name)}; /help lists what there is."))()

@@ -78,12 +78,12 @@ class HostClient:
                 return
             params = {"cursor": page["next_cursor"]}
 
-    def events(self, body: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Start a run by ``POST /chat`` and yield its events as they come; raises ``HostFault``."""
+    def events(self, body: Mapping[str, Any], path: str = "/chat") -> Iterator[tuple[str, dict[str, Any]]]:
+        """Start a run by ``POST`` and yield its events as they come; raises ``HostFault``."""
         with (
             self._faults(),
             self._client.sse(
-                "/chat", method="POST", json=body, timeout=httpx2.Timeout(None, connect=CONNECT_S)
+                path, method="POST", json=body, timeout=httpx2.Timeout(None, connect=CONNECT_S)
             ) as source,
         ):
             if source.response.status_code != httpx2.codes.OK:

@@ -164,6 +164,16 @@ class RunService:
             raise NotFound("The run of this Idempotency-Key is gone.")
         return stored.answer
 
+    async def approve(self, conversation_id: str, allow_tokens: int) -> str:
+        """Let a conversation that paused at a budget go on; returns the new run's id. Raises as ``start``."""
+        conversation = await self._store.conversations.get(conversation_id)
+        if conversation is None:
+            raise NotFound(f"conversation_id not found: {conversation_id}")
+        owner = conversation.owner_id
+        parent_id = owner if owner != conversation_id else None
+        spec = RunSpec(None, conversation_id, parent_id=parent_id, allow_tokens=allow_tokens)
+        return (await self.start(spec)).lease.run_id
+
     def cancel(self, conversation_id: str) -> str:
         """Stop the conversation's run; returns its id; raises NotRunning."""
         for run in self._active.values():

@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from host.cli.chat import Chat
+from host.cli.client import HostClient
 from tests.cli.running import TOKEN, ContractServer, contract_server, environment, picoclaw, process
 
 START = ("start", {"conversation_id": "conv-1", "message_id": "msg-1", "run_id": "run-1"})
@@ -181,3 +183,15 @@ def test_ctrl_c_cancels_the_run_and_not_the_program(host: ContractServer, termin
     terminal.wait_for("›")
     terminal.type("\x04")
     assert terminal.program.wait(20) == 0
+
+
+def test_a_paused_run_goes_on_with_the_tokens_that_are_given(host: ContractServer) -> None:
+    host.events = [START, done("paused", error="Needs more.")]
+    with HostClient.found(host.url, TOKEN) as client:
+        session = Chat(client, None, lively=False)
+        session.say("hi")
+        assert not session.resume("many")
+        host.events = [START, ("chunk", {"text": "Here I am"}), done()]
+        assert session.command("/resume 20000")
+    resumed = {"allow_tokens": 20000, "stream": True, "show_tool_use": False}
+    assert host.requests[1:] == [("POST", "/chat/conv-1/resume", resumed)]

@@ -9,7 +9,7 @@ import httpx2
 import pytest
 
 from tests.http.conftest import MakeHost, configure
-from tests.running import ModelProcess, directive, frames
+from tests.running import ModelProcess, directive, frames, until
 
 PLENTY = 1_000_000
 
@@ -272,3 +272,48 @@ def test_the_offline_model_costs_nothing(make_host: MakeHost) -> None:
     with host.client() as client:
         assert chat(client, "hello")["status"] == "success"
         assert client.get("/usage").json()["usage"][0]["dollars"] == 0
+
+
+def test_the_main_conversation_lets_a_paused_one_go_on(make_host: MakeHost) -> None:
+    host = configure(make_host(), budgets={"conversation": {"tokens": 10}}).start()
+    with host.client() as client:
+        paused = chat(client, directive(text="Here I am"))["conversation_id"]
+        chat(client, "hi", conversation_id="main")
+        call = {"name": "approve_budget", "input": {"conversation_id": paused, "allow_tokens": PLENTY}}
+        nobody = {"name": "approve_budget", "input": {"conversation_id": "conv-none", "allow_tokens": 1}}
+        body = directive(steps=[{"tools": [call, nobody]}, {"text": "$results"}])
+        resume(client, "main", allow_tokens=PLENTY)
+        told = client.post("/chat", json={"message": body, "conversation_id": "main"}).json()
+        assert told["status"] == "paused"
+        told = resume(client, "main", allow_tokens=PLENTY)
+        assert f"Conversation {paused} goes on" in told["result"]
+        assert "conversation_id not found" in told["result"]
+        until(lambda: client.get(f"/chat/{paused}").json()["status"] == "idle")
+        listed = client.get(f"/chat/{paused}/messages").json()["messages"]
+        assert [entry["content"] for entry in listed][1:] == ["Here I am"]
+
+
+def test_only_people_in_the_main_conversation_are_offered_to_approve(
+    make_host: MakeHost, model: ModelProcess
+) -> None:
+    host = make_host().start()
+    task = {"prompt": "approve-task", "schedule_type": "interval", "schedule_value": "60000"}
+    with host.client() as client:
+        chat(client, "approve-other")
+        chat(client, "approve-main", conversation_id="main")
+        for mode in ("group", "isolated"):
+            fields = {**task, "prompt": f"approve-{mode}", "context_mode": mode, "conversation_id": "main"}
+            made = client.post("/task", json=fields).json()["id"]
+            client.post("/task/trigger", json={"task_id": made})
+    offered = {
+        words: "approve_budget" in str(request["body"]["tools"])
+        for request in model.requests()
+        for words in ("approve-other", "approve-main", "approve-group", "approve-isolated")
+        if words in str(request["body"]["messages"][-1])
+    }
+    assert offered == {
+        "approve-other": False,
+        "approve-main": True,
+        "approve-group": False,
+        "approve-isolated": False,
+    }

@@ -1,0 +1,55 @@
+"""The main conversation's yes: it lets another conversation, which paused at a budget, go on."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Final
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from host.tools.base import ToolResult, ToolSpec
+from shared.errors import PicoError
+
+NAME: Final = "approve_budget"
+
+Resume = Callable[[str, int], Awaitable[str]]
+"""Lets a paused conversation use so many tokens more; returns the id of the run that goes on."""
+
+
+class Approval(BaseModel):
+    """The tool's arguments."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    conversation_id: str = Field(min_length=1, max_length=200, description="The conversation that paused")
+    allow_tokens: int = Field(gt=0, le=2**53, description="Tokens it may use, whatever the budgets say")
+
+
+class Approvals:
+    """Implements ``host.tools.base.Toolset``, for runs that a person started in the main conversation."""
+
+    def __init__(self, resume: Resume) -> None:
+        self._resume = resume
+
+    def specs(self) -> Sequence[ToolSpec]:
+        """Return the one tool."""
+        return (
+            ToolSpec(
+                NAME,
+                "Let a conversation that paused at a budget go on. Only when a person has just asked for it "
+                "in this conversation, naming how many tokens it may use.",
+                Approval.model_json_schema(),
+            ),
+        )
+
+    async def call(self, name: str, arguments: Mapping[str, Any]) -> ToolResult:
+        """Resume the conversation; its run goes on by itself."""
+        try:
+            approval = Approval.model_validate(arguments)
+            run_id = await self._resume(approval.conversation_id, approval.allow_tokens)
+        except ValidationError as error:
+            fault = error.errors(include_url=False, include_input=False)[0]
+            return ToolResult(f"{'.'.join(map(str, fault['loc']))}: {fault['msg'].lower()}", is_error=True)
+        except PicoError as error:
+            return ToolResult(error.message, is_error=True)
+        return ToolResult(f"Conversation {approval.conversation_id} goes on as {run_id}.")
