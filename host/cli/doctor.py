@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import tempfile
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from shared.settings.security_yml import NAME, exposed
 
 SHORTEST_TOKEN: Final = 16
 MODEL_S: Final = 5.0
+SANDBOX_WITHIN_S: Final = 20.0
 API: Final = "https://api.anthropic.com"
 
 Verdict = Literal["ok", "note", "fault"]
@@ -115,12 +117,18 @@ def _sandbox(settings: Settings) -> Finding:
     from shared.errors import Misconfigured
 
     async def tried() -> tuple[int, tuple[str, ...]]:
-        async with Sandbox(sandbox_policy(settings)) as sandbox:
-            report = await sandbox.ready()
-            return report.level, report.missing
+        # What the kernel offers doesn't depend on the workspace, which may not have been made yet.
+        with tempfile.TemporaryDirectory() as workspace:
+            policy = dataclasses.replace(sandbox_policy(settings), workspace=Path(workspace))
+            async with Sandbox(policy) as sandbox:
+                with anyio.fail_after(SANDBOX_WITHIN_S):
+                    report = await sandbox.ready()
+                return report.level, report.missing
 
     try:
         level, missing = anyio.run(tried)
+    except TimeoutError:
+        return Finding("sandbox", "fault", "the self-test did not end; look for the sandbox's log lines")
     except (Misconfigured, OSError) as error:
         return Finding("sandbox", "fault", str(error))
     lacking = f"; missing: {', '.join(missing)}" if missing else ""

@@ -34,6 +34,8 @@ END_TIMEOUT_S: Final = 8.0
 CANCEL_TIMEOUT_S: Final = 10.0
 EXEC_GRACE_S: Final = 10.0
 RESTART_PAUSE_S: Final = 0.5
+LONGEST_PAUSE_S: Final = 30.0
+"""Between two starts of a supervisor that cannot start, in seconds."""
 HOST: Final = "\0host"  # the host's own reads; no conversation can have this id
 
 logger = logging.getLogger("picoclaw.sandbox")
@@ -59,6 +61,7 @@ class Sandbox:
         self._wire: Wire | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._temporary = ""
+        self._cannot_start = False
         self._tasks: TaskGroup = anyio.create_task_group()
 
     async def __aenter__(self) -> Self:
@@ -194,16 +197,25 @@ class Sandbox:
         self._wire = Wire(ours)
 
     async def _keep_running(self) -> None:
-        """Read answers; when the supervisor dies, fail what waits and start another."""
+        """Read answers; when the supervisor dies, fail what waits and start another.
+
+        One that can't even start is tried again less and less often, and the report says why meanwhile.
+        """
+        pause = RESTART_PAUSE_S
         while True:
+            self._cannot_start = False
             try:
                 await self._converse()
             except Disconnected:
                 logger.error("the sandbox supervisor ended; restarting it")
-            self._ready = anyio.Event()
             self._fail_all("the sandbox process died; try again")
             await self._stop()
-            await anyio.sleep(RESTART_PAUSE_S)
+            if self._cannot_start:
+                pause = min(pause * 2, LONGEST_PAUSE_S)
+            else:
+                self._ready = anyio.Event()
+                pause = RESTART_PAUSE_S
+            await anyio.sleep(pause)
             self._start()
 
     async def _converse(self) -> None:
@@ -216,6 +228,9 @@ class Sandbox:
                 self._settle(_report(frame["ready"]))
             elif "fatal" in frame:
                 logger.error("the sandbox supervisor failed", extra={"error": str(frame["fatal"])})
+                if not self._report.level:
+                    self._cannot_start = True
+                    self._settle(SandboxReport(0, missing=(str(frame["fatal"]),)))
             else:
                 self._deliver(frame)
 

@@ -245,3 +245,8 @@ def test_no_command_writes_an_override_of_the_environment_down(tmp_path: Path) -
     assert not any(
         b"77" in path.read_bytes() for path in tmp_path.rglob("*.json") if os.access(path, os.R_OK)
     )
+
+
+def test_doctor_comes_to_an_end_before_anything_was_made(tmp_path: Path) -> None:
+    done = picoclaw(tmp_path, "doctor", API_TOKEN="0123456789abcdef-and-more")
+    assert "sandbox: level" in done.stdout

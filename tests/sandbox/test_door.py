@@ -206,3 +206,13 @@ async def test_it_works_without_a_uid_of_its_own(ws: Path, place: Path) -> None:
             await run(tools, f"exec 3<ok.txt; rm ok.txt; ln -s {outside} ok.txt; chmod 777 ok.txt")
         ).is_error
     assert outside.stat().st_mode == mode
+
+
+async def test_a_supervisor_that_cannot_start_is_reported_and_not_tried_without_end(tmp_path: Path) -> None:
+    with anyio.fail_after(20):
+        async with Sandbox(SandboxPolicy(workspace=tmp_path / "absent")) as sandbox:
+            report = await sandbox.ready()
+            assert report.level == 0
+            assert report.missing
+            result = await sandbox.toolset("conv-1").call("read_file", {"path": "a"})
+            assert result.is_error
