@@ -58,6 +58,11 @@ class Conversation:
     message_count: int
     running: bool
 
+    @property
+    def parent_id(self) -> str | None:
+        """The conversation it was made for, None when it is its own."""
+        return None if self.owner_id == self.id else self.owner_id
+
 
 @dataclass(frozen=True, slots=True)
 class Message:

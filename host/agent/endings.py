@@ -6,6 +6,7 @@ Ending
 ├── Refused          error    refused
 ├── TimedOut         timeout  timeout
 ├── Cancelled        cancelled cancelled
+├── Overtaken        error    lease_lost
 ├── Stopped          error    shutdown
 └── Paused           paused   budget
 """
@@ -57,6 +58,18 @@ class Cancelled(Ending):
 
     state = RunState.CANCELLED
     code = "cancelled"
+
+
+OVERTAKEN = "Another host took the run over."
+
+
+class Overtaken(Ending):
+    """The run's lease is another's now."""
+
+    code = "lease_lost"
+
+    def __init__(self) -> None:
+        super().__init__(OVERTAKEN)
 
 
 class Stopped(Ending):

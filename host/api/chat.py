@@ -78,11 +78,10 @@ class ResumeRequest(Body):
 
     def spec(self, conversation: Conversation) -> RunSpec:
         """Return a run that goes on with the conversation's history."""
-        owner = conversation.owner_id
         return RunSpec(
             message=None,
             conversation_id=conversation.id,
-            parent_id=owner if owner != conversation.id else None,
+            parent_id=conversation.parent_id,
             allow_tokens=self.allow_tokens,
             live=self.stream,
             show_tool_use=self.show_tool_use,

@@ -9,8 +9,6 @@ import anyio
 
 from shared.models import Event
 
-Save = Callable[[Sequence[Event]], Awaitable[None]]
-
 WINDOW: Final = 4096
 """Stored events that stay in memory for readers close behind; older ones are read from the store."""
 

@@ -8,7 +8,7 @@ from typing import Any, Final, Protocol
 
 import anyio
 
-from host.agent.endings import Ending, Paused, TimedOut
+from host.agent.endings import OVERTAKEN, Ending, Overtaken, Paused, TimedOut
 from host.metrics import Metrics
 from host.runs.events import EventLog
 from host.runs.prices import Prices
@@ -92,7 +92,7 @@ class ActiveRun:
             await self._store.runs.record(self.lease, events, now_ms())
             self.log.mark_saved(events)
         except LeaseLost:
-            self.stop(_overtaken())
+            self.stop(Overtaken())
 
     async def execute(self) -> None:
         """Run to the end. Nothing is raised: every ending is an answer or a fault that ``wait`` raises."""
@@ -102,7 +102,7 @@ class ActiveRun:
             with anyio.CancelScope(shield=True), anyio.fail_after(FINISH_WITHIN_S):
                 await self._finish(ending)
         except LeaseLost:
-            self._fail(PicoError("Another host took the run over.", code="lease_lost"))
+            self._fail(PicoError(OVERTAKEN, code=Overtaken.code))
         except PicoError as error:
             self._fail(error)
         except Exception:
@@ -229,7 +229,3 @@ def _status(ending: Ending | None) -> str:
     if ending is None:
         return "success"
     return ending.state.value if ending.state in (RunState.TIMEOUT, RunState.PAUSED) else "error"
-
-
-def _overtaken() -> Ending:
-    return Ending("Another host took the run over.", code="lease_lost")

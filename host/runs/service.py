@@ -12,7 +12,7 @@ from typing import Any, Final
 import anyio
 from anyio.abc import TaskGroup
 
-from host.agent.endings import Cancelled, Ending, Stopped
+from host.agent.endings import Cancelled, Overtaken, Stopped
 from host.agent.prompt import person_message
 from host.metrics import Metrics
 from host.rates import RateLimit
@@ -113,10 +113,6 @@ class RunService:
         """How many requests wait for a place."""
         return self._places.waiting
 
-    def has_room(self) -> bool:
-        """Return whether a run can start now."""
-        return not self.draining and self._places.free > 0
-
     async def start(self, spec: RunSpec) -> ActiveRun:
         """Begin a run; it goes on whether or not the caller stays.
 
@@ -169,9 +165,7 @@ class RunService:
         conversation = await self._store.conversations.get(conversation_id)
         if conversation is None:
             raise NotFound(f"conversation_id not found: {conversation_id}")
-        owner = conversation.owner_id
-        parent_id = owner if owner != conversation_id else None
-        spec = RunSpec(None, conversation_id, parent_id=parent_id, allow_tokens=allow_tokens)
+        spec = RunSpec(None, conversation_id, parent_id=conversation.parent_id, allow_tokens=allow_tokens)
         return (await self.start(spec)).lease.run_id
 
     def cancel(self, conversation_id: str) -> str:
@@ -247,7 +241,7 @@ class RunService:
         try:
             await self._store.runs.renew(run.lease, LEASE_MS)
         except LeaseLost:
-            run.stop(Ending("Another host took the run over.", code="lease_lost"))
+            run.stop(Overtaken())
         except Exception:
             logger.exception("A lease could not be renewed yet", extra={"run_id": run.lease.run_id})
 
