@@ -6,6 +6,9 @@ VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.stamp
 LOCK := requirements/dev.lock
+EXTRAS := --extra telegram --extra postgres --extra otel
+COMPILE := --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate -q \
+  pyproject.toml --custom-compile-command "make lock"
 
 .PHONY: run setup test chaos check lint types bench lock format clean
 
@@ -53,8 +56,8 @@ bench: setup
 	$(PY) -m benchmarks
 
 lock:
-	uv pip compile --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate -q pyproject.toml -o requirements/runtime.lock --custom-compile-command "make lock"
-	uv pip compile --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate -q pyproject.toml --extra dev -o requirements/dev.lock --custom-compile-command "make lock"
+	uv pip compile $(COMPILE) $(EXTRAS) -o requirements/runtime.lock
+	uv pip compile $(COMPILE) $(EXTRAS) --extra dev -o requirements/dev.lock
 
 clean:
 	rm -rf $(VENV) .run
