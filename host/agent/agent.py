@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from host.agent.history import to_messages
-from host.agent.loop import AgentLoop, Budget, Options
+from host.agent.loop import AgentLoop, Options
 from host.agent.model_access import ModelAccess
 from host.agent.prompt import Persona, ReadText, system_blocks
+from host.agent.subagents import Parent, Subagents
 from host.agent.toolbox import Toolbox
 from host.runs.budget import RunBudget
 from host.runs.prices import Prices
@@ -77,15 +78,19 @@ class HostAgent:
             recorder.warnings.extend(tools.problems)
             messages = to_messages(await self._store.conversations.history(lease.conversation_id))
             options = await self._options(spec)
+            budget = self._budget(spec, lease, recorder)
             toolbox = Toolbox(tools.toolsets, self._redactor)
-            loop = AgentLoop(models, toolbox, recorder, options, self._budget(spec, lease, recorder))
+            toolbox = Subagents(Parent(models, toolbox, options, recorder, budget)).toolbox()
+            loop = AgentLoop(models, toolbox, recorder, options, budget)
             await loop.run(messages)
 
-    def _budget(self, spec: RunSpec, lease: Lease, recorder: RunRecorder) -> Budget | None:
+    def _budget(self, spec: RunSpec, lease: Lease, recorder: RunRecorder) -> RunBudget | None:
         budgets = self._config.budgets
         if not budgets.limited and spec.allow_tokens is None:
             return None
-        return RunBudget(budgets, self._config.prices, self._store, lease, recorder, spec.allow_tokens)
+        return RunBudget(
+            budgets, self._config.prices, self._store, lease, recorder.own_meter, spec.allow_tokens
+        )
 
     async def _options(self, spec: RunSpec) -> Options:
         defaults = self._config.defaults

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from host.tools.base import ToolResult, Toolset, ToolSpec
@@ -22,11 +22,24 @@ class Toolbox:
         self._owner: dict[str, Toolset] = {}
         self._specs: dict[str, ToolSpec] = {}
         for toolset in toolsets:
-            for spec in toolset.specs():
-                # The first one keeps its name: an outside server can't take over a built-in tool.
-                if spec.name not in self._specs:
-                    self._specs[spec.name] = spec
-                    self._owner[spec.name] = toolset
+            self._add(toolset)
+
+    def plus(self, toolset: Toolset) -> Toolbox:
+        """Return these tools and more."""
+        wider = self.subset(self._specs)
+        wider._add(toolset)
+        return wider
+
+    def subset(self, names: Collection[str]) -> Toolbox:
+        """Return those of these tools, in the same order."""
+        part = Toolbox((), self._redactor)
+        part._specs = {name: spec for name, spec in self._specs.items() if name in names}
+        part._owner = {name: self._owner[name] for name in part._specs}
+        return part
+
+    def delegable(self) -> list[str]:
+        """Return the names of the tools that a subagent may have."""
+        return [spec.name for spec in self._specs.values() if spec.delegable]
 
     def definitions(self) -> list[dict[str, Any]]:
         """Return the tools as the Messages API wants them."""
@@ -34,6 +47,13 @@ class Toolbox:
             {"name": spec.name, "description": spec.description, "input_schema": dict(spec.input_schema)}
             for spec in self._specs.values()
         ]
+
+    def _add(self, toolset: Toolset) -> None:
+        for spec in toolset.specs():
+            # The first one keeps its name: an outside server can't take over a built-in tool.
+            if spec.name not in self._specs:
+                self._specs[spec.name] = spec
+                self._owner[spec.name] = toolset
 
     def parallel(self, name: str) -> bool:
         """Return whether calls of this tool may run beside others (an unknown one only gives an error)."""

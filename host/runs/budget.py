@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Any, Final
 
+import anyio
+
 from host.agent.endings import Paused
 from host.agent.token_estimate import estimated_input
+from host.runs.meter import AgentMeter
 from host.runs.prices import FREE, Prices
-from host.runs.recorder import RunRecorder
 from shared.clock import now_ms
 from shared.errors import Misconfigured
 from shared.models import Amount, Lease, Standing
@@ -63,7 +66,7 @@ class _Call:
 
 
 class RunBudget:
-    """Implements the loop's Budget for one run.
+    """Implements the loop's Budget for one agent of a run.
 
     ``allowed``: tokens that people approved for this run; the limits don't stop it within them.
     """
@@ -74,14 +77,15 @@ class RunBudget:
         prices: Prices,
         store: Store,
         lease: Lease,
-        recorder: RunRecorder,
+        meter: AgentMeter,
         allowed: int | None = None,
     ) -> None:
         self._budgets = budgets
         self._prices = prices
         self._store = store
         self._lease = lease
-        self._recorder = recorder
+        self._meter = meter
+        self._reserving = anyio.Lock()
         self._allowed = allowed
         self._suggested = 0
 
@@ -90,14 +94,27 @@ class RunBudget:
         call = self._call(request, models)
         granted = 0
 
-        def decide(standing: Standing) -> Amount:
+        def decide(others: Standing) -> Amount:
             nonlocal granted
-            granted = self._granted(call, standing)
-            return call.amount(granted)
+            standing = Standing(others.conversation + unstored, others.day + unstored)
+            granted = self._granted(call, standing, own)
+            return call.amount(granted) + unstored
 
-        await self._store.usage.reserve(self._lease, decide, now_ms())
-        self._recorder.calling(call.input_tokens, call.price)
+        async with self._reserving:
+            run = self._meter.run
+            in_flight = run.in_flight(but=self._meter)
+            own = run.spent.amount + in_flight
+            # The run's row holds one amount: what all its agents' calls need, and what they used unstored.
+            unstored = run.uncounted.amount + in_flight
+            await self._store.usage.reserve(self._lease, decide, now_ms())
+            self._meter.begin(call.input_tokens, call.price, call.amount(granted))
         return {**request, "max_tokens": granted}
+
+    def shared_with(self, meter: AgentMeter) -> RunBudget:
+        """Return the same budget for another agent of the run."""
+        other = copy(self)
+        other._meter = meter
+        return other
 
     def cut_short(self) -> Paused:
         """See ``Budget.cut_short``."""
@@ -128,17 +145,16 @@ class RunBudget:
         budgets = self._budgets
         return any(limit.dollars is not None for limit in (budgets.run, budgets.conversation, budgets.day))
 
-    def _granted(self, call: _Call, standing: Standing) -> int:
+    def _granted(self, call: _Call, standing: Standing, own: Amount) -> int:
         granted = call.most_output
-        for scope in self._scopes(standing):
+        for scope in self._scopes(standing, own):
             output = call.output_within(scope)
             if output < call.least_output:
                 raise self._paused(_sentence(scope, call))
             granted = min(granted, output)
         return granted
 
-    def _scopes(self, standing: Standing) -> Iterator[_Scope]:
-        own = self._recorder.spent.amount
+    def _scopes(self, standing: Standing, own: Amount) -> Iterator[_Scope]:
         if self._allowed is not None:
             yield _Scope("What was approved for this run is", Limit(tokens=self._allowed), own)
             return

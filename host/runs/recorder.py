@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
+import anyio
+
 from host.agent.models import Delta, Reply, TextDelta, ThinkingDelta
-from host.agent.token_estimate import estimated_text
 from host.runs.events import EventLog
-from host.runs.prices import FREE, Prices
+from host.runs.meter import NOTHING, RunMeter
+from host.runs.prices import Prices
 from host.runs.spec import RunSpec, outbound_view
 from host.runs.text import ShownText
 from host.tools.base import ToolResult
 from shared.clock import now_ms
 from shared.ids import MESSAGE, new_id
-from shared.models import Block, Lease, NewMessage, Outbound, Role, Spending, Usage
+from shared.models import Block, Lease, NewMessage, Outbound, Role
 from shared.redact import Redactor
-from shared.settings.sections import Price
 from shared.store.contract import Store
 
 PREVIEW: Final = 500
@@ -39,15 +38,13 @@ class RunRecorder:
         self._spec = spec
         self._log = log
         self._redactor = redactor
-        self._prices = prices
-        self._call: _Call | None = None
         self._said_seq = 0
+        self._telling = anyio.Lock()
         self.said: list[Outbound] = []
         self.warnings: list[str] = []
         self.shown = ShownText(redactor)
-        self.usage = Usage()
-        self.spent = Spending()
-        self.uncounted = Spending()
+        self.meter = RunMeter(prices)
+        self.own_meter = self.meter.agent()
         self.model = ""
         self.final: Reply | None = None
 
@@ -57,8 +54,8 @@ class RunRecorder:
 
     async def delta(self, delta: Delta) -> None:
         """Tell a piece of the reply in flight."""
-        if self._call is not None and isinstance(delta, TextDelta | ThinkingDelta):
-            self._call.told += len(delta.text)
+        if isinstance(delta, TextDelta | ThinkingDelta):
+            self.own_meter.heard(len(delta.text))
         if isinstance(delta, TextDelta):
             self._chunk(self.shown.feed(delta.text))
         elif isinstance(delta, ThinkingDelta) and self._spec.thinking:
@@ -78,32 +75,32 @@ class RunRecorder:
         await self._append("assistant", reply.blocks, effect_ahead=effect_ahead)
         if effect_ahead:
             await self._store.durable()
-        if self._spec.show_tool_use:
-            for call in reply.tool_uses:
-                shown = self._redactor.value(call["input"])
-                self._log.emit("tool_use", {"tool": call["name"], "input": shown})
-
-    def calling(self, input_tokens: int, price: Price | None) -> None:
-        """A call begins whose outcome has to be accounted for, about so large; see ``settle``."""
-        self._call = _Call(input_tokens, price or FREE)
+        self.show_calls(reply)
 
     async def cut_short(self, reply: Reply) -> None:
         """Count the usage of a reply that is not kept."""
         self._chunk(self.shown.end_step())
         self._count(reply)
 
-    def settle(self) -> None:
-        """At the end of the run: count a call that was given up for what it may have used."""
-        call, self._call = self._call, None
-        if call is not None:
-            self._spend(call.estimate())
-
     async def called(self, call: Block, result: ToolResult) -> None:
         """Tell how a tool ended, and what it made the conversation say."""
+        await self.show_result(call, result)
+
+    def show_calls(self, reply: Reply, **of: str) -> None:
+        """Tell the calls of a reply to those who want to see them; ``of`` says whose they are."""
+        if not self._spec.show_tool_use:
+            return
+        for call in reply.tool_uses:
+            self._log.emit(
+                "tool_use", {"tool": call["name"], "input": self._redactor.value(call["input"]), **of}
+            )
+
+    async def show_result(self, call: Block, result: ToolResult, **of: str) -> None:
+        """Tell how a call ended, and what it made the conversation say."""
         if self._spec.show_tool_use:
             preview = result.text if len(result.text) <= PREVIEW else result.text[:PREVIEW] + "…"
             data: dict[str, Any] = {"tool": call["name"], "is_error": result.is_error, "preview": preview}
-            self._log.emit("tool_result", data)
+            self._log.emit("tool_result", {**data, **of})
         if call["name"] in SPEAKING_TOOLS:
             await self.tell_said()
 
@@ -113,52 +110,33 @@ class RunRecorder:
 
     async def tell_said(self) -> None:
         """Tell what the conversation said since the last look."""
-        for message in await self._store.outbound.said_by(self._lease.conversation_id, after=self._said_seq):
-            self._said_seq = message.seq
-            self.said.append(message)
-            view = outbound_view(message, self._redactor)
-            self._log.emit("message", {key: view[key] for key in ("id", "text", "sender", "created_at")})
+        # One look at a time: tools that run side by side would tell the same message twice.
+        async with self._telling:
+            said = await self._store.outbound.said_by(self._lease.conversation_id, after=self._said_seq)
+            for message in said:
+                self._said_seq = message.seq
+                self.said.append(message)
+                view = outbound_view(message, self._redactor)
+                self._log.emit("message", {key: view[key] for key in ("id", "text", "sender", "created_at")})
 
     def _chunk(self, text: str) -> None:
         if text:
             self._log.emit("chunk", {"text": text})
 
     def _count(self, reply: Reply) -> None:
-        self._call = None
-        self.usage += reply.usage
         self.model = reply.model
-        cost = self._prices.cost(reply.usage, reply.model, reply.asked_model)
-        self._spend(Spending(reply.usage, cost))
-
-    def _spend(self, spending: Spending) -> None:
-        self.spent += spending
-        self.uncounted += spending
+        self.own_meter.count(reply)
 
     async def _append(self, role: Role, blocks: Sequence[Block], *, effect_ahead: bool = False) -> None:
         message = NewMessage(new_id(MESSAGE), role, without_secrets(blocks, self._redactor))
-        counted = self.uncounted
         await self._store.runs.append(
             self._lease,
             [message],
             now_ms(),
             effect_ahead=effect_ahead,
-            spent=counted if counted != Spending() else None,
+            spent=None if self.meter.uncounted == NOTHING else self.meter.uncounted,
         )
-        self.uncounted = Spending()
-
-
-@dataclass(slots=True)
-class _Call:
-    """A model call in flight: its input, and how much of the reply has been heard."""
-
-    input_tokens: int
-    price: Price
-    told: int = 0
-
-    def estimate(self) -> Spending:
-        output = estimated_text(self.told)
-        cost = self.input_tokens * self.price.input + output * self.price.output
-        return Spending(microdollars=math.ceil(cost), unsettled_tokens=self.input_tokens + output)
+        self.meter.stored()
 
 
 def without_secrets(blocks: Sequence[Block], redactor: Redactor) -> list[Block]:

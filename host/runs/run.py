@@ -142,7 +142,7 @@ class ActiveRun:
 
     async def _finish(self, ending: Ending | None) -> None:
         recorder = self._recorder
-        recorder.settle()
+        recorder.meter.settle()
         if isinstance(ending, Paused):
             await self._ask(ending)
         await recorder.tell_said()
@@ -153,11 +153,11 @@ class ActiveRun:
         end = RunEnd(
             state=RunState.SUCCESS if ending is None else ending.state,
             answer=answer,
-            usage=recorder.usage,
+            usage=recorder.meter.usage,
             model=recorder.model,
             error=answer.get("error"),
             code=answer.get("code"),
-            spending=recorder.uncounted,
+            spending=recorder.meter.uncounted,
         )
         await self._store.runs.finish(self.lease, end, messages, [*self.log.unsaved(), *told], now_ms())
         await self._store.outbound.delivered([message.id for message in recorder.said], now_ms())
@@ -194,7 +194,7 @@ class ActiveRun:
             "model": recorder.model,
             "session_id": self._session_id,
             "duration_ms": round(monotonic_ms() - self._started),
-            "usage": dataclasses.asdict(recorder.usage),
+            "usage": dataclasses.asdict(recorder.meter.usage),
             "outbound_messages": outbound,
             "session_end_marker": marker,
             "session_end_marker_detected": bool(marker)

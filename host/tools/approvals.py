@@ -39,6 +39,8 @@ class Approvals:
                 "Let a conversation that paused at a budget go on. Only when a person has just asked for it "
                 "in this conversation, naming how many tokens it may use.",
                 Approval.model_json_schema(),
+                # A person's word reaches the agent they talk to, nobody behind it.
+                delegable=False,
             ),
         )
 

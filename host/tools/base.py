@@ -21,6 +21,7 @@ class ToolSpec:
     input_schema: Mapping[str, Any]
     parallel: bool = True
     read_only: bool = False
+    delegable: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,6 +71,12 @@ def by_main(client: httpx2.Client, message: str, host: HostProcess) -> str:
     return client.post("/chat", json={"message": message, "conversation_id": "main"}).text
 
 
+def by_subagent(client: httpx2.Client, message: str, host: HostProcess) -> str:
+    spawn = {"name": "spawn", "input": {"task": message}}
+    asked = directive(steps=[{"tools": [spawn]}, {"text": "it $results"}])
+    return client.post("/chat", json={"message": asked}).text
+
+
 def make_task(client: httpx2.Client, message: str, **fields: Any) -> str:
     task = {"prompt": message, "schedule_type": "interval", "schedule_value": "3600000", **fields}
     made: str = client.post("/task", json=task).json()["id"]
@@ -102,6 +108,7 @@ ENTRY_POINTS: dict[str, Callable[[httpx2.Client, str, HostProcess], str]] = {
     "chat": by_chat,
     "stream": by_stream,
     "main conversation": by_main,
+    "subagent": by_subagent,
     "isolated task": by_isolated_task,
     "group task": by_group_task,
     "internal scheduler": by_scheduler,

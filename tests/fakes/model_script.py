@@ -37,7 +37,7 @@ FAILURES: Final = (
     "error_after_deltas",
     "hang_after_deltas",
 )
-_WRAPPED: Final = re.compile(r"<message\b[^>]*>(.*?)</message>", re.DOTALL)
+_WRAPPED: Final = re.compile(r"<(?:message|task)\b[^>]*>(.*?)</(?:message|task)>", re.DOTALL)
 _FINISHED: Final[Step] = {"text": "done"}
 
 

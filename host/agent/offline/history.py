@@ -1,6 +1,7 @@
 """What a request's messages say: the person's last words, what came before, what tools have returned since.
 
-People's words come as ``<message sender="…" time="…">escaped text</message>``, or plain.
+People's words come as ``<message sender="…" time="…">escaped text</message>``, or plain; a subagent's as
+``<task from="agent">escaped text</task>``.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any, Final
 
 from shared.models import Block
 
-_SPOKEN: Final = re.compile(r"<message\b([^>]*)>(.*?)</message>", re.DOTALL)
+_SPOKEN: Final = re.compile(r"<(?:message|task)\b([^>]*)>(.*?)</(?:message|task)>", re.DOTALL)
 _ATTRIBUTE: Final = re.compile(r"(\w+)=(?:\"([^\"]*)\"|'([^']*)')")
 
 

@@ -1,0 +1,161 @@
+"""Subagents: child loops of a run, with a part of their parent's tools and never more than it has.
+
+A child runs inside its parent's tool call, so it ends with it; it shares the sandbox, the tool-server
+session (and so the ownership), the budget and the time of the run. Its own messages are not kept: what it
+found out is the tool's result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+from xml.sax.saxutils import escape
+
+import anyio
+
+from host.agent.endings import Ending
+from host.agent.history import Message
+from host.agent.keyed_model import KeyedModel
+from host.agent.loop import AgentLoop, Options
+from host.agent.models import Delta, Reply, TextDelta, ThinkingDelta
+from host.agent.toolbox import Toolbox
+from host.runs.budget import RunBudget
+from host.runs.meter import AgentMeter
+from host.runs.recorder import RunRecorder
+from host.runs.text import strip_internal
+from host.tools.base import ToolResult
+from host.tools.spawn import SPAWN, Spawn, Task
+from shared.models import Block
+
+DEEPEST: Final = 2
+"""Generations of subagents below a run's own agent."""
+
+SIDE_BY_SIDE: Final = 4
+"""Subagents of one generation that a run has at work at a time; more wait."""
+
+LONGEST_ANSWER: Final = 64 * 1024
+"""Characters of an answer that the parent gets."""
+
+ABOUT: Final = (
+    "You are a subagent: the agent that people talk to gave you the task above. You know nothing else of "
+    "their conversation, and nobody reads along. Your final answer goes back to that agent; make it complete."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Parent:
+    """What a child gets its part of."""
+
+    models: Sequence[KeyedModel]
+    tools: Toolbox
+    options: Options
+    recorder: RunRecorder
+    budget: RunBudget | None
+
+
+class Subagents:
+    """Those of one parent. ``label`` is its own name among the run's subagents, such as ``2`` or ``2.1``."""
+
+    def __init__(
+        self,
+        parent: Parent,
+        *,
+        label: str = "",
+        depth: int = 1,
+        places: Sequence[anyio.CapacityLimiter] | None = None,
+    ) -> None:
+        self._parent = parent
+        self._label = label
+        self._depth = depth
+        # One limit for each generation: a parent that waits for its children never keeps them from starting.
+        self._places = places or [anyio.CapacityLimiter(SIDE_BY_SIDE) for _ in range(DEEPEST)]
+        self._born = 0
+
+    def toolbox(self) -> Toolbox:
+        """Return the parent's tools with ``spawn`` among them."""
+        return self._parent.tools.plus(Spawn(self.run))
+
+    async def run(self, task: Task) -> ToolResult:
+        """Run one child to its end, whatever that is."""
+        names = self._parent.tools.delegable()
+        unknown = sorted(set(task.tools or ()) - {*names, SPAWN})
+        if unknown:
+            return ToolResult(
+                f"tools: there is no {', '.join(unknown)} to hand on; there is {', '.join([*names, SPAWN])}",
+                is_error=True,
+            )
+        self._born += 1
+        label = f"{self._label}.{self._born}" if self._label else str(self._born)
+        async with self._places[self._depth - 1]:
+            return await self._converse(task, label, names if task.tools is None else task.tools)
+
+    async def _converse(self, task: Task, label: str, names: Collection[str]) -> ToolResult:
+        parent = self._parent
+        recorder = ChildRecorder(parent.recorder, label)
+        budget = parent.budget and parent.budget.shared_with(recorder.meter)
+        most = parent.options.max_iterations
+        options = replace(parent.options, max_iterations=min(task.max_iterations or most, most))
+        own = replace(parent, tools=parent.tools.subset(names), options=options, budget=budget)
+        tools = own.tools
+        if self._depth < DEEPEST and (task.tools is None or SPAWN in task.tools):
+            below = Subagents(own, label=label, depth=self._depth + 1, places=self._places)
+            tools = below.toolbox()
+        loop = AgentLoop(parent.models, tools, recorder, options, budget)
+        try:
+            reply = await loop.run(_messages(task))
+        except Ending as ending:
+            return _unfinished(ending, recorder.said)
+        return ToolResult(_capped(strip_internal(reply.text).strip()))
+
+
+class ChildRecorder:
+    """Implements the loop's Recorder for a child: its calls are shown and counted, its text is not told."""
+
+    def __init__(self, parent: RunRecorder, label: str) -> None:
+        self._parent = parent
+        self._label = label
+        self.meter: AgentMeter = parent.meter.agent()
+        self.said = ""
+
+    async def delta(self, delta: Delta) -> None:
+        """Only count the piece."""
+        if isinstance(delta, TextDelta | ThinkingDelta):
+            self.meter.heard(len(delta.text))
+
+    async def retrying(self) -> None:
+        """Nobody has seen the reply that begins anew."""
+
+    async def replied(self, reply: Reply, *, final: bool, effect_ahead: bool = False) -> None:
+        """Count the usage, show the calls. The parent's step says already that there may be effects."""
+        self.meter.count(reply)
+        self.said = reply.text or self.said
+        self._parent.show_calls(reply, subagent=self._label)
+
+    async def cut_short(self, reply: Reply) -> None:
+        """Count the usage."""
+        self.meter.count(reply)
+
+    async def called(self, call: Block, result: ToolResult) -> None:
+        """Show how a tool ended."""
+        await self._parent.show_result(call, result, subagent=self._label)
+
+    async def answered(self, results: Sequence[Block]) -> None:
+        """Nothing of a child is stored: its parent's step is."""
+
+
+def _messages(task: Task) -> list[Message]:
+    asked = f'<task from="agent">{escape(task.task)}</task>'
+    return [{"role": "user", "content": [{"type": "text", "text": asked}, {"type": "text", "text": ABOUT}]}]
+
+
+def _unfinished(ending: Ending, said: str) -> ToolResult:
+    last = strip_internal(said).strip()
+    so_far = f"\n\nWhat it said last:\n{_capped(last)}" if last else ""
+    return ToolResult(f"The subagent did not finish: {ending.message}{so_far}", is_error=True)
+
+
+def _capped(text: str) -> str:
+    if len(text) <= LONGEST_ANSWER:
+        return text
+    return f"{text[:LONGEST_ANSWER]}\n[cut: the answer has {len(text)} characters]"

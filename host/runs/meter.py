@@ -1,0 +1,102 @@
+"""What a run's model calls use, whichever of its agents makes them: counted ones, and those in flight."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+from host.agent.models import Reply
+from host.agent.token_estimate import estimated_text
+from host.runs.prices import FREE, Prices
+from shared.models import Amount, Spending, Usage
+from shared.settings.sections import Price
+
+NOTHING: Final = Spending()
+
+
+@dataclass(slots=True)
+class _Call:
+    """A model call in flight: its input, what was reserved for it, how much of the reply has been heard."""
+
+    input_tokens: int
+    price: Price
+    reserved: Amount
+    told: int = 0
+
+    def estimate(self) -> Spending:
+        output = estimated_text(self.told)
+        cost = self.input_tokens * self.price.input + output * self.price.output
+        return Spending(microdollars=math.ceil(cost), unsettled_tokens=self.input_tokens + output)
+
+
+class RunMeter:
+    """The sums of one run. ``uncounted`` is the part of ``spent`` that is not stored yet."""
+
+    def __init__(self, prices: Prices) -> None:
+        self._prices = prices
+        self._agents: list[AgentMeter] = []
+        self.usage = Usage()
+        self.spent = NOTHING
+        self.uncounted = NOTHING
+
+    def agent(self) -> AgentMeter:
+        """Return the meter of one more agent of the run, which makes one call at a time."""
+        meter = AgentMeter(self)
+        self._agents.append(meter)
+        return meter
+
+    def in_flight(self, *, but: AgentMeter) -> Amount:
+        """Return what is reserved for the calls of the run's other agents."""
+        total = Amount()
+        for agent in self._agents:
+            if agent is not but and agent.call is not None:
+                total += agent.call.reserved
+        return total
+
+    def count(self, reply: Reply) -> None:
+        """Add what a reply used."""
+        self.usage += reply.usage
+        self.spend(Spending(reply.usage, self._prices.cost(reply.usage, reply.model, reply.asked_model)))
+
+    def spend(self, spending: Spending) -> None:
+        """Add what was spent."""
+        self.spent += spending
+        self.uncounted += spending
+
+    def stored(self) -> None:
+        """What was spent so far is in the store now."""
+        self.uncounted = NOTHING
+
+    def settle(self) -> None:
+        """At the end of the run: count calls that were given up for what they may have used."""
+        for agent in self._agents:
+            agent.settle()
+
+
+class AgentMeter:
+    """The calls of one agent."""
+
+    def __init__(self, run: RunMeter) -> None:
+        self.run = run
+        self.call: _Call | None = None
+
+    def begin(self, input_tokens: int, price: Price | None, reserved: Amount) -> None:
+        """A call begins whose outcome has to be accounted for, about so large."""
+        self.call = _Call(input_tokens, price or FREE, reserved)
+
+    def heard(self, characters: int) -> None:
+        """So much more of the reply in flight came in."""
+        if self.call is not None:
+            self.call.told += characters
+
+    def count(self, reply: Reply) -> None:
+        """The call ended with this reply."""
+        self.call = None
+        self.run.count(reply)
+
+    def settle(self) -> None:
+        """Count a call that was given up for what it may have used."""
+        call, self.call = self.call, None
+        if call is not None:
+            self.run.spend(call.estimate())
