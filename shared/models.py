@@ -92,12 +92,15 @@ class NewMessage:
 
 @dataclass(frozen=True, slots=True)
 class HistoryEntry:
-    """A message as the model sees it."""
+    """A message as the model sees it; ``text`` is what people see of it, None for a step they don't see."""
 
     role: Role
     blocks: list[Block]
     seq: int
     run_id: str | None
+    text: str | None = None
+    sender_name: str = ""
+    created_at: int = 0
 
 
 @dataclass(frozen=True, slots=True)

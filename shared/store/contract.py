@@ -38,6 +38,7 @@ from shared.models import (
     TaskRunState,
     TaskStatus,
 )
+from shared.store.compactions import Compactions
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +85,12 @@ class Conversations(Protocol):
         """Return the messages people see, in stored order."""
         ...
 
-    async def history(self, conversation_id: str) -> list[HistoryEntry]:
-        """Return every message for the model, in stored order (not yet repaired)."""
+    async def history(
+        self, conversation_id: str, *, after: int = 0, through: int | None = None
+    ) -> list[HistoryEntry]:
+        """Return messages for the model, in stored order (not yet repaired): those with a larger ``seq`` than
+        ``after``, up to ``through``.
+        """
         ...
 
     async def delete(self, conversation_id: str) -> None:
@@ -327,6 +332,9 @@ class Store(Protocol):
 
     @property
     def conversations(self) -> Conversations: ...
+
+    @property
+    def compactions(self) -> Compactions: ...
 
     @property
     def runs(self) -> Runs: ...

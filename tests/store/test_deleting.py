@@ -7,6 +7,7 @@ from pathlib import Path
 
 import anyio.to_thread
 
+from shared.compactions import Compaction as OfConversation
 from shared.models import Event, NewMessage, NewRun, RunEnd, RunState, Usage
 from shared.store.sqlite.store import SqliteStore
 from shared.store.sqlite.volume import cleaning
@@ -23,6 +24,7 @@ async def fill(store: SqliteStore) -> None:
     message = NewMessage("m1", "user", text, SECRET)
     lease = await store.runs.begin(NewRun("r1", "c", message, owner="h", now=1, lease_ms=10_000))
     await store.runs.record(lease, [Event(1, "chunk", {"text": SECRET})], 1)
+    await store.compactions.add(lease, OfConversation("summary", 1, 1, SECRET), 1)
     end = RunEnd(RunState.SUCCESS, {"result": SECRET}, Usage(), "m", error=SECRET)
     await store.runs.finish(lease, end, [], [], 2)
     await store.outbound.add("c", "c", SECRET * 500, "Pico", 1)

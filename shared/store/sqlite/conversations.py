@@ -87,13 +87,16 @@ class SqliteConversations:
 
         return await self._db.read(work)
 
-    async def history(self, conversation_id: str) -> list[HistoryEntry]:
-        """Return every message for the model, in stored order."""
+    async def history(
+        self, conversation_id: str, *, after: int = 0, through: int | None = None
+    ) -> list[HistoryEntry]:
+        """Return messages for the model, in stored order: those after ``after``, up to ``through``."""
 
         def work(connection: sqlite3.Connection) -> list[HistoryEntry]:
             found = connection.execute(
-                "SELECT role, blocks, seq, run_id FROM messages WHERE conversation_id = ? ORDER BY seq",
-                (conversation_id,),
+                """SELECT role, blocks, seq, run_id, text, sender_name, created_at FROM messages
+                WHERE conversation_id = ? AND seq > ? AND seq <= ? ORDER BY seq""",
+                (conversation_id, after, 2**62 if through is None else through),
             )
             return [rows.history_entry(row) for row in found]
 

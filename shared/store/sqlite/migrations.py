@@ -203,7 +203,27 @@ THIRD: Final = (
     "ALTER TABLE runs ADD COLUMN reserved_microdollars INTEGER NOT NULL DEFAULT 0",
 )
 
-STEPS: Final[tuple[tuple[str, ...], ...]] = (FIRST, SECOND, THIRD)
+# How the beginning of a long conversation is sent to the model; the newest row counts.
+FOURTH: Final = (
+    """CREATE TABLE compactions (
+        conversation_id TEXT NOT NULL REFERENCES conversations (id) ON DELETE CASCADE,
+        number INTEGER NOT NULL,
+        kind TEXT NOT NULL,
+        first_seq INTEGER NOT NULL,
+        through_seq INTEGER NOT NULL,
+        text TEXT NOT NULL,
+        cut_through_seq INTEGER NOT NULL,
+        cut_chars INTEGER NOT NULL,
+        thinking_through_seq INTEGER NOT NULL,
+        model TEXT NOT NULL,
+        usage TEXT NOT NULL,
+        created_at INTEGER NOT NULL,
+        archived INTEGER NOT NULL DEFAULT 0,
+        PRIMARY KEY (conversation_id, number)
+    ) STRICT""",
+)
+
+STEPS: Final[tuple[tuple[str, ...], ...]] = (FIRST, SECOND, THIRD, FOURTH)
 """Statements of each migration, oldest first. A landed one is never edited; a change is a new one."""
 
 SCHEMA_VERSION: Final = len(STEPS)

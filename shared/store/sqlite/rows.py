@@ -52,7 +52,13 @@ def message(row: sqlite3.Row) -> Message:
 def history_entry(row: sqlite3.Row) -> HistoryEntry:
     """Read a message for the model."""
     return HistoryEntry(
-        role=row["role"], blocks=jsons.loads(row["blocks"]), seq=row["seq"], run_id=row["run_id"]
+        role=row["role"],
+        blocks=jsons.loads(row["blocks"]),
+        seq=row["seq"],
+        run_id=row["run_id"],
+        text=row["text"],
+        sender_name=row["sender_name"],
+        created_at=row["created_at"],
     )
 
 

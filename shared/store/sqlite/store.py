@@ -7,6 +7,7 @@ from pathlib import Path
 
 from shared.store.contract import StoreCounts
 from shared.store.retention import Retention
+from shared.store.sqlite.compactions import SqliteCompactions
 from shared.store.sqlite.conversations import SqliteConversations
 from shared.store.sqlite.engine import Database, Shipper
 from shared.store.sqlite.migrations import migrate
@@ -30,6 +31,7 @@ class SqliteStore:
             self._db.give_up()
             raise
         self.conversations = SqliteConversations(self._db)
+        self.compactions = SqliteCompactions(self._db)
         self.runs = SqliteRuns(self._db)
         self.usage = SqliteUsage(self._db)
         self.outbound = SqliteOutbound(self._db)

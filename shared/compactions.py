@@ -1,0 +1,36 @@
+"""What stands between a conversation's stored messages and what the model is sent of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from shared.models import Usage
+
+CompactionKind = Literal["cut", "summary", "dropped"]
+
+
+@dataclass(frozen=True, slots=True)
+class Compaction:
+    """How a conversation's beginning is sent from now on; the messages themselves stay as they are.
+
+    Messages up to ``through_seq`` (0: none) are replaced by ``text``; ``first_seq`` is the first of those that
+    this compaction replaced. Of the rest, tool results and images up to ``cut_through_seq`` are cut to
+    ``cut_chars`` characters, and thinking up to ``thinking_through_seq`` is left out: its signature no longer
+    fits what stands before it. ``kind``: ``cut`` replaced no message, ``summary`` has a summary that ``model``
+    made for ``usage``, ``dropped`` only a note, because no summary could be made. ``number`` counts the
+    conversation's compactions from 1; ``archived``: the replaced messages are in the workspace's archive.
+    """
+
+    kind: CompactionKind
+    through_seq: int = 0
+    first_seq: int = 0
+    text: str = ""
+    cut_through_seq: int = 0
+    cut_chars: int = 0
+    thinking_through_seq: int = 0
+    model: str = ""
+    usage: Usage = Usage()
+    number: int = 0
+    created_at: int = 0
+    archived: bool = False
