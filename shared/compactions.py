@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from shared.models import Usage
@@ -14,12 +14,12 @@ CompactionKind = Literal["cut", "summary", "dropped"]
 class Compaction:
     """How a conversation's beginning is sent from now on; the messages themselves stay as they are.
 
-    Messages up to ``through_seq`` (0: none) are replaced by ``text``; ``first_seq`` is the first of those that
-    this compaction replaced. Of the rest, tool results and images up to ``cut_through_seq`` are cut to
+    Messages up to ``through_seq`` (0: none) are replaced by ``text``; ``first_seq`` is the first of those
+    that this compaction replaced. Of the rest, tool results and images up to ``cut_through_seq`` are cut to
     ``cut_chars`` characters, and thinking up to ``thinking_through_seq`` is left out: its signature no longer
-    fits what stands before it. ``kind``: ``cut`` replaced no message, ``summary`` has a summary that ``model``
-    made for ``usage``, ``dropped`` only a note, because no summary could be made. ``number`` counts the
-    conversation's compactions from 1; ``archived``: the replaced messages are in the workspace's archive.
+    fits what stands before it. ``kind``: ``cut`` replaced no message, ``summary`` has a summary that
+    ``model`` made for ``usage``, ``dropped`` only a note, because no summary could be made. ``number`` counts
+    the conversation's compactions from 1; ``archived``: what was replaced is in the workspace's archive.
     """
 
     kind: CompactionKind
@@ -30,7 +30,7 @@ class Compaction:
     cut_chars: int = 0
     thinking_through_seq: int = 0
     model: str = ""
-    usage: Usage = Usage()
+    usage: Usage = field(default_factory=Usage)
     number: int = 0
     created_at: int = 0
     archived: bool = False
