@@ -17,6 +17,7 @@ from host.parts import open_host
 from shared.errors import PicoError, StoreError
 from shared.ids import new_id
 from shared.settings import Settings
+from shared.settings.proxies import peers
 
 logger = logging.getLogger("picoclaw.host")
 
@@ -60,7 +61,7 @@ async def serve(settings: Settings, bound: socket.socket) -> int:
     for warning in settings.warnings:
         logger.warning("%s", warning)
     async with open_host(settings, new_id("host"), stop) as host:
-        server = _Server(_config(build_app(host)))
+        server = _Server(_config(build_app(host), settings.gateway.trusted_proxies))
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_on_signals, stop)
             tasks.start_soon(_answer, server, bound, tasks.cancel_scope)
@@ -84,14 +85,16 @@ async def _on_signals(stop: Callable[[str], None]) -> None:
             stop(signal.Signals(number).name)
 
 
-def _config(app: ASGIApp) -> uvicorn.Config:
+def _config(app: ASGIApp, proxies: tuple[str, ...]) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         log_config=None,
         access_log=False,
         server_header=False,
-        # Whoever calls could name any address in X-Forwarded-For and so escape the limit on failures.
-        proxy_headers=False,
+        # From anybody else than these X-Forwarded-For is worth nothing: whoever calls could name any
+        # address there and so escape the limit on failures. From these it is read from its right end.
+        proxy_headers=bool(proxies),
+        forwarded_allow_ips=peers(proxies),
         lifespan="off",
         ws="none",
         backlog=BACKLOG,

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
 
+from shared.settings.proxies import checked_proxies
 from shared.settings.section import Env, Section
 
 Dollars = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -114,7 +115,7 @@ class RateLimits(Section):
 
 
 class Gateway(Section):
-    """Where the host listens."""
+    """Where the host listens, and who may stand between it and its callers."""
 
     host: Annotated[str, Env("HOST")] = Field(
         default="127.0.0.1", min_length=1, description="Address to listen on"
@@ -122,3 +123,9 @@ class Gateway(Section):
     port: Annotated[int, Env("PORT")] = Field(
         default=9000, ge=0, le=65535, description="Port; 0 takes a free one"
     )
+    trusted_proxies: Annotated[tuple[str, ...], Env("TRUSTED_PROXIES")] = Field(
+        default=(),
+        description="Addresses and networks of the proxies in front, whose X-Forwarded-For is believed",
+    )
+
+    _proxies = field_validator("trusted_proxies")(checked_proxies)

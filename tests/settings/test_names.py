@@ -18,6 +18,7 @@ SPECIAL: dict[str, tuple[str, Any]] = {
     "model.base_url": ("https://model.example", "https://model.example"),
     "channels.telegram.api_base": ("https://bot.example", "https://bot.example"),
     "sandbox_min_level": ("1", 1),
+    "gateway.trusted_proxies": ("10.0.0.7, fd00::/8", ["10.0.0.7/32", "fd00::/8"]),
     "config_path": ("/nowhere/config.json", Path("/nowhere/config.json")),
     "model_list": ('[{"model_name": "a", "model": "m"}]', [{"model_name": "a", "model": "m"}]),
     "tools.mcp.servers": ('{"a": {"url": "http://a"}}', {"a": {"url": "http://a"}}),
