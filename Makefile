@@ -6,7 +6,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.stamp
 LOCK := requirements/dev.lock
-EXTRAS := --extra telegram --extra postgres --extra otel
+EXTRAS := --extra telegram --extra postgres --extra otel --extra image
 COMPILE := --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate -q \
   pyproject.toml --custom-compile-command "make lock"
 
@@ -58,6 +58,7 @@ bench: setup
 lock:
 	uv pip compile $(COMPILE) $(EXTRAS) -o requirements/runtime.lock
 	uv pip compile $(COMPILE) $(EXTRAS) --extra dev -o requirements/dev.lock
+	uv pip compile $(filter-out pyproject.toml,$(COMPILE)) requirements/build.in -o requirements/build.lock
 
 clean:
 	rm -rf $(VENV) .run
