@@ -7,6 +7,9 @@ from typing import Final
 
 DAY_MS: Final = 24 * 3600 * 1000
 
+KEY_LIFE_MS: Final = DAY_MS
+"""How long an idempotency key is kept, in milliseconds (http-api: "Idempotency")."""
+
 
 @dataclass(frozen=True, slots=True)
 class Retention:

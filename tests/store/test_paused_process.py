@@ -11,7 +11,8 @@ import pytest
 
 from shared.errors import Unavailable
 from shared.models import NewMessage, NewRun
-from shared.store.sqlite import engine, rows
+from shared.store.sqlite import engine
+from shared.store.sqlite.lease_clock import lease_now
 from tests.store.places import Places
 
 
@@ -29,11 +30,11 @@ async def test_a_process_paused_for_longer_than_its_lease_writes_nothing(places:
             assert _ask(holder, None) == "begun"
             assert _ask(holder, "write") == "written"
             holder.send_signal(signal.SIGSTOP)
-            until = rows.lease_now() + 1500
+            until = lease_now() + 1500
             with anyio.fail_after(10):
                 while not await store.runs.recover(2):
                     await anyio.sleep(0.02)
-            assert rows.lease_now() <= until + 1000
+            assert lease_now() <= until + 1000
             message = NewMessage("second", "user", [], "second")
             await store.runs.begin(NewRun("run-new", "c", message, owner="host", now=2, lease_ms=60_000))
             holder.send_signal(signal.SIGCONT)

@@ -8,7 +8,7 @@ from typing import Final
 from shared.errors import ConversationBusy, Duplicate, NotFound
 from shared.ids import SESSION, new_id
 from shared.models import Conversation, HistoryEntry, Message, Page
-from shared.store.sqlite import rows
+from shared.store import rows
 from shared.store.sqlite.engine import Database
 
 # A conversation runs as long as a run row says so: there is no second place that could be stale.

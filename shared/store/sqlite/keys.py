@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import sqlite3
-from typing import Final
 
 from shared import jsons
 from shared.errors import Conflict, KeyTaken
 from shared.models import Idempotency, KeyedAnswer
-
-KEY_LIFE_MS: Final = 24 * 3600 * 1000
-"""How long an idempotency key is kept, in milliseconds (http-api: "Idempotency")."""
+from shared.store.retention import KEY_LIFE_MS
 
 
 def keyed(connection: sqlite3.Connection, idempotency: Idempotency, now: int) -> KeyedAnswer | None:

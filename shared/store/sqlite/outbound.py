@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from shared.errors import NotFound
 from shared.ids import MESSAGE, new_id
 from shared.models import Outbound
-from shared.store.sqlite import rows
+from shared.store import rows
 from shared.store.sqlite.engine import Database
 
 

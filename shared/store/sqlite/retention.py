@@ -6,9 +6,8 @@ import sqlite3
 from collections.abc import Callable
 from typing import Final
 
-from shared.store.retention import Retention
+from shared.store.retention import KEY_LIFE_MS, Retention
 from shared.store.sqlite.engine import Database
-from shared.store.sqlite.keys import KEY_LIFE_MS
 
 LOOK_AT: Final = 1000
 """Run log rows looked at in one round, to find the tasks that have too many."""

@@ -25,22 +25,13 @@ from shared.models import (
     RunState,
     Spending,
 )
-from shared.store.sqlite import conversations, keys, rows, usage
+from shared.store import rows
+from shared.store.cut_off import cut_off
+from shared.store.sqlite import conversations, keys, usage
 from shared.store.sqlite.engine import Database
-
-RECOVERED_SEQ_GAP: Final = 1_000_000
-"""A recovered run's last event leaves this gap: a reader may have seen events that were not stored yet."""
+from shared.store.sqlite.lease_clock import lease_now
 
 HELD: Final = "id = ? AND fence = ? AND lease_owner = ? AND state = 'running' AND lease_until > ?"
-
-INTERRUPTED: Final = (
-    "The host stopped while this run was in flight. Its last step may have had an effect, so it was not "
-    "repeated; its finished steps are in the history."
-)
-RETRYABLE: Final = (
-    "The host stopped while this run was in flight. Its last step had no outward effect: "
-    "sending the message again is safe."
-)
 
 
 class SqliteRuns:
@@ -56,7 +47,7 @@ class SqliteRuns:
     async def renew(self, lease: Lease, lease_ms: int) -> None:
         """Prolong the lease; raises LeaseLost."""
         await self._db.write(
-            lambda connection: _hold(connection, lease, "lease_until = ?", rows.lease_now() + lease_ms)
+            lambda connection: _hold(connection, lease, "lease_until = ?", lease_now() + lease_ms)
         )
 
     async def append(
@@ -161,7 +152,7 @@ class SqliteRuns:
             stale = connection.execute(
                 """SELECT * FROM runs WHERE state = 'running'
                 AND (lease_until <= ?1 OR (?2 IS NOT NULL AND lease_owner <> ?2))""",
-                (rows.lease_now(), all_but),
+                (lease_now(), all_but),
             ).fetchall()
             for row in stale:
                 _cut_off(connection, row, now)
@@ -222,7 +213,7 @@ def _begin(connection: sqlite3.Connection, new: NewRun) -> Lease:
                 conversation_id,
                 fence[0],
                 new.owner,
-                rows.lease_now() + new.lease_ms,
+                lease_now() + new.lease_ms,
                 message_id,
                 new.now,
                 new.model,
@@ -259,7 +250,7 @@ def _paused_at(connection: sqlite3.Connection, conversation_id: str) -> str:
 def _hold(connection: sqlite3.Connection, lease: Lease, assignments: str, *values: Any) -> None:
     changed = connection.execute(
         f"UPDATE runs SET {assignments} WHERE {HELD}",
-        (*values, lease.run_id, lease.fence, lease.owner, rows.lease_now()),
+        (*values, lease.run_id, lease.fence, lease.owner, lease_now()),
     ).rowcount
     if changed != 1:
         raise LeaseLost(lease.run_id)
@@ -312,7 +303,7 @@ def _record(connection: sqlite3.Connection, run_id: str, events: Iterable[Event]
 def _end_stale(connection: sqlite3.Connection, conversation_id: str, now: int) -> None:
     stale = connection.execute(
         "SELECT * FROM runs WHERE conversation_id = ? AND state = 'running' AND lease_until <= ?",
-        (conversation_id, rows.lease_now()),
+        (conversation_id, lease_now()),
     ).fetchall()
     for row in stale:
         _cut_off(connection, row, now)
@@ -320,22 +311,12 @@ def _end_stale(connection: sqlite3.Connection, conversation_id: str, now: int) -
 
 def _cut_off(connection: sqlite3.Connection, row: sqlite3.Row, now: int) -> None:
     """End a run whose owner is gone, and tell whoever follows its events."""
-    error, code = (INTERRUPTED, "interrupted") if row["effect_ahead"] else (RETRYABLE, "retryable")
-    answer = {
-        "status": "error",
-        "conversation_id": row["conversation_id"],
-        "message_id": row["message_id"],
-        "run_id": row["id"],
-        "error": error,
-        "code": code,
-    }
+    ending = cut_off(row)
     connection.execute(
         "UPDATE runs SET state = 'error', finished_at = ?, error = ?, code = ?, answer = ? WHERE id = ?",
-        (now, error, code, jsons.dumps(answer), row["id"]),
+        (now, ending.error, ending.code, jsons.dumps(ending.answer), row["id"]),
     )
     unsettled = Spending(microdollars=row["reserved_microdollars"], unsettled_tokens=row["reserved_tokens"])
     usage.count(connection, row["conversation_id"], unsettled, now, runs=1)
     last = connection.execute("SELECT max(seq) FROM run_events WHERE run_id = ?", (row["id"],)).fetchone()[0]
-    seq = (last or 0) + RECOVERED_SEQ_GAP
-    told = Event(seq, "error", {"error": error, "code": code})
-    _record(connection, row["id"], [told, Event(seq + 1, "done", answer)], now)
+    _record(connection, row["id"], ending.events(last), now)

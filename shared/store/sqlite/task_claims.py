@@ -17,11 +17,12 @@ from shared import jsons
 from shared.catch_up import decide
 from shared.errors import InvalidInput, NotFound
 from shared.ids import TASK_RUN, new_id
-from shared.models import Task, TaskRun, TaskRunState
+from shared.models import TaskRunState
 from shared.schedules import parse
-from shared.store.sqlite import rows
-from shared.store.sqlite.task_outcomes import TRIES, Outcome, end
-from shared.store.sqlite.task_rows import (
+from shared.store.sqlite.lease_clock import lease_now
+from shared.store.sqlite.task_outcomes import end
+from shared.store.task_endings import TRIES, Claimed, Fate, Outcome, abandoned
+from shared.store.task_rows import (
     FREE,
     MANUAL,
     WAITS_FOR_CONVERSATION,
@@ -36,10 +37,6 @@ STEPS_AT_ONCE: Final = 16
 DEAD_AT_ONCE: Final = 64
 """How many dead owners' claims one transaction looks at."""
 
-Claimed = tuple[Task, TaskRun]
-
-ABANDONED: Final = "The host that ran this slot stopped before it finished; it was not run again because {}."
-
 
 class Pause(Enum):
     """Why a transaction ended without an answer."""
@@ -48,13 +45,6 @@ class Pause(Enum):
     """It did its share of work and there is more."""
     DEAD_RUN = auto()
     """A run's lease ran out; runs must be recovered before anyone can say which conversations are busy."""
-
-
-class Fate(Enum):
-    """What becomes of a dead owner's claim, when it has no outcome yet."""
-
-    RERUN = auto()
-    WAIT = auto()
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,13 +57,13 @@ class Claimant:
 
     def lease_until(self) -> int:
         """Return the end of a lease that starts now, on the lease clock."""
-        return rows.lease_now() + self.lease_ms
+        return lease_now() + self.lease_ms
 
 
 def claim_due(connection: sqlite3.Connection, by: Claimant) -> Claimed | Pause | None:
     """Claim what can run now: a dead owner's slot first, then the earliest due one."""
     dead = connection.execute(
-        "SELECT 1 FROM runs WHERE state = 'running' AND lease_until <= ? LIMIT 1", (rows.lease_now(),)
+        "SELECT 1 FROM runs WHERE state = 'running' AND lease_until <= ? LIMIT 1", (lease_now(),)
     ).fetchone()
     if dead is not None:
         return Pause.DEAD_RUN
@@ -220,7 +210,7 @@ def _take_over(connection: sqlite3.Connection, by: Claimant) -> Claimed | None:
     dead = connection.execute(
         """SELECT * FROM task_runs WHERE state = 'running' AND lease_until <= ?
         ORDER BY lease_until, number LIMIT ?""",
-        (rows.lease_now(), DEAD_AT_ONCE),
+        (lease_now(), DEAD_AT_ONCE),
     ).fetchall()
     for claim in dead:
         fate = _fate(connection, claim)
@@ -249,20 +239,16 @@ def _fate_without_effect(connection: sqlite3.Connection, claim: sqlite3.Row) -> 
     """Judge a claim whose run did nothing that can be seen from outside."""
     row = connection.execute("SELECT * FROM scheduled_tasks WHERE id = ?", (claim["task_id"],)).fetchone()
     if claim["slot"].startswith(MANUAL):
-        return _abandoned("a manual run is repeated by who asked for it")
+        return abandoned("a manual run is repeated by who asked for it")
     if claim["fence"] >= TRIES:
-        return _abandoned(f"{TRIES} hosts in a row stopped while they ran it", final=True)
+        return abandoned(f"{TRIES} hosts in a row stopped while they ran it", final=True)
     if row["plan"] != claim["plan"]:
-        return _abandoned("the schedule was changed meanwhile")
+        return abandoned("the schedule was changed meanwhile")
     if row["status"] != "active":
-        return _abandoned(f"the task is {row['status']}")
+        return abandoned(f"the task is {row['status']}")
     if row["context_mode"] == "group" and _busy(connection, row["conversation_id"]):
         return Fate.WAIT
     return Fate.RERUN
-
-
-def _abandoned(reason: str, *, final: bool = False) -> Outcome:
-    return Outcome(TaskRunState.ERROR, error=ABANDONED.format(reason), final=final)
 
 
 def _rerun(connection: sqlite3.Connection, claim: sqlite3.Row, by: Claimant) -> Claimed:

@@ -7,30 +7,10 @@ only from ``active``, the schedule only while its ``plan`` (which counts changes
 from __future__ import annotations
 
 import sqlite3
-from dataclasses import dataclass
-from typing import Final
 
 from shared.models import TaskRunState, TaskStatus
-from shared.store.sqlite.task_rows import FREE, MANUAL
-
-TRIES: Final = 3
-"""How often a ``once`` task is tried, and how often a slot is started whose host keeps dying."""
-
-BACKOFF_MS: Final = (60_000, 300_000)
-"""How long a ``once`` task waits after its first and its second failure, in milliseconds."""
-
-NOT_REPEATED: Final = frozenset({TaskRunState.CANCELLED, TaskRunState.PAUSED})
-"""Endings that somebody has to look at first."""
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How a slot ended; ``final``: whatever the task's rules, it is not tried again."""
-
-    state: TaskRunState
-    result: str | None = None
-    error: str | None = None
-    final: bool = False
+from shared.store.task_endings import Outcome
+from shared.store.task_rows import FREE, MANUAL
 
 
 def end(connection: sqlite3.Connection, claim: sqlite3.Row, outcome: Outcome, now: int) -> None:
@@ -70,12 +50,12 @@ def _end_once(
         _leave_active(connection, task_id, TaskStatus.COMPLETED)
         return
     failures += 1
-    again = not outcome.final and outcome.state not in NOT_REPEATED and failures < TRIES
+    again = outcome.next_try(failures, now)
     connection.execute(
         "UPDATE scheduled_tasks SET attempts = ?, next_run = ? WHERE id = ?",
-        (failures, now + BACKOFF_MS[failures - 1] if again else None, task_id),
+        (failures, again, task_id),
     )
-    if not again:
+    if again is None:
         _leave_active(connection, task_id, TaskStatus.FAILED)
 
 

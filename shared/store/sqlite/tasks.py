@@ -10,12 +10,15 @@ import anyio.lowlevel
 
 from shared.errors import Conflict, Duplicate, LeaseLost, NotFound
 from shared.models import Page, Task, TaskRun, TaskRunState, TaskStatus
+from shared.store import rows, task_rows
 from shared.store.contract import TaskMetrics
-from shared.store.sqlite import conversations, rows, task_claims, task_rows
+from shared.store.sqlite import conversations, task_claims
 from shared.store.sqlite.engine import Database
+from shared.store.sqlite.lease_clock import lease_now
 from shared.store.sqlite.runs import SqliteRuns
-from shared.store.sqlite.task_claims import Claimant, Claimed, Pause
-from shared.store.sqlite.task_outcomes import Outcome, end
+from shared.store.sqlite.task_claims import Claimant, Pause
+from shared.store.sqlite.task_outcomes import end
+from shared.store.task_endings import Claimed, Outcome
 
 COUNTED: Final = 10_000
 """How many due tasks are counted at most."""
@@ -131,7 +134,7 @@ class SqliteTasks:
 
     async def renew_claim(self, claim: TaskRun, lease_ms: int) -> None:
         """Prolong a claim; raises LeaseLost."""
-        until = rows.lease_now() + lease_ms
+        until = lease_now() + lease_ms
         await self._db.write(lambda connection: _hold(connection, claim, "lease_until = ?", until))
 
     async def attach(self, claim: TaskRun, run_id: str, conversation_id: str) -> None:
@@ -260,7 +263,7 @@ def _remove_own_conversation(connection: sqlite3.Connection, conversation_id: st
 
 
 def _holder(claim: TaskRun) -> tuple[str, int, str, int]:
-    return claim.id, claim.fence, claim.owner, rows.lease_now()
+    return claim.id, claim.fence, claim.owner, lease_now()
 
 
 def _hold(connection: sqlite3.Connection, claim: TaskRun, assignments: str, *values: Any) -> None:

@@ -6,21 +6,13 @@ import sqlite3
 from collections.abc import Callable
 from typing import Any, Final
 
-from shared.clock import iso
 from shared.errors import LeaseLost
-from shared.models import Amount, DayUsage, Lease, Page, Spending, Standing, Usage
-from shared.store.sqlite import rows
+from shared.models import Amount, DayUsage, Lease, Page, Spending, Standing
+from shared.store import rows
 from shared.store.sqlite.engine import Database
+from shared.store.sqlite.lease_clock import lease_now
+from shared.store.usage_rows import COUNTED, amount, counts, day_of, day_usage
 
-COUNTED: Final = (
-    "runs",
-    "input_tokens",
-    "output_tokens",
-    "cache_creation_input_tokens",
-    "cache_read_input_tokens",
-    "unsettled_tokens",
-    "microdollars",
-)
 COLUMNS: Final = ", ".join(COUNTED)
 PLACES: Final = ", ".join("?" * len(COUNTED))
 ADDED: Final = ", ".join(f"{name} = {name} + excluded.{name}" for name in COUNTED)
@@ -65,7 +57,7 @@ class SqliteUsage:
                     lease.run_id,
                     lease.fence,
                     lease.owner,
-                    rows.lease_now(),
+                    lease_now(),
                 ),
             ).rowcount
             if changed != 1:
@@ -83,7 +75,7 @@ class SqliteUsage:
                 f"SELECT NULL AS conversation_id, * FROM usage_by_day {where} ORDER BY day DESC LIMIT ?",
                 (*(before or ()), limit + 1),
             ).fetchall()
-            return rows.page(found, limit, _day_usage, lambda row: (row["day"],))
+            return rows.page(found, limit, day_usage, lambda row: (row["day"],))
 
         return await self._db.read(work)
 
@@ -104,30 +96,16 @@ class SqliteUsage:
 
         def work(connection: sqlite3.Connection) -> Page[DayUsage]:
             found = connection.execute(statement, (*values, limit + 1)).fetchall()
-            return rows.page(found, limit, _day_usage, lambda row: (row["day"], row["conversation_id"]))
+            return rows.page(found, limit, day_usage, lambda row: (row["day"], row["conversation_id"]))
 
         return await self._db.read(work)
-
-
-def day_of(now: int) -> str:
-    """Return the UTC day of an instant, such as ``2026-01-31``."""
-    return iso(now)[:10]
 
 
 def count(
     connection: sqlite3.Connection, conversation_id: str, spending: Spending, now: int, *, runs: int = 0
 ) -> None:
     """Add to the counters inside a transaction; a run that spent nothing is still a run."""
-    used = spending.usage
-    values = (
-        runs,
-        used.input_tokens,
-        used.output_tokens,
-        used.cache_creation_input_tokens,
-        used.cache_read_input_tokens,
-        spending.unsettled_tokens,
-        spending.microdollars,
-    )
+    values = counts(spending, runs)
     day = day_of(now)
     connection.execute(COUNT_DAY, (day, *values))
     connection.execute(COUNT_CONVERSATION, (day, *values, conversation_id))
@@ -139,26 +117,11 @@ def _standing(connection: sqlite3.Connection, lease: Lease, day: str) -> Standin
     ).fetchone()
     if owner is None:
         raise LeaseLost(lease.run_id)
-    of_conversation = _amount(connection.execute(SPENT_IN_CONVERSATION, (owner[0],)).fetchone())
-    of_day = _amount(connection.execute(SPENT_ON_DAY, (day,)).fetchone())
+    of_conversation = amount(connection.execute(SPENT_IN_CONVERSATION, (owner[0],)).fetchone())
+    of_day = amount(connection.execute(SPENT_ON_DAY, (day,)).fetchone())
     for row in connection.execute(RESERVED, (lease.run_id,)):
         reserved = Amount(row["reserved_tokens"], row["reserved_microdollars"])
         of_day += reserved
         if row["owner_id"] == owner[0]:
             of_conversation += reserved
     return Standing(of_conversation, of_day)
-
-
-def _amount(row: sqlite3.Row | None) -> Amount:
-    return Amount() if row is None else Amount(int(row[0]), int(row[1]))
-
-
-def _day_usage(row: sqlite3.Row) -> DayUsage:
-    usage = Usage(
-        row["input_tokens"],
-        row["output_tokens"],
-        row["cache_creation_input_tokens"],
-        row["cache_read_input_tokens"],
-    )
-    spending = Spending(usage, row["microdollars"], row["unsettled_tokens"])
-    return DayUsage(row["day"], row["conversation_id"], row["runs"], spending)

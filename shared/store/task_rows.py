@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import sqlite3
 from typing import Final
 
 from shared.models import Task, TaskRun, TaskRunState, TaskStatus
+from shared.store.rows import Row
 
 FREE: Final = 0
 """``waits``: the task can be claimed when it is due."""
@@ -18,7 +18,7 @@ MANUAL: Final = "manual-"
 """How the slot of a manual trigger starts; a scheduled one is its due time in milliseconds."""
 
 
-def task(row: sqlite3.Row) -> Task:
+def task(row: Row) -> Task:
     """Read a row of scheduled_tasks."""
     return Task(
         id=row["id"],
@@ -42,7 +42,7 @@ def task(row: sqlite3.Row) -> Task:
     )
 
 
-def task_run(row: sqlite3.Row) -> TaskRun:
+def task_run(row: Row) -> TaskRun:
     """Read a row of task_runs."""
     return TaskRun(
         id=row["id"],

@@ -1,12 +1,10 @@
-"""Rows to values, cursors to texts and back."""
+"""Rows of any engine to values, cursors to texts and back."""
 
 from __future__ import annotations
 
-import sqlite3
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from shared import jsons
 from shared.errors import InvalidInput
@@ -15,13 +13,13 @@ from shared.models import Conversation, Event, HistoryEntry, Message, Outbound, 
 T = TypeVar("T")
 
 
-def lease_now() -> int:
-    """Return the lease clock in milliseconds: since boot, so that a change of wall clock moves no lease."""
-    clock = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
-    return time.clock_gettime_ns(clock) // 1_000_000
+class Row(Protocol):
+    """A row as every engine's driver gives it: values by the column's name or place."""
+
+    def __getitem__(self, column: Any, /) -> Any: ...
 
 
-def conversation(row: sqlite3.Row) -> Conversation:
+def conversation(row: Row) -> Conversation:
     """Read a row of ``CONVERSATION_COLUMNS``."""
     return Conversation(
         id=row["id"],
@@ -35,7 +33,7 @@ def conversation(row: sqlite3.Row) -> Conversation:
     )
 
 
-def message(row: sqlite3.Row) -> Message:
+def message(row: Row) -> Message:
     """Read a visible message."""
     return Message(
         id=row["id"],
@@ -49,7 +47,7 @@ def message(row: sqlite3.Row) -> Message:
     )
 
 
-def history_entry(row: sqlite3.Row) -> HistoryEntry:
+def history_entry(row: Row) -> HistoryEntry:
     """Read a message for the model."""
     return HistoryEntry(
         role=row["role"],
@@ -62,7 +60,7 @@ def history_entry(row: sqlite3.Row) -> HistoryEntry:
     )
 
 
-def run(row: sqlite3.Row) -> Run:
+def run(row: Row) -> Run:
     """Read a run."""
     return Run(
         id=row["id"],
@@ -80,12 +78,12 @@ def run(row: sqlite3.Row) -> Run:
     )
 
 
-def event(row: sqlite3.Row) -> Event:
+def event(row: Row) -> Event:
     """Read a run's event."""
     return Event(seq=row["seq"], name=row["name"], data=jsons.loads(row["data"]))
 
 
-def outbound(row: sqlite3.Row) -> Outbound:
+def outbound(row: Row) -> Outbound:
     """Read an outbound message."""
     return Outbound(
         seq=row["seq"],
@@ -104,10 +102,10 @@ def usage_text(usage: Usage) -> str:
 
 
 def page(
-    rows: Sequence[sqlite3.Row],
+    rows: Sequence[Row],
     limit: int,
-    make: Callable[[sqlite3.Row], T],
-    key: Callable[[sqlite3.Row], Sequence[Any]],
+    make: Callable[[Row], T],
+    key: Callable[[Row], Sequence[Any]],
 ) -> Page[T]:
     """Make a page of ``limit`` items from ``limit + 1`` rows; ``key`` is what the next page starts after."""
     items = [make(row) for row in rows[:limit]]
