@@ -10,8 +10,10 @@ from shared import jsons
 from shared.compactions import Compaction
 from shared.errors import LeaseLost
 from shared.models import Lease, Spending, Usage
-from shared.store.sqlite import rows, usage
+from shared.store import rows
+from shared.store.sqlite import usage
 from shared.store.sqlite.engine import Database
+from shared.store.sqlite.lease_clock import lease_now
 
 HOLD: Final = """UPDATE runs SET reserved_tokens = 0, reserved_microdollars = 0
     WHERE id = ? AND fence = ? AND lease_owner = ? AND state = 'running' AND lease_until > ?"""
@@ -42,7 +44,7 @@ class SqliteCompactions:
         """Put a compaction in force and count what it cost; raises LeaseLost."""
 
         def work(connection: sqlite3.Connection) -> Compaction:
-            held = (lease.run_id, lease.fence, lease.owner, rows.lease_now())
+            held = (lease.run_id, lease.fence, lease.owner, lease_now())
             if connection.execute(HOLD, held).rowcount != 1:
                 raise LeaseLost(lease.run_id)
             number = connection.execute(NEXT, (lease.conversation_id,)).fetchone()[0]
