@@ -27,6 +27,9 @@ def _reasons(policy: SandboxPolicy, workspace: str, real: str) -> Iterator[str]:
         yield f"{real}: read and write, a device that is safe for all tools"
     if _beneath(real, workspace):
         yield f"{real}: read and write, inside the workspace {workspace}"
+    for skills in policy.skill_paths:
+        if _beneath(real, os.path.realpath(skills)):
+            yield f"{real}: read only, a skill in {skills}"
     for secret in policy.secret_paths:
         if _beneath(real, os.path.realpath(secret)):
             yield f"{real}: closed, {secret} stays secret in every mode"

@@ -106,7 +106,8 @@ class Guard:
         self._confined = policy.restrict_to_workspace
         self._workspace = workspace
         self._writable = [str(workspace), *(_fixed_part(path) for path in policy.write_paths)]
-        readable = [*self._writable, *(_fixed_part(path) for path in policy.read_paths), *_SYSTEM, *_KERNEL]
+        opened = [*(_fixed_part(path) for path in policy.read_paths), *map(str, policy.skill_paths)]
+        readable = [*self._writable, *opened, *_SYSTEM, *_KERNEL]
         self._readable = ["/"] if policy.allow_read_outside_workspace else readable
 
     def refusal(self, line: str, cwd: str | None = None) -> str | None:

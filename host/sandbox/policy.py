@@ -27,10 +27,11 @@ class SandboxPolicy:
     """The sandbox's rules. Immutable; made by the host from settings.
 
     ``workspace``: directory that relative paths start from. ``read_paths``, ``write_paths``: further
-    directories or anchored globs. ``secret_paths``: what no mode opens (store, configuration). ``min_level``:
-    below it file tools and exec are refused. ``uid``, ``gid``: the identity commands get when the host is
-    root; None chooses one. ``max_landlock_abi``: use no newer kernel feature than this ABI has (to try what
-    an older kernel holds). Raises ``Misconfigured`` if a secret lies inside the workspace.
+    directories or anchored globs. ``skill_paths``: directories of skills, readable and executable, never
+    writable. ``secret_paths``: what no mode opens (store, configuration). ``min_level``: below it file tools
+    and exec are refused. ``uid``, ``gid``: the identity commands get when the host is root; None chooses one.
+    ``max_landlock_abi``: use no newer kernel feature than this ABI has (to try what an older kernel holds).
+    Raises ``Misconfigured`` if a secret lies inside the workspace or inside a directory of skills.
     """
 
     workspace: Path
@@ -38,6 +39,7 @@ class SandboxPolicy:
     allow_read_outside_workspace: bool = False
     read_paths: tuple[str, ...] = ()
     write_paths: tuple[str, ...] = ()
+    skill_paths: tuple[Path, ...] = ()
     secret_paths: tuple[Path, ...] = ()
     exec_enabled: bool = True
     exec_timeout_ms: int = 60_000
@@ -57,6 +59,9 @@ class SandboxPolicy:
         for secret in self.secret_paths:
             if secret.resolve().is_relative_to(workspace):
                 raise Misconfigured(f"{secret} must stay secret, but lies inside the workspace {workspace}")
+            for skills in self.skill_paths:
+                if secret.resolve().is_relative_to(skills.resolve()):
+                    raise Misconfigured(f"{secret} must stay secret, but lies inside the skills {skills}")
 
 
 @dataclass(frozen=True, slots=True)

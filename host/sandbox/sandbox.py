@@ -111,6 +111,14 @@ class Sandbox:
         text = answer.get("text")
         return text if isinstance(text, str) else None
 
+    async def survey(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Look at the workspace's texts and skills (``worker/survey.py``) in one round trip.
+
+        The answer comes out of the sandbox: its shape is the caller's to check. Raises ``SandboxFault``.
+        """
+        fields = {"tool": "survey", "arguments": dict(arguments)}
+        return await self.request("file", HOST, self.policy.workspace, fields, within=FILE_TIMEOUT_S)
+
     async def forget(self, conversation_id: str) -> None:
         """End a conversation's worker and commands, and remove its private directory."""
         with contextlib.suppress(SandboxFault):
@@ -299,6 +307,7 @@ def _configuration(policy: SandboxPolicy, temporary: str) -> dict[str, Any]:
         "allow_read_outside_workspace": policy.allow_read_outside_workspace,
         "read_paths": list(policy.read_paths),
         "write_paths": list(policy.write_paths),
+        "skill_paths": [str(path) for path in policy.skill_paths],
         "secret_paths": [str(path) for path in policy.secret_paths],
         "allow_network": policy.allow_network,
         "uid": policy.uid,

@@ -17,6 +17,7 @@ class Config:
     allow_read_outside_workspace: bool
     read_paths: tuple[str, ...]
     write_paths: tuple[str, ...]
+    skill_paths: tuple[str, ...]
     secret_paths: tuple[str, ...]
     allow_network: bool
     uid: int | None

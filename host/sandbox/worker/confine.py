@@ -49,7 +49,8 @@ def metadata_mode(config: Config) -> seccomp.Metadata:
     if config.own_uid or not config.landlock_abi:
         return seccomp.Metadata.PERMISSIONS
     readable = config.read_paths or config.allow_read_outside_workspace
-    if readable or grants.owns_something_readable(grants.system_grants(config), os.geteuid()):
+    readonly = [*grants.system_grants(config), *grants.skill_grants(config)]
+    if readable or grants.owns_something_readable(readonly, os.geteuid()):
         return seccomp.Metadata.ALL
     return seccomp.Metadata.PATHS
 

@@ -153,7 +153,7 @@ def _existing(location: Location, path: str) -> os.stat_result | None:
         status = os.stat(location.name, dir_fd=location.directory, follow_symlinks=False)
     except FileNotFoundError:
         return None
-    _require_plain(path, status)
+    require_plain(path, status)
     return status
 
 
@@ -214,7 +214,7 @@ def _whole_text(location: Location, path: str) -> str:
     descriptor = os.open(location.name, flags, dir_fd=location.directory)
     with open(descriptor, "rb", closefd=True) as file:
         status = os.fstat(descriptor)
-        _require_plain(path, status)
+        require_plain(path, status)
         if status.st_size > WHOLE_BYTES:
             raise Refused(f"{path} is too large to edit ({status.st_size} bytes, the limit is {WHOLE_BYTES})")
         data = file.read(WHOLE_BYTES + 1)
@@ -244,7 +244,7 @@ def append_file(roots: Roots, arguments: Answer) -> Answer:
         except OSError as error:
             raise Refused(explain(path, error)) from error
         with open(descriptor, "ab", closefd=True, buffering=0) as file:
-            _require_plain(path, os.fstat(descriptor))
+            require_plain(path, os.fstat(descriptor))
             _write_all(file.write, content, path)
             os.fsync(descriptor)
             size = os.fstat(descriptor).st_size
@@ -335,13 +335,13 @@ def _regular(roots: Roots, path: str, flags: int) -> Iterator[int]:
     """Open a regular file of one name; never waits on a FIFO, never touches a device twice."""
     descriptor = roots.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY)
     try:
-        _require_plain(path, os.fstat(descriptor))
+        require_plain(path, os.fstat(descriptor))
         yield descriptor
     finally:
         os.close(descriptor)
 
 
-def _require_plain(path: str, status: os.stat_result) -> None:
+def require_plain(path: str, status: os.stat_result) -> None:
     """Refuse what is no ordinary file, and hard links: their other name may lie outside."""
     if stat.S_ISDIR(status.st_mode):
         raise Refused(f"{path} is a directory")

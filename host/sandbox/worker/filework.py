@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 
-from . import confine, files, privileges
+from . import confine, files, privileges, survey
 from .config import Config, Place
 from .frames import Channel, Closed, Frame
 from .paths import Refused, RootPath, Roots, root_paths
+
+TOOLS = {**files.TOOLS, "survey": survey.survey}
 
 
 def serve(channel: Channel, config: Config, place: Place, supervisor: int) -> None:
@@ -27,7 +29,7 @@ def answer(request: Frame, known: list[RootPath]) -> Frame:
     identity = request["id"]
     try:
         with Roots(known) as roots:
-            return {"id": identity, "ok": files.TOOLS[request["tool"]](roots, request["arguments"])}
+            return {"id": identity, "ok": TOOLS[request["tool"]](roots, request["arguments"])}
     except Refused as refusal:
         return {"id": identity, "error": str(refusal).encode("utf-8", "replace").decode()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, MemoryError) as error:

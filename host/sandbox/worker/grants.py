@@ -123,8 +123,13 @@ def worker_grants(config: Config, place: Place) -> list[Grant]:
         grants.extend(_everything(READ_WRITE))
     elif config.allow_read_outside_workspace:
         grants.extend(_everything(READ_EXECUTE))
-    own = [Grant(place.workspace, READ_WRITE), Grant(place.temporary, READ_WRITE)]
+    own = [Grant(place.workspace, READ_WRITE), Grant(place.temporary, READ_WRITE), *skill_grants(config)]
     return [*own, *(Grant(path, DEVICE) for path in DEVICES), *_outside_secrets(grants, config)]
+
+
+def skill_grants(config: Config) -> list[Grant]:
+    """Return what makes skills usable: like the workspace, they may lie inside a home that is closed."""
+    return [Grant(path, READ_EXECUTE) for path in config.skill_paths]
 
 
 def expand(patterns: Iterable[str]) -> Iterator[tuple[str, bool]]:

@@ -41,6 +41,7 @@ def root_paths(config: Config, place: Place) -> list[RootPath]:
     roots = [RootPath(place.workspace, True), RootPath(place.temporary, True)]
     roots += [RootPath(path, True, follow) for path, follow in expand(config.write_paths)]
     roots += [RootPath(path, False, follow) for path, follow in expand(config.read_paths)]
+    roots += [RootPath(path, False) for path in config.skill_paths]
     if not config.restrict_to_workspace:
         roots.append(RootPath("/", True))
     elif config.allow_read_outside_workspace:

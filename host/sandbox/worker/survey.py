@@ -1,0 +1,131 @@
+"""One look at what the host itself wants to know of a directory: a few texts, and the skills in it.
+
+The host asks at the beginning of every turn, so the answer is a stamp of what is there, and the content only
+if the stamp is not the one that the host knows. The stamp holds inode, size and change time (which, unlike
+the modification time, no agent can set): a tenth of the cost of reading.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import stat
+import time
+from collections.abc import Iterator
+from typing import Any, Final
+
+from .files import require_plain
+from .paths import Refused, Roots, explain
+
+Answer = dict[str, Any]
+
+SKILL_FILE: Final = "SKILL.md"
+NAMES_LOOKED_AT: Final = 10_000  # of a directory of skills, before it is sorted and cut
+SETTLED_NS: Final = 2_000_000_000  # a change this young may be followed by one with the same time stamp
+
+
+def survey(roots: Roots, arguments: Answer) -> Answer:
+    """Answer ``{stamp}`` if it is ``known``, else ``{stamp, texts, skills, more}``.
+
+    Arguments: ``texts`` is a list of ``{names, limit}``, of which the first name that exists is read;
+    ``skills`` a directory or None, ``most`` how many of its folders are looked at (in the order of their
+    names), ``limit`` how many bytes of each SKILL.md are read; ``hard_links`` whether those are welcome.
+    Answer: ``texts`` in their order, each ``{name, text}``, ``{name, fault}`` or None; ``skills`` with
+    ``{folder, text}`` or ``{folder, fault}``; ``more`` is how many folders were left out. A stamp is empty
+    while what it covers has just been changed.
+    """
+    folders, more = _folders(roots, arguments["skills"], arguments["most"])
+    paths = [name for wanted in arguments["texts"] for name in wanted["names"]]
+    paths += [_skill_path(arguments["skills"], folder) for folder in folders]
+    stamp = _stamp(roots, paths)
+    if stamp and stamp == arguments["known"]:
+        return {"stamp": stamp}
+    plain = not arguments["hard_links"]
+    texts = [_first(roots, wanted["names"], wanted["limit"], plain=plain) for wanted in arguments["texts"]]
+    skills = [
+        {"folder": _sayable(folder)}
+        | _content(roots, _skill_path(arguments["skills"], folder), arguments["limit"], plain=plain)
+        for folder in folders
+    ]
+    return {"stamp": stamp, "texts": texts, "skills": skills, "more": more}
+
+
+def _folders(roots: Roots, directory: str | None, most: int) -> tuple[list[str], int]:
+    """Return the folders' names, sorted, and how many more there are; links count, hidden names don't."""
+    names: list[str] = []
+    with contextlib.suppress(Refused):
+        if directory is not None:
+            with roots.directory(directory) as descriptor:
+                names = sorted(_visible(descriptor))
+    return names[:most], max(0, len(names) - most)
+
+
+def _visible(descriptor: int) -> Iterator[str]:
+    with os.scandir(descriptor) as entries:
+        for _, entry in zip(range(NAMES_LOOKED_AT), entries, strict=False):
+            if not entry.name.startswith(".") and (entry.is_symlink() or entry.is_dir(follow_symlinks=False)):
+                yield entry.name
+
+
+def _skill_path(directory: str, folder: str) -> str:
+    return f"{directory}/{folder}/{SKILL_FILE}"
+
+
+def _stamp(roots: Roots, paths: list[str]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    newest = 0
+    for path in paths:
+        status = _status(roots, path)
+        mark = "-"
+        if status is not None:
+            newest = max(newest, status.st_ctime_ns)
+            mark = (
+                f"{status.st_dev} {status.st_ino} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
+            )
+        digest.update(os.fsencode(f"{path}\0{mark}\n"))
+    return digest.hexdigest() if newest < time.time_ns() - SETTLED_NS else ""
+
+
+def _status(roots: Roots, path: str) -> os.stat_result | None:
+    """Look at a file; links are followed only below the root, where no foreign file system can hang us."""
+    try:
+        descriptor = roots.open(path, os.O_PATH)
+    except Refused:
+        return None
+    try:
+        return os.fstat(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _first(roots: Roots, names: list[str], limit: int, *, plain: bool) -> Answer | None:
+    for name in names:
+        found = _content(roots, name, limit, plain=plain)
+        if "missing" not in found:
+            return {"name": name} | found
+    return None
+
+
+def _content(roots: Roots, path: str, limit: int, *, plain: bool) -> Answer:
+    try:
+        descriptor = roots.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+    except Refused as refusal:
+        missing = isinstance(refusal.__cause__, FileNotFoundError)
+        return {"fault": _sayable(str(refusal))} | ({"missing": True} if missing else {})
+    try:
+        status = os.fstat(descriptor)
+        if plain or not stat.S_ISREG(status.st_mode):
+            require_plain(path, status)
+        return {"text": os.pread(descriptor, limit, 0).decode("utf-8", "replace")}
+    except Refused as refusal:
+        return {"fault": _sayable(str(refusal))}
+    except OSError as error:
+        return {"fault": _sayable(explain(path, error))}
+    finally:
+        os.close(descriptor)
+
+
+def _sayable(name: str) -> str:
+    """Return a name as text: what isn't UTF-8 in it can't go over the wire."""
+    return name.encode("utf-8", "replace").decode()
