@@ -38,6 +38,7 @@ from shared.models import (
     TaskRunState,
     TaskStatus,
 )
+from shared.store.channel_contract import ChannelBook
 from shared.store.compactions import Compactions
 
 
@@ -347,6 +348,9 @@ class Store(Protocol):
 
     @property
     def tasks(self) -> Tasks: ...
+
+    @property
+    def channels(self) -> ChannelBook: ...
 
     async def durable(self) -> None:
         """Return once everything committed so far is on the volume; raises NotDurable."""

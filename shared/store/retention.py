@@ -13,8 +13,9 @@ KEY_LIFE_MS: Final = DAY_MS
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """Delivered outbound messages and run events in milliseconds, run logs in rows per task."""
+    """Delivered outbound messages, run events, channels' ended work in milliseconds; run logs in rows."""
 
     outbound_ms: int = 7 * DAY_MS
     task_log: int = 100
     events_ms: int = DAY_MS
+    updates_ms: int = 7 * DAY_MS

@@ -223,7 +223,63 @@ FOURTH: Final = (
     ) STRICT""",
 )
 
-STEPS: Final[tuple[tuple[str, ...], ...]] = (FIRST, SECOND, THIRD, FOURTH)
+# Channels: who is in which conversation, what came in (the body goes once it is handled), what goes out.
+FIFTH: Final = (
+    """CREATE TABLE channel_chats (
+        number INTEGER PRIMARY KEY,
+        conversation_id TEXT NOT NULL REFERENCES conversations (id) ON DELETE CASCADE,
+        channel TEXT NOT NULL,
+        chat_id TEXT NOT NULL,
+        current INTEGER NOT NULL,
+        private INTEGER NOT NULL,
+        sender_id TEXT NOT NULL,
+        sender_name TEXT NOT NULL,
+        UNIQUE (conversation_id, channel, chat_id)
+    ) STRICT""",
+    "CREATE UNIQUE INDEX one_current_conversation ON channel_chats (channel, chat_id) WHERE current = 1",
+    "CREATE INDEX conversations_of_chat ON channel_chats (channel, chat_id, number)",
+    """CREATE TABLE channel_updates (
+        number INTEGER PRIMARY KEY AUTOINCREMENT,
+        channel TEXT NOT NULL,
+        update_id TEXT NOT NULL,
+        chat_id TEXT NOT NULL,
+        urgent INTEGER NOT NULL,
+        body TEXT NOT NULL,
+        received_at INTEGER NOT NULL,
+        run_id TEXT,
+        conversation_id TEXT,
+        draft_id TEXT,
+        settled_at INTEGER,
+        UNIQUE (channel, update_id)
+    ) STRICT""",
+    """CREATE INDEX updates_waiting ON channel_updates (channel, urgent, chat_id, number)
+        WHERE settled_at IS NULL""",
+    "CREATE INDEX updates_by_end ON channel_updates (settled_at) WHERE settled_at IS NOT NULL",
+    """CREATE TABLE channel_deliveries (
+        number INTEGER PRIMARY KEY AUTOINCREMENT,
+        conversation_id TEXT NOT NULL REFERENCES conversations (id) ON DELETE CASCADE,
+        channel TEXT NOT NULL,
+        chat_id TEXT NOT NULL,
+        source TEXT NOT NULL,
+        text TEXT NOT NULL,
+        reply_to TEXT,
+        draft_id TEXT,
+        parts_sent INTEGER NOT NULL DEFAULT 0,
+        attempts INTEGER NOT NULL DEFAULT 0,
+        not_before INTEGER NOT NULL DEFAULT 0,
+        error TEXT,
+        untold INTEGER NOT NULL DEFAULT 0,
+        created_at INTEGER NOT NULL,
+        ended_at INTEGER,
+        UNIQUE (channel, chat_id, source)
+    ) STRICT""",
+    "CREATE INDEX deliveries_waiting ON channel_deliveries (channel, chat_id, number) WHERE ended_at IS NULL",
+    "CREATE INDEX deliveries_untold ON channel_deliveries (channel, number) WHERE untold = 1",
+    "CREATE INDEX deliveries_of_conversation ON channel_deliveries (conversation_id)",
+    "CREATE INDEX deliveries_by_end ON channel_deliveries (ended_at) WHERE ended_at IS NOT NULL",
+)
+
+STEPS: Final[tuple[tuple[str, ...], ...]] = (FIRST, SECOND, THIRD, FOURTH, FIFTH)
 """Statements of each migration, oldest first. A landed one is never edited; a change is a new one."""
 
 SCHEMA_VERSION: Final = len(STEPS)

@@ -33,7 +33,8 @@ class Pruner:
     async def prune(self, now: int, limit: int) -> int:
         """Remove at most ``limit`` rows (a conversation counts as one); returns how many went."""
         gone = 0
-        for step in (self._outbound, self._events, self._keys, self._task_logs):
+        steps = (self._outbound, self._updates, self._deliveries, self._events, self._keys, self._task_logs)
+        for step in steps:
             gone += await self._db.write_apart(self._bound(step, now, limit - gone))
         orphans = await self._db.read_apart(
             lambda connection: connection.execute(
@@ -54,6 +55,21 @@ class Pruner:
             """DELETE FROM outbound_messages WHERE seq IN (SELECT seq FROM outbound_messages
             WHERE delivered_at <= ? ORDER BY delivered_at LIMIT ?)""",
             (now - self._keep.outbound_ms, limit),
+        ).rowcount
+
+    def _updates(self, connection: sqlite3.Connection, now: int, limit: int) -> int:
+        # Their ids are kept for as long as a channel could bring the same update once more.
+        return connection.execute(
+            """DELETE FROM channel_updates WHERE number IN (SELECT number FROM channel_updates
+            WHERE settled_at <= ? ORDER BY settled_at LIMIT ?)""",
+            (now - self._keep.updates_ms, limit),
+        ).rowcount
+
+    def _deliveries(self, connection: sqlite3.Connection, now: int, limit: int) -> int:
+        return connection.execute(
+            """DELETE FROM channel_deliveries WHERE number IN (SELECT number FROM channel_deliveries
+            WHERE ended_at <= ? AND untold = 0 ORDER BY ended_at LIMIT ?)""",
+            (now - self._keep.updates_ms, limit),
         ).rowcount
 
     def _events(self, connection: sqlite3.Connection, now: int, limit: int) -> int:

@@ -68,7 +68,7 @@ class SqliteRuns:
                 "effect_ahead = ?, reserved_tokens = 0, reserved_microdollars = 0",
                 effect_ahead,
             )
-            _store(connection, lease.conversation_id, lease.run_id, messages, now)
+            store_messages(connection, lease.conversation_id, lease.run_id, messages, now)
             if spent is not None:
                 usage.count(connection, lease.conversation_id, spent, now)
 
@@ -106,7 +106,7 @@ class SqliteRuns:
                 end.code,
                 jsons.dumps(end.answer),
             )
-            _store(connection, lease.conversation_id, lease.run_id, messages, now)
+            store_messages(connection, lease.conversation_id, lease.run_id, messages, now)
             _record(connection, lease.run_id, events, now)
             usage.count(connection, lease.conversation_id, end.spending, now, runs=1)
 
@@ -221,7 +221,7 @@ def _begin(connection: sqlite3.Connection, new: NewRun) -> Lease:
         )
     except sqlite3.IntegrityError as error:
         raise ConversationBusy(conversation_id) from error
-    _store(connection, conversation_id, new.run_id, messages, new.now)
+    store_messages(connection, conversation_id, new.run_id, messages, new.now)
     if new.idempotency is not None:
         keys.keep(connection, new.idempotency, new.run_id, conversation_id, new.now)
     return Lease(new.run_id, conversation_id, new.owner, fence[0], message_id)
@@ -256,13 +256,14 @@ def _hold(connection: sqlite3.Connection, lease: Lease, assignments: str, *value
         raise LeaseLost(lease.run_id)
 
 
-def _store(
+def store_messages(
     connection: sqlite3.Connection,
     conversation_id: str,
-    run_id: str,
+    run_id: str | None,
     messages: Sequence[NewMessage],
     now: int,
 ) -> None:
+    """Append messages to a conversation inside a transaction; ``run_id`` None: no run said them."""
     if not messages:
         return
     visible = sum(message.text is not None for message in messages)

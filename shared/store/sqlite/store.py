@@ -7,6 +7,7 @@ from pathlib import Path
 
 from shared.store.contract import StoreCounts
 from shared.store.retention import Retention
+from shared.store.sqlite.channels import SqliteChannels
 from shared.store.sqlite.compactions import SqliteCompactions
 from shared.store.sqlite.conversations import SqliteConversations
 from shared.store.sqlite.engine import Database, Shipper
@@ -36,6 +37,7 @@ class SqliteStore:
         self.usage = SqliteUsage(self._db)
         self.outbound = SqliteOutbound(self._db)
         self.tasks = SqliteTasks(self._db)
+        self.channels = SqliteChannels(self._db)
         self._pruner = Pruner(self._db, retention or Retention())
 
     async def durable(self) -> None:
