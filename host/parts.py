@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from functools import partial
 
 import anyio
 
@@ -20,7 +22,7 @@ from host.runs.prices import Prices
 from host.runs.service import RunLimits, RunService
 from host.runs.spec import RunSpec
 from host.runs.task_runs import TaskParts, TaskRunner
-from host.sandbox import Sandbox
+from host.sandbox import Sandbox, running_program
 from host.sandbox_settings import sandbox_policy
 from host.scheduler import Scheduler
 from host.tools.approvals import Approvals
@@ -75,7 +77,8 @@ class Host:
         if conversation_id == self.settings.main_conversation_id and not spec.scheduled:
             own.append(Approvals(self.runs.approve))
         servers = {**spec.mcp_servers, **self.operator_servers}
-        async with open_external(servers, self.reach) as external:
+        reach = replace(self.reach, spawn=partial(running_program, self.sandbox, conversation_id))
+        async with open_external(servers, reach) as external:
             yield OpenTools([*own, *external.toolsets], external.problems)
 
 

@@ -275,6 +275,7 @@ def _reason(error: BaseException) -> str:
     known = {
         "Forbidden": "is at an address that requests may not reach",
         "PermissionError": "is a program, and there is no sandbox to run it in",
+        "SandboxFault": "is a program, and the sandbox does not hold enough to run it in",
         "TooManyTools": "lists more tools than can be offered",
         "TimeoutError": "did not answer in time",
     }

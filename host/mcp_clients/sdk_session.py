@@ -159,12 +159,12 @@ async def _program(spawn: Spawn, config: ServerConfig) -> AsyncIterator[Transpor
     heard, incoming = anyio.create_memory_object_stream[SessionMessage | Exception](0)
     outgoing, said = anyio.create_memory_object_stream[SessionMessage](0)
     async with (
-        spawn((config.command, *config.args), config.env) as pipe,
-        anyio.create_task_group() as group,
         heard,
         incoming,
         outgoing,
         said,
+        spawn((config.command, *config.args), config.env) as pipe,
+        anyio.create_task_group() as group,
     ):
         group.start_soon(_until_gone, partial(_hear, pipe, heard))
         group.start_soon(_until_gone, partial(_say, pipe, said))

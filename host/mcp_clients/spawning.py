@@ -8,7 +8,7 @@ from contextlib import AbstractAsyncContextManager
 from anyio.abc import ByteStream
 
 Spawn = Callable[[Sequence[str], Mapping[str, str]], AbstractAsyncContextManager[ByteStream]]
-"""Runs a command with exactly this environment, confined; yields its stdin and stdout as one stream.
+"""Runs a command confined, with this environment and nothing of the host's; yields stdin and stdout.
 
 Leaving the context ends the program with everything it started.
 """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from host.sandbox.explain import explain_command, explain_path
 from host.sandbox.policy import Limits, SandboxPolicy, SandboxReport
+from host.sandbox.programs import running_program
 from host.sandbox.sandbox import Sandbox, SandboxFault
 
 __all__ = [
@@ -14,4 +15,5 @@ __all__ = [
     "SandboxReport",
     "explain_command",
     "explain_path",
+    "running_program",
 ]

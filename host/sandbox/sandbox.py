@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -105,7 +105,7 @@ class Sandbox:
         """
         fields = {"tool": "read_text", "arguments": {"path": path, "limit": limit}}
         try:
-            answer = await self.request("file", HOST, self.policy.workspace, fields, within=FILE_TIMEOUT_S)
+            answer = await self.request("file", HOST, self.policy.workspace, fields, FILE_TIMEOUT_S)
         except SandboxFault:
             return None
         text = answer.get("text")
@@ -122,7 +122,7 @@ class Sandbox:
     async def forget(self, conversation_id: str) -> None:
         """End a conversation's worker and commands, and remove its private directory."""
         with contextlib.suppress(SandboxFault):
-            await self.request("forget", conversation_id, self.policy.workspace, {}, within=FILE_TIMEOUT_S)
+            await self.request("forget", conversation_id, self.policy.workspace, {}, FILE_TIMEOUT_S)
 
     async def private_directory(self, conversation_id: str) -> str:
         """Return a conversation's TMPDIR. Raises ``SandboxFault``."""
@@ -131,23 +131,43 @@ class Sandbox:
         )
         return str(answer["temporary"])
 
+    async def require_level(self) -> None:
+        """Wait for the self-test; raises ``SandboxFault`` when less holds than the policy demands."""
+        with anyio.move_on_after(READY_TIMEOUT_S):
+            await self._ready.wait()
+        report = self._report
+        if report.level < self.policy.min_level:
+            raise SandboxFault(
+                f"refused: the sandbox reached level {report.level}, {self.policy.min_level} is required "
+                f"(missing: {', '.join(report.missing)})"
+            )
+
     async def request(
-        self, op: str, conversation: str, workspace: Path, fields: Mapping[str, Any], *, within: float
+        self,
+        op: str,
+        conversation: str,
+        workspace: Path,
+        fields: Mapping[str, Any],
+        within: float,
+        descriptors: list[int] | None = None,
     ) -> dict[str, Any]:
         """Make one request of the supervisor. Raises ``SandboxFault``; a cancelled caller's command is ended
         first.
 
-        ``within`` (seconds) is a last resort, the sandbox's own limits come first.
+        ``within`` (seconds) is a last resort, the sandbox's own limits come first. ``descriptors`` are handed
+        over with it: once sent they are closed here, and gone from the list.
         """
-        with anyio.move_on_after(READY_TIMEOUT_S):
-            await self._ready.wait()
-        self._require_level()
+        await self.require_level()
         number = next(self._ids)
         future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self._waiting[number] = future
         frame = {"id": number, "op": op, "conversation": conversation, "workspace": str(workspace), **fields}
+        if descriptors:
+            frame["descriptors"] = len(descriptors)
         try:
-            await self._send(frame)
+            await self._send(frame, descriptors or ())
+            while descriptors:
+                os.close(descriptors.pop())
             with anyio.fail_after(within):
                 answer = await asyncio.shield(future)
         except TimeoutError:
@@ -160,19 +180,11 @@ class Sandbox:
             self._waiting.pop(number, None)
         return _checked(answer)
 
-    def _require_level(self) -> None:
-        report = self._report
-        if report.level < self.policy.min_level:
-            raise SandboxFault(
-                f"refused: the sandbox reached level {report.level}, {self.policy.min_level} is required "
-                f"(missing: {', '.join(report.missing)})"
-            )
-
-    async def _send(self, frame: Mapping[str, Any]) -> None:
+    async def _send(self, frame: Mapping[str, Any], descriptors: Sequence[int] = ()) -> None:
         if self._wire is None:
             raise SandboxFault("the sandbox is restarting; try again")
         try:
-            await self._wire.send(frame)
+            await self._wire.send(frame, descriptors)
         except Disconnected:
             raise SandboxFault("the sandbox is restarting; try again") from None
         except (ValueError, TypeError) as error:

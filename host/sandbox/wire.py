@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import anyio
@@ -33,22 +33,26 @@ class Wire:
         """Close the socket; the supervisor takes that as the order to end."""
         self._socket.close()
 
-    async def send(self, frame: Mapping[str, Any]) -> None:
+    async def send(self, frame: Mapping[str, Any], descriptors: Sequence[int] = ()) -> None:
         """Send a frame whole, even if the caller is cancelled meanwhile. Raises ``Disconnected``,
         ``ValueError``.
+
+        ``descriptors`` go along with its first bytes; the other side gets copies.
         """
         body = dump_bytes(frame)
         if len(body) > MAX_FRAME:
             raise ValueError("larger than the sandbox takes")
         with anyio.CancelScope(shield=True):
             async with self._writing:
-                await self._write(_HEADER.pack(len(body)) + body)
+                await self._write(_HEADER.pack(len(body)) + body, descriptors)
 
-    async def _write(self, data: bytes) -> None:
+    async def _write(self, data: bytes, descriptors: Sequence[int]) -> None:
         rest = memoryview(data)
         while rest:
             try:
-                rest = rest[self._socket.send(rest) :]
+                sent = socket.send_fds(self._socket, [rest], descriptors) if descriptors else 0
+                descriptors = ()
+                rest = rest[sent or self._socket.send(rest) :]
             except BlockingIOError:
                 await anyio.wait_writable(self._socket)
             except OSError as error:

@@ -133,7 +133,7 @@ class SandboxToolset:
         return await self._request("file", {"tool": name, "arguments": arguments}, FILE_TIMEOUT_S)
 
     async def _request(self, op: str, fields: dict[str, Any], timeout_s: float) -> dict[str, Any]:
-        return await self._sandbox.request(op, self._conversation, self._workspace, fields, within=timeout_s)
+        return await self._sandbox.request(op, self._conversation, self._workspace, fields, timeout_s)
 
     async def _exec(self, arguments: dict[str, Any]) -> ToolResult:
         action = arguments.pop("action", "run")

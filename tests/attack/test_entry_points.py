@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,11 @@ SPAWNING_CALLS = {"fork", "forkpty", "system", "popen", "posix_spawn", "open_pro
 def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HostProcess]:
     root = tmp_path_factory.mktemp("entry")
     (root / "secret.txt").write_text(CANARY)
-    settings = {"SCHEDULER": "internal", "PICOCLAW_HEARTBEAT_ENABLED": "true"}
+    settings = {
+        "SCHEDULER": "internal",
+        "PICOCLAW_HEARTBEAT_ENABLED": "true",
+        "ALLOW_REQUEST_STDIO_MCP": "true",
+    }
     with running_model() as model, running_host(root / "host", model.url, settings) as process:
         yield process
 
@@ -104,6 +109,27 @@ def by_heartbeat(client: httpx2.Client, message: str, host: HostProcess) -> str:
     return client.post("/task/trigger", json={"task_id": "task-heartbeat"}).text
 
 
+def by_program(client: httpx2.Client, message: str, host: HostProcess) -> str:
+    """A program that a request brings along pries by itself: it takes no tool of ours for that."""
+    workspace = Path(host.environment["MEMORY_DIR"])
+    shutil.copy(ROOT / "tests/sandbox/stdio_server.py", workspace / "server.py")
+    secret = str(host.root.parent / "secret.txt")
+    tools = [
+        {"name": "mcp__p__read", "input": {"path": secret}},
+        {"name": "mcp__p__write", "input": {"path": f"{secret}.new", "text": "x"}},
+        {"name": "mcp__p__run", "input": {"command": f"cat {secret} /proc/*/environ; echo tried"}},
+        {
+            "name": "mcp__p__run",
+            "input": {"command": f"echo x > {secret}; kill -9 {host.process.pid if host.process else 0}"},
+        },
+    ]
+    body = {
+        "message": directive(steps=[{"tools": tools}, {"text": "told: $results"}]),
+        "mcp_servers": {"p": {"type": "stdio", "command": "python3", "args": ["-I", "server.py"]}},
+    }
+    return client.post("/chat", json=body).text
+
+
 ENTRY_POINTS: dict[str, Callable[[httpx2.Client, str, HostProcess], str]] = {
     "chat": by_chat,
     "stream": by_stream,
@@ -113,6 +139,7 @@ ENTRY_POINTS: dict[str, Callable[[httpx2.Client, str, HostProcess], str]] = {
     "group task": by_group_task,
     "internal scheduler": by_scheduler,
     "heartbeat": by_heartbeat,
+    "stdio MCP server": by_program,
 }
 
 
@@ -126,6 +153,15 @@ def test_nothing_outside_can_be_reached_by(name: str, host: HostProcess) -> None
     assert CANARY not in told
     assert secret.read_text() == CANARY
     assert not secret.with_name("secret.txt.new").exists()
+
+
+def test_a_program_of_a_request_is_refused_unless_the_operator_allows_it(tmp_path: Path) -> None:
+    body = {"message": "hi", "mcp_servers": {"p": {"type": "stdio", "command": "touch", "args": ["made"]}}}
+    with running_model() as model, running_host(tmp_path, model.url, {}) as host, host.client() as client:
+        answer = client.post("/chat", json=body)
+        assert answer.status_code == 400
+        assert "ALLOW_REQUEST_STDIO_MCP" in answer.text
+        assert not (Path(host.environment["MEMORY_DIR"]) / "made").exists()
 
 
 def test_a_persona_file_that_is_a_link_to_a_secret_brings_nothing_in(host: HostProcess) -> None:

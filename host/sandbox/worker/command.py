@@ -11,6 +11,7 @@ import contextlib
 import os
 import signal
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -90,8 +91,11 @@ class Prepared:
         with paths.Roots(paths.root_paths(config, Place(config.temporary, config.temporary))):
             frames.Decoder().feed(frames.encode({"command": ""}))  # rehearsed, as in the child
 
-    def start(self, config: Config, request: dict[str, Any]) -> Process:
-        """Start ``request["command"]`` in its place."""
+    def start(self, config: Config, request: dict[str, Any], streams: Sequence[int]) -> Process:
+        """Start ``request["command"]``, or ``request["program"]``, in its place.
+
+        ``streams``: stdin and stdout if they are not to be the reaper's; closed here.
+        """
         place = Place(request["workspace"], request["temporary"])
         writable = [g.path for g in grants.worker_grants(config, place) if g.access & Access.MAKE_REG]
         process = Process(self._pid, self._pidfd, self._output, self._input, self._listener, writable)
@@ -100,19 +104,21 @@ class Prepared:
                 paths.Roots(paths.root_paths(config, place)) as roots,
                 roots.directory(request.get("cwd") or ".") as directory,
             ):
-                process.fault = self._tell(request, directory)
+                process.fault = self._tell(request, [directory, *streams])
         except Refused as refusal:
             process.fault = str(refusal)
+        finally:
+            frames.close_all(streams)
         if not request.get("stdin"):
             process.close_input()
         return process
 
-    def _tell(self, request: dict[str, Any], directory: int) -> str | None:
-        """Hand over the working directory and the request, and wait for execve (end of stream) or a fault."""
+    def _tell(self, request: dict[str, Any], descriptors: list[int]) -> str | None:
+        """Hand over working directory, streams and request; wait for execve (end of stream) or a fault."""
         fault = self._fault
         with self._ours, contextlib.suppress(Closed):
             if not fault:
-                socket.send_fds(self._ours, [b"d"], [directory])
+                socket.send_fds(self._ours, [b"d"], descriptors)
                 Channel(self._ours).send(request)
                 fault = self._ours.recv(4096)
         return fault.decode("utf-8", "replace") or None
@@ -139,9 +145,12 @@ def _become_command(
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
         _filter(config, connection)
         _rehearse(config, system)
-        _, [directory], _, _ = socket.recv_fds(connection, 1, 1)
+        _, [directory, *given], _, _ = socket.recv_fds(connection, 1, 3, socket.MSG_CMSG_CLOEXEC)
         os.fchdir(directory)
         os.close(directory)
+        for number, stream in enumerate(given):
+            os.dup2(stream, number)
+            os.close(stream)
         _run(config, system, Channel(connection).receive(), connection)
     except (Closed, ValueError):  # the reaper went before there was a request
         os._exit(0)
@@ -163,16 +172,20 @@ def _rehearse(config: Config, system: grants.Prebuilt) -> None:
 def _run(config: Config, system: grants.Prebuilt, request: dict[str, Any], connection: socket.socket) -> None:
     """Enter the place, close the last door behind, and become the shell."""
     place = Place(request["workspace"], request["temporary"])
-    if not request.get("stdin"):
+    if not request.get("stdin") and not request.get("descriptors"):
         os.dup2(os.open("/dev/null", os.O_RDONLY), 0)
     system.complete(grants.worker_grants(config, place))
     if "probe" in request:
         connection.close()  # as execve would, or the reaper waits for it and answers nothing
         os.write(1, probe.attempts(request["probe"], place.temporary))
         os._exit(0)
+    surroundings = {**environment(config, place, os.getcwd()), **request.get("environment", {})}
+    if "program" in request:
+        words = request["program"]
+        os.execvpe(words[0], words, surroundings)  # noqa: S606 - searched in the PATH inside, without a shell
     shell = next(s for s in _SHELLS if os.path.exists(s))
     arguments = [shell.rpartition("/")[2], "-c", request["command"]]
-    os.execve(shell, arguments, environment(config, place, os.getcwd()))  # noqa: S606 - a shell is what exec is for
+    os.execve(shell, arguments, surroundings)  # noqa: S606 - a shell is what exec is for
 
 
 def _streams(input_inside: int, output_inside: int) -> None:

@@ -6,13 +6,16 @@ The other side may lie: lengths are bounded and anything but an object ends the 
 from __future__ import annotations
 
 import json
+import os
 import socket
 import struct
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 MAX_FRAME: Final = 32 << 20  # bytes; a written file of 16 MiB fits escaped
 _HEADER: Final = struct.Struct(">I")
 _CHUNK: Final = 256 << 10
+_MOST_DESCRIPTORS: Final = 16  # in one message; the kernel ends a read behind each message that carries any
 
 Frame = dict[str, Any]
 
@@ -61,10 +64,16 @@ def _object(body: bytes) -> Frame:
 
 
 class Channel:
-    """One end of a socket pair. ``receive`` and ``send`` wait; ``pull``, ``queue`` and ``flush`` never do."""
+    """One end of a socket pair. ``receive`` and ``send`` wait; ``pull``, ``queue`` and ``flush`` never do.
 
-    def __init__(self, connection: socket.socket) -> None:
+    ``takes_descriptors``: accept descriptors that come along (only from whom we trust; the kernel drops them
+    otherwise).
+    """
+
+    def __init__(self, connection: socket.socket, *, takes_descriptors: bool = False) -> None:
         self.socket = connection
+        self.takes_descriptors = takes_descriptors
+        self._descriptors: list[int] = []
         self._decoder = Decoder()
         self._arrived: list[Frame] = []
         self._outgoing = bytearray()
@@ -81,7 +90,7 @@ class Channel:
         """Wait for the next frame. Raises ``Closed`` at the end."""
         self.socket.setblocking(True)
         while not self._arrived:
-            data = self.socket.recv(_CHUNK)
+            data = self._take()
             if not data:
                 raise Closed("end of stream")
             self._arrived.extend(self._decoder.feed(data))
@@ -99,7 +108,7 @@ class Channel:
         """Return what has arrived so far. Raises ``Closed`` at the end."""
         self.socket.setblocking(False)
         try:
-            data = self.socket.recv(_CHUNK)
+            data: bytes | None = self._take()
         except BlockingIOError:
             data = None
         except OSError as error:
@@ -110,9 +119,29 @@ class Channel:
         self._arrived = []
         return frames
 
-    def queue(self, frame: Frame) -> None:
-        """Add a frame to what ``flush`` writes, and write what goes at once. Raises ``Closed``."""
-        self._outgoing += encode(frame)
+    def descriptors(self, count: int) -> list[int]:
+        """Return the next ``count`` descriptors that came along; they are the caller's now."""
+        taken, self._descriptors = self._descriptors[:count], self._descriptors[count:]
+        return taken
+
+    def _take(self) -> bytes:
+        if not self.takes_descriptors:
+            return self.socket.recv(_CHUNK)
+        flags = socket.MSG_CMSG_CLOEXEC
+        data, descriptors, _, _ = socket.recv_fds(self.socket, _CHUNK, _MOST_DESCRIPTORS, flags)
+        self._descriptors += descriptors
+        return data
+
+    def queue(self, frame: Frame, descriptors: Sequence[int] = ()) -> None:
+        """Add a frame to what ``flush`` writes, and write what goes at once. Raises ``Closed``.
+
+        ``descriptors`` go along; nothing may be pending then.
+        """
+        data = encode(frame)
+        if descriptors:
+            self.socket.setblocking(False)
+            data = data[socket.send_fds(self.socket, [data], descriptors) :]
+        self._outgoing += data
         self.flush()
 
     def flush(self) -> None:
@@ -131,3 +160,9 @@ class Channel:
     def pending(self) -> bool:
         """Whether ``flush`` still has something to write."""
         return bool(self._outgoing)
+
+
+def close_all(descriptors: Iterable[int]) -> None:
+    """Close descriptors."""
+    for descriptor in descriptors:
+        os.close(descriptor)

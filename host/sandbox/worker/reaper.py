@@ -36,6 +36,7 @@ def reap(channel: Channel, config: Config, supervisor: int) -> None:
     privileges.become(config.uid, config.gid)
     privileges.not_dumpable()
     prepared = command.Prepared(config)
+    channel.takes_descriptors = True  # the supervisor's: a program's own stdin and stdout
     try:
         request = channel.receive()
     except Closed:
@@ -75,7 +76,8 @@ class Run:
     def to_the_end(self) -> Frame:
         """Start the command, serve it until it ends or a limit is reached, and say what happened."""
         started = time.monotonic()
-        with contextlib.closing(self._prepared.start(self._config, self._request)) as process:
+        streams = self._channel.descriptors(self._request.get("descriptors", 0))
+        with contextlib.closing(self._prepared.start(self._config, self._request, streams)) as process:
             self._process = process
             if process.fault is not None:
                 return {"fault": process.fault}

@@ -24,13 +24,14 @@ from typing import Any, Final
 
 from . import filework, grants, identity, landlock, privileges, probe, reaper, seccomp, syscalls, tree
 from .config import Config
-from .frames import Channel, Closed, Frame
+from .frames import Channel, Closed, Frame, close_all
 from .jobs import Jobs
 from .places import Places
 
 WARM_REAPERS: Final = 2
 MAX_WORKERS: Final = 512
 PARALLEL_COMMANDS: Final = 8  # the kernel's own process limit, a backstop, allows so many at their limit
+REQUESTED: Final = ("command", "program", "environment", "cwd", "stdin", "timeout_ms")
 _TURN_MS: Final = 1000
 _END_S: Final = 3.0
 
@@ -50,7 +51,7 @@ class Child:
 def serve(descriptor: int) -> None:
     """Serve the host on an inherited socket until it closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    host = Channel(socket.socket(fileno=descriptor))
+    host = Channel(socket.socket(fileno=descriptor), takes_descriptors=True)
     host.socket.set_inheritable(False)
     try:
         Supervisor(host).run()
@@ -159,15 +160,19 @@ class Supervisor:
         if handler is None:
             self._fail(frame, "unknown operation")
             return
+        frame["streams"] = self._host.descriptors(frame.get("descriptors", 0))
         try:
             handler(frame)
         except OSError as error:
             self._fail(frame, f"the sandbox could not start a process: {error}")
+        finally:
+            close_all(frame["streams"])
 
     def _operations(self) -> dict[str, Callable[[Frame], None]]:
         return {
             "file": self._file,
             "exec": self._exec,
+            "spawn": self._exec,
             "cancel": self._cancel,
             "forget": self._forget,
             "place": self._place_of,
@@ -223,10 +228,11 @@ class Supervisor:
         place = self._places.of(frame["conversation"], frame["workspace"])
         child = self._warm.pop() if self._warm else self._fork(self._reap)
         child.conversation = frame["conversation"]
-        fields = {name: frame.get(name) for name in ("command", "cwd", "stdin", "timeout_ms")}
+        fields: Frame = {name: frame[name] for name in REQUESTED if name in frame}
         request = {**fields, "workspace": place.workspace, "temporary": place.temporary}
+        request["descriptors"] = len(frame["streams"])
         try:
-            child.channel.queue(request)
+            child.channel.queue(request, frame["streams"])
         except Closed:
             self._lose(child)
             raise OSError("the process that watches the command is gone") from None

@@ -1,0 +1,131 @@
+"""Programs that live longer than a call, with stdin and stdout for somebody to talk through."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Final
+
+import anyio
+import anyio.lowlevel
+from anyio.abc import ByteStream
+
+from host.sandbox.sandbox import Sandbox, SandboxFault
+
+END_GRACE_S: Final = 0.25
+"""How long a program may take to leave once its stdin is closed, before it is killed, in seconds."""
+_CHUNK: Final = 64 << 10
+
+logger = logging.getLogger("picoclaw.sandbox")
+
+
+@asynccontextmanager
+async def running_program(
+    sandbox: Sandbox, conversation_id: str, words: Sequence[str], environment: Mapping[str, str]
+) -> AsyncIterator[ByteStream]:
+    """Run a program in a conversation's workspace, confined as its commands are; yield its stdin and stdout.
+
+    ``words``: the program, looked up in the PATH inside, and its arguments; no shell reads them.
+    ``environment``: what it gets besides what every command has; nothing is the host's. It is held to a
+    command's memory and processes and ends, with everything it started, when the context is left, the
+    conversation is forgotten, or the sandbox or the host goes. Raises ``SandboxFault`` below the required
+    level; a program that can't be started, or dies, is an end of the stream.
+    """
+    await sandbox.require_level()
+    fields = {"program": list(words), "environment": dict(environment)}
+    ended = anyio.Event()
+
+    async def attend(theirs: list[int]) -> None:
+        workspace = sandbox.policy.workspace
+        try:
+            await sandbox.request("spawn", conversation_id, workspace, fields, math.inf, theirs)
+        except SandboxFault as fault:
+            logger.warning("A program in the sandbox failed: %s", fault)
+        finally:
+            ended.set()
+
+    with _Pipes() as pipes:
+        async with anyio.create_task_group() as group:
+            group.start_soon(attend, pipes.theirs)
+            try:
+                yield pipes
+                await pipes.send_eof()
+                with anyio.move_on_after(END_GRACE_S):
+                    await ended.wait()
+            finally:
+                group.cancel_scope.cancel()
+
+
+class _Pipes(ByteStream):
+    """Two pipes as one stream, without threads. ``theirs``: the program's stdin and stdout, in that order."""
+
+    def __init__(self) -> None:
+        stdin, to_program = os.pipe2(os.O_CLOEXEC)
+        from_program, stdout = os.pipe2(os.O_CLOEXEC)
+        self.theirs = [stdin, stdout]
+        self._input: int | None = to_program
+        self._output: int | None = from_program
+        for descriptor in (to_program, from_program):
+            os.set_blocking(descriptor, False)
+
+    def __enter__(self) -> _Pipes:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._close_input()
+        self._close_output()
+        while self.theirs:  # never handed over
+            os.close(self.theirs.pop())
+
+    async def receive(self, max_bytes: int = _CHUNK) -> bytes:
+        """Return what the program wrote. Raises ``EndOfStream``, ``ClosedResourceError``."""
+        await anyio.lowlevel.checkpoint()
+        while True:
+            if self._output is None:
+                raise anyio.ClosedResourceError
+            try:
+                data = os.read(self._output, max_bytes)
+            except BlockingIOError:
+                await anyio.wait_readable(self._output)
+                continue
+            if not data:
+                raise anyio.EndOfStream
+            return data
+
+    async def send(self, item: bytes) -> None:
+        """Write to the program. Raises ``BrokenResourceError``, ``ClosedResourceError``."""
+        await anyio.lowlevel.checkpoint()
+        rest = memoryview(item)
+        while rest:
+            if self._input is None:
+                raise anyio.ClosedResourceError
+            try:
+                rest = rest[os.write(self._input, rest) :]
+            except BlockingIOError:
+                await anyio.wait_writable(self._input)
+            except OSError as error:
+                raise anyio.BrokenResourceError from error
+
+    async def send_eof(self) -> None:
+        """Close the program's stdin."""
+        self._close_input()
+
+    async def aclose(self) -> None:
+        """Close both directions; the program itself is ended by leaving the context."""
+        self._close_input()
+        self._close_output()
+
+    def _close_input(self) -> None:
+        if self._input is not None:
+            anyio.notify_closing(self._input)
+            os.close(self._input)
+            self._input = None
+
+    def _close_output(self) -> None:
+        if self._output is not None:
+            anyio.notify_closing(self._output)
+            os.close(self._output)
+            self._output = None
