@@ -36,7 +36,9 @@ class McpServer(Section):
         default=None, min_length=1, description="The program that is the server (stdio)"
     )
     args: tuple[str, ...] = Field(default=(), description="Its arguments (stdio)")
-    env: dict[str, SecretStr] = Field(default_factory=dict, description="Its environment, besides what every command has (stdio)")
+    env: dict[str, SecretStr] = Field(
+        default_factory=dict, description="Its environment, added to a command's (stdio)"
+    )
     allowed_tools: tuple[str, ...] | None = Field(
         default=None, description="Only these of its tools; all when unset"
     )
