@@ -9,14 +9,16 @@ from starlette.routing import Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from host.api.chat import ChatApi
+from host.api.console import ConsoleApi, open_paths
 from host.api.control import ControlApi
 from host.api.health import Build, HealthApi, Volumes
 from host.api.metrics import MetricsApi
+from host.api.openai import OpenAiApi
 from host.api.openapi import OpenApi
 from host.api.tasks import TasksApi
 from host.api.usage import UsageApi
 from host.middleware.access_log import AccessLogMiddleware
-from host.middleware.bearer import BearerMiddleware
+from host.middleware.bearer import OPEN_PATHS, BearerMiddleware
 from host.middleware.body_limit import BodyLimitMiddleware
 from host.middleware.errors import ErrorsMiddleware
 from host.middleware.request_id import RequestIdMiddleware
@@ -41,7 +43,9 @@ def build_app(host: Host) -> ASGIApp:
             active_runs=lambda: host.runs.active_count,
             waiting_runs=lambda: host.runs.waiting_count,
         ).routes(),
+        *OpenAiApi(host.store, host.runs, settings).routes(),
         *OpenApi(settings.version).routes(),
+        *(ConsoleApi().routes() if settings.console else ()),
     ]
     tokens = [
         secret.get_secret_value()
@@ -55,6 +59,7 @@ def build_app(host: Host) -> ASGIApp:
         tokens=tokens,
         failures_per_minute=rates.failed_auth_per_minute,
         requests_per_minute=rates.requests_per_minute,
+        open_paths=OPEN_PATHS | open_paths() if settings.console else OPEN_PATHS,
     )
     app = BodyLimitMiddleware(app, limit=BODY_LIMIT)
     app = ErrorsMiddleware(app)

@@ -16,6 +16,13 @@ from starlette.routing import Route
 from host.api import shapes
 from host.api.chat import ChatRequest, ResumeRequest
 from host.api.control import StopRequest
+from host.api.openai_shapes import (
+    ChatCompletionRequest,
+    CompletionShape,
+    ModelShape,
+    ModelsShape,
+    OpenAiErrorShape,
+)
 from host.api.responses import JSON
 from host.api.tasks import CheckRequest, TaskChanges, TaskRequest, TriggerRequest
 
@@ -29,6 +36,7 @@ DESCRIPTIONS: Final = {
     "by": "day (all conversations together) or conversation; day if not given",
     "status": "Only tasks in this status",
     "Idempotency-Key": "1 to 200 characters; the same key with the same body is the same request, for 24 h",
+    "X-Conversation-ID": "The conversation: its id, or a name that gets one of its own",
     "Last-Event-ID": "Events after this one",
 }
 
@@ -47,6 +55,8 @@ class Operation:
     headers: Sequence[str] = ()
     errors: Sequence[int] = ()
     open: bool = False
+    streams: bool = False
+    error: type[BaseModel] = shapes.ErrorShape
 
 
 KEY: Final = ("Idempotency-Key",)
@@ -62,6 +72,7 @@ OPERATIONS: Final = (
         body=ChatRequest,
         headers=KEY,
         errors=(404, 409, 413, 415, 429, 503),
+        streams=True,
     ),
     Operation(
         "GET",
@@ -180,6 +191,21 @@ OPERATIONS: Final = (
         body=CheckRequest,
         errors=(503,),
     ),
+    Operation(
+        "POST",
+        "/v1/chat/completions",
+        "Say something, as OpenAI's clients do",
+        CompletionShape,
+        body=ChatCompletionRequest,
+        headers=("Idempotency-Key", "X-Conversation-ID"),
+        errors=(404, 409, 413, 415, 429, 503),
+        streams=True,
+        error=OpenAiErrorShape,
+    ),
+    Operation(
+        "GET", "/v1/models", "The models, as OpenAI's clients list them", ModelsShape, error=OpenAiErrorShape
+    ),
+    Operation("GET", "/v1/models/{id}", "One model", ModelShape, errors=(404,), error=OpenAiErrorShape),
     Operation("POST", "/control/stop", "Drain and exit", shapes.StopShape, body=StopRequest),
     Operation("GET", "/metrics", "The counters, for Prometheus", "text/plain"),
     Operation("GET", "/openapi.json", "This document", "application/json"),
@@ -206,7 +232,9 @@ def document(version: str) -> dict[str, Any]:
     """Return the OpenAPI 3.1 document."""
     models: set[type[BaseModel]] = {shapes.ErrorShape}
     for operation in OPERATIONS:
-        models |= {model for model in (operation.body, operation.answer) if isinstance(model, type)}
+        models |= {
+            model for model in (operation.body, operation.answer, operation.error) if isinstance(model, type)
+        }
     ordered = sorted(models, key=lambda model: model.__name__)
     _, schemas = models_json_schema(
         [(model, "validation") for model in ordered], ref_template="#/components/schemas/{model}"
@@ -232,12 +260,12 @@ def _operation(operation: Operation) -> dict[str, Any]:
         answer["content"] = {operation.answer: {}}
     elif operation.answer is not None:
         answer["content"] = _content(operation.answer)
-        if operation.path == "/chat" and operation.body is not None:
+        if operation.streams:
             answer["content"]["text/event-stream"] = {}
     responses = {str(operation.status): answer}
     usual = () if operation.open else (400, 401, 429, 500)
     for status in sorted({*operation.errors, *usual}):
-        responses[str(status)] = {"description": "An error", "content": _content(shapes.ErrorShape)}
+        responses[str(status)] = {"description": "An error", "content": _content(operation.error)}
     found: dict[str, Any] = {
         "summary": operation.summary,
         "operationId": _operation_id(operation),

@@ -26,7 +26,12 @@ def error_response(error: PicoError, request_id: str) -> JSON:
     conversation_id = getattr(error, "conversation_id", None)
     if conversation_id is not None:
         body["conversation_id"] = conversation_id
+    return JSON(body, status_code=error.status, headers=error_headers(error))
+
+
+def error_headers(error: PicoError) -> dict[str, str]:
+    """Return what an error says beside its body."""
     headers = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
     if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    return JSON(body, status_code=error.status, headers=headers)
+    return headers

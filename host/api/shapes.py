@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 class Shape(BaseModel):
     """An answer's body: exactly these fields."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", defer_build=True)
 
 
 class ErrorShape(Shape):

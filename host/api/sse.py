@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Final
 
 import anyio
@@ -36,14 +36,25 @@ def last_event_id(request: Request) -> int:
     return int(text)
 
 
-class EventStreamResponse:
-    """An ASGI response that sends events as they come, and comments while none come.
+class FrameStreamResponse:
+    """An ASGI response that sends frames as they come, and comments while none come.
 
-    A reader who goes away ends the response, not what it was reading.
+    A reader who goes away ends the response, not what it was reading; ``on_gone`` is told.
     """
 
-    def __init__(self, events: AsyncIterator[Event], *, heartbeat_s: float = HEARTBEAT_S) -> None:
-        self._events = events
+    def __init__(
+        self,
+        frames: AsyncIterator[bytes],
+        *,
+        opening: bytes = b"",
+        headers: Mapping[str, str] | None = None,
+        on_gone: Callable[[], None] | None = None,
+        heartbeat_s: float = HEARTBEAT_S,
+    ) -> None:
+        self._frames = frames
+        self._opening = opening
+        self._headers = dict(headers or {})
+        self._on_gone = on_gone
         self._heartbeat_s = heartbeat_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -51,9 +62,10 @@ class EventStreamResponse:
             (b"content-type", b"text/event-stream; charset=utf-8"),
             (b"cache-control", b"no-cache, no-transform"),
             (b"x-accel-buffering", b"no"),
+            *((name.lower().encode(), value.encode()) for name, value in self._headers.items()),
         ]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": RETRY, "more_body": True})
+        await send({"type": "http.response.body", "body": self._opening, "more_body": True})
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._watch, receive, tasks.cancel_scope)
             await self._send_all(send)
@@ -78,14 +90,27 @@ class EventStreamResponse:
 
     async def _produce(self, to_send: MemoryObjectSendStream[bytes]) -> None:
         async with to_send:
-            async for event in self._events:
-                await to_send.send(frame(event))
+            async for piece in self._frames:
+                await to_send.send(piece)
 
-    @staticmethod
-    async def _watch(receive: Receive, scope: anyio.CancelScope) -> None:
+    async def _watch(self, receive: Receive, scope: anyio.CancelScope) -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
+        if self._on_gone is not None:
+            self._on_gone()
         scope.cancel()
+
+
+class EventStreamResponse(FrameStreamResponse):
+    """The events of a run as they come."""
+
+    def __init__(self, events: AsyncIterator[Event], *, heartbeat_s: float = HEARTBEAT_S) -> None:
+        super().__init__(_framed(events), opening=RETRY, heartbeat_s=heartbeat_s)
+
+
+async def _framed(events: AsyncIterator[Event]) -> AsyncIterator[bytes]:
+    async for event in events:
+        yield frame(event)
 
 
 def _waiting(frames: MemoryObjectReceiveStream[bytes]) -> list[bytes]:

@@ -56,6 +56,7 @@ def prepare(environ: MutableMapping[str, str]) -> str:
         "PICOCLAW_HOME": str(Path(DEV_HOME).absolute()),
         "API_TOKEN": secrets.token_urlsafe(24),
         "LOG_FORMAT": "console",
+        "CONSOLE": "true",
     }
     for name, value in defaults.items():
         if not environ.get(name, "").strip():
@@ -83,7 +84,7 @@ def banner(settings: Settings, url: str, token: str) -> str:
   {settings.assistant_name} is ready at {url}
   Model: {model}
   State: {settings.home}
-
+{_console(settings, url, token)}
   Talk to it from another terminal:
 
     {_command()} chat
@@ -93,6 +94,13 @@ def banner(settings: Settings, url: str, token: str) -> str:
 
   Ctrl-C stops it.
 """
+
+
+def _console(settings: Settings, url: str, token: str) -> str:
+    """Return where the web console is; the token is typed there, so that no address ever holds it."""
+    if not settings.console:
+        return ""
+    return f"\n  In a browser:  {url}/console\n  Its token:     {token}\n"
 
 
 def _greet(settings: Settings, url: str, token: str, ended: threading.Event) -> None:

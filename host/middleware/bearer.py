@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import Final
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -31,15 +31,17 @@ class BearerMiddleware:
         tokens: Sequence[str],
         failures_per_minute: int = MOST_FAILURES,
         requests_per_minute: int = 0,
+        open_paths: Set[str] = OPEN_PATHS,
     ) -> None:
         self._app = app
+        self._open_paths = open_paths
         self._digests = [hashlib.sha256(token.encode()).digest() for token in tokens if token]
         # The failure that passes the limit is answered like the others; the next attempt is not looked at.
         self._failures = RateLimit(failures_per_minute and failures_per_minute + 1)
         self._requests = RateLimit(requests_per_minute)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
+        if scope["type"] == "http" and scope["path"] not in self._open_paths:
             self._check(scope)
         await self._app(scope, receive, send)
 

@@ -6,9 +6,11 @@ import logging
 from http import HTTPStatus
 
 from starlette.exceptions import HTTPException
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from host.api.responses import error_response
+from host.api.openai_shapes import PREFIX, openai_error
+from host.api.responses import error_headers, error_response
 from shared.errors import MethodNotAllowed, NotFound, PicoError
 
 logger = logging.getLogger("picoclaw.http")
@@ -40,7 +42,13 @@ class ErrorsMiddleware:
                 known = PicoError("The request failed inside the host.")
             if begun:
                 raise
-            await error_response(known, scope["request_id"])(scope, receive, send)
+            await _answer(known, scope)(scope, receive, send)
+
+
+def _answer(error: PicoError, scope: Scope) -> Response:
+    if scope["path"].startswith(PREFIX):
+        return openai_error(error, error_headers(error))
+    return error_response(error, scope["request_id"])
 
 
 def _known(error: Exception, scope: Scope) -> PicoError | None:

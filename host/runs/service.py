@@ -312,6 +312,8 @@ class RunService:
             return None
         text = self._redactor.text(spec.message)
         blocks = person_message(text, sender=spec.sender_name, time=iso(now))
+        if spec.preface:
+            blocks.insert(0, {"type": "text", "text": self._redactor.text(spec.preface)})
         return NewMessage(new_id(MESSAGE), "user", blocks, text, spec.sender, spec.sender_name)
 
     def _limit_ms(self, spec: RunSpec) -> int:

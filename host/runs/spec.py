@@ -22,7 +22,8 @@ class RunSpec:
     ``run_id`` and ``new_conversation_id`` are for a caller who has to write them down before the run begins.
     ``message`` None goes on where the conversation's last run paused; ``allow_tokens`` is then what it may
     use whatever the budgets say. ``thinking`` None leaves it to the settings. ``scheduled``: no person waits
-    for it, so it neither queues nor counts against its sender.
+    for it, so it neither queues nor counts against its sender. ``preface`` is what the model
+    reads in front of the message and people don't see; the caller says whose words it is.
     """
 
     message: str | None
@@ -43,6 +44,7 @@ class RunSpec:
     new_conversation_id: str | None = None
     allow_tokens: int | None = None
     scheduled: bool = False
+    preface: str = ""
 
 
 def outbound_view(message: Outbound, redactor: Redactor) -> dict[str, Any]:

@@ -140,6 +140,10 @@ class Settings(Section):
         default=False, description="Let requests bring MCP servers that are programs"
     )
 
+    console: Annotated[bool, Env("CONSOLE")] = Field(
+        default=False, description="Serve the web console at /console"
+    )
+
     agents: Agents
     model_list: tuple[ModelEntry, ...] = Field(
         default=(), description="`[{model_name, model, api_base, api_keys}]`"

@@ -72,6 +72,11 @@ def by_stream(client: httpx2.Client, message: str, host: HostProcess) -> str:
         return json.dumps(list(frames(response.iter_lines())))
 
 
+def by_openai_door(client: httpx2.Client, message: str, host: HostProcess) -> str:
+    body = {"model": "picoclaw", "messages": [{"role": "user", "content": message}]}
+    return client.post("/v1/chat/completions", json=body).text
+
+
 def by_main(client: httpx2.Client, message: str, host: HostProcess) -> str:
     return client.post("/chat", json={"message": message, "conversation_id": "main"}).text
 
@@ -133,6 +138,7 @@ def by_program(client: httpx2.Client, message: str, host: HostProcess) -> str:
 ENTRY_POINTS: dict[str, Callable[[httpx2.Client, str, HostProcess], str]] = {
     "chat": by_chat,
     "stream": by_stream,
+    "openai door": by_openai_door,
     "main conversation": by_main,
     "subagent": by_subagent,
     "isolated task": by_isolated_task,

@@ -1,0 +1,146 @@
+"""GET /console: the web console's files. They hold nothing, so they need no token; what they ask for does."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Route
+
+from shared.errors import NotFound
+
+HERE: Final = Path(__file__).parent.parent / "console"
+PAGE: Final = "/console"
+
+FILES: Final = (
+    "index.html",
+    "console.css",
+    "transcript.css",
+    "panels.css",
+    "icon.svg",
+    "api.js",
+    "app.js",
+    "chart.js",
+    "composer.js",
+    "conversation.js",
+    "conversations.js",
+    "dom.js",
+    "events.js",
+    "format.js",
+    "icons.js",
+    "inline.js",
+    "keys.js",
+    "login.js",
+    "markdown.js",
+    "messages.js",
+    "run.js",
+    "shell.js",
+    "steps.js",
+    "task_form.js",
+    "task_log.js",
+    "tasks.js",
+    "theme.js",
+    "usage.js",
+)
+"""All there is: a request's path is looked up here and never becomes a path of the file system."""
+
+KINDS: Final = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
+
+POLICY: Final = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "img-src 'self'",
+        "connect-src 'self'",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+        "require-trusted-types-for 'script'",
+        "trusted-types 'none'",
+    )
+)
+"""Nothing inline, nothing from elsewhere, and no text ever becomes HTML (https://www.w3.org/TR/CSP3/)."""
+
+HEADERS: Final = {
+    "Content-Security-Policy": POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cross-Origin-Embedder-Policy": "require-corp",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
+    # Asked for each time and answered by 304: after an update no page mixes old files with new ones.
+    "Cache-Control": "no-cache",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    content: bytes
+    kind: str
+    etag: str
+
+
+class ConsoleApi:
+    """The routes below /console."""
+
+    def routes(self) -> list[Route]:
+        """Return the routes."""
+        return [
+            Route(PAGE, self.page, methods=["GET"]),
+            Route(f"{PAGE}/", self.slash, methods=["GET"]),
+            Route(f"{PAGE}/{{name}}", self.file, methods=["GET"]),
+        ]
+
+    async def page(self, request: Request) -> Response:
+        """Return the page."""
+        return _answer(request, "index.html")
+
+    async def slash(self, request: Request) -> Response:
+        """Lead to the page, whose addresses are relative to it."""
+        return RedirectResponse("../console", status_code=308, headers=HEADERS)
+
+    async def file(self, request: Request) -> Response:
+        """Return one of the listed files."""
+        return _answer(request, request.path_params["name"])
+
+
+def open_paths() -> frozenset[str]:
+    """Return the paths that are served without a token."""
+    return frozenset({PAGE, f"{PAGE}/", *(f"{PAGE}/{name}" for name in FILES)})
+
+
+def _answer(request: Request, name: str) -> Response:
+    if name not in FILES:
+        raise NotFound("There is nothing at this path.")
+    file = _file(name)
+    headers = {**HEADERS, "ETag": file.etag}
+    if _matches(request.headers.get("if-none-match", ""), file.etag):
+        return Response(status_code=304, headers=headers)
+    return Response(file.content, media_type=file.kind, headers=headers)
+
+
+@cache
+def _file(name: str) -> _File:
+    """Return a listed file, read once."""
+    path = HERE / name
+    content = path.read_bytes()
+    return _File(content, KINDS[path.suffix], f'"{hashlib.sha256(content).hexdigest()[:32]}"')
+
+
+def _matches(wanted: str, etag: str) -> bool:
+    """Compare as RFC 9110, section 13.1.2 says: weakly, any of a list, or anything."""
+    tags = [tag.strip().removeprefix("W/") for tag in wanted.split(",")]
+    return etag in tags or tags == ["*"]

@@ -1,0 +1,184 @@
+"""The shapes of OpenAI's chat API, as far as the door takes and gives them.
+
+Source: the API reference of chat completions, models and errors (https://platform.openai.com/docs/api-reference).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+
+from host.api.body import Body, Text
+from host.api.responses import JSON
+from host.api.shapes import Shape
+from shared.errors import PicoError
+
+PREFIX: Final = "/v1/"
+"""Everything below answers, and fails, in OpenAI's shapes."""
+
+NO_RETRY: Final = {"x-should-retry": "false"}
+"""What the official clients obey: the message is stored, so sending it again would say it twice."""
+
+
+def _text_of(value: Any) -> Any:
+    """Return a message's content as one text: a string, or the text parts of a list."""
+    if value is None:
+        return ""
+    if not isinstance(value, list):
+        return _plain(value)
+    return "\n".join(_part(part) for part in value)
+
+
+def _part(part: Any) -> str:
+    kind = part.get("type") if isinstance(part, dict) else None
+    if kind not in ("text", "refusal"):
+        named = kind if isinstance(kind, str) and len(kind) < 40 else "such"
+        raise ValueError(f"{named} parts are not taken; only text is")
+    return str(_plain(part.get(kind)))
+
+
+def _plain(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError("must be a text or a list of text parts")
+    if "\x00" in value:
+        raise ValueError("must not contain the character U+0000")
+    return value
+
+
+Content = Annotated[
+    str,
+    BeforeValidator(_text_of),
+    WithJsonSchema(
+        {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "object"}}, {"type": "null"}]}
+    ),
+]
+
+
+class Tolerant(Body):
+    """A body whose unknown fields mean nothing: chat programs send many."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+class DoorMessage(Tolerant):
+    """One message as a chat program tells it."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    content: Content = ""
+    name: Annotated[Text | None, Field(max_length=200)] = None
+
+
+class StreamOptions(Tolerant):
+    """What a stream ends with."""
+
+    include_usage: bool | None = None
+
+
+class ChatCompletionRequest(Tolerant):
+    """POST /v1/chat/completions: the fields that have an effect."""
+
+    model: Annotated[Text, Field(min_length=1, max_length=200)]
+    messages: Annotated[list[DoorMessage], Field(min_length=1, max_length=10_000)]
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    user: Annotated[Text | None, Field(max_length=200)] = None
+    n: Annotated[int | None, Field(ge=1, le=1)] = None
+    reasoning_effort: Text | None = None
+
+
+class ModelShape(Shape):
+    """A model that may be asked for."""
+
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+
+
+class ModelsShape(Shape):
+    """All models."""
+
+    object: Literal["list"]
+    data: list[ModelShape]
+
+
+class CompletionMessageShape(Shape):
+    """What the agent answers."""
+
+    role: Literal["assistant"]
+    content: str
+    refusal: None = None
+    reasoning_content: str | None = None
+
+
+class ChoiceShape(Shape):
+    """The one choice."""
+
+    index: Literal[0]
+    message: CompletionMessageShape
+    logprobs: None = None
+    finish_reason: Literal["stop", "length", "content_filter"]
+
+
+class TokenDetailsShape(Shape):
+    """Of the prompt's tokens, those read from the cache."""
+
+    cached_tokens: int
+
+
+class CompletionUsageShape(Shape):
+    """Tokens of all model calls of the run."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: TokenDetailsShape
+
+
+class CompletionShape(Shape):
+    """The answer without ``stream``."""
+
+    id: str
+    object: Literal["chat.completion"]
+    created: int
+    model: str
+    choices: list[ChoiceShape]
+    usage: CompletionUsageShape
+
+
+class OpenAiFaultShape(Shape):
+    """What went wrong."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class OpenAiErrorShape(BaseModel):
+    """Every error below /v1."""
+
+    error: OpenAiFaultShape
+
+
+TYPES: Final = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+
+
+def error_body(message: str, status: int, code: str | None) -> dict[str, Any]:
+    """Return an error as OpenAI's clients read it; ``param`` is the field that the sentence begins with."""
+    kind = TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
+    if code == "insufficient_quota":
+        kind = code
+    field, colon, _ = message.partition(": ")
+    named = status == 400 and colon and " " not in field
+    return {"error": {"message": message, "type": kind, "param": field if named else None, "code": code}}
+
+
+def openai_error(error: PicoError, headers: Mapping[str, str]) -> JSON:
+    """Return a refusal in OpenAI's shape, with the headers that it has anyway."""
+    code = "invalid_api_key" if error.status == 401 else error.code
+    return JSON(
+        error_body(error.message, error.status, code), status_code=error.status, headers=dict(headers)
+    )

@@ -1,0 +1,439 @@
+"""The OpenAI-compatible door, by the official client and by what chat programs really send."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx2
+import openai
+import pytest
+from jsonschema import Draft202012Validator
+
+from host.api.openai_shapes import CompletionShape, ModelsShape, OpenAiErrorShape
+from tests.http.conftest import MakeHost, configure
+from tests.running import TOKEN, HostProcess, ModelProcess, directive, until
+
+ASSISTANT = "picoclaw"
+
+
+def user(text: str) -> Any:
+    return {"role": "user", "content": text}
+
+
+def said(text: str) -> Any:
+    return {"role": "assistant", "content": text}
+
+
+def door(host: HostProcess, **options: Any) -> openai.OpenAI:
+    return openai.OpenAI(
+        base_url=f"{host.url}/v1", api_key=TOKEN, http_client=httpx2.Client(trust_env=False), **options
+    )
+
+
+@pytest.fixture
+def gpt(host: HostProcess) -> Iterator[openai.OpenAI]:
+    with door(host, max_retries=0) as client:
+        yield client
+
+
+@pytest.fixture
+async def async_gpt(host: HostProcess) -> AsyncIterator[openai.AsyncOpenAI]:
+    transport = httpx2.AsyncClient(trust_env=False)
+    async with openai.AsyncOpenAI(
+        base_url=f"{host.url}/v1", api_key=TOKEN, max_retries=0, http_client=transport
+    ) as client:
+        yield client
+
+
+def asked(model: ModelProcess) -> list[dict[str, Any]]:
+    """The messages of the last request that the model got."""
+    said = [one["body"]["messages"] for one in model.requests() if one["path"] == "/v1/messages"]
+    return list(said[-1])
+
+
+def test_an_answer_is_as_the_official_client_reads_it(gpt: openai.OpenAI) -> None:
+    message = directive(text="hello there")
+    answer = gpt.chat.completions.create(model=ASSISTANT, messages=[user(message)])
+    assert answer.choices[0].message.content == "hello there"
+    assert answer.choices[0].finish_reason == "stop"
+    assert answer.usage is not None
+    assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens > 0
+    assert answer.id.startswith("chatcmpl-run-")
+    assert answer.model == ASSISTANT
+
+
+def test_a_stream_carries_the_same_text_its_ending_and_the_usage(gpt: openai.OpenAI) -> None:
+    message = directive(text="one two three", deltas=["one ", "two ", "three"])
+    chunks = list(
+        gpt.chat.completions.create(
+            model=ASSISTANT,
+            messages=[user(message)],
+            stream=True,
+            stream_options={"include_usage": True},
+        )
+    )
+    deltas = [choice.delta.content for chunk in chunks for choice in chunk.choices]
+    assert "".join(filter(None, deltas)) == "one two three"
+    assert len({chunk.id for chunk in chunks}) == 1
+    assert chunks[0].choices[0].delta.role == "assistant"
+    assert [choice.finish_reason for chunk in chunks for choice in chunk.choices][-1] == "stop"
+    assert chunks[-1].choices == []
+    assert chunks[-1].usage is not None
+    assert chunks[-1].usage.total_tokens > 0
+    plain = gpt.chat.completions.create(model=ASSISTANT, messages=[user(message)], stream=True)
+    assert all(chunk.usage is None for chunk in plain)
+
+
+async def test_the_asynchronous_client_is_served_too(async_gpt: openai.AsyncOpenAI) -> None:
+    message = directive(text="async words")
+    answer = await async_gpt.chat.completions.create(model=ASSISTANT, messages=[user(message)])
+    assert answer.choices[0].message.content == "async words"
+    stream = await async_gpt.chat.completions.create(model=ASSISTANT, messages=[user(message)], stream=True)
+    assert "".join([chunk.choices[0].delta.content or "" async for chunk in stream]) == "async words"
+    assert ASSISTANT in [model.id async for model in await async_gpt.models.list()]
+
+
+def test_a_stream_ends_as_the_protocol_wants_and_begins_without_anything_else(client: httpx2.Client) -> None:
+    body = {"model": ASSISTANT, "messages": [user("hi")], "stream": True}
+    with client.stream("POST", "/v1/chat/completions", json=body) as response:
+        assert response.headers["content-type"].startswith("text/event-stream")
+        text = response.read().decode()
+    lines = [line for line in text.splitlines() if line]
+    assert all(line.startswith("data: ") for line in lines)
+    assert lines[-1] == "data: [DONE]"
+
+
+def test_messages_said_on_the_way_are_paragraphs_of_the_answer(gpt: openai.OpenAI) -> None:
+    say = {"name": "mcp__picoclaw__send_message", "input": {"text": "on my way"}}
+    message = directive(steps=[{"tools": [say]}, {"text": "there"}])
+    answer = gpt.chat.completions.create(model=ASSISTANT, messages=[user(message)])
+    assert answer.choices[0].message.content == "on my way\n\nthere"
+    stream = gpt.chat.completions.create(model=ASSISTANT, messages=[user(message)], stream=True)
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in stream) == "on my way\n\nthere"
+
+
+def test_thinking_is_told_when_it_is_asked_for(gpt: openai.OpenAI) -> None:
+    message = directive(text="so", thinking="let me see")
+    answer = gpt.chat.completions.create(model=ASSISTANT, messages=[user(message)], reasoning_effort="high")
+    extra = answer.choices[0].message.model_extra or {}
+    assert extra["reasoning_content"] == "let me see"
+
+
+# Which conversation
+
+
+def test_the_same_user_goes_on_in_the_same_conversation(
+    gpt: openai.OpenAI, client: httpx2.Client, model: ModelProcess
+) -> None:
+    create = gpt.chat.completions.with_raw_response.create
+    first = create(model=ASSISTANT, messages=[user("my cat is called Miso")], user="alice@door")
+    second = create(model=ASSISTANT, messages=[user("what is it called?")], user="alice@door")
+    other = create(model=ASSISTANT, messages=[user("and mine?")], user="bob@door")
+    ids = [answer.headers["x-conversation-id"] for answer in (first, second, other)]
+    assert ids[0] == ids[1] != ids[2]
+    stored = client.get(f"/chat/{ids[0]}/messages").json()["messages"]
+    assert [item["content"] for item in stored if item["role"] == "user"] == [
+        "my cat is called Miso",
+        "what is it called?",
+    ]
+    assert {item["sender"] for item in stored if item["role"] == "user"} == {"alice@door"}
+    assert "Miso" not in json.dumps(asked(model))
+
+
+def test_a_header_picks_a_conversation_by_its_id_or_by_a_name(
+    gpt: openai.OpenAI, client: httpx2.Client
+) -> None:
+    made = client.post("/chat", json={"message": "by the API"}).json()["conversation_id"]
+
+    def at(**headers: str) -> str:
+        raw = gpt.chat.completions.with_raw_response.create(
+            model=ASSISTANT, messages=[user("go on")], extra_headers=headers
+        )
+        return str(raw.headers["x-conversation-id"])
+
+    assert at(**{"X-Conversation-ID": made}) == made
+    assert at(**{"X-Conversation-ID": "main"}) == "main"
+    named = at(**{"X-OpenWebUI-Chat-Id": "8f1c2c1e-0000"})
+    assert named == at(**{"X-Conversation-ID": "8f1c2c1e-0000"})
+    with pytest.raises(openai.NotFoundError, match="conversation_id not found"):
+        at(**{"X-Conversation-ID": "conv-none"})
+    with pytest.raises(openai.BadRequestError, match="at most 200"):
+        at(**{"X-Conversation-ID": "x" * 201})
+
+
+def test_a_user_s_name_never_reaches_a_conversation_that_it_could_guess(gpt: openai.OpenAI) -> None:
+    raw = gpt.chat.completions.with_raw_response.create(
+        model=ASSISTANT, messages=[user("let me in")], user="main"
+    )
+    assert raw.headers["x-conversation-id"] != "main"
+
+
+def test_a_client_that_resends_everything_goes_on_in_its_conversation(
+    gpt: openai.OpenAI, client: httpx2.Client
+) -> None:
+    messages = [{"role": "system", "content": "Be brief."}, user("stateless: my dog is Rex")]
+    ids = []
+    for question in ("what is he called?", "and how old?"):
+        raw = gpt.chat.completions.with_raw_response.create(model=ASSISTANT, messages=messages)
+        ids.append(raw.headers["x-conversation-id"])
+        messages += [said(str(raw.parse().choices[0].message.content)), user(question)]
+    assert ids[0] == ids[1]
+    stored = client.get(f"/chat/{ids[0]}/messages").json()["messages"]
+    assert [item["content"] for item in stored if item["role"] == "user"] == [
+        "stateless: my dog is Rex",
+        "what is he called?",
+    ]
+
+
+def test_an_edited_or_regenerated_answer_branches_off_with_what_was_said_before(
+    gpt: openai.OpenAI, model: ModelProcess, client: httpx2.Client
+) -> None:
+    create = gpt.chat.completions.with_raw_response.create
+    first = create(model=ASSISTANT, messages=[user("branch: my bird is Kiwi")])
+    answer = str(first.parse().choices[0].message.content)
+    question = [user("branch: my bird is Kiwi"), said(answer), user("sing <b>")]
+    second = create(model=ASSISTANT, messages=question)
+    again = create(model=ASSISTANT, messages=question)
+    ids = [raw.headers["x-conversation-id"] for raw in (first, second, again)]
+    assert ids[0] == ids[1] != ids[2]
+    told = json.dumps(asked(model))
+    assert "<earlier_messages>" in told
+    assert "my bird is Kiwi" in told
+    shown = client.get(f"/chat/{ids[2]}/messages").json()["messages"]
+    assert shown[0]["content"] == "sing <b>"
+
+
+def test_two_conversations_that_read_alike_are_never_taken_for_each_other(gpt: openai.OpenAI) -> None:
+    create = gpt.chat.completions.with_raw_response.create
+    start = [user("alike: hello")]
+    ids = {create(model=ASSISTANT, messages=start).headers["x-conversation-id"] for _ in range(2)}
+    assert len(ids) == 2
+    third = create(
+        model=ASSISTANT, messages=[*start, said("echo: alike: hello"), user("what did I show you?")]
+    )
+    assert third.headers["x-conversation-id"] not in ids
+
+
+def test_the_program_s_instructions_reach_the_model_once(gpt: openai.OpenAI, model: ModelProcess) -> None:
+    create = gpt.chat.completions.create
+    system: Any = {"role": "system", "content": "Speak like <a> pirate"}
+    for text in ("ahoy", "ahoy again"):
+        create(model=ASSISTANT, messages=[system, user(text)], user="pirate")
+    told = json.dumps(asked(model))
+    assert told.count("Speak like &lt;a&gt; pirate") == 1
+
+
+def test_requests_for_a_new_name_at_once_make_one_conversation(host: HostProcess) -> None:
+    def ask(number: int) -> str:
+        with door(host, max_retries=8) as client:
+            raw = client.chat.completions.with_raw_response.create(
+                model=ASSISTANT, messages=[user(f"number {number}")], user="crowd"
+            )
+            return str(raw.headers["x-conversation-id"])
+
+    with ThreadPoolExecutor(6) as pool:
+        assert len(set(pool.map(ask, range(6)))) == 1
+
+
+# What can go wrong
+
+
+def test_a_wrong_key_and_an_unknown_model_are_errors_that_the_client_knows(
+    host: HostProcess, gpt: openai.OpenAI
+) -> None:
+    with openai.OpenAI(
+        base_url=f"{host.url}/v1", api_key="wrong", http_client=httpx2.Client(trust_env=False)
+    ) as stranger:
+        with pytest.raises(openai.AuthenticationError) as refused:
+            stranger.models.list()
+        assert refused.value.code == "invalid_api_key"
+    with pytest.raises(openai.NotFoundError) as missing:
+        gpt.chat.completions.create(model="gpt-4o", messages=[user("hi")])
+    assert missing.value.code == "model_not_found"
+    assert ASSISTANT in missing.value.message
+    with pytest.raises(openai.NotFoundError):
+        gpt.models.retrieve("some/other")
+
+
+BAD: list[tuple[dict[str, Any], str]] = [
+    ({"messages": []}, "messages"),
+    ({"messages": "hi"}, "messages"),
+    ({"messages": [{"role": "user", "content": "  "}]}, "messages"),
+    ({"messages": [{"role": "user", "content": "\x00"}]}, "messages.0.content"),
+    ({"messages": [{"role": "wizard", "content": "hi"}]}, "messages.0.role"),
+    ({"messages": [{"role": "user", "content": 7}]}, "messages.0.content"),
+    ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages.0.content"),
+    ({"messages": [{"role": "user", "content": [3]}]}, "messages.0.content"),
+    ({"messages": [{"role": "user", "content": "a"}, {"role": "tool", "content": "b"}]}, "messages"),
+    ({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}, "messages"),
+    ({"n": 2}, "n"),
+    ({"stream": "yes"}, "stream"),
+    ({"user": "x" * 201}, "user"),
+    ({"model": 4}, "model"),
+]
+
+
+@pytest.mark.parametrize(("fields", "param"), BAD, ids=[json.dumps(fields)[:60] for fields, _ in BAD])
+def test_bad_input_is_refused_naming_the_field_and_stores_nothing(
+    client: httpx2.Client, fields: dict[str, Any], param: str
+) -> None:
+    before = client.get("/health").json()["database"]["conversations"]
+    body = {"model": ASSISTANT, "messages": [user("hi")], **fields}
+    answer = client.post("/v1/chat/completions", json=body)
+    assert answer.status_code == 400, answer.text
+    OpenAiErrorShape.model_validate(answer.json())
+    assert answer.json()["error"]["type"] == "invalid_request_error"
+    assert answer.json()["error"]["param"] == param
+    assert client.get("/health").json()["database"]["conversations"] == before
+
+
+def test_every_error_below_v1_has_openai_s_shape(client: httpx2.Client, host: HostProcess) -> None:
+    answers = [
+        client.get("/v1/nothing"),
+        client.get("/v1/chat/completions"),
+        client.post("/v1/chat/completions", content=b"{", headers={"Content-Type": "application/json"}),
+        client.post("/v1/chat/completions", content=b"x" * (1024 * 1024 + 1)),
+    ]
+    assert [answer.status_code for answer in answers] == [404, 405, 400, 413]
+    with host.client(None) as stranger:
+        answers.append(stranger.get("/v1/models"))
+    for answer in answers:
+        error = OpenAiErrorShape.model_validate(answer.json()).error
+        assert error.message
+        assert error.code
+        assert answer.headers["x-request-id"]
+    assert answers[-1].headers["www-authenticate"] == "Bearer"
+
+
+def test_fields_that_mean_nothing_here_are_tolerated(client: httpx2.Client) -> None:
+    body = {
+        "model": ASSISTANT,
+        "messages": [user("hi")],
+        "temperature": 0.2,
+        "top_p": 1,
+        "max_tokens": 10,
+        "presence_penalty": 0,
+        "logit_bias": {},
+        "stop": ["x"],
+        "tools": [{"type": "function", "function": {"name": "f", "parameters": {}}}],
+        "response_format": {"type": "text"},
+        "seed": 1,
+        "user": None,
+        "stream": None,
+        "stream_options": None,
+        "chat_id": "from Open WebUI",
+    }
+    assert client.post("/v1/chat/completions", json=body).status_code == 200
+
+
+def test_earlier_tool_messages_are_passed_over(gpt: openai.OpenAI) -> None:
+    messages: Any = [
+        user("what time is it?"),
+        {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [{"id": "1", "type": "function", "function": {"name": "t", "arguments": "{}"}}],
+        },
+        {"role": "tool", "tool_call_id": "1", "content": "noon"},
+        {
+            "role": "user",
+            "content": [{"type": "text", "text": "thanks,"}, {"type": "text", "text": "friend"}],
+        },
+    ]
+    answer = gpt.chat.completions.create(model=ASSISTANT, messages=messages)
+    assert answer.choices[0].message.content == "echo: thanks,\nfriend"
+
+
+def test_a_failed_run_is_an_error_that_the_client_does_not_send_again(
+    host: HostProcess, client: httpx2.Client
+) -> None:
+    message = user(directive("failing once", status=400, message="no"))
+    with door(host, max_retries=3) as patient:
+        with pytest.raises(openai.InternalServerError) as failed:
+            patient.chat.completions.create(model=ASSISTANT, messages=[message], user="failing")
+        assert failed.value.code == "model_error"
+        conversation = failed.value.response.headers["x-conversation-id"]
+        stored = client.get(f"/chat/{conversation}/messages").json()["messages"]
+        assert [item["role"] for item in stored] == ["user"]
+        with pytest.raises(openai.APIError) as broken:
+            list(patient.chat.completions.create(model=ASSISTANT, messages=[message], stream=True))
+        assert broken.value.code == "model_error"
+
+
+def test_a_busy_conversation_is_a_conflict(host: HostProcess, gpt: openai.OpenAI) -> None:
+    stream = gpt.chat.completions.create(
+        model=ASSISTANT, messages=[user(directive(hang=True))], user="busy", stream=True
+    )
+    next(iter(stream))
+    with pytest.raises(openai.ConflictError) as busy:
+        gpt.chat.completions.create(model=ASSISTANT, messages=[user("me too")], user="busy")
+    assert busy.value.code == "conversation_busy"
+    stream.close()
+
+
+def test_closing_a_stream_stops_the_run(gpt: openai.OpenAI, client: httpx2.Client) -> None:
+    raw = gpt.chat.completions.with_raw_response.create(
+        model=ASSISTANT, messages=[user(directive(hang=True))], stream=True
+    )
+    conversation, run = raw.headers["x-conversation-id"], raw.headers["x-run-id"]
+    stream = raw.parse()
+    next(iter(stream))
+    stream.close()
+    until(lambda: client.get(f"/chat/{conversation}/runs/{run}").json()["status"] == "cancelled")
+
+
+def test_a_run_out_of_time_gives_what_it_had_as_cut_short(make_host: MakeHost) -> None:
+    host = make_host(settings={"MAX_EXECUTION_MS": "4000"}).start()
+    words = "so far so good " * 20
+    message = user(directive(text=words, deltas=[words, "never said"], hang_after_deltas=1))
+    with door(host, max_retries=0) as client:
+        answer = client.chat.completions.create(model=ASSISTANT, messages=[message])
+        assert answer.choices[0].finish_reason == "length"
+        assert str(answer.choices[0].message.content).startswith("so far so good")
+
+
+def test_a_spent_budget_is_an_insufficient_quota(make_host: MakeHost) -> None:
+    host = configure(make_host(), budgets={"run": {"tokens": 1}}).start()
+    with door(host, max_retries=2) as client:
+        with pytest.raises(openai.RateLimitError) as spent:
+            client.chat.completions.create(model=ASSISTANT, messages=[user("hi")], user="poor")
+        assert spent.value.code == "insufficient_quota"
+        assert len(list(client.models.list())) >= 1
+
+
+def test_the_models_are_the_assistant_and_those_of_the_list(make_host: MakeHost) -> None:
+    listed = [{"model_name": "small", "model": "claude-small"}]
+    host = configure(make_host(), model_list=listed).start()
+    with door(host, max_retries=0) as client, host.client() as plain:
+        assert [model.id for model in client.models.list()] == [ASSISTANT, "small"]
+        assert client.models.retrieve("small").owned_by == "picoclaw"
+        answer = client.chat.completions.create(model="small", messages=[user("hi")])
+        assert answer.model == "small"
+        ModelsShape.model_validate(plain.get("/v1/models").json())
+
+
+def test_the_same_key_is_the_same_request(client: httpx2.Client) -> None:
+    body = {"model": ASSISTANT, "messages": [user("only once, please")], "user": "keyed"}
+    headers = {"Idempotency-Key": "door-1"}
+    first, again = (client.post("/v1/chat/completions", json=body, headers=headers) for _ in range(2))
+    assert first.json()["id"] == again.json()["id"]
+    assert first.json()["choices"] == again.json()["choices"]
+    conversation = first.headers["x-conversation-id"]
+    assert client.get(f"/chat/{conversation}").json()["message_count"] == 2
+    streamed = client.post("/v1/chat/completions", json={**body, "user": "other"}, headers=headers)
+    assert streamed.status_code == 409
+    assert streamed.json()["error"]["code"] == "idempotency_mismatch"
+
+
+def test_the_door_is_described_in_the_contract(client: httpx2.Client) -> None:
+    document = client.get("/openapi.json").json()
+    operation = document["paths"]["/v1/chat/completions"]["post"]
+    assert set(operation["responses"]["200"]["content"]) == {"application/json", "text/event-stream"}
+    answer = client.post("/v1/chat/completions", json={"model": ASSISTANT, "messages": [user("hi")]})
+    CompletionShape.model_validate(answer.json())
+    schema = operation["responses"]["200"]["content"]["application/json"]["schema"]
+    validator = Draft202012Validator({**schema, "components": document["components"]})
+    assert list(validator.iter_errors(answer.json())) == []
