@@ -12,11 +12,15 @@ from host.api.chat import ChatApi
 from host.api.console import ConsoleApi, open_paths
 from host.api.control import ControlApi
 from host.api.health import Build, HealthApi, Volumes
+from host.api.mcp import McpApi
+from host.api.mcp_gate import McpGate
 from host.api.metrics import MetricsApi
 from host.api.openai import OpenAiApi
 from host.api.openapi import OpenApi
 from host.api.tasks import TasksApi
+from host.api.tokens import TokensApi
 from host.api.usage import UsageApi
+from host.callers import Caller, TokenBook
 from host.middleware.access_log import AccessLogMiddleware
 from host.middleware.bearer import OPEN_PATHS, BearerMiddleware
 from host.middleware.body_limit import BodyLimitMiddleware
@@ -26,17 +30,22 @@ from host.parts import Host
 
 BODY_LIMIT: Final = 1024 * 1024
 """Bytes a request body may have (http-api: "Errors")."""
+MCP_BODY_LIMIT: Final = 4 * 1024 * 1024
+"""Bytes an MCP message may have, as on the tool server's own wire."""
 
 
 def build_app(host: Host) -> ASGIApp:
     """Return the ASGI application around the opened host."""
     settings = host.settings
+    book = TokenBook(host.store)
     routes = [
         *_health(host).routes(),
         *_chat(host).routes(),
         *TasksApi(host.store, host.tasks, host.task_runner).routes(),
         *ControlApi(host.stop).routes(),
         *UsageApi(host.store).routes(),
+        *TokensApi(host.store, book).routes(),
+        *McpApi(host.tool_servers, McpGate(settings.gateway.allowed_hosts)).routes(),
         *MetricsApi(
             host.metrics,
             host.store,
@@ -57,11 +66,13 @@ def build_app(host: Host) -> ASGIApp:
     app = BearerMiddleware(
         _HttpOnly(app),
         tokens=tokens,
+        owner=Caller(settings.main_conversation_id, is_main=True),
+        bearer=book.bearer,
         failures_per_minute=rates.failed_auth_per_minute,
         requests_per_minute=rates.requests_per_minute,
         open_paths=OPEN_PATHS | open_paths() if settings.console else OPEN_PATHS,
     )
-    app = BodyLimitMiddleware(app, limit=BODY_LIMIT)
+    app = BodyLimitMiddleware(app, limit=BODY_LIMIT, at={"/mcp": MCP_BODY_LIMIT})
     app = ErrorsMiddleware(app)
     app = AccessLogMiddleware(app, host.metrics)
     return RequestIdMiddleware(app, version=settings.version, commit=settings.build_commit)

@@ -5,6 +5,7 @@ PicoError
 │   └── NotJson             415 unsupported_media_type
 ├── TooLarge                413 body_too_large
 ├── Unauthorized            401 unauthorized
+├── Forbidden               403 forbidden
 ├── NotFound                404 not_found
 ├── MethodNotAllowed        405 method_not_allowed
 ├── Conflict                409 conflict
@@ -73,6 +74,13 @@ class Unauthorized(PicoError):
     code = "unauthorized"
 
 
+class Forbidden(PicoError):
+    """The caller is known, and this is not theirs to do."""
+
+    status = 403
+    code = "forbidden"
+
+
 class NotFound(PicoError):
     """Absent, or not the caller's: one answer for both."""
 
@@ -85,6 +93,10 @@ class MethodNotAllowed(PicoError):
 
     status = 405
     code = "method_not_allowed"
+
+    def __init__(self, message: str, *, allowed: str) -> None:
+        super().__init__(message)
+        self.allowed = allowed
 
 
 class Conflict(PicoError):

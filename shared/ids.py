@@ -12,6 +12,8 @@ TASK: Final = "task"
 TASK_RUN: Final = "taskrun"
 REQUEST: Final = "req"
 SESSION: Final = "sess"
+TOKEN: Final = "token"  # noqa: S105 - the kind of an id, no secret
+MCP_SESSION: Final = "mcp"
 
 
 def new_id(kind: str) -> str:

@@ -25,6 +25,7 @@ from host.api.openai_shapes import (
 )
 from host.api.responses import JSON
 from host.api.tasks import CheckRequest, TaskChanges, TaskRequest, TriggerRequest
+from host.api.tokens import NewTokenRequest
 
 PAGE: Final = ("limit", "cursor")
 
@@ -206,6 +207,25 @@ OPERATIONS: Final = (
         "GET", "/v1/models", "The models, as OpenAI's clients list them", ModelsShape, error=OpenAiErrorShape
     ),
     Operation("GET", "/v1/models/{id}", "One model", ModelShape, errors=(404,), error=OpenAiErrorShape),
+    Operation(
+        "POST",
+        "/tokens",
+        "Make a token that is bound to a conversation and counts at /mcp alone",
+        shapes.NewTokenShape,
+        body=NewTokenRequest,
+        status=201,
+        errors=(413, 415, 503),
+    ),
+    Operation("GET", "/tokens", "List tokens, without their texts", shapes.TokensShape, query=PAGE),
+    Operation("DELETE", "/tokens/{id}", "End a token", None, status=204, errors=(404, 503)),
+    Operation(
+        "POST",
+        "/mcp",
+        "One message of the Model Context Protocol (Streamable HTTP)",
+        "application/json",
+        errors=(404, 413, 415, 503),
+    ),
+    Operation("DELETE", "/mcp", "End an MCP session", None, status=204, errors=(404,)),
     Operation("POST", "/control/stop", "Drain and exit", shapes.StopShape, body=StopRequest),
     Operation("GET", "/metrics", "The counters, for Prometheus", "text/plain"),
     Operation("GET", "/openapi.json", "This document", "application/json"),
@@ -263,7 +283,7 @@ def _operation(operation: Operation) -> dict[str, Any]:
         if operation.streams:
             answer["content"]["text/event-stream"] = {}
     responses = {str(operation.status): answer}
-    usual = () if operation.open else (400, 401, 429, 500)
+    usual = () if operation.open else (400, 401, 403, 429, 500)
     for status in sorted({*operation.errors, *usual}):
         responses[str(status)] = {"description": "An error", "content": _content(operation.error)}
     found: dict[str, Any] = {

@@ -7,7 +7,7 @@ from typing import Any
 from starlette.responses import Response
 
 from shared import jsons
-from shared.errors import PicoError
+from shared.errors import MethodNotAllowed, PicoError
 
 
 class JSON(Response):
@@ -34,4 +34,6 @@ def error_headers(error: PicoError) -> dict[str, str]:
     headers = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
     if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
+    if isinstance(error, MethodNotAllowed):
+        headers["Allow"] = error.allowed
     return headers

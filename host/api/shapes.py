@@ -174,6 +174,29 @@ class TasksShape(Shape):
     next_cursor: str | None
 
 
+class TokenShape(Shape):
+    """A token of an outside agent, without its text; ``expires_at`` null: it lasts until it is revoked."""
+
+    id: str
+    conversation_id: str
+    main: bool
+    created_at: str
+    expires_at: str | None
+
+
+class NewTokenShape(TokenShape):
+    """A new token, with the only sight of its text."""
+
+    token: str
+
+
+class TokensShape(Shape):
+    """A page of tokens."""
+
+    tokens: list[TokenShape]
+    next_cursor: str | None
+
+
 class TaskRunShape(Shape):
     """A row of a task's run log."""
 

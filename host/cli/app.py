@@ -21,6 +21,7 @@ GROUPS: Final = {
     "secrets": "host.cli.secrets",
     "store": "host.cli.store",
     "tasks": "host.cli.tasks",
+    "token": "host.cli.token",
 }
 
 

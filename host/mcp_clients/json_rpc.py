@@ -18,13 +18,21 @@ from shared import jsons
 LINE_LIMIT: Final = 16 * 1024 * 1024
 """Longest answer that is read, in bytes; a longer one ends the session."""
 
+SENT_LIMIT: Final = 4 * 1024 * 1024
+"""Longest line the tool server reads: it would answer a longer one without its id."""
+INVALID_REQUEST: Final = -32600
+
 
 class SessionLost(Exception):
     """The other end is gone; a request in flight may or may not have been served."""
 
 
 class RequestRefused(Exception):
-    """The other end answered with a protocol error; its sentence."""
+    """The other end answered with a protocol error, or would have; its sentence."""
+
+    def __init__(self, error: Mapping[str, Any]) -> None:
+        super().__init__(str(error.get("message", "no reason given")))
+        self.error = error
 
 
 class JsonRpcClient(asyncio.Protocol):
@@ -104,7 +112,7 @@ class JsonRpcClient(asyncio.Protocol):
     def _send(self, message: Mapping[str, Any]) -> None:
         if self.lost or self._transport is None:
             raise SessionLost
-        self._transport.write(jsons.dump_bytes(message) + b"\n")
+        self._transport.write(_line(message))
 
     def _lose(self) -> None:
         self.lost = True
@@ -114,7 +122,18 @@ class JsonRpcClient(asyncio.Protocol):
                 answer.set_exception(SessionLost())
 
 
+def _line(message: Mapping[str, Any]) -> bytes:
+    try:
+        line = jsons.dump_bytes(message) + b"\n"
+    except TypeError:
+        # What can be read at a depth of 1,024 can't be written at one of more than 254.
+        raise RequestRefused({"code": INVALID_REQUEST, "message": "It is nested too deeply."}) from None
+    if len(line) > SENT_LIMIT:
+        raise RequestRefused({"code": INVALID_REQUEST, "message": "It is larger than 4 MiB."})
+    return line
+
+
 def _result(message: dict[str, Any]) -> dict[str, Any]:
     if "result" in message:
         return cast("dict[str, Any]", message["result"])
-    raise RequestRefused(str(message.get("error", {}).get("message", "no reason given")))
+    raise RequestRefused(message.get("error", {}))

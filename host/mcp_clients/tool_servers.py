@@ -22,11 +22,15 @@ logger = logging.getLogger("picoclaw.mcp")
 
 PREFIX: Final = "mcp__picoclaw__"
 PROTOCOL: Final = "2025-11-25"
+HANDSHAKE_VERSIONS: Final = ("2024-11-05", "2025-03-26", "2025-06-18", PROTOCOL)
+STATELESS_VERSIONS: Final = ("2026-07-28",)
+_ME: Final = {"name": "picoclaw-host", "version": "1"}
 CALL_SECONDS: Final = 30.0
 START_SECONDS: Final = 15.0
 """Birth to answered handshake; most of it is for the zygote's own first import."""
 
-Key = tuple[str, bool]
+Key = tuple[str, bool, str]
+"""A conversation, whether it is the main one, and the protocol version that is spoken."""
 
 
 class TooManySessions(Exception):
@@ -40,6 +44,7 @@ class ToolServerSession:
         self._client: JsonRpcClient | None = None
         self._starting = anyio.Lock()
         self.used_at = anyio.current_time()
+        self.hello: dict[str, Any] = {}
 
     @property
     def lost(self) -> bool:
@@ -57,26 +62,30 @@ class ToolServerSession:
             return
         async with self._starting:
             if self._client is None:
-                conversation_id, is_main = key
+                conversation_id, is_main, version = key
                 peer = await zygote.bear(conversation_id, is_main=is_main)
                 # Takes no time, and cut in two it would leave a socket, and so a process, without an owner.
                 with anyio.CancelScope(shield=True):
                     client = self._client = await JsonRpcClient.over(peer)
                 try:
-                    await self._handshake(client)
+                    self.hello = await _handshake(client, version)
                 except BaseException:
                     client.close()
+                    # Whoever waits for the same start then makes it, instead of finding a closed one.
+                    self._client = None
                     raise
 
     async def call(self, tool: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """Return the ``tools/call`` result; raises SessionLost, RequestRefused, TimeoutError."""
+        return await self.request("tools/call", {"name": tool, "arguments": arguments})
+
+    async def request(self, method: str, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a request's result; raises SessionLost, RequestRefused, TimeoutError."""
         if self._client is None:
             raise SessionLost
         self.used_at = anyio.current_time()
         try:
-            return await self._client.request(
-                "tools/call", {"name": tool, "arguments": arguments}, CALL_SECONDS
-            )
+            return await self._client.request(method, params, CALL_SECONDS)
         finally:
             self.used_at = anyio.current_time()
 
@@ -85,11 +94,17 @@ class ToolServerSession:
         if self._client is not None:
             self._client.close()
 
-    async def _handshake(self, client: JsonRpcClient) -> None:
-        me = {"name": "picoclaw-host", "version": "1"}
-        hello = {"protocolVersion": PROTOCOL, "capabilities": {}, "clientInfo": me}
-        await client.request("initialize", hello, START_SECONDS)
-        client.notify("notifications/initialized")
+
+async def _handshake(client: JsonRpcClient, version: str) -> dict[str, Any]:
+    """Say in which version the session goes on; its first request settles that for good."""
+    if version in STATELESS_VERSIONS:
+        named = {"protocolVersion": version, "clientInfo": _ME, "clientCapabilities": {}}
+        meta = {f"io.modelcontextprotocol/{name}": value for name, value in named.items()}
+        return await client.request("server/discover", {"_meta": meta}, START_SECONDS)
+    hello = {"protocolVersion": version, "capabilities": {}, "clientInfo": _ME}
+    answer = await client.request("initialize", hello, START_SECONDS)
+    client.notify("notifications/initialized")
+    return answer
 
 
 class ToolServers:
@@ -149,7 +164,7 @@ class ToolServers:
 
     def toolset(self, conversation_id: str, *, is_main: bool) -> ToolServerToolset:
         """Return the tools bound to one conversation; nothing is started yet."""
-        return ToolServerToolset(self, (conversation_id, is_main))
+        return ToolServerToolset(self, (conversation_id, is_main, PROTOCOL))
 
     def open_soon(self, conversation_id: str, *, is_main: bool) -> None:
         """Start a session beside whatever comes next; it belongs to this object, not to the caller."""
@@ -157,10 +172,8 @@ class ToolServers:
 
     async def forget(self, conversation_id: str) -> None:
         """Close the conversation's sessions, because it is being deleted."""
-        for is_main in (False, True):
-            session = self._sessions.pop((conversation_id, is_main), None)
-            if session is not None:
-                session.close()
+        for key in [key for key in self._sessions if key[0] == conversation_id]:
+            self._sessions.pop(key).close()
 
     async def session(self, key: Key) -> ToolServerSession:
         """Return an open session; raises SessionLost, RequestRefused, TimeoutError, TooManySessions."""

@@ -4,23 +4,31 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Sequence, Set
+from collections.abc import Awaitable, Callable, Sequence, Set
 from typing import Final
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from host.callers import Caller
 from host.rates import RateLimit
-from shared.errors import Misconfigured, TooManyRequests, Unauthorized
+from shared.errors import Forbidden, Misconfigured, TooManyRequests, Unauthorized
 
 OPEN_PATHS: Final = frozenset({"/health", "/ready"})
 """What anyone may ask: whether the host lives. Compared with ``scope["path"]``, as the router does."""
 
+BOUND_PATHS: Final = frozenset({"/mcp"})
+"""Where a token that is bound to a conversation counts."""
+
 MOST_FAILURES: Final = 20
+
+Bearer = Callable[[bytes, bytes], Awaitable[Caller | None]]
+"""Tells whose a token is, by its text and its SHA-256."""
 
 
 class BearerMiddleware:
-    """Lets a request through that carries one of the tokens; raises Unauthorized, TooManyRequests.
+    """Lets a request through that carries a token, as ``scope["caller"]``.
 
+    Raises Unauthorized, TooManyRequests, and Forbidden for a conversation's token outside ``BOUND_PATHS``.
     Failures are limited for each address, requests for each token; 0 switches a limit off.
     """
 
@@ -29,12 +37,16 @@ class BearerMiddleware:
         app: ASGIApp,
         *,
         tokens: Sequence[str],
+        owner: Caller,
+        bearer: Bearer,
         failures_per_minute: int = MOST_FAILURES,
         requests_per_minute: int = 0,
         open_paths: Set[str] = OPEN_PATHS,
     ) -> None:
         self._app = app
         self._open_paths = open_paths
+        self._owner = owner
+        self._bearer = bearer
         self._digests = [hashlib.sha256(token.encode()).digest() for token in tokens if token]
         # The failure that passes the limit is answered like the others; the next attempt is not looked at.
         self._failures = RateLimit(failures_per_minute and failures_per_minute + 1)
@@ -42,10 +54,10 @@ class BearerMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] not in self._open_paths:
-            self._check(scope)
+            scope["caller"] = await self._caller(scope)
         await self._app(scope, receive, send)
 
-    def _check(self, scope: Scope) -> None:
+    async def _caller(self, scope: Scope) -> Caller:
         if not self._digests:
             raise Misconfigured("API_TOKEN is not configured")
         client = scope.get("client")
@@ -54,13 +66,24 @@ class BearerMiddleware:
         if wait is not None:
             raise TooManyRequests("Too many failed authentications from this address.", retry_after=wait)
         token = _token(scope)
-        if token is None or not self._accepted(digest := hashlib.sha256(token).digest()):
+        digest = hashlib.sha256(token or b"").digest()
+        caller = None if token is None else await self._known(token, digest)
+        if caller is None:
             self._failures.count(address)
             raise Unauthorized("Unauthorized")
-        wait = self._requests.retry_after(digest.hex())
+        self._count(digest.hex())
+        if caller.token_id is not None and scope["path"] not in BOUND_PATHS:
+            raise Forbidden("This token is for a conversation's tools at /mcp; here it takes API_TOKEN.")
+        return caller
+
+    async def _known(self, token: bytes, digest: bytes) -> Caller | None:
+        return self._owner if self._accepted(digest) else await self._bearer(token, digest)
+
+    def _count(self, key: str) -> None:
+        wait = self._requests.retry_after(key)
         if wait is not None:
             raise TooManyRequests("Too many requests with this token in a minute.", retry_after=wait)
-        self._requests.count(digest.hex())
+        self._requests.count(key)
 
     def _accepted(self, digest: bytes) -> bool:
         accepted = False

@@ -59,5 +59,6 @@ def _known(error: Exception, scope: Scope) -> PicoError | None:
             return NotFound("There is nothing at this path.")
         if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
             allowed = (error.headers or {}).get("Allow", "")
-            return MethodNotAllowed(f"{scope['method']} is not possible here; possible: {allowed}.")
+            sentence = f"{scope['method']} is not possible here; possible: {allowed}."
+            return MethodNotAllowed(sentence, allowed=allowed)
     return None

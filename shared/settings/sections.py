@@ -127,5 +127,9 @@ class Gateway(Section):
         default=(),
         description="Addresses and networks of the proxies in front, whose X-Forwarded-For is believed",
     )
+    allowed_hosts: tuple[str, ...] = Field(
+        default=(),
+        description="Names under which /mcp may be called, besides localhost and IP addresses; `*` is any",
+    )
 
     _proxies = field_validator("trusted_proxies")(checked_proxies)

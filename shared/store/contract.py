@@ -40,6 +40,7 @@ from shared.models import (
 )
 from shared.store.channel_contract import ChannelBook
 from shared.store.compactions import Compactions
+from shared.store.token_contract import Tokens, ToolPins
 
 
 @dataclass(frozen=True, slots=True)
@@ -351,6 +352,12 @@ class Store(Protocol):
 
     @property
     def channels(self) -> ChannelBook: ...
+
+    @property
+    def tokens(self) -> Tokens: ...
+
+    @property
+    def tool_pins(self) -> ToolPins: ...
 
     async def durable(self) -> None:
         """Return once everything committed so far is on the volume; raises NotDurable."""

@@ -47,6 +47,10 @@ def calls() -> list[tuple[str, str, str, dict[str, Any] | None]]:
         ("GET", "/task/{id}/runs", "/task/{task}/runs", None),
         ("DELETE", "/task/{id}", "/task/{task}", None),
         ("DELETE", "/task/{id}", "/task/{task}", None),
+        ("POST", "/tokens", "/tokens", {"conversation_id": "laptop"}),
+        ("POST", "/tokens", "/tokens", {"conversation_id": "-laptop"}),
+        ("GET", "/tokens", "/tokens", None),
+        ("DELETE", "/tokens/{id}", "/tokens/token-none", None),
         ("DELETE", "/chat/{id}", "/chat/{conversation}", None),
     ]
 

@@ -279,7 +279,26 @@ FIFTH: Final = (
     "CREATE INDEX deliveries_by_end ON channel_deliveries (ended_at) WHERE ended_at IS NOT NULL",
 )
 
-STEPS: Final[tuple[tuple[str, ...], ...]] = (FIRST, SECOND, THIRD, FOURTH, FIFTH)
+# Tokens of outside agents: the digest alone, so that nobody who reads the database has one.
+SIXTH: Final = (
+    """CREATE TABLE tokens (
+        number INTEGER PRIMARY KEY,
+        id TEXT NOT NULL UNIQUE,
+        digest BLOB NOT NULL UNIQUE,
+        conversation_id TEXT NOT NULL REFERENCES conversations (id) ON DELETE CASCADE,
+        is_main INTEGER NOT NULL,
+        created_at INTEGER NOT NULL,
+        expires_at INTEGER
+    ) STRICT""",
+    "CREATE INDEX tokens_of_conversation ON tokens (conversation_id)",
+    """CREATE TABLE tool_pins (
+        place BLOB PRIMARY KEY,
+        digest BLOB NOT NULL,
+        seen_at INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID""",
+)
+
+STEPS: Final[tuple[tuple[str, ...], ...]] = (FIRST, SECOND, THIRD, FOURTH, FIFTH, SIXTH)
 """Statements of each migration, oldest first. A landed one is never edited; a change is a new one."""
 
 SCHEMA_VERSION: Final = len(STEPS)

@@ -16,6 +16,8 @@ from shared.store.sqlite.outbound import SqliteOutbound
 from shared.store.sqlite.retention import Pruner
 from shared.store.sqlite.runs import SqliteRuns
 from shared.store.sqlite.tasks import SqliteTasks
+from shared.store.sqlite.tokens import SqliteTokens
+from shared.store.sqlite.tool_pins import SqliteToolPins
 from shared.store.sqlite.usage import SqliteUsage
 
 
@@ -38,6 +40,8 @@ class SqliteStore:
         self.outbound = SqliteOutbound(self._db)
         self.tasks = SqliteTasks(self._db)
         self.channels = SqliteChannels(self._db)
+        self.tokens = SqliteTokens(self._db)
+        self.tool_pins = SqliteToolPins(self._db)
         self._pruner = Pruner(self._db, retention or Retention())
 
     async def durable(self) -> None:

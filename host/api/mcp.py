@@ -1,0 +1,160 @@
+"""/mcp: Streamable HTTP for outside agents, in both protocol eras, in front of the tool servers.
+
+The host only carries messages: each goes to the tool server of the conversation that the caller's token is
+bound to. That server never speaks first, so an answer is one JSON body and there is nothing to stream or to
+resume; a GET for a stream is answered 405, as the specification lets a server do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from typing import Any, Final
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from host.api import mcp_wire as wire
+from host.api.body import raw_body
+from host.api.mcp_gate import McpGate
+from host.api.mcp_sessions import McpSession, McpSessions
+from host.api.responses import JSON
+from host.callers import Caller
+from host.mcp_clients.json_rpc import RequestRefused, SessionLost
+from host.mcp_clients.tool_servers import (
+    HANDSHAKE_VERSIONS,
+    PROTOCOL,
+    STATELESS_VERSIONS,
+    ToolServers,
+    TooManySessions,
+)
+from shared.errors import InvalidInput, NotFound, Unavailable
+
+LOST: Final = "The tool server ended before it answered; the call may have taken effect."
+SLOW: Final = "The tool server did not answer in time; the call may have taken effect."
+
+
+class McpApi:
+    """The MCP route."""
+
+    def __init__(self, servers: ToolServers, gate: McpGate, sessions: McpSessions | None = None) -> None:
+        self._servers = servers
+        self._gate = gate
+        self._sessions = sessions or McpSessions()
+
+    def routes(self) -> list[Route]:
+        """Return the routes."""
+        return [
+            Route("/mcp", self.post, methods=["POST"]),
+            Route("/mcp", self.delete, methods=["DELETE"]),
+        ]
+
+    async def post(self, request: Request) -> Response:
+        """Take one message and answer it."""
+        self._gate.check(request.headers)
+        try:
+            message = wire.read(await raw_body(request))
+            version = request.headers.get(wire.VERSION_HEADER)
+            if version is not None and version not in HANDSHAKE_VERSIONS:
+                return await self._stateless(request, message, version)
+            return await self._in_session(request, message)
+        except wire.Refused as refused:
+            return JSON(refused.body(), status_code=wire.STATUS.get(refused.code, 400))
+
+    async def delete(self, request: Request) -> Response:
+        """End a session."""
+        self._gate.check(request.headers)
+        if not self._sessions.end(_session_id(request), request.scope["caller"]):
+            raise _no_session()
+        return Response(status_code=204)
+
+    async def _stateless(self, request: Request, message: wire.Incoming, version: str) -> Response:
+        """Serve the era without sessions (2026-07-28): each request says everything itself."""
+        if message.kind == "answer":
+            raise wire.Refused(wire.INVALID_REQUEST, "A client has nothing to answer here.")
+        if message.kind == "request":
+            wire.check_headers(message, request.headers)
+        if version not in STATELESS_VERSIONS:
+            known = {"supported": list(STATELESS_VERSIONS), "requested": version}
+            sentence = "Unsupported protocol version"
+            raise wire.Refused(wire.UNSUPPORTED_VERSION, sentence, request_id=message.id, data=known)
+        if message.kind == "notification":
+            return Response(status_code=202)
+        outcome = await self._forward(request.scope["caller"], version, message)
+        status = 200 if "result" in outcome else wire.STATUS.get(outcome["error"]["code"], 200)
+        return JSON({"jsonrpc": "2.0", "id": message.id, **outcome}, status_code=status)
+
+    async def _in_session(self, request: Request, message: wire.Incoming) -> Response:
+        """Serve the handshake era (2025-11-25 and older)."""
+        if message.kind == "request" and message.method == "initialize":
+            return await self._initialize(request, message)
+        session = self._sessions.find(_session_id(request), request.scope["caller"])
+        if session is None:
+            raise _no_session()
+        if message.kind == "request":
+            return JSON({"jsonrpc": "2.0", "id": message.id, **await self._serve(session, message)})
+        if message.method == "notifications/cancelled":
+            session.cancel(wire.known_id(message.params.get("requestId")))
+        return Response(status_code=202)
+
+    async def _initialize(self, request: Request, message: wire.Incoming) -> Response:
+        """Open a session, in the version the client asks for if it is a known one."""
+        if wire.SESSION_HEADER in request.headers:
+            raise wire.Refused(wire.INVALID_REQUEST, "The session is open already.", request_id=message.id)
+        caller: Caller = request.scope["caller"]
+        wanted = message.params.get("protocolVersion")
+        version = wanted if wanted in HANDSHAKE_VERSIONS else PROTOCOL
+        outcome = await _outcome(self._hello(caller, version))
+        body = {"jsonrpc": "2.0", "id": message.id, **outcome}
+        if "error" in outcome:
+            return JSON(body)
+        session = self._sessions.open(caller, version)
+        return JSON(body, headers={"Mcp-Session-Id": session.id})
+
+    async def _serve(self, session: McpSession, message: wire.Incoming) -> dict[str, Any]:
+        """Return the outcome of a request that its client may cancel."""
+        if message.id in session.running:
+            raise wire.Refused(wire.INVALID_REQUEST, "The request id is in use.", request_id=message.id)
+        with session.cancellable(message.id):
+            return await self._forward(session.caller, session.version, message)
+        return {"error": {"code": wire.REQUEST_CANCELLED, "message": "Request cancelled"}}
+
+    async def _forward(self, caller: Caller, version: str, message: wire.Incoming) -> dict[str, Any]:
+        async def ask() -> dict[str, Any]:
+            session = await self._servers.session((caller.conversation_id, caller.is_main, version))
+            return await session.request(message.method, message.params)
+
+        return await _outcome(ask())
+
+    async def _hello(self, caller: Caller, version: str) -> dict[str, Any]:
+        session = await self._servers.session((caller.conversation_id, caller.is_main, version))
+        return session.hello
+
+
+async def _outcome(work: Awaitable[dict[str, Any]]) -> dict[str, Any]:
+    """Return the ``result`` or ``error`` part of an answer; raises Unavailable when no server is free."""
+    try:
+        return {"result": await work}
+    except RequestRefused as refused:
+        return {"error": dict(refused.error)}
+    except SessionLost:
+        return _internal(LOST)
+    except TimeoutError:
+        return _internal(SLOW)
+    except TooManySessions:
+        raise Unavailable("All tool servers are busy: try again.", retry_after=1) from None
+
+
+def _internal(sentence: str) -> dict[str, Any]:
+    return {"error": {"code": wire.INTERNAL_ERROR, "message": sentence}}
+
+
+def _session_id(request: Request) -> str:
+    session_id = request.headers.get(wire.SESSION_HEADER)
+    if session_id is None:
+        raise InvalidInput("Mcp-Session-Id: is missing; a session begins with initialize")
+    return session_id
+
+
+def _no_session() -> NotFound:
+    return NotFound("There is no such session, or not any more: begin with initialize.")

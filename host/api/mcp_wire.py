@@ -1,0 +1,137 @@
+"""JSON-RPC over HTTP POST, as MCP has it in both protocol eras: reading messages, checking headers, statuses.
+
+Sources: MCP specification 2025-11-25 and 2026-07-28, basic/transports, "Streamable HTTP".
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from starlette.datastructures import Headers
+
+from shared import jsons
+
+PARSE_ERROR: Final = -32700
+INVALID_REQUEST: Final = -32600
+METHOD_NOT_FOUND: Final = -32601
+INVALID_PARAMS: Final = -32602
+INTERNAL_ERROR: Final = -32603
+HEADER_MISMATCH: Final = -32020
+MISSING_CAPABILITY: Final = -32021
+UNSUPPORTED_VERSION: Final = -32022
+REQUEST_CANCELLED: Final = -32800
+
+STATUS: Final[Mapping[int, int]] = {
+    PARSE_ERROR: 400,
+    INVALID_REQUEST: 400,
+    INVALID_PARAMS: 400,
+    HEADER_MISMATCH: 400,
+    MISSING_CAPABILITY: 400,
+    UNSUPPORTED_VERSION: 400,
+    METHOD_NOT_FOUND: 404,
+}
+"""HTTP status of an error in the era without a handshake; the older one answers requests with 200."""
+
+VERSION_HEADER: Final = "mcp-protocol-version"
+METHOD_HEADER: Final = "mcp-method"
+NAME_HEADER: Final = "mcp-name"
+SESSION_HEADER: Final = "mcp-session-id"
+
+VERSION_META: Final = "io.modelcontextprotocol/protocolVersion"
+NAMED: Final[Mapping[str, str]] = {"tools/call": "name", "prompts/get": "name", "resources/read": "uri"}
+"""Methods whose subject is repeated in the Mcp-Name header, and the parameter that holds it."""
+
+RequestId = int | str
+
+
+class Refused(Exception):
+    """A message that is answered with a JSON-RPC error at once."""
+
+    def __init__(
+        self, code: int, message: str, *, request_id: RequestId | None = None, data: Any = None
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.request_id = request_id
+        self.data = data
+
+    def body(self) -> dict[str, Any]:
+        """Return the JSON-RPC message."""
+        return error_body(self.request_id, self.code, self.message, self.data)
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """One message of a client; ``answer`` is its reply to a request that we never make."""
+
+    kind: Literal["request", "notification", "answer"]
+    id: RequestId | None
+    method: str
+    params: dict[str, Any]
+
+
+def read(raw: bytes) -> Incoming:
+    """Return the one message of a body; raises Refused."""
+    try:
+        value = jsons.loads(raw)
+    except jsons.JSONDecodeError:
+        raise Refused(PARSE_ERROR, "The body is not JSON in UTF-8.") from None
+    if not isinstance(value, dict) or value.get("jsonrpc") != "2.0":
+        raise Refused(INVALID_REQUEST, "The body is not one JSON-RPC 2.0 message.")
+    request_id, method = known_id(value.get("id")), value.get("method")
+    if "id" in value and request_id is None:
+        raise Refused(INVALID_REQUEST, "The id is neither a text nor a whole number.")
+    if "method" not in value and ("result" in value or "error" in value):
+        return Incoming("answer", request_id, "", {})
+    params = value.get("params", {})
+    if not isinstance(method, str) or not isinstance(params, dict):
+        raise Refused(INVALID_REQUEST, "Not a JSON-RPC 2.0 message.", request_id=request_id)
+    return Incoming("request" if "id" in value else "notification", request_id, method, params)
+
+
+def known_id(value: object) -> RequestId | None:
+    """Return a request's id, None for what can't be one."""
+    return value if isinstance(value, str) or (isinstance(value, int) and type(value) is int) else None
+
+
+def check_headers(message: Incoming, headers: Headers) -> None:
+    """Raise Refused unless the headers repeat what the request says (2026-07-28)."""
+    for name in (VERSION_HEADER, METHOD_HEADER, NAME_HEADER):
+        if len(headers.getlist(name)) > 1:
+            raise _mismatch(message, f"{name} header appears more than once")
+    meta = message.params.get("_meta")
+    if not isinstance(meta, dict) or VERSION_META not in meta:
+        said = f"params._meta is missing {VERSION_META}"
+        raise Refused(INVALID_PARAMS, said, request_id=message.id)
+    if headers.get(VERSION_HEADER) != meta[VERSION_META]:
+        raise _mismatch(message, f"{VERSION_HEADER} header does not match the request's protocol version")
+    if headers.get(METHOD_HEADER) != message.method:
+        raise _mismatch(message, f"{METHOD_HEADER} header does not match the request's method")
+    subject = message.params.get(NAMED.get(message.method, ""))
+    if subject is not None and _decoded(headers.get(NAME_HEADER)) != subject:
+        raise _mismatch(message, f"{NAME_HEADER} header does not match the request's subject")
+
+
+def _mismatch(message: Incoming, sentence: str) -> Refused:
+    return Refused(HEADER_MISMATCH, sentence, request_id=message.id)
+
+
+def _decoded(value: str | None) -> str | None:
+    """Return a header's text; what no header can carry comes as ``=?base64?...?=``."""
+    if value is None or not (value.startswith("=?base64?") and value.endswith("?=")):
+        return value
+    try:
+        return base64.b64decode(value[9:-2], validate=True).decode()
+    except (binascii.Error, UnicodeDecodeError):
+        return None
+
+
+def error_body(request_id: RequestId | None, code: int, message: str, data: Any = None) -> dict[str, Any]:
+    """Return a JSON-RPC error message."""
+    error = {"code": code, "message": message} | ({} if data is None else {"data": data})
+    return {"jsonrpc": "2.0", "id": request_id, "error": error}

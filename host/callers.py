@@ -1,0 +1,64 @@
+"""Who a request acts for: the main conversation by the API token, or the one a token is bound to."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from dataclasses import dataclass
+from typing import Final
+
+from shared.clock import now_ms
+from shared.errors import InvalidInput
+from shared.ids import TOKEN, new_id
+from shared.models import Token
+from shared.store.contract import Store
+
+TOKEN_PREFIX: Final = b"pico_"
+"""What a conversation's token begins with: nothing else is worth a look into the store."""
+TOKEN_BYTES: Final = 32
+"""Random bytes of a token: too many to guess, so a plain SHA-256 keeps it (NIST SP 800-63B, 5.1.2.2)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who calls. ``token_id`` None: the bearer of the API token, who may do everything."""
+
+    conversation_id: str
+    is_main: bool
+    token_id: str | None = None
+
+
+class TokenBook:
+    """Makes tokens for conversations, and tells whose a token is."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def issue(self, conversation_id: str, *, is_main: bool, life_ms: int | None) -> tuple[Token, str]:
+        """Make a token, and the conversation if there is none; returns it with the only sight of its text.
+
+        Raises InvalidInput for the temporary conversation of a task run.
+        """
+        now = now_ms()
+        conversation = await self._store.conversations.ensure(conversation_id, now)
+        if conversation.temporary:
+            raise InvalidInput("conversation_id: is a task run's own and will be gone")
+        text = f"{TOKEN_PREFIX.decode()}{secrets.token_urlsafe(TOKEN_BYTES)}"
+        expires_at = None if life_ms is None else now + life_ms
+        token = Token(new_id(TOKEN), conversation_id, is_main, now, expires_at)
+        await self._store.tokens.add(token, hashlib.sha256(text.encode()).digest())
+        await self._store.durable()
+        return token, text
+
+    async def bearer(self, token: bytes, digest: bytes) -> Caller | None:
+        """Return who carries this token (``digest``: its SHA-256); None if nobody does, or not any more."""
+        if not token.startswith(TOKEN_PREFIX):
+            return None
+        found = await self._store.tokens.find(digest, now_ms())
+        return None if found is None else Caller(found.conversation_id, found.is_main, found.id)
+
+    async def revoke(self, token_id: str) -> bool:
+        """End a token at once; False if there is none."""
+        gone = await self._store.tokens.revoke(token_id)
+        await self._store.durable()
+        return gone

@@ -1,0 +1,81 @@
+"""What every engine promises about the tokens of outside agents and about pinned tools."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from shared.errors import NotFound
+from shared.models import Token
+from shared.store.contract import Store
+from tests.contract.store.conftest import OpenStore
+from tests.contract.store.making import T0
+
+
+def a_token(name: str, **changes: Any) -> Token:
+    values: dict[str, Any] = {
+        "id": f"token-{name}",
+        "conversation_id": "c",
+        "is_main": False,
+        "created_at": T0,
+        "expires_at": None,
+    }
+    return Token(**(values | changes))
+
+
+async def test_a_token_is_found_by_its_digest_and_by_nothing_else(store: Store) -> None:
+    await store.conversations.create("c", T0)
+    token = a_token("1", is_main=True)
+    await store.tokens.add(token, b"digest")
+    assert await store.tokens.find(b"digest", T0) == token
+    assert await store.tokens.find(b"digesT", T0) is None
+    assert await store.tokens.find(b"", T0) is None
+
+
+async def test_a_token_needs_its_conversation_and_goes_with_it(store: Store) -> None:
+    with pytest.raises(NotFound):
+        await store.tokens.add(a_token("1"), b"1")
+    for name in ("c", "other"):
+        await store.conversations.create(name, T0)
+        await store.tokens.add(a_token(name, conversation_id=name), name.encode())
+    await store.conversations.delete("c")
+    assert await store.tokens.find(b"c", T0) is None
+    assert await store.tokens.find(b"other", T0) is not None
+
+
+async def test_an_expired_token_is_not_found_but_listed(store: Store) -> None:
+    await store.conversations.create("c", T0)
+    await store.tokens.add(a_token("1", expires_at=T0 + 10), b"1")
+    assert await store.tokens.find(b"1", T0 + 9) is not None
+    assert await store.tokens.find(b"1", T0 + 10) is None
+    assert [token.id for token in (await store.tokens.page(limit=10, cursor=None)).items] == ["token-1"]
+
+
+async def test_a_revoked_token_is_gone_at_once_for_every_process(open_store: OpenStore) -> None:
+    one, another = open_store(), open_store()
+    await one.conversations.create("c", T0)
+    await one.tokens.add(a_token("1"), b"1")
+    assert await another.tokens.find(b"1", T0) is not None
+    assert await one.tokens.revoke("token-1")
+    assert await another.tokens.find(b"1", T0) is None
+    assert not await one.tokens.revoke("token-1")
+
+
+async def test_tokens_come_in_pages_in_the_order_they_were_made(store: Store) -> None:
+    await store.conversations.create("c", T0)
+    for number in range(5):
+        await store.tokens.add(a_token(str(number)), str(number).encode())
+    first = await store.tokens.page(limit=3, cursor=None)
+    rest = await store.tokens.page(limit=3, cursor=first.next_cursor)
+    assert [token.id for token in first.items + rest.items] == [f"token-{number}" for number in range(5)]
+    assert rest.next_cursor is None
+
+
+async def test_the_first_digest_of_a_place_stays_until_it_is_forgotten(open_store: OpenStore) -> None:
+    one, another = open_store(), open_store()
+    assert await one.tool_pins.first(b"place", b"a", T0) == b"a"
+    assert await another.tool_pins.first(b"place", b"b", T0 + 1) == b"a"
+    assert await another.tool_pins.first(b"elsewhere", b"b", T0 + 1) == b"b"
+    await another.tool_pins.forget(b"place")
+    assert await one.tool_pins.first(b"place", b"b", T0 + 2) == b"b"
