@@ -44,14 +44,13 @@ class McpApi:
 
     def routes(self) -> list[Route]:
         """Return the routes."""
-        return [
-            Route("/mcp", self.post, methods=["POST"]),
-            Route("/mcp", self.delete, methods=["DELETE"]),
-        ]
+        return [Route("/mcp", self.serve, methods=["POST", "DELETE"])]
 
-    async def post(self, request: Request) -> Response:
-        """Take one message and answer it."""
+    async def serve(self, request: Request) -> Response:
+        """Take one message and answer it, or end a session."""
         self._gate.check(request.headers)
+        if request.method == "DELETE":
+            return self._end(request)
         try:
             message = wire.read(await raw_body(request))
             version = request.headers.get(wire.VERSION_HEADER)
@@ -61,9 +60,7 @@ class McpApi:
         except wire.Refused as refused:
             return JSON(refused.body(), status_code=wire.STATUS.get(refused.code, 400))
 
-    async def delete(self, request: Request) -> Response:
-        """End a session."""
-        self._gate.check(request.headers)
+    def _end(self, request: Request) -> Response:
         if not self._sessions.end(_session_id(request), request.scope["caller"]):
             raise _no_session()
         return Response(status_code=204)
