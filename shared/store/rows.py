@@ -8,7 +8,18 @@ from typing import Any, Protocol, TypeVar
 
 from shared import jsons
 from shared.errors import InvalidInput
-from shared.models import Conversation, Event, HistoryEntry, Message, Outbound, Page, Run, RunState, Usage
+from shared.models import (
+    Conversation,
+    Event,
+    HistoryEntry,
+    Message,
+    Outbound,
+    Page,
+    Run,
+    RunState,
+    Token,
+    Usage,
+)
 
 T = TypeVar("T")
 
@@ -93,6 +104,17 @@ def outbound(row: Row) -> Outbound:
         text=row["text"],
         sender=row["sender"],
         created_at=row["created_at"],
+    )
+
+
+def token(row: Row) -> Token:
+    """Read a token, without its digest."""
+    return Token(
+        id=row["id"],
+        conversation_id=row["conversation_id"],
+        is_main=bool(row["is_main"]),
+        created_at=row["created_at"],
+        expires_at=row["expires_at"],
     )
 
 

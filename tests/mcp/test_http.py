@@ -145,7 +145,8 @@ def test_a_conversations_token_is_forbidden_on_every_other_route(host: HostProce
                     if path in ("/health", "/ready"):
                         assert answer.status_code == 200
                     elif path != "/mcp":
-                        assert (answer.status_code, answer.json()["code"]) == (403, "forbidden"), path
+                        assert answer.status_code == 403, path
+                        assert "This token is for a conversation's tools" in answer.text
                         checked += 1
             for path in ("/mcp/", "//mcp", "/nowhere", "/MCP", "/mcp/../chat", "/%6dcp/x"):
                 assert client.post(path, json={}).status_code == 403, path

@@ -6,7 +6,7 @@ import sqlite3
 
 from shared.errors import NotFound
 from shared.models import Page, Token
-from shared.store.sqlite import rows
+from shared.store import rows
 from shared.store.sqlite.engine import Database
 
 
@@ -46,7 +46,7 @@ class SqliteTokens:
                 "SELECT * FROM tokens WHERE digest = ? AND (expires_at IS NULL OR expires_at > ?)",
                 (digest, now),
             ).fetchone()
-            return None if row is None else _token(row)
+            return None if row is None else rows.token(row)
 
         return await self._db.read(work)
 
@@ -58,7 +58,7 @@ class SqliteTokens:
             found = connection.execute(
                 "SELECT * FROM tokens WHERE number > ? ORDER BY number LIMIT ?", (*after, limit + 1)
             ).fetchall()
-            return rows.page(found, limit, _token, lambda row: (row["number"],))
+            return rows.page(found, limit, rows.token, lambda row: (row["number"],))
 
         return await self._db.read(work)
 
@@ -69,13 +69,3 @@ class SqliteTokens:
             return connection.execute("DELETE FROM tokens WHERE id = ?", (token_id,)).rowcount > 0
 
         return await self._db.write(work)
-
-
-def _token(row: sqlite3.Row) -> Token:
-    return Token(
-        id=row["id"],
-        conversation_id=row["conversation_id"],
-        is_main=bool(row["is_main"]),
-        created_at=row["created_at"],
-        expires_at=row["expires_at"],
-    )
