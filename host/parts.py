@@ -28,6 +28,7 @@ from host.scheduler import Scheduler
 from host.tools.approvals import Approvals
 from host.tools.base import Toolset
 from host.upkeep import keep_tidy
+from host.volumes import make_volumes
 from shared.clock import now_ms
 from shared.errors import Misconfigured
 from shared.redact import Redactor
@@ -88,7 +89,7 @@ async def open_host(settings: Settings, owner: str, stop: Callable[[str], None])
     _check(settings)
     host = Host(settings, owner, stop)
     async with AsyncExitStack() as stack:
-        settings.memory_dir.mkdir(parents=True, exist_ok=True)
+        make_volumes(settings)
         host.store = open_host_store(
             store_dir=settings.store_dir,
             local_db=settings.local_db_path,

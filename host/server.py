@@ -14,7 +14,7 @@ from starlette.types import ASGIApp
 
 from host.app import build_app
 from host.parts import open_host
-from shared.errors import PicoError, StoreError
+from shared.errors import Misconfigured, PicoError, StoreError, StoreVersion
 from shared.ids import new_id
 from shared.settings import Settings
 from shared.settings.proxies import peers
@@ -22,6 +22,7 @@ from shared.settings.proxies import peers
 logger = logging.getLogger("picoclaw.host")
 
 BACKLOG = 2048
+HOPELESS = 2
 
 
 class _Server(uvicorn.Server):
@@ -34,7 +35,10 @@ class _Server(uvicorn.Server):
 
 
 def run(settings: Settings) -> int:
-    """Serve until a signal or POST /control/stop; return the exit code."""
+    """Serve until a signal or POST /control/stop; return the exit code.
+
+    0: it was stopped. 1: it could not go on, and another try may succeed. 2: only the operator can mend it.
+    """
     try:
         bound = _bind(settings)
     except OSError as error:
@@ -44,7 +48,7 @@ def run(settings: Settings) -> int:
         return anyio.run(serve, settings, bound, backend_options={"use_uvloop": True})
     except (StoreError, PicoError) as error:
         logger.error("%s", error)
-        return 1
+        return HOPELESS if isinstance(error, Misconfigured | StoreVersion) else 1
     finally:
         bound.close()
 

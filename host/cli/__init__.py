@@ -1,7 +1,7 @@
 """The ``picoclaw`` command.
 
-``serve``, ``dev`` and ``mcp`` start long-lived processes: they are dispatched here, before anything of the
-command line's own libraries is imported (Typer alone is 40 ms).
+``serve``, ``dev``, ``supervise`` and ``mcp`` start long-lived processes: they are dispatched here, before
+anything of the command line's own libraries is imported (Typer alone is 40 ms).
 """
 
 from __future__ import annotations
@@ -20,6 +20,10 @@ def main() -> None:
             from host.cli.dev import dev
 
             sys.exit(dev())
+        case ["supervise"]:
+            from host.cli.supervise import supervise
+
+            sys.exit(supervise())
         case ["mcp"]:
             from host.cli.mcp import become_tool_server
 

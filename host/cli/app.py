@@ -14,6 +14,7 @@ COMMANDS: Final = {
     "init": ("host.cli.init", "init"),
     "mcp": ("host.cli.mcp", "mcp_command"),
     "serve": ("host.cli.serve", "serve_command"),
+    "supervise": ("host.cli.supervise", "supervise_command"),
     "usage": ("host.cli.usage", "usage"),
 }
 GROUPS: Final = {

@@ -8,6 +8,7 @@ import sys
 from collections.abc import MutableMapping
 from typing import Final
 
+from host.cli.hiding import hide_memory
 from host.cli.passphrase import passphrase_asker
 from shared.logging import configure
 from shared.redact import Redactor
@@ -16,7 +17,6 @@ from shared.settings import Settings, SettingsError, load
 logger = logging.getLogger("picoclaw.cli")
 
 BAD_SETTINGS: Final = 2
-PR_SET_DUMPABLE: Final = 4
 
 
 def serve() -> int:
@@ -43,21 +43,6 @@ def take_settings(environ: MutableMapping[str, str]) -> Settings | None:
     for name in settings.secret_names:
         environ.pop(name, None)
     return settings
-
-
-def hide_memory() -> None:
-    """Keep this process's memory and first environment from others: not dumpable, no core files.
-
-    prctl(2), PR_SET_DUMPABLE: other processes of the user can't read /proc/PID/environ and mem, nor trace it.
-    """
-    import resource
-
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    if sys.platform == "linux":
-        import ctypes
-
-        if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0):
-            raise OSError(ctypes.get_errno(), "prctl")
 
 
 def run(settings: Settings) -> int:

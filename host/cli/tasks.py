@@ -11,10 +11,12 @@ import typer
 
 from host.cli.client import HostClient, HostFault
 from host.cli.terminal import fail, out, print_json, short, shown, table
+from host.cli.tick import check
 
 ROOM_FOR_CONVERSATIONS: Final = 150
 
 app = typer.Typer(help="The scheduled tasks of a running host.", no_args_is_help=True)
+app.command()(check)
 
 Url = Annotated[str | None, typer.Option(help="Address of the host.")]
 Token = Annotated[str | None, typer.Option(help="API token (better in API_TOKEN).")]
