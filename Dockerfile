@@ -26,7 +26,7 @@ RUN /wheel/bin/python -c "from hatchling.build import build_wheel; build_wheel('
  && /opt/picoclaw/bin/pip uninstall --quiet --yes pip setuptools 2>/dev/null \
  && /opt/picoclaw/bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/picoclaw/lib
 
-# --- the Lambda adapter, or nothing: ENABLE_LAMBDA_ADAPTER chooses one of the two stages
+# --- the Lambda adapter, or nothing: ENABLE_LAMBDA_ADAPTER (true, 1, false, 0) chooses the stage
 FROM ${BASE} AS adapter-false
 RUN mkdir /extensions
 
@@ -35,6 +35,8 @@ FROM ${LAMBDA_ADAPTER} AS adapter-image
 FROM ${BASE} AS adapter-true
 COPY --from=adapter-image /lambda-adapter /extensions/lambda-adapter
 
+FROM adapter-false AS adapter-0
+FROM adapter-true AS adapter-1
 FROM adapter-${ENABLE_LAMBDA_ADAPTER} AS adapter
 
 # --- the image
@@ -42,7 +44,7 @@ FROM ${BASE}
 ARG EXTRA_PACKAGES=""
 # picoclaw-sandbox is who commands run as when the host is started as root (docs/sandbox.md).
 RUN useradd --uid 1000 --user-group --home-dir /data --no-create-home --shell /usr/sbin/nologin picoclaw \
- && useradd --uid 61900 --user-group --home-dir /nonexistent --no-create-home --shell /usr/sbin/nologin \
+ && useradd --uid 61900 --key UID_MAX=61900 --user-group --home-dir /nonexistent --no-create-home --shell /usr/sbin/nologin \
       picoclaw-sandbox \
  && install -d -o picoclaw -g picoclaw /data /data/memory /data/store /data/org \
  && if [ -n "$EXTRA_PACKAGES" ]; then \

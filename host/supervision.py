@@ -6,12 +6,12 @@ What supervisord leaves open for that place, and this adds:
 - A program that ends with one of its ``exitcodes``, or was tried in vain ``startretries`` times, ends the
   container. Restarting it could only fail again, where nobody sees it.
 - It starts its programs at once and hears signals at once; left alone it looks once a second.
-- Its own lines are JSON like those of the host.
+- What programs write goes to its own standard output by lines; what isn't JSON is made JSON. (supervisord
+  would open /dev/stdout, which another user's pipe refuses.)
 """
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import signal
@@ -33,17 +33,23 @@ DID_NOT_START: Final = 1
 KILLED: Final = 128
 """What a shell adds to the number of the signal that ended a program."""
 
+LONGEST_LINE: Final = 1 << 20
+"""Bytes of a line that are waited for."""
+
 logger = logging.getLogger("picoclaw.supervisor")
 
 
-def supervise(config: str | None = None) -> int:
-    """Run the programs of a supervisord.conf until one ends the container; return the exit code."""
+def supervise(config: str | None = None, *, all_json: bool = True) -> int:
+    """Run the programs of a supervisord.conf until one ends the container; return the exit code.
+
+    ``all_json``: lines of programs that aren't JSON are passed on as JSON.
+    """
     _log_to_stdout()
     while True:
         options = _Options()
         options.realize(["-c", config or CONFIG])
         options.first, options.test = True, False
-        supervisor = _Supervisor(options)
+        supervisor = _Supervisor(options, _Output(all_json=all_json))
         try:
             supervisor.main()
         except asyncore.ExitNow:
@@ -79,17 +85,22 @@ class _Options(ServerOptions):
 class _Supervisor(Supervisor):
     """supervisord that ends with its programs."""
 
-    def __init__(self, options: _Options) -> None:
+    def __init__(self, options: _Options, output: _Output) -> None:
         super().__init__(options)
         self.exit_code = 0
+        self._output = output
         self._codes: dict[str, int] = {}
 
     def runforever(self) -> None:
+        events.subscribe(events.ProcessLogEvent, self._on_output)
         events.subscribe(events.ProcessStateEvent, self._on_state)
         with _Wakeup():
             for group in self.process_groups.values():
                 group.transition()
             super().runforever()
+
+    def _on_output(self, event: Any) -> None:
+        self._output.write(event.process.config.name, event.data)
 
     def _on_state(self, event: Any) -> None:
         process = event.process
@@ -97,6 +108,7 @@ class _Supervisor(Supervisor):
         code = self.options.ended.pop(process.pid, None)
         if code is not None:
             self._codes[name] = code
+            self._output.end(name)
         match event:
             case events.ProcessStateFatalEvent():
                 self._end(name, self._codes.get(name) or DID_NOT_START, "did not stay up")
@@ -113,6 +125,34 @@ class _Supervisor(Supervisor):
         logger.log(level, "%s %s: stopping", name, why, extra={"program": name, "exit_code": code})
         self.exit_code = code
         self.options.mood = SupervisorStates.SHUTDOWN
+
+
+class _Output:
+    """What the programs write, put together to lines."""
+
+    def __init__(self, *, all_json: bool) -> None:
+        self._all_json = all_json
+        self._begun: dict[str, bytes] = {}
+
+    def write(self, program: str, data: bytes) -> None:
+        """Pass on every line that is complete, or too long to wait for."""
+        *lines, rest = (self._begun.pop(program, b"") + data).split(b"\n")
+        if len(rest) > LONGEST_LINE:
+            lines, rest = [*lines, rest], b""
+        self._begun[program] = rest
+        for line in lines:
+            self._pass_on(program, line)
+
+    def end(self, program: str) -> None:
+        """Pass on what has no line end."""
+        self._pass_on(program, self._begun.pop(program, b""))
+
+    def _pass_on(self, program: str, line: bytes) -> None:
+        if self._all_json and line.strip() and not line.startswith(b"{"):
+            logger.warning("%s", line.decode("utf-8", "backslashreplace"), extra={"program": program})
+        elif line.strip():
+            sys.stdout.buffer.write(line + b"\n")
+            sys.stdout.buffer.flush()
 
 
 class _Wakeup:
@@ -155,8 +195,6 @@ class _Forward(loggers.Handler):
 
 
 def _log_to_stdout() -> None:
-    # supervisord opens /dev/stdout anew for its programs; in a file the two would overwrite each other.
-    fcntl.fcntl(1, fcntl.F_SETFL, fcntl.fcntl(1, fcntl.F_GETFL) | os.O_APPEND)
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(JsonFormatter(Redactor(())))
     root = logging.getLogger()

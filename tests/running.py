@@ -62,6 +62,7 @@ class HostProcess:
     root: Path
     environment: dict[str, str]
     port: int = 0
+    command: tuple[str, ...] = (sys.executable, "-m", "host.cli", "serve")
     process: subprocess.Popen[bytes] | None = None
     log: IO[bytes] | None = None
     children: list[psutil.Process] = field(default_factory=list)
@@ -81,7 +82,7 @@ class HostProcess:
         self.port = self.port or free_port()
         with (self.root / "host.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "host.cli", "serve"],
+                self.command,
                 env={**self.environment, "PORT": str(self.port)},
                 cwd=Path(__file__).parent.parent,
                 stdout=log,

@@ -22,6 +22,12 @@ debootstrap --variant=minbase --include=ca-certificates,python3,python3-venv boo
 rm -rf "$root"/var/cache/apt/* "$root"/var/lib/apt/lists/* "$root"/var/log/*
 buildah commit --quiet --rm "$container" localhost/base >/dev/null
 
+# What stands in for the Lambda adapter, which is on a registry.
+container=$(buildah from scratch)
+printf '#!/bin/sh\nexit 0\n' >"$target/tmp/lambda-adapter"
+buildah add --quiet --chmod 755 "$container" "$target/tmp/lambda-adapter" /lambda-adapter >/dev/null
+buildah commit --quiet --rm "$container" localhost/adapter >/dev/null
+
 cp /etc/ssl/certs/ca-certificates.crt "$target/pip/ca.crt"
 {
   echo "[global]"
@@ -32,7 +38,7 @@ cp /etc/ssl/certs/ca-certificates.crt "$target/pip/ca.crt"
 } >"$target/pip/pip.conf"
 
 buildah build --quiet --isolation chroot --format docker --volume "$target/pip:/etc/xdg/pip:ro" \
-  --build-arg BASE=localhost/base --build-arg LAMBDA_ADAPTER=localhost/base \
+  --build-arg BASE=localhost/base --build-arg LAMBDA_ADAPTER=localhost/adapter --skip-unused-stages=false \
   --build-arg BUILD_VERSION=9.8.7 --build-arg BUILD_COMMIT=abc1234 --build-arg BUILD_TIME=2027-01-02T03:04:05Z \
   --ignorefile "$source/.dockerignore" --tag localhost/picoclaw "$source" >"$target/build.log" 2>&1 ||
   { tail -n 40 "$target/build.log" >&2; exit 1; }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Final
@@ -23,7 +24,7 @@ def supervise(config: str | None = None) -> int:
             raise
         sys.stderr.write(NOT_INSTALLED)
         return MISSING
-    return run(config)
+    return run(config, all_json=os.environ.get("LOG_FORMAT") != "console")
 
 
 def supervise_command(config: Path | None = None) -> None:
