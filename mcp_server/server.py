@@ -51,6 +51,11 @@ def build_server(tools: Tools, resources: Resources, *, is_main: bool, version: 
     ) -> types.ListResourcesResult:
         return pages
 
+    async def list_templates(
+        context: Context, params: types.PaginatedRequestParams | None
+    ) -> types.ListResourceTemplatesResult:
+        return types.ListResourceTemplatesResult(resource_templates=[])
+
     async def read_resource(
         context: Context, params: types.ReadResourceRequestParams
     ) -> types.ReadResourceResult:
@@ -64,10 +69,12 @@ def build_server(tools: Tools, resources: Resources, *, is_main: bool, version: 
         cache_hints={
             "tools/list": CacheHint(ttl_ms=3_600_000),
             "resources/list": CacheHint(ttl_ms=3_600_000),
+            "resources/templates/list": CacheHint(ttl_ms=3_600_000),
         },
         on_list_tools=list_tools,
         on_call_tool=call_tool,
         on_list_resources=list_resources,
+        on_list_resource_templates=list_templates,
         on_read_resource=read_resource,
     )
     # No exporter is configured in a tool server, so tracing would only cost time.
@@ -121,6 +128,6 @@ async def _read(resources: Resources, uri: str) -> types.ReadResourceResult:
         logger.exception("a resource could not be read")
         raise MCPError(code=types.INTERNAL_ERROR, message=INTERNAL) from None
     if text is None:
-        raise MCPError(code=types.INVALID_PARAMS, message="Unknown resource.")
+        raise MCPError(code=types.INVALID_PARAMS, message="Unknown resource.", data={"uri": uri})
     contents = types.TextResourceContents(uri=uri, mime_type="application/json", text=text)
     return types.ReadResourceResult(contents=[contents])

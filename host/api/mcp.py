@@ -53,7 +53,7 @@ class McpApi:
             return self._end(request)
         try:
             message = wire.read(await raw_body(request))
-            version = request.headers.get(wire.VERSION_HEADER)
+            version = wire.version_of(request.headers)
             if version is not None and version not in HANDSHAKE_VERSIONS:
                 return await self._stateless(request, message, version)
             return await self._in_session(request, message)
@@ -77,6 +77,8 @@ class McpApi:
             raise wire.Refused(wire.UNSUPPORTED_VERSION, sentence, request_id=message.id, data=known)
         if message.kind == "notification":
             return Response(status_code=202)
+        if message.method == "initialize":
+            raise wire.Refused(wire.METHOD_NOT_FOUND, "Method not found", request_id=message.id)
         outcome = await self._forward(request.scope["caller"], version, message)
         status = 200 if "result" in outcome else wire.STATUS.get(outcome["error"]["code"], 200)
         return JSON({"jsonrpc": "2.0", "id": message.id, **outcome}, status_code=status)

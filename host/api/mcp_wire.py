@@ -99,6 +99,11 @@ def known_id(value: object) -> RequestId | None:
     return value if isinstance(value, str) or (isinstance(value, int) and type(value) is int) else None
 
 
+def version_of(headers: Headers) -> str | None:
+    """Return the protocol version that the headers name."""
+    return _trimmed(headers, VERSION_HEADER)
+
+
 def check_headers(message: Incoming, headers: Headers) -> None:
     """Raise Refused unless the headers repeat what the request says (2026-07-28)."""
     for name in (VERSION_HEADER, METHOD_HEADER, NAME_HEADER):
@@ -108,13 +113,19 @@ def check_headers(message: Incoming, headers: Headers) -> None:
     if not isinstance(meta, dict) or VERSION_META not in meta:
         said = f"params._meta is missing {VERSION_META}"
         raise Refused(INVALID_PARAMS, said, request_id=message.id)
-    if headers.get(VERSION_HEADER) != meta[VERSION_META]:
+    if version_of(headers) != meta[VERSION_META]:
         raise _mismatch(message, f"{VERSION_HEADER} header does not match the request's protocol version")
-    if headers.get(METHOD_HEADER) != message.method:
+    if _trimmed(headers, METHOD_HEADER) != message.method:
         raise _mismatch(message, f"{METHOD_HEADER} header does not match the request's method")
     subject = message.params.get(NAMED.get(message.method, ""))
-    if subject is not None and _decoded(headers.get(NAME_HEADER)) != subject:
+    if subject is not None and _decoded(_trimmed(headers, NAME_HEADER)) != subject:
         raise _mismatch(message, f"{NAME_HEADER} header does not match the request's subject")
+
+
+def _trimmed(headers: Headers, name: str) -> str | None:
+    """Return a field's value without the white space around it (RFC 9110, 5.5)."""
+    value = headers.get(name)
+    return None if value is None else value.strip(" \t")
 
 
 def _mismatch(message: Incoming, sentence: str) -> Refused:
