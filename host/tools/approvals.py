@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import cache
 from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -33,16 +34,7 @@ class Approvals:
 
     def specs(self) -> Sequence[ToolSpec]:
         """Return the one tool."""
-        return (
-            ToolSpec(
-                NAME,
-                "Let a conversation that paused at a budget go on. Only when a person has just asked for it "
-                "in this conversation, naming how many tokens it may use.",
-                Approval.model_json_schema(),
-                # A person's word reaches the agent they talk to, nobody behind it.
-                delegable=False,
-            ),
-        )
+        return _specs()
 
     async def call(self, name: str, arguments: Mapping[str, Any]) -> ToolResult:
         """Resume the conversation; its run goes on by itself."""
@@ -55,3 +47,17 @@ class Approvals:
         except PicoError as error:
             return ToolResult(error.message, is_error=True)
         return ToolResult(f"Conversation {approval.conversation_id} goes on as {run_id}.")
+
+
+@cache
+def _specs() -> tuple[ToolSpec, ...]:
+    return (
+        ToolSpec(
+            NAME,
+            "Let a conversation that paused at a budget go on. Only when a person has just asked for it "
+            "in this conversation, naming how many tokens it may use.",
+            Approval.model_json_schema(),
+            # A person's word reaches the agent they talk to, nobody behind it.
+            delegable=False,
+        ),
+    )

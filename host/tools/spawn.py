@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import cache
 from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -41,14 +42,7 @@ class Spawn:
 
     def specs(self) -> Sequence[ToolSpec]:
         """Return the one tool."""
-        return (
-            ToolSpec(
-                SPAWN,
-                "Hand a task to a subagent that works on its own, in the same workspace, and returns its "
-                "final answer. Call it several times in one reply to work on independent parts side by side.",
-                Task.model_json_schema(),
-            ),
-        )
+        return _specs()
 
     async def call(self, name: str, arguments: Mapping[str, Any]) -> ToolResult:
         """Run the task to its end."""
@@ -60,3 +54,15 @@ class Spawn:
         if not task.task.strip():
             return ToolResult("task: must not be blank", is_error=True)
         return await self._run(task)
+
+
+@cache
+def _specs() -> tuple[ToolSpec, ...]:
+    return (
+        ToolSpec(
+            SPAWN,
+            "Hand a task to a subagent that works on its own, in the same workspace, and returns its final "
+            "answer. Call it several times in one reply to work on independent parts side by side.",
+            Task.model_json_schema(),
+        ),
+    )
