@@ -183,7 +183,9 @@ class ChatApi:
         """Send a run's events after Last-Event-ID, live or after the end."""
         after = last_event_id(request)
         params = request.path_params
-        return EventStreamResponse(await self._runs.events(params["id"], params["run_id"], after=after))
+        return EventStreamResponse(
+            await self._runs.event_batches(params["id"], params["run_id"], after=after)
+        )
 
     async def cancel(self, request: Request) -> Response:
         """Stop the conversation's run."""
@@ -211,14 +213,14 @@ class ChatApi:
         if spec.live:
             lease = run.lease
             return EventStreamResponse(
-                await self._runs.events(lease.conversation_id, lease.run_id, after=0, run=run)
+                await self._runs.event_batches(lease.conversation_id, lease.run_id, after=0, run=run)
             )
         return JSON(await run.wait())
 
     async def _joined(self, answer: KeyedAnswer, *, stream: bool) -> ASGIApp:
         if stream:
             return EventStreamResponse(
-                await self._runs.events(answer.conversation_id or "", answer.subject, after=0)
+                await self._runs.event_batches(answer.conversation_id or "", answer.subject, after=0)
             )
         return JSON(await self._runs.joined(answer))
 

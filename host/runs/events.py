@@ -9,7 +9,7 @@ import anyio
 
 from shared.models import Event
 
-WINDOW: Final = 4096
+WINDOW: Final = 512
 """Stored events that stay in memory for readers close behind; older ones are read from the store."""
 
 
@@ -20,7 +20,8 @@ class EventLog:
         self._events: list[Event] = []
         self._first = 1
         self._stored = 0
-        self._changed = anyio.Event()
+        self._shown = 0
+        self._changed: anyio.Event | None = None
         self.closed = False
 
     @property
@@ -35,6 +36,17 @@ class EventLog:
         self._wake()
         return event
 
+    def emit_text(self, text: str) -> None:
+        """Add a ``chunk`` event; one that nobody has seen yet takes the text in instead.
+
+        So a run whose events nobody follows has a few long ones, and one with a reader has each at once.
+        """
+        last = self._events[-1] if self._events else None
+        if last is not None and last.name == "chunk" and last.seq > self._shown:
+            self._events[-1] = Event(last.seq, "chunk", {"text": last.data["text"] + text})
+        else:
+            self.emit("chunk", {"text": text})
+
     def publish(self, events: Sequence[Event]) -> None:
         """Show the last events, which are in the store already, and close the log."""
         self._events.extend(events)
@@ -48,6 +60,7 @@ class EventLog:
 
     def unsaved(self) -> list[Event]:
         """Return the events that are not in the store yet."""
+        self._shown = self.last_seq
         return self._events[max(self._stored + 1 - self._first, 0) :]
 
     def mark_saved(self, events: Sequence[Event]) -> None:
@@ -64,33 +77,45 @@ class EventLog:
         """Return the events with a larger number, None if some of them are only in the store."""
         if seq + 1 < self._first:
             return None
+        self._shown = self.last_seq
         return self._events[seq + 1 - self._first :]
 
     async def wait(self) -> None:
         """Return when something was added or the log was closed since the last look."""
         if not self.closed:
+            self._changed = self._changed or anyio.Event()
             await self._changed.wait()
 
     def _wake(self) -> None:
-        changed, self._changed = self._changed, anyio.Event()
-        changed.set()
+        changed, self._changed = self._changed, None
+        if changed is not None:
+            changed.set()
 
 
 ReadStored = Callable[[int], Awaitable[list[Event]]]
 
 
-async def follow(log: EventLog, after: int, read_stored: ReadStored) -> AsyncIterator[Event]:
-    """Yield the run's events after ``after``: stored ones first, then live ones until the log closes."""
+async def follow(log: EventLog, after: int, read_stored: ReadStored) -> AsyncIterator[Sequence[Event]]:
+    """Yield the run's events after ``after``, all that are there at a time, until the log closes.
+
+    Stored ones come first, then live ones.
+    """
     seq = after
     while True:
         events = log.after(seq)
         if events is None:
             events = await read_stored(seq)
-        for event in events:
-            seq = event.seq
-            yield event
         if events:
-            continue
-        if log.closed:
+            seq = events[-1].seq
+            yield events
+        elif log.closed:
             return
-        await log.wait()
+        else:
+            await log.wait()
+
+
+async def one_by_one(batches: AsyncIterator[Sequence[Event]]) -> AsyncIterator[Event]:
+    """Yield the events of the batches."""
+    async for events in batches:
+        for event in events:
+            yield event

@@ -121,7 +121,7 @@ class RunRecorder:
 
     def _chunk(self, text: str) -> None:
         if text:
-            self._log.emit("chunk", {"text": text})
+            self._log.emit_text(text)
 
     def _count(self, reply: Reply) -> None:
         self.model = reply.model

@@ -83,17 +83,6 @@ class ActiveRun:
             raise self._fault
         return self._answer
 
-    async def save_events(self) -> None:
-        """Store the events told since the last time, without a sync; a lost lease ends the run."""
-        events = self.log.unsaved()
-        if not events or self.log.closed:
-            return
-        try:
-            await self._store.runs.record(self.lease, events, now_ms())
-            self.log.mark_saved(events)
-        except LeaseLost:
-            self.stop(Overtaken())
-
     async def execute(self) -> None:
         """Run to the end. Nothing is raised: every ending is an answer or a fault that ``wait`` raises."""
         try:

@@ -16,7 +16,7 @@ from host.agent.endings import Cancelled, Overtaken, Stopped
 from host.agent.prompt import person_message
 from host.metrics import Metrics
 from host.rates import RateLimit
-from host.runs.events import follow
+from host.runs.events import follow, one_by_one
 from host.runs.places import Places
 from host.runs.prices import Prices
 from host.runs.run import ActiveRun, Agent
@@ -186,6 +186,12 @@ class RunService:
     async def events(
         self, conversation_id: str, run_id: str, *, after: int, run: ActiveRun | None = None
     ) -> AsyncIterator[Event]:
+        """Return the run's events after ``after``; see ``event_batches``."""
+        return one_by_one(await self.event_batches(conversation_id, run_id, after=after, run=run))
+
+    async def event_batches(
+        self, conversation_id: str, run_id: str, *, after: int, run: ActiveRun | None = None
+    ) -> AsyncIterator[Sequence[Event]]:
         """Return the run's events after ``after``: live, stored, or stored and then live.
 
         ``run`` is the run itself when the caller has just started it. Raises NotFound.
@@ -225,11 +231,20 @@ class RunService:
     async def _keep_events(self) -> None:
         while True:
             await anyio.sleep(EVENTS_EVERY_S)
-            for run in list(self._active.values()):
-                try:
-                    await run.save_events()
-                except Exception:
-                    logger.exception("Events could not be stored yet", extra={"run_id": run.lease.run_id})
+            runs = {run.lease.run_id: run for run in self._active.values()}
+            unsaved = {run_id: run.log.unsaved() for run_id, run in runs.items() if not run.log.closed}
+            try:
+                lost = await self._store.runs.record(
+                    [(runs[run_id].lease, events) for run_id, events in unsaved.items() if events], now_ms()
+                )
+            except Exception:
+                logger.exception("Events could not be stored yet", extra={"runs": len(unsaved)})
+                continue
+            for run_id, events in unsaved.items():
+                if run_id in lost:
+                    runs[run_id].stop(Overtaken())
+                else:
+                    runs[run_id].log.mark_saved(events)
 
     async def _keep_leases(self) -> None:
         while True:
@@ -245,16 +260,19 @@ class RunService:
         except Exception:
             logger.exception("A lease could not be renewed yet", extra={"run_id": run.lease.run_id})
 
-    async def _replay(self, run_id: str, after: int, *, running: bool) -> AsyncIterator[Event]:
+    async def _replay(self, run_id: str, after: int, *, running: bool) -> AsyncIterator[Sequence[Event]]:
         """Yield stored events; those of a run on another host as they are stored there."""
         seq = after
         while True:
-            for event in await self._store.runs.events(run_id, after=seq):
-                seq = event.seq
-                yield event
-                running = running and event.name != "done"
-            if not running:
+            events = await self._store.runs.events(run_id, after=seq)
+            if events:
+                seq = events[-1].seq
+                yield events
+            running = running and all(event.name != "done" for event in events)
+            if not running and not events:
                 return
+            if events:
+                continue
             await anyio.sleep(EVENTS_EVERY_S)
 
     async def _refuse_early(self, spec: RunSpec) -> None:

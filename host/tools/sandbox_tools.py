@@ -24,9 +24,11 @@ _HINT: Final = (
 logger = logging.getLogger("picoclaw.tools")
 
 
-def _spec(name: str, description: str, properties: dict[str, Any], required: list[str]) -> ToolSpec:
+def _spec(
+    name: str, description: str, properties: dict[str, Any], required: list[str], *, read_only: bool = False
+) -> ToolSpec:
     schema = {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
-    return ToolSpec(name, description, schema)
+    return ToolSpec(name, description, schema, read_only=read_only)
 
 
 _PATH: Final = {"type": "string", "description": "Path; relative ones start at the workspace"}
@@ -43,6 +45,7 @@ FILE_SPECS: Final = (
             "limit": {**_COUNT, "description": "Number of lines (default 2000)"},
         },
         ["path"],
+        read_only=True,
     ),
     _spec(
         "write_file",
@@ -76,6 +79,7 @@ FILE_SPECS: Final = (
             "limit": {**_COUNT, "description": "Entries to list (default 500, at most 5000)"},
         },
         [],
+        read_only=True,
     ),
 )
 EXEC_SPEC: Final = _spec(

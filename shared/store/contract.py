@@ -133,8 +133,8 @@ class Runs(Protocol):
         """
         ...
 
-    async def record(self, lease: Lease, events: Sequence[Event], now: int) -> None:
-        """Store events of the run; raises LeaseLost."""
+    async def record(self, told: Sequence[tuple[Lease, Sequence[Event]]], now: int) -> set[str]:
+        """Store events of several runs; return the ids of those whose lease is lost, of which nothing is."""
         ...
 
     async def finish(

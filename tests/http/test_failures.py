@@ -108,6 +108,23 @@ def test_a_run_that_was_cancelled_keeps_its_finished_steps(client: httpx2.Client
     assert chat(client, "go on", conversation_id=conversation)["status"] == "success"
 
 
+def test_a_run_that_was_killed_while_it_only_read_may_be_repeated(make_host: MakeHost) -> None:
+    host = make_host().start()
+    slow = {"tools": [{"name": "list_dir", "input": {}}, {"name": "read_file", "input": {"path": "pipe"}}]}
+    with host.client() as client, contextlib.suppress(httpx2.TransportError):
+        body = {"message": directive(steps=[slow]), "stream": True, "show_tool_use": True}
+        with client.stream("POST", "/chat", json=body) as response:
+            for _, name, data in frames(response.iter_lines()):
+                if name == "start":
+                    start = data
+                if name == "tool_use":
+                    host.kill()
+    host.start()
+    with host.client() as client:
+        run = client.get(f"/chat/{start['conversation_id']}/runs/{start['run_id']}").json()
+    assert run["code"] == "retryable"
+
+
 def test_a_conversation_goes_on_after_a_restart(make_host: MakeHost) -> None:
     host = make_host().start()
     with host.client() as client:
@@ -124,17 +141,22 @@ def test_a_conversation_goes_on_after_a_restart(make_host: MakeHost) -> None:
 
 @pytest.mark.parametrize("steps", [WRITE_AND_HANG, READ_AND_HANG], ids=["wrote", "read"])
 def test_after_kill_9_nothing_stays_running_and_the_follower_is_told(
-    make_host: MakeHost, steps: list[dict[str, Any]]
+    make_host: MakeHost, model: ModelProcess, steps: list[dict[str, Any]]
 ) -> None:
     host = make_host().start()
+    mark = f"kill-{len(steps[0])}"
     with host.client() as client, contextlib.suppress(httpx2.TransportError):
         with client.stream(
-            "POST", "/chat", json={"message": directive(steps=steps), "stream": True, "show_tool_use": True}
+            "POST",
+            "/chat",
+            json={"message": directive(mark, steps=steps), "stream": True, "show_tool_use": True},
         ) as response:
             for _, name, data in frames(response.iter_lines()):
                 if name == "start":
                     start = data
                 if name == "tool_result":
+                    # The next step is asked for only after this one is stored.
+                    until(lambda: asked(model, mark) == 2)
                     host.kill()
     host.start()
     with host.client() as client:

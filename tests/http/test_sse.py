@@ -9,7 +9,7 @@ import pytest
 from starlette.types import Message, Receive
 
 from host.api.sse import EventStreamResponse, frame
-from host.runs.events import EventLog, follow
+from host.runs.events import EventLog, follow, one_by_one
 from shared.models import Event
 
 SCOPE = {"type": "http"}
@@ -40,9 +40,9 @@ async def test_a_silent_stream_sends_comments() -> None:
     silence = anyio.Event()
     beats = 0
 
-    async def events() -> AsyncIterator[Event]:
+    async def events() -> AsyncIterator[list[Event]]:
         await silence.wait()
-        yield Event(1, "done", {})
+        yield [Event(1, "done", {})]
 
     async def send(message: Message) -> None:
         nonlocal beats
@@ -92,15 +92,15 @@ async def test_a_late_reader_gets_old_events_from_the_store_and_new_ones_live() 
         return [event for event in stored if event.seq > after][:1000]
 
     assert log.after(0) is None
-    seen = [event.seq async for event in follow(log, 0, read)]
+    seen = [event.seq async for event in one_by_one(follow(log, 0, read))]
     assert seen == list(range(1, 6002))
 
 
 @pytest.mark.parametrize("count", [0, 1, 500])
 async def test_every_event_reaches_the_reader_in_order(count: int) -> None:
-    async def events() -> AsyncIterator[Event]:
+    async def events() -> AsyncIterator[list[Event]]:
         for number in range(count):
-            yield Event(number + 1, "chunk", {"n": number})
+            yield [Event(number + 1, "chunk", {"n": number})]
 
     body = await sent_by(EventStreamResponse(events()))
     ids = [int(line[4:]) for line in body.split(b"\n") if line.startswith(b"id: ")]
@@ -111,3 +111,43 @@ def test_events_are_numbered_from_one() -> None:
     log = EventLog()
     assert [log.emit("x", {}).seq for _ in range(3)] == [1, 2, 3]
     assert log.last_seq == 3
+
+
+def test_text_that_nobody_has_seen_yet_grows_in_one_event_and_seen_text_never_changes() -> None:
+    log = EventLog()
+    log.emit("start", {})
+    for piece in ("a ", "b"):
+        log.emit_text(piece)
+    assert log.after(1) == [Event(2, "chunk", {"text": "a b"})]
+    log.emit_text("c")
+    log.emit_text("d")
+    assert log.unsaved()[2:] == [Event(3, "chunk", {"text": "cd"})]
+    log.emit_text("e")
+    log.emit("tool_use", {})
+    log.emit_text("f")
+    assert [event.data.get("text") for event in log.after(2) or []] == ["cd", "e", None, "f"]
+
+
+async def test_a_slow_reader_gets_no_comments_between_and_every_event() -> None:
+    taken = anyio.Event()
+    bodies: list[bytes] = []
+
+    async def events() -> AsyncIterator[list[Event]]:
+        yield [Event(1, "chunk", {})]
+        yield [Event(2, "done", {})]
+
+    async def send(message: Message) -> None:
+        bodies.append(message.get("body", b""))
+        if b"id: 1" in bodies[-1]:
+            await taken.wait()
+
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as tasks:
+            response = EventStreamResponse(events(), heartbeat_s=0.001)
+            tasks.start_soon(response, dict(SCOPE), still_there, send)
+            for _ in range(20):
+                await anyio.sleep(0.002)
+            before = list(bodies)
+            taken.set()
+    assert b"id: 1" in before[-1]
+    assert b"id: 2" in b"".join(bodies)

@@ -23,7 +23,7 @@ async def fill(store: SqliteStore) -> None:
     await store.conversations.create("c", 1)
     message = NewMessage("m1", "user", text, SECRET)
     lease = await store.runs.begin(NewRun("r1", "c", message, owner="h", now=1, lease_ms=10_000))
-    await store.runs.record(lease, [Event(1, "chunk", {"text": SECRET})], 1)
+    await store.runs.record([(lease, [Event(1, "chunk", {"text": SECRET})])], 1)
     await store.compactions.add(lease, OfConversation("summary", 1, 1, SECRET), 1)
     end = RunEnd(RunState.SUCCESS, {"result": SECRET}, Usage(), "m", error=SECRET)
     await store.runs.finish(lease, end, [], [], 2)

@@ -53,6 +53,23 @@ def test_frames_of_a_transaction_that_was_rolled_back_are_not_read(
     assert wal.read_tail(log, tail.mark) is None
 
 
+def test_a_long_log_is_read_in_parts_that_join_and_a_large_transaction_in_one(
+    connection: sqlite3.Connection, tmp_path: Path
+) -> None:
+    log = tmp_path / "a.db-wal"
+    for _ in range(30):
+        connection.execute("INSERT INTO t VALUES (zeroblob(400000))")
+    connection.execute("INSERT INTO t VALUES (zeroblob(?))", (3 * wal.PART,))
+    mark, parts = wal.begin(log), list[bytes]()
+    while (tail := wal.read_tail(log, mark)) is not None:
+        parts.append(tail.data)
+        mark = tail.mark
+    assert b"".join(parts) == log.read_bytes()
+    assert len(parts) > 3
+    assert all(len(part) <= wal.PART for part in parts[:-1])
+    assert len(parts[-1]) > 3 * wal.PART
+
+
 def test_a_new_epoch_is_not_taken_for_the_old_one(connection: sqlite3.Connection, tmp_path: Path) -> None:
     log = tmp_path / "a.db-wal"
     mark = wal.begin(log)

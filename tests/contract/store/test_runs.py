@@ -22,7 +22,7 @@ async def test_a_run_goes_from_its_message_to_its_answer(store: Store) -> None:
     running = await store.runs.active("c")
     assert running is not None
     assert running.state is RunState.RUNNING
-    await store.runs.record(lease, [Event(1, "start", {"a": 1})], T0)
+    await store.runs.record([(lease, [Event(1, "start", {"a": 1})])], T0)
     await store.runs.finish(lease, an_end(), [said("2", "done")], [Event(2, "done", {})], T0 + 5)
     run = await store.runs.get("c", "run-1")
     assert run is not None
@@ -85,11 +85,14 @@ async def test_an_overtaken_owner_writes_nothing(store: Store) -> None:
     for write in (
         store.runs.renew(old, 1000),
         store.runs.append(old, [said("late")], T0),
-        store.runs.record(old, [Event(9, "chunk", {})], T0),
         store.runs.finish(old, an_end(), [said("late2")], [], T0),
     ):
         with pytest.raises(LeaseLost):
             await write
+    told = [(new, [Event(1, "chunk", {})]), (old, [Event(9, "chunk", {})])]
+    assert await store.runs.record(told, T0) == {old.run_id}
+    assert 9 not in [event.seq for event in await store.runs.events(old.run_id, after=0)]
+    assert [event.seq for event in await store.runs.events(new.run_id, after=0)] == [1]
     assert await store.conversations.history("c") == before
     run = await store.runs.get("c", "run-1")
     assert run is not None
@@ -190,7 +193,7 @@ async def test_a_key_is_free_again_after_a_day(store: Store) -> None:
 
 async def test_keys_and_events_survive_a_restart(open_store: OpenStore, store: Store) -> None:
     lease = await store.runs.begin(a_run("1", idempotency=a_key()))
-    await store.runs.record(lease, [Event(1, "start", {})], T0)
+    await store.runs.record([(lease, [Event(1, "start", {})])], T0)
     await store.durable()
     again = open_store()
     kept = await again.runs.keyed(a_key(), T0)

@@ -79,9 +79,8 @@ class Carrier:
             self._create(state, following)
             connection = self._connect()
             with self._gate.held():
-                tail = wal.read_tail(self.log, state.mark)
-                if tail is not None:
-                    state = self._append(state, tail)
+                before, state = state, self._append_all(state)
+                if state is not before:
                     self._create(state, following)
                 _reset(connection)
                 mark = _first_frame(connection, self.log)
@@ -183,9 +182,8 @@ class Carrier:
 
     def _end(self, state: State, phase: Phase, let_go: Callable[[], None]) -> None:
         with self._gate.held():
-            tail = wal.read_tail(self.log, state.mark) if phase is Phase.ENDED else None
-            if tail is not None:
-                state = self._append(state, tail)
+            if phase is Phase.ENDED:
+                state = self._append_all(state)
             let_go()
             self._disconnect()
             # SQLite writes the log back and removes it when the last connection of all processes closes.
@@ -193,9 +191,22 @@ class Carrier:
                 self.sidecar.write(replace(state, phase=phase, base=self._base()))
 
     def _carry(self, state: State) -> State:
-        with self._gate.held():
-            tail = wal.read_tail(self.log, state.mark)
-        return state if tail is None else self._append(state, tail)
+        """Ship what is committed now; writers go on between two parts, and what they add is not chased."""
+        end = _size(self.log)
+        while True:
+            with self._gate.held():
+                tail = wal.read_tail(self.log, state.mark)
+            if tail is None:
+                return state
+            state = self._append(state, tail)
+            if state.mark.shipped >= end:
+                return state
+
+    def _append_all(self, state: State) -> State:
+        """Ship everything; the caller holds the gate, so that nothing more comes."""
+        while (tail := wal.read_tail(self.log, state.mark)) is not None:
+            state = self._append(state, tail)
+        return state
 
     def _append(self, state: State, tail: Tail) -> State:
         path = layout.segment_path(Path(state.store_dir), state.segment)
@@ -273,6 +284,10 @@ def _back_up(reader: sqlite3.Connection, target: Path) -> None:
 
 
 def _has_log(log: Path) -> bool:
+    return _size(log) > 0
+
+
+def _size(log: Path) -> int:
     with suppress(FileNotFoundError):
-        return log.stat().st_size > 0
-    return False
+        return log.stat().st_size
+    return 0

@@ -15,6 +15,9 @@ from typing import Final
 HEADER: Final = struct.Struct(">8I")
 FRAME: Final = struct.Struct(">6I")
 
+PART: Final = 4 * 1024 * 1024
+"""Bytes that are read at a time, and so the memory that shipping takes, unless one transaction is larger."""
+
 
 class NotContinuous(Exception):
     """The log doesn't continue what was shipped: somebody began it anew."""
@@ -70,7 +73,7 @@ def begin(log: Path) -> Mark:
 
 
 def read_tail(log: Path, mark: Mark) -> Tail | None:
-    """Return what was committed after ``mark``, or None; raises NotContinuous."""
+    """Return the next part of what was committed after ``mark``, or None; raises NotContinuous."""
     fd = _open(log)
     try:
         epoch = _epoch(fd)
@@ -78,8 +81,7 @@ def read_tail(log: Path, mark: Mark) -> Tail | None:
             raise LogReplaced
         if (epoch.salts, epoch.page_size) != (mark.salts, mark.page_size) or _digest(fd, mark) != mark.digest:
             raise NotContinuous
-        size = os.fstat(fd).st_size
-        return _committed(_read(fd, mark.shipped, size), mark) if size > mark.shipped else None
+        return _next_part(fd, mark)
     finally:
         os.close(fd)
 
@@ -109,6 +111,18 @@ def _digest(fd: int, mark: Mark) -> int:
     for offset in range(max(mark.batch, HEADER.size), mark.shipped, mark.frame_size):
         digest = zlib.crc32(os.pread(fd, FRAME.size, offset), digest)
     return digest
+
+
+def _next_part(fd: int, mark: Mark) -> Tail | None:
+    size = os.fstat(fd).st_size
+    end = mark.shipped
+    while end < size:
+        # A part that holds no whole transaction grows until it does.
+        end = min(end + PART, size)
+        tail = _committed(_read(fd, mark.shipped, end), mark)
+        if tail is not None:
+            return tail
+    return None
 
 
 def _read(fd: int, start: int, end: int) -> bytes:
