@@ -100,7 +100,7 @@ class FrameStreamResponse:
 
 
 class EventStreamResponse(FrameStreamResponse):
-    """The events of a run. What is there goes out in one piece: a fast model costs one write, not hundreds."""
+    """The events of a run. What is there goes out in one piece: a fast model costs one write, not many."""
 
     def __init__(self, batches: AsyncIterator[Sequence[Event]], *, heartbeat_s: float = HEARTBEAT_S) -> None:
         super().__init__(_framed(batches), opening=RETRY, heartbeat_s=heartbeat_s)
