@@ -5,12 +5,13 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.stamp
+POSTGRES_TESTS := tests/contract tests/cluster
 LOCK := requirements/dev.lock
 EXTRAS := --extra telegram --extra postgres --extra otel --extra image
 COMPILE := --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate -q \
   pyproject.toml --custom-compile-command "make lock"
 
-.PHONY: run setup test chaos check lint types bench lock format clean
+.PHONY: run setup test test-postgres chaos check lint types bench lock format clean
 
 run: setup
 	@$(VENV)/bin/picoclaw dev
@@ -34,6 +35,11 @@ $(STAMP): $(LOCK) pyproject.toml
 
 test: setup
 	$(PY) -m pytest -m "not slow"
+
+# The tests that want PostgreSQL (the others run on SQLite), on a server that is thrown away afterwards.
+test-postgres: setup
+	@directory=$$(mktemp -d /tmp/picoclaw-postgres-XXXXXX); trap ".ci/postgres remove $$directory" EXIT; \
+	PICOCLAW_TEST_DATABASE_URL=$$(.ci/postgres start $$directory) $(PY) -m pytest $(POSTGRES_TESTS)
 
 # Kills the whole tree at random, hundreds of times, and compares what clients were told with what is there.
 chaos: setup

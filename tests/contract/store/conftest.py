@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Final
 
@@ -10,26 +11,43 @@ import pytest
 
 from shared.store import open_store as open_sqlite
 from shared.store.contract import Store
+from shared.store.postgres.database import Place
+from shared.store.postgres.store import PostgresStore
+from tests.postgres import fresh_database, needs_postgres
 
 OpenStore = Callable[[], Store]
 
-ENGINES: Final[dict[str, Callable[[Path], Store]]] = {
-    "sqlite": lambda folder: open_sqlite(folder / "local" / "store.db", folder / "volume"),
+
+@asynccontextmanager
+async def sqlite(folder: Path) -> AsyncIterator[OpenStore]:
+    yield lambda: open_sqlite(folder / "local" / "store.db", folder / "volume")
+
+
+@asynccontextmanager
+async def postgres(folder: Path) -> AsyncIterator[OpenStore]:
+    async with fresh_database() as url:
+        yield lambda: PostgresStore(Place(url))
+
+
+ENGINES: Final[dict[str, Callable[[Path], AbstractAsyncContextManager[OpenStore]]]] = {
+    "sqlite": sqlite,
+    "postgres": postgres,
 }
 
 
-@pytest.fixture(params=sorted(ENGINES))
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=needs_postgres)])
 async def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[OpenStore]:
     """Open the same database once more, as another process would."""
     opened: list[Store] = []
+    async with ENGINES[request.param](tmp_path) as open_one:
 
-    def open_one() -> Store:
-        opened.append(ENGINES[request.param](tmp_path))
-        return opened[-1]
+        def open_and_remember() -> Store:
+            opened.append(open_one())
+            return opened[-1]
 
-    yield open_one
-    for each in opened:
-        await each.close()
+        yield open_and_remember
+        for each in opened:
+            await each.close()
 
 
 @pytest.fixture

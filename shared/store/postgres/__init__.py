@@ -1,0 +1,1 @@
+"""The engine for several hosts: the Store contract on PostgreSQL."""

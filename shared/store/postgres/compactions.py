@@ -1,0 +1,121 @@
+"""Compactions in PostgreSQL."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from shared import jsons
+from shared.compactions import Compaction
+from shared.models import Lease, Spending, Usage
+from shared.store import rows
+from shared.store.postgres import usage
+from shared.store.postgres.database import Database
+from shared.store.postgres.driver import Connection
+from shared.store.postgres.runs import hold
+from shared.store.rows import Row
+
+
+class PostgresCompactions:
+    """Implements the Compactions contract."""
+
+    def __init__(self, database: Database) -> None:
+        self._db = database
+
+    async def latest(self, conversation_id: str) -> Compaction | None:
+        """Return the compaction in force, None if everything is sent as it is stored."""
+
+        async def work(connection: Connection) -> Compaction | None:
+            row = await connection.fetchrow(
+                "SELECT * FROM compactions WHERE conversation_id = $1 ORDER BY number DESC LIMIT 1",
+                conversation_id,
+            )
+            return None if row is None else _compaction(row)
+
+        return await self._db.read(work)
+
+    async def add(
+        self, lease: Lease, compaction: Compaction, now: int, *, spent: Spending | None = None
+    ) -> Compaction:
+        """Put a compaction in force and count what it cost; raises LeaseLost."""
+
+        async def work(connection: Connection) -> Compaction:
+            await hold(connection, lease, "reserved_tokens = 0, reserved_microdollars = 0")
+            number = 1 + await _newest(connection, lease.conversation_id)
+            made = replace(compaction, number=number, created_at=now)
+            await _insert(connection, lease.conversation_id, made)
+            if spent is not None:
+                await usage.count(connection, lease.conversation_id, spent, now)
+            return made
+
+        return await self._db.write_patiently(work)
+
+    async def unarchived(self, conversation_id: str) -> list[Compaction]:
+        """Return those that replaced messages and are not in the archive yet, oldest first."""
+
+        async def work(connection: Connection) -> list[Compaction]:
+            found = await connection.fetch(
+                """SELECT * FROM compactions WHERE conversation_id = $1 AND archived = 0 AND kind <> 'cut'
+                ORDER BY number""",
+                conversation_id,
+            )
+            return [_compaction(row) for row in found]
+
+        return await self._db.read(work)
+
+    async def mark_archived(self, conversation_id: str, number: int) -> None:
+        """Note that the messages which a compaction replaced are in the archive."""
+        await self._db.write(
+            lambda connection: connection.execute(
+                "UPDATE compactions SET archived = 1 WHERE conversation_id = $1 AND number = $2",
+                conversation_id,
+                number,
+            )
+        )
+
+    async def count(self, conversation_id: str) -> int:
+        """Return how many compactions the conversation has had."""
+        return await self._db.read(lambda connection: _newest(connection, conversation_id))
+
+
+async def _newest(connection: Connection, conversation_id: str) -> int:
+    number = await connection.fetchval(
+        "SELECT max(number) FROM compactions WHERE conversation_id = $1", conversation_id
+    )
+    return int(number or 0)
+
+
+async def _insert(connection: Connection, conversation_id: str, made: Compaction) -> None:
+    await connection.execute(
+        """INSERT INTO compactions (conversation_id, number, kind, first_seq, through_seq, text,
+            cut_through_seq, cut_chars, thinking_through_seq, model, usage, created_at)
+            VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)""",
+        conversation_id,
+        made.number,
+        made.kind,
+        made.first_seq,
+        made.through_seq,
+        made.text,
+        made.cut_through_seq,
+        made.cut_chars,
+        made.thinking_through_seq,
+        made.model,
+        rows.usage_text(made.usage),
+        made.created_at,
+    )
+
+
+def _compaction(row: Row) -> Compaction:
+    return Compaction(
+        kind=row["kind"],
+        through_seq=row["through_seq"],
+        first_seq=row["first_seq"],
+        text=row["text"],
+        cut_through_seq=row["cut_through_seq"],
+        cut_chars=row["cut_chars"],
+        thinking_through_seq=row["thinking_through_seq"],
+        model=row["model"],
+        usage=Usage(**jsons.loads(row["usage"])),
+        number=row["number"],
+        created_at=row["created_at"],
+        archived=bool(row["archived"]),
+    )

@@ -1,0 +1,225 @@
+"""Connections and transactions, and what happens when the database is away.
+
+A transaction is shielded from cancellation and bounded in time instead: it is never torn between its commit
+and its answer. One that the server undid, or that never reached its commit, is tried again; when the
+connection breaks in the middle of a commit, the server is asked afterwards what became of it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar, cast
+
+import anyio
+
+from shared.clock import monotonic_ms
+from shared.errors import Unavailable
+from shared.store.postgres.driver import Connection, Pool, is_away, is_server_error, make_pool
+
+logger = logging.getLogger("picoclaw.store")
+
+T = TypeVar("T")
+Work = Callable[[Connection], Awaitable[T]]
+
+UNIQUE_VIOLATION: Final = "23505"
+FOREIGN_KEY_VIOLATION: Final = "23503"
+UNDONE: Final = ("40001", "40P01")
+"""Serialisation failure and deadlock: the server undid the transaction, so it may be run again."""
+
+TRIES: Final = 8
+"""How often a transaction is begun that the server undoes."""
+PAUSE_S: Final = 0.02
+LONGEST_PAUSE_S: Final = 0.5
+WAIT_S: Final = 1.0
+"""How long a caller who is waiting for an answer waits for a database that is away, in seconds."""
+PATIENCE_S: Final = 20.0
+"""How long a run in flight does, before it fails; less than its lease, in seconds."""
+CONNECTION_S: Final = 10.0
+"""How long to wait for a free connection, in seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the database is. ``token``: what a tool server's statements show, see ``tool_access``."""
+
+    url: str
+    owner: str = "picoclaw"
+    connections: int = 10
+    pooled: bool = False
+    token: str | None = None
+
+
+class _Unknown(Exception):
+    """The connection broke while a transaction was being committed."""
+
+    def __init__(self, xid: str | None, result: Any) -> None:
+        super().__init__("unknown")
+        self.xid = xid
+        self.result = result
+
+
+class _Trials:
+    """How often something was tried, and for how long it will be."""
+
+    def __init__(self, deadline: float) -> None:
+        self.deadline = deadline
+        self.error: Exception | None = None
+        self.over = False
+        self._undone = 0
+        self._pause_s = PAUSE_S
+
+    def failed(self, error: Exception) -> None:
+        """Note a failure, and whether it was the last."""
+        self.error = error
+        self._undone += is_server_error(error, *UNDONE)
+        self.over = self._undone >= TRIES or (is_away(error) and monotonic_ms() >= self.deadline)
+
+    async def pause(self) -> None:
+        """Wait a little longer each time."""
+        if not self.over:
+            await anyio.sleep(self._pause_s)
+            self._pause_s = min(self._pause_s * 2, LONGEST_PAUSE_S)
+
+    def sentence(self) -> Unavailable:
+        """Return what a caller is told."""
+        if self.error is not None and is_away(self.error):
+            return Unavailable("The database cannot be reached: try again", retry_after=2)
+        return Unavailable("The database is busy: try again", retry_after=1)
+
+
+class Database:
+    """One process's view of the database."""
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        self._pool: Pool | None = None
+        self._opening = anyio.Lock()
+        self.away = False
+
+    async def read(self, work: Work[T]) -> T:
+        """Run a reading function; raises Unavailable."""
+        return await self._until(self._reading, work, WAIT_S)
+
+    async def read_patiently(self, work: Work[T]) -> T:
+        """Like ``read``, for a run in flight: it outlasts a restart of the database."""
+        return await self._until(self._reading, work, PATIENCE_S)
+
+    async def write(self, work: Work[T]) -> T:
+        """Run a function in one transaction, again if the server undid it; raises Unavailable."""
+        return await self._until(self._in_transaction, work, WAIT_S)
+
+    async def write_patiently(self, work: Work[T]) -> T:
+        """Like ``write``, for a run in flight: it outlasts a restart of the database."""
+        return await self._until(self._knowably, work, PATIENCE_S)
+
+    async def close(self) -> None:
+        """Give all connections back."""
+        pool, self._pool = self._pool, None
+        if pool is None:
+            return
+        with anyio.CancelScope(shield=True):
+            with anyio.move_on_after(CONNECTION_S) as closing:
+                await pool.close()
+            if closing.cancelled_caught:
+                pool.terminate()
+
+    async def _until(self, attempt: Callable[[Work[T]], Awaitable[T]], work: Work[T], patience_s: float) -> T:
+        """Try until it works, until it is undone too often, or until patience is at its end."""
+        trials = _Trials(monotonic_ms() + patience_s * 1000)
+        with anyio.CancelScope(shield=True):
+            while not trials.over:
+                try:
+                    result = await attempt(work)
+                except _Unknown as unknown:
+                    if await self._has_committed(unknown.xid, trials.deadline):
+                        return cast(T, unknown.result)
+                except Exception as error:
+                    trials.failed(error)
+                    if is_away(error):
+                        self._note(away=True)
+                    elif not is_server_error(error, *UNDONE):
+                        raise
+                else:
+                    self._note(away=False)
+                    return result
+                await trials.pause()
+        raise trials.sentence() from trials.error
+
+    async def _reading(self, work: Work[T]) -> T:
+        # Through a pooler, only a transaction is sure to keep its connection; a token lasts for one only.
+        if self._place.pooled or self._place.token is not None:
+            return await self._in_transaction(work)
+        return await self._plainly(work)
+
+    async def _plainly(self, work: Work[T]) -> T:
+        pool = await self._opened()
+        async with pool.acquire(timeout=CONNECTION_S) as connection:
+            return await work(connection)
+
+    async def _in_transaction(self, work: Work[T], *, knowably: bool = False) -> T:
+        pool = await self._opened()
+        async with pool.acquire(timeout=CONNECTION_S) as connection:
+            transaction = connection.transaction()
+            await transaction.start()
+            try:
+                if self._place.token is not None:
+                    # For this transaction alone, so that a pooler can't hand it to somebody else.
+                    await connection.execute(
+                        "SELECT set_config('picoclaw.token', $1, true)", self._place.token
+                    )
+                result = await work(connection)
+                xid = await connection.fetchval("SELECT pg_current_xact_id()::text") if knowably else None
+            except BaseException:
+                with suppress(Exception):
+                    await transaction.rollback()
+                raise
+            try:
+                await transaction.commit()
+            except Exception as error:
+                if is_away(error):
+                    raise _Unknown(xid, result) from error
+                raise
+            return result
+
+    async def _knowably(self, work: Work[T]) -> T:
+        return await self._in_transaction(work, knowably=True)
+
+    async def _has_committed(self, xid: str | None, deadline: float) -> bool:
+        """Return what became of a transaction; raises Unavailable when nobody can say."""
+        self._note(away=True)
+        while xid is not None and monotonic_ms() < deadline:
+            try:
+                status = await self._plainly(
+                    lambda connection: connection.fetchval("SELECT pg_xact_status($1::text::xid8)", xid)
+                )
+            except Exception as error:
+                if not is_away(error):
+                    raise
+                status = None
+            if status in ("committed", "aborted"):
+                return bool(status == "committed")
+            await anyio.sleep(0.1)
+        raise Unavailable(
+            "The database went away while this was being stored; look before you try again", retry_after=2
+        )
+
+    async def _opened(self) -> Pool:
+        if self._pool is None:
+            async with self._opening:
+                if self._pool is None:
+                    place = self._place
+                    self._pool = await make_pool(
+                        place.url, most=place.connections, pooled=place.pooled, owner=place.owner
+                    )
+        return self._pool
+
+    def _note(self, *, away: bool) -> None:
+        if away != self.away:
+            self.away = away
+            if away:
+                logger.error("The database cannot be reached")
+            else:
+                logger.warning("The database answers again")

@@ -1,0 +1,62 @@
+"""The engine for several hosts as one Store."""
+
+from __future__ import annotations
+
+from shared.store.contract import StoreCounts
+from shared.store.postgres.compactions import PostgresCompactions
+from shared.store.postgres.conversations import PostgresConversations
+from shared.store.postgres.database import Database, Place
+from shared.store.postgres.driver import Connection
+from shared.store.postgres.outbound import PostgresOutbound
+from shared.store.postgres.retention import Pruner
+from shared.store.postgres.runs import PostgresRuns
+from shared.store.postgres.tasks import PostgresTasks
+from shared.store.postgres.usage import PostgresUsage
+from shared.store.retention import Retention
+
+
+class PostgresStore:
+    """Implements the Store contract; connects when it is first used.
+
+    What is committed is on the server's disk (``synchronous_commit``, checked at a host's start), so nothing
+    has to be carried anywhere before it is acknowledged.
+    """
+
+    several_hosts = True
+
+    def __init__(self, place: Place, retention: Retention | None = None) -> None:
+        self.database = Database(place)
+        self.conversations = PostgresConversations(self.database)
+        self.compactions = PostgresCompactions(self.database)
+        self.runs = PostgresRuns(self.database)
+        self.usage = PostgresUsage(self.database)
+        self.outbound = PostgresOutbound(self.database)
+        self.tasks = PostgresTasks(self.database)
+        self._pruner = Pruner(self.database, retention or Retention())
+
+    async def durable(self) -> None:
+        """Return at once: a commit returns when the server's disk has it."""
+
+    def volume_ok(self) -> bool:
+        """Return whether the database could be reached the last time."""
+        return not self.database.away
+
+    async def counts(self) -> StoreCounts:
+        """Return the counters for /health."""
+
+        async def work(connection: Connection) -> StoreCounts:
+            found = await connection.fetch(
+                "SELECT name, sum(value)::bigint AS value FROM counters GROUP BY name"
+            )
+            values = {row["name"]: row["value"] for row in found}
+            return StoreCounts(values.get("conversations", 0), values.get("tasks", 0))
+
+        return await self.database.read(work)
+
+    async def prune(self, now: int, *, limit: int) -> int:
+        """Remove at most ``limit`` rows that retention no longer keeps; returns how many went."""
+        return await self._pruner.prune(now, limit)
+
+    async def close(self) -> None:
+        """Give all connections back."""
+        await self.database.close()

@@ -1,0 +1,276 @@
+"""Claiming slots: due ones, manual ones, and those of a host that died. Each function runs in a transaction.
+
+``FOR UPDATE SKIP LOCKED`` gives each of several hosts another task: none waits for the others, none takes
+what another one has. A task that can't run now is marked as waiting and leaves the index of the due ones;
+the end of what it waits for brings it back. Locks are taken in one order, the task before its slot.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Final
+from uuid import uuid4
+
+from shared import jsons
+from shared.catch_up import decide
+from shared.errors import InvalidInput, NotFound
+from shared.ids import TASK_RUN, new_id
+from shared.models import TaskRunState
+from shared.schedules import parse
+from shared.store.postgres.driver import Connection
+from shared.store.postgres.lease_clock import NOW
+from shared.store.postgres.task_outcomes import end
+from shared.store.rows import Row
+from shared.store.task_endings import TRIES, Claimed, Fate, Outcome, abandoned
+from shared.store.task_rows import (
+    FREE,
+    MANUAL,
+    WAITS_FOR_CONVERSATION,
+    WAITS_FOR_SLOT,
+    task,
+    task_run,
+)
+
+STEPS_AT_ONCE: Final = 16
+"""How many conversations or tasks one transaction may take out of the way before it lets others write."""
+
+DEAD_AT_ONCE: Final = 16
+"""How many dead owners' claims one transaction looks at."""
+
+DEAD_RUN: Final = f"SELECT 1 FROM runs WHERE state = 'running' AND lease_until <= {NOW} LIMIT 1"
+
+EARLIEST: Final = """SELECT * FROM scheduled_tasks WHERE status = 'active' AND waits = 0 AND next_run <= $1
+    ORDER BY next_run, number LIMIT 1 FOR UPDATE SKIP LOCKED"""
+
+DEAD_CLAIMS: Final = f"""SELECT c.* FROM task_runs AS c JOIN scheduled_tasks AS t ON t.id = c.task_id
+    WHERE c.state = 'running' AND c.lease_until <= {NOW} ORDER BY c.lease_until, c.number LIMIT $1
+    FOR UPDATE OF t, c SKIP LOCKED"""
+
+OTHERS_CLAIMS: Final = """SELECT c.* FROM task_runs AS c JOIN scheduled_tasks AS t ON t.id = c.task_id
+    WHERE c.state = 'running' AND c.owner <> $1 FOR UPDATE OF t, c SKIP LOCKED"""
+
+
+class Pause(Enum):
+    """Why a transaction ended without an answer."""
+
+    AGAIN = auto()
+    """It did its share of work and there is more."""
+    DEAD_RUN = auto()
+    """A run's lease ran out; runs must be recovered before anyone can say which conversations are busy."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claimant:
+    """Who claims, when, and for how long."""
+
+    host: str
+    now: int
+    lease_ms: int
+
+
+async def claim_due(connection: Connection, by: Claimant) -> Claimed | Pause | None:
+    """Claim what can run now: a dead owner's slot first, then the earliest due one."""
+    if await connection.fetchval(DEAD_RUN) is not None:
+        return Pause.DEAD_RUN
+    taken = await _take_over(connection, by)
+    if taken is not None:
+        return taken
+    for _ in range(STEPS_AT_ONCE):
+        row = await connection.fetchrow(EARLIEST, by.now)
+        if row is None:
+            return None
+        claimed = await _claim(connection, row, by)
+        if claimed is not None:
+            return claimed
+    return Pause.AGAIN
+
+
+async def claim_manual(connection: Connection, task_id: str, owner: str | None, by: Claimant) -> Claimed:
+    """Claim a slot of its own; raises NotFound."""
+    row = await connection.fetchrow(
+        "SELECT * FROM scheduled_tasks WHERE id = $1 AND ($2::text IS NULL OR conversation_id = $2)",
+        task_id,
+        owner,
+    )
+    if row is None:
+        raise NotFound("Task not found or access denied.")
+    claim = await _insert(connection, row, f"{MANUAL}{uuid4()}", 1, by)
+    if claim is None:
+        raise RuntimeError("a random slot was taken")
+    return task(row), task_run(claim)
+
+
+async def let_go(connection: Connection, all_but: str, now: int) -> int:
+    """End the leases of all claims but this owner's, and end those claims that won't be run again."""
+    found = await connection.fetch(OTHERS_CLAIMS, all_but)
+    for claim in found:
+        await connection.execute("UPDATE task_runs SET lease_until = 0 WHERE id = $1", claim["id"])
+        fate = await _fate(connection, claim)
+        if isinstance(fate, Outcome):
+            await end(connection, claim, fate, now)
+    return len(found)
+
+
+async def give_back(connection: Connection, claim: Row) -> None:
+    """Undo a claim whose run never began; its slot is due again unless the schedule was changed."""
+    if claim["fence"] > 1:
+        # Taken over from a dead owner: it goes back to being a dead owner's.
+        await connection.execute(
+            "UPDATE task_runs SET lease_until = 0, attempt = attempt - 1 WHERE id = $1", claim["id"]
+        )
+        return
+    await connection.execute("DELETE FROM task_runs WHERE id = $1", claim["id"])
+    if claim["slot"].startswith(MANUAL):
+        return
+    await connection.execute(
+        "UPDATE scheduled_tasks SET waits = $2, revision = revision + 1 WHERE id = $1",
+        claim["task_id"],
+        FREE,
+    )
+    await connection.execute(
+        "UPDATE scheduled_tasks SET next_run = $2 WHERE id = $1 AND plan = $3",
+        claim["task_id"],
+        int(claim["slot"]),
+        claim["plan"],
+    )
+
+
+async def _claim(connection: Connection, row: Row, by: Claimant) -> Claimed | None:
+    """Claim the due slot of a task, or take the task out of the way and return None."""
+    if row["context_mode"] == "group" and await _busy(connection, row["conversation_id"]):
+        await _hold_back(connection, row["conversation_id"], by.now)
+        return None
+    try:
+        schedule = parse(row["schedule_type"], row["schedule_value"], row["timezone"])
+    except InvalidInput:
+        # Checked when it was stored: the zone or the rules are gone since. One task must not stop the others.
+        await _move_on(connection, row, next_run=None, status="failed")
+        return None
+    slot = row["next_run"]
+    decision = decide(schedule, row["catch_up"], slot, by.now, row["caught_up"])
+    claim = await _insert(connection, row, str(slot), row["attempts"] + 1, by) if decision.run else None
+    if claim is None:
+        ended = decision.next_slot is None
+        status = "completed" if ended else "active"
+        await _move_on(connection, row, next_run=decision.next_slot, status=status)
+        return None
+    moved = await connection.fetchrow(
+        """UPDATE scheduled_tasks SET next_run = $2, caught_up = $3, waits = $4, revision = revision + 1
+        WHERE number = $1 RETURNING *""",
+        row["number"],
+        decision.next_slot,
+        decision.caught_up,
+        WAITS_FOR_SLOT,
+    )
+    return task(_there(moved)), task_run(claim)
+
+
+async def _insert(connection: Connection, row: Row, slot: str, attempt: int, by: Claimant) -> Row | None:
+    """Add the slot's row, or return None when that slot was run before (the clock was set back)."""
+    return await connection.fetchrow(
+        f"""INSERT INTO task_runs
+            (id, task_id, slot, state, attempt, fence, owner, lease_until, plan, started_at)
+        VALUES ($1, $2, $3, 'running', $4, 1, $5, {NOW} + $6::bigint, $7, $8)
+        ON CONFLICT (task_id, slot) DO NOTHING RETURNING *""",
+        new_id(TASK_RUN),
+        row["id"],
+        slot,
+        attempt,
+        by.host,
+        by.lease_ms,
+        row["plan"],
+        by.now,
+    )
+
+
+async def _move_on(connection: Connection, row: Row, *, next_run: int | None, status: str) -> None:
+    await connection.execute(
+        """UPDATE scheduled_tasks SET next_run = $2, status = $3, caught_up = 0, revision = revision + 1
+        WHERE number = $1""",
+        row["number"],
+        next_run,
+        status,
+    )
+
+
+async def _busy(connection: Connection, conversation_id: str) -> bool:
+    # The lock makes the run's end wait until this transaction has marked who waits for it: an end that came
+    # in between would free nobody, and the marked task would wait for ever.
+    running = await connection.fetchval(
+        "SELECT 1 FROM runs WHERE conversation_id = $1 AND state = 'running' FOR SHARE", conversation_id
+    )
+    return running is not None
+
+
+async def _hold_back(connection: Connection, conversation_id: str, now: int) -> None:
+    # Those that another host is looking at are marked by it.
+    await connection.execute(
+        """UPDATE scheduled_tasks SET waits = $1 WHERE number IN (SELECT number FROM scheduled_tasks
+            WHERE conversation_id = $2 AND context_mode = 'group' AND status = 'active' AND waits = 0
+            AND next_run <= $3 FOR UPDATE SKIP LOCKED)""",
+        WAITS_FOR_CONVERSATION,
+        conversation_id,
+        now,
+    )
+
+
+async def _take_over(connection: Connection, by: Claimant) -> Claimed | None:
+    """End the claims of dead owners, and take over the first one that is to be run again."""
+    for claim in await connection.fetch(DEAD_CLAIMS, DEAD_AT_ONCE):
+        fate = await _fate(connection, claim)
+        if isinstance(fate, Outcome):
+            await end(connection, claim, fate, by.now)
+        elif fate is Fate.RERUN:
+            return await _rerun(connection, claim, by)
+    return None
+
+
+async def _fate(connection: Connection, claim: Row) -> Outcome | Fate:
+    run = await connection.fetchrow(
+        "SELECT state, code, error, answer FROM runs WHERE id = $1", claim["run_id"]
+    )
+    if run is None or run["code"] == "retryable":
+        return await _fate_without_effect(connection, claim)
+    if run["state"] == "running":
+        return Fate.WAIT
+    answer = {} if run["answer"] is None else jsons.loads(run["answer"])
+    return Outcome(
+        TaskRunState(run["state"]), answer.get("result"), run["error"], final=run["code"] == "interrupted"
+    )
+
+
+async def _fate_without_effect(connection: Connection, claim: Row) -> Outcome | Fate:
+    """Judge a claim whose run did nothing that can be seen from outside."""
+    row = _there(await connection.fetchrow("SELECT * FROM scheduled_tasks WHERE id = $1", claim["task_id"]))
+    if claim["slot"].startswith(MANUAL):
+        return abandoned("a manual run is repeated by who asked for it")
+    if claim["fence"] >= TRIES:
+        return abandoned(f"{TRIES} hosts in a row stopped while they ran it", final=True)
+    if row["plan"] != claim["plan"]:
+        return abandoned("the schedule was changed meanwhile")
+    if row["status"] != "active":
+        return abandoned(f"the task is {row['status']}")
+    if row["context_mode"] == "group" and await _busy(connection, row["conversation_id"]):
+        return Fate.WAIT
+    return Fate.RERUN
+
+
+async def _rerun(connection: Connection, claim: Row, by: Claimant) -> Claimed:
+    again = await connection.fetchrow(
+        f"""UPDATE task_runs SET fence = fence + 1, attempt = attempt + 1, owner = $2,
+        lease_until = {NOW} + $3::bigint, started_at = $4, run_id = NULL WHERE id = $1 RETURNING *""",
+        claim["id"],
+        by.host,
+        by.lease_ms,
+        by.now,
+    )
+    row = await connection.fetchrow("SELECT * FROM scheduled_tasks WHERE id = $1", claim["task_id"])
+    return task(_there(row)), task_run(_there(again))
+
+
+def _there(row: Row | None) -> Row:
+    """Return a row that the transaction has locked, so that it can't be absent."""
+    if row is None:
+        raise RuntimeError("a locked row is gone")
+    return row

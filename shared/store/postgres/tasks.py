@@ -1,0 +1,342 @@
+"""Scheduled tasks in PostgreSQL."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import anyio
+import anyio.lowlevel
+
+from shared.errors import Conflict, Duplicate, LeaseLost, NotFound
+from shared.models import Page, Task, TaskRun, TaskRunState, TaskStatus
+from shared.store import rows, task_rows
+from shared.store.contract import TaskMetrics
+from shared.store.postgres import conversations, task_claims
+from shared.store.postgres.database import FOREIGN_KEY_VIOLATION, UNIQUE_VIOLATION, Database
+from shared.store.postgres.driver import Connection, is_server_error
+from shared.store.postgres.lease_clock import NOW
+from shared.store.postgres.locks import lock
+from shared.store.postgres.runs import PostgresRuns
+from shared.store.postgres.task_claims import Claimant, Pause
+from shared.store.postgres.task_outcomes import end
+from shared.store.rows import Row
+from shared.store.task_endings import Claimed, Outcome
+
+COUNTED: Final = 10_000
+"""How many due tasks are counted at most."""
+
+AGAIN_S: Final = 0.05
+
+OWNED: Final = "id = $1 AND ($2::text IS NULL OR conversation_id = $2)"
+HELD: Final = f"id = $1 AND fence = $2 AND owner = $3 AND state = 'running' AND lease_until > {NOW}"
+# Tasks whose own slot is claimed are left out: they become due when that claim ends.
+WAITING: Final = f"waits IN ({task_rows.FREE}, {task_rows.WAITS_FOR_CONVERSATION})"
+COUNT_DUE: Final = f"""SELECT count(*) FROM (SELECT 1 FROM scheduled_tasks
+    WHERE status = 'active' AND {WAITING} AND next_run <= $1 LIMIT {COUNTED}) AS due"""
+# Each half is one step down the index.
+NEXT_DUE: Final = " UNION ALL ".join(
+    f"""SELECT min(next_run) AS slot FROM scheduled_tasks
+    WHERE status = 'active' AND next_run IS NOT NULL AND waits = {waits}"""
+    for waits in (task_rows.FREE, task_rows.WAITS_FOR_CONVERSATION)
+)
+
+INSERT: Final = """INSERT INTO scheduled_tasks (id, conversation_id, prompt, schedule_type, schedule_value,
+        timezone, context_mode, catch_up, status, next_run, attempts, revision, created_at, updated_at)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)"""
+# A changed schedule is a new plan: what is running now belongs to the old one. An edited task that waited for
+# its conversation is looked at afresh.
+REPLACE: Final = f"""UPDATE scheduled_tasks SET
+        plan = plan + CASE WHEN (schedule_type, schedule_value, timezone) <> ($5, $6, $7) THEN 1 ELSE 0 END,
+        prompt = $4, schedule_type = $5, schedule_value = $6, timezone = $7, context_mode = $8,
+        catch_up = $9, status = $10,
+        caught_up = CASE WHEN next_run IS NOT DISTINCT FROM $11 THEN caught_up ELSE 0 END,
+        next_run = $11, attempts = $12, served_slot = $13, updated_at = $14,
+        waits = CASE waits WHEN {task_rows.WAITS_FOR_CONVERSATION} THEN {task_rows.FREE} ELSE waits END,
+        revision = revision + 1
+    WHERE {OWNED} AND revision = $3 RETURNING number"""
+
+
+class PostgresTasks:
+    """Implements the Tasks contract."""
+
+    def __init__(self, database: Database) -> None:
+        self._db = database
+        self._runs = PostgresRuns(database)
+
+    async def add(self, task: Task, *, quota: int, own_conversation: bool = False) -> None:
+        """Store a task; raises Duplicate, NotFound (its conversation), Conflict ``task_quota``."""
+
+        async def work(connection: Connection) -> None:
+            if own_conversation:
+                await conversations.insert(
+                    connection, task.conversation_id, task.created_at, None, temporary=True
+                )
+            await _keep_quota(connection, task.conversation_id, quota)
+            await _insert(connection, task)
+
+        await self._db.write(work)
+
+    async def get(self, task_id: str, *, owner: str | None) -> Task | None:
+        """Return the task if it is the owner's."""
+
+        async def work(connection: Connection) -> Task | None:
+            row = await _owned(connection, task_id, owner)
+            return None if row is None else task_rows.task(row)
+
+        return await self._db.read(work)
+
+    async def page(
+        self, *, owner: str | None, status: TaskStatus | None, limit: int, cursor: str | None
+    ) -> Page[Task]:
+        """Return tasks in the order they were made."""
+        after = (rows.decode_cursor(cursor, int) or [0])[0]
+        where, values = ["number > $2"], list[Any]()
+        for column, value in (("conversation_id", owner), ("status", status)):
+            if value is not None:
+                values.append(value)
+                where.append(f"{column} = ${len(values) + 2}")
+        statement = f"SELECT * FROM scheduled_tasks WHERE {' AND '.join(where)} ORDER BY number LIMIT $1"
+
+        async def work(connection: Connection) -> Page[Task]:
+            found = await connection.fetch(statement, limit + 1, after, *values)
+            return rows.page(found, limit, task_rows.task, lambda row: (row["number"],))
+
+        return await self._db.read(work)
+
+    async def replace(self, task: Task, *, owner: str | None, expected_revision: int) -> bool:
+        """Write an edited task unless it changed meanwhile (False) or is not the owner's."""
+
+        async def work(connection: Connection) -> bool:
+            row = await connection.fetchrow(
+                REPLACE,
+                task.id,
+                owner,
+                expected_revision,
+                task.prompt,
+                task.schedule_type,
+                task.schedule_value,
+                task.timezone,
+                task.context_mode,
+                task.catch_up,
+                task.status,
+                task.next_run,
+                task.attempts,
+                task.served_slot,
+                task.updated_at,
+            )
+            return row is not None
+
+        return await self._db.write(work)
+
+    async def remove(self, task_id: str, *, owner: str | None) -> bool:
+        """Delete the task and its run log; False if it is not the owner's."""
+
+        async def work(connection: Connection) -> bool:
+            row = await connection.fetchrow(
+                f"DELETE FROM scheduled_tasks WHERE {OWNED} RETURNING conversation_id", task_id, owner
+            )
+            if row is None:
+                return False
+            await _remove_own_conversation(connection, row["conversation_id"])
+            return True
+
+        return await self._db.write(work)
+
+    async def claim_due(self, *, host: str, now: int, lease_ms: int) -> Claimed | None:
+        """Claim the earliest due slot that can run now and move the schedule on, in one transaction."""
+        by = Claimant(host, now, lease_ms)
+        while True:
+            claimed = await self._db.write(lambda connection: task_claims.claim_due(connection, by))
+            if not isinstance(claimed, Pause):
+                return claimed
+            if claimed is Pause.DEAD_RUN and not await self._runs.recover(now):
+                # Somebody else is at that run.
+                await anyio.sleep(AGAIN_S)
+            await anyio.lowlevel.checkpoint()
+
+    async def claim_manual(
+        self, task_id: str, *, owner: str | None, host: str, now: int, lease_ms: int
+    ) -> Claimed:
+        """Claim a slot of its own that leaves the schedule alone; raises NotFound."""
+        by = Claimant(host, now, lease_ms)
+        return await self._db.write(
+            lambda connection: task_claims.claim_manual(connection, task_id, owner, by)
+        )
+
+    async def renew_claim(self, claim: TaskRun, lease_ms: int) -> None:
+        """Prolong a claim; raises LeaseLost."""
+        await self._db.write_patiently(
+            lambda connection: _hold(connection, claim, f"lease_until = {NOW} + $4::bigint", lease_ms)
+        )
+
+    async def attach(self, claim: TaskRun, run_id: str, conversation_id: str) -> None:
+        """Note which run serves the claim, before that run begins; raises LeaseLost."""
+        await self._db.write(
+            lambda connection: _hold(
+                connection, claim, "run_id = $4, conversation_id = $5", run_id, conversation_id
+            )
+        )
+
+    async def release(self, claim: TaskRun) -> None:
+        """Give an unstarted claim back, as if it had never been made (its slot is due again)."""
+
+        async def work(connection: Connection) -> None:
+            row = await _locked(connection, claim)
+            if row is not None:
+                await task_claims.give_back(connection, row)
+
+        await self._db.write_patiently(work)
+
+    async def finish(
+        self,
+        claim: TaskRun,
+        *,
+        state: TaskRunState,
+        result: str | None,
+        error: str | None,
+        now: int,
+    ) -> None:
+        """Write the outcome into the claim's own row; raises LeaseLost."""
+
+        async def work(connection: Connection) -> None:
+            row = await _locked(connection, claim)
+            if row is None:
+                raise LeaseLost(claim.id)
+            await end(connection, row, Outcome(state, result, error), now)
+
+        await self._db.write_patiently(work)
+
+    async def runs(
+        self, task_id: str, *, owner: str | None, limit: int, cursor: str | None
+    ) -> Page[TaskRun] | None:
+        """Return the run log, newest first; None if the task is not the owner's."""
+        before = rows.decode_cursor(cursor, int) or [2**62]
+
+        async def work(connection: Connection) -> Page[TaskRun] | None:
+            if await _owned(connection, task_id, owner) is None:
+                return None
+            found = await connection.fetch(
+                "SELECT * FROM task_runs WHERE task_id = $1 AND number < $2 ORDER BY number DESC LIMIT $3",
+                task_id,
+                *before,
+                limit + 1,
+            )
+            return rows.page(found, limit, task_rows.task_run, lambda row: (row["number"],))
+
+        return await self._db.read(work)
+
+    async def recover(self, now: int, *, all_but: str) -> int:
+        """Let go of the claims that anyone but this owner holds; returns how many."""
+        return await self._db.write(lambda connection: task_claims.let_go(connection, all_but, now))
+
+    async def count_due(self, now: int) -> int:
+        """Return how many active tasks are due, at most COUNTED."""
+        return await self._db.read(lambda connection: _count_due(connection, now))
+
+    async def next_due(self) -> int | None:
+        """Return the earliest next_run of all active tasks whose own slot isn't claimed already, or None."""
+        return await self._db.read(_next_due)
+
+    async def metrics(self, now: int) -> TaskMetrics:
+        """Return the figures for /metrics."""
+
+        async def work(connection: Connection) -> TaskMetrics:
+            running = await connection.fetchval("SELECT count(*) FROM task_runs WHERE state = 'running'")
+            earliest = await _next_due(connection)
+            late = 0 if earliest is None else max(now - earliest, 0)
+            return TaskMetrics(await _count_due(connection, now), int(running), late / 1000)
+
+        return await self._db.read(work)
+
+
+async def _owned(connection: Connection, task_id: str, owner: str | None) -> Row | None:
+    return await connection.fetchrow(f"SELECT * FROM scheduled_tasks WHERE {OWNED}", task_id, owner)
+
+
+async def _insert(connection: Connection, task: Task) -> None:
+    try:
+        await connection.execute(
+            INSERT,
+            task.id,
+            task.conversation_id,
+            task.prompt,
+            task.schedule_type,
+            task.schedule_value,
+            task.timezone,
+            task.context_mode,
+            task.catch_up,
+            task.status,
+            task.next_run,
+            task.attempts,
+            task.revision,
+            task.created_at,
+            task.updated_at,
+        )
+    except Exception as error:
+        if is_server_error(error, UNIQUE_VIOLATION):
+            raise Duplicate(f"id exists already: {task.id}") from error
+        if is_server_error(error, FOREIGN_KEY_VIOLATION):
+            raise NotFound(f"conversation_id not found: {task.conversation_id}") from error
+        raise
+
+
+async def _keep_quota(connection: Connection, conversation_id: str, quota: int) -> None:
+    """Make sure that one more task fits; a completed one makes room, so that reminders never add up."""
+    await lock(connection, "quota", conversation_id)
+    count = await connection.fetchval(
+        "SELECT count(*) FROM (SELECT 1 FROM scheduled_tasks WHERE conversation_id = $1 LIMIT $2) AS own",
+        conversation_id,
+        quota,
+    )
+    if count < quota:
+        return
+    removed = await connection.fetchval(
+        """DELETE FROM scheduled_tasks WHERE number = (SELECT min(number) FROM scheduled_tasks
+            WHERE conversation_id = $1 AND status = 'completed') RETURNING number""",
+        conversation_id,
+    )
+    if removed is None:
+        raise Conflict(
+            f"Conversation {conversation_id} owns {count} tasks, which is the limit; cancel one first.",
+            code="task_quota",
+        )
+
+
+async def _remove_own_conversation(connection: Connection, conversation_id: str) -> None:
+    """Remove a task's own hidden conversation with its task, unless something runs in its name."""
+    await connection.execute(
+        """DELETE FROM conversations WHERE id = $1 AND temporary = 1 AND owner_id = $1
+        AND NOT EXISTS (SELECT 1 FROM scheduled_tasks WHERE conversation_id = $1)
+        AND NOT EXISTS (SELECT 1 FROM runs WHERE state = 'running' AND conversation_id IN
+            (SELECT id FROM conversations WHERE temporary = 1 AND owner_id = $1))""",
+        conversation_id,
+    )
+
+
+async def _locked(connection: Connection, claim: TaskRun) -> Row | None:
+    """Return the claim's row if it is still held, locked after its task's."""
+    await connection.execute("SELECT 1 FROM scheduled_tasks WHERE id = $1 FOR NO KEY UPDATE", claim.task_id)
+    return await connection.fetchrow(
+        f"SELECT * FROM task_runs WHERE {HELD} FOR UPDATE", claim.id, claim.fence, claim.owner
+    )
+
+
+async def _hold(connection: Connection, claim: TaskRun, assignments: str, *values: Any) -> None:
+    row = await connection.fetchrow(
+        f"UPDATE task_runs SET {assignments} WHERE {HELD} RETURNING id",
+        claim.id,
+        claim.fence,
+        claim.owner,
+        *values,
+    )
+    if row is None:
+        raise LeaseLost(claim.id)
+
+
+async def _count_due(connection: Connection, now: int) -> int:
+    return int(await connection.fetchval(COUNT_DUE, now))
+
+
+async def _next_due(connection: Connection) -> int | None:
+    found = [row["slot"] for row in await connection.fetch(NEXT_DUE)]
+    return min((slot for slot in found if slot is not None), default=None)
