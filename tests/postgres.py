@@ -6,6 +6,7 @@ import contextlib
 import os
 import uuid
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 from urllib.parse import urlsplit, urlunsplit
 
@@ -19,7 +20,10 @@ URL: Final = os.environ.get("PICOCLAW_TEST_DATABASE_URL", "")
 WHY_NOT: Final = "PICOCLAW_TEST_DATABASE_URL is not set: make test-postgres starts a server and sets it"
 needs_postgres: Final = pytest.mark.skipif(not URL, reason=WHY_NOT)
 
-_template: list[str] = []
+EMPTY: Final = """DO $$ BEGIN EXECUTE (SELECT 'TRUNCATE ' || string_agg(quote_ident(tablename), ', ')
+    FROM pg_tables WHERE schemaname = 'public' AND tablename <> 'schema_migrations'); END $$"""
+
+_shared: list[str] = []
 
 
 def address_of(name: str) -> str:
@@ -37,34 +41,31 @@ async def execute(statement: str, url: str = URL) -> None:
 
 
 @contextlib.asynccontextmanager
-async def fresh_database(*, migrated: bool = True) -> AsyncIterator[str]:
-    """Give the address of a database with nothing in it while the block lasts."""
-    name = f"t_{uuid.uuid4().hex}"
-    template = f" TEMPLATE {await _migrated_template()}" if migrated else ""
-    await execute(f"CREATE DATABASE {name}{template}")
-    try:
-        yield address_of(name)
-    finally:
-        await execute(f"DROP DATABASE {name} WITH (FORCE)")
-
-
-@contextlib.contextmanager
-def fresh_database_now() -> Iterator[str]:
-    """Like ``fresh_database``, for tests without a loop."""
-    name = f"t_{uuid.uuid4().hex}"
-    anyio.run(execute, f"CREATE DATABASE {name}")
-    try:
-        yield address_of(name)
-    finally:
-        anyio.run(execute, f"DROP DATABASE {name} WITH (FORCE)")
-
-
-async def _migrated_template() -> str:
-    if not _template:
-        name = f"template_{uuid.uuid4().hex}"
+async def emptied_database() -> AsyncIterator[str]:
+    """Give the address of a migrated database with nothing in it; the next test gets the same one."""
+    if not _shared:
+        name = f"t_{uuid.uuid4().hex}"
         await execute(f"CREATE DATABASE {name}")
         database = Database(Place(address_of(name), connections=1))
         await migrate(database)
         await database.close()
-        _template.append(name)
-    return _template[0]
+        _shared.append(address_of(name))
+    yield _shared[0]
+    await execute(EMPTY, _shared[0])
+
+
+@contextlib.contextmanager
+def fresh_database() -> Iterator[str]:
+    """Give the address of a database without any table while the block lasts."""
+    name = f"t_{uuid.uuid4().hex}"
+    _now(f"CREATE DATABASE {name}")
+    try:
+        yield address_of(name)
+    finally:
+        _now(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def _now(statement: str) -> None:
+    """Run a statement whether or not a loop is running here."""
+    with ThreadPoolExecutor(1) as threads:
+        threads.submit(anyio.run, execute, statement).result()

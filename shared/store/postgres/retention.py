@@ -38,7 +38,15 @@ class Pruner:
     async def prune(self, now: int, limit: int) -> int:
         """Remove at most ``limit`` rows (a conversation counts as one); returns how many went."""
         gone = 0
-        for step in (self._outbound, self._events, self._keys, self._task_logs, self._orphans):
+        for step in (
+            self._outbound,
+            self._updates,
+            self._deliveries,
+            self._events,
+            self._keys,
+            self._task_logs,
+            self._orphans,
+        ):
             if gone < limit:
                 gone += await self._db.write(self._alone(step, now, limit - gone))
         return gone
@@ -55,6 +63,25 @@ class Pruner:
             """DELETE FROM outbound_messages WHERE seq IN (SELECT seq FROM outbound_messages
             WHERE delivered_at <= $1 ORDER BY delivered_at LIMIT $2)""",
             now - self._keep.outbound_ms,
+            limit,
+        )
+
+    async def _updates(self, connection: Connection, now: int, limit: int) -> int:
+        # Their ids are kept for as long as a channel could bring the same update once more.
+        return await _deleted(
+            connection,
+            """DELETE FROM channel_updates WHERE number IN (SELECT number FROM channel_updates
+            WHERE settled_at <= $1 ORDER BY settled_at LIMIT $2)""",
+            now - self._keep.updates_ms,
+            limit,
+        )
+
+    async def _deliveries(self, connection: Connection, now: int, limit: int) -> int:
+        return await _deleted(
+            connection,
+            """DELETE FROM channel_deliveries WHERE number IN (SELECT number FROM channel_deliveries
+            WHERE ended_at <= $1 AND untold = 0 ORDER BY ended_at LIMIT $2)""",
+            now - self._keep.updates_ms,
             limit,
         )
 

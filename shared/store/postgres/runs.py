@@ -78,7 +78,7 @@ class PostgresRuns:
                 "effect_ahead = $4, reserved_tokens = 0, reserved_microdollars = 0",
                 int(effect_ahead),
             )
-            await _store(connection, lease.conversation_id, lease.run_id, messages, now)
+            await store_messages(connection, lease.conversation_id, lease.run_id, messages, now)
             if spent is not None:
                 await usage.count(connection, lease.conversation_id, spent, now)
 
@@ -116,7 +116,7 @@ class PostgresRuns:
                 end.code,
                 jsons.dumps(end.answer),
             )
-            await _store(connection, lease.conversation_id, lease.run_id, messages, now)
+            await store_messages(connection, lease.conversation_id, lease.run_id, messages, now)
             await _record(connection, lease.run_id, events, now)
             await usage.count(connection, lease.conversation_id, end.spending, now, runs=1)
 
@@ -260,7 +260,7 @@ async def _begin(connection: Connection, new: NewRun) -> Lease:
     else:
         message_id, messages = new.message.id, (new.message,)
     await _insert(connection, new, conversation_id, fence, message_id)
-    await _store(connection, conversation_id, new.run_id, messages, new.now)
+    await store_messages(connection, conversation_id, new.run_id, messages, new.now)
     if new.idempotency is not None:
         await keys.keep(connection, new.idempotency, new.run_id, conversation_id, new.now)
     return Lease(new.run_id, conversation_id, new.owner, fence, message_id)
@@ -317,13 +317,14 @@ async def _paused_at(connection: Connection, conversation_id: str) -> str:
     return str(row["message_id"])
 
 
-async def _store(
+async def store_messages(
     connection: Connection,
     conversation_id: str,
-    run_id: str,
+    run_id: str | None,
     messages: Sequence[NewMessage],
     now: int,
 ) -> None:
+    """Append messages to a conversation inside a transaction; ``run_id`` None: no run said them."""
     if not messages:
         return
     visible = sum(message.text is not None for message in messages)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from shared.store.contract import StoreCounts
+from shared.store.postgres.channels import PostgresChannels
 from shared.store.postgres.compactions import PostgresCompactions
 from shared.store.postgres.conversations import PostgresConversations
 from shared.store.postgres.database import Database, Place
@@ -11,6 +12,7 @@ from shared.store.postgres.outbound import PostgresOutbound
 from shared.store.postgres.retention import Pruner
 from shared.store.postgres.runs import PostgresRuns
 from shared.store.postgres.tasks import PostgresTasks
+from shared.store.postgres.tokens import PostgresTokens, PostgresToolPins
 from shared.store.postgres.usage import PostgresUsage
 from shared.store.retention import Retention
 
@@ -32,6 +34,9 @@ class PostgresStore:
         self.usage = PostgresUsage(self.database)
         self.outbound = PostgresOutbound(self.database)
         self.tasks = PostgresTasks(self.database)
+        self.channels = PostgresChannels(self.database)
+        self.tokens = PostgresTokens(self.database)
+        self.tool_pins = PostgresToolPins(self.database)
         self._pruner = Pruner(self.database, retention or Retention())
 
     async def durable(self) -> None:

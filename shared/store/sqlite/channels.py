@@ -10,15 +10,11 @@ from shared import jsons
 from shared.channel_models import Chat, Delivery, NewUpdate, Saying, Update
 from shared.errors import NotFound
 from shared.models import NewMessage
+from shared.store import channel_rows
+from shared.store.channel_rows import LONGEST_PAUSE_MS, SAID
 from shared.store.sqlite import chats
 from shared.store.sqlite.engine import Database
 from shared.store.sqlite.runs import store_messages
-
-SAID: Final = "said:"
-"""Begins the source of what ``send_message`` said; its id follows."""
-
-LONGEST_PAUSE_MS: Final = 3600 * 1000
-"""A try that is put off for longer was put off by another clock."""
 
 ADD: Final = """INSERT INTO channel_deliveries
     (conversation_id, channel, chat_id, source, text, reply_to, draft_id, created_at)
@@ -70,7 +66,7 @@ class SqliteChannels:
             channel,
             chat_id,
         )
-        return _update(found[0]) if found else None
+        return channel_rows.update(found[0]) if found else None
 
     async def urgent(self, channel: str, *, limit: int) -> list[Update]:
         """Return the updates that don't wait their turn, in order."""
@@ -80,7 +76,7 @@ class SqliteChannels:
             channel,
             limit,
         )
-        return [_update(row) for row in found]
+        return [channel_rows.update(row) for row in found]
 
     async def attach(self, number: int, run_id: str, conversation_id: str) -> None:
         """Note which run is to answer the update, before that run begins."""
@@ -112,7 +108,7 @@ class SqliteChannels:
     async def enter(self, chat: Chat, now: int) -> str:
         """Return the conversation the chat is in, made now if there is none; remember who spoke."""
         found = await self._db.read(lambda connection: chats.current(connection, chat.channel, chat.id))
-        if found is not None and chats.chat(found) == chat:
+        if found is not None and channel_rows.chat(found) == chat:
             return str(found["conversation_id"])
         return await self._db.write(lambda connection: chats.enter(connection, chat, now))
 
@@ -135,7 +131,7 @@ class SqliteChannels:
             conversation_id,
             channel,
         )
-        return [chats.chat(row) for row in found]
+        return [channel_rows.chat(row) for row in found]
 
     async def say(self, channel: str, chat_id: str, conversation_id: str, saying: Saying, now: int) -> None:
         """Store something to be delivered; again is harmless. Raises NotFound (the conversation)."""
@@ -167,7 +163,7 @@ class SqliteChannels:
         )
         if not found or now < found[0]["not_before"] <= now + LONGEST_PAUSE_MS:
             return None
-        return _delivery(found[0])
+        return channel_rows.delivery(found[0])
 
     async def part_sent(self, number: int, parts: int) -> None:
         """Note that so many parts have reached the chat."""
@@ -209,7 +205,7 @@ class SqliteChannels:
             channel,
             limit,
         )
-        return [_delivery(row) for row in found]
+        return [channel_rows.delivery(row) for row in found]
 
     async def tell(self, number: int, message: NewMessage, now: int) -> bool:
         """Add a notice of the failure to the conversation; False, and nothing done, while it has a run."""
@@ -260,31 +256,3 @@ def _say(
         connection.execute(ADD, (conversation_id, channel, chat_id, *values))
     except sqlite3.IntegrityError as error:
         raise NotFound(f"conversation_id not found: {conversation_id}") from error
-
-
-def _update(row: sqlite3.Row) -> Update:
-    return Update(
-        number=row["number"],
-        channel=row["channel"],
-        update_id=row["update_id"],
-        chat_id=row["chat_id"],
-        body=jsons.loads(row["body"]),
-        received_at=row["received_at"],
-        run_id=row["run_id"],
-        conversation_id=row["conversation_id"],
-        draft_id=row["draft_id"],
-    )
-
-
-def _delivery(row: sqlite3.Row) -> Delivery:
-    return Delivery(
-        number=row["number"],
-        conversation_id=row["conversation_id"],
-        channel=row["channel"],
-        chat_id=row["chat_id"],
-        saying=Saying(row["source"], row["text"], row["reply_to"], row["draft_id"]),
-        parts_sent=row["parts_sent"],
-        attempts=row["attempts"],
-        created_at=row["created_at"],
-        error=row["error"],
-    )

@@ -12,17 +12,6 @@ from shared.errors import NotFound
 from shared.store.sqlite import conversations
 
 
-def chat(row: sqlite3.Row) -> Chat:
-    """Read a row of ``channel_chats``."""
-    return Chat(
-        channel=row["channel"],
-        id=row["chat_id"],
-        private=bool(row["private"]),
-        sender_id=row["sender_id"],
-        sender_name=row["sender_name"],
-    )
-
-
 def current(connection: sqlite3.Connection, channel: str, chat_id: str) -> sqlite3.Row | None:
     """Return the row of the chat's current conversation."""
     row: sqlite3.Row | None = connection.execute(

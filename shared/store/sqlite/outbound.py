@@ -9,6 +9,7 @@ from shared.errors import NotFound
 from shared.ids import MESSAGE, new_id
 from shared.models import Outbound
 from shared.store import rows
+from shared.store.channel_rows import SAID
 from shared.store.sqlite import channels
 from shared.store.sqlite.engine import Database
 
@@ -34,7 +35,7 @@ class SqliteOutbound:
             except sqlite3.IntegrityError as error:
                 raise NotFound(f"conversation_id not found: {conversation_id}") from error
             # In the same transaction, whichever process speaks: no message that chats never hear of.
-            channels.fan_out(connection, conversation_id, f"{channels.SAID}{message_id}", text, now)
+            channels.fan_out(connection, conversation_id, f"{SAID}{message_id}", text, now)
             return rows.outbound(row)
 
         return await self._db.write(work)

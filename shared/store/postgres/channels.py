@@ -1,0 +1,266 @@
+"""What channels brought and what they are to deliver, in PostgreSQL."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from shared import jsons
+from shared.channel_models import Chat, Delivery, NewUpdate, Saying, Update
+from shared.errors import NotFound
+from shared.models import NewMessage
+from shared.store import channel_rows
+from shared.store.channel_rows import LONGEST_PAUSE_MS, SAID
+from shared.store.postgres import chats
+from shared.store.postgres.database import FOREIGN_KEY_VIOLATION, Database
+from shared.store.postgres.driver import Connection, is_server_error
+from shared.store.postgres.runs import store_messages
+from shared.store.rows import Row
+
+ADD: Final = """INSERT INTO channel_deliveries
+    (conversation_id, channel, chat_id, source, text, reply_to, draft_id, created_at)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (channel, chat_id, source) DO NOTHING"""
+
+END: Final = """UPDATE channel_deliveries SET ended_at = $2, text = '', error = $3, untold = $4
+    WHERE number = $1 AND ended_at IS NULL RETURNING source"""
+
+
+class PostgresChannels:
+    """Implements the ChannelBook contract."""
+
+    def __init__(self, database: Database) -> None:
+        self._db = database
+
+    async def receive(self, channel: str, updates: Sequence[NewUpdate], now: int) -> int:
+        """Store the updates whose id the channel hasn't brought before; returns how many were new."""
+
+        async def work(connection: Connection) -> int:
+            return sum([await _receive(connection, channel, update, now) for update in updates])
+
+        return await self._db.write(work)
+
+    async def waiting(self, channel: str, chat_id: str) -> int:
+        """Return how many updates of the chat wait to be handled."""
+        found = await self._rows(
+            """SELECT count(*) AS waiting FROM channel_updates
+            WHERE channel = $1 AND urgent = 0 AND chat_id = $2 AND settled_at IS NULL""",
+            channel,
+            chat_id,
+        )
+        return int(found[0]["waiting"])
+
+    async def chats_waiting(self, channel: str, *, limit: int) -> list[str]:
+        """Return chats with updates that wait their turn, the longest waiting first."""
+        found = await self._rows(
+            """SELECT chat_id FROM channel_updates WHERE channel = $1 AND urgent = 0 AND settled_at IS NULL
+            GROUP BY chat_id ORDER BY min(number) LIMIT $2""",
+            channel,
+            limit,
+        )
+        return [row["chat_id"] for row in found]
+
+    async def next_update(self, channel: str, chat_id: str) -> Update | None:
+        """Return the chat's first update that waits its turn."""
+        found = await self._rows(
+            """SELECT * FROM channel_updates WHERE channel = $1 AND urgent = 0 AND chat_id = $2
+            AND settled_at IS NULL ORDER BY number LIMIT 1""",
+            channel,
+            chat_id,
+        )
+        return channel_rows.update(found[0]) if found else None
+
+    async def urgent(self, channel: str, *, limit: int) -> list[Update]:
+        """Return the updates that don't wait their turn, in order."""
+        found = await self._rows(
+            """SELECT * FROM channel_updates WHERE channel = $1 AND urgent = 1 AND settled_at IS NULL
+            ORDER BY number LIMIT $2""",
+            channel,
+            limit,
+        )
+        return [channel_rows.update(row) for row in found]
+
+    async def attach(self, number: int, run_id: str, conversation_id: str) -> None:
+        """Note which run is to answer the update, before that run begins."""
+        await self._change(
+            "UPDATE channel_updates SET run_id = $2, conversation_id = $3 WHERE number = $1",
+            number,
+            run_id,
+            conversation_id,
+        )
+
+    async def drafted(self, number: int, draft_id: str) -> None:
+        """Note the channel's message in which the answer grows."""
+        await self._change("UPDATE channel_updates SET draft_id = $2 WHERE number = $1", number, draft_id)
+
+    async def settle(self, number: int, conversation_id: str, saying: Saying | None, now: int) -> None:
+        """End the update, forget its body and store what is to be said to its chat, in one transaction."""
+
+        async def work(connection: Connection) -> None:
+            row = await connection.fetchrow(
+                """UPDATE channel_updates SET settled_at = $2, body = '{}' WHERE number = $1
+                AND settled_at IS NULL RETURNING channel, chat_id""",
+                number,
+                now,
+            )
+            if row is not None and saying is not None:
+                await _say(connection, row["channel"], row["chat_id"], conversation_id, saying, now)
+
+        await self._db.write_patiently(work)
+
+    async def enter(self, chat: Chat, now: int) -> str:
+        """Return the conversation the chat is in, made now if there is none; remember who spoke."""
+        found = await self._db.read(lambda connection: chats.current(connection, chat.channel, chat.id))
+        if found is not None and channel_rows.chat(found) == chat:
+            return str(found["conversation_id"])
+        return await self._db.write(lambda connection: chats.enter(connection, chat, now))
+
+    async def begin_anew(self, chat: Chat, now: int) -> str:
+        """Put the chat into a new conversation."""
+        return await self._db.write(lambda connection: chats.make(connection, chat, now))
+
+    async def join(self, chat: Chat, conversation_id: str, now: int) -> None:
+        """Put the chat into a conversation that exists already; raises NotFound."""
+        await self._db.write(lambda connection: chats.join(connection, chat, conversation_id))
+
+    async def leave(self, channel: str, chat_id: str, conversation_id: str) -> None:
+        """Take a conversation away from the chat, which goes back to its newest other one, if any."""
+        await self._db.write(lambda connection: chats.leave(connection, channel, chat_id, conversation_id))
+
+    async def members(self, channel: str, conversation_id: str) -> list[Chat]:
+        """Return the channel's chats that the conversation's messages go to."""
+        found = await self._rows(
+            "SELECT * FROM channel_chats WHERE conversation_id = $1 AND channel = $2 ORDER BY number",
+            conversation_id,
+            channel,
+        )
+        return [channel_rows.chat(row) for row in found]
+
+    async def say(self, channel: str, chat_id: str, conversation_id: str, saying: Saying, now: int) -> None:
+        """Store something to be delivered; again is harmless. Raises NotFound (the conversation)."""
+        await self._db.write(
+            lambda connection: _say(connection, channel, chat_id, conversation_id, saying, now)
+        )
+
+    async def chats_due(self, channel: str, now: int, *, limit: int) -> list[str]:
+        """Return chats whose first undelivered message may be tried now, the oldest first."""
+        found = await self._rows(
+            """SELECT d.chat_id FROM channel_deliveries AS d JOIN (
+                SELECT min(number) AS first FROM channel_deliveries
+                WHERE channel = $1 AND ended_at IS NULL GROUP BY chat_id) AS firsts ON d.number = first
+            WHERE d.not_before <= $2 OR d.not_before > $2 + $3 ORDER BY d.number LIMIT $4""",
+            channel,
+            now,
+            LONGEST_PAUSE_MS,
+            limit,
+        )
+        return [row["chat_id"] for row in found]
+
+    async def next_delivery(self, channel: str, chat_id: str, now: int) -> Delivery | None:
+        """Return the chat's first undelivered message, None if there is none that may be tried now."""
+        found = await self._rows(
+            """SELECT * FROM channel_deliveries WHERE channel = $1 AND chat_id = $2 AND ended_at IS NULL
+            ORDER BY number LIMIT 1""",
+            channel,
+            chat_id,
+        )
+        if not found or now < found[0]["not_before"] <= now + LONGEST_PAUSE_MS:
+            return None
+        return channel_rows.delivery(found[0])
+
+    async def part_sent(self, number: int, parts: int) -> None:
+        """Note that so many parts have reached the chat."""
+        await self._change(
+            "UPDATE channel_deliveries SET parts_sent = $2, attempts = 0 WHERE number = $1", number, parts
+        )
+
+    async def put_off(self, number: int, until: int, error: str) -> None:
+        """Note a try that failed; the next one is at ``until`` or later."""
+        await self._change(
+            """UPDATE channel_deliveries SET attempts = attempts + 1, not_before = $2, error = $3
+            WHERE number = $1""",
+            number,
+            until,
+            error,
+        )
+
+    async def sent(self, number: int, now: int) -> None:
+        """End a delivery and forget its text; a message of ``send_message`` counts as handed over."""
+
+        async def work(connection: Connection) -> None:
+            row = await connection.fetchrow(END, number, now, None, 0)
+            if row is not None and row["source"].startswith(SAID):
+                await connection.execute(
+                    "UPDATE outbound_messages SET delivered_at = $1 WHERE id = $2 AND delivered_at IS NULL",
+                    now,
+                    row["source"].removeprefix(SAID),
+                )
+
+        await self._db.write_patiently(work)
+
+    async def failed(self, number: int, error: str, now: int) -> None:
+        """End a delivery for good and forget its text; ``untold`` lists it until ``tell`` did its work."""
+        await self._change(END, number, now, error, 1)
+
+    async def untold(self, channel: str, *, limit: int) -> list[Delivery]:
+        """Return failed deliveries that the conversation hasn't been told of (their text is gone)."""
+        found = await self._rows(
+            "SELECT * FROM channel_deliveries WHERE channel = $1 AND untold = 1 ORDER BY number LIMIT $2",
+            channel,
+            limit,
+        )
+        return [channel_rows.delivery(row) for row in found]
+
+    async def tell(self, number: int, message: NewMessage, now: int) -> bool:
+        """Add a notice of the failure to the conversation; False, and nothing done, while it has a run."""
+
+        async def work(connection: Connection) -> bool:
+            # Whoever begins a run locks its conversation: between a running run's tool calls and their
+            # results nothing may stand.
+            await connection.execute(
+                """SELECT 1 FROM conversations WHERE id =
+                    (SELECT conversation_id FROM channel_deliveries WHERE number = $1) FOR NO KEY UPDATE""",
+                number,
+            )
+            row = await connection.fetchrow(
+                """UPDATE channel_deliveries SET untold = 0 WHERE number = $1 AND untold = 1 AND NOT EXISTS (
+                SELECT 1 FROM runs WHERE runs.conversation_id = channel_deliveries.conversation_id
+                AND runs.state = 'running') RETURNING conversation_id""",
+                number,
+            )
+            if row is not None:
+                await store_messages(connection, row["conversation_id"], None, [message], now)
+            return row is not None
+
+        return await self._db.write(work)
+
+    async def _rows(self, statement: str, *parameters: Any) -> list[Row]:
+        return await self._db.read(lambda connection: connection.fetch(statement, *parameters))
+
+    async def _change(self, statement: str, *parameters: Any) -> None:
+        await self._db.write_patiently(lambda connection: connection.execute(statement, *parameters))
+
+
+async def _receive(connection: Connection, channel: str, update: NewUpdate, now: int) -> int:
+    row = await connection.fetchrow(
+        """INSERT INTO channel_updates (channel, update_id, chat_id, urgent, body, received_at)
+        VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (channel, update_id) DO NOTHING RETURNING number""",
+        channel,
+        update.update_id,
+        update.chat_id,
+        int(update.urgent),
+        jsons.dumps(update.body),
+        now,
+    )
+    return int(row is not None)
+
+
+async def _say(
+    connection: Connection, channel: str, chat_id: str, conversation_id: str, saying: Saying, now: int
+) -> None:
+    values = (saying.source, saying.text, saying.reply_to, saying.draft_id, now)
+    try:
+        await connection.execute(ADD, conversation_id, channel, chat_id, *values)
+    except Exception as error:
+        if is_server_error(error, FOREIGN_KEY_VIOLATION):
+            raise NotFound(f"conversation_id not found: {conversation_id}") from error
+        raise
