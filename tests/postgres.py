@@ -68,4 +68,4 @@ def fresh_database() -> Iterator[str]:
 def _now(statement: str) -> None:
     """Run a statement whether or not a loop is running here."""
     with ThreadPoolExecutor(1) as threads:
-        threads.submit(anyio.run, execute, statement).result()
+        threads.submit(lambda: anyio.run(execute, statement)).result()
