@@ -16,7 +16,17 @@ from shared.redact import Redactor
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 
 # Whoever logs at less than a warning in these says what our own access log says, or a URL with a key in it.
-QUIET: Final = ("uvicorn", "httpx2", "httpcore2", "anthropic", "mcp", "asyncio")
+QUIET: Final = (
+    "uvicorn",
+    "httpx",
+    "httpcore",
+    "telegram",
+    "httpx2",
+    "httpcore2",
+    "anthropic",
+    "mcp",
+    "asyncio",
+)
 
 _STANDARD: Final = frozenset(
     (*vars(logging.makeLogRecord({})), "message", "asctime", "taskName", "color_message")

@@ -9,18 +9,49 @@ from shared.settings.section import Section
 Ids = tuple[str | int, ...]
 
 
-class Telegram(Section):
-    """A Telegram bot."""
+class ChannelRules(Section):
+    """What every channel has: whether it is served, and for whom."""
 
     enabled: bool = Field(default=False, description="Serve this channel")
-    token: SecretStr | None = Field(default=None, description="The bot's token; it belongs in .security.yml")
     allow_from: Ids = Field(
         default=(),
         description='Who may write: `123`, `"@name"`, `"telegram:123"`, `"123|name"`; `["*"]` is everyone',
     )
-    owners: Ids = Field(default=(), description="Ids that may use the main conversation")
+    owners: Ids = Field(
+        default=(), description="Who may use the main conversation, by `/main` in a private chat"
+    )
+    messages_per_minute: int = Field(
+        default=30, ge=0, description="Messages of one sender in a minute; more are dropped and said so"
+    )
+
+
+class Telegram(ChannelRules):
+    """A Telegram bot."""
+
+    token: SecretStr | None = Field(default=None, description="The bot's token; it belongs in .security.yml")
     api_base: str = Field(
         default="https://api.telegram.org", pattern=r"^https?://", description="Address of the Bot API"
+    )
+    webhook_url: str | None = Field(
+        default=None,
+        pattern=r"^https?://",
+        description="This host's public address; Telegram then calls it instead of being asked",
+    )
+    webhook_secret: SecretStr | None = Field(
+        default=None, description="What Telegram's calls must carry; made from the token when unset"
+    )
+    streaming: bool = Field(default=True, description="Show an answer while it is being written")
+    max_file_mb: int = Field(default=20, ge=0, le=20, description="Largest file that is fetched, megabytes")
+
+
+class PluginChannel(ChannelRules):
+    """A channel of an installed package, by the name of its entry point."""
+
+    options: dict[str, str | int | float | bool] = Field(
+        default_factory=dict, description="What the channel wants to know"
+    )
+    secrets: dict[str, SecretStr] = Field(
+        default_factory=dict, description="The same for secrets; they belong in .security.yml"
     )
 
 
@@ -28,3 +59,10 @@ class Channels(Section):
     """Channels by name."""
 
     telegram: Telegram = Field(default_factory=Telegram)
+    plugins: dict[str, PluginChannel] = Field(
+        default_factory=dict, description="Channels of installed packages, by name"
+    )
+
+    def by_name(self) -> dict[str, ChannelRules]:
+        """Return all channels, served or not."""
+        return {"telegram": self.telegram, **self.plugins}

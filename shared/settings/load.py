@@ -173,7 +173,6 @@ def _loosened(settings: Settings) -> Iterator[str]:
         yield "SECURITY: restrict_to_workspace is off: files outside the workspace are within reach"
     if settings.sandbox_min_level == 0:
         yield "SECURITY: SANDBOX_MIN_LEVEL is 0: commands run even where the kernel confines nothing"
-    for name in type(settings.channels).model_fields:
-        channel = getattr(settings.channels, name)
+    for name, channel in settings.channels.by_name().items():
         if channel.enabled and not channel.allow_from:
             yield f"SECURITY: channel {name} allows everyone (allow_from is empty)"

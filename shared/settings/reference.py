@@ -16,6 +16,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from shared import jsons
+from shared.settings.channels import PluginChannel
 from shared.settings.leaves import Leaf, leaves, member
 from shared.settings.section import Section
 from shared.settings.sections import ModelEntry, Price
@@ -55,6 +56,7 @@ def reference() -> str:
             *(_config_row(leaf) for leaf in config),
             *_section_table("An entry of `model_list`", ModelEntry),
             *_section_table("An entry of `tools.mcp.servers`", McpServer),
+            *_section_table("An entry of `channels.plugins`", PluginChannel),
             *_section_table("An entry of `budgets.prices`", Price),
             "",
             END,

@@ -15,7 +15,12 @@ Tree = dict[str, Any]
 
 def read_secrets(tree: Tree, reader: SecretReader) -> list[str]:
     """Replace each secret of the tree by what it stands for; return a warning for each that is bad."""
-    return [*_fields(tree, reader), *_model_keys(tree, reader), *_server_values(tree, reader)]
+    return [
+        *_fields(tree, reader),
+        *_model_keys(tree, reader),
+        *_server_values(tree, reader),
+        *_plugin_secrets(tree, reader),
+    ]
 
 
 def sealed_keys(tree: Tree) -> Iterator[str]:
@@ -64,6 +69,15 @@ def _server_values(tree: Tree, reader: SecretReader) -> Iterator[str]:
         for key, fault in _in_place(values, reader):
             tree["tools"]["mcp"]["servers"][name]["enabled"] = False
             yield f"tools.mcp.servers.{name} is off: its {part}.{key} cannot be used: {fault}"
+
+
+def _plugin_secrets(tree: Tree, reader: SecretReader) -> Iterator[str]:
+    plugins = (_node(tree, ("channels",)) or {}).get("plugins")
+    for name, plugin in plugins.items() if isinstance(plugins, dict) else ():
+        values = plugin.get("secrets") if isinstance(plugin, dict) else None
+        for key, fault in _in_place(values, reader) if isinstance(values, dict) else ():
+            plugin["enabled"] = False
+            yield f"channels.plugins.{name} is off: its secrets.{key} cannot be used: {fault}"
 
 
 def _server_parts(tree: Tree) -> Iterator[tuple[str, str, Tree]]:

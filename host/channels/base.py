@@ -1,0 +1,149 @@
+"""What a channel is: it brings messages of people in through a door, and carries messages out to chats.
+
+Everything else is done for it, the same for all channels: who may write, rates, storing before confirming,
+order, runs, commands, retries, splitting, telling of failures (docs/channels.md).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+
+class ChannelFault(Exception):
+    """Something about a channel went wrong; the sentence is for people and holds no secret."""
+
+
+class ChannelDown(ChannelFault):
+    """The channel cannot work now: it is started again after a pause."""
+
+
+class TryLater(ChannelFault):
+    """A message could not be delivered now; ``after_s`` seconds is how long to wait, if anyone knows."""
+
+    def __init__(self, sentence: str, after_s: float | None = None) -> None:
+        super().__init__(sentence)
+        self.after_s = after_s
+
+
+class Undeliverable(ChannelFault):
+    """A message will never be delivered: the chat is gone, or doesn't want it."""
+
+
+class Gone(ChannelFault):
+    """The message that was to be edited isn't there any more."""
+
+
+class Forged(ChannelFault):
+    """A webhook call that doesn't come from whom it claims."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sender:
+    """Who wrote: the channel's id for them, their name there (without ``@``), how they are called."""
+
+    id: str
+    name: str = ""
+    display: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """A file that came with a message; ``id`` is what ``Channel.fetch`` takes, ``size`` in bytes."""
+
+    id: str
+    name: str
+    media_type: str = ""
+    size: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """A person's message. ``update_id`` is the same whenever the channel brings it again.
+
+    ``chat_id``: letters, digits and ``. _ @ + -``. ``private``: nobody but the sender is in the chat.
+    ``quoted``: what the message answers to. ``message_id``: what an answer in a group replies to.
+    ``sent_at``: milliseconds since the epoch, now if the channel doesn't know.
+    """
+
+    update_id: str
+    chat_id: str
+    sender: Sender
+    text: str
+    private: bool = True
+    quoted: str = ""
+    message_id: str | None = None
+    attachments: tuple[Attachment, ...] = ()
+    sent_at: int | None = None
+
+
+class Door(Protocol):
+    """The one way in."""
+
+    async def take(self, *messages: Incoming) -> None:
+        """Return when what may come in is on the volume; only then may the channel confirm it.
+
+        Raises PicoError when it cannot be stored: bring it again later.
+        """
+        ...
+
+    def connected(self) -> None:
+        """Say that the channel works."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelConfig:
+    """What a third-party channel is made with: its name in the settings, its options and secrets."""
+
+    name: str
+    options: Mapping[str, str | int | float | bool] = field(default_factory=dict)
+    secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
+class Channel(ABC):
+    """A way to reach people. ``receive`` and ``send`` are all that one needs.
+
+    ``longest``: UTF-16 code units that one message may have. ``streams``: ``edit`` works, and may be called
+    every ``edit_every_s`` seconds. ``largest_file``: bytes that ``fetch`` may return.
+    """
+
+    longest: int = 4000
+    streams: bool = False
+    edit_every_s: float = 2.0
+    largest_file: int = 20_000_000
+
+    @abstractmethod
+    async def receive(self, door: Door) -> None:
+        """Bring messages until cancelled. Raises ChannelDown, or anything else, to be started again."""
+
+    @abstractmethod
+    async def send(self, chat_id: str, text: str, reply_to: str | None) -> str:
+        """Deliver a message and return the channel's id of it. Raises TryLater, Undeliverable."""
+
+    async def edit(self, chat_id: str, message_id: str, text: str) -> None:
+        """Replace a message; the same text again is no fault. Raises TryLater, Undeliverable, Gone."""
+        raise Gone("this channel cannot edit")
+
+    async def delete(self, chat_id: str, message_id: str) -> None:  # noqa: B027 - not every channel can
+        """Remove a message, if it is still there. Raises TryLater."""
+
+    async def typing(self, chat_id: str) -> None:  # noqa: B027 - not every channel can
+        """Show for a few seconds that an answer is on its way. Raises ChannelFault."""
+
+    async def fetch(self, attachment: Attachment) -> bytes:
+        """Return an attachment's bytes. Raises TryLater, Undeliverable."""
+        raise Undeliverable("this channel has no files")
+
+    async def webhook(self, headers: Mapping[str, str]) -> None:
+        """Check who calls ``POST /channels/<name>/webhook``, before its body is read. Raises Forged."""
+        raise Forged("this channel has no webhook")
+
+    async def called(self, body: bytes) -> Sequence[Incoming]:
+        """Return what a checked webhook call brought. Raises ValueError when it makes no sense."""
+        return ()
+
+    async def aclose(self) -> None:  # noqa: B027 - not every channel can
+        """Let go of connections."""

@@ -1,0 +1,166 @@
+"""The way out: each chat gets its messages in order, each is tried until it arrived or never will.
+
+A message is stored before it is tried and marked after it arrived, so a crash in between sends it once more:
+at least once, never not at all. What is shown by editing a message is not affected: the same edit twice is
+one.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable
+from typing import Final, TypeVar
+from xml.sax.saxutils import escape
+
+import anyio
+
+from host.channels.base import Channel, ChannelFault, Gone, TryLater, Undeliverable
+from host.channels.crowd import Crowd
+from host.channels.parts import ChannelParts, Rules
+from host.channels.splitting import split
+from host.runs.text import strip_internal
+from shared.channel_models import Delivery
+from shared.clock import iso, now_ms
+from shared.ids import MESSAGE, new_id
+from shared.models import NewMessage
+
+logger = logging.getLogger("picoclaw.channels")
+
+T = TypeVar("T")
+
+FIRST_PAUSE_S: Final = 1.0
+LONGEST_PAUSE_S: Final = 60.0
+GIVE_UP_AFTER_MS: Final = 3 * 24 * 3600 * 1000
+"""A message that could not be delivered for so long is given up."""
+
+MOST_UNTOLD: Final = 100
+CALL_WITHIN_S: Final = 20.0
+"""A call of the channel that was begun is not torn by a stop, for at most so long."""
+
+
+class Deliveries:
+    """Delivers one channel's messages."""
+
+    def __init__(self, channel: Channel, parts: ChannelParts, rules: Rules) -> None:
+        self._channel = channel
+        self._parts = parts
+        self._rules = rules
+        self._book = parts.store.channels
+        self._last_sent: dict[str, str] = {}
+        self._crowd = Crowd(self._due, self._serve)
+        self.wake = self._crowd.wake
+
+    async def run(self) -> None:
+        """Deliver until cancelled."""
+        await self._crowd.run()
+
+    async def _due(self, limit: int) -> list[str]:
+        await self._tell_failures()
+        return await self._book.chats_due(self._rules.channel, now_ms(), limit=limit)
+
+    async def _serve(self, chat_id: str) -> None:
+        while True:
+            delivery = await self._book.next_delivery(self._rules.channel, chat_id, now_ms())
+            if delivery is None:
+                return
+            # What another process stored a moment ago may not be on the volume yet.
+            await self._parts.store.durable()
+            await self._deliver(delivery)
+            await self._parts.store.durable()
+
+    async def _deliver(self, delivery: Delivery) -> None:
+        if not await self._may_hear(delivery):
+            await self._book.failed(delivery.number, "the chat may not hear this any more", now_ms())
+            return
+        shown = self._parts.redactor.text(strip_internal(delivery.saying.text))
+        parts = split(shown, self._channel.longest)
+        try:
+            for at in range(delivery.parts_sent, len(parts)):
+                await _untorn(self._send(delivery, parts[at], at))
+        except Undeliverable as fault:
+            await self._give_up(delivery, str(fault))
+        except ChannelFault as fault:
+            await self._put_off(delivery, fault)
+        else:
+            await self._book.sent(delivery.number, now_ms())
+
+    async def _send(self, delivery: Delivery, part: str, at: int) -> None:
+        saying = delivery.saying
+        if at > 0 or saying.draft_id is None or not await self._settle_draft(delivery, saying.draft_id, part):
+            reply_to = saying.reply_to if at == 0 else None
+            sent = await self._channel.send(delivery.chat_id, part, reply_to)
+            self._last_sent[delivery.chat_id] = sent
+        await self._book.part_sent(delivery.number, at + 1)
+
+    async def _settle_draft(self, delivery: Delivery, draft_id: str, part: str) -> bool:
+        """Turn the draft into the answer's first part, or remove it if other messages stand below it."""
+        last = self._last_sent.get(delivery.chat_id)
+        if last is not None and _is_newer(last, draft_id):
+            await self._channel.delete(delivery.chat_id, draft_id)
+            return False
+        try:
+            await self._channel.edit(delivery.chat_id, draft_id, part)
+        except Gone:
+            return False
+        return True
+
+    async def _may_hear(self, delivery: Delivery) -> bool:
+        members = await self._book.members(self._rules.channel, delivery.conversation_id)
+        chat = next((chat for chat in members if chat.id == delivery.chat_id), None)
+        return chat is not None and self._rules.may_hear(chat, delivery.conversation_id)
+
+    async def _put_off(self, delivery: Delivery, fault: ChannelFault) -> None:
+        now = now_ms()
+        if now - delivery.created_at > GIVE_UP_AFTER_MS:
+            await self._give_up(delivery, str(fault))
+            return
+        # The attempts of earlier parts were forgotten when those parts arrived.
+        pause = min(FIRST_PAUSE_S * 2.0 ** min(delivery.attempts, 10), LONGEST_PAUSE_S)
+        if isinstance(fault, TryLater) and fault.after_s is not None:
+            pause = max(fault.after_s, 0.0)
+        await self._book.put_off(delivery.number, now + round(pause * 1000), str(fault))
+        logger.info(
+            "A message is delivered later",
+            extra={"channel": self._rules.channel, "chat": delivery.chat_id, "seconds": round(pause, 1)},
+        )
+
+    async def _give_up(self, delivery: Delivery, error: str) -> None:
+        logger.warning(
+            "A message cannot be delivered",
+            extra={"channel": self._rules.channel, "chat": delivery.chat_id, "error": error},
+        )
+        await self._book.failed(delivery.number, error, now_ms())
+
+    async def _tell_failures(self) -> None:
+        """Let the conversations know what did not arrive; one that is busy hears of it afterwards."""
+        for failed in await self._book.untold(self._rules.channel, limit=MOST_UNTOLD):
+            now = now_ms()
+            text = (
+                f"A message to {self._rules.channel} chat {failed.chat_id} could not be delivered: "
+                f"{failed.error}."
+            )
+            await self._book.tell(failed.number, notice(text, now), now)
+
+
+def notice(text: str, now: int) -> NewMessage:
+    """Return a message of the host's own, which no person can write: their tags are escaped."""
+    block = {"type": "text", "text": f'<notice time="{iso(now)}">{escape(text)}</notice>'}
+    return NewMessage(new_id(MESSAGE), "user", [block], text, "system", "system")
+
+
+def _is_newer(one: str, other: str) -> bool:
+    """Compare a channel's message ids, which count up where they are numbers."""
+    return one.isdecimal() and other.isdecimal() and int(one) > int(other)
+
+
+async def _untorn(work: Awaitable[T]) -> T:
+    """Let a call and the mark that it arrived finish together, although the host is stopping."""
+    with anyio.CancelScope(shield=True), anyio.move_on_after(CALL_WITHIN_S):
+        try:
+            return await work
+        except ChannelFault:
+            raise
+        except Exception as error:
+            logger.exception("A channel failed to deliver a message")
+            raise TryLater(f"the channel failed: {type(error).__name__}") from error
+    raise TryLater("the channel did not answer in time")

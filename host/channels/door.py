@@ -1,0 +1,99 @@
+"""The one way in: who may write, how often, and nothing confirmed before it is on the volume."""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+from host.channels.base import Incoming
+from host.channels.messages import cleaned, to_update, usable
+from host.channels.parts import ChannelParts, Rules, Wake
+from host.rates import RateLimit
+from shared.channel_models import Chat, Saying
+from shared.clock import now_ms
+
+logger = logging.getLogger("picoclaw.channels")
+
+MOST_WAITING: Final = 100
+"""Messages of a chat that may wait to be handled."""
+
+TOO_OFTEN: Final = "You write faster than I am allowed to read, so I left out what came last. Wait a minute."
+TOO_MANY: Final = f"{MOST_WAITING} of your messages are waiting already, so I left out what came last."
+
+
+class ChannelDoor:
+    """Implements ``Door`` for one channel."""
+
+    def __init__(self, parts: ChannelParts, rules: Rules, *, wake: Wake, connected: Wake) -> None:
+        self._parts = parts
+        self._rules = rules
+        self._book = parts.store.channels
+        self._wake = wake
+        self._connected = connected
+        # By when they were written: what piled up while the host was away did not come all at once.
+        self._moment = 0.0
+        self._rate = RateLimit(rules.messages_per_minute, clock=lambda: self._moment)
+        self._notices = RateLimit(1)
+        self._log = RateLimit(1)
+        self._turned_away = 0
+
+    def connected(self) -> None:
+        """Say that the channel works."""
+        self._connected()
+
+    async def take(self, *messages: Incoming) -> None:
+        """Return when what may come in is on the volume. Raises PicoError."""
+        stored = False
+        for message in messages:
+            stored |= await self._one(message)
+        if stored:
+            await self._parts.store.durable()
+            self._wake()
+
+    async def _one(self, message: Incoming) -> bool:
+        if not self._rules.allows(message.sender) or not usable(message):
+            self._turn_away(message)
+            return False
+        notice = await self._refusal(message)
+        if notice is not None:
+            return await self._notify(message, notice)
+        channel = self._rules.channel
+        await self._book.receive(channel, [to_update(message)], now_ms())
+        return True
+
+    async def _refusal(self, message: Incoming) -> str | None:
+        """Return why an allowed sender's message is not taken."""
+        self._moment = float(message.sent_at or now_ms())
+        if self._rate.retry_after(message.sender.id) is not None:
+            return TOO_OFTEN
+        self._rate.count(message.sender.id)
+        if await self._book.waiting(self._rules.channel, message.chat_id) >= MOST_WAITING:
+            return TOO_MANY
+        return None
+
+    async def _notify(self, message: Incoming, notice: str) -> bool:
+        """Say once a minute that something was left out."""
+        if self._notices.retry_after(message.chat_id) is not None:
+            return False
+        self._notices.count(message.chat_id)
+        now = now_ms()
+        sender = message.sender
+        chat = Chat(self._rules.channel, message.chat_id, message.private, sender.id, cleaned(sender.name))
+        home = await self._book.enter(chat, now)
+        saying = Saying(f"notice:{cleaned(message.update_id)}", notice)
+        await self._book.say(self._rules.channel, message.chat_id, home, saying, now)
+        return True
+
+    def _turn_away(self, message: Incoming) -> None:
+        self._turned_away += 1
+        if self._log.retry_after("") is None:
+            self._log.count("")
+            logger.warning(
+                "A sender who is not allowed was turned away",
+                extra={
+                    "channel": self._rules.channel,
+                    "sender": message.sender.id[:100],
+                    "messages": self._turned_away,
+                },
+            )
+            self._turned_away = 0

@@ -1,0 +1,86 @@
+"""Files that people send: into ``inbox/`` of the workspace, under safe names, through the sandbox's door."""
+
+from __future__ import annotations
+
+import logging
+import re
+import unicodedata
+from typing import Final
+
+import anyio
+
+from host.channels.base import Attachment, Channel, ChannelFault, TryLater
+from host.channels.messages import Stored
+from host.channels.parts import SaveFile
+from host.sandbox.sandbox import SandboxFault
+
+logger = logging.getLogger("picoclaw.channels")
+
+DIRECTORY: Final = "inbox"
+TRIES: Final = 4
+PAUSE_S: Final = 2.0
+LONGEST_STEM: Final = 60
+LONGEST_SUFFIX: Final = 12
+
+_UNSAFE: Final = re.compile(r"[^\w.-]+")
+
+
+def safe_name(name: str) -> str:
+    """Return a file name that is one harmless component: letters, digits, ``_``, ``-`` and single dots."""
+    plain = unicodedata.normalize("NFKC", name).replace("\\", "/").rpartition("/")[2]
+    plain = re.sub(r"\.{2,}", ".", _UNSAFE.sub("_", plain)).strip("._-")
+    stem, dot, suffix = plain.rpartition(".")
+    if not dot or not stem:
+        stem, suffix = plain, ""
+    stem = stem[:LONGEST_STEM].strip("._-") or "file"
+    return f"{stem}.{suffix[:LONGEST_SUFFIX]}" if suffix else stem
+
+
+def place_of(message: Stored, number: int, attachment: Attachment, unique: str) -> str:
+    """Return where an attachment is written: the same place if it has to be fetched again."""
+    prefix = _UNSAFE.sub("_", unique) + (f"-{number}" if number else "")
+    chat = _UNSAFE.sub("_", f"{message.chat.channel}-{message.chat.id}")
+    return f"{DIRECTORY}/{chat}/{prefix}-{safe_name(attachment.name)}"
+
+
+class InboxFiles:
+    """Fetches attachments and says in the message's text where they are."""
+
+    def __init__(self, channel: Channel, save: SaveFile) -> None:
+        self._channel = channel
+        self._save = save
+
+    async def store(self, message: Stored, conversation_id: str, unique: str) -> list[str]:
+        """Fetch and write all attachments; return a line for each, also for what could not be kept."""
+        lines = []
+        for number, attachment in enumerate(message.attachments):
+            path = place_of(message, number, attachment, unique)
+            lines.append(await self._one(attachment, conversation_id, path))
+        return lines
+
+    async def _one(self, attachment: Attachment, conversation_id: str, path: str) -> str:
+        name = safe_name(attachment.name)
+        if (attachment.size or 0) > self._channel.largest_file:
+            return f"[Attached: {name}, not fetched: larger than {self._channel.largest_file} bytes]"
+        try:
+            data = await self._fetched(attachment)
+        except ChannelFault as fault:
+            logger.warning("An attachment could not be fetched", extra={"error": str(fault)})
+            return f"[Attached: {name}, which could not be fetched]"
+        if len(data) > self._channel.largest_file:
+            return f"[Attached: {name}, not kept: larger than {self._channel.largest_file} bytes]"
+        try:
+            await self._save(conversation_id, path, data)
+        except SandboxFault as fault:
+            logger.warning("An attachment could not be written", extra={"error": str(fault)})
+            return f"[Attached: {name}, which could not be written]"
+        kind = f"{attachment.media_type}, " if attachment.media_type else ""
+        return f"[Attached: {path} ({kind}{len(data)} bytes)]"
+
+    async def _fetched(self, attachment: Attachment) -> bytes:
+        for attempt in range(TRIES - 1):
+            try:
+                return await self._channel.fetch(attachment)
+            except TryLater as fault:
+                await anyio.sleep(PAUSE_S * 2**attempt if fault.after_s is None else fault.after_s)
+        return await self._channel.fetch(attachment)

@@ -1,0 +1,73 @@
+"""What channels work with, and the rules that one of them has."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+from host.channels.allow import AllowList, Names
+from host.channels.base import Sender
+from host.runs.service import RunService
+from shared.channel_models import Chat
+from shared.redact import Redactor
+from shared.store.contract import Store
+from shared.tasks import TaskService
+
+
+class SaveFile(Protocol):
+    """Writes a file of the workspace through the sandbox's door; raises SandboxFault."""
+
+    def __call__(self, conversation_id: str, path: str, data: bytes) -> Awaitable[None]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelParts:
+    """What all channels share."""
+
+    store: Store
+    runs: RunService
+    tasks: TaskService
+    save_file: SaveFile
+    redactor: Redactor
+    assistant_name: str
+    main_conversation_id: str
+    end_marker: str
+
+
+class Rules:
+    """Who may use one channel, and for what."""
+
+    def __init__(
+        self,
+        channel: str,
+        allow_from: Iterable[str | int],
+        owners: Iterable[str | int],
+        *,
+        messages_per_minute: int,
+        main_conversation_id: str,
+    ) -> None:
+        self.channel = channel
+        self.messages_per_minute = messages_per_minute
+        self._allowed = AllowList(allow_from, channel)
+        self._owners = Names(owners, channel)
+        self._main = main_conversation_id
+
+    def allows(self, sender: Sender) -> bool:
+        """Return whether the sender may write at all."""
+        return self._allowed.allows(sender)
+
+    def owns(self, sender: Sender) -> bool:
+        """Return whether the sender may use the main conversation. ``*`` makes nobody an owner."""
+        return self._owners.names(sender)
+
+    def may_hear(self, chat: Chat, conversation_id: str) -> bool:
+        """Return whether a chat, by who spoke in it last, may be told what the conversation says."""
+        sender = Sender(chat.sender_id, chat.sender_name)
+        if conversation_id == self._main:
+            return chat.private and self.allows(sender) and self.owns(sender)
+        return self.allows(sender)
+
+
+Wake = Callable[[], None]
+"""Says that there is something to do."""

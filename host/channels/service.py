@@ -1,0 +1,132 @@
+"""All channels of this host: each is loaded, kept running and started again when it fails."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Final, Literal
+
+import anyio
+from anyio.abc import TaskGroup
+
+from host.channels.base import Channel, ChannelFault
+from host.channels.deliveries import Deliveries
+from host.channels.door import ChannelDoor
+from host.channels.parts import ChannelParts, Rules
+from host.channels.turns import Turns
+
+logger = logging.getLogger("picoclaw.channels")
+
+State = Literal["ok", "retrying", "off"]
+
+FIRST_PAUSE_S: Final = 1.0
+LONGEST_PAUSE_S: Final = 60.0
+
+LoadChannel = Callable[[], Awaitable[Channel]]
+
+
+@dataclass(frozen=True, slots=True)
+class Enabled:
+    """A channel that the settings switch on."""
+
+    rules: Rules
+    load: LoadChannel
+
+
+class ChannelService:
+    """Owns the channels. Enter it when runs can be started; nothing about a channel ever stops the host."""
+
+    def __init__(self, parts: ChannelParts, channels: Mapping[str, Enabled]) -> None:
+        self._parts = parts
+        self._channels = channels
+        self._states: dict[str, State] = dict.fromkeys(channels, "retrying")
+        self._running: dict[str, tuple[Channel, ChannelDoor]] = {}
+        self._tasks: TaskGroup = anyio.create_task_group()
+
+    async def __aenter__(self) -> ChannelService:
+        await self._tasks.__aenter__()
+        for name, channel in self._channels.items():
+            self._tasks.start_soon(self._keep, name, channel)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._tasks.cancel_scope.cancel()
+        await self._tasks.__aexit__(None, None, None)
+
+    @property
+    def states(self) -> dict[str, State]:
+        """How each channel is."""
+        return dict(self._states)
+
+    def running(self, name: str) -> tuple[Channel, ChannelDoor] | None:
+        """Return a channel that was loaded, and its door."""
+        return self._running.get(name)
+
+    async def _keep(self, name: str, enabled: Enabled) -> None:
+        pause = FIRST_PAUSE_S
+        while True:
+            try:
+                channel = await enabled.load()
+            except Exception as error:  # noqa: BLE001 - whatever ails a channel, the host goes on
+                self._warn(name, error, pause)
+                await anyio.sleep(pause)
+                pause = min(pause * 2, LONGEST_PAUSE_S)
+            else:
+                await self._serve(name, channel, enabled.rules)
+
+    async def _serve(self, name: str, channel: Channel, rules: Rules) -> None:
+        deliveries = Deliveries(channel, self._parts, rules)
+        turns = Turns(channel, self._parts, rules, delivered=deliveries.wake)
+        door = ChannelDoor(
+            self._parts, rules, wake=lambda: _wake(turns, deliveries), connected=lambda: self._connected(name)
+        )
+        self._running[name] = channel, door
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(deliveries.run)
+                tasks.start_soon(turns.run)
+                await self._receive(name, channel, door)
+        finally:
+            del self._running[name]
+            with anyio.CancelScope(shield=True):
+                await channel.aclose()
+
+    async def _receive(self, name: str, channel: Channel, door: ChannelDoor) -> None:
+        """Let the channel bring messages for ever; after a failure it begins again."""
+        pause = FIRST_PAUSE_S
+        while True:
+            try:
+                await channel.receive(door)
+                error: Exception = ChannelFault("it stopped by itself")
+            except Exception as raised:  # noqa: BLE001 - whatever ails a channel, the host goes on
+                error = raised
+            pause = FIRST_PAUSE_S if self._states[name] == "ok" else min(pause * 2, LONGEST_PAUSE_S)
+            self._warn(name, error, pause)
+            await anyio.sleep(pause)
+
+    def _connected(self, name: str) -> None:
+        if self._states[name] != "ok":
+            logger.info("A channel is connected", extra={"channel": name})
+        self._states[name] = "ok"
+
+    def _warn(self, name: str, error: Exception, pause: float) -> None:
+        self._states[name] = "retrying"
+        known = isinstance(error, ChannelFault)
+        logger.warning(
+            "A channel does not work and is tried again",
+            extra={
+                "channel": name,
+                "error": str(error) if known else type(error).__name__,
+                "seconds": pause,
+            },
+            exc_info=None if known else error,
+        )
+
+
+def _wake(turns: Turns, deliveries: Deliveries) -> None:
+    turns.wake()
+    deliveries.wake()

@@ -1,0 +1,235 @@
+"""Each waiting message becomes a command done or a run answered, in its chat's order, once.
+
+The message stays in the store until its answer is there: a crash anywhere in between leaves it waiting, and
+the run that it was given (noted before it began) says how far it came.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import anyio
+
+from host.channels.base import Channel
+from host.channels.commands import Commands
+from host.channels.crowd import Crowd
+from host.channels.draft import Draft
+from host.channels.inbox_files import InboxFiles
+from host.channels.messages import Stored, from_update
+from host.channels.parts import ChannelParts, Rules, Wake
+from host.runs.run import ActiveRun
+from host.runs.spec import RunSpec
+from shared.channel_models import Saying, Update
+from shared.clock import now_ms
+from shared.errors import (
+    ConversationBusy,
+    Draining,
+    KeyTaken,
+    NotFound,
+    PicoError,
+    TooManyRequests,
+    Unavailable,
+)
+from shared.ids import RUN, new_id
+from shared.models import Idempotency, RunState
+
+logger = logging.getLogger("picoclaw.channels")
+
+BUSY_PAUSE_S: Final = 0.25
+LONGEST_PAUSE_S: Final = 5.0
+MOST_URGENT: Final = 100
+TRIES: Final = 3
+"""How often a message is handled that makes the host fail."""
+
+SORRY: Final = "⚠️ Something went wrong inside the host, so I could not handle your message."
+
+Answer = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """An update being handled."""
+
+    update: Update
+    message: Stored
+    conversation_id: str
+
+
+class Turns:
+    """Handles one channel's updates."""
+
+    def __init__(self, channel: Channel, parts: ChannelParts, rules: Rules, *, delivered: Wake) -> None:
+        self._channel = channel
+        self._parts = parts
+        self._name = rules.channel
+        self._book = parts.store.channels
+        self._commands = Commands(parts, rules)
+        self._files = InboxFiles(channel, parts.save_file)
+        self._delivered = delivered
+        self._crowd = Crowd(self._chats, self._serve)
+        self.wake = self._crowd.wake
+        self._faults: dict[int, int] = {}
+
+    async def run(self) -> None:
+        """Handle updates until cancelled; runs that were begun go on."""
+        await self._crowd.run()
+
+    async def _chats(self, limit: int) -> list[str]:
+        for update in await self._book.urgent(self._name, limit=MOST_URGENT):
+            await self._guarded(update, self._command_at_once)
+        return await self._book.chats_waiting(self._name, limit=limit)
+
+    async def _serve(self, chat_id: str) -> None:
+        while (update := await self._book.next_update(self._name, chat_id)) is not None:
+            await self._guarded(update, self._turn)
+
+    async def _guarded(self, update: Update, handle: Callable[[Update], Awaitable[None]]) -> None:
+        """Handle an update; one that keeps failing is given up, so that it holds up nothing for ever."""
+        try:
+            await handle(update)
+        except Exception:
+            self._faults[update.number] = self._faults.get(update.number, 0) + 1
+            if self._faults[update.number] < TRIES:
+                raise
+            logger.exception("A message is given up", extra={"channel": self._name})
+            message = from_update(update)
+            await self._settle(_Turn(update, message, await self._commands.home(message)), SORRY)
+        self._faults.pop(update.number, None)
+
+    async def _turn(self, update: Update) -> None:
+        message = from_update(update)
+        known = update.conversation_id if update.run_id else None
+        turn = _Turn(update, message, known or await self._commands.home(message))
+        if not await self._command(turn):
+            await self._converse(turn)
+
+    async def _command_at_once(self, update: Update) -> None:
+        message = from_update(update)
+        turn = _Turn(update, message, await self._commands.home(message))
+        if not await self._command(turn):
+            await self._settle(turn, None)
+
+    async def _command(self, turn: _Turn) -> bool:
+        said = await self._commands.answer(turn.message, turn.conversation_id)
+        if said is None:
+            return False
+        # /new has made a conversation since; either will do to speak from.
+        await self._settle(turn, said)
+        return True
+
+    async def _converse(self, turn: _Turn) -> None:
+        answer = await self._ended(turn)
+        if answer is None:
+            turn, answer = await self._run(turn)
+        text = self._text_of(answer)
+        run_id = str(answer.get("run_id") or turn.update.update_id)
+        await self._settle(turn, text, source=f"run:{run_id}")
+
+    async def _ended(self, turn: _Turn) -> Answer | None:
+        """Return the answer of the run that this update was given before a crash, if it may stand."""
+        if turn.update.run_id is None:
+            return None
+        run = await self._parts.store.runs.get(turn.conversation_id, turn.update.run_id)
+        if run is None or run.state is RunState.RUNNING or run.code == "retryable":
+            return None
+        return run.answer
+
+    async def _run(self, turn: _Turn) -> tuple[_Turn, Answer]:
+        text = await self._text_for(turn)
+        pause = BUSY_PAUSE_S
+        while True:
+            try:
+                return turn, await self._try(turn, text)
+            except NotFound:
+                # Deleted a moment ago: the chat gets another one.
+                turn = _Turn(turn.update, turn.message, await self._commands.home(turn.message))
+            except Draining:
+                # The next start goes on with what is in the store.
+                await anyio.sleep_forever()
+            except (ConversationBusy, TooManyRequests, Unavailable) as error:
+                await anyio.sleep(error.retry_after or pause)
+                pause = min(pause * 2, LONGEST_PAUSE_S)
+            except PicoError as error:
+                return turn, {"status": "error", "error": error.message, "result": ""}
+
+    async def _try(self, turn: _Turn, text: str) -> Answer:
+        """Start the run and follow it to its end. Raises as ``RunService.start`` does."""
+        update, message = turn.update, turn.message
+        run_id = new_id(RUN)
+        spec = RunSpec(
+            message=text,
+            conversation_id=turn.conversation_id,
+            sender=f"{self._name}:{message.chat.sender_id}",
+            sender_name=message.display,
+            idempotency=Idempotency(f"channel:{self._name}", update.update_id, ""),
+            run_id=run_id,
+        )
+        await self._book.attach(update.number, run_id, turn.conversation_id)
+        try:
+            run = await self._parts.runs.start(spec)
+        except KeyTaken as taken:
+            return await self._parts.runs.joined(taken.answer)
+        return await self._shown(turn, run)
+
+    async def _shown(self, turn: _Turn, run: ActiveRun) -> Answer:
+        """Wait for the answer while the chat sees it grow."""
+        number = turn.update.number
+        draft = Draft(
+            self._channel,
+            turn.update.chat_id,
+            reply_to=turn.message.reply_to,
+            note=lambda draft_id: self._book.drafted(number, draft_id),
+            draft_id=turn.update.draft_id,
+        )
+        lease = run.lease
+        events = await self._parts.runs.events(lease.conversation_id, lease.run_id, after=0, run=run)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(draft.show, events)
+            try:
+                answer = await run.wait()
+            except PicoError as error:
+                answer = {"status": "error", "run_id": lease.run_id, "error": error.message, "result": ""}
+            finally:
+                draft.stop()
+        return answer
+
+    async def _settle(self, turn: _Turn, text: str | None, *, source: str = "") -> None:
+        """Store the answer and be done with the update."""
+        number = turn.update.number
+        now = now_ms()
+        saying = None
+        if text:
+            update = await self._book.next_update(self._name, turn.update.chat_id)
+            draft_id = update.draft_id if update is not None and update.number == number else None
+            saying = Saying(
+                source or f"update:{turn.update.update_id}", text, turn.message.reply_to, draft_id
+            )
+        try:
+            await self._book.settle(number, turn.conversation_id, saying, now)
+        except NotFound:
+            await self._book.settle(number, turn.conversation_id, None, now)
+        await self._parts.store.durable()
+        self._delivered()
+
+    async def _text_for(self, turn: _Turn) -> str:
+        """Return the message as the agent reads it: what it answers to, the words, where its files are."""
+        message = turn.message
+        quoted = f'[In reply to: "{message.quoted}"]' if message.quoted else ""
+        files = await self._files.store(
+            message, turn.conversation_id, message.message_id or turn.update.update_id
+        )
+        return (
+            "\n\n".join(filter(None, (quoted, message.text.strip(), "\n".join(files)))) or "[empty message]"
+        )
+
+    def _text_of(self, answer: Answer) -> str:
+        """Return what the chat is told of a run's end."""
+        marker = self._parts.end_marker
+        text = str(answer.get("result") or "")
+        text = text.replace(marker, "").strip() if marker else text
+        if answer["status"] in ("success", "paused"):
+            return text
+        return f"{text}\n\n⚠️ {answer.get('error') or 'The run failed.'}".strip()
