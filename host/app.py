@@ -8,6 +8,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from host.api.channels import ChannelsApi, webhook_paths
 from host.api.chat import ChatApi
 from host.api.console import ConsoleApi, open_paths
 from host.api.control import ControlApi
@@ -53,6 +54,11 @@ def build_app(host: Host) -> ASGIApp:
             waiting_runs=lambda: host.runs.waiting_count,
         ).routes(),
         *OpenAiApi(host.store, host.runs, settings).routes(),
+        *ChannelsApi(
+            settings.channels,
+            host.running_channel,
+            failures_per_minute=settings.rate_limits.failed_auth_per_minute,
+        ).routes(),
         *OpenApi(settings.version).routes(),
         *(ConsoleApi().routes() if settings.console else ()),
     ]
@@ -70,7 +76,9 @@ def build_app(host: Host) -> ASGIApp:
         bearer=book.bearer,
         failures_per_minute=rates.failed_auth_per_minute,
         requests_per_minute=rates.requests_per_minute,
-        open_paths=OPEN_PATHS | open_paths() if settings.console else OPEN_PATHS,
+        open_paths=OPEN_PATHS
+        | webhook_paths(settings.channels)
+        | (open_paths() if settings.console else frozenset()),
     )
     app = BodyLimitMiddleware(app, limit=BODY_LIMIT, at={"/mcp": MCP_BODY_LIMIT})
     app = ErrorsMiddleware(app)
@@ -97,6 +105,7 @@ def _health(host: Host) -> HealthApi:
         host.store,
         ready=lambda: host.ready and not host.runs.draining,
         sandbox=lambda: host.sandbox.report,
+        channels=host.channel_states,
     )
 
 

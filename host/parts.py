@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 import anyio
 
@@ -38,6 +39,10 @@ from shared.store.contract import Store
 from shared.store.retention import DAY_MS, Retention
 from shared.tasks import LONGEST_PROMPT, TaskService
 
+if TYPE_CHECKING:
+    from host.channels.base import Channel, Door
+    from host.channels.service import ChannelService
+
 logger = logging.getLogger("picoclaw.host")
 
 
@@ -63,7 +68,16 @@ class Host:
             **managed_servers(settings.org_dir),
         }
         self.reach = Reach(allowed_hosts=frozenset(settings.tools.mcp.allowed_hosts))
+        self.channels: ChannelService | None = None
         self.ready = False
+
+    def channel_states(self) -> dict[str, str]:
+        """Return how each channel is; Telegram is always among them."""
+        return {"telegram": "off", **(self.channels.states if self.channels else {})}
+
+    def running_channel(self, name: str) -> tuple[Channel, Door] | None:
+        """Return a channel that was loaded, and its door."""
+        return None if self.channels is None else self.channels.running(name)
 
     @asynccontextmanager
     async def toolsets(self, spec: RunSpec, conversation_id: str, is_main: bool) -> AsyncIterator[OpenTools]:
@@ -117,6 +131,8 @@ async def open_host(settings: Settings, owner: str, stop: Callable[[str], None])
         host.runs = await stack.enter_async_context(_run_service(host))
         parts = TaskParts(host.store, await _heartbeat(host), host.metrics, host.redactor)
         host.task_runner = await stack.enter_async_context(TaskRunner(parts, host.runs, owner=owner))
+        if any(channel.enabled for channel in settings.channels.by_name().values()):
+            host.channels = await stack.enter_async_context(_channels(host))
         if settings.scheduler == "internal":
             background.start_soon(_scheduler(host).run)
         background.start_soon(_warm, host)
@@ -188,6 +204,26 @@ async def _heartbeat(host: Host) -> Heartbeat:
     await heartbeat.arrange(enabled=settings.heartbeat.enabled)
     await host.store.durable()
     return heartbeat
+
+
+def _channels(host: Host) -> ChannelService:
+    """Make the channels' service; what it needs is imported only where a channel is switched on."""
+    from host.channels.loading import enabled_channels
+    from host.channels.parts import ChannelParts
+    from host.channels.service import ChannelService
+
+    settings = host.settings
+    parts = ChannelParts(
+        store=host.store,
+        runs=host.runs,
+        tasks=host.tasks,
+        save_file=host.sandbox.save_file,
+        redactor=host.redactor,
+        assistant_name=settings.assistant_name,
+        main_conversation_id=settings.main_conversation_id,
+        end_marker=settings.session_end_marker,
+    )
+    return ChannelService(parts, enabled_channels(settings))
 
 
 def _scheduler(host: Host) -> Scheduler:

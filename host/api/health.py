@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -57,12 +57,14 @@ class HealthApi:
         *,
         ready: Callable[[], bool],
         sandbox: Callable[[], SandboxReport],
+        channels: Callable[[], Mapping[str, str]],
     ) -> None:
         self._build = build
         self._volumes = volumes
         self._store = store
         self._ready = ready
         self._sandbox = sandbox
+        self._channels = channels
 
     def routes(self) -> list[Route]:
         """Return the routes."""
@@ -93,6 +95,7 @@ class HealthApi:
                 "database": database,
                 "volumes": volumes,
                 "sandbox": {"level": sandbox.level, "landlock_abi": sandbox.landlock_abi},
+                "channels": dict(self._channels()),
             }
         )
 

@@ -281,12 +281,17 @@ class HealthShape(Shape):
     database: DatabaseShape
     volumes: VolumesShape
     sandbox: SandboxShape
+    channels: dict[str, Literal["ok", "retrying", "off"]]
 
 
 class ReadyShape(Shape):
     """Requests are welcome."""
 
     status: Literal["ready"]
+
+
+class TakenShape(Shape):
+    """What a webhook brought is stored."""
 
 
 class StopShape(Shape):

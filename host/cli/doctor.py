@@ -60,6 +60,7 @@ def _findings() -> Iterator[Finding]:
     yield from _volumes(settings)
     yield _sandbox(settings)
     yield _model(settings)
+    yield from _channels(settings)
 
 
 def _warnings(settings: Settings) -> Iterator[Finding]:
@@ -167,6 +168,18 @@ def _credential(settings: Settings) -> dict[str, str]:
     elif token:
         headers["Authorization"] = f"Bearer {token.get_secret_value()}"
     return headers
+
+
+def _channels(settings: Settings) -> Iterator[Finding]:
+    if not any(channel.enabled for channel in settings.channels.by_name().values()):
+        return
+    from host.channels.check import faults
+
+    for name, fault in faults(settings):
+        if fault is None:
+            yield Finding(f"channel {name}", "ok", "it can be used")
+        else:
+            yield Finding(f"channel {name}", "fault", fault)
 
 
 def _print(findings: list[Finding]) -> None:

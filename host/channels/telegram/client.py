@@ -21,6 +21,7 @@ from telegram.error import (
     TelegramError,
 )
 from telegram.request import HTTPXRequest
+from telegram.warnings import PTBUserWarning
 
 from host.channels.base import ChannelDown, ChannelFault, Gone, TryLater, Undeliverable
 
@@ -31,6 +32,10 @@ POLL_S: Final = 25
 FILE_WITHIN_S: Final = 60.0
 NOT_MODIFIED: Final = "message is not modified"
 _GONE: Final = ("message to edit not found", "message can't be edited", "message to delete not found")
+
+
+# Results are wanted as JSON has them: one update that the library can't read must not hide the others.
+warnings.filterwarnings("ignore", "Please use 'Bot", PTBUserWarning)
 
 
 class TelegramClient:

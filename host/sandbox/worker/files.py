@@ -140,6 +140,14 @@ def write_file(roots: Roots, arguments: Answer) -> Answer:
     return {"text": f"ok: {verb} {path} ({len(content)} bytes)"}
 
 
+def save_file(roots: Roots, arguments: Answer) -> Answer:
+    """Write bytes that the host brings (base64), for instance a file that somebody sent."""
+    path, content = arguments["path"], base64.b64decode(arguments["data"])
+    with roots.parent(path, make=True) as location:
+        _replace(location, path, content, _existing(location, path))
+    return {"text": f"ok: saved {path} ({len(content)} bytes)"}
+
+
 def _write_device(path: str, content: bytes) -> str:
     descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
@@ -354,6 +362,7 @@ def require_plain(path: str, status: os.stat_result) -> None:
 TOOLS: Final[dict[str, Callable[[Roots, Answer], Answer]]] = {
     "read_file": read_file,
     "read_text": read_text,
+    "save_file": save_file,
     "write_file": write_file,
     "edit_file": edit_file,
     "append_file": append_file,
