@@ -17,6 +17,12 @@ SPECIAL: dict[str, tuple[str, Any]] = {
     "main_conversation_id": ("home", "home"),
     "model.base_url": ("https://model.example", "https://model.example"),
     "channels.telegram.api_base": ("https://bot.example", "https://bot.example"),
+    "channels.telegram.webhook_url": ("https://me.example", "https://me.example"),
+    "channels.telegram.max_file_mb": ("3", 3),
+    "channels.plugins": (
+        '{"mailbox": {"options": {"directory": "/x", "often": 2}, "secrets": {"key": "some-text"}}}',
+        {"mailbox": {"options": {"directory": "/x", "often": 2}, "secrets": {"key": "some-text"}}},
+    ),
     "sandbox_min_level": ("1", 1),
     "gateway.trusted_proxies": ("10.0.0.7, fd00::/8", ["10.0.0.7/32", "fd00::/8"]),
     "config_path": ("/nowhere/config.json", Path("/nowhere/config.json")),
