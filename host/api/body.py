@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, StringConstraints, ValidationError
 from pydantic_core import ErrorDetails
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from shared import jsons
 from shared.errors import InvalidInput, NotJson
@@ -45,12 +45,16 @@ async def read_body(request: Request, model: type[M]) -> M:
 
 
 async def raw_body(request: Request) -> bytes:
-    """Return the body's bytes; raises NotJson when it is declared as something else."""
+    """Return the body's bytes; raises NotJson (declared as something else), InvalidInput (half)."""
     declared = request.headers.get("content-type", "application/json")
     kind = declared.partition(";")[0].strip().lower()
     if kind != "application/json" and not kind.endswith("+json"):
         raise NotJson("Content-Type: must be application/json")
-    return await request.body()
+    try:
+        return await request.body()
+    except ClientDisconnect:
+        # Nobody reads the answer; the log shows what it was, without a trace.
+        raise InvalidInput("body: ended before it was whole") from None
 
 
 def parse_body(raw: bytes, model: type[M]) -> M:

@@ -62,7 +62,7 @@ class RawHttp:
     def post(self, content: bytes, **headers: str) -> httpx2.Response:
         """Send a body as it is; ``mcp_method`` stands for the header Mcp-Method."""
         named = {name.replace("_", "-"): value for name, value in headers.items()}
-        return self.http.post("/mcp", content=content, headers={"Content-Type": "application/json", **named})
+        return self.http.post("/mcp", content=content, headers={"content-type": "application/json", **named})
 
     def say(self, message: Any, **headers: str) -> httpx2.Response:
         """Send a message, in the session if there is one."""
