@@ -52,9 +52,9 @@ def add_skill(ws: Path, name: str, text: str = "---\n") -> Path:
 def test_the_first_name_that_exists_is_read(ws: Path) -> None:
     assert look(ws)["texts"] == [None]
     (ws / "AGENTS.md").write_text("agents")
-    assert look(ws)["texts"] == [{"name": "AGENTS.md", "text": "agents"}]
+    assert look(ws)["texts"] == [{"name": "AGENTS.md", "text": "agents", "size": 6}]
     (ws / "CLAUDE.md").write_text("claude")
-    assert look(ws)["texts"] == [{"name": "CLAUDE.md", "text": "claude"}]
+    assert look(ws)["texts"] == [{"name": "CLAUDE.md", "text": "claude", "size": 6}]
 
 
 def test_a_known_stamp_saves_the_content_and_any_change_gives_another(ws: Path) -> None:
@@ -87,7 +87,7 @@ def test_a_change_with_the_old_modification_time_is_seen(ws: Path) -> None:
     stamp, status = look(ws)["stamp"], (ws / "CLAUDE.md").stat()
     (ws / "CLAUDE.md").write_text("two")
     os.utime(ws / "CLAUDE.md", ns=(status.st_atime_ns, status.st_mtime_ns))
-    assert look(ws, stamp)["texts"] == [{"name": "CLAUDE.md", "text": "two"}]
+    assert look(ws, stamp)["texts"] == [{"name": "CLAUDE.md", "text": "two", "size": 3}]
 
 
 def test_what_has_just_changed_has_no_stamp_yet(ws: Path) -> None:
@@ -115,7 +115,7 @@ def test_links_bring_nothing_in_from_outside(ws: Path, place: Path) -> None:
 def test_a_link_that_stays_inside_is_followed(ws: Path) -> None:
     (ws / "AGENTS.md").write_text("shared")
     (ws / "CLAUDE.md").symlink_to("AGENTS.md")
-    assert look(ws)["texts"] == [{"name": "CLAUDE.md", "text": "shared"}]
+    assert look(ws)["texts"] == [{"name": "CLAUDE.md", "text": "shared", "size": 6}]
 
 
 def test_a_pipe_a_directory_and_a_hard_link_are_named_not_read(ws: Path) -> None:
@@ -155,7 +155,7 @@ async def test_it_comes_through_the_confined_worker(sandbox: Sandbox, ws: Path, 
     (ws / "AGENTS.md").symlink_to(place / "outside" / "secret.txt")
     add_skill(ws, "a", "front")
     found = await sandbox.survey(asked())
-    assert found["skills"] == [{"folder": "a", "text": "front"}]
+    assert found["skills"] == [{"folder": "a", "text": "front", "size": 5}]
     assert "text" not in found["texts"][0]
 
 

@@ -174,6 +174,8 @@ class Roots:
             raise Refused("a path can't contain a NUL byte")
         if not path:
             raise Refused("the path is empty")
+        if not self._roots:
+            raise Refused(f"{path}: the directory it lies in is gone")
         if not path.startswith("/"):
             return self._roots[0], path
         for candidate in (path, os.path.normpath(path)):

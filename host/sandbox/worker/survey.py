@@ -31,8 +31,8 @@ def survey(roots: Roots, arguments: Answer) -> Answer:
     Arguments: ``texts`` is a list of ``{names, limit}``, of which the first name that exists is read;
     ``skills`` a directory or None, ``most`` how many of its folders are looked at (in the order of their
     names), ``limit`` how many bytes of each SKILL.md are read; ``hard_links`` whether those are welcome.
-    Answer: ``texts`` in their order, each ``{name, text}``, ``{name, fault}`` or None; ``skills`` with
-    ``{folder, text}`` or ``{folder, fault}``; ``more`` is how many folders were left out. A stamp is empty
+    Answer: ``texts`` in their order, each ``{name, text, size}``, ``{name, fault}`` or None; ``skills`` with
+    ``{folder, text, size}`` or ``{folder, fault}``; ``more`` is how many folders were left out. A stamp is empty
     while what it covers has just been changed.
     """
     folders, more = _folders(roots, arguments["skills"], arguments["most"])
@@ -117,7 +117,8 @@ def _content(roots: Roots, path: str, limit: int, *, plain: bool) -> Answer:
         status = os.fstat(descriptor)
         if plain or not stat.S_ISREG(status.st_mode):
             require_plain(path, status)
-        return {"text": os.pread(descriptor, limit, 0).decode("utf-8", "replace")}
+        text = os.pread(descriptor, limit, 0).decode("utf-8", "replace")
+        return {"text": text, "size": status.st_size}
     except Refused as refusal:
         return {"fault": _sayable(str(refusal))}
     except OSError as error:

@@ -1,0 +1,257 @@
+"""What the agent knows at the beginning of a turn: persona, memory, skills, read anew when they changed.
+
+The workspace is looked at through the sandbox's door, in one round trip per turn. The operator's own
+directories, where no agent can write, are looked at in this process by the same code, which follows no link
+out of them. Both cost a stamp per turn as long as nothing changed.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import anyio
+import anyio.to_thread
+
+from host.sandbox.sandbox import SandboxFault
+from host.sandbox.worker.paths import Refused, RootPath, Roots
+from host.sandbox.worker.survey import SKILL_FILE, survey
+from host.skills.catalogue import LARGEST_FILE, Catalogue, Shelf, Skill, SkillFile, Tier, catalogue
+from host.skills.front_matter import LONGEST, body
+
+PERSONA_FILES: Final = ("CLAUDE.md", "AGENTS.md", "AGENT.md")
+MEMORY_FILE: Final = "MEMORY.md"
+PERSONA_LIMIT: Final = 32 * 1024
+"""Bytes of one persona file that reach the prompt; more is cut with a note."""
+
+MEMORY_LIMIT: Final = 16 * 1024
+"""Bytes of MEMORY.md that reach the prompt; more is cut with a note."""
+
+MOST_SKILLS: Final = 100
+"""Folders of one directory of skills that are looked at, in the order of their names."""
+
+SKILLS_FOLDER: Final = "skills"
+_HEAD: Final = LONGEST + 16  # the front matter and its two lines of dashes
+
+logger = logging.getLogger("picoclaw.agent")
+
+Look = Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]]
+"""Asks ``survey`` about one directory. Raises ``SandboxFault`` or ``Refused``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A file as it reaches the prompt; ``cut`` if there was more."""
+
+    name: str
+    text: str
+    cut: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """All of it. The same object is returned as long as nothing changed."""
+
+    organisation: Text | None = None
+    user: Text | None = None
+    memory: Text | None = None
+    skills: Catalogue = Catalogue()
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """One directory: whose it is, how to look at it, and what in it counts.
+
+    ``texts`` are names of which the first that exists counts, and a limit in bytes. ``skills`` is the
+    directory of skills in it (None: none), ``path`` how tools name that.
+    """
+
+    tier: Tier
+    look: Look
+    texts: Sequence[tuple[Sequence[str], int]] = ()
+    skills: str | None = None
+    path: str = ""
+    hard_links: bool = False
+
+
+class Knowledge:
+    """Looks at the directories and remembers what they held. One per host."""
+
+    def __init__(
+        self,
+        workspace: Look,
+        *,
+        workspace_dir: Path,
+        built_in_dir: Path,
+        org_dir: Path | None,
+        skills_dir: Path,
+    ) -> None:
+        self._workspace = _Directory(
+            Wanted(
+                "user",
+                workspace,
+                [(PERSONA_FILES, PERSONA_LIMIT), ((MEMORY_FILE,), MEMORY_LIMIT)],
+                SKILLS_FOLDER,
+                SKILLS_FOLDER,
+            )
+        )
+        self._org = _Directory(_organisation(org_dir))
+        self._shelves = [_Directory(_shelf("builtIn", built_in_dir)), self._org]
+        inside = _beneath(skills_dir, workspace_dir)
+        if inside is None:
+            self._shelves.append(_Directory(_shelf("user", skills_dir)))
+        elif inside != SKILLS_FOLDER:
+            self._shelves.append(_Directory(Wanted("user", workspace, (), inside, inside)))
+        self._shelves.append(self._workspace)
+        self._known = Known()
+        self._one_reader = anyio.CapacityLimiter(1)
+
+    async def look(self) -> Known:
+        """Return what is known now. What cannot be looked at for the moment stays as it was."""
+        changed = [await directory.refresh() for directory in self._shelves]
+        if any(changed):
+            texts = (self._org.text(0), self._workspace.text(0), self._workspace.text(1))
+            shelves = [directory.shelf for directory in self._shelves]
+            # Parsing a hundred skills takes a second, so it leaves the loop alone.
+            skills = await anyio.to_thread.run_sync(catalogue, shelves, limiter=self._one_reader)
+            self._known = Known(*texts, skills)
+        return self._known
+
+    async def reload(self) -> Known:
+        """Forget everything, and look."""
+        for directory in self._shelves:
+            directory.forget()
+        return await self.look()
+
+    async def instructions(self, skill: Skill) -> Text | None:
+        """Return the body of a skill's SKILL.md; None if it is gone or refused."""
+        directory = next(one for one in self._shelves if one.shelf.path == skill.shelf)
+        found = await directory.read(f"{skill.name}/{SKILL_FILE}", LARGEST_FILE)
+        return None if found is None else Text(found.name, body(found.text), found.cut)
+
+
+class _Directory:
+    """One directory and what it held when it was last read."""
+
+    def __init__(self, wanted: Wanted) -> None:
+        self._wanted = wanted
+        self._stamp = ""
+        self._texts: Sequence[Text | None] = [None] * len(wanted.texts)
+        self.shelf = Shelf(wanted.tier, wanted.path, ())
+
+    def text(self, number: int) -> Text | None:
+        """Return one of the texts."""
+        return self._texts[number]
+
+    def forget(self) -> None:
+        """Let the next look read everything."""
+        self._stamp = ""
+
+    async def refresh(self) -> bool:
+        """Look; return whether anything may be new."""
+        wanted = self._wanted
+        texts = [{"names": list(names), "limit": limit + 1} for names, limit in wanted.texts]
+        asked = self._asked(texts, wanted.skills) | {"known": self._stamp}
+        try:
+            answer = await wanted.look(asked)
+        except (SandboxFault, Refused, OSError) as fault:
+            logger.warning("What the agent knows could not be read again: %s", type(fault).__name__)
+            return False
+        if "texts" not in answer:
+            return False
+        self._stamp = str(answer.get("stamp", ""))
+        seen = self._texts, self.shelf
+        found = _listed(answer["texts"])
+        limits = [limit for _, limit in wanted.texts]
+        self._texts = [_text(item, limit) for item, limit in zip(found, limits, strict=False)]
+        self._texts += [None] * (len(limits) - len(self._texts))
+        files = tuple(map(_skill_file, _listed(answer.get("skills"))))
+        self.shelf = Shelf(wanted.tier, wanted.path, files, _number(answer.get("more")))
+        return seen != (self._texts, self.shelf)
+
+    async def read(self, path: str, limit: int) -> Text | None:
+        """Read one file below the directory of skills."""
+        name = f"{self._wanted.skills}/{path}"
+        asked = self._asked([{"names": [name], "limit": limit + 1}], None) | {"known": ""}
+        try:
+            answer = await self._wanted.look(asked)
+        except (SandboxFault, Refused, OSError):
+            return None
+        [found] = _listed(answer.get("texts")) or [None]
+        return _text(found, limit)
+
+    def _asked(self, texts: list[dict[str, Any]], skills: str | None) -> dict[str, Any]:
+        links = self._wanted.hard_links
+        return {"texts": texts, "skills": skills, "most": MOST_SKILLS, "limit": _HEAD, "hard_links": links}
+
+
+def _organisation(directory: Path | None) -> Wanted:
+    if directory is None:
+        return Wanted("org", _nothing, [(PERSONA_FILES, PERSONA_LIMIT)])
+    return Wanted(
+        "org",
+        _operators(directory),
+        [(PERSONA_FILES, PERSONA_LIMIT)],
+        SKILLS_FOLDER,
+        str(directory / SKILLS_FOLDER),
+        hard_links=True,
+    )
+
+
+def _shelf(tier: Tier, directory: Path) -> Wanted:
+    return Wanted(tier, _operators(directory), (), ".", str(directory), hard_links=True)
+
+
+def _operators(directory: Path) -> Look:
+    """Return a way to look at a directory of the operator's, where package tools may make hard links."""
+    root = RootPath(str(directory), False)
+
+    async def look(asked: Mapping[str, Any]) -> Mapping[str, Any]:
+        # In the loop: a few microseconds for each file, a tenth of what passing it to a thread costs.
+        with Roots([root]) as roots:
+            return survey(roots, dict(asked))
+
+    return look
+
+
+async def _nothing(asked: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {"stamp": ""}
+
+
+def _beneath(path: Path, workspace: Path) -> str | None:
+    """Return a path relative to the workspace, or None if it lies elsewhere."""
+    try:
+        return str(path.resolve().relative_to(workspace.resolve()))
+    except ValueError:
+        return None
+
+
+# --- what comes out of the sandbox is not trusted to have the right shape
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _number(value: Any) -> int:
+    return value if isinstance(value, int) and value >= 0 else 0
+
+
+def _text(found: Any, limit: int) -> Text | None:
+    if not isinstance(found, Mapping) or not isinstance(found.get("text"), str):
+        return None
+    data = found["text"].encode("utf-8", "replace")
+    kept = data[:limit].decode("utf-8", "ignore")
+    return Text(str(found.get("name", "")), kept, len(data) > limit)
+
+
+def _skill_file(found: Any) -> SkillFile:
+    found = found if isinstance(found, Mapping) else {}
+    folder, text, fault = (found.get(name) for name in ("folder", "text", "fault"))
+    if isinstance(text, str):
+        return SkillFile(str(folder), text[:_HEAD], _number(found.get("size")))
+    said = "it has no SKILL.md" if found.get("missing") else str(fault)[:500]
+    return SkillFile(str(folder), fault=said)

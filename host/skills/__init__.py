@@ -1,0 +1,1 @@
+"""Skills in the Agent Skills format (https://agentskills.io/specification): folders with a SKILL.md."""

@@ -1,0 +1,94 @@
+"""The head of a SKILL.md: YAML between two lines of dashes, of which a name and a description count.
+
+Limits are those of https://agentskills.io/specification. The text may come from an agent, so it is parsed
+without tags that make objects, without anchors (which can multiply), and only up to a length.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Final
+
+LONGEST: Final = 8 * 1024
+"""Bytes of front matter; the parser takes 50 ms for so much."""
+
+LONGEST_NAME: Final = 64
+LONGEST_DESCRIPTION: Final = 1024
+NAME: Final = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
+_REMEMBERED: Final = 1024
+_LINES: Final = re.compile(r"\A\ufeff?---[ \t]*\r?\n(.*?)^---[ \t]*\r?$\n?", re.DOTALL | re.MULTILINE)
+
+
+class BadSkill(Exception):
+    """It is no skill; the sentence says what is wrong, for whoever wrote it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What a skill says of itself; ``description`` is one line."""
+
+    name: str
+    description: str
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def parsed(folder: str, text: str) -> Head:
+    """Return the head of a SKILL.md that begins with ``text``, in ``folder``. Raises ``BadSkill``."""
+    found = _LINES.match(text)
+    if found is None:
+        what = "isn't closed by a line ---" if text.lstrip("\ufeff").startswith("---") else "is missing"
+        raise BadSkill(f"its front matter {what} (within {LONGEST} bytes)")
+    if len(found[1].encode()) > LONGEST:
+        raise BadSkill(f"its front matter is longer than {LONGEST} bytes")
+    head = _mapping(found[1])
+    return Head(_name(head, folder), _description(head))
+
+
+def body(text: str) -> str:
+    """Return what follows the front matter."""
+    found = _LINES.match(text)
+    return text if found is None else text[found.end() :].lstrip("\n")
+
+
+def _mapping(text: str) -> Mapping[Any, Any]:
+    # Imported here: most starts need no skill before the first turn, and it takes 75 ms.
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    try:
+        if any(getattr(event, "anchor", None) for event in YAML(typ="safe", pure=True).parse(text)):
+            raise BadSkill("its front matter has anchors or aliases; write the values out")
+        found = YAML(typ="safe", pure=True).load(text)
+    except YAMLError as error:
+        line = getattr(getattr(error, "problem_mark", None), "line", None)
+        where = "" if line is None else f" (line {line + 2})"
+        raise BadSkill(f"its front matter is not YAML{where}") from None
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        raise BadSkill("its front matter has a value that YAML can't hold") from None
+    if not isinstance(found, Mapping):
+        raise BadSkill("its front matter is not a list of keys and values")
+    return found
+
+
+def _name(head: Mapping[Any, Any], folder: str) -> str:
+    name = head.get("name")
+    if not isinstance(name, str):
+        raise BadSkill("its front matter has no name (a text)")
+    if len(name) > LONGEST_NAME or not NAME.fullmatch(name):
+        raise BadSkill(f"its name must be 1 to {LONGEST_NAME} of a-z, 0-9 and single hyphens between them")
+    if name != folder:
+        raise BadSkill(f"its name is {name}, which must be the name of its folder")
+    return name
+
+
+def _description(head: Mapping[Any, Any]) -> str:
+    description = head.get("description")
+    if not isinstance(description, str) or not description.strip():
+        raise BadSkill("its front matter has no description (a text)")
+    if len(description) > LONGEST_DESCRIPTION:
+        raise BadSkill(f"its description is longer than {LONGEST_DESCRIPTION} characters")
+    printable = "".join(letter if letter.isprintable() else " " for letter in description)
+    return " ".join(printable.split())

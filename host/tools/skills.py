@@ -1,0 +1,57 @@
+"""The tool that loads a skill: its instructions come when they are needed, not with every prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from host.agent.knowledge import Knowledge
+from host.skills.catalogue import WORDS, Skill
+from host.tools.arguments import BadArguments, check
+from host.tools.base import ToolResult, ToolSpec
+
+NAME: Final = "load_skill"
+_SCHEMA: Final[Mapping[str, Any]] = {
+    "type": "object",
+    "properties": {"name": {"type": "string", "description": "Name of the skill"}},
+    "required": ["name"],
+    "additionalProperties": False,
+}
+SPEC: Final = ToolSpec(
+    NAME,
+    "Get the instructions of a skill, and where its own files are. The skills are listed in the system prompt; "
+    "one that was added a moment ago can be loaded too.",
+    _SCHEMA,
+    read_only=True,
+)
+
+
+class SkillTools:
+    """Implements ``host.tools.base.Toolset`` over what the host knows of skills."""
+
+    def __init__(self, knowledge: Knowledge) -> None:
+        self._knowledge = knowledge
+
+    def specs(self) -> Sequence[ToolSpec]:
+        """Return the one tool."""
+        return (SPEC,)
+
+    async def call(self, name: str, arguments: Mapping[str, Any]) -> ToolResult:
+        """Return a skill's instructions as they are now; the operator's are not marked as untrusted."""
+        try:
+            wanted = str(check(arguments, SPEC.input_schema)["name"])
+        except BadArguments as bad:
+            return ToolResult(str(bad), is_error=True)
+        skills = (await self._knowledge.look()).skills
+        skill = skills.effective.get(wanted)
+        found = None if skill is None else await self._knowledge.instructions(skill)
+        if skill is None or found is None:
+            names = ", ".join(skills.effective) or "none"
+            return ToolResult(f"There is no skill named {wanted[:100]}. There are: {names}.", is_error=True)
+        note = "\n\n[cut: the rest is in its SKILL.md]" if found.cut else ""
+        return ToolResult(f"{_heading(skill)}\n\n{found.text.strip()}{note}", trusted=skill.tier != "user")
+
+
+def _heading(skill: Skill) -> str:
+    whose = WORDS[skill.tier]
+    return f"[the {whose} skill {skill.name}; its files are in {skill.path}, and relative names start there]"
