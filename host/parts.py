@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 import anyio
 
 from host.agent.agent import AgentConfig, HostAgent, OpenTools
+from host.agent.knowledge import Knowledge
 from host.agent.model_access import ModelAccess
-from host.agent.prompt import Persona
+from host.agent.prompt import Prompt
 from host.heartbeat import Heartbeat
 from host.mcp_clients.external import Reach, open_external
 from host.mcp_clients.server_config import configured_servers, managed_servers
@@ -26,8 +27,10 @@ from host.runs.task_runs import TaskParts, TaskRunner
 from host.sandbox import Sandbox, running_program
 from host.sandbox_settings import sandbox_policy
 from host.scheduler import Scheduler
+from host.skills.places import built_in_dir
 from host.tools.approvals import Approvals
 from host.tools.base import Toolset
+from host.tools.skills import SkillTools
 from host.upkeep import keep_tidy
 from host.volumes import make_volumes
 from shared.clock import now_ms
@@ -57,6 +60,7 @@ class Host:
         self.redactor = Redactor(settings.secret_values())
         self.store: Store
         self.sandbox: Sandbox
+        self.knowledge: Knowledge
         self.tool_servers: ToolServers
         self.models = ModelAccess(settings)
         self.prices = Prices(settings.budgets.prices, free=settings.offline)
@@ -88,6 +92,7 @@ class Host:
         own: list[Toolset] = [
             self.sandbox.toolset(conversation_id),
             self.tool_servers.toolset(conversation_id, is_main=is_main),
+            SkillTools(self.knowledge),
         ]
         if conversation_id == self.settings.main_conversation_id and not spec.scheduled:
             own.append(Approvals(self.runs.approve))
@@ -118,6 +123,7 @@ async def open_host(settings: Settings, owner: str, stop: Callable[[str], None])
         )
         await _recover(host)
         host.sandbox = await stack.enter_async_context(Sandbox(sandbox_policy(settings)))
+        host.knowledge = _knowledge(host)
         host.tool_servers = await stack.enter_async_context(
             ToolServers(
                 db_path=settings.local_db_path,
@@ -152,21 +158,14 @@ def _check(settings: Settings) -> None:
 
 def _run_service(host: Host) -> RunService:
     settings = host.settings
-    org = settings.org_dir
-    persona = Persona(
-        assistant_name=settings.assistant_name,
-        override=settings.system_prompt_override,
-        org_file=None if org is None else org / "CLAUDE.md",
-        user_file="CLAUDE.md",
-    )
     config = AgentConfig(
-        persona=persona,
         defaults=settings.agents.defaults,
         budgets=settings.budgets,
         prices=host.prices,
         main_conversation_id=settings.main_conversation_id,
     )
-    agent = HostAgent(config, host.store, host.models, host.toolsets, host.sandbox.read_text, host.redactor)
+    prompt = Prompt(settings.assistant_name, settings.system_prompt_override)
+    agent = HostAgent(config, host.store, host.models, host.toolsets, prompt, host.knowledge, host.redactor)
     limits = RunLimits(
         max_execution_ms=settings.max_execution_ms,
         max_concurrent_runs=settings.max_concurrent_runs,
@@ -185,6 +184,17 @@ def _run_service(host: Host) -> RunService:
         metrics=host.metrics,
         prices=host.prices,
         on_delete=forget,
+    )
+
+
+def _knowledge(host: Host) -> Knowledge:
+    settings = host.settings
+    return Knowledge(
+        host.sandbox.survey,
+        workspace_dir=settings.memory_dir,
+        built_in_dir=built_in_dir(settings),
+        org_dir=settings.org_dir,
+        skills_dir=settings.skills_dir,
     )
 
 

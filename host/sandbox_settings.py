@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from host.sandbox import SandboxPolicy
+from host.skills.places import closed_to_agents
 from shared.settings import Settings
 
 
@@ -23,6 +24,7 @@ def sandbox_policy(settings: Settings) -> SandboxPolicy:
         allow_read_outside_workspace=defaults.allow_read_outside_workspace,
         read_paths=tuple(tools.allow_read_paths),
         write_paths=tuple(tools.allow_write_paths),
+        skill_paths=closed_to_agents(settings),
         secret_paths=secret_paths(settings),
         exec_enabled=tools.exec.enabled,
         exec_timeout_ms=tools.exec.timeout_seconds * 1000,

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from host.agent.history import to_messages
+from host.agent.knowledge import Knowledge
 from host.agent.loop import AgentLoop, Options
 from host.agent.model_access import ModelAccess
-from host.agent.prompt import Persona, ReadText, system_blocks
+from host.agent.prompt import Prompt
 from host.agent.subagents import Parent, Subagents
 from host.agent.toolbox import Toolbox
 from host.runs.budget import RunBudget
@@ -43,7 +44,6 @@ OpenToolsets = Callable[[RunSpec, str, bool], AbstractAsyncContextManager[OpenTo
 class AgentConfig:
     """What the settings say about every run."""
 
-    persona: Persona
     defaults: AgentDefaults
     budgets: Budgets
     prices: Prices
@@ -59,14 +59,16 @@ class HostAgent:
         store: Store,
         models: ModelAccess,
         open_toolsets: OpenToolsets,
-        read_text: ReadText,
+        prompt: Prompt,
+        knowledge: Knowledge,
         redactor: Redactor,
     ) -> None:
         self._config = config
         self._store = store
         self._models = models
         self._open_toolsets = open_toolsets
-        self._read_text = read_text
+        self._prompt = prompt
+        self._knowledge = knowledge
         self._redactor = redactor
 
     async def converse(self, spec: RunSpec, lease: Lease, recorder: RunRecorder) -> None:
@@ -103,6 +105,6 @@ class HostAgent:
         return Options(
             max_tokens=max_tokens,
             max_iterations=defaults.max_tool_iterations,
-            system=await system_blocks(self._config.persona, self._read_text),
+            system=self._prompt.blocks(await self._knowledge.look()),
             thinking_tokens=thinking,
         )

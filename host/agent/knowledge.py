@@ -21,6 +21,7 @@ from host.sandbox.worker.paths import Refused, RootPath, Roots
 from host.sandbox.worker.survey import SKILL_FILE, survey
 from host.skills.catalogue import LARGEST_FILE, Catalogue, Shelf, Skill, SkillFile, Tier, catalogue
 from host.skills.front_matter import LONGEST, body
+from host.skills.places import FOLDER
 
 PERSONA_FILES: Final = ("CLAUDE.md", "AGENTS.md", "AGENT.md")
 MEMORY_FILE: Final = "MEMORY.md"
@@ -33,10 +34,11 @@ MEMORY_LIMIT: Final = 16 * 1024
 MOST_SKILLS: Final = 100
 """Folders of one directory of skills that are looked at, in the order of their names."""
 
-SKILLS_FOLDER: Final = "skills"
 _HEAD: Final = LONGEST + 16  # the front matter and its two lines of dashes
 
 logger = logging.getLogger("picoclaw.agent")
+
+NO_SKILLS: Final = Catalogue()
 
 Look = Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]]
 """Asks ``survey`` about one directory. Raises ``SandboxFault`` or ``Refused``."""
@@ -44,11 +46,11 @@ Look = Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]]
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A file as it reaches the prompt; ``cut`` if there was more."""
+    """A file as it reaches the prompt; ``cut`` is the limit in bytes that it was longer than."""
 
     name: str
     text: str
-    cut: bool = False
+    cut: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,7 @@ class Known:
     organisation: Text | None = None
     user: Text | None = None
     memory: Text | None = None
-    skills: Catalogue = Catalogue()
+    skills: Catalogue = NO_SKILLS
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +96,8 @@ class Knowledge:
                 "user",
                 workspace,
                 [(PERSONA_FILES, PERSONA_LIMIT), ((MEMORY_FILE,), MEMORY_LIMIT)],
-                SKILLS_FOLDER,
-                SKILLS_FOLDER,
+                FOLDER,
+                FOLDER,
             )
         )
         self._org = _Directory(_organisation(org_dir))
@@ -103,21 +105,23 @@ class Knowledge:
         inside = _beneath(skills_dir, workspace_dir)
         if inside is None:
             self._shelves.append(_Directory(_shelf("user", skills_dir)))
-        elif inside != SKILLS_FOLDER:
+        elif inside != FOLDER:
             self._shelves.append(_Directory(Wanted("user", workspace, (), inside, inside)))
         self._shelves.append(self._workspace)
         self._known = Known()
+        self._made_of: list[object] = []
         self._one_reader = anyio.CapacityLimiter(1)
 
     async def look(self) -> Known:
         """Return what is known now. What cannot be looked at for the moment stays as it was."""
-        changed = [await directory.refresh() for directory in self._shelves]
-        if any(changed):
-            texts = (self._org.text(0), self._workspace.text(0), self._workspace.text(1))
-            shelves = [directory.shelf for directory in self._shelves]
+        for directory in self._shelves:
+            await directory.refresh()
+        texts = (self._org.text(0), self._workspace.text(0), self._workspace.text(1))
+        shelves = [directory.shelf for directory in self._shelves]
+        if self._made_of != [texts, shelves]:
             # Parsing a hundred skills takes a second, so it leaves the loop alone.
             skills = await anyio.to_thread.run_sync(catalogue, shelves, limiter=self._one_reader)
-            self._known = Known(*texts, skills)
+            self._known, self._made_of = Known(*texts, skills), [texts, shelves]
         return self._known
 
     async def reload(self) -> Known:
@@ -150,8 +154,8 @@ class _Directory:
         """Let the next look read everything."""
         self._stamp = ""
 
-    async def refresh(self) -> bool:
-        """Look; return whether anything may be new."""
+    async def refresh(self) -> None:
+        """Look; what cannot be looked at for the moment stays as it was."""
         wanted = self._wanted
         texts = [{"names": list(names), "limit": limit + 1} for names, limit in wanted.texts]
         asked = self._asked(texts, wanted.skills) | {"known": self._stamp}
@@ -159,18 +163,16 @@ class _Directory:
             answer = await wanted.look(asked)
         except (SandboxFault, Refused, OSError) as fault:
             logger.warning("What the agent knows could not be read again: %s", type(fault).__name__)
-            return False
+            return
         if "texts" not in answer:
-            return False
+            return
         self._stamp = str(answer.get("stamp", ""))
-        seen = self._texts, self.shelf
         found = _listed(answer["texts"])
         limits = [limit for _, limit in wanted.texts]
         self._texts = [_text(item, limit) for item, limit in zip(found, limits, strict=False)]
         self._texts += [None] * (len(limits) - len(self._texts))
         files = tuple(map(_skill_file, _listed(answer.get("skills"))))
         self.shelf = Shelf(wanted.tier, wanted.path, files, _number(answer.get("more")))
-        return seen != (self._texts, self.shelf)
 
     async def read(self, path: str, limit: int) -> Text | None:
         """Read one file below the directory of skills."""
@@ -195,8 +197,8 @@ def _organisation(directory: Path | None) -> Wanted:
         "org",
         _operators(directory),
         [(PERSONA_FILES, PERSONA_LIMIT)],
-        SKILLS_FOLDER,
-        str(directory / SKILLS_FOLDER),
+        FOLDER,
+        str(directory / FOLDER),
         hard_links=True,
     )
 
@@ -245,7 +247,7 @@ def _text(found: Any, limit: int) -> Text | None:
         return None
     data = found["text"].encode("utf-8", "replace")
     kept = data[:limit].decode("utf-8", "ignore")
-    return Text(str(found.get("name", "")), kept, len(data) > limit)
+    return Text(str(found.get("name", "")), kept, limit if len(data) > limit else None)
 
 
 def _skill_file(found: Any) -> SkillFile:

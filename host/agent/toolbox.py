@@ -7,6 +7,7 @@ import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
+from host.agent.untrusted import wrapped
 from host.tools.base import ToolResult, Toolset, ToolSpec
 from shared.models import Block
 from shared.redact import Redactor
@@ -81,8 +82,9 @@ class Toolbox:
 
 
 def result_block(call_id: str, result: ToolResult) -> Block:
-    """Return the ``tool_result`` block for the model."""
-    content: list[Block] = [{"type": "text", "text": result.text or "(no output)"}]
+    """Return the ``tool_result`` block for the model: a text between marks that it can't contain."""
+    text = result.text if result.trusted else wrapped(result.text, call_id)
+    content: list[Block] = [{"type": "text", "text": text}]
     for image in result.images:
         source = {"type": "base64", "media_type": image.media_type, "data": image.data}
         content.append({"type": "image", "source": source})

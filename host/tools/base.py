@@ -34,11 +34,15 @@ class Image:
 
 @dataclass(frozen=True, slots=True)
 class ToolResult:
-    """What a call gave: text for the model (a sentence if ``is_error``), and images if any."""
+    """What a call gave: text for the model (a sentence if ``is_error``), and images if any.
+
+    ``trusted``: the operator's own words, which the model needs no warning of.
+    """
 
     text: str
     is_error: bool = False
     images: tuple[Image, ...] = ()
+    trusted: bool = False
 
 
 class Toolset(Protocol):

@@ -19,8 +19,8 @@ _SCHEMA: Final[Mapping[str, Any]] = {
 }
 SPEC: Final = ToolSpec(
     NAME,
-    "Get the instructions of a skill, and where its own files are. The skills are listed in the system prompt; "
-    "one that was added a moment ago can be loaded too.",
+    "Get the instructions of a skill, and where its own files are. The system prompt lists the skills; one "
+    "that was added a moment ago can be loaded too.",
     _SCHEMA,
     read_only=True,
 )

@@ -63,7 +63,7 @@ class Settings(Section):
         default="Pico", min_length=1, description="Its name"
     )
     system_prompt_override: Annotated[str | None, Env("SYSTEM_PROMPT_OVERRIDE")] = Field(
-        default=None, description="Takes the place of the whole system prompt"
+        default=None, description="Takes the place of the built-in text of the system prompt"
     )
 
     max_execution_ms: Annotated[int, Env("MAX_EXECUTION_MS")] = Field(
@@ -98,7 +98,7 @@ class Settings(Section):
         default=None, description="The organisation's files"
     )
     skills_dir: Annotated[Path, Env("SKILLS_DIR", under_home="skills")] = Field(
-        description="The user's skills"
+        description="Skills that users may add to, outside the workspace"
     )
     built_in_skills_dir: Annotated[Path | None, Env("BUILT_IN_SKILLS_DIR")] = Field(
         default=None, description="The skills that come with the program"

@@ -27,6 +27,8 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from host.agent.untrusted import unwrapped
+
 Step = dict[str, Any]
 
 MARKER: Final = "@@model"
@@ -161,4 +163,4 @@ def _result_text(block: dict[str, Any]) -> str:
     content = block.get("content", "")
     if isinstance(content, str):
         return content
-    return "\n".join(part.get("text", f"[{part['type']}]") for part in content)
+    return "\n".join(unwrapped(part.get("text", f"[{part['type']}]")) for part in content)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from host.agent.untrusted import unwrapped
 from shared.models import Block
 
 _SPOKEN: Final = re.compile(r"<(?:message|task)\b([^>]*)>(.*?)</(?:message|task)>", re.DOTALL)
@@ -83,5 +84,5 @@ def _blocks(content: Any) -> list[Block]:
 
 def _outcome(block: Block) -> Outcome:
     parts = _blocks(block.get("content") or "")
-    text = "\n".join(str(part.get("text", f"[{part.get('type')}]")) for part in parts)
+    text = "\n".join(unwrapped(str(part.get("text", f"[{part.get('type')}]"))) for part in parts)
     return Outcome(text, bool(block.get("is_error")))

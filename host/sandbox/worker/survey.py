@@ -32,8 +32,8 @@ def survey(roots: Roots, arguments: Answer) -> Answer:
     ``skills`` a directory or None, ``most`` how many of its folders are looked at (in the order of their
     names), ``limit`` how many bytes of each SKILL.md are read; ``hard_links`` whether those are welcome.
     Answer: ``texts`` in their order, each ``{name, text, size}``, ``{name, fault}`` or None; ``skills`` with
-    ``{folder, text, size}`` or ``{folder, fault}``; ``more`` is how many folders were left out. A stamp is empty
-    while what it covers has just been changed.
+    ``{folder, text, size}`` or ``{folder, fault}``; ``more`` is how many folders were left out. A stamp is
+    empty while what it covers has just been changed.
     """
     folders, more = _folders(roots, arguments["skills"], arguments["most"])
     paths = [name for wanted in arguments["texts"] for name in wanted["names"]]
