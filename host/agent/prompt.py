@@ -78,8 +78,10 @@ class Prompt:
 
 def person_message(text: str, *, sender: str, time: str) -> list[Block]:
     """Return a person's message for the model: escaped, so that no text can pose as another tag."""
-    who = quoteattr(untrusted.sender(sender))
-    tag = f"<message sender={who} time={quoteattr(time)}>{escape(text)}</message>"
+    # Escaping leaves what only looks like a tag, in full-width letters for instance.
+    who = untrusted.defused(quoteattr(untrusted.sender(sender)))
+    words = untrusted.defused(escape(text))
+    tag = f"<message sender={who} time={quoteattr(time)}>{words}</message>"
     return [{"type": "text", "text": tag}]
 
 
