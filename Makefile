@@ -11,7 +11,7 @@ EXTRAS := --extra telegram --extra postgres --extra otel --extra image
 COMPILE := --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate -q \
   pyproject.toml --custom-compile-command "make lock"
 
-.PHONY: run setup test test-postgres chaos check lint types bench lock format clean
+.PHONY: run setup test test-postgres chaos agents check lint types bench lock format clean
 
 run: setup
 	@$(VENV)/bin/picoclaw dev
@@ -44,6 +44,10 @@ test-postgres: setup
 # Kills the whole tree at random, hundreds of times, and compares what clients were told with what is there.
 chaos: setup
 	$(PY) -m pytest -m slow tests/chaos
+
+# Claude Code and Codex by the blocks of docs/mcp.md; npm brings them (0.8 GB).
+agents: setup
+	$(PY) -m pytest -m slow tests/mcp
 
 check: lint types
 
