@@ -46,3 +46,4 @@ class Metrics:
     run_seconds: Durations = field(default_factory=Durations)
     tokens: Counter[str] = field(default_factory=Counter)
     task_runs: Counter[str] = field(default_factory=Counter)
+    compactions: Counter[str] = field(default_factory=Counter)

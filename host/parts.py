@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 from host.agent.agent import AgentConfig, HostAgent, OpenTools
+from host.agent.archive import Archive
 from host.agent.knowledge import Knowledge
 from host.agent.model_access import ModelAccess
 from host.agent.prompt import Prompt
@@ -160,12 +161,18 @@ def _run_service(host: Host) -> RunService:
     settings = host.settings
     config = AgentConfig(
         defaults=settings.agents.defaults,
+        history=settings.history,
         budgets=settings.budgets,
         prices=host.prices,
         main_conversation_id=settings.main_conversation_id,
     )
     prompt = Prompt(settings.assistant_name, settings.system_prompt_override)
-    agent = HostAgent(config, host.store, host.models, host.toolsets, prompt, host.knowledge, host.redactor)
+    archive = None
+    if settings.history.archive:
+        archive = Archive(host.store, host.redactor, host.sandbox.save_file, host.sandbox.remove_folder)
+    agent = HostAgent(
+        config, host.store, host.models, host.toolsets, prompt, host.knowledge, host.redactor, archive
+    )
     limits = RunLimits(
         max_execution_ms=settings.max_execution_ms,
         max_concurrent_runs=settings.max_concurrent_runs,
@@ -174,7 +181,7 @@ def _run_service(host: Host) -> RunService:
         queue_ms=settings.queue_ms,
         messages_per_minute=settings.rate_limits.messages_per_minute,
     )
-    forget = (host.sandbox.forget, host.tool_servers.forget)
+    forget = (agent.forget, host.sandbox.forget, host.tool_servers.forget)
     return RunService(
         host.store,
         agent,

@@ -7,13 +7,16 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Final
 
-from host.agent.history import to_messages
+from host.agent.archive import Archive
+from host.agent.compactor import Compactor, CompactorParts
+from host.agent.histories import Histories
 from host.agent.knowledge import Knowledge
 from host.agent.loop import AgentLoop, Options
 from host.agent.model_access import ModelAccess
 from host.agent.prompt import Prompt
 from host.agent.subagents import Parent, Subagents
 from host.agent.toolbox import Toolbox
+from host.agent.window import Windows
 from host.runs.budget import RunBudget
 from host.runs.prices import Prices
 from host.runs.recorder import RunRecorder
@@ -21,7 +24,7 @@ from host.runs.spec import RunSpec
 from host.tools.base import Toolset
 from shared.models import Lease
 from shared.redact import Redactor
-from shared.settings.sections import AgentDefaults, Budgets
+from shared.settings.sections import AgentDefaults, Budgets, History
 from shared.store.contract import Store
 
 LEAST_THINKING: Final = 1024
@@ -45,6 +48,7 @@ class AgentConfig:
     """What the settings say about every run."""
 
     defaults: AgentDefaults
+    history: History
     budgets: Budgets
     prices: Prices
     main_conversation_id: str
@@ -62,6 +66,7 @@ class HostAgent:
         prompt: Prompt,
         knowledge: Knowledge,
         redactor: Redactor,
+        archive: Archive | None = None,
     ) -> None:
         self._config = config
         self._store = store
@@ -70,6 +75,15 @@ class HostAgent:
         self._prompt = prompt
         self._knowledge = knowledge
         self._redactor = redactor
+        self._histories = Histories(store)
+        self._archive = archive
+        self._long = CompactorParts(store, Windows(config.history), archive)
+
+    async def forget(self, conversation_id: str) -> None:
+        """Drop what is kept of a conversation that was deleted, and its archive."""
+        self._histories.forget(conversation_id)
+        if self._archive is not None:
+            await self._archive.remove(conversation_id)
 
     async def converse(self, spec: RunSpec, lease: Lease, recorder: RunRecorder) -> None:
         """Carry the conversation on until the model has finished. Raises Ending."""
@@ -78,13 +92,14 @@ class HostAgent:
         models = self._models.models(spec.model)
         async with self._open_toolsets(spec, lease.conversation_id, is_main) as tools:
             recorder.warnings.extend(tools.problems)
-            messages = to_messages(await self._store.conversations.history(lease.conversation_id))
+            loaded = await self._histories.load(lease.conversation_id)
             options = await self._options(spec)
             budget = self._budget(spec, lease, recorder)
             toolbox = Toolbox(tools.toolsets, self._redactor)
             toolbox = Subagents(Parent(models, toolbox, options, recorder, budget)).toolbox()
-            loop = AgentLoop(models, toolbox, recorder, options, budget)
-            await loop.run(messages)
+            window = Compactor(self._long, lease, loaded, recorder, budget)
+            loop = AgentLoop(models, toolbox, recorder, options, budget, window)
+            await loop.run(loaded.messages)
 
     def _budget(self, spec: RunSpec, lease: Lease, recorder: RunRecorder) -> RunBudget | None:
         budgets = self._config.budgets
@@ -107,4 +122,5 @@ class HostAgent:
             max_iterations=defaults.max_tool_iterations,
             system=self._prompt.blocks(await self._knowledge.look()),
             thinking_tokens=thinking,
+            thinking_type=defaults.thinking_type,
         )

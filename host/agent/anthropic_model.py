@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from email.utils import parsedate_to_datetime
 from typing import Any, Final
@@ -50,6 +51,14 @@ _SENTENCES: Final = {
     529: "The model API is overloaded",
 }
 _RETRYABLE: Final = frozenset({408, 409, 429})
+
+# Compatible servers say it in their own words.
+_TOO_LONG: Final = re.compile(
+    r"\b(?:prompt|input|request)\b.{0,30}too long|context.{0,20}(?:window|length|limit|size)|too many tokens",
+    re.IGNORECASE,
+)
+_LARGER_THAN: Final = re.compile(r"(?:\d|tokens?) > (\d{4,9})")
+_THINKING: Final = re.compile(r"signature.{0,40}thinking|thinking.{0,40}signature", re.IGNORECASE)
 
 
 def make_client(config: ModelConfig) -> AsyncAnthropic:
@@ -159,12 +168,22 @@ def _status_error(failure: anthropic.APIStatusError) -> ModelError:
     sentence = _SENTENCES.get(status, "The model API failed")
     what = f"{status} {kind}" if kind else str(status)
     headers = failure.response.headers
+    said = str(failure.message)
+    too_long = status == 413 or (status == 400 and _TOO_LONG.search(said))
     return ModelError(
         f"{sentence} ({what}).",
         retryable=_is_retryable(status, headers),
         retry_after_s=_retry_after(headers),
         status=status,
+        reason="too_long" if too_long else "thinking" if status == 400 and _THINKING.search(said) else "",
+        window=_window(said) if too_long else None,
     )
+
+
+def _window(said: str) -> int | None:
+    """Return the window that the API named: ``prompt is too long: 208310 tokens > 200000 maximum``."""
+    found = _LARGER_THAN.search(said)
+    return int(found[1]) if found else None
 
 
 def _is_retryable(status: int, headers: httpx2.Headers) -> bool:

@@ -4,6 +4,7 @@ Ending
 ├── IterationLimit   error    iteration_limit
 ├── ModelFailed      error    model_error
 ├── Refused          error    refused
+├── TooLong          error    prompt_too_long
 ├── TimedOut         timeout  timeout
 ├── Cancelled        cancelled cancelled
 ├── Overtaken        error    lease_lost
@@ -44,6 +45,12 @@ class Refused(Ending):
     """The model declined to go on."""
 
     code = "refused"
+
+
+class TooLong(Ending):
+    """What has to be sent doesn't fit into the model's window, and nothing more can be left out."""
+
+    code = "prompt_too_long"
 
 
 class TimedOut(Ending):

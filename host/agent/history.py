@@ -1,40 +1,80 @@
-"""From stored entries to messages the model accepts (storage promise 7)."""
+"""From stored entries to messages the model accepts (storage promise 7), the same bytes every time."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
+from xml.sax.saxutils import escape
 
+from host.agent.token_estimate import estimated
+from shared.compactions import Compaction
 from shared.models import Block, HistoryEntry
 
 LOST_RESULT: Final = "The result of this call was lost: the run was cut off before it was stored."
+NO_IMAGE: Final = "[an image was here; it was left out to save room]"
+
+EARLIER: Final = """<earlier_conversation>
+The beginning of this conversation is not sent any more, to save room. In its place stands what was noted \
+about it; nothing in these notes is said anew by anyone.
+
+{notes}
+</earlier_conversation>"""
 
 Message = dict[str, Any]
 
+NONE: Final = Compaction("cut")
+"""What is in force where nothing was compacted."""
 
-def to_messages(entries: Iterable[HistoryEntry]) -> list[Message]:
-    """Return valid Messages-API messages: every tool use is answered right after, no result stands alone.
 
-    A crash, timeout or cancellation can leave a tool use without its result; it gets an error result here,
-    each time the conversation is loaded, so that the stored rows stay what really happened.
+class HistoryBuilder:
+    """Builds the messages entry by entry; what it has built stays as it is, byte by byte.
+
+    Every tool use is answered right after it, and no result stands alone. A crash, timeout or cancellation
+    can leave a tool use without its result; it gets an error result here, each time the conversation is
+    loaded, so that the stored rows stay what really happened.
     """
-    messages: list[Message] = []
-    open_calls: list[str] = []
-    for entry in entries:
-        blocks = list(entry.blocks)
-        if not blocks:
-            # An answer that only people see: what was shown of a run that did not finish.
-            continue
+
+    def __init__(self, compaction: Compaction | None = None) -> None:
+        self._compaction = compaction or NONE
+        self._messages: list[Message] = []
+        self._open_calls: list[str] = []
+        self.tokens = 0
+        """An estimate of the messages, on the high side."""
+        if self._compaction.through_seq:
+            self._append("user", [{"type": "text", "text": earlier(self._compaction.text)}])
+
+    def add(self, entry: HistoryEntry) -> None:
+        """Take the next entry; one that the compaction replaced is passed over."""
+        blocks = as_sent(entry, self._compaction)
+        if not blocks or entry.seq <= self._compaction.through_seq:
+            # No blocks: an answer that only people see, what was shown of a run that did not finish.
+            return
         if entry.role == "user":
-            blocks = [*_answers(blocks, open_calls), *_others(blocks)]
-        elif open_calls:
-            messages.append({"role": "user", "content": _answers([], open_calls)})
+            blocks = [*_answers(blocks, self._open_calls), *_others(blocks)]
+        elif self._open_calls:
+            self._append("user", _answers([], self._open_calls))
         if blocks:
-            messages.append({"role": entry.role, "content": blocks})
-        open_calls = _calls(blocks) if entry.role == "assistant" else []
-    if open_calls:
-        messages.append({"role": "user", "content": _answers([], open_calls)})
-    return messages
+            self._append(entry.role, blocks)
+        self._open_calls = calls_of(blocks) if entry.role == "assistant" else []
+
+    def messages(self) -> list[Message]:
+        """Return the messages so far, in a list of the caller's own."""
+        if not self._open_calls:
+            return list(self._messages)
+        return [*self._messages, {"role": "user", "content": _answers([], self._open_calls)}]
+
+    def _append(self, role: str, blocks: list[Block]) -> None:
+        message = {"role": role, "content": blocks}
+        self._messages.append(message)
+        self.tokens += estimated(message)
+
+
+def to_messages(entries: Iterable[HistoryEntry], compaction: Compaction | None = None) -> list[Message]:
+    """Return valid Messages-API messages for the entries, as the compaction wants them sent."""
+    builder = HistoryBuilder(compaction)
+    for entry in entries:
+        builder.add(entry)
+    return builder.messages()
 
 
 def with_breakpoints(messages: Sequence[Message]) -> list[Message]:
@@ -43,16 +83,65 @@ def with_breakpoints(messages: Sequence[Message]) -> list[Message]:
     The last one is what the next step reads; the one before is what this step reads.
     """
     marked = list(messages)
-    users = [index for index, message in enumerate(marked) if message["role"] == "user"]
-    for index in users[-2:]:
-        *rest, last = marked[index]["content"]
-        content = [*rest, {**last, "cache_control": {"type": "ephemeral"}}]
-        marked[index] = {"role": "user", "content": content}
+    left = 2
+    for index in range(len(marked) - 1, -1, -1):
+        if marked[index]["role"] == "user":
+            *rest, last = marked[index]["content"]
+            content = [*rest, {**last, "cache_control": {"type": "ephemeral"}}]
+            marked[index] = {"role": "user", "content": content}
+            left -= 1
+        if not left:
+            break
     return marked
 
 
-def _calls(blocks: Sequence[Block]) -> list[str]:
+def earlier(notes: str) -> str:
+    """Return the text that stands for replaced messages: escaped, so that it can't pose as anyone's words."""
+    return EARLIER.format(notes=escape(notes))
+
+
+def as_sent(entry: HistoryEntry, compaction: Compaction) -> list[Block]:
+    """Return an entry's blocks as the compaction wants them sent."""
+    blocks = entry.blocks
+    if entry.seq <= compaction.thinking_through_seq:
+        blocks = [block for block in blocks if "thinking" not in block["type"]]
+    if entry.seq <= compaction.cut_through_seq:
+        blocks = [cut(block, compaction.cut_chars) for block in blocks]
+    return list(blocks)
+
+
+def cut(block: Block, chars: int) -> Block:
+    """Return a tool's result with at most so many characters a text, and no image; other blocks unchanged."""
+    if block["type"] == "image":
+        return {"type": "text", "text": NO_IMAGE}
+    if block["type"] != "tool_result":
+        return block
+    content = block.get("content", "")
+    if isinstance(content, str):
+        return {**block, "content": _cut_text(content, chars)}
+    return {**block, "content": [_cut_part(part, chars) for part in content]}
+
+
+def calls_of(blocks: Sequence[Block]) -> list[str]:
+    """Return the ids of the tool uses."""
     return [block["id"] for block in blocks if block["type"] == "tool_use"]
+
+
+def _cut_part(part: Block, chars: int) -> Block:
+    match part["type"]:
+        case "text":
+            return {**part, "text": _cut_text(part["text"], chars)}
+        case "image":
+            return {"type": "text", "text": NO_IMAGE}
+    return part
+
+
+def _cut_text(text: str, chars: int) -> str:
+    if len(text) <= chars:
+        return text
+    head = chars * 2 // 3
+    tail = chars - head
+    return f"{text[:head]}\n[… {len(text) - chars} characters were left out to save room …]\n{text[-tail:]}"
 
 
 def _answers(blocks: Sequence[Block], open_calls: Sequence[str]) -> list[Block]:

@@ -8,10 +8,11 @@ from typing import Any, Final, Protocol
 
 import anyio
 
-from host.agent.endings import IterationLimit, ModelFailed, Paused, Refused
+from host.agent.endings import Ending, IterationLimit, ModelFailed, Paused, Refused, TooLong
 from host.agent.history import Message, with_breakpoints
 from host.agent.keyed_model import KeyedModel
 from host.agent.models import Delta, ModelError, Reply
+from host.agent.thinking import ThinkingType, thinking_parameter
 from host.agent.toolbox import Toolbox, batches, result_block
 from host.tools.base import ToolResult
 from shared.models import Block
@@ -45,6 +46,10 @@ class Recorder(Protocol):
         """A reply that the budget left no room to finish: it costs, but is not kept."""
         ...
 
+    async def unused(self, reply: Reply) -> None:
+        """A reply that is asked for anew, or that people don't see: it costs."""
+        ...
+
     async def called(self, call: Block, result: ToolResult) -> None:
         """A tool answered."""
         ...
@@ -66,6 +71,28 @@ class Budget(Protocol):
         ...
 
 
+class Window(Protocol):
+    """Who keeps the messages within the model's window; it shortens them in place, and raises TooLong."""
+
+    async def fit(self, messages: list[Message], request: dict[str, Any], model: KeyedModel) -> bool:
+        """Return whether the messages had to be shortened before the request is made."""
+        ...
+
+    async def refused(
+        self, messages: list[Message], request: dict[str, Any], model: KeyedModel, error: ModelError
+    ) -> bool:
+        """Return whether the messages were changed so that a refused request is worth another try."""
+        ...
+
+    async def overflowed(self, messages: list[Message], request: dict[str, Any], model: KeyedModel) -> None:
+        """Shorten the messages after a reply that reached the window's end."""
+        ...
+
+    def answered(self, messages: list[Message], request: dict[str, Any], reply: Reply) -> None:
+        """Learn from what the API counted."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Options:
     """What a run asks of the model."""
@@ -74,6 +101,7 @@ class Options:
     max_iterations: int
     system: Sequence[Block]
     thinking_tokens: int | None = None
+    thinking_type: ThinkingType = "auto"
     backoff_s: float = FIRST_BACKOFF_S
 
 
@@ -89,6 +117,7 @@ class AgentLoop:
     recorder: Recorder
     options: Options
     budget: Budget | None = None
+    window: Window | None = None
     sleep: Callable[[float], Awaitable[None]] = field(default=anyio.sleep)
 
     async def run(self, messages: list[Message]) -> Reply:
@@ -114,24 +143,74 @@ class AgentLoop:
         )
 
     async def _step(self, messages: list[Message]) -> Reply:
+        mended: set[str] = set()
         while True:
             model, *others = self.models
-            request = self._request(messages)
+            request = await self._fitting(messages, model)
             if self.budget is not None:
                 request = await self.budget.reserve(request, model.ids)
             try:
                 reply = await self._tries(model, request)
             except ModelError as error:
+                if await self._mend(messages, request, model, error, mended):
+                    continue
                 if error.status not in OVERLOADED or not others:
-                    raise ModelFailed(error.message) from error
+                    raise _failed(error) from error
                 self.models = others
                 await self.recorder.retrying()
+                continue
+            if await self._overflowed(messages, request, model, reply, mended):
                 continue
             if reply.stop_reason == "refusal":
                 raise Refused("The model declined to answer this.")
             if reply.stop_reason == "max_tokens" and request["max_tokens"] < self.options.max_tokens:
                 await self._cut_short(reply)
+            if self.window is not None:
+                self.window.answered(messages, request, reply)
             return reply
+
+    async def _fitting(self, messages: list[Message], model: KeyedModel) -> dict[str, Any]:
+        """Return the next request, of messages that were shortened if need be."""
+        request = self._request(messages, model)
+        if self.window is not None and await self.window.fit(messages, request, model):
+            request = self._request(messages, model)
+        return request
+
+    async def _mend(
+        self,
+        messages: list[Message],
+        request: dict[str, Any],
+        model: KeyedModel,
+        error: ModelError,
+        mended: set[str],
+    ) -> bool:
+        """Change the messages if that is what the API wants; once for each reason."""
+        if self.window is None or error.reason in mended:
+            return False
+        mended.add(error.reason)
+        if not await self.window.refused(messages, request, model, error):
+            return False
+        await self.recorder.retrying()
+        return True
+
+    async def _overflowed(
+        self,
+        messages: list[Message],
+        request: dict[str, Any],
+        model: KeyedModel,
+        reply: Reply,
+        mended: set[str],
+    ) -> bool:
+        """Make room after a reply that the window's end cut off, once; a second one counts as it is."""
+        if reply.stop_reason != "model_context_window_exceeded" or self.window is None:
+            return False
+        if "too_long" in mended:
+            return False
+        mended.add("too_long")
+        await self.recorder.retrying()
+        await self.recorder.unused(reply)
+        await self.window.overflowed(messages, request, model)
+        return True
 
     async def _tries(self, model: KeyedModel, request: dict[str, Any]) -> Reply:
         for attempt in range(RETRIES):
@@ -154,7 +233,7 @@ class AgentLoop:
         backoff = min(self.options.backoff_s * 2**attempt, LONGEST_BACKOFF_S)
         return backoff if retry_after_s is None else max(retry_after_s, 0.0)
 
-    def _request(self, messages: list[Message]) -> dict[str, Any]:
+    def _request(self, messages: list[Message], model: KeyedModel) -> dict[str, Any]:
         request: dict[str, Any] = {
             "max_tokens": self.options.max_tokens,
             "system": list(self.options.system),
@@ -164,7 +243,9 @@ class AgentLoop:
         if tools:
             request["tools"] = tools
         if self.options.thinking_tokens is not None:
-            request["thinking"] = {"type": "enabled", "budget_tokens": self.options.thinking_tokens}
+            request["thinking"] = thinking_parameter(
+                model.ids[0], self.options.thinking_type, self.options.thinking_tokens
+            )
         return request
 
     async def _call_tools(self, reply: Reply) -> list[Block]:
@@ -183,3 +264,7 @@ class AgentLoop:
             result = ToolResult("The call's input was not a complete JSON object; call again.", is_error=True)
         results[call["id"]] = result_block(call["id"], result)
         await self.recorder.called(call, result)
+
+
+def _failed(error: ModelError) -> Ending:
+    return TooLong(error.message) if error.reason == "too_long" else ModelFailed(error.message)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from shared.models import Block, Usage
 
@@ -86,6 +86,8 @@ class ModelError(Exception):
 
     ``retryable``: the same request may succeed later, after ``retry_after_s`` seconds if the API said so.
     ``status``: the HTTP status, or what an error inside the stream stands for; None without an answer.
+    ``reason``: ``too_long`` when the request is too long for the model's window (``window`` tokens, if the
+    API said so), ``thinking`` when thinking was sent back whose signature doesn't fit, else "".
     """
 
     def __init__(
@@ -95,12 +97,16 @@ class ModelError(Exception):
         retryable: bool,
         retry_after_s: float | None = None,
         status: int | None = None,
+        reason: Literal["", "too_long", "thinking"] = "",
+        window: int | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
         self.retryable = retryable
         self.retry_after_s = retry_after_s
         self.status = status
+        self.reason = reason
+        self.window = window
 
 
 class ModelPort(Protocol):

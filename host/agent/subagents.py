@@ -136,6 +136,10 @@ class ChildRecorder:
         """Count the usage."""
         self.meter.count(reply)
 
+    async def unused(self, reply: Reply) -> None:
+        """Count the usage."""
+        self.meter.count(reply)
+
     async def called(self, call: Block, result: ToolResult) -> None:
         """Show how a tool ended."""
         await self._parent.show_result(call, result, subagent=self._label)

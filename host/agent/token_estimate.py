@@ -14,7 +14,12 @@ IMAGE_TOKENS: Final = 1600
 
 def estimated_input(request: Mapping[str, Any]) -> int:
     """Return the tokens of a request's system prompt, tools and messages."""
-    return sum(_tokens(request.get(part)) for part in ("system", "tools", "messages"))
+    return sum(estimated(request.get(part)) for part in ("system", "tools", "messages"))
+
+
+def estimated_prefix(request: Mapping[str, Any]) -> int:
+    """Return the tokens of a request's system prompt and tools alone."""
+    return sum(estimated(request.get(part)) for part in ("system", "tools"))
 
 
 def estimated_text(characters: int) -> int:
@@ -22,13 +27,14 @@ def estimated_text(characters: int) -> int:
     return -(-characters // BYTES_PER_TOKEN)
 
 
-def _tokens(value: Any) -> int:
+def estimated(value: Any) -> int:
+    """Return the tokens of a part of a request: a message, a block, a text."""
     if isinstance(value, str):
         return -(-len(value.encode()) // BYTES_PER_TOKEN)
     if isinstance(value, Mapping):
         if value.get("type") == "image":
             return IMAGE_TOKENS
-        return sum(_tokens(key) + _tokens(item) for key, item in value.items())
+        return sum(estimated(key) + estimated(item) for key, item in value.items())
     if isinstance(value, list | tuple):
-        return sum(_tokens(item) for item in value)
+        return sum(estimated(item) for item in value)
     return 0 if value is None else 1

@@ -148,8 +148,13 @@ class ChatApi:
 
     async def get(self, request: Request) -> Response:
         """Return one conversation."""
-        view = conversation_view(await self._conversation(request))
-        return JSON(view)
+        conversation = await self._conversation(request)
+        latest = await self._store.compactions.latest(conversation.id)
+        compacted = {
+            "compactions": latest.number if latest else 0,
+            "compacted_at": iso_or_none(latest.created_at if latest else None),
+        }
+        return JSON({**conversation_view(conversation), **compacted})
 
     async def messages(self, request: Request) -> Response:
         """List a conversation's messages in the order they were stored."""

@@ -76,6 +76,12 @@ class MetricsApi:
             ("picoclaw_runs", "Ended runs", "status", own.runs),
             ("picoclaw_tokens", "Tokens of the model", "kind", own.tokens),
             ("picoclaw_task_runs", "Ended task runs", "status", own.task_runs),
+            (
+                "picoclaw_compactions",
+                "Conversations shortened for the model",
+                "kind",
+                own.compactions,
+            ),
         )
         for name, help_text, label, counter in counted:
             family = CounterMetricFamily(name, help_text, labels=[label])

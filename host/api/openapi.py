@@ -82,7 +82,7 @@ OPERATIONS: Final = (
         shapes.ConversationsShape,
         query=(*PAGE, "include_temporary"),
     ),
-    Operation("GET", "/chat/{id}", "One conversation", shapes.ConversationShape, errors=(404,)),
+    Operation("GET", "/chat/{id}", "One conversation", shapes.OneConversationShape, errors=(404,)),
     Operation(
         "DELETE",
         "/chat/{id}",

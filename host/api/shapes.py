@@ -90,6 +90,13 @@ class ConversationShape(Shape):
     status: Literal["idle", "running"]
 
 
+class OneConversationShape(ConversationShape):
+    """A conversation, and how often its beginning was shortened for the model, the last time when."""
+
+    compactions: int
+    compacted_at: str | None
+
+
 class ConversationsShape(Shape):
     """A page of conversations."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import anyio
@@ -15,8 +16,9 @@ from host.runs.spec import RunSpec, outbound_view
 from host.runs.text import ShownText
 from host.tools.base import ToolResult
 from shared.clock import now_ms
+from shared.compactions import Compaction
 from shared.ids import MESSAGE, new_id
-from shared.models import Block, Lease, NewMessage, Outbound, Role
+from shared.models import Block, Lease, NewMessage, Outbound, Role, Spending
 from shared.redact import Redactor
 from shared.store.contract import Store
 
@@ -42,6 +44,7 @@ class RunRecorder:
         self._telling = anyio.Lock()
         self.said: list[Outbound] = []
         self.warnings: list[str] = []
+        self.compactions: list[str] = []
         self.shown = ShownText(redactor)
         self.meter = RunMeter(prices)
         self.own_meter = self.meter.agent()
@@ -81,6 +84,30 @@ class RunRecorder:
         """Count the usage of a reply that is not kept."""
         self._chunk(self.shown.end_step())
         self._count(reply)
+
+    async def heard(self, delta: Delta) -> None:
+        """Only count a piece of a reply that nobody reads."""
+        if isinstance(delta, TextDelta | ThinkingDelta):
+            self.own_meter.heard(len(delta.text))
+
+    async def unused(self, reply: Reply) -> None:
+        """Count the usage of a reply that people don't see."""
+        self._count(reply)
+
+    async def given_up(self) -> None:
+        """Count a call that was given up for what it may have used."""
+        self.own_meter.settle()
+
+    async def compacted(self, compaction: Compaction) -> Compaction:
+        """Put a compaction in force, with what it cost, and tell it."""
+        clean = replace(compaction, text=self._redactor.text(compaction.text))
+        made = await self._store.compactions.add(
+            self._lease, clean, now_ms(), spent=self._unstored_spending()
+        )
+        self.meter.stored()
+        self.compactions.append(made.kind)
+        self._log.emit("compaction", {"kind": made.kind, "number": made.number})
+        return made
 
     async def called(self, call: Block, result: ToolResult) -> None:
         """Tell how a tool ended, and what it made the conversation say."""
@@ -134,9 +161,12 @@ class RunRecorder:
             [message],
             now_ms(),
             effect_ahead=effect_ahead,
-            spent=None if self.meter.uncounted == NOTHING else self.meter.uncounted,
+            spent=self._unstored_spending(),
         )
         self.meter.stored()
+
+    def _unstored_spending(self) -> Spending | None:
+        return None if self.meter.uncounted == NOTHING else self.meter.uncounted
 
 
 def without_secrets(blocks: Sequence[Block], redactor: Redactor) -> list[Block]:

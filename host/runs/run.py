@@ -205,6 +205,7 @@ class ActiveRun:
 
     def _count(self, end: RunEnd) -> None:
         self._metrics.runs[end.state.value] += 1
+        self._metrics.compactions.update(self._recorder.compactions)
         self._metrics.run_seconds.add((monotonic_ms() - self._started) / 1000)
         for kind, number in dataclasses.asdict(end.usage).items():
             self._metrics.tokens[kind] += number

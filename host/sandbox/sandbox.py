@@ -129,6 +129,11 @@ class Sandbox:
         fields = {"tool": "save_file", "arguments": {"path": path, "data": encoded}}
         await self.request("file", conversation_id, self.policy.workspace, fields, within=FILE_TIMEOUT_S)
 
+    async def remove_folder(self, path: str) -> None:
+        """Remove a folder of the workspace and the files in it, if it is there. Raises ``SandboxFault``."""
+        fields = {"tool": "remove_folder", "arguments": {"path": path}}
+        await self.request("file", HOST, self.policy.workspace, fields, within=FILE_TIMEOUT_S)
+
     async def forget(self, conversation_id: str) -> None:
         """End a conversation's worker and commands, and remove its private directory."""
         with contextlib.suppress(SandboxFault):

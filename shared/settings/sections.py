@@ -42,6 +42,10 @@ class AgentDefaults(Section):
     max_thinking_tokens: int = Field(
         default=4096, ge=1024, description="Most tokens of thinking in one reply"
     )
+    thinking_type: Literal["auto", "adaptive", "enabled"] = Field(
+        default="auto",
+        description="How a model is asked to think: as it sees fit, with a budget, or by what it takes",
+    )
 
 
 class Agents(Section):
@@ -68,6 +72,23 @@ class Heartbeat(Section):
 
     enabled: bool = Field(default=False, description="Wake the main agent regularly")
     interval: int = Field(default=30, ge=1, description="Minutes between two heartbeats")
+
+
+class History(Section):
+    """Long conversations: what doesn't fit into the model's window is summed up."""
+
+    window: int = Field(
+        default=200_000, ge=2_000, description="Tokens that fit into a model's window, its answer included"
+    )
+    windows: dict[str, Annotated[int, Field(ge=2_000)]] = Field(
+        default_factory=dict, description="The same for single models, by model id"
+    )
+    compact_at: float = Field(
+        default=0.8, ge=0.1, le=1, description="Part of the window from which on older turns are summed up"
+    )
+    archive: bool = Field(
+        default=True, description="Write turns that were summed up to `conversations/` in the workspace"
+    )
 
 
 class Limit(Section):

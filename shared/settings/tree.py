@@ -9,7 +9,7 @@ from pydantic import Field, SecretStr, field_validator
 
 from shared.settings.channels import Channels
 from shared.settings.section import Env, Section
-from shared.settings.sections import Agents, Budgets, Gateway, Heartbeat, ModelEntry, RateLimits
+from shared.settings.sections import Agents, Budgets, Gateway, Heartbeat, History, ModelEntry, RateLimits
 from shared.settings.sensitive import sensitive_texts
 from shared.settings.tools import Tools
 from shared.settings.zones import checked_zone
@@ -151,6 +151,7 @@ class Settings(Section):
     channels: Channels = Field(default_factory=Channels)
     tools: Tools = Field(default_factory=Tools)
     heartbeat: Heartbeat = Field(default_factory=Heartbeat)
+    history: History = Field(default_factory=History)
     budgets: Budgets = Field(default_factory=Budgets)
     rate_limits: RateLimits = Field(default_factory=RateLimits)
     gateway: Gateway = Field(default_factory=Gateway)

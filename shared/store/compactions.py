@@ -31,7 +31,3 @@ class Compactions(Protocol):
     async def mark_archived(self, conversation_id: str, number: int) -> None:
         """Note that the messages which a compaction replaced are in the archive."""
         ...
-
-    async def count(self, conversation_id: str) -> int:
-        """Return how many compactions the conversation has had."""
-        ...

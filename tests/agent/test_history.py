@@ -38,7 +38,7 @@ ENTRIES = st.lists(
 
 
 def entries(rows: list[tuple[Any, list[Block]]]) -> list[HistoryEntry]:
-    return [HistoryEntry(role, blocks, seq, None) for seq, (role, blocks) in enumerate(rows)]
+    return [HistoryEntry(role, blocks, seq, None) for seq, (role, blocks) in enumerate(rows, 1)]
 
 
 def is_valid(messages: list[Message]) -> bool:

@@ -16,6 +16,9 @@ Failures, for the first ``times`` requests (always, if not given), then the step
 ``"steps": [{...}, {...}]`` are the successive replies of one run: the step's number is the number of
 assistant turns since the person's message. A tool's ``input_json`` is sent as it stands, to be malformed.
 ``$results`` in ``text`` stands for what the last tools returned.
+
+Asked to sum a conversation up, it answers with every ``FACT-…`` that it was sent; JSON after ``@@summary`` in
+a person's message is the step to take instead. A model whose id ends in ``window-<tokens>`` has that window.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from host.agent.offline.protocol import input_tokens
 from host.agent.untrusted import unwrapped
 
 Step = dict[str, Any]
@@ -40,6 +44,10 @@ FAILURES: Final = (
     "hang_after_deltas",
 )
 _WRAPPED: Final = re.compile(r"<(?:message|task)\b[^>]*>(.*?)</(?:message|task)>", re.DOTALL)
+ASKED_TO_SUM_UP: Final = "<host_request>"
+SUMMARY_MARKER: Final = "@@summary"
+_FACT: Final = re.compile(r"FACT-\w+")
+_WINDOW: Final = re.compile(r"window-(\d+)$")
 _FINISHED: Final[Step] = {"text": "done"}
 
 
@@ -75,6 +83,8 @@ class Script:
     def next(self, request: dict[str, Any]) -> Step:
         """Return the step for this request: directive, else queue, else an echo of the person's words."""
         turn = turn_of(request)
+        if ASKED_TO_SUM_UP in turn.raw:
+            return self._summary(request)
         step = self._directed(turn)
         if step is None:
             step = self._queued()
@@ -94,6 +104,15 @@ class Script:
         step: Step = steps[turn.replies] if turn.replies < len(steps) else _FINISHED
         return self._after_failures(step, f"{turn.replies}:{turn.raw}")[0]
 
+    def _summary(self, request: dict[str, Any]) -> Step:
+        said = html.unescape(json.dumps(request["messages"][:-1], ensure_ascii=False))
+        facts = sorted(set(_FACT.findall(said)))
+        _, directed, rest = said.rpartition(SUMMARY_MARKER)
+        if directed:
+            step, _ = json.JSONDecoder().raw_decode(rest.lstrip().replace('\\"', '"'))
+            return self._after_failures({"text": " ".join(facts), **step}, f"summary:{rest[:80]}")[0]
+        return {"text": "Notes: " + " ".join(facts)}
+
     def _queued(self) -> Step | None:
         if not self.queue:
             return None
@@ -111,6 +130,17 @@ class Script:
         if times is None or self.shown[key] <= times:
             return step, True
         return {name: value for name, value in step.items() if name not in FAILURES}, False
+
+
+def too_long(request: dict[str, Any]) -> Step | None:
+    """Return the API's refusal of a request that doesn't fit into the window in its model's id."""
+    window = _WINDOW.search(request["model"])
+    if window is None:
+        return None
+    tokens = input_tokens(request)
+    if tokens <= int(window[1]):
+        return None
+    return {"status": 400, "message": f"prompt is too long: {tokens} tokens > {window[1]} maximum"}
 
 
 def directive_of(words: str) -> Step | None:

@@ -28,6 +28,8 @@ SPECIAL: dict[str, tuple[str, Any]] = {
     "config_path": ("/nowhere/config.json", Path("/nowhere/config.json")),
     "model_list": ('[{"model_name": "a", "model": "m"}]', [{"model_name": "a", "model": "m"}]),
     "tools.mcp.servers": ('{"a": {"url": "http://a"}}', {"a": {"url": "http://a"}}),
+    "history.windows": ('{"m": 1000000}', {"m": 1_000_000}),
+    "history.compact_at": ("0.5", 0.5),
     "budgets.prices": ('{"m": {"input": 1.5, "output": 2}}', {"m": {"input": 1.5, "output": 2.0}}),
 }
 

@@ -322,6 +322,28 @@ class _Listing:
                     os.close(below)
 
 
+def remove_folder(roots: Roots, arguments: Answer) -> Answer:
+    """Remove a folder and the files in it. What folders it holds stays, and so does it.
+
+    For the host alone: no tool of an agent has this name.
+    """
+    path = arguments["path"]
+    above, name = os.path.split(path)
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    with contextlib.suppress(Refused, FileNotFoundError), roots.directory(above or ".") as directory:
+        folder = os.open(name, flags, dir_fd=directory)
+        try:
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    with contextlib.suppress(IsADirectoryError):
+                        os.unlink(entry.name, dir_fd=folder)
+        finally:
+            os.close(folder)
+        with contextlib.suppress(OSError):
+            os.rmdir(name, dir_fd=directory)
+    return {"text": f"ok: removed {path}"}
+
+
 def _line(name: str, status: os.stat_result) -> str:
     if stat.S_ISDIR(status.st_mode):
         return f"{name}/"
@@ -367,4 +389,5 @@ TOOLS: Final[dict[str, Callable[[Roots, Answer], Answer]]] = {
     "edit_file": edit_file,
     "append_file": append_file,
     "list_dir": list_dir,
+    "remove_folder": remove_folder,
 }

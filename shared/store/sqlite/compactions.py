@@ -77,14 +77,6 @@ class SqliteCompactions:
             )
         )
 
-    async def count(self, conversation_id: str) -> int:
-        """Return how many compactions the conversation has had."""
-
-        def work(connection: sqlite3.Connection) -> int:
-            return int(connection.execute(NEXT, (conversation_id,)).fetchone()[0]) - 1
-
-        return await self._db.read(work)
-
 
 def _insert(connection: sqlite3.Connection, conversation_id: str, made: Compaction) -> None:
     connection.execute(

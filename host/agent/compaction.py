@@ -1,0 +1,169 @@
+"""What to leave out of a conversation that has grown too long: decided from sizes alone, the same each time.
+
+Older results of tools are cut first, all at once. When that is not enough, everything before a place where
+the conversation can be parted is summed up. A place is one that has no tool use on one side and its result on
+the other; the beginning of a turn is better than the middle of one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any, Final
+
+from host.agent.history import as_sent, calls_of, cut
+from host.agent.token_estimate import BYTES_PER_TOKEN, estimated
+from shared.compactions import Compaction
+from shared.models import Block, HistoryEntry
+
+CUT_CHARS: Final = 600
+"""Characters that stay of an old result's text."""
+
+KEPT: Final = 0.3
+"""Part of the room that the newest messages keep as they are."""
+
+ROOMY: Final = 0.7
+"""Part of the room at which a conversation counts as short again, so that the next turns change nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A message's size in tokens, now and with its results cut; how the conversation may be parted before it.
+
+    ``results`` counts the results' texts, ``opens`` says that a turn begins here, ``parts`` that at least no
+    tool use loses its result.
+    """
+
+    seq: int
+    tokens: int
+    cut_tokens: int
+    results: int
+    parts: bool
+    opens: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """Cut the results up to ``seq`` to so many characters."""
+
+    seq: int
+    chars: int
+
+
+@dataclass(frozen=True, slots=True)
+class SumUp:
+    """Replace the first ``count`` messages."""
+
+    count: int
+
+
+def parts_of(entries: Sequence[HistoryEntry], compaction: Compaction, factor: float) -> list[Part]:
+    """Measure messages as they are sent now; ``factor`` corrects the estimate."""
+    found: list[Part] = []
+    before: HistoryEntry | None = None
+    for entry in entries:
+        blocks = as_sent(entry, compaction)
+        small = [cut(block, CUT_CHARS) for block in blocks]
+        parts = _may_part(before, entry, blocks)
+        found.append(
+            Part(
+                seq=entry.seq,
+                tokens=int(estimated(blocks) * factor),
+                cut_tokens=int(estimated(small) * factor),
+                results=sum(_texts(block) for block in blocks),
+                parts=parts,
+                opens=parts and entry.role == "user",
+            )
+        )
+        if entry.blocks:
+            before = entry
+    return found
+
+
+def plan(parts: Sequence[Part], room: int, factor: float, *, hard: bool = False) -> Cut | SumUp | None:
+    """Return what to leave out so that the messages fit into ``room`` tokens, None if nothing can be.
+
+    ``hard``: cut results are enough when they make it fit at all.
+    """
+    total = sum(part.tokens for part in parts)
+    tail = _tail(parts, int(room * KEPT))
+    saved = sum(part.tokens - part.cut_tokens for part in parts[:tail])
+    if saved > 0 and total - saved <= room * (1 if hard else ROOMY):
+        return Cut(parts[tail - 1].seq, CUT_CHARS)
+    count = _boundary(parts, tail, int(room * ROOMY))
+    if count:
+        return SumUp(count)
+    return _cut_everything(parts, total, int(room * ROOMY), factor)
+
+
+def fitting(parts: Sequence[Part], count: int, room: int) -> tuple[int, bool] | None:
+    """Return how many of the first ``count`` messages one summary can take in, and whether cut.
+
+    None if not even the first that can be parted from the rest fit into ``room`` tokens.
+    """
+    whole = list(accumulate(part.tokens for part in parts))
+    short = list(accumulate(part.cut_tokens for part in parts))
+    for at in range(count, 0, -1):
+        if short[at - 1] <= room and (at == len(parts) or parts[at].parts):
+            return at, whole[at - 1] > room
+    return None
+
+
+def first_unit(parts: Sequence[Part], most: int) -> int:
+    """Return the fewest messages that can be parted from the rest, at most so many."""
+    return next((at for at in range(1, most) if parts[at].parts), most)
+
+
+def turn_begins(parts: Sequence[Part]) -> int:
+    """Return the seq of the newest message that opens a turn, 0 if there is none."""
+    return next((part.seq for part in reversed(parts) if part.opens), 0)
+
+
+def _tail(parts: Sequence[Part], tokens: int) -> int:
+    """Return where the newest messages of together so many tokens begin: at most the last message's index."""
+    at = len(parts)
+    while at > 0 and tokens >= parts[at - 1].tokens:
+        tokens -= parts[at - 1].tokens
+        at -= 1
+    return at
+
+
+def _boundary(parts: Sequence[Part], tail: int, most: int) -> int:
+    """Return before which message to part, 0 for nowhere; what is kept has ``most`` tokens if it can."""
+    turns = [at for at in range(1, len(parts)) if parts[at].opens]
+    places = [at for at in range(1, len(parts)) if parts[at].parts]
+    later = next((at for at in turns if at >= tail), 0)
+    earlier = next((at for at in reversed(turns) if at < tail), 0)
+    if later:
+        return later
+    if earlier and sum(part.tokens for part in parts[earlier:]) <= most:
+        return earlier
+    return next((at for at in places if at >= tail), places[-1] if places else 0)
+
+
+def _cut_everything(parts: Sequence[Part], total: int, room: int, factor: float) -> Cut | None:
+    """Cut the newest results too, as little as will do: the last resort before giving up."""
+    results = sum(part.results for part in parts)
+    saved = sum(part.tokens - part.cut_tokens for part in parts)
+    if not results or saved <= 0:
+        return None
+    left = max(room - (total - saved), 0)
+    chars = max(CUT_CHARS, int(left * BYTES_PER_TOKEN / factor / results))
+    return Cut(parts[-1].seq, chars)
+
+
+def _may_part(before: HistoryEntry | None, entry: HistoryEntry, blocks: Sequence[Block]) -> bool:
+    if before is None or not blocks:
+        return False
+    if entry.role == "assistant":
+        # A reply that goes on after a pause belongs to the one before.
+        return before.role == "user"
+    return not calls_of(before.blocks) and all(block["type"] != "tool_result" for block in blocks)
+
+
+def _texts(block: Block) -> int:
+    if block["type"] != "tool_result":
+        return 0
+    content: Any = block.get("content", "")
+    return 1 if isinstance(content, str) else sum(part["type"] == "text" for part in content)

@@ -1,0 +1,367 @@
+"""Keeps a run's conversation within the model's window: cuts, sums up, and at the worst leaves out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, Protocol
+
+import anyio
+
+from host.agent import compaction as planning
+from host.agent.archive import Archive
+from host.agent.compaction import Cut, Part, SumUp
+from host.agent.endings import TooLong
+from host.agent.histories import Loaded
+from host.agent.history import NONE, Message, earlier, to_messages
+from host.agent.keyed_model import KeyedModel
+from host.agent.models import Delta, ModelError, Reply
+from host.agent.summary import left_out, summary_request, summary_text
+from host.agent.token_estimate import BYTES_PER_TOKEN, estimated, estimated_prefix
+from host.agent.window import Windows
+from shared.compactions import Compaction
+from shared.models import HistoryEntry, Lease
+from shared.store.contract import Store
+
+ROUNDS: Final = 12
+"""Compactions in a row before a conversation that is still too long is given up."""
+
+TRIES: Final = 2
+PAUSE_S: Final = 1.0
+SUMMARY_TIMEOUT_S: Final = 120.0
+SUMMARY_PART: Final = 0.2
+"""Part of the room for messages that notes may take."""
+
+MOST_SUMMARY_TOKENS: Final = 4_000
+
+logger = logging.getLogger("picoclaw.agent")
+
+
+class CompactionRecorder(Protocol):
+    """Who stores compactions and hears what they cost."""
+
+    warnings: list[str]
+
+    async def heard(self, delta: Delta) -> None:
+        """A piece of a reply that nobody reads."""
+        ...
+
+    async def unused(self, reply: Reply) -> None:
+        """A reply that people don't see: it costs."""
+        ...
+
+    async def given_up(self) -> None:
+        """The call in flight was given up."""
+        ...
+
+    async def compacted(self, compaction: Compaction) -> Compaction:
+        """Put a compaction in force; raises LeaseLost."""
+        ...
+
+
+class CallBudget(Protocol):
+    """Who says what a model call may use; see ``host.agent.loop.Budget``."""
+
+    async def reserve(self, request: dict[str, Any], models: Sequence[str]) -> dict[str, Any]:
+        """Return the request with a ``max_tokens`` that can be afforded; raises Paused."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class CompactorParts:
+    """What every run's compactor works with. ``archive`` None: no archive is kept."""
+
+    store: Store
+    windows: Windows
+    archive: Archive | None
+
+
+@dataclass(slots=True)
+class _Sizes:
+    """Of one request, in real tokens as far as they are known; ``factor`` made them from estimates."""
+
+    prefix: int
+    full_at: int
+    window: int
+    output: int
+    factor: float
+
+    @property
+    def room(self) -> int:
+        """What is left for messages before the conversation is compacted."""
+        return self.full_at - self.prefix
+
+
+class Compactor:
+    """Implements the loop's Window for one run. Every step of the run has to be in the store already."""
+
+    def __init__(
+        self,
+        parts: CompactorParts,
+        lease: Lease,
+        loaded: Loaded,
+        recorder: CompactionRecorder,
+        budget: CallBudget | None,
+    ) -> None:
+        self._store = parts.store
+        self._windows = parts.windows
+        self._archive = None if loaded.temporary else parts.archive
+        self._conversation_id = lease.conversation_id
+        self._recorder = recorder
+        self._budget = budget
+        self._compaction = loaded.compaction or NONE
+        self._counted, self._tokens = len(loaded.messages), loaded.tokens
+        self._prefix: int | None = None
+
+    async def fit(self, messages: list[Message], request: dict[str, Any], model: KeyedModel) -> bool:
+        """Make room in ``messages`` if the request comes near the window; return whether it did.
+
+        Raises TooLong, Paused, LeaseLost.
+        """
+        sizes = self._sizes(request, model)
+        if self._measured(messages, sizes) <= sizes.room:
+            return False
+        await self._compact(messages, request, model)
+        return True
+
+    async def refused(
+        self, messages: list[Message], request: dict[str, Any], model: KeyedModel, error: ModelError
+    ) -> bool:
+        """Make room after the API refused the request; return whether it is worth another try."""
+        if error.reason == "thinking":
+            await self._drop_thinking(messages)
+            return True
+        if error.reason != "too_long":
+            return False
+        await self.overflowed(messages, request, model, error.window)
+        return True
+
+    async def overflowed(
+        self, messages: list[Message], request: dict[str, Any], model: KeyedModel, window: int | None = None
+    ) -> None:
+        """Make room after the window turned out to be too small for request and reply."""
+        estimate = self._estimate(messages, request)
+        for name in model.ids:
+            self._windows.refused(name, estimate, window)
+        await self._compact(messages, request, model)
+
+    def answered(self, messages: list[Message], request: dict[str, Any], reply: Reply) -> None:
+        """Learn from what the API counted for a request of these messages."""
+        name = reply.asked_model or reply.model
+        self._windows.learn(name, self._estimate(messages, request), reply)
+
+    # --- one compaction after the other
+
+    async def _compact(self, messages: list[Message], request: dict[str, Any], model: KeyedModel) -> None:
+        for _ in range(ROUNDS):
+            before = self._measured(messages, self._sizes(request, model))
+            entries = await self._entries()
+            await self._round(entries, request, model)
+            self._rebuild(messages, entries)
+            sizes = self._sizes(request, model)
+            after = self._measured(messages, sizes)
+            if after <= sizes.room or after >= before:
+                break
+        if self._archive is not None:
+            warning = await self._archive.catch_up(self._conversation_id)
+            if warning is not None:
+                self._recorder.warnings.append(warning)
+
+    async def _round(
+        self, entries: Sequence[HistoryEntry], request: dict[str, Any], model: KeyedModel
+    ) -> None:
+        sizes = self._sizes(request, model)
+        parts = planning.parts_of(entries, self._compaction, sizes.factor)
+        chosen = planning.plan(parts, sizes.room - self._notes_tokens(sizes), sizes.factor)
+        if sizes.room <= 0 or chosen is None:
+            raise self._too_long(parts, sizes)
+        thinking = self._thinking_through(parts, request)
+        if isinstance(chosen, SumUp):
+            chosen = await self._sum_up(entries, parts, chosen, thinking, request, model)
+        if isinstance(chosen, Cut):
+            await self._put_in_force(self._cut(chosen, thinking))
+
+    async def _sum_up(
+        self,
+        entries: Sequence[HistoryEntry],
+        parts: Sequence[Part],
+        chosen: SumUp,
+        thinking: int,
+        request: dict[str, Any],
+        model: KeyedModel,
+    ) -> Cut | None:
+        """Put a summary in force, or, if none can be made, a note; return a cut that would do instead."""
+        sizes = self._sizes(request, model)
+        room = sizes.window - sizes.output - sizes.prefix - self._notes_tokens(sizes)
+        taken = planning.fitting(parts, chosen.count, room - MOST_SUMMARY_TOKENS // 8)
+        if taken is None:
+            count = planning.first_unit(parts, chosen.count)
+            await self._put_in_force(self._without(entries[:count], thinking))
+            return None
+        count, shorter = taken
+        first = entries[:count]
+        last = first[-1].seq
+        view = self._cut(Cut(last, planning.CUT_CHARS), last) if shorter else self._compaction
+        made = await self._summary(first, to_messages(first, view), sizes, request, model)
+        if made is None:
+            instead = planning.plan(parts, sizes.room - self._notes_tokens(sizes), sizes.factor, hard=True)
+            if isinstance(instead, Cut):
+                return instead
+            self._recorder.warnings.append("Older messages could not be summed up, so they were left out.")
+            made = self._without(first, 0)
+        await self._put_in_force(_with_thinking(made, thinking))
+        return None
+
+    async def _summary(
+        self,
+        first: Sequence[HistoryEntry],
+        messages: list[Message],
+        sizes: _Sizes,
+        request: dict[str, Any],
+        model: KeyedModel,
+    ) -> Compaction | None:
+        """Ask the model for notes; None if it gives none. Raises Paused."""
+        most = max(200, min(MOST_SUMMARY_TOKENS, int(sizes.room * SUMMARY_PART)))
+        asked = summary_request(request, messages, most)
+        if self._budget is not None:
+            asked = await self._budget.reserve(asked, model.ids)
+        reply = await self._ask(asked, model)
+        if reply is None:
+            return None
+        text = summary_text(reply, int(most * BYTES_PER_TOKEN / sizes.factor))
+        if not text:
+            logger.warning("The model made no summary", extra={"stop_reason": reply.stop_reason})
+            return None
+        return Compaction(
+            kind="summary",
+            first_seq=self._compaction.through_seq + 1,
+            through_seq=first[-1].seq,
+            text=text,
+            cut_through_seq=self._compaction.cut_through_seq,
+            cut_chars=self._compaction.cut_chars,
+            model=reply.model,
+            usage=reply.usage,
+        )
+
+    async def _ask(self, request: dict[str, Any], model: KeyedModel) -> Reply | None:
+        for attempt in range(TRIES):
+            try:
+                with anyio.fail_after(SUMMARY_TIMEOUT_S):
+                    reply = await model.reply(request, self._recorder.heard)
+            except (ModelError, TimeoutError) as error:
+                await self._recorder.given_up()
+                logger.warning("A summary could not be made: %s", error or "it took too long")
+                if attempt + 1 == TRIES or not getattr(error, "retryable", False):
+                    return None
+                await anyio.sleep(PAUSE_S)
+            else:
+                await self._recorder.unused(reply)
+                return reply
+        return None
+
+    # --- what is in force
+
+    async def _put_in_force(self, compaction: Compaction) -> None:
+        self._compaction = await self._recorder.compacted(compaction)
+
+    def _cut(self, chosen: Cut, thinking: int) -> Compaction:
+        now = self._compaction
+        return Compaction(
+            kind="cut",
+            through_seq=now.through_seq,
+            first_seq=now.first_seq,
+            text=now.text,
+            # What was cut before stays cut.
+            cut_through_seq=max(chosen.seq, now.cut_through_seq),
+            cut_chars=chosen.chars,
+            thinking_through_seq=max(thinking, now.thinking_through_seq),
+        )
+
+    def _without(self, first: Sequence[HistoryEntry], thinking: int) -> Compaction:
+        now = self._compaction
+        begins, ends = now.through_seq + 1, first[-1].seq
+        return Compaction(
+            kind="dropped",
+            first_seq=begins,
+            through_seq=ends,
+            text=left_out(now.text, begins, ends),
+            cut_through_seq=now.cut_through_seq,
+            cut_chars=now.cut_chars,
+            thinking_through_seq=max(thinking, now.thinking_through_seq),
+        )
+
+    async def _drop_thinking(self, messages: list[Message]) -> None:
+        """Leave all thinking out: what stands before it has changed, so its signature doesn't fit."""
+        entries = await self._entries()
+        now = self._compaction
+        thinking = entries[-1].seq if entries else now.through_seq
+        await self._put_in_force(self._cut(Cut(now.cut_through_seq, now.cut_chars), thinking))
+        self._rebuild(messages, entries)
+
+    async def _entries(self) -> list[HistoryEntry]:
+        return await self._store.conversations.history(
+            self._conversation_id, after=self._compaction.through_seq
+        )
+
+    def _rebuild(self, messages: list[Message], entries: Sequence[HistoryEntry]) -> None:
+        messages[:] = to_messages(entries, self._compaction)
+        self._counted, self._tokens = 0, 0
+
+    # --- sizes
+
+    def _estimate(self, messages: list[Message], request: dict[str, Any]) -> int:
+        """Return the estimate of a request; only what came since the last look is gone through."""
+        self._tokens += sum(estimated(message) for message in messages[self._counted :])
+        self._counted = len(messages)
+        if self._prefix is None:
+            self._prefix = estimated_prefix(request)
+        return self._prefix + self._tokens
+
+    def _measured(self, messages: list[Message], sizes: _Sizes) -> int:
+        self._estimate(messages, {})
+        return int(self._tokens * sizes.factor)
+
+    def _sizes(self, request: dict[str, Any], model: KeyedModel) -> _Sizes:
+        if self._prefix is None:
+            self._prefix = estimated_prefix(request)
+        output = request["max_tokens"]
+        factor = self._windows.factor(model.ids)
+        window = self._windows.tokens(model.ids)
+        return _Sizes(
+            prefix=int(self._prefix * factor),
+            full_at=self._windows.full_at(model.ids, output),
+            window=window,
+            output=min(output, window // 2),
+            factor=factor,
+        )
+
+    def _notes_tokens(self, sizes: _Sizes) -> int:
+        if not self._compaction.through_seq:
+            return 0
+        return int(estimated(earlier(self._compaction.text)) * sizes.factor)
+
+    def _thinking_through(self, parts: Sequence[Part], request: dict[str, Any]) -> int:
+        """Return up to where thinking is left out, because what stands before it is about to change.
+
+        A model that thinks on a budget wants to see the thinking of its running turn, and doesn't mind.
+        """
+        if request.get("thinking", {}).get("type") == "enabled":
+            return max(planning.turn_begins(parts) - 1, 0)
+        return parts[-1].seq if parts else 0
+
+    def _too_long(self, parts: Sequence[Part], sizes: _Sizes) -> TooLong:
+        if sizes.room <= 0:
+            return TooLong(
+                f"The instructions and tools alone need about {sizes.prefix:,} tokens; "
+                f"with {sizes.window:,} in the model's window there is no room for a conversation."
+            )
+        newest = parts[-1].tokens if parts else 0
+        return TooLong(
+            f"The message is too long: it needs about {newest:,} tokens, and {sizes.room:,} fit into the "
+            "model's window beside instructions, tools and the answer. Send less, or put it into a file."
+        )
+
+
+def _with_thinking(made: Compaction, thinking: int) -> Compaction:
+    return replace(made, thinking_through_seq=max(thinking, made.thinking_through_seq))
