@@ -141,12 +141,12 @@ def test_a_summary_that_fails_leaves_the_oldest_turns_out_and_the_run_goes_on(
     with host.client() as client:
         conversation = talk(client, [f"first {broken} FACT-1"])
         warnings: list[str] = []
-        for number in range(40):
-            told = say(client, conversation, f"turn {number} {broken} {FILLER * 4}")
+        for number in range(14):
+            told = say(client, conversation, f"turn {number} {broken} {FILLER * 14}")
             assert told["status"] == "success", told
             warnings += told.get("warnings", [])
         assert any("could not be summed up" in warning for warning in warnings)
-        assert len(all_messages(client, conversation)) == 82
+        assert len(all_messages(client, conversation)) == 30
     last = str(requests_of(model, host)[-1]["messages"][0])
     assert "are left out here" in last
     assert last.count("are left out here") == 1
@@ -247,8 +247,8 @@ def test_a_reader_of_the_stream_is_told(make_host: MakeHost) -> None:
     with host.client() as client:
         conversation = talk(client, ["begin"])
         seen: list[str] = []
-        for number in range(40):
-            body = {"message": f"turn {number} {FILLER * 6}", "conversation_id": conversation}
+        for number in range(14):
+            body = {"message": f"turn {number} {FILLER * 20}", "conversation_id": conversation}
             told = list(stream(client, body))
             assert told[-1][2]["status"] == "success"
             seen += [data["kind"] for _, name, data in told if name == "compaction"]
@@ -264,7 +264,7 @@ def test_two_long_conversations_at_once_keep_their_own_facts(
     def one(name: str) -> None:
         with host.client() as client:
             first = talk(client, [f"remember FACT-{name}"])
-            ended[name] = talk(client, [f"{name} {number} {FILLER * 5}" for number in range(50)], first)
+            ended[name] = talk(client, [f"{name} {number} {FILLER * 18}" for number in range(16)], first)
 
     threads = [threading.Thread(target=one, args=(name,)) for name in ("left", "right")]
     for thread in threads:
@@ -273,7 +273,7 @@ def test_two_long_conversations_at_once_keep_their_own_facts(
         thread.join(120)
     assert set(ended) == {"left", "right"}
     for name, other in (("left", "right"), ("right", "left")):
-        sent = str([request for request in requests_of(model, host) if f"{name} 49" in str(request)][-1])
+        sent = str([request for request in requests_of(model, host) if f"{name} 15" in str(request)][-1])
         assert f"FACT-{name}" in sent
         assert f"FACT-{other}" not in sent
 
@@ -311,7 +311,7 @@ def test_a_kill_in_the_middle_of_a_summary_loses_nothing_and_doubles_nothing(
 
 
 def send(host: HostProcess, conversation: str, words: str) -> None:
-    body = {"message": f"{words} {FILLER * 6}", "conversation_id": conversation}
+    body = {"message": f"{words} {FILLER * 20}", "conversation_id": conversation}
     with host.client() as client, contextlib.suppress(httpx2.TransportError):
         client.post("/chat", json=body)
 
@@ -319,8 +319,8 @@ def send(host: HostProcess, conversation: str, words: str) -> None:
 def test_a_deleted_conversation_takes_its_archive_with_it(make_host: MakeHost) -> None:
     host = long_host(make_host, "gone").start()
     with host.client() as client:
-        conversation = talk(client, [f"turn {number} {FILLER * 6}" for number in range(40)])
-        kept = talk(client, [f"other {number} {FILLER * 6}" for number in range(40)])
+        conversation = talk(client, [f"turn {number} {FILLER * 20}" for number in range(14)])
+        kept = talk(client, [f"other {number} {FILLER * 20}" for number in range(14)])
         assert archive_of(host, conversation)
         assert client.delete(f"/chat/{conversation}").status_code == 204
         assert not (host.root / "memory" / "conversations" / conversation).exists()
@@ -330,7 +330,7 @@ def test_a_deleted_conversation_takes_its_archive_with_it(make_host: MakeHost) -
 def test_without_an_archive_nothing_is_written(make_host: MakeHost) -> None:
     host = long_host(make_host, "none", archive=False).start()
     with host.client() as client:
-        conversation = talk(client, [f"turn {number} {FILLER * 6}" for number in range(40)])
+        conversation = talk(client, [f"turn {number} {FILLER * 20}" for number in range(14)])
         assert client.get(f"/chat/{conversation}").json()["compactions"] >= 1
         assert not (host.root / "memory" / "conversations").exists()
 
@@ -343,13 +343,13 @@ def test_an_archive_that_cannot_be_written_is_a_warning_and_caught_up_later(make
         conversation = talk(client, ["begin"])
         warnings: list[str] = []
         while not warnings:
-            told = say(client, conversation, FILLER * 10)
+            told = say(client, conversation, FILLER * 20)
             assert told["status"] == "success"
             warnings += told.get("warnings", [])
         assert "archive" in warnings[0]
         blocked.unlink()
         while not blocked.exists():
-            say(client, conversation, FILLER * 10)
+            say(client, conversation, FILLER * 20)
         count = client.get(f"/chat/{conversation}").json()["compactions"]
         assert len(archive_of(host, conversation)) == count >= 2
 
@@ -365,8 +365,8 @@ def test_a_summary_counts_into_usage_and_waits_for_the_budget(make_host: MakeHos
     with host.client() as client:
         used = 0
         conversation = None
-        for number in range(40):
-            told = say(client, conversation, f"turn {number} {FILLER * 6}")
+        for number in range(14):
+            told = say(client, conversation, f"turn {number} {FILLER * 20}")
             conversation = told["conversation_id"]
             used += sum(told["usage"].values())
         assert client.get(f"/chat/{conversation}").json()["compactions"] >= 1
@@ -380,7 +380,7 @@ def test_secrets_reach_neither_summary_nor_archive(make_host: MakeHost, model: M
     leak = '@@summary {"text": "the key is sk-test-canary, FACT-s"}'
     with host.client() as client:
         conversation = talk(
-            client, [f"turn {number} sk-test-canary {leak} {FILLER * 6}" for number in range(40)]
+            client, [f"turn {number} sk-test-canary {leak} {FILLER * 20}" for number in range(14)]
         )
         assert client.get(f"/chat/{conversation}").json()["compactions"] >= 1
     assert "sk-test-canary" not in "".join(file.read_text() for file in archive_of(host, conversation))
