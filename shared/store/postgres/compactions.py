@@ -72,10 +72,6 @@ class PostgresCompactions:
             )
         )
 
-    async def count(self, conversation_id: str) -> int:
-        """Return how many compactions the conversation has had."""
-        return await self._db.read(lambda connection: _newest(connection, conversation_id))
-
 
 async def _newest(connection: Connection, conversation_id: str) -> int:
     number = await connection.fetchval(
