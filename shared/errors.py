@@ -7,6 +7,7 @@ PicoError
 ├── Unauthorized            401 unauthorized
 ├── Forbidden               403 forbidden
 ├── NotFound                404 not_found
+│   └── NoConversation      404 not_found
 ├── MethodNotAllowed        405 method_not_allowed
 ├── Conflict                409 conflict
 │   ├── ConversationBusy    409 conversation_busy
@@ -86,6 +87,13 @@ class NotFound(PicoError):
 
     status = 404
     code = "not_found"
+
+
+class NoConversation(NotFound):
+    """There is no such conversation, or it is not the caller's."""
+
+    def __init__(self, conversation_id: str) -> None:
+        super().__init__(f"conversation_id not found: {conversation_id}")
 
 
 class MethodNotAllowed(PicoError):

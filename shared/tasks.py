@@ -15,7 +15,7 @@ from typing import Any, Final, Literal, cast, get_args
 from shared import schedules
 from shared.catch_up import CatchUp
 from shared.clock import iso, iso_or_none, now_ms
-from shared.errors import Conflict, InvalidInput, NotFound
+from shared.errors import Conflict, InvalidInput, NoConversation, NotFound
 from shared.ids import CONVERSATION, TASK, new_id
 from shared.models import Page, Task, TaskRun, TaskStatus
 from shared.schedules import Schedule
@@ -189,7 +189,7 @@ class TaskService:
         found = await self._store.conversations.get(wanted)
         # One sentence for absent and foreign, so that nobody learns which conversations exist.
         if found is None or owner not in (None, wanted):
-            raise NotFound(f"conversation_id not found: {wanted}")
+            raise NoConversation(wanted)
         if mode == "group" and found.temporary:
             raise InvalidInput("context_mode: group needs a conversation that is not temporary")
         # What an isolated run schedules belongs to whom the run works for.

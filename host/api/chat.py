@@ -19,7 +19,7 @@ from host.mcp_clients.server_config import parse_servers
 from host.runs.service import RunService
 from host.runs.spec import RunSpec
 from shared.clock import iso, iso_or_none
-from shared.errors import Conflict, KeyTaken, NotFound
+from shared.errors import Conflict, KeyTaken, NoConversation, NotFound
 from shared.models import Conversation, KeyedAnswer, Message, Run
 from shared.store.contract import Store
 
@@ -233,7 +233,7 @@ class ChatApi:
         conversation_id = request.path_params["id"]
         conversation = await self._store.conversations.get(conversation_id)
         if conversation is None:
-            raise NotFound(f"conversation_id not found: {conversation_id}")
+            raise NoConversation(conversation_id)
         return conversation
 
 

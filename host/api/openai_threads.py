@@ -15,7 +15,7 @@ from starlette.requests import Request
 from host.api.openai_shapes import ChatCompletionRequest, DoorMessage
 from shared import jsons
 from shared.clock import now_ms
-from shared.errors import InvalidInput, NotFound
+from shared.errors import InvalidInput, NoConversation
 from shared.ids import CONVERSATION
 from shared.models import Conversation, Idempotency
 from shared.store.contract import Store
@@ -116,7 +116,7 @@ class Threads:
         if existing is not None:
             return existing.id, None, True
         if name.startswith(f"{CONVERSATION}-"):
-            raise NotFound(f"conversation_id not found: {name}")
+            raise NoConversation(name)
         own = f"{CONVERSATION}-{uuid5(NAMESPACE_URL, f'openai-door:{name}')}"
         found = await self._get(own)
         return (None, own, True) if found is None else (own, None, True)

@@ -27,6 +27,7 @@ from shared.errors import (
     Draining,
     KeyTaken,
     LeaseLost,
+    NoConversation,
     NotDurable,
     NotFound,
     NotRunning,
@@ -164,7 +165,7 @@ class RunService:
         """Let a conversation that paused at a budget go on; returns the new run's id. Raises as ``start``."""
         conversation = await self._store.conversations.get(conversation_id)
         if conversation is None:
-            raise NotFound(f"conversation_id not found: {conversation_id}")
+            raise NoConversation(conversation_id)
         spec = RunSpec(None, conversation_id, parent_id=conversation.parent_id, allow_tokens=allow_tokens)
         return (await self.start(spec)).lease.run_id
 
@@ -284,7 +285,7 @@ class RunService:
         if conversation_id is None:
             return
         if await self._store.conversations.get(conversation_id) is None:
-            raise NotFound(f"conversation_id not found: {conversation_id}")
+            raise NoConversation(conversation_id)
         if any(run.lease.conversation_id == conversation_id for run in self._active.values()):
             raise ConversationBusy(conversation_id)
 

@@ -6,7 +6,7 @@ A chat has one current conversation, where its messages go, and hears all that i
 from __future__ import annotations
 
 from shared.channel_models import Chat
-from shared.errors import NotFound
+from shared.errors import NoConversation
 from shared.store.postgres import conversations
 from shared.store.postgres.driver import Connection
 from shared.store.postgres.locks import lock
@@ -54,7 +54,7 @@ async def join(connection: Connection, chat: Chat, conversation_id: str) -> None
         "SELECT 1 FROM conversations WHERE id = $1 FOR KEY SHARE", conversation_id
     )
     if found is None:
-        raise NotFound(f"conversation_id not found: {conversation_id}")
+        raise NoConversation(conversation_id)
     await _put(connection, chat, conversation_id)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from shared.errors import ConversationBusy, Duplicate, NotFound
+from shared.errors import ConversationBusy, Duplicate, NoConversation
 from shared.ids import SESSION, new_id
 from shared.models import Conversation, HistoryEntry, Message, Page
 from shared.store import rows
@@ -50,7 +50,7 @@ class PostgresConversations:
             await insert(connection, conversation_id, now, owner_id, temporary)
             row = await connection.fetchrow(f"{SELECT} WHERE c.id = $1", conversation_id)
             if row is None:
-                raise NotFound(f"conversation_id not found: {conversation_id}")
+                raise NoConversation(conversation_id)
             return rows.conversation(row)
 
         return await self._db.write(work)
@@ -121,7 +121,7 @@ class PostgresConversations:
             # Whoever begins a run locks its conversation first, so none begins between this look and the end.
             family = [row["id"] for row in await connection.fetch(FAMILY, conversation_id)]
             if conversation_id not in family:
-                raise NotFound(f"conversation_id not found: {conversation_id}")
+                raise NoConversation(conversation_id)
             running = await connection.fetchval(
                 "SELECT 1 FROM runs WHERE state = 'running' AND conversation_id = ANY($1::text[]) LIMIT 1",
                 family,

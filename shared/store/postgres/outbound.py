@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from shared.errors import NotFound
+from shared.errors import NoConversation
 from shared.ids import MESSAGE, new_id
 from shared.models import Outbound
 from shared.store import rows
@@ -39,7 +39,7 @@ class PostgresOutbound:
             return await self._db.write(work)
         except Exception as error:
             if is_server_error(error, FOREIGN_KEY_VIOLATION):
-                raise NotFound(f"conversation_id not found: {conversation_id}") from error
+                raise NoConversation(conversation_id) from error
             raise
 
     async def last_seq(self, source_id: str) -> int:

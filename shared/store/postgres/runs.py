@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from shared import jsons
-from shared.errors import Conflict, ConversationBusy, LeaseLost, NotFound
+from shared.errors import Conflict, ConversationBusy, LeaseLost, NoConversation
 from shared.models import (
     Event,
     Idempotency,
@@ -272,7 +272,7 @@ async def _take(connection: Connection, conversation_id: str, now: int) -> int:
         "UPDATE conversations SET fence = fence + 1 WHERE id = $1 RETURNING fence", conversation_id
     )
     if fence is None:
-        raise NotFound(f"conversation_id not found: {conversation_id}")
+        raise NoConversation(conversation_id)
     # A writer may hold the row just as its lease ends: then the conversation is busy for a moment more.
     stale = await connection.fetch(
         f"""SELECT * FROM runs WHERE conversation_id = $1 AND state = 'running' AND lease_until <= {NOW}

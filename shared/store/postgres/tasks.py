@@ -7,7 +7,7 @@ from typing import Any, Final
 import anyio
 import anyio.lowlevel
 
-from shared.errors import Conflict, Duplicate, LeaseLost, NotFound
+from shared.errors import Conflict, Duplicate, LeaseLost, NoConversation
 from shared.models import Page, Task, TaskRun, TaskRunState, TaskStatus
 from shared.store import rows, task_rows
 from shared.store.contract import TaskMetrics
@@ -276,7 +276,7 @@ async def _insert(connection: Connection, task: Task) -> None:
         if is_server_error(error, UNIQUE_VIOLATION):
             raise Duplicate(f"id exists already: {task.id}") from error
         if is_server_error(error, FOREIGN_KEY_VIOLATION):
-            raise NotFound(f"conversation_id not found: {task.conversation_id}") from error
+            raise NoConversation(task.conversation_id) from error
         raise
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from shared.errors import NotFound
+from shared.errors import NoConversation
 from shared.models import Page, Token
 from shared.store import rows
 from shared.store.postgres.database import FOREIGN_KEY_VIOLATION, Database
@@ -34,7 +34,7 @@ class PostgresTokens:
             await self._db.write(work)
         except Exception as error:
             if is_server_error(error, FOREIGN_KEY_VIOLATION):
-                raise NotFound(f"conversation_id not found: {token.conversation_id}") from error
+                raise NoConversation(token.conversation_id) from error
             raise
 
     async def find(self, digest: bytes, now: int) -> Token | None:

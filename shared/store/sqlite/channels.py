@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from shared import jsons
 from shared.channel_models import Chat, Delivery, NewUpdate, Saying, Update
-from shared.errors import NotFound
+from shared.errors import NoConversation
 from shared.models import NewMessage
 from shared.store import channel_rows
 from shared.store.channel_rows import LONGEST_PAUSE_MS, SAID
@@ -255,4 +255,4 @@ def _say(
     try:
         connection.execute(ADD, (conversation_id, channel, chat_id, *values))
     except sqlite3.IntegrityError as error:
-        raise NotFound(f"conversation_id not found: {conversation_id}") from error
+        raise NoConversation(conversation_id) from error

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sqlite3
 
 from shared.channel_models import Chat
-from shared.errors import NotFound
+from shared.errors import NoConversation
 from shared.store.sqlite import conversations
 
 
@@ -45,7 +45,7 @@ def join(connection: sqlite3.Connection, chat: Chat, conversation_id: str) -> No
     """Put the chat into a conversation that exists already; raises NotFound."""
     found = connection.execute("SELECT 1 FROM conversations WHERE id = ?", (conversation_id,)).fetchone()
     if found is None:
-        raise NotFound(f"conversation_id not found: {conversation_id}")
+        raise NoConversation(conversation_id)
     _put(connection, chat, conversation_id)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from typing import Final
 
-from shared.errors import ConversationBusy, Duplicate, NotFound
+from shared.errors import ConversationBusy, Duplicate, NoConversation
 from shared.ids import SESSION, new_id
 from shared.models import Conversation, HistoryEntry, Message, Page
 from shared.store import rows
@@ -120,7 +120,7 @@ class SqliteConversations:
                 f"DELETE FROM conversations WHERE id IN ({family})", (conversation_id,)
             ).rowcount
             if gone == 0:
-                raise NotFound(f"conversation_id not found: {conversation_id}")
+                raise NoConversation(conversation_id)
 
         await self._db.write_apart(work)
 

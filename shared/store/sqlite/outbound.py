@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 
-from shared.errors import NotFound
+from shared.errors import NoConversation
 from shared.ids import MESSAGE, new_id
 from shared.models import Outbound
 from shared.store import rows
@@ -33,7 +33,7 @@ class SqliteOutbound:
                     (message_id, conversation_id, source_id, text, sender, now),
                 ).fetchone()
             except sqlite3.IntegrityError as error:
-                raise NotFound(f"conversation_id not found: {conversation_id}") from error
+                raise NoConversation(conversation_id) from error
             # In the same transaction, whichever process speaks: no message that chats never hear of.
             channels.fan_out(connection, conversation_id, f"{SAID}{message_id}", text, now)
             return rows.outbound(row)

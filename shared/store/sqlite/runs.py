@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from shared import jsons
-from shared.errors import Conflict, ConversationBusy, LeaseLost, NotFound
+from shared.errors import Conflict, ConversationBusy, LeaseLost, NoConversation
 from shared.models import (
     Event,
     Idempotency,
@@ -210,7 +210,7 @@ def _begin(connection: sqlite3.Connection, new: NewRun) -> Lease:
         "UPDATE conversations SET fence = fence + 1 WHERE id = ? RETURNING fence", (conversation_id,)
     ).fetchone()
     if fence is None:
-        raise NotFound(f"conversation_id not found: {conversation_id}")
+        raise NoConversation(conversation_id)
     try:
         connection.execute(
             """INSERT INTO runs (id, conversation_id, state, fence, lease_owner, lease_until, message_id,
@@ -240,7 +240,7 @@ def _paused_at(connection: sqlite3.Connection, conversation_id: str) -> str:
     A run that went on after a pause and failed can be gone on with again: it answers the same message.
     """
     if connection.execute("SELECT 1 FROM conversations WHERE id = ?", (conversation_id,)).fetchone() is None:
-        raise NotFound(f"conversation_id not found: {conversation_id}")
+        raise NoConversation(conversation_id)
     row = connection.execute(
         """SELECT state, message_id, EXISTS (SELECT 1 FROM runs AS other WHERE other.state = 'paused'
             AND other.conversation_id = runs.conversation_id AND other.message_id = runs.message_id

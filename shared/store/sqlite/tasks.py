@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import anyio.lowlevel
 
-from shared.errors import Conflict, Duplicate, LeaseLost, NotFound
+from shared.errors import Conflict, Duplicate, LeaseLost, NoConversation
 from shared.models import Page, Task, TaskRun, TaskRunState, TaskStatus
 from shared.store import rows, task_rows
 from shared.store.contract import TaskMetrics
@@ -228,7 +228,7 @@ def _insert(connection: sqlite3.Connection, task: Task) -> None:
     except sqlite3.IntegrityError as error:
         if error.sqlite_errorcode == sqlite3.SQLITE_CONSTRAINT_UNIQUE:
             raise Duplicate(f"id exists already: {task.id}") from error
-        raise NotFound(f"conversation_id not found: {task.conversation_id}") from error
+        raise NoConversation(task.conversation_id) from error
 
 
 def _keep_quota(connection: sqlite3.Connection, conversation_id: str, quota: int) -> None:

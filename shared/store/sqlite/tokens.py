@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 
-from shared.errors import NotFound
+from shared.errors import NoConversation
 from shared.models import Page, Token
 from shared.store import rows
 from shared.store.sqlite.engine import Database
@@ -34,7 +34,7 @@ class SqliteTokens:
                     ),
                 )
             except sqlite3.IntegrityError as error:
-                raise NotFound(f"conversation_id not found: {token.conversation_id}") from error
+                raise NoConversation(token.conversation_id) from error
 
         await self._db.write(work)
 
