@@ -19,6 +19,7 @@ from host.agent.prompt import Prompt
 from host.heartbeat import Heartbeat
 from host.mcp_clients.external import Reach, open_external
 from host.mcp_clients.server_config import configured_servers, managed_servers
+from host.mcp_clients.tool_pins import ToolPins
 from host.mcp_clients.tool_servers import ToolServers
 from host.metrics import Metrics
 from host.runs.prices import Prices
@@ -119,6 +120,7 @@ async def open_host(settings: Settings, owner: str, stop: Callable[[str], None])
             ),
         )
         stack.push_async_callback(host.store.close)
+        host.reach = replace(host.reach, pins=ToolPins(host.store.tool_pins))
         host.tasks = TaskService(
             host.store, default_timezone=settings.timezone, quota=settings.max_tasks_per_conversation
         )

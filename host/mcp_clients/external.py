@@ -5,7 +5,6 @@ A server that is down, slow, or says nonsense costs its own tools and a line in 
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import logging
 import re
@@ -19,6 +18,7 @@ import anyio.to_thread
 
 from host.mcp_clients.server_config import ServerConfig
 from host.mcp_clients.spawning import Spawn
+from host.mcp_clients.tool_pins import ToolPins
 from host.tools.base import ToolResult, ToolSpec
 from shared import jsons
 
@@ -35,23 +35,6 @@ NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,128}")
 """What the Messages API takes as a tool's name."""
 LONGEST_DESCRIPTION: Final = 4096
 LARGEST_SCHEMA: Final = 64 * 1024
-MOST_PINS: Final = 1000
-"""How many places are remembered; the one known longest makes room."""
-
-
-class ToolPins:
-    """What the tools of each place looked like when they were first seen, for the life of the host."""
-
-    def __init__(self) -> None:
-        self._seen: dict[str, str] = {}
-
-    def changed(self, place: str, specs: Sequence[ToolSpec]) -> bool:
-        """Return whether they differ from the first time."""
-        shown = jsons.dump_bytes([[spec.name, spec.description, dict(spec.input_schema)] for spec in specs])
-        digest = hashlib.sha256(shown).hexdigest()
-        if len(self._seen) >= MOST_PINS and place not in self._seen:
-            del self._seen[next(iter(self._seen))]
-        return self._seen.setdefault(place, digest) != digest
 
 
 class Outages:
@@ -154,7 +137,7 @@ async def open_external(servers: Mapping[str, ServerConfig], reach: Reach) -> As
             for link in links:
                 await link.settled.wait()
         try:
-            yield _gather(links, reach)
+            yield await _gather(links, reach)
         except Exception as error:  # noqa: BLE001 - raised again below: the group would wrap it
             ending = error
         finally:
@@ -216,7 +199,7 @@ class _Link:
         return policy
 
 
-def _gather(links: Sequence[_Link], reach: Reach) -> ExternalServers:
+async def _gather(links: Sequence[_Link], reach: Reach) -> ExternalServers:
     """Offer the tools of who answered; a name that is taken stays with who had it first."""
     found = ExternalServers()
     taken: set[str] = set()
@@ -237,7 +220,7 @@ def _gather(links: Sequence[_Link], reach: Reach) -> ExternalServers:
                 link.toolset.add(spec, tool.name)
             else:
                 found.problems.append(f"The tool {spec.name[:160]} is not offered: {fault}.")
-        if reach.pins.changed(f"{link.name} {link.config.place}", link.toolset.specs()):
+        if await reach.pins.changed(link.name, link.config, link.toolset.specs()):
             found.problems.append(
                 f"The tools of the MCP server {link.name} have changed since they were first seen."
             )

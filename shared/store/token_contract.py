@@ -28,12 +28,8 @@ class Tokens(Protocol):
 
 
 class ToolPins(Protocol):
-    """What the tools of the operator's MCP servers looked like when they were first seen, as digests."""
+    """What the tools of the operator's MCP servers looked like when they were last seen, as digests."""
 
-    async def first(self, place: bytes, digest: bytes, now: int) -> bytes:
-        """Return the digest first seen at a place: this one, if the place is new."""
-        ...
-
-    async def forget(self, place: bytes) -> None:
-        """Let the next digest be the first one again."""
+    async def swap(self, place: bytes, digest: bytes, now: int) -> bytes | None:
+        """Keep a place's digest and return the one that was kept before, None for a new place."""
         ...

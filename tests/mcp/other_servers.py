@@ -135,6 +135,8 @@ class Hostile:
                 return result(message, tools("huge", schema={**OBJECT, "description": "x" * 100_000}))
             case "array":
                 return result(message, tools("list", schema={"type": "array"}))
+            case "generation":
+                return result(message, tools(f"tool{self.generation}"))
             case "changing":
                 self.generation += 1
                 return result(message, tools(f"tool{self.generation}"))

@@ -15,7 +15,9 @@ from anyio.streams.stapled import StapledByteStream
 from host.mcp_clients.addresses import is_public
 from host.mcp_clients.external import ExternalServers, Reach, open_external
 from host.mcp_clients.server_config import ServerConfig
+from host.mcp_clients.tool_pins import ToolPins
 from host.tools.base import ToolResult
+from shared.store.contract import Store
 from tests.mcp.other_servers import PIXEL, Hostile, listening, weather_server
 
 LOCAL = Reach(allowed_hosts=frozenset({"127.0.0.1"}))
@@ -161,6 +163,21 @@ async def test_tools_that_changed_since_they_were_first_seen_are_reported(
         assert found.problems == []
     async with opened(a=web(f"{base}/changing")) as found:
         assert found.problems == ["The tools of the MCP server a have changed since they were first seen."]
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+async def test_an_operators_server_that_changed_between_two_lives_is_reported_for_one_life(
+    hostile: tuple[Hostile, str], store: Store, trusted: bool
+) -> None:
+    servers, base = hostile
+    told = []
+    for generation in (1, 2, 2):
+        servers.generation = generation
+        reach = Reach(allowed_hosts=LOCAL.allowed_hosts, pins=ToolPins(store.tool_pins))
+        for _ in range(2):
+            async with opened(reach, a=web(f"{base}/generation", trusted=trusted)) as found:
+                told.append(bool(found.problems))
+    assert told == [False, False, trusted, trusted, False, False]
 
 
 async def test_what_ends_a_run_comes_out_as_it_is(hostile: tuple[Hostile, str]) -> None:

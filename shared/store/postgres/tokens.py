@@ -78,24 +78,20 @@ class PostgresToolPins:
     def __init__(self, database: Database) -> None:
         self._db = database
 
-    async def first(self, place: bytes, digest: bytes, now: int) -> bytes:
-        """Return the digest first seen at a place; a place that is known is only read."""
+    async def swap(self, place: bytes, digest: bytes, now: int) -> bytes | None:
+        """Keep a digest and return the one before."""
 
-        async def look(connection: Connection) -> bytes | None:
-            found = await connection.fetchval("SELECT digest FROM tool_pins WHERE place = $1", place)
-            return None if found is None else bytes(found)
-
-        async def pin(connection: Connection) -> bytes | None:
-            await connection.execute(
-                "INSERT INTO tool_pins VALUES ($1, $2, $3) ON CONFLICT DO NOTHING", place, digest, now
+        async def work(connection: Connection) -> bytes | None:
+            before = await connection.fetchval(
+                "SELECT digest FROM tool_pins WHERE place = $1 FOR UPDATE", place
             )
-            return await look(connection)
+            await connection.execute(
+                """INSERT INTO tool_pins VALUES ($1, $2, $3)
+                ON CONFLICT (place) DO UPDATE SET digest = excluded.digest, seen_at = excluded.seen_at""",
+                place,
+                digest,
+                now,
+            )
+            return None if before is None else bytes(before)
 
-        found = await self._db.read(look) or await self._db.write(pin)
-        return digest if found is None else found
-
-    async def forget(self, place: bytes) -> None:
-        """Let the next digest be the first one again."""
-        await self._db.write(
-            lambda connection: connection.execute("DELETE FROM tool_pins WHERE place = $1", place)
-        )
+        return await self._db.write(work)

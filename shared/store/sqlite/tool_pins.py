@@ -13,23 +13,14 @@ class SqliteToolPins:
     def __init__(self, database: Database) -> None:
         self._db = database
 
-    async def first(self, place: bytes, digest: bytes, now: int) -> bytes:
-        """Return the digest first seen at a place; a place that is known is only read."""
+    async def swap(self, place: bytes, digest: bytes, now: int) -> bytes | None:
+        """Keep a digest and return the one before."""
 
-        def look(connection: sqlite3.Connection) -> list[bytes]:
-            found = connection.execute("SELECT digest FROM tool_pins WHERE place = ?", (place,))
-            return [bytes(row["digest"]) for row in found]
+        def work(connection: sqlite3.Connection) -> list[bytes]:
+            found = connection.execute("SELECT digest FROM tool_pins WHERE place = ?", (place,)).fetchall()
+            before = [bytes(row["digest"]) for row in found]
+            if before != [digest]:
+                connection.execute("INSERT OR REPLACE INTO tool_pins VALUES (?, ?, ?)", (place, digest, now))
+            return before
 
-        def pin(connection: sqlite3.Connection) -> list[bytes]:
-            connection.execute("INSERT OR IGNORE INTO tool_pins VALUES (?, ?, ?)", (place, digest, now))
-            return look(connection)
-
-        return (await self._db.read(look) or await self._db.write(pin))[0]
-
-    async def forget(self, place: bytes) -> None:
-        """Let the next digest be the first one again."""
-
-        def work(connection: sqlite3.Connection) -> None:
-            connection.execute("DELETE FROM tool_pins WHERE place = ?", (place,))
-
-        await self._db.write(work)
+        return next(iter(await self._db.write(work)), None)

@@ -72,10 +72,10 @@ async def test_tokens_come_in_pages_in_the_order_they_were_made(store: Store) ->
     assert rest.next_cursor is None
 
 
-async def test_the_first_digest_of_a_place_stays_until_it_is_forgotten(open_store: OpenStore) -> None:
+async def test_a_place_gives_back_what_was_kept_before(open_store: OpenStore) -> None:
     one, another = open_store(), open_store()
-    assert await one.tool_pins.first(b"place", b"a", T0) == b"a"
-    assert await another.tool_pins.first(b"place", b"b", T0 + 1) == b"a"
-    assert await another.tool_pins.first(b"elsewhere", b"b", T0 + 1) == b"b"
-    await another.tool_pins.forget(b"place")
-    assert await one.tool_pins.first(b"place", b"b", T0 + 2) == b"b"
+    assert await one.tool_pins.swap(b"place", b"a", T0) is None
+    assert await another.tool_pins.swap(b"place", b"a", T0 + 1) == b"a"
+    assert await another.tool_pins.swap(b"place", b"b", T0 + 2) == b"a"
+    assert await one.tool_pins.swap(b"elsewhere", b"c", T0 + 3) is None
+    assert await one.tool_pins.swap(b"place", b"a", T0 + 4) == b"b"
