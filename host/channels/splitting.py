@@ -81,7 +81,7 @@ def split(text: str, longest: int) -> list[str]:
         if line.torn:
             part.gap = None
             part = _end(part, longest, parts)
-    _end(part, longest, parts)
+    parts.append(_whole(part))
     return [each for each in parts if each.strip()]
 
 
@@ -100,14 +100,20 @@ def _end(part: _Part, longest: int, parts: list[str]) -> _Part:
         for text in part.lines[gap + 1 :]:
             rest.put(_Line(text, part.fence))
         return rest
-    fence = part.fence
-    if fence is None:
-        parts.append("\n".join(part.lines))
-        return _Part()
-    parts.append("\n".join([*part.lines, fence.mark]))
+    parts.append(_whole(part))
     following = _Part()
-    following.put(_Line(fence.opening, fence))
+    if part.fence is not None:
+        following.put(_Line(part.fence.opening, part.fence))
     return following
+
+
+def _whole(part: _Part) -> str:
+    """Return the part's text, an open fence closed."""
+    if part.fence is None:
+        return "\n".join(part.lines)
+    if part.lines == [part.fence.opening]:
+        return ""
+    return "\n".join([*part.lines, part.fence.mark])
 
 
 def _lines(text: str, longest: int) -> Iterator[_Line]:

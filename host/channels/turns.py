@@ -116,8 +116,9 @@ class Turns:
         said = await self._commands.answer(turn.message, turn.conversation_id)
         if said is None:
             return False
-        # /new has made a conversation since; either will do to speak from.
-        await self._settle(turn, said)
+        # It is said where the chat is now: from a conversation it has left it would hear nothing.
+        home = await self._commands.home(turn.message)
+        await self._settle(_Turn(turn.update, turn.message, home), said)
         return True
 
     async def _converse(self, turn: _Turn) -> None:

@@ -91,6 +91,26 @@ def test_whatever_the_text_every_part_fits_and_no_word_is_lost(text: str, longes
         assert re.sub(r"\s", "", "".join(parts)) == re.sub(r"\s", "", text)
 
 
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(st.sampled_from(["", "```", "```python", "~~~", "text", "text", "text " * 30]), max_size=60),
+    st.integers(LEAST, 400),
+)
+def test_no_line_is_lost_wherever_code_begins_and_ends(kinds: list[str], longest: int) -> None:
+    text = "\n".join(
+        f"{kind} word{number}." if kind.startswith("text") else kind for number, kind in enumerate(kinds)
+    )
+    parts = split(text, longest)
+    assert all(units(part) <= longest for part in parts)
+    assert words(parts) == words([text])
+
+
+def words(texts: list[str]) -> str:
+    """Everything but white space and fences; a long line of code may be torn anywhere."""
+    lines = [line for text in texts for line in text.split("\n") if not line.startswith(("```", "~~~"))]
+    return re.sub(r"\s", "", "".join(lines))
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.text(st.characters(exclude_characters="`~\n\r"), max_size=90), max_size=60))
 def test_every_line_of_code_arrives_inside_a_fence(lines: list[str]) -> None:
