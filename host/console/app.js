@@ -1,0 +1,15 @@
+// The console: a door, and behind it the shell, for as long as the token is good.
+
+import { token } from "./api.js";
+import { signIn } from "./login.js";
+import { Shell } from "./shell.js";
+import { applyTheme } from "./theme.js";
+
+const root = document.getElementById("app");
+let message = "";
+
+applyTheme();
+for (;;) {
+  if (!token.get()) await signIn(root, message);
+  message = await new Shell(root).run();
+}

@@ -1,0 +1,228 @@
+// One conversation: what was said, what is being said, and where to go on.
+
+import { all, ApiError, call, newKey, path } from "./api.js";
+import { Composer } from "./composer.js";
+import { confirmed, h, refill } from "./dom.js";
+import { runEvents, say } from "./events.js";
+import { icon } from "./icons.js";
+import { agentTurn, personTurn } from "./messages.js";
+import { RunView } from "./run.js";
+
+const LOOK_EVERY_MS = 3000;
+const SHOWN_AT_ONCE = 200;
+const WISHES = ["remember that my cat is called Miso", "run uname -a", "write a short poem to poem.txt", "every day at 9 tell me the news"];
+
+export class ConversationView {
+  /** `id` null is a conversation that begins with the first message. `shell` has title(), notice(), went(), reload(). */
+  constructor(id, shell) {
+    this.id = id;
+    this.shell = shell;
+    this.gone = new AbortController();
+    this.count = null;
+    this.view = null;
+    this.list = h("div", { class: "turns" });
+    this.status = h("p", { class: "unseen", role: "status" });
+    this.scroller = h("section", { class: "transcript", tabindex: "0", "aria-label": "Conversation" }, this.list);
+    this.latest = h("button", { class: "latest", type: "button", hidden: true }, icon("down"), "Latest");
+    this.composer = new Composer({ key: id ?? "", onSend: (text, how) => this.send(text, how), onStop: () => this.stop() });
+    this.node = h("div", { class: "conversation" }, this.scroller, this.latest, this.composer.node, this.status);
+    this.latest.addEventListener("click", () => this.toEnd());
+    this.scroller.addEventListener("scroll", () => { this.latest.hidden = this.atEnd(); });
+    this.tools = id === null ? [] : [h("button", { class: "ghost", type: "button", title: "Delete this conversation", "aria-label": "Delete this conversation", on: { click: () => this.remove() } }, icon("trash"))];
+  }
+
+  async open() {
+    if (this.id === null) {
+      this.welcome();
+    } else {
+      refill(this.list, h("div", { class: "skeleton", "aria-hidden": "true" }, h("i"), h("i"), h("i")));
+      await this.load();
+      this.timer = setInterval(() => this.look(), LOOK_EVERY_MS);
+    }
+    if (matchMedia("(pointer: fine)").matches) this.composer.field.focus();
+  }
+
+  close() {
+    clearInterval(this.timer);
+    this.gone.abort();
+  }
+
+  welcome() {
+    const wishes = WISHES.map((wish) => h("button", { class: "wish", type: "button", on: { click: () => {
+      this.composer.write(wish);
+      this.composer.field.focus();
+    } } }, wish));
+    refill(this.list, h("div", { class: "welcome" }, h("h2", {}, "What shall we do?"),
+      h("p", { class: "quiet" }, "The agent works on files and runs commands inside its sandbox, remembers, and does things on schedule."),
+      h("div", { class: "wishes" }, ...wishes)));
+  }
+
+  /** Load what is stored, and follow the run that is going on, if one is. */
+  async load() {
+    try {
+      const about = await call("GET", path`/chat/${this.id}`, { signal: this.gone.signal });
+      const [messages, runs] = await Promise.all([
+        all(path`/chat/${this.id}/messages`, "messages", { signal: this.gone.signal }),
+        all(path`/chat/${this.id}/runs`, "runs", { signal: this.gone.signal }),
+      ]);
+      this.count = about.message_count;
+      this.showStored(messages, runs);
+      const running = runs.find((run) => run.status === "running");
+      if (running) this.attend(runEvents(this.id, running.run_id, this.gone.signal));
+      else this.offerToGoOn(runs[0]);
+    } catch (error) {
+      this.refused(error);
+    }
+  }
+
+  showStored(messages, runs) {
+    const byEnd = new Map(runs.filter((run) => run.finished_at).map((run) => [run.finished_at, run]));
+    const turn = (message) => message.role === "user" ? personTurn(message.content, { sender: message.sender_name, created_at: message.created_at }) : agentTurn(message, byEnd.get(message.created_at));
+    const late = messages.slice(-SHOWN_AT_ONCE);
+    refill(this.list, late.map(turn));
+    if (late.length < messages.length) this.offerEarlier(messages.slice(0, -SHOWN_AT_ONCE), turn);
+    if (messages.length === 0) refill(this.list, h("p", { class: "empty" }, "Nothing has been said here yet."));
+    this.toEnd();
+  }
+
+  offerEarlier(earlier, turn) {
+    const button = h("button", { class: "button earlier", type: "button" }, `Show ${earlier.length} earlier messages`);
+    button.addEventListener("click", () => button.replaceWith(...earlier.map(turn)));
+    this.list.prepend(button);
+  }
+
+  /** After a run that paused, people may let it go on. */
+  offerToGoOn(run) {
+    if (run?.status !== "paused") return;
+    const view = new RunView({ onResume: (tokens) => this.resume(tokens, view) });
+    view.show({ name: "done", data: { status: "paused", error: run.error } });
+    this.list.append(view.node);
+    this.toEnd();
+  }
+
+  send(text, { thinking }) {
+    if (this.id === null || this.count === 0) refill(this.list);
+    const turn = personTurn(text);
+    this.list.append(turn);
+    const body = { message: text, show_tool_use: true, ...(this.id && { conversation_id: this.id }), ...(thinking && { thinking }) };
+    const refused = (error) => {
+      turn.remove();
+      this.composer.write(text);
+      if (this.list.childNodes.length === 0) this.welcome();
+      this.refused(error);
+    };
+    return this.attend(say("/chat", body, newKey(), this.gone.signal), refused);
+  }
+
+  resume(tokens, view) {
+    view.node.remove();
+    const body = { allow_tokens: tokens, show_tool_use: true };
+    return this.attend(say(path`/chat/${this.id}/resume`, body, newKey(), this.gone.signal), (error) => this.refused(error));
+  }
+
+  /** Show a run's events to their end. */
+  async attend(events, refused = (error) => this.refused(error)) {
+    const view = new RunView({ onResume: (tokens) => this.resume(tokens, view) });
+    this.view = view;
+    this.list.append(view.node);
+    this.composer.setRunning(true);
+    this.announce("The agent is at work");
+    this.toEnd();
+    try {
+      for await (const event of events) {
+        const follow = this.atEnd();
+        view.show(event);
+        if (event.name === "start") this.began(event.data.conversation_id);
+        if (follow) requestAnimationFrame(() => this.toEnd());
+      }
+      if (!view.ended) view.fail("The run ended without an answer.");
+      this.announce(view.done?.status === "success" ? "The answer is complete" : "The run has ended");
+    } catch (error) {
+      if (error.name === "AbortError") return;
+      if (view.ids === null) {
+        view.node.remove();
+        refused(error);
+      } else {
+        view.fail(error.message);
+      }
+    } finally {
+      if (this.view === view) this.view = null;
+      this.composer.setRunning(this.view !== null);
+    }
+    await this.recount();
+  }
+
+  began(id) {
+    if (this.id !== null) return;
+    this.id = id;
+    this.timer = setInterval(() => this.look(), LOOK_EVERY_MS);
+    this.shell.went(id);
+  }
+
+  async stop() {
+    if (this.id === null) return;
+    this.announce("Stopping");
+    try {
+      await call("POST", path`/chat/${this.id}/cancel`);
+    } catch (error) {
+      if (error.status !== 409) this.shell.notice(error.message);
+    }
+  }
+
+  /** Look whether something happened that was not begun here. */
+  async look() {
+    if (this.view !== null || document.hidden) return;
+    try {
+      const about = await call("GET", path`/chat/${this.id}`, { signal: this.gone.signal });
+      const changed = about.message_count !== this.count || about.status === "running";
+      if (this.view === null && changed) await this.load();
+    } catch (error) {
+      if (error.status === 404) this.refused(error);
+    }
+  }
+
+  async recount() {
+    try {
+      this.count = (await call("GET", path`/chat/${this.id}`, { signal: this.gone.signal })).message_count;
+    } catch {
+      this.count = null;
+    }
+    this.shell.reload();
+  }
+
+  async remove() {
+    const words = { title: "Delete this conversation?", text: "Its messages, tasks and runs go with it. This can’t be undone.", action: "Delete it" };
+    if (!(await confirmed(words))) return;
+    try {
+      await call("DELETE", path`/chat/${this.id}`);
+      this.shell.left();
+    } catch (error) {
+      this.shell.notice(error.message);
+    }
+  }
+
+  refused(error) {
+    if (error.name === "AbortError" || error.status === 401) return;
+    if (error instanceof ApiError && error.status === 404 && this.id !== null) {
+      clearInterval(this.timer);
+      refill(this.list, h("div", { class: "empty" }, h("h2", {}, "This conversation is not here"), h("p", {}, error.message)));
+      return;
+    }
+    this.shell.notice(error.retryAfter ? `${error.message} Try again in ${error.retryAfter} s.` : error.message);
+    if (!(error instanceof ApiError)) throw error;
+  }
+
+  announce(words) {
+    refill(this.status, words);
+  }
+
+  atEnd() {
+    const { scrollHeight, scrollTop, clientHeight } = this.scroller;
+    return scrollHeight - scrollTop - clientHeight < 80;
+  }
+
+  toEnd() {
+    this.scroller.scrollTop = this.scroller.scrollHeight;
+    this.latest.hidden = true;
+  }
+}

@@ -1,0 +1,86 @@
+// The one place that makes elements. Text becomes text nodes and nothing else, so no text can become markup.
+
+const SVG = "http://www.w3.org/2000/svg";
+
+/** Return an element. `props`: class, on (listeners), text, value and other properties by `prop`, else attributes. */
+export function h(tag, props = {}, ...children) {
+  return filled(document.createElement(tag), props, children);
+}
+
+/** Return an SVG element. */
+export function svg(tag, props = {}, ...children) {
+  return filled(document.createElementNS(SVG, tag), props, children);
+}
+
+/** Put these children in the place of all there are. */
+export function refill(node, ...children) {
+  node.replaceChildren(...nodes(children));
+  return node;
+}
+
+function filled(node, props, children) {
+  for (const [name, value] of Object.entries(props)) {
+    if (value === undefined || value === null || value === false) continue;
+    if (name === "on") {
+      for (const [event, listener] of Object.entries(value)) node.addEventListener(event, listener);
+    } else if (name === "prop") {
+      Object.assign(node, value);
+    } else {
+      node.setAttribute(checked(name, value), value === true ? "" : String(value));
+    }
+  }
+  node.append(...nodes(children));
+  return node;
+}
+
+/** Refuse attributes that run something; addresses lead inside the console, unless `link` has looked at them. */
+function checked(name, value) {
+  if (/^on/i.test(name) || name === "style" || name === "srcdoc" || name === "src") throw new Error(name);
+  if (name === "href" && !String(value).startsWith("#")) throw new Error("href");
+  return name;
+}
+
+function nodes(children) {
+  return children.flat(3).filter((child) => child !== null && child !== undefined && child !== false);
+}
+
+/** Return a link to another site, or null when the address is not one that people should be sent to. */
+export function link(address, ...children) {
+  const url = safeUrl(address);
+  if (url === null) return null;
+  const node = h("a", { rel: "noopener noreferrer", target: "_blank", title: url.href }, ...children);
+  node.setAttribute("href", url.href);
+  return node;
+}
+
+function safeUrl(address) {
+  if (!/^(?:https?:\/\/|mailto:)/i.test(address)) return null;
+  try {
+    const url = new URL(address);
+    return ["http:", "https:", "mailto:"].includes(url.protocol) ? url : null;
+  } catch {
+    return null;
+  }
+}
+
+/** Ask people before something that can't be undone; resolves to whether they want it. */
+export function confirmed({ title, text, action }) {
+  return new Promise((resolve) => {
+    const dialog = h(
+      "dialog",
+      { class: "dialog small", "aria-labelledby": "confirm-title" },
+      h("form", { method: "dialog" },
+        h("h2", { id: "confirm-title" }, title),
+        h("p", {}, text),
+        h("div", { class: "row end" },
+          h("button", { class: "button", value: "no" }, "Keep it"),
+          h("button", { class: "button danger", value: "yes" }, action))),
+    );
+    dialog.addEventListener("close", () => {
+      dialog.remove();
+      resolve(dialog.returnValue === "yes");
+    });
+    document.body.append(dialog);
+    dialog.showModal();
+  });
+}

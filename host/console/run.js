@@ -1,0 +1,136 @@
+// One run as it is told by its events: text, steps, messages, and how it ended.
+
+import { h, refill } from "./dom.js";
+import { count, duration, exact } from "./format.js";
+import { icon } from "./icons.js";
+import { Markdown, markdown } from "./markdown.js";
+import { Thought, ToolStep } from "./steps.js";
+
+const QUIET = new Set(["cancelled", "shutdown"]);
+const ADVICE = {
+  interrupted: "The host was cut off in the middle. What had been done stays done.",
+  retryable: "The host was cut off before anything happened. Sending again is safe.",
+};
+
+export class RunView {
+  /** `onResume(tokens)` is called when the person lets a paused run go on. */
+  constructor({ onResume = null } = {}) {
+    this.onResume = onResume;
+    this.ids = null;
+    this.done = null;
+    this.body = h("div", { class: "body" });
+    this.foot = h("footer", { class: "foot" });
+    this.waiting = h("p", { class: "waiting" }, h("span", { class: "dots", "aria-hidden": "true" }, h("i"), h("i"), h("i")), h("span", { class: "unseen" }, "The agent is at work"));
+    this.node = h("article", { class: "turn agent", "aria-label": "Agent" }, h("h2", { class: "unseen" }, "Agent"), this.body, this.waiting, this.foot);
+    this.text = null;
+    this.thought = null;
+    this.tools = [];
+    this.hasText = false;
+  }
+
+  get ended() {
+    return this.done !== null;
+  }
+
+  /** Show one event. */
+  show({ name, data }) {
+    if (name === "start") this.ids = data;
+    else if (name === "chunk") this.addText(data.text);
+    else if (name === "thinking") this.addThought(data.text);
+    else if (name === "tool_use") this.addTool(data);
+    else if (name === "tool_result") this.tools.find((step) => !step.ended && step.tool === data.tool)?.end(data);
+    else if (name === "message") this.addSaid(data);
+    else if (name === "error") this.fault = data;
+    else if (name === "done") this.end(data);
+  }
+
+  addText(piece) {
+    this.thought = null;
+    if (this.text === null) {
+      // A gap between two steps' texts is the space between two elements here.
+      if (piece.trim() === "") return;
+      piece = piece.trimStart();
+      this.text = new Markdown();
+      this.body.append(this.text.node);
+    }
+    this.hasText = true;
+    this.text.add(piece);
+  }
+
+  addThought(piece) {
+    this.text = null;
+    if (this.thought === null) {
+      this.thought = new Thought();
+      this.body.append(this.thought.node);
+    }
+    this.thought.add(piece);
+  }
+
+  addTool(data) {
+    this.text = this.thought = null;
+    const step = new ToolStep(data);
+    this.tools.push(step);
+    this.body.append(step.node);
+  }
+
+  addSaid({ text, sender }) {
+    this.text = this.thought = null;
+    this.body.append(h("aside", { class: "said", "aria-label": `Message from ${sender}` }, h("p", { class: "label" }, icon("speech"), "Said on the way"), markdown(text)));
+  }
+
+  /** The run is over: `data` is its answer. */
+  end(data) {
+    this.done = data;
+    this.text?.render();
+    this.waiting.remove();
+    for (const step of this.tools) if (!step.ended) step.end(null);
+    if (!this.hasText && data.result) this.body.append(markdown(data.result));
+    for (const warning of data.warnings ?? []) this.body.append(note("warn", warning));
+    if (data.status === "paused") this.offerResume(data.error);
+    else if (data.error) this.body.append(ending(data.error, data.code));
+    refill(this.foot, ...figures(data));
+  }
+
+  /** The run ended without an answer of its own. */
+  fail(message) {
+    this.waiting.remove();
+    this.text?.render();
+    for (const step of this.tools) if (!step.ended) step.end(null);
+    this.body.append(note("bad", this.fault?.error ?? message));
+  }
+
+  offerResume(message) {
+    const field = h("input", { id: `allow-${this.ids?.run_id ?? "run"}`, type: "number", min: "1", step: "1000", value: "20000", inputmode: "numeric" });
+    const form = h("form", { class: "resume" },
+      h("p", {}, message),
+      h("div", { class: "row" },
+        h("label", { for: field.id }, "It may use"), field, h("span", {}, "tokens"),
+        h("button", { class: "button primary" }, icon("play"), "Go on")));
+    form.addEventListener("submit", (event) => {
+      event.preventDefault();
+      const tokens = Number(field.value);
+      if (!Number.isInteger(tokens) || tokens < 1) return;
+      form.remove();
+      this.onResume?.(tokens);
+    });
+    this.body.append(this.onResume ? form : note("warn", message));
+  }
+}
+
+function ending(message, code) {
+  const words = ADVICE[code] ? `${message} ${ADVICE[code]}` : message;
+  return note(QUIET.has(code) ? "quiet" : "bad", words);
+}
+
+function note(kind, text) {
+  return h("p", { class: `note ${kind}`, role: kind === "bad" ? "alert" : null }, kind === "quiet" ? icon("stop") : icon("alert"), h("span", {}, text));
+}
+
+function figures(data) {
+  const used = data.usage;
+  if (!used) return [];
+  const input = used.input_tokens + used.cache_creation_input_tokens + used.cache_read_input_tokens;
+  const tokens = h("span", { title: `${exact(input)} in, of which ${exact(used.cache_read_input_tokens)} from the cache; ${exact(used.output_tokens)} out` }, `${count(input + used.output_tokens)} tokens`);
+  return [data.model ? h("span", {}, data.model) : null, data.duration_ms === undefined ? null : h("span", {}, duration(data.duration_ms)), tokens];
+}
+

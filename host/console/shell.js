@@ -1,0 +1,191 @@
+// The frame around everything: the list at the side, the title above, notices, and which place is shown.
+
+import { call, host, token } from "./api.js";
+import { ConversationView } from "./conversation.js";
+import { Conversations } from "./conversations.js";
+import { h, refill } from "./dom.js";
+import { icon } from "./icons.js";
+import { listenForKeys, showKeys } from "./keys.js";
+import { TasksView } from "./tasks.js";
+import { themeButton } from "./theme.js";
+import { UsageView } from "./usage.js";
+
+const NARROW = "(max-width: 52rem)";
+const NOTICE_MS = 8000;
+const LEVELS = ["no walls", "weak walls", "kernel walls", "all kernel walls"];
+
+export class Shell {
+  constructor(root) {
+    this.root = root;
+    this.view = null;
+    this.conversations = new Conversations();
+    this.heading = h("h1", {});
+    this.tools = h("div", { class: "row" });
+    this.place = h("main", { id: "main", tabindex: "-1" });
+    this.notices = h("div", { class: "notices", role: "status" });
+    this.offline = h("p", { class: "offline", role: "status", hidden: true }, icon("alert"), "The host cannot be reached. Trying again…");
+    this.sandbox = h("span", { class: "sandbox" });
+    this.links = ["tasks", "usage"].map((name) => h("a", { href: `#/${name}` }, icon(name === "tasks" ? "clock" : "chart"), name === "tasks" ? "Tasks" : "Usage"));
+    this.opener = h("button", { class: "ghost opener", type: "button", "aria-label": "Conversations", "aria-expanded": "false", "aria-controls": "side", on: { click: () => this.drawer(true) } }, icon("menu"));
+    this.stage = h("div", { class: "stage" }, this.offline,
+      h("header", { class: "bar" }, this.opener, this.heading, this.tools), this.place, this.notices);
+    this.side = this.sidebar();
+    this.veil = h("div", { class: "veil", hidden: true, on: { click: () => this.drawer(false) } });
+  }
+
+  sidebar() {
+    return h("aside", { class: "side", id: "side", "aria-label": "Navigation" },
+      h("div", { class: "row brand" }, h("span", { class: "mark" }, icon("chat")), h("span", { class: "name" }, "PicoClaw"),
+        h("button", { class: "ghost closer", type: "button", "aria-label": "Close the list", on: { click: () => this.drawer(false) } }, icon("close"))),
+      h("a", { class: "button primary wide", href: "#/" }, icon("plus"), "New conversation"),
+      this.conversations.node,
+      h("nav", { class: "places", "aria-label": "Places" }, ...this.links),
+      h("div", { class: "row under" }, this.sandbox,
+        themeButton(),
+        h("button", { class: "ghost", type: "button", title: "Keyboard", "aria-label": "Keyboard shortcuts", on: { click: showKeys } }, icon("keys")),
+        h("button", { class: "ghost", type: "button", title: "Sign out", "aria-label": "Sign out", on: { click: () => this.leave() } }, icon("leave"))));
+  }
+
+  /** Show everything; resolves when people sign out or the token stops being good, with what to tell them. */
+  async run() {
+    refill(this.root, h("a", { class: "skip", href: "#main", on: { click: (event) => this.skip(event) } }, "Skip to the content"), this.side, this.veil, this.stage);
+    this.listen();
+    this.conversations.start();
+    this.showHealth();
+    this.go();
+    const message = await new Promise((resolve) => { this.finish = resolve; });
+    this.ended.abort();
+    this.view?.close();
+    this.conversations.stop();
+    return message;
+  }
+
+  listen() {
+    this.ended = new AbortController();
+    const signal = { signal: this.ended.signal };
+    window.addEventListener("hashchange", () => this.go(), signal);
+    host.addEventListener("signed-out", () => this.finish("The host no longer knows this token."), signal);
+    host.addEventListener("down", () => { this.offline.hidden = false; }, signal);
+    host.addEventListener("up", () => { this.offline.hidden = true; }, signal);
+    matchMedia(NARROW).addEventListener("change", () => this.drawer(false), signal);
+    document.addEventListener("keydown", (event) => event.key === "Escape" && this.drawer(false), signal);
+    listenForKeys({
+      n: () => { location.hash = "#/"; },
+      t: () => { location.hash = "#/tasks"; },
+      u: () => { location.hash = "#/usage"; },
+      j: () => this.beside(1),
+      k: () => this.beside(-1),
+      "/": () => document.getElementById("message")?.focus(),
+      "?": showKeys,
+    }, signal.signal);
+    this.drawer(false);
+  }
+
+  /** Show the place that the address names. */
+  go() {
+    const [, place = "", id = ""] = location.hash.split("/");
+    if (place === "c" && this.view instanceof ConversationView && this.view.id === decoded(id)) return;
+    this.view?.close();
+    refill(this.notices);
+    this.view = made(place, id, this);
+    this.conversations.select(this.view instanceof ConversationView ? this.view.id : null);
+    for (const link of this.links) {
+      if (link.getAttribute("href") === `#/${place}`) link.setAttribute("aria-current", "page");
+      else link.removeAttribute("aria-current");
+    }
+    refill(this.place, this.view.node);
+    refill(this.tools, ...this.view.tools);
+    this.name();
+    this.drawer(false);
+    this.view.open();
+  }
+
+  name() {
+    const { view } = this;
+    const title = view instanceof ConversationView ? (view.id ? this.conversations.title(view.id) : "New conversation") : view.title;
+    refill(this.heading, title);
+    document.title = `${title} · PicoClaw`;
+  }
+
+  // What views ask of the shell.
+
+  /** A conversation that began here has its id now. */
+  async went(id) {
+    history.replaceState(null, "", `#/c/${encodeURIComponent(id)}`);
+    this.conversations.current = id;
+    await this.reload();
+  }
+
+  /** What was open is gone. */
+  left() {
+    location.hash = "#/";
+    this.reload();
+  }
+
+  async reload() {
+    await this.conversations.reload();
+    this.name();
+  }
+
+  notice(text) {
+    const close = h("button", { class: "ghost", type: "button", "aria-label": "Close this notice" }, icon("close"));
+    const node = h("div", { class: "notice" }, h("p", {}, text), close);
+    close.addEventListener("click", () => node.remove());
+    setTimeout(() => node.remove(), NOTICE_MS);
+    this.notices.append(node);
+  }
+
+  leave() {
+    token.forget();
+    this.finish("");
+  }
+
+  beside(step) {
+    const id = this.conversations.beside(step);
+    if (id !== null) location.hash = `#/c/${encodeURIComponent(id)}`;
+  }
+
+  /** On narrow screens the list lies over the rest, which can't be reached meanwhile. */
+  drawer(open) {
+    const narrow = matchMedia(NARROW).matches;
+    const was = this.side.classList.contains("open");
+    this.side.classList.toggle("open", open && narrow);
+    this.side.inert = narrow && !open;
+    this.stage.inert = narrow && open;
+    this.veil.hidden = !(narrow && open);
+    this.opener.setAttribute("aria-expanded", String(open && narrow));
+    if (open && narrow) this.side.querySelector("a, button").focus();
+    else if (was) this.opener.focus();
+  }
+
+  skip(event) {
+    event.preventDefault();
+    this.place.focus();
+  }
+
+  async showHealth() {
+    try {
+      const { sandbox, version } = await call("GET", "/health");
+      const level = sandbox.level;
+      this.sandbox.classList.toggle("weak", level < 2);
+      this.sandbox.title = `Sandbox level ${level} of 3: ${LEVELS[level] ?? ""}; Landlock ABI ${sandbox.landlock_abi}; PicoClaw ${version}`;
+      refill(this.sandbox, icon(level < 2 ? "alert" : "shield"), h("span", {}, `Sandbox ${level}/3`));
+    } catch {
+      host.addEventListener("up", () => this.showHealth(), { once: true, signal: this.ended.signal });
+    }
+  }
+}
+
+function made(place, id, shell) {
+  if (place === "tasks") return new TasksView(shell);
+  if (place === "usage") return new UsageView(shell);
+  return new ConversationView(place === "c" && id ? decoded(id) : null, shell);
+}
+
+function decoded(id) {
+  try {
+    return decodeURIComponent(id);
+  } catch {
+    return id;
+  }
+}

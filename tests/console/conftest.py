@@ -1,0 +1,140 @@
+"""A host with the console on, and a real browser in front of it."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Dialog, Page, sync_playwright
+
+from tests.running import TOKEN, HostProcess, ModelProcess, new_host, running_host, running_model
+
+CHROMIUM = shutil.which("chromium")
+NODE = Path(__file__).parent / "node"
+FLAGS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-dev-shm-usage",
+)
+WAIT_MS = 15_000
+
+MakePage = Callable[..., Page]
+MakeHost = Callable[..., HostProcess]
+
+
+@pytest.fixture(scope="package")
+def model() -> Iterator[ModelProcess]:
+    with running_model() as process:
+        yield process
+
+
+@pytest.fixture(scope="package")
+def host(model: ModelProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator[HostProcess]:
+    root = tmp_path_factory.mktemp("console")
+    with running_host(root, model.url, {"CONSOLE": "true"}) as process:
+        yield process
+
+
+@pytest.fixture
+def make_host(model: ModelProcess, tmp_path: Path) -> Iterator[MakeHost]:
+    """Make hosts of one's own, with the console on; they are gone at the end."""
+    made: list[HostProcess] = []
+
+    def make(**settings: str) -> HostProcess:
+        made.append(new_host(tmp_path / f"host{len(made)}", model.url, {"CONSOLE": "true", **settings}))
+        return made[-1]
+
+    yield make
+    for process in made:
+        if process.process is not None and process.process.poll() is None:
+            process.kill()
+
+
+@pytest.fixture(scope="package")
+def browser() -> Iterator[Browser]:
+    if CHROMIUM is None:
+        pytest.skip("chromium is not installed")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def make_page(browser: Browser, host: HostProcess) -> Iterator[MakePage]:
+    """Open the console in a browser of its own; at the end nothing may have gone wrong in it."""
+    contexts: list[BrowserContext] = []
+    faults: list[str] = []
+
+    def make(
+        place: str = "",
+        *,
+        url: str | None = None,
+        signed_in: bool = True,
+        **options: Any,
+    ) -> Page:
+        context = browser.new_context(**{"viewport": {"width": 1280, "height": 800}, **options})
+        contexts.append(context)
+        context.add_init_script(WATCH)
+        page = context.new_page()
+        page.set_default_timeout(WAIT_MS)
+        page.on("pageerror", lambda error: faults.append(f"{error}\n{error.stack}"))
+
+        def said(kind: str, text: str) -> None:
+            # The browser tells every refusal of the host; that is not a fault of the page.
+            if kind in ("error", "warning") and not text.startswith("Failed to load resource"):
+                faults.append(text)
+
+        def asked(dialog: Dialog) -> None:
+            faults.append(f"dialog: {dialog.message}")
+            dialog.dismiss()
+
+        page.on("console", lambda message: said(message.type, message.text))
+        page.on("dialog", asked)
+        page.goto(f"{url or host.url}/console{place}")
+        if signed_in:
+            sign_in(page)
+        return page
+
+    yield make
+    for context in contexts:
+        for page in context.pages:
+            faults.extend(page.evaluate("window.violations ?? []"))
+        context.close()
+    assert faults == []
+
+
+WATCH = """
+window.violations = [];
+addEventListener("securitypolicyviolation", (event) => violations.push(event.violatedDirective));
+window.pwn = () => window.violations.push("a text has been run");
+"""
+
+
+def sign_in(page: Page, token: str = TOKEN) -> None:
+    page.get_by_label("API token").fill(token)
+    page.keyboard.press("Enter")
+    page.locator(".side").wait_for(state="attached")
+
+
+@pytest.fixture(scope="package")
+def axe() -> str:
+    """The source of axe-core, installed once from the lock file."""
+    npm = shutil.which("npm")
+    if npm is None:
+        pytest.skip("npm is not installed")
+    installed = NODE / "node_modules" / ".package-lock.json"
+    if not installed.exists() or installed.stat().st_mtime < (NODE / "package-lock.json").stat().st_mtime:
+        command = [npm, "ci", "--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error"]
+        subprocess.run(command, cwd=NODE, check=True, timeout=300)
+        installed.touch()
+    return (NODE / "node_modules" / "axe-core" / "axe.min.js").read_text()

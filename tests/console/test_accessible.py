@@ -1,0 +1,145 @@
+"""No barriers: axe-core on every place, in both themes and at a phone's width; nothing runs over the edge."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from playwright.sync_api import Page
+
+from tests.console.conftest import MakePage
+from tests.running import HostProcess, directive
+
+RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
+LOOKS: dict[str, dict[str, Any]] = {
+    "light": {"color_scheme": "light"},
+    "dark": {"color_scheme": "dark"},
+    "dark phone": {"color_scheme": "dark", "viewport": {"width": 390, "height": 844}, "has_touch": True},
+}
+
+RICH = """# Title
+
+Some **bold**, *italic*, `code`, ~~gone~~ and a [link](https://example.com/x).
+
+- one
+  - two
+
+> quoted
+
+```python
+print("a line that is far too long for a phone, so that it has to be scrolled to be read at all")
+```
+
+| a | b |
+|---|---|
+| 1 | 2 |
+"""
+
+
+@pytest.fixture(scope="module")
+def conversation(host: HostProcess) -> str:
+    """A conversation with everything that can be shown, and tasks in every state."""
+    tools = [
+        {"name": "exec", "input": {"command": "echo hello"}},
+        {"name": "read_file", "input": {"path": "nowhere"}},
+    ]
+    message = directive(
+        "look", steps=[{"text": "Looking.", "thinking": "hm", "tools": tools}, {"text": RICH}]
+    )
+    with host.client() as client:
+        body = {"message": message, "show_tool_use": True, "thinking": True}
+        made: str = client.post("/chat", json=body).json()["conversation_id"]
+        client.post("/chat", json={"message": directive(status=400), "conversation_id": made})
+        task = {"prompt": "say hi", "schedule_type": "interval", "schedule_value": "3600000"}
+        client.post("/task", json=task)
+        paused = client.post("/task", json={**task, "prompt": "p" * 400}).json()["id"]
+        client.put(f"/task/{paused}", json={"status": "paused"})
+        client.post("/task/trigger", json={"task_id": paused})
+    return made
+
+
+def barriers(page: Page, axe: str) -> list[str]:
+    page.evaluate(axe)
+    found = page.evaluate("(rules) => axe.run(document, {runOnly: rules})", RULES)
+    return [
+        f"{fault['id']}: {node['target']} {node['failureSummary']}"
+        for fault in found["violations"]
+        for node in fault["nodes"]
+    ]
+
+
+def overflowing(page: Page) -> list[str]:
+    """What is wider than the window and not inside something that scrolls."""
+    found: list[str] = page.evaluate("""() => [...document.querySelectorAll("#app *")]
+      .filter((node) => node.getBoundingClientRect().right > innerWidth + 1)
+      .filter((node) => !node.closest("pre, .table, .chart, .side, .unseen, .list, .step, h1"))
+      .map((node) => `${node.tagName}.${node.className}`)""")
+    return found
+
+
+@pytest.mark.parametrize("look", ["light", "dark phone"])
+def test_the_door_is_free_of_barriers(make_page: MakePage, axe: str, look: str) -> None:
+    page = make_page(signed_in=False, **LOOKS[look])
+    page.get_by_label("API token").wait_for()
+    page.get_by_label("API token").fill("wrong")
+    page.keyboard.press("Enter")
+    page.get_by_role("alert").filter(has_text="does not know").wait_for()
+    assert barriers(page, axe) == [], "the door, refused"
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_every_place_behind_the_door_is_free_of_barriers(
+    make_page: MakePage, axe: str, conversation: str, look: str
+) -> None:
+    page = make_page(reduced_motion="reduce", **LOOKS[look])
+    page.locator(".wish").first.wait_for()
+
+    def look_at(place: str, sign: str) -> None:
+        page.goto(page.url.partition("#")[0] + place)
+        page.locator(sign).first.wait_for()
+        check(place)
+
+    def check(what: str) -> None:
+        assert barriers(page, axe) == [], what
+        assert overflowing(page) == [], what
+
+    check("new conversation")
+    look_at(f"#/c/{conversation}", ".prose table")
+    page.get_by_role("button", name="Steps").first.click()
+    page.locator(".step").first.wait_for()
+    page.evaluate("document.querySelectorAll('.step').forEach((step) => { step.open = true; })")
+    check("steps")
+    look_at("#/tasks", ".card")
+    page.locator('[id^="log-"]').last.click()
+    page.locator(".log").wait_for()
+    check("log")
+    page.get_by_role("button", name="New task").click()
+    page.get_by_label("What to say to the agent").wait_for()
+    check("form")
+    page.keyboard.press("Escape")
+    look_at("#/usage", ".chart")
+    look_at("#/c/conv-none", ".empty h2")
+    opener = page.locator(".opener")
+    if opener.is_visible():
+        opener.click()
+        page.locator(".side.open").wait_for()
+        assert barriers(page, axe) == [], "the drawer"
+        page.keyboard.press("Escape")
+    page.locator("#main").focus()
+    page.keyboard.press("?")
+    page.get_by_role("heading", name="Keyboard").wait_for()
+    check("keys")
+
+
+def test_nothing_runs_over_the_edge_of_the_narrowest_screen(make_page: MakePage, conversation: str) -> None:
+    page = make_page(viewport={"width": 320, "height": 568})
+    for place, sign in (
+        ("#/", ".wish"),
+        (f"#/c/{conversation}", ".prose table"),
+        ("#/tasks", ".card"),
+        ("#/usage", ".chart"),
+    ):
+        page.goto(page.url.partition("#")[0] + place)
+        page.locator(sign).first.wait_for()
+        assert overflowing(page) == [], place
+        assert page.evaluate("document.documentElement.scrollWidth") <= 320
