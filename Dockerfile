@@ -9,22 +9,22 @@ ARG ENABLE_LAMBDA_ADAPTER=false
 
 # --- what is installed: the locked packages, each checked against its hash, and the wheel of this tree
 FROM ${BASE} AS build
-ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ONLY_BINARY=:all: PIP_NO_COMPILE=1
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ONLY_BINARY=:all:
 WORKDIR /build
 COPY requirements/ requirements/
 RUN python3 -m venv /opt/picoclaw \
- && /opt/picoclaw/bin/pip install --quiet --require-hashes --no-deps -r requirements/runtime.lock \
+ && /opt/picoclaw/bin/pip install --quiet --no-compile --require-hashes --no-deps -r requirements/runtime.lock \
  && python3 -m venv /wheel \
- && /wheel/bin/pip install --quiet --require-hashes --no-deps -r requirements/build.lock
+ && /wheel/bin/pip install --quiet --no-compile --require-hashes --no-deps -r requirements/build.lock
 COPY pyproject.toml LICENSE README.md ./
 COPY host/ host/
 COPY mcp_server/ mcp_server/
 COPY shared/ shared/
 # Bytecode is made here, once, and believed without a look at its source: the image never changes.
 RUN /wheel/bin/python -c "from hatchling.build import build_wheel; build_wheel('/wheel')" \
- && /opt/picoclaw/bin/pip install --quiet --no-deps --no-index /wheel/*.whl \
+ && /opt/picoclaw/bin/pip install --quiet --no-compile --no-deps --no-index /wheel/*.whl \
  && /opt/picoclaw/bin/pip uninstall --quiet --yes pip setuptools 2>/dev/null \
- && /opt/picoclaw/bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/picoclaw/lib
+ && /opt/picoclaw/bin/python -m compileall -q -f -j 0 --invalidation-mode unchecked-hash /opt/picoclaw/lib
 
 # --- the Lambda adapter, or nothing: ENABLE_LAMBDA_ADAPTER (true, 1, false, 0) chooses the stage
 FROM ${BASE} AS adapter-false

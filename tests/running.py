@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Any, Final, Self
 
 import httpx2
 import psutil
@@ -77,7 +77,7 @@ class HostProcess:
         """Everything it has logged."""
         return (self.root / "host.log").read_text(errors="replace")
 
-    def start(self, *, wait: bool = True) -> HostProcess:
+    def start(self, *, wait: bool = True) -> Self:
         """Start it; by default return when it is ready."""
         self.port = self.port or free_port()
         with (self.root / "host.log").open("ab") as log:

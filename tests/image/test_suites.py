@@ -1,0 +1,69 @@
+"""Suites of the repository, run inside the image against the packages that are installed there."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.image.container import ROOT, Image
+
+WITHIN_S = 900
+RUN = (
+    "import sys; sys.path.insert(0, '/src'); sys.path.append('/packages'); "
+    "import pytest; sys.exit(pytest.main(sys.argv[1:]))"
+)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tests without the program: what they import is the image's."""
+    source = tmp_path_factory.mktemp("source")
+    shutil.copytree(ROOT / "tests", source / "tests", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "docs", source / "docs")
+    shutil.copy(ROOT / "pyproject.toml", source)
+    for path in (source, *source.parents):
+        path.chmod(path.stat().st_mode | 0o055)
+        if path.name.startswith("pytest-of"):
+            break
+    return source
+
+
+def run(image: Image, source: Path, temporary: Path, *arguments: str, user: str) -> str:
+    """Run pytest in a container; return its last lines, and fail when it does."""
+    packages = Path(pytest.__file__).parent.parent
+    temporary.mkdir(exist_ok=True)
+    temporary.chmod(0o1777)
+    volumes = {source: "/src:ro", packages: "/packages:ro", temporary: "/tmp"}
+    command = image.command(
+        "sh", "-c", 'cd /src && exec "$@"', "_", "/opt/picoclaw/bin/python", "-c", RUN, "-q", *arguments,
+        volumes=volumes, user=user,
+    )  # fmt: skip
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=image.environment, check=False, timeout=WITHIN_S
+    )
+    code = int((temporary / "exit-code").read_text())
+    assert code == 0, done.stdout[-6000:] + done.stderr[-2000:]
+    print(done.stdout.splitlines()[-1])
+    return done.stdout
+
+
+def test_the_sandbox_holds_every_attempt_as_uid_1000(image: Image, source: Path, tmp_path: Path) -> None:
+    said = run(
+        image, source, tmp_path / "tmp", "tests/attack/test_corpus.py", "-k", "attempt and 1000", user="root"
+    )
+    assert " passed" in said
+
+
+@pytest.mark.slow
+def test_the_http_suite_passes(image: Image, source: Path, tmp_path: Path) -> None:
+    said = run(image, source, tmp_path / "tmp", "tests/http", "-m", "not slow", user="1000")
+    assert " passed" in said
+
+
+def test_the_http_suite_passes_in_short(image: Image, source: Path, tmp_path: Path) -> None:
+    suites = ("tests/http/test_chat.py", "tests/http/test_auth.py", "tests/http/test_sse.py")
+    said = run(image, source, tmp_path / "tmp", *suites, user="1000")
+    assert " passed" in said
