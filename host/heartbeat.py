@@ -8,10 +8,11 @@ and an answer other than HEARTBEAT_OK is delivered to the conversation's people.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Final
 
 from shared.clock import now_ms
-from shared.errors import NotFound
+from shared.errors import Duplicate, NotFound
 from shared.models import Outbound, Task
 from shared.store.contract import Store
 from shared.tasks import LONGEST_PROMPT, TaskService
@@ -51,16 +52,21 @@ class Heartbeat:
             # The same interval again leaves the next slot where it is, so a restart is no extra heartbeat.
             await self._tasks.update(TASK_ID, self._conversation_id, {"schedule_value": every})
         except NotFound:
-            await self._tasks.schedule(
-                owner=self._conversation_id,
-                conversation_id=self._conversation_id,
-                prompt=PROMPT,
-                schedule_type="interval",
-                schedule_value=every,
-                context_mode="isolated",
-                catch_up="skip",
-                id=TASK_ID,
-            )
+            # Another host that starts at the same moment may have made it just now.
+            with suppress(Duplicate):
+                await self._make(every)
+
+    async def _make(self, every: str) -> None:
+        await self._tasks.schedule(
+            owner=self._conversation_id,
+            conversation_id=self._conversation_id,
+            prompt=PROMPT,
+            schedule_type="interval",
+            schedule_value=every,
+            context_mode="isolated",
+            catch_up="skip",
+            id=TASK_ID,
+        )
 
     def owns(self, task: Task) -> bool:
         """Return whether this is the heartbeat's task."""

@@ -21,6 +21,7 @@ from host.mcp_clients.external import Reach, open_external
 from host.mcp_clients.server_config import configured_servers, managed_servers
 from host.mcp_clients.tool_pins import ToolPins
 from host.mcp_clients.tool_servers import ToolServers
+from host.mcp_clients.zygote import by_path
 from host.metrics import Metrics
 from host.runs.prices import Prices
 from host.runs.service import RunLimits, RunService
@@ -33,7 +34,7 @@ from host.skills.places import built_in_dir
 from host.tools.approvals import Approvals
 from host.tools.base import Toolset
 from host.tools.skills import SkillTools
-from host.upkeep import keep_tidy
+from host.upkeep import keep_recovering, keep_tidy
 from host.volumes import make_volumes
 from shared.clock import now_ms
 from shared.errors import Misconfigured
@@ -111,14 +112,7 @@ async def open_host(settings: Settings, owner: str, stop: Callable[[str], None])
     host = Host(settings, owner, stop)
     async with AsyncExitStack() as stack:
         make_volumes(settings)
-        host.store = open_host_store(
-            store_dir=settings.store_dir,
-            local_db=settings.local_db_path,
-            owner=owner,
-            retention=Retention(
-                outbound_ms=settings.outbound_ttl_days * DAY_MS, task_log=settings.task_log_retention
-            ),
-        )
+        host.store = await _open_store(settings, owner)
         stack.push_async_callback(host.store.close)
         host.reach = replace(host.reach, pins=ToolPins(host.store.tool_pins))
         host.tasks = TaskService(
@@ -133,6 +127,7 @@ async def open_host(settings: Settings, owner: str, stop: Callable[[str], None])
                 store_dir=settings.store_dir,
                 timezone=settings.timezone,
                 task_quota=settings.max_tasks_per_conversation,
+                access=host.store.tool_access if host.store.several_hosts else by_path,
             )
         )
         stack.push_async_callback(host.models.aclose)
@@ -146,11 +141,42 @@ async def open_host(settings: Settings, owner: str, stop: Callable[[str], None])
             background.start_soon(_scheduler(host).run)
         background.start_soon(_warm, host)
         background.start_soon(keep_tidy, host.store)
+        if host.store.several_hosts:
+            background.start_soon(keep_recovering, host.store)
         host.ready = True
         yield host
         host.ready = False
         background.cancel_scope.cancel()
         await host.runs.drain()
+
+
+async def _open_store(settings: Settings, owner: str) -> Store:
+    """Open the store of the settings: PostgreSQL for several hosts, else the volume and its database."""
+    retention = Retention(
+        outbound_ms=settings.outbound_ttl_days * DAY_MS, task_log=settings.task_log_retention
+    )
+    if settings.database_url is None:
+        return open_host_store(
+            store_dir=settings.store_dir,
+            local_db=settings.local_db_path,
+            owner=owner,
+            retention=retention,
+        )
+    from shared.store.postgres.database import Place
+    from shared.store.postgres.opening import open_shared_store
+
+    place = Place(
+        settings.database_url.get_secret_value(),
+        owner=owner,
+        connections=settings.database_connections,
+        pooled=settings.database_pooler,
+    )
+    tools = settings.database_tools_url
+    # The tool servers' door stands there, although no database does.
+    settings.local_db_path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return await open_shared_store(
+        place, retention, tools_url=None if tools is None else tools.get_secret_value()
+    )
 
 
 def _check(settings: Settings) -> None:
@@ -253,10 +279,14 @@ def _scheduler(host: Host) -> Scheduler:
 
 
 async def _recover(host: Host) -> None:
-    """End what an earlier host left running: this one holds the volume, so nobody else can be at it."""
-    now = now_ms()
-    ended = await host.store.runs.recover(now, all_but=host.owner)
-    released = await host.store.tasks.recover(now, all_but=host.owner)
+    """End what an earlier host left running.
+
+    Who holds the volume is alone, so nobody else can be at it. Where several hosts serve one store, only what
+    outlived its lease is a dead host's.
+    """
+    now, alone = now_ms(), not host.store.several_hosts
+    ended = await host.store.runs.recover(now, all_but=host.owner if alone else None)
+    released = await host.store.tasks.recover(now, all_but=host.owner) if alone else 0
     if ended or released:
         logger.warning("Recovered after a crash", extra={"runs": len(ended), "task_claims": released})
     await host.store.conversations.ensure(host.settings.main_conversation_id, now)

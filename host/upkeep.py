@@ -16,6 +16,9 @@ EVERY_S: Final = 60.0
 PAUSE_S: Final = 0.05
 """Between two batches, so that requests go first."""
 
+RECOVER_EVERY_S: Final = 5.0
+"""A run of a dead host ends this long after its lease at the latest."""
+
 BATCH: Final = 200
 """Rows a batch removes at most: some milliseconds of work, on the worker thread."""
 
@@ -29,3 +32,16 @@ async def keep_tidy(store: Store) -> None:
             logger.exception("Old rows could not be removed; the next round tries again")
             removed = 0
         await anyio.sleep(PAUSE_S if removed >= BATCH else EVERY_S)
+
+
+async def keep_recovering(store: Store) -> None:
+    """End the runs of hosts that died, for ever, so that nobody waits for them for long."""
+    while True:
+        await anyio.sleep(RECOVER_EVERY_S)
+        try:
+            ended = await store.runs.recover(now_ms())
+        except Exception:
+            logger.exception("Dead hosts' runs could not be looked for; the next round tries again")
+            continue
+        if ended:
+            logger.warning("Ended the runs of a host that stopped", extra={"runs": len(ended)})

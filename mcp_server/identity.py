@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -20,7 +20,10 @@ class NoIdentity(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """The conversation a tool server acts for, and where its store is."""
+    """The conversation a tool server acts for, and where its store is.
+
+    ``access``: how to reach a store that several hosts share, as the host made it for this conversation.
+    """
 
     conversation_id: str
     is_main: bool
@@ -28,6 +31,7 @@ class Identity:
     store_dir: Path | None
     timezone: str
     task_quota: int
+    access: str | None = field(default=None, repr=False)
 
 
 def identity_of(environment: Mapping[str, str]) -> Identity:

@@ -23,7 +23,7 @@ from shared.clock import now_ms
 from shared.errors import PicoError, StoreError
 from shared.logging import configure
 from shared.redact import Redactor
-from shared.store import open_store
+from shared.store import open_tool_store
 from shared.store.contract import Store
 from shared.tasks import TaskService
 
@@ -38,7 +38,7 @@ def run_session(identity: Identity, *, wire: Wire | None = None, lifeline: int |
     """
     configure("WARNING", "json", Redactor(()))
     try:
-        store = open_store(identity.db_path, identity.store_dir)
+        store = open_tool_store(identity.db_path, identity.store_dir, identity.access)
     except StoreError as error:
         print(f"picoclaw tool server: {error}", file=sys.stderr)  # noqa: T201 - no log is set up for people here
         return 1

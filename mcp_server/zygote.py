@@ -23,6 +23,7 @@ import struct
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -30,6 +31,7 @@ from mcp_server import birth
 from mcp_server.identity import CONVERSATION_ID, identity_of
 from mcp_server.rehearsal import rehearse
 from mcp_server.session import program_version, run_session
+from shared.store import warm_shared_store
 from shared.tool_contract import tool_declarations
 
 logger = logging.getLogger("picoclaw.mcp")
@@ -132,7 +134,7 @@ class Zygote:
         The fourth descriptor is the proof: only who may open the database for writing has one. A user id
         alone would not do, since the sandbox's commands may run under the host's.
         """
-        wanted = birth.decode(packet)
+        wanted = replace(birth.decode(packet), access=None)
         if len(fds) != birth.OUTSIDE_FDS or not CONVERSATION_ID.fullmatch(wanted.conversation_id):
             raise birth.BadBirth
         ours, theirs = self._database.stat(), os.fstat(fds[3])
@@ -178,6 +180,7 @@ class Zygote:
                 "TZ": wanted.timezone,
             }
         )
+        identity = replace(identity, access=wanted.access)
         return run_session(identity, lifeline=None if keep < 0 else keep)
 
     def _reap(self) -> None:
@@ -262,6 +265,8 @@ def _warm() -> None:
             _ = tool.input_schema
     program_version()
     rehearse(os.environ.get("TZ") or "UTC")
+    if os.environ.get("PICOCLAW_SHARED_STORE"):
+        warm_shared_store()
     if threading.active_count() > 1:
         raise RuntimeError("a thread outlived the rehearsal; a fork would not be safe")
     gc.collect()

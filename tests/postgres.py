@@ -24,6 +24,7 @@ EMPTY: Final = """DO $$ BEGIN EXECUTE (SELECT 'TRUNCATE ' || string_agg(quote_id
     FROM pg_tables WHERE schemaname = 'public' AND tablename <> 'schema_migrations'); END $$"""
 
 _shared: list[str] = []
+_named: set[str] = set()
 
 
 def address_of(name: str) -> str:
@@ -63,6 +64,14 @@ def fresh_database() -> Iterator[str]:
         yield address_of(name)
     finally:
         _now(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def database_named(name: str) -> str:
+    """Return the address of the database with this name, made now if it is absent; it stays."""
+    if name not in _named:
+        _now(f"CREATE DATABASE {name}")
+        _named.add(name)
+    return address_of(name)
 
 
 def _now(statement: str) -> None:

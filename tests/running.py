@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import signal
@@ -150,6 +151,15 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def database_of(root: Path) -> dict[str, str]:
+    """Return the settings of the engine under test: hosts with the same files have the same database."""
+    if os.environ.get("PICOCLAW_TEST_ENGINE") != "postgres":
+        return {}
+    from tests.postgres import database_named
+
+    return {"DATABASE_URL": database_named(f"h_{hashlib.sha256(str(root).encode()).hexdigest()[:24]}")}
+
+
 def new_host(root: Path, model_url: str | None, settings: Mapping[str, str] | None = None) -> HostProcess:
     """Return a host, not yet started, with all its files below ``root``."""
     root.mkdir(parents=True, exist_ok=True)
@@ -170,6 +180,7 @@ def new_host(root: Path, model_url: str | None, settings: Mapping[str, str] | No
             if model_url is None
             else {"ANTHROPIC_BASE_URL": model_url, "ANTHROPIC_API_KEY": "sk-test-canary"}
         ),
+        **database_of(root),
         **(settings or {}),
     }
     return HostProcess(root, environment)

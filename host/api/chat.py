@@ -195,7 +195,7 @@ class ChatApi:
     async def cancel(self, request: Request) -> Response:
         """Stop the conversation's run."""
         conversation = await self._conversation(request)
-        run_id = self._runs.cancel(conversation.id)
+        run_id = await self._runs.cancel(conversation.id)
         body = {"status": "cancelling", "conversation_id": conversation.id, "run_id": run_id}
         return JSON(body, status_code=202)
 

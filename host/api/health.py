@@ -76,7 +76,7 @@ class HealthApi:
     async def health(self, request: Request) -> Response:
         """Tell how the host is."""
         database = await self._database()
-        store_ok = self._store.volume_ok() and _writable(self._volumes.store)
+        store_ok = self._store_ok(database["ok"])
         volumes = {
             "memory": _writable(self._volumes.memory),
             "skills": self._volumes.skills.is_dir(),
@@ -103,7 +103,14 @@ class HealthApi:
         """Tell whether requests are welcome."""
         if not self._ready():
             raise Unavailable("The host is starting or stopping.", code="not_ready", retry_after=1)
+        if self._store.several_hosts and not self._store.volume_ok():
+            raise Unavailable("The database cannot be reached.", code="not_ready", retry_after=2)
         return JSON({"status": "ready"})
+
+    def _store_ok(self, database_ok: bool) -> bool:
+        if self._store.several_hosts:
+            return database_ok
+        return self._store.volume_ok() and _writable(self._volumes.store)
 
     async def _database(self) -> dict[str, Any]:
         try:

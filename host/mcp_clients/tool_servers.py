@@ -15,7 +15,7 @@ from anyio.abc import TaskGroup
 
 from host.mcp_clients.json_rpc import JsonRpcClient, RequestRefused, SessionLost
 from host.mcp_clients.results import cut
-from host.mcp_clients.zygote import ToolServerPlace, Zygote
+from host.mcp_clients.zygote import StoreAccess, ToolServerPlace, Zygote, by_path
 from host.tools.base import ToolResult, ToolSpec
 
 logger = logging.getLogger("picoclaw.mcp")
@@ -119,8 +119,10 @@ class ToolServers:
         max_sessions: int = 256,
         idle_seconds: float = 300,
         task_quota: int = 100,
+        access: StoreAccess = by_path,
     ) -> None:
-        self._zygote = Zygote(ToolServerPlace(db_path.absolute(), store_dir, timezone, task_quota))
+        place = ToolServerPlace(db_path.absolute(), store_dir, timezone, task_quota, access)
+        self._zygote = Zygote(place)
         self._max_sessions = max_sessions
         self._idle_seconds = idle_seconds
         self._sessions: OrderedDict[Key, ToolServerSession] = OrderedDict()

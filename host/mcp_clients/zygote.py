@@ -9,7 +9,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import anyio
 from anyio.abc import Process
@@ -26,6 +26,17 @@ STEADY_SECONDS: Final = 30.0
 """A zygote that lived this long starts the row anew."""
 
 
+class StoreAccess(Protocol):
+    """Says how a tool server reaches the store for one conversation; None: by the database's path."""
+
+    def __call__(self, conversation_id: str, *, is_main: bool) -> str | None: ...
+
+
+def by_path(conversation_id: str, *, is_main: bool) -> str | None:
+    """Return None: the store is the database beside which the tool server runs."""
+    return None
+
+
 @dataclass(frozen=True, slots=True)
 class ToolServerPlace:
     """What every tool server of this host is born with, besides its conversation."""
@@ -34,6 +45,7 @@ class ToolServerPlace:
     store_dir: Path | None
     timezone: str
     task_quota: int
+    access: StoreAccess = by_path
 
     def environment(self) -> dict[str, str]:
         """Return the whole environment of the zygote: nothing of the host's own gets in."""
@@ -43,6 +55,8 @@ class ToolServerPlace:
             "TZ": self.timezone,
             "LANG": "C.UTF-8",
         }
+        if self.access is not by_path:
+            environment["PICOCLAW_SHARED_STORE"] = "1"
         if self.store_dir is not None:
             environment["PICOCLAW_STORE_DIR"] = str(self.store_dir)
         return environment
@@ -79,6 +93,7 @@ class Zygote:
                 "conversation_id": conversation_id,
                 "is_main": is_main,
                 "timezone": self._place.timezone,
+                "access": self._place.access(conversation_id, is_main=is_main),
             }
             try:
                 await self._send(jsons.dump_bytes(packet), theirs)

@@ -31,6 +31,7 @@ from shared.errors import (
     NotDurable,
     NotFound,
     NotRunning,
+    PicoError,
     TooManyRequests,
 )
 from shared.ids import CONVERSATION, MESSAGE, RUN, new_id
@@ -46,6 +47,9 @@ LEASE_MS: Final = 30_000
 RENEW_EVERY_S: Final = LEASE_MS / 3000
 EVENTS_EVERY_S: Final = 0.25
 """Live events are stored at least this often, in batches (storage: never one sync per token)."""
+
+
+CANCELLED: Final = "The run was cancelled; its finished steps are kept."
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +99,8 @@ class RunService:
         self._tasks = await self._stack.enter_async_context(anyio.create_task_group())
         self._tasks.start_soon(self._keep_events)
         self._tasks.start_soon(self._keep_leases)
+        if self._store.several_hosts:
+            self._tasks.start_soon(self._keep_cancels)
         return self
 
     async def __aexit__(
@@ -133,8 +139,10 @@ class RunService:
             raise
 
     async def _begin(self, spec: RunSpec) -> ActiveRun:
-        lease = await self._store.runs.begin(self._new_run(spec))
-        conversation = await self._store.conversations.get(lease.conversation_id)
+        # A caller who leaves must not leave a lease behind that nobody serves.
+        with anyio.CancelScope(shield=True):
+            lease = await self._store.runs.begin(self._new_run(spec))
+            conversation = await self._store.conversations.get(lease.conversation_id)
         run = ActiveRun(
             self._store,
             self._agent,
@@ -156,10 +164,14 @@ class RunService:
         run = self._active.get(answer.subject)
         if run is not None:
             return await run.wait()
-        stored = await self._store.runs.get(answer.conversation_id or "", answer.subject)
-        if stored is None or stored.answer is None:
-            raise NotFound("The run of this Idempotency-Key is gone.")
-        return stored.answer
+        while True:
+            stored = await self._store.runs.get(answer.conversation_id or "", answer.subject)
+            if stored is None:
+                raise NotFound("The run of this Idempotency-Key is gone.")
+            if stored.answer is not None:
+                return stored.answer
+            # It runs on another host.
+            await anyio.sleep(EVENTS_EVERY_S)
 
     async def approve(self, conversation_id: str, allow_tokens: int) -> str:
         """Let a conversation that paused at a budget go on; returns the new run's id. Raises as ``start``."""
@@ -169,12 +181,16 @@ class RunService:
         spec = RunSpec(None, conversation_id, parent_id=conversation.parent_id, allow_tokens=allow_tokens)
         return (await self.start(spec)).lease.run_id
 
-    def cancel(self, conversation_id: str) -> str:
-        """Stop the conversation's run; returns its id; raises NotRunning."""
+    async def cancel(self, conversation_id: str) -> str:
+        """Stop the conversation's run, on whichever host it is; returns its id; raises NotRunning."""
         for run in self._active.values():
             if run.lease.conversation_id == conversation_id:
-                run.stop(Cancelled("The run was cancelled; its finished steps are kept."))
+                run.stop(Cancelled(CANCELLED))
                 return run.lease.run_id
+        if self._store.several_hosts:
+            run_id = await self._store.runs.ask_cancel(conversation_id)
+            if run_id is not None:
+                return run_id
         raise NotRunning(f"Conversation {conversation_id} is not processing a request")
 
     async def delete_conversation(self, conversation_id: str) -> None:
@@ -253,6 +269,18 @@ class RunService:
             for run in list(self._active.values()):
                 await self._renew(run)
 
+    async def _keep_cancels(self) -> None:
+        """Stop the runs of this host that somebody asked another host to stop."""
+        while True:
+            await anyio.sleep(EVENTS_EVERY_S)
+            try:
+                asked = await self._store.runs.cancels_asked(self._owner)
+            except PicoError:
+                continue
+            for run_id in asked:
+                if run_id in self._active:
+                    self._active[run_id].stop(Cancelled(CANCELLED))
+
     async def _renew(self, run: ActiveRun) -> None:
         try:
             await self._store.runs.renew(run.lease, LEASE_MS)
@@ -307,7 +335,8 @@ class RunService:
         if self.draining:
             raise Draining("The host is stopping.", retry_after=5)
         if not self._store.volume_ok():
-            raise NotDurable("The store's volume cannot be written.", retry_after=5)
+            what = "database cannot be reached" if self._store.several_hosts else "volume cannot be written"
+            raise NotDurable(f"The store's {what}.", retry_after=5)
 
     def _new_run(self, spec: RunSpec) -> NewRun:
         now = now_ms()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from pydantic import BaseModel, SecretStr
 
@@ -27,6 +27,8 @@ def sensitive_texts(settings: Settings) -> Iterator[str]:
     for name, server in settings.tools.mcp.servers.items():
         yield from _of_server(server, f"tools.mcp.servers.{name}", settings.secret_keys)
     yield from _of(settings)
+    databases = (settings.database_url, settings.database_tools_url)
+    yield from _passwords(tuple(None if url is None else url.get_secret_value() for url in databases))
     addresses = (settings.model.base_url, *(entry.api_base for entry in settings.model_list))
     yield from _passwords(addresses)
 
@@ -63,3 +65,4 @@ def _passwords(addresses: tuple[str | None, ...]) -> Iterator[str]:
             continue
         if password:
             yield password
+            yield unquote(password)

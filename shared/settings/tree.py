@@ -94,6 +94,19 @@ class Settings(Section):
     local_db_path: Annotated[Path, Env("LOCAL_DB_PATH", under_home="run/picoclaw.db")] = Field(
         description="The database while the host runs; fast local disk"
     )
+    database_url: Annotated[SecretStr | None, Env("DATABASE_URL")] = Field(
+        default=None,
+        description="PostgreSQL for several hosts (`postgresql://…`); without it the embedded database",
+    )
+    database_tools_url: Annotated[SecretStr | None, Env("DATABASE_TOOLS_URL")] = Field(
+        default=None, description="The same with the tool servers' role; without it the host makes that role"
+    )
+    database_pooler: Annotated[bool, Env("DATABASE_POOLER")] = Field(
+        default=False, description="The address is that of a pooler in transaction mode"
+    )
+    database_connections: Annotated[int, Env("DATABASE_CONNECTIONS")] = Field(
+        default=10, ge=1, le=1000, description="Most connections of the host to PostgreSQL"
+    )
     org_dir: Annotated[Path | None, Env("ORG_DIR")] = Field(
         default=None, description="The organisation's files"
     )
@@ -161,6 +174,13 @@ class Settings(Section):
     secret_keys: frozenset[str] = frozenset()
 
     _zone = field_validator("timezone")(checked_zone)
+
+    @field_validator("database_url", "database_tools_url")
+    @classmethod
+    def _is_postgres(cls, url: SecretStr | None) -> SecretStr | None:
+        if url is not None and not url.get_secret_value().startswith(("postgresql://", "postgres://")):
+            raise ValueError("must begin with postgresql://")
+        return url
 
     @property
     def host(self) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from shared.store.contract import Store
     from shared.store.retention import Retention
     from shared.store.sqlite.store import SqliteStore
 
@@ -35,6 +36,23 @@ def open_host_store(
         raise StoreError(f"STORE_DIR cannot be used: {error}") from error
     volume.start_upkeep()
     return store
+
+
+def open_tool_store(local_db: Path, store_dir: Path | None, access: str | None) -> Store:
+    """Return a tool server's store: ``access`` (what the host made of the database for it), or by path."""
+    if access is None:
+        return open_store(local_db, store_dir)
+    from shared.store.postgres.opening import open_tool_store as open_postgres
+
+    return open_postgres(access)
+
+
+def warm_shared_store() -> None:
+    """Import what sessions on a store of several hosts will need, so that a fork has it already."""
+    from shared.store.postgres import driver, opening
+
+    driver.load()
+    _ = opening.open_tool_store
 
 
 def open_store(local_db: Path, store_dir: Path | None = None) -> SqliteStore:

@@ -172,6 +172,14 @@ class Runs(Protocol):
         """
         ...
 
+    async def ask_cancel(self, conversation_id: str) -> str | None:
+        """Note that the conversation's running run is to stop; returns its id, None if there is none."""
+        ...
+
+    async def cancels_asked(self, owner: str) -> list[str]:
+        """Return the ids of the owner's running runs that somebody wants to stop."""
+        ...
+
     async def keyed(self, idempotency: Idempotency, now: int) -> KeyedAnswer | None:
         """Return what a key of the last 24 h stands for, or None."""
         ...
@@ -358,6 +366,15 @@ class Store(Protocol):
 
     @property
     def tool_pins(self) -> ToolPins: ...
+
+    @property
+    def several_hosts(self) -> bool:
+        """Return whether other hosts may serve the same store at the same time."""
+        ...
+
+    def tool_access(self, conversation_id: str, *, is_main: bool) -> str | None:
+        """Return how a tool server reaches the store for one conversation; None: by the database's path."""
+        ...
 
     async def durable(self) -> None:
         """Return once everything committed so far is on the volume; raises NotDurable."""

@@ -89,6 +89,11 @@ class Pool(Protocol):
         ...
 
 
+def load() -> None:
+    """Import the client (some hundredths of a second)."""
+    _module()
+
+
 async def make_pool(url: str, *, most: int, pooled: bool, owner: str) -> Pool:
     """Return a pool; no connection is made yet, so that a host can start while the database is away.
 

@@ -84,14 +84,19 @@ class PostgresRuns:
 
         await self._db.write_patiently(work)
 
-    async def record(self, lease: Lease, events: Sequence[Event], now: int) -> None:
-        """Store events of the run (again is harmless); raises LeaseLost."""
+    async def record(self, told: Sequence[tuple[Lease, Sequence[Event]]], now: int) -> set[str]:
+        """Store events of several runs (again is harmless); return the ids of those whose lease is lost."""
+        if not told:
+            return set()
 
-        async def work(connection: Connection) -> None:
-            await hold(connection, lease, "fence = fence")
-            await _record(connection, lease.run_id, events, now)
+        async def work(connection: Connection) -> set[str]:
+            held = await _those_held(connection, [lease for lease, _ in told])
+            for lease, events in told:
+                if lease.run_id in held:
+                    await _record(connection, lease.run_id, events, now)
+            return {lease.run_id for lease, _ in told} - held
 
-        await self._db.write(work)
+        return await self._db.write(work)
 
     async def finish(
         self,
@@ -210,7 +215,7 @@ class PostgresRuns:
         return await self._db.write(work)
 
     async def cancels_asked(self, owner: str) -> list[str]:
-        """Return the owner's running runs that somebody wants to stop."""
+        """Return the ids of the owner's running runs that somebody wants to stop."""
 
         async def work(connection: Connection) -> list[str]:
             found = await connection.fetch(
@@ -239,6 +244,19 @@ async def hold(connection: Connection, lease: Lease, assignments: str, *values: 
     )
     if row is None:
         raise LeaseLost(lease.run_id)
+
+
+async def _those_held(connection: Connection, leases: Sequence[Lease]) -> set[str]:
+    """Return which of the leases are alive; nobody overtakes those until the transaction ends."""
+    found = await connection.fetch(
+        f"""SELECT id FROM runs WHERE (id, fence, lease_owner) IN
+            (SELECT * FROM unnest($1::text[], $2::bigint[], $3::text[]))
+        AND state = 'running' AND lease_until > {NOW} ORDER BY id FOR SHARE""",
+        [lease.run_id for lease in leases],
+        [lease.fence for lease in leases],
+        [lease.owner for lease in leases],
+    )
+    return {row["id"] for row in found}
 
 
 async def _begin(connection: Connection, new: NewRun) -> Lease:

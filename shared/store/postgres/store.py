@@ -13,6 +13,7 @@ from shared.store.postgres.retention import Pruner
 from shared.store.postgres.runs import PostgresRuns
 from shared.store.postgres.tasks import PostgresTasks
 from shared.store.postgres.tokens import PostgresTokens, PostgresToolPins
+from shared.store.postgres.tool_access import ToolRole
 from shared.store.postgres.usage import PostgresUsage
 from shared.store.retention import Retention
 
@@ -37,7 +38,12 @@ class PostgresStore:
         self.channels = PostgresChannels(self.database)
         self.tokens = PostgresTokens(self.database)
         self.tool_pins = PostgresToolPins(self.database)
+        self.tools: ToolRole | None = None
         self._pruner = Pruner(self.database, retention or Retention())
+
+    def tool_access(self, conversation_id: str, *, is_main: bool) -> str | None:
+        """Return a tool server's address, role and token, as one text; None before ``open_shared_store``."""
+        return None if self.tools is None else self.tools.text_for(conversation_id, is_main=is_main)
 
     async def durable(self) -> None:
         """Return at once: a commit returns when the server's disk has it."""

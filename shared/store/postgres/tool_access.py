@@ -138,6 +138,20 @@ class ToolKey:
         return hmac.new(key, text.encode(), hashlib.sha256).hexdigest()
 
 
+@dataclass(frozen=True, slots=True)
+class ToolRole:
+    """How a host makes what its tool servers reach the database with."""
+
+    url: str
+    key: ToolKey
+    pooled: bool
+
+    def text_for(self, conversation_id: str, *, is_main: bool) -> str:
+        """Return the access of one session, as the text that ``ToolAccess.from_text`` reads."""
+        token = self.key.token(conversation_id, is_main=is_main)
+        return ToolAccess(self.url, token, self.pooled).to_text()
+
+
 async def tool_key(connection: Connection) -> ToolKey:
     """Return this database's key, made now if it is absent."""
     new = ToolKey.new()

@@ -298,7 +298,13 @@ SIXTH: Final = (
     ) STRICT, WITHOUT ROWID""",
 )
 
-STEPS: Final[tuple[tuple[str, ...], ...]] = (FIRST, SECOND, THIRD, FOURTH, FIFTH, SIXTH)
+# Who wants a run stopped may ask any host; the one that runs it looks.
+CANCELLING: Final = (
+    "ALTER TABLE runs ADD COLUMN cancel_asked INTEGER NOT NULL DEFAULT 0",
+    "CREATE INDEX runs_to_cancel ON runs (lease_owner) WHERE state = 'running' AND cancel_asked = 1",
+)
+
+STEPS: Final[tuple[tuple[str, ...], ...]] = (FIRST, SECOND, THIRD, FOURTH, FIFTH, SIXTH, CANCELLING)
 """Statements of each migration, oldest first. A landed one is never edited; a change is a new one."""
 
 SCHEMA_VERSION: Final = len(STEPS)

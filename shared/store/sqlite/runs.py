@@ -167,6 +167,31 @@ class SqliteRuns:
 
         return await self._db.write(work)
 
+    async def ask_cancel(self, conversation_id: str) -> str | None:
+        """Note that the conversation's running run is to stop; returns its id, None if there is none."""
+
+        def work(connection: sqlite3.Connection) -> str | None:
+            row = connection.execute(
+                """UPDATE runs SET cancel_asked = 1 WHERE conversation_id = ? AND state = 'running'
+                RETURNING id""",
+                (conversation_id,),
+            ).fetchone()
+            return None if row is None else str(row["id"])
+
+        return await self._db.write(work)
+
+    async def cancels_asked(self, owner: str) -> list[str]:
+        """Return the ids of the owner's running runs that somebody wants to stop."""
+
+        def work(connection: sqlite3.Connection) -> list[str]:
+            found = connection.execute(
+                "SELECT id FROM runs WHERE lease_owner = ? AND state = 'running' AND cancel_asked = 1",
+                (owner,),
+            )
+            return [row["id"] for row in found]
+
+        return await self._db.read(work)
+
     async def keyed(self, idempotency: Idempotency, now: int) -> KeyedAnswer | None:
         """Return what a key of the last 24 h stands for, or None."""
         return await self._db.read(lambda connection: keys.keyed(connection, idempotency, now))

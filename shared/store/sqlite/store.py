@@ -24,6 +24,8 @@ from shared.store.sqlite.usage import SqliteUsage
 class SqliteStore:
     """Implements the Store contract on a local file; ``shipper`` carries commits to the volume."""
 
+    several_hosts = False
+
     def __init__(
         self, path: Path, shipper: Shipper | None = None, retention: Retention | None = None
     ) -> None:
@@ -43,6 +45,10 @@ class SqliteStore:
         self.tokens = SqliteTokens(self._db)
         self.tool_pins = SqliteToolPins(self._db)
         self._pruner = Pruner(self._db, retention or Retention())
+
+    def tool_access(self, conversation_id: str, *, is_main: bool) -> str | None:
+        """Return None: tool servers open the same file."""
+        return None
 
     async def durable(self) -> None:
         """Return once everything committed so far is on the volume; raises NotDurable."""

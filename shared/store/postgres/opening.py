@@ -1,0 +1,170 @@
+"""Opening the engine for several hosts: as a host, which looks after the schema, or as a tool server."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from importlib.util import find_spec
+from typing import Final, TypeVar
+
+from shared.errors import StoreError, Unavailable
+from shared.store.postgres.database import Database, Place
+from shared.store.postgres.driver import Connection, is_server_error
+from shared.store.postgres.migrations import INSUFFICIENT_PRIVILEGE, LOCK, migrate
+from shared.store.postgres.store import PostgresStore
+from shared.store.postgres.tool_access import TABLES, ToolAccess, ToolKey, ToolRole, address_for, tool_key
+from shared.store.retention import Retention
+from shared.store.rows import Row
+
+T = TypeVar("T")
+
+logger = logging.getLogger("picoclaw.store")
+
+OLDEST_SERVER: Final = 130_000
+"""PostgreSQL 13 has ``pg_current_xact_id``; older ones are out of support."""
+
+SERVER: Final = """SELECT current_setting('server_version_num')::int AS version,
+    current_setting('fsync') = 'on' AS fsync, current_setting('synchronous_commit') <> 'off' AS waits,
+    pg_encoding_to_char(encoding) = 'UTF8' AS unicode, rolsuper AS superuser, current_database() AS name
+    FROM pg_database, pg_roles WHERE datname = current_database() AND rolname = current_user"""
+
+TOO_MUCH: Final = """SELECT rolsuper OR rolbypassrls OR coalesce(pg_has_role((SELECT tableowner FROM pg_tables
+    WHERE tablename = 'conversations' AND schemaname = current_schema()), 'MEMBER'), false)
+    FROM pg_roles WHERE rolname = current_user"""
+
+MAKE_ROLE: Final = """DO $do$ BEGIN
+    IF NOT EXISTS (SELECT 1 FROM pg_roles WHERE rolname = {name}) THEN
+        EXECUTE format('CREATE ROLE %I LOGIN PASSWORD %L', {name}, {password});
+    END IF;
+END $do$"""
+
+
+async def open_shared_store(
+    place: Place, retention: Retention | None = None, *, tools_url: str | None = None
+) -> PostgresStore:
+    """Return a host's store: reached, migrated, and with a role for its tool servers.
+
+    ``tools_url``: the address with the role of the tool servers; without one the host makes that role.
+    Raises StoreError, with a sentence that names no secret, and StoreVersion.
+    """
+    if find_spec("asyncpg") is None:
+        raise StoreError("DATABASE_URL needs the PostgreSQL client: pip install 'picoclaw[postgres]'")
+    store = PostgresStore(place, retention)
+    try:
+        server = await _asked("DATABASE_URL", store.database.read_patiently, _server)
+        _look_at(server)
+        await migrate(store.database)
+        key = await store.database.write(tool_key)
+        url = tools_url or await _made_role(store.database, place.url, str(server["name"]), key)
+        store.tools = ToolRole(url, key, place.pooled)
+        await _check_tools(store.database, url, place.pooled)
+    except BaseException:
+        await store.close()
+        raise
+    return store
+
+
+def open_tool_store(access: str) -> PostgresStore:
+    """Return the store of a tool server; it connects when it is first used."""
+    reach = ToolAccess.from_text(access)
+    return PostgresStore(
+        Place(reach.url, owner="picoclaw tools", connections=2, pooled=reach.pooled, token=reach.token)
+    )
+
+
+async def _server(connection: Connection) -> Row:
+    row = await connection.fetchrow(SERVER)
+    if row is None:
+        raise StoreError("The database says nothing about itself")
+    return row
+
+
+def _look_at(server: Row) -> None:
+    """Refuse a server that can't keep the promises, warn of one that keeps them badly."""
+    if server["version"] < OLDEST_SERVER:
+        raise StoreError("DATABASE_URL: PostgreSQL 13 or newer is needed")
+    if not server["unicode"]:
+        raise StoreError("DATABASE_URL: the database's encoding must be UTF8")
+    if not server["waits"]:
+        raise StoreError(
+            "DATABASE_URL: synchronous_commit is off, so what was acknowledged could be lost; "
+            "ALTER ROLE … SET synchronous_commit = on"
+        )
+    if not server["fsync"]:
+        logger.warning("The database runs with fsync=off: a power cut loses what was acknowledged")
+    if server["superuser"]:
+        logger.warning("SECURITY: DATABASE_URL's role is a superuser: give the host a role of its own")
+
+
+async def _made_role(database: Database, url: str, name: str, key: ToolKey) -> str:
+    """Make the tool servers' role if it is absent, and return the address with it."""
+    # Of this key: a database that was made anew gets a new role, whose password it knows.
+    role = f"{name[:40]}_tools_{key.password()[:8]}"
+    statement = MAKE_ROLE.format(name=_quoted(role), password=_quoted(key.password()))
+
+    async def work(connection: Connection) -> None:
+        await connection.execute("SELECT pg_advisory_xact_lock($1)", LOCK)
+        await connection.execute(statement)
+
+    try:
+        await database.write(work)
+    except Exception as error:
+        if not is_server_error(error, INSUFFICIENT_PRIVILEGE):
+            raise
+        raise StoreError(
+            "DATABASE_URL's role may not make a role for the tool servers: make one "
+            "(CREATE ROLE picoclaw_tools LOGIN PASSWORD '…') and set DATABASE_TOOLS_URL"
+        ) from error
+    return address_for(url, role, key.password())
+
+
+async def _check_tools(database: Database, url: str, pooled: bool) -> None:
+    """Give the role what tool servers need, and make sure that it may do no more."""
+    tools = Database(Place(url, owner="picoclaw", connections=1, pooled=pooled))
+    try:
+        role = await _asked("The tool servers' role", tools.read, _current_user)
+        if await tools.read(lambda connection: connection.fetchval(TOO_MUCH)):
+            raise StoreError(
+                f"The role {role} of the tool servers would bypass row-level security: it must be no "
+                "superuser, not have BYPASSRLS, and not belong to the tables' owner"
+            )
+        await database.write(lambda connection: _grant(connection, role))
+    finally:
+        await tools.close()
+
+
+async def _current_user(connection: Connection) -> str:
+    return str(await connection.fetchval("SELECT current_user::text"))
+
+
+async def _grant(connection: Connection, role: str) -> None:
+    quoted = await connection.fetchval("SELECT quote_ident($1)", role)
+    schema = await connection.fetchval("SELECT quote_ident(current_schema()::text)")
+    # The server refuses two grants at once on one table.
+    await connection.execute("SELECT pg_advisory_xact_lock($1)", LOCK)
+    await connection.execute(f"GRANT USAGE ON SCHEMA {schema} TO {quoted}")
+    for table, rights in TABLES.items():
+        await connection.execute(f"GRANT {rights} ON {table} TO {quoted}")
+
+
+async def _asked(
+    who: str,
+    ask: Callable[[Callable[[Connection], Awaitable[T]]], Awaitable[T]],
+    work: Callable[[Connection], Awaitable[T]],
+) -> T:
+    """Ask the database for the first time; whatever is wrong with the address becomes a sentence."""
+    try:
+        return await ask(work)
+    except Unavailable as error:
+        raise StoreError(f"{who}: the database cannot be reached") from error
+    except ValueError as error:
+        # Its text may hold the address, and so the password.
+        raise StoreError(f"{who}: the address cannot be read") from error.__cause__
+    except Exception as error:
+        if getattr(error, "sqlstate", None) is None:
+            raise
+        raise StoreError(f"{who}: {error}") from error
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
