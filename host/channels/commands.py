@@ -54,7 +54,7 @@ class Commands:
             case "/new":
                 return await self._new(message, conversation_id)
             case "/stop":
-                return self._stop(conversation_id)
+                return await self._stop(conversation_id)
             case "/tasks":
                 return await self._tasks(conversation_id)
             case "/main":
@@ -71,9 +71,9 @@ class Commands:
         await self._book.begin_anew(message.chat, now_ms())
         return NEW
 
-    def _stop(self, conversation_id: str) -> str:
+    async def _stop(self, conversation_id: str) -> str:
         try:
-            self._parts.runs.cancel(conversation_id)
+            await self._parts.runs.cancel(conversation_id)
         except NotRunning:
             return NOTHING_RUNS
         return STOPPING
