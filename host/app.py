@@ -8,6 +8,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from host.api.admin import AdminApi
 from host.api.channels import ChannelsApi, webhook_paths
 from host.api.chat import ChatApi
 from host.api.console import ConsoleApi, open_paths
@@ -45,6 +46,7 @@ def build_app(host: Host) -> ASGIApp:
         *TasksApi(host.store, host.tasks, host.task_runner).routes(),
         *ControlApi(host.stop).routes(),
         *UsageApi(host.store).routes(),
+        *AdminApi(host.knowledge).routes(),
         *TokensApi(host.store, book).routes(),
         *McpApi(host.tool_servers, McpGate(settings.gateway.allowed_hosts)).routes(),
         *MetricsApi(

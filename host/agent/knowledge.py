@@ -195,7 +195,7 @@ def _organisation(directory: Path | None) -> Wanted:
         return Wanted("org", _nothing, [(PERSONA_FILES, PERSONA_LIMIT)])
     return Wanted(
         "org",
-        _operators(directory),
+        directly(directory),
         [(PERSONA_FILES, PERSONA_LIMIT)],
         FOLDER,
         str(directory / FOLDER),
@@ -204,11 +204,11 @@ def _organisation(directory: Path | None) -> Wanted:
 
 
 def _shelf(tier: Tier, directory: Path) -> Wanted:
-    return Wanted(tier, _operators(directory), (), ".", str(directory), hard_links=True)
+    return Wanted(tier, directly(directory), (), ".", str(directory), hard_links=True)
 
 
-def _operators(directory: Path) -> Look:
-    """Return a way to look at a directory of the operator's, where package tools may make hard links."""
+def directly(directory: Path) -> Look:
+    """Return a way to look at a directory in this process; links out of it are not followed."""
     root = RootPath(str(directory), False)
 
     async def look(asked: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -234,6 +234,8 @@ OPERATIONS: Final = (
         errors=(404, 413, 503),
         open=True,
     ),
+    Operation("GET", "/admin/skills", "The skills as the next turn will see them", shapes.SkillsShape),
+    Operation("POST", "/admin/reload-skills", "Read the skills again, changed or not", shapes.ReloadedShape),
     Operation("POST", "/control/stop", "Drain and exit", shapes.StopShape, body=StopRequest),
     Operation("GET", "/metrics", "The counters, for Prometheus", "text/plain"),
     Operation("GET", "/openapi.json", "This document", "application/json"),

@@ -301,6 +301,46 @@ class TakenShape(Shape):
     """What a webhook brought is stored."""
 
 
+class SkillTiersShape(Shape):
+    """Names of skills: of each tier in the order of their folders, and those in force."""
+
+    builtIn: list[str]  # noqa: N815 - the name on the wire
+    org: list[str]
+    user: list[str]
+    effective: list[str]
+
+
+class SkillShape(Shape):
+    """A skill in force."""
+
+    name: str
+    description: str
+    tier: Literal["builtIn", "org", "user"]
+    path: str
+
+
+class SkillProblemShape(Shape):
+    """Why a folder is not used as it was meant."""
+
+    tier: Literal["builtIn", "org", "user"]
+    path: str
+    problem: str
+
+
+class SkillsShape(Shape):
+    """What the agent can load."""
+
+    skills: SkillTiersShape
+    details: list[SkillShape]
+    problems: list[SkillProblemShape]
+
+
+class ReloadedShape(SkillsShape):
+    """What the agent can load, all read again."""
+
+    status: Literal["reloaded"]
+
+
 class StopShape(Shape):
     """The host is stopping."""
 

@@ -59,6 +59,7 @@ def _findings() -> Iterator[Finding]:
     yield Finding("time zone", "ok", settings.timezone)
     yield from _volumes(settings)
     yield _sandbox(settings)
+    yield from _skills(settings)
     yield _model(settings)
     yield from _channels(settings)
 
@@ -140,6 +141,23 @@ def _sandbox(settings: Settings) -> Finding:
         )
         return Finding("sandbox", "fault", said)
     return Finding("sandbox", "ok", f"level {level}{lacking}")
+
+
+def _skills(settings: Settings) -> Iterator[Finding]:
+    from host.agent.knowledge import Knowledge, directly
+    from host.skills.places import built_in_dir
+
+    knowledge = Knowledge(
+        directly(settings.memory_dir),
+        workspace_dir=settings.memory_dir,
+        built_in_dir=built_in_dir(settings),
+        org_dir=settings.org_dir,
+        skills_dir=settings.skills_dir,
+    )
+    found = anyio.run(knowledge.look).skills
+    for problem in found.problems:
+        yield Finding("skills", "note", f"{problem.path}: {problem.problem}")
+    yield Finding("skills", "ok", f"{len(found.effective)} can be loaded: {', '.join(found.effective)}")
 
 
 def _model(settings: Settings) -> Finding:

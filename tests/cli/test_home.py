@@ -247,6 +247,18 @@ def test_no_command_writes_an_override_of_the_environment_down(tmp_path: Path) -
     )
 
 
+def test_doctor_tells_which_skills_can_be_loaded_and_what_is_wrong_with_others(tmp_path: Path) -> None:
+    folder = tmp_path / "workspace" / "skills" / "broken"
+    folder.mkdir(parents=True)
+    (folder / "SKILL.md").write_text("no front matter")
+    done = picoclaw(tmp_path, "doctor", "--json")
+    said = [finding["said"] for finding in json.loads(done.stdout) if finding["check"] == "skills"]
+    assert said == [
+        "skills/broken: not used: its front matter is missing (within 8192 bytes)",
+        "2 can be loaded: make-a-skill, tabular-data",
+    ]
+
+
 def test_doctor_comes_to_an_end_before_anything_was_made(tmp_path: Path) -> None:
     done = picoclaw(tmp_path, "doctor", API_TOKEN="0123456789abcdef-and-more")
     assert "sandbox: level" in done.stdout

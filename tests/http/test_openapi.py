@@ -33,6 +33,8 @@ def calls() -> list[tuple[str, str, str, dict[str, Any] | None]]:
         ("GET", "/chat/{id}/runs/{run_id}", "/chat/{conversation}/runs/{run}", None),
         ("POST", "/chat/{id}/cancel", "/chat/{conversation}/cancel", None),
         ("POST", "/chat/{id}/resume", "/chat/{conversation}/resume", {"allow_tokens": 1}),
+        ("GET", "/admin/skills", "/admin/skills", None),
+        ("POST", "/admin/reload-skills", "/admin/reload-skills", None),
         ("GET", "/usage", "/usage", None),
         ("GET", "/usage", "/usage?by=conversation", None),
         ("GET", "/usage", "/usage?by=month", None),
