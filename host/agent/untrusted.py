@@ -16,6 +16,8 @@ TAGS: Final = (
     "message",
     "messages",
     "system",
+    "task",
+    "earlier_conversation",
     "tool_output",
     "organisation_instructions",
     "user_instructions",

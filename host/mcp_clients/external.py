@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 import anyio
 import anyio.to_thread
 
+from host.agent import untrusted
 from host.mcp_clients.server_config import ServerConfig
 from host.mcp_clients.spawning import Spawn
 from host.mcp_clients.tool_pins import ToolPins
@@ -33,7 +34,6 @@ CONNECT_SECONDS: Final = 10.0
 CLOSE_SECONDS: Final = 2.0
 NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,128}")
 """What the Messages API takes as a tool's name."""
-LONGEST_DESCRIPTION: Final = 4096
 LARGEST_SCHEMA: Final = 64 * 1024
 
 
@@ -232,7 +232,7 @@ def _spec(server: str, tool: Any) -> ToolSpec:
     reads = tool.annotations is not None and tool.annotations.read_only_hint is True
     return ToolSpec(
         name=f"mcp__{server}__{tool.name}",
-        description=(tool.description or tool.title or "")[:LONGEST_DESCRIPTION],
+        description=untrusted.description(server, tool.description or tool.title or "nothing"),
         input_schema=tool.input_schema,
         parallel=reads,
     )
