@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
-QUICK: Final = ("turns", "sandbox", "mcp", "tasks")
+QUICK: Final = ("turns", "cache", "sandbox", "mcp", "tasks")
 RESULTS: Final = Path(__file__).parent / "results"
 
 

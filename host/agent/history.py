@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final
 from xml.sax.saxutils import escape
 
+from host.agent import untrusted
 from host.agent.token_estimate import estimated
 from shared.compactions import Compaction
 from shared.models import Block, HistoryEntry
@@ -97,7 +98,7 @@ def with_breakpoints(messages: Sequence[Message]) -> list[Message]:
 
 def earlier(notes: str) -> str:
     """Return the text that stands for replaced messages: escaped, so that it can't pose as anyone's words."""
-    return EARLIER.format(notes=escape(notes))
+    return EARLIER.format(notes=untrusted.defused(escape(notes)))
 
 
 def as_sent(entry: HistoryEntry, compaction: Compaction) -> list[Block]:

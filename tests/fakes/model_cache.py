@@ -3,7 +3,8 @@
 Rule (https://platform.claude.com/docs/en/build-with-claude/prompt-caching): the prompt is tools, then system,
 then messages. Each ``cache_control`` writes an entry for the prefix that ends there. A request reads the
 longest entry that ends at one of its breakpoints or at most 20 blocks before one. Prefixes below a minimum
-are not cached; entries live 5 minutes from their last use and belong to one model.
+are not cached; more than four breakpoints are an error. Entries live 5 minutes from their last use and belong
+to one model.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ class PromptCache:
     def usage(self, request: dict[str, Any], output_tokens: int) -> Usage:
         """Count the request's tokens as read from the cache, written to it, or neither; then remember it."""
         ends = list(_prefixes(request))
-        breakpoints = [at for at, end in enumerate(ends) if end.breakpoint][-MAX_BREAKPOINTS:]
+        breakpoints = [at for at, end in enumerate(ends) if end.breakpoint]
+        if len(breakpoints) > MAX_BREAKPOINTS:
+            raise ValueError(f"A maximum of {MAX_BREAKPOINTS} blocks may have cache_control.")
         total = ends[-1].tokens if ends else 0
         read = max((self._read(ends, at) for at in breakpoints), default=0)
         written = max((ends[at].tokens for at in breakpoints), default=0)

@@ -15,7 +15,7 @@ import anthropic
 import anyio
 import httpx2
 import pytest
-from anthropic import AsyncAnthropic
+from anthropic import AsyncAnthropic, BadRequestError
 
 from tests.fakes.model_server import FakeModel, fake_model
 
@@ -196,6 +196,11 @@ async def test_a_breakpoint_finds_an_entry_at_most_twenty_blocks_before_it(clien
 async def test_a_prefix_below_the_minimum_is_not_cached() -> None:
     async with fake_model() as fresh, AsyncAnthropic(api_key="k", base_url=fresh.url) as client:
         assert await usage(client, system=[marked("rules " * 100)], messages=[user("hi")]) == (0, 0)
+
+
+async def test_a_fifth_breakpoint_is_refused(client: AsyncAnthropic) -> None:
+    with pytest.raises(BadRequestError, match="maximum of 4"):
+        await usage(client, messages=[{"role": "user", "content": [marked("x")] * 5}])
 
 
 def test_as_a_program_it_says_where_it_listens_and_stops_on_sigterm() -> None:
