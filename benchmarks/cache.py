@@ -1,16 +1,16 @@
 """Long conversations: what the prompt cache has of them, what a late turn costs beside an early one.
 
 The fake model applies the cache's real rule (``tests/fakes/model_cache.py``). Own time is what a caller
-waits, less what the bare SDK needs for the very same request.
+waits, less what the model alone takes for the very same request.
 """
 
 from __future__ import annotations
 
 import asyncio
+import http.client
 import json
 import statistics
 import tempfile
-import time
 from collections import Counter
 from pathlib import Path
 from typing import Any, Final
@@ -67,11 +67,10 @@ def late(host: HostProcess, model: ModelProcess) -> dict[str, float]:
     two_hundredth: list[float] = []
     for conversation in young:
         second.append(timed(lambda: turn(host, conversation, message)))  # noqa: B023 - called at once
-        body_of_second = model.requests()[-1]["body"] if conversation == young[-1] else None
         two_hundredth.append(timed(lambda: turn(host, old, message)))
-    body_of_late = model.requests()[-1]["body"]
-    floor_early = asyncio.run(replayed(model.url, body_of_second or {}))
-    floor_late = asyncio.run(replayed(model.url, body_of_late))
+    *_, body_of_second, body_of_late = (request["body"] for request in model.requests())
+    floor_early = replayed(model.url, body_of_second)
+    floor_late = replayed(model.url, body_of_late)
     early = statistics.median(second) - floor_early
     later = statistics.median(two_hundredth) - floor_late
     return {
@@ -125,16 +124,13 @@ def hit_ratio(answers: list[dict[str, Any]]) -> float:
     return read / (read + used["cache_creation_input_tokens"] + used["input_tokens"])
 
 
-async def replayed(url: str, body: dict[str, Any]) -> float:
-    """Return what the same request takes with nothing but the SDK, in milliseconds (p50)."""
-    from anthropic import AsyncAnthropic
+def replayed(url: str, body: dict[str, Any]) -> float:
+    """Return what the model alone takes for the same request, in milliseconds (p50)."""
+    connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=60)
+    content = json.dumps(body)
 
-    took: list[float] = []
-    async with AsyncAnthropic(api_key="none", base_url=url, max_retries=0) as client:
-        for _ in range(ROUNDS):
-            started = time.perf_counter()
-            stream = await client.messages.create(**body)
-            async for _event in stream:
-                pass
-            took.append((time.perf_counter() - started) * 1000)
-    return statistics.median(took)
+    def ask() -> None:
+        connection.request("POST", "/v1/messages", content, {"Content-Type": "application/json"})
+        connection.getresponse().read()
+
+    return statistics.median(timed(ask) for _ in range(ROUNDS))

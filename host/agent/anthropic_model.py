@@ -57,7 +57,7 @@ _TOO_LONG: Final = re.compile(
     r"\b(?:prompt|input|request)\b.{0,30}too long|context.{0,20}(?:window|length|limit|size)|too many tokens",
     re.IGNORECASE,
 )
-_LARGER_THAN: Final = re.compile(r"(?:\d|tokens?) > (\d{4,9})")
+_LARGER_THAN: Final = re.compile(r"(\d{1,9})(?: tokens?| \+ \d+)? > (\d{4,9})")
 _THINKING: Final = re.compile(r"signature.{0,40}thinking|thinking.{0,40}signature", re.IGNORECASE)
 
 
@@ -169,6 +169,7 @@ def _status_error(failure: anthropic.APIStatusError) -> ModelError:
     what = f"{status} {kind}" if kind else str(status)
     headers = failure.response.headers
     said = str(failure.message)
+    tokens, window = _sizes(said)
     too_long = status == 413 or (status == 400 and _TOO_LONG.search(said))
     return ModelError(
         f"{sentence} ({what}).",
@@ -176,14 +177,15 @@ def _status_error(failure: anthropic.APIStatusError) -> ModelError:
         retry_after_s=_retry_after(headers),
         status=status,
         reason="too_long" if too_long else "thinking" if status == 400 and _THINKING.search(said) else "",
-        window=_window(said) if too_long else None,
+        tokens=tokens if too_long else None,
+        window=window if too_long else None,
     )
 
 
-def _window(said: str) -> int | None:
-    """Return the window that the API named: ``prompt is too long: 208310 tokens > 200000 maximum``."""
+def _sizes(said: str) -> tuple[int | None, int | None]:
+    """Return the tokens and the window that the API named, as in ``208310 tokens > 200000 maximum``."""
     found = _LARGER_THAN.search(said)
-    return int(found[1]) if found else None
+    return (int(found[1]), int(found[2])) if found else (None, None)
 
 
 def _is_retryable(status: int, headers: httpx2.Headers) -> bool:

@@ -134,17 +134,15 @@ class Compactor:
             return True
         if error.reason != "too_long":
             return False
-        await self.overflowed(messages, request, model, error.window)
-        return True
-
-    async def overflowed(
-        self, messages: list[Message], request: dict[str, Any], model: KeyedModel, window: int | None = None
-    ) -> None:
-        """Make room after the window turned out to be too small for request and reply."""
         estimate = self._estimate(messages, request)
         for name in model.ids:
-            self._windows.refused(name, estimate, window)
-        await self._compact(messages, request, model)
+            self._windows.refused(name, estimate, error)
+        await self._compact(messages, request, model, at_least_once=True)
+        return True
+
+    async def overflowed(self, messages: list[Message], request: dict[str, Any], model: KeyedModel) -> None:
+        """Make room after the window turned out to be too small for request and reply."""
+        await self._compact(messages, request, model, at_least_once=True)
 
     def answered(self, messages: list[Message], request: dict[str, Any], reply: Reply) -> None:
         """Learn from what the API counted for a request of these messages."""
@@ -153,11 +151,21 @@ class Compactor:
 
     # --- one compaction after the other
 
-    async def _compact(self, messages: list[Message], request: dict[str, Any], model: KeyedModel) -> None:
-        for _ in range(ROUNDS):
-            before = self._measured(messages, self._sizes(request, model))
+    async def _compact(
+        self,
+        messages: list[Message],
+        request: dict[str, Any],
+        model: KeyedModel,
+        *,
+        at_least_once: bool = False,
+    ) -> None:
+        """Compact until the messages fit; ``at_least_once``: to half if they seem to fit."""
+        for number in range(ROUNDS):
+            sizes = self._sizes(request, model)
+            before = self._measured(messages, sizes)
+            room = min(sizes.room, before // 2) if at_least_once and not number else sizes.room
             entries = await self._entries()
-            await self._round(entries, request, model)
+            await self._round(entries, request, model, room)
             self._rebuild(messages, entries)
             sizes = self._sizes(request, model)
             after = self._measured(messages, sizes)
@@ -169,11 +177,11 @@ class Compactor:
                 self._recorder.warnings.append(warning)
 
     async def _round(
-        self, entries: Sequence[HistoryEntry], request: dict[str, Any], model: KeyedModel
+        self, entries: Sequence[HistoryEntry], request: dict[str, Any], model: KeyedModel, room: int
     ) -> None:
         sizes = self._sizes(request, model)
         parts = planning.parts_of(entries, self._compaction, sizes.factor)
-        chosen = planning.plan(parts, sizes.room - self._notes_tokens(sizes), sizes.factor)
+        chosen = planning.plan(parts, max(room - self._notes_tokens(sizes), 0), sizes.factor)
         if sizes.room <= 0 or chosen is None:
             raise self._too_long(parts, sizes)
         thinking = self._thinking_through(parts, request)

@@ -86,8 +86,8 @@ class ModelError(Exception):
 
     ``retryable``: the same request may succeed later, after ``retry_after_s`` seconds if the API said so.
     ``status``: the HTTP status, or what an error inside the stream stands for; None without an answer.
-    ``reason``: ``too_long`` when the request is too long for the model's window (``window`` tokens, if the
-    API said so), ``thinking`` when thinking was sent back whose signature doesn't fit, else "".
+    ``reason``: ``too_long`` when the request's ``tokens`` are too many for the model's ``window`` (figures if
+    the API named them), ``thinking`` when thinking was sent back whose signature doesn't fit, else "".
     """
 
     def __init__(
@@ -98,6 +98,7 @@ class ModelError(Exception):
         retry_after_s: float | None = None,
         status: int | None = None,
         reason: Literal["", "too_long", "thinking"] = "",
+        tokens: int | None = None,
         window: int | None = None,
     ) -> None:
         super().__init__(message)
@@ -106,6 +107,7 @@ class ModelError(Exception):
         self.retry_after_s = retry_after_s
         self.status = status
         self.reason = reason
+        self.tokens = tokens
         self.window = window
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from host.agent.models import Reply
+from host.agent.models import ModelError, Reply
 from shared.settings.sections import History
 
 FROM_TOKENS: Final = 1000
@@ -14,6 +14,7 @@ FROM_TOKENS: Final = 1000
 
 LEAST_FACTOR: Final = 0.4
 MOST_FACTOR: Final = 4.0
+LEAST_WINDOW: Final = 2000
 MODELS: Final = 100
 """Models whose figures are remembered."""
 
@@ -51,15 +52,19 @@ class Windows:
         usage = reply.usage
         counted = usage.tokens - usage.output_tokens
         if min(estimate, counted) >= FROM_TOKENS:
-            self._keep(model).factor = min(max(counted / estimate, LEAST_FACTOR), MOST_FACTOR)
+            self._keep(model).factor = _within(counted / estimate)
 
-    def refused(self, model: str, estimate: int, window: int | None) -> None:
-        """The API found a request too long, for a window that it may have named."""
+    def refused(self, model: str, estimate: int, error: ModelError) -> None:
+        """Learn from the API's refusal of a request that was too long."""
         learnt = self._keep(model)
-        if window is not None and window >= FROM_TOKENS:
-            learnt.window = min(window, self._window(model))
-        least = self._window(model) / max(estimate, 1)
-        learnt.factor = min(max(learnt.factor, least), MOST_FACTOR)
+        if error.tokens and error.tokens >= FROM_TOKENS:
+            learnt.factor = _within(error.tokens / max(estimate, 1))
+        if error.window is not None:
+            learnt.window = max(min(error.window, self._window(model)), LEAST_WINDOW)
+        elif error.status == 400:
+            # It may be any size, but not larger than what was refused.
+            refused = int(estimate * learnt.factor)
+            learnt.window = max(min(refused, self._window(model)), LEAST_WINDOW)
 
     def _window(self, model: str) -> int:
         named = [name for name in self._settings.windows if model == name or model.startswith(f"{name}-")]
@@ -73,3 +78,7 @@ class Windows:
         if model not in self._learnt and len(self._learnt) >= MODELS:
             del self._learnt[next(iter(self._learnt))]
         return self._learnt.setdefault(model, _Learnt())
+
+
+def _within(factor: float) -> float:
+    return min(max(factor, LEAST_FACTOR), MOST_FACTOR)
