@@ -54,22 +54,24 @@ class ChannelDoor:
         if not self._rules.allows(message.sender) or not usable(message):
             self._turn_away(message)
             return False
-        notice = await self._refusal(message)
+        update = to_update(message)
+        notice = await self._refusal(message, urgent=update.urgent)
         if notice is not None:
             return await self._notify(message, notice)
-        channel = self._rules.channel
-        await self._book.receive(channel, [to_update(message)], now_ms())
+        await self._book.receive(self._rules.channel, [update], now_ms())
         return True
 
-    async def _refusal(self, message: Incoming) -> str | None:
+    async def _refusal(self, message: Incoming, *, urgent: bool) -> str | None:
         """Return why an allowed sender's message is not taken."""
         self._moment = float(message.sent_at or now_ms())
         if self._rate.retry_after(message.sender.id) is not None:
             return TOO_OFTEN
         self._rate.count(message.sender.id)
-        if await self._book.waiting(self._rules.channel, message.chat_id) >= MOST_WAITING:
-            return TOO_MANY
-        return None
+        if urgent:
+            # Above all /stop, which makes the queue shorter.
+            return None
+        waiting = await self._book.waiting(self._rules.channel, message.chat_id)
+        return TOO_MANY if waiting >= MOST_WAITING else None
 
     async def _notify(self, message: Incoming, notice: str) -> bool:
         """Say once a minute that something was left out."""

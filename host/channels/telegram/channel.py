@@ -37,6 +37,7 @@ EDIT_EVERY_S: Final = 2.0
 """In a private chat about one call a second is welcome, in a group twenty a minute."""
 
 KINDS: Final = ("message",)
+UNREADABLE: Final = ("can't parse entities", "text is empty")
 SECRET_HEADER: Final = "x-telegram-bot-api-secret-token"  # noqa: S105 - the header's name
 SECRET: Final = re.compile(r"[A-Za-z0-9_-]{1,256}")
 WEBHOOK_PATH: Final = "/channels/telegram/webhook"
@@ -130,7 +131,7 @@ class TelegramChannel(Channel):
         try:
             await self._with_text("editMessageText", text, parameters)
         except Undeliverable as fault:
-            if NOT_MODIFIED not in str(fault):
+            if NOT_MODIFIED not in str(fault).lower():
                 raise
 
     async def delete(self, chat_id: str, message_id: str) -> None:
@@ -170,7 +171,7 @@ class TelegramChannel(Channel):
         try:
             return await self._client.call(method, text=to_html(text), parse_mode="HTML", **parameters)
         except Undeliverable as fault:
-            if "can't parse entities" not in str(fault) and "text is empty" not in str(fault):
+            if not any(sign in str(fault).lower() for sign in UNREADABLE):
                 raise
         return await self._client.call(method, text=text, **parameters)
 

@@ -24,12 +24,14 @@ from telegram.request import HTTPXRequest
 from telegram.warnings import PTBUserWarning
 
 from host.channels.base import ChannelDown, ChannelFault, Gone, TryLater, Undeliverable
+from shared.clock import monotonic_ms
 
 CALL_WITHIN_S: Final = 10.0
 POLL_S: Final = 25
 """How long Telegram may hold a poll while there is nothing new."""
 
 FILE_WITHIN_S: Final = 60.0
+PAUSE: Final = "Telegram asks for a pause"
 NOT_MODIFIED: Final = "message is not modified"
 _GONE: Final = ("message to edit not found", "message can't be edited", "message to delete not found")
 
@@ -44,6 +46,7 @@ class TelegramClient:
     def __init__(self, token: str, api_base: str) -> None:
         base = api_base.rstrip("/")
         self._token = token
+        self._pauses: dict[str, float] = {}
         self._files = f"{base}/file/bot{token}"
         self._bot = Bot(
             token,
@@ -56,8 +59,15 @@ class TelegramClient:
     async def call(self, method: str, **parameters: Any) -> Any:
         """Call a method and return its result as JSON has it. Raises ChannelFault."""
         within = POLL_S + CALL_WITHIN_S if method == "getUpdates" else CALL_WITHIN_S
+        chat_id = parameters.get("chat_id")
+        self._keep_pause(chat_id)
         try:
             return await self._bot.do_api_request(method, api_kwargs=parameters, read_timeout=within)
+        except RetryAfter as error:
+            seconds = _seconds(error)
+            if chat_id is not None:
+                self._pauses[chat_id] = monotonic_ms() + seconds * 1000
+            raise TryLater(PAUSE, seconds) from None
         except TelegramError as error:
             raise self._fault(error) from None
 
@@ -76,9 +86,16 @@ class TelegramClient:
         for request in self._bot._request:
             await request.shutdown()
 
+    def _keep_pause(self, chat_id: str | None) -> None:
+        """Raise TryLater while Telegram wants to hear nothing for this chat, whatever it is."""
+        now = monotonic_ms()
+        self._pauses = {chat: until for chat, until in self._pauses.items() if until > now}
+        if chat_id is not None and chat_id in self._pauses:
+            raise TryLater(PAUSE, (self._pauses[chat_id] - now) / 1000)
+
     def _fault(self, error: TelegramError) -> ChannelFault:
         if isinstance(error, RetryAfter):
-            return TryLater("Telegram asks for a pause", _seconds(error))
+            return TryLater(PAUSE, _seconds(error))
         said = error.message.replace(self._token, "[redacted]")
         if isinstance(error, InvalidToken):
             return ChannelDown("Telegram does not accept the bot's token")

@@ -1,0 +1,104 @@
+"""Who may write: every form of allow_from, and what somebody gets who may not."""
+
+from __future__ import annotations
+
+import pytest
+
+from host.channels.allow import AllowList, Names
+from host.channels.base import Sender
+from tests.channels.conftest import MakeHost
+from tests.fakes.bot_api import BotApi
+from tests.running import until
+
+ANN = Sender("123", "ann", "Ann")
+NAMELESS = Sender("123")
+OTHER = Sender("9", "bob", "Bob")
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        123,
+        "123",
+        " 123 ",
+        "@ann",
+        "@Ann",
+        "telegram:123",
+        "telegram:@ann",
+        "123|ann",
+        "123|@ANN",
+        "telegram:123|ann",
+    ],
+)
+def test_each_form_lets_its_sender_in_and_nobody_else(entry: str | int) -> None:
+    allowed = AllowList([entry], "telegram")
+    assert allowed.allows(ANN)
+    assert not allowed.allows(OTHER)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        "",
+        " ",
+        "@",
+        "|",
+        "123|",
+        "|ann",
+        "123|bob",
+        "9|ann",
+        "ann",
+        "12",
+        "1234",
+        "discord:123",
+        "telegram:",
+        "-123",
+        "@an",
+    ],
+)
+def test_an_entry_that_means_somebody_else_or_nobody_lets_nobody_in(entry: str) -> None:
+    allowed = AllowList([entry], "telegram")
+    assert not allowed.allows(ANN)
+    assert not allowed.allows(Sender("", ""))
+
+
+def test_both_halves_must_match_also_for_somebody_without_a_name() -> None:
+    assert not AllowList(["123|ann"], "telegram").allows(NAMELESS)
+    assert not AllowList(["123|ann"], "telegram").allows(Sender("9", "ann"))
+    assert not AllowList(["@"], "telegram").allows(NAMELESS)
+
+
+def test_an_empty_list_and_a_star_let_everybody_in() -> None:
+    for entries in ([], ["*"], [5, "*"]):
+        assert AllowList(entries, "telegram").allows(OTHER)
+
+
+def test_a_star_makes_nobody_an_owner_and_neither_does_an_empty_list() -> None:
+    assert not Names(["*"], "telegram").names(ANN)
+    assert not Names([], "telegram").names(ANN)
+    assert Names(["*", 123], "telegram").names(ANN)
+
+
+def test_who_is_not_allowed_gets_nothing_costs_nothing_and_is_logged_once(
+    make_host: MakeHost, own_api: BotApi
+) -> None:
+    host = make_host(allow_from=["7|ann"]).start()
+    for number in range(20):
+        own_api.say(f"let me in {number}", user=8, name="mallory")
+        own_api.say("/start", user=7, name="mallory")
+    own_api.say("hello", user=7, name="ann")
+    until(lambda: own_api.texts(7) == ["echo: hello"])
+    assert own_api.texts(8) == []
+    assert own_api.called("sendChatAction", 8) == []
+    assert host.log_text.count("not allowed was turned away") == 1
+    with host.client() as client:
+        conversations = client.get("/chat").json()["conversations"]
+        assert {each["conversation_id"] for each in conversations} == {"main", "telegram:7"}
+        (message, _) = client.get("/chat/telegram:7/messages").json()["messages"]
+    assert message["content"] == "hello"
+    assert "let me in" not in host.log_text
+
+
+def test_an_empty_list_is_warned_of_at_the_start(make_host: MakeHost) -> None:
+    host = make_host(allow_from=[]).start()
+    assert "SECURITY: channel telegram allows everyone (allow_from is empty)" in host.log_text

@@ -1,0 +1,110 @@
+"""The host is killed at any moment: what came in is answered once, what was to go out goes out."""
+
+from __future__ import annotations
+
+import random
+import time
+
+from tests.channels.conftest import MakeHost
+from tests.channels.test_telegram import history
+from tests.fakes.bot_api import BotApi
+from tests.running import directive, until
+
+KILLS = 6
+CHATS = (7, 8, 9)
+
+
+def test_a_message_in_the_works_is_answered_after_a_kill(make_host: MakeHost, own_api: BotApi) -> None:
+    host = make_host().start()
+    own_api.say(directive("slow", text="there", delay_ms=2500))
+    own_api.say("and this")
+    until(lambda: own_api.called("sendChatAction", 7) and own_api.pending() == 0)
+    host.kill()
+    assert own_api.texts() == []
+    host.start()
+    until(lambda: own_api.texts() == ["there", "echo: and this"])
+    assert [message["role"] for message in history(host, "telegram:7")] == ["user", "assistant"] * 2
+
+
+def test_an_answer_that_is_being_written_goes_on_in_the_same_message(
+    make_host: MakeHost, own_api: BotApi
+) -> None:
+    host = make_host().start()
+    deltas = [f"word{number} " for number in range(60)]
+    own_api.say(directive(deltas=deltas, delta_delay_ms=60))
+    until(lambda: any(shown.text.endswith("…") for shown in own_api.shown()))
+    host.kill()
+    host.start()
+    until(lambda: own_api.texts() == ["".join(deltas).strip()])
+    assert len(own_api.shown()) == 1
+
+
+def test_a_message_that_could_not_be_delivered_is_delivered_after_a_kill(
+    make_host: MakeHost, own_api: BotApi
+) -> None:
+    host = make_host().start()
+    own_api.fail("sendMessage", 1000, status=500, description="Internal Server Error")
+    own_api.say("hello")
+    until(lambda: own_api.called("failed sendMessage"))
+    host.kill()
+    own_api.faults.clear()
+    host.start()
+    until(lambda: own_api.texts() == ["echo: hello"])
+
+
+def test_a_run_that_may_have_had_an_effect_is_not_repeated(make_host: MakeHost, own_api: BotApi) -> None:
+    host = make_host().start()
+    call = {"name": "exec", "input": {"command": "echo once >> effects.txt; sleep 30"}}
+    own_api.say(directive(steps=[{"tools": [call]}, {"text": "done"}]))
+    until(lambda: (host.root / "memory" / "effects.txt").exists())
+    host.kill()
+    host.start()
+    until(own_api.texts)
+    assert "⚠️" in own_api.texts()[0]
+    assert (host.root / "memory" / "effects.txt").read_text() == "once\n"
+
+
+def test_an_update_that_is_brought_again_is_not_answered_again(make_host: MakeHost, own_api: BotApi) -> None:
+    host = make_host().start()
+    own_api.say("hello")
+    with own_api._lock:
+        (update,) = [dict(each) for each in own_api._updates] or [None]
+    until(lambda: own_api.texts() == ["echo: hello"])
+    host.stop()
+    assert update is not None
+    own_api.bring_again(update)
+    own_api.say("next")
+    host.start()
+    until(lambda: own_api.texts() == ["echo: hello", "echo: next"])
+    assert len(history(host, "telegram:7")) == 4
+
+
+def test_nothing_is_lost_or_taken_twice_however_often_it_is_killed(
+    make_host: MakeHost, own_api: BotApi
+) -> None:
+    chance = random.Random(11)
+    host = make_host(messages_per_minute=0)
+    said = 0
+    for _ in range(KILLS):
+        host.start(wait=False)
+        until(lambda: own_api.called("getUpdates"))
+        own_api.calls.clear()
+        for _ in range(chance.randrange(3, 9)):
+            said += 1
+            own_api.say(
+                directive(f"m{said}", text=f"a{said}", delay_ms=chance.randrange(60)), user=7 + said % 3
+            )
+        # Not to wait for anything: the moment of the kill is to be any.
+        time.sleep(chance.uniform(0, 1.5))
+        host.kill()
+    host.start()
+    until(lambda: own_api.pending() == 0)
+    wanted = {chat: [f"a{n}" for n in range(1, said + 1) if 7 + n % 3 == chat] for chat in CHATS}
+    until(lambda: all(own_api.texts(chat)[-1:] == wanted[chat][-1:] for chat in CHATS))
+    for chat in CHATS:
+        answers = [message["content"] for message in history(host, f"telegram:{chat}")[1::2]]
+        assert answers == wanted[chat]
+        # A crash between sending and noting it may repeat a message, but never loses or reorders one.
+        assert list(dict.fromkeys(own_api.texts(chat))) == wanted[chat]
+    extra = sum(len(own_api.texts(chat)) for chat in CHATS) - said
+    assert extra <= KILLS
