@@ -69,7 +69,8 @@ def test_both_halves_must_match_also_for_somebody_without_a_name() -> None:
 
 
 def test_an_empty_list_and_a_star_let_everybody_in() -> None:
-    for entries in ([], ["*"], [5, "*"]):
+    lists: list[list[str | int]] = [[], ["*"], [5, "*"]]
+    for entries in lists:
         assert AllowList(entries, "telegram").allows(OTHER)
 
 

@@ -67,12 +67,9 @@ def test_a_run_that_may_have_had_an_effect_is_not_repeated(make_host: MakeHost, 
 def test_an_update_that_is_brought_again_is_not_answered_again(make_host: MakeHost, own_api: BotApi) -> None:
     host = make_host().start()
     own_api.say("hello")
-    with own_api._lock:
-        (update,) = [dict(each) for each in own_api._updates] or [None]
     until(lambda: own_api.texts() == ["echo: hello"])
     host.stop()
-    assert update is not None
-    own_api.bring_again(update)
+    own_api.bring_again(own_api.brought[0])
     own_api.say("next")
     host.start()
     until(lambda: own_api.texts() == ["echo: hello", "echo: next"])

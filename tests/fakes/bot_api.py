@@ -83,6 +83,7 @@ class BotApi:
     missing: set[str] = field(default_factory=set)
     faults: list[Fault] = field(default_factory=list)
     webhook: Json = field(default_factory=dict)
+    brought: list[Json] = field(default_factory=list)
     _chats: dict[str, dict[int, Shown]] = field(default_factory=dict)
     _updates: list[Json] = field(default_factory=list)
     _update_id: int = 1000
@@ -125,6 +126,7 @@ class BotApi:
         with self._lock:
             self._update_id += 1
             self._updates.append({"update_id": self._update_id, **update})
+            self.brought.append(self._updates[-1])
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._news.set)
         return answer
