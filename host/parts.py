@@ -133,7 +133,7 @@ async def open_host(settings: Settings, owner: str, stop: Callable[[str], None])
         stack.push_async_callback(host.models.aclose)
         background = await stack.enter_async_context(anyio.create_task_group())
         host.runs = await stack.enter_async_context(_run_service(host))
-        parts = TaskParts(host.store, await _heartbeat(host), host.metrics, host.redactor)
+        parts = TaskParts(host.store, await _heartbeat(host), host.metrics, host.redactor, settings.lease_ms)
         host.task_runner = await stack.enter_async_context(TaskRunner(parts, host.runs, owner=owner))
         if any(channel.enabled for channel in settings.channels.by_name().values()):
             host.channels = await stack.enter_async_context(_channels(host))
@@ -142,7 +142,7 @@ async def open_host(settings: Settings, owner: str, stop: Callable[[str], None])
         background.start_soon(_warm, host)
         background.start_soon(keep_tidy, host.store)
         if host.store.several_hosts:
-            background.start_soon(keep_recovering, host.store)
+            background.start_soon(keep_recovering, host.store, settings.lease_ms)
         host.ready = True
         yield host
         host.ready = False
@@ -208,6 +208,7 @@ def _run_service(host: Host) -> RunService:
         end_marker=settings.session_end_marker,
         queue_ms=settings.queue_ms,
         messages_per_minute=settings.rate_limits.messages_per_minute,
+        lease_ms=settings.lease_ms,
     )
     forget = (agent.forget, host.sandbox.forget, host.tool_servers.forget)
     return RunService(

@@ -16,9 +16,6 @@ EVERY_S: Final = 60.0
 PAUSE_S: Final = 0.05
 """Between two batches, so that requests go first."""
 
-RECOVER_EVERY_S: Final = 5.0
-"""A run of a dead host ends this long after its lease at the latest."""
-
 BATCH: Final = 200
 """Rows a batch removes at most: some milliseconds of work, on the worker thread."""
 
@@ -34,10 +31,10 @@ async def keep_tidy(store: Store) -> None:
         await anyio.sleep(PAUSE_S if removed >= BATCH else EVERY_S)
 
 
-async def keep_recovering(store: Store) -> None:
-    """End the runs of hosts that died, for ever, so that nobody waits for them for long."""
+async def keep_recovering(store: Store, lease_ms: int) -> None:
+    """End the runs of hosts that died, for ever: at the latest a sixth of a lease after theirs ran out."""
     while True:
-        await anyio.sleep(RECOVER_EVERY_S)
+        await anyio.sleep(lease_ms / 6000)
         try:
             ended = await store.runs.recover(now_ms())
         except Exception:

@@ -41,10 +41,6 @@ from shared.store.contract import Store
 
 logger = logging.getLogger("picoclaw.runs")
 
-LEASE_MS: Final = 30_000
-"""How long a lease lasts without being renewed, in milliseconds."""
-
-RENEW_EVERY_S: Final = LEASE_MS / 3000
 EVENTS_EVERY_S: Final = 0.25
 """Live events are stored at least this often, in batches (storage: never one sync per token)."""
 
@@ -54,7 +50,7 @@ CANCELLED: Final = "The run was cancelled; its finished steps are kept."
 
 @dataclass(frozen=True, slots=True)
 class RunLimits:
-    """Bounds of this host's runs; times in milliseconds."""
+    """Bounds of this host's runs; times in milliseconds. A lease is renewed after a third of its time."""
 
     max_execution_ms: int
     max_concurrent_runs: int
@@ -62,6 +58,7 @@ class RunLimits:
     end_marker: str
     queue_ms: int = 0
     messages_per_minute: int = 0
+    lease_ms: int = 30_000
 
 
 class RunService:
@@ -265,7 +262,7 @@ class RunService:
 
     async def _keep_leases(self) -> None:
         while True:
-            await anyio.sleep(RENEW_EVERY_S)
+            await anyio.sleep(self._limits.lease_ms / 3000)
             for run in list(self._active.values()):
                 await self._renew(run)
 
@@ -283,7 +280,7 @@ class RunService:
 
     async def _renew(self, run: ActiveRun) -> None:
         try:
-            await self._store.runs.renew(run.lease, LEASE_MS)
+            await self._store.runs.renew(run.lease, self._limits.lease_ms)
         except LeaseLost:
             run.stop(Overtaken())
         except Exception:
@@ -347,7 +344,7 @@ class RunService:
             message=self._message(spec, now),
             owner=self._owner,
             now=now,
-            lease_ms=LEASE_MS,
+            lease_ms=self._limits.lease_ms,
             create=spec.conversation_id is None,
             parent_id=spec.parent_id,
             temporary=spec.temporary,

@@ -26,11 +26,6 @@ from shared.tasks import task_view
 
 logger = logging.getLogger("picoclaw.tasks")
 
-CLAIM_MS: Final = 30_000
-"""How long a claim lasts without being renewed, in milliseconds."""
-
-RENEW_EVERY_S: Final = CLAIM_MS / 3000
-
 SENDER: Final = "scheduler"
 
 BUSY_TRIES: Final = 8
@@ -45,12 +40,13 @@ _STATES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class TaskParts:
-    """What a task run works with."""
+    """What a task run works with; ``claim_ms``: how long a claim lasts without being renewed."""
 
     store: Store
     heartbeat: Heartbeat
     metrics: Metrics
     redactor: Redactor
+    claim_ms: int = 30_000
 
 
 class TaskRunner:
@@ -76,7 +72,7 @@ class TaskRunner:
     async def trigger(self, task_id: str, idempotency: Idempotency | None = None) -> dict[str, Any]:
         """Run the task now, whatever its schedule says. Raises NotFound, ConversationBusy, and as runs do."""
         claimed = await self._store.tasks.claim_manual(
-            task_id, owner=None, host=self._owner, now=now_ms(), lease_ms=CLAIM_MS
+            task_id, owner=None, host=self._owner, now=now_ms(), lease_ms=self._parts.claim_ms
         )
         try:
             service = await self._start(*claimed, idempotency)
@@ -97,7 +93,9 @@ class TaskRunner:
 
     async def _start_next(self) -> _Service | None:
         for _ in range(BUSY_TRIES):
-            claimed = await self._store.tasks.claim_due(host=self._owner, now=now_ms(), lease_ms=CLAIM_MS)
+            claimed = await self._store.tasks.claim_due(
+                host=self._owner, now=now_ms(), lease_ms=self._parts.claim_ms
+            )
             if claimed is None:
                 return None
             try:
@@ -205,8 +203,8 @@ class _Service:
 
     async def _keep_claim(self) -> None:
         while True:
-            await anyio.sleep(RENEW_EVERY_S)
-            await self._store.tasks.renew_claim(self._claim, CLAIM_MS)
+            await anyio.sleep(self._parts.claim_ms / 3000)
+            await self._store.tasks.renew_claim(self._claim, self._parts.claim_ms)
 
 
 def _state(answer: dict[str, Any]) -> TaskRunState:

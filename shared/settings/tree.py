@@ -72,6 +72,11 @@ class Settings(Section):
     max_concurrent_runs: Annotated[int, Env("MAX_CONCURRENT_RUNS")] = Field(
         default=64, ge=1, description="Most runs at once"
     )
+    lease_ms: Annotated[int, Env("LEASE_MS")] = Field(
+        default=30_000,
+        ge=1000,
+        description="How long a run or a task's slot stays a host's that gives no sign, milliseconds",
+    )
     queue_ms: Annotated[int, Env("QUEUE_MS")] = Field(
         default=0, ge=0, description="How long a run may wait for a place before it is refused, milliseconds"
     )
