@@ -34,6 +34,7 @@ from host.skills.places import built_in_dir
 from host.tools.approvals import Approvals
 from host.tools.base import Toolset
 from host.tools.skills import SkillTools
+from host.tools.web import WebToolset
 from host.upkeep import keep_recovering, keep_tidy
 from host.volumes import make_volumes
 from shared.clock import now_ms
@@ -96,6 +97,7 @@ class Host:
             self.sandbox.toolset(conversation_id),
             self.tool_servers.toolset(conversation_id, is_main=is_main),
             SkillTools(self.knowledge),
+            *([] if self.settings.offline else [WebToolset(self.settings.tools.web)]),
         ]
         if conversation_id == self.settings.main_conversation_id and not spec.scheduled:
             own.append(Approvals(self.runs.approve))
@@ -194,7 +196,9 @@ def _run_service(host: Host) -> RunService:
         prices=host.prices,
         main_conversation_id=settings.main_conversation_id,
     )
-    prompt = Prompt(settings.assistant_name, settings.system_prompt_override)
+    web = settings.tools.web
+    strangers = (web.search or web.fetch) and not settings.offline
+    prompt = Prompt(settings.assistant_name, settings.system_prompt_override, web=strangers)
     archive = None
     if settings.history.archive:
         archive = Archive(host.store, host.redactor, host.sandbox.save_file, host.sandbox.remove_folder)

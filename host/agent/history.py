@@ -7,6 +7,7 @@ from typing import Any, Final
 from xml.sax.saxutils import escape
 
 from host.agent import untrusted
+from host.agent.server_calls import lost_server_results, open_server_calls
 from host.agent.token_estimate import estimated
 from shared.compactions import Compaction
 from shared.models import Block, HistoryEntry
@@ -39,6 +40,7 @@ class HistoryBuilder:
         self._compaction = compaction or NONE
         self._messages: list[Message] = []
         self._open_calls: list[str] = []
+        self._open_server_calls: dict[str, str] = {}
         self.tokens = 0
         """An estimate of the messages, on the high side."""
         if self._compaction.through_seq:
@@ -51,11 +53,15 @@ class HistoryBuilder:
             # No blocks: an answer that only people see, what was shown of a run that did not finish.
             return
         if entry.role == "user":
+            if lost := lost_server_results(self._open_server_calls):
+                self._append("assistant", lost)
+            self._open_server_calls = {}
             blocks = [*_answers(blocks, self._open_calls), *_others(blocks)]
         elif self._open_calls:
             self._append("user", _answers([], self._open_calls))
         if blocks:
             self._append(entry.role, blocks)
+        self._open_server_calls = open_server_calls(blocks, self._open_server_calls)
         self._open_calls = calls_of(blocks) if entry.role == "assistant" else []
 
     def messages(self) -> list[Message]:

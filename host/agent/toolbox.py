@@ -44,10 +44,7 @@ class Toolbox:
 
     def definitions(self) -> list[dict[str, Any]]:
         """Return the tools as the Messages API wants them."""
-        return [
-            {"name": spec.name, "description": spec.description, "input_schema": dict(spec.input_schema)}
-            for spec in self._specs.values()
-        ]
+        return [_definition(spec) for spec in self._specs.values()]
 
     def _add(self, toolset: Toolset) -> None:
         for spec in toolset.specs():
@@ -79,6 +76,12 @@ class Toolbox:
             return ToolResult(
                 f"The tool {name} failed inside the host; nothing more is known.", is_error=True
             )
+
+
+def _definition(spec: ToolSpec) -> dict[str, Any]:
+    if spec.definition is not None:
+        return dict(spec.definition)
+    return {"name": spec.name, "description": spec.description, "input_schema": dict(spec.input_schema)}
 
 
 def result_block(call_id: str, result: ToolResult) -> Block:

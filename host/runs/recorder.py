@@ -12,6 +12,7 @@ from host.agent.models import Delta, Reply, TextDelta, ThinkingDelta
 from host.runs.events import EventLog
 from host.runs.meter import NOTHING, RunMeter
 from host.runs.prices import Prices
+from host.runs.server_tools import server_events
 from host.runs.spec import RunSpec, outbound_view
 from host.runs.text import ShownText
 from host.tools.base import ToolResult
@@ -74,6 +75,7 @@ class RunRecorder:
         self._count(reply)
         if final:
             self.final = reply
+            self.show_calls(reply)
             return
         await self._append("assistant", reply.blocks, effect_ahead=effect_ahead)
         if effect_ahead:
@@ -117,6 +119,8 @@ class RunRecorder:
         """Tell the calls of a reply to those who want to see them; ``of`` says whose they are."""
         if not self._spec.show_tool_use:
             return
+        for name, data in server_events(reply.blocks):
+            self._log.emit(name, {**_previewed(self._redactor.value(data)), **of})
         for call in reply.tool_uses:
             self._log.emit(
                 "tool_use", {"tool": call["name"], "input": self._redactor.value(call["input"]), **of}
@@ -125,9 +129,8 @@ class RunRecorder:
     async def show_result(self, call: Block, result: ToolResult, **of: str) -> None:
         """Tell how a call ended, and what it made the conversation say."""
         if self._spec.show_tool_use:
-            preview = result.text if len(result.text) <= PREVIEW else result.text[:PREVIEW] + "…"
-            data: dict[str, Any] = {"tool": call["name"], "is_error": result.is_error, "preview": preview}
-            self._log.emit("tool_result", {**data, **of})
+            data = {"tool": call["name"], "is_error": result.is_error, "preview": result.text}
+            self._log.emit("tool_result", {**_previewed(data), **of})
         if call["name"] in SPEAKING_TOOLS:
             await self.tell_said()
 
@@ -167,6 +170,11 @@ class RunRecorder:
 
     def _unstored_spending(self) -> Spending | None:
         return None if self.meter.uncounted == NOTHING else self.meter.uncounted
+
+
+def _previewed(data: dict[str, Any]) -> dict[str, Any]:
+    preview = data.get("preview", "")
+    return data if len(preview) <= PREVIEW else {**data, "preview": f"{preview[:PREVIEW]}…"}
 
 
 def without_secrets(blocks: Sequence[Block], redactor: Redactor) -> list[Block]:

@@ -13,7 +13,8 @@ class ToolSpec:
 
     ``input_schema`` is a JSON Schema object with ``additionalProperties: false``.
     ``parallel``: calls of one reply may run side by side with others. ``read_only``: a call has no effect,
-    so that a run that was cut off during one may be repeated.
+    so that a run that was cut off during one may be repeated. ``definition``: the model's API runs the tool
+    itself, and this is how it wants to be told of it.
     """
 
     name: str
@@ -22,6 +23,7 @@ class ToolSpec:
     parallel: bool = True
     read_only: bool = False
     delegable: bool = True
+    definition: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)

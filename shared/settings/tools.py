@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, SecretStr, model_validator
 
 from shared.settings.section import Section
+
+Domain = Annotated[str, Field(pattern=r"^[A-Za-z0-9*]([A-Za-z0-9.*-]*[A-Za-z0-9])?(/\S*)?$")]
+"""A domain without a scheme, with a path if wanted."""
 
 
 class ExecTool(Section):
@@ -64,6 +67,26 @@ class McpTools(Section):
     )
 
 
+class WebTools(Section):
+    """Tools of the Anthropic API that look into the web; the API runs them, not this host."""
+
+    search: bool = Field(default=False, description="Let the model search the web (web_search)")
+    fetch: bool = Field(default=False, description="Let the model read pages of the web (web_fetch)")
+    max_uses: int = Field(default=5, ge=1, description="Most uses of each in one model call")
+    allowed_domains: tuple[Domain, ...] = Field(
+        default=(), description="Only these domains, such as `example.com` or `example.com/docs`"
+    )
+    blocked_domains: tuple[Domain, ...] = Field(
+        default=(), description="Never these domains; not beside allowed_domains"
+    )
+
+    @model_validator(mode="after")
+    def _one_list(self) -> Self:
+        if self.allowed_domains and self.blocked_domains:
+            raise ValueError("takes allowed_domains or blocked_domains, not both")
+        return self
+
+
 class Tools(Section):
     """What the agent's tools may do."""
 
@@ -75,3 +98,4 @@ class Tools(Section):
     )
     exec: ExecTool = Field(default_factory=ExecTool)
     mcp: McpTools = Field(default_factory=McpTools)
+    web: WebTools = Field(default_factory=WebTools)

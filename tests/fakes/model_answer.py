@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 from uuid import uuid4
 
-from host.agent.offline.protocol import Message, pieces_of, sse, tokens
+from host.agent.offline.protocol import InvalidRequest, Message, pieces_of, sse, tokens
 from shared.models import Block
 from tests.fakes.model_cache import PromptCache
 from tests.fakes.model_script import Step
+from tests.fakes.model_web import server_blocks
 
 Ending = Literal["complete", "drop", "hang"]
 
@@ -49,6 +50,7 @@ def error_type(step: Step) -> str:
 
 def reply_to(step: Step, request: dict[str, Any], cache: PromptCache) -> Message:
     """Return the message that the step describes, with the usage that the request causes."""
+    _check_offered(step, request)
     blocks = list(_blocks(step))
     stop = step.get("stop_reason") or ("tool_use" if step.get("tools") else "end_turn")
     usage = cache.usage(request, sum(tokens(block) for block in blocks))
@@ -58,12 +60,21 @@ def reply_to(step: Step, request: dict[str, Any], cache: PromptCache) -> Message
 def _blocks(step: Step) -> Iterator[Block]:
     if step.get("thinking"):
         yield {"type": "thinking", "thinking": step["thinking"], "signature": "signed-by-the-fake"}
+    yield from server_blocks(step)
     text = step.get("text") or "".join(step.get("deltas", ()))
     if text:
-        yield {"type": "text", "text": text}
+        cited = {"citations": step["citations"]} if step.get("citations") else {}
+        yield {"type": "text", "text": text, **cited}
     for number, tool in enumerate(step.get("tools", ())):
         identity = tool.get("id") or f"toolu_{uuid4().hex[:20]}{number}"
         yield {"type": "tool_use", "id": identity, "name": tool["name"], "input": tool.get("input", {})}
+
+
+def _check_offered(step: Step, request: dict[str, Any]) -> None:
+    kinds = tuple(str(tool.get("type")) for tool in request.get("tools") or ())
+    for tool in step.get("server_tools", ()):
+        if not any(kind.startswith(tool["name"]) for kind in kinds):
+            raise InvalidRequest(f"the request does not offer {tool['name']}")
 
 
 def _deltas(step: Step) -> list[str]:

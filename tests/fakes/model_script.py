@@ -5,6 +5,8 @@ A directive is JSON after ``@@model`` in the person's last message, so that para
     @@model {"text": "hi", "deltas": ["h", "i"], "thinking": "...", "tools": [{"name": ..., "input": {...}}],
              "stop_reason": "...", "delay_ms": 5, "delta_delay_ms": 5, "hang": true}
 
+``"server_tools"`` are calls that the API answers itself (``model_web``), ``"citations"`` those of the text.
+
 Failures, for the first ``times`` requests (always, if not given), then the step as written:
 
     "status": 529, "error_type": "overloaded_error", "retry_after": "0", "headers": {}, "message": "..."

@@ -81,13 +81,14 @@ class Message:
         match block["type"]:
             case "text":
                 pieces = pieces_of(block["text"]) if self.text_deltas is None else self.text_deltas
-                return [{"type": "text_delta", "text": piece} for piece in pieces]
+                cited = [{"type": "citations_delta", "citation": one} for one in block.get("citations", ())]
+                return [*({"type": "text_delta", "text": piece} for piece in pieces), *cited]
             case "thinking":
                 thoughts = [
                     {"type": "thinking_delta", "thinking": piece} for piece in pieces_of(block["thinking"])
                 ]
                 return [*thoughts, {"type": "signature_delta", "signature": block["signature"]}]
-            case "tool_use":
+            case "tool_use" | "server_tool_use":
                 text = dump_bytes(block["input"]).decode()
                 return [
                     {"type": "input_json_delta", "partial_json": piece} for piece in ["", *pieces_of(text)]
@@ -101,7 +102,7 @@ def _opening(block: Block) -> Block:
             return {"type": "text", "text": ""}
         case "thinking":
             return {"type": "thinking", "thinking": "", "signature": ""}
-        case "tool_use":
+        case "tool_use" | "server_tool_use":
             return {**block, "input": {}}
     return block
 
@@ -153,11 +154,13 @@ def _check_messages(messages: object) -> None:
     if not isinstance(messages, list) or not messages:
         raise InvalidRequest("messages: at least one message is required")
     offered: set[str] = set()
+    running: set[str] = set()
     for at, message in enumerate(messages):
         if not isinstance(message, dict) or message.get("role") not in _ROLES:
             raise InvalidRequest(f"messages.{at}.role: Input should be 'user' or 'assistant'")
         blocks = _checked_blocks(message.get("content"), at)
         _check_results(blocks, offered, at)
+        running = _still_running(message["role"], blocks, running, at)
         offered = {block["id"] for block in blocks if block["type"] == "tool_use" and "id" in block}
 
 
@@ -180,6 +183,28 @@ def _check_results(blocks: Sequence[Block], offered: set[str], at: int) -> None:
         raise InvalidRequest(f"messages.{at}: a `tool_result` has no `tool_use` in the message before it")
     if offered - answered:
         raise InvalidRequest(f"messages.{at}: a `tool_use` was not followed by its `tool_result`")
+
+
+def _still_running(role: str, blocks: Sequence[Block], running: set[str], at: int) -> set[str]:
+    """Return the server's own calls that have no result yet; only the assistant's turn may end so."""
+    if role == "user" and running:
+        raise InvalidRequest(f"messages.{at}: a `server_tool_use` has no result before it")
+    for block in blocks:
+        if block["type"] == "server_tool_use":
+            running = {*running, str(block.get("id"))}
+        elif block["type"] != "tool_result" and block["type"].endswith("_tool_result"):
+            _check_server_result(block, running, at)
+            running = running - {str(block["tool_use_id"])}
+    return running
+
+
+def _check_server_result(block: Block, running: set[str], at: int) -> None:
+    if block.get("tool_use_id") not in running:
+        raise InvalidRequest(f"messages.{at}: a `{block['type']}` has no `server_tool_use` before it")
+    found = block.get("content")
+    for item in found if isinstance(found, list) else ():
+        if item.get("type") == "web_search_result" and not item.get("encrypted_content"):
+            raise InvalidRequest(f"messages.{at}: web_search_result.encrypted_content: Field required")
 
 
 def _check_tools(tools: object) -> None:
