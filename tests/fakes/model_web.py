@@ -1,7 +1,7 @@
 """Blocks of the API's own web tools, in the shapes of its reference.
 
 A step's ``"server_tools"`` is a list of ``{"name": "web_search", "input": {...}}`` with ``"results"`` (a list
-of ``{"url", "title"}``), ``"page"`` (the text that web_fetch found) or ``"error"`` (a code). With ``"pending":
+of ``{"url", "title"}``), ``"page"`` (what web_fetch found) or ``"error"`` (a code). With ``"pending":
 true`` the result is left to a later step, which gives ``"answers": "srvtoolu_…"`` instead of an input.
 Source: https://platform.claude.com/docs/en/agents-and-tools/tool-use/web-search-tool, .../web-fetch-tool
 """
