@@ -168,10 +168,6 @@ class ToolServers:
         """Return the tools bound to one conversation; nothing is started yet."""
         return ToolServerToolset(self, (conversation_id, is_main, PROTOCOL))
 
-    def open_soon(self, conversation_id: str, *, is_main: bool) -> None:
-        """Start a session beside whatever comes next; it belongs to this object, not to the caller."""
-        self._group.start_soon(self.toolset(conversation_id, is_main=is_main).open)
-
     async def forget(self, conversation_id: str) -> None:
         """Close the conversation's sessions, because it is being deleted."""
         for key in [key for key in self._sessions if key[0] == conversation_id]:
@@ -214,7 +210,7 @@ class ToolServers:
 
 
 class ToolServerToolset:
-    """The tool server's tools for one conversation, fixed at birth."""
+    """The tool server's tools for one conversation, fixed at birth; the first call starts the session."""
 
     def __init__(self, servers: ToolServers, key: Key) -> None:
         self._servers = servers

@@ -78,13 +78,6 @@ async def test_opening_beside_other_work_and_calling_at_once_give_one_session(se
     assert len(zygote_of(servers).children()) == 1
 
 
-async def test_a_session_can_be_opened_without_waiting_for_it(servers: ToolServers) -> None:
-    servers.open_soon("conv-a", is_main=False)
-    assert servers.open_sessions == 0
-    await eventually(lambda: servers.open_sessions == 1 and servers.busy_sessions == 0)
-    assert len(zygote_of(servers).children()) == 1
-
-
 async def test_bad_arguments_and_unknown_tools_are_results(servers: ToolServers) -> None:
     tools = servers.toolset("conv-a", is_main=False)
     assert await tools.call(SEND, {}) == ToolResult("text: is required", is_error=True)
@@ -179,22 +172,6 @@ async def test_an_idle_session_is_closed(database: Path, store: Store) -> None:
         await eventually(lambda: servers.open_sessions == 0)
         await eventually(lambda: zygote_of(servers).children() == [])
         assert not (await tools.call(LIST, {})).is_error
-
-
-async def test_sessions_leave_no_process_and_no_descriptor(servers: ToolServers) -> None:
-    async def some(count: int) -> None:
-        for number in range(count):
-            await servers.toolset(f"conv-{number % 7}", is_main=False).open()
-            await servers.forget(f"conv-{number % 7}")
-
-    await some(20)
-    me = psutil.Process()
-    zygote = zygote_of(servers)
-    await eventually(lambda: zygote.children() == [])
-    before = (me.num_fds(), zygote.num_fds())
-    await some(100)
-    await eventually(lambda: zygote.children() == [])
-    assert (me.num_fds(), zygote.num_fds()) == before
 
 
 async def test_a_tool_server_has_nothing_of_the_hosts_environment(

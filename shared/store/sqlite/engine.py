@@ -263,6 +263,9 @@ def _open(path: Path) -> sqlite3.Connection:
     with suppress(FileExistsError):
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     try:
-        return connect(path, busy_ms=0)
+        connection = connect(path, busy_ms=BUSY_MS)
     except sqlite3.DatabaseError as error:
         raise StoreError(f"The database {path.name} cannot be opened: {error}") from error
+    # Others may be opening it at this moment, which is worth a wait; a statement on the loop never is.
+    connection.execute("PRAGMA busy_timeout=0")
+    return connection
