@@ -63,6 +63,8 @@ def test_the_host_starts_without_the_packages_that_are_slow_to_import() -> None:
         "prompt_toolkit",
         "prometheus_client",
         "tree_sitter",
+        "telegram",
+        "httpx",
     }
     script = f"import host.server, sys; print(sorted({slow} & set(sys.modules)))"
     done = subprocess.run(
