@@ -28,7 +28,12 @@ export class ConversationView {
     this.node = h("div", { class: "conversation" }, this.scroller, this.latest, this.composer.node, this.status);
     this.latest.addEventListener("click", () => this.toEnd());
     this.scroller.addEventListener("scroll", () => { this.latest.hidden = this.atEnd(); });
-    this.tools = id === null ? [] : [h("button", { class: "ghost", type: "button", title: "Delete this conversation", "aria-label": "Delete this conversation", on: { click: () => this.remove() } }, icon("trash"))];
+    this.bin = h("button", { class: "ghost", type: "button", title: "Delete this conversation", "aria-label": "Delete this conversation", on: { click: () => this.remove() } }, icon("trash"));
+  }
+
+  /** What stands beside the title. */
+  get tools() {
+    return this.id === null ? [] : [this.bin];
   }
 
   async open() {

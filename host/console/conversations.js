@@ -9,7 +9,9 @@ const PAGE = 30;
 const ASKED_AT_ONCE = 4;
 
 export class Conversations {
-  constructor() {
+  /** `onTitle` is called when another title is known. */
+  constructor(onTitle) {
+    this.onTitle = onTitle;
     this.items = [];
     this.cursor = null;
     this.current = null;
@@ -113,11 +115,17 @@ export class Conversations {
 
   async askTitle(id) {
     try {
-      const page = await call("GET", `${path`/chat/${id}/messages`}?limit=1`);
-      this.titles.set(id, brief(page.messages[0]?.content ?? "", 70) || "(blank)");
+      this.titles.set(id, await firstWords(id));
     } catch {
       this.titles.delete(id);
     }
     this.show(this.items);
+    this.onTitle();
   }
+}
+
+/** Return what a conversation began with. */
+export async function firstWords(id) {
+  const page = await call("GET", `${path`/chat/${id}/messages`}?limit=1`);
+  return brief(page.messages[0]?.content ?? "", 70) || "(blank)";
 }

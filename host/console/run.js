@@ -100,7 +100,7 @@ export class RunView {
   }
 
   offerResume(message) {
-    const field = h("input", { id: `allow-${this.ids?.run_id ?? "run"}`, type: "number", min: "1", step: "1000", value: "20000", inputmode: "numeric" });
+    const field = h("input", { id: `allow-${this.ids?.run_id ?? "run"}`, type: "number", min: "1", value: asked(message), inputmode: "numeric" });
     const form = h("form", { class: "resume" },
       h("p", {}, message),
       h("div", { class: "row" },
@@ -115,6 +115,11 @@ export class RunView {
     });
     this.body.append(this.onResume ? form : note("warn", message));
   }
+}
+
+/** Return how many tokens the host says that the next step needs. */
+function asked(message) {
+  return /"allow_tokens": (\d{1,15})\b/.exec(message)?.[1] ?? "20000";
 }
 
 function ending(message, code) {

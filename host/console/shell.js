@@ -18,7 +18,7 @@ export class Shell {
   constructor(root) {
     this.root = root;
     this.view = null;
-    this.conversations = new Conversations();
+    this.conversations = new Conversations(() => this.name());
     this.heading = h("h1", {});
     this.tools = h("div", { class: "row" });
     this.place = h("main", { id: "main", tabindex: "-1" });
@@ -113,6 +113,7 @@ export class Shell {
   async went(id) {
     history.replaceState(null, "", `#/c/${encodeURIComponent(id)}`);
     this.conversations.current = id;
+    refill(this.tools, ...this.view.tools);
     await this.reload();
   }
 

@@ -2,6 +2,7 @@
 
 import { all } from "./api.js";
 import { barChart } from "./chart.js";
+import { firstWords } from "./conversations.js";
 import { h, refill } from "./dom.js";
 import { brief, count, dollars, exact } from "./format.js";
 import { icon } from "./icons.js";
@@ -47,9 +48,15 @@ export class UsageView {
 
   table(each) {
     const rows = [...each].sort((one, other) => other.tokens - one.tokens).slice(0, 20).map((row) => h("tr", {},
-      h("th", { scope: "row" }, h("a", { href: `#/c/${encodeURIComponent(row.id)}` }, this.shell.conversations.titles.get(row.id) ?? brief(row.id, 20))),
+      h("th", { scope: "row" }, this.link(row.id)),
       h("td", {}, exact(row.runs)), h("td", {}, exact(row.tokens)), h("td", {}, dollars(row.dollars))));
     return numbers("Usage by conversation", ["Conversation", "Runs", "Tokens", "Dollars"], rows);
+  }
+
+  link(id) {
+    const node = h("a", { href: `#/c/${encodeURIComponent(id)}` }, brief(id, 20));
+    firstWords(id).then((words) => refill(node, words), () => {});
+    return node;
   }
 }
 

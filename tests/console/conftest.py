@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Dialog, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Dialog, Page, expect, sync_playwright
 
 from tests.running import TOKEN, HostProcess, ModelProcess, new_host, running_host, running_model
 
@@ -25,7 +25,7 @@ FLAGS = (
     "--disable-sync",
     "--disable-dev-shm-usage",
 )
-WAIT_MS = 15_000
+WAIT_MS = 20_000
 
 MakePage = Callable[..., Page]
 MakeHost = Callable[..., HostProcess]
@@ -63,6 +63,7 @@ def make_host(model: ModelProcess, tmp_path: Path) -> Iterator[MakeHost]:
 def browser() -> Iterator[Browser]:
     if CHROMIUM is None:
         pytest.skip("chromium is not installed")
+    expect.set_options(timeout=WAIT_MS)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
         yield browser
@@ -120,9 +121,13 @@ window.pwn = () => window.violations.push("a text has been run");
 """
 
 
-def sign_in(page: Page, token: str = TOKEN) -> None:
+def knock(page: Page, token: str) -> None:
     page.get_by_label("API token").fill(token)
     page.keyboard.press("Enter")
+
+
+def sign_in(page: Page) -> None:
+    knock(page, TOKEN)
     page.locator(".side").wait_for(state="attached")
 
 
