@@ -81,13 +81,16 @@ export class ConversationView {
   }
 
   showStored(messages, runs) {
+    const follow = this.list.querySelector(".turn") === null || this.atEnd();
+    const { scrollTop } = this.scroller;
     const byEnd = new Map(runs.filter((run) => run.finished_at).map((run) => [run.finished_at, run]));
     const turn = (message) => message.role === "user" ? personTurn(message.content, { sender: message.sender_name, created_at: message.created_at }) : agentTurn(message, byEnd.get(message.created_at));
     const late = messages.slice(-SHOWN_AT_ONCE);
     refill(this.list, late.map(turn));
     if (late.length < messages.length) this.offerEarlier(messages.slice(0, -SHOWN_AT_ONCE), turn);
     if (messages.length === 0) refill(this.list, h("p", { class: "empty" }, "Nothing has been said here yet."));
-    this.toEnd();
+    if (follow) this.toEnd();
+    else this.scroller.scrollTop = scrollTop;
   }
 
   offerEarlier(earlier, turn) {

@@ -5,7 +5,7 @@ import { h, refill } from "./dom.js";
 
 const KINDS = {
   cron: { label: "By the clock (cron)", value: "0 9 * * *", hint: "Minute, hour, day, month, weekday: 0 9 * * 1-5 is nine on workdays" },
-  interval: { label: "Again and again", value: "3600000", hint: "Milliseconds between two runs: 3600000 is an hour" },
+  interval: { label: "Again and again", value: "1h", hint: "The time between two runs: 90s, 15m, 2h or 1d" },
   once: { label: "Once", value: "", hint: "A moment, such as 2030-01-31T09:00" },
 };
 
@@ -50,6 +50,14 @@ export function editTask() {
   });
 }
 
+const UNITS = { s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000 };
+
+/** Return "2h" as the milliseconds that the host wants; what is no such time is the host's to judge. */
+function scheduleValue(kind, text) {
+  const time = /^(\d{1,9})\s*([smhd])$/i.exec(text);
+  return kind === "interval" && time ? String(Number(time[1]) * UNITS[time[2].toLowerCase()]) : text;
+}
+
 function makeFields() {
   const zone = Intl.DateTimeFormat().resolvedOptions().timeZone ?? "UTC";
   const fields = {
@@ -85,7 +93,7 @@ function bodyOf(fields) {
   return {
     prompt: fields.prompt.value,
     schedule_type: fields.kind.value,
-    schedule_value: fields.value.value.trim(),
+    schedule_value: scheduleValue(fields.kind.value, fields.value.value.trim()),
     context_mode: fields.context.value,
     catch_up: fields.catchUp.value,
     ...(fields.zone.value.trim() && { timezone: fields.zone.value.trim() }),

@@ -83,6 +83,14 @@ def test_a_newcomer_pastes_both_lines_and_sees_something_happen(dev: Dev) -> Non
     assert '"status":"success"' in answer.stdout
 
 
+def test_the_console_is_on_and_its_token_is_told_apart_from_its_address(dev: Dev) -> None:
+    address = re.search(r"In a browser: +(\S+)\n +Its token: +(\S+)", dev.shown)
+    assert address is not None, dev.shown
+    assert address[2] not in address[1]
+    page = subprocess.run(["curl", "-sf", address[1]], capture_output=True, text=True, timeout=30, check=True)
+    assert "<title>PicoClaw</title>" in page.stdout
+
+
 def test_tasks_are_managed_from_the_command_line(dev: Dev) -> None:
     home = dev.directory / ".run"
     made = process(home, "tasks", "add", "say hi", "--every", "15m", "--id", "hourly")

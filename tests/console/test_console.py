@@ -285,7 +285,7 @@ def test_a_task_is_made_run_paused_resumed_and_deleted(make_page: MakePage, make
     page.get_by_label("Schedule").fill("never")
     page.get_by_role("button", name="Make it").click()
     expect(page.get_by_role("alert")).to_contain_text("schedule_value")
-    page.get_by_label("Schedule").fill("7200000")
+    page.get_by_label("Schedule").fill("2h")
     page.get_by_role("button", name="Make it").click()
     card = page.locator(".card")
     expect(card).to_contain_text("water the plants")

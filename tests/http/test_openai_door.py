@@ -10,6 +10,8 @@ from typing import Any
 import httpx2
 import openai
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from host.api.openai_shapes import CompletionShape, ModelsShape, OpenAiErrorShape
@@ -413,6 +415,52 @@ def test_the_models_are_the_assistant_and_those_of_the_list(make_host: MakeHost)
         answer = client.chat.completions.create(model="small", messages=[user("hi")])
         assert answer.model == "small"
         ModelsShape.model_validate(plain.get("/v1/models").json())
+
+
+def test_a_secret_that_the_model_repeats_never_leaves(gpt: openai.OpenAI) -> None:
+    message = user(directive(text=f"it is {TOKEN}!", deltas=["it is ", TOKEN[:9], TOKEN[9:], "!"]))
+    answer = gpt.chat.completions.create(model=ASSISTANT, messages=[message])
+    assert TOKEN not in answer.model_dump_json()
+    stream = gpt.chat.completions.create(model=ASSISTANT, messages=[message], stream=True)
+    assert TOKEN not in "".join(chunk.choices[0].delta.content or "" for chunk in stream)
+
+
+def test_after_a_crash_the_conversation_goes_on(make_host: MakeHost) -> None:
+    host = make_host().start()
+    with door(host, max_retries=0) as client:
+        create = client.chat.completions.with_raw_response.create
+        before = create(model=ASSISTANT, messages=[user("before")], user="survivor")
+        hanging = user(directive(hang=True))
+        stream = client.chat.completions.create(
+            model=ASSISTANT, messages=[hanging], user="survivor", stream=True
+        )
+        next(iter(stream))
+        host.kill()
+        with pytest.raises((openai.APIError, httpx2.HTTPError)):
+            list(stream)
+        host.start()
+        after = create(model=ASSISTANT, messages=[user("after")], user="survivor")
+    assert after.headers["x-conversation-id"] == before.headers["x-conversation-id"]
+    assert after.parse().choices[0].message.content == "echo: after"
+
+
+SCRAPS = st.recursive(
+    st.none() | st.booleans() | st.integers(-9, 9) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+FIELDS = st.sampled_from(["model", "messages", "stream", "stream_options", "user", "n", "reasoning_effort"])
+
+
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], database=None
+)
+@given(st.dictionaries(FIELDS, SCRAPS, min_size=1))
+def test_no_rubbish_is_more_than_a_bad_request(client: httpx2.Client, fields: dict[str, Any]) -> None:
+    body = {"model": ASSISTANT, "messages": [{"role": "user", "content": ""}], **fields}
+    answer = client.post("/v1/chat/completions", json=body)
+    assert answer.status_code in (400, 404), answer.text
+    OpenAiErrorShape.model_validate(answer.json())
 
 
 def test_the_same_key_is_the_same_request(client: httpx2.Client) -> None:
