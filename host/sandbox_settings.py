@@ -32,4 +32,5 @@ def sandbox_policy(settings: Settings) -> SandboxPolicy:
         deny_patterns=tuple(tools.exec.custom_deny_patterns),
         allow_patterns=tuple(tools.exec.custom_allow_patterns),
         min_level=settings.sandbox_min_level,
+        max_level=settings.sandbox_max_level,
     )

@@ -29,9 +29,10 @@ class SandboxPolicy:
     ``workspace``: directory that relative paths start from. ``read_paths``, ``write_paths``: further
     directories or anchored globs. ``skill_paths``: directories of skills, readable and executable, never
     writable. ``secret_paths``: what no mode opens (store, configuration). ``min_level``: below it file tools
-    and exec are refused. ``uid``, ``gid``: the identity commands get when the host is root; None chooses one.
-    ``max_landlock_abi``: use no newer kernel feature than this ABI has (to try what an older kernel holds).
-    Raises ``Misconfigured`` if a secret lies inside the workspace or inside a directory of skills.
+    and exec are refused; ``max_level``: 2 does without namespaces. ``uid``, ``gid``: the identity commands
+    get when the host is root; None chooses one. ``max_landlock_abi``: use no newer kernel feature than this
+    ABI has (to try what an older kernel holds). Raises ``Misconfigured`` if a secret lies inside the
+    workspace or inside a directory of skills.
     """
 
     workspace: Path
@@ -47,6 +48,7 @@ class SandboxPolicy:
     deny_patterns: tuple[str, ...] = ()
     allow_patterns: tuple[str, ...] = ()
     min_level: int = 2
+    max_level: int = 3
     uid: int | None = None
     gid: int | None = None
     limits: Limits = field(default_factory=Limits)

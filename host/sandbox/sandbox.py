@@ -340,6 +340,7 @@ def _configuration(policy: SandboxPolicy, temporary: str) -> dict[str, Any]:
         "uid": policy.uid,
         "gid": policy.gid if policy.gid is not None else policy.uid,
         "max_landlock_abi": policy.max_landlock_abi,
+        "max_level": policy.max_level,
         "path": policy.path,
         "time_zone": policy.time_zone,
         "processes": limits.processes,

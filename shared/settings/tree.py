@@ -154,6 +154,9 @@ class Settings(Section):
     sandbox_min_level: Annotated[int, Env("SANDBOX_MIN_LEVEL")] = Field(
         default=2, ge=0, le=3, description="Weakest sandbox in which file tools and commands work"
     )
+    sandbox_max_level: Annotated[int, Env("SANDBOX_MAX_LEVEL")] = Field(
+        default=3, ge=2, le=3, description="2 does without namespaces, where the kernel offers them"
+    )
     allow_request_stdio_mcp: Annotated[bool, Env("ALLOW_REQUEST_STDIO_MCP")] = Field(
         default=False, description="Let requests bring MCP servers that are programs"
     )

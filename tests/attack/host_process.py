@@ -56,6 +56,7 @@ def policy(world: dict[str, Any], limits: dict[str, int]) -> SandboxPolicy:
         allow_patterns=("",),  # the guard stands aside: what is tried is the kernel's wall
         uid=world.get("uid"),
         max_landlock_abi=world.get("max_landlock_abi"),
+        max_level=world["max_level"],
         limits=Limits(**{NAMES[name]: value for name, value in limits.items()}),
     )
 

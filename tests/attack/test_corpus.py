@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.attack import entries
-from tests.attack.world import MODES, Mode, Outcome, World, end
+from tests.attack.world import MODES, RARE_MODES, Mode, Outcome, World, end
 
 FILES = ("sandbox.yaml", "own.yaml")
 CORPORA = {name: entries.load(name) for name in FILES if (entries.CORPUS / name).exists()}
@@ -24,14 +24,14 @@ def _ids(cases: list[tuple[str, dict[str, Any]]]) -> list[str]:
     return [entry["id"] for _, entry in cases]
 
 
-# root with a uid of its own and uid 1000 are how hosts run; root's own uid runs with the long tests
-WAYS = [*MODES[:2], *(pytest.param(mode, marks=pytest.mark.slow) for mode in MODES[2:])]
+WAYS = [*MODES, *(pytest.param(mode, marks=pytest.mark.slow) for mode in RARE_MODES)]
 
 
 @pytest.fixture(scope="module", params=WAYS, ids=lambda mode: mode.name)
 def world(request: pytest.FixtureRequest) -> Iterator[World]:
     mode: Mode = request.param
     made = World(mode)
+    assert made.facts["level"] >= 2, made.facts
     yield made
     made.close()
 

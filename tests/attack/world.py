@@ -39,6 +39,7 @@ class Mode:
     host_uid: int
     uid: int | None = None
     max_landlock_abi: int | None = None
+    max_level: int = 3
 
     @property
     def command_uid(self) -> int:
@@ -47,7 +48,19 @@ class Mode:
         return self.host_uid
 
 
-MODES = (Mode("own uid", 0), Mode("uid 1000", 1000), Mode("root's uid", 0, uid=0))
+MODES = (
+    Mode("own uid", 0),
+    Mode("uid 1000", 1000),
+    Mode("own uid, level 2", 0, max_level=2),
+    Mode("uid 1000, level 2", 1000, max_level=2),
+)
+RARE_MODES = (
+    Mode("root's uid", 0, uid=0),
+    Mode("root's uid, level 2", 0, uid=0, max_level=2),
+    Mode("own uid, no Landlock", 0, max_landlock_abi=0),
+    Mode("uid 1000, no Landlock", 1000, max_landlock_abi=0),
+)
+"""Not how hosts are meant to run, but as they may."""
 
 
 @dataclass(slots=True)
@@ -124,6 +137,7 @@ class World:
             "memory_canary": self.canaries[2],
             "uid": self.mode.uid,
             "max_landlock_abi": self.mode.max_landlock_abi,
+            "max_level": self.mode.max_level,
         }
         packages = [path for path in sys.path if path.endswith("site-packages")]
         self.host = subprocess.Popen(

@@ -32,9 +32,9 @@ def ws(place: Path) -> Path:
     return place / "ws"
 
 
-@pytest.fixture
-async def sandbox(ws: Path) -> AsyncIterator[Sandbox]:
-    async with Sandbox(SandboxPolicy(workspace=ws)) as running:
+@pytest.fixture(params=[3, 2], ids=["level 3", "level 2"])
+async def sandbox(ws: Path, request: pytest.FixtureRequest) -> AsyncIterator[Sandbox]:
+    async with Sandbox(SandboxPolicy(workspace=ws, max_level=request.param)) as running:
         yield running
 
 

@@ -12,6 +12,7 @@ from host.sandbox import Sandbox, SandboxPolicy
 from host.tools.base import ToolResult
 from host.tools.sandbox_tools import SandboxToolset
 from shared.errors import Misconfigured
+from tests.sandbox.processes import gone, pids_of, started
 
 SIX = ["read_file", "write_file", "edit_file", "append_file", "list_dir", "exec"]
 
@@ -83,26 +84,26 @@ async def test_a_command_that_outlives_its_time_is_stopped(tools: SandboxToolset
 
 
 async def test_what_a_command_leaves_running_is_gone(tools: SandboxToolset, ws: Path) -> None:
-    await run(tools, "(setsid sh -c 'echo $$ > pid; sleep 300' &) ; while ! test -s pid; do sleep 0.01; done")
-    pid = int((ws / "pid").read_text())
-    with pytest.raises(ProcessLookupError):
-        os.kill(pid, 0)
+    left = "(setsid sh -c 'echo $$ > pid; sleep 302.25' &) ; while ! test -s pid; do sleep 0.01; done"
+    async with anyio.create_task_group() as group:
+        group.start_soon(run, tools, f"{left}; while test -e pid; do sleep 0.01; done")
+        await started("302.25")
+        (ws / "pid").unlink()
+    assert pids_of("302.25") == []
 
 
-async def test_a_cancelled_call_ends_its_command_before_it_raises(tools: SandboxToolset, ws: Path) -> None:
+async def test_a_cancelled_call_ends_its_command_before_it_raises(tools: SandboxToolset) -> None:
     with anyio.move_on_after(10) as scope:
 
         async def until_started() -> None:
-            while not (ws / "pid").exists() or not (ws / "pid").read_text().strip():
-                await anyio.sleep(0.005)
+            await started("303.25")
             scope.cancel()
 
         async with anyio.create_task_group() as group:
             group.start_soon(until_started)
-            await run(tools, "echo $$ > pid; exec sleep 300")
+            await run(tools, "exec sleep 303.25")
     assert scope.cancelled_caught
-    with pytest.raises(ProcessLookupError):
-        os.kill(int((ws / "pid").read_text()), 0)
+    assert pids_of("303.25") == []
 
 
 async def test_background_commands_are_listed_read_and_killed(tools: SandboxToolset) -> None:
@@ -126,16 +127,14 @@ async def test_background_commands_are_their_conversations_own(
 
 
 async def test_forgetting_a_conversation_ends_its_commands_and_removes_its_private_directory(
-    sandbox: Sandbox, tools: SandboxToolset, ws: Path
+    sandbox: Sandbox, tools: SandboxToolset
 ) -> None:
     private = await sandbox.private_directory("conv-test")
-    await run(tools, "echo $$ > pid; exec sleep 300", background=True)
+    await run(tools, "exec sleep 307.25", background=True)
+    pid = await started("307.25")
+    await sandbox.forget("conv-test")
+    await gone(pid)
     with anyio.fail_after(10):
-        while not (ws / "pid").exists() or not (ws / "pid").read_text().strip():
-            await anyio.sleep(0.005)
-        await sandbox.forget("conv-test")
-        while Path(f"/proc/{(ws / 'pid').read_text().strip()}").exists():
-            await anyio.sleep(0.005)
         while Path(private).exists():
             await anyio.sleep(0.005)
 

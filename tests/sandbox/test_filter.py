@@ -7,12 +7,14 @@ import errno
 import os
 import socket
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
 from host.sandbox.worker import bpf, frames, landlock, privileges, seccomp, syscall_table, syscalls
 from host.sandbox.worker.output import Output
 
+PLAIN = seccomp.Kind(seccomp.Sockets.PAIRS, seccomp.Metadata.PERMISSIONS, truncation=True)
 HELD, WENT_THROUGH, BROKEN = 10, 20, 30
 
 
@@ -38,7 +40,7 @@ def confined(program: bytes, attempt: Callable[[], object]) -> int | None:
 
 
 def closed() -> bytes:
-    return seccomp.without_notifications(False, seccomp.Metadata.PERMISSIONS, 7)
+    return seccomp.without_notifications(PLAIN)
 
 
 def call(name: str, *arguments: int | bytes | None) -> Callable[[], object]:
@@ -98,7 +100,7 @@ def test_no_socket_is_made_without_the_network(family: int) -> None:
 
 
 def test_with_the_network_only_internet_sockets_are_made() -> None:
-    program = seccomp.without_notifications(True, seccomp.Metadata.PERMISSIONS, 7)
+    program = seccomp.without_notifications(replace(PLAIN, sockets=seccomp.Sockets.NETWORK))
     for family in (socket.AF_INET, socket.AF_INET6):
         for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM, socket.SOCK_STREAM | socket.SOCK_CLOEXEC):
             assert confined(program, call("socket", family, kind, 0)) in (None, errno.EAFNOSUPPORT)

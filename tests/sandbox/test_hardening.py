@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
+import socket
 import tempfile
 from pathlib import Path
 
@@ -14,6 +14,7 @@ import pytest
 
 from host.sandbox import Limits, Sandbox, SandboxPolicy
 from host.tools.sandbox_tools import SandboxToolset
+from tests.sandbox.processes import gone, pids_of, started
 
 
 def below(sandbox: Sandbox) -> list[psutil.Process]:
@@ -73,7 +74,7 @@ async def test_a_fork_bomb_is_stopped(ws: Path) -> None:
 async def test_older_kernels_keep_files_closed_and_leave_nothing_running(
     ws: Path, place: Path, abi: int
 ) -> None:
-    async with Sandbox(SandboxPolicy(workspace=ws, max_landlock_abi=abi)) as sandbox:
+    async with Sandbox(SandboxPolicy(workspace=ws, max_landlock_abi=abi, max_level=2)) as sandbox:
         report = await sandbox.ready()
         assert report.landlock_abi == abi
         assert report.level == 2
@@ -81,31 +82,28 @@ async def test_older_kernels_keep_files_closed_and_leave_nothing_running(
         tools = sandbox.toolset("c")
         outside = f"x={place}/outside; cat $x/secret.txt; truncate -s 0 $x/secret.txt"
         assert "outside-secret" not in (await tools.call("exec", {"command": outside})).text
-        command = "(setsid sh -c 'echo $$ > pid; sleep 300' &); while ! test -s pid; do sleep 0.01; done"
-        await tools.call("exec", {"command": command})
-        with pytest.raises(ProcessLookupError):
-            os.kill(int((ws / "pid").read_text()), 0)
+        await tools.call("exec", {"command": "setsid -f sleep 304.25"})
+        assert pids_of("304.25") == []
     assert (place / "outside" / "secret.txt").read_text() == "outside-secret\n"
 
 
 async def test_when_a_reaper_dies_its_command_is_ended_and_the_call_answered(
-    sandbox: Sandbox, tools: SandboxToolset, ws: Path
+    sandbox: Sandbox, tools: SandboxToolset
 ) -> None:
-    command = "echo $PPID > reaper; echo $$ > pid; exec sleep 300"
+    pids: list[int] = []
 
     async def kill_it() -> None:
-        while not (ws / "pid").exists() or not (ws / "pid").read_text().strip():
-            await anyio.sleep(0.005)
-        os.kill(int((ws / "reaper").read_text()), signal.SIGKILL)
+        pids.append(await started("305.25"))
+        reaper = psutil.Process(pids[0]).parent()
+        assert reaper is not None
+        reaper.kill()
 
     with anyio.fail_after(20):
         async with anyio.create_task_group() as group:
             group.start_soon(kill_it)
-            result = await tools.call("exec", {"command": command})
+            result = await tools.call("exec", {"command": "exec sleep 305.25"})
     assert result.is_error
-    with anyio.fail_after(5):
-        while Path(f"/proc/{(ws / 'pid').read_text().strip()}").exists():
-            await anyio.sleep(0.005)
+    await gone(pids[0])
     assert not (await tools.call("exec", {"command": "true"})).is_error
 
 
@@ -122,16 +120,13 @@ async def test_when_a_worker_dies_the_next_call_has_a_fresh_one(
 
 
 async def test_nothing_survives_when_the_supervisor_is_killed(
-    sandbox: Sandbox, tools: SandboxToolset, ws: Path
+    sandbox: Sandbox, tools: SandboxToolset
 ) -> None:
-    await tools.call("exec", {"command": "setsid sleep 300 & echo $! > pid; sleep 300", "background": True})
-    with anyio.fail_after(20):
-        while not (ws / "pid").exists() or not (ws / "pid").read_text().strip():
-            await anyio.sleep(0.005)
-        assert sandbox._process is not None
-        sandbox._process.kill()
-        while Path(f"/proc/{(ws / 'pid').read_text().strip()}").exists():
-            await anyio.sleep(0.01)
+    await tools.call("exec", {"command": "setsid sleep 306.25 & sleep 300", "background": True})
+    pid = await started("306.25")
+    assert sandbox._process is not None
+    sandbox._process.kill()
+    await gone(pid)
 
 
 async def test_leaving_ends_everything_and_removes_private_directories(ws: Path) -> None:
@@ -209,9 +204,26 @@ async def test_without_the_restriction_files_outside_are_reachable_and_secrets_a
 async def test_the_network_opens_only_when_it_is_switched_on(ws: Path) -> None:
     probe = "python3 -c 'import socket; socket.socket().close(); print(\"socket\")'"
     for allowed in (False, True):
-        async with Sandbox(SandboxPolicy(workspace=ws, allow_network=allowed)) as sandbox:
+        policy = SandboxPolicy(workspace=ws, allow_network=allowed, max_level=2)
+        async with Sandbox(policy) as sandbox:
             result = await sandbox.toolset("c").call("exec", {"command": probe})
             assert (result.text.startswith("socket\n")) is allowed
+
+
+async def test_with_namespaces_programs_talk_to_themselves_and_to_the_network_only_if_it_is_on(
+    ws: Path,
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+        dial = f"import socket; socket.create_connection(('127.0.0.1', {port}), 2); print('through')"
+        own = "from socket import *; s = create_server(('127.0.0.1', 0)); create_connection(s.getsockname())"
+        for allowed in (False, True):
+            async with Sandbox(SandboxPolicy(workspace=ws, allow_network=allowed)) as sandbox:
+                assert (await sandbox.ready()).level == 3
+                tools = sandbox.toolset("c")
+                assert not (await tools.call("exec", {"command": f'python3 -c "{own}"'})).is_error
+                result = await tools.call("exec", {"command": f'python3 -c "{dial}"'})
+                assert result.text.startswith("through\n") is allowed
 
 
 async def test_private_directories_of_killed_supervisors_are_removed_by_the_next(ws: Path) -> None:

@@ -17,6 +17,7 @@ from host.mcp_clients.external import ExternalServers, Reach, open_external
 from host.mcp_clients.server_config import ServerConfig
 from host.sandbox import Limits, Sandbox, SandboxFault, SandboxPolicy, running_program
 from host.tools.base import ToolResult
+from tests.sandbox.processes import gone, pids_of, started
 
 SERVER = Path(__file__).parent / "stdio_server.py"
 
@@ -44,16 +45,6 @@ async def opened(
 async def call(found: ExternalServers, tool: str, **arguments: object) -> ToolResult:
     (toolset,) = found.toolsets
     return await toolset.call(f"mcp__p__{tool}", arguments)
-
-
-async def gone(pid: int) -> None:
-    with anyio.fail_after(5):
-        while psutil.pid_exists(pid):
-            await anyio.sleep(0.005)
-
-
-def pids_of(word: str) -> list[int]:
-    return [p.pid for p in psutil.process_iter(["cmdline"]) if word in (p.info["cmdline"] or [])]
 
 
 async def test_a_server_works_inside_with_nothing_of_the_hosts_environment(
@@ -110,9 +101,8 @@ async def test_a_server_that_ignores_its_end_is_killed(sandbox: Sandbox) -> None
     words = ("python3", "-c", stubborn, "stubborn-program")
     with anyio.fail_after(20):
         async with running_program(sandbox, "c", words, {}):
-            while not (pids := pids_of("stubborn-program")):
-                await anyio.sleep(0.005)
-    await gone(pids[0])
+            pid = await started("stubborn-program")
+    await gone(pid)
 
 
 async def test_a_cancelled_owner_leaves_no_program(sandbox: Sandbox) -> None:
@@ -123,10 +113,9 @@ async def test_a_cancelled_owner_leaves_no_program(sandbox: Sandbox) -> None:
     with anyio.fail_after(20):
         async with anyio.create_task_group() as group:
             group.start_soon(owner)
-            while not (pids := pids_of("301.5")):
-                await anyio.sleep(0.005)
+            pid = await started("301.5")
             group.cancel_scope.cancel()
-        await gone(pids[0])
+        await gone(pid)
 
 
 async def test_a_program_that_is_not_there_is_an_end_of_the_stream(

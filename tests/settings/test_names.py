@@ -24,6 +24,7 @@ SPECIAL: dict[str, tuple[str, Any]] = {
         {"mailbox": {"options": {"directory": "/x", "often": 2}, "secrets": {"key": "some-text"}}},
     ),
     "sandbox_min_level": ("1", 1),
+    "sandbox_max_level": ("2", 2),
     "gateway.trusted_proxies": ("10.0.0.7, fd00::/8", ["10.0.0.7/32", "fd00::/8"]),
     "config_path": ("/nowhere/config.json", Path("/nowhere/config.json")),
     "model_list": ('[{"model_name": "a", "model": "m"}]', [{"model_name": "a", "model": "m"}]),

@@ -20,6 +20,7 @@ from .config import Config, Place
 from .frames import Channel, Closed
 from .landlock import Access
 from .paths import Refused
+from .private_root import PrivateRoot
 
 NICE: Final = 5
 OOM_SCORE: Final = 600  # the kernel's out-of-memory killer takes the command, not the host
@@ -72,7 +73,8 @@ class Prepared:
         input_inside, self._input = os.pipe2(os.O_CLOEXEC)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         self._ours = ours
-        self._system = grants.Prebuilt(config)
+        self._root = PrivateRoot(config) if config.namespaces else None
+        self._system = grants.Prebuilt(config, self._root.top if self._root else "")
         reaper = os.getpid()
         self._pid = os.fork()
         if self._pid == 0:
@@ -97,9 +99,13 @@ class Prepared:
         ``streams``: stdin and stdout if they are not to be the reaper's; closed here.
         """
         place = Place(request["workspace"], request["temporary"])
-        writable = [g.path for g in grants.worker_grants(config, place) if g.access & Access.MAKE_REG]
+        allowed = grants.worker_grants(config, place)
+        writable = [g.path for g in allowed if g.access & Access.MAKE_REG]
         process = Process(self._pid, self._pidfd, self._output, self._input, self._listener, writable)
         try:
+            if self._root is not None:
+                self._root.enter(allowed)
+                privileges.renounce()
             with (
                 paths.Roots(paths.root_paths(config, place)) as roots,
                 roots.directory(request.get("cwd") or ".") as directory,
@@ -137,6 +143,7 @@ def _become_command(
     """
     try:
         os.setsid()
+        privileges.renounce()
         privileges.die_with_parent(reaper)
         _streams(*streams)
         _be_modest()
@@ -205,13 +212,13 @@ def _be_modest() -> None:
 
 def _filter(config: Config, connection: socket.socket) -> None:
     """Install the filter. Where the kernel gives no notifications, what would need them is refused."""
-    metadata = confine.metadata_mode(config)
-    program = seccomp.command_filter(config.allow_network, metadata, config.landlock_abi)
+    kind = confine.filter_kind(config)
+    program = seccomp.command_filter(kind)
     listener: int | None = None
     try:
         listener = seccomp.install(program, flags=seccomp.FLAG_NEW_LISTENER)
     except OSError:
-        seccomp.install(seccomp.without_notifications(config.allow_network, metadata, config.landlock_abi))
+        seccomp.install(seccomp.without_notifications(kind))
     notify.send_listener(connection, listener)
     if listener is not None:
         os.close(listener)

@@ -24,6 +24,9 @@ class Config:
     gid: int | None
     own_uid: bool
     landlock_abi: int
+    namespaces: bool
+    inner_uid: int
+    inner_gid: int
     temporary: str
     path: str
     time_zone: str

@@ -9,6 +9,7 @@ from . import grants, landlock, privileges, seccomp
 from .config import Config, Place
 from .landlock import Scope
 
+_OURS = 8  # tasks of the reaper, and of the command before it is the shell
 ALL_SCOPES = Scope.SIGNAL | Scope.ABSTRACT_UNIX_SOCKET
 
 
@@ -44,9 +45,21 @@ def enter_domain(config: Config, allowed: list[grants.Grant], *, network: bool) 
     ruleset.enforce()
 
 
+def filter_kind(config: Config) -> seccomp.Kind:
+    """Return which filter commands get."""
+    sockets = seccomp.Sockets.LOOPBACK if config.namespaces else seccomp.Sockets.PAIRS
+    if config.allow_network:
+        sockets = seccomp.Sockets.NETWORK
+    blind = config.landlock_abi < 3 and not config.namespaces
+    return seccomp.Kind(sockets, metadata_mode(config), truncation=not blind)
+
+
 def metadata_mode(config: Config) -> seccomp.Metadata:
-    """Choose the cheapest way that keeps chmod, chown and utime inside (a uid of its own needs none)."""
-    if config.own_uid or not config.landlock_abi:
+    """Choose the cheapest way that keeps chmod, chown and utime inside.
+
+    A uid of its own needs none, nor does a private root, where all else is mounted read-only.
+    """
+    if config.own_uid or config.namespaces or not config.landlock_abi:
         return seccomp.Metadata.PERMISSIONS
     readable = config.read_paths or config.allow_read_outside_workspace
     readonly = [*grants.system_grants(config), *grants.skill_grants(config)]
@@ -56,7 +69,11 @@ def metadata_mode(config: Config) -> seccomp.Metadata:
 
 
 def limit_resources(config: Config) -> None:
-    """Bound what one process may take (getrlimit(2)); totals are the reaper's to watch."""
+    """Bound what one process may take (getrlimit(2)); totals are the reaper's to watch.
+
+    The number of processes is one uid's, in a user namespace of its own one command's.
+    """
+    most = 2 * config.processes + _OURS if config.namespaces else config.uid_processes
     for kind, value in (
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_FSIZE, config.file_size),
@@ -66,15 +83,15 @@ def limit_resources(config: Config) -> None:
         (resource.RLIMIT_MSGQUEUE, 0),
         (resource.RLIMIT_RTPRIO, 0),
         (resource.RLIMIT_SIGPENDING, 4096),
-        (resource.RLIMIT_NPROC, config.uid_processes),
+        (resource.RLIMIT_NPROC, most),
     ):
         privileges.limit(kind, value)
 
 
-def confine_worker(config: Config, place: Place) -> None:
-    """Confine the calling process as a file worker."""
+def confine_worker(config: Config, place: Place, *, uid: int | None, gid: int | None) -> None:
+    """Confine the calling process as a file worker; it drops to ``uid`` and ``gid`` (None: stays)."""
     os.umask(0o022)
-    privileges.become(config.uid, config.gid)
+    privileges.become(uid, gid)
     privileges.not_dumpable()
     privileges.limit(resource.RLIMIT_CORE, 0)
     privileges.limit(resource.RLIMIT_FSIZE, config.file_size)

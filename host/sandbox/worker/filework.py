@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 
-from . import confine, files, privileges, survey
+from . import confine, files, grants, namespaces, privileges, survey
 from .config import Config, Place
 from .frames import Channel, Closed, Frame
 from .paths import Refused, RootPath, Roots, root_paths
+from .private_root import PrivateRoot
 
 TOOLS = {**files.TOOLS, "survey": survey.survey}
 
@@ -16,12 +17,23 @@ def serve(channel: Channel, config: Config, place: Place, supervisor: int) -> No
     """Confine this process, then answer file requests until the supervisor closes the channel."""
     privileges.no_new_privileges()
     known = root_paths(config, place)
-    confine.confine_worker(config, place)
-    privileges.die_with_parent(supervisor)  # after the change of uid, which clears it (prctl(2))
+    if needs_namespaces(config):
+        namespaces.settle(config.inner_uid, config.inner_gid)
+        PrivateRoot(config).enter(grants.worker_grants(config, place))
+        privileges.renounce()
+        confine.confine_worker(config, place, uid=None, gid=None)
+    else:
+        confine.confine_worker(config, place, uid=config.uid, gid=config.gid)
+        privileges.die_with_parent(supervisor)  # after the change of uid, which clears it (prctl(2))
     with contextlib.suppress(Closed):
         while True:
             request = channel.receive()
             channel.send(answer(request, known))
+
+
+def needs_namespaces(config: Config) -> bool:
+    """Return whether a private root has to stand in for Landlock; without need a worker costs less."""
+    return config.namespaces and not config.landlock_abi
 
 
 def answer(request: Frame, known: list[RootPath]) -> Frame:

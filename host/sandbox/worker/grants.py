@@ -90,8 +90,9 @@ ETC: Final = tuple(
         "xdg",
     ]
 )
-# Only where the uid is the sandbox's own: other people's terminals are closed by their owners' permissions.
+# Only where they are the command's own, or the uid is: then the owners' permissions close other people's.
 TERMINALS: Final = ("/dev/ptmx", "/dev/pts")
+SHARED_MEMORY: Final = "/dev/shm"  # noqa: S108 - only where it is the command's own
 _NEVER_WRITTEN: Final = ("/proc", "/sys", "/dev")
 
 
@@ -108,8 +109,10 @@ class Grant:
 def system_grants(config: Config) -> tuple[Grant, ...]:
     """Return what programs need of the system; resolved once, in the supervisor, before it forks."""
     grants = [*(Grant(path, READ_EXECUTE) for path in SYSTEM), *(Grant(p, READ) for p in (*KERNEL, *ETC))]
-    if config.own_uid:
+    if config.own_uid or config.namespaces:
         grants.extend(Grant(path, DEVICE | READ) for path in TERMINALS)
+    if config.namespaces:
+        grants.append(Grant(SHARED_MEMORY, READ_WRITE))
     return tuple(_outside_secrets((g for g in grants if os.path.exists(g.path)), config))
 
 
@@ -184,13 +187,13 @@ def _children(path: str) -> list[str]:
         return []
 
 
-def add_rules(ruleset: Ruleset, grants: Iterable[Grant]) -> dict[str, tuple[int, int]]:
-    """Add a rule for each path that exists; returns device and inode of each, for rules hold inodes."""
+def add_rules(ruleset: Ruleset, grants: Iterable[Grant], root: str = "") -> dict[str, tuple[int, int]]:
+    """Add a rule for each path that exists (below ``root``); returns device and inode, which rules hold."""
     found: dict[str, tuple[int, int]] = {}
     for grant in grants:
         try:
             flags = os.O_PATH | os.O_CLOEXEC | (0 if grant.follow else os.O_NOFOLLOW)
-            descriptor = os.open(grant.path, flags)
+            descriptor = os.open(root + grant.path, flags)
         except OSError:
             continue
         try:
@@ -204,31 +207,37 @@ def add_rules(ruleset: Ruleset, grants: Iterable[Grant]) -> dict[str, tuple[int,
 
 
 class Prebuilt:
-    """A command's rule set with the system's part in it; the place comes with the request."""
+    """A command's rule set with the system's part in it; the place comes with the request.
 
-    def __init__(self, config: Config) -> None:
+    ``root``: where a private root is being laid out; nothing in it is replaced later.
+    """
+
+    def __init__(self, config: Config, root: str = "") -> None:
         self.allowed = list(system_grants(config))
+        self._fixed = bool(root)
         self._ruleset: Ruleset | None = None
         self._known: dict[str, tuple[int, int]] = {}
         if config.landlock_abi:
             scopes = Scope.SIGNAL | Scope.ABSTRACT_UNIX_SOCKET
-            network = not config.allow_network
+            network = not config.allow_network and not config.namespaces
             self._ruleset = Ruleset(config.landlock_abi, files=True, network=network, scopes=scopes)
-            self._known = add_rules(self._ruleset, self.allowed)
+            self._known = add_rules(self._ruleset, self.allowed, root)
 
     def complete(self, place: Iterable[Grant]) -> None:
         """Add the place's rules, and those of system files replaced meanwhile; then enforce all of it."""
         if self._ruleset is not None:
-            replaced = [grant for grant in self.allowed if self._is_replaced(grant.path)]
-            add_rules(self._ruleset, [*replaced, *place])
+            add_rules(self._ruleset, [*self._replaced(), *place])
             self._ruleset.enforce()
 
     def rehearse(self, place: Iterable[Grant]) -> None:
         """Do what ``complete`` does, on a rule set that is thrown away."""
         if self._ruleset is not None:
             throwaway = Ruleset(1, files=True, network=False, scopes=Scope(0))
-            add_rules(throwaway, [*(g for g in self.allowed if self._is_replaced(g.path)), *place])
+            add_rules(throwaway, [*self._replaced(), *place])
             throwaway.close()
+
+    def _replaced(self) -> list[Grant]:
+        return [] if self._fixed else [grant for grant in self.allowed if self._is_replaced(grant.path)]
 
     def _is_replaced(self, path: str) -> bool:
         try:

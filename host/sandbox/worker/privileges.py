@@ -86,6 +86,12 @@ def become(uid: int | None, gid: int | None) -> None:
     keep_capabilities(())
 
 
+def renounce() -> None:
+    """Give up every capability in every set for good; a new user namespace had given them all."""
+    drop_bounding_set()
+    become(None, None)
+
+
 def no_new_privileges() -> None:
     """From here no execve grants anything (setuid bits, file capabilities); inherited by all children."""
     syscalls.prctl(PR_SET_NO_NEW_PRIVS, 1)
@@ -94,6 +100,16 @@ def no_new_privileges() -> None:
 def not_dumpable() -> None:
     """Keep processes of the same uid from reading this one's memory, environment and descriptors."""
     syscalls.prctl(PR_SET_DUMPABLE, 0)
+
+
+def dumpable() -> None:
+    """Let this process write its own files in /proc, until ``not_dumpable``."""
+    syscalls.prctl(PR_SET_DUMPABLE, 1)
+
+
+def be_killed_with_parent() -> None:
+    """Be killed when the parent ends from now on; of an earlier end one learns otherwise."""
+    syscalls.prctl(PR_SET_PDEATHSIG, 9)
 
 
 def die_with_parent(parent: int) -> None:

@@ -13,7 +13,7 @@ import select
 import time
 from typing import Any, Final
 
-from . import command, confine, privileges, tree
+from . import command, confine, namespaces, privileges, tree
 from .config import Config
 from .frames import Channel, Closed, Frame
 from .notify import Gate
@@ -30,12 +30,14 @@ _WATCH_SHARE: Final = 4  # watching many processes takes at most a quarter of on
 def reap(channel: Channel, config: Config, supervisor: int) -> None:
     """Give up rights, wait for a request, run it, answer, and end."""
     gc.disable()  # short-lived, and collecting touches pages that are shared until then
-    privileges.adopt_orphans()
     privileges.no_new_privileges()
-    scoped = confine.enter_signal_scope(config.landlock_abi, supervisor)
-    privileges.become(config.uid, config.gid)
-    privileges.not_dumpable()
-    prepared = command.Prepared(config)
+    try:
+        scoped = _enter(config, supervisor)
+        prepared = command.Prepared(config)
+    except (OSError, confine.ScopeUnproven) as error:
+        channel.receive()
+        channel.send({"fault": f"the confinement could not be prepared: {error!r}"})
+        return
     channel.takes_descriptors = True  # the supervisor's: a program's own stdin and stdout
     try:
         request = channel.receive()
@@ -54,6 +56,20 @@ def reap(channel: Channel, config: Config, supervisor: int) -> None:
         answer["left"] = True
     with contextlib.suppress(Closed):
         channel.send(answer)
+
+
+def _enter(config: Config, supervisor: int) -> bool:
+    """Take one's place above the command; True if ``kill(-1)`` reaches what is below and nothing else."""
+    if config.namespaces:
+        namespaces.settle(config.inner_uid, config.inner_gid)
+        if not config.allow_network:
+            namespaces.raise_loopback()
+        return os.getpid() == 1
+    privileges.adopt_orphans()
+    scoped = confine.enter_signal_scope(config.landlock_abi, supervisor)
+    privileges.become(config.uid, config.gid)
+    privileges.not_dumpable()
+    return scoped
 
 
 class Run:

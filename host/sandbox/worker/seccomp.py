@@ -34,6 +34,23 @@ class Metadata(IntEnum):
     ALL = 2  # calls on descriptors too: something readable belongs to our own uid
 
 
+class Sockets(IntEnum):
+    """Which sockets may be made."""
+
+    PAIRS = 0  # unix stream pairs, nothing that has an address
+    LOOPBACK = 1  # TCP too, in a network namespace with nobody else in it
+    NETWORK = 2  # TCP and UDP
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What the filter of a command depends on; ``truncation`` by path: whether somebody judges it."""
+
+    sockets: Sockets
+    metadata: Metadata
+    truncation: bool
+
+
 @dataclass(frozen=True, slots=True)
 class Test:
     """A condition on the low 32 bits of an argument: ``(argument & mask) in values``, or not in, if negated.
@@ -84,6 +101,7 @@ _O_CREAT: Final = 0o100
 _O_TMPFILE_BIT: Final = 0o20000000
 _S_IFMT, _S_IFCHR, _S_IFBLK = 0o170000, 0o020000, 0o060000
 _AF_UNIX, _AF_INET, _AF_INET6 = 1, 2, 10
+_IPPROTO_TCP, _IPPROTO_UDP = 6, 17
 _SOCK_STREAM, _SOCK_DGRAM, _SOCK_SEQPACKET, _SOCK_TYPE = 1, 2, 5, 0xF
 _PRIO_PROCESS, _IOPRIO_WHO_PROCESS = 0, 1
 _PERSONALITY_QUERY: Final = 0xFFFFFFFF
@@ -167,8 +185,8 @@ def _set_id_rules() -> list[Rule]:
     ]
 
 
-def _socket_rules(network: bool) -> list[Rule]:
-    """Unix stream pairs only; with the network on, TCP and UDP too. Never a socket that can name a path."""
+def _socket_rules(sockets: Sockets) -> list[Rule]:
+    """Never a socket that can name a path, and no protocol but TCP and UDP."""
     pairs = [
         Rule(("socketpair",), refuse(errno.EACCES), (_is_not(0, _AF_UNIX),)),
         Rule(
@@ -177,16 +195,18 @@ def _socket_rules(network: bool) -> list[Rule]:
             (_is_not(1, _SOCK_STREAM, _SOCK_SEQPACKET, mask=_SOCK_TYPE),),
         ),
     ]
-    if not network:
+    if sockets is Sockets.PAIRS:
         return [*pairs, Rule(_calls("socket connect bind listen accept accept4"), refuse(errno.EACCES))]
+    kinds = (_SOCK_STREAM, _SOCK_DGRAM) if sockets is Sockets.NETWORK else (_SOCK_STREAM,)
     return [
         *pairs,
         Rule(("socket",), refuse(errno.EACCES), (_is_not(0, _AF_INET, _AF_INET6),)),
         Rule(
             ("socket",),
             refuse(errno.EACCES),
-            (_is_not(1, _SOCK_STREAM, _SOCK_DGRAM, mask=_SOCK_TYPE),),
+            (_is_not(1, *kinds, mask=_SOCK_TYPE),),
         ),
+        Rule(("socket",), refuse(errno.EACCES), (_is_not(2, 0, _IPPROTO_TCP, _IPPROTO_UDP),)),
     ]
 
 
@@ -199,31 +219,31 @@ def _metadata_rules(metadata: Metadata) -> list[Rule]:
     return [Rule(METADATA_BY_PATH, NOTIFY), *named]
 
 
-def command_rules(*, network: bool, metadata: Metadata, landlock_abi: int) -> list[Rule]:
+def command_rules(kind: Kind) -> list[Rule]:
     """Return the rules for a shell command."""
-    rules = [*_base_rules(), *_socket_rules(network), Rule(("openat2",), refuse(errno.ENOSYS))]
-    if landlock_abi < 3:  # Landlock does not see truncation yet
+    rules = [*_base_rules(), *_socket_rules(kind.sockets), Rule(("openat2",), refuse(errno.ENOSYS))]
+    if not kind.truncation:  # Landlock does not see it before ABI 3
         rules.append(Rule(("truncate",), refuse()))
     nameless = [
         Rule((name,), NOTIFY, (_any_bit(at, _O_TMPFILE_BIT),)) for name, at in (("open", 1), ("openat", 2))
     ]
-    return [*rules, *nameless, *_metadata_rules(metadata)]
+    return [*rules, *nameless, *_metadata_rules(kind.metadata)]
 
 
 def worker_rules() -> list[Rule]:
     """Return the rules for the file worker: as a command, but it starts nothing and may use openat2."""
-    return [*_base_rules(), *_socket_rules(network=False), Rule(NEW_PROCESSES, refuse())]
+    return [*_base_rules(), *_socket_rules(Sockets.PAIRS), Rule(NEW_PROCESSES, refuse())]
 
 
 @cache
-def command_filter(network: bool, metadata: Metadata, landlock_abi: int) -> bytes:
+def command_filter(kind: Kind) -> bytes:
     """Return the program of ``command_rules``, computed once; the supervisor does it before it forks."""
-    return compile_filter(command_rules(network=network, metadata=metadata, landlock_abi=landlock_abi))
+    return compile_filter(command_rules(kind))
 
 
-def without_notifications(network: bool, metadata: Metadata, landlock_abi: int) -> bytes:
+def without_notifications(kind: Kind) -> bytes:
     """Return ``command_filter`` with refusals in place of notifications."""
-    rules = command_rules(network=network, metadata=metadata, landlock_abi=landlock_abi)
+    rules = command_rules(kind)
     return compile_filter([replace(r, action=refuse()) if r.action == NOTIFY else r for r in rules])
 
 

@@ -6,46 +6,27 @@ host. It opens no path that the agent named and reads no file the agent wrote. W
 and with it everything below.
 """
 
-# Descriptors and raw paths on purpose: pathlib can't work relative to a directory that is held open.
-# ruff: noqa: PTH110
-
 from __future__ import annotations
 
 import contextlib
-import gc
 import os
 import select
 import signal
 import socket
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, Final
+from dataclasses import replace
+from typing import Final
 
-from . import filework, grants, identity, landlock, privileges, probe, reaper, seccomp, syscalls, tree
-from .config import Config
+from . import filework, privileges, probe, reaper, starting
+from .children import Child, Children
 from .frames import Channel, Closed, Frame, close_all
-from .jobs import Jobs
+from .jobs import Job, Jobs
 from .places import Places
 
 WARM_REAPERS: Final = 2
 MAX_WORKERS: Final = 512
-PARALLEL_COMMANDS: Final = 8  # the kernel's own process limit, a backstop, allows so many at their limit
 REQUESTED: Final = ("command", "program", "environment", "cwd", "stdin", "timeout_ms")
 _TURN_MS: Final = 1000
-_END_S: Final = 3.0
-
-
-@dataclass(slots=True, eq=False)
-class Child:
-    """A forked process and our end of its channel; ``requests`` are the host's ids it owes an answer."""
-
-    pid: int
-    channel: Channel
-    conversation: str = ""
-    requests: set[int] = field(default_factory=set)
-    job: int | None = None
-    is_worker: bool = False
 
 
 def serve(descriptor: int) -> None:
@@ -69,7 +50,7 @@ class Supervisor:
     def __init__(self, host: Channel) -> None:
         self._host = host
         self._poll = select.poll()
-        self._children: dict[int, Child] = {}  # by descriptor
+        self._children = Children(self._poll)
         self._workers: dict[str, Child] = {}
         self._warm: list[Child] = []
         self._jobs = Jobs()
@@ -87,61 +68,50 @@ class Supervisor:
     def _configure(self, frame: Frame) -> None:
         privileges.adopt_orphans()
         privileges.not_dumpable()
-        abi = min(landlock.abi(), frame.get("max_landlock_abi") or 99)
-        chosen = _identity(frame)
-        privileges.drop_bounding_set()
-        privileges.keep_capabilities(privileges.permitted(privileges.SUPERVISOR_CAPABILITIES))
-        # private directories are closed to all but their own conversation, also where "outside" is open
-        frame["secret_paths"] = [*frame["secret_paths"], frame["temporary"]]
-        self._config = Config.from_frame(
-            frame,
-            uid=chosen.uid,
-            gid=chosen.gid,
-            own_uid=chosen.own,
-            landlock_abi=abi,
-            uid_processes=_process_allowance(chosen, frame["processes"]),
-        )
+        self._config, reason = starting.configure(frame)
         self._places = Places(self._config)
-        self._prepare()
-        self._host.send({"ready": self._self_test(frame["workspace"])})
+        starting.precompute(self._config)
+        report = self._self_test(frame["workspace"])
+        if self._config.namespaces and report["level"] < probe.NAMESPACES:
+            reason = starting.why(report)
+            self._config = replace(self._config, namespaces=False)
+            starting.precompute(self._config)
+            report = self._self_test(frame["workspace"])
+        if reason:
+            report["missing"].append(f"namespaces ({reason})")
+        self._host.send({"ready": report})
         self._poll.register(self._host, select.POLLIN)
         self._warm_up()
         self._places.remove_abandoned()
 
     def _self_test(self, workspace: str) -> Frame:
-        child = self._fork(self._reap)
-        child.channel.send(probe.request(self._config, self._places, workspace))
+        try:
+            child = self._fork_reaper()
+        except OSError as error:
+            return probe.judge(self._config, {"fault": f"no process could be started: {error}"})
         waiting = select.poll()
         waiting.register(child.channel, select.POLLIN)
         try:
-            if waiting.poll(2 * probe.TIMEOUT_MS):
-                answer = child.channel.receive()
-            else:
-                answer = {"fault": "the self-test did not end"}
+            with socket.create_server(("127.0.0.1", 0)) as listening:
+                port = listening.getsockname()[1]
+                child.channel.send(probe.request(self._config, self._places, workspace, port))
+                ended = waiting.poll(2 * probe.TIMEOUT_MS)
+            answer = child.channel.receive() if ended else {"fault": "the self-test did not end"}
         except Closed:
             answer = {"fault": "the self-test died"}
         self._drop(child)
         self._places.forget(probe.CONVERSATION)
         return probe.judge(self._config, answer)
 
-    def _prepare(self) -> None:
-        """Compute what all children share, before they are forked."""
-        grants.system_grants(self._config)
-        for metadata in seccomp.Metadata:
-            seccomp.command_filter(self._config.allow_network, metadata, self._config.landlock_abi)
-        seccomp.worker_filter()
-        gc.collect()
-        gc.freeze()
-
     def _loop(self) -> None:
         while True:
             for descriptor, events in self._poll.poll(_TURN_MS):
                 if descriptor == self._host.fileno():
                     self._serve_host(events)
-                elif (child := self._children.get(descriptor)) is not None:
+                elif (child := self._children.at(descriptor)) is not None:
                     self._serve_child(child, events)
-            self._watch(self._host)
-            self._collect()
+            self._children.watch(self._host)
+            self._children.collect()
             self._warm_up()
 
     def _serve_host(self, events: int) -> None:
@@ -150,10 +120,6 @@ class Supervisor:
         if events & (select.POLLIN | select.POLLHUP):
             for frame in self._host.pull():
                 self._obey(frame)
-
-    def _watch(self, channel: Channel) -> None:
-        events = select.POLLIN | (select.POLLOUT if channel.pending else 0)
-        self._poll.register(channel, events)
 
     def _obey(self, frame: Frame) -> None:
         handler = self._operations().get(frame.get("op", ""))
@@ -198,12 +164,15 @@ class Supervisor:
         except Closed:
             self._lose(worker)
             return
-        self._watch(worker.channel)
+        self._children.watch(worker.channel)
 
     def _start_worker(self, frame: Frame) -> Child:
         place = self._places.of(frame["conversation"], frame["workspace"])
         self._retire_idle_worker()
-        worker = self._fork(lambda channel: filework.serve(channel, self._config, place, self._pid))
+        worker = self._children.fork(
+            lambda channel: filework.serve(channel, self._config, place, self._pid),
+            self._config if filework.needs_namespaces(self._config) else None,
+        )
         worker.conversation = frame["conversation"]
         worker.is_worker = True
         return worker
@@ -226,7 +195,7 @@ class Supervisor:
 
     def _start_command(self, frame: Frame) -> Child:
         place = self._places.of(frame["conversation"], frame["workspace"])
-        child = self._warm.pop() if self._warm else self._fork(self._reap)
+        child = self._warm.pop() if self._warm else self._fork_reaper()
         child.conversation = frame["conversation"]
         fields: Frame = {name: frame[name] for name in REQUESTED if name in frame}
         request = {**fields, "workspace": place.workspace, "temporary": place.temporary}
@@ -236,7 +205,7 @@ class Supervisor:
         except Closed:
             self._lose(child)
             raise OSError("the process that watches the command is gone") from None
-        self._watch(child.channel)
+        self._children.watch(child.channel)
         return child
 
     def _exec_background(self, frame: Frame) -> None:
@@ -251,20 +220,21 @@ class Supervisor:
     def _reap(self, channel: Channel) -> None:
         reaper.reap(channel, self._config, self._pid)
 
+    def _fork_reaper(self) -> Child:
+        return self._children.fork(self._reap, self._config)
+
     def _warm_up(self) -> None:
-        while len(self._warm) < WARM_REAPERS:
-            self._warm.append(self._fork(self._reap))
+        with contextlib.suppress(OSError):  # no process to be had at this moment: the next turn tries again
+            while len(self._warm) < WARM_REAPERS:
+                self._warm.append(self._fork_reaper())
 
     def _cancel(self, frame: Frame) -> None:
-        for child in list(self._children.values()):
+        for child in self._children:
             if frame["target"] in child.requests and not child.is_worker:
                 self._send(child, {"op": "cancel"})
 
     def _send(self, child: Child, frame: Frame) -> None:
-        try:
-            child.channel.queue(frame)
-            self._watch(child.channel)
-        except Closed:
+        if not self._children.send(child, frame):
             self._lose(child)
 
     # --- background commands
@@ -279,7 +249,7 @@ class Supervisor:
         elif job.result is not None:
             self._host.queue({"id": frame["id"], "ok": job.result})
         else:
-            child = self._children[job.descriptor]
+            child = self._running(job)
             child.requests.add(frame["id"])
             self._send(child, {"op": "peek", "id": frame["id"]})
 
@@ -288,9 +258,15 @@ class Supervisor:
         if job is None or job.result is not None:
             self._fail(frame, f"there is no running background command {frame['job']} in this conversation")
             return
-        child = self._children[job.descriptor]
+        child = self._running(job)
         child.requests.add(frame["id"])
         self._send(child, {"op": "cancel"})
+
+    def _running(self, job: Job) -> Child:
+        child = self._children.at(job.descriptor)
+        if child is None:
+            raise OSError("the process that watches the command is gone")
+        return child
 
     # --- conversations
 
@@ -300,7 +276,7 @@ class Supervisor:
 
     def _forget(self, frame: Frame) -> None:
         conversation = frame["conversation"]
-        for child in list(self._children.values()):
+        for child in self._children:
             if child.conversation != conversation:
                 continue
             if child.is_worker:
@@ -313,27 +289,6 @@ class Supervisor:
 
     # --- children
 
-    def _fork(self, role: Callable[[Channel], None]) -> Child:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        pid = os.fork()
-        if pid == 0:
-            self._be_child(theirs, role)
-        theirs.close()
-        child = Child(pid, Channel(ours))
-        self._children[ours.fileno()] = child
-        self._watch(child.channel)
-        return child
-
-    def _be_child(self, connection: socket.socket, role: Callable[[Channel], None]) -> None:
-        """Never returns. Everything inherited but the child's own channel is closed first."""
-        try:
-            keep = connection.fileno()
-            syscalls.close_all_but(keep)
-            role(Channel(connection))
-        except BaseException:  # noqa: BLE001 - a traceback has nowhere to go; the parent sees the end
-            os._exit(1)
-        os._exit(0)
-
     def _serve_child(self, child: Child, events: int) -> None:
         try:
             if events & select.POLLOUT:
@@ -344,8 +299,8 @@ class Supervisor:
             return
         for frame in frames:
             self._pass_on(child, frame)
-        if child.channel.fileno() in self._children:
-            self._watch(child.channel)
+        if self._children.at(child.channel.fileno()) is child:
+            self._children.watch(child.channel)
 
     def _pass_on(self, child: Child, frame: Frame) -> None:
         """Pass an answer on, under the host's id that this child really owes, whatever it claims."""
@@ -376,70 +331,21 @@ class Supervisor:
 
     def _lose(self, child: Child) -> None:
         """A child is gone: answer what it owes, and end what it may have left."""
-        self._poll.unregister(child.channel)
-        self._children.pop(child.channel.fileno(), None)
-        child.channel.close()
+        self._children.forget(child)
         if child in self._warm:
             self._warm.remove(child)
         if self._workers.get(child.conversation) is child:
             del self._workers[child.conversation]
         if child.requests or child.job is not None:
             self._finished(child, {"fault": "the sandbox process died; try again"})
-            self._end_orphans()
+            self._children.end_orphans()
 
     def _drop(self, child: Child) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(child.pid, signal.SIGKILL)
+        self._children.kill(child)
         self._lose(child)
 
-    def _collect(self) -> None:
-        """Reap whatever has ended: our children, and orphans that came to us."""
-        with contextlib.suppress(ChildProcessError):
-            while os.waitpid(-1, os.WNOHANG)[0]:
-                pass
-
-    def _end_orphans(self) -> None:
-        """Kill children that are not ours by birth: what a reaper left when it died."""
-        known = {child.pid for child in self._children.values()}
-        deadline = time.monotonic() + _END_S
-        while time.monotonic() < deadline:
-            self._collect()
-            strangers = [pid for pid in tree.children(self._pid) if pid not in known]
-            if not strangers:
-                return
-            for pid in strangers:
-                with contextlib.suppress(OSError):
-                    os.kill(pid, signal.SIGKILL)
-
     def _end(self) -> None:
-        """Close all channels, at which reapers sweep and workers leave; then make sure, and clean up."""
-        for child in self._children.values():
-            child.channel.close()
-        deadline = time.monotonic() + _END_S
-        while time.monotonic() < deadline and tree.children(self._pid):
-            self._collect()
-            time.sleep(0.002)
-        self._children.clear()
-        self._end_orphans()
+        """End everything below, and clean up."""
+        self._children.end()
         with contextlib.suppress(AttributeError):  # never configured
             self._places.remove_all()
-
-
-def _identity(frame: dict[str, Any]) -> identity.Identity:
-    needed: list[tuple[str, int]] = []
-    for names, bits in (("read_paths", os.R_OK), ("write_paths", os.W_OK)):
-        for path, _ in grants.expand(frame[names]):
-            if os.path.exists(path):
-                needed.append((path, bits))
-    wanted = (frame["uid"], frame["gid"]) if frame.get("uid") is not None else None
-    if wanted is None and not frame["restrict_to_workspace"]:
-        return identity.Identity()  # what is outside belongs to root
-    return identity.choose(frame["workspace"], needed, wanted)
-
-
-def _process_allowance(chosen: identity.Identity, processes: int) -> int:
-    """RLIMIT_NPROC counts all processes of a uid: leave room for those that are not ours."""
-    allowed = PARALLEL_COMMANDS * processes
-    if chosen.own:
-        return allowed
-    return allowed + tree.tasks_of(os.geteuid() if chosen.uid is None else chosen.uid)

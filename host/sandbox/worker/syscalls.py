@@ -29,6 +29,10 @@ LANDLOCK_CREATE_RULESET: Final = 444
 LANDLOCK_ADD_RULE: Final = 445
 LANDLOCK_RESTRICT_SELF: Final = 446
 OPENAT2: Final = 437
+OPEN_TREE: Final = 428
+MOVE_MOUNT: Final = 429
+MOUNT_SETATTR: Final = 442
+CLONE: Final = 56 if _X86 else 220
 CLOSE_RANGE: Final = 436
 
 # openat2(2)
@@ -40,10 +44,14 @@ RESOLVE_IN_ROOT: Final = 0x10
 RENAME_NOREPLACE: Final = 1
 AT_FDCWD: Final = -100
 AT_EMPTY_PATH: Final = 0x1000
+AT_SYMLINK_NOFOLLOW: Final = 0x100
+AT_RECURSIVE: Final = 0x8000
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
 _libc.prctl.restype = ctypes.c_int
+_held: Final = ctypes.PyDLL(None, use_errno=True)  # keeps the interpreter's lock during the call
+_held.syscall.restype = ctypes.c_long
 
 
 def call(number: int, *arguments: int | bytes | ctypes.Array[ctypes.c_char] | None) -> int:
@@ -88,3 +96,44 @@ def close_all_but(kept: int) -> None:
     if kept > 3:
         call(CLOSE_RANGE, 3, kept - 1, 0)
     call(CLOSE_RANGE, kept + 1, 0x7FFFFFFF, 0)
+
+
+def clone(flags: int) -> int:
+    """Make a child with a copy of our memory; both sides return, as from fork (clone(2))."""
+    result: int = _held.syscall(*(ctypes.c_long(value) for value in (CLONE, flags, 0, 0, 0, 0)))
+    if result < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+    return result
+
+
+def mount(source: str | None, target: str, kind: str | None, flags: int, options: str | None) -> None:
+    """Mount a file system, or change how one is propagated."""
+    words = (None if word is None else os.fsencode(word) for word in (source, target, kind))
+    call(MOUNT, *words, flags, None if options is None else options.encode())
+
+
+def umount2(target: str, flags: int) -> None:
+    """Unmount (umount(2))."""
+    call(UMOUNT2, os.fsencode(target), flags)
+
+
+def pivot_root(new: str, old: str) -> None:
+    """Make ``new`` the root of all processes in this mount namespace."""
+    call(PIVOT_ROOT, os.fsencode(new), os.fsencode(old))
+
+
+def open_tree(directory: int, path: str, flags: int) -> int:
+    """Return a descriptor of a mount, or of a copy of one that is mounted nowhere yet."""
+    return call(OPEN_TREE, directory, os.fsencode(path), flags | os.O_CLOEXEC)
+
+
+def move_mount(mount: int, target: str, flags: int) -> None:
+    """Mount what ``open_tree`` gave at ``target``."""
+    call(MOVE_MOUNT, mount, b"", AT_FDCWD, os.fsencode(target), flags)
+
+
+def mount_setattr(directory: int, path: str, flags: int, attributes: int) -> None:
+    """Set attributes (read-only, no devices ...) of a mount."""
+    how = struct.pack("4Q", attributes, 0, 0, 0)
+    call(MOUNT_SETATTR, directory, os.fsencode(path), flags, how, len(how))

@@ -1,0 +1,144 @@
+"""A root of one's own: only what a command may reach has a name in it (mount_namespaces(7)).
+
+Made in two steps. What depends on no request is laid out ahead, in the reaper, below an empty directory; the
+conversation's own places come with the request, and then the old root is let go.
+"""
+
+# Descriptors and raw paths on purpose: pathlib can't work relative to a directory that is held open.
+# ruff: noqa: PTH103, PTH110, PTH114, PTH115, PTH120, PTH211
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from typing import Final
+
+from . import grants, syscalls
+from .config import DEVICES, Config
+from .grants import Grant
+from .landlock import READ, Access
+from .syscalls import AT_EMPTY_PATH, AT_FDCWD, AT_RECURSIVE, AT_SYMLINK_NOFOLLOW
+
+ROOT: Final = "root"  # the empty directory's name, beside the private directories
+SHARED_MEMORY_BYTES: Final = 64 << 20
+_SHARED_MEMORY_FILES: Final = 4096
+_ROOT_BYTES: Final = 1 << 20
+# mount(2)
+_RDONLY, _NOSUID, _NODEV, _NOEXEC = 1, 2, 4, 8
+_REC, _PRIVATE = 16384, 1 << 18
+_DETACH: Final = 2  # MNT_DETACH, umount(2)
+# open_tree(2), move_mount(2), mount_setattr(2)
+_OPEN_TREE_CLONE: Final = 1
+_MOVE_MOUNT_F_EMPTY_PATH: Final = 4
+_FILES: Final = _RDONLY | _NOSUID | _NODEV
+_PLACES: Final = _NOSUID | _NODEV
+_DEVICES: Final = _RDONLY | _NOSUID | _NOEXEC
+_OWN: Final = ("/proc", "/dev")  # not shown but made anew
+_STREAMS: Final = (
+    ("fd", "/proc/self/fd"),
+    ("stdin", "fd/0"),
+    ("stdout", "fd/1"),
+    ("stderr", "fd/2"),
+    ("ptmx", "pts/ptmx"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What every command's root has: paths bound as they are, and links with their targets."""
+
+    bound: tuple[str, ...]
+    links: tuple[tuple[str, str], ...]
+
+
+@cache
+def layout(config: Config) -> Layout:
+    """Return the part that no request changes; looked up once, in the supervisor, before it forks."""
+    granted = {grant.path for grant in grants.system_grants(config)}
+    wanted = sorted(p for p in granted if not any(grants.is_beneath(p, own) for own in _OWN))
+    bound = [path for path in wanted if not _covered(path, wanted)]
+    names = (*grants.SYSTEM, *grants.KERNEL, *grants.ETC)
+    links = [(path, os.readlink(path)) for path in names if os.path.islink(path)]
+    return Layout(tuple(bound), tuple(links))
+
+
+def _covered(path: str, others: list[str]) -> bool:
+    return any(path != other and grants.is_beneath(path, other) for other in others)
+
+
+class PrivateRoot:
+    """The root of one command, below ``top`` until ``enter``."""
+
+    def __init__(self, config: Config) -> None:
+        """Lay out what is known ahead. Raises ``OSError`` where the kernel does not allow it."""
+        self.top = f"{config.temporary}/{ROOT}"
+        syscalls.mount(None, "/", None, _REC | _PRIVATE, None)
+        size = f"mode=755,size={_ROOT_BYTES},nr_inodes=4096"
+        syscalls.mount("root", self.top, "tmpfs", _NOSUID | _NODEV, size)
+        ahead = layout(config)
+        for path in ahead.bound:
+            self._bind(Grant(path, READ), _FILES)
+        for path, target in ahead.links:
+            self._make_parent(path)
+            with contextlib.suppress(FileExistsError):
+                os.symlink(target, f"{self.top}{path}")
+        self._own_file_systems()
+
+    def _own_file_systems(self) -> None:
+        for name in ("/proc", "/dev/shm", "/dev/pts", "/tmp", "/run", "/var/tmp"):  # noqa: S108 - names inside
+            os.makedirs(f"{self.top}{name}", 0o755, exist_ok=True)
+        plain = _NOSUID | _NODEV | _NOEXEC
+        syscalls.mount("proc", f"{self.top}/proc", "proc", plain | _RDONLY, None)
+        shared = f"mode=1777,size={SHARED_MEMORY_BYTES},nr_inodes={_SHARED_MEMORY_FILES}"
+        syscalls.mount("shm", f"{self.top}{grants.SHARED_MEMORY}", "tmpfs", plain, shared)
+        terminals = "newinstance,ptmxmode=0666,mode=620"
+        syscalls.mount("devpts", f"{self.top}/dev/pts", "devpts", _NOSUID | _NOEXEC, terminals)
+        for device in (*DEVICES, "/dev/full", "/dev/tty"):
+            if os.path.exists(device):
+                self._bind(Grant(device, READ), _DEVICES)
+        for name, target in _STREAMS:
+            os.symlink(target, f"{self.top}/dev/{name}")
+
+    def enter(self, places: Iterable[Grant]) -> None:
+        """Add what a conversation may reach, make the root read-only, and let go of the old one."""
+        for grant in sorted(places, key=lambda g: g.path):
+            if grant.path not in DEVICES:
+                writable = grant.access & Access.WRITE_FILE
+                self._bind(grant, _PLACES if writable else _FILES)
+        syscalls.mount_setattr(AT_FDCWD, self.top, 0, _RDONLY)
+        os.chdir(self.top)
+        syscalls.pivot_root(".", ".")
+        syscalls.umount2(".", _DETACH)
+        os.chdir("/")
+
+    def _bind(self, grant: Grant, attributes: int) -> None:
+        """Show a file or directory, with what is mounted below it, at the same path inside."""
+        how = AT_RECURSIVE | _OPEN_TREE_CLONE | (0 if grant.follow else AT_SYMLINK_NOFOLLOW)
+        try:
+            tree = syscalls.open_tree(AT_FDCWD, grant.path, how)
+        except FileNotFoundError:
+            return
+        try:
+            mode = os.fstat(tree).st_mode
+            if not stat.S_ISLNK(mode):
+                self._make_target(grant.path, is_directory=stat.S_ISDIR(mode))
+                syscalls.mount_setattr(tree, "", AT_EMPTY_PATH | AT_RECURSIVE, attributes)
+                syscalls.move_mount(tree, f"{self.top}{grant.path}", _MOVE_MOUNT_F_EMPTY_PATH)
+        finally:
+            os.close(tree)
+
+    def _make_target(self, path: str, *, is_directory: bool) -> None:
+        target = f"{self.top}{path}"
+        if is_directory:
+            os.makedirs(target, 0o755, exist_ok=True)
+            return
+        self._make_parent(path)
+        with contextlib.suppress(FileExistsError):
+            os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o444))
+
+    def _make_parent(self, path: str) -> None:
+        os.makedirs(os.path.dirname(f"{self.top}{path}"), 0o755, exist_ok=True)
