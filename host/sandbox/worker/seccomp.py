@@ -199,6 +199,8 @@ def _socket_rules(sockets: Sockets) -> list[Rule]:
         return [*pairs, Rule(_calls("socket connect bind listen accept accept4"), refuse(errno.EACCES))]
     kinds = (_SOCK_STREAM, _SOCK_DGRAM) if sockets is Sockets.NETWORK else (_SOCK_STREAM,)
     return [
+        # one end of a unix pair has no use for a name; internet addresses have these lengths
+        Rule(("bind", "connect"), refuse(errno.EACCES), (_is_not(2, 16, 28, 128),)),
         *pairs,
         Rule(("socket",), refuse(errno.EACCES), (_is_not(0, _AF_INET, _AF_INET6),)),
         Rule(
