@@ -62,7 +62,8 @@ def explain_command(policy: SandboxPolicy, report: SandboxReport, command: str) 
     refusal = Guard(policy, policy.workspace).refusal(command)
     if refusal is None:
         network = "with" if policy.allow_network else "without"
-        return f"runs at level {report.level}, {network} network; the kernel decides about its files"
+        alone = " in namespaces of its own," if report.level >= 3 else ""
+        return f"runs at level {report.level},{alone} {network} network; the kernel decides about its files"
     why = "a certainly destructive command" if refusal == DANGEROUS else "a path outside what it may reach"
     return f"refused by the guard ({why}): {refusal}"
 
