@@ -11,7 +11,7 @@ EXTRAS := --extra telegram --extra postgres --extra otel --extra image
 COMPILE := --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate -q \
   pyproject.toml --custom-compile-command "make lock"
 
-.PHONY: run setup test test-postgres chaos agents check lint types bench lock format clean
+.PHONY: run setup test test-postgres chaos agents check lint types supply sbom audit image-test bench lock format clean
 
 run: setup
 	@$(VENV)/bin/picoclaw dev
@@ -49,7 +49,26 @@ chaos: setup
 agents: setup
 	$(PY) -m pytest -m slow tests/mcp
 
-check: lint types
+check: lint types supply
+
+# What of the supply chain can be checked offline: locks, hashes, licences, that the SBOM can be made.
+supply: setup
+	$(PY) -m pytest -q tests/deploy/test_supply.py
+
+# What the image is made of, as CycloneDX 1.6.
+sbom: setup
+	@mkdir -p dist
+	$(VENV)/bin/cyclonedx-py requirements requirements/runtime.lock --pyproject pyproject.toml \
+	  --output-reproducible --of JSON -o dist/sbom.cdx.json 2>/dev/null
+	@echo dist/sbom.cdx.json
+
+# Known faults of what is locked; asks pypi.org.
+audit: setup
+	$(VENV)/bin/pip-audit --requirement requirements/runtime.lock --disable-pip --progress-spinner off
+
+# Builds the Dockerfile from nothing (debootstrap, buildah; root) and tests what it made.
+image-test: setup
+	deploy/image/test.sh $(ARGUMENTS)
 
 lint: setup
 	$(VENV)/bin/ruff check .

@@ -26,9 +26,10 @@ KEEP_CODE: Final = '"$@"; code=$?; echo $code >/tmp/exit-code; exit $code'
 
 @dataclass(frozen=True)
 class Image:
-    """What deploy/image/build.sh made in ``directory``."""
+    """What deploy/image/build.sh made in ``directory``, with ``packages`` of Debian added."""
 
     directory: Path
+    packages: tuple[str, ...] = ()
 
     def buildah(self, *arguments: str) -> str:
         """Return what a buildah command says."""
@@ -57,6 +58,10 @@ class Image:
         # Volumes that an image declares are buildah's own directories, whatever -v says.
         declared = [part for path in self.config["Volumes"] for part in ("--volume", f"{path}-")]
         self.buildah("config", *declared, container)
+        if self.packages:
+            install = f"apt-get install -y -qq --no-install-recommends {' '.join(self.packages)}"
+            inside = ("sh", "-c", f"apt-get update -qq && {install}")
+            self.buildah("run", "--isolation", "chroot", "--user", "root", container, "--", *inside)
         return container
 
     @cached_property

@@ -12,7 +12,7 @@ from tests.image.container import ROOT, Image
 
 WITHIN_S = 900
 RUN = (
-    "import sys; sys.path.insert(0, '/src'); sys.path.append('/packages'); "
+    "import sys; sys.path.insert(0, '/srv'); sys.path.append('/mnt'); "
     "import pytest; sys.exit(pytest.main(sys.argv[1:]))"
 )
 
@@ -36,14 +36,15 @@ def run(image: Image, source: Path, temporary: Path, *arguments: str, user: str)
     packages = Path(pytest.__file__).parent.parent
     temporary.mkdir(exist_ok=True)
     temporary.chmod(0o1777)
-    volumes = {source: "/src:ro", packages: "/packages:ro", temporary: "/tmp"}
+    volumes = {source: "/srv:ro", packages: "/mnt:ro", temporary: "/tmp"}
     command = image.command(
-        "sh", "-c", 'cd /src && exec "$@"', "_", "/opt/picoclaw/bin/python", "-c", RUN, "-q", *arguments,
-        volumes=volumes, user=user,
+        "sh", "-c", 'cd /srv && exec "$@"', "_", "/opt/picoclaw/bin/python", "-c", RUN, "-q", *arguments,
+        volumes=volumes, user=user, settings={"HYPOTHESIS_STORAGE_DIRECTORY": "/tmp/hypothesis"},
     )  # fmt: skip
     done = subprocess.run(
         command, capture_output=True, text=True, env=image.environment, check=False, timeout=WITHIN_S
     )
+    assert (temporary / "exit-code").exists(), done.stderr
     code = int((temporary / "exit-code").read_text())
     assert code == 0, done.stdout[-6000:] + done.stderr[-2000:]
     print(done.stdout.splitlines()[-1])
@@ -51,6 +52,8 @@ def run(image: Image, source: Path, temporary: Path, *arguments: str, user: str)
 
 
 def test_the_sandbox_holds_every_attempt_as_uid_1000(image: Image, source: Path, tmp_path: Path) -> None:
+    # The corpus lays out a repository and looks at processes.
+    image = Image(image.directory, packages=("git", "procps"))
     said = run(
         image, source, tmp_path / "tmp", "tests/attack/test_corpus.py", "-k", "attempt and 1000", user="root"
     )

@@ -1,0 +1,100 @@
+"""What the image is made of: locked, hashed, under licences that allow it, and listed."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import PackageNotFoundError, distribution
+from itertools import chain
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+ALLOWED = re.compile(
+    r"\b(MIT|MIT-0|BSD|BSD-\d-Clause|0BSD|Apache|ISC|PSF|PSF-2\.0|Python-2\.0|MPL|MPL-2\.0|LGPL|LGPLv3|LGPL-3\.0-only"
+    r"|Unlicense|Public Domain|CNRI-Python|Zlib|ZPL|HPND|WTFPL|Artistic)\b"
+)
+FORBIDDEN = re.compile(r"\b(A?GPL(v\d|-[\d.]+)?|SSPL|BUSL|Proprietary)\b", re.IGNORECASE)
+
+Lock = dict[str, tuple[str, frozenset[str]]]
+
+
+def read(name: str) -> Lock:
+    """Return each package's version and hashes."""
+    entries = re.split(r"\n(?=[a-z0-9])", (ROOT / "requirements" / name).read_text())
+    found: Lock = {}
+    for entry in entries:
+        match = re.match(r"([a-z0-9._-]+)==([^\s;\\]+)", entry)
+        if match:
+            found[match[1]] = (match[2], frozenset(re.findall(r"sha256:([0-9a-f]{64})", entry)))
+    return found
+
+
+RUNTIME, DEVELOPMENT, BUILD = read("runtime.lock"), read("dev.lock"), read("build.lock")
+
+
+@pytest.mark.parametrize("lock", [RUNTIME, DEVELOPMENT, BUILD], ids=["runtime", "dev", "build"])
+def test_every_locked_package_has_a_version_and_hashes(lock: Lock) -> None:
+    assert len(lock) >= 4
+    assert [name for name, (_, hashes) in lock.items() if not hashes] == []
+
+
+def test_what_is_tested_is_what_the_image_gets() -> None:
+    assert {name: entry for name, entry in RUNTIME.items() if DEVELOPMENT.get(name) != entry} == {}
+    assert {name: entry for name, entry in BUILD.items() if DEVELOPMENT.get(name, entry) != entry} == {}
+
+
+def test_the_build_lock_holds_what_the_build_system_asks_for() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert set(project["build-system"]["requires"]) <= set(BUILD)
+
+
+def test_the_locks_hold_every_dependency_that_the_project_names() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    development = names(extras.pop("dev"))
+    assert names([*project["dependencies"], *chain.from_iterable(extras.values())]) <= set(RUNTIME)
+    assert development <= set(DEVELOPMENT)
+
+
+def names(requirements: list[str]) -> set[str]:
+    """Return the normal names of packages (the name normalisation of PyPI's simple API)."""
+    return {re.sub(r"[-_.]+", "-", re.split(r"[\[<>=;! ]", item)[0]).lower() for item in requirements}
+
+
+@pytest.mark.parametrize("name", sorted(RUNTIME))
+def test_its_licence_lets_it_into_the_image(name: str) -> None:
+    try:
+        package = distribution(name)
+    except PackageNotFoundError:
+        pytest.skip("not for this platform")
+    assert package.version == RUNTIME[name][0]
+    metadata = package.metadata
+    classifiers = [entry for entry in metadata.get_all("Classifier") or [] if entry.startswith("License")]
+    given = [(metadata.get_all(field) or [""])[0][:200] for field in ("License-Expression", "License")]
+    said = " ".join([*given, *classifiers])
+    assert ALLOWED.search(said), said
+    assert not FORBIDDEN.search(said.replace("LGPL", "")), said
+
+
+def test_the_bill_of_materials_lists_exactly_what_is_locked(tmp_path: Path) -> None:
+    target = tmp_path / "sbom.json"
+    lock, project = ROOT / "requirements/runtime.lock", ROOT / "pyproject.toml"
+    maker = Path(sys.executable).parent / "cyclonedx-py"
+    options = ["--output-reproducible", "--of", "JSON", "-o", str(target)]
+    command = [str(maker), "requirements", str(lock), "--pyproject", str(project), *options]
+    subprocess.run(command, check=True, capture_output=True)
+    bill = json.loads(target.read_text())
+    assert bill["bomFormat"] == "CycloneDX"
+    assert bill["metadata"]["component"]["name"] == "picoclaw"
+    listed = {component["name"]: component for component in bill["components"]}
+    assert {name: component["version"] for name, component in listed.items()} == {
+        name: version for name, (version, _) in RUNTIME.items()
+    }
+    for name, component in listed.items():
+        hashes = {entry["content"] for entry in component["externalReferences"][0]["hashes"]}
+        assert hashes == RUNTIME[name][1]
