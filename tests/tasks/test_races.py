@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
@@ -34,8 +34,12 @@ from shared.models import (
     TaskStatus,
     Usage,
 )
+from shared.store.contract import Store
+from shared.store.postgres.database import Place
+from shared.store.postgres.store import PostgresStore
 from shared.store.sqlite.store import SqliteStore
 from shared.tasks import TaskService
+from tests.postgres import emptied_database, needs_postgres
 
 T = TypeVar("T")
 
@@ -97,11 +101,10 @@ class TaskRaces(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.folder = tempfile.TemporaryDirectory(dir=MEMORY if Path(MEMORY).is_dir() else None)
         self.runner = asyncio.Runner()
         self.now = NOW
         self.numbers = iter(range(1, 10_000))
-        self.stores: dict[str, SqliteStore] = {}
+        self.stores: dict[str, Store] = {}
         self.services: dict[str, TaskService] = {}
         self.expected: dict[str, Expected] = {}
         self.alive: list[Held] = []
@@ -111,10 +114,19 @@ class TaskRaces(RuleBasedStateMachine):
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         return self.runner.run(work)
 
+    def open_stores(self) -> Iterator[Store]:
+        """Open the same empty database once for each host."""
+        self.folder = tempfile.TemporaryDirectory(dir=MEMORY if Path(MEMORY).is_dir() else None)
+        for _ in HOSTS:
+            yield SqliteStore(Path(self.folder.name) / "store.db")
+
+    def clean_up(self) -> None:
+        """Throw the database away."""
+        self.folder.cleanup()
+
     @initialize()
     def start(self) -> None:
-        for host in HOSTS:
-            store = SqliteStore(Path(self.folder.name) / "store.db")
+        for host, store in zip(HOSTS, self.open_stores(), strict=True):
             self.stores[host] = store
             self.services[host] = TaskService(store, default_timezone="UTC")
         self.run(self.stores["a"].conversations.create(HOME, NOW))
@@ -375,8 +387,8 @@ class TaskRaces(RuleBasedStateMachine):
             self.drain()
             for store in self.stores.values():
                 self.run(store.close())
+            self.clean_up()
         self.runner.close()
-        self.folder.cleanup()
 
     def drain(self) -> None:
         store = self.stores["a"]
@@ -402,5 +414,20 @@ class TaskRaces(RuleBasedStateMachine):
                 assert task.status is not TaskStatus.ACTIVE or task.next_run is not None
 
 
+class TaskRacesOnPostgres(TaskRaces):
+    """The same on PostgreSQL."""
+
+    def open_stores(self) -> Iterator[Store]:
+        self.database = emptied_database()
+        url = self.run(self.database.__aenter__())
+        for host in HOSTS:
+            yield PostgresStore(Place(url, owner=host, connections=2))
+
+    def clean_up(self) -> None:
+        self.run(self.database.__aexit__(None, None, None))
+
+
 TaskRaces.TestCase.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
 TestTaskRaces = TaskRaces.TestCase
+TaskRacesOnPostgres.TestCase.settings = settings(max_examples=25, stateful_step_count=30, deadline=None)
+TestTaskRacesOnPostgres = needs_postgres(TaskRacesOnPostgres.TestCase)

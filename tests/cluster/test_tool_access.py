@@ -1,0 +1,179 @@
+"""What somebody can reach who has all that a tool server has: one conversation."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from asyncpg import InsufficientPrivilegeError  # type: ignore[import-untyped]  # it ships no types
+
+from shared.errors import StoreError
+from shared.models import Task, TaskStatus
+from shared.store.postgres.database import Database, Place
+from shared.store.postgres.opening import open_shared_store, open_tool_store
+from shared.store.postgres.store import PostgresStore
+from shared.store.postgres.tool_access import ToolAccess
+from tests.contract.store.making import T0, a_run
+
+
+@pytest.fixture
+async def store(database: str) -> AsyncIterator[PostgresStore]:
+    """A host's store with two people's conversations; an isolated run works for mine."""
+    opened = await open_shared_store(Place(database))
+    for name in ("mine", "theirs", "main"):
+        await opened.conversations.create(name, T0)
+        await opened.tasks.add(a_task(f"task-{name}", name), quota=10)
+        await opened.runs.begin(a_run(name, name))
+        await opened.outbound.add(name, name, f"secret of {name}", "Pico", T0)
+    await opened.conversations.create("isolated", T0, owner_id="mine", temporary=True)
+    yield opened
+    await opened.close()
+
+
+def a_task(task_id: str, conversation_id: str) -> Task:
+    return Task(
+        task_id, conversation_id, "Look", "interval", "60000", "UTC", "isolated", "once",
+        TaskStatus.ACTIVE, T0, 0, 0, T0, T0,
+    )  # fmt: skip
+
+
+def access(store: PostgresStore, conversation_id: str, *, is_main: bool = False) -> ToolAccess:
+    text = store.tool_access(conversation_id, is_main=is_main)
+    assert text is not None
+    return ToolAccess.from_text(text)
+
+
+async def fetch(access: ToolAccess, statement: str, *values: Any) -> list[Any]:
+    database = Database(Place(access.url, connections=1, token=access.token))
+    try:
+        rows = await database.write(lambda connection: connection.fetch(statement, *values))
+        return [row[0] for row in rows]
+    finally:
+        await database.close()
+
+
+async def test_a_session_sees_its_own_conversation_alone(store: PostgresStore) -> None:
+    mine = access(store, "mine")
+    assert await fetch(mine, "SELECT id FROM conversations") == ["mine"]
+    assert await fetch(mine, "SELECT id FROM scheduled_tasks") == ["task-mine"]
+    assert await fetch(mine, "SELECT text FROM outbound_messages") == ["secret of mine"]
+    assert await fetch(mine, "SELECT conversation_id FROM runs") == ["mine"]
+
+
+async def test_an_isolated_run_acts_for_its_owner_and_speaks_for_itself(store: PostgresStore) -> None:
+    isolated = access(store, "isolated")
+    assert await fetch(isolated, "SELECT id FROM scheduled_tasks") == ["task-mine"]
+    assert await fetch(isolated, "SELECT text FROM outbound_messages") == []
+
+
+async def test_the_main_conversation_sees_all_tasks(store: PostgresStore) -> None:
+    main = access(store, "main", is_main=True)
+    seen = await fetch(main, "SELECT id FROM scheduled_tasks ORDER BY id")
+    assert seen == ["task-main", "task-mine", "task-theirs"]
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SELECT text FROM messages",
+        "SELECT * FROM tool_key",
+        "SELECT * FROM tokens",
+        "SELECT answer FROM runs",
+        "SELECT lease_owner FROM runs",
+        "UPDATE conversations SET owner_id = 'theirs'",
+        "UPDATE runs SET state = 'error'",
+        "INSERT INTO counters VALUES ('tasks', 1, 1)",
+        "INSERT INTO task_runs (id) VALUES ('x')",
+        "INSERT INTO messages (conversation_id, seq) VALUES ('mine', 99)",
+        "INSERT INTO outbound_messages (id, conversation_id, source_id, text, sender, created_at) "
+        "VALUES ('x', 'theirs', 'mine', 'x', 'x', 1)",
+        "INSERT INTO outbound_messages (id, conversation_id, source_id, text, sender, created_at) "
+        "VALUES ('x', 'mine', 'theirs', 'x', 'x', 1)",
+        "INSERT INTO conversations (id, session_id, owner_id, created_at, last_activity) "
+        "VALUES ('new', 's', 'mine', 1, 1)",
+        "UPDATE scheduled_tasks SET conversation_id = 'theirs'",
+        "ALTER TABLE conversations DISABLE ROW LEVEL SECURITY",
+        "DROP POLICY tool_sees ON conversations",
+        "CREATE TABLE anything (x int)",
+        "SET ROLE picoclaw",
+        "ALTER FUNCTION tool_token() RESET ALL",
+    ],
+)
+async def test_everything_else_is_denied(store: PostgresStore, statement: str) -> None:
+    with pytest.raises(InsufficientPrivilegeError):
+        await fetch(access(store, "mine"), statement)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE scheduled_tasks SET prompt = 'x' WHERE conversation_id = 'theirs' RETURNING id",
+        "DELETE FROM scheduled_tasks WHERE conversation_id = 'theirs' RETURNING id",
+        "DELETE FROM conversations WHERE id IN ('mine', 'theirs', 'isolated') RETURNING id",
+    ],
+)
+async def test_other_peoples_rows_are_not_there(store: PostgresStore, statement: str) -> None:
+    assert await fetch(access(store, "mine"), statement) == []
+
+
+async def test_a_token_that_was_changed_shows_nothing(store: PostgresStore) -> None:
+    mine, theirs = access(store, "mine"), access(store, "theirs")
+    signature = mine.token[2:66]
+    for token in (
+        "",
+        "m",
+        "mine",
+        f"o.{'0' * 64}.theirs",
+        f"m.{signature}.mine",
+        f"o.{signature}.theirs",
+        f"o.{theirs.token[2:66]}.mine",
+        mine.token + "x",
+        mine.token[:-1],
+    ):
+        assert await fetch(replace(mine, token=token), "SELECT id FROM conversations") == [], token
+
+
+async def test_a_session_cannot_show_its_statements_another_token(store: PostgresStore) -> None:
+    mine = access(store, "mine")
+    statement = f"""WITH forged AS (SELECT set_config('picoclaw.token', 'm.{"0" * 64}.main', true))
+        SELECT id FROM conversations, forged"""
+    assert set(await fetch(mine, statement)) <= {"mine"}
+
+
+async def test_a_temporary_table_cannot_stand_in_for_a_real_one(store: PostgresStore) -> None:
+    mine = access(store, "mine")
+    database = Database(Place(mine.url, connections=1, token=mine.token))
+
+    async def work(connection: Any) -> list[Any]:
+        await connection.execute("CREATE TEMP TABLE conversations (id text, owner_id text)")
+        await connection.execute("INSERT INTO conversations VALUES ('mine', 'theirs')")
+        await connection.execute("CREATE TEMP TABLE tool_key (inner_pad bytea, outer_pad bytea)")
+        return list(await connection.fetch("SELECT id FROM scheduled_tasks"))
+
+    found = await database.write(work)
+    await database.close()
+    assert [row["id"] for row in found] == ["task-mine"]
+
+
+async def test_a_tool_servers_store_does_its_work_and_no_more(store: PostgresStore) -> None:
+    text = store.tool_access("mine", is_main=False)
+    assert text is not None
+    tools = open_tool_store(text)
+    try:
+        assert (await tools.conversations.ensure("mine", T0)).id == "mine"
+        assert (await tools.outbound.add("mine", "mine", "hello\0there", "Pico", T0)).text == "hello\0there"
+        await tools.tasks.add(a_task("new", "mine"), quota=10)
+        assert await tools.tasks.remove("new", owner="mine")
+        # Even a statement that forgot the owner.
+        assert await tools.tasks.get("task-theirs", owner=None) is None
+        assert not await tools.tasks.remove("task-theirs", owner=None)
+    finally:
+        await tools.close()
+    assert await store.tasks.get("task-theirs", owner=None) is not None
+
+
+async def test_a_role_that_would_bypass_the_policies_is_refused(database: str) -> None:
+    with pytest.raises(StoreError, match="row-level security"):
+        await open_shared_store(Place(database), tools_url=database)
