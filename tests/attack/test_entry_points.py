@@ -12,10 +12,15 @@ from typing import Any
 import httpx2
 import pytest
 
+from tests.channels.conftest import telegram_host
+from tests.fakes.bot_api import BotApi, running_bot_api
 from tests.running import HostProcess, directive, frames, running_host, running_model, until
 
 ROOT = Path(__file__).parent.parent.parent
 CANARY = "CANARY-ENTRY-7d1f0c"
+
+BOTS: dict[str, BotApi] = {}
+"""The Bot API servers of these tests, by address."""
 
 SPAWNERS = {
     "host/sandbox/sandbox.py": "the supervisor",
@@ -37,8 +42,12 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HostProcess]:
         "PICOCLAW_HEARTBEAT_ENABLED": "true",
         "ALLOW_REQUEST_STDIO_MCP": "true",
     }
-    with running_model() as model, running_host(root / "host", model.url, settings) as process:
-        yield process
+    with running_model() as model, running_bot_api() as api:
+        host = telegram_host(root / "host", model.url, api, settings)
+        BOTS[api.url] = api
+        host.start()
+        yield host
+        host.stop()
 
 
 def prying(host: HostProcess) -> str:
@@ -135,6 +144,14 @@ def by_program(client: httpx2.Client, message: str, host: HostProcess) -> str:
     return client.post("/chat", json=body).text
 
 
+def by_telegram(client: httpx2.Client, message: str, host: HostProcess) -> str:
+    config = json.loads((host.root / "home" / "config.json").read_text())
+    bot = BOTS[config["channels"]["telegram"]["api_base"]]
+    bot.say(message, user=7)
+    until(lambda: any("told:" in text for text in bot.texts(7)))
+    return "\n".join([*bot.texts(7), client.get("/chat/telegram:7/messages").text])
+
+
 ENTRY_POINTS: dict[str, Callable[[httpx2.Client, str, HostProcess], str]] = {
     "chat": by_chat,
     "stream": by_stream,
@@ -146,6 +163,7 @@ ENTRY_POINTS: dict[str, Callable[[httpx2.Client, str, HostProcess], str]] = {
     "internal scheduler": by_scheduler,
     "heartbeat": by_heartbeat,
     "stdio MCP server": by_program,
+    "telegram": by_telegram,
 }
 
 

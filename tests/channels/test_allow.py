@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import pytest
 
 from host.channels.allow import AllowList, Names
 from host.channels.base import Sender
 from tests.channels.conftest import MakeHost
 from tests.fakes.bot_api import BotApi
-from tests.running import until
+from tests.running import HostProcess, directive, until
 
 ANN = Sender("123", "ann", "Ann")
 NAMELESS = Sender("123")
@@ -103,3 +106,37 @@ def test_who_is_not_allowed_gets_nothing_costs_nothing_and_is_logged_once(
 def test_an_empty_list_is_warned_of_at_the_start(make_host: MakeHost) -> None:
     host = make_host(allow_from=[]).start()
     assert "SECURITY: channel telegram allows everyone (allow_from is empty)" in host.log_text
+
+
+def test_who_is_an_owner_no_more_hears_the_main_conversation_no_more(
+    make_host: MakeHost, own_api: BotApi
+) -> None:
+    host = make_host(owners=[7, 8]).start()
+    for user in (7, 8):
+        own_api.say("/main", user=user)
+    until(lambda: own_api.texts(7) and own_api.texts(8))
+    host.stop()
+    demote(host, owners=[8])
+    host.start()
+    say_in_main(host, "for owners only")
+    until(lambda: "for owners only" in own_api.texts(8))
+    own_api.say("hello?", user=7)
+    until(lambda: "echo: hello?" in own_api.texts(7))
+    assert "for owners only" not in own_api.texts(7)
+    with host.client() as client:
+        messages = client.get("/chat/main/messages").json()["messages"]
+    assert "hello?" not in [message["content"] for message in messages]
+
+
+def demote(host: HostProcess, **changes: Any) -> None:
+    path = host.root / "home" / "config.json"
+    config = json.loads(path.read_text())
+    config["channels"]["telegram"].update(changes)
+    path.write_text(json.dumps(config))
+
+
+def say_in_main(host: HostProcess, text: str) -> None:
+    call = {"name": "mcp__picoclaw__send_message", "input": {"text": text}}
+    with host.client() as client:
+        body = {"message": directive(steps=[{"tools": [call]}]), "conversation_id": "main"}
+        assert client.post("/chat", json=body).json()["status"] == "success"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from functools import partial
 
 from tests.channels.conftest import MakeHost
 from tests.channels.test_telegram import history
@@ -105,3 +106,24 @@ def test_nothing_is_lost_or_taken_twice_however_often_it_is_killed(
         assert list(dict.fromkeys(own_api.texts(chat))) == wanted[chat]
     extra = sum(len(own_api.texts(chat)) for chat in CHATS) - said
     assert extra <= KILLS
+
+
+def answered(api: BotApi, number: int) -> bool:
+    return len(api.texts()) >= number
+
+
+def test_an_orderly_restart_repeats_and_loses_nothing(make_host: MakeHost, own_api: BotApi) -> None:
+    chance = random.Random(5)
+    host = make_host(messages_per_minute=0)
+    said = 0
+    for _ in range(3):
+        host.start()
+        for _ in range(10):
+            said += 1
+            own_api.say(directive(f"m{said}", text=f"a{said}", delay_ms=chance.randrange(40)))
+        until(partial(answered, own_api, said - 7))
+        assert host.stop() == 0
+    host.start()
+    until(partial(answered, own_api, said))
+    until(lambda: own_api.pending() == 0)
+    assert own_api.texts() == [f"a{number}" for number in range(1, said + 1)]

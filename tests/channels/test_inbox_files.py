@@ -1,0 +1,38 @@
+"""Whatever a file is called by who sends it, its name in the inbox is one harmless word."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from host.channels.inbox_files import safe_name
+
+
+@pytest.mark.parametrize(
+    ("name", "safe"),
+    [
+        ("report.pdf", "report.pdf"),
+        ("../../etc/passwd", "passwd"),
+        ("..\\..\\boot.ini", "boot.ini"),
+        (".bashrc", "bashrc"),
+        ("...", "file"),
+        ("", "file"),
+        ("a b\n$(rm -rf).txt", "a_b_rm_-rf.txt"),
+        ("Übersicht 2027.tar.gz", "Übersicht_2027.tar.gz"),
+        ("x" * 300 + ".pdf", "x" * 60 + ".pdf"),
+        ("name." + "y" * 300, "name." + "y" * 12),
+    ],
+)
+def test_names_become_safe(name: str, safe: str) -> None:
+    assert safe_name(name) == safe
+
+
+@given(st.text(max_size=300))
+def test_a_safe_name_is_one_short_component(name: str) -> None:
+    safe = safe_name(name)
+    assert re.fullmatch(r"[\w.-]{1,75}", safe)
+    assert not safe.startswith((".", "-"))
+    assert ".." not in safe
