@@ -27,6 +27,10 @@ ROOMY: Final = 0.7
 """Part of the room at which a conversation counts as short again, so that the next turns change nothing."""
 
 
+WORTH_A_SUMMARY: Final = 0.1
+"""Part of the room that messages take which are summed up although more has to go."""
+
+
 @dataclass(frozen=True, slots=True)
 class Part:
     """A message's size in tokens, now and with its results cut; how the conversation may be parted before it.
@@ -92,9 +96,10 @@ def plan(parts: Sequence[Part], room: int, factor: float, *, hard: bool = False)
     if saved > 0 and total - saved <= room * (1 if hard else ROOMY):
         return Cut(parts[tail - 1].seq, CUT_CHARS)
     count = _boundary(parts, tail, int(room * ROOMY))
-    if count:
+    first = sum(part.tokens for part in parts[:count])
+    if count and (first >= room * WORTH_A_SUMMARY or total - first <= room):
         return SumUp(count)
-    return _cut_everything(parts, total, int(room * ROOMY), factor)
+    return _cut_everything(parts, total, int(room * ROOMY), factor) or (SumUp(count) if count else None)
 
 
 def fitting(parts: Sequence[Part], count: int, room: int) -> tuple[int, bool] | None:
@@ -121,12 +126,13 @@ def turn_begins(parts: Sequence[Part]) -> int:
 
 
 def _tail(parts: Sequence[Part], tokens: int) -> int:
-    """Return where the newest messages of together so many tokens begin: at most the last message's index."""
-    at = len(parts)
+    """Return where the newest messages of together so many tokens begin; the last one is always of them."""
+    at = len(parts) - 1
+    tokens -= parts[at].tokens if parts else 0
     while at > 0 and tokens >= parts[at - 1].tokens:
         tokens -= parts[at - 1].tokens
         at -= 1
-    return at
+    return max(at, 0)
 
 
 def _boundary(parts: Sequence[Part], tail: int, most: int) -> int:
