@@ -34,6 +34,7 @@ from typing import Any, Final
 
 from host.agent.offline.protocol import input_tokens
 from host.agent.untrusted import unwrapped
+from tests.fakes.model_thinking import refusal
 
 Step = dict[str, Any]
 
@@ -134,8 +135,11 @@ class Script:
         return {name: value for name, value in step.items() if name not in FAILURES}, False
 
 
-def too_long(request: dict[str, Any]) -> Step | None:
-    """Return the API's refusal of a request that doesn't fit into the window in its model's id."""
+def refused(request: dict[str, Any]) -> Step | None:
+    """Return the API's refusal of a request: for its length, or for thinking in another place."""
+    misplaced = refusal(request)
+    if misplaced is not None:
+        return {"status": 400, "message": misplaced}
     window = _WINDOW.search(request["model"])
     if window is None:
         return None

@@ -26,7 +26,7 @@ from host.agent.offline.protocol import InvalidRequest, checked, error_body, inp
 from shared.jsons import dump_bytes, dumps, loads
 from tests.fakes.model_answer import answer_of, error_type, reply_to
 from tests.fakes.model_cache import PromptCache
-from tests.fakes.model_script import Script, Step, too_long
+from tests.fakes.model_script import Script, Step, refused
 
 _SLOW: Final = ("hang", "delay_ms", "delta_delay_ms", "hang_after_deltas")
 _STREAM_HEAD: Final = (
@@ -135,7 +135,7 @@ class _Connection(asyncio.Protocol):
 
     def messages(self, request: Recorded) -> None:
         body = checked(request.body)
-        step = too_long(body) or self.server.script.next(body)
+        step = refused(body) or self.server.script.next(body)
         if any(step.get(name) is not None for name in _SLOW):
             self.server.answering += 1
             self.answer = asyncio.get_running_loop().create_task(self._slowly(step, body))

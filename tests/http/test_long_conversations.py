@@ -386,3 +386,30 @@ def test_secrets_reach_neither_summary_nor_archive(make_host: MakeHost, model: M
     assert "sk-test-canary" not in "".join(file.read_text() for file in archive_of(host, conversation))
     assert "sk-test-canary" not in str(requests_of(model, host)[-1]["messages"][0])
     assert "FACT-s" in str(requests_of(model, host)[-1]["messages"][0])
+
+
+def test_thinking_that_no_longer_fits_what_stands_before_it_is_left_out(
+    make_host: MakeHost, model: ModelProcess
+) -> None:
+    host = make_host("bound", {"CLAUDE_MODEL": f"claude-sonnet-5-5-bound-window-{2 * WINDOW}"})
+    defaults = {"max_tokens": 1000, "thinking": True, "max_thinking_tokens": 1024}
+    configure(host, agents={"defaults": defaults}, history={"window": 2 * WINDOW, "compact_at": 0.7}).start()
+    persona = Path(host.environment["MEMORY_DIR"], "CLAUDE.md")
+    steps = [
+        {"thinking": "let me look", "tools": [{"name": "list_dir", "input": {}}]},
+        {"thinking": "so that is it", "text": "seen"},
+    ]
+    message = directive(FILLER * 20, steps=steps)
+    with host.client() as client:
+        conversation = talk(client, [message] * 4)
+        assert "let me look" in str(requests_of(model, host)[-1]["messages"])
+        persona.write_text("Be brief.")
+        talk(client, [message], conversation)
+        assert 'picoclaw_compactions_total{kind="cut"} 1.0' in client.get("/metrics").text
+        asked = len(requests_of(model, host))
+        talk(client, [message], conversation)
+        assert len(requests_of(model, host)) == asked + 2, "what was left out stays out"
+        talk(client, [message] * 16, conversation)
+        assert client.get(f"/chat/{conversation}").json()["compactions"] >= 2
+    assert requests_of(model, host)[-1]["thinking"] == {"type": "adaptive", "display": "summarized"}
+    assert str(requests_of(model, host)[-1]["messages"]).count("so that is it") >= 1
