@@ -98,6 +98,9 @@ class HostAgent:
             toolbox = Toolbox(tools.toolsets, self._redactor)
             toolbox = Subagents(Parent(models, toolbox, options, recorder, budget)).toolbox()
             window = Compactor(self._long, lease, loaded, recorder, budget)
+            if loaded.fresh and loaded.compaction is not None:
+                # A host that was killed may have left the archive behind.
+                await window.archive()
             loop = AgentLoop(models, toolbox, recorder, options, budget, window)
             await loop.run(loaded.messages)
 

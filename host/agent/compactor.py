@@ -134,7 +134,7 @@ class Compactor:
             return True
         if error.reason != "too_long":
             return False
-        estimate = self._estimate(messages, request)
+        estimate = self.estimate(messages, request)
         for name in model.ids:
             self._windows.refused(name, estimate, error)
         await self._compact(messages, request, model, at_least_once=True)
@@ -147,7 +147,14 @@ class Compactor:
     def answered(self, messages: list[Message], request: dict[str, Any], reply: Reply) -> None:
         """Learn from what the API counted for a request of these messages."""
         name = reply.asked_model or reply.model
-        self._windows.learn(name, self._estimate(messages, request), reply)
+        self._windows.learn(name, self.estimate(messages, request), reply)
+
+    async def archive(self) -> None:
+        """Write what is missing in the archive; a failure is a warning."""
+        if self._archive is not None:
+            warning = await self._archive.catch_up(self._conversation_id)
+            if warning is not None:
+                self._recorder.warnings.append(warning)
 
     # --- one compaction after the other
 
@@ -171,10 +178,7 @@ class Compactor:
             after = self._measured(messages, sizes)
             if after <= sizes.room or after >= before:
                 break
-        if self._archive is not None:
-            warning = await self._archive.catch_up(self._conversation_id)
-            if warning is not None:
-                self._recorder.warnings.append(warning)
+        await self.archive()
 
     async def _round(
         self, entries: Sequence[HistoryEntry], request: dict[str, Any], model: KeyedModel, room: int
@@ -318,8 +322,11 @@ class Compactor:
 
     # --- sizes
 
-    def _estimate(self, messages: list[Message], request: dict[str, Any]) -> int:
-        """Return the estimate of a request; only what came since the last look is gone through."""
+    def estimate(self, messages: list[Message], request: dict[str, Any]) -> int:
+        """Return the estimate of a request of these messages, on the high side.
+
+        Only what came since the last look is gone through.
+        """
         self._tokens += sum(estimated(message) for message in messages[self._counted :])
         self._counted = len(messages)
         if self._prefix is None:
@@ -327,7 +334,7 @@ class Compactor:
         return self._prefix + self._tokens
 
     def _measured(self, messages: list[Message], sizes: _Sizes) -> int:
-        self._estimate(messages, {})
+        self.estimate(messages, {})
         return int(self._tokens * sizes.factor)
 
     def _sizes(self, request: dict[str, Any], model: KeyedModel) -> _Sizes:

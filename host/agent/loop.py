@@ -62,8 +62,13 @@ class Recorder(Protocol):
 class Budget(Protocol):
     """Who says what a model call may use."""
 
-    async def reserve(self, request: dict[str, Any], models: Sequence[str]) -> dict[str, Any]:
-        """Return the request with a ``max_tokens`` that can be afforded on any of these; raises Paused."""
+    async def reserve(
+        self, request: dict[str, Any], models: Sequence[str], input_tokens: int | None = None
+    ) -> dict[str, Any]:
+        """Return the request with a ``max_tokens`` that can be afforded on any of these; raises Paused.
+
+        ``input_tokens``: an estimate of the request on the high side, if there is one already.
+        """
         ...
 
     def cut_short(self) -> Paused:
@@ -76,6 +81,10 @@ class Window(Protocol):
 
     async def fit(self, messages: list[Message], request: dict[str, Any], model: KeyedModel) -> bool:
         """Return whether the messages had to be shortened before the request is made."""
+        ...
+
+    def estimate(self, messages: list[Message], request: dict[str, Any]) -> int:
+        """Return an estimate of the request's tokens, on the high side."""
         ...
 
     async def refused(
@@ -148,7 +157,8 @@ class AgentLoop:
             model, *others = self.models
             request = await self._fitting(messages, model)
             if self.budget is not None:
-                request = await self.budget.reserve(request, model.ids)
+                known = None if self.window is None else self.window.estimate(messages, request)
+                request = await self.budget.reserve(request, model.ids, known)
             try:
                 reply = await self._tries(model, request)
             except ModelError as error:

@@ -89,9 +89,11 @@ class RunBudget:
         self._allowed = allowed
         self._suggested = 0
 
-    async def reserve(self, request: dict[str, Any], models: Sequence[str]) -> dict[str, Any]:
+    async def reserve(
+        self, request: dict[str, Any], models: Sequence[str], input_tokens: int | None = None
+    ) -> dict[str, Any]:
         """See ``Budget.reserve``; raises Misconfigured for a limit in dollars and a model without a price."""
-        call = self._call(request, models)
+        call = self._call(request, models, input_tokens)
         granted = 0
 
         def decide(others: Standing) -> Amount:
@@ -120,11 +122,11 @@ class RunBudget:
         """See ``Budget.cut_short``."""
         return self._paused("What is left of the budget was not enough to finish the reply.")
 
-    def _call(self, request: dict[str, Any], models: Sequence[str]) -> _Call:
+    def _call(self, request: dict[str, Any], models: Sequence[str], input_tokens: int | None) -> _Call:
         most = request["max_tokens"]
         thinking = request.get("thinking", {}).get("budget_tokens", 0)
         call = _Call(
-            input_tokens=estimated_input(request),
+            input_tokens=estimated_input(request) if input_tokens is None else input_tokens,
             least_output=min(thinking + LEAST_OUTPUT, most),
             most_output=most,
             price=self._price(models),

@@ -354,6 +354,25 @@ def test_an_archive_that_cannot_be_written_is_a_warning_and_caught_up_later(make
         assert len(archive_of(host, conversation)) == count >= 2
 
 
+def test_an_archive_that_a_killed_host_left_behind_is_caught_up(
+    make_host: MakeHost,
+) -> None:
+    host = long_host(make_host, "behind").start()
+    blocked = host.root / "memory" / "conversations"
+    blocked.write_text("a file where the folder should be")
+    with host.client() as client:
+        conversation = talk(client, [f"turn {number} {FILLER * 20}" for number in range(14)])
+        count = client.get(f"/chat/{conversation}").json()["compactions"]
+    host.kill()
+    blocked.unlink()
+    host.start()
+    with host.client() as client:
+        say(client, conversation, "hello again")
+    files = archive_of(host, conversation)
+    assert len(files) == count >= 1
+    assert "turn 0 " in files[0].read_text()
+
+
 def test_a_summary_counts_into_usage_and_waits_for_the_budget(make_host: MakeHost) -> None:
     host = long_host(make_host, "paid")
     configure(
@@ -399,7 +418,7 @@ def test_thinking_that_no_longer_fits_what_stands_before_it_is_left_out(
         {"thinking": "let me look", "tools": [{"name": "list_dir", "input": {}}]},
         {"thinking": "so that is it", "text": "seen"},
     ]
-    message = directive(FILLER * 20, steps=steps)
+    message = directive(FILLER * 40, steps=steps)
     with host.client() as client:
         conversation = talk(client, [message] * 4)
         assert "let me look" in str(requests_of(model, host)[-1]["messages"])
