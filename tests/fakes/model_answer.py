@@ -11,11 +11,8 @@ from host.agent.offline.protocol import InvalidRequest, Message, pieces_of, sse,
 from shared.models import Block
 from tests.fakes.model_cache import PromptCache
 from tests.fakes.model_script import Step
-<<<<<<< HEAD
-from tests.fakes.model_web import server_blocks
-=======
 from tests.fakes.model_thinking import signature
->>>>>>> 749e7a4 (Describe long conversations; test thinking that is bound to what stands before it)
+from tests.fakes.model_web import server_blocks
 
 Ending = Literal["complete", "drop", "hang"]
 
@@ -54,12 +51,8 @@ def error_type(step: Step) -> str:
 
 def reply_to(step: Step, request: dict[str, Any], cache: PromptCache) -> Message:
     """Return the message that the step describes, with the usage that the request causes."""
-<<<<<<< HEAD
     _check_offered(step, request)
-    blocks = list(_blocks(step))
-=======
     blocks = list(_blocks(step, signature(request)))
->>>>>>> 749e7a4 (Describe long conversations; test thinking that is bound to what stands before it)
     stop = step.get("stop_reason") or ("tool_use" if step.get("tools") else "end_turn")
     usage = cache.usage(request, sum(tokens(block) for block in blocks))
     return Message(f"msg_{uuid4().hex}", request["model"], blocks, stop, usage, _deltas(step))
@@ -67,12 +60,8 @@ def reply_to(step: Step, request: dict[str, Any], cache: PromptCache) -> Message
 
 def _blocks(step: Step, signed: str) -> Iterator[Block]:
     if step.get("thinking"):
-<<<<<<< HEAD
-        yield {"type": "thinking", "thinking": step["thinking"], "signature": "signed-by-the-fake"}
-    yield from server_blocks(step)
-=======
         yield {"type": "thinking", "thinking": step["thinking"], "signature": signed}
->>>>>>> 749e7a4 (Describe long conversations; test thinking that is bound to what stands before it)
+    yield from server_blocks(step)
     text = step.get("text") or "".join(step.get("deltas", ()))
     if text:
         cited = {"citations": step["citations"]} if step.get("citations") else {}
