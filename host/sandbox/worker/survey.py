@@ -5,6 +5,8 @@ if the stamp is not the one that the host knows. The stamp holds inode, size and
 the modification time, no agent can set): a tenth of the cost of reading.
 """
 
+# Descriptors and raw paths on purpose: pathlib can't work relative to a directory that is held open.
+
 from __future__ import annotations
 
 import contextlib
@@ -35,29 +37,41 @@ def survey(roots: Roots, arguments: Answer) -> Answer:
     ``{folder, text, size}`` or ``{folder, fault}``; ``more`` is how many folders were left out. A stamp is
     empty while what it covers has just been changed.
     """
-    folders, more = _folders(roots, arguments["skills"], arguments["most"])
-    paths = [name for wanted in arguments["texts"] for name in wanted["names"]]
-    paths += [_skill_path(arguments["skills"], folder) for folder in folders]
-    stamp = _stamp(roots, paths)
+    directory = arguments["skills"]
+    with contextlib.ExitStack() as held:
+        shelf = _held(roots, directory, held)
+        folders, more = _folders(shelf, arguments["most"])
+        names = [name for wanted in arguments["texts"] for name in wanted["names"]]
+        top = _held(roots, ".", held)
+        looks = [(top, name, name) for name in names]
+        linked = [name for name in folders if _is_link(shelf, name)]
+        looks += [
+            (-1 if name in linked else shelf, f"{name}/{SKILL_FILE}", _skill_path(directory, name))
+            for name in folders
+        ]
+        stamp = _stamp(roots, looks)
     if stamp and stamp == arguments["known"]:
         return {"stamp": stamp}
     plain = not arguments["hard_links"]
     texts = [_first(roots, wanted["names"], wanted["limit"], plain=plain) for wanted in arguments["texts"]]
     skills = [
         {"folder": _sayable(folder)}
-        | _content(roots, _skill_path(arguments["skills"], folder), arguments["limit"], plain=plain)
+        | _content(roots, _skill_path(directory, folder), arguments["limit"], plain=plain)
         for folder in folders
     ]
     return {"stamp": stamp, "texts": texts, "skills": skills, "more": more}
 
 
-def _folders(roots: Roots, directory: str | None, most: int) -> tuple[list[str], int]:
-    """Return the folders' names, sorted, and how many more there are; links count, hidden names don't."""
-    names: list[str] = []
+def _held(roots: Roots, directory: str | None, held: contextlib.ExitStack) -> int:
+    """Return a descriptor of a directory, -1 if there is none."""
     with contextlib.suppress(Refused):
-        if directory is not None:
-            with roots.directory(directory) as descriptor:
-                names = sorted(_visible(descriptor))
+        return -1 if directory is None else held.enter_context(roots.directory(directory))
+    return -1
+
+
+def _folders(shelf: int, most: int) -> tuple[list[str], int]:
+    """Return the folders' names, sorted, and how many more there are; links count, hidden names don't."""
+    names = [] if shelf < 0 else sorted(_visible(shelf))
     return names[:most], max(0, len(names) - most)
 
 
@@ -68,15 +82,22 @@ def _visible(descriptor: int) -> Iterator[str]:
                 yield entry.name
 
 
+def _is_link(shelf: int, name: str) -> bool:
+    with contextlib.suppress(OSError):
+        return stat.S_ISLNK(os.stat(name, dir_fd=shelf, follow_symlinks=False).st_mode)
+    return True
+
+
 def _skill_path(directory: str, folder: str) -> str:
     return f"{directory}/{folder}/{SKILL_FILE}"
 
 
-def _stamp(roots: Roots, paths: list[str]) -> str:
+def _stamp(roots: Roots, looks: list[tuple[int, str, str]]) -> str:
+    """Return a digest of what is at each (directory, name in it, path from the root)."""
     digest = hashlib.blake2b(digest_size=16)
     newest = 0
-    for path in paths:
-        status = _status(roots, path)
+    for directory, name, path in looks:
+        status = _status(roots, directory, name, path)
         mark = "-"
         if status is not None:
             newest = max(newest, status.st_ctime_ns)
@@ -87,11 +108,17 @@ def _stamp(roots: Roots, paths: list[str]) -> str:
     return digest.hexdigest() if newest < time.time_ns() - SETTLED_NS else ""
 
 
-def _status(roots: Roots, path: str) -> os.stat_result | None:
-    """Look at a file; links are followed only below the root, where no foreign file system can hang us."""
+def _status(roots: Roots, directory: int, name: str, path: str) -> os.stat_result | None:
+    """Look at a file. Links (``directory`` -1) are followed only below the root: elsewhere a foreign file
+    system could hang us.
+    """
     try:
+        if directory >= 0:
+            status = os.stat(name, dir_fd=directory, follow_symlinks=False)
+            if not stat.S_ISLNK(status.st_mode):
+                return status
         descriptor = roots.open(path, os.O_PATH)
-    except Refused:
+    except (OSError, Refused):
         return None
     try:
         return os.fstat(descriptor)
