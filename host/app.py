@@ -84,7 +84,7 @@ def build_app(host: Host) -> ASGIApp:
     )
     app = BodyLimitMiddleware(app, limit=BODY_LIMIT, at={"/mcp": MCP_BODY_LIMIT})
     app = ErrorsMiddleware(app)
-    app = AccessLogMiddleware(app, host.metrics)
+    app = host.telemetry.app(AccessLogMiddleware(app, host.metrics))
     return RequestIdMiddleware(app, version=settings.version, commit=settings.build_commit)
 
 

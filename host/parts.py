@@ -31,6 +31,7 @@ from host.sandbox import Sandbox, running_program
 from host.sandbox_settings import sandbox_policy
 from host.scheduler import Scheduler
 from host.skills.places import built_in_dir
+from host.telemetry import OFF, Telemetry, open_telemetry
 from host.tools.approvals import Approvals
 from host.tools.base import Toolset
 from host.tools.skills import SkillTools
@@ -66,7 +67,8 @@ class Host:
         self.sandbox: Sandbox
         self.knowledge: Knowledge
         self.tool_servers: ToolServers
-        self.models = ModelAccess(settings)
+        self.telemetry: Telemetry = OFF
+        self.models: ModelAccess
         self.prices = Prices(settings.budgets.prices, free=settings.offline)
         self.runs: RunService
         self.tasks: TaskService
@@ -113,6 +115,8 @@ async def open_host(settings: Settings, owner: str, stop: Callable[[str], None])
     _check(settings)
     host = Host(settings, owner, stop)
     async with AsyncExitStack() as stack:
+        host.telemetry = await stack.enter_async_context(open_telemetry(settings, host.redactor))
+        host.models = ModelAccess(settings, host.telemetry.model)
         make_volumes(settings)
         host.store = await _open_store(settings, owner)
         stack.push_async_callback(host.store.close)
@@ -203,7 +207,15 @@ def _run_service(host: Host) -> RunService:
     if settings.history.archive:
         archive = Archive(host.store, host.redactor, host.sandbox.save_file, host.sandbox.remove_folder)
     agent = HostAgent(
-        config, host.store, host.models, host.toolsets, prompt, host.knowledge, host.redactor, archive
+        config,
+        host.store,
+        host.models,
+        host.toolsets,
+        prompt,
+        host.knowledge,
+        host.redactor,
+        archive,
+        host.telemetry,
     )
     limits = RunLimits(
         max_execution_ms=settings.max_execution_ms,
@@ -217,7 +229,7 @@ def _run_service(host: Host) -> RunService:
     forget = (agent.forget, host.sandbox.forget, host.tool_servers.forget)
     return RunService(
         host.store,
-        agent,
+        host.telemetry.agent(agent),
         limits,
         owner=host.owner,
         redactor=host.redactor,

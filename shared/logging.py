@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import threading
+from collections.abc import Callable
 from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, Final, Literal
@@ -14,6 +15,8 @@ from shared.clock import at, iso
 from shared.redact import Redactor
 
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
+
+_context: list[Callable[[], dict[str, str]]] = []
 
 # Whoever logs at less than a warning in these says what our own access log says, or a URL with a key in it.
 QUIET: Final = (
@@ -26,6 +29,7 @@ QUIET: Final = (
     "anthropic",
     "mcp",
     "asyncio",
+    "opentelemetry",
 )
 
 _STANDARD: Final = frozenset(
@@ -55,6 +59,16 @@ def configure(level: str, log_format: Literal["json", "console"], redactor: Reda
     sys.excepthook = _log_uncaught
     sys.unraisablehook = _log_unraisable
     threading.excepthook = _log_uncaught_in_thread
+
+
+def add_context(fields: Callable[[], dict[str, str]]) -> None:
+    """Have every record hold what ``fields`` returns where the record is made."""
+    _context.append(fields)
+
+
+def remove_context(fields: Callable[[], dict[str, str]]) -> None:
+    """Undo ``add_context``."""
+    _context.remove(fields)
 
 
 class JsonFormatter(logging.Formatter):
@@ -109,7 +123,10 @@ def _message(record: logging.LogRecord) -> str:
 
 def _request() -> dict[str, str]:
     current = request_id.get()
-    return {"request_id": current} if current else {}
+    found = {"request_id": current} if current else {}
+    for fields in _context:
+        found |= fields()
+    return found
 
 
 def _encodable(value: Any) -> Any:

@@ -21,6 +21,7 @@ from host.runs.budget import RunBudget
 from host.runs.prices import Prices
 from host.runs.recorder import RunRecorder
 from host.runs.spec import RunSpec
+from host.telemetry import OFF, Telemetry
 from host.tools.base import Toolset
 from shared.models import Lease
 from shared.redact import Redactor
@@ -67,6 +68,7 @@ class HostAgent:
         knowledge: Knowledge,
         redactor: Redactor,
         archive: Archive | None = None,
+        telemetry: Telemetry = OFF,
     ) -> None:
         self._config = config
         self._store = store
@@ -77,6 +79,7 @@ class HostAgent:
         self._redactor = redactor
         self._histories = Histories(store)
         self._archive = archive
+        self._watched = telemetry.toolset
         self._long = CompactorParts(store, Windows(config.history), archive)
 
     async def forget(self, conversation_id: str) -> None:
@@ -95,8 +98,9 @@ class HostAgent:
             loaded = await self._histories.load(lease.conversation_id)
             options = await self._options(spec)
             budget = self._budget(spec, lease, recorder)
-            toolbox = Toolbox(tools.toolsets, self._redactor)
-            toolbox = Subagents(Parent(models, toolbox, options, recorder, budget)).toolbox()
+            toolbox = Toolbox(map(self._watched, tools.toolsets), self._redactor)
+            parent = Parent(models, toolbox, options, recorder, budget, self._watched)
+            toolbox = Subagents(parent).toolbox()
             window = Compactor(self._long, lease, loaded, recorder, budget)
             if loaded.fresh and loaded.compaction is not None:
                 # A host that was killed may have left the archive behind.

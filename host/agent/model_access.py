@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from host.agent.keyed_model import Credential, KeyedModel, Route
 from host.agent.lazy_model import LazyModel
-from host.agent.models import ModelConfig
+from host.agent.models import ModelConfig, ModelPort
 from shared.settings import Settings
 from shared.settings.choices import ModelChoice, fallback_choice, model_choices
 
@@ -12,8 +14,9 @@ from shared.settings.choices import ModelChoice, fallback_choice, model_choices
 class ModelAccess:
     """Owns the connections to every model: a client for each credential and address, made when it is used."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, watched: Callable[[ModelPort], ModelPort]) -> None:
         self._settings = settings
+        self._watched = watched
         self._clients: dict[ModelConfig, LazyModel] = {}
         self._credentials: dict[ModelConfig, Credential] = {}
 
@@ -58,7 +61,7 @@ class ModelAccess:
 
     def _credential(self, config: ModelConfig) -> Credential:
         if config not in self._credentials:
-            self._credentials[config] = Credential(self._client(config))
+            self._credentials[config] = Credential(self._watched(self._client(config)))
         return self._credentials[config]
 
     def _client(self, config: ModelConfig) -> LazyModel:

@@ -7,7 +7,7 @@ found out is the tool's result.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 from xml.sax.saxutils import escape
@@ -24,7 +24,7 @@ from host.runs.budget import RunBudget
 from host.runs.meter import AgentMeter
 from host.runs.recorder import RunRecorder
 from host.runs.text import strip_internal
-from host.tools.base import ToolResult
+from host.tools.base import ToolResult, Toolset
 from host.tools.spawn import SPAWN, Spawn, Task
 from shared.models import Block
 
@@ -52,6 +52,7 @@ class Parent:
     options: Options
     recorder: RunRecorder
     budget: RunBudget | None
+    watched: Callable[[Toolset], Toolset]
 
 
 class Subagents:
@@ -74,7 +75,7 @@ class Subagents:
 
     def toolbox(self) -> Toolbox:
         """Return the parent's tools with ``spawn`` among them."""
-        return self._parent.tools.plus(Spawn(self.run))
+        return self._parent.tools.plus(self._parent.watched(Spawn(self.run)))
 
     async def run(self, task: Task) -> ToolResult:
         """Run one child to its end, whatever that is."""

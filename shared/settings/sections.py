@@ -154,3 +154,29 @@ class Gateway(Section):
     )
 
     _proxies = field_validator("trusted_proxies")(checked_proxies)
+
+
+class TelemetrySettings(Section):
+    """OpenTelemetry: where traces and metrics go; nothing is sent without an endpoint."""
+
+    endpoint: Annotated[str | None, Env("OTEL_EXPORTER_OTLP_ENDPOINT")] = Field(
+        default=None, pattern=r"^https?://", description="Base address of an OTLP collector (HTTP)"
+    )
+    headers: Annotated[SecretStr | None, Env("OTEL_EXPORTER_OTLP_HEADERS")] = Field(
+        default=None, description="Headers for it: `name=value,name=value`"
+    )
+    service_name: Annotated[str, Env("OTEL_SERVICE_NAME")] = Field(
+        default="picoclaw", min_length=1, description="Name that it shows there"
+    )
+    sample: float = Field(
+        default=1.0, ge=0, le=1, description="Part of the traces that is kept, unless the caller decided"
+    )
+    capture_content: bool = Field(
+        default=False, description="Send what people, model and tools say too, redacted"
+    )
+
+    def header_values(self) -> dict[str, str]:
+        """Return the headers by name."""
+        pairs = (self.headers.get_secret_value() if self.headers else "").split(",")
+        named = (pair.partition("=") for pair in pairs if "=" in pair)
+        return {name.strip().lower(): value.strip() for name, _, value in named}

@@ -29,6 +29,9 @@ def sensitive_texts(settings: Settings) -> Iterator[str]:
     yield from _of(settings)
     databases = (settings.database_url, settings.database_tools_url)
     yield from _passwords(tuple(None if url is None else url.get_secret_value() for url in databases))
+    for value in settings.telemetry.header_values().values():
+        yield value
+        yield from value.split()[1:]
     addresses = (settings.model.base_url, *(entry.api_base for entry in settings.model_list))
     yield from _passwords(addresses)
 

@@ -9,7 +9,16 @@ from pydantic import Field, SecretStr, field_validator
 
 from shared.settings.channels import Channels
 from shared.settings.section import Env, Section
-from shared.settings.sections import Agents, Budgets, Gateway, Heartbeat, History, ModelEntry, RateLimits
+from shared.settings.sections import (
+    Agents,
+    Budgets,
+    Gateway,
+    Heartbeat,
+    History,
+    ModelEntry,
+    RateLimits,
+    TelemetrySettings,
+)
 from shared.settings.sensitive import sensitive_texts
 from shared.settings.tools import Tools
 from shared.settings.zones import checked_zone
@@ -176,6 +185,7 @@ class Settings(Section):
     budgets: Budgets = Field(default_factory=Budgets)
     rate_limits: RateLimits = Field(default_factory=RateLimits)
     gateway: Gateway = Field(default_factory=Gateway)
+    telemetry: TelemetrySettings = Field(default_factory=TelemetrySettings)
 
     warnings: tuple[str, ...] = ()
     secret_names: frozenset[str] = frozenset()

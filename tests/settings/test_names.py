@@ -31,6 +31,8 @@ SPECIAL: dict[str, tuple[str, Any]] = {
     "tools.mcp.servers": ('{"a": {"url": "http://a"}}', {"a": {"url": "http://a"}}),
     "history.windows": ('{"m": 1000000}', {"m": 1_000_000}),
     "history.compact_at": ("0.5", 0.5),
+    "telemetry.sample": ("0.25", 0.25),
+    "telemetry.endpoint": ("http://collector:4318", "http://collector:4318"),
     "budgets.prices": ('{"m": {"input": 1.5, "output": 2}}', {"m": {"input": 1.5, "output": 2.0}}),
 }
 

@@ -1,0 +1,98 @@
+"""Traces and metrics by OpenTelemetry, sent as OTLP over HTTP; imported only where an endpoint is set."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Final
+
+import anyio
+import anyio.to_thread
+from opentelemetry import trace
+from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio
+from starlette.types import ASGIApp
+
+from host.agent.models import ModelPort
+from host.runs.run import Agent
+from host.telemetry import Telemetry
+from host.telemetry.agent import TracedAgent
+from host.telemetry.http import TracingMiddleware
+from host.telemetry.model import TracedModel
+from host.telemetry.tools import TracedToolset
+from host.tools.base import Toolset
+from shared import logging as logs
+from shared.redact import Redactor
+from shared.settings import Settings
+
+SEND_WITHIN_S: Final = 5.0
+"""One export, and what is left at the end, may take this long."""
+
+
+class OpenTelemetry(Telemetry):
+    """Implements ``Telemetry`` with spans and histograms in the GenAI conventions."""
+
+    def __init__(self, settings: Settings, redactor: Redactor) -> None:
+        telemetry = settings.telemetry
+        base = (telemetry.endpoint or "").rstrip("/")
+        headers = telemetry.header_values()
+        resource = Resource.create(
+            {"service.name": telemetry.service_name, "service.version": settings.version}
+        )
+        spans = OTLPSpanExporter(f"{base}/v1/traces", headers=headers, timeout=SEND_WITHIN_S)
+        points = OTLPMetricExporter(f"{base}/v1/metrics", headers=headers, timeout=SEND_WITHIN_S)
+        self._traces = TracerProvider(
+            resource=resource, sampler=ParentBasedTraceIdRatio(telemetry.sample), shutdown_on_exit=False
+        )
+        self._traces.add_span_processor(BatchSpanProcessor(spans))
+        self._metrics = MeterProvider(
+            [PeriodicExportingMetricReader(points)], resource=resource, shutdown_on_exit=False
+        )
+        self._tracer = self._traces.get_tracer("picoclaw", settings.version)
+        self._meter = self._metrics.get_meter("picoclaw", settings.version)
+        self._agent_name = settings.assistant_name
+        self._content = redactor if telemetry.capture_content else None
+        logs.add_context(_in_logs)
+
+    def agent(self, agent: Agent) -> Agent:
+        """See ``Telemetry.agent``."""
+        return TracedAgent(agent, self._tracer, self._agent_name)
+
+    def model(self, model: ModelPort) -> ModelPort:
+        """See ``Telemetry.model``."""
+        return TracedModel(model, self._tracer, self._meter, self._content)
+
+    def toolset(self, toolset: Toolset) -> Toolset:
+        """See ``Telemetry.toolset``."""
+        return TracedToolset(toolset, self._tracer, self._content)
+
+    def app(self, app: ASGIApp) -> ASGIApp:
+        """See ``Telemetry.app``."""
+        return TracingMiddleware(app, self._tracer, self._meter)
+
+    async def aclose(self) -> None:
+        """Send what is left, as far as that is possible in time."""
+        logs.remove_context(_in_logs)
+        with anyio.CancelScope(shield=True):
+            for shutdown in (
+                partial(self._traces.force_flush, int(SEND_WITHIN_S * 1000)),
+                self._traces.shutdown,
+                partial(self._metrics.shutdown, SEND_WITHIN_S * 1000),
+            ):
+                await anyio.to_thread.run_sync(shutdown)
+
+
+def _in_logs() -> dict[str, str]:
+    """Return the ids that join a log line to its trace."""
+    context = trace.get_current_span().get_span_context()
+    if not context.is_valid:
+        return {}
+    return {
+        "trace_id": trace.format_trace_id(context.trace_id),
+        "span_id": trace.format_span_id(context.span_id),
+    }
