@@ -140,4 +140,5 @@ def _without_none(kind: Any) -> Any:
 
 def _is_scalar(kind: Any) -> bool:
     members = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
-    return all(member in (str, int, float, bool, Path) for member in members)
+    plain = (get_args(member)[0] if get_origin(member) is Annotated else member for member in members)
+    return all(member in (str, int, float, bool, Path) for member in plain)
