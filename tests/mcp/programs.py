@@ -8,7 +8,6 @@ import platform
 import shutil
 import subprocess
 import sys
-import venv
 from pathlib import Path
 from typing import Any, Final
 
@@ -44,18 +43,21 @@ def python_with(lock: Path) -> str:
     folder = lock.parent / ".venvs" / f"{lock.stem}-{digest[:16]}"
     if not (folder / "ready").exists():
         shutil.rmtree(folder, ignore_errors=True)
-        venv.create(folder, with_pip=True)
-        _install(str(folder / "bin" / "python"), lock)
+        _install(folder, lock)
         (folder / "ready").touch()
     return str(folder / "bin" / "python")
 
 
-def _install(python: str, lock: Path) -> None:
+def _install(folder: Path, lock: Path) -> None:
     """uv is many times as fast, where it is there."""
-    uv = shutil.which("uv")
+    uv, python = shutil.which("uv"), str(folder / "bin" / "python")
+    made = [uv, "venv", "--quiet", "--python", sys.executable] if uv else [sys.executable, "-m", "venv"]
     installer = [uv, "pip", "install", "--python", python] if uv else [python, "-m", "pip", "install"]
-    command = [*installer, "--quiet", "--require-hashes", "-r", str(lock)]
-    subprocess.run(command, check=True, timeout=300, stdin=subprocess.DEVNULL)
+    for command in (
+        [*made, str(folder)],
+        [*installer, "--quiet", "--require-hashes", "-r", str(lock)],
+    ):
+        subprocess.run(command, check=True, timeout=300, stdin=subprocess.DEVNULL)
 
 
 async def run(*command: str, env: dict[str, str] | None = None, cwd: Path = NODE_PACKAGES) -> Any:
