@@ -8,8 +8,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,7 +19,10 @@ from shared import jsons
 from shared.errors import StoreError
 from shared.store import maintenance
 
-app = typer.Typer(help="Check, back up, restore, fold and export STORE_DIR.", no_args_is_help=True)
+if TYPE_CHECKING:
+    from shared.settings import Settings
+
+app = typer.Typer(help="Check, back up, restore, fold, export and migrate STORE_DIR.", no_args_is_help=True)
 
 StoreDir = Annotated[
     Path | None, typer.Option("--store-dir", help="The volume; that of the settings otherwise.")
@@ -78,6 +82,43 @@ def export(store_dir: StoreDir = None) -> None:
     with _sentences():
         for row in maintenance.export(_volume(store_dir)):
             sys.stdout.write(jsons.dumps(row) + "\n")
+
+
+class Engine(StrEnum):
+    """Where a store is taken to."""
+
+    POSTGRES = "postgres"
+    SQLITE = "sqlite"
+
+
+@app.command()
+def migrate(
+    to: Annotated[Engine, typer.Option("--to", help="The engine that gets everything.")],
+    store_dir: StoreDir = None,
+    json: Json = False,
+) -> None:
+    """Copy everything between STORE_DIR and DATABASE_URL, compare both, and change nothing on the source.
+
+    All hosts must be stopped. A copy that was broken off goes on where it is run again.
+    """
+    from host.cli.store_migration import migrate as copy
+
+    with _sentences():
+        settings = _settings()
+        counts = copy(settings, store_dir or settings.store_dir, to_postgres=to is Engine.POSTGRES)
+    if json:
+        print_json(counts)
+    else:
+        out.print(f"{sum(counts.values()):,} rows in {len(counts)} tables are the same on both sides.")
+
+
+def _settings() -> Settings:
+    from host.cli.serve import take_settings
+
+    settings = take_settings(os.environ)
+    if settings is None:
+        raise typer.Exit(2)
+    return settings
 
 
 def _volume(store_dir: Path | None) -> Path:

@@ -16,7 +16,8 @@ from typing import Any, Final
 
 from shared import jsons
 from shared.errors import StoreError, StoreVersion
-from shared.store.sqlite.migrations import SCHEMA_VERSION
+from shared.store.sqlite.engine import connect
+from shared.store.sqlite.migrations import SCHEMA_VERSION, migrate
 from shared.store.sqlite.volume import chain, layout, snapshot
 from shared.store.sqlite.volume.layout import FileId, Listing
 from shared.store.sqlite.volume.lock import VolumeLock, holder
@@ -132,6 +133,20 @@ def export(store_dir: Path) -> Iterator[dict[str, Any]]:
 
 def _value(name: str, value: Any) -> Any:
     return jsons.loads(value) if name in JSON_COLUMNS and value is not None else value
+
+
+def has_store(store_dir: Path) -> bool:
+    """Return whether anything of a store lies on the volume."""
+    return store_dir.is_dir() and not layout.scan(store_dir).empty
+
+
+@contextmanager
+def held_database(store_dir: Path) -> Iterator[Path]:
+    """Hold the volume, so that no host serves it, and give the database it makes, of the newest schema."""
+    with _taken(store_dir), _rebuilt(store_dir) as database:
+        with closing(connect(database, busy_ms=0)) as connection:
+            migrate(connection)
+        yield database
 
 
 @contextmanager

@@ -32,6 +32,9 @@ TOO_MUCH: Final = """SELECT rolsuper OR rolbypassrls OR coalesce(pg_has_role((SE
     WHERE tablename = 'conversations' AND schemaname = current_schema()), 'MEMBER'), false)
     FROM pg_roles WHERE rolname = current_user"""
 
+COPY: Final = """CREATE TABLE IF NOT EXISTS store_copy (
+    source TEXT PRIMARY KEY, finished INTEGER NOT NULL)"""
+
 MAKE_ROLE: Final = """DO $do$ BEGIN
     IF NOT EXISTS (SELECT 1 FROM pg_roles WHERE rolname = {name}) THEN
         EXECUTE format('CREATE ROLE %I LOGIN PASSWORD %L', {name}, {password});
@@ -54,6 +57,10 @@ async def open_shared_store(
         server = await _asked("DATABASE_URL", store.database.read_patiently, _server)
         _look_at(server)
         await migrate(store.database)
+        if await store.database.read(unfinished_copy) is not None:
+            raise StoreError(
+                "DATABASE_URL: a copy into this database is not finished; run `picoclaw store migrate` again"
+            )
         key = await store.database.write(tool_key)
         url = tools_url or await _made_role(store.database, place.url, str(server["name"]), key)
         store.tools = ToolRole(url, key, place.pooled)
@@ -70,6 +77,14 @@ def open_tool_store(access: str) -> PostgresStore:
     return PostgresStore(
         Place(reach.url, owner="picoclaw tools", connections=2, pooled=reach.pooled, token=reach.token)
     )
+
+
+async def unfinished_copy(connection: Connection) -> str | None:
+    """Return what the database is being filled from, if that is under way."""
+    if await connection.fetchval("SELECT to_regclass('store_copy')::text") is None:
+        return None
+    source = await connection.fetchval("SELECT source FROM store_copy WHERE finished = 0")
+    return None if source is None else str(source)
 
 
 async def _server(connection: Connection) -> Row:

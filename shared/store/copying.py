@@ -1,0 +1,230 @@
+"""Taking a store from one engine to the other: in batches, gone on with after a break, compared at the end.
+
+Nothing is changed on the side that is copied. Rows are written as they are, keys included, and a row that is
+there already stays, so a copy that was broken off is simply begun again. Until the two sides have the same
+number of rows with the same contents in every table, the copy counts as unfinished and no host serves it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+from shared import jsons
+from shared.errors import StoreError
+from shared.store import maintenance
+from shared.store.postgres.database import Database
+from shared.store.postgres.driver import Connection
+from shared.store.postgres.migrations import LOCK
+from shared.store.postgres.opening import COPY, unfinished_copy
+from shared.store.rows import Row
+from shared.store.sqlite.store import SqliteStore
+
+BATCH: Final = 500
+"""Rows of one transaction."""
+
+LEFT_OUT: Final = frozenset({"schema_migrations", "counters"})
+"""Each engine keeps these by itself."""
+
+SUMMED: Final = "usage_by_day"
+"""In PostgreSQL a day has several rows, which together are the day's."""
+
+Values = tuple[Any, ...]
+Tell = Callable[[str, int], None]
+"""Told the table and how many of its rows are copied so far."""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table as both engines have it; ``key`` is its primary key."""
+
+    name: str
+    columns: tuple[str, ...]
+    key: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Digest:
+    """What a side has of a table: the number of rows and the sum of their SHA-256, in whatever order."""
+
+    rows: int = 0
+    sum: int = 0
+
+    def plus(self, values: Values) -> Digest:
+        """Return the digest with one more row."""
+        plain = [bytes(value).hex() if isinstance(value, bytes) else value for value in values]
+        row = int.from_bytes(hashlib.sha256(jsons.dump_bytes(plain)).digest())
+        return Digest(self.rows + 1, (self.sum + row) % 2**256)
+
+
+async def to_postgres(store_dir: Path, database: Database, tell: Tell) -> dict[str, int]:
+    """Copy a volume into a migrated database and return the rows of each table; raises StoreError."""
+    with maintenance.held_database(store_dir) as file, closing(sqlite3.connect(file)) as source:
+        await _claim(database, str(store_dir))
+        tables = _tables(source)
+        for table in tables:
+            done = 0
+            cursor = source.execute(f"SELECT {', '.join(table.columns)} FROM {table.name}")
+            while batch := cursor.fetchmany(BATCH):
+                await database.write(partial(_write, table=table, rows=batch))
+                done += len(batch)
+                tell(table.name, done)
+        await database.write(lambda connection: _set_sequences(connection, tables))
+        counts = await _compared(source, database, tables)
+    await database.write(lambda connection: connection.execute("UPDATE store_copy SET finished = 1"))
+    return counts
+
+
+async def to_sqlite(work_file: Path, database: Database, tell: Tell) -> dict[str, int]:
+    """Copy a database into a file that ``publish`` makes a volume's; raises StoreError.
+
+    The file stays when the copy is broken off, and the next one goes on with it.
+    """
+    await _alone(database)
+    store = SqliteStore(work_file)
+    await store.close()
+    with closing(sqlite3.connect(work_file, isolation_level=None)) as target:
+        target.execute("PRAGMA foreign_keys=ON")
+        tables = _tables(target)
+        for table in tables:
+            await _into_sqlite(database, target, table, tell)
+        counts = await _compared(target, database, tables)
+        target.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    return counts
+
+
+def publish(work_file: Path, store_dir: Path) -> None:
+    """Make what ``to_sqlite`` copied the store of an empty volume, and remove the file."""
+    store_dir.mkdir(parents=True, exist_ok=True)
+    maintenance.restore(store_dir, work_file)
+    for end in ("", "-wal", "-shm", ".gate"):
+        Path(f"{work_file}{end}").unlink(missing_ok=True)
+
+
+def _tables(connection: sqlite3.Connection) -> list[Table]:
+    """Return the tables in the order they were made: whatever points to another comes after it."""
+    names = [row[0] for row in connection.execute(maintenance.TABLES) if row[0] not in LEFT_OUT]
+    return [_table(connection, name) for name in names]
+
+
+def _table(connection: sqlite3.Connection, name: str) -> Table:
+    described = connection.execute(f"PRAGMA table_info({name})").fetchall()
+    key = sorted((row[5], row[1]) for row in described if row[5])
+    return Table(name, tuple(row[1] for row in described), tuple(column for _, column in key))
+
+
+async def _claim(database: Database, source: str) -> None:
+    """Make sure that the database is empty, or was begun to be filled from this very source."""
+
+    async def work(connection: Connection) -> None:
+        await connection.execute("SELECT pg_advisory_xact_lock($1)", LOCK)
+        begun = await unfinished_copy(connection)
+        if begun == source:
+            return
+        if begun is not None or await connection.fetchval("SELECT 1 FROM conversations LIMIT 1") is not None:
+            raise StoreError("The database is not empty: take a new one")
+        await connection.execute(COPY)
+        await connection.execute("DELETE FROM store_copy")
+        await connection.execute("INSERT INTO store_copy VALUES ($1, 0)", source)
+
+    await database.write(work)
+
+
+async def _alone(database: Database) -> None:
+    hosts = await database.read(
+        lambda connection: connection.fetchval(
+            """SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
+            AND application_name LIKE 'host-%'"""
+        )
+    )
+    if hosts:
+        raise StoreError("A host is using the database: stop all of them first")
+
+
+async def _write(connection: Connection, table: Table, rows: Sequence[Values]) -> None:
+    columns, values = list(table.columns), rows
+    if table.name == SUMMED:
+        columns, values = [*columns, "shard"], [(*row, 0) for row in rows]
+    places = ", ".join(f"${number}" for number in range(1, len(columns) + 1))
+    if table.name == "outbound_messages":
+        # Their deliveries are copied too.
+        await connection.execute("ALTER TABLE outbound_messages DISABLE TRIGGER said")
+    await connection.executemany(
+        f"INSERT INTO {table.name} ({', '.join(columns)}) VALUES ({places}) ON CONFLICT DO NOTHING", values
+    )
+    if table.name == "outbound_messages":
+        await connection.execute("ALTER TABLE outbound_messages ENABLE TRIGGER said")
+
+
+async def _set_sequences(connection: Connection, tables: Sequence[Table]) -> None:
+    """Let the next numbers come after those that were copied."""
+    for table in tables:
+        for column in table.key:
+            sequence = await connection.fetchval("SELECT pg_get_serial_sequence($1, $2)", table.name, column)
+            if sequence is not None:
+                last = await connection.fetchval(f"SELECT max({column}) FROM {table.name}")
+                await connection.execute(
+                    "SELECT setval($1::text::regclass, $2, $3)", sequence, last or 1, last is not None
+                )
+
+
+async def _into_sqlite(database: Database, target: sqlite3.Connection, table: Table, tell: Tell) -> None:
+    done, places = 0, ", ".join("?" * len(table.columns))
+    statement = f"INSERT OR IGNORE INTO {table.name} ({', '.join(table.columns)}) VALUES ({places})"
+    async for batch in _read(database, table):
+        target.execute("BEGIN")
+        target.executemany(statement, batch)
+        target.execute("COMMIT")
+        done += len(batch)
+        tell(table.name, done)
+
+
+async def _fetch(connection: Connection, statement: str, values: Values) -> list[Row]:
+    return await connection.fetch(statement, *values)
+
+
+async def _read(database: Database, table: Table) -> AsyncIterator[list[Values]]:
+    """Yield a table of PostgreSQL in batches, in the order of its key."""
+    if table.name == SUMMED:
+        sums = ", ".join(f"sum({column})::bigint AS {column}" for column in table.columns[1:])
+        source = f"(SELECT day, {sums} FROM {SUMMED} GROUP BY day) AS days"
+    else:
+        source = table.name
+    key, columns = ", ".join(table.key), ", ".join(table.columns)
+    after: Values = ()
+    while True:
+        places = ", ".join(f"${number}" for number in range(1, len(after) + 1))
+        where = f"WHERE ({key}) > ({places})" if after else ""
+        statement = f"SELECT {columns} FROM {source} {where} ORDER BY {key} LIMIT {BATCH}"
+        rows = await database.read(partial(_fetch, statement=statement, values=after))
+        if not rows:
+            return
+        yield [tuple(row[column] for column in table.columns) for row in rows]
+        after = tuple(rows[-1][column] for column in table.key)
+
+
+async def _compared(
+    connection: sqlite3.Connection, database: Database, tables: Sequence[Table]
+) -> dict[str, int]:
+    """Return the rows of each table; raises StoreError where the two sides differ."""
+    counts: dict[str, int] = {}
+    for table in tables:
+        here, there = Digest(), Digest()
+        for row in connection.execute(f"SELECT {', '.join(table.columns)} FROM {table.name}"):
+            here = here.plus(row)
+        async for batch in _read(database, table):
+            for row in batch:
+                there = there.plus(row)
+        if here != there:
+            raise StoreError(
+                f"{table.name} differs: {here.rows} rows in SQLite, {there.rows} in PostgreSQL; "
+                "was one side changed meanwhile?"
+            )
+        counts[table.name] = here.rows
+    return counts
