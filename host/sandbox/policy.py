@@ -12,7 +12,7 @@ DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds on one command, sizes in bytes (docs/limits.md says what happens at each)."""
+    """Bounds on one command and on file workers, sizes in bytes (docs/limits.md says what happens at each)."""
 
     processes: int = 512
     memory: int = 1 << 30
@@ -20,6 +20,7 @@ class Limits:
     file_size: int = 1 << 30
     open_files: int = 4096
     output: int = 64 << 10
+    worker_idle_s: float = 600.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -349,6 +349,7 @@ def _configuration(policy: SandboxPolicy, temporary: str) -> dict[str, Any]:
         "file_size": limits.file_size,
         "open_files": limits.open_files,
         "output": limits.output,
+        "worker_idle_s": limits.worker_idle_s,
     }
 
 

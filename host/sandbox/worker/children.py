@@ -29,6 +29,7 @@ class Child:
     requests: set[int] = field(default_factory=set)
     job: int | None = None
     is_worker: bool = False
+    used: float = 0.0
 
 
 class Children:
@@ -37,6 +38,7 @@ class Children:
     def __init__(self, poll: select.poll) -> None:
         self._poll = poll
         self._known: dict[int, Child] = {}
+        self._leaving: set[int] = set()
         self._pid = os.getpid()
 
     def __iter__(self) -> Iterator[Child]:
@@ -77,9 +79,15 @@ class Children:
 
     def forget(self, child: Child) -> None:
         """Close our end of a child that is gone or going."""
+        self._leaving.add(child.pid)
         self._poll.unregister(child.channel)
         self._known.pop(child.channel.fileno(), None)
         child.channel.close()
+
+    @property
+    def leaving(self) -> bool:
+        """Whether somebody is about to end and wants to be reaped (namespaces take their time)."""
+        return bool(self._leaving)
 
     def kill(self, child: Child) -> None:
         """Kill a child; what it may have started is ended by ``end_orphans``."""
@@ -89,8 +97,8 @@ class Children:
     def collect(self) -> None:
         """Reap whatever has ended: our children, and orphans that came to us."""
         with contextlib.suppress(ChildProcessError):
-            while os.waitpid(-1, os.WNOHANG)[0]:
-                pass
+            while pid := os.waitpid(-1, os.WNOHANG)[0]:
+                self._leaving.discard(pid)
 
     def end_orphans(self) -> None:
         """Kill children that are not ours by birth: what a reaper left when it died."""

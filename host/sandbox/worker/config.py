@@ -36,6 +36,7 @@ class Config:
     file_size: int
     open_files: int
     output: int
+    worker_idle_s: float
     uid_processes: int
 
     @classmethod

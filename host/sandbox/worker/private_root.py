@@ -37,6 +37,7 @@ _MOVE_MOUNT_F_EMPTY_PATH: Final = 4
 _FILES: Final = _RDONLY | _NOSUID | _NODEV
 _PLACES: Final = _NOSUID | _NODEV
 _DEVICES: Final = _RDONLY | _NOSUID | _NOEXEC
+_KERNELS_OWN: Final = ("kcore", "kmsg", "kpagecount", "kpageflags", "kpagecgroup", "sysrq-trigger")
 _OWN: Final = ("/proc", "/dev")  # not shown but made anew
 _STREAMS: Final = (
     ("fd", "/proc/self/fd"),
@@ -93,6 +94,9 @@ class PrivateRoot:
             os.makedirs(f"{self.top}{name}", 0o755, exist_ok=True)
         plain = _NOSUID | _NODEV | _NOEXEC
         syscalls.mount("proc", f"{self.top}/proc", "proc", plain | _RDONLY, None)
+        if os.getuid() == 0:  # root's files in /proc are its own, capabilities or not
+            for name in _KERNELS_OWN:
+                self._hide(f"{self.top}/proc/{name}")
         shared = f"mode=1777,size={SHARED_MEMORY_BYTES},nr_inodes={_SHARED_MEMORY_FILES}"
         syscalls.mount("shm", f"{self.top}{grants.SHARED_MEMORY}", "tmpfs", plain, shared)
         terminals = "newinstance,ptmxmode=0666,mode=620"
@@ -102,6 +106,15 @@ class PrivateRoot:
                 self._bind(Grant(device, READ), _DEVICES)
         for name, target in _STREAMS:
             os.symlink(target, f"{self.top}/dev/{name}")
+
+    def _hide(self, path: str) -> None:
+        if os.path.exists(path):
+            tree = syscalls.open_tree(AT_FDCWD, "/dev/null", _OPEN_TREE_CLONE)
+            try:
+                syscalls.mount_setattr(tree, "", AT_EMPTY_PATH, _DEVICES)
+                syscalls.move_mount(tree, path, _MOVE_MOUNT_F_EMPTY_PATH)
+            finally:
+                os.close(tree)
 
     def enter(self, places: Iterable[Grant]) -> None:
         """Add what a conversation may reach, make the root read-only, and let go of the old one."""

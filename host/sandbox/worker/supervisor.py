@@ -13,6 +13,7 @@ import os
 import select
 import signal
 import socket
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
@@ -27,6 +28,7 @@ WARM_REAPERS: Final = 2
 MAX_WORKERS: Final = 512
 REQUESTED: Final = ("command", "program", "environment", "cwd", "stdin", "timeout_ms")
 _TURN_MS: Final = 1000
+_SHORT_TURN_MS: Final = 20
 
 
 def serve(descriptor: int) -> None:
@@ -105,13 +107,14 @@ class Supervisor:
 
     def _loop(self) -> None:
         while True:
-            for descriptor, events in self._poll.poll(_TURN_MS):
+            for descriptor, events in self._poll.poll(_SHORT_TURN_MS if self._children.leaving else _TURN_MS):
                 if descriptor == self._host.fileno():
                     self._serve_host(events)
                 elif (child := self._children.at(descriptor)) is not None:
                     self._serve_child(child, events)
             self._children.watch(self._host)
             self._children.collect()
+            self._retire_stale_worker()
             self._warm_up()
 
     def _serve_host(self, events: int) -> None:
@@ -157,6 +160,7 @@ class Supervisor:
         conversation = frame["conversation"]
         worker = self._workers.pop(conversation, None) or self._start_worker(frame)
         self._workers[conversation] = worker  # last used goes last
+        worker.used = time.monotonic()
         worker.requests.add(frame["id"])
         fields = {name: frame[name] for name in ("id", "tool", "arguments")}
         try:
@@ -183,6 +187,13 @@ class Supervisor:
         idle = next((w for w in self._workers.values() if not w.requests), None)
         if idle is not None:
             self._drop(idle)
+
+    def _retire_stale_worker(self) -> None:
+        """End the worker whose last request is longest ago, if that is too long; a turn is often enough."""
+        stale = next(iter(self._workers.values()), None)
+        limit = time.monotonic() - self._config.worker_idle_s
+        if stale is not None and not stale.requests and stale.used < limit:
+            self._drop(stale)
 
     # --- commands
 
