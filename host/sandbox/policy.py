@@ -12,7 +12,7 @@ DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds on one command and on file workers, sizes in bytes (docs/limits.md says what happens at each)."""
+    """Bounds on one command and on file workers, sizes in bytes (docs/limits.md: what happens then)."""
 
     processes: int = 512
     memory: int = 1 << 30
