@@ -76,7 +76,6 @@ class Wanted:
     texts: Sequence[tuple[Sequence[str], int]] = ()
     skills: str | None = None
     path: str = ""
-    hard_links: bool = False
 
 
 class Knowledge:
@@ -186,8 +185,7 @@ class _Directory:
         return _text(found, limit)
 
     def _asked(self, texts: list[dict[str, Any]], skills: str | None) -> dict[str, Any]:
-        links = self._wanted.hard_links
-        return {"texts": texts, "skills": skills, "most": MOST_SKILLS, "limit": _HEAD, "hard_links": links}
+        return {"texts": texts, "skills": skills, "most": MOST_SKILLS, "limit": _HEAD}
 
 
 def _organisation(directory: Path | None) -> Wanted:
@@ -199,17 +197,19 @@ def _organisation(directory: Path | None) -> Wanted:
         [(PERSONA_FILES, PERSONA_LIMIT)],
         FOLDER,
         str(directory / FOLDER),
-        hard_links=True,
     )
 
 
 def _shelf(tier: Tier, directory: Path) -> Wanted:
-    return Wanted(tier, directly(directory), (), ".", str(directory), hard_links=True)
+    return Wanted(tier, directly(directory), (), ".", str(directory))
 
 
-def directly(directory: Path) -> Look:
-    """Return a way to look at a directory in this process; links out of it are not followed."""
-    root = RootPath(str(directory), False)
+def directly(directory: Path, *, hard_links: bool = True) -> Look:
+    """Return a way to look at a directory in this process; links out of it are not followed.
+
+    ``hard_links``: files may have other names, as package tools make them; not where agents write.
+    """
+    root = RootPath(str(directory), False, hard_links=hard_links)
 
     async def look(asked: Mapping[str, Any]) -> Mapping[str, Any]:
         # In the loop: a few microseconds for each file, a tenth of what passing it to a thread costs.

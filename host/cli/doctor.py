@@ -148,7 +148,7 @@ def _skills(settings: Settings) -> Iterator[Finding]:
     from host.skills.places import built_in_dir
 
     knowledge = Knowledge(
-        directly(settings.memory_dir),
+        directly(settings.memory_dir, hard_links=False),
         workspace_dir=settings.memory_dir,
         built_in_dir=built_in_dir(settings),
         org_dir=settings.org_dir,

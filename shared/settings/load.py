@@ -171,6 +171,8 @@ def _loosened(settings: Settings) -> Iterator[str]:
         yield "agents.defaults.model_name is not used: model_list is empty"
     if not settings.agents.defaults.restrict_to_workspace:
         yield "SECURITY: restrict_to_workspace is off: files outside the workspace are within reach"
+    if settings.agents.defaults.workspace_scope == "conversation":
+        yield "SECURITY: agents.defaults.workspace_scope: conversation has no effect, the workspace is shared"
     if settings.sandbox_min_level == 0:
         yield "SECURITY: SANDBOX_MIN_LEVEL is 0: commands run even where the kernel confines nothing"
     for name, channel in settings.channels.by_name().items():

@@ -27,7 +27,8 @@ class AgentDefaults(Section):
         description="Let file tools and commands read beyond the workspace, never what the host hides",
     )
     workspace_scope: Literal["shared", "conversation"] = Field(
-        default="shared", description="One workspace for all conversations, or a directory of it for each"
+        default="shared",
+        description="One workspace for all; `conversation` has no effect yet, and every start says so",
     )
     model_name: str | None = Field(
         default=None,

@@ -19,14 +19,13 @@ from shared.errors import Misconfigured
 TEXTS = [{"names": ["CLAUDE.md", "AGENTS.md"], "limit": 100}]
 
 
-def asked(known: str = "", *, most: int = 10, hard_links: bool = False) -> dict[str, Any]:
-    bounds = {"limit": 50, "most": most, "hard_links": hard_links}
-    return {"known": known, "texts": TEXTS, "skills": "skills", **bounds}
+def asked(known: str = "", *, most: int = 10) -> dict[str, Any]:
+    return {"known": known, "texts": TEXTS, "skills": "skills", "limit": 50, "most": most}
 
 
-def look(ws: Path, known: str = "", **options: Any) -> dict[str, Any]:
-    with Roots([RootPath(str(ws), False)]) as roots:
-        return survey.survey(roots, asked(known, **options))
+def look(ws: Path, known: str = "", *, most: int = 10, hard_links: bool = False) -> dict[str, Any]:
+    with Roots([RootPath(str(ws), False, hard_links=hard_links)]) as roots:
+        return survey.survey(roots, asked(known, most=most))
 
 
 @pytest.fixture(autouse=True)
@@ -176,6 +175,16 @@ async def skilled(ws: Path, place: Path) -> AsyncIterator[SandboxToolset]:
     )
     async with Sandbox(policy) as running:
         yield running.toolset("conv-skilled")
+
+
+async def test_a_skill_that_a_package_tool_linked_from_its_cache_can_be_read(
+    skilled: SandboxToolset, place: Path, ws: Path
+) -> None:
+    script = place / "home" / "skills" / "greet" / "hello.sh"
+    os.link(script, place / "cache")
+    assert "hello from the skill" in (await skilled.call("read_file", {"path": str(script)})).text
+    os.link(ws / "ok.txt", place / "elsewhere")
+    assert "several hard links" in (await skilled.call("read_file", {"path": str(ws / "ok.txt")})).text
 
 
 async def test_skills_are_readable_and_executable_but_not_writable(

@@ -147,3 +147,8 @@ def test_the_names_of_secrets_in_the_environment_are_known(tmp_path: Path) -> No
     settings = settings_in(tmp_path, None, API_TOKEN="t" * 20, PORT="9000")
     assert settings.secret_names == {"API_TOKEN"}
     assert "t" * 20 not in repr(settings)
+
+
+def test_a_workspace_for_each_conversation_is_not_promised(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path, {"agents": {"defaults": {"workspace_scope": "conversation"}}})
+    assert any("the workspace is shared" in warning for warning in settings.warnings)

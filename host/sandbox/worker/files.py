@@ -365,19 +365,19 @@ def _regular(roots: Roots, path: str, flags: int) -> Iterator[int]:
     """Open a regular file of one name; never waits on a FIFO, never touches a device twice."""
     descriptor = roots.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY)
     try:
-        require_plain(path, os.fstat(descriptor))
+        require_plain(path, os.fstat(descriptor), hard_links=roots.hard_links(path))
         yield descriptor
     finally:
         os.close(descriptor)
 
 
-def require_plain(path: str, status: os.stat_result) -> None:
-    """Refuse what is no ordinary file, and hard links: their other name may lie outside."""
+def require_plain(path: str, status: os.stat_result, *, hard_links: bool = False) -> None:
+    """Refuse what is no ordinary file, and hard links unless welcome: their other name may lie outside."""
     if stat.S_ISDIR(status.st_mode):
         raise Refused(f"{path} is a directory")
     if not stat.S_ISREG(status.st_mode):
         raise Refused(f"{path} is not a regular file ({_kind(status.st_mode)})")
-    if status.st_nlink > 1:
+    if status.st_nlink > 1 and not hard_links:
         raise Refused(f"{path} has several hard links, one of which may lie outside the workspace")
 
 

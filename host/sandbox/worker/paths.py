@@ -29,11 +29,15 @@ class Refused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class RootPath:
-    """A directory (or file) that names may be found under; ``follow`` as for grants."""
+    """A directory (or file) that names may be found under; ``follow`` as for grants.
+
+    ``hard_links``: files there may have other names, for who installed them made those, and no agent can.
+    """
 
     path: str
     writable: bool
     follow: bool = True
+    hard_links: bool = False
 
 
 def root_paths(config: Config, place: Place) -> list[RootPath]:
@@ -41,7 +45,7 @@ def root_paths(config: Config, place: Place) -> list[RootPath]:
     roots = [RootPath(place.workspace, True), RootPath(place.temporary, True)]
     roots += [RootPath(path, True, follow) for path, follow in expand(config.write_paths)]
     roots += [RootPath(path, False, follow) for path, follow in expand(config.read_paths)]
-    roots += [RootPath(path, False) for path in config.skill_paths]
+    roots += [RootPath(path, False, hard_links=True) for path in config.skill_paths]
     if not config.restrict_to_workspace:
         roots.append(RootPath("/", True))
     elif config.allow_read_outside_workspace:
@@ -55,6 +59,7 @@ class _Root:
     descriptor: int
     writable: bool
     resolve: int
+    hard_links: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +76,7 @@ class Roots:
     def __init__(self, known: Iterable[RootPath]) -> None:
         self._roots: list[_Root] = []
         for root in known:
-            self._open(root.path, writable=root.writable, follow=root.follow)
+            self._open(root)
 
     def __enter__(self) -> Self:
         return self
@@ -82,13 +87,15 @@ class Roots:
         for root in self._roots:
             os.close(root.descriptor)
 
-    def _open(self, path: str, *, writable: bool, follow: bool = True) -> None:
-        flags = os.O_PATH | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
+    def _open(self, root: RootPath) -> None:
+        path = root.path
+        flags = os.O_PATH | os.O_CLOEXEC | (0 if root.follow else os.O_NOFOLLOW)
         with contextlib.suppress(OSError):
             descriptor = os.open(path, flags)
             beneath = syscalls.RESOLVE_IN_ROOT if path == "/" else syscalls.RESOLVE_BENEATH
             resolve = beneath | syscalls.RESOLVE_NO_MAGICLINKS
-            self._roots.append(_Root(path.rstrip("/") or "/", descriptor, writable, resolve))
+            name = path.rstrip("/") or "/"
+            self._roots.append(_Root(name, descriptor, root.writable, resolve, root.hard_links))
 
     def open(self, path: str, flags: int, mode: int = 0, *, write: bool = False) -> int:
         """Open ``path`` (relative to the workspace). Raises ``Refused`` with a sentence."""
@@ -104,6 +111,10 @@ class Roots:
         if below != ".":
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
         return os.open(root.path, flags | os.O_NOFOLLOW | os.O_CLOEXEC)
+
+    def hard_links(self, path: str) -> bool:
+        """Return whether a file there may have other names."""
+        return self._find(path, write=False)[0].hard_links
 
     @contextlib.contextmanager
     def directory(self, path: str) -> Iterator[int]:

@@ -32,7 +32,7 @@ def survey(roots: Roots, arguments: Answer) -> Answer:
 
     Arguments: ``texts`` is a list of ``{names, limit}``, of which the first name that exists is read;
     ``skills`` a directory or None, ``most`` how many of its folders are looked at (in the order of their
-    names), ``limit`` how many bytes of each SKILL.md are read; ``hard_links`` whether those are welcome.
+    names), ``limit`` how many bytes of each SKILL.md are read.
     Answer: ``texts`` in their order, each ``{name, text, size}``, ``{name, fault}`` or None; ``skills`` with
     ``{folder, text, size}`` or ``{folder, fault}``; ``more`` is how many folders were left out. A stamp is
     empty while what it covers has just been changed.
@@ -52,11 +52,9 @@ def survey(roots: Roots, arguments: Answer) -> Answer:
         stamp = _stamp(roots, looks)
     if stamp and stamp == arguments["known"]:
         return {"stamp": stamp}
-    plain = not arguments["hard_links"]
-    texts = [_first(roots, wanted["names"], wanted["limit"], plain=plain) for wanted in arguments["texts"]]
+    texts = [_first(roots, wanted["names"], wanted["limit"]) for wanted in arguments["texts"]]
     skills = [
-        {"folder": _sayable(folder)}
-        | _content(roots, _skill_path(directory, folder), arguments["limit"], plain=plain)
+        {"folder": _sayable(folder)} | _content(roots, _skill_path(directory, folder), arguments["limit"])
         for folder in folders
     ]
     return {"stamp": stamp, "texts": texts, "skills": skills, "more": more}
@@ -126,15 +124,15 @@ def _status(roots: Roots, directory: int, name: str, path: str) -> os.stat_resul
         os.close(descriptor)
 
 
-def _first(roots: Roots, names: list[str], limit: int, *, plain: bool) -> Answer | None:
+def _first(roots: Roots, names: list[str], limit: int) -> Answer | None:
     for name in names:
-        found = _content(roots, name, limit, plain=plain)
+        found = _content(roots, name, limit)
         if "missing" not in found:
             return {"name": name} | found
     return None
 
 
-def _content(roots: Roots, path: str, limit: int, *, plain: bool) -> Answer:
+def _content(roots: Roots, path: str, limit: int) -> Answer:
     try:
         descriptor = roots.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
     except Refused as refusal:
@@ -142,8 +140,7 @@ def _content(roots: Roots, path: str, limit: int, *, plain: bool) -> Answer:
         return {"fault": _sayable(str(refusal))} | ({"missing": True} if missing else {})
     try:
         status = os.fstat(descriptor)
-        if plain or not stat.S_ISREG(status.st_mode):
-            require_plain(path, status)
+        require_plain(path, status, hard_links=roots.hard_links(path))
         text = os.pread(descriptor, limit, 0).decode("utf-8", "replace")
         return {"text": text, "size": status.st_size}
     except Refused as refusal:
