@@ -1,0 +1,121 @@
+"""The database goes away and comes back: clear answers, no lost word, and nobody has to help."""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from tests.cluster.server import Server, running_server
+from tests.running import HostProcess, ModelProcess, directive, new_host, until
+
+SLOW = directive(
+    steps=[
+        {"tools": [{"name": "exec", "input": {"command": "echo one"}}], "delay_ms": 300},
+        {"text": "finished", "delay_ms": 4000},
+    ]
+)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    # Not below pytest's directory, which the server's user may not enter.
+    with tempfile.TemporaryDirectory(prefix="picoclaw-postgres-") as directory:
+        Path(directory).chmod(0o755)
+        with running_server(Path(directory) / "server") as running:
+            yield running
+
+
+@pytest.fixture
+def host(server: Server, model: ModelProcess, tmp_path: Path) -> Iterator[HostProcess]:
+    process = new_host(tmp_path / "host", model.url, {"DATABASE_URL": server.url, "LEASE_MS": "20000"})
+    yield process.start()
+    process.kill()
+
+
+def test_without_the_database_the_host_says_so_and_recovers_by_itself(
+    server: Server, host: HostProcess
+) -> None:
+    with host.client() as client:
+        conversation = client.post("/chat", json={"message": "before"}).json()["conversation_id"]
+        server.stop()
+        until(lambda: client.get("/ready").status_code == 503)
+        health = client.get("/health").json()
+        assert (health["status"], health["database"]["ok"]) == ("degraded", False)
+        refused = client.post("/chat", json={"message": "during", "conversation_id": conversation})
+        assert refused.status_code == 503
+        assert "database" in refused.json()["error"]
+        assert refused.headers["Retry-After"]
+        assert client.get(f"/chat/{conversation}").status_code == 503
+        server.start()
+        until(lambda: client.get("/ready").status_code == 200)
+        assert client.get("/health").json()["status"] == "ok"
+        answer = client.post("/chat", json={"message": "after", "conversation_id": conversation})
+        assert answer.status_code == 200
+        said = client.get(f"/chat/{conversation}/messages").json()["messages"]
+        assert [each["content"] for each in said][0::2] == ["before", "after"]
+
+
+def test_a_run_in_flight_outlasts_a_crash_of_the_database(server: Server, host: HostProcess) -> None:
+    answers: list[dict[str, Any]] = []
+
+    def talk() -> None:
+        with host.client() as client:
+            answers.append(client.post("/chat", json={"message": SLOW}).json())
+
+    thread = threading.Thread(target=talk)
+    thread.start()
+    with host.client() as client:
+        until(lambda: running(client))
+        server.stop()
+        until(lambda: client.get("/ready").status_code == 503)
+        server.start()
+        thread.join(40)
+        assert [answer["result"] for answer in answers] == ["finished"]
+        said = client.get(f"/chat/{answers[0]['conversation_id']}/messages").json()["messages"]
+        assert said[-1]["content"] == "finished"
+
+
+def running(client: httpx2.Client) -> bool:
+    listed = client.get("/chat").json()["conversations"]
+    return any(entry["status"] == "running" and entry["message_count"] >= 1 for entry in listed)
+
+
+def test_every_acknowledged_message_is_there_after_crashes_of_the_database(
+    server: Server, host: HostProcess
+) -> None:
+    told: list[tuple[str, str]] = []
+    stop = threading.Event()
+
+    def talk(name: str) -> None:
+        with host.client() as client:
+            number = 0
+            while not stop.is_set():
+                number += 1
+                answer = client.post("/chat", json={"message": f"{name}-{number}"})
+                if answer.status_code == 200 and answer.json()["status"] == "success":
+                    told.append((answer.json()["conversation_id"], f"{name}-{number}"))
+
+    threads = [threading.Thread(target=talk, args=(name,)) for name in "abcd"]
+    for thread in threads:
+        thread.start()
+    with host.client() as client:
+        for _ in range(2):
+            before = len(told)
+            until(lambda before=before: len(told) > before + 5)  # type: ignore[misc]  # mypy infers no default
+            server.stop()
+            server.start()
+            until(lambda: client.get("/ready").status_code == 200)
+        before = len(told)
+        until(lambda: len(told) > before + 5)
+        stop.set()
+        for thread in threads:
+            thread.join(40)
+        for conversation, message in told:
+            said = client.get(f"/chat/{conversation}/messages").json()["messages"]
+            assert [each["content"] for each in said] == [message, f"echo: {message}"]
