@@ -27,7 +27,9 @@ export class ConversationView {
     this.composer = new Composer({ key: id ?? "", onSend: (text, how) => this.send(text, how), onStop: () => this.stop() });
     this.node = h("div", { class: "conversation" }, this.scroller, this.latest, this.composer.node, this.status);
     this.latest.addEventListener("click", () => this.toEnd());
-    this.scroller.addEventListener("scroll", () => { this.latest.hidden = this.atEnd(); });
+    this.following = true;
+    this.top = 0;
+    this.scroller.addEventListener("scroll", () => this.scrolled());
     this.bin = h("button", { class: "ghost", type: "button", title: "Delete this conversation", "aria-label": "Delete this conversation", on: { click: () => this.remove() } }, icon("trash"));
   }
 
@@ -81,7 +83,7 @@ export class ConversationView {
   }
 
   showStored(messages, runs) {
-    const follow = this.list.querySelector(".turn") === null || this.atEnd();
+    const follow = this.list.querySelector(".turn") === null || this.following;
     const { scrollTop } = this.scroller;
     const byEnd = new Map(runs.filter((run) => run.finished_at).map((run) => [run.finished_at, run]));
     const turn = (message) => message.role === "user" ? personTurn(message.content, { sender: message.sender_name, created_at: message.created_at }) : agentTurn(message, byEnd.get(message.created_at));
@@ -138,10 +140,9 @@ export class ConversationView {
     this.toEnd();
     try {
       for await (const event of events) {
-        const follow = this.atEnd();
         view.show(event);
         if (event.name === "start") this.began(event.data.conversation_id);
-        if (follow) requestAnimationFrame(() => this.toEnd());
+        requestAnimationFrame(() => this.following && this.toEnd());
       }
       if (!view.ended) view.fail("The run ended without an answer.");
       this.announce(view.done?.status === "success" ? "The answer is complete" : "The run has ended");
@@ -224,13 +225,24 @@ export class ConversationView {
     refill(this.status, words);
   }
 
+  /** Whoever scrolls up wants to read there; whoever comes to the end wants to see it grow. */
+  scrolled() {
+    const { scrollTop } = this.scroller;
+    if (scrollTop < this.top - 2) this.following = false;
+    if (this.atEnd()) this.following = true;
+    this.top = scrollTop;
+    this.latest.hidden = this.atEnd();
+  }
+
   atEnd() {
     const { scrollHeight, scrollTop, clientHeight } = this.scroller;
     return scrollHeight - scrollTop - clientHeight < 80;
   }
 
   toEnd() {
+    this.following = true;
     this.scroller.scrollTop = this.scroller.scrollHeight;
+    this.top = this.scroller.scrollTop;
     this.latest.hidden = true;
   }
 }
