@@ -8,7 +8,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.image.container import Image
+from tests.image.container import ROOT, Image
 
 MOST_MEGABYTES = 220
 UNCHECKED_HASH = 0b01
@@ -57,6 +57,15 @@ def test_it_holds_no_compiler_no_installer_no_cache_and_no_tests(image: Image) -
     own = list(files(image.root / "opt/picoclaw"))
     assert [path for path in own if path.suffix in (".whl", ".lock")] == []
     assert not (image.root / "opt/picoclaw/lib/python3.11/site-packages/tests").exists()
+
+
+def test_every_file_of_the_program_is_there_and_the_same(image: Image) -> None:
+    packages = image.root / "opt/picoclaw/lib/python3.11/site-packages"
+    own = [path for name in ("host", "mcp_server", "shared") for path in files(ROOT / name)]
+    for path in own:
+        if path.suffix != ".pyc":
+            there = packages / path.relative_to(ROOT)
+            assert there.read_bytes() == path.read_bytes(), there
 
 
 def test_every_module_has_bytecode_that_is_believed_without_a_look_at_its_source(image: Image) -> None:
