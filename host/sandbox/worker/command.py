@@ -22,7 +22,7 @@ from .landlock import Access
 from .paths import Refused
 from .private_root import PrivateRoot
 
-NICE: Final = 5
+NICE: Final = 10
 OOM_SCORE: Final = 600  # the kernel's out-of-memory killer takes the command, not the host
 _SHELLS: Final = ("/bin/bash", "/usr/bin/bash", "/bin/sh")
 _FAULT_EXIT: Final = 126
