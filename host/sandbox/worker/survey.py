@@ -17,8 +17,8 @@ import time
 from collections.abc import Iterator
 from typing import Any, Final
 
-from .files import require_plain
 from .paths import Refused, Roots, explain
+from .plain_files import require_plain
 
 Answer = dict[str, Any]
 
