@@ -1,9 +1,11 @@
 """``python -m mcp_server.zygote``: one warm process that forks a tool server per session.
 
-Everything slow is imported once, before the first fork; a session then costs a fork. The zygote has no
-threads and no event loop, so a fork is safe at any time. It serves one database, fixed at its own birth:
+Everything slow is imported once, before the first fork, when somebody is about to want a session: until
+then an idle host does not hold the 60 MiB. A session then costs a fork. The zygote has no threads and no
+event loop, so a fork is safe at any time. It serves one database, fixed at its own birth:
 
-- the control socket (inherited) brings the host's sessions: one packet, one descriptor;
+- the control socket (inherited) brings the host's sessions: one packet, one descriptor; a packet without a
+  descriptor only warms up;
 - the door (a unix socket beside the database) brings those of outside agents: one packet, four descriptors.
 
 When the control socket closes, the host is gone and the zygote ends with its sessions.
@@ -13,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import gc
 import logging
 import os
 import selectors
@@ -21,7 +22,6 @@ import signal
 import socket
 import struct
 import sys
-import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -29,10 +29,6 @@ from typing import Final
 
 from mcp_server import birth
 from mcp_server.identity import CONVERSATION_ID, identity_of
-from mcp_server.rehearsal import rehearse
-from mcp_server.session import program_version, run_session
-from shared.store import warm_shared_store
-from shared.tool_contract import tool_declarations
 
 logger = logging.getLogger("picoclaw.mcp")
 
@@ -53,27 +49,41 @@ class Zygote:
         self._door_inode = -1
         self._asking: set[socket.socket] = set()
         self._sessions: dict[int, socket.socket | None] = {}
+        self._is_warm = False
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
     def serve(self) -> None:
         """Fork sessions until the control socket closes, then let them end."""
+        self._take_signals()
+        self._door = _open_door(self._database)
+        self._door_inode = _inode(self._database.with_name(birth.door_name(self._database)))
+        for readable in (self._control, self._door, self._wake_read):
+            if readable is not None:
+                self._selector.register(readable, selectors.EVENT_READ)
+        while self._turn():
+            pass
+        self._end_sessions()
+
+    def _take_signals(self) -> None:
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         # The host decides when it ends, after its runs: a signal to all of a service's processes, or an
         # interrupt from the terminal, must not end the tools of a run that is being finished.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
-        self._door = _open_door(self._database)
-        self._door_inode = _inode(self._database.with_name(birth.door_name(self._database)))
-        for readable in (self._control, self._door, self._wake_read):
-            if readable is not None:
-                self._selector.register(readable, selectors.EVENT_READ)
-        # A host that has left already is noticed in the first turn.
+
+    def _warm_up(self) -> None:
+        if self._is_warm:
+            return
+        from mcp_server.warming import warm
+
+        warm()
+        self._is_warm = True
+        # The rehearsal's event loop had the signals.
+        self._take_signals()
+        # A host that has left already is noticed in the next turn.
         with contextlib.suppress(OSError):
             self._control.send(_READY)
-        while self._turn():
-            pass
-        self._end_sessions()
 
     def _turn(self) -> bool:
         for key, _ in self._selector.select():
@@ -95,6 +105,7 @@ class Zygote:
         if not packet:
             return False
         try:
+            self._warm_up()
             if len(fds) == 1:
                 self._fork(birth.decode(packet), [*fds, *fds], asker=None)
         finally:
@@ -108,10 +119,13 @@ class Zygote:
             asker, _ = self._door.accept()
             asker.setblocking(False)
             if (
-                _peer_uid(asker) != os.geteuid()
+                # Whoever would have to wait is faster alone; the next one is not.
+                not self._is_warm
+                or _peer_uid(asker) != os.geteuid()
                 or len(self._asking) + self._outside() >= MAX_OUTSIDE_SESSIONS
             ):
                 asker.close()
+                self._warm_up()
                 return
             self._asking.add(asker)
             self._selector.register(asker, selectors.EVENT_READ, data=asker)
@@ -163,6 +177,8 @@ class Zygote:
             os._exit(status)
 
     def _be_session(self, wanted: birth.Birth, fds: list[int], asker: socket.socket | None) -> int:
+        from mcp_server.session import run_session
+
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         if asker is not None:
@@ -258,26 +274,9 @@ def _close(fds: list[int]) -> None:
         os.close(fd)
 
 
-def _warm() -> None:
-    """Fill the caches every session would fill again."""
-    for is_main in (False, True):
-        for tool in tool_declarations(is_main=is_main).values():
-            _ = tool.input_schema
-    program_version()
-    rehearse(os.environ.get("TZ") or "UTC")
-    if os.environ.get("PICOCLAW_SHARED_STORE"):
-        warm_shared_store()
-    if threading.active_count() > 1:
-        raise RuntimeError("a thread outlived the rehearsal; a fork would not be safe")
-    gc.collect()
-    # Frozen objects are not visited, so their pages stay shared with the sessions.
-    gc.freeze()
-
-
 def main() -> int:
     """Run on the control socket that is descriptor ``argv[1]``."""
     control = socket.socket(fileno=int(sys.argv[1]))
-    _warm()
     Zygote(Path(os.environ["PICOCLAW_DB_PATH"]), control).serve()
     return 0
 

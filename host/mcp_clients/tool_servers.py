@@ -117,13 +117,15 @@ class ToolServers:
         store_dir: Path | None,
         timezone: str,
         max_sessions: int = 256,
-        idle_seconds: float = 300,
+        kept_sessions: int = 64,
+        idle_seconds: float = 120,
         task_quota: int = 100,
         access: StoreAccess = by_path,
     ) -> None:
         place = ToolServerPlace(db_path.absolute(), store_dir, timezone, task_quota, access)
         self._zygote = Zygote(place)
         self._max_sessions = max_sessions
+        self._kept_sessions = kept_sessions
         self._idle_seconds = idle_seconds
         self._sessions: OrderedDict[Key, ToolServerSession] = OrderedDict()
         self._group: TaskGroup
@@ -165,7 +167,8 @@ class ToolServers:
         await self._zygote.ready()
 
     def toolset(self, conversation_id: str, *, is_main: bool) -> ToolServerToolset:
-        """Return the tools bound to one conversation; nothing is started yet."""
+        """Return the tools bound to one conversation; no session is started yet."""
+        self._zygote.warm()
         return ToolServerToolset(self, (conversation_id, is_main, PROTOCOL))
 
     async def forget(self, conversation_id: str) -> None:
@@ -189,15 +192,16 @@ class ToolServers:
         return session
 
     def _make_room(self) -> None:
-        """Close the longest unused session if there is no place for another one."""
-        if len(self._sessions) < self._max_sessions:
+        """Close the longest unused session if enough are kept; a busy one is never closed for another."""
+        if len(self._sessions) < min(self._kept_sessions, self._max_sessions):
             return
         for key, session in self._sessions.items():
             if not session.busy:
                 session.close()
                 del self._sessions[key]
                 return
-        raise TooManySessions
+        if len(self._sessions) >= self._max_sessions:
+            raise TooManySessions
 
     async def _close_idle(self) -> None:
         while True:

@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
@@ -17,6 +18,8 @@ from anyio.abc import Process
 from shared import jsons
 
 logger = logging.getLogger("picoclaw.mcp")
+
+_WARM: Final = b"warm"
 
 STOP_SECONDS: Final = 8.0
 """How long the zygote and its sessions may take to end; longer than their own grace."""
@@ -69,6 +72,7 @@ class Zygote:
         self._place = place
         self._closing = False
         self.pid: int | None = None
+        self._warmed: socket.socket | None = None
         # Births wait in the socket while the process is still importing.
         self._control, self._inherited = _pair()
 
@@ -103,8 +107,16 @@ class Zygote:
         ours.setblocking(False)
         return ours
 
+    def warm(self) -> None:
+        """Have the process import what sessions need: somebody may want one soon."""
+        if self._warmed is not self._control:
+            self._warmed = self._control
+            with suppress(OSError):
+                self._control.send(_WARM)
+
     async def ready(self) -> None:
         """Return once the process has finished importing."""
+        self.warm()
         control = self._control
         await anyio.wait_readable(control)
 

@@ -65,7 +65,7 @@ async def test_an_outside_agents_message_is_on_the_volume_although_it_was_never_
 
 @pytest.mark.slow
 async def test_two_hundred_conversations_and_a_thousand_sessions_leave_nothing(database: Path) -> None:
-    async with ToolServers(db_path=database, store_dir=None, timezone="UTC", max_sessions=256) as servers:
+    async with ToolServers(db_path=database, store_dir=None, timezone="UTC", kept_sessions=256) as servers:
         for number in range(200):
             assert not (
                 await servers.toolset(f"conv-{number}", is_main=False).call(SEND, {"text": "x"})
