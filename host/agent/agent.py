@@ -80,7 +80,8 @@ class HostAgent:
         self._histories = Histories(store)
         self._archive = archive
         self._watched = telemetry.toolset
-        self._long = CompactorParts(store, Windows(config.history), archive)
+        self._windows = Windows(config.history)
+        self._long = CompactorParts(store, self._windows, archive)
 
     async def forget(self, conversation_id: str) -> None:
         """Drop what is kept of a conversation that was deleted, and its archive."""
@@ -99,7 +100,7 @@ class HostAgent:
             options = await self._options(spec)
             budget = self._budget(spec, lease, recorder)
             toolbox = Toolbox(map(self._watched, tools.toolsets), self._redactor)
-            parent = Parent(models, toolbox, options, recorder, budget, self._watched)
+            parent = Parent(models, toolbox, options, recorder, budget, self._watched, self._windows)
             toolbox = Subagents(parent).toolbox()
             window = Compactor(self._long, lease, loaded, recorder, budget)
             if loaded.fresh and loaded.compaction is not None:

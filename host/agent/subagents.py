@@ -14,12 +14,14 @@ from xml.sax.saxutils import escape
 
 import anyio
 
+from host.agent.child_window import ChildWindow
 from host.agent.endings import Ending
 from host.agent.history import Message
 from host.agent.keyed_model import KeyedModel
 from host.agent.loop import AgentLoop, Options
 from host.agent.models import Delta, Reply, TextDelta, ThinkingDelta
 from host.agent.toolbox import Toolbox
+from host.agent.window import Windows
 from host.runs.budget import RunBudget
 from host.runs.meter import AgentMeter
 from host.runs.recorder import RunRecorder
@@ -53,6 +55,7 @@ class Parent:
     recorder: RunRecorder
     budget: RunBudget | None
     watched: Callable[[Toolset], Toolset]
+    windows: Windows
 
 
 class Subagents:
@@ -102,7 +105,8 @@ class Subagents:
         if self._depth < DEEPEST and (task.tools is None or SPAWN in task.tools):
             below = Subagents(own, label=label, depth=self._depth + 1, places=self._places)
             tools = below.toolbox()
-        loop = AgentLoop(parent.models, tools, recorder, options, budget)
+        window = ChildWindow(parent.windows)
+        loop = AgentLoop(parent.models, tools, recorder, options, budget, window)
         try:
             reply = await loop.run(_messages(task))
         except Ending as ending:

@@ -60,6 +60,9 @@ class RunView:
         preview = shown(short(str(data.get("preview", "")), PREVIEW_WIDTH))
         self._note(f"{mark} {shown(str(data.get('tool', '')))} [dim]{preview}[/]")
 
+    def _compaction(self, data: dict[str, Any]) -> None:
+        self._note("[dim]… older messages were shortened for the model[/]")
+
     def _message(self, data: dict[str, Any]) -> None:
         self._line_start()
         sender = safe(str(data.get("sender") or "message"))

@@ -431,3 +431,18 @@ def test_thinking_that_no_longer_fits_what_stands_before_it_is_left_out(
         assert client.get(f"/chat/{conversation}").json()["compactions"] >= 2
     assert requests_of(model, host)[-1]["thinking"] == {"type": "adaptive", "display": "summarized"}
     assert str(requests_of(model, host)[-1]["messages"]).count("so that is it") >= 1
+
+
+def test_a_subagent_that_reads_more_than_the_window_has_its_older_results_cut(
+    make_host: MakeHost, model: ModelProcess
+) -> None:
+    host = long_host(make_host, "child").start()
+    Path(host.environment["MEMORY_DIR"], "part.txt").write_text(FILLER * 60)
+    read = {"tools": [{"name": "read_file", "input": {"path": "part.txt"}}]}
+    task = directive("read it all", steps=[*[read] * 12, {"text": "FACT-child"}])
+    steps = [{"tools": [{"name": "spawn", "input": {"task": task}}]}, {"text": "$results"}]
+    with host.client() as client:
+        told = say(client, None, directive("hand it on", steps=steps))
+        assert told["status"] == "success", told
+        assert "FACT-child" in told["result"]
+    assert any("characters were left out" in str(request) for request in requests_of(model, host))

@@ -1,0 +1,82 @@
+"""The window of a subagent: its messages are stored nowhere, so what is too long is cut in memory."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from host.agent.compaction import CUT_CHARS
+from host.agent.endings import TooLong
+from host.agent.history import Message, cut
+from host.agent.keyed_model import KeyedModel
+from host.agent.models import ModelError, Reply
+from host.agent.token_estimate import estimated, estimated_prefix
+from host.agent.window import Windows
+
+NEWEST: Final = 2
+"""Messages at the end that stay whole: the last step and its results."""
+
+
+class ChildWindow:
+    """Implements the loop's Window: cuts the results of older steps, all at once, and thinking with them."""
+
+    def __init__(self, windows: Windows) -> None:
+        self._windows = windows
+
+    async def fit(self, messages: list[Message], request: dict[str, Any], model: KeyedModel) -> bool:
+        """Cut if the request comes near the window; raises TooLong if that isn't enough."""
+        factor = self._windows.factor(model.ids)
+        full_at = self._windows.full_at(model.ids, request["max_tokens"])
+        if self.estimate(messages, request) * factor <= full_at:
+            return False
+        changed = _cut_older(messages, request)
+        if self.estimate(messages, request) * factor > self._windows.tokens(model.ids):
+            raise TooLong("The task grew larger than the model's window; hand it on in smaller parts.")
+        return changed
+
+    def estimate(self, messages: list[Message], request: dict[str, Any]) -> int:
+        """Return an estimate of the request's tokens, on the high side."""
+        return estimated_prefix(request) + sum(estimated(message) for message in messages)
+
+    async def refused(
+        self, messages: list[Message], request: dict[str, Any], model: KeyedModel, error: ModelError
+    ) -> bool:
+        """Cut after a refusal; return whether there was anything to cut."""
+        if error.reason == "thinking":
+            return _without_thinking(messages)
+        if error.reason != "too_long":
+            return False
+        estimate = self.estimate(messages, request)
+        for name in model.ids:
+            self._windows.refused(name, estimate, error)
+        return _cut_older(messages, request)
+
+    async def overflowed(self, messages: list[Message], request: dict[str, Any], model: KeyedModel) -> None:
+        """Cut after a reply that reached the window's end."""
+        _cut_older(messages, request)
+
+    def answered(self, messages: list[Message], request: dict[str, Any], reply: Reply) -> None:
+        """Learn from what the API counted."""
+        self._windows.learn(reply.asked_model or reply.model, self.estimate(messages, request), reply)
+
+
+def _cut_older(messages: list[Message], request: dict[str, Any]) -> bool:
+    changed = False
+    for at, message in enumerate(messages[:-NEWEST]):
+        content = [cut(block, CUT_CHARS) for block in message["content"]]
+        if content != message["content"]:
+            messages[at] = {**message, "content": content}
+            changed = True
+    # Thinking on a budget has to stay in the running turn, which all of this is; other thinking must go.
+    if changed and request.get("thinking", {}).get("type") != "enabled":
+        _without_thinking(messages)
+    return changed
+
+
+def _without_thinking(messages: list[Message]) -> bool:
+    changed = False
+    for at, message in enumerate(messages):
+        content = [block for block in message["content"] if "thinking" not in block["type"]]
+        if content and len(content) < len(message["content"]):
+            messages[at] = {**message, "content": content}
+            changed = True
+    return changed
