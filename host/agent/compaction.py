@@ -8,14 +8,16 @@ the other; the beginning of a turn is better than the middle of one.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any, Final
 
 from host.agent.history import as_sent, calls_of, cut
+from host.agent.models import Reply
+from host.agent.summary import left_out
 from host.agent.token_estimate import BYTES_PER_TOKEN, estimated
 from shared.compactions import Compaction
-from shared.models import Block, HistoryEntry
+from shared.models import Block, HistoryEntry, Usage
 
 CUT_CHARS: Final = 600
 """Characters that stay of an old result's text."""
@@ -123,6 +125,48 @@ def first_unit(parts: Sequence[Part], most: int) -> int:
 def turn_begins(parts: Sequence[Part]) -> int:
     """Return the seq of the newest message that opens a turn, 0 if there is none."""
     return next((part.seq for part in reversed(parts) if part.opens), 0)
+
+
+def cut_off(now: Compaction, chosen: Cut, thinking: int) -> Compaction:
+    """Return what is in force once results are cut, and thinking is left out up to ``thinking``."""
+    return replace(
+        now,
+        kind="cut",
+        # What was cut before stays cut.
+        cut_through_seq=max(chosen.seq, now.cut_through_seq),
+        cut_chars=chosen.chars,
+        thinking_through_seq=thinking,
+        model="",
+        usage=Usage(),
+    )
+
+
+def summed_up(now: Compaction, first: Sequence[HistoryEntry], text: str, reply: Reply) -> Compaction:
+    """Return what is in force once a summary stands for the first messages."""
+    return replace(
+        now,
+        kind="summary",
+        first_seq=now.through_seq + 1,
+        through_seq=first[-1].seq,
+        text=text,
+        model=reply.model,
+        usage=reply.usage,
+    )
+
+
+def dropped(now: Compaction, first: Sequence[HistoryEntry], thinking: int) -> Compaction:
+    """Return what is in force once a note stands for the first messages."""
+    begins, ends = now.through_seq + 1, first[-1].seq
+    return replace(
+        now,
+        kind="dropped",
+        first_seq=begins,
+        through_seq=ends,
+        text=left_out(now.text, begins, ends),
+        thinking_through_seq=thinking,
+        model="",
+        usage=Usage(),
+    )
 
 
 def _tail(parts: Sequence[Part], tokens: int) -> int:

@@ -7,17 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
-import anyio
-
 from host.agent import compaction as planning
 from host.agent.archive import Archive
-from host.agent.compaction import Cut, Part, SumUp
+from host.agent.compaction import Cut, Part, SumUp, cut_off, dropped, summed_up
 from host.agent.endings import TooLong
 from host.agent.histories import Loaded
 from host.agent.history import NONE, Message, earlier, to_messages
 from host.agent.keyed_model import KeyedModel
-from host.agent.models import Delta, ModelError, Reply
-from host.agent.summary import left_out, summary_request, summary_text
+from host.agent.models import ModelError, Reply
+from host.agent.summary import UnreadRecorder, ask, summary_request, summary_text
 from host.agent.token_estimate import BYTES_PER_TOKEN, estimated, estimated_prefix
 from host.agent.window import Windows
 from shared.compactions import Compaction
@@ -27,33 +25,20 @@ from shared.store.contract import Store
 ROUNDS: Final = 12
 """Compactions in a row before a conversation that is still too long is given up."""
 
-TRIES: Final = 2
-PAUSE_S: Final = 1.0
-SUMMARY_TIMEOUT_S: Final = 120.0
 SUMMARY_PART: Final = 0.2
 """Part of the room for messages that notes may take."""
 
 MOST_SUMMARY_TOKENS: Final = 4_000
 
+LEFT_OUT_WARNING: Final = "Older messages could not be summed up, so they were left out."
+
 logger = logging.getLogger("picoclaw.agent")
 
 
-class CompactionRecorder(Protocol):
+class CompactionRecorder(UnreadRecorder, Protocol):
     """Who stores compactions and hears what they cost."""
 
     warnings: list[str]
-
-    async def heard(self, delta: Delta) -> None:
-        """A piece of a reply that nobody reads."""
-        ...
-
-    async def unused(self, reply: Reply) -> None:
-        """A reply that people don't see: it costs."""
-        ...
-
-    async def given_up(self) -> None:
-        """The call in flight was given up."""
-        ...
 
     async def compacted(self, compaction: Compaction) -> Compaction:
         """Put a compaction in force; raises LeaseLost."""
@@ -192,7 +177,7 @@ class Compactor:
         if isinstance(chosen, SumUp):
             chosen = await self._sum_up(entries, parts, chosen, thinking, request, model)
         if isinstance(chosen, Cut):
-            await self._put_in_force(self._cut(chosen, thinking))
+            await self._put_in_force(cut_off(self._compaction, chosen, thinking))
 
     async def _sum_up(
         self,
@@ -209,20 +194,22 @@ class Compactor:
         taken = planning.fitting(parts, chosen.count, room - MOST_SUMMARY_TOKENS // 8)
         if taken is None:
             count = planning.first_unit(parts, chosen.count)
-            await self._put_in_force(self._without(entries[:count], thinking))
+            self._recorder.warnings.append(LEFT_OUT_WARNING)
+            await self._put_in_force(dropped(self._compaction, entries[:count], thinking))
             return None
         count, shorter = taken
         first = entries[:count]
         last = first[-1].seq
-        view = self._cut(Cut(last, planning.CUT_CHARS), last) if shorter else self._compaction
+        now = self._compaction
+        view = cut_off(now, Cut(last, planning.CUT_CHARS), last) if shorter else now
         made = await self._summary(first, to_messages(first, view), sizes, request, model)
         if made is None:
             instead = planning.plan(parts, sizes.room - self._notes_tokens(sizes), sizes.factor, hard=True)
             if isinstance(instead, Cut):
                 return instead
-            self._recorder.warnings.append("Older messages could not be summed up, so they were left out.")
-            made = self._without(first, 0)
-        await self._put_in_force(_with_thinking(made, thinking))
+            self._recorder.warnings.append(LEFT_OUT_WARNING)
+            made = dropped(now, first, thinking)
+        await self._put_in_force(replace(made, thinking_through_seq=thinking))
         return None
 
     async def _summary(
@@ -238,77 +225,26 @@ class Compactor:
         asked = summary_request(request, messages, most)
         if self._budget is not None:
             asked = await self._budget.reserve(asked, model.ids)
-        reply = await self._ask(asked, model)
+        reply = await ask(asked, model, self._recorder)
         if reply is None:
             return None
         text = summary_text(reply, int(most * BYTES_PER_TOKEN / sizes.factor))
         if not text:
             logger.warning("The model made no summary", extra={"stop_reason": reply.stop_reason})
             return None
-        return Compaction(
-            kind="summary",
-            first_seq=self._compaction.through_seq + 1,
-            through_seq=first[-1].seq,
-            text=text,
-            cut_through_seq=self._compaction.cut_through_seq,
-            cut_chars=self._compaction.cut_chars,
-            model=reply.model,
-            usage=reply.usage,
-        )
-
-    async def _ask(self, request: dict[str, Any], model: KeyedModel) -> Reply | None:
-        for attempt in range(TRIES):
-            try:
-                with anyio.fail_after(SUMMARY_TIMEOUT_S):
-                    reply = await model.reply(request, self._recorder.heard)
-            except (ModelError, TimeoutError) as error:
-                await self._recorder.given_up()
-                logger.warning("A summary could not be made: %s", error or "it took too long")
-                if attempt + 1 == TRIES or not getattr(error, "retryable", False):
-                    return None
-                await anyio.sleep(PAUSE_S)
-            else:
-                await self._recorder.unused(reply)
-                return reply
-        return None
+        return summed_up(self._compaction, first, text, reply)
 
     # --- what is in force
 
     async def _put_in_force(self, compaction: Compaction) -> None:
         self._compaction = await self._recorder.compacted(compaction)
 
-    def _cut(self, chosen: Cut, thinking: int) -> Compaction:
-        now = self._compaction
-        return Compaction(
-            kind="cut",
-            through_seq=now.through_seq,
-            first_seq=now.first_seq,
-            text=now.text,
-            # What was cut before stays cut.
-            cut_through_seq=max(chosen.seq, now.cut_through_seq),
-            cut_chars=chosen.chars,
-            thinking_through_seq=max(thinking, now.thinking_through_seq),
-        )
-
-    def _without(self, first: Sequence[HistoryEntry], thinking: int) -> Compaction:
-        now = self._compaction
-        begins, ends = now.through_seq + 1, first[-1].seq
-        return Compaction(
-            kind="dropped",
-            first_seq=begins,
-            through_seq=ends,
-            text=left_out(now.text, begins, ends),
-            cut_through_seq=now.cut_through_seq,
-            cut_chars=now.cut_chars,
-            thinking_through_seq=max(thinking, now.thinking_through_seq),
-        )
-
     async def _drop_thinking(self, messages: list[Message]) -> None:
         """Leave all thinking out: what stands before it has changed, so its signature doesn't fit."""
         entries = await self._entries()
         now = self._compaction
         thinking = entries[-1].seq if entries else now.through_seq
-        await self._put_in_force(self._cut(Cut(now.cut_through_seq, now.cut_chars), thinking))
+        await self._put_in_force(cut_off(now, Cut(now.cut_through_seq, now.cut_chars), thinking))
         self._rebuild(messages, entries)
 
     async def _entries(self) -> list[HistoryEntry]:
@@ -361,9 +297,10 @@ class Compactor:
 
         A model that thinks on a budget wants to see the thinking of its running turn, and doesn't mind.
         """
+        through = parts[-1].seq if parts else 0
         if request.get("thinking", {}).get("type") == "enabled":
-            return max(planning.turn_begins(parts) - 1, 0)
-        return parts[-1].seq if parts else 0
+            through = max(planning.turn_begins(parts) - 1, 0)
+        return max(through, self._compaction.thinking_through_seq)
 
     def _too_long(self, parts: Sequence[Part], sizes: _Sizes) -> TooLong:
         if sizes.room <= 0:
@@ -376,7 +313,3 @@ class Compactor:
             f"The message is too long: it needs about {newest:,} tokens, and {sizes.room:,} fit into the "
             "model's window beside instructions, tools and the answer. Send less, or put it into a file."
         )
-
-
-def _with_thinking(made: Compaction, thinking: int) -> Compaction:
-    return replace(made, thinking_through_seq=max(thinking, made.thinking_through_seq))

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, Protocol
+
+import anyio
 
 from host.agent.history import Message, with_breakpoints
-from host.agent.models import Reply
+from host.agent.keyed_model import KeyedModel
+from host.agent.models import Delta, ModelError, Reply
 from shared.models import Block
 
 ASK: Final = """<host_request>
@@ -21,9 +25,32 @@ use no tool.
 
 WORDS: Final = 1500
 TOKENS_PER_WORD: Final = 2
+TRIES: Final = 2
+PAUSE_S: Final = 1.0
+TIMEOUT_S: Final = 120.0
+
 LEFT_OUT: Final = "[Messages {first} to {last} are left out here: no notes could be made of them.]"
 _LEFT_OUT_BEGINS: Final = LEFT_OUT.partition("{")[0]
 _CUT: Final = "\n[the notes were longer]"
+
+
+logger = logging.getLogger("picoclaw.agent")
+
+
+class UnreadRecorder(Protocol):
+    """Who hears of a reply that nobody reads, and what it costs."""
+
+    async def heard(self, delta: Delta) -> None:
+        """A piece of it."""
+        ...
+
+    async def unused(self, reply: Reply) -> None:
+        """The whole of it."""
+        ...
+
+    async def given_up(self) -> None:
+        """It was given up."""
+        ...
 
 
 def summary_request(request: dict[str, Any], messages: Sequence[Message], tokens: int) -> dict[str, Any]:
@@ -35,6 +62,24 @@ def summary_request(request: dict[str, Any], messages: Sequence[Message], tokens
     block: Block = {"type": "text", "text": ASK.format(words=words)}
     asked = [*messages, {"role": "user", "content": [block]}]
     return {**request, "messages": with_breakpoints(asked)}
+
+
+async def ask(request: dict[str, Any], model: KeyedModel, recorder: UnreadRecorder) -> Reply | None:
+    """Return the model's reply to a summary request, None if it can't be had in a reasonable time."""
+    for attempt in range(TRIES):
+        try:
+            with anyio.fail_after(TIMEOUT_S):
+                reply = await model.reply(request, recorder.heard)
+        except (ModelError, TimeoutError) as error:
+            await recorder.given_up()
+            logger.warning("A summary could not be made: %s", error or "it took too long")
+            if attempt + 1 == TRIES or not getattr(error, "retryable", False):
+                return None
+            await anyio.sleep(PAUSE_S)
+        else:
+            await recorder.unused(reply)
+            return reply
+    return None
 
 
 def summary_text(reply: Reply, most_chars: int) -> str:

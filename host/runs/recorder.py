@@ -102,7 +102,7 @@ class RunRecorder:
 
     async def compacted(self, compaction: Compaction) -> Compaction:
         """Put a compaction in force, with what it cost, and tell it."""
-        clean = replace(compaction, text=self._redactor.text(compaction.text))
+        clean = replace(compaction, text=self._redactor.text(compaction.text), archived=False)
         made = await self._store.compactions.add(
             self._lease, clean, now_ms(), spent=self._unstored_spending()
         )
