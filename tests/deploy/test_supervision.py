@@ -149,6 +149,15 @@ def test_a_program_that_never_stays_up_is_given_up_with_its_exit_code(supervise:
     assert "own did not stay up: stopping" in said
 
 
+def test_sighup_starts_everything_anew_from_the_configuration(supervise: Supervise) -> None:
+    container = supervise("command = sleep 100\n").start(wait=False)
+    until(lambda: container.log_text.count("spawned") == 1)
+    assert container.process is not None
+    container.process.send_signal(signal.SIGHUP)
+    until(lambda: container.log_text.count("spawned") == 2)
+    assert container.stop() == 0
+
+
 def test_a_program_that_is_killed_counts_like_in_a_shell(supervise: Supervise) -> None:
     container = supervise("command = sh -c 'kill -9 $$'\n").start(wait=False)
     assert ended(container) == 128 + signal.SIGKILL
