@@ -59,7 +59,8 @@ Content = Annotated[
 class Tolerant(Body):
     """A body whose unknown fields mean nothing: chat programs send many."""
 
-    model_config = ConfigDict(extra="ignore")
+    # Built when first used: most hosts are never asked this way, and the start is short.
+    model_config = ConfigDict(extra="ignore", defer_build=True)
 
 
 class DoorMessage(Tolerant):
@@ -159,6 +160,8 @@ class OpenAiFaultShape(Shape):
 
 class OpenAiErrorShape(BaseModel):
     """Every error below /v1."""
+
+    model_config = ConfigDict(defer_build=True)
 
     error: OpenAiFaultShape
 
