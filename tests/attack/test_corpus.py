@@ -24,6 +24,9 @@ def _ids(cases: list[tuple[str, dict[str, Any]]]) -> list[str]:
     return [entry["id"] for _, entry in cases]
 
 
+# without Landlock nothing keeps a signal from the reaper, which as process 1 is immune to what it doesn't handle
+SIGNALS_ITS_REAPER = {"own-sg-01", "cg-19", "sg-07"}
+
 WAYS = [*MODES, *(pytest.param(mode, marks=pytest.mark.slow) for mode in RARE_MODES)]
 
 
@@ -102,6 +105,8 @@ def test_an_attempt_gets_nowhere(world: World, corpus_name: str, entry: dict[str
     world.ask(op="forget", conversation=entry["id"], limits=entry.get("limits", {}))
     if faults and "residual" in entry and world.facts["level"] < 3:
         pytest.skip(f"residual at this level: {faults}")
+    if faults and entry["id"] in SIGNALS_ITS_REAPER and world.mode.max_landlock_abi == 0:
+        pytest.skip("process 1 of its namespace may be signalled, and the kernel drops it")
     assert not faults, f"{faults}\n{outcome.text[:3000]}"
 
 
