@@ -24,7 +24,7 @@ def _ids(cases: list[tuple[str, dict[str, Any]]]) -> list[str]:
     return [entry["id"] for _, entry in cases]
 
 
-# without Landlock nothing keeps a signal from the reaper, which as process 1 is immune to what it doesn't handle
+# nothing but Landlock keeps a signal from the reaper, which as process 1 is immune to what it does not handle
 SIGNALS_ITS_REAPER = {"own-sg-01", "cg-19", "sg-07"}
 
 WAYS = [*MODES, *(pytest.param(mode, marks=pytest.mark.slow) for mode in RARE_MODES)]
