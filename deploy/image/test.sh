@@ -16,8 +16,7 @@ fi
 
 directory=$(mktemp -d)
 clear_up() {
-  buildah --root "$directory/storage" --runroot "$directory/run" umount --all >/dev/null 2>&1 || true
-  umount "$directory/storage/overlay" 2>/dev/null || true
+  findmnt --raw --noheadings --output TARGET | grep "^$directory/" | sort --reverse | xargs --no-run-if-empty umount --lazy
   rm -rf "$directory"
 }
 trap clear_up EXIT
