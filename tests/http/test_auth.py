@@ -125,6 +125,7 @@ def test_health_reveals_no_path_no_token_and_no_value(host: HostProcess) -> None
         "database",
         "volumes",
         "sandbox",
+        "channels",
     }
     assert set(body["volumes"]) == {"memory", "skills", "sessions", "store"}
     assert str(host.root) not in answer.text
