@@ -311,12 +311,8 @@ async def _recover(host: Host) -> None:
 
 
 async def _warm(host: Host) -> None:
-    """Load the SDK and the skills' parser behind the start, so that the first turn doesn't wait for them."""
-    for what, load in (
-        ("The model's client", host.models.load),
-        ("What the agent knows", host.knowledge.look),
-    ):
-        try:
-            await load()
-        except Exception:
-            logger.exception("%s could not be made ready; the first run will say so", what)
+    """Load the SDK behind the start, so that the first turn doesn't wait for it."""
+    try:
+        await host.models.load()
+    except Exception:
+        logger.exception("The model's client could not be made; the first run will say so")
