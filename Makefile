@@ -6,12 +6,13 @@ VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.stamp
 POSTGRES_TESTS := tests/contract tests/cluster
+HTTP_TESTS := $(addprefix tests/http/test_,auth.py bad_input.py budgets.py chat.py limits.py sse.py tasks.py failures.py)
 LOCK := requirements/dev.lock
 EXTRAS := --extra telegram --extra postgres --extra otel --extra image
 COMPILE := --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate -q \
   pyproject.toml --custom-compile-command "make lock"
 
-.PHONY: run setup test test-postgres chaos agents check lint types supply sbom audit image-test bench lock format clean
+.PHONY: run setup test test-postgres test-http-postgres chaos agents check lint types supply sbom audit image-test bench lock format clean
 
 run: setup
 	@$(VENV)/bin/picoclaw dev
@@ -40,6 +41,10 @@ test: setup
 test-postgres: setup
 	@directory=$$(mktemp -d /tmp/picoclaw-postgres-XXXXXX); trap ".ci/postgres remove $$directory" EXIT; \
 	PICOCLAW_TEST_DATABASE_URL=$$(.ci/postgres start $$directory) $(PY) -m pytest $(POSTGRES_TESTS)
+
+# Hosts on PostgreSQL answer as hosts on SQLite do; wants PICOCLAW_TEST_DATABASE_URL.
+test-http-postgres: setup
+	PICOCLAW_TEST_ENGINE=postgres $(PY) -m pytest $(HTTP_TESTS)
 
 # Kills the whole tree at random, hundreds of times, and compares what clients were told with what is there.
 chaos: setup

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,11 @@ def client(host: HostProcess) -> Iterator[httpx2.Client]:
     with host.client() as client:
         yield client
 
+
+alone_on_the_store = pytest.mark.skipif(
+    os.environ.get("PICOCLAW_TEST_ENGINE") == "postgres",
+    reason="only who is alone on the store knows at its start that other hosts are dead; see tests/cluster",
+)
 
 MakeHost = Callable[..., HostProcess]
 

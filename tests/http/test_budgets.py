@@ -8,7 +8,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from tests.http.conftest import MakeHost, configure
+from tests.http.conftest import MakeHost, alone_on_the_store, configure
 from tests.running import ModelProcess, directive, frames, until
 
 PLENTY = 1_000_000
@@ -109,6 +109,7 @@ def test_spending_outlives_a_restart(make_host: MakeHost) -> None:
         assert (fresh["tokens"], fresh["runs"]) == (before["tokens"], before["runs"] + 1)
 
 
+@alone_on_the_store
 def test_a_call_that_was_killed_with_the_host_counts_as_what_was_reserved(make_host: MakeHost) -> None:
     host = configure(make_host(), budgets={"day": {"tokens": 60_000}}).start()
     with host.client() as client:

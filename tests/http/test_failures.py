@@ -12,7 +12,7 @@ import httpx2
 import psutil
 import pytest
 
-from tests.http.conftest import MakeHost
+from tests.http.conftest import MakeHost, alone_on_the_store
 from tests.running import HostProcess, ModelProcess, directive, frames, stream, until
 
 WRITE_AND_HANG = [
@@ -108,6 +108,7 @@ def test_a_run_that_was_cancelled_keeps_its_finished_steps(client: httpx2.Client
     assert chat(client, "go on", conversation_id=conversation)["status"] == "success"
 
 
+@alone_on_the_store
 def test_a_run_that_was_killed_while_it_only_read_may_be_repeated(make_host: MakeHost) -> None:
     host = make_host().start()
     slow = {"tools": [{"name": "list_dir", "input": {}}, {"name": "read_file", "input": {"path": "pipe"}}]}
@@ -139,6 +140,7 @@ def test_a_conversation_goes_on_after_a_restart(make_host: MakeHost) -> None:
         assert len(listed) == 4
 
 
+@alone_on_the_store
 @pytest.mark.parametrize("steps", [WRITE_AND_HANG, READ_AND_HANG], ids=["wrote", "read"])
 def test_after_kill_9_nothing_stays_running_and_the_follower_is_told(
     make_host: MakeHost, model: ModelProcess, steps: list[dict[str, Any]]
@@ -170,6 +172,7 @@ def test_after_kill_9_nothing_stays_running_and_the_follower_is_told(
         assert chat(client, "go on", conversation_id=start["conversation_id"])["status"] == "success"
 
 
+@alone_on_the_store
 def test_a_run_killed_inside_a_command_is_interrupted_and_not_repeated(make_host: MakeHost) -> None:
     host = make_host().start()
     command = "echo once >> count.txt; while :; do sleep 0.1; done"
@@ -192,6 +195,7 @@ def test_a_run_killed_inside_a_command_is_interrupted_and_not_repeated(make_host
     assert counted.read_text() == "once\n"
 
 
+@alone_on_the_store
 def test_the_same_key_retries_a_run_that_had_no_effect_without_storing_the_message_twice(
     make_host: MakeHost, model: ModelProcess
 ) -> None:
