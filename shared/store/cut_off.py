@@ -11,6 +11,11 @@ from shared.store.rows import Row
 RECOVERED_SEQ_GAP: Final = 1_000_000
 """A recovered run's last event leaves this gap: a reader may have seen events that were not stored yet."""
 
+AHEAD: Final = 1
+"""Bit of a run's ``effect_ahead``: the next thing that happens may have an outward effect."""
+ACTED: Final = 2
+"""Bit of a run's ``effect_ahead``: a step of it had one, or may have had one."""
+
 INTERRUPTED: Final = (
     "The host stopped while this run was in flight. Its last step may have had an effect, so it was not "
     "repeated; its finished steps are in the history."
@@ -38,7 +43,7 @@ class CutOff:
 
 def cut_off(row: Row) -> CutOff:
     """Return how the run in this row of ``runs`` ends: its last step may be repeated, or may not."""
-    error, code = (INTERRUPTED, "interrupted") if row["effect_ahead"] else (RETRYABLE, "retryable")
+    error, code = (INTERRUPTED, "interrupted") if row["effect_ahead"] & AHEAD else (RETRYABLE, "retryable")
     answer = {
         "status": "error",
         "conversation_id": row["conversation_id"],

@@ -25,7 +25,7 @@ from shared.models import (
     Spending,
 )
 from shared.store import rows
-from shared.store.cut_off import cut_off
+from shared.store.cut_off import ACTED, AHEAD, cut_off
 from shared.store.postgres import conversations, keys, usage
 from shared.store.postgres.database import UNIQUE_VIOLATION, Database
 from shared.store.postgres.driver import Connection, is_server_error
@@ -75,8 +75,9 @@ class PostgresRuns:
             await hold(
                 connection,
                 lease,
-                "effect_ahead = $4, reserved_tokens = 0, reserved_microdollars = 0",
-                int(effect_ahead),
+                f"""effect_ahead = (effect_ahead & {ACTED}) | $4,
+                reserved_tokens = 0, reserved_microdollars = 0""",
+                AHEAD | ACTED if effect_ahead else 0,
             )
             await store_messages(connection, lease.conversation_id, lease.run_id, messages, now)
             if spent is not None:

@@ -18,6 +18,7 @@ from shared.errors import InvalidInput, NotFound
 from shared.ids import TASK_RUN, new_id
 from shared.models import TaskRunState
 from shared.schedules import parse
+from shared.store.cut_off import ACTED
 from shared.store.postgres.driver import Connection
 from shared.store.postgres.lease_clock import NOW
 from shared.store.postgres.task_outcomes import end
@@ -228,8 +229,11 @@ async def _take_over(connection: Connection, by: Claimant) -> Claimed | None:
 
 async def _fate(connection: Connection, claim: Row) -> Outcome | Fate:
     run = await connection.fetchrow(
-        "SELECT state, code, error, answer FROM runs WHERE id = $1", claim["run_id"]
+        "SELECT state, code, error, answer, effect_ahead FROM runs WHERE id = $1", claim["run_id"]
     )
+    if run is not None and run["code"] == "retryable" and run["effect_ahead"] & ACTED:
+        # Run again from its beginning it would act again.
+        return abandoned("an earlier step of it had an effect", final=True)
     if run is None or run["code"] == "retryable":
         return await _fate_without_effect(connection, claim)
     if run["state"] == "running":

@@ -26,7 +26,7 @@ from shared.models import (
     Spending,
 )
 from shared.store import rows
-from shared.store.cut_off import cut_off
+from shared.store.cut_off import ACTED, AHEAD, cut_off
 from shared.store.sqlite import conversations, keys, usage
 from shared.store.sqlite.engine import Database
 from shared.store.sqlite.lease_clock import lease_now
@@ -65,8 +65,9 @@ class SqliteRuns:
             _hold(
                 connection,
                 lease,
-                "effect_ahead = ?, reserved_tokens = 0, reserved_microdollars = 0",
-                effect_ahead,
+                f"""effect_ahead = (effect_ahead & {ACTED}) | ?,
+                reserved_tokens = 0, reserved_microdollars = 0""",
+                AHEAD | ACTED if effect_ahead else 0,
             )
             store_messages(connection, lease.conversation_id, lease.run_id, messages, now)
             if spent is not None:

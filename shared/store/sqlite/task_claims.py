@@ -19,6 +19,7 @@ from shared.errors import InvalidInput, NotFound
 from shared.ids import TASK_RUN, new_id
 from shared.models import TaskRunState
 from shared.schedules import parse
+from shared.store.cut_off import ACTED
 from shared.store.sqlite.lease_clock import lease_now
 from shared.store.sqlite.task_outcomes import end
 from shared.store.task_endings import TRIES, Claimed, Fate, Outcome, abandoned
@@ -223,8 +224,11 @@ def _take_over(connection: sqlite3.Connection, by: Claimant) -> Claimed | None:
 
 def _fate(connection: sqlite3.Connection, claim: sqlite3.Row) -> Outcome | Fate:
     run = connection.execute(
-        "SELECT state, code, error, answer FROM runs WHERE id = ?", (claim["run_id"],)
+        "SELECT state, code, error, answer, effect_ahead FROM runs WHERE id = ?", (claim["run_id"],)
     ).fetchone()
+    if run is not None and run["code"] == "retryable" and run["effect_ahead"] & ACTED:
+        # Run again from its beginning it would act again.
+        return abandoned("an earlier step of it had an effect", final=True)
     if run is None or run["code"] == "retryable":
         return _fate_without_effect(connection, claim)
     if run["state"] == "running":

@@ -605,6 +605,23 @@ async def test_a_slot_whose_run_may_have_had_an_effect_is_not_run_again(home: St
     assert (await stored(home)).status is TaskStatus.FAILED
 
 
+async def test_a_slot_whose_run_acted_before_its_last_step_is_not_run_again(home: Store) -> None:
+    await add(home, a_once())
+    _, run = await claim(home, lease_ms=LEASE)
+    await home.tasks.attach(run, "run-1", HOME)
+    lease = await home.runs.begin(a_run())
+    await home.runs.append(lease, [], T0, effect_ahead=True)
+    await home.runs.append(lease, [], T0)
+    await home.runs.renew(lease, DEAD)
+    await home.tasks.renew_claim(run, DEAD)
+
+    assert await nothing_due(home)
+
+    (ended,) = await log(home)
+    assert ended.state is TaskRunState.ERROR
+    assert (await stored(home)).status is TaskStatus.FAILED
+
+
 async def test_a_slot_whose_run_did_nothing_outward_is_run_again(home: Store) -> None:
     await add(home, a_task())
     _, run = await claim(home)
