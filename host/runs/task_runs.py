@@ -11,6 +11,7 @@ from typing import Any, Final
 import anyio
 from anyio.abc import TaskGroup
 
+from host.agent.endings import Overtaken
 from host.heartbeat import Heartbeat
 from host.metrics import Metrics
 from host.runs.run import ActiveRun
@@ -204,7 +205,13 @@ class _Service:
     async def _keep_claim(self) -> None:
         while True:
             await anyio.sleep(self._parts.claim_ms / 3000)
-            await self._store.tasks.renew_claim(self._claim, self._parts.claim_ms)
+            try:
+                await self._store.tasks.renew_claim(self._claim, self._parts.claim_ms)
+            except LeaseLost:
+                self._run.stop(Overtaken())
+                return
+            except PicoError as error:
+                logger.warning("A claim could not be renewed yet: %s", error.message)
 
 
 def _state(answer: dict[str, Any]) -> TaskRunState:
