@@ -1,6 +1,6 @@
 """Hosts that die and freeze under load, and a database that crashes: each run once, nothing lost.
 
-``CHAOS_SECONDS`` says how long (20 in the short form), ``make chaos-cluster`` runs it for five minutes.
+``CHAOS_SECONDS`` says how long (15 in the short form), ``make chaos-cluster`` runs it for five minutes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from shared.store.postgres.database import Database, Place
 from tests.cluster.server import Server, running_server
 from tests.running import HostProcess, ModelProcess, directive, new_host
 
-SECONDS: Final = float(os.environ.get("CHAOS_SECONDS", "20"))
+SECONDS: Final = float(os.environ.get("CHAOS_SECONDS", "15"))
 HOSTS: Final = 3
 CALLERS: Final = 6
 LEASE_MS: Final = 4000

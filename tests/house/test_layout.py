@@ -56,6 +56,7 @@ def test_no_statement_stands_outside_the_store() -> None:
 def test_the_host_starts_without_the_packages_that_are_slow_to_import() -> None:
     slow = {
         "anthropic",
+        "asyncpg",
         "mcp",
         "sqlite_utils",
         "rich",

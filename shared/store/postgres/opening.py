@@ -75,7 +75,7 @@ def open_tool_store(access: str) -> PostgresStore:
     """Return the store of a tool server; it connects when it is first used."""
     reach = ToolAccess.from_text(access)
     return PostgresStore(
-        Place(reach.url, owner="picoclaw tools", connections=2, pooled=reach.pooled, token=reach.token)
+        Place(reach.url, owner="picoclaw tools", connections=1, pooled=reach.pooled, token=reach.token)
     )
 
 
