@@ -39,7 +39,7 @@ test: setup
 
 # The tests that want PostgreSQL (the others run on SQLite), on a server that is thrown away afterwards.
 test-postgres: setup
-	@directory=$$(mktemp -d /tmp/picoclaw-postgres-XXXXXX); trap ".ci/postgres remove $$directory" EXIT; \
+	@directory=$$(mktemp -d /tmp/postgres-for-tests-XXXXXX); trap ".ci/postgres remove $$directory" EXIT; \
 	PICOCLAW_TEST_DATABASE_URL=$$(.ci/postgres start $$directory) $(PY) -m pytest $(POSTGRES_TESTS)
 
 # Hosts on PostgreSQL answer as hosts on SQLite do; wants PICOCLAW_TEST_DATABASE_URL.
@@ -48,7 +48,7 @@ test-http-postgres: setup
 
 # Three hosts on one PostgreSQL: killed and frozen every few seconds for five minutes, the database crashed once.
 chaos-cluster: setup
-	@directory=$$(mktemp -d /tmp/picoclaw-postgres-XXXXXX); trap ".ci/postgres remove $$directory" EXIT; \
+	@directory=$$(mktemp -d /tmp/postgres-for-tests-XXXXXX); trap ".ci/postgres remove $$directory" EXIT; \
 	PICOCLAW_TEST_DATABASE_URL=$$(.ci/postgres start $$directory) CHAOS_SECONDS=300 \
 	$(PY) -m pytest -s tests/cluster/test_chaos.py
 

@@ -127,7 +127,7 @@ class World:
 
 @pytest.fixture
 def world(model: ModelProcess, tmp_path: Path) -> Iterator[World]:
-    with tempfile.TemporaryDirectory(prefix="picoclaw-postgres-") as directory:
+    with tempfile.TemporaryDirectory(prefix="postgres-for-tests-") as directory:
         # Not below pytest's directory, which the server's user may not enter.
         Path(directory).chmod(0o755)
         with running_server(Path(directory) / "server") as server:

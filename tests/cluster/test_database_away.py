@@ -25,7 +25,7 @@ SLOW = directive(
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
     # Not below pytest's directory, which the server's user may not enter.
-    with tempfile.TemporaryDirectory(prefix="picoclaw-postgres-") as directory:
+    with tempfile.TemporaryDirectory(prefix="postgres-for-tests-") as directory:
         Path(directory).chmod(0o755)
         with running_server(Path(directory) / "server") as running:
             yield running

@@ -191,6 +191,18 @@ async def test_a_key_is_free_again_after_a_day(store: Store) -> None:
     assert await store.runs.keyed(a_key(), T0 + DAY) is None
 
 
+async def test_who_wants_a_run_stopped_may_ask_anybody(open_store: OpenStore, store: Store) -> None:
+    assert await store.runs.ask_cancel("c") is None
+    lease = await store.runs.begin(a_run("1"))
+    assert await store.runs.cancels_asked("host-1") == []
+    assert await open_store().runs.ask_cancel("c") == "run-1"
+    assert await store.runs.cancels_asked("host-1") == ["run-1"]
+    assert await store.runs.cancels_asked("host-2") == []
+    await store.runs.finish(lease, an_end(RunState.CANCELLED), [], [], T0)
+    assert await store.runs.cancels_asked("host-1") == []
+    assert await store.runs.ask_cancel("c") is None
+
+
 async def test_keys_and_events_survive_a_restart(open_store: OpenStore, store: Store) -> None:
     lease = await store.runs.begin(a_run("1", idempotency=a_key()))
     await store.runs.record([(lease, [Event(1, "start", {})])], T0)
