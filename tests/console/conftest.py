@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Dialog, Page, expect, sync_playwright
 
+from tests.mcp.programs import NPM, npm_ci
 from tests.running import TOKEN, HostProcess, ModelProcess, new_host, running_host, running_model
 
 CHROMIUM = shutil.which("chromium")
@@ -134,12 +134,6 @@ def sign_in(page: Page) -> None:
 @pytest.fixture(scope="package")
 def axe() -> str:
     """The source of axe-core, installed once from the lock file."""
-    npm = shutil.which("npm")
-    if npm is None:
+    if NPM is None:
         pytest.skip("npm is not installed")
-    installed = NODE / "node_modules" / ".package-lock.json"
-    if not installed.exists() or installed.stat().st_mtime < (NODE / "package-lock.json").stat().st_mtime:
-        command = [npm, "ci", "--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error"]
-        subprocess.run(command, cwd=NODE, check=True, timeout=300)
-        installed.touch()
-    return (NODE / "node_modules" / "axe-core" / "axe.min.js").read_text()
+    return (npm_ci(NODE) / "axe-core" / "axe.min.js").read_text()

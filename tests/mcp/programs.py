@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import os
 import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,10 +28,11 @@ def npm_ci(folder: Path) -> Path:
     """Install a folder's locked packages unless they are there; return its node_modules."""
     lock, stamp = folder / "package-lock.json", folder / "node_modules" / ".lock-digest"
     digest = hashlib.sha256(lock.read_bytes()).hexdigest()
-    if not stamp.exists() or stamp.read_text() != digest:
-        command = [str(NPM), "ci", "--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error"]
-        subprocess.run(command, cwd=folder, check=True, timeout=300)
-        stamp.write_text(digest)
+    with _alone(lock):
+        if not stamp.exists() or stamp.read_text() != digest:
+            command = [str(NPM), "ci", "--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error"]
+            subprocess.run(command, cwd=folder, check=True, timeout=300)
+            stamp.write_text(digest)
     return folder / "node_modules"
 
 
@@ -41,11 +45,20 @@ def python_with(lock: Path) -> str:
     """Return the interpreter of an environment that holds exactly a lock file's packages."""
     digest = hashlib.sha256(lock.read_bytes()).hexdigest()
     folder = lock.parent / ".venvs" / f"{lock.stem}-{digest[:16]}"
-    if not (folder / "ready").exists():
-        shutil.rmtree(folder, ignore_errors=True)
-        _install(folder, lock)
-        (folder / "ready").touch()
+    with _alone(lock):
+        if not (folder / "ready").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            _install(folder, lock)
+            (folder / "ready").touch()
     return str(folder / "bin" / "python")
+
+
+@contextlib.contextmanager
+def _alone(file: Path) -> Iterator[None]:
+    """Keep other processes of the test run from installing the same."""
+    with file.open("rb") as opened:
+        fcntl.flock(opened, fcntl.LOCK_EX)
+        yield
 
 
 def _install(folder: Path, lock: Path) -> None:
