@@ -178,6 +178,8 @@ async def _open_store(settings: Settings, owner: str) -> Store:
         pooled=settings.database_pooler,
     )
     tools = settings.database_tools_url
+    if settings.channels.telegram.enabled:
+        logger.warning("Several hosts may share this store: switch channels on at one of them only")
     # The tool servers' door stands there, although no database does.
     settings.local_db_path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     return await open_shared_store(
