@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 import anyio
 from anyio.abc import TaskGroup
 
+from host.sandbox.handshake import configuration, report_of
 from host.sandbox.policy import SandboxPolicy, SandboxReport
 from host.sandbox.wire import Disconnected, Wire
 
@@ -256,11 +257,11 @@ class Sandbox:
     async def _converse(self) -> None:
         wire = self._wire
         assert wire is not None  # noqa: S101 - set by _start
-        await wire.send(_configuration(self.policy, self._temporary))
+        await wire.send(configuration(self.policy, self._temporary))
         while True:
             frame = await wire.receive()
             if "ready" in frame:
-                self._settle(_report(frame["ready"]))
+                self._settle(report_of(frame["ready"]))
             elif "fatal" in frame:
                 logger.error("the sandbox supervisor failed", extra={"error": str(frame["fatal"])})
                 if not self._report.level:
@@ -323,43 +324,6 @@ async def _wait(process: subprocess.Popen[bytes]) -> None:
             process.wait()
     finally:
         os.close(descriptor)
-
-
-def _configuration(policy: SandboxPolicy, temporary: str) -> dict[str, Any]:
-    limits = policy.limits
-    return {
-        "workspace": str(policy.workspace),
-        "temporary": temporary,
-        "restrict_to_workspace": policy.restrict_to_workspace,
-        "allow_read_outside_workspace": policy.allow_read_outside_workspace,
-        "read_paths": list(policy.read_paths),
-        "write_paths": list(policy.write_paths),
-        "skill_paths": [str(path) for path in policy.skill_paths],
-        "secret_paths": [str(path) for path in policy.secret_paths],
-        "allow_network": policy.allow_network,
-        "uid": policy.uid,
-        "gid": policy.gid if policy.gid is not None else policy.uid,
-        "max_landlock_abi": policy.max_landlock_abi,
-        "max_level": policy.max_level,
-        "path": policy.path,
-        "time_zone": policy.time_zone,
-        "processes": limits.processes,
-        "memory": limits.memory,
-        "data": limits.data,
-        "file_size": limits.file_size,
-        "open_files": limits.open_files,
-        "output": limits.output,
-        "worker_idle_s": limits.worker_idle_s,
-    }
-
-
-def _report(value: Any) -> SandboxReport:
-    return SandboxReport(
-        level=int(value["level"]),
-        landlock_abi=int(value["abi"]),
-        layers={str(name): bool(held) for name, held in value["layers"].items()},
-        missing=tuple(str(name) for name in value["missing"]),
-    )
 
 
 def _checked(answer: dict[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any, Protocol, TypeVar
 
 from shared import jsons
+from shared.compactions import Compaction
 from shared.errors import InvalidInput
 from shared.models import (
     Conversation,
@@ -104,6 +105,24 @@ def outbound(row: Row) -> Outbound:
         text=row["text"],
         sender=row["sender"],
         created_at=row["created_at"],
+    )
+
+
+def compaction(row: Row) -> Compaction:
+    """Read a compaction."""
+    return Compaction(
+        kind=row["kind"],
+        through_seq=row["through_seq"],
+        first_seq=row["first_seq"],
+        text=row["text"],
+        cut_through_seq=row["cut_through_seq"],
+        cut_chars=row["cut_chars"],
+        thinking_through_seq=row["thinking_through_seq"],
+        model=row["model"],
+        usage=Usage(**jsons.loads(row["usage"])),
+        number=row["number"],
+        created_at=row["created_at"],
+        archived=bool(row["archived"]),
     )
 
 

@@ -73,11 +73,11 @@ def attempts(facts: dict[str, Any], temporary: str) -> bytes:
         and _stopped(lambda: os.utime(f"{outside}/secret", (1, 1))),
     }
     if facts["namespaces"] is not None:
-        held |= _private(facts, temporary)
+        held |= _private(facts)
     return json.dumps(held).encode()
 
 
-def _private(facts: dict[str, Any], temporary: str) -> dict[str, bool]:
+def _private(facts: dict[str, Any]) -> dict[str, bool]:
     """Try the namespaces: what is outside has no name here, and what is private works."""
     outer, inner = facts["namespaces"], namespaces.identities()
     neighbours = [name for name in os.listdir("/proc") if name.isdigit()]

@@ -14,7 +14,7 @@ from shared.store.channel_rows import LONGEST_PAUSE_MS, SAID
 from shared.store.postgres import chats
 from shared.store.postgres.database import FOREIGN_KEY_VIOLATION, Database
 from shared.store.postgres.driver import Connection, is_server_error
-from shared.store.postgres.runs import store_messages
+from shared.store.postgres.run_rows import store_messages
 from shared.store.rows import Row
 
 ADD: Final = """INSERT INTO channel_deliveries

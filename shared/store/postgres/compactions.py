@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from shared import jsons
 from shared.compactions import Compaction
-from shared.models import Lease, Spending, Usage
+from shared.models import Lease, Spending
 from shared.store import rows
 from shared.store.postgres import usage
 from shared.store.postgres.database import Database
 from shared.store.postgres.driver import Connection
-from shared.store.postgres.runs import hold
-from shared.store.rows import Row
+from shared.store.postgres.run_rows import hold
 
 
 class PostgresCompactions:
@@ -29,7 +27,7 @@ class PostgresCompactions:
                 "SELECT * FROM compactions WHERE conversation_id = $1 ORDER BY number DESC LIMIT 1",
                 conversation_id,
             )
-            return None if row is None else _compaction(row)
+            return None if row is None else rows.compaction(row)
 
         return await self._db.read(work)
 
@@ -58,7 +56,7 @@ class PostgresCompactions:
                 ORDER BY number""",
                 conversation_id,
             )
-            return [_compaction(row) for row in found]
+            return [rows.compaction(row) for row in found]
 
         return await self._db.read(work)
 
@@ -97,21 +95,4 @@ async def _insert(connection: Connection, conversation_id: str, made: Compaction
         made.model,
         rows.usage_text(made.usage),
         made.created_at,
-    )
-
-
-def _compaction(row: Row) -> Compaction:
-    return Compaction(
-        kind=row["kind"],
-        through_seq=row["through_seq"],
-        first_seq=row["first_seq"],
-        text=row["text"],
-        cut_through_seq=row["cut_through_seq"],
-        cut_chars=row["cut_chars"],
-        thinking_through_seq=row["thinking_through_seq"],
-        model=row["model"],
-        usage=Usage(**jsons.loads(row["usage"])),
-        number=row["number"],
-        created_at=row["created_at"],
-        archived=bool(row["archived"]),
     )

@@ -1,16 +1,12 @@
-"""Runs in PostgreSQL: the lease, the steps, the events, the idempotency keys.
-
-Every statement of a run's writer names the run, its fencing number and its owner, and wants the lease to be
-alive by the database's clock: a host that was overtaken, or slept through its lease, changes nothing.
-"""
+"""Runs in PostgreSQL: the lease, the steps, the events, the idempotency keys."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Any
 
 from shared import jsons
-from shared.errors import Conflict, ConversationBusy, LeaseLost, NoConversation
+from shared.errors import ConversationBusy
 from shared.models import (
     Event,
     Idempotency,
@@ -21,22 +17,22 @@ from shared.models import (
     Page,
     Run,
     RunEnd,
-    RunState,
     Spending,
 )
 from shared.store import rows
-from shared.store.cut_off import ACTED, AHEAD, cut_off
-from shared.store.postgres import conversations, keys, usage
+from shared.store.cut_off import ACTED, AHEAD
+from shared.store.postgres import keys, usage
 from shared.store.postgres.database import UNIQUE_VIOLATION, Database
 from shared.store.postgres.driver import Connection, is_server_error
 from shared.store.postgres.lease_clock import NOW
-from shared.store.rows import Row
-
-HELD: Final = f"id = $1 AND fence = $2 AND lease_owner = $3 AND state = 'running' AND lease_until > {NOW}"
-
-PAUSED: Final = """SELECT state, message_id, EXISTS (SELECT 1 FROM runs AS other WHERE other.state = 'paused'
-        AND other.conversation_id = runs.conversation_id AND other.message_id = runs.message_id
-    ) AS paused FROM runs WHERE conversation_id = $1 ORDER BY number DESC LIMIT 1"""
+from shared.store.postgres.run_begin import begin
+from shared.store.postgres.run_rows import (
+    cut_off_run,
+    hold,
+    record_events,
+    store_messages,
+    those_held,
+)
 
 
 class PostgresRuns:
@@ -48,7 +44,7 @@ class PostgresRuns:
     async def begin(self, new: NewRun) -> Lease:
         """Take the conversation's lease and store the first message, or leave no trace."""
         try:
-            return await self._db.write(lambda connection: _begin(connection, new))
+            return await self._db.write(lambda connection: begin(connection, new))
         except Exception as error:
             if is_server_error(error, UNIQUE_VIOLATION):
                 raise ConversationBusy(new.conversation_id) from error
@@ -91,10 +87,10 @@ class PostgresRuns:
             return set()
 
         async def work(connection: Connection) -> set[str]:
-            held = await _those_held(connection, [lease for lease, _ in told])
+            held = await those_held(connection, [lease for lease, _ in told])
             for lease, events in told:
                 if lease.run_id in held:
-                    await _record(connection, lease.run_id, events, now)
+                    await record_events(connection, lease.run_id, events, now)
             return {lease.run_id for lease, _ in told} - held
 
         return await self._db.write(work)
@@ -123,7 +119,7 @@ class PostgresRuns:
                 jsons.dumps(end.answer),
             )
             await store_messages(connection, lease.conversation_id, lease.run_id, messages, now)
-            await _record(connection, lease.run_id, events, now)
+            await record_events(connection, lease.run_id, events, now)
             await usage.count(connection, lease.conversation_id, end.spending, now, runs=1)
 
         await self._db.write_patiently(work)
@@ -176,7 +172,7 @@ class PostgresRuns:
                 all_but,
             )
             for row in stale:
-                await _cut_off(connection, row, now)
+                await cut_off_run(connection, row, now)
             return [row["id"] for row in stale]
 
         return await self._db.write(work)
@@ -232,172 +228,3 @@ class PostgresRuns:
             return None if row is None else rows.run(row)
 
         return await self._db.read(work)
-
-
-async def hold(connection: Connection, lease: Lease, assignments: str, *values: Any) -> None:
-    """Write into the run's row, which stays locked until the end; raises LeaseLost."""
-    row = await connection.fetchrow(
-        f"UPDATE runs SET {assignments} WHERE {HELD} RETURNING id",
-        lease.run_id,
-        lease.fence,
-        lease.owner,
-        *values,
-    )
-    if row is None:
-        raise LeaseLost(lease.run_id)
-
-
-async def _those_held(connection: Connection, leases: Sequence[Lease]) -> set[str]:
-    """Return which of the leases are alive; nobody overtakes those until the transaction ends."""
-    found = await connection.fetch(
-        f"""SELECT id FROM runs WHERE (id, fence, lease_owner) IN
-            (SELECT * FROM unnest($1::text[], $2::bigint[], $3::text[]))
-        AND state = 'running' AND lease_until > {NOW} ORDER BY id FOR SHARE""",
-        [lease.run_id for lease in leases],
-        [lease.fence for lease in leases],
-        [lease.owner for lease in leases],
-    )
-    return {row["id"] for row in found}
-
-
-async def _begin(connection: Connection, new: NewRun) -> Lease:
-    conversation_id = new.conversation_id
-    messages: tuple[NewMessage, ...] = ()
-    again: Row | None = None
-    if new.idempotency is not None:
-        await keys.hold(connection, new.idempotency)
-        again = await keys.retry_of(connection, new.idempotency, new.now)
-    if again is not None:
-        conversation_id = again["conversation_id"]
-    elif new.create and new.message is not None:
-        await conversations.insert(connection, conversation_id, new.now, new.parent_id, new.temporary)
-    fence = await _take(connection, conversation_id, new.now)
-    if again is not None:
-        message_id = again["message_id"]
-    elif new.message is None:
-        message_id = await _paused_at(connection, conversation_id)
-    else:
-        message_id, messages = new.message.id, (new.message,)
-    await _insert(connection, new, conversation_id, fence, message_id)
-    await store_messages(connection, conversation_id, new.run_id, messages, new.now)
-    if new.idempotency is not None:
-        await keys.keep(connection, new.idempotency, new.run_id, conversation_id, new.now)
-    return Lease(new.run_id, conversation_id, new.owner, fence, message_id)
-
-
-async def _take(connection: Connection, conversation_id: str, now: int) -> int:
-    """Lock the conversation, end a run of it whose owner is gone, and return a new fencing number."""
-    fence = await connection.fetchval(
-        "UPDATE conversations SET fence = fence + 1 WHERE id = $1 RETURNING fence", conversation_id
-    )
-    if fence is None:
-        raise NoConversation(conversation_id)
-    # A writer may hold the row just as its lease ends: then the conversation is busy for a moment more.
-    stale = await connection.fetch(
-        f"""SELECT * FROM runs WHERE conversation_id = $1 AND state = 'running' AND lease_until <= {NOW}
-        FOR UPDATE SKIP LOCKED""",
-        conversation_id,
-    )
-    for row in stale:
-        await _cut_off(connection, row, now)
-    running = await connection.fetchval(
-        "SELECT 1 FROM runs WHERE conversation_id = $1 AND state = 'running'", conversation_id
-    )
-    if running is not None:
-        raise ConversationBusy(conversation_id)
-    return int(fence)
-
-
-async def _insert(
-    connection: Connection, new: NewRun, conversation_id: str, fence: int, message_id: str
-) -> None:
-    await connection.execute(
-        f"""INSERT INTO runs (id, conversation_id, state, fence, lease_owner, lease_until, message_id,
-            created_at, model) VALUES ($1, $2, 'running', $3, $4, {NOW} + $5::bigint, $6, $7, $8)""",
-        new.run_id,
-        conversation_id,
-        fence,
-        new.owner,
-        new.lease_ms,
-        message_id,
-        new.now,
-        new.model,
-    )
-
-
-async def _paused_at(connection: Connection, conversation_id: str) -> str:
-    """Return the message that the conversation's paused run answers; raises Conflict.
-
-    A run that went on after a pause and failed can be gone on with again: it answers the same message.
-    """
-    row = await connection.fetchrow(PAUSED, conversation_id)
-    if row is None or row["state"] == RunState.SUCCESS or not row["paused"]:
-        raise Conflict(f"Conversation {conversation_id} is not paused", code="not_paused")
-    return str(row["message_id"])
-
-
-async def store_messages(
-    connection: Connection,
-    conversation_id: str,
-    run_id: str | None,
-    messages: Sequence[NewMessage],
-    now: int,
-) -> None:
-    """Append messages to a conversation inside a transaction; ``run_id`` None: no run said them."""
-    if not messages:
-        return
-    visible = sum(message.text is not None for message in messages)
-    following = await connection.fetchval(
-        """UPDATE conversations SET next_seq = next_seq + $2, message_count = message_count + $3,
-        last_activity = greatest(last_activity, $4) WHERE id = $1 RETURNING next_seq""",
-        conversation_id,
-        len(messages),
-        visible,
-        now,
-    )
-    first = following - len(messages)
-    await connection.executemany(
-        """INSERT INTO messages (conversation_id, seq, id, run_id, role, sender, sender_name, text, blocks,
-            created_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)""",
-        [
-            (
-                conversation_id,
-                first + offset,
-                message.id,
-                run_id,
-                message.role,
-                message.sender,
-                message.sender_name,
-                message.text,
-                jsons.dumps(message.blocks),
-                now,
-            )
-            for offset, message in enumerate(messages)
-        ],
-    )
-
-
-async def _record(connection: Connection, run_id: str, events: Iterable[Event], now: int) -> None:
-    await connection.executemany(
-        """INSERT INTO run_events (run_id, seq, name, data, created_at) VALUES ($1, $2, $3, $4, $5)
-        ON CONFLICT DO NOTHING""",
-        [(run_id, event.seq, event.name, jsons.dumps(event.data), now) for event in events],
-    )
-
-
-async def _cut_off(connection: Connection, row: Row, now: int) -> None:
-    """End a run whose owner is gone, and tell whoever follows its events."""
-    ending = cut_off(row)
-    await connection.execute(
-        """UPDATE runs SET state = 'error', finished_at = $2, error = $3, code = $4, answer = $5
-        WHERE id = $1""",
-        row["id"],
-        now,
-        ending.error,
-        ending.code,
-        jsons.dumps(ending.answer),
-    )
-    last = await connection.fetchval("SELECT max(seq) FROM run_events WHERE run_id = $1", row["id"])
-    await _record(connection, row["id"], ending.events(last), now)
-    unsettled = Spending(microdollars=row["reserved_microdollars"], unsettled_tokens=row["reserved_tokens"])
-    await usage.count(connection, row["conversation_id"], unsettled, now, runs=1)

@@ -10,7 +10,6 @@ import anyio.lowlevel
 from shared.errors import Conflict, Duplicate, LeaseLost, NoConversation
 from shared.models import Page, Task, TaskRun, TaskRunState, TaskStatus
 from shared.store import rows, task_rows
-from shared.store.contract import TaskMetrics
 from shared.store.postgres import conversations, task_claims
 from shared.store.postgres.database import FOREIGN_KEY_VIOLATION, UNIQUE_VIOLATION, Database
 from shared.store.postgres.driver import Connection, is_server_error
@@ -20,6 +19,7 @@ from shared.store.postgres.runs import PostgresRuns
 from shared.store.postgres.task_claims import Claimant, Pause
 from shared.store.postgres.task_outcomes import end
 from shared.store.rows import Row
+from shared.store.task_contract import TaskMetrics
 from shared.store.task_endings import Claimed, Outcome
 
 COUNTED: Final = 10_000

@@ -14,7 +14,7 @@ from shared.store import channel_rows
 from shared.store.channel_rows import LONGEST_PAUSE_MS, SAID
 from shared.store.sqlite import chats
 from shared.store.sqlite.engine import Database
-from shared.store.sqlite.runs import store_messages
+from shared.store.sqlite.run_rows import store_messages
 
 ADD: Final = """INSERT INTO channel_deliveries
     (conversation_id, channel, chat_id, source, text, reply_to, draft_id, created_at)

@@ -6,10 +6,9 @@ import sqlite3
 from dataclasses import replace
 from typing import Final
 
-from shared import jsons
 from shared.compactions import Compaction
 from shared.errors import LeaseLost
-from shared.models import Lease, Spending, Usage
+from shared.models import Lease, Spending
 from shared.store import rows
 from shared.store.sqlite import usage
 from shared.store.sqlite.engine import Database
@@ -34,7 +33,7 @@ class SqliteCompactions:
                 "SELECT * FROM compactions WHERE conversation_id = ? ORDER BY number DESC LIMIT 1",
                 (conversation_id,),
             ).fetchone()
-            return None if row is None else _compaction(row)
+            return None if row is None else rows.compaction(row)
 
         return await self._db.read(work)
 
@@ -64,7 +63,7 @@ class SqliteCompactions:
                 ORDER BY number""",
                 (conversation_id,),
             )
-            return [_compaction(row) for row in found]
+            return [rows.compaction(row) for row in found]
 
         return await self._db.read(work)
 
@@ -97,21 +96,4 @@ def _insert(connection: sqlite3.Connection, conversation_id: str, made: Compacti
             rows.usage_text(made.usage),
             made.created_at,
         ),
-    )
-
-
-def _compaction(row: sqlite3.Row) -> Compaction:
-    return Compaction(
-        kind=row["kind"],
-        through_seq=row["through_seq"],
-        first_seq=row["first_seq"],
-        text=row["text"],
-        cut_through_seq=row["cut_through_seq"],
-        cut_chars=row["cut_chars"],
-        thinking_through_seq=row["thinking_through_seq"],
-        model=row["model"],
-        usage=Usage(**jsons.loads(row["usage"])),
-        number=row["number"],
-        created_at=row["created_at"],
-        archived=bool(row["archived"]),
     )

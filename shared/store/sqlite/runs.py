@@ -1,17 +1,12 @@
-"""Runs in SQLite: the lease, the steps, the events, the idempotency keys.
-
-Every statement of a run's writer names the run, its fencing number and its owner, and wants the lease to
-be alive: a host that was overtaken, or slept through its lease, changes nothing.
-"""
+"""Runs in SQLite: the lease, the steps, the events, the idempotency keys."""
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Sequence
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Any
 
 from shared import jsons
-from shared.errors import Conflict, ConversationBusy, LeaseLost, NoConversation
 from shared.models import (
     Event,
     Idempotency,
@@ -22,16 +17,21 @@ from shared.models import (
     Page,
     Run,
     RunEnd,
-    RunState,
     Spending,
 )
 from shared.store import rows
-from shared.store.cut_off import ACTED, AHEAD, cut_off
-from shared.store.sqlite import conversations, keys, usage
+from shared.store.cut_off import ACTED, AHEAD
+from shared.store.sqlite import keys, usage
 from shared.store.sqlite.engine import Database
 from shared.store.sqlite.lease_clock import lease_now
-
-HELD: Final = "id = ? AND fence = ? AND lease_owner = ? AND state = 'running' AND lease_until > ?"
+from shared.store.sqlite.run_begin import begin
+from shared.store.sqlite.run_rows import (
+    cut_off_run,
+    hold,
+    is_held,
+    record_events,
+    store_messages,
+)
 
 
 class SqliteRuns:
@@ -42,12 +42,12 @@ class SqliteRuns:
 
     async def begin(self, new: NewRun) -> Lease:
         """Take the conversation's lease and store the first message, or leave no trace."""
-        return await self._db.write(lambda connection: _begin(connection, new))
+        return await self._db.write(lambda connection: begin(connection, new))
 
     async def renew(self, lease: Lease, lease_ms: int) -> None:
         """Prolong the lease; raises LeaseLost."""
         await self._db.write(
-            lambda connection: _hold(connection, lease, "lease_until = ?", lease_now() + lease_ms)
+            lambda connection: hold(connection, lease, "lease_until = ?", lease_now() + lease_ms)
         )
 
     async def append(
@@ -62,7 +62,7 @@ class SqliteRuns:
         """Store finished steps and what they spent; raises LeaseLost."""
 
         def work(connection: sqlite3.Connection) -> None:
-            _hold(
+            hold(
                 connection,
                 lease,
                 f"""effect_ahead = (effect_ahead & {ACTED}) | ?,
@@ -83,8 +83,8 @@ class SqliteRuns:
         def work(connection: sqlite3.Connection) -> set[str]:
             lost = set()
             for lease, events in told:
-                if _is_held(connection, lease):
-                    _record(connection, lease.run_id, events, now)
+                if is_held(connection, lease):
+                    record_events(connection, lease.run_id, events, now)
                 else:
                     lost.add(lease.run_id)
             return lost
@@ -102,7 +102,7 @@ class SqliteRuns:
         """End the run with its last messages and events, and give the lease back; raises LeaseLost."""
 
         def work(connection: sqlite3.Connection) -> None:
-            _hold(
+            hold(
                 connection,
                 lease,
                 "state = ?, finished_at = ?, model = ?, usage = ?, error = ?, code = ?, answer = ?",
@@ -115,7 +115,7 @@ class SqliteRuns:
                 jsons.dumps(end.answer),
             )
             store_messages(connection, lease.conversation_id, lease.run_id, messages, now)
-            _record(connection, lease.run_id, events, now)
+            record_events(connection, lease.run_id, events, now)
             usage.count(connection, lease.conversation_id, end.spending, now, runs=1)
 
         await self._db.write(work)
@@ -163,7 +163,7 @@ class SqliteRuns:
                 (lease_now(), all_but),
             ).fetchall()
             for row in stale:
-                _cut_off(connection, row, now)
+                cut_off_run(connection, row, now)
             return [row["id"] for row in stale]
 
         return await self._db.write(work)
@@ -217,147 +217,3 @@ class SqliteRuns:
             return None if row is None else rows.run(row)
 
         return await self._db.read(work)
-
-
-def _begin(connection: sqlite3.Connection, new: NewRun) -> Lease:
-    conversation_id = new.conversation_id
-    messages: tuple[NewMessage, ...] = ()
-    again = None if new.idempotency is None else keys.retry_of(connection, new.idempotency, new.now)
-    if again is not None:
-        conversation_id, message_id = again["conversation_id"], again["message_id"]
-    elif new.message is None:
-        message_id = _paused_at(connection, conversation_id)
-    else:
-        message_id, messages = new.message.id, (new.message,)
-    if new.create and messages:
-        conversations.insert(connection, conversation_id, new.now, new.parent_id, new.temporary)
-    _end_stale(connection, conversation_id, new.now)
-    fence = connection.execute(
-        "UPDATE conversations SET fence = fence + 1 WHERE id = ? RETURNING fence", (conversation_id,)
-    ).fetchone()
-    if fence is None:
-        raise NoConversation(conversation_id)
-    try:
-        connection.execute(
-            """INSERT INTO runs (id, conversation_id, state, fence, lease_owner, lease_until, message_id,
-                created_at, model) VALUES (?, ?, 'running', ?, ?, ?, ?, ?, ?)""",
-            (
-                new.run_id,
-                conversation_id,
-                fence[0],
-                new.owner,
-                lease_now() + new.lease_ms,
-                message_id,
-                new.now,
-                new.model,
-            ),
-        )
-    except sqlite3.IntegrityError as error:
-        raise ConversationBusy(conversation_id) from error
-    store_messages(connection, conversation_id, new.run_id, messages, new.now)
-    if new.idempotency is not None:
-        keys.keep(connection, new.idempotency, new.run_id, conversation_id, new.now)
-    return Lease(new.run_id, conversation_id, new.owner, fence[0], message_id)
-
-
-def _paused_at(connection: sqlite3.Connection, conversation_id: str) -> str:
-    """Return the message that the conversation's paused run answers; raises the reason there is none.
-
-    A run that went on after a pause and failed can be gone on with again: it answers the same message.
-    """
-    if connection.execute("SELECT 1 FROM conversations WHERE id = ?", (conversation_id,)).fetchone() is None:
-        raise NoConversation(conversation_id)
-    row = connection.execute(
-        """SELECT state, message_id, EXISTS (SELECT 1 FROM runs AS other WHERE other.state = 'paused'
-            AND other.conversation_id = runs.conversation_id AND other.message_id = runs.message_id
-            ) AS paused FROM runs WHERE conversation_id = ? ORDER BY number DESC LIMIT 1""",
-        (conversation_id,),
-    ).fetchone()
-    if row is not None and row["state"] == RunState.RUNNING:
-        raise ConversationBusy(conversation_id)
-    if row is None or row["state"] == RunState.SUCCESS or not row["paused"]:
-        raise Conflict(f"Conversation {conversation_id} is not paused", code="not_paused")
-    return str(row["message_id"])
-
-
-def _hold(connection: sqlite3.Connection, lease: Lease, assignments: str, *values: Any) -> None:
-    changed = connection.execute(
-        f"UPDATE runs SET {assignments} WHERE {HELD}",
-        (*values, lease.run_id, lease.fence, lease.owner, lease_now()),
-    ).rowcount
-    if changed != 1:
-        raise LeaseLost(lease.run_id)
-
-
-def store_messages(
-    connection: sqlite3.Connection,
-    conversation_id: str,
-    run_id: str | None,
-    messages: Sequence[NewMessage],
-    now: int,
-) -> None:
-    """Append messages to a conversation inside a transaction; ``run_id`` None: no run said them."""
-    if not messages:
-        return
-    visible = sum(message.text is not None for message in messages)
-    row = connection.execute(
-        """UPDATE conversations SET next_seq = next_seq + ?, message_count = message_count + ?,
-        last_activity = max(last_activity, ?) WHERE id = ? RETURNING next_seq""",
-        (len(messages), visible, now, conversation_id),
-    ).fetchone()
-    first = row[0] - len(messages)
-    connection.executemany(
-        """INSERT INTO messages (conversation_id, seq, id, run_id, role, sender, sender_name, text, blocks,
-            created_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)""",
-        [
-            (
-                conversation_id,
-                first + offset,
-                message.id,
-                run_id,
-                message.role,
-                message.sender,
-                message.sender_name,
-                message.text,
-                jsons.dumps(message.blocks),
-                now,
-            )
-            for offset, message in enumerate(messages)
-        ],
-    )
-
-
-def _is_held(connection: sqlite3.Connection, lease: Lease) -> bool:
-    """Look without writing: a row that is only looked at costs the volume nothing."""
-    statement = f"SELECT 1 FROM runs WHERE {HELD}"
-    values = (lease.run_id, lease.fence, lease.owner, lease_now())
-    return connection.execute(statement, values).fetchone() is not None
-
-
-def _record(connection: sqlite3.Connection, run_id: str, events: Iterable[Event], now: int) -> None:
-    connection.executemany(
-        "INSERT OR IGNORE INTO run_events (run_id, seq, name, data, created_at) VALUES (?, ?, ?, ?, ?)",
-        [(run_id, event.seq, event.name, jsons.dumps(event.data), now) for event in events],
-    )
-
-
-def _end_stale(connection: sqlite3.Connection, conversation_id: str, now: int) -> None:
-    stale = connection.execute(
-        "SELECT * FROM runs WHERE conversation_id = ? AND state = 'running' AND lease_until <= ?",
-        (conversation_id, lease_now()),
-    ).fetchall()
-    for row in stale:
-        _cut_off(connection, row, now)
-
-
-def _cut_off(connection: sqlite3.Connection, row: sqlite3.Row, now: int) -> None:
-    """End a run whose owner is gone, and tell whoever follows its events."""
-    ending = cut_off(row)
-    connection.execute(
-        "UPDATE runs SET state = 'error', finished_at = ?, error = ?, code = ?, answer = ? WHERE id = ?",
-        (now, ending.error, ending.code, jsons.dumps(ending.answer), row["id"]),
-    )
-    unsettled = Spending(microdollars=row["reserved_microdollars"], unsettled_tokens=row["reserved_tokens"])
-    usage.count(connection, row["conversation_id"], unsettled, now, runs=1)
-    last = connection.execute("SELECT max(seq) FROM run_events WHERE run_id = ?", (row["id"],)).fetchone()[0]
-    _record(connection, row["id"], ending.events(last), now)

@@ -11,13 +11,13 @@ import anyio.lowlevel
 from shared.errors import Conflict, Duplicate, LeaseLost, NoConversation
 from shared.models import Page, Task, TaskRun, TaskRunState, TaskStatus
 from shared.store import rows, task_rows
-from shared.store.contract import TaskMetrics
 from shared.store.sqlite import conversations, task_claims
 from shared.store.sqlite.engine import Database
 from shared.store.sqlite.lease_clock import lease_now
 from shared.store.sqlite.runs import SqliteRuns
 from shared.store.sqlite.task_claims import Claimant, Pause
 from shared.store.sqlite.task_outcomes import end
+from shared.store.task_contract import TaskMetrics
 from shared.store.task_endings import Claimed, Outcome
 
 COUNTED: Final = 10_000

@@ -1,0 +1,94 @@
+"""How a run begins in PostgreSQL: it takes its conversation's lease and stores the first message."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from shared.errors import Conflict, ConversationBusy, NoConversation
+from shared.models import Lease, NewMessage, NewRun, RunState
+from shared.store.postgres import conversations, keys
+from shared.store.postgres.driver import Connection
+from shared.store.postgres.lease_clock import NOW
+from shared.store.postgres.run_rows import cut_off_run, store_messages
+from shared.store.rows import Row
+
+PAUSED: Final = """SELECT state, message_id, EXISTS (SELECT 1 FROM runs AS other WHERE other.state = 'paused'
+        AND other.conversation_id = runs.conversation_id AND other.message_id = runs.message_id
+    ) AS paused FROM runs WHERE conversation_id = $1 ORDER BY number DESC LIMIT 1"""
+
+
+async def begin(connection: Connection, new: NewRun) -> Lease:
+    """Take the lease inside a transaction; raises as the contract's ``begin`` does."""
+    conversation_id = new.conversation_id
+    messages: tuple[NewMessage, ...] = ()
+    again: Row | None = None
+    if new.idempotency is not None:
+        await keys.hold(connection, new.idempotency)
+        again = await keys.retry_of(connection, new.idempotency, new.now)
+    if again is not None:
+        conversation_id = again["conversation_id"]
+    elif new.create and new.message is not None:
+        await conversations.insert(connection, conversation_id, new.now, new.parent_id, new.temporary)
+    fence = await _take(connection, conversation_id, new.now)
+    if again is not None:
+        message_id = again["message_id"]
+    elif new.message is None:
+        message_id = await _paused_at(connection, conversation_id)
+    else:
+        message_id, messages = new.message.id, (new.message,)
+    await _insert(connection, new, conversation_id, fence, message_id)
+    await store_messages(connection, conversation_id, new.run_id, messages, new.now)
+    if new.idempotency is not None:
+        await keys.keep(connection, new.idempotency, new.run_id, conversation_id, new.now)
+    return Lease(new.run_id, conversation_id, new.owner, fence, message_id)
+
+
+async def _take(connection: Connection, conversation_id: str, now: int) -> int:
+    """Lock the conversation, end a run of it whose owner is gone, and return a new fencing number."""
+    fence = await connection.fetchval(
+        "UPDATE conversations SET fence = fence + 1 WHERE id = $1 RETURNING fence", conversation_id
+    )
+    if fence is None:
+        raise NoConversation(conversation_id)
+    # A writer may hold the row just as its lease ends: then the conversation is busy for a moment more.
+    stale = await connection.fetch(
+        f"""SELECT * FROM runs WHERE conversation_id = $1 AND state = 'running' AND lease_until <= {NOW}
+        FOR UPDATE SKIP LOCKED""",
+        conversation_id,
+    )
+    for row in stale:
+        await cut_off_run(connection, row, now)
+    running = await connection.fetchval(
+        "SELECT 1 FROM runs WHERE conversation_id = $1 AND state = 'running'", conversation_id
+    )
+    if running is not None:
+        raise ConversationBusy(conversation_id)
+    return int(fence)
+
+
+async def _insert(
+    connection: Connection, new: NewRun, conversation_id: str, fence: int, message_id: str
+) -> None:
+    await connection.execute(
+        f"""INSERT INTO runs (id, conversation_id, state, fence, lease_owner, lease_until, message_id,
+            created_at, model) VALUES ($1, $2, 'running', $3, $4, {NOW} + $5::bigint, $6, $7, $8)""",
+        new.run_id,
+        conversation_id,
+        fence,
+        new.owner,
+        new.lease_ms,
+        message_id,
+        new.now,
+        new.model,
+    )
+
+
+async def _paused_at(connection: Connection, conversation_id: str) -> str:
+    """Return the message that the conversation's paused run answers; raises Conflict.
+
+    A run that went on after a pause and failed can be gone on with again: it answers the same message.
+    """
+    row = await connection.fetchrow(PAUSED, conversation_id)
+    if row is None or row["state"] == RunState.SUCCESS or not row["paused"]:
+        raise Conflict(f"Conversation {conversation_id} is not paused", code="not_paused")
+    return str(row["message_id"])

@@ -1,0 +1,115 @@
+"""What the writers of runs share in PostgreSQL: the held row, messages, events, an end without an owner.
+
+Every statement of a run's writer names the run, its fencing number and its owner, and wants the lease to be
+alive by the database's clock: a host that was overtaken, or slept through its lease, changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+from shared import jsons
+from shared.errors import LeaseLost
+from shared.models import Event, Lease, NewMessage, Spending
+from shared.store.cut_off import cut_off
+from shared.store.postgres import usage
+from shared.store.postgres.driver import Connection
+from shared.store.postgres.lease_clock import NOW
+from shared.store.rows import Row
+
+HELD: Final = f"id = $1 AND fence = $2 AND lease_owner = $3 AND state = 'running' AND lease_until > {NOW}"
+
+
+async def hold(connection: Connection, lease: Lease, assignments: str, *values: Any) -> None:
+    """Write into the run's row, which stays locked until the end; raises LeaseLost."""
+    row = await connection.fetchrow(
+        f"UPDATE runs SET {assignments} WHERE {HELD} RETURNING id",
+        lease.run_id,
+        lease.fence,
+        lease.owner,
+        *values,
+    )
+    if row is None:
+        raise LeaseLost(lease.run_id)
+
+
+async def those_held(connection: Connection, leases: Sequence[Lease]) -> set[str]:
+    """Return which of the leases are alive; nobody overtakes those until the transaction ends."""
+    found = await connection.fetch(
+        f"""SELECT id FROM runs WHERE (id, fence, lease_owner) IN
+            (SELECT * FROM unnest($1::text[], $2::bigint[], $3::text[]))
+        AND state = 'running' AND lease_until > {NOW} ORDER BY id FOR SHARE""",
+        [lease.run_id for lease in leases],
+        [lease.fence for lease in leases],
+        [lease.owner for lease in leases],
+    )
+    return {row["id"] for row in found}
+
+
+async def store_messages(
+    connection: Connection,
+    conversation_id: str,
+    run_id: str | None,
+    messages: Sequence[NewMessage],
+    now: int,
+) -> None:
+    """Append messages to a conversation inside a transaction; ``run_id`` None: no run said them."""
+    if not messages:
+        return
+    visible = sum(message.text is not None for message in messages)
+    following = await connection.fetchval(
+        """UPDATE conversations SET next_seq = next_seq + $2, message_count = message_count + $3,
+        last_activity = greatest(last_activity, $4) WHERE id = $1 RETURNING next_seq""",
+        conversation_id,
+        len(messages),
+        visible,
+        now,
+    )
+    first = following - len(messages)
+    await connection.executemany(
+        """INSERT INTO messages (conversation_id, seq, id, run_id, role, sender, sender_name, text, blocks,
+            created_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)""",
+        [
+            (
+                conversation_id,
+                first + offset,
+                message.id,
+                run_id,
+                message.role,
+                message.sender,
+                message.sender_name,
+                message.text,
+                jsons.dumps(message.blocks),
+                now,
+            )
+            for offset, message in enumerate(messages)
+        ],
+    )
+
+
+async def record_events(connection: Connection, run_id: str, events: Iterable[Event], now: int) -> None:
+    """Store events of a run; one that is there already stays as it is."""
+    await connection.executemany(
+        """INSERT INTO run_events (run_id, seq, name, data, created_at) VALUES ($1, $2, $3, $4, $5)
+        ON CONFLICT DO NOTHING""",
+        [(run_id, event.seq, event.name, jsons.dumps(event.data), now) for event in events],
+    )
+
+
+async def cut_off_run(connection: Connection, row: Row, now: int) -> None:
+    """End a run whose owner is gone, and tell whoever follows its events."""
+    ending = cut_off(row)
+    await connection.execute(
+        """UPDATE runs SET state = 'error', finished_at = $2, error = $3, code = $4, answer = $5
+        WHERE id = $1""",
+        row["id"],
+        now,
+        ending.error,
+        ending.code,
+        jsons.dumps(ending.answer),
+    )
+    last = await connection.fetchval("SELECT max(seq) FROM run_events WHERE run_id = $1", row["id"])
+    await record_events(connection, row["id"], ending.events(last), now)
+    unsettled = Spending(microdollars=row["reserved_microdollars"], unsettled_tokens=row["reserved_tokens"])
+    await usage.count(connection, row["conversation_id"], unsettled, now, runs=1)
