@@ -147,8 +147,7 @@ async def open_host(settings: Settings, owner: str, stop: Callable[[str], None])
             background.start_soon(_scheduler(host).run)
         background.start_soon(_warm, host)
         background.start_soon(keep_tidy, host.store)
-        if host.store.several_hosts:
-            background.start_soon(keep_recovering, host.store, settings.lease_ms)
+        background.start_soon(keep_recovering, host.store, settings.lease_ms)
         host.ready = True
         yield host
         host.ready = False

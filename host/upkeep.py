@@ -32,13 +32,16 @@ async def keep_tidy(store: Store) -> None:
 
 
 async def keep_recovering(store: Store, lease_ms: int) -> None:
-    """End the runs of hosts that died, for ever: at the latest a sixth of a lease after theirs ran out."""
+    """End the runs that nobody serves, for ever: at the latest a sixth of a lease after theirs ran out.
+
+    Their hosts died, or could not store how they ended.
+    """
     while True:
         await anyio.sleep(lease_ms / 6000)
         try:
             ended = await store.runs.recover(now_ms())
         except Exception:
-            logger.exception("Dead hosts' runs could not be looked for; the next round tries again")
+            logger.exception("Runs without a host could not be looked for; the next round tries again")
             continue
         if ended:
-            logger.warning("Ended the runs of a host that stopped", extra={"runs": len(ended)})
+            logger.warning("Ended runs that nobody serves", extra={"runs": len(ended)})

@@ -47,6 +47,7 @@ class ChannelDoor:
         for message in messages:
             stored |= await self._one(message)
         if stored:
+            # Also when nothing is new: what an earlier try stored may not be on the volume yet.
             await self._parts.store.durable()
             self._wake()
 
@@ -57,8 +58,10 @@ class ChannelDoor:
         update = to_update(message)
         notice = await self._refusal(message, urgent=update.urgent)
         if notice is not None:
-            return await self._notify(message, notice)
-        await self._book.receive(self._rules.channel, [update], now_ms())
+            await self._notify(message, notice)
+        elif await self._book.receive(self._rules.channel, [update], now_ms()):
+            # Only now: a message that can't be stored yet is brought again and again until it is.
+            self._rate.count(message.sender.id)
         return True
 
     async def _refusal(self, message: Incoming, *, urgent: bool) -> str | None:
@@ -66,17 +69,16 @@ class ChannelDoor:
         self._moment = float(message.sent_at or now_ms())
         if self._rate.retry_after(message.sender.id) is not None:
             return TOO_OFTEN
-        self._rate.count(message.sender.id)
         if urgent:
             # Above all /stop, which makes the queue shorter.
             return None
         waiting = await self._book.waiting(self._rules.channel, message.chat_id)
         return TOO_MANY if waiting >= MOST_WAITING else None
 
-    async def _notify(self, message: Incoming, notice: str) -> bool:
+    async def _notify(self, message: Incoming, notice: str) -> None:
         """Say once a minute that something was left out."""
         if self._notices.retry_after(message.chat_id) is not None:
-            return False
+            return
         self._notices.count(message.chat_id)
         now = now_ms()
         sender = message.sender
@@ -84,7 +86,6 @@ class ChannelDoor:
         home = await self._book.enter(chat, now)
         saying = Saying(f"notice:{cleaned(message.update_id)}", notice)
         await self._book.say(self._rules.channel, message.chat_id, home, saying, now)
-        return True
 
     def _turn_away(self, message: Incoming) -> None:
         self._turned_away += 1

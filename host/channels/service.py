@@ -23,6 +23,7 @@ State = Literal["ok", "retrying", "off"]
 
 FIRST_PAUSE_S: Final = 1.0
 LONGEST_PAUSE_S: Final = 60.0
+CLOSE_WITHIN_S: Final = 5.0
 
 LoadChannel = Callable[[], Awaitable[Channel]]
 
@@ -92,8 +93,7 @@ class ChannelService:
                 await self._receive(name, channel, door)
         finally:
             del self._running[name]
-            with anyio.CancelScope(shield=True):
-                await channel.aclose()
+            await _close(name, channel)
 
     async def _receive(self, name: str, channel: Channel, door: ChannelDoor) -> None:
         """Let the channel bring messages for ever; after a failure it begins again."""
@@ -125,6 +125,15 @@ class ChannelService:
             },
             exc_info=None if known else error,
         )
+
+
+async def _close(name: str, channel: Channel) -> None:
+    """Let a channel close its connections; one that fails at it, or never ends, holds up nothing."""
+    try:
+        with anyio.move_on_after(CLOSE_WITHIN_S, shield=True):
+            await channel.aclose()
+    except Exception:
+        logger.exception("A channel could not be closed", extra={"channel": name})
 
 
 def _wake(turns: Turns, deliveries: Deliveries) -> None:

@@ -23,6 +23,7 @@ from shared.store.contract import Store
 
 logger = logging.getLogger("picoclaw.runs")
 
+FAILED: Final = "The run failed inside the host."
 FINISH_WITHIN_S: Final = 30.0
 """A run that ended has this long to be stored."""
 
@@ -96,7 +97,7 @@ class ActiveRun:
             self._fail(error)
         except Exception:
             logger.exception("A run failed inside the host", extra={"run_id": self.lease.run_id})
-            self._fail(PicoError("The run failed inside the host."))
+            self._fail(PicoError(FAILED))
         finally:
             self.log.close()
             self._ended.set()
@@ -124,6 +125,12 @@ class ActiveRun:
                 return ending
             except PicoError as error:
                 return Ending(error.message, code=error.code)
+            except LeaseLost:
+                raise
+            except Exception:
+                # It ends like any other run: without an end in the store it would seem to go on.
+                logger.exception("A run failed inside the host", extra={"run_id": self.lease.run_id})
+                return Ending(FAILED)
             return None
         if timer.cancelled_caught and self._reason is None:
             return TimedOut(f"The run was stopped after {self._limit_ms} ms; its finished steps are kept.")

@@ -274,6 +274,9 @@ class RunService:
                 asked = await self._store.runs.cancels_asked(self._owner)
             except PicoError:
                 continue
+            except Exception:
+                logger.exception("Cancelled runs could not be looked for")
+                continue
             for run_id in asked:
                 if run_id in self._active:
                     self._active[run_id].stop(Cancelled(CANCELLED))

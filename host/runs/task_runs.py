@@ -210,8 +210,8 @@ class _Service:
             except LeaseLost:
                 self._run.stop(Overtaken())
                 return
-            except PicoError as error:
-                logger.warning("A claim could not be renewed yet: %s", error.message)
+            except Exception:
+                logger.exception("A claim could not be renewed yet", extra={"task_id": self._task.id})
 
 
 def _state(answer: dict[str, Any]) -> TaskRunState:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import sqlite3
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,22 @@ WRITE_AND_HANG = [
     {"text": "second", "hang": True},
 ]
 READ_AND_HANG = [{"tools": [{"name": "list_dir", "input": {}}]}, {"hang": True}]
+
+
+NO_STEP = """CREATE TRIGGER no_step BEFORE INSERT ON messages WHEN new.role = 'assistant' AND new.text IS NULL
+    BEGIN SELECT RAISE(ABORT, 'no step'); END"""
+NO_END = """CREATE TRIGGER no_end BEFORE UPDATE OF state ON runs WHEN new.state = 'success'
+    BEGIN SELECT RAISE(ABORT, 'no end'); END"""
+
+
+@contextlib.contextmanager
+def local_database(host: HostProcess) -> Iterator[sqlite3.Connection]:
+    """The host's database, as another program of the machine sees it."""
+    path = host.environment["LOCAL_DB_PATH"]
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("PRAGMA busy_timeout = 5000")
+        connection.execute("PRAGMA wal_autocheckpoint = 0")
+        yield connection
 
 
 def chat(client: httpx2.Client, message: str, **more: Any) -> dict[str, Any]:
@@ -334,3 +352,36 @@ def test_two_requests_with_one_key_at_once_are_one_run(host: HostProcess, model:
         thread.join(30)
     assert len({answer["run_id"] for answer in answers}) == 1
     assert asked(model, "asked-by-two") == 1
+
+
+@alone_on_the_store
+def test_a_run_that_fails_inside_the_host_has_ended_and_the_conversation_is_free(
+    make_host: MakeHost,
+) -> None:
+    host = make_host().start()
+    with host.client() as client, local_database(host) as database:
+        known = chat(client, "hello")["conversation_id"]
+        database.execute(NO_STEP)
+        message = directive(steps=[{"tools": [{"name": "list_dir", "input": {}}]}, {"text": "done"}])
+        failed = chat(client, message, conversation_id=known)
+        assert (failed["status"], failed["code"]) == ("error", "internal")
+        assert "no step" not in str(failed)
+        assert client.get(f"/chat/{known}").json()["status"] == "idle"
+        database.execute("DROP TRIGGER no_step")
+        assert chat(client, "again", conversation_id=known)["result"] == "echo: again"
+
+
+@alone_on_the_store
+def test_a_run_whose_end_could_not_be_stored_ends_with_its_lease(make_host: MakeHost) -> None:
+    host = make_host(settings={"LEASE_MS": "3000"}).start()
+    with host.client() as client, local_database(host) as database:
+        known = chat(client, "hello")["conversation_id"]
+        database.execute(NO_END)
+        body = {"message": "fails", "conversation_id": known}
+        assert client.post("/chat", json=body, headers={"Idempotency-Key": "k"}).status_code == 500
+        database.execute("DROP TRIGGER no_end")
+        # Whoever repeats the request hears of its end instead of waiting for ever.
+        answer = client.post("/chat", json=body, headers={"Idempotency-Key": "k"})
+        assert answer.status_code == 200
+        until(lambda: client.get(f"/chat/{known}").json()["status"] == "idle")
+        assert client.delete(f"/chat/{known}").status_code == 204
