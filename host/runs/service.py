@@ -13,15 +13,15 @@ import anyio
 from anyio.abc import TaskGroup
 
 from host.agent.endings import Cancelled, Overtaken, Stopped
-from host.agent.prompt import person_message
 from host.metrics import Metrics
 from host.rates import RateLimit
 from host.runs.events import follow, one_by_one
+from host.runs.new_run import new_run
 from host.runs.places import Places
 from host.runs.prices import Prices
 from host.runs.run import ActiveRun, Agent
 from host.runs.spec import RunSpec
-from shared.clock import iso, now_ms
+from shared.clock import now_ms
 from shared.errors import (
     ConversationBusy,
     Draining,
@@ -34,8 +34,7 @@ from shared.errors import (
     PicoError,
     TooManyRequests,
 )
-from shared.ids import CONVERSATION, MESSAGE, RUN, new_id
-from shared.models import Event, KeyedAnswer, NewMessage, NewRun, RunState
+from shared.models import Event, KeyedAnswer, RunState
 from shared.redact import Redactor
 from shared.store.contract import Store
 
@@ -138,7 +137,9 @@ class RunService:
     async def _begin(self, spec: RunSpec) -> ActiveRun:
         # A caller who leaves must not leave a lease behind that nobody serves.
         with anyio.CancelScope(shield=True):
-            lease = await self._store.runs.begin(self._new_run(spec))
+            lease = await self._store.runs.begin(
+                new_run(spec, owner=self._owner, lease_ms=self._limits.lease_ms, redactor=self._redactor)
+            )
             conversation = await self._store.conversations.get(lease.conversation_id)
         run = ActiveRun(
             self._store,
@@ -337,32 +338,6 @@ class RunService:
         if not self._store.volume_ok():
             what = "database cannot be reached" if self._store.several_hosts else "volume cannot be written"
             raise NotDurable(f"The store's {what}.", retry_after=5)
-
-    def _new_run(self, spec: RunSpec) -> NewRun:
-        now = now_ms()
-        conversation_id = spec.conversation_id or spec.new_conversation_id or new_id(CONVERSATION)
-        return NewRun(
-            run_id=spec.run_id or new_id(RUN),
-            conversation_id=conversation_id,
-            message=self._message(spec, now),
-            owner=self._owner,
-            now=now,
-            lease_ms=self._limits.lease_ms,
-            create=spec.conversation_id is None,
-            parent_id=spec.parent_id,
-            temporary=spec.temporary,
-            model=spec.model or "",
-            idempotency=spec.idempotency,
-        )
-
-    def _message(self, spec: RunSpec, now: int) -> NewMessage | None:
-        if spec.message is None:
-            return None
-        text = self._redactor.text(spec.message)
-        blocks = person_message(text, sender=spec.sender_name, time=iso(now))
-        if spec.preface:
-            blocks.insert(0, {"type": "text", "text": self._redactor.text(spec.preface)})
-        return NewMessage(new_id(MESSAGE), "user", blocks, text, spec.sender, spec.sender_name)
 
     def _limit_ms(self, spec: RunSpec) -> int:
         return min(spec.max_execution_ms or self._limits.max_execution_ms, self._limits.max_execution_ms)

@@ -1,0 +1,38 @@
+"""What the store is given to begin a run, of what was asked."""
+
+from __future__ import annotations
+
+from host.agent.prompt import person_message
+from host.runs.spec import RunSpec
+from shared.clock import iso, now_ms
+from shared.ids import CONVERSATION, MESSAGE, RUN, new_id
+from shared.models import NewMessage, NewRun
+from shared.redact import Redactor
+
+
+def new_run(spec: RunSpec, *, owner: str, lease_ms: int, redactor: Redactor) -> NewRun:
+    """Return the run with its ids; its message is stored without the secrets that the host knows."""
+    now = now_ms()
+    return NewRun(
+        run_id=spec.run_id or new_id(RUN),
+        conversation_id=spec.conversation_id or spec.new_conversation_id or new_id(CONVERSATION),
+        message=_message(spec, now, redactor),
+        owner=owner,
+        now=now,
+        lease_ms=lease_ms,
+        create=spec.conversation_id is None,
+        parent_id=spec.parent_id,
+        temporary=spec.temporary,
+        model=spec.model or "",
+        idempotency=spec.idempotency,
+    )
+
+
+def _message(spec: RunSpec, now: int, redactor: Redactor) -> NewMessage | None:
+    if spec.message is None:
+        return None
+    text = redactor.text(spec.message)
+    blocks = person_message(text, sender=spec.sender_name, time=iso(now))
+    if spec.preface:
+        blocks.insert(0, {"type": "text", "text": redactor.text(spec.preface)})
+    return NewMessage(new_id(MESSAGE), "user", blocks, text, spec.sender, spec.sender_name)
