@@ -10,8 +10,8 @@ from typing import Final
 from shared.clock import now_ms
 from shared.errors import InvalidInput
 from shared.ids import TOKEN, new_id
-from shared.models import Token
 from shared.store.contract import Store
+from shared.tokens import Token
 
 TOKEN_PREFIX: Final = b"pico_"
 """What a conversation's token begins with: nothing else is worth a look into the store."""

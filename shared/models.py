@@ -339,20 +339,6 @@ class TaskRun:
 
 
 @dataclass(frozen=True, slots=True)
-class Token:
-    """What a bearer of a conversation's token may be: that conversation, in the main role or not.
-
-    ``expires_at`` None: it lasts until it is revoked.
-    """
-
-    id: str
-    conversation_id: str
-    is_main: bool
-    created_at: int
-    expires_at: int | None
-
-
-@dataclass(frozen=True, slots=True)
 class Page(Generic[T]):
     """A page of a list and the cursor of the next one (None at the end)."""
 

@@ -14,10 +14,11 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from shared.errors import InvalidInput
+from shared.tasks import LONGEST_PROMPT
 
 SERVER_NAME: Final = "picoclaw"
 TEXT_LIMIT: Final = 32_000
-"""Longest message or prompt, in characters."""
+"""Longest message, in characters."""
 
 Schema = dict[str, Any]
 Id = Annotated[str, Field(max_length=200)]
@@ -65,7 +66,7 @@ Status = Literal["active", "paused", "completed", "failed"]
 class ScheduleTask(Arguments):
     """A new task."""
 
-    prompt: str = Field(min_length=1, max_length=TEXT_LIMIT, description=_PROMPT)
+    prompt: str = Field(min_length=1, max_length=LONGEST_PROMPT, description=_PROMPT)
     schedule_type: ScheduleType = Field(description=_TYPE)
     schedule_value: str = Field(min_length=1, max_length=200, description=_VALUE)
     context_mode: ContextMode = Field("isolated", description=_MODE)
@@ -100,7 +101,7 @@ class ListTaskRuns(TaskId):
 class UpdateTask(TaskId):
     """What to change; what is not given stays."""
 
-    prompt: str = Field("", max_length=TEXT_LIMIT, description=_PROMPT)
+    prompt: str = Field("", max_length=LONGEST_PROMPT, description=_PROMPT)
     schedule_type: ScheduleType | Literal[""] = Field("", description=_TYPE)
     schedule_value: str = Field("", max_length=200, description=_VALUE)
     timezone: str = Field("", max_length=100, description=_ZONE)

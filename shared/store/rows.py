@@ -18,9 +18,9 @@ from shared.models import (
     Page,
     Run,
     RunState,
-    Token,
     Usage,
 )
+from shared.tokens import Token
 
 T = TypeVar("T")
 

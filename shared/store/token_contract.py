@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from shared.models import Page, Token
+from shared.models import Page
+from shared.tokens import Token
 
 
 class Tokens(Protocol):

@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
 
+from benchmarks.cache import hit_ratio
 from tests.http.conftest import MakeHost, configure
 from tests.running import directive
 
 TURNS = 30
 WORDS = "We talked about the garden, the fence and the apple trees, and what they will need in spring. "
-
-
-def hit_ratio(answers: list[dict[str, Any]]) -> float:
-    used = Counter[str]()
-    for answer in answers:
-        used.update(answer["usage"])
-    read = used["cache_read_input_tokens"]
-    return read / (read + used["cache_creation_input_tokens"] + used["input_tokens"])
 
 
 def converse(client: httpx2.Client, messages: list[str]) -> list[dict[str, Any]]:

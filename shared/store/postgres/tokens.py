@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from shared.errors import NoConversation
-from shared.models import Page, Token
+from shared.models import Page
 from shared.store import rows
 from shared.store.postgres.database import FOREIGN_KEY_VIOLATION, Database
 from shared.store.postgres.driver import Connection, is_server_error
+from shared.tokens import Token
 
 
 class PostgresTokens:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import sqlite3
 
 from shared.errors import NoConversation
-from shared.models import Page, Token
+from shared.models import Page
 from shared.store import rows
 from shared.store.sqlite.engine import Database
+from shared.tokens import Token
 
 
 class SqliteTokens:
