@@ -14,6 +14,7 @@ from shared.models import (
     Event,
     HistoryEntry,
     Message,
+    NewMessage,
     Outbound,
     Page,
     Run,
@@ -57,6 +58,27 @@ def message(row: Row) -> Message:
         text=row["text"],
         created_at=row["created_at"],
     )
+
+
+def message_values(
+    conversation_id: str, run_id: str | None, messages: Sequence[NewMessage], first_seq: int, now: int
+) -> list[tuple[Any, ...]]:
+    """Return what is stored of new messages, in the order of the columns of every engine's INSERT."""
+    return [
+        (
+            conversation_id,
+            first_seq + offset,
+            message.id,
+            run_id,
+            message.role,
+            message.sender,
+            message.sender_name,
+            message.text,
+            jsons.dumps(message.blocks),
+            now,
+        )
+        for offset, message in enumerate(messages)
+    ]
 
 
 def history_entry(row: Row) -> HistoryEntry:

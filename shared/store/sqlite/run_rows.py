@@ -13,6 +13,7 @@ from typing import Any, Final
 from shared import jsons
 from shared.errors import LeaseLost
 from shared.models import Event, Lease, NewMessage, Spending
+from shared.store import rows
 from shared.store.cut_off import cut_off
 from shared.store.sqlite import usage
 from shared.store.sqlite.lease_clock import lease_now
@@ -57,21 +58,7 @@ def store_messages(
     connection.executemany(
         """INSERT INTO messages (conversation_id, seq, id, run_id, role, sender, sender_name, text, blocks,
             created_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)""",
-        [
-            (
-                conversation_id,
-                first + offset,
-                message.id,
-                run_id,
-                message.role,
-                message.sender,
-                message.sender_name,
-                message.text,
-                jsons.dumps(message.blocks),
-                now,
-            )
-            for offset, message in enumerate(messages)
-        ],
+        rows.message_values(conversation_id, run_id, messages, first, now),
     )
 
 
