@@ -164,14 +164,20 @@ def _converse(session: Chat, url: str) -> None:
             continue
         except EOFError:
             return
-        try:
-            if line.startswith("/"):
-                if not session.command(line):
-                    return
-            elif line:
-                session.say(line)
-        except HostFault as fault:
-            err.print(f"[red]{shown(str(fault))}[/]")
+        if not _obeyed(session, line):
+            return
+
+
+def _obeyed(session: Chat, line: str) -> bool:
+    """Do what a line says; return whether to go on."""
+    try:
+        if line.startswith("/"):
+            return session.command(line)
+        if line:
+            session.say(line)
+    except HostFault as fault:
+        err.print(f"[red]{shown(str(fault))}[/]")
+    return True
 
 
 def _prompt() -> PromptSession[str]:

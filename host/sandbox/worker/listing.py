@@ -80,15 +80,19 @@ def remove_folder(roots: Roots, arguments: Answer) -> Answer:
     with contextlib.suppress(Refused, FileNotFoundError), roots.directory(above or ".") as directory:
         folder = os.open(name, flags, dir_fd=directory)
         try:
-            with os.scandir(folder) as entries:
-                for entry in entries:
-                    with contextlib.suppress(IsADirectoryError):
-                        os.unlink(entry.name, dir_fd=folder)
+            _remove_files(folder)
         finally:
             os.close(folder)
         with contextlib.suppress(OSError):
             os.rmdir(name, dir_fd=directory)
     return {"text": f"ok: removed {path}"}
+
+
+def _remove_files(folder: int) -> None:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            with contextlib.suppress(IsADirectoryError):
+                os.unlink(entry.name, dir_fd=folder)
 
 
 def _line(name: str, status: os.stat_result) -> str:
