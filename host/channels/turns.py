@@ -64,6 +64,7 @@ class Turns:
     def __init__(self, channel: Channel, parts: ChannelParts, rules: Rules, *, delivered: Wake) -> None:
         self._channel = channel
         self._parts = parts
+        self._rules = rules
         self._name = rules.channel
         self._book = parts.store.channels
         self._commands = Commands(parts, rules)
@@ -103,13 +104,17 @@ class Turns:
         message = from_update(update)
         known = update.conversation_id if update.run_id else None
         turn = _Turn(update, message, known or await self._commands.home(message))
-        if not await self._command(turn):
+        if not self._rules.may_hear(message.chat, turn.conversation_id):
+            # The settings changed while it waited: whose answer nobody may hear may not ask either.
+            await self._settle(turn, None)
+        elif not await self._command(turn):
             await self._converse(turn)
 
     async def _command_at_once(self, update: Update) -> None:
         message = from_update(update)
         turn = _Turn(update, message, await self._commands.home(message))
-        if not await self._command(turn):
+        allowed = self._rules.may_hear(message.chat, turn.conversation_id)
+        if not (allowed and await self._command(turn)):
             await self._settle(turn, None)
 
     async def _command(self, turn: _Turn) -> bool:

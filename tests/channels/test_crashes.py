@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import time
 from functools import partial
@@ -9,6 +10,7 @@ from functools import partial
 from tests.channels.conftest import MakeHost
 from tests.channels.test_telegram import history
 from tests.fakes.bot_api import BotApi
+from tests.http.conftest import configure
 from tests.running import directive, until
 
 KILLS = 6
@@ -63,6 +65,31 @@ def test_a_run_that_may_have_had_an_effect_is_not_repeated(make_host: MakeHost, 
     until(own_api.texts)
     assert "⚠️" in own_api.texts()[0]
     assert (host.root / "memory" / "effects.txt").read_text() == "once\n"
+
+
+def test_what_waits_is_not_done_for_who_lost_the_right_to_ask(make_host: MakeHost, own_api: BotApi) -> None:
+    host = make_host(allow_from=[7, 8], owners=[8]).start()
+    own_api.say("/main", user=8)
+    until(lambda: own_api.texts(8))
+    for user in (7, 8):
+        own_api.say(directive("slow", text=f"secret {user}", delay_ms=4000), user=user)
+        own_api.say("/tasks", user=user)
+    own_api.say("and this")
+    until(lambda: own_api.called("sendChatAction", 7) and own_api.called("sendChatAction", 8))
+    until(lambda: own_api.pending() == 0)
+    host.kill()
+    said = own_api.texts(8)
+    config = json.loads((host.root / "home" / "config.json").read_text())
+    configure(
+        host, channels={"telegram": {**config["channels"]["telegram"], "allow_from": [8, 9], "owners": []}}
+    )
+    host.start()
+    own_api.say("hello", user=9)
+    own_api.say("hello", user=8)
+    until(lambda: own_api.texts(9) == ["echo: hello"])
+    until(lambda: own_api.texts(8)[len(said) :] == ["echo: hello"])
+    assert [message["role"] for message in history(host, "telegram:7")] == ["user"]
+    assert [message["role"] for message in history(host, "main")] == ["user"]
 
 
 def test_an_update_that_is_brought_again_is_not_answered_again(make_host: MakeHost, own_api: BotApi) -> None:
