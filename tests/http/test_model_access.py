@@ -155,7 +155,8 @@ def test_thinking_follows_the_settings_unless_the_request_says(
     make_host: MakeHost, model: ModelProcess
 ) -> None:
     defaults = {"thinking": True, "max_thinking_tokens": 2000, "max_tokens": 500}
-    host = configure(make_host(), agents={"defaults": defaults}).start()
+    older = {"CLAUDE_MODEL": "claude-3-7-sonnet"}
+    host = configure(make_host(settings=older), agents={"defaults": defaults}).start()
     with host.client() as client:
         chat(client, "hi")
         sent = model.requests()[-1]["body"]
