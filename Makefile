@@ -6,7 +6,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.stamp
 POSTGRES_TESTS := tests/contract tests/cluster
-HTTP_TESTS := $(addprefix tests/http/test_,budgets.py chat.py sse.py tasks.py)
+HTTP_TESTS := $(addprefix tests/http/test_,chat.py tasks.py)
 LOCK := requirements/dev.lock
 EXTRAS := --extra telegram --extra postgres --extra otel --extra image
 COMPILE := --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate -q \
@@ -37,7 +37,7 @@ $(STAMP): $(LOCK) pyproject.toml
 # The sandbox's own tests want the machine for themselves: they count the processes that are left.
 APART := tests/attack tests/sandbox
 test: setup
-	$(PY) -m pytest -m "not slow" -n auto --maxprocesses 4 --dist loadfile $(APART:%=--ignore %)
+	$(PY) -m pytest -m "not slow" -n 3 --dist loadfile $(APART:%=--ignore %)
 	$(PY) -m pytest -m "not slow" $(APART)
 
 # The tests that want PostgreSQL (the others run on SQLite), on a server that is thrown away afterwards.
@@ -47,7 +47,7 @@ test-postgres: setup
 
 # Hosts on PostgreSQL answer as hosts on SQLite do; wants PICOCLAW_TEST_DATABASE_URL.
 test-http-postgres: setup
-	PICOCLAW_TEST_ENGINE=postgres $(PY) -m pytest $(HTTP_TESTS)
+	PICOCLAW_TEST_ENGINE=postgres $(PY) -m pytest -n 2 --dist loadfile $(HTTP_TESTS)
 
 # Three hosts on one PostgreSQL: killed and frozen every few seconds for five minutes, the database crashed once.
 chaos-cluster: setup

@@ -48,14 +48,12 @@ class Mode:
         return self.host_uid
 
 
-MODES = (
-    Mode("own uid", 0),
-    Mode("uid 1000, level 2", 1000, max_level=2),
-)
-"""The best that a machine gives, and what an unmodified container does: these run every time."""
+MODES = (Mode("own uid", 0),)
+"""What runs every time; the image's tests run the corpus as uid 1000 in an unmodified container."""
 
 RARE_MODES = (
     Mode("uid 1000", 1000),
+    Mode("uid 1000, level 2", 1000, max_level=2),
     Mode("own uid, level 2", 0, max_level=2),
     Mode("root's uid", 0, uid=0),
     Mode("root's uid, level 2", 0, uid=0, max_level=2),

@@ -63,7 +63,7 @@ async def test_the_typescript_client_is_served_in_both_eras(
     assert seen["refused"] == DENIED
 
 
-@pytest.mark.parametrize("package", ["mcp1", "fastmcp"])
+@pytest.mark.parametrize("package", ["mcp1", pytest.param("fastmcp", marks=pytest.mark.slow)])
 async def test_the_older_sdk_and_fastmcp_are_served(host: HostProcess, over: str, package: str) -> None:
     name = f"{package}-{over}"
     python = python_with(HERE / "python" / f"{package}.lock")

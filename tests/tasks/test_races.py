@@ -429,5 +429,5 @@ class TaskRacesOnPostgres(TaskRaces):
 
 TaskRaces.TestCase.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
 TestTaskRaces = TaskRaces.TestCase
-TaskRacesOnPostgres.TestCase.settings = settings(max_examples=25, stateful_step_count=30, deadline=None)
+TaskRacesOnPostgres.TestCase.settings = settings(max_examples=10, stateful_step_count=30, deadline=None)
 TestTaskRacesOnPostgres = needs_postgres(TaskRacesOnPostgres.TestCase)
