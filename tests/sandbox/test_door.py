@@ -84,9 +84,9 @@ async def test_a_command_that_outlives_its_time_is_stopped(tools: SandboxToolset
 
 
 async def test_what_a_command_leaves_running_is_gone(tools: SandboxToolset, ws: Path) -> None:
-    left = "(setsid sh -c 'echo $$ > pid; sleep 302.25' &) ; while ! test -s pid; do sleep 0.01; done; touch seen"
+    left = "(setsid sh -c 'echo $$ > pid; sleep 302.25' &) ; while ! test -s pid; do sleep 0.01; done"
     async with anyio.create_task_group() as group:
-        group.start_soon(run, tools, f"{left}; while test -e pid; do sleep 0.01; done")
+        group.start_soon(run, tools, f"{left}; touch seen; while test -e pid; do sleep 0.01; done")
         with anyio.fail_after(20):
             # Only then is the first loop over, which the end of the second would hold up for ever.
             while not (ws / "seen").exists():
