@@ -25,6 +25,8 @@ from tests.running import TOKEN, HostProcess, ModelProcess, directive, new_host,
 REPLY: Final = directive(deltas=["Hello ", "there, ", "this is ", "an answer."])
 HEADERS: Final = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
 ROUNDS: Final = 150
+SETTLED_S: Final = 4.0
+"""After a start, what loads behind it (the SDK) is there."""
 LOAD_TURNS: Final = 400
 MIB: Final = 1024 * 1024
 
@@ -42,13 +44,15 @@ def measure() -> dict[str, float]:
             Path(root) / "host", model.url, {"LOG_LEVEL": "warning", "MAX_CONCURRENT_RUNS": "256"}
         )
         figures["start to /health, first ever (ms)"] = start_ms(host)
+        time.sleep(SETTLED_S)
+        figures["memory, idle after the start (MiB PSS)"] = pss_mib(host)
         host.stop()
         figures["start to /health (ms)"] = start_ms(host)
         try:
             figures["start to first finished turn (ms)"] = figures["start to /health (ms)"] + timed(
                 lambda: turn(host, None)
             )
-            figures["memory, idle (MiB PSS)"] = pss_mib(host)
+            figures["memory, idle after the first turn (MiB PSS)"] = pss_mib(host)
             figures |= one_at_a_time(host, model)
             for conversations in (8, 64):
                 figures |= load(host, conversations)
