@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar, cast
+from uuid import UUID, uuid4
 
 import anyio
 
@@ -28,6 +29,10 @@ UNIQUE_VIOLATION: Final = "23505"
 FOREIGN_KEY_VIOLATION: Final = "23503"
 UNDONE: Final = ("40001", "40P01")
 """Serialisation failure and deadlock: the server undid the transaction, so it may be run again."""
+
+NOT_YET: Final = "22023"
+"""The state in which ``pg_xact_status`` refuses a transaction's number that lies in the future."""
+LEAVE_MARK: Final = "INSERT INTO commit_marks (mark) VALUES ($1) RETURNING pg_current_xact_id()::text"
 
 TRIES: Final = 8
 """How often a transaction is begun that the server undoes."""
@@ -55,9 +60,10 @@ class Place:
 class _Unknown(Exception):
     """The connection broke while a transaction was being committed."""
 
-    def __init__(self, xid: str | None, result: Any) -> None:
+    def __init__(self, xid: str | None, mark: UUID | None, result: Any) -> None:
         super().__init__("unknown")
         self.xid = xid
+        self.mark = mark
         self.result = result
 
 
@@ -88,6 +94,13 @@ class _Trials:
         if self.error is not None and is_away(self.error):
             return Unavailable("The database cannot be reached: try again", retry_after=2)
         return Unavailable("The database is busy: try again", retry_after=1)
+
+
+async def _fate(connection: Connection, unknown: _Unknown) -> tuple[str | None, bool]:
+    """Return what the server says of the transaction, then whether its mark is there."""
+    status = await connection.fetchval("SELECT pg_xact_status($1::text::xid8)", unknown.xid)
+    marked = await connection.fetchval("SELECT 1 FROM commit_marks WHERE mark = $1", unknown.mark)
+    return status, marked is not None
 
 
 class Database:
@@ -134,7 +147,7 @@ class Database:
                 try:
                     result = await attempt(work)
                 except _Unknown as unknown:
-                    if await self._has_committed(unknown.xid, trials.deadline):
+                    if await self._has_committed(unknown, trials.deadline):
                         return cast(T, unknown.result)
                 except Exception as error:
                     trials.failed(error)
@@ -171,7 +184,8 @@ class Database:
                         "SELECT set_config('picoclaw.token', $1, true)", self._place.token
                     )
                 result = await work(connection)
-                xid = await connection.fetchval("SELECT pg_current_xact_id()::text") if knowably else None
+                mark = uuid4() if knowably else None
+                xid = await connection.fetchval(LEAVE_MARK, mark) if knowably else None
             except BaseException:
                 with suppress(Exception):
                     await transaction.rollback()
@@ -180,27 +194,29 @@ class Database:
                 await transaction.commit()
             except Exception as error:
                 if is_away(error):
-                    raise _Unknown(xid, result) from error
+                    raise _Unknown(xid, mark, result) from error
                 raise
             return result
 
     async def _knowably(self, work: Work[T]) -> T:
         return await self._in_transaction(work, knowably=True)
 
-    async def _has_committed(self, xid: str | None, deadline: float) -> bool:
+    async def _has_committed(self, unknown: _Unknown, deadline: float) -> bool:
         """Return what became of a transaction; raises Unavailable when nobody can say."""
         self._note(away=True)
-        while xid is not None and monotonic_ms() < deadline:
+        while unknown.xid is not None and monotonic_ms() < deadline:
             try:
-                status = await self._plainly(
-                    lambda connection: connection.fetchval("SELECT pg_xact_status($1::text::xid8)", xid)
-                )
+                status, marked = await self._plainly(lambda connection: _fate(connection, unknown))
             except Exception as error:
+                # After a crash the server may not have come to this number yet: it never was on the disk.
+                if is_server_error(error, NOT_YET):
+                    return False
                 if not is_away(error):
                     raise
-                status = None
-            if status in ("committed", "aborted"):
-                return bool(status == "committed")
+            else:
+                # A crash may give the number to another transaction: only the mark tells whose it was.
+                if status in ("committed", "aborted"):
+                    return bool(status == "committed" and marked)
             await anyio.sleep(0.1)
         raise Unavailable(
             "The database went away while this was being stored; look before you try again", retry_after=2

@@ -303,7 +303,14 @@ FIRST: Final = (
     *tool_access.fixed_search_path("said()"),
 )
 
-STEPS: Final[tuple[tuple[str, ...], ...]] = (FIRST,)
+MARKS: Final = (
+    # Says of a transaction whose commit was not heard whether it was: a transaction's number may come again
+    # after a crash, its mark doesn't.
+    "CREATE TABLE commit_marks (mark UUID PRIMARY KEY, made_at TIMESTAMPTZ NOT NULL DEFAULT now())",
+    "CREATE INDEX commit_marks_made_at ON commit_marks (made_at)",
+)
+
+STEPS: Final[tuple[tuple[str, ...], ...]] = (FIRST, MARKS)
 """Statements of each migration, oldest first. A landed one is never edited; a change is a new one."""
 
 SCHEMA_VERSION: Final = len(STEPS)

@@ -46,6 +46,7 @@ class Pruner:
             self._keys,
             self._task_logs,
             self._orphans,
+            self._marks,
         ):
             if gone < limit:
                 gone += await self._db.write(self._alone(step, now, limit - gone))
@@ -93,6 +94,15 @@ class Pruner:
             now - self._keep.events_ms,
             limit,
         )
+
+    async def _marks(self, connection: Connection, now: int, limit: int) -> int:
+        # Nobody asks what became of a commit for longer than a run waits; the clock is the marks' own.
+        done = await connection.execute(
+            """DELETE FROM commit_marks WHERE mark IN (SELECT mark FROM commit_marks
+            WHERE made_at <= now() - interval '1 hour' ORDER BY made_at LIMIT $1)""",
+            limit,
+        )
+        return int(done.split()[-1])
 
     async def _keys(self, connection: Connection, now: int, limit: int) -> int:
         return await _deleted(
