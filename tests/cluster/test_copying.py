@@ -146,7 +146,7 @@ async def test_a_difference_is_found(volume: Path, database: str, tmp_path: Path
 async def test_both_engines_have_the_same_tables_and_columns(database: str, tmp_path: Path) -> None:
     target = Database(Place(database))
     await migrate(target)
-    own = {"tool_key", "schema_migrations", "counters"}
+    own = {"tool_key", "schema_migrations", "counters", "commit_marks"}
     rows = await target.read(
         lambda connection: connection.fetch(
             "SELECT table_name::text AS t, column_name::text AS c FROM information_schema.columns "
