@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from host.tools.base import ToolResult, ToolSpec
+from host.tools.base import ToolResult, ToolSpec, refused
 from shared.errors import PicoError
 
 NAME: Final = "approve_budget"
@@ -42,8 +42,7 @@ class Approvals:
             approval = Approval.model_validate(arguments)
             run_id = await self._resume(approval.conversation_id, approval.allow_tokens)
         except ValidationError as error:
-            fault = error.errors(include_url=False, include_input=False)[0]
-            return ToolResult(f"{'.'.join(map(str, fault['loc']))}: {fault['msg'].lower()}", is_error=True)
+            return refused(error)
         except PicoError as error:
             return ToolResult(error.message, is_error=True)
         return ToolResult(f"Conversation {approval.conversation_id} goes on as {run_id}.")

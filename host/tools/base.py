@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from pydantic import ValidationError
+
 
 @dataclass(frozen=True, slots=True)
 class ToolSpec:
@@ -57,3 +59,9 @@ class Toolset(Protocol):
     async def call(self, name: str, arguments: Mapping[str, Any]) -> ToolResult:
         """Run one tool. Faults come back as ``ToolResult(is_error=True)``; only cancellation raises."""
         ...
+
+
+def refused(error: ValidationError) -> ToolResult:
+    """Return the result of a call whose arguments are wrong: it names the first that is, never its value."""
+    fault = error.errors(include_url=False, include_input=False)[0]
+    return ToolResult(f"{'.'.join(map(str, fault['loc']))}: {fault['msg'].lower()}", is_error=True)

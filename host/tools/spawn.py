@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from host.tools.base import ToolResult, ToolSpec
+from host.tools.base import ToolResult, ToolSpec, refused
 
 SPAWN: Final = "spawn"
 LONGEST_TASK: Final = 64_000
@@ -49,8 +49,7 @@ class Spawn:
         try:
             task = Task.model_validate(arguments)
         except ValidationError as error:
-            fault = error.errors(include_url=False, include_input=False)[0]
-            return ToolResult(f"{'.'.join(map(str, fault['loc']))}: {fault['msg'].lower()}", is_error=True)
+            return refused(error)
         if not task.task.strip():
             return ToolResult("task: must not be blank", is_error=True)
         return await self._run(task)
