@@ -15,6 +15,7 @@ from typing import Final
 from . import namespaces, syscalls, tree
 from .config import Config
 from .frames import Channel, Closed, Frame
+from .grants import Stamp
 
 _END_S: Final = 3.0
 
@@ -30,6 +31,7 @@ class Child:
     job: int | None = None
     is_worker: bool = False
     used: float = 0.0
+    stamp: Stamp = ()
 
 
 class Children:

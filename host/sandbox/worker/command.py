@@ -66,15 +66,15 @@ class Process:
 
 
 class Prepared:
-    """A command-to-be, forked ahead: all but its workspace, its directory and its words are settled."""
+    """A command-to-be, forked ahead: all but its conversation, its directory and its words are settled."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, workspace: str) -> None:
         self._output, output_inside = os.pipe2(os.O_CLOEXEC)
         input_inside, self._input = os.pipe2(os.O_CLOEXEC)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         self._ours = ours
-        self._root = PrivateRoot(config) if config.namespaces else None
-        self._system = grants.Prebuilt(config, self._root.top if self._root else "")
+        self._root = PrivateRoot(config, workspace) if config.namespaces else None
+        self._system = grants.Prebuilt(config)
         reaper = os.getpid()
         self._pid = os.fork()
         if self._pid == 0:
@@ -104,7 +104,7 @@ class Prepared:
         process = Process(self._pid, self._pidfd, self._output, self._input, self._listener, writable)
         try:
             if self._root is not None:
-                self._root.enter(allowed)
+                self._root.show(place)
                 privileges.renounce()
             with (
                 paths.Roots(paths.root_paths(config, place)) as roots,

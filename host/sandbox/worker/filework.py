@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 
-from . import confine, files, grants, namespaces, privileges, survey
+from . import confine, files, namespaces, privileges, survey
 from .config import Config, Place
 from .frames import Channel, Closed, Frame
 from .paths import Refused, RootPath, Roots, root_paths
@@ -19,7 +19,7 @@ def serve(channel: Channel, config: Config, place: Place, supervisor: int) -> No
     known = root_paths(config, place)
     if needs_namespaces(config):
         namespaces.settle(config.inner_uid, config.inner_gid)
-        PrivateRoot(config).enter(grants.worker_grants(config, place))
+        PrivateRoot(config, place.workspace).show(place)
         privileges.renounce()
         confine.confine_worker(config, place, uid=None, gid=None)
     else:

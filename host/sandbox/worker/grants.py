@@ -118,6 +118,11 @@ def system_grants(config: Config) -> tuple[Grant, ...]:
 
 def worker_grants(config: Config, place: Place) -> list[Grant]:
     """Return what the file tools may touch."""
+    return [Grant(place.temporary, READ_WRITE), *shared_grants(config, place.workspace)]
+
+
+def shared_grants(config: Config, workspace: str) -> list[Grant]:
+    """Return what all conversations in a workspace may touch; globs are looked up now."""
     grants = [
         *(Grant(path, READ_WRITE, follow) for path, follow in expand(config.write_paths)),
         *(Grant(path, READ_EXECUTE, follow) for path, follow in expand(config.read_paths)),
@@ -126,8 +131,24 @@ def worker_grants(config: Config, place: Place) -> list[Grant]:
         grants.extend(_everything(READ_WRITE))
     elif config.allow_read_outside_workspace:
         grants.extend(_everything(READ_EXECUTE))
-    own = [Grant(place.workspace, READ_WRITE), Grant(place.temporary, READ_WRITE), *skill_grants(config)]
+    own = [Grant(workspace, READ_WRITE), *skill_grants(config)]
     return [*own, *(Grant(path, DEVICE) for path in DEVICES), *_outside_secrets(grants, config)]
+
+
+Stamp = tuple[tuple[str, int, int], ...]
+
+
+def stamp(config: Config, workspace: str) -> Stamp:
+    """Return what tells whether ``shared_grants`` are still the same files: mounts and rules hold inodes."""
+    return tuple(_identified(grant) for grant in shared_grants(config, workspace))
+
+
+def _identified(grant: Grant) -> tuple[str, int, int]:
+    try:
+        status = os.stat(grant.path, follow_symlinks=grant.follow)
+    except OSError:
+        return grant.path, 0, 0
+    return grant.path, status.st_dev, status.st_ino
 
 
 def skill_grants(config: Config) -> list[Grant]:
@@ -187,13 +208,13 @@ def _children(path: str) -> list[str]:
         return []
 
 
-def add_rules(ruleset: Ruleset, grants: Iterable[Grant], root: str = "") -> dict[str, tuple[int, int]]:
-    """Add a rule for each path that exists (below ``root``); returns device and inode, which rules hold."""
+def add_rules(ruleset: Ruleset, grants: Iterable[Grant]) -> dict[str, tuple[int, int]]:
+    """Add a rule for each path that exists; returns device and inode, which rules hold."""
     found: dict[str, tuple[int, int]] = {}
     for grant in grants:
         try:
             flags = os.O_PATH | os.O_CLOEXEC | (0 if grant.follow else os.O_NOFOLLOW)
-            descriptor = os.open(root + grant.path, flags)
+            descriptor = os.open(grant.path, flags)
         except OSError:
             continue
         try:
@@ -207,21 +228,18 @@ def add_rules(ruleset: Ruleset, grants: Iterable[Grant], root: str = "") -> dict
 
 
 class Prebuilt:
-    """A command's rule set with the system's part in it; the place comes with the request.
+    """A command's rule set with the system's part in it; the place comes with the request."""
 
-    ``root``: where a private root is being laid out; nothing in it is replaced later.
-    """
-
-    def __init__(self, config: Config, root: str = "") -> None:
+    def __init__(self, config: Config) -> None:
         self.allowed = list(system_grants(config))
-        self._fixed = bool(root)
+        self._fixed = config.namespaces  # nothing in a private root is replaced later
         self._ruleset: Ruleset | None = None
         self._known: dict[str, tuple[int, int]] = {}
         if config.landlock_abi:
             scopes = Scope.SIGNAL | Scope.ABSTRACT_UNIX_SOCKET
             network = not config.allow_network and not config.namespaces
             self._ruleset = Ruleset(config.landlock_abi, files=True, network=network, scopes=scopes)
-            self._known = add_rules(self._ruleset, self.allowed, root)
+            self._known = add_rules(self._ruleset, self.allowed)
 
     def complete(self, place: Iterable[Grant]) -> None:
         """Add the place's rules, and those of system files replaced meanwhile; then enforce all of it."""

@@ -1,29 +1,30 @@
 """A root of one's own: only what a command may reach has a name in it (mount_namespaces(7)).
 
-Made in two steps. What depends on no request is laid out ahead, in the reaper, below an empty directory; the
-conversation's own places come with the request, and then the old root is let go.
+Made in two steps. All but the conversation's private directory is laid out ahead, in the reaper, and entered:
+letting go of the old root waits for the kernel (an RCU grace period), which no request should. The private
+directory comes with the request.
 """
 
 # Descriptors and raw paths on purpose: pathlib can't work relative to a directory that is held open.
-# ruff: noqa: PTH103, PTH110, PTH114, PTH115, PTH120, PTH211
+# ruff: noqa: PTH102, PTH103, PTH110, PTH114, PTH115, PTH119, PTH120, PTH211
 
 from __future__ import annotations
 
 import contextlib
 import os
 import stat
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from typing import Final
 
 from . import grants, syscalls
-from .config import DEVICES, Config
+from .config import DEVICES, Config, Place
 from .grants import Grant
-from .landlock import READ, Access
+from .landlock import READ, READ_WRITE, Access
 from .syscalls import AT_EMPTY_PATH, AT_FDCWD, AT_RECURSIVE, AT_SYMLINK_NOFOLLOW
 
 ROOT: Final = "root"  # the empty directory's name, beside the private directories
+_PLACES_INSIDE: Final = "/.places"  # where all private directories are, until the one is shown
 SHARED_MEMORY_BYTES: Final = 64 << 20
 _SHARED_MEMORY_FILES: Final = 4096
 _ROOT_BYTES: Final = 1 << 20
@@ -72,40 +73,72 @@ def _covered(path: str, others: list[str]) -> bool:
 
 
 class PrivateRoot:
-    """The root of one command, below ``top`` until ``enter``."""
+    """The root of one command, entered when made; ``show`` adds what only the request tells."""
 
-    def __init__(self, config: Config) -> None:
-        """Lay out what is known ahead. Raises ``OSError`` where the kernel does not allow it."""
-        self.top = f"{config.temporary}/{ROOT}"
+    def __init__(self, config: Config, workspace: str) -> None:
+        """Lay out what is known ahead, and let go of the old root. Raises ``OSError`` where the kernel does
+        not allow it.
+        """
+        self._top = f"{config.temporary}/{ROOT}"
         syscalls.mount(None, "/", None, _REC | _PRIVATE, None)
         size = f"mode=755,size={_ROOT_BYTES},nr_inodes=4096"
-        syscalls.mount("root", self.top, "tmpfs", _NOSUID | _NODEV, size)
+        syscalls.mount("root", self._top, "tmpfs", _NOSUID | _NODEV, size)
         ahead = layout(config)
         for path in ahead.bound:
             self._bind(Grant(path, READ), _FILES)
         for path, target in ahead.links:
             self._make_parent(path)
             with contextlib.suppress(FileExistsError):
-                os.symlink(target, f"{self.top}{path}")
+                os.symlink(target, f"{self._top}{path}")
         self._own_file_systems()
+        for grant in sorted(grants.shared_grants(config, workspace), key=lambda g: g.path):
+            if grant.path not in DEVICES:
+                self._bind(grant, _PLACES if grant.access & Access.WRITE_FILE else _FILES)
+        self._gather_places(config.temporary)
+        self._enter()
+
+    def _gather_places(self, directory: str) -> None:
+        """Show all private directories in one place that the command will not see; keep what covers it."""
+        os.mkdir(f"{self._top}{_PLACES_INSIDE}", 0o755)
+        self._cover = syscalls.open_tree(AT_FDCWD, f"{self._top}{_PLACES_INSIDE}", _OPEN_TREE_CLONE)
+        self._bind(Grant(directory, READ_WRITE), _PLACES, at=_PLACES_INSIDE, below=0)
+
+    def _enter(self) -> None:
+        os.chdir(self._top)
+        syscalls.pivot_root(".", ".")
+        syscalls.umount2(".", _DETACH)
+        os.chdir("/")
+        self._top = ""
+
+    def show(self, place: Place) -> None:
+        """Add a conversation's private directory, hide those of others, and make the root read-only.
+
+        A cover is as good as unmounting here, and doesn't wait for the kernel: names lead to what lies on
+        top, and nobody holds anything below.
+        """
+        private = f"{_PLACES_INSIDE}/{os.path.basename(place.temporary)}"
+        self._bind(Grant(private, READ_WRITE, follow=False), _PLACES, at=place.temporary)
+        syscalls.move_mount(self._cover, _PLACES_INSIDE, _MOVE_MOUNT_F_EMPTY_PATH)
+        os.close(self._cover)
+        syscalls.mount_setattr(AT_FDCWD, "/", 0, _RDONLY)
 
     def _own_file_systems(self) -> None:
         for name in ("/proc", "/dev/shm", "/dev/pts", "/tmp", "/run", "/var/tmp"):  # noqa: S108 - names inside
-            os.makedirs(f"{self.top}{name}", 0o755, exist_ok=True)
+            os.makedirs(f"{self._top}{name}", 0o755, exist_ok=True)
         plain = _NOSUID | _NODEV | _NOEXEC
-        syscalls.mount("proc", f"{self.top}/proc", "proc", plain | _RDONLY, None)
+        syscalls.mount("proc", f"{self._top}/proc", "proc", plain | _RDONLY, None)
         if os.getuid() == 0:  # root's files in /proc are its own, capabilities or not
             for name in _KERNELS_OWN:
-                self._hide(f"{self.top}/proc/{name}")
+                self._hide(f"{self._top}/proc/{name}")
         shared = f"mode=1777,size={SHARED_MEMORY_BYTES},nr_inodes={_SHARED_MEMORY_FILES}"
-        syscalls.mount("shm", f"{self.top}{grants.SHARED_MEMORY}", "tmpfs", plain, shared)
+        syscalls.mount("shm", f"{self._top}{grants.SHARED_MEMORY}", "tmpfs", plain, shared)
         terminals = "newinstance,ptmxmode=0666,mode=620"
-        syscalls.mount("devpts", f"{self.top}/dev/pts", "devpts", _NOSUID | _NOEXEC, terminals)
+        syscalls.mount("devpts", f"{self._top}/dev/pts", "devpts", _NOSUID | _NOEXEC, terminals)
         for device in (*DEVICES, "/dev/full", "/dev/tty"):
             if os.path.exists(device):
                 self._bind(Grant(device, READ), _DEVICES)
         for name, target in _STREAMS:
-            os.symlink(target, f"{self.top}/dev/{name}")
+            os.symlink(target, f"{self._top}/dev/{name}")
 
     def _hide(self, path: str) -> None:
         if os.path.exists(path):
@@ -116,21 +149,9 @@ class PrivateRoot:
             finally:
                 os.close(tree)
 
-    def enter(self, places: Iterable[Grant]) -> None:
-        """Add what a conversation may reach, make the root read-only, and let go of the old one."""
-        for grant in sorted(places, key=lambda g: g.path):
-            if grant.path not in DEVICES:
-                writable = grant.access & Access.WRITE_FILE
-                self._bind(grant, _PLACES if writable else _FILES)
-        syscalls.mount_setattr(AT_FDCWD, self.top, 0, _RDONLY)
-        os.chdir(self.top)
-        syscalls.pivot_root(".", ".")
-        syscalls.umount2(".", _DETACH)
-        os.chdir("/")
-
-    def _bind(self, grant: Grant, attributes: int) -> None:
-        """Show a file or directory, with what is mounted below it, at the same path inside."""
-        how = AT_RECURSIVE | _OPEN_TREE_CLONE | (0 if grant.follow else AT_SYMLINK_NOFOLLOW)
+    def _bind(self, grant: Grant, attributes: int, at: str = "", below: int = AT_RECURSIVE) -> None:
+        """Show a file or directory, with what is mounted ``below`` it (or 0), at its path or ``at`` one."""
+        how = below | _OPEN_TREE_CLONE | (0 if grant.follow else AT_SYMLINK_NOFOLLOW)
         try:
             tree = syscalls.open_tree(AT_FDCWD, grant.path, how)
         except FileNotFoundError:
@@ -138,14 +159,14 @@ class PrivateRoot:
         try:
             mode = os.fstat(tree).st_mode
             if not stat.S_ISLNK(mode):
-                self._make_target(grant.path, is_directory=stat.S_ISDIR(mode))
+                self._make_target(at or grant.path, is_directory=stat.S_ISDIR(mode))
                 syscalls.mount_setattr(tree, "", AT_EMPTY_PATH | AT_RECURSIVE, attributes)
-                syscalls.move_mount(tree, f"{self.top}{grant.path}", _MOVE_MOUNT_F_EMPTY_PATH)
+                syscalls.move_mount(tree, f"{self._top}{at or grant.path}", _MOVE_MOUNT_F_EMPTY_PATH)
         finally:
             os.close(tree)
 
     def _make_target(self, path: str, *, is_directory: bool) -> None:
-        target = f"{self.top}{path}"
+        target = f"{self._top}{path}"
         if is_directory:
             os.makedirs(target, 0o755, exist_ok=True)
             return
@@ -154,4 +175,4 @@ class PrivateRoot:
             os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o444))
 
     def _make_parent(self, path: str) -> None:
-        os.makedirs(os.path.dirname(f"{self.top}{path}"), 0o755, exist_ok=True)
+        os.makedirs(os.path.dirname(f"{self._top}{path}"), 0o755, exist_ok=True)

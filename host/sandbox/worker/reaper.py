@@ -27,13 +27,13 @@ _NOTIFICATIONS_PER_TURN: Final = 64
 _WATCH_SHARE: Final = 4  # watching many processes takes at most a quarter of one processor
 
 
-def reap(channel: Channel, config: Config, supervisor: int) -> None:
+def reap(channel: Channel, config: Config, workspace: str, supervisor: int) -> None:
     """Give up rights, wait for a request, run it, answer, and end."""
     gc.disable()  # short-lived, and collecting touches pages that are shared until then
     privileges.no_new_privileges()
     try:
         scoped = _enter(config, supervisor)
-        prepared = command.Prepared(config)
+        prepared = command.Prepared(config, workspace)
     except (OSError, confine.ScopeUnproven) as error:
         channel.receive()
         channel.send({"fault": f"the confinement could not be prepared: {error!r}"})

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
-from . import filework, privileges, probe, reaper, starting
+from . import filework, grants, privileges, probe, reaper, starting
 from .children import Child, Children
 from .frames import Channel, Closed, Frame, close_all
 from .jobs import Job, Jobs
@@ -61,6 +61,7 @@ class Supervisor:
     def run(self) -> None:
         """Configure from the first frame, then serve until the host closes; ends everything below."""
         first = self._host.receive()
+        self._workspace: str = first["workspace"]
         try:
             self._configure(first)
             self._loop()
@@ -73,12 +74,12 @@ class Supervisor:
         self._config, reason = starting.configure(frame)
         self._places = Places(self._config)
         starting.precompute(self._config)
-        report = self._self_test(frame["workspace"])
+        report = self._self_test()
         if self._config.namespaces and report["level"] < probe.NAMESPACES:
             reason = starting.why(report)
             self._config = replace(self._config, namespaces=False)
             starting.precompute(self._config)
-            report = self._self_test(frame["workspace"])
+            report = self._self_test()
         if reason:
             report["missing"].append(f"namespaces ({reason})")
         self._host.send({"ready": report})
@@ -86,9 +87,9 @@ class Supervisor:
         self._warm_up()
         self._places.remove_abandoned()
 
-    def _self_test(self, workspace: str) -> Frame:
+    def _self_test(self) -> Frame:
         try:
-            child = self._fork_reaper()
+            child = self._fork_reaper(self._workspace)
         except OSError as error:
             return probe.judge(self._config, {"fault": f"no process could be started: {error}"})
         waiting = select.poll()
@@ -96,7 +97,7 @@ class Supervisor:
         try:
             with socket.create_server(("127.0.0.1", 0)) as listening:
                 port = listening.getsockname()[1]
-                child.channel.send(probe.request(self._config, self._places, workspace, port))
+                child.channel.send(probe.request(self._config, self._places, self._workspace, port))
                 ended = waiting.poll(2 * probe.TIMEOUT_MS)
             answer = child.channel.receive() if ended else {"fault": "the self-test did not end"}
         except Closed:
@@ -206,7 +207,7 @@ class Supervisor:
 
     def _start_command(self, frame: Frame) -> Child:
         place = self._places.of(frame["conversation"], frame["workspace"])
-        child = self._warm.pop() if self._warm else self._fork_reaper()
+        child = self._reaper_for(place.workspace)
         child.conversation = frame["conversation"]
         fields: Frame = {name: frame[name] for name in REQUESTED if name in frame}
         request = {**fields, "workspace": place.workspace, "temporary": place.temporary}
@@ -228,16 +229,29 @@ class Supervisor:
         child.job = self._jobs.add(frame["conversation"], frame["command"], child.channel.fileno())
         self._host.queue({"id": frame["id"], "ok": {"job": child.job}})
 
-    def _reap(self, channel: Channel) -> None:
-        reaper.reap(channel, self._config, self._pid)
+    def _reaper_for(self, workspace: str) -> Child:
+        """Return a warm one if what it was warmed for is still there, else a new one."""
+        stamp = grants.stamp(self._config, workspace)
+        for child in list(self._warm):
+            if child.stamp == stamp:
+                self._warm.remove(child)
+                return child
+            if workspace == self._workspace:
+                self._drop(child)
+        return self._fork_reaper(workspace)
 
-    def _fork_reaper(self) -> Child:
-        return self._children.fork(self._reap, self._config)
+    def _fork_reaper(self, workspace: str) -> Child:
+        stamp = grants.stamp(self._config, workspace)
+        child = self._children.fork(
+            lambda channel: reaper.reap(channel, self._config, workspace, self._pid), self._config
+        )
+        child.stamp = stamp
+        return child
 
     def _warm_up(self) -> None:
         with contextlib.suppress(OSError):  # no process to be had at this moment: the next turn tries again
             while len(self._warm) < WARM_REAPERS:
-                self._warm.append(self._fork_reaper())
+                self._warm.append(self._fork_reaper(self._workspace))
 
     def _cancel(self, frame: Frame) -> None:
         for child in self._children:
