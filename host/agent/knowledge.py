@@ -1,8 +1,8 @@
 """What the agent knows at the beginning of a turn: persona, memory, skills, read anew when they changed.
 
-The workspace is looked at through the sandbox's door, in one round trip per turn. The operator's own
-directories, where no agent can write, are looked at in this process by the same code, which follows no link
-out of them. Both cost a stamp per turn as long as nothing changed.
+The workspace is looked at through the sandbox's door, in one round trip. The operator's own directories,
+where no agent can write, are looked at in this process by the same code, which follows no link out of them.
+Both cost a stamp as long as nothing changed, and next to nothing where the kernel tells that nothing did.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any, Final
 import anyio
 import anyio.to_thread
 
+from host.agent.watch import Watch
 from host.sandbox.sandbox import SandboxFault
 from host.sandbox.worker.paths import Refused, RootPath, Roots
 from host.sandbox.worker.survey import SKILL_FILE, survey
@@ -68,7 +69,8 @@ class Wanted:
     """One directory: whose it is, how to look at it, and what in it counts.
 
     ``texts`` are names of which the first that exists counts, and a limit in bytes. ``skills`` is the
-    directory of skills in it (None: none), ``path`` how tools name that.
+    directory of skills in it (None: none), ``path`` how tools name that. ``directory`` is where it lies;
+    ``agents_write`` says that names in it may be agents', which this process doesn't follow.
     """
 
     tier: Tier
@@ -76,6 +78,8 @@ class Wanted:
     texts: Sequence[tuple[Sequence[str], int]] = ()
     skills: str | None = None
     path: str = ""
+    directory: Path | None = None
+    agents_write: bool = False
 
 
 class Knowledge:
@@ -97,6 +101,8 @@ class Knowledge:
                 [(PERSONA_FILES, PERSONA_LIMIT), ((MEMORY_FILE,), MEMORY_LIMIT)],
                 FOLDER,
                 FOLDER,
+                workspace_dir,
+                agents_write=True,
             )
         )
         self._org = _Directory(_organisation(org_dir))
@@ -105,7 +111,8 @@ class Knowledge:
         if inside is None:
             self._shelves.append(_Directory(_shelf("user", skills_dir)))
         elif inside != FOLDER:
-            self._shelves.append(_Directory(Wanted("user", workspace, (), inside, inside)))
+            wanted = Wanted("user", workspace, (), inside, inside, workspace_dir, agents_write=True)
+            self._shelves.append(_Directory(wanted))
         self._shelves.append(self._workspace)
         self._known = Known()
         self._made_of: list[object] = []
@@ -142,6 +149,10 @@ class _Directory:
     def __init__(self, wanted: Wanted) -> None:
         self._wanted = wanted
         self._stamp = ""
+        self._watch = Watch()
+        self._taken = 0  # which look's answer is here
+        self._covered = False  # whether what is watched is all that there is to see
+        self._watched = [] if wanted.directory is None else _places(wanted.directory, wanted.skills)
         self._texts: Sequence[Text | None] = [None] * len(wanted.texts)
         self.shelf = Shelf(wanted.tier, wanted.path, ())
 
@@ -152,10 +163,14 @@ class _Directory:
     def forget(self) -> None:
         """Let the next look read everything."""
         self._stamp = ""
+        self._watch.begin(())
 
     async def refresh(self) -> None:
         """Look; what cannot be looked at for the moment stays as it was."""
-        wanted = self._wanted
+        if self._watch.quiet():
+            return
+        wanted, watched = self._wanted, self._watched
+        begun = self._watch.begin(watched)
         texts = [{"names": list(names), "limit": limit + 1} for names, limit in wanted.texts]
         asked = self._asked(texts, wanted.skills) | {"known": self._stamp}
         try:
@@ -163,8 +178,16 @@ class _Directory:
         except (SandboxFault, Refused, OSError) as fault:
             logger.warning("What the agent knows could not be read again: %s", type(fault).__name__)
             return
-        if "texts" not in answer:
-            return
+        if begun < self._taken:
+            return  # another look began later and ended sooner
+        self._taken = begun
+        if "texts" in answer:
+            self._take(answer)
+        if self._covered and watched == self._watched:
+            self._watch.seen(begun)
+
+    def _take(self, answer: Mapping[str, Any]) -> None:
+        wanted = self._wanted
         self._stamp = str(answer.get("stamp", ""))
         found = _listed(answer["texts"])
         limits = [limit for _, limit in wanted.texts]
@@ -172,6 +195,16 @@ class _Directory:
         self._texts += [None] * (len(limits) - len(self._texts))
         files = tuple(map(_skill_file, _listed(answer.get("skills"))))
         self.shelf = Shelf(wanted.tier, wanted.path, files, _number(answer.get("more")))
+        folders = [file.folder for file in files]
+        self._covered = wanted.directory is not None and not answer.get("links") and not self.shelf.left_out
+        if wanted.directory is None or wanted.skills is None:
+            return
+        places = _places(wanted.directory, wanted.skills)
+        if wanted.agents_write:
+            self._covered = self._covered and not folders
+        else:
+            places += [places[-1] / folder for folder in folders]
+        self._watched = places
 
     async def read(self, path: str, limit: int) -> Text | None:
         """Read one file below the directory of skills."""
@@ -188,6 +221,10 @@ class _Directory:
         return {"texts": texts, "skills": skills, "most": MOST_SKILLS, "limit": _HEAD}
 
 
+def _places(directory: Path, skills: str | None) -> list[Path]:
+    return [directory] if skills in (None, ".") else [directory, directory / skills]
+
+
 def _organisation(directory: Path | None) -> Wanted:
     if directory is None:
         return Wanted("org", _nothing, [(PERSONA_FILES, PERSONA_LIMIT)])
@@ -197,11 +234,12 @@ def _organisation(directory: Path | None) -> Wanted:
         [(PERSONA_FILES, PERSONA_LIMIT)],
         FOLDER,
         str(directory / FOLDER),
+        directory,
     )
 
 
 def _shelf(tier: Tier, directory: Path) -> Wanted:
-    return Wanted(tier, directly(directory), (), ".", str(directory))
+    return Wanted(tier, directly(directory), (), ".", str(directory), directory)
 
 
 def directly(directory: Path, *, hard_links: bool = True) -> Look:

@@ -34,8 +34,8 @@ def survey(roots: Roots, arguments: Answer) -> Answer:
     ``skills`` a directory or None, ``most`` how many of its folders are looked at (in the order of their
     names), ``limit`` how many bytes of each SKILL.md are read.
     Answer: ``texts`` in their order, each ``{name, text, size}``, ``{name, fault}`` or None; ``skills`` with
-    ``{folder, text, size}`` or ``{folder, fault}``; ``more`` is how many folders were left out. A stamp is
-    empty while what it covers has just been changed.
+    ``{folder, text, size}`` or ``{folder, fault}``; ``more`` is how many folders were left out; ``links``
+    whether a link leads to any of it. A stamp is empty while what it covers has just been changed.
     """
     directory = arguments["skills"]
     with contextlib.ExitStack() as held:
@@ -50,14 +50,16 @@ def survey(roots: Roots, arguments: Answer) -> Answer:
             for name in folders
         ]
         stamp = _stamp(roots, looks)
-    if stamp and stamp == arguments["known"]:
-        return {"stamp": stamp}
+        if stamp and stamp == arguments["known"]:
+            return {"stamp": stamp}
+        places = [(top, directory or ".")] + [(at, name) for at, name, _ in looks if at >= 0]
+        links = bool(linked) or any(_leads_on(at, name) for at, name in places)
     texts = [_first(roots, wanted["names"], wanted["limit"]) for wanted in arguments["texts"]]
     skills = [
         {"folder": _sayable(folder)} | _content(roots, _skill_path(directory, folder), arguments["limit"])
         for folder in folders
     ]
-    return {"stamp": stamp, "texts": texts, "skills": skills, "more": more}
+    return {"stamp": stamp, "texts": texts, "skills": skills, "more": more, "links": links}
 
 
 def _held(roots: Roots, directory: str | None, held: contextlib.ExitStack) -> int:
@@ -84,6 +86,12 @@ def _is_link(shelf: int, name: str) -> bool:
     with contextlib.suppress(OSError):
         return stat.S_ISLNK(os.stat(name, dir_fd=shelf, follow_symlinks=False).st_mode)
     return True
+
+
+def _leads_on(directory: int, name: str) -> bool:
+    with contextlib.suppress(OSError):
+        return stat.S_ISLNK(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode)
+    return False
 
 
 def _skill_path(directory: str, folder: str) -> str:
