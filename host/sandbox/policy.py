@@ -12,7 +12,7 @@ DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds on one command and on file workers, sizes in bytes (docs/limits.md: what happens then)."""
+    """Bounds on one command and on what waits for the next, in bytes (docs/limits.md: what happens then)."""
 
     processes: int = 512
     memory: int = 1 << 30
@@ -20,7 +20,8 @@ class Limits:
     file_size: int = 1 << 30
     open_files: int = 4096
     output: int = 64 << 10
-    worker_idle_s: float = 600.0
+    worker_idle_s: float = 120.0
+    reaper_idle_s: float = 30.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -208,6 +208,7 @@ def _ending(ended: Any, status: Any, ms: Any) -> str:
         "memory": "stopped: memory limit reached",
         "processes": "stopped: too many processes",
         "cancelled": "stopped: cancelled",
+        "launcher": "stopped: the sandbox ended",
     }
     return f"[{sentences.get(str(ended), 'stopped')}, {ms} ms]"
 

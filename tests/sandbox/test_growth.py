@@ -10,7 +10,8 @@ import psutil
 import pytest
 
 from host.sandbox import Limits, Sandbox, SandboxPolicy
-from host.sandbox.worker.supervisor import MAX_WORKERS, WARM_REAPERS
+from host.sandbox.worker.reapers import WARM
+from host.sandbox.worker.supervisor import MAX_WORKERS
 from host.tools.sandbox_tools import SandboxToolset
 
 SHORT = 120
@@ -54,7 +55,7 @@ async def run_many(sandbox: Sandbox, times: int) -> None:
 @pytest.mark.parametrize("times", [SHORT, pytest.param(FULL, marks=pytest.mark.slow)])
 async def test_many_runs_leave_no_zombie_no_descriptor_and_no_memory(sandbox: Sandbox, times: int) -> None:
     await run_many(sandbox, 40)
-    most = CALLERS + 2 * WARM_REAPERS
+    most = CALLERS + 2 * WARM + 2 * CALLERS  # workers, reapers that wait for anybody or for one conversation
     await settled(sandbox, most)
     ours, theirs = psutil.Process(), supervisor(sandbox)
     descriptors = ours.num_fds(), theirs.num_fds()
@@ -80,7 +81,7 @@ async def test_the_worker_idle_longest_makes_room(sandbox: Sandbox) -> None:
     for number in range(MAX_WORKERS + 8):
         result = await sandbox.toolset(f"conv-{number}").call("read_file", {"path": "ok.txt"})
         assert not result.is_error
-    await settled(sandbox, MAX_WORKERS + 2 * WARM_REAPERS)
+    await settled(sandbox, MAX_WORKERS + 2 * WARM)
     assert not (await sandbox.toolset("conv-0").call("read_file", {"path": "ok.txt"})).is_error
 
 
@@ -88,5 +89,5 @@ async def test_a_worker_that_nobody_needs_is_ended(ws: Path) -> None:
     async with Sandbox(SandboxPolicy(workspace=ws, limits=Limits(worker_idle_s=0.2))) as sandbox:
         for number in range(3):
             await sandbox.toolset(f"conv-{number}").call("read_file", {"path": "ok.txt"})
-        await settled(sandbox, 2 * WARM_REAPERS)
+        await settled(sandbox, 2 * WARM)
         assert not (await sandbox.toolset("conv-0").call("read_file", {"path": "ok.txt"})).is_error

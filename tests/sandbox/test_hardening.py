@@ -33,8 +33,9 @@ async def test_many_runs_leave_no_process_behind(sandbox: Sandbox) -> None:
         async with anyio.create_task_group() as group:
             for each in tools:
                 group.start_soon(caller, each)
-        while len(below(sandbox)) > 4 or any(p.status() == "zombie" for p in below(sandbox)):
-            await anyio.sleep(0.02)  # two reapers wait ahead, each with its command to be
+        # two reapers wait ahead and one for each conversation, each with its launcher
+        while len(below(sandbox)) > 12 or any(p.status() == "zombie" for p in below(sandbox)):
+            await anyio.sleep(0.02)
 
 
 async def test_many_conversations_have_a_worker_each(sandbox: Sandbox, ws: Path) -> None:
@@ -94,8 +95,8 @@ async def test_when_a_reaper_dies_its_command_is_ended_and_the_call_answered(
 
     async def kill_it() -> None:
         pids.append(await started("305.25"))
-        reaper = psutil.Process(pids[0]).parent()
-        assert reaper is not None
+        assert sandbox._process is not None
+        [reaper] = [p for p in psutil.Process(pids[0]).parents() if p.ppid() == sandbox._process.pid]
         reaper.kill()
 
     with anyio.fail_after(20):
@@ -112,7 +113,7 @@ async def test_when_a_worker_dies_the_next_call_has_a_fresh_one(
 ) -> None:
     await tools.call("read_file", {"path": "ok.txt"})
     for process in below(sandbox):
-        with contextlib.suppress(psutil.NoSuchProcess):  # a reaper's command to be goes with it
+        with contextlib.suppress(psutil.NoSuchProcess):  # a reaper's launcher goes with it
             process.kill()
     with anyio.fail_after(10):
         while (await tools.call("read_file", {"path": "ok.txt"})).is_error:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from . import namespaces, syscalls, tree
-from .config import Config
+from .config import Config, Place
 from .frames import Channel, Closed, Frame
 from .grants import Stamp
 
@@ -32,6 +32,7 @@ class Child:
     is_worker: bool = False
     used: float = 0.0
     stamp: Stamp = ()
+    place: Place | None = None
 
 
 class Children:
@@ -50,12 +51,16 @@ class Children:
         """Return who speaks through a descriptor."""
         return self._known.get(descriptor)
 
-    def fork(self, role: Callable[[Channel], None], inside: Config | None = None) -> Child:
-        """Fork a child that plays ``role``; in namespaces of its own with ``inside``. Raises ``OSError``."""
+    def fork(
+        self, role: Callable[[Channel], None], inside: Config | None = None, processes: int = 0
+    ) -> Child:
+        """Fork a child that plays ``role``; in namespaces of its own with ``inside``, that of ``processes``
+        (CLONE_NEWPID) among them. Raises ``OSError``.
+        """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         with theirs:
             try:
-                pid = _fork(inside)
+                pid = _fork(inside, processes)
             except OSError:
                 ours.close()
                 raise
@@ -127,10 +132,10 @@ class Children:
         self.end_orphans()
 
 
-def _fork(inside: Config | None) -> int:
+def _fork(inside: Config | None, processes: int) -> int:
     if inside is None or not inside.namespaces:
         return os.fork()
-    kinds = namespaces.flags(network=inside.allow_network)
+    kinds = namespaces.flags(network=inside.allow_network) | processes
     return namespaces.fork_into(kinds, inside.inner_uid, inside.inner_gid)
 
 

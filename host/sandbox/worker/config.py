@@ -37,6 +37,7 @@ class Config:
     open_files: int
     output: int
     worker_idle_s: float
+    reaper_idle_s: float
     uid_processes: int
 
     @classmethod

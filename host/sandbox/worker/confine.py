@@ -51,7 +51,7 @@ def filter_kind(config: Config) -> seccomp.Kind:
     if config.allow_network:
         sockets = seccomp.Sockets.NETWORK
     blind = config.landlock_abi < 3 and not config.namespaces
-    return seccomp.Kind(sockets, metadata_mode(config), truncation=not blind)
+    return seccomp.Kind(sockets, metadata_mode(config), truncation=not blind, first=config.namespaces)
 
 
 def metadata_mode(config: Config) -> seccomp.Metadata:

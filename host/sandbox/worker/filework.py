@@ -19,7 +19,9 @@ def serve(channel: Channel, config: Config, place: Place, supervisor: int) -> No
     known = root_paths(config, place)
     if needs_namespaces(config):
         namespaces.settle(config.inner_uid, config.inner_gid)
-        PrivateRoot(config, place.workspace).show(place)
+        root = PrivateRoot(config, place.workspace)
+        root.enter()
+        root.show(place)
         privileges.renounce()
         confine.confine_worker(config, place, uid=None, gid=None)
     else:

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 MAX_FRAME: Final = 32 << 20  # bytes; a written file of 16 MiB fits escaped
 _HEADER: Final = struct.Struct(">I")
+_DESCRIPTOR: Final = struct.Struct("i")
 _CHUNK: Final = 256 << 10
 _MOST_DESCRIPTORS: Final = 16  # in one message; the kernel ends a read behind each message that carries any
 
@@ -96,11 +97,15 @@ class Channel:
             self._arrived.extend(self._decoder.feed(data))
         return self._arrived.pop(0)
 
-    def send(self, frame: Frame) -> None:
-        """Send a frame, waiting for room. Raises ``Closed``."""
+    def send(self, frame: Frame, descriptors: Sequence[int] = ()) -> None:
+        """Send a frame, waiting for room; ``descriptors`` go along. Raises ``Closed``."""
         self.socket.setblocking(True)
+        data = encode(frame)
         try:
-            self.socket.sendall(encode(frame))
+            if descriptors:
+                data = data[socket.send_fds(self.socket, [data], descriptors) :]
+            if data:  # who has it all may be gone already
+                self.socket.sendall(data)
         except OSError as error:
             raise Closed("end of stream") from error
 
@@ -127,9 +132,13 @@ class Channel:
     def _take(self) -> bytes:
         if not self.takes_descriptors:
             return self.socket.recv(_CHUNK)
-        flags = socket.MSG_CMSG_CLOEXEC
-        data, descriptors, _, _ = socket.recv_fds(self.socket, _CHUNK, _MOST_DESCRIPTORS, flags)
-        self._descriptors += descriptors
+        # not socket.recv_fds, which drops the flags
+        room = socket.CMSG_SPACE(_MOST_DESCRIPTORS * _DESCRIPTOR.size)
+        data, ancillary, _, _ = self.socket.recvmsg(_CHUNK, room, socket.MSG_CMSG_CLOEXEC)
+        for level, kind, content in ancillary:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                whole = len(content) - len(content) % _DESCRIPTOR.size
+                self._descriptors += [number for (number,) in _DESCRIPTOR.iter_unpack(content[:whole])]
         return data
 
     def queue(self, frame: Frame, descriptors: Sequence[int] = ()) -> None:

@@ -118,7 +118,12 @@ def system_grants(config: Config) -> tuple[Grant, ...]:
 
 def worker_grants(config: Config, place: Place) -> list[Grant]:
     """Return what the file tools may touch."""
-    return [Grant(place.temporary, READ_WRITE), *shared_grants(config, place.workspace)]
+    return [private_grant(place), *shared_grants(config, place.workspace)]
+
+
+def private_grant(place: Place) -> Grant:
+    """Return what only the place's conversation may touch."""
+    return Grant(place.temporary, READ_WRITE)
 
 
 def shared_grants(config: Config, workspace: str) -> list[Grant]:
@@ -227,11 +232,11 @@ def add_rules(ruleset: Ruleset, grants: Iterable[Grant]) -> dict[str, tuple[int,
     return found
 
 
-class Prebuilt:
-    """A command's rule set with the system's part in it; the place comes with the request."""
+class Domain:
+    """The Landlock rules of a room's commands, added to as more is known; enforced by each of them."""
 
     def __init__(self, config: Config) -> None:
-        self.allowed = list(system_grants(config))
+        self._allowed = system_grants(config)
         self._fixed = config.namespaces  # nothing in a private root is replaced later
         self._ruleset: Ruleset | None = None
         self._known: dict[str, tuple[int, int]] = {}
@@ -239,23 +244,33 @@ class Prebuilt:
             scopes = Scope.SIGNAL | Scope.ABSTRACT_UNIX_SOCKET
             network = not config.allow_network and not config.namespaces
             self._ruleset = Ruleset(config.landlock_abi, files=True, network=network, scopes=scopes)
-            self._known = add_rules(self._ruleset, self.allowed)
 
-    def complete(self, place: Iterable[Grant]) -> None:
-        """Add the place's rules, and those of system files replaced meanwhile; then enforce all of it."""
+    @property
+    def descriptors(self) -> list[int]:
+        """The rule set's, if there is one."""
+        return [] if self._ruleset is None else [self._ruleset.descriptor]
+
+    def furnish(self, shared: Iterable[Grant]) -> None:
+        """Allow the system's part, and what all conversations share."""
         if self._ruleset is not None:
-            add_rules(self._ruleset, [*self._replaced(), *place])
+            self._known = add_rules(self._ruleset, self._allowed)
+        self.add(shared)
+
+    def add(self, more: Iterable[Grant]) -> None:
+        """Allow more."""
+        if self._ruleset is not None:
+            add_rules(self._ruleset, more)
+
+    def renew(self) -> None:
+        """Allow system files that were replaced since."""
+        replaced = [] if self._fixed else [g for g in self._allowed if self._is_replaced(g.path)]
+        if self._ruleset is not None and replaced:
+            self._known |= add_rules(self._ruleset, replaced)
+
+    def enforce(self) -> None:
+        """Restrict the calling process, and all that it becomes."""
+        if self._ruleset is not None:
             self._ruleset.enforce()
-
-    def rehearse(self, place: Iterable[Grant]) -> None:
-        """Do what ``complete`` does, on a rule set that is thrown away."""
-        if self._ruleset is not None:
-            throwaway = Ruleset(1, files=True, network=False, scopes=Scope(0))
-            add_rules(throwaway, [*self._replaced(), *place])
-            throwaway.close()
-
-    def _replaced(self) -> list[Grant]:
-        return [] if self._fixed else [grant for grant in self.allowed if self._is_replaced(grant.path)]
 
     def _is_replaced(self, path: str) -> bool:
         try:
@@ -263,11 +278,6 @@ class Prebuilt:
         except OSError:
             return False
         return self._known.get(path) != (status.st_dev, status.st_ino)
-
-    def close(self) -> None:
-        """Close the rule set (in the process that does not use it)."""
-        if self._ruleset is not None:
-            self._ruleset.close()
 
 
 def owns_something_readable(grants: Iterable[Grant], uid: int) -> bool:

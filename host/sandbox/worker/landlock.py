@@ -93,7 +93,7 @@ class Ruleset:
         scoped = scopes if version >= 6 else Scope(0)
         attributes = struct.pack("QQQ", self._handled, net, scoped)
         size = 8 if version < 4 else 16 if version < 6 else 24
-        self._fd = syscalls.call(syscalls.LANDLOCK_CREATE_RULESET, attributes, size, 0)
+        self.descriptor = syscalls.call(syscalls.LANDLOCK_CREATE_RULESET, attributes, size, 0)
 
     def allow(self, descriptor: int, access: Access, *, is_directory: bool) -> None:
         """Allow ``access`` on the file, or beneath the directory, of an ``O_PATH`` descriptor."""
@@ -102,13 +102,13 @@ class Ruleset:
             access &= _ON_FILES
         if access:
             rule = struct.pack("=Qi", access, descriptor)
-            syscalls.call(syscalls.LANDLOCK_ADD_RULE, self._fd, RULE_PATH_BENEATH, rule, 0)
+            syscalls.call(syscalls.LANDLOCK_ADD_RULE, self.descriptor, RULE_PATH_BENEATH, rule, 0)
 
     def enforce(self) -> None:
         """Restrict this process for good; ``no_new_privs`` must be set. Closes the rule set."""
-        syscalls.call(syscalls.LANDLOCK_RESTRICT_SELF, self._fd, 0)
+        syscalls.call(syscalls.LANDLOCK_RESTRICT_SELF, self.descriptor, 0)
         self.close()
 
     def close(self) -> None:
         """Close the rule set's descriptor."""
-        os.close(self._fd)
+        os.close(self.descriptor)

@@ -1,8 +1,8 @@
 """Namespaces (namespaces(7)): processes, mounts, IPC and network of their own, without any privilege.
 
 A user namespace gives its first process all capabilities over the other namespaces made with it, and over
-nothing else. That process is the reaper. It is process 1 in there: what it starts cannot outlive it, and its
-``kill(-1)`` reaches exactly that.
+nothing else. That process is the reaper. Its launcher is process 1 of a process namespace: what is started in
+there cannot signal it or outlive it, and its ``kill(-1)`` reaches exactly that.
 """
 
 # Descriptors and raw paths on purpose: pathlib can't work relative to a directory that is held open.
@@ -35,9 +35,9 @@ _INTERFACE: Final = struct.Struct("16sh22x")
 
 
 def flags(*, network: bool) -> int:
-    """Return the flags of ``fork_into``: all kinds, and a network of its own unless ``network`` is shared."""
+    """Return the flags of ``fork_into``, a network of its own unless ``network`` is shared among them."""
     own = 0 if network else CLONE_NEWNET
-    return CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWIPC | own
+    return CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWIPC | own
 
 
 def fork_into(kinds: int, uid: int, gid: int) -> int:
@@ -60,6 +60,11 @@ def fork_into(kinds: int, uid: int, gid: int) -> int:
             os.setresgid(-1, ours[1], -1)
             privileges.not_dumpable()  # a change of uid resets it (prctl(2))
     return pid
+
+
+def fork_first() -> int:
+    """Fork as ``os.fork`` does; the child is process 1 of a process namespace. Raises ``OSError``."""
+    return _clone(CLONE_NEWPID)
 
 
 def _clone(kinds: int) -> int:

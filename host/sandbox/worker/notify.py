@@ -11,19 +11,17 @@ change itself through the descriptor, with the same uid and no privileges.
 
 from __future__ import annotations
 
-import array
 import contextlib
 import errno
 import fcntl
 import os
-import socket
 import stat
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from . import syscall_table, syscalls
+from . import proc, syscall_table, syscalls
 from .grants import is_beneath
 
 _RECEIVE: Final = 0xC0502100  # SECCOMP_IOCTL_NOTIF_RECV
@@ -36,7 +34,6 @@ _NOTIFICATION: Final = struct.Struct("=QIIiIQ6Q")
 _ANSWER: Final = struct.Struct("=QqiI")
 _DESCRIPTOR: Final = struct.Struct("=QIIII")
 _SHARED_TEMPORARY: Final = (b"/tmp", b"/tmp/", b"/var/tmp", b"/var/tmp/")
-_NO_LISTENER: Final = b"n"
 _PATH_MAX: Final = 4096
 _AT_SYMLINK_NOFOLLOW: Final = 0x100
 _UNCHANGED: Final = 0xFFFFFFFF
@@ -52,22 +49,6 @@ class Call:
 
     thread: int
     arguments: tuple[int, ...]
-
-
-def send_listener(connection: socket.socket, listener: int | None) -> None:
-    """Hand the notification descriptor to the reaper, or tell that there is none."""
-    if listener is None:
-        connection.send(_NO_LISTENER)
-        return
-    connection.sendmsg([b"l"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [listener]))])
-
-
-def receive_listener(connection: socket.socket) -> tuple[int | None, bytes]:
-    """Take the notification descriptor; without one, the sentence that says why the command did not start."""
-    data, descriptors, _, _ = socket.recv_fds(connection, 4096, 1)
-    if data == _NO_LISTENER:
-        return None, b""
-    return (descriptors[0], b"") if descriptors else (None, data)
 
 
 class Gate:
@@ -133,7 +114,7 @@ class Gate:
         return 0
 
     def _require_inside(self, target: int) -> None:
-        path = os.readlink(f"/proc/self/fd/{target}")
+        path = os.readlink(proc.path("self", "fd", target))
         if not any(is_beneath(path, root) for root in self._roots):
             raise PermissionError(errno.EPERM, "outside the workspace")
 
@@ -172,7 +153,9 @@ def _open_from(start: int, name: bytes, flags: int, thread: int) -> int:
     # /proc/self/fd/N means the caller's descriptor, not ours
     prefix = b"/proc/self/fd/"
     if name.startswith(prefix) and name[len(prefix) :].isdigit():
-        return os.open(f"/proc/{thread}/fd/{int(name[len(prefix) :])}", flags & ~os.O_NOFOLLOW | os.O_CLOEXEC)
+        return os.open(
+            proc.path(thread, "fd", int(name[len(prefix) :])), flags & ~os.O_NOFOLLOW | os.O_CLOEXEC
+        )
     raise PermissionError(errno.EPERM, "magic link")
 
 
@@ -184,13 +167,13 @@ def _owned(descriptor: int, stack: contextlib.ExitStack) -> int:
 def _caller_descriptor(call: Call, argument: int, stack: contextlib.ExitStack) -> int:
     number = _signed(call.arguments[argument])
     link = "cwd" if number == syscalls.AT_FDCWD else f"fd/{number}"
-    return _owned(os.open(f"/proc/{call.thread}/{link}", os.O_PATH | os.O_CLOEXEC), stack)
+    return _owned(os.open(proc.path(call.thread, link), os.O_PATH | os.O_CLOEXEC), stack)
 
 
 def _directory(call: Call, number: int | None, stack: contextlib.ExitStack) -> int:
     signed = syscalls.AT_FDCWD if number is None else _signed(number)
     link = "cwd" if signed == syscalls.AT_FDCWD else f"fd/{signed}"
-    return _owned(os.open(f"/proc/{call.thread}/{link}", os.O_PATH | os.O_CLOEXEC), stack)
+    return _owned(os.open(proc.path(call.thread, link), os.O_PATH | os.O_CLOEXEC), stack)
 
 
 def _signed(value: int) -> int:
@@ -199,7 +182,7 @@ def _signed(value: int) -> int:
 
 
 def _memory(thread: int, address: int, size: int) -> bytes:
-    with open(f"/proc/{thread}/mem", "rb", buffering=0) as memory:
+    with open(proc.path(thread, "mem"), "rb", buffering=0) as memory:
         memory.seek(address)
         return memory.read(size)
 
@@ -225,7 +208,7 @@ def _chmod(mode_at: int) -> Callable[[Call], Callable[[int], None]]:
                 raise PermissionError(errno.EPERM, "set-id bits")
             if stat.S_ISLNK(os.fstat(target).st_mode):
                 raise OSError(errno.EOPNOTSUPP, "mode of a link")
-            os.chmod(f"/proc/self/fd/{target}", mode)
+            os.chmod(proc.path("self", "fd", target), mode)
 
         return change
 
@@ -256,7 +239,7 @@ def _utime(times_at: int, form: str) -> Callable[[Call], Callable[[int], None]]:
             if stat.S_ISLNK(os.fstat(target).st_mode):
                 _touch_link(target, times)
                 return
-            path = os.fsencode(f"/proc/self/fd/{target}")
+            path = os.fsencode(proc.path("self", "fd", target))
             syscalls.call(syscalls.UTIMENSAT, syscalls.AT_FDCWD, path, times, 0)
 
         return change
@@ -285,7 +268,7 @@ _TIMESPEC: Final = "=4q"
 
 def _touch_link(target: int, times: bytes) -> None:
     """Set a link's own times: by name below its directory, when it is still the same link."""
-    path = os.readlink(f"/proc/self/fd/{target}")
+    path = os.readlink(proc.path("self", "fd", target))
     parent, name = os.path.split(path)
     directory = syscalls.openat2(
         syscalls.AT_FDCWD, parent, os.O_PATH | os.O_DIRECTORY, resolve=syscalls.RESOLVE_NO_SYMLINKS

@@ -37,6 +37,7 @@ _OPEN_TREE_CLONE: Final = 1
 _MOVE_MOUNT_F_EMPTY_PATH: Final = 4
 _FILES: Final = _RDONLY | _NOSUID | _NODEV
 _PLACES: Final = _NOSUID | _NODEV
+_PLAIN: Final = _NOSUID | _NODEV | _NOEXEC
 _DEVICES: Final = _RDONLY | _NOSUID | _NOEXEC
 _KERNELS_OWN: Final = ("kcore", "kmsg", "kpagecount", "kpageflags", "kpagecgroup", "sysrq-trigger")
 _OWN: Final = ("/proc", "/dev")  # not shown but made anew
@@ -73,12 +74,10 @@ def _covered(path: str, others: list[str]) -> bool:
 
 
 class PrivateRoot:
-    """The root of one command, entered when made; ``show`` adds what only the request tells."""
+    """The root of a room: laid out, entered by its process 1, and at last shown the conversation's place."""
 
     def __init__(self, config: Config, workspace: str) -> None:
-        """Lay out what is known ahead, and let go of the old root. Raises ``OSError`` where the kernel does
-        not allow it.
-        """
+        """Lay out what is known ahead. Raises ``OSError`` where the kernel does not allow it."""
         self._top = f"{config.temporary}/{ROOT}"
         syscalls.mount(None, "/", None, _REC | _PRIVATE, None)
         size = f"mode=755,size={_ROOT_BYTES},nr_inodes=4096"
@@ -95,7 +94,6 @@ class PrivateRoot:
             if grant.path not in DEVICES:
                 self._bind(grant, _PLACES if grant.access & Access.WRITE_FILE else _FILES)
         self._gather_places(config.temporary)
-        self._enter()
 
     def _gather_places(self, directory: str) -> None:
         """Show all private directories in one place that the command will not see; keep what covers it."""
@@ -103,11 +101,19 @@ class PrivateRoot:
         self._cover = syscalls.open_tree(AT_FDCWD, f"{self._top}{_PLACES_INSIDE}", _OPEN_TREE_CLONE)
         self._bind(Grant(directory, READ_WRITE), _PLACES, at=_PLACES_INSIDE, below=0)
 
-    def _enter(self) -> None:
+    def enter(self) -> None:
+        """Add the /proc of the caller's process namespace, and let go of the old root: all who share the
+        mounts are in the new one then.
+        """
+        self._mount_proc()
         os.chdir(self._top)
         syscalls.pivot_root(".", ".")
         syscalls.umount2(".", _DETACH)
         os.chdir("/")
+        self.entered()
+
+    def entered(self) -> None:
+        """Take note that another process has done ``enter``."""
         self._top = ""
 
     def show(self, place: Place) -> None:
@@ -125,13 +131,8 @@ class PrivateRoot:
     def _own_file_systems(self) -> None:
         for name in ("/proc", "/dev/shm", "/dev/pts", "/tmp", "/run", "/var/tmp"):  # noqa: S108 - names inside
             os.makedirs(f"{self._top}{name}", 0o755, exist_ok=True)
-        plain = _NOSUID | _NODEV | _NOEXEC
-        syscalls.mount("proc", f"{self._top}/proc", "proc", plain | _RDONLY, None)
-        if os.getuid() == 0:  # root's files in /proc are its own, capabilities or not
-            for name in _KERNELS_OWN:
-                self._hide(f"{self._top}/proc/{name}")
         shared = f"mode=1777,size={SHARED_MEMORY_BYTES},nr_inodes={_SHARED_MEMORY_FILES}"
-        syscalls.mount("shm", f"{self._top}{grants.SHARED_MEMORY}", "tmpfs", plain, shared)
+        syscalls.mount("shm", f"{self._top}{grants.SHARED_MEMORY}", "tmpfs", _PLAIN, shared)
         terminals = "newinstance,ptmxmode=0666,mode=620"
         syscalls.mount("devpts", f"{self._top}/dev/pts", "devpts", _NOSUID | _NOEXEC, terminals)
         for device in (*DEVICES, "/dev/full", "/dev/tty"):
@@ -139,6 +140,13 @@ class PrivateRoot:
                 self._bind(Grant(device, READ), _DEVICES)
         for name, target in _STREAMS:
             os.symlink(target, f"{self._top}/dev/{name}")
+
+    def _mount_proc(self) -> None:
+        """Needs the old root: without another /proc in sight the kernel refuses."""
+        syscalls.mount("proc", f"{self._top}/proc", "proc", _PLAIN | _RDONLY, None)
+        if os.getuid() == 0:  # root's files in /proc are its own, capabilities or not
+            for name in _KERNELS_OWN:
+                self._hide(f"{self._top}/proc/{name}")
 
     def _hide(self, path: str) -> None:
         if os.path.exists(path):

@@ -80,10 +80,10 @@ def attempts(facts: dict[str, Any], temporary: str) -> bytes:
 def _private(facts: dict[str, Any]) -> dict[str, bool]:
     """Try the namespaces: what is outside has no name here, and what is private works."""
     outer, inner = facts["namespaces"], namespaces.identities()
-    neighbours = [name for name in os.listdir("/proc") if name.isdigit()]
+    neighbours = {int(name) for name in os.listdir("/proc") if name.isdigit()}
     return {
         "private_root": not os.path.lexists(facts["outside"]) and _stopped(lambda: os.utime("/usr")),
-        "own_processes": inner["pid"] != outer["pid"] and set(neighbours) == {"1", str(os.getpid())},
+        "own_processes": inner["pid"] != outer["pid"] and neighbours == {1, os.getpid()},
         "own_ipc": inner["ipc"] != outer["ipc"] and not _stopped(_use_shared_memory),
         "own_terminals": not _stopped(_open_terminal),
         "own_network": bool(facts["network"]) or inner["net"] != outer["net"],

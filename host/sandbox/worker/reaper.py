@@ -1,4 +1,4 @@
-"""The reaper: one process per command. It starts the command, watches it, and leaves nothing of it behind.
+"""The reaper: one process per command at work. It starts the command, watches it, and leaves nothing behind.
 
 It is forked ahead of the request, so that giving up its rights costs the request nothing, and it waits for
 one frame on its channel. It reads the command's output and /proc, never the command's files.
@@ -13,49 +13,84 @@ import select
 import time
 from typing import Any, Final
 
-from . import command, confine, namespaces, privileges, tree
+from . import confine, namespaces, privileges, proc, tree
+from .command import Launcher
 from .config import Config
 from .frames import Channel, Closed, Frame
 from .notify import Gate
 from .output import Output
+from .room import Room
 
 _CHUNK: Final = 64 << 10
 _TICK_S: Final = 0.01
 _SLOW_TICK_S: Final = 0.05
+_PAUSE_MS: Final = 3
 _FAST_PHASE_S: Final = 2.0
 _NOTIFICATIONS_PER_TURN: Final = 64
 _WATCH_SHARE: Final = 4  # watching many processes takes at most a quarter of one processor
 
 
 def reap(channel: Channel, config: Config, workspace: str, supervisor: int) -> None:
-    """Give up rights, wait for a request, run it, answer, and end."""
+    """Give up rights; serve requests, all of one conversation's, as long as commands leave nothing behind."""
     gc.disable()  # short-lived, and collecting touches pages that are shared until then
     privileges.no_new_privileges()
     try:
         scoped = _enter(config, supervisor)
-        prepared = command.Prepared(config, workspace)
+        room = Room(config, workspace)
+        launcher = Launcher(config, room)
+        room.furnish()
     except (OSError, confine.ScopeUnproven) as error:
         channel.receive()
         channel.send({"fault": f"the confinement could not be prepared: {error!r}"})
         return
     channel.takes_descriptors = True  # the supervisor's: a program's own stdin and stdout
     try:
-        request = channel.receive()
+        while _serve(channel, config, room, launcher, scoped=scoped) and room.is_clean():
+            if not launcher.serves_on:
+                launcher = _next_launcher(channel, config, room, launcher)
+            channel.send({"rests": True})
     except Closed:
-        tree.end_all(scoped=scoped)
-        return
-    run = Run(channel, config, request, prepared, scoped=scoped)
-    try:
-        answer = run.to_the_end()
-    except (OSError, ValueError) as error:
-        answer = {"fault": f"{type(error).__name__}: {error}"}
+        pass
     finally:
-        gone = tree.end_all(scoped=scoped)
+        _end_all(launcher, scoped=scoped)
+
+
+def _serve(channel: Channel, config: Config, room: Room, launcher: Launcher, *, scoped: bool) -> bool:
+    """Run one command, and answer; True if it ended by itself and is gone. Raises ``Closed``."""
+    request = _next(channel)
+    try:
+        answer = Run(channel, config, request, room, launcher, scoped=scoped).to_the_end()
+    except (OSError, ValueError) as error:
+        answer = {"fault": f"{type(error).__name__}: {error}", "left": not _end_all(launcher, scoped=scoped)}
     answer["scoped"] = scoped
-    if not gone:
-        answer["left"] = True
-    with contextlib.suppress(Closed):
-        channel.send(answer)
+    channel.send(answer)
+    return answer.get("ended") == "exited" and not answer["left"]
+
+
+def _end_all(launcher: Launcher, *, scoped: bool) -> bool:
+    """End everything in the room; True once nothing is left."""
+    return launcher.end() if launcher.serves_on else tree.end_all(scoped=scoped)
+
+
+def _next_launcher(channel: Channel, config: Config, room: Room, launcher: Launcher) -> Launcher:
+    launcher.close()
+    _let_others_go_first(channel)
+    room.renew()
+    return Launcher(config, room)
+
+
+def _let_others_go_first(channel: Channel) -> None:
+    """Wait a moment, so that preparing the next command doesn't hold up this one's answer."""
+    waiting = select.poll()
+    waiting.register(channel, select.POLLIN)
+    waiting.poll(_PAUSE_MS)
+
+
+def _next(channel: Channel) -> Frame:
+    """Wait for a request; what was meant for a command that has ended is passed over."""
+    while "op" in (frame := channel.receive()):
+        pass
+    return frame
 
 
 def _enter(config: Config, supervisor: int) -> bool:
@@ -64,7 +99,8 @@ def _enter(config: Config, supervisor: int) -> bool:
         namespaces.settle(config.inner_uid, config.inner_gid)
         if not config.allow_network:
             namespaces.raise_loopback()
-        return os.getpid() == 1
+        proc.take_along()
+        return True  # the end of process 1, the launcher, is that of all in there
     privileges.adopt_orphans()
     scoped = confine.enter_signal_scope(config.landlock_abi, supervisor)
     privileges.become(config.uid, config.gid)
@@ -76,12 +112,20 @@ class Run:
     """One command from start to end."""
 
     def __init__(
-        self, channel: Channel, config: Config, request: Frame, prepared: command.Prepared, *, scoped: bool
+        self,
+        channel: Channel,
+        config: Config,
+        request: Frame,
+        room: Room,
+        launcher: Launcher,
+        *,
+        scoped: bool,
     ) -> None:
         self._channel = channel
         self._config = config
         self._request = request
-        self._prepared = prepared
+        self._room = room
+        self._launcher = launcher
         self._scoped = scoped
         self._output = Output(config.output)
         self._ended: str | None = None
@@ -93,20 +137,21 @@ class Run:
         """Start the command, serve it until it ends or a limit is reached, and say what happened."""
         started = time.monotonic()
         streams = self._channel.descriptors(self._request.get("descriptors", 0))
-        with contextlib.closing(self._prepared.start(self._config, self._request, streams)) as process:
+        with contextlib.closing(self._launcher.start(self._request, streams)) as process:
             self._process = process
             if process.fault is not None:
-                return {"fault": process.fault}
-            if process.listener is not None:
-                self._gate = Gate(process.listener, process.writable, self._request["temporary"])
+                return {"fault": process.fault, "left": not _end_all(self._launcher, scoped=self._scoped)}
             self._register()
             self._listen()  # what came together with the request no longer wakes the poll
             self._serve(started)
-            status = self._end()
+            gone = self._end()
+            if process.fault is not None:
+                return {"fault": process.fault, "left": not gone}
         text, dropped = self._output.text()
         return {
             "ended": self._ended or "exited",
-            "status": status,
+            "status": process.status,
+            "left": not gone,
             "output": text,
             "dropped": dropped,
             "total": self._output.total,
@@ -117,10 +162,11 @@ class Run:
         process = self._process
         self._poll.register(self._channel, select.POLLIN)
         self._poll.register(process.output, select.POLLIN)
-        self._poll.register(process.pidfd, select.POLLIN)
+        self._poll.register(self._launcher, select.POLLIN)
         if process.input is not None:
             self._poll.register(process.input, select.POLLOUT)
-        if self._gate is not None:
+        if self._launcher.listener is not None:
+            self._gate = Gate(self._launcher.listener, self._room.writable, self._request["temporary"])
             self._poll.register(self._gate, select.POLLIN)
 
     def _serve(self, started: float) -> None:
@@ -145,8 +191,8 @@ class Run:
         """Serve what is ready; True when the command itself has exited."""
         process = self._process
         for descriptor, _ in self._poll.poll(wait_ms):
-            if descriptor == process.pidfd:
-                return True
+            if descriptor == self._launcher.fileno():
+                return self._hear()
             if descriptor == process.output:
                 self._read()
             elif descriptor == process.input:
@@ -157,11 +203,21 @@ class Run:
                 self._listen()
         return False
 
+    def _hear(self) -> bool:
+        try:
+            return self._launcher.hear(self._process)
+        except Closed:
+            self._ended = "launcher"
+            return True
+
     def _measure(self) -> None:
-        used = tree.usage(os.getpid(), self._config.memory, self._config.processes)
-        if used.tasks > self._config.processes:
+        config, launcher = self._config, self._launcher
+        tree.reap_orphans(launcher.pid)
+        besides = launcher.pid if launcher.serves_on else None
+        used = tree.usage(os.getpid(), besides, config.memory, config.processes)
+        if used.tasks > config.processes:
             self._ended = "processes"
-        elif used.memory > self._config.memory:
+        elif used.memory > config.memory:
             self._ended = "memory"
 
     def _read(self) -> None:
@@ -222,11 +278,12 @@ class Run:
                 {"peek": frame["id"], "output": text, "dropped": dropped, "total": self._output.total}
             )
 
-    def _end(self) -> int | None:
-        """Kill what is left and take the rest of the output; returns the wait status of the command."""
-        status = self._process.status(kill=self._ended is not None)
-        tree.end_all(scoped=self._scoped)
+    def _end(self) -> bool:
+        """End what is left and take the rest of the output; True once nothing is left."""
+        gone = True
+        if self._ended is not None or not self._launcher.serves_on:
+            gone = _end_all(self._launcher, scoped=self._scoped)
         with contextlib.suppress(OSError):
             while data := os.read(self._process.output, _CHUNK):
                 self._output.add(data)
-        return status
+        return gone

@@ -44,11 +44,14 @@ class Sockets(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What the filter of a command depends on; ``truncation`` by path: whether somebody judges it."""
+    """What the filter of a command depends on. ``truncation`` by path: whether somebody judges it. ``first``:
+    whether process 1 is the launcher, and no command's to signal.
+    """
 
     sockets: Sockets
     metadata: Metadata
     truncation: bool
+    first: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,11 +224,23 @@ def _metadata_rules(metadata: Metadata) -> list[Rule]:
     return [Rule(METADATA_BY_PATH, NOTIFY), *named]
 
 
+def _first_process_rules() -> list[Rule]:
+    """Say no to signals for process 1, which would be accepted and dropped (pid_namespaces(7))."""
+    return [
+        Rule(
+            _calls("kill tkill tgkill rt_sigqueueinfo rt_tgsigqueueinfo pidfd_open"), refuse(), (_is(0, 1),)
+        ),
+        Rule(("tgkill", "rt_tgsigqueueinfo"), refuse(), (_is(1, 1),)),
+    ]
+
+
 def command_rules(kind: Kind) -> list[Rule]:
     """Return the rules for a shell command."""
     rules = [*_base_rules(), *_socket_rules(kind.sockets), Rule(("openat2",), refuse(errno.ENOSYS))]
     if not kind.truncation:  # Landlock does not see it before ABI 3
         rules.append(Rule(("truncate",), refuse()))
+    if kind.first:
+        rules += _first_process_rules()
     nameless = [
         Rule((name,), NOTIFY, (_any_bit(at, _O_TMPFILE_BIT),)) for name, at in (("open", 1), ("openat", 2))
     ]

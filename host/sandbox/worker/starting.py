@@ -21,7 +21,7 @@ def configure(frame: Frame) -> tuple[Config, str]:
     """Give up what is needed no more; return the configuration, and why namespaces are not tried."""
     chosen = _identity(frame)
     privileges.drop_bounding_set()
-    privileges.keep_capabilities(privileges.permitted(privileges.SUPERVISOR_CAPABILITIES))
+    privileges.keep_capabilities(privileges.permitted(_capabilities(chosen)))
     if os.geteuid() == 0:
         with contextlib.suppress(PermissionError):
             os.setgroups([])
@@ -82,6 +82,15 @@ def _identity(frame: dict[str, Any]) -> identity.Identity:
     if wanted is None and not frame["restrict_to_workspace"]:
         return identity.Identity()  # what is outside belongs to root
     return identity.choose(frame["workspace"], needed, wanted)
+
+
+def _capabilities(chosen: identity.Identity) -> tuple[int, ...]:
+    """Return what the supervisor keeps. Without CAP_SETFCAP a user namespace could not have uid 0 in it
+    (user_namespaces(7)), so commands that stay root's would have none.
+    """
+    stays_root = chosen.uid is None and os.geteuid() == 0
+    more = (privileges.CAP_SETFCAP,) if stays_root else ()
+    return (*privileges.SUPERVISOR_CAPABILITIES, *more)
 
 
 def _process_allowance(chosen: identity.Identity, processes: int) -> int:

@@ -18,13 +18,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
-from . import filework, grants, privileges, probe, reaper, starting
+from . import filework, namespaces, privileges, probe, starting
 from .children import Child, Children
 from .frames import Channel, Closed, Frame, close_all
 from .jobs import Job, Jobs
 from .places import Places
+from .reapers import Reapers
 
-WARM_REAPERS: Final = 2
 MAX_WORKERS: Final = 512
 REQUESTED: Final = ("command", "program", "environment", "cwd", "stdin", "timeout_ms")
 _TURN_MS: Final = 1000
@@ -54,7 +54,6 @@ class Supervisor:
         self._poll = select.poll()
         self._children = Children(self._poll)
         self._workers: dict[str, Child] = {}
-        self._warm: list[Child] = []
         self._jobs = Jobs()
         self._pid = os.getpid()
 
@@ -73,23 +72,24 @@ class Supervisor:
         privileges.not_dumpable()
         self._config, reason = starting.configure(frame)
         self._places = Places(self._config)
-        starting.precompute(self._config)
         report = self._self_test()
         if self._config.namespaces and report["level"] < probe.NAMESPACES:
             reason = starting.why(report)
             self._config = replace(self._config, namespaces=False)
-            starting.precompute(self._config)
             report = self._self_test()
         if reason:
             report["missing"].append(f"namespaces ({reason})")
         self._host.send({"ready": report})
         self._poll.register(self._host, select.POLLIN)
-        self._warm_up()
+        self._reapers.warm_up()
         self._places.remove_abandoned()
 
     def _self_test(self) -> Frame:
+        """Try this configuration; its reapers are the ones that serve, unless another is tried."""
+        starting.precompute(self._config)
+        self._reapers = Reapers(self._children, self._config, self._workspace)
         try:
-            child = self._fork_reaper(self._workspace)
+            child = self._reapers.fork(self._workspace)
         except OSError as error:
             return probe.judge(self._config, {"fault": f"no process could be started: {error}"})
         waiting = select.poll()
@@ -116,7 +116,8 @@ class Supervisor:
             self._children.watch(self._host)
             self._children.collect()
             self._retire_stale_worker()
-            self._warm_up()
+            self._reapers.retire_stale()
+            self._reapers.warm_up()
 
     def _serve_host(self, events: int) -> None:
         if events & select.POLLOUT:
@@ -177,6 +178,7 @@ class Supervisor:
         worker = self._children.fork(
             lambda channel: filework.serve(channel, self._config, place, self._pid),
             self._config if filework.needs_namespaces(self._config) else None,
+            namespaces.CLONE_NEWPID,
         )
         worker.conversation = frame["conversation"]
         worker.is_worker = True
@@ -207,8 +209,7 @@ class Supervisor:
 
     def _start_command(self, frame: Frame) -> Child:
         place = self._places.of(frame["conversation"], frame["workspace"])
-        child = self._reaper_for(place.workspace)
-        child.conversation = frame["conversation"]
+        child = self._reapers.take(frame["conversation"], place)
         fields: Frame = {name: frame[name] for name in REQUESTED if name in frame}
         request = {**fields, "workspace": place.workspace, "temporary": place.temporary}
         request["descriptors"] = len(frame["streams"])
@@ -228,30 +229,6 @@ class Supervisor:
         child = self._start_command(frame)
         child.job = self._jobs.add(frame["conversation"], frame["command"], child.channel.fileno())
         self._host.queue({"id": frame["id"], "ok": {"job": child.job}})
-
-    def _reaper_for(self, workspace: str) -> Child:
-        """Return a warm one if what it was warmed for is still there, else a new one."""
-        stamp = grants.stamp(self._config, workspace)
-        for child in list(self._warm):
-            if child.stamp == stamp:
-                self._warm.remove(child)
-                return child
-            if workspace == self._workspace:
-                self._drop(child)
-        return self._fork_reaper(workspace)
-
-    def _fork_reaper(self, workspace: str) -> Child:
-        stamp = grants.stamp(self._config, workspace)
-        child = self._children.fork(
-            lambda channel: reaper.reap(channel, self._config, workspace, self._pid), self._config
-        )
-        child.stamp = stamp
-        return child
-
-    def _warm_up(self) -> None:
-        with contextlib.suppress(OSError):  # no process to be had at this moment: the next turn tries again
-            while len(self._warm) < WARM_REAPERS:
-                self._warm.append(self._fork_reaper(self._workspace))
 
     def _cancel(self, frame: Frame) -> None:
         for child in self._children:
@@ -301,10 +278,11 @@ class Supervisor:
 
     def _forget(self, frame: Frame) -> None:
         conversation = frame["conversation"]
+        self._reapers.forget(conversation)
         for child in self._children:
             if child.conversation != conversation:
                 continue
-            if child.is_worker:
+            if child.is_worker or not (child.requests or child.job):
                 self._drop(child)
             else:
                 self._send(child, {"op": "cancel"})
@@ -333,6 +311,8 @@ class Supervisor:
             self._settle(child, frame.get("id"), frame)
         elif "peek" in frame:
             self._settle(child, frame["peek"], {"ok": frame})
+        elif "rests" in frame:
+            self._reapers.rest(child)
         else:
             self._finished(child, frame)
 
@@ -357,8 +337,7 @@ class Supervisor:
     def _lose(self, child: Child) -> None:
         """A child is gone: answer what it owes, and end what it may have left."""
         self._children.forget(child)
-        if child in self._warm:
-            self._warm.remove(child)
+        self._reapers.lost(child)
         if self._workers.get(child.conversation) is child:
             del self._workers[child.conversation]
         if child.requests or child.job is not None:

@@ -91,11 +91,14 @@ def rename_no_replace(directory: int, old: str, new: str) -> None:
     call(RENAMEAT2, directory, os.fsencode(old), directory, os.fsencode(new), RENAME_NOREPLACE)
 
 
-def close_all_but(kept: int) -> None:
+def close_all_but(*kept: int) -> None:
     """Close every descriptor above standard error except ``kept`` (close_range(2))."""
-    if kept > 3:
-        call(CLOSE_RANGE, 3, kept - 1, 0)
-    call(CLOSE_RANGE, kept + 1, 0x7FFFFFFF, 0)
+    first = 3
+    for descriptor in sorted(kept):
+        if descriptor > first:
+            call(CLOSE_RANGE, first, descriptor - 1, 0)
+        first = max(first, descriptor + 1)
+    call(CLOSE_RANGE, first, 0x7FFFFFFF, 0)
 
 
 def clone(flags: int) -> int:

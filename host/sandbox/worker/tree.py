@@ -12,8 +12,10 @@ import time
 from dataclasses import dataclass
 from typing import Final
 
+from . import proc
+
 PAGE: Final = os.sysconf("SC_PAGE_SIZE")
-SWEEP_LIMIT_S: Final = 5.0  # a process in uninterruptible sleep may outlive it
+SWEEP_LIMIT_MS: Final = 5000  # a process in uninterruptible sleep may outlive it
 _RETRY_S: Final = 0.0005
 
 
@@ -48,10 +50,10 @@ def children(pid: int) -> list[int]:
 def tasks_of(uid: int) -> int:
     """Return how many threads a uid has now."""
     total = 0
-    for name in os.listdir("/proc"):
+    for name in os.listdir(proc.path()):
         with contextlib.suppress(OSError):
-            if name.isdigit() and os.stat(f"/proc/{name}").st_uid == uid:
-                total += len(os.listdir(f"/proc/{name}/task"))
+            if name.isdigit() and os.stat(proc.path(name)).st_uid == uid:
+                total += len(os.listdir(proc.path(name, "task")))
     return total
 
 
@@ -59,11 +61,11 @@ def _children(pid: int) -> tuple[list[int], int]:
     """Children of all threads of a process, and how many threads it has (proc_pid_task(5))."""
     children: list[int] = []
     try:
-        threads = os.listdir(f"/proc/{pid}/task")
+        threads = os.listdir(proc.path(pid, "task"))
     except OSError:
         return [], 0
     for thread in threads:
-        children.extend(int(child) for child in _read(f"/proc/{pid}/task/{thread}/children").split())
+        children.extend(int(child) for child in _read(proc.path(pid, "task", thread, "children")).split())
     return children, len(threads)
 
 
@@ -75,11 +77,11 @@ def _read(path: str) -> bytes:
         return b""
 
 
-def usage(root: int, memory_limit: int, task_limit: int) -> Usage:
-    """Measure everything below ``root``; shared pages are told apart only when the quick sum is over the
-    limit.
+def usage(root: int, besides: int | None, memory_limit: int, task_limit: int) -> Usage:
+    """Measure everything below ``root`` but ``besides``; shared pages are told apart only when the quick sum
+    is over the limit.
     """
-    processes = descendants(root, task_limit + 1)
+    processes = [found for found in descendants(root, task_limit + 2) if found[0] != besides]
     tasks = sum(threads for _, threads in processes)
     if tasks > task_limit:
         return Usage(tasks, 0)
@@ -90,14 +92,14 @@ def usage(root: int, memory_limit: int, task_limit: int) -> Usage:
 
 
 def _resident(pid: int) -> int:
-    fields = _read(f"/proc/{pid}/statm").split()
+    fields = _read(proc.path(pid, "statm")).split()
     return int(fields[1]) * PAGE if len(fields) > 1 else 0
 
 
 def _proportional(pid: int) -> int:
     """Anonymous and shared memory, each page divided by those who map it (proc_pid_smaps(5))."""
     total = 0
-    for line in _read(f"/proc/{pid}/smaps_rollup").splitlines():
+    for line in _read(proc.path(pid, "smaps_rollup")).splitlines():
         if line.startswith((b"Pss_Anon:", b"Pss_Shmem:")):
             total += int(line.split()[1]) << 10
     return total or _resident(pid)
@@ -109,7 +111,7 @@ def end_all(*, scoped: bool) -> bool:
     ``scoped``: the signal scope was proven, so ``kill(-1)`` reaches the descendants only. Without it the tree
     is walked, stopped first so that it can't outrun the walk; orphans come to us, the subreaper.
     """
-    deadline = time.monotonic() + SWEEP_LIMIT_S
+    deadline = time.monotonic() + SWEEP_LIMIT_MS / 1000
     while time.monotonic() < deadline:
         if scoped:
             with contextlib.suppress(ProcessLookupError):
@@ -127,6 +129,15 @@ def _kill_walking() -> None:
         for pid, _ in descendants(os.getpid()):
             with contextlib.suppress(OSError):
                 os.kill(pid, number)
+
+
+def reap_orphans(kept: int) -> None:
+    """Collect who has ended, as long as that is not ``kept``, whose end others wait for."""
+    with contextlib.suppress(ChildProcessError):
+        while (ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is not None:
+            if ended.si_pid == kept:
+                return
+            os.waitpid(ended.si_pid, 0)
 
 
 def _reap() -> bool:
