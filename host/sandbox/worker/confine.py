@@ -7,7 +7,7 @@ import resource
 
 from . import grants, landlock, privileges, seccomp
 from .config import Config, Place
-from .landlock import Scope
+from .landlock import Access, Scope
 
 _OURS = 8  # tasks of the reaper, and of the command before it is the shell
 ALL_SCOPES = Scope.SIGNAL | Scope.ABSTRACT_UNIX_SOCKET
@@ -27,7 +27,9 @@ def enter_signal_scope(abi: int, parent: int) -> bool:
     if abi < 6:
         return False
     os.kill(parent, 0)
-    landlock.Ruleset(abi, files=False, network=False, scopes=Scope.SIGNAL).enforce()
+    ruleset = landlock.Ruleset(abi, files=False, network=False, scopes=Scope.SIGNAL)
+    grants.add_rules(ruleset, [grants.Grant("/", Access.REFER)])
+    ruleset.enforce()
     try:
         os.kill(parent, 0)
     except PermissionError:

@@ -85,10 +85,15 @@ def handled_access(version: int) -> Access:
 
 
 class Ruleset:
-    """A rule set under construction. Everything it handles is refused unless a rule allows it."""
+    """A rule set under construction. Everything it handles is refused unless a rule allows it.
+
+    Without ``files`` it still handles moves: every domain refuses those between directories unless a rule
+    of its own allows them (landlock(7), ``LANDLOCK_ACCESS_FS_REFER``).
+    """
 
     def __init__(self, version: int, *, files: bool, network: bool, scopes: Scope) -> None:
-        self._handled = handled_access(version) if files and version else Access(0)
+        known = handled_access(version) if version else Access(0)
+        self._handled = known if files else known & Access.REFER
         net = NETWORK_ALL if network and version >= 4 else 0
         scoped = scopes if version >= 6 else Scope(0)
         attributes = struct.pack("QQQ", self._handled, net, scoped)
