@@ -134,6 +134,7 @@ HOST_STATE: Final = _calls(
 )
 EXTENDED_ATTRIBUTES: Final = _calls(
     "setxattr lsetxattr fsetxattr removexattr lremovexattr fremovexattr setxattrat removexattrat file_setattr"
+    " getxattr lgetxattr fgetxattr getxattrat listxattr llistxattr flistxattr listxattrat file_getattr"
 )
 UNACCOUNTED_MEMORY: Final = _calls("memfd_create memfd_secret")
 METADATA_BY_PATH: Final = _calls("chmod chown lchown fchmodat fchmodat2 fchownat utime utimes futimesat")
@@ -146,7 +147,8 @@ def _base_rules() -> list[Rule]:
         # ENOSYS, not EPERM: the C library then falls back to clone, whose flags a filter can read
         Rule(("clone3",), refuse(errno.ENOSYS)),
         Rule(("clone",), refuse(), (_any_bit(0, _CLONE_NEW),)),
-        # "not supported" is what cp, tar and install take without complaint
+        # reading them needs no open file, so Landlock would not see it; "not supported" is what cp, ls, tar
+        # and install take without complaint
         Rule(EXTENDED_ATTRIBUTES, refuse(errno.EOPNOTSUPP)),
         Rule(UNACCOUNTED_MEMORY, refuse(errno.ENOSYS)),
         *_argument_rules(),
