@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
@@ -91,6 +91,9 @@ _PRIVATE_HOME: Final = frozenset(
         ".password-store",
     ]
 )
+# HOME is private and new; a script that puts something there itself means that
+_MAKERS: Final = frozenset({"mkdir", "touch", "tee", "rm", "rmdir", "ssh-keygen"})
+_HOMES: Final = ("~/", "~+", "~-")  # the home, and the present and previous directory
 _GLOB: Final = re.compile(r"[*?\[{]")
 
 
@@ -115,61 +118,62 @@ class Guard:
         script = parse(line)
         commands = [command for command in script.commands if not self._is_allowed(command.text)]
         bombs = [name for name in script.fork_bombs if not self._is_allowed(name)]
-        if bombs or any(self._is_dangerous(command) for command in commands):
+        # where a script changes directory, nobody can know here what ".." means in it
+        moves = any(command.name in _MOVES for command in commands)
+        start = None if moves else os.path.join(self._workspace, cwd or ".")  # noqa: PTH118 - lexical on purpose
+        if bombs or any(self._is_dangerous(command, script.functions, start) for command in commands):
             return DANGEROUS
-        start = os.path.join(self._workspace, cwd or ".")  # noqa: PTH118 - lexical on purpose
-        if self._confined and any(self._strays(commands, start)):
+        if self._confined and (_reads_a_home(commands) or any(self._strays(c, start) for c in commands)):
             return OUTSIDE
         return None
 
     def _is_allowed(self, text: str) -> bool:
         return any(pattern.search(text) for pattern in self._allow)
 
-    def _is_dangerous(self, command: Command) -> bool:
+    def _is_dangerous(self, command: Command, functions: set[str], start: str | None) -> bool:
         return (
             any(pattern.search(command.text) for pattern in self._deny)
-            or command.name in _POWER
-            or command.name in _FORMATTERS
-            or command.name.startswith("mkfs")
+            or (command.name not in functions and _ends_or_formats(command))
             or _asks_systemd(command)
             or _writes_device(command)
-            or self._removes_outside(command)
+            or self._removes_outside(command, start)
         )
 
-    def _removes_outside(self, command: Command) -> bool:
+    def _removes_outside(self, command: Command, start: str | None) -> bool:
         if command.name != "rm":
             return False
         options = [w for w in command.arguments if w is not None and w.startswith("-")]
         recursive = any(_SHORT_RECURSIVE.fullmatch(o) or o == "--recursive" for o in options)
         force = any(_SHORT_FORCE.fullmatch(o) or o == "--force" for o in options)
         targets = [w for w in command.arguments if w is not None and not w.startswith("-")]
-        return recursive and force and any(self._is_foreign(target) for target in targets)
+        return recursive and force and any(self._is_foreign(target, start) for target in targets)
 
-    def _is_foreign(self, target: str) -> bool:
+    def _is_foreign(self, target: str, start: str | None) -> bool:
         """Return whether removing ``target`` is certainly not meant for the workspace."""
         if target.startswith("~"):
-            return target.rstrip("/*") == "~" or not target.startswith("~/")
+            return target.rstrip("/*") == "~" or not target.startswith(_HOMES)
         if not target.startswith("/"):
-            return os.path.normpath(target).split("/")[0] == ".."
+            if os.path.normpath(target).split("/")[0] != "..":
+                return False
+            if start is None:
+                return os.path.normpath(target).rstrip("/*.") == ""
+            target = os.path.normpath(f"{start}/{target}")
+            return _holds(target, str(self._workspace)) or not _inside(_fixed_part(target), self._writable)
         return not _inside(_fixed_part(target), [*self._writable, PRIVATE])
 
     # --- paths
 
-    def _strays(self, commands: Iterable[Command], start: str) -> Iterator[bool]:
-        moved = False
-        for command in commands:
-            moved = moved or command.name in _MOVES
-            literal = [target for target in command.redirects if target is not None]
-            if command.name in _PATH_COMMANDS:
-                literal += [w for w in command.arguments if w is not None and not w.startswith("-")]
-            yield any(self._is_outside(path, start, moved=moved) for path in literal)
+    def _strays(self, command: Command, start: str | None) -> bool:
+        literal = [target for target in command.redirects if target is not None]
+        if command.name in _PATH_COMMANDS:
+            literal += _paths_of(command)
+        return any(self._is_outside(path, start) for path in literal)
 
-    def _is_outside(self, path: str, start: str, *, moved: bool) -> bool:
+    def _is_outside(self, path: str, start: str | None) -> bool:
         if path.startswith("~"):
-            first = path[1:].lstrip("/").split("/")[0]
-            return (not path.startswith("~/") and path != "~") or first in _PRIVATE_HOME
+            return not path.startswith(_HOMES) and path != "~"
         if not path.startswith("/"):
-            if moved or ".." not in path.split("/"):
+            if start is None or ".." not in path.split("/"):
                 return False
             path = f"{start}/{path}"
         place = os.path.normpath(_fixed_part(path))
@@ -196,6 +200,43 @@ def _inside(path: str, roots: Iterable[str]) -> bool:
         if root == "/" or path == root or path.startswith(root.rstrip("/") + "/"):
             return True
     return False
+
+
+def _holds(path: str, workspace: str) -> bool:
+    return _inside(workspace, [path])
+
+
+def _reads_a_home(commands: Iterable[Command]) -> bool:
+    """Return whether keys or credentials of a home are read that the script did not make."""
+    private = [c for c in commands for path in _paths_of(c) if path.startswith("~/") and _is_private(path)]
+    if any(command.name in _MAKERS for command in private):
+        return False
+    return any(command.name in _PATH_COMMANDS for command in private)
+
+
+def _is_private(path: str) -> bool:
+    return path[1:].lstrip("/").split("/")[0] in _PRIVATE_HOME
+
+
+def _ends_or_formats(command: Command) -> bool:
+    """Return whether a command ends the machine or formats a disk (a script of one's own may be so named)."""
+    place = (command.words[0] or "").rpartition("/")[0] if command.words else ""
+    if place and not _inside(place, _SYSTEM):
+        return False
+    if command.arguments and command.arguments[0] in ("--help", "--version"):
+        return False
+    return command.name in _POWER or command.name in _FORMATTERS or command.name.startswith("mkfs")
+
+
+def _paths_of(command: Command) -> list[str]:
+    """Return the arguments that are paths; what a symbolic link holds is only text, and so is a label."""
+    words = list(command.arguments)
+    while "--label" in words:
+        at = words.index("--label")
+        del words[at : at + 2]
+    plain = [word for word in words if word is not None and not word.startswith("-")]
+    symbolic = any(w is not None and re.fullmatch(r"-[a-zA-Z]*s[a-zA-Z]*|--symbolic", w) for w in words)
+    return plain[-1:] if command.name == "ln" and symbolic and len(plain) > 1 else plain
 
 
 def _asks_systemd(command: Command) -> bool:

@@ -39,6 +39,22 @@ _WRAPPERS: Final = frozenset(
         "ionice",
     ]
 )
+# what follows these is asked about, not run
+_ASKS: Final = frozenset({("command", "-v"), ("command", "-V"), ("sudo", "-V"), ("time", "-V")})
+_OPTIONS_WITH_VALUES: Final = {
+    "env": frozenset({"-u", "-C", "--unset", "--chdir"}),
+    "timeout": frozenset({"-s", "-k", "--signal", "--kill-after"}),
+    "sudo": frozenset({"-u", "-g"}),
+    "exec": frozenset({"-a"}),
+    "nice": frozenset({"-n"}),
+    "ionice": frozenset({"-c", "-n"}),
+    "xargs": frozenset({"-I", "-n", "-P", "-L", "-d", "-a", "-s", "-E"}),
+    "stdbuf": frozenset({"-i", "-o", "-e"}),
+}
+# what makes a function's calls of itself conditional; a bomb has no condition
+_CONDITIONS: Final = frozenset(
+    ["if_statement", "case_statement", "list", "test_command", "for_statement", "while_statement"]
+)
 _DURATION: Final = re.compile(r"\d+(\.\d+)?[smhd]?")
 _ASSIGNMENT: Final = re.compile(r"[A-Za-z_]\w*=.*", re.S)
 
@@ -69,9 +85,10 @@ class Command:
 
 @dataclass(slots=True)
 class Script:
-    """All commands of a line as they are written, and the functions that multiply themselves."""
+    """All commands of a line as they are written, its functions, and those that multiply themselves."""
 
     commands: list[Command] = field(default_factory=list)
+    functions: set[str] = field(default_factory=set)
     fork_bombs: list[str] = field(default_factory=list)
 
 
@@ -80,8 +97,10 @@ def parse(line: str, nesting: int = 0) -> Script:
     script = Script()
     root = _parser().parse(line.encode()).root_node
     for node in _walk(root):
-        if node.type == "function_definition" and _multiplies(node):
-            script.fork_bombs.append(_name_of(node))
+        if node.type == "function_definition":
+            script.functions.add(_name_of(node))
+            if _multiplies(node):
+                script.fork_bombs.append(_name_of(node))
         elif node.type in ("command", "redirected_statement"):
             _add(script, node, nesting)
     return script
@@ -94,13 +113,13 @@ def _add(script: Script, node: Node, nesting: int) -> None:
         return
     words = tuple(_literal(child) for child in node.children if _is_word(child))
     command = Command(words, tuple(_redirect_targets(node)))
-    script.commands.append(command)
-    for inner in _inner(command):
-        script.commands.append(inner)
-    for text in _inner_scripts(command):
+    run = [command, *_inner(command)]
+    script.commands += run
+    for text in (text for each in run for text in _inner_scripts(each)):
         if nesting < _MAX_NESTING:
             nested = parse(text, nesting + 1)
             script.commands += nested.commands
+            script.functions |= nested.functions
             script.fork_bombs += nested.fork_bombs
 
 
@@ -149,13 +168,18 @@ def _literal(node: Node) -> Word:
         case "number" | "string_content" | "test_operator":
             return text
         case "raw_string":
-            return text[1:-1]
+            return _quoted(text[1:-1])
         case "ansi_c_string":
-            return _ansi(text[2:-1])
+            return _quoted(_ansi(text[2:-1]))
         case "string":
             parts = [_literal(child) for child in node.children if child.type != '"']
-            return None if None in parts else "".join(part for part in parts if part is not None)
+            return None if None in parts else _quoted("".join(part for part in parts if part is not None))
     return None
+
+
+def _quoted(text: Word) -> Word:
+    """Tell a quoted tilde, which is a name, from one that means a home."""
+    return f"./{text}" if text is not None and text.startswith("~") else text
 
 
 def _ansi(text: str) -> Word:
@@ -168,12 +192,18 @@ def _ansi(text: str) -> Word:
 def _inner(command: Command) -> Iterator[Command]:
     """Yield the command that a wrapper (sudo, env, xargs ...) runs."""
     words = command.words
-    while words and words[0] is not None and words[0].rpartition("/")[2] in _WRAPPERS:
-        words = words[1:]
-        while words and words[0] is not None and _is_wrapper_option(words[0]):
-            words = words[1:]
+    while words and words[0] is not None and (name := words[0].rpartition("/")[2]) in _WRAPPERS:
+        if (name, *words[1:2]) in _ASKS:
+            return
+        words = _without_options(words[1:], _OPTIONS_WITH_VALUES.get(name, frozenset()))
         if words:
             yield Command(words)
+
+
+def _without_options(words: tuple[Word, ...], with_values: frozenset[str]) -> tuple[Word, ...]:
+    while words and words[0] is not None and _is_wrapper_option(words[0]):
+        words = words[2 if words[0] in with_values else 1 :]
+    return words
 
 
 def _is_wrapper_option(word: str) -> bool:
@@ -185,9 +215,11 @@ def _inner_scripts(command: Command) -> Iterator[str]:
     words = [word for word in command.words if word is not None]
     if len(words) != len(command.words) or not words:
         return
-    for position, word in enumerate(words[:-2]):
-        if word.rpartition("/")[2] in _SHELLS and re.fullmatch(r"-[a-z]*c", words[position + 1]):
-            yield words[position + 2]
+    if command.name in _SHELLS:
+        for position, word in enumerate(words[1:-1], 1):
+            if re.fullmatch(r"-[a-z]*c", word):
+                yield words[position + 1]
+                return
     if command.name == "eval":
         yield " ".join(words[1:])
 
@@ -202,9 +234,10 @@ def _multiplies(function: Node) -> bool:
     name, body = _name_of(function), function.child_by_field_name("body")
     if not name or body is None:
         return False
-    calls = sum(1 for node in _walk(body) if node.type == "command" and _called(node) == name)
-    concurrent = any(node.type in ("&", "|") for node in _walk(body))
-    return concurrent and calls > 1
+    nodes = list(_walk(body))
+    calls = sum(1 for node in nodes if node.type == "command" and _called(node) == name)
+    concurrent = any(node.type in ("&", "|") for node in nodes)
+    return concurrent and calls > 1 and not any(node.type in _CONDITIONS for node in nodes)
 
 
 def _called(command: Node) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from host.sandbox.guard import DANGEROUS, OUTSIDE, Guard
+from host.sandbox.guard import DANGEROUS, OUTSIDE, PRIVATE, Guard
 from host.sandbox.policy import SandboxPolicy
 from shared.errors import Misconfigured
 from tests.attack import entries
@@ -51,6 +51,10 @@ def test_the_texts_are_the_agreed_ones() -> None:
         "init 0",
         ":(){ :|:& };:",
         "bomb() { bomb | bomb & }; bomb",
+        "timeout -s KILL 5 reboot",
+        "sudo -u root sh -c 'rm -rf /'",
+        "cd x; rm -rf ../..",
+        "halted() { echo no; }; /sbin/halt",
     ],
 )
 @pytest.mark.parametrize("confined", [True, False])
@@ -100,6 +104,15 @@ def test_a_literal_path_outside_is_refused_up_front(line: str) -> None:
         "cat <<EOF\nrm -rf /\nEOF",
         "# rm -rf /\ntrue",
         "f() { echo f; }; f & f | cat",
+        'sort() { [ $# -gt 0 ] || return; sort "$1" | cat; sort "$2" & }; sort b a',
+        "halt() { echo no; }; halt",
+        "./format x && bin/shutdown",
+        "command -v reboot && mkfs.ext4 --version",
+        "echo sh -c 'rm -rf /'",
+        "cd build && rm -rf ../dist && cat ../notes",
+        "rm -rf '~backup'; cat ~+/x",
+        "ln -s /app/data data; diff --label /a --label /b x y",
+        "mkdir ~/.ssh; cat ~/.ssh/config; echo x > ~/.netrc",
         "awk '/..\\//' x",
         "unterminated 'quote",
         "",
@@ -109,11 +122,14 @@ def test_harmless_lines_pass(line: str) -> None:
     assert guard().refusal(line) is None
 
 
-@pytest.mark.parametrize("name", ["sandbox.yaml", "own.yaml"])
+@pytest.mark.parametrize("name", ["sandbox.yaml", "own.yaml", "thin.yaml"])
 def test_no_harmless_command_of_the_corpus_is_refused(name: str) -> None:
     for entry in entries.load(name)["benign"]:
-        if isinstance(entry["input"], str):
-            assert guard().refusal(entry["input"].replace("@WS@", str(WORKSPACE))) is None, entry["id"]
+        given = {"command": entry["input"]} if isinstance(entry["input"], str) else entry["input"]
+        if "command" in given:
+            line = given["command"].replace("@WS@", str(WORKSPACE)).replace("@TMP@", f"{PRIVATE}x/1")
+            cwd = given.get("cwd", ".").replace("@TMP@", f"{PRIVATE}x/1")
+            assert guard().refusal(line, cwd) is None, entry["id"]
 
 
 def test_custom_patterns_apply_to_each_command_not_to_the_line() -> None:
