@@ -13,7 +13,7 @@ import select
 import time
 from typing import Any, Final
 
-from . import confine, namespaces, privileges, proc, tree
+from . import confine, namespaces, privileges, proc, tree, unseen
 from .command import Launcher
 from .config import Config
 from .frames import Channel, Closed, Frame
@@ -127,6 +127,7 @@ class Run:
         self._room = room
         self._launcher = launcher
         self._scoped = scoped
+        self._unseen = unseen.Watch()
         self._output = Output(config.output)
         self._ended: str | None = None
         self._gate: Gate | None = None
@@ -214,7 +215,7 @@ class Run:
         config, launcher = self._config, self._launcher
         tree.reap_orphans(launcher.pid)
         besides = launcher.pid if launcher.serves_on else None
-        used = tree.usage(os.getpid(), besides, config.memory, config.processes)
+        used = tree.usage(os.getpid(), besides, config.memory, config.processes, self._unseen)
         if used.tasks > config.processes:
             self._ended = "processes"
         elif used.memory > config.memory:

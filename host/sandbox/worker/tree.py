@@ -12,9 +12,8 @@ import time
 from dataclasses import dataclass
 from typing import Final
 
-from . import proc
+from . import proc, unseen
 
-PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 SWEEP_LIMIT_MS: Final = 5000  # a process in uninterruptible sleep may outlive it
 _RETRY_S: Final = 0.0005
 
@@ -77,32 +76,37 @@ def _read(path: str) -> bytes:
         return b""
 
 
-def usage(root: int, besides: int | None, memory_limit: int, task_limit: int) -> Usage:
+def usage(
+    root: int, besides: int | None, memory_limit: int, task_limit: int, watch: unseen.Watch
+) -> Usage:
     """Measure everything below ``root`` but ``besides``; shared pages are told apart only when the quick sum
-    is over the limit.
+    is over the limit. ``watch`` is the command's own.
     """
     processes = [found for found in descendants(root, task_limit + 2) if found[0] != besides]
     tasks = sum(threads for _, threads in processes)
     if tasks > task_limit:
         return Usage(tasks, 0)
-    memory = sum(_resident(pid) for pid, _ in processes)
-    if memory > memory_limit:
-        memory = sum(_proportional(pid) for pid, _ in processes)
-    return Usage(tasks, memory)
+    known = [found for pid, _ in processes if (found := unseen.look(pid)) is not None]
+    private, shared = sum(p.resident - p.file for p in known), sum(p.file for p in known)
+    if private + shared > memory_limit:
+        parts = [_proportional(process) for process in known]
+        private, shared = sum(part[0] for part in parts), sum(part[1] for part in parts)
+    if private + shared <= memory_limit:
+        areas, other = watch.look(known, memory_limit)
+        shared, private = max(shared, areas), private + other
+    return Usage(tasks, private + shared)
 
 
-def _resident(pid: int) -> int:
-    fields = _read(proc.path(pid, "statm")).split()
-    return int(fields[1]) * PAGE if len(fields) > 1 else 0
-
-
-def _proportional(pid: int) -> int:
+def _proportional(process: unseen.Process) -> tuple[int, int]:
     """Anonymous and shared memory, each page divided by those who map it (proc_pid_smaps(5))."""
-    total = 0
-    for line in _read(proc.path(pid, "smaps_rollup")).splitlines():
-        if line.startswith((b"Pss_Anon:", b"Pss_Shmem:")):
-            total += int(line.split()[1]) << 10
-    return total or _resident(pid)
+    sizes = {b"Pss_Anon:": 0, b"Pss_Shmem:": 0}
+    for line in _read(proc.path(process.pid, "smaps_rollup")).splitlines():
+        name, *rest = line.split()
+        if name in sizes:
+            sizes[name] = int(rest[0]) << 10
+    if not any(sizes.values()):
+        return process.resident - process.file, process.file
+    return sizes[b"Pss_Anon:"], sizes[b"Pss_Shmem:"]
 
 
 def end_all(*, scoped: bool) -> bool:
