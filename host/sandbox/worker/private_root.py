@@ -6,13 +6,14 @@ directory comes with the request.
 """
 
 # Descriptors and raw paths on purpose: pathlib can't work relative to a directory that is held open.
-# ruff: noqa: PTH102, PTH103, PTH110, PTH114, PTH115, PTH119, PTH120, PTH211
+# ruff: noqa: PTH102, PTH103, PTH110, PTH114, PTH115, PTH119, PTH120, PTH123, PTH211
 
 from __future__ import annotations
 
 import contextlib
 import os
 import stat
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import Final
@@ -52,10 +53,11 @@ _STREAMS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """What every command's root has: paths bound as they are, and links with their targets."""
+    """What every command's root has: paths bound as they are, links and their targets, files and content."""
 
     bound: tuple[str, ...]
     links: tuple[tuple[str, str], ...]
+    written: tuple[tuple[str, bytes], ...]
 
 
 @cache
@@ -63,10 +65,26 @@ def layout(config: Config) -> Layout:
     """Return the part that no request changes; looked up once, in the supervisor, before it forks."""
     granted = {grant.path for grant in grants.system_grants(config)}
     wanted = sorted(p for p in granted if not any(grants.is_beneath(p, own) for own in _OWN))
-    bound = [path for path in wanted if not _covered(path, wanted)]
+    written = [*_accounts(config, granted)]
+    bound = [p for p in wanted if not _covered(p, wanted) and p not in dict(written)]
     names = (*grants.SYSTEM, *grants.KERNEL, *grants.ETC)
     links = [(path, os.readlink(path)) for path in names if os.path.islink(path)]
-    return Layout(tuple(bound), tuple(links))
+    return Layout(tuple(bound), tuple(links), tuple(written))
+
+
+def _accounts(config: Config, granted: set[str]) -> Iterator[tuple[str, bytes]]:
+    """Yield the user and group files with a line for a uid that has no name: ssh and git insist on one."""
+    owner, group = str(config.inner_uid), str(config.inner_gid)
+    lines = {
+        "/etc/passwd": f"agent:x:{owner}:{group}:agent:/:/bin/bash\n",
+        "/etc/group": f"agent:x:{group}:\n",
+    }
+    for path in granted & lines.keys():
+        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+            known = file.read()
+        number = owner if path == "/etc/passwd" else group
+        if not any(line.split(":")[2:3] == [number] for line in known.splitlines()):
+            yield path, f"{known.rstrip()}\n{lines[path]}".encode("utf-8", "surrogateescape")
 
 
 def _covered(path: str, others: list[str]) -> bool:
@@ -89,6 +107,10 @@ class PrivateRoot:
             self._make_parent(path)
             with contextlib.suppress(FileExistsError):
                 os.symlink(target, f"{self._top}{path}")
+        for path, content in ahead.written:
+            self._make_parent(path)
+            with open(f"{self._top}{path}", "xb") as file:
+                file.write(content)
         self._own_file_systems()
         for grant in sorted(grants.shared_grants(config, workspace), key=lambda g: g.path):
             if grant.path not in DEVICES:
