@@ -143,15 +143,7 @@ class SandboxToolset:
         action = arguments.pop("action", "run")
         if action != "run":
             return await self._manage(action, arguments.get("job"))
-        command = arguments.get("command")
-        if not command:
-            raise SandboxFault("command is missing")
-        if "\0" in command:
-            raise SandboxFault("a command can't contain a NUL byte")
-        if len(command.encode()) > COMMAND_BYTES:
-            raise SandboxFault(
-                f"the command is longer than {COMMAND_BYTES} bytes; write a script file and run it"
-            )
+        command = _passable(arguments.get("command"))
         refusal = self._guard.refusal(command, arguments.get("cwd"))
         if refusal is not None:
             raise SandboxFault(refusal)
@@ -173,6 +165,23 @@ class SandboxToolset:
             raise SandboxFault(f"action {action} needs job, the number of a background command")
         answer = await self._request(f"job_{action}", {"job": job}, FILE_TIMEOUT_S)
         return _exec_result(answer, network=self._sandbox.policy.allow_network)
+
+
+def _passable(command: str | None) -> str:
+    """Return a command that a shell can be given. Raises ``SandboxFault``."""
+    if not command:
+        raise SandboxFault("command is missing")
+    if "\0" in command:
+        raise SandboxFault("a command can't contain a NUL byte")
+    try:
+        size = len(command.encode())
+    except UnicodeEncodeError:
+        raise SandboxFault("a command can't contain half of a surrogate pair") from None
+    if size > COMMAND_BYTES:
+        raise SandboxFault(
+            f"the command is longer than {COMMAND_BYTES} bytes; write a script file and run it"
+        )
+    return command
 
 
 def _file_result(answer: Mapping[str, Any]) -> ToolResult:
