@@ -162,7 +162,7 @@ def _prepared(config: Config, room: Room, request: Frame, given: list[int]) -> _
     if words is not None:
         return _Command(_found(words[0], surroundings), words, surroundings, numbered)
     shell = next(shell for shell in _SHELLS if os.path.exists(shell))
-    return _Command(shell, [shell.rpartition("/")[2], "-c", request["command"]], surroundings, numbered)
+    return _Command(shell, [shell.rpartition("/")[2], "-c", "--", request["command"]], surroundings, numbered)
 
 
 def _wait_for(pid: int) -> int:
