@@ -12,7 +12,7 @@ import pytest
 from tests.attack import entries
 from tests.attack.world import MODES, RARE_MODES, Mode, Outcome, World, end
 
-FILES = ("sandbox.yaml", "own.yaml", "thin.yaml")
+FILES = ("sandbox.yaml", "own.yaml", "thin.yaml", "third.yaml")
 CORPORA = {name: entries.load(name) for name in FILES if (entries.CORPUS / name).exists()}
 ATTEMPTS = [(name, entry) for name, corpus in CORPORA.items() for entry in corpus["attempts"]]
 HARMLESS = [(name, entry) for name, corpus in CORPORA.items() for entry in corpus["benign"]]

@@ -122,7 +122,7 @@ def test_harmless_lines_pass(line: str) -> None:
     assert guard().refusal(line) is None
 
 
-@pytest.mark.parametrize("name", ["sandbox.yaml", "own.yaml", "thin.yaml"])
+@pytest.mark.parametrize("name", ["sandbox.yaml", "own.yaml", "thin.yaml", "third.yaml"])
 def test_no_harmless_command_of_the_corpus_is_refused(name: str) -> None:
     for entry in entries.load(name)["benign"]:
         given = {"command": entry["input"]} if isinstance(entry["input"], str) else entry["input"]
