@@ -188,7 +188,8 @@ def _compiled(patterns: Iterable[str]) -> list[re.Pattern[str]]:
 
 
 def _fixed_part(path: str) -> str:
-    """Return the path up to the directory where wildcards begin."""
+    """Return the path up to the directory where wildcards begin; several slashes at its start are one."""
+    path = re.sub("^/+", "/", path)
     match = _GLOB.search(path)
     return path if match is None else path[: match.start()].rpartition("/")[0] or "/"
 

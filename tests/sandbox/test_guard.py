@@ -111,6 +111,7 @@ def test_a_literal_path_outside_is_refused_up_front(line: str) -> None:
         "echo sh -c 'rm -rf /'",
         "cd build && rm -rf ../dist && cat ../notes",
         "rm -rf '~backup'; cat ~+/x",
+        "cat //srv//memory/x && rm -rf //srv/memory/build",
         "ln -s /app/data data; diff --label /a --label /b x y",
         "mkdir ~/.ssh; cat ~/.ssh/config; echo x > ~/.netrc",
         "awk '/..\\//' x",
