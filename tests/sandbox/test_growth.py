@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 from pathlib import Path
 
@@ -34,9 +35,10 @@ async def settled(sandbox: Sandbox, most: int) -> None:
     with anyio.fail_after(10):
         while True:
             below = supervisor(sandbox).children(recursive=True)
-            states = [p.status() for p in below if p.is_running()]
-            if len(below) <= most and psutil.STATUS_ZOMBIE not in states:
-                return
+            with contextlib.suppress(psutil.NoSuchProcess):  # it was about to end: look again
+                states = [p.status() for p in below]
+                if len(below) <= most and psutil.STATUS_ZOMBIE not in states:
+                    return
             await anyio.sleep(0.02)
 
 

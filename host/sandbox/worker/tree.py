@@ -76,9 +76,7 @@ def _read(path: str) -> bytes:
         return b""
 
 
-def usage(
-    root: int, besides: int | None, memory_limit: int, task_limit: int, watch: unseen.Watch
-) -> Usage:
+def usage(root: int, besides: int | None, memory_limit: int, task_limit: int, watch: unseen.Watch) -> Usage:
     """Measure everything below ``root`` but ``besides``; shared pages are told apart only when the quick sum
     is over the limit. ``watch`` is the command's own.
     """
