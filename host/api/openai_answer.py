@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from host.api.openai_shapes import error_body
+from host.api.openai_errors import error_body
 from shared import jsons
 from shared.models import Event
 

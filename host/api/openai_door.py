@@ -1,4 +1,4 @@
-"""The OpenAI-compatible door: POST /v1/chat/completions and GET /v1/models, for existing chat programs."""
+"""What the OpenAI-compatible door does with requests; loaded with the first of them."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any, Final
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from host.agent.endings import Cancelled
 from host.api.body import idempotency, parse_body, raw_body
 from host.api.openai_answer import DONE, Answer, Envelope, failed
-from host.api.openai_shapes import NO_RETRY, ChatCompletionRequest
+from host.api.openai_errors import NO_RETRY
+from host.api.openai_shapes import ChatCompletionRequest
 from host.api.openai_threads import Thread, Threads
 from host.api.responses import JSON
 from host.api.sse import FrameStreamResponse
@@ -59,24 +59,16 @@ class _Turn:
             self.run.stop(Cancelled("The reader went away; the finished steps are kept."))
 
 
-class OpenAiApi:
-    """The routes below /v1."""
+class OpenAiDoor:
+    """Answers what comes to the routes below /v1; ``created``: seconds since 1970, of the models."""
 
-    def __init__(self, store: Store, runs: RunService, settings: Settings) -> None:
+    def __init__(self, store: Store, runs: RunService, settings: Settings, created: int) -> None:
         self._runs = runs
         self._threads = Threads(store)
-        self._created = now_ms() // 1000
+        self._created = created
         listed = model_names(settings) or (() if settings.offline else (settings.model.model,))
         self._models = tuple(dict.fromkeys((ASSISTANT, *listed)))
         self._listed = frozenset(listed)
-
-    def routes(self) -> list[Route]:
-        """Return the routes."""
-        return [
-            Route("/v1/chat/completions", self.complete, methods=["POST"]),
-            Route("/v1/models", self.list, methods=["GET"]),
-            Route("/v1/models/{id:path}", self.get, methods=["GET"]),
-        ]
 
     async def list(self, request: Request) -> Response:
         """List the models."""

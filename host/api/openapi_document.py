@@ -1,4 +1,4 @@
-"""GET /openapi.json: the contract, made from the models that validate requests and the shapes of answers."""
+"""The contract, made from the models that validate requests and the shapes of answers."""
 
 from __future__ import annotations
 
@@ -9,9 +9,6 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import Route
 
 from host.api import shapes
 from host.api.chat import ChatRequest, ResumeRequest
@@ -23,7 +20,6 @@ from host.api.openai_shapes import (
     ModelsShape,
     OpenAiErrorShape,
 )
-from host.api.responses import JSON
 from host.api.tasks import CheckRequest, TaskChanges, TaskRequest, TriggerRequest
 from host.api.tokens import NewTokenRequest
 
@@ -240,21 +236,6 @@ OPERATIONS: Final = (
     Operation("GET", "/metrics", "The counters, for Prometheus", "text/plain"),
     Operation("GET", "/openapi.json", "This document", "application/json"),
 )
-
-
-class OpenApi:
-    """The document's route."""
-
-    def __init__(self, version: str) -> None:
-        self._version = version
-
-    def routes(self) -> list[Route]:
-        """Return the routes."""
-        return [Route("/openapi.json", self.get, methods=["GET"])]
-
-    async def get(self, request: Request) -> Response:
-        """Return the document."""
-        return JSON(document(self._version))
 
 
 @cache

@@ -9,7 +9,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from host.api.openai_shapes import PREFIX, openai_error
+from host.api.openai_errors import PREFIX, openai_error
 from host.api.responses import error_headers, error_response
 from shared.errors import MethodNotAllowed, NotFound, PicoError
 
