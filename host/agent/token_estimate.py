@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from shared.jsons import dump_bytes
+
 BYTES_PER_TOKEN: Final = 3
 """English has about four bytes a token, code and JSON about three."""
 
@@ -14,12 +16,16 @@ IMAGE_TOKENS: Final = 1600
 
 def estimated_input(request: Mapping[str, Any]) -> int:
     """Return the tokens of a request's system prompt, tools and messages."""
-    return sum(estimated(request.get(part)) for part in ("system", "tools", "messages"))
+    return estimated_prefix(request) + estimated(request.get("messages"))
 
 
 def estimated_prefix(request: Mapping[str, Any]) -> int:
-    """Return the tokens of a request's system prompt and tools alone."""
-    return sum(estimated(request.get(part)) for part in ("system", "tools"))
+    """Return the tokens of a request's system prompt and tools alone.
+
+    They are counted as the JSON that is sent: walking through twenty schemas takes ten times as long.
+    """
+    prefix = [request[part] for part in ("system", "tools") if request.get(part)]
+    return -(-len(dump_bytes(prefix)) // BYTES_PER_TOKEN) if prefix else 0
 
 
 def estimated_text(characters: int) -> int:
