@@ -12,7 +12,7 @@ from . import grants, reaper
 from .children import Child, Children
 from .config import Config, Place
 
-WARM: Final = 2
+WARM: Final = 1
 MAX_RESTING: Final = 8
 
 
