@@ -106,8 +106,9 @@ async def told(host: HostProcess, rate: int, pieces: list[str]) -> int:
     writer.close()
     texts = [json.loads(line[6:]) for line in _data(received)]
     chunks = [data["text"] for data in texts if data.keys() == {"text"}]
-    if "".join(chunks).strip() != texts[-1]["result"]:
-        raise RuntimeError("the chunks are not the result")
+    ending = texts[-1]
+    if ending.get("status") != "success" or "".join(chunks).strip() != ending["result"]:
+        raise RuntimeError(f"the chunks are not the result: {ending.get('error', ending)}")
     return sum(chunk.count(PIECE.strip()) for chunk in chunks)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -23,6 +24,9 @@ logger = logging.getLogger("picoclaw.host")
 
 BACKLOG = 2048
 HOPELESS = 2
+SWITCH_S = 0.0005
+"""How long a worker thread waits at most for the interpreter while the event loop is busy. At Python's 5 ms a
+thread that ships the store's log needs seconds, holds up every writer meanwhile, and leases run out."""
 
 
 class _Server(uvicorn.Server):
@@ -39,6 +43,7 @@ def run(settings: Settings) -> int:
 
     0: it was stopped. 1: it could not go on, and another try may succeed. 2: only the operator can mend it.
     """
+    sys.setswitchinterval(SWITCH_S)
     try:
         bound = _bind(settings)
     except OSError as error:

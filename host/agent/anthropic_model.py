@@ -20,6 +20,7 @@ from anthropic import AsyncAnthropic, AsyncStream
 
 from host.agent.accumulator import Accumulator
 from host.agent.models import Delta, ModelConfig, ModelError, Reply
+from host.agent.pacing import Pacer, host_pacer
 from shared.clock import ms_of, now_ms
 from shared.errors import Misconfigured
 from shared.jsons import dump_bytes
@@ -108,8 +109,9 @@ def _offline_http() -> httpx2.AsyncClient:
 class AnthropicModel:
     """``ModelPort`` over an SDK client, which it owns from then on."""
 
-    def __init__(self, client: AsyncAnthropic) -> None:
+    def __init__(self, client: AsyncAnthropic, pacer: Pacer | None = None) -> None:
         self._client = client
+        self._pacer = pacer or host_pacer()
 
     async def reply(self, request: Mapping[str, Any], on_delta: Callable[[Delta], Awaitable[None]]) -> Reply:
         """See ``ModelPort.reply``."""
@@ -120,6 +122,7 @@ class AnthropicModel:
                 delta = answer.feed(event)
                 if delta is not None:
                     await on_delta(delta)
+                await self._pacer.turn()
         return answer.reply()
 
     async def aclose(self) -> None:

@@ -24,8 +24,8 @@ from shared.store.contract import Store
 logger = logging.getLogger("picoclaw.runs")
 
 FAILED: Final = "The run failed inside the host."
-FINISH_WITHIN_S: Final = 30.0
-"""A run that ended has this long to be stored."""
+FINISH_WITHIN_S: Final = 120.0
+"""A run that ended has this long to be stored: a thousand that end at once take their time."""
 
 
 class Agent(Protocol):

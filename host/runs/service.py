@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any, Final
 
 import anyio
+import anyio.lowlevel
 from anyio.abc import TaskGroup
 
 from host.agent.endings import Cancelled, Overtaken, Stopped
@@ -26,7 +27,6 @@ from shared.errors import (
     ConversationBusy,
     Draining,
     KeyTaken,
-    LeaseLost,
     NoConversation,
     NotDurable,
     NotFound,
@@ -42,6 +42,9 @@ logger = logging.getLogger("picoclaw.runs")
 
 EVENTS_EVERY_S: Final = 0.25
 """Live events are stored at least this often, in batches (storage: never one sync per token)."""
+
+RUNS_AT_ONCE: Final = 50
+"""How many runs' events or leases are written in one transaction, which the event loop waits for."""
 
 
 CANCELLED: Final = "The run was cancelled; its finished steps are kept."
@@ -246,26 +249,34 @@ class RunService:
     async def _keep_events(self) -> None:
         while True:
             await anyio.sleep(EVENTS_EVERY_S)
-            runs = {run.lease.run_id: run for run in self._active.values()}
-            unsaved = {run_id: run.log.unsaved() for run_id, run in runs.items() if not run.log.closed}
-            try:
-                lost = await self._store.runs.record(
-                    [(runs[run_id].lease, events) for run_id, events in unsaved.items() if events], now_ms()
-                )
-            except Exception:
-                logger.exception("Events could not be stored yet", extra={"runs": len(unsaved)})
-                continue
-            for run_id, events in unsaved.items():
-                if run_id in lost:
-                    runs[run_id].stop(Overtaken())
-                else:
-                    runs[run_id].log.mark_saved(events)
+            runs = [run for run in self._active.values() if not run.log.closed]
+            for start in range(0, len(runs), RUNS_AT_ONCE):
+                await self._store_events(runs[start : start + RUNS_AT_ONCE])
+                await anyio.lowlevel.checkpoint()
+
+    async def _store_events(self, some: Sequence[ActiveRun]) -> None:
+        runs = {run.lease.run_id: run for run in some if not run.log.closed}
+        unsaved = {run_id: run.log.unsaved() for run_id, run in runs.items()}
+        try:
+            lost = await self._store.runs.record(
+                [(runs[run_id].lease, events) for run_id, events in unsaved.items() if events], now_ms()
+            )
+        except Exception:
+            logger.exception("Events could not be stored yet", extra={"runs": len(unsaved)})
+            return
+        for run_id, events in unsaved.items():
+            if run_id in lost:
+                runs[run_id].stop(Overtaken())
+            else:
+                runs[run_id].log.mark_saved(events)
 
     async def _keep_leases(self) -> None:
         while True:
             await anyio.sleep(self._limits.lease_ms / 3000)
-            for run in list(self._active.values()):
-                await self._renew(run)
+            runs = list(self._active.values())
+            for start in range(0, len(runs), RUNS_AT_ONCE):
+                await self._renew(runs[start : start + RUNS_AT_ONCE])
+                await anyio.lowlevel.checkpoint()
 
     async def _keep_cancels(self) -> None:
         """Stop the runs of this host that somebody asked another host to stop."""
@@ -282,13 +293,15 @@ class RunService:
                 if run_id in self._active:
                     self._active[run_id].stop(Cancelled(CANCELLED))
 
-    async def _renew(self, run: ActiveRun) -> None:
+    async def _renew(self, runs: Sequence[ActiveRun]) -> None:
         try:
-            await self._store.runs.renew(run.lease, self._limits.lease_ms)
-        except LeaseLost:
-            run.stop(Overtaken())
+            lost = await self._store.runs.renew_all([run.lease for run in runs], self._limits.lease_ms)
         except Exception:
-            logger.exception("A lease could not be renewed yet", extra={"run_id": run.lease.run_id})
+            logger.exception("Leases could not be renewed yet", extra={"runs": len(runs)})
+            return
+        for run in runs:
+            if run.lease.run_id in lost:
+                run.stop(Overtaken())
 
     async def _replay(self, run_id: str, after: int, *, running: bool) -> AsyncIterator[Sequence[Event]]:
         """Yield stored events; those of a run on another host as they are stored there."""

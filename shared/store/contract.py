@@ -105,6 +105,10 @@ class Runs(Protocol):
         """Prolong the lease; raises LeaseLost."""
         ...
 
+    async def renew_all(self, leases: Sequence[Lease], lease_ms: int) -> set[str]:
+        """Prolong leases in one transaction; return the ids of the runs whose lease is lost."""
+        ...
+
     async def append(
         self,
         lease: Lease,

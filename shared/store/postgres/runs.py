@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from shared import jsons
-from shared.errors import ConversationBusy
+from shared.errors import ConversationBusy, LeaseLost
 from shared.models import (
     Event,
     Idempotency,
@@ -55,6 +55,20 @@ class PostgresRuns:
         await self._db.write(
             lambda connection: hold(connection, lease, f"lease_until = {NOW} + $4::bigint", lease_ms)
         )
+
+    async def renew_all(self, leases: Sequence[Lease], lease_ms: int) -> set[str]:
+        """Prolong leases in one transaction; return the ids of the runs whose lease is lost."""
+
+        async def work(connection: Connection) -> set[str]:
+            lost = set()
+            for lease in leases:
+                try:
+                    await hold(connection, lease, f"lease_until = {NOW} + $4::bigint", lease_ms)
+                except LeaseLost:
+                    lost.add(lease.run_id)
+            return lost
+
+        return await self._db.write(work) if leases else set()
 
     async def append(
         self,

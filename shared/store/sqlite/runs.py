@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from shared import jsons
+from shared.errors import LeaseLost
 from shared.models import (
     Event,
     Idempotency,
@@ -49,6 +50,20 @@ class SqliteRuns:
         await self._db.write(
             lambda connection: hold(connection, lease, "lease_until = ?", lease_now() + lease_ms)
         )
+
+    async def renew_all(self, leases: Sequence[Lease], lease_ms: int) -> set[str]:
+        """Prolong leases in one transaction; return the ids of the runs whose lease is lost."""
+
+        def work(connection: sqlite3.Connection) -> set[str]:
+            lost = set()
+            for lease in leases:
+                try:
+                    hold(connection, lease, "lease_until = ?", lease_now() + lease_ms)
+                except LeaseLost:
+                    lost.add(lease.run_id)
+            return lost
+
+        return await self._db.write(work) if leases else set()
 
     async def append(
         self,

@@ -111,6 +111,14 @@ async def test_a_renewed_lease_lives_on(store: Store) -> None:
     assert await store.runs.recover(T0 + 10 * DAY) == []
 
 
+async def test_many_leases_are_renewed_at_once_and_the_lost_ones_named(store: Store) -> None:
+    lost = await store.runs.begin(a_run("1", lease_ms=0))
+    leases = [await store.runs.begin(a_run("2", lease_ms=1000)), lost]
+    assert await store.runs.renew_all(leases, 60_000) == {lost.run_id}
+    assert await store.runs.renew_all([], 60_000) == set()
+    assert await store.runs.recover(T0 + 10 * DAY) == []
+
+
 @pytest.mark.parametrize(("effect_ahead", "code"), [(False, "retryable"), (True, "interrupted")])
 async def test_a_run_cut_off_says_whether_it_may_be_repeated(
     store: Store, effect_ahead: bool, code: str
