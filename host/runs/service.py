@@ -7,16 +7,16 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Final
+from typing import Any
 
 import anyio
-import anyio.lowlevel
 from anyio.abc import TaskGroup
 
-from host.agent.endings import Cancelled, Overtaken, Stopped
+from host.agent.endings import Cancelled, Stopped
 from host.metrics import Metrics
 from host.rates import RateLimit
 from host.runs.events import follow, one_by_one
+from host.runs.keeping import CANCELLED, EVENTS_EVERY_S, Keeping
 from host.runs.new_run import new_run
 from host.runs.places import Places
 from host.runs.prices import Prices
@@ -31,7 +31,6 @@ from shared.errors import (
     NotDurable,
     NotFound,
     NotRunning,
-    PicoError,
     TooManyRequests,
 )
 from shared.models import Event, KeyedAnswer, RunState
@@ -39,15 +38,6 @@ from shared.redact import Redactor
 from shared.store.contract import Store
 
 logger = logging.getLogger("picoclaw.runs")
-
-EVENTS_EVERY_S: Final = 0.25
-"""Live events are stored at least this often, in batches (storage: never one sync per token)."""
-
-RUNS_AT_ONCE: Final = 50
-"""How many runs' events or leases are written in one transaction, which the event loop waits for."""
-
-
-CANCELLED: Final = "The run was cancelled; its finished steps are kept."
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,10 +86,11 @@ class RunService:
 
     async def __aenter__(self) -> RunService:
         self._tasks = await self._stack.enter_async_context(anyio.create_task_group())
-        self._tasks.start_soon(self._keep_events)
-        self._tasks.start_soon(self._keep_leases)
+        keeping = Keeping(self._store, self._active, self._owner, self._limits.lease_ms)
+        self._tasks.start_soon(keeping.events)
+        self._tasks.start_soon(keeping.leases)
         if self._store.several_hosts:
-            self._tasks.start_soon(self._keep_cancels)
+            self._tasks.start_soon(keeping.cancels)
         return self
 
     async def __aexit__(
@@ -245,63 +236,6 @@ class RunService:
     async def _until_idle(self) -> None:
         while self._active:
             await self._idle.wait()
-
-    async def _keep_events(self) -> None:
-        while True:
-            await anyio.sleep(EVENTS_EVERY_S)
-            runs = [run for run in self._active.values() if not run.log.closed]
-            for start in range(0, len(runs), RUNS_AT_ONCE):
-                await self._store_events(runs[start : start + RUNS_AT_ONCE])
-                await anyio.lowlevel.checkpoint()
-
-    async def _store_events(self, some: Sequence[ActiveRun]) -> None:
-        runs = {run.lease.run_id: run for run in some if not run.log.closed}
-        unsaved = {run_id: run.log.unsaved() for run_id, run in runs.items()}
-        try:
-            lost = await self._store.runs.record(
-                [(runs[run_id].lease, events) for run_id, events in unsaved.items() if events], now_ms()
-            )
-        except Exception:
-            logger.exception("Events could not be stored yet", extra={"runs": len(unsaved)})
-            return
-        for run_id, events in unsaved.items():
-            if run_id in lost:
-                runs[run_id].stop(Overtaken())
-            else:
-                runs[run_id].log.mark_saved(events)
-
-    async def _keep_leases(self) -> None:
-        while True:
-            await anyio.sleep(self._limits.lease_ms / 3000)
-            runs = list(self._active.values())
-            for start in range(0, len(runs), RUNS_AT_ONCE):
-                await self._renew(runs[start : start + RUNS_AT_ONCE])
-                await anyio.lowlevel.checkpoint()
-
-    async def _keep_cancels(self) -> None:
-        """Stop the runs of this host that somebody asked another host to stop."""
-        while True:
-            await anyio.sleep(EVENTS_EVERY_S)
-            try:
-                asked = await self._store.runs.cancels_asked(self._owner)
-            except PicoError:
-                continue
-            except Exception:
-                logger.exception("Cancelled runs could not be looked for")
-                continue
-            for run_id in asked:
-                if run_id in self._active:
-                    self._active[run_id].stop(Cancelled(CANCELLED))
-
-    async def _renew(self, runs: Sequence[ActiveRun]) -> None:
-        try:
-            lost = await self._store.runs.renew_all([run.lease for run in runs], self._limits.lease_ms)
-        except Exception:
-            logger.exception("Leases could not be renewed yet", extra={"runs": len(runs)})
-            return
-        for run in runs:
-            if run.lease.run_id in lost:
-                run.stop(Overtaken())
 
     async def _replay(self, run_id: str, after: int, *, running: bool) -> AsyncIterator[Sequence[Event]]:
         """Yield stored events; those of a run on another host as they are stored there."""

@@ -25,7 +25,7 @@ from .jobs import Job, Jobs
 from .places import Places
 from .reapers import Reapers
 
-MAX_WORKERS: Final = 512
+MAX_WORKERS: Final = 256
 REQUESTED: Final = ("command", "program", "environment", "cwd", "stdin", "timeout_ms")
 _TURN_MS: Final = 1000
 _SHORT_TURN_MS: Final = 20

@@ -1,0 +1,96 @@
+"""What goes on beside the runs of a host: their events are stored, their leases renewed, cancels heard of."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import anyio
+import anyio.lowlevel
+
+from host.agent.endings import Cancelled, Overtaken
+from host.runs.run import ActiveRun
+from shared.clock import now_ms
+from shared.errors import PicoError
+from shared.store.contract import Store
+
+logger = logging.getLogger("picoclaw.runs")
+
+EVENTS_EVERY_S: Final = 0.25
+"""Live events are stored at least this often, in batches (storage: never one sync per token)."""
+
+RUNS_AT_ONCE: Final = 50
+"""How many runs' events or leases are written in one transaction, which the event loop waits for."""
+
+
+CANCELLED: Final = "The run was cancelled; its finished steps are kept."
+
+
+class Keeping:
+    """Three endless tasks over ``active``, the runs by their ids."""
+
+    def __init__(self, store: Store, active: Mapping[str, ActiveRun], owner: str, lease_ms: int) -> None:
+        self._store = store
+        self._active = active
+        self._owner = owner
+        self._lease_ms = lease_ms
+
+    async def events(self) -> None:
+        """Store what the runs told, a few times a second."""
+        while True:
+            await anyio.sleep(EVENTS_EVERY_S)
+            runs = [run for run in self._active.values() if not run.log.closed]
+            for start in range(0, len(runs), RUNS_AT_ONCE):
+                await self._store_events(runs[start : start + RUNS_AT_ONCE])
+                await anyio.lowlevel.checkpoint()
+
+    async def _store_events(self, some: Sequence[ActiveRun]) -> None:
+        runs = {run.lease.run_id: run for run in some if not run.log.closed}
+        unsaved = {run_id: run.log.unsaved() for run_id, run in runs.items()}
+        try:
+            lost = await self._store.runs.record(
+                [(runs[run_id].lease, events) for run_id, events in unsaved.items() if events], now_ms()
+            )
+        except Exception:
+            logger.exception("Events could not be stored yet", extra={"runs": len(unsaved)})
+            return
+        for run_id, events in unsaved.items():
+            if run_id in lost:
+                runs[run_id].stop(Overtaken())
+            else:
+                runs[run_id].log.mark_saved(events)
+
+    async def leases(self) -> None:
+        """Renew the leases of all runs, three times in the time of one."""
+        while True:
+            await anyio.sleep(self._lease_ms / 3000)
+            runs = list(self._active.values())
+            for start in range(0, len(runs), RUNS_AT_ONCE):
+                await self._renew(runs[start : start + RUNS_AT_ONCE])
+                await anyio.lowlevel.checkpoint()
+
+    async def cancels(self) -> None:
+        """Stop the runs of this host that somebody asked another host to stop."""
+        while True:
+            await anyio.sleep(EVENTS_EVERY_S)
+            try:
+                asked = await self._store.runs.cancels_asked(self._owner)
+            except PicoError:
+                continue
+            except Exception:
+                logger.exception("Cancelled runs could not be looked for")
+                continue
+            for run_id in asked:
+                if run_id in self._active:
+                    self._active[run_id].stop(Cancelled(CANCELLED))
+
+    async def _renew(self, runs: Sequence[ActiveRun]) -> None:
+        try:
+            lost = await self._store.runs.renew_all([run.lease for run in runs], self._lease_ms)
+        except Exception:
+            logger.exception("Leases could not be renewed yet", extra={"runs": len(runs)})
+            return
+        for run in runs:
+            if run.lease.run_id in lost:
+                run.stop(Overtaken())
