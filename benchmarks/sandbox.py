@@ -13,6 +13,7 @@ from pathlib import Path
 import anyio
 import psutil
 
+from benchmarks.turns import pss
 from host.sandbox import Sandbox, SandboxPolicy
 from host.tools.sandbox_tools import SandboxToolset
 
@@ -98,10 +99,7 @@ async def _worker_memory(sandbox: Sandbox) -> float:
 
 
 def _pss() -> float:
-    total = 0
-    for process in psutil.Process().children(recursive=True):
-        total += process.memory_full_info().pss
-    return total / (1 << 20)
+    return sum(pss(process) for process in psutil.Process().children(recursive=True)) / (1 << 20)
 
 
 if __name__ == "__main__":
