@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,8 @@ from tests.image.conftest import MakeContainer
 from tests.image.container import Container
 from tests.running import until
 
-LONGEST_START_S = 1.5
+LONGEST_START = 10
+"""In starts of an interpreter that imports the web frameworks alone: 1.5 s where that takes 0.15 s."""
 
 
 def chat(client: httpx2.Client, message: str, conversation: str | None = None) -> dict[str, Any]:
@@ -66,8 +69,8 @@ def test_killed_at_once_it_starts_again_on_its_volumes_with_nothing_lost(
     assert again.stop() == 0
 
 
-def test_it_answers_within_a_second_and_a_half(make_container: MakeContainer) -> None:
-    took = []
+def test_it_answers_soon_after_what_its_frameworks_alone_take(make_container: MakeContainer) -> None:
+    took, alone = [], frameworks_alone()
     for _ in range(3):
         container = make_container().start(wait=False)
         container.wait_ready()
@@ -75,8 +78,20 @@ def test_it_answers_within_a_second_and_a_half(make_container: MakeContainer) ->
         main, host = container.find("supervise"), container.find("serve")
         took.append(ready - main.create_time() - waited_for_a_processor(main, host))
         assert container.stop() == 0
-    print("start to /ready:", ", ".join(f"{seconds:.2f} s" for seconds in took))
-    assert min(took) <= LONGEST_START_S
+    print("start to /ready:", ", ".join(f"{seconds:.2f} s" for seconds in took), f"alone: {alone:.2f} s")
+    assert min(took) <= LONGEST_START * alone
+
+
+def frameworks_alone() -> float:
+    """Return the seconds in which this machine, at this moment, starts an interpreter with the frameworks."""
+    took = []
+    for _ in range(3):
+        started = time.monotonic()
+        subprocess.run(
+            [sys.executable, "-c", "import anyio, pydantic, starlette.routing, uvicorn"], check=True
+        )
+        took.append(time.monotonic() - started)
+    return min(took)
 
 
 def waited_for_a_processor(*processes: psutil.Process) -> float:
