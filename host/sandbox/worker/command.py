@@ -97,8 +97,8 @@ class Launcher:
 
     def end(self) -> bool:
         """Kill it; in namespaces everything below goes with it. True once it is gone."""
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # by descriptor: its number may be another's by now
+            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
         if not self._has_ended(tree.SWEEP_LIMIT_MS):
             return False
         with contextlib.suppress(ChildProcessError):
