@@ -1,7 +1,7 @@
 """``python -m mcp_server.zygote``: one warm process that forks a tool server per session.
 
 Everything slow is imported once, before the first fork, when somebody is about to want a session: until
-then an idle host does not hold the 60 MiB. A session then costs a fork. The zygote has no threads and no
+then an idle host does not hold the 45 MiB. A session then costs a fork. The zygote has no threads and no
 event loop, so a fork is safe at any time. It serves one database, fixed at its own birth:
 
 - the control socket (inherited) brings the host's sessions: one packet, one descriptor; a packet without a

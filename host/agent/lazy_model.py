@@ -1,4 +1,4 @@
-"""The model port, loaded behind the start: the SDK takes over a second to import."""
+"""The model port, loaded behind the start: the SDK takes half a second to import."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The port to a language model: what the agent loop asks, what it gets back, how it fails.
 
-Nothing here imports the SDK (over a second); ``host.agent.anthropic_model`` does and implements the port.
+Nothing here imports the SDK (half a second); ``host.agent.anthropic_model`` does and implements the port.
 """
 
 from __future__ import annotations
