@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -103,3 +105,20 @@ def test_a_file_that_is_no_database_is_refused_with_a_sentence(tmp_path: Path) -
     (tmp_path / "a.db").write_bytes(b"something else entirely" * 100)
     with pytest.raises(StoreError, match=r"a\.db cannot be opened"):
         SqliteStore(tmp_path / "a.db")
+
+
+def test_a_first_start_loads_no_packages_that_only_happen_to_be_installed(tmp_path: Path) -> None:
+    (tmp_path / "numpy.py").write_text("print('loaded')")
+    program = f"""
+import sys
+sys.path.insert(0, {str(tmp_path)!r})
+from pathlib import Path
+from shared.store.sqlite.engine import connect
+from shared.store.sqlite.migrations import migrate
+connection = connect(Path({str(tmp_path)!r}, "store.db"), busy_ms=1000)
+migrate(connection)
+print(connection.execute("PRAGMA user_version").fetchone()[0])
+import numpy
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert ended.stdout.split() == [str(SCHEMA_VERSION), "loaded"]

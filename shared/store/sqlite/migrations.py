@@ -7,8 +7,10 @@ doesn't pay for the import of sqlite-utils (0.18 s).
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final
 
 from shared.errors import StoreError, StoreVersion
 
@@ -330,8 +332,9 @@ def migrate(connection: sqlite3.Connection) -> None:
 
 
 def _apply(connection: sqlite3.Connection) -> None:
-    from sqlite_utils import Database as UtilsDatabase
-    from sqlite_utils.migrations import Migrations
+    with _without("numpy", "pandas"):
+        from sqlite_utils import Database as UtilsDatabase
+        from sqlite_utils.migrations import Migrations
 
     class Numbered(Migrations):
         migrations_table = "schema_migrations"
@@ -340,6 +343,19 @@ def _apply(connection: sqlite3.Connection) -> None:
     for number, statements in enumerate(STEPS, start=1):
         numbered(name=f"{number:04d}")(_step(number, statements))
     numbered.apply(UtilsDatabase(connection, recursive_triggers=False))
+
+
+@contextmanager
+def _without(*packages: str) -> Iterator[None]:
+    """Have imports not find these; sqlite-utils would load them for types that no column here has."""
+    modules: dict[str, Any] = sys.modules
+    absent = [name for name in packages if name not in modules]
+    modules.update(dict.fromkeys(absent))
+    try:
+        yield
+    finally:
+        for name in absent:
+            del modules[name]
 
 
 def _step(number: int, statements: tuple[str, ...]) -> Callable[[UtilsDatabase], None]:
