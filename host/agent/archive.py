@@ -12,7 +12,7 @@ from typing import Final
 from urllib.parse import quote
 
 from host.runs.text import strip_internal
-from host.sandbox.sandbox import SandboxFault
+from host.sandbox.wire import SandboxFault
 from shared import jsons
 from shared.clock import iso
 from shared.compactions import Compaction

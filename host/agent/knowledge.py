@@ -17,7 +17,7 @@ import anyio
 import anyio.to_thread
 
 from host.agent.watch import Watch
-from host.sandbox.sandbox import SandboxFault
+from host.sandbox.wire import SandboxFault
 from host.sandbox.worker.paths import Refused, RootPath, Roots
 from host.sandbox.worker.survey import SKILL_FILE, survey
 from host.skills.catalogue import LARGEST_FILE, Catalogue, Shelf, Skill, SkillFile, Tier, catalogue

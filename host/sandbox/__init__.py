@@ -5,7 +5,8 @@ from __future__ import annotations
 from host.sandbox.explain import explain_command, explain_path
 from host.sandbox.policy import Limits, SandboxPolicy, SandboxReport
 from host.sandbox.programs import running_program
-from host.sandbox.sandbox import Sandbox, SandboxFault
+from host.sandbox.sandbox import Sandbox
+from host.sandbox.wire import SandboxFault
 
 __all__ = [
     "Limits",

@@ -32,7 +32,6 @@ def configuration(policy: SandboxPolicy, temporary: str) -> dict[str, Any]:
         "file_size": limits.file_size,
         "open_files": limits.open_files,
         "output": limits.output,
-        "worker_idle_s": limits.worker_idle_s,
         "reaper_idle_s": limits.reaper_idle_s,
     }
 

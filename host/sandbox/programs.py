@@ -13,7 +13,8 @@ import anyio
 import anyio.lowlevel
 from anyio.abc import ByteStream
 
-from host.sandbox.sandbox import Sandbox, SandboxFault
+from host.sandbox.sandbox import Sandbox
+from host.sandbox.wire import SandboxFault
 
 END_GRACE_S: Final = 0.25
 """How long a program may take to leave once its stdin is closed, before it is killed, in seconds."""

@@ -22,15 +22,16 @@ from typing import TYPE_CHECKING, Any, Final, Self
 import anyio
 from anyio.abc import TaskGroup
 
+from host.sandbox.file_workers import DIED, FileWorkers
 from host.sandbox.handshake import configuration, report_of
 from host.sandbox.policy import SandboxPolicy, SandboxReport
-from host.sandbox.wire import Disconnected, Wire
+from host.sandbox.wire import Disconnected, SandboxFault, Wire, checked
 
 if TYPE_CHECKING:
     from host.tools.sandbox_tools import SandboxToolset
 
 SUPERVISOR: Final = Path(__file__).parent / "worker" / "main.py"
-FILE_TIMEOUT_S: Final = 30.0
+ANSWER_TIMEOUT_S: Final = 30.0
 READY_TIMEOUT_S: Final = 20.0
 END_TIMEOUT_S: Final = 8.0
 CANCEL_TIMEOUT_S: Final = 10.0
@@ -41,10 +42,6 @@ LONGEST_PAUSE_S: Final = 30.0
 HOST: Final = "\0host"  # the host's own reads; no conversation can have this id
 
 logger = logging.getLogger("picoclaw.sandbox")
-
-
-class SandboxFault(Exception):
-    """A request could not be served; the sentence is for the model."""
 
 
 class Sandbox:
@@ -65,12 +62,14 @@ class Sandbox:
         self._temporary = ""
         self._cannot_start = False
         self._tasks: TaskGroup = anyio.create_task_group()
+        self._files = FileWorkers(self._fork_worker, policy.limits.worker_idle_s)
 
     async def __aenter__(self) -> Self:
         await self._tasks.__aenter__()
         if platform.system() == "Linux":
             self._start()
             self._tasks.start_soon(self._keep_running)
+            self._tasks.start_soon(self._files.retire_idle)
         else:
             self._settle(SandboxReport(0, missing=(f"no sandbox on {platform.system()}; use the container",)))
         return self
@@ -105,9 +104,8 @@ class Sandbox:
 
         Returns at most ``limit`` bytes decoded as UTF-8, or None if the file is absent or refused.
         """
-        fields = {"tool": "read_text", "arguments": {"path": path, "limit": limit}}
         try:
-            answer = await self.request("file", HOST, self.policy.workspace, fields, FILE_TIMEOUT_S)
+            answer = await self.file(HOST, self.policy.workspace, "read_text", {"path": path, "limit": limit})
         except SandboxFault:
             return None
         text = answer.get("text")
@@ -118,8 +116,7 @@ class Sandbox:
 
         The answer comes out of the sandbox: its shape is the caller's to check. Raises ``SandboxFault``.
         """
-        fields = {"tool": "survey", "arguments": dict(arguments)}
-        return await self.request("file", HOST, self.policy.workspace, fields, within=FILE_TIMEOUT_S)
+        return await self.file(HOST, self.policy.workspace, "survey", arguments)
 
     async def save_file(self, conversation_id: str, path: str, data: bytes) -> None:
         """Write a file of the workspace through a conversation's own door; one that is there is replaced.
@@ -127,36 +124,47 @@ class Sandbox:
         Raises ``SandboxFault``. About 20 MB fit into a request.
         """
         encoded = await anyio.to_thread.run_sync(lambda: base64.b64encode(data).decode())
-        fields = {"tool": "save_file", "arguments": {"path": path, "data": encoded}}
-        await self.request("file", conversation_id, self.policy.workspace, fields, within=FILE_TIMEOUT_S)
+        arguments = {"path": path, "data": encoded}
+        await self.file(conversation_id, self.policy.workspace, "save_file", arguments)
 
     async def remove_folder(self, path: str) -> None:
         """Remove a folder of the workspace and the files in it, if it is there. Raises ``SandboxFault``."""
-        fields = {"tool": "remove_folder", "arguments": {"path": path}}
-        await self.request("file", HOST, self.policy.workspace, fields, within=FILE_TIMEOUT_S)
+        await self.file(HOST, self.policy.workspace, "remove_folder", {"path": path})
 
     async def forget(self, conversation_id: str) -> None:
         """End a conversation's worker and commands, and remove its private directory."""
+        self._files.forget(conversation_id)
         with contextlib.suppress(SandboxFault):
-            await self.request("forget", conversation_id, self.policy.workspace, {}, FILE_TIMEOUT_S)
+            await self.request("forget", conversation_id, self.policy.workspace, {}, ANSWER_TIMEOUT_S)
 
     async def private_directory(self, conversation_id: str) -> str:
         """Return a conversation's TMPDIR. Raises ``SandboxFault``."""
         answer = await self.request(
-            "place", conversation_id, self.policy.workspace, {}, within=FILE_TIMEOUT_S
+            "place", conversation_id, self.policy.workspace, {}, within=ANSWER_TIMEOUT_S
         )
         return str(answer["temporary"])
 
     async def require_level(self) -> None:
         """Wait for the self-test; raises ``SandboxFault`` when less holds than the policy demands."""
-        with anyio.move_on_after(READY_TIMEOUT_S):
-            await self._ready.wait()
+        if not self._ready.is_set():
+            with anyio.move_on_after(READY_TIMEOUT_S):
+                await self._ready.wait()
         report = self._report
         if report.level < self.policy.min_level:
             raise SandboxFault(
                 f"refused: the sandbox reached level {report.level}, {self.policy.min_level} is required "
                 f"(missing: {', '.join(report.missing)})"
             )
+
+    async def file(
+        self, conversation_id: str, workspace: Path, tool: str, arguments: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Run a file tool in a conversation's worker (``worker/filework.py``). Raises ``SandboxFault``."""
+        await self.require_level()
+        return await self._files.ask(conversation_id, workspace, tool, arguments)
+
+    async def _fork_worker(self, conversation_id: str, workspace: Path, descriptors: list[int]) -> None:
+        await self.request("worker", conversation_id, workspace, {}, ANSWER_TIMEOUT_S, descriptors)
 
     async def request(
         self,
@@ -194,7 +202,7 @@ class Sandbox:
             raise
         finally:
             self._waiting.pop(number, None)
-        return _checked(answer)
+        return checked(answer)
 
     async def _send(self, frame: Mapping[str, Any], descriptors: Sequence[int] = ()) -> None:
         if self._wire is None:
@@ -244,7 +252,7 @@ class Sandbox:
                 await self._converse()
             except Disconnected:
                 logger.error("the sandbox supervisor ended; restarting it")
-            self._fail_all("the sandbox process died; try again")
+            self._fail_all(DIED)
             await self._stop()
             if self._cannot_start:
                 pause = min(pause * 2, LONGEST_PAUSE_S)
@@ -289,6 +297,7 @@ class Sandbox:
             future.set_result(frame)
 
     def _fail_all(self, sentence: str) -> None:
+        self._files.let_go()
         for future in self._waiting.values():
             if not future.done():
                 future.set_result({"error": sentence})
@@ -324,12 +333,3 @@ async def _wait(process: subprocess.Popen[bytes]) -> None:
             process.wait()
     finally:
         os.close(descriptor)
-
-
-def _checked(answer: dict[str, Any]) -> dict[str, Any]:
-    """Return what an answer carries; what comes out of the sandbox is not trusted to have the right shape."""
-    content = answer.get("ok")
-    if isinstance(content, dict):
-        return content
-    error = answer.get("error")
-    raise SandboxFault(error if isinstance(error, str) else "the sandbox gave no valid answer")

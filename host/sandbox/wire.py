@@ -1,7 +1,8 @@
-"""The host's end of the supervisor's socket: frames with a length, bounded and checked."""
+"""The host's end of a socket into the sandbox: frames with a length, bounded and checked."""
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import struct
 from collections.abc import Mapping, Sequence
@@ -16,8 +17,32 @@ _HEADER: Final = struct.Struct(">I")
 _CHUNK: Final = 256 << 10
 
 
+class SandboxFault(Exception):
+    """A request could not be served; the sentence is for the model."""
+
+
 class Disconnected(Exception):
-    """The supervisor is gone, or spoke out of protocol."""
+    """The other side is gone, or spoke out of protocol."""
+
+
+def encode(frame: Mapping[str, Any]) -> bytes:
+    """Return a frame as bytes. Raises ``ValueError`` or ``TypeError`` for what can't be one."""
+    body = dump_bytes(frame)
+    if len(body) > MAX_FRAME:
+        raise ValueError("larger than the sandbox takes")
+    return _HEADER.pack(len(body)) + body
+
+
+def checked(answer: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what an answer carries; what comes out of the sandbox is not trusted to have the right shape.
+
+    Raises ``SandboxFault``.
+    """
+    content = answer.get("ok")
+    if isinstance(content, dict):
+        return content
+    error = answer.get("error")
+    raise SandboxFault(error if isinstance(error, str) else "the sandbox gave no valid answer")
 
 
 class Wire:
@@ -30,8 +55,25 @@ class Wire:
         self._writing = anyio.Lock()
 
     def close(self) -> None:
-        """Close the socket; the supervisor takes that as the order to end."""
+        """Close the socket; the other side takes that as the order to end."""
         self._socket.close()
+
+    def shut_down(self) -> None:
+        """Have whoever waits here, and the other side, see the end; to be closed afterwards."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+
+    def has_ended(self) -> bool:
+        """Return whether the other side is gone, or said something though nobody asked."""
+        if self._buffer:
+            return True
+        try:
+            self._socket.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+        return True
 
     async def send(self, frame: Mapping[str, Any], descriptors: Sequence[int] = ()) -> None:
         """Send a frame whole, even if the caller is cancelled meanwhile. Raises ``Disconnected``,
@@ -39,14 +81,13 @@ class Wire:
 
         ``descriptors`` go along with its first bytes; the other side gets copies.
         """
-        body = dump_bytes(frame)
-        if len(body) > MAX_FRAME:
-            raise ValueError("larger than the sandbox takes")
+        data = encode(frame)
         with anyio.CancelScope(shield=True):
             async with self._writing:
-                await self._write(_HEADER.pack(len(body)) + body, descriptors)
+                await self.write(data, descriptors)
 
-    async def _write(self, data: bytes, descriptors: Sequence[int]) -> None:
+    async def write(self, data: bytes, descriptors: Sequence[int] = ()) -> None:
+        """Write bytes, by the only writer there is. Raises ``Disconnected``."""
         rest = memoryview(data)
         while rest:
             try:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from host.sandbox.guard import Guard
-from host.sandbox.sandbox import EXEC_GRACE_S, FILE_TIMEOUT_S, Sandbox, SandboxFault
+from host.sandbox.sandbox import ANSWER_TIMEOUT_S, EXEC_GRACE_S, Sandbox
+from host.sandbox.wire import SandboxFault
 from host.tools.arguments import BadArguments, check
 from host.tools.base import Image, ToolResult, ToolSpec
 
@@ -128,13 +129,11 @@ class SandboxToolset:
             checked = check(arguments, spec.input_schema)
             if name == "exec":
                 return await self._exec(checked)
-            return _file_result(await self._file(name, checked))
+            answer = await self._sandbox.file(self._conversation, self._workspace, name, checked)
+            return _file_result(answer)
         except (SandboxFault, BadArguments) as fault:
             logger.warning("Tool execution failed", extra={"tool": name, "error": str(fault)})
             return ToolResult(str(fault), is_error=True)
-
-    async def _file(self, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
-        return await self._request("file", {"tool": name, "arguments": arguments}, FILE_TIMEOUT_S)
 
     async def _request(self, op: str, fields: dict[str, Any], timeout_s: float) -> dict[str, Any]:
         return await self._sandbox.request(op, self._conversation, self._workspace, fields, timeout_s)
@@ -148,7 +147,7 @@ class SandboxToolset:
         if refusal is not None:
             raise SandboxFault(refusal)
         if arguments.get("background"):
-            answer = await self._request("exec", arguments, FILE_TIMEOUT_S)
+            answer = await self._request("exec", arguments, ANSWER_TIMEOUT_S)
             return ToolResult(f"running in the background as job {answer.get('job')}")
         timeout_ms = min(
             arguments.get("timeout_ms") or self._sandbox.policy.exec_timeout_ms, EXEC_TIMEOUT_MAX_MS
@@ -159,11 +158,11 @@ class SandboxToolset:
 
     async def _manage(self, action: str, job: int | None) -> ToolResult:
         if action == "list":
-            answer = await self._request("job_list", {}, FILE_TIMEOUT_S)
+            answer = await self._request("job_list", {}, ANSWER_TIMEOUT_S)
             return ToolResult(_jobs_text(answer.get("jobs")))
         if job is None:
             raise SandboxFault(f"action {action} needs job, the number of a background command")
-        answer = await self._request(f"job_{action}", {"job": job}, FILE_TIMEOUT_S)
+        answer = await self._request(f"job_{action}", {"job": job}, ANSWER_TIMEOUT_S)
         return _exec_result(answer, network=self._sandbox.policy.allow_network)
 
 

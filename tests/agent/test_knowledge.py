@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from host.agent.knowledge import Knowledge, Known, directly
 from host.agent.prompt import Prompt
-from host.sandbox.sandbox import SandboxFault
+from host.sandbox.wire import SandboxFault
 from host.sandbox.worker import survey
 from tests.http.test_prompt import add_skill
 

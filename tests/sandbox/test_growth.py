@@ -11,8 +11,8 @@ import psutil
 import pytest
 
 from host.sandbox import Limits, Sandbox, SandboxPolicy
+from host.sandbox.file_workers import MAX_WORKERS
 from host.sandbox.worker.reapers import WARM
-from host.sandbox.worker.supervisor import MAX_WORKERS
 from host.tools.sandbox_tools import SandboxToolset
 
 SHORT = 120

@@ -8,7 +8,7 @@ import select
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -30,6 +30,7 @@ class Child:
     requests: set[int] = field(default_factory=set)
     job: int | None = None
     is_worker: bool = False
+    has_ended: bool = False
     used: float = 0.0
     stamp: Stamp = ()
     place: Place | None = None
@@ -52,10 +53,14 @@ class Children:
         return self._known.get(descriptor)
 
     def fork(
-        self, role: Callable[[Channel], None], inside: Config | None = None, processes: int = 0
+        self,
+        role: Callable[[Channel], None],
+        inside: Config | None = None,
+        processes: int = 0,
+        kept: Sequence[int] = (),
     ) -> Child:
         """Fork a child that plays ``role``; in namespaces of its own with ``inside``, that of ``processes``
-        (CLONE_NEWPID) among them. Raises ``OSError``.
+        (CLONE_NEWPID) among them. It has copies of the descriptors ``kept``. Raises ``OSError``.
         """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         with theirs:
@@ -65,7 +70,7 @@ class Children:
                 ours.close()
                 raise
             if pid == 0:
-                _be_child(theirs, role)
+                _be_child(theirs, role, kept)
         child = Child(pid, Channel(ours))
         self._known[ours.fileno()] = child
         self.watch(child.channel)
@@ -98,7 +103,7 @@ class Children:
 
     def kill(self, child: Child) -> None:
         """Kill a child; what it may have started is ended by ``end_orphans``."""
-        with contextlib.suppress(ProcessLookupError):
+        if not child.has_ended:  # else its number may be another's by now
             os.kill(child.pid, signal.SIGKILL)
 
     def collect(self) -> None:
@@ -106,6 +111,8 @@ class Children:
         with contextlib.suppress(ChildProcessError):
             while pid := os.waitpid(-1, os.WNOHANG)[0]:
                 self._leaving.discard(pid)
+                for child in self._known.values():
+                    child.has_ended = child.has_ended or child.pid == pid
 
     def end_orphans(self) -> None:
         """Kill children that are not ours by birth: what a reaper left when it died."""
@@ -139,10 +146,10 @@ def _fork(inside: Config | None, processes: int) -> int:
     return namespaces.fork_into(kinds, inside.inner_uid, inside.inner_gid)
 
 
-def _be_child(connection: socket.socket, role: Callable[[Channel], None]) -> None:
-    """Never returns. Everything inherited but the child's own channel is closed first."""
+def _be_child(connection: socket.socket, role: Callable[[Channel], None], kept: Sequence[int]) -> None:
+    """Never returns. Everything inherited but the child's own channel and what is kept is closed first."""
     try:
-        syscalls.close_all_but(connection.fileno())
+        syscalls.close_all_but(connection.fileno(), *kept)
         role(Channel(connection))
     except BaseException:  # noqa: BLE001 - a traceback has nowhere to go; the parent sees the end
         os._exit(1)

@@ -36,7 +36,6 @@ class Config:
     file_size: int
     open_files: int
     output: int
-    worker_idle_s: float
     reaper_idle_s: float
     uid_processes: int
 

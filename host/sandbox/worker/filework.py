@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import select
 
 from . import confine, files, namespaces, privileges, survey
 from .config import Config, Place
@@ -13,8 +14,8 @@ from .private_root import PrivateRoot
 TOOLS = {**files.TOOLS, "survey": survey.survey}
 
 
-def serve(channel: Channel, config: Config, place: Place, supervisor: int) -> None:
-    """Confine this process, then answer file requests until the supervisor closes the channel."""
+def serve(channel: Channel, host: Channel, config: Config, place: Place, supervisor: int) -> None:
+    """Confine this process, then answer the host's requests until it or the supervisor closes its channel."""
     privileges.no_new_privileges()
     known = root_paths(config, place)
     if needs_namespaces(config):
@@ -27,10 +28,13 @@ def serve(channel: Channel, config: Config, place: Place, supervisor: int) -> No
     else:
         confine.confine_worker(config, place, uid=config.uid, gid=config.gid)
         privileges.die_with_parent(supervisor)  # after the change of uid, which clears it (prctl(2))
+    waiting = select.poll()
+    waiting.register(channel, select.POLLIN)
+    waiting.register(host, select.POLLIN)
     with contextlib.suppress(Closed):
-        while True:
-            request = channel.receive()
-            channel.send(answer(request, known))
+        # The supervisor says nothing: what is to be read there is its end.
+        while channel.fileno() not in dict(waiting.poll()):
+            host.send(answer(host.receive(), known))
 
 
 def needs_namespaces(config: Config) -> bool:
@@ -40,11 +44,10 @@ def needs_namespaces(config: Config) -> bool:
 
 def answer(request: Frame, known: list[RootPath]) -> Frame:
     """Run one tool; a fault of any kind is a sentence."""
-    identity = request["id"]
     try:
         with Roots(known) as roots:
-            return {"id": identity, "ok": TOOLS[request["tool"]](roots, request["arguments"])}
+            return {"ok": TOOLS[request["tool"]](roots, request["arguments"])}
     except Refused as refusal:
-        return {"id": identity, "error": str(refusal).encode("utf-8", "replace").decode()}
+        return {"error": str(refusal).encode("utf-8", "replace").decode()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, MemoryError) as error:
-        return {"id": identity, "error": f"the file tool failed: {type(error).__name__}: {error}"}
+        return {"error": f"the file tool failed: {type(error).__name__}: {error}"}

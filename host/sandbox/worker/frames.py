@@ -72,6 +72,7 @@ class Channel:
     """
 
     def __init__(self, connection: socket.socket, *, takes_descriptors: bool = False) -> None:
+        connection.setblocking(True)
         self.socket = connection
         self.takes_descriptors = takes_descriptors
         self._descriptors: list[int] = []
@@ -89,9 +90,8 @@ class Channel:
 
     def receive(self) -> Frame:
         """Wait for the next frame. Raises ``Closed`` at the end."""
-        self.socket.setblocking(True)
         while not self._arrived:
-            data = self._take()
+            data = self._take(0)
             if not data:
                 raise Closed("end of stream")
             self._arrived.extend(self._decoder.feed(data))
@@ -99,7 +99,6 @@ class Channel:
 
     def send(self, frame: Frame, descriptors: Sequence[int] = ()) -> None:
         """Send a frame, waiting for room; ``descriptors`` go along. Raises ``Closed``."""
-        self.socket.setblocking(True)
         data = encode(frame)
         try:
             if descriptors:
@@ -111,9 +110,8 @@ class Channel:
 
     def pull(self) -> list[Frame]:
         """Return what has arrived so far. Raises ``Closed`` at the end."""
-        self.socket.setblocking(False)
         try:
-            data: bytes | None = self._take()
+            data: bytes | None = self._take(socket.MSG_DONTWAIT)
         except BlockingIOError:
             data = None
         except OSError as error:
@@ -129,12 +127,12 @@ class Channel:
         taken, self._descriptors = self._descriptors[:count], self._descriptors[count:]
         return taken
 
-    def _take(self) -> bytes:
+    def _take(self, flags: int) -> bytes:
         if not self.takes_descriptors:
-            return self.socket.recv(_CHUNK)
+            return self.socket.recv(_CHUNK, flags)
         # not socket.recv_fds, which drops the flags
         room = socket.CMSG_SPACE(_MOST_DESCRIPTORS * _DESCRIPTOR.size)
-        data, ancillary, _, _ = self.socket.recvmsg(_CHUNK, room, socket.MSG_CMSG_CLOEXEC)
+        data, ancillary, _, _ = self.socket.recvmsg(_CHUNK, room, flags | socket.MSG_CMSG_CLOEXEC)
         for level, kind, content in ancillary:
             if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
                 whole = len(content) - len(content) % _DESCRIPTOR.size
@@ -148,17 +146,15 @@ class Channel:
         """
         data = encode(frame)
         if descriptors:
-            self.socket.setblocking(False)
-            data = data[socket.send_fds(self.socket, [data], descriptors) :]
+            data = data[socket.send_fds(self.socket, [data], descriptors, socket.MSG_DONTWAIT) :]
         self._outgoing += data
         self.flush()
 
     def flush(self) -> None:
         """Write as much as the socket takes. Raises ``Closed``."""
-        self.socket.setblocking(False)
         try:
             while self._outgoing:
-                sent = self.socket.send(self._outgoing[:_CHUNK])
+                sent = self.socket.send(self._outgoing[:_CHUNK], socket.MSG_DONTWAIT)
                 del self._outgoing[:sent]
         except BlockingIOError:
             return

@@ -1,9 +1,9 @@
 """The supervisor: the one process that the host starts, and the parent of everything that touches the agent's
 files.
 
-It forks a confined worker per conversation and a reaper per command, and passes frames between them and the
-host. It opens no path that the agent named and reads no file the agent wrote. When the host goes, so does it,
-and with it everything below.
+It forks a confined worker per conversation, which talks to the host itself, and reapers for commands, whose
+frames it passes on. It opens no path that the agent named and reads no file the agent wrote. When the host
+goes, so does it, and with it everything below.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import os
 import select
 import signal
 import socket
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
@@ -25,7 +24,6 @@ from .jobs import Job, Jobs
 from .places import Places
 from .reapers import Reapers
 
-MAX_WORKERS: Final = 256
 REQUESTED: Final = ("command", "program", "environment", "cwd", "stdin", "timeout_ms")
 _TURN_MS: Final = 1000
 _SHORT_TURN_MS: Final = 20
@@ -115,7 +113,6 @@ class Supervisor:
                     self._serve_child(child, events)
             self._children.watch(self._host)
             self._children.collect()
-            self._retire_stale_worker()
             self._reapers.retire_stale()
             self._reapers.warm_up()
 
@@ -141,7 +138,7 @@ class Supervisor:
 
     def _operations(self) -> dict[str, Callable[[Frame], None]]:
         return {
-            "file": self._file,
+            "worker": self._worker,
             "exec": self._exec,
             "spawn": self._exec,
             "cancel": self._cancel,
@@ -158,45 +155,26 @@ class Supervisor:
 
     # --- files
 
-    def _file(self, frame: Frame) -> None:
+    def _worker(self, frame: Frame) -> None:
+        """Start the conversation's file worker, on the host's own socket to it."""
         conversation = frame["conversation"]
-        worker = self._workers.pop(conversation, None) or self._start_worker(frame)
-        self._workers[conversation] = worker  # last used goes last
-        worker.used = time.monotonic()
-        worker.requests.add(frame["id"])
-        fields = {name: frame[name] for name in ("id", "tool", "arguments")}
-        try:
-            worker.channel.queue(fields)
-        except Closed:
-            self._lose(worker)
-            return
-        self._children.watch(worker.channel)
-
-    def _start_worker(self, frame: Frame) -> Child:
-        place = self._places.of(frame["conversation"], frame["workspace"])
-        self._retire_idle_worker()
+        stuck = self._workers.get(conversation)
+        if stuck is not None:
+            self._drop(stuck)
+        place = self._places.of(conversation, frame["workspace"])
+        (descriptor,) = frame["streams"]
         worker = self._children.fork(
-            lambda channel: filework.serve(channel, self._config, place, self._pid),
+            lambda channel: filework.serve(
+                channel, Channel(socket.socket(fileno=descriptor)), self._config, place, self._pid
+            ),
             self._config if filework.needs_namespaces(self._config) else None,
             namespaces.CLONE_NEWPID,
+            kept=(descriptor,),
         )
-        worker.conversation = frame["conversation"]
+        worker.conversation = conversation
         worker.is_worker = True
-        return worker
-
-    def _retire_idle_worker(self) -> None:
-        if len(self._workers) < MAX_WORKERS:
-            return
-        idle = next((w for w in self._workers.values() if not w.requests), None)
-        if idle is not None:
-            self._drop(idle)
-
-    def _retire_stale_worker(self) -> None:
-        """End the worker whose last request is longest ago, if that is too long; a turn is often enough."""
-        stale = next(iter(self._workers.values()), None)
-        limit = time.monotonic() - self._config.worker_idle_s
-        if stale is not None and not stale.requests and stale.used < limit:
-            self._drop(stale)
+        self._workers[conversation] = worker
+        self._host.queue({"id": frame["id"], "ok": {}})
 
     # --- commands
 
@@ -232,7 +210,7 @@ class Supervisor:
 
     def _cancel(self, frame: Frame) -> None:
         for child in self._children:
-            if frame["target"] in child.requests and not child.is_worker:
+            if frame["target"] in child.requests:
                 self._send(child, {"op": "cancel"})
 
     def _send(self, child: Child, frame: Frame) -> None:
@@ -308,7 +286,7 @@ class Supervisor:
     def _pass_on(self, child: Child, frame: Frame) -> None:
         """Pass an answer on, under the host's id that this child really owes, whatever it claims."""
         if child.is_worker:
-            self._settle(child, frame.get("id"), frame)
+            self._drop(child)  # it has nothing to say here
         elif "peek" in frame:
             self._settle(child, frame["peek"], {"ok": frame})
         elif "rests" in frame:

@@ -1,0 +1,162 @@
+"""The host's sockets to the file workers, one per conversation.
+
+The supervisor forks and confines a worker and gives it its end of a socket that the host made. Requests then
+go straight there and back: passing them on took longer than reading a file does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import anyio
+
+from host.sandbox.wire import Disconnected, SandboxFault, Wire, checked, encode
+
+MAX_WORKERS: Final = 256
+TIMEOUT_S: Final = 30.0
+CANCEL_TIMEOUT_S: Final = 10.0
+DIED: Final = "the sandbox process died; try again"
+
+Fork = Callable[[str, Path, list[int]], Awaitable[object]]
+
+
+class FileWorkers:
+    """Workers by conversation. ``fork`` has one started on a descriptor, or raises ``SandboxFault``."""
+
+    def __init__(self, fork: Fork, idle_s: float) -> None:
+        self._fork = fork
+        self._idle_s = idle_s
+        self._workers: dict[str, _Worker] = {}  # last used last
+
+    async def ask(
+        self, conversation: str, workspace: Path, tool: str, arguments: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Have a file tool run in the conversation's worker; one after the other.
+
+        Raises ``SandboxFault``. A cancelled caller's request is finished, or its worker ended, first.
+        """
+        try:
+            request = encode({"tool": tool, "arguments": arguments})
+        except (ValueError, TypeError) as error:
+            raise SandboxFault(f"the arguments can't be passed on: {error}") from None
+        worker = self._workers.pop(conversation, None) or _Worker()
+        self._make_room()
+        self._workers[conversation] = worker
+        async with worker.busy:
+            if not worker.is_there():
+                worker.wire = await self._start(conversation, workspace)
+                worker.is_there()
+            answer = await worker.exchange(request)
+        return checked(answer)
+
+    async def _start(self, conversation: str, workspace: Path) -> Wire:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        descriptors = [theirs.detach()]
+        try:
+            await self._fork(conversation, workspace, descriptors)
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            for descriptor in descriptors:  # not handed over
+                socket.close(descriptor)
+        return Wire(ours)
+
+    def forget(self, conversation: str) -> None:
+        """Let go of a conversation's worker. The supervisor kills one that stays before it starts another."""
+        worker = self._workers.pop(conversation, None)
+        if worker is not None:
+            worker.let_go()
+
+    def let_go(self) -> None:
+        """Let go of all of them."""
+        for conversation in list(self._workers):
+            self.forget(conversation)
+
+    async def retire_idle(self) -> None:
+        """Let go of workers that nobody needs, for ever."""
+        while True:
+            await anyio.sleep(self._idle_s / 4)
+            limit = time.monotonic() - self._idle_s
+            for conversation, worker in list(self._workers.items()):
+                if worker.used < limit and not worker.busy.locked():
+                    self.forget(conversation)
+
+    def _make_room(self) -> None:
+        if len(self._workers) >= MAX_WORKERS:
+            idle = next((name for name, worker in self._workers.items() if not worker.busy.locked()), None)
+            if idle is not None:
+                self.forget(idle)
+
+
+class _Worker:
+    """A worker's socket; whoever holds ``busy`` may use it."""
+
+    def __init__(self) -> None:
+        self.busy = anyio.Lock(fast_acquire=True)
+        self.used = time.monotonic()
+        self.wire: Wire | None = None
+        self._is_let_go = False
+
+    def is_there(self) -> bool:
+        """Return whether there is one that has not ended. Raises ``SandboxFault`` if it is let go."""
+        if self._is_let_go:
+            self._close()
+            raise SandboxFault(DIED)
+        if self.wire is not None and self.wire.has_ended():
+            self._close()
+        return self.wire is not None
+
+    async def exchange(self, request: bytes) -> dict[str, Any]:
+        """Send a request and return its answer."""
+        self.used = time.monotonic()
+        wire, is_sent = self.wire, False
+        assert wire is not None  # noqa: S101 - whoever holds ``busy`` has seen to it
+        try:
+            with anyio.fail_after(TIMEOUT_S):
+                await wire.write(request)
+                is_sent = True
+                return await wire.receive()
+        except TimeoutError:
+            self._close()
+            raise SandboxFault("the sandbox did not answer in time") from None
+        except Disconnected:
+            self._close()
+            raise SandboxFault(DIED) from None
+        except BaseException:  # cancelled: what the worker does is done before the caller goes on
+            if not (is_sent and await _ends(wire)):
+                self._close()
+            raise
+        finally:
+            if self._is_let_go:
+                self._close()
+
+    def let_go(self) -> None:
+        """Close our end, at which the worker leaves, also in the middle of a request."""
+        self._is_let_go = True
+        if self.wire is not None and self.busy.locked():
+            self.wire.shut_down()
+        else:
+            self._close()
+
+    def _close(self) -> None:
+        if self.wire is not None:
+            self.wire.close()
+            self.wire = None
+
+
+async def _ends(wire: Wire) -> bool:
+    """Wait for the answer to what was sent; return whether it came."""
+    with (
+        anyio.CancelScope(shield=True),
+        contextlib.suppress(Disconnected),
+        anyio.move_on_after(CANCEL_TIMEOUT_S),
+    ):
+        await wire.receive()
+        return True
+    return False

@@ -1,0 +1,253 @@
+"""The host's own sockets to the file workers: lost workers, stuck ones, lying ones, cancelled callers."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import struct
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import anyio
+import psutil
+import pytest
+
+from host.sandbox import Sandbox, SandboxFault, file_workers
+from host.sandbox.file_workers import FileWorkers
+from host.tools.sandbox_tools import SandboxToolset
+
+
+def worker_of(sandbox: Sandbox, before: set[int]) -> psutil.Process:
+    (found,) = [each for each in below(sandbox) if each.pid not in before]
+    return found
+
+
+def below(sandbox: Sandbox) -> list[psutil.Process]:
+    assert sandbox._process is not None
+    return psutil.Process(sandbox._process.pid).children()
+
+
+async def running(sandbox: Sandbox) -> psutil.Process:
+    """Have a worker for the conversation ``one``, and return it."""
+    await sandbox.ready()
+    await anyio.sleep(0.05)  # reapers are warm by then
+    before = {each.pid for each in below(sandbox)}
+    assert not (await sandbox.toolset("one").call("read_file", {"path": "ok.txt"})).is_error
+    return worker_of(sandbox, before)
+
+
+async def read(tools: SandboxToolset) -> str:
+    return (await tools.call("read_file", {"path": "ok.txt"})).text
+
+
+async def test_a_worker_that_was_killed_between_two_requests_is_not_missed(sandbox: Sandbox) -> None:
+    worker = await running(sandbox)
+    worker.kill()
+    worker.wait(5)
+    assert "fine" in await read(sandbox.toolset("one"))
+
+
+async def test_a_worker_that_is_killed_at_work_fails_that_request_alone(sandbox: Sandbox) -> None:
+    worker = await running(sandbox)
+    worker.suspend()
+    results: list[str] = []
+
+    async def ask() -> None:
+        results.append(await read(sandbox.toolset("one")))
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(ask)
+        await anyio.sleep(0.1)
+        group.start_soon(ask)
+        await anyio.sleep(0.1)
+        assert "fine" in await read(sandbox.toolset("two"))
+        worker.kill()
+    assert results[0] == "the sandbox process died; try again"
+    assert "fine" in results[1]
+
+
+async def test_callers_at_once_share_one_worker(sandbox: Sandbox) -> None:
+    await running(sandbox)
+    before = {each.pid for each in below(sandbox)}
+    tools = sandbox.toolset("many")
+    async with anyio.create_task_group() as group:
+        for number in range(20):
+            arguments = {"path": "all.txt", "content": f"{number}\n"}
+            group.start_soon(tools.call, "append_file", arguments)
+    worker_of(sandbox, before)
+    written = (sandbox.policy.workspace / "all.txt").read_text().split()
+    assert sorted(map(int, written)) == list(range(20))
+
+
+async def test_what_a_cancelled_caller_asked_for_is_done_before_it_goes_on(sandbox: Sandbox) -> None:
+    worker = await running(sandbox)
+    worker.suspend()
+    target = sandbox.policy.workspace / "late.txt"
+    scope = anyio.CancelScope()
+
+    async def write() -> None:
+        with scope:
+            await sandbox.toolset("one").call("write_file", {"path": "late.txt", "content": "late"})
+        assert target.read_text() == "late"
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(write)
+        await anyio.sleep(0.1)
+        scope.cancel()
+        await anyio.sleep(0.1)
+        assert not target.exists()
+        worker.resume()
+    assert scope.cancelled_caught
+    assert "late" in (await sandbox.toolset("one").call("read_file", {"path": "late.txt"})).text
+    assert worker.is_running()
+
+
+async def test_a_worker_that_is_stuck_is_given_up_and_killed_for_the_next(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = await running(sandbox)
+    worker.suspend()
+    with monkeypatch.context() as patch:
+        patch.setattr(file_workers, "TIMEOUT_S", 0.2)
+        assert await read(sandbox.toolset("one")) == "the sandbox did not answer in time"
+    assert "fine" in await read(sandbox.toolset("one"))
+    with anyio.fail_after(5):
+        while worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE:
+            await anyio.sleep(0.01)
+
+
+async def test_deleting_a_conversation_ends_what_its_worker_is_asked(sandbox: Sandbox) -> None:
+    worker = await running(sandbox)
+    worker.suspend()
+    results: list[str] = []
+
+    async def ask() -> None:
+        results.append(await read(sandbox.toolset("one")))
+
+    descriptors = psutil.Process().num_fds()
+    async with anyio.create_task_group() as group:
+        group.start_soon(ask)
+        group.start_soon(ask)
+        await anyio.sleep(0.1)
+        await sandbox.forget("one")
+    assert results == ["the sandbox process died; try again"] * 2
+    assert psutil.Process().num_fds() == descriptors - 1
+    with anyio.fail_after(5):
+        while worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE:
+            await anyio.sleep(0.01)
+    assert "fine" in await read(sandbox.toolset("one"))
+
+
+async def test_the_supervisor_starts_anew_and_so_do_the_workers(sandbox: Sandbox) -> None:
+    await running(sandbox)
+    assert sandbox._process is not None
+    psutil.Process(sandbox._process.pid).kill()
+    with anyio.fail_after(20):
+        while "fine" not in await read(sandbox.toolset("one")):
+            await anyio.sleep(0.05)
+
+
+# --- a worker that does as it likes: its end of the socket is ours
+
+
+class Liar:
+    """Says what it is told to, to whoever asks."""
+
+    def __init__(self) -> None:
+        self.workers = FileWorkers(self.fork, 30.0)
+        self.ends: list[socket.socket] = []
+        self.says = b""
+
+    async def fork(self, conversation: str, workspace: Path, descriptors: list[int]) -> None:
+        self.ends.append(socket.socket(fileno=os.dup(descriptors[0])))
+        while descriptors:
+            os.close(descriptors.pop())
+
+    async def hear(self) -> None:
+        """Take the next request, and answer."""
+        end = self.ends[-1]
+        end.setblocking(False)
+        await anyio.wait_readable(end)
+        end.recv(1 << 16)
+        end.sendall(self.says)
+        if self.says.endswith(b"-end"):
+            end.close()
+
+    async def ask(self) -> str:
+        outcome = ""
+
+        async def first() -> None:
+            nonlocal outcome
+            try:
+                outcome = json.dumps(await self.workers.ask("one", Path("/"), "read_file", {}))
+            except SandboxFault as fault:
+                outcome = str(fault)
+
+        with anyio.fail_after(5):
+            async with anyio.create_task_group() as group:
+                group.start_soon(first)
+                await anyio.sleep(0.02)
+                await self.hear()
+        return outcome
+
+
+@pytest.fixture
+async def liar() -> AsyncIterator[Liar]:
+    made = Liar()
+    yield made
+    made.workers.let_go()
+    for end in made.ends:
+        with contextlib.suppress(OSError):
+            end.close()
+
+
+def frame(body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + body
+
+
+@pytest.mark.parametrize(
+    ("says", "outcome"),
+    [
+        (frame(b'{"ok": {"text": "hello"}}'), '{"text": "hello"}'),
+        (frame(b'{"ok": "hello"}'), "the sandbox gave no valid answer"),
+        (frame(b'{"error": {"a": 1}}'), "the sandbox gave no valid answer"),
+        (frame(b"{}"), "the sandbox gave no valid answer"),
+        (frame(b"[1]"), "the sandbox process died; try again"),
+        (frame(b'{"ok": '), "the sandbox process died; try again"),
+        (struct.pack(">I", 1 << 31) + b"x", "the sandbox process died; try again"),
+        (struct.pack(">I", 100) + b"{-end", "the sandbox process died; try again"),
+    ],
+)
+async def test_a_lying_worker_is_a_sentence(liar: Liar, says: bytes, outcome: str) -> None:
+    liar.says = says
+    assert await liar.ask() == outcome
+
+
+async def test_what_a_worker_says_unasked_is_no_answer_to_the_next_request(liar: Liar) -> None:
+    liar.says = frame(b'{"ok": {"text": "first"}}')
+    assert "first" in await liar.ask()
+    liar.ends[-1].sendall(frame(b'{"ok": {"text": "nobody asked"}}'))
+    liar.says = frame(b'{"ok": {"text": "second"}}')
+    assert "second" in await liar.ask()
+    assert len(liar.ends) == 2
+
+
+async def test_two_answers_to_one_request_do_not_answer_the_next(liar: Liar) -> None:
+    liar.says = frame(b'{"ok": {"text": "first"}}') + frame(b'{"ok": {"text": "for the next"}}')
+    assert "first" in await liar.ask()
+    liar.says = frame(b'{"ok": {"text": "second"}}')
+    assert "second" in await liar.ask()
+
+
+async def test_a_worker_that_could_not_be_started_is_a_sentence_and_no_descriptor_stays(liar: Liar) -> None:
+    async def fork(conversation: str, workspace: Path, descriptors: list[int]) -> None:
+        raise SandboxFault("the sandbox could not start a process: no more of them")
+
+    before = psutil.Process().num_fds()
+    workers = FileWorkers(fork, 30.0)
+    for _ in range(3):
+        with pytest.raises(SandboxFault, match="no more of them"):
+            await workers.ask("one", Path("/"), "read_file", {})
+    assert psutil.Process().num_fds() == before
