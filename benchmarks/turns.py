@@ -65,6 +65,7 @@ def measure() -> dict[str, float]:
 def one_at_a_time(host: HostProcess, model: ModelProcess) -> dict[str, float]:
     """Measure single turns, and the floor under them."""
     bare = percentiles(asyncio.run(bare_turns(model.url)))
+    bare_load = timed(lambda: asyncio.run(bare_turns(model.url, 8)))
     turn(host, None)
     fresh = percentiles([timed(lambda: turn(host, None)) for _ in range(ROUNDS)])
     conversation = turn(host, None)["conversation_id"]
@@ -78,6 +79,7 @@ def one_at_a_time(host: HostProcess, model: ModelProcess) -> dict[str, float]:
     Path(host.environment["MEMORY_DIR"], "bench.txt").write_text("hello\n")
     figures = {
         "floor: the bare SDK, one turn (ms p50)": bare[0],
+        "floor: the bare SDK, 8 at once (turns/s)": 8 * ROUNDS / bare_load * 1000,
         "a turn, new conversation (ms p50)": fresh[0],
         "a turn, new conversation (ms p99)": fresh[1],
         "own time, new conversation (ms p50)": fresh[0] - bare[0],
@@ -130,12 +132,13 @@ def load(host: HostProcess, conversations: int) -> dict[str, float]:
     }
 
 
-async def bare_turns(url: str) -> list[float]:
+async def bare_turns(url: str, at_once: int = 1) -> list[float]:
     """Return what the same exchange takes with nothing but the SDK, in milliseconds each."""
     from anthropic import AsyncAnthropic
 
     took: list[float] = []
-    async with AsyncAnthropic(api_key="none", base_url=url, max_retries=0) as client:
+
+    async def talk(client: AsyncAnthropic) -> None:
         for _ in range(ROUNDS):
             started = time.perf_counter()
             stream = await client.messages.create(
@@ -144,6 +147,9 @@ async def bare_turns(url: str) -> list[float]:
             async for _event in stream:
                 pass
             took.append((time.perf_counter() - started) * 1000)
+
+    async with AsyncAnthropic(api_key="none", base_url=url, max_retries=0) as client:
+        await asyncio.gather(*(talk(client) for _ in range(at_once)))
     return took
 
 

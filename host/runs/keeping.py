@@ -87,7 +87,7 @@ class Keeping:
 
     async def _renew(self, runs: Sequence[ActiveRun]) -> None:
         try:
-            lost = await self._store.runs.renew_all([run.lease for run in runs], self._lease_ms)
+            lost = await self._store.runs.renew([run.lease for run in runs], self._lease_ms)
         except Exception:
             logger.exception("Leases could not be renewed yet", extra={"runs": len(runs)})
             return

@@ -101,11 +101,7 @@ class Runs(Protocol):
         """
         ...
 
-    async def renew(self, lease: Lease, lease_ms: int) -> None:
-        """Prolong the lease; raises LeaseLost."""
-        ...
-
-    async def renew_all(self, leases: Sequence[Lease], lease_ms: int) -> set[str]:
+    async def renew(self, leases: Sequence[Lease], lease_ms: int) -> set[str]:
         """Prolong leases in one transaction; return the ids of the runs whose lease is lost."""
         ...
 

@@ -300,7 +300,7 @@ class TaskRaces(RuleBasedStateMachine):
         except LeaseLost:
             assert held.task.id not in self.expected
         if held.lease is not None and held.ended is None:
-            self.run(store.runs.renew(held.lease, DEAD))
+            assert self.run(store.runs.renew([held.lease], DEAD)) == set()
         with pytest.raises(LeaseLost):
             self.run(
                 store.tasks.finish(
@@ -318,7 +318,7 @@ class TaskRaces(RuleBasedStateMachine):
         except ConversationBusy:
             return
         if busy:
-            self.run(store.runs.renew(lease, DEAD))
+            assert self.run(store.runs.renew([lease], DEAD)) == set()
         else:
             end = RunEnd(RunState.SUCCESS, {"status": "success", "result": "hi"}, Usage(), "m")
             self.run(store.runs.finish(lease, end, [], [], self.now))

@@ -50,13 +50,7 @@ class PostgresRuns:
                 raise ConversationBusy(new.conversation_id) from error
             raise
 
-    async def renew(self, lease: Lease, lease_ms: int) -> None:
-        """Prolong the lease; raises LeaseLost."""
-        await self._db.write(
-            lambda connection: hold(connection, lease, f"lease_until = {NOW} + $4::bigint", lease_ms)
-        )
-
-    async def renew_all(self, leases: Sequence[Lease], lease_ms: int) -> set[str]:
+    async def renew(self, leases: Sequence[Lease], lease_ms: int) -> set[str]:
         """Prolong leases in one transaction; return the ids of the runs whose lease is lost."""
 
         async def work(connection: Connection) -> set[str]:

@@ -45,13 +45,7 @@ class SqliteRuns:
         """Take the conversation's lease and store the first message, or leave no trace."""
         return await self._db.write(lambda connection: begin(connection, new))
 
-    async def renew(self, lease: Lease, lease_ms: int) -> None:
-        """Prolong the lease; raises LeaseLost."""
-        await self._db.write(
-            lambda connection: hold(connection, lease, "lease_until = ?", lease_now() + lease_ms)
-        )
-
-    async def renew_all(self, leases: Sequence[Lease], lease_ms: int) -> set[str]:
+    async def renew(self, leases: Sequence[Lease], lease_ms: int) -> set[str]:
         """Prolong leases in one transaction; return the ids of the runs whose lease is lost."""
 
         def work(connection: sqlite3.Connection) -> set[str]:

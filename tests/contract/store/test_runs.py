@@ -83,7 +83,6 @@ async def test_an_overtaken_owner_writes_nothing(store: Store) -> None:
     assert new.fence > old.fence
     before = await store.conversations.history("c")
     for write in (
-        store.runs.renew(old, 1000),
         store.runs.append(old, [said("late")], T0),
         store.runs.finish(old, an_end(), [said("late2")], [], T0),
     ):
@@ -91,6 +90,7 @@ async def test_an_overtaken_owner_writes_nothing(store: Store) -> None:
             await write
     told = [(new, [Event(1, "chunk", {})]), (old, [Event(9, "chunk", {})])]
     assert await store.runs.record(told, T0) == {old.run_id}
+    assert await store.runs.renew([old], 1000) == {old.run_id}
     assert 9 not in [event.seq for event in await store.runs.events(old.run_id, after=0)]
     assert [event.seq for event in await store.runs.events(new.run_id, after=0)] == [1]
     assert await store.conversations.history("c") == before
@@ -107,15 +107,15 @@ async def test_a_lease_that_ran_out_is_lost_even_if_nobody_took_it(store: Store)
 
 async def test_a_renewed_lease_lives_on(store: Store) -> None:
     lease = await store.runs.begin(a_run("1", lease_ms=1000))
-    await store.runs.renew(lease, 60_000)
+    assert await store.runs.renew([lease], 60_000) == set()
     assert await store.runs.recover(T0 + 10 * DAY) == []
 
 
 async def test_many_leases_are_renewed_at_once_and_the_lost_ones_named(store: Store) -> None:
     lost = await store.runs.begin(a_run("1", lease_ms=0))
     leases = [await store.runs.begin(a_run("2", lease_ms=1000)), lost]
-    assert await store.runs.renew_all(leases, 60_000) == {lost.run_id}
-    assert await store.runs.renew_all([], 60_000) == set()
+    assert await store.runs.renew(leases, 60_000) == {lost.run_id}
+    assert await store.runs.renew([], 60_000) == set()
     assert await store.runs.recover(T0 + 10 * DAY) == []
 
 

@@ -594,7 +594,7 @@ async def test_a_slot_whose_run_may_have_had_an_effect_is_not_run_again(home: St
     await home.tasks.attach(run, "run-1", HOME)
     lease = await home.runs.begin(a_run())
     await home.runs.append(lease, [], T0, effect_ahead=True)
-    await home.runs.renew(lease, DEAD)
+    assert await home.runs.renew([lease], DEAD) == set()
     await home.tasks.renew_claim(run, DEAD)
 
     assert await nothing_due(home)
@@ -612,7 +612,7 @@ async def test_a_slot_whose_run_acted_before_its_last_step_is_not_run_again(home
     lease = await home.runs.begin(a_run())
     await home.runs.append(lease, [], T0, effect_ahead=True)
     await home.runs.append(lease, [], T0)
-    await home.runs.renew(lease, DEAD)
+    assert await home.runs.renew([lease], DEAD) == set()
     await home.tasks.renew_claim(run, DEAD)
 
     assert await nothing_due(home)
