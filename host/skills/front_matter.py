@@ -13,7 +13,11 @@ from functools import lru_cache
 from typing import Any, Final
 
 LONGEST: Final = 8 * 1024
-"""Bytes of front matter; the parser takes 50 ms for so much."""
+"""Bytes of front matter."""
+MOST_OPEN: Final = 32
+"""Brackets open at once; the parser's work for each grows with those around it: 16 s for 4,000."""
+MOST_EVENTS: Final = 1000
+"""Keys, values, beginnings and ends; the parser takes 50 ms for so many."""
 
 LONGEST_NAME: Final = 64
 LONGEST_DESCRIPTION: Final = 1024
@@ -34,9 +38,23 @@ class Head:
     description: str
 
 
-@lru_cache(maxsize=_REMEMBERED)
 def parsed(folder: str, text: str) -> Head:
     """Return the head of a SKILL.md that begins with ``text``, in ``folder``. Raises ``BadSkill``."""
+    outcome = _outcome(folder, text)
+    if isinstance(outcome, BadSkill):
+        raise BadSkill(*outcome.args)
+    return outcome
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _outcome(folder: str, text: str) -> Head | BadSkill:
+    try:
+        return _parse(folder, text)
+    except BadSkill as bad:
+        return bad.with_traceback(None)
+
+
+def _parse(folder: str, text: str) -> Head:
     found = _LINES.match(text)
     if found is None:
         what = "isn't closed by a line ---" if text.lstrip("\ufeff").startswith("---") else "is missing"
@@ -58,9 +76,13 @@ def _mapping(text: str) -> Mapping[Any, Any]:
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
 
+    _refuse_deep(text)
     try:
-        if any(getattr(event, "anchor", None) for event in YAML(typ="safe", pure=True).parse(text)):
-            raise BadSkill("its front matter has anchors or aliases; write the values out")
+        for number, event in enumerate(YAML(typ="safe", pure=True).parse(text)):
+            if number > MOST_EVENTS:
+                raise BadSkill(f"its front matter has more than {MOST_EVENTS} parts")
+            if getattr(event, "anchor", None):
+                raise BadSkill("its front matter has anchors or aliases; write the values out")
         found = YAML(typ="safe", pure=True).load(text)
     except YAMLError as error:
         line = getattr(getattr(error, "problem_mark", None), "line", None)
@@ -71,6 +93,14 @@ def _mapping(text: str) -> Mapping[Any, Any]:
     if not isinstance(found, Mapping):
         raise BadSkill("its front matter is not a list of keys and values")
     return found
+
+
+def _refuse_deep(text: str) -> None:
+    depth = 0
+    for bracket in re.findall(r"[\[{\]}]", text):
+        depth = depth + 1 if bracket in "[{" else max(depth - 1, 0)
+        if depth > MOST_OPEN:
+            raise BadSkill(f"its front matter has more than {MOST_OPEN} brackets open at once")
 
 
 def _name(head: Mapping[Any, Any], folder: str) -> str:
