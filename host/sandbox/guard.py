@@ -94,6 +94,7 @@ _PRIVATE_HOME: Final = frozenset(
 # HOME is private and new; a script that puts something there itself means that
 _MAKERS: Final = frozenset({"mkdir", "touch", "tee", "rm", "rmdir", "ssh-keygen"})
 _HOMES: Final = ("~/", "~+", "~-")  # the home, and the present and previous directory
+_SEPARATOR: Final = re.compile(r"[;&|()\n]+")
 _GLOB: Final = re.compile(r"[*?\[{]")
 
 
@@ -116,6 +117,8 @@ class Guard:
     def refusal(self, line: str, cwd: str | None = None) -> str | None:
         """Return why a command line is refused, or None."""
         script = parse(line)
+        if not script.is_whole and self._denies_some_of(line):
+            return DANGEROUS
         commands = [command for command in script.commands if not self._is_allowed(command.text)]
         bombs = [name for name in script.fork_bombs if not self._is_allowed(name)]
         # where a script changes directory, nobody can know here what ".." means in it
@@ -126,6 +129,11 @@ class Guard:
         if self._confined and (_reads_a_home(commands) or any(self._strays(c, start) for c in commands)):
             return OUTSIDE
         return None
+
+    def _denies_some_of(self, line: str) -> bool:
+        """Try the operator's patterns on a line that is too much to be parsed."""
+        parts = [part.strip() for part in _SEPARATOR.split(line)] if self._deny else []
+        return any(pattern.search(part) for part in parts for pattern in self._deny)
 
     def _is_allowed(self, text: str) -> bool:
         return any(pattern.search(text) for pattern in self._allow)

@@ -8,16 +8,22 @@ from __future__ import annotations
 
 import codecs
 import re
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from tree_sitter import Node, Parser
+    from tree_sitter import Node, Parser, Tree
 
 Word = str | None
 _MAX_NESTING: Final = 4
+_MAX_WRAPPERS: Final = 8
+LONGEST: Final = 32 * 1024
+"""Bytes of a line that is looked at."""
+TIME_S: Final = 0.05
+"""Processor time for one; most take less than a millisecond, made-up ones hours and all memory."""
 _SHELLS: Final = frozenset({"sh", "bash", "dash", "zsh", "ash", "ksh"})
 # commands that run another command given in their arguments
 _WRAPPERS: Final = frozenset(
@@ -85,42 +91,135 @@ class Command:
 
 @dataclass(slots=True)
 class Script:
-    """All commands of a line as they are written, its functions, and those that multiply themselves."""
+    """All commands of a line as they are written, its functions, and those that multiply themselves.
+
+    ``is_whole``: the line was looked at to its end.
+    """
 
     commands: list[Command] = field(default_factory=list)
     functions: set[str] = field(default_factory=set)
     fork_bombs: list[str] = field(default_factory=list)
+    is_whole: bool = True
 
 
-def parse(line: str, nesting: int = 0) -> Script:
+def parse(line: str) -> Script:
     """Parse a command line; what the grammar can't make sense of is left out."""
     script = Script()
-    root = _parser().parse(line.encode()).root_node
-    for node in _walk(root):
-        if node.type == "function_definition":
-            script.functions.add(_name_of(node))
-            if _multiplies(node):
-                script.fork_bombs.append(_name_of(node))
-        elif node.type in ("command", "redirected_statement"):
-            _add(script, node, nesting)
+    try:
+        _parser()  # loaded before the time counts
+        _Look(script, line, 0, time.thread_time() + TIME_S).take()
+    except _TooMuch:
+        script.is_whole = False
     return script
 
 
-def _add(script: Script, node: Node, nesting: int) -> None:
-    if node.type == "redirected_statement":
-        targets = tuple(_redirect_targets(node))
-        script.commands.append(Command((), targets))
-        return
-    words = tuple(_literal(child) for child in node.children if _is_word(child))
-    command = Command(words, tuple(_redirect_targets(node)))
-    run = [command, *_inner(command)]
-    script.commands += run
-    for text in (text for each in run for text in _inner_scripts(each)):
-        if nesting < _MAX_NESTING:
-            nested = parse(text, nesting + 1)
-            script.commands += nested.commands
-            script.functions |= nested.functions
-            script.fork_bombs += nested.fork_bombs
+class _TooMuch(Exception):
+    pass
+
+
+class _Look:
+    """One look at a line, or at a script in it; what is found goes into ``script``. Raises ``_TooMuch``."""
+
+    def __init__(self, script: Script, line: str, nesting: int, until: float) -> None:
+        self._script = script
+        self._source = line.encode("utf-8", "replace")
+        self._nesting = nesting
+        self._until = until
+
+    def take(self) -> None:
+        """Look at all of it."""
+        for node in self._walk(self._tree().root_node):
+            if node.type == "function_definition":
+                self._script.functions.add(self._name_of(node))
+                if self._multiplies(node):
+                    self._script.fork_bombs.append(self._name_of(node))
+            elif node.type in ("command", "redirected_statement"):
+                self._add(node)
+
+    def _tree(self) -> Tree:
+        # The parser takes a NUL for an end that never comes; no command can have one (execve(2)).
+        if len(self._source) > LONGEST or b"\0" in self._source:
+            raise _TooMuch
+        try:
+            return _parser().parse(
+                lambda offset, _: self._source[offset:],
+                progress_callback=lambda *_: time.thread_time() > self._until,
+            )
+        except ValueError:  # stopped
+            _parser().reset()
+            raise _TooMuch from None
+
+    def _check_time(self) -> None:
+        if time.thread_time() > self._until:
+            raise _TooMuch
+
+    def _walk(self, node: Node) -> Iterator[Node]:
+        pending = [node]
+        while pending:
+            self._check_time()
+            current = pending.pop()
+            yield current
+            pending.extend(reversed(current.children))
+
+    def _text(self, node: Node | None) -> str:
+        self._check_time()
+        if node is None:
+            return ""
+        return self._source[node.start_byte : node.end_byte].decode("utf-8", "replace")
+
+    def _add(self, node: Node) -> None:
+        if node.type == "redirected_statement":
+            self._script.commands.append(Command((), tuple(self._redirect_targets(node))))
+            return
+        words = tuple(self._literal(child) for child in node.children if _is_word(child))
+        command = Command(words, tuple(self._redirect_targets(node)))
+        run = [command, *_inner(command)]
+        self._script.commands += run
+        for text in (text for each in run for text in _inner_scripts(each)):
+            if self._nesting < _MAX_NESTING:
+                _Look(self._script, text, self._nesting + 1, self._until).take()
+
+    def _redirect_targets(self, node: Node) -> Iterator[Word]:
+        for child in node.children:
+            if child.type == "file_redirect":
+                target = child.child_by_field_name("destination")
+                if target is not None:
+                    yield self._literal(target)
+
+    def _literal(self, node: Node) -> Word:
+        """Return what a word means, or None if that is known only at run time."""
+        text = self._text(node)
+        match node.type:
+            case "command_name" | "concatenation":
+                return self._joined(node.children)
+            case "word":
+                return re.sub(r"\\(.)", r"\1", text.replace("\\\n", ""), flags=re.S)
+            case "number" | "string_content" | "test_operator":
+                return text
+            case "raw_string":
+                return _quoted(text[1:-1])
+            case "ansi_c_string":
+                return _quoted(_ansi(text[2:-1]))
+            case "string":
+                return _quoted(self._joined(child for child in node.children if child.type != '"'))
+        return None
+
+    def _joined(self, nodes: Iterable[Node]) -> Word:
+        parts = [self._literal(node) for node in nodes]
+        return None if None in parts else "".join(part for part in parts if part is not None)
+
+    def _name_of(self, node: Node) -> str:
+        return self._text(node.child_by_field_name("name"))
+
+    def _multiplies(self, function: Node) -> bool:
+        """Return whether a function pipes itself into itself, or starts itself in the background."""
+        name, body = self._name_of(function), function.child_by_field_name("body")
+        if not name or body is None:
+            return False
+        nodes = list(self._walk(body))
+        calls = sum(1 for node in nodes if node.type == "command" and self._name_of(node) == name)
+        concurrent = any(node.type in ("&", "|") for node in nodes)
+        return concurrent and calls > 1 and not any(node.type in _CONDITIONS for node in nodes)
 
 
 @cache
@@ -131,14 +230,6 @@ def _parser() -> Parser:
     return Parser(Language(tree_sitter_bash.language()))
 
 
-def _walk(node: Node) -> Iterator[Node]:
-    pending = [node]
-    while pending:
-        current = pending.pop()
-        yield current
-        pending.extend(reversed(current.children))
-
-
 def _is_word(node: Node) -> bool:
     return node.is_named and node.type not in (
         "variable_assignment",
@@ -146,35 +237,6 @@ def _is_word(node: Node) -> bool:
         "herestring_redirect",
         "heredoc_redirect",
     )
-
-
-def _redirect_targets(node: Node) -> Iterator[Word]:
-    for child in node.children:
-        if child.type == "file_redirect":
-            target = child.child_by_field_name("destination")
-            if target is not None:
-                yield _literal(target)
-
-
-def _literal(node: Node) -> Word:
-    """Return what a word means, or None if that is known only at run time."""
-    text = (node.text or b"").decode("utf-8", "replace")
-    match node.type:
-        case "command_name" | "concatenation":
-            parts = [_literal(child) for child in node.children]
-            return None if None in parts else "".join(part for part in parts if part is not None)
-        case "word":
-            return re.sub(r"\\(.)", r"\1", text.replace("\\\n", ""), flags=re.S)
-        case "number" | "string_content" | "test_operator":
-            return text
-        case "raw_string":
-            return _quoted(text[1:-1])
-        case "ansi_c_string":
-            return _quoted(_ansi(text[2:-1]))
-        case "string":
-            parts = [_literal(child) for child in node.children if child.type != '"']
-            return None if None in parts else _quoted("".join(part for part in parts if part is not None))
-    return None
 
 
 def _quoted(text: Word) -> Word:
@@ -192,8 +254,10 @@ def _ansi(text: str) -> Word:
 def _inner(command: Command) -> Iterator[Command]:
     """Yield the command that a wrapper (sudo, env, xargs ...) runs."""
     words = command.words
+    wrapped = 0
     while words and words[0] is not None and (name := words[0].rpartition("/")[2]) in _WRAPPERS:
-        if (name, *words[1:2]) in _ASKS:
+        wrapped += 1
+        if (name, *words[1:2]) in _ASKS or wrapped > _MAX_WRAPPERS:
             return
         words = _without_options(words[1:], _OPTIONS_WITH_VALUES.get(name, frozenset()))
         if words:
@@ -222,24 +286,3 @@ def _inner_scripts(command: Command) -> Iterator[str]:
                 return
     if command.name == "eval":
         yield " ".join(words[1:])
-
-
-def _name_of(function: Node) -> str:
-    name = function.child_by_field_name("name")
-    return (name.text or b"").decode() if name is not None else ""
-
-
-def _multiplies(function: Node) -> bool:
-    """Return whether a function pipes itself into itself, or starts itself in the background."""
-    name, body = _name_of(function), function.child_by_field_name("body")
-    if not name or body is None:
-        return False
-    nodes = list(_walk(body))
-    calls = sum(1 for node in nodes if node.type == "command" and _called(node) == name)
-    concurrent = any(node.type in ("&", "|") for node in nodes)
-    return concurrent and calls > 1 and not any(node.type in _CONDITIONS for node in nodes)
-
-
-def _called(command: Node) -> str:
-    name = command.child_by_field_name("name")
-    return (name.text or b"").decode() if name is not None else ""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from host.sandbox import shell
 from host.sandbox.guard import DANGEROUS, OUTSIDE, PRIVATE, Guard
 from host.sandbox.policy import SandboxPolicy
 from shared.errors import Misconfigured
@@ -139,6 +142,43 @@ def test_custom_patterns_apply_to_each_command_not_to_the_line() -> None:
     assert judged.refusal("echo 'curl x'") is None
     assert judged.refusal("cat /root/motd") is None
     assert judged.refusal("cat /root/motd; cat /root/other") == OUTSIDE
+
+
+def test_custom_patterns_apply_to_what_is_too_long_to_be_parsed() -> None:
+    judged = guard(deny_patterns=("^curl ",))
+    long = f"echo '{'x' * shell.LONGEST}'"
+    assert judged.refusal(f"{long}; curl x") == DANGEROUS
+    assert judged.refusal(long) is None
+    assert guard().refusal(f"{long}; curl x") is None
+
+
+def test_no_line_costs_the_host_its_time_its_memory_or_its_life() -> None:
+    """Each of these kept the parser busy for seconds to minutes, took gigabytes, or ended the process."""
+    program = """
+import resource, sys
+from pathlib import Path
+from host.sandbox import SandboxPolicy
+from host.sandbox.guard import Guard
+from host.sandbox.shell import LONGEST
+resource.setrlimit(resource.RLIMIT_CPU, (30, 30))
+resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
+guard = Guard(SandboxPolicy(workspace=Path("/srv/memory")), Path("/srv/memory"))
+hostile = ["a|", "<<<", "<<E\\n", "time ", "$[", "((;;", "|&", "x() "]
+hostile += ["|| ", "[[ ", '"', "{a,", "\\0", "a;", "-s ", "${"]
+for size in (LONGEST - 16, 130_000):
+    for unit in hostile:
+        line = (unit * size)[:size]
+        assert guard.refusal(line) is guard.refusal(f"echo {line} x") is None, unit
+print(guard.refusal("rm -rf /"))
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr[-500:]
+    assert ended.stdout.strip() == DANGEROUS
+
+
+def test_a_command_in_many_wrappers_is_seen_through_to_a_depth() -> None:
+    assert guard().refusal("nice " * 7 + "rm -rf /") == DANGEROUS
+    assert guard().refusal("nice " * 5000 + "true") is None
 
 
 def test_allowed_paths_are_inside() -> None:
