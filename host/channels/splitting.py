@@ -17,7 +17,7 @@ LEAST: Final = 128
 """Units that a part must be allowed to have."""
 
 _FENCE: Final = re.compile(r" {0,3}(`{3,16}|~{3,16})[ \t]*([^`\n]*)$")
-_SPAN: Final = re.compile(r"`[^`]*`|\[[^\]]*\]\([^)]*\)|\*\*[^*]*\*\*|__[^_]*__|~~[^~]*~~")
+_SPAN: Final = re.compile(r"`[^`]*`|\[[^\[\]]*\]\([^)]*\)|\*\*[^*]*\*\*|__[^_]*__|~~[^~]*~~")
 _JOINERS: Final = frozenset("\u200d\ufe0e\ufe0f")
 _LONGEST_INFO: Final = 40
 _LOOK_BACK: Final = 32

@@ -26,6 +26,8 @@ OTHERS = st.sampled_from(["| x |", "<b>", "</pre>", "&amp;", '"', "word", " ", "
         ("`**not bold**`", "<code>**not bold**</code>"),
         ("snake_case_name and 2*3*4", "snake_case_name and 2*3*4"),
         ("## Title ##", "<b>Title</b>"),
+        ("# C#", "<b>C#</b>"),
+        ("``a` b", "``a` b"),
         ("* one\n  - two", "• one\n  • two"),
         ("> said\n> so", "<blockquote>said\nso</blockquote>"),
         ("| a | b |\n|---|---|", "<pre>| a | b |\n|---|---|</pre>"),

@@ -13,11 +13,11 @@ from typing import Final
 
 _FENCE: Final = re.compile(r" {0,3}(`{3,16}|~{3,16})[ \t]*([^`\n]*)$")
 _LANGUAGE: Final = re.compile(r"[A-Za-z0-9_+.#-]{1,40}")
-_HEADING: Final = re.compile(r"#{1,6}\s+(.*?)\s*#*$")
+_HEADING: Final = re.compile(r"#{1,6}\s+(.*)$")
 _BULLET: Final = re.compile(r"(\s*)[-*+]\s+(.*)$")
 _QUOTE: Final = re.compile(r"\s{0,3}>\s?(.*)$")
 _INLINE: Final = re.compile(
-    r"(?P<tick>`+)(?P<code>[^`]+)(?P=tick)(?!`)"
+    r"(?<!`)(?P<tick>`+)(?P<code>[^`]+)(?P=tick)(?!`)"
     r"|\[(?P<label>[^\[\]\n]+)\]\((?P<url>https?://[^\s()<>]+)\)"
     r"|\*\*(?=\S)(?P<bold>[^\n]+?)(?<=\S)\*\*"
     r"|(?<!\w)__(?=\S)(?P<strong>[^_\n]+?)(?<=\S)__(?!\w)"
@@ -83,10 +83,16 @@ def _kind(line: str) -> str:
     return "table" if line.lstrip().startswith("|") and line.rstrip().endswith("|") else "line"
 
 
+def _title(text: str) -> str:
+    """Return a heading without the marks that may close it, which stand apart."""
+    bare = text.rstrip("#")
+    return bare.rstrip() if not bare or bare[-1].isspace() else text
+
+
 def _line(line: str) -> str:
     heading = _HEADING.match(line)
     if heading is not None:
-        return f"<b>{escape(heading[1], quote=False)}</b>"
+        return f"<b>{escape(_title(heading[1].rstrip()), quote=False)}</b>"
     bullet = _BULLET.match(line)
     return f"{bullet[1]}• {_inline(bullet[2])}" if bullet else _inline(line)
 
