@@ -6,16 +6,19 @@ types are to be expected; they are skipped, or kept as they are.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from host.agent.models import Delta, ModelError, Reply, TextDelta, ThinkingDelta, ToolUseStart
-from shared.jsons import JSONDecodeError, loads
+from shared.jsons import JSONDecodeError, fits, loads
 from shared.models import Block, Usage
 
 _MALFORMED_CHARS: Final = 2_000
+_HALF: Final = re.compile("[\ud800-\udfff]")
+_LOST: Final = "\ufffd"
 _COUNTS: Final = (
     "input_tokens",
     "output_tokens",
@@ -26,20 +29,24 @@ _COUNTS: Final = (
 
 @dataclass(slots=True)
 class _OpenBlock:
-    """A block in the making; ``pieces`` are its text, its thinking or its input's JSON."""
+    """A block in the making; ``pieces`` are its text, its thinking or its input's JSON.
+
+    ``half``: the first half of a character whose second comes with the next piece (UTF-16, cut by others).
+    """
 
     start: Block
     pieces: list[str] = field(default_factory=list)
     signature: list[str] = field(default_factory=list)
     citations: list[Any] = field(default_factory=list)
     blank: bool = True
+    half: str = ""
 
 
 @contextmanager
 def _protocol() -> Iterator[None]:
     try:
         yield
-    except (KeyError, TypeError, AttributeError):
+    except (KeyError, TypeError, AttributeError, RecursionError):
         raise ModelError("The model's answer broke the Messages protocol.", retryable=True) from None
 
 
@@ -78,8 +85,10 @@ class Accumulator:
                 return self._grow(self._open[event["index"]], event["delta"])
             case "content_block_start":
                 return self._begin(event["index"], event["content_block"])
+            case "content_block_stop" if event["index"] in self._open:
+                return _stop(self._open[event["index"]])
             case "message_start":
-                self._model = str(event["message"]["model"])
+                self._model = _mended(str(event["message"]["model"]))
                 self._count(event["message"].get("usage"))
             case "message_delta":
                 self._stop_reason = event["delta"].get("stop_reason") or self._stop_reason
@@ -89,6 +98,8 @@ class Accumulator:
         return None
 
     def _begin(self, index: int, block: Block) -> Delta | None:
+        if not fits(block):
+            block = _mended_value(block)
         opened = self._open[index] = _OpenBlock(block)
         match block["type"]:
             case "text" if block.get("text"):
@@ -121,7 +132,39 @@ class Accumulator:
                 self._counts[name] = value
 
 
+def _stop(block: _OpenBlock) -> Delta | None:
+    if not block.half:
+        return None
+    block.half = ""
+    return _text(block, _LOST) if block.start["type"] == "text" else _thinking(block, _LOST)
+
+
+def _piece(block: _OpenBlock, text: str) -> str:
+    """Return what of a text is whole so far."""
+    text = block.half + text
+    block.half = text[-1:] if "\ud800" <= text[-1:] <= "\udbff" else ""
+    return _mended(text[: len(text) - len(block.half)])
+
+
+def _mended(text: str) -> str:
+    """Return the text with the halves of characters joined, and those alone replaced."""
+    if text.isascii() or _HALF.search(text) is None:
+        return text
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def _mended_value(value: Any) -> Any:
+    if isinstance(value, str):
+        return _mended(value)
+    if isinstance(value, list):
+        return [_mended_value(item) for item in value]
+    if isinstance(value, dict):
+        return {_mended_value(name): _mended_value(item) for name, item in value.items()}
+    return value
+
+
 def _text(block: _OpenBlock, text: str) -> TextDelta | None:
+    text = _piece(block, text)
     block.pieces.append(text)
     if not block.blank:
         return TextDelta(text) if text else None
@@ -133,12 +176,14 @@ def _text(block: _OpenBlock, text: str) -> TextDelta | None:
 
 
 def _thinking(block: _OpenBlock, text: str) -> ThinkingDelta | None:
+    text = _piece(block, text)
     block.pieces.append(text)
     return ThinkingDelta(text) if text else None
 
 
 def _finished(block: _OpenBlock, malformed: dict[str, str]) -> Block:
     done = {name: value for name, value in block.start.items() if value is not None}
+    _stop(block)
     match done["type"]:
         case "text":
             done["text"] = "".join(block.pieces)
@@ -148,7 +193,11 @@ def _finished(block: _OpenBlock, malformed: dict[str, str]) -> Block:
             done["thinking"] = "".join(block.pieces)
             done["signature"] = "".join(block.signature) or done.get("signature", "")
         case _ if block.pieces:
-            done["input"] = _input(done, "".join(block.pieces), malformed)
+            done["input"] = _input(done, _mended("".join(block.pieces)), malformed)
+    if not fits(done):
+        done = _mended_value(done)
+        if not fits(done):
+            raise TypeError("a block that no request could hold")
     return done
 
 
@@ -160,7 +209,7 @@ def _input(block: Block, text: str, malformed: dict[str, str]) -> dict[str, Any]
         value = loads(text)
     except JSONDecodeError:
         value = None
-    if isinstance(value, dict):
+    if isinstance(value, dict) and fits(value):
         return value
     malformed[str(block.get("id"))] = text[:_MALFORMED_CHARS]
     return {}

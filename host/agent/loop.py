@@ -271,7 +271,9 @@ class AgentLoop:
         if malformed is None:
             result = await self.toolbox.call(call["name"], call["input"])
         else:
-            result = ToolResult("The call's input was not a complete JSON object; call again.", is_error=True)
+            result = ToolResult(
+                "The call's input was not a complete JSON object of a few levels; call again.", is_error=True
+            )
         results[call["id"]] = result_block(call["id"], result)
         await self.recorder.called(call, result)
 

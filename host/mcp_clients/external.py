@@ -245,6 +245,8 @@ def _fault(spec: ToolSpec, taken: set[str]) -> str | None:
         return "its name is taken"
     if spec.input_schema.get("type") != "object":
         return "its input schema is not an object's"
+    if not jsons.fits(spec.input_schema):
+        return "its input schema is nested too deep, or has a number too large"
     if len(jsons.dump_bytes(spec.input_schema)) > LARGEST_SCHEMA:
         return "its input schema is too large"
     return None

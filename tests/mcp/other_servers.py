@@ -133,6 +133,13 @@ class Hostile:
                 return result(message, tools("fine", "fine", "with space", "x" * 200, "../up"))
             case "schemas":
                 return result(message, tools("huge", schema={**OBJECT, "description": "x" * 100_000}))
+            case "number":
+                return result(message, tools("list", schema={**OBJECT, "maxProperties": 10**30}))
+            case "deep":
+                deep: dict[str, Any] = OBJECT
+                for _ in range(150):
+                    deep = {**OBJECT, "properties": {"a": deep}}
+                return result(message, tools("list", schema=deep))
             case "array":
                 return result(message, tools("list", schema={"type": "array"}))
             case "generation":

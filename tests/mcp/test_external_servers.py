@@ -125,7 +125,7 @@ async def test_names_that_collide_or_cannot_be_called_are_refused(hostile: tuple
         ]
 
 
-@pytest.mark.parametrize("what", ["schemas", "array"])
+@pytest.mark.parametrize("what", ["schemas", "array", "number", "deep"])
 async def test_a_schema_no_model_can_use_is_refused(hostile: tuple[Hostile, str], what: str) -> None:
     _, base = hostile
     async with opened(a=web(f"{base}/{what}")) as found:

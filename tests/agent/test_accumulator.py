@@ -1,0 +1,112 @@
+"""What a stream may bring that no request and no store could hold: halves of characters, endless nesting."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from host.agent.accumulator import Accumulator
+from host.agent.models import Delta, ModelError, Reply, TextDelta, ThinkingDelta, ToolUseStart
+from shared import jsons
+
+HIGH, LOW = "\ud83d", "\ude00"
+
+
+def take(
+    start: dict[str, Any], *deltas: dict[str, Any], is_stopped: bool = True
+) -> tuple[Reply, list[Delta]]:
+    """Return what comes of one block."""
+    events: list[dict[str, Any]] = [
+        {"type": "message_start", "message": {"model": f"m{HIGH}", "usage": {}}},
+        {"type": "content_block_start", "index": 0, "content_block": start},
+        *({"type": "content_block_delta", "index": 0, "delta": delta} for delta in deltas),
+    ]
+    if is_stopped:
+        events.append({"type": "content_block_stop", "index": 0})
+    events += [{"type": "message_delta", "delta": {"stop_reason": "end_turn"}}, {"type": "message_stop"}]
+    answer = Accumulator()
+    told = [delta for event in events if (delta := answer.feed(event)) is not None]
+    return answer.reply(), told
+
+
+def text(*pieces: str, is_stopped: bool = True) -> tuple[str, list[str]]:
+    deltas = [{"type": "text_delta", "text": piece} for piece in pieces]
+    reply, told = take({"type": "text", "text": ""}, *deltas, is_stopped=is_stopped)
+    return reply.blocks[0]["text"], [delta.text for delta in told if isinstance(delta, TextDelta)]
+
+
+@pytest.mark.parametrize(
+    ("pieces", "shown"),
+    [
+        ((f"a {HIGH}", f"{LOW} b"), ["a ", "😀 b"]),
+        ((f"a {HIGH}{LOW} b",), ["a 😀 b"]),
+        ((HIGH, LOW), ["😀"]),
+        (("a", HIGH, f"{LOW}{HIGH}", LOW), ["a", "😀", "😀"]),
+        ((f"a {HIGH}", " b"), ["a ", "\ufffd b"]),
+        ((f"a {LOW}",), ["a \ufffd"]),
+        ((f"a {HIGH}",), ["a ", "\ufffd"]),
+        ((f"{HIGH}{HIGH}{LOW}",), ["\ufffd😀"]),
+        (("é 😀", "ü"), ["é 😀", "ü"]),
+    ],
+)
+def test_halves_of_characters_are_joined_and_those_alone_replaced(
+    pieces: tuple[str, ...], shown: list[str]
+) -> None:
+    kept, told = text(*pieces)
+    assert told == shown
+    assert kept == "".join(shown)
+    assert jsons.fits(kept)
+
+
+def test_a_half_at_the_end_of_a_block_that_nobody_stops_is_replaced_too() -> None:
+    assert text(f"a {HIGH}", is_stopped=False)[0] == "a \ufffd"
+
+
+def test_thinking_is_mended_like_text() -> None:
+    deltas = [{"type": "thinking_delta", "thinking": piece} for piece in (f"a {HIGH}", f"{LOW} b")]
+    reply, told = take({"type": "thinking", "thinking": "", "signature": "s"}, *deltas)
+    assert told == [ThinkingDelta("a "), ThinkingDelta("😀 b")]
+    assert reply.blocks[0]["thinking"] == "a 😀 b"
+
+
+def test_names_and_results_of_server_tools_are_mended() -> None:
+    reply, told = take({"type": "tool_use", "id": f"t{LOW}", "name": f"n{HIGH}", "input": {}})
+    assert told == [ToolUseStart("t\ufffd", "n\ufffd")]
+    assert (reply.blocks[0]["id"], reply.blocks[0]["name"], reply.model) == ("t\ufffd", "n\ufffd", "m\ufffd")
+    found = {"type": "web_search_tool_result", "tool_use_id": "x", "content": [{f"k{HIGH}{LOW}": HIGH}]}
+    assert take(found)[0].blocks[0]["content"] == [{"k😀": "\ufffd"}]
+
+
+def input_of(json: str) -> Reply:
+    start = {"type": "tool_use", "id": "t", "name": "n", "input": {}}
+    return take(start, {"type": "input_json_delta", "partial_json": json})[0]
+
+
+def nested(levels: int) -> str:
+    return '{"a":' * levels + "{}" + "}" * levels
+
+
+def test_input_that_is_nested_deeper_than_a_request_can_hold_is_kept_apart() -> None:
+    fine = input_of(nested(200))
+    assert fine.malformed == {}
+    assert jsons.fits(fine.blocks)
+    for levels in (245, 253, 300, 1000, 5000):
+        reply = input_of(nested(levels))
+        assert reply.malformed["t"].startswith('{"a":')
+        assert reply.blocks[0]["input"] == {}
+
+
+def test_halves_in_an_input_are_joined() -> None:
+    assert input_of(f'{{"a": "{HIGH}{LOW}", "b": "{HIGH}"}}').blocks[0]["input"] == {"a": "😀", "b": "\ufffd"}
+    assert input_of('{"a": "\\ud83d\\ude00"}').blocks[0]["input"] == {"a": "😀"}
+    assert "t" in input_of('{"a": "\\ud83d"}').malformed
+
+
+def test_a_result_that_is_nested_without_end_breaks_the_protocol() -> None:
+    deep: Any = "end"
+    for _ in range(2000):
+        deep = [deep]
+    for content in (deep, [[HIGH, deep]]):
+        with pytest.raises(ModelError, match="broke the Messages protocol"):
+            take({"type": "web_search_tool_result", "tool_use_id": "x", "content": content})
