@@ -18,6 +18,7 @@ from shared.models import Block, Usage
 
 _MALFORMED_CHARS: Final = 2_000
 _HALF: Final = re.compile("[\ud800-\udfff]")
+_MOST_TOKENS: Final = 2**53
 _LOST: Final = "\ufffd"
 _COUNTS: Final = (
     "input_tokens",
@@ -128,7 +129,7 @@ class Accumulator:
         # Counts are cumulative: a later one replaces an earlier one, a missing one leaves it.
         for name in _COUNTS:
             value = (usage or {}).get(name)
-            if isinstance(value, int):
+            if isinstance(value, int) and 0 <= value < _MOST_TOKENS:
                 self._counts[name] = value
 
 

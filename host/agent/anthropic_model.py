@@ -151,7 +151,7 @@ async def _next(stream: AsyncStream[object]) -> object | None:
         raise _error_of(failure) from None
     except httpx2.TimeoutException:
         raise ModelError("The model API fell silent in the middle of its answer.", retryable=True) from None
-    except (httpx2.TransportError, httpx2.StreamError, httpx2.DecodingError, ValueError):
+    except (httpx2.TransportError, httpx2.StreamError, httpx2.DecodingError, ValueError, RecursionError):
         raise ModelError("The model's answer broke off.", retryable=True) from None
 
 

@@ -103,6 +103,18 @@ def test_halves_in_an_input_are_joined() -> None:
     assert "t" in input_of('{"a": "\\ud83d"}').malformed
 
 
+@pytest.mark.parametrize("count", [-1, 10**30, None, 2.5, "7"])
+def test_a_count_that_is_none_is_left_out(count: object) -> None:
+    answer = Accumulator()
+    for event in (
+        {"type": "message_start", "message": {"model": "m", "usage": {"input_tokens": 7}}},
+        {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"input_tokens": count}},
+        {"type": "message_stop"},
+    ):
+        answer.feed(event)
+    assert answer.reply().usage.input_tokens == 7
+
+
 def test_a_result_that_is_nested_without_end_breaks_the_protocol() -> None:
     deep: Any = "end"
     for _ in range(2000):
