@@ -18,6 +18,8 @@ from shared.models import Block, Usage
 
 _MALFORMED_CHARS: Final = 2_000
 _HALF: Final = re.compile("[\ud800-\udfff]")
+_NOT_A_NAME: Final = re.compile(r"[^A-Za-z0-9_-]")
+_LONGEST_NAME: Final = 128
 _MOST_TOKENS: Final = 2**53
 _LOST: Final = "\ufffd"
 _COUNTS: Final = (
@@ -101,6 +103,8 @@ class Accumulator:
     def _begin(self, index: int, block: Block) -> Delta | None:
         if not fits(block):
             block = _mended_value(block)
+        if block["type"] == "tool_use":
+            block = self._acceptable(block)
         opened = self._open[index] = _OpenBlock(block)
         match block["type"]:
             case "text" if block.get("text"):
@@ -110,6 +114,14 @@ class Accumulator:
             case "tool_use":
                 return ToolUseStart(block["id"], block["name"])
         return None
+
+    def _acceptable(self, block: Block) -> Block:
+        """Return a call that the API takes back; it refuses other letters in a name or an id, for good."""
+        name = _NOT_A_NAME.sub("_", block["name"])[:_LONGEST_NAME] or "_"
+        call_id = _NOT_A_NAME.sub("_", block["id"]) or "_"
+        while any(call_id == one.start.get("id") for one in self._open.values()):
+            call_id += "_"
+        return {**block, "id": call_id, "name": name}
 
     def _grow(self, block: _OpenBlock, delta: Mapping[str, Any]) -> Delta | None:
         match delta["type"]:

@@ -72,10 +72,41 @@ def test_thinking_is_mended_like_text() -> None:
 
 def test_names_and_results_of_server_tools_are_mended() -> None:
     reply, told = take({"type": "tool_use", "id": f"t{LOW}", "name": f"n{HIGH}", "input": {}})
-    assert told == [ToolUseStart("t\ufffd", "n\ufffd")]
-    assert (reply.blocks[0]["id"], reply.blocks[0]["name"], reply.model) == ("t\ufffd", "n\ufffd", "m\ufffd")
+    assert told == [ToolUseStart("t_", "n_")]
+    assert (reply.blocks[0]["id"], reply.blocks[0]["name"], reply.model) == ("t_", "n_", "m\ufffd")
     found = {"type": "web_search_tool_result", "tool_use_id": "x", "content": [{f"k{HIGH}{LOW}": HIGH}]}
     assert take(found)[0].blocks[0]["content"] == [{"k😀": "\ufffd"}]
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        (("toolu_1", "exec"), ("toolu_1", "exec")),
+        (("call:1.2", "functions.exec"), ("call_1_2", "functions_exec")),
+        (("", ""), ("_", "_")),
+        (("a", "x" * 300), ("a", "x" * 128)),
+    ],
+)
+def test_a_call_is_named_so_that_the_api_takes_it_back(given: tuple[str, str], kept: tuple[str, str]) -> None:
+    reply, told = take({"type": "tool_use", "id": given[0], "name": given[1], "input": {}})
+    assert told == [ToolUseStart(*kept)]
+    assert (reply.blocks[0]["id"], reply.blocks[0]["name"]) == kept
+
+
+def test_two_calls_of_one_id_get_two() -> None:
+    answer = Accumulator()
+    call = {"type": "tool_use", "id": "same", "name": "n", "input": {}}
+    for index in range(3):
+        answer.feed({"type": "content_block_start", "index": index, "content_block": call})
+    answer.feed({"type": "message_delta", "delta": {"stop_reason": "tool_use"}})
+    answer.feed({"type": "message_stop"})
+    assert [block["id"] for block in answer.reply().blocks] == ["same", "same_", "same__"]
+
+
+@pytest.mark.parametrize("broken", [{"id": ["t"]}, {"id": 5}, {"id": None}, {"name": 7}, {"name": None}])
+def test_a_call_without_a_name_or_an_id_breaks_the_protocol(broken: dict[str, Any]) -> None:
+    with pytest.raises(ModelError, match="broke the Messages protocol"):
+        take({"type": "tool_use", "id": "t", "name": "n", "input": {}, **broken})
 
 
 def input_of(json: str) -> Reply:
