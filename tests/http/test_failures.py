@@ -236,12 +236,12 @@ def test_the_same_key_retries_a_run_that_had_no_effect_without_storing_the_messa
 
 
 def test_sigterm_lets_a_run_finish_within_its_grace(make_host: MakeHost) -> None:
-    host = make_host().start()
+    host = make_host(settings={"STOP_GRACE_MS": "20000"}).start()
     results: list[dict[str, Any]] = []
 
     def talk() -> None:
         with host.client() as client:
-            results.append(chat(client, directive(text="in time", delay_ms=800)))
+            results.append(chat(client, directive(text="in time", delay_ms=3000)))
 
     thread = threading.Thread(target=talk)
     thread.start()
