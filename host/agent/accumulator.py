@@ -16,6 +16,8 @@ from host.agent.models import Delta, ModelError, Reply, TextDelta, ThinkingDelta
 from shared.jsons import JSONDecodeError, fits, loads
 from shared.models import Block, Usage
 
+LONGEST: Final = 16 * 1024 * 1024
+"""Characters of a reply; the longest that the API writes has about a twentieth."""
 _MALFORMED_CHARS: Final = 2_000
 _HALF: Final = re.compile("[\ud800-\udfff]")
 _NOT_A_NAME: Final = re.compile(r"[^A-Za-z0-9_-]")
@@ -62,6 +64,7 @@ class Accumulator:
         self._model = ""
         self._stop_reason: str | None = None
         self._stopped = False
+        self._size = 0
 
     def feed(self, event: Any) -> Delta | None:
         """Take one event. Raises ``ModelError`` if it has not the shape that its type promises."""
@@ -126,16 +129,22 @@ class Accumulator:
     def _grow(self, block: _OpenBlock, delta: Mapping[str, Any]) -> Delta | None:
         match delta["type"]:
             case "text_delta":
-                return _text(block, delta["text"])
+                return _text(block, self._counted(delta["text"]))
             case "thinking_delta":
-                return _thinking(block, delta["thinking"])
+                return _thinking(block, self._counted(delta["thinking"]))
             case "input_json_delta":
-                block.pieces.append(delta["partial_json"])
+                block.pieces.append(self._counted(delta["partial_json"]))
             case "signature_delta":
                 block.signature.append(delta["signature"])
             case "citations_delta":
                 block.citations.append(delta["citation"])
         return None
+
+    def _counted(self, piece: str) -> str:
+        self._size += len(piece)
+        if self._size > LONGEST:
+            raise ModelError(f"The model's answer is longer than {LONGEST} characters.", retryable=False)
+        return piece
 
     def _count(self, usage: Mapping[str, Any] | None) -> None:
         # Counts are cumulative: a later one replaces an earlier one, a missing one leaves it.

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from host.agent.accumulator import Accumulator
+from host.agent.accumulator import LONGEST, Accumulator
 from host.agent.models import Delta, ModelError, Reply, TextDelta, ThinkingDelta, ToolUseStart
 from shared import jsons
 
@@ -144,6 +144,15 @@ def test_a_count_that_is_none_is_left_out(count: object) -> None:
     ):
         answer.feed(event)
     assert answer.reply().usage.input_tokens == 7
+
+
+def test_a_reply_without_end_is_given_up() -> None:
+    piece = "x" * (1 << 20)
+    for start, name, kind in (("text", "text", "text_delta"), ("thinking", "thinking", "thinking_delta")):
+        with pytest.raises(ModelError, match="longer than") as failed:
+            take({"type": start, name: ""}, *[{"type": kind, name: piece}] * 17)
+        assert not failed.value.retryable
+    assert len(text(*[piece] * 16)[0]) == LONGEST
 
 
 def test_a_result_that_is_nested_without_end_breaks_the_protocol() -> None:
