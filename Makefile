@@ -37,7 +37,7 @@ $(STAMP): $(LOCK) pyproject.toml
 # The sandbox's own tests want the machine for themselves: they count the processes that are left.
 APART := tests/attack tests/sandbox
 test: setup
-	$(PY) -m pytest -m "not slow" -n 4 --dist loadfile $(APART:%=--ignore %)
+	$(PY) -m pytest -m "not slow" -n 3 --dist loadfile $(APART:%=--ignore %)
 	$(PY) -m pytest -m "not slow" $(APART)
 
 # The tests that want PostgreSQL (the others run on SQLite), on a server that is thrown away afterwards.
