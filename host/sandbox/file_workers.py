@@ -50,7 +50,8 @@ class FileWorkers:
         async with worker.busy:
             if not worker.is_there():
                 worker.wire = await self._start(conversation, workspace)
-                worker.is_there()
+                if not worker.is_there():
+                    raise SandboxFault(DIED)
             answer = await worker.exchange(request)
         return checked(answer)
 

@@ -241,6 +241,16 @@ async def test_two_answers_to_one_request_do_not_answer_the_next(liar: Liar) -> 
     assert "second" in await liar.ask()
 
 
+async def test_a_worker_that_ends_at_once_is_a_sentence() -> None:
+    async def fork(conversation: str, workspace: Path, descriptors: list[int]) -> None:
+        os.close(descriptors.pop())
+
+    workers = FileWorkers(fork, 30.0)
+    for _ in range(2):
+        with pytest.raises(SandboxFault, match="died; try again"):
+            await workers.ask("one", Path("/"), "read_file", {})
+
+
 async def test_a_worker_that_could_not_be_started_is_a_sentence_and_no_descriptor_stays(liar: Liar) -> None:
     async def fork(conversation: str, workspace: Path, descriptors: list[int]) -> None:
         raise SandboxFault("the sandbox could not start a process: no more of them")
