@@ -115,11 +115,15 @@ class HostProcess:
             return [top, *top.children(recursive=True)]
         return []
 
-    def kill(self) -> None:
-        """Kill -9 the whole tree at once."""
+    def signal_all(self, number: signal.Signals) -> None:
+        """Signal the whole tree; who leaves meanwhile is passed over."""
         for process in self.tree():
             with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
+                process.send_signal(number)
+
+    def kill(self) -> None:
+        """Kill -9 the whole tree at once."""
+        self.signal_all(signal.SIGKILL)
         self._wait()
 
     def stop(self) -> int:

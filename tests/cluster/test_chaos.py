@@ -117,12 +117,9 @@ class World:
 
     def freeze(self, host: HostProcess) -> None:
         self.ledger.blows["freeze"] += 1
-        tree = host.tree()
-        for process in tree:
-            process.send_signal(signal.SIGSTOP)
+        host.signal_all(signal.SIGSTOP)
         time.sleep(LEASE_MS / 1000 * 1.2)  # longer than its leases: it must find them gone
-        for process in tree:
-            process.send_signal(signal.SIGCONT)
+        host.signal_all(signal.SIGCONT)
 
 
 @pytest.fixture

@@ -180,13 +180,11 @@ def test_a_host_that_slept_through_its_lease_writes_nothing(
 ) -> None:
     thread, known = begun(clients[0], SLOW)
     conversation = known["conversation_id"]
-    for process in hosts[0].tree():
-        process.send_signal(signal.SIGSTOP)
+    hosts[0].signal_all(signal.SIGSTOP)
     until(lambda: clients[1].get(f"/chat/{conversation}").json()["status"] == "idle")
     list(stream(clients[1], {"message": "meanwhile", "conversation_id": conversation}))
     before = clients[1].get(f"/chat/{conversation}/messages").json()
-    for process in hosts[0].tree():
-        process.send_signal(signal.SIGCONT)
+    hosts[0].signal_all(signal.SIGCONT)
     thread.join(20)
     assert clients[1].get(f"/chat/{conversation}/messages").json() == before
     assert clients[0].post("/chat", json={"message": "back"}).status_code == 200
