@@ -52,18 +52,20 @@ class _Finder(MetaPathFinder):
 class _LazyLoader(Loader):
     def __init__(self, real: InspectLoader) -> None:
         self._real = real
+        self._origins: dict[str, tuple[str, str]] | None = None
         self._is_running = False
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         return self._real.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
-        origins = _origins(module.__name__, self._real.get_source(module.__name__) or "")
-        module.__dict__["__getattr__"] = partial(self._get, module, origins)
+        module.__dict__["__getattr__"] = partial(self._get, module)
 
-    def _get(self, module: ModuleType, origins: dict[str, tuple[str, str]], name: str) -> Any:
-        if name in origins:
-            submodule, original = origins[name]
+    def _get(self, module: ModuleType, name: str) -> Any:
+        if self._origins is None:  # most packages are only passed through
+            self._origins = _origins(module.__name__, self._real.get_source(module.__name__) or "")
+        if name in self._origins:
+            submodule, original = self._origins[name]
             value = getattr(import_module(submodule), original)
             setattr(module, name, value)
             return value

@@ -15,11 +15,17 @@ from typing import Any, Final
 
 import anyio
 
-from host.sandbox.wire import Disconnected, SandboxFault, Wire, checked, encode
+from host.sandbox.wire import (
+    ANSWER_TIMEOUT_S,
+    CANCEL_TIMEOUT_S,
+    Disconnected,
+    SandboxFault,
+    Wire,
+    checked,
+    encode,
+)
 
 MAX_WORKERS: Final = 256
-TIMEOUT_S: Final = 30.0
-CANCEL_TIMEOUT_S: Final = 10.0
 DIED: Final = "the sandbox process died; try again"
 
 Fork = Callable[[str, Path, list[int]], Awaitable[object]]
@@ -119,7 +125,7 @@ class _Worker:
         wire, is_sent = self.wire, False
         assert wire is not None  # noqa: S101 - whoever holds ``busy`` has seen to it
         try:
-            with anyio.fail_after(TIMEOUT_S):
+            with anyio.fail_after(ANSWER_TIMEOUT_S):
                 await wire.write(request)
                 is_sent = True
                 return await wire.receive()

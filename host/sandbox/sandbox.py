@@ -25,16 +25,21 @@ from anyio.abc import TaskGroup
 from host.sandbox.file_workers import DIED, FileWorkers
 from host.sandbox.handshake import configuration, report_of
 from host.sandbox.policy import SandboxPolicy, SandboxReport
-from host.sandbox.wire import Disconnected, SandboxFault, Wire, checked
+from host.sandbox.wire import (
+    ANSWER_TIMEOUT_S,
+    CANCEL_TIMEOUT_S,
+    Disconnected,
+    SandboxFault,
+    Wire,
+    checked,
+)
 
 if TYPE_CHECKING:
     from host.tools.sandbox_tools import SandboxToolset
 
 SUPERVISOR: Final = Path(__file__).parent / "worker" / "main.py"
-ANSWER_TIMEOUT_S: Final = 30.0
 READY_TIMEOUT_S: Final = 20.0
 END_TIMEOUT_S: Final = 8.0
-CANCEL_TIMEOUT_S: Final = 10.0
 EXEC_GRACE_S: Final = 10.0
 RESTART_PAUSE_S: Final = 0.5
 LONGEST_PAUSE_S: Final = 30.0

@@ -13,6 +13,8 @@ import anyio
 from shared.jsons import JSONDecodeError, dump_bytes, loads
 
 MAX_FRAME: Final = 32 << 20
+ANSWER_TIMEOUT_S: Final = 30.0
+CANCEL_TIMEOUT_S: Final = 10.0
 _HEADER: Final = struct.Struct(">I")
 _CHUNK: Final = 256 << 10
 

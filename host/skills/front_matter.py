@@ -41,17 +41,17 @@ class Head:
 def parsed(folder: str, text: str) -> Head:
     """Return the head of a SKILL.md that begins with ``text``, in ``folder``. Raises ``BadSkill``."""
     outcome = _outcome(folder, text)
-    if isinstance(outcome, BadSkill):
-        raise BadSkill(*outcome.args)
+    if isinstance(outcome, str):
+        raise BadSkill(outcome)
     return outcome
 
 
 @lru_cache(maxsize=_REMEMBERED)
-def _outcome(folder: str, text: str) -> Head | BadSkill:
+def _outcome(folder: str, text: str) -> Head | str:
     try:
         return _parse(folder, text)
     except BadSkill as bad:
-        return bad.with_traceback(None)
+        return str(bad)
 
 
 def _parse(folder: str, text: str) -> Head:

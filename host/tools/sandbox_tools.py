@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from host.sandbox.guard import Guard
-from host.sandbox.sandbox import ANSWER_TIMEOUT_S, EXEC_GRACE_S, Sandbox
-from host.sandbox.wire import SandboxFault
+from host.sandbox.sandbox import EXEC_GRACE_S, Sandbox
+from host.sandbox.wire import ANSWER_TIMEOUT_S, SandboxFault
 from host.tools.arguments import BadArguments, check
 from host.tools.base import Image, ToolResult, ToolSpec
 

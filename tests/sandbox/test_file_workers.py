@@ -42,6 +42,17 @@ async def read(tools: SandboxToolset) -> str:
     return (await tools.call("read_file", {"path": "ok.txt"})).text
 
 
+async def ask(sandbox: Sandbox, results: list[str]) -> None:
+    """Read in the conversation ``one``."""
+    results.append(await read(sandbox.toolset("one")))
+
+
+async def gone(process: psutil.Process) -> None:
+    with anyio.fail_after(5), contextlib.suppress(psutil.NoSuchProcess):
+        while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+            await anyio.sleep(0.01)
+
+
 async def test_a_worker_that_was_killed_between_two_requests_is_not_missed(sandbox: Sandbox) -> None:
     worker = await running(sandbox)
     worker.kill()
@@ -53,14 +64,10 @@ async def test_a_worker_that_is_killed_at_work_fails_that_request_alone(sandbox:
     worker = await running(sandbox)
     worker.suspend()
     results: list[str] = []
-
-    async def ask() -> None:
-        results.append(await read(sandbox.toolset("one")))
-
     async with anyio.create_task_group() as group:
-        group.start_soon(ask)
+        group.start_soon(ask, sandbox, results)
         await anyio.sleep(0.1)
-        group.start_soon(ask)
+        group.start_soon(ask, sandbox, results)
         await anyio.sleep(0.1)
         assert "fine" in await read(sandbox.toolset("two"))
         worker.kill()
@@ -110,33 +117,25 @@ async def test_a_worker_that_is_stuck_is_given_up_and_killed_for_the_next(
     worker = await running(sandbox)
     worker.suspend()
     with monkeypatch.context() as patch:
-        patch.setattr(file_workers, "TIMEOUT_S", 0.2)
+        patch.setattr(file_workers, "ANSWER_TIMEOUT_S", 0.2)
         assert await read(sandbox.toolset("one")) == "the sandbox did not answer in time"
     assert "fine" in await read(sandbox.toolset("one"))
-    with anyio.fail_after(5):
-        while worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE:
-            await anyio.sleep(0.01)
+    await gone(worker)
 
 
 async def test_deleting_a_conversation_ends_what_its_worker_is_asked(sandbox: Sandbox) -> None:
     worker = await running(sandbox)
     worker.suspend()
     results: list[str] = []
-
-    async def ask() -> None:
-        results.append(await read(sandbox.toolset("one")))
-
     descriptors = psutil.Process().num_fds()
     async with anyio.create_task_group() as group:
-        group.start_soon(ask)
-        group.start_soon(ask)
+        group.start_soon(ask, sandbox, results)
+        group.start_soon(ask, sandbox, results)
         await anyio.sleep(0.1)
         await sandbox.forget("one")
     assert results == ["the sandbox process died; try again"] * 2
     assert psutil.Process().num_fds() == descriptors - 1
-    with anyio.fail_after(5):
-        while worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE:
-            await anyio.sleep(0.01)
+    await gone(worker)
     assert "fine" in await read(sandbox.toolset("one"))
 
 
