@@ -117,6 +117,8 @@ async def open_host(settings: Settings, owner: str, stop: Callable[[str], None])
     async with AsyncExitStack() as stack:
         host.telemetry = await stack.enter_async_context(open_telemetry(settings, host.redactor))
         host.models = ModelAccess(settings, host.telemetry.model)
+        stack.push_async_callback(host.models.aclose)
+        await _start_model_process(host)
         make_volumes(settings)
         host.store = await _open_store(settings, owner)
         stack.push_async_callback(host.store.close)
@@ -136,7 +138,6 @@ async def open_host(settings: Settings, owner: str, stop: Callable[[str], None])
                 access=host.store.tool_access if host.store.several_hosts else by_path,
             )
         )
-        stack.push_async_callback(host.models.aclose)
         background = await stack.enter_async_context(anyio.create_task_group())
         host.runs = await stack.enter_async_context(_run_service(host))
         parts = TaskParts(host.store, await _heartbeat(host), host.metrics, host.redactor, settings.lease_ms)
@@ -145,7 +146,6 @@ async def open_host(settings: Settings, owner: str, stop: Callable[[str], None])
             host.channels = await stack.enter_async_context(_channels(host))
         if settings.scheduler == "internal":
             background.start_soon(_scheduler(host).run)
-        background.start_soon(_warm, host)
         background.start_soon(keep_tidy, host.store)
         background.start_soon(keep_recovering, host.store, settings.lease_ms)
         host.ready = True
@@ -311,8 +311,8 @@ async def _recover(host: Host) -> None:
     await host.store.durable()
 
 
-async def _warm(host: Host) -> None:
-    """Load the SDK behind the start, so that the first turn doesn't wait for it."""
+async def _start_model_process(host: Host) -> None:
+    """Have it load the SDK beside the start, so that the first turn doesn't wait for it."""
     try:
         await host.models.load()
     except Exception:

@@ -1,4 +1,5 @@
-"""The model behind the real ``anthropic`` SDK. Importing this costs half a second: not on the way to a start.
+"""The model behind the real ``anthropic`` SDK. Importing this costs half a second: the host doesn't, its
+model process does (``host.agent.remote``).
 
 CPU for a reply of 50 deltas: 1.3 ms as written here; 1.9 ms with ``messages.create(stream=True)``, which
 builds a pydantic object per event and walks the request once more; 3.9 ms with ``messages.stream()``.
@@ -22,7 +23,6 @@ from host.agent.accumulator import Accumulator
 from host.agent.models import Delta, ModelConfig, ModelError, Reply
 from host.agent.pacing import Pacer, host_pacer
 from shared.clock import ms_of, now_ms
-from shared.errors import Misconfigured
 from shared.jsons import dump_bytes
 
 API_URL: Final = "https://api.anthropic.com"
@@ -68,16 +68,15 @@ def make_client(config: ModelConfig) -> AsyncAnthropic:
     It never retries (the agent loop retries a step inside the run's time) and takes nothing from the
     environment but proxies and certificates. Raises ``Misconfigured`` without a credential for the API.
     """
+    config.check()
     # The SDK would merge these headers, an Authorization among them, over the settings' own.
     os.environ.pop("ANTHROPIC_CUSTOM_HEADERS", None)
     if config.offline:
         return _client(config, "offline", None, OFFLINE_URL, _offline_http())
     if config.api_key or config.auth_token:
         key, token = config.api_key or None, None if config.api_key else config.auth_token
-    elif config.base_url:
-        key, token = "none", None  # a server of one's own may want no credential; the SDK wants one
     else:
-        raise Misconfigured("Neither ANTHROPIC_API_KEY nor ANTHROPIC_AUTH_TOKEN is configured")
+        key, token = "none", None  # the SDK wants one where the server may not
     http = anthropic.DefaultAsyncHttpxClient(follow_redirects=False)
     return _client(config, key, token, config.base_url or API_URL, http)
 
@@ -115,8 +114,12 @@ class AnthropicModel:
 
     async def reply(self, request: Mapping[str, Any], on_delta: Callable[[Delta], Awaitable[None]]) -> Reply:
         """See ``ModelPort.reply``."""
+        return await self.answer(dump_bytes({**request, "stream": True}), on_delta)
+
+    async def answer(self, request: bytes, on_delta: Callable[[Delta], Awaitable[None]]) -> Reply:
+        """Answer a Messages request (JSON, with ``stream``) as ``reply`` does."""
         answer = Accumulator()
-        stream = await self._open({**request, "stream": True})
+        stream = await self._open(request)
         async with stream:
             while (event := await _next(stream)) is not None:
                 delta = answer.feed(event)
@@ -129,14 +132,14 @@ class AnthropicModel:
         """Close the client and its connections."""
         await self._client.close()
 
-    async def _open(self, request: Mapping[str, Any]) -> AsyncStream[object]:
+    async def _open(self, request: bytes) -> AsyncStream[object]:
         # The SDK's own request, stream and errors, with the body encoded once and events left as plain
         # objects: see the figures above.
         try:
             return await self._client.post(
                 "/v1/messages",
                 cast_to=object,
-                content=dump_bytes(request),
+                content=request,
                 stream=True,
                 stream_cls=AsyncStream[object],
             )

@@ -1,23 +1,24 @@
-"""The models of the settings, each ready to be asked; the SDK is loaded behind the start."""
+"""The models of the settings, each ready to be asked; their process starts behind the host."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 from host.agent.keyed_model import Credential, KeyedModel, Route
-from host.agent.lazy_model import LazyModel
 from host.agent.models import ModelConfig, ModelPort
+from host.agent.remote.process import ModelProcess, RemoteModel
 from shared.settings import Settings
 from shared.settings.choices import ModelChoice, fallback_choice, model_choices
 
 
 class ModelAccess:
-    """Owns the connections to every model: a client for each credential and address, made when it is used."""
+    """Owns the way to every model: a client for each credential and address, made when it is used."""
 
     def __init__(self, settings: Settings, watched: Callable[[ModelPort], ModelPort]) -> None:
         self._settings = settings
         self._watched = watched
-        self._clients: dict[ModelConfig, LazyModel] = {}
+        self._process = ModelProcess()
+        self._clients: dict[ModelConfig, RemoteModel] = {}
         self._credentials: dict[ModelConfig, Credential] = {}
 
     def check(self, asked: str) -> None:
@@ -38,14 +39,13 @@ class ModelAccess:
         return tuple(models)
 
     async def load(self) -> None:
-        """Import the SDK and make the client that runs will need first; raises Misconfigured."""
+        """Start the model process, so that the first run doesn't wait for it; raises Misconfigured."""
         choice = model_choices(self._settings)[0]
         await self._client(self._configs(choice)[0]).load()
 
     async def aclose(self) -> None:
         """Give back all connections."""
-        for client in self._clients.values():
-            await client.aclose()
+        await self._process.aclose()
 
     def _routes(self, choice: ModelChoice) -> list[Route]:
         return [Route(choice.model, self._credential(config)) for config in self._configs(choice)]
@@ -64,7 +64,7 @@ class ModelAccess:
             self._credentials[config] = Credential(self._watched(self._client(config)))
         return self._credentials[config]
 
-    def _client(self, config: ModelConfig) -> LazyModel:
+    def _client(self, config: ModelConfig) -> RemoteModel:
         if config not in self._clients:
-            self._clients[config] = LazyModel(config)
+            self._clients[config] = RemoteModel(self._process, config)
         return self._clients[config]

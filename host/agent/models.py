@@ -1,6 +1,7 @@
 """The port to a language model: what the agent loop asks, what it gets back, how it fails.
 
-Nothing here imports the SDK (half a second); ``host.agent.anthropic_model`` does and implements the port.
+Nothing here imports the SDK (half a second); ``host.agent.anthropic_model`` does and implements the port, in
+a process of its own (``host.agent.remote``).
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+from shared.errors import Misconfigured
 from shared.models import Block, Usage
 
 
@@ -26,6 +28,14 @@ class ModelConfig:
     offline: bool = False
     timeout_s: float = 600.0
     connect_timeout_s: float = 10.0
+
+    def check(self) -> None:
+        """Raise Misconfigured if the API is to be reached without a credential.
+
+        A server of one's own (``base_url``) may want none.
+        """
+        if not (self.offline or self.base_url or self.api_key or self.auth_token):
+            raise Misconfigured("Neither ANTHROPIC_API_KEY nor ANTHROPIC_AUTH_TOKEN is configured")
 
 
 @dataclass(frozen=True, slots=True)

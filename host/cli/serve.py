@@ -8,8 +8,8 @@ import sys
 from collections.abc import MutableMapping
 from typing import Final
 
-from host.cli.hiding import hide_memory
 from host.cli.passphrase import passphrase_asker
+from host.hiding import hide_memory
 from shared.logging import configure
 from shared.redact import Redactor
 from shared.settings import Settings, SettingsError, load

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from host.cli.hiding import hide_memory
+from host.hiding import hide_memory
 
 NOT_INSTALLED: Final = "picoclaw: supervise needs supervisord: pip install 'picoclaw[image]'\n"
 MISSING: Final = 2

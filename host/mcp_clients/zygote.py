@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import socket
@@ -13,14 +14,17 @@ from pathlib import Path
 from typing import Final, Protocol
 
 import anyio
-from anyio.abc import Process
 
+from host.processes import see_off
 from shared import jsons
 
 logger = logging.getLogger("picoclaw.mcp")
 
 _WARM: Final = b"warm"
 
+WARM_AFTER_S: Final = 0.5
+"""From a run's begin to the import: the first reply needs the processors more, and models take longer to
+call a tool. A session that is wanted before waits for the import."""
 STOP_SECONDS: Final = 8.0
 """How long the zygote and its sessions may take to end; longer than their own grace."""
 RESTART_SECONDS: Final = (0.0, 0.1, 0.5, 2.0, 5.0)
@@ -107,17 +111,16 @@ class Zygote:
         ours.setblocking(False)
         return ours
 
-    def warm(self) -> None:
-        """Have the process import what sessions need: somebody may want one soon."""
+    def warm_soon(self) -> None:
+        """Have the process import what sessions need, in a moment: somebody may want one."""
         if self._warmed is not self._control:
             self._warmed = self._control
-            with suppress(OSError):
-                self._control.send(_WARM)
+            asyncio.get_running_loop().call_later(WARM_AFTER_S, _warm, self._control)
 
     async def ready(self) -> None:
         """Return once the process has finished importing."""
-        self.warm()
         control = self._control
+        _warm(control)
         await anyio.wait_readable(control)
 
     def close(self) -> None:
@@ -154,17 +157,12 @@ class Zygote:
         finally:
             self.pid = None
             self._control.close()
-            await _ended(process)
+            await see_off(process, STOP_SECONDS)
 
 
-async def _ended(process: Process) -> None:
-    with anyio.CancelScope(shield=True):
-        with anyio.move_on_after(STOP_SECONDS):
-            await process.wait()
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-        await process.aclose()
+def _warm(control: socket.socket) -> None:
+    with suppress(OSError):  # it is gone, or has enough to do
+        control.send(_WARM)
 
 
 def _pair() -> tuple[socket.socket, socket.socket]:

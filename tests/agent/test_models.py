@@ -15,7 +15,16 @@ from hypothesis import strategies as st
 
 from host.agent.accumulator import Accumulator
 from host.agent.anthropic_model import AnthropicModel, make_client
-from host.agent.models import Delta, ModelConfig, ModelError, Reply, TextDelta, ThinkingDelta, ToolUseStart
+from host.agent.models import (
+    Delta,
+    ModelConfig,
+    ModelError,
+    ModelPort,
+    Reply,
+    TextDelta,
+    ThinkingDelta,
+    ToolUseStart,
+)
 from shared.clock import at, now_ms
 from shared.errors import Misconfigured
 from tests.fakes.model_server import FakeModel, fake_model
@@ -45,7 +54,7 @@ def directive(**step: Any) -> dict[str, Any]:
     return request(f"@@model {json.dumps(step)}")
 
 
-async def ask(model: AnthropicModel, body: dict[str, Any]) -> tuple[Reply, list[Delta]]:
+async def ask(model: ModelPort, body: dict[str, Any]) -> tuple[Reply, list[Delta]]:
     deltas: list[Delta] = []
 
     async def hear(delta: Delta) -> None:
