@@ -1,7 +1,8 @@
 """Turns: the host against the fake model at 0 ms, beside a bare loop on the SDK against the same model.
 
 Own time per turn is what a caller waits, less what the bare SDK needs for the same exchange. Everything runs
-on one machine: the host shares its cores with the fake model and with the callers.
+on one machine: the host shares its cores with the fake model and with the callers. The least host
+(``benchmarks.least_host``) is measured in the same way.
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
+import os
 import statistics
+import sys
 import tempfile
 import threading
 import time
@@ -59,7 +62,34 @@ def measure() -> dict[str, float]:
             figures["memory, after 64 at once (MiB PSS)"] = pss_mib(host)
         finally:
             host.stop()
+        figures |= least_host(Path(root), model)
     return figures
+
+
+def least_host(root: Path, model: ModelProcess) -> dict[str, float]:
+    """Measure the same with the least host."""
+    command = (sys.executable, "-m", "benchmarks.least_host", model.url, str(root))
+    host = HostProcess(root, dict(os.environ), command=command)
+    (root / "bench.txt").write_text("hello\n")
+    start_ms(host)
+    host.stop()
+    started = start_ms(host)
+    try:
+        figures = {"start to /health (ms)": started}
+        first = timed(lambda: turn(host, None))
+        figures["start to first finished turn (ms)"] = started + first
+        plain = percentiles([timed(lambda: turn(host, None)) for _ in range(ROUNDS)])[0]
+        bare = percentiles(asyncio.run(bare_turns(model.url)))[0]
+        figures["a turn (ms p50)"] = plain
+        figures["first chunk (ms p50)"] = percentiles([first_chunk_ms(host) for _ in range(ROUNDS)])[0]
+        for tool in ("exec", "read_file"):
+            took = percentiles([timed(lambda: turn(host, None, tool=tool)) for _ in range(60)])[0]  # noqa: B023 - called at once
+            figures[f"a turn with {tool}, on top of two model calls (ms p50)"] = took - plain - bare
+        for conversations in (8, 64):
+            figures |= load(host, conversations)
+    finally:
+        host.stop()
+    return {f"least host: {name}": figure for name, figure in figures.items()}
 
 
 def one_at_a_time(host: HostProcess, model: ModelProcess) -> dict[str, float]:
@@ -166,10 +196,11 @@ def turn(
     conversation: str | None,
     message: str = REPLY,
     connection: http.client.HTTPConnection | None = None,
+    **more: str,
 ) -> dict[str, Any]:
-    """Make one turn and return its answer."""
+    """Make one turn and return its answer; ``more`` is for the request."""
     connection = connection or _kept.setdefault(host.port, connect(host))
-    body: dict[str, Any] = {"message": message}
+    body: dict[str, Any] = {"message": message, **more}
     if conversation is not None:
         body["conversation_id"] = conversation
     connection.request("POST", "/chat", json.dumps(body), HEADERS)
