@@ -22,6 +22,7 @@ class EventLog:
         self._stored = 0
         self._shown = 0
         self._changed: anyio.Event | None = None
+        self.held = False
         self.closed = False
 
     @property
@@ -46,6 +47,20 @@ class EventLog:
             self._events[-1] = Event(last.seq, "chunk", {"text": last.data["text"] + text})
         else:
             self.emit("chunk", {"text": text})
+
+    def hold(self) -> None:
+        """Show nobody anything until ``release``."""
+        self.held = True
+
+    def release(self) -> None:
+        """Show what was held back."""
+        self.held = False
+        self._wake()
+
+    def forget(self) -> None:
+        """Begin anew, without what was held back."""
+        self._events.clear()
+        self.release()
 
     def publish(self, events: Sequence[Event]) -> None:
         """Show the last events, which are in the store already, and close the log."""
@@ -75,6 +90,8 @@ class EventLog:
 
     def after(self, seq: int) -> list[Event] | None:
         """Return the events with a larger number, None if some of them are only in the store."""
+        if self.held:
+            return []
         if seq + 1 < self._first:
             return None
         self._shown = self.last_seq

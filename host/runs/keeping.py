@@ -40,7 +40,7 @@ class Keeping:
         """Store what the runs told, a few times a second."""
         while True:
             await anyio.sleep(EVENTS_EVERY_S)
-            runs = [run for run in self._active.values() if not run.log.closed]
+            runs = [run for run in self._active.values() if not run.log.closed and not run.log.held]
             for start in range(0, len(runs), RUNS_AT_ONCE):
                 await self._store_events(runs[start : start + RUNS_AT_ONCE])
                 await anyio.lowlevel.checkpoint()

@@ -70,6 +70,7 @@ class ActiveRun:
         self._ended = anyio.Event()
         self._answer: dict[str, Any] = {}
         self._fault: PicoError | None = None
+        self._unacknowledged: PicoError | None = None
 
     def stop(self, reason: Ending) -> None:
         """End the run soon, with this ending; the first reason counts."""
@@ -86,9 +87,35 @@ class ActiveRun:
 
     async def execute(self) -> None:
         """Run to the end. Nothing is raised: every ending is an answer or a fault that ``wait`` raises."""
+        if not self.spec.live:
+            await self._execute()
+            return
+        # The start event acknowledges the message, so nobody sees it before that is on the volume; the model
+        # is asked meanwhile.
+        self.log.hold()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._acknowledge)
+            await self._execute()
+
+    async def _acknowledge(self) -> None:
+        try:
+            await self._store.durable()
+        except PicoError as error:
+            self._unacknowledged = error
+            self._scope.cancel()
+        except Exception:
+            logger.exception("A message could not be acknowledged", extra={"run_id": self.lease.run_id})
+            self._unacknowledged = PicoError(FAILED)
+            self._scope.cancel()
+        else:
+            self.log.release()
+
+    async def _execute(self) -> None:
         try:
             await self._begin()
             ending = await self._work()
+            if self._unacknowledged is not None:
+                raise self._unacknowledged
             with anyio.CancelScope(shield=True), anyio.fail_after(FINISH_WITHIN_S):
                 await self._finish(ending)
         except LeaseLost:
@@ -104,9 +131,6 @@ class ActiveRun:
 
     async def _begin(self) -> None:
         await self._recorder.prepare()
-        if self.spec.live:
-            # The start event acknowledges the message, so it has to be on the volume.
-            await self._store.durable()
         lease = self.lease
         self.log.emit(
             "start",
@@ -160,6 +184,7 @@ class ActiveRun:
         await self._store.durable()
         self._answer = answer
         self._count(end)
+        self.log.release()
         self.log.publish(told)
 
     async def _ask(self, pause: Paused) -> None:
@@ -219,6 +244,8 @@ class ActiveRun:
 
     def _fail(self, error: PicoError) -> None:
         self._fault = error
+        if self.log.held:
+            self.log.forget()
         self.log.emit("error", {"error": error.message, "code": error.code})
 
 

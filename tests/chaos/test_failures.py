@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import httpx2
 import pytest
 
+from shared.store.sqlite.volume.sidecar import Sidecar
 from tests.running import HostProcess, ModelProcess, directive, frames, new_host, running_model
 
 WAIT_S = 15.0
@@ -132,6 +134,31 @@ def test_a_stream_whose_start_cannot_be_kept_is_not_begun(host: HostProcess) -> 
             )
         assert not {"start", "chunk", "done"} & set(told)
         volume.with_name("away").rename(volume)
+
+
+def test_a_stream_shows_nothing_before_its_message_is_kept_although_the_model_is_done(
+    host: HostProcess, model: ModelProcess
+) -> None:
+    host.start()
+    sidecar = Sidecar(Path(host.environment["LOCAL_DB_PATH"]))
+    told: list[str] = []
+
+    def follow(client: httpx2.Client) -> None:
+        body = {"message": directive("waits-to-be-kept", text="fine"), "stream": True}
+        with client.stream("POST", "/chat", json=body) as response:
+            told.extend(name for _, name, _ in frames(response.iter_lines()))
+
+    with host.client() as client:
+        assert chat(client, "before").status_code == 200
+        reader = threading.Thread(target=follow, args=(client,))
+        with sidecar.held():  # whoever ships has to wait
+            reader.start()
+            until(lambda: "waits-to-be-kept" in str(model.requests()))
+            time.sleep(0.7)  # longer than until events are stored
+            assert told == []
+        reader.join()
+    sidecar.close()
+    assert told == ["start", "chunk", "done"]
 
 
 def test_the_answer_of_a_key_is_given_only_when_it_is_kept(host: HostProcess) -> None:
