@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import sys
@@ -48,6 +49,8 @@ def take_settings(environ: MutableMapping[str, str]) -> Settings | None:
 def run(settings: Settings) -> int:
     """Run the host with settings that were loaded; return its exit code."""
     hide_memory()
+    # What is imported and opened on the way to a running host stays; the host enables it again.
+    gc.disable()
     configure(settings.log_level, settings.log_format, Redactor(settings.secret_values()))
     if settings.api_token is None:
         logger.warning("API_TOKEN is not set: every route but /health answers 500; `picoclaw init` makes one")

@@ -22,6 +22,9 @@ logger = logging.getLogger("picoclaw.mcp")
 
 _WARM: Final = b"warm"
 
+START_AFTER_S: Final = 1.0
+"""From the host's start to the process's, unless a session is wanted before: the host's own start and the
+model's client need the processors more."""
 WARM_AFTER_S: Final = 0.5
 """From a run's begin to the import: the first reply needs the processors more, and models take longer to
 call a tool. A session that is wanted before waits for the import."""
@@ -77,12 +80,15 @@ class Zygote:
         self._closing = False
         self.pid: int | None = None
         self._warmed: socket.socket | None = None
+        self._wanted = anyio.Event()
         # Births wait in the socket while the process is still importing.
         self._control, self._inherited = _pair()
 
     async def run(self) -> None:
         """Keep the process alive until ``close`` or cancellation; returns when it has ended."""
         failures = 0
+        with anyio.move_on_after(START_AFTER_S):
+            await self._wanted.wait()
         while not self._closing:
             started = anyio.current_time()
             await self._live()
@@ -95,6 +101,7 @@ class Zygote:
 
     async def bear(self, conversation_id: str, *, is_main: bool) -> socket.socket:
         """Return a socket to a new tool server that acts for the conversation, and for nothing else."""
+        self._wanted.set()
         ours, theirs = socket.socketpair()
         with theirs:
             packet = {
@@ -119,6 +126,7 @@ class Zygote:
 
     async def ready(self) -> None:
         """Return once the process has finished importing."""
+        self._wanted.set()
         control = self._control
         _warm(control)
         await anyio.wait_readable(control)

@@ -24,6 +24,7 @@ BOTS: dict[str, BotApi] = {}
 
 SPAWNERS = {
     "host/sandbox/sandbox.py": "the supervisor",
+    "host/agent/remote/process.py": "the process with the model's client",
     "host/mcp_clients/zygote.py": "the tool servers' zygote",
     "host/cli/mcp.py": "replaces itself by the tool server, before there is a host",
 }
