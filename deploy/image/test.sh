@@ -15,11 +15,7 @@ if [ "${#missing[@]}" -gt 0 ]; then
 fi
 
 directory=$(mktemp -d)
-clear_up() {
-  findmnt --raw --noheadings --output TARGET | grep "^$directory/" | sort --reverse | xargs --no-run-if-empty umount --lazy
-  rm -rf "$directory"
-}
-trap clear_up EXIT
+trap 'deploy/image/remove.sh "$directory"' EXIT
 
 SECONDS=0
 deploy/image/build.sh "$directory"

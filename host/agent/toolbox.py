@@ -22,6 +22,7 @@ class Toolbox:
         self._redactor = redactor
         self._owner: dict[str, Toolset] = {}
         self._specs: dict[str, ToolSpec] = {}
+        self._definitions: list[dict[str, Any]] | None = None
         for toolset in toolsets:
             self._add(toolset)
 
@@ -43,10 +44,13 @@ class Toolbox:
         return [spec.name for spec in self._specs.values() if spec.delegable]
 
     def definitions(self) -> list[dict[str, Any]]:
-        """Return the tools as the Messages API wants them."""
-        return [_definition(spec) for spec in self._specs.values()]
+        """Return the tools as the Messages API wants them; every step asks for the same."""
+        if self._definitions is None:
+            self._definitions = [_definition(spec) for spec in self._specs.values()]
+        return list(self._definitions)
 
     def _add(self, toolset: Toolset) -> None:
+        self._definitions = None
         for spec in toolset.specs():
             # The first one keeps its name: an outside server can't take over a built-in tool.
             if spec.name not in self._specs:

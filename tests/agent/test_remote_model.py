@@ -28,7 +28,7 @@ from tests.agent.test_models import KEY, ask, directive, request
 from tests.fakes.model_server import FakeModel, fake_model
 
 HANGS = directive(deltas=["a", "b"], hang_after_deltas=1)
-LONG = "0123456789 äöü\n" * 40_000
+LONG = "0123456789 äöü\n" * 10_000
 
 
 @pytest.fixture

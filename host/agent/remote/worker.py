@@ -114,6 +114,8 @@ class Worker(asyncio.Protocol):
 
     def _send(self) -> None:
         outgoing, self._outgoing = self._outgoing, []
+        if self._transport.is_closing():
+            return
         data = bytearray()
         for number, pieces, end in outgoing:
             if pieces:
