@@ -3,10 +3,11 @@
 The ``__init__`` of an SDK imports all there is. Of ``anthropic`` that is 3,000 modules, most of them types
 of endpoints that the host never calls, for 1.1 s of processor time and 46 MiB; of ``mcp``, its other server
 and its clients. A lazy package takes each of its names, once somebody asks, from the submodule that its
-``__init__`` would have taken it from: 0.5 s and 18 MiB remain of ``anthropic``, 37 of 53 MiB of ``mcp``. A
+``__init__`` would have taken it from: 0.3 s and 10 MiB remain of ``anthropic``, 37 of 53 MiB of ``mcp``. A
 name that the ``import`` statements don't explain runs the whole ``__init__``, so whatever is there without
 this is there with it; only what importing does besides (``anthropic`` reads ``ANTHROPIC_LOG``) waits for
-that.
+that. A function that is named as ``late`` is imported when it is called, for the sake of one whose module
+imports 700 others and that nobody calls.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 import ast
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from importlib import import_module
 from importlib.abc import InspectLoader, Loader, MetaPathFinder
@@ -25,17 +26,19 @@ from typing import Any, Final
 _whole: Final = threading.RLock()
 
 
-def make_lazy(package: str, *below: str) -> None:
+def make_lazy(package: str, *below: str, late: Collection[str] = ()) -> None:
     """Import the package lazily from now on, and its subpackages ``below`` with every package in them.
 
-    What is imported already stays as it is.
+    ``late``: functions, by the names that these packages give them (``package.sub.function``). What is
+    imported already stays as it is.
     """
-    sys.meta_path.insert(0, _Finder(package, below))
+    sys.meta_path.insert(0, _Finder(package, below, late))
 
 
 class _Finder(MetaPathFinder):
-    def __init__(self, package: str, below: Sequence[str]) -> None:
+    def __init__(self, package: str, below: Sequence[str], late: Collection[str]) -> None:
         self._package = package
+        self._late = late
         self._below = tuple(f"{package}.{name}." for name in below)
 
     def find_spec(
@@ -45,13 +48,14 @@ class _Finder(MetaPathFinder):
             return None
         spec = PathFinder.find_spec(fullname, path, target)
         if spec and spec.submodule_search_locations is not None and isinstance(spec.loader, InspectLoader):
-            spec.loader = _LazyLoader(spec.loader)
+            spec.loader = _LazyLoader(spec.loader, self._late)
         return spec
 
 
 class _LazyLoader(Loader):
-    def __init__(self, real: InspectLoader) -> None:
+    def __init__(self, real: InspectLoader, late: Collection[str]) -> None:
         self._real = real
+        self._late = late
         self._origins: dict[str, tuple[str, str]] | None = None
         self._is_running = False
 
@@ -66,7 +70,10 @@ class _LazyLoader(Loader):
             self._origins = _origins(module.__name__, self._real.get_source(module.__name__) or "")
         if name in self._origins:
             submodule, original = self._origins[name]
-            value = getattr(import_module(submodule), original)
+            if f"{module.__name__}.{name}" in self._late:
+                value: Any = _when_called(submodule, original)
+            else:
+                value = getattr(import_module(submodule), original)
             setattr(module, name, value)
             return value
         # Whoever walks over all modules asks each for these.
@@ -91,6 +98,13 @@ class _LazyLoader(Loader):
                 if module.__dict__.get("__getattr__") is ours:
                     del module.__dict__["__getattr__"]
         return getattr(module, name)
+
+
+def _when_called(submodule: str, name: str) -> Callable[..., Any]:
+    def call(*arguments: Any, **named: Any) -> Any:
+        return getattr(import_module(submodule), name)(*arguments, **named)
+
+    return call
 
 
 def _origins(package: str, source: str) -> dict[str, tuple[str, str]]:

@@ -13,14 +13,14 @@ PACKAGE = {
         import os
         from . import types
         from .errors import Wrong, Wrong as Failed
-        from lazily_tried.other import used
+        from lazily_tried.other import used, shout
         from .stars import *
         import lazily_tried_log
         __all__ = ["Wrong", "Failed", "starred", "computed"]
         computed = Wrong.__name__ * 2
     """,
     "errors.py": "class Wrong(Exception): ...",
-    "other.py": "used = object()",
+    "other.py": "used = object()\ndef shout(word, end='!'): return word.upper() + end",
     "stars.py": "starred = 'a star'",
     "unwanted.py": "",
     "types/__init__.py": "from .first import First\nfrom .second import Second",
@@ -63,6 +63,15 @@ def test_a_name_brings_only_the_module_that_it_comes_from(package: Path) -> None
     ]
 
 
+def test_a_late_function_brings_its_module_when_it_is_called(package: Path) -> None:
+    program = (
+        "from shared.lazy_packages import make_lazy\n"
+        "make_lazy('lazily_tried', late={'lazily_tried.shout'})\n"
+        f"from lazily_tried import shout\n{LOADED}print(shout('a'), shout('b', end='?'))\n{LOADED}"
+    )
+    assert run(program, package) == ["", "A! B?", "lazily_tried.other"]
+
+
 @pytest.mark.parametrize("asked", ["it.computed", "it.starred", "it.os.sep", "it.__all__"])
 def test_what_the_imports_do_not_explain_runs_the_whole_package_once(package: Path, asked: str) -> None:
     assert run(f"{LAZY}import lazily_tried as it; {asked}; {asked}; it.starred", package) == [
@@ -94,7 +103,7 @@ def test_two_threads_that_want_the_whole_package_run_it_once(package: Path) -> N
     assert run(LAZY + program, package) == ["the whole package", "{'WrongWrong'}"]
 
 
-def test_the_host_loads_a_third_of_the_sdk_and_every_name_of_it_is_there() -> None:
+def test_a_tenth_of_the_sdk_is_loaded_and_every_name_of_it_is_there() -> None:
     program = (
         "import host.agent.anthropic_model\n"
         "loaded = len([name for name in sys.modules if name.startswith('anthropic')])\n"
@@ -102,12 +111,16 @@ def test_the_host_loads_a_third_of_the_sdk_and_every_name_of_it_is_there() -> No
         "names = {name: getattr(anthropic, name) for name in anthropic.__all__}\n"
         "print(loaded, anthropic.APIError is anthropic._exceptions.APIError, len(names) > 50)\n"
         "print(anthropic.types.Message.__module__, 'types.message_stream_params' in str(sys.modules))\n"
+        "from anthropic.lib._tracing import _api_call, finish_api_call_span as late\n"
+        "_api_call.finish_api_call_span = lambda *a, **k: (a, k)\n"
+        "print(late(1, b=2))\n"
     )
-    first, second = run(program)
+    first, second, late = run(program)
     loaded, *same = first.split()
-    assert int(loaded) < 1000
+    assert int(loaded) < 300
     assert same == ["True", "True"]
     assert second == "anthropic.types.message False"
+    assert late == "((1,), {'b': 2})"
 
 
 def test_a_tool_server_loads_neither_clients_nor_the_other_server() -> None:

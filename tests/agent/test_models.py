@@ -60,7 +60,7 @@ async def ask(model: ModelPort, body: dict[str, Any]) -> tuple[Reply, list[Delta
     async def hear(delta: Delta) -> None:
         deltas.append(delta)
 
-    with anyio.fail_after(5):
+    with anyio.fail_after(60):
         return await model.reply(body, hear), deltas
 
 
