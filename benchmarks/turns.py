@@ -60,6 +60,7 @@ def measure() -> dict[str, float]:
             for conversations in (8, 64):
                 figures |= load(host, conversations)
             figures["memory, after 64 at once (MiB PSS)"] = pss_mib(host)
+            figures |= with_tools(host, model)
         finally:
             host.stop()
         figures |= least_host(Path(root), model)
@@ -97,18 +98,14 @@ def one_at_a_time(host: HostProcess, model: ModelProcess) -> dict[str, float]:
     bare = percentiles(asyncio.run(bare_turns(model.url)))
     bare_load = timed(lambda: asyncio.run(bare_turns(model.url, 8)))
     turn(host, None)
+    bare_own = percentiles(asyncio.run(bare_turns(model.url, request=last_request(model))))
     fresh = percentiles([timed(lambda: turn(host, None)) for _ in range(ROUNDS)])
     conversation = turn(host, None)["conversation_id"]
     following = percentiles([timed(lambda: turn(host, conversation)) for _ in range(50)])
     chunks = percentiles([first_chunk_ms(host) for _ in range(ROUNDS)])
-    tools = {
-        "tool-server call": ("mcp__picoclaw__list_tasks", {}),
-        "exec": ("exec", {"command": "true"}),
-        "read_file": ("read_file", {"path": "bench.txt"}),
-    }
-    Path(host.environment["MEMORY_DIR"], "bench.txt").write_text("hello\n")
-    figures = {
+    return {
         "floor: the bare SDK, one turn (ms p50)": bare[0],
+        "floor: the bare SDK, one turn with the host's request (ms p50)": bare_own[0],
         "floor: the bare SDK, 8 at once (turns/s)": 8 * ROUNDS / bare_load * 1000,
         "a turn, new conversation (ms p50)": fresh[0],
         "a turn, new conversation (ms p99)": fresh[1],
@@ -117,13 +114,44 @@ def one_at_a_time(host: HostProcess, model: ModelProcess) -> dict[str, float]:
         "ratio to the floor, new conversation": fresh[0] / bare[0],
         "first chunk (ms p50)": chunks[0],
     }
+
+
+def with_tools(host: HostProcess, model: ModelProcess) -> dict[str, float]:
+    """Measure turns with one call of a tool."""
+    tools = {
+        "tool-server call": ("mcp__picoclaw__list_tasks", {}),
+        "exec": ("exec", {"command": "true"}),
+        "read_file": ("read_file", {"path": "bench.txt"}),
+    }
+    Path(host.environment["MEMORY_DIR"], "bench.txt").write_text("hello\n")
+    figures: dict[str, float] = {}
     for name, (tool, arguments) in tools.items():
-        steps = [{"tools": [{"name": tool, "input": arguments}]}, {"text": "done"}]
-        body = directive(steps=steps)
-        conversation = turn(host, None, body)["conversation_id"]
-        took = percentiles([timed(lambda: turn(host, conversation, body)) for _ in range(60)])[0]  # noqa: B023 - called at once
-        figures[f"a turn with {name}, on top of two model calls (ms p50)"] = took - following[0] - bare[0]
+        step = {"tools": [{"name": tool, "input": arguments}]}
+        took = on_top(host, model, directive(steps=[step, {"text": "done"}]))
+        figures[f"a turn with {name}, on top of two model calls (ms p50)"] = took
     return figures
+
+
+def on_top(host: HostProcess, model: ModelProcess, body: str) -> float:
+    """Return what a turn with a tool takes longer than one without, less its second model call.
+
+    Both are made in turns in the same short conversations, so that they carry the same history.
+    """
+    with_tool: list[float] = []
+    plain: list[float] = []
+    for _ in range(6):
+        conversation = turn(host, None, body)["conversation_id"]
+        for _ in range(10):
+            with_tool.append(timed(lambda: turn(host, conversation, body)))  # noqa: B023 - called at once
+            plain.append(timed(lambda: turn(host, conversation)))  # noqa: B023 - called at once
+    call = percentiles(asyncio.run(bare_turns(model.url, request=last_request(model))))[0]
+    return percentiles(with_tool)[0] - percentiles(plain)[0] - call
+
+
+def last_request(model: ModelProcess) -> dict[str, Any]:
+    """Return the body of the last request that the model got, to be sent again by the bare SDK."""
+    body = model.requests()[-1]["body"]
+    return {name: value for name, value in body.items() if name != "stream"}
 
 
 def load(host: HostProcess, conversations: int) -> dict[str, float]:
@@ -162,18 +190,17 @@ def load(host: HostProcess, conversations: int) -> dict[str, float]:
     }
 
 
-async def bare_turns(url: str, at_once: int = 1) -> list[float]:
-    """Return what the same exchange takes with nothing but the SDK, in milliseconds each."""
+async def bare_turns(url: str, at_once: int = 1, request: dict[str, Any] | None = None) -> list[float]:
+    """Return what an exchange takes with nothing but the SDK, in milliseconds each."""
     from anthropic import AsyncAnthropic
 
+    request = request or {"model": "m", "max_tokens": 100, "messages": [{"role": "user", "content": REPLY}]}
     took: list[float] = []
 
     async def talk(client: AsyncAnthropic) -> None:
         for _ in range(ROUNDS):
             started = time.perf_counter()
-            stream = await client.messages.create(
-                model="m", max_tokens=100, messages=[{"role": "user", "content": REPLY}], stream=True
-            )
+            stream = await client.messages.create(**request, stream=True)
             async for _event in stream:
                 pass
             took.append((time.perf_counter() - started) * 1000)
