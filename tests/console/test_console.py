@@ -316,27 +316,24 @@ def test_the_sandbox_level_is_always_in_sight(make_page: MakePage, host: HostPro
 # Keys, themes, screens
 
 
+def press(page: Page, key: str) -> None:
+    """Press a key outside of every field, once the conversation has come, which then focuses the message."""
+    expect(page.get_by_label("Message", exact=True)).to_be_focused()
+    page.locator("#main").focus()
+    page.keyboard.press(key)
+
+
 def test_everything_can_be_reached_by_keys(make_page: MakePage) -> None:
     page = make_page()
     for text in ("key one", "key two"):
         say(page, text)
         ended(page)
-        page.locator("#main").focus()
-        page.keyboard.press("n")
+        press(page, "n")
         expect(page.get_by_role("heading", name="What shall we do?")).to_be_visible()
-    page.locator("#main").focus()
-    page.keyboard.press("j")
-    expect(page.get_by_role("heading", level=1)).to_have_text("key two")
-    page.locator("#main").focus()
-    page.keyboard.press("j")
-    expect(page.get_by_role("heading", level=1)).to_have_text("key one")
-    page.locator("#main").focus()
-    page.keyboard.press("k")
-    expect(page.get_by_role("heading", level=1)).to_have_text("key two")
-    # A conversation that has come takes the focus to the message by itself.
-    page.wait_for_load_state("networkidle")
-    page.locator("#main").focus()
-    page.keyboard.press("/")
+    for key, conversation in (("j", "key two"), ("j", "key one"), ("k", "key two")):
+        press(page, key)
+        expect(page.get_by_role("heading", level=1)).to_have_text(conversation)
+    press(page, "/")
     expect(page.get_by_label("Message", exact=True)).to_be_focused()
     page.keyboard.type("tun?")
     assert page.get_by_label("Message", exact=True).input_value() == "tun?"
