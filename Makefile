@@ -39,7 +39,7 @@ $(STAMP): $(LOCK) pyproject.toml
 APART := tests/attack tests/sandbox
 test: setup
 	$(PY) -m pytest -m "not slow" $(APART)
-	$(PY) -m pytest -m "not slow" -n 4 --dist loadfile --no-loadscope-reorder $(APART:%=--ignore %)
+	$(PY) -m pytest -m "not slow" -n 3 --dist loadfile --no-loadscope-reorder $(APART:%=--ignore %)
 
 # The tests that want PostgreSQL (the others run on SQLite), on a server that is thrown away afterwards.
 test-postgres: setup

@@ -76,7 +76,7 @@ def test_a_run_in_flight_outlasts_a_crash_of_the_database(server: Server, host: 
         until(lambda: client.get("/ready").status_code == 503)
         server.start()
         thread.join(40)
-        assert [answer["result"] for answer in answers] == ["finished"]
+        assert [answer["result"] for answer in answers] == ["finished"], answers
         said = client.get(f"/chat/{answers[0]['conversation_id']}/messages").json()["messages"]
         assert said[-1]["content"] == "finished"
 
