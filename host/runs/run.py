@@ -70,7 +70,7 @@ class ActiveRun:
         self._ended = anyio.Event()
         self._answer: dict[str, Any] = {}
         self._fault: PicoError | None = None
-        self._unacknowledged: PicoError | None = None
+        self._unacknowledged: Exception | None = None
 
     def stop(self, reason: Ending) -> None:
         """End the run soon, with this ending; the first reason counts."""
@@ -100,12 +100,8 @@ class ActiveRun:
     async def _acknowledge(self) -> None:
         try:
             await self._store.durable()
-        except PicoError as error:
+        except Exception as error:  # noqa: BLE001 - the run ends by it, and says or logs it then
             self._unacknowledged = error
-            self._scope.cancel()
-        except Exception:
-            logger.exception("A message could not be acknowledged", extra={"run_id": self.lease.run_id})
-            self._unacknowledged = PicoError(FAILED)
             self._scope.cancel()
         else:
             self.log.release()

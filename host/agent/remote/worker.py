@@ -14,7 +14,6 @@ import socket
 import sys
 import traceback
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 from typing import Final, cast
 
@@ -70,13 +69,6 @@ class Worker(asyncio.Protocol):
             elif number in self._replies:
                 self._replies[number].cancel()
 
-    async def aclose(self) -> None:
-        """Give up what is being answered and close the clients' connections."""
-        for task in self._replies.values():
-            task.cancel()
-        for model in self._models.values():
-            await model.aclose()
-
     async def _answer(self, number: int, client: int, body: bytes) -> None:
         pieces: list[Delta] = []
 
@@ -126,13 +118,11 @@ class Worker(asyncio.Protocol):
 
 
 async def serve(control: socket.socket) -> None:
-    """Answer until the host closes the socket."""
+    """Answer until the host closes the socket; what is being answered then ends with the process."""
     ended = asyncio.Event()
     control.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BYTES)
-    _, worker = await asyncio.get_running_loop().create_connection(lambda: Worker(ended.set), sock=control)
+    await asyncio.get_running_loop().create_connection(lambda: Worker(ended.set), sock=control)
     await ended.wait()
-    with suppress(Exception):
-        await worker.aclose()
 
 
 def main() -> None:
