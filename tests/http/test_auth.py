@@ -8,7 +8,7 @@ import re
 import httpx2
 
 from tests.http.conftest import MakeHost
-from tests.running import TOKEN, HostProcess
+from tests.running import TOKEN, HostProcess, until
 
 LIMIT = 1024 * 1024
 
@@ -139,6 +139,8 @@ def test_the_access_log_has_a_line_a_request_and_no_body(host: HostProcess) -> N
             json={"message": "a very private remark", "conversation_id": "conv-none"},
             headers={"X-Request-ID": "log-me"},
         )
+    # The answer leaves before its line is written.
+    until(lambda: "log-me" in host.log_text)
     lines = [json.loads(line) for line in host.log_text.splitlines() if "log-me" in line]
     assert [(line["method"], line["path"], line["status"]) for line in lines] == [("POST", "/chat", 404)]
     assert "private remark" not in host.log_text
