@@ -105,13 +105,18 @@ class HistoryEntry:
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """The right to write a run's results: whose it is and its fencing number; it ends unless renewed."""
+    """The right to write a run's results: whose it is and its fencing number; it ends unless renewed.
+
+    ``session_id`` and ``temporary`` are the conversation's, which don't change while a run has it.
+    """
 
     run_id: str
     conversation_id: str
     owner: str
     fence: int
     message_id: str
+    session_id: str
+    temporary: bool
 
 
 @dataclass(frozen=True, slots=True)

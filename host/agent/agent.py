@@ -96,7 +96,7 @@ class HostAgent:
         models = self._models.models(spec.model)
         async with self._open_toolsets(spec, lease.conversation_id, is_main) as tools:
             recorder.warnings.extend(tools.problems)
-            loaded = await self._histories.load(lease.conversation_id)
+            loaded = await self._histories.load(lease)
             options = await self._options(spec)
             budget = self._budget(spec, lease, recorder)
             toolbox = Toolbox(map(self._watched, tools.toolsets), self._redactor)

@@ -91,7 +91,7 @@ class Compactor:
     ) -> None:
         self._store = parts.store
         self._windows = parts.windows
-        self._archive = None if loaded.temporary else parts.archive
+        self._archive = None if lease.temporary else parts.archive
         self._conversation_id = lease.conversation_id
         self._recorder = recorder
         self._budget = budget

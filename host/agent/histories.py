@@ -8,6 +8,7 @@ from typing import Final
 
 from host.agent.history import HistoryBuilder, Message
 from shared.compactions import Compaction
+from shared.models import Lease
 from shared.store.contract import Store
 
 MOST_TOKENS: Final = 2_000_000
@@ -23,7 +24,6 @@ class Loaded:
     messages: list[Message]
     tokens: int
     compaction: Compaction | None
-    temporary: bool
     fresh: bool
     """It was read from its beginning."""
 
@@ -50,16 +50,15 @@ class Histories:
         self._kept: OrderedDict[str, _Kept] = OrderedDict()
         self._tokens = 0
 
-    async def load(self, conversation_id: str) -> Loaded:
+    async def load(self, lease: Lease) -> Loaded:
         """Return the conversation; what was sent of it before is the beginning of what is sent now."""
-        conversation = await self._store.conversations.get(conversation_id)
+        conversation_id = lease.conversation_id
         compaction = await self._store.compactions.latest(conversation_id)
-        session_id = conversation.session_id if conversation else ""
-        kept = self._take(conversation_id, session_id, compaction)
+        kept = self._take(conversation_id, lease.session_id, compaction)
         fresh = kept is None
         if kept is None:
             through = compaction.through_seq if compaction else 0
-            kept = _Kept(session_id, compaction, HistoryBuilder(compaction), through)
+            kept = _Kept(lease.session_id, compaction, HistoryBuilder(compaction), through)
         for entry in await self._store.conversations.history(conversation_id, after=kept.last_seq):
             kept.builder.add(entry)
             kept.last_seq = entry.seq
@@ -68,7 +67,6 @@ class Histories:
             messages=kept.builder.messages(),
             tokens=kept.builder.tokens,
             compaction=compaction,
-            temporary=conversation is not None and conversation.temporary,
             fresh=fresh,
         )
 

@@ -46,7 +46,6 @@ class ActiveRun:
         spec: RunSpec,
         lease: Lease,
         *,
-        session_id: str,
         limit_ms: int,
         end_marker: str,
         redactor: Redactor,
@@ -58,7 +57,6 @@ class ActiveRun:
         self.log = EventLog()
         self._store = store
         self._agent = agent
-        self._session_id = session_id
         self._limit_ms = limit_ms
         self._end_marker = end_marker
         self._redactor = redactor
@@ -209,7 +207,7 @@ class ActiveRun:
             "run_id": self.lease.run_id,
             "result": text,
             "model": recorder.model,
-            "session_id": self._session_id,
+            "session_id": self.lease.session_id,
             "duration_ms": round(monotonic_ms() - self._started),
             "usage": dataclasses.asdict(recorder.meter.usage),
             "outbound_messages": outbound,

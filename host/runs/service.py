@@ -134,13 +134,11 @@ class RunService:
             lease = await self._store.runs.begin(
                 new_run(spec, owner=self._owner, lease_ms=self._limits.lease_ms, redactor=self._redactor)
             )
-            conversation = await self._store.conversations.get(lease.conversation_id)
         run = ActiveRun(
             self._store,
             self._agent,
             spec,
             lease,
-            session_id=conversation.session_id if conversation else "",
             limit_ms=self._limit_ms(spec),
             end_marker=self._limits.end_marker,
             redactor=self._redactor,

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import anyio
 import httpx2
 import pytest
 
+from shared.errors import Unavailable
+from shared.store.postgres.database import Place
+from shared.store.postgres.opening import open_shared_store
 from tests.cluster.server import Server, running_server
+from tests.contract.store.making import T0, a_run
 from tests.running import HostProcess, ModelProcess, directive, new_host, until
 
 SLOW = directive(
@@ -84,6 +89,36 @@ def test_a_run_in_flight_outlasts_a_crash_of_the_database(server: Server, host: 
 def running(client: httpx2.Client) -> bool:
     listed = client.get("/chat").json()["conversations"]
     return any(entry["status"] == "running" and entry["message_count"] >= 1 for entry in listed)
+
+
+async def test_what_a_run_reads_waits_for_the_database_and_a_caller_is_told_soon(server: Server) -> None:
+    store = await open_shared_store(Place(server.url))
+    try:
+        await store.conversations.create("waits", T0)
+        await store.runs.begin(a_run("waits", "waits"))
+        server.stop()
+        reads: dict[str, Callable[[str], Awaitable[Any]]] = {
+            "history": store.conversations.history,
+            "latest": store.compactions.latest,
+            "unarchived": store.compactions.unarchived,
+        }
+        read: dict[str, Any] = {}
+
+        async def note(name: str) -> None:
+            read[name] = await reads[name]("waits")
+
+        async with anyio.create_task_group() as tasks:
+            for name in reads:
+                tasks.start_soon(note, name)
+            for _ in range(2):
+                with pytest.raises(Unavailable):
+                    await store.conversations.get("waits")
+            await anyio.to_thread.run_sync(server.start)
+        (message,) = read.pop("history")
+        assert message.role == "user"
+        assert read == {"latest": None, "unarchived": []}
+    finally:
+        await store.close()
 
 
 def test_every_acknowledged_message_is_there_after_crashes_of_the_database(

@@ -14,7 +14,7 @@ from shared.store.postgres.run_rows import hold
 
 
 class PostgresCompactions:
-    """Implements the Compactions contract."""
+    """Implements the Compactions contract. Runs in flight ask: they outlast a restart of the database."""
 
     def __init__(self, database: Database) -> None:
         self._db = database
@@ -29,7 +29,7 @@ class PostgresCompactions:
             )
             return None if row is None else rows.compaction(row)
 
-        return await self._db.read(work)
+        return await self._db.read_patiently(work)
 
     async def add(
         self, lease: Lease, compaction: Compaction, now: int, *, spent: Spending | None = None
@@ -58,11 +58,11 @@ class PostgresCompactions:
             )
             return [rows.compaction(row) for row in found]
 
-        return await self._db.read(work)
+        return await self._db.read_patiently(work)
 
     async def mark_archived(self, conversation_id: str, number: int) -> None:
         """Note that the messages which a compaction replaced are in the archive."""
-        await self._db.write(
+        await self._db.write_patiently(
             lambda connection: connection.execute(
                 "UPDATE compactions SET archived = 1 WHERE conversation_id = $1 AND number = $2",
                 conversation_id,

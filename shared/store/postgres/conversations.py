@@ -112,7 +112,7 @@ class PostgresConversations:
             )
             return [rows.history_entry(row) for row in found]
 
-        return await self._db.read(work)
+        return await self._db.read_patiently(work)
 
     async def delete(self, conversation_id: str) -> None:
         """Remove every row of it and of its temporary conversations."""

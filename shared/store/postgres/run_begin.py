@@ -29,26 +29,35 @@ async def begin(connection: Connection, new: NewRun) -> Lease:
         conversation_id = again["conversation_id"]
     elif new.create and new.message is not None:
         await conversations.insert(connection, conversation_id, new.now, new.parent_id, new.temporary)
-    fence = await _take(connection, conversation_id, new.now)
+    taken = await _take(connection, conversation_id, new.now)
     if again is not None:
         message_id = again["message_id"]
     elif new.message is None:
         message_id = await _paused_at(connection, conversation_id)
     else:
         message_id, messages = new.message.id, (new.message,)
-    await _insert(connection, new, conversation_id, fence, message_id)
+    await _insert(connection, new, conversation_id, taken["fence"], message_id)
     await store_messages(connection, conversation_id, new.run_id, messages, new.now)
     if new.idempotency is not None:
         await keys.keep(connection, new.idempotency, new.run_id, conversation_id, new.now)
-    return Lease(new.run_id, conversation_id, new.owner, fence, message_id)
-
-
-async def _take(connection: Connection, conversation_id: str, now: int) -> int:
-    """Lock the conversation, end a run of it whose owner is gone, and return a new fencing number."""
-    fence = await connection.fetchval(
-        "UPDATE conversations SET fence = fence + 1 WHERE id = $1 RETURNING fence", conversation_id
+    return Lease(
+        new.run_id,
+        conversation_id,
+        new.owner,
+        taken["fence"],
+        message_id,
+        taken["session_id"],
+        temporary=bool(taken["temporary"]),
     )
-    if fence is None:
+
+
+async def _take(connection: Connection, conversation_id: str, now: int) -> Row:
+    """Lock the conversation, end a run of it whose owner is gone, and return what a new lease tells of it."""
+    taken: Row | None = await connection.fetchrow(
+        "UPDATE conversations SET fence = fence + 1 WHERE id = $1 RETURNING fence, session_id, temporary",
+        conversation_id,
+    )
+    if taken is None:
         raise NoConversation(conversation_id)
     # A writer may hold the row just as its lease ends: then the conversation is busy for a moment more.
     stale = await connection.fetch(
@@ -63,7 +72,7 @@ async def _take(connection: Connection, conversation_id: str, now: int) -> int:
     )
     if running is not None:
         raise ConversationBusy(conversation_id)
-    return int(fence)
+    return taken
 
 
 async def _insert(

@@ -25,11 +25,13 @@ def begin(connection: sqlite3.Connection, new: NewRun) -> Lease:
     if new.create and messages:
         conversations.insert(connection, conversation_id, new.now, new.parent_id, new.temporary)
     end_stale(connection, conversation_id, new.now)
-    fence = connection.execute(
-        "UPDATE conversations SET fence = fence + 1 WHERE id = ? RETURNING fence", (conversation_id,)
+    taken = connection.execute(
+        "UPDATE conversations SET fence = fence + 1 WHERE id = ? RETURNING fence, session_id, temporary",
+        (conversation_id,),
     ).fetchone()
-    if fence is None:
+    if taken is None:
         raise NoConversation(conversation_id)
+    fence, session_id, temporary = taken
     try:
         connection.execute(
             """INSERT INTO runs (id, conversation_id, state, fence, lease_owner, lease_until, message_id,
@@ -37,7 +39,7 @@ def begin(connection: sqlite3.Connection, new: NewRun) -> Lease:
             (
                 new.run_id,
                 conversation_id,
-                fence[0],
+                fence,
                 new.owner,
                 lease_now() + new.lease_ms,
                 message_id,
@@ -50,7 +52,9 @@ def begin(connection: sqlite3.Connection, new: NewRun) -> Lease:
     store_messages(connection, conversation_id, new.run_id, messages, new.now)
     if new.idempotency is not None:
         keys.keep(connection, new.idempotency, new.run_id, conversation_id, new.now)
-    return Lease(new.run_id, conversation_id, new.owner, fence[0], message_id)
+    return Lease(
+        new.run_id, conversation_id, new.owner, fence, message_id, session_id, temporary=bool(temporary)
+    )
 
 
 def _paused_at(connection: sqlite3.Connection, conversation_id: str) -> str:

@@ -38,6 +38,17 @@ async def test_a_run_goes_from_its_message_to_its_answer(store: Store) -> None:
     assert [event.seq for event in await store.runs.events("run-1", after=1)] == [2]
 
 
+@pytest.mark.parametrize("temporary", [False, True])
+async def test_a_lease_tells_what_a_run_has_to_know_of_its_conversation(
+    store: Store, temporary: bool
+) -> None:
+    lease = await store.runs.begin(a_run("1", "new", create=True, parent_id="c", temporary=temporary))
+    made = await store.conversations.get("new")
+    assert made is not None
+    assert (lease.conversation_id, lease.message_id) == ("new", "msg-1")
+    assert (lease.session_id, lease.temporary) == (made.session_id, temporary)
+
+
 async def test_a_busy_conversation_refuses_and_stores_nothing(store: Store) -> None:
     await store.runs.begin(a_run("1"))
     with pytest.raises(ConversationBusy):
