@@ -20,8 +20,8 @@ import httpx2
 import psutil
 
 TOKEN: Final = "test-token-0123456789"
-START_S: Final = 30.0
-STOP_S: Final = 40.0
+START_S: Final = 60.0
+STOP_S: Final = 60.0
 
 Frame = tuple[int, str, dict[str, Any]]
 """An event as a client reads it: id, name, data."""
@@ -53,7 +53,7 @@ def running_model() -> Iterator[ModelProcess]:
             yield ModelProcess(url, process)
         finally:
             process.terminate()
-            process.wait(10)
+            process.wait(60)
 
 
 @dataclass(slots=True)
@@ -139,13 +139,13 @@ class HostProcess:
             return self.process.wait(STOP_S)
         except subprocess.TimeoutExpired:
             self.process.kill()
-            self.process.wait(5)
+            self.process.wait(60)
             raise
 
     def client(self, token: str | None = TOKEN, **options: Any) -> httpx2.Client:
         """Return a client with the token."""
         headers = {} if token is None else {"Authorization": f"Bearer {token}"}
-        return httpx2.Client(base_url=self.url, headers=headers, timeout=30, trust_env=False, **options)
+        return httpx2.Client(base_url=self.url, headers=headers, timeout=60, trust_env=False, **options)
 
 
 def free_port() -> int:
@@ -231,7 +231,7 @@ def stream(client: httpx2.Client, body: dict[str, Any]) -> Iterator[Frame]:
 
 def until(condition: Callable[[], object]) -> None:
     """Wait for an outside process, bounded."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not condition():
-        assert time.monotonic() < deadline, "it did not happen in 20 s"
+        assert time.monotonic() < deadline, "it did not happen in 60 s"
         time.sleep(0.01)

@@ -57,7 +57,7 @@ def knowing(door: Any, workspace: Path, **places: Path) -> Knowledge:
 
 async def settled(knowledge: Knowledge, door: Door) -> Known:
     """Look until nothing is read any more."""
-    with anyio.fail_after(10):
+    with anyio.fail_after(60):
         while True:
             before = door.answered_whole
             known = await knowledge.look()

@@ -69,7 +69,7 @@ class Conversation:
     async def say(self, words: str) -> str:
         self.messages.append(said(words))
         self.steps = []
-        with anyio.fail_after(5):
+        with anyio.fail_after(60):
             while (reply := await self._reply()).stop_reason == "tool_use":
                 self._answer(reply)
         return reply.text

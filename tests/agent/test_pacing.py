@@ -23,7 +23,7 @@ def work(seconds: float) -> None:
 
 async def test_one_stream_alone_never_waits_long() -> None:
     pacer = Pacer()
-    with anyio.fail_after(5):
+    with anyio.fail_after(60):
         for _ in range(10_000):
             await pacer.turn()
 
@@ -44,7 +44,7 @@ async def test_the_loop_comes_round_between_slices_however_many_streams_there_ar
             rounds.append(time.perf_counter())
             await asyncio.sleep(0)
 
-    with anyio.fail_after(20):
+    with anyio.fail_after(60):
         async with anyio.create_task_group() as tasks:
             for number in range(STREAMS):
                 tasks.start_soon(stream, number)
@@ -66,7 +66,7 @@ async def test_all_streams_get_on() -> None:
             taken[number] += 1
             await pacer.turn()
 
-    with anyio.fail_after(20):
+    with anyio.fail_after(60):
         async with anyio.create_task_group() as tasks:
             for number in range(STREAMS):
                 tasks.start_soon(stream, number)
@@ -83,7 +83,7 @@ async def test_a_stream_that_is_cancelled_while_it_waits_holds_up_nobody() -> No
             await pacer.turn()
         done.append(number)
 
-    with anyio.fail_after(20):
+    with anyio.fail_after(60):
         async with anyio.create_task_group() as tasks:
             for number in range(20):
                 if number % 2:

@@ -133,7 +133,7 @@ async def load(url: str, ledger: Ledger, names: Names) -> None:
 def new_client(url: str) -> httpx2.AsyncClient:
     """Return a client with the token."""
     return httpx2.AsyncClient(
-        base_url=url, headers={"Authorization": f"Bearer {TOKEN}"}, timeout=30, trust_env=False
+        base_url=url, headers={"Authorization": f"Bearer {TOKEN}"}, timeout=60, trust_env=False
     )
 
 

@@ -16,7 +16,7 @@ import pytest
 from shared.store.sqlite.volume.sidecar import Sidecar
 from tests.running import HostProcess, ModelProcess, directive, frames, new_host, running_model
 
-WAIT_S = 15.0
+WAIT_S = 60.0
 
 
 @pytest.fixture(scope="module")
@@ -211,7 +211,7 @@ def test_two_hosts_on_one_volume(host: HostProcess, model: ModelProcess, tmp_pat
     second = new_host(tmp_path / "second", model.url, {"STORE_DIR": host.environment["STORE_DIR"]})
     second.start(wait=False)
     assert second.process is not None
-    assert second.process.wait(20) == 1
+    assert second.process.wait(60) == 1
     assert "STORE_DIR is in use by host-" in second.log_text
     with host.client() as client:
         assert chat(client, "still here").status_code == 200

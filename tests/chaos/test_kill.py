@@ -91,7 +91,7 @@ async def _settle(host: HostProcess, ledger: Ledger) -> None:
     """Send every keyed request again, and ask the host whether anything still counts as running."""
     async with new_client(host.url) as client:
         for key in ledger.keys:
-            with anyio.fail_after(30):
+            with anyio.fail_after(60):
                 while not await post_keyed(client, ledger, key):
                     await anyio.sleep(0.05)
         cursor = ""

@@ -47,7 +47,7 @@ def process(home: Path, *arguments: str, stdin: str = "", **extra: str) -> subpr
         input=stdin,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
         check=False,
         env=environment(home, **extra),
     )
@@ -112,7 +112,7 @@ def contract_server() -> Iterator[ContractServer]:
                 if name == "wait for cancel":
                     self.wfile.write(b": awake\n\n")
                     self.wfile.flush()
-                    assert state.cancelled.wait(20)
+                    assert state.cancelled.wait(60)
                     continue
                 self.wfile.write(f"id: {number}\nevent: {name}\ndata: {json.dumps(data)}\n\n".encode())
                 self.wfile.flush()

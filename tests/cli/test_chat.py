@@ -125,7 +125,7 @@ class Terminal:
     def close(self) -> None:
         if self.program.poll() is None:
             self.program.kill()
-        self.program.wait(20)
+        self.program.wait(60)
         os.close(self._ours)
 
 
@@ -157,7 +157,7 @@ def test_a_person_sees_tools_as_they_run_and_can_leave(
     terminal.wait_for("1,200")
     terminal.wait_for("›")
     terminal.type("/quit\r")
-    assert terminal.program.wait(20) == 0
+    assert terminal.program.wait(60) == 0
     history = tmp_path / "chat_history"
     assert "try" in history.read_text()
     assert history.stat().st_mode & 0o077 == 0
@@ -182,7 +182,7 @@ def test_ctrl_c_cancels_the_run_and_not_the_program(host: ContractServer, termin
     terminal.wait_for("A new conversation begins.")
     terminal.wait_for("›")
     terminal.type("\x04")
-    assert terminal.program.wait(20) == 0
+    assert terminal.program.wait(60) == 0
 
 
 def test_a_paused_run_goes_on_with_the_tokens_that_are_given(host: ContractServer) -> None:

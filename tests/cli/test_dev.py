@@ -47,7 +47,7 @@ class Dev:
     def stop(self) -> int:
         if self.program.poll() is None:
             self.program.send_signal(signal.SIGINT)
-        code = self.program.wait(40)
+        code = self.program.wait(60)
         assert self.program.stdout is not None
         self.program.stdout.close()
         return code
@@ -79,7 +79,7 @@ def test_a_newcomer_pastes_both_lines_and_sees_something_happen(dev: Dev) -> Non
     assert "Miso" in (home / "workspace/MEMORY.md").read_text()
     pasted = re.search(r"curl .*? -d '.*?'", dev.shown, re.S)
     assert pasted is not None
-    answer = subprocess.run(pasted[0], shell=True, capture_output=True, text=True, timeout=30, check=True)
+    answer = subprocess.run(pasted[0], shell=True, capture_output=True, text=True, timeout=60, check=True)
     assert '"status":"success"' in answer.stdout
 
 
@@ -87,7 +87,7 @@ def test_the_console_is_on_and_its_token_is_told_apart_from_its_address(dev: Dev
     address = re.search(r"In a browser: +(\S+)\n +Its token: +(\S+)", dev.shown)
     assert address is not None, dev.shown
     assert address[2] not in address[1]
-    page = subprocess.run(["curl", "-sf", address[1]], capture_output=True, text=True, timeout=30, check=True)
+    page = subprocess.run(["curl", "-sf", address[1]], capture_output=True, text=True, timeout=60, check=True)
     assert "<title>PicoClaw</title>" in page.stdout
 
 

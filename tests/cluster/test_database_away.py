@@ -80,7 +80,7 @@ def test_a_run_in_flight_outlasts_a_crash_of_the_database(server: Server, host: 
         server.stop()
         until(lambda: client.get("/ready").status_code == 503)
         server.start()
-        thread.join(40)
+        thread.join(60)
         assert [answer["result"] for answer in answers] == ["finished"], answers
         said = client.get(f"/chat/{answers[0]['conversation_id']}/messages").json()["messages"]
         assert said[-1]["content"] == "finished"
@@ -150,7 +150,7 @@ def test_every_acknowledged_message_is_there_after_crashes_of_the_database(
         until(lambda: len(told) > before + 5)
         stop.set()
         for thread in threads:
-            thread.join(40)
+            thread.join(60)
         for conversation, message in told:
             said = client.get(f"/chat/{conversation}/messages").json()["messages"]
             assert [each["content"] for each in said] == [message, f"echo: {message}"]

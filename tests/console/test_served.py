@@ -100,7 +100,7 @@ BESIDE = [
 @pytest.mark.parametrize("path", BESIDE)
 def test_nothing_beside_the_listed_files_is_there(host: HostProcess, path: str) -> None:
     raw = f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode()
-    with socket.create_connection(("127.0.0.1", host.port), timeout=10) as connection:
+    with socket.create_connection(("127.0.0.1", host.port), timeout=60) as connection:
         connection.sendall(raw)
         answer = b"".join(iter(lambda: connection.recv(65536), b""))
     assert answer.startswith((b"HTTP/1.1 401", b"HTTP/1.1 400")), answer[:200]

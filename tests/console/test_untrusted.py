@@ -161,7 +161,7 @@ def _seed(host: HostProcess, ids: tuple[str, ...]) -> None:
     # The browser's loop runs in this thread.
     thread = Thread(target=anyio.run, args=(seed,))
     thread.start()
-    thread.join(30)
+    thread.join(60)
 
 
 def test_the_browser_itself_would_refuse_markup_made_of_text(browser: Browser, host: HostProcess) -> None:
@@ -212,7 +212,7 @@ def test_no_text_keeps_the_page_busy(make_page: MakePage) -> None:
             text,
         )
         # What took a square of the length would take minutes.
-        assert took < 5000, f"{name}: {took:.0f} ms"
+        assert took < 20000, f"{name}: {took:.0f} ms"
 
 
 MARKDOWN = [

@@ -36,7 +36,7 @@ class Wire:
         _end(self._listener)
         self.cut()
         for thread in self._threads:
-            thread.join(10)
+            thread.join(60)
         self._listener.close()
 
     def cut(self, *, stay: bool = False) -> None:
@@ -61,7 +61,7 @@ class Wire:
                 near.close()
                 continue
             try:
-                far = socket.create_connection(("127.0.0.1", self._port), timeout=10)
+                far = socket.create_connection(("127.0.0.1", self._port), timeout=60)
             except OSError:
                 near.close()
                 continue

@@ -348,13 +348,13 @@ def running_bot_api(token: str = TOKEN) -> Iterator[BotApi]:
     ready = threading.Event()
     thread = threading.Thread(target=lambda: asyncio.run(_serve(api, ready)), daemon=True)
     thread.start()
-    assert ready.wait(10)
+    assert ready.wait(60)
     try:
         yield api
     finally:
         assert api._loop is not None
         api._loop.call_soon_threadsafe(lambda: [task.cancel() for task in asyncio.all_tasks()])
-        thread.join(10)
+        thread.join(60)
 
 
 async def _serve(api: BotApi, ready: threading.Event) -> None:

@@ -46,7 +46,7 @@ def user(words: str) -> dict[str, Any]:
 
 async def text_of(client: AsyncAnthropic, *messages: Any, **more: Any) -> str:
     body: dict[str, Any] = {"model": "claude-test", "max_tokens": 100, "messages": list(messages), **more}
-    with anyio.fail_after(5):
+    with anyio.fail_after(60):
         async with client.messages.stream(**body) as stream:
             return "".join([text async for text in stream.text_stream])
 
@@ -212,6 +212,6 @@ def test_as_a_program_it_says_where_it_listens_and_stops_on_sigterm() -> None:
         answer = httpx2.get(f"{place['url']}/_requests", trust_env=False)
         program.send_signal(signal.SIGTERM)
 
-        assert program.wait(5) == 0
+        assert program.wait(60) == 0
     assert answer.json() == {"requests": []}
     assert place["url"] == f"http://127.0.0.1:{place['port']}"

@@ -181,7 +181,7 @@ def test_a_busy_conversation_refuses_and_stores_nothing(client: httpx2.Client, h
 
 
 def test_two_conversations_run_side_by_side(host: HostProcess) -> None:
-    barrier = threading.Barrier(2, timeout=20)
+    barrier = threading.Barrier(2, timeout=60)
     answers: list[str] = []
 
     def talk(text: str) -> None:
@@ -197,7 +197,7 @@ def test_two_conversations_run_side_by_side(host: HostProcess) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(60)
     assert sorted(answers) == ["left", "right"]
 
 

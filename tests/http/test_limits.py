@@ -120,7 +120,7 @@ def test_places_are_given_in_turn_to_those_who_wait(make_host: MakeHost, model: 
             waiting_for(client, number + 1)
     holder.release()
     for thread in asking:
-        thread.join(30)
+        thread.join(60)
     assert [thread.status for thread in asking] == [200, 200, 200]
     texts = [str(request["body"]["messages"]) for request in model.requests()]
     order = [text[text.index("turn-") + 5] for text in texts if "turn-" in text]

@@ -293,7 +293,7 @@ def test_a_kill_in_the_middle_of_a_summary_loses_nothing_and_doubles_nothing(
             until(lambda: len(requests_of(model, host)) > asked)  # noqa: B023 - called at once
             if any(map(is_summary, requests_of(model, host))):
                 host.kill()
-            thread.join(30)
+            thread.join(60)
             number += 1
     host.environment["CLAUDE_MODEL"] = f"fake-after-window-{WINDOW}"
     host.start()

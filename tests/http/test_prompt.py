@@ -45,7 +45,7 @@ def test_an_organisation_inside_the_workspace_stops_the_start(make_host: MakeHos
     host = make_host(settings={"ORG_DIR": str(tmp_path / "own" / "memory" / "org")})
     host.start(wait=False)
     assert host.process is not None
-    assert host.process.wait(20) == 2
+    assert host.process.wait(60) == 2
     assert "ORG_DIR: must not be inside the workspace" in host.log_text
 
 

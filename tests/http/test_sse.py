@@ -26,7 +26,7 @@ async def sent_by(response: EventStreamResponse, receive: Receive = still_there)
     async def send(message: Message) -> None:
         body.extend(message.get("body", b""))
 
-    with anyio.fail_after(5):
+    with anyio.fail_after(60):
         await response(dict(SCOPE), receive, send)
     return bytes(body)
 
@@ -50,7 +50,7 @@ async def test_a_silent_stream_sends_comments() -> None:
         if beats == 3:
             silence.set()
 
-    with anyio.fail_after(5):
+    with anyio.fail_after(60):
         await EventStreamResponse(events(), heartbeat_s=0.01)(dict(SCOPE), still_there, send)
     assert beats >= 3
 
@@ -71,7 +71,7 @@ async def test_a_reader_who_goes_away_ends_the_response_and_not_the_log() -> Non
     async def nothing_stored(after: int) -> list[Event]:
         return []
 
-    with anyio.fail_after(5):
+    with anyio.fail_after(60):
         await EventStreamResponse(follow(log, 0, nothing_stored))(dict(SCOPE), receive, send)
     assert log.emit("chunk", {"text": "x"}).seq == 2
 
@@ -141,7 +141,7 @@ async def test_a_slow_reader_gets_no_comments_between_and_every_event() -> None:
         if b"id: 1" in bodies[-1]:
             await taken.wait()
 
-    with anyio.fail_after(5):
+    with anyio.fail_after(60):
         async with anyio.create_task_group() as tasks:
             response = EventStreamResponse(events(), heartbeat_s=0.001)
             tasks.start_soon(response, dict(SCOPE), still_there, send)

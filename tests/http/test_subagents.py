@@ -156,7 +156,7 @@ def test_at_most_four_work_side_by_side_and_all_have_their_turn(
     talking.start()
     until(lambda: (room / "log").exists() and (room / "log").read_text().count("+") >= 4)
     (room / "go").touch()
-    talking.join(30)
+    talking.join(60)
     assert answers[0]["result"] == "told: " + "\n".join(["ok"] * 7)
     marks = (room / "log").read_text().split()
     at_work = [marks[: index + 1].count("+") - marks[: index + 1].count("-") for index in range(len(marks))]
@@ -186,7 +186,7 @@ def test_cancelling_the_run_ends_its_subagents_and_their_commands(
     until((Path(host.environment["MEMORY_DIR"]) / "cancel-me").exists)
     with host.client() as other:
         assert other.post(f"/chat/{conversation}/cancel").status_code == 202
-    talking.join(20)
+    talking.join(60)
     assert answers[0]["code"] == "cancelled"
     until(lambda: not any("sleep" in process.name() for process in host.tree()))
 

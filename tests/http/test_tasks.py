@@ -142,7 +142,7 @@ def test_many_checks_at_once_run_every_due_task_once(own: HostProcess) -> None:
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(30)
+            thread.join(60)
         assert sorted(ran) == sorted(made)
         for task_id in made:
             assert client.get(f"/task/{task_id}").json()["status"] == "completed"

@@ -21,7 +21,7 @@ class BearerProxy:
 
     def __init__(self, url: str, token: str) -> None:
         self._token = token
-        self._http = httpx2.AsyncClient(base_url=url, trust_env=False, timeout=30)
+        self._http = httpx2.AsyncClient(base_url=url, trust_env=False, timeout=60)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":

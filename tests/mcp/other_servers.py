@@ -35,7 +35,7 @@ async def listening(app: ASGIApp) -> AsyncIterator[str]:
         server = uvicorn.Server(config)
         async with anyio.create_task_group() as group:
             group.start_soon(server.serve, [listener])
-            with anyio.fail_after(10):
+            with anyio.fail_after(60):
                 while not server.started:
                     await anyio.sleep(0.01)
             yield f"http://127.0.0.1:{listener.getsockname()[1]}"

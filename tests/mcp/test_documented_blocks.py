@@ -72,7 +72,7 @@ def environment(home: Path, **more: str) -> dict[str, str]:
 async def works(server: dict[str, Any], token: str) -> None:
     """Hold that an entry of a configuration leads to the conversation's tools."""
     transport: Any
-    async with httpx2.AsyncClient(trust_env=False, timeout=20) as http:
+    async with httpx2.AsyncClient(trust_env=False, timeout=60) as http:
         if "url" in server:
             bearer = f"Bearer {token}" if "bearer_token_env_var" in server else None
             http.headers.update(server.get("headers") or {"Authorization": str(bearer)})
@@ -80,7 +80,7 @@ async def works(server: dict[str, Any], token: str) -> None:
         else:
             env = {"PATH": environment(Path("/"))["PATH"], **server["env"]}
             transport = StdioServerParameters(command=server["command"], args=server["args"], env=env)
-        with anyio.fail_after(20):
+        with anyio.fail_after(60):
             async with Client(transport) as client:
                 said = await client.call_tool("send_message", {"text": "from a block"})
     assert said.structured_content is not None
@@ -120,7 +120,7 @@ async def test_the_python_blocks_run_as_they_stand(host: HostProcess, token: str
             f"{imports}\nimport anyio\nasync def main():\n{textwrap.indent(rest, '    ')}\nanyio.run(main)\n"
         )
         env = environment(tmp_path)
-        with anyio.fail_after(30):
+        with anyio.fail_after(60):
             await anyio.run_process([sys.executable, "-c", script], env=env, cwd=tmp_path)
 
 

@@ -153,7 +153,7 @@ def test_headers_that_say_something_else_than_the_body_are_refused(client: RawHt
 
 async def test_an_id_in_use_is_refused_in_its_session_and_free_in_others(host: HostProcess) -> None:
     headers = {"Authorization": f"Bearer {new_token(host, 'twice')['token']}"}
-    async with httpx2.AsyncClient(base_url=host.url, headers=headers, trust_env=False, timeout=20) as http:
+    async with httpx2.AsyncClient(base_url=host.url, headers=headers, trust_env=False, timeout=60) as http:
         sessions = [
             (await http.post("/mcp", json=request(0, "initialize", HELLO))).headers["mcp-session-id"]
             for _ in range(2)
@@ -195,7 +195,7 @@ def test_a_client_that_sends_half_and_goes_away_leaves_nothing(host: HostProcess
     process = psutil.Process(host.process.pid)
     before = process.num_fds()
     for half in halves * 5:
-        with socket.create_connection(("127.0.0.1", host.port), timeout=10) as peer:
+        with socket.create_connection(("127.0.0.1", host.port), timeout=60) as peer:
             peer.sendall(half.encode())
     until(lambda: process.num_fds() <= before)
     with host.client() as owner:
@@ -229,7 +229,7 @@ async def test_a_thousand_sessions_leave_no_process_no_descriptor_and_no_memory(
 
     async def round_of(times: int) -> dict[str, list[str]]:
         opened: dict[str, list[str]] = {}
-        async with httpx2.AsyncClient(base_url=host.url, trust_env=False, timeout=30) as http:
+        async with httpx2.AsyncClient(base_url=host.url, trust_env=False, timeout=60) as http:
 
             async def one(token: str) -> None:
                 opened[token] = await open_and_use(http, token, times)

@@ -221,7 +221,7 @@ async def test_a_request_can_be_cancelled_by_its_session_only(host: HostProcess)
     token = new_token(host, "cancels")["token"]
     headers = {"Authorization": f"Bearer {token}"}
     cancel = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 5}}
-    async with httpx2.AsyncClient(base_url=host.url, headers=headers, trust_env=False, timeout=20) as http:
+    async with httpx2.AsyncClient(base_url=host.url, headers=headers, trust_env=False, timeout=60) as http:
         opened = await http.post("/mcp", json=request(0, "initialize", HELLO))
         session = {"Mcp-Session-Id": opened.headers["mcp-session-id"]}
         answers: list[dict[str, object]] = []

@@ -23,7 +23,7 @@ MOST = 48
 @pytest.fixture
 async def servers(database: Path, store: Store) -> AsyncIterator[ToolServers]:
     async with ToolServers(db_path=database, store_dir=None, timezone="UTC", max_sessions=MOST) as servers:
-        with anyio.fail_after(20):
+        with anyio.fail_after(60):
             await servers.ready()
         yield servers
 

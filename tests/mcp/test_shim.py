@@ -25,7 +25,7 @@ from tests.mcp.test_tool_servers import eventually, zygote_of
 @pytest.fixture
 async def servers(database: Path, store: Store) -> AsyncIterator[ToolServers]:
     async with ToolServers(db_path=database, store_dir=None, timezone="UTC") as servers:
-        with anyio.fail_after(20):
+        with anyio.fail_after(60):
             await servers.ready()
         yield servers
 
@@ -107,7 +107,7 @@ async def test_a_host_that_ends_ends_its_outside_sessions(database: Path, store:
         await server.__aenter__()
         await server.hello()
     try:
-        with anyio.fail_after(10):
+        with anyio.fail_after(60):
             await server.process.wait()
         assert not Path(str(database) + ".mcp").exists()
     finally:
@@ -258,7 +258,7 @@ async def test_the_command_imports_nothing_from_the_directory_it_is_started_in(
         (project / package / "__init__.py").write_text("raise SystemExit('the wrong package')")
     command = [str(Path(sys.executable).parent / "picoclaw"), "mcp"]
     hello = jsons.dump_bytes({"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": HELLO}) + b"\n"
-    with anyio.fail_after(20):
+    with anyio.fail_after(60):
         finished = await anyio.run_process(
             command, input=hello, cwd=project, env=environment(database, "laptop"), check=False
         )

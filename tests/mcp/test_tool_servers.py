@@ -31,7 +31,7 @@ async def servers(database: Path, store: Store) -> AsyncIterator[ToolServers]:
 
 
 async def eventually(true: Callable[[], bool]) -> None:
-    with anyio.fail_after(10):
+    with anyio.fail_after(60):
         while not true():
             await anyio.sleep(0.01)
 
@@ -216,7 +216,7 @@ async def test_entering_and_leaving_at_once_leaves_no_process(database: Path, st
 async def test_a_killed_host_takes_its_tool_servers_along(database: Path, store: Store) -> None:
     async with await anyio.open_process([sys.executable, "-c", HOST, str(database)], stderr=None) as host:
         assert host.stdout is not None
-        with anyio.fail_after(20):
+        with anyio.fail_after(60):
             zygote = psutil.Process(int(await host.stdout.receive()))
         await eventually(lambda: len(zygote.children()) == 1)
         processes = [zygote, *zygote.children()]

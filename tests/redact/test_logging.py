@@ -22,7 +22,7 @@ log = logging.getLogger("picoclaw.test")
 {dedent(body)}
 """
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=20, check=False
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == code
     assert done.stdout == ""

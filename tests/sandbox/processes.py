@@ -17,7 +17,7 @@ def pids_of(word: str) -> list[int]:
 
 async def started(word: str) -> int:
     """Wait for one process with ``word`` as an argument."""
-    with anyio.fail_after(10):
+    with anyio.fail_after(60):
         while not (pids := pids_of(word)):
             await anyio.sleep(0.005)
     return pids[0]
@@ -25,6 +25,6 @@ async def started(word: str) -> int:
 
 async def gone(pid: int) -> None:
     """Wait until a process is no more."""
-    with anyio.fail_after(5):
+    with anyio.fail_after(60):
         while psutil.pid_exists(pid):
             await anyio.sleep(0.005)

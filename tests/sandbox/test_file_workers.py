@@ -48,7 +48,7 @@ async def ask(sandbox: Sandbox, results: list[str]) -> None:
 
 
 async def gone(process: psutil.Process) -> None:
-    with anyio.fail_after(5), contextlib.suppress(psutil.NoSuchProcess):
+    with anyio.fail_after(60), contextlib.suppress(psutil.NoSuchProcess):
         while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
             await anyio.sleep(0.01)
 
@@ -143,7 +143,7 @@ async def test_the_supervisor_starts_anew_and_so_do_the_workers(sandbox: Sandbox
     await running(sandbox)
     assert sandbox._process is not None
     psutil.Process(sandbox._process.pid).kill()
-    with anyio.fail_after(20):
+    with anyio.fail_after(60):
         while "fine" not in await read(sandbox.toolset("one")):
             await anyio.sleep(0.05)
 
@@ -184,7 +184,7 @@ class Liar:
             except SandboxFault as fault:
                 outcome = str(fault)
 
-        with anyio.fail_after(5):
+        with anyio.fail_after(60):
             async with anyio.create_task_group() as group:
                 group.start_soon(first)
                 await anyio.sleep(0.02)

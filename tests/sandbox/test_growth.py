@@ -32,7 +32,7 @@ def workers(sandbox: Sandbox) -> list[psutil.Process]:
 
 async def settled(sandbox: Sandbox, most: int) -> None:
     """Wait until no more than ``most`` processes are below the supervisor, none of them a zombie."""
-    with anyio.fail_after(10):
+    with anyio.fail_after(60):
         while True:
             below = supervisor(sandbox).children(recursive=True)
             with contextlib.suppress(psutil.NoSuchProcess):  # it was about to end: look again

@@ -34,7 +34,7 @@ def reapers(sandbox: Sandbox) -> dict[int, int]:
 
 async def rested(sandbox: Sandbox, conversations: int) -> dict[int, int]:
     """Wait until there are as many as wait for anybody, and one for each conversation."""
-    with anyio.fail_after(10):
+    with anyio.fail_after(60):
         while len(found := reapers(sandbox)) != WARM + conversations:
             await anyio.sleep(0.01)
     return found

@@ -32,7 +32,7 @@ async def tools(ws: Path, place: Path) -> AsyncIterator[SandboxToolset]:
 
 async def run(tools: SandboxToolset, place: Path, command: str, *, fails: bool = False) -> str:
     line = command.replace("$SKILL/", f"{place}/built_in/")
-    with anyio.fail_after(30):
+    with anyio.fail_after(60):
         result = await tools.call("exec", {"command": line})
     assert result.is_error is fails, result.text
     return result.text

@@ -119,7 +119,7 @@ def _state_of(volume: Path) -> list[tuple[str, int, int]]:
 
 
 def _lines(process: subprocess.Popen[str]) -> set[str]:
-    rest, _ = process.communicate(timeout=20)
+    rest, _ = process.communicate(timeout=60)
     lines = rest.split("\n")
     return set(lines[:-1])
 

@@ -31,7 +31,7 @@ async def test_a_killed_hosts_volume_is_taken_over_at_once(places: Places) -> No
     writer.communicate()
     began = time.monotonic()
     async with places.host():
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 6
 
 
 def test_a_host_on_another_machine_counts_as_alive_while_its_heartbeat_moves(tmp_path: Path) -> None:

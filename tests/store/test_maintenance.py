@@ -22,7 +22,7 @@ def picoclaw(places: Places, *arguments: str | Path) -> subprocess.CompletedProc
         [sys.executable, "-c", program, *arguments, "--store-dir", places.volume],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
         check=False,
     )
 

@@ -54,7 +54,7 @@ async def test_a_full_volume_heals_without_a_request(small: Places) -> None:
         with pytest.raises(NotDurable):
             await _add_much(store, "full")
         filler.unlink()
-        with anyio.fail_after(10):
+        with anyio.fail_after(60):
             while not store.volume_ok():
                 await anyio.sleep(0.02)
 
@@ -132,7 +132,7 @@ async def test_callers_that_wait_together_share_one_failure(places: Places) -> N
                 await store.durable()
             refused += 1
 
-        with anyio.fail_after(5):
+        with anyio.fail_after(60):
             async with anyio.create_task_group() as tasks:
                 for number in range(50):
                     tasks.start_soon(try_it, number)
