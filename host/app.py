@@ -1,34 +1,27 @@
-"""The application: routes and middleware around an opened host, nothing else."""
+"""The application: middleware around ``/health`` and ``/ready``, which answer while all else is opened."""
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final
 
-from starlette.exceptions import HTTPException
+import anyio
 from starlette.routing import Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from host.api.admin import AdminApi
-from host.api.channels import ChannelsApi, webhook_paths
-from host.api.chat import ChatApi
-from host.api.console import ConsoleApi, open_paths
-from host.api.control import ControlApi
+from host.api.channel_paths import webhook_paths
+from host.api.console import open_paths
 from host.api.health import Build, HealthApi, Volumes
-from host.api.mcp import McpApi
-from host.api.mcp_gate import McpGate
-from host.api.metrics import MetricsApi
-from host.api.openai import OpenAiApi
-from host.api.openapi import OpenApi
-from host.api.tasks import TasksApi
-from host.api.tokens import TokensApi
-from host.api.usage import UsageApi
+from host.base import Base
 from host.callers import Caller, TokenBook
 from host.middleware.access_log import AccessLogMiddleware
 from host.middleware.bearer import OPEN_PATHS, BearerMiddleware
 from host.middleware.body_limit import BodyLimitMiddleware
 from host.middleware.errors import ErrorsMiddleware
 from host.middleware.request_id import RequestIdMiddleware
-from host.parts import Host
+
+if TYPE_CHECKING:
+    from host.parts import Host
 
 BODY_LIMIT: Final = 1024 * 1024
 """Bytes a request body may have (http-api: "Errors")."""
@@ -36,79 +29,75 @@ MCP_BODY_LIMIT: Final = 4 * 1024 * 1024
 """Bytes an MCP message may have, as on the tool server's own wire."""
 
 
-def build_app(host: Host) -> ASGIApp:
-    """Return the ASGI application around the opened host."""
-    settings = host.settings
-    book = TokenBook(host.store)
-    routes = [
-        *_health(host).routes(),
-        *_chat(host).routes(),
-        *TasksApi(host.store, host.tasks, host.task_runner).routes(),
-        *ControlApi(host.stop).routes(),
-        *UsageApi(host.store).routes(),
-        *AdminApi(host.knowledge).routes(),
-        *TokensApi(host.store, book).routes(),
-        *McpApi(host.tool_servers, McpGate(settings.gateway.allowed_hosts)).routes(),
-        *MetricsApi(
-            host.metrics,
-            host.store,
-            active_runs=lambda: host.runs.active_count,
-            waiting_runs=lambda: host.runs.waiting_count,
-        ).routes(),
-        *OpenAiApi(host.store, host.runs, settings).routes(),
-        *ChannelsApi(
-            settings.channels,
-            host.running_channel,
-            failures_per_minute=settings.rate_limits.failed_auth_per_minute,
-        ).routes(),
-        *OpenApi(settings.version).routes(),
-        *(ConsoleApi().routes() if settings.console else ()),
-    ]
-    tokens = [
-        secret.get_secret_value()
-        for secret in (settings.api_token, settings.api_token_previous)
-        if secret is not None
-    ]
-    app: ASGIApp = Router(routes=routes, redirect_slashes=False, default=_nothing_here)
-    rates = settings.rate_limits
-    app = BearerMiddleware(
-        _HttpOnly(app),
-        tokens=tokens,
-        owner=Caller(settings.main_conversation_id, is_main=True),
-        bearer=book.bearer,
-        failures_per_minute=rates.failed_auth_per_minute,
-        requests_per_minute=rates.requests_per_minute,
-        open_paths=OPEN_PATHS
-        | webhook_paths(settings.channels)
-        | (open_paths() if settings.console else frozenset()),
-    )
-    app = BodyLimitMiddleware(app, limit=BODY_LIMIT, at={"/mcp": MCP_BODY_LIMIT})
-    app = ErrorsMiddleware(app)
-    app = host.telemetry.app(AccessLogMiddleware(app, host.metrics))
-    return RequestIdMiddleware(app, version=settings.version, commit=settings.build_commit)
+class App:
+    """The ASGI application of a host, from the moment its base is open.
 
+    Requests are checked as ever; one that needs the whole host waits until there is one.
+    """
 
-def _chat(host: Host) -> ChatApi:
-    settings = host.settings
-    return ChatApi(
-        host.store,
-        host.runs,
-        settings.main_conversation_id,
-        host.models,
-        stdio_mcp_allowed=settings.allow_request_stdio_mcp,
-    )
+    def __init__(self, base: Base) -> None:
+        self._base = base
+        self.tokens = TokenBook(base.store)
+        self._host: Host | None = None
+        self._opened = anyio.Event()
+        self._rest: ASGIApp = self._later
+        health = self._health().routes()
+        self._app = self._checked(Router(routes=health, redirect_slashes=False, default=self._others))
 
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._app(scope, receive, send)
 
-def _health(host: Host) -> HealthApi:
-    settings = host.settings
-    return HealthApi(
-        Build(settings.version, settings.build_commit, settings.build_time, settings.max_execution_ms),
-        Volumes(settings.memory_dir, settings.skills_dir, settings.store_dir),
-        host.store,
-        ready=lambda: host.ready and not host.runs.draining,
-        sandbox=lambda: host.sandbox.report,
-        channels=host.channel_states,
-    )
+    def open(self, host: Host, routes: ASGIApp) -> None:
+        """Answer what needs the host."""
+        self._host, self._rest = host, routes
+        self._opened.set()
+
+    async def _others(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._rest(scope, receive, send)
+
+    async def _later(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._opened.wait()
+        await self._rest(scope, receive, send)
+
+    def _checked(self, app: ASGIApp) -> ASGIApp:
+        settings = self._base.settings
+        rates = settings.rate_limits
+        app = BearerMiddleware(
+            _HttpOnly(app),
+            tokens=[
+                secret.get_secret_value()
+                for secret in (settings.api_token, settings.api_token_previous)
+                if secret is not None
+            ],
+            owner=Caller(settings.main_conversation_id, is_main=True),
+            bearer=self.tokens.bearer,
+            failures_per_minute=rates.failed_auth_per_minute,
+            requests_per_minute=rates.requests_per_minute,
+            open_paths=OPEN_PATHS
+            | webhook_paths(settings.channels)
+            | (open_paths() if settings.console else frozenset()),
+        )
+        app = BodyLimitMiddleware(app, limit=BODY_LIMIT, at={"/mcp": MCP_BODY_LIMIT})
+        app = ErrorsMiddleware(app)
+        app = self._base.telemetry.app(AccessLogMiddleware(app, self._base.metrics))
+        return RequestIdMiddleware(app, version=settings.version, commit=settings.build_commit)
+
+    def _health(self) -> HealthApi:
+        settings = self._base.settings
+        return HealthApi(
+            Build(settings.version, settings.build_commit, settings.build_time, settings.max_execution_ms),
+            Volumes(settings.memory_dir, settings.skills_dir, settings.store_dir),
+            self._base.store,
+            ready=lambda: self._host is not None and self._host.ready and not self._host.runs.draining,
+            sandbox=lambda: self._base.sandbox.report,
+            channels=self._channel_states,
+        )
+
+    def _channel_states(self) -> Mapping[str, str]:
+        if self._host is not None:
+            return self._host.channel_states()
+        channels = self._base.settings.channels.by_name()
+        return {"telegram": "off"} | {name: "retrying" for name, each in channels.items() if each.enabled}
 
 
 class _HttpOnly:
@@ -122,7 +111,3 @@ class _HttpOnly:
             # With this key the router raises what is wrong instead of answering in plain text.
             scope["app"] = self
             await self._app(scope, receive, send)
-
-
-async def _nothing_here(scope: Scope, receive: Receive, send: Send) -> None:
-    raise HTTPException(404)

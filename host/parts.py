@@ -1,9 +1,9 @@
-"""The host's parts, opened in the order they depend on each other and closed in the reverse."""
+"""The host's parts on its base, opened in the order they depend on each other and closed in the reverse."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from functools import partial
@@ -14,37 +14,26 @@ import anyio
 from host.agent.agent import AgentConfig, HostAgent, OpenTools
 from host.agent.archive import Archive
 from host.agent.knowledge import Knowledge
-from host.agent.model_access import ModelAccess
 from host.agent.prompt import Prompt
+from host.base import Base
 from host.heartbeat import Heartbeat
 from host.mcp_clients.external import Reach, open_external
 from host.mcp_clients.server_config import configured_servers, managed_servers
 from host.mcp_clients.tool_pins import ToolPins
 from host.mcp_clients.tool_servers import ToolServers
 from host.mcp_clients.zygote import by_path
-from host.metrics import Metrics
 from host.runs.prices import Prices
 from host.runs.service import RunLimits, RunService
 from host.runs.spec import RunSpec
 from host.runs.task_runs import TaskParts, TaskRunner
-from host.sandbox import Sandbox, running_program
-from host.sandbox_settings import sandbox_policy
+from host.sandbox import running_program
 from host.scheduler import Scheduler
 from host.skills.places import built_in_dir
-from host.telemetry import OFF, Telemetry, open_telemetry
 from host.tools.approvals import Approvals
 from host.tools.base import Toolset
 from host.tools.skills import SkillTools
 from host.tools.web import WebToolset
 from host.upkeep import keep_recovering, keep_tidy
-from host.volumes import make_volumes
-from shared.clock import now_ms
-from shared.errors import Misconfigured
-from shared.redact import Redactor
-from shared.settings import Settings
-from shared.store import open_host_store
-from shared.store.contract import Store
-from shared.store.retention import DAY_MS, Retention
 from shared.tasks import LONGEST_PROMPT, TaskService
 
 if TYPE_CHECKING:
@@ -57,27 +46,30 @@ logger = logging.getLogger("picoclaw.host")
 class Host:
     """Everything that lives as long as the host does. Made inside ``open_host``."""
 
-    def __init__(self, settings: Settings, owner: str, stop: Callable[[str], None]) -> None:
-        self.settings = settings
-        self.owner = owner
-        self.stop = stop
-        self.metrics = Metrics()
-        self.redactor = Redactor(settings.secret_values())
-        self.store: Store
-        self.sandbox: Sandbox
+    def __init__(self, base: Base) -> None:
+        self.settings = base.settings
+        self.owner = base.owner
+        self.stop = base.stop
+        self.redactor = base.redactor
+        self.telemetry = base.telemetry
+        self.metrics = base.metrics
+        self.models = base.models
+        self.store = base.store
+        self.sandbox = base.sandbox
+        self.prices = Prices(base.settings.budgets.prices, free=base.settings.offline)
+        self.operator_servers = {
+            **configured_servers(base.settings.tools.mcp.servers),
+            **managed_servers(base.settings.org_dir),
+        }
+        self.reach = Reach(
+            allowed_hosts=frozenset(base.settings.tools.mcp.allowed_hosts),
+            pins=ToolPins(base.store.tool_pins),
+        )
         self.knowledge: Knowledge
         self.tool_servers: ToolServers
-        self.telemetry: Telemetry = OFF
-        self.models: ModelAccess
-        self.prices = Prices(settings.budgets.prices, free=settings.offline)
         self.runs: RunService
         self.tasks: TaskService
         self.task_runner: TaskRunner
-        self.operator_servers = {
-            **configured_servers(settings.tools.mcp.servers),
-            **managed_servers(settings.org_dir),
-        }
-        self.reach = Reach(allowed_hosts=frozenset(settings.tools.mcp.allowed_hosts))
         self.channels: ChannelService | None = None
         self.ready = False
 
@@ -110,24 +102,14 @@ class Host:
 
 
 @asynccontextmanager
-async def open_host(settings: Settings, owner: str, stop: Callable[[str], None]) -> AsyncIterator[Host]:
+async def open_host(base: Base) -> AsyncIterator[Host]:
     """Open the host's parts, and close them in the reverse order: the tree closing is the shutdown."""
-    _check(settings)
-    host = Host(settings, owner, stop)
+    host = Host(base)
+    settings = base.settings
     async with AsyncExitStack() as stack:
-        host.telemetry = await stack.enter_async_context(open_telemetry(settings, host.redactor))
-        host.models = ModelAccess(settings, host.telemetry.model)
-        stack.push_async_callback(host.models.aclose)
-        await _start_model_process(host)
-        make_volumes(settings)
-        host.store = await _open_store(settings, owner)
-        stack.push_async_callback(host.store.close)
-        host.reach = replace(host.reach, pins=ToolPins(host.store.tool_pins))
         host.tasks = TaskService(
             host.store, default_timezone=settings.timezone, quota=settings.max_tasks_per_conversation
         )
-        await _recover(host)
-        host.sandbox = await stack.enter_async_context(Sandbox(sandbox_policy(settings)))
         host.knowledge = _knowledge(host)
         host.tool_servers = await stack.enter_async_context(
             ToolServers(
@@ -141,7 +123,7 @@ async def open_host(settings: Settings, owner: str, stop: Callable[[str], None])
         background = await stack.enter_async_context(anyio.create_task_group())
         host.runs = await stack.enter_async_context(_run_service(host))
         parts = TaskParts(host.store, await _heartbeat(host), host.metrics, host.redactor, settings.lease_ms)
-        host.task_runner = await stack.enter_async_context(TaskRunner(parts, host.runs, owner=owner))
+        host.task_runner = await stack.enter_async_context(TaskRunner(parts, host.runs, owner=host.owner))
         if any(channel.enabled for channel in settings.channels.by_name().values()):
             host.channels = await stack.enter_async_context(_channels(host))
         if settings.scheduler == "internal":
@@ -153,43 +135,6 @@ async def open_host(settings: Settings, owner: str, stop: Callable[[str], None])
         host.ready = False
         background.cancel_scope.cancel()
         await host.runs.drain()
-
-
-async def _open_store(settings: Settings, owner: str) -> Store:
-    """Open the store of the settings: PostgreSQL for several hosts, else the volume and its database."""
-    retention = Retention(
-        outbound_ms=settings.outbound_ttl_days * DAY_MS, task_log=settings.task_log_retention
-    )
-    if settings.database_url is None:
-        return open_host_store(
-            store_dir=settings.store_dir,
-            local_db=settings.local_db_path,
-            owner=owner,
-            retention=retention,
-        )
-    from shared.store.postgres.database import Place
-    from shared.store.postgres.opening import open_shared_store
-
-    place = Place(
-        settings.database_url.get_secret_value(),
-        owner=owner,
-        connections=settings.database_connections,
-        pooled=settings.database_pooler,
-    )
-    tools = settings.database_tools_url
-    if settings.channels.telegram.enabled:
-        logger.warning("Several hosts may share this store: switch channels on at one of them only")
-    # The tool servers' door stands there, although no database does.
-    settings.local_db_path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    return await open_shared_store(
-        place, retention, tools_url=None if tools is None else tools.get_secret_value()
-    )
-
-
-def _check(settings: Settings) -> None:
-    org = settings.org_dir
-    if org is not None and org.resolve().is_relative_to(settings.memory_dir.resolve()):
-        raise Misconfigured("ORG_DIR: must not be inside the workspace, where agents could write it")
 
 
 def _run_service(host: Host) -> RunService:
@@ -294,26 +239,3 @@ def _scheduler(host: Host) -> Scheduler:
         return len(await host.task_runner.run_due(1))
 
     return Scheduler(host.store, run_due, most=host.settings.max_concurrent_runs)
-
-
-async def _recover(host: Host) -> None:
-    """End what an earlier host left running.
-
-    Who holds the volume is alone, so nobody else can be at it. Where several hosts serve one store, only what
-    outlived its lease is a dead host's.
-    """
-    now, alone = now_ms(), not host.store.several_hosts
-    ended = await host.store.runs.recover(now, all_but=host.owner if alone else None)
-    released = await host.store.tasks.recover(now, all_but=host.owner) if alone else 0
-    if ended or released:
-        logger.warning("Recovered after a crash", extra={"runs": len(ended), "task_claims": released})
-    await host.store.conversations.ensure(host.settings.main_conversation_id, now)
-    await host.store.durable()
-
-
-async def _start_model_process(host: Host) -> None:
-    """Have it load the SDK beside the start, so that the first turn doesn't wait for it."""
-    try:
-        await host.models.load()
-    except Exception:
-        logger.exception("The model's client could not be made; the first run will say so")

@@ -10,13 +10,15 @@ import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib import import_module
 
 import anyio
-import uvicorn
 from starlette.types import ASGIApp
+from uvicorn.config import Config
+from uvicorn.server import Server
 
-from host.app import build_app
-from host.parts import open_host
+from host.app import App
+from host.base import Base, open_base
 from shared.errors import Misconfigured, PicoError, StoreError, StoreVersion
 from shared.ids import new_id
 from shared.settings import Settings
@@ -30,12 +32,45 @@ SWITCH_S = 0.0005
 """How long a worker thread waits at most for the interpreter while the event loop is busy. At Python's 5 ms a
 thread that ships the store's log needs seconds, holds up every writer meanwhile, and leases run out."""
 
+FIRST_ANSWER_S = 0.01
+"""What it takes to answer /health once, when all is imported that it needs."""
 
 _M_ARENA_MAX = -8
 
 
-class _Server(uvicorn.Server):
+class _Server(Server):
     """uvicorn without its own signal handling: ours drains first, while /health still answers."""
+
+    def __init__(self, app: ASGIApp, bound: socket.socket, proxies: tuple[str, ...]) -> None:
+        super().__init__(_config(app, proxies))
+        self._bound = bound
+        self._started = anyio.Event()
+        self._ended = anyio.Event()
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        return int(self._bound.getsockname()[1])
+
+    async def answer(self) -> None:
+        """Answer on the socket until ``end``."""
+        await self.serve([self._bound])
+        self._ended.set()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to listen (uvicorn calls it)."""
+        await super().startup(sockets)
+        self._started.set()
+
+    async def started_to_answer(self) -> None:
+        """Return when requests that waited for it have been taken."""
+        await self._started.wait()
+        await anyio.sleep(FIRST_ANSWER_S)
+
+    async def end(self) -> None:
+        """Take no more requests; returns when the last is answered."""
+        self.should_exit = True
+        await self._ended.wait()
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -84,27 +119,43 @@ async def serve(settings: Settings, bound: socket.socket) -> int:
 
     for warning in settings.warnings:
         logger.warning("%s", warning)
-    async with open_host(settings, new_id("host"), stop) as host:
-        server = _Server(_config(build_app(host), settings.gateway.trusted_proxies))
+    fault: PicoError | StoreError | None = None
+    async with open_base(settings, new_id("host"), stop) as base:
+        app = App(base)
+        server = _Server(app, bound, settings.gateway.trusted_proxies)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_on_signals, stop)
-            tasks.start_soon(_answer, server, bound, tasks.cancel_scope)
-            # What is there by now stays and is not looked at again: a full collection, which stops
-            # everything, takes 20 instead of 50 ms.
-            gc.freeze()
-            gc.enable()
-            logger.info("Listening", extra={"host": settings.host, "port": bound.getsockname()[1]})
-            await stopping.wait()
-            # While the runs come to their end the socket stays open: /health and streams go on.
-            await host.runs.drain()
-            server.should_exit = True
+            tasks.start_soon(server.answer)
+            try:
+                await _live(base, app, server, stopping)
+            except (PicoError, StoreError) as error:
+                fault = error
+            tasks.cancel_scope.cancel()
+    if fault is not None:
+        raise fault
     logger.info("Stopped")
     return 0
 
 
-async def _answer(server: uvicorn.Server, bound: socket.socket, scope: anyio.CancelScope) -> None:
-    await server.serve([bound])
-    scope.cancel()
+async def _live(base: Base, app: App, server: _Server, stopping: anyio.Event) -> None:
+    """Open the rest of the host behind what answers already, and stay until it is to stop."""
+    # In a thread, so that /health is answered meanwhile, and by whom it was asked already, at once.
+    await server.started_to_answer()
+    await anyio.to_thread.run_sync(import_module, "host.routes")
+    from host.parts import open_host
+    from host.routes import host_routes
+
+    async with open_host(base) as host:
+        app.open(host, host_routes(host, app.tokens))
+        # What is there by now stays and is not looked at again: a full collection, which stops everything,
+        # takes 20 instead of 50 ms.
+        gc.freeze()
+        gc.enable()
+        logger.info("Listening", extra={"host": base.settings.host, "port": server.port})
+        await stopping.wait()
+        # While the runs come to their end the socket stays open: /health and streams go on.
+        await host.runs.drain()
+        await server.end()
 
 
 async def _on_signals(stop: Callable[[str], None]) -> None:
@@ -113,8 +164,8 @@ async def _on_signals(stop: Callable[[str], None]) -> None:
             stop(signal.Signals(number).name)
 
 
-def _config(app: ASGIApp, proxies: tuple[str, ...]) -> uvicorn.Config:
-    return uvicorn.Config(
+def _config(app: ASGIApp, proxies: tuple[str, ...]) -> Config:
+    return Config(
         app,
         log_config=None,
         access_log=False,

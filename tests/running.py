@@ -107,6 +107,11 @@ class HostProcess:
             assert time.monotonic() < deadline, f"the host is not ready: {self.log_text[-3000:]}"
             time.sleep(0.02)
 
+    def listens(self) -> bool:
+        """Return whether its port is open."""
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
     def tree(self) -> list[psutil.Process]:
         """Return the host's process and all below it."""
         assert self.process is not None

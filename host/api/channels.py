@@ -9,25 +9,17 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from host.api.channel_paths import webhook_paths
 from host.api.responses import JSON
 from host.channels.base import Channel, Door, Forged
 from host.rates import RateLimit
 from shared.errors import InvalidInput, NotFound, TooManyRequests, Unauthorized, Unavailable
-from shared.settings.channels import Channels, Telegram
+from shared.settings.channels import Channels
 
 RETRY_AFTER_S: Final = 5
 
 Running = Callable[[str], tuple[Channel, Door] | None]
 """Returns a channel that was loaded, and its door."""
-
-
-def webhook_paths(channels: Channels) -> frozenset[str]:
-    """Return the paths at which an enabled channel itself checks who calls."""
-    return frozenset(
-        f"/channels/{name}/webhook"
-        for name, channel in channels.by_name().items()
-        if channel.enabled and not (isinstance(channel, Telegram) and channel.webhook_url is None)
-    )
 
 
 class ChannelsApi:

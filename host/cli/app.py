@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
-from typing import Final
+from typing import Annotated, Final
 
 import typer
 
@@ -32,7 +33,11 @@ def make_app(asked: str | None = None) -> typer.Typer:
 
     # Without a callback Typer would take a lone command for the application itself.
     @app.callback()
-    def picoclaw() -> None:
+    def picoclaw(
+        version: Annotated[
+            bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
+        ] = False,
+    ) -> None:
         """PicoClaw: a self-hosted agent host."""
 
     everything = asked not in COMMANDS and asked not in GROUPS
@@ -43,3 +48,11 @@ def make_app(asked: str | None = None) -> typer.Typer:
         if everything or name == asked:
             app.add_typer(import_module(module).app, name=name)
     return app
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from shared.settings import Settings
+
+        typer.echo(f"picoclaw {os.environ.get('APP_VERSION') or Settings.model_fields['version'].default}")
+        raise typer.Exit

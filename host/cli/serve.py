@@ -11,6 +11,7 @@ from typing import Final
 
 from host.cli.passphrase import passphrase_asker
 from host.hiding import hide_memory
+from shared.lazy_packages import make_lazy
 from shared.logging import configure
 from shared.redact import Redactor
 from shared.settings import Settings, SettingsError, load
@@ -22,6 +23,8 @@ BAD_SETTINGS: Final = 2
 
 def serve() -> int:
     """Run the host until it is stopped; return its exit code, 2 when the settings cannot be used."""
+    # What is imported and opened on the way to a running host stays; the host enables it again.
+    gc.disable()
     settings = take_settings(os.environ)
     return BAD_SETTINGS if settings is None else run(settings)
 
@@ -49,11 +52,11 @@ def take_settings(environ: MutableMapping[str, str]) -> Settings | None:
 def run(settings: Settings) -> int:
     """Run the host with settings that were loaded; return its exit code."""
     hide_memory()
-    # What is imported and opened on the way to a running host stays; the host enables it again.
-    gc.disable()
     configure(settings.log_level, settings.log_format, Redactor(settings.secret_values()))
     if settings.api_token is None:
         logger.warning("API_TOKEN is not set: every route but /health answers 500; `picoclaw init` makes one")
+    # Its __init__ imports its command line.
+    make_lazy("uvicorn")
     from host.server import run as run_server
 
     return run_server(settings)

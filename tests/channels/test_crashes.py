@@ -35,7 +35,8 @@ def test_an_answer_that_is_being_written_goes_on_in_the_same_message(
     host = make_host().start()
     deltas = [f"word{number} " for number in range(60)]
     own_api.say(directive(deltas=deltas, delta_delay_ms=60))
-    until(lambda: any(shown.text.endswith("…") for shown in own_api.shown()))
+    # Only by then is it sure that the host knows its message's id: sent, noted, edited.
+    until(lambda: any(shown.edits and shown.text.endswith("…") for shown in own_api.shown()))
     host.kill()
     host.start()
     until(lambda: own_api.texts() == ["".join(deltas).strip()])

@@ -92,6 +92,25 @@ def test_serving_does_not_import_the_command_line_s_libraries() -> None:
     assert json.loads(done.stdout) == []
 
 
+def test_health_needs_neither_the_agent_nor_uvicorn_s_command_line_nor_plugins(tmp_path: Path) -> None:
+    program = (
+        "import sys, json, shared.settings; from shared.lazy_packages import make_lazy; "
+        "shared.settings.load({'HOME': sys.argv[1]}); make_lazy('uvicorn'); import host.server; "
+        "from pydantic.plugin import _loader; "
+        "print(json.dumps([name for name in ('click', 'multiprocessing', 'host.parts', 'host.agent.loop', "
+        "'host.api.chat', 'anthropic', 'mcp') if name in sys.modules]), _loader._plugins)"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == "[] None\n"
+
+
+def test_the_version_can_be_asked_for(tmp_path: Path) -> None:
+    for environ, said in (({}, "picoclaw 0.1.0\n"), ({"APP_VERSION": "9.8.7"}, "picoclaw 9.8.7\n")):
+        ended = process(tmp_path, "--version", **environ)
+        assert (ended.returncode, ended.stdout, ended.stderr) == (0, said, "")
+
+
 def test_serving_without_a_token_says_so_and_bad_values_are_only_warnings(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:  # so that it ends by itself
         port = str(taken.getsockname()[1])

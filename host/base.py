@@ -1,0 +1,121 @@
+"""What the host stands on and ``/health`` tells of: settings, store, sandbox, the model's process.
+
+It is opened first, when a quarter of the program is not imported yet. ``/health`` answers from then on, and
+the rest (``host.parts``) is opened behind it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+from host.agent.model_access import ModelAccess
+from host.metrics import Metrics
+from host.sandbox import Sandbox
+from host.sandbox_settings import sandbox_policy
+from host.telemetry import Telemetry, open_telemetry
+from host.volumes import make_volumes
+from shared.clock import now_ms
+from shared.errors import Misconfigured
+from shared.redact import Redactor
+from shared.settings import Settings
+from shared.store import open_host_store
+from shared.store.contract import Store
+from shared.store.retention import DAY_MS, Retention
+
+logger = logging.getLogger("picoclaw.host")
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """The base of one host. Made by ``open_base``."""
+
+    settings: Settings
+    owner: str
+    stop: Callable[[str], None]
+    redactor: Redactor
+    telemetry: Telemetry
+    metrics: Metrics
+    models: ModelAccess
+    store: Store
+    sandbox: Sandbox
+
+
+@asynccontextmanager
+async def open_base(settings: Settings, owner: str, stop: Callable[[str], None]) -> AsyncIterator[Base]:
+    """Open the base, and close it in the reverse order. Raises Misconfigured, StoreError, Unavailable."""
+    _check(settings)
+    redactor = Redactor(settings.secret_values())
+    async with AsyncExitStack() as stack:
+        telemetry = await stack.enter_async_context(open_telemetry(settings, redactor))
+        models = ModelAccess(settings, telemetry.model)
+        stack.push_async_callback(models.aclose)
+        await _start_model_process(models)
+        make_volumes(settings)
+        store = await _open_store(settings, owner)
+        stack.push_async_callback(store.close)
+        await _recover(store, settings, owner)
+        sandbox = await stack.enter_async_context(Sandbox(sandbox_policy(settings)))
+        yield Base(settings, owner, stop, redactor, telemetry, Metrics(), models, store, sandbox)
+
+
+def _check(settings: Settings) -> None:
+    org = settings.org_dir
+    if org is not None and org.resolve().is_relative_to(settings.memory_dir.resolve()):
+        raise Misconfigured("ORG_DIR: must not be inside the workspace, where agents could write it")
+
+
+async def _start_model_process(models: ModelAccess) -> None:
+    """Have it load the SDK beside the start, so that the first turn doesn't wait for it."""
+    try:
+        await models.load()
+    except Exception:
+        logger.exception("The model's client could not be made; the first run will say so")
+
+
+async def _open_store(settings: Settings, owner: str) -> Store:
+    """Open the store of the settings: PostgreSQL for several hosts, else the volume and its database."""
+    retention = Retention(
+        outbound_ms=settings.outbound_ttl_days * DAY_MS, task_log=settings.task_log_retention
+    )
+    if settings.database_url is None:
+        return open_host_store(
+            store_dir=settings.store_dir,
+            local_db=settings.local_db_path,
+            owner=owner,
+            retention=retention,
+        )
+    from shared.store.postgres.database import Place
+    from shared.store.postgres.opening import open_shared_store
+
+    place = Place(
+        settings.database_url.get_secret_value(),
+        owner=owner,
+        connections=settings.database_connections,
+        pooled=settings.database_pooler,
+    )
+    tools = settings.database_tools_url
+    if settings.channels.telegram.enabled:
+        logger.warning("Several hosts may share this store: switch channels on at one of them only")
+    # The tool servers' door stands there, although no database does.
+    settings.local_db_path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return await open_shared_store(
+        place, retention, tools_url=None if tools is None else tools.get_secret_value()
+    )
+
+
+async def _recover(store: Store, settings: Settings, owner: str) -> None:
+    """End what an earlier host left running.
+
+    Who holds the volume is alone, so nobody else can be at it. Where several hosts serve one store, only what
+    outlived its lease is a dead host's.
+    """
+    now, alone = now_ms(), not store.several_hosts
+    ended = await store.runs.recover(now, all_but=owner if alone else None)
+    released = await store.tasks.recover(now, all_but=owner) if alone else 0
+    if ended or released:
+        logger.warning("Recovered after a crash", extra={"runs": len(ended), "task_claims": released})
+    await store.conversations.ensure(settings.main_conversation_id, now)
+    await store.durable()

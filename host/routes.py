@@ -1,0 +1,67 @@
+"""What a host that is open answers, and nothing else."""
+
+from __future__ import annotations
+
+from starlette.exceptions import HTTPException
+from starlette.routing import Router
+from starlette.types import Receive, Scope, Send
+
+from host.api.admin import AdminApi
+from host.api.channels import ChannelsApi
+from host.api.chat import ChatApi
+from host.api.console import ConsoleApi
+from host.api.control import ControlApi
+from host.api.mcp import McpApi
+from host.api.mcp_gate import McpGate
+from host.api.metrics import MetricsApi
+from host.api.openai import OpenAiApi
+from host.api.openapi import OpenApi
+from host.api.tasks import TasksApi
+from host.api.tokens import TokensApi
+from host.api.usage import UsageApi
+from host.callers import TokenBook
+from host.parts import Host
+
+
+def host_routes(host: Host, tokens: TokenBook) -> Router:
+    """Return the routes around the opened host; those that don't need it are the application's own."""
+    settings = host.settings
+    routes = [
+        *_chat(host).routes(),
+        *TasksApi(host.store, host.tasks, host.task_runner).routes(),
+        *ControlApi(host.stop).routes(),
+        *UsageApi(host.store).routes(),
+        *AdminApi(host.knowledge).routes(),
+        *TokensApi(host.store, tokens).routes(),
+        *McpApi(host.tool_servers, McpGate(settings.gateway.allowed_hosts)).routes(),
+        *MetricsApi(
+            host.metrics,
+            host.store,
+            active_runs=lambda: host.runs.active_count,
+            waiting_runs=lambda: host.runs.waiting_count,
+        ).routes(),
+        *OpenAiApi(host.store, host.runs, settings).routes(),
+        *ChannelsApi(
+            settings.channels,
+            host.running_channel,
+            failures_per_minute=settings.rate_limits.failed_auth_per_minute,
+        ).routes(),
+        *OpenApi(settings.version).routes(),
+        *(ConsoleApi().routes() if settings.console else ()),
+    ]
+    return Router(routes=routes, redirect_slashes=False, default=_nothing_here)
+
+
+def _chat(host: Host) -> ChatApi:
+    settings = host.settings
+    return ChatApi(
+        host.store,
+        host.runs,
+        settings.main_conversation_id,
+        host.models,
+        stdio_mcp_allowed=settings.allow_request_stdio_mcp,
+    )
+
+
+async def _nothing_here(scope: Scope, receive: Receive, send: Send) -> None:
+    raise HTTPException(404)
