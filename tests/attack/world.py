@@ -276,8 +276,11 @@ class World:
         return found
 
     def left_running(self) -> list[str]:
-        """Return processes that belong to the sandbox or the world and are none of its own machinery."""
-        deadline = time.monotonic() + 2
+        """Return processes that belong to the sandbox or the world and are none of its own machinery.
+
+        What is ending may take its time on a busy machine; what was left behind stays.
+        """
+        deadline = time.monotonic() + 20
         while (left := self._strangers()) and time.monotonic() < deadline:
             time.sleep(0.02)
         return left
@@ -286,7 +289,7 @@ class World:
         found: list[str] = []
         for process in psutil.process_iter():
             try:
-                info = process.as_dict(["pid", "cmdline", "cwd", "environ", "uids", "status"])
+                info = process.as_dict(["pid", "ppid", "cmdline", "cwd", "environ", "uids", "status"])
             except (psutil.NoSuchProcess, OSError):
                 continue
             line = " ".join(info["cmdline"] or [])
@@ -295,7 +298,7 @@ class World:
             ours = base in str(info["environ"]) or str(info["cwd"]).startswith(str(self.root))
             own_uid = self.mode.command_uid == SANDBOX_UID and info["uids"].real == SANDBOX_UID
             if (ours or own_uid) and not machinery:
-                found.append(f"{info['pid']} {line or info['status']}")
+                found.append(f"{info['pid']} {line or info['status']} (of {info['ppid']})")
         return found
 
     def disk_megabytes(self) -> int:
