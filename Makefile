@@ -21,7 +21,7 @@ setup: $(STAMP)
 
 # One environment from the pinned, hashed lock file: uv when it is there, else venv and pip.
 $(STAMP): $(LOCK) pyproject.toml
-	@echo "Setting up $(VENV) from $(LOCK) (once, about half a minute)"
+	@echo "Setting up $(VENV) from $(LOCK) (once; a minute or two with pip, seconds with uv)"
 	@if command -v uv >/dev/null; then \
 	  uv venv --quiet --allow-existing --python "$(PYTHON)" $(VENV) && \
 	  uv pip install --quiet --python $(PY) --require-hashes -r $(LOCK) && \

@@ -15,6 +15,9 @@ logger = logging.getLogger("picoclaw.access")
 
 METHODS: Final = frozenset({"GET", "POST", "PUT", "DELETE"})
 
+PROBES: Final = frozenset({"/health", "/ready"})
+"""What machines ask every few seconds: logged when LOG_LEVEL is debug."""
+
 
 class AccessLogMiddleware:
     """Logs and counts each HTTP request when its answer is complete."""
@@ -48,7 +51,8 @@ class AccessLogMiddleware:
             self._metrics.requests[method, status] += 1
             self._metrics.request_seconds.add(took_ms / 1000)
             client = scope.get("client")
-            logger.info(
+            logger.log(
+                logging.DEBUG if scope["path"] in PROBES else logging.INFO,
                 "request",
                 extra={
                     "method": scope["method"],

@@ -132,8 +132,10 @@ def test_health_reveals_no_path_no_token_and_no_value(host: HostProcess) -> None
     assert TOKEN not in answer.text
 
 
-def test_the_access_log_has_a_line_a_request_and_no_body(host: HostProcess) -> None:
+def test_the_access_log_has_a_line_a_request_and_no_body_and_no_probes(host: HostProcess) -> None:
     with host.client() as client:
+        client.get("/ready")
+        client.get("/health")
         client.post(
             "/chat",
             json={"message": "a very private remark", "conversation_id": "conv-none"},
@@ -144,4 +146,6 @@ def test_the_access_log_has_a_line_a_request_and_no_body(host: HostProcess) -> N
     lines = [json.loads(line) for line in host.log_text.splitlines() if "log-me" in line]
     assert [(line["method"], line["path"], line["status"]) for line in lines] == [("POST", "/chat", 404)]
     assert "private remark" not in host.log_text
+    assert '"/ready"' not in host.log_text
+    assert '"/health"' not in host.log_text
     assert TOKEN not in host.log_text
