@@ -94,10 +94,13 @@ class App:
         )
 
     def _channel_states(self) -> Mapping[str, str]:
+        """Return how each channel is; Telegram is always among them."""
         if self._host is not None:
-            return self._host.channel_states()
-        channels = self._base.settings.channels.by_name()
-        return {"telegram": "off"} | {name: "retrying" for name, each in channels.items() if each.enabled}
+            states = self._host.channel_states()
+        else:
+            channels = self._base.settings.channels.by_name()
+            states = {name: "retrying" for name, each in channels.items() if each.enabled}
+        return {"telegram": "off", **states}
 
 
 class _HttpOnly:

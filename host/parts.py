@@ -74,8 +74,8 @@ class Host:
         self.ready = False
 
     def channel_states(self) -> dict[str, str]:
-        """Return how each channel is; Telegram is always among them."""
-        return {"telegram": "off", **(self.channels.states if self.channels else {})}
+        """Return how each channel is that was loaded."""
+        return dict(self.channels.states) if self.channels else {}
 
     def running_channel(self, name: str) -> tuple[Channel, Door] | None:
         """Return a channel that was loaded, and its door."""

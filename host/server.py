@@ -129,7 +129,7 @@ async def serve(settings: Settings, bound: socket.socket) -> int:
             try:
                 await _live(base, app, server, stopping)
             except (PicoError, StoreError) as error:
-                fault = error
+                fault = error  # raised outside of the group, which would wrap it
             tasks.cancel_scope.cancel()
     if fault is not None:
         raise fault

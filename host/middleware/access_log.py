@@ -8,15 +8,13 @@ from typing import Final
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from host.metrics import Metrics
+from host.middleware.bearer import OPEN_PATHS
 from shared.clock import monotonic_ms
 
 logger = logging.getLogger("picoclaw.access")
 
 
 METHODS: Final = frozenset({"GET", "POST", "PUT", "DELETE"})
-
-PROBES: Final = frozenset({"/health", "/ready"})
-"""What machines ask every few seconds: logged when LOG_LEVEL is debug."""
 
 
 class AccessLogMiddleware:
@@ -52,7 +50,8 @@ class AccessLogMiddleware:
             self._metrics.request_seconds.add(took_ms / 1000)
             client = scope.get("client")
             logger.log(
-                logging.DEBUG if scope["path"] in PROBES else logging.INFO,
+                # Machines ask for these every few seconds.
+                logging.DEBUG if scope["path"] in OPEN_PATHS else logging.INFO,
                 "request",
                 extra={
                     "method": scope["method"],

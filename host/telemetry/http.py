@@ -11,10 +11,11 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from host.middleware.access_log import METHODS
+from host.middleware.bearer import OPEN_PATHS
 from host.telemetry.spans import fail, span
 from shared.clock import monotonic_ms
 
-PROBES: Final = frozenset({"/health", "/ready", "/metrics"})
+PROBES: Final = OPEN_PATHS | {"/metrics"}
 """Paths that are asked so often that nobody wants to see each time."""
 
 SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)

@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,7 @@ import httpx2
 import pytest
 
 from shared.store.sqlite.volume.sidecar import Sidecar
-from tests.running import HostProcess, ModelProcess, directive, frames, new_host, running_model
-
-WAIT_S = 60.0
+from tests.running import HostProcess, ModelProcess, directive, frames, new_host, running_model, until
 
 
 @pytest.fixture(scope="module")
@@ -49,13 +47,6 @@ def small_volume(host: HostProcess) -> Iterator[Path]:
 
 def chat(client: httpx2.Client, text: str, **more: Any) -> httpx2.Response:
     return client.post("/chat", json={"message": directive(text, text="fine"), **more})
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + WAIT_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def texts(client: httpx2.Client) -> set[str]:
