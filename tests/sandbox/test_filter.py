@@ -64,6 +64,7 @@ def call(name: str, *arguments: int | bytes | None) -> Callable[[], object]:
         ("personality", (0x40000,)),
         ("ioctl", (0, 0x5412, b"x")),
         ("clone", (0x10000000, 0, 0, 0, 0)),
+        ("clone", (0x10900, 0, 0, 0, 0)),  # a thread with descriptors of its own
     ],
 )
 def test_what_reaches_beyond_oneself_is_refused(name: str, arguments: tuple[int, ...]) -> None:
@@ -76,6 +77,11 @@ def test_what_reaches_beyond_oneself_is_refused(name: str, arguments: tuple[int,
 )
 def test_the_same_calls_on_oneself_are_fine(name: str, arguments: tuple[int, ...]) -> None:
     assert confined(closed(), call(name, *arguments)) is None
+
+
+def test_descriptors_are_closed_but_not_parted_from_those_of_other_threads() -> None:
+    assert confined(closed(), call("close_range", 4000, 4001, 0)) is None
+    assert confined(closed(), call("close_range", 4000, 4001, 2)) == errno.EINVAL
 
 
 def test_unknown_calls_do_not_exist() -> None:

@@ -24,6 +24,8 @@ from .room import Room
 _CHUNK: Final = 64 << 10
 _TICK_S: Final = 0.01
 _SLOW_TICK_S: Final = 0.05
+_AGAIN_S: Final = 0.003
+_LOOKS: Final = 3  # processes come and go while they are counted: one sum over the limit proves nothing
 _PAUSE_MS: Final = 3
 _FAST_PHASE_S: Final = 2.0
 _NOTIFICATIONS_PER_TURN: Final = 64
@@ -128,6 +130,7 @@ class Run:
         self._launcher = launcher
         self._scoped = scoped
         self._unseen = unseen.Watch()
+        self._over = 0  # looks in a row that found too much memory
         self._output = Output(config.output)
         self._ended: str | None = None
         self._gate: Gate | None = None
@@ -183,7 +186,7 @@ class Run:
                 self._measure()
                 pause = _TICK_S if now - started < _FAST_PHASE_S else _SLOW_TICK_S
                 cost = time.monotonic() - now
-                tick = now + max(pause, _WATCH_SHARE * cost)
+                tick = now + (_AGAIN_S if self._over else max(pause, _WATCH_SHARE * cost))
             wait = max(0.0, min(tick, deadline) - now)
             if self._turn(int(wait * 1000) + 1):
                 return
@@ -218,7 +221,12 @@ class Run:
         used = tree.usage(os.getpid(), besides, config.memory, config.processes, self._unseen)
         if used.tasks > config.processes:
             self._ended = "processes"
-        elif used.memory > config.memory:
+        elif used.memory <= config.memory:
+            self._over = 0
+        elif self._over + 1 < _LOOKS:
+            self._over += 1
+            self._unseen = unseen.Watch()  # that nothing stays from this look
+        else:
             self._ended = "memory"
 
     def _read(self) -> None:

@@ -99,6 +99,8 @@ def _calls(names: str) -> tuple[str, ...]:
 
 
 _CLONE_NEW: Final = 0x7E020000 | 0x80  # CLONE_NEW{NS,CGROUP,UTS,IPC,USER,PID,NET} and NEWTIME, clone(2)
+_CLONE_FILES, _CLONE_THREAD = 0x400, 0x10000
+_CLOSE_RANGE_UNSHARE: Final = 2
 _SET_ID_BITS: Final = 0o6000
 _O_CREAT: Final = 0o100
 _O_TMPFILE_BIT: Final = 0o20000000
@@ -147,6 +149,9 @@ def _base_rules() -> list[Rule]:
         # ENOSYS, not EPERM: the C library then falls back to clone, whose flags a filter can read
         Rule(("clone3",), refuse(errno.ENOSYS)),
         Rule(("clone",), refuse(), (_any_bit(0, _CLONE_NEW),)),
+        # a thread's own descriptors would be seen by nobody who counts its process's
+        Rule(("clone",), refuse(), (_is(0, _CLONE_THREAD, mask=_CLONE_THREAD | _CLONE_FILES),)),
+        Rule(("close_range",), refuse(errno.EINVAL), (_any_bit(2, _CLOSE_RANGE_UNSHARE),)),
         # reading them needs no open file, so Landlock would not see it; "not supported" is what cp, ls, tar
         # and install take without complaint
         Rule(EXTENDED_ATTRIBUTES, refuse(errno.EOPNOTSUPP)),

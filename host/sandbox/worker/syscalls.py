@@ -34,6 +34,7 @@ MOVE_MOUNT: Final = 429
 MOUNT_SETATTR: Final = 442
 CLONE: Final = 56 if _X86 else 220
 CLOSE_RANGE: Final = 436
+KCMP: Final = 312 if _X86 else 272
 
 # openat2(2)
 RESOLVE_NO_MAGICLINKS: Final = 0x02
@@ -46,6 +47,8 @@ AT_FDCWD: Final = -100
 AT_EMPTY_PATH: Final = 0x1000
 AT_SYMLINK_NOFOLLOW: Final = 0x100
 AT_RECURSIVE: Final = 0x8000
+# kcmp(2)
+_KCMP_VM: Final = 1
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
@@ -108,6 +111,14 @@ def clone(flags: int) -> int:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))
     return result
+
+
+def share_memory(one: int, other: int) -> bool:
+    """Whether two processes, or threads, run in the same memory; False also where it can't be known."""
+    try:
+        return call(KCMP, one, other, _KCMP_VM, 0, 0) == 0
+    except OSError:  # one is gone, is not ours to look at, or the machine refuses the call
+        return False
 
 
 def mount(source: str | None, target: str, kind: str | None, flags: int, options: str | None) -> None:

@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass
 from typing import Final
 
-from . import proc, unseen
+from . import proc, syscalls, unseen
 
 SWEEP_LIMIT_MS: Final = 5000  # a process in uninterruptible sleep may outlive it
 _RETRY_S: Final = 0.0005
@@ -26,18 +26,18 @@ class Usage:
     memory: int
 
 
-def descendants(root: int, enough: int = 1 << 22) -> list[tuple[int, int]]:
-    """Return ``(pid, threads)`` of everything below ``root``, as far as it can be seen at this moment.
+def descendants(root: int, enough: int = 1 << 22) -> list[tuple[int, int, int]]:
+    """Return ``(pid, parent, threads)`` of everything below ``root``, as far as it can be seen now.
 
     Stops after ``enough`` processes: a fork bomb must not be counted to its end while it grows.
     """
-    found: list[tuple[int, int]] = []
-    queue = _children(root)[0]
+    found: list[tuple[int, int, int]] = []
+    queue = [(child, root) for child in _children(root)[0]]
     while queue and len(found) < enough:
-        pid = queue.pop()
+        pid, parent = queue.pop()
         children, threads = _children(pid)
-        found.append((pid, threads))
-        queue.extend(children)
+        found.append((pid, parent, threads))
+        queue.extend((child, pid) for child in children)
     return found
 
 
@@ -81,12 +81,15 @@ def usage(root: int, besides: int | None, memory_limit: int, task_limit: int, wa
     is over the limit. ``watch`` is the command's own.
     """
     processes = [found for found in descendants(root, task_limit + 2) if found[0] != besides]
-    tasks = sum(threads for _, threads in processes)
+    tasks = sum(threads for _, _, threads in processes)
     if tasks > task_limit:
         return Usage(tasks, 0)
-    known = [found for pid, _ in processes if (found := unseen.look(pid)) is not None]
+    sizes = {pid: found for pid, _, _ in processes if (found := unseen.look(pid)) is not None}
+    known = list(sizes.values())
     private, shared = sum(p.resident - p.file for p in known), sum(p.file for p in known)
     if private + shared > memory_limit:
+        lodgers = {pid for pid, parent, _ in processes if _lodges(pid, parent, sizes)}
+        known = [found for pid, found in sizes.items() if pid not in lodgers]
         parts = [_proportional(process) for process in known]
         private, shared = sum(part[0] for part in parts), sum(part[1] for part in parts)
     if private + shared <= memory_limit:
@@ -95,15 +98,26 @@ def usage(root: int, besides: int | None, memory_limit: int, task_limit: int, wa
     return Usage(tasks, private + shared)
 
 
+def _lodges(pid: int, parent: int, sizes: dict[int, unseen.Process]) -> bool:
+    """Whether a process runs in its parent's memory, as a child of vfork(2) does until it is a program."""
+    if pid not in sizes or parent not in sizes:
+        return False
+    return syscalls.share_memory(sizes[pid].pid, sizes[parent].pid)
+
+
 def _proportional(process: unseen.Process) -> tuple[int, int]:
-    """Anonymous and shared memory, each page divided by those who map it (proc_pid_smaps(5))."""
+    """Anonymous and shared memory, each page divided by those who map it (proc_pid_smaps(5)).
+
+    Of a process that has ended since: nothing. Of one that hides it, being not dumpable: all it maps.
+    """
     sizes = {b"Pss_Anon:": 0, b"Pss_Shmem:": 0}
     for line in _read(proc.path(process.pid, "smaps_rollup")).splitlines():
         name, *rest = line.split()
         if name in sizes:
             sizes[name] = int(rest[0]) << 10
     if not any(sizes.values()):
-        return process.resident - process.file, process.file
+        now = unseen.look(process.pid)
+        return (now.resident - now.file, now.file) if now is not None else (0, 0)
     return sizes[b"Pss_Anon:"], sizes[b"Pss_Shmem:"]
 
 
@@ -128,7 +142,7 @@ def end_all(*, scoped: bool) -> bool:
 
 def _kill_walking() -> None:
     for number in (signal.SIGSTOP, signal.SIGKILL):
-        for pid, _ in descendants(os.getpid()):
+        for pid, _, _ in descendants(os.getpid()):
             with contextlib.suppress(OSError):
                 os.kill(pid, number)
 

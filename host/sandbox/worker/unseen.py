@@ -33,7 +33,10 @@ _SHARED: Final = re.compile(rb"^([0-9a-f]+)-([0-9a-f]+) ..[-x]s [0-9a-f]+ \S+ (\
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """What proc_pid_statm(5) tells of a process, in bytes; ``file``: its resident shared and file pages."""
+    """What proc_pid_statm(5) tells of a process, in bytes; ``file``: its resident shared and file pages.
+
+    ``pid``: where to read more, one of its threads if the first has ended.
+    """
 
     pid: int
     size: int
@@ -43,10 +46,25 @@ class Process:
 
 
 def look(pid: int) -> Process | None:
-    """Read a process's sizes, None if it is gone."""
+    """Read a process's sizes, None if it is gone or waits to be reaped.
+
+    A process goes on when its first thread ends, and its number then tells of no memory and no descriptors.
+    """
+    if (found := _sizes(pid)) is not None:
+        return found
+    with contextlib.suppress(OSError):
+        for thread in os.listdir(proc.path(pid, "task")):
+            if (found := _sizes(int(thread))) is not None:
+                return found
+    return None
+
+
+def _sizes(pid: int) -> Process | None:
     try:
         size, resident, file, _, _, private, *_ = _read(proc.path(pid, "statm")).split()
     except ValueError:
+        return None
+    if size == b"0":  # its memory is gone
         return None
     return Process(pid, int(size) * PAGE, int(resident) * PAGE, int(file) * PAGE, int(private) * PAGE)
 
@@ -86,7 +104,7 @@ def shared(processes: list[Process], limit: int) -> int:
         maps = _read(proc.path(pid, "maps"))
         for start, end, inode in _SHARED.findall(maps):
             areas[inode] = max(areas.get(inode, 0), int(end, 16) - int(start, 16))
-        if not maps and size > limit:  # it hides them, being not dumpable
+        if not maps and size > limit and look(pid) is not None:  # it hides them, being not dumpable
             areas[b"%d" % pid] = size
     return sum(areas.values())
 
@@ -120,8 +138,10 @@ def _held(pid: int, count: int, seen: set[str]) -> int:
     """Return what one process's descriptors hold that was not ``seen`` before."""
     try:
         names = os.listdir(proc.path(pid, "fd"))
-    except OSError:
+    except PermissionError:
         return count * SOCKET_BYTES
+    except OSError:  # it has ended
+        return 0
     found: set[str] = set()
     for name in names:
         with contextlib.suppress(OSError):

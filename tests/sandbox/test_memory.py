@@ -1,0 +1,125 @@
+"""What counts as a command's memory, against real processes: all of it, and nothing twice."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from host.sandbox import Limits, Sandbox, SandboxPolicy
+from host.sandbox.worker import syscalls, tree, unseen
+from tests.running import until
+
+LIMIT = 100 << 20
+
+# the process goes on in another thread when its first one ends, and only then takes memory
+FIRST_THREAD_ENDS = f"""
+import ctypes, threading, time
+def work():
+    time.sleep(0.2)
+    held = bytearray({3 * LIMIT})
+    time.sleep(2)
+    print("kept", len(held), flush=True)
+threading.Thread(target=work).start()
+ctypes.CDLL(None).syscall({60 if syscalls.MACHINE == "x86_64" else 93}, 0)
+"""
+
+# CLONE_VM without CLONE_VFORK: as between vfork and exec, for as long as one wants to look
+A_CHILD_IN_THE_SAME_MEMORY = f"""
+import ctypes, signal, time
+held, stack = bytearray({LIMIT * 3 // 5}), ctypes.create_string_buffer(1 << 16)
+libc = ctypes.CDLL(None)
+top = ctypes.c_void_p(ctypes.addressof(stack) + len(stack) - 4096 & ~15)
+child = libc.clone(libc.sleep, top, 0x100 | signal.SIGCHLD, ctypes.c_void_p(1))
+assert child > 0
+print("started", flush=True)
+time.sleep(0.8)
+print("counted once", flush=True)
+"""
+
+
+async def outcome(ws: Path, level: int, script: str, memory: int = LIMIT) -> str:
+    policy = SandboxPolicy(workspace=ws, limits=Limits(memory=memory), max_level=level)
+    async with Sandbox(policy) as sandbox:
+        arguments = {"command": "exec python3 -", "stdin": script}
+        return (await sandbox.toolset("c").call("exec", arguments)).text
+
+
+@pytest.mark.parametrize("level", [3, 2])
+async def test_memory_counts_when_the_first_thread_has_ended(ws: Path, level: int) -> None:
+    text = await outcome(ws, level, FIRST_THREAD_ENDS)
+    assert "memory limit" in text
+    assert "kept" not in text
+
+
+@pytest.mark.parametrize("level", [3, 2])
+async def test_a_child_that_runs_in_its_parents_memory_takes_none(ws: Path, level: int) -> None:
+    if not syscalls.share_memory(os.getpid(), os.getpid()):
+        pytest.skip("kcmp(2) is refused here")
+    text = await outcome(ws, level, A_CHILD_IN_THE_SAME_MEMORY)
+    assert "counted once" in text, text
+    assert "exit code 0" in text
+
+
+@contextmanager
+def running(script: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Start a process that says a line when it is ready; its end is left to the test, or to the exit."""
+    with subprocess.Popen([sys.executable, "-Ic", script], stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            process.stdout.readline()
+            yield process
+        finally:
+            process.kill()
+
+
+def end_unreaped(process: subprocess.Popen[bytes]) -> None:
+    process.send_signal(signal.SIGKILL)
+    until(lambda: unseen.look(process.pid) is None)
+
+
+RESERVES = (
+    f"import mmap, time; m = mmap.mmap(-1, {4 * LIMIT}, prot=mmap.PROT_READ, flags=0x22); print(flush=1)"
+)
+FILLS = f"import time; x = bytearray({2 * LIMIT}); print(flush=1)"
+OPENS = "import os, time; k = [os.pipe() for _ in range(300)]; print(flush=1)"
+WAIT = "; time.sleep(60)"
+
+
+@pytest.mark.parametrize("script", [RESERVES, OPENS])
+def test_what_a_process_had_is_not_held_against_it_once_it_has_ended(script: str) -> None:
+    with running(script + WAIT) as process:
+        seen = unseen.look(process.pid)
+        assert seen is not None
+        end_unreaped(process)
+        assert unseen.Watch().look([seen], LIMIT) == (0, 0)
+
+
+def test_a_process_that_ended_while_pages_were_told_apart_has_none() -> None:
+    with running(FILLS + WAIT) as process:
+        seen = unseen.look(process.pid)
+        assert seen is not None
+        assert tree._proportional(seen)[0] > LIMIT
+        end_unreaped(process)
+        assert tree._proportional(seen) == (0, 0)
+
+
+def test_children_that_come_and_go_are_not_taken_for_memory() -> None:
+    """A parent with more than half of the limit starts programs: they share its memory for a moment."""
+    storm = f"import subprocess; x = bytearray({LIMIT * 3 // 5}); print(flush=1)\n"
+    storm += "while True: subprocess.run(['/bin/true'])"
+    with running(storm) as process:
+        most, ends = 0, time.monotonic() + 2
+        while time.monotonic() < ends:
+            used = tree.usage(os.getpid(), None, LIMIT, 512, unseen.Watch())
+            most = max(most, used.memory)
+        assert process.poll() is None
+    if syscalls.share_memory(os.getpid(), os.getpid()):
+        assert most <= LIMIT
