@@ -13,7 +13,7 @@ import select
 import time
 from typing import Any, Final
 
-from . import confine, namespaces, privileges, proc, tree, unseen
+from . import confine, namespaces, privileges, proc, syscalls, tree, unseen
 from .command import Launcher
 from .config import Config
 from .frames import Channel, Closed, Frame
@@ -25,7 +25,9 @@ _CHUNK: Final = 64 << 10
 _TICK_S: Final = 0.01
 _SLOW_TICK_S: Final = 0.05
 _AGAIN_S: Final = 0.003
-_LOOKS: Final = 3  # processes come and go while they are counted: one sum over the limit proves nothing
+# processes come and go while they are counted: one sum over the limit proves nothing
+_LOOKS: Final = 3
+_BLIND_LOOKS: Final = 12  # where a child between vfork and exec can't be told from one with as much memory
 _PAUSE_MS: Final = 3
 _FAST_PHASE_S: Final = 2.0
 _NOTIFICATIONS_PER_TURN: Final = 64
@@ -223,7 +225,7 @@ class Run:
             self._ended = "processes"
         elif used.memory <= config.memory:
             self._over = 0
-        elif self._over + 1 < _LOOKS:
+        elif self._over + 1 < (_LOOKS if syscalls.share_memory(os.getpid(), os.getpid()) else _BLIND_LOOKS):
             self._over += 1
             self._unseen = unseen.Watch()  # that nothing stays from this look
         else:
