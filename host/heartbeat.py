@@ -84,7 +84,8 @@ class Heartbeat:
         text = answer.strip()
         if not self.owns(task) or text.strip("`*_\"'.!") in ("", ALL_QUIET):
             return None
-        return await self._store.outbound.add(source_id, task.conversation_id, text, SENDER, now_ms())
+        add = self._store.outbound.add
+        return await add(source_id, task.conversation_id, text, SENDER, now_ms(), patiently=True)
 
     async def _remove(self) -> None:
         try:

@@ -185,7 +185,7 @@ class ActiveRun:
         """Say to people what the run needs to go on."""
         source = self.lease.conversation_id
         to = self.spec.parent_id or source
-        await self._store.outbound.add(source, to, pause.message, "assistant", now_ms())
+        await self._store.outbound.add(source, to, pause.message, "assistant", now_ms(), patiently=True)
 
     def _last_message(self, text: str, ending: Ending | None) -> list[NewMessage]:
         """Return the answer as people read it; the steps' blocks are stored already, but for the last."""

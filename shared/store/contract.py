@@ -208,8 +208,20 @@ class UsageBook(Protocol):
 class OutboundMessages(Protocol):
     """What agents say to people through ``send_message``."""
 
-    async def add(self, source_id: str, conversation_id: str, text: str, sender: str, now: int) -> Outbound:
-        """Store a message for ``conversation_id`` said by ``source_id``; raises NotFound."""
+    async def add(
+        self,
+        source_id: str,
+        conversation_id: str,
+        text: str,
+        sender: str,
+        now: int,
+        *,
+        patiently: bool = False,
+    ) -> Outbound:
+        """Store a message for ``conversation_id`` said by ``source_id``; raises NotFound.
+
+        ``patiently``: for a host's run in flight, which outlasts a restart of the database.
+        """
         ...
 
     async def last_seq(self, source_id: str) -> int:

@@ -91,32 +91,35 @@ def running(client: httpx2.Client) -> bool:
     return any(entry["status"] == "running" and entry["message_count"] >= 1 for entry in listed)
 
 
-async def test_what_a_run_reads_waits_for_the_database_and_a_caller_is_told_soon(server: Server) -> None:
+async def test_a_runs_work_waits_for_the_database_and_a_caller_is_told_soon(server: Server) -> None:
     store = await open_shared_store(Place(server.url))
     try:
         await store.conversations.create("waits", T0)
         await store.runs.begin(a_run("waits", "waits"))
         server.stop()
-        reads: dict[str, Callable[[str], Awaitable[Any]]] = {
+        works: dict[str, Callable[[str], Awaitable[Any]]] = {
             "history": store.conversations.history,
             "latest": store.compactions.latest,
             "unarchived": store.compactions.unarchived,
+            "ask": lambda name: store.outbound.add(name, name, "May I?", "assistant", T0, patiently=True),
         }
-        read: dict[str, Any] = {}
+        done: dict[str, Any] = {}
 
         async def note(name: str) -> None:
-            read[name] = await reads[name]("waits")
+            done[name] = await works[name]("waits")
 
         async with anyio.create_task_group() as tasks:
-            for name in reads:
+            for name in works:
                 tasks.start_soon(note, name)
             for _ in range(2):
                 with pytest.raises(Unavailable):
                     await store.conversations.get("waits")
             await anyio.to_thread.run_sync(server.start)
-        (message,) = read.pop("history")
+        (message,) = done.pop("history")
         assert message.role == "user"
-        assert read == {"latest": None, "unarchived": []}
+        assert done.pop("ask").text == "May I?"
+        assert done == {"latest": None, "unarchived": []}
+        assert [each.text for each in await store.outbound.said_by("waits", after=0)] == ["May I?"]
     finally:
         await store.close()
 

@@ -19,7 +19,16 @@ class PostgresOutbound:
     def __init__(self, database: Database) -> None:
         self._db = database
 
-    async def add(self, source_id: str, conversation_id: str, text: str, sender: str, now: int) -> Outbound:
+    async def add(
+        self,
+        source_id: str,
+        conversation_id: str,
+        text: str,
+        sender: str,
+        now: int,
+        *,
+        patiently: bool = False,
+    ) -> Outbound:
         """Store a message for ``conversation_id`` said by ``source_id``."""
         values = (new_id(MESSAGE), conversation_id, source_id, text, sender, now)
 
@@ -35,8 +44,9 @@ class PostgresOutbound:
                 raise RuntimeError("an insertion returned nothing")
             return rows.outbound(row)
 
+        write = self._db.write_patiently if patiently else self._db.write
         try:
-            return await self._db.write(work)
+            return await write(work)
         except Exception as error:
             if is_server_error(error, FOREIGN_KEY_VIOLATION):
                 raise NoConversation(conversation_id) from error

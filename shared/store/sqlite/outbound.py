@@ -20,7 +20,16 @@ class SqliteOutbound:
     def __init__(self, database: Database) -> None:
         self._db = database
 
-    async def add(self, source_id: str, conversation_id: str, text: str, sender: str, now: int) -> Outbound:
+    async def add(
+        self,
+        source_id: str,
+        conversation_id: str,
+        text: str,
+        sender: str,
+        now: int,
+        *,
+        patiently: bool = False,
+    ) -> Outbound:
         """Store a message for ``conversation_id`` said by ``source_id``."""
 
         def work(connection: sqlite3.Connection) -> Outbound:
