@@ -18,10 +18,12 @@ import threading
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from importlib import import_module
-from importlib.abc import InspectLoader, Loader, MetaPathFinder
-from importlib.machinery import ModuleSpec, PathFinder
+from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from types import ModuleType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
+
+if TYPE_CHECKING:
+    from importlib.abc import Loader  # at run time it would bring importlib.resources, tempfile, bz2 ...
 
 _whole: Final = threading.RLock()
 
@@ -35,7 +37,7 @@ def make_lazy(package: str, *below: str, late: Collection[str] = ()) -> None:
     sys.meta_path.insert(0, _Finder(package, below, late))
 
 
-class _Finder(MetaPathFinder):
+class _Finder:
     def __init__(self, package: str, below: Sequence[str], late: Collection[str]) -> None:
         self._package = package
         self._late = late
@@ -47,13 +49,13 @@ class _Finder(MetaPathFinder):
         if fullname != self._package and not f"{fullname}.".startswith(self._below):
             return None
         spec = PathFinder.find_spec(fullname, path, target)
-        if spec and spec.submodule_search_locations is not None and isinstance(spec.loader, InspectLoader):
-            spec.loader = _LazyLoader(spec.loader, self._late)
+        if spec and spec.submodule_search_locations is not None and isinstance(spec.loader, SourceFileLoader):
+            spec.loader = cast("Loader", _LazyLoader(spec.loader, self._late))
         return spec
 
 
-class _LazyLoader(Loader):
-    def __init__(self, real: InspectLoader, late: Collection[str]) -> None:
+class _LazyLoader:
+    def __init__(self, real: SourceFileLoader, late: Collection[str]) -> None:
         self._real = real
         self._late = late
         self._origins: dict[str, tuple[str, str]] | None = None
