@@ -84,6 +84,21 @@ def test_descriptors_are_closed_but_not_parted_from_those_of_other_threads() -> 
     assert confined(closed(), call("close_range", 4000, 4001, 2)) == errno.EINVAL
 
 
+@pytest.mark.parametrize("option", [socket.SO_SNDBUF, socket.SO_RCVBUF])
+def test_a_socket_may_be_asked_to_hold_more_and_does_not(option: int) -> None:
+    one, other = socket.socketpair()
+
+    def ask() -> None:
+        before = one.getsockopt(socket.SOL_SOCKET, option)
+        one.setsockopt(socket.SOL_SOCKET, option, 1 << 22)
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, bytes(16))
+        if one.getsockopt(socket.SOL_SOCKET, option) != before:
+            raise OSError(errno.ENOBUFS, "it holds more")
+
+    with one, other:
+        assert confined(closed(), ask) is None
+
+
 def test_unknown_calls_do_not_exist() -> None:
     assert confined(closed(), lambda: syscalls.call(syscall_table.NEWEST_KNOWN + 1)) == errno.ENOSYS
     assert confined(closed(), call("clone3", None, 0)) == errno.ENOSYS

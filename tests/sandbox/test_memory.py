@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from host.sandbox import Limits, Sandbox, SandboxPolicy
-from host.sandbox.worker import syscalls, tree, unseen
+from host.sandbox.worker import proportions, syscalls, tree, unseen
 from tests.running import until
 
 LIMIT = 100 << 20
@@ -57,6 +57,22 @@ for _ in range(40):
 print("counted once", flush=True)
 """
 
+# workers that share their parent's memory, and then write into it
+WORKERS = f"""
+import os, time
+held = bytearray({LIMIT * 3 // 5})
+for _ in range(30):
+    if os.fork() == 0:
+        time.sleep(1)
+        %s
+        time.sleep(2)
+        os._exit(0)
+for _ in range(30):
+    os.wait()
+print("shared", flush=True)
+"""
+WRITES = "for at in range(0, len(held), 4096): held[at] = 1"
+
 # a process whose sandbox has no kcmp(2), as in a container with Docker's own filter
 WITHOUT_KCMP = """
 import sys, anyio
@@ -95,6 +111,14 @@ async def test_a_child_that_runs_in_its_parents_memory_takes_none(ws: Path, leve
     text = await outcome(ws, level, A_CHILD_IN_THE_SAME_MEMORY)
     assert "counted once" in text, text
     assert "exit code 0" in text
+
+
+@pytest.mark.parametrize(("does", "said"), [("pass", "shared"), (WRITES, "memory limit")])
+async def test_shared_pages_count_once_until_somebody_writes_into_them(
+    ws: Path, does: str, said: str
+) -> None:
+    text = await outcome(ws, 3, WORKERS % does)
+    assert said in text, text
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to install a filter")
@@ -148,9 +172,11 @@ def test_a_process_that_ended_while_pages_were_told_apart_has_none() -> None:
     with running(FILLS + WAIT) as process:
         seen = unseen.look(process.pid)
         assert seen is not None
-        assert tree._proportional(seen)[0] > LIMIT
+        part = proportions.ask(seen)
+        assert part is not None
+        assert part.private > LIMIT
         end_unreaped(process)
-        assert tree._proportional(seen) == (0, 0)
+        assert proportions.ask(seen) is None
 
 
 def test_children_that_come_and_go_are_not_taken_for_memory() -> None:
@@ -160,7 +186,7 @@ def test_children_that_come_and_go_are_not_taken_for_memory() -> None:
     with running(storm) as process:
         most, ends = 0, time.monotonic() + 2
         while time.monotonic() < ends:
-            used = tree.usage(os.getpid(), None, LIMIT, 512, unseen.Watch())
+            used = tree.Meter().usage(os.getpid(), None, LIMIT, 512)
             most = max(most, used.memory)
         assert process.poll() is None
     if syscalls.share_memory(os.getpid(), os.getpid()):

@@ -13,7 +13,7 @@ import select
 import time
 from typing import Any, Final
 
-from . import confine, namespaces, privileges, proc, syscalls, tree, unseen
+from . import confine, namespaces, privileges, proc, syscalls, tree
 from .command import Launcher
 from .config import Config
 from .frames import Channel, Closed, Frame
@@ -25,9 +25,11 @@ _CHUNK: Final = 64 << 10
 _TICK_S: Final = 0.01
 _SLOW_TICK_S: Final = 0.05
 _AGAIN_S: Final = 0.003
-# processes come and go while they are counted: one sum over the limit proves nothing
-_LOOKS: Final = 3
-_BLIND_LOOKS: Final = 12  # where a child between vfork and exec can't be told from one with as much memory
+# Processes come and go while they are counted, so one sum over the limit proves nothing. It takes three looks
+# in a row that are certain; ten where kcmp(2) is refused, as a child between vfork and exec then looks like one
+# with memory of its own; thirty that don't come to the end of many processes.
+_PROOF: Final = 30
+_CERTAIN, _BLIND, _UNFINISHED = 10, 3, 1
 _PAUSE_MS: Final = 3
 _FAST_PHASE_S: Final = 2.0
 _NOTIFICATIONS_PER_TURN: Final = 64
@@ -103,6 +105,7 @@ def _enter(config: Config, supervisor: int) -> bool:
         namespaces.settle(config.inner_uid, config.inner_gid)
         if not config.allow_network:
             namespaces.raise_loopback()
+            namespaces.bound_buffers()
         proc.take_along()
         return True  # the end of process 1, the launcher, is that of all in there
     privileges.adopt_orphans()
@@ -110,6 +113,12 @@ def _enter(config: Config, supervisor: int) -> bool:
     privileges.become(config.uid, config.gid)
     privileges.not_dumpable()
     return scoped
+
+
+def _weight(used: tree.Usage) -> int:
+    if not used.certain:
+        return _UNFINISHED
+    return _CERTAIN if syscalls.share_memory(os.getpid(), os.getpid()) else _BLIND
 
 
 class Run:
@@ -131,8 +140,8 @@ class Run:
         self._room = room
         self._launcher = launcher
         self._scoped = scoped
-        self._unseen = unseen.Watch()
-        self._over = 0  # looks in a row that found too much memory
+        self._meter = tree.Meter(own_network=config.namespaces and not config.allow_network)
+        self._over = 0  # how much proves that there is too much memory
         self._output = Output(config.output)
         self._ended: str | None = None
         self._gate: Gate | None = None
@@ -220,15 +229,15 @@ class Run:
         config, launcher = self._config, self._launcher
         tree.reap_orphans(launcher.pid)
         besides = launcher.pid if launcher.serves_on else None
-        used = tree.usage(os.getpid(), besides, config.memory, config.processes, self._unseen)
+        used = self._meter.usage(os.getpid(), besides, config.memory, config.processes)
         if used.tasks > config.processes:
             self._ended = "processes"
         elif used.memory <= config.memory:
             self._over = 0
-        elif self._over + 1 < (_LOOKS if syscalls.share_memory(os.getpid(), os.getpid()) else _BLIND_LOOKS):
-            self._over += 1
-            self._unseen = unseen.Watch()  # that nothing stays from this look
         else:
+            self._over += _weight(used)
+            self._meter.forget()
+        if self._over >= _PROOF:
             self._ended = "memory"
 
     def _read(self) -> None:

@@ -108,6 +108,7 @@ _S_IFMT, _S_IFCHR, _S_IFBLK = 0o170000, 0o020000, 0o060000
 _AF_UNIX, _AF_INET, _AF_INET6 = 1, 2, 10
 _IPPROTO_TCP, _IPPROTO_UDP = 6, 17
 _SOCK_STREAM, _SOCK_DGRAM, _SOCK_SEQPACKET, _SOCK_TYPE = 1, 2, 5, 0xF
+_SOL_SOCKET, _SO_SNDBUF, _SO_RCVBUF = 1, 7, 8
 _PRIO_PROCESS, _IOPRIO_WHO_PROCESS = 0, 1
 _PERSONALITY_QUERY: Final = 0xFFFFFFFF
 # ioctl_tty(2), ioctl_fs(2): put input into a terminal, use the console, set inode attributes
@@ -138,7 +139,8 @@ EXTENDED_ATTRIBUTES: Final = _calls(
     "setxattr lsetxattr fsetxattr removexattr lremovexattr fremovexattr setxattrat removexattrat file_setattr"
     " getxattr lgetxattr fgetxattr getxattrat listxattr llistxattr flistxattr listxattrat file_getattr"
 )
-UNACCOUNTED_MEMORY: Final = _calls("memfd_create memfd_secret")
+# pages that stay when nobody maps them: those of nameless files, and a huge page for a part of it in a pipe
+UNACCOUNTED_MEMORY: Final = _calls("memfd_create memfd_secret vmsplice")
 METADATA_BY_PATH: Final = _calls("chmod chown lchown fchmodat fchmodat2 fchownat utime utimes futimesat")
 NEW_PROCESSES: Final = _calls("execve execveat fork vfork clone clone3")
 
@@ -174,6 +176,9 @@ def _argument_rules() -> list[Rule]:
         Rule(("ioprio_set",), refuse(), (_is_not(0, _IOPRIO_WHO_PROCESS),)),
         Rule(("ioprio_set",), refuse(), (_is_not(1, 0),)),
         Rule(("personality",), refuse(), (_is_not(0, 0, _PERSONALITY_QUERY),)),
+        # Succeeds and changes nothing, as for who asks for more than there may be (socket(7)): what a socket
+        # may hold is what those who count take it for.
+        Rule(("setsockopt",), refuse(0), (_is(1, _SOL_SOCKET), _is(2, _SO_SNDBUF, _SO_RCVBUF))),
         Rule(("ioctl",), refuse(), (_is(1, _TIOCSTI, _TIOCLINUX),)),
         Rule(
             ("ioctl",),

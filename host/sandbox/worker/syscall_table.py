@@ -151,6 +151,7 @@ _NUMBERS: Final[dict[str, tuple[int | None, int | None]]] = {
     "sethostname": (170, 161),
     "setns": (308, 268),
     "setpriority": (141, 140),
+    "setsockopt": (54, 208),
     "settimeofday": (164, 170),
     "setxattr": (188, 5),
     "setxattrat": (463, 463),
@@ -178,6 +179,7 @@ _NUMBERS: Final[dict[str, tuple[int | None, int | None]]] = {
     "utimes": (235, None),
     "vfork": (58, None),
     "vhangup": (153, 58),
+    "vmsplice": (278, 75),
 }
 
 

@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass
 from typing import Final
 
-from . import proc, syscalls, unseen
+from . import proc, proportions, syscalls, unseen
 
 SWEEP_LIMIT_MS: Final = 5000  # a process in uninterruptible sleep may outlive it
 _RETRY_S: Final = 0.0005
@@ -20,10 +20,14 @@ _RETRY_S: Final = 0.0005
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What the processes below take: tasks (threads count) and bytes of memory."""
+    """What the processes below take: tasks (threads count) and bytes of memory.
+
+    ``certain``: it is above the limit even if all that was not looked at is left out.
+    """
 
     tasks: int
     memory: int
+    certain: bool = False
 
 
 def descendants(root: int, enough: int = 1 << 22) -> list[tuple[int, int, int]]:
@@ -76,26 +80,39 @@ def _read(path: str) -> bytes:
         return b""
 
 
-def usage(root: int, besides: int | None, memory_limit: int, task_limit: int, watch: unseen.Watch) -> Usage:
-    """Measure everything below ``root`` but ``besides``; shared pages are told apart only when the quick sum
-    is over the limit. ``watch`` is the command's own.
-    """
-    processes = [found for found in descendants(root, task_limit + 2) if found[0] != besides]
-    tasks = sum(threads for _, _, threads in processes)
-    if tasks > task_limit:
-        return Usage(tasks, 0)
-    sizes = {pid: found for pid, _, _ in processes if (found := unseen.look(pid)) is not None}
-    known = list(sizes.values())
-    private, shared = sum(p.resident - p.file for p in known), sum(p.file for p in known)
-    if private + shared > memory_limit:
-        lodgers = {pid for pid, parent, _ in processes if _lodges(pid, parent, sizes)}
-        known = [found for pid, found in sizes.items() if pid not in lodgers]
-        parts = [_proportional(process) for process in known]
-        private, shared = sum(part[0] for part in parts), sum(part[1] for part in parts)
-    if private + shared <= memory_limit:
-        areas, other = watch.look(known, memory_limit)
-        shared, private = max(shared, areas), private + other
-    return Usage(tasks, private + shared)
+class Meter:
+    """Measures what one command takes, again and again."""
+
+    def __init__(self, *, own_network: bool = False) -> None:
+        self._proportions = proportions.Proportions()
+        self._unseen = unseen.Watch(own_network=own_network)
+
+    def usage(self, root: int, besides: int | None, memory_limit: int, task_limit: int) -> Usage:
+        """Measure everything below ``root`` but ``besides``; shared pages are told apart only when the quick
+        sum is over the limit.
+        """
+        processes = [found for found in descendants(root, task_limit + 2) if found[0] != besides]
+        tasks = sum(threads for _, _, threads in processes)
+        if tasks > task_limit:
+            return Usage(tasks, 0)
+        sizes = {pid: found for pid, _, _ in processes if (found := unseen.look(pid)) is not None}
+        known = list(sizes.values())
+        private, shared = sum(p.resident - p.file for p in known), sum(p.file for p in known)
+        doubt = 0
+        if private + shared > memory_limit:
+            lodgers = {pid for pid, parent, _ in processes if _lodges(pid, parent, sizes)}
+            known = [found for pid, found in sizes.items() if pid not in lodgers]
+            parts = self._proportions.parts(known)
+            private, shared = parts.private, parts.shared
+            doubt = private + shared - parts.least
+        if private + shared <= memory_limit:
+            areas, other = self._unseen.look(known, memory_limit)
+            shared, private = max(shared, areas), private + other
+        return Usage(tasks, private + shared, certain=private + shared - doubt > memory_limit)
+
+    def forget(self) -> None:
+        """Have the next look be a fresh one."""
+        self._unseen.forget()
 
 
 def _lodges(pid: int, parent: int, sizes: dict[int, unseen.Process]) -> bool:
@@ -103,22 +120,6 @@ def _lodges(pid: int, parent: int, sizes: dict[int, unseen.Process]) -> bool:
     if pid not in sizes or parent not in sizes:
         return False
     return syscalls.share_memory(sizes[pid].pid, sizes[parent].pid)
-
-
-def _proportional(process: unseen.Process) -> tuple[int, int]:
-    """Anonymous and shared memory, each page divided by those who map it (proc_pid_smaps(5)).
-
-    Of a process that has ended since: nothing. Of one that hides it, being not dumpable: all it maps.
-    """
-    sizes = {b"Pss_Anon:": 0, b"Pss_Shmem:": 0}
-    for line in _read(proc.path(process.pid, "smaps_rollup")).splitlines():
-        name, *rest = line.split()
-        if name in sizes:
-            sizes[name] = int(rest[0]) << 10
-    if not any(sizes.values()):
-        now = unseen.look(process.pid)
-        return (now.resident - now.file, now.file) if now is not None else (0, 0)
-    return sizes[b"Pss_Anon:"], sizes[b"Pss_Shmem:"]
 
 
 def end_all(*, scoped: bool) -> bool:
