@@ -26,8 +26,8 @@ _TICK_S: Final = 0.01
 _SLOW_TICK_S: Final = 0.05
 _AGAIN_S: Final = 0.003
 # Processes come and go while they are counted, so one sum over the limit proves nothing. It takes three looks
-# in a row that are certain; ten where kcmp(2) is refused, as a child between vfork and exec then looks like one
-# with memory of its own; thirty that don't come to the end of many processes.
+# in a row that are certain; ten where kcmp(2) is refused, as a child between vfork and exec then looks like
+# one with memory of its own; thirty that don't come to the end of many processes.
 _PROOF: Final = 30
 _CERTAIN, _BLIND, _UNFINISHED = 10, 3, 1
 _PAUSE_MS: Final = 3
