@@ -1,7 +1,7 @@
 """The processes below a reaper: counting what they use, and ending them all."""
 
 # Descriptors and raw paths on purpose: pathlib can't work relative to a directory that is held open.
-# ruff: noqa: PTH116, PTH123, PTH208
+# ruff: noqa: PTH116, PTH208
 
 from __future__ import annotations
 
@@ -68,16 +68,9 @@ def _children(pid: int) -> tuple[list[int], int]:
     except OSError:
         return [], 0
     for thread in threads:
-        children.extend(int(child) for child in _read(proc.path(pid, "task", thread, "children")).split())
+        pids = unseen.read(proc.path(pid, "task", thread, "children")).split()
+        children.extend(int(child) for child in pids)
     return children, len(threads)
-
-
-def _read(path: str) -> bytes:
-    try:
-        with open(path, "rb", buffering=0) as file:
-            return file.read(1 << 16)
-    except OSError:
-        return b""
 
 
 class Meter:

@@ -21,7 +21,8 @@ from typing import Final
 from . import proc
 
 PAGE: Final = os.sysconf("SC_PAGE_SIZE")
-# what one descriptor may hold, about: net.core.wmem_max; a pipe beyond its user's quota (pipe(7))
+# what one descriptor may hold, about: net.core.wmem_default, as the filter lets nobody ask for more; a pipe
+# beyond its user's quota (pipe(7))
 SOCKET_BYTES: Final = 256 << 10
 PIPE_BYTES: Final = 8 << 10
 _PAUSE_S: Final = 0.1
@@ -30,12 +31,13 @@ _DESCRIPTOR_SHARE: Final = 1 << 20  # so many bytes of the limit allow one descr
 _TABLE_SHARE: Final = 8  # page tables are looked at when they could take this part of the limit
 _ENTRIES_PER_BYTE: Final = 512  # a page of address space needs eight bytes of page table
 _MAPPING_BYTES: Final = 256  # the kernel's record of one mapping, and its place in the tree of them
-_MANY_MAPPINGS: Final = 4096  # so many take a while to list, and are not listed again
+_MANY_MAPPINGS: Final = 4096  # so many may take a while to list
 _LISTING_S: Final = 0.05  # a process that is changing them lets nobody read on for seconds
 _DESCRIPTOR_BYTES: Final = 256  # an open file at its smallest
 # The machine's shared memory may grow by so many limits before it is taken for that of a command that could
 # have made it: others' may grow too, by all that they may take in the open.
 _GROWTH_SHARE: Final = 2
+_TCP_BYTES: Final = 6 << 20  # one way of a TCP socket, where the kernel doesn't say (tcp(7))
 # shared memory without a name: "/dev/zero (deleted)", proc_pid_maps(5)
 _SHARED: Final = re.compile(rb"^([0-9a-f]+)-([0-9a-f]+) ..[-x]s [0-9a-f]+ \S+ (\d+) +/dev/zero", re.M)
 
@@ -82,11 +84,12 @@ def _sizes(pid: int) -> Process | None:
 class Listing:
     """What proc_pid_maps(5) tells of a process: how many mappings it has, and the nameless shared ones.
 
-    ``areas``: their sizes in bytes, by inode. ``hidden``: it tells nothing, being not dumpable.
+    ``areas``: their sizes in bytes, by inode. ``asked``: when. ``hidden``: it tells nothing.
     """
 
     count: int
     areas: dict[bytes, int]
+    asked: float
     hidden: bool = False
 
 
@@ -132,7 +135,7 @@ class Watch:
             return 0, 0
         # Who may be held for others' growth is looked at to the end, which takes long for culprits only.
         until = float("inf") if suspect else time.monotonic() + _LISTING_S
-        listings = self._list(processes, limit, until, again=suspect)
+        listings = self._list(processes, limit, until)
         areas: dict[bytes, int] = {}
         for listing in listings:
             for inode, size in listing.areas.items():
@@ -142,16 +145,14 @@ class Watch:
             shared = max(shared, growth)
         return shared, sum(listing.count for listing in listings) * _MAPPING_BYTES
 
-    def _list(self, processes: list[Process], limit: int, until: float, *, again: bool) -> list[Listing]:
-        """List the mappings of processes, ``again`` of all; who has to wait comes at the next look."""
-        listed: dict[int, Listing] = {}
-        for process in sorted(processes, key=lambda each: each.pid in self._listed):
-            known = self._listed.get(process.pid)
-            holds = known is not None and _MANY_MAPPINGS <= known.count <= process.size // PAGE
-            if (again or not holds) and (not listed or time.monotonic() < until):
-                known = listing(process, limit, until)
-            if known is not None:
-                listed[process.pid] = known
+    def _list(self, processes: list[Process], limit: int, until: float) -> list[Listing]:
+        """List the mappings of processes, as many as time allows; of the others the last listing holds."""
+        last = {each.pid: self._listed[each.pid] for each in processes if each.pid in self._listed}
+        listed = dict(last)
+        for process in sorted(processes, key=lambda each: last[each.pid].asked if each.pid in last else 0.0):
+            listed[process.pid] = listing(process, limit, until)
+            if time.monotonic() > until:
+                break
         self._listed = listed
         return list(listed.values())
 
@@ -176,13 +177,14 @@ class Watch:
             self._tcp_before = held
         if found[1] == b"0" or held <= self._tcp_before:
             return 0
-        each = sum(int(read(proc.path("sys/net/ipv4", name)).split()[2]) for name in ("tcp_rmem", "tcp_wmem"))
+        bounds = [read(proc.path("sys/net/ipv4", name)).split() for name in ("tcp_rmem", "tcp_wmem")]
+        each = sum(int(bound[-1]) if bound else _TCP_BYTES for bound in bounds)
         return min(int(found[1]) * each, held - self._tcp_before)
 
 
 def listing(process: Process, limit: int, until: float) -> Listing:
     """List a process's mappings; from ``until`` (by the monotonic clock) on suppose the most it may have."""
-    count, areas = 0, dict[bytes, int]()
+    count, areas, now = 0, dict[bytes, int](), time.monotonic()
     with contextlib.suppress(OSError), open(proc.path(process.pid, "maps"), "rb", buffering=0) as maps:
         while lines := maps.read(1 << 16):
             count += lines.count(b"\n")
@@ -193,14 +195,14 @@ def listing(process: Process, limit: int, until: float) -> Listing:
                 break
         else:
             if count:
-                return Listing(count, areas)
+                return Listing(count, areas, now)
     if 0 < count < _MANY_MAPPINGS or look(process.pid) is None:
-        return Listing(count, areas)
+        return Listing(count, areas, now)
     hidden, open_to_all = count == 0, process.size - process.private
     if hidden and open_to_all > limit:
         areas[b"%d" % process.pid] = open_to_all
     most = int(read(proc.path("sys/vm/max_map_count")) or 1 << 20)
-    return Listing(min(process.size // PAGE, most), areas, hidden)
+    return Listing(min(process.size // PAGE, most), areas, now, hidden)
 
 
 def page_tables(processes: list[Process], limit: int) -> int:
