@@ -29,8 +29,8 @@ REPLY: Final = directive(deltas=["Hello ", "there, ", "this is ", "an answer."])
 HEADERS: Final = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
 ROUNDS: Final = 150
 SETTLED_S: Final = 4.0
-STARTS: Final = 9
 """After a start, what loads behind it (the SDK) is there."""
+STARTS: Final = 9
 LOAD_TURNS: Final = 400
 MIB: Final = 1024 * 1024
 

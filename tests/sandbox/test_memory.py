@@ -32,27 +32,27 @@ ctypes.CDLL(None).syscall({60 if syscalls.MACHINE == "x86_64" else 93}, 0)
 """
 
 # CLONE_VM without CLONE_VFORK: as between vfork and exec, for as long as one wants to look
-A_CHILD_IN_THE_SAME_MEMORY = f"""
-import ctypes, signal, time
+IN_THE_SAME_MEMORY = f"""
+import ctypes, os, signal, time
 held, stack = bytearray({LIMIT * 3 // 5}), ctypes.create_string_buffer(1 << 16)
 libc = ctypes.CDLL(None)
 top = ctypes.c_void_p(ctypes.addressof(stack) + len(stack) - 4096 & ~15)
-child = libc.clone(libc.sleep, top, 0x100 | signal.SIGCHLD, ctypes.c_void_p(1))
-assert child > 0
+def child(does, number):
+    pid = libc.clone(does, top, 0x100 | signal.SIGCHLD, ctypes.c_void_p(number))
+    assert pid > 0
+    return pid
+"""
+A_CHILD_IN_THE_SAME_MEMORY = f"""{IN_THE_SAME_MEMORY}
+child(libc.sleep, 1)
 print("started", flush=True)
 time.sleep(0.8)
 print("counted once", flush=True)
 """
 
-
 # the same for a moment only, again and again: what a program that starts many others looks like
-CHILDREN_FOR_A_MOMENT = f"""
-import ctypes, os, signal, time
-held, stack = bytearray({LIMIT * 3 // 5}), ctypes.create_string_buffer(1 << 16)
-libc = ctypes.CDLL(None)
-top = ctypes.c_void_p(ctypes.addressof(stack) + len(stack) - 4096 & ~15)
+CHILDREN_FOR_A_MOMENT = f"""{IN_THE_SAME_MEMORY}
 for _ in range(40):
-    os.waitpid(libc.clone(libc.usleep, top, 0x100 | signal.SIGCHLD, ctypes.c_void_p(10_000)), 0)
+    os.waitpid(child(libc.usleep, 10_000), 0)
     time.sleep(0.005)
 print("counted once", flush=True)
 """
@@ -90,8 +90,8 @@ anyio.run(main)
 """
 
 
-async def outcome(ws: Path, level: int, script: str, memory: int = LIMIT) -> str:
-    policy = SandboxPolicy(workspace=ws, limits=Limits(memory=memory), max_level=level)
+async def outcome(ws: Path, level: int, script: str) -> str:
+    policy = SandboxPolicy(workspace=ws, limits=Limits(memory=LIMIT), max_level=level)
     async with Sandbox(policy) as sandbox:
         arguments = {"command": "exec python3 -", "stdin": script}
         return (await sandbox.toolset("c").call("exec", arguments)).text

@@ -47,13 +47,11 @@ class Proportions:
         known = {each.pid: self._known[each.pid] for each in processes if each.pid in self._known}
         ended = set()
         until = time.monotonic() + _ASKING_S
-        for process in sorted(processes, key=lambda each: _rank(each, known.get(each.pid))):
+        for process in unseen.in_turn(processes, lambda each: _rank(each, known.get(each.pid)), until):
             if (part := ask(process)) is None:
                 ended.add(process.pid)
             else:
                 known[process.pid] = part
-            if time.monotonic() > until:
-                break
         self._known = {pid: part for pid, part in known.items() if pid not in ended}
         private = shared = least = 0
         for process in processes:

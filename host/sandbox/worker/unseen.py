@@ -15,8 +15,9 @@ import contextlib
 import os
 import re
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from . import proc
 
@@ -78,6 +79,14 @@ def _sizes(pid: int) -> Process | None:
     if size == b"0":  # its memory is gone
         return None
     return Process(pid, int(size) * PAGE, int(resident) * PAGE, int(file) * PAGE, int(private) * PAGE)
+
+
+def in_turn(processes: list[Process], rank: Callable[[Process], Any], until: float) -> Iterator[Process]:
+    """Yield processes by their rank, at least one, as long as it isn't ``until`` (by the monotonic clock)."""
+    for process in sorted(processes, key=rank):
+        yield process
+        if time.monotonic() > until:
+            return
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,13 +157,12 @@ class Watch:
     def _list(self, processes: list[Process], limit: int, until: float) -> list[Listing]:
         """List the mappings of processes, as many as time allows; of the others the last listing holds."""
         last = {each.pid: self._listed[each.pid] for each in processes if each.pid in self._listed}
-        listed = dict(last)
-        for process in sorted(processes, key=lambda each: last[each.pid].asked if each.pid in last else 0.0):
-            listed[process.pid] = listing(process, limit, until)
-            if time.monotonic() > until:
-                break
-        self._listed = listed
-        return list(listed.values())
+        self._listed = dict(last)
+        for process in in_turn(
+            processes, lambda each: last[each.pid].asked if each.pid in last else 0.0, until
+        ):
+            self._listed[process.pid] = listing(process, limit, until)
+        return list(self._listed.values())
 
     def _growth(self) -> int:
         """Return by how many bytes the machine's shared memory has grown since the first look."""
