@@ -81,7 +81,7 @@ sbom: setup
 	  --output-reproducible --of JSON -o dist/sbom.cdx.json 2>/dev/null
 	@echo dist/sbom.cdx.json
 
-# Known faults of what is locked; asks pypi.org.
+# Known faults of what is locked; asks the package index.
 audit: setup
 	$(VENV)/bin/pip-audit --requirement requirements/runtime.lock --disable-pip --progress-spinner off
 

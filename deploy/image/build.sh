@@ -3,9 +3,9 @@
 #
 #   deploy/image/build.sh DIRECTORY     (as root, on Debian with buildah and debootstrap)
 #
-# The base is a Debian that debootstrap makes; buildah builds on it with chroot isolation. Everything lands in
-# DIRECTORY (storage of the images localhost/base and localhost/picoclaw). How pip reaches its index is taken
-# from this machine's pip, mounted for the build, and not kept.
+# The base is a Debian that debootstrap makes, from its own default mirror or from DEBIAN_MIRROR; buildah builds on it
+# with chroot isolation. Everything lands in DIRECTORY (storage of the images localhost/base and localhost/picoclaw).
+# How pip reaches its index is taken from this machine's pip, mounted for the build, and not kept.
 set -euo pipefail
 
 target=$(realpath -m "${1:?a directory to build in}")
@@ -17,7 +17,7 @@ buildah() { command buildah --root "$target/storage" --runroot "$target/run" "$@
 container=$(buildah from scratch)
 root=$(buildah mount "$container")
 debootstrap --variant=minbase --include=ca-certificates,python3,python3-venv bookworm "$root" \
-  "${DEBIAN_MIRROR:-http://deb.debian.org/debian}" >"$target/debootstrap.log" 2>&1 ||
+  ${DEBIAN_MIRROR:+"$DEBIAN_MIRROR"} >"$target/debootstrap.log" 2>&1 ||
   { tail -n 20 "$target/debootstrap.log" >&2; exit 1; }
 rm -rf "$root"/var/cache/apt/* "$root"/var/lib/apt/lists/* "$root"/var/log/*
 buildah commit --quiet --rm "$container" localhost/base >/dev/null
