@@ -90,6 +90,7 @@ WORKDIR /data
 VOLUME ["/data/memory", "/data/store"]
 EXPOSE 9000
 STOPSIGNAL SIGTERM
-HEALTHCHECK --interval=30s --timeout=5s --start-period=10s --retries=3 \
+# The start copies the store to the local disk: until it first answers, it may take an hour.
+HEALTHCHECK --interval=30s --timeout=5s --start-period=3600s --retries=3 \
   CMD ["/opt/picoclaw/bin/python", "-IS", "/opt/picoclaw/share/healthcheck.py"]
 CMD ["picoclaw", "supervise"]

@@ -159,7 +159,10 @@ async def _live(base: Base, app: App, server: _Server, stopping: anyio.Event) ->
 
 
 async def _on_signals(stop: Callable[[str], None]) -> None:
-    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+    numbers = [signal.SIGTERM, signal.SIGINT]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup(1)
+        numbers.append(signal.SIGHUP)
+    with anyio.open_signal_receiver(*numbers) as signals:
         async for number in signals:
             stop(signal.Signals(number).name)
 

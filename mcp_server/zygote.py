@@ -67,9 +67,9 @@ class Zygote:
     def _take_signals(self) -> None:
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
-        # The host decides when it ends, after its runs: a signal to all of a service's processes, or an
-        # interrupt from the terminal, must not end the tools of a run that is being finished.
-        for number in (signal.SIGINT, signal.SIGTERM):
+        # The host decides when it ends, after its runs: a signal to all of a service's processes, or one
+        # from the terminal, must not end the tools of a run that is being finished.
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
 
     def _warm_up(self) -> None:

@@ -33,7 +33,7 @@ def dev() -> int:
             f"stop that one or choose another port: PORT={settings.port + 1} make run\n"
         )
         return NO_PORT
-    url = local_url(settings)
+    url = local_url(settings.host, settings.port)
     address = settings.home / DEV_FILE
     write_address(address, url, token)
     ended = threading.Event()

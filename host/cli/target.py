@@ -6,12 +6,9 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from shared import jsons
-
-if TYPE_CHECKING:
-    from shared.settings import Settings
 
 DEV_FILE: Final = "dev.json"
 DEV_HOME: Final = ".run"
@@ -39,13 +36,14 @@ def find_target(url: str | None, token: str | None, environ: Mapping[str, str]) 
         found = find(environ)
         if found is not None and said in ("", found.url):
             return Target(found.url, given or found.token)
-    return Target(said or "http://127.0.0.1:9000", given)
+    # Settings that this process can't use (a passphrase that was typed, say) may be the host's all the same.
+    return Target(said or local_url(environ.get("HOST") or "127.0.0.1", environ.get("PORT") or 9000), given)
 
 
-def local_url(settings: Settings) -> str:
+def local_url(host: str, port: int | str) -> str:
     """Return the URL at which a host on this machine is reached."""
-    host = EVERYWHERE.get(settings.host, settings.host)
-    return f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}"
+    host = EVERYWHERE.get(host, host)
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def _configured(environ: Mapping[str, str]) -> Target | None:
@@ -57,7 +55,7 @@ def _configured(environ: Mapping[str, str]) -> Target | None:
     except SettingsError:
         return None
     token = settings.api_token.get_secret_value() if settings.api_token else None
-    return Target(local_url(settings), token)
+    return Target(local_url(settings.host, settings.port), token)
 
 
 def _written_down(environ: Mapping[str, str]) -> Target | None:

@@ -222,7 +222,7 @@ async def test_the_process_ends_with_its_host_and_not_by_the_signals_of_a_termin
     await ask(model, request())
     assert process.pid is not None
     running = psutil.Process(process.pid)
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         running.send_signal(number)
     await ask(model, request())
     assert process.pid == running.pid

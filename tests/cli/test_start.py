@@ -68,6 +68,13 @@ def test_the_written_address_is_the_user_s_alone_and_found(tmp_path: Path) -> No
     assert "t0ken" not in repr(target)
 
 
+def test_a_host_whose_settings_cannot_be_used_here_is_looked_for_at_its_own_port(tmp_path: Path) -> None:
+    """A tick beside a host whose passphrase was typed at its terminal, for one."""
+    environ = {"PICOCLAW_HOME": str(tmp_path), "API_TOKEN": "enc://AAAA", "PORT": "9107", "HOST": "::"}
+    assert find_target(None, None, environ).url == "http://[::1]:9107"
+    assert find_target(None, None, environ | {"HOST": "", "PORT": ""}).url == "http://127.0.0.1:9000"
+
+
 def test_a_written_token_goes_to_no_other_host(tmp_path: Path) -> None:
     write_address(tmp_path / "dev.json", "http://127.0.0.1:9123", "t0ken")
     environ = {"PICOCLAW_HOME": str(tmp_path)}

@@ -28,6 +28,7 @@ SANDBOX_CALLS = {
     "landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self",
     "seccomp", "prctl", "openat2", "clone", "prlimit64", "setresuid", "pidfd_open",
 }  # fmt: skip
+RESTORE_S = 3600
 OURS = {"STOP_WAIT_SECONDS", "TICK", "TICK_SECONDS", "HOME", "PATH"}
 
 
@@ -101,6 +102,19 @@ def test_every_platform_waits_longer_than_the_host_needs_to_stop() -> None:
     assert wait < pods()[0]["terminationGracePeriodSeconds"]
     unit = (DEPLOY / "systemd/picoclaw.service").read_text()
     assert wait < int(re.findall(r"^TimeoutStopSec=(\d+)", unit, re.MULTILINE)[0])
+
+
+def test_every_platform_starts_the_host_after_a_reboot_and_waits_while_a_store_is_restored() -> None:
+    assert COMPOSE["services"]["host"]["restart"] == "unless-stopped"
+    unit = (DEPLOY / "systemd/picoclaw.service").read_text()
+    assert {"Type=exec", "Restart=on-failure", "WantedBy=multi-user.target"} <= set(unit.splitlines())
+    probe = pods()[0]["containers"][0]["startupProbe"]
+    assert probe["periodSeconds"] * probe["failureThreshold"] >= RESTORE_S
+    (start_period,) = re.findall(r"--start-period=(\d+)s", DOCKERFILE)
+    assert int(start_period) >= RESTORE_S
+    template = yaml.load((DEPLOY / "lambda/template.yaml").read_text(), _Tagged)
+    variables = template["Resources"]["Host"]["Properties"]["Environment"]["Variables"]
+    assert variables["AWS_LWA_ASYNC_INIT"] == "true"
 
 
 class _Tagged(yaml.SafeLoader):

@@ -235,7 +235,8 @@ def test_the_same_key_retries_a_run_that_had_no_effect_without_storing_the_messa
         assert [entry["role"] for entry in listed] == ["user", "assistant"]
 
 
-def test_sigterm_lets_a_run_finish_within_its_grace(make_host: MakeHost) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
+def test_a_signal_lets_a_run_finish_within_its_grace(make_host: MakeHost, number: signal.Signals) -> None:
     host = make_host(settings={"STOP_GRACE_MS": "20000"}).start()
     results: list[dict[str, Any]] = []
 
@@ -247,7 +248,9 @@ def test_sigterm_lets_a_run_finish_within_its_grace(make_host: MakeHost) -> None
     thread.start()
     until(lambda: "in time" in str(host_requests(host)))
     assert host.process is not None
-    host.process.send_signal(signal.SIGTERM)
+    # A terminal that goes away tells all of its processes.
+    for process in host.tree()[:: 1 if number == signal.SIGHUP else 1000]:
+        process.send_signal(number)
     with host.client() as client:
         until(lambda: client.get("/ready").status_code == 503)
         refused = client.post("/chat", json={"message": "too late"})
@@ -257,6 +260,17 @@ def test_sigterm_lets_a_run_finish_within_its_grace(make_host: MakeHost) -> None
     thread.join(60)
     assert host.process.wait(60) == 0
     assert results[0]["result"] == "in time"
+
+
+def test_under_nohup_a_terminal_that_goes_away_changes_nothing(make_host: MakeHost) -> None:
+    host = make_host()
+    host.command = ("nohup", *host.command)
+    host.start()
+    assert host.process is not None
+    host.process.send_signal(signal.SIGHUP)
+    with host.client() as client:
+        assert chat(client, "still here")["result"] == "echo: still here"
+        assert client.get("/ready").status_code == 200
 
 
 def test_sigterm_stops_a_run_that_outlives_its_grace_and_tells_the_client(make_host: MakeHost) -> None:

@@ -126,7 +126,7 @@ async def test_a_signal_to_all_processes_leaves_the_tools_to_the_runs_being_fini
     tools = servers.toolset("conv-a", is_main=False)
     await tools.open()
     first = servers.zygote_pid
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         for process in (*zygote_of(servers).children(), zygote_of(servers)):
             process.send_signal(number)
     assert not (await tools.call(SEND, {"text": "still here"})).is_error

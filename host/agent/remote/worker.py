@@ -129,7 +129,7 @@ def main() -> None:
     """Run on the socket that is descriptor ``argv[1]``."""
     hide_memory()
     # The host decides when this ends, after its runs: see mcp_server/zygote.py.
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     logging.basicConfig(level=logging.ERROR)
     gc.freeze()  # what was imported stays
