@@ -138,7 +138,7 @@ async def test_a_wish_is_granted_through_its_tool_and_the_answer_quotes_the_resu
     assert "the tool's own words" in answer
 
 
-async def test_independent_wishes_are_called_side_by_side(model: AnthropicModel) -> None:
+async def test_wishes_that_change_nothing_are_called_side_by_side(model: AnthropicModel) -> None:
     talk = Conversation(model, always("ok"))
     await talk.say("send a message started, and list files and read a.txt")
 
@@ -214,7 +214,7 @@ async def test_without_notes_it_still_says_what_it_was_told(model: AnthropicMode
     answer = await talk.say("what do you remember?")
 
     assert "`hello there`" in answer
-    assert "I could not read MEMORY.md" in answer
+    assert "I could not read `MEMORY.md`" in answer
 
 
 async def test_words_without_a_wish_get_an_honest_answer_with_what_it_can_do(model: AnthropicModel) -> None:

@@ -9,61 +9,82 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from host.agent.offline.sentences import parse
 from host.agent.offline.when import When
-from host.agent.offline.wishes import (
-    Append,
-    CancelTask,
-    ListFiles,
-    ListTasks,
-    Read,
-    Recall,
-    Remember,
-    Run,
-    Schedule,
-    Send,
-    Unclear,
-    Wish,
-    Write,
-    conflict,
-)
+from host.agent.offline.wishes import Wish, parse
 
 NOW = datetime(2026, 1, 31, 9, 30, tzinfo=UTC)  # a Saturday
+Call = tuple[str, dict[str, object]]
+
+
+def called(steps: tuple[tuple[Wish, ...], ...]) -> list[list[Call | str]]:
+    """The tool and the input of each wish, or why it is unclear."""
+    return [[(one.tool, one.input) if not one.unclear else one.unclear for one in step] for step in steps]
+
+
+def remember(text: str) -> Call:
+    return "append_file", {"path": "MEMORY.md", "content": f"- {text}\n"}
+
+
+def run(command: str) -> Call:
+    return "exec", {"command": command}
+
+
+def write(content: str, path: str, **more: bool) -> Call:
+    return "write_file", {"path": path, "content": content, **more}
+
+
+def read(path: str) -> Call:
+    return "read_file", {"path": path}
+
+
+def files(path: str = ".") -> Call:
+    return "list_dir", {"path": path}
+
+
+def send(text: str) -> Call:
+    return "mcp__picoclaw__send_message", {"text": text}
+
+
+def schedule(prompt: str, when: When) -> Call:
+    task = {"prompt": prompt, "schedule_type": when.kind, "schedule_value": when.value}
+    return "mcp__picoclaw__schedule_task", {**task, **({"timezone": when.timezone} if when.timezone else {})}
+
+
+TASKS: Call = ("mcp__picoclaw__list_tasks", {})
 
 
 @pytest.mark.parametrize(
     ("words", "wish"),
     [
-        ("remember that I like tea and cake", Remember("I like tea and cake")),
-        ("Don't forget: the door code is 12", Remember("the door code is 12")),
-        ("run ls -l", Run("ls -l")),
-        ("execute `echo a and then echo b`", Run("echo a and then echo b")),
-        ("Could you please run the command `date`", Run("date")),
-        ("run if true; then cat a.txt; fi", Run("if true; then cat a.txt; fi")),
-        ("write hi to a.txt", Write("hi\n", "a.txt")),
-        ("write \"a b\" to 'x y.txt'", Write("a b", "x y.txt")),
-        ("write a letter to mum to the file letters/mum.txt.", Write("a letter to mum\n", "letters/mum.txt")),
-        ("create a.txt with hello world", Write("hello world\n", "a.txt")),
-        ("overwrite a.txt with `x`", Write("x", "a.txt", overwrite=True)),
-        ("append milk to list.txt", Append("milk\n", "list.txt")),
-        ("read a.txt", Read("a.txt")),
-        ("show me the file src/b.py", Read("src/b.py")),
-        ("list files", ListFiles(".")),
-        ("show my files in src", ListFiles("src")),
-        ("ls", ListFiles(".")),
-        ("tasks", ListTasks()),
-        ("list all my scheduled tasks", ListTasks()),
-        ("cancel task task-12.", CancelTask("task-12")),
-        ("send a message hello there", Send("hello there")),
-        ("send me a message saying 'half way'", Send("half way")),
-        ("tell me hi while you work", Send("hi")),
-        ("remind me to stand up", Send("Reminder: stand up")),
-        ("What did I say?", Recall(notes=False)),
-        ("what do you remember about me", Recall(notes=True)),
+        ("remember that I like tea and cake", remember("I like tea and cake")),
+        ("Don't forget: the door code is 12", remember("the door code is 12")),
+        ("run ls -l", run("ls -l")),
+        ("execute `echo a and then echo b`", run("echo a and then echo b")),
+        ("Could you please run the command `date`", run("date")),
+        ("run if true; then cat a.txt; fi", run("if true; then cat a.txt; fi")),
+        ("write hi to a.txt", write("hi\n", "a.txt")),
+        ("write \"a b\" to 'x y.txt'", write("a b", "x y.txt")),
+        ("write a letter to mum to the file letters/mum.txt.", write("a letter to mum\n", "letters/mum.txt")),
+        ("create a.txt with hello world", write("hello world\n", "a.txt")),
+        ("overwrite a.txt with `x`", write("x", "a.txt", overwrite=True)),
+        ("append milk to list.txt", ("append_file", {"path": "list.txt", "content": "milk\n"})),
+        ("read a.txt", read("a.txt")),
+        ("show me the file src/b.py", read("src/b.py")),
+        ("list files", files()),
+        ("show my files in src", files("src")),
+        ("ls", files()),
+        ("tasks", TASKS),
+        ("list all my scheduled tasks", TASKS),
+        ("cancel task task-12.", ("mcp__picoclaw__cancel_task", {"task_id": "task-12"})),
+        ("send a message hello there", send("hello there")),
+        ("send me a message saying 'half way'", send("half way")),
+        ("remind me to stand up", send("Reminder: stand up")),
+        ("What did I say?", ("", {})),
+        ("what do you remember about me", read("MEMORY.md")),
     ],
 )
-def test_plain_words_make_one_wish(words: str, wish: Wish) -> None:
-    assert parse(words, NOW) == ((wish,),)
+def test_plain_words_make_one_wish(words: str, wish: Call) -> None:
+    assert called(parse(words, NOW)) == [[wish]]
 
 
 @pytest.mark.parametrize(
@@ -94,7 +115,7 @@ def test_plain_words_make_one_wish(words: str, wish: Wish) -> None:
     ],
 )
 def test_words_about_time_make_a_schedule(words: str, prompt: str, when: When) -> None:
-    assert parse(words, NOW) == ((Schedule(prompt, when),),)
+    assert called(parse(words, NOW)) == [[schedule(prompt, when)]]
 
 
 @pytest.mark.parametrize(
@@ -105,7 +126,7 @@ def test_words_without_a_wish_make_none(words: str) -> None:
 
 
 def test_a_statement_about_time_is_noted_and_not_scheduled() -> None:
-    assert parse("remember that I swim every monday", NOW) == ((Remember("I swim every monday"),),)
+    assert called(parse("remember that I swim every monday", NOW)) == [[remember("I swim every monday")]]
 
 
 @pytest.mark.parametrize(
@@ -120,50 +141,50 @@ def test_a_statement_about_time_is_noted_and_not_scheduled() -> None:
 )
 def test_a_time_that_says_too_little_is_named_and_not_guessed(words: str) -> None:
     (((wish,)),) = parse(words, NOW)
-    assert isinstance(wish, Unclear)
+    assert wish.unclear
+    assert not wish.tool
 
 
 @pytest.mark.parametrize("words", ["in 10 minutes run date", "tomorrow at 9 run date", "at 9 run date"])
 def test_without_the_time_of_the_message_nothing_is_counted_from_now(words: str) -> None:
     (((wish,)),) = parse(words)
-    assert isinstance(wish, Unclear)
+    assert "not told what time" in wish.unclear
+    assert not wish.tool
 
 
 @pytest.mark.parametrize(
     ("words", "steps"),
     [
-        ("read a.txt and list files", ((Read("a.txt"), ListFiles()),)),
-        ("send a message hi, and run ls", ((Send("hi"), Run("ls")),)),
-        ("write hi to a.txt and write yo to b.txt", ((Write("hi\n", "a.txt"), Write("yo\n", "b.txt")),)),
-        ("write hi to a.txt and run cat a.txt", ((Write("hi\n", "a.txt"),), (Run("cat a.txt"),))),
-        ("write hi to a.txt and read a.txt", ((Write("hi\n", "a.txt"),), (Read("a.txt"),))),
-        ("read a.txt and then list files", ((Read("a.txt"),), (ListFiles(),))),
-        (
-            "run ls, then read x.txt, and then echo done",
-            ((Run("ls"),), (Read("x.txt"),), (Run("echo done"),)),
-        ),
-        ("run `a`; run b", ((Run("a"),), (Run("b"),))),
-        ("remember I am Bob\nlist tasks", ((Remember("I am Bob"), ListTasks()),)),
+        ("read a.txt and list files", [[read("a.txt"), files()]]),
+        ("send a message hi, and list tasks", [[send("hi"), TASKS]]),
+        ("send a message hi, and run ls", [[send("hi")], [run("ls")]]),
+        ("write hi to a.txt and run cat a.txt", [[write("hi\n", "a.txt")], [run("cat a.txt")]]),
+        ("write hi to a.txt and read a.txt", [[write("hi\n", "a.txt")], [read("a.txt")]]),
+        ("read a.txt and then list files", [[read("a.txt")], [files()]]),
+        ("run ls, then read x.txt, and then echo done", [[run("ls")], [read("x.txt")], [run("echo done")]]),
+        ("run `a`; run b", [[run("a")], [run("b")]]),
+        ("remember I am Bob\nlist tasks", [[remember("I am Bob")], [TASKS]]),
         (
             "every day at 9 run date and then read a.txt; list tasks",
-            ((Schedule("run date and then read a.txt", When("cron", "0 9 * * *")),), (ListTasks(),)),
+            [[schedule("run date and then read a.txt", When("cron", "0 9 * * *"))], [TASKS]],
         ),
     ],
 )
-def test_joined_wishes_go_side_by_side_unless_one_needs_the_other(
-    words: str, steps: tuple[tuple[Wish, ...], ...]
+def test_joined_wishes_go_side_by_side_unless_one_changes_something(
+    words: str, steps: list[list[Call | str]]
 ) -> None:
-    assert parse(words, NOW) == steps
+    assert called(parse(words, NOW)) == steps
 
 
 def test_words_around_a_wish_are_named_as_not_understood() -> None:
-    assert parse("good morning! run ls") == (
-        (Unclear("good morning", "I did not understand this part."), Run("ls")),
-    )
+    assert called(parse("good morning! run ls")) == [
+        ["I did not understand this part. (`good morning`)"],
+        [run("ls")],
+    ]
 
 
 _FRAGMENTS = """\
-run |write |to a.txt|read |remember |list tasks|send a message |tell me |while you work|please |remind me |\
+run |write |to a.txt|read |remember |list tasks|send a message |tell me |please |remind me |\
 every |day |at 9| 99:99|pm |in 10 minutes |tomorrow | and | then |; |. |`|"|'|``` |🍵|\0| |.|
 """
 _fragments = st.sampled_from(_FRAGMENTS.split("|"))
@@ -173,13 +194,12 @@ _fragments = st.sampled_from(_FRAGMENTS.split("|"))
     st.text() | st.lists(_fragments, max_size=30).map("".join),
     st.none() | st.datetimes(timezones=st.just(UTC)),
 )
-def test_no_words_raise_and_wishes_of_one_step_never_need_each_other(
+def test_no_words_raise_and_what_changes_something_is_a_step_of_its_own(
     words: str, now: datetime | None
 ) -> None:
     for step in parse(words, now):
         assert step
-        for at, wish in enumerate(step):
-            assert not any(conflict(wish, other) for other in step[:at])
+        assert len(step) == 1 or all(wish.only_reads for wish in step)
 
 
 @pytest.mark.parametrize(

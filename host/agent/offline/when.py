@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final, Literal
-
-Kind = Literal["cron", "interval", "once"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,150 +15,101 @@ class When:
     ``value`` is five cron fields, whole milliseconds, or local time without a zone.
     """
 
-    kind: Kind
+    kind: Literal["cron", "interval", "once"]
     value: str
     timezone: str | None = None
 
 
-class NoClock(Exception):
-    """The words count from now, and now is not known."""
+class Unclear(Exception):
+    """The words sound like a time but say too little; the text is the sentence for the person."""
 
 
 _SECONDS: Final = {"second": 1, "minute": 60, "hour": 3600, "day": 86400, "week": 604800}
-_DAYS: Final = {
-    "monday": "MON",
-    "tuesday": "TUE",
-    "wednesday": "WED",
-    "thursday": "THU",
-    "friday": "FRI",
-    "saturday": "SAT",
-    "sunday": "SUN",
+_WEEKDAYS: Final = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
+_DAYS: Final = {day: day[:3].upper() for day in _WEEKDAYS} | {
     "weekday": "MON-FRI",
     "weekend": "SAT,SUN",
     "morning": "*",
     "day": "*",
 }
-_MORNING: Final = (9, 0)
-_MAX_AHEAD: Final = timedelta(days=3660)
+_MAX_AHEAD_S: Final = 3660 * 86400
 
-_UNIT: Final = r"(?P<unit>second|minute|hour|day|week)s?\b"
-_CLOCK: Final = r"(?P<hour>\d{1,2})(?::(?P<minute>\d{2}))?(?:\s?(?P<half>am|pm)\b|\s?o'clock\b)?(?!\w|:\d)"
-_AT: Final = rf"(?:at\s+)?(?:{_CLOCK}|(?P<noon>noon)\b|(?P<midnight>midnight)\b)"
-_FORMS: Final = (
-    (rf"(?:every|each)\s+(?P<day>{'|'.join(_DAYS)})s?\b(?:\s+{_AT})?", "weekly"),
-    (rf"daily\b(?:\s+{_AT})?", "weekly"),
-    (rf"(?:every|each)\s+(?:(?P<count>\d{{1,9}})\s+)?{_UNIT}", "interval"),
-    (rf"in\s+(?P<count>\d{{1,9}}|an?|half\s+an)\s+{_UNIT}", "ahead"),
-    (rf"tomorrow\b(?:\s+{_AT})?", "tomorrow"),
-    (
-        rf"at\s+(?:{_CLOCK}|(?P<noon>noon)\b|(?P<midnight>midnight)\b)(?:\s+(?P<tomorrow>tomorrow)\b|\s+today\b)?",
-        "at",
-    ),
+_CLOCK: Final = (
+    r"(?:(?P<hour>\d{1,2})(?::(?P<minute>\d{2}))?(?:\s?(?P<half>am|pm)\b|\s?o'clock\b)?(?!\w|:\d)"
+    r"|(?P<noon>noon)\b|(?P<midnight>midnight)\b)"
 )
+_UNIT: Final = r"(?P<unit>second|minute|hour|day|week)s?\b"
+_FORMS: Final = {
+    "weekly": rf"(?:(?:every|each)\s+(?P<day>{'|'.join(_DAYS)})s?|daily)\b(?:\s+(?:at\s+)?{_CLOCK})?",
+    "interval": rf"(?:every|each)\s+(?:(?P<count>\d{{1,9}})\s+)?{_UNIT}",
+    "ahead": rf"in\s+(?P<count>\d{{1,9}}|an?|half\s+an)\s+{_UNIT}",
+    "tomorrow": rf"tomorrow\b(?:\s+(?:at\s+)?{_CLOCK})?",
+    "at": rf"at\s+{_CLOCK}(?:\s+(?P<tomorrow>tomorrow)\b|\s+today\b)?",
+}
+_AT_START: Final = {name: re.compile(form, re.IGNORECASE) for name, form in _FORMS.items()}
+_AT_END: Final = {name: re.compile(rf"\s{form}[.!]?\Z", re.IGNORECASE) for name, form in _FORMS.items()}
 _UNREAD: Final = re.compile(r"at\s+\d", re.IGNORECASE)
-_PATTERNS: Final = tuple((re.compile(form, re.IGNORECASE), name) for form, name in _FORMS)
-_AT_END: Final = tuple((re.compile(rf"\s{form}[.!]?\Z", re.IGNORECASE), name) for form, name in _FORMS)
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A phrase of time in a text: the rest of the text, how to read it, and whether it came last."""
+    """A phrase of time in a text, the rest of the text, and whether the phrase came last."""
 
     rest: str
-    match: re.Match[str]
     form: str
-    last: bool = False
+    match: re.Match[str]
+    last: bool
 
-    def when(self, now: datetime | None) -> When | None:
-        """Return the schedule, None for a time that no clock shows. Raises ``NoClock``."""
+    def when(self, now: datetime | None) -> When:
+        """Return the schedule, counted from ``now`` (UTC). Raises ``Unclear``."""
         if not self.last and _UNREAD.match(self.rest):
-            return None
-        return _READERS[self.form](self.match, now)
+            raise Unclear("I cannot read that time.")
+        if self.form == "weekly":
+            hour, minute = self._clock()
+            day = _DAYS[(self.match["day"] or "day").lower()]
+            return When("cron", f"{minute} {hour} * * {day}")
+        if self.form == "interval":
+            if not self._seconds():
+                raise Unclear("I cannot read that time.")
+            return When("interval", f"{self._seconds() * 1000}")
+        if now is None:
+            raise Unclear("I was not told what time it is, so I cannot count from now.")
+        if self.form == "ahead":
+            if self._seconds() > _MAX_AHEAD_S:
+                raise Unclear("I cannot read that time.")
+            return When("once", f"{now + timedelta(seconds=self._seconds()):%Y-%m-%dT%H:%M:%S}", "UTC")
+        return self._next(now)
+
+    def _next(self, now: datetime) -> When:
+        hour, minute = self._clock()
+        moment = now.replace(hour=hour, minute=minute, second=0, microsecond=0)
+        later = self.form == "tomorrow" or self.match["tomorrow"] or moment <= now
+        return When("once", f"{moment + timedelta(days=1 if later else 0):%Y-%m-%dT%H:%M:%S}")
+
+    def _seconds(self) -> int:
+        count, unit = (self.match["count"] or "1").lower(), _SECONDS[self.match["unit"].lower()]
+        if count.isdecimal():
+            return int(count) * unit
+        return unit // 2 if count.startswith("half") else unit
+
+    def _clock(self) -> tuple[int, int]:
+        """Return hour and minute; 9:00 when the words name none."""
+        if self.match["noon"] or self.match["midnight"]:
+            return (12 if self.match["noon"] else 0), 0
+        hour, minute = int(self.match["hour"] or 9), int(self.match["minute"] or 0)
+        if half := (self.match["half"] or "").lower():
+            hour = hour % 12 + (12 if half == "pm" else 0) if 1 <= hour <= 12 else 24
+        if hour > 23 or minute > 59:
+            raise Unclear("I cannot read that time.")
+        return hour, minute
 
 
-def at_start(text: str) -> Found | None:
-    """Find a phrase that the text begins with."""
-    for pattern, form in _PATTERNS:
-        match = pattern.match(text)
-        if match:
-            return Found(text[match.end() :].lstrip(" ,:"), match, form)
+def find(text: str) -> Found | None:
+    """Find a phrase of time that the text begins or ends with."""
+    for form, pattern in _AT_START.items():
+        if match := pattern.match(text):
+            return Found(text[match.end() :].lstrip(" ,:"), form, match, last=False)
+    for form, pattern in _AT_END.items():
+        if match := pattern.search(text):
+            return Found(text[: match.start()].rstrip(" ,"), form, match, last=True)
     return None
-
-
-def at_end(text: str) -> Found | None:
-    """Find a phrase that the text ends with."""
-    for pattern, form in _AT_END:
-        match = pattern.search(text)
-        if match:
-            return Found(text[: match.start()].rstrip(" ,"), match, form, last=True)
-    return None
-
-
-def _weekly(match: re.Match[str], now: datetime | None) -> When | None:
-    clock = _clock(match)
-    day = _DAYS[(match.groupdict().get("day") or "day").lower()]
-    return None if clock is None else When("cron", f"{clock[1]} {clock[0]} * * {day}")
-
-
-def _interval(match: re.Match[str], now: datetime | None) -> When | None:
-    millis = int(match["count"] or 1) * _SECONDS[match["unit"].lower()] * 1000
-    return When("interval", str(millis)) if millis else None
-
-
-def _ahead(match: re.Match[str], now: datetime | None) -> When | None:
-    count, unit = match["count"].lower(), _SECONDS[match["unit"].lower()]
-    seconds = int(count) * unit if count.isdecimal() else unit // (2 if count.startswith("half") else 1)
-    if seconds > _MAX_AHEAD.total_seconds():
-        return None
-    return _once(_known(now) + timedelta(seconds=seconds), "UTC")
-
-
-def _tomorrow(match: re.Match[str], now: datetime | None) -> When | None:
-    clock = _clock(match)
-    return None if clock is None else _once(_moment(_known(now) + timedelta(days=1), clock))
-
-
-def _at(match: re.Match[str], now: datetime | None) -> When | None:
-    clock = _clock(match)
-    if clock is None:
-        return None
-    moment = _moment(_known(now), clock)
-    if match["tomorrow"] or moment <= _known(now):
-        moment += timedelta(days=1)
-    return _once(moment)
-
-
-_READERS: Final[dict[str, Callable[[re.Match[str], datetime | None], When | None]]] = {
-    "weekly": _weekly,
-    "interval": _interval,
-    "ahead": _ahead,
-    "tomorrow": _tomorrow,
-    "at": _at,
-}
-
-
-def _clock(match: re.Match[str]) -> tuple[int, int] | None:
-    if match["noon"] or match["midnight"]:
-        return (12, 0) if match["noon"] else (0, 0)
-    if match["hour"] is None:
-        return _MORNING
-    hour, minute, half = int(match["hour"]), int(match["minute"] or 0), (match["half"] or "").lower()
-    if half:
-        if not 1 <= hour <= 12:
-            return None
-        hour = hour % 12 + (12 if half == "pm" else 0)
-    return (hour, minute) if hour < 24 and minute < 60 else None
-
-
-def _known(now: datetime | None) -> datetime:
-    if now is None:
-        raise NoClock
-    return now
-
-
-def _moment(day: datetime, clock: tuple[int, int]) -> datetime:
-    return day.replace(hour=clock[0], minute=clock[1], second=0, microsecond=0)
-
-
-def _once(moment: datetime, timezone: str | None = None) -> When:
-    return When("once", moment.strftime("%Y-%m-%dT%H:%M:%S"), timezone)
