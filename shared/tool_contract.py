@@ -1,7 +1,8 @@
 """What the built-in tool server offers: names, arguments, results, hints (mcp: the table).
 
 Declared once: the tool server lists and validates by it, and the host tells the model about the tools
-without having to wait for a session. The models are strict: nothing is coerced, unknown names are refused.
+without having to wait for a session. The models are strict: unknown names are refused, and nothing is coerced
+but what has one meaning: a null for what may be left out, a whole number with a decimal point.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from shared.errors import InvalidInput
 from shared.tasks import LONGEST_PROMPT
@@ -25,9 +26,31 @@ Id = Annotated[str, Field(max_length=200)]
 
 
 class Arguments(BaseModel):
-    """Arguments of a tool. An optional text that is empty counts as not given."""
+    """Arguments of a tool. An optional text that is empty counts as not given, and so does null."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _plain(cls, given: Any) -> Any:
+        if not isinstance(given, Mapping):
+            return given
+        optional = {name for name, field in cls.model_fields.items() if not field.is_required()}
+        told = {name: value for name, value in given.items() if value is not None or name not in optional}
+        return {name: _whole(value) for name, value in told.items()}
+
+
+def _whole(value: Any) -> Any:
+    """Return 5000.0 as 5000: JSON has one kind of number."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _digits(value: Any) -> Any:
+    """Return a whole number as the text that it would be written as."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+ScheduleValue = Annotated[str, BeforeValidator(_digits)]
 
 
 class Nothing(Arguments):
@@ -68,7 +91,7 @@ class ScheduleTask(Arguments):
 
     prompt: str = Field(min_length=1, max_length=LONGEST_PROMPT, description=_PROMPT)
     schedule_type: ScheduleType = Field(description=_TYPE)
-    schedule_value: str = Field(min_length=1, max_length=200, description=_VALUE)
+    schedule_value: ScheduleValue = Field(min_length=1, max_length=200, description=_VALUE)
     context_mode: ContextMode = Field("isolated", description=_MODE)
     timezone: str = Field("", max_length=100, description=_ZONE)
     catch_up: CatchUp = Field("once", description=_CATCH_UP)
@@ -103,7 +126,7 @@ class UpdateTask(TaskId):
 
     prompt: str = Field("", max_length=LONGEST_PROMPT, description=_PROMPT)
     schedule_type: ScheduleType | Literal[""] = Field("", description=_TYPE)
-    schedule_value: str = Field("", max_length=200, description=_VALUE)
+    schedule_value: ScheduleValue = Field("", max_length=200, description=_VALUE)
     timezone: str = Field("", max_length=100, description=_ZONE)
     context_mode: ContextMode | Literal[""] = Field("", description=_MODE)
     catch_up: CatchUp | Literal[""] = Field("", description=_CATCH_UP)

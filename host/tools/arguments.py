@@ -13,7 +13,7 @@ class BadArguments(Exception):
 
 
 def check(arguments: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments, without those that are null. Raises ``BadArguments``.
+    """Return the arguments, without those that are null; 5000.0 counts as 5000. Raises ``BadArguments``.
 
     Knows ``properties`` with ``type`` string, integer or boolean, ``minimum`` and ``enum``; ``required``; and
     refuses anything the schema does not name.
@@ -24,18 +24,19 @@ def check(arguments: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str, 
     for name in schema["required"]:
         if name not in given:
             raise BadArguments(f"{name} is missing")
-    for name, value in given.items():
-        _check_one(name, value, schema["properties"].get(name))
-    return given
+    return {name: _checked(name, value, schema["properties"].get(name)) for name, value in given.items()}
 
 
-def _check_one(name: str, value: Any, rule: Mapping[str, Any] | None) -> None:
+def _checked(name: str, value: Any, rule: Mapping[str, Any] | None) -> Any:
     if rule is None:
-        raise BadArguments(f"there is no argument named {name}")
+        raise BadArguments(f"there is no argument named {name[:100]}")
     kind = _TYPES[rule["type"]]
+    if kind is int and isinstance(value, float) and value.is_integer():
+        value = int(value)
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise BadArguments(f"{name} must be of type {rule['type']}")
     if "minimum" in rule and value < rule["minimum"]:
         raise BadArguments(f"{name} must be at least {rule['minimum']}")
     if "enum" in rule and value not in rule["enum"]:
         raise BadArguments(f"{name} must be one of {', '.join(rule['enum'])}")
+    return value

@@ -6,19 +6,18 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import cache
 from typing import Any, Final
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from host.tools.base import ToolResult, ToolSpec, refused
+from shared.tool_contract import Arguments
 
 SPAWN: Final = "spawn"
 LONGEST_TASK: Final = 64_000
 """Characters of a task."""
 
 
-class Task(BaseModel):
+class Task(Arguments):
     """The tool's arguments."""
-
-    model_config = ConfigDict(strict=True, extra="forbid")
 
     task: str = Field(
         min_length=1,

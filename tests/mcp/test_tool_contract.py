@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.errors import InvalidInput
-from shared.tool_contract import ToolDeclaration, tool_declarations
+from shared.tool_contract import ScheduleTask, ToolDeclaration, tool_declarations
 
 # It comes without types, so it is imported as what it is.
 jsonschema: Any = importlib.import_module("jsonschema")
@@ -41,15 +41,23 @@ def calls(draw: st.DrawFn) -> tuple[ToolDeclaration, dict[str, Any]]:
     return tool, {**required, **arguments, **strange}
 
 
+def meant(tool: ToolDeclaration, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Return arguments as the schema wants them, where there is one way to read them."""
+    required = tool.input_schema.get("required", ())
+    known = tool.input_schema["properties"].keys() - set(required)
+    told = {name: value for name, value in arguments.items() if value is not None or name not in known}
+    value = told.get("schedule_value")
+    if isinstance(value, int | float) and not isinstance(value, bool) and value == int(value):
+        told["schedule_value"] = str(int(value))
+    return told
+
+
 @given(calls())
 def test_what_the_schema_takes_is_taken_and_the_rest_refused(
     call: tuple[ToolDeclaration, dict[str, Any]],
 ) -> None:
     tool, arguments = call
-    # JSON Schema counts 1.0 as an integer; the check doesn't, like JSON itself as it is sent.
-    if any(isinstance(value, float) and value.is_integer() for value in arguments.values()):
-        return
-    shown = jsonschema.Draft202012Validator(tool.input_schema).is_valid(arguments)
+    shown = jsonschema.Draft202012Validator(tool.input_schema).is_valid(meant(tool, arguments))
     try:
         tool.parse(arguments)
         taken = True
@@ -73,6 +81,23 @@ def test_schemas_are_sound_closed_and_described(tool: ToolDeclaration) -> None:
 def test_an_empty_optional_text_counts_as_not_given() -> None:
     tool = tool_declarations(is_main=False)["list_tasks"]
     assert tool.parse({"status": "", "cursor": ""}) == tool.parse({})
+
+
+@pytest.mark.parametrize("value", ["3600000", 3600000, 3600000.0])
+def test_a_schedule_may_be_a_number_and_what_is_optional_null(value: object) -> None:
+    tool = tool_declarations(is_main=False)["schedule_task"]
+    asked = {"prompt": "x", "schedule_type": "interval", "schedule_value": value, "timezone": None}
+    taken = tool.parse(asked)
+    assert isinstance(taken, ScheduleTask)
+    assert (taken.schedule_value, taken.timezone) == ("3600000", "")
+
+
+def test_a_whole_number_may_have_a_decimal_point() -> None:
+    tool = tool_declarations(is_main=False)["list_tasks"]
+    assert tool.parse({"limit": 5.0, "cursor": None}) == tool.parse({"limit": 5})
+    for refused in ({"limit": 5.5}, {"limit": True}, {"limit": "5"}):
+        with pytest.raises(InvalidInput, match="limit: must be a whole number"):
+            tool.parse(refused)
 
 
 def test_only_the_main_conversation_may_name_whom_to_write_to() -> None:

@@ -182,6 +182,16 @@ async def test_bad_arguments_are_answered_with_a_sentence(tools: SandboxToolset)
     assert "no tool named rm" in (await tools.call("rm", {})).text
 
 
+async def test_arguments_of_plain_meaning_are_taken(tools: SandboxToolset) -> None:
+    read = await tools.call("read_file", {"path": "ok.txt", "offset": 1.0, "limit": None})
+    assert (read.is_error, read.text.splitlines()[1]) == (False, "fine")
+    done = await run(tools, "true", timeout_ms=5000.0, cwd=None, stdin=None, background=None)
+    assert "exit code 0" in done.text
+    assert (
+        "offset must be of type integer" in (await tools.call("read_file", {"path": "x", "offset": 1.5})).text
+    )
+
+
 async def test_a_refusal_is_logged_with_tool_and_error(
     tools: SandboxToolset, caplog: pytest.LogCaptureFixture
 ) -> None:
