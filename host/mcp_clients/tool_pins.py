@@ -10,7 +10,7 @@ from host.mcp_clients.server_config import ServerConfig
 from host.tools.base import ToolSpec
 from shared import jsons
 from shared.clock import now_ms
-from shared.store.token_contract import ToolPins as KeptPins
+from shared.store.sql.tokens import ToolPins as KeptPins
 
 MOST_PINS: Final = 1000
 """How many places are remembered; the one known longest makes room."""

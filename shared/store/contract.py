@@ -36,8 +36,8 @@ from shared.models import (
 )
 from shared.store.channel_contract import ChannelBook
 from shared.store.compactions import Compactions
+from shared.store.sql.tokens import Tokens, ToolPins
 from shared.store.task_contract import Tasks
-from shared.store.token_contract import Tokens, ToolPins
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,10 +12,11 @@ from shared.store.postgres.outbound import PostgresOutbound
 from shared.store.postgres.retention import Pruner
 from shared.store.postgres.runs import PostgresRuns
 from shared.store.postgres.tasks import PostgresTasks
-from shared.store.postgres.tokens import PostgresTokens, PostgresToolPins
 from shared.store.postgres.tool_access import ToolRole
+from shared.store.postgres.transactions import PostgresEngine
 from shared.store.postgres.usage import PostgresUsage
 from shared.store.retention import Retention
+from shared.store.sql.tokens import Tokens, ToolPins
 
 
 class PostgresStore:
@@ -29,6 +30,7 @@ class PostgresStore:
 
     def __init__(self, place: Place, retention: Retention | None = None) -> None:
         self.database = Database(place)
+        engine = PostgresEngine(self.database)
         self.conversations = PostgresConversations(self.database)
         self.compactions = PostgresCompactions(self.database)
         self.runs = PostgresRuns(self.database)
@@ -36,8 +38,8 @@ class PostgresStore:
         self.outbound = PostgresOutbound(self.database)
         self.tasks = PostgresTasks(self.database)
         self.channels = PostgresChannels(self.database)
-        self.tokens = PostgresTokens(self.database)
-        self.tool_pins = PostgresToolPins(self.database)
+        self.tokens = Tokens(engine)
+        self.tool_pins = ToolPins(engine)
         self.tools: ToolRole | None = None
         self._pruner = Pruner(self.database, retention or Retention())
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from shared.store.contract import StoreCounts
 from shared.store.retention import Retention
+from shared.store.sql.tokens import Tokens, ToolPins
 from shared.store.sqlite.channels import SqliteChannels
 from shared.store.sqlite.compactions import SqliteCompactions
 from shared.store.sqlite.conversations import SqliteConversations
@@ -16,8 +17,7 @@ from shared.store.sqlite.outbound import SqliteOutbound
 from shared.store.sqlite.retention import Pruner
 from shared.store.sqlite.runs import SqliteRuns
 from shared.store.sqlite.tasks import SqliteTasks
-from shared.store.sqlite.tokens import SqliteTokens
-from shared.store.sqlite.tool_pins import SqliteToolPins
+from shared.store.sqlite.transactions import SqliteEngine
 from shared.store.sqlite.usage import SqliteUsage
 
 
@@ -35,6 +35,7 @@ class SqliteStore:
         except BaseException:
             self._db.give_up()
             raise
+        engine = SqliteEngine(self._db)
         self.conversations = SqliteConversations(self._db)
         self.compactions = SqliteCompactions(self._db)
         self.runs = SqliteRuns(self._db)
@@ -42,8 +43,8 @@ class SqliteStore:
         self.outbound = SqliteOutbound(self._db)
         self.tasks = SqliteTasks(self._db)
         self.channels = SqliteChannels(self._db)
-        self.tokens = SqliteTokens(self._db)
-        self.tool_pins = SqliteToolPins(self._db)
+        self.tokens = Tokens(engine)
+        self.tool_pins = ToolPins(engine)
         self._pruner = Pruner(self._db, retention or Retention())
 
     def tool_access(self, conversation_id: str, *, is_main: bool) -> str | None:

@@ -1,0 +1,78 @@
+"""What an engine gives the store: transactions in which the statements of ``sql/`` run.
+
+Statements are written in PostgreSQL's dialect, once; SQLite's engine translates each of them once. Two names
+stand for what really differs: ``lease_clock()`` for the engine's lease clock in milliseconds, and ``shard()``
+for the part of a counter that this connection adds to, so that hosts don't wait for each other's row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any, Protocol, TypeVar
+
+from shared.store.rows import Row
+
+T = TypeVar("T")
+
+
+class Taken(Exception):
+    """A row with this key is there already; the transaction is over."""
+
+
+class Missing(Exception):
+    """The row that a new one belongs to isn't there; the transaction is over."""
+
+
+class Tx(Protocol):
+    """A transaction, or a look at the database. Nothing else is awaited while one is open."""
+
+    async def execute(self, statement: str, *values: Any) -> int:
+        """Run a statement and return how many rows it changed; raises Taken, Missing."""
+        ...
+
+    async def executemany(self, statement: str, values: Iterable[Sequence[Any]]) -> None:
+        """Run a statement once for each row of values; raises Taken, Missing."""
+        ...
+
+    async def fetch(self, statement: str, *values: Any) -> Sequence[Row]:
+        """Return all rows."""
+        ...
+
+    async def fetchrow(self, statement: str, *values: Any) -> Row | None:
+        """Return the first row or None; raises Taken, Missing."""
+        ...
+
+    async def fetchval(self, statement: str, *values: Any) -> Any:
+        """Return the first value of the first row or None."""
+        ...
+
+    async def lock(self, kind: str, name: str) -> None:
+        """Wait for everybody else who holds the lock of this kind and name, until the transaction ends.
+
+        For things that have no row yet, or that a role may not lock. Order, where one transaction takes
+        several: key, conversation, task, slot.
+        """
+        ...
+
+    async def try_lock(self, kind: str) -> bool:
+        """Take the lock of this kind, if nobody has it."""
+        ...
+
+
+Work = Callable[[Tx], Awaitable[T]]
+
+
+class Engine(Protocol):
+    """Runs work in transactions. Work may be called again: it changes nothing but the database.
+
+    ``patient``: for a run in flight, which outlasts a restart of the database. ``long``: work that takes
+    milliseconds, which must not stand in the way of the event loop.
+    """
+
+    async def read(self, work: Work[T], *, patient: bool = False) -> T:
+        """Run a reading function and return what it returns; raises Unavailable."""
+        ...
+
+    async def write(self, work: Work[T], *, patient: bool = False, long: bool = False) -> T:
+        """Run a function in one transaction, which an exception undoes; raises Unavailable, NotDurable."""
+        ...

@@ -1,0 +1,133 @@
+"""The statements of ``sql/`` on SQLite: translated once, and driven to their end without waiting.
+
+SQLite answers at once, so nothing that a transaction awaits ever waits: the whole coroutine runs in one go on
+the thread that calls it, with no event loop below.
+"""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from collections.abc import Awaitable, Coroutine, Iterable, Sequence
+from functools import cache
+from typing import Any, Final, TypeVar, cast
+
+from shared import jsons
+from shared.store.engine import Missing, Taken, Work
+from shared.store.sqlite.engine import Database
+
+T = TypeVar("T")
+
+# A transaction has the database to itself (BEGIN IMMEDIATE), so rows need no locks of their own.
+RULES: Final = tuple(
+    (re.compile(pattern), replacement)
+    for pattern, replacement in (
+        (r"\s+FOR (?:NO KEY UPDATE|UPDATE|KEY SHARE|SHARE)(?: SKIP LOCKED)?\b", ""),
+        (r"= ANY\((\$\d+)::\w+\[\]\)", r"IN (SELECT value FROM json_each(\1))"),
+        (
+            r"SELECT \* FROM unnest\((\$\d+)::\w+\[\], (\$\d+)::\w+\[\], (\$\d+)::\w+\[\]\)",
+            r"SELECT a.value, b.value, c.value FROM json_each(\1) AS a "
+            r"JOIN json_each(\2) AS b ON b.key = a.key JOIN json_each(\3) AS c ON c.key = a.key",
+        ),
+        (r"::\w+", ""),
+        (r"\bgreatest\(", "max("),
+        (r"\bIS NOT DISTINCT FROM\b", "IS"),
+        (r"\bshard\(\)", "0"),
+        (r"\$(\d+)", r"?\1"),
+    )
+)
+
+
+@cache
+def translated(statement: str) -> str:
+    """Return a statement in SQLite's dialect."""
+    for pattern, replacement in RULES:
+        statement = pattern.sub(replacement, statement)
+    return statement
+
+
+class SqliteTx:
+    """Implements Tx over one connection."""
+
+    __slots__ = ("_connection",)
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    async def execute(self, statement: str, *values: Any) -> int:
+        """Run a statement and return how many rows it changed."""
+        return self._run(statement, values).rowcount
+
+    async def executemany(self, statement: str, values: Iterable[Sequence[Any]]) -> None:
+        """Run a statement once for each row of values."""
+        try:
+            self._connection.executemany(translated(statement), values)
+        except sqlite3.IntegrityError as error:
+            raise _broken(error) from error
+
+    async def fetch(self, statement: str, *values: Any) -> list[sqlite3.Row]:
+        """Return all rows."""
+        return self._run(statement, values).fetchall()
+
+    async def fetchrow(self, statement: str, *values: Any) -> sqlite3.Row | None:
+        """Return the first row or None."""
+        cursor = self._run(statement, values)
+        row: sqlite3.Row | None = cursor.fetchone()
+        # SQLite refuses to commit while a statement with RETURNING is open.
+        cursor.close()
+        return row
+
+    async def fetchval(self, statement: str, *values: Any) -> Any:
+        """Return the first value of the first row or None."""
+        row = await self.fetchrow(statement, *values)
+        return None if row is None else row[0]
+
+    async def lock(self, kind: str, name: str) -> None:
+        """Return at once: whoever writes is alone."""
+
+    async def try_lock(self, kind: str) -> bool:
+        """Return True: whoever writes is alone."""
+        return True
+
+    def _run(self, statement: str, values: Sequence[Any]) -> sqlite3.Cursor:
+        bound = [jsons.dumps(value) if isinstance(value, list) else value for value in values]
+        try:
+            return self._connection.execute(translated(statement), bound)
+        except sqlite3.IntegrityError as error:
+            raise _broken(error) from error
+
+
+class SqliteEngine:
+    """Implements Engine."""
+
+    def __init__(self, database: Database) -> None:
+        self._db = database
+
+    async def read(self, work: Work[T], *, patient: bool = False) -> T:
+        """Run a reading function and return what it returns."""
+        return await self._db.read(lambda connection: drive(work(SqliteTx(connection))))
+
+    async def write(self, work: Work[T], *, patient: bool = False, long: bool = False) -> T:
+        """Run a function in one transaction, which an exception undoes."""
+        write = self._db.write_apart if long else self._db.write
+        return await write(lambda connection: drive(work(SqliteTx(connection))))
+
+
+def drive(work: Awaitable[T]) -> T:
+    """Run a coroutine that never waits to its end; raises RuntimeError if it would wait."""
+    coroutine = cast(Coroutine[Any, Any, T], work)
+    try:
+        coroutine.send(None)
+    except StopIteration as done:
+        return cast(T, done.value)
+    coroutine.close()
+    raise RuntimeError("a transaction on SQLite awaited something else than its statements")
+
+
+def _broken(error: sqlite3.IntegrityError) -> Exception:
+    match error.sqlite_errorcode:
+        case sqlite3.SQLITE_CONSTRAINT_FOREIGNKEY:
+            return Missing(str(error))
+        case sqlite3.SQLITE_CONSTRAINT_UNIQUE | sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY:
+            return Taken(str(error))
+    return error
