@@ -34,8 +34,8 @@ from shared.models import (
     Spending,
     Standing,
 )
-from shared.store.channel_contract import ChannelBook
 from shared.store.compactions import Compactions
+from shared.store.sql.channels import Channels
 from shared.store.sql.tokens import Tokens, ToolPins
 from shared.store.task_contract import Tasks
 
@@ -259,7 +259,7 @@ class Store(Protocol):
     def tasks(self) -> Tasks: ...
 
     @property
-    def channels(self) -> ChannelBook: ...
+    def channels(self) -> Channels: ...
 
     @property
     def tokens(self) -> Tokens: ...

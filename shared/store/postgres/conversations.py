@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Final
 
 from shared.errors import ConversationBusy, Duplicate, NoConversation
-from shared.ids import SESSION, new_id
 from shared.models import Conversation, HistoryEntry, Message, Page
 from shared.store import rows
-from shared.store.postgres.database import UNIQUE_VIOLATION, Database
-from shared.store.postgres.driver import Connection, is_server_error
+from shared.store.postgres.database import Database
+from shared.store.postgres.driver import Connection
+from shared.store.postgres.transactions import PostgresTx
+from shared.store.sql.conversations import insert
 
 # A conversation runs as long as a run row says so: there is no second place that could be stale.
 SELECT: Final = """SELECT c.*, EXISTS (
@@ -47,7 +48,7 @@ class PostgresConversations:
         """Make a conversation; raises Duplicate."""
 
         async def work(connection: Connection) -> Conversation:
-            await insert(connection, conversation_id, now, owner_id, temporary)
+            await insert(PostgresTx(connection), conversation_id, now, owner_id, temporary)
             row = await connection.fetchrow(f"{SELECT} WHERE c.id = $1", conversation_id)
             if row is None:
                 raise NoConversation(conversation_id)
@@ -134,23 +135,3 @@ class PostgresConversations:
             await connection.execute("DELETE FROM conversations WHERE id = ANY($1::text[])", family)
 
         await self._db.write(work)
-
-
-async def insert(
-    connection: Connection, conversation_id: str, now: int, owner_id: str | None, temporary: bool
-) -> None:
-    """Add a conversation inside a transaction; raises Duplicate."""
-    try:
-        await connection.execute(
-            """INSERT INTO conversations (id, session_id, owner_id, temporary, created_at, last_activity)
-            VALUES ($1, $2, $3, $4, $5, $5)""",
-            conversation_id,
-            new_id(SESSION),
-            owner_id or conversation_id,
-            int(temporary),
-            now,
-        )
-    except Exception as error:
-        if is_server_error(error, UNIQUE_VIOLATION):
-            raise Duplicate(f"conversation_id exists already: {conversation_id}") from error
-        raise

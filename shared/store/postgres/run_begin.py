@@ -6,11 +6,14 @@ from typing import Final
 
 from shared.errors import Conflict, ConversationBusy, NoConversation
 from shared.models import Lease, NewMessage, NewRun, RunState
-from shared.store.postgres import conversations, keys
+from shared.store.postgres import keys
 from shared.store.postgres.driver import Connection
 from shared.store.postgres.lease_clock import NOW
-from shared.store.postgres.run_rows import cut_off_run, store_messages
+from shared.store.postgres.run_rows import cut_off_run
+from shared.store.postgres.transactions import PostgresTx
 from shared.store.rows import Row
+from shared.store.sql import conversations
+from shared.store.sql.messages import store_messages
 
 PAUSED: Final = """SELECT state, message_id, EXISTS (SELECT 1 FROM runs AS other WHERE other.state = 'paused'
         AND other.conversation_id = runs.conversation_id AND other.message_id = runs.message_id
@@ -28,7 +31,9 @@ async def begin(connection: Connection, new: NewRun) -> Lease:
     if again is not None:
         conversation_id = again["conversation_id"]
     elif new.create and new.message is not None:
-        await conversations.insert(connection, conversation_id, new.now, new.parent_id, new.temporary)
+        await conversations.insert(
+            PostgresTx(connection), conversation_id, new.now, new.parent_id, new.temporary
+        )
     taken = await _take(connection, conversation_id, new.now)
     if again is not None:
         message_id = again["message_id"]
@@ -37,7 +42,7 @@ async def begin(connection: Connection, new: NewRun) -> Lease:
     else:
         message_id, messages = new.message.id, (new.message,)
     await _insert(connection, new, conversation_id, taken["fence"], message_id)
-    await store_messages(connection, conversation_id, new.run_id, messages, new.now)
+    await store_messages(PostgresTx(connection), conversation_id, new.run_id, messages, new.now)
     if new.idempotency is not None:
         await keys.keep(connection, new.idempotency, new.run_id, conversation_id, new.now)
     return Lease(

@@ -11,8 +11,7 @@ from typing import Any, Final
 
 from shared import jsons
 from shared.errors import LeaseLost
-from shared.models import Event, Lease, NewMessage, Spending
-from shared.store import rows
+from shared.models import Event, Lease, Spending
 from shared.store.cut_off import cut_off
 from shared.store.postgres import usage
 from shared.store.postgres.driver import Connection
@@ -46,33 +45,6 @@ async def those_held(connection: Connection, leases: Sequence[Lease]) -> set[str
         [lease.owner for lease in leases],
     )
     return {row["id"] for row in found}
-
-
-async def store_messages(
-    connection: Connection,
-    conversation_id: str,
-    run_id: str | None,
-    messages: Sequence[NewMessage],
-    now: int,
-) -> None:
-    """Append messages to a conversation inside a transaction; ``run_id`` None: no run said them."""
-    if not messages:
-        return
-    visible = sum(message.text is not None for message in messages)
-    following = await connection.fetchval(
-        """UPDATE conversations SET next_seq = next_seq + $2, message_count = message_count + $3,
-        last_activity = greatest(last_activity, $4) WHERE id = $1 RETURNING next_seq""",
-        conversation_id,
-        len(messages),
-        visible,
-        now,
-    )
-    first = following - len(messages)
-    await connection.executemany(
-        """INSERT INTO messages (conversation_id, seq, id, run_id, role, sender, sender_name, text, blocks,
-            created_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)""",
-        rows.message_values(conversation_id, run_id, messages, first, now),
-    )
 
 
 async def record_events(connection: Connection, run_id: str, events: Iterable[Event], now: int) -> None:

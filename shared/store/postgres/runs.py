@@ -30,9 +30,10 @@ from shared.store.postgres.run_rows import (
     cut_off_run,
     hold,
     record_events,
-    store_messages,
     those_held,
 )
+from shared.store.postgres.transactions import PostgresTx
+from shared.store.sql.messages import store_messages
 
 
 class PostgresRuns:
@@ -83,7 +84,7 @@ class PostgresRuns:
                 reserved_tokens = 0, reserved_microdollars = 0""",
                 AHEAD | ACTED if effect_ahead else 0,
             )
-            await store_messages(connection, lease.conversation_id, lease.run_id, messages, now)
+            await store_messages(PostgresTx(connection), lease.conversation_id, lease.run_id, messages, now)
             if spent is not None:
                 await usage.count(connection, lease.conversation_id, spent, now)
 
@@ -126,7 +127,7 @@ class PostgresRuns:
                 end.code,
                 jsons.dumps(end.answer),
             )
-            await store_messages(connection, lease.conversation_id, lease.run_id, messages, now)
+            await store_messages(PostgresTx(connection), lease.conversation_id, lease.run_id, messages, now)
             await record_events(connection, lease.run_id, events, now)
             await usage.count(connection, lease.conversation_id, end.spending, now, runs=1)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from shared.store.contract import StoreCounts
-from shared.store.postgres.channels import PostgresChannels
 from shared.store.postgres.compactions import PostgresCompactions
 from shared.store.postgres.conversations import PostgresConversations
 from shared.store.postgres.database import Database, Place
@@ -16,6 +15,7 @@ from shared.store.postgres.tool_access import ToolRole
 from shared.store.postgres.transactions import PostgresEngine
 from shared.store.postgres.usage import PostgresUsage
 from shared.store.retention import Retention
+from shared.store.sql.channels import Channels
 from shared.store.sql.tokens import Tokens, ToolPins
 
 
@@ -37,7 +37,7 @@ class PostgresStore:
         self.usage = PostgresUsage(self.database)
         self.outbound = PostgresOutbound(self.database)
         self.tasks = PostgresTasks(self.database)
-        self.channels = PostgresChannels(self.database)
+        self.channels = Channels(engine)
         self.tokens = Tokens(engine)
         self.tool_pins = ToolPins(engine)
         self.tools: ToolRole | None = None

@@ -10,7 +10,7 @@ import anyio.lowlevel
 from shared.errors import Conflict, Duplicate, LeaseLost, NoConversation
 from shared.models import Page, Task, TaskRun, TaskRunState, TaskStatus
 from shared.store import rows, task_rows
-from shared.store.postgres import conversations, task_claims
+from shared.store.postgres import task_claims
 from shared.store.postgres.database import FOREIGN_KEY_VIOLATION, UNIQUE_VIOLATION, Database
 from shared.store.postgres.driver import Connection, is_server_error
 from shared.store.postgres.lease_clock import NOW
@@ -18,7 +18,9 @@ from shared.store.postgres.locks import lock
 from shared.store.postgres.runs import PostgresRuns
 from shared.store.postgres.task_claims import Claimant, Pause
 from shared.store.postgres.task_outcomes import end
+from shared.store.postgres.transactions import PostgresTx
 from shared.store.rows import Row
+from shared.store.sql import conversations
 from shared.store.task_contract import TaskMetrics
 from shared.store.task_endings import Claimed, Outcome
 
@@ -69,7 +71,7 @@ class PostgresTasks:
         async def work(connection: Connection) -> None:
             if own_conversation:
                 await conversations.insert(
-                    connection, task.conversation_id, task.created_at, None, temporary=True
+                    PostgresTx(connection), task.conversation_id, task.created_at, None, temporary=True
                 )
             await _keep_quota(connection, task.conversation_id, quota)
             await _insert(connection, task)

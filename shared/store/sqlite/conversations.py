@@ -6,10 +6,11 @@ import sqlite3
 from typing import Final
 
 from shared.errors import ConversationBusy, Duplicate, NoConversation
-from shared.ids import SESSION, new_id
 from shared.models import Conversation, HistoryEntry, Message, Page
 from shared.store import rows
+from shared.store.sql.conversations import insert
 from shared.store.sqlite.engine import Database
+from shared.store.sqlite.transactions import SqliteTx, drive
 
 # A conversation runs as long as a run row says so: there is no second place that could be stale.
 SELECT: Final = """SELECT c.*, EXISTS (
@@ -42,7 +43,7 @@ class SqliteConversations:
         """Make a conversation; raises Duplicate."""
 
         def work(connection: sqlite3.Connection) -> Conversation:
-            insert(connection, conversation_id, now, owner_id, temporary)
+            drive(insert(SqliteTx(connection), conversation_id, now, owner_id, temporary))
             return _get(connection, conversation_id)
 
         return await self._db.write(work)
@@ -123,20 +124,6 @@ class SqliteConversations:
                 raise NoConversation(conversation_id)
 
         await self._db.write_apart(work)
-
-
-def insert(
-    connection: sqlite3.Connection, conversation_id: str, now: int, owner_id: str | None, temporary: bool
-) -> None:
-    """Add a conversation inside a transaction; raises Duplicate."""
-    try:
-        connection.execute(
-            """INSERT INTO conversations (id, session_id, owner_id, temporary, created_at, last_activity)
-            VALUES (?, ?, ?, ?, ?, ?)""",
-            (conversation_id, new_id(SESSION), owner_id or conversation_id, temporary, now, now),
-        )
-    except sqlite3.IntegrityError as error:
-        raise Duplicate(f"conversation_id exists already: {conversation_id}") from error
 
 
 def _get(connection: sqlite3.Connection, conversation_id: str) -> Conversation:

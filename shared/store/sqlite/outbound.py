@@ -10,7 +10,6 @@ from shared.ids import MESSAGE, new_id
 from shared.models import Outbound
 from shared.store import rows
 from shared.store.channel_rows import SAID
-from shared.store.sqlite import channels
 from shared.store.sqlite.engine import Database
 
 
@@ -44,7 +43,7 @@ class SqliteOutbound:
             except sqlite3.IntegrityError as error:
                 raise NoConversation(conversation_id) from error
             # In the same transaction, whichever process speaks: no message that chats never hear of.
-            channels.fan_out(connection, conversation_id, f"{SAID}{message_id}", text, now)
+            _fan_out(connection, conversation_id, f"{SAID}{message_id}", text, now)
             return rows.outbound(row)
 
         return await self._db.write(work)
@@ -84,3 +83,12 @@ class SqliteOutbound:
             )
 
         await self._db.write(work)
+
+
+def _fan_out(connection: sqlite3.Connection, conversation_id: str, source: str, text: str, now: int) -> None:
+    """Have every chat of the conversation get the text."""
+    connection.execute(
+        """INSERT INTO channel_deliveries (conversation_id, channel, chat_id, source, text, created_at)
+        SELECT conversation_id, channel, chat_id, ?, ?, ? FROM channel_chats WHERE conversation_id = ?""",
+        (source, text, now, conversation_id),
+    )

@@ -6,9 +6,12 @@ import sqlite3
 
 from shared.errors import Conflict, ConversationBusy, NoConversation
 from shared.models import Lease, NewMessage, NewRun, RunState
-from shared.store.sqlite import conversations, keys
+from shared.store.sql import conversations
+from shared.store.sql.messages import store_messages
+from shared.store.sqlite import keys
 from shared.store.sqlite.lease_clock import lease_now
-from shared.store.sqlite.run_rows import end_stale, store_messages
+from shared.store.sqlite.run_rows import end_stale
+from shared.store.sqlite.transactions import SqliteTx, drive
 
 
 def begin(connection: sqlite3.Connection, new: NewRun) -> Lease:
@@ -23,7 +26,9 @@ def begin(connection: sqlite3.Connection, new: NewRun) -> Lease:
     else:
         message_id, messages = new.message.id, (new.message,)
     if new.create and messages:
-        conversations.insert(connection, conversation_id, new.now, new.parent_id, new.temporary)
+        drive(
+            conversations.insert(SqliteTx(connection), conversation_id, new.now, new.parent_id, new.temporary)
+        )
     end_stale(connection, conversation_id, new.now)
     taken = connection.execute(
         "UPDATE conversations SET fence = fence + 1 WHERE id = ? RETURNING fence, session_id, temporary",
@@ -49,7 +54,7 @@ def begin(connection: sqlite3.Connection, new: NewRun) -> Lease:
         )
     except sqlite3.IntegrityError as error:
         raise ConversationBusy(conversation_id) from error
-    store_messages(connection, conversation_id, new.run_id, messages, new.now)
+    drive(store_messages(SqliteTx(connection), conversation_id, new.run_id, messages, new.now))
     if new.idempotency is not None:
         keys.keep(connection, new.idempotency, new.run_id, conversation_id, new.now)
     return Lease(

@@ -7,13 +7,12 @@ alive: a host that was overtaken, or slept through its lease, changes nothing.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, Final
 
 from shared import jsons
 from shared.errors import LeaseLost
-from shared.models import Event, Lease, NewMessage, Spending
-from shared.store import rows
+from shared.models import Event, Lease, Spending
 from shared.store.cut_off import cut_off
 from shared.store.sqlite import usage
 from shared.store.sqlite.lease_clock import lease_now
@@ -36,30 +35,6 @@ def is_held(connection: sqlite3.Connection, lease: Lease) -> bool:
     statement = f"SELECT 1 FROM runs WHERE {HELD}"
     values = (lease.run_id, lease.fence, lease.owner, lease_now())
     return connection.execute(statement, values).fetchone() is not None
-
-
-def store_messages(
-    connection: sqlite3.Connection,
-    conversation_id: str,
-    run_id: str | None,
-    messages: Sequence[NewMessage],
-    now: int,
-) -> None:
-    """Append messages to a conversation inside a transaction; ``run_id`` None: no run said them."""
-    if not messages:
-        return
-    visible = sum(message.text is not None for message in messages)
-    row = connection.execute(
-        """UPDATE conversations SET next_seq = next_seq + ?, message_count = message_count + ?,
-        last_activity = max(last_activity, ?) WHERE id = ? RETURNING next_seq""",
-        (len(messages), visible, now, conversation_id),
-    ).fetchone()
-    first = row[0] - len(messages)
-    connection.executemany(
-        """INSERT INTO messages (conversation_id, seq, id, run_id, role, sender, sender_name, text, blocks,
-            created_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)""",
-        rows.message_values(conversation_id, run_id, messages, first, now),
-    )
 
 
 def record_events(connection: sqlite3.Connection, run_id: str, events: Iterable[Event], now: int) -> None:

@@ -22,6 +22,7 @@ from shared.models import (
 )
 from shared.store import rows
 from shared.store.cut_off import ACTED, AHEAD
+from shared.store.sql.messages import store_messages
 from shared.store.sqlite import keys, usage
 from shared.store.sqlite.engine import Database
 from shared.store.sqlite.lease_clock import lease_now
@@ -31,8 +32,8 @@ from shared.store.sqlite.run_rows import (
     hold,
     is_held,
     record_events,
-    store_messages,
 )
+from shared.store.sqlite.transactions import SqliteTx, drive
 
 
 class SqliteRuns:
@@ -78,7 +79,7 @@ class SqliteRuns:
                 reserved_tokens = 0, reserved_microdollars = 0""",
                 AHEAD | ACTED if effect_ahead else 0,
             )
-            store_messages(connection, lease.conversation_id, lease.run_id, messages, now)
+            drive(store_messages(SqliteTx(connection), lease.conversation_id, lease.run_id, messages, now))
             if spent is not None:
                 usage.count(connection, lease.conversation_id, spent, now)
 
@@ -123,7 +124,7 @@ class SqliteRuns:
                 end.code,
                 jsons.dumps(end.answer),
             )
-            store_messages(connection, lease.conversation_id, lease.run_id, messages, now)
+            drive(store_messages(SqliteTx(connection), lease.conversation_id, lease.run_id, messages, now))
             record_events(connection, lease.run_id, events, now)
             usage.count(connection, lease.conversation_id, end.spending, now, runs=1)
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from shared.store.contract import StoreCounts
 from shared.store.retention import Retention
+from shared.store.sql.channels import Channels
 from shared.store.sql.tokens import Tokens, ToolPins
-from shared.store.sqlite.channels import SqliteChannels
 from shared.store.sqlite.compactions import SqliteCompactions
 from shared.store.sqlite.conversations import SqliteConversations
 from shared.store.sqlite.engine import Database, Shipper
@@ -42,7 +42,7 @@ class SqliteStore:
         self.usage = SqliteUsage(self._db)
         self.outbound = SqliteOutbound(self._db)
         self.tasks = SqliteTasks(self._db)
-        self.channels = SqliteChannels(self._db)
+        self.channels = Channels(engine)
         self.tokens = Tokens(engine)
         self.tool_pins = ToolPins(engine)
         self._pruner = Pruner(self._db, retention or Retention())

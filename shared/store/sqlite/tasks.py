@@ -11,12 +11,14 @@ import anyio.lowlevel
 from shared.errors import Conflict, Duplicate, LeaseLost, NoConversation
 from shared.models import Page, Task, TaskRun, TaskRunState, TaskStatus
 from shared.store import rows, task_rows
-from shared.store.sqlite import conversations, task_claims
+from shared.store.sql import conversations
+from shared.store.sqlite import task_claims
 from shared.store.sqlite.engine import Database
 from shared.store.sqlite.lease_clock import lease_now
 from shared.store.sqlite.runs import SqliteRuns
 from shared.store.sqlite.task_claims import Claimant, Pause
 from shared.store.sqlite.task_outcomes import end
+from shared.store.sqlite.transactions import SqliteTx, drive
 from shared.store.task_contract import TaskMetrics
 from shared.store.task_endings import Claimed, Outcome
 
@@ -61,7 +63,11 @@ class SqliteTasks:
 
         def work(connection: sqlite3.Connection) -> None:
             if own_conversation:
-                conversations.insert(connection, task.conversation_id, task.created_at, None, temporary=True)
+                drive(
+                    conversations.insert(
+                        SqliteTx(connection), task.conversation_id, task.created_at, None, temporary=True
+                    )
+                )
             _keep_quota(connection, task.conversation_id, quota)
             _insert(connection, task)
 

@@ -1,4 +1,4 @@
-"""What channels brought and what they are to deliver, in PostgreSQL."""
+"""What channels brought and what they are to deliver."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ from shared.errors import NoConversation
 from shared.models import NewMessage
 from shared.store import channel_rows
 from shared.store.channel_rows import LONGEST_PAUSE_MS, SAID
-from shared.store.postgres import chats
-from shared.store.postgres.database import FOREIGN_KEY_VIOLATION, Database
-from shared.store.postgres.driver import Connection, is_server_error
-from shared.store.postgres.run_rows import store_messages
+from shared.store.engine import Engine, Missing, Tx
 from shared.store.rows import Row
+from shared.store.sql import chats
+from shared.store.sql.messages import store_messages
 
 ADD: Final = """INSERT INTO channel_deliveries
     (conversation_id, channel, chat_id, source, text, reply_to, draft_id, created_at)
@@ -25,19 +24,19 @@ END: Final = """UPDATE channel_deliveries SET ended_at = $2, text = '', error = 
     WHERE number = $1 AND ended_at IS NULL RETURNING source"""
 
 
-class PostgresChannels:
-    """Implements the ChannelBook contract."""
+class Channels:
+    """Updates of channels, chats and their conversations, deliveries to chats."""
 
-    def __init__(self, database: Database) -> None:
-        self._db = database
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
 
     async def receive(self, channel: str, updates: Sequence[NewUpdate], now: int) -> int:
         """Store the updates whose id the channel hasn't brought before; returns how many were new."""
 
-        async def work(connection: Connection) -> int:
-            return sum([await _receive(connection, channel, update, now) for update in updates])
+        async def work(tx: Tx) -> int:
+            return sum([await _receive(tx, channel, update, now) for update in updates])
 
-        return await self._db.write(work)
+        return await self._engine.write(work)
 
     async def waiting(self, channel: str, chat_id: str) -> int:
         """Return how many updates of the chat wait to be handled."""
@@ -93,38 +92,44 @@ class PostgresChannels:
         await self._change("UPDATE channel_updates SET draft_id = $2 WHERE number = $1", number, draft_id)
 
     async def settle(self, number: int, conversation_id: str, saying: Saying | None, now: int) -> None:
-        """End the update, forget its body and store what is to be said to its chat, in one transaction."""
+        """End the update, forget its body and store what is to be said to its chat, in one transaction.
 
-        async def work(connection: Connection) -> None:
-            row = await connection.fetchrow(
+        An update that was settled before stays as it is. Raises NotFound (the conversation).
+        """
+
+        async def work(tx: Tx) -> None:
+            row = await tx.fetchrow(
                 """UPDATE channel_updates SET settled_at = $2, body = '{}' WHERE number = $1
                 AND settled_at IS NULL RETURNING channel, chat_id""",
                 number,
                 now,
             )
             if row is not None and saying is not None:
-                await _say(connection, row["channel"], row["chat_id"], conversation_id, saying, now)
+                await _say(tx, row["channel"], row["chat_id"], conversation_id, saying, now)
 
-        await self._db.write_patiently(work)
+        await self._engine.write(work, patient=True)
 
     async def enter(self, chat: Chat, now: int) -> str:
-        """Return the conversation the chat is in, made now if there is none; remember who spoke."""
-        found = await self._db.read(lambda connection: chats.current(connection, chat.channel, chat.id))
+        """Return the conversation the chat is in, made now if there is none; remember who spoke.
+
+        It is named ``<channel>:<chat id>``, with ``.2``, ``.3`` … when that one has been used before.
+        """
+        found = await self._engine.read(lambda tx: chats.current(tx, chat.channel, chat.id))
         if found is not None and channel_rows.chat(found) == chat:
             return str(found["conversation_id"])
-        return await self._db.write(lambda connection: chats.enter(connection, chat, now))
+        return await self._engine.write(lambda tx: chats.enter(tx, chat, now))
 
     async def begin_anew(self, chat: Chat, now: int) -> str:
-        """Put the chat into a new conversation."""
-        return await self._db.write(lambda connection: chats.make(connection, chat, now))
+        """Put the chat into a new conversation. What the ones before still say reaches the chat as well."""
+        return await self._engine.write(lambda tx: chats.make(tx, chat, now))
 
     async def join(self, chat: Chat, conversation_id: str, now: int) -> None:
         """Put the chat into a conversation that exists already; raises NotFound."""
-        await self._db.write(lambda connection: chats.join(connection, chat, conversation_id))
+        await self._engine.write(lambda tx: chats.join(tx, chat, conversation_id))
 
     async def leave(self, channel: str, chat_id: str, conversation_id: str) -> None:
         """Take a conversation away from the chat, which goes back to its newest other one, if any."""
-        await self._db.write(lambda connection: chats.leave(connection, channel, chat_id, conversation_id))
+        await self._engine.write(lambda tx: chats.leave(tx, channel, chat_id, conversation_id))
 
     async def members(self, channel: str, conversation_id: str) -> list[Chat]:
         """Return the channel's chats that the conversation's messages go to."""
@@ -137,9 +142,7 @@ class PostgresChannels:
 
     async def say(self, channel: str, chat_id: str, conversation_id: str, saying: Saying, now: int) -> None:
         """Store something to be delivered; again is harmless. Raises NotFound (the conversation)."""
-        await self._db.write(
-            lambda connection: _say(connection, channel, chat_id, conversation_id, saying, now)
-        )
+        await self._engine.write(lambda tx: _say(tx, channel, chat_id, conversation_id, saying, now))
 
     async def chats_due(self, channel: str, now: int, *, limit: int) -> list[str]:
         """Return chats whose first undelivered message may be tried now, the oldest first."""
@@ -186,16 +189,16 @@ class PostgresChannels:
     async def sent(self, number: int, now: int) -> None:
         """End a delivery and forget its text; a message of ``send_message`` counts as handed over."""
 
-        async def work(connection: Connection) -> None:
-            row = await connection.fetchrow(END, number, now, None, 0)
+        async def work(tx: Tx) -> None:
+            row = await tx.fetchrow(END, number, now, None, 0)
             if row is not None and row["source"].startswith(SAID):
-                await connection.execute(
+                await tx.execute(
                     "UPDATE outbound_messages SET delivered_at = $1 WHERE id = $2 AND delivered_at IS NULL",
                     now,
                     row["source"].removeprefix(SAID),
                 )
 
-        await self._db.write_patiently(work)
+        await self._engine.write(work, patient=True)
 
     async def failed(self, number: int, error: str, now: int) -> None:
         """End a delivery for good and forget its text; ``untold`` lists it until ``tell`` did its work."""
@@ -213,37 +216,37 @@ class PostgresChannels:
     async def tell(self, number: int, message: NewMessage, now: int) -> bool:
         """Add a notice of the failure to the conversation; False, and nothing done, while it has a run."""
 
-        async def work(connection: Connection) -> bool:
+        async def work(tx: Tx) -> bool:
             # Whoever begins a run locks its conversation: between a running run's tool calls and their
             # results nothing may stand.
-            await connection.execute(
+            await tx.execute(
                 """SELECT 1 FROM conversations WHERE id =
                     (SELECT conversation_id FROM channel_deliveries WHERE number = $1) FOR NO KEY UPDATE""",
                 number,
             )
-            row = await connection.fetchrow(
+            row = await tx.fetchrow(
                 """UPDATE channel_deliveries SET untold = 0 WHERE number = $1 AND untold = 1 AND NOT EXISTS (
                 SELECT 1 FROM runs WHERE runs.conversation_id = channel_deliveries.conversation_id
                 AND runs.state = 'running') RETURNING conversation_id""",
                 number,
             )
             if row is not None:
-                await store_messages(connection, row["conversation_id"], None, [message], now)
+                await store_messages(tx, row["conversation_id"], None, [message], now)
             return row is not None
 
-        return await self._db.write(work)
+        return await self._engine.write(work)
 
-    async def _rows(self, statement: str, *parameters: Any) -> list[Row]:
-        return await self._db.read(lambda connection: connection.fetch(statement, *parameters))
+    async def _rows(self, statement: str, *parameters: Any) -> Sequence[Row]:
+        return await self._engine.read(lambda tx: tx.fetch(statement, *parameters))
 
     async def _change(self, statement: str, *parameters: Any) -> None:
-        await self._db.write_patiently(lambda connection: connection.execute(statement, *parameters))
+        await self._engine.write(lambda tx: tx.execute(statement, *parameters), patient=True)
 
 
-async def _receive(connection: Connection, channel: str, update: NewUpdate, now: int) -> int:
-    row = await connection.fetchrow(
+async def _receive(tx: Tx, channel: str, update: NewUpdate, now: int) -> int:
+    return await tx.execute(
         """INSERT INTO channel_updates (channel, update_id, chat_id, urgent, body, received_at)
-        VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (channel, update_id) DO NOTHING RETURNING number""",
+        VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (channel, update_id) DO NOTHING""",
         channel,
         update.update_id,
         update.chat_id,
@@ -251,16 +254,11 @@ async def _receive(connection: Connection, channel: str, update: NewUpdate, now:
         jsons.dumps(update.body),
         now,
     )
-    return int(row is not None)
 
 
-async def _say(
-    connection: Connection, channel: str, chat_id: str, conversation_id: str, saying: Saying, now: int
-) -> None:
+async def _say(tx: Tx, channel: str, chat_id: str, conversation_id: str, saying: Saying, now: int) -> None:
     values = (saying.source, saying.text, saying.reply_to, saying.draft_id, now)
     try:
-        await connection.execute(ADD, conversation_id, channel, chat_id, *values)
-    except Exception as error:
-        if is_server_error(error, FOREIGN_KEY_VIOLATION):
-            raise NoConversation(conversation_id) from error
-        raise
+        await tx.execute(ADD, conversation_id, channel, chat_id, *values)
+    except Missing:
+        raise NoConversation(conversation_id) from None

@@ -1,0 +1,36 @@
+"""Adding messages to a conversation, inside a transaction of whoever says them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from shared.models import NewMessage
+from shared.store import rows
+from shared.store.engine import Tx
+
+
+async def store_messages(
+    tx: Tx,
+    conversation_id: str,
+    run_id: str | None,
+    messages: Sequence[NewMessage],
+    now: int,
+) -> None:
+    """Append messages to a conversation inside a transaction; ``run_id`` None: no run said them."""
+    if not messages:
+        return
+    visible = sum(message.text is not None for message in messages)
+    following = await tx.fetchval(
+        """UPDATE conversations SET next_seq = next_seq + $2, message_count = message_count + $3,
+        last_activity = greatest(last_activity, $4) WHERE id = $1 RETURNING next_seq""",
+        conversation_id,
+        len(messages),
+        visible,
+        now,
+    )
+    first = following - len(messages)
+    await tx.executemany(
+        """INSERT INTO messages (conversation_id, seq, id, run_id, role, sender, sender_name, text, blocks,
+            created_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)""",
+        rows.message_values(conversation_id, run_id, messages, first, now),
+    )
