@@ -1,7 +1,7 @@
 """What an engine gives the store: transactions in which the statements of ``sql/`` run.
 
 Statements are written in PostgreSQL's dialect, once; SQLite's engine translates each of them once. Two names
-stand for what really differs: ``lease_clock()`` for the engine's lease clock in milliseconds, and ``shard()``
+stand for what really differs: ``lease_now()`` for the engine's lease clock in milliseconds, and ``shard()``
 for the part of a counter that this connection adds to, so that hosts don't wait for each other's row.
 """
 
@@ -69,7 +69,7 @@ class Engine(Protocol):
     milliseconds, which must not stand in the way of the event loop.
     """
 
-    async def read(self, work: Work[T], *, patient: bool = False) -> T:
+    async def read(self, work: Work[T], *, patient: bool = False, long: bool = False) -> T:
         """Run a reading function and return what it returns; raises Unavailable."""
         ...
 

@@ -20,7 +20,7 @@ T = TypeVar("T")
 @cache
 def translated(statement: str) -> str:
     """Return a statement with what the names of ``shared.store.engine`` stand for here."""
-    return statement.replace("lease_clock()", NOW).replace("shard()", f"pg_backend_pid() % {SHARDS}")
+    return statement.replace("lease_now()", NOW).replace("shard()", f"pg_backend_pid() % {SHARDS}")
 
 
 class PostgresTx:
@@ -76,7 +76,7 @@ class PostgresEngine:
     def __init__(self, database: Database) -> None:
         self._db = database
 
-    async def read(self, work: Work[T], *, patient: bool = False) -> T:
+    async def read(self, work: Work[T], *, patient: bool = False, long: bool = False) -> T:
         """Run a reading function and return what it returns."""
         read = self._db.read_patiently if patient else self._db.read
         return await read(lambda connection: work(PostgresTx(connection)))

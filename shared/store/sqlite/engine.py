@@ -21,6 +21,7 @@ from typing import Final, Protocol, TypeVar
 import anyio.to_thread
 
 from shared.errors import NotDurable, StoreError, Unavailable
+from shared.store.sqlite.lease_clock import lease_now
 
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
@@ -89,6 +90,8 @@ def connect(path: Path, *, busy_ms: int) -> sqlite3.Connection:
         path, isolation_level=None, check_same_thread=False, cached_statements=512, timeout=busy_ms / 1000
     )
     connection.row_factory = sqlite3.Row
+    # Deterministic: within one statement it is one moment, whatever the number of rows.
+    connection.create_function("lease_now", 0, lease_now, deterministic=True)
     connection.execute("PRAGMA journal_mode=WAL")
     for pragma in PRAGMAS:
         connection.execute(pragma)

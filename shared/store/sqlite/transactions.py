@@ -22,7 +22,7 @@ T = TypeVar("T")
 RULES: Final = tuple(
     (re.compile(pattern), replacement)
     for pattern, replacement in (
-        (r"\s+FOR (?:NO KEY UPDATE|UPDATE|KEY SHARE|SHARE)(?: SKIP LOCKED)?\b", ""),
+        (r"\s+FOR (?:NO KEY UPDATE|UPDATE|KEY SHARE|SHARE)(?: OF [\w, ]+?)?(?: SKIP LOCKED)?\b", ""),
         (r"= ANY\((\$\d+)::\w+\[\]\)", r"IN (SELECT value FROM json_each(\1))"),
         (
             r"SELECT \* FROM unnest\((\$\d+)::\w+\[\], (\$\d+)::\w+\[\], (\$\d+)::\w+\[\]\)",
@@ -103,9 +103,10 @@ class SqliteEngine:
     def __init__(self, database: Database) -> None:
         self._db = database
 
-    async def read(self, work: Work[T], *, patient: bool = False) -> T:
+    async def read(self, work: Work[T], *, patient: bool = False, long: bool = False) -> T:
         """Run a reading function and return what it returns."""
-        return await self._db.read(lambda connection: drive(work(SqliteTx(connection))))
+        read = self._db.read_apart if long else self._db.read
+        return await read(lambda connection: drive(work(SqliteTx(connection))))
 
     async def write(self, work: Work[T], *, patient: bool = False, long: bool = False) -> T:
         """Run a function in one transaction, which an exception undoes."""
