@@ -47,3 +47,7 @@ class Metrics:
     tokens: Counter[str] = field(default_factory=Counter)
     task_runs: Counter[str] = field(default_factory=Counter)
     compactions: Counter[str] = field(default_factory=Counter)
+    connections: int = 0
+    """Open now."""
+    connections_cut: Counter[str] = field(default_factory=Counter)
+    """Ended by the host, by reason."""

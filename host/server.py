@@ -10,15 +10,18 @@ import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib import import_module
+from typing import cast
 
 import anyio
 from starlette.types import ASGIApp
-from uvicorn.config import Config
+from uvicorn.config import Config, HTTPProtocolType
 from uvicorn.server import Server
 
 from host.app import App
 from host.base import Base, open_base
+from host.connections import BACKLOG, Connection, Connections, raise_descriptor_limit
 from shared.errors import Misconfigured, PicoError, StoreError, StoreVersion
 from shared.ids import new_id
 from shared.settings import Settings
@@ -26,7 +29,6 @@ from shared.settings.proxies import peers
 
 logger = logging.getLogger("picoclaw.host")
 
-BACKLOG = 2048
 HOPELESS = 2
 SWITCH_S = 0.0005
 """How long a worker thread waits at most for the interpreter while the event loop is busy. At Python's 5 ms a
@@ -41,8 +43,10 @@ _M_ARENA_MAX = -8
 class _Server(Server):
     """uvicorn without its own signal handling: ours drains first, while /health still answers."""
 
-    def __init__(self, app: ASGIApp, bound: socket.socket, proxies: tuple[str, ...]) -> None:
-        super().__init__(_config(app, proxies))
+    def __init__(
+        self, app: ASGIApp, bound: socket.socket, proxies: tuple[str, ...], book: Connections
+    ) -> None:
+        super().__init__(_config(app, proxies, book))
         self._bound = bound
         self._started = anyio.Event()
         self._ended = anyio.Event()
@@ -110,6 +114,7 @@ def _share_one_arena() -> None:
 
 async def serve(settings: Settings, bound: socket.socket) -> int:
     """Open the host, answer on the socket, and close everything in order."""
+    descriptors = raise_descriptor_limit()
     stopping = anyio.Event()
 
     def stop(reason: str) -> None:
@@ -122,7 +127,8 @@ async def serve(settings: Settings, bound: socket.socket) -> int:
     fault: PicoError | StoreError | None = None
     async with open_base(settings, new_id("host"), stop) as base:
         app = App(base)
-        server = _Server(app, bound, settings.gateway.trusted_proxies)
+        book = Connections(descriptors, base.metrics)
+        server = _Server(app, bound, settings.gateway.trusted_proxies, book)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_on_signals, stop)
             tasks.start_soon(server.answer)
@@ -167,9 +173,10 @@ async def _on_signals(stop: Callable[[str], None]) -> None:
             stop(signal.Signals(number).name)
 
 
-def _config(app: ASGIApp, proxies: tuple[str, ...]) -> Config:
+def _config(app: ASGIApp, proxies: tuple[str, ...], book: Connections) -> Config:
     return Config(
         app,
+        http=cast(HTTPProtocolType, partial(Connection, book)),
         log_config=None,
         access_log=False,
         server_header=False,
@@ -179,7 +186,7 @@ def _config(app: ASGIApp, proxies: tuple[str, ...]) -> Config:
         forwarded_allow_ips=peers(proxies),
         lifespan="off",
         ws="none",
-        backlog=BACKLOG,
+        backlog=book.backlog,
         timeout_keep_alive=75,
         # The runs are over when this begins; a reader who doesn't read must not keep the host alive.
         timeout_graceful_shutdown=5,

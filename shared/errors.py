@@ -3,6 +3,7 @@
 PicoError
 ├── InvalidInput            400 invalid_request      the message names the field
 │   └── NotJson             415 unsupported_media_type
+├── BodyTimeout             408 timeout
 ├── TooLarge                413 body_too_large
 ├── Unauthorized            401 unauthorized
 ├── Forbidden               403 forbidden
@@ -59,6 +60,13 @@ class NotJson(InvalidInput):
 
     status = 415
     code = "unsupported_media_type"
+
+
+class BodyTimeout(PicoError):
+    """The rest of the body does not come."""
+
+    status = 408
+    code = "timeout"
 
 
 class TooLarge(PicoError):

@@ -83,6 +83,12 @@ class MetricsApi:
                 "kind",
                 own.compactions,
             ),
+            (
+                "picoclaw_connections_cut",
+                "Connections that the host ended",
+                "reason",
+                own.connections_cut,
+            ),
         )
         for name, help_text, label, counter in counted:
             family = CounterMetricFamily(name, help_text, labels=[label])
@@ -102,6 +108,7 @@ class MetricsApi:
         from prometheus_client.core import GaugeMetricFamily
 
         gauges = (
+            ("picoclaw_connections", "Open connections", self._metrics.connections),
             ("picoclaw_active_runs", "Runs in flight on this host", self._active_runs()),
             ("picoclaw_waiting_runs", "Requests that wait for a place to run", self._waiting_runs()),
             ("picoclaw_conversations", "Conversations in the store", counts.conversations),

@@ -32,6 +32,8 @@ def error_response(error: PicoError, request_id: str) -> JSON:
 def error_headers(error: PicoError) -> dict[str, str]:
     """Return what an error says beside its body."""
     headers = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
+    if error.status == 408:
+        headers["Connection"] = "close"
     if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     if isinstance(error, MethodNotAllowed):

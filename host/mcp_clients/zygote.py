@@ -91,12 +91,16 @@ class Zygote:
             await self._wanted.wait()
         while not self._closing:
             started = anyio.current_time()
-            await self._live()
+            try:
+                await self._live()
+            except OSError as error:
+                logger.error("The tool server process could not be started: %s", error.strerror)
             failures = 0 if anyio.current_time() - started > STEADY_SECONDS else failures + 1
             if self._closing:
                 return
             logger.warning("The tool server process ended unexpectedly and is started again")
-            self._control, self._inherited = _pair()
+            with suppress(OSError):  # then at the next start
+                self._control, self._inherited = _pair()
             await anyio.sleep(RESTART_SECONDS[min(failures, len(RESTART_SECONDS) - 1)])
 
     async def bear(self, conversation_id: str, *, is_main: bool) -> socket.socket:
@@ -148,7 +152,9 @@ class Zygote:
                 return
 
     async def _live(self) -> None:
-        """Be the owner of one process: from its start to its end, also when cancelled."""
+        """Be the owner of one process: from its start to its end, also when cancelled. Raises OSError."""
+        if self._inherited.fileno() < 0:
+            self._control, self._inherited = _pair()
         with self._inherited:
             process = await anyio.open_process(
                 [sys.executable, "-I", "-m", "mcp_server.zygote", str(self._inherited.fileno())],

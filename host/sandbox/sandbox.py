@@ -258,14 +258,24 @@ class Sandbox:
             except Disconnected:
                 logger.error("the sandbox supervisor ended; restarting it")
             self._fail_all(DIED)
-            await self._stop()
+            with contextlib.suppress(OSError):  # without a free descriptor it can't be waited for
+                await self._stop()
             if self._cannot_start:
                 pause = min(pause * 2, LONGEST_PAUSE_S)
             else:
                 self._ready = anyio.Event()
                 pause = RESTART_PAUSE_S
             await anyio.sleep(pause)
+            while not self._started():  # noqa: ASYNC110 - nothing tells of a free descriptor
+                await anyio.sleep(pause)
+
+    def _started(self) -> bool:
+        try:
             self._start()
+        except OSError as error:
+            logger.error("the sandbox supervisor could not be started: %s", error.strerror)
+            return False
+        return True
 
     async def _converse(self) -> None:
         wire = self._wire
