@@ -14,6 +14,7 @@ from shared.store.channel_rows import SAID
 from shared.store.postgres import tool_access
 from shared.store.postgres.database import Database
 from shared.store.postgres.driver import Connection, is_server_error
+from shared.store.rows import MESSAGES_THAT_STAND
 
 LOCK: Final = 7_165_427_331
 """Key of the advisory lock that hosts starting at once take before they migrate."""
@@ -310,7 +311,7 @@ MARKS: Final = (
     "CREATE INDEX commit_marks_made_at ON commit_marks (made_at)",
 )
 
-STEPS: Final[tuple[tuple[str, ...], ...]] = (FIRST, MARKS)
+STEPS: Final[tuple[tuple[str, ...], ...]] = (FIRST, MARKS, MESSAGES_THAT_STAND)
 """Statements of each migration, oldest first. A landed one is never edited; a change is a new one."""
 
 SCHEMA_VERSION: Final = len(STEPS)
