@@ -86,7 +86,7 @@ class App:
         settings = self._base.settings
         return HealthApi(
             Build(settings.version, settings.build_commit, settings.build_time, settings.max_execution_ms),
-            Volumes(settings.memory_dir, settings.skills_dir, settings.store_dir),
+            Volumes(settings.memory_dir, settings.skills_dir),
             self._base.store,
             ready=lambda: self._host is not None and self._host.ready and not self._host.runs.draining,
             sandbox=lambda: self._base.sandbox.report,

@@ -5,13 +5,17 @@ from __future__ import annotations
 import ctypes
 import gc
 import logging
+import os
 import signal
 import socket
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from importlib import import_module
+from pathlib import Path
 from typing import cast
 
 import anyio
@@ -22,10 +26,11 @@ from uvicorn.server import Server
 from host.app import App
 from host.base import Base, open_base
 from host.connections import BACKLOG, Connection, Connections, raise_descriptor_limit
-from shared.errors import Misconfigured, PicoError, StoreError, StoreVersion
+from shared.errors import Misconfigured, PicoError, StoreError
 from shared.ids import new_id
 from shared.settings import Settings
 from shared.settings.proxies import peers
+from shared.store.contract import Store
 
 logger = logging.getLogger("picoclaw.host")
 
@@ -33,6 +38,9 @@ HOPELESS = 2
 SWITCH_S = 0.0005
 """How long a worker thread waits at most for the interpreter while the event loop is busy. At Python's 5 ms a
 thread that ships the store's log needs seconds, holds up every writer meanwhile, and leases run out."""
+
+HANGS_S = 8.0
+"""A volume that hasn't answered for so many seconds doesn't keep a host that is told to stop."""
 
 FIRST_ANSWER_S = 0.01
 """What it takes to answer /health once, when all is imported that it needs."""
@@ -98,7 +106,8 @@ def run(settings: Settings) -> int:
         return anyio.run(serve, settings, bound, backend_options={"use_uvloop": True})
     except (StoreError, PicoError) as error:
         logger.error("%s", error)
-        return HOPELESS if isinstance(error, Misconfigured | StoreVersion) else 1
+        hopeless = error.hopeless if isinstance(error, StoreError) else isinstance(error, Misconfigured)
+        return HOPELESS if hopeless else 1
     finally:
         bound.close()
 
@@ -159,9 +168,24 @@ async def _live(base: Base, app: App, server: _Server, stopping: anyio.Event) ->
         gc.enable()
         logger.info("Listening", extra={"host": base.settings.host, "port": server.port})
         await stopping.wait()
+        grace_s = base.settings.stop_grace_ms / 1000
+        threading.Thread(target=_end_on_a_hanging_volume, args=(base.store, grace_s), daemon=True).start()
         # While the runs come to their end the socket stays open: /health and streams go on.
         await host.runs.drain()
         await server.end()
+
+
+def _end_on_a_hanging_volume(store: Store, grace_s: float) -> None:
+    """End a process that was told to stop and whose threads the kernel doesn't give back."""
+    time.sleep(grace_s + HANGS_S)
+    while store.silent_s() < HANGS_S:
+        time.sleep(0.1)
+    logger.error("STORE_DIR does not answer: ending without it; what was acknowledged is on it")
+    # The descriptors stay open as long as the kernel keeps a thread: children are told by the connections.
+    for descriptor in Path("/proc/self/fd").iterdir():
+        with suppress(OSError), socket.socket(fileno=os.dup(int(descriptor.name))) as connection:
+            connection.shutdown(socket.SHUT_RDWR)
+    os._exit(1)
 
 
 async def _on_signals(stop: Callable[[str], None]) -> None:

@@ -24,6 +24,7 @@ KeyTaken                    an idempotency key stands for something already
 LeaseLost                   a run's writer was overtaken: nothing it writes may land
 StoreError                  the store cannot be opened or used
 ├── StoreVersion            made by a newer program
+├── StoreRefused            the database answers and doesn't serve: only the operator can mend it
 └── StoreLocked             another host holds the STORE_DIR
 """
 
@@ -196,11 +197,24 @@ class LeaseLost(Exception):
 
 
 class StoreError(Exception):
-    """The store cannot be opened or used; the sentence says why."""
+    """The store cannot be opened or used; the sentence says why.
+
+    ``hopeless``: another try cannot succeed before an operator did something, so nobody should try again.
+    """
+
+    hopeless = False
 
 
 class StoreVersion(StoreError):
     """The database was written by a newer version of the program."""
+
+    hopeless = True
+
+
+class StoreRefused(StoreError):
+    """The database answers and doesn't serve; the sentence has its words and the setting that mends it."""
+
+    hopeless = True
 
 
 class StoreLocked(StoreError):

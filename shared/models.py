@@ -76,8 +76,6 @@ class Message:
     sender_name: str
     text: str
     created_at: int
-    refused: bool = False
-    """Of a turn that the model refused to answer: the model is not sent it any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +101,6 @@ class HistoryEntry:
     text: str | None = None
     sender_name: str = ""
     created_at: int = 0
-    refused: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -259,7 +259,6 @@ def message_view(message: Message) -> dict[str, Any]:
         "sender_name": message.sender_name,
         "content": message.text,
         "created_at": iso(message.created_at),
-        **({"refused": True} if message.refused else {}),
     }
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
+import anyio
+import anyio.to_thread
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -15,6 +18,12 @@ from starlette.routing import Route
 from host.api.responses import JSON
 from shared.errors import Unavailable
 from shared.store.contract import Store
+
+logger = logging.getLogger("picoclaw.http")
+
+PROBE_S: Final = 1.0
+"""Seconds for which the outcome of a probe counts, whoever asks how often."""
+ANSWER_S: Final = 2.0
 
 
 class SandboxReport(Protocol):
@@ -43,7 +52,6 @@ class Volumes:
 
     memory: Path
     skills: Path
-    store: Path
 
 
 class HealthApi:
@@ -62,6 +70,10 @@ class HealthApi:
         self._build = build
         self._volumes = volumes
         self._store = store
+        self._looking: anyio.CapacityLimiter | None = None
+        self._probing = anyio.Lock()
+        self._probed_at = -PROBE_S
+        self._fault: str | None = None
         self._ready = ready
         self._sandbox = sandbox
         self._channels = channels
@@ -76,13 +88,10 @@ class HealthApi:
     async def health(self, request: Request) -> Response:
         """Tell how the host is."""
         database = await self._database()
-        store_ok = self._store_ok(database["ok"])
-        volumes = {
-            "memory": _writable(self._volumes.memory),
-            "skills": self._volumes.skills.is_dir(),
-            "sessions": store_ok,
-            "store": store_ok,
-        }
+        store_ok = await self._store_fault() is None
+        if self._store.several_hosts:
+            database["ok"] = database["ok"] and store_ok
+        volumes = {**await self._directories(), "sessions": store_ok, "store": store_ok}
         sandbox = self._sandbox()
         well = database["ok"] and volumes["memory"] and store_ok
         return JSON(
@@ -103,14 +112,37 @@ class HealthApi:
         """Tell whether requests are welcome."""
         if not self._ready():
             raise Unavailable("The host is starting or stopping.", code="not_ready", retry_after=1)
-        if self._store.several_hosts and not self._store.volume_ok():
-            raise Unavailable("The database cannot be reached.", code="not_ready", retry_after=2)
+        fault = await self._store_fault()
+        if fault is not None:
+            raise Unavailable(fault, code="not_ready", retry_after=2)
         return JSON({"status": "ready"})
 
-    def _store_ok(self, database_ok: bool) -> bool:
-        if self._store.several_hosts:
-            return database_ok
-        return self._store.volume_ok() and _writable(self._volumes.store)
+    async def _store_fault(self) -> str | None:
+        """Return what keeps the next request from being stored; who asks within a second gets one answer."""
+        async with self._probing:
+            if anyio.current_time() >= self._probed_at + PROBE_S:
+                self._fault = await self._probe()
+                self._probed_at = anyio.current_time()
+            return self._fault
+
+    async def _directories(self) -> dict[str, bool]:
+        """Return how the directories are; their file system may hang, and then the answer is no."""
+        self._looking = self._looking or anyio.CapacityLimiter(1)
+        with anyio.move_on_after(ANSWER_S):
+            return await anyio.to_thread.run_sync(
+                _look, self._volumes, abandon_on_cancel=True, limiter=self._looking
+            )
+        return {"memory": False, "skills": False}
+
+    async def _probe(self) -> str | None:
+        try:
+            await self._store.probe()
+        except Unavailable as error:
+            return error.message
+        except Exception:
+            logger.exception("The store could not be tried")
+            return "The store fails."
+        return None
 
     async def _database(self) -> dict[str, Any]:
         try:
@@ -120,5 +152,5 @@ class HealthApi:
         return {"ok": True, "conversations": counts.conversations, "tasks": counts.tasks}
 
 
-def _writable(path: Path) -> bool:
-    return os.access(path, os.W_OK | os.X_OK)
+def _look(volumes: Volumes) -> dict[str, bool]:
+    return {"memory": os.access(volumes.memory, os.W_OK | os.X_OK), "skills": volumes.skills.is_dir()}

@@ -137,7 +137,9 @@ def _sentences() -> Iterator[None]:
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     try:
         yield
-    except (StoreError, OSError) as error:
+    except StoreError as error:
+        fail(str(error), 2 if error.hopeless else 1)
+    except OSError as error:
         fail(str(error))
 
 

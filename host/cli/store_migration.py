@@ -9,7 +9,7 @@ from pathlib import Path
 import anyio
 
 from host.cli.terminal import err
-from shared.errors import PicoError, StoreError
+from shared.errors import StoreError
 from shared.settings import Settings
 from shared.store.copying import Tell, publish
 from shared.store.copying import to_postgres as copy_to_postgres
@@ -17,6 +17,7 @@ from shared.store.copying import to_sqlite as copy_to_sqlite
 from shared.store.maintenance import has_store
 from shared.store.postgres.database import Database, Place
 from shared.store.postgres.migrations import migrate as migrate_schema
+from shared.store.postgres.opening import in_sentences
 
 
 def migrate(settings: Settings, store_dir: Path, *, to_postgres: bool) -> dict[str, int]:
@@ -37,10 +38,9 @@ def migrate(settings: Settings, store_dir: Path, *, to_postgres: bool) -> dict[s
 async def _with(place: Place, copy: Callable[[Database, Tell], Awaitable[dict[str, int]]]) -> dict[str, int]:
     database = Database(place)
     try:
-        await migrate_schema(database)
-        return await copy(database, _tell)
-    except PicoError as error:
-        raise StoreError(error.message) from error
+        with in_sentences("DATABASE_URL"):
+            await migrate_schema(database)
+            return await copy(database, _tell)
     finally:
         await database.close()
 

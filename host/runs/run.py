@@ -8,7 +8,7 @@ from typing import Any, Final, Protocol
 
 import anyio
 
-from host.agent.endings import OVERTAKEN, Ending, Overtaken, Paused, TimedOut
+from host.agent.endings import Ending, Overtaken, Paused, TimedOut
 from host.metrics import Metrics
 from host.runs.events import EventLog
 from host.runs.prices import Prices
@@ -113,7 +113,7 @@ class ActiveRun:
             with anyio.CancelScope(shield=True), anyio.fail_after(FINISH_WITHIN_S):
                 await self._finish(ending)
         except LeaseLost:
-            self._fail(PicoError(OVERTAKEN, code=Overtaken.code))
+            self._lose()
         except PicoError as error:
             self._fail(error)
         except Exception:
@@ -235,6 +235,15 @@ class ActiveRun:
         self._metrics.run_seconds.add((monotonic_ms() - self._started) / 1000)
         for kind, number in dataclasses.asdict(end.usage).items():
             self._metrics.tokens[kind] += number
+
+    def _lose(self) -> None:
+        """End without a word to the store, where the run is another host's to end."""
+        if self.log.held:
+            self.log.forget()
+        self._answer = self._answer_body(self._recorder.shown.text.strip(), [], Overtaken())
+        self._metrics.runs[RunState.ERROR.value] += 1
+        for event in self._last_events(self._answer):
+            self.log.emit(event.name, event.data)
 
     def _fail(self, error: PicoError) -> None:
         self._fault = error

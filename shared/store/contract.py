@@ -284,6 +284,14 @@ class Store(Protocol):
         """Return whether the last attempt to write the volume worked (True before the first)."""
         ...
 
+    def silent_s(self) -> float:
+        """Return for how many seconds the volume hasn't answered; 0 where there is none."""
+        ...
+
+    async def probe(self) -> None:
+        """Try out what the next write needs; raises Unavailable with what is wrong."""
+        ...
+
     async def counts(self) -> StoreCounts:
         """Return the counters for /health."""
         ...

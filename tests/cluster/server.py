@@ -22,6 +22,11 @@ class Server:
         """Start it; the first time it is made."""
         self.url = self._do("start", "fsync=on")
 
+    @property
+    def socket(self) -> tuple[str, str]:
+        """Return the directory and the port of its socket, where the superuser needs no password."""
+        return str(self._directory), (self._directory / "port").read_text().strip()
+
     def stop(self, mode: str = "immediate") -> None:
         """Stop it; ``immediate`` is a crash."""
         self._do("stop", mode)

@@ -187,6 +187,8 @@ def test_a_host_that_slept_through_its_lease_writes_nothing(
     hosts[0].signal_all(signal.SIGCONT)
     thread.join(60)
     assert clients[1].get(f"/chat/{conversation}/messages").json() == before
+    assert [name for _, name, _ in known["events"]][-2:] == ["error", "done"]
+    assert known["events"][-1][2]["code"] == "lease_lost"
     assert clients[0].post("/chat", json={"message": "back"}).status_code == 200
 
 

@@ -386,6 +386,44 @@ def test_a_run_that_fails_inside_the_host_has_ended_and_the_conversation_is_free
 
 
 @alone_on_the_store
+@pytest.mark.parametrize("live", [False, True])
+def test_a_run_that_lost_its_lease_ends_as_documented(make_host: MakeHost, *, live: bool) -> None:
+    """As after a freeze that outlasted the lease: somebody ended the run meanwhile."""
+    host = make_host(settings={"LEASE_MS": "3000"}).start()
+    message = directive(steps=[{"text": "one", "tools": [{"name": "list_dir", "input": {}}]}, {"hang": True}])
+    told: list[Any] = []
+
+    def talk() -> None:
+        with host.client() as client:
+            body = {"message": message, "conversation_id": "main"}
+            told.extend(stream(client, body) if live else [client.post("/chat", json=body)])
+
+    with host.client() as client, local_database(host) as database:
+        thread = threading.Thread(target=talk)
+        thread.start()
+
+        def ended() -> bool:
+            # Again and again: the host renews what nobody found yet.
+            database.execute("UPDATE runs SET lease_until = 0 WHERE state = 'running'")
+            return not thread.is_alive()
+
+        until(ended)
+        if live:
+            assert [name for _, name, _ in told][-2:] == ["error", "done"]
+            answer = told[-1][2]
+        else:
+            assert told[0].status_code == 200
+            answer = told[0].json()
+        assert (answer["status"], answer["code"], answer["conversation_id"]) == (
+            "error",
+            "lease_lost",
+            "main",
+        )
+        until(lambda: client.get("/chat/main").json()["status"] == "idle")
+        assert chat(client, "again", conversation_id="main")["status"] == "success"
+
+
+@alone_on_the_store
 def test_a_run_whose_end_could_not_be_stored_ends_with_its_lease(make_host: MakeHost) -> None:
     host = make_host(settings={"LEASE_MS": "3000"}).start()
     with host.client() as client, local_database(host) as database:

@@ -16,15 +16,16 @@ from uuid import UUID, uuid4
 
 import anyio
 
-from shared.clock import monotonic_ms, now_ms
-from shared.errors import Unauthorized, Unavailable
-from shared.store.postgres.driver import Connection, Pool, is_away, is_server_error, make_pool
+from shared.clock import monotonic_ms
+from shared.errors import Unavailable
+from shared.store.postgres.driver import Connection, Pool, cure, is_away, is_server_error, make_pool, sqlstate
 
 logger = logging.getLogger("picoclaw.store")
 
 T = TypeVar("T")
 Work = Callable[[Connection], Awaitable[T]]
 
+INSUFFICIENT_PRIVILEGE: Final = "42501"
 UNIQUE_VIOLATION: Final = "23505"
 FOREIGN_KEY_VIOLATION: Final = "23503"
 UNDONE: Final = ("40001", "40P01")
@@ -32,6 +33,7 @@ UNDONE: Final = ("40001", "40P01")
 
 NOT_YET: Final = "22023"
 """The state in which ``pg_xact_status`` refuses a transaction's number that lies in the future."""
+ANOTHER_PROGRAMS: Final = "is it another program's? Name a database of the host's own in DATABASE_URL"
 LEAVE_MARK: Final = "INSERT INTO commit_marks (mark) VALUES ($1) RETURNING pg_current_xact_id()::text"
 
 TRIES: Final = 8
@@ -48,17 +50,13 @@ CONNECTION_S: Final = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where the database is. ``token``: what a tool server's statements show, see ``tool_access``.
-
-    ``token_id``: of the outside agent that it serves; when that token has ended, its statements do nothing.
-    """
+    """Where the database is. ``token``: what a tool server's statements show, see ``tool_access``."""
 
     url: str
     owner: str = "picoclaw"
     connections: int = 10
     pooled: bool = False
     token: str | None = None
-    token_id: str | None = None
 
 
 class _Unknown(Exception):
@@ -95,6 +93,8 @@ class _Trials:
 
     def sentence(self) -> Unavailable:
         """Return what a caller is told."""
+        if sqlstate(self.error) not in (None, *UNDONE):
+            return Unavailable("The database refuses the host: try again", retry_after=2)
         if self.error is not None and is_away(self.error):
             return Unavailable("The database cannot be reached: try again", retry_after=2)
         return Unavailable("The database is busy: try again", retry_after=1)
@@ -107,11 +107,6 @@ async def _fate(connection: Connection, unknown: _Unknown) -> tuple[str | None, 
     return status, marked is not None
 
 
-async def _check_token(connection: Connection, token_id: str) -> None:
-    if not await connection.fetchval("SELECT token_lives($1, $2)", token_id, now_ms()):
-        raise Unauthorized("The token has ended; nothing was done.")
-
-
 class Database:
     """One process's view of the database."""
 
@@ -119,7 +114,12 @@ class Database:
         self._place = place
         self._pool: Pool | None = None
         self._opening = anyio.Lock()
-        self.away = False
+        self._failing: set[str] = set()
+
+    @property
+    def away(self) -> bool:
+        """Return whether the last read or the last write failed for want of a database that serves."""
+        return bool(self._failing)
 
     async def read(self, work: Work[T]) -> T:
         """Run a reading function; raises Unavailable."""
@@ -160,12 +160,12 @@ class Database:
                         return cast(T, unknown.result)
                 except Exception as error:
                     trials.failed(error)
-                    if is_away(error):
-                        self._note(away=True)
+                    if is_away(error) and not self._is_denied(error):
+                        self._note(attempt, error)
                     elif not is_server_error(error, *UNDONE):
                         raise
                 else:
-                    self._note(away=False)
+                    self._note(attempt)
                     return result
                 await trials.pause()
         raise trials.sentence() from trials.error
@@ -192,8 +192,6 @@ class Database:
                     await connection.execute(
                         "SELECT set_config('picoclaw.token', $1, true)", self._place.token
                     )
-                if self._place.token_id is not None:
-                    await _check_token(connection, self._place.token_id)
                 result = await work(connection)
                 mark = uuid4() if knowably else None
                 xid = await connection.fetchval(LEAVE_MARK, mark) if knowably else None
@@ -214,7 +212,7 @@ class Database:
 
     async def _has_committed(self, unknown: _Unknown, deadline: float) -> bool:
         """Return what became of a transaction; raises Unavailable when nobody can say."""
-        self._note(away=True)
+        self._note(self._in_transaction, unknown)
         while unknown.xid is not None and monotonic_ms() < deadline:
             try:
                 status, marked = await self._plainly(lambda connection: _fate(connection, unknown))
@@ -243,10 +241,26 @@ class Database:
                     )
         return self._pool
 
-    def _note(self, *, away: bool) -> None:
-        if away != self.away:
-            self.away = away
-            if away:
-                logger.error("The database cannot be reached")
-            else:
-                logger.warning("The database answers again")
+    def _is_denied(self, error: Exception) -> bool:
+        """Return whether a tool server asked for what isn't its conversation's."""
+        return self._place.token is not None and is_server_error(error, INSUFFICIENT_PRIVILEGE)
+
+    def _note(self, attempt: Callable[..., Any], error: Exception | None = None) -> None:
+        """Note how an attempt went, and say when that changes. A server may take reads and refuse writes."""
+        before, kind = self.away, "read" if attempt == self._reading else "write"
+        if error is not None:
+            self._failing.add(kind)
+        elif before:
+            self._failing -= {"read", kind}
+        if self.away and not before:
+            logger.error("The database %s", words(error))
+        elif before and not self.away:
+            logger.warning("The database serves again")
+
+
+def words(error: BaseException | None) -> str:
+    """Return what is wrong and what mends it, in the server's own words where it answered."""
+    state = sqlstate(error)
+    if state is None:
+        return "cannot be reached"
+    return f"refuses the host: {error} ({state}): {cure(state) or ANOTHER_PROGRAMS}"

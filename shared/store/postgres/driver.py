@@ -20,6 +20,29 @@ IDLE_S: Final = 300.0
 """An unused connection is closed after this long, in seconds."""
 
 
+REFUSALS: Final = {
+    "08": "the server, or what is between, ended the connection",
+    "08P01": "a pooler needs DATABASE_POOLER=true, and has to know the role of DATABASE_TOOLS_URL",
+    "25006": "the server is read-only: let DATABASE_URL lead to one that takes writes",
+    "25P03": "the host was stopped in the middle of a transaction",
+    "26000": "a pooler needs DATABASE_POOLER=true",
+    "28": "look at user and password in DATABASE_URL, and at the role's LOGIN",
+    "3D000": "look at the database's name in DATABASE_URL",
+    "42501": "GRANT DATABASE_URL's role what it needs",
+    "42P05": "a pooler needs DATABASE_POOLER=true",
+    "53": "the server has no disk or memory left",
+    "53300": "lower DATABASE_CONNECTIONS, or raise the server's or the role's limit",
+    "55000": "allow connections to the database (ALTER DATABASE … ALLOW_CONNECTIONS true)",
+    "57": "the server is starting or stopping",
+    "58": "the server's disk fails: look at the server's log",
+}
+"""What a server answers that doesn't serve, by SQLSTATE or class (PostgreSQL, appendix A), and what mends it.
+
+The longest that fits counts. docs/scale.md has the same table.
+"""
+CANCELLED: Final = "57014"
+"""Of class 57, but about one statement."""
+
 SESSION: Final = {
     # What makes a commit durable, whatever the server's default is.
     "synchronous_commit": "on",
@@ -109,6 +132,7 @@ async def make_pool(url: str, *, most: int, pooled: bool, owner: str) -> Pool:
             max_size=most,
             max_inactive_connection_lifetime=IDLE_S,
             timeout=CONNECT_S,
+            connect=_connect,
             command_timeout=STATEMENT_S,
             statement_cache_size=0 if pooled else 256,
             server_settings=None if pooled else {**SESSION, "application_name": owner},
@@ -118,20 +142,47 @@ async def make_pool(url: str, *, most: int, pooled: bool, owner: str) -> Pool:
     )
 
 
+class Refused(Exception):
+    """The server refused the connection itself, whatever for."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.sqlstate = sqlstate(error)
+
+
+def sqlstate(error: BaseException | None) -> str | None:
+    """Return the state that the server reported, None for other errors."""
+    state = getattr(error, "sqlstate", None)
+    return state if isinstance(state, str) else None
+
+
 def is_server_error(error: BaseException, *states: str) -> bool:
-    """Return whether the server reported one of these states (PostgreSQL, appendix A: error codes)."""
-    return getattr(error, "sqlstate", None) in states
+    """Return whether the server reported one of these states."""
+    return sqlstate(error) in states
 
 
 def is_away(error: BaseException) -> bool:
-    """Return whether the database couldn't be reached, or ended the connection."""
-    if isinstance(error, OSError | TimeoutError):
+    """Return whether the database can't be reached or doesn't serve (``REFUSALS``)."""
+    if isinstance(error, OSError | TimeoutError | Refused):
         return True
-    state = getattr(error, "sqlstate", None)
-    if isinstance(state, str):
-        # Connection exceptions, resources, operator intervention (shutdown, crash, starting up).
-        return state[:2] in ("08", "53", "57") and state != "57014"
-    return isinstance(error, _module().InterfaceError)
+    state = sqlstate(error)
+    if state is None:
+        # The second: what is sent on a connection whose end the client is just reading.
+        return isinstance(error, _module().InterfaceError | _module().InternalClientError)
+    return state != CANCELLED and cure(state) is not None
+
+
+def cure(state: str) -> str | None:
+    """Return what mends a refusal, None for what is no refusal."""
+    return REFUSALS.get(state, REFUSALS.get(state[:2]))
+
+
+async def _connect(*arguments: Any, **options: Any) -> Any:
+    asyncpg = _module()
+    try:
+        return await asyncpg.connect(*arguments, **options)
+    except asyncpg.PostgresError as error:
+        raise Refused(error) from error
 
 
 async def _prepare(connection: Any) -> None:

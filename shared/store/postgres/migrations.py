@@ -9,20 +9,17 @@ from __future__ import annotations
 
 from typing import Final
 
-from shared.errors import StoreError, StoreVersion
+from shared.errors import StoreVersion
 from shared.store.channel_rows import SAID
 from shared.store.postgres import tool_access
 from shared.store.postgres.database import Database
-from shared.store.postgres.driver import Connection, is_server_error
-from shared.store.rows import MESSAGES_THAT_STAND
+from shared.store.postgres.driver import Connection
 
 LOCK: Final = 7_165_427_331
 """Key of the advisory lock that hosts starting at once take before they migrate."""
 
 SHARDS: Final = 32
 """Rows over which a counter is spread, by the server process that counts."""
-
-INSUFFICIENT_PRIVILEGE: Final = "42501"
 
 FIRST: Final = (
     """CREATE TABLE conversations (
@@ -311,33 +308,15 @@ MARKS: Final = (
     "CREATE INDEX commit_marks_made_at ON commit_marks (made_at)",
 )
 
-TOKEN_ENDS: Final = (
-    # A tool server's role doesn't see tokens. Whoever ends this one waits until the transaction is over.
-    """CREATE FUNCTION token_lives(wanted text, moment bigint) RETURNS boolean
-        LANGUAGE plpgsql VOLATILE SECURITY DEFINER AS $$ BEGIN
-            PERFORM 1 FROM tokens
-                WHERE id = wanted AND (expires_at IS NULL OR expires_at > moment) FOR KEY SHARE;
-            RETURN FOUND;
-        END $$""",
-    *tool_access.fixed_search_path("token_lives(text, bigint)"),
-)
-
-STEPS: Final[tuple[tuple[str, ...], ...]] = (FIRST, MARKS, MESSAGES_THAT_STAND, TOKEN_ENDS)
+STEPS: Final[tuple[tuple[str, ...], ...]] = (FIRST, MARKS)
 """Statements of each migration, oldest first. A landed one is never edited; a change is a new one."""
 
 SCHEMA_VERSION: Final = len(STEPS)
 
 
 async def migrate(database: Database) -> None:
-    """Bring a database up to SCHEMA_VERSION, all or nothing; raises StoreVersion, StoreError."""
-    try:
-        await database.write(_migrate)
-    except Exception as error:
-        if not is_server_error(error, INSUFFICIENT_PRIVILEGE):
-            raise
-        raise StoreError(
-            f"DATABASE_URL's role may not make tables: {error}. Let it own a schema or a database."
-        ) from error
+    """Bring a database up to SCHEMA_VERSION, all or nothing; raises StoreVersion."""
+    await database.write(_migrate)
 
 
 async def _migrate(connection: Connection) -> None:

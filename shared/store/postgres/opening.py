@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
-from dataclasses import replace
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
-from typing import Final, TypeVar
+from typing import Final
 
-from shared.errors import StoreError, Unavailable
-from shared.store.postgres.database import Database, Place
-from shared.store.postgres.driver import Connection, is_server_error
-from shared.store.postgres.migrations import INSUFFICIENT_PRIVILEGE, LOCK, migrate
+from shared.errors import StoreError, StoreRefused, Unavailable
+from shared.store.postgres.database import INSUFFICIENT_PRIVILEGE, Database, Place, words
+from shared.store.postgres.driver import Connection, is_server_error, sqlstate
+from shared.store.postgres.migrations import LOCK, migrate
 from shared.store.postgres.store import PostgresStore
 from shared.store.postgres.tool_access import TABLES, ToolAccess, ToolKey, ToolRole, address_for, tool_key
 from shared.store.retention import Retention
 from shared.store.rows import Row
 
-T = TypeVar("T")
-
 logger = logging.getLogger("picoclaw.store")
+
+STARTING_OR_STOPPING: Final = "57"
 
 OLDEST_SERVER: Final = 130_000
 """PostgreSQL 13 has ``pg_current_xact_id``; older ones are out of support."""
@@ -49,21 +49,23 @@ async def open_shared_store(
     """Return a host's store: reached, migrated, and with a role for its tool servers.
 
     ``tools_url``: the address with the role of the tool servers; without one the host makes that role.
-    Raises StoreError, with a sentence that names no secret, and StoreVersion.
+    Raises StoreError, with a sentence that names no secret, StoreRefused and StoreVersion.
     """
     if find_spec("asyncpg") is None:
         raise StoreError("DATABASE_URL needs the PostgreSQL client: pip install 'picoclaw[postgres]'")
     store = PostgresStore(place, retention)
     try:
-        server = await _asked("DATABASE_URL", store.database.read_patiently, _server)
-        _look_at(server)
-        await migrate(store.database)
-        if await store.database.read(unfinished_copy) is not None:
-            raise StoreError(
-                "DATABASE_URL: a copy into this database is not finished; run `picoclaw store migrate` again"
-            )
-        key = await store.database.write(tool_key)
-        url = tools_url or await _made_role(store.database, place.url, str(server["name"]), key)
+        with in_sentences("DATABASE_URL"):
+            server = await _first_answer(store.database)
+            _look_at(server)
+            await migrate(store.database)
+            if await store.database.read(unfinished_copy) is not None:
+                raise StoreError(
+                    "DATABASE_URL: a copy into this database is not finished; "
+                    "run `picoclaw store migrate` again"
+                )
+            key = await store.database.write(tool_key)
+            url = tools_url or await _made_role(store.database, place.url, str(server["name"]), key)
         store.tools = ToolRole(url, key, place.pooled)
         await _check_tools(store.database, url, place.pooled)
     except BaseException:
@@ -72,11 +74,12 @@ async def open_shared_store(
     return store
 
 
-def open_tool_store(access: str, token_id: str | None = None) -> PostgresStore:
+def open_tool_store(access: str) -> PostgresStore:
     """Return the store of a tool server; it connects when it is first used."""
     reach = ToolAccess.from_text(access)
-    place = Place(reach.url, owner="picoclaw tools", connections=1, pooled=reach.pooled, token=reach.token)
-    return PostgresStore(replace(place, token_id=token_id))
+    return PostgresStore(
+        Place(reach.url, owner="picoclaw tools", connections=1, pooled=reach.pooled, token=reach.token)
+    )
 
 
 async def unfinished_copy(connection: Connection) -> str | None:
@@ -124,7 +127,7 @@ async def _made_role(database: Database, url: str, name: str, key: ToolKey) -> s
     try:
         await database.write(work)
     except Exception as error:
-        if not is_server_error(error, INSUFFICIENT_PRIVILEGE):
+        if not is_server_error(error.__cause__ or error, INSUFFICIENT_PRIVILEGE):
             raise
         raise StoreError(
             "DATABASE_URL's role may not make a role for the tool servers: make one "
@@ -137,7 +140,8 @@ async def _check_tools(database: Database, url: str, pooled: bool) -> None:
     """Give the role what tool servers need, and make sure that it may do no more."""
     tools = Database(Place(url, owner="picoclaw", connections=1, pooled=pooled))
     try:
-        role = await _asked("The tool servers' role", tools.read, _current_user)
+        with in_sentences("The tool servers' role"):
+            role = await tools.read(_current_user)
         if await tools.read(lambda connection: connection.fetchval(TOO_MUCH)):
             raise StoreError(
                 f"The role {role} of the tool servers would bypass row-level security: it must be no "
@@ -162,23 +166,30 @@ async def _grant(connection: Connection, role: str) -> None:
         await connection.execute(f"GRANT {rights} ON {table} TO {quoted}")
 
 
-async def _asked(
-    who: str,
-    ask: Callable[[Callable[[Connection], Awaitable[T]]], Awaitable[T]],
-    work: Callable[[Connection], Awaitable[T]],
-) -> T:
-    """Ask the database for the first time; whatever is wrong with the address becomes a sentence."""
+async def _first_answer(database: Database) -> Row:
+    """Wait for a server that isn't there yet, but not for one that refuses."""
     try:
-        return await ask(work)
+        return await database.read(_server)
     except Unavailable as error:
-        raise StoreError(f"{who}: the database cannot be reached") from error
+        if (sqlstate(error.__cause__) or STARTING_OR_STOPPING)[:2] != STARTING_OR_STOPPING:
+            raise
+    return await database.read_patiently(_server)
+
+
+@contextmanager
+def in_sentences(who: str) -> Iterator[None]:
+    """Make whatever ails a database a sentence: StoreRefused where it answers, else StoreError."""
+    try:
+        yield
     except ValueError as error:
         # Its text may hold the address, and so the password.
-        raise StoreError(f"{who}: the address cannot be read") from error.__cause__
+        raise StoreRefused(f"{who}: the address cannot be read") from error.__cause__
     except Exception as error:
-        if getattr(error, "sqlstate", None) is None:
+        found = error.__cause__ if isinstance(error, Unavailable) else error
+        if found is error and sqlstate(error) is None:
             raise
-        raise StoreError(f"{who}: {error}") from error
+        kind = StoreError if sqlstate(found) is None else StoreRefused
+        raise kind(f"{who}: the database {words(found)}") from error
 
 
 def _quoted(text: str) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from uuid import uuid4
+
 from shared.store.contract import StoreCounts
 from shared.store.postgres.compactions import PostgresCompactions
 from shared.store.postgres.conversations import PostgresConversations
-from shared.store.postgres.database import Database, Place
+from shared.store.postgres.database import LEAVE_MARK, Database, Place
 from shared.store.postgres.driver import Connection
 from shared.store.postgres.outbound import PostgresOutbound
 from shared.store.postgres.retention import Pruner
@@ -53,6 +55,14 @@ class PostgresStore:
     def volume_ok(self) -> bool:
         """Return whether the database could be reached the last time."""
         return not self.database.away
+
+    def silent_s(self) -> float:
+        """Return 0: there is no volume."""
+        return 0.0
+
+    async def probe(self) -> None:
+        """Commit a row: a server that only reads, or has no disk left, answers all else."""
+        await self.database.write(lambda connection: connection.execute(LEAVE_MARK, uuid4()))
 
     async def counts(self) -> StoreCounts:
         """Return the counters for /health."""

@@ -20,8 +20,7 @@ from typing import Final, Protocol, TypeVar
 
 import anyio.to_thread
 
-from shared.clock import now_ms
-from shared.errors import NotDurable, StoreError, Unauthorized, Unavailable
+from shared.errors import NotDurable, StoreError, Unavailable
 from shared.store.sqlite.lease_clock import lease_now
 
 T = TypeVar("T")
@@ -30,7 +29,8 @@ Work = Callable[[sqlite3.Connection], T]
 BUSY_MS: Final = 5000
 """How long a statement on a worker thread waits for another process's transaction, in milliseconds."""
 
-LIVING: Final = "SELECT 1 FROM tokens WHERE id = ? AND (expires_at IS NULL OR expires_at > ?)"
+PROBE_BYTES: Final = 65_536
+"""What a turn may need on a disk."""
 
 PRAGMAS: Final = (
     "PRAGMA foreign_keys=ON",
@@ -50,6 +50,11 @@ class Shipper(Protocol):
     @property
     def ok(self) -> bool:
         """Return whether the volume took everything it was given so far."""
+        ...
+
+    @property
+    def silent_s(self) -> float:
+        """Return for how many seconds the volume hasn't answered; between two heartbeats that is normal."""
         ...
 
     def behind(self) -> bool:
@@ -136,9 +141,8 @@ class Gate:
 class Database:
     """One process's view of the database: a connection for the event loop, one for the worker thread."""
 
-    def __init__(self, path: Path, shipper: Shipper | None = None, token_id: str | None = None) -> None:
+    def __init__(self, path: Path, shipper: Shipper | None = None) -> None:
         self.path = path
-        self._token_id = token_id
         self._shipper = shipper
         # Never waits on the loop; BUSY sends the work to the thread.
         self._quick = _open(path)
@@ -199,6 +203,19 @@ class Database:
         """Return whether the volume took everything it was given so far."""
         return self._shipper is None or self._shipper.ok
 
+    def silent_s(self) -> float:
+        """Return for how many seconds the volume hasn't answered."""
+        return 0.0 if self._shipper is None else self._shipper.silent_s
+
+    async def probe(self) -> None:
+        """Raise NotDurable when the local disk has no room, or the volume didn't take the last write."""
+        try:
+            await anyio.to_thread.run_sync(try_disk, self.path.with_name(f"{self.path.name}.probe"))
+        except OSError as error:
+            raise NotDurable(f"The local disk cannot be written: {error.strerror}", retry_after=5) from error
+        if not self.volume_ok():
+            raise NotDurable("The volume cannot be written", retry_after=5)
+
     def upgrade(self, work: Work[None]) -> None:
         """Run a function that manages its own transactions, while nobody else writes."""
         with self._slow_gate.held():
@@ -228,20 +245,23 @@ class Database:
                 connection.close()
 
     def _slowly(self, work: Work[T], writes: bool) -> T:
-        with self._slow_lock:
+        # Who holds the gate may wait for a volume that hangs: those behind it wait for their turn alone.
+        if not self._slow_lock.acquire(timeout=2 * BUSY_MS / 1000):
+            raise TimeoutError("other writers wait too")
+        try:
             if self._slow is None:
                 self._slow = connect(self.path, busy_ms=BUSY_MS)
             if not writes:
                 return work(self._slow)
             with self._slow_gate.held():
                 return self._transact(self._slow, work)
+        finally:
+            self._slow_lock.release()
 
     def _transact(self, connection: sqlite3.Connection, work: Work[T]) -> T:
         connection.execute("BEGIN IMMEDIATE")
         before = connection.total_changes
         try:
-            if self._token_id is not None:
-                _check_token(connection, self._token_id)
             result = work(connection)
             connection.execute("COMMIT")
         except BaseException:
@@ -253,9 +273,12 @@ class Database:
         return result
 
 
-def _check_token(connection: sqlite3.Connection, token_id: str) -> None:
-    if connection.execute(LIVING, (token_id, now_ms())).fetchone() is None:
-        raise Unauthorized("The token has ended; nothing was done.")
+def try_disk(path: Path) -> None:
+    """Write what a turn may need to a new file, and remove it; raises OSError."""
+    try:
+        path.write_bytes(bytes(PROBE_BYTES))
+    finally:
+        path.unlink(missing_ok=True)
 
 
 def _is_busy(error: sqlite3.OperationalError) -> bool:

@@ -27,13 +27,9 @@ class SqliteStore:
     several_hosts = False
 
     def __init__(
-        self,
-        path: Path,
-        shipper: Shipper | None = None,
-        retention: Retention | None = None,
-        token_id: str | None = None,
+        self, path: Path, shipper: Shipper | None = None, retention: Retention | None = None
     ) -> None:
-        self._db = Database(path, shipper, token_id)
+        self._db = Database(path, shipper)
         try:
             self._db.upgrade(migrate)
         except BaseException:
@@ -66,6 +62,14 @@ class SqliteStore:
     def volume_ok(self) -> bool:
         """Return whether the volume took everything it was given so far."""
         return self._db.volume_ok()
+
+    def silent_s(self) -> float:
+        """Return for how many seconds the volume hasn't answered."""
+        return self._db.silent_s()
+
+    async def probe(self) -> None:
+        """Try the local disk, and look how the volume is, which is tried all the time."""
+        await self._db.probe()
 
     async def counts(self) -> StoreCounts:
         """Return the counters for /health."""

@@ -7,6 +7,7 @@ local only, so there a holder counts as alive as long as its heartbeat moves; no
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import socket
 import threading
@@ -17,8 +18,11 @@ from typing import Any, Final
 from uuid import uuid4
 
 from shared.errors import StoreLocked
+from shared.store.sqlite.engine import PROBE_BYTES, try_disk
 from shared.store.sqlite.volume import layout, records
 from shared.store.sqlite.volume.sidecar import boot_id
+
+log = logging.getLogger(__name__)
 
 NAME: Final = "host.lock"
 SIZE: Final = 1024
@@ -55,11 +59,18 @@ def holder(store_dir: Path) -> Holder | None:
 
 
 class VolumeLock:
-    """The lock while it is held; a thread of its own keeps the heartbeat."""
+    """The lock while it is held; a thread of its own keeps the heartbeat.
 
-    def __init__(self, fd: int, mine: Holder) -> None:
+    The heartbeat goes the way of the next write: the file is opened by its path, written and synced.
+    ``fault`` is what kept the last one from the volume.
+    """
+
+    def __init__(self, fd: int, mine: Holder, store_dir: Path) -> None:
         self._fd = fd
         self._mine = mine
+        self._store_dir = store_dir
+        self._answered = time.monotonic()
+        self.fault: str | None = None
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._keep_beating, name="volume-heartbeat", daemon=True)
 
@@ -79,17 +90,22 @@ class VolumeLock:
         store_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         fd = os.open(store_dir / NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            return cls(fd, _take(fd, store_dir, owner, stale_s))._start()
+            return cls(fd, _take(fd, store_dir, owner, stale_s), store_dir)._start()
         except BaseException:
             os.close(fd)
             raise
+
+    @property
+    def silent_s(self) -> float:
+        """Return for how many seconds the volume hasn't answered; between two heartbeats that is normal."""
+        return time.monotonic() - self._answered
 
     def release(self) -> None:
         """Give the volume back."""
         self._over.set()
         self._thread.join()
         try:
-            if self._is_mine():
+            if self._is_mine(self._fd):
                 _write(self._fd, self._mine, released=True)
         except OSError:
             # The volume is gone; its heartbeat stands still, which says the same a little later.
@@ -105,15 +121,31 @@ class VolumeLock:
         beat = 0
         while not self._over.wait(BEAT_S):
             beat += 1
+            before = self.fault
             try:
-                if not self._is_mine():
-                    return
-                _write(self._fd, self._mine, beat=beat)
-            except OSError:
-                continue
+                self.fault = self._beat(beat)
+            except OSError as error:
+                self.fault = error.strerror or str(error)
+            self._answered = time.monotonic()
+            if self.fault != before:
+                log.warning("The heartbeat on the volume: %s", self.fault or "well again")
 
-    def _is_mine(self) -> bool:
-        present = _parse(os.pread(self._fd, SIZE, 0))
+    def _beat(self, beat: int) -> str | None:
+        fd = os.open(self._store_dir / NAME, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            if not self._is_mine(fd):
+                return "another host has taken it"
+            _write(fd, self._mine, beat=beat)
+        finally:
+            os.close(fd)
+        room = os.statvfs(self._store_dir)
+        if room.f_bavail * room.f_frsize < PROBE_BYTES:
+            # Some file systems don't say, and root may have more.
+            try_disk(self._store_dir / f"{NAME}{layout.TEMPORARY}")
+        return None
+
+    def _is_mine(self, fd: int) -> bool:
+        present = _parse(os.pread(fd, SIZE, 0))
         return present is not None and present.token == self._mine.token
 
 

@@ -12,7 +12,7 @@ import anyio
 import anyio.to_thread
 
 from shared.errors import NotDurable, PicoError
-from shared.store.sqlite.volume.carrier import Carrier
+from shared.store.sqlite.volume.carrier import RETRY_AFTER_S, Carrier
 from shared.store.sqlite.volume.compaction import Compaction
 from shared.store.sqlite.volume.lock import VolumeLock
 from shared.store.sqlite.volume.opening import prepare
@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 
 EPOCH_BYTES: Final = 4 << 20
 """The log starts anew when it is longer than this."""
+ANSWERS_S: Final = 20.0
+"""A volume that hasn't answered for so many seconds counts as one that can't be written."""
 ROUND_S: Final = 2.0
 """Seconds between two rounds of upkeep; a round without work reads one small file."""
 
@@ -42,8 +44,19 @@ class Volume:
 
     @property
     def ok(self) -> bool:
+        """Return whether the last shipping succeeded and the volume answers."""
+        lock = self._lock
+        return self._failure is None and (lock is None or (lock.fault is None and lock.silent_s < ANSWERS_S))
+
+    @property
+    def shipped_all(self) -> bool:
         """Return whether the last shipping succeeded."""
         return self._failure is None
+
+    @property
+    def silent_s(self) -> float:
+        """Return for how many seconds the volume hasn't answered."""
+        return 0.0 if self._lock is None else self._lock.silent_s
 
     def behind(self) -> bool:
         """Return whether the log may hold frames that nobody has shipped."""
@@ -51,7 +64,7 @@ class Volume:
             length = self._carrier.log.stat().st_size
         except FileNotFoundError:
             return True
-        if self.ok and length == self._shipped:
+        if self.shipped_all and length == self._shipped:
             return False
         state = self._carrier.sidecar.read()
         return state is None or length != state.mark.shipped
@@ -59,7 +72,8 @@ class Volume:
     async def ship(self) -> None:
         """Return once every frame committed before the call is on the volume; raises NotDurable.
 
-        Callers that come while one shipping is under way share the next one.
+        Callers that come while one shipping is under way share the next one. None waits longer than
+        ``ANSWERS_S`` for a volume that hangs; while the thread is still there, the next are refused.
         """
         self._asked += 1
         ticket = self._asked
@@ -70,20 +84,27 @@ class Volume:
                 return
             covered = self._asked
             try:
-                await anyio.to_thread.run_sync(self.ship_now, limiter=self._own_thread())
+                await self._in_time()
             except NotDurable as error:
                 self._failed = (covered, error)
                 raise
             self._served = covered
+
+    async def _in_time(self) -> None:
+        thread = self._own_thread()
+        if not thread.borrowed_tokens:
+            with anyio.move_on_after(ANSWERS_S, shield=True):
+                await anyio.to_thread.run_sync(self.ship_now, limiter=thread, abandon_on_cancel=True)
+                return
+            self._note(NotDurable("The volume does not answer", retry_after=RETRY_AFTER_S))
+        raise NotDurable("The volume does not answer", retry_after=RETRY_AFTER_S)
 
     def ship_now(self) -> None:
         """Like ``ship``, blocking."""
         try:
             state = self._carrier.ship()
         except NotDurable as error:
-            if self._failure is None:
-                log.error("Not durable: %s", error)
-            self._failure = error
+            self._note(error)
             raise
         if self._failure is not None:
             log.warning("The volume takes writes again")
@@ -91,6 +112,11 @@ class Volume:
         self._shipped = state.mark.shipped
         if self._upkeep is not None and self._shipped > EPOCH_BYTES:
             self._upkeep.wanted.set()
+
+    def _note(self, error: NotDurable) -> None:
+        if self._failure is None:
+            log.error("Not durable: %s", error)
+        self._failure = error
 
     async def close(self, let_go: Callable[[], None]) -> None:
         """Ship what is left, let the database and the volume go; raises NotDurable after doing so."""
@@ -150,7 +176,7 @@ class Upkeep:
 
     def _round(self) -> None:
         try:
-            if not self._volume.ok:
+            if not self._volume.shipped_all:
                 self._volume.ship_now()
             state = self._carrier.sidecar.read()
             if state is not None and state.mark.shipped > EPOCH_BYTES:

@@ -1,0 +1,172 @@
+"""A volume that hangs: a real file system, frozen under the host as storage that is gone leaves it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import httpx2
+import psutil
+import pytest
+
+from tests.http.conftest import alone_on_the_store, model
+from tests.running import HostProcess, ModelProcess, directive, new_host, until
+
+__all__ = ["model"]
+
+TOOLS = ("fsfreeze", "mkfs.ext4", "mount", "umount")
+SOONER = """
+import sys
+from shared.store.sqlite.volume import lock, volume
+lock.BEAT_S, volume.ANSWERS_S = 0.5, 4.0
+sys.argv[1:] = ["serve"]
+from host.cli import main
+main()
+"""
+
+pytestmark = [
+    alone_on_the_store,
+    pytest.mark.skipif(os.geteuid() != 0 or not all(map(shutil.which, TOOLS)), reason="needs root and ext4"),
+]
+
+
+@pytest.fixture
+def volume(tmp_path: Path) -> Iterator[Path]:
+    image, mounted = tmp_path / "image", tmp_path / "volume"
+    image.touch()
+    os.truncate(image, 64 << 20)
+    mounted.mkdir()
+    subprocess.run(["mkfs.ext4", "-q", image], check=True)
+    done = subprocess.run(
+        ["mount", "-o", "loop", image, mounted], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        pytest.skip(f"mounting isn't possible here: {done.stderr}")
+    try:
+        yield mounted
+    finally:
+        subprocess.run(["umount", "-l", mounted], check=True)
+
+
+@contextmanager
+def frozen(volume: Path) -> Iterator[None]:
+    subprocess.run(["fsfreeze", "--freeze", volume], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["fsfreeze", "--unfreeze", volume], check=True)
+
+
+@pytest.fixture
+def host(volume: Path, model: ModelProcess, tmp_path: Path) -> Iterator[HostProcess]:
+    process = new_host(tmp_path / "host", model.url, {"STORE_DIR": str(volume / "store")})
+    process.command = (sys.executable, "-c", SOONER)
+    yield process.start()
+    if process.process is not None and process.process.poll() is None:
+        process.kill()
+
+
+def test_nothing_is_acknowledged_everybody_is_told_and_it_goes_on_by_itself(
+    host: HostProcess, volume: Path
+) -> None:
+    with host.client() as client:
+        known = client.post("/chat", json={"message": "before"}).json()["conversation_id"]
+        with frozen(volume):
+            first = client.post("/chat", json={"message": "during", "conversation_id": known})
+            assert (first.status_code, first.json()["code"]) == (503, "store_not_durable")
+            until(lambda: client.get("/ready").status_code == 503)
+            health = client.get("/health").json()
+            assert (health["status"], health["volumes"]["store"]) == ("degraded", False)
+            assert "picoclaw_store_durable 0.0" in client.get("/metrics").text
+            refused = client.post("/chat", json={"message": "more"})
+            assert (refused.status_code, refused.json()["code"]) == (503, "store_not_durable")
+        until(lambda: client.get("/ready").status_code == 200)
+        assert client.get("/health").json()["status"] == "ok"
+        assert "picoclaw_store_durable 1.0" in client.get("/metrics").text
+        assert client.post("/chat", json={"message": "after"}).json()["status"] == "success"
+
+
+def test_an_idle_host_sees_it_without_a_request(host: HostProcess, volume: Path) -> None:
+    with host.client() as client, frozen(volume):
+        until(lambda: client.get("/ready").status_code == 503)
+
+
+def test_sigterm_ends_the_host_and_its_children_while_the_kernel_keeps_a_thread(
+    host: HostProcess, volume: Path
+) -> None:
+    """Only the entry of the process stays until the file system answers: the kernel keeps it."""
+    assert host.process is not None
+    with host.client() as client:
+        message = directive(tools=[{"name": "exec", "input": {"command": "true"}}])
+        assert client.post("/chat", json={"message": message}).status_code == 200
+        main, *children = host.tree()
+        assert children
+        with frozen(volume):
+
+            def talk() -> None:
+                with suppress(httpx2.TransportError), host.client() as other:
+                    other.post("/chat", json={"message": "never stored"})
+
+            thread = threading.Thread(target=talk)
+            thread.start()
+            host.process.send_signal(signal.SIGTERM)
+            until(lambda: all(map(ended, [main, *children])))
+            assert not host.listens()
+            thread.join(60)
+    assert host.process.wait(60) == 1
+    assert "STORE_DIR does not answer" in host.log_text
+    host.start()
+    with host.client() as client:
+        assert client.post("/chat", json={"message": "again"}).json()["status"] == "success"
+
+
+def ended(process: psutil.Process) -> bool:
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+@pytest.mark.parametrize("how", ["full", "read-only", "gone", "another directory over it"])
+def test_a_volume_that_refuses_writes_makes_an_idle_host_not_ready(
+    host: HostProcess, volume: Path, how: str
+) -> None:
+    with host.client() as client:
+        with refusing(volume, how):
+            until(lambda: client.get("/ready").status_code == 503)
+            assert client.get("/health").json()["volumes"]["store"] is False
+        until(lambda: client.get("/ready").status_code == 200)
+
+
+@contextmanager
+def refusing(volume: Path, how: str) -> Iterator[None]:
+    """Make a volume refuse what is written, and take it again after the block."""
+    store, away = volume / "store", volume / "away"
+    if how == "full":
+        filler = volume / "filler"
+        with suppress(OSError), filler.open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(4096))
+        yield
+        filler.unlink()
+    elif how == "gone":
+        store.rename(away)
+        yield
+        away.rename(store)
+    else:
+        source = volume if how == "read-only" else volume.parent
+        target = volume if how == "read-only" else store
+        subprocess.run(["mount", "--bind", source, target], check=True)
+        try:
+            if how == "read-only":
+                subprocess.run(["mount", "-o", "remount,bind,ro", target], check=True)
+            yield
+        finally:
+            subprocess.run(["umount", "-l", target], check=True)
