@@ -18,7 +18,8 @@ import anyio.to_thread
 
 from host.agent.watch import Watch
 from host.sandbox.wire import SandboxFault
-from host.sandbox.worker.paths import Refused, RootPath, Roots
+from host.sandbox.worker.names import Refused
+from host.sandbox.worker.paths import RootPath, Roots
 from host.sandbox.worker.survey import SKILL_FILE, survey
 from host.skills.catalogue import LARGEST_FILE, Catalogue, Shelf, Skill, SkillFile, Tier, catalogue
 from host.skills.front_matter import LONGEST, body

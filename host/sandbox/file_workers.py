@@ -27,6 +27,8 @@ from host.sandbox.wire import (
 
 MAX_WORKERS: Final = 256
 DIED: Final = "the sandbox process died; try again"
+READING: Final = {"read_file", "read_text", "list_dir", "survey"}
+UNKNOWN: Final = "it is not known what has been done: look before you try again"
 
 Fork = Callable[[str, Path, list[int]], Awaitable[object]]
 
@@ -58,7 +60,10 @@ class FileWorkers:
                 worker.wire = await self._start(conversation, workspace)
                 if not worker.is_there():
                     raise SandboxFault(DIED)
-            answer = await worker.exchange(request)
+            try:
+                answer = await worker.exchange(request)
+            except _Lost as lost:
+                raise SandboxFault(f"{lost}; {'try again' if tool in READING else UNKNOWN}") from None
         return checked(answer)
 
     async def _start(self, conversation: str, workspace: Path) -> Wire:
@@ -101,6 +106,10 @@ class FileWorkers:
                 self.forget(idle)
 
 
+class _Lost(Exception):
+    """What became of a request will never be heard."""
+
+
 class _Worker:
     """A worker's socket; whoever holds ``busy`` may use it."""
 
@@ -120,7 +129,7 @@ class _Worker:
         return self.wire is not None
 
     async def exchange(self, request: bytes) -> dict[str, Any]:
-        """Send a request and return its answer."""
+        """Send a request and return its answer. Raises ``_Lost``."""
         self.used = time.monotonic()
         wire, is_sent = self.wire, False
         assert wire is not None  # noqa: S101 - whoever holds ``busy`` has seen to it
@@ -131,10 +140,10 @@ class _Worker:
                 return await wire.receive()
         except TimeoutError:
             self._close()
-            raise SandboxFault("the sandbox did not answer in time") from None
+            raise _Lost("the sandbox did not answer in time") from None
         except Disconnected:
             self._close()
-            raise SandboxFault(DIED) from None
+            raise _Lost("the sandbox process died") from None
         except BaseException:  # cancelled: what the worker does is done before the caller goes on
             if not (is_sent and await _ends(wire)):
                 self._close()

@@ -32,18 +32,25 @@ def _spec(
     return ToolSpec(name, description, schema, read_only=read_only)
 
 
-_PATH: Final = {"type": "string", "description": "Path; relative ones start at the workspace"}
+_PATH: Final = {
+    "type": "string",
+    "description": "Path; relative ones start at the workspace, ~ is $HOME of commands",
+}
 _COUNT: Final = {"type": "integer", "minimum": 1}
 
 FILE_SPECS: Final = (
     _spec(
         "read_file",
-        "Read a text file. The first line tells size, the lines shown and whether more follow. "
+        "Read a text file. The first line tells size, the lines shown and, if more follow, how to go on. "
         "Images are returned as images; binary files are recognised, not shown.",
         {
             "path": _PATH,
             "offset": {**_COUNT, "description": "First line to read, counted from 1"},
             "limit": {**_COUNT, "description": "Number of lines (default 2000)"},
+            "from_byte": {
+                **_COUNT,
+                "description": "Byte to begin at within the line offset, as a header says",
+            },
         },
         ["path"],
         read_only=True,
@@ -56,7 +63,8 @@ FILE_SPECS: Final = (
     ),
     _spec(
         "edit_file",
-        "Replace old_text, which must match exactly and once (or pass replace_all=true), with new_text.",
+        "Replace old_text, which must match exactly and once (or pass replace_all=true), with new_text. "
+        "The file keeps its encoding and its line ends.",
         {
             "path": _PATH,
             "old_text": {"type": "string"},

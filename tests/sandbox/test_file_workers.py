@@ -118,7 +118,7 @@ async def test_a_worker_that_is_stuck_is_given_up_and_killed_for_the_next(
     worker.suspend()
     with monkeypatch.context() as patch:
         patch.setattr(file_workers, "ANSWER_TIMEOUT_S", 0.2)
-        assert await read(sandbox.toolset("one")) == "the sandbox did not answer in time"
+        assert await read(sandbox.toolset("one")) == "the sandbox did not answer in time; try again"
     assert "fine" in await read(sandbox.toolset("one"))
     await gone(worker)
 

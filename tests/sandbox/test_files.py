@@ -162,4 +162,4 @@ async def test_names_that_are_no_text_are_listed_without_harm(tools: SandboxTool
         pass
     result = await call(tools, "list_dir")
     assert not result.is_error
-    assert "??" in result.text
+    assert r'"\xff\xfe"  0' in result.text

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from . import frames, launcher, namespaces, paths, tree
 from .config import Config, Place
 from .frames import Channel, Closed, Frame
-from .paths import Refused
+from .names import Refused
 from .room import Room
 
 
@@ -143,7 +143,10 @@ class Launcher:
         if not cwd:
             yield {}
             return
-        with paths.Roots(paths.root_paths(self._config, place)) as roots, roots.directory(cwd) as directory:
+        with (
+            paths.Roots(paths.root_paths(self._config, place), place.home) as roots,
+            roots.directory(cwd) as directory,
+        ):
             yield {"cwd": directory}
 
 

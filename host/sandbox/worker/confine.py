@@ -10,6 +10,7 @@ from .config import Config, Place
 from .landlock import Access, Scope
 
 _OURS = 8  # tasks of the reaper, and of the command before it is the shell
+_WORKER_MEMORY = 768 << 20  # bytes: five times what the largest edit takes
 ALL_SCOPES = Scope.SIGNAL | Scope.ABSTRACT_UNIX_SOCKET
 
 
@@ -97,5 +98,6 @@ def confine_worker(config: Config, place: Place, *, uid: int | None, gid: int | 
     privileges.not_dumpable()
     privileges.limit(resource.RLIMIT_CORE, 0)
     privileges.limit(resource.RLIMIT_FSIZE, config.file_size)
+    privileges.limit(resource.RLIMIT_DATA, _WORKER_MEMORY)
     enter_domain(config, grants.worker_grants(config, place), network=False)
     seccomp.install(seccomp.worker_filter())

@@ -5,17 +5,22 @@ from __future__ import annotations
 import contextlib
 import select
 
-from . import confine, files, namespaces, privileges, survey
+from . import bounds, confine, files, namespaces, privileges, survey
 from .config import Config, Place
 from .frames import Channel, Closed, Frame
-from .paths import Refused, RootPath, Roots, root_paths
+from .names import Refused, explain
+from .paths import Roots, root_paths
 from .private_root import PrivateRoot
 
+OFFERING = {"read_file", "edit_file", "list_dir"}  # the host's own reads expect what may be absent
 TOOLS = {**files.TOOLS, "survey": survey.survey}
 
 
-def serve(channel: Channel, host: Channel, config: Config, place: Place, supervisor: int) -> None:
-    """Confine this process, then answer the host's requests until it or the supervisor closes its channel."""
+def serve(channel: Channel, host: Channel, config: Config, place: Place, supervisor: int, locks: int) -> None:
+    """Confine this process, then answer the host's requests until it or the supervisor closes its channel.
+
+    ``locks``: see ``Roots``.
+    """
     privileges.no_new_privileges()
     known = root_paths(config, place)
     if needs_namespaces(config):
@@ -34,7 +39,7 @@ def serve(channel: Channel, host: Channel, config: Config, place: Place, supervi
     with contextlib.suppress(Closed):
         # The supervisor says nothing: what is to be read there is its end.
         while channel.fileno() not in dict(waiting.poll()):
-            host.send(answer(host.receive(), known))
+            host.send(answer(host.receive(), Roots(known, place.home, locks)))
 
 
 def needs_namespaces(config: Config) -> bool:
@@ -42,12 +47,25 @@ def needs_namespaces(config: Config) -> bool:
     return config.namespaces and not config.landlock_abi
 
 
-def answer(request: Frame, known: list[RootPath]) -> Frame:
-    """Run one tool; a fault of any kind is a sentence."""
+def answer(request: Frame, roots: Roots) -> Frame:
+    """Run one tool within its bounds; a fault of any kind is a sentence."""
+    tool, arguments = request["tool"], request["arguments"]
+    path = arguments.get("path") or "."
+    bounds.begin()
     try:
-        with Roots(known) as roots:
-            return {"ok": TOOLS[request["tool"]](roots, request["arguments"])}
-    except Refused as refusal:
-        return {"error": str(refusal).encode("utf-8", "replace").decode()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, MemoryError) as error:
+        with roots:
+            try:
+                return {"ok": TOOLS[tool](roots, arguments)}
+            except Refused as refusal:
+                missing = tool in OFFERING and isinstance(refusal.__cause__, FileNotFoundError)
+                return {"error": f"{refusal}{roots.offer(path) if missing else ''}"}
+    except OSError as error:
+        return {"error": explain(path, error)}
+    except bounds.TooLong:
+        return {"error": "stopped: it took too long; nothing was changed"}
+    except MemoryError:
+        return {"error": "stopped: it needs more memory than the file tools may have; nothing was changed"}
+    except (ArithmeticError, LookupError, ValueError, TypeError, AttributeError) as error:
         return {"error": f"the file tool failed: {type(error).__name__}: {error}"}
+    finally:
+        bounds.end()

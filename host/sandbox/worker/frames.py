@@ -27,7 +27,7 @@ class Closed(Exception):
 
 def encode(frame: Frame) -> bytes:
     """Return a frame as bytes. Raises ``ValueError`` when it is larger than the other side would take."""
-    body = json.dumps(frame, separators=(",", ":")).encode()
+    body = json.dumps(frame, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "replace")
     if len(body) > MAX_FRAME:
         raise ValueError("frame too large")
     return _HEADER.pack(len(body)) + body

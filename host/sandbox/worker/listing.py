@@ -7,11 +7,14 @@ import os
 import stat
 from typing import Final
 
-from .paths import Refused, Roots
+from . import bounds
+from .names import Refused, quoted
+from .paths import Roots
 from .plain_files import Answer, kind_of
 
 LIST_ENTRIES: Final = 500
 LIST_ENTRIES_MAX: Final = 5000
+LIST_CHARACTERS: Final = 200_000
 LIST_DEPTH_MAX: Final = 8
 
 
@@ -23,21 +26,23 @@ def list_dir(roots: Roots, arguments: Answer) -> Answer:
     listing = _Listing(limit)
     with roots.directory(path) as directory:
         listing.walk(directory, "", depth)
-    note = f"; cut after {limit}, more follow (raise limit or list a subdirectory)" if listing.cut else ""
-    return {"text": "\n".join([f"[{path}: {len(listing.lines)} entries{note}]", *listing.lines])}
+    count = len(listing.lines)
+    note = f"; cut after {count}, more follow (raise limit or list a subdirectory)" if listing.cut else ""
+    return {"text": "\n".join([f"[{quoted(path)}: {count} entries{note}]", *listing.lines])}
 
 
 class _Listing:
-    """Collects lines until the limit."""
+    """Collects lines until a limit."""
 
     def __init__(self, limit: int) -> None:
         self.lines: list[str] = []
         self.cut = False
         self._limit = limit
+        self._room = LIST_CHARACTERS
 
     def walk(self, directory: int, prefix: str, depth: int) -> None:
         for name in sorted(self._names(directory)):
-            if len(self.lines) >= self._limit:
+            if len(self.lines) >= self._limit or self._room <= 0:
                 self.cut = True
                 return
             self._entry(directory, prefix, name, depth)
@@ -54,12 +59,13 @@ class _Listing:
         return names
 
     def _entry(self, directory: int, prefix: str, name: str, depth: int) -> None:
-        shown = f"{prefix}{name}".encode("utf-8", "replace").decode()
         try:
             status = os.stat(name, dir_fd=directory, follow_symlinks=False)
         except OSError:
             return  # gone meanwhile
-        self.lines.append(_line(shown, status))
+        line = _line(quoted(f"{prefix}{name}"), status)
+        self.lines.append(line)
+        self._room -= len(line)
         if depth > 1 and stat.S_ISDIR(status.st_mode):
             with contextlib.suppress(OSError):
                 below = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=directory)
@@ -77,6 +83,7 @@ def remove_folder(roots: Roots, arguments: Answer) -> Answer:
     path = arguments["path"]
     above, name = os.path.split(path)
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    bounds.end()
     with contextlib.suppress(Refused, FileNotFoundError), roots.directory(above or ".") as directory:
         folder = os.open(name, flags, dir_fd=directory)
         try:

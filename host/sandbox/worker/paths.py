@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
+import hashlib
 import os
+import re
 import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -18,13 +21,10 @@ from typing import Final, Self
 from . import syscalls
 from .config import DEVICES, STREAMS, Config, Place
 from .grants import expand, is_beneath
+from .names import OUTSIDE, Refused, alike, explain, quoted, require_good
 
 _MAX_LINKS: Final = 8
-OUTSIDE: Final = "is outside the workspace"
-
-
-class Refused(Exception):
-    """A sentence for the model."""
+_OTHER_HOME: Final = re.compile(r"~[A-Za-z_+-][\w-]*(/|$)")  # as a shell understands it
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +71,16 @@ class Location:
 
 
 class Roots:
-    """The directories that names may be found under, held open while used."""
+    """The directories that names may be found under, held open while used.
 
-    def __init__(self, known: Iterable[RootPath]) -> None:
+    ``home`` is what ``~`` means. ``locks`` is a file that all workers have open; one that changes a file
+    holds a lock there meanwhile, in a place that belongs to the file's name.
+    """
+
+    def __init__(self, known: Iterable[RootPath], home: str = "~", locks: int | None = None) -> None:
         self._roots: list[_Root] = []
+        self._home = home
+        self._locks = locks
         for root in known:
             self._open(root)
 
@@ -129,34 +135,54 @@ class Roots:
     def parent(self, path: str, *, make: bool) -> Iterator[Location]:
         """Hold the directory of a file to be written open; links at the end are followed inside the root.
 
-        ``make``: create missing directories. Raises ``Refused``.
+        No other worker writes the file meanwhile. ``make``: create missing directories. Raises ``Refused``.
         """
         root, below = self._find(path, write=True)
+        if path.endswith("/"):
+            raise Refused(f"{quoted(path)} names a directory, as it ends in /; give the name of a file")
         for _ in range(_MAX_LINKS):
             directory, name = os.path.split(below.rstrip("/"))
             if name in ("", ".", ".."):
-                raise Refused(f"{path} is a directory")
+                raise Refused(f"{quoted(path)} is a directory")
             descriptor = self._held(root, directory or ".", path, make=make)
             target = _link_target(descriptor, name)
             if target is None:
                 try:
-                    yield Location(descriptor, name)
+                    with self._locked(descriptor, name):
+                        yield Location(descriptor, name)
                 finally:
                     os.close(descriptor)
                 return
             os.close(descriptor)
             if target.startswith("/"):
-                raise Refused(f"{path} {OUTSIDE} (a link to an absolute path)")
+                raise Refused(f"{quoted(path)} {OUTSIDE} (a link to an absolute path)")
             below = f"{directory}/{target}" if directory else target
-        raise Refused(f"{path}: too many links")
+        raise Refused(f"{quoted(path)}: too many links")
+
+    @contextlib.contextmanager
+    def _locked(self, directory: int, name: str) -> Iterator[None]:
+        """Hold the lock of a name in a directory: one of the whole process (fcntl_locking(2)), which no
+        command can hold, for it has no descriptor of the file.
+        """
+        if self._locks is None:
+            yield
+            return
+        status = os.fstat(directory)
+        key = f"{status.st_dev} {status.st_ino} {name}".encode("utf-8", "surrogateescape")
+        place = int.from_bytes(hashlib.blake2b(key, digest_size=8).digest()) >> 2
+        fcntl.lockf(self._locks, fcntl.LOCK_EX, 1, place)
+        try:
+            yield
+        finally:
+            fcntl.lockf(self._locks, fcntl.LOCK_UN, 1, place)
 
     def _held(self, root: _Root, directory: str, path: str, *, make: bool) -> int:
         flags = os.O_RDONLY | os.O_DIRECTORY
         try:
             return self._open_below(root, directory, flags)
-        except FileNotFoundError:
+        except FileNotFoundError as error:
             if not make:
-                raise Refused(f"{path}: no such directory") from None
+                raise Refused(f"{quoted(path)}: no such directory") from error
         except OSError as error:
             raise Refused(explain(path, error)) from error
         try:
@@ -166,6 +192,7 @@ class Roots:
 
     def _make(self, root: _Root, directory: str) -> int:
         """Create the missing directories one by one, each below the root."""
+        require_good(directory)
         current = os.dup(root.descriptor)
         walked = ""
         for part in directory.split("/"):
@@ -180,20 +207,33 @@ class Roots:
             current = following
         return current
 
+    def offer(self, path: str) -> str:
+        """Return half a sentence that offers a name which looks like the one that is missing in a path."""
+        above, name = os.path.split(path.rstrip("/"))
+        try:
+            with self.directory(above or ".") as directory:
+                return alike(directory, name)
+        except Refused:
+            return self.offer(above) if above else ""
+
     def _find(self, path: str, *, write: bool) -> tuple[_Root, str]:
         if "\0" in path:
             raise Refused("a path can't contain a NUL byte")
         if not path:
             raise Refused("the path is empty")
+        if path == "~" or path.startswith("~/"):
+            path = self._home + path[1:]
+        elif _OTHER_HOME.match(path):
+            raise Refused(f"{quoted(path)} {OUTSIDE}; a file of that name is ./{quoted(path)}")
         if not self._roots:
-            raise Refused(f"{path}: the directory it lies in is gone")
+            raise Refused(f"{quoted(path)}: the directory it lies in is gone")
         if not path.startswith("/"):
             return self._roots[0], path
         for candidate in (path, os.path.normpath(path)):
             for root in sorted(self._roots, key=lambda r: -len(r.path)):
                 if is_beneath(candidate.rstrip("/") or "/", root.path) and (root.writable or not write):
                     return root, candidate[len(root.path) :].lstrip("/") or "."
-        raise Refused(f"{path} {OUTSIDE}")
+        raise Refused(f"{quoted(path)} {OUTSIDE}")
 
 
 def is_device(path: str) -> bool:
@@ -206,26 +246,3 @@ def _link_target(directory: int, name: str) -> str | None:
         return os.readlink(name, dir_fd=directory)
     except OSError:
         return None
-
-
-_SENTENCES: Final = {
-    errno.ENOENT: "no such file or directory",
-    errno.EXDEV: OUTSIDE,
-    errno.ELOOP: f"{OUTSIDE} (through a link)",
-    errno.EACCES: "permission denied",
-    errno.EPERM: "operation not permitted",
-    errno.ENOTDIR: "a part of the path is not a directory",
-    errno.EISDIR: "is a directory",
-    errno.ENXIO: "is not a regular file",
-    errno.ENAMETOOLONG: "the name is too long",
-    errno.EFBIG: "the file would be larger than the limit",
-    errno.ENOSPC: "no space left on the disk",
-    errno.EEXIST: "already exists",
-    errno.EROFS: "the file system is read-only",
-}
-
-
-def explain(path: str, error: OSError) -> str:
-    """Return a sentence about a failed call on ``path``."""
-    sentence = _SENTENCES.get(error.errno or 0) or os.strerror(error.errno or errno.EIO).lower()
-    return f"{path}: {sentence}" if not sentence.startswith("is ") else f"{path} {sentence}"

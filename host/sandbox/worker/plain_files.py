@@ -6,7 +6,7 @@ import os
 import stat
 from typing import Any
 
-from .paths import Refused
+from .names import Refused, quoted
 
 Answer = dict[str, Any]
 
@@ -22,8 +22,8 @@ def kind_of(mode: int) -> str:
 def require_plain(path: str, status: os.stat_result, *, hard_links: bool = False) -> None:
     """Refuse what is no ordinary file, and hard links unless welcome: their other name may lie outside."""
     if stat.S_ISDIR(status.st_mode):
-        raise Refused(f"{path} is a directory")
+        raise Refused(f"{quoted(path)} is a directory")
     if not stat.S_ISREG(status.st_mode):
-        raise Refused(f"{path} is not a regular file ({kind_of(status.st_mode)})")
+        raise Refused(f"{quoted(path)} is not a regular file ({kind_of(status.st_mode)})")
     if status.st_nlink > 1 and not hard_links:
-        raise Refused(f"{path} has several hard links, one of which may lie outside the workspace")
+        raise Refused(f"{quoted(path)} has several hard links, one of which may lie outside the workspace")

@@ -1,4 +1,4 @@
-"""Reading files: text by lines, images, and the name of anything else."""
+"""Reading files: text by pages, images, and the name of anything else."""
 
 from __future__ import annotations
 
@@ -6,82 +6,48 @@ import base64
 import contextlib
 import os
 from collections.abc import Iterator
+from functools import partial
 from typing import Final
 
+from .formats import SNIFF, WHOLE_BYTES, binary_name, encoding
+from .names import quoted
+from .paging import page, read_at
 from .paths import Roots, is_device
 from .plain_files import Answer, require_plain
 
-READ_LINES: Final = 2000  # lines, unless asked otherwise
-READ_BYTES: Final = 50_000  # bytes of text in one answer
-SCAN_BYTES: Final = 64 << 20  # how far into a file an offset may reach
 IMAGE_BYTES: Final = 3_750_000  # the model's limit of 5 MB, in base64
-_SNIFF: Final = 8192
 _DEVICE_BYTES: Final = 4096
 
 
 def read_file(roots: Roots, arguments: Answer) -> Answer:
-    """Text with a header line, an image as an image, anything else named as binary."""
+    """Text with a header line, an image as an image, anything else by what it is."""
     path = arguments["path"]
     if is_device(path):
         return {"text": _describe_bytes(path, _read_device(path))}
     with _regular(roots, path, os.O_RDONLY) as descriptor:
         size = os.fstat(descriptor).st_size
-        start = os.pread(descriptor, _SNIFF, 0)
+        called = f"{quoted(path)}: {size} bytes"
+        start = os.pread(descriptor, SNIFF, 0)
         media_type = _image_type(start)
         if media_type is not None:
             return _image(descriptor, path, size, media_type)
-        if b"\0" in start:
-            return {"text": f"[{path}: binary file, {size} bytes; not shown]"}
-        first = max(1, arguments.get("offset") or 1)
-        return {"text": _text(descriptor, path, size, first, arguments.get("limit") or READ_LINES)}
+        binary = binary_name(start)
+        if binary is not None:
+            return {"text": f"[{quoted(path)}: {binary}, {size} bytes; not shown]"}
+        name = encoding(start)
+        if name == "utf-8":
+            return {"text": page(called, partial(read_at, descriptor), arguments)}
+        if size > WHOLE_BYTES:
+            return {"text": f"[{called} of {name.upper()}; too large to be decoded, convert it with iconv]"}
+        made = read_at(descriptor, 0, WHOLE_BYTES).decode(name, "replace").removeprefix("\ufeff").encode()
+        called = f"{called} of {name.upper()}, shown as {len(made)} bytes of UTF-8"
+        return {"text": page(called, lambda place, count: made[place : place + count], arguments)}
 
 
 def read_text(roots: Roots, arguments: Answer) -> Answer:
     """Plain content for the host's own use: at most ``limit`` bytes."""
     with _regular(roots, arguments["path"], os.O_RDONLY) as descriptor:
         return {"text": os.pread(descriptor, arguments["limit"], 0).decode("utf-8", "replace")}
-
-
-def _text(descriptor: int, path: str, size: int, first: int, limit: int) -> str:
-    lines: list[bytes] = []
-    taken = number = 0
-    more = False
-    for number, line in enumerate(_lines(descriptor), 1):
-        if number < first:
-            continue
-        if len(lines) == limit or taken >= READ_BYTES:
-            more = True
-            break
-        lines.append(line[: READ_BYTES - taken])
-        cut = len(line) > READ_BYTES - taken
-        taken += len(lines[-1])
-        if cut:
-            more = True
-            break
-    if not lines:
-        return f"[{path}: {size} bytes, {number} lines; nothing at line {first}]"
-    last = first + len(lines) - 1
-    tail = f"; cut here, more follows (offset={last + 1})" if more else "; end of file"
-    header = f"[{path}: {size} bytes, lines {first}-{last}{tail}]"
-    return f"{header}\n{b''.join(lines).decode('utf-8', 'replace')}"
-
-
-def _lines(descriptor: int) -> Iterator[bytes]:
-    """Yield lines, reading at most ``SCAN_BYTES``; a line is cut where it is longer than an answer."""
-    rest = b""
-    read = 0
-    while read < SCAN_BYTES:
-        data = os.read(descriptor, 256 << 10)
-        if not data:
-            break
-        read += len(data)
-        *whole, rest = (rest + data).split(b"\n")
-        yield from (line + b"\n" for line in whole)
-        if len(rest) > READ_BYTES:
-            yield rest
-            rest = b""
-    if rest:
-        yield rest
 
 
 def _image_type(start: bytes) -> str | None:
@@ -96,9 +62,9 @@ def _image_type(start: bytes) -> str | None:
 
 def _image(descriptor: int, path: str, size: int, media_type: str) -> Answer:
     if size > IMAGE_BYTES:
-        return {"text": f"[{path}: {media_type}, {size} bytes; too large to be shown]"}
+        return {"text": f"[{quoted(path)}: {media_type}, {size} bytes; too large to be shown]"}
     data = os.pread(descriptor, IMAGE_BYTES, 0)
-    text = f"[{path}: {media_type}, {size} bytes]"
+    text = f"[{quoted(path)}: {media_type}, {size} bytes]"
     return {"text": text, "image": {"data": base64.b64encode(data).decode(), "media_type": media_type}}
 
 

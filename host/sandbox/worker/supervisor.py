@@ -53,6 +53,7 @@ class Supervisor:
         self._children = Children(self._poll)
         self._workers: dict[str, Child] = {}
         self._jobs = Jobs()
+        self._locks = os.memfd_create("locks")  # of file workers; stays empty
         self._pid = os.getpid()
 
     def run(self) -> None:
@@ -165,11 +166,16 @@ class Supervisor:
         (descriptor,) = frame["streams"]
         worker = self._children.fork(
             lambda channel: filework.serve(
-                channel, Channel(socket.socket(fileno=descriptor)), self._config, place, self._pid
+                channel,
+                Channel(socket.socket(fileno=descriptor)),
+                self._config,
+                place,
+                self._pid,
+                self._locks,
             ),
             self._config if filework.needs_namespaces(self._config) else None,
             namespaces.CLONE_NEWPID,
-            kept=(descriptor,),
+            kept=(descriptor, self._locks),
         )
         worker.conversation = conversation
         worker.is_worker = True

@@ -17,7 +17,8 @@ import time
 from collections.abc import Iterator
 from typing import Any, Final
 
-from .paths import Refused, Roots, explain
+from .names import Refused, explain
+from .paths import Roots
 from .plain_files import require_plain
 
 Answer = dict[str, Any]
@@ -56,7 +57,8 @@ def survey(roots: Roots, arguments: Answer) -> Answer:
         links = bool(linked) or any(_leads_on(at, name) for at, name in places)
     texts = [_first(roots, wanted["names"], wanted["limit"]) for wanted in arguments["texts"]]
     skills = [
-        {"folder": _sayable(folder)} | _content(roots, _skill_path(directory, folder), arguments["limit"])
+        {"folder": folder.encode("utf-8", "replace").decode()}
+        | _content(roots, _skill_path(directory, folder), arguments["limit"])
         for folder in folders
     ]
     return {"stamp": stamp, "texts": texts, "skills": skills, "more": more, "links": links}
@@ -145,20 +147,15 @@ def _content(roots: Roots, path: str, limit: int) -> Answer:
         descriptor = roots.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
     except Refused as refusal:
         missing = isinstance(refusal.__cause__, FileNotFoundError)
-        return {"fault": _sayable(str(refusal))} | ({"missing": True} if missing else {})
+        return {"fault": str(refusal)} | ({"missing": True} if missing else {})
     try:
         status = os.fstat(descriptor)
         require_plain(path, status, hard_links=roots.hard_links(path))
         text = os.pread(descriptor, limit, 0).decode("utf-8", "replace")
         return {"text": text, "size": status.st_size}
     except Refused as refusal:
-        return {"fault": _sayable(str(refusal))}
+        return {"fault": str(refusal)}
     except OSError as error:
-        return {"fault": _sayable(explain(path, error))}
+        return {"fault": explain(path, error)}
     finally:
         os.close(descriptor)
-
-
-def _sayable(name: str) -> str:
-    """Return a name as text: what isn't UTF-8 in it can't go over the wire."""
-    return name.encode("utf-8", "replace").decode()

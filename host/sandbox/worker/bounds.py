@@ -1,0 +1,33 @@
+"""How long a file worker may work at one request."""
+
+from __future__ import annotations
+
+import signal
+from typing import Any, Final
+
+PROCESSOR_S: Final = 10.0
+ELAPSED_S: Final = 20.0  # less than the host waits
+
+
+class TooLong(BaseException):
+    """The time is up, and nothing has been changed. No ``except`` for faults catches it."""
+
+
+def begin() -> None:
+    """Raise ``TooLong`` in the main thread when time is up, until ``end``."""
+    for signals, timer, seconds in (
+        (signal.SIGPROF, signal.ITIMER_PROF, PROCESSOR_S),
+        (signal.SIGALRM, signal.ITIMER_REAL, ELAPSED_S),
+    ):
+        signal.signal(signals, _stop)
+        signal.setitimer(timer, seconds)
+
+
+def end() -> None:
+    """Let what follows be done to its end: it changes something, or nothing follows."""
+    signal.setitimer(signal.ITIMER_PROF, 0)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _stop(number: int, frame: Any) -> None:
+    raise TooLong

@@ -1,0 +1,92 @@
+"""Names of files as people and models read them, and names that only look alike."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import unicodedata
+from typing import Final
+
+_SHOWN: Final = 4096  # characters; no path of a file is longer
+_LOOKED_AT: Final = 20_000  # names in a directory
+
+
+OUTSIDE: Final = "is outside the workspace"
+
+
+class Refused(Exception):
+    """A sentence for the model."""
+
+
+def quoted(name: str) -> str:
+    r"""Return a name so that it fills one line and can't be misread: as it is, or quoted as in JSON.
+
+    Bytes that are no UTF-8 become ``\xff``.
+    """
+    if len(name) > _SHOWN:
+        name = f"{name[:_SHOWN]}..."
+    if name.isprintable() and name == name.strip() and not any(part in name for part in ('"', "\\", "  ")):
+        return name
+    return f'"{"".join(map(_escaped, name))}"'
+
+
+def _escaped(letter: str) -> str:
+    if "\udc80" <= letter <= "\udcff":
+        return f"\\x{ord(letter) - 0xDC00:02x}"
+    return json.dumps(letter)[1:-1] if letter in '"\\' or not letter.isprintable() else letter
+
+
+def require_good(name: str) -> None:
+    """Refuse a name that nobody would choose for something new. Raises ``Refused``."""
+    if "\\" in name:
+        raise Refused(f"{quoted(name)}: a new name can't contain a backslash; write / between directories")
+    if any(unicodedata.category(letter) in ("Cc", "Zl", "Zp") for letter in name):
+        raise Refused(f"{quoted(name)}: a new name can't contain line ends or other control characters")
+
+
+def new_name(directory: int, name: str) -> str:
+    """Check a name that is to be made; returns a note for the answer if one that looks alike is there."""
+    require_good(name)
+    return "" if name.isascii() and " " not in name else alike(directory, name)
+
+
+def alike(directory: int, name: str) -> str:
+    """Return half a sentence that offers the name which is there for one that isn't, or nothing."""
+    wanted = _essence(name)
+    with os.scandir(directory) as entries:
+        for _, entry in zip(range(_LOOKED_AT), entries, strict=False):
+            if _essence(entry.name) == wanted:
+                shown, exact = quoted(entry.name), json.dumps(entry.name)
+                return f"; there is {shown}" + ("" if shown in exact else f", written {exact}")
+    return ""
+
+
+def _essence(name: str) -> str:
+    """Return what is left of a name without what the eye does not see: Unicode form, kind of space, case."""
+    normal = unicodedata.normalize("NFKC", name).casefold()
+    seen = (" " if letter.isspace() else letter for letter in normal if unicodedata.category(letter) != "Cf")
+    return "".join(seen).strip()
+
+
+_SENTENCES: Final = {
+    errno.ENOENT: "no such file or directory",
+    errno.EXDEV: OUTSIDE,
+    errno.ELOOP: "the links in it lead round in a circle, or to what no tool may follow",
+    errno.EACCES: "permission denied",
+    errno.EPERM: "operation not permitted",
+    errno.ENOTDIR: "a part of the path is not a directory",
+    errno.EISDIR: "is a directory",
+    errno.ENXIO: "is not a regular file",
+    errno.ENAMETOOLONG: "the name is too long (255 bytes between two slashes, 4096 in all)",
+    errno.EFBIG: "the file would be larger than the limit",
+    errno.ENOSPC: "no space left on the disk",
+    errno.EEXIST: "already exists",
+    errno.EROFS: "the file system is read-only",
+}
+
+
+def explain(path: str, error: OSError) -> str:
+    """Return a sentence about a failed call on ``path``."""
+    sentence = _SENTENCES.get(error.errno or 0) or os.strerror(error.errno or errno.EIO).lower()
+    return f"{quoted(path)} {sentence}" if sentence.startswith("is ") else f"{quoted(path)}: {sentence}"
