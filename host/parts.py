@@ -182,6 +182,7 @@ def _run_service(host: Host) -> RunService:
         metrics=host.metrics,
         prices=host.prices,
         on_delete=forget,
+        release=host.sandbox.forget,
     )
 
 

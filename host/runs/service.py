@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import Any, Final
 
 import anyio
 from anyio.abc import TaskGroup
@@ -36,6 +36,9 @@ from shared.errors import (
 from shared.models import Event, KeyedAnswer, RunState
 from shared.redact import Redactor
 from shared.store.contract import Store
+
+DELETE_AGAIN_S: Final = (0.05, 0.5, 2.0)
+"""Pauses between tries to delete from a disk that is about to be freed, in seconds."""
 
 logger = logging.getLogger("picoclaw.runs")
 
@@ -67,8 +70,10 @@ class RunService:
         metrics: Metrics,
         prices: Prices,
         on_delete: Sequence[Callable[[str], Awaitable[None]]] = (),
+        release: Callable[[str], Awaitable[None]],
     ) -> None:
         self._on_delete = on_delete
+        self._release = release  # what a conversation holds of the local disk
         self._redactor = redactor
         self._prices = prices
         self._metrics = metrics
@@ -185,10 +190,24 @@ class RunService:
 
     async def delete_conversation(self, conversation_id: str) -> None:
         """Delete a conversation durably. Raises NotFound, ConversationBusy, NotDurable."""
-        await self._store.conversations.delete(conversation_id)
+        try:
+            await self._store.conversations.delete(conversation_id)
+        except NotDurable:
+            await self._delete_from_full_disk(conversation_id)
         await self._store.durable()
         for forget in self._on_delete:
             await forget(conversation_id)
+
+    async def _delete_from_full_disk(self, conversation_id: str) -> None:
+        """Delete a conversation after all that its deletion would free anyhow. Raises NotDurable."""
+        await self._release(conversation_id)
+        self._store.make_room()
+        for pause in DELETE_AGAIN_S:
+            with suppress(NotDurable):
+                await self._store.conversations.delete(conversation_id)
+                return
+            await anyio.sleep(pause)
+        await self._store.conversations.delete(conversation_id)
 
     async def events(
         self, conversation_id: str, run_id: str, *, after: int, run: ActiveRun | None = None

@@ -32,6 +32,7 @@ def configuration(policy: SandboxPolicy, temporary: str) -> dict[str, Any]:
         "file_size": limits.file_size,
         "open_files": limits.open_files,
         "output": limits.output,
+        "temporary_bytes": limits.temporary,
         "reaper_idle_s": limits.reaper_idle_s,
     }
 

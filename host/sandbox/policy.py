@@ -20,6 +20,7 @@ class Limits:
     file_size: int = 1 << 30
     open_files: int = 4096
     output: int = 64 << 10
+    temporary: int = 1 << 30
     worker_idle_s: float = 30.0
     reaper_idle_s: float = 30.0
 

@@ -45,6 +45,7 @@ RESTART_PAUSE_S: Final = 0.5
 LONGEST_PAUSE_S: Final = 30.0
 """Between two starts of a supervisor that cannot start, in seconds."""
 HOST: Final = "\0host"  # the host's own reads; no conversation can have this id
+TIDY: Final = "\0tidy"
 
 logger = logging.getLogger("picoclaw.sandbox")
 
@@ -133,8 +134,11 @@ class Sandbox:
         await self.file(conversation_id, self.policy.workspace, "save_file", arguments)
 
     async def remove_folder(self, path: str) -> None:
-        """Remove a folder of the workspace and the files in it, if it is there. Raises ``SandboxFault``."""
-        await self.file(HOST, self.policy.workspace, "remove_folder", {"path": path})
+        """Remove a folder of the workspace and the files in it, if it is there. Raises ``SandboxFault``.
+
+        In a worker of its own: agents may have filled it, and nobody's turn waits for that.
+        """
+        await self.file(TIDY, self.policy.workspace, "remove_folder", {"path": path})
 
     async def forget(self, conversation_id: str) -> None:
         """End a conversation's worker and commands, and remove its private directory."""

@@ -223,6 +223,7 @@ def _ending(ended: Any, status: Any, ms: Any) -> str:
         "timeout": "stopped: time limit reached",
         "memory": "stopped: memory limit reached",
         "processes": "stopped: too many processes",
+        "space": "stopped: its temporary files took too much of their disk, and were removed",
         "cancelled": "stopped: cancelled",
         "launcher": "stopped: the sandbox ended",
     }

@@ -292,6 +292,10 @@ class Store(Protocol):
         """Try out what the next write needs; raises Unavailable with what is wrong."""
         ...
 
+    def make_room(self) -> None:
+        """Give back the space that is kept for when the local disk is full; ``prune`` takes it again."""
+        ...
+
     async def counts(self) -> StoreCounts:
         """Return the counters for /health."""
         ...

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 DEVICES: Final = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
+HOME: Final = "home"  # in the private directory
 STREAMS: Final = ("/dev/stdin", "/dev/stdout", "/dev/stderr")
 
 
@@ -36,6 +37,7 @@ class Config:
     file_size: int
     open_files: int
     output: int
+    temporary_bytes: int
     reaper_idle_s: float
     uid_processes: int
 
@@ -57,4 +59,4 @@ class Place:
     @property
     def home(self) -> str:
         """The private home directory, thrown away with the conversation."""
-        return f"{self.temporary}/home"
+        return f"{self.temporary}/{HOME}"

@@ -74,9 +74,10 @@ def metadata_mode(config: Config) -> seccomp.Metadata:
 def limit_resources(config: Config) -> None:
     """Bound what one process may take (getrlimit(2)); totals are the reaper's to watch.
 
-    The number of processes is one uid's, in a user namespace of its own one command's.
+    The number of processes is one uid's, in a user namespace of its own one command's: there the kernel says
+    no before the reaper counts.
     """
-    most = 2 * config.processes + _OURS if config.namespaces else config.uid_processes
+    most = config.processes + _OURS if config.namespaces else config.uid_processes
     for kind, value in (
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_FSIZE, config.file_size),

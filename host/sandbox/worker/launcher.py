@@ -204,11 +204,18 @@ def _be_modest() -> None:
     os.umask(0o022)
     os.nice(NICE)
     privileges.dumpable()  # or the file would be root's; nobody is here yet who could look
-    with contextlib.suppress(OSError):
-        score = os.open(proc.path("self", "oom_score_adj"), os.O_WRONLY | os.O_CLOEXEC)
-        os.write(score, str(OOM_SCORE).encode())
-        os.close(score)
+    _tell_kernel("oom_score_adj", OOM_SCORE)
+    _tell_kernel("autogroup", NICE)  # where sessions share the processors, theirs counts (sched(7))
     privileges.not_dumpable()
+
+
+def _tell_kernel(name: str, value: int) -> None:
+    with contextlib.suppress(OSError):
+        descriptor = os.open(proc.path("self", name), os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(descriptor, str(value).encode())
+        finally:
+            os.close(descriptor)
 
 
 def _filter(config: Config) -> list[int]:

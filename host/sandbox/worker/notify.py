@@ -1,4 +1,5 @@
-"""Calls made on behalf of a command (seccomp_unotify(2)): chmod, chown, utime, and nameless temporary files.
+"""Calls that a command's reaper judges or makes for it (seccomp_unotify(2)): chmod, chown, utime, nameless
+temporary files, and new sessions.
 
 Landlock does not cover the first three. Where commands share a uid with the host, or own something they may
 only read, the kernel hands such calls to the reaper. It never lets one continue (the caller could change
@@ -17,11 +18,12 @@ import fcntl
 import os
 import stat
 import struct
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from . import proc, syscall_table, syscalls
+from . import proc, syscall_table, syscalls, tree
 from .grants import is_beneath
 
 _RECEIVE: Final = 0xC0502100  # SECCOMP_IOCTL_NOTIF_RECV
@@ -41,6 +43,8 @@ _UTIME_NOW: Final = (1 << 30) - 1  # utimensat(2)
 _SET_ID: Final = 0o6000
 # arguments of which a call is made
 _NO_PATH: Final = -1
+MOST_SESSIONS: Final = 16
+_COUNTING_SHARE: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +56,12 @@ class Call:
 
 
 class Gate:
-    """Answers the notifications of one command: metadata calls, and nameless files in /tmp."""
+    """Answers the notifications of one command: metadata calls, nameless files in /tmp, new sessions."""
 
     def __init__(self, listener: int, roots: list[str], temporary: str) -> None:
         self.listener = listener
+        self._sessions = 0
+        self._count_again = 0.0
         self._temporary = temporary
         self._roots = [os.path.realpath(root) for root in roots]
 
@@ -73,11 +79,27 @@ class Gate:
         identity, thread, _, number, _, _, *arguments = _NOTIFICATION.unpack(buffer)
         call = Call(thread, tuple(arguments))
         with contextlib.suppress(OSError):  # the caller may be gone by now
-            if number in _OPENS:
+            if number == _SETSID:
+                self._begin_session(identity)
+            elif number in _OPENS:
                 self._open_nameless(identity, call, _OPENS[number])
             else:
                 code = self._perform(identity, number, call)
                 fcntl.ioctl(self.listener, _SEND, _ANSWER.pack(identity, 0, -code, 0))
+
+    def _begin_session(self, identity: int) -> None:
+        """Let a session begin if there are few.
+
+        Where the kernel shares processors out by session (sched(7), autogroups), many of them would leave
+        next to nothing to everybody else. Who is left is counted anew, in at most a quarter of the time.
+        """
+        self._sessions += 1
+        begun = time.monotonic()
+        if self._sessions > MOST_SESSIONS and begun > self._count_again:
+            self._sessions = tree.sessions(os.getpid()) + 1
+            self._count_again = begun + _COUNTING_SHARE * (time.monotonic() - begun)
+        code, flags = (0, _CONTINUE) if self._sessions <= MOST_SESSIONS else (-errno.EPERM, 0)
+        fcntl.ioctl(self.listener, _SEND, _ANSWER.pack(identity, 0, code, flags))
 
     def _open_nameless(self, identity: int, call: Call, path_at: int) -> None:
         """Serve ``open("/tmp", O_TMPFILE)``, which the C library hard-codes, from the private directory.
@@ -303,6 +325,7 @@ _BY_NAME: Final = {
     "utimensat": _Operation(_utime(2, _TIMESPEC), directory=0, path=1, flags=3, descriptor=0),
 }
 # where open calls keep the path; flags and mode follow it
+_SETSID: Final = syscall_table.number("setsid")
 _OPENS: Final = {
     number: path_at
     for name, path_at in (("open", 0), ("openat", 1))

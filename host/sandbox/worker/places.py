@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Iterator
 
+from . import proc
 from .config import Config, Place
 from .identity import Identity, adopt
 
@@ -103,7 +104,14 @@ def _remove_if_abandoned(path: str) -> None:
 
 
 def remove_tree(path: str) -> None:
-    """Remove a directory of any depth without ever following a link; what can't be removed stays.
+    """Remove a directory of any depth without ever following a link; what can't be removed stays."""
+    empty(path)
+    with contextlib.suppress(OSError):
+        os.rmdir(path)
+
+
+def empty(path: str) -> None:
+    """Remove what is in a directory, likewise.
 
     Directories below are moved to the top and emptied there one by one, so that neither the stack nor the
     number of open descriptors grows with the depth.
@@ -114,7 +122,6 @@ def remove_tree(path: str) -> None:
             _empty_all(top)
         finally:
             os.close(top)
-        os.rmdir(path)
 
 
 def _empty_all(top: int) -> None:
@@ -136,7 +143,7 @@ def _open_up(directory: int, name: str) -> int:
     flags = os.O_DIRECTORY | os.O_NOFOLLOW
     pinned = os.open(name, os.O_PATH | flags, dir_fd=directory)
     try:
-        os.chmod(f"/proc/self/fd/{pinned}", 0o700)
+        os.chmod(proc.path("self", "fd", pinned), 0o700)
     finally:
         os.close(pinned)
     return os.open(name, os.O_RDONLY | flags, dir_fd=directory)

@@ -20,6 +20,7 @@ from .frames import Channel, Closed, Frame
 from .notify import Gate
 from .output import Output
 from .room import Room
+from .space import Space
 
 _CHUNK: Final = 64 << 10
 _TICK_S: Final = 0.01
@@ -144,6 +145,7 @@ class Run:
         self._over = 0  # how much proves that there is too much memory
         self._output = Output(config.output)
         self._ended: str | None = None
+        self._space: Space
         self._gate: Gate | None = None
         self._input = memoryview(str(request.get("stdin") or "").encode())
         self._poll = select.poll()
@@ -157,6 +159,7 @@ class Run:
             if process.fault is not None:
                 return {"fault": process.fault, "left": not _end_all(self._launcher, scoped=self._scoped)}
             self._register()
+            self._space = Space(self._request["temporary"], self._config.temporary_bytes)
             self._listen()  # what came together with the request no longer wakes the poll
             self._serve(started)
             gone = self._end()
@@ -230,7 +233,7 @@ class Run:
         tree.reap_orphans(launcher.pid)
         besides = launcher.pid if launcher.serves_on else None
         used = self._meter.usage(os.getpid(), besides, config.memory, config.processes)
-        if used.tasks > config.processes:
+        if used.tasks >= config.processes:
             self._ended = "processes"
         elif used.memory <= config.memory:
             self._over = 0
@@ -239,6 +242,8 @@ class Run:
             self._meter.forget()
         if self._over >= _PROOF:
             self._ended = "memory"
+        elif self._space.is_exceeded(os.getpid()):
+            self._ended = "space"
 
     def _read(self) -> None:
         try:
@@ -306,4 +311,6 @@ class Run:
         with contextlib.suppress(OSError):
             while data := os.read(self._process.output, _CHUNK):
                 self._output.add(data)
+        if self._ended == "space":
+            self._space.clear()
         return gone

@@ -111,6 +111,7 @@ _SOCK_STREAM, _SOCK_DGRAM, _SOCK_SEQPACKET, _SOCK_TYPE = 1, 2, 5, 0xF
 _SOL_SOCKET, _SO_SNDBUF, _SO_RCVBUF = 1, 7, 8
 _PRIO_PROCESS, _IOPRIO_WHO_PROCESS = 0, 1
 _PERSONALITY_QUERY: Final = 0xFFFFFFFF
+_F_SETLEASE, _F_NOTIFY, _F_SETDELEG = 1024, 1026, 1040  # include/uapi/linux/fcntl.h
 # ioctl_tty(2), ioctl_fs(2): put input into a terminal, use the console, set inode attributes
 _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
 _FS_IOC_SETFLAGS, _FS_IOC32_SETFLAGS, _FS_IOC_FSSETXATTR = 0x40086602, 0x40046602, 0x401C5820
@@ -142,6 +143,7 @@ EXTENDED_ATTRIBUTES: Final = _calls(
 # pages that stay when nobody maps them: those of nameless files, and a huge page for a part of it in a pipe
 UNACCOUNTED_MEMORY: Final = _calls("memfd_create memfd_secret vmsplice")
 METADATA_BY_PATH: Final = _calls("chmod chown lchown fchmodat fchmodat2 fchownat utime utimes futimesat")
+SESSIONS: Final = _calls("setsid")
 NEW_PROCESSES: Final = _calls("execve execveat fork vfork clone clone3")
 
 
@@ -179,6 +181,8 @@ def _argument_rules() -> list[Rule]:
         # Succeeds and changes nothing, as for who asks for more than there may be (socket(7)): what a socket
         # may hold is what those who count take it for.
         Rule(("setsockopt",), refuse(0), (_is(1, _SOL_SOCKET), _is(2, _SO_SNDBUF, _SO_RCVBUF))),
+        # a lease makes whoever opens the file wait for its holder: the host, too
+        Rule(("fcntl",), refuse(), (_is(1, _F_SETLEASE, _F_NOTIFY, _F_SETDELEG),)),
         Rule(("ioctl",), refuse(), (_is(1, _TIOCSTI, _TIOCLINUX),)),
         Rule(
             ("ioctl",),
@@ -256,7 +260,7 @@ def command_rules(kind: Kind) -> list[Rule]:
     nameless = [
         Rule((name,), NOTIFY, (_any_bit(at, _O_TMPFILE_BIT),)) for name, at in (("open", 1), ("openat", 2))
     ]
-    return [*rules, *nameless, *_metadata_rules(kind.metadata)]
+    return [*rules, *nameless, *_metadata_rules(kind.metadata), Rule(SESSIONS, NOTIFY)]
 
 
 def worker_rules() -> list[Rule]:
@@ -271,8 +275,8 @@ def command_filter(kind: Kind) -> bytes:
 
 
 def without_notifications(kind: Kind) -> bytes:
-    """Return ``command_filter`` with refusals in place of notifications."""
-    rules = command_rules(kind)
+    """Return ``command_filter`` with refusals in place of notifications, and nobody to count sessions."""
+    rules = [rule for rule in command_rules(kind) if rule.calls != SESSIONS]
     return compile_filter([replace(r, action=refuse()) if r.action == NOTIFY else r for r in rules])
 
 

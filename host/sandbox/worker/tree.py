@@ -50,6 +50,15 @@ def children(pid: int) -> list[int]:
     return _children(pid)[0]
 
 
+def sessions(root: int) -> int:
+    """Return how many sessions the processes below ``root`` are in."""
+    found: set[int] = set()
+    for pid, _, _ in descendants(root):
+        with contextlib.suppress(ProcessLookupError):
+            found.add(os.getsid(pid))
+    return len(found)
+
+
 def tasks_of(uid: int) -> int:
     """Return how many threads a uid has now."""
     total = 0

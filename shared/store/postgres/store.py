@@ -76,6 +76,9 @@ class PostgresStore:
 
         return await self.database.read(work)
 
+    def make_room(self) -> None:
+        """Do nothing: there is no local disk to fill."""
+
     async def prune(self, now: int, *, limit: int) -> int:
         """Remove at most ``limit`` rows that retention no longer keeps; returns how many went."""
         return await self._pruner.prune(now, limit)

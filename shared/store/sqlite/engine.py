@@ -32,6 +32,9 @@ BUSY_MS: Final = 5000
 PROBE_BYTES: Final = 65_536
 """What a turn may need on a disk."""
 
+RESERVE_BYTES: Final = 4 << 20
+"""Space beside the database for the log of a deletion."""
+
 PRAGMAS: Final = (
     "PRAGMA foreign_keys=ON",
     # Only the holder of the gate resets the log: a frame that was not shipped must never leave it.
@@ -138,6 +141,30 @@ class Gate:
         os.close(self._fd)
 
 
+class Reserve:
+    """Space on the local disk that is kept so that a conversation can be deleted when all else is taken."""
+
+    def __init__(self, database: Path) -> None:
+        self._path = f"{database}.reserve"
+        self.keep()
+
+    def keep(self) -> None:
+        """Take it, if it can be had and isn't held."""
+        with suppress(OSError):
+            descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                os.posix_fallocate(descriptor, 0, RESERVE_BYTES)
+            except OSError:
+                os.truncate(descriptor, 0)  # part of it would only be taken from others
+            finally:
+                os.close(descriptor)
+
+    def release(self) -> None:
+        """Give it back."""
+        with suppress(OSError):
+            os.truncate(self._path, 0)
+
+
 class Database:
     """One process's view of the database: a connection for the event loop, one for the worker thread."""
 
@@ -146,6 +173,7 @@ class Database:
         self._shipper = shipper
         # Never waits on the loop; BUSY sends the work to the thread.
         self._quick = _open(path)
+        self.reserve = Reserve(path)
         self._quick_gate = Gate(path)
         self._slow: sqlite3.Connection | None = None
         self._slow_gate = Gate(path)

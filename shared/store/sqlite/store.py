@@ -80,8 +80,13 @@ class SqliteStore:
 
         return await self._db.read(work)
 
+    def make_room(self) -> None:
+        """Give back the space that is kept for when the local disk is full."""
+        self._db.reserve.release()
+
     async def prune(self, now: int, *, limit: int) -> int:
         """Remove at most ``limit`` rows that retention no longer keeps; returns how many went."""
+        self._db.reserve.keep()
         return await self._pruner.prune(now, limit)
 
     async def close(self) -> None:

@@ -1,0 +1,149 @@
+"""One conversation's command doesn't stop the others: its share of processors, disk and files is bounded."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import anyio
+import pytest
+
+from host.sandbox import Limits, Sandbox, SandboxPolicy
+from host.sandbox.sandbox import HOST
+from host.tools.sandbox_tools import SandboxToolset
+
+SMALL = 96 << 20
+BOMB = """python3 -c '
+import os
+while True:
+    try:
+        os.fork(); os.setsid()
+    except OSError: pass
+'"""
+FILLERS = {
+    "one file": "head -c 1G </dev/zero >$TMPDIR/x",
+    "many files": "mkdir $TMPDIR/d; cd $_; for i in 1 2 3 4; do head -c 50M </dev/zero >$i & done; wait",
+    "a file without a name": "exec 3>$TMPDIR/x; rm $TMPDIR/x; head -c 1G </dev/zero >&3",
+    "a closed directory": "mkdir $TMPDIR/d; cd $TMPDIR/d; exec 3>x; chmod 0 .; head -c 1G </dev/zero >&3",
+    "no name, mapped": """python3 -c '
+import mmap, os
+file = open(os.environ["TMPDIR"] + "/m", "w+b"); file.truncate(1 << 29)
+area = mmap.mmap(file.fileno(), 1 << 29); os.unlink(file.name); file.close()
+for at in range(0, 1 << 29, 4096): area[at] = 1'""",
+}
+
+
+@pytest.fixture
+def small_disk(place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A small file system that private directories lie on."""
+    disk = place / "disk"
+    disk.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", f"size={SMALL},mode=1777", "none", str(disk)]
+    if subprocess.run(command, check=False, capture_output=True).returncode:
+        pytest.skip("mounting isn't possible here")
+    monkeypatch.setattr("tempfile.tempdir", str(disk))
+    yield disk
+    subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+@pytest.fixture(params=[3, 2], ids=["level 3", "level 2"])
+async def on_small_disk(ws: Path, small_disk: Path, request: pytest.FixtureRequest) -> AsyncIterator[Sandbox]:
+    async with Sandbox(SandboxPolicy(workspace=ws, max_level=request.param)) as running:
+        yield running
+
+
+def free(disk: Path) -> int:
+    status = os.statvfs(disk)
+    return status.f_bavail * status.f_frsize
+
+
+@pytest.mark.parametrize("kind", FILLERS)
+async def test_temporary_files_leave_room_on_their_disk(
+    on_small_disk: Sandbox, small_disk: Path, kind: str
+) -> None:
+    tools, others = on_small_disk.toolset("greedy"), on_small_disk.toolset("other")
+    await others.call("exec", {"command": "echo kept > $TMPDIR/kept"})
+    least = free(small_disk)
+
+    async def look() -> None:
+        nonlocal least
+        while True:
+            least = min(least, free(small_disk))
+            await anyio.sleep(0.001)
+
+    with anyio.fail_after(60):
+        async with anyio.create_task_group() as group:
+            group.start_soon(look)
+            result = await tools.call("exec", {"command": FILLERS[kind]})
+            group.cancel_scope.cancel()
+    assert "its temporary files took too much" in result.text
+    assert least > 0
+    assert free(small_disk) > SMALL * 0.8
+    again = await tools.call("exec", {"command": "ls -A $HOME; echo new > $HOME/new; cat $HOME/new"})
+    assert again.text.startswith("new\n")
+    assert (await others.call("exec", {"command": "cat $TMPDIR/kept"})).text.startswith("kept\n")
+
+
+async def test_a_conversation_has_a_bound_on_a_large_disk_too(ws: Path) -> None:
+    async with Sandbox(SandboxPolicy(workspace=ws, limits=Limits(temporary=32 << 20))) as sandbox:
+        tools = sandbox.toolset("greedy")
+        result = await tools.call("exec", {"command": "head -c 90M </dev/zero >$TMPDIR/x; sleep 60"})
+        assert "its temporary files took too much" in result.text
+        few = await tools.call("exec", {"command": "head -c 20M </dev/zero >$TMPDIR/x; sleep 0.2"})
+        assert not few.is_error
+
+
+async def test_a_command_that_forks_and_begins_sessions_is_stopped_and_others_go_on(
+    sandbox: Sandbox, tools: SandboxToolset
+) -> None:
+    others = sandbox.toolset("other")
+    await others.call("read_file", {"path": "ok.txt"})
+    longest = 0.0
+    async with anyio.create_task_group() as group:
+        results = []
+
+        async def bomb() -> None:
+            results.append(await tools.call("exec", {"command": BOMB}))
+            group.cancel_scope.cancel()
+
+        group.start_soon(bomb)
+        while True:
+            begun = time.monotonic()
+            assert not (await others.call("read_file", {"path": "ok.txt"})).is_error
+            longest = max(longest, time.monotonic() - begun)
+            await anyio.sleep(0.01)
+    assert "too many processes" in results[0].text
+    assert longest < 60
+
+
+async def test_sessions_one_after_the_other_are_many_and_at_once_they_are_few(tools: SandboxToolset) -> None:
+    in_turn = await tools.call("exec", {"command": "for i in $(seq 50); do setsid true || echo no; done"})
+    assert in_turn.text.startswith("[exit code 0")
+    at_once = await tools.call(
+        "exec", {"command": "for i in $(seq 50); do setsid sleep 300 2>&1 & done; sleep 1; kill 0"}
+    )
+    assert "Operation not permitted" in at_once.text
+
+
+async def test_a_command_cannot_make_the_host_wait_for_a_file(
+    sandbox: Sandbox, tools: SandboxToolset
+) -> None:
+    lease = (
+        "import fcntl, os\n"
+        "for name, what in (('CLAUDE.md', 1024), ('.', 1026)):\n"
+        "    try: fcntl.fcntl(os.open(name, os.O_RDONLY), what, 1 if what == 1024 else 2)\n"
+        "    except PermissionError: print('refused')"
+    )
+    await tools.call("write_file", {"path": "CLAUDE.md", "content": "words"})
+    await tools.call("write_file", {"path": "lease.py", "content": lease})
+    held = await tools.call("exec", {"command": "chmod u+w CLAUDE.md; python3 lease.py"})
+    assert held.text.startswith("refused\nrefused\n")
+    waiting = "rm CLAUDE.md; mkfifo CLAUDE.md; flock . sleep 300"
+    await tools.call("exec", {"command": waiting, "background": True})
+    with anyio.fail_after(20):
+        while (await sandbox.file(HOST, sandbox.policy.workspace, "list_dir", {}))["text"].find("(fifo)") < 0:
+            await anyio.sleep(0.01)
+        assert await sandbox.read_text("CLAUDE.md", 100) is None
