@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from shared.clock import now_ms
-from shared.errors import InvalidInput
+from shared.errors import InvalidInput, Unauthorized
 from shared.ids import TOKEN, new_id
 from shared.store.contract import Store
 from shared.tokens import Token
@@ -26,6 +26,8 @@ class Caller:
     conversation_id: str
     is_main: bool
     token_id: str | None = None
+    digest: bytes = field(default=b"", repr=False)
+    """SHA-256 of the token with this id."""
 
 
 class TokenBook:
@@ -55,7 +57,14 @@ class TokenBook:
         if not token.startswith(TOKEN_PREFIX):
             return None
         found = await self._store.tokens.find(digest, now_ms())
-        return None if found is None else Caller(found.conversation_id, found.is_main, found.id)
+        return None if found is None else Caller(found.conversation_id, found.is_main, found.id, digest)
+
+    async def check(self, caller: Caller) -> None:
+        """Raise Unauthorized when a caller's token has ended since its request began."""
+        if caller.token_id is None:
+            return
+        if await self._store.tokens.find(caller.digest, now_ms()) is None:
+            raise Unauthorized("Unauthorized")
 
     async def revoke(self, token_id: str) -> bool:
         """End a token at once; False if there is none."""

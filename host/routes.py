@@ -33,7 +33,7 @@ def host_routes(host: Host, tokens: TokenBook) -> Router:
         *UsageApi(host.store).routes(),
         *AdminApi(host.knowledge).routes(),
         *TokensApi(host.store, tokens).routes(),
-        *McpApi(host.tool_servers, McpGate(settings.gateway.allowed_hosts)).routes(),
+        *McpApi(host.tool_servers, McpGate(settings.gateway.allowed_hosts), tokens).routes(),
         *MetricsApi(
             host.metrics,
             host.store,

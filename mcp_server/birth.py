@@ -23,13 +23,15 @@ SERVED: Final = b"served"
 class Birth:
     """What one session is born with; where the store is, is the zygote's own to say.
 
-    ``access``: how the session reaches a store that several hosts share; it comes from the host alone.
+    ``access``: how the session reaches a store that several hosts share; ``token_id``: the token whose end is
+    the end of its writing. Both come from the host alone.
     """
 
     conversation_id: str
     is_main: bool
     timezone: str
     access: str | None = None
+    token_id: str | None = None
 
 
 class BadBirth(Exception):
@@ -50,12 +52,20 @@ def decode(packet: bytes) -> Birth:
     """Return the birth; raises BadBirth."""
     try:
         fields = json.loads(packet)
-        birth = Birth(fields["conversation_id"], fields["is_main"], fields["timezone"], fields.get("access"))
+        birth = Birth(
+            fields["conversation_id"],
+            fields["is_main"],
+            fields["timezone"],
+            fields.get("access"),
+            fields.get("token_id"),
+        )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadBirth from error
     if not (isinstance(birth.conversation_id, str) and isinstance(birth.timezone, str)):
         raise BadBirth
-    if not isinstance(birth.is_main, bool) or not isinstance(birth.access, str | None):
+    if not isinstance(birth.is_main, bool):
+        raise BadBirth
+    if not (isinstance(birth.access, str | None) and isinstance(birth.token_id, str | None)):
         raise BadBirth
     return birth
 

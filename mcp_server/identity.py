@@ -23,6 +23,7 @@ class Identity:
     """The conversation a tool server acts for, and where its store is.
 
     ``access``: how to reach a store that several hosts share, as the host made it for this conversation.
+    ``token_id``: the token by which somebody asked for this server over HTTP.
     """
 
     conversation_id: str
@@ -32,6 +33,7 @@ class Identity:
     timezone: str
     task_quota: int
     access: str | None = field(default=None, repr=False)
+    token_id: str | None = None
 
 
 def identity_of(environment: Mapping[str, str]) -> Identity:

@@ -38,7 +38,7 @@ def run_session(identity: Identity, *, wire: Wire | None = None, lifeline: int |
     """
     configure("WARNING", "json", Redactor(()))
     try:
-        store = open_tool_store(identity.db_path, identity.store_dir, identity.access)
+        store = open_tool_store(identity.db_path, identity.store_dir, identity.access, identity.token_id)
     except StoreError as error:
         print(f"picoclaw tool server: {error}", file=sys.stderr)  # noqa: T201 - no log is set up for people here
         return 1

@@ -148,7 +148,7 @@ class Zygote:
         The fourth descriptor is the proof: only who may open the database for writing has one. A user id
         alone would not do, since the sandbox's commands may run under the host's.
         """
-        wanted = replace(birth.decode(packet), access=None)
+        wanted = replace(birth.decode(packet), access=None, token_id=None)
         if len(fds) != birth.OUTSIDE_FDS or not CONVERSATION_ID.fullmatch(wanted.conversation_id):
             raise birth.BadBirth
         ours, theirs = self._database.stat(), os.fstat(fds[3])
@@ -196,7 +196,7 @@ class Zygote:
                 "TZ": wanted.timezone,
             }
         )
-        identity = replace(identity, access=wanted.access)
+        identity = replace(identity, access=wanted.access, token_id=wanted.token_id)
         return run_session(identity, lifeline=None if keep < 0 else keep)
 
     def _reap(self) -> None:

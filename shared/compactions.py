@@ -20,6 +20,8 @@ class Compaction:
     fits what stands before it. ``kind``: ``cut`` replaced no message, ``summary`` has a summary that
     ``model`` made for ``usage``, ``dropped`` only a note, because no summary could be made. ``number`` counts
     the conversation's compactions from 1; ``archived``: what was replaced is in the workspace's archive.
+    Of the replaced messages the one at ``message_seq`` (0: none) still stands, with at most ``message_chars``
+    characters of its text: the rest of its turn is sent.
     """
 
     kind: CompactionKind
@@ -34,3 +36,5 @@ class Compaction:
     number: int = 0
     created_at: int = 0
     archived: bool = False
+    message_seq: int = 0
+    message_chars: int = 0

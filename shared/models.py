@@ -76,6 +76,8 @@ class Message:
     sender_name: str
     text: str
     created_at: int
+    refused: bool = False
+    """Of a turn that the model refused to answer: the model is not sent it any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +103,7 @@ class HistoryEntry:
     text: str | None = None
     sender_name: str = ""
     created_at: int = 0
+    refused: bool = False
 
 
 @dataclass(frozen=True, slots=True)

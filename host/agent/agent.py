@@ -9,6 +9,7 @@ from typing import Final
 
 from host.agent.archive import Archive
 from host.agent.compactor import Compactor, CompactorParts
+from host.agent.endings import Refused
 from host.agent.histories import Histories
 from host.agent.knowledge import Knowledge
 from host.agent.loop import AgentLoop, Options
@@ -107,7 +108,12 @@ class HostAgent:
                 # A host that was killed may have left the archive behind.
                 await window.archive()
             loop = AgentLoop(models, toolbox, recorder, options, budget, window)
-            await loop.run(loaded.messages)
+            try:
+                await loop.run(loaded.messages)
+            except Refused:
+                # The turn is marked when the run is stored; from then on a line stands for it.
+                self._histories.forget(lease.conversation_id)
+                raise
 
     def _budget(self, spec: RunSpec, lease: Lease, recorder: RunRecorder) -> RunBudget | None:
         budgets = self._config.budgets

@@ -2,7 +2,8 @@
 
 Older results of tools are cut first, all at once. When that is not enough, everything before a place where
 the conversation can be parted is summed up. A place is one that has no tool use on one side and its result on
-the other; the beginning of a turn is better than the middle of one.
+the other; the beginning of a turn is better than the middle of one. In the middle, the message that opened
+the turn stands.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any, Final
 
-from host.agent.history import as_sent, calls_of, cut
+from host.agent.history import as_sent, calls_of, cut, opens_turn
 from host.agent.models import Reply
 from host.agent.summary import left_out
 from host.agent.token_estimate import BYTES_PER_TOKEN, estimated
@@ -79,7 +80,7 @@ def parts_of(entries: Sequence[HistoryEntry], compaction: Compaction, factor: fl
                 cut_tokens=int(estimated(small) * factor),
                 results=sum(_texts(block) for block in blocks),
                 parts=parts,
-                opens=parts and entry.role == "user",
+                opens=parts and opens_turn(entry),
             )
         )
         if entry.blocks:
@@ -127,6 +128,21 @@ def turn_begins(parts: Sequence[Part]) -> int:
     return next((part.seq for part in reversed(parts) if part.opens), 0)
 
 
+def standing(entries: Sequence[HistoryEntry], through: int) -> HistoryEntry | None:
+    """Return the message that stands when all up to ``through`` is replaced, None if no turn is parted."""
+    after = next((entry for entry in entries if entry.seq > through and entry.blocks), None)
+    if after is None or opens_turn(after):
+        return None
+    return next((entry for entry in reversed(entries) if entry.seq <= through and opens_turn(entry)), None)
+
+
+def standing_chars(entry: HistoryEntry, tokens: int) -> int:
+    """Return how many characters of each text of a message may stand so that it has about so many tokens."""
+    texts = [block["text"] for block in entry.blocks if block["type"] == "text"]
+    longest, size = max(map(len, texts), default=0), estimated(texts)
+    return longest if size <= tokens else min(longest, sum(map(len, texts)) * tokens // size // len(texts))
+
+
 def cut_off(now: Compaction, chosen: Cut, thinking: int) -> Compaction:
     """Return what is in force once results are cut, and thinking is left out up to ``thinking``."""
     return replace(
@@ -154,7 +170,7 @@ def summed_up(now: Compaction, first: Sequence[HistoryEntry], text: str, reply: 
     )
 
 
-def dropped(now: Compaction, first: Sequence[HistoryEntry], thinking: int) -> Compaction:
+def dropped(now: Compaction, first: Sequence[HistoryEntry]) -> Compaction:
     """Return what is in force once a note stands for the first messages."""
     begins, ends = now.through_seq + 1, first[-1].seq
     return replace(
@@ -163,7 +179,6 @@ def dropped(now: Compaction, first: Sequence[HistoryEntry], thinking: int) -> Co
         first_seq=begins,
         through_seq=ends,
         text=left_out(now.text, begins, ends),
-        thinking_through_seq=thinking,
         model="",
         usage=Usage(),
     )

@@ -7,15 +7,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
+import anyio
+
 from host.agent import compaction as planning
 from host.agent.archive import Archive
 from host.agent.compaction import Cut, Part, SumUp, cut_off, dropped, summed_up
 from host.agent.endings import TooLong
-from host.agent.histories import Loaded
-from host.agent.history import NONE, Message, earlier, to_messages
+from host.agent.histories import Loaded, sent_entries
+from host.agent.history import NONE, Message, as_sent, earlier, to_messages
 from host.agent.keyed_model import KeyedModel
 from host.agent.models import ModelError, Reply
-from host.agent.summary import UnreadRecorder, ask, summary_request, summary_text
+from host.agent.summary import PAUSE_S, TRIES, UnreadRecorder, ask, summary_request, summary_text
 from host.agent.token_estimate import BYTES_PER_TOKEN, estimated, estimated_prefix
 from host.agent.window import Windows
 from shared.compactions import Compaction
@@ -28,6 +30,9 @@ ROUNDS: Final = 12
 SUMMARY_PART: Final = 0.2
 """Part of the room for messages that notes may take."""
 
+MESSAGE_PART: Final = 0.2
+"""Part of the room that the message of a parted turn may take; of a longer one head and tail stand."""
+
 MOST_SUMMARY_TOKENS: Final = 4_000
 
 LEFT_OUT_WARNING: Final = "Older messages could not be summed up, so they were left out."
@@ -38,7 +43,9 @@ logger = logging.getLogger("picoclaw.agent")
 class CompactionRecorder(UnreadRecorder, Protocol):
     """Who stores compactions and hears what they cost."""
 
-    warnings: list[str]
+    def warn(self, sentence: str) -> None:
+        """Put a warning into the answer, once."""
+        ...
 
     async def compacted(self, compaction: Compaction) -> Compaction:
         """Put a compaction in force; raises LeaseLost."""
@@ -139,7 +146,7 @@ class Compactor:
         if self._archive is not None:
             warning = await self._archive.catch_up(self._conversation_id)
             if warning is not None:
-                self._recorder.warnings.append(warning)
+                self._recorder.warn(warning)
 
     # --- one compaction after the other
 
@@ -169,8 +176,8 @@ class Compactor:
         self, entries: Sequence[HistoryEntry], request: dict[str, Any], model: KeyedModel, room: int
     ) -> None:
         sizes = self._sizes(request, model)
-        parts = planning.parts_of(entries, self._compaction, sizes.factor)
-        chosen = planning.plan(parts, max(room - self._notes_tokens(sizes), 0), sizes.factor)
+        parts = planning.parts_of(self._kept(entries), self._compaction, sizes.factor)
+        chosen = planning.plan(parts, max(room - self._standing_tokens(entries, sizes), 0), sizes.factor)
         if sizes.room <= 0 or chosen is None:
             raise self._too_long(parts, sizes)
         thinking = self._thinking_through(parts, request)
@@ -190,26 +197,28 @@ class Compactor:
     ) -> Cut | None:
         """Put a summary in force, or, if none can be made, a note; return a cut that would do instead."""
         sizes = self._sizes(request, model)
-        room = sizes.window - sizes.output - sizes.prefix - self._notes_tokens(sizes)
+        stands, kept, now = self._standing_tokens(entries, sizes), self._kept(entries), self._compaction
+        room = sizes.window - sizes.output - sizes.prefix - stands
         taken = planning.fitting(parts, chosen.count, room - MOST_SUMMARY_TOKENS // 8)
+        made = None
         if taken is None:
-            count = planning.first_unit(parts, chosen.count)
-            self._recorder.warnings.append(LEFT_OUT_WARNING)
-            await self._put_in_force(dropped(self._compaction, entries[:count], thinking))
-            return None
-        count, shorter = taken
-        first = entries[:count]
-        last = first[-1].seq
-        now = self._compaction
-        view = cut_off(now, Cut(last, planning.CUT_CHARS), last) if shorter else now
-        made = await self._summary(first, to_messages(first, view), sizes, request, model)
-        if made is None:
-            instead = planning.plan(parts, sizes.room - self._notes_tokens(sizes), sizes.factor, hard=True)
-            if isinstance(instead, Cut):
+            first = kept[: planning.first_unit(parts, chosen.count)]
+        else:
+            count, shorter = taken
+            first = kept[:count]
+            last = first[-1].seq
+            view = cut_off(now, Cut(last, planning.CUT_CHARS), last) if shorter else now
+            asked = to_messages([entry for entry in entries if entry.seq <= last], view)
+            made = await self._summary(first, asked, sizes, request, model)
+            instead = planning.plan(parts, sizes.room - stands, sizes.factor, hard=True)
+            if made is None and isinstance(instead, Cut):
                 return instead
-            self._recorder.warnings.append(LEFT_OUT_WARNING)
-            made = dropped(now, first, thinking)
-        await self._put_in_force(replace(made, thinking_through_seq=thinking))
+        if made is None:
+            self._recorder.warn(LEFT_OUT_WARNING)
+            made = dropped(now, first)
+        await self._put_in_force(
+            replace(self._with_message(made, entries, sizes), thinking_through_seq=thinking)
+        )
         return None
 
     async def _summary(
@@ -222,17 +231,26 @@ class Compactor:
     ) -> Compaction | None:
         """Ask the model for notes; None if it gives none. Raises Paused."""
         most = max(200, min(MOST_SUMMARY_TOKENS, int(sizes.room * SUMMARY_PART)))
-        asked = summary_request(request, messages, most)
-        if self._budget is not None:
-            asked = await self._budget.reserve(asked, model.ids)
-        reply = await ask(asked, model, self._recorder)
-        if reply is None:
-            return None
-        text = summary_text(reply, int(most * BYTES_PER_TOKEN / sizes.factor))
-        if not text:
+        output = request["max_tokens"] - request.get("thinking", {}).get("budget_tokens", 0)
+        for again in range(TRIES):
+            # Half as long the second time: the first may have been cut for its length.
+            asked = summary_request(request, messages, min(most, output) >> again, again=bool(again))
+            if self._budget is not None:
+                asked = await self._budget.reserve(asked, model.ids)
+            try:
+                reply = await ask(asked, model, self._recorder)
+            except ModelError as error:
+                logger.warning("A summary could not be made: %s", error)
+                if again or not error.retryable:
+                    return None
+                await anyio.sleep(PAUSE_S)
+                continue
+            replaced = estimated([entry.blocks for entry in first]) * BYTES_PER_TOKEN
+            text = summary_text(reply, int(most * BYTES_PER_TOKEN / sizes.factor), replaced)
+            if text:
+                return summed_up(self._compaction, first, text, reply)
             logger.warning("The model made no summary", extra={"stop_reason": reply.stop_reason})
-            return None
-        return summed_up(self._compaction, first, text, reply)
+        return None
 
     # --- what is in force
 
@@ -248,9 +266,21 @@ class Compactor:
         self._rebuild(messages, entries)
 
     async def _entries(self) -> list[HistoryEntry]:
-        return await self._store.conversations.history(
-            self._conversation_id, after=self._compaction.through_seq
-        )
+        return await sent_entries(self._store, self._conversation_id, self._compaction)
+
+    def _kept(self, entries: Sequence[HistoryEntry]) -> Sequence[HistoryEntry]:
+        """Return the entries without the message that stands although what is around it was replaced."""
+        return entries[1:] if self._compaction.message_seq and entries else entries
+
+    def _with_message(self, made: Compaction, entries: Sequence[HistoryEntry], sizes: _Sizes) -> Compaction:
+        """Let the message stand that the kept part of its turn works on."""
+        message = planning.standing(entries, made.through_seq)
+        if message is None:
+            return replace(made, message_seq=0, message_chars=0)
+        chars = planning.standing_chars(message, int(sizes.room * MESSAGE_PART / sizes.factor))
+        if message.seq == made.message_seq:
+            chars = min(chars, made.message_chars)
+        return replace(made, message_seq=message.seq, message_chars=chars)
 
     def _rebuild(self, messages: list[Message], entries: Sequence[HistoryEntry]) -> None:
         messages[:] = to_messages(entries, self._compaction)
@@ -287,10 +317,13 @@ class Compactor:
             factor=factor,
         )
 
-    def _notes_tokens(self, sizes: _Sizes) -> int:
-        if not self._compaction.through_seq:
-            return 0
-        return int(estimated(earlier(self._compaction.text)) * sizes.factor)
+    def _standing_tokens(self, entries: Sequence[HistoryEntry], sizes: _Sizes) -> int:
+        """Return the tokens of the notes and of the message that stays whatever is replaced."""
+        now = self._compaction
+        notes = estimated(earlier(now.text)) if now.through_seq else 0
+        message = planning.standing(entries, entries[-1].seq - 1) if entries else None
+        size = 0 if message is None else estimated(as_sent(message, now))
+        return int(notes * sizes.factor) + min(int(size * sizes.factor), int(sizes.room * MESSAGE_PART))
 
     def _thinking_through(self, parts: Sequence[Part], request: dict[str, Any]) -> int:
         """Return up to where thinking is left out, because what stands before it is about to change.

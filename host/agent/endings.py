@@ -4,6 +4,8 @@ Ending
 ├── IterationLimit   error    iteration_limit
 ├── ModelFailed      error    model_error
 ├── Refused          error    refused
+├── CutOff           error    max_tokens
+├── NoProgress       error    no_progress
 ├── TooLong          error    prompt_too_long
 ├── TimedOut         timeout  timeout
 ├── Cancelled        cancelled cancelled
@@ -42,9 +44,21 @@ class ModelFailed(Ending):
 
 
 class Refused(Ending):
-    """The model declined to go on."""
+    """The model declined to go on. What it declined is not sent again: see ``host.agent.history.REFUSED``."""
 
     code = "refused"
+
+
+class CutOff(Ending):
+    """The model's calls don't fit into one answer."""
+
+    code = "max_tokens"
+
+
+class NoProgress(Ending):
+    """The model repeats what fails."""
+
+    code = "no_progress"
 
 
 class TooLong(Ending):

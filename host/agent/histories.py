@@ -6,9 +6,9 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Final
 
-from host.agent.history import HistoryBuilder, Message
+from host.agent.history import NONE, HistoryBuilder, Message
 from shared.compactions import Compaction
-from shared.models import Lease
+from shared.models import HistoryEntry, Lease
 from shared.store.contract import Store
 
 MOST_TOKENS: Final = 2_000_000
@@ -59,9 +59,12 @@ class Histories:
         if kept is None:
             through = compaction.through_seq if compaction else 0
             kept = _Kept(lease.session_id, compaction, HistoryBuilder(compaction), through)
-        for entry in await self._store.conversations.history(conversation_id, after=kept.last_seq):
+            entries = await sent_entries(self._store, conversation_id, compaction or NONE)
+        else:
+            entries = await self._store.conversations.history(conversation_id, after=kept.last_seq)
+        for entry in entries:
             kept.builder.add(entry)
-            kept.last_seq = entry.seq
+            kept.last_seq = max(entry.seq, kept.last_seq)
         self._put_back(conversation_id, kept)
         return Loaded(
             messages=kept.builder.messages(),
@@ -92,6 +95,15 @@ class Histories:
         self._tokens += kept.builder.tokens
         while self._tokens > self._most_tokens or len(self._kept) > self._most_conversations:
             self.forget(next(iter(self._kept)))
+
+
+async def sent_entries(store: Store, conversation_id: str, compaction: Compaction) -> list[HistoryEntry]:
+    """Return what is sent as it is stored: what follows the notes, the message of a parted turn first."""
+    entries = await store.conversations.history(conversation_id, after=compaction.through_seq)
+    if not compaction.message_seq:
+        return entries
+    at = compaction.message_seq
+    return [*await store.conversations.history(conversation_id, after=at - 1, through=at), *entries]
 
 
 def _number(compaction: Compaction | None) -> int:

@@ -15,6 +15,12 @@ from shared.models import Block, HistoryEntry
 LOST_RESULT: Final = "The result of this call was lost: the run was cut off before it was stored."
 NO_IMAGE: Final = "[an image was here; it was left out to save room]"
 
+REFUSED: Final = (
+    "<notice>A message stood here that the model refused to answer. It isn't sent any more.</notice>"
+)
+"""Stands for a refused turn, which would be refused again with all that follows
+(https://platform.claude.com/docs/en/test-and-evaluate/strengthen-guardrails/handle-streaming-refusals)."""
+
 EARLIER: Final = """<earlier_conversation>
 The beginning of this conversation is not sent any more, to save room. In its place stands what was noted \
 about it; nothing in these notes is said anew by anyone.
@@ -49,7 +55,8 @@ class HistoryBuilder:
     def add(self, entry: HistoryEntry) -> None:
         """Take the next entry; one that the compaction replaced is passed over."""
         blocks = as_sent(entry, self._compaction)
-        if not blocks or entry.seq <= self._compaction.through_seq:
+        now = self._compaction
+        if not blocks or (entry.seq <= now.through_seq and entry.seq != now.message_seq):
             # No blocks: an answer that only people see, what was shown of a run that did not finish.
             return
         if entry.role == "user":
@@ -110,11 +117,25 @@ def earlier(notes: str) -> str:
 def as_sent(entry: HistoryEntry, compaction: Compaction) -> list[Block]:
     """Return an entry's blocks as the compaction wants them sent."""
     blocks = entry.blocks
+    if entry.refused:
+        return [{"type": "text", "text": REFUSED}] if opens_turn(entry) else []
+    if entry.seq == compaction.message_seq:
+        return [_shorter(block, compaction.message_chars) for block in blocks]
     if entry.seq <= compaction.thinking_through_seq:
         blocks = [block for block in blocks if "thinking" not in block["type"]]
     if entry.seq <= compaction.cut_through_seq:
         blocks = [cut(block, compaction.cut_chars) for block in blocks]
     return list(blocks)
+
+
+def opens_turn(entry: HistoryEntry) -> bool:
+    """Return whether this is a message that a run works on, and not what its tools returned."""
+    return entry.role == "user" and entry.text is not None
+
+
+def _shorter(block: Block, chars: int) -> Block:
+    """Return a block of a message with the head and the tail of a long text."""
+    return {**block, "text": _cut_text(block["text"], chars)} if block["type"] == "text" else block
 
 
 def cut(block: Block, chars: int) -> Block:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Protocol
 
 import anyio
@@ -12,6 +12,7 @@ from host.agent.endings import Ending, IterationLimit, ModelFailed, Paused, Refu
 from host.agent.history import Message, with_breakpoints
 from host.agent.keyed_model import KeyedModel
 from host.agent.models import Delta, ModelError, Reply
+from host.agent.progress import Progress
 from host.agent.thinking import ThinkingType, thinking_parameter
 from host.agent.toolbox import Toolbox, batches, result_block
 from host.tools.base import ToolResult
@@ -26,9 +27,21 @@ LONGEST_BACKOFF_S: Final = 20.0
 OVERLOADED: Final = frozenset({503, 529})
 """Statuses after which, once the retries are used up, another model may do better."""
 
+MALFORMED: Final = "The call's input was not a complete JSON object of a few levels; call again."
+
+ASK_FOR_WORDS: Final = (
+    "<notice>Your last answer has no text, so there is nothing to read. Say now in a sentence or two what "
+    "you did and what came of it, in the form that you were asked for.</notice>"
+)
+
 
 class Recorder(Protocol):
     """Who hears what happens: it tells the readers and stores the steps."""
+
+    @property
+    def awaited(self) -> bool:
+        """Whether somebody waits for words and has read none."""
+        ...
 
     async def delta(self, delta: Delta) -> None:
         """A piece of the reply in flight."""
@@ -131,25 +144,45 @@ class AgentLoop:
 
     async def run(self, messages: list[Message]) -> Reply:
         """Append to ``messages`` until the model has finished; return its last reply. Raises Ending."""
+        progress, asked = Progress(self.toolbox.read_only), False
         for _ in range(self.options.max_iterations):
             reply = await self._step(messages)
             if reply.blocks:
                 messages.append({"role": "assistant", "content": reply.blocks})
-            if reply.stop_reason == "pause_turn":
+            if reply.tool_uses:
+                await self._work(reply, messages, progress)
+            elif reply.stop_reason == "pause_turn" and reply.blocks:
                 await self.recorder.replied(reply, final=False)
-                continue
-            if not reply.tool_uses:
+            elif reply.text.strip() or asked or not self.recorder.awaited:
                 await self.recorder.replied(reply, final=True)
                 return reply
-            effect_ahead = any(not self.toolbox.read_only(call["name"]) for call in reply.tool_uses)
-            await self.recorder.replied(reply, final=False, effect_ahead=effect_ahead)
-            results = await self._call_tools(reply)
-            messages.append({"role": "user", "content": results})
-            await self.recorder.answered(results)
+            else:
+                asked = True
+                await self._ask_for_words(reply, messages)
         raise IterationLimit(
             f"The run used its {self.options.max_iterations} steps without coming to an end; "
             "its finished steps are in the history."
         )
+
+    async def _work(self, reply: Reply, messages: list[Message], progress: Progress) -> None:
+        """Run the reply's calls. Raises CutOff or NoProgress when that leads nowhere."""
+        effect_ahead = any(not self.toolbox.read_only(call["name"]) for call in reply.tool_uses)
+        await self.recorder.replied(reply, final=False, effect_ahead=effect_ahead)
+        results = await self._call_tools(reply, progress)
+        notes = progress.notes(reply.tool_uses, results)
+        blocks = [result_block(call, result, notes.get(call)) for call, result in results.items()]
+        messages.append({"role": "user", "content": blocks})
+        await self.recorder.answered(blocks)
+        progress.check()
+
+    async def _ask_for_words(self, reply: Reply, messages: list[Message]) -> None:
+        if reply.blocks:
+            await self.recorder.replied(reply, final=False)
+        else:
+            await self.recorder.unused(reply)
+        asked: Block = {"type": "text", "text": ASK_FOR_WORDS}
+        messages.append({"role": "user", "content": [asked]})
+        await self.recorder.answered([asked])
 
     async def _step(self, messages: list[Message]) -> Reply:
         mended: set[str] = set()
@@ -172,12 +205,15 @@ class AgentLoop:
             if await self._overflowed(messages, request, model, reply, mended):
                 continue
             if reply.stop_reason == "refusal":
-                raise Refused("The model declined to answer this.")
+                await self.recorder.unused(reply)
+                raise Refused(
+                    "The model declined to answer this. It isn't sent again: go on with a new message."
+                )
             if reply.stop_reason == "max_tokens" and request["max_tokens"] < self.options.max_tokens:
                 await self._cut_short(reply)
             if self.window is not None:
                 self.window.answered(messages, request, reply)
-            return reply
+            return replace(reply, blocks=_sendable(reply.blocks))
 
     async def _fitting(self, messages: list[Message], model: KeyedModel) -> dict[str, Any]:
         """Return the next request, of messages that were shortened if need be."""
@@ -258,24 +294,29 @@ class AgentLoop:
             )
         return request
 
-    async def _call_tools(self, reply: Reply) -> list[Block]:
+    async def _call_tools(self, reply: Reply, progress: Progress) -> dict[str, ToolResult]:
         """Run the reply's calls, independent ones side by side; results come in the order of the calls."""
-        results: dict[str, Block] = {}
+        known = {call: ToolResult(MALFORMED, is_error=True, trusted=True) for call in reply.malformed}
+        if reply.cut_call is not None:
+            known[reply.cut_call] = progress.cut_result(reply, self.options.max_tokens)
+        results: dict[str, ToolResult] = {}
         for group in batches(reply.tool_uses, self.toolbox):
             async with anyio.create_task_group() as tasks:
                 for call in group:
-                    tasks.start_soon(self._call_tool, call, reply.malformed.get(call["id"]), results)
-        return [results[call["id"]] for call in reply.tool_uses]
+                    tasks.start_soon(self._call_tool, call, known.get(call["id"]), results)
+        return {call["id"]: results[call["id"]] for call in reply.tool_uses}
 
-    async def _call_tool(self, call: Block, malformed: str | None, results: dict[str, Block]) -> None:
-        if malformed is None:
-            result = await self.toolbox.call(call["name"], call["input"])
-        else:
-            result = ToolResult(
-                "The call's input was not a complete JSON object of a few levels; call again.", is_error=True
-            )
-        results[call["id"]] = result_block(call["id"], result)
+    async def _call_tool(self, call: Block, known: ToolResult | None, results: dict[str, ToolResult]) -> None:
+        result = results[call["id"]] = known or await self.toolbox.call(call["name"], call["input"])
         await self.recorder.called(call, result)
+
+
+def _sendable(blocks: list[Block]) -> list[Block]:
+    """Return the blocks without thinking at their end, which the API doesn't take back there."""
+    end = len(blocks)
+    while end and "thinking" in blocks[end - 1]["type"]:
+        end -= 1
+    return blocks[:end]
 
 
 def _failed(error: ModelError) -> Ending:

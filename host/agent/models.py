@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 
 from shared.errors import Misconfigured
 from shared.models import Block, Usage
@@ -38,6 +38,17 @@ class ModelConfig:
             raise Misconfigured("Neither ANTHROPIC_API_KEY nor ANTHROPIC_AUTH_TOKEN is configured")
 
 
+WHOLE: Final = frozenset({"end_turn", "stop_sequence", "tool_use"})
+"""Stop reasons of a reply that the model itself brought to its end
+(https://platform.claude.com/docs/en/build-with-claude/handling-stop-reasons)."""
+
+LIMITS: Final = {
+    "max_tokens": "max_tokens, the most that one answer may have",
+    "model_context_window_exceeded": "the end of the model's window",
+}
+"""Stop reasons of a reply that was cut off, and what it reached."""
+
+
 @dataclass(frozen=True, slots=True)
 class Reply:
     """One finished reply.
@@ -59,6 +70,15 @@ class Reply:
     def text(self) -> str:
         """The text blocks, joined."""
         return "".join(block["text"] for block in self.blocks if block["type"] == "text")
+
+    @property
+    def cut_call(self) -> str | None:
+        """The id of the call that a limit cut off, which is the last block then, None if there is none."""
+        last = self.blocks[-1] if self.blocks else {"type": ""}
+        if self.stop_reason not in LIMITS or last["type"] != "tool_use":
+            return None
+        # Cut off before the first letter of its input, a call looks like one without any.
+        return last["id"] if last["id"] in self.malformed or not last["input"] else None
 
     @property
     def tool_uses(self) -> list[Block]:

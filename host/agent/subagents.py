@@ -19,7 +19,7 @@ from host.agent.endings import Ending
 from host.agent.history import Message
 from host.agent.keyed_model import KeyedModel
 from host.agent.loop import AgentLoop, Options
-from host.agent.models import Delta, Reply, TextDelta, ThinkingDelta
+from host.agent.models import LIMITS, Delta, Reply, TextDelta, ThinkingDelta
 from host.agent.toolbox import Toolbox
 from host.agent.window import Windows
 from host.runs.budget import RunBudget
@@ -111,7 +111,7 @@ class Subagents:
             reply = await loop.run(_messages(task))
         except Ending as ending:
             return _unfinished(ending, recorder.said)
-        return ToolResult(_capped(strip_internal(reply.text).strip()))
+        return _answer(reply)
 
 
 class ChildRecorder:
@@ -122,6 +122,11 @@ class ChildRecorder:
         self._label = label
         self.meter: AgentMeter = parent.meter.agent()
         self.said = ""
+
+    @property
+    def awaited(self) -> bool:
+        """The parent waits."""
+        return True
 
     async def delta(self, delta: Delta) -> None:
         """Only count the piece."""
@@ -156,6 +161,15 @@ class ChildRecorder:
 def _messages(task: Task) -> list[Message]:
     asked = f'<task from="agent">{escape(task.task)}</task>'
     return [{"role": "user", "content": [{"type": "text", "text": asked}, {"type": "text", "text": ABOUT}]}]
+
+
+def _answer(reply: Reply) -> ToolResult:
+    text = _capped(strip_internal(reply.text).strip())
+    if reply.stop_reason in LIMITS:
+        limit = LIMITS[reply.stop_reason]
+        cut = f"[host: the subagent's answer was cut off at {limit}; the rest is missing]"
+        return ToolResult(f"{text}\n{cut}".strip(), is_error=True)
+    return ToolResult(text) if text else ToolResult("The subagent ended without an answer.", is_error=True)
 
 
 def _unfinished(ending: Ending, said: str) -> ToolResult:

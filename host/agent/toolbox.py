@@ -88,13 +88,18 @@ def _definition(spec: ToolSpec) -> dict[str, Any]:
     return {"name": spec.name, "description": spec.description, "input_schema": dict(spec.input_schema)}
 
 
-def result_block(call_id: str, result: ToolResult) -> Block:
-    """Return the ``tool_result`` block for the model: a text between marks that it can't contain."""
+def result_block(call_id: str, result: ToolResult, note: str | None = None) -> Block:
+    """Return the ``tool_result`` block for the model: a text between marks that it can't contain.
+
+    ``note`` is what the host says of it.
+    """
     text = result.text if result.trusted else wrapped(result.text, call_id)
     content: list[Block] = [{"type": "text", "text": text}]
     for image in result.images:
         source = {"type": "base64", "media_type": image.media_type, "data": image.data}
         content.append({"type": "image", "source": source})
+    if note:
+        content.append({"type": "text", "text": note})
     return {"type": "tool_result", "tool_use_id": call_id, "content": content, "is_error": result.is_error}
 
 

@@ -12,8 +12,9 @@ from starlette.routing import Route
 from host.api.channel_paths import webhook_paths
 from host.api.responses import JSON
 from host.channels.base import Channel, Door, Forged
+from host.middleware.bearer import failure
 from host.rates import RateLimit
-from shared.errors import InvalidInput, NotFound, TooManyRequests, Unauthorized, Unavailable
+from shared.errors import InvalidInput, NotFound, Unavailable
 from shared.settings.channels import Channels
 
 RETRY_AFTER_S: Final = 5
@@ -28,7 +29,7 @@ class ChannelsApi:
     def __init__(self, channels: Channels, running: Running, *, failures_per_minute: int) -> None:
         self._paths = webhook_paths(channels)
         self._running = running
-        self._failures = RateLimit(failures_per_minute and failures_per_minute + 1)
+        self._failures = RateLimit(failures_per_minute)
 
     def routes(self) -> list[Route]:
         """Return the route."""
@@ -59,10 +60,4 @@ class ChannelsApi:
         try:
             await channel.webhook(request.headers)
         except Forged:
-            wait = self._failures.retry_after(address)
-            if wait is not None:
-                raise TooManyRequests(
-                    "Too many failed authentications from this address.", retry_after=wait
-                ) from None
-            self._failures.count(address)
-            raise Unauthorized("Unauthorized") from None
+            raise failure(self._failures, address) from None

@@ -259,6 +259,7 @@ def message_view(message: Message) -> dict[str, Any]:
         "sender_name": message.sender_name,
         "content": message.text,
         "created_at": iso(message.created_at),
+        **({"refused": True} if message.refused else {}),
     }
 
 

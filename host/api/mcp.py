@@ -19,12 +19,13 @@ from host.api.body import raw_body
 from host.api.mcp_gate import McpGate
 from host.api.mcp_sessions import McpSession, McpSessions
 from host.api.responses import JSON
-from host.callers import Caller
+from host.callers import Caller, TokenBook
 from host.mcp_clients.json_rpc import RequestRefused, SessionLost
 from host.mcp_clients.tool_servers import (
     HANDSHAKE_VERSIONS,
     PROTOCOL,
     STATELESS_VERSIONS,
+    Key,
     ToolServers,
     TooManySessions,
 )
@@ -37,10 +38,11 @@ SLOW: Final = "The tool server did not answer in time; the call may have taken e
 class McpApi:
     """The MCP route."""
 
-    def __init__(self, servers: ToolServers, gate: McpGate, sessions: McpSessions | None = None) -> None:
+    def __init__(self, servers: ToolServers, gate: McpGate, tokens: TokenBook) -> None:
         self._servers = servers
+        self._tokens = tokens
         self._gate = gate
-        self._sessions = sessions or McpSessions()
+        self._sessions = McpSessions()
 
     def routes(self) -> list[Route]:
         """Return the routes."""
@@ -52,7 +54,10 @@ class McpApi:
         if request.method == "DELETE":
             return self._end(request)
         try:
-            message = wire.read(await raw_body(request))
+            raw = await raw_body(request)
+            # The body may have taken an hour.
+            await self._tokens.check(request.scope["caller"])
+            message = wire.read(raw)
             version = wire.version_of(request.headers)
             if version is not None and version not in HANDSHAKE_VERSIONS:
                 return await self._stateless(request, message, version)
@@ -120,14 +125,17 @@ class McpApi:
 
     async def _forward(self, caller: Caller, version: str, message: wire.Incoming) -> dict[str, Any]:
         async def ask() -> dict[str, Any]:
-            session = await self._servers.session((caller.conversation_id, caller.is_main, version))
+            session = await self._servers.session(_key(caller, version))
             return await session.request(message.method, message.params)
 
         return await _outcome(ask())
 
     async def _hello(self, caller: Caller, version: str) -> dict[str, Any]:
-        session = await self._servers.session((caller.conversation_id, caller.is_main, version))
-        return session.hello
+        return (await self._servers.session(_key(caller, version))).hello
+
+
+def _key(caller: Caller, version: str) -> Key:
+    return Key(caller.conversation_id, caller.is_main, version, caller.token_id)
 
 
 async def _outcome(work: Awaitable[dict[str, Any]]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from shared.models import Event
 DONE: Final = b"data: [DONE]\n\n"
 
 FINISHED: Final = {"": "stop", "refused": "content_filter"}
-CUT_SHORT: Final = frozenset({"timeout", "iteration_limit", "cancelled"})
+CUT_SHORT: Final = frozenset({"timeout", "iteration_limit", "max_tokens", "no_progress", "cancelled"})
 """Endings whose text so far is an answer that ``length`` describes best."""
 
 TRY_LATER: Final = frozenset({"shutdown", "interrupted", "retryable", "lease_lost"})

@@ -114,6 +114,7 @@ class MessageShape(Shape):
     sender_name: str
     content: str
     created_at: str
+    refused: bool | None = None
 
 
 class MessagesShape(Shape):

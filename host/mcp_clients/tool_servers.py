@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import anyio
 from anyio.abc import TaskGroup
@@ -29,8 +29,14 @@ CALL_SECONDS: Final = 30.0
 START_SECONDS: Final = 15.0
 """Birth to answered handshake; most of it is for the zygote's own first import."""
 
-Key = tuple[str, bool, str]
-"""A conversation, whether it is the main one, and the protocol version that is spoken."""
+
+class Key(NamedTuple):
+    """What a tool server is born with: whom it acts for, in which version, and by which token if by one."""
+
+    conversation_id: str
+    is_main: bool
+    version: str
+    token_id: str | None = None
 
 
 class TooManySessions(Exception):
@@ -62,13 +68,12 @@ class ToolServerSession:
             return
         async with self._starting:
             if self._client is None:
-                conversation_id, is_main, version = key
-                peer = await zygote.bear(conversation_id, is_main=is_main)
+                peer = await zygote.bear(key.conversation_id, is_main=key.is_main, token_id=key.token_id)
                 # Takes no time, and cut in two it would leave a socket, and so a process, without an owner.
                 with anyio.CancelScope(shield=True):
                     client = self._client = await JsonRpcClient.over(peer)
                 try:
-                    self.hello = await _handshake(client, version)
+                    self.hello = await _handshake(client, key.version)
                 except BaseException:
                     client.close()
                     # Whoever waits for the same start then makes it, instead of finding a closed one.
@@ -169,11 +174,11 @@ class ToolServers:
     def toolset(self, conversation_id: str, *, is_main: bool) -> ToolServerToolset:
         """Return the tools bound to one conversation; no session is started yet."""
         self._zygote.warm_soon()
-        return ToolServerToolset(self, (conversation_id, is_main, PROTOCOL))
+        return ToolServerToolset(self, Key(conversation_id, is_main, PROTOCOL))
 
     async def forget(self, conversation_id: str) -> None:
         """Close the conversation's sessions, because it is being deleted."""
-        for key in [key for key in self._sessions if key[0] == conversation_id]:
+        for key in [key for key in self._sessions if key.conversation_id == conversation_id]:
             self._sessions.pop(key).close()
 
     async def session(self, key: Key) -> ToolServerSession:
@@ -229,7 +234,7 @@ class ToolServerToolset:
 
     def specs(self) -> Sequence[ToolSpec]:
         """Return the tools; no session is needed."""
-        return _specs(self._key[1])
+        return _specs(self._key.is_main)
 
     async def call(self, name: str, arguments: Mapping[str, Any]) -> ToolResult:
         """Run one tool in the conversation's tool server."""

@@ -103,8 +103,13 @@ class Zygote:
                 self._control, self._inherited = _pair()
             await anyio.sleep(RESTART_SECONDS[min(failures, len(RESTART_SECONDS) - 1)])
 
-    async def bear(self, conversation_id: str, *, is_main: bool) -> socket.socket:
-        """Return a socket to a new tool server that acts for the conversation, and for nothing else."""
+    async def bear(
+        self, conversation_id: str, *, is_main: bool, token_id: str | None = None
+    ) -> socket.socket:
+        """Return a socket to a new tool server that acts for the conversation, and for nothing else.
+
+        With a token it writes nothing once that has ended.
+        """
         self._wanted.set()
         ours, theirs = socket.socketpair()
         with theirs:
@@ -112,6 +117,7 @@ class Zygote:
                 "conversation_id": conversation_id,
                 "is_main": is_main,
                 "timezone": self._place.timezone,
+                "token_id": token_id,
                 "access": self._place.access(conversation_id, is_main=is_main),
             }
             try:

@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from host.callers import Caller
 from host.rates import RateLimit
-from shared.errors import Forbidden, Misconfigured, TooManyRequests, Unauthorized
+from shared.errors import Forbidden, Misconfigured, PicoError, TooManyRequests, Unauthorized
 
 OPEN_PATHS: Final = frozenset({"/health", "/ready"})
 """What anyone may ask: whether the host lives. Compared with ``scope["path"]``, as the router does."""
@@ -29,7 +29,8 @@ class BearerMiddleware:
     """Lets a request through that carries a token, as ``scope["caller"]``.
 
     Raises Unauthorized, TooManyRequests, and Forbidden for a conversation's token outside ``BOUND_PATHS``.
-    Failures are limited for each address, requests for each token; 0 switches a limit off.
+    Requests are limited for each token, failures for each address: only those who fail are slowed, whoever
+    calls from the same address with a good token is not. 0 switches a limit off.
     """
 
     def __init__(
@@ -48,8 +49,7 @@ class BearerMiddleware:
         self._owner = owner
         self._bearer = bearer
         self._digests = [hashlib.sha256(token.encode()).digest() for token in tokens if token]
-        # The failure that passes the limit is answered like the others; the next attempt is not looked at.
-        self._failures = RateLimit(failures_per_minute and failures_per_minute + 1)
+        self._failures = RateLimit(failures_per_minute)
         self._requests = RateLimit(requests_per_minute)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -60,17 +60,12 @@ class BearerMiddleware:
     async def _caller(self, scope: Scope) -> Caller:
         if not self._digests:
             raise Misconfigured("API_TOKEN is not configured")
-        client = scope.get("client")
-        address = client[0] if client else ""
-        wait = self._failures.retry_after(address)
-        if wait is not None:
-            raise TooManyRequests("Too many failed authentications from this address.", retry_after=wait)
         token = _token(scope)
         digest = hashlib.sha256(token or b"").digest()
         caller = None if token is None else await self._known(token, digest)
         if caller is None:
-            self._failures.count(address)
-            raise Unauthorized("Unauthorized")
+            client = scope.get("client")
+            raise failure(self._failures, client[0] if client else "")
         self._count(digest.hex())
         if caller.token_id is not None and scope["path"] not in BOUND_PATHS:
             raise Forbidden("This token is for a conversation's tools at /mcp; here it takes API_TOKEN.")
@@ -91,6 +86,15 @@ class BearerMiddleware:
             # Every digest is compared, whichever matches: the time tells nothing.
             accepted |= hmac.compare_digest(digest, known)
         return accepted
+
+
+def failure(failures: RateLimit, address: str) -> PicoError:
+    """Count a failed authentication and return its answer: 401, or 429 for one too many."""
+    wait = failures.retry_after(address)
+    if wait is not None:
+        return TooManyRequests("Too many failed authentications from this address.", retry_after=wait)
+    failures.count(address)
+    return Unauthorized("Unauthorized")
 
 
 def _token(scope: Scope) -> bytes | None:

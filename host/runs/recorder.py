@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import anyio
 
-from host.agent.models import Delta, Reply, TextDelta, ThinkingDelta
+from host.agent.models import LIMITS, WHOLE, Delta, Reply, TextDelta, ThinkingDelta
 from host.runs.events import EventLog
 from host.runs.meter import NOTHING, RunMeter
 from host.runs.prices import Prices
@@ -28,6 +28,10 @@ PREVIEW: Final = 500
 
 SPEAKING_TOOLS: Final = frozenset({"mcp__picoclaw__send_message", "spawn"})
 """After these, the conversation may have said something that readers should see at once."""
+
+
+NO_ANSWER: Final = "The model ended without an answer. Ask what it did, or send the message again."
+"""Told to people in its place."""
 
 
 class RunRecorder:
@@ -69,8 +73,20 @@ class RunRecorder:
         """The reply in flight begins anew."""
         self.shown.restart_step()
 
+    @property
+    def awaited(self) -> bool:
+        """See ``Recorder.awaited``."""
+        return not (self._spec.scheduled or self.said)
+
+    def warn(self, sentence: str) -> None:
+        """Put a warning into the answer, once."""
+        if sentence not in self.warnings:
+            self.warnings.append(sentence)
+
     async def replied(self, reply: Reply, *, final: bool, effect_ahead: bool = False) -> None:
         """Count the usage; store the step before its tools run, so that a crash finds it."""
+        if final:
+            self._judge(reply)
         self._chunk(self.shown.end_step())
         self._count(reply)
         if final:
@@ -148,6 +164,18 @@ class RunRecorder:
                 self.said.append(message)
                 view = outbound_view(message, self._redactor)
                 self._log.emit("message", {key: view[key] for key in ("id", "text", "sender", "created_at")})
+
+    def _judge(self, reply: Reply) -> None:
+        """Say what is wrong with a last reply: nobody may take it for more than it is."""
+        if not reply.text.strip() and self.awaited:
+            self.warn(NO_ANSWER)
+            self._chunk(self.shown.feed(NO_ANSWER))
+        if reply.stop_reason in LIMITS:
+            self.warn(f"The answer was cut off at {LIMITS[reply.stop_reason]}.")
+        elif reply.stop_reason not in WHOLE:
+            self.warn(
+                f"The model ended its answer for a reason that is not known: {reply.stop_reason[:100]!r}."
+            )
 
     def _chunk(self, text: str) -> None:
         if text:

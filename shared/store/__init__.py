@@ -38,13 +38,18 @@ def open_host_store(
     return store
 
 
-def open_tool_store(local_db: Path, store_dir: Path | None, access: str | None) -> Store:
-    """Return a tool server's store: ``access`` (what the host made of the database for it), or by path."""
+def open_tool_store(
+    local_db: Path, store_dir: Path | None, access: str | None, token_id: str | None = None
+) -> Store:
+    """Return a tool server's store: ``access`` (what the host made of the database for it), or by path.
+
+    With a token each of its transactions that write raises Unauthorized once the token has ended.
+    """
     if access is None:
-        return open_store(local_db, store_dir)
+        return open_store(local_db, store_dir, token_id)
     from shared.store.postgres.opening import open_tool_store as open_postgres
 
-    return open_postgres(access)
+    return open_postgres(access, token_id)
 
 
 def warm_shared_store() -> None:
@@ -55,7 +60,7 @@ def warm_shared_store() -> None:
     _ = opening.open_tool_store
 
 
-def open_store(local_db: Path, store_dir: Path | None = None) -> SqliteStore:
+def open_store(local_db: Path, store_dir: Path | None = None, token_id: str | None = None) -> SqliteStore:
     """Return the store of a process that works beside a host, or after it, on the same machine.
 
     Where the volume is, the host left in a file beside ``local_db``; ``store_dir`` says it when no host
@@ -66,6 +71,6 @@ def open_store(local_db: Path, store_dir: Path | None = None) -> SqliteStore:
     from shared.store.sqlite.volume.volume import join_volume
 
     try:
-        return SqliteStore(local_db, join_volume(local_db, store_dir))
+        return SqliteStore(local_db, join_volume(local_db, store_dir), token_id=token_id)
     except (OSError, NotDurable) as error:
         raise StoreError(f"The store cannot be used: {error}") from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import Any, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 from shared import jsons
 from shared.compactions import Compaction
@@ -24,6 +24,17 @@ from shared.models import (
 from shared.tokens import Token
 
 T = TypeVar("T")
+
+REFUSED: Final = "refused"
+"""Code of a run that the model refused; its turn is marked so."""
+
+MESSAGES_THAT_STAND: Final = (
+    "ALTER TABLE messages ADD COLUMN refused INTEGER NOT NULL DEFAULT 0",
+    "UPDATE messages SET refused = 1 WHERE run_id IN (SELECT id FROM runs WHERE code = 'refused')",
+    "ALTER TABLE compactions ADD COLUMN message_seq INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE compactions ADD COLUMN message_chars INTEGER NOT NULL DEFAULT 0",
+)
+"""The migration, the same in both engines."""
 
 
 class Row(Protocol):
@@ -57,6 +68,7 @@ def message(row: Row) -> Message:
         sender_name=row["sender_name"],
         text=row["text"],
         created_at=row["created_at"],
+        refused=bool(row["refused"]),
     )
 
 
@@ -91,6 +103,7 @@ def history_entry(row: Row) -> HistoryEntry:
         text=row["text"],
         sender_name=row["sender_name"],
         created_at=row["created_at"],
+        refused=bool(row["refused"]),
     )
 
 
@@ -145,6 +158,8 @@ def compaction(row: Row) -> Compaction:
         number=row["number"],
         created_at=row["created_at"],
         archived=bool(row["archived"]),
+        message_seq=row["message_seq"],
+        message_chars=row["message_chars"],
     )
 
 

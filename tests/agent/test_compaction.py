@@ -207,7 +207,20 @@ def test_what_was_left_out_twice_is_told_in_one_line() -> None:
 @pytest.mark.parametrize(
     ("blocks", "stop", "notes"),
     [
-        ([text("  notes ")], "end_turn", "notes"),
+        ([text("  notes of what stood above ")], "end_turn", "notes of what stood above"),
+        ([text("notes of what stood above")], "a reason of tomorrow", "notes of what stood above"),
+        ([text("notes of what stood above")], "max_tokens", ""),
+        ([text("notes of what stood above")], "model_context_window_exceeded", ""),
+        ([text("notes of what stood above")], "pause_turn", ""),
+        (
+            [
+                text("Let me go on, and read the rest."),
+                {"type": "tool_use", "id": "t", "name": "x", "input": {}},
+            ],
+            "tool_use",
+            "",
+        ),
+        ([text("Sure, go on.")], "end_turn", ""),
         ([], "end_turn", ""),
         ([{"type": "tool_use", "id": "t", "name": "exec", "input": {}}], "tool_use", ""),
         ([text("no")], "refusal", ""),

@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 from asyncpg import InsufficientPrivilegeError  # type: ignore[import-untyped]  # it ships no types
 
-from shared.errors import StoreError
+from shared.errors import StoreError, Unauthorized
 from shared.models import Task, TaskStatus
 from shared.store.postgres.database import Database, Place
 from shared.store.postgres.opening import open_shared_store, open_tool_store
 from shared.store.postgres.store import PostgresStore
 from shared.store.postgres.tool_access import ToolAccess
+from shared.tokens import Token
 from tests.contract.store.making import T0, a_run
 
 
@@ -172,6 +173,27 @@ async def test_a_tool_servers_store_does_its_work_and_no_more(store: PostgresSto
     finally:
         await tools.close()
     assert await store.tasks.get("task-theirs", owner=None) is not None
+
+
+async def test_a_tool_servers_store_does_nothing_more_after_its_tokens_end(store: PostgresStore) -> None:
+    await store.conversations.create("laptop", T0)
+    text = store.tool_access("laptop", is_main=True)
+    assert text is not None
+    await store.tokens.add(Token("token-1", "laptop", True, T0, None), b"t" * 32)
+    await store.tokens.add(Token("token-2", "laptop", True, 0, 1), b"u" * 32)
+    tools = open_tool_store(text, "token-1")
+    expired = open_tool_store(text, "token-2")
+    try:
+        await tools.outbound.add("laptop", "laptop", "hello", "Pico", T0)
+        with pytest.raises(Unauthorized):
+            await expired.outbound.add("laptop", "laptop", "hello", "Pico", T0)
+        await store.conversations.delete("laptop")
+        with pytest.raises(Unauthorized):
+            await tools.conversations.ensure("laptop", T0)
+    finally:
+        await tools.close()
+        await expired.close()
+    assert await store.conversations.get("laptop") is None
 
 
 async def test_a_role_that_would_bypass_the_policies_is_refused(database: str) -> None:

@@ -48,6 +48,7 @@ FAILURES: Final = (
 )
 _WRAPPED: Final = re.compile(r"<(?:message|task)\b[^>]*>(.*?)</(?:message|task)>", re.DOTALL)
 ASKED_TO_SUM_UP: Final = "<host_request>"
+NOTICE: Final = "<notice>"
 SUMMARY_MARKER: Final = "@@summary"
 _FACT: Final = re.compile(r"FACT-\w+")
 _WINDOW: Final = re.compile(r"window-(\d+)$")
@@ -110,11 +111,12 @@ class Script:
     def _summary(self, request: dict[str, Any]) -> Step:
         said = html.unescape(json.dumps(request["messages"][:-1], ensure_ascii=False))
         facts = sorted(set(_FACT.findall(said)))
+        notes = "Notes: " + (" ".join(facts) or "nothing to remember")
         _, directed, rest = said.rpartition(SUMMARY_MARKER)
         if directed:
             step, _ = json.JSONDecoder().raw_decode(rest.lstrip().replace('\\"', '"'))
-            return self._after_failures({"text": " ".join(facts), **step}, f"summary:{rest[:80]}")[0]
-        return {"text": "Notes: " + " ".join(facts)}
+            return self._after_failures({"text": notes, **step}, f"summary:{rest[:80]}")[0]
+        return {"text": notes}
 
     def _queued(self) -> Step | None:
         if not self.queue:
@@ -176,6 +178,8 @@ def turn_of(request: dict[str, Any]) -> Turn:
         blocks = _blocks(message)
         texts = [block["text"] for block in blocks if block["type"] == "text"]
         results = [block for block in blocks if block["type"] == "tool_result"]
+        if texts and texts[0].startswith(NOTICE):
+            continue
         if results and not any(MARKER in text or _WRAPPED.search(text) for text in texts):
             turn.results = turn.results or [_result_text(block) for block in results]
             continue

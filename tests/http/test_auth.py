@@ -61,8 +61,16 @@ def test_after_twenty_failures_in_a_minute_an_address_has_to_wait(make_host: Mak
     with host.client("wrong") as client:
         # What a caller says of its address changes nothing.
         answers = [client.get("/chat", headers={"X-Forwarded-For": f"10.0.0.{n}"}) for n in range(22)]
-    assert [answer.status_code for answer in answers] == [401] * 21 + [429]
+    assert [answer.status_code for answer in answers] == [401] * 20 + [429] * 2
     assert 1 <= int(answers[-1].headers["retry-after"]) <= 60
+    # Strangers and a program with an old token don't lock out who has a good one, nor do they get in.
+    with host.client() as client:
+        bound = client.post("/tokens", json={"conversation_id": "laptop"}).json()["token"]
+        assert client.get("/chat").status_code == 200
+    hello = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {}}
+    for token, status in (("wrong", 429), (bound, 200), ("pico_wrong", 429)):
+        with host.client(token) as client:
+            assert client.post("/mcp", json=hello).status_code == status
 
 
 def test_every_answer_carries_an_id_and_the_build_and_no_server(client: httpx2.Client) -> None:

@@ -81,8 +81,9 @@ async def _newest(connection: Connection, conversation_id: str) -> int:
 async def _insert(connection: Connection, conversation_id: str, made: Compaction) -> None:
     await connection.execute(
         """INSERT INTO compactions (conversation_id, number, kind, first_seq, through_seq, text,
-            cut_through_seq, cut_chars, thinking_through_seq, model, usage, created_at)
-            VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)""",
+            cut_through_seq, cut_chars, thinking_through_seq, model, usage, created_at, message_seq,
+            message_chars)
+            VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)""",
         conversation_id,
         made.number,
         made.kind,
@@ -95,4 +96,6 @@ async def _insert(connection: Connection, conversation_id: str, made: Compaction
         made.model,
         rows.usage_text(made.usage),
         made.created_at,
+        made.message_seq,
+        made.message_chars,
     )

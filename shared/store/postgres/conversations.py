@@ -87,7 +87,7 @@ class PostgresConversations:
 
         async def work(connection: Connection) -> Page[Message]:
             found = await connection.fetch(
-                """SELECT id, conversation_id, seq, role, sender, sender_name, text, created_at
+                """SELECT id, conversation_id, seq, role, sender, sender_name, text, created_at, refused
                 FROM messages WHERE conversation_id = $1 AND seq > $2 AND text IS NOT NULL
                 ORDER BY seq LIMIT $3""",
                 conversation_id,
@@ -105,7 +105,7 @@ class PostgresConversations:
 
         async def work(connection: Connection) -> list[HistoryEntry]:
             found = await connection.fetch(
-                """SELECT role, blocks, seq, run_id, text, sender_name, created_at FROM messages
+                """SELECT role, blocks, seq, run_id, text, sender_name, created_at, refused FROM messages
                 WHERE conversation_id = $1 AND seq > $2 AND seq <= $3 ORDER BY seq""",
                 conversation_id,
                 after,

@@ -16,8 +16,8 @@ from uuid import UUID, uuid4
 
 import anyio
 
-from shared.clock import monotonic_ms
-from shared.errors import Unavailable
+from shared.clock import monotonic_ms, now_ms
+from shared.errors import Unauthorized, Unavailable
 from shared.store.postgres.driver import Connection, Pool, cure, is_away, is_server_error, make_pool, sqlstate
 
 logger = logging.getLogger("picoclaw.store")
@@ -50,13 +50,17 @@ CONNECTION_S: Final = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where the database is. ``token``: what a tool server's statements show, see ``tool_access``."""
+    """Where the database is. ``token``: what a tool server's statements show, see ``tool_access``.
+
+    ``token_id``: of the outside agent that it serves; when that token has ended, its statements do nothing.
+    """
 
     url: str
     owner: str = "picoclaw"
     connections: int = 10
     pooled: bool = False
     token: str | None = None
+    token_id: str | None = None
 
 
 class _Unknown(Exception):
@@ -105,6 +109,11 @@ async def _fate(connection: Connection, unknown: _Unknown) -> tuple[str | None, 
     status = await connection.fetchval("SELECT pg_xact_status($1::text::xid8)", unknown.xid)
     marked = await connection.fetchval("SELECT 1 FROM commit_marks WHERE mark = $1", unknown.mark)
     return status, marked is not None
+
+
+async def _check_token(connection: Connection, token_id: str) -> None:
+    if not await connection.fetchval("SELECT token_lives($1, $2)", token_id, now_ms()):
+        raise Unauthorized("The token has ended; nothing was done.")
 
 
 class Database:
@@ -192,6 +201,8 @@ class Database:
                     await connection.execute(
                         "SELECT set_config('picoclaw.token', $1, true)", self._place.token
                     )
+                if self._place.token_id is not None:
+                    await _check_token(connection, self._place.token_id)
                 result = await work(connection)
                 mark = uuid4() if knowably else None
                 xid = await connection.fetchval(LEAVE_MARK, mark) if knowably else None

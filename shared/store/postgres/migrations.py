@@ -14,6 +14,7 @@ from shared.store.channel_rows import SAID
 from shared.store.postgres import tool_access
 from shared.store.postgres.database import Database
 from shared.store.postgres.driver import Connection
+from shared.store.rows import MESSAGES_THAT_STAND
 
 LOCK: Final = 7_165_427_331
 """Key of the advisory lock that hosts starting at once take before they migrate."""
@@ -308,7 +309,18 @@ MARKS: Final = (
     "CREATE INDEX commit_marks_made_at ON commit_marks (made_at)",
 )
 
-STEPS: Final[tuple[tuple[str, ...], ...]] = (FIRST, MARKS)
+TOKEN_ENDS: Final = (
+    # A tool server's role doesn't see tokens. Whoever ends this one waits until the transaction is over.
+    """CREATE FUNCTION token_lives(wanted text, moment bigint) RETURNS boolean
+        LANGUAGE plpgsql VOLATILE SECURITY DEFINER AS $$ BEGIN
+            PERFORM 1 FROM tokens
+                WHERE id = wanted AND (expires_at IS NULL OR expires_at > moment) FOR KEY SHARE;
+            RETURN FOUND;
+        END $$""",
+    *tool_access.fixed_search_path("token_lives(text, bigint)"),
+)
+
+STEPS: Final[tuple[tuple[str, ...], ...]] = (FIRST, MARKS, MESSAGES_THAT_STAND, TOKEN_ENDS)
 """Statements of each migration, oldest first. A landed one is never edited; a change is a new one."""
 
 SCHEMA_VERSION: Final = len(STEPS)

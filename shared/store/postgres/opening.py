@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib.util import find_spec
 from typing import Final
 
@@ -74,12 +75,11 @@ async def open_shared_store(
     return store
 
 
-def open_tool_store(access: str) -> PostgresStore:
+def open_tool_store(access: str, token_id: str | None = None) -> PostgresStore:
     """Return the store of a tool server; it connects when it is first used."""
     reach = ToolAccess.from_text(access)
-    return PostgresStore(
-        Place(reach.url, owner="picoclaw tools", connections=1, pooled=reach.pooled, token=reach.token)
-    )
+    place = Place(reach.url, owner="picoclaw tools", connections=1, pooled=reach.pooled, token=reach.token)
+    return PostgresStore(replace(place, token_id=token_id))
 
 
 async def unfinished_copy(connection: Connection) -> str | None:

@@ -33,7 +33,7 @@ from shared.store.postgres.run_rows import (
     those_held,
 )
 from shared.store.postgres.transactions import PostgresTx
-from shared.store.sql.messages import store_messages
+from shared.store.sql.messages import mark_refused, store_messages
 
 
 class PostgresRuns:
@@ -128,6 +128,8 @@ class PostgresRuns:
                 jsons.dumps(end.answer),
             )
             await store_messages(PostgresTx(connection), lease.conversation_id, lease.run_id, messages, now)
+            if end.code == rows.REFUSED:
+                await mark_refused(PostgresTx(connection), lease.conversation_id)
             await record_events(connection, lease.run_id, events, now)
             await usage.count(connection, lease.conversation_id, end.spending, now, runs=1)
 

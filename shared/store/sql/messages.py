@@ -1,4 +1,4 @@
-"""Adding messages to a conversation, inside a transaction of whoever says them."""
+"""Adding and marking messages of a conversation, inside a transaction of whoever says them."""
 
 from __future__ import annotations
 
@@ -33,4 +33,14 @@ async def store_messages(
         """INSERT INTO messages (conversation_id, seq, id, run_id, role, sender, sender_name, text, blocks,
             created_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)""",
         rows.message_values(conversation_id, run_id, messages, first, now),
+    )
+
+
+async def mark_refused(tx: Tx, conversation_id: str) -> None:
+    """Mark the newest turn, from its message on, as one that the model refused to answer."""
+    await tx.execute(
+        """UPDATE messages SET refused = 1 WHERE conversation_id = $1 AND run_id IS NOT NULL
+        AND seq >= (SELECT max(seq) FROM messages
+            WHERE conversation_id = $1 AND role = 'user' AND text IS NOT NULL)""",
+        conversation_id,
     )

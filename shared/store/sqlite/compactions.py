@@ -80,8 +80,9 @@ class SqliteCompactions:
 def _insert(connection: sqlite3.Connection, conversation_id: str, made: Compaction) -> None:
     connection.execute(
         """INSERT INTO compactions (conversation_id, number, kind, first_seq, through_seq, text,
-            cut_through_seq, cut_chars, thinking_through_seq, model, usage, created_at)
-            VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)""",
+            cut_through_seq, cut_chars, thinking_through_seq, model, usage, created_at, message_seq,
+            message_chars)
+            VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)""",
         (
             conversation_id,
             made.number,
@@ -95,5 +96,7 @@ def _insert(connection: sqlite3.Connection, conversation_id: str, made: Compacti
             made.model,
             rows.usage_text(made.usage),
             made.created_at,
+            made.message_seq,
+            made.message_chars,
         ),
     )

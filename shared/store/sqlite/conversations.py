@@ -79,7 +79,7 @@ class SqliteConversations:
 
         def work(connection: sqlite3.Connection) -> Page[Message]:
             found = connection.execute(
-                """SELECT id, conversation_id, seq, role, sender, sender_name, text, created_at
+                """SELECT id, conversation_id, seq, role, sender, sender_name, text, created_at, refused
                 FROM messages WHERE conversation_id = ? AND seq > ? AND text IS NOT NULL
                 ORDER BY seq LIMIT ?""",
                 (conversation_id, *after, limit + 1),
@@ -95,7 +95,7 @@ class SqliteConversations:
 
         def work(connection: sqlite3.Connection) -> list[HistoryEntry]:
             found = connection.execute(
-                """SELECT role, blocks, seq, run_id, text, sender_name, created_at FROM messages
+                """SELECT role, blocks, seq, run_id, text, sender_name, created_at, refused FROM messages
                 WHERE conversation_id = ? AND seq > ? AND seq <= ? ORDER BY seq""",
                 (conversation_id, after, 2**62 if through is None else through),
             )

@@ -20,7 +20,8 @@ from typing import Final, Protocol, TypeVar
 
 import anyio.to_thread
 
-from shared.errors import NotDurable, StoreError, Unavailable
+from shared.clock import now_ms
+from shared.errors import NotDurable, StoreError, Unauthorized, Unavailable
 from shared.store.sqlite.lease_clock import lease_now
 
 T = TypeVar("T")
@@ -29,6 +30,7 @@ Work = Callable[[sqlite3.Connection], T]
 BUSY_MS: Final = 5000
 """How long a statement on a worker thread waits for another process's transaction, in milliseconds."""
 
+LIVING: Final = "SELECT 1 FROM tokens WHERE id = ? AND (expires_at IS NULL OR expires_at > ?)"
 PROBE_BYTES: Final = 65_536
 """What a turn may need on a disk."""
 
@@ -168,8 +170,9 @@ class Reserve:
 class Database:
     """One process's view of the database: a connection for the event loop, one for the worker thread."""
 
-    def __init__(self, path: Path, shipper: Shipper | None = None) -> None:
+    def __init__(self, path: Path, shipper: Shipper | None = None, token_id: str | None = None) -> None:
         self.path = path
+        self._token_id = token_id
         self._shipper = shipper
         # Never waits on the loop; BUSY sends the work to the thread.
         self._quick = _open(path)
@@ -290,6 +293,8 @@ class Database:
         connection.execute("BEGIN IMMEDIATE")
         before = connection.total_changes
         try:
+            if self._token_id is not None:
+                _check_token(connection, self._token_id)
             result = work(connection)
             connection.execute("COMMIT")
         except BaseException:
@@ -299,6 +304,11 @@ class Database:
         if connection.total_changes != before:
             self._commits += 1
         return result
+
+
+def _check_token(connection: sqlite3.Connection, token_id: str) -> None:
+    if connection.execute(LIVING, (token_id, now_ms())).fetchone() is None:
+        raise Unauthorized("The token has ended; nothing was done.")
 
 
 def try_disk(path: Path) -> None:

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from shared.errors import StoreError, StoreVersion
+from shared.store.rows import MESSAGES_THAT_STAND
 
 if TYPE_CHECKING:
     from sqlite_utils import Database as UtilsDatabase
@@ -306,7 +307,16 @@ CANCELLING: Final = (
     "CREATE INDEX runs_to_cancel ON runs (lease_owner) WHERE state = 'running' AND cancel_asked = 1",
 )
 
-STEPS: Final[tuple[tuple[str, ...], ...]] = (FIRST, SECOND, THIRD, FOURTH, FIFTH, SIXTH, CANCELLING)
+STEPS: Final[tuple[tuple[str, ...], ...]] = (
+    FIRST,
+    SECOND,
+    THIRD,
+    FOURTH,
+    FIFTH,
+    SIXTH,
+    CANCELLING,
+    MESSAGES_THAT_STAND,
+)
 """Statements of each migration, oldest first. A landed one is never edited; a change is a new one."""
 
 SCHEMA_VERSION: Final = len(STEPS)

@@ -22,7 +22,7 @@ from shared.models import (
 )
 from shared.store import rows
 from shared.store.cut_off import ACTED, AHEAD
-from shared.store.sql.messages import store_messages
+from shared.store.sql.messages import mark_refused, store_messages
 from shared.store.sqlite import keys, usage
 from shared.store.sqlite.engine import Database
 from shared.store.sqlite.lease_clock import lease_now
@@ -125,6 +125,8 @@ class SqliteRuns:
                 jsons.dumps(end.answer),
             )
             drive(store_messages(SqliteTx(connection), lease.conversation_id, lease.run_id, messages, now))
+            if end.code == rows.REFUSED:
+                drive(mark_refused(SqliteTx(connection), lease.conversation_id))
             record_events(connection, lease.run_id, events, now)
             usage.count(connection, lease.conversation_id, end.spending, now, runs=1)
 

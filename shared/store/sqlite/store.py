@@ -27,9 +27,13 @@ class SqliteStore:
     several_hosts = False
 
     def __init__(
-        self, path: Path, shipper: Shipper | None = None, retention: Retention | None = None
+        self,
+        path: Path,
+        shipper: Shipper | None = None,
+        retention: Retention | None = None,
+        token_id: str | None = None,
     ) -> None:
-        self._db = Database(path, shipper)
+        self._db = Database(path, shipper, token_id)
         try:
             self._db.upgrade(migrate)
         except BaseException:

@@ -22,6 +22,8 @@ SUMMARY = Compaction(
     thinking_through_seq=7,
     model="model-1",
     usage=Usage(10, 20, 30, 40),
+    message_seq=3,
+    message_chars=900,
 )
 
 

@@ -231,3 +231,17 @@ async def test_keys_and_events_survive_a_restart(open_store: OpenStore, store: S
     assert kept is not None
     assert kept.subject == "run-1"
     assert [event.seq for event in await again.runs.events("run-1", after=0)] == [1]
+
+
+async def test_a_turn_that_the_model_refused_is_marked_from_its_message_on(store: Store) -> None:
+    first = await store.runs.begin(a_run("1"))
+    await store.runs.finish(first, an_end(), [said("a1", role="assistant")], [], T0)
+    second = await store.runs.begin(a_run("2"))
+    await store.runs.append(second, [said("a2", text=None, role="assistant")], T0)
+    end = an_end(state=RunState.ERROR, error="It declined.", code="refused")
+    await store.runs.finish(second, end, [said("a3", role="assistant")], [], T0)
+    await store.runs.begin(a_run("3"))
+    history = await store.conversations.history("c")
+    assert [entry.refused for entry in history] == [False, False, True, True, True, False]
+    shown = (await store.conversations.messages("c", limit=9, cursor=None)).items
+    assert [message.refused for message in shown] == [False, False, True, True, False]
