@@ -1,8 +1,8 @@
 """The heartbeat: every few minutes the agent looks at MEMORY_DIR/HEARTBEAT.md and speaks only if it must.
 
-It is an ordinary isolated task of the main conversation under a fixed id, so slots, claims, sandbox, budget
-and run log are those of every task. Only two things differ: its prompt is the file as it is at that moment,
-and an answer other than HEARTBEAT_OK is delivered to the conversation's people.
+It is an ordinary isolated task of the main conversation under a fixed id, so slots, claims, sandbox, budget,
+run log and what becomes of its answer are those of every task. One thing differs: its prompt is the file as
+it is at that moment.
 """
 
 from __future__ import annotations
@@ -11,16 +11,13 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Final
 
-from shared.clock import now_ms
 from shared.errors import Duplicate, NotFound
-from shared.models import Outbound, Task
-from shared.store.contract import Store
+from shared.models import Task
+from shared.store.task_endings import ALL_QUIET
 from shared.tasks import LONGEST_PROMPT, TaskService
 
 TASK_ID: Final = "task-heartbeat"
 FILE: Final = "HEARTBEAT.md"
-ALL_QUIET: Final = "HEARTBEAT_OK"
-SENDER: Final = "heartbeat"
 PROMPT: Final = (
     f"This is a heartbeat. Below is {FILE}. Do what it asks for now, if anything. "
     f"If there is nothing people should hear about, answer with {ALL_QUIET} and nothing else."
@@ -31,12 +28,9 @@ ReadFile = Callable[[str], Awaitable[str | None]]
 
 
 class Heartbeat:
-    """Keeps the heartbeat's task, words its prompt, delivers its answer; leaves all other tasks alone."""
+    """Keeps the heartbeat's task and words its prompt; leaves all other tasks alone."""
 
-    def __init__(
-        self, store: Store, tasks: TaskService, read: ReadFile, *, conversation_id: str, minutes: int
-    ) -> None:
-        self._store = store
+    def __init__(self, tasks: TaskService, read: ReadFile, *, conversation_id: str, minutes: int) -> None:
         self._tasks = tasks
         self._read = read
         self._conversation_id = conversation_id
@@ -78,14 +72,6 @@ class Heartbeat:
             return task.prompt
         content = await self._read(FILE)
         return f"{task.prompt}\n\n{content or '(The file is empty.)'}"[:LONGEST_PROMPT]
-
-    async def deliver(self, task: Task, source_id: str, answer: str) -> Outbound | None:
-        """Pass on what a heartbeat's run (in conversation ``source_id``) has to say, if anything."""
-        text = answer.strip()
-        if not self.owns(task) or text.strip("`*_\"'.!") in ("", ALL_QUIET):
-            return None
-        add = self._store.outbound.add
-        return await add(source_id, task.conversation_id, text, SENDER, now_ms(), patiently=True)
 
     async def _remove(self) -> None:
         try:

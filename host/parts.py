@@ -204,7 +204,6 @@ async def _heartbeat(host: Host) -> Heartbeat:
         return await host.sandbox.read_text(path, LONGEST_PROMPT)
 
     heartbeat = Heartbeat(
-        host.store,
         host.tasks,
         read,
         conversation_id=settings.main_conversation_id,

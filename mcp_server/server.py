@@ -25,7 +25,7 @@ Context = ServerRequestContext[Any, Any]
 INTERNAL = "The tool failed inside; the reason is in the server's log."
 INSTRUCTIONS = (
     "Tools of a PicoClaw conversation: send messages to its people and manage its scheduled tasks. "
-    "Times in results are UTC."
+    "Times in results are UTC, those of fields that end in _local are in the task's time zone."
 )
 
 

@@ -73,7 +73,12 @@ async def _prepared(store: Store, identity: Identity) -> Server[Any]:
     conversation = await store.conversations.ensure(identity.conversation_id, now_ms())
     await store.durable()
     caller = Caller(conversation, identity.is_main)
-    tasks = TaskService(store, default_timezone=identity.timezone, quota=identity.task_quota)
+    tasks = TaskService(
+        store,
+        default_timezone=identity.timezone,
+        quota=identity.task_quota,
+        acting=identity.conversation_id,
+    )
     return build_server(
         Tools(store, tasks, caller),
         Resources(store, tasks, caller),

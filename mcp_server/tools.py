@@ -83,6 +83,10 @@ class Tools:
             timezone=arguments.timezone or None,
             context_mode=arguments.context_mode,
             catch_up=arguments.catch_up,
+            deliver=arguments.deliver,
+            ends_at=arguments.ends_at or None,
+            max_runs=arguments.max_runs or None,
+            run_if_past=arguments.run_if_past,
         )
         return task_view(task)
 
@@ -123,6 +127,8 @@ class Tools:
 
     async def _update_task(self, arguments: contract.UpdateTask) -> Result:
         given = {name: value for name, value in arguments.model_dump(exclude={"task_id"}).items() if value}
+        if given.pop("no_end", False):
+            given = {"ends_at": None, "max_runs": None, **given}
         if not given:
             raise InvalidInput(f"Nothing to change: give at least one of {', '.join(_CHANGEABLE)}")
         task = await self._tasks.update(arguments.task_id, self._caller.owner, given)

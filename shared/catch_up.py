@@ -10,7 +10,8 @@ from shared.schedules import Schedule, slot_after
 CatchUp = Literal["skip", "once", "all"]
 
 ON_TIME_MS: Final = 120_000
-"""How late a slot may be and still be on time: twice the minute in which outside schedulers tick."""
+"""How late a slot may be and still be on time: twice the minute in which outside schedulers tick. Then it is
+overdue."""
 
 MOST_CAUGHT_UP: Final = 100
 """How many missed slots ``all`` runs before it goes on with the future."""

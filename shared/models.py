@@ -304,7 +304,9 @@ class Task:
 
     ``attempts`` counts the failed tries of a ``once`` task; ``served_slot`` is the newest slot that ended in
     success; ``running`` says that a slot of its schedule is claimed; ``revision`` counts all changes of the
-    row, those of claims included.
+    row, those of claims included. No slot is later than ``ends_at``; of its schedule's slots, ``runs_begun``
+    began and at most ``max_runs`` will. A task that a task's run made stands ``depth`` floors below the task
+    ``tree_id``, which a person made.
     """
 
     id: str
@@ -325,6 +327,18 @@ class Task:
     last_state: TaskRunState | None = None
     served_slot: int | None = None
     running: bool = False
+    deliver: Literal["answer", "none"] = "answer"
+    ends_at: int | None = None
+    max_runs: int | None = None
+    runs_begun: int = 0
+    tree_id: str | None = None
+    depth: int = 0
+
+    def within_bounds(self, slot: int | None) -> int | None:
+        """Return the slot if the task's end and its number of runs leave room for it, else None."""
+        if slot is None or (self.ends_at is not None and slot > self.ends_at):
+            return None
+        return None if self.max_runs is not None and self.runs_begun >= self.max_runs else slot
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,8 @@
 
 A slot is an instant in milliseconds since the epoch (UTC). Cron and once name wall-clock times: one that a
 change to summer time leaves out (a gap) comes at the gap's end, one that a change back repeats (a fold)
-comes once, the first time. Several wall-clock times that fall on one gap's end are one slot. Who wants
-elapsed time instead takes an interval.
+comes once, the first time. Several wall-clock times that fall on one gap's end are one slot. Use an interval
+to measure elapsed time.
 """
 
 from __future__ import annotations
@@ -33,10 +33,20 @@ LONGEST_VALUE: Final = 200
 MACROS: Final = {
     "@hourly": "0 * * * *",
     "@daily": "0 0 * * *",
+    "@midnight": "0 0 * * *",
     "@weekly": "0 0 * * 0",
     "@monthly": "0 0 1 * *",
     "@yearly": "0 0 1 1 *",
+    "@annually": "0 0 1 1 *",
 }
+"""The names of crontab(5)."""
+
+NO_MACROS: Final = {
+    "@reboot": "is no time: a task has no start of the machine to wait for",
+    "@every": "is no name of cron; use schedule_type interval, in milliseconds",
+}
+"""Names by which people mean something that cron's fields can't say, and what to tell them."""
+
 CRON_FIELDS: Final = {
     "minute": (59, "0-59"),
     "hour": (23, "0-23"),
@@ -89,6 +99,31 @@ def zone(timezone: str) -> ZoneInfo:
     near = _nearest_zone(timezone[:64].strip().casefold())
     hint = f"did you mean {near}?" if near else "use one such as Europe/Berlin or UTC"
     raise InvalidInput(f"timezone: {_shown(timezone)} is not an IANA time zone; {hint}")
+
+
+def local(moment: int, timezone: str) -> str:
+    """Return an instant as people of the zone read it: ``Mon 2027-03-01T09:00:00+01:00 Europe/Berlin``.
+
+    Raises InvalidInput for an unknown zone.
+    """
+    wall = at(moment // 1000 * 1000).astimezone(zone(timezone))
+    return f"{wall:%a} {wall.isoformat()} {timezone}"
+
+
+def instant(text: str, timezone: str) -> int | None:
+    """Return when a local time of the zone comes (a date alone: its last moment), or a time with its offset.
+
+    None for what is neither.
+    """
+    try:
+        if len(text) == len("2027-03-01"):
+            return _instant(_once_local(text) + timedelta(days=1), zone(timezone)) - 1
+        if ONCE.fullmatch(text):
+            return _instant(_once_local(text), zone(timezone))
+        moment = datetime.fromisoformat(text)
+    except (InvalidInput, ValueError, OverflowError):
+        return None
+    return None if moment.tzinfo is None else ms_of(moment)
 
 
 def first_slot(schedule: Schedule, now: int) -> int | None:
@@ -177,6 +212,9 @@ def _cron_text(value: str) -> str:
     text = value.strip(" \t")
     if text.startswith("@"):
         macro = MACROS.get(text.lower())
+        name = re.split(r"[ \t]", text.lower(), maxsplit=1)[0]
+        if name in NO_MACROS:
+            raise InvalidInput(f"schedule_value: {name} {NO_MACROS[name]}")
         if macro is None:
             raise InvalidInput(f"schedule_value: {_shown(text)} is unknown; use one of {', '.join(MACROS)}")
         return macro

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any, Final, Literal, cast, get_args
 
 from shared import schedules
-from shared.catch_up import CatchUp
+from shared.catch_up import ON_TIME_MS, CatchUp
 from shared.clock import iso, iso_or_none, now_ms
 from shared.errors import Conflict, InvalidInput, NoConversation, NotFound
 from shared.ids import CONVERSATION, TASK, new_id
@@ -43,18 +43,36 @@ FIELDS: Final = (
     "timezone",
     "context_mode",
     "catch_up",
+    "deliver",
+    "ends_at",
+    "max_runs",
     "status",
+    "run_if_past",
 )
 """What ``update`` can change."""
 
+MOST_RUNS: Final = 1_000_000
+
 ContextMode = Literal["group", "isolated"]
+Deliver = Literal["answer", "none"]
 
 
 class TaskService:
-    """Makes, changes and lists tasks; raises InvalidInput, NotFound, Conflict and Duplicate."""
+    """Makes, changes and lists tasks; raises InvalidInput, NotFound, Conflict and Duplicate.
 
-    def __init__(self, store: Store, *, default_timezone: str, quota: int = DEFAULT_QUOTA) -> None:
+    ``acting``: the conversation in whose runs it is used, fixed at birth; a task's run may add and end less.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        default_timezone: str,
+        quota: int = DEFAULT_QUOTA,
+        acting: str | None = None,
+    ) -> None:
         schedules.zone(default_timezone)
+        self._acting = acting
         self._store = store
         self._default_timezone = default_timezone
         self._quota = quota
@@ -70,10 +88,17 @@ class TaskService:
         timezone: str | None = None,
         context_mode: str = "isolated",
         catch_up: str = "once",
+        deliver: str = "answer",
+        ends_at: str | None = None,
+        max_runs: int | None = None,
+        run_if_past: bool = False,
         id: str | None = None,
         now: int | None = None,
     ) -> Task:
-        """Make a task for an existing conversation, or (without owner and conversation) one of its own."""
+        """Make a task for an existing conversation, or (without owner and conversation) one of its own.
+
+        ``run_if_past``: a ``once`` time that has passed is due at once, instead of being refused.
+        """
         moment = now_ms() if now is None else now
         schedule = self._parse(schedule_type, schedule_value, timezone)
         task = Task(
@@ -86,15 +111,19 @@ class TaskService:
             context_mode=_context_mode(context_mode),
             catch_up=_catch_up(catch_up),
             status=TaskStatus.ACTIVE,
-            next_run=schedules.first_slot(schedule, moment),
+            next_run=_first_slot(schedule, moment, run_if_past=run_if_past),
             attempts=0,
             revision=0,
             created_at=moment,
             updated_at=moment,
+            deliver=_deliver(deliver),
+            ends_at=_ends_at(ends_at, schedule.timezone, moment),
+            max_runs=_max_runs(max_runs),
         )
+        _check_room(task)
         home = await self._home(owner, conversation_id, task.context_mode)
         task = replace(task, conversation_id=home or new_id(CONVERSATION))
-        await self._store.tasks.add(task, quota=self._quota, own_conversation=home is None)
+        await self._store.tasks.add(task, quota=self._quota, own_conversation=home is None, by=self._acting)
         return task
 
     async def get(self, task_id: str, owner: str | None) -> Task:
@@ -144,8 +173,11 @@ class TaskService:
         return await self.update(task_id, owner, {"status": "active"}, now=now)
 
     async def cancel(self, task_id: str, owner: str | None) -> None:
-        """Delete the task and its run log; raises NotFound."""
-        if not await self._store.tasks.remove(task_id, owner=owner):
+        """Delete the task and its run log, and have its run cancelled; raises NotFound.
+
+        A task that its own run cancels is completed instead.
+        """
+        if not await self._store.tasks.remove(task_id, owner=owner, by=self._acting):
             raise NotFound(FOREIGN)
 
     async def runs(
@@ -204,6 +236,8 @@ class TaskService:
             prompt=_checked_prompt(fields.get("prompt", task.prompt)),
             context_mode=_context_mode(fields.get("context_mode", task.context_mode)),
             catch_up=_catch_up(fields.get("catch_up", task.catch_up)),
+            deliver=_deliver(fields.get("deliver", task.deliver)),
+            max_runs=_max_runs(fields.get("max_runs", task.max_runs)),
         )
         wanted = _status(fields.get("status", task.status))
         schedule = self._parse(
@@ -211,14 +245,19 @@ class TaskService:
             fields.get("schedule_value", task.schedule_value),
             fields.get("timezone", task.timezone),
         )
+        if "ends_at" in fields:
+            edited = replace(edited, ends_at=_ends_at(fields["ends_at"], schedule.timezone, now))
         if schedule != Schedule(task.schedule_type, task.schedule_value, task.timezone):
-            edited = _rescheduled(edited, schedule, now)
+            slot = _first_slot(schedule, now, run_if_past=bool(fields.get("run_if_past")))
+            edited = _rescheduled(edited, schedule, slot)
+        if (edited.ends_at, edited.max_runs) != (task.ends_at, task.max_runs):
+            edited = _rebounded(edited, schedule, now)
         return _with_status(edited, wanted, now) if "status" in fields else edited
 
 
 def task_view(task: Task) -> dict[str, Any]:
-    """Return a task as JSON shows it. ``next_run`` is null unless the task is active."""
-    active = task.status is TaskStatus.ACTIVE
+    """Return a task as JSON shows it. ``next_run`` is null unless the task is active; instants are UTC."""
+    next_run = task.next_run if task.status is TaskStatus.ACTIVE else None
     return {
         "id": task.id,
         "conversation_id": task.conversation_id,
@@ -229,7 +268,13 @@ def task_view(task: Task) -> dict[str, Any]:
         "context_mode": task.context_mode,
         "catch_up": task.catch_up,
         "status": task.status.value,
-        "next_run": iso_or_none(task.next_run if active else None),
+        "deliver": task.deliver,
+        "ends_at": iso_or_none(task.ends_at),
+        "max_runs": task.max_runs,
+        "runs_begun": task.runs_begun,
+        "next_run": iso_or_none(next_run),
+        "next_run_local": None if next_run is None else _shown_local(next_run, task.timezone),
+        "overdue": next_run is not None and next_run < now_ms() - ON_TIME_MS,
         "created_at": iso(task.created_at),
         "updated_at": iso(task.updated_at),
         "last_run": iso_or_none(task.last_run),
@@ -258,18 +303,60 @@ def task_run_view(run: TaskRun) -> dict[str, Any]:
     }
 
 
-def _rescheduled(task: Task, schedule: Schedule, now: int) -> Task:
+def _shown_local(moment: int, timezone: str) -> str:
+    try:
+        return schedules.local(moment, timezone)
+    except InvalidInput:
+        return iso(moment)  # the zone is gone since it was stored
+
+
+def _first_slot(schedule: Schedule, now: int, *, run_if_past: bool) -> int | None:
+    slot = schedules.first_slot(schedule, now)
+    if schedule.type == "once" and slot is not None and slot < now and not run_if_past:
+        present = schedules.local(now, schedule.timezone)
+        raise InvalidInput(
+            f"schedule_value: {schedule.value!r} is past: now it is {present}; "
+            "give a later time, or run_if_past: true to run the task at once"
+        )
+    return slot
+
+
+def _rebounded(task: Task, schedule: Schedule, now: int) -> Task:
+    """Return the task after its end or its number of runs was changed: it may end by it, or go on again."""
+    slot = task.next_run
+    if slot is None and schedule.type != "once":
+        slot = schedules.first_slot(schedule, now)
+    slot = task.within_bounds(slot)
+    status = task.status
+    if slot is None and status is TaskStatus.ACTIVE and not task.running:
+        status = TaskStatus.COMPLETED
+    elif slot is not None and status is TaskStatus.COMPLETED:
+        status = TaskStatus.ACTIVE
+    return replace(task, next_run=slot, status=status)
+
+
+def _rescheduled(task: Task, schedule: Schedule, slot: int | None) -> Task:
     """Give the task a new schedule, as if it had just been made with it; a paused one stays paused."""
-    return replace(
+    edited = replace(
         task,
         schedule_type=schedule.type,
         schedule_value=schedule.value,
         timezone=schedule.timezone,
-        next_run=schedules.first_slot(schedule, now),
+        next_run=slot,
         attempts=0,
+        runs_begun=0,
         served_slot=None,
         status=TaskStatus.PAUSED if task.status is TaskStatus.PAUSED else TaskStatus.ACTIVE,
     )
+    _check_room(edited)
+    return edited
+
+
+def _check_room(task: Task) -> None:
+    """Raise InvalidInput when a new schedule has no slot before its end."""
+    if task.next_run is not None and task.within_bounds(task.next_run) is None:
+        first = schedules.local(task.next_run, task.timezone)
+        raise InvalidInput(f"ends_at: lies before the first run, which would be at {first}")
 
 
 def _with_status(task: Task, wanted: TaskStatus, now: int) -> Task:
@@ -297,6 +384,11 @@ def _resumed(task: Task, now: int) -> Task:
         # Its own time may have been tried before; the present is a slot that never was. While a try is
         # running there is no slot: its outcome decides.
         slot = None if task.running else max(slot, now)
+    if slot is not None and task.within_bounds(slot) is None:
+        raise Conflict(
+            f"Task {task.id} has ended. Give it a later ends_at or more max_runs to go on.",
+            code="task_completed",
+        )
     return replace(task, status=TaskStatus.ACTIVE, next_run=slot, attempts=0)
 
 
@@ -329,6 +421,29 @@ def _context_mode(value: object) -> ContextMode:
 
 def _catch_up(value: object) -> CatchUp:
     return cast(CatchUp, _one_of("catch_up", value, get_args(CatchUp)))
+
+
+def _deliver(value: object) -> Deliver:
+    return cast(Deliver, _one_of("deliver", value, get_args(Deliver)))
+
+
+def _max_runs(value: object) -> int | None:
+    if value is None:
+        return None
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MOST_RUNS:
+        raise InvalidInput(f"max_runs: must be a whole number from 1 to {MOST_RUNS}")
+    return value
+
+
+def _ends_at(value: object, timezone: str, now: int) -> int | None:
+    if value is None:
+        return None
+    end = schedules.instant(_text("ends_at", value), timezone)
+    if end is None:
+        raise InvalidInput(f"ends_at: takes {schedules.ONCE_EXAMPLE}, or a time with its offset")
+    if end < now:
+        raise InvalidInput(f"ends_at: is past: now it is {schedules.local(now, timezone)}")
+    return end
 
 
 def _status(value: object) -> TaskStatus:

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from shared.errors import InvalidInput
-from shared.tasks import LONGEST_PROMPT
+from shared.tasks import LONGEST_PROMPT, MOST_RUNS
 
 SERVER_NAME: Final = "picoclaw"
 TEXT_LIMIT: Final = 32_000
@@ -78,11 +78,18 @@ _VALUE: Final = (
 )
 _ZONE: Final = "IANA time zone such as Europe/Berlin. Default: the host's."
 _MODE: Final = "group: the run happens in the conversation, with its history. isolated: it starts afresh."
+_DELIVER: Final = (
+    "answer: the run's final answer goes to the people of the conversation. none: it goes nowhere."
+)
+_ENDS_AT: Final = "No run after this local time or date, such as '2026-12-31'. Default: no end."
+_MAX_RUNS: Final = "End after so many runs. Default: no limit."
+_RUN_IF_PAST: Final = "For once: run at once if the time has passed. Default: such a time is refused."
 _CATCH_UP: Final = "Slots missed while the host was down: run none, one for all of them, or each."
 
 ScheduleType = Literal["cron", "interval", "once"]
 ContextMode = Literal["group", "isolated"]
 CatchUp = Literal["skip", "once", "all"]
+Deliver = Literal["answer", "none"]
 Status = Literal["active", "paused", "completed", "failed"]
 
 
@@ -95,6 +102,10 @@ class ScheduleTask(Arguments):
     context_mode: ContextMode = Field("isolated", description=_MODE)
     timezone: str = Field("", max_length=100, description=_ZONE)
     catch_up: CatchUp = Field("once", description=_CATCH_UP)
+    deliver: Deliver = Field("answer", description=_DELIVER)
+    ends_at: str = Field("", max_length=100, description=_ENDS_AT)
+    max_runs: int = Field(0, ge=0, le=MOST_RUNS, description=_MAX_RUNS)
+    run_if_past: bool = Field(False, description=_RUN_IF_PAST)
     target_conversation_id: Id = Field(
         "", description="Whose task it is. Default: this conversation. Another one: main conversation only."
     )
@@ -130,6 +141,11 @@ class UpdateTask(TaskId):
     timezone: str = Field("", max_length=100, description=_ZONE)
     context_mode: ContextMode | Literal[""] = Field("", description=_MODE)
     catch_up: CatchUp | Literal[""] = Field("", description=_CATCH_UP)
+    deliver: Deliver | Literal[""] = Field("", description=_DELIVER)
+    ends_at: str = Field("", max_length=100, description=_ENDS_AT)
+    max_runs: int = Field(0, ge=0, le=MOST_RUNS, description=_MAX_RUNS)
+    no_end: bool = Field(False, description="Drop ends_at and max_runs.")
+    run_if_past: bool = Field(False, description=_RUN_IF_PAST)
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,8 +191,14 @@ _TASK: Final = _object(
         "timezone": _TEXT,
         "context_mode": _TEXT,
         "catch_up": _TEXT,
+        "deliver": _TEXT,
+        "ends_at": _TEXT_OR_NULL,
+        "max_runs": {"type": ["integer", "null"]},
+        "runs_begun": {"type": "integer"},
         "status": _TEXT,
         "next_run": _TEXT_OR_NULL,
+        "next_run_local": _TEXT_OR_NULL,
+        "overdue": {"type": "boolean"},
         "created_at": _TEXT,
     }
 )
@@ -194,7 +216,7 @@ _TASK_TOOLS: Final = (
     _tool(
         "schedule_task",
         "Schedule a task",
-        "Schedule a prompt to be run later, once or repeatedly. Returns the task with its next run (UTC).",
+        "Schedule a prompt to be run later, once or repeatedly. Returns the task with its next run.",
         ScheduleTask,
         output=_TASK,
     ),
@@ -243,7 +265,8 @@ _TASK_TOOLS: Final = (
     _tool(
         "cancel_task",
         "Cancel a task",
-        "Delete a task and its run log. This cannot be undone.",
+        "Delete a task and its run log, and stop its run. This cannot be undone. In the task's own run it is "
+        "completed instead, and the run goes on.",
         TaskId,
         output=_object({"task_id": _TEXT, "cancelled": {"type": "boolean"}}),
         destructive=True,

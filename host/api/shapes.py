@@ -166,8 +166,14 @@ class TaskShape(Shape):
     timezone: str
     context_mode: Literal["group", "isolated"]
     catch_up: Literal["skip", "once", "all"]
+    deliver: Literal["answer", "none"]
+    ends_at: str | None
+    max_runs: int | None
+    runs_begun: int
     status: Literal["active", "paused", "completed", "failed"]
     next_run: str | None
+    next_run_local: str | None
+    overdue: bool
     created_at: str
     updated_at: str
     last_run: str | None

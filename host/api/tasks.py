@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 from uuid import NAMESPACE_URL, uuid5
 
 from pydantic import Field
@@ -20,6 +20,9 @@ from shared.models import Idempotency, TaskStatus
 from shared.store.contract import Store
 from shared.tasks import TaskService, task_run_view, task_view
 
+CLEARED: Final = ("ends_at", "max_runs")
+"""What PUT takes null for: the task has no end then."""
+
 
 class TaskRequest(Body):
     """POST /task."""
@@ -32,6 +35,10 @@ class TaskRequest(Body):
     context_mode: Text = "isolated"
     conversation_id: Text | None = None
     catch_up: Text = "once"
+    deliver: Text = "answer"
+    ends_at: Text | None = None
+    max_runs: int | None = None
+    run_if_past: bool = False
 
 
 class TaskChanges(Body):
@@ -43,7 +50,11 @@ class TaskChanges(Body):
     timezone: Text | None = None
     context_mode: Text | None = None
     catch_up: Text | None = None
+    deliver: Text | None = None
+    ends_at: Text | None = None
+    max_runs: int | None = None
     status: Text | None = None
+    run_if_past: bool | None = None
 
 
 class TriggerRequest(Body):
@@ -121,14 +132,14 @@ class TasksApi:
         body = await read_body(request, TaskChanges)
         fields = body.model_dump(exclude_unset=True)
         for name, value in fields.items():
-            if value is None:
+            if value is None and name not in CLEARED:
                 raise InvalidInput(f"{name}: must not be null; leave it out to keep it")
         task = await self._tasks.update(request.path_params["id"], owner=None, fields=fields, now=now_ms())
         await self._store.durable()
         return JSON(task_view(task))
 
     async def delete(self, request: Request) -> Response:
-        """Delete a task and its run log."""
+        """Delete a task and its run log, and have its run cancelled."""
         await self._tasks.cancel(request.path_params["id"], owner=None)
         await self._store.durable()
         return Response(status_code=204)
@@ -169,6 +180,10 @@ class TasksApi:
                 timezone=body.timezone,
                 context_mode=body.context_mode,
                 catch_up=body.catch_up,
+                deliver=body.deliver,
+                ends_at=body.ends_at,
+                max_runs=body.max_runs,
+                run_if_past=body.run_if_past,
                 id=task_id,
                 now=now_ms(),
             )

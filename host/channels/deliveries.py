@@ -72,7 +72,10 @@ class Deliveries:
         if not await self._may_hear(delivery):
             await self._book.failed(delivery.number, "the chat may not hear this any more", now_ms())
             return
-        shown = self._parts.redactor.text(strip_internal(delivery.saying.text))
+        text = delivery.saying.text
+        if marker := self._parts.end_marker:
+            text = text.replace(marker, "").strip()
+        shown = self._parts.redactor.text(strip_internal(text))
         parts = split(shown, self._channel.longest)
         try:
             for at in range(delivery.parts_sent, len(parts)):

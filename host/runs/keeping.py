@@ -71,9 +71,11 @@ class Keeping:
                 await anyio.lowlevel.checkpoint()
 
     async def cancels(self) -> None:
-        """Stop the runs of this host that somebody asked another host to stop."""
+        """Stop the runs of this host that somebody asked another process to stop."""
         while True:
             await anyio.sleep(EVENTS_EVERY_S)
+            if not self._active:
+                continue
             try:
                 asked = await self._store.runs.cancels_asked(self._owner)
             except PicoError:

@@ -94,8 +94,7 @@ class RunService:
         keeping = Keeping(self._store, self._active, self._owner, self._limits.lease_ms)
         self._tasks.start_soon(keeping.events)
         self._tasks.start_soon(keeping.leases)
-        if self._store.several_hosts:
-            self._tasks.start_soon(keeping.cancels)
+        self._tasks.start_soon(keeping.cancels)
         return self
 
     async def __aexit__(

@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final
+from xml.sax.saxutils import escape
 
 import anyio
 from anyio.abc import TaskGroup
@@ -18,16 +19,30 @@ from host.runs.run import ActiveRun
 from host.runs.service import RunService
 from host.runs.spec import RunSpec, outbound_view
 from shared.clock import now_ms
-from shared.errors import ConversationBusy, KeyTaken, LeaseLost, PicoError
+from shared.errors import Conflict, ConversationBusy, KeyTaken, LeaseLost, PicoError
 from shared.ids import CONVERSATION, RUN, new_id
-from shared.models import Idempotency, Task, TaskRun, TaskRunState
+from shared.models import Idempotency, KeyedAnswer, Task, TaskRun, TaskRunState
 from shared.redact import Redactor
 from shared.store.contract import Store
+from shared.store.task_endings import ALL_QUIET
 from shared.tasks import task_view
 
 logger = logging.getLogger("picoclaw.tasks")
 
 SENDER: Final = "scheduler"
+
+NOTICE: Final = (
+    "The scheduler begins a run of the scheduled task {} with the message below; no person waits for it. "
+    "Do now what the message asks for. It is scheduled already, so don't schedule it again."
+)
+DELIVERED: Final = (
+    "Your final answer goes to the people of the conversation. If there is nothing that they should hear, "
+    f"answer {ALL_QUIET} and nothing else."
+)
+NOT_DELIVERED: Final = "Your final answer goes to nobody; use send_message for what people should hear."
+
+LOOKED_AT: Final = 100
+"""How many of a task's newest runs are looked at for one that was triggered before."""
 
 BUSY_TRIES: Final = 8
 """How many due tasks a check passes over because their conversation became busy a moment ago."""
@@ -72,15 +87,31 @@ class TaskRunner:
 
     async def trigger(self, task_id: str, idempotency: Idempotency | None = None) -> dict[str, Any]:
         """Run the task now, whatever its schedule says. Raises NotFound, ConversationBusy, and as runs do."""
-        claimed = await self._store.tasks.claim_manual(
-            task_id, owner=None, host=self._owner, now=now_ms(), lease_ms=self._parts.claim_ms
-        )
         try:
+            claimed = await self._store.tasks.claim_manual(
+                task_id, owner=None, host=self._owner, now=now_ms(), lease_ms=self._parts.claim_ms
+            )
             service = await self._start(*claimed, idempotency)
         except KeyTaken as taken:
-            answer = await self._runs.joined(taken.answer)
-            return await _view(self._store, claimed[0].id, answer)
+            return await self._joined(task_id, taken.answer)
+        except Conflict:
+            # The same request once more, while the first one's run goes on.
+            kept = await self._store.runs.keyed(idempotency, now_ms()) if idempotency else None
+            if kept is None:
+                raise
+            return await self._joined(task_id, kept)
         return await service.wait()
+
+    async def _joined(self, task_id: str, kept: KeyedAnswer) -> dict[str, Any]:
+        """Return the view of a run that was triggered with the same key before."""
+        answer = await self._runs.joined(kept)
+        said = await self._store.outbound.said_by(answer["conversation_id"], after=0)
+        page = await self._store.tasks.runs(task_id, owner=None, limit=LOOKED_AT, cursor=None)
+        for run in page.items if page else ():
+            if run.run_id == answer["run_id"] and run.finished_at is not None:
+                told = [each for each in said if run.started_at <= each.created_at <= run.finished_at]
+                answer["outbound_messages"] = [outbound_view(each, self._parts.redactor) for each in told]
+        return await _view(self._store, task_id, answer)
 
     async def run_due(self, most: int = 1) -> list[dict[str, Any]]:
         """Run up to ``most`` due tasks side by side and return their views, earliest slot first."""
@@ -120,6 +151,7 @@ class TaskRunner:
             parent_id=None if group else task.conversation_id,
             idempotency=idempotency,
             scheduled=True,
+            preface=_notice(task),
         )
         try:
             # The claim names its run before there is one: whoever takes the slot over after a crash sees
@@ -174,33 +206,27 @@ class _Service:
             answer = await self._run.wait()
             await self._finish(answer)
         except LeaseLost:
-            self._fault = PicoError("Another host took the task run over.", code="lease_lost")
+            gone = await self._store.tasks.get(self._task.id, owner=None) is None
+            said = "The task was deleted while it ran." if gone else "Another host took the task run over."
+            self._fault = PicoError(said, code="cancelled" if gone else "lease_lost")
         except PicoError as error:
             self._fault = error
 
     async def _finish(self, answer: dict[str, Any]) -> None:
         with anyio.CancelScope(shield=True):
-            if answer["status"] == "success":
-                answer = await self._delivered(answer)
-            await self._store.tasks.finish(
+            told = await self._store.tasks.finish(
                 self._claim,
                 state=_state(answer),
                 result=answer["result"],
                 error=answer.get("error"),
                 now=now_ms(),
             )
+            await self._store.outbound.delivered([message.id for message in told], now_ms())
             await self._store.durable()
             self._parts.metrics.task_runs[answer["status"]] += 1
-            self._view = await _view(self._store, self._task.id, answer)
-
-    async def _delivered(self, answer: dict[str, Any]) -> dict[str, Any]:
-        """Pass on what a heartbeat has to say; the answer then tells it like any other message."""
-        parts = self._parts
-        said = await parts.heartbeat.deliver(self._task, answer["conversation_id"], answer["result"])
-        if said is None:
-            return answer
-        outbound = [*answer["outbound_messages"], outbound_view(said, parts.redactor)]
-        return {**answer, "outbound_messages": outbound}
+            said = [outbound_view(message, self._parts.redactor) for message in told]
+            outbound = [*answer["outbound_messages"], *said]
+            self._view = await _view(self._store, self._task.id, {**answer, "outbound_messages": outbound})
 
     async def _keep_claim(self) -> None:
         while True:
@@ -212,6 +238,12 @@ class _Service:
                 return
             except Exception:
                 logger.exception("A claim could not be renewed yet", extra={"task_id": self._task.id})
+
+
+def _notice(task: Task) -> str:
+    """Return what the agent is told of a task's run: the words alone may sound like a wish to schedule."""
+    heard = DELIVERED if task.deliver == "answer" else NOT_DELIVERED
+    return f"<notice>{NOTICE.format(escape(task.id))} {heard}</notice>"
 
 
 def _state(answer: dict[str, Any]) -> TaskRunState:

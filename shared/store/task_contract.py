@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from shared.models import Page, Task, TaskRun, TaskRunState, TaskStatus
+from shared.models import Outbound, Page, Task, TaskRun, TaskRunState, TaskStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,11 +21,15 @@ class TaskMetrics:
 class Tasks(Protocol):
     """Scheduled tasks, their slots and claims. Rules: the tasks contract."""
 
-    async def add(self, task: Task, *, quota: int, own_conversation: bool = False) -> None:
-        """Store a task; raises Duplicate, NotFound (its conversation), Conflict ``task_quota``.
+    async def add(
+        self, task: Task, *, quota: int, own_conversation: bool = False, by: str | None = None
+    ) -> None:
+        """Store a task; raises Duplicate, NotFound (its conversation), Conflict (quota, tree).
 
         ``own_conversation``: its conversation is made with it, temporary and its own, and goes with it. A
-        conversation at its quota loses its oldest completed task first, if it has one.
+        conversation at its quota loses its oldest completed task first, if it has one. ``by``: the
+        conversation in whose run it is made; where that is a task's run, the new one joins that task's tree,
+        which is bounded (``task_endings.LARGEST_TREE``, ``DEEPEST_TREE``).
         """
         ...
 
@@ -45,8 +50,12 @@ class Tasks(Protocol):
         """
         ...
 
-    async def remove(self, task_id: str, *, owner: str | None) -> bool:
-        """Delete the task and its run log; False if it is not the owner's."""
+    async def remove(self, task_id: str, *, owner: str | None, by: str | None = None) -> bool:
+        """Delete the task and its run log, and have its run cancelled; False if it is not the owner's.
+
+        ``by``: the conversation in whose run it is done; a task's own run completes its task instead, so that
+        it can still say what it has to say.
+        """
         ...
 
     async def claim_due(self, *, host: str, now: int, lease_ms: int) -> tuple[Task, TaskRun] | None:
@@ -60,7 +69,7 @@ class Tasks(Protocol):
     async def claim_manual(
         self, task_id: str, *, owner: str | None, host: str, now: int, lease_ms: int
     ) -> tuple[Task, TaskRun]:
-        """Claim a slot of its own that leaves the schedule alone; raises NotFound."""
+        """Claim a slot that leaves the schedule alone; raises NotFound, Conflict ``task_running``."""
         ...
 
     async def renew_claim(self, claim: TaskRun, lease_ms: int) -> None:
@@ -87,10 +96,12 @@ class Tasks(Protocol):
         result: str | None,
         error: str | None,
         now: int,
-    ) -> None:
-        """Write the outcome into the claim's own row; raises LeaseLost.
+    ) -> Sequence[Outbound]:
+        """Write the outcome into the claim's own row, with what people are told of it; raises LeaseLost.
 
-        A ``once`` task whose schedule was not edited meanwhile completes, is retried, or fails.
+        A ``once`` task whose schedule was not edited meanwhile completes, is retried, or fails; another one
+        completes when no slot is left. Returns what the conversation of the task was told
+        (``task_endings.told``).
         """
         ...
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from shared.errors import Conflict
 from shared.models import Task, TaskRun, TaskRunState, TaskStatus
 from shared.store.rows import Row
 
@@ -13,9 +14,20 @@ WAITS_FOR_CONVERSATION: Final = 1
 """``waits``: a group task that was passed over; the end of its conversation's run frees it."""
 WAITS_FOR_SLOT: Final = 2
 """``waits``: a slot of its schedule is claimed; the end of that claim frees it."""
+WAITS_FOR_MANUAL: Final = 3
+"""``waits``: a manual run is claimed; the end of that claim frees it."""
 
 MANUAL: Final = "manual-"
 """How the slot of a manual trigger starts; a scheduled one is its due time in milliseconds."""
+
+
+def check_idle(row: Row) -> None:
+    """Raise Conflict ``task_running`` when a run of the task has not ended: it never overlaps itself."""
+    if row["waits"] in (WAITS_FOR_SLOT, WAITS_FOR_MANUAL):
+        raise Conflict(
+            f"Task {row['id']} is running, and a task never overlaps itself; try again when it has ended.",
+            code="task_running",
+        )
 
 
 def task(row: Row) -> Task:
@@ -39,6 +51,12 @@ def task(row: Row) -> Task:
         last_state=None if row["last_state"] is None else TaskRunState(row["last_state"]),
         served_slot=row["served_slot"],
         running=row["waits"] == WAITS_FOR_SLOT,
+        deliver=row["deliver"],
+        ends_at=row["ends_at"],
+        max_runs=row["max_runs"],
+        runs_begun=row["runs_begun"],
+        tree_id=row["tree_id"],
+        depth=row["depth"],
     )
 
 

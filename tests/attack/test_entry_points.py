@@ -114,7 +114,7 @@ def by_group_task(client: httpx2.Client, message: str, host: HostProcess) -> str
 
 
 def by_scheduler(client: httpx2.Client, message: str, host: HostProcess) -> str:
-    task = make_task(client, message, schedule_type="once", schedule_value="2020-01-01")
+    task = make_task(client, message, schedule_type="once", schedule_value="2020-01-01", run_if_past=True)
     until(lambda: client.get(f"/task/{task}").json()["status"] == "completed")
     return client.get(f"/task/{task}/runs").text
 

@@ -91,6 +91,7 @@ class World:
                 "prompt": directive(steps=steps),
                 "schedule_type": "once",
                 "schedule_value": "2020-01-01T00:00:00",
+                "run_if_past": True,
             }
             if self.ask("/task", body, name) is not None:
                 self.ledger.tasks.append(name)

@@ -17,7 +17,7 @@ from tests.running import HostProcess, directive, frames, stream, until
 
 SLOW = directive(text="a b c d e f g h", deltas=[f"{word} " for word in "abcdefgh"], delta_delay_ms=250)
 ENDLESS = directive(text="never", hang=True)
-DUE = {"schedule_type": "once", "schedule_value": "2020-01-01T00:00:00"}
+DUE = {"schedule_type": "once", "schedule_value": "2020-01-01T00:00:00", "run_if_past": True}
 
 
 @pytest.fixture

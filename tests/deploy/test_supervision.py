@@ -239,7 +239,12 @@ def test_the_tick_runs_what_is_due_and_a_host_that_is_away_does_not_stop_it(supe
     container = supervise(TICK="true")
     container.start()
     with container.client() as client:
-        task = {"prompt": "hello", "schedule_type": "once", "schedule_value": "2020-01-01T00:00"}
+        task = {
+            "prompt": "hello",
+            "schedule_type": "once",
+            "schedule_value": "2020-01-01",
+            "run_if_past": True,
+        }
         task_id = client.post("/task", json=task).json()["id"]
         until(lambda: client.get(f"/task/{task_id}/runs").json()["runs"])
     assert container.stop() == 0

@@ -198,6 +198,7 @@ def test_tasks_count_too_and_pause_once(make_host: MakeHost) -> None:
             "prompt": directive("do it", text="did it"),
             "schedule_type": "once",
             "schedule_value": "2020-01-01",
+            "run_if_past": True,
             "conversation_id": conversation,
         }
         task_id = client.post("/task", json=task).json()["id"]

@@ -130,7 +130,7 @@ def test_places_are_given_in_turn_to_those_who_wait(make_host: MakeHost, model: 
 def test_a_task_does_not_wait_for_a_place_and_stays_due(make_host: MakeHost) -> None:
     host = make_host(settings={"MAX_CONCURRENT_RUNS": "1", "QUEUE_MS": LONG_QUEUE}).start()
     holder = Holder(host)
-    task = {"prompt": "go", "schedule_type": "once", "schedule_value": "2020-01-01"}
+    task = {"prompt": "go", "schedule_type": "once", "schedule_value": "2020-01-01", "run_if_past": True}
     with host.client() as client:
         client.post("/task", json=task)
         assert client.post("/task/check", timeout=10).status_code == 503

@@ -24,7 +24,7 @@ def test_runs_requests_and_tasks_are_counted(make_host: MakeHost) -> None:
         client.post("/chat", json={"message": "hi"})
         client.post("/chat", json={"message": directive(status=400)})
         client.post("/chat", json={"message": 7})
-        due = {"prompt": "x", "schedule_type": "once", "schedule_value": "2020-01-01"}
+        due = {"prompt": "x", "schedule_type": "once", "schedule_value": "2020-01-01", "run_if_past": True}
         client.post("/task", json=due)
         found = figures(client)
         assert found["picoclaw_runs_total", ("success",)] == 1

@@ -17,7 +17,7 @@ DOCS = Path(__file__).parent.parent.parent / "docs" / "http.md"
 @pytest.fixture(scope="module")
 def calls() -> list[tuple[str, str, str, dict[str, Any] | None]]:
     """Requests in an order that makes what the later ones need; {conversation} and {task} are filled in."""
-    task = {"prompt": "p", "schedule_type": "once", "schedule_value": "2020-01-01"}
+    task = {"prompt": "p", "schedule_type": "once", "schedule_value": "2020-01-01", "run_if_past": True}
     return [
         ("GET", "/health", "/health", None),
         ("GET", "/ready", "/ready", None),

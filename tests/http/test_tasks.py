@@ -12,7 +12,7 @@ import pytest
 from tests.http.conftest import MakeHost
 from tests.running import HostProcess, directive, frames, until
 
-DUE = {"schedule_type": "once", "schedule_value": "2020-01-01T00:00:00"}
+DUE = {"schedule_type": "once", "schedule_value": "2020-01-01T00:00:00", "run_if_past": True}
 LATER = {"schedule_type": "interval", "schedule_value": "3600000"}
 
 
@@ -116,7 +116,8 @@ def test_an_isolated_task_tells_its_owner_and_its_conversation_stays_hidden(clie
     task = make(client, prompt=directive(steps=steps), conversation_id=owner)
     ran = client.post("/task/trigger", json={"task_id": task["id"]}).json()
     assert ran["conversation_id"] != owner
-    assert [(said["conversation_id"], said["text"]) for said in ran["outbound_messages"]] == [(owner, "news")]
+    said = [(said["conversation_id"], said["text"]) for said in ran["outbound_messages"]]
+    assert said == [(owner, "news"), (owner, "told")]
     listed = [entry["conversation_id"] for entry in client.get("/chat").json()["conversations"]]
     assert ran["conversation_id"] not in listed
     every = client.get("/chat", params={"include_temporary": "true"}).json()["conversations"]

@@ -1,4 +1,4 @@
-"""The heartbeat's task, its prompt and its answers."""
+"""The heartbeat's task and its prompt."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ async def tasks(store: SqliteStore) -> TaskService:
     return TaskService(store, default_timezone="UTC")
 
 
-def beating(store: SqliteStore, tasks: TaskService, minutes: int = 30, file: str | None = None) -> Heartbeat:
+def beating(tasks: TaskService, minutes: int = 30, file: str | None = None) -> Heartbeat:
     async def read(name: str) -> str | None:
         assert name == "HEARTBEAT.md"
         return file
 
-    return Heartbeat(store, tasks, read, conversation_id=MAIN, minutes=minutes)
+    return Heartbeat(tasks, read, conversation_id=MAIN, minutes=minutes)
 
 
 async def arranged(store: SqliteStore, tasks: TaskService) -> tuple[Heartbeat, Task]:
-    heartbeat = beating(store, tasks)
+    heartbeat = beating(tasks)
     await heartbeat.arrange(enabled=True)
     return heartbeat, await tasks.get(TASK_ID, MAIN)
 
@@ -64,7 +64,7 @@ async def test_a_restart_is_no_extra_heartbeat(store: SqliteStore, tasks: TaskSe
 async def test_a_new_interval_is_taken_over(store: SqliteStore, tasks: TaskService) -> None:
     await arranged(store, tasks)
 
-    await beating(store, tasks, minutes=5).arrange(enabled=True)
+    await beating(tasks, minutes=5).arrange(enabled=True)
 
     assert (await tasks.get(TASK_ID, MAIN)).schedule_value == "300000"
 
@@ -82,28 +82,8 @@ async def test_switched_off_it_is_gone(store: SqliteStore, tasks: TaskService) -
 async def test_its_prompt_is_the_file_as_it_is_now(store: SqliteStore, tasks: TaskService) -> None:
     _, task = await arranged(store, tasks)
 
-    assert (
-        await beating(store, tasks, file="Water the plants").prompt(task) == f"{PROMPT}\n\nWater the plants"
-    )
-    assert "empty" in await beating(store, tasks).prompt(task)
-
-
-@pytest.mark.parametrize("answer", ["HEARTBEAT_OK", " HEARTBEAT_OK\n", "**HEARTBEAT_OK**.", "  "])
-async def test_all_quiet_is_not_delivered(store: SqliteStore, tasks: TaskService, answer: str) -> None:
-    heartbeat, task = await arranged(store, tasks)
-
-    assert await heartbeat.deliver(task, MAIN, answer) is None
-    assert await store.outbound.said_by(MAIN, after=0) == []
-
-
-async def test_anything_else_goes_to_the_owner(store: SqliteStore, tasks: TaskService) -> None:
-    heartbeat, task = await arranged(store, tasks)
-    await store.conversations.create("conv-temp", now_ms(), owner_id=MAIN, temporary=True)
-
-    await heartbeat.deliver(task, "conv-temp", "The plants are dry.\n")
-
-    (said,) = await store.outbound.said_by("conv-temp", after=0)
-    assert (said.conversation_id, said.text) == (MAIN, "The plants are dry.")
+    assert await beating(tasks, file="Water the plants").prompt(task) == f"{PROMPT}\n\nWater the plants"
+    assert "empty" in await beating(tasks).prompt(task)
 
 
 async def test_other_tasks_are_left_alone(store: SqliteStore, tasks: TaskService) -> None:
@@ -113,4 +93,3 @@ async def test_other_tasks_are_left_alone(store: SqliteStore, tasks: TaskService
     )
 
     assert await heartbeat.prompt(other) == "p"
-    assert await heartbeat.deliver(other, MAIN, "hello") is None

@@ -95,7 +95,7 @@ async def add(store: SqliteStore, task_id: str, value: str = "2020-01-01", **fie
         prompt="Look around",
         schedule_value=value,
         id=task_id,
-        **{"schedule_type": "once", **fields},
+        **{"schedule_type": "once", "run_if_past": True, **fields},
     )
 
 

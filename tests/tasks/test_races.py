@@ -150,6 +150,7 @@ class TaskRaces(RuleBasedStateMachine):
                 schedule_value=kind[1],
                 context_mode=mode,
                 catch_up=catch_up,
+                run_if_past=True,
                 id=f"task-{next(self.numbers)}",
                 now=self.now,
             )
@@ -216,13 +217,20 @@ class TaskRaces(RuleBasedStateMachine):
     @precondition(lambda self: self.expected)
     @rule(pick=PICK, host=st.sampled_from(HOSTS))
     def trigger(self, pick: int, host: str) -> None:
-        task, claim = self.run(
-            self.stores[host].tasks.claim_manual(
-                self.task_at(pick), owner=HOME, host=host, now=self.now, lease_ms=LEASE_MS
+        task_id = self.task_at(pick)
+        tasks = self.stores[host].tasks
+        log = self.run(tasks.runs(task_id, owner=HOME, limit=1000, cursor=None))
+        assert log is not None
+        runs = any(entry.state is TaskRunState.RUNNING for entry in log.items)
+        try:
+            task, claim = self.run(
+                tasks.claim_manual(task_id, owner=HOME, host=host, now=self.now, lease_ms=LEASE_MS)
             )
-        )
-        held = Held(host, task, claim)
-        self.alive.append(held)
+        except Conflict:
+            assert runs, "refused although nothing of it runs"
+            return
+        assert not runs, "a task overlapped itself"
+        self.alive.append(Held(host, task, claim))
 
     @rule(host=st.sampled_from(HOSTS), minutes=st.integers(1, 7), stage=STAGES)
     def check_and_crash(self, host: str, minutes: int, stage: Stage) -> None:

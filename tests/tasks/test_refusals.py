@@ -124,15 +124,16 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"schedule_value": "@reboot"},
-        "schedule_value: '@reboot' is unknown; use one of @hourly, @daily, @weekly, @monthly, @yearly",
+        "schedule_value: @reboot is no time: a task has no start of the machine to wait for",
     ),
     (
         {"schedule_value": "@every 5m"},
-        "schedule_value: '@every 5m' is unknown; use one of @hourly, @daily, @weekly, @monthly, @yearly",
+        "schedule_value: @every is no name of cron; use schedule_type interval, in milliseconds",
     ),
     (
         {"schedule_value": "@"},
-        "schedule_value: '@' is unknown; use one of @hourly, @daily, @weekly, @monthly, @yearly",
+        "schedule_value: '@' is unknown; use one of @hourly, @daily, @midnight, @weekly, @monthly, @yearly, "
+        "@annually",
     ),
     ({"schedule_value": "0 9 * * *; rm -rf /"}, f"{FIVE}8"),
     ({"schedule_value": "1," * 100 + "1 * * * *"}, "schedule_value: must have at most 200 characters"),

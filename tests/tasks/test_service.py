@@ -58,8 +58,10 @@ async def test_a_task_is_made_with_the_contracts_defaults(service: TaskService) 
     assert await service.get(task.id, None) == task
 
 
-async def test_a_past_once_time_is_due_at_once(service: TaskService, store: SqliteStore) -> None:
-    task = await once(service, schedule_value="2020-01-01")
+async def test_a_past_once_time_is_due_at_once_where_that_is_wanted(
+    service: TaskService, store: SqliteStore
+) -> None:
+    task = await once(service, schedule_value="2020-01-01", run_if_past=True)
 
     assert task.next_run is not None
     assert task.next_run < NOW
@@ -387,8 +389,14 @@ async def test_a_task_is_shown_with_iso_times(service: TaskService) -> None:
         "timezone": "Europe/Berlin",
         "context_mode": "isolated",
         "catch_up": "once",
+        "deliver": "answer",
+        "ends_at": None,
+        "max_runs": None,
+        "runs_begun": 0,
         "status": "active",
         "next_run": "2027-01-15T09:00:00.000Z",
+        "next_run_local": "Fri 2027-01-15T10:00:00+01:00 Europe/Berlin",
+        "overdue": False,
         "created_at": "2027-01-15T08:00:00.000Z",
         "updated_at": "2027-01-15T08:00:00.000Z",
         "last_run": None,

@@ -320,7 +320,38 @@ TOKEN_ENDS: Final = (
     *tool_access.fixed_search_path("token_lives(text, bigint)"),
 )
 
-STEPS: Final[tuple[tuple[str, ...], ...]] = (FIRST, MARKS, MESSAGES_THAT_STAND, TOKEN_ENDS)
+TASK_BOUNDS: Final = (
+    """ALTER TABLE scheduled_tasks
+        ADD COLUMN deliver TEXT NOT NULL DEFAULT 'answer',
+        ADD COLUMN ends_at BIGINT,
+        ADD COLUMN max_runs BIGINT,
+        ADD COLUMN runs_begun BIGINT NOT NULL DEFAULT 0,
+        ADD COLUMN tree_id TEXT COLLATE "C",
+        ADD COLUMN depth BIGINT NOT NULL DEFAULT 0,
+        ADD COLUMN told_failing INTEGER NOT NULL DEFAULT 0""",
+    "CREATE INDEX tasks_of_tree ON scheduled_tasks (tree_id) WHERE tree_id IS NOT NULL",
+    # Whoever deletes a task ends its run, in whichever process; a tool server's role can't write runs.
+    """CREATE FUNCTION task_deleted() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN
+        UPDATE runs SET cancel_asked = 1 WHERE state = 'running' AND id IN
+            (SELECT run_id FROM task_runs WHERE task_id = old.id AND state = 'running');
+        RETURN old; END $$""",
+    """CREATE TRIGGER task_deleted BEFORE DELETE ON scheduled_tasks FOR EACH ROW
+        EXECUTE FUNCTION task_deleted()""",
+    # A tool server's role sees its own conversation's part of a tree alone.
+    """CREATE FUNCTION task_tree_size(root text) RETURNS bigint LANGUAGE plpgsql STABLE SECURITY DEFINER
+        AS $$ BEGIN RETURN (SELECT count(*) FROM scheduled_tasks
+            WHERE (id = root OR tree_id = root) AND status IN ('active', 'paused')); END $$""",
+    *tool_access.fixed_search_path("task_deleted()"),
+    *tool_access.fixed_search_path("task_tree_size(text)"),
+)
+
+STEPS: Final[tuple[tuple[str, ...], ...]] = (
+    FIRST,
+    MARKS,
+    MESSAGES_THAT_STAND,
+    TOKEN_ENDS,
+    TASK_BOUNDS,
+)
 """Statements of each migration, oldest first. A landed one is never edited; a change is a new one."""
 
 SCHEMA_VERSION: Final = len(STEPS)

@@ -30,23 +30,11 @@ class PostgresOutbound:
         patiently: bool = False,
     ) -> Outbound:
         """Store a message for ``conversation_id`` said by ``source_id``."""
-        values = (new_id(MESSAGE), conversation_id, source_id, text, sender, now)
-
-        async def work(connection: Connection) -> Outbound:
-            # Numbers are given out before the commit: without this a reader could see 2, and 1 only later.
-            await lock(connection, "said", source_id)
-            row = await connection.fetchrow(
-                """INSERT INTO outbound_messages (id, conversation_id, source_id, text, sender, created_at)
-                VALUES ($1, $2, $3, $4, $5, $6) RETURNING *""",
-                *values,
-            )
-            if row is None:
-                raise RuntimeError("an insertion returned nothing")
-            return rows.outbound(row)
-
         write = self._db.write_patiently if patiently else self._db.write
         try:
-            return await write(work)
+            return await write(
+                lambda connection: insert(connection, source_id, conversation_id, text, sender, now)
+            )
         except Exception as error:
             if is_server_error(error, FOREIGN_KEY_VIOLATION):
                 raise NoConversation(conversation_id) from error
@@ -90,3 +78,24 @@ class PostgresOutbound:
             )
 
         await self._db.write_patiently(work)
+
+
+async def insert(
+    connection: Connection, source_id: str, conversation_id: str, text: str, sender: str, now: int
+) -> Outbound:
+    """Store a message inside a transaction."""
+    # Numbers are given out before the commit: without this a reader could see 2, and 1 only later.
+    await lock(connection, "said", source_id)
+    row = await connection.fetchrow(
+        """INSERT INTO outbound_messages (id, conversation_id, source_id, text, sender, created_at)
+        VALUES ($1, $2, $3, $4, $5, $6) RETURNING *""",
+        new_id(MESSAGE),
+        conversation_id,
+        source_id,
+        text,
+        sender,
+        now,
+    )
+    if row is None:
+        raise RuntimeError("an insertion returned nothing")
+    return rows.outbound(row)

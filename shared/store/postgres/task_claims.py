@@ -7,7 +7,7 @@ the end of what it waits for brings it back. Locks are taken in one order, the t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 from typing import Final
 from uuid import uuid4
@@ -28,7 +28,9 @@ from shared.store.task_rows import (
     FREE,
     MANUAL,
     WAITS_FOR_CONVERSATION,
+    WAITS_FOR_MANUAL,
     WAITS_FOR_SLOT,
+    check_idle,
     task,
     task_run,
 )
@@ -88,17 +90,22 @@ async def claim_due(connection: Connection, by: Claimant) -> Claimed | Pause | N
 
 
 async def claim_manual(connection: Connection, task_id: str, owner: str | None, by: Claimant) -> Claimed:
-    """Claim a slot of its own; raises NotFound."""
+    """Claim a slot of its own; raises NotFound, Conflict ``task_running``."""
     row = await connection.fetchrow(
-        "SELECT * FROM scheduled_tasks WHERE id = $1 AND ($2::text IS NULL OR conversation_id = $2)",
+        """SELECT * FROM scheduled_tasks WHERE id = $1 AND ($2::text IS NULL OR conversation_id = $2)
+        FOR NO KEY UPDATE""",
         task_id,
         owner,
     )
     if row is None:
         raise NotFound("Task not found or access denied.")
+    check_idle(row)
     claim = await _insert(connection, row, f"{MANUAL}{uuid4()}", 1, by)
     if claim is None:
         raise RuntimeError("a random slot was taken")
+    await connection.execute(
+        "UPDATE scheduled_tasks SET waits = $2 WHERE number = $1", row["number"], WAITS_FOR_MANUAL
+    )
     return task(row), task_run(claim)
 
 
@@ -122,15 +129,17 @@ async def give_back(connection: Connection, claim: Row) -> None:
         )
         return
     await connection.execute("DELETE FROM task_runs WHERE id = $1", claim["id"])
-    if claim["slot"].startswith(MANUAL):
-        return
+    manual = claim["slot"].startswith(MANUAL)
     await connection.execute(
-        "UPDATE scheduled_tasks SET waits = $2, revision = revision + 1 WHERE id = $1",
+        "UPDATE scheduled_tasks SET waits = $2, revision = revision + $3 WHERE id = $1",
         claim["task_id"],
         FREE,
+        0 if manual else 1,
     )
+    if manual:
+        return
     await connection.execute(
-        "UPDATE scheduled_tasks SET next_run = $2 WHERE id = $1 AND plan = $3",
+        "UPDATE scheduled_tasks SET next_run = $2, runs_begun = runs_begun - 1 WHERE id = $1 AND plan = $3",
         claim["task_id"],
         int(claim["slot"]),
         claim["plan"],
@@ -151,18 +160,20 @@ async def _claim(connection: Connection, row: Row, by: Claimant) -> Claimed | No
     slot = row["next_run"]
     decision = decide(schedule, row["catch_up"], slot, by.now, row["caught_up"])
     claim = await _insert(connection, row, str(slot), row["attempts"] + 1, by) if decision.run else None
+    begun = row["runs_begun"] + (claim is not None)
+    next_run = replace(task(row), runs_begun=begun).within_bounds(decision.next_slot)
     if claim is None:
-        ended = decision.next_slot is None
-        status = "completed" if ended else "active"
-        await _move_on(connection, row, next_run=decision.next_slot, status=status)
+        status = "completed" if next_run is None else "active"
+        await _move_on(connection, row, next_run=next_run, status=status)
         return None
     moved = await connection.fetchrow(
-        """UPDATE scheduled_tasks SET next_run = $2, caught_up = $3, waits = $4, revision = revision + 1
-        WHERE number = $1 RETURNING *""",
+        """UPDATE scheduled_tasks SET next_run = $2, caught_up = $3, waits = $4, runs_begun = $5,
+        revision = revision + 1 WHERE number = $1 RETURNING *""",
         row["number"],
-        decision.next_slot,
+        next_run,
         decision.caught_up,
         WAITS_FOR_SLOT,
+        begun,
     )
     return task(_there(moved)), task_run(claim)
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import anyio
 import anyio.lowlevel
 
 from shared.errors import Conflict, Duplicate, LeaseLost, NoConversation
-from shared.models import Page, Task, TaskRun, TaskRunState, TaskStatus
+from shared.models import Outbound, Page, Task, TaskRun, TaskRunState, TaskStatus
 from shared.store import rows, task_rows
 from shared.store.postgres import task_claims
 from shared.store.postgres.database import FOREIGN_KEY_VIOLATION, UNIQUE_VIOLATION, Database
@@ -22,7 +24,7 @@ from shared.store.postgres.transactions import PostgresTx
 from shared.store.rows import Row
 from shared.store.sql import conversations
 from shared.store.task_contract import TaskMetrics
-from shared.store.task_endings import Claimed, Outcome
+from shared.store.task_endings import COMPLETE, RUNNING_TASK, Claimed, Outcome, check_tree
 
 COUNTED: Final = 10_000
 """How many due tasks are counted at most."""
@@ -43,8 +45,9 @@ NEXT_DUE: Final = " UNION ALL ".join(
 )
 
 INSERT: Final = """INSERT INTO scheduled_tasks (id, conversation_id, prompt, schedule_type, schedule_value,
-        timezone, context_mode, catch_up, status, next_run, attempts, revision, created_at, updated_at)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)"""
+        timezone, context_mode, catch_up, status, next_run, attempts, revision, created_at, updated_at,
+        deliver, ends_at, max_runs, runs_begun, tree_id, depth)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20)"""
 # A changed schedule is a new plan: what is running now belongs to the old one. An edited task that waited for
 # its conversation is looked at afresh.
 REPLACE: Final = f"""UPDATE scheduled_tasks SET
@@ -53,6 +56,7 @@ REPLACE: Final = f"""UPDATE scheduled_tasks SET
         catch_up = $9, status = $10,
         caught_up = CASE WHEN next_run IS NOT DISTINCT FROM $11 THEN caught_up ELSE 0 END,
         next_run = $11, attempts = $12, served_slot = $13, updated_at = $14,
+        deliver = $15, ends_at = $16, max_runs = $17, runs_begun = $18,
         waits = CASE waits WHEN {task_rows.WAITS_FOR_CONVERSATION} THEN {task_rows.FREE} ELSE waits END,
         revision = revision + 1
     WHERE {OWNED} AND revision = $3 RETURNING number"""
@@ -65,8 +69,10 @@ class PostgresTasks:
         self._db = database
         self._runs = PostgresRuns(database)
 
-    async def add(self, task: Task, *, quota: int, own_conversation: bool = False) -> None:
-        """Store a task; raises Duplicate, NotFound (its conversation), Conflict ``task_quota``."""
+    async def add(
+        self, task: Task, *, quota: int, own_conversation: bool = False, by: str | None = None
+    ) -> None:
+        """Store a task; raises Duplicate, NotFound (its conversation), Conflict (quota, tree)."""
 
         async def work(connection: Connection) -> None:
             if own_conversation:
@@ -74,7 +80,7 @@ class PostgresTasks:
                     PostgresTx(connection), task.conversation_id, task.created_at, None, temporary=True
                 )
             await _keep_quota(connection, task.conversation_id, quota)
-            await _insert(connection, task)
+            await _insert(connection, task if by is None else await _in_tree(connection, task, by))
 
         await self._db.write(work)
 
@@ -125,15 +131,23 @@ class PostgresTasks:
                 task.attempts,
                 task.served_slot,
                 task.updated_at,
+                task.deliver,
+                task.ends_at,
+                task.max_runs,
+                task.runs_begun,
             )
             return row is not None
 
         return await self._db.write(work)
 
-    async def remove(self, task_id: str, *, owner: str | None) -> bool:
-        """Delete the task and its run log; False if it is not the owner's."""
+    async def remove(self, task_id: str, *, owner: str | None, by: str | None = None) -> bool:
+        """Delete the task and its run log; a run's own task is completed. False if it is not the owner's."""
 
         async def work(connection: Connection) -> bool:
+            own = None if by is None else await connection.fetchrow(RUNNING_TASK, by)
+            if own is not None and own["id"] == task_id:
+                await connection.execute(COMPLETE, task_id)
+                return True
             row = await connection.fetchrow(
                 f"DELETE FROM scheduled_tasks WHERE {OWNED} RETURNING conversation_id", task_id, owner
             )
@@ -197,16 +211,16 @@ class PostgresTasks:
         result: str | None,
         error: str | None,
         now: int,
-    ) -> None:
-        """Write the outcome into the claim's own row; raises LeaseLost."""
+    ) -> Sequence[Outbound]:
+        """Write the outcome into the claim's own row, with what people are told; raises LeaseLost."""
 
-        async def work(connection: Connection) -> None:
+        async def work(connection: Connection) -> Sequence[Outbound]:
             row = await _locked(connection, claim)
             if row is None:
                 raise LeaseLost(claim.id)
-            await end(connection, row, Outcome(state, result, error), now)
+            return await end(connection, row, Outcome(state, result, error), now)
 
-        await self._db.write_patiently(work)
+        return await self._db.write_patiently(work)
 
     async def runs(
         self, task_id: str, *, owner: str | None, limit: int, cursor: str | None
@@ -255,6 +269,17 @@ async def _owned(connection: Connection, task_id: str, owner: str | None) -> Row
     return await connection.fetchrow(f"SELECT * FROM scheduled_tasks WHERE {OWNED}", task_id, owner)
 
 
+async def _in_tree(connection: Connection, task: Task, by: str) -> Task:
+    """Return the task as a run that goes on in ``by`` may add it; raises Conflict ``task_tree``."""
+    maker = await connection.fetchrow(RUNNING_TASK, by)
+    if maker is None:
+        return task
+    root = maker["tree_id"] or maker["id"]
+    await lock(connection, "tree", root)
+    check_tree(maker["depth"], await connection.fetchval("SELECT task_tree_size($1)", root))
+    return replace(task, tree_id=root, depth=maker["depth"] + 1)
+
+
 async def _insert(connection: Connection, task: Task) -> None:
     try:
         await connection.execute(
@@ -273,6 +298,12 @@ async def _insert(connection: Connection, task: Task) -> None:
             task.revision,
             task.created_at,
             task.updated_at,
+            task.deliver,
+            task.ends_at,
+            task.max_runs,
+            task.runs_begun,
+            task.tree_id,
+            task.depth,
         )
     except Exception as error:
         if is_server_error(error, UNIQUE_VIOLATION):

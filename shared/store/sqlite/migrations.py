@@ -307,6 +307,22 @@ CANCELLING: Final = (
     "CREATE INDEX runs_to_cancel ON runs (lease_owner) WHERE state = 'running' AND cancel_asked = 1",
 )
 
+# Tasks with an end, with an answer for people, and the tree of those that a task's runs made.
+TASK_BOUNDS: Final = (
+    "ALTER TABLE scheduled_tasks ADD COLUMN deliver TEXT NOT NULL DEFAULT 'answer'",
+    "ALTER TABLE scheduled_tasks ADD COLUMN ends_at INTEGER",
+    "ALTER TABLE scheduled_tasks ADD COLUMN max_runs INTEGER",
+    "ALTER TABLE scheduled_tasks ADD COLUMN runs_begun INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE scheduled_tasks ADD COLUMN tree_id TEXT",
+    "ALTER TABLE scheduled_tasks ADD COLUMN depth INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE scheduled_tasks ADD COLUMN told_failing INTEGER NOT NULL DEFAULT 0",
+    "CREATE INDEX tasks_of_tree ON scheduled_tasks (tree_id) WHERE tree_id IS NOT NULL",
+    # Whoever deletes a task ends its run, whichever process it runs in.
+    """CREATE TRIGGER task_deleted BEFORE DELETE ON scheduled_tasks BEGIN
+        UPDATE runs SET cancel_asked = 1 WHERE state = 'running' AND id IN
+            (SELECT run_id FROM task_runs WHERE task_id = old.id AND state = 'running'); END""",
+)
+
 STEPS: Final[tuple[tuple[str, ...], ...]] = (
     FIRST,
     SECOND,
@@ -316,6 +332,7 @@ STEPS: Final[tuple[tuple[str, ...], ...]] = (
     SIXTH,
     CANCELLING,
     MESSAGES_THAT_STAND,
+    TASK_BOUNDS,
 )
 """Statements of each migration, oldest first. A landed one is never edited; a change is a new one."""
 

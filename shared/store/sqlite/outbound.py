@@ -30,23 +30,9 @@ class SqliteOutbound:
         patiently: bool = False,
     ) -> Outbound:
         """Store a message for ``conversation_id`` said by ``source_id``."""
-
-        def work(connection: sqlite3.Connection) -> Outbound:
-            message_id = new_id(MESSAGE)
-            try:
-                row = connection.execute(
-                    """INSERT INTO outbound_messages
-                    (id, conversation_id, source_id, text, sender, created_at)
-                    VALUES (?, ?, ?, ?, ?, ?) RETURNING *""",
-                    (message_id, conversation_id, source_id, text, sender, now),
-                ).fetchone()
-            except sqlite3.IntegrityError as error:
-                raise NoConversation(conversation_id) from error
-            # In the same transaction, whichever process speaks: no message that chats never hear of.
-            _fan_out(connection, conversation_id, f"{SAID}{message_id}", text, now)
-            return rows.outbound(row)
-
-        return await self._db.write(work)
+        return await self._db.write(
+            lambda connection: insert(connection, source_id, conversation_id, text, sender, now)
+        )
 
     async def last_seq(self, source_id: str) -> int:
         """Return the seq of the newest message ``source_id`` said, 0 if none."""
@@ -83,6 +69,24 @@ class SqliteOutbound:
             )
 
         await self._db.write(work)
+
+
+def insert(
+    connection: sqlite3.Connection, source_id: str, conversation_id: str, text: str, sender: str, now: int
+) -> Outbound:
+    """Store a message inside a transaction; raises NoConversation."""
+    message_id = new_id(MESSAGE)
+    try:
+        row = connection.execute(
+            """INSERT INTO outbound_messages (id, conversation_id, source_id, text, sender, created_at)
+            VALUES (?, ?, ?, ?, ?, ?) RETURNING *""",
+            (message_id, conversation_id, source_id, text, sender, now),
+        ).fetchone()
+    except sqlite3.IntegrityError as error:
+        raise NoConversation(conversation_id) from error
+    # In the same transaction, whichever process speaks: no message that chats never hear of.
+    _fan_out(connection, conversation_id, f"{SAID}{message_id}", text, now)
+    return rows.outbound(row)
 
 
 def _fan_out(connection: sqlite3.Connection, conversation_id: str, source: str, text: str, now: int) -> None:

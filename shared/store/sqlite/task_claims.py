@@ -8,7 +8,7 @@ neither on the number of tasks nor on how many must wait.
 from __future__ import annotations
 
 import sqlite3
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 from typing import Final
 from uuid import uuid4
@@ -27,7 +27,9 @@ from shared.store.task_rows import (
     FREE,
     MANUAL,
     WAITS_FOR_CONVERSATION,
+    WAITS_FOR_MANUAL,
     WAITS_FOR_SLOT,
+    check_idle,
     task,
     task_run,
 )
@@ -86,16 +88,20 @@ def claim_due(connection: sqlite3.Connection, by: Claimant) -> Claimed | Pause |
 
 
 def claim_manual(connection: sqlite3.Connection, task_id: str, owner: str | None, by: Claimant) -> Claimed:
-    """Claim a slot of its own; raises NotFound."""
+    """Claim a slot of its own; raises NotFound, Conflict ``task_running``."""
     row = connection.execute(
         "SELECT * FROM scheduled_tasks WHERE id = ?1 AND (?2 IS NULL OR conversation_id = ?2)",
         (task_id, owner),
     ).fetchone()
     if row is None:
         raise NotFound("Task not found or access denied.")
+    check_idle(row)
     claim = _insert(connection, row, f"{MANUAL}{uuid4()}", 1, by)
     if claim is None:
         raise RuntimeError("a random slot was taken")
+    connection.execute(
+        "UPDATE scheduled_tasks SET waits = ? WHERE number = ?", (WAITS_FOR_MANUAL, row["number"])
+    )
     return task(row), task_run(claim)
 
 
@@ -121,14 +127,15 @@ def give_back(connection: sqlite3.Connection, claim: sqlite3.Row) -> None:
         )
         return
     connection.execute("DELETE FROM task_runs WHERE id = ?", (claim["id"],))
-    if claim["slot"].startswith(MANUAL):
+    manual = claim["slot"].startswith(MANUAL)
+    connection.execute(
+        "UPDATE scheduled_tasks SET waits = ?, revision = revision + ? WHERE id = ?",
+        (FREE, 0 if manual else 1, claim["task_id"]),
+    )
+    if manual:
         return
     connection.execute(
-        "UPDATE scheduled_tasks SET waits = ?, revision = revision + 1 WHERE id = ?",
-        (FREE, claim["task_id"]),
-    )
-    connection.execute(
-        "UPDATE scheduled_tasks SET next_run = ? WHERE id = ? AND plan = ?",
+        "UPDATE scheduled_tasks SET next_run = ?, runs_begun = runs_begun - 1 WHERE id = ? AND plan = ?",
         (int(claim["slot"]), claim["task_id"], claim["plan"]),
     )
 
@@ -147,14 +154,15 @@ def _claim(connection: sqlite3.Connection, row: sqlite3.Row, by: Claimant) -> Cl
     slot = row["next_run"]
     decision = decide(schedule, row["catch_up"], slot, by.now, row["caught_up"])
     claim = _insert(connection, row, str(slot), row["attempts"] + 1, by) if decision.run else None
+    begun = row["runs_begun"] + (claim is not None)
+    next_run = replace(task(row), runs_begun=begun).within_bounds(decision.next_slot)
     if claim is None:
-        ended = decision.next_slot is None
-        _move_on(connection, row, next_run=decision.next_slot, status="completed" if ended else "active")
+        _move_on(connection, row, next_run=next_run, status="completed" if next_run is None else "active")
         return None
     moved = connection.execute(
-        """UPDATE scheduled_tasks SET next_run = ?, caught_up = ?, waits = ?, revision = revision + 1
-        WHERE number = ? RETURNING *""",
-        (decision.next_slot, decision.caught_up, WAITS_FOR_SLOT, row["number"]),
+        """UPDATE scheduled_tasks SET next_run = ?, caught_up = ?, waits = ?, runs_begun = ?,
+        revision = revision + 1 WHERE number = ? RETURNING *""",
+        (next_run, decision.caught_up, WAITS_FOR_SLOT, begun, row["number"]),
     ).fetchone()
     return task(moved), task_run(claim)
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sqlite3
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from typing import Any, Final
 
 import anyio.lowlevel
 
 from shared.errors import Conflict, Duplicate, LeaseLost, NoConversation
-from shared.models import Page, Task, TaskRun, TaskRunState, TaskStatus
+from shared.models import Outbound, Page, Task, TaskRun, TaskRunState, TaskStatus
 from shared.store import rows, task_rows
 from shared.store.sql import conversations
 from shared.store.sqlite import task_claims
@@ -20,7 +21,14 @@ from shared.store.sqlite.task_claims import Claimant, Pause
 from shared.store.sqlite.task_outcomes import end
 from shared.store.sqlite.transactions import SqliteTx, drive
 from shared.store.task_contract import TaskMetrics
-from shared.store.task_endings import Claimed, Outcome
+from shared.store.task_endings import (
+    COMPLETE,
+    RUNNING_TASK,
+    TREE_SIZE,
+    Claimed,
+    Outcome,
+    check_tree,
+)
 
 COUNTED: Final = 10_000
 """How many due tasks are counted at most."""
@@ -34,9 +42,11 @@ EARLIEST: Final = """SELECT min(next_run) FROM scheduled_tasks
 WAITING: Final = (task_rows.FREE, task_rows.WAITS_FOR_CONVERSATION)
 
 INSERT: Final = """INSERT INTO scheduled_tasks (id, conversation_id, prompt, schedule_type, schedule_value,
-        timezone, context_mode, catch_up, status, next_run, attempts, revision, created_at, updated_at)
+        timezone, context_mode, catch_up, status, next_run, attempts, revision, created_at, updated_at,
+        deliver, ends_at, max_runs, runs_begun, tree_id, depth)
     VALUES (:id, :conversation_id, :prompt, :schedule_type, :schedule_value, :timezone, :context_mode,
-        :catch_up, :status, :next_run, :attempts, :revision, :created_at, :updated_at)"""
+        :catch_up, :status, :next_run, :attempts, :revision, :created_at, :updated_at,
+        :deliver, :ends_at, :max_runs, :runs_begun, :tree_id, :depth)"""
 # A changed schedule is a new plan: what is running now belongs to the old one. An edited task that waited for
 # its conversation is looked at afresh.
 REPLACE: Final = f"""UPDATE scheduled_tasks SET
@@ -46,6 +56,7 @@ REPLACE: Final = f"""UPDATE scheduled_tasks SET
         timezone = :timezone, context_mode = :context_mode, catch_up = :catch_up, status = :status,
         caught_up = CASE WHEN next_run IS :next_run THEN caught_up ELSE 0 END,
         next_run = :next_run, attempts = :attempts, served_slot = :served_slot, updated_at = :updated_at,
+        deliver = :deliver, ends_at = :ends_at, max_runs = :max_runs, runs_begun = :runs_begun,
         waits = CASE waits WHEN {task_rows.WAITS_FOR_CONVERSATION} THEN {task_rows.FREE} ELSE waits END,
         revision = revision + 1
     WHERE id = :id AND revision = :expected AND {OWNED}"""
@@ -58,8 +69,10 @@ class SqliteTasks:
         self._db = database
         self._runs = SqliteRuns(database)
 
-    async def add(self, task: Task, *, quota: int, own_conversation: bool = False) -> None:
-        """Store a task; raises Duplicate, NotFound (its conversation), Conflict ``task_quota``."""
+    async def add(
+        self, task: Task, *, quota: int, own_conversation: bool = False, by: str | None = None
+    ) -> None:
+        """Store a task; raises Duplicate, NotFound (its conversation), Conflict (quota, tree)."""
 
         def work(connection: sqlite3.Connection) -> None:
             if own_conversation:
@@ -69,7 +82,7 @@ class SqliteTasks:
                     )
                 )
             _keep_quota(connection, task.conversation_id, quota)
-            _insert(connection, task)
+            _insert(connection, task if by is None else _in_tree(connection, task, by))
 
         await self._db.write(work)
 
@@ -105,13 +118,17 @@ class SqliteTasks:
         values = asdict(task) | {"owner": owner, "expected": expected_revision}
         return await self._db.write(lambda connection: connection.execute(REPLACE, values).rowcount == 1)
 
-    async def remove(self, task_id: str, *, owner: str | None) -> bool:
-        """Delete the task and its run log; False if it is not the owner's."""
+    async def remove(self, task_id: str, *, owner: str | None, by: str | None = None) -> bool:
+        """Delete the task and its run log; a run's own task is completed. False if it is not the owner's."""
 
         def work(connection: sqlite3.Connection) -> bool:
             row = _owned(connection, task_id, owner)
             if row is None:
                 return False
+            own = _running_task(connection, by)
+            if own is not None and own["id"] == task_id:
+                connection.execute(COMPLETE, {"1": task_id})
+                return True
             connection.execute("DELETE FROM scheduled_tasks WHERE number = ?", (row["number"],))
             _remove_own_conversation(connection, row["conversation_id"])
             return True
@@ -169,16 +186,16 @@ class SqliteTasks:
         result: str | None,
         error: str | None,
         now: int,
-    ) -> None:
-        """Write the outcome into the claim's own row; raises LeaseLost."""
+    ) -> Sequence[Outbound]:
+        """Write the outcome into the claim's own row, with what people are told; raises LeaseLost."""
 
-        def work(connection: sqlite3.Connection) -> None:
+        def work(connection: sqlite3.Connection) -> Sequence[Outbound]:
             row = connection.execute(f"SELECT * FROM task_runs WHERE {HELD}", _holder(claim)).fetchone()
             if row is None:
                 raise LeaseLost(claim.id)
-            end(connection, row, Outcome(state, result, error), now)
+            return end(connection, row, Outcome(state, result, error), now)
 
-        await self._db.write(work)
+        return await self._db.write(work)
 
     async def runs(
         self, task_id: str, *, owner: str | None, limit: int, cursor: str | None
@@ -226,6 +243,21 @@ def _owned(connection: sqlite3.Connection, task_id: str, owner: str | None) -> s
         f"SELECT * FROM scheduled_tasks WHERE id = :id AND {OWNED}", {"id": task_id, "owner": owner}
     ).fetchone()
     return row
+
+
+def _running_task(connection: sqlite3.Connection, conversation_id: str | None) -> sqlite3.Row | None:
+    row: sqlite3.Row | None = connection.execute(RUNNING_TASK, {"1": conversation_id}).fetchone()
+    return row
+
+
+def _in_tree(connection: sqlite3.Connection, task: Task, by: str) -> Task:
+    """Return the task as a run that goes on in ``by`` may add it; raises Conflict ``task_tree``."""
+    maker = _running_task(connection, by)
+    if maker is None:
+        return task
+    root = maker["tree_id"] or maker["id"]
+    check_tree(maker["depth"], connection.execute(TREE_SIZE, {"1": root}).fetchone()[0])
+    return replace(task, tree_id=root, depth=maker["depth"] + 1)
 
 
 def _insert(connection: sqlite3.Connection, task: Task) -> None:

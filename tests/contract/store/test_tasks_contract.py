@@ -544,9 +544,252 @@ async def test_a_paused_task_can_be_run_by_hand_as_often_as_wanted(home: Store) 
     for _ in range(3):
         _, run = await home.tasks.claim_manual("task-1", owner=None, host="a", now=T0, lease_ms=LEASE)
         slots.add(run.slot)
+        await finish(home, run)
 
     assert len(slots) == 3
     assert len(await log(home)) == 3
+
+
+async def test_a_task_never_overlaps_itself_by_hand_either(home: Store) -> None:
+    await add(home, a_task())
+    _, manual = await home.tasks.claim_manual("task-1", owner=None, host="a", now=T0, lease_ms=LEASE)
+
+    with pytest.raises(Conflict, match="never overlaps itself") as refused:
+        await home.tasks.claim_manual("task-1", owner=None, host="b", now=T0, lease_ms=LEASE)
+
+    assert refused.value.code == "task_running"
+    assert await nothing_due(home)
+    await finish(home, manual)
+    _, scheduled = await claim(home)
+    with pytest.raises(Conflict):
+        await home.tasks.claim_manual("task-1", owner=None, host="b", now=T0, lease_ms=LEASE)
+    await finish(home, scheduled)
+    await home.tasks.claim_manual("task-1", owner=None, host="b", now=T0, lease_ms=LEASE)
+
+
+async def test_a_manual_run_whose_host_died_frees_its_task(home: Store) -> None:
+    await add(home, a_task(next_run=T0 + MINUTE))
+    await home.tasks.claim_manual("task-1", owner=None, host="a", now=T0, lease_ms=DEAD)
+
+    assert await nothing_due(home)
+
+    await home.tasks.claim_manual("task-1", owner=None, host="b", now=T0, lease_ms=LEASE)
+
+
+# Ends
+
+
+@pytest.mark.parametrize("bounds", [{"ends_at": T0 + 2 * MINUTE}, {"max_runs": 3}])
+async def test_a_task_completes_with_its_last_run_and_is_kept(home: Store, bounds: dict[str, Any]) -> None:
+    await add(home, a_task(**bounds))
+    for number in range(3):
+        task, run = await claim(home, T0 + number * MINUTE)
+        assert (await stored(home)).status is TaskStatus.ACTIVE
+        await finish(home, run, now=T0 + number * MINUTE)
+
+    assert task.next_run is None
+    after = await stored(home)
+    assert (after.status, after.next_run, after.runs_begun) == (TaskStatus.COMPLETED, None, 3)
+    assert await nothing_due(home, T0 + 60 * MINUTE)
+    assert len(await log(home)) == 3
+
+
+async def test_a_claim_given_back_is_no_run(home: Store) -> None:
+    await add(home, a_task(max_runs=1))
+    _, run = await claim(home)
+
+    await home.tasks.release(run)
+
+    assert await stored(home) == replace(a_task(max_runs=1), revision=2)
+    await claim(home)
+
+
+async def test_missed_slots_behind_the_end_complete_a_task(home: Store) -> None:
+    await add(home, a_task(catch_up="skip", ends_at=T0 + 5 * MINUTE))
+
+    assert await nothing_due(home, T0 + 60 * MINUTE)
+    assert (await stored(home)).status is TaskStatus.COMPLETED
+
+
+async def test_a_once_task_is_not_tried_again_behind_its_end(home: Store) -> None:
+    await add(home, a_once(ends_at=T0 + SECOND))
+    _, run = await claim(home)
+
+    await finish(home, run, TaskRunState.ERROR)
+
+    assert (await stored(home)).status is TaskStatus.FAILED
+
+
+# What people hear
+
+
+async def told(store: Store, source: str = HOME) -> list[str]:
+    return [said.text for said in await store.outbound.said_by(source, after=0)]
+
+
+async def ended(
+    store: Store,
+    number: int = 0,
+    state: TaskRunState = TaskRunState.SUCCESS,
+    result: str = "The sky is blue.",
+) -> list[str]:
+    """Run the next slot in its own conversation and return what people were told by its end."""
+    now = T0 + number * MINUTE
+    _, run = await claim(store, now)
+    await store.tasks.attach(run, f"run-{number}", f"conv-{number}")
+    error = None if state is TaskRunState.SUCCESS else "The model is away"
+    said = await store.tasks.finish(run, state=state, result=result, error=error, now=now)
+    assert [message.text for message in said] == await told(store, f"conv-{number}")
+    assert {message.conversation_id for message in said} <= {HOME}
+    return [message.text for message in said]
+
+
+async def test_the_answer_of_a_run_is_told_to_the_tasks_conversation(home: Store) -> None:
+    await add(home, a_task())
+
+    assert await ended(home, result="  The sky is blue.\n") == ["The sky is blue."]
+
+
+@pytest.mark.parametrize("quiet", ["", "  ", "HEARTBEAT_OK", "**HEARTBEAT_OK**.", " HEARTBEAT_OK\n"])
+async def test_an_answer_that_is_for_nobody_is_not_told(home: Store, quiet: str) -> None:
+    await add(home, a_task())
+
+    assert await ended(home, result=quiet) == []
+
+
+async def test_a_task_that_delivers_none_tells_no_answer(home: Store) -> None:
+    await add(home, a_task(deliver="none"))
+
+    assert await ended(home) == []
+
+
+async def test_what_the_run_said_already_is_not_said_twice(home: Store) -> None:
+    await add(home, a_task())
+    _, run = await claim(home)
+    await home.tasks.attach(run, "run-1", "conv-1")
+    await home.outbound.add("conv-1", HOME, "Blue. ", "assistant", T0)
+
+    assert await home.tasks.finish(run, state=TaskRunState.SUCCESS, result="Blue.", error=None, now=T0) == []
+    assert await ended(home, 2, result="Blue.") == ["Blue."]
+
+
+async def test_a_failure_is_told_once_and_again_when_it_works(home: Store) -> None:
+    await add(home, a_task())
+
+    (failure,) = await ended(home, 0, TaskRunState.ERROR)
+    assert failure.startswith("⚠️ The scheduled task “Look around” failed: The model is away.")
+    assert await ended(home, 1, TaskRunState.TIMEOUT) == []
+    assert await ended(home, 2) == ["The scheduled task “Look around” works again.", "The sky is blue."]
+    assert await ended(home, 3) == ["The sky is blue."]
+
+
+@pytest.mark.parametrize("state", [TaskRunState.CANCELLED, TaskRunState.PAUSED])
+async def test_what_people_know_already_is_no_failure_to_tell(home: Store, state: TaskRunState) -> None:
+    await add(home, a_task())
+
+    assert await ended(home, 0, state) == []
+
+
+async def test_the_answer_of_a_run_whose_host_died_behind_it_is_told_once(home: Store) -> None:
+    await add(home, a_task(context_mode="group"))
+    _, run = await claim(home)
+    await home.tasks.attach(run, "run-1", HOME)
+    lease = await home.runs.begin(a_run())
+    await home.runs.finish(lease, run_end(RunState.SUCCESS, "Blue."), [], [], T0)
+    await home.tasks.renew_claim(run, DEAD)
+
+    assert await nothing_due(home)
+    assert await nothing_due(home)
+
+    assert await told(home) == ["Blue."]
+
+
+# What a task's run may add and end
+
+
+async def in_a_run(store: Store, task_id: str) -> str:
+    """Begin a run of the task, and return the conversation that it is in."""
+    _, run = await store.tasks.claim_manual(task_id, owner=None, host="a", now=T0, lease_ms=LEASE)
+    conversation = f"conv-of-{task_id}"
+    await store.tasks.attach(run, f"run-of-{task_id}", conversation)
+    await store.runs.begin(
+        replace(a_run(f"run-of-{task_id}", conversation), create=True, temporary=True, parent_id=HOME)
+    )
+    return conversation
+
+
+async def test_a_tasks_runs_grow_no_tree_of_more_than_ten(home: Store) -> None:
+    await add(home, a_task("root"))
+    by = await in_a_run(home, "root")
+    for number in range(9):
+        await home.tasks.add(a_task(f"child-{number}"), quota=100, by=by)
+
+    with pytest.raises(Conflict, match="the limit") as refused:
+        await home.tasks.add(a_task("child-9"), quota=100, by=by)
+
+    assert refused.value.code == "task_tree"
+    assert (await stored(home, "child-0")).tree_id == "root"
+    other = await in_a_run(home, "child-0")
+    with pytest.raises(Conflict):
+        await home.tasks.add(a_task("grandchild"), quota=100, by=other)
+    await home.tasks.remove("child-1", owner=HOME)
+    await home.tasks.add(a_task("grandchild"), quota=100, by=other)
+    assert (await stored(home, "grandchild")).depth == 2
+
+
+async def test_a_tasks_runs_grow_no_tree_deeper_than_two(home: Store) -> None:
+    await add(home, a_task("0"))
+    for depth in (1, 2):
+        by = await in_a_run(home, str(depth - 1))
+        await home.tasks.add(a_task(str(depth)), quota=100, by=by)
+
+    by = await in_a_run(home, "2")
+    with pytest.raises(Conflict, match="may not make more") as refused:
+        await home.tasks.add(a_task("3"), quota=100, by=by)
+
+    assert refused.value.code == "task_tree"
+
+
+async def test_a_group_tasks_run_is_bounded_while_it_runs(home: Store) -> None:
+    await add(home, a_task("root", context_mode="group"))
+    _, run = await claim(home)
+    await home.tasks.attach(run, "run-1", HOME)
+    lease = await home.runs.begin(a_run())
+    await home.tasks.add(a_task("child"), quota=100, by=HOME)
+    await home.runs.finish(lease, run_end(RunState.SUCCESS, "Blue."), [], [], T0)
+
+    await home.tasks.add(a_task("a-persons"), quota=100, by=HOME)
+
+    assert ((await stored(home, "child")).depth, (await stored(home, "a-persons")).depth) == (1, 0)
+
+
+async def test_a_task_that_is_deleted_has_its_run_cancelled(home: Store) -> None:
+    await add(home, a_task(), a_task("other"))
+    await in_a_run(home, "task-1")
+    await in_a_run(home, "other")
+
+    await home.tasks.remove("task-1", owner=HOME)
+
+    assert await home.runs.cancels_asked("a") == ["run-of-task-1"]
+
+
+async def test_a_task_that_its_own_run_cancels_is_completed(home: Store) -> None:
+    await add(home, a_task())
+    _, run = await claim(home)
+    await home.tasks.attach(run, "run-1", HOME)
+    await home.runs.begin(a_run())
+
+    assert await home.tasks.remove("task-1", owner=HOME, by=HOME)
+
+    assert await home.runs.cancels_asked("a") == []
+    await finish(home, run)
+    after = await stored(home)
+    assert (after.status, after.next_run, after.last_state) == (
+        TaskStatus.COMPLETED,
+        None,
+        TaskRunState.SUCCESS,
+    )
+    assert await told(home) == ["done"]
 
 
 # Leases, fences, takeovers
