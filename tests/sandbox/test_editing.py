@@ -27,7 +27,7 @@ Ask = Callable[..., str]
 @contextmanager
 def workspace() -> Iterator[tuple[Path, Ask]]:
     """A directory, and the file tools in this process on it; an error stands behind ``refused:``."""
-    with TemporaryDirectory() as name:
+    with TemporaryDirectory(dir="/dev/shm") as name:
 
         def ask(tool: str, **arguments: Any) -> str:
             answer = filework.answer({"tool": tool, "arguments": arguments}, Roots([RootPath(name, True)]))

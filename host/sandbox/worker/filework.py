@@ -4,16 +4,33 @@ from __future__ import annotations
 
 import contextlib
 import select
+from collections.abc import Callable
+from typing import Final
 
-from . import bounds, confine, files, namespaces, privileges, survey
+from . import bounds, confine, namespaces, privileges
 from .config import Config, Place
+from .formats import Answer
 from .frames import Channel, Closed, Frame
+from .listing import list_dir, remove_folder
 from .names import Refused, explain
 from .paths import Roots, root_paths
 from .private_root import PrivateRoot
+from .reading import read_file, read_text
+from .survey import survey
+from .writing import append_file, edit_file, save_file, write_file
 
 OFFERING = {"read_file", "edit_file", "list_dir"}  # the host's own reads expect what may be absent
-TOOLS = {**files.TOOLS, "survey": survey.survey}
+TOOLS: Final[dict[str, Callable[[Roots, Answer], Answer]]] = {
+    "read_file": read_file,
+    "read_text": read_text,
+    "save_file": save_file,
+    "write_file": write_file,
+    "edit_file": edit_file,
+    "append_file": append_file,
+    "list_dir": list_dir,
+    "remove_folder": remove_folder,
+    "survey": survey,
+}
 
 
 def serve(channel: Channel, host: Channel, config: Config, place: Place, supervisor: int, locks: int) -> None:
@@ -48,7 +65,7 @@ def needs_namespaces(config: Config) -> bool:
 
 
 def answer(request: Frame, roots: Roots) -> Frame:
-    """Run one tool within its bounds; a fault of any kind is a sentence."""
+    """Run one tool (``TOOLS``: its schema's arguments) within bounds; a fault of any kind is a sentence."""
     tool, arguments = request["tool"], request["arguments"]
     path = arguments.get("path") or "."
     bounds.begin()
@@ -56,11 +73,10 @@ def answer(request: Frame, roots: Roots) -> Frame:
         with roots:
             try:
                 return {"ok": TOOLS[tool](roots, arguments)}
-            except Refused as refusal:
-                missing = tool in OFFERING and isinstance(refusal.__cause__, FileNotFoundError)
-                return {"error": f"{refusal}{roots.offer(path) if missing else ''}"}
-    except OSError as error:
-        return {"error": explain(path, error)}
+            except (Refused, OSError) as error:
+                sentence = str(error) if isinstance(error, Refused) else explain(path, error)
+                missing = tool in OFFERING and FileNotFoundError in (type(error), type(error.__cause__))
+                return {"error": sentence + (roots.offer(path) if missing else "")}
     except bounds.TooLong:
         return {"error": "stopped: it took too long; nothing was changed"}
     except MemoryError:

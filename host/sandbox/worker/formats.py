@@ -1,12 +1,16 @@
-"""What the bytes of a file are: text in one of a few encodings, or something else that has a name."""
+"""What a file is: an ordinary one of a single name or not, text in a few encodings or something else."""
 
 from __future__ import annotations
 
 import codecs
 import contextlib
-from typing import Final
+import os
+import stat
+from typing import Any, Final
 
-from .names import Refused
+from .names import Refused, quoted
+
+Answer = dict[str, Any]
 
 SNIFF: Final = 8192
 """Bytes at the beginning of a file that tell."""
@@ -72,3 +76,21 @@ def decoded(path: str, data: bytes) -> str:
 def encoded(text: str, name: str) -> bytes:
     """Return the bytes of a text that ``decoded`` gave, changed or not."""
     return text.encode(name, _LOSSLESS[name == "utf-8"])
+
+
+def kind_of(mode: int) -> str:
+    if stat.S_ISLNK(mode):
+        return "link"
+    if stat.S_ISFIFO(mode):
+        return "fifo"
+    return "socket" if stat.S_ISSOCK(mode) else "device"
+
+
+def require_plain(path: str, status: os.stat_result, *, hard_links: bool = False) -> None:
+    """Refuse what is no ordinary file, and hard links unless welcome: their other name may lie outside."""
+    if stat.S_ISDIR(status.st_mode):
+        raise Refused(f"{quoted(path)} is a directory")
+    if not stat.S_ISREG(status.st_mode):
+        raise Refused(f"{quoted(path)} is not a regular file ({kind_of(status.st_mode)})")
+    if status.st_nlink > 1 and not hard_links:
+        raise Refused(f"{quoted(path)} has several hard links, one of which may lie outside the workspace")

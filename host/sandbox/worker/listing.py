@@ -8,9 +8,9 @@ import stat
 from typing import Final
 
 from . import bounds
+from .formats import Answer, kind_of
 from .names import Refused, quoted
 from .paths import Roots
-from .plain_files import Answer, kind_of
 
 LIST_ENTRIES: Final = 500
 LIST_ENTRIES_MAX: Final = 5000

@@ -6,8 +6,8 @@ import os
 from collections.abc import Callable
 from typing import Final
 
+from .formats import Answer
 from .names import Refused
-from .plain_files import Answer
 
 READ_LINES: Final = 2000  # lines, unless asked otherwise
 READ_BYTES: Final = 50_000  # bytes of text in one answer

@@ -9,11 +9,10 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Final
 
-from .formats import SNIFF, WHOLE_BYTES, binary_name, encoding
+from .formats import SNIFF, WHOLE_BYTES, Answer, binary_name, encoding, require_plain
 from .names import quoted
 from .paging import page, read_at
 from .paths import Roots, is_device
-from .plain_files import Answer, require_plain
 
 IMAGE_BYTES: Final = 3_750_000  # the model's limit of 5 MB, in base64
 _DEVICE_BYTES: Final = 4096

@@ -17,9 +17,9 @@ import time
 from collections.abc import Iterator
 from typing import Any, Final
 
+from .formats import require_plain
 from .names import Refused, explain
 from .paths import Roots
-from .plain_files import require_plain
 
 Answer = dict[str, Any]
 

@@ -15,10 +15,9 @@ from typing import Final
 
 from . import bounds, syscalls
 from .editing import edit
-from .formats import SNIFF, WHOLE_BYTES, binary_name, decoded, encoded, encoding
+from .formats import SNIFF, WHOLE_BYTES, Answer, binary_name, decoded, encoded, encoding, require_plain
 from .names import Refused, explain, new_name, quoted
 from .paths import Location, Roots, is_device
-from .plain_files import Answer, require_plain
 
 _ATTEMPTS: Final = 10
 
@@ -37,7 +36,7 @@ def write_file(roots: Roots, arguments: Answer) -> Answer:
         if existing is not None and not arguments.get("overwrite"):
             raise Refused(f"{quoted(path)} already exists; pass overwrite=true to replace it")
         note = "" if existing is not None else new_name(location.directory, location.name)
-        note += _replace(location, path, content, existing)
+        note += _replace(location, content, existing)
     verb = "wrote" if existing is None else "replaced"
     return {"text": f"ok: {verb} {quoted(path)} ({len(content)} bytes){note}"}
 
@@ -46,7 +45,7 @@ def save_file(roots: Roots, arguments: Answer) -> Answer:
     """Write bytes that the host brings (base64), for instance a file that somebody sent."""
     path, content = arguments["path"], base64.b64decode(arguments["data"])
     with roots.parent(path, make=True) as location:
-        note = _replace(location, path, content, _existing(location, path))
+        note = _replace(location, content, _existing(location, path))
     return {"text": f"ok: saved {quoted(path)} ({len(content)} bytes){note}"}
 
 
@@ -70,45 +69,37 @@ def _existing(location: Location, path: str) -> os.stat_result | None:
 
 def _replace(
     location: Location,
-    path: str,
     content: bytes,
     existing: os.stat_result | None,
     unless: Callable[[], bool] = lambda: False,
 ) -> str:
     """Write beside the target, make it durable, and put it in place; an existing file's mode is kept.
 
-    Returns what is to be added to the answer. Raises ``Refused``, and ``Overtaken`` if ``unless`` says so at
+    Returns what is to be added to the answer. Raises ``OSError``, and ``Overtaken`` if ``unless`` says so at
     the last moment.
     """
     temporary = f".{os.urandom(8).hex()}.tmp"
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(temporary, flags, 0o644, dir_fd=location.directory)
     try:
-        descriptor = os.open(temporary, flags, 0o644, dir_fd=location.directory)
-        try:
-            with open(descriptor, "wb", closefd=True) as file:
-                if existing is not None:
-                    os.fchmod(file.fileno(), stat.S_IMODE(existing.st_mode) & 0o777)
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            if unless():
-                raise Overtaken
-            _put_in_place(location, temporary, replace=existing is not None)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary, dir_fd=location.directory)
-            raise
-    except OSError as error:
-        raise Refused(explain(path, error)) from error
+        with open(descriptor, "wb", closefd=True) as file:
+            if existing is not None:
+                os.fchmod(file.fileno(), stat.S_IMODE(existing.st_mode) & 0o777)
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        if unless():
+            raise Overtaken
+        bounds.end()
+        if existing is None:
+            syscalls.rename_no_replace(location.directory, temporary, location.name)
+        else:
+            os.rename(temporary, location.name, src_dir_fd=location.directory, dst_dir_fd=location.directory)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary, dir_fd=location.directory)
+        raise
     return _kept(location.directory)
-
-
-def _put_in_place(location: Location, temporary: str, *, replace: bool) -> None:
-    bounds.end()
-    if replace:
-        os.rename(temporary, location.name, src_dir_fd=location.directory, dst_dir_fd=location.directory)
-    else:
-        syscalls.rename_no_replace(location.directory, temporary, location.name)
 
 
 def _kept(descriptor: int) -> str:
@@ -147,16 +138,13 @@ def _edit(location: Location, path: str, arguments: Answer) -> Answer:
     content = encoded(after, encoding(before))
     if len(content) > WHOLE_BYTES:
         raise Refused(f"{called} would become too large ({len(content)} bytes, the limit is {WHOLE_BYTES})")
-    note = _replace(location, path, content, existing, lambda: _whole(location, path)[0] != before)
+    note = _replace(location, content, existing, lambda: _whole(location, path)[0] != before)
     return {"text": f"ok: replaced {count} occurrence{'s'[: count > 1]} in {called}{note}\n{diff}"}
 
 
 def _whole(location: Location, path: str) -> tuple[bytes, os.stat_result]:
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    try:
-        descriptor = os.open(location.name, flags, dir_fd=location.directory)
-    except OSError as error:
-        raise Refused(explain(path, error)) from error
+    descriptor = os.open(location.name, flags, dir_fd=location.directory)
     with open(descriptor, "rb", closefd=True, buffering=0) as file:
         status = os.fstat(descriptor)
         require_plain(path, status)
@@ -182,10 +170,7 @@ def append_file(roots: Roots, arguments: Answer) -> Answer:
         is_there = _existing(location, path) is not None
         note = "" if is_there else new_name(location.directory, location.name)
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        try:
-            descriptor = os.open(location.name, flags, 0o644, dir_fd=location.directory)
-        except OSError as error:
-            raise Refused(explain(path, error)) from error
+        descriptor = os.open(location.name, flags, 0o644, dir_fd=location.directory)
         with open(descriptor, "ab", closefd=True, buffering=0) as file:
             require_plain(path, os.fstat(descriptor))
             data = _in_the_manner_of(location, content)
