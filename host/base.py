@@ -50,7 +50,7 @@ async def open_base(settings: Settings, owner: str, stop: Callable[[str], None])
     redactor = Redactor(settings.secret_values())
     async with AsyncExitStack() as stack:
         telemetry = await stack.enter_async_context(open_telemetry(settings, redactor))
-        models = ModelAccess(settings, telemetry.model)
+        models = ModelAccess(settings, telemetry.model, redactor.text)
         stack.push_async_callback(models.aclose)
         await _start_model_process(models)
         make_volumes(settings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -17,7 +18,10 @@ class Compaction:
     Messages up to ``through_seq`` (0: none) are replaced by ``text``; ``first_seq`` is the first of those
     that this compaction replaced. Of the rest, tool results and images up to ``cut_through_seq`` are cut to
     ``cut_chars`` characters, and thinking up to ``thinking_through_seq`` is left out: its signature no longer
-    fits what stands before it. ``kind``: ``cut`` replaced no message, ``summary`` has a summary that
+    fits what stands before it. ``left_out`` are kinds of blocks that the model's API refused
+    (``host.agent.mending``), and up to which message a line of text stands for them.
+
+    ``kind``: ``cut`` replaced no message, ``summary`` has a summary that
     ``model`` made for ``usage``, ``dropped`` only a note, because no summary could be made. ``number`` counts
     the conversation's compactions from 1; ``archived``: what was replaced is in the workspace's archive.
     Of the replaced messages the one at ``message_seq`` (0: none) still stands, with at most ``message_chars``
@@ -31,6 +35,7 @@ class Compaction:
     cut_through_seq: int = 0
     cut_chars: int = 0
     thinking_through_seq: int = 0
+    left_out: Mapping[str, int] = field(default_factory=dict)
     model: str = ""
     usage: Usage = field(default_factory=Usage)
     number: int = 0

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
+from uuid import uuid4
 
 from host.agent.models import Delta, ModelError, Reply, TextDelta, ThinkingDelta, ToolUseStart
 from shared.jsons import JSONDecodeError, fits, loads
@@ -24,6 +25,12 @@ _NOT_A_NAME: Final = re.compile(r"[^A-Za-z0-9_-]")
 _LONGEST_NAME: Final = 128
 _MOST_TOKENS: Final = 2**53
 _LOST: Final = "\ufffd"
+_KIND_OF_DELTA: Final = {
+    "text_delta": "text",
+    "thinking_delta": "thinking",
+    "signature_delta": "thinking",
+    "input_json_delta": "tool_use",
+}
 _COUNTS: Final = (
     "input_tokens",
     "output_tokens",
@@ -40,6 +47,7 @@ class _OpenBlock:
     """
 
     start: Block
+    index: Any = None
     pieces: list[str] = field(default_factory=list)
     signature: list[str] = field(default_factory=list)
     citations: list[Any] = field(default_factory=list)
@@ -59,7 +67,8 @@ class Accumulator:
     """Takes events in their order; gives a delta for each that people may see, and the reply at the end."""
 
     def __init__(self) -> None:
-        self._open: dict[int, _OpenBlock] = {}
+        self._blocks: list[_OpenBlock] = []
+        self._begun = False
         self._counts: dict[str, int] = {}
         self._model = ""
         self._stop_reason: str | None = None
@@ -68,33 +77,43 @@ class Accumulator:
 
     def feed(self, event: Any) -> Delta | None:
         """Take one event. Raises ``ModelError`` if it has not the shape that its type promises."""
+        if not self._begun:
+            self._begun = isinstance(event, dict) and isinstance(event.get("type"), str)
+            if not self._begun:
+                raise ModelError("What the server streams is no answer of the Messages API.", retryable=False)
         with _protocol():
             return self._take(event)
 
     def reply(self) -> Reply:
-        """Return the reply. Raises ``ModelError`` (retryable) if the stream ended before its end."""
-        if not self._stopped or self._stop_reason is None:
+        """Return the reply. Raises ``ModelError`` (retryable) if the stream ended before its end.
+
+        Either of the stop reason and the last event will do: some servers leave one of them out.
+        """
+        if not self._stopped and self._stop_reason is None:
             raise ModelError("The model's answer ended before it was complete.", retryable=True)
         with _protocol():
             return self._whole(self._stop_reason)
 
-    def _whole(self, stop_reason: str) -> Reply:
+    def _whole(self, stop_reason: str | None) -> Reply:
         malformed: dict[str, str] = {}
-        blocks = [_finished(one, malformed) for _, one in sorted(self._open.items())]
+        blocks = [_finished(one, malformed) for one in self._blocks]
         usage = Usage(*(self._counts.get(name, 0) for name in _COUNTS))
         kept = [block for block in blocks if not _is_blank_text(block)]
+        if stop_reason is None:
+            stop_reason = "tool_use" if any(block["type"] == "tool_use" for block in kept) else "end_turn"
         return Reply(kept, stop_reason, usage, self._model, malformed)
 
     def _take(self, event: Any) -> Delta | None:
         match event["type"]:
             case "content_block_delta":
-                return self._grow(self._open[event["index"]], event["delta"])
+                delta = event["delta"]
+                return self._grow(self._target(event.get("index"), delta["type"]), delta)
             case "content_block_start":
-                return self._begin(event["index"], event["content_block"])
-            case "content_block_stop" if event["index"] in self._open:
-                return _stop(self._open[event["index"]])
+                return self._begin(event.get("index"), event["content_block"])
+            case "content_block_stop" if (block := self._latest(event.get("index"))) is not None:
+                return _stop(block)
             case "message_start":
-                self._model = _mended(str(event["message"]["model"]))
+                self._model = _mended(str(event["message"].get("model") or ""))
                 self._count(event["message"].get("usage"))
             case "message_delta":
                 self._stop_reason = event["delta"].get("stop_reason") or self._stop_reason
@@ -103,12 +122,31 @@ class Accumulator:
                 self._stopped = True
         return None
 
-    def _begin(self, index: int, block: Block) -> Delta | None:
+    def _latest(self, index: Any, kind: str = "") -> _OpenBlock | None:
+        """Return the block that an event is about: the latest of its index, any if it has none."""
+        for block in reversed(self._blocks):
+            if index in (None, block.index) and block.start["type"].endswith(kind):
+                return block
+        return None
+
+    def _target(self, index: Any, delta: str) -> _OpenBlock:
+        """Return the block that grows. Some servers begin two with one index, or none before its text."""
+        kind = _KIND_OF_DELTA.get(delta, "")
+        block = self._latest(index, kind)
+        if block is None and delta in ("text_delta", "thinking_delta"):
+            self._begin(index, {"type": kind, kind: ""})
+            block = self._blocks[-1]
+        if block is None:
+            raise KeyError(index)
+        return block
+
+    def _begin(self, index: Any, block: Block) -> Delta | None:
         if not fits(block):
             block = _mended_value(block)
         if block["type"] == "tool_use":
             block = self._acceptable(block)
-        opened = self._open[index] = _OpenBlock(block)
+        opened = _OpenBlock(block, index)
+        self._blocks.append(opened)
         match block["type"]:
             case "text" if block.get("text"):
                 return _text(opened, block["text"])
@@ -121,8 +159,9 @@ class Accumulator:
     def _acceptable(self, block: Block) -> Block:
         """Return a call that the API takes back; it refuses other letters in a name or an id, for good."""
         name = _NOT_A_NAME.sub("_", block["name"])[:_LONGEST_NAME] or "_"
-        call_id = _NOT_A_NAME.sub("_", block["id"]) or "_"
-        while any(call_id == one.start.get("id") for one in self._open.values()):
+        given = block.get("id")
+        call_id = f"toolu_{uuid4().hex[:24]}" if given is None else _NOT_A_NAME.sub("_", given) or "_"
+        while any(call_id == one.start.get("id") for one in self._blocks):
             call_id += "_"
         return {**block, "id": call_id, "name": name}
 
@@ -152,6 +191,16 @@ class Accumulator:
             value = (usage or {}).get(name)
             if isinstance(value, int) and 0 <= value < _MOST_TOKENS:
                 self._counts[name] = value
+
+
+def events_of(message: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Return a whole message as the events of its stream."""
+    yield {"type": "message_start", "message": message}
+    for index, block in enumerate(message["content"]):
+        yield {"type": "content_block_start", "index": index, "content_block": block}
+        yield {"type": "content_block_stop", "index": index}
+    yield {"type": "message_delta", "delta": message}
+    yield {"type": "message_stop"}
 
 
 def _stop(block: _OpenBlock) -> Delta | None:

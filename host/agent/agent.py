@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Final
 
 from host.agent.archive import Archive
 from host.agent.compactor import Compactor, CompactorParts
@@ -16,6 +15,7 @@ from host.agent.loop import AgentLoop, Options
 from host.agent.model_access import ModelAccess
 from host.agent.prompt import Prompt
 from host.agent.subagents import Parent, Subagents
+from host.agent.thinking import LEAST_THINKING
 from host.agent.toolbox import Toolbox
 from host.agent.window import Windows
 from host.runs.budget import RunBudget
@@ -28,9 +28,6 @@ from shared.models import Lease
 from shared.redact import Redactor
 from shared.settings.sections import AgentDefaults, Budgets, History
 from shared.store.contract import Store
-
-LEAST_THINKING: Final = 1024
-"""Fewest thinking tokens the Messages API takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +91,7 @@ class HostAgent:
         """Carry the conversation on until the model has finished. Raises Ending."""
         owner = spec.parent_id or lease.conversation_id
         is_main = owner == self._config.main_conversation_id
-        models = self._models.models(spec.model)
+        models = self._models.models(spec.model, recorder.warnings.append)
         async with self._open_toolsets(spec, lease.conversation_id, is_main) as tools:
             recorder.warnings.extend(tools.problems)
             loaded = await self._histories.load(lease)

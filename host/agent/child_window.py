@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 from host.agent.compaction import CUT_CHARS
@@ -21,15 +22,18 @@ class ChildWindow:
 
     def __init__(self, windows: Windows) -> None:
         self._windows = windows
+        self._guess: int | None = None
 
     async def fit(self, messages: list[Message], request: dict[str, Any], model: KeyedModel) -> bool:
         """Cut if the request comes near the window; raises TooLong if that isn't enough."""
-        factor = self._windows.factor(model.ids)
-        full_at = self._windows.full_at(model.ids, request["max_tokens"])
+        factor = self._windows.factor(model.targets)
+        window = self._window(model)
+        prefix = int(estimated_prefix(request) * factor)
+        full_at = self._windows.full_at(window, request["max_tokens"], prefix)
         if self.estimate(messages, request) * factor <= full_at:
             return False
         changed = _cut_older(messages, request)
-        if self.estimate(messages, request) * factor > self._windows.tokens(model.ids):
+        if self.estimate(messages, request) * factor > window:
             raise TooLong("The task grew larger than the model's window; hand it on in smaller parts.")
         return changed
 
@@ -40,15 +44,25 @@ class ChildWindow:
     async def refused(
         self, messages: list[Message], request: dict[str, Any], model: KeyedModel, error: ModelError
     ) -> bool:
-        """Cut after a refusal; return whether there was anything to cut."""
-        if error.reason == "thinking":
-            return _without_thinking(messages)
-        if error.reason != "too_long":
+        """Learn from a refusal, and cut; return whether another try is worth it."""
+        if not error.reason:
             return False
         estimate = self.estimate(messages, request)
-        for name in model.ids:
-            self._windows.refused(name, estimate, error)
-        return _cut_older(messages, request)
+        for target in (error.asked,) if error.asked else model.targets:
+            self._guess = self._windows.refused(target, estimate, error) or self._guess
+        return error.reason == "max_tokens" or _cut_older(messages, request)
+
+    async def mended(self, messages: list[Message], kinds: Sequence[str]) -> None:
+        """Nothing of a child is stored, and for the run the model leaves them out itself."""
+
+    def output(self, messages: list[Message], request: dict[str, Any], model: KeyedModel) -> int:
+        """Return the most output tokens that the window leaves room for."""
+        estimate = self.estimate(messages, request)
+        return self._windows.output(model.targets, self._window(model), estimate)
+
+    def _window(self, model: KeyedModel) -> int:
+        window = self._windows.tokens(model.targets)
+        return min(window, self._guess or window)
 
     async def overflowed(self, messages: list[Message], request: dict[str, Any], model: KeyedModel) -> None:
         """Cut after a reply that reached the window's end."""
@@ -56,7 +70,7 @@ class ChildWindow:
 
     def answered(self, messages: list[Message], request: dict[str, Any], reply: Reply) -> None:
         """Learn from what the API counted."""
-        self._windows.learn(reply.asked_model or reply.model, self.estimate(messages, request), reply)
+        self._windows.learn(self.estimate(messages, request), reply)
 
 
 def _cut_older(messages: list[Message], request: dict[str, Any]) -> bool:

@@ -105,6 +105,7 @@ class Compactor:
         self._compaction = loaded.compaction or NONE
         self._counted, self._tokens = len(loaded.messages), loaded.tokens
         self._prefix: int | None = None
+        self._guess: int | None = None
 
     async def fit(self, messages: list[Message], request: dict[str, Any], model: KeyedModel) -> bool:
         """Make room in ``messages`` if the request comes near the window; return whether it did.
@@ -121,16 +122,31 @@ class Compactor:
         self, messages: list[Message], request: dict[str, Any], model: KeyedModel, error: ModelError
     ) -> bool:
         """Make room after the API refused the request; return whether it is worth another try."""
-        if error.reason == "thinking":
-            await self._drop_thinking(messages)
-            return True
-        if error.reason != "too_long":
+        if not error.reason:
             return False
         estimate = self.estimate(messages, request)
-        for name in model.ids:
-            self._windows.refused(name, estimate, error)
-        await self._compact(messages, request, model, at_least_once=True)
+        for target in (error.asked,) if error.asked else model.targets:
+            self._guess = self._windows.refused(target, estimate, error) or self._guess
+        if error.reason == "too_long":
+            await self._compact(messages, request, model, at_least_once=True)
         return True
+
+    async def mended(self, messages: list[Message], kinds: Sequence[str]) -> None:
+        """Keep leaving out what the API refused; raises LeaseLost."""
+        entries = await self._entries()
+        now = self._compaction
+        through = entries[-1].seq if entries else now.through_seq
+        thinking = through if "thinking" in kinds else now.thinking_through_seq
+        gone = {kind: through for kind in kinds if kind not in ("thinking", "thinking_mode")}
+        if gone or thinking > now.thinking_through_seq:
+            same = cut_off(now, Cut(now.cut_through_seq, now.cut_chars), thinking)
+            await self._put_in_force(replace(same, left_out={**now.left_out, **gone}))
+            self._rebuild(messages, entries)
+
+    def output(self, messages: list[Message], request: dict[str, Any], model: KeyedModel) -> int:
+        """Return the most output tokens that the window leaves room for."""
+        estimate = self.estimate(messages, request)
+        return self._windows.output(model.targets, self._window(model), estimate)
 
     async def overflowed(self, messages: list[Message], request: dict[str, Any], model: KeyedModel) -> None:
         """Make room after the window turned out to be too small for request and reply."""
@@ -138,8 +154,7 @@ class Compactor:
 
     def answered(self, messages: list[Message], request: dict[str, Any], reply: Reply) -> None:
         """Learn from what the API counted for a request of these messages."""
-        name = reply.asked_model or reply.model
-        self._windows.learn(name, self.estimate(messages, request), reply)
+        self._windows.learn(self.estimate(messages, request), reply)
 
     async def archive(self) -> None:
         """Write what is missing in the archive; a failure is a warning."""
@@ -257,14 +272,6 @@ class Compactor:
     async def _put_in_force(self, compaction: Compaction) -> None:
         self._compaction = await self._recorder.compacted(compaction)
 
-    async def _drop_thinking(self, messages: list[Message]) -> None:
-        """Leave all thinking out: what stands before it has changed, so its signature doesn't fit."""
-        entries = await self._entries()
-        now = self._compaction
-        thinking = entries[-1].seq if entries else now.through_seq
-        await self._put_in_force(cut_off(now, Cut(now.cut_through_seq, now.cut_chars), thinking))
-        self._rebuild(messages, entries)
-
     async def _entries(self) -> list[HistoryEntry]:
         return await sent_entries(self._store, self._conversation_id, self._compaction)
 
@@ -307,15 +314,20 @@ class Compactor:
         if self._prefix is None:
             self._prefix = estimated_prefix(request)
         output = request["max_tokens"]
-        factor = self._windows.factor(model.ids)
-        window = self._windows.tokens(model.ids)
+        factor = self._windows.factor(model.targets)
+        window = self._window(model)
+        prefix = int(self._prefix * factor)
         return _Sizes(
-            prefix=int(self._prefix * factor),
-            full_at=self._windows.full_at(model.ids, output),
+            prefix=prefix,
+            full_at=self._windows.full_at(window, output, prefix),
             window=window,
             output=min(output, window // 2),
             factor=factor,
         )
+
+    def _window(self, model: KeyedModel) -> int:
+        window = self._windows.tokens(model.targets)
+        return min(window, self._guess or window)
 
     def _standing_tokens(self, entries: Sequence[HistoryEntry], sizes: _Sizes) -> int:
         """Return the tokens of the notes and of the message that stays whatever is replaced."""

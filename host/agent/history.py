@@ -7,6 +7,7 @@ from typing import Any, Final
 from xml.sax.saxutils import escape
 
 from host.agent import untrusted
+from host.agent.mending import left_out
 from host.agent.server_calls import lost_server_results, open_server_calls
 from host.agent.token_estimate import estimated
 from shared.compactions import Compaction
@@ -123,6 +124,9 @@ def as_sent(entry: HistoryEntry, compaction: Compaction) -> list[Block]:
         return [_shorter(block, compaction.message_chars) for block in blocks]
     if entry.seq <= compaction.thinking_through_seq:
         blocks = [block for block in blocks if "thinking" not in block["type"]]
+    if compaction.left_out:
+        gone = {kind for kind, through in compaction.left_out.items() if entry.seq <= through}
+        blocks = left_out(blocks, gone)
     if entry.seq <= compaction.cut_through_seq:
         blocks = [cut(block, compaction.cut_chars) for block in blocks]
     return list(blocks)

@@ -13,7 +13,7 @@ from host.agent.history import Message, with_breakpoints
 from host.agent.keyed_model import KeyedModel
 from host.agent.models import Delta, ModelError, Reply
 from host.agent.progress import Progress
-from host.agent.thinking import ThinkingType, thinking_parameter
+from host.agent.thinking import ThinkingType, thinking_parameter, within_output
 from host.agent.toolbox import Toolbox, batches, result_block
 from host.tools.base import ToolResult
 from shared.models import Block
@@ -24,7 +24,7 @@ RETRIES: Final = 4
 FIRST_BACKOFF_S: Final = 0.5
 LONGEST_BACKOFF_S: Final = 20.0
 
-OVERLOADED: Final = frozenset({503, 529})
+OVERLOADED: Final = frozenset({429, 503, 529})
 """Statuses after which, once the retries are used up, another model may do better."""
 
 MALFORMED: Final = "The call's input was not a complete JSON object of a few levels; call again."
@@ -110,6 +110,14 @@ class Window(Protocol):
         """Shorten the messages after a reply that reached the window's end."""
         ...
 
+    async def mended(self, messages: list[Message], kinds: Sequence[str]) -> None:
+        """Keep leaving out the kinds of blocks that the API refused."""
+        ...
+
+    def output(self, messages: list[Message], request: dict[str, Any], model: KeyedModel) -> int:
+        """Return the most output tokens that the window leaves room for."""
+        ...
+
     def answered(self, messages: list[Message], request: dict[str, Any], reply: Reply) -> None:
         """Learn from what the API counted."""
         ...
@@ -189,11 +197,12 @@ class AgentLoop:
         while True:
             model, *others = self.models
             request = await self._fitting(messages, model)
+            room = request["max_tokens"]
             if self.budget is not None:
                 known = None if self.window is None else self.window.estimate(messages, request)
                 request = await self.budget.reserve(request, model.ids, known)
             try:
-                reply = await self._tries(model, request)
+                reply = await self._tries(model, within_output(request))
             except ModelError as error:
                 if await self._mend(messages, request, model, error, mended):
                     continue
@@ -209,8 +218,10 @@ class AgentLoop:
                 raise Refused(
                     "The model declined to answer this. It isn't sent again: go on with a new message."
                 )
-            if reply.stop_reason == "max_tokens" and request["max_tokens"] < self.options.max_tokens:
+            if reply.stop_reason == "max_tokens" and request["max_tokens"] < room:
                 await self._cut_short(reply)
+            if reply.left_out and self.window is not None:
+                await self.window.mended(messages, reply.left_out)
             if self.window is not None:
                 self.window.answered(messages, request, reply)
             return replace(reply, blocks=_sendable(reply.blocks))
@@ -220,6 +231,9 @@ class AgentLoop:
         request = self._request(messages, model)
         if self.window is not None and await self.window.fit(messages, request, model):
             request = self._request(messages, model)
+        if self.window is not None:
+            most = self.window.output(messages, request, model)
+            request["max_tokens"] = min(request["max_tokens"], most)
         return request
 
     async def _mend(
@@ -263,11 +277,15 @@ class AgentLoop:
             try:
                 return await model.reply(request, self.recorder.delta)
             except ModelError as error:
-                if not error.retryable:
+                if not error.retryable or self._another_is_sooner(error):
                     raise
                 await self.recorder.retrying()
                 await self.sleep(self._pause(attempt, error.retry_after_s))
         return await model.reply(request, self.recorder.delta)
+
+    def _another_is_sooner(self, error: ModelError) -> bool:
+        overloaded = error.status in OVERLOADED and len(self.models) > 1
+        return overloaded and (error.retry_after_s or 0.0) > LONGEST_BACKOFF_S
 
     async def _cut_short(self, reply: Reply) -> None:
         """Pause instead of taking what was cut off for an answer; the step is asked for anew."""
@@ -320,4 +338,4 @@ def _sendable(blocks: list[Block]) -> list[Block]:
 
 
 def _failed(error: ModelError) -> Ending:
-    return TooLong(error.message) if error.reason == "too_long" else ModelFailed(error.message)
+    return TooLong(error.sentence) if error.reason == "too_long" else ModelFailed(error.sentence)

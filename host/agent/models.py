@@ -13,13 +13,17 @@ from typing import Any, Final, Literal, Protocol
 from shared.errors import Misconfigured
 from shared.models import Block, Usage
 
+SILENCE_S: Final = 90.0
+"""Seconds without a byte after which an answer that has begun counts as broken off, by default."""
+
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
     """How to reach the model. Comes from the settings; the environment is never read here.
 
     ``base_url`` None is the Anthropic API. ``offline`` takes the embedded model and needs no credential.
-    ``timeout_s`` bounds the silence between two pieces of an answer, not the answer as a whole.
+    ``timeout_s`` bounds the wait for an answer to begin, ``silence_s`` the silence between two pieces of it;
+    nothing bounds the answer as a whole.
     """
 
     api_key: str | None = field(default=None, repr=False)
@@ -27,6 +31,7 @@ class ModelConfig:
     base_url: str | None = None
     offline: bool = False
     timeout_s: float = 600.0
+    silence_s: float = SILENCE_S
     connect_timeout_s: float = 10.0
 
     def check(self) -> None:
@@ -50,13 +55,22 @@ LIMITS: Final = {
 
 
 @dataclass(frozen=True, slots=True)
+class Target:
+    """A model's id, and the address of the API that knows it ("": Anthropic's)."""
+
+    model: str
+    address: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Reply:
     """One finished reply.
 
     ``blocks`` are plain content blocks, ready to be stored and to be sent back as the assistant's message;
     blank text blocks, which the API would refuse there, are left out. ``malformed`` holds, by tool use id,
     tool input that is not a JSON object; such a block stays in ``blocks`` with an empty input.
-    ``asked_model`` is the id that was asked for; ``model`` is what the API says answered.
+    ``asked`` is what was asked; ``model`` is what the API says answered. ``left_out`` are the kinds of blocks
+    that the API had refused (``host.agent.mending``): the history goes on without them.
     """
 
     blocks: list[Block]
@@ -64,7 +78,13 @@ class Reply:
     usage: Usage
     model: str
     malformed: Mapping[str, str] = field(default_factory=dict)
-    asked_model: str = ""
+    asked: Target | None = None
+    left_out: tuple[str, ...] = ()
+
+    @property
+    def asked_model(self) -> str:
+        """The id that was asked, "" if none was."""
+        return self.asked.model if self.asked else ""
 
     @property
     def text(self) -> str:
@@ -116,8 +136,9 @@ class ModelError(Exception):
 
     ``retryable``: the same request may succeed later, after ``retry_after_s`` seconds if the API said so.
     ``status``: the HTTP status, or what an error inside the stream stands for; None without an answer.
-    ``reason``: ``too_long`` when the request's ``tokens`` are too many for the model's ``window`` (figures if
-    the API named them), ``thinking`` when thinking was sent back whose signature doesn't fit, else "".
+    ``reason``: ``too_long`` when the request's ``tokens`` are too many for the model's ``window``,
+    ``max_tokens`` when less output would fit, at most ``output`` (figures if the API named them), else "".
+    ``said``: the API's own words, one line; ``asked``: whose. Not redacted before a KeyedModel raises it.
     """
 
     def __init__(
@@ -127,9 +148,12 @@ class ModelError(Exception):
         retryable: bool,
         retry_after_s: float | None = None,
         status: int | None = None,
-        reason: Literal["", "too_long", "thinking"] = "",
+        reason: Literal["", "too_long", "max_tokens"] = "",
         tokens: int | None = None,
         window: int | None = None,
+        output: int | None = None,
+        said: str = "",
+        asked: Target | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
@@ -139,6 +163,14 @@ class ModelError(Exception):
         self.reason = reason
         self.tokens = tokens
         self.window = window
+        self.output = output
+        self.said = said
+        self.asked = asked
+
+    @property
+    def sentence(self) -> str:
+        """The message with the API's own words behind it."""
+        return f"{self.message.removesuffix('.')}: {self.said}" if self.said else self.message
 
 
 class ModelPort(Protocol):

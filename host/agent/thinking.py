@@ -11,6 +11,9 @@ ADAPTIVE_SINCE: Final = (4, 6)
 """Claude models of this version take ``adaptive``, and sooner or later nothing else: the SDK warns of
 ``enabled`` for 4.6, and models from 4.7 on refuse it. Older ones know only ``enabled``."""
 
+LEAST_THINKING: Final = 1024
+"""Fewest thinking tokens the Messages API takes."""
+
 _VERSION: Final = re.compile(r"claude-(?:[a-z]+-)?(\d{1,2})(?:[-.](\d{1,2}))?(?!\d)")
 _UNNUMBERED: Final = ("claude-mythos-preview",)
 
@@ -24,6 +27,18 @@ def thinking_parameter(model: str, kind: ThinkingType, budget: int) -> dict[str,
         # Newer models leave the text out unless asked for it.
         return {"type": "adaptive", "display": "summarized"}
     return {"type": "enabled", "budget_tokens": budget}
+
+
+def within_output(request: dict[str, Any]) -> dict[str, Any]:
+    """Return the request with a thinking budget below ``max_tokens``, none if there is too little room."""
+    thinking = request.get("thinking") or {}
+    if thinking.get("budget_tokens", 0) < request["max_tokens"]:
+        return request
+    budget = request["max_tokens"] // 2
+    made = {**request, "thinking": {**thinking, "budget_tokens": budget}}
+    if budget < LEAST_THINKING:
+        del made["thinking"]
+    return made
 
 
 def takes_adaptive(model: str) -> bool:

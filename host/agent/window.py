@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from host.agent.models import ModelError, Reply
+from host.agent.models import ModelError, Reply, Target
+from shared.clock import monotonic_ms
 from shared.settings.sections import History
 
 FROM_TOKENS: Final = 1000
@@ -18,66 +20,97 @@ LEAST_WINDOW: Final = 2000
 MODELS: Final = 100
 """Models whose figures are remembered."""
 
+LEAST_OUTPUT: Final = 256
+"""Tokens that are asked for at least, however full the window seems."""
+
+LEARNT_MS: Final = 600_000.0
+"""How long what a refusal said about sizes is believed: servers are started anew with other limits."""
+
+SPARE: Final = 16
+"""Tokens that the output leaves free in the window."""
+
 
 @dataclass(slots=True)
 class _Learnt:
-    """What a model's answers told: real tokens to estimated ones, and its window if it named it."""
+    """What a model's answers told: real tokens to estimated ones, and sizes that its refusals named."""
 
     factor: float = 1.0
     window: int | None = None
+    output: int | None = None
+    until: float = 0.0
+
+    def believed(self, size: int | None) -> int | None:
+        return size if monotonic_ms() < self.until else None
 
 
 class Windows:
-    """Windows of the settings, and what this process learnt about models since it started."""
+    """Windows of the settings, and what this process learnt about models, each at its address."""
 
     def __init__(self, settings: History) -> None:
         self._settings = settings
-        self._learnt: dict[str, _Learnt] = {}
+        self._learnt: dict[Target, _Learnt] = {}
 
-    def tokens(self, models: Iterable[str]) -> int:
+    def tokens(self, targets: Iterable[Target]) -> int:
         """Return the smallest window of these models, in tokens: input and output together."""
-        return min(self._window(model) for model in models)
+        return min(self._window(target) for target in targets)
 
-    def full_at(self, models: Iterable[str], output: int) -> int:
-        """Return the input tokens from which on a conversation is compacted, with so much room for output."""
-        window = self.tokens(models)
-        return min(int(window * self._settings.compact_at), window - min(output, window // 2))
+    def full_at(self, window: int, output: int, prefix: int) -> int:
+        """Return the input tokens from which on a conversation is compacted.
 
-    def factor(self, models: Iterable[str]) -> float:
+        The output has its room, but not more than half of what instructions and tools (``prefix``) leave.
+        """
+        room = min(output, max((window - prefix) // 2, LEAST_OUTPUT))
+        return min(int(window * self._settings.compact_at), window - room)
+
+    def output(self, targets: Sequence[Target], window: int, estimate: int) -> int:
+        """Return the most output tokens that a request of so many estimated tokens leaves room for."""
+        room = window - SPARE - math.ceil(estimate * self.factor(targets))
+        named = [one.believed(one.output) for one in map(self._of, targets)]
+        return min([max(room, LEAST_OUTPUT), *(most for most in named if most)])
+
+    def factor(self, targets: Iterable[Target]) -> float:
         """Return by what an estimate is multiplied for these models."""
-        return max(self._of(model).factor for model in models)
+        return max(self._of(target).factor for target in targets)
 
-    def learn(self, model: str, estimate: int, reply: Reply) -> None:
+    def learn(self, estimate: int, reply: Reply) -> None:
         """Compare an estimate with what the model's API counted."""
         usage = reply.usage
         counted = usage.tokens - usage.output_tokens
         if min(estimate, counted) >= FROM_TOKENS:
-            self._keep(model).factor = _within(counted / estimate)
+            self._keep(reply.asked or Target(reply.model)).factor = _within(counted / estimate)
 
-    def refused(self, model: str, estimate: int, error: ModelError) -> None:
-        """Learn from the API's refusal of a request that was too long."""
-        learnt = self._keep(model)
+    def refused(self, target: Target, estimate: int, error: ModelError) -> int | None:
+        """Learn from the API's refusal of a request that was too large.
+
+        Returns a guess at the window, for the refused conversation alone, if no size was named.
+        """
+        learnt = self._keep(target)
         if error.tokens and error.tokens >= FROM_TOKENS:
             learnt.factor = _within(error.tokens / max(estimate, 1))
-        if error.window is not None:
-            learnt.window = max(min(error.window, self._window(model)), LEAST_WINDOW)
-        elif error.status == 400:
-            # It may be any size, but not larger than what was refused.
-            refused = int(estimate * learnt.factor)
-            learnt.window = max(min(refused, self._window(model)), LEAST_WINDOW)
+        if error.window is not None or error.output is not None:
+            learnt.window = error.window and max(error.window, LEAST_WINDOW)
+            learnt.output = error.output
+            learnt.until = monotonic_ms() + LEARNT_MS
+            return None
+        if error.status == 413 or error.reason != "too_long":
+            return None
+        # It may be any size, but not larger than what was refused.
+        return max(min(int(estimate * learnt.factor), self._window(target)), LEAST_WINDOW)
 
-    def _window(self, model: str) -> int:
+    def _window(self, target: Target) -> int:
+        model = target.model
         named = [name for name in self._settings.windows if model == name or model.startswith(f"{name}-")]
         window = self._settings.windows[max(named, key=len)] if named else self._settings.window
-        return min(window, self._of(model).window or window)
+        learnt = self._of(target)
+        return min(window, learnt.believed(learnt.window) or window)
 
-    def _of(self, model: str) -> _Learnt:
-        return self._learnt.get(model) or _Learnt()
+    def _of(self, target: Target) -> _Learnt:
+        return self._learnt.get(target) or _Learnt()
 
-    def _keep(self, model: str) -> _Learnt:
-        if model not in self._learnt and len(self._learnt) >= MODELS:
+    def _keep(self, target: Target) -> _Learnt:
+        if target not in self._learnt and len(self._learnt) >= MODELS:
             del self._learnt[next(iter(self._learnt))]
-        return self._learnt.setdefault(model, _Learnt())
+        return self._learnt.setdefault(target, _Learnt())
 
 
 def _within(factor: float) -> float:

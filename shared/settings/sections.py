@@ -43,6 +43,11 @@ class AgentDefaults(Section):
     max_thinking_tokens: int = Field(
         default=4096, ge=1024, description="Most tokens of thinking in one reply"
     )
+    stream_timeout_seconds: int = Field(
+        default=90,
+        ge=1,
+        description="Silence after which a model's answer that has begun is given up and asked for again",
+    )
     thinking_type: Literal["auto", "adaptive", "enabled"] = Field(
         default="auto",
         description="How a model is asked to think: as it sees fit, with a budget, or by what it takes",

@@ -153,6 +153,7 @@ def compaction(row: Row) -> Compaction:
         cut_through_seq=row["cut_through_seq"],
         cut_chars=row["cut_chars"],
         thinking_through_seq=row["thinking_through_seq"],
+        left_out=jsons.loads(row["left_out"]),
         model=row["model"],
         usage=Usage(**jsons.loads(row["usage"])),
         number=row["number"],

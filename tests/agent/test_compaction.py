@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
+import httpx2
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from host.agent import window
+from host.agent.api_errors import status_error
 from host.agent.compaction import CUT_CHARS, Cut, SumUp, fitting, parts_of, plan, turn_begins
 from host.agent.history import NONE, HistoryBuilder, to_messages
-from host.agent.models import ModelError, Reply
+from host.agent.models import ModelError, Reply, Target
 from host.agent.summary import left_out, summary_text
 from host.agent.thinking import thinking_parameter
 from host.agent.token_estimate import estimated
-from host.agent.window import Windows
+from host.agent.window import LEARNT_MS, LEAST_OUTPUT, Windows
+from shared.clock import monotonic_ms
 from shared.compactions import Compaction
 from shared.models import Block, HistoryEntry, Usage
 from shared.settings.sections import History
@@ -256,32 +260,64 @@ def test_a_model_is_asked_to_think_in_the_way_it_takes(model: str, adaptive: boo
 
 def test_a_window_is_the_settings_by_the_longest_name_that_fits() -> None:
     windows = Windows(History(window=200_000, windows={"big": 1_000_000, "big-small": 50_000}))
-    assert windows.tokens(["other"]) == 200_000
-    assert windows.tokens(["big-20270101"]) == 1_000_000
-    assert windows.tokens(["big-small-1", "big"]) == 50_000
-    assert windows.full_at(["other"], 8192) == 160_000
-    assert windows.full_at(["other"], 100_000) == 100_000
+    assert windows.tokens([Target("other")]) == 200_000
+    assert windows.tokens([Target("big-20270101")]) == 1_000_000
+    assert windows.tokens([Target("big-small-1"), Target("big")]) == 50_000
+    assert windows.full_at(200_000, 8192, 0) == 160_000
+    assert windows.full_at(200_000, 100_000, 0) == 100_000
+    assert windows.full_at(8192, 8192, 5000) == 6553, "a long prompt takes from the answer's room"
+
+
+def answered(model: str, usage: Usage) -> Reply:
+    return Reply([], "end_turn", usage, "m", asked=Target(model))
 
 
 def test_the_estimate_is_corrected_by_what_the_api_counted() -> None:
     windows = Windows(History())
-    windows.learn("m", 10_000, Reply([], "end_turn", Usage(1000, 500, 2000, 4000), "m"))
-    assert windows.factor(["m"]) == pytest.approx(0.7)
-    windows.learn("m", 500, Reply([], "end_turn", Usage(5000), "m"))
-    assert windows.factor(["m"]) == pytest.approx(0.7), "small requests say nothing"
-    assert windows.factor(["other"]) == 1.0
+    windows.learn(10_000, answered("m", Usage(1000, 500, 2000, 4000)))
+    assert windows.factor([Target("m")]) == pytest.approx(0.7)
+    windows.learn(500, answered("m", Usage(5000)))
+    assert windows.factor([Target("m")]) == pytest.approx(0.7), "small requests say nothing"
+    assert windows.factor([Target("other")]) == windows.factor([Target("m", "http://elsewhere")]) == 1.0
 
 
-def test_a_refusal_teaches_the_window() -> None:
-    windows = Windows(History())
-    said = ModelError("", retryable=False, status=400, reason="too_long", tokens=30_000, window=20_000)
-    windows.refused("m", 25_000, said)
-    assert windows.tokens(["m"]) == 20_000
-    assert windows.factor(["m"]) == pytest.approx(1.2)
-    windows.refused("n", 25_000, ModelError("", retryable=False, status=400, reason="too_long"))
-    assert windows.tokens(["n"]) == 25_000
-    windows.refused("o", 25_000, ModelError("", retryable=False, status=413, reason="too_long"))
-    assert windows.tokens(["o"]) == 200_000, "a body may be too large for other reasons"
+def refusal(said: str, status: int = 400) -> ModelError:
+    body = {"error": {"message": said}}
+    return status_error(httpx2.Response(status, request=httpx2.Request("POST", "http://a")), body)
+
+
+def test_a_refusal_teaches_the_window_of_one_model_at_one_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    windows, m = Windows(History()), Target("m", "http://a")
+    assert windows.refused(m, 25_000, refusal("prompt is too long: 30000 tokens > 20000 maximum")) is None
+    assert windows.tokens([m]) == 20_000
+    assert windows.factor([m]) == pytest.approx(1.2)
+    assert windows.tokens([Target("m", "http://b")]) == 200_000
     for number in range(300):
-        windows.learn(f"model-{number}", 5000, Reply([], "end_turn", Usage(5000), "m"))
-    assert windows.tokens(["m"]) == 200_000, "only so many are remembered"
+        windows.learn(5000, answered(f"model-{number}", Usage(5000)))
+    assert windows.tokens([m]) == 200_000, "only so many are remembered"
+    windows.refused(m, 25_000, refusal("prompt is too long: 30000 tokens > 20000 maximum"))
+    soon = monotonic_ms() + LEARNT_MS + 1
+    monkeypatch.setattr(window, "monotonic_ms", lambda: soon)
+    assert windows.tokens([m]) == 200_000, "a server may have been started anew with another window"
+
+
+def test_what_names_no_size_is_a_guess_for_the_conversation_alone() -> None:
+    windows, m = Windows(History()), Target("m")
+    assert windows.refused(m, 25_000, refusal("Input is too long for requested model.")) == 25_000
+    assert windows.refused(m, 25_000, refusal("", 413)) is None, "a body may be too large for other reasons"
+    assert windows.tokens([m]) == 200_000
+
+
+def test_a_refusal_for_max_tokens_leaves_the_prompt_its_room() -> None:
+    windows, m = Windows(History()), Target("m")
+    said = refusal(
+        "`max_tokens` is too large: 8192. This model's maximum context length is 8192 tokens and your "
+        "request has 3000 input tokens (8192 > 8192 - 3000). None"
+    )
+    assert (said.reason, windows.refused(m, 4000, said)) == ("max_tokens", None)
+    assert windows.tokens([m]) == 8192
+    assert 5100 < windows.output([m], 8192, 4000) <= 5192
+    assert windows.output([m], 8192, 100_000) == LEAST_OUTPUT
+    most = "max_tokens: 9000 > 4096, which is the maximum allowed number of output tokens"
+    windows.refused(m, 4000, refusal(most))
+    assert windows.output([m], 200_000, 1000) == 4096

@@ -284,7 +284,9 @@ async def test_an_error_inside_the_stream_stands_for_a_status(
 async def test_silence_longer_than_the_timeout_is_a_retryable_failure(
     server: FakeModel, step: dict[str, Any]
 ) -> None:
-    model = AnthropicModel(make_client(ModelConfig(api_key=KEY, base_url=server.url, timeout_s=0.1)))
+    model = AnthropicModel(
+        make_client(ModelConfig(api_key=KEY, base_url=server.url, timeout_s=0.1)), silence_s=0.1
+    )
     error = await failure(model, directive(**step))
     await model.aclose()
 

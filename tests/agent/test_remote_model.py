@@ -284,6 +284,5 @@ def test_a_reply_is_the_same_on_both_sides() -> None:
         Usage(1, 2, 3, 4),
         "m",
         {"a": "{"},
-        "asked",
     )
     assert wire.reply_of(wire.reply_body(reply)) == reply

@@ -10,10 +10,13 @@ A directive is JSON after ``@@model`` in the person's last message, so that para
 Failures, for the first ``times`` requests (always, if not given), then the step as written:
 
     "status": 529, "error_type": "overloaded_error", "retry_after": "0", "headers": {}, "message": "..."
+    "body": {}                   what to answer instead of the API's error object
     "drop_after_deltas": n       the connection is reset
     "truncate_after_deltas": n   a clean end without message_stop
     "error_after_deltas": n      an error event of "error_type"
     "hang_after_deltas": n       silence until the client goes away
+
+``"raw"`` is a whole body of ``"content_type"`` (an event stream by default), sent as it stands with a 200.
 
 ``"steps": [{...}, {...}]`` are the successive replies of one run: the step's number is the number of
 assistant turns since the person's message. A tool's ``input_json`` is sent as it stands, to be malformed.

@@ -170,6 +170,11 @@ class _Connection(asyncio.Protocol):
         if "status" in step:
             self._fail(step)
             return
+        if "raw" in step:
+            self._send(
+                200, {"content-type": step.get("content_type", "text/event-stream")}, step["raw"].encode()
+            )
+            return
         message = reply_to(step, body, self.server.cache)
         if not body.get("stream"):
             self._json(200, message.body())
@@ -206,11 +211,14 @@ class _Connection(asyncio.Protocol):
         if "retry_after" in step:
             extra["retry-after"] = str(step["retry_after"])
         sentence = step.get("message", "The fake model was told to fail.")
-        self._json(step["status"], error_body(error_type(step), sentence, "req_fake"), extra)
+        body = step.get("body") or error_body(error_type(step), sentence, "req_fake")
+        self._json(step["status"], body, extra)
 
     def _json(self, status: int, body: dict[str, Any], extra: dict[str, str] | None = None) -> None:
-        content = dump_bytes(body)
         head = {"content-type": "application/json", "request-id": "req_fake", **(extra or {})}
+        self._send(status, head, dump_bytes(body))
+
+    def _send(self, status: int, head: dict[str, str], content: bytes) -> None:
         lines = "".join(f"{name}: {value}\r\n" for name, value in head.items())
         start = f"HTTP/1.1 {status} Status\r\n{lines}content-length: {len(content)}\r\n\r\n"
         self.transport.write(start.encode() + content)

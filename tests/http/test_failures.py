@@ -74,17 +74,25 @@ def test_a_step_that_fails_once_is_tried_again_and_nothing_is_shown_twice(
     assert told[-1][2]["result"] == chunks
 
 
-def test_a_request_the_api_refuses_is_not_repeated_and_its_text_stays_out_of_the_history(
-    client: httpx2.Client, model: ModelProcess
+def test_a_request_the_api_refuses_is_not_repeated_and_its_reason_is_told_and_logged_but_not_kept(
+    client: httpx2.Client, model: ModelProcess, host: HostProcess
 ) -> None:
     message = directive("refuse-me", status=400, error_type="invalid_request_error", message="API-SAID-THIS")
     body = chat(client, message)
     assert body["status"] == "error"
     assert body["code"] == "model_error"
-    assert "API-SAID-THIS" not in str(body)
+    assert body["error"].endswith("(400 invalid_request_error): API-SAID-THIS")
+    assert "API-SAID-THIS" in host.log_text
     assert asked(model, "refuse-me") == 1
     listed = client.get(f"/chat/{body['conversation_id']}/messages").json()["messages"]
     assert [entry["role"] for entry in listed] == ["user"]
+
+
+def test_secrets_in_the_reason_of_a_refusal_are_taken_out(client: httpx2.Client, host: HostProcess) -> None:
+    key = host.environment["ANTHROPIC_API_KEY"]
+    body = chat(client, directive("refuse-me", status=400, message=f"the key {key} is bad"))
+    assert body["error"].endswith("the key [redacted] is bad")
+    assert key not in host.log_text
 
 
 def test_a_model_that_is_down_gives_an_error_and_the_host_stays_well(make_host: MakeHost) -> None:

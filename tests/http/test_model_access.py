@@ -77,7 +77,7 @@ def test_keys_that_are_all_limited_are_tried_again_after_the_backoff(
     make_host: MakeHost, models: list[ModelProcess]
 ) -> None:
     host = with_keys(make_host(), models[0], "sk-one", "sk-two").start()
-    failing(models[0], {"status": 429, "retry_after": AT_ONCE, "times": 3})
+    failing(models[0], {"status": 429, "retry_after": AT_ONCE, "times": 3, "text": "fine"})
     with host.client() as client:
         assert chat(client, "hello")["status"] == "success"
         assert sorted(keys(models[0])) == ["sk-one", "sk-one", "sk-two", "sk-two"]
@@ -94,8 +94,11 @@ def test_a_limit_in_the_middle_of_a_reply_begins_the_step_anew_with_the_next_key
         assert keys(models[0]) == ["sk-one", "sk-two"]
 
 
-def test_the_fallback_model_takes_over_when_the_first_stays_overloaded(
-    make_host: MakeHost, models: list[ModelProcess]
+@pytest.mark.parametrize(
+    ("status", "retry_after", "tries"), [(529, AT_ONCE, 5), (429, AT_ONCE, 5), (429, "3600", 1)]
+)
+def test_the_fallback_model_takes_over_when_the_first_stays_overloaded_or_says_to_wait_long(
+    make_host: MakeHost, models: list[ModelProcess], status: int, retry_after: str, tries: int
 ) -> None:
     host = configure(
         make_host(settings={"CLAUDE_FALLBACK_MODEL": "small"}),
@@ -104,14 +107,14 @@ def test_the_fallback_model_takes_over_when_the_first_stays_overloaded(
             {"model_name": "small", "model": "claude-small", "api_base": models[1].url},
         ],
     ).start()
-    failing(models[0], {"status": 529, "retry_after": AT_ONCE, "times": 9})
+    failing(models[0], {"status": status, "retry_after": retry_after, "times": 9})
     tools = [{"name": "list_dir", "input": {}}]
     failing(models[1], {"text": "a", "tools": tools}, {"text": "b"})
     with host.client() as client:
         body = chat(client, "hello")
         assert (body["status"], body["result"], body["model"]) == ("success", "a\n\nb", "claude-small")
         # Once it was overloaded in a run, the first is not asked again in it.
-        assert [request["body"]["model"] for request in models[0].requests()] == ["claude-big"] * 5
+        assert [request["body"]["model"] for request in models[0].requests()] == ["claude-big"] * tries
         assert len(models[1].requests()) == 2
 
 

@@ -96,7 +96,7 @@ def reply_body(reply: Reply) -> bytes:
 def reply_of(body: bytes) -> Reply:
     """Return what ``reply_body`` made a body of."""
     fields = loads(body)
-    return Reply(**{**fields, "usage": Usage(**fields["usage"])})
+    return Reply(**{**fields, "usage": Usage(**fields["usage"]), "left_out": ()})
 
 
 def failure_body(error: ModelError) -> bytes:

@@ -95,7 +95,9 @@ class Worker(asyncio.Protocol):
     def _model(self, client: int) -> AnthropicModel:
         model = self._models.get(client)
         if model is None:
-            model = self._models[client] = AnthropicModel(make_client(self._configs[client]))
+            config = self._configs[client]
+            model = AnthropicModel(make_client(config), silence_s=config.silence_s)
+            self._models[client] = model
         return model
 
     def _say(self, number: int, pieces: list[Delta], end: bytes = b"") -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from shared import jsons
 from shared.compactions import Compaction
 from shared.models import Lease, Spending
 from shared.store import rows
@@ -82,8 +83,8 @@ async def _insert(connection: Connection, conversation_id: str, made: Compaction
     await connection.execute(
         """INSERT INTO compactions (conversation_id, number, kind, first_seq, through_seq, text,
             cut_through_seq, cut_chars, thinking_through_seq, model, usage, created_at, message_seq,
-            message_chars)
-            VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)""",
+            message_chars, left_out)
+            VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)""",
         conversation_id,
         made.number,
         made.kind,
@@ -98,4 +99,5 @@ async def _insert(connection: Connection, conversation_id: str, made: Compaction
         made.created_at,
         made.message_seq,
         made.message_chars,
+        jsons.dumps(made.left_out),
     )

@@ -320,6 +320,9 @@ TOKEN_ENDS: Final = (
     *tool_access.fixed_search_path("token_lives(text, bigint)"),
 )
 
+# Kinds of blocks that the model's API refused, and up to which message they are left out (JSON).
+LEFT_OUT: Final = ("ALTER TABLE compactions ADD COLUMN left_out TEXT NOT NULL DEFAULT '{}'",)
+
 TASK_BOUNDS: Final = (
     """ALTER TABLE scheduled_tasks
         ADD COLUMN deliver TEXT NOT NULL DEFAULT 'answer',
@@ -351,6 +354,7 @@ STEPS: Final[tuple[tuple[str, ...], ...]] = (
     MESSAGES_THAT_STAND,
     TOKEN_ENDS,
     TASK_BOUNDS,
+    LEFT_OUT,
 )
 """Statements of each migration, oldest first. A landed one is never edited; a change is a new one."""
 

@@ -6,6 +6,7 @@ import sqlite3
 from dataclasses import replace
 from typing import Final
 
+from shared import jsons
 from shared.compactions import Compaction
 from shared.errors import LeaseLost
 from shared.models import Lease, Spending
@@ -81,8 +82,8 @@ def _insert(connection: sqlite3.Connection, conversation_id: str, made: Compacti
     connection.execute(
         """INSERT INTO compactions (conversation_id, number, kind, first_seq, through_seq, text,
             cut_through_seq, cut_chars, thinking_through_seq, model, usage, created_at, message_seq,
-            message_chars)
-            VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)""",
+            message_chars, left_out)
+            VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)""",
         (
             conversation_id,
             made.number,
@@ -98,5 +99,6 @@ def _insert(connection: sqlite3.Connection, conversation_id: str, made: Compacti
             made.created_at,
             made.message_seq,
             made.message_chars,
+            jsons.dumps(made.left_out),
         ),
     )

@@ -322,6 +322,8 @@ TASK_BOUNDS: Final = (
         UPDATE runs SET cancel_asked = 1 WHERE state = 'running' AND id IN
             (SELECT run_id FROM task_runs WHERE task_id = old.id AND state = 'running'); END""",
 )
+# Kinds of blocks that the model's API refused, and up to which message they are left out (JSON).
+LEFT_OUT: Final = ("ALTER TABLE compactions ADD COLUMN left_out TEXT NOT NULL DEFAULT '{}'",)
 
 STEPS: Final[tuple[tuple[str, ...], ...]] = (
     FIRST,
@@ -333,6 +335,7 @@ STEPS: Final[tuple[tuple[str, ...], ...]] = (
     CANCELLING,
     MESSAGES_THAT_STAND,
     TASK_BOUNDS,
+    LEFT_OUT,
 )
 """Statements of each migration, oldest first. A landed one is never edited; a change is a new one."""
 
