@@ -86,6 +86,7 @@ async def _open_store(settings: Settings, owner: str) -> Store:
             local_db=settings.local_db_path,
             owner=owner,
             retention=retention,
+            store_id=settings.store_id,
         )
     from shared.store.postgres.database import Place
     from shared.store.postgres.opening import open_shared_store

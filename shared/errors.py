@@ -25,7 +25,11 @@ LeaseLost                   a run's writer was overtaken: nothing it writes may 
 StoreError                  the store cannot be opened or used
 ├── StoreVersion            made by a newer program
 ├── StoreRefused            the database answers and doesn't serve: only the operator can mend it
-└── StoreLocked             another host holds the STORE_DIR
+├── StoreLocked             another host holds the STORE_DIR or the runtime database
+├── StoreEnvironment        the machine refuses (a full disk, no descriptor left): nothing is taken for damage
+│   └── StoreForbidden      a file belongs to somebody else
+├── StoreDamaged            a file isn't what it has to be: nothing is dropped, nothing is removed
+└── StoreMismatch           STORE_DIR holds another store than STORE_ID names, or none
 """
 
 from __future__ import annotations
@@ -218,4 +222,36 @@ class StoreRefused(StoreError):
 
 
 class StoreLocked(StoreError):
-    """Another host holds the volume."""
+    """Another host holds the volume, or the runtime database."""
+
+
+class StoreEnvironment(StoreError):
+    """The machine refuses what the store needs; the files are as they were, and none counts as damaged."""
+
+
+class StoreForbidden(StoreEnvironment):
+    """A file belongs to somebody else; the sentence names it, its owner and the chown."""
+
+    hopeless = True
+
+
+class StoreDamaged(StoreError):
+    """A file is missing or not what it has to be, and something acknowledged can't be shown without it.
+
+    ``what`` names the file and the place.
+    """
+
+    hopeless = True
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            f"{what}. Nothing was removed. `picoclaw store salvage FILE` takes what can be read into a new "
+            "file; `picoclaw store restore FILE` puts that, or a backup, in its place."
+        )
+        self.what = what
+
+
+class StoreMismatch(StoreError):
+    """The volume holds another store than STORE_ID names, or none."""
+
+    hopeless = True

@@ -102,6 +102,7 @@ class HealthApi:
                 "build_time": self._build.time,
                 "max_execution_ms": self._build.max_execution_ms,
                 "database": database,
+                "store": None if self._store.origin is None else self._store.origin._asdict(),
                 "volumes": volumes,
                 "sandbox": {"level": sandbox.level, "landlock_abi": sandbox.landlock_abi},
                 "channels": dict(self._channels()),

@@ -277,6 +277,13 @@ class VolumesShape(Shape):
     store: bool
 
 
+class StoreShape(Shape):
+    """Which store is on the volume, and whether this start made it."""
+
+    id: str
+    new: bool
+
+
 class SandboxShape(Shape):
     """What the sandbox enforces."""
 
@@ -293,6 +300,7 @@ class HealthShape(Shape):
     build_time: str
     max_execution_ms: int
     database: DatabaseShape
+    store: StoreShape | None
     volumes: VolumesShape
     sandbox: SandboxShape
     channels: dict[str, Literal["ok", "retrying", "off"]]

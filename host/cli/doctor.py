@@ -92,6 +92,8 @@ def _volumes(settings: Settings) -> Iterator[Finding]:
     }
     for name, path in volumes.items():
         yield _volume(name, path)
+    if settings.database_url is None:
+        yield _store(settings)
     workspace = settings.memory_dir.resolve()
     for path in (settings.store_dir, settings.local_db_path, settings.config_dir):
         if path.resolve().is_relative_to(workspace):
@@ -111,6 +113,24 @@ def _volume(name: str, path: Path) -> Finding:
         return Finding(
             name, "fault", f"{path} is not writable ({error.strerror}); chown or mount it writable"
         )
+
+
+def _store(settings: Settings) -> Finding:
+    from shared.errors import StoreMismatch
+    from shared.store.sqlite.volume.opening import identity, must_be
+
+    try:
+        must_be(settings.store_dir, settings.store_id)
+    except (StoreMismatch, OSError) as error:
+        return Finding("store", "fault", str(error))
+    there = identity(settings.store_dir)
+    if there is None:
+        said = (
+            f"{settings.store_dir} has no store yet: the next start makes a new one. Is the volume mounted?"
+        )
+        return Finding("store", "note", said)
+    pinned = "" if settings.store_id else f"; STORE_ID={there} makes a start refuse any other, or none"
+    return Finding("store", "ok", f"{settings.store_dir} has the store {there}{pinned}")
 
 
 def _sandbox(settings: Settings) -> Finding:

@@ -14,15 +14,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from host.cli.terminal import fail, out, print_json
+from host.cli.terminal import fail, out, print_json, shown
 from shared import jsons
-from shared.errors import StoreError
+from shared.errors import PicoError, StoreDamaged, StoreError
 from shared.store import maintenance
+from shared.store.sqlite.volume.opening import must_be
 
 if TYPE_CHECKING:
     from shared.settings import Settings
 
-app = typer.Typer(help="Check, back up, restore, fold, export and migrate STORE_DIR.", no_args_is_help=True)
+app = typer.Typer(
+    help="Check, back up, restore, salvage, fold, export and migrate STORE_DIR.", no_args_is_help=True
+)
 
 StoreDir = Annotated[
     Path | None, typer.Option("--store-dir", help="The volume; that of the settings otherwise.")
@@ -31,10 +34,14 @@ Json = Annotated[bool, typer.Option("--json", help="Write JSON.")]
 
 
 @app.command()
-def check(store_dir: StoreDir = None, json: Json = False) -> None:
-    """Read everything on the volume; exit 1 on a fault. A host may be running."""
+def check(
+    file: Annotated[Path | None, typer.Argument(help="A backup; the volume otherwise.")] = None,
+    store_dir: StoreDir = None,
+    json: Json = False,
+) -> None:
+    """Read everything on the volume, or in a backup; exit 1 on a fault. A host may be running."""
     with _sentences():
-        report = maintenance.check(_volume(store_dir))
+        report = maintenance.check(_volume(store_dir)) if file is None else maintenance.check_backup(file)
     if json:
         print_json(asdict(report))
     else:
@@ -64,8 +71,32 @@ def restore(
 ) -> None:
     """Make a backup the newest state. The host must be stopped; it uses the backup at its next start."""
     with _sentences():
-        maintenance.restore(_volume(store_dir), source)
-    out.print(f"Restored from {source}. The host uses it at its next start.")
+        store_id = maintenance.restore(_volume(store_dir), source)
+    out.print(f"Restored from {shown(str(source))}. The host uses it at its next start.")
+    out.print(f"The store is {store_id} from now on: where STORE_ID is set, change it.")
+
+
+@app.command()
+def salvage(
+    target: Annotated[Path, typer.Argument(help="A new file.")],
+    source: Annotated[
+        Path | None, typer.Option("--from", help="A damaged database or backup; the volume otherwise.")
+    ] = None,
+    store_dir: StoreDir = None,
+    json: Json = False,
+) -> None:
+    """Write what can be read of a damaged volume to a new file, and list what is lost. Nothing else changes.
+
+    Whole conversations come first. Look at the file with `check`, and put it in place with `restore`.
+    """
+    with _sentences():
+        found = maintenance.save_what_can_be_read(source or _volume(store_dir), target)
+    if json:
+        print_json({"file": str(target), "whole": found.whole, "known": found.known, "lost": found.lost})
+        return
+    out.print(f"{found.sentence} and are in {shown(str(target))}.")
+    for loss in found.lost:
+        out.print(f"[bold red]lost[/]  {shown(loss)}", soft_wrap=True)
 
 
 @app.command()
@@ -105,6 +136,7 @@ def migrate(
 
     with _sentences():
         settings = _settings()
+        must_be(store_dir or settings.store_dir, settings.store_id if to is Engine.POSTGRES else None)
         counts = copy(settings, store_dir or settings.store_dir, to_postgres=to is Engine.POSTGRES)
     if json:
         print_json(counts)
@@ -122,14 +154,18 @@ def _settings() -> Settings:
 
 
 def _volume(store_dir: Path | None) -> Path:
-    if store_dir is not None:
-        return store_dir
-    from shared.settings import SettingsError, load
+    """Return the volume that is meant, if it holds the store that STORE_ID names."""
+    store_id = os.environ.get("STORE_ID", "").strip() or None
+    if store_dir is None:
+        from shared.settings import SettingsError, load
 
-    try:
-        return load(os.environ).store_dir
-    except SettingsError as error:
-        fail(str(error))
+        try:
+            settings = load(os.environ)
+        except SettingsError as error:
+            fail(str(error))
+        store_dir, store_id = settings.store_dir, settings.store_id
+    must_be(store_dir, store_id)
+    return store_dir
 
 
 @contextmanager
@@ -138,21 +174,23 @@ def _sentences() -> Iterator[None]:
     try:
         yield
     except StoreError as error:
-        fail(str(error), 2 if error.hopeless else 1)
-    except OSError as error:
+        fail(str(error), 2 if error.hopeless and not isinstance(error, StoreDamaged) else 1)
+    except (PicoError, OSError) as error:
         fail(str(error))
 
 
 def _show(report: maintenance.Report) -> None:
-    out.print(f"held by        {report.holder or 'nobody'}")
-    out.print(f"on the volume  {report.snapshots} snapshots, {report.segments} segments, ", end="")
-    out.print(f"{report.volume_bytes:,} bytes")
+    if report.volume_bytes:
+        out.print(f"store          {report.store_id or 'without a readable identity'}")
+        out.print(f"held by        {report.holder or 'nobody'}")
+        out.print(f"on the volume  {report.snapshots} snapshots, {report.segments} segments, ", end="")
+        out.print(f"{report.volume_bytes:,} bytes")
     out.print(f"database       {report.database_bytes:,} bytes, schema version {report.schema_version}")
     out.print(
         f"content        {report.conversations:,} conversations, {report.messages:,} messages, ", end=""
     )
     out.print(f"{report.tasks:,} tasks")
     for fault in report.faults:
-        out.print(f"[bold red]fault[/]          {fault}")
+        out.print(f"[bold red]fault[/]          {shown(fault)}", soft_wrap=True)
     if not report.faults:
         out.print("Everything is sound.")

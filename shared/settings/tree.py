@@ -105,6 +105,10 @@ class Settings(Section):
     store_dir: Annotated[Path, Env("STORE_DIR", under_home="store")] = Field(
         description="The volume that holds what must survive"
     )
+    store_id: Annotated[str | None, Env("STORE_ID")] = Field(
+        default=None,
+        description="The only store that may lie on STORE_DIR; another, or none, stops the start",
+    )
     local_db_path: Annotated[Path, Env("LOCAL_DB_PATH", under_home="run/picoclaw.db")] = Field(
         description="The database while the host runs; fast local disk"
     )

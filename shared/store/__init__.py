@@ -12,28 +12,36 @@ if TYPE_CHECKING:
 
 
 def open_host_store(
-    *, store_dir: Path, local_db: Path, owner: str, retention: Retention | None = None
+    *,
+    store_dir: Path,
+    local_db: Path,
+    owner: str,
+    retention: Retention | None = None,
+    store_id: str | None = None,
 ) -> SqliteStore:
     """Take ``store_dir``, make ``local_db`` the newest good copy, migrate it, and return the store.
 
     Everything the runtime database had ahead of the volume is on the volume when this returns. ``owner``
-    is how other hosts will name this one. Raises StoreLocked (another host holds the volume), StoreVersion
-    (a newer program's database), StoreError (nothing to restore from, or the volume can't be written).
+    is how other hosts will name this one, ``store_id`` the only store that will do. Raises StoreLocked
+    (another host holds the volume or the runtime database), StoreVersion (a newer program's database),
+    StoreMismatch, StoreDamaged (something acknowledged can't be shown), StoreEnvironment (no room, no right).
     """
-    from shared.errors import NotDurable, StoreError
+    from shared.errors import NotDurable, StoreEnvironment
+    from shared.store.sqlite.failures import told_apart
     from shared.store.sqlite.store import SqliteStore
     from shared.store.sqlite.volume.volume import open_host_volume
 
-    try:
-        volume = open_host_volume(store_dir, local_db, owner)
-        store = SqliteStore(local_db, volume, retention)
+    with told_apart("STORE_DIR", store_dir):
+        volume = open_host_volume(store_dir, local_db, owner, store_id)
+        with told_apart("LOCAL_DB_PATH", local_db):
+            store = SqliteStore(local_db, volume, retention)
         try:
             volume.ship_now()
-        except BaseException:
+        except BaseException as error:
             store.give_up()
+            if isinstance(error, NotDurable):
+                raise StoreEnvironment(f"STORE_DIR cannot be used: {error}") from error
             raise
-    except (OSError, NotDurable) as error:
-        raise StoreError(f"STORE_DIR cannot be used: {error}") from error
     volume.start_upkeep()
     return store
 
@@ -66,11 +74,13 @@ def open_store(local_db: Path, store_dir: Path | None = None, token_id: str | No
     Where the volume is, the host left in a file beside ``local_db``; ``store_dir`` says it when no host
     ever ran. With neither there is no volume, and ``durable()`` promises the local disk only.
     """
-    from shared.errors import NotDurable, StoreError
+    from shared.errors import NotDurable, StoreEnvironment
+    from shared.store.sqlite.failures import told_apart
     from shared.store.sqlite.store import SqliteStore
     from shared.store.sqlite.volume.volume import join_volume
 
     try:
-        return SqliteStore(local_db, join_volume(local_db, store_dir), token_id=token_id)
-    except (OSError, NotDurable) as error:
-        raise StoreError(f"The store cannot be used: {error}") from error
+        with told_apart("LOCAL_DB_PATH", local_db):
+            return SqliteStore(local_db, join_volume(local_db, store_dir), token_id=token_id)
+    except NotDurable as error:
+        raise StoreEnvironment(f"The store cannot be used: {error}") from error

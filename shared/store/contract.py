@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from shared.models import (
     Amount,
@@ -237,6 +237,13 @@ class OutboundMessages(Protocol):
         ...
 
 
+class StoreOrigin(NamedTuple):
+    """Which store lies on the volume (``STORE_ID``), and whether this very start made it."""
+
+    id: str
+    new: bool
+
+
 class Store(Protocol):
     """One store, shared by the host and the tool servers."""
 
@@ -270,6 +277,11 @@ class Store(Protocol):
     @property
     def several_hosts(self) -> bool:
         """Return whether other hosts may serve the same store at the same time."""
+        ...
+
+    @property
+    def origin(self) -> StoreOrigin | None:
+        """Return which store this is; None where no volume has an identity."""
         ...
 
     def tool_access(self, conversation_id: str, *, is_main: bool) -> str | None:

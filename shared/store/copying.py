@@ -24,6 +24,7 @@ from shared.store.postgres.driver import Connection
 from shared.store.postgres.migrations import LOCK
 from shared.store.postgres.opening import COPY, unfinished_copy
 from shared.store.rows import Row
+from shared.store.sqlite.content import tables
 from shared.store.sqlite.store import SqliteStore
 
 BATCH: Final = 500
@@ -109,8 +110,7 @@ def publish(work_file: Path, store_dir: Path) -> None:
 
 def _tables(connection: sqlite3.Connection) -> list[Table]:
     """Return the tables in the order they were made: whatever points to another comes after it."""
-    names = [row[0] for row in connection.execute(maintenance.TABLES) if row[0] not in LEFT_OUT]
-    return [_table(connection, name) for name in names]
+    return [_table(connection, name) for name in tables(connection) if name not in LEFT_OUT]
 
 
 def _table(connection: sqlite3.Connection, name: str) -> Table:

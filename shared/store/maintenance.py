@@ -6,31 +6,33 @@ meanwhile; ``restore`` and ``compact`` take the volume and refuse while a host h
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from shared import jsons
-from shared.errors import StoreError, StoreVersion
+from shared.errors import StoreDamaged, StoreError, StoreVersion
+from shared.store import salvage, sealing
+from shared.store.sqlite.content import faults_in, rows, tables
 from shared.store.sqlite.engine import connect
+from shared.store.sqlite.failures import is_damage, told_apart
 from shared.store.sqlite.migrations import SCHEMA_VERSION, migrate
 from shared.store.sqlite.volume import chain, layout, snapshot
-from shared.store.sqlite.volume.layout import FileId, Listing
+from shared.store.sqlite.volume.layout import FileId, Listing, Snapshot
 from shared.store.sqlite.volume.lock import VolumeLock, holder
-from shared.store.sqlite.volume.opening import rename_store
+from shared.store.sqlite.volume.opening import identity, rename_store
+from shared.store.sqlite.volume.segment import Link
+
+log = logging.getLogger(__name__)
 
 NOT_EXPORTED: Final = frozenset({"schema_migrations", "counters", "idempotency_keys"})
 """Tables that are nobody's content; all others are exported, in the order they were made."""
 
-TABLES: Final = (
-    "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite%' ORDER BY rowid"
-)
-
-JSON_COLUMNS: Final = frozenset({"blocks", "usage", "answer", "data"})
 READ_AGAIN: Final = 3
 """A host may fold segments while its volume is read; then the reading begins again."""
 
@@ -39,6 +41,7 @@ READ_AGAIN: Final = 3
 class Report:
     """What a check found. ``faults`` are sentences; an empty list means that the volume is sound."""
 
+    store_id: str | None
     holder: str | None
     snapshots: int
     segments: int
@@ -52,20 +55,51 @@ class Report:
 
 
 def check(store_dir: Path) -> Report:
-    """Read everything on the volume and the database it makes; raises StoreError when it makes none."""
-    listing = _listing(store_dir)
-    damaged = [each.path for each in listing.snapshots if not snapshot.intact(each)]
-    # A host that folds its history meanwhile removes old ones.
-    faults = [f"{path.name} is damaged" for path in damaged if path.exists()]
-    with _rebuilt(store_dir) as database, closing(sqlite3.connect(database)) as connection:
-        faults += [row[0] for row in connection.execute("PRAGMA integrity_check") if row[0] != "ok"]
-        faults += [f"foreign key: {tuple(row)}" for row in connection.execute("PRAGMA foreign_key_check")]
-        by = holder(store_dir)
+    """Read everything on the volume and the database it makes; raises StoreError when it has no store."""
+    faults: list[str] = []
+    with _folder("the volume", store_dir) as folder:
+        database = folder / "store.db"
+        try:
+            _steady(store_dir, partial(_build_all, store_dir, database))
+        except StoreDamaged as error:
+            faults = [error.what, *_harm(store_dir, database, folder)]
+        faults += [
+            f"{each.path} is damaged; nothing newer needs it, and `picoclaw store compact` removes it"
+            for each in layout.scan(store_dir).snapshots
+            if not any(str(each.path) in fault for fault in faults) and not _intact(each)
+        ]
+        return _report(store_dir, database, faults)
+
+
+def check_backup(source: Path) -> Report:
+    """Read a backup, or any database file of a store, to its last row; raises StoreError when it is none."""
+    with _folder("the file", source) as folder:
+        database = folder / "store.db"
+        _copy_database(source, database)
+        return _report(None, database, faults_in(database))
+
+
+def _harm(store_dir: Path, database: Path, folder: Path) -> list[str]:
+    """Say what a damage costs; leaves what can be read at ``database``."""
+    try:
+        chain.rebuild(store_dir, database)
+    except StoreDamaged:
+        chain.discard(database)
+        found = salvage.salvage(store_dir, database, folder)
+        return [found.sentence, *found.lost]
+    return [] if faults_in(database) else ["The newest state doesn't need that file: nothing is lost"]
+
+
+def _report(store_dir: Path | None, database: Path, faults: list[str]) -> Report:
+    by = None if store_dir is None else holder(store_dir)
+    listing = Listing([], []) if store_dir is None else layout.scan(store_dir)
+    with closing(sqlite3.connect(database)) as connection:
         return Report(
+            store_id=None if store_dir is None else identity(store_dir),
             holder=None if by is None or by.released else str(by),
             snapshots=len(listing.snapshots),
             segments=len(listing.segments),
-            volume_bytes=_volume_bytes(store_dir),
+            volume_bytes=0 if store_dir is None else _volume_bytes(store_dir),
             database_bytes=database.stat().st_size,
             schema_version=_number(connection, "PRAGMA user_version"),
             conversations=_number(connection, "SELECT count(*) FROM conversations"),
@@ -78,38 +112,51 @@ def check(store_dir: Path) -> Report:
 def backup(store_dir: Path, target: Path) -> int:
     """Write everything acknowledged so far to ``target``, one SQLite file; returns its size in bytes.
 
-    Raises StoreError when ``target`` exists or the volume makes no database.
+    The file carries its checksum. Raises StoreError when ``target`` exists or the volume is damaged.
     """
-    if target.exists():
-        raise StoreError(f"{target} exists already: choose a new name")
     with _rebuilt(store_dir) as database:
-        chain.quick_check(database)
-        snapshot.copy_durably(database, target)
-    return target.stat().st_size
+        return _publish_file(database, target)
 
 
-def restore(store_dir: Path, source: Path) -> None:
+def save_what_can_be_read(source: Path, target: Path) -> salvage.Salvaged:
+    """Write what a damaged volume or database still has to ``target``; never touches ``source``.
+
+    Raises StoreError when ``target`` exists or nothing can be read.
+    """
+    if not source.exists():
+        raise StoreError(f"There is nothing at {source}")
+    with _folder("the volume", source) as folder:
+        database = folder / "salvaged.db"
+        found = salvage.salvage(source, database, folder)
+        _publish_file(database, target)
+    return found
+
+
+def restore(store_dir: Path, source: Path) -> str:
     """Make a backup the volume's newest state; the next host uses it, whatever its local disk has.
 
-    What the volume had stays there until the host folds its history. Raises StoreError (no usable backup),
-    StoreVersion, StoreLocked.
+    What the volume had stays there until the host folds its history. Returns the store's new identity; raises
+    StoreError (no usable backup), StoreVersion, StoreLocked.
     """
-    with tempfile.TemporaryDirectory(prefix="picoclaw-") as folder:
-        copy = Path(folder) / "restored.db"
+    with _folder("the backup", source) as folder:
+        copy = folder / "restored.db"
         _copy_database(source, copy)
-        with _taken(store_dir) as (name, _):
-            snapshot.publish(copy, store_dir, name)
-            rename_store(store_dir)
+        if faults := faults_in(copy):
+            raise StoreDamaged(f"{source} is no sound backup: {'; '.join(faults)}")
+        with _taken(store_dir) as (lock, name, _):
+            _put(copy, lock, store_dir, name)
+            return rename_store(store_dir)
 
 
 def compact(store_dir: Path) -> int:
     """Fold the volume's history into one snapshot and remove the rest; returns the bytes left on it.
 
-    Afterwards no deleted byte is on the volume any more.
+    Afterwards no deleted byte is on the volume any more. A damaged volume is refused and left as it is.
     """
-    with _taken(store_dir) as (name, listing), _rebuilt(store_dir) as database:
-        chain.quick_check(database)
-        snapshot.publish(database, store_dir, name)
+    with _taken(store_dir) as (lock, name, listing), _folder("the volume", store_dir) as folder:
+        database = folder / "store.db"
+        _build_all(store_dir, database)
+        _put(database, lock, store_dir, name)
         for path in [
             *(each.path for each in listing.snapshots),
             *(layout.segment_path(store_dir, each) for each in listing.segments),
@@ -120,19 +167,11 @@ def compact(store_dir: Path) -> int:
 
 
 def export(store_dir: Path) -> Iterator[dict[str, Any]]:
-    """Yield every row as a dictionary with its ``table``, conversations first."""
+    """Yield every row as a dictionary with its ``table``, conversations first; raises StoreDamaged."""
     with _rebuilt(store_dir) as database, closing(sqlite3.connect(database)) as connection:
-        tables = [row[0] for row in connection.execute(TABLES) if row[0] not in NOT_EXPORTED]
-        for table in tables:
-            rows = connection.execute(f"SELECT * FROM {table}")
-            columns = [column[0] for column in rows.description]
-            for row in rows:
-                values = zip(columns, row, strict=True)
-                yield {"table": table} | {name: _value(name, value) for name, value in values}
-
-
-def _value(name: str, value: Any) -> Any:
-    return jsons.loads(value) if name in JSON_COLUMNS and value is not None else value
+        for table in tables(connection):
+            if table not in NOT_EXPORTED:
+                yield from ({"table": table} | row for row in rows(connection, table))
 
 
 def has_store(store_dir: Path) -> bool:
@@ -151,45 +190,107 @@ def held_database(store_dir: Path) -> Iterator[Path]:
 
 @contextmanager
 def _rebuilt(store_dir: Path) -> Iterator[Path]:
-    """Build the newest database of a volume in a directory of its own."""
-    with tempfile.TemporaryDirectory(prefix="picoclaw-") as folder:
-        database = Path(folder) / "store.db"
-        _read(store_dir, database)
+    """Build the newest database of a volume in a directory of its own; raises StoreDamaged."""
+    _listing(store_dir)
+    with _folder("the volume", store_dir) as folder:
+        database = folder / "store.db"
+        _steady(store_dir, lambda: chain.rebuild(store_dir, database))
+        chain.quick_check(database)
         yield database
 
 
-def _read(store_dir: Path, database: Path) -> None:
-    for _ in range(READ_AGAIN - 1):
-        newest = _listing(store_dir).snapshots[-1:]
-        with suppress(StoreError):
-            chain.rebuild(store_dir, database)
-            if _listing(store_dir).snapshots[-1:] == newest:
-                return
-    chain.rebuild(store_dir, database)
+@contextmanager
+def _folder(what: str, source: Path) -> Iterator[Path]:
+    """Give a directory to read a copy in; what fails in it is the machine's fault, or the copy's."""
+    place = Path(tempfile.gettempdir())
+
+    def wanted() -> int:
+        return chain.wanted_bytes(source) if source.is_dir() else source.stat().st_size
+
+    with (
+        told_apart(f"TMPDIR, for a copy of {what}", place, wanted),
+        tempfile.TemporaryDirectory(prefix="picoclaw-") as folder,
+    ):
+        yield Path(folder)
+
+
+def _steady(store_dir: Path, read: Callable[[], object]) -> None:
+    """Read the volume, and again when a host folded its segments meanwhile: then files are gone."""
+    for _ in range(READ_AGAIN):
+        before = _listing(store_dir).snapshots
+        try:
+            read()
+        except (StoreDamaged, FileNotFoundError):
+            if _listing(store_dir).snapshots == before:
+                raise
+        else:
+            return
+    read()
+
+
+def _build_all(store_dir: Path, database: Path) -> None:
+    """Build the newest database from the oldest snapshot and from the newest, and read all of it."""
+    faults: list[str] = []
+    for build in (chain.rebuild_from_oldest, chain.rebuild):
+        try:
+            build(store_dir, database)
+        except StoreDamaged as error:
+            faults.append(error.what)
+    if faults := list(dict.fromkeys(faults)) or faults_in(database):
+        raise StoreDamaged("; ".join(faults))
+
+
+def _intact(each: Snapshot) -> bool:
+    # A host that folds its history meanwhile removes old ones.
+    with suppress(FileNotFoundError):
+        return snapshot.intact(each)
+    return True
 
 
 @contextmanager
-def _taken(store_dir: Path) -> Iterator[tuple[FileId, Listing]]:
+def _taken(store_dir: Path) -> Iterator[tuple[VolumeLock, FileId, Listing]]:
     """Hold the volume; gives the name of the next file and what lies there."""
-    taken = VolumeLock.acquire(store_dir, "picoclaw store")
+    with told_apart("STORE_DIR", store_dir):
+        taken = VolumeLock.acquire(store_dir, "picoclaw store")
     try:
         listing = layout.scan(store_dir)
-        yield FileId(taken.era, listing.last_number() + 1), listing
+        yield taken, FileId(taken.era, listing.last_number() + 1), listing
     finally:
         taken.release()
+
+
+def _put(database: Path, lock: VolumeLock, store_dir: Path, name: FileId) -> None:
+    with told_apart("STORE_DIR", store_dir, lambda: database.stat().st_size):
+        snapshot.publish(database, store_dir, name)
+    lock.end = Link(name, 0, 0)
+
+
+def _publish_file(database: Path, target: Path) -> int:
+    if target.exists():
+        raise StoreError(f"{target} exists already: choose a new name")
+    sealing.seal(database)
+    with told_apart("the new file", target.absolute().parent, lambda: database.stat().st_size):
+        snapshot.copy_durably(database, target)
+    sealing.must_be_whole(target)
+    return target.stat().st_size
 
 
 def _copy_database(source: Path, target: Path) -> None:
     if not source.is_file():
         raise StoreError(f"{source} is no file")
+    if not sealing.must_be_whole(source):
+        log.warning("%s carries no checksum: only its structure and its rows are checked", source)
+    sealing.copy(source, target)
     try:
-        with closing(sqlite3.connect(f"{source.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+        with closing(sqlite3.connect(target, isolation_level=None)) as connection:
+            connection.execute("PRAGMA application_id = 0")
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             version = _number(connection, "PRAGMA user_version")
-            with closing(sqlite3.connect(target)) as copy:
-                connection.backup(copy)
         chain.quick_check(target)
-    except (sqlite3.DatabaseError, chain.Damaged) as error:
-        raise StoreError(f"{source} is no sound backup: {error}") from error
+    except (sqlite3.Error, StoreDamaged) as error:
+        if isinstance(error, sqlite3.Error) and not is_damage(error):
+            raise
+        raise StoreDamaged(f"{source} is no sound backup: {getattr(error, 'what', error)}") from error
     if version == 0:
         raise StoreError(f"{source} is no backup of a store")
     if version > SCHEMA_VERSION:

@@ -131,6 +131,7 @@ def test_health_reveals_no_path_no_token_and_no_value(host: HostProcess) -> None
         "build_time",
         "max_execution_ms",
         "database",
+        "store",
         "volumes",
         "sandbox",
         "channels",

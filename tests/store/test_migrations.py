@@ -103,7 +103,7 @@ async def test_a_migration_that_fails_leaves_the_version_before(
 
 def test_a_file_that_is_no_database_is_refused_with_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "a.db").write_bytes(b"something else entirely" * 100)
-    with pytest.raises(StoreError, match=r"a\.db cannot be opened"):
+    with pytest.raises(StoreError, match=r"a\.db\) is damaged"):
         SqliteStore(tmp_path / "a.db")
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from shared.errors import NotDurable, StoreError
-from shared.store.sqlite.volume import compaction, segment, snapshot
+from shared.errors import NotDurable, StoreDamaged, StoreError
+from shared.store.sqlite.volume import compaction, lock, segment, snapshot
 from shared.store.sqlite.volume.carrier import Carrier
 from shared.store.sqlite.volume.opening import rename_store
 from tests.store.places import Places, add, integrity, names
@@ -70,19 +70,20 @@ async def test_a_torn_tail_of_the_last_segment_loses_only_what_is_torn(places: P
     await add(store, "kept")
     length = _last_segment(places).stat().st_size
     await add(store, "torn")
-    path = _last_segment(places)
+    crashed = Places(places.volume.with_name("crashed"), places.local.with_name("elsewhere"))
+    shutil.copytree(places.volume, crashed.volume)
     await store.close()
+    path = _last_segment(crashed)
     with path.open("r+b") as file:
         file.truncate(max(length, path.stat().st_size - cut))
-    places.lose_local_disk()
-    async with places.host() as again:
+    async with crashed.host() as again:
         assert "kept" in await names(again)
-        assert integrity(places.database) == "ok"
+        assert integrity(crashed.database) == "ok"
 
 
 @pytest.mark.parametrize("fault", ["torn", "missing", "overwritten"])
-async def test_a_damaged_segment_in_the_middle_never_makes_a_wrong_database(
-    places: Places, caplog: pytest.LogCaptureFixture, fault: str
+async def test_a_damaged_segment_in_the_middle_stops_the_start_and_names_the_file(
+    places: Places, fault: str
 ) -> None:
     await grow(places, compact=False)
     victim = segment_paths(places)[2]
@@ -93,27 +94,20 @@ async def test_a_damaged_segment_in_the_middle_never_makes_a_wrong_database(
             file.seek(segment.HEAD + 600)
             file.write(b"\xff" * 100) if fault == "overwritten" else file.truncate()
     places.lose_local_disk()
-    with caplog.at_level(logging.WARNING):
-        async with places.host() as store:
-            assert await names(store) == {"c0", "c1"}
-            assert integrity(places.database) == "ok"
-            await add(store, "after")
-    assert caplog.text
-    places.lose_local_disk()
-    async with places.host() as store:
-        assert await names(store) == {"c0", "c1", "after"}
+    before = files_of(places)
+    with pytest.raises(StoreDamaged, match=rf"{victim.name} is .*picoclaw store salvage"):
+        places.open()
+    assert files_of(places) == before
 
 
-async def test_a_snapshot_with_a_wrong_checksum_serves_when_nothing_else_is_left(
-    places: Places, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_snapshots_with_a_wrong_checksum_stop_the_start(places: Places) -> None:
     await grow(places)
     listing = places.listing()
     for each in listing.snapshots:
         each.path.rename(each.path.with_name(f"snapshot-{each.id}.00000000.db"))
     places.lose_local_disk()
-    async with places.host() as store:
-        assert await names(store) == ALL
+    with pytest.raises(StoreDamaged, match=r"00000000\.db is damaged"):
+        places.open()
 
 
 async def test_a_volume_without_a_usable_file_stops_the_start_with_a_sentence(places: Places) -> None:
@@ -123,7 +117,7 @@ async def test_a_volume_without_a_usable_file_stops_the_start_with_a_sentence(pl
     for path in segment_paths(places):
         path.unlink()
     places.lose_local_disk()
-    with pytest.raises(StoreError, match="Nothing on STORE_DIR can be restored"):
+    with pytest.raises(StoreError, match=r"snapshot-.* is damaged"):
         places.open()
 
 
@@ -343,6 +337,11 @@ async def test_a_log_that_someone_else_reset_is_noticed(places: Places) -> None:
         shutil.copytree(places.volume, saved)
     async with Places(saved, places.local.with_name("new")).host() as copy:
         assert await names(copy) == {"a", "b"}
+
+
+def files_of(places: Places) -> dict[str, bytes]:
+    """Return every file of the volume but the lock, which each start writes."""
+    return {path.name: path.read_bytes() for path in places.volume.iterdir() if path.name != lock.NAME}
 
 
 def _tamper(database: Path) -> None:

@@ -29,6 +29,7 @@ class PostgresStore:
     """
 
     several_hosts = True
+    origin = None
 
     def __init__(self, place: Place, retention: Retention | None = None) -> None:
         self.database = Database(place)

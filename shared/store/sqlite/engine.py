@@ -14,14 +14,16 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Final, Protocol, TypeVar
 
 import anyio.to_thread
 
 from shared.clock import now_ms
-from shared.errors import NotDurable, StoreError, Unauthorized, Unavailable
+from shared.errors import NotDurable, Unauthorized, Unavailable
+from shared.store.contract import StoreOrigin
+from shared.store.sqlite.failures import forbidden, told_apart
 from shared.store.sqlite.lease_clock import lease_now
 
 T = TypeVar("T")
@@ -51,6 +53,11 @@ PRAGMAS: Final = (
 
 class Shipper(Protocol):
     """Carries committed frames to the volume; the engine tells it when there are new ones."""
+
+    @property
+    def origin(self) -> StoreOrigin | None:
+        """Return which store is on the volume; None beside a host."""
+        ...
 
     @property
     def ok(self) -> bool:
@@ -174,12 +181,18 @@ class Database:
         self.path = path
         self._token_id = token_id
         self._shipper = shipper
-        # Never waits on the loop; BUSY sends the work to the thread.
-        self._quick = _open(path)
-        self.reserve = Reserve(path)
-        self._quick_gate = Gate(path)
         self._slow: sqlite3.Connection | None = None
-        self._slow_gate = Gate(path)
+        with ExitStack() as opened:
+            if shipper is not None:
+                opened.callback(_abandon, shipper)
+            # Never waits on the loop; BUSY sends the work to the thread.
+            self._quick = _open(path)
+            opened.callback(self._quick.close)
+            self.reserve = Reserve(path)
+            self._quick_gate = Gate(path)
+            opened.callback(self._quick_gate.close)
+            self._slow_gate = Gate(path)
+            opened.pop_all()
         self._slow_lock = threading.Lock()
         self._commits = 0
         self._durable = 0
@@ -263,11 +276,11 @@ class Database:
 
     def give_up(self) -> None:
         """Close in good order, as far as that goes, after an opening that failed."""
-        if self._shipper is None:
-            self.let_go()
-            return
-        with suppress(NotDurable):
-            self._shipper.close_now(self.let_go)
+        self.let_go()
+        if self._shipper is not None:
+            _abandon(self._shipper)
+        self._quick_gate.close()
+        self._slow_gate.close()
 
     def let_go(self) -> None:
         """Close the connections."""
@@ -319,6 +332,11 @@ def try_disk(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def _abandon(shipper: Shipper) -> None:
+    with suppress(NotDurable):
+        shipper.close_now(lambda: None)
+
+
 def _is_busy(error: sqlite3.OperationalError) -> bool:
     return error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
@@ -337,10 +355,10 @@ def _open(path: Path) -> sqlite3.Connection:
     # Made here so that nobody else can read it; never opened when it exists (docs/storage.md, the trap).
     with suppress(FileExistsError):
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-    try:
+    if not os.access(path, os.R_OK | os.W_OK):
+        raise forbidden(path)
+    with told_apart("LOCAL_DB_PATH", path):
         connection = connect(path, busy_ms=BUSY_MS)
-    except sqlite3.DatabaseError as error:
-        raise StoreError(f"The database {path.name} cannot be opened: {error}") from error
     # Others may be opening it at this moment, which is worth a wait; a statement on the loop never is.
     connection.execute("PRAGMA busy_timeout=0")
     return connection

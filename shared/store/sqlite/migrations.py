@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from shared.errors import StoreError, StoreVersion
 from shared.store.rows import MESSAGES_THAT_STAND
+from shared.store.sqlite.failures import is_damage
 
 if TYPE_CHECKING:
     from sqlite_utils import Database as UtilsDatabase
@@ -356,6 +357,8 @@ def migrate(connection: sqlite3.Connection) -> None:
     try:
         _apply(connection)
     except sqlite3.DatabaseError as error:
+        if not is_damage(error):
+            raise
         raise StoreError(f"The database could not be migrated from version {version}: {error}") from error
     finally:
         connection.row_factory = make_row

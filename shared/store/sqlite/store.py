@@ -33,6 +33,7 @@ class SqliteStore:
         retention: Retention | None = None,
         token_id: str | None = None,
     ) -> None:
+        self.origin = None if shipper is None else shipper.origin
         self._db = Database(path, shipper, token_id)
         try:
             self._db.upgrade(migrate)

@@ -14,8 +14,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from shared.errors import NotDurable
+from shared.errors import NotDurable, StoreError
 from shared.store.sqlite.engine import BUSY_MS, Gate, connect
+from shared.store.sqlite.failures import told_apart
 from shared.store.sqlite.volume import chain, layout, segment, snapshot, wal
 from shared.store.sqlite.volume.cleaning import clean
 from shared.store.sqlite.volume.layout import FileId
@@ -35,6 +36,7 @@ class Carrier:
         self.log = wal.log_path(database)
         self.sidecar = Sidecar(database)
         self._gate = Gate(database)
+        self.ended: Link | None = None
         self._mutex = threading.Lock()
         self._connection: sqlite3.Connection | None = None
 
@@ -82,12 +84,13 @@ class Carrier:
                 before, state = state, self._append_all(state)
                 if state is not before:
                     self._create(state, following)
+                shipped = state.durable
                 _reset(connection)
                 mark = _first_frame(connection, self.log)
                 moved = mark.salts != state.mark.salts
                 state = replace(state, base=self._base())
                 if moved:
-                    state = replace(state, segment=following, mark=mark)
+                    state = replace(state, segment=following, mark=mark, previous=shipped)
                 self.sidecar.write(state)
             self._carry(state)
             return moved
@@ -111,7 +114,9 @@ class Carrier:
                 reader.execute("BEGIN")
                 reader.execute("SELECT count(*) FROM sqlite_schema").fetchone()
                 mark, base = _first_frame(connection, self.log), self._base()
-            _back_up(reader, copy)
+            with told_apart("LOCAL_DB_PATH", self.database.parent, lambda: self.database.stat().st_size):
+                _back_up(reader, copy)
+                chain.quick_check(copy)
         finally:
             reader.close()
         try:
@@ -120,7 +125,7 @@ class Carrier:
             segment.create(store_dir, name, None)
         finally:
             chain.discard(copy)
-        state = replace(state, segment=name, mark=mark, phase=Phase.SHIPPING, base=base)
+        state = replace(state, segment=name, mark=mark, previous=None, phase=Phase.SHIPPING, base=base)
         self.sidecar.write(state)
         clean(store_dir, state.token)
         return self._carry(state)
@@ -130,7 +135,7 @@ class Carrier:
         if state.phase is Phase.AHEAD:
             return self.renew(state)
         if state.phase is Phase.ENDED:
-            return self.begin_after(state, Link(state.segment, state.mark.shipped, state.mark.checksum))
+            return self.begin_after(state, state.durable)
         self.sidecar.write(state)
         return state
 
@@ -156,9 +161,16 @@ class Carrier:
         connection = self._connect()
         with self._gate.held():
             mark, base = _first_frame(connection, self.log), self._base()
-            state = replace(state, segment=name, mark=mark, phase=Phase.SHIPPING, base=base)
+            state = replace(
+                state, segment=name, mark=mark, previous=previous, phase=Phase.SHIPPING, base=base
+            )
             self.sidecar.write(state)
         return state
+
+    def end(self) -> Link | None:
+        """Return how far the volume surely goes; None when the sidecar doesn't say."""
+        state = self.sidecar.read()
+        return None if state is None else state.end
 
     def close(self, let_go: Callable[[], None]) -> None:
         """Ship what is left, let the database go, and note what the local files are then."""
@@ -184,6 +196,7 @@ class Carrier:
         with self._gate.held():
             if phase is Phase.ENDED:
                 state = self._append_all(state)
+            self.ended = state.end
             let_go()
             self._disconnect()
             # SQLite writes the log back and removes it when the last connection of all processes closes.
@@ -209,8 +222,7 @@ class Carrier:
         return state
 
     def _append(self, state: State, tail: Tail) -> State:
-        path = layout.segment_path(Path(state.store_dir), state.segment)
-        segment.append(path, tail.data, state.mark.shipped)
+        segment.append(Path(state.store_dir), tail.data, state.durable, state.previous)
         # After the disk has it: a host that takes over later finds it, one that took over before is seen.
         self._check_token(state)
         state = replace(state, mark=tail.mark)
@@ -219,8 +231,7 @@ class Carrier:
 
     def _create(self, state: State, following: FileId) -> None:
         self._check_token(state)
-        previous = Link(state.segment, state.mark.shipped, state.mark.checksum)
-        segment.create(Path(state.store_dir), following, previous)
+        segment.create(Path(state.store_dir), following, state.durable)
 
     def _check_token(self, state: State) -> None:
         present = holder(Path(state.store_dir))
@@ -255,7 +266,7 @@ def _replaced() -> NotDurable:
 def _failures() -> Iterator[None]:
     try:
         yield
-    except (OSError, sqlite3.Error, NotContinuous) as error:
+    except (OSError, sqlite3.Error, NotContinuous, StoreError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise NotDurable(
             f"The volume cannot take what was written: {reason or 'its log was reset by someone else'}",

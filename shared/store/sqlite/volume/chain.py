@@ -12,31 +12,27 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from shared.errors import StoreError
+from shared.errors import StoreDamaged, StoreEnvironment
 from shared.store.sqlite.volume import layout, segment, snapshot, wal
 from shared.store.sqlite.volume.layout import FileId, Listing, Snapshot
+from shared.store.sqlite.volume.lock import holder
 from shared.store.sqlite.volume.segment import Link, Segment
 
 log = logging.getLogger(__name__)
 
 
-class Damaged(Exception):
-    """A file on the volume is not what it has to be."""
-
-
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A segment to apply; ``length`` in bytes of log when a later segment says it, else all that is whole."""
+    """A segment to apply; ``end`` when a later segment says where it ends, else all that is whole counts."""
 
     segment: Segment
-    length: int | None
+    end: Link | None
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One way to rebuild the database as it was at ``head``."""
+    """One way to rebuild the database as it was at the end of its steps."""
 
-    head: FileId
     snapshot: Snapshot
     steps: list[Step]
 
@@ -44,58 +40,71 @@ class Plan:
 def rebuild(store_dir: Path, target: Path) -> Link:
     """Build the newest database that the volume holds at ``target`` and return where it ends.
 
-    Damage is passed over with a warning as long as an older file helps; raises StoreError when none does.
+    A damaged file is passed over, with a warning, where others make the very same database. Raises
+    StoreDamaged when anything that was acknowledged would be missing.
     """
+    # What it says of the end is older than all that is read after it.
+    by = holder(store_dir)
     listing = layout.scan(store_dir)
-    heads = _heads(store_dir, listing)
-    for strict in (True, False):
-        for number, plan in enumerate(_plans(store_dir, listing, heads)):
+    newest = _newest(store_dir, listing)
+    faults: list[str] = []
+    try:
+        for plan in _plans(store_dir, listing.snapshots, newest, None):
             try:
-                end = build(plan, target, strict=strict)
-            except (Damaged, sqlite3.DatabaseError, OSError) as error:
-                log.warning("The volume's %s cannot be used: %s", plan.snapshot.path.name, error)
-                continue
-            if plan.head != heads[0]:
-                log.warning("What followed segment %s on the volume is lost", end.id)
-            if number or not strict:
-                log.warning("Restored from %s and %d log segments", plan.snapshot.path.name, len(plan.steps))
-            return end
-    raise StoreError(
-        "Nothing on STORE_DIR can be restored: every snapshot is damaged. Put a backup there "
-        "(picoclaw store restore), or move its files away to begin with an empty database."
+                end = build(plan, target)
+            except StoreDamaged as error:
+                log.warning("%s", error.what)
+                faults.append(error.what)
+            else:
+                _must_reach(end, None if by is None else by.end, store_dir)
+                return end
+    except StoreDamaged as error:
+        faults.append(error.what)
+    raise StoreDamaged("; ".join(dict.fromkeys(faults)))
+
+
+def wanted_bytes(store_dir: Path) -> int:
+    """Return how many bytes a rebuild writes at most."""
+    listing = layout.scan(store_dir)
+    logs = [layout.segment_path(store_dir, name).stat().st_size for name in listing.segments]
+    return (
+        sum(logs)
+        + max(logs, default=0)
+        + max((each.path.stat().st_size for each in listing.snapshots), default=0)
     )
 
 
 def plan_until(store_dir: Path, end: Link) -> Plan:
-    """Return the way to the database as it was where ``end`` points; raises Damaged."""
-    listing = layout.scan(store_dir)
-    for plan in _plans_from(store_dir, listing.snapshots, end.id, end.length):
-        return plan
-    raise Damaged(f"no snapshot leads to wal-{end.id}")
+    """Return the way to the database as it was where ``end`` points; raises StoreDamaged."""
+    return next(_plans(store_dir, layout.scan(store_dir).snapshots, end.id, end))
 
 
-def build(
-    plan: Plan, target: Path, *, strict: bool = True, check: Callable[[], None] = snapshot.go_on
-) -> Link:
-    """Carry out a plan at ``target`` and return where the database stands; raises Damaged.
+def rebuild_from_oldest(store_dir: Path, target: Path) -> Link:
+    """Like ``rebuild``, from the oldest snapshot: this reads every file that may once be needed."""
+    listing, plans = layout.scan(store_dir), list[Plan]()
+    try:
+        plans.extend(_plans(store_dir, listing.snapshots, _newest(store_dir, listing), None))
+    except StoreDamaged:
+        # Beyond the oldest snapshot there is nothing any more.
+        if not plans or plans[-1].snapshot != listing.snapshots[0]:
+            raise
+    return build(plans[-1], target)
 
-    Not ``strict``: a snapshot with a wrong checksum will do when SQLite finds its structure sound.
-    """
+
+def build(plan: Plan, target: Path, *, check: Callable[[], None] = snapshot.go_on) -> Link:
+    """Carry out a plan at ``target`` and return where the database stands; raises StoreDamaged."""
     discard(target)
-    crc = snapshot.copy(plan.snapshot.path, target)
-    if strict and crc != plan.snapshot.crc:
-        raise Damaged("its content doesn't match its checksum")
+    if not snapshot.fits(plan.snapshot, snapshot.copy(plan.snapshot.path, target)):
+        raise StoreDamaged(f"{plan.snapshot.path} is damaged: its content has another checksum than its name")
     end = Link(plan.snapshot.id, 0, 0)
     for step in plan.steps:
         check()
         end = _apply(step, target)
-    if not strict:
-        quick_check(target)
     return end
 
 
 def quick_check(database: Path, stopped: Callable[[], bool] = bool) -> None:
-    """Raise Damaged unless SQLite finds the database's structure sound.
+    """Raise StoreDamaged unless SQLite finds the database's structure sound.
 
     It reads everything; when ``stopped`` turns true it ends early with sqlite3.OperationalError.
     """
@@ -106,7 +115,7 @@ def quick_check(database: Path, stopped: Callable[[], bool] = bool) -> None:
     finally:
         connection.close()
     if verdict != "ok":
-        raise Damaged(verdict)
+        raise StoreDamaged(f"{database} is damaged: {verdict}")
 
 
 def discard(database: Path) -> None:
@@ -115,51 +124,85 @@ def discard(database: Path) -> None:
         database.with_name(database.name + suffix).unlink(missing_ok=True)
 
 
-def _plans(store_dir: Path, listing: Listing, heads: list[FileId]) -> Iterator[Plan]:
-    for head in heads:
-        yield from _plans_from(store_dir, listing.snapshots, head, None)
+def _newest(store_dir: Path, listing: Listing) -> FileId:
+    """Return the file at which the history ends."""
+    snapshots = listing.snapshots[-1:]
+    for name in reversed(listing.segments):
+        # A segment without a frame may be left over from a host that died before it moved on to it.
+        if segment.has_frames(store_dir, name):
+            return max(name, *(each.id for each in snapshots))
+    if not snapshots:
+        raise StoreDamaged(f"{store_dir} has no snapshot")
+    return snapshots[0].id
 
 
-def _heads(store_dir: Path, listing: Listing) -> list[FileId]:
-    # A segment without a frame may be left over from a host that died before it moved on to it.
-    filled = [name for name in listing.segments if segment.has_frames(store_dir, name)]
-    return sorted({*filled, *(found.id for found in listing.snapshots)}, reverse=True)
-
-
-def _plans_from(
-    store_dir: Path, snapshots: list[Snapshot], head: FileId, length: int | None
-) -> Iterator[Plan]:
+def _plans(store_dir: Path, snapshots: list[Snapshot], name: FileId, end: Link | None) -> Iterator[Plan]:
+    """Yield the ways to a point of the history, the shortest first; raises StoreDamaged where one breaks."""
     steps: list[Step] = []
-    name: FileId | None = head
-    while name is not None:
+    while True:
         found = segment.read(store_dir, name)
-        if found is not None and found.length > 0 and length != 0:
-            steps.insert(0, Step(found, length))
-        for candidate in (each for each in snapshots if each.id == name):
-            yield Plan(head, candidate, list(steps))
-        previous = None if found is None else found.previous
-        name, length = (None, None) if previous is None else (previous.id, previous.length)
+        if found is not None and (end is None or end.length):
+            steps.insert(0, Step(found, end))
+        elif end is not None and end.length:
+            raise StoreDamaged(f"{layout.segment_path(store_dir, name)} is missing")
+        here = [each for each in snapshots if each.id == name]
+        yield from (Plan(each, list(steps)) for each in here)
+        if found is None or found.previous is None:
+            if here:
+                return
+            raise StoreDamaged(f"snapshot-{name} is missing in {store_dir}")
+        name, end = found.previous.id, found.previous
+
+
+def _must_reach(end: Link, least: Link | None, store_dir: Path) -> None:
+    """Raise StoreDamaged unless the history goes as far as the last host wrote beside its heartbeat."""
+    if least is None or (end.id, end.length) >= (least.id, least.length):
+        return
+    path = layout.segment_path(store_dir, least.id)
+    if not path.exists():
+        raise StoreDamaged(f"{path if least.length else f'snapshot-{least.id} in {store_dir}'} is missing")
+    raise _cut(path, least.length)
 
 
 def _apply(step: Step, target: Path) -> Link:
-    found = step.segment
-    if step.length is not None and found.length < step.length:
-        raise Damaged(f"wal-{found.id} is shorter than it was")
-    snapshot.copy(found.path, wal.log_path(target), skip=segment.HEAD, length=step.length)
+    found, end = step.segment, step.end
+    snapshot.copy(
+        found.path, wal.log_path(target), skip=segment.HEAD, length=None if end is None else end.length
+    )
     connection = sqlite3.connect(target, isolation_level=None)
     try:
         connection.execute("PRAGMA synchronous=OFF")
-        frames = int(connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()[1])
+        _, frames, written = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
         page_size = int(connection.execute("PRAGMA page_size").fetchone()[0])
     finally:
         connection.close()
+    if written != frames:
+        raise StoreEnvironment(f"{found.path.name} could not be written into {target}")
     discard_log(target)
     frame_size = wal.FRAME.size + page_size
     length = wal.HEADER.size + frames * frame_size if frames > 0 else 0
-    if step.length is not None and length != step.length:
-        raise Damaged(f"wal-{found.id} is torn")
     checksum = segment.checksum_before(found, length, frame_size) if length else 0
-    return Link(found.id, length, checksum or 0)
+    reached = Link(found.id, length, checksum or 0)
+    if length < (found.durable if end is None else end).length or end not in (None, reached):
+        raise _cut(found.path, (end or found.durable).length)
+    if end is None and found.length > length:
+        log.warning(
+            "%d bytes at the end of %s are dropped: their writing was cut off, and nobody was told of them",
+            found.length - length,
+            found.path.name,
+        )
+    return reached
+
+
+def _cut(path: Path, length: int) -> StoreDamaged:
+    with path.open("rb") as file:
+        file.seek(segment.HEAD)
+        place = next((each.offset for each in wal.frames(file) if not each.sound), None)
+    if place is not None:
+        return StoreDamaged(f"{path} is damaged at byte {segment.HEAD + place}")
+    return StoreDamaged(
+        f"{path} is cut off at byte {path.stat().st_size}: it went to byte {segment.HEAD + length}"
+    )
 
 
 def discard_log(database: Path) -> None:

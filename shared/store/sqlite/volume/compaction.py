@@ -12,6 +12,8 @@ import threading
 from pathlib import Path
 from typing import Final
 
+from shared.errors import StoreDamaged
+from shared.store.sqlite.failures import is_damage
 from shared.store.sqlite.volume import chain, layout, segment, snapshot
 from shared.store.sqlite.volume.carrier import Carrier
 from shared.store.sqlite.volume.cleaning import clean
@@ -50,9 +52,11 @@ class Compaction:
                 self._run(state)
             except Stopped:
                 return False
-            except (chain.Damaged, sqlite3.DatabaseError) as error:
+            except (StoreDamaged, sqlite3.Error) as error:
                 if self._over.is_set():
                     return False
+                if isinstance(error, sqlite3.Error) and not is_damage(error):
+                    raise
                 log.error("The volume's history is damaged, a new snapshot is written: %s", error)
                 self._renew()
         self._looked_at = state.segment
@@ -62,7 +66,7 @@ class Compaction:
         store_dir = Path(state.store_dir)
         present = segment.read(store_dir, state.segment)
         if present is None or present.previous is None:
-            raise chain.Damaged(f"wal-{state.segment} doesn't say what it continues")
+            raise StoreDamaged(f"wal-{state.segment} doesn't say what it continues")
         built = self._carrier.database.with_name(self._carrier.database.name + ".compacted")
         try:
             chain.build(chain.plan_until(store_dir, present.previous), built, check=self._go_on)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -82,6 +83,19 @@ def snapshot_path(store_dir: Path, name: FileId, crc: int) -> Path:
     return store_dir / f"snapshot-{name}.{crc:08x}.db"
 
 
+def open_file(path: Path, flags: int) -> int:
+    """Open a file of the volume, made if need be, and return its descriptor.
+
+    What root makes gets the directory's owner: an operator's command must not lock out the host.
+    """
+    fd = os.open(path, flags | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    if os.geteuid() == 0:
+        owner = path.parent.stat()
+        with suppress(PermissionError):
+            os.fchown(fd, owner.st_uid, owner.st_gid)
+    return fd
+
+
 def sync_directory(directory: Path) -> None:
     """Make the names in a directory durable."""
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -94,7 +108,7 @@ def sync_directory(directory: Path) -> None:
 def write_durably(path: Path, data: bytes) -> None:
     """Put ``data`` at ``path`` as a whole or not at all, on the disk when this returns."""
     temporary = path.with_name(path.name + TEMPORARY)
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    fd = open_file(temporary, os.O_WRONLY | os.O_TRUNC)
     try:
         write_all(fd, data, 0)
         os.fsync(fd)

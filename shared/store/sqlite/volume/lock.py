@@ -12,6 +12,7 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -20,6 +21,7 @@ from uuid import uuid4
 from shared.errors import StoreLocked
 from shared.store.sqlite.engine import PROBE_BYTES, try_disk
 from shared.store.sqlite.volume import layout, records
+from shared.store.sqlite.volume.segment import Link, link, numbers
 from shared.store.sqlite.volume.sidecar import boot_id
 
 log = logging.getLogger(__name__)
@@ -34,7 +36,7 @@ STALE_S: Final = 4 * BEAT_S
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """Who holds a volume. ``token`` is new with every taking."""
+    """Who holds a volume. ``token`` is new with every taking; ``end``: how far the volume surely goes."""
 
     owner: str
     host: str
@@ -44,6 +46,7 @@ class Holder:
     era: int
     beat: int = 0
     released: bool = False
+    end: Link | None = None
 
     def __str__(self) -> str:
         return f"{self.owner} (process {self.pid} on {self.host})"
@@ -52,7 +55,7 @@ class Holder:
 def holder(store_dir: Path) -> Holder | None:
     """Return who holds the volume, or held it last; None if nobody ever did."""
     try:
-        data = (store_dir / NAME).read_bytes()
+        data = (store_dir / NAME).read_bytes()[:SIZE]
     except FileNotFoundError:
         return None
     return _parse(data)
@@ -60,6 +63,9 @@ def holder(store_dir: Path) -> Holder | None:
 
 class VolumeLock:
     """The lock while it is held; a thread of its own keeps the heartbeat.
+
+    ``end`` is written with each heartbeat and at the stop: a start that finds less knows that files are
+    missing or cut. ``asked`` returns it while the volume is being written.
 
     The heartbeat goes the way of the next write: the file is opened by its path, written and synced.
     ``fault`` is what kept the last one from the volume.
@@ -71,6 +77,8 @@ class VolumeLock:
         self._store_dir = store_dir
         self._answered = time.monotonic()
         self.fault: str | None = None
+        self.end = mine.end
+        self.asked: Callable[[], Link | None] = lambda: None
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._keep_beating, name="volume-heartbeat", daemon=True)
 
@@ -88,7 +96,7 @@ class VolumeLock:
     def acquire(cls, store_dir: Path, owner: str, *, stale_s: float = STALE_S) -> VolumeLock:
         """Take the volume; raises StoreLocked naming the holder, OSError when it can't be written."""
         store_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        fd = os.open(store_dir / NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fd = layout.open_file(store_dir / NAME, os.O_RDWR)
         try:
             return cls(fd, _take(fd, store_dir, owner, stale_s), store_dir)._start()
         except BaseException:
@@ -106,7 +114,7 @@ class VolumeLock:
         self._thread.join()
         try:
             if self._is_mine(self._fd):
-                _write(self._fd, self._mine, released=True)
+                _write(self._fd, self._mine, released=True, end=self.end)
         except OSError:
             # The volume is gone; its heartbeat stands still, which says the same a little later.
             pass
@@ -135,7 +143,8 @@ class VolumeLock:
         try:
             if not self._is_mine(fd):
                 return "another host has taken it"
-            _write(fd, self._mine, beat=beat)
+            self.end = self.asked() or self.end
+            _write(fd, self._mine, beat=beat, end=self.end)
         finally:
             os.close(fd)
         room = os.statvfs(self._store_dir)
@@ -149,6 +158,26 @@ class VolumeLock:
         return present is not None and present.token == self._mine.token
 
 
+def hold_database(database: Path, store_dir: Path, owner: str) -> int:
+    """Take a runtime database for one host; returns the descriptor that holds it until it is closed.
+
+    Raises StoreLocked naming the host that has it: two volumes must not be fed by one database.
+    """
+    fd = os.open(f"{database}.host", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        if _kernel_lock(fd) is False:
+            by = os.pread(fd, SIZE, 0).decode(errors="replace") or "another host"
+            raise StoreLocked(
+                f"LOCAL_DB_PATH {database} is in use by {by}: give each host a LOCAL_DB_PATH of its own"
+            )
+        os.ftruncate(fd, 0)
+        layout.write_all(fd, f"{owner} (process {os.getpid()}, STORE_DIR {store_dir})".encode(), 0)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
 def _take(fd: int, store_dir: Path, owner: str, stale_s: float) -> Holder:
     kernel = _kernel_lock(fd)
     before = _parse(os.pread(fd, SIZE, 0))
@@ -159,7 +188,8 @@ def _take(fd: int, store_dir: Path, owner: str, stale_s: float) -> Holder:
     if before is not None and foreign:
         _watch(fd, before, stale_s)
     era = 1 + max(layout.scan(store_dir).last_era(), 0 if before is None else before.era)
-    mine = Holder(owner, socket.gethostname(), os.getpid(), here, uuid4().hex, era)
+    end = None if before is None else before.end
+    mine = Holder(owner, socket.gethostname(), os.getpid(), here, uuid4().hex, era, end=end)
     _write(fd, mine)
     layout.sync_directory(store_dir)
     if foreign:
@@ -202,10 +232,13 @@ def _locked(by: Holder | None) -> StoreLocked:
 
 def _write(fd: int, mine: Holder, **changes: Any) -> None:
     fields = {name: getattr(mine, name) for name in Holder.__slots__} | changes
+    fields["end"] = numbers(fields["end"])
     layout.write_all(fd, records.seal(fields, SIZE), 0)
     os.fsync(fd)
 
 
 def _parse(data: bytes) -> Holder | None:
     fields = records.unseal(data)
-    return None if fields is None else Holder(**fields)
+    if fields is None or "token" not in fields:
+        return None
+    return Holder(**fields | {"end": link(fields.get("end"))})

@@ -11,11 +11,14 @@ from typing import Final
 from uuid import uuid4
 
 from shared import jsons
-from shared.errors import StoreError
+from shared.errors import StoreDamaged, StoreMismatch
+from shared.store.contract import StoreOrigin
+from shared.store.sqlite.failures import told_apart
 from shared.store.sqlite.volume import chain, layout, segment
 from shared.store.sqlite.volume.carrier import Carrier
 from shared.store.sqlite.volume.cleaning import sweep
 from shared.store.sqlite.volume.layout import FileId, Listing
+from shared.store.sqlite.volume.lock import holder
 from shared.store.sqlite.volume.sidecar import State, boot_id
 from shared.store.sqlite.volume.wal import Mark
 
@@ -41,28 +44,38 @@ class Verdict(Enum):
     """The volume is the newer copy, or the only one that can be trusted."""
 
 
-def prepare(carrier: Carrier, store_dir: Path, *, token: str, era: int) -> None:
+def prepare(carrier: Carrier, store_dir: Path, *, token: str, era: int) -> StoreOrigin:
     """Make the runtime database the newest good copy and its shipping ready; raises StoreError."""
     database = carrier.database
     with carrier.held():
         sweep(store_dir)
         for suffix in SCRATCH:
             chain.discard(database.with_name(database.name + suffix))
-        state = carrier.sidecar.read()
+        state, listing = carrier.sidecar.read(), layout.scan(store_dir)
         found = state if state is not None and _trusted(carrier, state, store_dir) else None
-        verdict = judge(found, store_dir, layout.scan(store_dir), database)
+        verdict = judge(found, store_dir, listing, database)
+        there = identity(store_dir)
         if verdict is Verdict.CONTINUE and found is not None:
             carrier.resume(replace(found, token=token, era=era))
-            return
+            return StoreOrigin(found.lineage, new=False)
         if verdict is Verdict.RESTORE and state is not None and found is None:
             log.warning("The runtime database %s doesn't continue what the volume has", database.name)
+        if listing.empty and found is None:
+            _must_be_new(store_dir, there, state, database)
+        lineage, era = there or uuid4().hex, max(era, found.era + 1 if found else 0)
+        if there is None and listing.empty and found is not None:
+            lineage = found.lineage
         state = State(
-            str(store_dir.absolute()), _lineage(store_dir), token, era, boot_id(), 0, FileId(era, 0), NO_MARK
+            str(store_dir.absolute()), lineage, token, era, boot_id(), 0, FileId(era, 0), NO_MARK, None
         )
         if verdict is Verdict.RESTORE:
             _restore(carrier, state)
         else:
-            _take_local(carrier, state, trusted=found is not None)
+            _take_local(carrier, state)
+        if there is None:
+            # After the first snapshot: an identity without one means that files are missing.
+            _name_store(store_dir, lineage, new=listing.empty)
+        return StoreOrigin(lineage, new=listing.empty)
 
 
 def judge(found: State | None, store_dir: Path, listing: Listing, database: Path) -> Verdict:
@@ -90,19 +103,55 @@ def identity(store_dir: Path) -> str | None:
     """Return the name of the store on a volume, None if it has none."""
     try:
         return str(jsons.loads((store_dir / IDENTITY).read_bytes())["lineage"])
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
         return None
 
 
-def rename_store(store_dir: Path) -> str:
+def must_be(store_dir: Path, store_id: str | None) -> None:
+    """Raise StoreMismatch unless the volume holds the store that STORE_ID names; any will do without one."""
+    there = identity(store_dir)
+    if store_id is not None and there != store_id:
+        raise StoreMismatch(
+            f"STORE_DIR {store_dir} holds {f'the store {there}' if there else 'no store'}, and STORE_ID "
+            f"names {store_id}: mount the volume of that store, or change STORE_ID"
+        )
+
+
+def rename_store(store_dir: Path, lineage: str | None = None) -> str:
     """Give the store on a volume a new identity: runtime databases of the old one aren't trusted any more."""
-    lineage = uuid4().hex
+    lineage = lineage or uuid4().hex
     layout.write_durably(store_dir / IDENTITY, jsons.dump_bytes({"lineage": lineage}) + b"\n")
     return lineage
 
 
-def _lineage(store_dir: Path) -> str:
-    return identity(store_dir) or rename_store(store_dir)
+def _name_store(store_dir: Path, lineage: str, *, new: bool) -> None:
+    rename_store(store_dir, lineage)
+    if new:
+        log.warning(
+            "STORE_DIR %s was empty: a new store was made there. If one should be there, stop this host and "
+            "mount its volume. STORE_ID=%s makes every later start refuse any other store, or none",
+            store_dir,
+            lineage,
+        )
+    else:
+        log.warning(
+            "STORE_DIR %s had no readable %s: the store is %s from now on", store_dir, IDENTITY, lineage
+        )
+
+
+def _must_be_new(store_dir: Path, there: str | None, state: State | None, database: Path) -> None:
+    """Raise when a volume without a snapshot or segment had a store before, or should be another one."""
+    by = holder(store_dir)
+    if there is not None or (by is not None and by.end is not None):
+        raise StoreDamaged(
+            f"STORE_DIR {store_dir} had a store, and all its snapshots and segments are missing"
+        )
+    if state is not None:
+        raise StoreMismatch(
+            f"STORE_DIR {store_dir} is empty, and LOCAL_DB_PATH {database} belongs to the store that was in "
+            f"{state.store_dir}: mount that volume. If it is lost, `picoclaw store restore {database}` makes "
+            "what the local disk has its newest state. For a store of its own choose another LOCAL_DB_PATH"
+        )
 
 
 def _trusted(carrier: Carrier, state: State, store_dir: Path) -> bool:
@@ -120,30 +169,23 @@ def _on_volume(state: State, store_dir: Path) -> bool:
 
 
 def _restore(carrier: Carrier, state: State) -> None:
-    database = carrier.database
+    database, store_dir = carrier.database, Path(state.store_dir)
     built = database.with_name(database.name + ".restored")
-    end = chain.rebuild(Path(state.store_dir), built)
-    # From here to begin_after nothing vouches for the local files, so a crash leads back to here.
-    carrier.sidecar.forget()
-    chain.discard(database)
-    built.replace(database)
+    try:
+        with told_apart("LOCAL_DB_PATH", database.parent, lambda: chain.wanted_bytes(store_dir)):
+            end = chain.rebuild(store_dir, built)
+        # From here to begin_after nothing vouches for the local files, so a crash leads back to here.
+        carrier.sidecar.forget()
+        chain.discard(database)
+        built.replace(database)
+    finally:
+        chain.discard(built)
     carrier.begin_after(replace(state, inode=database.stat().st_ino), end)
 
 
-def _take_local(carrier: Carrier, state: State, *, trusted: bool) -> None:
+def _take_local(carrier: Carrier, state: State) -> None:
     database = carrier.database
     if not database.exists():
         chain.discard_log(database)
         os.close(os.open(database, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-    elif not trusted:
-        _must_be_sound(database)
     carrier.renew(replace(state, inode=database.stat().st_ino))
-
-
-def _must_be_sound(database: Path) -> None:
-    try:
-        chain.quick_check(database)
-    except chain.Damaged as error:
-        raise StoreError(
-            f"The database {database.name} is damaged and STORE_DIR has no copy of it: {error}"
-        ) from error

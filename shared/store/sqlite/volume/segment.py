@@ -1,4 +1,8 @@
-"""A segment: a record that says what it continues, then the bytes of one epoch of the log."""
+"""A segment: a record that says what it is and continues, then the bytes of one epoch of the log.
+
+Each append also writes into that record how far the sync *before* it came, so whatever is cut or damaged up
+to there is seen, without any further sync. What follows may be a tail that nobody was told of.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +11,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from shared.errors import StoreDamaged
 from shared.store.sqlite.volume import layout, records
 from shared.store.sqlite.volume.layout import FileId
 
 HEAD: Final = 512
-"""Bytes before the log's own bytes in a segment file."""
+"""Bytes before the log's own bytes in a segment file: one sector, which no crash leaves half written."""
+READ_AGAIN: Final = 3
+"""A reader beside a writing host may catch the record half written."""
 
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """The segment before: which, how many of its log bytes count, and the checksum at their end."""
+    """A point in the history: a segment, how many of its log bytes count, and the checksum at their end."""
 
     id: FileId
     length: int
@@ -25,52 +32,69 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A segment as found on the volume; ``length`` is in bytes of log."""
+    """A segment as found on the volume; ``length`` is in bytes of log, ``durable`` what must be there."""
 
     id: FileId
     path: Path
     previous: Link | None
     length: int
+    durable: Link
 
 
 def create(store_dir: Path, name: FileId, previous: Link | None) -> None:
     """Start an empty segment, durably; one that was started and never filled is started anew."""
-    link = None if previous is None else [*previous.id, previous.length, previous.checksum]
-    path = layout.segment_path(store_dir, name)
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    try:
-        layout.write_all(fd, records.seal({"previous": link}, HEAD), 0)
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-    layout.sync_directory(store_dir)
+    layout.write_durably(layout.segment_path(store_dir, name), _head(previous, Link(name, 0, 0)))
 
 
-def append(path: Path, data: bytes, offset: int) -> None:
-    """Write log bytes at ``offset`` and wait for the disk; the file must exist."""
+def append(store_dir: Path, data: bytes, durable: Link, previous: Link | None) -> None:
+    """Write log bytes behind those that are ``durable``, and wait for the disk; the file must exist."""
+    path = layout.segment_path(store_dir, durable.id)
     # Opened by name each time: a descriptor would keep writing to a volume that was taken away.
     fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
-        layout.write_all(fd, data, HEAD + offset)
+        layout.write_all(fd, _head(previous, durable), 0)
+        layout.write_all(fd, data, HEAD + durable.length)
         os.fdatasync(fd)
     finally:
         os.close(fd)
 
 
 def read(store_dir: Path, name: FileId) -> Segment | None:
-    """Return a segment, or None when it is absent or its record is torn."""
+    """Return a segment, None when it is absent; raises StoreDamaged when its record isn't its own."""
     path = layout.segment_path(store_dir, name)
-    try:
-        with path.open("rb") as file:
-            fields = records.unseal(file.read(HEAD))
-            length = os.fstat(file.fileno()).st_size - HEAD
-    except FileNotFoundError:
-        return None
-    if fields is None:
-        return None
-    link = fields["previous"]
-    previous = None if link is None else Link(FileId(link[0], link[1]), link[2], link[3])
-    return Segment(name, path, previous, length)
+    for _ in range(READ_AGAIN):
+        try:
+            with path.open("rb") as file:
+                fields = records.unseal(file.read(HEAD))
+                length = os.fstat(file.fileno()).st_size - HEAD
+        except FileNotFoundError:
+            return None
+        if fields is not None and "previous" in fields:
+            # Earlier programs wrote neither the name nor how far the sync before came.
+            durable, found = fields.get("durable", [0, 0]), FileId(*fields.get("id", name))
+            if found != name:
+                raise StoreDamaged(f"{path} holds what belongs in wal-{found}")
+            return Segment(name, path, link(fields["previous"]), length, Link(name, *durable))
+    raise StoreDamaged(f"{path} is damaged at byte 0")
+
+
+def link(fields: list[int] | None) -> Link | None:
+    """Return a link from a record's four numbers."""
+    return None if fields is None else Link(FileId(fields[0], fields[1]), fields[2], fields[3])
+
+
+def numbers(link: Link | None) -> list[int] | None:
+    """Return a link as four numbers for a record."""
+    return None if link is None else [*link.id, link.length, link.checksum]
+
+
+def _head(previous: Link | None, durable: Link) -> bytes:
+    fields = {
+        "id": [*durable.id],
+        "previous": numbers(previous),
+        "durable": [durable.length, durable.checksum],
+    }
+    return records.seal(fields, HEAD)
 
 
 def has_frames(store_dir: Path, name: FileId) -> bool:

@@ -18,6 +18,7 @@ from typing import Any, Final
 from shared.store.sqlite.engine import take
 from shared.store.sqlite.volume import records
 from shared.store.sqlite.volume.layout import FileId, write_all
+from shared.store.sqlite.volume.segment import Link, link, numbers
 from shared.store.sqlite.volume.wal import Mark
 
 SIZE: Final = 4096
@@ -42,6 +43,7 @@ class State:
 
     ``boot`` names the run of the operating system, ``inode`` the database file. ``base`` is that file's
     size and modification time (ns): between two checkpoints nothing may write to it. None: not known.
+    ``previous`` is what the segment continues, None where it begins with a snapshot.
     """
 
     store_dir: str
@@ -52,8 +54,19 @@ class State:
     inode: int
     segment: FileId
     mark: Mark
+    previous: Link | None
     phase: Phase = Phase.SHIPPING
     base: tuple[int, int] | None = None
+
+    @property
+    def durable(self) -> Link:
+        """Return how far the segment is on the volume."""
+        return Link(self.segment, self.mark.shipped, self.mark.checksum)
+
+    @property
+    def end(self) -> Link:
+        """Return the last point of the history that the volume must have."""
+        return self.durable if self.mark.shipped or self.previous is None else self.previous
 
 
 def boot_id() -> str:
@@ -88,7 +101,7 @@ class Sidecar:
 
     def write(self, state: State) -> None:
         """Replace the state."""
-        fields = asdict(state) | {"segment": list(state.segment)}
+        fields = asdict(state) | {"segment": list(state.segment), "previous": numbers(state.previous)}
         write_all(self._fd, records.seal(fields, SIZE), 0)
 
     def forget(self) -> None:
@@ -100,13 +113,17 @@ class Sidecar:
         os.close(self._fd)
 
 
-def _state(fields: dict[str, Any]) -> State:
+def _state(fields: dict[str, Any]) -> State | None:
+    if "previous" not in fields:
+        # By an earlier program: the volume has all that was acknowledged.
+        return None
     base = fields["base"]
     return State(
         **{
             **fields,
             "segment": FileId(*fields["segment"]),
             "mark": Mark(**fields["mark"]),
+            "previous": link(fields["previous"]),
             "phase": Phase(fields["phase"]),
             "base": None if base is None else (base[0], base[1]),
         }

@@ -1,4 +1,4 @@
-"""Snapshots: whole copies of the database with their checksum in the name."""
+"""Snapshots: whole copies of the database with a checksum of content and place in the name."""
 
 from __future__ import annotations
 
@@ -22,14 +22,28 @@ def copy(source: Path, target: Path, *, skip: int = 0, length: int | None = None
     """Copy a file (``length`` bytes after ``skip``) and return the CRC-32 of what was copied."""
     with source.open("rb") as file:
         file.seek(skip)
-        fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with os.fdopen(fd, "wb", buffering=0) as out:
-            crc, left = 0, -1 if length is None else length
-            while left and (part := file.read(CHUNK if left < 0 else min(CHUNK, left))):
-                out.write(part)
-                crc = zlib.crc32(part, crc)
-                left -= len(part) if left > 0 else 0
+        fd = layout.open_file(target, os.O_WRONLY | os.O_TRUNC)
+        try:
+            crc, done = 0, 0
+            while part := file.read(CHUNK if length is None else min(CHUNK, length - done)):
+                layout.write_all(fd, part, done)
+                crc, done = zlib.crc32(part, crc), done + len(part)
+        finally:
+            os.close(fd)
     return crc
+
+
+def named(crc: int, name: FileId) -> int:
+    """Return the checksum for a snapshot's name: under another name the same content doesn't fit."""
+    return zlib.crc32(str(name).encode(), crc)
+
+
+def fits(snapshot: Snapshot, crc: int) -> bool:
+    """Return whether content with this CRC-32 is what a snapshot's name promises.
+
+    Earlier programs named a snapshot by the CRC-32 of its content alone.
+    """
+    return snapshot.crc in (crc, named(crc, snapshot.id))
 
 
 def publish(source: Path, store_dir: Path, name: FileId, check: Callable[[], None] = go_on) -> Path:
@@ -45,7 +59,7 @@ def publish(source: Path, store_dir: Path, name: FileId, check: Callable[[], Non
         if checksum(temporary) != crc:
             raise OSError("the volume gave back other bytes than were written")
         check()
-        path = layout.snapshot_path(store_dir, name, crc)
+        path = layout.snapshot_path(store_dir, name, named(crc, name))
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -75,11 +89,8 @@ def checksum(path: Path) -> int:
 
 
 def intact(snapshot: Snapshot) -> bool:
-    """Return whether a snapshot holds what its name promises."""
-    try:
-        return checksum(snapshot.path) == snapshot.crc
-    except OSError:
-        return False
+    """Return whether a snapshot holds what its name promises; raises OSError when it can't be read."""
+    return fits(snapshot, checksum(snapshot.path))
 
 
 def _sync(path: Path) -> None:

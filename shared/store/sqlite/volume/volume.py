@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import logging
+import os
+import sqlite3
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
 import anyio
 import anyio.to_thread
 
-from shared.errors import NotDurable, PicoError
+from shared.errors import NotDurable, PicoError, StoreError
+from shared.store.contract import StoreOrigin
 from shared.store.sqlite.volume.carrier import RETRY_AFTER_S, Carrier
 from shared.store.sqlite.volume.compaction import Compaction
-from shared.store.sqlite.volume.lock import VolumeLock
-from shared.store.sqlite.volume.opening import prepare
+from shared.store.sqlite.volume.lock import VolumeLock, hold_database
+from shared.store.sqlite.volume.opening import must_be, prepare
 
 log = logging.getLogger(__name__)
 
@@ -30,9 +34,17 @@ ROUND_S: Final = 2.0
 class Volume:
     """Ships one process's commits; with a lock it is the host's and does the upkeep too."""
 
-    def __init__(self, carrier: Carrier, lock: VolumeLock | None = None) -> None:
+    def __init__(
+        self,
+        carrier: Carrier,
+        lock: VolumeLock | None = None,
+        held: int | None = None,
+        origin: StoreOrigin | None = None,
+    ) -> None:
+        self.origin = origin
         self._carrier = carrier
         self._lock = lock
+        self._held = held
         self._failure: NotDurable | None = None
         self._shipped = -1
         self._limiter: anyio.CapacityLimiter | None = None
@@ -131,7 +143,10 @@ class Volume:
             self._carrier.close(let_go)
         finally:
             if self._lock is not None:
+                self._lock.end = self._carrier.ended or self._lock.end
                 self._lock.release()
+            if self._held is not None:
+                os.close(self._held)
 
     def start_upkeep(self) -> None:
         """Begin checkpoints, compaction and recovery from failures."""
@@ -182,25 +197,28 @@ class Upkeep:
             if state is not None and state.mark.shipped > EPOCH_BYTES:
                 self._carrier.roll_over()
             self._compaction.run_if_due()
-        except (PicoError, OSError) as error:
+        except (PicoError, StoreError, OSError, sqlite3.Error) as error:
             log.warning("Upkeep of the volume will be tried again: %s", error)
 
 
-def open_host_volume(store_dir: Path, database: Path, owner: str) -> Volume:
-    """Take the volume, make ``database`` the newest good copy, and return what ships it."""
-    lock = VolumeLock.acquire(store_dir, owner)
-    try:
+def open_host_volume(store_dir: Path, database: Path, owner: str, store_id: str | None = None) -> Volume:
+    """Take the volume, make ``database`` the newest good copy, and return what ships it.
+
+    ``store_id``: the only store that may be on the volume, None for any, or a new one.
+    """
+    must_be(store_dir, store_id)
+    with ExitStack() as opened:
+        lock = VolumeLock.acquire(store_dir, owner)
+        opened.callback(lock.release)
         database.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        held = hold_database(database, store_dir, owner)
+        opened.callback(os.close, held)
         carrier = Carrier(database)
-        try:
-            prepare(carrier, store_dir, token=lock.token, era=lock.era)
-        except BaseException:
-            carrier.abandon()
-            raise
-    except BaseException:
-        lock.release()
-        raise
-    return Volume(carrier, lock)
+        opened.callback(carrier.abandon)
+        origin = prepare(carrier, store_dir, token=lock.token, era=lock.era)
+        lock.asked = carrier.end
+        opened.pop_all()
+        return Volume(carrier, lock, held, origin)
 
 
 def join_volume(database: Path, store_dir: Path | None) -> Volume | None:

@@ -1,0 +1,92 @@
+"""Whose fault it is when the store meets an error: the machine's, or a damaged file's.
+
+A full disk is never taken for a damaged file: the one is mended and tried again, the other refused.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from shared.errors import StoreDamaged, StoreEnvironment, StoreError, StoreForbidden
+
+FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+MACHINE: Final = frozenset(
+    {
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_INTERRUPT,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_NOMEM,
+        sqlite3.SQLITE_PERM,
+        sqlite3.SQLITE_PROTOCOL,
+        sqlite3.SQLITE_READONLY,
+    }
+)
+"""SQLite's result codes (sqlite.org/rescode.html) that say nothing about the content of a file."""
+
+
+@contextmanager
+def told_apart(place: str, path: Path, wanted: Callable[[], int] = int) -> Iterator[None]:
+    """Raise what happens within as StoreEnvironment or StoreDamaged.
+
+    ``place`` is the name by which an operator knows ``path``, where files are written; ``wanted``: how many
+    bytes they take at most, 0 when that isn't known.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise _of_the_machine(error, error.errno in FULL, place, path, wanted) from error
+    except sqlite3.Error as error:
+        if is_damage(error):
+            raise StoreDamaged(f"{place} ({path}) is damaged: {error}") from error
+        full = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_FULL
+        raise _of_the_machine(error, full, place, path, wanted) from error
+
+
+def is_damage(error: sqlite3.Error) -> bool:
+    """Return whether SQLite speaks of a file's content, not of the machine."""
+    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF not in MACHINE
+
+
+def forbidden(path: Path) -> StoreForbidden:
+    """Return the error that says whose a file is, and what gives it to this process."""
+    uid, gid = os.geteuid(), os.getegid()
+    try:
+        owner = f"uid {path.stat().st_uid}"
+    except OSError:
+        owner = "somebody else"
+    return StoreForbidden(
+        f"{path} belongs to {owner} and this process runs as uid {uid}: run `chown {uid}:{gid} {path}`"
+    )
+
+
+def _of_the_machine(
+    error: OSError | sqlite3.Error, full: bool, place: str, path: Path, wanted: Callable[[], int]
+) -> StoreError:
+    if full:
+        free, most = shutil.disk_usage(_existing(path)).free, wanted()
+        room = f" and up to {most:,} bytes are wanted" if most else ""
+        return StoreEnvironment(
+            f"{place}: no room in {path}: {free:,} bytes are free{room} ({_reason(error)}). "
+            "Nothing was changed. Make room there, or choose a larger disk."
+        )
+    if isinstance(error, PermissionError) and error.filename is not None:
+        return forbidden(Path(os.fsdecode(error.filename)))
+    return StoreEnvironment(f"{place} ({path}) cannot be used: {_reason(error)}")
+
+
+def _existing(path: Path) -> Path:
+    return next(each for each in (path, *path.parents) if each.exists())
+
+
+def _reason(error: OSError | sqlite3.Error) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
