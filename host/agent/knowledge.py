@@ -31,7 +31,9 @@ PERSONA_LIMIT: Final = 32 * 1024
 """Bytes of one persona file that reach the prompt; more is cut with a note."""
 
 MEMORY_LIMIT: Final = 16 * 1024
-"""Bytes of MEMORY.md that reach the prompt; more is cut with a note."""
+"""Bytes of MEMORY.md that reach the prompt: of more the first and the last half, with a note between."""
+
+SHORTEN: Final = "Rewrite it shorter: keep what counts, and move the rest to other files that it names."
 
 MOST_SKILLS: Final = 100
 """Folders of one directory of skills that are looked at, in the order of their names."""
@@ -48,11 +50,16 @@ Look = Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]]
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A file as it reaches the prompt; ``cut`` is the limit in bytes that it was longer than."""
+    """A file of ``size`` bytes as it reaches the prompt; ``cut`` is the limit that it was longer than.
+
+    ``tail`` is then its end, where that counts.
+    """
 
     name: str
     text: str
     cut: int | None = None
+    tail: str = ""
+    size: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,14 +76,15 @@ class Known:
 class Wanted:
     """One directory: whose it is, how to look at it, and what in it counts.
 
-    ``texts`` are names of which the first that exists counts, and a limit in bytes. ``skills`` is the
-    directory of skills in it (None: none), ``path`` how tools name that. ``directory`` is where it lies;
-    ``agents_write`` says that names in it may be agents', which this process doesn't follow.
+    ``texts`` are names of which the first that exists counts, a limit in bytes, and how many of these are
+    for the end of a longer file. ``skills`` is the directory of skills in it (None: none), ``path`` how tools
+    name that. ``directory`` is where it lies; ``agents_write`` says that names in it may be agents', which
+    this process doesn't follow.
     """
 
     tier: Tier
     look: Look
-    texts: Sequence[tuple[Sequence[str], int]] = ()
+    texts: Sequence[tuple[Sequence[str], int, int]] = ()
     skills: str | None = None
     path: str = ""
     directory: Path | None = None
@@ -99,7 +107,7 @@ class Knowledge:
             Wanted(
                 "user",
                 workspace,
-                [(PERSONA_FILES, PERSONA_LIMIT), ((MEMORY_FILE,), MEMORY_LIMIT)],
+                [(PERSONA_FILES, PERSONA_LIMIT, 0), ((MEMORY_FILE,), MEMORY_LIMIT, MEMORY_LIMIT // 2)],
                 FOLDER,
                 FOLDER,
                 workspace_dir,
@@ -172,7 +180,9 @@ class _Directory:
             return
         wanted, watched = self._wanted, self._watched
         begun = self._watch.begin(watched)
-        texts = [{"names": list(names), "limit": limit + 1} for names, limit in wanted.texts]
+        texts = [
+            {"names": list(names), "limit": limit + 1, "tail": tail} for names, limit, tail in wanted.texts
+        ]
         asked = self._asked(texts, wanted.skills) | {"known": self._stamp}
         try:
             answer = await wanted.look(asked)
@@ -191,9 +201,10 @@ class _Directory:
         wanted = self._wanted
         self._stamp = str(answer.get("stamp", ""))
         found = _listed(answer["texts"])
-        limits = [limit for _, limit in wanted.texts]
-        self._texts = [_text(item, limit) for item, limit in zip(found, limits, strict=False)]
-        self._texts += [None] * (len(limits) - len(self._texts))
+        self._texts = [
+            _text(item, limit, tail) for item, (_, limit, tail) in zip(found, wanted.texts, strict=False)
+        ]
+        self._texts += [None] * (len(wanted.texts) - len(self._texts))
         files = tuple(map(_skill_file, _listed(answer.get("skills"))))
         self.shelf = Shelf(wanted.tier, wanted.path, files, _number(answer.get("more")))
         folders = [file.folder for file in files]
@@ -228,11 +239,11 @@ def _places(directory: Path, skills: str | None) -> list[Path]:
 
 def _organisation(directory: Path | None) -> Wanted:
     if directory is None:
-        return Wanted("org", _nothing, [(PERSONA_FILES, PERSONA_LIMIT)])
+        return Wanted("org", _nothing, [(PERSONA_FILES, PERSONA_LIMIT, 0)])
     return Wanted(
         "org",
         directly(directory),
-        [(PERSONA_FILES, PERSONA_LIMIT)],
+        [(PERSONA_FILES, PERSONA_LIMIT, 0)],
         FOLDER,
         str(directory / FOLDER),
         directory,
@@ -281,12 +292,16 @@ def _number(value: Any) -> int:
     return value if isinstance(value, int) and value >= 0 else 0
 
 
-def _text(found: Any, limit: int) -> Text | None:
+def _text(found: Any, limit: int, tail: int = 0) -> Text | None:
     if not isinstance(found, Mapping) or not isinstance(found.get("text"), str):
         return None
-    data = found["text"].encode("utf-8", "replace")
-    kept = data[:limit].decode("utf-8", "ignore")
-    return Text(str(found.get("name", "")), kept, limit if len(data) > limit else None)
+    data, size = found["text"].encode("utf-8", "replace"), _number(found.get("size"))
+    name = str(found.get("name", ""))
+    if len(data) <= limit:
+        return Text(name, data.decode("utf-8", "ignore"), size=size)
+    end = str(found.get("tail", "")).encode("utf-8", "replace")[-tail:] if tail else b""
+    kept = data[: limit - tail].decode("utf-8", "ignore")
+    return Text(name, kept, limit, end.decode("utf-8", "ignore").lstrip("\ufffd"), size)
 
 
 def _skill_file(found: Any) -> SkillFile:

@@ -12,7 +12,7 @@ from typing import Final
 from xml.sax.saxutils import escape, quoteattr
 
 from host.agent import untrusted
-from host.agent.knowledge import Known, Text
+from host.agent.knowledge import SHORTEN, Known, Text
 from host.skills.catalogue import Catalogue, Skill
 from shared.models import Block
 
@@ -103,7 +103,12 @@ def _lines(found: Text | None) -> str:
     if found is None or not found.text.strip():
         return ""
     text = found.text.rstrip()
-    return text if found.cut is None else f"{text}\n\n[cut: {found.name} is longer than {found.cut} bytes]"
+    if found.cut is None:
+        return text
+    if not found.tail:
+        return f"{text}\n\n[cut: {found.name} is longer than {found.cut} bytes]"
+    what = f"[cut: {found.name} has {found.size} bytes; its first and last {found.cut // 2} are here."
+    return f"{text}\n\n{what} {SHORTEN}]\n\n{found.tail.lstrip()}"
 
 
 def _by_standing(skills: Catalogue) -> tuple[list[Skill], list[Skill]]:

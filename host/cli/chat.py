@@ -150,7 +150,8 @@ def chat(
 
 
 def _piped() -> str:
-    text = sys.stdin.buffer.read().decode("utf-8", "replace").strip()
+    # As with arguments: what is not UTF-8 is refused where it is sent.
+    text = sys.stdin.buffer.read().decode("utf-8", "surrogateescape").strip()
     return text or fail("There is nothing to say: standard input is empty.")
 
 

@@ -6,6 +6,7 @@ import sys
 from typing import Any
 
 from host.cli.terminal import err, safe, short, shown
+from host.runs.text import MarkerFilter
 from shared import jsons
 
 INPUT_WIDTH = 72
@@ -22,6 +23,7 @@ class RunView:
     def __init__(self, *, lively: bool) -> None:
         self._lively = lively
         self._column_zero = True
+        self._unmarked = MarkerFilter("")
         self.conversation_id = ""
         self.run_id = ""
         self.done: dict[str, Any] | None = None
@@ -35,14 +37,20 @@ class RunView:
 
     def end(self) -> None:
         """Finish the line that is being written."""
+        self._write(self._unmarked.flush())
         self._line_start()
 
     def _start(self, data: dict[str, Any]) -> None:
         self.conversation_id = str(data.get("conversation_id", ""))
         self.run_id = str(data.get("run_id", ""))
+        # It is for programs: they read of it in the answer.
+        self._unmarked = MarkerFilter(str(data.get("session_end_marker") or ""))
 
     def _chunk(self, data: dict[str, Any]) -> None:
-        text = safe(str(data.get("text", "")))
+        self._write(self._unmarked.feed(str(data.get("text", ""))))
+
+    def _write(self, text: str) -> None:
+        text = safe(text)
         if text:
             sys.stdout.write(text)
             sys.stdout.flush()
@@ -66,7 +74,8 @@ class RunView:
     def _message(self, data: dict[str, Any]) -> None:
         self._line_start()
         sender = safe(str(data.get("sender") or "message"))
-        sys.stdout.write(f"[{sender}] {safe(str(data.get('text', '')))}\n")
+        text = self._unmarked.without(str(data.get("text", "")))
+        sys.stdout.write(f"[{sender}] {safe(text)}\n")
         sys.stdout.flush()
 
     def _done(self, data: dict[str, Any]) -> None:

@@ -106,6 +106,13 @@ class HostClient:
             raise HostFault(f"The host at {self.target.url} did not answer in time.") from None
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:
             raise HostFault(f"The connection to {self.target.url} failed: {type(error).__name__}.") from None
+        except UnicodeEncodeError as error:
+            # Python makes half a character of each byte of an argument that is not UTF-8.
+            byte = ord(error.object[error.start]) & 0xFF
+            raise HostFault(
+                f"What you gave is not UTF-8: it has the byte 0x{byte:02x}. "
+                "Use a terminal that is set to UTF-8, or convert the text, for instance with iconv."
+            ) from None
         except ValueError:
             raise HostFault(f"What answers at {self.target.url} is not a PicoClaw host.") from None
 

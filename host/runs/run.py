@@ -132,6 +132,7 @@ class ActiveRun:
                 "conversation_id": lease.conversation_id,
                 "message_id": lease.message_id,
                 "run_id": lease.run_id,
+                "session_end_marker": self._end_marker,
             },
         )
 

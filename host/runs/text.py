@@ -67,6 +67,31 @@ class InternalFilter:
         return None if undecided else ""
 
 
+class MarkerFilter:
+    """Takes a marker out of a text that comes in pieces, wherever the pieces are split."""
+
+    def __init__(self, marker: str) -> None:
+        self._marker = marker
+        self._held = ""
+
+    def feed(self, piece: str) -> str:
+        """Return what of the text so far can be shown now."""
+        marker, text = self._marker, self.without(self._held + piece)
+        most = min(len(marker) - 1, len(text))
+        held = next((size for size in range(most, 0, -1) if marker.startswith(text[-size:])), 0)
+        self._held = text[len(text) - held :]
+        return text[: len(text) - held]
+
+    def without(self, text: str) -> str:
+        """Return a whole text without the marker."""
+        return text.replace(self._marker, "") if self._marker else text
+
+    def flush(self) -> str:
+        """Return what was held back, at the end of the text."""
+        held, self._held = self._held, ""
+        return held
+
+
 def strip_internal(text: str) -> str:
     """Return a whole text without its internal parts."""
     kept = InternalFilter()

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
 
+from shared import jsons
+
 LONGEST: Final = 8 * 1024
 """Bytes of front matter."""
 MOST_OPEN: Final = 32
@@ -23,6 +25,11 @@ LONGEST_NAME: Final = 64
 LONGEST_DESCRIPTION: Final = 1024
 NAME: Final = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
 _REMEMBERED: Final = 1024
+_PLAIN: Final = re.compile(
+    r"""^(description(?=:[ \t]+[^\s"'|>!&])|[\w-]+(?=:[ \t]+[^\s"'|>!&*\[{])):[ \t]+(.*(?:\n[ \t]+.*)*)""",
+    re.MULTILINE,
+)
+"""A key and its text without quotes, which its writer meant as text also where YAML sees something else."""
 _LINES: Final = re.compile(r"\A\ufeff?---[ \t]*\r?\n(.*?)^---[ \t]*\r?$\n?", re.DOTALL | re.MULTILINE)
 
 
@@ -73,26 +80,40 @@ def body(text: str) -> str:
 
 def _mapping(text: str) -> Mapping[Any, Any]:
     # Imported here: most starts need no skill before the first turn, and it takes 75 ms.
-    from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
 
     _refuse_deep(text)
+    try:
+        found = _loaded(text)
+    except YAMLError as error:
+        try:
+            found = _loaded(_PLAIN.sub(_quoted, text))
+        except YAMLError:
+            line = getattr(getattr(error, "problem_mark", None), "line", None)
+            where = "" if line is None else f" (line {line + 2})"
+            raise BadSkill(f"its front matter is not YAML{where}") from None
+    if not isinstance(found, Mapping):
+        raise BadSkill("its front matter is not a list of keys and values")
+    return found
+
+
+def _loaded(text: str) -> Any:
+    from ruamel.yaml import YAML
+
     try:
         for number, event in enumerate(YAML(typ="safe", pure=True).parse(text)):
             if number > MOST_EVENTS:
                 raise BadSkill(f"its front matter has more than {MOST_EVENTS} parts")
             if getattr(event, "anchor", None):
                 raise BadSkill("its front matter has anchors or aliases; write the values out")
-        found = YAML(typ="safe", pure=True).load(text)
-    except YAMLError as error:
-        line = getattr(getattr(error, "problem_mark", None), "line", None)
-        where = "" if line is None else f" (line {line + 2})"
-        raise BadSkill(f"its front matter is not YAML{where}") from None
+        return YAML(typ="safe", pure=True).load(text)
     except (ValueError, TypeError, AttributeError, RecursionError):
         raise BadSkill("its front matter has a value that YAML can't hold") from None
-    if not isinstance(found, Mapping):
-        raise BadSkill("its front matter is not a list of keys and values")
-    return found
+
+
+def _quoted(entry: re.Match[str]) -> str:
+    """Return a line with its text in quotes: ``description: Use when: a price is asked for``."""
+    return f"{entry[1]}: {jsons.dumps(' '.join(entry[2].split()))}"
 
 
 def _refuse_deep(text: str) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from host.agent.knowledge import MEMORY_FILE, MEMORY_LIMIT, SHORTEN
 from host.sandbox.guard import Guard
 from host.sandbox.sandbox import EXEC_GRACE_S, Sandbox
 from host.sandbox.wire import ANSWER_TIMEOUT_S, SandboxFault
@@ -138,10 +140,22 @@ class SandboxToolset:
             if name == "exec":
                 return await self._exec(checked)
             answer = await self._sandbox.file(self._conversation, self._workspace, name, checked)
-            return _file_result(answer)
+            return _file_result(answer, self._note(str(checked.get("path")), answer))
         except (SandboxFault, BadArguments) as fault:
             logger.warning("Tool execution failed", extra={"tool": name, "error": str(fault)})
             return ToolResult(str(fault), is_error=True)
+
+    def _note(self, path: str, answer: Mapping[str, Any]) -> str:
+        """Return what is to be said of a file that was written: that MEMORY.md is too long to be read."""
+        size, memory = answer.get("size"), self._workspace / MEMORY_FILE
+        if not isinstance(size, int) or size <= MEMORY_LIMIT:
+            return ""
+        if os.path.normpath(self._workspace / path) != os.path.normpath(memory):
+            return ""
+        what = (
+            f"{MEMORY_FILE} has {size} bytes now, and only the first and the last {MEMORY_LIMIT // 2} of them"
+        )
+        return f"\n[host: {what} are shown to you at the beginning of a turn. {SHORTEN}]"
 
     async def _request(self, op: str, fields: dict[str, Any], timeout_s: float) -> dict[str, Any]:
         return await self._sandbox.request(op, self._conversation, self._workspace, fields, timeout_s)
@@ -191,13 +205,13 @@ def _passable(command: str | None) -> str:
     return command
 
 
-def _file_result(answer: Mapping[str, Any]) -> ToolResult:
+def _file_result(answer: Mapping[str, Any], note: str = "") -> ToolResult:
     text, image = answer.get("text"), answer.get("image")
     if not isinstance(text, str):
         raise SandboxFault("the sandbox gave no valid answer")
     if isinstance(image, dict) and image.get("media_type") in _MEDIA_TYPES:
         return ToolResult(text, images=(Image(str(image.get("data")), image["media_type"]),))
-    return ToolResult(text)
+    return ToolResult(text + note)
 
 
 def _exec_result(answer: Mapping[str, Any], *, network: bool) -> ToolResult:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from host.agent.knowledge import Knowledge
-from host.skills.catalogue import WORDS, Skill
+from host.skills.catalogue import WORDS, Catalogue, Skill
 from host.tools.arguments import BadArguments, check
 from host.tools.base import ToolResult, ToolSpec
 
@@ -46,10 +46,21 @@ class SkillTools:
         skill = skills.effective.get(wanted)
         found = None if skill is None else await self._knowledge.instructions(skill)
         if skill is None or found is None:
-            names = ", ".join(skills.effective) or "none"
-            return ToolResult(f"There is no skill named {wanted[:100]}. There are: {names}.", is_error=True)
+            return ToolResult(_missing(wanted, skills), is_error=True)
         note = "\n\n[cut: the rest is in its SKILL.md]" if found.cut else ""
         return ToolResult(f"{_heading(skill)}\n\n{found.text.strip()}{note}", trusted=skill.tier != "user")
+
+
+def _missing(wanted: str, skills: Catalogue) -> str:
+    names = ", ".join(skills.effective) or "none"
+    broken = [
+        each
+        for each in skills.problems
+        if each.path.rpartition("/")[2] == wanted or f"its name is {wanted}, " in each.problem
+    ]
+    if broken:
+        return f"The skill in {broken[0].path} can't be loaded. {broken[0].problem}. There are: {names}."
+    return f"There is no skill named {wanted[:100]}. There are: {names}."
 
 
 def _heading(skill: Skill) -> str:

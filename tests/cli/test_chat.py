@@ -51,6 +51,35 @@ def test_control_characters_of_an_answer_do_not_reach_the_terminal(
     assert say(host, tmp_path, "hi").stdout == "a[2Jbc\td\n"
 
 
+def test_the_marker_of_a_sessions_end_is_not_shown_however_it_is_split(
+    host: ContractServer, tmp_path: Path
+) -> None:
+    begun = ("start", {**START[1], "session_end_marker": "[[END]]"})
+    pieces = ["Bye [", "[not it]] ", "[[E", "ND]]", "", " and [[EN"]
+    told = [("chunk", {"text": piece}) for piece in pieces]
+    host.events = [begun, *told, ("message", {"text": "See you [[END]]", "sender": "Pico"}), done()]
+    assert say(host, tmp_path, "hi").stdout == "Bye [[not it]]  and \n[Pico] See you \n[[EN\n"
+
+
+@pytest.mark.parametrize(
+    "arguments", [(b"chat", b"caf\xe9"), (b"chat", b"hi", b"--conversation", b"\xff"), (b"chat",)]
+)
+def test_what_is_not_utf_8_is_called_that(
+    host: ContractServer, tmp_path: Path, arguments: tuple[bytes, ...]
+) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "host.cli", *arguments, "--url", host.url],
+        input=b"na\xefve",
+        capture_output=True,
+        timeout=60,
+        check=False,
+        env=environment(tmp_path, API_TOKEN=TOKEN),
+    )
+    assert ended.returncode == 1
+    assert b"is not UTF-8: it has the byte 0x" in ended.stderr
+    assert host.requests == []
+
+
 def test_messages_of_the_run_are_shown_as_they_come(host: ContractServer, tmp_path: Path) -> None:
     host.events = [START, ("chunk", {"text": "one"}), ("message", {"text": "ping", "sender": "Pico"}), done()]
     assert say(host, tmp_path, "hi").stdout == "one\n[Pico] ping\n"

@@ -181,7 +181,7 @@ def turn_of(request: dict[str, Any]) -> Turn:
         blocks = _blocks(message)
         texts = [block["text"] for block in blocks if block["type"] == "text"]
         results = [block for block in blocks if block["type"] == "tool_result"]
-        if texts and texts[0].startswith(NOTICE):
+        if texts and all(text.startswith(NOTICE) for text in texts):
             continue
         if results and not any(MARKER in text or _WRAPPED.search(text) for text in texts):
             turn.results = turn.results or [_result_text(block) for block in results]

@@ -110,6 +110,21 @@ def test_an_unknown_skill_is_an_error_that_names_the_others(talk: httpx2.Client)
     assert "outside" not in load(talk, "load-path", "../../secret")
 
 
+def test_a_broken_skill_is_refused_with_the_reason_and_one_without_quotes_is_no_broken_one(
+    talk: httpx2.Client, workspace: Path
+) -> None:
+    add_skill(workspace / "skills", "prices", "Use when: a price is asked for", "Ask Ada.")
+    broken = add_skill(workspace / "skills", "song", "writes songs")
+    (broken / "SKILL.md").write_text("---\nname: chant\ndescription: writes songs\n---\nSing.")
+    add_skill(workspace / "skills", "empty", "''")
+    assert "Ask Ada." in load(talk, "load-prices", "prices")
+    for name in ("song", "chant"):
+        said = load(talk, f"load-{name}", name)
+        assert "skills/song can't be loaded" in said
+        assert "its name is chant, which must be the name of its folder" in said
+    assert "its front matter has no description" in load(talk, "load-empty", "empty")
+
+
 def test_a_skill_the_agent_writes_works_at_once_and_a_removed_one_is_gone_at_the_next_turn(
     talk: httpx2.Client, model: ModelProcess, workspace: Path, org: Path
 ) -> None:
@@ -134,7 +149,7 @@ def test_faults_are_reported_and_never_fatal(talk: httpx2.Client, org: Path, wor
     add_skill(shelf, "good", "does good")
     (shelf / "empty").mkdir()
     (shelf / "dangling").symlink_to("nowhere")
-    add_skill(shelf, "broken", "a: b: c")
+    add_skill(shelf, "broken", "'a: b' c")
     add_skill(shelf, "long", "x" * 1025)
     add_skill(shelf, "big", "is big", "x" * 70_000)
     add_skill(org / "skills", "Bad_Name", "x")

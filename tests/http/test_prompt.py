@@ -125,7 +125,7 @@ def test_memory_comes_last_with_a_breakpoint_of_its_own_and_an_edit_leaves_the_r
     one, two, three = (last_request(model, f"memory-{n}") for n in ("one", "two", "three"))
     assert "agent_memory" not in {tag(block["text"]) for block in one["system"]}
     assert "Ada likes tea" in two["system"][-1]["text"]
-    assert "[cut: MEMORY.md is longer than 16384 bytes]" in three["system"][-1]["text"]
+    assert "[cut: MEMORY.md has 20000 bytes; its first and last 8192 are here. " in str(three["system"])
     assert one["system"] == two["system"][:-1] == three["system"][:-1]
     marks = [block for request in (one, two, three) for block in marked(request)]
     assert all(block["cache_control"] == {"type": "ephemeral"} for block in marks)
@@ -213,3 +213,37 @@ def add_skill(shelf: Path, name: str, description: str, text: str = "Do it.") ->
     folder.mkdir(parents=True)
     (folder / "SKILL.md").write_text(f"---\nname: {name}\ndescription: {description}\n---\n{text}\n")
     return folder
+
+
+def test_of_a_long_memory_head_and_tail_are_shown_and_who_makes_it_longer_is_told(
+    make_host: MakeHost, model: ModelProcess
+) -> None:
+    host = make_host().start()
+    memory = Path(host.environment["MEMORY_DIR"]) / "MEMORY.md"
+    memory.parent.mkdir(parents=True, exist_ok=True)
+    memory.write_text("OLDEST é\n" + "ü é " * 4000)
+    calls = [
+        {"name": "append_file", "input": {"path": "./MEMORY.md", "content": "\nNEWEST"}},
+        {"name": "edit_file", "input": {"path": str(memory), "old_text": "OLDEST", "new_text": "FIRST"}},
+        {"name": "append_file", "input": {"path": "other/MEMORY.md", "content": "y" * 20_000}},
+        {"name": "write_file", "input": {"path": "MEMORY.md", "content": "short", "overwrite": True}},
+    ]
+    steps = [*({"tools": [call]} for call in calls), {"text": "noted"}]
+    with host.client() as client:
+        client.post("/chat", json={"message": directive("lengthening", steps=steps[:3] + steps[-1:])})
+        client.post("/chat", json={"message": "looked-after"})
+        client.post("/chat", json={"message": directive("shortening", steps=steps[3:])})
+    results = [
+        block["content"][0]["text"]
+        for message in last_request(model, "lengthening")["messages"]
+        for block in message["content"]
+        if block["type"] == "tool_result"
+    ]
+    said = ["MEMORY.md has" in result and "Rewrite it shorter" in result for result in results]
+    assert said == [True, True, False], results
+    shown = last_request(model, "looked-after")["system"][-1]["text"]
+    assert "FIRST é" in shown
+    assert "NEWEST\n</agent_memory>" in shown
+    assert "\ufffd" not in shown
+    assert len(shown.encode()) < 17_500
+    assert "MEMORY.md has" not in str(last_request(model, "shortening")["messages"])

@@ -135,7 +135,6 @@ BROKEN = [
     ("Upper", "---\nname: Upper\ndescription: does many things, use it whenever you like to\n---\nx"),
     ("nothing", "---\nname: nothing\n---\nx"),
     ("too-long", f"---\nname: too-long\ndescription: {'x' * 1025}\n---\nx"),
-    ("colon", "---\nname: colon\ndescription: use it: always, for everything that anybody asks\n---\nx"),
     ("huge-head", f"---\nname: huge-head\ndescription: {'y' * 100}\nmore: {'x' * 9000}\n---\nx"),
 ]
 

@@ -65,7 +65,7 @@ def test_a_description_is_one_line_without_characters_that_steer() -> None:
         ("..", skill(name="..", description="x"), "its name must be"),
         ("a", skill(name="a", description="x" * 1025), "longer than 1024"),
         ("a", skill(name="a", description="x", rest="y" * LONGEST), "longer than"),
-        ("a", skill(name="a", description="a: b: c"), "not YAML (line 3)"),
+        ("a", skill(name="a", description='"a: b" c'), "not YAML (line 3)"),
         ("a", skill(name="a", description="x", name2="!!python/object/apply:os.system [id]"), "not YAML"),
         ("a", "---\nname: a\nname: b\n---\n", "not YAML"),
         ("a", "---\n- name\n---\n", "not a list of keys"),
@@ -83,6 +83,36 @@ def test_a_description_is_one_line_without_characters_that_steer() -> None:
 def test_what_is_no_skill_is_refused_with_a_sentence(folder: str, text: str, said: str) -> None:
     with pytest.raises(BadSkill, match=re.escape(said)):
         parsed(folder, text)
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("Use when: a price is asked for", "Use when: a price is asked for"),
+        ("a: b: c", "a: b: c"),
+        ("Use this: it is\n  short, and: good", "Use this: it is short, and: good"),
+        ("[Beta] Makes: tables", "[Beta] Makes: tables"),
+        ("`pdftotext` and more", "`pdftotext` and more"),
+        ("@mention: answers", "@mention: answers"),
+        ('Say "yes": it \\ works', 'Say "yes": it \\ works'),
+        ("価格: 必要なとき", "価格: 必要なとき"),
+    ],
+)
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_a_text_without_quotes_is_read_as_it_was_meant(written: str, meant: str, newline: str) -> None:
+    lines = [
+        "---",
+        "license: MIT: free",
+        "name: a",
+        f"description: {written}",
+        "metadata:",
+        "  by: me",
+        "---",
+        "do",
+    ]
+    text = "\n".join(lines).replace("\n", newline)
+    assert parsed("a", text) == Head("a", meant)
+    assert body(text) == "do"
 
 
 def test_names_may_have_64_characters_and_descriptions_1024() -> None:

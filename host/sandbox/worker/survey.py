@@ -31,12 +31,13 @@ SETTLED_NS: Final = 2_000_000_000  # a change this young may be followed by one 
 def survey(roots: Roots, arguments: Answer) -> Answer:
     """Answer ``{stamp}`` if it is ``known``, else ``{stamp, texts, skills, more}``.
 
-    Arguments: ``texts`` is a list of ``{names, limit}``, of which the first name that exists is read;
-    ``skills`` a directory or None, ``most`` how many of its folders are looked at (in the order of their
-    names), ``limit`` how many bytes of each SKILL.md are read.
-    Answer: ``texts`` in their order, each ``{name, text, size}``, ``{name, fault}`` or None; ``skills`` with
-    ``{folder, text, size}`` or ``{folder, fault}``; ``more`` is how many folders were left out; ``links``
-    whether a link leads to any of it. A stamp is empty while what it covers has just been changed.
+    Arguments: ``texts`` is a list of ``{names, limit, tail}``, of which the first name that exists is read:
+    ``limit`` bytes, and the last ``tail`` bytes of a longer file; ``skills`` a directory or None, ``most``
+    how many of its folders are looked at (in the order of their names), ``limit`` how many bytes of each
+    SKILL.md are read.
+    Answer: ``texts`` in their order, each ``{name, text, size}`` (and ``tail``), ``{name, fault}`` or None;
+    ``skills`` with ``{folder, text, size}`` or ``{folder, fault}``; ``more`` is how many were left out;
+    ``links`` whether a link leads to any of it. A stamp is empty while what it covers has just been changed.
     """
     directory = arguments["skills"]
     with contextlib.ExitStack() as held:
@@ -55,7 +56,7 @@ def survey(roots: Roots, arguments: Answer) -> Answer:
             return {"stamp": stamp}
         places = [(top, directory or ".")] + [(at, name) for at, name, _ in looks if at >= 0]
         links = bool(linked) or any(_leads_on(at, name) for at, name in places)
-    texts = [_first(roots, wanted["names"], wanted["limit"]) for wanted in arguments["texts"]]
+    texts = [_first(roots, **wanted) for wanted in arguments["texts"]]
     skills = [
         {"folder": folder.encode("utf-8", "replace").decode()}
         | _content(roots, _skill_path(directory, folder), arguments["limit"])
@@ -134,15 +135,15 @@ def _status(roots: Roots, directory: int, name: str, path: str) -> os.stat_resul
         os.close(descriptor)
 
 
-def _first(roots: Roots, names: list[str], limit: int) -> Answer | None:
+def _first(roots: Roots, names: list[str], limit: int, tail: int = 0) -> Answer | None:
     for name in names:
-        found = _content(roots, name, limit)
+        found = _content(roots, name, limit, tail)
         if "missing" not in found:
             return {"name": name} | found
     return None
 
 
-def _content(roots: Roots, path: str, limit: int) -> Answer:
+def _content(roots: Roots, path: str, limit: int, tail: int = 0) -> Answer:
     try:
         descriptor = roots.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
     except Refused as refusal:
@@ -152,7 +153,10 @@ def _content(roots: Roots, path: str, limit: int) -> Answer:
         status = os.fstat(descriptor)
         require_plain(path, status, hard_links=roots.hard_links(path))
         text = os.pread(descriptor, limit, 0).decode("utf-8", "replace")
-        return {"text": text, "size": status.st_size}
+        found = {"text": text, "size": status.st_size}
+        if tail and status.st_size > limit:
+            found["tail"] = os.pread(descriptor, tail, status.st_size - tail).decode("utf-8", "replace")
+        return found
     except Refused as refusal:
         return {"fault": str(refusal)}
     except OSError as error:

@@ -38,7 +38,7 @@ def write_file(roots: Roots, arguments: Answer) -> Answer:
         note = "" if existing is not None else new_name(location.directory, location.name)
         note += _replace(location, content, existing)
     verb = "wrote" if existing is None else "replaced"
-    return {"text": f"ok: {verb} {quoted(path)} ({len(content)} bytes){note}"}
+    return {"text": f"ok: {verb} {quoted(path)} ({len(content)} bytes){note}", "size": len(content)}
 
 
 def save_file(roots: Roots, arguments: Answer) -> Answer:
@@ -139,7 +139,8 @@ def _edit(location: Location, path: str, arguments: Answer) -> Answer:
     if len(content) > WHOLE_BYTES:
         raise Refused(f"{called} would become too large ({len(content)} bytes, the limit is {WHOLE_BYTES})")
     note = _replace(location, content, existing, lambda: _whole(location, path)[0] != before)
-    return {"text": f"ok: replaced {count} occurrence{'s'[: count > 1]} in {called}{note}\n{diff}"}
+    said = f"ok: replaced {count} occurrence{'s'[: count > 1]} in {called}{note}\n{diff}"
+    return {"text": said, "size": len(content)}
 
 
 def _whole(location: Location, path: str) -> tuple[bytes, os.stat_result]:
@@ -178,7 +179,8 @@ def append_file(roots: Roots, arguments: Answer) -> Answer:
             _add(file, data, path)
             note += _kept(descriptor)
             size = os.fstat(descriptor).st_size
-    return {"text": f"ok: appended {len(data)} bytes to {quoted(path)} (now {size} bytes){note}"}
+    said = f"ok: appended {len(data)} bytes to {quoted(path)} (now {size} bytes){note}"
+    return {"text": said, "size": size}
 
 
 def _in_the_manner_of(location: Location, content: str) -> bytes:
