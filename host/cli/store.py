@@ -1,4 +1,4 @@
-"""``picoclaw store``: the volume as an operator handles it; no host need be running."""
+"""``picoclaw store``: the store that the host would use, as an operator handles it."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from host.cli import postgres_tools
 from host.cli.terminal import fail, out, print_json, shown
 from shared import jsons
 from shared.errors import PicoError, StoreDamaged, StoreError
@@ -35,13 +36,18 @@ Json = Annotated[bool, typer.Option("--json", help="Write JSON.")]
 
 @app.command()
 def check(
-    file: Annotated[Path | None, typer.Argument(help="A backup; the volume otherwise.")] = None,
+    file: Annotated[Path | None, typer.Argument(help="A backup; the store otherwise.")] = None,
     store_dir: StoreDir = None,
     json: Json = False,
 ) -> None:
-    """Read everything on the volume, or in a backup; exit 1 on a fault. A host may be running."""
+    """Read everything that is stored, or in a backup; exit 1 on a fault. A host may be running."""
     with _sentences():
-        report = maintenance.check(_volume(store_dir)) if file is None else maintenance.check_backup(file)
+        url, volume = (None, Path()) if file is not None else _store(store_dir)
+        if url is not None:
+            postgres_tools.check(url)
+            _tell({"faults": []}, "Every row of the database can be read.", json=json)
+            return
+        report = maintenance.check(volume) if file is None else maintenance.check_backup(file)
     if json:
         print_json(asdict(report))
     else:
@@ -56,13 +62,11 @@ def backup(
     store_dir: StoreDir = None,
     json: Json = False,
 ) -> None:
-    """Write everything acknowledged so far to one SQLite file. A host may be running."""
+    """Write everything acknowledged so far to one file (SQLite; pg_dump's). A host may be running."""
     with _sentences():
-        size = maintenance.backup(_volume(store_dir), target)
-    if json:
-        print_json({"file": str(target), "bytes": size})
-    else:
-        out.print(f"{size:,} bytes in {target}")
+        url, volume = _store(store_dir)
+        size = maintenance.backup(volume, target) if url is None else postgres_tools.backup(url, target)
+    _tell({"file": str(target), "bytes": size}, f"{size:,} bytes in {target}", json=json)
 
 
 @app.command()
@@ -71,7 +75,7 @@ def restore(
 ) -> None:
     """Make a backup the newest state. The host must be stopped; it uses the backup at its next start."""
     with _sentences():
-        store_id = maintenance.restore(_volume(store_dir), source)
+        store_id = maintenance.restore(_volume(store_dir, "restore", source), source)
     out.print(f"Restored from {shown(str(source))}. The host uses it at its next start.")
     out.print(f"The store is {store_id} from now on: where STORE_ID is set, change it.")
 
@@ -90,7 +94,7 @@ def salvage(
     Whole conversations come first. Look at the file with `check`, and put it in place with `restore`.
     """
     with _sentences():
-        found = maintenance.save_what_can_be_read(source or _volume(store_dir), target)
+        found = maintenance.save_what_can_be_read(source or _volume(store_dir, "salvage"), target)
     if json:
         print_json({"file": str(target), "whole": found.whole, "known": found.known, "lost": found.lost})
         return
@@ -103,7 +107,7 @@ def salvage(
 def compact(store_dir: StoreDir = None) -> None:
     """Fold the history into one snapshot, so that no deleted byte is left. The host must be stopped."""
     with _sentences():
-        size = maintenance.compact(_volume(store_dir))
+        size = maintenance.compact(_volume(store_dir, "compact"))
     out.print(f"{size:,} bytes are left on the volume.")
 
 
@@ -111,7 +115,7 @@ def compact(store_dir: StoreDir = None) -> None:
 def export(store_dir: StoreDir = None) -> None:
     """Write every row as a line of JSON. A host may be running."""
     with _sentences():
-        for row in maintenance.export(_volume(store_dir)):
+        for row in maintenance.export(_volume(store_dir, "export")):
             sys.stdout.write(jsons.dumps(row) + "\n")
 
 
@@ -138,10 +142,8 @@ def migrate(
         settings = _settings()
         must_be(store_dir or settings.store_dir, settings.store_id if to is Engine.POSTGRES else None)
         counts = copy(settings, store_dir or settings.store_dir, to_postgres=to is Engine.POSTGRES)
-    if json:
-        print_json(counts)
-    else:
-        out.print(f"{sum(counts.values()):,} rows in {len(counts)} tables are the same on both sides.")
+    said = f"{sum(counts.values()):,} rows in {len(counts)} tables are the same on both sides."
+    _tell(counts, said, json=json)
 
 
 def _settings() -> Settings:
@@ -153,19 +155,34 @@ def _settings() -> Settings:
     return settings
 
 
-def _volume(store_dir: Path | None) -> Path:
-    """Return the volume that is meant, if it holds the store that STORE_ID names."""
+def _store(store_dir: Path | None) -> tuple[str | None, Path]:
+    """Return what is meant: the database's address where the host would use one, else the volume.
+
+    A volume has to hold the store that STORE_ID names.
+    """
     store_id = os.environ.get("STORE_ID", "").strip() or None
     if store_dir is None:
-        from shared.settings import SettingsError, load
-
-        try:
-            settings = load(os.environ)
-        except SettingsError as error:
-            fail(str(error))
+        settings = _settings()
+        if settings.database_url is not None:
+            return settings.database_url.get_secret_value(), settings.store_dir
         store_dir, store_id = settings.store_dir, settings.store_id
     must_be(store_dir, store_id)
-    return store_dir
+    return None, store_dir
+
+
+def _volume(store_dir: Path | None, command: str, file: Path | None = None) -> Path:
+    """Return the volume; raises StoreRefused where the host would use a database instead."""
+    url, volume = _store(store_dir)
+    if url is not None:
+        postgres_tools.refuse(command, file)
+    return volume
+
+
+def _tell(values: dict[str, Any], sentence: str, *, json: bool) -> None:
+    if json:
+        print_json(values)
+    else:
+        out.print(sentence)
 
 
 @contextmanager
