@@ -7,6 +7,7 @@ it is at that moment.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Final
@@ -22,6 +23,9 @@ PROMPT: Final = (
     f"This is a heartbeat. Below is {FILE}. Do what it asks for now, if anything. "
     f"If there is nothing people should hear about, answer with {ALL_QUIET} and nothing else."
 )
+
+_COMMENT: Final = re.compile(r"<!--.*?(?:-->|\Z)", re.DOTALL)
+_NOTHING: Final = re.compile(r"#.*|//.*|\[//\]:.*|[-*+_=>`~ ]*|(?:[-*+]|\d+[.)])(?: \[[ xX]?\])?")
 
 ReadFile = Callable[[str], Awaitable[str | None]]
 """Reads a file of the workspace through the sandbox; None when it is absent."""
@@ -70,11 +74,21 @@ class Heartbeat:
         """Return what the agent is told: the task's prompt, and for the heartbeat the file with it."""
         if not self.owns(task):
             return task.prompt
-        content = await self._read(FILE)
-        return f"{task.prompt}\n\n{content or '(The file is empty.)'}"[:LONGEST_PROMPT]
+        content = await self._read(FILE) or ""
+        return f"{task.prompt}\n\n{content}"[:LONGEST_PROMPT] if asks_for_something(content) else task.prompt
+
+    def answer(self, task: Task, prompt: str) -> str | None:
+        """Return what is answered without asking the model: a file without words asks for nothing."""
+        return ALL_QUIET if self.owns(task) and prompt == task.prompt else None
 
     async def _remove(self) -> None:
         try:
             await self._tasks.cancel(TASK_ID, self._conversation_id)
         except NotFound:
             return
+
+
+def asks_for_something(content: str) -> bool:
+    """Return whether a Markdown file has more than comments, headings, rules and points without a text."""
+    lines = _COMMENT.sub("", content.replace("\ufeff", "")).splitlines()
+    return any(not _NOTHING.fullmatch(line.strip()) for line in lines)

@@ -120,8 +120,6 @@ def as_sent(entry: HistoryEntry, compaction: Compaction) -> list[Block]:
     blocks = entry.blocks
     if entry.refused:
         return [{"type": "text", "text": REFUSED}] if opens_turn(entry) else []
-    if entry.seq == compaction.message_seq:
-        return [_shorter(block, compaction.message_chars) for block in blocks]
     if entry.seq <= compaction.thinking_through_seq:
         blocks = [block for block in blocks if "thinking" not in block["type"]]
     if compaction.left_out:
@@ -129,6 +127,8 @@ def as_sent(entry: HistoryEntry, compaction: Compaction) -> list[Block]:
         blocks = left_out(blocks, gone)
     if entry.seq <= compaction.cut_through_seq:
         blocks = [cut(block, compaction.cut_chars) for block in blocks]
+    if entry.seq == compaction.message_seq:
+        blocks = [_shorter(block, compaction.message_chars) for block in blocks]
     return list(blocks)
 
 

@@ -149,6 +149,8 @@ class AgentLoop:
     budget: Budget | None = None
     window: Window | None = None
     sleep: Callable[[float], Awaitable[None]] = field(default=anyio.sleep)
+    granted: int = field(default=0, init=False)
+    """``max_tokens`` of the newest request."""
 
     async def run(self, messages: list[Message]) -> Reply:
         """Append to ``messages`` until the model has finished; return its last reply. Raises Ending."""
@@ -201,6 +203,7 @@ class AgentLoop:
             if self.budget is not None:
                 known = None if self.window is None else self.window.estimate(messages, request)
                 request = await self.budget.reserve(request, model.ids, known)
+            self.granted = request["max_tokens"]
             try:
                 reply = await self._tries(model, within_output(request))
             except ModelError as error:
@@ -316,7 +319,7 @@ class AgentLoop:
         """Run the reply's calls, independent ones side by side; results come in the order of the calls."""
         known = {call: ToolResult(MALFORMED, is_error=True, trusted=True) for call in reply.malformed}
         if reply.cut_call is not None:
-            known[reply.cut_call] = progress.cut_result(reply, self.options.max_tokens)
+            known[reply.cut_call] = progress.cut_result(reply, self.granted)
         results: dict[str, ToolResult] = {}
         for group in batches(reply.tool_uses, self.toolbox):
             async with anyio.create_task_group() as tasks:

@@ -139,7 +139,11 @@ class ActiveRun:
     async def _work(self) -> Ending | None:
         with self._scope, anyio.move_on_after(self._limit_ms / 1000) as timer:
             try:
-                await self._agent.converse(self.spec, self.lease, self._recorder)
+                if self.spec.answer is None:
+                    await self._agent.converse(self.spec, self.lease, self._recorder)
+                else:
+                    shown = self._recorder.shown
+                    self.log.emit_text(shown.feed(self.spec.answer) + shown.end_step())
             except Ending as ending:
                 return ending
             except PicoError as error:

@@ -23,7 +23,8 @@ class RunSpec:
     ``message`` None goes on where the conversation's last run paused; ``allow_tokens`` is then what it may
     use whatever the budgets say. ``thinking`` None leaves it to the settings. ``scheduled``: no person waits
     for it, so it neither queues nor counts against its sender. ``preface`` is what the model
-    reads in front of the message and people don't see; the caller says whose words it is.
+    reads in front of the message and people don't see; the caller says whose words it is. ``answer``: what is
+    answered without asking the model.
     """
 
     message: str | None
@@ -45,6 +46,7 @@ class RunSpec:
     allow_tokens: int | None = None
     scheduled: bool = False
     preface: str = ""
+    answer: str | None = None
 
 
 def outbound_view(message: Outbound, redactor: Redactor) -> dict[str, Any]:

@@ -140,8 +140,10 @@ class TaskRunner:
         group = task.context_mode == "group"
         run_id = new_id(RUN)
         conversation_id = task.conversation_id if group else new_id(CONVERSATION)
+        prompt = await self._parts.heartbeat.prompt(task)
         spec = RunSpec(
-            message=await self._parts.heartbeat.prompt(task),
+            message=prompt,
+            answer=self._parts.heartbeat.answer(task, prompt),
             conversation_id=task.conversation_id if group else None,
             new_conversation_id=conversation_id,
             run_id=run_id,

@@ -10,7 +10,7 @@ import httpx2
 import pytest
 
 from tests.http.conftest import MakeHost
-from tests.running import HostProcess, directive, frames, until
+from tests.running import HostProcess, ModelProcess, directive, frames, until
 
 DUE = {"schedule_type": "once", "schedule_value": "2020-01-01T00:00:00", "run_if_past": True}
 LATER = {"schedule_type": "interval", "schedule_value": "3600000"}
@@ -179,11 +179,17 @@ def test_with_the_internal_scheduler_due_tasks_run_by_themselves(make_host: Make
 
 
 def test_a_heartbeat_tells_its_owner_what_it_has_to_say_and_keeps_quiet_otherwise(
-    make_host: MakeHost,
+    make_host: MakeHost, model: ModelProcess
 ) -> None:
-    host = make_host(settings={"PICOCLAW_HEARTBEAT_ENABLED": "true"}).start()
+    settings = {"PICOCLAW_HEARTBEAT_ENABLED": "true", "CLAUDE_MODEL": "fake-heartbeat"}
+    host = make_host(settings=settings).start()
     memory = Path(host.environment["MEMORY_DIR"])
     with host.client() as client:
+        nothing = client.post("/task/trigger", json={"task_id": "task-heartbeat"}).json()
+        assert (nothing["status"], nothing["result"]) == ("success", "HEARTBEAT_OK")
+        (memory / "HEARTBEAT.md").write_text("# Heartbeat\n<!-- nothing yet -->\n")
+        client.post("/task/trigger", json={"task_id": "task-heartbeat"})
+        assert not [1 for request in model.requests() if request["body"]["model"] == "fake-heartbeat"]
         (memory / "HEARTBEAT.md").write_text(directive(text="HEARTBEAT_OK"))
         quiet = client.post("/task/trigger", json={"task_id": "task-heartbeat"}).json()
         (memory / "HEARTBEAT.md").write_text(directive(text="The milk is off."))

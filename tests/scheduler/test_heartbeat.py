@@ -83,7 +83,31 @@ async def test_its_prompt_is_the_file_as_it_is_now(store: SqliteStore, tasks: Ta
     _, task = await arranged(store, tasks)
 
     assert await beating(tasks, file="Water the plants").prompt(task) == f"{PROMPT}\n\nWater the plants"
-    assert "empty" in await beating(tasks).prompt(task)
+
+
+@pytest.mark.parametrize(
+    ("file", "asks"),
+    [
+        (None, False),
+        ("", False),
+        (" \n\ufeff\n", False),
+        ("# Heartbeat\n\n<!-- Write here what\nto look at. -->\n---\n- [ ]\n* \n1.\n", False),
+        ("\ufeff<!-- never closed\nCheck the mail", False),
+        ("[//]: # (a note)\n// another\n```\n```\n> \n====", False),
+        ("# Heartbeat\n- [ ] Check the mail", True),
+        ("<!-- old --> Check the mail <!-- new -->", True),
+        ("1. Water the plants", True),
+        ("植物に水", True),
+        ("?", True),
+    ],
+)
+async def test_a_file_without_words_is_answered_without_the_model(
+    store: SqliteStore, tasks: TaskService, file: str | None, asks: bool
+) -> None:
+    _, task = await arranged(store, tasks)
+    heartbeat = beating(tasks, file=file)
+    prompt = await heartbeat.prompt(task)
+    assert heartbeat.answer(task, prompt) == (None if asks else "HEARTBEAT_OK")
 
 
 async def test_other_tasks_are_left_alone(store: SqliteStore, tasks: TaskService) -> None:
@@ -93,3 +117,4 @@ async def test_other_tasks_are_left_alone(store: SqliteStore, tasks: TaskService
     )
 
     assert await heartbeat.prompt(other) == "p"
+    assert heartbeat.answer(other, "p") is None
