@@ -25,8 +25,12 @@ if TYPE_CHECKING:
 
 BODY_LIMIT: Final = 1024 * 1024
 """Bytes a request body may have (http-api: "Errors")."""
+OPENAI_BODY_LIMIT: Final = 8 * 1024 * 1024
+"""Bytes at /v1/chat/completions: chat programs send their whole history again."""
 MCP_BODY_LIMIT: Final = 4 * 1024 * 1024
 """Bytes an MCP message may have, as on the tool server's own wire."""
+
+BODY_LIMITS: Final = {"/mcp": MCP_BODY_LIMIT, "/v1/chat/completions": OPENAI_BODY_LIMIT}
 
 
 class App:
@@ -77,7 +81,7 @@ class App:
             | webhook_paths(settings.channels)
             | (open_paths() if settings.console else frozenset()),
         )
-        app = BodyLimitMiddleware(app, limit=BODY_LIMIT, at={"/mcp": MCP_BODY_LIMIT})
+        app = BodyLimitMiddleware(app, limit=BODY_LIMIT, at=BODY_LIMITS)
         app = ErrorsMiddleware(app)
         app = self._base.telemetry.app(AccessLogMiddleware(app, self._base.metrics))
         return RequestIdMiddleware(app, version=settings.version, commit=settings.build_commit)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import Annotated, Any, Final, TypeVar
 
+import anyio.to_thread
 from pydantic import BaseModel, BeforeValidator, ConfigDict, StringConstraints, ValidationError
 from pydantic_core import ErrorDetails
 from starlette.requests import ClientDisconnect, Request
@@ -18,6 +19,12 @@ M = TypeVar("M", bound="Body")
 DEFAULT_LIMIT: Final = 100
 LARGEST_LIMIT: Final = 1000
 LONGEST_KEY: Final = 200
+MOST_PARTS: Final = 60_000
+"""Values, names and brackets of a body's JSON: they cost more than their bytes."""
+
+
+class TooManyValues(InvalidInput):
+    """The body's JSON holds more than is made into objects."""
 
 
 class Body(BaseModel):
@@ -45,16 +52,19 @@ async def read_body(request: Request, model: type[M]) -> M:
 
 
 async def raw_body(request: Request) -> bytes:
-    """Return the body's bytes; raises NotJson (declared as something else), InvalidInput (half)."""
+    """Return the body's bytes; raises NotJson (declared as something else), InvalidInput (half, too much)."""
     declared = request.headers.get("content-type", "application/json")
     kind = declared.partition(";")[0].strip().lower()
     if kind != "application/json" and not kind.endswith("+json"):
         raise NotJson("Content-Type: must be application/json")
     try:
-        return await request.body()
+        raw = await request.body()
     except ClientDisconnect:
         # Nobody reads the answer; the log shows what it was, without a trace.
         raise InvalidInput("body: ended before it was whole") from None
+    if len(raw) > MOST_PARTS and not await anyio.to_thread.run_sync(jsons.few, raw, MOST_PARTS):
+        raise TooManyValues(f"body: has more than {MOST_PARTS} values, names and brackets")
+    return raw
 
 
 def parse_body(raw: bytes, model: type[M]) -> M:
@@ -116,6 +126,9 @@ def _sentence(fault: ErrorDetails) -> str:
         return f"{field}: is required"
     if kind == "extra_forbidden":
         return f"{field}: is not a known field"
+    limit = fault.get("ctx", {}).get("max_length")
+    if limit is not None and fault["ctx"].get("field_type") != "List":
+        return f"{field}: must have at most {limit} characters"
     if kind == "value_error":
         return f"{field}: {fault['ctx']['error']}"
     message = fault["msg"]

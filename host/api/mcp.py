@@ -15,7 +15,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from host.api import mcp_wire as wire
-from host.api.body import raw_body
+from host.api.body import TooManyValues, raw_body
 from host.api.mcp_gate import McpGate
 from host.api.mcp_sessions import McpSession, McpSessions
 from host.api.responses import JSON
@@ -62,6 +62,8 @@ class McpApi:
             if version is not None and version not in HANDSHAKE_VERSIONS:
                 return await self._stateless(request, message, version)
             return await self._in_session(request, message)
+        except TooManyValues as error:
+            return JSON(wire.error_body(None, wire.PARSE_ERROR, error.message), status_code=error.status)
         except wire.Refused as refused:
             return JSON(refused.body(), status_code=wire.STATUS.get(refused.code, 400))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -12,11 +12,25 @@ from starlette.types import ASGIApp
 
 from host.runs.service import RunService
 from shared.clock import now_ms
+from shared.errors import NotFound
 from shared.settings import Settings
 from shared.store.contract import Store
 
 if TYPE_CHECKING:
     from host.api.openai_door import OpenAiDoor
+
+NO_V1: Final = "The base address ends in /v1: "
+CHAT: Final = "use POST /v1/chat/completions."
+ELSEWHERE: Final = {
+    "/chat/completions": f"{NO_V1}{CHAT}",
+    "/models": f"{NO_V1}use GET /v1/models.",
+    **{f"/{name}": f"{NO_V1}{CHAT}" for name in ("completions", "responses", "embeddings")},
+    "/v1": f"This is the base address: {CHAT}",
+    "/v1/completions": f"There are no completions of plain text here: {CHAT}",
+    "/v1/responses": f"The Responses API is not offered here: {CHAT}",
+    "/v1/embeddings": "There are no embeddings here: use a server that has a model for them.",
+}
+"""What OpenAI's clients ask for that isn't here, or isn't there, and what to use."""
 
 
 class OpenAiApi:
@@ -32,7 +46,12 @@ class OpenAiApi:
             Route("/v1/chat/completions", self.complete, methods=["POST"]),
             Route("/v1/models", self.list, methods=["GET"]),
             Route("/v1/models/{id:path}", self.get, methods=["GET"]),
+            *(Route(path, self.elsewhere, methods=["GET", "POST"]) for path in ELSEWHERE),
         ]
+
+    async def elsewhere(self, request: Request) -> Response:
+        """Say what to use instead."""
+        raise NotFound(ELSEWHERE[request.scope["path"]])
 
     async def list(self, request: Request) -> Response:
         """List the models."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from host.api.openai_errors import error_body
+from host.runs.text import MarkerFilter
 from shared import jsons
 from shared.models import Event
 
@@ -43,19 +44,26 @@ class Failure:
 class Answer:
     """What a run has answered so far. ``take`` each event; ``outcome`` is known when they are over."""
 
+    marker: str = ""
+    """The session end marker, which isn't shown."""
     text: str = ""
     reasoning: str = ""
     outcome: dict[str, Any] = field(default_factory=dict)
     fault: str = ""
     _gap: bool = False
+    _shown: MarkerFilter = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._shown = MarkerFilter(self.marker)
 
     def take(self, event: Event) -> dict[str, str]:
         """Return what the event adds to the answer; empty when nothing."""
         if event.name == "chunk":
-            return self._add(event.data["text"], gap=self._gap)
+            return self._add(self._shown.feed(event.data["text"]), gap=self._gap)
         if event.name == "message":
             # A message of its own: apart from what is around it.
-            delta = self._add(event.data["text"], gap=bool(self.text))
+            shown = self._shown.flush() + self._shown.without(event.data["text"])
+            delta = self._add(shown, gap=bool(self.text))
             self._gap = True
             return delta
         if event.name == "thinking":
@@ -65,6 +73,7 @@ class Answer:
             self.fault = event.data["error"]
         elif event.name == "done":
             self.outcome = event.data
+            return self._add(self._shown.flush(), gap=False)
         return {}
 
     @property
@@ -103,7 +112,7 @@ class Answer:
             text = ("" if self.text.endswith("\n\n") else "\n\n") + text
             self._gap = False
         self.text += text
-        return {"content": text}
+        return {"content": text} if text else {}
 
 
 @dataclass(frozen=True, slots=True)

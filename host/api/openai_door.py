@@ -66,6 +66,7 @@ class OpenAiDoor:
         self._runs = runs
         self._threads = Threads(store)
         self._created = created
+        self._marker = settings.session_end_marker
         listed = model_names(settings) or (() if settings.offline else (settings.model.model,))
         self._models = tuple(dict.fromkeys((ASSISTANT, *listed)))
         self._listed = frozenset(listed)
@@ -127,7 +128,7 @@ class OpenAiDoor:
             return await self._runs.start(made)
 
     async def _whole(self, turn: _Turn) -> Response:
-        answer = Answer()
+        answer = Answer(self._marker)
         async for event in turn.events:
             answer.take(event)
         failure = answer.failure
@@ -138,7 +139,7 @@ class OpenAiDoor:
         return JSON(turn.envelope.completion(answer), headers=turn.headers)
 
     async def _pieces(self, turn: _Turn) -> AsyncIterator[bytes]:
-        answer, envelope = Answer(), turn.envelope
+        answer, envelope = Answer(self._marker), turn.envelope
         async for piece in envelope.stream(turn.events, answer):
             yield piece
         failure = answer.failure

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, field_validator
 
 from host.api.body import Body, Text
 from host.api.shapes import Shape
@@ -23,11 +23,13 @@ def _text_of(value: Any) -> Any:
 
 
 def _part(part: Any) -> str:
+    """Return a part as text; pictures and the like become a line, so that no conversation ends at one."""
     kind = part.get("type") if isinstance(part, dict) else None
-    if kind not in ("text", "refusal"):
-        named = kind if isinstance(kind, str) and len(kind) < 40 else "such"
-        raise ValueError(f"{named} parts are not taken; only text is")
-    return str(_plain(part.get(kind)))
+    if not isinstance(kind, str):
+        raise ValueError("must be a text or a list of parts with a type")
+    if kind in ("text", "refusal"):
+        return str(_plain(part.get(kind)))
+    return f"[{_plain(kind)[:40]} left out: only text is taken here]"
 
 
 def _plain(value: Any) -> str:
@@ -78,6 +80,25 @@ class ChatCompletionRequest(Tolerant):
     user: Annotated[Text | None, Field(max_length=200)] = None
     n: Annotated[int | None, Field(ge=1, le=1)] = None
     reasoning_effort: Text | None = None
+    tool_choice: Any = None
+    response_format: Any = None
+
+    @field_validator("tool_choice")
+    @classmethod
+    def _not_required(cls, value: Any) -> Any:
+        if value == "required" or isinstance(value, dict):
+            raise ValueError(
+                "the tools of a request can't be required, tools run inside the host; leave it out"
+            )
+        return value
+
+    @field_validator("response_format")
+    @classmethod
+    def _not_strict(cls, value: Any) -> Any:
+        schema = value.get("json_schema") if isinstance(value, dict) else None
+        if isinstance(schema, dict) and schema.get("strict"):
+            raise ValueError("strict json_schema is not offered; ask for the shape in the message")
+        return value
 
 
 class ModelShape(Shape):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -11,10 +12,12 @@ from typing import Final
 import anyio
 import httpx2
 
+from host.mcp_clients.results import MESSAGE_LIMIT, Listener, TooMuch
+
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
-RESPONSE_LIMIT: Final = 8 * 1024 * 1024
-"""Most bytes of one response that is no event stream."""
+EVENT_END: Final = re.compile(rb"\r\n\r\n|\n\n|\r\r")
+"""Where a server-sent event ends."""
 
 # Metadata services outside the link-local range, as their providers document them.
 METADATA: Final = frozenset({"fd00:ec2::254", "100.100.100.200", "168.63.129.16", "192.0.0.192"})
@@ -100,29 +103,43 @@ def _pinned(request: httpx2.Request, address: str) -> httpx2.Request:
 
 
 def _bounded(response: httpx2.Response) -> httpx2.Response:
-    if response.headers.get("content-type", "").startswith("text/event-stream"):
-        # Events are bounded one by one by who reads them.
-        return response
     assert isinstance(response.stream, httpx2.AsyncByteStream)  # noqa: S101 - an async transport made it
+    if response.headers.get("content-encoding", "identity") != "identity":
+        raise httpx2.ReadError("the response is compressed, although that was not asked for")
+    events = response.headers.get("content-type", "").startswith("text/event-stream")
     return httpx2.Response(
         response.status_code,
         headers=response.headers,
-        stream=_Bounded(response.stream),
+        stream=_Bounded(response.stream, EVENT_END if events else None),
         extensions=response.extensions,
     )
 
 
 class _Bounded(httpx2.AsyncByteStream):
-    def __init__(self, inner: httpx2.AsyncByteStream) -> None:
+    """Passes whole messages on: events up to ``end``, or all that there is."""
+
+    def __init__(self, inner: httpx2.AsyncByteStream, end: re.Pattern[bytes] | None) -> None:
         self._inner = inner
+        self._end = end
+        self._listener = Listener()
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        left = RESPONSE_LIMIT
-        async for chunk in self._inner:
-            left -= len(chunk)
-            if left < 0:
-                raise httpx2.ReadError("the response is too long")
-            yield chunk
+        held = bytearray()
+        try:
+            async for chunk in self._inner:
+                looked = max(len(held) - 3, 0)
+                held += chunk
+                while self._end is not None and (end := self._end.search(held, looked)):
+                    message, looked = bytes(held[: end.end()]), 0
+                    del held[: end.end()]
+                    await self._listener.check(message)
+                    yield message
+                if len(held) > MESSAGE_LIMIT:
+                    raise TooMuch("says too much")
+            await self._listener.check(held)
+        except TooMuch as error:
+            raise httpx2.ReadError(str(error)) from None
+        yield bytes(held)
 
     async def aclose(self) -> None:
         await self._inner.aclose()

@@ -19,7 +19,7 @@ from mcp.shared.message import SessionMessage
 from pydantic import ValidationError
 
 from host.mcp_clients.addresses import AddressPolicy, PinnedTransport
-from host.mcp_clients.results import RESULT_LIMIT, cut
+from host.mcp_clients.results import MESSAGE_LIMIT, RESULT_LIMIT, Listener, TooMuch, cut
 from host.mcp_clients.server_config import ServerConfig
 from host.mcp_clients.spawning import Spawn
 from host.tools.base import Image, ToolResult
@@ -28,8 +28,6 @@ from shared import jsons
 if TYPE_CHECKING:
     from mcp.client._transport import TransportStreams
 
-LINE_LIMIT: Final = 8 * 1024 * 1024
-"""Longest line a program may say, in bytes; a longer one ends the session."""
 MOST_PAGES: Final = 20
 MOST_TOOLS: Final = 256
 CONNECT_SECONDS: Final = 10.0
@@ -127,7 +125,11 @@ def _transport(
 def _http_client(config: ServerConfig, policy: AddressPolicy) -> httpx2.AsyncClient:
     timeout = httpx2.Timeout(CONNECT_SECONDS, read=max(config.timeout_ms / 1000, CONNECT_SECONDS) + 5)
     return httpx2.AsyncClient(
-        transport=PinnedTransport(policy), headers=dict(config.headers), timeout=timeout, trust_env=False
+        transport=PinnedTransport(policy),
+        # What is compressed can't be bounded before it is unpacked.
+        headers={"Accept-Encoding": "identity", **config.headers},
+        timeout=timeout,
+        trust_env=False,
     )
 
 
@@ -187,18 +189,20 @@ async def _say(pipe: ByteStream, said: ObjectReceiveStream[SessionMessage]) -> N
 async def _until_gone(work: Callable[[], Awaitable[None]]) -> None:
     try:
         await work()
-    except (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError):
+    except (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError, TooMuch):
         return
 
 
 async def _messages(pipe: ByteStream) -> AsyncIterator[SessionMessage | Exception]:
-    rest = b""
+    """Yield what a program says, line by line; one that says too much is not listened to any more."""
+    rest, listener = b"", Listener()
     async for chunk in pipe:
         *lines, rest = (rest + chunk).split(b"\n")
         for line in lines:
             if line.strip():
+                await listener.check(line)
                 yield _message(line)
-        if len(rest) > LINE_LIMIT:
+        if len(rest) > MESSAGE_LIMIT:
             return
 
 

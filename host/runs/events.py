@@ -117,7 +117,8 @@ async def follow(log: EventLog, after: int, read_stored: ReadStored) -> AsyncIte
 
     Stored ones come first, then live ones.
     """
-    seq = after
+    # Past the end, too, there is at least the last event to come.
+    seq = min(after, log.last_seq - log.closed)
     while True:
         events = log.after(seq)
         if events is None:

@@ -33,7 +33,7 @@ from shared.errors import (
     NotRunning,
     TooManyRequests,
 )
-from shared.models import Event, KeyedAnswer, RunState
+from shared.models import Event, KeyedAnswer, Run, RunState
 from shared.redact import Redactor
 from shared.store.contract import Store
 
@@ -227,7 +227,7 @@ class RunService:
         stored = await self._store.runs.get(conversation_id, run_id)
         if stored is None:
             raise NotFound(f"run_id not found: {run_id}")
-        return self._replay(run_id, after, running=stored.state is RunState.RUNNING)
+        return self._replay(stored, after)
 
     async def drain(self) -> None:
         """Start nothing more; give the runs their grace, then stop them with their progress stored."""
@@ -253,16 +253,21 @@ class RunService:
         while self._active:
             await self._idle.wait()
 
-    async def _replay(self, run_id: str, after: int, *, running: bool) -> AsyncIterator[Sequence[Event]]:
-        """Yield stored events; those of a run on another host as they are stored there."""
-        seq = after
+    async def _replay(self, run: Run, after: int) -> AsyncIterator[Sequence[Event]]:
+        """Yield stored events; those of a run on another host as they are stored there.
+
+        There is always an end: to a reader who is past it, it is said again.
+        """
+        seq, running = after, run.state is RunState.RUNNING
         while True:
-            events = await self._store.runs.events(run_id, after=seq)
+            events = await self._store.runs.events(run.id, after=seq)
             if events:
                 seq = events[-1].seq
                 yield events
             running = running and all(event.name != "done" for event in events)
             if not running and not events:
+                if seq == after and run.answer is not None:
+                    yield [Event(seq, "done", run.answer)]
                 return
             if events:
                 continue

@@ -260,3 +260,24 @@ def test_a_secret_of_the_host_that_the_model_says_is_taken_out_everywhere(client
         assert secret not in str(told[1:])
         assert secret not in listed
     assert "[redacted]" in told[-1][2]["result"]
+
+
+@pytest.mark.parametrize("beyond", [0, 1, 1000])
+def test_a_reader_who_is_past_the_end_is_told_that_it_is_the_end(client: httpx2.Client, beyond: int) -> None:
+    events = list(stream(client, {"message": directive(text="fine")}))
+    conversation, run = events[0][2]["conversation_id"], events[0][2]["run_id"]
+    last, name, body = events[-1]
+    path = f"/chat/{conversation}/runs/{run}/events"
+    with client.stream("GET", path, headers={"Last-Event-ID": str(last + beyond)}) as response:
+        again = list(frames(response.iter_lines()))
+    assert [(event, data) for _, event, data in again] == [(name, body)]
+
+
+def test_a_reader_who_is_ahead_of_a_run_hears_its_end(client: httpx2.Client) -> None:
+    hanging = {"message": directive(text="a", hang_after_deltas=1), "stream": True}
+    with client.stream("POST", "/chat", json=hanging) as first:
+        start = next(frames(first.iter_lines()))[2]
+        path = f"/chat/{start['conversation_id']}/runs/{start['run_id']}/events"
+        with client.stream("GET", path, headers={"Last-Event-ID": "100000"}) as ahead:
+            assert client.post(f"/chat/{start['conversation_id']}/cancel").status_code == 202
+            assert list(frames(ahead.iter_lines()))[-1][1] == "done"

@@ -268,7 +268,17 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"messages": [{"role": "user", "content": "\x00"}]}, "messages.0.content"),
     ({"messages": [{"role": "wizard", "content": "hi"}]}, "messages.0.role"),
     ({"messages": [{"role": "user", "content": 7}]}, "messages.0.content"),
-    ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages.0.content"),
+    (
+        {"messages": [{"role": "user", "content": [{"image_url": {"url": "https://a/b"}}]}]},
+        "messages.0.content",
+    ),
+    ({"messages": [{"role": "user", "content": [{"type": "text", "text": 3}]}]}, "messages.0.content"),
+    ({"tool_choice": "required"}, "tool_choice"),
+    ({"tool_choice": {"type": "function", "function": {"name": "f"}}}, "tool_choice"),
+    (
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "strict": True}}},
+        "response_format",
+    ),
     ({"messages": [{"role": "user", "content": [3]}]}, "messages.0.content"),
     ({"messages": [{"role": "user", "content": "a"}, {"role": "tool", "content": "b"}]}, "messages"),
     ({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}, "messages"),
@@ -293,12 +303,95 @@ def test_bad_input_is_refused_naming_the_field_and_stores_nothing(
     assert client.get("/health").json()["database"]["conversations"] == before
 
 
+PICTURE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+
+
+def test_a_picture_in_any_message_is_a_line_and_never_a_refusal(
+    client: httpx2.Client, model: ModelProcess
+) -> None:
+    text = {"type": "text", "text": "what is this?"}
+    sound = {"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}}
+    for parts in (
+        [PICTURE, text],
+        [text, sound],
+        [{"type": "file", "file": {"file_id": "f"}}, text],
+        [PICTURE],
+    ):
+        resent = [{"role": "user", "content": parts}, said("A cat."), user("thanks")]
+        for messages in ([{"role": "user", "content": parts}], resent):
+            answer = client.post("/v1/chat/completions", json={"model": ASSISTANT, "messages": messages})
+            assert answer.status_code == 200, answer.text
+            assert "left out: only text is taken here]" in str(asked(model))
+
+
+def test_a_history_of_megabytes_is_taken_and_one_of_nine_is_not(client: httpx2.Client) -> None:
+    def post(size: int) -> httpx2.Response:
+        messages = [user("x" * size), said("yes"), user(directive(text="fine"))]
+        body = {"model": ASSISTANT, "messages": messages, "user": f"megabytes-{size}"}
+        return client.post("/v1/chat/completions", json=body)
+
+    # That it's too much for the model's window is another matter, and told in another way.
+    assert post(3 * 1024 * 1024).status_code != 413
+    assert post(9 * 1024 * 1024).status_code == 413
+
+
+def test_too_many_values_are_refused_before_they_are_made(client: httpx2.Client) -> None:
+    head = b'{"model": "picoclaw", "messages": [{"role": "user", "content": "hi"}], "x": ['
+    answer = client.post(
+        "/v1/chat/completions",
+        content=head + b"[]," * 2_500_000 + b"[]]}",
+        headers={"Content-Type": "application/json"},
+    )
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == "body"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "named"),
+    [
+        ("POST", "/chat/completions", "/v1/chat/completions"),
+        ("GET", "/models", "/v1/models"),
+        ("POST", "/responses", "/v1/chat/completions"),
+        ("POST", "/embeddings", "/v1"),
+        ("POST", "/v1/responses", "/v1/chat/completions"),
+        ("POST", "/v1/completions", "/v1/chat/completions"),
+        ("POST", "/v1/embeddings", "embeddings"),
+        ("GET", "/v1", "/v1/chat/completions"),
+    ],
+)
+def test_what_is_not_here_is_404_with_what_to_use(
+    client: httpx2.Client, method: str, path: str, named: str
+) -> None:
+    answer = client.request(method, path, json={"model": ASSISTANT} if method == "POST" else None)
+    assert answer.status_code == 404
+    assert named in answer.text
+
+
+def test_lengths_are_told_in_characters(client: httpx2.Client) -> None:
+    body = {"model": ASSISTANT, "messages": [user("hi")], "user": "é" * 201}
+    answer = client.post("/v1/chat/completions", json=body)
+    assert answer.json()["error"]["message"] == "user: must have at most 200 characters"
+    chat = client.post("/chat", json={"message": "hi", "sender": "é" * 201})
+    assert chat.json()["error"] == "sender: must have at most 200 characters"
+
+
+def test_the_session_end_marker_is_not_shown_however_it_is_split(gpt: openai.OpenAI) -> None:
+    text = "Bye [[PICOCLAW_ now. [[PICOCLAW_SESSION_END]] [["
+    for size in (1, 3, 7, 100):
+        message = user(directive(deltas=[text[at : at + size] for at in range(0, len(text), size)]))
+        whole = gpt.chat.completions.create(model=ASSISTANT, messages=[message])
+        assert whole.choices[0].message.content == "Bye [[PICOCLAW_ now.  [["
+        pieces = gpt.chat.completions.create(model=ASSISTANT, messages=[message], stream=True)
+        shown = "".join(piece.choices[0].delta.content or "" for piece in pieces if piece.choices)
+        assert shown == "Bye [[PICOCLAW_ now.  [["
+
+
 def test_every_error_below_v1_has_openai_s_shape(client: httpx2.Client, host: HostProcess) -> None:
     answers = [
         client.get("/v1/nothing"),
         client.get("/v1/chat/completions"),
         client.post("/v1/chat/completions", content=b"{", headers={"Content-Type": "application/json"}),
-        client.post("/v1/chat/completions", content=b"x" * (1024 * 1024 + 1)),
+        client.post("/v1/chat/completions", content=b"x" * (8 * 1024 * 1024 + 1)),
     ]
     assert [answer.status_code for answer in answers] == [404, 405, 400, 413]
     with host.client(None) as stranger:

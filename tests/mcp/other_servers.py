@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -165,6 +166,23 @@ class Hostile:
                 return StreamingResponse(_flood(), media_type="application/json")
             case "events":
                 return StreamingResponse(_one_long_event(), media_type="text/event-stream")
+            case "lists":
+                text = '{"jsonrpc":"2.0","id":%d,"result":{"content":[],"structuredContent":{"a":[%s[]]}}}'
+                return Response(text % (message["id"], "[]," * 2_700_000), media_type="application/json")
+            case "blocks":
+                return result(message, {"content": hello["content"] * 190_000})
+            case "events_of_lists":
+                listed = f"data: [{'[],' * 2_700_000}[]]\n\n"
+                return Response(listed, media_type="text/event-stream")
+            case "pings":
+                ping = 'data: {"jsonrpc":"2.0","id":"p%d","method":"ping"}\n\n'
+                return Response("".join(ping % n for n in range(30_000)), media_type="text/event-stream")
+            case "packed":
+                packed = gzip.compress(b'{"a":"' + b"x" * 50_000_000 + b'"}')
+                headers = {"Content-Encoding": "gzip"}
+                return Response(packed, media_type="application/json", headers=headers)
+            case "commas":
+                return result(message, {"content": [{"type": "text", "text": '[{"a":1},' * 500_000}]})
             case "cut":
                 return StreamingResponse(_cut(), media_type="application/json")
             case "wrong":

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 import anyio
+import psutil
 import pytest
 from anyio.abc import ByteStream
 from anyio.streams.stapled import StapledByteStream
@@ -146,6 +147,29 @@ async def test_a_call_that_goes_wrong_is_a_result_and_the_run_goes_on(
         assert answer.text.startswith("The MCP server bad ")
         assert "instructions" not in answer.text
         assert (await call(found, "mcp__good__act")).text == "hello"
+
+
+@pytest.mark.parametrize("what", ["lists", "blocks", "events_of_lists", "pings", "packed"])
+async def test_a_server_that_says_too_much_costs_its_call_and_not_the_others(
+    hostile: tuple[Hostile, str], what: str
+) -> None:
+    _, base = hostile
+    before = psutil.Process().memory_info().rss
+    async with opened(bad=web(f"{base}/{what}"), good=web(f"{base}/fine")) as found:
+        answer = await call(found, "mcp__bad__act")
+        assert answer.is_error
+        assert answer.text.startswith("The MCP server bad ")
+        assert (await call(found, "mcp__good__act")).text == "hello"
+    # What the server made of it lies in this process too; made into objects it would be 0.4 GB more.
+    assert psutil.Process().memory_info().rss < before + 250_000_000
+
+
+async def test_a_text_may_hold_as_many_brackets_as_it_likes(hostile: tuple[Hostile, str]) -> None:
+    _, base = hostile
+    async with opened(a=web(f"{base}/commas")) as found:
+        answer = await call(found, "mcp__a__act")
+    assert not answer.is_error
+    assert answer.text.startswith('[{"a":1},[{"a":1},')
 
 
 async def test_an_answer_given_twice_counts_once(hostile: tuple[Hostile, str]) -> None:
@@ -295,8 +319,12 @@ async def test_a_program_without_a_sandbox_is_not_run() -> None:
         ]
 
 
-async def test_a_program_that_floods_ends_its_own_session() -> None:
-    flood = "import sys\nwhile True: sys.stdout.write('x' * 65536)"
+@pytest.mark.parametrize(
+    "said",
+    ["'x' * 65536", "'[' + '[],' * 2_000_000 + '[]]\\n'", '\'{"jsonrpc":"2.0","id":1,"method":"ping"}\\n\''],
+)
+async def test_a_program_that_floods_ends_its_own_session(said: str) -> None:
+    flood = f"import sys\nwhile True: sys.stdout.write({said})"
     config = ServerConfig(type="stdio", command=sys.executable, args=("-c", flood))
     async with opened(Reach(spawn=unconfined), p=config) as found:
         assert found.toolsets == []

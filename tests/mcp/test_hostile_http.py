@@ -102,11 +102,14 @@ def test_a_message_of_ten_megabytes_is_too_large_and_one_of_four_is_not(client: 
     assert client.post(ping(10 * MIB), **session).status_code == 413
     assert client.post(ping(4 * MIB + 1), **session).status_code == 413
     assert client.post(ping(4 * MIB - 100), **session).json()["result"] == {}
-    # Written anew by the host it would be longer than what the tool server reads.
-    numbers = b'{"jsonrpc":"2.0","id":1,"method":"ping","params":{"x":[%s1]}}' % (b"1e9," * (MIB // 2))
-    for body in (ping(4 * MIB), numbers):
+    # Written anew by the host it is longer than what the tool server reads.
+    answer = client.post(ping(4 * MIB), **session)
+    assert answer.json()["error"] == {"code": INVALID_REQUEST, "message": "It is larger than 4 MiB."}
+    for many in (b"1e9," * (MIB // 2), b"[]," * MIB, b'{"a":{}},' * (MIB // 4)):
+        body = b'{"jsonrpc":"2.0","id":1,"method":"ping","params":{"x":[%s1]}}' % many
         answer = client.post(body, **session)
-        assert answer.json()["error"] == {"code": INVALID_REQUEST, "message": "It is larger than 4 MiB."}
+        assert (answer.status_code, answer.json()["error"]["code"]) == (400, -32700)
+        assert "values" in answer.json()["error"]["message"]
     assert client.ask(1, "ping")["result"] == {}
 
 
