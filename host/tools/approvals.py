@@ -6,10 +6,11 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import cache
 from typing import Any, Final
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from host.tools.base import ToolResult, ToolSpec, refused
 from shared.errors import PicoError
+from shared.tool_contract import Arguments
 
 NAME: Final = "approve_budget"
 
@@ -17,10 +18,8 @@ Resume = Callable[[str, int], Awaitable[str]]
 """Lets a paused conversation use so many tokens more; returns the id of the run that goes on."""
 
 
-class Approval(BaseModel):
+class Approval(Arguments):
     """The tool's arguments."""
-
-    model_config = ConfigDict(strict=True, extra="forbid")
 
     conversation_id: str = Field(min_length=1, max_length=200, description="The conversation that paused")
     allow_tokens: int = Field(gt=0, le=2**53, description="Tokens it may use, whatever the budgets say")

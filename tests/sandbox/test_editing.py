@@ -146,6 +146,13 @@ async def test_an_edit_beside_bytes_that_are_no_text_is_told_as_done(tools: Sand
     assert (ws / "latin").read_bytes() == b"caf\xe9 resting\n"
 
 
+def test_why_letters_of_another_encoding_do_not_match_is_told() -> None:
+    with workspace() as (ws, ask):
+        (ws / "f").write_bytes("é".encode("latin-1"))
+        assert "not UTF-8" in ask("edit_file", path="f", old_text="é", new_text="e")
+        assert "white space" in ask("edit_file", path="f", old_text="e", new_text="e")
+
+
 # --- bounds
 
 

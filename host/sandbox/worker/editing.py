@@ -39,7 +39,10 @@ def edit(path: str, text: str, old: str, new: str, *, everywhere: bool, limit: i
     mixed = _is_mixed(text) and "\r" not in old + new and "\n" in old + new
     count = (text.replace("\r\n", "\n") if mixed else text).count(old)
     if count == 0:
-        raise Refused(f"old_text occurs 0 times in {path}; it must match exactly, white space included")
+        why = "it must match exactly, white space included"
+        if not old.isascii() and _HALF.search(text):
+            why = "the file is not UTF-8, and only the ASCII characters of old_text can match"
+        raise Refused(f"old_text occurs 0 times in {path}; {why}")
     if count > 1 and not everywhere:
         raise Refused(f"old_text occurs {count} times in {path}; give more context, or pass replace_all=true")
     size = len(text) + count * (len(new) - len(old))
