@@ -33,7 +33,7 @@ from host.tools.approvals import Approvals
 from host.tools.base import Toolset
 from host.tools.skills import SkillTools
 from host.tools.web import WebToolset
-from host.upkeep import keep_recovering, keep_tidy
+from host.upkeep import keep_planned, keep_recovering, keep_tidy
 from shared.tasks import LONGEST_PROMPT, TaskService
 
 if TYPE_CHECKING:
@@ -129,6 +129,7 @@ async def open_host(base: Base) -> AsyncIterator[Host]:
         if settings.scheduler == "internal":
             background.start_soon(_scheduler(host).run)
         background.start_soon(keep_tidy, host.store)
+        background.start_soon(keep_planned, host.tasks)
         background.start_soon(keep_recovering, host.store, settings.lease_ms)
         host.ready = True
         yield host

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import logging
+import math
+from collections.abc import Callable
 from typing import Final
 
 import anyio
 
-from shared.clock import now_ms
+from shared.clock import monotonic_ms, now_ms
 from shared.store.contract import Store
+from shared.tasks import TaskService
 
 logger = logging.getLogger("picoclaw.upkeep")
 
 EVERY_S: Final = 60.0
 PAUSE_S: Final = 0.05
 """Between two batches, so that requests go first."""
+
+CLOCK_EVERY_S: Final = 10.0
+STEP_MS: Final = 1000
+"""How far the wall clock goes back against the steady one before it counts as set back."""
 
 BATCH: Final = 200
 """Rows a batch removes at most: some milliseconds of work, on the worker thread."""
@@ -29,6 +36,29 @@ async def keep_tidy(store: Store) -> None:
             logger.exception("Old rows could not be removed; the next round tries again")
             removed = 0
         await anyio.sleep(PAUSE_S if removed >= BATCH else EVERY_S)
+
+
+async def keep_planned(
+    tasks: TaskService, *, wall: Callable[[], int] = now_ms, every_s: float = CLOCK_EVERY_S
+) -> None:
+    """Plan tasks anew that were planned while the clock was ahead: at the start, and when it goes back."""
+    before = math.inf
+    while True:
+        ahead = wall() - monotonic_ms()
+        if ahead < before - STEP_MS:
+            try:
+                planned = await tasks.plan_anew(wall())
+            except Exception:
+                logger.exception("Tasks could not be planned anew; the next round tries again")
+                await anyio.sleep(every_s)
+                continue
+            if planned:
+                logger.warning(
+                    "The clock was ahead and was set back: %d tasks are planned anew", len(planned),
+                    extra={"tasks": planned[:20]},
+                )  # fmt: skip
+        before = ahead
+        await anyio.sleep(every_s)
 
 
 async def keep_recovering(store: Store, lease_ms: int) -> None:

@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, Literal, cast, get_args
 
+import anyio
+
 from shared import schedules
 from shared.catch_up import ON_TIME_MS, CatchUp
 from shared.clock import iso, iso_or_none, now_ms
@@ -20,6 +22,7 @@ from shared.ids import CONVERSATION, TASK, new_id
 from shared.models import Page, Task, TaskRun, TaskStatus
 from shared.schedules import Schedule
 from shared.store.contract import Store
+from shared.store.task_endings import BACKOFF_MS
 
 LONGEST_PROMPT: Final = 32_000
 """Characters of a prompt."""
@@ -28,6 +31,8 @@ DEFAULT_QUOTA: Final = 100
 """Tasks that one conversation may own (MAX_TASKS_PER_CONVERSATION)."""
 
 LARGEST_PAGE: Final = 1000
+LOOKED_AT_ONCE: Final = 50
+"""Tasks whose slots are looked at before others have their turn on the event loop: some milliseconds."""
 MOST_EXPLAINED: Final = 100
 EDITS: Final = 20
 """How often an edit starts over because the task changed meanwhile."""
@@ -188,6 +193,28 @@ class TaskService:
         if page is None:
             raise NotFound(FOREIGN)
         return page
+
+    async def plan_anew(self, now: int) -> Sequence[str]:
+        """Plan the tasks whose next slot is later than any that their schedule has ahead; return their ids.
+
+        They were planned while the wall clock was ahead. Hosts' clocks may differ by ``ON_TIME_MS``.
+        """
+        planned = []
+        cursor = None
+        while True:
+            page = await self._store.tasks.page(
+                owner=None, status=TaskStatus.ACTIVE, limit=LOOKED_AT_ONCE, cursor=cursor
+            )
+            for task in page.items:
+                edited = _planned_anew(task, now)
+                if edited is not None and await self._store.tasks.replace(
+                    edited, owner=None, expected_revision=task.revision
+                ):
+                    planned.append(task.id)
+            cursor = page.next_cursor
+            if cursor is None:
+                return planned
+            await anyio.sleep(0.01)
 
     def explain(
         self,
@@ -357,6 +384,27 @@ def _check_room(task: Task) -> None:
     if task.next_run is not None and task.within_bounds(task.next_run) is None:
         first = schedules.local(task.next_run, task.timezone)
         raise InvalidInput(f"ends_at: lies before the first run, which would be at {first}")
+
+
+def _planned_anew(task: Task, now: int) -> Task | None:
+    """Return the task with its next slot, None where its slot may stay.
+
+    Of a ``once`` task only another try is planned; its own time is what somebody wished.
+    """
+    if task.next_run is None or task.next_run <= now or (task.schedule_type == "once" and not task.attempts):
+        return None
+    if task.schedule_type == "once":
+        slot: int | None = now
+        latest: int | None = now + ON_TIME_MS + BACKOFF_MS[-1]
+    else:
+        try:
+            schedule = schedules.parse(task.schedule_type, task.schedule_value, task.timezone)
+        except InvalidInput:  # its zone is gone since; the claim says so
+            return None
+        slot, latest = (schedules.slot_after(schedule, at, at) for at in (now, now + ON_TIME_MS))
+    if slot is None or latest is None or task.next_run <= latest:
+        return None
+    return replace(task, next_run=slot, updated_at=now)
 
 
 def _with_status(task: Task, wanted: TaskStatus, now: int) -> Task:
