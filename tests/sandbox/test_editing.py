@@ -27,6 +27,7 @@ Ask = Callable[..., str]
 @contextmanager
 def workspace() -> Iterator[tuple[Path, Ask]]:
     """A directory, and the file tools in this process on it; an error stands behind ``refused:``."""
+    bounds.settle()
     with TemporaryDirectory(dir="/dev/shm") as name:
 
         def ask(tool: str, **arguments: Any) -> str:
@@ -116,6 +117,14 @@ def test_lines_match_whatever_their_ends_and_what_is_around_keeps_them(
     assert middle.replace("\r\n", "\n") == "".join(line + "\n" for line in new)
     ends = {end for _, end in lines[first:last]}
     assert {"\r\n" if part.endswith("\r") else "\n" for part in middle.split("\n")[:-1]} <= ends
+
+
+def test_a_line_put_behind_another_ends_as_that_one() -> None:
+    with workspace() as (ws, ask):
+        (ws / "f").write_bytes(b"one\ntwo\r\n")
+        ask("edit_file", path="f", old_text="one\n", new_text="one\nnew\n")
+        ask("edit_file", path="f", old_text="two\n", new_text="two\nlast\n")
+        assert (ws / "f").read_bytes() == b"one\nnew\ntwo\r\nlast\r\n"
 
 
 def test_who_names_carriage_returns_means_them() -> None:

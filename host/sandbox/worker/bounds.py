@@ -13,14 +13,16 @@ class TooLong(BaseException):
     """The time is up, and nothing has been changed. No ``except`` for faults catches it."""
 
 
+def settle() -> None:
+    """Have ``begin`` work in this process."""
+    signal.signal(signal.SIGPROF, _stop)
+    signal.signal(signal.SIGALRM, _stop)
+
+
 def begin() -> None:
     """Raise ``TooLong`` in the main thread when time is up, until ``end``."""
-    for signals, timer, seconds in (
-        (signal.SIGPROF, signal.ITIMER_PROF, PROCESSOR_S),
-        (signal.SIGALRM, signal.ITIMER_REAL, ELAPSED_S),
-    ):
-        signal.signal(signals, _stop)
-        signal.setitimer(timer, seconds)
+    signal.setitimer(signal.ITIMER_PROF, PROCESSOR_S)
+    signal.setitimer(signal.ITIMER_REAL, ELAPSED_S)
 
 
 def end() -> None:

@@ -91,10 +91,11 @@ def _in_mixed(text: str, old: str, new: str) -> Iterator[Change]:
     for at, stop, _ in _found("\n".join(pieces), old, new):
         start, end = (i + bisect_right(starts, i) - 1 for i in (at + head, stop - tail))
         lines, pairs = text.count("\n", start, end), text.count("\r\n", start, end)
-        if not lines:  # then as the line ends in which it stands
+        if not lines:  # then as the shared line before it ends, or the line in which it stands
             if following < end:
                 following = text.find("\n", end) if end < behind_last else behind_last - 1
-            lines, pairs = 1, int(text[following - 1 : following] == "\r")
+            line_end = start - 1 if head else following
+            lines, pairs = 1, int(text[line_end - 1 : line_end] == "\r")
         if pairs in (0, lines):
             yield Change(start, end, with_pairs if pairs else middle)
         else:

@@ -50,6 +50,7 @@ def serve(channel: Channel, host: Channel, config: Config, place: Place, supervi
     else:
         confine.confine_worker(config, place, uid=config.uid, gid=config.gid)
         privileges.die_with_parent(supervisor)  # after the change of uid, which clears it (prctl(2))
+    bounds.settle()
     waiting = select.poll()
     waiting.register(channel, select.POLLIN)
     waiting.register(host, select.POLLIN)
