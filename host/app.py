@@ -95,6 +95,7 @@ class App:
             ready=lambda: self._host is not None and self._host.ready and not self._host.runs.draining,
             sandbox=lambda: self._base.sandbox.report,
             channels=self._channel_states,
+            scheduler=settings.scheduler,
         )
 
     def _channel_states(self) -> Mapping[str, str]:

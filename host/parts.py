@@ -27,7 +27,7 @@ from host.runs.service import RunLimits, RunService
 from host.runs.spec import RunSpec
 from host.runs.task_runs import TaskParts, TaskRunner
 from host.sandbox import running_program
-from host.scheduler import Scheduler
+from host.scheduler import EXTERNAL, Scheduler
 from host.skills.places import built_in_dir
 from host.tools.approvals import Approvals
 from host.tools.base import Toolset
@@ -128,6 +128,8 @@ async def open_host(base: Base) -> AsyncIterator[Host]:
             host.channels = await stack.enter_async_context(_channels(host))
         if settings.scheduler == "internal":
             background.start_soon(_scheduler(host).run)
+        elif (await host.store.counts()).tasks:
+            logger.warning(EXTERNAL)
         background.start_soon(keep_tidy, host.store)
         background.start_soon(keep_planned, host.tasks)
         background.start_soon(keep_recovering, host.store, settings.lease_ms)
@@ -182,6 +184,7 @@ def _run_service(host: Host) -> RunService:
         redactor=host.redactor,
         metrics=host.metrics,
         prices=host.prices,
+        timezone=settings.timezone,
         on_delete=forget,
         release=host.sandbox.forget,
     )

@@ -1,5 +1,7 @@
 """Ticking inside the host (SCHEDULER=internal): due tasks run without anybody calling POST /task/check.
 
+Either way, how late tasks are is told.
+
 The database says when the next slot is; the scheduler sleeps until then and looks again every second, for
 tool servers make tasks as well and the wall clock may jump. A look is one step down an index. Several hosts
 may tick at once: claims in the store keep each slot to one run.
@@ -9,16 +11,23 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Final
 
 import anyio
 from anyio.abc import TaskGroup
 
+from shared.catch_up import ON_TIME_MS
 from shared.clock import now_ms
 from shared.errors import PicoError
 from shared.store.contract import Store
 
 logger = logging.getLogger(__name__)
+
+EXTERNAL: Final = (
+    "SCHEDULER is external: due tasks, the heartbeat among them, run only when something calls "
+    "POST /task/check, every minute for instance; SCHEDULER=internal has the host run them"
+)
 
 RunDue = Callable[[], Awaitable[int | None]]
 """Claims and runs one due slot to its end; returns how many ran (0 or None: nothing could run)."""
@@ -28,6 +37,30 @@ LOOK_EVERY_S: Final = 1.0
 
 TRY_EVERY_S: Final = 60.0
 """How often a claim is tried though nothing is due, in seconds: so a dead host's slot is found."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lateness:
+    """How many tasks are overdue by more than two ticks, and how late the first is."""
+
+    overdue: int
+    seconds: int
+
+    def note(self, mode: str, tasks: int) -> str | None:
+        """Return what an operator should know, if anything."""
+        if self.overdue:
+            what = (
+                EXTERNAL if mode == "external" else "see whether runs hang or MAX_CONCURRENT_RUNS is reached"
+            )
+            return f"{self.overdue} overdue, the first for {self.seconds} s. {what}"
+        return EXTERNAL if mode == "external" and tasks else None
+
+
+async def lateness(store: Store, now: int) -> Lateness:
+    """Look how late tasks are; bounded by an index, however many there are."""
+    overdue = await store.tasks.count_due(now - ON_TIME_MS)
+    first = await store.tasks.next_due() if overdue else None
+    return Lateness(overdue, 0 if first is None else (now - first) // 1000)
 
 
 class Scheduler:

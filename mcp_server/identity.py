@@ -20,7 +20,7 @@ class NoIdentity(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """The conversation a tool server acts for, and where its store is.
+    """The conversation a tool server acts for, where its store is, and its zone ("": the machine's).
 
     ``access``: how to reach a store that several hosts share, as the host made it for this conversation.
     ``token_id``: the token by which somebody asked for this server over HTTP.
@@ -57,7 +57,7 @@ def identity_of(environment: Mapping[str, str]) -> Identity:
         is_main=_value(environment, "IS_MAIN") == "1",
         db_path=Path(db_path),
         store_dir=Path(store_dir) if store_dir else None,
-        timezone=environment.get("TZ", "").lstrip(":") or "UTC",
+        timezone=environment.get("TZ") or environment.get("TIMEZONE") or "",
         task_quota=_task_quota(environment),
     )
 

@@ -20,12 +20,13 @@ from mcp_server.server import build_server
 from mcp_server.tools import Caller, Tools
 from mcp_server.transport import NotPollable, claim_standard_streams, open_streams
 from shared.clock import now_ms
-from shared.errors import PicoError, StoreError
+from shared.errors import InvalidInput, PicoError, StoreError
 from shared.logging import configure
 from shared.redact import Redactor
 from shared.store import open_tool_store
 from shared.store.contract import Store
 from shared.tasks import TaskService
+from shared.zones import checked_zone, machine_zone
 
 Wire = tuple[int, int]
 """The descriptors a session reads and writes."""
@@ -75,7 +76,7 @@ async def _prepared(store: Store, identity: Identity) -> Server[Any]:
     caller = Caller(conversation, identity.is_main)
     tasks = TaskService(
         store,
-        default_timezone=identity.timezone,
+        default_timezone=_timezone(identity),
         quota=identity.task_quota,
         acting=identity.conversation_id,
     )
@@ -85,6 +86,13 @@ async def _prepared(store: Store, identity: Identity) -> Server[Any]:
         is_main=identity.is_main,
         version=program_version(),
     )
+
+
+def _timezone(identity: Identity) -> str:
+    try:
+        return checked_zone(identity.timezone) if identity.timezone else machine_zone()
+    except ValueError as error:
+        raise InvalidInput(f"TZ: {error}") from None
 
 
 async def _run(server: Server[Any], wire: Wire | None) -> None:

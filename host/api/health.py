@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -16,6 +17,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from host.api.responses import JSON
+from host.scheduler import lateness
+from shared.clock import now_ms
 from shared.errors import Unavailable
 from shared.store.contract import Store
 
@@ -66,7 +69,9 @@ class HealthApi:
         ready: Callable[[], bool],
         sandbox: Callable[[], SandboxReport],
         channels: Callable[[], Mapping[str, str]],
+        scheduler: str,
     ) -> None:
+        self._scheduler = scheduler
         self._build = build
         self._volumes = volumes
         self._store = store
@@ -106,6 +111,7 @@ class HealthApi:
                 "volumes": volumes,
                 "sandbox": {"level": sandbox.level, "landlock_abi": sandbox.landlock_abi},
                 "channels": dict(self._channels()),
+                "scheduler": await self._lateness(database["tasks"]),
             }
         )
 
@@ -151,6 +157,16 @@ class HealthApi:
         except Exception:  # noqa: BLE001 - whatever ails the database, /health says so instead of failing
             return {"ok": False, "conversations": None, "tasks": None}
         return {"ok": True, "conversations": counts.conversations, "tasks": counts.tasks}
+
+    async def _lateness(self, tasks: int | None) -> dict[str, Any]:
+        late = None
+        with suppress(Exception):
+            late = None if tasks is None else await lateness(self._store, now_ms())
+        return {
+            "mode": self._scheduler,
+            "overdue": None if late is None else late.overdue,
+            "note": None if late is None else late.note(self._scheduler, tasks or 0),
+        }
 
 
 def _look(volumes: Volumes) -> dict[str, bool]:

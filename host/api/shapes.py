@@ -291,6 +291,14 @@ class SandboxShape(Shape):
     landlock_abi: int
 
 
+class SchedulerShape(Shape):
+    """What runs due tasks, how many are overdue by more than two minutes, what to know of it if anything."""
+
+    mode: Literal["internal", "external"]
+    overdue: int | None
+    note: str | None
+
+
 class HealthShape(Shape):
     """How the host is."""
 
@@ -304,6 +312,7 @@ class HealthShape(Shape):
     volumes: VolumesShape
     sandbox: SandboxShape
     channels: dict[str, Literal["ok", "retrying", "off"]]
+    scheduler: SchedulerShape
 
 
 class ReadyShape(Shape):

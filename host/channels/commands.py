@@ -6,9 +6,10 @@ from typing import Final
 
 from host.channels.messages import Stored, sender_of
 from host.channels.parts import ChannelParts, Rules
-from shared.clock import iso, now_ms
+from shared.clock import now_ms
 from shared.errors import NotRunning
 from shared.models import Task
+from shared.tasks import task_view
 
 MOST_TASKS: Final = 20
 LONGEST_PROMPT: Final = 80
@@ -102,6 +103,8 @@ class Commands:
 
 def _line(task: Task) -> str:
     prompt = task.prompt if len(task.prompt) <= LONGEST_PROMPT else f"{task.prompt[:LONGEST_PROMPT]}…"
-    when = "no next run" if task.next_run is None else f"next {iso(task.next_run)}"
+    view = task_view(task)
+    when = f"next {view['next_run_local']}" if view["next_run_local"] else "no next run"
+    status = "overdue" if view["overdue"] else task.status.value
     one_line = " ".join(prompt.split())
-    return f"- {one_line} ({task.schedule_type} {task.schedule_value}, {task.status.value}, {when})"
+    return f"- {one_line} ({task.schedule_type} {task.schedule_value}, {status}, {when})"

@@ -16,11 +16,16 @@ import typer
 
 from host.cli.api_token import fault_of
 from host.cli.passphrase import passphrase_asker
+from host.cli.target import local_url
 from host.cli.terminal import out, print_json, shown
+from host.scheduler import EXTERNAL
+from shared.clock import now_ms
+from shared.schedules import local
 from shared.settings import Settings, SettingsError, load
 from shared.settings.security_yml import NAME, exposed
 
 MODEL_S: Final = 5.0
+HEALTH_S: Final = 5.0
 SANDBOX_WITHIN_S: Final = 20.0
 API: Final = "https://api.anthropic.com"
 
@@ -56,12 +61,29 @@ def _findings() -> Iterator[Finding]:
     yield Finding("settings", "ok", f"{settings.config_path} and the environment can be used")
     yield from _warnings(settings)
     yield _token(settings)
-    yield Finding("time zone", "ok", settings.timezone)
+    yield Finding("time zone", "ok", local(now_ms(), settings.timezone))
     yield from _volumes(settings)
     yield _sandbox(settings)
     yield from _skills(settings)
     yield _model(settings)
     yield from _channels(settings)
+    yield from _tasks(settings)
+
+
+def _tasks(settings: Settings) -> Iterator[Finding]:
+    """Ask the host that runs here, if one does; without one only the settings tell."""
+    try:
+        answer = httpx2.get(
+            f"{local_url(settings.host, settings.port)}/health", timeout=HEALTH_S, trust_env=False
+        )
+        scheduler = answer.json()["scheduler"]
+    except (httpx2.HTTPError, httpx2.InvalidURL, ValueError, LookupError, TypeError):
+        if settings.scheduler == "external" and settings.heartbeat.enabled:
+            yield Finding("tasks", "note", EXTERNAL)
+        return
+    note = scheduler["note"]
+    verdict: Verdict = "fault" if scheduler["overdue"] else "note" if note else "ok"
+    yield Finding("tasks", verdict, note or "none is overdue")
 
 
 def _warnings(settings: Settings) -> Iterator[Finding]:

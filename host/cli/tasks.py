@@ -45,6 +45,12 @@ def add(
     conversation: Annotated[str | None, typer.Option(help="The conversation it belongs to.")] = None,
     group: Annotated[bool, typer.Option("--group", help="Run inside that conversation.")] = False,
     catch_up: Annotated[str, typer.Option(help="What missed slots get: skip, once or all.")] = "once",
+    deliver: Annotated[
+        str | None, typer.Option(help="answer: final answers reach people. none: not.")
+    ] = None,
+    ends_at: Annotated[str | None, typer.Option(help="No run after this local time or date.")] = None,
+    max_runs: Annotated[int | None, typer.Option(min=1, help="End after so many runs.")] = None,
+    run_if_past: Annotated[bool, typer.Option("--run-if-past", help="Run at once if --at is past.")] = False,
     task_id: Annotated[str | None, typer.Option("--id", help="An id of your own.")] = None,
     explain: Annotated[bool, typer.Option("--explain", help="Only show the next five runs.")] = False,
     url: Url = None,
@@ -65,6 +71,10 @@ def add(
         "context_mode": "group" if group else "isolated",
         "conversation_id": conversation,
         "catch_up": catch_up,
+        "deliver": deliver,
+        "ends_at": ends_at,
+        "max_runs": max_runs,
+        "run_if_past": run_if_past or None,
     }
     with _host(url, token) as host:
         task = host.request("POST", "/task", {name: item for name, item in body.items() if item is not None})
@@ -137,7 +147,7 @@ def print_tasks(tasks: list[dict[str, Any]]) -> None:
         made.add_row(
             shown(task["id"]),
             shown(_schedule_words(task)),
-            shown(str(task.get("status", ""))),
+            shown("overdue" if task.get("overdue") else str(task.get("status", ""))),
             shown(_local(task.get("next_run"))),
             *conversation,
             shown(short(str(task.get("prompt", "")), 48)),
@@ -212,9 +222,14 @@ def _own_zone() -> str:
 
 def _schedule_words(task: dict[str, Any]) -> str:
     kind, value = task.get("schedule_type"), str(task.get("schedule_value", ""))
-    if kind == "interval":
-        return f"every {_span(int(value))}"
-    return f"{value} {task.get('timezone') or ''}".strip()
+    words = (
+        f"every {_span(int(value))}"
+        if kind == "interval"
+        else f"{value} {task.get('timezone') or ''}".strip()
+    )
+    if task.get("max_runs"):
+        words += f", {task.get('runs_begun')} of {task['max_runs']} runs"
+    return f"{words}, until {_local(task['ends_at'])}" if task.get("ends_at") else words
 
 
 def _span(milliseconds: int) -> str:
@@ -240,7 +255,8 @@ def _took(entry: dict[str, Any]) -> str:
 
 def _print_outcome(outcome: dict[str, Any]) -> None:
     for message in outcome.get("outbound_messages") or ():
-        out.print(f"[bold]message:[/] {shown(str(message.get('text', '')))}")
+        if message.get("text") != outcome.get("result"):
+            out.print(f"[bold]message:[/] {shown(str(message.get('text', '')))}")
     out.print(shown(str(outcome.get("result") or outcome.get("error") or outcome.get("status"))))
 
 

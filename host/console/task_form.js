@@ -24,6 +24,9 @@ export function editTask() {
         whole(fields.hint),
         field("Time zone", fields.zone),
         field("Slots that were missed", fields.catchUp),
+        field("No run after (optional)", fields.endsAt),
+        field("End after so many runs (optional)", fields.maxRuns),
+        whole(field("Its answers", fields.deliver)),
         whole(field("Where it speaks", fields.context)),
         fields.where),
       fault,
@@ -69,6 +72,9 @@ function makeFields() {
     context: select("task-context", [["isolated", "A conversation of its own each time"], ["group", "A conversation that is there already"]]),
     conversation: h("input", { id: "task-conversation", spellcheck: "false", autocapitalize: "off", "aria-describedby": "task-conversation-hint" }),
     catchUp: select("task-catch-up", [["once", "Run once for all of them"], ["skip", "Skip them"], ["all", "Run each of them"]]),
+    endsAt: h("input", { id: "task-ends-at", type: "datetime-local" }),
+    maxRuns: h("input", { id: "task-max-runs", type: "number", min: "1" }),
+    deliver: select("task-deliver", [["answer", "Go to the people of the conversation"], ["none", "Go to nobody"]]),
   };
   const help = h("p", { class: "hint", id: "task-conversation-hint" }, "Its id; the task goes on with what was said there.");
   fields.where = whole(field("Conversation", fields.conversation, help));
@@ -96,6 +102,9 @@ function bodyOf(fields) {
     schedule_value: scheduleValue(fields.kind.value, fields.value.value.trim()),
     context_mode: fields.context.value,
     catch_up: fields.catchUp.value,
+    deliver: fields.deliver.value,
+    ...(fields.endsAt.value && { ends_at: fields.endsAt.value }),
+    ...(fields.maxRuns.value && { max_runs: Number(fields.maxRuns.value) }),
     ...(fields.zone.value.trim() && { timezone: fields.zone.value.trim() }),
     ...(group && { conversation_id: fields.conversation.value.trim() }),
   };

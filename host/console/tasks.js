@@ -71,6 +71,9 @@ export class TasksView {
       h("div", { class: "row meta" },
         h("span", {}, schedule(task)),
         task.schedule_type === "cron" ? h("span", {}, task.timezone) : null,
+        task.ends_at ? h("span", { title: moment(task.ends_at) }, `until ${moment(task.ends_at)}`) : null,
+        task.max_runs ? h("span", {}, `${task.runs_begun} of ${task.max_runs} runs`) : null,
+        task.deliver === "none" ? h("span", { title: "Its answers go to nobody" }, "delivers none") : null,
         h("span", { title: task.context_mode === "group" ? "Speaks in its conversation" : "Each run in a conversation of its own" }, task.context_mode),
         task.context_mode === "group" ? h("a", { href: `#/c/${encodeURIComponent(task.conversation_id)}` }, "its conversation") : null,
         task.last_run ? h("span", {}, "last: ", h("b", { class: task.last_status === "success" ? "good" : "bad" }, task.last_status ?? "running"), " ", ago(task.last_run)) : null,
@@ -122,7 +125,7 @@ export class TasksView {
 
 function when(task) {
   if (!task.next_run) return task.status === "active" ? "no slot left" : "";
-  return h("time", { datetime: task.next_run, title: moment(task.next_run) }, `next ${ago(task.next_run)}`, h("span", { class: "quiet wide-only" }, ` · ${moment(task.next_run)}`));
+  return h("time", { datetime: task.next_run, title: task.next_run_local, class: task.overdue ? "bad" : null }, `${task.overdue ? "overdue" : "next"} ${ago(task.next_run)}`, h("span", { class: "quiet wide-only" }, ` · ${moment(task.next_run)}`));
 }
 
 function soonest(one, other) {

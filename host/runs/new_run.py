@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from host.agent.prompt import person_message
 from host.runs.spec import RunSpec
-from shared.clock import iso, now_ms
+from shared.clock import now_ms
 from shared.ids import CONVERSATION, MESSAGE, RUN, new_id
 from shared.models import NewMessage, NewRun
 from shared.redact import Redactor
+from shared.schedules import local
 
 
-def new_run(spec: RunSpec, *, owner: str, lease_ms: int, redactor: Redactor) -> NewRun:
-    """Return the run with its ids; its message is stored without the secrets that the host knows."""
+def new_run(spec: RunSpec, *, owner: str, lease_ms: int, redactor: Redactor, timezone: str) -> NewRun:
+    """Return the run with its ids; its message is stored without the secrets that the host knows.
+
+    The time stands with the message, so that what comes before it is the same from turn to turn.
+    """
     now = now_ms()
     return NewRun(
         run_id=spec.run_id or new_id(RUN),
         conversation_id=spec.conversation_id or spec.new_conversation_id or new_id(CONVERSATION),
-        message=_message(spec, now, redactor),
+        message=_message(spec, local(now, timezone), redactor),
         owner=owner,
         now=now,
         lease_ms=lease_ms,
@@ -28,11 +32,13 @@ def new_run(spec: RunSpec, *, owner: str, lease_ms: int, redactor: Redactor) -> 
     )
 
 
-def _message(spec: RunSpec, now: int, redactor: Redactor) -> NewMessage | None:
+def _message(spec: RunSpec, time: str, redactor: Redactor) -> NewMessage | None:
     if spec.message is None:
         return None
     text = redactor.text(spec.message)
-    blocks = person_message(text, sender=spec.sender_name, time=iso(now))
+    blocks = person_message(text, sender=spec.sender_name, time=time)
     if spec.preface:
         blocks.insert(0, {"type": "text", "text": redactor.text(spec.preface)})
+    if spec.notice:
+        blocks.append({"type": "text", "text": f"<notice>{spec.notice}</notice>"})
     return NewMessage(new_id(MESSAGE), "user", blocks, text, spec.sender, spec.sender_name)

@@ -69,10 +69,12 @@ class RunService:
         redactor: Redactor,
         metrics: Metrics,
         prices: Prices,
+        timezone: str = "UTC",
         on_delete: Sequence[Callable[[str], Awaitable[None]]] = (),
         release: Callable[[str], Awaitable[None]],
     ) -> None:
         self._on_delete = on_delete
+        self._timezone = timezone
         self._release = release  # what a conversation holds of the local disk
         self._redactor = redactor
         self._prices = prices
@@ -136,7 +138,13 @@ class RunService:
         # A caller who leaves must not leave a lease behind that nobody serves.
         with anyio.CancelScope(shield=True):
             lease = await self._store.runs.begin(
-                new_run(spec, owner=self._owner, lease_ms=self._limits.lease_ms, redactor=self._redactor)
+                new_run(
+                    spec,
+                    owner=self._owner,
+                    lease_ms=self._limits.lease_ms,
+                    redactor=self._redactor,
+                    timezone=self._timezone,
+                )
             )
         run = ActiveRun(
             self._store,

@@ -23,8 +23,8 @@ class RunSpec:
     ``message`` None goes on where the conversation's last run paused; ``allow_tokens`` is then what it may
     use whatever the budgets say. ``thinking`` None leaves it to the settings. ``scheduled``: no person waits
     for it, so it neither queues nor counts against its sender. ``preface`` is what the model
-    reads in front of the message and people don't see; the caller says whose words it is. ``answer``: what is
-    answered without asking the model.
+    reads in front of the message and people don't see; the caller says whose words it is. ``notice`` are the
+    host's own words behind the message. ``answer``: what is answered without asking the model.
     """
 
     message: str | None
@@ -47,6 +47,7 @@ class RunSpec:
     scheduled: bool = False
     preface: str = ""
     answer: str | None = None
+    notice: str = ""
 
 
 def outbound_view(message: Outbound, redactor: Redactor) -> dict[str, Any]:

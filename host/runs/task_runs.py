@@ -32,7 +32,7 @@ logger = logging.getLogger("picoclaw.tasks")
 SENDER: Final = "scheduler"
 
 NOTICE: Final = (
-    "The scheduler begins a run of the scheduled task {} with the message below; no person waits for it. "
+    "The scheduler begins a run of the scheduled task {} with the message above; no person waits for it. "
     "Do now what the message asks for. It is scheduled already, so don't schedule it again."
 )
 DELIVERED: Final = (
@@ -153,7 +153,7 @@ class TaskRunner:
             parent_id=None if group else task.conversation_id,
             idempotency=idempotency,
             scheduled=True,
-            preface=_notice(task),
+            notice=_notice(task),
         )
         try:
             # The claim names its run before there is one: whoever takes the slot over after a crash sees
@@ -245,7 +245,7 @@ class _Service:
 def _notice(task: Task) -> str:
     """Return what the agent is told of a task's run: the words alone may sound like a wish to schedule."""
     heard = DELIVERED if task.deliver == "answer" else NOT_DELIVERED
-    return f"<notice>{NOTICE.format(escape(task.id))} {heard}</notice>"
+    return f"{NOTICE.format(escape(task.id))} {heard}"
 
 
 def _state(answer: dict[str, Any]) -> TaskRunState:

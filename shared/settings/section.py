@@ -26,8 +26,10 @@ class Env:
 
     ``under_home``: the field is a path whose default is this name below ``$PICOCLAW_HOME``.
     ``empty_counts``: an empty value is a value; elsewhere it is the same as unset.
+    ``or_name``: another name of it, which is weaker.
     """
 
     name: str
     under_home: str | None = None
     empty_counts: bool = False
+    or_name: str | None = None

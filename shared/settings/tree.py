@@ -21,7 +21,7 @@ from shared.settings.sections import (
 )
 from shared.settings.sensitive import sensitive_texts
 from shared.settings.tools import Tools
-from shared.settings.zones import checked_zone
+from shared.zones import checked_zone, machine_zone
 
 CLAUDE: Literal["claude-sonnet-5-5"] = "claude-sonnet-5-5"
 
@@ -146,10 +146,13 @@ class Settings(Section):
     )
 
     scheduler: Annotated[Literal["external", "internal"], Env("SCHEDULER")] = Field(
-        default="external",
-        description="Who looks for due tasks: whoever calls POST /task/check, or the host itself",
+        default="internal",
+        description="What runs due tasks: the host itself, or nothing but calls of POST /task/check",
     )
-    timezone: Annotated[str, Env("TZ")] = Field(default="UTC", description="Zone of schedules that name none")
+    timezone: Annotated[str, Env("TZ", or_name="TIMEZONE")] = Field(
+        default_factory=machine_zone,
+        description="Time zone (also `TIMEZONE`) of the agent's clock and of schedules without one",
+    )
     log_level: Annotated[Literal["debug", "info", "warning", "error"], Env("LOG_LEVEL")] = Field(
         default="info", description="Least severe level that is logged"
     )

@@ -176,7 +176,32 @@ def test_a_scheduled_task_reaches_the_chat(host: HostProcess, api: BotApi, user:
     with host.client() as client:
         made = client.post("/task", json={**task, "conversation_id": f"telegram:{user}"}).json()
         client.post("/task/trigger", json={"task_id": made["id"]})
-    until(lambda: api.texts(user) == ["echo: hello", "time for tea"])
+    until(lambda: api.texts(user) == ["echo: hello", "time for tea", "said it"])
+
+
+def test_a_tasks_answer_reaches_the_chat_once_whatever_its_mode(
+    host: HostProcess, api: BotApi, user: int
+) -> None:
+    api.say("hello", user=user)
+    until(lambda: api.texts(user))
+    task = {"schedule_type": "cron", "schedule_value": "0 9 * * *", "conversation_id": f"telegram:{user}"}
+    doubled = directive(steps=[{"tools": [send_message("said once")]}, {"text": "said once"}])
+    with host.client() as client:
+        for fields in (
+            {"prompt": directive(text="by the group"), "context_mode": "group"},
+            {"prompt": directive(text="isolated [[PICOCLAW_SESSION_END]]")},
+            {"prompt": directive(text="unheard"), "deliver": "none"},
+            {"prompt": directive(text="<internal>unheard</internal>")},
+            {"prompt": doubled},
+            {"prompt": directive(status=400)},
+        ):
+            made = client.post("/task", json={**task, **fields}).json()
+            client.post("/task/trigger", json={"task_id": made["id"]})
+            client.post("/task/trigger", json={"task_id": made["id"]})
+    until(lambda: any("⚠️ The scheduled task" in text for text in api.texts(user)))
+    *said, failure = api.texts(user)[1:]
+    assert said == ["by the group", "by the group", "isolated", "isolated", "said once", "said once"]
+    assert "failed:" in failure
 
 
 def test_an_owner_enters_the_main_conversation_and_hears_it(host: HostProcess, api: BotApi) -> None:

@@ -14,6 +14,7 @@ from host.cli.target import find_target
 from shared.secrets import unseal
 from shared.settings import load
 from tests.cli.running import environment, picoclaw
+from tests.running import free_port, new_host
 
 SECURITY = """\
 # top comment
@@ -228,6 +229,26 @@ class TestDoctor:
         code, found = self.verdicts(tmp_path, **environ)
         assert code == 1
         assert "cannot be reached" in found["model"][1]
+
+    def test_a_heartbeat_that_nothing_ticks_is_noted(self, tmp_path: Path) -> None:
+        picoclaw(tmp_path, "init")
+        environ = {"PICOCLAW_HEARTBEAT_ENABLED": "true", "SCHEDULER": "external", "PORT": str(free_port())}
+        _, found = self.verdicts(tmp_path, **environ)
+        assert found["tasks"][0] == "note"
+        assert "SCHEDULER is external" in found["tasks"][1]
+
+    def test_what_is_overdue_at_the_running_host_is_a_fault(self, tmp_path: Path) -> None:
+        picoclaw(tmp_path / "cli", "init")
+        host = new_host(tmp_path / "host", None).start()
+        try:
+            due = {"schedule_type": "once", "schedule_value": "2020-01-01", "run_if_past": True}
+            with host.client() as client:
+                assert client.post("/task", json={"prompt": "x", **due}).status_code == 201
+            code, found = self.verdicts(tmp_path / "cli", PORT=str(host.port))
+        finally:
+            host.stop()
+        assert (code, found["tasks"][0]) == (1, "fault")
+        assert found["tasks"][1].startswith("1 overdue")
 
     def test_people_get_lines_and_an_exit_code(self, tmp_path: Path) -> None:
         done = picoclaw(tmp_path, "doctor", TZ="Mars/Olympus")

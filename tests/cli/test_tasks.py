@@ -58,6 +58,31 @@ def test_a_task_is_added(host: ContractServer, tmp_path: Path) -> None:
     }
 
 
+def test_a_task_is_added_with_an_end(host: ContractServer, tmp_path: Path) -> None:
+    host.answers["POST", "/task"] = (201, TASK)
+    options = ("--ends-at", "2027-12-31", "--max-runs", "3", "--deliver", "none", "--run-if-past")
+    tasks(host, tmp_path, "add", "Look", "--at", "2027-03-01", *options)
+    assert host.requests[0][2] == {
+        "prompt": "Look",
+        "schedule_type": "once",
+        "schedule_value": "2027-03-01",
+        "context_mode": "isolated",
+        "catch_up": "once",
+        "deliver": "none",
+        "ends_at": "2027-12-31",
+        "max_runs": 3,
+        "run_if_past": True,
+    }
+
+
+def test_ends_and_overdue_tasks_are_seen_in_the_list(host: ContractServer, tmp_path: Path) -> None:
+    bounds = {"overdue": True, "runs_begun": 1, "max_runs": 3, "ends_at": "2027-12-31T22:59:00.000Z"}
+    host.answers["GET", "/tasks"] = (200, {"tasks": [TASK | bounds], "next_cursor": None})
+    listed = " ".join(tasks(host, tmp_path, "list").stdout.split())
+    for seen in ("overdue", "1 of 3 runs", "until"):
+        assert seen in listed
+
+
 @pytest.mark.parametrize(
     "options", [(), ("--every", "15m", "--cron", "@daily"), ("--every", "15 minutes"), ("--every", "m")]
 )

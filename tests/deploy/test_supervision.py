@@ -236,7 +236,7 @@ def test_as_process_1_it_reaps_orphans_and_ends_on_sigterm(supervise: Supervise,
 
 
 def test_the_tick_runs_what_is_due_and_a_host_that_is_away_does_not_stop_it(supervise: Supervise) -> None:
-    container = supervise(TICK="true")
+    container = supervise(TICK="true", SCHEDULER="external")
     container.start()
     with container.client() as client:
         task = {

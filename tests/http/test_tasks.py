@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from pathlib import Path
 from typing import Any
@@ -207,3 +208,102 @@ def test_a_task_that_is_triggered_twice_with_one_key_runs_once(client: httpx2.Cl
     ]
     assert answers[0] == answers[1]
     assert len(client.get(f"/task/{task['id']}/runs").json()["runs"]) == 1
+
+
+def test_a_past_time_is_refused_unless_it_is_wanted(client: httpx2.Client) -> None:
+    past = {"prompt": "x", "schedule_type": "once", "schedule_value": "2020-01-01T00:00"}
+    refused = client.post("/task", json=past)
+    assert refused.status_code == 400
+    assert "now it is" in refused.json()["error"]
+    assert refused.json()["error"].count("UTC") == 1
+    assert (
+        client.post("/task", json={**past, "run_if_past": True, "timezone": "Asia/Tokyo"}).status_code == 201
+    )
+
+
+def test_a_group_tasks_answer_is_told_to_its_people_as_well(client: httpx2.Client) -> None:
+    conversation = client.post("/chat", json={"message": "hi"}).json()["conversation_id"]
+    task = make(client, context_mode="group", conversation_id=conversation)
+    quiet = make(client, context_mode="group", conversation_id=conversation, deliver="none")
+    told, untold = (
+        client.post("/task/trigger", json={"task_id": each["id"]}).json()["outbound_messages"]
+        for each in (task, quiet)
+    )
+    assert [(said["conversation_id"], said["text"]) for said in told] == [(conversation, "ran")]
+    assert untold == []
+
+
+def test_a_failing_task_is_told_of_once_and_again_when_it_works(client: httpx2.Client) -> None:
+    task = make(client, prompt=directive(status=400))
+    first, second = (
+        client.post("/task/trigger", json={"task_id": task["id"]}).json()["outbound_messages"]
+        for _ in range(2)
+    )
+    assert ([said["text"].startswith("⚠️ The scheduled task “") for said in first], second) == ([True], [])
+    client.put(f"/task/{task['id']}", json={"prompt": directive(text="ran")})
+    works = client.post("/task/trigger", json={"task_id": task["id"]}).json()["outbound_messages"]
+    assert [said["text"][-12:] for said in works] == ["works again.", "ran"]
+
+
+def test_a_run_is_told_that_it_is_the_tasks_and_what_the_local_time_is(
+    model: ModelProcess, make_host: MakeHost
+) -> None:
+    host = make_host(settings={"TZ": "Asia/Tokyo"}).start()
+    with host.client() as client:
+        task = make(client, prompt=directive("remind me every minute", text="ran"))
+        client.post("/task/trigger", json={"task_id": task["id"]})
+    (blocks,) = (
+        message["content"]
+        for request in model.requests()
+        for message in request["body"]["messages"]
+        if "remind me every minute" in str(message["content"]) and task["id"] in str(message["content"])
+    )
+    message, notice = (block["text"] for block in blocks)
+    assert notice.startswith("<notice>The scheduler begins a run of the scheduled task")
+    assert "don't schedule it again" in notice
+    assert re.search(r' time="\w{3} \d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+09:00 Asia/Tokyo">', message)
+
+
+def test_a_task_that_is_deleted_in_mid_run_has_its_run_cancelled(client: httpx2.Client) -> None:
+    owner = client.post("/chat", json={"message": "hi"}).json()["conversation_id"]
+    task = make(client, prompt=directive(hang=True), conversation_id=owner)
+    ended: list[httpx2.Response] = []
+    trigger = threading.Thread(
+        target=lambda: ended.append(client.post("/task/trigger", json={"task_id": task["id"]}))
+    )
+    trigger.start()
+    path = f"/task/{task['id']}"
+    until(lambda: client.get(f"{path}/runs").json()["runs"])
+    busy = client.post("/task/trigger", json={"task_id": task["id"]})
+    assert (busy.status_code, busy.json()["code"]) == (409, "task_running")
+    run = client.get(f"{path}/runs").json()["runs"][0]
+    assert client.delete(path).status_code == 204
+    trigger.join(60)
+    assert ended[0].json()["error"] == "The task was deleted while it ran."
+    (stopped,) = client.get(f"/chat/{run['conversation_id']}/runs").json()["runs"]
+    assert stopped["code"] == "cancelled"
+
+
+def test_words_that_sound_like_a_wish_to_schedule_make_no_more_tasks(make_host: MakeHost) -> None:
+    host = make_host(offline=True).start()
+    with host.client() as client:
+        task = make(client, prompt="every second remind me to drink", conversation_id="main")
+        ran = client.post("/task/trigger", json={"task_id": task["id"]}).json()
+        tasks = client.get("/tasks").json()["tasks"]
+    assert [each["id"] for each in tasks] == [task["id"]]
+    assert "Reminder: drink" in [said["text"] for said in ran["outbound_messages"]]
+
+
+def test_what_is_overdue_or_never_ticked_is_said_by_health_and_at_the_start(make_host: MakeHost) -> None:
+    host = make_host().start()
+    with host.client() as client:
+        assert client.get("/health").json()["scheduler"] == {"mode": "external", "overdue": 0, "note": None}
+        task = make(client, **DUE)
+        health = client.get("/health").json()["scheduler"]
+        assert (health["mode"], health["overdue"]) == ("external", 1)
+        assert health["note"].startswith("1 overdue, the first for ")
+        assert "POST /task/check" in health["note"]
+        assert client.get(f"/task/{task['id']}").json()["overdue"]
+    host.stop()
+    host.start()
+    assert "SCHEDULER is external" in host.log_text

@@ -7,6 +7,7 @@ from typing import Any
 import anyio
 import pytest
 
+from shared.clock import now_ms
 from shared.errors import Conflict, Duplicate, InvalidInput, NotFound
 from shared.models import Task, TaskRun, TaskRunState, TaskStatus
 from shared.store.sqlite.store import SqliteStore
@@ -66,6 +67,90 @@ async def test_a_past_once_time_is_due_at_once_where_that_is_wanted(
     assert task.next_run is not None
     assert task.next_run < NOW
     assert await store.tasks.count_due(NOW) == 1
+
+
+@pytest.mark.parametrize("value", ["2027-01-15T08:59:59", "2027-01-15", "2020-01-01 00:00"])
+async def test_a_past_once_time_is_refused_with_the_present_time(service: TaskService, value: str) -> None:
+    with pytest.raises(
+        InvalidInput, match=r"now it is Fri 2027-01-15T09:00:00\+01:00 Europe/Berlin"
+    ) as refused:
+        await once(service, schedule_value=value)
+
+    assert refused.value.message.startswith(f"schedule_value: '{value}' is past")
+    assert "run_if_past" in refused.value.message
+    await once(service)
+    with pytest.raises(InvalidInput, match="is past"):
+        await service.update("task-1", None, {"schedule_value": value}, now=NOW)
+    await service.update("task-1", None, {"schedule_value": value, "run_if_past": True}, now=NOW)
+
+
+async def test_the_present_second_is_no_past(service: TaskService) -> None:
+    assert (await once(service, schedule_value="2027-01-15T09:00:00")).next_run == NOW
+
+
+@pytest.mark.parametrize(
+    ("given", "end"),
+    [
+        ("2027-01-16", "2027-01-16T22:59:59.999Z"),
+        ("2027-01-16T10:00", "2027-01-16T09:00:00.000Z"),
+        ("2027-01-16 10:00:30", "2027-01-16T09:00:30.000Z"),
+        ("2027-01-16T10:00:00Z", "2027-01-16T10:00:00.000Z"),
+        ("2027-01-16T10:00:00+08:00", "2027-01-16T02:00:00.000Z"),
+    ],
+)
+async def test_an_end_is_taken_in_the_tasks_zone_or_with_an_offset(
+    service: TaskService, given: str, end: str
+) -> None:
+    assert task_view(await schedule(service, ends_at=given))["ends_at"] == end
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"ends_at": "2027-01-15T08:59"}, "ends_at: is past"),
+        ({"ends_at": "2027-01-15T09:30"}, "ends_at: lies before the first run"),
+        ({"ends_at": "soon"}, "ends_at: takes a local time"),
+        ({"ends_at": "2027-02-30"}, "ends_at: takes a local time"),
+        ({"max_runs": 0}, "max_runs: must be a whole number"),
+        ({"max_runs": True}, "max_runs: must be a whole number"),
+        ({"deliver": "maybe"}, "deliver: must be one of answer, none"),
+    ],
+)
+async def test_a_wrong_bound_is_refused(service: TaskService, fields: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(InvalidInput, match=sentence):
+        await schedule(service, **fields)
+
+
+async def test_a_task_that_ended_goes_on_with_more_runs_and_says_so_without(
+    service: TaskService, store: SqliteStore
+) -> None:
+    await schedule(service, max_runs=1)
+    await run(store, NOW + HOUR)
+    assert (await service.get("task-1", None)).status is TaskStatus.COMPLETED
+
+    with pytest.raises(Conflict, match="has ended"):
+        await service.resume("task-1", None, now=NOW + HOUR)
+
+    again = await service.update("task-1", None, {"max_runs": 2}, now=NOW + HOUR)
+    assert (again.status, again.next_run) == (TaskStatus.ACTIVE, NOW + 2 * HOUR)
+    await run(store, NOW + 2 * HOUR)
+    endless = await service.update("task-1", None, {"max_runs": None}, now=NOW + 3 * HOUR)
+    assert (endless.status, endless.max_runs) == (TaskStatus.ACTIVE, None)
+
+
+async def test_an_end_set_before_the_next_run_completes_a_task(service: TaskService) -> None:
+    await schedule(service)
+
+    after = await service.update("task-1", None, {"ends_at": "2027-01-15T09:30"}, now=NOW)
+
+    assert (after.status, after.next_run) == (TaskStatus.COMPLETED, None)
+
+
+async def test_a_task_is_overdue_when_it_is_late_by_two_ticks(service: TaskService) -> None:
+    late = await schedule(service, now=now_ms() - HOUR - 3 * MINUTE, id="late")
+    near = await schedule(service, now=now_ms() - HOUR, id="near")
+
+    assert (task_view(late)["overdue"], task_view(near)["overdue"]) == (True, False)
 
 
 async def test_a_task_without_conversation_gets_a_hidden_one_of_its_own(

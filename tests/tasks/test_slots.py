@@ -224,3 +224,18 @@ def test_all_slots_of_a_gap_are_one_at_its_end() -> None:
 )
 def test_once_is_a_local_time_past_or_not(value: str, zone: str, expected: str) -> None:
     assert upcoming(parse("once", value, zone), ms_of(utc("2026-11-22T00:00")), 5) == [ms_of(utc(expected))]
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        ("@midnight", "0 0 * * *"),
+        ("@annually", "0 0 1 1 *"),
+        ("@ANNUALLY", "0 0 1 1 *"),
+        ("@yearly", "0 0 1 1 *"),
+    ],
+)
+def test_the_names_of_crontab_are_known(name: str, fields: str) -> None:
+    start = ms_of(utc("2026-11-22T00:00"))
+
+    assert upcoming(parse("cron", name, "UTC"), start, 3) == upcoming(parse("cron", fields, "UTC"), start, 3)

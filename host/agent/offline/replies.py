@@ -28,6 +28,8 @@ _MAX_QUOTE: Final = 2_000
 _MAX_RECALLED: Final = 10
 _TICKS: Final = re.compile(r"`{3,}")
 _SPOKEN: Final = re.compile(r"<(?:message|task)\b([^>]*)>(.*?)</(?:message|task)>", re.DOTALL)
+_TIME: Final = re.compile(r"\d{4}-\d{2}-\d{2}T\S+")
+_BEGUN: Final = "<notice>The scheduler begins a run"
 _ATTRIBUTE: Final = re.compile(r"(\w+)=(?:\"([^\"]*)\"|'([^']*)')")
 _ABILITIES: Final = """\
 I am the model that PicoClaw carries along to be tried without an API key.
@@ -54,9 +56,13 @@ class Outcome:
 
 @dataclass(slots=True)
 class Turn:
-    """The person's last words and when they came (UTC), their words before, the tool steps taken since."""
+    """The person's last words and when they came (UTC), their words before, the tool steps taken since.
+
+    ``begun``: the scheduler says them, for they were scheduled.
+    """
 
     words: str = ""
+    begun: bool = False
     now: datetime | None = None
     before: list[str] = field(default_factory=list)
     done: list[list[Outcome]] = field(default_factory=list)
@@ -104,6 +110,7 @@ def _turn(messages: Sequence[Mapping[str, Any]]) -> Turn:
         if turn.words:
             turn.before.append(turn.words)
         turn.words, turn.now = _spoken(texts)
+        turn.begun = any(text.startswith(_BEGUN) for text in texts)
         turn.done = []
     return turn
 
@@ -124,8 +131,9 @@ def _spoken(texts: Sequence[str]) -> tuple[str, datetime | None]:
 def _instant(attributes: str) -> datetime | None:
     # All attributes are read in turn, so that a sender called 'x time="…"' sets no clock.
     stated = {name: double or single for name, double, single in _ATTRIBUTE.findall(attributes)}
+    time = _TIME.search(stated.get("time", ""))
     try:
-        return datetime.fromisoformat(stated.get("time", "")).astimezone(UTC)
+        return datetime.fromisoformat(time[0]).astimezone(UTC) if time else None
     except ValueError:
         return None
 
@@ -144,7 +152,10 @@ def _offered(request: Mapping[str, Any]) -> frozenset[str]:
 
 def _steps(turn: Turn, offered: frozenset[str]) -> list[list[Item]]:
     """Return the wished steps; those that have been taken know what the tools returned."""
-    steps = [[Item(wish, wish.tool in offered) for wish in step] for step in parse(turn.words, turn.now)]
+    steps = [
+        [Item(wish, wish.tool in offered) for wish in step]
+        for step in parse(turn.words, turn.now, begun=turn.begun)
+    ]
     taken = filter(None, map(_callable, steps))
     for items, outcomes in zip(taken, turn.done, strict=False):
         for item, outcome in zip(items, outcomes, strict=False):

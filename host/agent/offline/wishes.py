@@ -133,15 +133,16 @@ _WISHES: Final = tuple((re.compile(kind.pattern, re.IGNORECASE | re.DOTALL), kin
 _ALONE: Final = {"tasks": _LIST_TASKS.wish({}), "files": _LIST_FILES.wish({}), "ls": _LIST_FILES.wish({})}
 
 
-def parse(text: str, now: datetime | None = None) -> tuple[tuple[Wish, ...], ...]:
+def parse(text: str, now: datetime | None = None, *, begun: bool = False) -> tuple[tuple[Wish, ...], ...]:
     """Return the steps that the words ask for, none if nothing was understood; ``now`` in UTC, if known.
 
-    Wishes of one step are independent of each other; each step needs the one before it.
+    Wishes of one step are independent of each other; each step needs the one before it. ``begun``: the time
+    that the words name has come.
     """
     if len(text) > _MAX_CHARS:
         return ()
     segments = _segments(text)
-    wishes = [_wish("".join(segment.pieces), now) for segment in segments]
+    wishes = [_wish("".join(segment.pieces), now, begun) for segment in segments]
     if not any(wishes):
         return ()
     steps: list[list[Wish]] = []
@@ -155,9 +156,12 @@ def parse(text: str, now: datetime | None = None) -> tuple[tuple[Wish, ...], ...
     return tuple(map(tuple, steps))
 
 
-def _wish(text: str, now: datetime | None) -> Wish | None:
+def _wish(text: str, now: datetime | None, begun: bool) -> Wish | None:
     words = _plain(text)
-    return _scheduled(words, now) or _order(words) or _ALONE.get(words.lower().rstrip(" .!?"))
+    later = _scheduled(words, now)
+    if begun and later:
+        words, later = later.input.get("prompt", words), None
+    return later or _order(words) or _ALONE.get(words.lower().rstrip(" .!?"))
 
 
 def _order(words: str) -> Wish | None:
