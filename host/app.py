@@ -45,8 +45,11 @@ class App:
         self._host: Host | None = None
         self._opened = anyio.Event()
         self._rest: ASGIApp = self._later
-        health = self._health().routes()
-        self._app = self._checked(Router(routes=health, redirect_slashes=False, default=self._others))
+        health = self._health()
+        self.probe_when_asked = health.probe_when_asked
+        self._app = self._checked(
+            Router(routes=health.routes(), redirect_slashes=False, default=self._others)
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._app(scope, receive, send)

@@ -141,6 +141,7 @@ async def serve(settings: Settings, bound: socket.socket) -> int:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_on_signals, stop)
             tasks.start_soon(server.answer)
+            tasks.start_soon(app.probe_when_asked)
             try:
                 await _live(base, app, server, stopping)
             except (PicoError, StoreError) as error:

@@ -76,7 +76,8 @@ class HealthApi:
         self._volumes = volumes
         self._store = store
         self._looking: anyio.CapacityLimiter | None = None
-        self._probing = anyio.Lock()
+        self._asked = anyio.Event()
+        self._probed = anyio.Event()
         self._probed_at = -PROBE_S
         self._fault: str | None = None
         self._ready = ready
@@ -90,12 +91,20 @@ class HealthApi:
             Route("/ready", self.ready, methods=["GET"]),
         ]
 
+    async def probe_when_asked(self) -> None:
+        """Try the store whenever somebody wants to know; one that hangs holds up nobody else."""
+        while True:
+            await self._asked.wait()
+            self._asked = anyio.Event()
+            self._fault = await self._probe()
+            self._probed_at = anyio.current_time()
+            probed, self._probed = self._probed, anyio.Event()
+            probed.set()
+
     async def health(self, request: Request) -> Response:
         """Tell how the host is."""
-        database = await self._database()
         store_ok = await self._store_fault() is None
-        if self._store.several_hosts:
-            database["ok"] = database["ok"] and store_ok
+        database = await self._database(away=self._store.several_hosts and not store_ok)
         volumes = {**await self._directories(), "sessions": store_ok, "store": store_ok}
         sandbox = self._sandbox()
         well = database["ok"] and volumes["memory"] and store_ok
@@ -126,11 +135,14 @@ class HealthApi:
 
     async def _store_fault(self) -> str | None:
         """Return what keeps the next request from being stored; who asks within a second gets one answer."""
-        async with self._probing:
-            if anyio.current_time() >= self._probed_at + PROBE_S:
-                self._fault = await self._probe()
-                self._probed_at = anyio.current_time()
-            return self._fault
+        if anyio.current_time() >= self._probed_at + PROBE_S:
+            probed = self._probed
+            self._asked.set()
+            with anyio.move_on_after(ANSWER_S) as waiting:
+                await probed.wait()
+            if waiting.cancelled_caught:
+                return "The store does not answer."
+        return self._fault
 
     async def _directories(self) -> dict[str, bool]:
         """Return how the directories are; their file system may hang, and then the answer is no."""
@@ -151,8 +163,10 @@ class HealthApi:
             return "The store fails."
         return None
 
-    async def _database(self) -> dict[str, Any]:
+    async def _database(self, *, away: bool) -> dict[str, Any]:
         try:
+            if away:
+                raise Unavailable("It wouldn't answer this either.")
             counts = await self._store.counts()
         except Exception:  # noqa: BLE001 - whatever ails the database, /health says so instead of failing
             return {"ok": False, "conversations": None, "tasks": None}

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+import psutil
+
 SCRIPT: Final = Path(__file__).parent.parent.parent / ".ci" / "postgres"
 
 
@@ -26,6 +28,11 @@ class Server:
     def socket(self) -> tuple[str, str]:
         """Return the directory and the port of its socket, where the superuser needs no password."""
         return str(self._directory), (self._directory / "port").read_text().strip()
+
+    @property
+    def process(self) -> psutil.Process:
+        """Return its main process, the parent of all others."""
+        return psutil.Process(int((self._directory / "data" / "postmaster.pid").read_text().split()[0]))
 
     def stop(self, mode: str = "immediate") -> None:
         """Stop it; ``immediate`` is a crash."""

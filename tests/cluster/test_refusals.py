@@ -121,6 +121,24 @@ def test_a_database_that_refuses_is_away_and_a_run_in_flight_waits_for_it(
     assert "picoclaw-test-password" not in host.log_text
 
 
+def test_a_database_that_hangs_is_away_too(server: Server, host: HostProcess) -> None:
+    """Frozen under its connections, as behind a network that swallows everything."""
+    with host.client() as client:
+        processes = [server.process, *server.process.children(recursive=True)]
+        for process in processes:
+            process.suspend()
+        try:
+            until(lambda: client.get("/ready").status_code == 503)
+            assert client.get("/health").json()["status"] == "degraded"
+            refused = client.post("/chat", json={"message": "during"})
+            assert refused.status_code == 503, refused.text
+        finally:
+            for process in processes:
+                process.resume()
+        until(lambda: client.get("/ready").status_code == 200)
+        assert client.post("/chat", json={"message": "after"}).json()["status"] == "success"
+
+
 @pytest.mark.parametrize(
     ("how", "words", "setting"),
     [

@@ -8,8 +8,8 @@ connection breaks in the middle of a commit, the server is asked afterwards what
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar, cast
 from uuid import UUID, uuid4
@@ -185,14 +185,24 @@ class Database:
             return await self._in_transaction(work)
         return await self._plainly(work)
 
-    async def _plainly(self, work: Work[T]) -> T:
+    @asynccontextmanager
+    async def _lent(self) -> AsyncIterator[Connection]:
         pool = await self._opened()
         async with pool.acquire(timeout=CONNECTION_S) as connection:
+            try:
+                yield connection
+            except (TimeoutError, _Unknown) as error:
+                if isinstance(error, TimeoutError) or isinstance(error.__cause__, TimeoutError):
+                    # Giving it back would wait for the server once more.
+                    connection.terminate()
+                raise
+
+    async def _plainly(self, work: Work[T]) -> T:
+        async with self._lent() as connection:
             return await work(connection)
 
     async def _in_transaction(self, work: Work[T], *, knowably: bool = False) -> T:
-        pool = await self._opened()
-        async with pool.acquire(timeout=CONNECTION_S) as connection:
+        async with self._lent() as connection:
             transaction = connection.transaction()
             await transaction.start()
             try:
@@ -206,9 +216,10 @@ class Database:
                 result = await work(connection)
                 mark = uuid4() if knowably else None
                 xid = await connection.fetchval(LEAVE_MARK, mark) if knowably else None
-            except BaseException:
-                with suppress(Exception):
-                    await transaction.rollback()
+            except BaseException as error:
+                if not isinstance(error, TimeoutError):
+                    with suppress(Exception):
+                        await transaction.rollback()
                 raise
             try:
                 await transaction.commit()

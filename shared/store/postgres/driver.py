@@ -91,6 +91,10 @@ class Connection(Protocol):
         """Return the first value of the first row or None."""
         ...
 
+    def terminate(self) -> None:
+        """End it at once, without a word to the server."""
+        ...
+
     def transaction(self) -> Transaction:
         """Return a transaction of this connection."""
         ...
