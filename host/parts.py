@@ -64,6 +64,7 @@ class Host:
         self.reach = Reach(
             allowed_hosts=frozenset(base.settings.tools.mcp.allowed_hosts),
             pins=ToolPins(base.store.tool_pins),
+            has_network=base.settings.tools.exec.allow_network,
         )
         self.knowledge: Knowledge
         self.tool_servers: ToolServers

@@ -7,8 +7,11 @@ import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
+from anyio import to_thread
+
 from host.agent.untrusted import wrapped
 from host.tools.base import ToolResult, Toolset, ToolSpec
+from host.tools.pictures import fit
 from shared.models import Block
 from shared.redact import Redactor
 
@@ -74,6 +77,8 @@ class Toolbox:
             return ToolResult(f"There is no tool named {name}.", is_error=True)
         try:
             result = await toolset.call(name, arguments)
+            if result.images:
+                result = await to_thread.run_sync(fit, result)
             return dataclasses.replace(result, text=self._redactor.text(result.text))
         except Exception as error:
             logger.exception("Tool execution failed", extra={"tool": name, "error": type(error).__name__})

@@ -274,6 +274,7 @@ def run_view(run: Run) -> dict[str, Any]:
         "finished_at": iso_or_none(ended),
         "duration_ms": None if ended is None else max(ended - run.created_at, 0),
         "model": run.model,
+        "stop_reason": (run.answer or {}).get("stop_reason"),
         "usage": dataclasses.asdict(run.usage),
         "error": run.error,
         "code": run.code,

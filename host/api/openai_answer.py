@@ -17,6 +17,9 @@ FINISHED: Final = {"": "stop", "refused": "content_filter"}
 CUT_SHORT: Final = frozenset({"timeout", "iteration_limit", "max_tokens", "no_progress", "cancelled"})
 """Endings whose text so far is an answer that ``length`` describes best."""
 
+LENGTH: Final = frozenset({"max_tokens", "model_context_window_exceeded"})
+"""Stop reasons of an answer that goes on."""
+
 TRY_LATER: Final = frozenset({"shutdown", "interrupted", "retryable", "lease_lost"})
 
 
@@ -81,6 +84,8 @@ class Answer:
         """Why it ended, None when the run has failed."""
         code = self.outcome.get("code", "")
         if self.outcome and code in CUT_SHORT and self.text.strip():
+            return "length"
+        if self.outcome.get("stop_reason") in LENGTH and not code:
             return "length"
         return FINISHED.get(code) if self.outcome else None
 

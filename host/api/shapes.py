@@ -68,6 +68,7 @@ class ChatShape(BaseModel):
     run_id: str
     result: str | None = None
     model: str | None = None
+    stop_reason: str | None = None
     session_id: str | None = None
     duration_ms: int | None = None
     usage: UsageShape | None = None
@@ -135,6 +136,7 @@ class RunShape(Shape):
     finished_at: str | None
     duration_ms: int | None
     model: str
+    stop_reason: str | None
     usage: UsageShape
     error: str | None
     code: str | None

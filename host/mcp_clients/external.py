@@ -56,11 +56,18 @@ class Outages:
             self._until[config.place] = anyio.current_time() + self._rest_seconds
 
 
+NO_NETWORK: Final = (
+    " (commands have no network here, so one such as npx or uvx can't load a package: install it, or set "
+    "tools.exec.allow_network)"
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Reach:
     """How far external servers may be reached: non-public hosts, the sandbox's door, pinned tools.
 
     ``connect_seconds``: longest wait for all servers together, from dialling to the list of tools.
+    ``has_network``: whether programs in the sandbox reach the network.
     """
 
     allowed_hosts: frozenset[str] = frozenset()
@@ -68,6 +75,7 @@ class Reach:
     pins: ToolPins = field(default_factory=ToolPins)
     outages: Outages = field(default_factory=Outages)
     connect_seconds: float = CONNECT_SECONDS
+    has_network: bool = True
 
 
 class ExternalToolset:
@@ -207,7 +215,9 @@ async def _gather(links: Sequence[_Link], reach: Reach) -> ExternalServers:
         if not link.rested:
             reach.outages.note(link.config, answered=link.toolset is not None)
         if link.toolset is None:
-            found.problems.append(f"The MCP server {link.name} {link.problem}; its tools are missing.")
+            closed = link.config.type == "stdio" and not reach.has_network
+            problem = f"{link.problem}{NO_NETWORK}" if closed else link.problem
+            found.problems.append(f"The MCP server {link.name} {problem}; its tools are missing.")
             continue
         for tool in link.tools:
             allowed = link.config.allowed_tools

@@ -31,9 +31,6 @@ if TYPE_CHECKING:
 MOST_PAGES: Final = 20
 MOST_TOOLS: Final = 256
 CONNECT_SECONDS: Final = 10.0
-IMAGE_TYPES: Final = frozenset({"image/png", "image/jpeg", "image/gif", "image/webp"})
-IMAGE_LIMIT: Final = 5 * 1024 * 1024
-"""Most base64 characters of one image (the Messages API's limit)."""
 
 # What the SDK says about a broken server is told to the caller as a problem; its tracebacks are noise.
 logging.getLogger("mcp").setLevel(logging.CRITICAL)
@@ -76,20 +73,16 @@ async def called(client: Client, tool: str, arguments: Mapping[str, Any], second
 
 
 def tool_result(result: types.CallToolResult) -> ToolResult:
-    """Return text up to the limit, images of the kinds models read, and structured content without a text."""
+    """Return text up to the limit, images unlooked at, and structured content without a text."""
     texts = [text for block in result.content if (text := _text(block)) is not None]
     if not any(isinstance(block, types.TextContent) for block in result.content):
         texts += [] if result.structured_content is None else [jsons.dumps(result.structured_content)]
     images = tuple(
         Image(block.data, block.mime_type)
         for block in result.content
-        if isinstance(block, types.ImageContent) and _readable(block)
+        if isinstance(block, types.ImageContent)
     )
     return ToolResult(cut("\n".join(texts)), is_error=result.is_error, images=images)
-
-
-def _readable(block: types.ImageContent) -> bool:
-    return block.mime_type in IMAGE_TYPES and len(block.data) <= IMAGE_LIMIT
 
 
 def _text(block: types.ContentBlock) -> str | None:
@@ -97,9 +90,7 @@ def _text(block: types.ContentBlock) -> str | None:
         case types.TextContent():
             return block.text
         case types.ImageContent():
-            return (
-                None if _readable(block) else f"[an image of type {block.mime_type[:64]} that can't be shown]"
-            )
+            return None
         case types.AudioContent():
             return f"[audio of type {block.mime_type[:64]} that can't be played]"
         case types.ResourceLink():

@@ -17,7 +17,6 @@ from host.tools.base import Image, ToolResult, ToolSpec
 
 COMMAND_BYTES: Final = 131_000  # one argument's limit is MAX_ARG_STRLEN, execve(2)
 EXEC_TIMEOUT_MAX_MS: Final = 3_600_000
-_MEDIA_TYPES: Final = ("image/png", "image/jpeg", "image/gif", "image/webp")
 _DENIED: Final = ("Permission denied", "Operation not permitted", "PermissionError")
 _HINT: Final = (
     "[sandbox: commands reach the workspace, $TMPDIR, $HOME and system directories only{network}; "
@@ -209,8 +208,8 @@ def _file_result(answer: Mapping[str, Any], note: str = "") -> ToolResult:
     text, image = answer.get("text"), answer.get("image")
     if not isinstance(text, str):
         raise SandboxFault("the sandbox gave no valid answer")
-    if isinstance(image, dict) and image.get("media_type") in _MEDIA_TYPES:
-        return ToolResult(text, images=(Image(str(image.get("data")), image["media_type"]),))
+    if isinstance(image, dict):
+        return ToolResult(text, images=(Image(str(image.get("data")), str(image.get("media_type"))),))
     return ToolResult(text + note)
 
 

@@ -319,6 +319,14 @@ async def test_a_program_without_a_sandbox_is_not_run() -> None:
         ]
 
 
+async def test_a_program_that_may_have_wanted_the_network_says_which_setting_opens_it() -> None:
+    config = ServerConfig(type="stdio", command="/bin/false")
+    for has_network in (True, False):
+        async with opened(Reach(spawn=unconfined, has_network=has_network), p=config) as found:
+            assert ("tools.exec.allow_network" in found.problems[0]) is not has_network
+            assert found.problems[0].startswith("The MCP server p ")
+
+
 @pytest.mark.parametrize(
     "said",
     ["'x' * 65536", "'[' + '[],' * 2_000_000 + '[]]\\n'", '\'{"jsonrpc":"2.0","id":1,"method":"ping"}\\n\''],
