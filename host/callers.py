@@ -10,7 +10,7 @@ from typing import Final
 from shared.clock import now_ms
 from shared.errors import InvalidInput, Unauthorized
 from shared.ids import TOKEN, new_id
-from shared.store.contract import Store
+from shared.store.store import Store
 from shared.tokens import Token
 
 TOKEN_PREFIX: Final = b"pico_"

@@ -20,7 +20,7 @@ from anyio.abc import TaskGroup
 from shared.catch_up import ON_TIME_MS
 from shared.clock import now_ms
 from shared.errors import PicoError
-from shared.store.contract import Store
+from shared.store.store import Store
 
 logger = logging.getLogger(__name__)
 

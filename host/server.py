@@ -30,7 +30,7 @@ from shared.errors import Misconfigured, PicoError, StoreError
 from shared.ids import new_id
 from shared.settings import Settings
 from shared.settings.proxies import peers
-from shared.store.contract import Store
+from shared.store.store import Store
 
 logger = logging.getLogger("picoclaw.host")
 

@@ -10,7 +10,7 @@ from typing import Final
 import anyio
 
 from shared.clock import monotonic_ms, now_ms
-from shared.store.contract import Store
+from shared.store.store import Store
 from shared.tasks import TaskService
 
 logger = logging.getLogger("picoclaw.upkeep")

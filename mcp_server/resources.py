@@ -10,7 +10,7 @@ from mcp_server.tools import Caller
 from shared import jsons
 from shared.clock import iso
 from shared.errors import NotFound
-from shared.store.contract import Store
+from shared.store.store import Store
 from shared.tasks import TaskService, task_view
 
 CONVERSATION: Final = "picoclaw://conversation"

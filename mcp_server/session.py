@@ -24,7 +24,7 @@ from shared.errors import InvalidInput, PicoError, StoreError
 from shared.logging import configure
 from shared.redact import Redactor
 from shared.store import open_tool_store
-from shared.store.contract import Store
+from shared.store.store import Store
 from shared.tasks import TaskService
 from shared.zones import checked_zone, machine_zone
 

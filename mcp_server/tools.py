@@ -10,7 +10,7 @@ from shared import tool_contract as contract
 from shared.clock import iso, now_ms
 from shared.errors import InvalidInput
 from shared.models import Conversation
-from shared.store.contract import Store
+from shared.store.store import Store
 from shared.tasks import TaskService, task_run_view, task_view
 
 Result = dict[str, Any]

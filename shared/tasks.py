@@ -21,7 +21,7 @@ from shared.errors import Conflict, InvalidInput, NoConversation, NotFound
 from shared.ids import CONVERSATION, TASK, new_id
 from shared.models import Page, Task, TaskRun, TaskStatus
 from shared.schedules import Schedule
-from shared.store.contract import Store
+from shared.store.store import Store
 from shared.store.task_endings import BACKOFF_MS
 
 LONGEST_PROMPT: Final = 32_000

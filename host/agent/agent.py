@@ -27,7 +27,7 @@ from host.tools.base import Toolset
 from shared.models import Lease
 from shared.redact import Redactor
 from shared.settings.sections import AgentDefaults, Budgets, History
-from shared.store.contract import Store
+from shared.store.store import Store
 
 
 @dataclass(frozen=True, slots=True)

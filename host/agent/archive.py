@@ -18,7 +18,7 @@ from shared.clock import iso
 from shared.compactions import Compaction
 from shared.models import Block, HistoryEntry
 from shared.redact import Redactor
-from shared.store.contract import Store
+from shared.store.store import Store
 
 FOLDER: Final = "conversations"
 LONGEST_NAME: Final = 180

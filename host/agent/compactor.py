@@ -22,7 +22,7 @@ from host.agent.token_estimate import BYTES_PER_TOKEN, estimated, estimated_pref
 from host.agent.window import Windows
 from shared.compactions import Compaction
 from shared.models import HistoryEntry, Lease
-from shared.store.contract import Store
+from shared.store.store import Store
 
 ROUNDS: Final = 12
 """Compactions in a row before a conversation that is still too long is given up."""

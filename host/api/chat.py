@@ -21,7 +21,7 @@ from host.runs.spec import RunSpec
 from shared.clock import iso, iso_or_none
 from shared.errors import Conflict, KeyTaken, NoConversation, NotFound
 from shared.models import Conversation, KeyedAnswer, Message, Run
-from shared.store.contract import Store
+from shared.store.store import Store
 
 LONGEST_NAME: Final = 200
 

@@ -20,7 +20,7 @@ from host.api.responses import JSON
 from host.scheduler import lateness
 from shared.clock import now_ms
 from shared.errors import Unavailable
-from shared.store.contract import Store
+from shared.store.store import Store
 
 logger = logging.getLogger("picoclaw.http")
 

@@ -12,8 +12,8 @@ from starlette.routing import Route
 
 from host.metrics import Metrics
 from shared.clock import now_ms
-from shared.store.contract import Store, StoreCounts
-from shared.store.task_contract import TaskMetrics
+from shared.store.store import Store, StoreCounts
+from shared.store.task_rows import TaskMetrics
 
 if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric

@@ -14,7 +14,7 @@ from host.runs.service import RunService
 from shared.clock import now_ms
 from shared.errors import NotFound
 from shared.settings import Settings
-from shared.store.contract import Store
+from shared.store.store import Store
 
 if TYPE_CHECKING:
     from host.api.openai_door import OpenAiDoor

@@ -26,7 +26,7 @@ from shared.errors import Duplicate, KeyTaken, NotFound
 from shared.models import Event
 from shared.settings import Settings
 from shared.settings.choices import model_names
-from shared.store.contract import Store
+from shared.store.store import Store
 
 ASSISTANT: Final = "picoclaw"
 """The model that is the assistant as it is configured."""

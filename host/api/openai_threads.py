@@ -18,7 +18,7 @@ from shared.clock import now_ms
 from shared.errors import InvalidInput, NoConversation
 from shared.ids import CONVERSATION
 from shared.models import Conversation, Idempotency
-from shared.store.contract import Store
+from shared.store.store import Store
 
 NAMING_HEADERS: Final = ("X-Conversation-ID", "X-OpenWebUI-Chat-Id")
 """The second is what Open WebUI sends with ENABLE_FORWARD_USER_INFO_HEADERS."""

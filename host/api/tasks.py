@@ -17,7 +17,7 @@ from shared.clock import now_ms
 from shared.errors import Duplicate, InvalidInput
 from shared.ids import TASK
 from shared.models import Idempotency, TaskStatus
-from shared.store.contract import Store
+from shared.store.store import Store
 from shared.tasks import TaskService, task_run_view, task_view
 
 CLEARED: Final = ("ends_at", "max_runs")

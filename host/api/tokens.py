@@ -14,7 +14,7 @@ from host.api.responses import JSON
 from host.callers import TokenBook
 from shared.clock import iso, iso_or_none
 from shared.errors import NotFound
-from shared.store.contract import Store
+from shared.store.store import Store
 from shared.tokens import Token
 
 LONGEST_LIFE_MS: Final = 10 * 366 * 24 * 3600 * 1000

@@ -13,7 +13,7 @@ from host.api.body import page_of
 from host.api.responses import JSON
 from shared.errors import InvalidInput
 from shared.models import DayUsage
-from shared.store.contract import Store
+from shared.store.store import Store
 
 MICRO: Final = 1_000_000
 

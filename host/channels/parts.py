@@ -11,7 +11,7 @@ from host.channels.base import Sender
 from host.runs.service import RunService
 from shared.channel_models import Chat
 from shared.redact import Redactor
-from shared.store.contract import Store
+from shared.store.store import Store
 from shared.tasks import TaskService
 
 

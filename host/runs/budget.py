@@ -18,7 +18,7 @@ from shared.clock import now_ms
 from shared.errors import Misconfigured
 from shared.models import Amount, Lease, Standing
 from shared.settings.sections import Budgets, Limit, Price
-from shared.store.contract import Store
+from shared.store.store import Store
 
 LEAST_OUTPUT: Final = 256
 """Tokens below which a reply is not worth its input, unless ``max_tokens`` is smaller anyway."""

@@ -13,7 +13,7 @@ from host.agent.endings import Cancelled, Overtaken
 from host.runs.run import ActiveRun
 from shared.clock import now_ms
 from shared.errors import PicoError
-from shared.store.contract import Store
+from shared.store.store import Store
 
 logger = logging.getLogger("picoclaw.runs")
 

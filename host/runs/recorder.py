@@ -21,7 +21,7 @@ from shared.compactions import Compaction
 from shared.ids import MESSAGE, new_id
 from shared.models import Block, Lease, NewMessage, Outbound, Role, Spending
 from shared.redact import Redactor
-from shared.store.contract import Store
+from shared.store.store import Store
 
 PREVIEW: Final = 500
 """Characters of a tool's result that its event shows."""

@@ -19,7 +19,7 @@ from shared.errors import LeaseLost, PicoError
 from shared.ids import MESSAGE, new_id
 from shared.models import Event, Lease, NewMessage, RunEnd, RunState
 from shared.redact import Redactor
-from shared.store.contract import Store
+from shared.store.store import Store
 
 logger = logging.getLogger("picoclaw.runs")
 

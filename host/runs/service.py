@@ -35,7 +35,7 @@ from shared.errors import (
 )
 from shared.models import Event, KeyedAnswer, Run, RunState
 from shared.redact import Redactor
-from shared.store.contract import Store
+from shared.store.store import Store
 
 DELETE_AGAIN_S: Final = (0.05, 0.5, 2.0)
 """Pauses between tries to delete from a disk that is about to be freed, in seconds."""

@@ -23,7 +23,7 @@ from shared.errors import Conflict, ConversationBusy, KeyTaken, LeaseLost, PicoE
 from shared.ids import CONVERSATION, RUN, new_id
 from shared.models import Idempotency, KeyedAnswer, Task, TaskRun, TaskRunState
 from shared.redact import Redactor
-from shared.store.contract import Store
+from shared.store.store import Store
 from shared.store.task_endings import ALL_QUIET
 from shared.tasks import task_view
 

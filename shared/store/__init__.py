@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from shared.store.contract import Store
     from shared.store.retention import Retention
     from shared.store.sqlite.store import SqliteStore
+    from shared.store.store import Store
 
 
 def open_host_store(

@@ -25,6 +25,7 @@ from shared.store.postgres.migrations import LOCK
 from shared.store.postgres.opening import COPY, unfinished_copy
 from shared.store.rows import Row
 from shared.store.sqlite.content import tables
+from shared.store.sqlite.migrations import SAID_TO_CHATS
 from shared.store.sqlite.store import SqliteStore
 
 BATCH: Final = 500
@@ -32,9 +33,6 @@ BATCH: Final = 500
 
 LEFT_OUT: Final = frozenset({"schema_migrations", "counters"})
 """Each engine keeps these by itself."""
-
-SUMMED: Final = "usage_by_day"
-"""In PostgreSQL a day has several rows, which together are the day's."""
 
 Values = tuple[Any, ...]
 Tell = Callable[[str, int], None]
@@ -92,9 +90,12 @@ async def to_sqlite(work_file: Path, database: Database, tell: Tell) -> dict[str
     await store.close()
     with closing(sqlite3.connect(work_file, isolation_level=None)) as target:
         target.execute("PRAGMA foreign_keys=ON")
+        # Deliveries are copied too: no message that is copied makes them anew.
+        target.execute("DROP TRIGGER IF EXISTS said")
         tables = _tables(target)
         for table in tables:
             await _into_sqlite(database, target, table, tell)
+        target.execute(SAID_TO_CHATS)
         counts = await _compared(target, database, tables)
         target.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     return counts
@@ -148,15 +149,13 @@ async def _alone(database: Database) -> None:
 
 
 async def _write(connection: Connection, table: Table, rows: Sequence[Values]) -> None:
-    columns, values = list(table.columns), rows
-    if table.name == SUMMED:
-        columns, values = [*columns, "shard"], [(*row, 0) for row in rows]
-    places = ", ".join(f"${number}" for number in range(1, len(columns) + 1))
+    columns = ", ".join(table.columns)
+    places = ", ".join(f"${number}" for number in range(1, len(table.columns) + 1))
     if table.name == "outbound_messages":
         # Their deliveries are copied too.
         await connection.execute("ALTER TABLE outbound_messages DISABLE TRIGGER said")
     await connection.executemany(
-        f"INSERT INTO {table.name} ({', '.join(columns)}) VALUES ({places}) ON CONFLICT DO NOTHING", values
+        f"INSERT INTO {table.name} ({columns}) VALUES ({places}) ON CONFLICT DO NOTHING", rows
     )
     if table.name == "outbound_messages":
         await connection.execute("ALTER TABLE outbound_messages ENABLE TRIGGER said")
@@ -191,17 +190,12 @@ async def _fetch(connection: Connection, statement: str, values: Values) -> list
 
 async def _read(database: Database, table: Table) -> AsyncIterator[list[Values]]:
     """Yield a table of PostgreSQL in batches, in the order of its key."""
-    if table.name == SUMMED:
-        sums = ", ".join(f"sum({column})::bigint AS {column}" for column in table.columns[1:])
-        source = f"(SELECT day, {sums} FROM {SUMMED} GROUP BY day) AS days"
-    else:
-        source = table.name
     key, columns = ", ".join(table.key), ", ".join(table.columns)
     after: Values = ()
     while True:
         places = ", ".join(f"${number}" for number in range(1, len(after) + 1))
         where = f"WHERE ({key}) > ({places})" if after else ""
-        statement = f"SELECT {columns} FROM {source} {where} ORDER BY {key} LIMIT {BATCH}"
+        statement = f"SELECT {columns} FROM {table.name} {where} ORDER BY {key} LIMIT {BATCH}"
         rows = await database.read(partial(_fetch, statement=statement, values=after))
         if not rows:
             return

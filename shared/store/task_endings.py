@@ -45,8 +45,6 @@ RUNNING_TASK: Final = """SELECT t.* FROM scheduled_tasks AS t WHERE id = (SELECT
     ORDER BY c.number DESC LIMIT 1)"""
 COMPLETE: Final = """UPDATE scheduled_tasks
     SET status = 'completed', next_run = NULL, revision = revision + 1 WHERE id = $1"""
-TREE_SIZE: Final = """SELECT count(*) FROM scheduled_tasks
-    WHERE (id = $1 OR tree_id = $1) AND status IN ('active', 'paused')"""
 
 
 class Fate(Enum):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final
 
 from shared.errors import Conflict
@@ -77,3 +78,12 @@ def task_run(row: Row) -> TaskRun:
         result=row["result"],
         error=row["error"],
     )
+
+
+@dataclass(frozen=True, slots=True)
+class TaskMetrics:
+    """Figures for /metrics: tasks due now, slots running, seconds the oldest due one is late."""
+
+    due: int
+    running: int
+    overdue_seconds: float

@@ -12,7 +12,7 @@ from host.agent.history import to_messages
 from shared.compactions import Compaction
 from shared.models import Lease
 from shared.store import open_store
-from shared.store.contract import Store
+from shared.store.store import Store
 from tests.contract.store.making import T0, a_run, an_end, said
 
 

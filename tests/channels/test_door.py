@@ -16,7 +16,7 @@ from host.channels.parts import ChannelParts, Rules
 from host.runs.service import RunService
 from shared.redact import Redactor
 from shared.store import open_host_store
-from shared.store.contract import Store
+from shared.store.store import Store
 from shared.tasks import TaskService
 
 AWAY = "CREATE TRIGGER away BEFORE INSERT ON channel_updates BEGIN SELECT RAISE(ABORT, 'away'); END"

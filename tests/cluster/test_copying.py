@@ -15,11 +15,11 @@ import pytest
 from shared.channel_models import Chat
 from shared.models import Event
 from shared.store import copying, maintenance, open_store
-from shared.store.contract import Store
 from shared.store.postgres.database import Database, Place
 from shared.store.postgres.migrations import migrate
 from shared.store.postgres.opening import open_shared_store
 from shared.store.sqlite.store import SqliteStore
+from shared.store.store import Store
 from tests.cluster.test_tool_access import a_task
 from tests.contract.store.making import T0, a_key, a_run, an_end, said
 
@@ -160,4 +160,4 @@ async def test_both_engines_have_the_same_tables_and_columns(database: str, tmp_
     connection.close()
     here = {(table.name, column) for table in tables for column in table.columns}
     there = {(row["t"], row["c"]) for row in rows if row["t"] not in own}
-    assert here == there - {("usage_by_day", "shard")}
+    assert here == there

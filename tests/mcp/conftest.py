@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from shared.store import open_store
-from shared.store.contract import Store
+from shared.store.store import Store
 
 
 @pytest.fixture

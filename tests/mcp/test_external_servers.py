@@ -18,7 +18,7 @@ from host.mcp_clients.external import ExternalServers, Reach, open_external
 from host.mcp_clients.server_config import ServerConfig
 from host.mcp_clients.tool_pins import ToolPins
 from host.tools.base import ToolResult
-from shared.store.contract import Store
+from shared.store.store import Store
 from tests.mcp.other_servers import PIXEL, Hostile, listening, weather_server
 
 LOCAL = Reach(allowed_hosts=frozenset({"127.0.0.1"}))

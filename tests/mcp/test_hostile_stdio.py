@@ -9,7 +9,7 @@ import anyio
 import psutil
 
 from shared import jsons
-from shared.store.contract import Store
+from shared.store.store import Store
 from tests.mcp.running import HELLO, RawServer, environment
 
 PARSE_ERROR = -32700

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from shared import jsons
-from shared.store.contract import Store
+from shared.store.store import Store
 from tests.mcp.running import RawServer, environment
 
 

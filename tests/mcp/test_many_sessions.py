@@ -12,7 +12,7 @@ import pytest
 
 from host.mcp_clients.tool_servers import ToolServers
 from shared import jsons
-from shared.store.contract import Store
+from shared.store.store import Store
 from tests.mcp.test_tool_servers import LIST, SEND, eventually, zygote_of
 
 MIB = 1024 * 1024

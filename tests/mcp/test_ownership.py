@@ -11,7 +11,7 @@ from mcp.client import Client
 from mcp_types import CallToolResult, RequestParamsMeta, TextContent, TextResourceContents
 
 from shared.clock import now_ms
-from shared.store.contract import Store
+from shared.store.store import Store
 from shared.tool_contract import tool_declarations
 from tests.mcp.running import official_client
 

@@ -16,7 +16,7 @@ import pytest
 from host.mcp_clients.tool_servers import ToolServers
 from shared import jsons
 from shared.store import open_store
-from shared.store.contract import Store
+from shared.store.store import Store
 from tests.mcp.running import HELLO, RawServer, environment
 from tests.mcp.test_tool_servers import eventually, zygote_of
 

@@ -14,7 +14,7 @@ from mcp_types import CallToolResult, TextContent, TextResourceContents
 
 from shared import jsons
 from shared.clock import now_ms
-from shared.store.contract import Store
+from shared.store.store import Store
 from shared.tool_contract import tool_declarations
 from tests.mcp.running import RawServer, environment, official_client
 

@@ -16,7 +16,7 @@ import pytest
 from host.mcp_clients.tool_servers import ToolServers
 from host.tools.base import ToolResult
 from shared import jsons
-from shared.store.contract import Store
+from shared.store.store import Store
 from shared.tool_contract import tool_declarations
 
 SEND = "mcp__picoclaw__send_message"

@@ -34,10 +34,10 @@ from shared.models import (
     TaskStatus,
     Usage,
 )
-from shared.store.contract import Store
 from shared.store.postgres.database import Place
 from shared.store.postgres.store import PostgresStore
 from shared.store.sqlite.store import SqliteStore
+from shared.store.store import Store
 from shared.tasks import TaskService
 from tests.postgres import emptied_database, needs_postgres
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Any, TypeVar
 
-from shared.store.engine import Missing, Taken, Work
+from shared.store.contract import Missing, Taken, Work
 from shared.store.postgres.database import FOREIGN_KEY_VIOLATION, UNIQUE_VIOLATION, Database
 from shared.store.postgres.driver import Connection, is_server_error
 from shared.store.postgres.lease_clock import NOW
@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 @cache
 def translated(statement: str) -> str:
-    """Return a statement with what the names of ``shared.store.engine`` stand for here."""
+    """Return a statement with what the names of ``shared.store.contract`` stand for here."""
     return statement.replace("lease_now()", NOW).replace("shard()", f"pg_backend_pid() % {SHARDS}")
 
 

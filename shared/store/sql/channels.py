@@ -11,7 +11,7 @@ from shared.errors import NoConversation
 from shared.models import NewMessage
 from shared.store import channel_rows
 from shared.store.channel_rows import LONGEST_PAUSE_MS, SAID
-from shared.store.engine import Engine, Missing, Tx
+from shared.store.contract import Engine, Missing, Tx
 from shared.store.rows import Row
 from shared.store.sql import chats
 from shared.store.sql.messages import store_messages

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from shared.channel_models import Chat
 from shared.errors import NoConversation
-from shared.store.engine import Tx
+from shared.store.contract import Tx
 from shared.store.rows import Row
 from shared.store.sql import conversations
 

@@ -2,9 +2,137 @@
 
 from __future__ import annotations
 
-from shared.errors import Duplicate
+from typing import Final
+
+from shared.errors import ConversationBusy, Duplicate, NoConversation
 from shared.ids import SESSION, new_id
-from shared.store.engine import Taken, Tx
+from shared.models import Conversation, HistoryEntry, Message, Page
+from shared.store import rows
+from shared.store.contract import Engine, Taken, Tx
+
+# A conversation runs as long as a run row says so: there is no second place that could be stale.
+SELECT: Final = """SELECT c.*, EXISTS (
+    SELECT 1 FROM runs WHERE conversation_id = c.id AND state = 'running') AS running
+    FROM conversations AS c"""
+
+FAMILY: Final = """SELECT id FROM conversations WHERE id = $1 OR (owner_id = $1 AND temporary = 1)
+    ORDER BY id FOR UPDATE"""
+
+LAST_SEQ: Final = 2**62
+
+
+class Conversations:
+    """Conversations and their messages."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    async def ensure(self, conversation_id: str, now: int) -> Conversation:
+        """Return the conversation, made now if it is absent."""
+        found = await self.get(conversation_id)
+        if found is not None:
+            return found
+        try:
+            return await self.create(conversation_id, now)
+        except Duplicate:
+            found = await self.get(conversation_id)
+            if found is None:
+                raise
+            return found
+
+    async def create(
+        self, conversation_id: str, now: int, *, owner_id: str | None = None, temporary: bool = False
+    ) -> Conversation:
+        """Make a conversation (owned by itself unless ``owner_id``); raises Duplicate."""
+
+        async def work(tx: Tx) -> Conversation:
+            await insert(tx, conversation_id, now, owner_id, temporary)
+            row = await tx.fetchrow(f"{SELECT} WHERE c.id = $1", conversation_id)
+            if row is None:
+                raise NoConversation(conversation_id)
+            return rows.conversation(row)
+
+        return await self._engine.write(work)
+
+    async def get(self, conversation_id: str) -> Conversation | None:
+        """Return the conversation or None."""
+
+        async def work(tx: Tx) -> Conversation | None:
+            row = await tx.fetchrow(f"{SELECT} WHERE c.id = $1", conversation_id)
+            return None if row is None else rows.conversation(row)
+
+        return await self._engine.read(work)
+
+    async def page(
+        self, *, limit: int, cursor: str | None, include_temporary: bool = False
+    ) -> Page[Conversation]:
+        """Return conversations, newest activity first; raises InvalidInput on a cursor it didn't make."""
+        after = rows.decode_cursor(cursor, int, str)
+        where = ["true"] if include_temporary else ["c.temporary = 0"]
+        if after is not None:
+            where.append("(c.last_activity, c.id) < ($2, $3)")
+        statement = f"{SELECT} WHERE {' AND '.join(where)} ORDER BY c.last_activity DESC, c.id DESC LIMIT $1"
+
+        async def work(tx: Tx) -> Page[Conversation]:
+            found = await tx.fetch(statement, limit + 1, *(after or ()))
+            return rows.page(found, limit, rows.conversation, lambda row: (row["last_activity"], row["id"]))
+
+        return await self._engine.read(work)
+
+    async def messages(self, conversation_id: str, *, limit: int, cursor: str | None) -> Page[Message]:
+        """Return the messages people see, in stored order."""
+        after = rows.decode_cursor(cursor, int) or [0]
+
+        async def work(tx: Tx) -> Page[Message]:
+            found = await tx.fetch(
+                """SELECT id, conversation_id, seq, role, sender, sender_name, text, created_at, refused
+                FROM messages WHERE conversation_id = $1 AND seq > $2 AND text IS NOT NULL
+                ORDER BY seq LIMIT $3""",
+                conversation_id,
+                *after,
+                limit + 1,
+            )
+            return rows.page(found, limit, rows.message, lambda row: (row["seq"],))
+
+        return await self._engine.read(work)
+
+    async def history(
+        self, conversation_id: str, *, after: int = 0, through: int | None = None
+    ) -> list[HistoryEntry]:
+        """Return messages for the model, in stored order (not yet repaired): those with a larger ``seq`` than
+        ``after``, up to ``through``.
+        """
+
+        async def work(tx: Tx) -> list[HistoryEntry]:
+            found = await tx.fetch(
+                """SELECT role, blocks, seq, run_id, text, sender_name, created_at, refused FROM messages
+                WHERE conversation_id = $1 AND seq > $2 AND seq <= $3 ORDER BY seq""",
+                conversation_id,
+                after,
+                LAST_SEQ if through is None else through,
+            )
+            return [rows.history_entry(row) for row in found]
+
+        return await self._engine.read(work, patient=True)
+
+    async def delete(self, conversation_id: str) -> None:
+        """Remove every row of it and of its temporary conversations; raises NotFound, ConversationBusy."""
+
+        async def work(tx: Tx) -> None:
+            # Whoever begins a run locks its conversation first, so none begins between this look and the end.
+            family = [row["id"] for row in await tx.fetch(FAMILY, conversation_id)]
+            if conversation_id not in family:
+                raise NoConversation(conversation_id)
+            running = await tx.fetchval(
+                "SELECT 1 FROM runs WHERE state = 'running' AND conversation_id = ANY($1::text[]) LIMIT 1",
+                family,
+            )
+            if running is not None:
+                raise ConversationBusy(conversation_id)
+            await tx.execute("DELETE FROM idempotency_keys WHERE conversation_id = ANY($1::text[])", family)
+            await tx.execute("DELETE FROM conversations WHERE id = ANY($1::text[])", family)
+
+        await self._engine.write(work, long=True)
 
 
 async def insert(tx: Tx, conversation_id: str, now: int, owner_id: str | None, temporary: bool) -> None:

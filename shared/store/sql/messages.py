@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from shared.models import NewMessage
 from shared.store import rows
-from shared.store.engine import Tx
+from shared.store.contract import Tx
 
 
 async def store_messages(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from shared.errors import NoConversation
 from shared.models import Page
 from shared.store import rows
-from shared.store.engine import Engine, Missing, Tx
+from shared.store.contract import Engine, Missing, Tx
 from shared.tokens import Token
 
 

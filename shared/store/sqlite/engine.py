@@ -22,9 +22,9 @@ import anyio.to_thread
 
 from shared.clock import now_ms
 from shared.errors import NotDurable, Unauthorized, Unavailable
-from shared.store.contract import StoreOrigin
 from shared.store.sqlite.failures import forbidden, told_apart
 from shared.store.sqlite.lease_clock import lease_now
+from shared.store.store import StoreOrigin
 
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from shared.errors import StoreError, StoreVersion
+from shared.store.channel_rows import SAID
 from shared.store.rows import MESSAGES_THAT_STAND
 from shared.store.sqlite.failures import is_damage
 
@@ -326,6 +327,33 @@ TASK_BOUNDS: Final = (
 # Kinds of blocks that the model's API refused, and up to which message they are left out (JSON).
 LEFT_OUT: Final = ("ALTER TABLE compactions ADD COLUMN left_out TEXT NOT NULL DEFAULT '{}'",)
 
+SAID_TO_CHATS: Final = f"""CREATE TRIGGER said AFTER INSERT ON outbound_messages BEGIN
+    INSERT INTO channel_deliveries (conversation_id, channel, chat_id, source, text, created_at)
+        SELECT conversation_id, channel, chat_id, '{SAID}' || new.id, new.text, new.created_at
+        FROM channel_chats WHERE conversation_id = new.conversation_id; END"""
+"""In the transaction of whoever speaks: no message that chats never hear of."""
+
+# As the other engine has them: the counters of a day in parts, and a trigger for what chats are to hear.
+ALIKE: Final = (
+    "ALTER TABLE usage_by_day RENAME TO usage_by_whole_day",
+    """CREATE TABLE usage_by_day (
+        day TEXT NOT NULL,
+        shard INTEGER NOT NULL,
+        runs INTEGER NOT NULL,
+        input_tokens INTEGER NOT NULL,
+        output_tokens INTEGER NOT NULL,
+        cache_creation_input_tokens INTEGER NOT NULL,
+        cache_read_input_tokens INTEGER NOT NULL,
+        unsettled_tokens INTEGER NOT NULL,
+        microdollars INTEGER NOT NULL,
+        PRIMARY KEY (day, shard)
+    ) STRICT, WITHOUT ROWID""",
+    """INSERT INTO usage_by_day SELECT day, 0, runs, input_tokens, output_tokens, cache_creation_input_tokens,
+        cache_read_input_tokens, unsettled_tokens, microdollars FROM usage_by_whole_day""",
+    "DROP TABLE usage_by_whole_day",
+    SAID_TO_CHATS,
+)
+
 STEPS: Final[tuple[tuple[str, ...], ...]] = (
     FIRST,
     SECOND,
@@ -337,6 +365,7 @@ STEPS: Final[tuple[tuple[str, ...], ...]] = (
     MESSAGES_THAT_STAND,
     TASK_BOUNDS,
     LEFT_OUT,
+    ALIKE,
 )
 """Statements of each migration, oldest first. A landed one is never edited; a change is a new one."""
 

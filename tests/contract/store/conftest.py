@@ -10,9 +10,9 @@ from typing import Final, cast
 import pytest
 
 from shared.store import open_store as open_sqlite
-from shared.store.contract import Store
 from shared.store.postgres.database import Place
 from shared.store.postgres.store import PostgresStore
+from shared.store.store import Store
 from tests.postgres import emptied_database, needs_postgres
 
 OpenStore = Callable[[], Store]

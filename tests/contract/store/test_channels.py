@@ -6,7 +6,7 @@ import pytest
 
 from shared.channel_models import Chat, NewUpdate, Saying
 from shared.errors import NotFound
-from shared.store.contract import Store
+from shared.store.store import Store
 from tests.contract.store.conftest import OpenStore
 from tests.contract.store.making import DAY, T0, a_run, an_end, said
 

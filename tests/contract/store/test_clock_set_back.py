@@ -10,7 +10,7 @@ import pytest
 
 from host.upkeep import keep_planned
 from shared.models import Task
-from shared.store.contract import Store
+from shared.store.store import Store
 from shared.tasks import TaskService
 from tests.contract.store.making import T0
 from tests.contract.store.test_tasks_contract import HOME, a_once, a_task, finish

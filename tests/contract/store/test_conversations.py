@@ -6,7 +6,7 @@ import pytest
 
 from shared.errors import ConversationBusy, Duplicate, InvalidInput, NotFound
 from shared.models import Event
-from shared.store.contract import Store
+from shared.store.store import Store
 from tests.contract.store.making import T0, a_key, a_run, an_end, said
 
 

@@ -1,50 +1,67 @@
-"""Every engine has every method of the contract, as the contract words it."""
+"""What every engine gives the store, and what holds for the statements that run on all of them."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
-from typing import Any, get_type_hints
+import sqlite3
+from pathlib import Path
 
-from shared.store import contract
-from shared.store.contract import Store
+import anyio
+import pytest
+
+from shared.store import open_store as open_sqlite
+from shared.store import sql
+from shared.store.contract import Engine, Tx
+from shared.store.postgres.transactions import PostgresEngine, PostgresTx
+from shared.store.sqlite.transactions import SqliteEngine, SqliteTx, translated
 from tests.contract.store.conftest import OpenStore
 
 
-def parts(protocol: type) -> Iterator[tuple[str, Any]]:
-    return ((name, member) for name, member in vars(protocol).items() if not name.startswith("_"))
+@pytest.mark.parametrize(
+    ("promised", "made"),
+    [(Engine, SqliteEngine), (Engine, PostgresEngine), (Tx, SqliteTx), (Tx, PostgresTx)],
+)
+def test_an_engine_has_every_method(promised: type, made: type) -> None:
+    methods = [name for name in vars(promised) if not name.startswith("_")]
+    assert len(methods) >= 2
+    for name in methods:
+        wanted, given = (inspect.signature(getattr(one, name)).parameters for one in (promised, made))
+        assert list(given.values()) == list(wanted.values())
+        assert inspect.iscoroutinefunction(getattr(made, name))
 
 
-def section_of(name: str) -> Any:
-    """Return the protocol of one of the store's parts, such as ``runs``."""
-    member = vars(Store)[name]
-    hint = get_type_hints(member.fget, vars(contract)).get("return")
-    return hint if getattr(hint, "_is_protocol", False) else None
+def test_statements_know_no_driver() -> None:
+    folder = Path(next(iter(sql.__path__)))
+    for path in folder.glob("*.py"):
+        assert not {"sqlite3", "asyncpg", "shared.store.sqlite", "shared.store.postgres"} & set(
+            path.read_text().replace(",", " ").split()
+        ), path
 
 
-SECTIONS = [name for name, member in parts(Store) if isinstance(member, property) and section_of(name)]
+async def test_a_transaction_on_sqlite_that_waits_for_something_else_fails_and_changes_nothing(
+    tmp_path: Path,
+) -> None:
+    store = open_sqlite(tmp_path / "store.db", None)
+
+    async def work(tx: Tx) -> None:
+        await tx.execute("INSERT INTO tool_pins VALUES ($1, $2, $3)", b"a", b"b", 1)
+        await anyio.sleep(0.001)
+
+    with pytest.raises(RuntimeError, match="awaited something else"):
+        await store._engine.write(work)
+    assert await store.tool_pins.swap(b"a", b"c", 2) is None
+    await store.close()
 
 
-def test_the_contract_is_found() -> None:
-    assert {"conversations", "runs", "usage", "outbound", "tasks"} <= set(SECTIONS)
-    assert sum(len(list(parts(section_of(section)))) for section in SECTIONS) > 40
-
-
-async def test_an_engine_has_every_method(store: Store) -> None:
-    for section in SECTIONS:
-        for name, promised in parts(section_of(section)):
-            has_it(getattr(getattr(store, section), name), promised)
-    for name, promised in parts(Store):
-        if inspect.isfunction(promised):
-            has_it(getattr(store, name), promised)
-        else:
-            assert hasattr(store, name)
-
-
-def has_it(made: Any, promised: Any) -> None:
-    assert list(inspect.signature(promised).parameters)[1:] == list(inspect.signature(made).parameters)
-    assert inspect.iscoroutinefunction(made) == inspect.iscoroutinefunction(promised)
-    assert made.__doc__
+def test_a_statement_is_translated_without_a_change_of_its_meaning() -> None:
+    statement = """SELECT greatest(a, $1::bigint) FROM t
+        WHERE id = ANY($2::text[]) AND b IS NOT DISTINCT FROM $3 ORDER BY a FOR UPDATE OF t SKIP LOCKED"""
+    connection = sqlite3.connect(":memory:")
+    connection.execute("CREATE TABLE t (id TEXT, a INTEGER, b TEXT)")
+    connection.execute("INSERT INTO t VALUES ('x', 1, NULL), ('y', 9, NULL), ('z', 9, 'b')")
+    found = connection.execute(translated(statement), (5, '["x", "y", "z"]', None)).fetchall()
+    connection.close()
+    assert found == [(5,), (9,)]
 
 
 async def test_the_store_can_be_opened_more_than_once(open_store: OpenStore) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from shared.errors import NotFound
-from shared.store.contract import Store
+from shared.store.store import Store
 from tests.contract.store.making import T0
 
 

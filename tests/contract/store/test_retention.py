@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from shared.models import Event, Task, TaskRunState, TaskStatus
-from shared.store.contract import Store
+from shared.store.store import Store
 from tests.contract.store.making import DAY, LEASE, T0, a_key, a_run, an_end
 
 

@@ -19,7 +19,7 @@ from shared.models import (
     TaskStatus,
     Usage,
 )
-from shared.store.contract import Store
+from shared.store.store import Store
 from tests.contract.store.conftest import OpenStore
 
 HOME = "conv-home"

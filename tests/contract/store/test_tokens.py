@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from shared.errors import NotFound
-from shared.store.contract import Store
+from shared.store.store import Store
 from shared.tokens import Token
 from tests.contract.store.conftest import OpenStore
 from tests.contract.store.making import T0

@@ -12,7 +12,6 @@ from uuid import uuid4
 
 from shared import jsons
 from shared.errors import StoreDamaged, StoreMismatch
-from shared.store.contract import StoreOrigin
 from shared.store.sqlite.failures import told_apart
 from shared.store.sqlite.volume import chain, layout, segment
 from shared.store.sqlite.volume.carrier import Carrier
@@ -21,6 +20,7 @@ from shared.store.sqlite.volume.layout import FileId, Listing
 from shared.store.sqlite.volume.lock import holder
 from shared.store.sqlite.volume.sidecar import State, boot_id
 from shared.store.sqlite.volume.wal import Mark
+from shared.store.store import StoreOrigin
 
 log = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""What the writers of runs share in PostgreSQL: the held row, messages, events, an end without an owner.
+"""What the writers of runs share: the held row, messages, events, an end without an owner.
 
 Every statement of a run's writer names the run, its fencing number and its owner, and wants the lease to be
 alive by the database's clock: a host that was overtaken, or slept through its lease, changes nothing.
@@ -12,18 +12,19 @@ from typing import Any, Final
 from shared import jsons
 from shared.errors import LeaseLost
 from shared.models import Event, Lease, Spending
+from shared.store.contract import Tx
 from shared.store.cut_off import cut_off
-from shared.store.postgres import usage
-from shared.store.postgres.driver import Connection
-from shared.store.postgres.lease_clock import NOW
 from shared.store.rows import Row
+from shared.store.sql import usage
 
-HELD: Final = f"id = $1 AND fence = $2 AND lease_owner = $3 AND state = 'running' AND lease_until > {NOW}"
+HELD: Final = (
+    "id = $1 AND fence = $2 AND lease_owner = $3 AND state = 'running' AND lease_until > lease_now()"
+)
 
 
-async def hold(connection: Connection, lease: Lease, assignments: str, *values: Any) -> None:
+async def hold(tx: Tx, lease: Lease, assignments: str, *values: Any) -> None:
     """Write into the run's row, which stays locked until the end; raises LeaseLost."""
-    row = await connection.fetchrow(
+    row = await tx.fetchrow(
         f"UPDATE runs SET {assignments} WHERE {HELD} RETURNING id",
         lease.run_id,
         lease.fence,
@@ -34,12 +35,12 @@ async def hold(connection: Connection, lease: Lease, assignments: str, *values: 
         raise LeaseLost(lease.run_id)
 
 
-async def those_held(connection: Connection, leases: Sequence[Lease]) -> set[str]:
+async def those_held(tx: Tx, leases: Sequence[Lease]) -> set[str]:
     """Return which of the leases are alive; nobody overtakes those until the transaction ends."""
-    found = await connection.fetch(
-        f"""SELECT id FROM runs WHERE (id, fence, lease_owner) IN
+    found = await tx.fetch(
+        """SELECT id FROM runs WHERE (id, fence, lease_owner) IN
             (SELECT * FROM unnest($1::text[], $2::bigint[], $3::text[]))
-        AND state = 'running' AND lease_until > {NOW} ORDER BY id FOR SHARE""",
+        AND state = 'running' AND lease_until > lease_now() ORDER BY id FOR SHARE""",
         [lease.run_id for lease in leases],
         [lease.fence for lease in leases],
         [lease.owner for lease in leases],
@@ -47,19 +48,19 @@ async def those_held(connection: Connection, leases: Sequence[Lease]) -> set[str
     return {row["id"] for row in found}
 
 
-async def record_events(connection: Connection, run_id: str, events: Iterable[Event], now: int) -> None:
+async def record_events(tx: Tx, run_id: str, events: Iterable[Event], now: int) -> None:
     """Store events of a run; one that is there already stays as it is."""
-    await connection.executemany(
+    await tx.executemany(
         """INSERT INTO run_events (run_id, seq, name, data, created_at) VALUES ($1, $2, $3, $4, $5)
         ON CONFLICT DO NOTHING""",
         [(run_id, event.seq, event.name, jsons.dumps(event.data), now) for event in events],
     )
 
 
-async def cut_off_run(connection: Connection, row: Row, now: int) -> None:
+async def cut_off_run(tx: Tx, row: Row, now: int) -> None:
     """End a run whose owner is gone, and tell whoever follows its events."""
     ending = cut_off(row)
-    await connection.execute(
+    await tx.execute(
         """UPDATE runs SET state = 'error', finished_at = $2, error = $3, code = $4, answer = $5
         WHERE id = $1""",
         row["id"],
@@ -68,7 +69,7 @@ async def cut_off_run(connection: Connection, row: Row, now: int) -> None:
         ending.code,
         jsons.dumps(ending.answer),
     )
-    last = await connection.fetchval("SELECT max(seq) FROM run_events WHERE run_id = $1", row["id"])
-    await record_events(connection, row["id"], ending.events(last), now)
+    last = await tx.fetchval("SELECT max(seq) FROM run_events WHERE run_id = $1", row["id"])
+    await record_events(tx, row["id"], ending.events(last), now)
     unsettled = Spending(microdollars=row["reserved_microdollars"], unsettled_tokens=row["reserved_tokens"])
-    await usage.count(connection, row["conversation_id"], unsettled, now, runs=1)
+    await usage.count(tx, row["conversation_id"], unsettled, now, runs=1)

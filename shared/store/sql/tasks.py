@@ -1,4 +1,4 @@
-"""Scheduled tasks in PostgreSQL."""
+"""Scheduled tasks."""
 
 from __future__ import annotations
 
@@ -12,19 +12,14 @@ import anyio.lowlevel
 from shared.errors import Conflict, Duplicate, LeaseLost, NoConversation
 from shared.models import Outbound, Page, Task, TaskRun, TaskRunState, TaskStatus
 from shared.store import rows, task_rows
-from shared.store.postgres import task_claims
-from shared.store.postgres.database import FOREIGN_KEY_VIOLATION, UNIQUE_VIOLATION, Database
-from shared.store.postgres.driver import Connection, is_server_error
-from shared.store.postgres.lease_clock import NOW
-from shared.store.postgres.locks import lock
-from shared.store.postgres.runs import PostgresRuns
-from shared.store.postgres.task_claims import Claimant, Pause
-from shared.store.postgres.task_outcomes import end
-from shared.store.postgres.transactions import PostgresTx
+from shared.store.contract import Engine, Missing, Taken, Tx
 from shared.store.rows import Row
-from shared.store.sql import conversations
-from shared.store.task_contract import TaskMetrics
+from shared.store.sql import conversations, task_claims
+from shared.store.sql.runs import Runs
+from shared.store.sql.task_claims import Claimant, Pause
+from shared.store.sql.task_outcomes import end
 from shared.store.task_endings import COMPLETE, RUNNING_TASK, Claimed, Outcome, check_tree
+from shared.store.task_rows import TaskMetrics
 
 COUNTED: Final = 10_000
 """How many due tasks are counted at most."""
@@ -32,7 +27,7 @@ COUNTED: Final = 10_000
 AGAIN_S: Final = 0.05
 
 OWNED: Final = "id = $1 AND ($2::text IS NULL OR conversation_id = $2)"
-HELD: Final = f"id = $1 AND fence = $2 AND owner = $3 AND state = 'running' AND lease_until > {NOW}"
+HELD: Final = "id = $1 AND fence = $2 AND owner = $3 AND state = 'running' AND lease_until > lease_now()"
 # Tasks whose own slot is claimed are left out: they become due when that claim ends.
 WAITING: Final = f"waits IN ({task_rows.FREE}, {task_rows.WAITS_FOR_CONVERSATION})"
 COUNT_DUE: Final = f"""SELECT count(*) FROM (SELECT 1 FROM scheduled_tasks
@@ -62,36 +57,40 @@ REPLACE: Final = f"""UPDATE scheduled_tasks SET
     WHERE {OWNED} AND revision = $3 RETURNING number"""
 
 
-class PostgresTasks:
-    """Implements the Tasks contract."""
+class Tasks:
+    """Scheduled tasks, their slots and claims. Rules: the tasks contract."""
 
-    def __init__(self, database: Database) -> None:
-        self._db = database
-        self._runs = PostgresRuns(database)
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._runs = Runs(engine)
 
     async def add(
         self, task: Task, *, quota: int, own_conversation: bool = False, by: str | None = None
     ) -> None:
-        """Store a task; raises Duplicate, NotFound (its conversation), Conflict (quota, tree)."""
+        """Store a task; raises Duplicate, NotFound (its conversation), Conflict (quota, tree).
 
-        async def work(connection: Connection) -> None:
+        ``own_conversation``: its conversation is made with it, temporary and its own, and goes with it. A
+        conversation at its quota loses its oldest completed task first, if it has one. ``by``: the
+        conversation in whose run it is made; where that is a task's run, the new one joins that task's tree,
+        which is bounded (``task_endings.LARGEST_TREE``, ``DEEPEST_TREE``).
+        """
+
+        async def work(tx: Tx) -> None:
             if own_conversation:
-                await conversations.insert(
-                    PostgresTx(connection), task.conversation_id, task.created_at, None, temporary=True
-                )
-            await _keep_quota(connection, task.conversation_id, quota)
-            await _insert(connection, task if by is None else await _in_tree(connection, task, by))
+                await conversations.insert(tx, task.conversation_id, task.created_at, None, temporary=True)
+            await _keep_quota(tx, task.conversation_id, quota)
+            await _insert(tx, task if by is None else await _in_tree(tx, task, by))
 
-        await self._db.write(work)
+        await self._engine.write(work)
 
     async def get(self, task_id: str, *, owner: str | None) -> Task | None:
         """Return the task if it is the owner's."""
 
-        async def work(connection: Connection) -> Task | None:
-            row = await _owned(connection, task_id, owner)
+        async def work(tx: Tx) -> Task | None:
+            row = await _owned(tx, task_id, owner)
             return None if row is None else task_rows.task(row)
 
-        return await self._db.read(work)
+        return await self._engine.read(work)
 
     async def page(
         self, *, owner: str | None, status: TaskStatus | None, limit: int, cursor: str | None
@@ -105,17 +104,20 @@ class PostgresTasks:
                 where.append(f"{column} = ${len(values) + 2}")
         statement = f"SELECT * FROM scheduled_tasks WHERE {' AND '.join(where)} ORDER BY number LIMIT $1"
 
-        async def work(connection: Connection) -> Page[Task]:
-            found = await connection.fetch(statement, limit + 1, after, *values)
+        async def work(tx: Tx) -> Page[Task]:
+            found = await tx.fetch(statement, limit + 1, after, *values)
             return rows.page(found, limit, task_rows.task, lambda row: (row["number"],))
 
-        return await self._db.read(work)
+        return await self._engine.read(work)
 
     async def replace(self, task: Task, *, owner: str | None, expected_revision: int) -> bool:
-        """Write an edited task unless it changed meanwhile (False) or is not the owner's."""
+        """Write an edited task (revision + 1) unless it changed meanwhile (False) or is not the owner's.
 
-        async def work(connection: Connection) -> bool:
-            row = await connection.fetchrow(
+        Claims and outcomes change the revision too, so an edit never undoes what they wrote.
+        """
+
+        async def work(tx: Tx) -> bool:
+            row = await tx.fetchrow(
                 REPLACE,
                 task.id,
                 owner,
@@ -138,31 +140,39 @@ class PostgresTasks:
             )
             return row is not None
 
-        return await self._db.write(work)
+        return await self._engine.write(work)
 
     async def remove(self, task_id: str, *, owner: str | None, by: str | None = None) -> bool:
-        """Delete the task and its run log; a run's own task is completed. False if it is not the owner's."""
+        """Delete the task and its run log, and have its run cancelled; False if it is not the owner's.
 
-        async def work(connection: Connection) -> bool:
-            own = None if by is None else await connection.fetchrow(RUNNING_TASK, by)
+        ``by``: the conversation in whose run it is done; a task's own run completes its task instead, so that
+        it can still say what it has to say.
+        """
+
+        async def work(tx: Tx) -> bool:
+            own = None if by is None else await tx.fetchrow(RUNNING_TASK, by)
             if own is not None and own["id"] == task_id:
-                await connection.execute(COMPLETE, task_id)
+                await tx.execute(COMPLETE, task_id)
                 return True
-            row = await connection.fetchrow(
+            row = await tx.fetchrow(
                 f"DELETE FROM scheduled_tasks WHERE {OWNED} RETURNING conversation_id", task_id, owner
             )
             if row is None:
                 return False
-            await _remove_own_conversation(connection, row["conversation_id"])
+            await _remove_own_conversation(tx, row["conversation_id"])
             return True
 
-        return await self._db.write(work)
+        return await self._engine.write(work)
 
     async def claim_due(self, *, host: str, now: int, lease_ms: int) -> Claimed | None:
-        """Claim the earliest due slot that can run now and move the schedule on, in one transaction."""
+        """Claim the earliest due slot that can run now and move the schedule on, in one transaction.
+
+        Passes over group tasks whose conversation has a running run, and slots that a live claim holds;
+        takes over a slot whose claim's lease ran out. Returns the task as it was claimed, or None.
+        """
         by = Claimant(host, now, lease_ms)
         while True:
-            claimed = await self._db.write(lambda connection: task_claims.claim_due(connection, by))
+            claimed = await self._engine.write(lambda tx: task_claims.claim_due(tx, by))
             if not isinstance(claimed, Pause):
                 return claimed
             if claimed is Pause.DEAD_RUN and not await self._runs.recover(now):
@@ -173,35 +183,35 @@ class PostgresTasks:
     async def claim_manual(
         self, task_id: str, *, owner: str | None, host: str, now: int, lease_ms: int
     ) -> Claimed:
-        """Claim a slot of its own that leaves the schedule alone; raises NotFound."""
+        """Claim a slot that leaves the schedule alone; raises NotFound, Conflict ``task_running``."""
         by = Claimant(host, now, lease_ms)
-        return await self._db.write(
-            lambda connection: task_claims.claim_manual(connection, task_id, owner, by)
-        )
+        return await self._engine.write(lambda tx: task_claims.claim_manual(tx, task_id, owner, by))
 
     async def renew_claim(self, claim: TaskRun, lease_ms: int) -> None:
         """Prolong a claim; raises LeaseLost."""
-        await self._db.write_patiently(
-            lambda connection: _hold(connection, claim, f"lease_until = {NOW} + $4::bigint", lease_ms)
+        await self._engine.write(
+            lambda tx: _hold(tx, claim, "lease_until = lease_now() + $4::bigint", lease_ms), patient=True
         )
 
     async def attach(self, claim: TaskRun, run_id: str, conversation_id: str) -> None:
-        """Note which run serves the claim, before that run begins; raises LeaseLost."""
-        await self._db.write(
-            lambda connection: _hold(
-                connection, claim, "run_id = $4, conversation_id = $5", run_id, conversation_id
-            )
+        """Note which run serves the claim, before that run begins; raises LeaseLost.
+
+        A claim whose owner died is judged by this run: one that never began, or may safely be retried, is
+        run again; one that ended has its outcome taken over; an interrupted one ends the slot as an error.
+        """
+        await self._engine.write(
+            lambda tx: _hold(tx, claim, "run_id = $4, conversation_id = $5", run_id, conversation_id)
         )
 
     async def release(self, claim: TaskRun) -> None:
         """Give an unstarted claim back, as if it had never been made (its slot is due again)."""
 
-        async def work(connection: Connection) -> None:
-            row = await _locked(connection, claim)
+        async def work(tx: Tx) -> None:
+            row = await _locked(tx, claim)
             if row is not None:
-                await task_claims.give_back(connection, row)
+                await task_claims.give_back(tx, row)
 
-        await self._db.write_patiently(work)
+        await self._engine.write(work, patient=True)
 
     async def finish(
         self,
@@ -212,15 +222,20 @@ class PostgresTasks:
         error: str | None,
         now: int,
     ) -> Sequence[Outbound]:
-        """Write the outcome into the claim's own row, with what people are told; raises LeaseLost."""
+        """Write the outcome into the claim's own row, with what people are told of it; raises LeaseLost.
 
-        async def work(connection: Connection) -> Sequence[Outbound]:
-            row = await _locked(connection, claim)
+        A ``once`` task whose schedule was not edited meanwhile completes, is retried, or fails; another one
+        completes when no slot is left. Returns what the conversation of the task was told
+        (``task_endings.told``).
+        """
+
+        async def work(tx: Tx) -> Sequence[Outbound]:
+            row = await _locked(tx, claim)
             if row is None:
                 raise LeaseLost(claim.id)
-            return await end(connection, row, Outcome(state, result, error), now)
+            return await end(tx, row, Outcome(state, result, error), now)
 
-        return await self._db.write_patiently(work)
+        return await self._engine.write(work, patient=True)
 
     async def runs(
         self, task_id: str, *, owner: str | None, limit: int, cursor: str | None
@@ -228,10 +243,10 @@ class PostgresTasks:
         """Return the run log, newest first; None if the task is not the owner's."""
         before = rows.decode_cursor(cursor, int) or [2**62]
 
-        async def work(connection: Connection) -> Page[TaskRun] | None:
-            if await _owned(connection, task_id, owner) is None:
+        async def work(tx: Tx) -> Page[TaskRun] | None:
+            if await _owned(tx, task_id, owner) is None:
                 return None
-            found = await connection.fetch(
+            found = await tx.fetch(
                 "SELECT * FROM task_runs WHERE task_id = $1 AND number < $2 ORDER BY number DESC LIMIT $3",
                 task_id,
                 *before,
@@ -239,50 +254,50 @@ class PostgresTasks:
             )
             return rows.page(found, limit, task_rows.task_run, lambda row: (row["number"],))
 
-        return await self._db.read(work)
+        return await self._engine.read(work)
 
     async def recover(self, now: int, *, all_but: str) -> int:
-        """Let go of the claims that anyone but this owner holds; returns how many."""
-        return await self._db.write(lambda connection: task_claims.let_go(connection, all_but, now))
+        """Let go of the claims that anyone but this owner holds (at a host's start); returns how many."""
+        return await self._engine.write(lambda tx: task_claims.let_go(tx, all_but, now))
 
     async def count_due(self, now: int) -> int:
-        """Return how many active tasks are due, at most COUNTED."""
-        return await self._db.read(lambda connection: _count_due(connection, now))
+        """Return how many active tasks are due (bounded by an index, at most 10,000 counted)."""
+        return await self._engine.read(lambda tx: _count_due(tx, now))
 
     async def next_due(self) -> int | None:
-        """Return the earliest next_run of all active tasks whose own slot isn't claimed already, or None."""
-        return await self._db.read(_next_due)
+        """Return the earliest next_run of all active tasks, or None."""
+        return await self._engine.read(_next_due)
 
     async def metrics(self, now: int) -> TaskMetrics:
         """Return the figures for /metrics."""
 
-        async def work(connection: Connection) -> TaskMetrics:
-            running = await connection.fetchval("SELECT count(*) FROM task_runs WHERE state = 'running'")
-            earliest = await _next_due(connection)
+        async def work(tx: Tx) -> TaskMetrics:
+            running = await tx.fetchval("SELECT count(*) FROM task_runs WHERE state = 'running'")
+            earliest = await _next_due(tx)
             late = 0 if earliest is None else max(now - earliest, 0)
-            return TaskMetrics(await _count_due(connection, now), int(running), late / 1000)
+            return TaskMetrics(await _count_due(tx, now), int(running), late / 1000)
 
-        return await self._db.read(work)
-
-
-async def _owned(connection: Connection, task_id: str, owner: str | None) -> Row | None:
-    return await connection.fetchrow(f"SELECT * FROM scheduled_tasks WHERE {OWNED}", task_id, owner)
+        return await self._engine.read(work)
 
 
-async def _in_tree(connection: Connection, task: Task, by: str) -> Task:
+async def _owned(tx: Tx, task_id: str, owner: str | None) -> Row | None:
+    return await tx.fetchrow(f"SELECT * FROM scheduled_tasks WHERE {OWNED}", task_id, owner)
+
+
+async def _in_tree(tx: Tx, task: Task, by: str) -> Task:
     """Return the task as a run that goes on in ``by`` may add it; raises Conflict ``task_tree``."""
-    maker = await connection.fetchrow(RUNNING_TASK, by)
+    maker = await tx.fetchrow(RUNNING_TASK, by)
     if maker is None:
         return task
     root = maker["tree_id"] or maker["id"]
-    await lock(connection, "tree", root)
-    check_tree(maker["depth"], await connection.fetchval("SELECT task_tree_size($1)", root))
+    await tx.lock("tree", root)
+    check_tree(maker["depth"], await tx.fetchval("SELECT task_tree_size($1)", root))
     return replace(task, tree_id=root, depth=maker["depth"] + 1)
 
 
-async def _insert(connection: Connection, task: Task) -> None:
+async def _insert(tx: Tx, task: Task) -> None:
     try:
-        await connection.execute(
+        await tx.execute(
             INSERT,
             task.id,
             task.conversation_id,
@@ -305,25 +320,23 @@ async def _insert(connection: Connection, task: Task) -> None:
             task.tree_id,
             task.depth,
         )
-    except Exception as error:
-        if is_server_error(error, UNIQUE_VIOLATION):
-            raise Duplicate(f"id exists already: {task.id}") from error
-        if is_server_error(error, FOREIGN_KEY_VIOLATION):
-            raise NoConversation(task.conversation_id) from error
-        raise
+    except Taken:
+        raise Duplicate(f"id exists already: {task.id}") from None
+    except Missing:
+        raise NoConversation(task.conversation_id) from None
 
 
-async def _keep_quota(connection: Connection, conversation_id: str, quota: int) -> None:
+async def _keep_quota(tx: Tx, conversation_id: str, quota: int) -> None:
     """Make sure that one more task fits; a completed one makes room, so that reminders never add up."""
-    await lock(connection, "quota", conversation_id)
-    count = await connection.fetchval(
+    await tx.lock("quota", conversation_id)
+    count = await tx.fetchval(
         "SELECT count(*) FROM (SELECT 1 FROM scheduled_tasks WHERE conversation_id = $1 LIMIT $2) AS own",
         conversation_id,
         quota,
     )
     if count < quota:
         return
-    removed = await connection.fetchval(
+    removed = await tx.fetchval(
         """DELETE FROM scheduled_tasks WHERE number = (SELECT min(number) FROM scheduled_tasks
             WHERE conversation_id = $1 AND status = 'completed') RETURNING number""",
         conversation_id,
@@ -335,9 +348,9 @@ async def _keep_quota(connection: Connection, conversation_id: str, quota: int) 
         )
 
 
-async def _remove_own_conversation(connection: Connection, conversation_id: str) -> None:
+async def _remove_own_conversation(tx: Tx, conversation_id: str) -> None:
     """Remove a task's own hidden conversation with its task, unless something runs in its name."""
-    await connection.execute(
+    await tx.execute(
         """DELETE FROM conversations WHERE id = $1 AND temporary = 1 AND owner_id = $1
         AND NOT EXISTS (SELECT 1 FROM scheduled_tasks WHERE conversation_id = $1)
         AND NOT EXISTS (SELECT 1 FROM runs WHERE state = 'running' AND conversation_id IN
@@ -346,16 +359,16 @@ async def _remove_own_conversation(connection: Connection, conversation_id: str)
     )
 
 
-async def _locked(connection: Connection, claim: TaskRun) -> Row | None:
+async def _locked(tx: Tx, claim: TaskRun) -> Row | None:
     """Return the claim's row if it is still held, locked after its task's."""
-    await connection.execute("SELECT 1 FROM scheduled_tasks WHERE id = $1 FOR NO KEY UPDATE", claim.task_id)
-    return await connection.fetchrow(
+    await tx.execute("SELECT 1 FROM scheduled_tasks WHERE id = $1 FOR NO KEY UPDATE", claim.task_id)
+    return await tx.fetchrow(
         f"SELECT * FROM task_runs WHERE {HELD} FOR UPDATE", claim.id, claim.fence, claim.owner
     )
 
 
-async def _hold(connection: Connection, claim: TaskRun, assignments: str, *values: Any) -> None:
-    row = await connection.fetchrow(
+async def _hold(tx: Tx, claim: TaskRun, assignments: str, *values: Any) -> None:
+    row = await tx.fetchrow(
         f"UPDATE task_runs SET {assignments} WHERE {HELD} RETURNING id",
         claim.id,
         claim.fence,
@@ -366,10 +379,10 @@ async def _hold(connection: Connection, claim: TaskRun, assignments: str, *value
         raise LeaseLost(claim.id)
 
 
-async def _count_due(connection: Connection, now: int) -> int:
-    return int(await connection.fetchval(COUNT_DUE, now))
+async def _count_due(tx: Tx, now: int) -> int:
+    return int(await tx.fetchval(COUNT_DUE, now))
 
 
-async def _next_due(connection: Connection) -> int | None:
-    found = [row["slot"] for row in await connection.fetch(NEXT_DUE)]
+async def _next_due(tx: Tx) -> int | None:
+    found = [row["slot"] for row in await tx.fetch(NEXT_DUE)]
     return min((slot for slot in found if slot is not None), default=None)

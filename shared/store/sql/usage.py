@@ -1,4 +1,4 @@
-"""What model calls used, in PostgreSQL: counters by day and conversation, and reservations in the runs."""
+"""What model calls used: counters by day and conversation, and reservations in the runs."""
 
 from __future__ import annotations
 
@@ -8,21 +8,16 @@ from typing import Any, Final
 from shared.errors import LeaseLost
 from shared.models import Amount, DayUsage, Lease, Page, Spending, Standing
 from shared.store import rows
-from shared.store.postgres.database import Database
-from shared.store.postgres.driver import Connection
-from shared.store.postgres.lease_clock import NOW
-from shared.store.postgres.locks import lock
-from shared.store.postgres.migrations import SHARDS
+from shared.store.contract import Engine, Tx
 from shared.store.usage_rows import COUNTED, counts, day_of, day_usage
 
 COLUMNS: Final = ", ".join(COUNTED)
 PLACES: Final = ", ".join(f"${number}::bigint" for number in range(2, 2 + len(COUNTED)))
 SUMS: Final = ", ".join(f"sum({name})::bigint AS {name}" for name in COUNTED)
-SHARD: Final = f"pg_backend_pid() % {SHARDS}"
 
 ADDED: Final = ", ".join(f"{name} = u.{name} + excluded.{name}" for name in COUNTED)
 
-COUNT_DAY: Final = f"""INSERT INTO usage_by_day AS u (day, shard, {COLUMNS}) VALUES ($1, {SHARD}, {PLACES})
+COUNT_DAY: Final = f"""INSERT INTO usage_by_day AS u (day, shard, {COLUMNS}) VALUES ($1, shard(), {PLACES})
     ON CONFLICT (day, shard) DO UPDATE SET {ADDED}"""
 # An owner that was deleted in the meantime has no row to be counted in; the day's total has it.
 COUNT_CONVERSATION: Final = f"""INSERT INTO usage_by_conversation AS u (conversation_id, day, {COLUMNS})
@@ -43,50 +38,58 @@ STANDING: Final = f"""WITH own AS (SELECT owner_id FROM conversations WHERE id =
     today AS (SELECT {TOKENS} AS tokens, microdollars FROM usage_by_day WHERE day = $3)
     SELECT
         (SELECT owner_id FROM own) AS owner_id,
-        (SELECT coalesce(sum(tokens), 0)::bigint FROM (TABLE mine UNION ALL
+        (SELECT coalesce(sum(tokens), 0)::bigint FROM (SELECT * FROM mine UNION ALL
             SELECT '', tokens, microdollars FROM spent) AS m) AS conversation_tokens,
-        (SELECT coalesce(sum(microdollars), 0)::bigint FROM (TABLE mine UNION ALL
+        (SELECT coalesce(sum(microdollars), 0)::bigint FROM (SELECT * FROM mine UNION ALL
             SELECT '', tokens, microdollars FROM spent) AS m) AS conversation_microdollars,
-        (SELECT coalesce(sum(tokens), 0)::bigint FROM (TABLE reserved UNION ALL
+        (SELECT coalesce(sum(tokens), 0)::bigint FROM (SELECT * FROM reserved UNION ALL
             SELECT '', tokens, microdollars FROM today) AS d) AS day_tokens,
-        (SELECT coalesce(sum(microdollars), 0)::bigint FROM (TABLE reserved UNION ALL
+        (SELECT coalesce(sum(microdollars), 0)::bigint FROM (SELECT * FROM reserved UNION ALL
             SELECT '', tokens, microdollars FROM today) AS d) AS day_microdollars"""
-RESERVE: Final = f"""UPDATE runs SET reserved_tokens = $4, reserved_microdollars = $5
-    WHERE id = $1 AND fence = $2 AND lease_owner = $3 AND state = 'running' AND lease_until > {NOW}
+RESERVE: Final = """UPDATE runs SET reserved_tokens = $4, reserved_microdollars = $5
+    WHERE id = $1 AND fence = $2 AND lease_owner = $3 AND state = 'running' AND lease_until > lease_now()
     RETURNING id"""
 
 
-class PostgresUsage:
-    """Implements the UsageBook contract."""
+class UsageBook:
+    """What model calls used, by day (UTC) and conversation; a temporary one's counts for its owner.
 
-    def __init__(self, database: Database) -> None:
-        self._db = database
+    Spending is counted by ``runs.append`` and ``runs.finish``, in their own transactions. What was reserved
+    for a call counts as spent when its run is cut off before anybody learnt what the call used.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
 
     async def reserve(self, lease: Lease, decide: Callable[[Standing], Amount], now: int) -> None:
-        """Reserve for the run's next model call; raises LeaseLost, and what ``decide`` raises."""
+        """Reserve for the run's next model call, in the place of what it had reserved; raises LeaseLost.
 
-        async def work(connection: Connection) -> None:
-            await lock(connection, "reserve", "")
-            amount = decide(await _standing(connection, lease, day_of(now)))
+        ``decide`` says how much, by what is spent and reserved so far; what it raises passes, and nothing
+        is reserved. No two reservations are decided on the same figures.
+        """
+
+        async def work(tx: Tx) -> None:
+            await tx.lock("reserve", "")
+            amount = decide(await _standing(tx, lease, day_of(now)))
             held = (lease.run_id, lease.fence, lease.owner)
-            row = await connection.fetchrow(RESERVE, *held, amount.tokens, amount.microdollars)
+            row = await tx.fetchrow(RESERVE, *held, amount.tokens, amount.microdollars)
             if row is None:
                 raise LeaseLost(lease.run_id)
 
-        await self._db.write_patiently(work)
+        await self._engine.write(work, patient=True)
 
     async def by_day(self, *, limit: int, cursor: str | None) -> Page[DayUsage]:
-        """Return what all conversations used, newest day first."""
+        """Return what all conversations used, deleted ones too, newest day first."""
         before = rows.decode_cursor(cursor, str)
         where = "WHERE day < $2" if before else ""
         statement = f"""SELECT NULL AS conversation_id, day, {SUMS} FROM usage_by_day {where}
             GROUP BY day ORDER BY day DESC LIMIT $1"""
 
-        async def work(connection: Connection) -> Page[DayUsage]:
-            found = await connection.fetch(statement, limit + 1, *(before or ()))
+        async def work(tx: Tx) -> Page[DayUsage]:
+            found = await tx.fetch(statement, limit + 1, *(before or ()))
             return rows.page(found, limit, day_usage, lambda row: (row["day"],))
 
-        return await self._db.read(work)
+        return await self._engine.read(work)
 
     async def by_conversation(
         self, *, conversation_id: str | None, limit: int, cursor: str | None
@@ -104,25 +107,23 @@ class PostgresUsage:
         statement = f"""SELECT * FROM usage_by_conversation WHERE {" AND ".join(where)}
             ORDER BY day DESC, conversation_id DESC LIMIT $1"""
 
-        async def work(connection: Connection) -> Page[DayUsage]:
-            found = await connection.fetch(statement, limit + 1, *values)
+        async def work(tx: Tx) -> Page[DayUsage]:
+            found = await tx.fetch(statement, limit + 1, *values)
             return rows.page(found, limit, day_usage, lambda row: (row["day"], row["conversation_id"]))
 
-        return await self._db.read(work)
+        return await self._engine.read(work)
 
 
-async def count(
-    connection: Connection, conversation_id: str, spending: Spending, now: int, *, runs: int = 0
-) -> None:
+async def count(tx: Tx, conversation_id: str, spending: Spending, now: int, *, runs: int = 0) -> None:
     """Add to the counters inside a transaction; a run that spent nothing is still a run."""
     values = counts(spending, runs)
     day = day_of(now)
-    await connection.execute(COUNT_DAY, day, *values)
-    await connection.execute(COUNT_CONVERSATION, day, *values, conversation_id)
+    await tx.execute(COUNT_DAY, day, *values)
+    await tx.execute(COUNT_CONVERSATION, day, *values, conversation_id)
 
 
-async def _standing(connection: Connection, lease: Lease, day: str) -> Standing:
-    row = await connection.fetchrow(STANDING, lease.conversation_id, lease.run_id, day)
+async def _standing(tx: Tx, lease: Lease, day: str) -> Standing:
+    row = await tx.fetchrow(STANDING, lease.conversation_id, lease.run_id, day)
     if row is None or row["owner_id"] is None:
         raise LeaseLost(lease.run_id)
     return Standing(

@@ -1,24 +1,23 @@
-"""Idempotency keys in PostgreSQL: what a caller's key stands for, inside a transaction of somebody else's."""
+"""Idempotency keys: what a caller's key stands for, inside a transaction of somebody else's."""
 
 from __future__ import annotations
 
 from shared import jsons
 from shared.errors import Conflict, KeyTaken
 from shared.models import Idempotency, KeyedAnswer
-from shared.store.postgres.driver import Connection
-from shared.store.postgres.locks import lock
+from shared.store.contract import Tx
 from shared.store.retention import KEY_LIFE_MS
 from shared.store.rows import Row
 
 
-async def hold(connection: Connection, idempotency: Idempotency) -> None:
+async def hold(tx: Tx, idempotency: Idempotency) -> None:
     """Let no other host decide what this key stands for until the transaction ends."""
-    await lock(connection, "key", f"{idempotency.route} {idempotency.key}")
+    await tx.lock("key", f"{idempotency.route} {idempotency.key}")
 
 
-async def keyed(connection: Connection, idempotency: Idempotency, now: int) -> KeyedAnswer | None:
+async def keyed(tx: Tx, idempotency: Idempotency, now: int) -> KeyedAnswer | None:
     """Return what a key of the last 24 h stands for; raises Conflict for another body."""
-    row = await connection.fetchrow(
+    row = await tx.fetchrow(
         """SELECT digest, subject, conversation_id, status, body FROM idempotency_keys
         WHERE route = $1 AND key = $2 AND created_at > $3""",
         idempotency.route,
@@ -36,12 +35,12 @@ async def keyed(connection: Connection, idempotency: Idempotency, now: int) -> K
     return KeyedAnswer(row["subject"], row["conversation_id"], row["status"], body)
 
 
-async def retry_of(connection: Connection, idempotency: Idempotency, now: int) -> Row | None:
+async def retry_of(tx: Tx, idempotency: Idempotency, now: int) -> Row | None:
     """Return the cut-off run that this key may retry; raises KeyTaken when it stands for anything else."""
-    answer = await keyed(connection, idempotency, now)
+    answer = await keyed(tx, idempotency, now)
     if answer is None:
         return None
-    row = await connection.fetchrow(
+    row = await tx.fetchrow(
         "SELECT conversation_id, message_id FROM runs WHERE id = $1 AND code = 'retryable'", answer.subject
     )
     if row is None:
@@ -50,14 +49,14 @@ async def retry_of(connection: Connection, idempotency: Idempotency, now: int) -
 
 
 async def keep(
-    connection: Connection,
+    tx: Tx,
     idempotency: Idempotency,
     subject: str,
     conversation_id: str | None,
     now: int,
 ) -> None:
     """Let the key stand for a run or another subject from now on."""
-    await connection.execute(
+    await tx.execute(
         """INSERT INTO idempotency_keys (route, key, digest, subject, conversation_id, created_at)
         VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (route, key) DO UPDATE SET
             digest = excluded.digest, subject = excluded.subject, created_at = excluded.created_at,

@@ -1,4 +1,4 @@
-"""Runs in PostgreSQL: the lease, the steps, the events, the idempotency keys."""
+"""Runs: the lease, the steps, the events, the idempotency keys."""
 
 from __future__ import annotations
 
@@ -20,50 +20,51 @@ from shared.models import (
     Spending,
 )
 from shared.store import rows
+from shared.store.contract import Engine, Taken, Tx
 from shared.store.cut_off import ACTED, AHEAD
-from shared.store.postgres import keys, usage
-from shared.store.postgres.database import UNIQUE_VIOLATION, Database
-from shared.store.postgres.driver import Connection, is_server_error
-from shared.store.postgres.lease_clock import NOW
-from shared.store.postgres.run_begin import begin
-from shared.store.postgres.run_rows import (
+from shared.store.sql import keys, usage
+from shared.store.sql.messages import mark_refused, store_messages
+from shared.store.sql.run_begin import begin
+from shared.store.sql.run_rows import (
     cut_off_run,
     hold,
     record_events,
     those_held,
 )
-from shared.store.postgres.transactions import PostgresTx
-from shared.store.sql.messages import mark_refused, store_messages
 
 
-class PostgresRuns:
-    """Implements the Runs contract."""
+class Runs:
+    """Runs, their lease, their events, and idempotency keys."""
 
-    def __init__(self, database: Database) -> None:
-        self._db = database
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
 
     async def begin(self, new: NewRun) -> Lease:
-        """Take the conversation's lease and store the first message, or leave no trace."""
+        """Take the conversation's lease and store the first message, or leave no trace.
+
+        Raises NotFound (no such conversation), ConversationBusy, KeyTaken (the key's run or answer),
+        Conflict ``idempotency_mismatch``. A key whose run ended as ``retryable`` starts a new run on the
+        message that is already stored. Without a message: Conflict ``not_paused`` unless the conversation's
+        last run paused, or went on after a pause and failed.
+        """
         try:
-            return await self._db.write(lambda connection: begin(connection, new))
-        except Exception as error:
-            if is_server_error(error, UNIQUE_VIOLATION):
-                raise ConversationBusy(new.conversation_id) from error
-            raise
+            return await self._engine.write(lambda tx: begin(tx, new))
+        except Taken:
+            raise ConversationBusy(new.conversation_id) from None
 
     async def renew(self, leases: Sequence[Lease], lease_ms: int) -> set[str]:
         """Prolong leases in one transaction; return the ids of the runs whose lease is lost."""
 
-        async def work(connection: Connection) -> set[str]:
+        async def work(tx: Tx) -> set[str]:
             lost = set()
             for lease in leases:
                 try:
-                    await hold(connection, lease, f"lease_until = {NOW} + $4::bigint", lease_ms)
+                    await hold(tx, lease, "lease_until = lease_now() + $4::bigint", lease_ms)
                 except LeaseLost:
                     lost.add(lease.run_id)
             return lost
 
-        return await self._db.write(work) if leases else set()
+        return await self._engine.write(work) if leases else set()
 
     async def append(
         self,
@@ -74,35 +75,39 @@ class PostgresRuns:
         effect_ahead: bool = False,
         spent: Spending | None = None,
     ) -> None:
-        """Store finished steps and what they spent; raises LeaseLost."""
+        """Store finished steps and what they spent, and give back what was reserved; raises LeaseLost.
 
-        async def work(connection: Connection) -> None:
+        ``effect_ahead``: the next thing that happens may have an outward effect, so a run that is cut off
+        before its next ``append`` ends as ``interrupted``, not as ``retryable``.
+        """
+
+        async def work(tx: Tx) -> None:
             await hold(
-                connection,
+                tx,
                 lease,
                 f"""effect_ahead = (effect_ahead & {ACTED}) | $4,
                 reserved_tokens = 0, reserved_microdollars = 0""",
                 AHEAD | ACTED if effect_ahead else 0,
             )
-            await store_messages(PostgresTx(connection), lease.conversation_id, lease.run_id, messages, now)
+            await store_messages(tx, lease.conversation_id, lease.run_id, messages, now)
             if spent is not None:
-                await usage.count(connection, lease.conversation_id, spent, now)
+                await usage.count(tx, lease.conversation_id, spent, now)
 
-        await self._db.write_patiently(work)
+        await self._engine.write(work, patient=True)
 
     async def record(self, told: Sequence[tuple[Lease, Sequence[Event]]], now: int) -> set[str]:
-        """Store events of several runs (again is harmless); return the ids of those whose lease is lost."""
+        """Store events of several runs; return the ids of those whose lease is lost, of which nothing is."""
         if not told:
             return set()
 
-        async def work(connection: Connection) -> set[str]:
-            held = await those_held(connection, [lease for lease, _ in told])
+        async def work(tx: Tx) -> set[str]:
+            held = await those_held(tx, [lease for lease, _ in told])
             for lease, events in told:
                 if lease.run_id in held:
-                    await record_events(connection, lease.run_id, events, now)
+                    await record_events(tx, lease.run_id, events, now)
             return {lease.run_id for lease, _ in told} - held
 
-        return await self._db.write(work)
+        return await self._engine.write(work)
 
     async def finish(
         self,
@@ -114,9 +119,9 @@ class PostgresRuns:
     ) -> None:
         """End the run with its last messages and events, and give the lease back; raises LeaseLost."""
 
-        async def work(connection: Connection) -> None:
+        async def work(tx: Tx) -> None:
             await hold(
-                connection,
+                tx,
                 lease,
                 "state = $4, finished_at = $5, model = $6, usage = $7, error = $8, code = $9, answer = $10",
                 end.state,
@@ -127,13 +132,13 @@ class PostgresRuns:
                 end.code,
                 jsons.dumps(end.answer),
             )
-            await store_messages(PostgresTx(connection), lease.conversation_id, lease.run_id, messages, now)
+            await store_messages(tx, lease.conversation_id, lease.run_id, messages, now)
             if end.code == rows.REFUSED:
-                await mark_refused(PostgresTx(connection), lease.conversation_id)
-            await record_events(connection, lease.run_id, events, now)
-            await usage.count(connection, lease.conversation_id, end.spending, now, runs=1)
+                await mark_refused(tx, lease.conversation_id)
+            await record_events(tx, lease.run_id, events, now)
+            await usage.count(tx, lease.conversation_id, end.spending, now, runs=1)
 
-        await self._db.write_patiently(work)
+        await self._engine.write(work, patient=True)
 
     async def get(self, conversation_id: str, run_id: str) -> Run | None:
         """Return a run of the conversation or None."""
@@ -147,8 +152,8 @@ class PostgresRuns:
         """Return the conversation's runs, newest first."""
         before = rows.decode_cursor(cursor, int) or [2**62]
 
-        async def work(connection: Connection) -> Page[Run]:
-            found = await connection.fetch(
+        async def work(tx: Tx) -> Page[Run]:
+            found = await tx.fetch(
                 "SELECT * FROM runs WHERE conversation_id = $1 AND number < $2 ORDER BY number DESC LIMIT $3",
                 conversation_id,
                 *before,
@@ -156,13 +161,13 @@ class PostgresRuns:
             )
             return rows.page(found, limit, rows.run, lambda row: (row["number"],))
 
-        return await self._db.read(work)
+        return await self._engine.read(work)
 
     async def events(self, run_id: str, *, after: int, limit: int = 1000) -> list[Event]:
         """Return stored events with a larger ``seq``, in order."""
 
-        async def work(connection: Connection) -> list[Event]:
-            found = await connection.fetch(
+        async def work(tx: Tx) -> list[Event]:
+            found = await tx.fetch(
                 "SELECT seq, name, data FROM run_events WHERE run_id = $1 AND seq > $2 ORDER BY seq LIMIT $3",
                 run_id,
                 after,
@@ -170,36 +175,40 @@ class PostgresRuns:
             )
             return [rows.event(row) for row in found]
 
-        return await self._db.read_patiently(work)
+        return await self._engine.read(work, patient=True)
 
     async def recover(self, now: int, *, all_but: str | None = None) -> list[str]:
-        """End running runs whose lease ran out, or that anyone but ``all_but`` holds."""
+        """End running runs whose lease ran out, or (``all_but``) that anyone but this owner holds.
 
-        async def work(connection: Connection) -> list[str]:
+        They end as ``error``, code ``interrupted`` or ``retryable``, with the ``error`` event that a
+        waiting reader needs. Returns the ids of the ended runs.
+        """
+
+        async def work(tx: Tx) -> list[str]:
             # A row that somebody holds right now is being renewed, ended or recovered already.
-            stale = await connection.fetch(
-                f"""SELECT * FROM runs WHERE state = 'running'
-                AND (lease_until <= {NOW} OR lease_owner <> $1) ORDER BY number FOR UPDATE SKIP LOCKED""",
+            stale = await tx.fetch(
+                """SELECT * FROM runs WHERE state = 'running' AND (lease_until <= lease_now()
+                OR lease_owner <> $1) ORDER BY number FOR UPDATE SKIP LOCKED""",
                 all_but,
             )
             for row in stale:
-                await cut_off_run(connection, row, now)
+                await cut_off_run(tx, row, now)
             return [row["id"] for row in stale]
 
-        return await self._db.write(work)
+        return await self._engine.write(work)
 
     async def keyed(self, idempotency: Idempotency, now: int) -> KeyedAnswer | None:
         """Return what a key of the last 24 h stands for, or None."""
-        return await self._db.read(lambda connection: keys.keyed(connection, idempotency, now))
+        return await self._engine.read(lambda tx: keys.keyed(tx, idempotency, now))
 
     async def keep_answer(
         self, idempotency: Idempotency, subject: str, status: int, body: dict[str, Any], now: int
     ) -> None:
         """Store the answer for a key (routes that are not runs)."""
 
-        async def work(connection: Connection) -> None:
-            await keys.keep(connection, idempotency, subject, body.get("conversation_id"), now)
-            await connection.execute(
+        async def work(tx: Tx) -> None:
+            await keys.keep(tx, idempotency, subject, body.get("conversation_id"), now)
+            await tx.execute(
                 "UPDATE idempotency_keys SET status = $1, body = $2 WHERE route = $3 AND key = $4",
                 status,
                 jsons.dumps(body),
@@ -207,35 +216,35 @@ class PostgresRuns:
                 idempotency.key,
             )
 
-        await self._db.write(work)
+        await self._engine.write(work)
 
     async def ask_cancel(self, conversation_id: str) -> str | None:
         """Note that the conversation's running run is to stop; returns its id, None if there is none."""
 
-        async def work(connection: Connection) -> str | None:
-            row = await connection.fetchrow(
+        async def work(tx: Tx) -> str | None:
+            row = await tx.fetchrow(
                 """UPDATE runs SET cancel_asked = 1 WHERE conversation_id = $1 AND state = 'running'
                 RETURNING id""",
                 conversation_id,
             )
             return None if row is None else str(row["id"])
 
-        return await self._db.write(work)
+        return await self._engine.write(work)
 
     async def cancels_asked(self, owner: str) -> list[str]:
         """Return the ids of the owner's running runs that somebody wants to stop."""
 
-        async def work(connection: Connection) -> list[str]:
-            found = await connection.fetch(
+        async def work(tx: Tx) -> list[str]:
+            found = await tx.fetch(
                 "SELECT id FROM runs WHERE lease_owner = $1 AND state = 'running' AND cancel_asked = 1", owner
             )
             return [row["id"] for row in found]
 
-        return await self._db.read(work)
+        return await self._engine.read(work)
 
     async def _one(self, where: str, *parameters: str) -> Run | None:
-        async def work(connection: Connection) -> Run | None:
-            row = await connection.fetchrow(f"SELECT * FROM runs WHERE {where}", *parameters)
+        async def work(tx: Tx) -> Run | None:
+            row = await tx.fetchrow(f"SELECT * FROM runs WHERE {where}", *parameters)
             return None if row is None else rows.run(row)
 
-        return await self._db.read(work)
+        return await self._engine.read(work)

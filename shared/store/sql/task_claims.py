@@ -18,11 +18,10 @@ from shared.errors import InvalidInput, NotFound
 from shared.ids import TASK_RUN, new_id
 from shared.models import TaskRunState
 from shared.schedules import parse
+from shared.store.contract import Tx
 from shared.store.cut_off import ACTED
-from shared.store.postgres.driver import Connection
-from shared.store.postgres.lease_clock import NOW
-from shared.store.postgres.task_outcomes import end
 from shared.store.rows import Row
+from shared.store.sql.task_outcomes import end
 from shared.store.task_endings import TRIES, Claimed, Fate, Outcome, abandoned
 from shared.store.task_rows import (
     FREE,
@@ -41,13 +40,13 @@ STEPS_AT_ONCE: Final = 16
 DEAD_AT_ONCE: Final = 16
 """How many dead owners' claims one transaction looks at."""
 
-DEAD_RUN: Final = f"SELECT 1 FROM runs WHERE state = 'running' AND lease_until <= {NOW} LIMIT 1"
+DEAD_RUN: Final = "SELECT 1 FROM runs WHERE state = 'running' AND lease_until <= lease_now() LIMIT 1"
 
 EARLIEST: Final = """SELECT * FROM scheduled_tasks WHERE status = 'active' AND waits = 0 AND next_run <= $1
     ORDER BY next_run, number LIMIT 1 FOR UPDATE SKIP LOCKED"""
 
-DEAD_CLAIMS: Final = f"""SELECT c.* FROM task_runs AS c JOIN scheduled_tasks AS t ON t.id = c.task_id
-    WHERE c.state = 'running' AND c.lease_until <= {NOW} ORDER BY c.lease_until, c.number LIMIT $1
+DEAD_CLAIMS: Final = """SELECT c.* FROM task_runs AS c JOIN scheduled_tasks AS t ON t.id = c.task_id
+    WHERE c.state = 'running' AND c.lease_until <= lease_now() ORDER BY c.lease_until, c.number LIMIT $1
     FOR UPDATE OF t, c SKIP LOCKED"""
 
 OTHERS_CLAIMS: Final = """SELECT c.* FROM task_runs AS c JOIN scheduled_tasks AS t ON t.id = c.task_id
@@ -72,26 +71,26 @@ class Claimant:
     lease_ms: int
 
 
-async def claim_due(connection: Connection, by: Claimant) -> Claimed | Pause | None:
+async def claim_due(tx: Tx, by: Claimant) -> Claimed | Pause | None:
     """Claim what can run now: a dead owner's slot first, then the earliest due one."""
-    if await connection.fetchval(DEAD_RUN) is not None:
+    if await tx.fetchval(DEAD_RUN) is not None:
         return Pause.DEAD_RUN
-    taken = await _take_over(connection, by)
+    taken = await _take_over(tx, by)
     if taken is not None:
         return taken
     for _ in range(STEPS_AT_ONCE):
-        row = await connection.fetchrow(EARLIEST, by.now)
+        row = await tx.fetchrow(EARLIEST, by.now)
         if row is None:
             return None
-        claimed = await _claim(connection, row, by)
+        claimed = await _claim(tx, row, by)
         if claimed is not None:
             return claimed
     return Pause.AGAIN
 
 
-async def claim_manual(connection: Connection, task_id: str, owner: str | None, by: Claimant) -> Claimed:
+async def claim_manual(tx: Tx, task_id: str, owner: str | None, by: Claimant) -> Claimed:
     """Claim a slot of its own; raises NotFound, Conflict ``task_running``."""
-    row = await connection.fetchrow(
+    row = await tx.fetchrow(
         """SELECT * FROM scheduled_tasks WHERE id = $1 AND ($2::text IS NULL OR conversation_id = $2)
         FOR NO KEY UPDATE""",
         task_id,
@@ -100,37 +99,37 @@ async def claim_manual(connection: Connection, task_id: str, owner: str | None, 
     if row is None:
         raise NotFound("Task not found or access denied.")
     check_idle(row)
-    claim = await _insert(connection, row, f"{MANUAL}{uuid4()}", 1, by)
+    claim = await _insert(tx, row, f"{MANUAL}{uuid4()}", 1, by)
     if claim is None:
         raise RuntimeError("a random slot was taken")
-    await connection.execute(
+    await tx.execute(
         "UPDATE scheduled_tasks SET waits = $2 WHERE number = $1", row["number"], WAITS_FOR_MANUAL
     )
     return task(row), task_run(claim)
 
 
-async def let_go(connection: Connection, all_but: str, now: int) -> int:
+async def let_go(tx: Tx, all_but: str, now: int) -> int:
     """End the leases of all claims but this owner's, and end those claims that won't be run again."""
-    found = await connection.fetch(OTHERS_CLAIMS, all_but)
+    found = await tx.fetch(OTHERS_CLAIMS, all_but)
     for claim in found:
-        await connection.execute("UPDATE task_runs SET lease_until = 0 WHERE id = $1", claim["id"])
-        fate = await _fate(connection, claim)
+        await tx.execute("UPDATE task_runs SET lease_until = 0 WHERE id = $1", claim["id"])
+        fate = await _fate(tx, claim)
         if isinstance(fate, Outcome):
-            await end(connection, claim, fate, now)
+            await end(tx, claim, fate, now)
     return len(found)
 
 
-async def give_back(connection: Connection, claim: Row) -> None:
+async def give_back(tx: Tx, claim: Row) -> None:
     """Undo a claim whose run never began; its slot is due again unless the schedule was changed."""
     if claim["fence"] > 1:
         # Taken over from a dead owner: it goes back to being a dead owner's.
-        await connection.execute(
+        await tx.execute(
             "UPDATE task_runs SET lease_until = 0, attempt = attempt - 1 WHERE id = $1", claim["id"]
         )
         return
-    await connection.execute("DELETE FROM task_runs WHERE id = $1", claim["id"])
+    await tx.execute("DELETE FROM task_runs WHERE id = $1", claim["id"])
     manual = claim["slot"].startswith(MANUAL)
-    await connection.execute(
+    await tx.execute(
         "UPDATE scheduled_tasks SET waits = $2, revision = revision + $3 WHERE id = $1",
         claim["task_id"],
         FREE,
@@ -138,7 +137,7 @@ async def give_back(connection: Connection, claim: Row) -> None:
     )
     if manual:
         return
-    await connection.execute(
+    await tx.execute(
         "UPDATE scheduled_tasks SET next_run = $2, runs_begun = runs_begun - 1 WHERE id = $1 AND plan = $3",
         claim["task_id"],
         int(claim["slot"]),
@@ -146,27 +145,27 @@ async def give_back(connection: Connection, claim: Row) -> None:
     )
 
 
-async def _claim(connection: Connection, row: Row, by: Claimant) -> Claimed | None:
+async def _claim(tx: Tx, row: Row, by: Claimant) -> Claimed | None:
     """Claim the due slot of a task, or take the task out of the way and return None."""
-    if row["context_mode"] == "group" and await _busy(connection, row["conversation_id"]):
-        await _hold_back(connection, row["conversation_id"], by.now)
+    if row["context_mode"] == "group" and await _busy(tx, row["conversation_id"]):
+        await _hold_back(tx, row["conversation_id"], by.now)
         return None
     try:
         schedule = parse(row["schedule_type"], row["schedule_value"], row["timezone"])
     except InvalidInput:
         # Checked when it was stored: the zone or the rules are gone since. One task must not stop the others.
-        await _move_on(connection, row, next_run=None, status="failed")
+        await _move_on(tx, row, next_run=None, status="failed")
         return None
     slot = row["next_run"]
     decision = decide(schedule, row["catch_up"], slot, by.now, row["caught_up"])
-    claim = await _insert(connection, row, str(slot), row["attempts"] + 1, by) if decision.run else None
+    claim = await _insert(tx, row, str(slot), row["attempts"] + 1, by) if decision.run else None
     begun = row["runs_begun"] + (claim is not None)
     next_run = replace(task(row), runs_begun=begun).within_bounds(decision.next_slot)
     if claim is None:
         status = "completed" if next_run is None else "active"
-        await _move_on(connection, row, next_run=next_run, status=status)
+        await _move_on(tx, row, next_run=next_run, status=status)
         return None
-    moved = await connection.fetchrow(
+    moved = await tx.fetchrow(
         """UPDATE scheduled_tasks SET next_run = $2, caught_up = $3, waits = $4, runs_begun = $5,
         revision = revision + 1 WHERE number = $1 RETURNING *""",
         row["number"],
@@ -178,12 +177,12 @@ async def _claim(connection: Connection, row: Row, by: Claimant) -> Claimed | No
     return task(_there(moved)), task_run(claim)
 
 
-async def _insert(connection: Connection, row: Row, slot: str, attempt: int, by: Claimant) -> Row | None:
+async def _insert(tx: Tx, row: Row, slot: str, attempt: int, by: Claimant) -> Row | None:
     """Add the slot's row, or return None when that slot was run before (the clock was set back)."""
-    return await connection.fetchrow(
-        f"""INSERT INTO task_runs
+    return await tx.fetchrow(
+        """INSERT INTO task_runs
             (id, task_id, slot, state, attempt, fence, owner, lease_until, plan, started_at)
-        VALUES ($1, $2, $3, 'running', $4, 1, $5, {NOW} + $6::bigint, $7, $8)
+        VALUES ($1, $2, $3, 'running', $4, 1, $5, lease_now() + $6::bigint, $7, $8)
         ON CONFLICT (task_id, slot) DO NOTHING RETURNING *""",
         new_id(TASK_RUN),
         row["id"],
@@ -196,8 +195,8 @@ async def _insert(connection: Connection, row: Row, slot: str, attempt: int, by:
     )
 
 
-async def _move_on(connection: Connection, row: Row, *, next_run: int | None, status: str) -> None:
-    await connection.execute(
+async def _move_on(tx: Tx, row: Row, *, next_run: int | None, status: str) -> None:
+    await tx.execute(
         """UPDATE scheduled_tasks SET next_run = $2, status = $3, caught_up = 0, revision = revision + 1
         WHERE number = $1""",
         row["number"],
@@ -206,18 +205,18 @@ async def _move_on(connection: Connection, row: Row, *, next_run: int | None, st
     )
 
 
-async def _busy(connection: Connection, conversation_id: str) -> bool:
+async def _busy(tx: Tx, conversation_id: str) -> bool:
     # The lock makes the run's end wait until this transaction has marked who waits for it: an end that came
     # in between would free nobody, and the marked task would wait for ever.
-    running = await connection.fetchval(
+    running = await tx.fetchval(
         "SELECT 1 FROM runs WHERE conversation_id = $1 AND state = 'running' FOR SHARE", conversation_id
     )
     return running is not None
 
 
-async def _hold_back(connection: Connection, conversation_id: str, now: int) -> None:
+async def _hold_back(tx: Tx, conversation_id: str, now: int) -> None:
     # Those that another host is looking at are marked by it.
-    await connection.execute(
+    await tx.execute(
         """UPDATE scheduled_tasks SET waits = $1 WHERE number IN (SELECT number FROM scheduled_tasks
             WHERE conversation_id = $2 AND context_mode = 'group' AND status = 'active' AND waits = 0
             AND next_run <= $3 FOR UPDATE SKIP LOCKED)""",
@@ -227,26 +226,26 @@ async def _hold_back(connection: Connection, conversation_id: str, now: int) -> 
     )
 
 
-async def _take_over(connection: Connection, by: Claimant) -> Claimed | None:
+async def _take_over(tx: Tx, by: Claimant) -> Claimed | None:
     """End the claims of dead owners, and take over the first one that is to be run again."""
-    for claim in await connection.fetch(DEAD_CLAIMS, DEAD_AT_ONCE):
-        fate = await _fate(connection, claim)
+    for claim in await tx.fetch(DEAD_CLAIMS, DEAD_AT_ONCE):
+        fate = await _fate(tx, claim)
         if isinstance(fate, Outcome):
-            await end(connection, claim, fate, by.now)
+            await end(tx, claim, fate, by.now)
         elif fate is Fate.RERUN:
-            return await _rerun(connection, claim, by)
+            return await _rerun(tx, claim, by)
     return None
 
 
-async def _fate(connection: Connection, claim: Row) -> Outcome | Fate:
-    run = await connection.fetchrow(
+async def _fate(tx: Tx, claim: Row) -> Outcome | Fate:
+    run = await tx.fetchrow(
         "SELECT state, code, error, answer, effect_ahead FROM runs WHERE id = $1", claim["run_id"]
     )
     if run is not None and run["code"] == "retryable" and run["effect_ahead"] & ACTED:
         # Run again from its beginning it would act again.
         return abandoned("an earlier step of it had an effect", final=True)
     if run is None or run["code"] == "retryable":
-        return await _fate_without_effect(connection, claim)
+        return await _fate_without_effect(tx, claim)
     if run["state"] == "running":
         return Fate.WAIT
     answer = {} if run["answer"] is None else jsons.loads(run["answer"])
@@ -255,9 +254,9 @@ async def _fate(connection: Connection, claim: Row) -> Outcome | Fate:
     )
 
 
-async def _fate_without_effect(connection: Connection, claim: Row) -> Outcome | Fate:
+async def _fate_without_effect(tx: Tx, claim: Row) -> Outcome | Fate:
     """Judge a claim whose run did nothing that can be seen from outside."""
-    row = _there(await connection.fetchrow("SELECT * FROM scheduled_tasks WHERE id = $1", claim["task_id"]))
+    row = _there(await tx.fetchrow("SELECT * FROM scheduled_tasks WHERE id = $1", claim["task_id"]))
     if claim["slot"].startswith(MANUAL):
         return abandoned("a manual run is repeated by who asked for it")
     if claim["fence"] >= TRIES:
@@ -266,21 +265,21 @@ async def _fate_without_effect(connection: Connection, claim: Row) -> Outcome | 
         return abandoned("the schedule was changed meanwhile")
     if row["status"] != "active":
         return abandoned(f"the task is {row['status']}")
-    if row["context_mode"] == "group" and await _busy(connection, row["conversation_id"]):
+    if row["context_mode"] == "group" and await _busy(tx, row["conversation_id"]):
         return Fate.WAIT
     return Fate.RERUN
 
 
-async def _rerun(connection: Connection, claim: Row, by: Claimant) -> Claimed:
-    again = await connection.fetchrow(
-        f"""UPDATE task_runs SET fence = fence + 1, attempt = attempt + 1, owner = $2,
-        lease_until = {NOW} + $3::bigint, started_at = $4, run_id = NULL WHERE id = $1 RETURNING *""",
+async def _rerun(tx: Tx, claim: Row, by: Claimant) -> Claimed:
+    again = await tx.fetchrow(
+        """UPDATE task_runs SET fence = fence + 1, attempt = attempt + 1, owner = $2,
+        lease_until = lease_now() + $3::bigint, started_at = $4, run_id = NULL WHERE id = $1 RETURNING *""",
         claim["id"],
         by.host,
         by.lease_ms,
         by.now,
     )
-    row = await connection.fetchrow("SELECT * FROM scheduled_tasks WHERE id = $1", claim["task_id"])
+    row = await tx.fetchrow("SELECT * FROM scheduled_tasks WHERE id = $1", claim["task_id"])
     return task(_there(row)), task_run(_there(again))
 
 

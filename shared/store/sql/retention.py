@@ -1,0 +1,114 @@
+"""Removing what retention no longer keeps, in small transactions; of several hosts one does it at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from shared.store.contract import Engine, Tx, Work
+from shared.store.retention import KEY_LIFE_MS, Retention
+
+LOOK_AT: Final = 1000
+"""Run log rows looked at in one round, to find the tasks that have too many."""
+
+OUTBOUND: Final = """DELETE FROM outbound_messages WHERE seq IN (SELECT seq FROM outbound_messages
+    WHERE delivered_at <= $1 ORDER BY delivered_at LIMIT $2)"""
+# Their ids are kept for as long as a channel could bring the same update once more.
+UPDATES: Final = """DELETE FROM channel_updates WHERE number IN (SELECT number FROM channel_updates
+    WHERE settled_at <= $1 ORDER BY settled_at LIMIT $2)"""
+DELIVERIES: Final = """DELETE FROM channel_deliveries WHERE number IN (SELECT number FROM channel_deliveries
+    WHERE ended_at <= $1 AND untold = 0 ORDER BY ended_at LIMIT $2)"""
+EVENTS: Final = """DELETE FROM run_events WHERE (run_id, seq) IN (SELECT run_id, seq FROM run_events
+    WHERE created_at <= $1 ORDER BY created_at LIMIT $2)"""
+KEYS: Final = """DELETE FROM idempotency_keys WHERE (route, key) IN (SELECT route, key FROM idempotency_keys
+    WHERE created_at <= $1 ORDER BY created_at LIMIT $2)"""
+
+# Conversations of isolated task runs and subagents belong to another one; a task's own one does not.
+UNUSED: Final = """temporary = 1 AND owner_id <> id
+    AND NOT EXISTS (SELECT 1 FROM task_runs WHERE conversation_id = c.id)
+    AND NOT EXISTS (SELECT 1 FROM runs WHERE conversation_id = c.id AND state = 'running')"""
+ORPHANS: Final = f"""SELECT id FROM conversations AS c WHERE {UNUSED} AND last_activity < $1
+    ORDER BY last_activity LIMIT $2"""
+OLD_LOG: Final = """SELECT number, conversation_id FROM task_runs WHERE task_id = $1 AND state <> 'running'
+    AND number <= (SELECT number FROM task_runs WHERE task_id = $1 ORDER BY number DESC LIMIT 1 OFFSET $2)
+    ORDER BY number LIMIT $3"""
+
+
+class Pruner:
+    """Removes what retention no longer keeps, a limited number of rows per call."""
+
+    def __init__(self, engine: Engine, retention: Retention) -> None:
+        self._engine = engine
+        self._keep = retention
+        self._log_seen = 0
+
+    async def prune(self, now: int, limit: int) -> int:
+        """Remove at most ``limit`` rows (a conversation counts as one); returns how many went."""
+        keep = self._keep
+        gone = 0
+        for statement, age_ms in (
+            (OUTBOUND, keep.outbound_ms),
+            (UPDATES, keep.updates_ms),
+            (DELIVERIES, keep.updates_ms),
+            (EVENTS, keep.events_ms),
+            (KEYS, KEY_LIFE_MS),
+        ):
+            gone += await self._rows(statement, now - age_ms, limit - gone)
+        gone += await self._task_logs(limit - gone)
+        return gone + await self._orphans(now, limit - gone)
+
+    async def _rows(self, statement: str, before: int, limit: int) -> int:
+        return await self._alone(lambda tx: tx.execute(statement, before, limit)) if limit else 0
+
+    async def _alone(self, step: Work[int]) -> int:
+        async def work(tx: Tx) -> int:
+            return await step(tx) if await tx.try_lock("prune") else 0
+
+        return await self._engine.write(work, long=True)
+
+    async def _task_logs(self, limit: int) -> int:
+        async def work(tx: Tx) -> int:
+            seen = await tx.fetch(
+                "SELECT number, task_id FROM task_runs WHERE number > $1 ORDER BY number LIMIT $2",
+                self._log_seen,
+                LOOK_AT,
+            )
+            gone = 0
+            for task_id in {row["task_id"] for row in seen}:
+                gone += await self._one_log(tx, task_id, limit - gone)
+                if gone >= limit:
+                    return gone
+            self._log_seen = seen[-1]["number"] if seen else self._log_seen
+            return gone
+
+        return await self._alone(work) if limit else 0
+
+    async def _one_log(self, tx: Tx, task_id: str, limit: int) -> int:
+        old = await tx.fetch(OLD_LOG, task_id, self._keep.task_log, limit)
+        await tx.execute(
+            "DELETE FROM task_runs WHERE number = ANY($1::bigint[])", [row["number"] for row in old]
+        )
+        await _remove_conversations(tx, [row["conversation_id"] for row in old if row["conversation_id"]])
+        return len(old)
+
+    async def _orphans(self, now: int, limit: int) -> int:
+        # Looked for without a transaction: where many must stay, that takes longer than others shall wait.
+        found = await self._engine.read(
+            lambda tx: tx.fetch(ORPHANS, now - self._keep.events_ms, limit), long=True
+        )
+        ids = [row["id"] for row in found]
+        return await self._alone(lambda tx: _remove_conversations(tx, ids)) if ids else 0
+
+
+async def _remove_conversations(tx: Tx, ids: Sequence[str]) -> int:
+    """Remove temporary conversations of others that no log row and no running run needs any more."""
+    if not ids:
+        return 0
+    # Whoever begins a run locks its conversation: locked first, then looked at, none is lost to a new run.
+    free = await tx.fetch(
+        "SELECT id FROM conversations WHERE id = ANY($1::text[]) ORDER BY id FOR UPDATE SKIP LOCKED",
+        list(ids),
+    )
+    return await tx.execute(
+        f"DELETE FROM conversations AS c WHERE id = ANY($1::text[]) AND {UNUSED}", [row["id"] for row in free]
+    )
