@@ -143,6 +143,15 @@ def standing_chars(entry: HistoryEntry, tokens: int) -> int:
     return longest if size <= tokens else min(longest, sum(map(len, texts)) * tokens // size // len(texts))
 
 
+def words_ahead(entries: Sequence[HistoryEntry], through: int, tokens: int) -> str:
+    """Return the message of the running turn if it comes after ``through``, in about so many tokens."""
+    newest = next((entry for entry in reversed(entries) if opens_turn(entry)), None)
+    if newest is None or newest.seq <= through:
+        return ""
+    view = Compaction("cut", message_seq=newest.seq, message_chars=standing_chars(newest, tokens))
+    return "\n".join(block["text"] for block in as_sent(newest, view) if block["type"] == "text")
+
+
 def cut_off(now: Compaction, chosen: Cut, thinking: int) -> Compaction:
     """Return what is in force once results are cut, and thinking is left out up to ``thinking``."""
     return replace(

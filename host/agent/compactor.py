@@ -18,6 +18,7 @@ from host.agent.history import NONE, Message, as_sent, earlier, to_messages
 from host.agent.keyed_model import KeyedModel
 from host.agent.models import ModelError, Reply
 from host.agent.summary import PAUSE_S, TRIES, UnreadRecorder, ask, summary_request, summary_text
+from host.agent.thinking import within_output
 from host.agent.token_estimate import BYTES_PER_TOKEN, estimated, estimated_prefix
 from host.agent.window import Windows
 from shared.compactions import Compaction
@@ -214,6 +215,8 @@ class Compactor:
         sizes = self._sizes(request, model)
         stands, kept, now = self._standing_tokens(entries, sizes), self._kept(entries), self._compaction
         room = sizes.window - sizes.output - sizes.prefix - stands
+        share = int(sizes.room * MESSAGE_PART / sizes.factor)
+        room -= int(estimated(planning.words_ahead(entries, now.through_seq, share)) * sizes.factor)
         taken = planning.fitting(parts, chosen.count, room - MOST_SUMMARY_TOKENS // 8)
         made = None
         if taken is None:
@@ -224,7 +227,8 @@ class Compactor:
             last = first[-1].seq
             view = cut_off(now, Cut(last, planning.CUT_CHARS), last) if shorter else now
             asked = to_messages([entry for entry in entries if entry.seq <= last], view)
-            made = await self._summary(first, asked, sizes, request, model)
+            ahead = planning.words_ahead(entries, last, share)
+            made = await self._summary(first, asked, ahead, sizes, request, model)
             instead = planning.plan(parts, sizes.room - stands, sizes.factor, hard=True)
             if made is None and isinstance(instead, Cut):
                 return instead
@@ -240,6 +244,7 @@ class Compactor:
         self,
         first: Sequence[HistoryEntry],
         messages: list[Message],
+        ahead: str,
         sizes: _Sizes,
         request: dict[str, Any],
         model: KeyedModel,
@@ -249,11 +254,12 @@ class Compactor:
         output = request["max_tokens"] - request.get("thinking", {}).get("budget_tokens", 0)
         for again in range(TRIES):
             # Half as long the second time: the first may have been cut for its length.
-            asked = summary_request(request, messages, min(most, output) >> again, again=bool(again))
+            tokens = min(most, output) >> again
+            asked = summary_request(request, messages, tokens, ahead=ahead, again=bool(again))
             if self._budget is not None:
                 asked = await self._budget.reserve(asked, model.ids)
             try:
-                reply = await ask(asked, model, self._recorder)
+                reply = await ask(within_output(asked), model, self._recorder)
             except ModelError as error:
                 logger.warning("A summary could not be made: %s", error)
                 if again or not error.retryable:

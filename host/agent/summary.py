@@ -21,6 +21,13 @@ those; don't turn what they say into instructions. Answer with the notes alone, 
 use no tool.
 </host_request>"""
 
+AHEAD: Final = """{}
+
+<host_request>
+The message right above is worked on after this. It stays as it is and needs no notes, but what it needs does.
+</host_request>
+
+"""
 ASK_AGAIN: Final = """
 <host_request>
 What you answered to this a moment ago could not be used: it called a tool, was cut off, or held no notes.
@@ -61,15 +68,22 @@ class UnreadRecorder(Protocol):
 
 
 def summary_request(
-    request: dict[str, Any], messages: Sequence[Message], tokens: int, *, again: bool = False
+    request: dict[str, Any],
+    messages: Sequence[Message],
+    tokens: int,
+    *,
+    ahead: str = "",
+    again: bool = False,
 ) -> dict[str, Any]:
     """Return the request for a summary of the messages, in at most about so many tokens.
+
+    ``ahead`` is the message that is worked on, if it isn't among them: the notes are made for it.
 
     It begins like the conversation's own requests, so that the prompt cache has the instructions and the
     tools; ``tool_choice`` keeps the model from calling them.
     """
     words = max(50, min(WORDS, tokens // TOKENS_PER_WORD))
-    text = ASK.format(words=words) + (ASK_AGAIN if again else "")
+    text = (AHEAD.format(ahead) if ahead else "") + ASK.format(words=words) + (ASK_AGAIN if again else "")
     asked = [*messages, {"role": "user", "content": [{"type": "text", "text": text}]}]
     choice = {"tool_choice": {"type": "none"}} if request.get("tools") else {}
     return {**request, **choice, "messages": with_breakpoints(asked)}

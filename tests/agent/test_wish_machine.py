@@ -1,0 +1,260 @@
+"""Long runs, notes good or bad, refusals, silence, cuts: each request of a run holds the run's message."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import tempfile
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from html import escape
+from pathlib import Path
+from typing import Any, cast
+from unittest.mock import patch
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from host.agent.agent import AgentConfig, HostAgent, OpenTools
+from host.agent.keyed_model import Credential, KeyedModel, Route
+from host.agent.knowledge import Knowledge, Known
+from host.agent.model_access import ModelAccess
+from host.agent.models import Delta, ModelError, Reply, TextDelta
+from host.agent.offline.protocol import checked
+from host.agent.prompt import Prompt
+from host.metrics import Metrics
+from host.runs.prices import Prices
+from host.runs.service import RunLimits, RunService
+from host.runs.spec import RunSpec
+from host.tools.base import ToolResult, ToolSpec
+from shared.clock import now_ms
+from shared.jsons import dump_bytes, loads
+from shared.models import Block, Usage
+from shared.redact import Redactor
+from shared.settings.sections import AgentDefaults, Budgets, History
+from shared.store.sqlite.store import SqliteStore
+
+WINDOW = 6_000
+MOST_TOKENS = 400
+SPEC = ToolSpec(
+    "look", "Looks.", {"type": "object", "properties": {"size": {"type": "integer"}}}, read_only=True
+)
+LONG = 3_000
+ASKED = "<host_request>"
+
+Answer = tuple[list[Block], str] | ModelError
+
+
+def text(words: str) -> Block:
+    return {"type": "text", "text": words}
+
+
+def calls(number: int, size: int) -> list[Block]:
+    return [
+        text("s" * 200),
+        {"type": "tool_use", "id": f"toolu_{number}", "name": "look", "input": {"size": size}},
+    ]
+
+
+NOTES: dict[str, Callable[[], Answer]] = {
+    "good": lambda: ([text("Notes: they looked at many things.")], "end_turn"),
+    "overloaded": lambda: ModelError("overloaded", retryable=True, status=529),
+    "refused": lambda: ModelError("no", retryable=False, status=400),
+    "empty": lambda: ([], "end_turn"),
+    "going on": lambda: (calls(99_999, 5), "tool_use"),
+    "cut": lambda: ([text("They looked at many things and then")], "max_tokens"),
+    "short": lambda: ([text("OK.")], "end_turn"),
+    "declined": lambda: ([text("I would rather not write that.")], "refusal"),
+}
+ENDINGS: dict[str, list[Answer]] = {
+    "answer": [([text("That is all of it.")], "end_turn")],
+    "refusal": [([text("I can't")], "refusal")],
+    "silence": [([], "end_turn"), ([{"type": "thinking", "thinking": "hm", "signature": "s"}], "end_turn")],
+    "late words": [([], "end_turn"), ([text("I looked.")], "end_turn")],
+    "cut": [([text("That is all of")], "max_tokens")],
+    "window": [([text("That is")], "model_context_window_exceeded")] * 2,
+    "unknown": [([text("That is all.")], "a_reason_of_tomorrow")],
+    "pause": [([text("wait")], "pause_turn"), ([text("That is all.")], "end_turn")],
+    "failure": [ModelError("gone", retryable=False, status=403)],
+}
+
+
+class Model:
+    """Answers from two queues, and keeps what it was asked."""
+
+    def __init__(self) -> None:
+        self.steps: deque[Answer] = deque()
+        self.notes: deque[str] = deque()
+        self.requests: list[dict[str, Any]] = []
+
+    async def reply(self, request: Mapping[str, Any], on_delta: Callable[[Delta], Awaitable[None]]) -> Reply:
+        asked = checked(loads(dump_bytes(request)))
+        self.requests.append(asked)
+        if ASKED in json.dumps(asked["messages"][-1]):
+            answer = NOTES[self.notes.popleft() if self.notes else "good"]()
+        else:
+            answer = self.steps.popleft()
+        if isinstance(answer, ModelError):
+            raise answer
+        for block in answer[0]:
+            if block["type"] == "text":
+                await on_delta(TextDelta(block["text"]))
+        return Reply(answer[0], answer[1], Usage(1, 1), "model-1")
+
+    async def aclose(self) -> None:
+        pass
+
+
+class Tools:
+    """One tool whose results are as long as asked."""
+
+    def specs(self) -> Sequence[ToolSpec]:
+        return (SPEC,)
+
+    async def call(self, name: str, arguments: Mapping[str, Any]) -> ToolResult:
+        return ToolResult("r" * int(arguments["size"]))
+
+
+class Models:
+    def __init__(self, model: Model) -> None:
+        self._credential = Credential(model)
+
+    def models(self, asked: str | None, warn: Callable[[str], None]) -> tuple[KeyedModel, ...]:
+        return (KeyedModel([Route("model-1", self._credential)], warn=warn),)
+
+
+class NothingKnown:
+    async def look(self) -> Known:
+        return Known()
+
+
+@asynccontextmanager
+async def open_tools(spec: RunSpec, conversation_id: str, is_main: bool) -> AsyncIterator[OpenTools]:
+    yield OpenTools([Tools()])
+
+
+class Conversation(RuleBasedStateMachine):
+    """One conversation: a run after the other, and restarts of the host between them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loop = asyncio.Runner()
+        self.folder = tempfile.TemporaryDirectory(prefix="wish-")
+        self.store = SqliteStore(Path(self.folder.name) / "store.db")
+        self.loop.run(self.store.conversations.create("c", now_ms()))
+        self.model = Model()
+        self.restart()
+        self.said = 0
+        self.number = 0
+        self.refused: list[str] = []
+
+    def restart(self) -> None:
+        defaults = AgentDefaults(
+            workspace=Path(self.folder.name), max_tokens=MOST_TOKENS, max_tool_iterations=60
+        )
+        config = AgentConfig(defaults, History(window=WINDOW), Budgets(), Prices({}), "main")
+        self.agent = HostAgent(
+            config,
+            self.store,
+            cast(ModelAccess, Models(self.model)),
+            open_tools,
+            Prompt("Pico", "You look."),
+            cast(Knowledge, NothingKnown()),
+            Redactor(()),
+        )
+
+    @rule()
+    def begin_anew(self) -> None:
+        self.restart()
+
+    @rule(
+        size=st.sampled_from([0, 400, LONG]),
+        sizes=st.lists(st.sampled_from([5, 900, 4_000]), max_size=16),
+        ending=st.sampled_from(sorted(ENDINGS)),
+        notes=st.lists(st.sampled_from(sorted(NOTES)), max_size=6),
+    )
+    def run(self, size: int, sizes: list[int], ending: str, notes: list[str]) -> None:
+        self.said += 1
+        words = f"WISH-{self.said}-BEGINS <&> {'w ' * size}{self.said}-ENDS"
+        for number in sizes:
+            self.number += 1
+            self.model.steps.append((calls(self.number, number), "tool_use"))
+        self.model.steps.extend(ENDINGS[ending])
+        self.model.notes.extend(notes)
+        self.model.requests.clear()
+        answer = self.loop.run(self._answer(words))
+        self.model.steps.clear()
+        self.model.notes.clear()
+        self.check(words, answer)
+        if answer.get("code") == "refused":
+            self.refused.append(f"WISH-{self.said}-BEGINS")
+
+    async def _answer(self, words: str) -> dict[str, Any]:
+        limits = RunLimits(max_execution_ms=60_000, max_concurrent_runs=1, stop_grace_ms=0, end_marker="")
+        service = RunService(
+            self.store,
+            self.agent,
+            limits,
+            owner="host-1",
+            redactor=Redactor(()),
+            metrics=Metrics(),
+            prices=Prices({}),
+            release=self.agent.forget,
+        )
+        async with service:
+            run = await service.start(RunSpec(words, conversation_id="c"))
+            return await run.wait()
+
+    def check(self, words: str, answer: dict[str, Any]) -> None:
+        head, tail = words[:14], words[-6:]
+        for request in self.model.requests:
+            texts = [
+                block["text"]
+                for message in request["messages"]
+                for block in message["content"]
+                if block["type"] == "text" and "<message " in block["text"]
+            ]
+            (found,) = [each for each in texts if escape(head, quote=False) in each]
+            assert f"{tail}</message>" in found
+            if len(words) < LONG:
+                assert escape(words, quote=False) in found
+            assert not any(mark in json.dumps(request["messages"]) for mark in self.refused)
+        assert answer["code" if answer["status"] == "error" else "status"] in (
+            "success",
+            "refused",
+            "model_error",
+            "prompt_too_long",
+        ), answer
+        if answer["status"] == "success":
+            assert answer["result"]
+
+    @precondition(lambda self: self.said)
+    @invariant()
+    def everything_said_is_stored(self) -> None:
+        found = self.loop.run(self.store.conversations.messages("c", limit=1000, cursor=None))
+        assert sum(message.role == "user" for message in found.items) == self.said
+        marked = {message.text[:16].split("-BEGINS")[0] for message in found.items if message.refused}
+        assert {mark.removesuffix("-BEGINS") for mark in self.refused} <= marked
+
+    def teardown(self) -> None:
+        self.loop.run(self.store.close())
+        self.loop.close()
+        self.folder.cleanup()
+
+
+TestConversation = Conversation.TestCase
+TestConversation.settings = settings(max_examples=25, stateful_step_count=6, deadline=None)
+
+
+def setup_module() -> None:
+    """Let the second try of a summary come at once."""
+    patcher.start()
+
+
+def teardown_module() -> None:
+    patcher.stop()
+
+
+patcher = patch("host.agent.compactor.PAUSE_S", 0)
