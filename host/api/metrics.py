@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 import anyio.to_thread
@@ -12,6 +13,7 @@ from starlette.routing import Route
 
 from host.metrics import Metrics
 from shared.clock import now_ms
+from shared.errors import Unavailable
 from shared.store.store import Store, StoreCounts
 from shared.store.task_rows import TaskMetrics
 
@@ -42,18 +44,19 @@ class MetricsApi:
         return [Route("/metrics", self.get, methods=["GET"])]
 
     async def get(self, request: Request) -> Response:
-        """Return all figures."""
-        counts = await self._store.counts()
-        tasks = await self._store.tasks.metrics(now_ms())
+        """Return all figures; those of a store that doesn't answer are left out."""
+        stored: tuple[StoreCounts, TaskMetrics] | None = None
+        with suppress(Unavailable):
+            stored = await self._store.counts(), await self._store.tasks.metrics(now_ms())
         # The library takes 40 ms to import, so it is loaded by the first who asks, off the event loop.
-        text = await anyio.to_thread.run_sync(self._render, counts, tasks)
+        text = await anyio.to_thread.run_sync(self._render, stored)
         return Response(text, headers={"Content-Type": CONTENT_TYPE})
 
-    def _render(self, counts: StoreCounts, tasks: TaskMetrics) -> bytes:
+    def _render(self, stored: tuple[StoreCounts, TaskMetrics] | None) -> bytes:
         from prometheus_client import generate_latest
         from prometheus_client.registry import Collector, CollectorRegistry
 
-        metrics = [*self._counted(), *self._measured(counts, tasks)]
+        metrics = [*self._counted(), *self._measured(stored)]
 
         class Given(Collector):
             def collect(self) -> Iterable[Metric]:
@@ -104,19 +107,23 @@ class MetricsApi:
             histogram.add_metric([], durations.buckets(), durations.total)
             yield histogram
 
-    def _measured(self, counts: StoreCounts, tasks: TaskMetrics) -> Iterator[Metric]:
+    def _measured(self, stored: tuple[StoreCounts, TaskMetrics] | None) -> Iterator[Metric]:
         from prometheus_client.core import GaugeMetricFamily
 
-        gauges = (
+        gauges: list[tuple[str, str, float]] = [
             ("picoclaw_connections", "Open connections", self._metrics.connections),
             ("picoclaw_active_runs", "Runs in flight on this host", self._active_runs()),
             ("picoclaw_waiting_runs", "Requests that wait for a place to run", self._waiting_runs()),
-            ("picoclaw_conversations", "Conversations in the store", counts.conversations),
-            ("picoclaw_tasks", "Scheduled tasks in the store", counts.tasks),
-            ("picoclaw_tasks_due", "Tasks that are due now", tasks.due),
-            ("picoclaw_tasks_running", "Slots that are being run", tasks.running),
-            ("picoclaw_tasks_overdue_seconds", "How late the oldest due task is", tasks.overdue_seconds),
-            ("picoclaw_store_durable", "Whether the volume can be written", int(self._store.volume_ok())),
-        )
+            ("picoclaw_store_durable", "Whether the store can be written", int(self._store.volume_ok())),
+        ]
+        if stored is not None:
+            counts, tasks = stored
+            gauges += [
+                ("picoclaw_conversations", "Conversations in the store", counts.conversations),
+                ("picoclaw_tasks", "Scheduled tasks in the store", counts.tasks),
+                ("picoclaw_tasks_due", "Tasks that are due now", tasks.due),
+                ("picoclaw_tasks_running", "Slots that are being run", tasks.running),
+                ("picoclaw_tasks_overdue_seconds", "How late the oldest due task is", tasks.overdue_seconds),
+            ]
         for name, help_text, value in gauges:
             yield GaugeMetricFamily(name, help_text, value=value)

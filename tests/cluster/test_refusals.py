@@ -106,6 +106,7 @@ def test_a_database_that_refuses_is_away_and_a_run_in_flight_waits_for_it(
             until(lambda: client.get("/ready").status_code == 503)
             health = client.get("/health").json()
             assert (health["status"], health["database"]["ok"]) == ("degraded", False)
+            assert "picoclaw_store_durable 0.0" in client.get("/metrics").text
             refused = client.post("/chat", json={"message": "during"})
             assert (refused.status_code, "database" in refused.json()["error"]) == (503, True), refused.text
             assert refused.headers["Retry-After"]
