@@ -307,3 +307,15 @@ def test_what_is_overdue_or_never_ticked_is_said_by_health_and_at_the_start(make
     host.stop()
     host.start()
     assert "SCHEDULER is external" in host.log_text
+
+
+def test_what_a_tasks_run_adds_is_bounded_and_it_may_end_its_own_task(client: httpx2.Client) -> None:
+    owner = client.post("/chat", json={"message": "hi"}).json()["conversation_id"]
+    more = {"name": "mcp__picoclaw__schedule_task", "input": {"prompt": "x", **LATER}}
+    own = {"name": "mcp__picoclaw__cancel_task", "input": {"task_id": f"own-{owner}"}}
+    steps = [{"tools": [more] * 12}, {"tools": [own]}, {"text": "that was all"}]
+    task = make(client, id=f"own-{owner}", prompt=directive(steps=steps), conversation_id=owner)
+    ran = client.post("/task/trigger", json={"task_id": task["id"]}).json()
+    assert [said["text"] for said in ran["outbound_messages"]] == ["that was all"]
+    tasks = client.get("/tasks", params={"conversation_id": owner}).json()["tasks"]
+    assert [each["status"] for each in tasks] == ["completed", *["active"] * 9]
