@@ -42,7 +42,7 @@ class TokenBook:
         Raises InvalidInput for the temporary conversation of a task run.
         """
         now = now_ms()
-        conversation = await self._store.conversations.ensure(conversation_id, now)
+        conversation = await self._store.conversations.ensure(conversation_id, now, trusted=False)
         if conversation.temporary:
             raise InvalidInput("conversation_id: is a task run's own and will be gone")
         text = f"{TOKEN_PREFIX.decode()}{secrets.token_urlsafe(TOKEN_BYTES)}"

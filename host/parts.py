@@ -26,7 +26,7 @@ from host.runs.prices import Prices
 from host.runs.service import RunLimits, RunService
 from host.runs.spec import RunSpec
 from host.runs.task_runs import TaskParts, TaskRunner
-from host.sandbox import running_program
+from host.sandbox import Trust, running_program
 from host.scheduler import EXTERNAL, Scheduler
 from host.skills.places import built_in_dir
 from host.tools.approvals import Approvals
@@ -34,6 +34,7 @@ from host.tools.base import Toolset
 from host.tools.skills import SkillTools
 from host.tools.web import WebToolset
 from host.upkeep import keep_planned, keep_recovering, keep_tidy
+from shared.models import Lease
 from shared.tasks import LONGEST_PROMPT, TaskService
 
 if TYPE_CHECKING:
@@ -83,13 +84,15 @@ class Host:
         return None if self.channels is None else self.channels.running(name)
 
     @asynccontextmanager
-    async def toolsets(self, spec: RunSpec, conversation_id: str, is_main: bool) -> AsyncIterator[OpenTools]:
+    async def toolsets(self, spec: RunSpec, lease: Lease, is_main: bool) -> AsyncIterator[OpenTools]:
         """Open the tools of a run: the sandbox's, the tool server's, those of other servers.
 
         The operator's servers keep their names: a request can't put its own in their place.
         """
+        conversation_id = lease.conversation_id
+        trust = Trust.MAIN if is_main else Trust.TRUSTED if lease.trusted else Trust.UNTRUSTED
         own: list[Toolset] = [
-            self.sandbox.toolset(conversation_id),
+            self.sandbox.toolset(conversation_id, trust=trust),
             self.tool_servers.toolset(conversation_id, is_main=is_main),
             SkillTools(self.knowledge),
             *([] if self.settings.offline else [WebToolset(self.settings.tools.web)]),

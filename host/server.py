@@ -131,7 +131,7 @@ async def serve(settings: Settings, bound: socket.socket) -> int:
             logger.info("Stopping", extra={"reason": reason})
             stopping.set()
 
-    for warning in settings.warnings:
+    for warning in (*settings.warnings, *settings.channels.without_owners()):
         logger.warning("%s", warning)
     fault: PicoError | StoreError | None = None
     async with open_base(settings, new_id("host"), stop) as base:

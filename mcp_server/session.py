@@ -71,7 +71,7 @@ async def _end_with(lifeline: int, scope: anyio.CancelScope) -> None:
 
 
 async def _prepared(store: Store, identity: Identity) -> Server[Any]:
-    conversation = await store.conversations.ensure(identity.conversation_id, now_ms())
+    conversation = await store.conversations.ensure(identity.conversation_id, now_ms(), trusted=False)
     await store.durable()
     caller = Caller(conversation, identity.is_main)
     tasks = TaskService(

@@ -47,7 +47,10 @@ class TaskRunState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """A conversation. ``owner_id`` is who owns its tasks and receives its messages: itself, or its parent."""
+    """A conversation. ``owner_id`` is who owns its tasks and receives its messages: itself, or its parent.
+
+    ``trusted``, fixed at its birth by where it came from: whether it may change the words that agents obey.
+    """
 
     id: str
     session_id: str
@@ -57,6 +60,7 @@ class Conversation:
     last_activity: int
     message_count: int
     running: bool
+    trusted: bool = True
 
     @property
     def parent_id(self) -> str | None:
@@ -110,7 +114,8 @@ class HistoryEntry:
 class Lease:
     """The right to write a run's results: whose it is and its fencing number; it ends unless renewed.
 
-    ``session_id`` and ``temporary`` are the conversation's, which don't change while a run has it.
+    ``session_id``, ``temporary`` and ``trusted`` are the conversation's, which don't change while a run
+    has it.
     """
 
     run_id: str
@@ -120,6 +125,7 @@ class Lease:
     message_id: str
     session_id: str
     temporary: bool
+    trusted: bool
 
 
 @dataclass(frozen=True, slots=True)

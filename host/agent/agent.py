@@ -38,7 +38,7 @@ class OpenTools:
     problems: Sequence[str] = ()
 
 
-OpenToolsets = Callable[[RunSpec, str, bool], AbstractAsyncContextManager[OpenTools]]
+OpenToolsets = Callable[[RunSpec, Lease, bool], AbstractAsyncContextManager[OpenTools]]
 """Opens a run's tools: what was asked, the conversation's id, whether it acts for the main one."""
 
 
@@ -92,7 +92,7 @@ class HostAgent:
         owner = spec.parent_id or lease.conversation_id
         is_main = owner == self._config.main_conversation_id
         models = self._models.models(spec.model, recorder.warnings.append)
-        async with self._open_toolsets(spec, lease.conversation_id, is_main) as tools:
+        async with self._open_toolsets(spec, lease, is_main) as tools:
             recorder.warnings.extend(tools.problems)
             loaded = await self._histories.load(lease)
             options = await self._options(spec)

@@ -41,10 +41,11 @@ class Commands:
 
     async def home(self, message: Stored) -> str:
         """Return the conversation that the chat is in, and may be in."""
-        conversation_id = await self._book.enter(message.chat, now_ms())
+        trusted = self._rules.trusts(message.chat)
+        conversation_id = await self._book.enter(message.chat, now_ms(), trusted=trusted)
         if conversation_id == self._parts.main_conversation_id and not self._is_owner(message):
             await self._book.leave(message.chat.channel, message.chat.id, conversation_id)
-            conversation_id = await self._book.enter(message.chat, now_ms())
+            conversation_id = await self._book.enter(message.chat, now_ms(), trusted=trusted)
         return conversation_id
 
     async def answer(self, message: Stored, conversation_id: str) -> str | None:
@@ -69,7 +70,7 @@ class Commands:
     async def _new(self, message: Stored, conversation_id: str) -> str:
         if conversation_id == self._parts.main_conversation_id:
             return NOT_NEW
-        await self._book.begin_anew(message.chat, now_ms())
+        await self._book.begin_anew(message.chat, now_ms(), trusted=self._rules.trusts(message.chat))
         return NEW
 
     async def _stop(self, conversation_id: str) -> str:

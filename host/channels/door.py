@@ -83,7 +83,7 @@ class ChannelDoor:
         now = now_ms()
         sender = message.sender
         chat = Chat(self._rules.channel, message.chat_id, message.private, sender.id, cleaned(sender.name))
-        home = await self._book.enter(chat, now)
+        home = await self._book.enter(chat, now, trusted=self._rules.trusts(chat))
         saying = Saying(f"notice:{cleaned(message.update_id)}", notice)
         await self._book.say(self._rules.channel, message.chat_id, home, saying, now)
 

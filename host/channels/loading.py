@@ -47,6 +47,7 @@ def _enabled(settings: Settings) -> Iterator[tuple[str, Enabled]]:
             channel.owners,
             messages_per_minute=channel.messages_per_minute,
             main_conversation_id=settings.main_conversation_id,
+            trusted=channel.trusted,
         )
         if isinstance(channel, Telegram):
             yield name, Enabled(rules, partial(anyio.to_thread.run_sync, _telegram, channel))

@@ -46,8 +46,10 @@ class Rules:
         *,
         messages_per_minute: int,
         main_conversation_id: str,
+        trusted: bool = False,
     ) -> None:
         self.channel = channel
+        self._trusted = trusted
         self.messages_per_minute = messages_per_minute
         self._allowed = AllowList(allow_from, channel)
         self._owners = Names(owners, channel)
@@ -60,6 +62,10 @@ class Rules:
     def owns(self, sender: Sender) -> bool:
         """Return whether the sender may use the main conversation. ``*`` makes nobody an owner."""
         return self._owners.names(sender)
+
+    def trusts(self, chat: Chat) -> bool:
+        """Return whether a conversation begun in a chat may change what agents obey."""
+        return self._trusted or (chat.private and self.owns(Sender(chat.sender_id, chat.sender_name)))
 
     def may_hear(self, chat: Chat, conversation_id: str) -> bool:
         """Return whether a chat, by who spoke in it last, may be told what the conversation says."""

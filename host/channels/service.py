@@ -72,6 +72,7 @@ class ChannelService:
         while True:
             try:
                 channel = await enabled.load()
+                await self._parts.store.channels.decide_trust(name, enabled.rules.trusts)
             except Exception as error:  # noqa: BLE001 - whatever ails a channel, the host goes on
                 self._warn(name, error, pause)
                 await anyio.sleep(pause)

@@ -14,7 +14,6 @@ import anyio
 import httpx2
 import typer
 
-from host.cli.api_token import fault_of
 from host.cli.passphrase import passphrase_asker
 from host.cli.target import local_url
 from host.cli.terminal import out, print_json, shown
@@ -24,6 +23,7 @@ from shared.schedules import local
 from shared.settings import Settings, SettingsError, load
 from shared.settings.security_yml import NAME, exposed
 
+SHORTEST_TOKEN: Final = 16
 MODEL_S: Final = 5.0
 HEALTH_S: Final = 5.0
 SANDBOX_WITHIN_S: Final = 20.0
@@ -100,9 +100,9 @@ def _token(settings: Settings) -> Finding:
     if settings.api_token is None:
         said = "API_TOKEN is not set: every route but /health answers 500. Run `picoclaw init`, or set it"
         return Finding("API token", "fault", said)
-    fault = fault_of(settings)
-    if fault is not None:
-        return Finding("API token", "fault", fault)
+    if len(settings.api_token.get_secret_value()) < SHORTEST_TOKEN:
+        said = f"the API token is shorter than {SHORTEST_TOKEN} characters; take a longer, random one"
+        return Finding("API token", "fault", said)
     return Finding("API token", "ok", "set")
 
 
@@ -235,6 +235,8 @@ def _channels(settings: Settings) -> Iterator[Finding]:
         return
     from host.channels.check import faults
 
+    for said in settings.channels.without_owners():
+        yield Finding("owners", "note", said)
     for name, fault in faults(settings):
         if fault is None:
             yield Finding(f"channel {name}", "ok", "it can be used")

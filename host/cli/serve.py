@@ -9,7 +9,6 @@ import sys
 from collections.abc import MutableMapping
 from typing import Final
 
-from host.cli.api_token import fault_of
 from host.cli.passphrase import passphrase_asker
 from host.hiding import hide_memory
 from shared.lazy_packages import make_lazy
@@ -44,10 +43,6 @@ def take_settings(environ: MutableMapping[str, str]) -> Settings | None:
         settings = load(environ, passphrase_asker())
     except SettingsError as error:
         sys.stderr.write(f"picoclaw: {error}\n")
-        return None
-    fault = fault_of(settings)
-    if fault is not None:
-        sys.stderr.write(f"picoclaw: {fault}\n")
         return None
     for name in settings.secret_names:
         environ.pop(name, None)

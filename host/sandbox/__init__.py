@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from host.sandbox.explain import explain_command, explain_path
-from host.sandbox.policy import Limits, SandboxPolicy, SandboxReport
+from host.sandbox.policy import Limits, SandboxPolicy, SandboxReport, Trust
 from host.sandbox.programs import running_program
 from host.sandbox.sandbox import Sandbox
 from host.sandbox.wire import SandboxFault
@@ -14,6 +14,7 @@ __all__ = [
     "SandboxFault",
     "SandboxPolicy",
     "SandboxReport",
+    "Trust",
     "explain_command",
     "explain_path",
     "running_program",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import IntEnum
 from pathlib import Path
+from typing import Final
 
 from shared.errors import Misconfigured
 
@@ -25,17 +27,31 @@ class Limits:
     reaper_idle_s: float = 30.0
 
 
+OBEYED: Final = ("CLAUDE.md", "AGENTS.md", "AGENT.md", "MEMORY.md", "skills", ".claude")
+OBEYED_AS_MAIN: Final = ("HEARTBEAT.md",)
+
+
+class Trust(IntEnum):
+    """What a conversation may change of the words that agents obey; fixed at its birth."""
+
+    UNTRUSTED = 0
+    TRUSTED = 1
+    MAIN = 2
+
+
 @dataclass(frozen=True, slots=True)
 class SandboxPolicy:
     """The sandbox's rules. Immutable; made by the host from settings.
 
     ``workspace``: directory that relative paths start from. ``read_paths``, ``write_paths``: further
     directories or anchored globs. ``skill_paths``: directories of skills, readable and executable, never
-    writable. ``secret_paths``: what no mode opens (store, configuration). ``min_level``: below it file tools
-    and exec are refused; ``max_level``: 2 does without namespaces. ``uid``, ``gid``: the identity commands
-    get when the host is root; None chooses one. ``max_landlock_abi``: use no newer kernel feature than this
-    ABI has (to try what an older kernel holds). Raises ``Misconfigured`` if a secret lies inside the
-    workspace or inside a directory of skills.
+    writable. ``secret_paths``: what no mode opens (store, configuration). ``min_level``: below it file
+    tools and exec are refused; ``max_level``: 2 does without namespaces. ``uid``, ``gid``: the identity
+    commands get when the host is root; None chooses one. ``max_landlock_abi``: use no newer kernel
+    feature than this ABI has (to try what an older kernel holds). ``obeyed``: names in the workspace that
+    stand in every prompt, changed by trusted conversations alone; ``obeyed_as_main``: by the main one
+    alone; ``read_only_because``: a sentence that says which setting decides. Raises ``Misconfigured`` if
+    a secret lies inside the workspace or inside a directory of skills.
     """
 
     workspace: Path
@@ -58,6 +74,15 @@ class SandboxPolicy:
     time_zone: str = "UTC"
     path: str = DEFAULT_PATH
     max_landlock_abi: int | None = None
+    obeyed: tuple[str, ...] = OBEYED
+    obeyed_as_main: tuple[str, ...] = OBEYED_AS_MAIN
+    read_only_because: str = ""
+
+    def read_only(self, trust: Trust) -> tuple[str, ...]:
+        """Return the names in the workspace that a conversation may read and not change."""
+        if trust is Trust.MAIN:
+            return ()
+        return self.obeyed_as_main if trust is Trust.TRUSTED else (*self.obeyed, *self.obeyed_as_main)
 
     def __post_init__(self) -> None:
         workspace = self.workspace.resolve()

@@ -24,7 +24,7 @@ from anyio.abc import TaskGroup
 
 from host.sandbox.file_workers import DIED, FileWorkers
 from host.sandbox.handshake import configuration, report_of
-from host.sandbox.policy import SandboxPolicy, SandboxReport
+from host.sandbox.policy import SandboxPolicy, SandboxReport, Trust
 from host.sandbox.wire import (
     ANSWER_TIMEOUT_S,
     CANCEL_TIMEOUT_S,
@@ -67,6 +67,7 @@ class Sandbox:
         self._process: subprocess.Popen[bytes] | None = None
         self._temporary = ""
         self._cannot_start = False
+        self._trust = {HOST: Trust.MAIN, TIDY: Trust.MAIN}  # who isn't here yet may change nothing obeyed
         self._tasks: TaskGroup = anyio.create_task_group()
         self._files = FileWorkers(self._fork_worker, policy.limits.worker_idle_s)
 
@@ -99,11 +100,16 @@ class Sandbox:
         await self._ready.wait()
         return self._report
 
-    def toolset(self, conversation_id: str, workspace: Path | None = None) -> SandboxToolset:
-        """Return the tools of one conversation, bound to it for good."""
+    def toolset(
+        self, conversation_id: str, workspace: Path | None = None, *, trust: Trust = Trust.MAIN
+    ) -> SandboxToolset:
+        """Return the tools of one conversation, bound to it for good, as is its trust."""
         from host.tools.sandbox_tools import SandboxToolset
 
-        return SandboxToolset(self, conversation_id, workspace or self.policy.workspace)
+        if self._trust.get(conversation_id, Trust.UNTRUSTED) is not trust:
+            self._files.forget(conversation_id)  # a worker that was needed before anybody knew
+        self._trust[conversation_id] = trust
+        return SandboxToolset(self, conversation_id, workspace or self.policy.workspace, trust)
 
     async def read_text(self, path: str, limit: int) -> str | None:
         """Read a text file of the workspace through the agents' own door.
@@ -143,6 +149,7 @@ class Sandbox:
     async def forget(self, conversation_id: str) -> None:
         """End a conversation's worker and commands, and remove its private directory."""
         self._files.forget(conversation_id)
+        self._trust.pop(conversation_id, None)
         with contextlib.suppress(SandboxFault):
             await self.request("forget", conversation_id, self.policy.workspace, {}, ANSWER_TIMEOUT_S)
 
@@ -194,7 +201,9 @@ class Sandbox:
         number = next(self._ids)
         future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self._waiting[number] = future
+        words = self.policy.read_only(self._trust.get(conversation, Trust.UNTRUSTED))
         frame = {"id": number, "op": op, "conversation": conversation, "workspace": str(workspace), **fields}
+        frame["words"] = words
         if descriptors:
             frame["descriptors"] = len(descriptors)
         try:
@@ -335,6 +344,7 @@ class Sandbox:
 def _remove(directory: str) -> None:
     """Remove what the supervisor could not, having been killed; it removes everything itself when it ends."""
     with contextlib.suppress(OSError, RecursionError):
+        Path(directory).chmod(0o700)
         shutil.rmtree(directory)
 
 

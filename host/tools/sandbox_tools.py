@@ -10,8 +10,10 @@ from typing import Any, Final
 
 from host.agent.knowledge import MEMORY_FILE, MEMORY_LIMIT, SHORTEN
 from host.sandbox.guard import Guard
+from host.sandbox.policy import Trust
 from host.sandbox.sandbox import EXEC_GRACE_S, Sandbox
 from host.sandbox.wire import ANSWER_TIMEOUT_S, SandboxFault
+from host.sandbox.worker.words import READ_ONLY
 from host.tools.arguments import BadArguments, check
 from host.tools.base import Image, ToolResult, ToolSpec
 
@@ -21,6 +23,10 @@ _DENIED: Final = ("Permission denied", "Operation not permitted", "PermissionErr
 _HINT: Final = (
     "[sandbox: commands reach the workspace, $TMPDIR, $HOME and system directories only{network}; "
     "use $TMPDIR instead of /tmp]"
+)
+_LEFT_RUNNING: Final = (
+    "[what the command left running was ended with it. To keep it, pass background=true, or do everything "
+    "that needs it in the same command]"
 )
 
 logger = logging.getLogger("picoclaw.tools")
@@ -118,8 +124,9 @@ EXEC_SPEC: Final = _spec(
 class SandboxToolset:
     """The sandbox's tools for one conversation; nothing in a call can make them another's."""
 
-    def __init__(self, sandbox: Sandbox, conversation_id: str, workspace: Path) -> None:
+    def __init__(self, sandbox: Sandbox, conversation_id: str, workspace: Path, trust: Trust) -> None:
         self._sandbox = sandbox
+        self._read_only = ", ".join(sandbox.policy.read_only(trust))
         self._conversation = conversation_id
         self._workspace = workspace
         self._guard = Guard(sandbox.policy, workspace)
@@ -142,7 +149,8 @@ class SandboxToolset:
             return _file_result(answer, self._note(str(checked.get("path")), answer))
         except (SandboxFault, BadArguments) as fault:
             logger.warning("Tool execution failed", extra={"tool": name, "error": str(fault)})
-            return ToolResult(str(fault), is_error=True)
+            why = f". {self._sandbox.policy.read_only_because}" if str(fault).endswith(READ_ONLY) else ""
+            return ToolResult(f"{fault}{why}", is_error=True)
 
     def _note(self, path: str, answer: Mapping[str, Any]) -> str:
         """Return what is to be said of a file that was written: that MEMORY.md is too long to be read."""
@@ -175,7 +183,7 @@ class SandboxToolset:
         )
         fields = {**arguments, "timeout_ms": timeout_ms}
         answer = await self._request("exec", fields, timeout_ms / 1000 + EXEC_GRACE_S)
-        return _exec_result(answer, network=self._sandbox.policy.allow_network)
+        return self._exec_result(answer)
 
     async def _manage(self, action: str, job: int | None) -> ToolResult:
         if action == "list":
@@ -184,7 +192,25 @@ class SandboxToolset:
         if job is None:
             raise SandboxFault(f"action {action} needs job, the number of a background command")
         answer = await self._request(f"job_{action}", {"job": job}, ANSWER_TIMEOUT_S)
-        return _exec_result(answer, network=self._sandbox.policy.allow_network)
+        return self._exec_result(answer)
+
+    def _exec_result(self, answer: Mapping[str, Any]) -> ToolResult:
+        """Put output and ending into words. Any exit code but 0 is an error for the model."""
+        output = answer.get("output")
+        text = output if isinstance(output, str) else ""
+        ended, status = answer.get("ended"), answer.get("status")
+        failed = ended is not None and (ended != "exited" or status != 0)
+        lines = [text.rstrip("\n")] if text else []
+        if failed and any(sign in text for sign in _DENIED):
+            network = "" if self._sandbox.policy.allow_network else ", and no network"
+            lines.append(_HINT.format(network=network))
+            if self._read_only:
+                because = self._sandbox.policy.read_only_because
+                lines.append(f"[{self._read_only}: {READ_ONLY}. {because}]")
+        if answer.get("killed"):
+            lines.append(_LEFT_RUNNING)
+        lines.append(_ending(ended, status, answer.get("ms")))
+        return ToolResult("\n".join(lines), is_error=failed)
 
 
 def _passable(command: str | None) -> str:
@@ -211,19 +237,6 @@ def _file_result(answer: Mapping[str, Any], note: str = "") -> ToolResult:
     if isinstance(image, dict):
         return ToolResult(text, images=(Image(str(image.get("data")), str(image.get("media_type"))),))
     return ToolResult(text + note)
-
-
-def _exec_result(answer: Mapping[str, Any], *, network: bool) -> ToolResult:
-    """Put output and ending into words. Any exit code but 0 is an error for the model."""
-    output = answer.get("output")
-    text = output if isinstance(output, str) else ""
-    ended, status = answer.get("ended"), answer.get("status")
-    failed = ended is not None and (ended != "exited" or status != 0)
-    lines = [text.rstrip("\n")] if text else []
-    if failed and any(sign in text for sign in _DENIED):
-        lines.append(_HINT.format(network="" if network else ", and no network"))
-    lines.append(_ending(ended, status, answer.get("ms")))
-    return ToolResult("\n".join(lines), is_error=failed)
 
 
 def _ending(ended: Any, status: Any, ms: Any) -> str:

@@ -18,7 +18,12 @@ class ChannelRules(Section):
         description='Who may write: `123`, `"@name"`, `"telegram:123"`, `"123|name"`; `["*"]` is everyone',
     )
     owners: Ids = Field(
-        default=(), description="Who may use the main conversation, by `/main` in a private chat"
+        default=(),
+        description="Who may use the main conversation, by `/main` in a private chat, and whose private "
+        "chats may change what agents obey: persona, memory, skills",
+    )
+    trusted: bool = Field(
+        default=False, description="All chats of this channel may change persona, memory and skills"
     )
     messages_per_minute: int = Field(
         default=30, ge=0, description="Messages of one sender in a minute; more are dropped and said so"
@@ -62,6 +67,19 @@ class Channels(Section):
     plugins: dict[str, PluginChannel] = Field(
         default_factory=dict, description="Channels of installed packages, by name"
     )
+
+    def without_owners(self) -> list[str]:
+        """Return a sentence for each served channel whose chats never change what agents obey."""
+        return [
+            f"channels.{self.key(name)}.owners is empty, so persona, memory and skills are read-only from "
+            f"its chats: name the owner there, or set channels.{self.key(name)}.trusted to true."
+            for name, channel in self.by_name().items()
+            if channel.enabled and not channel.trusted and not channel.owners
+        ]
+
+    def key(self, name: str) -> str:
+        """Return a channel's name below ``channels`` in the settings."""
+        return name if name == "telegram" else f"plugins.{name}"
 
     def by_name(self) -> dict[str, ChannelRules]:
         """Return all channels, served or not."""

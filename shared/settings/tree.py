@@ -62,8 +62,7 @@ class Settings(Section):
 
     api_token: Annotated[SecretStr | None, Env("API_TOKEN")] = Field(
         default=None,
-        description="Bearer token of the HTTP API, of 16 characters or more and no placeholder; without it "
-        "every route but /health answers 500",
+        description="Bearer token of the HTTP API; without it every route but /health answers 500",
     )
     api_token_previous: Annotated[SecretStr | None, Env("API_TOKEN_PREVIOUS")] = Field(
         default=None, description="The token before, accepted too while it is being rotated"

@@ -54,6 +54,7 @@ def conversation(row: Row) -> Conversation:
         last_activity=row["last_activity"],
         message_count=row["message_count"],
         running=bool(row["running"]),
+        trusted=bool(row["trusted"]),
     )
 
 

@@ -31,7 +31,7 @@ from host.runs.spec import RunSpec
 from host.tools.base import ToolResult, ToolSpec
 from shared.clock import now_ms
 from shared.jsons import dump_bytes, loads
-from shared.models import Block, Usage
+from shared.models import Block, Lease, Usage
 from shared.redact import Redactor
 from shared.settings.sections import AgentDefaults, Budgets, History
 from shared.store.sqlite.store import SqliteStore
@@ -131,7 +131,7 @@ class NothingKnown:
 
 
 @asynccontextmanager
-async def open_tools(spec: RunSpec, conversation_id: str, is_main: bool) -> AsyncIterator[OpenTools]:
+async def open_tools(spec: RunSpec, lease: Lease, is_main: bool) -> AsyncIterator[OpenTools]:
     yield OpenTools([Tools()])
 
 

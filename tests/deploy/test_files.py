@@ -200,16 +200,3 @@ def calls(names: list[str]) -> set[str]:
         else:
             found.add(name)
     return found
-
-
-def test_no_file_holds_a_secret_and_each_is_taken_from_elsewhere() -> None:
-    assert "Secret" not in {item["kind"] for item in KUBERNETES}
-    host = pods()[0]["containers"][0]
-    assert host["envFrom"] == [{"secretRef": {"name": "picoclaw"}}] or all(
-        "secretKeyRef" in item.get("valueFrom", {})
-        for item in host["env"]
-        if item["name"] in ("API_TOKEN", "ANTHROPIC_API_KEY")
-    )
-    environment = COMPOSE["services"]["host"]["environment"]
-    for name in ("API_TOKEN", "API_TOKEN_PREVIOUS", "ANTHROPIC_API_KEY"):
-        assert environment[name].startswith(f"${{{name}:")

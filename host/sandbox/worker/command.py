@@ -25,6 +25,7 @@ class Process:
     input: int | None
     status: int | None = None
     fault: str | None = None
+    killed: int = 0
 
     def close_input(self) -> None:
         """Close the command's standard input."""
@@ -84,6 +85,7 @@ class Launcher:
             told = self.channel.pull()
         for frame in told:
             process.status, process.fault = frame.get("status"), frame.get("fault")
+            process.killed = frame.get("killed", 0)
         if self.serves_on or not self._has_ended():
             return bool(told)
         if process.fault is None:
@@ -122,7 +124,7 @@ class Launcher:
             theirs.callback(frames.close_all, streams)
             process, given = _with_streams(request, streams, theirs)
             try:
-                place = Place(request["workspace"], request["temporary"])
+                place = Place(request["workspace"], request["temporary"], tuple(request.get("words", ())))
                 self._room.admit(place)
                 given |= theirs.enter_context(self._directory(place, request.get("cwd")))
                 self._ask(request, given)

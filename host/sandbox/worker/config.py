@@ -51,10 +51,14 @@ class Config:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where one conversation works: the workspace and a private directory for HOME and TMPDIR."""
+    """Where one conversation works: the workspace and a private directory for HOME and TMPDIR.
+
+    ``words``: names in the workspace that it may read and not change, as what they say is obeyed.
+    """
 
     workspace: str
     temporary: str
+    words: tuple[str, ...] = ()
 
     @property
     def home(self) -> str:

@@ -48,13 +48,14 @@ def enter_domain(config: Config, allowed: list[grants.Grant], *, network: bool) 
     ruleset.enforce()
 
 
-def filter_kind(config: Config) -> seccomp.Kind:
-    """Return which filter commands get."""
+def filter_kind(config: Config, *, guarded: bool = False) -> seccomp.Kind:
+    """Return which filter commands get; ``guarded``: of a conversation that may not change what is obeyed."""
     sockets = seccomp.Sockets.LOOPBACK if config.namespaces else seccomp.Sockets.PAIRS
     if config.allow_network:
         sockets = seccomp.Sockets.NETWORK
     blind = config.landlock_abi < 3 and not config.namespaces
-    return seccomp.Kind(sockets, metadata_mode(config), truncation=not blind, first=config.namespaces)
+    metadata = seccomp.Metadata.ALL if guarded else metadata_mode(config)
+    return seccomp.Kind(sockets, metadata, truncation=not blind, first=config.namespaces, names=guarded)
 
 
 def metadata_mode(config: Config) -> seccomp.Metadata:

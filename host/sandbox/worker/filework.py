@@ -17,6 +17,7 @@ from .paths import Roots, root_paths
 from .private_root import PrivateRoot
 from .reading import read_file, read_text
 from .survey import survey
+from .words import Words
 from .writing import append_file, edit_file, save_file, write_file
 
 OFFERING = {"read_file", "edit_file", "list_dir"}  # the host's own reads expect what may be absent
@@ -40,6 +41,7 @@ def serve(channel: Channel, host: Channel, config: Config, place: Place, supervi
     """
     privileges.no_new_privileges()
     known = root_paths(config, place)
+    words = Words(place.workspace, place.words)
     if needs_namespaces(config):
         namespaces.settle(config.inner_uid, config.inner_gid)
         root = PrivateRoot(config, place.workspace)
@@ -57,7 +59,7 @@ def serve(channel: Channel, host: Channel, config: Config, place: Place, supervi
     with contextlib.suppress(Closed):
         # The supervisor says nothing: what is to be read there is its end.
         while channel.fileno() not in dict(waiting.poll()):
-            host.send(answer(host.receive(), Roots(known, place.home, locks)))
+            host.send(answer(host.receive(), Roots(known, place.home, locks, words)))
 
 
 def needs_namespaces(config: Config) -> bool:

@@ -66,7 +66,7 @@ def _confine(config: Config, room: Room, reaper: int) -> list[int]:
     for number in _ALL_SIGNALS:
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
-    listener = _filter(config)
+    listener = _filter(config, guarded=room.guarded)
     _rehearse(config)
     if room.place is not None:
         room.settle_in()
@@ -89,8 +89,7 @@ def _serve(config: Config, room: Room, channel: Channel, request: Frame) -> None
     finally:
         frames.close_all(given)
     status = _wait_for(pid)
-    _end_all()
-    channel.send({"status": os.waitstatus_to_exitcode(status)})
+    channel.send({"status": os.waitstatus_to_exitcode(status), "killed": _end_all()})
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,10 +172,13 @@ def _wait_for(pid: int) -> int:
             return status
 
 
-def _end_all() -> None:
-    """End what a command left: as process 1 we are the parent of all, and ``kill(-1)`` reaches all but us."""
+def _end_all() -> int:
+    """End what a command left, and return how many that were: as process 1 we are the parent of all, and
+    ``kill(-1)`` reaches all but us.
+    """
+    killed = 0
     if os.getpid() != 1:
-        return
+        return killed
     with contextlib.suppress(ChildProcessError):
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
@@ -184,6 +186,8 @@ def _end_all() -> None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(-1, signal.SIGKILL)
             os.waitpid(-1, 0)
+            killed += 1
+    return killed
 
 
 def _found(program: str, surroundings: Mapping[str, str]) -> str:
@@ -218,14 +222,14 @@ def _tell_kernel(name: str, value: int) -> None:
             os.close(descriptor)
 
 
-def _filter(config: Config) -> list[int]:
+def _filter(config: Config, *, guarded: bool) -> list[int]:
     """Install the filter. Where the kernel gives no notifications, what would need them is refused."""
-    kind = confine.filter_kind(config)
-    try:
-        return [seccomp.install(seccomp.command_filter(kind), flags=seccomp.FLAG_NEW_LISTENER)]
-    except OSError:
-        seccomp.install(seccomp.without_notifications(kind))
-        return []
+    kind = confine.filter_kind(config, guarded=guarded)
+    for flags in (seccomp.FLAG_NEW_LISTENER | seccomp.FLAG_WAIT_KILLABLE, seccomp.FLAG_NEW_LISTENER):
+        with contextlib.suppress(OSError):  # kernels before 5.19 don't know the second flag
+            return [seccomp.install(seccomp.command_filter(kind), flags=flags)]
+    seccomp.install(seccomp.without_notifications(kind))
+    return []
 
 
 def _sentence(error: BaseException) -> str:

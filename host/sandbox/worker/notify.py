@@ -8,7 +8,7 @@ change itself through the descriptor, with the same uid and no privileges.
 """
 
 # Descriptors and raw paths on purpose: pathlib can't work relative to a directory that is held open.
-# ruff: noqa: PTH101, PTH115, PTH123
+# ruff: noqa: PTH101, PTH115
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from dataclasses import dataclass
 from typing import Final
 
 from . import proc, syscall_table, syscalls, tree
+from .calls import Call, caller_descriptor, memory, open_from, owned, string
 from .grants import is_beneath
+from .name_calls import OPENS, NameCalls, opening
 
 _RECEIVE: Final = 0xC0502100  # SECCOMP_IOCTL_NOTIF_RECV
 _SEND: Final = 0xC0182101  # SECCOMP_IOCTL_NOTIF_SEND
 _ADD_FD: Final = 0x40182103  # SECCOMP_IOCTL_NOTIF_ADDFD
 _ADD_FD_AND_ANSWER: Final = 1 << 1  # SECCOMP_ADDFD_FLAG_SEND
 _CONTINUE: Final = 1  # SECCOMP_USER_NOTIF_FLAG_CONTINUE
-_ID_VALID: Final = 0x40082102  # SECCOMP_IOCTL_NOTIF_ID_VALID
 _NOTIFICATION: Final = struct.Struct("=QIIiIQ6Q")
 _ANSWER: Final = struct.Struct("=QqiI")
 _DESCRIPTOR: Final = struct.Struct("=QIIII")
 _SHARED_TEMPORARY: Final = (b"/tmp", b"/tmp/", b"/var/tmp", b"/var/tmp/")
-_PATH_MAX: Final = 4096
 _AT_SYMLINK_NOFOLLOW: Final = 0x100
 _UNCHANGED: Final = 0xFFFFFFFF
 _UTIME_NOW: Final = (1 << 30) - 1  # utimensat(2)
@@ -45,21 +45,15 @@ _SET_ID: Final = 0o6000
 _NO_PATH: Final = -1
 MOST_SESSIONS: Final = 16
 _COUNTING_SHARE: Final = 4
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """A pending call: who made it, and its arguments."""
-
-    thread: int
-    arguments: tuple[int, ...]
+_FAULTS: Final = (OSError, ValueError, OverflowError)  # of calls with arguments that no program means
 
 
 class Gate:
     """Answers the notifications of one command: metadata calls, nameless files in /tmp, new sessions."""
 
-    def __init__(self, listener: int, roots: list[str], temporary: str) -> None:
+    def __init__(self, listener: int, roots: list[str], temporary: str, names: NameCalls | None) -> None:
         self.listener = listener
+        self._names = names
         self._sessions = 0
         self._count_again = 0.0
         self._temporary = temporary
@@ -77,17 +71,23 @@ class Gate:
         except OSError:
             return  # the caller died between poll and here
         identity, thread, _, number, _, _, *arguments = _NOTIFICATION.unpack(buffer)
-        call = Call(thread, tuple(arguments))
+        call = Call(self.listener, identity, thread, tuple(arguments))
         with contextlib.suppress(OSError):  # the caller may be gone by now
             if number == _SETSID:
-                self._begin_session(identity)
-            elif number in _OPENS:
-                self._open_nameless(identity, call, _OPENS[number])
+                self._begin_session(call)
+            elif number in OPENS:
+                self._open(call, *opening(number, call))
             else:
-                code = self._perform(identity, number, call)
-                fcntl.ioctl(self.listener, _SEND, _ANSWER.pack(identity, 0, -code, 0))
+                self._tell(call, self._perform(number, call))
 
-    def _begin_session(self, identity: int) -> None:
+    def _tell(self, call: Call, code: int, flags: int = 0) -> None:
+        fcntl.ioctl(self.listener, _SEND, _ANSWER.pack(call.identity, 0, -code, flags))
+
+    def _hand_over(self, call: Call, descriptor: int, flags: int) -> None:
+        handed = (call.identity, _ADD_FD_AND_ANSWER, descriptor, 0, flags & os.O_CLOEXEC)
+        fcntl.ioctl(self.listener, _ADD_FD, _DESCRIPTOR.pack(*handed))
+
+    def _begin_session(self, call: Call) -> None:
         """Let a session begin if there are few.
 
         Where the kernel shares processors out by session (sched(7), autogroups), many of them would leave
@@ -98,47 +98,62 @@ class Gate:
         if self._sessions > MOST_SESSIONS and begun > self._count_again:
             self._sessions = tree.sessions(os.getpid()) + 1
             self._count_again = begun + _COUNTING_SHARE * (time.monotonic() - begun)
-        code, flags = (0, _CONTINUE) if self._sessions <= MOST_SESSIONS else (-errno.EPERM, 0)
-        fcntl.ioctl(self.listener, _SEND, _ANSWER.pack(identity, 0, code, flags))
+        if self._sessions <= MOST_SESSIONS:
+            self._tell(call, 0, _CONTINUE)
+        else:
+            self._tell(call, errno.EPERM)
 
-    def _open_nameless(self, identity: int, call: Call, path_at: int) -> None:
-        """Serve ``open("/tmp", O_TMPFILE)``, which the C library hard-codes, from the private directory.
+    def _open(self, call: Call, path_at: int, flags: int, mode: int) -> None:
+        """Serve ``open("/tmp", O_TMPFILE)``, which the C library hard-codes, from the private directory, and
+        make what ``NameCalls`` makes.
 
         Any other goes on to the kernel; that is safe here, because Landlock judges the call that goes on, not
-        the path that was read.
+        the path that was read, and the flags can't change any more.
         """
-        flags, mode = call.arguments[path_at + 1 : path_at + 3]
-        if _string(call.thread, call.arguments[path_at]) not in _SHARED_TEMPORARY:
-            fcntl.ioctl(self.listener, _SEND, _ANSWER.pack(identity, 0, 0, _CONTINUE))
-            return
-        kept = flags & (os.O_ACCMODE | os.O_EXCL | os.O_APPEND)
-        descriptor = os.open(self._temporary, kept | os.O_TMPFILE | os.O_CLOEXEC, mode & 0o700)
-        try:
-            handed = (identity, _ADD_FD_AND_ANSWER, descriptor, 0, flags & os.O_CLOEXEC)
-            fcntl.ioctl(self.listener, _ADD_FD, _DESCRIPTOR.pack(*handed))
-        finally:
-            os.close(descriptor)
+        with contextlib.ExitStack() as stack:
+            try:
+                if flags & os.O_TMPFILE == os.O_TMPFILE:
+                    path = string(call.thread, call.arguments[path_at])
+                    opened = self._nameless(flags, mode, stack) if path in _SHARED_TEMPORARY else None
+                else:
+                    opened = self._names.open(call, path_at, flags, mode, stack) if self._names else None
+            except _FAULTS as error:
+                self._tell(call, _code(error))
+                return
+            if opened is None:
+                self._tell(call, 0, _CONTINUE)
+            else:
+                self._hand_over(call, opened, flags)
 
-    def _perform(self, identity: int, number: int, call: Call) -> int:
+    def _nameless(self, flags: int, mode: int, stack: contextlib.ExitStack) -> int:
+        kept = flags & (os.O_ACCMODE | os.O_EXCL | os.O_APPEND)
+        return owned(os.open(self._temporary, kept | os.O_TMPFILE | os.O_CLOEXEC, mode & 0o700), stack)
+
+    def _perform(self, number: int, call: Call) -> int:
         operation = _OPERATIONS.get(number)
-        if operation is None:
-            return errno.ENOSYS
         try:
+            if operation is None:
+                return errno.ENOSYS if self._names is None else self._names.perform(number, call)
             with contextlib.ExitStack() as stack:
                 target = operation.pin(call, stack)
                 change = operation.change(call)
-                # what was read belongs to the caller only if it is still there
-                fcntl.ioctl(self.listener, _ID_VALID, struct.pack("=Q", identity))
+                call.require_waiting()
                 self._require_inside(target)
+                if self._names is not None:
+                    self._names.require_changeable(target)
                 change(target)
-        except OSError as error:
-            return error.errno or errno.EPERM
+        except _FAULTS as error:
+            return _code(error)
         return 0
 
     def _require_inside(self, target: int) -> None:
         path = os.readlink(proc.path("self", "fd", target))
         if not any(is_beneath(path, root) for root in self._roots):
             raise PermissionError(errno.EPERM, "outside the workspace")
+
+
+def _code(error: Exception) -> int:
+    return (isinstance(error, OSError) and error.errno) or errno.EINVAL
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,70 +170,16 @@ class _Operation:
     def pin(self, call: Call, stack: contextlib.ExitStack) -> int:
         """Return an ``O_PATH`` descriptor of the file that the call means."""
         if self.path == _NO_PATH or call.arguments[self.path] == 0:
-            return _caller_descriptor(call, self.descriptor or 0, stack)
-        name = _string(call.thread, call.arguments[self.path])
+            return caller_descriptor(call, call.arguments[self.descriptor or 0], stack)
+        name = string(call.thread, call.arguments[self.path])
         flags = call.arguments[self.flags] if self.flags is not None else 0
         if not name and flags & syscalls.AT_EMPTY_PATH:
-            return _caller_descriptor(call, self.directory or 0, stack)
+            return caller_descriptor(call, call.arguments[self.directory or 0], stack)
         nofollow = not self.follow or flags & _AT_SYMLINK_NOFOLLOW
-        start = _directory(call, None if self.directory is None else call.arguments[self.directory], stack)
+        directory = syscalls.AT_FDCWD if self.directory is None else call.arguments[self.directory]
+        start = caller_descriptor(call, directory, stack)
         how = os.O_PATH | (os.O_NOFOLLOW if nofollow else 0)
-        return _owned(_open_from(start, name, how, call.thread), stack)
-
-
-def _open_from(start: int, name: bytes, flags: int, thread: int) -> int:
-    try:
-        return syscalls.openat2(start, name, flags, resolve=syscalls.RESOLVE_NO_MAGICLINKS)
-    except OSError as error:
-        if error.errno != errno.ELOOP:
-            raise
-    # /proc/self/fd/N means the caller's descriptor, not ours
-    prefix = b"/proc/self/fd/"
-    if name.startswith(prefix) and name[len(prefix) :].isdigit():
-        return os.open(
-            proc.path(thread, "fd", int(name[len(prefix) :])), flags & ~os.O_NOFOLLOW | os.O_CLOEXEC
-        )
-    raise PermissionError(errno.EPERM, "magic link")
-
-
-def _owned(descriptor: int, stack: contextlib.ExitStack) -> int:
-    stack.callback(os.close, descriptor)
-    return descriptor
-
-
-def _caller_descriptor(call: Call, argument: int, stack: contextlib.ExitStack) -> int:
-    number = _signed(call.arguments[argument])
-    link = "cwd" if number == syscalls.AT_FDCWD else f"fd/{number}"
-    return _owned(os.open(proc.path(call.thread, link), os.O_PATH | os.O_CLOEXEC), stack)
-
-
-def _directory(call: Call, number: int | None, stack: contextlib.ExitStack) -> int:
-    signed = syscalls.AT_FDCWD if number is None else _signed(number)
-    link = "cwd" if signed == syscalls.AT_FDCWD else f"fd/{signed}"
-    return _owned(os.open(proc.path(call.thread, link), os.O_PATH | os.O_CLOEXEC), stack)
-
-
-def _signed(value: int) -> int:
-    value &= 0xFFFFFFFF
-    return value - (1 << 32) if value >> 31 else value
-
-
-def _memory(thread: int, address: int, size: int) -> bytes:
-    with open(proc.path(thread, "mem"), "rb", buffering=0) as memory:
-        memory.seek(address)
-        return memory.read(size)
-
-
-def _string(thread: int, address: int) -> bytes:
-    """Read a C string, page by page: the next page need not be mapped."""
-    data = b""
-    while len(data) < _PATH_MAX:
-        part = _memory(thread, address + len(data), 4096 - (address + len(data)) % 4096)
-        text, end, _ = part.partition(b"\0")
-        data += text
-        if end:
-            return data
-    raise OSError(errno.ENAMETOOLONG, "path too long")
+        return owned(open_from(start, name, how, call.thread), stack)
 
 
 def _chmod(mode_at: int) -> Callable[[Call], Callable[[int], None]]:
@@ -255,7 +216,7 @@ def _utime(times_at: int, form: str) -> Callable[[Call], Callable[[int], None]]:
 
     def prepare(call: Call) -> Callable[[int], None]:
         address = call.arguments[times_at]
-        times = _NOW if address == 0 else _times(_memory(call.thread, address, struct.calcsize(form)), form)
+        times = _NOW if address == 0 else _times(memory(call.thread, address, struct.calcsize(form)), form)
 
         def change(target: int) -> None:
             if stat.S_ISLNK(os.fstat(target).st_mode):
@@ -324,13 +285,7 @@ _BY_NAME: Final = {
     "futimesat": _Operation(_utime(2, _TIMEVAL), directory=0, path=1, descriptor=0),
     "utimensat": _Operation(_utime(2, _TIMESPEC), directory=0, path=1, flags=3, descriptor=0),
 }
-# where open calls keep the path; flags and mode follow it
 _SETSID: Final = syscall_table.number("setsid")
-_OPENS: Final = {
-    number: path_at
-    for name, path_at in (("open", 0), ("openat", 1))
-    if (number := syscall_table.number(name)) is not None
-}
 _OPERATIONS: Final = {
     number: operation
     for name, operation in _BY_NAME.items()

@@ -22,6 +22,7 @@ from . import syscalls
 from .config import DEVICES, STREAMS, Config, Place
 from .grants import expand, is_beneath
 from .names import OUTSIDE, Refused, alike, explain, quoted, require_good
+from .words import READ_ONLY, Words
 
 _MAX_LINKS: Final = 8
 _OTHER_HOME: Final = re.compile(r"~[A-Za-z_+-][\w-]*(/|$)")  # as a shell understands it
@@ -74,11 +75,18 @@ class Roots:
     """The directories that names may be found under, held open while used.
 
     ``home`` is what ``~`` means. ``locks`` is a file that all workers have open; one that changes a file
-    holds a lock there meanwhile, in a place that belongs to the file's name.
+    holds a lock there meanwhile, in a place that belongs to the file's name. ``words`` can't be changed.
     """
 
-    def __init__(self, known: Iterable[RootPath], home: str = "~", locks: int | None = None) -> None:
+    def __init__(
+        self,
+        known: Iterable[RootPath],
+        home: str = "~",
+        locks: int | None = None,
+        words: Words | None = None,
+    ) -> None:
         self._roots: list[_Root] = []
+        self._words = words
         self._home = home
         self._locks = locks
         for root in known:
@@ -148,6 +156,7 @@ class Roots:
             target = _link_target(descriptor, name)
             if target is None:
                 try:
+                    self._require_changeable(descriptor, name, path)
                     with self._locked(descriptor, name):
                         yield Location(descriptor, name)
                 finally:
@@ -176,6 +185,10 @@ class Roots:
         finally:
             fcntl.lockf(self._locks, fcntl.LOCK_UN, 1, place)
 
+    def _require_changeable(self, directory: int, name: str, path: str) -> None:
+        if self._words is not None and self._words.cover_entry(directory, name):
+            raise Refused(f"{quoted(path)} {READ_ONLY}")
+
     def _held(self, root: _Root, directory: str, path: str, *, make: bool) -> int:
         flags = os.O_RDONLY | os.O_DIRECTORY
         try:
@@ -186,11 +199,11 @@ class Roots:
         except OSError as error:
             raise Refused(explain(path, error)) from error
         try:
-            return self._make(root, directory)
+            return self._make(root, directory, path)
         except OSError as error:
             raise Refused(explain(path, error)) from error
 
-    def _make(self, root: _Root, directory: str) -> int:
+    def _make(self, root: _Root, directory: str, path: str) -> int:
         """Create the missing directories one by one, each below the root."""
         require_good(directory)
         current = os.dup(root.descriptor)
@@ -198,6 +211,7 @@ class Roots:
         for part in directory.split("/"):
             walked = f"{walked}/{part}" if walked else part
             if part not in ("", ".", ".."):
+                self._require_changeable(current, part, path)
                 with contextlib.suppress(FileExistsError):
                     os.mkdir(part, 0o755, dir_fd=current)
             following = syscalls.openat2(

@@ -10,13 +10,14 @@ import fcntl
 import itertools
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from . import proc
 from .config import Config, Place
 from .identity import Identity, adopt
 
 PREFIX = "picoclaw-"  # as the host names them
+LOCK = "lock"  # beside the private directories
 ABANDONED_S = 60.0
 
 
@@ -26,22 +27,24 @@ class Places:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._places: dict[str, Place] = {}
-        self._numbers = itertools.count(1)
         self._held = _hold(config.temporary)
-        os.chmod(config.temporary, 0o711)  # noqa: S103 - others may pass through, not list
+        # Names in it can't be guessed, and nobody may list or watch them (inotify(7)), not even its owner: a
+        # command may have the same uid.
+        os.chmod(config.temporary, 0o311)  # noqa: S103 - others may pass through
 
-    def of(self, conversation: str, workspace: str) -> Place:
+    def of(self, conversation: str, workspace: str, words: Iterable[str] = ()) -> Place:
         """Return the place of a conversation; made at its first use. Raises ``OSError``."""
         known = self._places.get(conversation)
-        if known is None or known.workspace != workspace:
-            known = self._make(conversation, workspace)
+        wanted = tuple(words)
+        if known is None or (known.workspace, known.words) != (workspace, wanted):
+            known = self._make(conversation, workspace, wanted)
             self._places[conversation] = known
         return known
 
-    def _make(self, conversation: str, workspace: str) -> Place:
+    def _make(self, conversation: str, workspace: str, words: tuple[str, ...]) -> Place:
         known = self._places.get(conversation)
-        temporary = known.temporary if known else f"{self._config.temporary}/{next(self._numbers)}"
-        place = Place(workspace, temporary)
+        temporary = known.temporary if known else f"{self._config.temporary}/{os.urandom(16).hex()}"
+        place = Place(workspace, temporary, words)
         if not os.path.isdir(workspace):
             os.makedirs(workspace, 0o755, exist_ok=True)
         self._take_over(workspace)
@@ -80,12 +83,13 @@ class Places:
     def remove_all(self) -> None:
         """Remove everything private."""
         self._places.clear()
+        os.chmod(self._config.temporary, 0o700)
         remove_tree(self._config.temporary)
 
 
 def _hold(path: str) -> int:
-    """Lock a directory for as long as this process lives (flock(2))."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    """Lock a directory, by a file in it, for as long as this process lives (flock(2))."""
+    descriptor = os.open(f"{path}/{LOCK}", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     return descriptor
 
@@ -98,6 +102,7 @@ def _remove_if_abandoned(path: str) -> None:
             return
         held = _hold(path)  # fails while its supervisor lives
         try:
+            os.chmod(path, 0o700)
             remove_tree(path)
         finally:
             os.close(held)

@@ -37,13 +37,16 @@ _NOTIFICATIONS_PER_TURN: Final = 64
 _WATCH_SHARE: Final = 4  # watching many processes takes at most a quarter of one processor
 
 
-def reap(channel: Channel, config: Config, workspace: str, supervisor: int) -> None:
-    """Give up rights; serve requests, all of one conversation's, as long as commands leave nothing behind."""
+def reap(channel: Channel, config: Config, workspace: str, supervisor: int, *, guarded: bool) -> None:
+    """Give up rights; serve requests, all of one conversation's, as long as commands leave nothing behind.
+
+    ``guarded``: see ``Room``.
+    """
     gc.disable()  # short-lived, and collecting touches pages that are shared until then
     privileges.no_new_privileges()
     try:
         scoped = _enter(config, supervisor)
-        room = Room(config, workspace)
+        room = Room(config, workspace, guarded=guarded)
         launcher = Launcher(config, room)
         room.furnish()
     except (OSError, confine.ScopeUnproven) as error:
@@ -170,6 +173,7 @@ class Run:
             "ended": self._ended or "exited",
             "status": process.status,
             "left": not gone,
+            "killed": process.killed,
             "output": text,
             "dropped": dropped,
             "total": self._output.total,
@@ -184,7 +188,10 @@ class Run:
         if process.input is not None:
             self._poll.register(process.input, select.POLLOUT)
         if self._launcher.listener is not None:
-            self._gate = Gate(self._launcher.listener, self._room.writable, self._request["temporary"])
+            room = self._room
+            self._gate = Gate(
+                self._launcher.listener, room.writable, self._request["temporary"], room.name_calls()
+            )
             self._poll.register(self._gate, select.POLLIN)
 
     def _serve(self, started: float) -> None:
@@ -306,6 +313,9 @@ class Run:
     def _end(self) -> bool:
         """End what is left and take the rest of the output; True once nothing is left."""
         gone = True
+        if not self._launcher.serves_on:
+            tree.reap_orphans(self._launcher.pid)
+            self._process.killed = len(tree.descendants(os.getpid()))
         if self._ended is not None or not self._launcher.serves_on:
             gone = _end_all(self._launcher, scoped=self._scoped)
         with contextlib.suppress(OSError):

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from typing import Final
 
-from . import grants, reaper
+from . import confine, grants, reaper, seccomp
 from .children import Child, Children
 from .config import Config, Place
 
@@ -29,25 +29,28 @@ class Reapers:
 
     def take(self, conversation: str, place: Place) -> Child:
         """Return one for a conversation's command: its own, a warm or a new one. Raises ``OSError``."""
-        child = self._fitting(conversation, place) or self.fork(place.workspace)
+        child = self._fitting(conversation, place) or self.fork(place.workspace, guarded=bool(place.words))
         child.conversation = conversation
         child.place = place
         return child
 
     def _fitting(self, conversation: str, place: Place) -> Child | None:
         stamp = grants.stamp(self._config, place.workspace)
-        for child in self._waiting(conversation, place.workspace):
+        for child in self._waiting(conversation, place):
             if child.stamp == stamp and child.place in (None, place):
                 self.lost(child)
                 return child
             self._dismiss(child)  # what it was made for has been replaced
         return None
 
-    def fork(self, workspace: str) -> Child:
-        """Fork a new one. Raises ``OSError``."""
+    def fork(self, workspace: str, *, guarded: bool = False) -> Child:
+        """Fork a new one; ``guarded``: for who may not change all of the workspace. Raises ``OSError``."""
         stamp = grants.stamp(self._config, workspace)
+        if guarded:
+            seccomp.command_filter(confine.filter_kind(self._config, guarded=True))  # once, not in each
         child = self._children.fork(
-            lambda channel: reaper.reap(channel, self._config, workspace, self._parent), self._config
+            lambda channel: reaper.reap(channel, self._config, workspace, self._parent, guarded=guarded),
+            self._config,
         )
         child.stamp = stamp
         return child
@@ -85,10 +88,10 @@ class Reapers:
         if self._resting.get(child.conversation) is child:
             del self._resting[child.conversation]
 
-    def _waiting(self, conversation: str, workspace: str) -> Iterator[Child]:
+    def _waiting(self, conversation: str, place: Place) -> Iterator[Child]:
         if conversation in self._resting:
             yield self._resting[conversation]
-        if workspace == self._workspace:
+        if place.workspace == self._workspace and not place.words:
             yield from reversed(list(self._warm))
 
     def _dismiss(self, child: Child) -> None:

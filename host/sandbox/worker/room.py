@@ -15,9 +15,11 @@ from functools import cached_property
 from typing import Final
 
 from . import grants, privileges
-from .config import Config, Place
+from .config import DEVICES, Config, Place
 from .landlock import Access
+from .name_calls import NameCalls
 from .private_root import PrivateRoot
+from .words import Words
 
 _SOCKETS: Final = "/proc/1/net/sockstat"
 _SOCKETS_LEFT: Final = re.compile(rb"(?:TCP|UDP): inuse [1-9]|TCP: .*\btw [1-9]")
@@ -26,8 +28,11 @@ _SOCKETS_LEFT: Final = re.compile(rb"(?:TCP|UDP): inuse [1-9]|TCP: .*\btw [1-9]"
 class Room:
     """Made with all rights that there will be; ``admit`` gives up the last of them."""
 
-    def __init__(self, config: Config, workspace: str) -> None:
-        """Lay out what needs no request. Raises ``OSError``."""
+    def __init__(self, config: Config, workspace: str, *, guarded: bool = False) -> None:
+        """Lay out what needs no request; ``guarded``: its conversation may not change what is obeyed, so that
+        the reaper makes and changes names for its commands. Raises ``OSError``.
+        """
+        self.guarded = guarded
         self._config = config
         self._workspace = workspace
         self._root = PrivateRoot(config, workspace) if config.namespaces else None
@@ -77,6 +82,15 @@ class Room:
         """The paths below which a command may change files."""
         assert self.place is not None  # noqa: S101 - asked once somebody is in
         return [g.path for g in grants.worker_grants(self._config, self.place) if g.access & Access.MAKE_REG]
+
+    def name_calls(self) -> NameCalls | None:
+        """Return who makes names for commands that may not themselves."""
+        if not self.guarded or self.place is None:
+            return None
+        own = [path for path in (*grants.TERMINALS, grants.SHARED_MEMORY) if self._config.namespaces]
+        devices = [*DEVICES, "/dev/full", "/dev/tty", *own]
+        words = Words(self.place.workspace, self.place.words)
+        return NameCalls([*self.writable, *own], devices, words)
 
     def is_clean(self) -> bool:
         """Return whether nothing is left that the next command would meet outside the conversation's files:

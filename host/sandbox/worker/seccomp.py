@@ -21,6 +21,7 @@ _GROUP: Final = 8
 # seccomp(2)
 SET_MODE_FILTER: Final = 1
 FLAG_NEW_LISTENER: Final = 1 << 3
+FLAG_WAIT_KILLABLE: Final = 1 << 5  # a call that is being made isn't begun again after a signal
 ALLOW: Final = 0x7FFF0000
 NOTIFY: Final = 0x7FC00000
 _ERRNO: Final = 0x00050000
@@ -45,13 +46,15 @@ class Sockets(IntEnum):
 @dataclass(frozen=True, slots=True)
 class Kind:
     """What the filter of a command depends on. ``truncation`` by path: whether somebody judges it. ``first``:
-    whether process 1 is the launcher, and no command's to signal.
+    whether process 1 is the launcher, and no command's to signal. ``names``: whether somebody makes names and
+    opens files to be written for it.
     """
 
     sockets: Sockets
     metadata: Metadata
     truncation: bool
     first: bool = False
+    names: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +106,7 @@ _CLONE_FILES, _CLONE_THREAD = 0x400, 0x10000
 _CLOSE_RANGE_UNSHARE: Final = 2
 _SET_ID_BITS: Final = 0o6000
 _O_CREAT: Final = 0o100
+_O_WRITES: Final = 0o3 | _O_CREAT | 0o1000  # O_WRONLY, O_RDWR, O_CREAT, O_TRUNC
 _O_TMPFILE_BIT: Final = 0o20000000
 _S_IFMT, _S_IFCHR, _S_IFBLK = 0o170000, 0o020000, 0o060000
 _AF_UNIX, _AF_INET, _AF_INET6 = 1, 2, 10
@@ -144,6 +148,10 @@ EXTENDED_ATTRIBUTES: Final = _calls(
 UNACCOUNTED_MEMORY: Final = _calls("memfd_create memfd_secret vmsplice")
 METADATA_BY_PATH: Final = _calls("chmod chown lchown fchmodat fchmodat2 fchownat utime utimes futimesat")
 SESSIONS: Final = _calls("setsid")
+NAMES: Final = _calls(
+    "creat mkdir mkdirat mknod mknodat rmdir unlink unlinkat symlink symlinkat link linkat rename renameat"
+    " renameat2 truncate"
+)
 NEW_PROCESSES: Final = _calls("execve execveat fork vfork clone clone3")
 
 
@@ -240,6 +248,14 @@ def _metadata_rules(metadata: Metadata) -> list[Rule]:
     return [Rule(METADATA_BY_PATH, NOTIFY), *named]
 
 
+def _name_rules() -> list[Rule]:
+    return [
+        Rule(NAMES, NOTIFY),
+        Rule(("open",), NOTIFY, (_any_bit(1, _O_WRITES),)),
+        Rule(("openat",), NOTIFY, (_any_bit(2, _O_WRITES),)),
+    ]
+
+
 def _first_process_rules() -> list[Rule]:
     """Say no to signals for process 1, which would be accepted and dropped (pid_namespaces(7))."""
     return [
@@ -260,7 +276,8 @@ def command_rules(kind: Kind) -> list[Rule]:
     nameless = [
         Rule((name,), NOTIFY, (_any_bit(at, _O_TMPFILE_BIT),)) for name, at in (("open", 1), ("openat", 2))
     ]
-    return [*rules, *nameless, *_metadata_rules(kind.metadata), Rule(SESSIONS, NOTIFY)]
+    named = _name_rules() if kind.names else []
+    return [*rules, *nameless, *named, *_metadata_rules(kind.metadata), Rule(SESSIONS, NOTIFY)]
 
 
 def worker_rules() -> list[Rule]:

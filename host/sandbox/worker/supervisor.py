@@ -162,7 +162,7 @@ class Supervisor:
         stuck = self._workers.get(conversation)
         if stuck is not None:
             self._drop(stuck)
-        place = self._places.of(conversation, frame["workspace"])
+        place = self._places.of(conversation, frame["workspace"], frame["words"])
         (descriptor,) = frame["streams"]
         worker = self._children.fork(
             lambda channel: filework.serve(
@@ -192,10 +192,10 @@ class Supervisor:
         child.requests.add(frame["id"])
 
     def _start_command(self, frame: Frame) -> Child:
-        place = self._places.of(frame["conversation"], frame["workspace"])
+        place = self._places.of(frame["conversation"], frame["workspace"], frame["words"])
         child = self._reapers.take(frame["conversation"], place)
         fields: Frame = {name: frame[name] for name in REQUESTED if name in frame}
-        request = {**fields, "workspace": place.workspace, "temporary": place.temporary}
+        request = {**fields, "workspace": place.workspace, "temporary": place.temporary, "words": place.words}
         request["descriptors"] = len(frame["streams"])
         try:
             child.channel.queue(request, frame["streams"])
@@ -257,7 +257,7 @@ class Supervisor:
     # --- conversations
 
     def _place_of(self, frame: Frame) -> None:
-        place = self._places.of(frame["conversation"], frame["workspace"])
+        place = self._places.of(frame["conversation"], frame["workspace"], frame["words"])
         self._host.queue({"id": frame["id"], "ok": {"temporary": place.temporary}})
 
     def _forget(self, frame: Frame) -> None:

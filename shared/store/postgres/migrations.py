@@ -348,6 +348,20 @@ TASK_BOUNDS: Final = (
     *tool_access.fixed_search_path("task_tree_size(text)"),
 )
 
+TRUST: Final = (
+    # Unknown (NULL counts as no) where a channel began a conversation: whose chats are trusted is a setting,
+    # so the channel's next start decides.
+    "ALTER TABLE conversations ADD COLUMN trusted INTEGER DEFAULT 1",
+    """UPDATE conversations SET trusted = NULL WHERE id IN (
+        SELECT conversation_id FROM channel_chats WHERE conversation_id = channel || ':' || chat_id
+        OR conversation_id LIKE channel || ':' || chat_id || '.%')""",
+    """UPDATE conversations SET trusted = 0
+        WHERE owner_id IN (SELECT id FROM conversations WHERE trusted IS NULL) AND owner_id <> id""",
+    "DROP POLICY tool_makes ON conversations",
+    """CREATE POLICY tool_makes ON conversations FOR INSERT WITH CHECK (
+        id = (SELECT tool_conversation()) AND owner_id = id AND temporary = 0 AND trusted = 0)""",
+)
+
 STEPS: Final[tuple[tuple[str, ...], ...]] = (
     FIRST,
     MARKS,
@@ -355,6 +369,7 @@ STEPS: Final[tuple[tuple[str, ...], ...]] = (
     TOKEN_ENDS,
     TASK_BOUNDS,
     LEFT_OUT,
+    TRUST,
 )
 """Statements of each migration, oldest first. A landed one is never edited; a change is a new one."""
 

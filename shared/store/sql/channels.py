@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from shared import jsons
@@ -109,19 +109,38 @@ class Channels:
 
         await self._engine.write(work, patient=True)
 
-    async def enter(self, chat: Chat, now: int) -> str:
-        """Return the conversation the chat is in, made now if there is none; remember who spoke.
+    async def enter(self, chat: Chat, now: int, *, trusted: bool = False) -> str:
+        """Return the conversation the chat is in, made now (``trusted`` or not) if there is none; remember
+        who spoke.
 
         It is named ``<channel>:<chat id>``, with ``.2``, ``.3`` … when that one has been used before.
         """
         found = await self._engine.read(lambda tx: chats.current(tx, chat.channel, chat.id))
         if found is not None and channel_rows.chat(found) == chat:
             return str(found["conversation_id"])
-        return await self._engine.write(lambda tx: chats.enter(tx, chat, now))
+        return await self._engine.write(lambda tx: chats.enter(tx, chat, now, trusted))
 
-    async def begin_anew(self, chat: Chat, now: int) -> str:
+    async def begin_anew(self, chat: Chat, now: int, *, trusted: bool = False) -> str:
         """Put the chat into a new conversation. What the ones before still say reaches the chat as well."""
-        return await self._engine.write(lambda tx: chats.make(tx, chat, now))
+        return await self._engine.write(lambda tx: chats.make(tx, chat, now, trusted))
+
+    async def decide_trust(self, channel: str, trusts: Callable[[Chat], bool]) -> None:
+        """Decide about conversations that the channel began before anybody asked for its chats' trust."""
+
+        async def work(tx: Tx) -> None:
+            unknown = await tx.fetch(
+                """SELECT channel_chats.* FROM channel_chats JOIN conversations AS c ON c.id = conversation_id
+                WHERE channel = $1 AND trusted IS NULL ORDER BY number""",
+                channel,
+            )
+            for row in unknown:
+                await tx.execute(
+                    "UPDATE conversations SET trusted = $2 WHERE id = $1",
+                    row["conversation_id"],
+                    int(trusts(channel_rows.chat(row))),
+                )
+
+        await self._engine.write(work)
 
     async def join(self, chat: Chat, conversation_id: str, now: int) -> None:
         """Put the chat into a conversation that exists already; raises NotFound."""

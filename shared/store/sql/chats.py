@@ -19,12 +19,12 @@ async def current(tx: Tx, channel: str, chat_id: str) -> Row | None:
     )
 
 
-async def enter(tx: Tx, chat: Chat, now: int) -> str:
+async def enter(tx: Tx, chat: Chat, now: int, trusted: bool) -> str:
     """Return the current conversation, made now if there is none; remember who spoke."""
     await _alone(tx, chat.channel, chat.id)
     row = await current(tx, chat.channel, chat.id)
     if row is None:
-        return await make(tx, chat, now)
+        return await make(tx, chat, now, trusted)
     await tx.execute(
         """UPDATE channel_chats SET private = $3, sender_id = $4, sender_name = $5
         WHERE channel = $1 AND chat_id = $2""",
@@ -37,11 +37,11 @@ async def enter(tx: Tx, chat: Chat, now: int) -> str:
     return str(row["conversation_id"])
 
 
-async def make(tx: Tx, chat: Chat, now: int) -> str:
+async def make(tx: Tx, chat: Chat, now: int, trusted: bool) -> str:
     """Make a conversation and put the chat into it."""
     await _alone(tx, chat.channel, chat.id)
     conversation_id = await _free_id(tx, chat)
-    await conversations.insert(tx, conversation_id, now, None, False)
+    await conversations.insert(tx, conversation_id, now, None, False, trusted)
     await _put(tx, chat, conversation_id)
     return conversation_id
 

@@ -27,13 +27,13 @@ class Conversations:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    async def ensure(self, conversation_id: str, now: int) -> Conversation:
-        """Return the conversation, made now if it is absent."""
+    async def ensure(self, conversation_id: str, now: int, *, trusted: bool = True) -> Conversation:
+        """Return the conversation, made now if it is absent (then ``trusted`` or not, for good)."""
         found = await self.get(conversation_id)
         if found is not None:
             return found
         try:
-            return await self.create(conversation_id, now)
+            return await self.create(conversation_id, now, trusted=trusted)
         except Duplicate:
             found = await self.get(conversation_id)
             if found is None:
@@ -41,12 +41,21 @@ class Conversations:
             return found
 
     async def create(
-        self, conversation_id: str, now: int, *, owner_id: str | None = None, temporary: bool = False
+        self,
+        conversation_id: str,
+        now: int,
+        *,
+        owner_id: str | None = None,
+        temporary: bool = False,
+        trusted: bool = True,
     ) -> Conversation:
-        """Make a conversation (owned by itself unless ``owner_id``); raises Duplicate."""
+        """Make a conversation (owned by itself unless ``owner_id``, and then trusted as that is).
+
+        Raises Duplicate.
+        """
 
         async def work(tx: Tx) -> Conversation:
-            await insert(tx, conversation_id, now, owner_id, temporary)
+            await insert(tx, conversation_id, now, owner_id, temporary, trusted)
             row = await tx.fetchrow(f"{SELECT} WHERE c.id = $1", conversation_id)
             if row is None:
                 raise NoConversation(conversation_id)
@@ -135,17 +144,30 @@ class Conversations:
         await self._engine.write(work, long=True)
 
 
-async def insert(tx: Tx, conversation_id: str, now: int, owner_id: str | None, temporary: bool) -> None:
-    """Add a conversation inside a transaction; raises Duplicate."""
+async def insert(
+    tx: Tx,
+    conversation_id: str,
+    now: int,
+    owner_id: str | None,
+    temporary: bool,
+    trusted: bool = True,
+) -> None:
+    """Add a conversation inside a transaction; one that is another's is trusted as that is.
+
+    Raises Duplicate.
+    """
     try:
         await tx.execute(
-            """INSERT INTO conversations (id, session_id, owner_id, temporary, created_at, last_activity)
-            VALUES ($1, $2, $3, $4, $5, $5)""",
+            """INSERT INTO conversations
+                (id, session_id, owner_id, temporary, created_at, last_activity, trusted)
+            VALUES ($1, $2, $3, $4, $5, $5,
+                coalesce((SELECT coalesce(trusted, 0) FROM conversations WHERE id = $3), $6))""",
             conversation_id,
             new_id(SESSION),
             owner_id or conversation_id,
             int(temporary),
             now,
+            int(trusted),
         )
     except Taken:
         raise Duplicate(f"conversation_id exists already: {conversation_id}") from None

@@ -48,13 +48,15 @@ async def begin(tx: Tx, new: NewRun) -> Lease:
         message_id,
         taken["session_id"],
         temporary=bool(taken["temporary"]),
+        trusted=bool(taken["trusted"]),
     )
 
 
 async def _take(tx: Tx, conversation_id: str, now: int) -> Row:
     """Lock the conversation, end a run of it whose owner is gone, and return what a new lease tells of it."""
     taken: Row | None = await tx.fetchrow(
-        "UPDATE conversations SET fence = fence + 1 WHERE id = $1 RETURNING fence, session_id, temporary",
+        """UPDATE conversations SET fence = fence + 1 WHERE id = $1
+        RETURNING fence, session_id, temporary, trusted""",
         conversation_id,
     )
     if taken is None:

@@ -35,6 +35,16 @@ async def test_a_settled_update_is_not_taken_again_and_its_words_are_gone(store:
     assert await store.channels.next_update("tg", "7") is None
 
 
+async def test_a_chats_conversation_is_trusted_as_it_was_begun(store: Store) -> None:
+    trust = []
+    for trusted in (True, False):
+        home = await store.channels.begin_anew(ANN, T0, trusted=trusted)
+        assert await store.channels.enter(ANN, T0, trusted=not trusted) == home
+        found = await store.conversations.get(home)
+        trust.append(found is not None and found.trusted)
+    assert trust == [True, False]
+
+
 async def test_updates_of_a_chat_come_in_order_and_urgent_ones_apart(store: Store) -> None:
     updates = [update("1", "a"), update("2", "b"), update("3", "a"), update("4", "a", urgent=True)]
     await store.channels.receive("tg", updates, T0)

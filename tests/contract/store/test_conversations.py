@@ -28,6 +28,25 @@ async def test_ensure_makes_it_once(store: Store) -> None:
     assert await store.conversations.ensure("main", T0 + 5) == first
 
 
+async def test_trust_is_fixed_at_birth_and_a_child_has_its_owners(store: Store) -> None:
+    await store.conversations.create("ours", T0)
+    await store.conversations.create("theirs", T0, trusted=False)
+    await store.conversations.ensure("theirs", T0, trusted=True)
+    children = {}
+    for owner in ("ours", "theirs"):
+        children[owner] = await store.conversations.create(
+            f"{owner}-task", T0, owner_id=owner, temporary=True
+        )
+        run = await store.runs.begin(
+            a_run(f"begun-{owner}", f"{owner}-run", parent_id=owner, temporary=True, create=True)
+        )
+        assert run.trusted is (owner == "ours")
+    assert {name: child.trusted for name, child in children.items()} == {"ours": True, "theirs": False}
+    found = await store.conversations.get("theirs")
+    assert found is not None
+    assert not found.trusted
+
+
 async def test_an_absent_conversation_is_none(store: Store) -> None:
     assert await store.conversations.get("nobody") is None
 

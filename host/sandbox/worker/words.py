@@ -1,0 +1,52 @@
+"""Paths in the workspace whose words are obeyed, which a conversation may read and not change."""
+
+# Raw paths on purpose: pathlib can't work relative to a directory that is held open.
+# ruff: noqa: PTH114, PTH115
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from typing import Final
+
+from . import proc
+
+READ_ONLY: Final = "is read-only in this conversation"
+
+
+class Words:
+    """What is obeyed, by names relative to the workspace; nothing without names."""
+
+    def __init__(self, workspace: str, names: Iterable[str]) -> None:
+        self._workspace = os.path.realpath(workspace)
+        self._names = tuple(names)
+
+    def __bool__(self) -> bool:
+        return bool(self._names)
+
+    def cover(self, path: str) -> bool:
+        """Return whether changing a name, by its real path, would change what is obeyed: it is one of them,
+        beneath or above one. Letter case is passed over, as some file systems do.
+        """
+        return bool(self._names) and any(
+            f"{mine}/".startswith(f"{theirs}/") or f"{theirs}/".startswith(f"{mine}/")
+            for mine in (path.casefold(),)
+            for theirs in self._paths()
+        )
+
+    def cover_entry(self, directory: int, name: str) -> bool:
+        """Return ``cover`` of a name in a directory that is held open."""
+        return bool(self._names) and self.cover(f"{real_path(directory)}/{name}")
+
+    def _paths(self) -> Iterable[str]:
+        """Yield them, and where links among them lead now."""
+        for name in self._names:
+            path = f"{self._workspace}/{name}"
+            yield path.casefold()
+            if os.path.islink(path):
+                yield os.path.realpath(path).casefold()
+
+
+def real_path(descriptor: int) -> str:
+    """Return where an open file is."""
+    return os.readlink(proc.path("self", "fd", descriptor))
