@@ -56,7 +56,8 @@ chaos-cluster: setup
 	PICOCLAW_TEST_DATABASE_URL=$$(.ci/postgres start $$directory) CHAOS_SECONDS=300 \
 	$(PY) -m pytest -s tests/cluster/test_chaos.py
 
-# Kills the whole tree at random, hundreds of times, and compares what clients were told with what is there.
+# Kills the whole tree at random, hundreds of times, and compares what clients were told with what is there;
+# then damages volumes and lets calls fail, two thousand times.
 chaos: setup
 	$(PY) -m pytest -m slow tests/chaos
 

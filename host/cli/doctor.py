@@ -138,12 +138,12 @@ def _volume(name: str, path: Path) -> Finding:
 
 
 def _store(settings: Settings) -> Finding:
-    from shared.errors import StoreMismatch
+    from shared.errors import StoreError
     from shared.store.sqlite.volume.opening import identity, must_be
 
     try:
         must_be(settings.store_dir, settings.store_id)
-    except (StoreMismatch, OSError) as error:
+    except StoreError as error:
         return Finding("store", "fault", str(error))
     there = identity(settings.store_dir)
     if there is None:

@@ -31,10 +31,9 @@ def open_host_store(
     from shared.store.sqlite.store import SqliteStore
     from shared.store.sqlite.volume.volume import open_host_volume
 
-    with told_apart("STORE_DIR", store_dir):
+    with told_apart("LOCAL_DB_PATH", local_db):
         volume = open_host_volume(store_dir, local_db, owner, store_id)
-        with told_apart("LOCAL_DB_PATH", local_db):
-            store = SqliteStore(local_db, volume, retention)
+        store = SqliteStore(local_db, volume, retention)
         try:
             volume.ship_now()
         except BaseException as error:

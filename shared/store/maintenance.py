@@ -10,7 +10,7 @@ import logging
 import sqlite3
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -57,7 +57,7 @@ class Report:
 def check(store_dir: Path) -> Report:
     """Read everything on the volume and the database it makes; raises StoreError when it has no store."""
     faults: list[str] = []
-    with _folder("the volume", store_dir) as folder:
+    with _folder(store_dir) as folder:
         database = folder / "store.db"
         try:
             _steady(store_dir, partial(_build_all, store_dir, database))
@@ -73,7 +73,7 @@ def check(store_dir: Path) -> Report:
 
 def check_backup(source: Path) -> Report:
     """Read a backup, or any database file of a store, to its last row; raises StoreError when it is none."""
-    with _folder("the file", source) as folder:
+    with _folder(source) as folder:
         database = folder / "store.db"
         _copy_database(source, database)
         return _report(None, database, faults_in(database))
@@ -85,7 +85,10 @@ def _harm(store_dir: Path, database: Path, folder: Path) -> list[str]:
         chain.rebuild(store_dir, database)
     except StoreDamaged:
         chain.discard(database)
-        found = salvage.salvage(store_dir, database, folder)
+        try:
+            found = salvage.salvage(store_dir, database, folder)
+        except StoreError as error:
+            return [str(error)]
         return [found.sentence, *found.lost]
     return [] if faults_in(database) else ["The newest state doesn't need that file: nothing is lost"]
 
@@ -125,7 +128,7 @@ def save_what_can_be_read(source: Path, target: Path) -> salvage.Salvaged:
     """
     if not source.exists():
         raise StoreError(f"There is nothing at {source}")
-    with _folder("the volume", source) as folder:
+    with _folder(source) as folder:
         database = folder / "salvaged.db"
         found = salvage.salvage(source, database, folder)
         _publish_file(database, target)
@@ -138,13 +141,14 @@ def restore(store_dir: Path, source: Path) -> str:
     What the volume had stays there until the host folds its history. Returns the store's new identity; raises
     StoreError (no usable backup), StoreVersion, StoreLocked.
     """
-    with _folder("the backup", source) as folder:
+    with _folder(source) as folder:
         copy = folder / "restored.db"
         _copy_database(source, copy)
         if faults := faults_in(copy):
             raise StoreDamaged(f"{source} is no sound backup: {'; '.join(faults)}")
         with _taken(store_dir) as (lock, name, _):
-            _put(copy, lock, store_dir, name)
+            snapshot.publish(copy, store_dir, name)
+            lock.end = Link(name, 0, 0)
             return rename_store(store_dir)
 
 
@@ -153,10 +157,11 @@ def compact(store_dir: Path) -> int:
 
     Afterwards no deleted byte is on the volume any more. A damaged volume is refused and left as it is.
     """
-    with _taken(store_dir) as (lock, name, listing), _folder("the volume", store_dir) as folder:
+    with _taken(store_dir) as (lock, name, listing), _folder(store_dir) as folder:
         database = folder / "store.db"
         _build_all(store_dir, database)
-        _put(database, lock, store_dir, name)
+        snapshot.publish(database, store_dir, name)
+        lock.end = Link(name, 0, 0)
         for path in [
             *(each.path for each in listing.snapshots),
             *(layout.segment_path(store_dir, each) for each in listing.segments),
@@ -183,7 +188,7 @@ def has_store(store_dir: Path) -> bool:
 def held_database(store_dir: Path) -> Iterator[Path]:
     """Hold the volume, so that no host serves it, and give the database it makes, of the newest schema."""
     with _taken(store_dir), _rebuilt(store_dir) as database:
-        with closing(connect(database, busy_ms=0)) as connection:
+        with _room(store_dir), closing(connect(database, busy_ms=0)) as connection:
             migrate(connection)
         yield database
 
@@ -192,26 +197,27 @@ def held_database(store_dir: Path) -> Iterator[Path]:
 def _rebuilt(store_dir: Path) -> Iterator[Path]:
     """Build the newest database of a volume in a directory of its own; raises StoreDamaged."""
     _listing(store_dir)
-    with _folder("the volume", store_dir) as folder:
-        database = folder / "store.db"
-        _steady(store_dir, lambda: chain.rebuild(store_dir, database))
-        chain.quick_check(database)
+    with ExitStack() as folders:
+        with _room(store_dir):
+            folder = folders.enter_context(tempfile.TemporaryDirectory(prefix="picoclaw-"))
+            database = Path(folder, "store.db")
+            _steady(store_dir, lambda: chain.rebuild(store_dir, database))
+            chain.quick_check(database)
         yield database
 
 
 @contextmanager
-def _folder(what: str, source: Path) -> Iterator[Path]:
-    """Give a directory to read a copy in; what fails in it is the machine's fault, or the copy's."""
-    place = Path(tempfile.gettempdir())
+def _folder(source: Path) -> Iterator[Path]:
+    """Give a directory for a copy; what fails within is the machine's fault, or damage."""
+    with _room(source), tempfile.TemporaryDirectory(prefix="picoclaw-") as folder:
+        yield Path(folder)
 
+
+def _room(source: Path) -> AbstractContextManager[None]:
     def wanted() -> int:
         return chain.wanted_bytes(source) if source.is_dir() else source.stat().st_size
 
-    with (
-        told_apart(f"TMPDIR, for a copy of {what}", place, wanted),
-        tempfile.TemporaryDirectory(prefix="picoclaw-") as folder,
-    ):
-        yield Path(folder)
+    return told_apart(f"TMPDIR, for a copy of {source}", Path(tempfile.gettempdir()), wanted)
 
 
 def _steady(store_dir: Path, read: Callable[[], object]) -> None:
@@ -250,19 +256,12 @@ def _intact(each: Snapshot) -> bool:
 @contextmanager
 def _taken(store_dir: Path) -> Iterator[tuple[VolumeLock, FileId, Listing]]:
     """Hold the volume; gives the name of the next file and what lies there."""
-    with told_apart("STORE_DIR", store_dir):
-        taken = VolumeLock.acquire(store_dir, "picoclaw store")
+    taken = VolumeLock.acquire(store_dir, "picoclaw store")
     try:
         listing = layout.scan(store_dir)
         yield taken, FileId(taken.era, listing.last_number() + 1), listing
     finally:
         taken.release()
-
-
-def _put(database: Path, lock: VolumeLock, store_dir: Path, name: FileId) -> None:
-    with told_apart("STORE_DIR", store_dir, lambda: database.stat().st_size):
-        snapshot.publish(database, store_dir, name)
-    lock.end = Link(name, 0, 0)
 
 
 def _publish_file(database: Path, target: Path) -> int:

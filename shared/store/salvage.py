@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from shared.errors import StoreDamaged
+from shared.errors import StoreDamaged, StoreError
 from shared.store import sealing
 from shared.store.sqlite.content import tables, value_of
 from shared.store.sqlite.engine import connect
@@ -48,7 +48,7 @@ class Salvaged:
 
 
 def salvage(source: Path, target: Path, folder: Path) -> Salvaged:
-    """Make a new database at ``target`` of what can be read; raises StoreDamaged when that is nothing.
+    """Make a new database at ``target`` of what can be read; raises StoreError when that is nothing.
 
     ``folder`` is an empty directory for the states. ``source``: a volume, or a database file.
     """
@@ -72,7 +72,7 @@ def salvage(source: Path, target: Path, folder: Path) -> Salvaged:
         lost = [_loss(out, name, known[name]) for name in sorted(known.keys() - taken)]
         out.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     if not known:
-        raise StoreDamaged(f"{source} has no conversation that can be read")
+        raise StoreError(f"{source} has no conversation that can be read: only a backup has them")
     return Salvaged(len(taken), len(known), lost)
 
 
@@ -153,9 +153,11 @@ def _apply(path: Path, state: Path, length: int | None, *, lenient: bool) -> boo
 
 
 def _made_readable(state: Path) -> Path:
-    """Mend the first bytes, without which SQLite doesn't open a file at all."""
+    """Mend the first bytes, without which SQLite doesn't open a file at all (fileformat2.html, 1.3)."""
     with state.open("r+b") as file:
-        file.write(sealing.MAGIC)
+        page_size = int.from_bytes(file.read(18)[16:18], "big")
+        file.seek(0)
+        file.write(sealing.MAGIC if page_size.bit_count() == 1 else sealing.MAGIC + b"\x10\0")
     return state
 
 

@@ -133,10 +133,14 @@ def test_health_reveals_no_path_no_token_and_no_value(host: HostProcess) -> None
         "database",
         "store",
         "volumes",
+        "scheduler",
         "sandbox",
         "channels",
     }
     assert set(body["volumes"]) == {"memory", "skills", "sessions", "store"}
+    # The host of these tests began with an empty STORE_DIR.
+    assert body["store"]["new"] is True
+    assert len(body["store"]["id"]) == 32
     assert str(host.root) not in answer.text
     assert TOKEN not in answer.text
 

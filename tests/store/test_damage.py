@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -115,6 +116,43 @@ async def test_a_flipped_byte_in_a_segment_is_named_and_nothing_works_on_it(
         assert "Traceback" not in refused_too.stderr
     assert not (tmp_path / "backup.db").exists()
     assert contents(places.volume) == before
+
+
+async def test_a_host_on_a_damaged_volume_ends_with_2_and_the_sentence(places: Places) -> None:
+    await live(places, "a", "b")
+    flip(segments(places)[0], 3000)
+    places.lose_local_disk()
+    environment = {
+        "PATH": os.environ["PATH"],
+        "API_TOKEN": "a-token-of-these-tests",
+        "PICOCLAW_HOME": str(places.local.with_name("home")),
+        "STORE_DIR": str(places.volume),
+        "LOCAL_DB_PATH": str(places.database),
+        "PORT": "0",
+    }
+    program = "from host.cli import main; main()"
+    ended = subprocess.run(
+        [sys.executable, "-c", program, "serve"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode == 2, ended.stderr
+    said = json.loads((ended.stdout + ended.stderr).splitlines()[-1])["message"]
+    assert f"{segments(places)[0]} is damaged at byte" in said
+    assert said.index("store salvage") < said.index("store restore")
+
+
+@pytest.mark.parametrize("at", [0, 16, 17, 40, 110])
+async def test_a_damaged_first_page_hides_no_conversation(places: Places, tmp_path: Path, at: int) -> None:
+    await live(places, "a", "b")
+    backup = tmp_path / "backup.db"
+    maintenance.backup(places.volume, backup)
+    flip(backup, at)
+    found = maintenance.save_what_can_be_read(backup, tmp_path / "salvaged.db")
+    assert (found.whole, found.known) == (2, 2)
 
 
 async def test_what_is_salvaged_of_a_volume_can_be_restored(places: Places, tmp_path: Path) -> None:
@@ -238,6 +276,39 @@ async def test_too_small_a_local_disk_refuses_and_a_larger_one_has_everything(
     places.lose_local_disk()
     async with places.host() as store:
         assert len(await names(store)) == 40
+
+
+@pytest.mark.parametrize("left", range(0, 40_000, 8_000))
+async def test_a_full_local_disk_is_not_taken_for_damage(places: Places, tmp_path: Path, left: int) -> None:
+    await live(places, "a")
+    with small_disk(tmp_path / "small", "1m") as small:
+        room = os.statvfs(small)
+        (small / "filler").write_bytes(bytes(room.f_bavail * room.f_frsize - left))
+        with pytest.raises(StoreEnvironment, match=f"LOCAL_DB_PATH: no room in {small}"):
+            Places(places.volume, small).open()
+    places.lose_local_disk()
+    async with places.host() as store:
+        assert await names(store) == {"a"}
+
+
+async def test_what_was_told_while_the_volume_was_unmounted_is_there_when_it_comes_back(
+    places: Places,
+) -> None:
+    await live(places, "a", "b")
+    away = places.volume.with_name("away")
+    places.volume.rename(away)
+    places.volume.mkdir()
+    async with places.host() as store:
+        assert store.origin is not None
+        assert store.origin.new
+        await add(store, "c")
+    shutil.rmtree(places.volume)
+    away.rename(places.volume)
+    async with places.host() as store:
+        assert await names(store) == {"a", "b", "c"}
+    places.lose_local_disk()
+    async with places.host() as store:
+        assert await names(store) == {"a", "b", "c"}
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="gives files away")

@@ -10,7 +10,7 @@ import os
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -73,7 +73,9 @@ def _of_the_machine(
     error: OSError | sqlite3.Error, full: bool, place: str, path: Path, wanted: Callable[[], int]
 ) -> StoreError:
     if full:
-        free, most = shutil.disk_usage(_existing(path)).free, wanted()
+        free, most = shutil.disk_usage(_existing(path)).free, 0
+        with suppress(OSError):
+            most = wanted()
         room = f" and up to {most:,} bytes are wanted" if most else ""
         return StoreEnvironment(
             f"{place}: no room in {path}: {free:,} bytes are free{room} ({_reason(error)}). "
@@ -89,4 +91,6 @@ def _existing(path: Path) -> Path:
 
 
 def _reason(error: OSError | sqlite3.Error) -> str:
-    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+    if not isinstance(error, OSError) or error.strerror is None:
+        return str(error)
+    return error.strerror if error.filename is None else f"{error.strerror}: {os.fsdecode(error.filename)}"

@@ -53,10 +53,11 @@ def rebuild(store_dir: Path, target: Path) -> Link:
             try:
                 end = build(plan, target)
             except StoreDamaged as error:
-                log.warning("%s", error.what)
                 faults.append(error.what)
             else:
                 _must_reach(end, None if by is None else by.end, store_dir)
+                for fault in faults:
+                    log.warning("%s. What came before it makes the same database", fault)
                 return end
     except StoreDamaged as error:
         faults.append(error.what)

@@ -30,7 +30,7 @@ def clean(store_dir: Path, token: str) -> None:
 
 def sweep(store_dir: Path) -> None:
     """Remove what a host left that died while it wrote a file; only for who holds the volume."""
-    for kind in ("snapshot-*", "wal-*", "store.json"):
+    for kind in ("snapshot-*", "wal-*", "store.json", "host.lock"):
         for path in store_dir.glob(f"{kind}{layout.TEMPORARY}"):
             path.unlink(missing_ok=True)
 

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from shared.store.sqlite.failures import told_apart
+
 SNAPSHOT: Final = re.compile(r"snapshot-(\d{6})-(\d{8})\.([0-9a-f]{8})\.db")
 SEGMENT: Final = re.compile(r"wal-(\d{6})-(\d{8})")
 TEMPORARY: Final = ".tmp"
@@ -108,14 +110,15 @@ def sync_directory(directory: Path) -> None:
 def write_durably(path: Path, data: bytes) -> None:
     """Put ``data`` at ``path`` as a whole or not at all, on the disk when this returns."""
     temporary = path.with_name(path.name + TEMPORARY)
-    fd = open_file(temporary, os.O_WRONLY | os.O_TRUNC)
-    try:
-        write_all(fd, data, 0)
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-    temporary.replace(path)
-    sync_directory(path.parent)
+    with told_apart("STORE_DIR", path.parent):
+        fd = open_file(temporary, os.O_WRONLY | os.O_TRUNC)
+        try:
+            write_all(fd, data, 0)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        temporary.replace(path)
+        sync_directory(path.parent)
 
 
 def write_all(fd: int, data: bytes, offset: int) -> None:

@@ -20,6 +20,7 @@ from uuid import uuid4
 
 from shared.errors import StoreLocked
 from shared.store.sqlite.engine import PROBE_BYTES, try_disk
+from shared.store.sqlite.failures import told_apart
 from shared.store.sqlite.volume import layout, records
 from shared.store.sqlite.volume.segment import Link, link, numbers
 from shared.store.sqlite.volume.sidecar import boot_id
@@ -94,14 +95,15 @@ class VolumeLock:
 
     @classmethod
     def acquire(cls, store_dir: Path, owner: str, *, stale_s: float = STALE_S) -> VolumeLock:
-        """Take the volume; raises StoreLocked naming the holder, OSError when it can't be written."""
-        store_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        fd = layout.open_file(store_dir / NAME, os.O_RDWR)
-        try:
-            return cls(fd, _take(fd, store_dir, owner, stale_s), store_dir)._start()
-        except BaseException:
-            os.close(fd)
-            raise
+        """Take the volume; raises StoreLocked naming the holder, or StoreEnvironment."""
+        with told_apart("STORE_DIR", store_dir):
+            store_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+            fd = layout.open_file(store_dir / NAME, os.O_RDWR)
+            try:
+                return cls(fd, _take(fd, store_dir, owner, stale_s), store_dir)._start()
+            except BaseException:
+                os.close(fd)
+                raise
 
     @property
     def silent_s(self) -> float:

@@ -109,7 +109,8 @@ def identity(store_dir: Path) -> str | None:
 
 def must_be(store_dir: Path, store_id: str | None) -> None:
     """Raise StoreMismatch unless the volume holds the store that STORE_ID names; any will do without one."""
-    there = identity(store_dir)
+    with told_apart("STORE_DIR", store_dir):
+        there = identity(store_dir)
     if store_id is not None and there != store_id:
         raise StoreMismatch(
             f"STORE_DIR {store_dir} holds {f'the store {there}' if there else 'no store'}, and STORE_ID "

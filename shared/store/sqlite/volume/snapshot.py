@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from shared.store.sqlite.failures import told_apart
 from shared.store.sqlite.volume import layout
 from shared.store.sqlite.volume.layout import FileId, Snapshot
 
@@ -52,18 +53,19 @@ def publish(source: Path, store_dir: Path, name: FileId, check: Callable[[], Non
     ``check`` is called between the steps and may raise to give up. What was written is read back.
     """
     temporary = store_dir / f"snapshot-{name}{layout.TEMPORARY}"
-    try:
-        crc = copy(source, temporary)
-        check()
-        _sync(temporary)
-        if checksum(temporary) != crc:
-            raise OSError("the volume gave back other bytes than were written")
-        check()
-        path = layout.snapshot_path(store_dir, name, named(crc, name))
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    layout.sync_directory(store_dir)
+    with told_apart("STORE_DIR", store_dir, lambda: source.stat().st_size):
+        try:
+            crc = copy(source, temporary)
+            check()
+            _sync(temporary)
+            if checksum(temporary) != crc:
+                raise OSError("the volume gave back other bytes than were written")
+            check()
+            path = layout.snapshot_path(store_dir, name, named(crc, name))
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        layout.sync_directory(store_dir)
     return path
 
 

@@ -16,6 +16,7 @@ from typing import BinaryIO, Final
 HEADER: Final = struct.Struct(">8I")
 FRAME: Final = struct.Struct(">6I")
 
+PAGE_SIZES: Final = frozenset(1 << power for power in range(9, 17))
 PART: Final = 4 * 1024 * 1024
 """Bytes that are read at a time, and so the memory that shipping takes, unless one transaction is larger."""
 
@@ -112,7 +113,8 @@ def frames(log: BinaryIO, page_size: int | None = None) -> Iterator[Frame]:
     before = {(one, two), _checksum(head[:24], order, (0, 0))}
     if len(before) > 1:
         yield Frame(0, 0, 0, b"", sound=False)
-    offset, length = HEADER.size, FRAME.size + (page_size or size)
+    whole = next(each for each in (page_size, size, 4096) if each in PAGE_SIZES)
+    offset, length = HEADER.size, FRAME.size + whole
     while len(frame := log.read(length)) == length:
         page, commits, *own_salts, one, two = FRAME.unpack(frame[: FRAME.size])
         sums = {_checksum(frame[:8] + frame[FRAME.size :], order, each) for each in before}
