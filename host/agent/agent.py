@@ -109,6 +109,7 @@ class HostAgent:
                 await loop.run(loaded.messages)
             except Refused:
                 # The turn is marked when the run is stored; from then on a line stands for it.
+                await window.take_back()
                 self._histories.forget(lease.conversation_id)
                 raise
 

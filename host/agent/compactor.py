@@ -103,7 +103,7 @@ class Compactor:
         self._conversation_id = lease.conversation_id
         self._recorder = recorder
         self._budget = budget
-        self._compaction = loaded.compaction or NONE
+        self._compaction = self._begun_with = loaded.compaction or NONE
         self._counted, self._tokens = len(loaded.messages), loaded.tokens
         self._prefix: int | None = None
         self._guess: int | None = None
@@ -156,6 +156,14 @@ class Compactor:
     def answered(self, messages: list[Message], request: dict[str, Any], reply: Reply) -> None:
         """Learn from what the API counted for a request of these messages."""
         self._windows.learn(self.estimate(messages, request), reply)
+
+    async def take_back(self) -> None:
+        """Put the notes that the run began with in force again: later ones tell of the refused turn."""
+        now, before = self._compaction, self._begun_with
+        if now.through_seq > before.through_seq:
+            thinking = now.thinking_through_seq
+            same = replace(before, kind="cut", thinking_through_seq=thinking, left_out=now.left_out)
+            await self._put_in_force(same)
 
     async def archive(self) -> None:
         """Write what is missing in the archive; a failure is a warning."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import tempfile
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -43,6 +44,7 @@ SPEC = ToolSpec(
 )
 LONG = 3_000
 ASKED = "<host_request>"
+MARK = re.compile(r"WISH-\d+-BEGINS")
 
 Answer = tuple[list[Block], str] | ModelError
 
@@ -94,6 +96,9 @@ class Model:
         self.requests.append(asked)
         if ASKED in json.dumps(asked["messages"][-1]):
             answer = NOTES[self.notes.popleft() if self.notes else "good"]()
+            if not isinstance(answer, ModelError) and answer[0] and answer[0][0]["type"] == "text":
+                told = sorted(set(MARK.findall(json.dumps(asked["messages"]))))
+                answer[0][0]["text"] += f" {' '.join(told)}" if len(answer[0][0]["text"]) > 10 else ""
         else:
             answer = self.steps.popleft()
         if isinstance(answer, ModelError):
