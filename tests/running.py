@@ -39,18 +39,24 @@ class ModelProcess:
         answer: Any = httpx2.get(f"{self.url}/_requests", trust_env=False).json()
         return list(answer["requests"])
 
+    def refusals(self) -> list[str]:
+        """Return why it refused requests that the API would refuse too."""
+        answer: Any = httpx2.get(f"{self.url}/_requests", trust_env=False).json()
+        return list(answer["refusals"])
+
 
 @contextlib.contextmanager
 def running_model() -> Iterator[ModelProcess]:
-    """Serve the fake model while the block runs."""
+    """Serve the fake model while the block runs; what it was asked has to be what the API would take."""
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.fakes.model_server", "--port", "0"], stdout=subprocess.PIPE, text=True
     )
     assert process.stdout is not None
     with process.stdout:
-        url = json.loads(process.stdout.readline())["url"]
+        model = ModelProcess(json.loads(process.stdout.readline())["url"], process)
         try:
-            yield ModelProcess(url, process)
+            yield model
+            assert model.refusals() == [], "the host sent what the Messages API refuses"
         finally:
             process.terminate()
             process.wait(60)

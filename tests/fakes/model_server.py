@@ -27,6 +27,7 @@ from shared.jsons import dump_bytes, dumps, loads
 from tests.fakes.model_answer import answer_of, error_type, reply_to
 from tests.fakes.model_cache import PromptCache
 from tests.fakes.model_script import Script, Step, refused
+from tests.fakes.model_strict import refuse
 
 _SLOW: Final = ("hang", "delay_ms", "delta_delay_ms", "hang_after_deltas")
 _STREAM_HEAD: Final = (
@@ -52,11 +53,15 @@ class Recorded:
 
 @dataclass(slots=True)
 class FakeModel:
-    """The server's state, shared by its connections: script, cache, requests, who is connected."""
+    """The server's state, shared by its connections: script, cache, requests, who is connected.
+
+    ``refusals`` are what no client of the API may send (``model_strict``); no test expects one.
+    """
 
     url: str = ""
     script: Script = field(default_factory=Script)
     cache: PromptCache = field(default_factory=PromptCache)
+    refusals: list[str] = field(default_factory=list)
     requests: deque[Recorded] = field(default_factory=lambda: deque(maxlen=500))
     connections: set[_Connection] = field(default_factory=set)
     answering: int = 0
@@ -135,6 +140,11 @@ class _Connection(asyncio.Protocol):
 
     def messages(self, request: Recorded) -> None:
         body = checked(request.body)
+        try:
+            refuse(body, len(request.raw))
+        except InvalidRequest as bad:
+            self.server.refusals.append(str(bad))
+            raise
         step = refused(body) or self.server.script.next(body)
         if any(step.get(name) is not None for name in _SLOW):
             self.server.answering += 1
@@ -156,7 +166,7 @@ class _Connection(asyncio.Protocol):
             {"method": one.method, "path": one.path, "headers": one.headers, "body": one.body}
             for one in self.server.requests
         ]
-        self._json(200, {"requests": seen})
+        self._json(200, {"requests": seen, "refusals": self.server.refusals})
 
     def forget(self, request: Recorded) -> None:
         self.server.clear()

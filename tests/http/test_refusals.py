@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import httpx2
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from tests.agent.test_pictures import DATA, png
-from tests.http.conftest import MakeHost, configure
+from tests.http.conftest import MakeHost, alone_on_the_store, configure
 from tests.http.test_chat import chat
-from tests.running import HostProcess, ModelProcess, directive
+from tests.running import HostProcess, ModelProcess, directive, frames
 
 
 def reading(path: str) -> dict[str, Any]:
@@ -106,3 +109,83 @@ def test_calls_whose_ids_come_again_are_told_apart(client: httpx2.Client, model:
     assert told["status"] == "success"
     messages = sent(model, "ids-again")
     assert all(f"'id': '{name}'" in messages for name in ("call_0", "call_0_2", "call_0_3"))
+
+
+SAID = st.sampled_from(
+    [
+        "image input is not supported",
+        "thinking is not supported",
+        "tool_use ids must be unique",
+        "Bad request",
+    ]
+)
+CALLS = st.sampled_from(
+    [
+        {"name": "read_file", "input": {"path": "whole.png"}},
+        {"name": "read_file", "input": {"path": "cut.png"}},
+        {"name": "read_file", "input": {"path": "missing"}},
+        {"name": "no such.tool", "input": {}},
+        {"name": "list_dir", "input_json": '{"path": "'},
+        {"name": "list_dir", "input": {}, "id": "call_0"},
+    ]
+)
+STATUS = st.sampled_from([400, 422, 500])
+OK = {"text": st.just("ok"), "retry_after": st.just("0")}
+THINKING, TIMES = {"thinking": st.just("hm")}, {"times": st.integers(1, 2)}
+STEPS: st.SearchStrategy[dict[str, Any]] = st.one_of(
+    st.fixed_dictionaries({"tools": st.lists(CALLS, min_size=1, max_size=3)}, optional=THINKING),
+    st.fixed_dictionaries({"status": STATUS, "message": SAID, **OK}, optional=TIMES),
+    st.sampled_from(
+        [
+            {"deltas": ["a", "b"], "truncate_after_deltas": 1, "times": 1},
+            {"text": "half", "stop_reason": "max_tokens"},
+            {"text": "no", "stop_reason": "refusal"},
+            {"text": ""},
+            {"thinking": "only"},
+        ]
+    ),
+)
+
+
+@given(st.lists(st.lists(STEPS, min_size=1, max_size=3), min_size=1, max_size=3), st.uuids())
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_after_whatever_happened_a_plain_message_is_answered(
+    client: httpx2.Client, host: HostProcess, turns: list[list[dict[str, Any]]], name: UUID
+) -> None:
+    (workspace(host) / "whole.png").write_bytes(DATA["png"])
+    (workspace(host) / "cut.png").write_bytes(DATA["png"][:20])
+    of: dict[str, str] = {}
+    for steps in turns:
+        of["conversation_id"] = chat(client, directive(str(name), steps=steps), **of)["conversation_id"]
+    told = chat(client, "a plain message", **of)
+    assert (told["status"], told["result"]) == ("success", "echo: a plain message")
+
+
+@alone_on_the_store
+def test_after_a_crash_at_any_step_a_plain_message_is_answered(
+    make_host: MakeHost, model: ModelProcess
+) -> None:
+    host = make_host("crash").start()
+    (workspace(host) / "whole.png").write_bytes(DATA["png"])
+    hang = {"deltas": ["a", "b"], "hang_after_deltas": 1}
+    sleeping = {"tools": [{"name": "exec", "input": {"command": "sleep 600"}}]}
+    cut = [[hang], [{"thinking": "hm", **reading("whole.png")}, hang], [reading("whole.png"), sleeping]]
+    conversations = []
+    with host.client() as client:
+        for number, steps in enumerate(cut):
+            body = {
+                "message": directive(f"crash-{number}", steps=steps),
+                "stream": True,
+                "show_tool_use": True,
+            }
+            with client.stream("POST", "/chat", json=body) as answer:
+                told = frames(answer.iter_lines())
+                conversations.append(next(told)[2]["conversation_id"])
+                wanted = ["chunk", "chunk", "tool_result"][number]
+                assert any(name == wanted for _, name, _ in told)
+    host.kill()
+    host.start()
+    with host.client() as client:
+        for conversation in conversations:
+            told_now = chat(client, "a plain message", conversation_id=conversation)
+            assert (told_now["status"], told_now["result"]) == ("success", "echo: a plain message")
