@@ -12,7 +12,7 @@ EXTRAS := --extra telegram --extra postgres --extra otel --extra image
 COMPILE := --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate -q \
   pyproject.toml --custom-compile-command "make lock"
 
-.PHONY: run setup test test-postgres test-http-postgres chaos attack chaos-cluster agents check lint types supply sbom audit image-test bench lock format clean
+.PHONY: run setup test test-postgres test-http-postgres chaos attack chaos-cluster agents schema check lint types supply sbom audit image-test bench lock format clean
 
 run: setup
 	@$(VENV)/bin/picoclaw dev
@@ -64,6 +64,10 @@ chaos: setup
 # Every attempt of the corpora against every way to run, about 20 minutes.
 attack: setup
 	$(PY) -m pytest -m "slow or not slow" tests/attack
+
+# Requests made from the OpenAPI document against a live host, some two minutes.
+schema: setup
+	$(PY) -m pytest -m slow tests/http/test_schemathesis.py
 
 # Claude Code and Codex by the blocks of docs/mcp.md; npm brings them (0.8 GB).
 agents: setup

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from starlette.exceptions import HTTPException
-from starlette.routing import Router
-from starlette.types import Receive, Scope, Send
+from starlette.requests import Request
+from starlette.routing import Route, Router
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from host.api.admin import AdminApi
 from host.api.channels import ChannelsApi
@@ -49,7 +52,25 @@ def host_routes(host: Host, tokens: TokenBook) -> Router:
         *OpenApi(settings.version).routes(),
         *(ConsoleApi().routes() if settings.console else ()),
     ]
-    return Router(routes=routes, redirect_slashes=False, default=_nothing_here)
+    return Router(routes=_by_path(routes), redirect_slashes=False, default=_nothing_here)
+
+
+def _by_path(routes: Sequence[Route]) -> list[Route]:
+    """Return one route for each path: so a 405 names all methods that there are."""
+    joined: dict[str, list[Route]] = {}
+    for route in routes:
+        joined.setdefault(route.path, []).append(route)
+    return [some[0] if len(some) == 1 else _joined(path, some) for path, some in joined.items()]
+
+
+def _joined(path: str, routes: Sequence[Route]) -> Route:
+    endpoints = {method: route.endpoint for route in routes for method in route.methods or ()}
+
+    async def by_method(request: Request) -> ASGIApp:
+        answer: ASGIApp = await endpoints[request.method](request)
+        return answer
+
+    return Route(path, by_method, methods=list(endpoints))
 
 
 def _chat(host: Host) -> ChatApi:

@@ -6,7 +6,7 @@ import hashlib
 from typing import Annotated, Any, Final, TypeVar
 
 import anyio.to_thread
-from pydantic import BaseModel, BeforeValidator, ConfigDict, StringConstraints, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
 from pydantic_core import ErrorDetails
 from starlette.requests import ClientDisconnect, Request
 
@@ -39,8 +39,21 @@ def _storable(value: Any) -> Any:
     return value
 
 
-Text = Annotated[str, BeforeValidator(_storable)]
+def _whole(value: Any) -> Any:
+    """Return 5.0 as 5: in JSON they are the same number (RFC 8259, section 6)."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+NO_NUL: Final = r"^[^\u0000]*$"
+Text = Annotated[str, BeforeValidator(_storable), Field(json_schema_extra={"pattern": NO_NUL})]
 """Text without NUL."""
+
+NOT_BLANK: Final = r"^[^\u0000]*[^\u0000\s][^\u0000]*$"
+NotBlank = Annotated[str, BeforeValidator(_storable), Field(json_schema_extra={"pattern": NOT_BLANK})]
+"""Text with something to see in it, which the reader checks."""
+
+WHOLE: Final = BeforeValidator(_whole)
+"""For whole numbers, behind their bounds."""
 
 Identifier = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._:@-]{1,128}$")]
 """An id as callers may choose it."""

@@ -12,10 +12,21 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from host.agent.model_access import ModelAccess
-from host.api.body import Body, Text, flag, idempotency, page_of, parse_body, raw_body
+from host.api.body import (
+    NO_NUL,
+    WHOLE,
+    Body,
+    NotBlank,
+    Text,
+    flag,
+    idempotency,
+    page_of,
+    parse_body,
+    raw_body,
+)
 from host.api.responses import JSON
 from host.api.sse import EventStreamResponse, last_event_id
-from host.mcp_clients.server_config import parse_servers
+from host.mcp_clients.server_config import HEADER_NAME, LONGEST_TIMEOUT_MS, MOST_SERVERS, parse_servers
 from host.runs.service import RunService
 from host.runs.spec import RunSpec
 from shared.clock import iso, iso_or_none
@@ -24,6 +35,29 @@ from shared.models import Conversation, KeyedAnswer, Message, Run
 from shared.store.store import Store
 
 LONGEST_NAME: Final = 200
+LONGEST_MS: Final = 2**53
+
+SERVERS: Final[dict[str, Any]] = {
+    "maxProperties": MOST_SERVERS,
+    "propertyNames": {"pattern": "^[a-z0-9_-]{1,32}$", "not": {"const": "picoclaw"}},
+    "additionalProperties": {
+        "type": "object",
+        "properties": {
+            "type": {"enum": ["http", "sse"], "default": "http"},
+            "url": {"type": "string", "format": "http-url"},
+            "headers": {
+                "type": "object",
+                "propertyNames": {"pattern": f"^{HEADER_NAME.pattern}$"},
+                "additionalProperties": {"type": "string", "format": "header"},
+            },
+            "allowed_tools": {"type": "array", "items": {"type": "string", "pattern": NO_NUL}},
+            "timeout_ms": {"type": "integer", "minimum": 1, "maximum": LONGEST_TIMEOUT_MS},
+        },
+        "required": ["url"],
+        "additionalProperties": False,
+    },
+}
+"""Those of type stdio (command, args, env) are taken where the operator allows them."""
 
 Name = Annotated[Text, Field(min_length=1, max_length=LONGEST_NAME)]
 
@@ -31,17 +65,17 @@ Name = Annotated[Text, Field(min_length=1, max_length=LONGEST_NAME)]
 class ChatRequest(Body):
     """POST /chat."""
 
-    message: Text
+    message: NotBlank
     conversation_id: Annotated[Text | None, Field(max_length=200)] = None
     sender: Name = "user"
     sender_name: Name | None = None
     stream: bool = False
-    max_execution_ms: Annotated[int | None, Field(gt=0)] = None
+    max_execution_ms: Annotated[int, Field(gt=0, le=LONGEST_MS), WHOLE] | None = None
     thinking: bool = False
-    max_thinking_tokens: Annotated[int | None, Field(gt=0, le=128_000)] = None
+    max_thinking_tokens: Annotated[int, Field(gt=0, le=128_000), WHOLE] | None = None
     show_tool_use: bool = False
     model: Name | None = None
-    mcp_servers: Annotated[dict[str, dict[str, Any]], Field(default_factory=dict)]
+    mcp_servers: Annotated[dict[str, dict[str, Any]], Field(default_factory=dict, json_schema_extra=SERVERS)]
 
     @field_validator("message")
     @classmethod
@@ -70,10 +104,10 @@ class ChatRequest(Body):
 class ResumeRequest(Body):
     """POST /chat/{id}/resume."""
 
-    allow_tokens: Annotated[int | None, Field(gt=0, le=2**53)] = None
+    allow_tokens: Annotated[int, Field(gt=0, le=2**53), WHOLE] | None = None
     stream: bool = False
     show_tool_use: bool = False
-    max_execution_ms: Annotated[int | None, Field(gt=0)] = None
+    max_execution_ms: Annotated[int, Field(gt=0, le=LONGEST_MS), WHOLE] | None = None
     model: Name | None = None
 
     def spec(self, conversation: Conversation) -> RunSpec:

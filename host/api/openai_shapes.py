@@ -5,11 +5,11 @@ Source: the API reference of chat completions, models and errors (https://platfo
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, field_validator
 
-from host.api.body import Body, Text
+from host.api.body import NO_NUL, WHOLE, Body, Text
 from host.api.shapes import Shape
 
 
@@ -40,12 +40,24 @@ def _plain(value: Any) -> str:
     return value
 
 
+SHOWN: Final = {"type": "string", "pattern": NO_NUL}
+PARTS: Final = [
+    *(
+        {"type": "object", "properties": {"type": {"const": kind}, kind: SHOWN}, "required": ["type", kind]}
+        for kind in ("text", "refusal")
+    ),
+    {
+        "type": "object",
+        "properties": {"type": {"enum": ["image_url", "input_audio", "file"]}},
+        "required": ["type"],
+    },
+]
+"""Parts of the other kinds become a line of text."""
+
 Content = Annotated[
     str,
     BeforeValidator(_text_of),
-    WithJsonSchema(
-        {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "object"}}, {"type": "null"}]}
-    ),
+    WithJsonSchema({"anyOf": [SHOWN, {"type": "array", "items": {"anyOf": PARTS}}, {"type": "null"}]}),
 ]
 
 
@@ -78,10 +90,10 @@ class ChatCompletionRequest(Tolerant):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: Annotated[Text | None, Field(max_length=200)] = None
-    n: Annotated[int | None, Field(ge=1, le=1)] = None
+    n: Annotated[int, Field(ge=1, le=1), WHOLE] | None = None
     reasoning_effort: Text | None = None
-    tool_choice: Any = None
-    response_format: Any = None
+    tool_choice: Annotated[Any, WithJsonSchema({"enum": ["auto", "none", None]})] = None
+    response_format: Annotated[Any, WithJsonSchema({"not": {"required": ["json_schema"]}})] = None
 
     @field_validator("tool_choice")
     @classmethod

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final
@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from host.api import shapes
+from host.api.body import LARGEST_LIMIT, LONGEST_KEY
 from host.api.chat import ChatRequest, ResumeRequest
 from host.api.control import StopRequest
 from host.api.openai_shapes import (
@@ -20,22 +21,43 @@ from host.api.openai_shapes import (
     ModelsShape,
     OpenAiErrorShape,
 )
+from host.api.openai_threads import LONGEST_NAME
 from host.api.tasks import CheckRequest, TaskChanges, TaskRequest, TriggerRequest
 from host.api.tokens import NewTokenRequest
+from shared.models import TaskStatus
 
 PAGE: Final = ("limit", "cursor")
+PRINTABLE: Final = (
+    r"^[!-~\u00a1-\u00ac\u00ae-\u00ff]([ -~\u00a1-\u00ac\u00ae-\u00ff]*[!-~\u00a1-\u00ac\u00ae-\u00ff])?$"
+)
+"""What a header can carry and is printable, without white space around it."""
 
-DESCRIPTIONS: Final = {
-    "limit": "Items on a page, 1 to 1000; 100 if not given",
-    "cursor": "next_cursor of the page before",
-    "include_temporary": "Also the conversations of isolated task runs: true or false",
-    "conversation_id": "Only this conversation's",
-    "by": "day (all conversations together) or conversation; day if not given",
-    "status": "Only tasks in this status",
-    "Idempotency-Key": "1 to 200 characters; the same key with the same body is the same request, for 24 h",
-    "X-Conversation-ID": "The conversation: its id, or a name that gets one of its own",
-    "Last-Event-ID": "Events after this one",
+PARAMETERS: Final[Mapping[str, tuple[str, dict[str, Any]]]] = {
+    "limit": (
+        "Items on a page; 100 if not given",
+        {"type": "integer", "minimum": 1, "maximum": LARGEST_LIMIT},
+    ),
+    "cursor": ("next_cursor of the page before; any other is 400", {"type": "string", "format": "cursor"}),
+    "include_temporary": ("Also the conversations of isolated task runs", {"type": "boolean"}),
+    "conversation_id": ("Only this conversation's", {"type": "string"}),
+    "by": ("All conversations together, if not given", {"type": "string", "enum": ["day", "conversation"]}),
+    "status": (
+        "Only tasks in this status",
+        {"type": "string", "enum": [status.value for status in TaskStatus]},
+    ),
+    "Idempotency-Key": (
+        "Printable; the same key with the same body is the same request, for 24 h",
+        {"type": "string", "minLength": 1, "maxLength": LONGEST_KEY, "pattern": PRINTABLE},
+    ),
+    "X-Conversation-ID": (
+        "The conversation: its id, or a name that gets one of its own",
+        {"type": "string", "maxLength": LONGEST_NAME},
+    ),
+    "Last-Event-ID": ("Events after this one", {"type": "string", "pattern": "^[0-9]{0,15}$"}),
+    "Mcp-Session-Id": ("The session, as the answer to initialize named it", {"type": "string"}),
 }
+PRESENT: Final = frozenset({("DELETE", "/mcp", "Mcp-Session-Id")})
+"""Parameters that must be there, beside those of paths."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +75,8 @@ class Operation:
     errors: Sequence[int] = ()
     open: bool = False
     streams: bool = False
+    also: Sequence[int] = ()
+    """Answers without a body, beside ``status``."""
     error: type[BaseModel] = shapes.ErrorShape
 
 
@@ -218,10 +242,22 @@ OPERATIONS: Final = (
         "POST",
         "/mcp",
         "One message of the Model Context Protocol (Streamable HTTP)",
-        "application/json",
+        shapes.JsonRpcShape,
+        body=shapes.JsonRpcRequestShape,
+        headers=("Mcp-Session-Id",),
         errors=(404, 413, 415, 503),
+        error=shapes.McpErrorShape,
+        also=(202,),
     ),
-    Operation("DELETE", "/mcp", "End an MCP session", None, status=204, errors=(404,)),
+    Operation(
+        "DELETE",
+        "/mcp",
+        "End an MCP session",
+        None,
+        status=204,
+        headers=("Mcp-Session-Id",),
+        errors=(404,),
+    ),
     Operation(
         "POST",
         "/channels/{name}/webhook",
@@ -274,7 +310,9 @@ def _operation(operation: Operation) -> dict[str, Any]:
         if operation.streams:
             answer["content"]["text/event-stream"] = {}
     responses = {str(operation.status): answer}
-    usual = () if operation.open else (400, 401, 403, 429, 500)
+    responses |= {str(status): {"description": "Taken"} for status in operation.also}
+    # 503: the host is stopping, or its store can't take anything.
+    usual = () if operation.open else (400, 401, 403, 408, 429, 500, 503)
     for status in sorted({*operation.errors, *usual}):
         responses[str(status)] = {"description": "An error", "content": _content(operation.error)}
     found: dict[str, Any] = {
@@ -284,7 +322,9 @@ def _operation(operation: Operation) -> dict[str, Any]:
         "responses": responses,
     }
     if operation.body is not None:
-        found["requestBody"] = {"content": _content(operation.body), "required": True}
+        # An empty body is an empty object.
+        required = any(field.is_required() for field in operation.body.model_fields.values())
+        found["requestBody"] = {"content": _content(operation.body), "required": required}
     if operation.open:
         found["security"] = []
     return found
@@ -306,13 +346,10 @@ def _parameters(operation: Operation) -> list[dict[str, Any]]:
         *(("query", name) for name in operation.query),
         *(("header", name) for name in operation.headers),
     ]
-    return [
-        {
-            "name": name,
-            "in": place,
-            "required": place == "path",
-            "description": DESCRIPTIONS.get(name, "The id") if place != "path" else "The id",
-            "schema": {"type": "integer" if name == "limit" else "string"},
-        }
-        for place, name in placed
-    ]
+    return [_parameter(operation, place, name) for place, name in placed]
+
+
+def _parameter(operation: Operation, place: str, name: str) -> dict[str, Any]:
+    said, schema = ("The id", {"type": "string"}) if place == "path" else PARAMETERS[name]
+    required = place == "path" or (operation.method, operation.path, name) in PRESENT
+    return {"name": name, "in": place, "required": required, "description": said, "schema": schema}

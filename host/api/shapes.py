@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, RootModel
 
 
 class Shape(BaseModel):
@@ -20,6 +20,36 @@ class ErrorShape(Shape):
     code: str
     request_id: str
     conversation_id: str | None = None
+
+
+class JsonRpcShape(BaseModel):
+    """One message of JSON-RPC 2.0, as the Model Context Protocol has them."""
+
+    model_config = ConfigDict(extra="allow", defer_build=True)
+
+    jsonrpc: Literal["2.0"]
+    id: int | str | None = None
+
+
+class JsonRpcRequestShape(BaseModel):
+    """A request, or without ``id`` a notification; ``initialize`` comes first, or the stateless headers."""
+
+    model_config = ConfigDict(defer_build=True)
+
+    jsonrpc: Literal["2.0"]
+    id: int | str = 0
+    method: str
+    params: dict[str, Any] = {}
+
+
+class JsonRpcErrorShape(JsonRpcShape):
+    """A refusal in the protocol's own words."""
+
+    error: dict[str, Any]
+
+
+class McpErrorShape(RootModel[ErrorShape | JsonRpcErrorShape]):
+    """A refusal at /mcp: of the host, or of the protocol."""
 
 
 class UsageShape(Shape):

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Final
 from uuid import NAMESPACE_URL, uuid5
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from host.api.body import Body, Identifier, Text, idempotency, page_of, parse_body, raw_body, read_body
+from host.api.body import (
+    NOT_BLANK,
+    WHOLE,
+    Body,
+    Identifier,
+    Text,
+    idempotency,
+    page_of,
+    parse_body,
+    raw_body,
+    read_body,
+)
 from host.api.responses import JSON
 from host.runs.task_runs import TaskRunner
 from shared.clock import now_ms
@@ -18,14 +30,61 @@ from shared.errors import Duplicate, InvalidInput
 from shared.ids import TASK
 from shared.models import Idempotency, TaskStatus
 from shared.store.store import Store
-from shared.tasks import TaskService, task_run_view, task_view
+from shared.tasks import LONGEST_PROMPT, TaskService, task_run_view, task_view
 
 CLEARED: Final = ("ends_at", "max_runs")
 """What PUT takes null for: the task has no end then."""
 
 
+FIELDS: Final[Mapping[str, dict[str, Any]]] = {
+    "prompt": {"type": "string", "pattern": NOT_BLANK, "maxLength": LONGEST_PROMPT},
+    "schedule_type": {"type": "string", "enum": ["cron", "interval", "once"]},
+    "schedule_value": {"type": "string"},
+    "timezone": {"type": "string", "format": "iana-timezone"},
+    "context_mode": {"type": "string", "enum": ["group", "isolated"]},
+    "catch_up": {"type": "string", "enum": ["skip", "once", "all"]},
+    "deliver": {"type": "string", "enum": ["answer", "none"]},
+    "ends_at": {"type": "string", "format": "time-to-come"},
+    "max_runs": {"type": "integer", "minimum": 1, "maximum": 1_000_000},
+    "status": {"type": "string", "enum": [status.value for status in TaskStatus]},
+}
+"""What ``shared.tasks`` takes, for the contract."""
+SCHEDULES: Final = {"cron": "cron", "interval": "milliseconds", "once": "local-time-to-come"}
+
+
+def _described(nullable: Sequence[str], **more: Any) -> ConfigDict:
+    def describe(schema: dict[str, Any]) -> None:
+        for name in schema["properties"].keys() & FIELDS.keys():
+            said = FIELDS[name]
+            schema["properties"][name] = {"anyOf": [said, {"type": "null"}]} if name in nullable else said
+        schema.update(more)
+
+    return ConfigDict(json_schema_extra=describe)
+
+
 class TaskRequest(Body):
-    """POST /task."""
+    """POST /task. A group's task needs a conversation."""
+
+    model_config = _described(
+        ("timezone", "ends_at", "max_runs"),
+        allOf=[
+            {
+                "oneOf": [
+                    {"properties": {"schedule_type": {"const": kind}, "schedule_value": {"format": written}}}
+                    for kind, written in SCHEDULES.items()
+                ]
+            },
+            {
+                "anyOf": [
+                    {"properties": {"context_mode": {"const": "isolated"}}},
+                    {
+                        "properties": {"conversation_id": {"type": "string", "minLength": 1}},
+                        "required": ["conversation_id"],
+                    },
+                ]
+            },
+        ],
+    )
 
     id: Identifier | None = None
     prompt: Text
@@ -37,12 +96,14 @@ class TaskRequest(Body):
     catch_up: Text = "once"
     deliver: Text = "answer"
     ends_at: Text | None = None
-    max_runs: int | None = None
+    max_runs: Annotated[int, WHOLE] | None = None
     run_if_past: bool = False
 
 
 class TaskChanges(Body):
     """PUT /task/{id}: only what is given changes."""
+
+    model_config = _described(CLEARED)
 
     prompt: Text | None = None
     schedule_type: Text | None = None
@@ -52,7 +113,7 @@ class TaskChanges(Body):
     catch_up: Text | None = None
     deliver: Text | None = None
     ends_at: Text | None = None
-    max_runs: int | None = None
+    max_runs: Annotated[int, WHOLE] | None = None
     status: Text | None = None
     run_if_past: bool | None = None
 
@@ -66,7 +127,7 @@ class TriggerRequest(Body):
 class CheckRequest(Body):
     """POST /task/check."""
 
-    max: Annotated[int | None, Field(ge=1, le=100)] = None
+    max: Annotated[int, Field(ge=1, le=100), WHOLE] | None = None
 
 
 class TasksApi:

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from host.api.body import Body, page_of, read_body
+from host.api.body import WHOLE, Body, page_of, read_body
 from host.api.responses import JSON
 from host.callers import TokenBook
 from shared.clock import iso, iso_or_none
@@ -28,7 +28,7 @@ class NewTokenRequest(Body):
 
     conversation_id: ConversationId
     main: bool = False
-    expires_in_ms: Annotated[int, Field(ge=1000, le=LONGEST_LIFE_MS)] | None = None
+    expires_in_ms: Annotated[int, Field(ge=1000, le=LONGEST_LIFE_MS), WHOLE] | None = None
 
 
 class TokensApi:

@@ -194,6 +194,7 @@ class _Entry:
 
     def _timeout(self) -> int:
         value = self._entry.get("timeout_ms", TIMEOUT_MS)
+        value = int(value) if isinstance(value, float) and value.is_integer() else value
         if type(value) is not int or not 1 <= value <= LONGEST_TIMEOUT_MS:
             raise self._fault("timeout_ms", f"must be a whole number from 1 to {LONGEST_TIMEOUT_MS}")
         return value

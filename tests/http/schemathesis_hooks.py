@@ -1,0 +1,27 @@
+"""What a schema can't say: values of formats, and what depends on the state or on several fields."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import schemathesis
+from hypothesis import strategies as st
+
+schemathesis.openapi.format("cursor", st.just(""))
+schemathesis.openapi.format("iana-timezone", st.sampled_from(["UTC", "Europe/Berlin", "Asia/Kolkata"]))
+schemathesis.openapi.format("cron", st.sampled_from(["0 9 * * 1", "*/5 * * * *", "@daily"]))
+schemathesis.openapi.format("milliseconds", st.integers(1000, 10**9).map(str))
+schemathesis.openapi.format("time-to-come", st.integers(2100, 9000).map("{}-01-02T03:04:05Z".format))
+schemathesis.openapi.format("local-time-to-come", st.integers(2100, 9000).map("{}-01-02T03:04:05".format))
+schemathesis.openapi.format("http-url", st.sampled_from(["http://mcp.example/mcp", "https://mcp.example"]))
+schemathesis.openapi.format("header", st.text(alphabet="abc 123"))
+
+
+@schemathesis.hook
+def map_body(context: Any, body: Any) -> Any:
+    """Let the last message be the user's (docs/openai.md)."""
+    if isinstance(body, dict) and isinstance(body.get("messages"), list) and body["messages"]:
+        last = body["messages"][-1]
+        if isinstance(last, dict) and last.get("role") != "user":
+            return {**body, "messages": [*body["messages"], {"role": "user", "content": "hi"}]}
+    return body
