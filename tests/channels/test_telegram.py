@@ -252,6 +252,21 @@ def test_what_a_message_answers_to_comes_along(host: HostProcess, api: BotApi, u
     assert question == '[In reply to: "the old words"]\n\nwhat about it?'
 
 
+def test_a_model_that_says_nothing_or_declines_is_no_silence(
+    host: HostProcess, api: BotApi, user: int
+) -> None:
+    api.say(directive(text=""), user=user)
+    until(lambda: api.texts(user))
+    api.say(directive(text="", stop_reason="refusal"), user=user)
+    until(lambda: len(api.texts(user)) == 2)
+    api.say("and now?", user=user)
+    until(lambda: len(api.texts(user)) == 3)
+    silent, declined, after = api.texts(user)
+    assert silent.startswith("The model ended without an answer.")
+    assert "declined to answer" in declined
+    assert after == "echo: and now?"
+
+
 def test_a_document_lies_in_the_inbox_for_the_agent(host: HostProcess, api: BotApi, user: int) -> None:
     api.files[f"doc{user}"] = b"The answer is 42.\x00\xff"
     document = {"file_id": f"doc{user}", "file_unique_id": "u", "file_name": "../../etc/pass wd.txt"}
