@@ -19,8 +19,8 @@ from typing import Any, Final
 from shared import jsons
 from shared.errors import StoreError
 from shared.store import maintenance
+from shared.store.contract import Tx
 from shared.store.postgres.database import Database
-from shared.store.postgres.driver import Connection
 from shared.store.postgres.migrations import LOCK
 from shared.store.postgres.opening import COPY, unfinished_copy
 from shared.store.rows import Row
@@ -74,9 +74,9 @@ async def to_postgres(store_dir: Path, database: Database, tell: Tell) -> dict[s
                 await database.write(partial(_write, table=table, rows=batch))
                 done += len(batch)
                 tell(table.name, done)
-        await database.write(lambda connection: _set_sequences(connection, tables))
+        await database.write(lambda tx: _set_sequences(tx, tables))
         counts = await _compared(source, database, tables)
-    await database.write(lambda connection: connection.execute("UPDATE store_copy SET finished = 1"))
+    await database.write(lambda tx: tx.execute("UPDATE store_copy SET finished = 1"))
     return counts
 
 
@@ -123,23 +123,23 @@ def _table(connection: sqlite3.Connection, name: str) -> Table:
 async def _claim(database: Database, source: str) -> None:
     """Make sure that the database is empty, or was begun to be filled from this very source."""
 
-    async def work(connection: Connection) -> None:
-        await connection.execute("SELECT pg_advisory_xact_lock($1)", LOCK)
-        begun = await unfinished_copy(connection)
+    async def work(tx: Tx) -> None:
+        await tx.execute("SELECT pg_advisory_xact_lock($1)", LOCK)
+        begun = await unfinished_copy(tx)
         if begun == source:
             return
-        if begun is not None or await connection.fetchval("SELECT 1 FROM conversations LIMIT 1") is not None:
+        if begun is not None or await tx.fetchval("SELECT 1 FROM conversations LIMIT 1") is not None:
             raise StoreError("The database is not empty: take a new one")
-        await connection.execute(COPY)
-        await connection.execute("DELETE FROM store_copy")
-        await connection.execute("INSERT INTO store_copy VALUES ($1, 0)", source)
+        await tx.execute(COPY)
+        await tx.execute("DELETE FROM store_copy")
+        await tx.execute("INSERT INTO store_copy VALUES ($1, 0)", source)
 
     await database.write(work)
 
 
 async def _alone(database: Database) -> None:
     hosts = await database.read(
-        lambda connection: connection.fetchval(
+        lambda tx: tx.fetchval(
             """SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
             AND application_name LIKE 'host-%'"""
         )
@@ -148,27 +148,27 @@ async def _alone(database: Database) -> None:
         raise StoreError("A host is using the database: stop all of them first")
 
 
-async def _write(connection: Connection, table: Table, rows: Sequence[Values]) -> None:
+async def _write(tx: Tx, table: Table, rows: Sequence[Values]) -> None:
     columns = ", ".join(table.columns)
     places = ", ".join(f"${number}" for number in range(1, len(table.columns) + 1))
     if table.name == "outbound_messages":
         # Their deliveries are copied too.
-        await connection.execute("ALTER TABLE outbound_messages DISABLE TRIGGER said")
-    await connection.executemany(
+        await tx.execute("ALTER TABLE outbound_messages DISABLE TRIGGER said")
+    await tx.executemany(
         f"INSERT INTO {table.name} ({columns}) VALUES ({places}) ON CONFLICT DO NOTHING", rows
     )
     if table.name == "outbound_messages":
-        await connection.execute("ALTER TABLE outbound_messages ENABLE TRIGGER said")
+        await tx.execute("ALTER TABLE outbound_messages ENABLE TRIGGER said")
 
 
-async def _set_sequences(connection: Connection, tables: Sequence[Table]) -> None:
+async def _set_sequences(tx: Tx, tables: Sequence[Table]) -> None:
     """Let the next numbers come after those that were copied."""
     for table in tables:
         for column in table.key:
-            sequence = await connection.fetchval("SELECT pg_get_serial_sequence($1, $2)", table.name, column)
+            sequence = await tx.fetchval("SELECT pg_get_serial_sequence($1, $2)", table.name, column)
             if sequence is not None:
-                last = await connection.fetchval(f"SELECT max({column}) FROM {table.name}")
-                await connection.execute(
+                last = await tx.fetchval(f"SELECT max({column}) FROM {table.name}")
+                await tx.execute(
                     "SELECT setval($1::text::regclass, $2, $3)", sequence, last or 1, last is not None
                 )
 
@@ -184,8 +184,8 @@ async def _into_sqlite(database: Database, target: sqlite3.Connection, table: Ta
         tell(table.name, done)
 
 
-async def _fetch(connection: Connection, statement: str, values: Values) -> list[Row]:
-    return await connection.fetch(statement, *values)
+async def _fetch(tx: Tx, statement: str, values: Values) -> Sequence[Row]:
+    return await tx.fetch(statement, *values)
 
 
 async def _read(database: Database, table: Table) -> AsyncIterator[list[Values]]:

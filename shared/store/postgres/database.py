@@ -18,16 +18,15 @@ import anyio
 
 from shared.clock import monotonic_ms, now_ms
 from shared.errors import Unauthorized, Unavailable
+from shared.store.contract import Tx, Work
 from shared.store.postgres.driver import Connection, Pool, cure, is_away, is_server_error, make_pool, sqlstate
+from shared.store.postgres.transactions import PostgresTx
 
 logger = logging.getLogger("picoclaw.store")
 
 T = TypeVar("T")
-Work = Callable[[Connection], Awaitable[T]]
 
 INSUFFICIENT_PRIVILEGE: Final = "42501"
-UNIQUE_VIOLATION: Final = "23505"
-FOREIGN_KEY_VIOLATION: Final = "23503"
 UNDONE: Final = ("40001", "40P01")
 """Serialisation failure and deadlock: the server undid the transaction, so it may be run again."""
 
@@ -104,20 +103,20 @@ class _Trials:
         return Unavailable("The database is busy: try again", retry_after=1)
 
 
-async def _fate(connection: Connection, unknown: _Unknown) -> tuple[str | None, bool]:
+async def _fate(tx: Tx, unknown: _Unknown) -> tuple[str | None, bool]:
     """Return what the server says of the transaction, then whether its mark is there."""
-    status = await connection.fetchval("SELECT pg_xact_status($1::text::xid8)", unknown.xid)
-    marked = await connection.fetchval("SELECT 1 FROM commit_marks WHERE mark = $1", unknown.mark)
+    status = await tx.fetchval("SELECT pg_xact_status($1::text::xid8)", unknown.xid)
+    marked = await tx.fetchval("SELECT 1 FROM commit_marks WHERE mark = $1", unknown.mark)
     return status, marked is not None
 
 
-async def _check_token(connection: Connection, token_id: str) -> None:
-    if not await connection.fetchval("SELECT token_lives($1, $2)", token_id, now_ms()):
+async def _check_token(tx: Tx, token_id: str) -> None:
+    if not await tx.fetchval("SELECT token_lives($1, $2)", token_id, now_ms()):
         raise Unauthorized("The token has ended; nothing was done.")
 
 
 class Database:
-    """One process's view of the database."""
+    """One process's view of the database. Implements Engine."""
 
     def __init__(self, place: Place) -> None:
         self._place = place
@@ -130,21 +129,18 @@ class Database:
         """Return whether the last read or the last write failed for want of a database that serves."""
         return bool(self._failing)
 
-    async def read(self, work: Work[T]) -> T:
-        """Run a reading function; raises Unavailable."""
-        return await self._until(self._reading, work, WAIT_S)
+    async def read(self, work: Work[T], *, patient: bool = False, long: bool = False) -> T:
+        """Run a reading function and return what it returns; raises Unavailable."""
+        return await self._until(self._reading, work, PATIENCE_S if patient else WAIT_S)
 
-    async def read_patiently(self, work: Work[T]) -> T:
-        """Like ``read``, for a run in flight: it outlasts a restart of the database."""
-        return await self._until(self._reading, work, PATIENCE_S)
+    async def write(self, work: Work[T], *, patient: bool = False, long: bool = False) -> T:
+        """Run a function in one transaction, again if the server undid it; raises Unavailable.
 
-    async def write(self, work: Work[T]) -> T:
-        """Run a function in one transaction, again if the server undid it; raises Unavailable."""
+        A patient one is told what became of its commit, also when the connection broke in the middle of it.
+        """
+        if patient:
+            return await self._until(self._knowably, work, PATIENCE_S)
         return await self._until(self._in_transaction, work, WAIT_S)
-
-    async def write_patiently(self, work: Work[T]) -> T:
-        """Like ``write``, for a run in flight: it outlasts a restart of the database."""
-        return await self._until(self._knowably, work, PATIENCE_S)
 
     async def close(self) -> None:
         """Give all connections back."""
@@ -199,23 +195,22 @@ class Database:
 
     async def _plainly(self, work: Work[T]) -> T:
         async with self._lent() as connection:
-            return await work(connection)
+            return await work(PostgresTx(connection))
 
     async def _in_transaction(self, work: Work[T], *, knowably: bool = False) -> T:
         async with self._lent() as connection:
             transaction = connection.transaction()
             await transaction.start()
+            tx = PostgresTx(connection)
             try:
                 if self._place.token is not None:
                     # For this transaction alone, so that a pooler can't hand it to somebody else.
-                    await connection.execute(
-                        "SELECT set_config('picoclaw.token', $1, true)", self._place.token
-                    )
+                    await tx.fetchval("SELECT set_config('picoclaw.token', $1, true)", self._place.token)
                 if self._place.token_id is not None:
-                    await _check_token(connection, self._place.token_id)
-                result = await work(connection)
+                    await _check_token(tx, self._place.token_id)
+                result = await work(tx)
                 mark = uuid4() if knowably else None
-                xid = await connection.fetchval(LEAVE_MARK, mark) if knowably else None
+                xid = await tx.fetchval(LEAVE_MARK, mark) if knowably else None
             except BaseException as error:
                 if not isinstance(error, TimeoutError):
                     with suppress(Exception):
@@ -237,7 +232,7 @@ class Database:
         self._note(self._in_transaction, unknown)
         while unknown.xid is not None and monotonic_ms() < deadline:
             try:
-                status, marked = await self._plainly(lambda connection: _fate(connection, unknown))
+                status, marked = await self._plainly(lambda tx: _fate(tx, unknown))
             except Exception as error:
                 # After a crash the server may not have come to this number yet: it never was on the disk.
                 if is_server_error(error, NOT_YET):

@@ -11,16 +11,14 @@ from typing import Final
 
 from shared.errors import StoreVersion
 from shared.store.channel_rows import SAID
+from shared.store.contract import Tx
 from shared.store.postgres import tool_access
 from shared.store.postgres.database import Database
-from shared.store.postgres.driver import Connection
+from shared.store.postgres.transactions import SHARDS
 from shared.store.rows import MESSAGES_THAT_STAND
 
 LOCK: Final = 7_165_427_331
 """Key of the advisory lock that hosts starting at once take before they migrate."""
-
-SHARDS: Final = 32
-"""Rows over which a counter is spread, by the server process that counts."""
 
 FIRST: Final = (
     """CREATE TABLE conversations (
@@ -381,24 +379,24 @@ async def migrate(database: Database) -> None:
     await database.write(_migrate)
 
 
-async def _migrate(connection: Connection) -> None:
-    await connection.execute("SELECT pg_advisory_xact_lock($1)", LOCK)
-    version = await schema_version(connection)
+async def _migrate(tx: Tx) -> None:
+    await tx.execute("SELECT pg_advisory_xact_lock($1)", LOCK)
+    version = await schema_version(tx)
     if version > SCHEMA_VERSION:
         raise StoreVersion(
             f"The database has schema version {version}, this program knows {SCHEMA_VERSION}: "
             "start the newer program, or restore a backup made by this one."
         )
     if version == 0:
-        await connection.execute("CREATE TABLE schema_migrations (number INTEGER PRIMARY KEY)")
+        await tx.execute("CREATE TABLE schema_migrations (number INTEGER PRIMARY KEY)")
     for number, statements in enumerate(STEPS[version:], start=version + 1):
         for statement in statements:
-            await connection.execute(statement)
-        await connection.execute("INSERT INTO schema_migrations VALUES ($1)", number)
+            await tx.execute(statement)
+        await tx.execute("INSERT INTO schema_migrations VALUES ($1)", number)
 
 
-async def schema_version(connection: Connection) -> int:
+async def schema_version(tx: Tx) -> int:
     """Return the number of the newest migration, 0 for a database without any."""
-    if await connection.fetchval("SELECT to_regclass('schema_migrations')") is None:
+    if await tx.fetchval("SELECT to_regclass('schema_migrations')") is None:
         return 0
-    return int(await connection.fetchval("SELECT coalesce(max(number), 0) FROM schema_migrations"))
+    return int(await tx.fetchval("SELECT coalesce(max(number), 0) FROM schema_migrations"))

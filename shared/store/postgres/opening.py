@@ -10,8 +10,9 @@ from importlib.util import find_spec
 from typing import Final
 
 from shared.errors import StoreError, StoreRefused, Unavailable
+from shared.store.contract import Tx
 from shared.store.postgres.database import INSUFFICIENT_PRIVILEGE, Database, Place, words
-from shared.store.postgres.driver import Connection, is_server_error, sqlstate
+from shared.store.postgres.driver import is_server_error, sqlstate
 from shared.store.postgres.migrations import LOCK, migrate
 from shared.store.postgres.store import PostgresStore
 from shared.store.postgres.tool_access import TABLES, ToolAccess, ToolKey, ToolRole, address_for, tool_key
@@ -82,16 +83,16 @@ def open_tool_store(access: str, token_id: str | None = None) -> PostgresStore:
     return PostgresStore(replace(place, token_id=token_id))
 
 
-async def unfinished_copy(connection: Connection) -> str | None:
+async def unfinished_copy(tx: Tx) -> str | None:
     """Return what the database is being filled from, if that is under way."""
-    if await connection.fetchval("SELECT to_regclass('store_copy')::text") is None:
+    if await tx.fetchval("SELECT to_regclass('store_copy')::text") is None:
         return None
-    source = await connection.fetchval("SELECT source FROM store_copy WHERE finished = 0")
+    source = await tx.fetchval("SELECT source FROM store_copy WHERE finished = 0")
     return None if source is None else str(source)
 
 
-async def _server(connection: Connection) -> Row:
-    row = await connection.fetchrow(SERVER)
+async def _server(tx: Tx) -> Row:
+    row = await tx.fetchrow(SERVER)
     if row is None:
         raise StoreError("The database says nothing about itself")
     return row
@@ -120,9 +121,9 @@ async def _made_role(database: Database, url: str, name: str, key: ToolKey) -> s
     role = f"{name[:40]}_tools_{key.password()[:8]}"
     statement = MAKE_ROLE.format(name=_quoted(role), password=_quoted(key.password()))
 
-    async def work(connection: Connection) -> None:
-        await connection.execute("SELECT pg_advisory_xact_lock($1)", LOCK)
-        await connection.execute(statement)
+    async def work(tx: Tx) -> None:
+        await tx.execute("SELECT pg_advisory_xact_lock($1)", LOCK)
+        await tx.execute(statement)
 
     try:
         await database.write(work)
@@ -142,28 +143,28 @@ async def _check_tools(database: Database, url: str, pooled: bool) -> None:
     try:
         with in_sentences("The tool servers' role"):
             role = await tools.read(_current_user)
-        if await tools.read(lambda connection: connection.fetchval(TOO_MUCH)):
+        if await tools.read(lambda tx: tx.fetchval(TOO_MUCH)):
             raise StoreError(
                 f"The role {role} of the tool servers would bypass row-level security: it must be no "
                 "superuser, not have BYPASSRLS, and not belong to the tables' owner"
             )
-        await database.write(lambda connection: _grant(connection, role))
+        await database.write(lambda tx: _grant(tx, role))
     finally:
         await tools.close()
 
 
-async def _current_user(connection: Connection) -> str:
-    return str(await connection.fetchval("SELECT current_user::text"))
+async def _current_user(tx: Tx) -> str:
+    return str(await tx.fetchval("SELECT current_user::text"))
 
 
-async def _grant(connection: Connection, role: str) -> None:
-    quoted = await connection.fetchval("SELECT quote_ident($1)", role)
-    schema = await connection.fetchval("SELECT quote_ident(current_schema()::text)")
+async def _grant(tx: Tx, role: str) -> None:
+    quoted = await tx.fetchval("SELECT quote_ident($1)", role)
+    schema = await tx.fetchval("SELECT quote_ident(current_schema()::text)")
     # The server refuses two grants at once on one table.
-    await connection.execute("SELECT pg_advisory_xact_lock($1)", LOCK)
-    await connection.execute(f"GRANT USAGE ON SCHEMA {schema} TO {quoted}")
+    await tx.execute("SELECT pg_advisory_xact_lock($1)", LOCK)
+    await tx.execute(f"GRANT USAGE ON SCHEMA {schema} TO {quoted}")
     for table, rights in TABLES.items():
-        await connection.execute(f"GRANT {rights} ON {table} TO {quoted}")
+        await tx.execute(f"GRANT {rights} ON {table} TO {quoted}")
 
 
 async def _first_answer(database: Database) -> Row:
@@ -173,7 +174,7 @@ async def _first_answer(database: Database) -> Row:
     except Unavailable as error:
         if (sqlstate(error.__cause__) or STARTING_OR_STOPPING)[:2] != STARTING_OR_STOPPING:
             raise
-    return await database.read_patiently(_server)
+    return await database.read(_server, patient=True)
 
 
 @contextmanager

@@ -7,7 +7,6 @@ from uuid import uuid4
 
 from shared.store.postgres.database import LEAVE_MARK, Database, Place
 from shared.store.postgres.tool_access import ToolRole
-from shared.store.postgres.transactions import PostgresEngine
 from shared.store.retention import Retention
 from shared.store.store import Store
 
@@ -28,7 +27,7 @@ class PostgresStore(Store):
     def __init__(self, place: Place, retention: Retention | None = None) -> None:
         self.database = Database(place)
         self.tools: ToolRole | None = None
-        super().__init__(PostgresEngine(self.database), retention)
+        super().__init__(self.database, retention)
 
     def tool_access(self, conversation_id: str, *, is_main: bool) -> str | None:
         """Return a tool server's address, role and token, as one text; None before ``open_shared_store``."""

@@ -17,7 +17,7 @@ from typing import Final
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 from shared import jsons
-from shared.store.postgres.driver import Connection
+from shared.store.contract import Tx
 
 BLOCK: Final = 64
 """Bytes of a block of SHA-256 (FIPS 180-4)."""
@@ -152,13 +152,13 @@ class ToolRole:
         return ToolAccess(self.url, token, self.pooled).to_text()
 
 
-async def tool_key(connection: Connection) -> ToolKey:
+async def tool_key(tx: Tx) -> ToolKey:
     """Return this database's key, made now if it is absent."""
     new = ToolKey.new()
-    await connection.execute(
+    await tx.execute(
         "INSERT INTO tool_key VALUES (1, $1, $2) ON CONFLICT DO NOTHING", new.inner_pad, new.outer_pad
     )
-    row = await connection.fetchrow("SELECT inner_pad, outer_pad FROM tool_key")
+    row = await tx.fetchrow("SELECT inner_pad, outer_pad FROM tool_key")
     if row is None:
         raise RuntimeError("the key is absent")
     return ToolKey(row["inner_pad"], row["outer_pad"])

@@ -1,26 +1,37 @@
-"""The statements of ``sql/`` on PostgreSQL, whose dialect they are written in."""
+"""A transaction on PostgreSQL, whose dialect the statements of ``sql/`` are written in."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any, Final
 
-from shared.store.contract import Missing, Taken, Work
-from shared.store.postgres.database import FOREIGN_KEY_VIOLATION, UNIQUE_VIOLATION, Database
+from shared.store.contract import Missing, Taken
 from shared.store.postgres.driver import Connection, is_server_error
-from shared.store.postgres.lease_clock import NOW
-from shared.store.postgres.locks import lock, try_lock
-from shared.store.postgres.migrations import SHARDS
 from shared.store.rows import Row
 
-T = TypeVar("T")
+UNIQUE_VIOLATION: Final = "23505"
+FOREIGN_KEY_VIOLATION: Final = "23503"
+
+LEASE_NOW: Final = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint"
+"""The lease clock in milliseconds: the server's, because clocks of several hosts differ.
+
+No statement sees a clock that a change of the server's wall clock doesn't move, so that server should slew
+its time, as NTP daemons do (docs/scale.md).
+"""
+
+SHARDS: Final = 32
+"""Rows over which a counter is spread, by the server process that counts."""
+
+LOCK: Final = "SELECT pg_advisory_xact_lock(hashtextextended($1, 0))"
+"""Belongs to the transaction, not to the session, so it works through a pooler."""
+TRY_LOCK: Final = "SELECT pg_try_advisory_xact_lock(hashtextextended($1, 0))"
 
 
 @cache
 def translated(statement: str) -> str:
     """Return a statement with what the names of ``shared.store.contract`` stand for here."""
-    return statement.replace("lease_now()", NOW).replace("shard()", f"pg_backend_pid() % {SHARDS}")
+    return statement.replace("lease_now()", LEASE_NOW).replace("shard()", f"pg_backend_pid() % {SHARDS}")
 
 
 class PostgresTx:
@@ -36,15 +47,18 @@ class PostgresTx:
         try:
             done = await self._connection.execute(translated(statement), *values)
         except Exception as error:
-            raise _broken(error) from error
-        return int(done.rpartition(" ")[2])
+            _raise_broken(error)
+            raise
+        changed = done.rpartition(" ")[2]
+        return int(changed) if changed.isdecimal() else 0
 
     async def executemany(self, statement: str, values: Iterable[Sequence[Any]]) -> None:
         """Run a statement once for each row of values, in one go."""
         try:
             await self._connection.executemany(translated(statement), values)
         except Exception as error:
-            raise _broken(error) from error
+            _raise_broken(error)
+            raise
 
     async def fetch(self, statement: str, *values: Any) -> Sequence[Row]:
         """Return all rows."""
@@ -55,41 +69,25 @@ class PostgresTx:
         try:
             return await self._connection.fetchrow(translated(statement), *values)
         except Exception as error:
-            raise _broken(error) from error
+            _raise_broken(error)
+            raise
 
     async def fetchval(self, statement: str, *values: Any) -> Any:
         """Return the first value of the first row or None."""
         return await self._connection.fetchval(translated(statement), *values)
 
     async def lock(self, kind: str, name: str) -> None:
-        """Wait for whoever holds this lock; it belongs to the transaction, so it works through a pooler."""
-        await lock(self._connection, kind, name)
+        """Wait for whoever holds the lock of this kind and name."""
+        await self._connection.execute(LOCK, f"{kind}:{name}")
 
     async def try_lock(self, kind: str) -> bool:
         """Take the lock of this kind, if nobody has it."""
-        return await try_lock(self._connection, kind)
+        return bool(await self._connection.fetchval(TRY_LOCK, f"{kind}:"))
 
 
-class PostgresEngine:
-    """Implements Engine."""
-
-    def __init__(self, database: Database) -> None:
-        self._db = database
-
-    async def read(self, work: Work[T], *, patient: bool = False, long: bool = False) -> T:
-        """Run a reading function and return what it returns."""
-        read = self._db.read_patiently if patient else self._db.read
-        return await read(lambda connection: work(PostgresTx(connection)))
-
-    async def write(self, work: Work[T], *, patient: bool = False, long: bool = False) -> T:
-        """Run a function in one transaction, again if the server undid it."""
-        write = self._db.write_patiently if patient else self._db.write
-        return await write(lambda connection: work(PostgresTx(connection)))
-
-
-def _broken(error: Exception) -> Exception:
+def _raise_broken(error: Exception) -> None:
+    """Raise what the contract says for a constraint that doesn't hold."""
     if is_server_error(error, FOREIGN_KEY_VIOLATION):
-        return Missing(str(error))
+        raise Missing(str(error)) from error
     if is_server_error(error, UNIQUE_VIOLATION):
-        return Taken(str(error))
-    return error
+        raise Taken(str(error)) from error

@@ -22,12 +22,13 @@ import anyio.to_thread
 
 from shared.clock import now_ms
 from shared.errors import NotDurable, Unauthorized, Unavailable
+from shared.store.contract import Work
 from shared.store.sqlite.failures import forbidden, told_apart
 from shared.store.sqlite.lease_clock import lease_now
+from shared.store.sqlite.transactions import SqliteTx, drive
 from shared.store.store import StoreOrigin
 
 T = TypeVar("T")
-Work = Callable[[sqlite3.Connection], T]
 
 BUSY_MS: Final = 5000
 """How long a statement on a worker thread waits for another process's transaction, in milliseconds."""
@@ -175,7 +176,10 @@ class Reserve:
 
 
 class Database:
-    """One process's view of the database: a connection for the event loop, one for the worker thread."""
+    """One process's view of the database: a connection for the event loop, one for the worker thread.
+
+    Implements Engine.
+    """
 
     def __init__(self, path: Path, shipper: Shipper | None = None, token_id: str | None = None) -> None:
         self.path = path
@@ -197,21 +201,23 @@ class Database:
         self._commits = 0
         self._durable = 0
 
-    async def read(self, work: Work[T]) -> T:
+    async def read(self, work: Work[T], *, patient: bool = False, long: bool = False) -> T:
         """Run a reading function and return what it returns."""
-        try:
-            return work(self._quick)
-        except sqlite3.OperationalError as error:
-            if not _is_busy(error):
-                raise
-        return await self.read_apart(work)
+        if not long:
+            try:
+                return drive(work(SqliteTx(self._quick)))
+            except sqlite3.OperationalError as error:
+                if not _is_busy(error):
+                    raise
+        return await anyio.to_thread.run_sync(self._slowly, work, False)
 
-    async def write(self, work: Work[T]) -> T:
+    async def write(self, work: Work[T], *, patient: bool = False, long: bool = False) -> T:
         """Run a function in one ``BEGIN IMMEDIATE`` transaction; an exception rolls it back.
 
-        The commit is never torn by cancellation: either nothing awaits, or the thread finishes first.
+        The commit is never torn by cancellation: either nothing awaits, or the thread finishes first. Raises
+        Unavailable when another process keeps the database busy, NotDurable when the local disk is full.
         """
-        if self._quick_gate.now():
+        if not long and self._quick_gate.now():
             try:
                 return self._transact(self._quick, work)
             except sqlite3.OperationalError as error:
@@ -219,17 +225,6 @@ class Database:
                     raise _sentence_for(error) from error
             finally:
                 self._quick_gate.release()
-        return await self.write_apart(work)
-
-    async def read_apart(self, work: Work[T]) -> T:
-        """Like ``read``, on the worker thread: for work that takes milliseconds."""
-        return await anyio.to_thread.run_sync(self._slowly, work, False)
-
-    async def write_apart(self, work: Work[T]) -> T:
-        """Like ``write``, on the worker thread: for work that takes milliseconds.
-
-        Raises Unavailable when another process keeps the database busy, or the local disk is full.
-        """
         try:
             return await anyio.to_thread.run_sync(self._slowly, work, True)
         except (sqlite3.OperationalError, TimeoutError) as error:
@@ -260,7 +255,7 @@ class Database:
         if not self.volume_ok():
             raise NotDurable("The volume cannot be written", retry_after=5)
 
-    def upgrade(self, work: Work[None]) -> None:
+    def upgrade(self, work: Callable[[sqlite3.Connection], None]) -> None:
         """Run a function that manages its own transactions, while nobody else writes."""
         with self._slow_gate.held():
             work(self._quick)
@@ -296,7 +291,7 @@ class Database:
             if self._slow is None:
                 self._slow = connect(self.path, busy_ms=BUSY_MS)
             if not writes:
-                return work(self._slow)
+                return drive(work(SqliteTx(self._slow)))
             with self._slow_gate.held():
                 return self._transact(self._slow, work)
         finally:
@@ -308,7 +303,7 @@ class Database:
         try:
             if self._token_id is not None:
                 _check_token(connection, self._token_id)
-            result = work(connection)
+            result = drive(work(SqliteTx(connection)))
             connection.execute("COMMIT")
         except BaseException:
             if connection.in_transaction:

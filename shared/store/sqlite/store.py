@@ -7,7 +7,6 @@ from pathlib import Path
 from shared.store.retention import Retention
 from shared.store.sqlite.engine import Database, Shipper
 from shared.store.sqlite.migrations import migrate
-from shared.store.sqlite.transactions import SqliteEngine
 from shared.store.store import Store
 
 
@@ -28,7 +27,7 @@ class SqliteStore(Store):
         except BaseException:
             self._db.give_up()
             raise
-        super().__init__(SqliteEngine(self._db), retention)
+        super().__init__(self._db, retention)
 
     def tool_access(self, conversation_id: str, *, is_main: bool) -> str | None:
         """Return None: tool servers open the same file."""

@@ -13,8 +13,7 @@ from functools import cache
 from typing import Any, Final, TypeVar, cast
 
 from shared import jsons
-from shared.store.contract import Missing, Taken, Work
-from shared.store.sqlite.engine import Database
+from shared.store.contract import Missing, Taken
 
 T = TypeVar("T")
 
@@ -69,7 +68,8 @@ class SqliteTx:
         try:
             self._connection.executemany(translated(statement), values)
         except sqlite3.IntegrityError as error:
-            raise _broken(error) from error
+            _raise_broken(error)
+            raise
 
     async def fetch(self, statement: str, *values: Any) -> list[sqlite3.Row]:
         """Return all rows."""
@@ -100,24 +100,8 @@ class SqliteTx:
         try:
             return self._connection.execute(translated(statement), bound)
         except sqlite3.IntegrityError as error:
-            raise _broken(error) from error
-
-
-class SqliteEngine:
-    """Implements Engine."""
-
-    def __init__(self, database: Database) -> None:
-        self._db = database
-
-    async def read(self, work: Work[T], *, patient: bool = False, long: bool = False) -> T:
-        """Run a reading function and return what it returns."""
-        read = self._db.read_apart if long else self._db.read
-        return await read(lambda connection: drive(work(SqliteTx(connection))))
-
-    async def write(self, work: Work[T], *, patient: bool = False, long: bool = False) -> T:
-        """Run a function in one transaction, which an exception undoes."""
-        write = self._db.write_apart if long else self._db.write
-        return await write(lambda connection: drive(work(SqliteTx(connection))))
+            _raise_broken(error)
+            raise
 
 
 def drive(work: Awaitable[T]) -> T:
@@ -131,10 +115,10 @@ def drive(work: Awaitable[T]) -> T:
     raise RuntimeError("a transaction on SQLite awaited something else than its statements")
 
 
-def _broken(error: sqlite3.IntegrityError) -> Exception:
+def _raise_broken(error: sqlite3.IntegrityError) -> None:
+    """Raise what the contract says for a constraint that doesn't hold."""
     match error.sqlite_errorcode:
         case sqlite3.SQLITE_CONSTRAINT_FOREIGNKEY:
-            return Missing(str(error))
+            raise Missing(str(error)) from error
         case sqlite3.SQLITE_CONSTRAINT_UNIQUE | sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY:
-            return Taken(str(error))
-    return error
+            raise Taken(str(error)) from error

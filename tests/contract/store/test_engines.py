@@ -12,14 +12,16 @@ import pytest
 from shared.store import open_store as open_sqlite
 from shared.store import sql
 from shared.store.contract import Engine, Tx
-from shared.store.postgres.transactions import PostgresEngine, PostgresTx
-from shared.store.sqlite.transactions import SqliteEngine, SqliteTx, translated
+from shared.store.postgres.database import Database as PostgresDatabase
+from shared.store.postgres.transactions import PostgresTx
+from shared.store.sqlite.engine import Database as SqliteDatabase
+from shared.store.sqlite.transactions import SqliteTx, translated
 from tests.contract.store.conftest import OpenStore
 
 
 @pytest.mark.parametrize(
     ("promised", "made"),
-    [(Engine, SqliteEngine), (Engine, PostgresEngine), (Tx, SqliteTx), (Tx, PostgresTx)],
+    [(Engine, SqliteDatabase), (Engine, PostgresDatabase), (Tx, SqliteTx), (Tx, PostgresTx)],
 )
 def test_an_engine_has_every_method(promised: type, made: type) -> None:
     methods = [name for name in vars(promised) if not name.startswith("_")]
