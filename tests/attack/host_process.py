@@ -17,7 +17,7 @@ from typing import Any
 
 import anyio
 
-from host.sandbox import Limits, Sandbox, SandboxPolicy
+from host.sandbox import Limits, Sandbox, SandboxPolicy, Trust
 
 NAMES = {"procs": "processes", "mem": "memory", "data": "data", "fsize": "file_size"}
 
@@ -45,7 +45,7 @@ async def main() -> None:
             }
         )
         while line := await anyio.to_thread.run_sync(sys.stdin.readline):
-            say(await serve(json.loads(line), sandbox))
+            say(await serve(json.loads(line), sandbox, Trust.MAIN if world["trusted"] else Trust.UNTRUSTED))
 
 
 def policy(world: dict[str, Any], limits: dict[str, int]) -> SandboxPolicy:
@@ -61,14 +61,14 @@ def policy(world: dict[str, Any], limits: dict[str, int]) -> SandboxPolicy:
     )
 
 
-async def serve(request: dict[str, Any], sandbox: Any) -> dict[str, Any]:
+async def serve(request: dict[str, Any], sandbox: Any, trust: Trust) -> dict[str, Any]:
     running: Sandbox = await sandbox(request.get("limits") or {})
     if request.get("op") == "temporary":
         return {"temporary": await running.private_directory(request["conversation"])}
     if request.get("op") == "forget":
         await running.forget(request["conversation"])
         return {}
-    tools = running.toolset(request["conversation"])
+    tools = running.toolset(request["conversation"], trust=trust)
     result = await tools.call(request["tool"], request["input"])
     return {"text": result.text, "is_error": result.is_error}
 

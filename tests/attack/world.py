@@ -40,6 +40,7 @@ class Mode:
     uid: int | None = None
     max_landlock_abi: int | None = None
     max_level: int = 3
+    trusted: bool = True
 
     @property
     def command_uid(self) -> int:
@@ -55,6 +56,8 @@ RARE_MODES = (
     Mode("uid 1000", 1000),
     Mode("uid 1000, level 2", 1000, max_level=2),
     Mode("own uid, level 2", 0, max_level=2),
+    Mode("own uid, a stranger's", 0, trusted=False),
+    Mode("uid 1000, level 2, a stranger's", 1000, max_level=2, trusted=False),
     Mode("root's uid", 0, uid=0),
     Mode("root's uid, level 2", 0, uid=0, max_level=2),
     Mode("own uid, no Landlock", 0, max_landlock_abi=0),
@@ -138,6 +141,7 @@ class World:
             "uid": self.mode.uid,
             "max_landlock_abi": self.mode.max_landlock_abi,
             "max_level": self.mode.max_level,
+            "trusted": self.mode.trusted,
         }
         packages = [path for path in sys.path if path.endswith("site-packages")]
         self.host = subprocess.Popen(
@@ -385,7 +389,7 @@ def _facts(path: Path) -> tuple[Any, ...]:
 def _mounts() -> list[str]:
     """Return the mounts, without those that tests running beside this one make in their own directories."""
     lines = Path("/proc/self/mountinfo").read_text().splitlines()
-    return [line for line in lines if "/pytest-of-" not in line]
+    return [line for line in lines if "/pytest-of-" not in line and "/sandbox-test-" not in line]
 
 
 def _ipc(key: int, uid: int) -> list[str]:

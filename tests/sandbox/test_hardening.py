@@ -120,6 +120,20 @@ async def test_when_a_worker_dies_the_next_call_has_a_fresh_one(
             await anyio.sleep(0.01)
 
 
+async def test_a_result_says_that_what_was_left_running_was_ended(tools: SandboxToolset) -> None:
+    left = await tools.call("exec", {"command": "nohup sleep 307.25 >/dev/null 2>&1 & echo started"})
+    assert left.text.startswith("started\n[what the command left running was ended with it. To keep it, pass")
+    assert not left.is_error
+    for nothing in ("sleep 0.01 & wait; echo done", "echo done", "(setsid true; true); echo done"):
+        assert (await tools.call("exec", {"command": nothing})).text.startswith("done\n[exit code 0"), nothing
+
+
+async def test_date_shows_the_zone_of_the_host(ws: Path) -> None:
+    async with Sandbox(SandboxPolicy(workspace=ws, time_zone="Asia/Tokyo")) as sandbox:
+        shown = await sandbox.toolset("c").call("exec", {"command": "date +%z; date +%Z"})
+    assert shown.text.startswith("+0900\nJST\n")
+
+
 async def test_nothing_survives_when_the_supervisor_is_killed(
     sandbox: Sandbox, tools: SandboxToolset
 ) -> None:

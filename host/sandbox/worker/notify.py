@@ -44,6 +44,7 @@ _SET_ID: Final = 0o6000
 # arguments of which a call is made
 _NO_PATH: Final = -1
 MOST_SESSIONS: Final = 16
+SESSION_PATIENCE_S: Final = 1.0
 _COUNTING_SHARE: Final = 4
 _FAULTS: Final = (OSError, ValueError, OverflowError)  # of calls with arguments that no program means
 
@@ -56,6 +57,7 @@ class Gate:
         self._names = names
         self._sessions = 0
         self._count_again = 0.0
+        self._waiting: list[tuple[float, Call]] = []
         self._temporary = temporary
         self._roots = [os.path.realpath(root) for root in roots]
 
@@ -87,21 +89,35 @@ class Gate:
         handed = (call.identity, _ADD_FD_AND_ANSWER, descriptor, 0, flags & os.O_CLOEXEC)
         fcntl.ioctl(self.listener, _ADD_FD, _DESCRIPTOR.pack(*handed))
 
-    def _begin_session(self, call: Call) -> None:
-        """Let a session begin if there are few.
+    def _begin_session(self, call: Call, deadline: float | None = None) -> None:
+        """Let a session begin if there are few; else its caller waits for ``release``.
 
         Where the kernel shares processors out by session (sched(7), autogroups), many of them would leave
-        next to nothing to everybody else. Who is left is counted anew, in at most a quarter of the time.
+        next to nothing to everybody else.
         """
         self._sessions += 1
-        begun = time.monotonic()
-        if self._sessions > MOST_SESSIONS and begun > self._count_again:
-            self._sessions = tree.sessions(os.getpid()) + 1
-            self._count_again = begun + _COUNTING_SHARE * (time.monotonic() - begun)
         if self._sessions <= MOST_SESSIONS:
             self._tell(call, 0, _CONTINUE)
         else:
-            self._tell(call, errno.EPERM)
+            self._waiting.append((deadline or time.monotonic() + SESSION_PATIENCE_S, call))
+
+    def release(self) -> None:
+        """Let those begin their session who wait, as far as others have ended; in vain they wait a second.
+
+        Who is left is counted in at most a quarter of the time.
+        """
+        begun = time.monotonic()
+        if not self._waiting or begun < self._count_again:
+            return
+        self._sessions = tree.sessions(os.getpid())
+        self._count_again = begun + _COUNTING_SHARE * (time.monotonic() - begun)
+        waiting, self._waiting = self._waiting, []
+        for deadline, call in waiting:
+            with contextlib.suppress(OSError):  # the caller may be gone by now
+                if begun < deadline or self._sessions < MOST_SESSIONS:
+                    self._begin_session(call, deadline)
+                else:
+                    self._tell(call, errno.EPERM)
 
     def _open(self, call: Call, path_at: int, flags: int, mode: int) -> None:
         """Serve ``open("/tmp", O_TMPFILE)``, which the C library hard-codes, from the private directory, and

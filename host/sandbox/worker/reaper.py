@@ -205,6 +205,8 @@ class Run:
                 return
             if now >= tick:
                 self._measure()
+                if self._gate is not None:
+                    self._gate.release()
                 pause = _TICK_S if now - started < _FAST_PHASE_S else _SLOW_TICK_S
                 cost = time.monotonic() - now
                 tick = now + (_AGAIN_S if self._over else max(pause, _WATCH_SHARE * cost))
