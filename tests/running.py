@@ -46,10 +46,12 @@ class ModelProcess:
 
 
 @contextlib.contextmanager
-def running_model() -> Iterator[ModelProcess]:
+def running_model(*options: str) -> Iterator[ModelProcess]:
     """Serve the fake model while the block runs; what it was asked has to be what the API would take."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.fakes.model_server", "--port", "0"], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", "tests.fakes.model_server", "--port", "0", *options],
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert process.stdout is not None
     with process.stdout:

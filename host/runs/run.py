@@ -24,10 +24,6 @@ from shared.store.store import Store
 logger = logging.getLogger("picoclaw.runs")
 
 FAILED: Final = "The run failed inside the host."
-CUT_SHORT: Final = {
-    "max_tokens": "The answer was cut off at max_tokens (agents.defaults.max_tokens); ask for the rest.",
-    "model_context_window_exceeded": "The answer was cut off at the end of the model's window.",
-}
 FINISH_WITHIN_S: Final = 120.0
 """A run that ended has this long to be stored: a thousand that end at once take their time."""
 
@@ -225,8 +221,6 @@ class ActiveRun:
             "session_end_marker_detected": bool(marker)
             and any(marker in said for said in (text, *(message["text"] for message in outbound))),
         }
-        if answer["stop_reason"] in CUT_SHORT:
-            recorder.warnings.append(CUT_SHORT[answer["stop_reason"]])
         if recorder.warnings:
             answer["warnings"] = recorder.warnings
         if ending is not None:

@@ -59,6 +59,7 @@ class FakeModel:
     """
 
     url: str = ""
+    strict: bool = True
     script: Script = field(default_factory=Script)
     cache: PromptCache = field(default_factory=PromptCache)
     refusals: list[str] = field(default_factory=list)
@@ -140,11 +141,8 @@ class _Connection(asyncio.Protocol):
 
     def messages(self, request: Recorded) -> None:
         body = checked(request.body)
-        try:
-            refuse(body, len(request.raw))
-        except InvalidRequest as bad:
-            self.server.refusals.append(str(bad))
-            raise
+        if self.server.strict:
+            self._refuse(body, len(request.raw))
         step = refused(body) or self.server.script.next(body)
         if any(step.get(name) is not None for name in _SLOW):
             self.server.answering += 1
@@ -152,6 +150,13 @@ class _Connection(asyncio.Protocol):
             self.answer.add_done_callback(self._answered)
         else:
             self._at_once(step, body)
+
+    def _refuse(self, body: dict[str, Any], size: int) -> None:
+        try:
+            refuse(body, size)
+        except InvalidRequest as bad:
+            self.server.refusals.append(str(bad))
+            raise
 
     def count_tokens(self, request: Recorded) -> None:
         self._json(200, {"input_tokens": input_tokens(checked(request.body, counting=True))})
@@ -248,9 +253,11 @@ _ROUTES: Final[dict[tuple[str, str], Callable[[_Connection, Recorded], None]]] =
 
 
 @asynccontextmanager
-async def fake_model(port: int = 0, *, minimum_cached_tokens: int = 1024) -> AsyncIterator[FakeModel]:
-    """Serve on loopback while the block runs; ``port`` 0 takes a free one."""
-    state = FakeModel(cache=PromptCache(minimum_cached_tokens))
+async def fake_model(
+    port: int = 0, *, minimum_cached_tokens: int = 1024, strict: bool = True
+) -> AsyncIterator[FakeModel]:
+    """Serve on loopback while the block runs; ``port`` 0 takes a free one, not ``strict`` any client."""
+    state = FakeModel(cache=PromptCache(minimum_cached_tokens), strict=strict)
     listener = await asyncio.get_running_loop().create_server(lambda: _Connection(state), "127.0.0.1", port)
     state.url = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
     try:
@@ -263,11 +270,11 @@ async def fake_model(port: int = 0, *, minimum_cached_tokens: int = 1024) -> Asy
         await listener.wait_closed()
 
 
-async def _serve(port: int, minimum: int) -> None:
+async def _serve(port: int, minimum: int, *, strict: bool) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    async with fake_model(port, minimum_cached_tokens=minimum) as server:
+    async with fake_model(port, minimum_cached_tokens=minimum, strict=strict) as server:
         print(dumps({"url": server.url, "port": int(server.url.rpartition(":")[2])}), flush=True)
         await stop.wait()
 
@@ -279,8 +286,9 @@ def main() -> None:
     )
     options.add_argument("--port", type=int, default=0)
     options.add_argument("--minimum-cached-tokens", type=int, default=1024)
+    options.add_argument("--any-client", action="store_true")
     chosen = options.parse_args()
-    uvloop.run(_serve(chosen.port, chosen.minimum_cached_tokens))
+    uvloop.run(_serve(chosen.port, chosen.minimum_cached_tokens, strict=not chosen.any_client))
 
 
 if __name__ == "__main__":

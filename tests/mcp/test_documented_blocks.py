@@ -38,7 +38,7 @@ def blocks(language: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def model() -> Iterator[ModelProcess]:
-    with running_model() as model:
+    with running_model("--any-client") as model:
         yield model
 
 
