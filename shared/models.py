@@ -97,6 +97,19 @@ class NewMessage:
 
 
 @dataclass(frozen=True, slots=True)
+class Enclosed:
+    """What a message brought along beside its sender's own words: words of others, a place, a poll.
+
+    ``who`` wrote it, as they are called, and ``id``, which nobody chooses; empty where that isn't known.
+    """
+
+    kind: str
+    text: str
+    who: str = ""
+    id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class HistoryEntry:
     """A message as the model sees it; ``text`` is what people see of it, None for a step they don't see."""
 

@@ -16,6 +16,8 @@ from typing import Final
 TAGS: Final = (
     "message",
     "messages",
+    "enclosed",
+    "host_request",
     "system",
     "task",
     "notice",

@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from shared.models import Enclosed
+
 
 class ChannelFault(Exception):
     """Something about a channel went wrong; the sentence is for people and holds no secret."""
@@ -32,6 +34,14 @@ class Undeliverable(ChannelFault):
     """A message will never be delivered: the chat is gone, or doesn't want it."""
 
 
+class ChatMoved(ChannelFault):
+    """The chat has another id now, ``to``."""
+
+    def __init__(self, to: str) -> None:
+        super().__init__(f"the chat is {to} now")
+        self.to = to
+
+
 class Gone(ChannelFault):
     """The message that was to be edited isn't there any more."""
 
@@ -51,21 +61,28 @@ class Sender:
 
 @dataclass(frozen=True, slots=True)
 class Attachment:
-    """A file that came with a message; ``id`` is what ``Channel.fetch`` takes, ``size`` in bytes."""
+    """A file that came with a message; ``id`` is what ``Channel.fetch`` takes, ``size`` in bytes.
+
+    ``replied``: it is a file of the message that was replied to.
+    """
 
     id: str
     name: str
     media_type: str = ""
     size: int | None = None
+    replied: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Incoming:
     """A person's message. ``update_id`` is the same whenever the channel brings it again.
 
-    ``chat_id``: letters, digits and ``. _ @ + -``. ``private``: nobody but the sender is in the chat.
-    ``quoted``: what the message answers to. ``message_id``: what an answer in a group replies to.
-    ``sent_at``: milliseconds since the epoch, now if the channel doesn't know.
+    ``chat_id``: letters, digits and ``. _ @ + -``; a topic of a chat is a chat of its own. ``private``:
+    nobody but the sender is in the chat. ``text``: the sender's own words. ``enclosed``: what else there is
+    (replied to, forwarded, a place); ``quoted``: the same as a ``reply`` whose writer isn't known.
+    ``message_id``: what an answer in a group replies to. ``sent_at``: milliseconds since the epoch, now if
+    the channel doesn't know. ``album``: messages with the same one are one message. ``edited``: the text
+    takes the place of one that came before.
     """
 
     update_id: str
@@ -77,12 +94,23 @@ class Incoming:
     message_id: str | None = None
     attachments: tuple[Attachment, ...] = ()
     sent_at: int | None = None
+    enclosed: tuple[Enclosed, ...] = ()
+    album: str = ""
+    edited: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """A chat has the id ``to`` from now on, and keeps its conversations."""
+
+    chat_id: str
+    to: str
 
 
 class Door(Protocol):
     """The one way in."""
 
-    async def take(self, *messages: Incoming) -> None:
+    async def take(self, *messages: Incoming | Moved) -> None:
         """Return when what may come in is on the volume; only then may the channel confirm it.
 
         Raises PicoError when it cannot be stored: bring it again later.
@@ -121,7 +149,7 @@ class Channel(ABC):
 
     @abstractmethod
     async def send(self, chat_id: str, text: str, reply_to: str | None) -> str:
-        """Deliver a message and return the channel's id of it. Raises TryLater, Undeliverable."""
+        """Deliver a message and return the channel's id of it. Raises TryLater, Undeliverable, ChatMoved."""
 
     async def edit(self, chat_id: str, message_id: str, text: str) -> None:
         """Replace a message; the same text again is no fault. Raises TryLater, Undeliverable, Gone."""
@@ -141,7 +169,7 @@ class Channel(ABC):
         """Check who calls ``POST /channels/<name>/webhook``, before its body is read. Raises Forged."""
         raise Forged("this channel has no webhook")
 
-    async def called(self, body: bytes) -> Sequence[Incoming]:
+    async def called(self, body: bytes) -> Sequence[Incoming | Moved]:
         """Return what a checked webhook call brought. Raises ValueError when it makes no sense."""
         return ()
 

@@ -14,7 +14,7 @@ from xml.sax.saxutils import escape
 
 import anyio
 
-from host.channels.base import Channel, ChannelFault, Gone, TryLater, Undeliverable
+from host.channels.base import Channel, ChannelFault, ChatMoved, Gone, TryLater, Undeliverable
 from host.channels.crowd import Crowd
 from host.channels.parts import ChannelParts, Rules
 from host.channels.splitting import split
@@ -82,6 +82,8 @@ class Deliveries:
                 await _untorn(self._send(delivery, parts[at], at))
         except Undeliverable as fault:
             await self._give_up(delivery, str(fault))
+        except ChatMoved as moved:
+            await self._book.move(self._rules.channel, delivery.chat_id, moved.to)
         except ChannelFault as fault:
             await self._put_off(delivery, fault)
         else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Final
 
-from host.channels.base import Incoming
+from host.channels.base import Incoming, Moved
 from host.channels.messages import cleaned, to_update, usable
 from host.channels.parts import ChannelParts, Rules, Wake
 from host.rates import RateLimit
@@ -18,6 +18,7 @@ MOST_WAITING: Final = 100
 """Messages of a chat that may wait to be handled."""
 
 TOO_OFTEN: Final = "You write faster than I am allowed to read, so I left out what came last. Wait a minute."
+EDITS: Final = "I don't read edited messages. Send me what has changed as a new message."
 TOO_MANY: Final = f"{MOST_WAITING} of your messages are waiting already, so I left out what came last."
 
 
@@ -36,16 +37,21 @@ class ChannelDoor:
         self._notices = RateLimit(1)
         self._log = RateLimit(1)
         self._turned_away = 0
+        self._album = ("", "")
 
     def connected(self) -> None:
         """Say that the channel works."""
         self._connected()
 
-    async def take(self, *messages: Incoming) -> None:
+    async def take(self, *messages: Incoming | Moved) -> None:
         """Return when what may come in is on the volume. Raises PicoError."""
         stored = False
         for message in messages:
-            stored |= await self._one(message)
+            if isinstance(message, Moved):
+                await self._book.move(self._rules.channel, message.chat_id, message.to)
+                stored = True
+            else:
+                stored |= await self._one(message)
         if stored:
             # Also when nothing is new: what an earlier try stored may not be on the volume yet.
             await self._parts.store.durable()
@@ -55,19 +61,28 @@ class ChannelDoor:
         if not self._rules.allows(message.sender) or not usable(message):
             self._turn_away(message)
             return False
+        if message.edited and self._rules.edits == "sender":
+            await self._notify(message, EDITS)
+            return True
         update = to_update(message)
         notice = await self._refusal(message, urgent=update.urgent)
         if notice is not None:
             await self._notify(message, notice)
         elif await self._book.receive(self._rules.channel, [update], now_ms()):
             # Only now: a message that can't be stored yet is brought again and again until it is.
-            self._rate.count(message.sender.id)
+            if not self._goes_on(message):
+                self._rate.count(message.sender.id)
+            self._album = (message.sender.id, message.album)
         return True
+
+    def _goes_on(self, message: Incoming) -> bool:
+        """Return whether it is a part of the album of which one came just now: they count as one message."""
+        return bool(message.album) and self._album == (message.sender.id, message.album)
 
     async def _refusal(self, message: Incoming, *, urgent: bool) -> str | None:
         """Return why an allowed sender's message is not taken."""
         self._moment = float(message.sent_at or now_ms())
-        if self._rate.retry_after(message.sender.id) is not None:
+        if self._rate.retry_after(message.sender.id) is not None and not self._goes_on(message):
             return TOO_OFTEN
         if urgent:
             # Above all /stop, which makes the queue shorter.

@@ -21,18 +21,24 @@ TRIES: Final = 4
 PAUSE_S: Final = 2.0
 LONGEST_STEM: Final = 60
 LONGEST_SUFFIX: Final = 12
+MOST_BYTES: Final = 150
+"""Bytes of a name without its suffix: with what stands around it may have 255 (NAME_MAX)."""
 
 _UNSAFE: Final = re.compile(r"[^\w.-]+")
 
 
 def safe_name(name: str) -> str:
-    """Return a file name that is one harmless component: letters, digits, ``_``, ``-`` and single dots."""
-    plain = unicodedata.normalize("NFKC", name).replace("\\", "/").rpartition("/")[2]
-    plain = re.sub(r"\.{2,}", ".", _UNSAFE.sub("_", plain)).strip("._-")
+    """Return a file name that is one harmless component: letters, digits, ``_``, ``-`` and single dots.
+
+    Letters are those of all scripts, with their marks: vowels of many scripts are marks.
+    """
+    last = unicodedata.normalize("NFC", name).replace("\\", "/").rpartition("/")[2]
+    plain = "".join(char if char in "._-" or unicodedata.category(char)[0] in "LMN" else " " for char in last)
+    plain = re.sub(r"\.{2,}", ".", re.sub(" +", "_", plain)).strip("._-")
     stem, dot, suffix = plain.rpartition(".")
     if not dot or not stem:
         stem, suffix = plain, ""
-    stem = stem[:LONGEST_STEM].strip("._-") or "file"
+    stem = stem[:LONGEST_STEM].encode()[:MOST_BYTES].decode(errors="ignore").strip("._-") or "file"
     return f"{stem}.{suffix[:LONGEST_SUFFIX]}" if suffix else stem
 
 
@@ -75,7 +81,8 @@ class InboxFiles:
             logger.warning("An attachment could not be written", extra={"error": str(fault)})
             return f"[Attached: {name}, which could not be written]"
         kind = f"{attachment.media_type}, " if attachment.media_type else ""
-        return f"[Attached: {path} ({kind}{len(data)} bytes)]"
+        of = ", of the message replied to" if attachment.replied else ""
+        return f"[Attached: {path} ({kind}{len(data)} bytes){of}]"
 
     async def _fetched(self, attachment: Attachment) -> bytes:
         for attempt in range(TRIES - 1):

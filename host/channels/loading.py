@@ -48,6 +48,7 @@ def _enabled(settings: Settings) -> Iterator[tuple[str, Enabled]]:
             messages_per_minute=channel.messages_per_minute,
             main_conversation_id=settings.main_conversation_id,
             trusted=channel.trusted,
+            edits=channel.edited_messages,
         )
         if isinstance(channel, Telegram):
             yield name, Enabled(rules, partial(anyio.to_thread.run_sync, _telegram, channel))

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
 from host.channels.base import Attachment, Incoming, Sender
 from shared.channel_models import Chat, NewUpdate, Update
+from shared.models import Enclosed
 
 LONGEST_TEXT: Final = 100_000
-LONGEST_QUOTE: Final = 500
+LONGEST_ENCLOSED: Final = 5_000
+MOST_ENCLOSED: Final = 10
 LONGEST_NAME: Final = 120
 MOST_ATTACHMENTS: Final = 10
 LONGEST_ID: Final = 200
@@ -19,6 +22,9 @@ CHAT_ID: Final = re.compile(r"[A-Za-z0-9._@+-]{1,100}")
 URGENT: Final = frozenset({"/stop", "/tasks", "/start", "/help"})
 """Commands that don't wait for the run in front of them."""
 
+EDITED: Final = "[The sender edited an earlier message. It reads now:]\n\n"
+
+_MEDIA_TYPE: Final = re.compile(r"[\w.+-]+/[\w.+-]+", re.ASCII)
 _COMMAND: Final = re.compile(r"(/[a-z_]{1,32})(?:\s+|$)", re.I)
 
 
@@ -29,7 +35,7 @@ class Stored:
     chat: Chat
     display: str
     text: str
-    quoted: str
+    enclosed: tuple[Enclosed, ...]
     message_id: str | None
     attachments: tuple[Attachment, ...]
 
@@ -58,14 +64,16 @@ def usable(message: Incoming) -> bool:
 
 def to_update(message: Incoming) -> NewUpdate:
     """Return the message as it is stored."""
-    text = cleaned(message.text)[:LONGEST_TEXT]
+    text = (EDITED if message.edited else "") + cleaned(message.text)[:LONGEST_TEXT]
+    quoted = (Enclosed("reply", message.quoted),) if message.quoted else ()
     body: dict[str, Any] = {
         "sender_id": cleaned(message.sender.id),
         "sender_name": cleaned(message.sender.name)[:LONGEST_NAME],
         "display": cleaned(message.sender.display)[:LONGEST_NAME],
         "private": message.private,
         "text": text,
-        "quoted": cleaned(message.quoted)[:LONGEST_QUOTE],
+        "enclosed": [_enclosed(each) for each in (*quoted, *message.enclosed)[:MOST_ENCLOSED]],
+        "album": cleaned(message.album),
         "message_id": None if message.message_id is None else cleaned(message.message_id)[:LONGEST_ID],
         "attachments": [_attachment(each) for each in message.attachments[:MOST_ATTACHMENTS]],
     }
@@ -81,9 +89,23 @@ def from_update(update: Update) -> Stored:
         chat=chat,
         display=body["display"] or body["sender_name"] or body["sender_id"],
         text=body["text"],
-        quoted=body["quoted"],
+        enclosed=tuple(Enclosed(**each) for each in body.get("enclosed", ())),
         message_id=body["message_id"],
         attachments=tuple(Attachment(**each) for each in body["attachments"]),
+    )
+
+
+def as_one(parts: Sequence[Update]) -> Stored:
+    """Return the message that an album's updates are together: one text, all files."""
+    read = [from_update(part) for part in parts]
+    # Each part of a forwarded album says so, and one of them has the words.
+    enclosed = dict.fromkeys(each for one in read for each in one.enclosed)
+    worded = {(each.kind, each.who, each.id) for each in enclosed if each.text}
+    return replace(
+        read[0],
+        text="\n\n".join(one.text for one in read if one.text.strip()),
+        enclosed=tuple(e for e in enclosed if e.text or (e.kind, e.who, e.id) not in worded),
+        attachments=tuple(each for one in read for each in one.attachments),
     )
 
 
@@ -98,9 +120,20 @@ def cleaned(text: str) -> str:
 
 
 def _attachment(attachment: Attachment) -> dict[str, Any]:
+    kind = cleaned(attachment.media_type)[:LONGEST_NAME]
     return {
+        **asdict(attachment),
         "id": cleaned(attachment.id),
         "name": cleaned(attachment.name)[:LONGEST_ID],
-        "media_type": cleaned(attachment.media_type)[:LONGEST_NAME],
-        "size": attachment.size,
+        "media_type": kind if _MEDIA_TYPE.fullmatch(kind) else "",
+    }
+
+
+def _enclosed(enclosed: Enclosed) -> dict[str, str]:
+    text = cleaned(enclosed.text)
+    return {
+        "kind": cleaned(enclosed.kind)[:LONGEST_NAME],
+        "text": text if len(text) <= LONGEST_ENCLOSED else f"{text[:LONGEST_ENCLOSED]}… [cut]",
+        "who": cleaned(enclosed.who)[:LONGEST_NAME],
+        "id": cleaned(enclosed.id)[:LONGEST_ID],
     }

@@ -11,6 +11,7 @@ from host.channels.base import Sender
 from host.runs.service import RunService
 from shared.channel_models import Chat
 from shared.redact import Redactor
+from shared.settings.channels import Edits
 from shared.store.store import Store
 from shared.tasks import TaskService
 
@@ -47,10 +48,12 @@ class Rules:
         messages_per_minute: int,
         main_conversation_id: str,
         trusted: bool = False,
+        edits: Edits = "agent",
     ) -> None:
         self.channel = channel
         self._trusted = trusted
         self.messages_per_minute = messages_per_minute
+        self.edits = edits
         self._allowed = AllowList(allow_from, channel)
         self._owners = Names(owners, channel)
         self._main = main_conversation_id

@@ -7,8 +7,8 @@ the run that it was given (noted before it began) says how far it came.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import anyio
@@ -18,7 +18,7 @@ from host.channels.commands import Commands
 from host.channels.crowd import Crowd
 from host.channels.draft import Draft
 from host.channels.inbox_files import InboxFiles
-from host.channels.messages import Stored, from_update
+from host.channels.messages import Stored, as_one, from_update, sender_of
 from host.channels.parts import ChannelParts, Rules, Wake
 from host.runs.run import ActiveRun
 from host.runs.spec import RunSpec
@@ -41,6 +41,11 @@ logger = logging.getLogger("picoclaw.channels")
 BUSY_PAUSE_S: Final = 0.25
 LONGEST_PAUSE_S: Final = 5.0
 MOST_URGENT: Final = 100
+ALBUM_QUIET_MS: Final = 1_000
+"""An album is whole when nothing of it has come for so long: no messenger says which part is the last."""
+
+MOST_OF_ALBUM: Final = 10
+MOST_LOOKED_AT: Final = 30
 TRIES: Final = 3
 """How often a message is handled that makes the host fail."""
 
@@ -51,11 +56,12 @@ Answer = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class _Turn:
-    """An update being handled."""
+    """An update being handled, with the ``rest`` of its album."""
 
     update: Update
     message: Stored
     conversation_id: str
+    rest: Sequence[Update] = ()
 
 
 class Turns:
@@ -101,14 +107,28 @@ class Turns:
         self._faults.pop(update.number, None)
 
     async def _turn(self, update: Update) -> None:
-        message = from_update(update)
+        parts = await self._album(update)
+        message = as_one(parts)
         known = update.conversation_id if update.run_id else None
-        turn = _Turn(update, message, known or await self._commands.home(message))
+        turn = _Turn(update, message, known or await self._commands.home(message), parts[1:])
         if not self._rules.may_hear(message.chat, turn.conversation_id):
             # The settings changed while it waited: whose answer nobody may hear may not ask either.
             await self._settle(turn, None)
         elif not await self._command(turn):
             await self._converse(turn)
+
+    async def _album(self, update: Update) -> list[Update]:
+        """Return the update and what follows of its album, once nothing of it has come for a while."""
+        album = update.body.get("album")
+        while album:
+            waiting = await self._book.next_updates(self._name, update.chat_id, limit=MOST_LOOKED_AT)
+            mark = (album, update.body["sender_id"])
+            parts = [each for each in waiting if (each.body.get("album"), each.body["sender_id"]) == mark]
+            since = now_ms() - parts[-1].received_at
+            if len(parts) >= MOST_OF_ALBUM or not 0 <= since < ALBUM_QUIET_MS:
+                return parts
+            await anyio.sleep((ALBUM_QUIET_MS - since) / 1000)
+        return [update]
 
     async def _command_at_once(self, update: Update) -> None:
         message = from_update(update)
@@ -123,7 +143,7 @@ class Turns:
             return False
         # It is said where the chat is now: from a conversation it has left it would hear nothing.
         home = await self._commands.home(turn.message)
-        await self._settle(_Turn(turn.update, turn.message, home), said)
+        await self._settle(replace(turn, conversation_id=home), said)
         return True
 
     async def _converse(self, turn: _Turn) -> None:
@@ -151,7 +171,7 @@ class Turns:
                 return turn, await self._try(turn, text)
             except NotFound:
                 # Deleted a moment ago: the chat gets another one.
-                turn = _Turn(turn.update, turn.message, await self._commands.home(turn.message))
+                turn = replace(turn, conversation_id=await self._commands.home(turn.message))
             except Draining:
                 # The next start goes on with what is in the store.
                 await anyio.sleep_forever()
@@ -170,10 +190,13 @@ class Turns:
             conversation_id=turn.conversation_id,
             sender=f"{self._name}:{message.chat.sender_id}",
             sender_name=message.display,
+            by_owner=self._rules.owns(sender_of(message.chat)),
+            enclosed=message.enclosed,
             idempotency=Idempotency(f"channel:{self._name}", update.update_id, ""),
             run_id=run_id,
         )
-        await self._book.attach(update.number, run_id, turn.conversation_id)
+        for part in (update, *turn.rest):
+            await self._book.attach(part.number, run_id, turn.conversation_id)
         try:
             run = await self._parts.runs.start(spec)
         except KeyTaken as taken:
@@ -217,19 +240,19 @@ class Turns:
             await self._book.settle(number, turn.conversation_id, saying, now)
         except NotFound:
             await self._book.settle(number, turn.conversation_id, None, now)
+        for part in turn.rest:
+            await self._book.settle(part.number, turn.conversation_id, None, now)
         await self._parts.store.durable()
         self._delivered()
 
     async def _text_for(self, turn: _Turn) -> str:
-        """Return the message as the agent reads it: what it answers to, the words, where its files are."""
+        """Return the sender's words, and where the message's files are."""
         message = turn.message
-        quoted = f'[In reply to: "{message.quoted}"]' if message.quoted else ""
         files = await self._files.store(
             message, turn.conversation_id, message.message_id or turn.update.update_id
         )
-        return (
-            "\n\n".join(filter(None, (quoted, message.text.strip(), "\n".join(files)))) or "[empty message]"
-        )
+        text = "\n\n".join(filter(None, (message.text.strip(), "\n".join(files))))
+        return text or ("" if message.enclosed else "[empty message]")
 
     def _text_of(self, answer: Answer) -> str:
         """Return what the chat is told of a run's end."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from host.agent.prompt import person_message
+from dataclasses import replace
+
+from host.agent.prompt import enclosed_text, person_message
 from host.runs.spec import RunSpec
 from shared.clock import now_ms
 from shared.ids import CONVERSATION, MESSAGE, RUN, new_id
@@ -36,9 +38,19 @@ def _message(spec: RunSpec, time: str, redactor: Redactor) -> NewMessage | None:
     if spec.message is None:
         return None
     text = redactor.text(spec.message)
-    blocks = person_message(text, sender=spec.sender_name, time=time)
+    enclosed = [replace(each, text=redactor.text(each.text)) for each in spec.enclosed]
+    blocks = person_message(
+        text,
+        sender=spec.sender_name,
+        time=time,
+        identity=spec.sender,
+        by_owner=spec.by_owner,
+        by_host=spec.scheduled,
+        enclosed=enclosed,
+    )
     if spec.preface:
         blocks.insert(0, {"type": "text", "text": redactor.text(spec.preface)})
     if spec.notice:
         blocks.append({"type": "text", "text": f"<notice>{spec.notice}</notice>"})
-    return NewMessage(new_id(MESSAGE), "user", blocks, text, spec.sender, spec.sender_name)
+    shown = "\n\n".join(filter(None, (*map(enclosed_text, enclosed), text)))
+    return NewMessage(new_id(MESSAGE), "user", blocks, shown, spec.sender, spec.sender_name)

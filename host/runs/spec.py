@@ -9,7 +9,7 @@ from typing import Any
 from host.mcp_clients.server_config import ServerConfig
 from host.runs.text import strip_internal
 from shared.clock import iso
-from shared.models import Idempotency, Outbound
+from shared.models import Enclosed, Idempotency, Outbound
 from shared.redact import Redactor
 
 
@@ -24,7 +24,9 @@ class RunSpec:
     use whatever the budgets say. ``thinking`` None leaves it to the settings. ``scheduled``: no person waits
     for it, so it neither queues nor counts against its sender. ``preface`` is what the model
     reads in front of the message and people don't see; the caller says whose words it is. ``notice`` are the
-    host's own words behind the message. ``answer``: what is answered without asking the model.
+    host's own words behind the message. ``by_owner``: the channel knows the sender as one of its owners.
+    ``enclosed``: what the message brought along beside its sender's words. ``answer``: what is answered
+    without asking the model.
     """
 
     message: str | None
@@ -48,6 +50,8 @@ class RunSpec:
     preface: str = ""
     answer: str | None = None
     notice: str = ""
+    by_owner: bool = False
+    enclosed: tuple[Enclosed, ...] = ()
 
 
 def outbound_view(message: Outbound, redactor: Redactor) -> dict[str, Any]:

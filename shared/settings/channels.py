@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field, SecretStr
 
 from shared.settings.section import Section
 
 Ids = tuple[str | int, ...]
+Edits = Literal["agent", "sender"]
 
 
 class ChannelRules(Section):
@@ -27,6 +30,10 @@ class ChannelRules(Section):
     )
     messages_per_minute: int = Field(
         default=30, ge=0, description="Messages of one sender in a minute; more are dropped and said so"
+    )
+    edited_messages: Edits = Field(
+        default="agent",
+        description="Who is told of an edit: the `agent`, or the `sender` (that nobody reads it)",
     )
 
 

@@ -249,7 +249,7 @@ def test_what_a_message_answers_to_comes_along(host: HostProcess, api: BotApi, u
     api.say("what about it?", user=user, reply_to_message=earlier)
     until(lambda: api.texts(user))
     question = history(host, f"telegram:{user}")[0]["content"]
-    assert question == '[In reply to: "the old words"]\n\nwhat about it?'
+    assert question == "[reply]\n> the old words\n\nwhat about it?"
 
 
 def test_a_model_that_says_nothing_or_declines_is_no_silence(
@@ -313,8 +313,7 @@ def test_other_updates_and_rubbish_are_passed_over(host: HostProcess, api: BotAp
     api.bring({"message": "text"})
     api.bring({"edited_message": {}})
     api.bring({"poll": 5})
-    api.say(None, user=user, sticker={"file_id": "s"})
-    api.say(None, user=user, location={"latitude": 1.0, "longitude": 2.0})
+    api.say(None, user=user, new_chat_members=[])
     api.say("half a \ud83d character and a NUL \0 too", user=user)
     until(lambda: api.texts(user))
     assert api.texts(user) == ["echo: half a ? character and a NUL  too"]

@@ -30,12 +30,14 @@ Json = dict[str, Any]
 class Refusal(Exception):
     """An answer with ``ok: false``."""
 
-    def __init__(self, status: int, description: str, retry_after: int | None = None) -> None:
+    def __init__(self, status: int, description: str, retry_after: int | None = None, **more: int) -> None:
         super().__init__(description)
         self.status = status
         self.body: Json = {"ok": False, "error_code": status, "description": description}
         if retry_after is not None:
-            self.body["parameters"] = {"retry_after": retry_after}
+            more["retry_after"] = retry_after
+        if more:
+            self.body["parameters"] = more
 
 
 @dataclass(slots=True)
@@ -69,6 +71,7 @@ class Shown:
     html: str
     reply_to: int | None = None
     edits: int = 0
+    topic: int | None = None
 
 
 @dataclass(slots=True)
@@ -81,6 +84,7 @@ class BotApi:
     files: dict[str, bytes] = field(default_factory=dict)
     blocked: set[str] = field(default_factory=set)
     missing: set[str] = field(default_factory=set)
+    migrated: dict[str, int] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
     webhook: Json = field(default_factory=dict)
     brought: list[Json] = field(default_factory=list)
@@ -99,19 +103,31 @@ class BotApi:
         user: int = 7,
         name: str | None = "ann",
         chat: int | None = None,
+        topic: int | None = None,
+        edited: int | None = None,
         **more: Any,
     ) -> int:
-        """Have a person write; returns the message's id."""
+        """Have a person write, or edit what they wrote; returns the message's id."""
         sender: Json = {"id": user, "is_bot": False, "first_name": (name or "someone").title()}
         if name is not None:
             sender["username"] = name
-        place = (
-            {"id": user, "type": "private"} if chat is None else {"id": chat, "type": "group", "title": "g"}
-        )
+        place: Json = {"id": user, "type": "private", "first_name": sender["first_name"]}
+        if chat is not None:
+            kind = "supergroup" if str(chat).startswith("-100") else "group"
+            place = {"id": chat, "type": kind, "title": "g"}
+        if topic is not None:
+            place["is_forum"] = True
+            more |= {"message_thread_id": topic, "is_topic_message": True}
+            # What a topic begins with counts as replied to.
+            begun = {"message_id": topic, "date": 1, "chat": place, "forum_topic_created": {"name": "t"}}
+            more.setdefault("reply_to_message", begun)
         with self._lock:
-            self._message_id += 1
+            if edited is None:
+                self._message_id += 1
+            else:
+                more["edit_date"] = int(time.time())
             message: Json = {
-                "message_id": self._message_id,
+                "message_id": edited or self._message_id,
                 "date": int(time.time()),
                 "from": sender,
                 "chat": place,
@@ -119,7 +135,16 @@ class BotApi:
             }
             if text is not None:
                 message["text"] = text
-            return self.bring({"message": message}, self._message_id)
+            kind = "message" if edited is None else "edited_message"
+            return self.bring({kind: message}, message["message_id"])
+
+    def migrate(self, old: int, new: int, *, told: bool = True) -> None:
+        """Make a supergroup of a group, which service messages in both tell."""
+        with self._lock:
+            self.migrated[str(old)] = new
+        if told:
+            self.say(None, chat=old, migrate_to_chat_id=new)
+            self.say(None, chat=new, migrate_from_chat_id=old)
 
     def bring(self, update: Json, answer: int = 0) -> int:
         """Queue an update of any form."""
@@ -231,7 +256,8 @@ class BotApi:
         reply = json.loads(parameters.get("reply_parameters", "{}")).get("message_id")
         with self._lock:
             self._message_id += 1
-            shown = Shown(self._message_id, text, parameters["text"], reply)
+            topic = int(parameters.get("message_thread_id", 0)) or None
+            shown = Shown(self._message_id, text, parameters["text"], reply, topic=topic)
             self._chats.setdefault(chat, {})[shown.id] = shown
         return {
             "message_id": shown.id,
@@ -278,6 +304,9 @@ class BotApi:
             raise Refusal(403, "Forbidden: bot was blocked by the user")
         if chat in self.missing:
             raise Refusal(400, "Bad Request: chat not found")
+        if (new := self.migrated.get(chat)) is not None:
+            said = "Bad Request: group chat was upgraded to a supergroup chat"
+            raise Refusal(400, said, migrate_to_chat_id=new)
 
     async def call_webhooks(self) -> None:
         """Post updates to the webhook, one after the other, each until it is taken."""

@@ -19,11 +19,12 @@ from host.channels.base import (
     Forged,
     Gone,
     Incoming,
+    Moved,
     Undeliverable,
 )
 from host.channels.telegram.client import NOT_MODIFIED, POLL_S, TelegramClient
 from host.channels.telegram.markup import to_html
-from host.channels.telegram.updates import incoming
+from host.channels.telegram.updates import TOPIC, incoming
 from shared import jsons
 from shared.errors import PicoError
 from shared.settings.channels import Telegram
@@ -36,7 +37,7 @@ LONGEST: Final = 4096
 EDIT_EVERY_S: Final = 2.0
 """In a private chat about one call a second is welcome, in a group twenty a minute."""
 
-KINDS: Final = ("message",)
+KINDS: Final = ("message", "edited_message")
 UNREADABLE: Final = ("can't parse entities", "text is empty")
 SECRET_HEADER: Final = "x-telegram-bot-api-secret-token"  # noqa: S105 - the header's name
 SECRET: Final = re.compile(r"[A-Za-z0-9_-]{1,256}")
@@ -112,7 +113,7 @@ class TelegramChannel(Channel):
 
     async def send(self, chat_id: str, text: str, reply_to: str | None) -> str:
         """Send a message and return its id. Raises TryLater, Undeliverable."""
-        parameters: dict[str, Any] = {"chat_id": chat_id, "link_preview_options": {"is_disabled": True}}
+        parameters = {**_target(chat_id), "link_preview_options": {"is_disabled": True}}
         if reply_to is not None and reply_to.isdecimal():
             parameters["reply_parameters"] = {
                 "message_id": int(reply_to),
@@ -124,7 +125,7 @@ class TelegramChannel(Channel):
     async def edit(self, chat_id: str, message_id: str, text: str) -> None:
         """Replace a message's text. Raises TryLater, Undeliverable, Gone."""
         parameters = {
-            "chat_id": chat_id,
+            "chat_id": _target(chat_id)["chat_id"],
             "message_id": int(message_id),
             "link_preview_options": {"is_disabled": True},
         }
@@ -137,13 +138,14 @@ class TelegramChannel(Channel):
     async def delete(self, chat_id: str, message_id: str) -> None:
         """Delete a message. Raises TryLater."""
         try:
-            await self._client.call("deleteMessage", chat_id=chat_id, message_id=int(message_id))
+            chat = _target(chat_id)["chat_id"]
+            await self._client.call("deleteMessage", chat_id=chat, message_id=int(message_id))
         except (Gone, Undeliverable):
             logger.info("A message could not be removed", extra={"channel": "telegram"})
 
     async def typing(self, chat_id: str) -> None:
         """Show that an answer is on its way. Raises ChannelFault."""
-        await self._client.call("sendChatAction", chat_id=chat_id, action="typing")
+        await self._client.call("sendChatAction", **_target(chat_id), action="typing")
 
     async def fetch(self, attachment: Attachment) -> bytes:
         """Download a file. Raises TryLater, Undeliverable."""
@@ -158,7 +160,7 @@ class TelegramChannel(Channel):
         if self._webhook_url is None or not hmac.compare_digest(given.encode(), self._secret.encode()):
             raise Forged("the secret token is wrong")
 
-    async def called(self, body: bytes) -> Sequence[Incoming]:
+    async def called(self, body: bytes) -> Sequence[Incoming | Moved]:
         """Return the message of an update. Raises ValueError."""
         return self._messages([jsons.loads(body)])
 
@@ -175,12 +177,18 @@ class TelegramChannel(Channel):
                 raise
         return await self._client.call(method, text=text, **parameters)
 
-    def _messages(self, updates: Sequence[Any]) -> list[Incoming]:
+    def _messages(self, updates: Sequence[Any]) -> list[Incoming | Moved]:
         found = (incoming(update, self._bot_id, self._username) for update in updates)
         return [message for message in found if message is not None]
 
 
-async def _stored(door: Door, messages: Sequence[Incoming]) -> None:
+def _target(chat_id: str) -> dict[str, Any]:
+    """Return the parameters that name a chat, and the topic in it."""
+    chat, _, topic = chat_id.partition(TOPIC)
+    return {"chat_id": chat, "message_thread_id": int(topic)} if topic else {"chat_id": chat}
+
+
+async def _stored(door: Door, messages: Sequence[Incoming | Moved]) -> None:
     """Return when the messages are stored, however long the store takes to come back."""
     while True:
         try:

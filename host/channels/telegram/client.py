@@ -23,7 +23,7 @@ from telegram.error import (
 from telegram.request import HTTPXRequest
 from telegram.warnings import PTBUserWarning
 
-from host.channels.base import ChannelDown, ChannelFault, Gone, TryLater, Undeliverable
+from host.channels.base import ChannelDown, ChannelFault, ChatMoved, Gone, TryLater, Undeliverable
 from shared.clock import monotonic_ms
 
 CALL_WITHIN_S: Final = 10.0
@@ -102,7 +102,7 @@ class TelegramClient:
         if isinstance(error, Conflict):
             return ChannelDown(f"another program asks for this bot's messages ({said})")
         if isinstance(error, ChatMigrated):
-            return Undeliverable("the group has become a supergroup with another id")
+            return ChatMoved(str(error.new_chat_id))
         if isinstance(error, Forbidden):
             return Undeliverable(f"Telegram refuses: {said}")
         if isinstance(error, BadRequest):

@@ -60,13 +60,19 @@ class Channels:
 
     async def next_update(self, channel: str, chat_id: str) -> Update | None:
         """Return the chat's first update that waits its turn."""
+        found = await self.next_updates(channel, chat_id, limit=1)
+        return found[0] if found else None
+
+    async def next_updates(self, channel: str, chat_id: str, *, limit: int) -> list[Update]:
+        """Return the chat's first updates that wait their turn."""
         found = await self._rows(
             """SELECT * FROM channel_updates WHERE channel = $1 AND urgent = 0 AND chat_id = $2
-            AND settled_at IS NULL ORDER BY number LIMIT 1""",
+            AND settled_at IS NULL ORDER BY number LIMIT $3""",
             channel,
             chat_id,
+            limit,
         )
-        return channel_rows.update(found[0]) if found else None
+        return [channel_rows.update(row) for row in found]
 
     async def urgent(self, channel: str, *, limit: int) -> list[Update]:
         """Return the updates that don't wait their turn, in order."""
@@ -149,6 +155,10 @@ class Channels:
     async def leave(self, channel: str, chat_id: str, conversation_id: str) -> None:
         """Take a conversation away from the chat, which goes back to its newest other one, if any."""
         await self._engine.write(lambda tx: chats.leave(tx, channel, chat_id, conversation_id))
+
+    async def move(self, channel: str, old: str, new: str) -> None:
+        """Give all that a chat has to the id that it has now; again is harmless."""
+        await self._engine.write(lambda tx: chats.move(tx, channel, old, new))
 
     async def members(self, channel: str, conversation_id: str) -> list[Chat]:
         """Return the channel's chats that the conversation's messages go to."""

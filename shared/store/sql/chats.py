@@ -73,6 +73,35 @@ async def leave(tx: Tx, channel: str, chat_id: str, conversation_id: str) -> Non
         )
 
 
+async def move(tx: Tx, channel: str, old: str, new: str) -> None:
+    """Give a chat's conversations, updates and deliveries to the id that it has now.
+
+    The old current conversation stays the current one. Ids of the channel's messages count anew there.
+    """
+    for chat_id in sorted((old, new)):
+        await _alone(tx, channel, chat_id)
+    if old == new or await current(tx, channel, old) is None:
+        return
+    names = (channel, old, new)
+    for table, key in (("channel_chats", "conversation_id"), ("channel_deliveries", "source")):
+        # What the new id has of the same goes: a row for each would be one too many.
+        await tx.execute(
+            f"""DELETE FROM {table} WHERE channel = $1 AND chat_id = $3 AND {key} IN
+                (SELECT {key} FROM {table} WHERE channel = $1 AND chat_id = $2)""",
+            *names,
+        )
+    await tx.execute("UPDATE channel_chats SET current = 0 WHERE channel = $1 AND chat_id = $2", channel, new)
+    await tx.execute("UPDATE channel_chats SET chat_id = $3 WHERE channel = $1 AND chat_id = $2", *names)
+    await tx.execute(
+        "UPDATE channel_updates SET chat_id = $3, draft_id = NULL WHERE channel = $1 AND chat_id = $2", *names
+    )
+    await tx.execute(
+        """UPDATE channel_deliveries SET chat_id = $3, draft_id = NULL, reply_to = NULL
+        WHERE channel = $1 AND chat_id = $2""",
+        *names,
+    )
+
+
 async def _alone(tx: Tx, channel: str, chat_id: str) -> None:
     await tx.lock("chat", f"{channel} {chat_id}")
 

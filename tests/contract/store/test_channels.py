@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from shared.channel_models import Chat, NewUpdate, Saying
@@ -225,3 +227,23 @@ async def test_ended_work_goes_after_a_week_and_waiting_work_stays(store: Store)
     assert await store.channels.waiting("tg", "7") == 1
     assert await store.channels.chats_due("tg", T0, limit=9) == ["7"]
     assert await store.channels.receive("tg", [update("1")], T0) == 1
+
+
+async def test_a_chat_with_a_new_id_keeps_conversations_updates_and_deliveries(store: Store) -> None:
+    home = await store.channels.enter(ANN, T0)
+    again = await store.channels.begin_anew(ANN, T0)
+    await store.channels.receive("tg", [NewUpdate("1", "7", {})], T0)
+    await store.channels.say("tg", "7", again, Saying("a", "text", "5", "99"), T0)
+    # A message in the new chat came first.
+    other = await store.channels.enter(replace(ANN, id="8"), T0)
+    await store.channels.say("tg", "8", other, Saying("a", "twice"), T0)
+    for _ in range(2):
+        await store.channels.move("tg", "7", "8")
+    assert await store.channels.enter(replace(ANN, id="8"), T0) == again
+    assert [chat.id for chat in await store.channels.members("tg", home)] == ["8"]
+    assert await store.channels.next_update("tg", "7") is None
+    assert await store.channels.next_update("tg", "8") is not None
+    delivery = await store.channels.next_delivery("tg", "8", T0)
+    assert delivery is not None
+    assert delivery.saying == Saying("a", "text")
+    assert await store.channels.chats_due("tg", T0, limit=9) == ["8"]
