@@ -60,7 +60,7 @@ class Host:
         self.prices = Prices(base.settings.budgets.prices, free=base.settings.offline)
         self.operator_servers = {
             **configured_servers(base.settings.tools.mcp.servers),
-            **managed_servers(base.settings.org_dir),
+            **managed_servers(base.settings.managed_mcp),
         }
         self.reach = Reach(
             allowed_hosts=frozenset(base.settings.tools.mcp.allowed_hosts),

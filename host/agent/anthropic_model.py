@@ -24,8 +24,8 @@ from host.agent.api_errors import error_of, not_messages, status_error
 from host.agent.models import SILENCE_S, Delta, ModelConfig, ModelError, Reply
 from host.agent.pacing import Pacer, host_pacer
 from shared.jsons import dump_bytes, loads
+from shared.settings.providers import ANTHROPIC
 
-API_URL: Final = "https://api.anthropic.com"
 OFFLINE_URL: Final = "http://offline.invalid"
 
 _STREAMS: Final = ("text/event-stream", "application/octet-stream", "text/plain", "")
@@ -50,7 +50,7 @@ def make_client(config: ModelConfig) -> AsyncAnthropic:
     else:
         key, token = "none", None  # the SDK wants one where the server may not
     http = anthropic.DefaultAsyncHttpxClient(follow_redirects=False)
-    return _client(config, key, token, config.base_url or API_URL, http)
+    return _client(config, key, token, config.base_url or ANTHROPIC, http)
 
 
 def _client(

@@ -21,13 +21,14 @@ from host.scheduler import EXTERNAL
 from shared.clock import now_ms
 from shared.schedules import local
 from shared.settings import Settings, SettingsError, load
+from shared.settings.choices import ModelChoice, model_choices
+from shared.settings.providers import ANTHROPIC
 from shared.settings.security_yml import NAME, exposed
 
 SHORTEST_TOKEN: Final = 16
 MODEL_S: Final = 5.0
 HEALTH_S: Final = 5.0
 SANDBOX_WITHIN_S: Final = 20.0
-API: Final = "https://api.anthropic.com"
 
 Verdict = Literal["ok", "note", "fault"]
 
@@ -208,25 +209,24 @@ def _model(settings: Settings) -> Finding:
             "no key and no address: the embedded offline model answers. Set ANTHROPIC_API_KEY for a real one"
         )
         return Finding("model", "note", said)
-    base = (settings.model.base_url or API).rstrip("/")
+    choice = model_choices(settings)[0]
+    base = choice.base_url or ANTHROPIC
     try:
-        answer = httpx2.get(f"{base}/v1/models", headers=_credential(settings), timeout=MODEL_S)
+        answer = httpx2.get(f"{base}/v1/models", headers=_credential(choice), timeout=MODEL_S)
     except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-        said = f"{base} cannot be reached ({type(error).__name__}); check the network and ANTHROPIC_BASE_URL"
+        said = f"{base} cannot be reached ({type(error).__name__}); check the network and the address"
         return Finding("model", "fault", said)
     if answer.status_code in (httpx2.codes.UNAUTHORIZED, httpx2.codes.FORBIDDEN):
         return Finding("model", "fault", f"{base} does not accept the key; set another one")
-    return Finding("model", "ok", f"{base} can be reached; {settings.model.model} answers")
+    return Finding("model", "ok", f"{base} can be reached; {choice.model} answers")
 
 
-def _credential(settings: Settings) -> dict[str, str]:
+def _credential(choice: ModelChoice) -> dict[str, str]:
     headers = {"anthropic-version": "2023-06-01"}
-    access = settings.model
-    token = access.auth_token or access.oauth_token
-    if access.api_key:
-        headers["x-api-key"] = access.api_key.get_secret_value()
-    elif token:
-        headers["Authorization"] = f"Bearer {token.get_secret_value()}"
+    if choice.api_keys:
+        headers["x-api-key"] = choice.api_keys[0].get_secret_value()
+    elif choice.auth_token:
+        headers["Authorization"] = f"Bearer {choice.auth_token.get_secret_value()}"
     return headers
 
 

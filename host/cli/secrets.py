@@ -13,7 +13,7 @@ import typer
 
 from host.cli.secret_file import SecretFile
 from host.cli.terminal import fail, out, print_json, shown, table
-from shared.secrets import IN_ENVIRONMENT, IN_FILE, SEALED, Sealer, SecretFault, unseal
+from shared.secrets import IN_FILE, SEALED, Sealer, SecretFault, has_variable, unseal
 from shared.settings import SettingsError
 from shared.settings.load import config_path
 from shared.settings.security_yml import NAME
@@ -90,7 +90,9 @@ def _file() -> SecretFile:
 
 
 def _kept(value: str) -> str:
-    kinds = {SEALED: "encrypted", IN_FILE: "in a file", IN_ENVIRONMENT: "in a variable"}
+    if has_variable(value):
+        return "in a variable"
+    kinds = {SEALED: "encrypted", IN_FILE: "in a file"}
     return next((kind for scheme, kind in kinds.items() if value.startswith(scheme)), "in the clear")
 
 

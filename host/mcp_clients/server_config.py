@@ -5,11 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Final, Literal, cast
 from urllib.parse import urlsplit
 
-from shared import jsons
 from shared.errors import InvalidInput
 from shared.settings.tools import McpServer
 
@@ -58,22 +56,9 @@ def parse_servers(
     }
 
 
-def managed_servers(org_dir: Path | None) -> dict[str, ServerConfig]:
-    """Return the organisation's servers of ``managed-mcp.json``, none without the file.
-
-    Raises InvalidInput naming the file and the entry.
-    """
-    path = None if org_dir is None else org_dir / "managed-mcp.json"
-    if path is None or not path.is_file():
-        return {}
-    try:
-        content = jsons.loads(path.read_bytes())
-    except jsons.JSONDecodeError:
-        raise InvalidInput("managed-mcp.json: is not JSON") from None
-    if not isinstance(content, dict):
-        raise InvalidInput("managed-mcp.json: must be an object")
-    servers = content.get("mcpServers", {})
-    return parse_servers(servers, stdio_allowed=True, trusted=True, label="managed-mcp.json: mcpServers")
+def managed_servers(entries: object) -> dict[str, ServerConfig]:
+    """Return the organisation's servers of ``managed-mcp.json``; raises InvalidInput naming the entry."""
+    return parse_servers(entries, stdio_allowed=True, trusted=True, label="managed-mcp.json: mcpServers")
 
 
 def configured_servers(servers: Mapping[str, McpServer]) -> dict[str, ServerConfig]:

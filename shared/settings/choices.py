@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pydantic import SecretStr
 
 from shared.errors import InvalidInput
+from shared.settings.providers import ANTHROPIC, address_of, split_model
 from shared.settings.sections import ModelEntry
 from shared.settings.tree import Settings
 
@@ -75,12 +76,13 @@ def _plain(settings: Settings, model: str) -> ModelChoice:
 
 def _listed(settings: Settings, entry: ModelEntry) -> ModelChoice:
     """Return an entry; the general credential stands in for its keys, but only at the general address."""
-    general = _plain(settings, entry.model)
-    base_url = entry.api_base or general.base_url
-    own = bool(entry.api_keys) or base_url != general.base_url
+    _, model = split_model(entry.model)
+    general = _plain(settings, model)
+    base_url = address_of(entry.model, entry.api_base) or general.base_url
+    own = bool(entry.api_keys) or (base_url or ANTHROPIC) != (general.base_url or ANTHROPIC)
     return ModelChoice(
         name=entry.model_name,
-        model=entry.model.removeprefix("anthropic/"),
+        model=model,
         base_url=base_url,
         api_keys=entry.api_keys if own else general.api_keys,
         auth_token=None if own else general.auth_token,

@@ -25,6 +25,7 @@ ELSEWHERE: Final = frozenset(
         "PICOCLAW_IS_MAIN",
         "PICOCLAW_KEY_PASSPHRASE",
         "PICOCLAW_NEW_KEY_PASSPHRASE",
+        "PICOCLAW_SSH_KEY_PATH",
         "PICOCLAW_URL",
     }
 )

@@ -17,7 +17,7 @@ from shared.settings.tree import Settings
 
 KeyPath = tuple[str, ...]
 
-NOT_SETTINGS = frozenset({"warnings", "secret_names", "secret_keys"})
+NOT_SETTINGS = frozenset({"warnings", "secret_names", "secret_keys", "managed_mcp"})
 
 
 @dataclass(frozen=True, slots=True)

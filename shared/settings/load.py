@@ -12,12 +12,13 @@ from typing import Any
 from pydantic import ValidationError
 
 from shared import jsons
-from shared.secrets import SecretReader
+from shared.secrets import SECRET_NAMES, SecretReader
 from shared.settings.config_json import ConfigJson
 from shared.settings.environment import environment_layer, shadowed, unknown_names
 from shared.settings.faults import Origins, sentence
 from shared.settings.leaves import KeyPath, leaves
-from shared.settings.secret_values import read_secrets, sealed_keys
+from shared.settings.providers import unaddressed
+from shared.settings.secret_values import managed_servers, read_secrets, sealed_keys
 from shared.settings.section import SettingsError
 from shared.settings.security_yml import NAME, SecurityYml
 from shared.settings.tree import Settings
@@ -42,6 +43,7 @@ def load(environ: Mapping[str, str], ask_passphrase: Callable[[], str | None] | 
     for path, _, value in given:
         put(tree, path, _over(get(tree, path), value))
     _place_paths(tree, environ, config.path.parent)
+    tree["managed_mcp"] = managed_servers(get(tree, ("org_dir",)))
     tree["secret_keys"] = sorted(
         {*sealed_keys(tree), *(".".join(map(str, keys)) for keys in security.origins)}
     )
@@ -54,10 +56,11 @@ def load(environ: Mapping[str, str], ask_passphrase: Callable[[], str | None] | 
         *read_secrets(tree, reader),
     ]
     tree["warnings"] = warnings
-    tree["secret_names"] = sorted(name for name in secret_names() | reader.names if name in environ)
+    expanded = {name for name in reader.expanded if SECRET_NAMES.search(name)}
+    tree["secret_names"] = sorted(environ.keys() & (secret_names() | reader.names | expanded))
     origins = Origins({path: name for path, name, _ in given}, security, config)
     settings = _validated(tree, origins)
-    _check_default_model(settings, origins)
+    _check_models(settings, origins)
     return settings.model_copy(update={"warnings": (*warnings, *_loosened(settings))})
 
 
@@ -157,7 +160,12 @@ def _validated(tree: Tree, origins: Origins) -> Settings:
         raise SettingsError("The settings hold a number or a text beyond all use") from None
 
 
-def _check_default_model(settings: Settings, origins: Origins) -> None:
+def _check_models(settings: Settings, origins: Origins) -> None:
+    for index, entry in enumerate(settings.model_list):
+        general = settings.model.base_url
+        fault = unaddressed(entry.model, has_keys=bool(entry.api_keys), general=general)
+        if fault and entry.api_base is None:
+            raise SettingsError(f"{origins.place(('model_list', index, 'model'))} {fault}")
     asked = settings.agents.defaults.model_name
     names = dict.fromkeys(entry.model_name for entry in settings.model_list)
     if names and asked is not None and asked not in names:

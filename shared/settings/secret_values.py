@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 from pydantic import SecretStr
 
-from shared.secrets import IN_ENVIRONMENT, IN_FILE, SEALED, SecretFault, SecretReader
+from shared import jsons
+from shared.secrets import SecretFault, SecretReader, is_secret_form
+from shared.settings.files import read_text
 from shared.settings.leaves import leaves
+from shared.settings.section import SettingsError
 
 Tree = dict[str, Any]
+
+MANAGED: Final = "managed_mcp"
 
 
 def read_secrets(tree: Tree, reader: SecretReader) -> list[str]:
@@ -25,10 +31,26 @@ def read_secrets(tree: Tree, reader: SecretReader) -> list[str]:
 
 def sealed_keys(tree: Tree) -> Iterator[str]:
     """Yield the dotted keys of servers' variables and headers that are written in a secret form."""
-    for name, part, values in _server_parts(tree):
-        for key, value in values.items():
-            if isinstance(value, str) and value.startswith((SEALED, IN_FILE, IN_ENVIRONMENT)):
-                yield f"tools.mcp.servers.{name}.{part}.{key}"
+    for name, server in _servers(tree):
+        for part, values in _parts(server):
+            for key, value in values.items():
+                if isinstance(value, str) and is_secret_form(value):
+                    yield f"{name}.{part}.{key}"
+
+
+def managed_servers(org_dir: str | None) -> Any:
+    """Return the ``mcpServers`` of ``ORG_DIR/managed-mcp.json`` as written; raises ``SettingsError``."""
+    path = Path(org_dir) / "managed-mcp.json" if org_dir else None
+    text = read_text(path) if path else None
+    if text is None:
+        return {}
+    try:
+        content = jsons.loads(text)
+    except jsons.JSONDecodeError as error:
+        raise SettingsError(f"{path}, line {error.lineno}: is not JSON") from None
+    if not isinstance(content, dict):
+        raise SettingsError(f"{path} must hold a JSON object")
+    return content.get("mcpServers", {})
 
 
 def _fields(tree: Tree, reader: SecretReader) -> Iterator[str]:
@@ -65,10 +87,27 @@ def _model_keys(tree: Tree, reader: SecretReader) -> Iterator[str]:
 
 
 def _server_values(tree: Tree, reader: SecretReader) -> Iterator[str]:
-    for name, part, values in _server_parts(tree):
-        for key, fault in _in_place(values, reader):
-            tree["tools"]["mcp"]["servers"][name]["enabled"] = False
-            yield f"tools.mcp.servers.{name} is off: its {part}.{key} cannot be used: {fault}"
+    for name, server in _servers(tree):
+        for key, fault in _server_faults(server, reader):
+            if name.startswith(MANAGED):
+                raise SettingsError(
+                    f"managed-mcp.json: mcpServers{name.removeprefix(MANAGED)}.{key}: {fault}"
+                )
+            server["enabled"] = False
+            yield f"{name} is off: its {key} cannot be used: {fault}"
+
+
+def _server_faults(server: Tree, reader: SecretReader) -> list[tuple[str, SecretFault]]:
+    """Read a server's secrets and expand the rest in place; return what is bad by its key."""
+    faults = [
+        (f"{part}.{key}", bad) for part, values in _parts(server) for key, bad in _in_place(values, reader)
+    ]
+    for key in server.keys() & {"url", "command", "args"}:
+        try:
+            server[key] = _expanded(server[key], reader)
+        except SecretFault as fault:
+            faults.append((key, fault))
+    return faults
 
 
 def _plugin_secrets(tree: Tree, reader: SecretReader) -> Iterator[str]:
@@ -80,14 +119,23 @@ def _plugin_secrets(tree: Tree, reader: SecretReader) -> Iterator[str]:
             yield f"channels.plugins.{name} is off: its secrets.{key} cannot be used: {fault}"
 
 
-def _server_parts(tree: Tree) -> Iterator[tuple[str, str, Tree]]:
-    """Yield ``(server, env or headers, values)`` wherever they have the form of objects."""
-    servers = (_node(tree, ("tools", "mcp")) or {}).get("servers")
-    for name, server in servers.items() if isinstance(servers, dict) else ():
-        for part in ("env", "headers"):
-            values = server.get(part) if isinstance(server, dict) else None
-            if isinstance(values, dict):
-                yield name, part, values
+def _servers(tree: Tree) -> Iterator[tuple[str, Tree]]:
+    """Yield ``(dotted key, server)`` of the operator's and the organisation's, those that are objects."""
+    configured = (_node(tree, ("tools", "mcp")) or {}).get("servers")
+    for key, servers in (("tools.mcp.servers", configured), (MANAGED, tree.get("managed_mcp"))):
+        for name, server in servers.items() if isinstance(servers, dict) else ():
+            if isinstance(server, dict):
+                yield f"{key}.{name}", server
+
+
+def _parts(server: Tree) -> list[tuple[str, Tree]]:
+    return [(part, server[part]) for part in ("env", "headers") if isinstance(server.get(part), dict)]
+
+
+def _expanded(value: Any, reader: SecretReader) -> Any:
+    if isinstance(value, list):
+        return [_expanded(item, reader) for item in value]
+    return reader.expand(value) if isinstance(value, str) else value
 
 
 def _in_place(values: Tree, reader: SecretReader) -> list[tuple[str, SecretFault]]:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr, field_validator
 
+from shared.settings.providers import messages_base
 from shared.settings.proxies import checked_proxies
 from shared.settings.section import Env, Section
 
@@ -71,6 +72,8 @@ class ModelEntry(Section):
     api_keys: tuple[SecretStr, ...] = Field(
         default=(), description="Keys, used in turn; they belong in .security.yml"
     )
+
+    _base = field_validator("api_base")(messages_base)
 
 
 class Heartbeat(Section):

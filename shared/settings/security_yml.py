@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
 from shared.settings.faults import did_you_mean
 from shared.settings.files import line_of, read_text
 from shared.settings.leaves import config_sections, member, section_of
+from shared.settings.providers import address_of
 from shared.settings.section import Section, SettingsError
 from shared.settings.sections import ModelEntry
 from shared.settings.tree import Settings
@@ -88,17 +88,30 @@ class SecurityYml:
             raise SettingsError(f"{self.at(('model_list',))} must map model names to their api_keys")
         entries = tree.get("model_list")
         listed = entries if isinstance(entries, list) else []
-        for name, entry in value.items():
+        # Keys by a bare name first, so that those by an indexed one count where both mean an entry.
+        for name, entry in sorted(value.items(), key=lambda item: bool(_index(item[0])[1])):
             places = list(_places(listed, name))
             if not places:
                 names = sorted({str(item.get("model_name")) for item in listed if isinstance(item, dict)})
                 self._typo(("model_list", name), names)
             elif isinstance(entry, dict):
-                for place in places:
+                for place in self._at_one_address(listed, places, name):
                     self._merge_model(listed, place, name, entry)
             elif entry is not None:
                 said = self.at(("model_list", name))
                 raise SettingsError(f"{said} must be an object with api_keys")
+
+    def _at_one_address(self, listed: list[Any], places: list[int], name: str) -> list[int]:
+        """Return the entries at the first one's address: keys were given for one, others hear of it."""
+        addresses = {place: _address(listed[place]) for place in places}
+        same = [place for place in places if addresses[place] == addresses[places[0]]]
+        if len(same) < len(places):
+            said = self.at(("model_list", name))
+            self.warnings.append(
+                said
+                + f" counts at the first entry's address alone; keys of others stand under {name}:1, {name}:2"
+            )
+        return same
 
     def _merge_model(self, listed: list[Any], place: int, name: str, entry: dict[str, Any]) -> None:
         for key, item in entry.items():
@@ -160,16 +173,30 @@ def exposed(path: Path) -> str | None:
     return None
 
 
-def _places(listed: list[Any], name: str) -> Iterator[int]:
-    """Yield the entries that ``name`` means: all of that name, or for ``name:i`` the i-th (from 0)."""
+def _places(listed: list[Any], name: str) -> list[int]:
+    """Return the entries that ``name`` means: all of that name, for ``name:i`` the i-th (from 0).
+
+    A bare name without an entry of its own means all that are indexed by it.
+    """
     named = [place for place, item in enumerate(listed) if isinstance(item, dict)]
-    exact = [place for place in named if listed[place].get("model_name") == name]
+    names = {place: str(listed[place].get("model_name")) for place in named}
+    base, index = _index(name)
+    if exact := [place for place, other in names.items() if other == name]:
+        return exact
+    if index:
+        return [place for place, other in names.items() if other == base][int(index) : int(index) + 1]
+    return [place for place, other in names.items() if _index(other)[0] == name]
+
+
+def _address(entry: dict[str, Any]) -> str | None:
+    base = entry.get("api_base")
+    return address_of(str(entry.get("model")), base if isinstance(base, str) else None)
+
+
+def _index(name: str) -> tuple[str, str]:
+    """Return the base and the index of ``name:3``, an empty index without one."""
     base, _, index = name.rpartition(":")
-    if exact or not index.isdecimal():
-        yield from exact
-        return
-    numbered = [place for place in named if listed[place].get("model_name") == base]
-    yield from numbered[int(index) : int(index) + 1] if len(index) < 6 else ()
+    return (base, index) if index.isdecimal() and len(index) < 6 else (name, "")
 
 
 def _plain(value: Any, budget: list[int], path: Path, depth: int = 0) -> Any:

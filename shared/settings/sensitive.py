@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from pydantic import BaseModel, SecretStr
 
+from shared.secrets import SECRET_NAMES
 from shared.settings.tools import McpServer
 
 if TYPE_CHECKING:
     from shared.settings.tree import Settings
-
-# Names of variables and headers whose values are secret even if they are written in config.json.
-NAMES: Final = re.compile(r"key|token|secret|passw|pwd|auth|cookie|credential|session|private|dsn", re.I)
 
 
 def sensitive_texts(settings: Settings) -> Iterator[str]:
@@ -25,7 +22,11 @@ def sensitive_texts(settings: Settings) -> Iterator[str]:
     form gave them (``secret_keys``): a PATH or a content type must not be cut out of every text.
     """
     for name, server in settings.tools.mcp.servers.items():
-        yield from _of_server(server, f"tools.mcp.servers.{name}", settings.secret_keys)
+        yield from _of_server(dict(server), f"tools.mcp.servers.{name}", settings.secret_keys)
+    managed = settings.managed_mcp if isinstance(settings.managed_mcp, dict) else {}
+    for name, entry in managed.items():
+        if isinstance(entry, dict):
+            yield from _of_server(entry, f"managed_mcp.{name}", settings.secret_keys)
     yield from _of(settings)
     databases = (settings.database_url, settings.database_tools_url)
     yield from _passwords(tuple(None if url is None else url.get_secret_value() for url in databases))
@@ -50,20 +51,21 @@ def _of(value: Any) -> Iterator[str]:
             yield from _of(item)
 
 
-def _of_server(server: McpServer, key: str, secret_keys: frozenset[str]) -> Iterator[str]:
-    for part, values in (("env", server.env), ("headers", server.headers)):
-        for name, secret in values.items():
-            if NAMES.search(name) or f"{key}.{part}.{name}" in secret_keys:
-                text = secret.get_secret_value()
+def _of_server(server: Mapping[str, Any], key: str, secret_keys: frozenset[str]) -> Iterator[str]:
+    for part in ("env", "headers"):
+        values = server.get(part)
+        for name, secret in values.items() if isinstance(values, dict) else ():
+            text = secret.get_secret_value() if isinstance(secret, SecretStr) else str(secret)
+            if SECRET_NAMES.search(name) or f"{key}.{part}.{name}" in secret_keys:
                 yield text
                 yield from text.split()[1:]  # "Bearer abc": the token is as secret alone
-    yield from _passwords((server.url,))
+    yield from _passwords((server.get("url"),))
 
 
 def _passwords(addresses: tuple[str | None, ...]) -> Iterator[str]:
     for address in addresses:
         try:
-            password = urlsplit(address or "").password
+            password = urlsplit(str(address or "")).password
         except ValueError:
             continue
         if password:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, SecretStr, field_validator
 
 from shared.settings.channels import Channels
+from shared.settings.providers import messages_base
 from shared.settings.section import Env, Section
 from shared.settings.sections import (
     Agents,
@@ -45,6 +46,8 @@ class ModelAccess(Section):
     fallback_model: Annotated[str | None, Env("CLAUDE_FALLBACK_MODEL")] = Field(
         default=None, description="Model id to go on with when the first is overloaded"
     )
+
+    _base = field_validator("base_url")(messages_base)
 
     @property
     def has_credential(self) -> bool:
@@ -197,6 +200,7 @@ class Settings(Section):
     warnings: tuple[str, ...] = ()
     secret_names: frozenset[str] = frozenset()
     secret_keys: frozenset[str] = frozenset()
+    managed_mcp: Any = Field(default=None, repr=False)
 
     _zone = field_validator("timezone")(checked_zone)
 

@@ -135,7 +135,7 @@ class TestSecrets:
         first = path.read_text()
         assert "# the usual one" in first
         assert "mystery: {kept: true}" in first
-        config = {"channels": {"telegram": {}}, "model_list": [{"model_name": "default", "model": "m"}]}
+        config = {"channels": {"telegram": {}}, "model_list": [{"model_name": "default", "model": "claude"}]}
         (tmp_path / "config.json").write_text(json.dumps(config))
         assert token_of(tmp_path, "one") == "123:abc"
         both = {"PICOCLAW_KEY_PASSPHRASE": "one", "PICOCLAW_NEW_KEY_PASSPHRASE": "two"}

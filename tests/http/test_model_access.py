@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import socketserver
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -169,3 +172,67 @@ def test_thinking_follows_the_settings_unless_the_request_says(
         assert "thinking" not in model.requests()[-1]["body"]
         chat(client, "hi", thinking=True, max_thinking_tokens=3000)
         assert model.requests()[-1]["body"]["thinking"]["budget_tokens"] == 3000
+
+
+@contextlib.contextmanager
+def recording_proxy() -> Iterator[tuple[str, list[str]]]:
+    """Run a proxy that connects to nothing; yield its address and what it was asked to connect to."""
+    asked: list[str] = []
+
+    class Refuse(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            asked.append(self.rfile.readline().decode().split()[1])
+            self.wfile.write(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Refuse) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}", asked
+        finally:
+            server.shutdown()
+
+
+def test_no_key_reaches_an_address_that_it_was_not_given_for(
+    make_host: MakeHost, model: ModelProcess, models: list[ModelProcess]
+) -> None:
+    own, other = models
+    shapes = {  # name: its model, where it goes, the key that is seen there
+        "plain": ("claude-one", None, model, "sk-test-canary"),
+        "prefixed": ("anthropic/claude-one", None, model, "sk-test-canary"),
+        "keyed": ("anthropic-messages/claude-one", None, model, "sk-keyed"),
+        "based": ("openai/claude-one", f"{own.url}/v1", own, "sk-based"),
+        "keyless": ("claude-one", f"{other.url}/v1/messages/", other, "Bearer none"),
+        "other:0": ("claude-one", other.url, other, "sk-other"),
+    }
+    abroad = {"deepseek": "api.deepseek.com", "zai": "api.z.ai", "openrouter": "openrouter.ai"}
+    entries: list[dict[str, Any]] = [
+        {"model_name": name, "model": asked, "api_base": base} for name, (asked, base, *_) in shapes.items()
+    ]
+    entries += [{"model_name": name, "model": f"{name}/some-model"} for name in abroad]
+    with recording_proxy() as (proxy, asked):
+        host = make_host(settings={"HTTPS_PROXY": proxy, "NO_PROXY": "127.0.0.1"})
+        configure(host, model_list=entries)
+        keyed = ("keyed", "based", "other", *abroad)
+        lines = "".join(f"  {name}: {{api_keys: [sk-{name}]}}\n" for name in keyed)
+        secrets = host.root / "home" / ".security.yml"
+        secrets.write_text(f"model_list:\n{lines}")
+        secrets.chmod(0o600)
+        host.start()
+        with host.client() as client:
+            for name, (_, _, server, key) in shapes.items():
+                before = {id(one): len(one.requests()) for one in (model, own, other)}
+                assert chat(client, "hello", model=name)["status"] == "success", name
+                new = {id(one): one.requests()[before[id(one)] :] for one in (model, own, other)}
+                (request,) = new.pop(id(server))
+                assert not any(new.values()), name
+                assert key in str(request["headers"]), name
+                assert not any(
+                    f"sk-{other}" in str(request["headers"]) for other in (*keyed, "test") if other not in key
+                )
+                assert request["body"]["model"] == "claude-one", name
+            for name, address in abroad.items():
+                seen = [len(one.requests()) for one in (model, own, other)]
+                assert chat(client, "hello", model=name, max_execution_ms=2_000)["status"] != "success"
+                assert [len(one.requests()) for one in (model, own, other)] == seen, name
+                assert set(asked) == {f"{address}:443"}
+                asked.clear()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from host.mcp_clients.server_config import configured_servers, managed_servers, parse_servers
+from host.mcp_clients.server_config import ServerConfig, configured_servers, managed_servers, parse_servers
 from shared.errors import InvalidInput
+from shared.secrets import Sealer
+from shared.settings import SettingsError, load
 from shared.settings.tools import McpServer
 
 URL = "https://tools.example/mcp"
@@ -111,19 +114,76 @@ def test_whatever_an_entry_holds_it_is_taken_or_refused_by_name(entry: Any, stdi
     assert complaint.startswith("mcp_servers.a")
 
 
+def organisation(home: Path, text: str, **environ: str) -> dict[str, ServerConfig]:
+    (home / "managed-mcp.json").write_text(text)
+    settings = load({"PICOCLAW_HOME": str(home), "ORG_DIR": str(home), **environ})
+    return managed_servers(settings.managed_mcp)
+
+
 def test_the_organisations_file_is_read_and_trusted(tmp_path: Path) -> None:
-    assert managed_servers(None) == {}
-    assert managed_servers(tmp_path) == {}
-    file = tmp_path / "managed-mcp.json"
-    file.write_text('{"mcpServers": {"wiki": {"url": "http://10.0.0.5/mcp"}}}')
-    assert managed_servers(tmp_path)["wiki"].trusted
+    assert managed_servers(load({"PICOCLAW_HOME": str(tmp_path)}).managed_mcp) == {}
+    assert managed_servers(load({"PICOCLAW_HOME": str(tmp_path), "ORG_DIR": str(tmp_path)}).managed_mcp) == {}
+    assert organisation(tmp_path, '{"mcpServers": {"wiki": {"url": "http://10.0.0.5/mcp"}}}')["wiki"].trusted
     for text, named in (
-        ("{", "managed-mcp.json: is not JSON"),
-        ('{"mcpServers": {"wiki": {}}}', "mcpServers.wiki.url"),
+        ("{", r"managed-mcp\.json, line 1: is not JSON"),
+        ("[]", r"managed-mcp\.json must hold a JSON object"),
+        ('{"mcpServers": []}', "mcpServers: must be an object"),
+        ('{"mcpServers": {"wiki": 1}}', r"mcpServers\.wiki: must be an object"),
+        ('{"mcpServers": {"wiki": {}}}', r"mcpServers\.wiki\.url"),
+        ('{"mcpServers": {"wiki": {"url": 1, "headers": 2}}}', r"mcpServers\.wiki\.url"),
     ):
-        file.write_text(text)
-        with pytest.raises(InvalidInput, match=named):
-            managed_servers(tmp_path)
+        with pytest.raises((InvalidInput, SettingsError), match=named):
+            organisation(tmp_path, text)
+
+
+FORMS = {
+    "${WIKI_TOKEN}": "token-in-a-variable",
+    "Bearer ${WIKI_TOKEN}": "Bearer token-in-a-variable",
+    "${ABSENT:-token-by-default}": "token-by-default",
+    "env://WIKI_TOKEN": "token-in-a-variable",
+    "file://wiki.key": "token-in-a-file",
+    Sealer("sesame").seal("token-that-was-sealed"): "token-that-was-sealed",
+}
+
+
+@pytest.mark.parametrize(("form", "value"), FORMS.items(), ids=range(len(FORMS)))
+def test_the_organisations_secrets_may_have_every_form_and_are_known_to_the_redactor(
+    tmp_path: Path, form: str, value: str
+) -> None:
+    (tmp_path / "wiki.key").write_text("token-in-a-file\n")
+    environ = {"WIKI_TOKEN": "token-in-a-variable", "PICOCLAW_KEY_PASSPHRASE": "sesame"}
+    servers = {
+        "http": {"url": "https://wiki.example/${PLACE}", "headers": {"X-Wiki": form}},
+        "stdio": {
+            "type": "stdio",
+            "command": "wiki",
+            "args": ["file:///tmp/${PLACE}"],
+            "env": {"WIKI": form},
+        },
+    }
+    (tmp_path / "managed-mcp.json").write_text(json.dumps({"mcpServers": servers}))
+    home = {"PICOCLAW_HOME": str(tmp_path), "ORG_DIR": str(tmp_path), "PLACE": "here"}
+    settings = load(home | environ)
+    found = managed_servers(settings.managed_mcp)
+    assert (found["http"].url, found["http"].headers) == ("https://wiki.example/here", {"X-Wiki": value})
+    assert (found["stdio"].args, found["stdio"].env) == (("file:///tmp/here",), {"WIKI": value})
+    if form != "${ABSENT:-token-by-default}":
+        assert value in settings.secret_values()
+    assert ("WIKI_TOKEN" in settings.secret_names) == ("WIKI_TOKEN" in form)
+    assert "PLACE" not in settings.secret_names
+    assert value not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    "form", ["${ABSENT}", "Bearer ${ABSENT}", "env://ABSENT", "file://absent", "enc://AAAA"]
+)
+@pytest.mark.parametrize("part", ["headers", "env"])
+def test_an_organisations_secret_that_cannot_be_had_stops_the_start_with_its_name(
+    tmp_path: Path, form: str, part: str
+) -> None:
+    text = json.dumps({"mcpServers": {"wiki": {"url": "https://wiki.example", part: {"TOKEN": form}}}})
+    with pytest.raises(SettingsError, match=rf"managed-mcp\.json: mcpServers\.wiki\.{part}\.TOKEN: "):
+        organisation(tmp_path, text)
 
 
 def test_the_operators_settings_become_trusted_servers() -> None:

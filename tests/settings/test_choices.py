@@ -80,3 +80,70 @@ def test_whether_the_embedded_model_answers(tmp_path: Path) -> None:
     for name in ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "CLAUDE_CODE_OAUTH_TOKEN"):
         assert not settings_of(tmp_path, None, **{name: "x"}).offline
     assert not settings_of(tmp_path, ANTHROPIC_BASE_URL="http://127.0.0.1:1").offline
+
+
+GENERAL = {"ANTHROPIC_API_KEY": "general"}
+
+
+@pytest.mark.parametrize(
+    ("model", "base", "sent"),
+    [
+        ("claude-x", None, ("claude-x", None)),
+        ("anthropic/claude-x", None, ("claude-x", None)),
+        ("anthropic-messages/claude-x", None, ("claude-x", None)),
+        ("Anthropic/claude-x", None, ("claude-x", None)),
+        ("deepseek/deepseek-chat", None, ("deepseek-chat", "https://api.deepseek.com/anthropic")),
+        ("openrouter/auto", None, ("openrouter/auto", "https://openrouter.ai/api")),
+        ("openrouter/z-ai/glm-5", None, ("z-ai/glm-5", "https://openrouter.ai/api")),
+        ("openai/gpt-5.4", "http://gateway.test/v1", ("gpt-5.4", "http://gateway.test")),
+        (
+            "meta-llama/llama-4",
+            "http://gateway.test/v1/messages/",
+            ("meta-llama/llama-4", "http://gateway.test"),
+        ),
+        ("deepseek/chat", "http://gateway.test//", ("chat", "http://gateway.test")),
+        ("openai/", "http://gateway.test/api/v1/", ("openai/", "http://gateway.test/api")),
+        ("m", "http://gateway.test/v1beta", ("m", "http://gateway.test/v1beta")),
+    ],
+)
+def test_a_prefix_is_cut_or_kept_by_the_table_of_providers(
+    tmp_path: Path, model: str, base: str | None, sent: tuple[str, str | None]
+) -> None:
+    entry = {"model_name": "a", "model": model, "api_base": base, "api_keys": ["own"]}
+    (choice,) = model_choices(settings_of(tmp_path, [entry], **GENERAL))
+    assert access(choice) == (*sent, ["own"])
+
+
+def test_a_base_that_ends_in_v1_has_one(tmp_path: Path) -> None:
+    for ending in ("", "/", "/v1", "/v1/", "/v1/messages", "//v1//messages//"):
+        settings = settings_of(tmp_path, ANTHROPIC_BASE_URL=f"http://x.test/api{ending}")
+        assert settings.model.base_url == "http://x.test/api"
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        ("openai/gpt-5.4", "no address of openai is known that speaks the Messages API"),
+        ("gemini/pro", "no address of gemini is known"),
+        ("unheard-of/model", "'unheard-of' is not a known provider"),
+        ("gpt-5.4", "has keys of its own and is no model of Anthropic's"),
+    ],
+)
+def test_a_provider_without_an_address_is_refused_with_its_line(
+    tmp_path: Path, model: str, said: str
+) -> None:
+    entry = {"model_name": "b", "model": model, "api_keys": ["k"]}
+    text = json.dumps({"model_list": [{"model_name": "a", "model": "claude-x"}, entry]}, indent=1)
+    (tmp_path / "config.json").write_text(text)
+    line = text.split(json.dumps(model))[0].count("\n") + 1
+    place = rf"config\.json, line {line}: model_list\.1\.model"
+    with pytest.raises(SettingsError, match=f"{place} needs an api_base: .*{said}"):
+        load({"PICOCLAW_HOME": str(tmp_path)})
+
+
+def test_the_general_key_is_used_at_the_general_address_however_it_is_written(tmp_path: Path) -> None:
+    for base in ("https://api.anthropic.com", "https://api.anthropic.com/v1"):
+        entry = {"model_name": "a", "model": "claude-x", "api_base": base}
+        assert model_choices(settings_of(tmp_path, [entry], **GENERAL))[0].api_keys
+    entry = {"model_name": "a", "model": "deepseek/chat"}
+    assert not model_choices(settings_of(tmp_path, [entry], **GENERAL))[0].api_keys

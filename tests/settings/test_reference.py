@@ -15,7 +15,7 @@ DOCUMENT = (ROOT / "docs/configuration.md").read_text()
 EXAMPLES = re.findall(r"^```(\w+)\n(.*?)^```$", DOCUMENT, re.M | re.S)
 
 WITH_MODELS = """{
-  "model_list": [{"model_name": "default", "model": "a"}, {"model_name": "small", "model": "b"}],
+  "model_list": [{"model_name": "default", "model": "claude"}, {"model_name": "small", "model": "claude"}],
   "tools": {"mcp": {"servers": {"github": {"url": "https://mcp.example/github"}}}}
 }"""
 

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import base64
+import hashlib
+import hmac
 import os
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -88,3 +91,38 @@ def test_variables_that_are_not_set_are_a_fault(tmp_path: Path) -> None:
     assert reader.names == {"SET"}
     for name in ("EMPTY", "ABSENT", ""):
         assert fault_of(reader, f"env://{name}") == "the environment variable it names is not set"
+
+
+def test_a_value_that_sipeed_picoclaw_sealed_is_read(tmp_path: Path) -> None:
+    key = tmp_path / "picoclaw_ed25519.key"
+    key.write_text("-----BEGIN OPENSSH PRIVATE KEY-----\nnot a real one\n")
+    sealed = sipeed_seal("sk-theirs", "open sesame", key.read_bytes())
+    environ = {"PICOCLAW_KEY_PASSPHRASE": "open sesame", "PICOCLAW_SSH_KEY_PATH": str(key)}
+    assert SecretReader(environ, tmp_path).read(sealed) == "sk-theirs"
+    key.rename(tmp_path / "moved")
+    assert "PICOCLAW_SSH_KEY_PATH" in fault_of(SecretReader(environ, tmp_path), sealed)
+    (tmp_path / ".ssh").mkdir()
+    (tmp_path / "moved").rename(tmp_path / ".ssh" / key.name)
+    home = {"PICOCLAW_KEY_PASSPHRASE": "open sesame", "HOME": str(tmp_path)}
+    assert SecretReader(home, tmp_path).read(sealed) == "sk-theirs"
+    other = SecretReader({**home, "PICOCLAW_KEY_PASSPHRASE": "x"}, tmp_path)
+    assert "passphrase or SSH key" in fault_of(other, sealed)
+
+
+def sipeed_seal(value: str, passphrase: str, ssh_key: bytes) -> str:
+    """Seal as sipeed/picoclaw documents it, by the standard library's parts."""
+    salt, nonce = os.urandom(16), os.urandom(12)
+    material = hmac.digest(hashlib.sha256(ssh_key).digest(), passphrase.encode(), "sha256")
+    first = hmac.digest(salt, material, "sha256")  # RFC 5869: extract, then expand once
+    key = hmac.digest(first, b"picoclaw-credential-v1\x01", "sha256")
+    return (
+        "enc://" + base64.b64encode(salt + nonce + AESGCM(key).encrypt(nonce, value.encode(), None)).decode()
+    )
+
+
+def test_variables_stand_anywhere_in_a_text(tmp_path: Path) -> None:
+    reader = SecretReader({"TOKEN": "value", "EMPTY": ""}, tmp_path)
+    assert reader.read("Bearer ${TOKEN}") == "Bearer value"
+    assert reader.read("${EMPTY:-other}${ABSENT:-}") == "other"
+    assert reader.read("$TOKEN ${} ${1} $${x y}") == "$TOKEN ${} ${1} $${x y}"
+    assert fault_of(reader, "a ${ABSENT}") == "the environment variable ABSENT is not set"

@@ -85,7 +85,8 @@ def test_the_file_wins_over_the_config_and_the_environment_over_both(tmp_path: P
 
 
 def test_models_of_the_environment_take_their_keys_from_the_file(tmp_path: Path) -> None:
-    listed = '[{"model_name": "x", "model": "m"}, {"model_name": "y", "model": "m", "api_keys": ["own"]}]'
+    x = {"model_name": "x", "model": "claude"}
+    listed = json.dumps([x, {**x, "model_name": "y", "api_keys": ["own"]}])
     security = "model_list: {x: {api_keys: [file]}, y: {api_keys: [file]}}"
     settings = settings_of(tmp_path, security, PICOCLAW_MODEL_LIST=listed)
     assert keys_of(settings) == [["file"], ["own"]]
@@ -235,3 +236,31 @@ def test_the_passphrase_is_asked_for_once_and_only_when_it_is_needed(tmp_path: P
     assert settings.api_token_previous is not None
     assert settings.api_token_previous.get_secret_value() == "b"
     assert asked == ["asked"]
+
+
+@pytest.mark.parametrize(
+    ("listed", "security", "keys"),
+    [
+        (["gpt:0", "gpt:1"], {"gpt": ["a"]}, [["a"], ["a"]]),
+        (["gpt:0", "gpt:1"], {"gpt": ["a"], "gpt:1": ["b"]}, [["a"], ["b"]]),
+        (["gpt:0", "gpt:1"], {"gpt:1": ["b"], "gpt": ["a"]}, [["a"], ["b"]]),
+        (["gpt", "gpt"], {"gpt": ["a"], "gpt:1": ["b"]}, [["a"], ["b"]]),
+        (["gpt", "gpt:1"], {"gpt": ["a"]}, [["a"], []]),
+        (["gpt:8b", "gpt:"], {"gpt": ["a"]}, [[], []]),
+    ],
+)
+def test_indexed_names_find_their_keys(
+    tmp_path: Path, listed: list[str], security: dict[str, list[str]], keys: list[list[str]]
+) -> None:
+    entries = [{"model_name": name, "model": "claude-a"} for name in listed]
+    given = {name: {"api_keys": values} for name, values in security.items()}
+    settings = settings_of(tmp_path, json.dumps({"model_list": given}), {"model_list": entries})
+    assert keys_of(settings) == keys
+
+
+def test_keys_of_a_name_go_to_the_first_entrys_address_alone(tmp_path: Path) -> None:
+    bases = ["http://one.test", "http://one.test/v1/", "http://two.test"]
+    entries = [{"model_name": "a", "model": "m", "api_base": base} for base in bases]
+    settings = settings_of(tmp_path, "model_list: {a: {api_keys: [k]}}", {"model_list": entries})
+    assert keys_of(settings) == [["k"], ["k"], []]
+    assert "stand under a:1, a:2" in settings.warnings[0]

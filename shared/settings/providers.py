@@ -1,0 +1,71 @@
+"""Where the models of ``model_list`` live: addresses of the Messages API by the prefix of a model's id."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+ANTHROPIC: Final = "https://api.anthropic.com"
+
+GENERAL: Final = frozenset({"anthropic", "anthropic-messages"})
+"""Prefixes that mean the general address: ANTHROPIC_BASE_URL, else Anthropic's own."""
+
+ADDRESSES: Final = {
+    "deepseek": "https://api.deepseek.com/anthropic",  # api-docs.deepseek.com/guides/anthropic_api
+    "mimo": "https://api.xiaomimimo.com/anthropic",  # platform.xiaomimimo.com/docs, Anthropic API
+    "minimax": "https://api.minimax.io/anthropic",  # platform.minimax.io/docs, text-anthropic-api
+    "moonshot": "https://api.moonshot.ai/anthropic",  # platform.moonshot.ai/docs, agent support
+    "openrouter": "https://openrouter.ai/api",  # openrouter.ai/docs, Messages API
+    "qwen": "https://dashscope.aliyuncs.com/apps/anthropic",  # help.aliyun.com, anthropic-api-messages
+    "qwen-intl": "https://dashscope-intl.aliyuncs.com/apps/anthropic",  # alibabacloud.com, 2980295
+    "zai": "https://api.z.ai/api/anthropic",  # docs.z.ai/devpack/tool/claude
+    "zhipu": "https://open.bigmodel.cn/api/anthropic",  # docs.bigmodel.cn, Claude API
+}
+"""As the providers document them, without the ``/v1/messages`` that the SDK adds."""
+
+_ELSEWHERE: Final = """azure bedrock cerebras gemini groq litellm lmstudio mistral novita nvidia ollama openai
+    siliconflow venice vllm volcengine"""
+ELSEWHERE: Final = frozenset(_ELSEWHERE.split())
+"""Prefixes of providers with another protocol, and of servers of one's own: they need an ``api_base``."""
+
+_ENDING: Final = re.compile(r"(?:/+v1(?:/+messages)?)?/*$")
+
+
+def messages_base(url: str | None) -> str | None:
+    """Return an address as the SDK takes it: without the ``/v1/messages`` that it adds."""
+    return None if url is None else _ENDING.sub("", url.strip())
+
+
+def split_model(model: str) -> tuple[str, str]:
+    """Return a model's provider, "" without a known one, and its id at the API.
+
+    A known prefix is cut. ``openrouter/auto`` keeps it: all ids of OpenRouter have the form ``maker/model``.
+    """
+    prefix, slash, rest = model.strip().partition("/")
+    provider = prefix.lower()
+    if not (slash and rest and provider in GENERAL | ELSEWHERE | ADDRESSES.keys()):
+        return "", model.strip()
+    return provider, model.strip() if provider == "openrouter" and "/" not in rest else rest
+
+
+def address_of(model: str, api_base: str | None) -> str | None:
+    """Return where an entry's requests go, None for the general address."""
+    return messages_base(api_base) or ADDRESSES.get(split_model(model)[0])
+
+
+def unaddressed(model: str, *, has_keys: bool, general: str | None) -> str | None:
+    """Return why an entry without ``api_base`` can't be used, None when its provider's address is known.
+
+    ``general`` is ANTHROPIC_BASE_URL: without it the general address is Anthropic's, whose ids begin with
+    ``claude``, so that no key of somebody else's may go there.
+    """
+    provider, rest = split_model(model)
+    if provider in ELSEWHERE:
+        return f"needs an api_base: no address of {provider} is known that speaks the Messages API"
+    if provider in ADDRESSES or provider in GENERAL:
+        return None
+    if "/" in rest:
+        return f"needs an api_base: {rest.partition('/')[0]!r} is not a known provider"
+    if has_keys and general is None and not rest.lower().startswith("claude"):
+        return "needs an api_base: it has keys of its own and is no model of Anthropic's"
+    return None
