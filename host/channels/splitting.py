@@ -10,13 +10,15 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 LEAST: Final = 128
 """Units that a part must be allowed to have."""
 
-_FENCE: Final = re.compile(r" {0,3}(`{3,16}|~{3,16})[ \t]*([^`\n]*)$")
+_FENCE: Final = re.compile(
+    r"([ \t]{0,32}(?:(?:[-*+>]|\d{1,9}[.)])[ \t]{1,4}){0,8})(`{3,16}|~{3,16})[ \t]*([^`\n]*)$"
+)
 _SPAN: Final = re.compile(r"`[^`]*`|\[[^\[\]]*\]\([^)]*\)|\*\*[^*]*\*\*|__[^_]*__|~~[^~]*~~")
 _JOINERS: Final = frozenset("\u200d\ufe0e\ufe0f")
 _LONGEST_INFO: Final = 40
@@ -25,15 +27,24 @@ _LOOK_BACK: Final = 32
 
 @dataclass(frozen=True, slots=True)
 class _Fence:
-    """An open code fence: how it closes, and the line that opens it again."""
+    """An open code fence: how it closes, the line that opens it again, and what stands before its lines.
+
+    ``before`` is the room of the lists and quotes that it stands in: it has none where it is opened again.
+    """
 
     mark: str
     opening: str
+    before: str = ""
 
     @property
     def cost(self) -> int:
         """The units that closing it takes, with the line's end."""
-        return len(self.mark) + 1
+        return len(self.before) + len(self.mark) + 1
+
+    def bare(self, line: str) -> str:
+        """Return a line of the code without what stands before it."""
+        room = len(self.before)
+        return line.lstrip(" >") if line[:room].strip(" \t>") else line[room:]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +64,12 @@ class _Part:
     size: int = 0
     gap: int | None = None
     fence: _Fence | None = None
+    again: _Fence | None = None
 
     def put(self, line: _Line) -> None:
+        if self.again is not None and self.lines:
+            line = replace(line, text=self.again.bare(line.text))
+            self.again = line.fence and self.again
         if not line.text and line.fence is None and self.lines:
             self.gap = len(self.lines)
         self.size += units(line.text) + 1
@@ -101,7 +116,7 @@ def _end(part: _Part, longest: int, parts: list[str]) -> _Part:
             rest.put(_Line(text, part.fence))
         return rest
     parts.append(_whole(part))
-    following = _Part()
+    following = _Part(again=part.fence)
     if part.fence is not None:
         following.put(_Line(part.fence.opening, part.fence))
     return following
@@ -113,7 +128,7 @@ def _whole(part: _Part) -> str:
         return "\n".join(part.lines)
     if part.lines == [part.fence.opening]:
         return ""
-    return "\n".join([*part.lines, part.fence.mark])
+    return "\n".join([*part.lines, ("" if part.again else part.fence.before) + part.fence.mark])
 
 
 def _lines(text: str, longest: int) -> Iterator[_Line]:
@@ -135,9 +150,9 @@ def _after(line: str, fence: _Fence | None) -> _Fence | None:
     found = _FENCE.match(line)
     if found is None:
         return fence
-    mark, info = found[1], found[2].strip()
+    before, mark, info = re.sub(r"[^\s>]", " ", found[1]), found[2], found[3].strip()
     if fence is None:
-        return _Fence(mark, f"{mark}{info[:_LONGEST_INFO]}")
+        return _Fence(mark, f"{mark}{info[:_LONGEST_INFO]}", before)
     return None if mark.startswith(fence.mark) and not info else fence
 
 

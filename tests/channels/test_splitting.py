@@ -61,6 +61,22 @@ def test_a_code_block_that_fits_into_the_next_message_moves_there_whole() -> Non
     assert split(f"{before.strip()}\n\n{code}", 260) == [before.strip(), code]
 
 
+@pytest.mark.parametrize("before", ["", "   ", "1. ", "  - ", "> "])
+def test_code_in_lists_and_quotes_keeps_its_indentation_when_it_is_opened_again(before: str) -> None:
+    room = "".join(char if char in " >" else " " for char in before)
+    code = [f"{'    ' * (number % 3)}line {number}" for number in range(40)]
+    text = "\n".join([f"{before}```py", *(room + line for line in code), f"{room}```", "", "Done."])
+    first, *others = split(text, 200)
+    assert first.startswith(f"{before}```py\n{room}line 0\n")
+    assert first.endswith(f"\n{room}```")
+    shown = [line.removeprefix(room) for line in first.split("\n")[1:-1]]
+    for part in others:
+        assert part.startswith("```py\n")
+        shown += part.split("\n```")[0].split("\n")[1:]
+    assert shown == code
+    assert others[-1].endswith("\n```\n\nDone.")
+
+
 def test_emphasis_code_and_links_are_not_torn() -> None:
     sentence = "see [the long page](https://example.org/a/b/c) and **mind the gap** or `run this now` then "
     for longest in range(LEAST, 300, 7):
