@@ -189,6 +189,7 @@ def _run_service(host: Host) -> RunService:
         metrics=host.metrics,
         prices=host.prices,
         timezone=settings.timezone,
+        assistant_name=settings.assistant_name,
         on_delete=forget,
         release=host.sandbox.forget,
     )

@@ -10,6 +10,7 @@ from shared import tool_contract as contract
 from shared.clock import iso, now_ms
 from shared.errors import InvalidInput
 from shared.models import Conversation
+from shared.senders import is_reserved
 from shared.store.store import Store
 from shared.tasks import TaskService, task_run_view, task_view
 
@@ -65,6 +66,10 @@ class Tools:
         if not arguments.text.strip():
             raise InvalidInput("text: must not be blank")
         sender = arguments.sender or DEFAULT_SENDER
+        if sender != DEFAULT_SENDER and is_reserved(sender):
+            raise InvalidInput(
+                f"sender: {sender!r} is the host's own name or looks like it; leave sender out"
+            )
         said = await self._store.outbound.add(source.id, target, arguments.text, sender, now_ms())
         return {
             "id": said.id,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
-from xml.sax.saxutils import escape, quoteattr
+from xml.sax.saxutils import quoteattr
 
 from host.agent import untrusted
 from host.agent.knowledge import SHORTEN, Known, Text
@@ -86,52 +86,45 @@ def person_message(
     time: str,
     identity: str = "",
     by_owner: bool = False,
-    by_host: bool = False,
     enclosed: Sequence[Enclosed] = (),
 ) -> list[Block]:
     """Return a person's message for the model: escaped, so that no text can pose as another tag.
 
-    ``sender`` is what they are called, ``identity`` what they can't choose. ``by_host``: a name of the
-    host's may stand there.
+    ``sender`` is what they are called and ``identity`` what they can't choose; both, and who is enclosed,
+    have been through ``untrusted.sender``.
     """
-    who = {"sender": sender if by_host else untrusted.sender(sender)}
+    who = {"sender": sender}
     if identity not in ("", sender):
-        who["id"] = untrusted.sender(identity)
+        who["id"] = identity
     if by_owner:
         who["owner"] = "yes"
     inside = [_tag("enclosed", _of(each), each.text) for each in enclosed]
     if text or not inside:
-        inside.append(_escaped(text))
+        inside.append(untrusted.escaped(text))
     tag = _opening("message", {**who, "time": time}) + "\n\n".join(inside) + "</message>"
     return [{"type": "text", "text": tag}]
 
 
 def enclosed_text(enclosed: Enclosed) -> str:
     """Return what came along with a message as people read it: no line of it can be taken for another's."""
-    who = f" from {untrusted.sender(enclosed.who)}" if enclosed.who else ""
-    named = f" ({untrusted.sender(enclosed.id)})" if enclosed.id else ""
+    who = f" from {enclosed.who}" if enclosed.who else ""
+    named = f" ({' '.join(enclosed.id.split())})" if enclosed.id else ""
     quoted = (f"> {line}" for line in enclosed.text.splitlines())
     return "\n".join([f"[{enclosed.kind}{who}{named}]", *quoted])
 
 
 def _of(enclosed: Enclosed) -> dict[str, str]:
-    who = enclosed.who and untrusted.sender(enclosed.who)
-    found = {"kind": enclosed.kind, "from": who, "id": enclosed.id}
+    found = {"kind": enclosed.kind, "from": enclosed.who, "id": enclosed.id}
     return {name: value for name, value in found.items() if value}
 
 
 def _tag(name: str, attributes: Mapping[str, str], text: str) -> str:
-    return f"{_opening(name, attributes)}{_escaped(text)}</{name}>"
+    return f"{_opening(name, attributes)}{untrusted.escaped(text)}</{name}>"
 
 
 def _opening(name: str, attributes: Mapping[str, str]) -> str:
     pairs = (f"{key}={untrusted.defused(quoteattr(value))}" for key, value in attributes.items())
     return f"<{name} {' '.join(pairs)}>"
-
-
-def _escaped(text: str) -> str:
-    # Escaping leaves what only looks like a tag, in full-width letters for instance.
-    return untrusted.defused(escape(text))
 
 
 def _stable(known: Known) -> Iterator[str]:

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
-from xml.sax.saxutils import escape
 
 import anyio
 
+from host.agent import untrusted
 from host.agent.child_window import ChildWindow
 from host.agent.endings import Ending
 from host.agent.history import Message
@@ -159,7 +159,7 @@ class ChildRecorder:
 
 
 def _messages(task: Task) -> list[Message]:
-    asked = f'<task from="agent">{escape(task.task)}</task>'
+    asked = f'<task from="agent">{untrusted.escaped(task.task)}</task>'
     return [{"role": "user", "content": [{"type": "text", "text": asked}, {"type": "text", "text": ABOUT}]}]
 
 

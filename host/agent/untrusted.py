@@ -12,6 +12,9 @@ import unicodedata
 from functools import cache
 from hashlib import blake2b
 from typing import Final
+from xml.sax.saxutils import escape
+
+from shared.senders import is_reserved
 
 TAGS: Final = (
     "message",
@@ -51,9 +54,6 @@ _WRAPPED: Final = re.compile(
     rf'<{OUTPUT} mark="([0-9a-f]{{8}})">\n(.*)\n</{OUTPUT} mark="\1">(\n{re.escape(ESCAPED_NOTE)})?',
     re.DOTALL,
 )
-_POSTS: Final = frozenset({"assistant", "system", "host", "picoclaw", "tool", "tools", "developer", "model"})
-# Letters of other alphabets that look like Latin ones; NFKC takes care of styled and full-width forms.
-_LOOKALIKES: Final = str.maketrans("аеорсухіјѕԁһոьӏɑοαενικρτυμѵṭ", "aeopcyxijsdhnblaoaevikptumvt")
 
 
 @cache
@@ -72,6 +72,12 @@ def defused(text: str) -> str:
     return _tag().sub("&lt;", text)
 
 
+def escaped(text: str) -> str:
+    """Return words from outside for between the host's tags: they can neither close nor open one."""
+    # Escaping leaves what only looks like a tag, in full-width letters for instance.
+    return defused(escape(text))
+
+
 def wrapped(text: str, key: str) -> str:
     """Return a tool's text between marks that it can't contain. ``key`` is the id of the call."""
     shown = defused(text)
@@ -88,14 +94,14 @@ def unwrapped(text: str) -> str:
     return _escaped().sub("<", found[2]) if found[3] else found[2]
 
 
-def sender(name: str) -> str:
-    """Return a sender's name as the model sees it: one line, and nobody's who is not a person."""
+def sender(name: str, assistant: str = "") -> str:
+    """Return a sender's name as it is seen: one line, and neither the host's nor the assistant's."""
     # "Cc" and "Cf" are characters that steer terminals and the direction of text, and show nothing.
     seen = "".join(
         " " if unicodedata.category(letter) in ("Cc", "Cf", "Zl", "Zp") else letter for letter in name
     )
     seen = " ".join(seen.split())[:LONGEST_SENDER] or "user"
-    return f"a person who goes by {seen!r}" if _is_post(seen) else seen
+    return f"a person who goes by {seen!r}" if is_reserved(seen, assistant) else seen
 
 
 def description(server: str, text: str) -> str:
@@ -113,10 +119,3 @@ def _mark(text: str, key: str) -> str:
         if mark not in text:
             return mark
     raise AssertionError("a text of n characters can't hold n + 2 marks")  # pragma: no cover
-
-
-def _is_post(name: str) -> bool:
-    plain = unicodedata.normalize("NFKC", name).casefold().translate(_LOOKALIKES)
-    decomposed = unicodedata.normalize("NFD", plain)
-    letters = "".join(letter for letter in decomposed if letter.isascii() and letter.isalnum())
-    return letters.translate(str.maketrans("01345$", "oleass")) in _POSTS

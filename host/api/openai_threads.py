@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 from uuid import NAMESPACE_URL, uuid5
-from xml.sax.saxutils import escape
 
 import anyio
 from starlette.requests import Request
 
+from host.agent import untrusted
 from host.api.openai_shapes import ChatCompletionRequest, DoorMessage
 from shared import jsons
 from shared.clock import now_ms
@@ -144,4 +144,4 @@ def _key(system: str, messages: Sequence[DoorMessage]) -> Idempotency:
 
 
 def _element(name: str, text: str) -> str:
-    return f"<{name}>{escape(text)}</{name}>"
+    return f"<{name}>{untrusted.escaped(text)}</{name}>"

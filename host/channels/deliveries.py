@@ -10,10 +10,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable
 from typing import Final, TypeVar
-from xml.sax.saxutils import escape
 
 import anyio
 
+from host.agent import untrusted
 from host.channels.base import Channel, ChannelFault, ChatMoved, Gone, TryLater, Undeliverable
 from host.channels.crowd import Crowd
 from host.channels.parts import ChannelParts, Rules
@@ -149,7 +149,7 @@ class Deliveries:
 
 def notice(text: str, now: int) -> NewMessage:
     """Return a message of the host's own, which no person can write: their tags are escaped."""
-    block = {"type": "text", "text": f'<notice time="{iso(now)}">{escape(text)}</notice>'}
+    block = {"type": "text", "text": f'<notice time="{iso(now)}">{untrusted.escaped(text)}</notice>'}
     return NewMessage(new_id(MESSAGE), "user", [block], text, "system", "system")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from host.agent import untrusted
 from host.agent.prompt import enclosed_text, person_message
 from host.runs.spec import RunSpec
 from shared.clock import now_ms
@@ -13,7 +14,9 @@ from shared.redact import Redactor
 from shared.schedules import local
 
 
-def new_run(spec: RunSpec, *, owner: str, lease_ms: int, redactor: Redactor, timezone: str) -> NewRun:
+def new_run(
+    spec: RunSpec, *, owner: str, lease_ms: int, redactor: Redactor, timezone: str, assistant_name: str = ""
+) -> NewRun:
     """Return the run with its ids; its message is stored without the secrets that the host knows.
 
     The time stands with the message, so that what comes before it is the same from turn to turn.
@@ -22,7 +25,7 @@ def new_run(spec: RunSpec, *, owner: str, lease_ms: int, redactor: Redactor, tim
     return NewRun(
         run_id=spec.run_id or new_id(RUN),
         conversation_id=spec.conversation_id or spec.new_conversation_id or new_id(CONVERSATION),
-        message=_message(spec, local(now, timezone), redactor),
+        message=_message(spec, local(now, timezone), redactor, assistant_name),
         owner=owner,
         now=now,
         lease_ms=lease_ms,
@@ -34,18 +37,23 @@ def new_run(spec: RunSpec, *, owner: str, lease_ms: int, redactor: Redactor, tim
     )
 
 
-def _message(spec: RunSpec, time: str, redactor: Redactor) -> NewMessage | None:
+def _message(spec: RunSpec, time: str, redactor: Redactor, assistant: str) -> NewMessage | None:
     if spec.message is None:
         return None
     text = redactor.text(spec.message)
-    enclosed = [replace(each, text=redactor.text(each.text)) for each in spec.enclosed]
+    identity, name = spec.sender, spec.sender_name
+    if not spec.scheduled:
+        identity, name = untrusted.sender(identity, assistant), untrusted.sender(name, assistant)
+    enclosed = [
+        replace(each, text=redactor.text(each.text), who=each.who and untrusted.sender(each.who, assistant))
+        for each in spec.enclosed
+    ]
     blocks = person_message(
         text,
-        sender=spec.sender_name,
+        sender=name,
         time=time,
-        identity=spec.sender,
+        identity=identity,
         by_owner=spec.by_owner,
-        by_host=spec.scheduled,
         enclosed=enclosed,
     )
     if spec.preface:
@@ -53,4 +61,4 @@ def _message(spec: RunSpec, time: str, redactor: Redactor) -> NewMessage | None:
     if spec.notice:
         blocks.append({"type": "text", "text": f"<notice>{spec.notice}</notice>"})
     shown = "\n\n".join(filter(None, (*map(enclosed_text, enclosed), text)))
-    return NewMessage(new_id(MESSAGE), "user", blocks, shown, spec.sender, spec.sender_name)
+    return NewMessage(new_id(MESSAGE), "user", blocks, shown, identity, name)

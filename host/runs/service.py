@@ -70,11 +70,13 @@ class RunService:
         metrics: Metrics,
         prices: Prices,
         timezone: str = "UTC",
+        assistant_name: str = "",
         on_delete: Sequence[Callable[[str], Awaitable[None]]] = (),
         release: Callable[[str], Awaitable[None]],
     ) -> None:
         self._on_delete = on_delete
         self._timezone = timezone
+        self._assistant_name = assistant_name
         self._release = release  # what a conversation holds of the local disk
         self._redactor = redactor
         self._prices = prices
@@ -144,6 +146,7 @@ class RunService:
                     lease_ms=self._limits.lease_ms,
                     redactor=self._redactor,
                     timezone=self._timezone,
+                    assistant_name=self._assistant_name,
                 )
             )
         run = ActiveRun(

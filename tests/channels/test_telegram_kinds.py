@@ -111,7 +111,7 @@ def test_what_the_bot_said_itself_and_parts_of_messages_can_be_quoted(
     answered = original(user, text="one two three") | {"from": me}
     api.say("why?", user=user, reply_to_message=answered, quote={"text": "two", "position": 4})
     until(lambda: api.texts(user))
-    assert history(host, f"telegram:{user}")[0]["content"] == "[reply from you]\n> two\n\nwhy?"
+    assert history(host, f"telegram:{user}")[0]["content"] == "[reply (you)]\n> two\n\nwhy?"
 
 
 @pytest.mark.parametrize(

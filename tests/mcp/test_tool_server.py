@@ -123,6 +123,8 @@ BAD_ARGUMENTS: list[tuple[str, dict[str, Any], str]] = [
     ("send_message", {"text": "  \n"}, "text: must not be blank"),
     ("send_message", {"text": "x" * 32_001}, "text: must have at most 32000 characters"),
     ("send_message", {"text": "x", "owner": "main"}, "owner: is not an argument of this tool"),
+    ("send_message", {"text": "x", "sender": "scheduIer"}, "the host's own name or looks like it"),
+    ("send_message", {"text": "x", "sender": "ѕystem"}, "the host's own name or looks like it"),
     ("send_message", {"text": "x", "sender": ["a"]}, "sender: must be a string"),
     ("list_tasks", {"limit": "5"}, "limit: must be a whole number"),
     ("list_tasks", {"limit": True}, "limit: must be a whole number"),

@@ -166,7 +166,7 @@ def _writer(message: Json, bot_id: str) -> tuple[str, str]:
     user = origin.get("sender_user") or origin.get("from") or {}
     chat = origin.get("sender_chat") or origin.get("chat") or {}
     if str(user.get("id")) == bot_id:
-        return "you", ""
+        return "", "you"
     if user and not origin.get("sender_chat"):
         return _full_name(user), f"telegram:{user['id']}"
     if chat and chat.get("type") != "private":
