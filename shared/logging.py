@@ -12,6 +12,7 @@ from typing import Any, Final, Literal
 
 from shared import jsons
 from shared.clock import at, iso
+from shared.lines import one_line
 from shared.redact import Redactor
 
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
@@ -35,7 +36,6 @@ QUIET: Final = (
 _STANDARD: Final = frozenset(
     (*vars(logging.makeLogRecord({})), "message", "asctime", "taskName", "color_message")
 )
-_CONTROL: Final = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if code not in (9, 10)}
 
 
 def configure(level: str, log_format: Literal["json", "console"], redactor: Redactor) -> None:
@@ -89,7 +89,8 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             entry["exception"] = self._redactor.text(_text(self.formatException(record.exc_info)))
-        return jsons.dumps(self._redactor.value(_encodable(extra_of(record))) | entry)
+        line = jsons.dumps(self._redactor.value(_encodable(extra_of(record))) | entry)
+        return line if line.isascii() else one_line(line)
 
 
 class ConsoleFormatter(logging.Formatter):
@@ -100,12 +101,14 @@ class ConsoleFormatter(logging.Formatter):
         self._redactor = redactor
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line; control characters are shown, not sent."""
+        """Return the line; control characters and line ends are shown, not sent."""
         fields = "".join(f" {name}={value}" for name, value in (_request() | extra_of(record)).items())
         line = f"{at(int(record.created * 1000)):%H:%M:%S} {record.levelname:<7} {_message(record)}{fields}"
+        said = one_line(self._redactor.line(line))
         if record.exc_info:
-            line = f"{line}\n{self.formatException(record.exc_info)}"
-        return self._redactor.line(line).translate(_CONTROL)
+            below = self._redactor.text(self.formatException(record.exc_info)).split("\n")
+            said += "".join(f"\n    {one_line(part)}" for part in below)
+        return said
 
 
 def extra_of(record: logging.LogRecord) -> dict[str, Any]:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from host.cli.terminal import err, safe, short, shown
+from rich.markup import escape
+
+from host.cli.terminal import err, safe, set_in, short, shown
 from host.runs.text import MarkerFilter
 from shared import jsons
+from shared.lines import one_line
 
 INPUT_WIDTH = 72
 PREVIEW_WIDTH = 72
@@ -58,7 +61,7 @@ class RunView:
 
     def _thinking(self, data: dict[str, Any]) -> None:
         if self._lively:
-            err.print(f"[dim italic]{shown(str(data.get('text', '')))}[/]", end="")
+            err.print(f"[dim italic]{escape(safe(str(data.get('text', ''))))}[/]", end="")
 
     def _tool_use(self, data: dict[str, Any]) -> None:
         self._note(f"[cyan]→ {shown(str(data.get('tool', '')))}[/] [dim]{_arguments(data.get('input'))}[/]")
@@ -73,9 +76,9 @@ class RunView:
 
     def _message(self, data: dict[str, Any]) -> None:
         self._line_start()
-        sender = safe(str(data.get("sender") or "message"))
+        sender = one_line(str(data.get("sender") or "message"))
         text = self._unmarked.without(str(data.get("text", "")))
-        sys.stdout.write(f"[{sender}] {safe(text)}\n")
+        sys.stdout.write(f"[{sender}] {set_in(text)}\n")
         sys.stdout.flush()
 
     def _done(self, data: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ from typing import Final
 from host.cli.passphrase import passphrase_asker
 from host.hiding import hide_memory
 from shared.lazy_packages import make_lazy
+from shared.lines import one_line
 from shared.logging import configure
 from shared.redact import Redactor
 from shared.settings import Settings, SettingsError, load
@@ -42,7 +43,7 @@ def take_settings(environ: MutableMapping[str, str]) -> Settings | None:
     try:
         settings = load(environ, passphrase_asker())
     except SettingsError as error:
-        sys.stderr.write(f"picoclaw: {error}\n")
+        sys.stderr.write(f"picoclaw: {one_line(str(error))}\n")
         return None
     for name in settings.secret_names:
         environ.pop(name, None)

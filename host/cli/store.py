@@ -18,6 +18,7 @@ from host.cli import postgres_tools
 from host.cli.terminal import fail, out, print_json, shown
 from shared import jsons
 from shared.errors import PicoError, StoreDamaged, StoreError
+from shared.lines import one_line
 from shared.store import maintenance
 from shared.store.sqlite.volume.opening import must_be
 
@@ -116,7 +117,7 @@ def export(store_dir: StoreDir = None) -> None:
     """Write every row as a line of JSON. A host may be running."""
     with _sentences():
         for row in maintenance.export(_volume(store_dir, "export")):
-            sys.stdout.write(jsons.dumps(row) + "\n")
+            sys.stdout.write(one_line(jsons.dumps(row)) + "\n")
 
 
 class Engine(StrEnum):

@@ -8,9 +8,10 @@ from datetime import datetime
 from typing import Annotated, Any, Final
 
 import typer
+from rich.markup import escape
 
 from host.cli.client import HostClient, HostFault
-from host.cli.terminal import fail, out, print_json, short, shown, table
+from host.cli.terminal import fail, out, print_json, safe, set_in, short, shown, table
 from host.cli.tick import check
 
 ROOM_FOR_CONVERSATIONS: Final = 150
@@ -256,8 +257,8 @@ def _took(entry: dict[str, Any]) -> str:
 def _print_outcome(outcome: dict[str, Any]) -> None:
     for message in outcome.get("outbound_messages") or ():
         if message.get("text") != outcome.get("result"):
-            out.print(f"[bold]message:[/] {shown(str(message.get('text', '')))}")
-    out.print(shown(str(outcome.get("result") or outcome.get("error") or outcome.get("status"))))
+            out.print(f"[bold]message:[/] {escape(set_in(str(message.get('text', ''))))}")
+    out.print(escape(safe(str(outcome.get("result") or outcome.get("error") or outcome.get("status")))))
 
 
 def _segment(text: str) -> str:

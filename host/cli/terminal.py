@@ -10,13 +10,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from shared import jsons
+from shared.lines import CONTROLS, one_line
 
-# C0, C1 and bidirectional controls: a model's or a task's text must not move the cursor or lie about itself.
-CONTROLS: Final = {
-    code: None
-    for code in (*range(32), *range(127, 160), *range(0x202A, 0x202F), *range(0x2066, 0x206A))
-    if code not in (9, 10)
-}
+_REMOVED: Final = dict.fromkeys(CONTROLS.keys() - {9, 10})
 
 UNCUT: Final = ("id", "status", "schedule", "next run", "started")
 WIDE: Final = 200
@@ -27,18 +23,23 @@ err = Console(stderr=True, highlight=False)
 
 
 def safe(text: str) -> str:
-    """Return the text without control characters; tabs and line ends stay."""
-    return text.translate(CONTROLS)
+    """Return a text of several lines without control characters; tabs and line ends stay."""
+    return text.translate(_REMOVED)
+
+
+def set_in(text: str) -> str:
+    """Return the same with the lines below the first set in, so that none passes for a line of ours."""
+    return safe(text).replace("\n", "\n  ")
 
 
 def shown(text: str) -> str:
-    """Return the text ready for rich: without control characters and without markup."""
-    return escape(safe(text))
+    """Return the text ready for rich: on one line, without control characters and without markup."""
+    return escape(one_line(text))
 
 
 def short(text: str, length: int) -> str:
     """Return the text on one line, cut to ``length`` characters."""
-    line = " ".join(safe(text).split())
+    line = one_line(" ".join(text.split()))
     return line if len(line) <= length else f"{line[: length - 1]}…"
 
 
@@ -50,7 +51,7 @@ def fail(sentence: str, code: int = 1) -> NoReturn:
 
 def print_json(value: Any) -> None:
     """Write a value as one line of JSON."""
-    sys.stdout.write(jsons.dumps(value) + "\n")
+    sys.stdout.write(one_line(jsons.dumps(value)) + "\n")
 
 
 def table(*columns: str) -> Table:

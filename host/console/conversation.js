@@ -89,15 +89,20 @@ export class ConversationView {
     const turn = (message) => message.role === "user" ? personTurn(message.content, { sender: message.sender_name, created_at: message.created_at }) : agentTurn(message, byEnd.get(message.created_at));
     const late = messages.slice(-SHOWN_AT_ONCE);
     refill(this.list, late.map(turn));
-    if (late.length < messages.length) this.offerEarlier(messages.slice(0, -SHOWN_AT_ONCE), turn);
+    this.offerEarlier(messages.slice(0, -SHOWN_AT_ONCE), turn);
     if (messages.length === 0) refill(this.list, h("p", { class: "empty" }, "Nothing has been said here yet."));
     if (follow) this.toEnd();
     else this.scroller.scrollTop = scrollTop;
   }
 
   offerEarlier(earlier, turn) {
-    const button = h("button", { class: "button earlier", type: "button" }, `Show ${earlier.length} earlier messages`);
-    button.addEventListener("click", () => button.replaceWith(...earlier.map(turn)));
+    if (earlier.length === 0) return;
+    const next = earlier.slice(-SHOWN_AT_ONCE);
+    const button = h("button", { class: "button earlier", type: "button" }, `Show ${next.length} earlier messages`);
+    button.addEventListener("click", () => {
+      button.replaceWith(...next.map(turn));
+      this.offerEarlier(earlier.slice(0, -SHOWN_AT_ONCE), turn);
+    });
     this.list.prepend(button);
   }
 

@@ -14,8 +14,8 @@ export function svg(tag, props = {}, ...children) {
 
 /** Put these children in the place of all there are. */
 export function refill(node, ...children) {
-  node.replaceChildren(...nodes(children));
-  return node;
+  node.replaceChildren();
+  return added(node, children);
 }
 
 function filled(node, props, children) {
@@ -29,7 +29,12 @@ function filled(node, props, children) {
       node.setAttribute(checked(name, value), value === true ? "" : String(value));
     }
   }
-  node.append(...nodes(children));
+  return added(node, children);
+}
+
+/** Add one by one: as arguments, a hundred thousand would not fit on the stack. */
+function added(node, children) {
+  for (const child of nodes(children)) node.append(child);
   return node;
 }
 

@@ -84,7 +84,7 @@ function emphasis(text, place, depth, absent) {
     const end = closing(text, mark, begin + 1, absent);
     if (end < 0 || /\s/.test(text[end - 1])) continue;
     if (mark[0] === "_" && /[\p{L}\p{N}]/u.test(text[end + mark.length] ?? "")) continue;
-    return { node: h(tag, {}, ...inline(text.slice(begin, end), depth + 1)), end: end + mark.length };
+    return { node: h(tag, {}, inline(text.slice(begin, end), depth + 1)), end: end + mark.length };
   }
   return null;
 }

@@ -6,10 +6,12 @@ import { inline } from "./inline.js";
 
 const DEEPEST = 6;
 const LONGEST = 200_000;
+const MOST_MARKS = 10_000;
 const FENCE = /^ {0,3}(`{3,}|~{3,})/;
 const HEADING = /^ {0,3}(#{1,6})\s+(.*)$/;
 const ITEM = /^( {0,12})([-*+]|\d{1,9}[.)])(?:\s+(.*)|)$/;
 const QUOTE = /^ {0,3}> ?/;
+const MARK = /[\n*_~`|[<]|https?:/g;
 
 /** A growing text and its nodes. */
 export class Markdown {
@@ -18,6 +20,8 @@ export class Markdown {
     this.text = "";
     this._shown = [];
     this._waiting = false;
+    this._pages = 1;
+    this._more = h("button", { class: "button more", type: "button", on: { click: () => this._page() } }, "Show more");
   }
 
   /** Add a piece; it is shown with the next frame. */
@@ -31,14 +35,22 @@ export class Markdown {
     });
   }
 
-  /** Show all of it now. */
+  _page() {
+    this._pages += 1;
+    this.render();
+  }
+
+  /** Show its pages now, and a button for what is behind them: a page has a bounded number of nodes. */
   render() {
-    const blocks = split(this.text);
+    const end = pageEnd(this.text, this._pages);
+    const blocks = split(this.text.slice(0, end));
+    this._more.remove();
     let same = 0;
     while (same < blocks.length && same < this._shown.length && blocks[same].source === this._shown[same]) same += 1;
     while (this.node.childNodes.length > same) this.node.lastChild.remove();
     for (const block of blocks.slice(same)) this.node.append(block.make());
     this._shown = blocks.map((block) => block.source);
+    if (end < this.text.length) this.node.append(this._more);
     return this.node;
   }
 }
@@ -50,8 +62,20 @@ export function markdown(text) {
   return made.render();
 }
 
+/** Return where so many pages of a text end; each node of Markdown comes from a mark of its text. */
+function pageEnd(text, pages) {
+  const longest = Math.min(text.length, pages * LONGEST);
+  let marks = pages * MOST_MARKS;
+  MARK.lastIndex = 0;
+  while (marks > 0) {
+    const found = MARK.exec(text);
+    if (found === null || found.index >= longest) return longest;
+    marks -= 1;
+  }
+  return Math.min(MARK.lastIndex, longest);
+}
+
 function split(text) {
-  if (text.length > LONGEST) return [{ source: text, make: () => h("pre", { tabindex: "0" }, text) }];
   return levelled(blocks(text.split(/\r\n|\n|\r/), 0));
 }
 
@@ -101,7 +125,7 @@ function block(lines, place, depth) {
 
 function headed([, marks, text], level) {
   // Inside a list or a quotation it is no heading of the whole.
-  return h(level ? `h${level}` : "p", { class: `heading m${marks.length}` }, ...inline(text.trimEnd().replace(/ #+$/, "")));
+  return h(level ? `h${level}` : "p", { class: `heading m${marks.length}` }, inline(text.trimEnd().replace(/ #+$/, "")));
 }
 
 function opensFence(line) {
@@ -136,7 +160,7 @@ function quoted(lines, place, depth) {
   let end = place;
   while (end < lines.length && QUOTE.test(lines[end])) end += 1;
   const inside = lines.slice(place, end).map((line) => line.replace(QUOTE, ""));
-  return [end, () => h("blockquote", {}, ...blocks(inside, depth + 1).map((item) => item.make()))];
+  return [end, () => h("blockquote", {}, blocks(inside, depth + 1).map((item) => item.make()))];
 }
 
 function listed(lines, place, depth) {
@@ -156,7 +180,7 @@ function listed(lines, place, depth) {
     end += 1;
   }
   const start = ordered && parseInt(mark, 10) !== 1 ? parseInt(mark, 10) : null;
-  return [end, () => h(ordered ? "ol" : "ul", { start }, ...items.map((item) => listItem(item, depth)))];
+  return [end, () => h(ordered ? "ol" : "ul", { start }, items.map((item) => listItem(item, depth)))];
 }
 
 function listItem(lines, depth) {
@@ -164,7 +188,7 @@ function listItem(lines, depth) {
   if (inside.length === 0) return h("li");
   const [first, ...others] = inside.map((item) => item.make());
   const tight = first.tagName === "P" ? [...first.childNodes] : [first];
-  return h("li", {}, ...tight, ...others);
+  return h("li", {}, tight, others);
 }
 
 /** Whether a line goes on with the list's last item: it is set in, or blank with a set-in line behind it. */
@@ -200,16 +224,16 @@ function tabled(lines, place) {
   while (end < lines.length && lines[end].includes("|")) end += 1;
   const head = cells(lines[place]);
   const rows = lines.slice(place + 2, end).map(cells);
-  const row = (values, tag) => h("tr", {}, ...head.map((_, column) => h(tag, {}, ...inline(values[column] ?? ""))));
+  const row = (values, tag) => h("tr", {}, head.map((_, column) => h(tag, {}, inline(values[column] ?? ""))));
   return [end, () => h("div", { class: "table", tabindex: "0", role: "region", "aria-label": "Table" },
-    h("table", {}, h("thead", {}, row(head, "th")), h("tbody", {}, ...rows.map((values) => row(values, "td")))))];
+    h("table", {}, h("thead", {}, row(head, "th")), h("tbody", {}, rows.map((values) => row(values, "td")))))];
 }
 
 function paragraph(lines, place, depth) {
   let end = place + 1;
   while (end < lines.length && lines[end].trim() !== "" && !interrupts(lines[end], depth)) end += 1;
   const text = lines.slice(place, end).join("\n");
-  return [end, () => h("p", {}, ...inline(text))];
+  return [end, () => h("p", {}, inline(text))];
 }
 
 function interrupts(line, depth) {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -14,13 +14,21 @@ import httpx2
 
 from host.mcp_clients.results import MESSAGE_LIMIT, Listener, TooMuch
 
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+GLOBAL_UNICAST: Final = ipaddress.IPv6Network("2000::/3")
+"""What IANA gives out of IPv6 (iana.org/assignments/ipv6-address-space): all else is closed."""
+_CLOSED: Final = """
+    0.0.0.0/8 10.0.0.0/8 100.64.0.0/10 127.0.0.0/8 169.254.0.0/16 172.16.0.0/12 192.0.0.0/24 192.0.2.0/24
+    192.88.99.0/24 192.168.0.0/16 198.18.0.0/15 198.51.100.0/24 203.0.113.0/24 224.0.0.0/3 168.63.129.16/32
+    2001::/23 2001:db8::/32 3fff::/20
+"""
+CLOSED: Final[tuple[Network, ...]] = tuple(map(ipaddress.ip_network, _CLOSED.split()))
+"""IANA's special-purpose registries (RFC 6890), multicast, and Azure's metadata service outside of them."""
+MAPPED, NAT64 = ipaddress.IPv6Network("::ffff:0:0/96"), ipaddress.IPv6Network("64:ff9b::/96")
 
 EVENT_END: Final = re.compile(rb"\r\n\r\n|\n\n|\r\r")
 """Where a server-sent event ends."""
-
-# Metadata services outside the link-local range, as their providers document them.
-METADATA: Final = frozenset({"fd00:ec2::254", "100.100.100.200", "168.63.129.16", "192.0.0.192"})
 
 
 class Forbidden(httpx2.ConnectError):
@@ -49,18 +57,26 @@ class AddressPolicy:
 
 
 def is_public(text: str) -> bool:
-    """Return whether an address is on the public internet, and not a known metadata service."""
-    address = _embedded(ipaddress.ip_address(text.partition("%")[0]))
-    return address.is_global and not address.is_multicast and str(address) not in METADATA
+    """Return whether an address is global unicast, and the IPv4 address within it too.
+
+    Of the forms that hold an IPv4 address, these lead anywhere: mapped (RFC 4291), NAT64 (RFC 6052), 6to4
+    (RFC 3056) and ISATAP (RFC 5214). Compatible and translated ones, and local NAT64 (RFC 8215), are closed.
+    """
+    address = ipaddress.ip_address(text.partition("%")[0])
+    if isinstance(address, ipaddress.IPv6Address):
+        if address in MAPPED or address in NAT64:
+            return is_public(str(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)))
+        if address not in GLOBAL_UNICAST or not all(is_public(inner) for inner in _inner(int(address))):
+            return False
+    return not any(address in block for block in CLOSED)
 
 
-def _embedded(address: Address) -> Address:
-    """Return the IPv4 address that an IPv6 one stands for (mapped, 6to4, NAT64), or the address itself."""
-    if isinstance(address, ipaddress.IPv4Address):
-        return address
-    if address in ipaddress.IPv6Network("64:ff9b::/96"):
-        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
-    return address.ipv4_mapped or address.sixtofour or address
+def _inner(address: int) -> Iterator[str]:
+    """Yield the IPv4 address that a 6to4 or an ISATAP address leads to."""
+    if address >> 112 == 0x2002:
+        yield str(ipaddress.IPv4Address(address >> 80 & 0xFFFFFFFF))
+    if address >> 32 & 0xFDFFFFFF == 0x5EFE:
+        yield str(ipaddress.IPv4Address(address & 0xFFFFFFFF))
 
 
 class PinnedTransport(httpx2.AsyncBaseTransport):

@@ -17,11 +17,12 @@ import anyio
 import anyio.to_thread
 
 from host.agent import untrusted
+from host.mcp_clients import schemas
 from host.mcp_clients.server_config import ServerConfig
 from host.mcp_clients.spawning import Spawn
 from host.mcp_clients.tool_pins import ToolPins
 from host.tools.base import ToolResult, ToolSpec
-from shared import jsons
+from shared.lines import one_line
 
 if TYPE_CHECKING:
     from mcp.client import Client
@@ -34,7 +35,6 @@ CONNECT_SECONDS: Final = 10.0
 CLOSE_SECONDS: Final = 2.0
 NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,128}")
 """What the Messages API takes as a tool's name."""
-LARGEST_SCHEMA: Final = 64 * 1024
 
 
 class Outages:
@@ -223,13 +223,14 @@ async def _gather(links: Sequence[_Link], reach: Reach) -> ExternalServers:
             allowed = link.config.allowed_tools
             if allowed is not None and tool.name not in allowed:
                 continue
-            spec = _spec(link.name, tool)
-            fault = _fault(spec, taken)
+            name = f"mcp__{link.name}__{tool.name}"
+            fault = _name_fault(name, taken) or schemas.fault(tool.input_schema)
             if fault is None:
-                taken.add(spec.name)
-                link.toolset.add(spec, tool.name)
+                taken.add(name)
+                link.toolset.add(_spec(link.name, tool), tool.name)
             else:
-                found.problems.append(f"The tool {spec.name[:160]} is not offered: {fault}.")
+                shown = untrusted.defused(one_line(name[:160]))
+                found.problems.append(f"The tool {shown} is not offered: {fault}.")
         if await reach.pins.changed(link.name, link.config, link.toolset.specs()):
             found.problems.append(
                 f"The tools of the MCP server {link.name} have changed since they were first seen."
@@ -243,22 +244,16 @@ def _spec(server: str, tool: Any) -> ToolSpec:
     return ToolSpec(
         name=f"mcp__{server}__{tool.name}",
         description=untrusted.description(server, tool.description or tool.title or "nothing"),
-        input_schema=tool.input_schema,
+        input_schema=schemas.marked(server, tool.input_schema),
         parallel=reads,
     )
 
 
-def _fault(spec: ToolSpec, taken: set[str]) -> str | None:
-    if not NAME.fullmatch(spec.name):
+def _name_fault(name: str, taken: set[str]) -> str | None:
+    if not NAME.fullmatch(name):
         return "its name is not one a model can call"
-    if spec.name in taken:
+    if name in taken:
         return "its name is taken"
-    if spec.input_schema.get("type") != "object":
-        return "its input schema is not an object's"
-    if not jsons.fits(spec.input_schema):
-        return "its input schema is nested too deep, or has a number too large"
-    if len(jsons.dump_bytes(spec.input_schema)) > LARGEST_SCHEMA:
-        return "its input schema is too large"
     return None
 
 

@@ -7,13 +7,14 @@ from threading import Thread
 from typing import Any
 
 import anyio
-from playwright.sync_api import Browser, Page
+import httpx2
+from playwright.sync_api import Browser, Page, expect
 
 from shared.store import open_host_store
 from shared.store.retention import Retention
 from tests.console.conftest import MakeHost, MakePage
 from tests.console.vectors import VECTORS
-from tests.running import HostProcess, directive
+from tests.running import HostProcess, ModelProcess, directive
 
 ALL = "\n\n".join(VECTORS)
 
@@ -213,6 +214,28 @@ def test_no_text_keeps_the_page_busy(make_page: MakePage) -> None:
         )
         # What took a square of the length would take minutes.
         assert took < 20000, f"{name}: {took:.0f} ms"
+
+
+def test_a_message_of_tens_of_thousands_of_marks_is_shown_by_pages(
+    make_page: MakePage, host: HostProcess, model: ModelProcess
+) -> None:
+    text = "".join(f"**word{n}** " for n in range(33_000))
+    httpx2.post(f"{model.url}/_script", json=[{"text": text}], trust_env=False).raise_for_status()
+    with host.client() as client:
+        made = client.post("/chat", json={"message": "much"}).json()
+        assert made["result"].strip() == text.strip()
+    page = make_page(f"#/c/{made['conversation_id']}")
+    expect(page.locator(".turn")).to_have_count(2)
+    nodes = "document.querySelectorAll('.turn strong').length"
+    first = page.evaluate(nodes)
+    assert 1_000 < first < 10_000
+    page.get_by_role("button", name="Show more").click()
+    assert first < page.evaluate(nodes) < 20_000
+    for _ in range(20):
+        if page.get_by_role("button", name="Show more").count():
+            page.get_by_role("button", name="Show more").click()
+    assert page.evaluate(nodes) == 33_000
+    expect(page.get_by_text("word32999", exact=True)).to_have_count(1)
 
 
 MARKDOWN = [

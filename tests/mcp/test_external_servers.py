@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -12,8 +13,10 @@ import psutil
 import pytest
 from anyio.abc import ByteStream
 from anyio.streams.stapled import StapledByteStream
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from host.mcp_clients.addresses import is_public
+from host.mcp_clients.addresses import CLOSED, Network, is_public
 from host.mcp_clients.external import ExternalServers, Reach, open_external
 from host.mcp_clients.server_config import ServerConfig
 from host.mcp_clients.tool_pins import ToolPins
@@ -265,6 +268,23 @@ async def test_a_redirect_is_not_followed_to_another_place(hostile: tuple[Hostil
         "::ffff:169.254.169.254",
         "64:ff9b::a9fe:a9fe",
         "2002:7f00:1::",
+        "192.88.99.1",
+        "240.0.0.1",
+        "::8.8.8.8",
+        "::10.0.0.1",
+        "::ffff:0:8.8.8.8",
+        "64:ff9b:1::8.8.8.8",
+        "100::1",
+        "100:0:0:1::1",
+        "2001::1",
+        "2001:db8::1",
+        "3fff::1",
+        "5f00::1",
+        "4000::1",
+        "fc00::1",
+        "fec0::1",
+        "2606:4700::5efe:10.0.0.1",
+        "2606:4700::200:5efe:7f00:1",
     ],
 )
 def test_an_address_that_is_not_public_is_known(address: str) -> None:
@@ -274,6 +294,25 @@ def test_an_address_that_is_not_public_is_known(address: str) -> None:
 @pytest.mark.parametrize("address", ["1.1.1.1", "93.184.216.34", "2606:4700:4700::1111", "::ffff:1.1.1.1"])
 def test_a_public_address_is_known(address: str) -> None:
     assert is_public(address)
+
+
+@settings(max_examples=2_000)
+@given(st.integers(0, 2**32 - 1) | st.integers(0, 2**128 - 1) | st.integers(2**125, 2**126 - 1))
+def test_what_is_public_is_global_to_every_python(number: int) -> None:
+    address = ipaddress.ip_address(number)
+    if is_public(str(address)):
+        inner = getattr(address, "ipv4_mapped", None) or getattr(address, "sixtofour", None) or address
+        assert inner.is_global
+        assert not inner.is_multicast
+
+
+@pytest.mark.parametrize("block", [block for block in CLOSED if str(block) != "168.63.129.16/32"], ids=str)
+def test_the_table_of_closed_blocks_differs_from_pythons_only_where_it_says_so(block: Network) -> None:
+    newer = {"192.88.99.0/24", "3fff::/20"}  # deprecated by RFC 7526; RFC 9637, unknown before Python 3.13
+    multicast = block[0].is_multicast
+    assert not is_public(str(block[0]))
+    assert not is_public(str(block[-1]))
+    assert multicast or str(block) in newer or not block[1].is_global
 
 
 @asynccontextmanager
