@@ -28,6 +28,7 @@ _MAX_QUOTE: Final = 2_000
 _MAX_RECALLED: Final = 10
 _TICKS: Final = re.compile(r"`{3,}")
 _SPOKEN: Final = re.compile(r"<(?:message|task)\b([^>]*)>(.*?)</(?:message|task)>", re.DOTALL)
+_ENCLOSED: Final = re.compile(r"<enclosed\b[^>]*>[^<]*</enclosed>")
 _TIME: Final = re.compile(r"\d{4}-\d{2}-\d{2}T\S+")
 _BEGUN: Final = "<notice>The scheduler begins a run"
 _ATTRIBUTE: Final = re.compile(r"(\w+)=(?:\"([^\"]*)\"|'([^']*)')")
@@ -124,7 +125,8 @@ def _spoken(texts: Sequence[str]) -> tuple[str, datetime | None]:
     found = [match for text in texts for match in _SPOKEN.finditer(text)]
     if not found:
         return (texts[0] if texts else ""), None
-    words = "\n".join(html.unescape(match[2]) for match in found)
+    # What a message brought along is in others' words, and no wish.
+    words = "\n".join(html.unescape(_ENCLOSED.sub("", match[2])).strip() for match in found)
     return words, _instant(found[-1][1])
 
 
