@@ -9,7 +9,6 @@ to measure elapsed time.
 from __future__ import annotations
 
 import difflib
-import importlib.resources
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -309,5 +308,7 @@ def _shown(text: str) -> str:
 @lru_cache(maxsize=1)
 def _zone_names() -> frozenset[str]:
     """Return IANA's names: the system's folder also holds ``localtime`` and zones that count leap seconds."""
+    import importlib.resources  # takes 10 ms, for a name that is wrong or new
+
     names = importlib.resources.files("tzdata").joinpath("zones").read_text(encoding="ascii")
     return frozenset(names.split())

@@ -14,7 +14,7 @@ from typing import Any, Final
 from uuid import uuid4
 
 from host.agent.models import Delta, ModelError, Reply, TextDelta, ThinkingDelta, ToolUseStart
-from shared.jsons import JSONDecodeError, fits, loads
+from shared.jsons import JSONDecodeError, dumps, fits, loads
 from shared.models import Block, Usage
 
 LONGEST: Final = 16 * 1024 * 1024
@@ -113,10 +113,11 @@ class Accumulator:
             case "content_block_stop" if (block := self._latest(event.get("index"))) is not None:
                 return _stop(block)
             case "message_start":
-                self._model = _mended(str(event["message"].get("model") or ""))
-                self._count(event["message"].get("usage"))
+                message = event.get("message") or {}
+                self._model = _mended(str(message.get("model") or self._model))
+                self._count(message.get("usage"))
             case "message_delta":
-                self._stop_reason = event["delta"].get("stop_reason") or self._stop_reason
+                self._stop_reason = (event.get("delta") or {}).get("stop_reason") or self._stop_reason
                 self._count(event.get("usage"))
             case "message_stop":
                 self._stopped = True
@@ -168,13 +169,13 @@ class Accumulator:
     def _grow(self, block: _OpenBlock, delta: Mapping[str, Any]) -> Delta | None:
         match delta["type"]:
             case "text_delta":
-                return _text(block, self._counted(delta["text"]))
+                return _text(block, self._counted(delta["text"] or ""))
             case "thinking_delta":
-                return _thinking(block, self._counted(delta["thinking"]))
+                return _thinking(block, self._counted(delta["thinking"] or ""))
             case "input_json_delta":
-                block.pieces.append(self._counted(delta["partial_json"]))
+                block.pieces.append(self._counted(_json_text(delta["partial_json"])))
             case "signature_delta":
-                block.signature.append(delta["signature"])
+                block.signature.append(delta["signature"] or "")
             case "citations_delta":
                 block.citations.append(delta["citation"])
         return None
@@ -263,8 +264,10 @@ def _finished(block: _OpenBlock, malformed: dict[str, str]) -> Block:
         case "thinking":
             done["thinking"] = "".join(block.pieces)
             done["signature"] = "".join(block.signature) or done.get("signature", "")
-        case _ if block.pieces:
-            done["input"] = _input(done, _mended("".join(block.pieces)), malformed)
+        case kind if block.pieces or kind == "tool_use":
+            # Some servers say the whole input at once, where the block begins, as an object or as its text.
+            written = _mended("".join(block.pieces))
+            done["input"] = _input(done, written or _json_text(done.get("input")), malformed)
     if not fits(done):
         done = _mended_value(done)
         if not fits(done):
@@ -272,10 +275,13 @@ def _finished(block: _OpenBlock, malformed: dict[str, str]) -> Block:
     return done
 
 
+def _json_text(value: Any) -> str:
+    return value if isinstance(value, str) else dumps(value) if value else ""
+
+
 def _input(block: Block, text: str, malformed: dict[str, str]) -> dict[str, Any]:
     if not text:
-        given = block.get("input")
-        return given if isinstance(given, dict) else {}
+        return {}
     try:
         value = loads(text)
     except JSONDecodeError:

@@ -11,10 +11,11 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 import anthropic
+import anyio
 import httpx2
 from anthropic import AsyncAnthropic, AsyncStream
 from anthropic._streaming import ServerSentEvent
@@ -32,6 +33,8 @@ _STREAMS: Final = ("text/event-stream", "application/octet-stream", "text/plain"
 """Content types behind which servers stream; others are read as a whole, or are no answer."""
 _NAMELESS_ERROR: Final = re.compile(r'\s*\{\s*"(?:type"\s*:\s*"error|error)"')
 _LARGEST_JSON: Final = 64 * 1024 * 1024
+_LONGEST_REASON: Final = 64 * 1024
+_REASON_S: Final = 10.0
 
 
 def make_client(config: ModelConfig) -> AsyncAnthropic:
@@ -49,7 +52,9 @@ def make_client(config: ModelConfig) -> AsyncAnthropic:
         key, token = config.api_key or None, None if config.api_key else config.auth_token
     else:
         key, token = "none", None  # the SDK wants one where the server may not
-    http = anthropic.DefaultAsyncHttpxClient(follow_redirects=False)
+    http = anthropic.DefaultAsyncHttpxClient(
+        follow_redirects=False, event_hooks={"response": [_bound_reason]}
+    )
     return _client(config, key, token, config.base_url or ANTHROPIC, http)
 
 
@@ -115,12 +120,34 @@ class AnthropicModel:
     async def _open(self, request: bytes) -> _Stream:
         # The SDK's own request, stream and errors, with the body encoded once and events left as plain
         # objects: see the figures above.
-        try:
+        with _broken_off():
             return await self._client.post(
                 "/v1/messages", cast_to=object, content=request, stream=True, stream_cls=_Stream
             )
-        except anthropic.APIError as failure:
-            raise error_of(failure) from None
+
+
+class _Reason(httpx2.AsyncByteStream):
+    """The body of a refusal: as much of it as is read, for as long as anybody waits for a reason."""
+
+    def __init__(self, body: httpx2.AsyncByteStream) -> None:
+        self._body = body
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        left = _LONGEST_REASON
+        with anyio.move_on_after(_REASON_S), suppress(httpx2.TransportError):
+            async for piece in self._body:
+                yield piece[:left]
+                left -= len(piece)
+                if left <= 0:
+                    break
+
+    async def aclose(self) -> None:
+        await self._body.aclose()
+
+
+async def _bound_reason(response: httpx2.Response) -> None:
+    if not response.is_success and isinstance(response.stream, httpx2.AsyncByteStream):
+        response.stream = _Reason(response.stream)
 
 
 class _Stream(AsyncStream[object]):

@@ -92,6 +92,7 @@ def not_messages(kind: str) -> ModelError:
 
 
 def _error_in(body: object) -> dict[str, Any]:
+    body = body[0] if isinstance(body, list) and len(body) == 1 else body
     error = body.get("error", body) if isinstance(body, dict) else {}
     return error if isinstance(error, dict) else {"message": error}
 

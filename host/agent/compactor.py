@@ -14,10 +14,10 @@ from host.agent.archive import Archive
 from host.agent.compaction import Cut, Part, SumUp, cut_off, dropped, summed_up
 from host.agent.endings import TooLong
 from host.agent.histories import Loaded, sent_entries
-from host.agent.history import NONE, Message, as_sent, earlier, to_messages
+from host.agent.history import NONE, Message, as_sent, earlier, opens_turn, to_messages
 from host.agent.keyed_model import KeyedModel
 from host.agent.models import ModelError, Reply
-from host.agent.summary import PAUSE_S, TRIES, UnreadRecorder, ask, summary_request, summary_text
+from host.agent.summary import PAUSE_S, TRIES, UnreadRecorder, ask, left_out, summary_request, summary_text
 from host.agent.thinking import within_output
 from host.agent.token_estimate import BYTES_PER_TOKEN, estimated, estimated_prefix
 from host.agent.window import Windows
@@ -36,6 +36,10 @@ MESSAGE_PART: Final = 0.2
 
 MOST_SUMMARY_TOKENS: Final = 4_000
 
+REFUSED_AGAIN: Final = (
+    "The model has declined several times in a row, so earlier messages may be the cause: more of them "
+    "are left out with each time."
+)
 LEFT_OUT_WARNING: Final = "Older messages could not be summed up, so they were left out."
 
 logger = logging.getLogger("picoclaw.agent")
@@ -158,12 +162,18 @@ class Compactor:
         self._windows.learn(self.estimate(messages, request), reply)
 
     async def take_back(self) -> None:
-        """Put the notes that the run began with in force again: later ones tell of the refused turn."""
+        """Take out of the notes what was refused: those of this run, and all if no turn is left to refuse."""
         now, before = self._compaction, self._begun_with
         if now.through_seq > before.through_seq:
             thinking = now.thinking_through_seq
             same = replace(before, kind="cut", thinking_through_seq=thinking, left_out=now.left_out)
             await self._put_in_force(same)
+        now = self._compaction
+        earlier_ones = [entry.refused for entry in await self._entries() if opens_turn(entry)][:-1]
+        if earlier_ones and earlier_ones[-1]:
+            self._recorder.warn(REFUSED_AGAIN)
+            if now.through_seq and all(earlier_ones):
+                await self._put_in_force(replace(now, kind="dropped", text=left_out("", 1, now.through_seq)))
 
     async def archive(self) -> None:
         """Write what is missing in the archive; a failure is a warning."""

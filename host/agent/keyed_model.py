@@ -82,6 +82,7 @@ class KeyedModel:
         self._warn = warn
         self._left_out: frozenset[Kind] = frozenset()
         self._told: frozenset[Kind] = frozenset()
+        self._suspected: tuple[frozenset[Kind], ModelError | None] | None = None
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -100,16 +101,21 @@ class KeyedModel:
         was left out helped, the first.
         """
         listener = _Listener(on_delta)
-        kinds, first = self._left_out, None
+        (kinds, first), self._suspected = self._suspected or (self._left_out, None), None
         while True:
             try:
                 reply = await self._by_turns(without(request, kinds), listener)
             except ModelError as error:
                 first = first or error
-                more = frozenset() if listener.told else suspects(error, request, kinds)
+                more = suspects(error, request, kinds)
                 if not more:
                     raise (error if error.retryable else first) from None
                 kinds |= more
+                if listener.told:
+                    # The reader has seen a part: only the loop can begin the step anew.
+                    self._suspected = kinds, first
+                    error.retryable, error.retry_after_s = True, 0.0
+                    raise
             else:
                 reply = self._keep(reply, kinds, first)
                 return unrepeated(reply, request["messages"])

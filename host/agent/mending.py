@@ -39,7 +39,10 @@ _WORDS: Final[Mapping[Kind, re.Pattern[str]]] = {
         r"|(?:unknown|unsupported|invalid|unrecognized)\W.{0,20}(?:block|content|part|type)",
         re.IGNORECASE,
     ),
-    "call": re.compile(r"tool_?(?:use|result|call)|\btool (?:use|name|id|call)|function", re.IGNORECASE),
+    "call": re.compile(
+        r"tool_?(?:use|result|call)|\btool (?:use|name|id|call)|function|\b(?:chat|jinja) template",
+        re.IGNORECASE,
+    ),
 }
 _PLACE: Final = re.compile(r"messages[.\[](\d+)\]?\.content[.\[](\d+)")
 _DEEPER: Final = re.compile(r"\.content[.\[](\d+)")
@@ -77,9 +80,9 @@ def suspects(error: ModelError, request: Mapping[str, Any], gone: Collection[Kin
     named = {place} if place in there else {kind for kind in there if _WORDS[kind].search(error.said)}
     if "thinking" in named:
         named -= {"thinking_mode"}
-    if named or status >= 500 or status in _OTHERS_BUSINESS:
-        return frozenset(named)
-    return frozenset(there - {"call"} or there)
+    if not named and status < 500 and status not in _OTHERS_BUSINESS:
+        named = there
+    return frozenset(named - {"call"} or named)
 
 
 def without(request: Mapping[str, Any], kinds: Collection[Kind]) -> Mapping[str, Any]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
+from host.agent import anthropic_model
 from host.agent.anthropic_model import AnthropicModel, make_client
 from host.agent.models import ModelConfig, Reply, TextDelta
 from tests.agent.test_models import ask, failure, request
@@ -113,6 +115,74 @@ async def test_a_call_without_an_id_gets_one(model: Model, server: FakeModel, na
     assert first != second
 
 
+@pytest.mark.parametrize(
+    ("given", "pieces"),
+    [
+        ({"path": "a"}, []),
+        ('{"path": "a"}', []),
+        ({"path": "a"}, [""]),
+        ({}, [{"path": "a"}]),
+        (None, ['{"path": ', '"a"}']),
+    ],
+)
+async def test_an_input_may_come_whole_as_an_object_or_as_its_text(
+    model: Model, server: FakeModel, given: Any, pieces: list[Any]
+) -> None:
+    start, begin, *end = events({**CALL, "input": given})
+    deltas = [
+        {
+            "type": "content_block_delta",
+            "index": 0,
+            "delta": {"type": "input_json_delta", "partial_json": piece},
+        }
+        for piece in pieces
+    ]
+    reply = await reply_to(model, server, stream(start, begin, *deltas, *end))
+    assert (reply.blocks[0]["input"], reply.malformed) == ({"path": "a"}, {})
+
+
+@pytest.mark.parametrize("given", [[1], "no JSON", "[1]", 7])
+async def test_an_input_that_is_no_object_is_malformed(model: Model, server: FakeModel, given: Any) -> None:
+    reply = await reply_to(model, server, stream(*events({**CALL, "input": given})))
+    assert (reply.blocks[0]["input"], list(reply.malformed)) == ({}, [CALL["id"]])
+
+
+async def test_a_call_without_an_input_has_an_empty_one(model: Model, server: FakeModel) -> None:
+    call = {key: value for key, value in CALL.items() if key != "input"}
+    assert (await reply_to(model, server, stream(*events(call)))).blocks[0]["input"] == {}
+
+
+async def test_what_an_event_leaves_out_is_as_if_it_were_null(model: Model, server: FakeModel) -> None:
+    _, begin, *end = events({**TEXT, "text": None})
+    nothing = {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": None}}
+    words = {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "hi"}}
+    odd = stream({"type": "message_start"}, begin, nothing, words, {"type": "message_delta"}, *end)
+    assert (await reply_to(model, server, odd)).text == "hi"
+
+
+@pytest.mark.parametrize("ending", ["hang", "cut", "chunks"])
+async def test_a_reason_that_does_not_end_is_taken_as_far_as_it_came(
+    monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    monkeypatch.setattr(anthropic_model, "_REASON_S", 0.2)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        size = b"transfer-encoding: chunked" if ending == "chunks" else b"content-length: 500"
+        reason = b"6\r\nno way\r\n" if ending == "chunks" else b"no way"
+        writer.write(b"HTTP/1.1 422 No\r\ncontent-type: text/plain\r\n" + size + b"\r\n\r\n" + reason)
+        if ending != "cut":
+            await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as listener:
+        url = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
+        one = AnthropicModel(make_client(ModelConfig(api_key="key", base_url=url)))
+        error = await failure(one, request())
+        await one.aclose()
+    assert (error.status, error.said) == (422, "no way")
+
+
 @pytest.mark.parametrize("left_out", ["message_delta", "message_stop"])
 async def test_one_of_the_two_events_that_end_a_reply_is_enough(
     model: Model, server: FakeModel, left_out: str
@@ -195,11 +265,10 @@ async def test_a_stream_that_breaks_off_before_its_first_event_may_be_asked_agai
         ({"detail": [{"loc": ["body"], "msg": "wrong"}]}, '[{"loc": ["body"], "msg": "wrong"}]'),
         ({"message": "x" * 900}, "x" * 500),
         ({"odd": 1}, '{"odd": 1}'),
+        ([{"error": {"message": "no such region", "status": "INVALID_ARGUMENT"}}], "no such region"),
     ],
 )
-async def test_the_reason_is_kept_in_one_line(
-    model: Model, server: FakeModel, body: dict[str, Any], said: str
-) -> None:
+async def test_the_reason_is_kept_in_one_line(model: Model, server: FakeModel, body: Any, said: str) -> None:
     server.queue({"status": 400, "body": body})
     error = await failure(model, request())
     assert error.said == said

@@ -96,7 +96,10 @@ def answer_of(step: Step, message: Message) -> Answer:
         return Answer(frames, "complete")
     frames = frames[: _end_of_delta(frames, step[cut])]
     if cut == "error_after_deltas":
-        event = {"type": "error", "error": {"type": error_type(step), "message": "Overloaded"}}
+        event = {
+            "type": "error",
+            "error": {"type": error_type(step), "message": step.get("message", "Overloaded")},
+        }
         return Answer([*frames, Frame(sse(event), False)], "complete")
     endings: dict[str, Ending] = {"drop_after_deltas": "drop", "hang_after_deltas": "hang"}
     return Answer(frames, endings.get(cut, "complete"))

@@ -23,7 +23,9 @@ assistant turns since the person's message. A tool's ``input_json`` is sent as i
 ``$results`` in ``text`` stands for what the last tools returned.
 
 Asked to sum a conversation up, it answers with every ``FACT-…`` that it was sent; JSON after ``@@summary`` in
-a person's message is the step to take instead. A model whose id ends in ``window-<tokens>`` has that window.
+a person's message is the step to take instead. Once ``@@poison`` stands anywhere before the newest message,
+it declines whatever a person asks, unless the newest message has ``@@antidote``.
+A model whose id ends in ``window-<tokens>`` has that window.
 """
 
 from __future__ import annotations
@@ -53,6 +55,8 @@ _WRAPPED: Final = re.compile(r"<(?:message|task)\b[^>]*>(.*?)</(?:message|task)>
 ASKED_TO_SUM_UP: Final = "<host_request>"
 NOTICE: Final = "<notice>"
 SUMMARY_MARKER: Final = "@@summary"
+POISON: Final = "@@poison"
+ANTIDOTE: Final = "@@antidote"
 _FACT: Final = re.compile(r"FACT-\w+")
 _WINDOW: Final = re.compile(r"window-(\d+)$")
 _FINISHED: Final[Step] = {"text": "done"}
@@ -141,7 +145,11 @@ class Script:
 
 
 def refused(request: dict[str, Any]) -> Step | None:
-    """Return the API's refusal of a request: for its length, or for thinking in another place."""
+    """Return the API's refusal of a request: for its length, or what stands in its history."""
+    *earlier, newest = map(json.dumps, request["messages"])
+    asked = not (ANTIDOTE in newest or ASKED_TO_SUM_UP in newest)
+    if asked and any(POISON in message for message in earlier):
+        return {"text": "", "stop_reason": "refusal"}
     misplaced = refusal(request)
     if misplaced is not None:
         return {"status": 400, "message": misplaced}

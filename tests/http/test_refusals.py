@@ -58,6 +58,17 @@ def test_a_picture_that_the_api_refuses_is_left_out_from_then_on(
     assert "'type': 'image'" not in sent(model, f"hello again {name}")
 
 
+def test_a_refusal_in_the_middle_of_a_reply_begins_it_anew_without_the_picture(
+    client: httpx2.Client, host: HostProcess
+) -> None:
+    (workspace(host) / "whole.png").write_bytes(DATA["png"])
+    said = {"error_type": "invalid_request_error", "message": "no image input", "times": 1}
+    refused = {"deltas": ["no pict", "ure then"], "error_after_deltas": 1, **said}
+    told = chat(client, directive("look midway", steps=[reading("whole.png"), refused]))
+    assert (told["status"], told["result"]) == ("success", "no picture then")
+    assert any("no image input" in warning for warning in told["warnings"])
+
+
 @pytest.mark.parametrize(
     ("data", "why"),
     [(DATA["png"][:8], "it is cut off"), (png(12000, 9000), "12000 x 9000 pixels")],

@@ -154,6 +154,40 @@ def test_a_refused_turn_stays_out_after_a_restart(make_host: MakeHost, model: Mo
     assert "FORBIDDEN" not in json.dumps(model.requests()[-1]["body"]["messages"])
 
 
+@pytest.mark.parametrize("of", [{"conversation_id": "main"}, {}])
+def test_what_is_refused_for_an_older_message_is_answered_again_in_the_end(
+    make_host: MakeHost, model: ModelProcess, of: dict[str, str]
+) -> None:
+    host = make_host("poison").start()
+    with host.client() as client:
+        of = {"conversation_id": chat(client, "the very first", **of)["conversation_id"]}
+        assert chat(client, "@@poison", **of)["status"] == "success"
+        told = [chat(client, f"again {number}", **of) for number in range(5)]
+        assert [each.get("code") for each in told] == ["refused", "refused", None, None, None]
+        assert ["warnings" in each for each in told] == [False, True, False, False, False]
+        assert "earlier messages" in told[1]["warnings"][0]
+        assert "the very first" in json.dumps(model.requests()[-1]["body"]["messages"])
+
+
+def test_notes_that_are_refused_are_left_out_once_no_message_is_left_to_refuse(
+    make_host: MakeHost, model: ModelProcess
+) -> None:
+    host = long_host(make_host, "poisoned-notes").start()
+    notes = "They spoke of " + FILLER * 3 + "FACT-notes"
+    with host.client() as client:
+        told = say(client, None, f'@@antidote @@summary {{"text": "{notes} @@poison"}}')
+        conversation = told["conversation_id"]
+        for _ in range(20):
+            assert say(client, conversation, "@@antidote " + FILLER * 60)["status"] == "success"
+            if "<earlier_conversation>" in json.dumps(requests_of(model, host)[-1]["messages"][0]):
+                break
+        assert "FACT-notes" in json.dumps(requests_of(model, host)[-1]["messages"][0])
+        codes = [say(client, conversation, f"again {number}").get("code") for number in range(8)]
+        assert codes[0] == "refused"
+        assert codes[-1] is None
+        assert "FACT-notes" not in json.dumps(requests_of(model, host)[-1]["messages"])
+
+
 # --- answers without words
 
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from shared.models import NewMessage
 from shared.store import rows
 from shared.store.contract import Tx
+
+MOST_TIMES: Final = 20
+"""Refusals in a row that are counted: by then a million turns are marked."""
 
 
 async def store_messages(
@@ -37,10 +41,22 @@ async def store_messages(
 
 
 async def mark_refused(tx: Tx, conversation_id: str) -> None:
-    """Mark the newest turn, from its message on, as one that the model refused to answer."""
-    await tx.execute(
-        """UPDATE messages SET refused = 1 WHERE conversation_id = $1 AND run_id IS NOT NULL
-        AND seq >= (SELECT max(seq) FROM messages
-            WHERE conversation_id = $1 AND role = 'user' AND text IS NOT NULL)""",
+    """Mark the newest turn, from its message on, as one that the model refused to answer.
+
+    If it refuses again, the cause is older: 2 turns more are marked, then 4, 8 and so on, until it answers.
+    """
+    times = await tx.fetchval(
+        """SELECT count(*) FROM runs WHERE conversation_id = $1 AND code = $2 AND number > coalesce(
+            (SELECT max(number) FROM runs WHERE conversation_id = $1 AND state = 'success'), 0)""",
         conversation_id,
+        rows.REFUSED,
+    )
+    earlier = 2 ** min(times, MOST_TIMES) - 2
+    await tx.execute(
+        """UPDATE messages SET refused = 1 WHERE conversation_id = $1 AND (run_id IS NOT NULL OR $2 > 0)
+        AND seq >= coalesce((SELECT seq FROM messages
+            WHERE conversation_id = $1 AND role = 'user' AND text IS NOT NULL
+            ORDER BY seq DESC LIMIT 1 OFFSET $2), 0)""",
+        conversation_id,
+        earlier,
     )
