@@ -19,7 +19,8 @@ READ_ONLY_RULE: Final = (
 def secret_paths(settings: Settings) -> tuple[Path, ...]:
     """Return what stays closed in every mode: the store, the configuration, the home they live in."""
     files = (settings.config_path, settings.config_dir / ".security.yml")
-    return (settings.store_dir, settings.local_db_path.parent, settings.home, *files)
+    database = settings.local_db_path
+    return (settings.store_dir, database.parent, database.resolve().parent, settings.home, *files)
 
 
 def obeyed_names(settings: Settings) -> tuple[str, ...]:

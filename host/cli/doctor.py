@@ -24,6 +24,8 @@ from shared.settings import Settings, SettingsError, load
 from shared.settings.choices import ModelChoice, model_choices
 from shared.settings.providers import ANTHROPIC
 from shared.settings.security_yml import NAME, exposed
+from shared.store.sqlite.engine import PROBE_BYTES
+from shared.store.sqlite.failures import FULL
 
 SHORTEST_TOKEN: Final = 16
 MODEL_S: Final = 5.0
@@ -129,13 +131,13 @@ def _volume(name: str, path: Path) -> Finding:
     while not place.exists() and place != place.parent:
         place = place.parent
     try:
-        with tempfile.TemporaryFile(dir=place):
+        with tempfile.TemporaryFile(dir=place) as file:
+            file.write(bytes(PROBE_BYTES))
             said = f"{path} is writable" if place == path else f"{path} will be made"
             return Finding(name, "ok", said)
     except OSError as error:
-        return Finding(
-            name, "fault", f"{path} is not writable ({error.strerror}); chown or mount it writable"
-        )
+        mends = "make room there" if error.errno in FULL else "chown or mount it writable"
+        return Finding(name, "fault", f"{path} is not writable ({error.strerror}); {mends}")
 
 
 def _store(settings: Settings) -> Finding:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,7 @@ def open_host_store(
     from shared.store.sqlite.store import SqliteStore
     from shared.store.sqlite.volume.volume import open_host_volume
 
+    local_db = _own_name(local_db)
     with told_apart("LOCAL_DB_PATH", local_db):
         volume = open_host_volume(store_dir, local_db, owner, store_id)
         store = SqliteStore(local_db, volume, retention)
@@ -78,8 +80,14 @@ def open_store(local_db: Path, store_dir: Path | None = None, token_id: str | No
     from shared.store.sqlite.store import SqliteStore
     from shared.store.sqlite.volume.volume import join_volume
 
+    local_db = _own_name(local_db)
     try:
         with told_apart("LOCAL_DB_PATH", local_db):
             return SqliteStore(local_db, join_volume(local_db, store_dir), token_id=token_id)
     except NotDurable as error:
         raise StoreEnvironment(f"The store cannot be used: {error}") from error
+
+
+def _own_name(local_db: Path) -> Path:
+    """Return the path without links: SQLite follows them, and its log and our locks stand beside the file."""
+    return Path(os.path.realpath(local_db))

@@ -126,8 +126,8 @@ def save_what_can_be_read(source: Path, target: Path) -> salvage.Salvaged:
 
     Raises StoreError when ``target`` exists or nothing can be read.
     """
-    if not source.exists():
-        raise StoreError(f"There is nothing at {source}")
+    if not source.is_file() and not source.is_dir():
+        raise StoreError(f"There is no file and no directory at {source}")
     with _folder(source) as folder:
         database = folder / "salvaged.db"
         found = salvage.salvage(source, database, folder)

@@ -61,6 +61,14 @@ REFUSING: Final = {
         f"ALTER DATABASE renamed ALLOW_CONNECTIONS false; {HANG_UP}; SELECT pg_sleep(0.3); "
         "ALTER DATABASE renamed RENAME TO picoclaw; ALTER DATABASE picoclaw ALLOW_CONNECTIONS true",
     ),
+    "one table without rights": (
+        "\\connect picoclaw\nREVOKE INSERT, UPDATE, DELETE ON messages FROM picoclaw",
+        "\\connect picoclaw\nGRANT INSERT, UPDATE, DELETE ON messages TO picoclaw",
+    ),
+    "a table renamed": (
+        "\\connect picoclaw\nALTER TABLE messages RENAME TO away",
+        "\\connect picoclaw\nALTER TABLE away RENAME TO messages",
+    ),
     "no right to write": (
         "\\connect picoclaw\nREVOKE INSERT, UPDATE ON ALL TABLES IN SCHEMA public FROM picoclaw",
         "\\connect picoclaw\nGRANT INSERT, UPDATE ON ALL TABLES IN SCHEMA public TO picoclaw",
@@ -122,6 +130,43 @@ def test_a_database_that_refuses_is_away_and_a_run_in_flight_waits_for_it(
     assert "picoclaw-test-password" not in host.log_text
 
 
+def test_limits_of_the_role_undo_no_statement(server: Server, host: HostProcess) -> None:
+    limits = ("statement_timeout", "lock_timeout")
+    superuser(server, "".join(f"ALTER ROLE picoclaw SET {name} = '1ms';" for name in limits) + HANG_UP)
+    try:
+        with host.client() as client:
+            until(lambda: client.get("/ready").status_code == 200)
+            answer = client.post("/chat", json={"message": directive(text="fine")})
+            assert (answer.status_code, answer.json().get("result")) == (200, "fine"), answer.text
+    finally:
+        superuser(server, "ALTER ROLE picoclaw RESET ALL")
+
+
+def test_a_statement_that_the_server_cancels_is_run_again(server: Server, host: HostProcess) -> None:
+    cancel = "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+    directory, port = server.socket
+    psql = ["psql", "-qAtX", "-h", directory, "-p", port, "-U", "postgres", "picoclaw"]
+    answers: list[int] = []
+    with subprocess.Popen(psql, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdin is not None
+        assert holder.stdout is not None
+        holder.stdin.write("BEGIN; LOCK TABLE conversations IN EXCLUSIVE MODE; SELECT 'held';\n")
+        holder.stdin.flush()
+        assert holder.stdout.readline() == "held\n"
+        with host.client() as client:
+            message = {"message": directive(text="fine")}
+            thread = threading.Thread(
+                target=lambda: answers.append(client.post("/chat", json=message).status_code)
+            )
+            thread.start()
+            cancelled = cancel.replace("SELECT", "SELECT bool_or(", 1).replace(" FROM", ") FROM", 1)
+            until(lambda: asked(server, cancelled) == "t")
+            holder.stdin.close()
+            holder.wait(60)
+            thread.join(60)
+    assert answers == [200]
+
+
 def test_a_database_that_hangs_is_away_too(server: Server, host: HostProcess) -> None:
     """Frozen under its connections, as behind a network that swallows everything."""
     with host.client() as client:
@@ -179,7 +224,7 @@ def test_a_start_that_is_refused_ends_with_the_servers_words_and_what_mends_it(
 def test_a_database_of_another_program_is_left_alone(server: Server, tmp_path: Path) -> None:
     superuser(server, "CREATE DATABASE theirs OWNER picoclaw")
     url = urlunsplit(urlsplit(server.url)._replace(path="/theirs"))
-    superuser(server, "CREATE TABLE conversations (id int)", database="theirs")
+    asked(server, "CREATE TABLE conversations (id int)", database="theirs")
     host = new_host(tmp_path / "host", None, {"DATABASE_URL": url}).start(wait=False)
     assert host.process is not None
     assert host.process.wait(60) == 2
@@ -208,13 +253,19 @@ def test_the_table_in_the_docs_is_the_programs() -> None:
     assert {state: cure for state, cure in documented if state[0].isdigit()} == REFUSALS
 
 
-def superuser(server: Server, statements: str, *, database: str = "postgres") -> None:
+def superuser(server: Server, statements: str) -> None:
     """Run statements, each in a transaction of its own, as the one who owns the server."""
+    asked(server, statements)
+
+
+def asked(server: Server, statements: str, *, database: str = "postgres") -> str:
+    """Return what statements answer that are run so."""
     directory, port = server.socket
-    subprocess.run(
+    done = subprocess.run(
         ["psql", "-qAtX", "-v", "ON_ERROR_STOP=1", "-h", directory, "-p", port, "-U", "postgres", database],
         input=statements, text=True, check=True, capture_output=True, timeout=60,
     )  # fmt: skip
+    return done.stdout.strip()
 
 
 def migrate(tmp_path: Path, url: str) -> subprocess.CompletedProcess[str]:

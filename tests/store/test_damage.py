@@ -40,7 +40,7 @@ from tests.store.damage import (
     refusals,
     survives,
 )
-from tests.store.places import Places, add, names
+from tests.store.places import Places, add, integrity, names
 from tests.store.test_maintenance import picoclaw
 
 quick = settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
@@ -198,6 +198,10 @@ async def test_a_damaged_database_gives_its_whole_conversations_and_names_the_ot
     assert all("messages can be read" in loss for loss in found["lost"])
     assert backup.read_bytes() == before
     assert maintenance.check_backup(tmp_path / "salvaged.db").faults == []
+    os.mkfifo(tmp_path / "pipe")
+    for nothing in ("pipe", "missing"):
+        shown = picoclaw(places, "salvage", tmp_path / "other.db", "--from", tmp_path / nothing)
+        assert (shown.returncode, "There is no file and no directory at" in shown.stderr) == (1, True)
 
 
 @pytest.mark.parametrize("fate", ["removed", "cut", "emptied"])
@@ -259,6 +263,19 @@ async def test_too_small_a_tmpdir_ends_each_command_and_removes_nothing(
             assert list(small.iterdir()) == []
     assert contents(places.volume) == before
     assert not (tmp_path / "b.db").exists()
+
+
+async def test_a_disk_without_a_free_inode_is_named_as_such(places: Places, tmp_path: Path) -> None:
+    await live(places, "a")
+    with small_disk(tmp_path / "small", "1m,nr_inodes=3") as small:
+        for number in range(2):
+            (small / f"taken{number}").touch()
+        with pytest.raises(StoreEnvironment, match=f"LOCAL_DB_PATH: no file can be made in {small}.* inodes"):
+            Places(places.volume, small).open()
+        with pytest.raises(StoreEnvironment, match=r"the new file: no file can be made in .* inodes"):
+            maintenance.backup(places.volume, small / "backup.db")
+    async with places.host() as store:
+        assert await names(store) == {"a"}
 
 
 async def test_too_small_a_local_disk_refuses_and_a_larger_one_has_everything(
@@ -387,6 +404,27 @@ async def test_a_second_volume_on_the_same_local_database_is_refused_by_name(pla
         other.open("second")
     async with places.host() as store:
         assert await names(store) == {"a"}
+
+
+async def test_a_link_to_the_local_database_is_the_same_database(places: Places, tmp_path: Path) -> None:
+    linked = Places(places.volume.with_name("other"), tmp_path / "links")
+    linked.local.mkdir()
+    linked.database.symlink_to(places.database)
+    async with places.host() as store:
+        await add(store, "a")
+        with pytest.raises(StoreLocked, match=f"LOCAL_DB_PATH {places.database} is in use by host"):
+            linked.open("second")
+        linked.database.unlink()
+        linked.database.hardlink_to(places.database)
+        with pytest.raises(StoreLocked, match="second name"):
+            linked.open("second")
+        await add(store, "b")
+    linked.database.unlink()
+    linked.database.symlink_to(places.database)
+    async with Places(places.volume, linked.local).host() as store:
+        assert await names(store) == {"a", "b"}
+    assert not (linked.local / "pico.db-wal").exists()
+    assert integrity(places.database) == "ok"
 
 
 async def test_a_volume_emptied_but_for_its_lock_is_no_new_store(places: Places) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -58,6 +60,15 @@ def test_a_conversation_can_be_deleted_from_a_full_disk(host: HostProcess, tmp_p
                 pass
         refused = client.post("/chat", json={"message": directive("x" * 100_000, text="no")})
         assert (refused.status_code, refused.json()["code"]) == (503, "store_not_durable")
+        looked = subprocess.run(
+            [sys.executable, "-m", "host.cli", "doctor", "--json"],
+            env=host.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        said = {row["check"]: row["said"] for row in json.loads(looked.stdout)}
+        assert "(No space left on device); make room there" in said["database"]
         deleted = client.delete(f"/chat/{made['conversation_id']}")
         assert deleted.status_code == 204, deleted.text
         assert client.get(f"/chat/{made['conversation_id']}").status_code == 404

@@ -19,7 +19,16 @@ import anyio
 from shared.clock import monotonic_ms, now_ms
 from shared.errors import Unauthorized, Unavailable
 from shared.store.contract import Tx, Work
-from shared.store.postgres.driver import Connection, Pool, cure, is_away, is_server_error, make_pool, sqlstate
+from shared.store.postgres.driver import (
+    CANCELLED,
+    Connection,
+    Pool,
+    cure,
+    is_away,
+    is_server_error,
+    make_pool,
+    sqlstate,
+)
 from shared.store.postgres.transactions import PostgresTx
 
 logger = logging.getLogger("picoclaw.store")
@@ -27,8 +36,9 @@ logger = logging.getLogger("picoclaw.store")
 T = TypeVar("T")
 
 INSUFFICIENT_PRIVILEGE: Final = "42501"
-UNDONE: Final = ("40001", "40P01")
-"""Serialisation failure and deadlock: the server undid the transaction, so it may be run again."""
+UNDONE: Final = ("40001", "40P01", "55P03", CANCELLED)
+"""Serialisation failure, deadlock, a lock or a statement that took too long: the server undid it all, so that
+it may be run again."""
 
 NOT_YET: Final = "22023"
 """The state in which ``pg_xact_status`` refuses a transaction's number that lies in the future."""

@@ -25,10 +25,12 @@ REFUSALS: Final = {
     "08P01": "a pooler needs DATABASE_POOLER=true, and has to know the role of DATABASE_TOOLS_URL",
     "25006": "the server is read-only: let DATABASE_URL lead to one that takes writes",
     "25P03": "the host was stopped in the middle of a transaction",
+    "25P04": "raise transaction_timeout for DATABASE_URL's role",
     "26000": "a pooler needs DATABASE_POOLER=true",
     "28": "look at user and password in DATABASE_URL, and at the role's LOGIN",
     "3D000": "look at the database's name in DATABASE_URL",
     "42501": "GRANT DATABASE_URL's role what it needs",
+    "42P01": "a table of the host is missing: restore a backup, or undo what renamed it",
     "42P05": "a pooler needs DATABASE_POOLER=true",
     "53": "the server has no disk or memory left",
     "53300": "lower DATABASE_CONNECTIONS, or raise the server's or the role's limit",
@@ -41,13 +43,16 @@ REFUSALS: Final = {
 The longest that fits counts. docs/scale.md has the same table.
 """
 CANCELLED: Final = "57014"
-"""Of class 57, but about one statement."""
+"""Of class 57, but about one statement: somebody cancelled it, or statement_timeout did."""
 
 SESSION: Final = {
     # What makes a commit durable, whatever the server's default is.
     "synchronous_commit": "on",
     # A host that is stopped in the middle of a transaction must not keep its locks, in milliseconds.
     "idle_in_transaction_session_timeout": "5000",
+    # The host bounds each statement itself; a role's shorter limits would undo what it can wait for.
+    "statement_timeout": "0",
+    "lock_timeout": "0",
 }
 """Settings of every session. Poolers refuse them: there they belong to the role (docs/scale.md)."""
 

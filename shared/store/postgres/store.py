@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 from uuid import uuid4
 
+from shared.store.contract import Tx
 from shared.store.postgres.database import LEAVE_MARK, Database, Place
 from shared.store.postgres.tool_access import ToolRole
 from shared.store.retention import Retention
@@ -13,6 +14,26 @@ from shared.store.store import Store
 # Nobody asks what became of a commit for longer than a run waits; the clock is the marks' own.
 MARKS: Final = """DELETE FROM commit_marks WHERE mark IN (SELECT mark FROM commit_marks
     WHERE made_at <= now() - interval '1 hour' ORDER BY made_at LIMIT $1)"""
+
+# Changes no row, and needs what a turn does: the tables, the rights, and nobody who keeps writers out.
+TURN: Final = ";".join(
+    f"INSERT INTO {table} ({column}) SELECT {column} FROM {table} WHERE false;"
+    f"UPDATE {table} SET {column} = {column} WHERE false"
+    for table, column in (
+        ("conversations", "id"),
+        ("messages", "id"),
+        ("runs", "id"),
+        ("run_events", "run_id"),
+        ("idempotency_keys", "key"),
+        ("usage_by_day", "day"),
+        ("usage_by_conversation", "day"),
+    )
+)
+
+
+async def _try_a_turn(tx: Tx) -> None:
+    await tx.execute(TURN)
+    await tx.execute(LEAVE_MARK, uuid4())
 
 
 class PostgresStore(Store):
@@ -45,8 +66,8 @@ class PostgresStore(Store):
         return 0.0
 
     async def probe(self) -> None:
-        """Commit a row: a server that only reads, or has no disk left, answers all else."""
-        await self._engine.write(lambda tx: tx.execute(LEAVE_MARK, uuid4()))
+        """Commit a row, and ask for what a turn writes to: a server may answer all else."""
+        await self._engine.write(_try_a_turn)
 
     def make_room(self) -> None:
         """Do nothing: there is no local disk to fill."""

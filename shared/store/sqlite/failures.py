@@ -72,6 +72,12 @@ def forbidden(path: Path) -> StoreForbidden:
 def _of_the_machine(
     error: OSError | sqlite3.Error, full: bool, place: str, path: Path, wanted: Callable[[], int]
 ) -> StoreError:
+    disk = os.statvfs(_existing(path))
+    if disk.f_files and not disk.f_favail and (full or _cannot_open(error)):
+        return StoreEnvironment(
+            f"{place}: no file can be made in {path}: all its {disk.f_files:,} inodes are taken "
+            f"({_reason(error)}). Nothing was changed. Remove files there, or choose another disk."
+        )
     if full:
         free, most = shutil.disk_usage(_existing(path)).free, 0
         with suppress(OSError):
@@ -84,6 +90,10 @@ def _of_the_machine(
     if isinstance(error, PermissionError) and error.filename is not None:
         return forbidden(Path(os.fsdecode(error.filename)))
     return StoreEnvironment(f"{place} ({path}) cannot be used: {_reason(error)}")
+
+
+def _cannot_open(error: OSError | sqlite3.Error) -> bool:
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_CANTOPEN
 
 
 def _existing(path: Path) -> Path:

@@ -172,6 +172,11 @@ def hold_database(database: Path, store_dir: Path, owner: str) -> int:
             raise StoreLocked(
                 f"LOCAL_DB_PATH {database} is in use by {by}: give each host a LOCAL_DB_PATH of its own"
             )
+        if database.exists() and database.stat().st_nlink > 1:
+            raise StoreLocked(
+                f"LOCAL_DB_PATH {database} has a second name (a hard link), and a host may be using that: "
+                "two logs damage one database. Remove the other name, or choose another LOCAL_DB_PATH"
+            )
         os.ftruncate(fd, 0)
         layout.write_all(fd, f"{owner} (process {os.getpid()}, STORE_DIR {store_dir})".encode(), 0)
     except BaseException:
