@@ -85,7 +85,7 @@ class App:
             | (open_paths() if settings.console else frozenset()),
         )
         app = BodyLimitMiddleware(app, limit=BODY_LIMIT, at=BODY_LIMITS)
-        app = ErrorsMiddleware(app)
+        app = ErrorsMiddleware(app, self._base.redactor.text)
         app = self._base.telemetry.app(AccessLogMiddleware(app, self._base.metrics))
         return RequestIdMiddleware(app, version=settings.version, commit=settings.build_commit)
 

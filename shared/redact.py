@@ -1,5 +1,8 @@
 """The one place that takes secrets out of text, as the last net before text leaves the process.
 
+It is a net and not a wall: a secret that is cut in two, reversed or enciphered passes through it. What keeps
+secrets in is that agents and their commands never get them.
+
 A value of fewer than ``SHORTEST`` characters is left alone: such a string turns up in ordinary text by
 chance, taking it out would tear that text, and the gap would confirm a guess. Secrets worth the name are
 longer.
@@ -9,7 +12,9 @@ from __future__ import annotations
 
 import base64
 import re
+import sys
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from json.encoder import encode_basestring, encode_basestring_ascii
 from typing import Any, Final
 from urllib.parse import quote, quote_plus
@@ -20,19 +25,27 @@ FRAGMENT: Final = 6
 
 Span = tuple[int, int]
 
+_GAPS: Final = b" \t\r\n:-"
+"""What tools put between the digits of base64 and hexadecimal."""
 _ESCAPE: Final = re.compile("%[0-9A-F]{2}")
 
 
 class Redactor:
     """Replaces each of some secrets, as it is or encoded, by ``[redacted]``.
 
-    Encoded means base64 (standard and URL-safe, also inside a longer encoded text), hexadecimal,
-    percent-encoding and JSON escapes. Cost grows with the number of secrets: some 0.2 µs each per KiB
-    and form.
+    Encoded means base64 (standard and URL-safe, also inside a longer encoded text) and hexadecimal, both also
+    wrapped or with gaps between their digits, percent-encoding and JSON escapes. Cost grows with the number
+    of secrets: some 0.2 µs each per KiB and form.
     """
 
     def __init__(self, secrets: Iterable[str]) -> None:
-        found = {form for secret in secrets if len(secret) >= SHORTEST for form in _forms(secret)}
+        known = [secret for secret in secrets if len(secret) >= SHORTEST]
+        written = {form for secret in known for form in _forms(secret)}
+        encoded = {form for secret in known for form in _encodings(secret)}
+        found = written | encoded
+        self._written = tuple(sorted(written, key=len, reverse=True))
+        self._encoded = tuple({_squeezed(form) for form in encoded})
+        self._shortest = min(map(len, self._encoded), default=sys.maxsize)
         self._forms = tuple(sorted(found, key=len, reverse=True))
         self._by_first = {form[0]: [other for other in self._forms if other[0] == form[0]] for form in found}
         self._by_last = {
@@ -76,6 +89,17 @@ class Redactor:
 
     def spans(self, text: str) -> list[Span]:
         """Return where secrets stand, merged where they overlap, in order."""
+        if len(text) <= self._shortest:
+            return self.whole_spans(text)
+        found = [span for form in self._written if form in text for span in _occurrences(form, text)]
+        squeezed = _squeezed(text)
+        for digits in self._encoded:
+            if digits in squeezed:
+                found += [match.span(1) for match in _with_gaps(digits).finditer(text)]
+        return _merged(found) if found else found
+
+    def whole_spans(self, text: str) -> list[Span]:
+        """Return the same but for encoded secrets with gaps in them."""
         found = [span for form in self._forms if form in text for span in _occurrences(form, text)]
         return _merged(found) if found else found
 
@@ -117,7 +141,7 @@ class StreamRedactor:
 
     def _emit(self, text: str, end: int) -> str:
         """Return ``text[:end]`` redacted; a secret that goes on beyond is marked now, its rest swallowed."""
-        spans = self._redactor.spans(text)
+        spans = self._redactor.whole_spans(text)
         if self._covered:
             spans = _merged([(0, self._covered), *spans])
         out: list[str] = []
@@ -169,20 +193,36 @@ def _occurrences(form: str, text: str) -> Iterator[Span]:
 
 def _forms(secret: str) -> set[str]:
     raw = secret.encode("utf-8", "surrogateescape")
-    hexed = raw.hex()
     percent = quote(raw, safe="")
     return {
         secret,
         encode_basestring(secret)[1:-1],
         encode_basestring_ascii(secret)[1:-1],
-        hexed,
-        hexed.upper(),
         percent,
         _ESCAPE.sub(lambda match: match[0].lower(), percent),
         quote(raw),
         quote_plus(raw),
-        *_base64_forms(raw),
     }
+
+
+def _squeezed(text: str) -> str:
+    # Of all ways the fastest; what becomes of letters beyond ASCII doesn't matter, digits have none.
+    return text.encode("utf-8", "surrogatepass").translate(None, _GAPS).decode("latin-1")
+
+
+@lru_cache(maxsize=256)
+def _with_gaps(digits: str) -> re.Pattern[str]:
+    # A look-ahead, so that occurrences that overlap are all found.
+    between = f"[{re.escape(_GAPS.decode())}]*"
+    return re.compile(f"(?=({between.join(map(re.escape, digits))}))")
+
+
+def _encodings(secret: str) -> Iterator[str]:
+    """Yield the forms that consist of digits, between which there may be gaps."""
+    raw = secret.encode("utf-8", "surrogateescape")
+    yield raw.hex()
+    yield raw.hex().upper()
+    yield from _base64_forms(raw)
 
 
 def _base64_forms(raw: bytes) -> Iterator[str]:

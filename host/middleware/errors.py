@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from http import HTTPStatus
 
 from starlette.exceptions import HTTPException
@@ -19,8 +20,9 @@ logger = logging.getLogger("picoclaw.http")
 class ErrorsMiddleware:
     """Answers what the application raised. What has begun to be sent can only be cut off."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, redact: Callable[[str], str]) -> None:
         self._app = app
+        self._redact = redact
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -42,6 +44,7 @@ class ErrorsMiddleware:
                 known = PicoError("The request failed inside the host.")
             if begun:
                 raise
+            known.message = self._redact(known.message)
             await _answer(known, scope)(scope, receive, send)
 
 

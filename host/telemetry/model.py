@@ -25,9 +25,12 @@ SECONDS: Final = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10
 class TracedModel:
     """Implements ``ModelPort`` around another one. ``content``: what is said is told too, redacted."""
 
-    def __init__(self, model: ModelPort, tracer: Tracer, meter: Meter, content: Redactor | None) -> None:
+    def __init__(
+        self, model: ModelPort, tracer: Tracer, meter: Meter, redactor: Redactor, *, content: bool
+    ) -> None:
         self._model = model
         self._tracer = tracer
+        self._redactor = redactor
         self._content = content
         self._duration = meter.create_histogram(
             "gen_ai.client.operation.duration",
@@ -63,8 +66,8 @@ class TracedModel:
                 raise
             self._took(started, {**common, gen_ai.GEN_AI_RESPONSE_MODEL: reply.model})
             self._tell(call, reply, first)
-            if self._content is not None:
-                _tell_content(call, request, reply, self._content)
+            if self._content:
+                _tell_content(call, request, reply, self._redactor)
             self._count(reply, common)
             return reply
 
@@ -73,7 +76,7 @@ class TracedModel:
         await self._model.aclose()
 
     def _took(self, started: float, attributes: Mapping[str, AttributeValue]) -> None:
-        self._duration.record((monotonic_ms() - started) / 1000, attributes)
+        self._duration.record((monotonic_ms() - started) / 1000, self._redactor.value(dict(attributes)))
 
     def _tell(self, call: Span, reply: Reply, first: list[float]) -> None:
         used = reply.usage
@@ -94,7 +97,7 @@ class TracedModel:
                 gen_ai.GEN_AI_RESPONSE_MODEL: reply.model,
                 gen_ai.GEN_AI_TOKEN_TYPE: kind,
             }
-            self._tokens.record(number, attributes)
+            self._tokens.record(number, self._redactor.value(attributes))
 
 
 def _tell_content(call: Span, request: Mapping[str, Any], reply: Reply, redactor: Redactor) -> None:

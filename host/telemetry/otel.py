@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Final
 
@@ -13,8 +14,8 @@ from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExport
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExportResult
 from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio
 from starlette.types import ASGIApp
 
@@ -34,6 +35,32 @@ SEND_WITHIN_S: Final = 5.0
 """One export, and what is left at the end, may take this long."""
 
 
+class RedactedSpans(OTLPSpanExporter):
+    """Sends spans without secrets, names too; the work is done on the exporter's own thread."""
+
+    def __init__(self, redactor: Redactor, endpoint: str, headers: dict[str, str]) -> None:
+        super().__init__(endpoint, headers=headers, timeout=SEND_WITHIN_S)
+        self._redactor = redactor
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        """See ``SpanExporter.export``."""
+        return super().export([self._clean(span) for span in spans])
+
+    def _clean(self, span: ReadableSpan) -> ReadableSpan:
+        return ReadableSpan(
+            self._redactor.text(span.name),
+            context=span.context,
+            parent=span.parent,
+            resource=span.resource,
+            attributes=self._redactor.value(dict(span.attributes or {})),
+            kind=span.kind,
+            instrumentation_scope=span.instrumentation_scope,
+            status=span.status,
+            start_time=span.start_time,
+            end_time=span.end_time,
+        )
+
+
 class OpenTelemetry(Telemetry):
     """Implements ``Telemetry`` with spans and histograms in the GenAI conventions."""
 
@@ -44,7 +71,7 @@ class OpenTelemetry(Telemetry):
         resource = Resource.create(
             {"service.name": telemetry.service_name, "service.version": settings.version}
         )
-        spans = OTLPSpanExporter(f"{base}/v1/traces", headers=headers, timeout=SEND_WITHIN_S)
+        spans = RedactedSpans(redactor, f"{base}/v1/traces", headers)
         points = OTLPMetricExporter(f"{base}/v1/metrics", headers=headers, timeout=SEND_WITHIN_S)
         self._traces = TracerProvider(
             resource=resource, sampler=ParentBasedTraceIdRatio(telemetry.sample), shutdown_on_exit=False
@@ -56,6 +83,7 @@ class OpenTelemetry(Telemetry):
         self._tracer = self._traces.get_tracer("picoclaw", settings.version)
         self._meter = self._metrics.get_meter("picoclaw", settings.version)
         self._agent_name = settings.assistant_name
+        self._redactor = redactor
         self._content = redactor if telemetry.capture_content else None
         logs.add_context(_in_logs)
 
@@ -65,7 +93,9 @@ class OpenTelemetry(Telemetry):
 
     def model(self, model: ModelPort) -> ModelPort:
         """See ``Telemetry.model``."""
-        return TracedModel(model, self._tracer, self._meter, self._content)
+        return TracedModel(
+            model, self._tracer, self._meter, self._redactor, content=self._content is not None
+        )
 
     def toolset(self, toolset: Toolset) -> Toolset:
         """See ``Telemetry.toolset``."""

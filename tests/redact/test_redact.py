@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import base64
 import json
+import re
+import textwrap
 from time import perf_counter
 from urllib.parse import quote
 
@@ -30,6 +32,12 @@ def encoded_forms() -> dict[str, str]:
         "URL": quote(CANARY, safe=""),
         "lower URL": quote(CANARY, safe="").replace("%2F", "%2f").replace("%2B", "%2b").replace("%3D", "%3d"),
         "JSON": json.dumps(CANARY),
+        "wrapped base64": "\n".join(textwrap.wrap(base64.b64encode(b"x" * 50 + raw).decode(), 76)),
+        "base64 in short lines": "\r\n  ".join(textwrap.wrap(base64.b64encode(raw).decode(), 5)),
+        "spaced hex": raw.hex(" "),
+        "upper hex with colons": raw.hex(":").upper(),
+        "hex in words and lines": "\n".join(textwrap.wrap(raw.hex(" ", 2), 15)),
+        "hex with dashes": raw.hex("-", 4),
     }
 
 
@@ -41,7 +49,13 @@ def test_a_secret_is_taken_out_in_every_form(form: str) -> None:
     assert clean.startswith("before ")
     assert clean.endswith(" after")
     kept = clean.replace("before ", "").replace(" after", "").replace(MARK, "")
+    kept = re.sub(r"[\s:-]", "", kept).lower()
     assert not any(part in kept for part in ("canary", "0123", CANARY.encode().hex()[:8]))
+
+
+def test_gaps_are_only_looked_through_for_digits() -> None:
+    text = f"{CANARY[:9]} {CANARY[9:]} and, much: later - something else that is long enough to be looked at"
+    assert Redactor([CANARY]).text(text) is text
 
 
 def test_a_secret_with_quotes_and_newlines_is_taken_out_of_json() -> None:

@@ -139,7 +139,12 @@ def test_what_was_said_is_told_when_it_is_asked_for_with_secrets_taken_out(tmp_p
         configure(host, telemetry={"capture_content": True}).start()
         with host.client() as client:
             client.post("/chat", json={"message": directive(f"{SAID} sk-test-canary", text="fine")})
+            client.post("/chat", json={"message": "hello", "model": "sk-test-canary"})
+            refused = client.post("/chat", json={"message": "a", "mcp_servers": {"My sk-test-canary": {}}})
+            assert refused.status_code == 400
+            assert "My [redacted]" in refused.text
         host.stop()
+    assert any(span.name == "chat [redacted]" for span in collector.spans)
     call = next(span for span in collector.spans if span.name.startswith("chat "))
     asked = json.loads(call.attributes["gen_ai.input.messages"])
     assert SAID in asked[-1]["parts"][0]["content"]
