@@ -93,9 +93,26 @@ class ChatCompletionRequest(Tolerant):
     n: Annotated[int, Field(ge=1, le=1), WHOLE] | None = None
     reasoning_effort: Text | None = None
     tool_choice: Annotated[Any, WithJsonSchema({"enum": ["auto", "none", None]})] = None
+    function_call: Annotated[Any, WithJsonSchema({"enum": ["auto", "none", None]})] = None
     response_format: Annotated[Any, WithJsonSchema({"not": {"required": ["json_schema"]}})] = None
+    logprobs: Annotated[Any, WithJsonSchema({"enum": [False, None]})] = None
+    modalities: Annotated[Any, WithJsonSchema({"not": {"contains": {"const": "audio"}}})] = None
 
-    @field_validator("tool_choice")
+    @field_validator("logprobs")
+    @classmethod
+    def _no_probabilities(cls, value: Any) -> Any:
+        if value:
+            raise ValueError("the model tells no probabilities; leave it out")
+        return value
+
+    @field_validator("modalities")
+    @classmethod
+    def _only_text(cls, value: Any) -> Any:
+        if isinstance(value, list) and "audio" in value:
+            raise ValueError("answers are text only; leave it out")
+        return value
+
+    @field_validator("tool_choice", "function_call")
     @classmethod
     def _not_required(cls, value: Any) -> Any:
         if value == "required" or isinstance(value, dict):

@@ -245,3 +245,23 @@ async def test_a_turn_that_the_model_refused_is_marked_from_its_message_on(store
     assert [entry.refused for entry in history] == [False, False, True, True, True, False]
     shown = (await store.conversations.messages("c", limit=9, cursor=None)).items
     assert [message.refused for message in shown] == [False, False, True, True, False]
+
+
+async def test_refusals_in_a_row_take_more_and_more_of_the_turns_before(store: Store) -> None:
+    for number in range(5):
+        answered = await store.runs.begin(a_run(f"{number}"))
+        await store.runs.finish(answered, an_end(), [said(f"a{number}", role="assistant")], [], T0)
+    end = an_end(state=RunState.ERROR, error="It declined.", code="refused")
+    left = []
+    for number in range(5, 8):
+        declined = await store.runs.begin(a_run(f"{number}"))
+        await store.runs.finish(declined, end, [], [], T0)
+        turns = [entry for entry in await store.conversations.history("c") if entry.role == "user"]
+        left.append(sum(not entry.refused for entry in turns))
+    assert left == [5, 4, 1]
+    answered = await store.runs.begin(a_run("8"))
+    await store.runs.finish(answered, an_end(), [], [], T0)
+    declined = await store.runs.begin(a_run("9"))
+    await store.runs.finish(declined, end, [], [], T0)
+    turns = [entry for entry in await store.conversations.history("c") if entry.role == "user"]
+    assert sum(not entry.refused for entry in turns) == 2
