@@ -33,6 +33,8 @@ async def test_the_home_directory_is_the_same_for_all_tools(tools: SandboxToolse
         ("a\u00a0b.txt", "a b.txt"),
         ("zero\u200bwidth.txt", "zerowidth.txt"),
         ("README.txt", "readme.txt"),
+        ("Anna\u2019s \u201cplan\u201d.txt", 'Anna\'s "plan".txt'),
+        ("2024\u20132025.txt", "2024-2025.txt"),
     ],
 )
 async def test_a_name_that_only_looks_alike_is_offered(
@@ -81,6 +83,13 @@ async def test_a_new_name_that_nobody_would_choose_is_refused_in_one_line(
     assert "Errno" not in answer
     assert "\n" not in answer
     assert sorted(ws.rglob("*")) == before
+
+
+@pytest.mark.parametrize("path", ["x/" * 2000 + "y", "/" * 3000 + "y", "./" * 2000 + "y"])
+async def test_a_path_of_very_many_parts_is_only_missing(tools: SandboxToolset, path: str) -> None:
+    answer = await told(tools, "read_file", path=path)
+    assert answer.startswith("refused: ")
+    assert "died" not in answer
 
 
 async def test_a_new_name_beside_one_that_looks_alike_is_told(tools: SandboxToolset, ws: Path) -> None:

@@ -62,9 +62,13 @@ def alike(directory: int, name: str) -> str:
     return ""
 
 
+_PLAIN: Final = str.maketrans("\u2018\u2019\u201c\u201d\u2010\u2012\u2013\u2014\u2212", "''\"\"-----")
+"""Quotation marks, hyphens and dashes that programs put in place of those on the keyboard."""
+
+
 def _essence(name: str) -> str:
     """Return what is left of a name without what the eye does not see: Unicode form, kind of space, case."""
-    normal = unicodedata.normalize("NFKC", name).casefold()
+    normal = unicodedata.normalize("NFKC", name).casefold().translate(_PLAIN)
     seen = (" " if letter.isspace() else letter for letter in normal if unicodedata.category(letter) != "Cf")
     return "".join(seen).strip()
 

@@ -223,12 +223,11 @@ class Roots:
 
     def offer(self, path: str) -> str:
         """Return half a sentence that offers a name which looks like the one that is missing in a path."""
-        above, name = os.path.split(path.rstrip("/"))
-        try:
-            with self.directory(above or ".") as directory:
+        while path := path.rstrip("/"):
+            path, name = os.path.split(path)
+            with contextlib.suppress(Refused), self.directory(path or ".") as directory:
                 return alike(directory, name)
-        except Refused:
-            return self.offer(above) if above else ""
+        return ""
 
     def _find(self, path: str, *, write: bool) -> tuple[_Root, str]:
         if "\0" in path:
