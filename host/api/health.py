@@ -135,7 +135,8 @@ class HealthApi:
 
     async def _store_fault(self) -> str | None:
         """Return what keeps the next request from being stored; who asks within a second gets one answer."""
-        if anyio.current_time() >= self._probed_at + PROBE_S:
+        # What a write met since the last probe counts at once.
+        if anyio.current_time() >= self._probed_at + PROBE_S or not self._store.volume_ok():
             probed = self._probed
             self._asked.set()
             with anyio.move_on_after(ANSWER_S) as waiting:
