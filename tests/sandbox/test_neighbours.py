@@ -26,6 +26,7 @@ while True:
 FILLERS = {
     "one file": "head -c 1G </dev/zero >$TMPDIR/x",
     "many files": "mkdir $TMPDIR/d; cd $_; for i in 1 2 3 4; do head -c 50M </dev/zero >$i & done; wait",
+    "many empty files": "cd $TMPDIR; seq 100000 | xargs touch 2>&1 | tail -n 1",
     "a file without a name": "exec 3>$TMPDIR/x; rm $TMPDIR/x; head -c 1G </dev/zero >&3",
     "a closed directory": "mkdir $TMPDIR/d; cd $TMPDIR/d; exec 3>x; chmod 0 .; head -c 1G </dev/zero >&3",
     "no name, mapped": """python3 -c '
@@ -41,7 +42,7 @@ def small_disk(place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A small file system that private directories lie on."""
     disk = place / "disk"
     disk.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", f"size={SMALL},mode=1777", "none", str(disk)]
+    command = ["mount", "-t", "tmpfs", "-o", f"size={SMALL},nr_inodes=20000,mode=1777", "none", str(disk)]
     if subprocess.run(command, check=False, capture_output=True).returncode:
         pytest.skip("mounting isn't possible here")
     monkeypatch.setattr("tempfile.tempdir", str(disk))
@@ -57,6 +58,7 @@ async def on_small_disk(ws: Path, small_disk: Path, request: pytest.FixtureReque
 
 def free(disk: Path) -> int:
     status = os.statvfs(disk)
+    assert status.f_favail > status.f_files * 0.8
     return status.f_bavail * status.f_frsize
 
 

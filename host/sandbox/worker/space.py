@@ -1,8 +1,8 @@
 """What a conversation's temporary files take, held against what their file system has left.
 
 The store's local database may lie on the same file system, so nobody may fill it: a conversation may hold at
-most what it leaves free, less a reserve. Asking for the free space costs a microsecond; files are counted
-when that has shrunk, and in a part of the time only.
+most what it leaves free, less a reserve, of bytes and of inodes. Asking what is free costs a microsecond;
+files are counted when that has shrunk, and in a part of the time only.
 """
 
 # Descriptors and raw paths on purpose: pathlib can't work relative to a directory that is held open.
@@ -22,6 +22,7 @@ from .config import HOME
 
 RESERVE: Final = 128 << 20  # bytes that stay free, or a sixteenth of a small file system
 MOST_FILES: Final = 200_000
+RESERVE_FILES: Final = 8192  # inodes that stay free, or a sixteenth
 _STEP: Final = 16 << 20  # bytes by which the free space shrinks until files are counted again
 _STEP_FILES: Final = 16_384
 _COUNTING_SHARE: Final = 4
@@ -35,21 +36,25 @@ class Space:
         self._temporary = temporary
         self._most = most
         self._count_again = 0.0
-        self._begun, self._free_files, _ = self._left()
+        self._begun, self._free_files, _, _ = self._left()
         # what earlier commands left counts from the start where it matters
         self._free = self._begun + (_STEP if self._begun < 2 * most else 0)
 
-    def _left(self) -> tuple[int, int, int]:
+    def _left(self) -> tuple[int, int, int, int]:
+        """Return free bytes and inodes, the bytes to keep, and how many files may be held."""
         status = os.statvfs(self._temporary)
-        whole = status.f_blocks * status.f_frsize
-        return status.f_bavail * status.f_frsize, status.f_favail, min(RESERVE, whole // 16)
+        whole, files = status.f_blocks * status.f_frsize, status.f_favail
+        # some file systems make inodes as they are needed, and say that there are none
+        most = files - min(RESERVE_FILES, status.f_files // 16) if status.f_files else MOST_FILES
+        return status.f_bavail * status.f_frsize, files, min(RESERVE, whole // 16), min(MOST_FILES, most)
 
     def is_exceeded(self, root: int) -> bool:
         """Return whether the files, with the nameless ones of processes below ``root``, are too many."""
-        free, files, reserve = self._left()
+        free, files, reserve, most_files = self._left()
         self._free, self._free_files = max(free, self._free), max(files, self._free_files)
         now = time.monotonic()
-        shrunk = self._free - free >= min(_STEP, free // 8) or self._free_files - files >= _STEP_FILES
+        fewer = self._free_files - files >= max(1, min(_STEP_FILES, files // 8))
+        shrunk = fewer or self._free - free >= min(_STEP, free // 8)
         if not shrunk or now < self._count_again:
             return False
         self._free, self._free_files = free, files
@@ -58,7 +63,7 @@ class Space:
         # what is mapped without a name, or in a closed directory, can't be counted: near the end, whoever
         # took a good part of the rest is stopped
         hidden = free < reserve and self._begun - free > free // 8
-        return used > min(self._most, free - reserve) or count > MOST_FILES or hidden
+        return used > min(self._most, free - reserve) or count > most_files or hidden
 
     def clear(self) -> None:
         """Remove all of it; the home directory is there again, empty."""
