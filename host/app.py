@@ -13,12 +13,13 @@ from host.api.channel_paths import webhook_paths
 from host.api.console import open_paths
 from host.api.health import Build, HealthApi, Volumes
 from host.base import Base
-from host.callers import Caller, TokenBook
-from host.middleware.access_log import AccessLogMiddleware
-from host.middleware.bearer import OPEN_PATHS, BearerMiddleware
-from host.middleware.body_limit import BodyLimitMiddleware
-from host.middleware.errors import ErrorsMiddleware
-from host.middleware.request_id import RequestIdMiddleware
+from host.callers import OPEN_PATHS, BearerMiddleware, Caller, TokenBook
+from host.middleware import (
+    AccessLogMiddleware,
+    BodyLimitMiddleware,
+    ErrorsMiddleware,
+    RequestIdMiddleware,
+)
 
 if TYPE_CHECKING:
     from host.parts import Host

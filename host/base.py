@@ -22,7 +22,7 @@ from shared.errors import Misconfigured
 from shared.redact import Redactor
 from shared.settings import Settings
 from shared.store import open_host_store
-from shared.store.retention import DAY_MS, Retention
+from shared.store.sql.retention import DAY_MS, Retention
 from shared.store.store import Store
 
 logger = logging.getLogger("picoclaw.host")

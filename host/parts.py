@@ -22,13 +22,13 @@ from host.mcp_clients.server_config import configured_servers, managed_servers
 from host.mcp_clients.tool_pins import ToolPins
 from host.mcp_clients.tool_servers import ToolServers
 from host.mcp_clients.zygote import by_path
-from host.runs.prices import Prices
+from host.runs.meter import Prices
 from host.runs.service import RunLimits, RunService
 from host.runs.spec import RunSpec
 from host.runs.task_runs import TaskParts, TaskRunner
 from host.sandbox import Trust, running_program
 from host.scheduler import EXTERNAL, Scheduler
-from host.skills.places import built_in_dir
+from host.skills.catalogue import built_in_dir
 from host.tools.approvals import Approvals
 from host.tools.base import Toolset
 from host.tools.skills import SkillTools

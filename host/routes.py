@@ -9,18 +9,15 @@ from starlette.requests import Request
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from host.api.admin import AdminApi
+from host.api.admin import AdminApi, ControlApi, TokensApi
 from host.api.channels import ChannelsApi
 from host.api.chat import ChatApi
 from host.api.console import ConsoleApi
-from host.api.control import ControlApi
-from host.api.mcp import McpApi
-from host.api.mcp_gate import McpGate
+from host.api.mcp import McpApi, McpGate
 from host.api.metrics import MetricsApi
 from host.api.openai import OpenAiApi
 from host.api.openapi import OpenApi
 from host.api.tasks import TasksApi
-from host.api.tokens import TokensApi
 from host.api.usage import UsageApi
 from host.callers import TokenBook
 from host.parts import Host

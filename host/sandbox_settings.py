@@ -7,7 +7,7 @@ from typing import Final
 
 from host.sandbox import SandboxPolicy
 from host.sandbox.policy import OBEYED, OBEYED_AS_MAIN
-from host.skills.places import closed_to_agents
+from host.skills.catalogue import closed_to_agents
 from shared.settings import Settings
 
 READ_ONLY_RULE: Final = (

@@ -13,8 +13,7 @@ from mcp.server.context import ServerRequestContext
 from mcp.server.lowlevel.server import Server
 from mcp.shared.exceptions import MCPError
 
-from mcp_server.resources import RESOURCES, Resources
-from mcp_server.tools import Tools
+from mcp_server.tools import RESOURCES, Resources, Tools
 from shared import jsons
 from shared.errors import PicoError
 from shared.tool_contract import SERVER_NAME, ToolDeclaration, tool_declarations

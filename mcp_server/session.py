@@ -15,9 +15,8 @@ from mcp.server.lowlevel.server import Server
 from mcp.server.stdio import stdio_server
 
 from mcp_server.identity import Identity
-from mcp_server.resources import Resources
 from mcp_server.server import build_server
-from mcp_server.tools import Caller, Tools
+from mcp_server.tools import Caller, Resources, Tools
 from mcp_server.transport import NotPollable, claim_standard_streams, open_streams
 from shared.clock import now_ms
 from shared.errors import InvalidInput, PicoError, StoreError

@@ -19,7 +19,7 @@ from host.agent.thinking import LEAST_THINKING
 from host.agent.toolbox import Toolbox
 from host.agent.window import Windows
 from host.runs.budget import RunBudget
-from host.runs.prices import Prices
+from host.runs.meter import Prices
 from host.runs.recorder import RunRecorder
 from host.runs.spec import RunSpec
 from host.telemetry import OFF, Telemetry

@@ -10,8 +10,7 @@ from host.agent.endings import TooLong
 from host.agent.history import Message, cut
 from host.agent.keyed_model import KeyedModel
 from host.agent.models import ModelError, Reply
-from host.agent.token_estimate import estimated, estimated_prefix
-from host.agent.window import Windows
+from host.agent.window import Windows, estimated, estimated_prefix
 
 NEWEST: Final = 2
 """Messages at the end that stay whole: the last step and its results."""

@@ -16,7 +16,7 @@ from typing import Any, Final
 from host.agent.history import as_sent, calls_of, cut, opens_turn
 from host.agent.models import Reply
 from host.agent.summary import left_out
-from host.agent.token_estimate import BYTES_PER_TOKEN, estimated
+from host.agent.window import BYTES_PER_TOKEN, estimated
 from shared.compactions import Compaction
 from shared.models import Block, HistoryEntry, Usage
 

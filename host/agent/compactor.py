@@ -19,8 +19,7 @@ from host.agent.keyed_model import KeyedModel
 from host.agent.models import ModelError, Reply
 from host.agent.summary import PAUSE_S, TRIES, UnreadRecorder, ask, left_out, summary_request, summary_text
 from host.agent.thinking import within_output
-from host.agent.token_estimate import BYTES_PER_TOKEN, estimated, estimated_prefix
-from host.agent.window import Windows
+from host.agent.window import BYTES_PER_TOKEN, Windows, estimated, estimated_prefix
 from shared.compactions import Compaction
 from shared.models import HistoryEntry, Lease
 from shared.store.store import Store

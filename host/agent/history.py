@@ -2,15 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from host.agent import untrusted
 from host.agent.mending import left_out
-from host.agent.server_calls import lost_server_results, open_server_calls
-from host.agent.token_estimate import estimated
+from host.agent.window import estimated
 from shared.compactions import Compaction
 from shared.models import Block, HistoryEntry
+
+_USE: Final = "server_tool_use"
+_RESULT: Final = "_tool_result"
+_UNAVAILABLE: Final = "unavailable"
+"""An error code of each of these tools; the API takes it back like a result it gave."""
+
+
+def open_server_calls(blocks: Sequence[Block], before: Mapping[str, str]) -> dict[str, str]:
+    """Return the calls (id to name) that have no result after these blocks, and had none ``before``."""
+    found = dict(before)
+    for block in blocks:
+        if block["type"] == _USE:
+            found[block["id"]] = block["name"]
+        elif block["type"].endswith(_RESULT):
+            found.pop(block["tool_use_id"], None)
+    return found
+
+
+def lost_server_results(calls: Mapping[str, str]) -> list[Block]:
+    """Return an error result for each call."""
+    return [
+        {
+            "type": f"{name}{_RESULT}",
+            "tool_use_id": call,
+            "content": {"type": f"{name}{_RESULT}_error", "error_code": _UNAVAILABLE},
+        }
+        for call, name in calls.items()
+    ]
+
 
 LOST_RESULT: Final = "The result of this call was lost: the run was cut off before it was stored."
 NO_IMAGE: Final = "[an image was here; it was left out to save room]"

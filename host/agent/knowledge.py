@@ -21,9 +21,8 @@ from host.sandbox.wire import SandboxFault
 from host.sandbox.worker.names import Refused
 from host.sandbox.worker.paths import RootPath, Roots
 from host.sandbox.worker.survey import SKILL_FILE, survey
-from host.skills.catalogue import LARGEST_FILE, Catalogue, Shelf, Skill, SkillFile, Tier, catalogue
+from host.skills.catalogue import FOLDER, LARGEST_FILE, Catalogue, Shelf, Skill, SkillFile, Tier, catalogue
 from host.skills.front_matter import LONGEST, body
-from host.skills.places import FOLDER
 
 PERSONA_FILES: Final = ("CLAUDE.md", "AGENTS.md", "AGENT.md")
 MEMORY_FILE: Final = "MEMORY.md"

@@ -9,10 +9,10 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from host.api.body import JSON
 from host.api.channel_paths import webhook_paths
-from host.api.responses import JSON
+from host.callers import failure
 from host.channels.base import Channel, Door, Forged
-from host.middleware.bearer import failure
 from host.rates import RateLimit
 from shared.errors import InvalidInput, NotFound, Unavailable
 from shared.settings.channels import Channels

@@ -13,6 +13,7 @@ from starlette.types import ASGIApp
 
 from host.agent.model_access import ModelAccess
 from host.api.body import (
+    JSON,
     NO_NUL,
     WHOLE,
     Body,
@@ -24,7 +25,6 @@ from host.api.body import (
     parse_body,
     raw_body,
 )
-from host.api.responses import JSON
 from host.api.sse import EventStreamResponse, last_event_id
 from host.mcp_clients.server_config import HEADER_NAME, LONGEST_TIMEOUT_MS, MOST_SERVERS, parse_servers
 from host.runs.service import RunService

@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from host.api.responses import JSON
+from host.api.body import JSON
 from host.scheduler import lateness
 from shared.clock import now_ms
 from shared.errors import Unavailable

@@ -11,12 +11,11 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from host.agent.endings import Cancelled
-from host.api.body import idempotency, parse_body, raw_body
+from host.api.body import JSON, idempotency, parse_body, raw_body
 from host.api.openai_answer import DONE, Answer, Envelope, failed
 from host.api.openai_errors import NO_RETRY
 from host.api.openai_shapes import ChatCompletionRequest
 from host.api.openai_threads import Thread, Threads
-from host.api.responses import JSON
 from host.api.sse import FrameStreamResponse
 from host.runs.run import ActiveRun
 from host.runs.service import RunService

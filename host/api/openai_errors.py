@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from host.api.responses import JSON
+from host.api.body import JSON
 from shared.errors import PicoError
 
 PREFIX: Final = "/v1/"

@@ -6,7 +6,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from host.api.responses import JSON
+from host.api.body import JSON
 
 
 class OpenApi:

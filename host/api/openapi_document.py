@@ -11,9 +11,9 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from host.api import shapes
+from host.api.admin import NewTokenRequest, StopRequest
 from host.api.body import LARGEST_LIMIT, LONGEST_KEY
 from host.api.chat import ChatRequest, ResumeRequest
-from host.api.control import StopRequest
 from host.api.openai_shapes import (
     ChatCompletionRequest,
     CompletionShape,
@@ -23,7 +23,6 @@ from host.api.openai_shapes import (
 )
 from host.api.openai_threads import LONGEST_NAME
 from host.api.tasks import CheckRequest, TaskChanges, TaskRequest, TriggerRequest
-from host.api.tokens import NewTokenRequest
 from shared.models import TaskStatus
 
 PAGE: Final = ("limit", "cursor")

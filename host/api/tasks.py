@@ -12,6 +12,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from host.api.body import (
+    JSON,
     NOT_BLANK,
     WHOLE,
     Body,
@@ -23,7 +24,6 @@ from host.api.body import (
     raw_body,
     read_body,
 )
-from host.api.responses import JSON
 from host.runs.task_runs import TaskRunner
 from shared.clock import now_ms
 from shared.errors import Duplicate, InvalidInput

@@ -9,8 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from host.api.body import page_of
-from host.api.responses import JSON
+from host.api.body import JSON, page_of
 from shared.errors import InvalidInput
 from shared.models import DayUsage
 from shared.store.store import Store

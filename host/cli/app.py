@@ -13,7 +13,7 @@ COMMANDS: Final = {
     "dev": ("host.cli.dev", "dev_command"),
     "doctor": ("host.cli.doctor", "doctor"),
     "init": ("host.cli.init", "init"),
-    "mcp": ("host.cli.mcp", "mcp_command"),
+    "mcp": ("host.cli", "become_tool_server"),
     "serve": ("host.cli.serve", "serve_command"),
     "supervise": ("host.cli.supervise", "supervise_command"),
     "usage": ("host.cli.usage", "usage"),

@@ -190,7 +190,7 @@ def _sandbox(settings: Settings) -> Finding:
 
 def _skills(settings: Settings) -> Iterator[Finding]:
     from host.agent.knowledge import Knowledge, directly
-    from host.skills.places import built_in_dir
+    from host.skills.catalogue import built_in_dir
 
     knowledge = Knowledge(
         directly(settings.memory_dir, hard_links=False),

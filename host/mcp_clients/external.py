@@ -18,8 +18,8 @@ import anyio.to_thread
 
 from host.agent import untrusted
 from host.mcp_clients import schemas
+from host.mcp_clients.sdk_session import Spawn
 from host.mcp_clients.server_config import ServerConfig
-from host.mcp_clients.spawning import Spawn
 from host.mcp_clients.tool_pins import ToolPins
 from host.tools.base import ToolResult, ToolSpec
 from shared.lines import one_line

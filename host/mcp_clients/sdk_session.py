@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -21,12 +21,18 @@ from pydantic import ValidationError
 from host.mcp_clients.addresses import AddressPolicy, PinnedTransport
 from host.mcp_clients.results import MESSAGE_LIMIT, RESULT_LIMIT, Listener, TooMuch, cut
 from host.mcp_clients.server_config import ServerConfig
-from host.mcp_clients.spawning import Spawn
 from host.tools.base import Image, ToolResult
 from shared import jsons
 
 if TYPE_CHECKING:
     from mcp.client._transport import TransportStreams
+
+Spawn = Callable[[Sequence[str], Mapping[str, str]], AbstractAsyncContextManager[ByteStream]]
+"""Runs a command confined, with this environment and nothing of the host's; yields stdin and stdout.
+
+Leaving the context ends the program with everything it started.
+"""
+
 
 MOST_PAGES: Final = 20
 MOST_TOOLS: Final = 256

@@ -11,9 +11,8 @@ from typing import Any, Final
 import anyio
 
 from host.agent.endings import Paused
-from host.agent.token_estimate import estimated_input
-from host.runs.meter import AgentMeter
-from host.runs.prices import FREE, Prices
+from host.agent.window import estimated_input
+from host.runs.meter import FREE, AgentMeter, Prices
 from shared.clock import now_ms
 from shared.errors import Misconfigured
 from shared.models import Amount, Lease, Standing

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -10,9 +10,7 @@ import anyio
 
 from host.agent.models import LIMITS, WHOLE, Delta, Reply, TextDelta, ThinkingDelta
 from host.runs.events import EventLog
-from host.runs.meter import NOTHING, RunMeter
-from host.runs.prices import Prices
-from host.runs.server_tools import server_events
+from host.runs.meter import NOTHING, Prices, RunMeter
 from host.runs.spec import RunSpec, outbound_view
 from host.runs.text import ShownText
 from host.tools.base import ToolResult
@@ -22,6 +20,38 @@ from shared.ids import MESSAGE, new_id
 from shared.models import Block, Lease, NewMessage, Outbound, Role, Spending
 from shared.redact import Redactor
 from shared.store.store import Store
+
+USE: Final = "server_tool_use"
+_RESULT: Final = "_tool_result"
+_SHOWN_RESULTS: Final = 5
+
+
+def server_events(blocks: Sequence[Block]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the events ``tool_use`` and ``tool_result`` of a reply's blocks, in their order."""
+    for block in blocks:
+        kind = str(block["type"])
+        if kind == USE:
+            yield "tool_use", {"tool": block["name"], "input": block.get("input") or {}}
+        elif kind.endswith(_RESULT):
+            content = block.get("content")
+            preview = _preview(content)
+            data = {"tool": kind.removesuffix(_RESULT), "is_error": _is_error(content), "preview": preview}
+            yield "tool_result", data
+
+
+def _is_error(content: Any) -> bool:
+    return isinstance(content, Mapping) and "error_code" in content
+
+
+def _preview(content: Any) -> str:
+    """Return the found pages' titles and addresses, a fetched page's address, or the error's code."""
+    if isinstance(content, Mapping):
+        return str(content.get("error_code") or content.get("url") or content.get("type") or "")
+    found = [item for item in content or () if isinstance(item, Mapping)]
+    lines = [f"{item.get('title', '')} — {item.get('url', '')}" for item in found[:_SHOWN_RESULTS]]
+    more = len(found) - len(lines)
+    return "\n".join([*lines, *([f"and {more} more"] if more else [])])
+
 
 PREVIEW: Final = 500
 """Characters of a tool's result that its event shows."""

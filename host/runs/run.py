@@ -11,7 +11,7 @@ import anyio
 from host.agent.endings import Ending, Overtaken, Paused, TimedOut
 from host.metrics import Metrics
 from host.runs.events import EventLog
-from host.runs.prices import Prices
+from host.runs.meter import Prices
 from host.runs.recorder import RunRecorder, without_secrets
 from host.runs.spec import RunSpec, outbound_view
 from shared.clock import monotonic_ms, now_ms

@@ -17,11 +17,10 @@ from host.metrics import Metrics
 from host.rates import RateLimit
 from host.runs.events import follow, one_by_one
 from host.runs.keeping import CANCELLED, EVENTS_EVERY_S, Keeping
-from host.runs.new_run import new_run
+from host.runs.meter import Prices
 from host.runs.places import Places
-from host.runs.prices import Prices
 from host.runs.run import ActiveRun, Agent
-from host.runs.spec import RunSpec
+from host.runs.spec import RunSpec, new_run
 from shared.clock import now_ms
 from shared.errors import (
     ConversationBusy,

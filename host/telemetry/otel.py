@@ -22,10 +22,8 @@ from starlette.types import ASGIApp
 from host.agent.models import ModelPort
 from host.runs.run import Agent
 from host.telemetry import Telemetry
-from host.telemetry.agent import TracedAgent
 from host.telemetry.http import TracingMiddleware
-from host.telemetry.model import TracedModel
-from host.telemetry.tools import TracedToolset
+from host.telemetry.spans import TracedAgent, TracedModel, TracedToolset
 from host.tools.base import Toolset
 from shared import logging as logs
 from shared.redact import Redactor

@@ -14,8 +14,7 @@ from host.sandbox.policy import Trust
 from host.sandbox.sandbox import EXEC_GRACE_S, Sandbox
 from host.sandbox.wire import ANSWER_TIMEOUT_S, SandboxFault
 from host.sandbox.worker.words import READ_ONLY
-from host.tools.arguments import BadArguments, check
-from host.tools.base import Image, ToolResult, ToolSpec
+from host.tools.base import BadArguments, Image, ToolResult, ToolSpec, check
 
 COMMAND_BYTES: Final = 131_000  # one argument's limit is MAX_ARG_STRLEN, execve(2)
 EXEC_TIMEOUT_MAX_MS: Final = 3_600_000

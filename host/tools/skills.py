@@ -7,8 +7,7 @@ from typing import Any, Final
 
 from host.agent.knowledge import Knowledge
 from host.skills.catalogue import WORDS, Catalogue, Skill
-from host.tools.arguments import BadArguments, check
-from host.tools.base import ToolResult, ToolSpec
+from host.tools.base import BadArguments, ToolResult, ToolSpec, check
 
 NAME: Final = "load_skill"
 _SCHEMA: Final[Mapping[str, Any]] = {

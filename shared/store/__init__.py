@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from shared.store.retention import Retention
+    from shared.store.sql.retention import Retention
     from shared.store.sqlite.store import SqliteStore
     from shared.store.store import Store
 

@@ -9,6 +9,7 @@ from typing import Any, Final, Protocol, TypeVar
 from shared import jsons
 from shared.compactions import Compaction
 from shared.errors import InvalidInput
+from shared.ids import Token
 from shared.models import (
     Conversation,
     Event,
@@ -21,7 +22,6 @@ from shared.models import (
     RunState,
     Usage,
 )
-from shared.tokens import Token
 
 T = TypeVar("T")
 

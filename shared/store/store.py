@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from shared.store.contract import Engine
-from shared.store.retention import Retention
 from shared.store.sql.channels import Channels
 from shared.store.sql.compactions import Compactions
 from shared.store.sql.conversations import Conversations
 from shared.store.sql.outbound import OutboundMessages
-from shared.store.sql.retention import Pruner
+from shared.store.sql.retention import Pruner, Retention
 from shared.store.sql.runs import Runs
 from shared.store.sql.tasks import Tasks
 from shared.store.sql.tokens import Tokens, ToolPins

@@ -26,7 +26,7 @@ from host.agent.models import Delta, ModelError, Reply, TextDelta
 from host.agent.offline.protocol import checked
 from host.agent.prompt import Prompt
 from host.metrics import Metrics
-from host.runs.prices import Prices
+from host.runs.meter import Prices
 from host.runs.service import RunLimits, RunService
 from host.runs.spec import RunSpec
 from host.tools.base import ToolResult, ToolSpec

@@ -11,7 +11,7 @@ import httpx2
 from playwright.sync_api import Browser, Page, expect
 
 from shared.store import open_host_store
-from shared.store.retention import Retention
+from shared.store.sql.retention import Retention
 from tests.console.conftest import MakeHost, MakePage
 from tests.console.vectors import VECTORS
 from tests.running import HostProcess, ModelProcess, directive

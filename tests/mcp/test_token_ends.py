@@ -14,9 +14,9 @@ import pytest
 
 from shared.clock import now_ms
 from shared.errors import Unauthorized
+from shared.ids import Token
 from shared.store import open_tool_store
 from shared.store.sqlite.store import SqliteStore
-from shared.tokens import Token
 from tests.mcp.over_http import STATELESS, RawHttp, new_token, request
 from tests.running import HostProcess, running_host, until
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from host.runs.prices import FREE, Prices
+from host.runs.meter import FREE, Prices
 from shared.models import Usage
 from shared.settings import load
 from shared.settings.sections import Price

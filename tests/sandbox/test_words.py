@@ -12,7 +12,7 @@ from host.agent.knowledge import MEMORY_FILE, PERSONA_FILES
 from host.heartbeat import FILE
 from host.sandbox import Sandbox, SandboxPolicy, Trust
 from host.sandbox.policy import OBEYED, OBEYED_AS_MAIN
-from host.skills.places import FOLDER
+from host.skills.catalogue import FOLDER
 from host.tools.sandbox_tools import SandboxToolset
 
 BECAUSE = "because of a setting"

@@ -12,8 +12,8 @@ import anyio
 import pytest
 
 from host.sandbox import Sandbox, SandboxPolicy
+from host.skills.catalogue import SHIPPED
 from host.skills.front_matter import BadSkill, body, parsed
-from host.skills.places import SHIPPED
 from host.tools.sandbox_tools import SandboxToolset
 
 TABLE = "tabular-data/table.py"

@@ -9,8 +9,26 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Final, Protocol, cast
 
-from shared.store.postgres.nul import decode, encode
 from shared.store.rows import Row
+
+ESCAPE: Final = "\ufdd0"
+
+
+def encode(text: str) -> str:
+    """Return what is stored for a text; raises TypeError for anything else."""
+    if not isinstance(text, str):
+        raise TypeError("a text is needed")
+    if "\0" not in text and ESCAPE not in text:
+        return str(text)
+    return text.replace(ESCAPE, f"{ESCAPE}1").replace("\0", f"{ESCAPE}0")
+
+
+def decode(stored: str) -> str:
+    """Return the text that is stored."""
+    if ESCAPE not in stored:
+        return stored
+    return stored.replace(f"{ESCAPE}0", "\0").replace(f"{ESCAPE}1", ESCAPE)
+
 
 CONNECT_S: Final = 5.0
 """How long making a connection may take, in seconds."""

@@ -16,8 +16,8 @@ from shared.store.postgres.driver import is_server_error, sqlstate
 from shared.store.postgres.migrations import LOCK, migrate
 from shared.store.postgres.store import PostgresStore
 from shared.store.postgres.tool_access import TABLES, ToolAccess, ToolKey, ToolRole, address_for, tool_key
-from shared.store.retention import Retention
 from shared.store.rows import Row
+from shared.store.sql.retention import Retention
 
 logger = logging.getLogger("picoclaw.store")
 

@@ -8,7 +8,7 @@ from uuid import uuid4
 from shared.store.contract import Tx
 from shared.store.postgres.database import LEAVE_MARK, Database, Place
 from shared.store.postgres.tool_access import ToolRole
-from shared.store.retention import Retention
+from shared.store.sql.retention import Retention
 from shared.store.store import Store
 
 # Nobody asks what became of a commit for longer than a run waits; the clock is the marks' own.

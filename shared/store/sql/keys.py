@@ -6,8 +6,8 @@ from shared import jsons
 from shared.errors import Conflict, KeyTaken
 from shared.models import Idempotency, KeyedAnswer
 from shared.store.contract import Tx
-from shared.store.retention import KEY_LIFE_MS
 from shared.store.rows import Row
+from shared.store.sql.retention import KEY_LIFE_MS
 
 
 async def hold(tx: Tx, idempotency: Idempotency) -> None:

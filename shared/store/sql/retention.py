@@ -3,10 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from shared.store.contract import Engine, Tx, Work
-from shared.store.retention import KEY_LIFE_MS, Retention
+
+DAY_MS: Final = 24 * 3600 * 1000
+
+KEY_LIFE_MS: Final = DAY_MS
+"""How long an idempotency key is kept, in milliseconds (http-api: "Idempotency")."""
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """Delivered outbound messages, run events, channels' ended work in milliseconds; run logs in rows."""
+
+    outbound_ms: int = 7 * DAY_MS
+    task_log: int = 100
+    events_ms: int = DAY_MS
+    updates_ms: int = 7 * DAY_MS
+
 
 LOOK_AT: Final = 1000
 """Run log rows looked at in one round, to find the tasks that have too many."""

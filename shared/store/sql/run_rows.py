@@ -7,15 +7,62 @@ alive by the database's clock: a host that was overtaken, or slept through its l
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 from shared import jsons
 from shared.errors import LeaseLost
 from shared.models import Event, Lease, Spending
 from shared.store.contract import Tx
-from shared.store.cut_off import cut_off
 from shared.store.rows import Row
 from shared.store.sql import usage
+
+RECOVERED_SEQ_GAP: Final = 1_000_000
+"""A recovered run's last event leaves this gap: a reader may have seen events that were not stored yet."""
+
+AHEAD: Final = 1
+"""Bit of a run's ``effect_ahead``: the next thing that happens may have an outward effect."""
+ACTED: Final = 2
+"""Bit of a run's ``effect_ahead``: a step of it had one, or may have had one."""
+
+INTERRUPTED: Final = (
+    "The host stopped while this run was in flight. Its last step may have had an effect, so it was not "
+    "repeated; its finished steps are in the history."
+)
+RETRYABLE: Final = (
+    "The host stopped while this run was in flight. Its last step had no outward effect: "
+    "sending the message again is safe."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class CutOff:
+    """How a run ends whose owner is gone."""
+
+    error: str
+    code: str
+    answer: dict[str, Any]
+
+    def events(self, last_seq: int | None) -> tuple[Event, Event]:
+        """Return the last two events of the run whose newest stored one is ``last_seq``."""
+        seq = (last_seq or 0) + RECOVERED_SEQ_GAP
+        told = Event(seq, "error", {"error": self.error, "code": self.code})
+        return told, Event(seq + 1, "done", self.answer)
+
+
+def cut_off(row: Row) -> CutOff:
+    """Return how the run in this row of ``runs`` ends: its last step may be repeated, or may not."""
+    error, code = (INTERRUPTED, "interrupted") if row["effect_ahead"] & AHEAD else (RETRYABLE, "retryable")
+    answer = {
+        "status": "error",
+        "conversation_id": row["conversation_id"],
+        "message_id": row["message_id"],
+        "run_id": row["id"],
+        "error": error,
+        "code": code,
+    }
+    return CutOff(error, code, answer)
+
 
 HELD: Final = (
     "id = $1 AND fence = $2 AND lease_owner = $3 AND state = 'running' AND lease_until > lease_now()"

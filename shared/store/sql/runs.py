@@ -21,11 +21,12 @@ from shared.models import (
 )
 from shared.store import rows
 from shared.store.contract import Engine, Taken, Tx
-from shared.store.cut_off import ACTED, AHEAD
 from shared.store.sql import keys, usage
 from shared.store.sql.messages import mark_refused, store_messages
 from shared.store.sql.run_begin import begin
 from shared.store.sql.run_rows import (
+    ACTED,
+    AHEAD,
     cut_off_run,
     hold,
     record_events,

@@ -19,8 +19,8 @@ from shared.ids import TASK_RUN, new_id
 from shared.models import TaskRunState
 from shared.schedules import parse
 from shared.store.contract import Tx
-from shared.store.cut_off import ACTED
 from shared.store.rows import Row
+from shared.store.sql.run_rows import ACTED
 from shared.store.sql.task_outcomes import end
 from shared.store.task_endings import TRIES, Claimed, Fate, Outcome, abandoned
 from shared.store.task_rows import (

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from shared.errors import NoConversation
+from shared.ids import Token
 from shared.models import Page
 from shared.store import rows
 from shared.store.contract import Engine, Missing, Tx
-from shared.tokens import Token
 
 
 class Tokens:

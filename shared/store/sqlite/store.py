@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from shared.store.retention import Retention
+from shared.store.sql.retention import Retention
 from shared.store.sqlite.engine import Database, Shipper
 from shared.store.sqlite.migrations import migrate
 from shared.store.store import Store

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from shared.errors import NotFound
+from shared.ids import Token
 from shared.store.store import Store
-from shared.tokens import Token
 from tests.contract.store.conftest import OpenStore
 from tests.contract.store.making import T0
 
