@@ -9,7 +9,7 @@ import anyio
 from starlette.routing import Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from host.api.channel_paths import webhook_paths
+from host.api.channels import webhook_paths
 from host.api.console import open_paths
 from host.api.health import Build, HealthApi, Volumes
 from host.base import Base

@@ -7,16 +7,17 @@ the rest (``host.parts``) is opened behind it.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from host.agent.model_access import ModelAccess
 from host.metrics import Metrics
 from host.sandbox import Sandbox
 from host.sandbox_settings import sandbox_policy
 from host.telemetry import Telemetry, open_telemetry
-from host.volumes import make_volumes
 from shared.clock import now_ms
 from shared.errors import Misconfigured
 from shared.redact import Redactor
@@ -24,6 +25,41 @@ from shared.settings import Settings
 from shared.store import open_host_store
 from shared.store.sql.retention import DAY_MS, Retention
 from shared.store.store import Store
+
+
+def make_volumes(settings: Settings) -> None:
+    """Make the directories that are missing; raises Misconfigured with what mends one that can't be used."""
+    volumes = {
+        "STORE_DIR": settings.store_dir,
+        "MEMORY_DIR": settings.memory_dir,
+        "LOCAL_DB_PATH": settings.local_db_path.parent,
+    }
+    for name, path in volumes.items():
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except FileExistsError:
+            raise Misconfigured(f"{name}: {path} is not a directory") from None
+        except OSError as error:
+            raise Misconfigured(f"{name}: {path} cannot be made ({error.strerror}). {_cure(path)}") from None
+        if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
+            raise Misconfigured(f"{name}: {path} cannot be written. {_cure(path)}")
+
+
+def _cure(path: Path) -> str:
+    """Return whose the nearest directory is that exists, and what gives it to the host's user."""
+    place = path
+    while not place.is_dir() and place != place.parent:
+        place = place.parent
+    uid, gid = os.geteuid(), os.getegid()
+    owner = place.stat().st_uid
+    if os.statvfs(place).f_flag & os.ST_RDONLY:
+        return f"{place} is on a read-only file system: mount a writable volume there"
+    return (
+        f"{place} belongs to uid {owner} and the host runs as uid {uid}: "
+        f"run `chown -R {uid}:{gid} {place}` once, or start the host as uid {owner} "
+        f"(docker run --user {owner}; in Kubernetes fsGroup: {gid})"
+    )
+
 
 logger = logging.getLogger("picoclaw.host")
 

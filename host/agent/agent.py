@@ -15,9 +15,8 @@ from host.agent.loop import AgentLoop, Options
 from host.agent.model_access import ModelAccess
 from host.agent.prompt import Prompt
 from host.agent.subagents import Parent, Subagents
-from host.agent.thinking import LEAST_THINKING
 from host.agent.toolbox import Toolbox
-from host.agent.window import Windows
+from host.agent.window import LEAST_THINKING, Windows
 from host.runs.budget import RunBudget
 from host.runs.meter import Prices
 from host.runs.recorder import RunRecorder

@@ -18,8 +18,7 @@ from host.agent.history import NONE, Message, as_sent, earlier, opens_turn, to_m
 from host.agent.keyed_model import KeyedModel
 from host.agent.models import ModelError, Reply
 from host.agent.summary import PAUSE_S, TRIES, UnreadRecorder, ask, left_out, summary_request, summary_text
-from host.agent.thinking import within_output
-from host.agent.window import BYTES_PER_TOKEN, Windows, estimated, estimated_prefix
+from host.agent.window import BYTES_PER_TOKEN, Windows, estimated, estimated_prefix, within_output
 from shared.compactions import Compaction
 from shared.models import HistoryEntry, Lease
 from shared.store.store import Store

@@ -13,8 +13,8 @@ from host.agent.history import Message, with_breakpoints
 from host.agent.keyed_model import KeyedModel
 from host.agent.models import Delta, ModelError, Reply
 from host.agent.progress import Progress
-from host.agent.thinking import ThinkingType, thinking_parameter, within_output
 from host.agent.toolbox import Toolbox, batches, result_block
+from host.agent.window import ThinkingType, thinking_parameter, within_output
 from host.tools.base import ToolResult
 from shared.models import Block
 

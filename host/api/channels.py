@@ -10,12 +10,21 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from host.api.body import JSON
-from host.api.channel_paths import webhook_paths
 from host.callers import failure
 from host.channels.base import Channel, Door, Forged
 from host.rates import RateLimit
 from shared.errors import InvalidInput, NotFound, Unavailable
-from shared.settings.channels import Channels
+from shared.settings.channels import Channels, Telegram
+
+
+def webhook_paths(channels: Channels) -> frozenset[str]:
+    """Return the paths at which an enabled channel itself checks who calls."""
+    return frozenset(
+        f"/channels/{name}/webhook"
+        for name, channel in channels.by_name().items()
+        if channel.enabled and not (isinstance(channel, Telegram) and channel.webhook_url is None)
+    )
+
 
 RETRY_AFTER_S: Final = 5
 

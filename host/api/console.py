@@ -17,44 +17,15 @@ from shared.errors import NotFound
 HERE: Final = Path(__file__).parent.parent / "console"
 PAGE: Final = "/console"
 
-FILES: Final = (
-    "index.html",
-    "console.css",
-    "transcript.css",
-    "panels.css",
-    "icon.svg",
-    "api.js",
-    "app.js",
-    "chart.js",
-    "composer.js",
-    "conversation.js",
-    "conversations.js",
-    "dom.js",
-    "events.js",
-    "format.js",
-    "icons.js",
-    "inline.js",
-    "keys.js",
-    "login.js",
-    "markdown.js",
-    "messages.js",
-    "run.js",
-    "shell.js",
-    "steps.js",
-    "task_form.js",
-    "task_log.js",
-    "tasks.js",
-    "theme.js",
-    "usage.js",
-)
-"""All there is: a request's path is looked up here and never becomes a path of the file system."""
-
 KINDS: Final = {
     ".html": "text/html; charset=utf-8",
     ".css": "text/css; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
     ".svg": "image/svg+xml",
 }
+
+FILES: Final = frozenset(path.name for path in HERE.iterdir() if path.suffix in KINDS)
+"""All there is: a request's path is looked up here and never becomes a path of the file system."""
 
 POLICY: Final = "; ".join(
     (

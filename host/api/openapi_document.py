@@ -91,7 +91,7 @@ OPERATIONS: Final = (
         shapes.ChatShape,
         body=ChatRequest,
         headers=KEY,
-        errors=(404, 409, 413, 415, 429, 503),
+        errors=(404, 409),
         streams=True,
     ),
     Operation(
@@ -101,14 +101,14 @@ OPERATIONS: Final = (
         shapes.ConversationsShape,
         query=(*PAGE, "include_temporary"),
     ),
-    Operation("GET", "/chat/{id}", "One conversation", shapes.OneConversationShape, errors=(404,)),
+    Operation("GET", "/chat/{id}", "One conversation", shapes.OneConversationShape),
     Operation(
         "DELETE",
         "/chat/{id}",
         "Delete a conversation and all that is its own",
         None,
         status=204,
-        errors=(404, 409, 503),
+        errors=(409,),
     ),
     Operation(
         "GET",
@@ -116,7 +116,6 @@ OPERATIONS: Final = (
         "A conversation's messages in the order they were stored",
         shapes.MessagesShape,
         query=PAGE,
-        errors=(404,),
     ),
     Operation(
         "POST",
@@ -124,7 +123,7 @@ OPERATIONS: Final = (
         "Stop the conversation's run",
         shapes.CancelShape,
         status=202,
-        errors=(404, 409),
+        errors=(409,),
     ),
     Operation(
         "POST",
@@ -133,7 +132,7 @@ OPERATIONS: Final = (
         shapes.ChatShape,
         body=ResumeRequest,
         headers=KEY,
-        errors=(404, 409, 413, 415, 429, 503),
+        errors=(409,),
     ),
     Operation(
         "GET",
@@ -142,22 +141,14 @@ OPERATIONS: Final = (
         shapes.UsagePageShape,
         query=(*PAGE, "by", "conversation_id"),
     ),
-    Operation(
-        "GET",
-        "/chat/{id}/runs",
-        "A conversation's runs, newest first",
-        shapes.RunsShape,
-        query=PAGE,
-        errors=(404,),
-    ),
-    Operation("GET", "/chat/{id}/runs/{run_id}", "One run", shapes.RunShape, errors=(404,)),
+    Operation("GET", "/chat/{id}/runs", "A conversation's runs, newest first", shapes.RunsShape, query=PAGE),
+    Operation("GET", "/chat/{id}/runs/{run_id}", "One run", shapes.RunShape),
     Operation(
         "GET",
         "/chat/{id}/runs/{run_id}/events",
         "A run's events, live or after its end",
         "text/event-stream",
         headers=("Last-Event-ID",),
-        errors=(404,),
     ),
     Operation(
         "POST",
@@ -167,7 +158,7 @@ OPERATIONS: Final = (
         body=TaskRequest,
         status=201,
         headers=KEY,
-        errors=(404, 409, 413, 415, 503),
+        errors=(404, 409),
     ),
     Operation(
         "GET",
@@ -176,24 +167,10 @@ OPERATIONS: Final = (
         shapes.TasksShape,
         query=(*PAGE, "conversation_id", "status"),
     ),
-    Operation("GET", "/task/{id}", "One task", shapes.TaskShape, errors=(404,)),
-    Operation(
-        "PUT",
-        "/task/{id}",
-        "Change what is given",
-        shapes.TaskShape,
-        body=TaskChanges,
-        errors=(404, 409, 503),
-    ),
-    Operation("DELETE", "/task/{id}", "Delete a task and its run log", None, status=204, errors=(404, 503)),
-    Operation(
-        "GET",
-        "/task/{id}/runs",
-        "A task's run log, newest first",
-        shapes.TaskRunsShape,
-        query=PAGE,
-        errors=(404,),
-    ),
+    Operation("GET", "/task/{id}", "One task", shapes.TaskShape),
+    Operation("PUT", "/task/{id}", "Change what is given", shapes.TaskShape, body=TaskChanges, errors=(409,)),
+    Operation("DELETE", "/task/{id}", "Delete a task and its run log", None, status=204),
+    Operation("GET", "/task/{id}/runs", "A task's run log, newest first", shapes.TaskRunsShape, query=PAGE),
     Operation(
         "POST",
         "/task/trigger",
@@ -201,15 +178,10 @@ OPERATIONS: Final = (
         shapes.ExecutedShape,
         body=TriggerRequest,
         headers=KEY,
-        errors=(404, 409, 503),
+        errors=(404, 409),
     ),
     Operation(
-        "POST",
-        "/task/check",
-        "Run one due task, or up to max of them",
-        shapes.CheckShape,
-        body=CheckRequest,
-        errors=(503,),
+        "POST", "/task/check", "Run one due task, or up to max of them", shapes.CheckShape, body=CheckRequest
     ),
     Operation(
         "POST",
@@ -218,14 +190,14 @@ OPERATIONS: Final = (
         CompletionShape,
         body=ChatCompletionRequest,
         headers=("Idempotency-Key", "X-Conversation-ID"),
-        errors=(404, 409, 413, 415, 429, 503),
+        errors=(404, 409),
         streams=True,
         error=OpenAiErrorShape,
     ),
     Operation(
         "GET", "/v1/models", "The models, as OpenAI's clients list them", ModelsShape, error=OpenAiErrorShape
     ),
-    Operation("GET", "/v1/models/{id}", "One model", ModelShape, errors=(404,), error=OpenAiErrorShape),
+    Operation("GET", "/v1/models/{id}", "One model", ModelShape, error=OpenAiErrorShape),
     Operation(
         "POST",
         "/tokens",
@@ -233,10 +205,9 @@ OPERATIONS: Final = (
         shapes.NewTokenShape,
         body=NewTokenRequest,
         status=201,
-        errors=(413, 415, 503),
     ),
     Operation("GET", "/tokens", "List tokens, without their texts", shapes.TokensShape, query=PAGE),
-    Operation("DELETE", "/tokens/{id}", "End a token", None, status=204, errors=(404, 503)),
+    Operation("DELETE", "/tokens/{id}", "End a token", None, status=204),
     Operation(
         "POST",
         "/mcp",
@@ -244,25 +215,19 @@ OPERATIONS: Final = (
         shapes.JsonRpcShape,
         body=shapes.JsonRpcRequestShape,
         headers=("Mcp-Session-Id",),
-        errors=(404, 413, 415, 503),
+        errors=(404,),
         error=shapes.McpErrorShape,
         also=(202,),
     ),
     Operation(
-        "DELETE",
-        "/mcp",
-        "End an MCP session",
-        None,
-        status=204,
-        headers=("Mcp-Session-Id",),
-        errors=(404,),
+        "DELETE", "/mcp", "End an MCP session", None, status=204, headers=("Mcp-Session-Id",), errors=(404,)
     ),
     Operation(
         "POST",
         "/channels/{name}/webhook",
         "Where a messenger calls; the channel's own secret is checked instead of a token",
         shapes.TakenShape,
-        errors=(404, 413, 503),
+        errors=(413, 503),
         open=True,
     ),
     Operation("GET", "/admin/skills", "The skills as the next turn will see them", shapes.SkillsShape),
@@ -310,9 +275,7 @@ def _operation(operation: Operation) -> dict[str, Any]:
             answer["content"]["text/event-stream"] = {}
     responses = {str(operation.status): answer}
     responses |= {str(status): {"description": "Taken"} for status in operation.also}
-    # 503: the host is stopping, or its store can't take anything.
-    usual = () if operation.open else (400, 401, 403, 408, 429, 500, 503)
-    for status in sorted({*operation.errors, *usual}):
+    for status in _refusals(operation):
         responses[str(status)] = {"description": "An error", "content": _content(operation.error)}
     found: dict[str, Any] = {
         "summary": operation.summary,
@@ -327,6 +290,15 @@ def _operation(operation: Operation) -> dict[str, Any]:
     if operation.open:
         found["security"] = []
     return found
+
+
+def _refusals(operation: Operation) -> list[int]:
+    """Return the statuses of errors: the operation's own, and what its path, its body and the door bring."""
+    # 503: the host is stopping, or its store can't take anything.
+    door = () if operation.open else (400, 401, 403, 408, 429, 500, 503)
+    named = (404,) if "{" in operation.path else ()
+    body = () if operation.body is None else (413, 415)
+    return sorted({*operation.errors, *door, *named, *body})
 
 
 def _operation_id(operation: Operation) -> str:

@@ -13,6 +13,12 @@ class Shape(BaseModel):
     model_config = ConfigDict(extra="forbid", defer_build=True)
 
 
+class PageShape(Shape):
+    """A page of a list; the next one begins at ``next_cursor``."""
+
+    next_cursor: str | None
+
+
 class ErrorShape(Shape):
     """Every error; ``conversation_id`` when a conversation is busy."""
 
@@ -72,11 +78,10 @@ class DayUsageShape(UsageShape):
     dollars: float
 
 
-class UsagePageShape(Shape):
+class UsagePageShape(PageShape):
     """A page of usage."""
 
     usage: list[DayUsageShape]
-    next_cursor: str | None
 
 
 class OutboundShape(Shape):
@@ -128,11 +133,10 @@ class OneConversationShape(ConversationShape):
     compacted_at: str | None
 
 
-class ConversationsShape(Shape):
+class ConversationsShape(PageShape):
     """A page of conversations."""
 
     conversations: list[ConversationShape]
-    next_cursor: str | None
 
 
 class MessageShape(Shape):
@@ -148,12 +152,11 @@ class MessageShape(Shape):
     refused: bool | None = None
 
 
-class MessagesShape(Shape):
+class MessagesShape(PageShape):
     """A page of messages."""
 
     conversation_id: str
     messages: list[MessageShape]
-    next_cursor: str | None
 
 
 class RunShape(Shape):
@@ -172,11 +175,10 @@ class RunShape(Shape):
     code: str | None
 
 
-class RunsShape(Shape):
+class RunsShape(PageShape):
     """A page of runs."""
 
     runs: list[RunShape]
-    next_cursor: str | None
 
 
 class CancelShape(Shape):
@@ -213,11 +215,10 @@ class TaskShape(Shape):
     attempts: int
 
 
-class TasksShape(Shape):
+class TasksShape(PageShape):
     """A page of tasks."""
 
     tasks: list[TaskShape]
-    next_cursor: str | None
 
 
 class TokenShape(Shape):
@@ -236,11 +237,10 @@ class NewTokenShape(TokenShape):
     token: str
 
 
-class TokensShape(Shape):
+class TokensShape(PageShape):
     """A page of tokens."""
 
     tokens: list[TokenShape]
-    next_cursor: str | None
 
 
 class TaskRunShape(Shape):
@@ -261,11 +261,10 @@ class TaskRunShape(Shape):
     error: str | None
 
 
-class TaskRunsShape(Shape):
+class TaskRunsShape(PageShape):
     """A page of a task's run log."""
 
     runs: list[TaskRunShape]
-    next_cursor: str | None
 
 
 class ExecutedShape(Shape):

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
-from host.channels.allow import AllowList, Names
 from host.channels.base import Sender
 from host.runs.service import RunService
 from shared.channel_models import Chat
@@ -14,6 +13,56 @@ from shared.redact import Redactor
 from shared.settings.channels import Edits
 from shared.store.store import Store
 from shared.tasks import TaskService
+
+EVERYONE: Final = "*"
+
+
+class Names:
+    """A list such as ``allow_from``: ``123``, ``@name``, ``telegram:123``, ``123|name`` (both must match).
+
+    Names are compared without regard to case, as Telegram does. An entry that is empty, or lacks one of its
+    two halves, matches nobody.
+    """
+
+    def __init__(self, entries: Iterable[str | int], channel: str) -> None:
+        listed = [str(entry).strip() for entry in entries]
+        self.empty = not listed
+        self.everyone = EVERYONE in listed
+        self._entries = tuple(_parsed(listed, channel))
+
+    def names(self, sender: Sender) -> bool:
+        """Return whether an entry means this sender; ``*`` means nobody in particular."""
+        name = sender.name.casefold()
+        return any(
+            (identity is None or identity == sender.id) and (wanted is None or wanted == name)
+            for identity, wanted in self._entries
+        )
+
+
+class AllowList(Names):
+    """``allow_from``: empty and ``*`` let everyone in."""
+
+    def allows(self, sender: Sender) -> bool:
+        """Return whether the sender may write."""
+        return self.empty or self.everyone or self.names(sender)
+
+
+def _parsed(entries: Iterable[str], channel: str) -> Iterator[tuple[str | None, str | None]]:
+    """Yield ``(id, name)`` of each entry that means somebody; None where it doesn't say."""
+    for entry in entries:
+        text = entry.removeprefix(f"{channel}:")
+        if not text or text == EVERYONE:
+            continue
+        if "|" in text:
+            identity, _, name = (part.strip() for part in text.partition("|"))
+            name = name.removeprefix("@").casefold()
+            if identity and name:
+                yield identity, name
+        elif text.startswith("@"):
+            if len(text) > 1:
+                yield None, text[1:].casefold()
+        else:
+            yield text, None
 
 
 class SaveFile(Protocol):

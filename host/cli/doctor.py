@@ -14,7 +14,7 @@ import anyio
 import httpx2
 import typer
 
-from host.cli.passphrase import passphrase_asker
+from host.cli.serve import passphrase_asker
 from host.cli.target import local_url
 from host.cli.terminal import out, print_json, shown
 from host.scheduler import EXTERNAL

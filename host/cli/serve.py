@@ -6,16 +6,29 @@ import gc
 import logging
 import os
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
+from getpass import getpass
 from typing import Final
 
-from host.cli.passphrase import passphrase_asker
 from host.hiding import hide_memory
 from shared.lazy_packages import make_lazy
 from shared.lines import one_line
 from shared.logging import configure
 from shared.redact import Redactor
 from shared.settings import Settings, SettingsError, load
+
+
+def passphrase_asker() -> Callable[[], str | None] | None:
+    """Return what asks the person at the terminal, or None when there is none."""
+    return _ask if sys.stdin.isatty() else None
+
+
+def _ask() -> str | None:
+    try:
+        return getpass("Passphrase of the encrypted secrets: ")
+    except EOFError:
+        return None
+
 
 logger = logging.getLogger("picoclaw.cli")
 

@@ -13,8 +13,7 @@ from typing import Any, Final, NamedTuple
 import anyio
 from anyio.abc import TaskGroup
 
-from host.mcp_clients.json_rpc import JsonRpcClient, RequestRefused, SessionLost
-from host.mcp_clients.results import cut
+from host.mcp_clients.json_rpc import JsonRpcClient, RequestRefused, SessionLost, cut
 from host.mcp_clients.zygote import StoreAccess, ToolServerPlace, Zygote, by_path
 from host.tools.base import ToolResult, ToolSpec
 

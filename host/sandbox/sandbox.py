@@ -23,7 +23,6 @@ import anyio
 from anyio.abc import TaskGroup
 
 from host.sandbox.file_workers import DIED, FileWorkers
-from host.sandbox.handshake import configuration, report_of
 from host.sandbox.policy import SandboxPolicy, SandboxReport, Trust
 from host.sandbox.wire import (
     ANSWER_TIMEOUT_S,
@@ -32,6 +31,8 @@ from host.sandbox.wire import (
     SandboxFault,
     Wire,
     checked,
+    configuration,
+    report_of,
 )
 
 if TYPE_CHECKING:

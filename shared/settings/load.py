@@ -13,9 +13,9 @@ from pydantic import ValidationError
 
 from shared import jsons
 from shared.secrets import SECRET_NAMES, SecretReader
-from shared.settings.config_json import ConfigJson
 from shared.settings.environment import environment_layer, shadowed, unknown_names
 from shared.settings.faults import Origins, sentence
+from shared.settings.files import ConfigJson
 from shared.settings.leaves import KeyPath, leaves
 from shared.settings.providers import unaddressed
 from shared.settings.secret_values import managed_servers, read_secrets, sealed_keys

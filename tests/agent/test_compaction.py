@@ -15,8 +15,7 @@ from host.agent.compaction import CUT_CHARS, Cut, SumUp, fitting, parts_of, plan
 from host.agent.history import NONE, HistoryBuilder, to_messages
 from host.agent.models import ModelError, Reply, Target
 from host.agent.summary import left_out, summary_text
-from host.agent.thinking import thinking_parameter
-from host.agent.window import LEARNT_MS, LEAST_OUTPUT, Windows, estimated
+from host.agent.window import LEARNT_MS, LEAST_OUTPUT, Windows, estimated, thinking_parameter
 from shared.clock import monotonic_ms
 from shared.compactions import Compaction
 from shared.models import Block, HistoryEntry, Usage
