@@ -18,6 +18,7 @@ from typing import Any
 import anyio
 
 from host.sandbox import Limits, Sandbox, SandboxPolicy, Trust
+from host.sandbox.wire import SandboxFault
 
 NAMES = {"procs": "processes", "mem": "memory", "data": "data", "fsize": "file_size"}
 
@@ -34,6 +35,7 @@ async def main() -> None:
                 sandboxes[key] = await stack.enter_async_context(Sandbox(policy(world, limits)))
             return sandboxes[key]
 
+        trust = Trust.MAIN if world["trusted"] else Trust.UNTRUSTED
         first = await sandbox({})
         report = await first.ready()
         say(
@@ -45,7 +47,10 @@ async def main() -> None:
             }
         )
         while line := await anyio.to_thread.run_sync(sys.stdin.readline):
-            say(await serve(json.loads(line), sandbox, Trust.MAIN if world["trusted"] else Trust.UNTRUSTED))
+            try:
+                say(await serve(json.loads(line), sandbox, trust))
+            except SandboxFault as fault:  # one call's; the next may find another supervisor
+                say({"fault": str(fault)})
 
 
 def policy(world: dict[str, Any], limits: dict[str, int]) -> SandboxPolicy:

@@ -167,7 +167,8 @@ class World:
 
     def close(self) -> None:
         assert self.host.stdin is not None
-        self.host.stdin.close()
+        with contextlib.suppress(BrokenPipeError):  # it died, which the tests have told
+            self.host.stdin.close()
         self.host.wait(20)
         assert self.host.stdout is not None
         self.host.stdout.close()
@@ -191,6 +192,7 @@ class World:
         line = self.host.stdout.readline()
         assert line, "the host died"
         value: dict[str, Any] = json.loads(line)
+        assert "fault" not in value, value
         return value
 
     def call(
@@ -259,7 +261,7 @@ class World:
             "victim": _process(self.victim.pid),
             "host": _process(self.facts["pid"]),
             "hostname": os.uname().nodename,
-            "mounts": _mounts(),
+            "mounts": _mounts(str(self.root), self.temporary),
             "core_pattern": Path("/proc/sys/kernel/core_pattern").read_text(),
             "etc": {name: os.lstat(f"/etc/{name}").st_mtime_ns for name in os.listdir("/etc")},
             "shm": self.shm.read_text(),
@@ -386,10 +388,11 @@ def _facts(path: Path) -> tuple[Any, ...]:
     return (*owner, status.st_size, status.st_mtime_ns, content, attributes)
 
 
-def _mounts() -> list[str]:
-    """Return the mounts, without those that tests running beside this one make in their own directories."""
-    lines = Path("/proc/self/mountinfo").read_text().splitlines()
-    return [line for line in lines if "/pytest-of-" not in line and "/sandbox-test-" not in line]
+def _mounts(*ours: str) -> list[str]:
+    """Return the mounts, without those that others make beside this test in temporary directories."""
+    lines = [line.split() for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    others = f"{tempfile.gettempdir()}/"
+    return [" ".join(line) for line in lines if line[4].startswith(ours) or not line[4].startswith(others)]
 
 
 def _ipc(key: int, uid: int) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import socket
 import tempfile
 from pathlib import Path
@@ -239,6 +240,24 @@ async def test_with_namespaces_programs_talk_to_themselves_and_to_the_network_on
                 assert not (await tools.call("exec", {"command": f'python3 -c "{own}"'})).is_error
                 result = await tools.call("exec", {"command": f'python3 -c "{dial}"'})
                 assert result.text.startswith("through\n") is allowed
+
+
+async def test_a_cleaner_of_temporary_files_does_not_stop_commands_for_good(ws: Path) -> None:
+    async with Sandbox(SandboxPolicy(workspace=ws)) as sandbox:
+        tools = sandbox.toolset("one")
+        assert not (await tools.call("exec", {"command": "echo > $TMPDIR/x"})).is_error
+        private = Path(await sandbox.private_directory("one"))
+        shutil.rmtree(private)
+        assert not (await sandbox.toolset("two").call("exec", {"command": "echo > $TMPDIR/x"})).is_error
+        assert await sandbox.private_directory("one") == str(private)
+        assert private.is_dir()
+        private.parent.chmod(0o700)
+        shutil.rmtree(private.parent)
+        with anyio.fail_after(60):
+            while (await sandbox.toolset("three").call("exec", {"command": "echo > $TMPDIR/x"})).is_error:
+                await anyio.sleep(0.01)
+        assert not (await tools.call("exec", {"command": "echo > $TMPDIR/x"})).is_error
+        assert Path(await sandbox.private_directory("one")).parent != private.parent
 
 
 async def test_private_directories_of_killed_supervisors_are_removed_by_the_next(ws: Path) -> None:

@@ -45,6 +45,12 @@ ATTEMPTS = (
     "mv linked other; mkdir -p linked/evil; rm -rf linked; echo evil > linked/x",
     "echo evil > HEARTBEAT.md",
 )
+CLOSING = (
+    "chmod 000 .",
+    "chmod -R a-r .",
+    "chmod u-w,u-x .",
+    "python3 -c 'import os; os.fchmod(os.open(\".\", 0), 0)'",
+)
 RACE = """python3 -c '
 import ctypes, os, threading, time
 libc = ctypes.CDLL(None)
@@ -169,6 +175,21 @@ truncate -s 1 got; set -C; echo > fresh; (echo > fresh) 2>&1 | grep -c overwrite
     assert not (await stranger.call("write_file", {"path": "notes/x.md", "content": "mine"})).is_error
     assert not (await stranger.call("write_file", {"path": "x.md", "content": "mine"})).is_error
     assert "words" in (await stranger.call("read_file", {"path": "CLAUDE.md"})).text
+
+
+async def test_a_stranger_changes_the_workspace_s_mode_and_times_but_locks_nobody_out(
+    ws: Path, sandbox: Sandbox
+) -> None:
+    stranger = sandbox.toolset("stranger", trust=Trust.UNTRUSTED)
+    harmless = """set -e; rm -rf CLAUDE.md MEMORY.md 2>/dev/null || true; mkdir d; echo x > d/f
+chmod u+w .; chmod 711 .; chmod 755 .; touch -d 2001-01-01 .; stat -c %Y .
+tar cf $TMPDIR/x.tar ./d --no-recursion .; tar xpf $TMPDIR/x.tar; chmod -R u+w d"""
+    done = await stranger.call("exec", {"command": harmless})
+    assert not done.is_error, done.text
+    assert "978307200\n" in done.text
+    for closing in CLOSING:
+        assert "not permitted" in (await stranger.call("exec", {"command": f"{closing} 2>&1"})).text, closing
+        assert ws.stat().st_mode & 0o777 == 0o755, closing
 
 
 async def test_a_stranger_is_told_why_a_command_may_not(stranger: SandboxToolset) -> None:

@@ -76,9 +76,13 @@ class NameCalls:
         os.set_blocking(opened, not flags & os.O_NONBLOCK)
         return opened
 
-    def require_changeable(self, target: int) -> None:
-        """Raise ``PermissionError`` if a pinned file's words are obeyed."""
-        if self._words.cover(real_path(target)):
+    def require_changeable(self, target: int, mode: int | None) -> None:
+        """Raise ``PermissionError`` if a pinned file's words are obeyed, or if ``mode``, which it is to get,
+        would close the way to them to its owner.
+        """
+        path = real_path(target)
+        closes = mode is not None and mode & stat.S_IRWXU != stat.S_IRWXU
+        if self._words.hold(path) or (closes and self._words.cover(path)):
             raise PermissionError(errno.EPERM, "obeyed")
 
     def require(self, path: str) -> None:

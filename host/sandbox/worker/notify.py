@@ -156,7 +156,8 @@ class Gate:
                 call.require_waiting()
                 self._require_inside(target)
                 if self._names is not None:
-                    self._names.require_changeable(target)
+                    mode = None if operation.mode is None else call.arguments[operation.mode]
+                    self._names.require_changeable(target, mode)
                 change(target)
         except _FAULTS as error:
             return _code(error)
@@ -174,7 +175,7 @@ def _code(error: Exception) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Operation:
-    """Where a call keeps its directory, path and flags, and what it changes."""
+    """Where a call keeps its directory, path, flags and mode, and what it changes."""
 
     change: Callable[[Call], Callable[[int], None]]
     directory: int | None = None
@@ -182,6 +183,7 @@ class _Operation:
     flags: int | None = None
     follow: bool = True
     descriptor: int | None = None
+    mode: int | None = None
 
     def pin(self, call: Call, stack: contextlib.ExitStack) -> int:
         """Return an ``O_PATH`` descriptor of the file that the call means."""
@@ -288,10 +290,10 @@ def _identity(descriptor: int) -> tuple[int, int]:
 
 
 _BY_NAME: Final = {
-    "chmod": _Operation(_chmod(1), path=0),
-    "fchmod": _Operation(_chmod(1), descriptor=0),
-    "fchmodat": _Operation(_chmod(2), directory=0, path=1),
-    "fchmodat2": _Operation(_chmod(2), directory=0, path=1, flags=3),
+    "chmod": _Operation(_chmod(1), path=0, mode=1),
+    "fchmod": _Operation(_chmod(1), descriptor=0, mode=1),
+    "fchmodat": _Operation(_chmod(2), directory=0, path=1, mode=2),
+    "fchmodat2": _Operation(_chmod(2), directory=0, path=1, flags=3, mode=2),
     "chown": _Operation(_chown(1), path=0),
     "lchown": _Operation(_chown(1), path=0, follow=False),
     "fchown": _Operation(_chown(1), descriptor=0),

@@ -21,6 +21,10 @@ LOCK = "lock"  # beside the private directories
 ABANDONED_S = 60.0
 
 
+class Removed(Exception):
+    """Somebody removed the directory of the private directories, as cleaners of /tmp do."""
+
+
 class Places:
     """Where each conversation works."""
 
@@ -33,10 +37,13 @@ class Places:
         os.chmod(config.temporary, 0o311)  # noqa: S103 - others may pass through
 
     def of(self, conversation: str, workspace: str, words: Iterable[str] = ()) -> Place:
-        """Return the place of a conversation; made at its first use. Raises ``OSError``."""
+        """Return the place of a conversation; made at its first use, and again if it was removed. Raises
+        ``OSError``, ``Removed``.
+        """
         known = self._places.get(conversation)
         wanted = tuple(words)
-        if known is None or (known.workspace, known.words) != (workspace, wanted):
+        same = known is not None and (known.workspace, known.words) == (workspace, wanted)
+        if known is None or not same or not os.path.isdir(known.temporary):
             known = self._make(conversation, workspace, wanted)
             self._places[conversation] = known
         return known
@@ -48,12 +55,18 @@ class Places:
         if not os.path.isdir(workspace):
             os.makedirs(workspace, 0o755, exist_ok=True)
         self._take_over(workspace)
+        try:
+            self._make_private(place)
+        except FileNotFoundError:
+            raise Removed(self._config.temporary) from None
+        return place
+
+    def _make_private(self, place: Place) -> None:
         for path in (place.temporary, place.home):
             with contextlib.suppress(FileExistsError):
                 os.mkdir(path, 0o700)
                 if self._config.uid is not None and self._config.gid is not None:
                     os.chown(path, self._config.uid, self._config.gid)
-        return place
 
     def _take_over(self, workspace: str) -> None:
         if self._config.own_uid and os.stat(workspace).st_uid == 0:

@@ -57,7 +57,10 @@ class Supervisor:
         self._pid = os.getpid()
 
     def run(self) -> None:
-        """Configure from the first frame, then serve until the host closes; ends everything below."""
+        """Configure from the first frame, then serve until the host closes; ends everything below.
+
+        Raises ``Removed``: the host starts another, which has private directories again.
+        """
         first = self._host.receive()
         self._workspace: str = first["workspace"]
         try:

@@ -28,11 +28,13 @@ class Words:
         """Return whether changing a name, by its real path, would change what is obeyed: it is one of them,
         beneath or above one. Letter case is passed over, as some file systems do.
         """
-        return bool(self._names) and any(
-            f"{mine}/".startswith(f"{theirs}/") or f"{theirs}/".startswith(f"{mine}/")
-            for mine in (path.casefold(),)
-            for theirs in self._paths()
-        )
+        mine = f"{path.casefold()}/"
+        return self.hold(path) or any(f"{theirs}/".startswith(mine) for theirs in self._paths())
+
+    def hold(self, path: str) -> bool:
+        """Return whether a file, by its real path, is one of them or beneath one."""
+        mine = f"{path.casefold()}/"
+        return any(mine.startswith(f"{theirs}/") for theirs in self._paths())
 
     def cover_entry(self, directory: int, name: str) -> bool:
         """Return ``cover`` of a name in a directory that is held open."""
