@@ -117,8 +117,7 @@ def _volumes(settings: Settings) -> Iterator[Finding]:
     }
     for name, path in volumes.items():
         yield _volume(name, path)
-    if settings.database_url is None:
-        yield _store(settings)
+    yield _store(settings) if settings.database_url is None else _database(settings)
     workspace = settings.memory_dir.resolve()
     for path in (settings.store_dir, settings.local_db_path, settings.config_dir):
         if path.resolve().is_relative_to(workspace):
@@ -156,6 +155,18 @@ def _store(settings: Settings) -> Finding:
         return Finding("store", "note", said)
     pinned = "" if settings.store_id else f"; STORE_ID={there} makes a start refuse any other, or none"
     return Finding("store", "ok", f"{settings.store_dir} has the store {there}{pinned}")
+
+
+def _database(settings: Settings) -> Finding:
+    from shared.errors import StoreError
+    from shared.store.postgres.opening import ask
+
+    url = "" if settings.database_url is None else settings.database_url.get_secret_value()
+    try:
+        version = anyio.run(ask, url, settings.database_pooler)
+    except StoreError as error:
+        return Finding("store", "fault", str(error))
+    return Finding("store", "ok", f"DATABASE_URL answers: PostgreSQL {version}")
 
 
 def _sandbox(settings: Settings) -> Finding:

@@ -103,3 +103,18 @@ def test_a_database_that_cannot_be_read_is_no_backup(database: str, old_volume: 
 def test_a_volume_that_is_named_is_meant(database: str, old_volume: Path, tmp_path: Path) -> None:
     exported = picoclaw(tmp_path, old_volume, database, "export", "--store-dir", old_volume)
     assert "before the move" in exported.stdout
+
+
+async def test_the_doctor_asks_the_database_that_the_host_would_use(database: str, tmp_path: Path) -> None:
+    def said(url: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "host.cli", "doctor"],
+            env={"PATH": os.environ["PATH"], "HOME": str(tmp_path), "DATABASE_URL": url},
+            cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        return done.stdout
+
+    assert "DATABASE_URL answers: PostgreSQL" in said(database)
+    absent = said(f"{database}_that_is_not_there")
+    assert "does not exist" in absent
+    assert "DATABASE_URL answers" not in absent

@@ -53,8 +53,7 @@ async def open_shared_store(
     ``tools_url``: the address with the role of the tool servers; without one the host makes that role.
     Raises StoreError, with a sentence that names no secret, StoreRefused and StoreVersion.
     """
-    if find_spec("asyncpg") is None:
-        raise StoreError("DATABASE_URL needs the PostgreSQL client: pip install 'picoclaw[postgres]'")
+    _need_client()
     store = PostgresStore(place, retention)
     try:
         with in_sentences("DATABASE_URL"):
@@ -74,6 +73,18 @@ async def open_shared_store(
         await store.close()
         raise
     return store
+
+
+async def ask(url: str, pooled: bool) -> str:
+    """Return the version of the server that a host would use; raises StoreError as a start would."""
+    _need_client()
+    database = Database(Place(url, owner="picoclaw doctor", connections=1, pooled=pooled))
+    try:
+        with in_sentences("DATABASE_URL"):
+            _look_at(await database.read(_server))
+            return str(await database.read(lambda tx: tx.fetchval("SHOW server_version")))
+    finally:
+        await database.close()
 
 
 def open_tool_store(access: str, token_id: str | None = None) -> PostgresStore:
@@ -165,6 +176,11 @@ async def _grant(tx: Tx, role: str) -> None:
     await tx.execute(f"GRANT USAGE ON SCHEMA {schema} TO {quoted}")
     for table, rights in TABLES.items():
         await tx.execute(f"GRANT {rights} ON {table} TO {quoted}")
+
+
+def _need_client() -> None:
+    if find_spec("asyncpg") is None:
+        raise StoreError("DATABASE_URL needs the PostgreSQL client: pip install 'picoclaw[postgres]'")
 
 
 async def _first_answer(database: Database) -> Row:
