@@ -192,6 +192,17 @@ tar cf $TMPDIR/x.tar ./d --no-recursion .; tar xpf $TMPDIR/x.tar; chmod -R u+w d
         assert ws.stat().st_mode & 0o777 == 0o755, closing
 
 
+async def test_a_stranger_s_files_grow_by_name_no_further_than_its_limit(
+    words: Path, stranger: SandboxToolset
+) -> None:
+    grow = "echo > big; python3 -c 'import os; os.truncate(\"big\", {})' 2>&1 | tail -1"
+    for command in (grow.format(1 << 40), f"ulimit -f 1; {grow.format(1 << 20)}"):
+        assert "File too large" in (await stranger.call("exec", {"command": command})).text
+        assert (words / "big").stat().st_size == 1
+    assert not (await stranger.call("exec", {"command": grow.format(1 << 20)})).is_error
+    assert (words / "big").stat().st_size == 1 << 20
+
+
 async def test_a_stranger_is_told_why_a_command_may_not(stranger: SandboxToolset) -> None:
     refused = await stranger.call("exec", {"command": "echo evil > CLAUDE.md"})
     assert "MEMORY.md" in refused.text

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import resource
 import stat
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -126,6 +127,13 @@ class _Maker:
         target = self.pinned(path_at, follow=True)
         self._calls.require(real_path(target))
         return proc.path("self", "fd", target)
+
+    def size(self, at: int) -> int:
+        """Return a size to give a file. Raises ``OSError`` where the caller may have none so large."""
+        size, most = self.arguments[at], resource.prlimit(self._call.thread, resource.RLIMIT_FSIZE)[0]
+        if most != resource.RLIM_INFINITY and size > most:
+            raise OSError(errno.EFBIG, "too large")
+        return size
 
     def source(self, directory: int, path_at: int, flags: int) -> int:
         """Return an ``O_PATH`` descriptor of the file that linkat(2) gives a further name."""
@@ -257,7 +265,7 @@ def _give_name(source: int, entry: Entry) -> None:
 
 
 def _truncate(call: _Maker) -> None:
-    os.truncate(call.changeable(0), call.arguments[1])
+    os.truncate(call.changeable(0), call.size(1))
 
 
 def _number(name: str) -> int | None:
