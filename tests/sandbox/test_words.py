@@ -164,7 +164,7 @@ echo out > /dev/null; echo out > /dev/stderr; (echo x > new) 2>/dev/null
 python3 -c 'import tempfile; tempfile.TemporaryFile().write(b"1"); tempfile.mkdtemp()'
 git init -q .; git add .; git -c user.name=n -c user.email=e@x commit -qm x; git log --oneline | wc -l
 tar cf $TMPDIR/x.tar .; mkdir $HOME/t; tar xf $TMPDIR/x.tar -C $HOME/t; ls $HOME/t
-mkfifo p; (cat p > got) & sleep 0.2; echo through > p; wait; cat got
+mkfifo p; echo through > p & cat p > got; wait; cat got; ! (timeout 0.2 sh -c "echo > p")
 truncate -s 1 got; set -C; echo > fresh; (echo > fresh) 2>&1 | grep -c overwrite; cd ..; rm -rf d"""
     result = await stranger.call("exec", {"command": work})
     assert not result.is_error, result.text

@@ -57,7 +57,9 @@ class NameCalls:
         return 0
 
     def open(self, call: Call, path_at: int, flags: int, mode: int, stack: contextlib.ExitStack) -> int:
-        """Return a descriptor of what an open call means, closed with the stack. Raises ``OSError``."""
+        """Return a descriptor of what an open call means, closed with the stack. Raises ``OSError``,
+        ``BlockingIOError`` where it would wait for a pipe's reader.
+        """
         maker = _Maker(self, call, stack)
         directory = call.arguments[0] if path_at else None
         nofollow = bool(flags & os.O_NOFOLLOW) or flags & _CREATED_NEW == _CREATED_NEW
@@ -72,7 +74,13 @@ class NameCalls:
         else:
             self._require_openable(target, flags, nofollow=nofollow)
             again = _at_once(flags) & ~(_CREATED_NEW | os.O_NOFOLLOW)
-            opened = os.open(proc.path("self", "fd", target), again)
+            try:
+                opened = os.open(proc.path("self", "fd", target), again)
+            except OSError as error:
+                waits = error.errno == errno.ENXIO and not flags & os.O_NONBLOCK
+                if waits and stat.S_ISFIFO(os.fstat(target).st_mode):  # fifo(7)
+                    raise BlockingIOError(errno.EAGAIN, "no reader yet") from None
+                raise
         owned(opened, stack)
         os.set_blocking(opened, not flags & os.O_NONBLOCK)
         return opened

@@ -58,6 +58,8 @@ class Gate:
         self._sessions = 0
         self._count_again = 0.0
         self._waiting: list[tuple[float, Call]] = []
+        self._unread: list[tuple[Call, int, int, int]] = []
+        self._open_again = 0.0
         self._temporary = temporary
         self._roots = [os.path.realpath(root) for root in roots]
 
@@ -106,6 +108,7 @@ class Gate:
 
         Who is left is counted in at most a quarter of the time.
         """
+        self._open_pipes()
         begun = time.monotonic()
         if not self._waiting or begun < self._count_again:
             return
@@ -118,6 +121,17 @@ class Gate:
                     self._begin_session(call, deadline)
                 else:
                     self._tell(call, errno.EPERM)
+
+    def _open_pipes(self) -> None:
+        """Open named pipes for those who wait for a reader, if one has come; takes a quarter of the time."""
+        begun = time.monotonic()
+        if begun < self._open_again:
+            return
+        unread, self._unread = self._unread, []
+        for waiting in unread:
+            with contextlib.suppress(OSError):  # the caller may be gone by now
+                self._open(*waiting)
+        self._open_again = begun + _COUNTING_SHARE * (time.monotonic() - begun)
 
     def _open(self, call: Call, path_at: int, flags: int, mode: int) -> None:
         """Serve ``open("/tmp", O_TMPFILE)``, which the C library hard-codes, from the private directory, and
@@ -133,6 +147,9 @@ class Gate:
                     opened = self._nameless(flags, mode, stack) if path in _SHARED_TEMPORARY else None
                 else:
                     opened = self._names.open(call, path_at, flags, mode, stack) if self._names else None
+            except BlockingIOError:
+                self._unread.append((call, path_at, flags, mode))
+                return
             except _FAULTS as error:
                 self._tell(call, _code(error))
                 return
