@@ -26,7 +26,7 @@ SPAWNERS = {
     "host/sandbox/sandbox.py": "the supervisor",
     "host/agent/remote/process.py": "the process with the model's client",
     "host/mcp_clients/zygote.py": "the tool servers' zygote",
-    "host/cli/app.py": "replaces itself by the tool server, before there is a host",
+    "host/cli/__init__.py": "replaces itself by the tool server, before there is a host",
     "host/cli/postgres_tools.py": "pg_dump and pg_restore, for the operator at the command line",
 }
 """The only modules of the host that may start a process, and which."""

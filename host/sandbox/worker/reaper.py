@@ -212,6 +212,9 @@ class Run:
                 tick = now + (_AGAIN_S if self._over else max(pause, _WATCH_SHARE * cost))
             wait = max(0.0, min(tick, deadline) - now)
             if self._turn(int(wait * 1000) + 1):
+                # a quick command may have filled the disk between two looks
+                if self._ended is None and self._space.is_exceeded(os.getpid()):
+                    self._ended = "space"
                 return
 
     def _turn(self, wait_ms: int) -> bool:

@@ -52,6 +52,10 @@ class Space:
         """Return whether the files, with the nameless ones of processes below ``root``, are too many."""
         free, files, reserve, most_files = self._left()
         self._free, self._free_files = max(free, self._free), max(files, self._free_files)
+        # what is mapped without a name, or in a closed directory, can't be counted: near the end, whoever
+        # took a good part of the rest is stopped
+        if free < reserve and self._begun - free > free // 8:
+            return True
         now = time.monotonic()
         fewer = self._free_files - files >= max(1, min(_STEP_FILES, files // 8))
         shrunk = fewer or self._free - free >= min(_STEP, free // 8)
@@ -60,10 +64,7 @@ class Space:
         self._free, self._free_files = free, files
         used, count = _used(self._temporary, root)
         self._count_again = now + _COUNTING_SHARE * (time.monotonic() - now)
-        # what is mapped without a name, or in a closed directory, can't be counted: near the end, whoever
-        # took a good part of the rest is stopped
-        hidden = free < reserve and self._begun - free > free // 8
-        return used > min(self._most, free - reserve) or count > most_files or hidden
+        return used > min(self._most, free - reserve) or count > most_files
 
     def clear(self) -> None:
         """Remove all of it; the home directory is there again, empty."""
