@@ -31,6 +31,11 @@ def memory(host: HostProcess) -> Path:
     return Path(host.environment["MEMORY_DIR"]) / "MEMORY.md"
 
 
+def noted(host: HostProcess) -> list[str]:
+    """The lines of the memory; the two calls of one step have no order."""
+    return sorted(memory(host).read_text().splitlines())
+
+
 def asked(api: BotApi, word: str, **chat: Any) -> str:
     """Have somebody ask for a note, and return what the tools said."""
     api.say(wish(word), **chat)
@@ -49,7 +54,7 @@ def test_private_chats_of_owners_change_memory_and_all_others_read_it(
     assert memory(host).read_text() == "kept\n"
     assert (memory(host).parent / "free.md").exists()
     asked(own_api, "owner", user=7)
-    assert memory(host).read_text() == "kept\nby tool\nby command\n"
+    assert noted(host) == ["by command", "by tool", "kept"]
     with host.client() as client:
         task = {"prompt": wish("task"), "schedule_type": "cron", "schedule_value": "0 9 * * *"}
         task |= {"conversation_id": "telegram:8", "context_mode": "isolated"}
@@ -59,7 +64,7 @@ def test_private_chats_of_owners_change_memory_and_all_others_read_it(
         assert not (memory(host).parent / "HEARTBEAT.md").exists()
         done = client.post("/chat", json={"message": wish("operator")}).json()
         assert done["status"] == "success"
-        assert memory(host).read_text() == "kept\n" + 2 * "by tool\nby command\n"
+        assert noted(host) == [*2 * ["by command"], *2 * ["by tool"], "kept"]
         assert not (memory(host).parent / "HEARTBEAT.md").exists()
         client.post("/chat", json={"message": wish("main"), "conversation_id": "main"})
     assert (memory(host).parent / "HEARTBEAT.md").exists()
@@ -68,7 +73,7 @@ def test_private_chats_of_owners_change_memory_and_all_others_read_it(
 def test_a_channel_that_is_trusted_changes_memory(make_host: MakeHost, own_api: BotApi) -> None:
     host = make_host(trusted=True).start()
     asked(own_api, "anybody", user=8)
-    assert memory(host).read_text() == "by tool\nby command\n"
+    assert noted(host) == ["by command", "by tool"]
     assert WHY not in host.log_text
 
 
@@ -102,4 +107,4 @@ def test_conversations_of_before_are_decided_about_when_their_channel_starts(
     host.start()
     assert REFUSED in asked(own_api, "other", user=8)
     asked(own_api, "owner", user=7)
-    assert memory(host).read_text() == "by tool\nby command\n"
+    assert noted(host) == ["by command", "by tool"]

@@ -166,7 +166,9 @@ def refusing(volume: Path, how: str) -> Iterator[None]:
         subprocess.run(["mount", "--bind", source, target], check=True)
         try:
             if how == "read-only":
-                subprocess.run(["mount", "-o", "remount,bind,ro", target], check=True)
+                # Busy for the moment of a heartbeat, which writes a file.
+                remount: list[str | Path] = ["mount", "-o", "remount,bind,ro", target]
+                until(lambda: subprocess.run(remount, check=False).returncode == 0)
             yield
         finally:
             subprocess.run(["umount", "-l", target], check=True)
