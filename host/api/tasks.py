@@ -49,7 +49,11 @@ FIELDS: Final[Mapping[str, dict[str, Any]]] = {
     "status": {"type": "string", "enum": [status.value for status in TaskStatus]},
 }
 """What ``shared.tasks`` takes, for the contract."""
-SCHEDULES: Final = {"cron": "cron", "interval": "milliseconds", "once": "local-time-to-come"}
+SCHEDULES: Final = {
+    "cron": {"format": "cron", "pattern": r"^\s*(@[A-Za-z]+|\S+(\s+\S+){4})\s*$"},
+    "interval": {"format": "milliseconds", "pattern": r"^\s*[0-9]{4,}\s*$"},
+    "once": {"format": "local-time-to-come", "pattern": r"^\s*[0-9]{4}"},
+}
 
 
 def _described(nullable: Sequence[str], **more: Any) -> ConfigDict:
@@ -70,7 +74,7 @@ class TaskRequest(Body):
         allOf=[
             {
                 "oneOf": [
-                    {"properties": {"schedule_type": {"const": kind}, "schedule_value": {"format": written}}}
+                    {"properties": {"schedule_type": {"const": kind}, "schedule_value": written}}
                     for kind, written in SCHEDULES.items()
                 ]
             },
