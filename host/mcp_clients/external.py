@@ -18,7 +18,6 @@ import anyio.to_thread
 
 from host.agent import untrusted
 from host.mcp_clients import schemas
-from host.mcp_clients.sdk_session import Spawn
 from host.mcp_clients.server_config import ServerConfig
 from host.mcp_clients.tool_pins import ToolPins
 from host.tools.base import ToolResult, ToolSpec
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from mcp.client import Client
 
     from host.mcp_clients.addresses import AddressPolicy
+    from host.mcp_clients.sdk_session import Spawn
 
 logger = logging.getLogger("picoclaw.mcp")
 
