@@ -15,7 +15,7 @@ import psutil
 
 from benchmarks.turns import pss
 from host.sandbox import Sandbox, SandboxPolicy
-from host.tools.sandbox_tools import SandboxToolset
+from host.tools.files_and_commands import SandboxToolset
 
 COMMANDS, READS = 60, 300
 BALLAST = 1 << 30

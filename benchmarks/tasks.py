@@ -19,9 +19,9 @@ import anyio
 
 from benchmarks.filling import T0, fill
 from shared import jsons
-from shared.models import NewMessage, NewRun, TaskRunState
 from shared.store.sqlite.engine import connect
 from shared.store.sqlite.store import SqliteStore
+from shared.values import NewMessage, NewRun, TaskRunState
 
 TASKS = 100_000
 DUE = 1000

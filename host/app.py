@@ -9,12 +9,12 @@ import anyio
 from starlette.routing import Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from host.api.channels import webhook_paths
-from host.api.console import open_paths
-from host.api.health import Build, HealthApi, Volumes
 from host.base import Base
-from host.callers import OPEN_PATHS, BearerMiddleware, Caller, TokenBook
-from host.middleware import (
+from host.channels.webhook import webhook_paths
+from host.http.auth import OPEN_PATHS, BearerMiddleware, Caller, TokenBook
+from host.http.console import open_paths
+from host.http.health import Build, HealthApi, Volumes
+from host.http.middleware import (
     AccessLogMiddleware,
     BodyLimitMiddleware,
     ErrorsMiddleware,

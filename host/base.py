@@ -13,11 +13,11 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from host.agent.model_access import ModelAccess
-from host.metrics import Metrics
+from host.models.access import ModelAccess
 from host.sandbox import Sandbox
 from host.sandbox_settings import sandbox_policy
 from host.telemetry import Telemetry, open_telemetry
+from host.telemetry.counts import Metrics
 from shared.clock import now_ms
 from shared.errors import Misconfigured
 from shared.redact import Redactor

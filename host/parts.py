@@ -11,31 +11,31 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from host.agent.agent import AgentConfig, HostAgent, OpenTools
-from host.agent.archive import Archive
-from host.agent.knowledge import Knowledge
-from host.agent.prompt import Prompt
 from host.base import Base
-from host.heartbeat import Heartbeat
 from host.mcp_clients.external import Reach, open_external
 from host.mcp_clients.server_config import configured_servers, managed_servers
 from host.mcp_clients.tool_pins import ToolPins
 from host.mcp_clients.tool_servers import ToolServers
 from host.mcp_clients.zygote import by_path
+from host.runs.archive import Archive
+from host.runs.assembly import AgentConfig, HostAgent, OpenTools
+from host.runs.cleanup import keep_planned, keep_recovering, keep_tidy
+from host.runs.heartbeat import Heartbeat
 from host.runs.meter import Prices
+from host.runs.prompt import Prompt
+from host.runs.scheduler import EXTERNAL, Scheduler
 from host.runs.service import RunLimits, RunService
 from host.runs.spec import RunSpec
 from host.runs.task_runs import TaskParts, TaskRunner
 from host.sandbox import Trust, running_program
-from host.scheduler import EXTERNAL, Scheduler
 from host.skills.catalogue import built_in_dir
-from host.tools.approvals import Approvals
+from host.skills.knowledge import Knowledge
+from host.tools.approve_budget import Approvals
 from host.tools.base import Toolset
 from host.tools.skills import SkillTools
 from host.tools.web import WebToolset
-from host.upkeep import keep_planned, keep_recovering, keep_tidy
-from shared.models import Lease
 from shared.tasks import LONGEST_PROMPT, TaskService
+from shared.values import Lease
 
 if TYPE_CHECKING:
     from host.channels.base import Channel, Door
@@ -226,7 +226,7 @@ async def _heartbeat(host: Host) -> Heartbeat:
 def _channels(host: Host) -> ChannelService:
     """Make the channels' service; what it needs is imported only where a channel is switched on."""
     from host.channels.loading import enabled_channels
-    from host.channels.parts import ChannelParts
+    from host.channels.rules import ChannelParts
     from host.channels.service import ChannelService
 
     settings = host.settings

@@ -9,17 +9,17 @@ from starlette.requests import Request
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from host.api.admin import AdminApi, ControlApi, TokensApi
-from host.api.channels import ChannelsApi
-from host.api.chat import ChatApi
-from host.api.console import ConsoleApi
-from host.api.mcp import McpApi, McpGate
-from host.api.metrics import MetricsApi
-from host.api.openai import OpenAiApi
-from host.api.openapi import OpenApi
-from host.api.tasks import TasksApi
-from host.api.usage import UsageApi
-from host.callers import TokenBook
+from host.channels.webhook import ChannelsApi
+from host.http.admin import AdminApi, ControlApi, TokensApi
+from host.http.auth import TokenBook
+from host.http.chat import ChatApi
+from host.http.console import ConsoleApi
+from host.http.mcp.routes import McpApi, McpGate
+from host.http.metrics import MetricsApi
+from host.http.openai.routes import OpenAiApi
+from host.http.openapi import OpenApi
+from host.http.tasks import TasksApi
+from host.http.usage import UsageApi
 from host.parts import Host
 
 

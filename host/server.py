@@ -25,7 +25,7 @@ from uvicorn.server import Server
 
 from host.app import App
 from host.base import Base, open_base
-from host.connections import BACKLOG, Connection, Connections, raise_descriptor_limit
+from host.http.connections import BACKLOG, Connection, Connections, raise_descriptor_limit
 from shared.errors import Misconfigured, PicoError, StoreError
 from shared.ids import new_id
 from shared.settings import Settings

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator
 from typing import Final
 
-from mcp_server import birth
+from mcp_server import session_request
 from mcp_server.identity import Identity, NoIdentity, identity_of
 
 _ANSWER_SECONDS: Final = 2.0
@@ -28,11 +28,11 @@ def hand_over(identity: Identity) -> int | None:
             door = stack.enter_context(_door(identity))
         except OSError:
             return None
-        wanted = birth.Birth(identity.conversation_id, identity.is_main, identity.timezone)
+        wanted = session_request.Birth(identity.conversation_id, identity.is_main, identity.timezone)
         door.settimeout(_ANSWER_SECONDS)
         try:
-            socket.send_fds(door, [birth.encode(wanted)], [0, 1, 2, database])
-            if door.recv(birth.PACKET_LIMIT) != birth.SERVED:
+            socket.send_fds(door, [session_request.encode(wanted)], [0, 1, 2, database])
+            if door.recv(session_request.PACKET_LIMIT) != session_request.SERVED:
                 return None
         except OSError:
             return None
@@ -43,11 +43,11 @@ def hand_over(identity: Identity) -> int | None:
 @contextlib.contextmanager
 def _door(identity: Identity) -> Iterator[socket.socket]:
     database = identity.db_path.absolute()
-    directory = birth.open_directory(database)
+    directory = session_request.open_directory(database)
     try:
-        with birth.packet_socket() as door:
+        with session_request.packet_socket() as door:
             door.settimeout(_ANSWER_SECONDS)
-            door.connect(birth.door_address(directory, database))
+            door.connect(session_request.door_address(directory, database))
             yield door
     finally:
         os.close(directory)
@@ -61,7 +61,7 @@ def _wait(door: socket.socket) -> int:
     for fd in (0, 1):
         os.dup2(nothing, fd)
     try:
-        status = door.recv(birth.PACKET_LIMIT)
+        status = door.recv(session_request.PACKET_LIMIT)
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     return status[0] if status else 1

@@ -12,10 +12,10 @@ from shared import jsons
 from shared import tool_contract as contract
 from shared.clock import iso, now_ms
 from shared.errors import InvalidInput, NotFound
-from shared.models import Conversation
 from shared.senders import is_reserved
 from shared.store.store import Store
 from shared.tasks import TaskService, task_run_view, task_view
+from shared.values import Conversation
 
 CONVERSATION: Final = "picoclaw://conversation"
 TASKS: Final = "picoclaw://tasks"

@@ -27,7 +27,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from mcp_server import birth
+from mcp_server import session_request
 from mcp_server.identity import CONVERSATION_ID, identity_of
 
 logger = logging.getLogger("picoclaw.mcp")
@@ -56,7 +56,7 @@ class Zygote:
         """Fork sessions until the control socket closes, then let them end."""
         self._take_signals()
         self._door = _open_door(self._database)
-        self._door_inode = _inode(self._database.with_name(birth.door_name(self._database)))
+        self._door_inode = _inode(self._database.with_name(session_request.door_name(self._database)))
         for readable in (self._control, self._door, self._wake_read):
             if readable is not None:
                 self._selector.register(readable, selectors.EVENT_READ)
@@ -75,7 +75,7 @@ class Zygote:
     def _warm_up(self) -> None:
         if self._is_warm:
             return
-        from mcp_server.warming import warm
+        from mcp_server.warm_up import warm
 
         warm()
         self._is_warm = True
@@ -99,7 +99,7 @@ class Zygote:
 
     def _host_session(self) -> bool:
         try:
-            packet, fds, _, _ = socket.recv_fds(self._control, birth.PACKET_LIMIT, 1)
+            packet, fds, _, _ = socket.recv_fds(self._control, session_request.PACKET_LIMIT, 1)
         except ConnectionResetError:
             return False
         if not packet:
@@ -107,7 +107,7 @@ class Zygote:
         try:
             self._warm_up()
             if len(fds) == 1:
-                self._fork(birth.decode(packet), [*fds, *fds], asker=None)
+                self._fork(session_request.decode(packet), [*fds, *fds], asker=None)
         finally:
             _close(fds)
         return True
@@ -135,38 +135,40 @@ class Zygote:
         self._asking.discard(asker)
         fds: list[int] = []
         try:
-            packet, fds, _, _ = socket.recv_fds(asker, birth.PACKET_LIMIT, birth.OUTSIDE_FDS)
+            packet, fds, _, _ = socket.recv_fds(
+                asker, session_request.PACKET_LIMIT, session_request.OUTSIDE_FDS
+            )
             self._fork(self._allowed(packet, fds), fds[:3], asker)
-        except (OSError, birth.BadBirth):
+        except (OSError, session_request.BadBirth):
             asker.close()
         finally:
             _close(fds)
 
-    def _allowed(self, packet: bytes, fds: list[int]) -> birth.Birth:
+    def _allowed(self, packet: bytes, fds: list[int]) -> session_request.Birth:
         """Return the wanted birth; raises BadBirth.
 
         The fourth descriptor is the proof: only who may open the database for writing has one. A user id
         alone would not do, since the sandbox's commands may run under the host's.
         """
-        wanted = replace(birth.decode(packet), access=None, token_id=None)
-        if len(fds) != birth.OUTSIDE_FDS or not CONVERSATION_ID.fullmatch(wanted.conversation_id):
-            raise birth.BadBirth
+        wanted = replace(session_request.decode(packet), access=None, token_id=None)
+        if len(fds) != session_request.OUTSIDE_FDS or not CONVERSATION_ID.fullmatch(wanted.conversation_id):
+            raise session_request.BadBirth
         ours, theirs = self._database.stat(), os.fstat(fds[3])
         if (ours.st_dev, ours.st_ino) != (theirs.st_dev, theirs.st_ino):
-            raise birth.BadBirth
+            raise session_request.BadBirth
         if fcntl.fcntl(fds[3], fcntl.F_GETFL) & (os.O_ACCMODE | os.O_PATH) != os.O_RDWR:
-            raise birth.BadBirth
+            raise session_request.BadBirth
         return wanted
 
     def _outside(self) -> int:
         return sum(asker is not None for asker in self._sessions.values())
 
-    def _fork(self, wanted: birth.Birth, fds: list[int], asker: socket.socket | None) -> None:
+    def _fork(self, wanted: session_request.Birth, fds: list[int], asker: socket.socket | None) -> None:
         child = os.fork()
         if child:
             self._sessions[child] = asker
             if asker is not None:
-                asker.send(birth.SERVED)
+                asker.send(session_request.SERVED)
             return
         status = 1
         try:
@@ -176,7 +178,7 @@ class Zygote:
         finally:
             os._exit(status)
 
-    def _be_session(self, wanted: birth.Birth, fds: list[int], asker: socket.socket | None) -> int:
+    def _be_session(self, wanted: session_request.Birth, fds: list[int], asker: socket.socket | None) -> int:
         from mcp_server.session import run_session
 
         signal.set_wakeup_fd(-1)
@@ -219,7 +221,7 @@ class Zygote:
         if self._door is None:
             return
         self._door.close()
-        path = self._database.with_name(birth.door_name(self._database))
+        path = self._database.with_name(session_request.door_name(self._database))
         # A newer zygote may have put its own door there.
         if _inode(path) == self._door_inode:
             path.unlink(missing_ok=True)
@@ -247,13 +249,13 @@ def _inode(path: Path) -> int:
 
 def _open_door(database: Path) -> socket.socket | None:
     """Return the listening door; None where the directory can't hold one: agents then serve themselves."""
-    door = birth.packet_socket()
-    directory = birth.open_directory(database)
+    door = session_request.packet_socket()
+    directory = session_request.open_directory(database)
     before = os.umask(0o177)
     try:
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(birth.door_name(database), dir_fd=directory)
-        door.bind(birth.door_address(directory, database))
+            os.unlink(session_request.door_name(database), dir_fd=directory)
+        door.bind(session_request.door_address(directory, database))
         door.listen(128)
     except OSError:
         door.close()

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from shared.models import Usage
+from shared.values import Usage
 
 CompactionKind = Literal["cut", "summary", "dropped"]
 
@@ -19,7 +19,7 @@ class Compaction:
     that this compaction replaced. Of the rest, tool results and images up to ``cut_through_seq`` are cut to
     ``cut_chars`` characters, and thinking up to ``thinking_through_seq`` is left out: its signature no longer
     fits what stands before it. ``left_out`` are kinds of blocks that the model's API refused
-    (``host.agent.mending``), and up to which message a line of text stands for them.
+    (``host.models.mending``), and up to which message a line of text stands for them.
 
     ``kind``: ``cut`` replaced no message, ``summary`` has a summary that
     ``model`` made for ``usage``, ``dropped`` only a note, because no summary could be made. ``number`` counts

@@ -37,7 +37,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from shared.models import KeyedAnswer
+    from shared.values import KeyedAnswer
 
 
 class PicoError(Exception):

@@ -19,10 +19,10 @@ from shared.catch_up import ON_TIME_MS, CatchUp
 from shared.clock import iso, iso_or_none, now_ms
 from shared.errors import Conflict, InvalidInput, NoConversation, NotFound
 from shared.ids import CONVERSATION, TASK, new_id
-from shared.models import Page, Task, TaskRun, TaskStatus
 from shared.schedules import Schedule
 from shared.store.store import Store
 from shared.store.task_endings import BACKOFF_MS
+from shared.values import Page, Task, TaskRun, TaskStatus
 
 LONGEST_PROMPT: Final = 32_000
 """Characters of a prompt."""

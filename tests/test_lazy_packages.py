@@ -105,7 +105,7 @@ def test_two_threads_that_want_the_whole_package_run_it_once(package: Path) -> N
 
 def test_a_tenth_of_the_sdk_is_loaded_and_every_name_of_it_is_there() -> None:
     program = (
-        "import host.agent.anthropic_model\n"
+        "import host.models.anthropic_model\n"
         "loaded = len([name for name in sys.modules if name.startswith('anthropic')])\n"
         "import anthropic\n"
         "names = {name: getattr(anthropic, name) for name in anthropic.__all__}\n"

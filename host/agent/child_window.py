@@ -8,9 +8,9 @@ from typing import Any, Final
 from host.agent.compaction import CUT_CHARS
 from host.agent.endings import TooLong
 from host.agent.history import Message, cut
-from host.agent.keyed_model import KeyedModel
-from host.agent.models import ModelError, Reply
 from host.agent.window import Windows, estimated, estimated_prefix
+from host.models.keyed_model import KeyedModel
+from host.ports import ModelError, Reply
 
 NEWEST: Final = 2
 """Messages at the end that stay whole: the last step and its results."""

@@ -14,11 +14,11 @@ from itertools import accumulate
 from typing import Any, Final
 
 from host.agent.history import as_sent, calls_of, cut, opens_turn
-from host.agent.models import Reply
 from host.agent.summary import left_out
 from host.agent.window import BYTES_PER_TOKEN, estimated
+from host.ports import Reply
 from shared.compactions import Compaction
-from shared.models import Block, HistoryEntry, Usage
+from shared.values import Block, HistoryEntry, Usage
 
 CUT_CHARS: Final = 600
 """Characters that stay of an old result's text."""

@@ -10,18 +10,18 @@ from typing import Any, Final, Protocol
 import anyio
 
 from host.agent import compaction as planning
-from host.agent.archive import Archive
 from host.agent.compaction import Cut, Part, SumUp, cut_off, dropped, summed_up
 from host.agent.endings import TooLong
 from host.agent.histories import Loaded, sent_entries
 from host.agent.history import NONE, Message, as_sent, earlier, opens_turn, to_messages
-from host.agent.keyed_model import KeyedModel
-from host.agent.models import ModelError, Reply
 from host.agent.summary import PAUSE_S, TRIES, UnreadRecorder, ask, left_out, summary_request, summary_text
 from host.agent.window import BYTES_PER_TOKEN, Windows, estimated, estimated_prefix, within_output
+from host.models.keyed_model import KeyedModel
+from host.ports import ModelError, Reply
+from host.runs.archive import Archive
 from shared.compactions import Compaction
-from shared.models import HistoryEntry, Lease
 from shared.store.store import Store
+from shared.values import HistoryEntry, Lease
 
 ROUNDS: Final = 12
 """Compactions in a row before a conversation that is still too long is given up."""

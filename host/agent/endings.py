@@ -16,7 +16,7 @@ Ending
 
 from __future__ import annotations
 
-from shared.models import RunState
+from shared.values import RunState
 
 
 class Ending(Exception):

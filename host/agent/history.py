@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from host.agent import untrusted
-from host.agent.mending import left_out
 from host.agent.window import estimated
+from host.models.mending import left_out
+from shared import untrusted
 from shared.compactions import Compaction
-from shared.models import Block, HistoryEntry
+from shared.values import Block, HistoryEntry
 
 _USE: Final = "server_tool_use"
 _RESULT: Final = "_tool_result"

@@ -10,13 +10,13 @@ import anyio
 
 from host.agent.endings import Ending, IterationLimit, ModelFailed, Paused, Refused, TooLong
 from host.agent.history import Message, with_breakpoints
-from host.agent.keyed_model import KeyedModel
-from host.agent.models import Delta, ModelError, Reply
 from host.agent.progress import Progress
 from host.agent.toolbox import Toolbox, batches, result_block
 from host.agent.window import ThinkingType, thinking_parameter, within_output
+from host.models.keyed_model import KeyedModel
+from host.ports import Delta, ModelError, Reply
 from host.tools.base import ToolResult
-from shared.models import Block
+from shared.values import Block
 
 RETRIES: Final = 4
 """How often a failed step is tried again, within the run's time."""

@@ -9,10 +9,10 @@ from hashlib import blake2b
 from typing import Final
 
 from host.agent.endings import CutOff, NoProgress
-from host.agent.models import LIMITS, Reply
+from host.ports import LIMITS, Reply
 from host.tools.base import ToolResult
 from shared.jsons import dump_bytes
-from shared.models import Block
+from shared.values import Block
 
 TOLD_AFTER: Final = 3
 """Times that a call fails in the same way before the model is told."""

@@ -15,22 +15,22 @@ from typing import Any, Final
 import anyio
 from pydantic import Field, ValidationError
 
-from host.agent import untrusted
 from host.agent.child_window import ChildWindow
 from host.agent.endings import Ending
 from host.agent.history import Message
-from host.agent.keyed_model import KeyedModel
 from host.agent.loop import AgentLoop, Options
-from host.agent.models import LIMITS, Delta, Reply, TextDelta, ThinkingDelta
 from host.agent.toolbox import Toolbox
 from host.agent.window import Windows
+from host.models.keyed_model import KeyedModel
+from host.ports import LIMITS, Delta, Reply, TextDelta, ThinkingDelta
 from host.runs.budget import RunBudget
 from host.runs.meter import AgentMeter
 from host.runs.recorder import RunRecorder
 from host.runs.text import strip_internal
 from host.tools.base import ToolResult, Toolset, ToolSpec, refused
-from shared.models import Block
+from shared import untrusted
 from shared.tool_contract import Arguments
+from shared.values import Block
 
 SPAWN: Final = "spawn"
 LONGEST_TASK: Final = 64_000

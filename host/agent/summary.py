@@ -8,8 +8,8 @@ from typing import Any, Final, Protocol
 import anyio
 
 from host.agent.history import Message, with_breakpoints
-from host.agent.keyed_model import KeyedModel
-from host.agent.models import LIMITS, Delta, ModelError, Reply
+from host.models.keyed_model import KeyedModel
+from host.ports import LIMITS, Delta, ModelError, Reply
 
 ASK: Final = """<host_request>
 This conversation has grown too long to be sent as a whole, so what stands above will be replaced by notes \

@@ -9,11 +9,11 @@ from typing import Any
 
 from anyio import to_thread
 
-from host.agent.untrusted import wrapped
 from host.tools.base import ToolResult, Toolset, ToolSpec
 from host.tools.pictures import fit
-from shared.models import Block
 from shared.redact import Redactor
+from shared.untrusted import wrapped
+from shared.values import Block
 
 logger = logging.getLogger("picoclaw.tools")
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from host.agent.models import ModelError, Reply, Target
+from host.ports import ModelError, Reply, Target
 from shared.clock import monotonic_ms
 from shared.jsons import dump_bytes
 from shared.settings.sections import History

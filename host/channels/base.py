@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from shared.models import Enclosed
+from shared.values import Enclosed
 
 
 class ChannelFault(Exception):

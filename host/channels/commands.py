@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Final
 
 from host.channels.messages import Stored, sender_of
-from host.channels.parts import ChannelParts, Rules
+from host.channels.rules import ChannelParts, Rules
 from shared.clock import now_ms
 from shared.errors import NotRunning
-from shared.models import Task
 from shared.tasks import task_view
+from shared.values import Task
 
 MOST_TASKS: Final = 20
 LONGEST_PROMPT: Final = 80

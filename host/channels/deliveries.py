@@ -13,16 +13,16 @@ from typing import Final, TypeVar
 
 import anyio
 
-from host.agent import untrusted
 from host.channels.base import Channel, ChannelFault, ChatMoved, Gone, TryLater, Undeliverable
-from host.channels.crowd import Crowd
-from host.channels.parts import ChannelParts, Rules
+from host.channels.chat_workers import Crowd
+from host.channels.rules import ChannelParts, Rules
 from host.channels.splitting import split
 from host.runs.text import strip_internal
-from shared.channel_models import Delivery
+from shared import untrusted
+from shared.channel_values import Delivery
 from shared.clock import iso, now_ms
 from shared.ids import MESSAGE, new_id
-from shared.models import NewMessage
+from shared.values import NewMessage
 
 logger = logging.getLogger("picoclaw.channels")
 

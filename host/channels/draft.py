@@ -10,7 +10,7 @@ import anyio
 
 from host.channels.base import Channel, ChannelFault, TryLater, Undeliverable
 from host.channels.splitting import split
-from shared.models import Event
+from shared.values import Event
 
 logger = logging.getLogger("picoclaw.channels")
 

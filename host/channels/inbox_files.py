@@ -11,7 +11,7 @@ import anyio
 
 from host.channels.base import Attachment, Channel, ChannelFault, TryLater
 from host.channels.messages import Stored
-from host.channels.parts import SaveFile
+from host.channels.rules import SaveFile
 from host.sandbox.wire import SandboxFault
 
 logger = logging.getLogger("picoclaw.channels")

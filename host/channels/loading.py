@@ -11,7 +11,7 @@ from typing import Final
 import anyio.to_thread
 
 from host.channels.base import Channel, ChannelConfig, ChannelDown
-from host.channels.parts import Rules
+from host.channels.rules import Rules
 from host.channels.service import Enabled
 from shared.settings import Settings
 from shared.settings.channels import PluginChannel, Telegram

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
 from host.channels.base import Attachment, Incoming, Sender
-from shared.channel_models import Chat, NewUpdate, Update
-from shared.models import Enclosed
+from shared.channel_values import Chat, NewUpdate, Update
+from shared.values import Enclosed
 
 LONGEST_TEXT: Final = 100_000
 LONGEST_ENCLOSED: Final = 5_000

@@ -13,8 +13,8 @@ from anyio.abc import TaskGroup
 
 from host.channels.base import Channel, ChannelFault
 from host.channels.deliveries import Deliveries
-from host.channels.door import ChannelDoor
-from host.channels.parts import ChannelParts, Rules
+from host.channels.intake import ChannelDoor
+from host.channels.rules import ChannelParts, Rules
 from host.channels.turns import Turns
 
 logger = logging.getLogger("picoclaw.channels")

@@ -14,15 +14,15 @@ from typing import Any, Final
 import anyio
 
 from host.channels.base import Channel
+from host.channels.chat_workers import Crowd
 from host.channels.commands import Commands
-from host.channels.crowd import Crowd
 from host.channels.draft import Draft
 from host.channels.inbox_files import InboxFiles
 from host.channels.messages import Stored, as_one, from_update, sender_of
-from host.channels.parts import ChannelParts, Rules, Wake
+from host.channels.rules import ChannelParts, Rules, Wake
 from host.runs.run import ActiveRun
 from host.runs.spec import RunSpec
-from shared.channel_models import Saying, Update
+from shared.channel_values import Saying, Update
 from shared.clock import now_ms
 from shared.errors import (
     ConversationBusy,
@@ -34,7 +34,7 @@ from shared.errors import (
     Unavailable,
 )
 from shared.ids import RUN, new_id
-from shared.models import Idempotency, RunState
+from shared.values import Idempotency, RunState
 
 logger = logging.getLogger("picoclaw.channels")
 

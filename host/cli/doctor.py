@@ -17,7 +17,7 @@ import typer
 from host.cli.serve import passphrase_asker
 from host.cli.target import local_url
 from host.cli.terminal import out, print_json, shown
-from host.scheduler import EXTERNAL
+from host.runs.scheduler import EXTERNAL
 from shared.clock import now_ms
 from shared.schedules import local
 from shared.settings import Settings, SettingsError, load
@@ -200,8 +200,8 @@ def _sandbox(settings: Settings) -> Finding:
 
 
 def _skills(settings: Settings) -> Iterator[Finding]:
-    from host.agent.knowledge import Knowledge, directly
     from host.skills.catalogue import built_in_dir
+    from host.skills.knowledge import Knowledge, directly
 
     knowledge = Knowledge(
         directly(settings.memory_dir, hard_links=False),

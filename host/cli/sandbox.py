@@ -18,7 +18,7 @@ from host.cli.terminal import fail, out, print_json, shown
 
 if TYPE_CHECKING:
     from host.sandbox import SandboxPolicy
-    from host.tools.sandbox_tools import SandboxToolset
+    from host.tools.files_and_commands import SandboxToolset
 
 app = typer.Typer(help="The sandbox of files and commands.", no_args_is_help=True)
 

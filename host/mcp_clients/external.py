@@ -16,17 +16,17 @@ from typing import TYPE_CHECKING, Any, Final
 import anyio
 import anyio.to_thread
 
-from host.agent import untrusted
 from host.mcp_clients import schemas
 from host.mcp_clients.server_config import ServerConfig
 from host.mcp_clients.tool_pins import ToolPins
 from host.tools.base import ToolResult, ToolSpec
+from shared import untrusted
 from shared.lines import one_line
 
 if TYPE_CHECKING:
     from mcp.client import Client
 
-    from host.mcp_clients.addresses import AddressPolicy
+    from host.egress.addresses import AddressPolicy
     from host.mcp_clients.sdk_session import Spawn
 
 logger = logging.getLogger("picoclaw.mcp")
@@ -201,7 +201,7 @@ class _Link:
             await self._wanted.wait()
 
     def _policy(self) -> AddressPolicy:
-        addresses = importlib.import_module("host.mcp_clients.addresses")
+        addresses = importlib.import_module("host.egress.addresses")
         allowed = frozenset(host.lower() for host in self._reach.allowed_hosts)
         policy: AddressPolicy = addresses.AddressPolicy(allowed, self.config.trusted)
         return policy

@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from host.agent.untrusted import defused
 from shared import jsons
 from shared.lines import one_line
+from shared.untrusted import defused
 
 LARGEST: Final = 64 * 1024
 LONGEST: Final = 1024

@@ -18,7 +18,7 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.message import SessionMessage
 from pydantic import ValidationError
 
-from host.mcp_clients.addresses import AddressPolicy, PinnedTransport
+from host.egress.addresses import AddressPolicy, PinnedTransport
 from host.mcp_clients.json_rpc import MESSAGE_LIMIT, RESULT_LIMIT, Listener, TooMuch, cut
 from host.mcp_clients.server_config import ServerConfig
 from host.tools.base import Image, ToolResult

@@ -15,9 +15,9 @@ from host.agent.window import estimated_input
 from host.runs.meter import FREE, AgentMeter, Prices
 from shared.clock import now_ms
 from shared.errors import Misconfigured
-from shared.models import Amount, Lease, Standing
 from shared.settings.sections import Budgets, Limit, Price
 from shared.store.store import Store
+from shared.values import Amount, Lease, Standing
 
 LEAST_OUTPUT: Final = 256
 """Tokens below which a reply is not worth its input, unless ``max_tokens`` is smaller anyway."""

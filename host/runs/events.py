@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import anyio
 
-from shared.models import Event
+from shared.values import Event
 
 WINDOW: Final = 512
 """Stored events that stay in memory for readers close behind; older ones are read from the store."""

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from host.agent.models import Reply
 from host.agent.window import estimated_text
-from shared.models import Amount, Spending, Usage
+from host.ports import Reply
 from shared.settings.sections import Price
+from shared.values import Amount, Spending, Usage
 
 FREE: Final = Price(input=0.0, output=0.0)
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import anyio
 
-from host.agent.models import LIMITS, WHOLE, Delta, Reply, TextDelta, ThinkingDelta
+from host.ports import LIMITS, WHOLE, Delta, Reply, TextDelta, ThinkingDelta
 from host.runs.events import EventLog
 from host.runs.meter import NOTHING, Prices, RunMeter
 from host.runs.spec import RunSpec, outbound_view
@@ -17,9 +17,9 @@ from host.tools.base import ToolResult
 from shared.clock import now_ms
 from shared.compactions import Compaction
 from shared.ids import MESSAGE, new_id
-from shared.models import Block, Lease, NewMessage, Outbound, Role, Spending
 from shared.redact import Redactor
 from shared.store.store import Store
+from shared.values import Block, Lease, NewMessage, Outbound, Role, Spending
 
 USE: Final = "server_tool_use"
 _RESULT: Final = "_tool_result"

@@ -9,17 +9,17 @@ from typing import Any, Final, Protocol
 import anyio
 
 from host.agent.endings import Ending, Overtaken, Paused, TimedOut
-from host.metrics import Metrics
 from host.runs.events import EventLog
 from host.runs.meter import Prices
 from host.runs.recorder import RunRecorder, without_secrets
 from host.runs.spec import RunSpec, outbound_view
+from host.telemetry.counts import Metrics
 from shared.clock import monotonic_ms, now_ms
 from shared.errors import LeaseLost, PicoError
 from shared.ids import MESSAGE, new_id
-from shared.models import Event, Lease, NewMessage, RunEnd, RunState
 from shared.redact import Redactor
 from shared.store.store import Store
+from shared.values import Event, Lease, NewMessage, RunEnd, RunState
 
 logger = logging.getLogger("picoclaw.runs")
 

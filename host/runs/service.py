@@ -13,14 +13,14 @@ import anyio
 from anyio.abc import TaskGroup
 
 from host.agent.endings import Cancelled, Stopped
-from host.metrics import Metrics
-from host.rates import RateLimit
 from host.runs.events import follow, one_by_one
-from host.runs.keeping import CANCELLED, EVENTS_EVERY_S, Keeping
+from host.runs.leases import CANCELLED, EVENTS_EVERY_S, Keeping
 from host.runs.meter import Prices
-from host.runs.places import Places
+from host.runs.queue import Places
+from host.runs.rates import RateLimit
 from host.runs.run import ActiveRun, Agent
 from host.runs.spec import RunSpec, new_run
+from host.telemetry.counts import Metrics
 from shared.clock import now_ms
 from shared.errors import (
     ConversationBusy,
@@ -32,9 +32,9 @@ from shared.errors import (
     NotRunning,
     TooManyRequests,
 )
-from shared.models import Event, KeyedAnswer, Run, RunState
 from shared.redact import Redactor
 from shared.store.store import Store
+from shared.values import Event, KeyedAnswer, Run, RunState
 
 DELETE_AGAIN_S: Final = (0.05, 0.5, 2.0)
 """Pauses between tries to delete from a disk that is about to be freed, in seconds."""

@@ -6,15 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from host.agent import untrusted
-from host.agent.prompt import enclosed_text, person_message
 from host.mcp_clients.server_config import ServerConfig
+from host.runs.prompt import enclosed_text, person_message
 from host.runs.text import strip_internal
+from shared import untrusted
 from shared.clock import iso, now_ms
 from shared.ids import CONVERSATION, MESSAGE, RUN, new_id
-from shared.models import Enclosed, Idempotency, NewMessage, NewRun, Outbound
 from shared.redact import Redactor
 from shared.schedules import local
+from shared.values import Enclosed, Idempotency, NewMessage, NewRun, Outbound
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,19 +13,19 @@ import anyio
 from anyio.abc import TaskGroup
 
 from host.agent.endings import Overtaken
-from host.heartbeat import Heartbeat
-from host.metrics import Metrics
+from host.runs.heartbeat import Heartbeat
 from host.runs.run import ActiveRun
 from host.runs.service import RunService
 from host.runs.spec import RunSpec, outbound_view
+from host.telemetry.counts import Metrics
 from shared.clock import now_ms
 from shared.errors import Conflict, ConversationBusy, KeyTaken, LeaseLost, PicoError
 from shared.ids import CONVERSATION, RUN, new_id
-from shared.models import Idempotency, KeyedAnswer, Task, TaskRun, TaskRunState
 from shared.redact import Redactor
 from shared.store.store import Store
 from shared.store.task_endings import ALL_QUIET
 from shared.tasks import task_view
+from shared.values import Idempotency, KeyedAnswer, Task, TaskRun, TaskRunState
 
 logger = logging.getLogger("picoclaw.tasks")
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from host.sandbox.client import Sandbox
 from host.sandbox.explain import explain_command, explain_path
 from host.sandbox.policy import Limits, SandboxPolicy, SandboxReport, Trust
 from host.sandbox.programs import running_program
-from host.sandbox.sandbox import Sandbox
 from host.sandbox.wire import SandboxFault
 
 __all__ = [

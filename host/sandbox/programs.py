@@ -13,7 +13,7 @@ import anyio
 import anyio.lowlevel
 from anyio.abc import ByteStream
 
-from host.sandbox.sandbox import Sandbox
+from host.sandbox.client import Sandbox
 from host.sandbox.wire import SandboxFault
 
 END_GRACE_S: Final = 0.25

@@ -11,7 +11,7 @@ from shared.errors import Misconfigured
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
-    from host.agent.models import ModelPort
+    from host.ports import ModelPort
     from host.runs.run import Agent
     from host.tools.base import Toolset
     from shared.redact import Redactor

@@ -10,8 +10,8 @@ from opentelemetry.trace import SpanKind, Tracer
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from host.callers import OPEN_PATHS
-from host.middleware import METHODS
+from host.http.auth import OPEN_PATHS
+from host.http.middleware import METHODS
 from host.telemetry.spans import fail, span
 from shared.clock import monotonic_ms
 

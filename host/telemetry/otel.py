@@ -19,7 +19,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExportResult
 from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio
 from starlette.types import ASGIApp
 
-from host.agent.models import ModelPort
+from host.ports import ModelPort
 from host.runs.run import Agent
 from host.telemetry import Telemetry
 from host.telemetry.http import TracingMiddleware

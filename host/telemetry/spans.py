@@ -14,15 +14,15 @@ from opentelemetry.semconv._incubating.attributes import gen_ai_attributes as ge
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
 from opentelemetry.util.types import AttributeValue
 
-from host.agent.models import Delta, ModelPort, Reply
+from host.ports import Delta, ModelPort, Reply
 from host.runs.recorder import RunRecorder
 from host.runs.run import Agent
 from host.runs.spec import RunSpec
 from host.tools.base import ToolResult, Toolset, ToolSpec
 from shared.clock import monotonic_ms
 from shared.jsons import dumps
-from shared.models import Block, Lease
 from shared.redact import Redactor
+from shared.values import Block, Lease
 
 TOKENS: Final = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536, 262144, 1048576, 4194304, 16777216, 67108864)
 SECONDS: Final = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from host.agent.knowledge import Knowledge
 from host.skills.catalogue import WORDS, Catalogue, Skill
+from host.skills.knowledge import Knowledge
 from host.tools.base import BadArguments, ToolResult, ToolSpec, check
 
 NAME: Final = "load_skill"

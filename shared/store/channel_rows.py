@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from shared import jsons
-from shared.channel_models import Chat, Delivery, Saying, Update
+from shared.channel_values import Chat, Delivery, Saying, Update
 from shared.store.rows import Row
 
 SAID: Final = "said:"

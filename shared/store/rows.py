@@ -10,7 +10,7 @@ from shared import jsons
 from shared.compactions import Compaction
 from shared.errors import InvalidInput
 from shared.ids import Token
-from shared.models import (
+from shared.values import (
     Conversation,
     Event,
     HistoryEntry,

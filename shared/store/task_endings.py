@@ -7,8 +7,8 @@ from enum import Enum, auto
 from typing import Final
 
 from shared.errors import Conflict
-from shared.models import Task, TaskRun, TaskRunState
 from shared.store.rows import Row
+from shared.values import Task, TaskRun, TaskRunState
 
 TRIES: Final = 3
 """How often a ``once`` task is tried, and how often a slot is started whose host keeps dying."""

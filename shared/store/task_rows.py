@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from shared.errors import Conflict
-from shared.models import Task, TaskRun, TaskRunState, TaskStatus
 from shared.store.rows import Row
+from shared.values import Task, TaskRun, TaskRunState, TaskStatus
 
 FREE: Final = 0
 """``waits``: the task can be claimed when it is due."""

@@ -10,16 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from host.agent import window
-from host.agent.api_errors import status_error
 from host.agent.compaction import CUT_CHARS, Cut, SumUp, fitting, parts_of, plan, turn_begins
 from host.agent.history import NONE, HistoryBuilder, to_messages
-from host.agent.models import ModelError, Reply, Target
 from host.agent.summary import left_out, summary_text
 from host.agent.window import LEARNT_MS, LEAST_OUTPUT, Windows, estimated, thinking_parameter
+from host.models.api_errors import status_error
+from host.ports import ModelError, Reply, Target
 from shared.clock import monotonic_ms
 from shared.compactions import Compaction
-from shared.models import Block, HistoryEntry, Usage
 from shared.settings.sections import History
+from shared.values import Block, HistoryEntry, Usage
 from tests.agent.test_history import is_valid, text
 
 

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from host.agent.history import Message, to_messages, with_breakpoints
-from host.agent.prompt import person_message
-from shared.models import Block, HistoryEntry
+from host.runs.prompt import person_message
+from shared.values import Block, HistoryEntry
 
 
 def text(words: str) -> Block:

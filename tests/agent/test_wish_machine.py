@@ -18,24 +18,24 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from host.agent.agent import AgentConfig, HostAgent, OpenTools
-from host.agent.keyed_model import Credential, KeyedModel, Route
-from host.agent.knowledge import Knowledge, Known
-from host.agent.model_access import ModelAccess
-from host.agent.models import Delta, ModelError, Reply, TextDelta
-from host.agent.offline.protocol import checked
-from host.agent.prompt import Prompt
-from host.metrics import Metrics
+from host.models.access import ModelAccess
+from host.models.keyed_model import Credential, KeyedModel, Route
+from host.models.offline.protocol import checked
+from host.ports import Delta, ModelError, Reply, TextDelta
+from host.runs.assembly import AgentConfig, HostAgent, OpenTools
 from host.runs.meter import Prices
+from host.runs.prompt import Prompt
 from host.runs.service import RunLimits, RunService
 from host.runs.spec import RunSpec
+from host.skills.knowledge import Knowledge, Known
+from host.telemetry.counts import Metrics
 from host.tools.base import ToolResult, ToolSpec
 from shared.clock import now_ms
 from shared.jsons import dump_bytes, loads
-from shared.models import Block, Lease, Usage
 from shared.redact import Redactor
 from shared.settings.sections import AgentDefaults, Budgets, History
 from shared.store.sqlite.store import SqliteStore
+from shared.values import Block, Lease, Usage
 
 WINDOW = 6_000
 MOST_TOKENS = 400

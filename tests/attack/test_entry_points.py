@@ -23,8 +23,8 @@ BOTS: dict[str, BotApi] = {}
 """The Bot API servers of these tests, by address."""
 
 SPAWNERS = {
-    "host/sandbox/sandbox.py": "the supervisor",
-    "host/agent/remote/process.py": "the process with the model's client",
+    "host/sandbox/client.py": "the supervisor",
+    "host/models/process.py": "the process with the model's client",
     "host/mcp_clients/zygote.py": "the tool servers' zygote",
     "host/cli/__init__.py": "replaces itself by the tool server, before there is a host",
     "host/cli/postgres_tools.py": "pg_dump and pg_restore, for the operator at the command line",

@@ -104,7 +104,7 @@ def test_health_needs_neither_the_agent_nor_uvicorn_s_command_line_nor_plugins(t
         "import sys, json, shared.settings; from shared.lazy_packages import make_lazy; "
         "shared.settings.load({'HOME': sys.argv[1]}); make_lazy('uvicorn'); import host.server; "
         "print(json.dumps([name for name in ('click', 'multiprocessing', 'host.parts', 'host.agent.loop', "
-        "'host.api.chat', 'anthropic', 'mcp', 'importlib.metadata', 'importlib.resources') "
+        "'host.http.chat', 'anthropic', 'mcp', 'importlib.metadata', 'importlib.resources') "
         "if name in sys.modules]))"
     )
     command = [sys.executable, "-c", program, str(tmp_path)]

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from shared.channel_models import Chat
-from shared.models import Event
+from shared.channel_values import Chat
 from shared.store import copying, maintenance, open_store
 from shared.store.postgres.database import Database, Place
 from shared.store.postgres.migrations import migrate
 from shared.store.postgres.opening import open_shared_store
 from shared.store.sqlite.store import SqliteStore
 from shared.store.store import Store
+from shared.values import Event
 from tests.cluster.test_tool_access import a_task
 from tests.contract.store.making import T0, a_key, a_run, an_end, said
 

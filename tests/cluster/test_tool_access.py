@@ -11,11 +11,11 @@ from asyncpg import InsufficientPrivilegeError  # type: ignore[import-untyped]  
 
 from shared.errors import StoreError, Unauthorized
 from shared.ids import Token
-from shared.models import Task, TaskStatus
 from shared.store.postgres.database import Database, Place
 from shared.store.postgres.opening import open_shared_store, open_tool_store
 from shared.store.postgres.store import PostgresStore
 from shared.store.postgres.tool_access import ToolAccess
+from shared.values import Task, TaskStatus
 from tests.contract.store.making import T0, a_run
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from host.api.console import FILES, HERE
+from host.http.console import FILES, HERE
 from tests.console.conftest import MakeHost
 from tests.running import HostProcess
 

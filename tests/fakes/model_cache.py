@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any, Final
 
-from host.agent.offline.protocol import tokens
+from host.models.offline.protocol import tokens
 from shared.jsons import dump_bytes
-from shared.models import Usage
+from shared.values import Usage
 
 LOOKBACK_BLOCKS: Final = 20
 MAX_BREAKPOINTS: Final = 4

@@ -37,8 +37,8 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from host.agent.offline.protocol import input_tokens
-from host.agent.untrusted import unwrapped
+from host.models.offline.protocol import input_tokens
+from shared.untrusted import unwrapped
 from tests.fakes.model_thinking import refusal
 
 Step = dict[str, Any]

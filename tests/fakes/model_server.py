@@ -22,7 +22,7 @@ from typing import Any, Final, cast
 import httptools
 import uvloop
 
-from host.agent.offline.protocol import InvalidRequest, checked, error_body, input_tokens
+from host.models.offline.protocol import InvalidRequest, checked, error_body, input_tokens
 from shared.jsons import dump_bytes, dumps, loads
 from tests.fakes.model_answer import answer_of, error_type, reply_to
 from tests.fakes.model_cache import PromptCache

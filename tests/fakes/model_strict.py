@@ -16,8 +16,8 @@ import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-from host.agent.offline.protocol import InvalidRequest
-from shared.models import Block
+from host.models.offline.protocol import InvalidRequest
+from shared.values import Block
 from tests.fakes.model_thinking import UNBOUND
 
 LARGEST_REQUEST: Final = 32 * 1024 * 1024

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 from uuid import uuid4
 
-from shared.models import Block
+from shared.values import Block
 
 DIRECT: Final = {"type": "direct"}
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from host.agent.offline.protocol import InvalidRequest
+from host.models.offline.protocol import InvalidRequest
 from tests.agent.test_pictures import DATA, png
 from tests.fakes.model_strict import refuse
 

@@ -77,7 +77,7 @@ def test_the_host_starts_without_the_packages_that_are_slow_to_import() -> None:
 def test_the_sandbox_worker_needs_the_standard_library_alone() -> None:
     outside = {
         name
-        for path in (ROOT / "host" / "sandbox" / "worker").glob("*.py")
+        for path in (ROOT / "host" / "sandbox" / "worker").rglob("*.py")
         for name in imports(path)
         if name.partition(".")[0] not in sys.stdlib_module_names and name != "host.sandbox.worker"
     }

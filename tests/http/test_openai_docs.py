@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from host.api.openai_shapes import ChatCompletionRequest
-from host.api.openai_threads import NAMING_HEADERS
+from host.http.openai.shapes import ChatCompletionRequest
+from host.http.openai.threads import NAMING_HEADERS
 from tests.running import TOKEN, HostProcess
 
 TEXT = (Path(__file__).parent.parent.parent / "docs" / "openai.md").read_text()

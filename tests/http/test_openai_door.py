@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from host.api.openai_shapes import CompletionShape, ModelsShape, OpenAiErrorShape
+from host.http.openai.shapes import CompletionShape, ModelsShape, OpenAiErrorShape
 from tests.http.conftest import MakeHost, configure
 from tests.running import TOKEN, HostProcess, ModelProcess, directive, until
 

@@ -8,9 +8,9 @@ import anyio
 import pytest
 from starlette.types import Message, Receive
 
-from host.api.sse import EventStreamResponse, frame
+from host.http.sse import EventStreamResponse, frame
 from host.runs.events import EventLog, follow, one_by_one
-from shared.models import Event
+from shared.values import Event
 
 SCOPE = {"type": "http"}
 

@@ -16,7 +16,7 @@ from anyio.streams.stapled import StapledByteStream
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from host.mcp_clients.addresses import CLOSED, Network, is_public
+from host.egress.addresses import CLOSED, Network, is_public
 from host.mcp_clients.external import ExternalServers, Reach, open_external
 from host.mcp_clients.server_config import ServerConfig
 from host.mcp_clients.tool_pins import ToolPins

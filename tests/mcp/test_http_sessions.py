@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from host.api.mcp_sessions import McpSessions
-from host.callers import Caller
+from host.http.auth import Caller
+from host.http.mcp.sessions import McpSessions
 from tests.mcp.over_http import RawHttp, new_token
 from tests.running import new_host
 

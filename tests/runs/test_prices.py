@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from host.runs.meter import FREE, Prices
-from shared.models import Usage
 from shared.settings import load
 from shared.settings.sections import Price
+from shared.values import Usage
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "budgets.md"
 SMALL = Price(input=1.0, output=5.0, cache_read=0.1, cache_write=1.25)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from host.sandbox import Sandbox, SandboxPolicy
-from host.tools.sandbox_tools import SandboxToolset
+from host.tools.files_and_commands import SandboxToolset
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 
 from host.sandbox import Sandbox, SandboxPolicy
 from host.tools.base import ToolResult
-from host.tools.sandbox_tools import SandboxToolset
+from host.tools.files_and_commands import SandboxToolset
 from shared.errors import Misconfigured
 from tests.sandbox.processes import gone, pids_of, started
 

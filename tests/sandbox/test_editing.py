@@ -17,9 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from host.sandbox import Sandbox
-from host.sandbox.worker import bounds, filework
-from host.sandbox.worker.paths import RootPath, Roots
-from host.tools.sandbox_tools import SandboxToolset
+from host.sandbox.worker.files import bounds, files
+from host.sandbox.worker.files.paths import RootPath, Roots
+from host.tools.files_and_commands import SandboxToolset
 
 Ask = Callable[..., str]
 
@@ -31,7 +31,7 @@ def workspace() -> Iterator[tuple[Path, Ask]]:
     with TemporaryDirectory(dir="/dev/shm") as name:
 
         def ask(tool: str, **arguments: Any) -> str:
-            answer = filework.answer({"tool": tool, "arguments": arguments}, Roots([RootPath(name, True)]))
+            answer = files.answer({"tool": tool, "arguments": arguments}, Roots([RootPath(name, True)]))
             return str(answer["ok"]["text"]) if "ok" in answer else f"refused: {answer['error']}"
 
         yield Path(name), ask
@@ -211,7 +211,7 @@ def test_a_tool_that_takes_too_long_is_stopped(limit: str, monkeypatch: pytest.M
             pass
 
     monkeypatch.setattr(bounds, limit, 0.05)
-    monkeypatch.setitem(filework.TOOLS, "spin", spin)
+    monkeypatch.setitem(files.TOOLS, "spin", spin)
     with workspace() as (_, ask):
         assert ask("spin") == "refused: stopped: it took too long; nothing was changed"
 
@@ -221,7 +221,7 @@ def test_what_happened_is_told_as_done_though_the_disk_does_not_confirm_it(
 ) -> None:
     with workspace() as (ws, ask):
         (ws / "f").write_text("start\n")
-        monkeypatch.setattr("host.sandbox.worker.writing.os.fsync", failing)
+        monkeypatch.setattr("host.sandbox.worker.files.writing.os.fsync", failing)
         told = ask("append_file", path="f", content="x")
         assert told.startswith("ok: appended 1 bytes to f (now 7 bytes); the disk did not confirm it")
 
@@ -277,7 +277,7 @@ def test_what_a_command_writes_during_an_edit_is_not_lost(monkeypatch: pytest.Mo
                 with (ws / "f").open("a") as file:
                     file.write("from a command\n")
 
-        monkeypatch.setattr("host.sandbox.worker.writing.os.fsync", fsync)
+        monkeypatch.setattr("host.sandbox.worker.files.writing.os.fsync", fsync)
         assert ask("edit_file", path="f", old_text="a\n", new_text="b\n").startswith("ok")
         assert (ws / "f").read_text() == "b\nfrom a command\n"
         assert os.listdir(ws) == ["f"]

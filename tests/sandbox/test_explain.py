@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from host.sandbox import SandboxPolicy, SandboxReport, explain, explain_command, explain_path
-from host.sandbox.worker import config, grants
+from host.sandbox.worker import config
+from host.sandbox.worker.confine import grants
 
 WORKSPACE = Path("/srv/memory")
 POLICY = SandboxPolicy(

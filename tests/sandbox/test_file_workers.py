@@ -16,7 +16,7 @@ import pytest
 
 from host.sandbox import Sandbox, SandboxFault, file_workers
 from host.sandbox.file_workers import FileWorkers
-from host.tools.sandbox_tools import SandboxToolset
+from host.tools.files_and_commands import SandboxToolset
 
 
 def worker_of(sandbox: Sandbox, before: set[int]) -> psutil.Process:

@@ -11,8 +11,9 @@ from dataclasses import replace
 
 import pytest
 
-from host.sandbox.worker import bpf, frames, landlock, privileges, seccomp, syscall_table, syscalls
-from host.sandbox.worker.output import Output
+from host.sandbox.worker import frames, syscalls
+from host.sandbox.worker.confine import bpf, landlock, privileges, seccomp, syscall_table
+from host.sandbox.worker.exec.output import Output
 
 PLAIN = seccomp.Kind(seccomp.Sockets.PAIRS, seccomp.Metadata.PERMISSIONS, truncation=True)
 HELD, WENT_THROUGH, BROKEN = 10, 20, 30

@@ -12,8 +12,8 @@ import pytest
 
 from host.sandbox import Limits, Sandbox, SandboxPolicy
 from host.sandbox.file_workers import MAX_WORKERS
-from host.sandbox.worker.reapers import WARM
-from host.tools.sandbox_tools import SandboxToolset
+from host.sandbox.worker.exec.reapers import WARM
+from host.tools.files_and_commands import SandboxToolset
 
 SHORT = 120
 FULL = 1000

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from host.sandbox import Limits, Sandbox, SandboxPolicy
-from host.tools.sandbox_tools import SandboxToolset
+from host.tools.files_and_commands import SandboxToolset
 from tests.sandbox.processes import gone, pids_of, started
 
 

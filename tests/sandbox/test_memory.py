@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from host.sandbox import Limits, Sandbox, SandboxPolicy
-from host.sandbox.worker import proportions, syscalls, tree, unseen
+from host.sandbox.worker import syscalls
+from host.sandbox.worker.limits import hidden_memory, pss, tree
 from tests.running import until
 
 LIMIT = 100 << 20
@@ -148,7 +149,7 @@ def running(script: str) -> Iterator[subprocess.Popen[bytes]]:
 
 def end_unreaped(process: subprocess.Popen[bytes]) -> None:
     process.send_signal(signal.SIGKILL)
-    until(lambda: unseen.look(process.pid) is None)
+    until(lambda: hidden_memory.look(process.pid) is None)
 
 
 RESERVES = (
@@ -162,21 +163,21 @@ WAIT = "; time.sleep(60)"
 @pytest.mark.parametrize("script", [RESERVES, OPENS])
 def test_what_a_process_had_is_not_held_against_it_once_it_has_ended(script: str) -> None:
     with running(script + WAIT) as process:
-        seen = unseen.look(process.pid)
+        seen = hidden_memory.look(process.pid)
         assert seen is not None
         end_unreaped(process)
-        assert unseen.Watch().look([seen], LIMIT) == (0, 0)
+        assert hidden_memory.Watch().look([seen], LIMIT) == (0, 0)
 
 
 def test_a_process_that_ended_while_pages_were_told_apart_has_none() -> None:
     with running(FILLS + WAIT) as process:
-        seen = unseen.look(process.pid)
+        seen = hidden_memory.look(process.pid)
         assert seen is not None
-        part = proportions.ask(seen)
+        part = pss.ask(seen)
         assert part is not None
         assert part.private > LIMIT
         end_unreaped(process)
-        assert proportions.ask(seen) is None
+        assert pss.ask(seen) is None
 
 
 def test_children_that_come_and_go_are_not_taken_for_memory() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from host.tools.sandbox_tools import SandboxToolset
+from host.tools.files_and_commands import SandboxToolset
 
 
 async def told(tools: SandboxToolset, name: str, **arguments: object) -> str:

@@ -12,8 +12,8 @@ import anyio
 import pytest
 
 from host.sandbox import Limits, Sandbox, SandboxPolicy
-from host.sandbox.sandbox import HOST
-from host.tools.sandbox_tools import SandboxToolset
+from host.sandbox.client import HOST
+from host.tools.files_and_commands import SandboxToolset
 
 SMALL = 96 << 20
 BOMB = """python3 -c '

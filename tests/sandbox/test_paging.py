@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from host.sandbox.worker import paging
-from host.tools.sandbox_tools import SandboxToolset
+from host.sandbox.worker.files import paging
+from host.tools.files_and_commands import SandboxToolset
 from tests.sandbox.test_editing import Ask, workspace
 
 HEADER = re.compile(r"\[f: \d+ bytes, lines (\d+)-(\d+)(?: from byte (\d+))?; (.*)\]")

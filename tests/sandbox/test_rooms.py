@@ -12,8 +12,8 @@ import psutil
 import pytest
 
 from host.sandbox import Limits, Sandbox, SandboxPolicy
-from host.sandbox.worker.reapers import MAX_RESTING, WARM
-from host.tools.sandbox_tools import SandboxToolset
+from host.sandbox.worker.exec.reapers import MAX_RESTING, WARM
+from host.tools.files_and_commands import SandboxToolset
 from tests.sandbox.processes import gone, pids_of, started
 
 

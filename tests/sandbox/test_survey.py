@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from host.sandbox import Sandbox, SandboxPolicy
-from host.sandbox.worker import survey
-from host.sandbox.worker.paths import RootPath, Roots
-from host.tools.sandbox_tools import SandboxToolset
+from host.sandbox.worker.files import survey
+from host.sandbox.worker.files.paths import RootPath, Roots
+from host.tools.files_and_commands import SandboxToolset
 from shared.errors import Misconfigured
 
 TEXTS = [{"names": ["CLAUDE.md", "AGENTS.md"], "limit": 100}]

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from host.agent.knowledge import MEMORY_FILE, PERSONA_FILES
-from host.heartbeat import FILE
+from host.runs.heartbeat import FILE
 from host.sandbox import Sandbox, SandboxPolicy, Trust
 from host.sandbox.policy import OBEYED, OBEYED_AS_MAIN
 from host.skills.catalogue import FOLDER
-from host.tools.sandbox_tools import SandboxToolset
+from host.skills.knowledge import MEMORY_FILE, PERSONA_FILES
+from host.tools.files_and_commands import SandboxToolset
 
 BECAUSE = "because of a setting"
 ATTEMPTS = (

@@ -14,7 +14,7 @@ import pytest
 from host.sandbox import Sandbox, SandboxPolicy
 from host.skills.catalogue import SHIPPED
 from host.skills.front_matter import BadSkill, body, parsed
-from host.tools.sandbox_tools import SandboxToolset
+from host.tools.files_and_commands import SandboxToolset
 
 TABLE = "tabular-data/table.py"
 CHECK = "make-a-skill/check.py"

@@ -11,8 +11,8 @@ from pathlib import Path
 import anyio
 
 from shared.errors import LeaseLost
-from shared.models import NewMessage, NewRun
 from shared.store import open_store
+from shared.values import NewMessage, NewRun
 
 
 def message(name: str) -> NewMessage:

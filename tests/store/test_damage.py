@@ -24,11 +24,11 @@ from shared.errors import (
     StoreLocked,
     StoreMismatch,
 )
-from shared.models import NewMessage, NewRun, RunEnd, RunState, Usage
 from shared.store import maintenance, open_host_store
 from shared.store.sqlite.store import SqliteStore
 from shared.store.sqlite.volume import cleaning, layout, lock, records, segment, snapshot, wal
 from shared.store.sqlite.volume.opening import identity
+from shared.values import NewMessage, NewRun, RunEnd, RunState, Usage
 from tests.store.damage import (
     ALL,
     Fault,

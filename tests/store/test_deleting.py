@@ -8,11 +8,11 @@ from pathlib import Path
 import anyio.to_thread
 
 from shared.compactions import Compaction as OfConversation
-from shared.models import Event, NewMessage, NewRun, RunEnd, RunState, Usage
 from shared.store.sqlite.store import SqliteStore
 from shared.store.sqlite.volume import cleaning
 from shared.store.sqlite.volume.carrier import Carrier
 from shared.store.sqlite.volume.compaction import Compaction
+from shared.values import Event, NewMessage, NewRun, RunEnd, RunState, Usage
 from tests.store.places import Places, add
 
 SECRET = "the-passphrase-is-rosebud"

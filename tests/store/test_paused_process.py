@@ -10,9 +10,9 @@ import anyio
 import pytest
 
 from shared.errors import Unavailable
-from shared.models import NewMessage, NewRun
 from shared.store.sqlite import engine
 from shared.store.sqlite.lease_clock import lease_now
+from shared.values import NewMessage, NewRun
 from tests.store.places import Places
 
 

@@ -22,7 +22,12 @@ from hypothesis.stateful import (
 )
 
 from shared.errors import Conflict, ConversationBusy, LeaseLost
-from shared.models import (
+from shared.store.postgres.database import Place
+from shared.store.postgres.store import PostgresStore
+from shared.store.sqlite.store import SqliteStore
+from shared.store.store import Store
+from shared.tasks import TaskService
+from shared.values import (
     Lease,
     NewMessage,
     NewRun,
@@ -34,11 +39,6 @@ from shared.models import (
     TaskStatus,
     Usage,
 )
-from shared.store.postgres.database import Place
-from shared.store.postgres.store import PostgresStore
-from shared.store.sqlite.store import SqliteStore
-from shared.store.store import Store
-from shared.tasks import TaskService
 from tests.postgres import emptied_database, needs_postgres
 
 T = TypeVar("T")

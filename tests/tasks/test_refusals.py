@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.errors import InvalidInput, NotFound
-from shared.models import Task
 from shared.schedules import first_slot, parse
 from shared.store.sqlite.store import SqliteStore
 from shared.tasks import TaskService
+from shared.values import Task
 
 NOW = 1_800_000_000_000
 HOME = "conv-home"

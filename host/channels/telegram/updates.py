@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from host.channels.base import Attachment, Incoming, Moved, Sender
-from shared.models import Enclosed
+from shared.values import Enclosed
 
 logger = logging.getLogger("picoclaw.channels")
 

@@ -17,12 +17,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
-from . import filework, namespaces, privileges, probe, starting
-from .children import Child, Children
+from .confine import namespaces, privileges, probe
+from .confine.workspaces import Places
+from .exec import starting
+from .exec.children import Child, Children
+from .exec.jobs import Job, Jobs
+from .exec.reapers import Reapers
+from .files import files
 from .frames import Channel, Closed, Frame, close_all
-from .jobs import Job, Jobs
-from .places import Places
-from .reapers import Reapers
 
 REQUESTED: Final = ("command", "program", "environment", "cwd", "stdin", "timeout_ms")
 _TURN_MS: Final = 1000
@@ -168,7 +170,7 @@ class Supervisor:
         place = self._places.of(conversation, frame["workspace"], frame["words"])
         (descriptor,) = frame["streams"]
         worker = self._children.fork(
-            lambda channel: filework.serve(
+            lambda channel: files.serve(
                 channel,
                 Channel(socket.socket(fileno=descriptor)),
                 self._config,
@@ -176,7 +178,7 @@ class Supervisor:
                 self._pid,
                 self._locks,
             ),
-            self._config if filework.needs_namespaces(self._config) else None,
+            self._config if files.needs_namespaces(self._config) else None,
             namespaces.CLONE_NEWPID,
             kept=(descriptor, self._locks),
         )

@@ -6,15 +6,15 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from shared import jsons
-from shared.channel_models import Chat, Delivery, NewUpdate, Saying, Update
+from shared.channel_values import Chat, Delivery, NewUpdate, Saying, Update
 from shared.errors import NoConversation
-from shared.models import NewMessage
 from shared.store import channel_rows
 from shared.store.channel_rows import LONGEST_PAUSE_MS, SAID
 from shared.store.contract import Engine, Missing, Tx
 from shared.store.rows import Row
 from shared.store.sql import chats
 from shared.store.sql.messages import store_messages
+from shared.values import NewMessage
 
 ADD: Final = """INSERT INTO channel_deliveries
     (conversation_id, channel, chat_id, source, text, reply_to, draft_id, created_at)

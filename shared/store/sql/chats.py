@@ -5,7 +5,7 @@ A chat has one current conversation, where its messages go, and hears all that i
 
 from __future__ import annotations
 
-from shared.channel_models import Chat
+from shared.channel_values import Chat
 from shared.errors import NoConversation
 from shared.store.contract import Tx
 from shared.store.rows import Row

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 from shared import jsons
 from shared.compactions import Compaction
-from shared.models import Lease, Spending
 from shared.store import rows
 from shared.store.contract import Engine, Tx
 from shared.store.sql import usage
 from shared.store.sql.run_rows import hold
+from shared.values import Lease, Spending
 
 
 class Compactions:

@@ -6,9 +6,9 @@ from typing import Final
 
 from shared.errors import ConversationBusy, Duplicate, NoConversation
 from shared.ids import SESSION, new_id
-from shared.models import Conversation, HistoryEntry, Message, Page
 from shared.store import rows
 from shared.store.contract import Engine, Taken, Tx
+from shared.values import Conversation, HistoryEntry, Message, Page
 
 # A conversation runs as long as a run row says so: there is no second place that could be stale.
 SELECT: Final = """SELECT c.*, EXISTS (

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from shared import jsons
 from shared.errors import Conflict, KeyTaken
-from shared.models import Idempotency, KeyedAnswer
 from shared.store.contract import Tx
 from shared.store.rows import Row
 from shared.store.sql.retention import KEY_LIFE_MS
+from shared.values import Idempotency, KeyedAnswer
 
 
 async def hold(tx: Tx, idempotency: Idempotency) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from shared.models import NewMessage
 from shared.store import rows
 from shared.store.contract import Tx
+from shared.values import NewMessage
 
 MOST_TIMES: Final = 20
 """Refusals in a row that are counted: by then a million turns are marked."""

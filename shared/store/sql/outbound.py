@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from shared.errors import NoConversation
 from shared.ids import MESSAGE, new_id
-from shared.models import Outbound
 from shared.store import rows
 from shared.store.contract import Engine, Missing, Tx
+from shared.values import Outbound
 
 
 class OutboundMessages:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Final
 
 from shared.errors import Conflict, ConversationBusy, NoConversation
-from shared.models import Lease, NewMessage, NewRun, RunState
 from shared.store.contract import Tx
 from shared.store.rows import Row
 from shared.store.sql import conversations, keys
 from shared.store.sql.messages import store_messages
 from shared.store.sql.run_rows import cut_off_run
+from shared.values import Lease, NewMessage, NewRun, RunState
 
 PAUSED: Final = """SELECT state, message_id, EXISTS (SELECT 1 FROM runs AS other WHERE other.state = 'paused'
         AND other.conversation_id = runs.conversation_id AND other.message_id = runs.message_id

@@ -12,10 +12,10 @@ from typing import Any, Final
 
 from shared import jsons
 from shared.errors import LeaseLost
-from shared.models import Event, Lease, Spending
 from shared.store.contract import Tx
 from shared.store.rows import Row
 from shared.store.sql import usage
+from shared.values import Event, Lease, Spending
 
 RECOVERED_SEQ_GAP: Final = 1_000_000
 """A recovered run's last event leaves this gap: a reader may have seen events that were not stored yet."""

@@ -7,18 +7,6 @@ from typing import Any
 
 from shared import jsons
 from shared.errors import ConversationBusy, LeaseLost
-from shared.models import (
-    Event,
-    Idempotency,
-    KeyedAnswer,
-    Lease,
-    NewMessage,
-    NewRun,
-    Page,
-    Run,
-    RunEnd,
-    Spending,
-)
 from shared.store import rows
 from shared.store.contract import Engine, Taken, Tx
 from shared.store.sql import keys, usage
@@ -31,6 +19,18 @@ from shared.store.sql.run_rows import (
     hold,
     record_events,
     those_held,
+)
+from shared.values import (
+    Event,
+    Idempotency,
+    KeyedAnswer,
+    Lease,
+    NewMessage,
+    NewRun,
+    Page,
+    Run,
+    RunEnd,
+    Spending,
 )
 
 

@@ -16,7 +16,6 @@ from shared import jsons
 from shared.catch_up import decide
 from shared.errors import InvalidInput, NotFound
 from shared.ids import TASK_RUN, new_id
-from shared.models import TaskRunState
 from shared.schedules import parse
 from shared.store.contract import Tx
 from shared.store.rows import Row
@@ -33,6 +32,7 @@ from shared.store.task_rows import (
     task,
     task_run,
 )
+from shared.values import TaskRunState
 
 STEPS_AT_ONCE: Final = 16
 """How many conversations or tasks one transaction may take out of the way before it lets others write."""

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from shared.models import Outbound, TaskRunState, TaskStatus
 from shared.store import task_rows
 from shared.store.contract import Tx
 from shared.store.rows import Row
 from shared.store.sql import outbound
 from shared.store.task_endings import SAID, SENDER, Outcome, told
 from shared.store.task_rows import FREE, MANUAL
+from shared.values import Outbound, TaskRunState, TaskStatus
 
 
 async def end(tx: Tx, claim: Row, outcome: Outcome, now: int) -> Sequence[Outbound]:

@@ -10,7 +10,6 @@ import anyio
 import anyio.lowlevel
 
 from shared.errors import Conflict, Duplicate, LeaseLost, NoConversation
-from shared.models import Outbound, Page, Task, TaskRun, TaskRunState, TaskStatus
 from shared.store import rows, task_rows
 from shared.store.contract import Engine, Missing, Taken, Tx
 from shared.store.rows import Row
@@ -20,6 +19,7 @@ from shared.store.sql.task_claims import Claimant, Pause
 from shared.store.sql.task_outcomes import end
 from shared.store.task_endings import COMPLETE, RUNNING_TASK, Claimed, Outcome, check_tree
 from shared.store.task_rows import TaskMetrics
+from shared.values import Outbound, Page, Task, TaskRun, TaskRunState, TaskStatus
 
 COUNTED: Final = 10_000
 """How many due tasks are counted at most."""

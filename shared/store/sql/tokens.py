@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from shared.errors import NoConversation
 from shared.ids import Token
-from shared.models import Page
 from shared.store import rows
 from shared.store.contract import Engine, Missing, Tx
+from shared.values import Page
 
 
 class Tokens:

@@ -7,10 +7,10 @@ from typing import Any, Final
 
 from shared.clock import iso
 from shared.errors import LeaseLost
-from shared.models import Amount, DayUsage, Lease, Page, Spending, Standing, Usage
 from shared.store import rows
 from shared.store.contract import Engine, Tx
 from shared.store.rows import Row
+from shared.values import Amount, DayUsage, Lease, Page, Spending, Standing, Usage
 
 COUNTED: Final = (
     "runs",

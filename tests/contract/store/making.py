@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from shared.models import Idempotency, NewMessage, NewRun, RunEnd, RunState, Usage
+from shared.values import Idempotency, NewMessage, NewRun, RunEnd, RunState, Usage
 
 T0 = 1_800_000_000_000
 LEASE = 60_000

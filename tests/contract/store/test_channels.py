@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from shared.channel_models import Chat, NewUpdate, Saying
+from shared.channel_values import Chat, NewUpdate, Saying
 from shared.errors import NotFound
 from shared.store.store import Store
 from tests.contract.store.conftest import OpenStore

@@ -8,8 +8,8 @@ import pytest
 
 from shared.compactions import Compaction
 from shared.errors import LeaseLost
-from shared.models import Amount, Lease, Spending, Standing, Usage
 from shared.store.store import Store
+from shared.values import Amount, Lease, Spending, Standing, Usage
 from tests.contract.store.making import T0, a_run, an_end, said
 
 SUMMARY = Compaction(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from shared.errors import ConversationBusy, Duplicate, InvalidInput, NotFound
-from shared.models import Event
 from shared.store.store import Store
+from shared.values import Event
 from tests.contract.store.making import T0, a_key, a_run, an_end, said
 
 

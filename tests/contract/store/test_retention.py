@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from shared.models import Event, Task, TaskRunState, TaskStatus
 from shared.store.store import Store
+from shared.values import Event, Task, TaskRunState, TaskStatus
 from tests.contract.store.making import DAY, LEASE, T0, a_key, a_run, an_end
 
 

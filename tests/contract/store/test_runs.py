@@ -6,8 +6,8 @@ import anyio
 import pytest
 
 from shared.errors import Conflict, ConversationBusy, KeyTaken, LeaseLost, NotFound
-from shared.models import Event, RunState, Usage
 from shared.store.store import Store
+from shared.values import Event, RunState, Usage
 from tests.contract.store.conftest import OpenStore
 from tests.contract.store.making import DAY, T0, a_key, a_run, an_end, said
 

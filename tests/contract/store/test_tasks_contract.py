@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from shared.errors import Conflict, Duplicate, InvalidInput, LeaseLost, NotFound
-from shared.models import (
+from shared.store.store import Store
+from shared.values import (
     NewMessage,
     NewRun,
     RunEnd,
@@ -19,7 +20,6 @@ from shared.models import (
     TaskStatus,
     Usage,
 )
-from shared.store.store import Store
 from tests.contract.store.conftest import OpenStore
 
 HOME = "conv-home"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from shared.errors import Conflict, ConversationBusy, InvalidInput, LeaseLost, NotFound
-from shared.models import Amount, DayUsage, Event, Lease, RunState, Spending, Standing, Usage
 from shared.store.store import Store
+from shared.values import Amount, DayUsage, Event, Lease, RunState, Spending, Standing, Usage
 from tests.contract.store.conftest import OpenStore
 from tests.contract.store.making import DAY, T0, a_key, a_run, an_end, said
 

@@ -1,0 +1,117 @@
+"""The one way in: who may write, how often, and nothing confirmed before it is on the volume."""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+from host.channels.base import Incoming, Moved
+from host.channels.messages import cleaned, to_update, usable
+from host.channels.rules import ChannelParts, Rules, Wake
+from host.runs.rates import RateLimit
+from shared.channel_values import Chat, Saying
+from shared.clock import now_ms
+
+logger = logging.getLogger("picoclaw.channels")
+
+MOST_WAITING: Final = 100
+"""Messages of a chat that may wait to be handled."""
+
+TOO_OFTEN: Final = "You write faster than I am allowed to read, so I left out what came last. Wait a minute."
+EDITS: Final = "I don't read edited messages. Send me what has changed as a new message."
+TOO_MANY: Final = f"{MOST_WAITING} of your messages are waiting already, so I left out what came last."
+
+
+class ChannelDoor:
+    """Implements ``Door`` for one channel."""
+
+    def __init__(self, parts: ChannelParts, rules: Rules, *, wake: Wake, connected: Wake) -> None:
+        self._parts = parts
+        self._rules = rules
+        self._book = parts.store.channels
+        self._wake = wake
+        self._connected = connected
+        # By when they were written: what piled up while the host was away did not come all at once.
+        self._moment = 0.0
+        self._rate = RateLimit(rules.messages_per_minute, clock=lambda: self._moment)
+        self._notices = RateLimit(1)
+        self._log = RateLimit(1)
+        self._turned_away = 0
+        self._album = ("", "")
+
+    def connected(self) -> None:
+        """Say that the channel works."""
+        self._connected()
+
+    async def take(self, *messages: Incoming | Moved) -> None:
+        """Return when what may come in is on the volume. Raises PicoError."""
+        stored = False
+        for message in messages:
+            if isinstance(message, Moved):
+                await self._book.move(self._rules.channel, message.chat_id, message.to)
+                stored = True
+            else:
+                stored |= await self._one(message)
+        if stored:
+            # Also when nothing is new: what an earlier try stored may not be on the volume yet.
+            await self._parts.store.durable()
+            self._wake()
+
+    async def _one(self, message: Incoming) -> bool:
+        if not self._rules.allows(message.sender) or not usable(message):
+            self._turn_away(message)
+            return False
+        if message.edited and self._rules.edits == "sender":
+            await self._notify(message, EDITS)
+            return True
+        update = to_update(message)
+        notice = await self._refusal(message, urgent=update.urgent)
+        if notice is not None:
+            await self._notify(message, notice)
+        elif await self._book.receive(self._rules.channel, [update], now_ms()):
+            # Only now: a message that can't be stored yet is brought again and again until it is.
+            if not self._goes_on(message):
+                self._rate.count(message.sender.id)
+            self._album = (message.sender.id, message.album)
+        return True
+
+    def _goes_on(self, message: Incoming) -> bool:
+        """Return whether it is a part of the album of which one came just now: they count as one message."""
+        return bool(message.album) and self._album == (message.sender.id, message.album)
+
+    async def _refusal(self, message: Incoming, *, urgent: bool) -> str | None:
+        """Return why an allowed sender's message is not taken."""
+        self._moment = float(message.sent_at or now_ms())
+        if self._rate.retry_after(message.sender.id) is not None and not self._goes_on(message):
+            return TOO_OFTEN
+        if urgent:
+            # Above all /stop, which makes the queue shorter.
+            return None
+        waiting = await self._book.waiting(self._rules.channel, message.chat_id)
+        return TOO_MANY if waiting >= MOST_WAITING else None
+
+    async def _notify(self, message: Incoming, notice: str) -> None:
+        """Say once a minute that something was left out."""
+        if self._notices.retry_after(message.chat_id) is not None:
+            return
+        self._notices.count(message.chat_id)
+        now = now_ms()
+        sender = message.sender
+        chat = Chat(self._rules.channel, message.chat_id, message.private, sender.id, cleaned(sender.name))
+        home = await self._book.enter(chat, now, trusted=self._rules.trusts(chat))
+        saying = Saying(f"notice:{cleaned(message.update_id)}", notice)
+        await self._book.say(self._rules.channel, message.chat_id, home, saying, now)
+
+    def _turn_away(self, message: Incoming) -> None:
+        self._turned_away += 1
+        if self._log.retry_after("") is None:
+            self._log.count("")
+            logger.warning(
+                "A sender who is not allowed was turned away",
+                extra={
+                    "channel": self._rules.channel,
+                    "sender": message.sender.id[:100],
+                    "messages": self._turned_away,
+                },
+            )
+            self._turned_away = 0

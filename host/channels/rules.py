@@ -1,0 +1,131 @@
+"""What channels work with, and the rules that one of them has."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from host.channels.base import Sender
+from host.runs.service import RunService
+from shared.channel_values import Chat
+from shared.redact import Redactor
+from shared.settings.channels import Edits
+from shared.store.store import Store
+from shared.tasks import TaskService
+
+EVERYONE: Final = "*"
+
+
+class Names:
+    """A list such as ``allow_from``: ``123``, ``@name``, ``telegram:123``, ``123|name`` (both must match).
+
+    Names are compared without regard to case, as Telegram does. An entry that is empty, or lacks one of its
+    two halves, matches nobody.
+    """
+
+    def __init__(self, entries: Iterable[str | int], channel: str) -> None:
+        listed = [str(entry).strip() for entry in entries]
+        self.empty = not listed
+        self.everyone = EVERYONE in listed
+        self._entries = tuple(_parsed(listed, channel))
+
+    def names(self, sender: Sender) -> bool:
+        """Return whether an entry means this sender; ``*`` means nobody in particular."""
+        name = sender.name.casefold()
+        return any(
+            (identity is None or identity == sender.id) and (wanted is None or wanted == name)
+            for identity, wanted in self._entries
+        )
+
+
+class AllowList(Names):
+    """``allow_from``: empty and ``*`` let everyone in."""
+
+    def allows(self, sender: Sender) -> bool:
+        """Return whether the sender may write."""
+        return self.empty or self.everyone or self.names(sender)
+
+
+def _parsed(entries: Iterable[str], channel: str) -> Iterator[tuple[str | None, str | None]]:
+    """Yield ``(id, name)`` of each entry that means somebody; None where it doesn't say."""
+    for entry in entries:
+        text = entry.removeprefix(f"{channel}:")
+        if not text or text == EVERYONE:
+            continue
+        if "|" in text:
+            identity, _, name = (part.strip() for part in text.partition("|"))
+            name = name.removeprefix("@").casefold()
+            if identity and name:
+                yield identity, name
+        elif text.startswith("@"):
+            if len(text) > 1:
+                yield None, text[1:].casefold()
+        else:
+            yield text, None
+
+
+class SaveFile(Protocol):
+    """Writes a file of the workspace through the sandbox's door; raises SandboxFault."""
+
+    def __call__(self, conversation_id: str, path: str, data: bytes) -> Awaitable[None]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelParts:
+    """What all channels share."""
+
+    store: Store
+    runs: RunService
+    tasks: TaskService
+    save_file: SaveFile
+    redactor: Redactor
+    assistant_name: str
+    main_conversation_id: str
+    end_marker: str
+
+
+class Rules:
+    """Who may use one channel, and for what."""
+
+    def __init__(
+        self,
+        channel: str,
+        allow_from: Iterable[str | int],
+        owners: Iterable[str | int],
+        *,
+        messages_per_minute: int,
+        main_conversation_id: str,
+        trusted: bool = False,
+        edits: Edits = "agent",
+    ) -> None:
+        self.channel = channel
+        self._trusted = trusted
+        self.messages_per_minute = messages_per_minute
+        self.edits = edits
+        self._allowed = AllowList(allow_from, channel)
+        self._owners = Names(owners, channel)
+        self._main = main_conversation_id
+
+    def allows(self, sender: Sender) -> bool:
+        """Return whether the sender may write at all."""
+        return self._allowed.allows(sender)
+
+    def owns(self, sender: Sender) -> bool:
+        """Return whether the sender may use the main conversation. ``*`` makes nobody an owner."""
+        return self._owners.names(sender)
+
+    def trusts(self, chat: Chat) -> bool:
+        """Return whether a conversation begun in a chat may change what agents obey."""
+        return self._trusted or (chat.private and self.owns(Sender(chat.sender_id, chat.sender_name)))
+
+    def may_hear(self, chat: Chat, conversation_id: str) -> bool:
+        """Return whether a chat, by who spoke in it last, may be told what the conversation says."""
+        sender = Sender(chat.sender_id, chat.sender_name)
+        if conversation_id == self._main:
+            return chat.private and self.allows(sender) and self.owns(sender)
+        return self.allows(sender)
+
+
+Wake = Callable[[], None]
+"""Says that there is something to do."""

@@ -1,0 +1,72 @@
+"""POST /channels/{name}/webhook: where a messenger calls, known by its own secret instead of a token."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from host.channels.base import Channel, Door, Forged
+from host.http.auth import failure
+from host.http.bodies import JSON
+from host.runs.rates import RateLimit
+from shared.errors import InvalidInput, NotFound, Unavailable
+from shared.settings.channels import Channels, Telegram
+
+
+def webhook_paths(channels: Channels) -> frozenset[str]:
+    """Return the paths at which an enabled channel itself checks who calls."""
+    return frozenset(
+        f"/channels/{name}/webhook"
+        for name, channel in channels.by_name().items()
+        if channel.enabled and not (isinstance(channel, Telegram) and channel.webhook_url is None)
+    )
+
+
+RETRY_AFTER_S: Final = 5
+
+Running = Callable[[str], tuple[Channel, Door] | None]
+"""Returns a channel that was loaded, and its door."""
+
+
+class ChannelsApi:
+    """The route of webhooks. Outside of ``webhook_paths`` it needs a token like any other."""
+
+    def __init__(self, channels: Channels, running: Running, *, failures_per_minute: int) -> None:
+        self._paths = webhook_paths(channels)
+        self._running = running
+        self._failures = RateLimit(failures_per_minute)
+
+    def routes(self) -> list[Route]:
+        """Return the route."""
+        return [Route("/channels/{name}/webhook", self.webhook, methods=["POST"])]
+
+    async def webhook(self, request: Request) -> Response:
+        """Take what a channel's messenger brings; 200 means that it is on the volume."""
+        if request.scope["path"] not in self._paths:
+            raise NotFound("There is nothing at this path.")
+        running = self._running(request.path_params["name"])
+        if running is None:
+            raise Unavailable("The channel is starting.", retry_after=RETRY_AFTER_S)
+        channel, door = running
+        await self._check(channel, request)
+        try:
+            messages = await channel.called(await request.body())
+        except ClientDisconnect:
+            # Nobody reads the answer; the log shows what it was, without a trace.
+            raise InvalidInput("body: ended before it was whole") from None
+        except ValueError as error:
+            raise InvalidInput("body: makes no sense to the channel") from error
+        await door.take(*messages)
+        return JSON({})
+
+    async def _check(self, channel: Channel, request: Request) -> None:
+        """Check who calls, before the body is read. Who knows the secret is never turned away."""
+        address = request.client.host if request.client else ""
+        try:
+            await channel.webhook(request.headers)
+        except Forged:
+            raise failure(self._failures, address) from None

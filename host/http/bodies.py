@@ -1,0 +1,181 @@
+"""Bodies and query strings: parsed strictly, refused with the field's name, never coerced."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Annotated, Any, Final, TypeVar
+
+import anyio.to_thread
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic_core import ErrorDetails
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from shared import jsons
+from shared.errors import InvalidInput, MethodNotAllowed, NotJson, PicoError
+from shared.values import Idempotency
+
+
+class JSON(Response):
+    """A JSON answer by the project's encoder."""
+
+    media_type = "application/json"
+
+    def render(self, content: Any) -> bytes:
+        """Encode the content."""
+        return jsons.dump_bytes(content)
+
+
+def error_response(error: PicoError, request_id: str) -> JSON:
+    """Return the error as every error leaves: a sentence, a code, the request's id."""
+    body: dict[str, Any] = {"error": error.message, "code": error.code, "request_id": request_id}
+    conversation_id = getattr(error, "conversation_id", None)
+    if conversation_id is not None:
+        body["conversation_id"] = conversation_id
+    return JSON(body, status_code=error.status, headers=error_headers(error))
+
+
+def error_headers(error: PicoError) -> dict[str, str]:
+    """Return what an error says beside its body."""
+    headers = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
+    if error.status == 408:
+        headers["Connection"] = "close"
+    if error.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    if isinstance(error, MethodNotAllowed):
+        headers["Allow"] = error.allowed
+    return headers
+
+
+M = TypeVar("M", bound="Body")
+
+DEFAULT_LIMIT: Final = 100
+LARGEST_LIMIT: Final = 1000
+LONGEST_KEY: Final = 200
+MOST_PARTS: Final = 60_000
+"""Values, names and brackets of a body's JSON: they cost more than their bytes."""
+
+
+class TooManyValues(InvalidInput):
+    """The body's JSON holds more than is made into objects."""
+
+
+class Body(BaseModel):
+    """A request body: strict types, no unknown fields."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+def _storable(value: Any) -> Any:
+    if isinstance(value, str) and "\x00" in value:
+        raise ValueError("must not contain the character U+0000")
+    return value
+
+
+def _whole(value: Any) -> Any:
+    """Return 5.0 as 5: in JSON they are the same number (RFC 8259, section 6)."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+NO_NUL: Final = r"^[^\u0000]*$"
+Text = Annotated[str, BeforeValidator(_storable), Field(json_schema_extra={"pattern": NO_NUL})]
+"""Text without NUL."""
+
+NOT_BLANK: Final = r"^[^\u0000]*[^\u0000\s][^\u0000]*$"
+NotBlank = Annotated[str, BeforeValidator(_storable), Field(json_schema_extra={"pattern": NOT_BLANK})]
+"""Text with something to see in it, which the reader checks."""
+
+WHOLE: Final = BeforeValidator(_whole)
+"""For whole numbers, behind their bounds."""
+
+Identifier = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._:@-]{1,128}$")]
+"""An id as callers may choose it."""
+
+
+async def read_body(request: Request, model: type[M]) -> M:
+    """Return the request's body as ``model``; raises NotJson, InvalidInput (naming the field), TooLarge."""
+    return parse_body(await raw_body(request), model)
+
+
+async def raw_body(request: Request) -> bytes:
+    """Return the body's bytes; raises NotJson (declared as something else), InvalidInput (half, too much)."""
+    declared = request.headers.get("content-type", "application/json")
+    kind = declared.partition(";")[0].strip().lower()
+    if kind != "application/json" and not kind.endswith("+json"):
+        raise NotJson("Content-Type: must be application/json")
+    try:
+        raw = await request.body()
+    except ClientDisconnect:
+        # Nobody reads the answer; the log shows what it was, without a trace.
+        raise InvalidInput("body: ended before it was whole") from None
+    if len(raw) > MOST_PARTS and not await anyio.to_thread.run_sync(jsons.few, raw, MOST_PARTS):
+        raise TooManyValues(f"body: has more than {MOST_PARTS} values, names and brackets")
+    return raw
+
+
+def parse_body(raw: bytes, model: type[M]) -> M:
+    """Return JSON bytes as ``model``; an empty body is an empty object."""
+    try:
+        value = jsons.loads(raw or b"{}")
+    except jsons.JSONDecodeError as error:
+        raise InvalidInput(f"body: is not valid JSON in UTF-8 (line {error.lineno})") from error
+    except RecursionError as error:
+        raise InvalidInput("body: is nested too deeply") from error
+    if not isinstance(value, dict):
+        raise InvalidInput("body: must be a JSON object")
+    return validated(value, model)
+
+
+def validated(value: dict[str, Any], model: type[M]) -> M:
+    """Return a parsed object as ``model``; raises InvalidInput naming the first wrong field."""
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        raise InvalidInput(_sentence(error.errors(include_url=False, include_input=False)[0])) from None
+
+
+def idempotency(request: Request, raw: bytes) -> Idempotency | None:
+    """Return the caller's Idempotency-Key bound to route and body; raises InvalidInput."""
+    key = request.headers.get("idempotency-key")
+    if key is None:
+        return None
+    if not 0 < len(key) <= LONGEST_KEY or not key.isprintable():
+        raise InvalidInput(f"Idempotency-Key: must be 1 to {LONGEST_KEY} printable characters")
+    return Idempotency(request.scope["path"], key, hashlib.sha256(raw).hexdigest())
+
+
+def page_of(request: Request) -> tuple[int, str | None]:
+    """Return ``limit`` and ``cursor`` of a list request; raises InvalidInput."""
+    return _limit(request.query_params.get("limit")), request.query_params.get("cursor")
+
+
+def flag(request: Request, name: str) -> bool:
+    """Return a boolean query parameter; raises InvalidInput."""
+    value = request.query_params.get(name, "false").lower()
+    if value not in ("true", "false", "1", "0"):
+        raise InvalidInput(f"{name}: must be true or false")
+    return value in ("true", "1")
+
+
+def _limit(text: str | None) -> int:
+    if text is None:
+        return DEFAULT_LIMIT
+    if not (text.isascii() and text.isdigit() and len(text) <= 6 and 1 <= int(text) <= LARGEST_LIMIT):
+        raise InvalidInput(f"limit: must be a whole number from 1 to {LARGEST_LIMIT}")
+    return int(text)
+
+
+def _sentence(fault: ErrorDetails) -> str:
+    field = ".".join(str(part) for part in fault["loc"]) or "body"
+    kind = fault["type"]
+    if kind == "missing":
+        return f"{field}: is required"
+    if kind == "extra_forbidden":
+        return f"{field}: is not a known field"
+    limit = fault.get("ctx", {}).get("max_length")
+    if limit is not None and fault["ctx"].get("field_type") != "List":
+        return f"{field}: must have at most {limit} characters"
+    if kind == "value_error":
+        return f"{field}: {fault['ctx']['error']}"
+    message = fault["msg"]
+    return f"{field}: {message[0].lower()}{message[1:]}"

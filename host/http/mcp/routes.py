@@ -1,0 +1,222 @@
+"""/mcp: Streamable HTTP for outside agents, in both protocol eras, in front of the tool servers.
+
+The host only carries messages: each goes to the tool server of the conversation that the caller's token is
+bound to. That server never speaks first, so an answer is one JSON body and there is nothing to stream or to
+resume; a GET for a stream is answered 405, as the specification lets a server do.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Awaitable, Iterable
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from host.http.auth import Caller, TokenBook
+from host.http.bodies import JSON, TooManyValues, raw_body
+from host.http.mcp import wire as wire
+from host.http.mcp.sessions import McpSession, McpSessions
+from host.mcp_clients.json_rpc import RequestRefused, SessionLost
+from host.mcp_clients.tool_servers import (
+    HANDSHAKE_VERSIONS,
+    PROTOCOL,
+    STATELESS_VERSIONS,
+    Key,
+    ToolServers,
+    TooManySessions,
+)
+from shared.errors import Forbidden, InvalidInput, NotFound, Unavailable
+
+LOCAL: Final = frozenset({"localhost", "127.0.0.1", "::1"})
+ANY: Final = "*"
+
+
+class McpGate:
+    """Checks Host and Origin. An address is no name that somebody could point elsewhere, so it is let in."""
+
+    def __init__(self, allowed_hosts: Iterable[str] = ()) -> None:
+        self._allowed = LOCAL | {_plain(host) for host in allowed_hosts}
+
+    def check(self, headers: Headers) -> None:
+        """Raise Forbidden for a host or an origin that is not allowed."""
+        hosts, origins = headers.getlist("host"), headers.getlist("origin")
+        host = _hostname(f"//{hosts[0]}") if len(hosts) == 1 else None
+        if host is None or not (self._lets(host) or _is_address(host)):
+            raise Forbidden("Host: is not allowed; gateway.allowed_hosts names those that are")
+        if origins and not (len(origins) == 1 and self._knows(origins[0], host)):
+            raise Forbidden("Origin: is not allowed; gateway.allowed_hosts names those that are")
+
+    def _knows(self, origin: str, host: str) -> bool:
+        if not origin.lower().startswith(("http://", "https://")):
+            return False
+        name = _hostname(origin)
+        return name is not None and (name == host or self._lets(name))
+
+    def _lets(self, name: str) -> bool:
+        return name in self._allowed or ANY in self._allowed
+
+
+def _hostname(url: str) -> str | None:
+    try:
+        parts = urlsplit(url)
+        name, _ = parts.hostname, parts.port
+    except ValueError:
+        return None
+    if not name or parts.username is not None or parts.path or parts.query or parts.fragment:
+        return None
+    return _plain(name)
+
+
+def _plain(name: str) -> str:
+    return name.lower().rstrip(".").removeprefix("[").removesuffix("]")
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+LOST: Final = "The tool server ended before it answered; the call may have taken effect."
+SLOW: Final = "The tool server did not answer in time; the call may have taken effect."
+
+
+class McpApi:
+    """The MCP route."""
+
+    def __init__(self, servers: ToolServers, gate: McpGate, tokens: TokenBook) -> None:
+        self._servers = servers
+        self._tokens = tokens
+        self._gate = gate
+        self._sessions = McpSessions()
+
+    def routes(self) -> list[Route]:
+        """Return the routes."""
+        return [Route("/mcp", self.serve, methods=["POST", "DELETE"])]
+
+    async def serve(self, request: Request) -> Response:
+        """Take one message and answer it, or end a session."""
+        self._gate.check(request.headers)
+        if request.method == "DELETE":
+            return self._end(request)
+        try:
+            raw = await raw_body(request)
+            # The body may have taken an hour.
+            await self._tokens.check(request.scope["caller"])
+            message = wire.read(raw)
+            version = wire.version_of(request.headers)
+            if version is not None and version not in HANDSHAKE_VERSIONS:
+                return await self._stateless(request, message, version)
+            return await self._in_session(request, message)
+        except TooManyValues as error:
+            return JSON(wire.error_body(None, wire.PARSE_ERROR, error.message), status_code=error.status)
+        except wire.Refused as refused:
+            return JSON(refused.body(), status_code=wire.STATUS.get(refused.code, 400))
+
+    def _end(self, request: Request) -> Response:
+        if not self._sessions.end(_session_id(request), request.scope["caller"]):
+            raise _no_session()
+        return Response(status_code=204)
+
+    async def _stateless(self, request: Request, message: wire.Incoming, version: str) -> Response:
+        """Serve the era without sessions (2026-07-28): each request says everything itself."""
+        if message.kind == "answer":
+            raise wire.Refused(wire.INVALID_REQUEST, "A client has nothing to answer here.")
+        if message.kind == "request":
+            wire.check_headers(message, request.headers)
+        if version not in STATELESS_VERSIONS:
+            known = {"supported": list(STATELESS_VERSIONS), "requested": version}
+            sentence = "Unsupported protocol version"
+            raise wire.Refused(wire.UNSUPPORTED_VERSION, sentence, request_id=message.id, data=known)
+        if message.kind == "notification":
+            return Response(status_code=202)
+        if message.method == "initialize":
+            raise wire.Refused(wire.METHOD_NOT_FOUND, "Method not found", request_id=message.id)
+        outcome = await self._forward(request.scope["caller"], version, message)
+        status = 200 if "result" in outcome else wire.STATUS.get(outcome["error"]["code"], 200)
+        return JSON({"jsonrpc": "2.0", "id": message.id, **outcome}, status_code=status)
+
+    async def _in_session(self, request: Request, message: wire.Incoming) -> Response:
+        """Serve the handshake era (2025-11-25 and older)."""
+        if message.kind == "request" and message.method == "initialize":
+            return await self._initialize(request, message)
+        session = self._sessions.find(_session_id(request), request.scope["caller"])
+        if session is None:
+            raise _no_session()
+        if message.kind == "request":
+            return JSON({"jsonrpc": "2.0", "id": message.id, **await self._serve(session, message)})
+        if message.method == "notifications/cancelled":
+            session.cancel(wire.known_id(message.params.get("requestId")))
+        return Response(status_code=202)
+
+    async def _initialize(self, request: Request, message: wire.Incoming) -> Response:
+        """Open a session, in the version the client asks for if it is a known one."""
+        if wire.SESSION_HEADER in request.headers:
+            raise wire.Refused(wire.INVALID_REQUEST, "The session is open already.", request_id=message.id)
+        caller: Caller = request.scope["caller"]
+        wanted = message.params.get("protocolVersion")
+        version = wanted if wanted in HANDSHAKE_VERSIONS else PROTOCOL
+        outcome = await _outcome(self._hello(caller, version))
+        body = {"jsonrpc": "2.0", "id": message.id, **outcome}
+        if "error" in outcome:
+            return JSON(body)
+        session = self._sessions.open(caller, version)
+        return JSON(body, headers={"Mcp-Session-Id": session.id})
+
+    async def _serve(self, session: McpSession, message: wire.Incoming) -> dict[str, Any]:
+        """Return the outcome of a request that its client may cancel."""
+        if message.id in session.running:
+            raise wire.Refused(wire.INVALID_REQUEST, "The request id is in use.", request_id=message.id)
+        with session.cancellable(message.id):
+            return await self._forward(session.caller, session.version, message)
+        return {"error": {"code": wire.REQUEST_CANCELLED, "message": "Request cancelled"}}
+
+    async def _forward(self, caller: Caller, version: str, message: wire.Incoming) -> dict[str, Any]:
+        async def ask() -> dict[str, Any]:
+            session = await self._servers.session(_key(caller, version))
+            return await session.request(message.method, message.params)
+
+        return await _outcome(ask())
+
+    async def _hello(self, caller: Caller, version: str) -> dict[str, Any]:
+        return (await self._servers.session(_key(caller, version))).hello
+
+
+def _key(caller: Caller, version: str) -> Key:
+    return Key(caller.conversation_id, caller.is_main, version, caller.token_id)
+
+
+async def _outcome(work: Awaitable[dict[str, Any]]) -> dict[str, Any]:
+    """Return the ``result`` or ``error`` part of an answer; raises Unavailable when no server is free."""
+    try:
+        return {"result": await work}
+    except RequestRefused as refused:
+        return {"error": dict(refused.error)}
+    except SessionLost:
+        return _internal(LOST)
+    except TimeoutError:
+        return _internal(SLOW)
+    except TooManySessions:
+        raise Unavailable("All tool servers are busy: try again.", retry_after=1) from None
+
+
+def _internal(sentence: str) -> dict[str, Any]:
+    return {"error": {"code": wire.INTERNAL_ERROR, "message": sentence}}
+
+
+def _session_id(request: Request) -> str:
+    session_id = request.headers.get(wire.SESSION_HEADER)
+    if session_id is None:
+        raise InvalidInput("Mcp-Session-Id: is missing; a session begins with initialize")
+    return session_id
+
+
+def _no_session() -> NotFound:
+    return NotFound("There is no such session, or not any more: begin with initialize.")

@@ -1,0 +1,213 @@
+"""What every request passes, from the outside in: its id, its log line, errors that become answers, its size.
+
+The log line says who, what, how it ended and how long it took: never a body, never a query string. Whatever
+the application raises leaves as JSON with a sentence, never as a stack trace. A body is refused by its
+declared length at once, else as soon as it is over the limit or stops coming; one that moves may take long.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Mapping
+from http import HTTPStatus
+from typing import Final
+
+import anyio
+from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from host.http.auth import OPEN_PATHS
+from host.http.bodies import error_headers, error_response
+from host.http.openai.errors import PREFIX, openai_error
+from host.telemetry.counts import Metrics
+from shared.clock import monotonic_ms
+from shared.errors import BodyTimeout, MethodNotAllowed, NotFound, PicoError, TooLarge
+from shared.ids import REQUEST, new_id
+from shared.logging import request_id as request_id_var
+
+logger = logging.getLogger("picoclaw.http")
+access_logger = logging.getLogger("picoclaw.access")
+METHODS: Final = frozenset({"GET", "POST", "PUT", "DELETE"})
+
+
+class AccessLogMiddleware:
+    """Logs and counts each HTTP request when its answer is complete."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = monotonic_ms()
+        status = 0
+        size = 0
+
+        async def observe(message: Message) -> None:
+            nonlocal status, size
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            else:
+                size += len(message.get("body", b""))
+            await send(message)
+
+        try:
+            await self._app(scope, receive, observe)
+        finally:
+            took_ms = monotonic_ms() - started
+            # What callers invent doesn't become a label.
+            method = scope["method"] if scope["method"] in METHODS else "other"
+            self._metrics.requests[method, status] += 1
+            self._metrics.request_seconds.add(took_ms / 1000)
+            client = scope.get("client")
+            access_logger.log(
+                # Machines ask for these every few seconds.
+                logging.DEBUG if scope["path"] in OPEN_PATHS else logging.INFO,
+                "request",
+                extra={
+                    "method": scope["method"],
+                    "path": scope["path"],
+                    "status": status,
+                    "bytes": size,
+                    "duration_ms": round(took_ms, 2),
+                    "client": client[0] if client else None,
+                },
+            )
+
+
+ACCEPTED: Final = re.compile(rb"[A-Za-z0-9._-]{1,128}")
+
+
+class RequestIdMiddleware:
+    """Takes the caller's ``X-Request-ID`` if it is a plain one, else makes one; ``scope["request_id"]``."""
+
+    def __init__(self, app: ASGIApp, *, version: str, commit: str) -> None:
+        self._app = app
+        self._build = {"X-Build-Version": version, "X-Build-Commit": commit}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = _given(scope) or new_id(REQUEST)
+        scope["request_id"] = request_id
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-ID"] = request_id
+                for name, value in self._build.items():
+                    headers[name] = value
+            await send(message)
+
+        token = request_id_var.set(request_id)
+        try:
+            await self._app(scope, receive, send_with_headers)
+        finally:
+            request_id_var.reset(token)
+
+
+def _given(scope: Scope) -> str | None:
+    for name, value in scope["headers"]:
+        if name == b"x-request-id":
+            return value.decode() if ACCEPTED.fullmatch(value) else None
+    return None
+
+
+SILENCE_S: Final = 30.0
+"""How long a body may stand still."""
+
+
+class BodyLimitMiddleware:
+    """Bounds request bodies to ``limit`` bytes, at some paths to their own; raises TooLarge, BodyTimeout."""
+
+    def __init__(self, app: ASGIApp, *, limit: int, at: Mapping[str, int]) -> None:
+        self._app = app
+        self._limit = limit
+        self._at = at
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        limit = self._at.get(scope["path"], self._limit)
+        for name, value in scope["headers"]:
+            if name == b"content-length" and value.isdigit() and int(value) > limit:
+                raise _too_large(limit)
+        received, whole = 0, False
+
+        async def bounded() -> Message:
+            nonlocal received, whole
+            message = await receive() if whole else await _moving(receive)
+            received += len(message.get("body", b""))
+            if received > limit:
+                raise _too_large(limit)
+            whole = not message.get("more_body", False)
+            return message
+
+        await self._app(scope, bounded, send)
+
+
+def _too_large(limit: int) -> TooLarge:
+    return TooLarge(f"The body is larger than {limit} bytes.")
+
+
+async def _moving(receive: Receive) -> Message:
+    with anyio.move_on_after(SILENCE_S):
+        return await receive()
+    raise BodyTimeout(f"body: did not go on for {SILENCE_S:g} s")
+
+
+class ErrorsMiddleware:
+    """Answers what the application raised. What has begun to be sent can only be cut off."""
+
+    def __init__(self, app: ASGIApp, redact: Callable[[str], str]) -> None:
+        self._app = app
+        self._redact = redact
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        begun = False
+
+        async def observe(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, observe)
+        except Exception as error:
+            known = _known(error, scope)
+            if known is None:
+                logger.exception("A request failed inside the host")
+                known = PicoError("The request failed inside the host.")
+            if begun:
+                raise
+            known.message = self._redact(known.message)
+            await _answer(known, scope)(scope, receive, send)
+
+
+def _answer(error: PicoError, scope: Scope) -> Response:
+    if scope["path"].startswith(PREFIX):
+        return openai_error(error, error_headers(error))
+    return error_response(error, scope["request_id"])
+
+
+def _known(error: Exception, scope: Scope) -> PicoError | None:
+    if isinstance(error, PicoError):
+        return error
+    if isinstance(error, HTTPException):
+        if error.status_code == HTTPStatus.NOT_FOUND:
+            return NotFound("There is nothing at this path.")
+        if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            allowed = (error.headers or {}).get("Allow", "")
+            sentence = f"{scope['method']} is not possible here; possible: {allowed}."
+            return MethodNotAllowed(sentence, allowed=allowed)
+    return None

@@ -1,0 +1,207 @@
+"""The shapes of OpenAI's chat API, as far as the door takes and gives them.
+
+Source: the API reference of chat completions, models and errors (https://platform.openai.com/docs/api-reference).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, field_validator
+
+from host.http.bodies import NO_NUL, WHOLE, Body, Text
+from host.http.shapes import Shape
+
+
+def _text_of(value: Any) -> Any:
+    """Return a message's content as one text: a string, or the text parts of a list."""
+    if value is None:
+        return ""
+    if not isinstance(value, list):
+        return _plain(value)
+    return "\n".join(_part(part) for part in value)
+
+
+def _part(part: Any) -> str:
+    """Return a part as text; pictures and the like become a line, so that no conversation ends at one."""
+    kind = part.get("type") if isinstance(part, dict) else None
+    if not isinstance(kind, str):
+        raise ValueError("must be a text or a list of parts with a type")
+    if kind in ("text", "refusal"):
+        return str(_plain(part.get(kind)))
+    return f"[{_plain(kind)[:40]} left out: only text is taken here]"
+
+
+def _plain(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError("must be a text or a list of text parts")
+    if "\x00" in value:
+        raise ValueError("must not contain the character U+0000")
+    return value
+
+
+SHOWN: Final = {"type": "string", "pattern": NO_NUL}
+PARTS: Final = [
+    *(
+        {"type": "object", "properties": {"type": {"const": kind}, kind: SHOWN}, "required": ["type", kind]}
+        for kind in ("text", "refusal")
+    ),
+    {
+        "type": "object",
+        "properties": {"type": {"enum": ["image_url", "input_audio", "file"]}},
+        "required": ["type"],
+    },
+]
+"""Parts of the other kinds become a line of text."""
+
+Content = Annotated[
+    str,
+    BeforeValidator(_text_of),
+    WithJsonSchema({"anyOf": [SHOWN, {"type": "array", "items": {"anyOf": PARTS}}, {"type": "null"}]}),
+]
+
+
+class Tolerant(Body):
+    """A body whose unknown fields mean nothing: chat programs send many."""
+
+    # Built when first used: most hosts are never asked this way, and the start is short.
+    model_config = ConfigDict(extra="ignore", defer_build=True)
+
+
+class DoorMessage(Tolerant):
+    """One message as a chat program tells it."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    content: Content = ""
+    name: Annotated[Text | None, Field(max_length=200)] = None
+
+
+class StreamOptions(Tolerant):
+    """What a stream ends with."""
+
+    include_usage: bool | None = None
+
+
+class ChatCompletionRequest(Tolerant):
+    """POST /v1/chat/completions: the fields that have an effect."""
+
+    model: Annotated[Text, Field(min_length=1, max_length=200)]
+    messages: Annotated[list[DoorMessage], Field(min_length=1, max_length=10_000)]
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    user: Annotated[Text | None, Field(max_length=200)] = None
+    n: Annotated[int, Field(ge=1, le=1), WHOLE] | None = None
+    reasoning_effort: Text | None = None
+    tool_choice: Annotated[Any, WithJsonSchema({"enum": ["auto", "none", None]})] = None
+    function_call: Annotated[Any, WithJsonSchema({"enum": ["auto", "none", None]})] = None
+    response_format: Annotated[Any, WithJsonSchema({"not": {"required": ["json_schema"]}})] = None
+    logprobs: Annotated[Any, WithJsonSchema({"enum": [False, None]})] = None
+    modalities: Annotated[Any, WithJsonSchema({"not": {"contains": {"const": "audio"}}})] = None
+
+    @field_validator("logprobs")
+    @classmethod
+    def _no_probabilities(cls, value: Any) -> Any:
+        if value:
+            raise ValueError("the model tells no probabilities; leave it out")
+        return value
+
+    @field_validator("modalities")
+    @classmethod
+    def _only_text(cls, value: Any) -> Any:
+        if isinstance(value, list) and "audio" in value:
+            raise ValueError("answers are text only; leave it out")
+        return value
+
+    @field_validator("tool_choice", "function_call")
+    @classmethod
+    def _not_required(cls, value: Any) -> Any:
+        if value == "required" or isinstance(value, dict):
+            raise ValueError(
+                "the tools of a request can't be required, tools run inside the host; leave it out"
+            )
+        return value
+
+    @field_validator("response_format")
+    @classmethod
+    def _not_strict(cls, value: Any) -> Any:
+        schema = value.get("json_schema") if isinstance(value, dict) else None
+        if isinstance(schema, dict) and schema.get("strict"):
+            raise ValueError("strict json_schema is not offered; ask for the shape in the message")
+        return value
+
+
+class ModelShape(Shape):
+    """A model that may be asked for."""
+
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+
+
+class ModelsShape(Shape):
+    """All models."""
+
+    object: Literal["list"]
+    data: list[ModelShape]
+
+
+class CompletionMessageShape(Shape):
+    """What the agent answers."""
+
+    role: Literal["assistant"]
+    content: str
+    refusal: None = None
+    reasoning_content: str | None = None
+
+
+class ChoiceShape(Shape):
+    """The one choice."""
+
+    index: Literal[0]
+    message: CompletionMessageShape
+    logprobs: None = None
+    finish_reason: Literal["stop", "length", "content_filter"]
+
+
+class TokenDetailsShape(Shape):
+    """Of the prompt's tokens, those read from the cache."""
+
+    cached_tokens: int
+
+
+class CompletionUsageShape(Shape):
+    """Tokens of all model calls of the run."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: TokenDetailsShape
+
+
+class CompletionShape(Shape):
+    """The answer without ``stream``."""
+
+    id: str
+    object: Literal["chat.completion"]
+    created: int
+    model: str
+    choices: list[ChoiceShape]
+    usage: CompletionUsageShape
+
+
+class OpenAiFaultShape(Shape):
+    """What went wrong."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class OpenAiErrorShape(BaseModel):
+    """Every error below /v1."""
+
+    model_config = ConfigDict(defer_build=True)
+
+    error: OpenAiFaultShape

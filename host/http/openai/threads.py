@@ -1,0 +1,146 @@
+"""Which conversation a chat program means: one that it names, else the one whose messages it resends."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+from uuid import NAMESPACE_URL, uuid5
+
+import anyio
+from starlette.requests import Request
+
+from host.http.openai.shapes import ChatCompletionRequest, DoorMessage
+from shared import jsons, untrusted
+from shared.clock import now_ms
+from shared.errors import InvalidInput, NoConversation
+from shared.ids import CONVERSATION
+from shared.store.store import Store
+from shared.values import Conversation, Idempotency
+
+NAMING_HEADERS: Final = ("X-Conversation-ID", "X-OpenWebUI-Chat-Id")
+"""The second is what Open WebUI sends with ENABLE_FORWARD_USER_INFO_HEADERS."""
+
+LONGEST_NAME: Final = 200
+ROUTE: Final = "/v1/thread"
+"""Where the store's keys remember which conversation stands at which messages; kept for a day."""
+
+INSTRUCTING: Final = ("system", "developer")
+
+
+@dataclass(frozen=True, slots=True)
+class Thread:
+    """A request's place. ``conversation_id`` None: it is made, as ``new_id`` or by a random id.
+
+    ``told`` are the messages before the last one; ``named`` says that the caller picked.
+    """
+
+    conversation_id: str | None
+    new_id: str | None
+    named: bool
+    instructions: str
+    told: tuple[DoorMessage, ...]
+    last: DoorMessage
+
+    @property
+    def preface(self) -> str:
+        """What a conversation that is made now has to know before its first message."""
+        parts = [_element("program_instructions", self.instructions)] if self.instructions else []
+        earlier = [_element(item.role, item.content) for item in self.told]
+        if earlier:
+            parts.append("<earlier_messages>\n" + "\n".join(earlier) + "\n</earlier_messages>")
+        return "\n".join(parts)
+
+
+class Threads:
+    """Finds conversations for requests, and remembers where unnamed ones stand."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._remembering = anyio.Lock()
+
+    async def find(self, request: Request, body: ChatCompletionRequest) -> Thread:
+        """Return the request's place; raises InvalidInput, NotFound."""
+        last = body.messages[-1]
+        if last.role != "user":
+            raise InvalidInput(
+                f"messages: the last one must be the user's, not of role {last.role}; "
+                "tools run inside the host, so their results are not taken"
+            )
+        if not last.content.strip():
+            raise InvalidInput("messages: the last one must not be blank")
+        told = tuple(item for item in body.messages[:-1] if item.role in ("user", "assistant"))
+        system = "\n\n".join(item.content for item in body.messages if item.role in INSTRUCTING)
+        conversation, new_id, named = await self._pick(request, body.user, system, told)
+        return Thread(conversation, new_id, named, system, told, last)
+
+    async def remember(self, thread: Thread, conversation_id: str, answer: str) -> None:
+        """Let the messages up to this answer stand for the conversation, unless they do for another one.
+
+        Two conversations that read alike may differ in what tools have shown them, so neither is found then.
+        """
+        if thread.named:
+            return
+        said = DoorMessage(role="assistant", content=answer)
+        key = _key(thread.instructions, (*thread.told, thread.last, said))
+        async with self._remembering:
+            conversation = await self._store.conversations.get(conversation_id)
+            known = await self._store.runs.keyed(key, now_ms())
+            if conversation is None:
+                return
+            subject = conversation_id if known is None or known.subject == conversation_id else ""
+            body = {"conversation_id": subject or None, "message_count": conversation.message_count}
+            await self._store.runs.keep_answer(key, subject, 200, body, now_ms())
+
+    async def _pick(
+        self, request: Request, user: str | None, system: str, told: Sequence[DoorMessage]
+    ) -> tuple[str | None, str | None, bool]:
+        for header in NAMING_HEADERS:
+            name = request.headers.get(header, "").strip()
+            if len(name) > LONGEST_NAME:
+                raise InvalidInput(f"{header}: must have at most {LONGEST_NAME} characters")
+            if name:
+                return await self._named(name, existing=await self._get(name))
+        if user and user.strip():
+            # Users may have chosen their names: by this field only an id that can't be guessed reaches
+            # a conversation that is there already.
+            known = user.startswith(f"{CONVERSATION}-")
+            return await self._named(user, existing=await self._get(user) if known else None)
+        return await self._resent(system, told), None, False
+
+    async def _named(
+        self, name: str, *, existing: Conversation | None
+    ) -> tuple[str | None, str | None, bool]:
+        if existing is not None:
+            return existing.id, None, True
+        if name.startswith(f"{CONVERSATION}-"):
+            raise NoConversation(name)
+        own = f"{CONVERSATION}-{uuid5(NAMESPACE_URL, f'openai-door:{name}')}"
+        found = await self._get(own)
+        return (None, own, True) if found is None else (own, None, True)
+
+    async def _resent(self, system: str, told: Sequence[DoorMessage]) -> str | None:
+        """Return the conversation that stands exactly where these messages end, if there is one."""
+        if not told:
+            return None
+        known = await self._store.runs.keyed(_key(system, told), now_ms())
+        if known is None or not known.subject or known.body is None:
+            return None
+        conversation = await self._get(known.subject)
+        if conversation is None or conversation.message_count != known.body["message_count"]:
+            return None
+        return conversation.id
+
+    async def _get(self, conversation_id: str) -> Conversation | None:
+        return await self._store.conversations.get(conversation_id)
+
+
+def _key(system: str, messages: Sequence[DoorMessage]) -> Idempotency:
+    said = [system.strip(), *([item.role, item.content.strip()] for item in messages)]
+    digest = hashlib.sha256(jsons.dump_bytes(said)).hexdigest()
+    return Idempotency(ROUTE, digest, digest)
+
+
+def _element(name: str, text: str) -> str:
+    return f"<{name}>{untrusted.escaped(text)}</{name}>"

@@ -1,0 +1,276 @@
+"""Scheduled tasks over HTTP. The rules are in ``shared.tasks``; here are the shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Final
+from uuid import NAMESPACE_URL, uuid5
+
+from pydantic import ConfigDict, Field
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from host.http.bodies import (
+    JSON,
+    NOT_BLANK,
+    WHOLE,
+    Body,
+    Identifier,
+    Text,
+    idempotency,
+    page_of,
+    parse_body,
+    raw_body,
+    read_body,
+)
+from host.runs.task_runs import TaskRunner
+from shared.clock import now_ms
+from shared.errors import Duplicate, InvalidInput
+from shared.ids import TASK
+from shared.store.store import Store
+from shared.tasks import LONGEST_PROMPT, TaskService, task_run_view, task_view
+from shared.values import Idempotency, TaskStatus
+
+CLEARED: Final = ("ends_at", "max_runs")
+"""What PUT takes null for: the task has no end then."""
+
+
+FIELDS: Final[Mapping[str, dict[str, Any]]] = {
+    "prompt": {"type": "string", "pattern": NOT_BLANK, "maxLength": LONGEST_PROMPT},
+    "schedule_type": {"type": "string", "enum": ["cron", "interval", "once"]},
+    "schedule_value": {"type": "string"},
+    "timezone": {"type": "string", "format": "iana-timezone"},
+    "context_mode": {"type": "string", "enum": ["group", "isolated"]},
+    "catch_up": {"type": "string", "enum": ["skip", "once", "all"]},
+    "deliver": {"type": "string", "enum": ["answer", "none"]},
+    "ends_at": {"type": "string", "format": "time-to-come"},
+    "max_runs": {"type": "integer", "minimum": 1, "maximum": 1_000_000},
+    "status": {"type": "string", "enum": [status.value for status in TaskStatus]},
+}
+"""What ``shared.tasks`` takes, for the contract."""
+SCHEDULES: Final = {
+    "cron": {"format": "cron", "pattern": r"^\s*(@[A-Za-z]+|\S+(\s+\S+){4})\s*$"},
+    "interval": {"format": "milliseconds", "pattern": r"^\s*[0-9]{4,}\s*$"},
+    "once": {"format": "local-time-to-come", "pattern": r"^\s*[0-9]{4}"},
+}
+
+
+def _described(nullable: Sequence[str], **more: Any) -> ConfigDict:
+    def describe(schema: dict[str, Any]) -> None:
+        for name in schema["properties"].keys() & FIELDS.keys():
+            said = FIELDS[name]
+            schema["properties"][name] = {"anyOf": [said, {"type": "null"}]} if name in nullable else said
+        schema.update(more)
+
+    return ConfigDict(json_schema_extra=describe)
+
+
+class TaskRequest(Body):
+    """POST /task. A group's task needs a conversation."""
+
+    model_config = _described(
+        ("timezone", "ends_at", "max_runs"),
+        allOf=[
+            {
+                "oneOf": [
+                    {"properties": {"schedule_type": {"const": kind}, "schedule_value": written}}
+                    for kind, written in SCHEDULES.items()
+                ]
+            },
+            {
+                "anyOf": [
+                    {"properties": {"context_mode": {"const": "isolated"}}},
+                    {
+                        "properties": {"conversation_id": {"type": "string", "minLength": 1}},
+                        "required": ["conversation_id"],
+                    },
+                ]
+            },
+        ],
+    )
+
+    id: Identifier | None = None
+    prompt: Text
+    schedule_type: Text
+    schedule_value: Text
+    timezone: Text | None = None
+    context_mode: Text = "isolated"
+    conversation_id: Text | None = None
+    catch_up: Text = "once"
+    deliver: Text = "answer"
+    ends_at: Text | None = None
+    max_runs: Annotated[int, WHOLE] | None = None
+    run_if_past: bool = False
+
+
+class TaskChanges(Body):
+    """PUT /task/{id}: only what is given changes."""
+
+    model_config = _described(CLEARED)
+
+    prompt: Text | None = None
+    schedule_type: Text | None = None
+    schedule_value: Text | None = None
+    timezone: Text | None = None
+    context_mode: Text | None = None
+    catch_up: Text | None = None
+    deliver: Text | None = None
+    ends_at: Text | None = None
+    max_runs: Annotated[int, WHOLE] | None = None
+    status: Text | None = None
+    run_if_past: bool | None = None
+
+
+class TriggerRequest(Body):
+    """POST /task/trigger."""
+
+    task_id: Text
+
+
+class CheckRequest(Body):
+    """POST /task/check."""
+
+    max: Annotated[int, Field(ge=1, le=100), WHOLE] | None = None
+
+
+class TasksApi:
+    """The task routes."""
+
+    def __init__(self, store: Store, tasks: TaskService, runner: TaskRunner) -> None:
+        self._store = store
+        self._tasks = tasks
+        self._runner = runner
+
+    def routes(self) -> list[Route]:
+        """Return the routes."""
+        return [
+            Route("/task", self.create, methods=["POST"]),
+            Route("/tasks", self.list, methods=["GET"]),
+            Route("/task/trigger", self.trigger, methods=["POST"]),
+            Route("/task/check", self.check, methods=["POST"]),
+            Route("/task/{id}", self.get, methods=["GET"]),
+            Route("/task/{id}", self.update, methods=["PUT"]),
+            Route("/task/{id}", self.delete, methods=["DELETE"]),
+            Route("/task/{id}/runs", self.runs, methods=["GET"]),
+        ]
+
+    async def create(self, request: Request) -> Response:
+        """Make a task; everything is checked before anything is written."""
+        raw = await raw_body(request)
+        body = parse_body(raw, TaskRequest)
+        key = idempotency(request, raw)
+        kept = await self._store.runs.keyed(key, now_ms()) if key else None
+        if kept is not None and kept.body is not None:
+            # The first attempt may have been refused because the volume did not take it.
+            await self._store.durable()
+            return JSON(kept.body, status_code=kept.status or 201)
+        view = await self._create(body, key)
+        if key is not None:
+            await self._store.runs.keep_answer(key, view["id"], 201, view, now_ms())
+        await self._store.durable()
+        return JSON(view, status_code=201)
+
+    async def list(self, request: Request) -> Response:
+        """List tasks in the order they were made."""
+        limit, cursor = page_of(request)
+        page = await self._tasks.list(
+            owner=request.query_params.get("conversation_id"),
+            status=_status(request.query_params.get("status")),
+            limit=limit,
+            cursor=cursor,
+        )
+        return JSON({"tasks": [task_view(task) for task in page.items], "next_cursor": page.next_cursor})
+
+    async def get(self, request: Request) -> Response:
+        """Return one task."""
+        return JSON(task_view(await self._tasks.get(request.path_params["id"], owner=None)))
+
+    async def runs(self, request: Request) -> Response:
+        """List a task's run log, newest first."""
+        limit, cursor = page_of(request)
+        page = await self._tasks.runs(request.path_params["id"], owner=None, limit=limit, cursor=cursor)
+        return JSON({"runs": [task_run_view(run) for run in page.items], "next_cursor": page.next_cursor})
+
+    async def update(self, request: Request) -> Response:
+        """Change what is given."""
+        body = await read_body(request, TaskChanges)
+        fields = body.model_dump(exclude_unset=True)
+        for name, value in fields.items():
+            if value is None and name not in CLEARED:
+                raise InvalidInput(f"{name}: must not be null; leave it out to keep it")
+        task = await self._tasks.update(request.path_params["id"], owner=None, fields=fields, now=now_ms())
+        await self._store.durable()
+        return JSON(task_view(task))
+
+    async def delete(self, request: Request) -> Response:
+        """Delete a task and its run log, and have its run cancelled."""
+        await self._tasks.cancel(request.path_params["id"], owner=None)
+        await self._store.durable()
+        return Response(status_code=204)
+
+    async def trigger(self, request: Request) -> Response:
+        """Run a task now, in a slot of its own."""
+        raw = await raw_body(request)
+        body = parse_body(raw, TriggerRequest)
+        return JSON(await self._runner.trigger(body.task_id, idempotency(request, raw)))
+
+    async def check(self, request: Request) -> Response:
+        """Run one due task, or up to ``max`` of them."""
+        body = await read_body(request, CheckRequest)
+        due = await self._store.tasks.count_due(now_ms())
+        # Also when nothing is due: a slot that a dead host holds shows only when somebody tries.
+        executed = await self._runner.run_due(body.max or 1)
+        if not executed:
+            message = "No due tasks" if not due else "Every due task waits for its conversation"
+            return JSON({"checked": due, "message": message})
+        answer: dict[str, Any] = {
+            "checked": max(due, len(executed)),
+            "executed": executed[0],
+            "remaining": max(due - len(executed), 0),
+        }
+        if body.max is not None:
+            answer["results"] = executed
+        return JSON(answer)
+
+    async def _create(self, body: TaskRequest, key: Idempotency | None) -> dict[str, Any]:
+        task_id = body.id or (_id_for(key) if key else None)
+        try:
+            task = await self._tasks.schedule(
+                owner=None,
+                conversation_id=body.conversation_id,
+                prompt=body.prompt,
+                schedule_type=body.schedule_type,
+                schedule_value=body.schedule_value,
+                timezone=body.timezone,
+                context_mode=body.context_mode,
+                catch_up=body.catch_up,
+                deliver=body.deliver,
+                ends_at=body.ends_at,
+                max_runs=body.max_runs,
+                run_if_past=body.run_if_past,
+                id=task_id,
+                now=now_ms(),
+            )
+        except Duplicate:
+            # The same key a moment ago, or just before a crash: its task is this one.
+            made = await self._store.tasks.get(task_id or "", owner=None) if key and not body.id else None
+            if made is None:
+                raise
+            task = made
+        return task_view(task)
+
+
+def _id_for(key: Idempotency) -> str:
+    """Return the id that this key's task always gets, so that a repeated request can't make a second one."""
+    name = "\n".join((key.route, key.key, key.digest))
+    return f"{TASK}-{uuid5(NAMESPACE_URL, name)}"
+
+
+def _status(text: str | None) -> TaskStatus | None:
+    if text is None:
+        return None
+    try:
+        return TaskStatus(text)
+    except ValueError:
+        raise InvalidInput(f"status: must be one of {', '.join(TaskStatus)}") from None

@@ -1,0 +1,137 @@
+"""The agent of this host: puts a run's tools, prompt and history together and lets the loop work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+
+from host.agent.compactor import Compactor, CompactorParts
+from host.agent.endings import Refused
+from host.agent.histories import Histories
+from host.agent.loop import AgentLoop, Options
+from host.agent.subagents import Parent, Subagents
+from host.agent.toolbox import Toolbox
+from host.agent.window import LEAST_THINKING, Windows
+from host.models.access import ModelAccess
+from host.runs.archive import Archive
+from host.runs.budget import RunBudget
+from host.runs.meter import Prices
+from host.runs.prompt import Prompt
+from host.runs.recorder import RunRecorder
+from host.runs.spec import RunSpec
+from host.skills.knowledge import Knowledge
+from host.telemetry import OFF, Telemetry
+from host.tools.base import Toolset
+from shared.redact import Redactor
+from shared.settings.sections import AgentDefaults, Budgets, History
+from shared.store.store import Store
+from shared.values import Lease
+
+
+@dataclass(frozen=True, slots=True)
+class OpenTools:
+    """A run's toolsets, and a sentence for each server whose tools it has to do without."""
+
+    toolsets: Sequence[Toolset]
+    problems: Sequence[str] = ()
+
+
+OpenToolsets = Callable[[RunSpec, Lease, bool], AbstractAsyncContextManager[OpenTools]]
+"""Opens a run's tools: what was asked, the conversation's id, whether it acts for the main one."""
+
+
+@dataclass(frozen=True, slots=True)
+class AgentConfig:
+    """What the settings say about every run."""
+
+    defaults: AgentDefaults
+    history: History
+    budgets: Budgets
+    prices: Prices
+    main_conversation_id: str
+
+
+class HostAgent:
+    """Implements ``host.runs.run.Agent``."""
+
+    def __init__(
+        self,
+        config: AgentConfig,
+        store: Store,
+        models: ModelAccess,
+        open_toolsets: OpenToolsets,
+        prompt: Prompt,
+        knowledge: Knowledge,
+        redactor: Redactor,
+        archive: Archive | None = None,
+        telemetry: Telemetry = OFF,
+    ) -> None:
+        self._config = config
+        self._store = store
+        self._models = models
+        self._open_toolsets = open_toolsets
+        self._prompt = prompt
+        self._knowledge = knowledge
+        self._redactor = redactor
+        self._histories = Histories(store)
+        self._archive = archive
+        self._watched = telemetry.toolset
+        self._windows = Windows(config.history)
+        self._long = CompactorParts(store, self._windows, archive)
+
+    async def forget(self, conversation_id: str) -> None:
+        """Drop what is kept of a conversation that was deleted, and its archive."""
+        self._histories.forget(conversation_id)
+        if self._archive is not None:
+            await self._archive.remove(conversation_id)
+
+    async def converse(self, spec: RunSpec, lease: Lease, recorder: RunRecorder) -> None:
+        """Carry the conversation on until the model has finished. Raises Ending."""
+        owner = spec.parent_id or lease.conversation_id
+        is_main = owner == self._config.main_conversation_id
+        models = self._models.models(spec.model, recorder.warnings.append)
+        async with self._open_toolsets(spec, lease, is_main) as tools:
+            recorder.warnings.extend(tools.problems)
+            loaded = await self._histories.load(lease)
+            options = await self._options(spec)
+            budget = self._budget(spec, lease, recorder)
+            toolbox = Toolbox(map(self._watched, tools.toolsets), self._redactor)
+            parent = Parent(models, toolbox, options, recorder, budget, self._watched, self._windows)
+            toolbox = Subagents(parent).toolbox()
+            window = Compactor(self._long, lease, loaded, recorder, budget)
+            if loaded.fresh and loaded.compaction is not None:
+                # A host that was killed may have left the archive behind.
+                await window.archive()
+            loop = AgentLoop(models, toolbox, recorder, options, budget, window)
+            try:
+                await loop.run(loaded.messages)
+            except Refused:
+                # The turn is marked when the run is stored; from then on a line stands for it.
+                await window.take_back()
+                self._histories.forget(lease.conversation_id)
+                raise
+
+    def _budget(self, spec: RunSpec, lease: Lease, recorder: RunRecorder) -> RunBudget | None:
+        budgets = self._config.budgets
+        if not budgets.limited and spec.allow_tokens is None:
+            return None
+        return RunBudget(
+            budgets, self._config.prices, self._store, lease, recorder.own_meter, spec.allow_tokens
+        )
+
+    async def _options(self, spec: RunSpec) -> Options:
+        defaults = self._config.defaults
+        thinking = None
+        max_tokens = defaults.max_tokens
+        if defaults.thinking if spec.thinking is None else spec.thinking:
+            thinking = max(spec.max_thinking_tokens or defaults.max_thinking_tokens, LEAST_THINKING)
+            # The budget counts towards max_tokens, so the answer keeps its own room.
+            max_tokens += thinking
+        return Options(
+            max_tokens=max_tokens,
+            max_iterations=defaults.max_tool_iterations,
+            system=self._prompt.blocks(await self._knowledge.look()),
+            thinking_tokens=thinking,
+            thinking_type=defaults.thinking_type,
+        )

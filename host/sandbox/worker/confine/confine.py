@@ -1,0 +1,105 @@
+"""Closing the door behind oneself: the order in which a process gives up its rights."""
+
+from __future__ import annotations
+
+import os
+import resource
+
+from ..config import Config, Place
+from . import grants, landlock, privileges, seccomp
+from .landlock import Access, Scope
+
+_OURS = 8  # tasks of the reaper, and of the command before it is the shell
+_WORKER_MEMORY = 768 << 20  # bytes: five times what the largest edit takes
+ALL_SCOPES = Scope.SIGNAL | Scope.ABSTRACT_UNIX_SOCKET
+
+
+class ScopeUnproven(Exception):
+    """The kernel claimed a signal scope that does not hold."""
+
+
+def enter_signal_scope(abi: int, parent: int) -> bool:
+    """Enter a domain that signals cannot leave, and prove it by trying to signal the parent.
+
+    Returns False where the kernel has no such scope. Only after True may ``kill(-1)`` be used: it then
+    reaches the descendants alone. Must be called while the uid would still allow signalling the parent, or
+    the proof proves nothing. Raises ``ScopeUnproven``.
+    """
+    if abi < 6:
+        return False
+    os.kill(parent, 0)
+    ruleset = landlock.Ruleset(abi, files=False, network=False, scopes=Scope.SIGNAL)
+    grants.add_rules(ruleset, [grants.Grant("/", Access.REFER)])
+    ruleset.enforce()
+    try:
+        os.kill(parent, 0)
+    except PermissionError:
+        if os.getppid() == parent:
+            return True
+    raise ScopeUnproven
+
+
+def enter_domain(config: Config, allowed: list[grants.Grant], *, network: bool) -> None:
+    """Enter the Landlock domain: files by ``allowed``, TCP unless ``network``, signals, abstract names."""
+    if not config.landlock_abi:
+        return
+    ruleset = landlock.Ruleset(config.landlock_abi, files=True, network=not network, scopes=ALL_SCOPES)
+    grants.add_rules(ruleset, allowed)
+    ruleset.enforce()
+
+
+def filter_kind(config: Config, *, guarded: bool = False) -> seccomp.Kind:
+    """Return which filter commands get; ``guarded``: of a conversation that may not change what is obeyed."""
+    sockets = seccomp.Sockets.LOOPBACK if config.namespaces else seccomp.Sockets.PAIRS
+    if config.allow_network:
+        sockets = seccomp.Sockets.NETWORK
+    blind = config.landlock_abi < 3 and not config.namespaces
+    metadata = seccomp.Metadata.ALL if guarded else metadata_mode(config)
+    return seccomp.Kind(sockets, metadata, truncation=not blind, first=config.namespaces, names=guarded)
+
+
+def metadata_mode(config: Config) -> seccomp.Metadata:
+    """Choose the cheapest way that keeps chmod, chown and utime inside.
+
+    A uid of its own needs none, nor does a private root, where all else is mounted read-only.
+    """
+    if config.own_uid or config.namespaces or not config.landlock_abi:
+        return seccomp.Metadata.PERMISSIONS
+    readable = config.read_paths or config.allow_read_outside_workspace
+    readonly = [*grants.system_grants(config), *grants.skill_grants(config)]
+    if readable or grants.owns_something_readable(readonly, os.geteuid()):
+        return seccomp.Metadata.ALL
+    return seccomp.Metadata.PATHS
+
+
+def limit_resources(config: Config) -> None:
+    """Bound what one process may take (getrlimit(2)); totals are the reaper's to watch.
+
+    The number of processes is one uid's, in a user namespace of its own one command's: there the kernel says
+    no before the reaper counts.
+    """
+    most = config.processes + _OURS if config.namespaces else config.uid_processes
+    for kind, value in (
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_FSIZE, config.file_size),
+        (resource.RLIMIT_NOFILE, config.open_files),
+        (resource.RLIMIT_DATA, config.data),
+        (resource.RLIMIT_MEMLOCK, 64 << 10),
+        (resource.RLIMIT_MSGQUEUE, 0),
+        (resource.RLIMIT_RTPRIO, 0),
+        (resource.RLIMIT_SIGPENDING, 4096),
+        (resource.RLIMIT_NPROC, most),
+    ):
+        privileges.limit(kind, value)
+
+
+def confine_worker(config: Config, place: Place, *, uid: int | None, gid: int | None) -> None:
+    """Confine the calling process as a file worker; it drops to ``uid`` and ``gid`` (None: stays)."""
+    os.umask(0o022)
+    privileges.become(uid, gid)
+    privileges.not_dumpable()
+    privileges.limit(resource.RLIMIT_CORE, 0)
+    privileges.limit(resource.RLIMIT_FSIZE, config.file_size)
+    privileges.limit(resource.RLIMIT_DATA, _WORKER_MEMORY)
+    enter_domain(config, grants.worker_grants(config, place), network=False)
+    seccomp.install(seccomp.worker_filter())

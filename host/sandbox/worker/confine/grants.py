@@ -1,0 +1,293 @@
+"""From the policy to the paths a process may touch: the rules of the Landlock domain."""
+
+# Descriptors and raw paths on purpose: pathlib can't work relative to a directory that is held open.
+# ruff: noqa: PTH110, PTH114, PTH116, PTH207
+
+from __future__ import annotations
+
+import glob
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import Final
+
+from ..config import DEVICES, Config, Place
+from .landlock import DEVICE, READ, READ_EXECUTE, READ_WRITE, Access, Ruleset, Scope
+
+# Programs and their libraries.
+SYSTEM: Final = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/nix/store")
+# Kernel facts that runtimes size themselves by; /proc hides other domains' secrets by itself (ptrace rules).
+KERNEL: Final = (
+    "/proc",
+    "/sys/devices/system/cpu",
+    "/sys/fs/cgroup",
+    "/sys/kernel/mm/transparent_hugepage",
+)
+# Configuration that programs expect to read and that holds no secrets.
+ETC: Final = tuple(
+    f"/etc/{name}"
+    for name in [
+        "alternatives",
+        "ld.so.cache",
+        "ld.so.conf",
+        "ld.so.conf.d",
+        "passwd",
+        "group",
+        "nsswitch.conf",
+        "hosts",
+        "hostname",
+        "resolv.conf",
+        "host.conf",
+        "gai.conf",
+        "protocols",
+        "services",
+        "networks",
+        "localtime",
+        "timezone",
+        "locale.alias",
+        "locale.conf",
+        "default/locale",
+        "profile",
+        "bash.bashrc",
+        "inputrc",
+        "terminfo",
+        "ssl/certs",
+        "ssl/openssl.cnf",
+        "ca-certificates",
+        "ca-certificates.conf",
+        "pki",
+        "crypto-policies",
+        "mime.types",
+        "magic",
+        "magic.mime",
+        "gitconfig",
+        "debian_version",
+        "os-release",
+        "lsb-release",
+        "alpine-release",
+        "shells",
+        "manpath.config",
+        "vim",
+        "emacs",
+        "nanorc",
+        "xattr.conf",
+        "fonts",
+        "python3",
+        "python3.11",
+        "python3.12",
+        "python3.13",
+        "perl",
+        "java",
+        "java-11-openjdk",
+        "java-17-openjdk",
+        "java-21-openjdk",
+        "npmrc",
+        "sysctl.conf",
+        "rpc",
+        "ethertypes",
+        "xdg",
+    ]
+)
+# Only where they are the command's own, or the uid is: then the owners' permissions close other people's.
+TERMINALS: Final = ("/dev/ptmx", "/dev/pts")
+SHARED_MEMORY: Final = "/dev/shm"  # noqa: S108 - only where it is the command's own
+_NEVER_WRITTEN: Final = ("/proc", "/sys", "/dev")
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """Rights on one path; ``follow`` is False where a link could have been planted."""
+
+    path: str
+    access: Access
+    follow: bool = True
+
+
+@cache
+def system_grants(config: Config) -> tuple[Grant, ...]:
+    """Return what programs need of the system; resolved once, in the supervisor, before it forks."""
+    grants = [*(Grant(path, READ_EXECUTE) for path in SYSTEM), *(Grant(p, READ) for p in (*KERNEL, *ETC))]
+    if config.own_uid or config.namespaces:
+        grants.extend(Grant(path, DEVICE | READ) for path in TERMINALS)
+    if config.namespaces:
+        grants.append(Grant(SHARED_MEMORY, READ_WRITE))
+    return tuple(_outside_secrets((g for g in grants if os.path.exists(g.path)), config))
+
+
+def worker_grants(config: Config, place: Place) -> list[Grant]:
+    """Return what the file tools may touch."""
+    return [private_grant(place), *shared_grants(config, place.workspace)]
+
+
+def private_grant(place: Place) -> Grant:
+    """Return what only the place's conversation may touch."""
+    return Grant(place.temporary, READ_WRITE)
+
+
+def shared_grants(config: Config, workspace: str) -> list[Grant]:
+    """Return what all conversations in a workspace may touch; globs are looked up now."""
+    grants = [
+        *(Grant(path, READ_WRITE, follow) for path, follow in expand(config.write_paths)),
+        *(Grant(path, READ_EXECUTE, follow) for path, follow in expand(config.read_paths)),
+    ]
+    if not config.restrict_to_workspace:
+        grants.extend(_everything(READ_WRITE))
+    elif config.allow_read_outside_workspace:
+        grants.extend(_everything(READ_EXECUTE))
+    own = [Grant(workspace, READ_WRITE), *skill_grants(config)]
+    return [*own, *(Grant(path, DEVICE) for path in DEVICES), *_outside_secrets(grants, config)]
+
+
+Stamp = tuple[tuple[str, int, int], ...]
+
+
+def stamp(config: Config, workspace: str) -> Stamp:
+    """Return what tells whether ``shared_grants`` are still the same files: mounts and rules hold inodes."""
+    return tuple(_identified(grant) for grant in shared_grants(config, workspace))
+
+
+def _identified(grant: Grant) -> tuple[str, int, int]:
+    try:
+        status = os.stat(grant.path, follow_symlinks=grant.follow)
+    except OSError:
+        return grant.path, 0, 0
+    return grant.path, status.st_dev, status.st_ino
+
+
+def skill_grants(config: Config) -> list[Grant]:
+    """Return what makes skills usable: like the workspace, they may lie inside a home that is closed."""
+    return [Grant(path, READ_EXECUTE) for path in config.skill_paths]
+
+
+def expand(patterns: Iterable[str]) -> Iterator[tuple[str, bool]]:
+    """Yield the paths of directories and anchored globs, and whether a link there may be followed.
+
+    A plain path is the operator's word; what a glob finds may have been planted, so links are not followed.
+    """
+    for pattern in patterns:
+        if glob.has_magic(pattern):
+            yield from ((path, False) for path in sorted(glob.glob(pattern)))
+        else:
+            yield pattern, True
+
+
+def _everything(access: Access) -> Iterator[Grant]:
+    for entry in sorted(_children("/")):
+        if entry == "/dev":
+            continue
+        yield Grant(entry, READ if entry in _NEVER_WRITTEN else access)
+
+
+def _outside_secrets(grants: Iterable[Grant], config: Config) -> Iterator[Grant]:
+    secrets = [os.path.realpath(path) for path in config.secret_paths]
+    for grant in grants:
+        if grant.follow or not os.path.islink(grant.path):
+            real = os.path.realpath(grant.path)
+            for path in _without(real, secrets):
+                yield Grant(path, grant.access, follow=False)
+
+
+def _without(path: str, secrets: list[str]) -> Iterator[str]:
+    """Yield ``path``, or what is beneath it without the secrets: rules can't be narrowed further down."""
+    if any(is_beneath(path, secret) for secret in secrets):
+        return
+    if not any(is_beneath(secret, path) for secret in secrets):
+        yield path
+        return
+    for child in sorted(_children(path)):
+        yield from _without(child, secrets)
+
+
+def is_beneath(path: str, root: str) -> bool:
+    """Return whether a normal absolute path is ``root`` or below it."""
+    return path == root or path.startswith(root.rstrip("/") + "/")
+
+
+def _children(path: str) -> list[str]:
+    try:
+        with os.scandir(path) as entries:
+            return [entry.path for entry in entries if not entry.is_symlink()]
+    except OSError:
+        return []
+
+
+def add_rules(ruleset: Ruleset, grants: Iterable[Grant]) -> dict[str, tuple[int, int]]:
+    """Add a rule for each path that exists; returns device and inode, which rules hold."""
+    found: dict[str, tuple[int, int]] = {}
+    for grant in grants:
+        try:
+            flags = os.O_PATH | os.O_CLOEXEC | (0 if grant.follow else os.O_NOFOLLOW)
+            descriptor = os.open(grant.path, flags)
+        except OSError:
+            continue
+        try:
+            status = os.fstat(descriptor)
+            if not stat.S_ISLNK(status.st_mode):
+                ruleset.allow(descriptor, grant.access, is_directory=stat.S_ISDIR(status.st_mode))
+                found[grant.path] = (status.st_dev, status.st_ino)
+        finally:
+            os.close(descriptor)
+    return found
+
+
+class Domain:
+    """The Landlock rules of a room's commands, added to as more is known; enforced by each of them."""
+
+    def __init__(self, config: Config) -> None:
+        self._allowed = system_grants(config)
+        self._fixed = config.namespaces  # nothing in a private root is replaced later
+        self._ruleset: Ruleset | None = None
+        self._known: dict[str, tuple[int, int]] = {}
+        if config.landlock_abi:
+            scopes = Scope.SIGNAL | Scope.ABSTRACT_UNIX_SOCKET
+            network = not config.allow_network and not config.namespaces
+            self._ruleset = Ruleset(config.landlock_abi, files=True, network=network, scopes=scopes)
+
+    @property
+    def descriptors(self) -> list[int]:
+        """The rule set's, if there is one."""
+        return [] if self._ruleset is None else [self._ruleset.descriptor]
+
+    def furnish(self, shared: Iterable[Grant]) -> None:
+        """Allow the system's part, and what all conversations share."""
+        if self._ruleset is not None:
+            self._known = add_rules(self._ruleset, self._allowed)
+        self.add(shared)
+
+    def add(self, more: Iterable[Grant]) -> None:
+        """Allow more."""
+        if self._ruleset is not None:
+            add_rules(self._ruleset, more)
+
+    def renew(self) -> None:
+        """Allow system files that were replaced since."""
+        replaced = [] if self._fixed else [g for g in self._allowed if self._is_replaced(g.path)]
+        if self._ruleset is not None and replaced:
+            self._known |= add_rules(self._ruleset, replaced)
+
+    def enforce(self) -> None:
+        """Restrict the calling process, and all that it becomes."""
+        if self._ruleset is not None:
+            self._ruleset.enforce()
+
+    def _is_replaced(self, path: str) -> bool:
+        try:
+            status = os.lstat(path)
+        except OSError:
+            return False
+        return self._known.get(path) != (status.st_dev, status.st_ino)
+
+
+def owns_something_readable(grants: Iterable[Grant], uid: int) -> bool:
+    """Return whether a path that may only be read belongs to ``uid`` (then descriptors need watching too)."""
+    for grant in grants:
+        if grant.access & Access.WRITE_FILE or grant.path == "/proc":
+            continue
+        try:
+            if os.stat(grant.path).st_uid == uid:
+                return True
+        except OSError:
+            continue
+    return False

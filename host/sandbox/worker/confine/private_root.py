@@ -1,0 +1,209 @@
+"""A root of one's own: only what a command may reach has a name in it (mount_namespaces(7)).
+
+Made in two steps. All but the conversation's private directory is laid out ahead, in the reaper, and entered:
+letting go of the old root waits for the kernel (an RCU grace period), which no request should. The private
+directory comes with the request.
+"""
+
+# Descriptors and raw paths on purpose: pathlib can't work relative to a directory that is held open.
+# ruff: noqa: PTH102, PTH103, PTH110, PTH114, PTH115, PTH119, PTH120, PTH123, PTH211
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import Final
+
+from .. import syscalls
+from ..config import DEVICES, Config, Place
+from ..syscalls import AT_EMPTY_PATH, AT_FDCWD, AT_RECURSIVE, AT_SYMLINK_NOFOLLOW
+from . import grants
+from .grants import Grant
+from .landlock import READ, READ_WRITE, Access
+
+ROOT: Final = "root"  # the empty directory's name, beside the private directories
+_PLACES_INSIDE: Final = "/.places"  # where all private directories are, until the one is shown
+SHARED_MEMORY_BYTES: Final = 64 << 20
+_SHARED_MEMORY_FILES: Final = 4096
+_ROOT_BYTES: Final = 1 << 20
+# mount(2)
+_RDONLY, _NOSUID, _NODEV, _NOEXEC = 1, 2, 4, 8
+_REC, _PRIVATE = 16384, 1 << 18
+_DETACH: Final = 2  # MNT_DETACH, umount(2)
+# open_tree(2), move_mount(2), mount_setattr(2)
+_OPEN_TREE_CLONE: Final = 1
+_MOVE_MOUNT_F_EMPTY_PATH: Final = 4
+_FILES: Final = _RDONLY | _NOSUID | _NODEV
+_PLACES: Final = _NOSUID | _NODEV
+_PLAIN: Final = _NOSUID | _NODEV | _NOEXEC
+_DEVICES: Final = _RDONLY | _NOSUID | _NOEXEC
+_KERNELS_OWN: Final = ("kcore", "kmsg", "kpagecount", "kpageflags", "kpagecgroup", "sysrq-trigger")
+_OWN: Final = ("/proc", "/dev")  # not shown but made anew
+_STREAMS: Final = (
+    ("fd", "/proc/self/fd"),
+    ("stdin", "fd/0"),
+    ("stdout", "fd/1"),
+    ("stderr", "fd/2"),
+    ("ptmx", "pts/ptmx"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What every command's root has: paths bound as they are, links and their targets, files and content."""
+
+    bound: tuple[str, ...]
+    links: tuple[tuple[str, str], ...]
+    written: tuple[tuple[str, bytes], ...]
+
+
+@cache
+def layout(config: Config) -> Layout:
+    """Return the part that no request changes; looked up once, in the supervisor, before it forks."""
+    granted = {grant.path for grant in grants.system_grants(config)}
+    wanted = sorted(p for p in granted if not any(grants.is_beneath(p, own) for own in _OWN))
+    written = [*_accounts(config, granted)]
+    bound = [p for p in wanted if not _covered(p, wanted) and p not in dict(written)]
+    names = (*grants.SYSTEM, *grants.KERNEL, *grants.ETC)
+    links = [(path, os.readlink(path)) for path in names if os.path.islink(path)]
+    return Layout(tuple(bound), tuple(links), tuple(written))
+
+
+def _accounts(config: Config, granted: set[str]) -> Iterator[tuple[str, bytes]]:
+    """Yield the user and group files with a line for a uid that has no name: ssh and git insist on one."""
+    owner, group = str(config.inner_uid), str(config.inner_gid)
+    lines = {
+        "/etc/passwd": f"agent:x:{owner}:{group}:agent:/:/bin/bash\n",
+        "/etc/group": f"agent:x:{group}:\n",
+    }
+    for path in granted & lines.keys():
+        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+            known = file.read()
+        number = owner if path == "/etc/passwd" else group
+        if not any(line.split(":")[2:3] == [number] for line in known.splitlines()):
+            yield path, f"{known.rstrip()}\n{lines[path]}".encode("utf-8", "surrogateescape")
+
+
+def _covered(path: str, others: list[str]) -> bool:
+    return any(path != other and grants.is_beneath(path, other) for other in others)
+
+
+class PrivateRoot:
+    """The root of a room: laid out, entered by its process 1, and at last shown the conversation's place."""
+
+    def __init__(self, config: Config, workspace: str) -> None:
+        """Lay out what is known ahead. Raises ``OSError`` where the kernel does not allow it."""
+        self._top = f"{config.temporary}/{ROOT}"
+        syscalls.mount(None, "/", None, _REC | _PRIVATE, None)
+        size = f"mode=755,size={_ROOT_BYTES},nr_inodes=4096"
+        syscalls.mount("root", self._top, "tmpfs", _NOSUID | _NODEV, size)
+        ahead = layout(config)
+        for path in ahead.bound:
+            self._bind(Grant(path, READ), _FILES)
+        for path, target in ahead.links:
+            self._make_parent(path)
+            with contextlib.suppress(FileExistsError):
+                os.symlink(target, f"{self._top}{path}")
+        for path, content in ahead.written:
+            self._make_parent(path)
+            with open(f"{self._top}{path}", "xb") as file:
+                file.write(content)
+        self._own_file_systems()
+        for grant in sorted(grants.shared_grants(config, workspace), key=lambda g: g.path):
+            if grant.path not in DEVICES:
+                self._bind(grant, _PLACES if grant.access & Access.WRITE_FILE else _FILES)
+        self._gather_places(config.temporary)
+
+    def _gather_places(self, directory: str) -> None:
+        """Show all private directories in one place that the command will not see; keep what covers it."""
+        os.mkdir(f"{self._top}{_PLACES_INSIDE}", 0o755)
+        self._cover = syscalls.open_tree(AT_FDCWD, f"{self._top}{_PLACES_INSIDE}", _OPEN_TREE_CLONE)
+        self._bind(Grant(directory, READ_WRITE), _PLACES, at=_PLACES_INSIDE, below=0)
+
+    def enter(self) -> None:
+        """Add the /proc of the caller's process namespace, and let go of the old root: all who share the
+        mounts are in the new one then.
+        """
+        self._mount_proc()
+        os.chdir(self._top)
+        syscalls.pivot_root(".", ".")
+        syscalls.umount2(".", _DETACH)
+        os.chdir("/")
+        self.entered()
+
+    def entered(self) -> None:
+        """Take note that another process has done ``enter``."""
+        self._top = ""
+
+    def show(self, place: Place) -> None:
+        """Add a conversation's private directory, hide those of others, and make the root read-only.
+
+        A cover is as good as unmounting here, and doesn't wait for the kernel: names lead to what lies on
+        top, and nobody holds anything below.
+        """
+        private = f"{_PLACES_INSIDE}/{os.path.basename(place.temporary)}"
+        self._bind(Grant(private, READ_WRITE, follow=False), _PLACES, at=place.temporary)
+        syscalls.move_mount(self._cover, _PLACES_INSIDE, _MOVE_MOUNT_F_EMPTY_PATH)
+        os.close(self._cover)
+        syscalls.mount_setattr(AT_FDCWD, "/", 0, _RDONLY)
+
+    def _own_file_systems(self) -> None:
+        for name in ("/proc", "/dev/shm", "/dev/pts", "/tmp", "/run", "/var/tmp"):  # noqa: S108 - names inside
+            os.makedirs(f"{self._top}{name}", 0o755, exist_ok=True)
+        shared = f"mode=1777,size={SHARED_MEMORY_BYTES},nr_inodes={_SHARED_MEMORY_FILES}"
+        syscalls.mount("shm", f"{self._top}{grants.SHARED_MEMORY}", "tmpfs", _PLAIN, shared)
+        terminals = "newinstance,ptmxmode=0666,mode=620"
+        syscalls.mount("devpts", f"{self._top}/dev/pts", "devpts", _NOSUID | _NOEXEC, terminals)
+        for device in (*DEVICES, "/dev/full", "/dev/tty"):
+            if os.path.exists(device):
+                self._bind(Grant(device, READ), _DEVICES)
+        for name, target in _STREAMS:
+            os.symlink(target, f"{self._top}/dev/{name}")
+
+    def _mount_proc(self) -> None:
+        """Needs the old root: without another /proc in sight the kernel refuses."""
+        syscalls.mount("proc", f"{self._top}/proc", "proc", _PLAIN | _RDONLY, None)
+        if os.getuid() == 0:  # root's files in /proc are its own, capabilities or not
+            for name in _KERNELS_OWN:
+                self._hide(f"{self._top}/proc/{name}")
+
+    def _hide(self, path: str) -> None:
+        if os.path.exists(path):
+            tree = syscalls.open_tree(AT_FDCWD, "/dev/null", _OPEN_TREE_CLONE)
+            try:
+                syscalls.mount_setattr(tree, "", AT_EMPTY_PATH, _DEVICES)
+                syscalls.move_mount(tree, path, _MOVE_MOUNT_F_EMPTY_PATH)
+            finally:
+                os.close(tree)
+
+    def _bind(self, grant: Grant, attributes: int, at: str = "", below: int = AT_RECURSIVE) -> None:
+        """Show a file or directory, with what is mounted ``below`` it (or 0), at its path or ``at`` one."""
+        how = below | _OPEN_TREE_CLONE | (0 if grant.follow else AT_SYMLINK_NOFOLLOW)
+        try:
+            tree = syscalls.open_tree(AT_FDCWD, grant.path, how)
+        except FileNotFoundError:
+            return
+        try:
+            mode = os.fstat(tree).st_mode
+            if not stat.S_ISLNK(mode):
+                self._make_target(at or grant.path, is_directory=stat.S_ISDIR(mode))
+                syscalls.mount_setattr(tree, "", AT_EMPTY_PATH | AT_RECURSIVE, attributes)
+                syscalls.move_mount(tree, f"{self._top}{at or grant.path}", _MOVE_MOUNT_F_EMPTY_PATH)
+        finally:
+            os.close(tree)
+
+    def _make_target(self, path: str, *, is_directory: bool) -> None:
+        target = f"{self._top}{path}"
+        if is_directory:
+            os.makedirs(target, 0o755, exist_ok=True)
+            return
+        self._make_parent(path)
+        with contextlib.suppress(FileExistsError):
+            os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o444))
+
+    def _make_parent(self, path: str) -> None:
+        os.makedirs(os.path.dirname(f"{self._top}{path}"), 0o755, exist_ok=True)

@@ -1,0 +1,186 @@
+"""Workspaces and private directories: made for the sandbox's uid, removed with the conversation."""
+
+# Descriptors and raw paths on purpose: pathlib can't work relative to a directory that is held open.
+# ruff: noqa: PTH101, PTH102, PTH103, PTH106, PTH112, PTH116, PTH120, PTH208
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import itertools
+import os
+import time
+from collections.abc import Iterable, Iterator
+
+from .. import proc
+from ..config import Config, Place
+from .identity import Identity, adopt
+
+PREFIX = "picoclaw-"  # as the host names them
+LOCK = "lock"  # beside the private directories
+ABANDONED_S = 60.0
+
+
+class Removed(Exception):
+    """Somebody removed the directory of the private directories, as cleaners of /tmp do."""
+
+
+class Places:
+    """Where each conversation works."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._places: dict[str, Place] = {}
+        self._held = _hold(config.temporary)
+        # Names in it can't be guessed, and nobody may list or watch them (inotify(7)), not even its owner: a
+        # command may have the same uid.
+        os.chmod(config.temporary, 0o311)  # noqa: S103 - others may pass through
+
+    def of(self, conversation: str, workspace: str, words: Iterable[str] = ()) -> Place:
+        """Return the place of a conversation; made at its first use, and again if it was removed. Raises
+        ``OSError``, ``Removed``.
+        """
+        known = self._places.get(conversation)
+        wanted = tuple(words)
+        same = known is not None and (known.workspace, known.words) == (workspace, wanted)
+        if known is None or not same or not os.path.isdir(known.temporary):
+            known = self._make(conversation, workspace, wanted)
+            self._places[conversation] = known
+        return known
+
+    def _make(self, conversation: str, workspace: str, words: tuple[str, ...]) -> Place:
+        known = self._places.get(conversation)
+        temporary = known.temporary if known else f"{self._config.temporary}/{os.urandom(16).hex()}"
+        place = Place(workspace, temporary, words)
+        if not os.path.isdir(workspace):
+            os.makedirs(workspace, 0o755, exist_ok=True)
+        self._take_over(workspace)
+        try:
+            self._make_private(place)
+        except FileNotFoundError:
+            raise Removed(self._config.temporary) from None
+        return place
+
+    def _make_private(self, place: Place) -> None:
+        for path in (place.temporary, place.home):
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(path, 0o700)
+                if self._config.uid is not None and self._config.gid is not None:
+                    os.chown(path, self._config.uid, self._config.gid)
+
+    def _take_over(self, workspace: str) -> None:
+        if self._config.own_uid and os.stat(workspace).st_uid == 0:
+            adopt(workspace, Identity(self._config.uid, self._config.gid, own=True))
+
+    def remove_abandoned(self) -> None:
+        """Remove what supervisors left that were killed before they could; beside the work, in a process."""
+        if os.fork() != 0:
+            return
+        try:
+            parent = os.path.dirname(self._config.temporary)
+            for name in os.listdir(parent):
+                if name.startswith(PREFIX):
+                    _remove_if_abandoned(f"{parent}/{name}")
+        finally:
+            os._exit(0)
+
+    def forget(self, conversation: str) -> None:
+        """Remove a conversation's private directory."""
+        place = self._places.pop(conversation, None)
+        if place is not None and os.fork() == 0:  # a big tree must not keep others waiting
+            try:
+                remove_tree(place.temporary)
+            finally:
+                os._exit(0)
+
+    def remove_all(self) -> None:
+        """Remove everything private."""
+        self._places.clear()
+        os.chmod(self._config.temporary, 0o700)
+        remove_tree(self._config.temporary)
+
+
+def _hold(path: str) -> int:
+    """Lock a directory, by a file in it, for as long as this process lives (flock(2))."""
+    descriptor = os.open(f"{path}/{LOCK}", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return descriptor
+
+
+def _remove_if_abandoned(path: str) -> None:
+    """Remove a directory of ours that nobody holds and that is not so young that its holder may come."""
+    with contextlib.suppress(OSError):
+        status = os.lstat(path)
+        if status.st_uid != os.geteuid() or time.time() - status.st_mtime < ABANDONED_S:
+            return
+        held = _hold(path)  # fails while its supervisor lives
+        try:
+            os.chmod(path, 0o700)
+            remove_tree(path)
+        finally:
+            os.close(held)
+
+
+def remove_tree(path: str) -> None:
+    """Remove a directory of any depth without ever following a link; what can't be removed stays."""
+    empty(path)
+    with contextlib.suppress(OSError):
+        os.rmdir(path)
+
+
+def empty(path: str) -> None:
+    """Remove what is in a directory, likewise.
+
+    Directories below are moved to the top and emptied there one by one, so that neither the stack nor the
+    number of open descriptors grows with the depth.
+    """
+    with contextlib.suppress(OSError):
+        top = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        try:
+            _empty_all(top)
+        finally:
+            os.close(top)
+
+
+def _empty_all(top: int) -> None:
+    moved = itertools.count()
+    pending = _empty(top, top, moved)
+    while pending:
+        name = pending.pop()
+        with contextlib.suppress(OSError):
+            below = _open_up(top, name)
+            try:
+                pending += _empty(below, top, moved)
+            finally:
+                os.close(below)
+            os.rmdir(name, dir_fd=top)
+
+
+def _open_up(directory: int, name: str) -> int:
+    """Open a directory for emptying, whatever its mode; pinned first, so that no link can take its place."""
+    flags = os.O_DIRECTORY | os.O_NOFOLLOW
+    pinned = os.open(name, os.O_PATH | flags, dir_fd=directory)
+    try:
+        os.chmod(proc.path("self", "fd", pinned), 0o700)
+    finally:
+        os.close(pinned)
+    return os.open(name, os.O_RDONLY | flags, dir_fd=directory)
+
+
+def _empty(directory: int, top: int, moved: Iterator[int]) -> list[str]:
+    """Remove the files of a directory; returns its directories by the names they now have at the top."""
+    with os.scandir(directory) as entries:
+        names = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
+    directories: list[str] = []
+    for name, is_directory in names:
+        with contextlib.suppress(OSError):
+            if not is_directory:
+                os.unlink(name, dir_fd=directory)
+            elif directory == top:
+                directories.append(name)
+            else:
+                os.close(_open_up(directory, name))  # moving it needs the right to write in it
+                new = f".removed-{next(moved)}"
+                os.rename(name, new, src_dir_fd=directory, dst_dir_fd=top)
+                directories.append(new)
+    return directories

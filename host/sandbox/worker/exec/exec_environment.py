@@ -1,0 +1,106 @@
+"""What the commands of one reaper have in common: their root, and the rules of their Landlock domain.
+
+A room is made ahead of any request and becomes one conversation's with its first. As long as a command
+leaves nothing in it, the conversation's next command finds it ready.
+"""
+
+# Raw paths on purpose: what is looked at here is the kernel's, not a person's.
+# ruff: noqa: PTH123, PTH208
+
+from __future__ import annotations
+
+import os
+import re
+from functools import cached_property
+from typing import Final
+
+from ..config import DEVICES, Config, Place
+from ..confine import grants, privileges
+from ..confine.landlock import Access
+from ..confine.private_root import PrivateRoot
+from ..words import Words
+from .name_calls import NameCalls
+
+_SOCKETS: Final = "/proc/1/net/sockstat"
+_SOCKETS_LEFT: Final = re.compile(rb"(?:TCP|UDP): inuse [1-9]|TCP: .*\btw [1-9]")
+
+
+class Room:
+    """Made with all rights that there will be; ``admit`` gives up the last of them."""
+
+    def __init__(self, config: Config, workspace: str, *, guarded: bool = False) -> None:
+        """Lay out what needs no request; ``guarded``: its conversation may not change what is obeyed, so that
+        the reaper makes and changes names for its commands. Raises ``OSError``.
+        """
+        self.guarded = guarded
+        self._config = config
+        self._workspace = workspace
+        self._root = PrivateRoot(config, workspace) if config.namespaces else None
+        self._domain = grants.Domain(config)
+        self.place: Place | None = None
+        self.settled = False
+
+    @property
+    def descriptors(self) -> list[int]:
+        """What a launcher needs of what the reaper holds open."""
+        return self._domain.descriptors
+
+    def enter(self) -> None:
+        """Make its root that of the reaper and the calling process, its launcher, who is process 1."""
+        if self._root is not None:
+            self._root.enter()
+
+    def furnish(self) -> None:
+        """Lay down the rules, in the root that the launcher has entered."""
+        if self._root is not None:
+            self._root.entered()
+        self._domain.furnish(grants.shared_grants(self._config, self._workspace))
+
+    def admit(self, place: Place) -> None:
+        """Make it the conversation's who works in ``place``; it can't become another's."""
+        if self.place is None:
+            if self._root is not None:
+                self._root.show(place)
+                privileges.renounce()
+            self._domain.add([grants.private_grant(place)])
+            self._domain.renew()
+            self.place = place
+        elif self.place != place:
+            raise ValueError("the room is another conversation's")
+
+    def renew(self) -> None:
+        """Follow what changed in the system while a command ran or nobody came."""
+        self._domain.renew()
+
+    def settle_in(self) -> None:
+        """Confine the calling process, a launcher, to the room for good."""
+        self._domain.enforce()
+        self.settled = True
+
+    @cached_property
+    def writable(self) -> list[str]:
+        """The paths below which a command may change files."""
+        assert self.place is not None  # noqa: S101 - asked once somebody is in
+        return [g.path for g in grants.worker_grants(self._config, self.place) if g.access & Access.MAKE_REG]
+
+    def name_calls(self) -> NameCalls | None:
+        """Return who makes names for commands that may not themselves."""
+        if not self.guarded or self.place is None:
+            return None
+        own = [path for path in (*grants.TERMINALS, grants.SHARED_MEMORY) if self._config.namespaces]
+        devices = [*DEVICES, "/dev/full", "/dev/tty", *own]
+        words = Words(self.place.workspace, self.place.words)
+        return NameCalls([*self.writable, *own], devices, words)
+
+    def is_clean(self) -> bool:
+        """Return whether nothing is left that the next command would meet outside the conversation's files:
+        no shared memory, and no socket that still keeps a port (proc_pid_net(5)).
+        """
+        if not self._config.namespaces:
+            return True
+        if os.listdir(grants.SHARED_MEMORY):
+            return False
+        if self._config.allow_network:
+            return True
+        with open(_SOCKETS, "rb", buffering=0) as file:
+            return _SOCKETS_LEFT.search(file.read(4096)) is None

@@ -1,0 +1,256 @@
+"""The launcher: the process in a room that starts its commands, confined as they are before it hears of any.
+
+In namespaces it is process 1, whom nobody in there can signal or outlive, and serves one command after the
+other. Each starts as a spawn (posix_spawn(3)): it shares the launcher's memory until it is the shell, so
+nothing has to be copied or taken down, and inherits the whole confinement. Without namespaces the launcher
+becomes the command itself. It holds nothing that commands don't have, and they can't look into it: it is not
+dumpable, and the filter leaves no way to trace.
+"""
+
+# Descriptors and raw paths on purpose: pathlib can't work relative to a directory that is held open.
+# ruff: noqa: PTH109, PTH110
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, NoReturn
+
+from .. import frames, proc, syscalls
+from ..config import Config, Place
+from ..confine import confine, privileges, probe, seccomp
+from ..frames import Channel, Closed, Frame
+from .exec_environment import Room
+
+NICE: Final = 10
+OOM_SCORE: Final = 600  # the kernel's out-of-memory killer takes the command, not the host
+_SHELLS: Final = ("/bin/bash", "/usr/bin/bash", "/bin/sh")
+_ALL_SIGNALS: Final = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
+
+
+def launch(config: Config, room: Room, channel: Channel, reaper: int) -> None:
+    """Never returns. What needs no request is done at once; then each frame says where and what to start."""
+    try:
+        syscalls.close_all_but(channel.fileno(), *room.descriptors)
+        listener = _confine(config, room, reaper)
+        channel.send({"descriptors": len(listener)}, listener)
+        frames.close_all(listener)
+        channel.takes_descriptors = True
+        while True:
+            _serve(config, room, channel, channel.receive())
+    except Closed:
+        os._exit(0)
+    except BaseException as error:  # noqa: BLE001 - the one place to tell of it is the channel
+        with contextlib.suppress(Closed):
+            channel.send({"fault": _sentence(error)})
+    os._exit(1)
+
+
+def _confine(config: Config, room: Room, reaper: int) -> list[int]:
+    """Give up rights; returns the descriptor on which the filter asks, if there is one."""
+    os.setsid()
+    _be_modest()
+    room.enter()
+    privileges.renounce()
+    if config.namespaces:
+        privileges.be_killed_with_parent()
+    else:
+        privileges.die_with_parent(reaper)
+    nothing = os.open("/dev/null", os.O_RDWR)
+    for stream in range(3):
+        os.dup2(nothing, stream)
+    os.close(nothing)
+    confine.limit_resources(config)
+    for number in _ALL_SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    listener = _filter(config, guarded=room.guarded)
+    _rehearse(config)
+    if room.place is not None:
+        room.settle_in()
+    return listener
+
+
+def _serve(config: Config, room: Room, channel: Channel, request: Frame) -> None:
+    """Start a command, and tell its status once nothing of it is left; or tell why it did not start."""
+    given = channel.descriptors(request["descriptors"])
+    try:
+        command = _prepared(config, room, request, given)
+        if not config.namespaces:
+            command.become()
+        pid = command.spawn()
+    except (OSError, ValueError) as error:
+        channel.send({"fault": _sentence(error)})
+        if config.namespaces:
+            return
+        os._exit(1)  # it would have become the command
+    finally:
+        frames.close_all(given)
+    status = _wait_for(pid)
+    channel.send({"status": os.waitstatus_to_exitcode(status), "killed": _end_all()})
+
+
+@dataclass(frozen=True, slots=True)
+class _Command:
+    """What is to be executed; ``streams`` by the number they shall have."""
+
+    path: str
+    words: list[str]
+    surroundings: Mapping[str, str]
+    streams: Mapping[int, int]
+
+    def spawn(self) -> int:
+        """Start it beside this process, and return its pid. Raises ``OSError``."""
+        return os.posix_spawn(
+            self.path,
+            self.words,
+            self.surroundings,
+            file_actions=[(os.POSIX_SPAWN_DUP2, stream, number) for number, stream in self.streams.items()],
+            setsid=True,
+        )
+
+    def become(self) -> NoReturn:
+        """Turn into it. Raises ``OSError``."""
+        _take(self.streams)
+        os.execve(self.path, self.words, self.surroundings)  # noqa: S606 - commands are what exec is for
+
+
+@dataclass(frozen=True, slots=True)
+class _SelfTest:
+    """Tries what a command might."""
+
+    facts: Frame
+    temporary: str
+    streams: Mapping[int, int]
+
+    def spawn(self) -> int:
+        """Start it beside this process, and return its pid."""
+        pid = os.fork()
+        if pid == 0:
+            self.become()
+        return pid
+
+    def become(self) -> NoReturn:
+        """Try, tell, and end."""
+        try:
+            _take(self.streams)
+            os.write(1, probe.attempts(self.facts, self.temporary))
+        finally:
+            os._exit(0)
+
+
+def _take(streams: Mapping[int, int]) -> None:
+    for number, stream in streams.items():
+        os.dup2(stream, number)
+
+
+def _prepared(config: Config, room: Room, request: Frame, given: list[int]) -> _Command | _SelfTest:
+    """Go where the command is to start, and return what to start."""
+    place = Place(request["workspace"], request["temporary"])
+    if not room.settled:
+        room.settle_in()
+    streams = dict(zip(request["streams"], given, strict=False))
+    os.chdir(streams.pop("cwd", place.workspace))
+    numbered = {int(number): stream for number, stream in streams.items()}
+    if "probe" in request:
+        return _SelfTest(request["probe"], place.temporary, numbered)
+    surroundings = {**environment(config, place, os.getcwd()), **request.get("environment", {})}
+    words = request.get("program")
+    if words is not None:
+        return _Command(_found(words[0], surroundings), words, surroundings, numbered)
+    shell = next(shell for shell in _SHELLS if os.path.exists(shell))
+    return _Command(shell, [shell.rpartition("/")[2], "-c", "--", request["command"]], surroundings, numbered)
+
+
+def _wait_for(pid: int) -> int:
+    """Wait for a process and return its wait status; orphans come to us and are reaped meanwhile."""
+    while True:
+        ended, status = os.waitpid(-1, 0)
+        if ended == pid:
+            return status
+
+
+def _end_all() -> int:
+    """End what a command left, and return how many that were: as process 1 we are the parent of all, and
+    ``kill(-1)`` reaches all but us.
+    """
+    killed = 0
+    if os.getpid() != 1:
+        return killed
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+        while True:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(-1, signal.SIGKILL)
+            os.waitpid(-1, 0)
+            killed += 1
+    return killed
+
+
+def _found(program: str, surroundings: Mapping[str, str]) -> str:
+    """Return the path of a program, searched as execvp(3) does; the name itself if it is not there."""
+    if "/" in program:
+        return program
+    candidates = (f"{directory}/{program}" for directory in surroundings["PATH"].split(":"))
+    return next((path for path in candidates if os.access(path, os.X_OK)), program)
+
+
+def _rehearse(config: Config) -> None:
+    """Walk through what a request needs once, in vain: the page faults of a fresh fork are then paid for."""
+    environment(config, Place(config.temporary, config.temporary), "/")
+    frames.Decoder().feed(frames.encode({"command": "", "timeout_ms": 1, "cwd": None}))
+
+
+def _be_modest() -> None:
+    os.umask(0o022)
+    os.nice(NICE)
+    privileges.dumpable()  # or the file would be root's; nobody is here yet who could look
+    _tell_kernel("oom_score_adj", OOM_SCORE)
+    _tell_kernel("autogroup", NICE)  # where sessions share the processors, theirs counts (sched(7))
+    privileges.not_dumpable()
+
+
+def _tell_kernel(name: str, value: int) -> None:
+    with contextlib.suppress(OSError):
+        descriptor = os.open(proc.path("self", name), os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(descriptor, str(value).encode())
+        finally:
+            os.close(descriptor)
+
+
+def _filter(config: Config, *, guarded: bool) -> list[int]:
+    """Install the filter. Where the kernel gives no notifications, what would need them is refused."""
+    kind = confine.filter_kind(config, guarded=guarded)
+    for flags in (seccomp.FLAG_NEW_LISTENER | seccomp.FLAG_WAIT_KILLABLE, seccomp.FLAG_NEW_LISTENER):
+        with contextlib.suppress(OSError):  # kernels before 5.19 don't know the second flag
+            return [seccomp.install(seccomp.command_filter(kind), flags=flags)]
+    seccomp.install(seccomp.without_notifications(kind))
+    return []
+
+
+def _sentence(error: BaseException) -> str:
+    return f"the sandbox could not start the command: {type(error).__name__}: {error}"
+
+
+def environment(config: Config, place: Place, cwd: str) -> dict[str, str]:
+    """Return the whole environment of a command: nothing is inherited."""
+    return {
+        "PATH": config.path,
+        "HOME": place.home,
+        "TMPDIR": place.temporary,
+        "PWD": cwd,
+        "SHELL": "/bin/bash",
+        "USER": "agent",
+        "LOGNAME": "agent",
+        "LANG": "C.UTF-8",
+        "TERM": "dumb",
+        "TZ": config.time_zone,
+        "PAGER": "cat",
+        "GIT_PAGER": "cat",
+        "GIT_TERMINAL_PROMPT": "0",
+    }

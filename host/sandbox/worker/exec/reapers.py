@@ -1,0 +1,101 @@
+"""The reapers that wait: a few for whoever comes, and those whose last command left their room as it was."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator
+from typing import Final
+
+from ..config import Config, Place
+from ..confine import confine, grants, seccomp
+from . import reaper
+from .children import Child, Children
+
+WARM: Final = 1
+MAX_RESTING: Final = 8
+
+
+class Reapers:
+    """Forks them ahead of requests, and lends them out."""
+
+    def __init__(self, children: Children, config: Config, workspace: str) -> None:
+        self._children = children
+        self._config = config
+        self._workspace = workspace
+        self._warm: list[Child] = []
+        self._resting: dict[str, Child] = {}  # by conversation, last used last
+        self._parent = os.getpid()
+
+    def take(self, conversation: str, place: Place) -> Child:
+        """Return one for a conversation's command: its own, a warm or a new one. Raises ``OSError``."""
+        child = self._fitting(conversation, place) or self.fork(place.workspace, guarded=bool(place.words))
+        child.conversation = conversation
+        child.place = place
+        return child
+
+    def _fitting(self, conversation: str, place: Place) -> Child | None:
+        stamp = grants.stamp(self._config, place.workspace)
+        for child in self._waiting(conversation, place):
+            if child.stamp == stamp and child.place in (None, place):
+                self.lost(child)
+                return child
+            self._dismiss(child)  # what it was made for has been replaced
+        return None
+
+    def fork(self, workspace: str, *, guarded: bool = False) -> Child:
+        """Fork a new one; ``guarded``: for who may not change all of the workspace. Raises ``OSError``."""
+        stamp = grants.stamp(self._config, workspace)
+        if guarded:
+            seccomp.command_filter(confine.filter_kind(self._config, guarded=True))  # once, not in each
+        child = self._children.fork(
+            lambda channel: reaper.reap(channel, self._config, workspace, self._parent, guarded=guarded),
+            self._config,
+        )
+        child.stamp = stamp
+        return child
+
+    def rest(self, child: Child) -> None:
+        """Keep one whose room is as it was for its conversation's next command."""
+        self.forget(child.conversation)
+        if len(self._resting) >= MAX_RESTING:
+            self.forget(next(iter(self._resting)))
+        child.used = time.monotonic()
+        self._resting[child.conversation] = child
+
+    def warm_up(self) -> None:
+        """See that some are warm."""
+        with contextlib.suppress(OSError):  # no process to be had at this moment: the next turn tries again
+            while len(self._warm) < WARM:
+                self._warm.append(self.fork(self._workspace))
+
+    def retire_stale(self) -> None:
+        """End the one that rests longest, if that is too long; a turn is often enough."""
+        oldest = next(iter(self._resting.values()), None)
+        if oldest is not None and oldest.used < time.monotonic() - self._config.reaper_idle_s:
+            self._dismiss(oldest)
+
+    def forget(self, conversation: str) -> None:
+        """End what waits for a conversation."""
+        child = self._resting.get(conversation)
+        if child is not None:
+            self._dismiss(child)
+
+    def lost(self, child: Child) -> None:
+        """One waits no longer."""
+        if child in self._warm:
+            self._warm.remove(child)
+        if self._resting.get(child.conversation) is child:
+            del self._resting[child.conversation]
+
+    def _waiting(self, conversation: str, place: Place) -> Iterator[Child]:
+        if conversation in self._resting:
+            yield self._resting[conversation]
+        if place.workspace == self._workspace and not place.words:
+            yield from reversed(list(self._warm))
+
+    def _dismiss(self, child: Child) -> None:
+        """Close its channel, at which it ends."""
+        self.lost(child)
+        self._children.forget(child)

@@ -1,0 +1,91 @@
+"""The file worker: one process per conversation, confined before it hears of any path."""
+
+from __future__ import annotations
+
+import contextlib
+import select
+from collections.abc import Callable
+from typing import Final
+
+from ..config import Config, Place
+from ..confine import confine, namespaces, privileges
+from ..confine.private_root import PrivateRoot
+from ..frames import Channel, Closed, Frame
+from ..names import Refused, explain
+from ..words import Words
+from . import bounds
+from .formats import Answer
+from .listing import list_dir, remove_folder
+from .paths import Roots, root_paths
+from .reading import read_file, read_text
+from .survey import survey
+from .writing import append_file, edit_file, save_file, write_file
+
+OFFERING = {"read_file", "edit_file", "list_dir"}  # the host's own reads expect what may be absent
+TOOLS: Final[dict[str, Callable[[Roots, Answer], Answer]]] = {
+    "read_file": read_file,
+    "read_text": read_text,
+    "save_file": save_file,
+    "write_file": write_file,
+    "edit_file": edit_file,
+    "append_file": append_file,
+    "list_dir": list_dir,
+    "remove_folder": remove_folder,
+    "survey": survey,
+}
+
+
+def serve(channel: Channel, host: Channel, config: Config, place: Place, supervisor: int, locks: int) -> None:
+    """Confine this process, then answer the host's requests until it or the supervisor closes its channel.
+
+    ``locks``: see ``Roots``.
+    """
+    privileges.no_new_privileges()
+    known = root_paths(config, place)
+    words = Words(place.workspace, place.words)
+    if needs_namespaces(config):
+        namespaces.settle(config.inner_uid, config.inner_gid)
+        root = PrivateRoot(config, place.workspace)
+        root.enter()
+        root.show(place)
+        privileges.renounce()
+        confine.confine_worker(config, place, uid=None, gid=None)
+    else:
+        confine.confine_worker(config, place, uid=config.uid, gid=config.gid)
+        privileges.die_with_parent(supervisor)  # after the change of uid, which clears it (prctl(2))
+    bounds.settle()
+    waiting = select.poll()
+    waiting.register(channel, select.POLLIN)
+    waiting.register(host, select.POLLIN)
+    with contextlib.suppress(Closed):
+        # The supervisor says nothing: what is to be read there is its end.
+        while channel.fileno() not in dict(waiting.poll()):
+            host.send(answer(host.receive(), Roots(known, place.home, locks, words)))
+
+
+def needs_namespaces(config: Config) -> bool:
+    """Return whether a private root has to stand in for Landlock; without need a worker costs less."""
+    return config.namespaces and not config.landlock_abi
+
+
+def answer(request: Frame, roots: Roots) -> Frame:
+    """Run one tool (``TOOLS``: its schema's arguments) within bounds; a fault of any kind is a sentence."""
+    tool, arguments = request["tool"], request["arguments"]
+    path = arguments.get("path") or "."
+    bounds.begin()
+    try:
+        with roots:
+            try:
+                return {"ok": TOOLS[tool](roots, arguments)}
+            except (Refused, OSError) as error:
+                sentence = str(error) if isinstance(error, Refused) else explain(path, error)
+                missing = tool in OFFERING and FileNotFoundError in (type(error), type(error.__cause__))
+                return {"error": sentence + (roots.offer(path) if missing else "")}
+    except bounds.TooLong:
+        return {"error": "stopped: it took too long; nothing was changed"}
+    except MemoryError:
+        return {"error": "stopped: it needs more memory than the file tools may have; nothing was changed"}
+    except (ArithmeticError, LookupError, ValueError, TypeError, AttributeError) as error:
+        return {"error": f"the file tool failed: {type(error).__name__}: {error}"}
+    finally:
+        bounds.end()

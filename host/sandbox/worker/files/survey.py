@@ -1,0 +1,165 @@
+"""One look at what the host itself wants to know of a directory: a few texts, and the skills in it.
+
+The host asks at the beginning of every turn, so the answer is a stamp of what is there, and the content only
+if the stamp is not the one that the host knows. The stamp holds inode, size and change time (which, unlike
+the modification time, no agent can set): a tenth of the cost of reading.
+"""
+
+# Descriptors and raw paths on purpose: pathlib can't work relative to a directory that is held open.
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import stat
+import time
+from collections.abc import Iterator
+from typing import Any, Final
+
+from ..names import Refused, explain
+from .formats import require_plain
+from .paths import Roots
+
+Answer = dict[str, Any]
+
+SKILL_FILE: Final = "SKILL.md"
+NAMES_LOOKED_AT: Final = 10_000  # of a directory of skills, before it is sorted and cut
+SETTLED_NS: Final = 2_000_000_000  # a change this young may be followed by one with the same time stamp
+
+
+def survey(roots: Roots, arguments: Answer) -> Answer:
+    """Answer ``{stamp}`` if it is ``known``, else ``{stamp, texts, skills, more}``.
+
+    Arguments: ``texts`` is a list of ``{names, limit, tail}``, of which the first name that exists is read:
+    ``limit`` bytes, and the last ``tail`` bytes of a longer file; ``skills`` a directory or None, ``most``
+    how many of its folders are looked at (in the order of their names), ``limit`` how many bytes of each
+    SKILL.md are read.
+    Answer: ``texts`` in their order, each ``{name, text, size}`` (and ``tail``), ``{name, fault}`` or None;
+    ``skills`` with ``{folder, text, size}`` or ``{folder, fault}``; ``more`` is how many were left out;
+    ``links`` whether a link leads to any of it. A stamp is empty while what it covers has just been changed.
+    """
+    directory = arguments["skills"]
+    with contextlib.ExitStack() as held:
+        shelf = _held(roots, directory, held)
+        folders, more = _folders(shelf, arguments["most"])
+        names = [name for wanted in arguments["texts"] for name in wanted["names"]]
+        top = _held(roots, ".", held)
+        looks = [(top, name, name) for name in names]
+        linked = [name for name in folders if _is_link(shelf, name)]
+        looks += [
+            (-1 if name in linked else shelf, f"{name}/{SKILL_FILE}", _skill_path(directory, name))
+            for name in folders
+        ]
+        stamp = _stamp(roots, looks)
+        if stamp and stamp == arguments["known"]:
+            return {"stamp": stamp}
+        places = [(top, directory or ".")] + [(at, name) for at, name, _ in looks if at >= 0]
+        links = bool(linked) or any(_leads_on(at, name) for at, name in places)
+    texts = [_first(roots, **wanted) for wanted in arguments["texts"]]
+    skills = [
+        {"folder": folder.encode("utf-8", "replace").decode()}
+        | _content(roots, _skill_path(directory, folder), arguments["limit"])
+        for folder in folders
+    ]
+    return {"stamp": stamp, "texts": texts, "skills": skills, "more": more, "links": links}
+
+
+def _held(roots: Roots, directory: str | None, held: contextlib.ExitStack) -> int:
+    """Return a descriptor of a directory, -1 if there is none."""
+    with contextlib.suppress(Refused):
+        return -1 if directory is None else held.enter_context(roots.directory(directory))
+    return -1
+
+
+def _folders(shelf: int, most: int) -> tuple[list[str], int]:
+    """Return the folders' names, sorted, and how many more there are; links count, hidden names don't."""
+    names = [] if shelf < 0 else sorted(_visible(shelf))
+    return names[:most], max(0, len(names) - most)
+
+
+def _visible(descriptor: int) -> Iterator[str]:
+    with os.scandir(descriptor) as entries:
+        for _, entry in zip(range(NAMES_LOOKED_AT), entries, strict=False):
+            if not entry.name.startswith(".") and (entry.is_symlink() or entry.is_dir(follow_symlinks=False)):
+                yield entry.name
+
+
+def _is_link(shelf: int, name: str) -> bool:
+    with contextlib.suppress(OSError):
+        return stat.S_ISLNK(os.stat(name, dir_fd=shelf, follow_symlinks=False).st_mode)
+    return True
+
+
+def _leads_on(directory: int, name: str) -> bool:
+    with contextlib.suppress(OSError):
+        return stat.S_ISLNK(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode)
+    return False
+
+
+def _skill_path(directory: str, folder: str) -> str:
+    return f"{directory}/{folder}/{SKILL_FILE}"
+
+
+def _stamp(roots: Roots, looks: list[tuple[int, str, str]]) -> str:
+    """Return a digest of what is at each (directory, name in it, path from the root)."""
+    digest = hashlib.blake2b(digest_size=16)
+    newest = 0
+    for directory, name, path in looks:
+        status = _status(roots, directory, name, path)
+        mark = "-"
+        if status is not None:
+            newest = max(newest, status.st_ctime_ns)
+            mark = (
+                f"{status.st_dev} {status.st_ino} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
+            )
+        digest.update(os.fsencode(f"{path}\0{mark}\n"))
+    return digest.hexdigest() if newest < time.time_ns() - SETTLED_NS else ""
+
+
+def _status(roots: Roots, directory: int, name: str, path: str) -> os.stat_result | None:
+    """Look at a file. Links (``directory`` -1) are followed only below the root: elsewhere a foreign file
+    system could hang us.
+    """
+    try:
+        if directory >= 0:
+            status = os.stat(name, dir_fd=directory, follow_symlinks=False)
+            if not stat.S_ISLNK(status.st_mode):
+                return status
+        descriptor = roots.open(path, os.O_PATH)
+    except (OSError, Refused):
+        return None
+    try:
+        return os.fstat(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _first(roots: Roots, names: list[str], limit: int, tail: int = 0) -> Answer | None:
+    for name in names:
+        found = _content(roots, name, limit, tail)
+        if "missing" not in found:
+            return {"name": name} | found
+    return None
+
+
+def _content(roots: Roots, path: str, limit: int, tail: int = 0) -> Answer:
+    try:
+        descriptor = roots.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+    except Refused as refusal:
+        missing = isinstance(refusal.__cause__, FileNotFoundError)
+        return {"fault": str(refusal)} | ({"missing": True} if missing else {})
+    try:
+        status = os.fstat(descriptor)
+        require_plain(path, status, hard_links=roots.hard_links(path))
+        text = os.pread(descriptor, limit, 0).decode("utf-8", "replace")
+        found = {"text": text, "size": status.st_size}
+        if tail and status.st_size > limit:
+            found["tail"] = os.pread(descriptor, tail, status.st_size - tail).decode("utf-8", "replace")
+        return found
+    except Refused as refusal:
+        return {"fault": str(refusal)}
+    except OSError as error:
+        return {"fault": explain(path, error)}
+    finally:
+        os.close(descriptor)

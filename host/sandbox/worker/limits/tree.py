@@ -1,0 +1,171 @@
+"""The processes below a reaper: counting what they use, and ending them all."""
+
+# Descriptors and raw paths on purpose: pathlib can't work relative to a directory that is held open.
+# ruff: noqa: PTH116, PTH208
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from dataclasses import dataclass
+from typing import Final
+
+from .. import proc, syscalls
+from . import hidden_memory, pss
+
+SWEEP_LIMIT_MS: Final = 5000  # a process in uninterruptible sleep may outlive it
+_RETRY_S: Final = 0.0005
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What the processes below take: tasks (threads count) and bytes of memory.
+
+    ``certain``: it is above the limit even if all that was not looked at is left out.
+    """
+
+    tasks: int
+    memory: int
+    certain: bool = False
+
+
+def descendants(root: int, enough: int = 1 << 22) -> list[tuple[int, int, int]]:
+    """Return ``(pid, parent, threads)`` of everything below ``root``, as far as it can be seen now.
+
+    Stops after ``enough`` processes: a fork bomb must not be counted to its end while it grows.
+    """
+    found: list[tuple[int, int, int]] = []
+    queue = [(child, root) for child in _children(root)[0]]
+    while queue and len(found) < enough:
+        pid, parent = queue.pop()
+        children, threads = _children(pid)
+        found.append((pid, parent, threads))
+        queue.extend((child, pid) for child in children)
+    return found
+
+
+def children(pid: int) -> list[int]:
+    """Return the pids of a process's children."""
+    return _children(pid)[0]
+
+
+def sessions(root: int) -> int:
+    """Return how many sessions the processes below ``root`` are in."""
+    found: set[int] = set()
+    for pid, _, _ in descendants(root):
+        with contextlib.suppress(ProcessLookupError):
+            found.add(os.getsid(pid))
+    return len(found)
+
+
+def tasks_of(uid: int) -> int:
+    """Return how many threads a uid has now."""
+    total = 0
+    for name in os.listdir(proc.path()):
+        with contextlib.suppress(OSError):
+            if name.isdigit() and os.stat(proc.path(name)).st_uid == uid:
+                total += len(os.listdir(proc.path(name, "task")))
+    return total
+
+
+def _children(pid: int) -> tuple[list[int], int]:
+    """Children of all threads of a process, and how many threads it has (proc_pid_task(5))."""
+    children: list[int] = []
+    try:
+        threads = os.listdir(proc.path(pid, "task"))
+    except OSError:
+        return [], 0
+    for thread in threads:
+        pids = hidden_memory.read(proc.path(pid, "task", thread, "children")).split()
+        children.extend(int(child) for child in pids)
+    return children, len(threads)
+
+
+class Meter:
+    """Measures what one command takes, again and again."""
+
+    def __init__(self, *, own_network: bool = False) -> None:
+        self._proportions = pss.Proportions()
+        self._unseen = hidden_memory.Watch(own_network=own_network)
+
+    def usage(self, root: int, besides: int | None, memory_limit: int, task_limit: int) -> Usage:
+        """Measure everything below ``root`` but ``besides``; shared pages are told apart only when the quick
+        sum is over the limit.
+        """
+        processes = [found for found in descendants(root, task_limit + 2) if found[0] != besides]
+        tasks = sum(threads for _, _, threads in processes)
+        if tasks > task_limit:
+            return Usage(tasks, 0)
+        sizes = {pid: found for pid, _, _ in processes if (found := hidden_memory.look(pid)) is not None}
+        known = list(sizes.values())
+        private, shared = sum(p.resident - p.file for p in known), sum(p.file for p in known)
+        doubt = 0
+        if private + shared > memory_limit:
+            lodgers = {pid for pid, parent, _ in processes if _lodges(pid, parent, sizes)}
+            known = [found for pid, found in sizes.items() if pid not in lodgers]
+            parts = self._proportions.parts(known)
+            private, shared = parts.private, parts.shared
+            doubt = private + shared - parts.least
+        if private + shared <= memory_limit:
+            areas, other = self._unseen.look(known, memory_limit)
+            shared, private = max(shared, areas), private + other
+        return Usage(tasks, private + shared, certain=private + shared - doubt > memory_limit)
+
+    def forget(self) -> None:
+        """Have the next look be a fresh one."""
+        self._unseen.forget()
+
+
+def _lodges(pid: int, parent: int, sizes: dict[int, hidden_memory.Process]) -> bool:
+    """Whether a process runs in its parent's memory, as a child of vfork(2) does until it is a program."""
+    if pid not in sizes or parent not in sizes:
+        return False
+    return syscalls.share_memory(sizes[pid].pid, sizes[parent].pid)
+
+
+def end_all(*, scoped: bool) -> bool:
+    """Kill everything below this process and reap it; True once nothing is left.
+
+    ``scoped``: the signal scope was proven, so ``kill(-1)`` reaches the descendants only. Without it the tree
+    is walked, stopped first so that it can't outrun the walk; orphans come to us, the subreaper.
+    """
+    deadline = time.monotonic() + SWEEP_LIMIT_MS / 1000
+    while time.monotonic() < deadline:
+        if scoped:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(-1, signal.SIGKILL)
+        else:
+            _kill_walking()
+        if not _reap():
+            return True
+        time.sleep(_RETRY_S)
+    return False
+
+
+def _kill_walking() -> None:
+    for number in (signal.SIGSTOP, signal.SIGKILL):
+        for pid, _, _ in descendants(os.getpid()):
+            with contextlib.suppress(OSError):
+                os.kill(pid, number)
+
+
+def reap_orphans(kept: int) -> None:
+    """Collect who has ended, as long as that is not ``kept``, whose end others wait for."""
+    with contextlib.suppress(ChildProcessError):
+        while (ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is not None:
+            if ended.si_pid == kept:
+                return
+            os.waitpid(ended.si_pid, 0)
+
+
+def _reap() -> bool:
+    """Collect what has ended; False when there are no children left."""
+    while True:
+        try:
+            pid, _ = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return False
+        if pid == 0:
+            return True

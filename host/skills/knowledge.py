@@ -1,0 +1,312 @@
+"""What the agent knows at the beginning of a turn: persona, memory, skills, read anew when they changed.
+
+The workspace is looked at through the sandbox's door, in one round trip. The operator's own directories,
+where no agent can write, are looked at in this process by the same code, which follows no link out of them.
+Both cost a stamp as long as nothing changed, and next to nothing where the kernel tells that nothing did.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import anyio
+import anyio.to_thread
+
+from host.sandbox.wire import SandboxFault
+from host.sandbox.worker.files.paths import RootPath, Roots
+from host.sandbox.worker.files.survey import SKILL_FILE, survey
+from host.sandbox.worker.names import Refused
+from host.skills.catalogue import FOLDER, LARGEST_FILE, Catalogue, Shelf, Skill, SkillFile, Tier, catalogue
+from host.skills.front_matter import LONGEST, body
+from host.skills.watch import Watch
+
+PERSONA_FILES: Final = ("CLAUDE.md", "AGENTS.md", "AGENT.md")
+MEMORY_FILE: Final = "MEMORY.md"
+PERSONA_LIMIT: Final = 32 * 1024
+"""Bytes of one persona file that reach the prompt; more is cut with a note."""
+
+MEMORY_LIMIT: Final = 16 * 1024
+"""Bytes of MEMORY.md that reach the prompt: of more the first and the last half, with a note between."""
+
+SHORTEN: Final = "Rewrite it shorter: keep what counts, and move the rest to other files that it names."
+
+MOST_SKILLS: Final = 100
+"""Folders of one directory of skills that are looked at, in the order of their names."""
+
+_HEAD: Final = LONGEST + 16  # the front matter and its two lines of dashes
+
+logger = logging.getLogger("picoclaw.agent")
+
+NO_SKILLS: Final = Catalogue()
+
+Look = Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]]
+"""Asks ``survey`` about one directory. Raises ``SandboxFault`` or ``Refused``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A file of ``size`` bytes as it reaches the prompt; ``cut`` is the limit that it was longer than.
+
+    ``tail`` is then its end, where that counts.
+    """
+
+    name: str
+    text: str
+    cut: int | None = None
+    tail: str = ""
+    size: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """All of it. The same object is returned as long as nothing changed."""
+
+    organisation: Text | None = None
+    user: Text | None = None
+    memory: Text | None = None
+    skills: Catalogue = NO_SKILLS
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """One directory: whose it is, how to look at it, and what in it counts.
+
+    ``texts`` are names of which the first that exists counts, a limit in bytes, and how many of these are
+    for the end of a longer file. ``skills`` is the directory of skills in it (None: none), ``path`` how tools
+    name that. ``directory`` is where it lies; ``agents_write`` says that names in it may be agents', which
+    this process doesn't follow.
+    """
+
+    tier: Tier
+    look: Look
+    texts: Sequence[tuple[Sequence[str], int, int]] = ()
+    skills: str | None = None
+    path: str = ""
+    directory: Path | None = None
+    agents_write: bool = False
+
+
+class Knowledge:
+    """Looks at the directories and remembers what they held. One per host."""
+
+    def __init__(
+        self,
+        workspace: Look,
+        *,
+        workspace_dir: Path,
+        built_in_dir: Path,
+        org_dir: Path | None,
+        skills_dir: Path,
+    ) -> None:
+        self._workspace = _Directory(
+            Wanted(
+                "user",
+                workspace,
+                [(PERSONA_FILES, PERSONA_LIMIT, 0), ((MEMORY_FILE,), MEMORY_LIMIT, MEMORY_LIMIT // 2)],
+                FOLDER,
+                FOLDER,
+                workspace_dir,
+                agents_write=True,
+            )
+        )
+        self._org = _Directory(_organisation(org_dir))
+        self._shelves = [_Directory(_shelf("builtIn", built_in_dir)), self._org]
+        inside = _beneath(skills_dir, workspace_dir)
+        if inside is None:
+            self._shelves.append(_Directory(_shelf("user", skills_dir)))
+        elif inside != FOLDER:
+            wanted = Wanted("user", workspace, (), inside, inside, workspace_dir, agents_write=True)
+            self._shelves.append(_Directory(wanted))
+        self._shelves.append(self._workspace)
+        self._known = Known()
+        self._made_of: list[object] = []
+        self._one_reader = anyio.CapacityLimiter(1)
+
+    async def look(self) -> Known:
+        """Return what is known now. What cannot be looked at for the moment stays as it was."""
+        for directory in self._shelves:
+            await directory.refresh()
+        texts = (self._org.text(0), self._workspace.text(0), self._workspace.text(1))
+        shelves = [directory.shelf for directory in self._shelves]
+        if self._made_of != [texts, shelves]:
+            # Parsing a hundred skills takes a second, so it leaves the loop alone.
+            skills = await anyio.to_thread.run_sync(catalogue, shelves, limiter=self._one_reader)
+            self._known, self._made_of = Known(*texts, skills), [texts, shelves]
+        return self._known
+
+    async def reload(self) -> Known:
+        """Forget everything, and look."""
+        for directory in self._shelves:
+            directory.forget()
+        return await self.look()
+
+    async def instructions(self, skill: Skill) -> Text | None:
+        """Return the body of a skill's SKILL.md; None if it is gone or refused."""
+        directory = next(one for one in self._shelves if one.shelf.path == skill.shelf)
+        found = await directory.read(f"{skill.name}/{SKILL_FILE}", LARGEST_FILE)
+        return None if found is None else Text(found.name, body(found.text), found.cut)
+
+
+class _Directory:
+    """One directory and what it held when it was last read."""
+
+    def __init__(self, wanted: Wanted) -> None:
+        self._wanted = wanted
+        self._stamp = ""
+        self._watch = Watch()
+        self._taken = 0  # which look's answer is here
+        self._covered = False  # whether what is watched is all that there is to see
+        self._watched = [] if wanted.directory is None else _places(wanted.directory, wanted.skills)
+        self._texts: Sequence[Text | None] = [None] * len(wanted.texts)
+        self.shelf = Shelf(wanted.tier, wanted.path, ())
+
+    def text(self, number: int) -> Text | None:
+        """Return one of the texts."""
+        return self._texts[number]
+
+    def forget(self) -> None:
+        """Let the next look read everything."""
+        self._stamp = ""
+        self._watch.begin(())
+
+    async def refresh(self) -> None:
+        """Look; what cannot be looked at for the moment stays as it was."""
+        if self._watch.quiet():
+            return
+        wanted, watched = self._wanted, self._watched
+        begun = self._watch.begin(watched)
+        texts = [
+            {"names": list(names), "limit": limit + 1, "tail": tail} for names, limit, tail in wanted.texts
+        ]
+        asked = self._asked(texts, wanted.skills) | {"known": self._stamp}
+        try:
+            answer = await wanted.look(asked)
+        except (SandboxFault, Refused, OSError) as fault:
+            logger.warning("What the agent knows could not be read again: %s", type(fault).__name__)
+            return
+        if begun < self._taken:
+            return  # another look began later and ended sooner
+        self._taken = begun
+        if "texts" in answer:
+            self._take(answer)
+        if self._covered and watched == self._watched:
+            self._watch.seen(begun)
+
+    def _take(self, answer: Mapping[str, Any]) -> None:
+        wanted = self._wanted
+        self._stamp = str(answer.get("stamp", ""))
+        found = _listed(answer["texts"])
+        self._texts = [
+            _text(item, limit, tail) for item, (_, limit, tail) in zip(found, wanted.texts, strict=False)
+        ]
+        self._texts += [None] * (len(wanted.texts) - len(self._texts))
+        files = tuple(map(_skill_file, _listed(answer.get("skills"))))
+        self.shelf = Shelf(wanted.tier, wanted.path, files, _number(answer.get("more")))
+        folders = [file.folder for file in files]
+        self._covered = wanted.directory is not None and not answer.get("links") and not self.shelf.left_out
+        if wanted.directory is None or wanted.skills is None:
+            return
+        places = _places(wanted.directory, wanted.skills)
+        if wanted.agents_write:
+            self._covered = self._covered and not folders
+        else:
+            places += [places[-1] / folder for folder in folders]
+        self._watched = places
+
+    async def read(self, path: str, limit: int) -> Text | None:
+        """Read one file below the directory of skills."""
+        name = f"{self._wanted.skills}/{path}"
+        asked = self._asked([{"names": [name], "limit": limit + 1}], None) | {"known": ""}
+        try:
+            answer = await self._wanted.look(asked)
+        except (SandboxFault, Refused, OSError):
+            return None
+        [found] = _listed(answer.get("texts")) or [None]
+        return _text(found, limit)
+
+    def _asked(self, texts: list[dict[str, Any]], skills: str | None) -> dict[str, Any]:
+        return {"texts": texts, "skills": skills, "most": MOST_SKILLS, "limit": _HEAD}
+
+
+def _places(directory: Path, skills: str | None) -> list[Path]:
+    return [directory] if skills in (None, ".") else [directory, directory / skills]
+
+
+def _organisation(directory: Path | None) -> Wanted:
+    if directory is None:
+        return Wanted("org", _nothing, [(PERSONA_FILES, PERSONA_LIMIT, 0)])
+    return Wanted(
+        "org",
+        directly(directory),
+        [(PERSONA_FILES, PERSONA_LIMIT, 0)],
+        FOLDER,
+        str(directory / FOLDER),
+        directory,
+    )
+
+
+def _shelf(tier: Tier, directory: Path) -> Wanted:
+    return Wanted(tier, directly(directory), (), ".", str(directory), directory)
+
+
+def directly(directory: Path, *, hard_links: bool = True) -> Look:
+    """Return a way to look at a directory in this process; links out of it are not followed.
+
+    ``hard_links``: files may have other names, as package tools make them; not where agents write.
+    """
+    root = RootPath(str(directory), False, hard_links=hard_links)
+
+    async def look(asked: Mapping[str, Any]) -> Mapping[str, Any]:
+        # In the loop: a few microseconds for each file, a tenth of what passing it to a thread costs.
+        with Roots([root]) as roots:
+            return survey(roots, dict(asked))
+
+    return look
+
+
+async def _nothing(asked: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {"stamp": ""}
+
+
+def _beneath(path: Path, workspace: Path) -> str | None:
+    """Return a path relative to the workspace, or None if it lies elsewhere."""
+    try:
+        return str(path.resolve().relative_to(workspace.resolve()))
+    except ValueError:
+        return None
+
+
+# --- what comes out of the sandbox is not trusted to have the right shape
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _number(value: Any) -> int:
+    return value if isinstance(value, int) and value >= 0 else 0
+
+
+def _text(found: Any, limit: int, tail: int = 0) -> Text | None:
+    if not isinstance(found, Mapping) or not isinstance(found.get("text"), str):
+        return None
+    data, size = found["text"].encode("utf-8", "replace"), _number(found.get("size"))
+    name = str(found.get("name", ""))
+    if len(data) <= limit:
+        return Text(name, data.decode("utf-8", "ignore"), size=size)
+    end = str(found.get("tail", "")).encode("utf-8", "replace")[-tail:] if tail else b""
+    kept = data[: limit - tail].decode("utf-8", "ignore")
+    return Text(name, kept, limit, end.decode("utf-8", "ignore").lstrip("\ufffd"), size)
+
+
+def _skill_file(found: Any) -> SkillFile:
+    found = found if isinstance(found, Mapping) else {}
+    folder, text, fault = (found.get(name) for name in ("folder", "text", "fault"))
+    if isinstance(text, str):
+        return SkillFile(str(folder), text[:_HEAD], _number(found.get("size")))
+    said = "it has no SKILL.md" if found.get("missing") else str(fault)[:500]
+    return SkillFile(str(folder), fault=said)

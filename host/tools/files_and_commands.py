@@ -1,0 +1,265 @@
+"""The six tools that touch files and run commands: schemas, and results in words."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from host.sandbox.client import EXEC_GRACE_S, Sandbox
+from host.sandbox.guard import Guard
+from host.sandbox.policy import Trust
+from host.sandbox.wire import ANSWER_TIMEOUT_S, SandboxFault
+from host.sandbox.worker.words import READ_ONLY
+from host.skills.knowledge import MEMORY_FILE, MEMORY_LIMIT, SHORTEN
+from host.tools.base import BadArguments, Image, ToolResult, ToolSpec, check
+
+COMMAND_BYTES: Final = 131_000  # one argument's limit is MAX_ARG_STRLEN, execve(2)
+EXEC_TIMEOUT_MAX_MS: Final = 3_600_000
+_DENIED: Final = ("Permission denied", "Operation not permitted", "PermissionError")
+_HINT: Final = (
+    "[sandbox: commands reach the workspace, $TMPDIR, $HOME and system directories only{network}; "
+    "use $TMPDIR instead of /tmp]"
+)
+_LEFT_RUNNING: Final = (
+    "[what the command left running was ended with it. To keep it, pass background=true, or do everything "
+    "that needs it in the same command]"
+)
+
+logger = logging.getLogger("picoclaw.tools")
+
+
+def _spec(
+    name: str, description: str, properties: dict[str, Any], required: list[str], *, read_only: bool = False
+) -> ToolSpec:
+    schema = {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
+    return ToolSpec(name, description, schema, read_only=read_only)
+
+
+_PATH: Final = {
+    "type": "string",
+    "description": "Path; relative ones start at the workspace, ~ is $HOME of commands",
+}
+_COUNT: Final = {"type": "integer", "minimum": 1}
+
+FILE_SPECS: Final = (
+    _spec(
+        "read_file",
+        "Read a text file. The first line tells size, the lines shown and, if more follow, how to go on. "
+        "Images are returned as images; binary files are recognised, not shown.",
+        {
+            "path": _PATH,
+            "offset": {**_COUNT, "description": "First line to read, counted from 1"},
+            "limit": {**_COUNT, "description": "Number of lines (default 2000)"},
+            "from_byte": {
+                **_COUNT,
+                "description": "Byte to begin at within the line offset, as a header says",
+            },
+        },
+        ["path"],
+        read_only=True,
+    ),
+    _spec(
+        "write_file",
+        "Write a whole file; missing directories are made. An existing file needs overwrite=true.",
+        {"path": _PATH, "content": {"type": "string"}, "overwrite": {"type": "boolean", "default": False}},
+        ["path", "content"],
+    ),
+    _spec(
+        "edit_file",
+        "Replace old_text, which must match exactly and once (or pass replace_all=true), with new_text. "
+        "The file keeps its encoding and its line ends.",
+        {
+            "path": _PATH,
+            "old_text": {"type": "string"},
+            "new_text": {"type": "string"},
+            "replace_all": {"type": "boolean", "default": False},
+        },
+        ["path", "old_text", "new_text"],
+    ),
+    _spec(
+        "append_file",
+        "Add text to the end of a file; it is created if missing.",
+        {"path": _PATH, "content": {"type": "string"}},
+        ["path", "content"],
+    ),
+    _spec(
+        "list_dir",
+        "List a directory: names, kinds (a trailing / for directories) and sizes in bytes.",
+        {
+            "path": {**_PATH, "default": "."},
+            "depth": {**_COUNT, "description": "Levels to descend (default 1, at most 8)"},
+            "limit": {**_COUNT, "description": "Entries to list (default 500, at most 5000)"},
+        },
+        [],
+        read_only=True,
+    ),
+)
+EXEC_SPEC: Final = _spec(
+    "exec",
+    "Run a shell command line in the workspace, in a sandbox. Returns stdout and stderr in order and "
+    "the exit code. What it leaves running is ended, unless background=true: then it keeps running and "
+    "gets a number; action list, read and kill manage those.",
+    {
+        "command": {"type": "string", "description": "Shell command line (bash)"},
+        "cwd": {"type": "string", "description": "Working directory, default the workspace"},
+        "timeout_ms": {**_COUNT, "description": "Time limit in milliseconds"},
+        "stdin": {"type": "string", "description": "Standard input; empty if left out"},
+        "background": {"type": "boolean", "default": False},
+        "action": {
+            "type": "string",
+            "enum": ["run", "list", "read", "kill"],
+            "default": "run",
+            "description": "For background commands; read and kill need job",
+        },
+        "job": {**_COUNT, "description": "Number of a background command"},
+    },
+    [],
+)
+
+
+class SandboxToolset:
+    """The sandbox's tools for one conversation; nothing in a call can make them another's."""
+
+    def __init__(self, sandbox: Sandbox, conversation_id: str, workspace: Path, trust: Trust) -> None:
+        self._sandbox = sandbox
+        self._read_only = ", ".join(sandbox.policy.read_only(trust))
+        self._conversation = conversation_id
+        self._workspace = workspace
+        self._guard = Guard(sandbox.policy, workspace)
+        self._specs = (*FILE_SPECS, EXEC_SPEC) if sandbox.policy.exec_enabled else FILE_SPECS
+
+    def specs(self) -> Sequence[ToolSpec]:
+        """Return the tools; ``exec`` is left out when it is switched off."""
+        return self._specs
+
+    async def call(self, name: str, arguments: Mapping[str, Any]) -> ToolResult:
+        """Run a tool. Faults are results; a cancelled call has its command ended before it raises."""
+        try:
+            spec = next((s for s in self._specs if s.name == name), None)
+            if spec is None:
+                raise SandboxFault(f"there is no tool named {name}")
+            checked = check(arguments, spec.input_schema)
+            if name == "exec":
+                return await self._exec(checked)
+            answer = await self._sandbox.file(self._conversation, self._workspace, name, checked)
+            return _file_result(answer, self._note(str(checked.get("path")), answer))
+        except (SandboxFault, BadArguments) as fault:
+            logger.warning("Tool execution failed", extra={"tool": name, "error": str(fault)})
+            why = f". {self._sandbox.policy.read_only_because}" if str(fault).endswith(READ_ONLY) else ""
+            return ToolResult(f"{fault}{why}", is_error=True)
+
+    def _note(self, path: str, answer: Mapping[str, Any]) -> str:
+        """Return what is to be said of a file that was written: that MEMORY.md is too long to be read."""
+        size, memory = answer.get("size"), self._workspace / MEMORY_FILE
+        if not isinstance(size, int) or size <= MEMORY_LIMIT:
+            return ""
+        if os.path.normpath(self._workspace / path) != os.path.normpath(memory):
+            return ""
+        what = (
+            f"{MEMORY_FILE} has {size} bytes now, and only the first and the last {MEMORY_LIMIT // 2} of them"
+        )
+        return f"\n[host: {what} are shown to you at the beginning of a turn. {SHORTEN}]"
+
+    async def _request(self, op: str, fields: dict[str, Any], timeout_s: float) -> dict[str, Any]:
+        return await self._sandbox.request(op, self._conversation, self._workspace, fields, timeout_s)
+
+    async def _exec(self, arguments: dict[str, Any]) -> ToolResult:
+        action = arguments.pop("action", "run")
+        if action != "run":
+            return await self._manage(action, arguments.get("job"))
+        command = _passable(arguments.get("command"))
+        refusal = self._guard.refusal(command, arguments.get("cwd"))
+        if refusal is not None:
+            raise SandboxFault(refusal)
+        if arguments.get("background"):
+            answer = await self._request("exec", arguments, ANSWER_TIMEOUT_S)
+            return ToolResult(f"running in the background as job {answer.get('job')}")
+        timeout_ms = min(
+            arguments.get("timeout_ms") or self._sandbox.policy.exec_timeout_ms, EXEC_TIMEOUT_MAX_MS
+        )
+        fields = {**arguments, "timeout_ms": timeout_ms}
+        answer = await self._request("exec", fields, timeout_ms / 1000 + EXEC_GRACE_S)
+        return self._exec_result(answer)
+
+    async def _manage(self, action: str, job: int | None) -> ToolResult:
+        if action == "list":
+            answer = await self._request("job_list", {}, ANSWER_TIMEOUT_S)
+            return ToolResult(_jobs_text(answer.get("jobs")))
+        if job is None:
+            raise SandboxFault(f"action {action} needs job, the number of a background command")
+        answer = await self._request(f"job_{action}", {"job": job}, ANSWER_TIMEOUT_S)
+        return self._exec_result(answer)
+
+    def _exec_result(self, answer: Mapping[str, Any]) -> ToolResult:
+        """Put output and ending into words. Any exit code but 0 is an error for the model."""
+        output = answer.get("output")
+        text = output if isinstance(output, str) else ""
+        ended, status = answer.get("ended"), answer.get("status")
+        failed = ended is not None and (ended != "exited" or status != 0)
+        lines = [text.rstrip("\n")] if text else []
+        if failed and any(sign in text for sign in _DENIED):
+            network = "" if self._sandbox.policy.allow_network else ", and no network"
+            lines.append(_HINT.format(network=network))
+            if self._read_only:
+                because = self._sandbox.policy.read_only_because
+                lines.append(f"[{self._read_only}: {READ_ONLY}. {because}]")
+        if answer.get("killed"):
+            lines.append(_LEFT_RUNNING)
+        lines.append(_ending(ended, status, answer.get("ms")))
+        return ToolResult("\n".join(lines), is_error=failed)
+
+
+def _passable(command: str | None) -> str:
+    """Return a command that a shell can be given. Raises ``SandboxFault``."""
+    if not command:
+        raise SandboxFault("command is missing")
+    if "\0" in command:
+        raise SandboxFault("a command can't contain a NUL byte")
+    try:
+        size = len(command.encode())
+    except UnicodeEncodeError:
+        raise SandboxFault("a command can't contain half of a surrogate pair") from None
+    if size > COMMAND_BYTES:
+        raise SandboxFault(
+            f"the command is longer than {COMMAND_BYTES} bytes; write a script file and run it"
+        )
+    return command
+
+
+def _file_result(answer: Mapping[str, Any], note: str = "") -> ToolResult:
+    text, image = answer.get("text"), answer.get("image")
+    if not isinstance(text, str):
+        raise SandboxFault("the sandbox gave no valid answer")
+    if isinstance(image, dict):
+        return ToolResult(text, images=(Image(str(image.get("data")), str(image.get("media_type"))),))
+    return ToolResult(text + note)
+
+
+def _ending(ended: Any, status: Any, ms: Any) -> str:
+    if ended is None:
+        return "[still running]"
+    if ended == "exited" and isinstance(status, int):
+        how = f"exit code {status}" if status >= 0 else f"ended by signal {-status}"
+        return f"[{how}, {ms} ms]"
+    sentences = {
+        "timeout": "stopped: time limit reached",
+        "memory": "stopped: memory limit reached",
+        "processes": "stopped: too many processes",
+        "space": "stopped: its temporary files took too much of their disk, and were removed",
+        "cancelled": "stopped: cancelled",
+        "launcher": "stopped: the sandbox ended",
+    }
+    return f"[{sentences.get(str(ended), 'stopped')}, {ms} ms]"
+
+
+def _jobs_text(jobs: Any) -> str:
+    if not isinstance(jobs, list) or not jobs:
+        return "no background commands"
+    return "\n".join(
+        f"job {job.get('job')}: {job.get('state')}, {job.get('age_ms')} ms: {job.get('command')}"
+        for job in jobs
+        if isinstance(job, dict)
+    )
