@@ -4,35 +4,56 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
+# What `make run` needs is in place; what everything else here needs is in place.
+READY := $(VENV)/.ready
 STAMP := $(VENV)/.stamp
+DIST := dist
 POSTGRES_TESTS := tests/contract tests/cluster
 HTTP_TESTS := $(addprefix tests/http/test_,chat.py tasks.py)
-LOCK := requirements/dev.lock
+RUN_LOCKS := requirements/runtime.lock requirements/build.lock
+DEV_LOCK := requirements/dev.lock
 EXTRAS := --extra telegram --extra postgres --extra otel --extra image
 COMPILE := --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate -q \
   pyproject.toml --custom-compile-command "make lock"
 
-.PHONY: run setup test test-postgres test-http-postgres chaos attack chaos-cluster agents schema check lint types supply sbom audit image-test bench lock format clean
+.PHONY: run setup test newcomer test-helm dist test-postgres test-http-postgres chaos attack chaos-cluster agents schema check lint types supply sbom audit image-test bench lock format clean
 
-run: setup
+run: $(READY)
 	@$(VENV)/bin/picoclaw dev
 
 setup: $(STAMP)
 
-# One environment from the pinned, hashed lock file: uv when it is there, else venv and pip.
-$(STAMP): $(LOCK) pyproject.toml
-	@echo "Setting up $(VENV) from $(LOCK) (once; a minute or two with pip, seconds with uv)"
+# One environment, from pinned and hashed locks: what running needs first (170 MB), the rest for who develops
+# (970 MB). uv where it is there, else venv and pip. What would stop it is one sentence. $(call install,LOCK...)
+define install
+	@stop() { echo "picoclaw: $$1" >&2; exit 2; }; \
+	test -w . || stop "this folder cannot be written by uid $$(id -u); copy it to a folder of yours"; \
+	command -v "$(PYTHON)" >/dev/null || stop "there is no $(PYTHON); install Python 3.11 or newer"; \
+	"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  stop "$(PYTHON) is older than 3.11; install a newer one and name it: make run PYTHON=python3.12"; \
+	command -v uv >/dev/null || "$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || \
+	  stop "$(PYTHON) has no venv module; install it (Debian, Ubuntu: apt install python3-venv)"
 	@if command -v uv >/dev/null; then \
 	  uv venv --quiet --allow-existing --python "$(PYTHON)" $(VENV) && \
-	  uv pip install --quiet --python $(PY) --require-hashes -r $(LOCK) && \
+	  uv pip install --quiet --compile-bytecode --python $(PY) --require-hashes $(1:%=-r %) && \
 	  uv pip install --quiet --python $(PY) --no-deps --no-build-isolation -e . ; \
 	else \
 	  $(PYTHON) -m venv $(VENV) && \
-	  $(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r $(LOCK) && \
+	  $(PY) -m pip install --quiet --disable-pip-version-check --require-hashes $(1:%=-r %) && \
 	  $(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e . ; \
 	fi
 	@$(PY) -m compileall -q host mcp_server shared
-	@touch $(STAMP)
+endef
+
+$(READY): $(RUN_LOCKS) pyproject.toml
+	@echo "Setting up $(VENV) (once; a minute with pip, seconds with uv)"
+	$(call install,$(RUN_LOCKS))
+	@touch $@
+
+$(STAMP): $(DEV_LOCK) pyproject.toml
+	@echo "Setting up $(VENV) for development (once; a minute or two with pip, seconds with uv)"
+	$(call install,$(DEV_LOCK))
+	@touch $@ $(READY)
 
 # The sandbox's own tests go first, alone: they count the processes that are left. The others in the order of
 # their folders: the long ones are not the last.
@@ -81,14 +102,25 @@ supply: setup
 
 # What the image is made of, as CycloneDX 1.6.
 sbom: setup
-	@mkdir -p dist
+	@mkdir -p $(DIST)
 	$(VENV)/bin/cyclonedx-py requirements requirements/runtime.lock --pyproject pyproject.toml \
-	  --output-reproducible --of JSON -o dist/sbom.cdx.json 2>/dev/null
-	@echo dist/sbom.cdx.json
+	  --output-reproducible --of JSON -o $(DIST)/sbom.cdx.json 2>/dev/null
+	@echo $(DIST)/sbom.cdx.json
+
+# What a release is: wheel, sdist, the SBOM and their checksums. The same commit makes the same bytes.
+dist: setup
+	@rm -rf $(DIST)
+	@SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct 2>/dev/null || echo 1577836800) $(PY) -m hatchling build -d $(DIST) >/dev/null
+	@$(MAKE) --no-print-directory sbom
+	@cd $(DIST) && sha256sum -- * >SHA256SUMS && sha256sum --check SHA256SUMS
 
 # Known faults of what is locked; asks the package index.
 audit: setup
 	$(VENV)/bin/pip-audit --requirement requirements/runtime.lock --disable-pip --progress-spinner off
+
+# What the README says, by a newcomer with nothing but this tree: as root and as uid 1000, with time and megabytes.
+newcomer:
+	tests/newcomer
 
 # Builds the Dockerfile from nothing (debootstrap, buildah; root) and tests what it made.
 image-test: setup
@@ -110,8 +142,8 @@ bench: setup
 
 lock:
 	uv pip compile $(COMPILE) $(EXTRAS) -o requirements/runtime.lock
-	uv pip compile $(COMPILE) $(EXTRAS) --extra dev -o requirements/dev.lock
-	uv pip compile $(filter-out pyproject.toml,$(COMPILE)) requirements/build.in -o requirements/build.lock
+	uv pip compile $(COMPILE) $(EXTRAS) --extra dev -o $(DEV_LOCK)
+	uv pip compile $(filter-out pyproject.toml,$(COMPILE)) --constraint $(DEV_LOCK) requirements/build.in -o requirements/build.lock
 
 clean:
 	rm -rf $(VENV) .run

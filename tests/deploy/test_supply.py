@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import re
 import subprocess
 import sys
@@ -98,3 +100,26 @@ def test_the_bill_of_materials_lists_exactly_what_is_locked(tmp_path: Path) -> N
     for name, component in listed.items():
         hashes = {entry["content"] for entry in component["externalReferences"][0]["hashes"]}
         assert hashes == RUNTIME[name][1]
+
+
+def test_a_release_is_wheel_sdist_and_bill_with_checksums_and_the_same_bytes_each_time(tmp_path: Path) -> None:
+    made: list[dict[str, str]] = []
+    for name in ("first", "second"):
+        target = tmp_path / name
+        environment = {name: value for name, value in os.environ.items() if name != "MAKEFLAGS"}
+        command = ["make", "--no-print-directory", "dist", f"DIST={target}"]
+        subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True)
+        lines = (target / "SHA256SUMS").read_text().splitlines()
+        sums = {file: digest for digest, file in (line.split("  ") for line in lines)}
+        assert sums == {
+            path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in target.iterdir()
+            if path.name != "SHA256SUMS"
+        }
+        made.append(sums)
+    assert made[0] == made[1]
+    assert {re.sub(r"-\d[\d.]*\d", "", name) for name in made[0]} == {
+        "picoclaw-py3-none-any.whl",
+        "picoclaw.tar.gz",
+        "sbom.cdx.json",
+    }
