@@ -7,7 +7,7 @@ import pwd
 from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from pydantic import ValidationError
 
@@ -24,6 +24,8 @@ from shared.settings.security_yml import NAME, SecurityYml
 from shared.settings.tree import Settings
 
 Tree = dict[str, Any]
+
+ROOTS_HOME: Final = Path("/var/lib/picoclaw")
 
 
 def load(environ: Mapping[str, str], ask_passphrase: Callable[[], str | None] | None = None) -> Settings:
@@ -65,8 +67,15 @@ def load(environ: Mapping[str, str], ask_passphrase: Callable[[], str | None] | 
 
 
 def home_of(environ: Mapping[str, str]) -> Path:
-    """Return ``$PICOCLAW_HOME``, or ``~/.picoclaw``."""
-    return _absolute(environ.get("PICOCLAW_HOME") or "~/.picoclaw", environ, Path.cwd())
+    """Return ``$PICOCLAW_HOME``, or ``~/.picoclaw``.
+
+    ``/root`` is closed to the uid that root's commands get: for root ``/var/lib/picoclaw``, unless the other
+    is there.
+    """
+    if environ.get("PICOCLAW_HOME"):
+        return _absolute(environ["PICOCLAW_HOME"], environ, Path.cwd())
+    home = _user_home(environ) / ".picoclaw"
+    return ROOTS_HOME if home == Path("/root/.picoclaw") and not home.exists() else home
 
 
 def config_path(environ: Mapping[str, str]) -> Path:

@@ -91,7 +91,7 @@ def _meaning(field: FieldInfo) -> str:
 
 def _default(leaf: Leaf) -> str:
     if leaf.path == ("home",):
-        return "`~/.picoclaw`"
+        return "`~/.picoclaw`, for root `/var/lib/picoclaw`"
     if leaf.path == ("timezone",):
         return "the machine's"
     return f"`$PICOCLAW_HOME/{leaf.under_home}`" if leaf.under_home else _shown(leaf.field)

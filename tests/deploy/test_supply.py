@@ -102,7 +102,7 @@ def test_the_bill_of_materials_lists_exactly_what_is_locked(tmp_path: Path) -> N
         assert hashes == RUNTIME[name][1]
 
 
-def test_a_release_is_wheel_sdist_and_bill_with_checksums_and_the_same_bytes_each_time(tmp_path: Path) -> None:
+def test_a_release_is_wheel_sdist_bill_and_checksums_and_the_same_bytes_each_time(tmp_path: Path) -> None:
     made: list[dict[str, str]] = []
     for name in ("first", "second"):
         target = tmp_path / name

@@ -32,6 +32,13 @@ def test_without_files_and_environment_everything_lives_in_the_home(tmp_path: Pa
     assert settings.warnings == ()
 
 
+@pytest.mark.skipif(Path("/root/.picoclaw").exists(), reason="a home of before is kept")
+def test_the_home_of_root_is_one_that_the_commands_own_uid_can_reach(tmp_path: Path) -> None:
+    assert load({"HOME": "/root"}).memory_dir == Path("/var/lib/picoclaw/workspace")
+    for said in (str(tmp_path), "/root/.picoclaw"):
+        assert load({"HOME": "/root", "PICOCLAW_HOME": said}).home == Path(said)
+
+
 def test_the_environment_wins_over_the_file_and_the_file_over_the_default(tmp_path: Path) -> None:
     config = {"gateway": {"port": 9001}}
     assert settings_in(tmp_path, config).port == 9001
