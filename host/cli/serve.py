@@ -10,10 +10,10 @@ from collections.abc import Callable, MutableMapping
 from getpass import getpass
 from typing import Final
 
-from host.hiding import hide_memory
 from shared.lazy_packages import make_lazy
 from shared.lines import one_line
 from shared.logging import configure
+from shared.processes import not_dumpable
 from shared.redact import Redactor
 from shared.settings import Settings, SettingsError, load
 
@@ -65,7 +65,7 @@ def take_settings(environ: MutableMapping[str, str]) -> Settings | None:
 
 def run(settings: Settings) -> int:
     """Run the host with settings that were loaded; return its exit code."""
-    hide_memory()
+    not_dumpable()
     configure(settings.log_level, settings.log_format, Redactor(settings.secret_values()))
     if settings.api_token is None:
         logger.warning("API_TOKEN is not set: every route but /health answers 500; `picoclaw init` makes one")

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from host.hiding import hide_memory
+from shared.processes import not_dumpable
 
 NOT_INSTALLED: Final = "picoclaw: supervise needs supervisord: pip install 'picoclaw[image]'\n"
 MISSING: Final = 2
@@ -16,7 +16,7 @@ MISSING: Final = 2
 def supervise(config: str | None = None) -> int:
     """Run the programs of a supervisord.conf; return the exit code of the one that ended the container."""
     # The environment holds every secret of the programs, for as long as they may have to be restarted.
-    hide_memory()
+    not_dumpable()
     try:
         from host.supervision import supervise as run
     except ModuleNotFoundError as error:

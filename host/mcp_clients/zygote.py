@@ -15,8 +15,8 @@ from typing import Final, Protocol
 
 import anyio
 
-from host.processes import see_off
 from shared import jsons
+from shared.processes import terminate
 
 logger = logging.getLogger("picoclaw.mcp")
 
@@ -177,7 +177,7 @@ class Zygote:
         finally:
             self.pid = None
             self._control.close()
-            await see_off(process, STOP_SECONDS)
+            await terminate(process, STOP_SECONDS)
 
 
 def _warm(control: socket.socket) -> None:

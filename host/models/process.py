@@ -17,8 +17,8 @@ from anyio.abc import Process
 
 from host.models.link import Link
 from host.ports import Delta, ModelConfig, ModelError, Reply
-from host.processes import see_off
 from shared.jsons import dump_bytes
+from shared.processes import terminate
 
 logger = logging.getLogger("picoclaw.agent")
 
@@ -99,7 +99,7 @@ class ModelProcess:
             self._link.close()
         if self._process is not None:
             process, self._process = self._process, None
-            await see_off(process, STOP_S)
+            await terminate(process, STOP_S)
 
 
 class RemoteModel:

@@ -19,10 +19,10 @@ from typing import Final, cast
 
 import uvloop
 
-from host.hiding import hide_memory
 from host.models import messages
 from host.models.anthropic_model import AnthropicModel, make_client
 from host.ports import Delta, ModelConfig, ModelError
+from shared.processes import not_dumpable
 
 SOCKET_BYTES: Final = 64 * 1024
 """What waits in the socket: what the host's event loop takes in at once is no more than that."""
@@ -129,7 +129,7 @@ async def serve(control: socket.socket) -> None:
 
 def main() -> None:
     """Run on the socket that is descriptor ``argv[1]``."""
-    hide_memory()
+    not_dumpable()
     # The host decides when this ends, after its runs: see mcp_server/zygote.py.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)

@@ -131,7 +131,7 @@ def test_serving_without_a_token_says_so_and_bad_values_are_only_warnings(tmp_pa
 @pytest.mark.skipif(sys.platform != "linux", reason="prctl(2) is Linux's")
 def test_a_host_is_not_dumpable() -> None:
     program = (
-        "import ctypes, resource; from host.hiding import hide_memory; hide_memory(); "
+        "import ctypes, resource; from shared.processes import not_dumpable; not_dumpable(); "
         "print(ctypes.CDLL(None).prctl(3, 0, 0, 0, 0), resource.getrlimit(resource.RLIMIT_CORE))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
