@@ -17,6 +17,7 @@ from host.mcp_clients.server_config import configured_servers, managed_servers
 from host.mcp_clients.tool_pins import ToolPins
 from host.mcp_clients.tool_servers import ToolServers
 from host.mcp_clients.zygote import by_path
+from host.ports import Toolset
 from host.runs.archive import Archive
 from host.runs.assembly import AgentConfig, HostAgent, OpenTools
 from host.runs.cleanup import keep_planned, keep_recovering, keep_tidy
@@ -31,7 +32,6 @@ from host.sandbox import Trust, running_program
 from host.skills.catalogue import built_in_dir
 from host.skills.knowledge import Knowledge
 from host.tools.approve_budget import Approvals
-from host.tools.base import Toolset
 from host.tools.skills import SkillTools
 from host.tools.web import WebToolset
 from shared.tasks import LONGEST_PROMPT, TaskService

@@ -14,8 +14,7 @@ from host.agent.progress import Progress
 from host.agent.toolbox import Toolbox, batches, result_block
 from host.agent.window import ThinkingType, thinking_parameter, within_output
 from host.models.keyed_model import KeyedModel
-from host.ports import Delta, ModelError, Reply
-from host.tools.base import ToolResult
+from host.ports import Delta, ModelError, Reply, ToolResult
 from shared.values import Block
 
 RETRIES: Final = 4

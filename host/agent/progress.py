@@ -9,8 +9,7 @@ from hashlib import blake2b
 from typing import Final
 
 from host.agent.endings import CutOff, NoProgress
-from host.ports import LIMITS, Reply
-from host.tools.base import ToolResult
+from host.ports import LIMITS, Reply, ToolResult
 from shared.jsons import dump_bytes
 from shared.values import Block
 

@@ -22,12 +22,12 @@ from host.agent.loop import AgentLoop, Options
 from host.agent.toolbox import Toolbox
 from host.agent.window import Windows
 from host.models.keyed_model import KeyedModel
-from host.ports import LIMITS, Delta, Reply, TextDelta, ThinkingDelta
+from host.ports import LIMITS, Delta, Reply, TextDelta, ThinkingDelta, ToolResult, Toolset, ToolSpec
 from host.runs.budget import RunBudget
 from host.runs.meter import AgentMeter
 from host.runs.recorder import RunRecorder
 from host.runs.text import strip_internal
-from host.tools.base import ToolResult, Toolset, ToolSpec, refused
+from host.tools.arguments import refused
 from shared import untrusted
 from shared.tool_contract import Arguments
 from shared.values import Block
@@ -55,7 +55,7 @@ class Task(Arguments):
 
 
 class Spawn:
-    """Implements ``host.tools.base.Toolset`` with the one tool."""
+    """Implements ``host.ports.Toolset`` with the one tool."""
 
     def __init__(self, run: Callable[[Task], Awaitable[ToolResult]]) -> None:
         self._run = run

@@ -9,7 +9,7 @@ from typing import Any
 
 from anyio import to_thread
 
-from host.tools.base import ToolResult, Toolset, ToolSpec
+from host.ports import ToolResult, Toolset, ToolSpec
 from host.tools.pictures import fit
 from shared.redact import Redactor
 from shared.untrusted import wrapped

@@ -19,7 +19,7 @@ import anyio.to_thread
 from host.mcp_clients import schemas
 from host.mcp_clients.server_config import ServerConfig
 from host.mcp_clients.tool_pins import ToolPins
-from host.tools.base import ToolResult, ToolSpec
+from host.ports import ToolResult, ToolSpec
 from shared import untrusted
 from shared.lines import one_line
 

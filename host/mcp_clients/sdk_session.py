@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from host.egress.addresses import AddressPolicy, PinnedTransport
 from host.mcp_clients.json_rpc import MESSAGE_LIMIT, RESULT_LIMIT, Listener, TooMuch, cut
 from host.mcp_clients.server_config import ServerConfig
-from host.tools.base import Image, ToolResult
+from host.ports import Image, ToolResult
 from shared import jsons
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from host.mcp_clients.server_config import ServerConfig
-from host.tools.base import ToolSpec
+from host.ports import ToolSpec
 from shared import jsons
 from shared.clock import now_ms
 from shared.store.sql.tokens import ToolPins as KeptPins

@@ -15,7 +15,7 @@ from anyio.abc import TaskGroup
 
 from host.mcp_clients.json_rpc import JsonRpcClient, RequestRefused, SessionLost, cut
 from host.mcp_clients.zygote import StoreAccess, ToolServerPlace, Zygote, by_path
-from host.tools.base import ToolResult, ToolSpec
+from host.ports import ToolResult, ToolSpec
 
 logger = logging.getLogger("picoclaw.mcp")
 

@@ -14,6 +14,7 @@ from host.agent.subagents import Parent, Subagents
 from host.agent.toolbox import Toolbox
 from host.agent.window import LEAST_THINKING, Windows
 from host.models.access import ModelAccess
+from host.ports import Toolset
 from host.runs.archive import Archive
 from host.runs.budget import RunBudget
 from host.runs.meter import Prices
@@ -22,7 +23,6 @@ from host.runs.recorder import RunRecorder
 from host.runs.spec import RunSpec
 from host.skills.knowledge import Knowledge
 from host.telemetry import OFF, Telemetry
-from host.tools.base import Toolset
 from shared.redact import Redactor
 from shared.settings.sections import AgentDefaults, Budgets, History
 from shared.store.store import Store

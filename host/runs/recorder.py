@@ -8,12 +8,11 @@ from typing import Any, Final
 
 import anyio
 
-from host.ports import LIMITS, WHOLE, Delta, Reply, TextDelta, ThinkingDelta
+from host.ports import LIMITS, WHOLE, Delta, Reply, TextDelta, ThinkingDelta, ToolResult
 from host.runs.events import EventLog
 from host.runs.meter import NOTHING, Prices, RunMeter
 from host.runs.spec import RunSpec, outbound_view
 from host.runs.text import ShownText
-from host.tools.base import ToolResult
 from shared.clock import now_ms
 from shared.compactions import Compaction
 from shared.ids import MESSAGE, new_id

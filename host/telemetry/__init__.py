@@ -11,9 +11,8 @@ from shared.errors import Misconfigured
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
-    from host.ports import ModelPort
+    from host.ports import ModelPort, Toolset
     from host.runs.run import Agent
-    from host.tools.base import Toolset
     from shared.redact import Redactor
     from shared.settings import Settings
 

@@ -19,12 +19,11 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExportResult
 from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio
 from starlette.types import ASGIApp
 
-from host.ports import ModelPort
+from host.ports import ModelPort, Toolset
 from host.runs.run import Agent
 from host.telemetry import Telemetry
 from host.telemetry.http import TracingMiddleware
 from host.telemetry.spans import TracedAgent, TracedModel, TracedToolset
-from host.tools.base import Toolset
 from shared import logging as logs
 from shared.redact import Redactor
 from shared.settings import Settings

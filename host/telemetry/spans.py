@@ -14,11 +14,10 @@ from opentelemetry.semconv._incubating.attributes import gen_ai_attributes as ge
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
 from opentelemetry.util.types import AttributeValue
 
-from host.ports import Delta, ModelPort, Reply
+from host.ports import Delta, ModelPort, Reply, ToolResult, Toolset, ToolSpec
 from host.runs.recorder import RunRecorder
 from host.runs.run import Agent
 from host.runs.spec import RunSpec
-from host.tools.base import ToolResult, Toolset, ToolSpec
 from shared.clock import monotonic_ms
 from shared.jsons import dumps
 from shared.redact import Redactor

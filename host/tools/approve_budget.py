@@ -8,7 +8,8 @@ from typing import Any, Final
 
 from pydantic import Field, ValidationError
 
-from host.tools.base import ToolResult, ToolSpec, refused
+from host.ports import ToolResult, ToolSpec
+from host.tools.arguments import refused
 from shared.errors import PicoError
 from shared.tool_contract import Arguments
 
@@ -26,7 +27,7 @@ class Approval(Arguments):
 
 
 class Approvals:
-    """Implements ``host.tools.base.Toolset``, for runs that a person started in the main conversation."""
+    """Implements ``host.ports.Toolset``, for runs that a person started in the main conversation."""
 
     def __init__(self, resume: Resume) -> None:
         self._resume = resume

@@ -8,13 +8,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from host.ports import Image, ToolResult, ToolSpec
 from host.sandbox.client import EXEC_GRACE_S, Sandbox
 from host.sandbox.guard import Guard
 from host.sandbox.policy import Trust
 from host.sandbox.wire import ANSWER_TIMEOUT_S, SandboxFault
 from host.sandbox.worker.words import READ_ONLY
 from host.skills.knowledge import MEMORY_FILE, MEMORY_LIMIT, SHORTEN
-from host.tools.base import BadArguments, Image, ToolResult, ToolSpec, check
+from host.tools.arguments import BadArguments, check
 
 COMMAND_BYTES: Final = 131_000  # one argument's limit is MAX_ARG_STRLEN, execve(2)
 EXEC_TIMEOUT_MAX_MS: Final = 3_600_000

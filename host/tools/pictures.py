@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from itertools import repeat
 from typing import Final
 
-from host.tools.base import Image, ToolResult
+from host.ports import Image, ToolResult
 
 LARGEST: Final = 5 * 1024 * 1024
 """Characters of a picture's base64."""

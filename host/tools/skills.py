@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from host.ports import ToolResult, ToolSpec
 from host.skills.catalogue import WORDS, Catalogue, Skill
 from host.skills.knowledge import Knowledge
-from host.tools.base import BadArguments, ToolResult, ToolSpec, check
+from host.tools.arguments import BadArguments, check
 
 NAME: Final = "load_skill"
 _SCHEMA: Final[Mapping[str, Any]] = {
@@ -26,7 +27,7 @@ SPEC: Final = ToolSpec(
 
 
 class SkillTools:
-    """Implements ``host.tools.base.Toolset`` over what the host knows of skills."""
+    """Implements ``host.ports.Toolset`` over what the host knows of skills."""
 
     def __init__(self, knowledge: Knowledge) -> None:
         self._knowledge = knowledge

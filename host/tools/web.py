@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from host.tools.base import ToolResult, ToolSpec
+from host.ports import ToolResult, ToolSpec
 from shared.settings.tools import WebTools
 
 SEARCH: Final = "web_search"
@@ -21,7 +21,7 @@ LARGEST_PAGE: Final = 20_000
 
 
 class WebToolset:
-    """Implements ``host.tools.base.Toolset``: offers what is switched on, and runs nothing."""
+    """Implements ``host.ports.Toolset``: offers what is switched on, and runs nothing."""
 
     def __init__(self, settings: WebTools) -> None:
         self._settings = settings

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from host.agent.toolbox import Toolbox, result_block
-from host.tools.base import Image, ToolResult, ToolSpec
+from host.ports import Image, ToolResult, ToolSpec
 from host.tools.pictures import MOST_PARTS, Picture, Unfit, picture_of
 from shared.redact import Redactor
 

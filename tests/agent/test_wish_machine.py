@@ -21,7 +21,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from host.models.access import ModelAccess
 from host.models.keyed_model import Credential, KeyedModel, Route
 from host.models.offline.protocol import checked
-from host.ports import Delta, ModelError, Reply, TextDelta
+from host.ports import Delta, ModelError, Reply, TextDelta, ToolResult, ToolSpec
 from host.runs.assembly import AgentConfig, HostAgent, OpenTools
 from host.runs.meter import Prices
 from host.runs.prompt import Prompt
@@ -29,7 +29,6 @@ from host.runs.service import RunLimits, RunService
 from host.runs.spec import RunSpec
 from host.skills.knowledge import Knowledge, Known
 from host.telemetry.counts import Metrics
-from host.tools.base import ToolResult, ToolSpec
 from shared.clock import now_ms
 from shared.jsons import dump_bytes, loads
 from shared.redact import Redactor

@@ -20,7 +20,7 @@ from host.egress.addresses import CLOSED, Network, is_public
 from host.mcp_clients.external import ExternalServers, Reach, open_external
 from host.mcp_clients.server_config import ServerConfig
 from host.mcp_clients.tool_pins import ToolPins
-from host.tools.base import ToolResult
+from host.ports import ToolResult
 from shared.store.store import Store
 from tests.mcp.other_servers import PIXEL, Hostile, listening, weather_server
 

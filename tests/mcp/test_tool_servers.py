@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from host.mcp_clients.tool_servers import ToolServers
-from host.tools.base import ToolResult
+from host.ports import ToolResult
 from shared import jsons
 from shared.store.store import Store
 from shared.tool_contract import tool_declarations

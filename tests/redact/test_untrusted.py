@@ -14,8 +14,8 @@ from host.agent.toolbox import result_block
 from host.channels.deliveries import notice
 from host.http.openai.shapes import DoorMessage
 from host.http.openai.threads import Thread
+from host.ports import ToolResult
 from host.runs.prompt import person_message
-from host.tools.base import ToolResult
 from shared import untrusted
 from shared.untrusted import (
     ESCAPED_NOTE,

@@ -8,8 +8,8 @@ from pathlib import Path
 import anyio
 import pytest
 
+from host.ports import ToolResult
 from host.sandbox import Sandbox, SandboxPolicy
-from host.tools.base import ToolResult
 from host.tools.files_and_commands import SandboxToolset
 from shared.errors import Misconfigured
 from tests.sandbox.processes import gone, pids_of, started

@@ -10,7 +10,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from host.tools.base import ToolResult
+from host.ports import ToolResult
 from host.tools.files_and_commands import SandboxToolset
 
 PNG = base64.b64decode(

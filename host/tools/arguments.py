@@ -1,12 +1,13 @@
-"""What a tool is to the agent loop: a spec the model sees, and a call that returns a result, never raises."""
+"""What a tool was called with: checked against its schema, or refused by a sentence."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from collections.abc import Mapping
+from typing import Any, Final
 
 from pydantic import ValidationError
+
+from host.ports import ToolResult
 
 _TYPES: Final[dict[str, type]] = {"string": str, "integer": int, "boolean": bool}
 
@@ -43,58 +44,6 @@ def _checked(name: str, value: Any, rule: Mapping[str, Any] | None) -> Any:
     if "enum" in rule and value not in rule["enum"]:
         raise BadArguments(f"{name} must be one of {', '.join(rule['enum'])}")
     return value
-
-
-@dataclass(frozen=True, slots=True)
-class ToolSpec:
-    """A tool as the model sees it.
-
-    ``input_schema`` is a JSON Schema object with ``additionalProperties: false``.
-    ``parallel``: calls of one reply may run side by side with others. ``read_only``: a call has no effect,
-    so that a run that was cut off during one may be repeated. ``definition``: the model's API runs the tool
-    itself, and this is how it wants to be told of it.
-    """
-
-    name: str
-    description: str
-    input_schema: Mapping[str, Any]
-    parallel: bool = True
-    read_only: bool = False
-    delegable: bool = True
-    definition: Mapping[str, Any] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Image:
-    """An image for the model: base64 ``data`` of an ``image/png|jpeg|gif|webp`` ``media_type``."""
-
-    data: str
-    media_type: str
-
-
-@dataclass(frozen=True, slots=True)
-class ToolResult:
-    """What a call gave: text for the model (a sentence if ``is_error``), and images if any.
-
-    ``trusted``: the operator's own words, which the model needs no warning of.
-    """
-
-    text: str
-    is_error: bool = False
-    images: tuple[Image, ...] = ()
-    trusted: bool = False
-
-
-class Toolset(Protocol):
-    """A group of tools bound to one conversation at its birth; no argument changes whose it is."""
-
-    def specs(self) -> Sequence[ToolSpec]:
-        """Return the tools, in a stable order (the prompt cache depends on it)."""
-        ...
-
-    async def call(self, name: str, arguments: Mapping[str, Any]) -> ToolResult:
-        """Run one tool. Faults come back as ``ToolResult(is_error=True)``; only cancellation raises."""
-        ...
 
 
 def refused(error: ValidationError) -> ToolResult:
