@@ -50,6 +50,7 @@ class Conversation:
     """A conversation. ``owner_id`` is who owns its tasks and receives its messages: itself, or its parent.
 
     ``trusted``, fixed at its birth by where it came from: whether it may change the words that agents obey.
+    ``title`` is what people called it.
     """
 
     id: str
@@ -61,6 +62,7 @@ class Conversation:
     message_count: int
     running: bool
     trusted: bool = True
+    title: str | None = None
 
     @property
     def parent_id(self) -> str | None:
@@ -244,7 +246,8 @@ class Run:
 class NewRun:
     """What starts a run: the conversation (made now when ``create`` is set), the first message, the lease.
 
-    Without a message the run goes on where the conversation's last one paused.
+    Without a message the run goes on where the conversation's last one paused. The message takes the place of
+    the one that ``replaces`` names and of all that followed it.
     """
 
     run_id: str
@@ -258,6 +261,7 @@ class NewRun:
     temporary: bool = False
     model: str = ""
     idempotency: Idempotency | None = None
+    replaces: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

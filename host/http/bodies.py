@@ -72,6 +72,12 @@ def _storable(value: Any) -> Any:
     return value
 
 
+def _seen(value: Any) -> Any:
+    if isinstance(value, str) and not value.strip():
+        raise ValueError("must not be blank")
+    return _storable(value)
+
+
 def _whole(value: Any) -> Any:
     """Return 5.0 as 5: in JSON they are the same number (RFC 8259, section 6)."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
@@ -82,8 +88,8 @@ Text = Annotated[str, BeforeValidator(_storable), Field(json_schema_extra={"patt
 """Text without NUL."""
 
 NOT_BLANK: Final = r"^[^\u0000]*[^\u0000\s][^\u0000]*$"
-NotBlank = Annotated[str, BeforeValidator(_storable), Field(json_schema_extra={"pattern": NOT_BLANK})]
-"""Text with something to see in it, which the reader checks."""
+NotBlank = Annotated[str, BeforeValidator(_seen), Field(json_schema_extra={"pattern": NOT_BLANK})]
+"""Text with something to see in it."""
 
 WHOLE: Final = BeforeValidator(_whole)
 """For whole numbers, behind their bounds."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Annotated, Any, Final
 
-from pydantic import Field, field_validator
+from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -23,6 +23,7 @@ from host.http.bodies import (
     page_of,
     parse_body,
     raw_body,
+    read_body,
 )
 from host.http.sse import EventStreamResponse, last_event_id
 from host.mcp_clients.server_config import HEADER_NAME, LONGEST_TIMEOUT_MS, MOST_SERVERS, parse_servers
@@ -30,7 +31,7 @@ from host.models.access import ModelAccess
 from host.runs.service import RunService
 from host.runs.spec import RunSpec
 from shared.clock import iso, iso_or_none
-from shared.errors import Conflict, KeyTaken, NoConversation, NotFound
+from shared.errors import Conflict, InvalidInput, KeyTaken, NoConversation, NotFound
 from shared.store.store import Store
 from shared.values import Conversation, KeyedAnswer, Message, Run
 
@@ -75,14 +76,8 @@ class ChatRequest(Body):
     max_thinking_tokens: Annotated[int, Field(gt=0, le=128_000), WHOLE] | None = None
     show_tool_use: bool = False
     model: Name | None = None
+    replaces: Name | None = None
     mcp_servers: Annotated[dict[str, dict[str, Any]], Field(default_factory=dict, json_schema_extra=SERVERS)]
-
-    @field_validator("message")
-    @classmethod
-    def _not_blank(cls, message: str) -> str:
-        if not message.strip():
-            raise ValueError("must not be blank")
-        return message
 
     def spec(self, *, stdio_allowed: bool) -> RunSpec:
         """Return what is asked of the run; raises InvalidInput naming a wrong MCP server."""
@@ -98,7 +93,14 @@ class ChatRequest(Body):
             model=self.model,
             mcp_servers=parse_servers(self.mcp_servers, stdio_allowed=stdio_allowed),
             live=self.stream,
+            replaces=self.replaces,
         )
+
+
+class ConversationChanges(Body):
+    """PATCH /chat/{id}."""
+
+    title: Annotated[NotBlank, Field(max_length=LONGEST_NAME)] | None
 
 
 class ResumeRequest(Body):
@@ -148,6 +150,7 @@ class ChatApi:
             Route("/chat", self.post, methods=["POST"]),
             Route("/chat", self.list, methods=["GET"]),
             Route("/chat/{id}", self.get, methods=["GET"]),
+            Route("/chat/{id}", self.change, methods=["PATCH"]),
             Route("/chat/{id}", self.delete, methods=["DELETE"]),
             Route("/chat/{id}/messages", self.messages, methods=["GET"]),
             Route("/chat/{id}/cancel", self.cancel, methods=["POST"]),
@@ -174,11 +177,23 @@ class ChatApi:
     async def list(self, request: Request) -> Response:
         """List conversations, newest activity first."""
         limit, cursor = page_of(request)
+        search = request.query_params.get("search", "").strip()
+        if "\x00" in search:
+            raise InvalidInput("search: must not contain the character U+0000")
         page = await self._store.conversations.page(
-            limit=limit, cursor=cursor, include_temporary=flag(request, "include_temporary")
+            limit=limit,
+            cursor=cursor,
+            include_temporary=flag(request, "include_temporary"),
+            search=search,
         )
         items = [conversation_view(item) for item in page.items]
         return JSON({"conversations": items, "next_cursor": page.next_cursor})
+
+    async def change(self, request: Request) -> Response:
+        """Give a conversation a title, or take it away."""
+        changes = await read_body(request, ConversationChanges)
+        await self._store.conversations.rename(request.path_params["id"], changes.title)
+        return await self.get(request)
 
     async def get(self, request: Request) -> Response:
         """Return one conversation."""
@@ -275,6 +290,7 @@ def conversation_view(conversation: Conversation) -> dict[str, Any]:
     """Return a conversation as it leaves the host."""
     return {
         "conversation_id": conversation.id,
+        "title": conversation.title,
         "session_id": conversation.session_id,
         "created_at": iso(conversation.created_at),
         "last_activity": iso(conversation.last_activity),
@@ -303,6 +319,7 @@ def run_view(run: Run) -> dict[str, Any]:
     return {
         "run_id": run.id,
         "conversation_id": run.conversation_id,
+        "message_id": run.message_id,
         "status": run.state.value,
         "created_at": iso(run.created_at),
         "finished_at": iso_or_none(ended),

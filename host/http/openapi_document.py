@@ -12,8 +12,8 @@ from pydantic.json_schema import models_json_schema
 
 from host.http import shapes
 from host.http.admin import NewTokenRequest, StopRequest
-from host.http.bodies import LARGEST_LIMIT, LONGEST_KEY
-from host.http.chat import ChatRequest, ResumeRequest
+from host.http.bodies import LARGEST_LIMIT, LONGEST_KEY, NO_NUL
+from host.http.chat import ChatRequest, ConversationChanges, ResumeRequest
 from host.http.openai.shapes import (
     ChatCompletionRequest,
     CompletionShape,
@@ -38,6 +38,10 @@ PARAMETERS: Final[Mapping[str, tuple[str, dict[str, Any]]]] = {
     ),
     "cursor": ("next_cursor of the page before; any other is 400", {"type": "string", "format": "cursor"}),
     "include_temporary": ("Also the conversations of isolated task runs", {"type": "boolean"}),
+    "search": (
+        "Only those that have this text in their title or a message",
+        {"type": "string", "pattern": NO_NUL},
+    ),
     "conversation_id": ("Only this conversation's", {"type": "string"}),
     "by": ("All conversations together, if not given", {"type": "string", "enum": ["day", "conversation"]}),
     "status": (
@@ -99,9 +103,16 @@ OPERATIONS: Final = (
         "/chat",
         "List conversations, newest activity first",
         shapes.ConversationsShape,
-        query=(*PAGE, "include_temporary"),
+        query=(*PAGE, "include_temporary", "search"),
     ),
     Operation("GET", "/chat/{id}", "One conversation", shapes.OneConversationShape),
+    Operation(
+        "PATCH",
+        "/chat/{id}",
+        "Give a conversation a title, or take it away",
+        shapes.OneConversationShape,
+        body=ConversationChanges,
+    ),
     Operation(
         "DELETE",
         "/chat/{id}",

@@ -119,6 +119,7 @@ class ConversationShape(Shape):
     """A conversation."""
 
     conversation_id: str
+    title: str | None
     session_id: str
     created_at: str
     last_activity: str
@@ -160,10 +161,11 @@ class MessagesShape(PageShape):
 
 
 class RunShape(Shape):
-    """A run."""
+    """A run; ``message_id`` is the message that it answers."""
 
     run_id: str
     conversation_id: str
+    message_id: str
     status: Literal["running", "success", "timeout", "error", "cancelled", "paused"]
     created_at: str
     finished_at: str | None

@@ -30,7 +30,7 @@ class RunSpec:
     reads in front of the message and people don't see; the caller says whose words it is. ``notice`` are the
     host's own words behind the message. ``by_owner``: the channel knows the sender as one of its owners.
     ``enclosed``: what the message brought along beside its sender's words. ``answer``: what is answered
-    without asking the model.
+    without asking the model. ``replaces``: the message in whose place this one is said.
     """
 
     message: str | None
@@ -56,6 +56,7 @@ class RunSpec:
     notice: str = ""
     by_owner: bool = False
     enclosed: tuple[Enclosed, ...] = ()
+    replaces: str | None = None
 
 
 def outbound_view(message: Outbound, redactor: Redactor) -> dict[str, Any]:
@@ -89,6 +90,7 @@ def new_run(
         temporary=spec.temporary,
         model=spec.model or "",
         idempotency=spec.idempotency,
+        replaces=spec.replaces,
     )
 
 

@@ -34,7 +34,10 @@ MESSAGES_THAT_STAND: Final = (
     "ALTER TABLE compactions ADD COLUMN message_seq INTEGER NOT NULL DEFAULT 0",
     "ALTER TABLE compactions ADD COLUMN message_chars INTEGER NOT NULL DEFAULT 0",
 )
-"""The migration, the same in both engines."""
+"""A migration, the same in both engines."""
+
+TITLES: Final = ("ALTER TABLE conversations ADD COLUMN title TEXT",)
+"""Another."""
 
 
 class Row(Protocol):
@@ -55,6 +58,7 @@ def conversation(row: Row) -> Conversation:
         message_count=row["message_count"],
         running=bool(row["running"]),
         trusted=bool(row["trusted"]),
+        title=row["title"],
     )
 
 

@@ -281,3 +281,63 @@ def test_a_reader_who_is_ahead_of_a_run_hears_its_end(client: httpx2.Client) -> 
         with client.stream("GET", path, headers={"Last-Event-ID": "100000"}) as ahead:
             assert client.post(f"/chat/{start['conversation_id']}/cancel").status_code == 202
             assert list(frames(ahead.iter_lines()))[-1][1] == "done"
+
+
+def test_the_last_message_is_said_again_in_other_words(client: httpx2.Client, model: ModelProcess) -> None:
+    first = chat(client, "one")
+    made = first["conversation_id"]
+    wrong = chat(client, "tow", conversation_id=made)
+    started = client.get(f"/chat/{made}/runs/{wrong['run_id']}").json()
+    again = chat(client, "two", conversation_id=made, replaces=started["message_id"])
+    listed = client.get(f"/chat/{made}/messages").json()["messages"]
+    assert [message["content"] for message in listed] == ["one", "echo: one", "two", "echo: two"]
+    assert client.get(f"/chat/{made}").json()["message_count"] == 4
+    assert again["session_id"] != first["session_id"]
+    chat(client, "three", conversation_id=made)
+    sent = str(model.requests()[-1]["body"]["messages"])
+    assert "two" in sent
+    assert "tow" not in sent
+
+
+def test_a_failed_message_is_tried_again_without_standing_there_twice(client: httpx2.Client) -> None:
+    made = chat(client, "one")["conversation_id"]
+    failing = directive("again", status=400)
+    client.post("/chat", json={"message": failing, "conversation_id": made})
+    run = client.get(f"/chat/{made}/runs").json()["runs"][0]
+    assert (run["status"], run["code"]) == ("error", "model_error")
+    chat(client, "again", conversation_id=made, replaces=run["message_id"])
+    listed = client.get(f"/chat/{made}/messages").json()["messages"]
+    assert [message["content"] for message in listed][2:] == ["again", "echo: again"]
+
+
+@pytest.mark.parametrize("replaces", ["msg-none", "msg-\U0001f600"])
+def test_what_is_not_the_last_message_is_not_replaced(client: httpx2.Client, replaces: str) -> None:
+    made = chat(client, "one")["conversation_id"]
+    body = {"message": "x", "replaces": replaces}
+    for more in ({"conversation_id": made}, {}):
+        refused = client.post("/chat", json={**body, **more})
+        assert (refused.status_code, refused.json()["code"]) == (409, "not_last_message")
+        assert replaces in refused.json()["error"]
+    assert client.get(f"/chat/{made}").json()["message_count"] == 2
+
+
+def test_a_conversation_gets_a_name_and_is_found_by_it(client: httpx2.Client) -> None:
+    made = chat(client, "where to go")["conversation_id"]
+    named = client.patch(f"/chat/{made}", json={"title": "Trip to Åland"})
+    assert named.json()["title"] == "Trip to Åland"
+    for search in ("ÅLAND", "where TO", made):
+        found = client.get("/chat", params={"search": search}).json()["conversations"]
+        assert [item["conversation_id"] for item in found] == [made], search
+    assert client.get("/chat", params={"search": "Bornholm"}).json()["conversations"] == []
+    assert client.patch(f"/chat/{made}", json={"title": None}).json()["title"] is None
+    assert client.get("/chat", params={"search": "a\x00"}).json()["error"].startswith("search: ")
+
+
+@pytest.mark.parametrize("title", ["", "  ", "x" * 201, 7, "a\x00"])
+def test_a_name_that_is_none_is_refused(client: httpx2.Client, title: Any) -> None:
+    made = chat(client, "hi")["conversation_id"]
+    refused = client.patch(f"/chat/{made}", json={"title": title})
+    assert refused.status_code == 400
+    assert refused.json()["error"].startswith("title: ")
+    assert client.patch("/chat/conv-none", json={"title": "x"}).status_code == 404
+    assert client.patch(f"/chat/{made}", json={}).status_code == 400

@@ -15,7 +15,7 @@ from shared.store.contract import Tx
 from shared.store.postgres import tool_access
 from shared.store.postgres.database import Database
 from shared.store.postgres.transactions import SHARDS
-from shared.store.rows import MESSAGES_THAT_STAND
+from shared.store.rows import MESSAGES_THAT_STAND, TITLES
 
 LOCK: Final = 7_165_427_331
 """Key of the advisory lock that hosts starting at once take before they migrate."""
@@ -368,6 +368,7 @@ STEPS: Final[tuple[tuple[str, ...], ...]] = (
     TASK_BOUNDS,
     LEFT_OUT,
     TRUST,
+    TITLES,
 )
 """Statements of each migration, oldest first. A landed one is never edited; a change is a new one."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from shared.errors import ConversationBusy, Duplicate, NoConversation
 from shared.ids import SESSION, new_id
@@ -17,6 +17,9 @@ SELECT: Final = """SELECT c.*, EXISTS (
 
 FAMILY: Final = """SELECT id FROM conversations WHERE id = $1 OR (owner_id = $1 AND temporary = 1)
     ORDER BY id FOR UPDATE"""
+
+FOUND: Final = """(strpos(lower(c.title), $2) > 0 OR strpos(lower(c.id), $2) > 0 OR EXISTS (
+    SELECT 1 FROM messages AS m WHERE m.conversation_id = c.id AND strpos(lower(m.text), $2) > 0))"""
 
 LAST_SEQ: Final = 2**62
 
@@ -73,20 +76,38 @@ class Conversations:
         return await self._engine.read(work)
 
     async def page(
-        self, *, limit: int, cursor: str | None, include_temporary: bool = False
+        self, *, limit: int, cursor: str | None, include_temporary: bool = False, search: str = ""
     ) -> Page[Conversation]:
-        """Return conversations, newest activity first; raises InvalidInput on a cursor it didn't make."""
+        """Return conversations, newest activity first; raises InvalidInput on a cursor it didn't make.
+
+        ``search``: those alone that have it in their title, their id or a message, in capitals or not.
+        """
         after = rows.decode_cursor(cursor, int, str)
         where = ["true"] if include_temporary else ["c.temporary = 0"]
+        values: list[Any] = [limit + 1]
+        if search:
+            where.append(FOUND)
+            values.append(search.lower())
         if after is not None:
-            where.append("(c.last_activity, c.id) < ($2, $3)")
+            where.append(f"(c.last_activity, c.id) < (${len(values) + 1}, ${len(values) + 2})")
+            values += after
         statement = f"{SELECT} WHERE {' AND '.join(where)} ORDER BY c.last_activity DESC, c.id DESC LIMIT $1"
 
         async def work(tx: Tx) -> Page[Conversation]:
-            found = await tx.fetch(statement, limit + 1, *(after or ()))
+            found = await tx.fetch(statement, *values)
             return rows.page(found, limit, rows.conversation, lambda row: (row["last_activity"], row["id"]))
 
-        return await self._engine.read(work)
+        return await self._engine.read(work, long=bool(search))
+
+    async def rename(self, conversation_id: str, title: str | None) -> None:
+        """Give it a title, or take it away; raises NoConversation."""
+
+        async def work(tx: Tx) -> None:
+            statement = "UPDATE conversations SET title = $2 WHERE id = $1"
+            if not await tx.execute(statement, conversation_id, title):
+                raise NoConversation(conversation_id)
+
+        await self._engine.write(work)
 
     async def messages(self, conversation_id: str, *, limit: int, cursor: str | None) -> Page[Message]:
         """Return the messages people see, in stored order."""

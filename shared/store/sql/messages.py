@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from shared.errors import Conflict
+from shared.ids import SESSION, new_id
 from shared.store import rows
 from shared.store.contract import Tx
 from shared.values import NewMessage
@@ -38,6 +40,40 @@ async def store_messages(
             created_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)""",
         rows.message_values(conversation_id, run_id, messages, first, now),
     )
+
+
+async def remove_last(tx: Tx, conversation_id: str, message_id: str) -> str:
+    """Remove a conversation's last message and what followed it; return the id of the session that begins.
+
+    With another session's id, no host takes what it has built of the conversation for what is stored. Raises
+    Conflict for any other message, and for one that was summed up already.
+    """
+    last = await tx.fetchrow(
+        """SELECT id, seq, EXISTS (SELECT 1 FROM compactions WHERE conversation_id = $1 AND through_seq >= seq
+        ) AS summed_up FROM messages WHERE conversation_id = $1 AND role = 'user' AND text IS NOT NULL
+        ORDER BY seq DESC LIMIT 1""",
+        conversation_id,
+    )
+    if last is None or last["id"] != message_id:
+        raise Conflict(f"replaces: {message_id} is not the last message", code="not_last_message")
+    if last["summed_up"]:
+        raise Conflict("replaces: the message was summed up already; say it anew", code="not_last_message")
+    visible = await tx.fetchval(
+        "SELECT count(text) FROM messages WHERE conversation_id = $1 AND seq >= $2",
+        conversation_id,
+        last["seq"],
+    )
+    await tx.execute(
+        "DELETE FROM messages WHERE conversation_id = $1 AND seq >= $2", conversation_id, last["seq"]
+    )
+    session_id = new_id(SESSION)
+    await tx.execute(
+        "UPDATE conversations SET session_id = $2, message_count = message_count - $3 WHERE id = $1",
+        conversation_id,
+        session_id,
+        visible,
+    )
+    return session_id
 
 
 async def mark_refused(tx: Tx, conversation_id: str) -> None:

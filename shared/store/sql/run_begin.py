@@ -8,7 +8,7 @@ from shared.errors import Conflict, ConversationBusy, NoConversation
 from shared.store.contract import Tx
 from shared.store.rows import Row
 from shared.store.sql import conversations, keys
-from shared.store.sql.messages import store_messages
+from shared.store.sql.messages import remove_last, store_messages
 from shared.store.sql.run_rows import cut_off_run
 from shared.values import Lease, NewMessage, NewRun, RunState
 
@@ -30,12 +30,15 @@ async def begin(tx: Tx, new: NewRun) -> Lease:
     elif new.create and new.message is not None:
         await conversations.insert(tx, conversation_id, new.now, new.parent_id, new.temporary)
     taken = await _take(tx, conversation_id, new.now)
+    session_id = taken["session_id"]
     if again is not None:
         message_id = again["message_id"]
     elif new.message is None:
         message_id = await _paused_at(tx, conversation_id)
     else:
         message_id, messages = new.message.id, (new.message,)
+        if new.replaces is not None:
+            session_id = await remove_last(tx, conversation_id, new.replaces)
     await _insert(tx, new, conversation_id, taken["fence"], message_id)
     await store_messages(tx, conversation_id, new.run_id, messages, new.now)
     if new.idempotency is not None:
@@ -46,7 +49,7 @@ async def begin(tx: Tx, new: NewRun) -> Lease:
         new.owner,
         taken["fence"],
         message_id,
-        taken["session_id"],
+        session_id,
         temporary=bool(taken["temporary"]),
         trusted=bool(taken["trusted"]),
     )

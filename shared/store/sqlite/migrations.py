@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from shared.errors import StoreError, StoreVersion
 from shared.store.channel_rows import SAID
-from shared.store.rows import MESSAGES_THAT_STAND
+from shared.store.rows import MESSAGES_THAT_STAND, TITLES
 from shared.store.sqlite.failures import is_damage
 
 if TYPE_CHECKING:
@@ -378,6 +378,7 @@ STEPS: Final[tuple[tuple[str, ...], ...]] = (
     LEFT_OUT,
     ALIKE,
     TRUST,
+    TITLES,
 )
 """Statements of each migration, oldest first. A landed one is never edited; a change is a new one."""
 

@@ -30,6 +30,7 @@ RULES: Final = tuple(
         ),
         (r"::\w+", ""),
         (r"\bgreatest\(", "max("),
+        (r"\bstrpos\(", "instr("),
         (r"\bIS NOT DISTINCT FROM\b", "IS"),
         (r"\bshard\(\)", "0"),
         # Where rows are hidden from roles, a function of the server counts them all.

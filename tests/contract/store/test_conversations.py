@@ -145,3 +145,42 @@ async def test_counts_leave_temporary_conversations_out(store: Store) -> None:
     assert (await store.counts()).conversations == 2
     await store.conversations.delete("c")
     assert (await store.counts()).conversations == 1
+
+
+async def test_a_conversation_has_the_title_that_people_gave_it_last(store: Store) -> None:
+    made = await store.conversations.create("c", T0)
+    assert made.title is None
+    for title in ("Trip to Oslo", "Ünïcode ✓", None):
+        await store.conversations.rename("c", title)
+        found = await store.conversations.get("c")
+        assert found is not None
+        assert (found.title, found.last_activity) == (title, T0)
+    with pytest.raises(NotFound):
+        await store.conversations.rename("nobody", "x")
+
+
+async def _found(store: Store, search: str) -> list[str]:
+    seen, cursor = [], None
+    while True:
+        page = await store.conversations.page(limit=1, cursor=cursor, search=search)
+        seen += [item.id for item in page.items]
+        cursor = page.next_cursor
+        if cursor is None:
+            return sorted(seen)
+
+
+async def test_a_search_looks_into_titles_ids_and_what_people_see(store: Store) -> None:
+    for name, text in (("one", "Die Müllabfuhr kommt"), ("two", "100% of_it"), ("three", None)):
+        await store.conversations.create(name, T0)
+        lease = await store.runs.begin(a_run(name, name, message=said(name)))
+        await store.runs.append(lease, [said(f"{name}-more", text, "assistant")], T0)
+    await store.conversations.create("other", T0)
+    await store.conversations.rename("other", "ÜBER alles")
+    assert await _found(store, "müll") == ["one"]
+    assert await _found(store, "MÜLL") == ["one"]
+    assert await _found(store, "über") == ["other"]
+    assert await _found(store, "thre") == ["three"]
+    assert await _found(store, "% of_") == ["two"]
+    assert await _found(store, "a step") == []
+    assert await _found(store, "hello") == ["one", "three", "two"]
+    assert await _found(store, "'") == []

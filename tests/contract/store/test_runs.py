@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import anyio
 import pytest
 
+from shared.compactions import Compaction
 from shared.errors import Conflict, ConversationBusy, KeyTaken, LeaseLost, NotFound
 from shared.store.store import Store
-from shared.values import Event, RunState, Usage
+from shared.values import Event, Lease, RunState, Usage
 from tests.contract.store.conftest import OpenStore
 from tests.contract.store.making import DAY, T0, a_key, a_run, an_end, said
 
@@ -265,3 +268,47 @@ async def test_refusals_in_a_row_take_more_and_more_of_the_turns_before(store: S
     await store.runs.finish(declined, end, [], [], T0)
     turns = [entry for entry in await store.conversations.history("c") if entry.role == "user"]
     assert sum(not entry.refused for entry in turns) == 2
+
+
+async def _turn(store: Store, name: str, **changes: Any) -> Lease:
+    lease = await store.runs.begin(a_run(name, **changes))
+    await store.runs.append(lease, [said(f"{name}-step", None, "assistant")], T0)
+    await store.runs.finish(lease, an_end(), [said(f"{name}-answer", "so", "assistant")], [], T0)
+    return lease
+
+
+async def test_a_message_takes_the_place_of_the_last_one_and_of_all_that_followed_it(store: Store) -> None:
+    before = await _turn(store, "one")
+    await _turn(store, "two")
+    lease = await _turn(store, "three", replaces="msg-two")
+    page = await store.conversations.messages("c", limit=10, cursor=None)
+    assert [item.id for item in page.items] == ["msg-one", "msg-one-answer", "msg-three", "msg-three-answer"]
+    assert len(await store.conversations.history("c")) == 6
+    found = await store.conversations.get("c")
+    assert found is not None
+    assert found.message_count == 4
+    # Whoever has built the conversation for the model builds it again.
+    assert found.session_id == lease.session_id != before.session_id
+    runs = await store.runs.page("c", limit=10, cursor=None)
+    assert [run.message_id for run in runs.items] == ["msg-three", "msg-two", "msg-one"]
+
+
+@pytest.mark.parametrize("replaces", ["msg-one", "msg-two-answer", "msg-none", ""])
+async def test_only_the_last_message_can_be_replaced(store: Store, replaces: str) -> None:
+    await _turn(store, "one")
+    await _turn(store, "two")
+    with pytest.raises(Conflict) as refused:
+        await store.runs.begin(a_run("three", replaces=replaces))
+    assert refused.value.code == "not_last_message"
+    with pytest.raises(Conflict):
+        await store.runs.begin(a_run("four", "new", create=True, replaces="msg-two"))
+    assert await store.conversations.get("new") is None
+    assert len((await store.conversations.messages("c", limit=10, cursor=None)).items) == 4
+
+
+async def test_a_message_that_was_summed_up_stays(store: Store) -> None:
+    lease = await store.runs.begin(a_run("one"))
+    await store.compactions.add(lease, Compaction(kind="summary", through_seq=1, text="a turn"), T0)
+    await store.runs.finish(lease, an_end(), [], [], T0)
+    with pytest.raises(Conflict, match="summed up"):
+        await store.runs.begin(a_run("two", replaces="msg-one"))
