@@ -141,7 +141,7 @@ def _volume(name: str, path: Path) -> Finding:
 
 def _store(settings: Settings) -> Finding:
     from shared.errors import StoreError
-    from shared.store.sqlite.volume.opening import identity, must_be
+    from shared.store.volume.opening import identity, must_be
 
     try:
         must_be(settings.store_dir, settings.store_id)

@@ -19,8 +19,8 @@ from host.cli.terminal import fail, out, print_json, shown
 from shared import jsons
 from shared.errors import PicoError, StoreDamaged, StoreError
 from shared.lines import one_line
-from shared.store import maintenance
-from shared.store.sqlite.volume.opening import must_be
+from shared.store.volume import operator
+from shared.store.volume.opening import must_be
 
 if TYPE_CHECKING:
     from shared.settings import Settings
@@ -48,7 +48,7 @@ def check(
             postgres_tools.check(url)
             _tell({"faults": []}, "Every row of the database can be read.", json=json)
             return
-        report = maintenance.check(volume) if file is None else maintenance.check_backup(file)
+        report = operator.check(volume) if file is None else operator.check_backup(file)
     if json:
         print_json(asdict(report))
     else:
@@ -66,7 +66,7 @@ def backup(
     """Write everything acknowledged so far to one file (SQLite; pg_dump's). A host may be running."""
     with _sentences():
         url, volume = _store(store_dir)
-        size = maintenance.backup(volume, target) if url is None else postgres_tools.backup(url, target)
+        size = operator.backup(volume, target) if url is None else postgres_tools.backup(url, target)
     _tell({"file": str(target), "bytes": size}, f"{size:,} bytes in {target}", json=json)
 
 
@@ -76,7 +76,7 @@ def restore(
 ) -> None:
     """Make a backup the newest state. The host must be stopped; it uses the backup at its next start."""
     with _sentences():
-        store_id = maintenance.restore(_volume(store_dir, "restore", source), source)
+        store_id = operator.restore(_volume(store_dir, "restore", source), source)
     out.print(f"Restored from {shown(str(source))}. The host uses it at its next start.")
     out.print(f"The store is {store_id} from now on: where STORE_ID is set, change it.")
 
@@ -95,7 +95,7 @@ def salvage(
     Whole conversations come first. Look at the file with `check`, and put it in place with `restore`.
     """
     with _sentences():
-        found = maintenance.save_what_can_be_read(source or _volume(store_dir, "salvage"), target)
+        found = operator.save_what_can_be_read(source or _volume(store_dir, "salvage"), target)
     if json:
         print_json({"file": str(target), "whole": found.whole, "known": found.known, "lost": found.lost})
         return
@@ -108,7 +108,7 @@ def salvage(
 def compact(store_dir: StoreDir = None) -> None:
     """Fold the history into one snapshot, so that no deleted byte is left. The host must be stopped."""
     with _sentences():
-        size = maintenance.compact(_volume(store_dir, "compact"))
+        size = operator.compact(_volume(store_dir, "compact"))
     out.print(f"{size:,} bytes are left on the volume.")
 
 
@@ -116,7 +116,7 @@ def compact(store_dir: StoreDir = None) -> None:
 def export(store_dir: StoreDir = None) -> None:
     """Write every row as a line of JSON. A host may be running."""
     with _sentences():
-        for row in maintenance.export(_volume(store_dir, "export")):
+        for row in operator.export(_volume(store_dir, "export")):
             sys.stdout.write(one_line(jsons.dumps(row)) + "\n")
 
 
@@ -197,7 +197,7 @@ def _sentences() -> Iterator[None]:
         fail(str(error))
 
 
-def _show(report: maintenance.Report) -> None:
+def _show(report: operator.Report) -> None:
     if report.volume_bytes:
         out.print(f"store          {report.store_id or 'without a readable identity'}")
         out.print(f"held by        {report.holder or 'nobody'}")

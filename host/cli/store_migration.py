@@ -14,10 +14,10 @@ from shared.settings import Settings
 from shared.store.copying import Tell, publish
 from shared.store.copying import to_postgres as copy_to_postgres
 from shared.store.copying import to_sqlite as copy_to_sqlite
-from shared.store.maintenance import has_store
 from shared.store.postgres.database import Database, Place
 from shared.store.postgres.migrations import migrate as migrate_schema
 from shared.store.postgres.opening import in_sentences
+from shared.store.volume.operator import has_store
 
 
 def migrate(settings: Settings, store_dir: Path, *, to_postgres: bool) -> dict[str, int]:

@@ -30,7 +30,7 @@ def open_host_store(
     from shared.errors import NotDurable, StoreEnvironment
     from shared.store.sqlite.failures import told_apart
     from shared.store.sqlite.store import SqliteStore
-    from shared.store.sqlite.volume.volume import open_host_volume
+    from shared.store.volume.volume import open_host_volume
 
     local_db = _own_name(local_db)
     with told_apart("LOCAL_DB_PATH", local_db):
@@ -78,7 +78,7 @@ def open_store(local_db: Path, store_dir: Path | None = None, token_id: str | No
     from shared.errors import NotDurable, StoreEnvironment
     from shared.store.sqlite.failures import told_apart
     from shared.store.sqlite.store import SqliteStore
-    from shared.store.sqlite.volume.volume import join_volume
+    from shared.store.volume.volume import join_volume
 
     local_db = _own_name(local_db)
     try:

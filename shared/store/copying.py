@@ -18,7 +18,6 @@ from typing import Any, Final
 
 from shared import jsons
 from shared.errors import StoreError
-from shared.store import maintenance
 from shared.store.contract import Tx
 from shared.store.postgres.database import Database
 from shared.store.postgres.migrations import LOCK
@@ -27,6 +26,7 @@ from shared.store.rows import Row
 from shared.store.sqlite.content import tables
 from shared.store.sqlite.migrations import SAID_TO_CHATS
 from shared.store.sqlite.store import SqliteStore
+from shared.store.volume import operator
 
 BATCH: Final = 500
 """Rows of one transaction."""
@@ -64,7 +64,7 @@ class Digest:
 
 async def to_postgres(store_dir: Path, database: Database, tell: Tell) -> dict[str, int]:
     """Copy a volume into a migrated database and return the rows of each table; raises StoreError."""
-    with maintenance.held_database(store_dir) as file, closing(sqlite3.connect(file)) as source:
+    with operator.held_database(store_dir) as file, closing(sqlite3.connect(file)) as source:
         await _claim(database, str(store_dir))
         tables = _tables(source)
         for table in tables:
@@ -104,7 +104,7 @@ async def to_sqlite(work_file: Path, database: Database, tell: Tell) -> dict[str
 def publish(work_file: Path, store_dir: Path) -> None:
     """Make what ``to_sqlite`` copied the store of an empty volume, and remove the file."""
     store_dir.mkdir(parents=True, exist_ok=True)
-    maintenance.restore(store_dir, work_file)
+    operator.restore(store_dir, work_file)
     for end in ("", "-wal", "-shm", ".gate"):
         Path(f"{work_file}{end}").unlink(missing_ok=True)
 

@@ -13,12 +13,13 @@ from pathlib import Path
 import pytest
 
 from shared.channel_values import Chat
-from shared.store import copying, maintenance, open_store
+from shared.store import copying, open_store
 from shared.store.postgres.database import Database, Place
 from shared.store.postgres.migrations import migrate
 from shared.store.postgres.opening import open_shared_store
 from shared.store.sqlite.store import SqliteStore
 from shared.store.store import Store
+from shared.store.volume import operator
 from shared.values import Event
 from tests.cluster.test_tool_access import a_task
 from tests.contract.store.making import T0, a_key, a_run, an_end, said
@@ -59,7 +60,7 @@ def picoclaw(to: str, environment: Mapping[str, str]) -> subprocess.CompletedPro
 
 
 def exported(store_dir: Path) -> list[str]:
-    return sorted(json.dumps(row, sort_keys=True) for row in maintenance.export(store_dir))
+    return sorted(json.dumps(row, sort_keys=True) for row in operator.export(store_dir))
 
 
 async def test_a_store_goes_to_postgresql_and_back_unchanged(

@@ -18,9 +18,8 @@ import anyio
 from hypothesis import strategies as st
 
 from shared.errors import NotDurable, StoreError
-from shared.store import maintenance
-from shared.store.sqlite.volume import cleaning, compaction, lock
-from shared.store.sqlite.volume.carrier import Carrier
+from shared.store.volume import cleaning, compaction, lock, operator
+from shared.store.volume.carrier import Carrier
 from tests.store.places import Places, add, names
 
 CONVERSATIONS = 12
@@ -185,12 +184,12 @@ def outlasts(volume: Path, refusal: Refusal) -> None:
         kept = contents(places.volume)
         assert {name: kept[name] for name in before} == before
         assert found_by_a_start(places) == ALL
-        assert maintenance.check(places.volume).faults == []
+        assert operator.check(places.volume).faults == []
 
 
 def _sound(volume: Path) -> bool:
     try:
-        return maintenance.check(volume).faults == []
+        return operator.check(volume).faults == []
     except StoreError:
         return False
 

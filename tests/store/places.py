@@ -13,8 +13,8 @@ from pathlib import Path
 
 from shared.store import open_host_store, open_store
 from shared.store.sqlite.store import SqliteStore
-from shared.store.sqlite.volume import layout
-from shared.store.sqlite.volume.layout import Listing
+from shared.store.volume import layout
+from shared.store.volume.layout import Listing
 
 
 @dataclass(frozen=True)

@@ -24,10 +24,10 @@ from shared.errors import (
     StoreLocked,
     StoreMismatch,
 )
-from shared.store import maintenance, open_host_store
+from shared.store import open_host_store
 from shared.store.sqlite.store import SqliteStore
-from shared.store.sqlite.volume import cleaning, layout, lock, records, segment, snapshot, wal
-from shared.store.sqlite.volume.opening import identity
+from shared.store.volume import cleaning, layout, lock, operator, records, segment, snapshot, wal
+from shared.store.volume.opening import identity
 from shared.values import NewMessage, NewRun, RunEnd, RunState, Usage
 from tests.store.damage import (
     ALL,
@@ -41,7 +41,7 @@ from tests.store.damage import (
     survives,
 )
 from tests.store.places import Places, add, integrity, names
-from tests.store.test_maintenance import picoclaw
+from tests.store.test_operator import picoclaw
 
 quick = settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 
@@ -149,9 +149,9 @@ async def test_a_host_on_a_damaged_volume_ends_with_2_and_the_sentence(places: P
 async def test_a_damaged_first_page_hides_no_conversation(places: Places, tmp_path: Path, at: int) -> None:
     await live(places, "a", "b")
     backup = tmp_path / "backup.db"
-    maintenance.backup(places.volume, backup)
+    operator.backup(places.volume, backup)
     flip(backup, at)
-    found = maintenance.save_what_can_be_read(backup, tmp_path / "salvaged.db")
+    found = operator.save_what_can_be_read(backup, tmp_path / "salvaged.db")
     assert (found.whole, found.known) == (2, 2)
 
 
@@ -181,7 +181,7 @@ async def test_a_damaged_database_gives_its_whole_conversations_and_names_the_ot
         for number in range(30):
             await talk(store, f"c{number:02d}")
     backup = tmp_path / "backup.db"
-    maintenance.backup(places.volume, backup)
+    operator.backup(places.volume, backup)
     content = backup.read_bytes()
     at = content.index(b"c17c17c17") // 4096 * 4096
     backup.write_bytes(content[:at] + b"\xff" * 4096 + content[at + 4096 :])
@@ -197,7 +197,7 @@ async def test_a_damaged_database_gives_its_whole_conversations_and_names_the_ot
     assert 20 <= found["whole"] < 30
     assert all("messages can be read" in loss for loss in found["lost"])
     assert backup.read_bytes() == before
-    assert maintenance.check_backup(tmp_path / "salvaged.db").faults == []
+    assert operator.check_backup(tmp_path / "salvaged.db").faults == []
     os.mkfifo(tmp_path / "pipe")
     for nothing in ("pipe", "missing"):
         shown = picoclaw(places, "salvage", tmp_path / "other.db", "--from", tmp_path / nothing)
@@ -236,12 +236,12 @@ def test_a_killed_hosts_newest_segment_is_missed_below_what_it_says_itself(place
 def test_no_bit_of_a_backup_changes_unseen(grown: Path, place: float, bit: int) -> None:
     with tempfile.TemporaryDirectory(prefix="damage-") as folder:
         backup = Path(folder, "backup.db")
-        maintenance.backup(grown, backup)
+        operator.backup(grown, backup)
         Fault("flip", 0, 0, place, bit).happen(Path(folder))
         with pytest.raises(StoreError):
-            maintenance.check_backup(backup)
+            operator.check_backup(backup)
         with pytest.raises(StoreError):
-            maintenance.restore(Path(folder, "new volume"), backup)
+            operator.restore(Path(folder, "new volume"), backup)
         assert not Path(folder, "new volume").exists()
 
 
@@ -273,7 +273,7 @@ async def test_a_disk_without_a_free_inode_is_named_as_such(places: Places, tmp_
         with pytest.raises(StoreEnvironment, match=f"LOCAL_DB_PATH: no file can be made in {small}.* inodes"):
             Places(places.volume, small).open()
         with pytest.raises(StoreEnvironment, match=r"the new file: no file can be made in .* inodes"):
-            maintenance.backup(places.volume, small / "backup.db")
+            operator.backup(places.volume, small / "backup.db")
     async with places.host() as store:
         assert await names(store) == {"a"}
 
@@ -466,7 +466,7 @@ async def test_a_volume_of_an_earlier_program_is_opened(places: Places, grown: P
     assert by is not None
     fields = {name: getattr(by, name) for name in lock.Holder.__slots__ if name != "end"}
     (places.volume / lock.NAME).write_bytes(records.seal(fields, lock.SIZE))
-    assert maintenance.check(places.volume).faults == []
+    assert operator.check(places.volume).faults == []
     async with places.host() as store:
         assert await names(store) == ALL
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.store.sqlite.volume import sidecar
+from shared.store.volume import sidecar
 from tests.store.places import Places, add, integrity, names
 
 

@@ -24,7 +24,7 @@ __all__ = ["model"]
 TOOLS = ("fsfreeze", "mkfs.ext4", "mount", "umount")
 SOONER = """
 import sys
-from shared.store.sqlite.volume import lock, volume
+from shared.store.volume import lock, volume
 lock.BEAT_S, volume.ANSWERS_S = 0.5, 4.0
 sys.argv[1:] = ["serve"]
 from host.cli import main

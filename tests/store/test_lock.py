@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from shared.errors import NotDurable, StoreLocked
-from shared.store.sqlite.volume import lock, records
-from shared.store.sqlite.volume.lock import VolumeLock
+from shared.store.volume import lock, records
+from shared.store.volume.lock import VolumeLock
 from tests.store.places import Places, add, names
 
 

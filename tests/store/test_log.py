@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.store.sqlite.engine import connect
-from shared.store.sqlite.volume import records, wal
-from shared.store.sqlite.volume.wal import NotContinuous
+from shared.store.volume import records, wal
+from shared.store.volume.wal import NotContinuous
 from tests.store.places import Places, add, names
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from shared.errors import NotDurable, StoreDamaged, StoreError
-from shared.store.sqlite.volume import compaction, lock, segment, snapshot
-from shared.store.sqlite.volume.carrier import Carrier
-from shared.store.sqlite.volume.opening import rename_store
+from shared.store.volume import compaction, lock, segment, snapshot
+from shared.store.volume.carrier import Carrier
+from shared.store.volume.opening import rename_store
 from tests.store.places import Places, add, integrity, names
 
 

@@ -11,9 +11,9 @@ import anyio
 import pytest
 
 from shared.store.sqlite.store import SqliteStore
-from shared.store.sqlite.volume import compaction
-from shared.store.sqlite.volume.carrier import Carrier
-from shared.store.sqlite.volume.compaction import Compaction
+from shared.store.volume import compaction
+from shared.store.volume.carrier import Carrier
+from shared.store.volume.compaction import Compaction
 from tests.store.places import Places, add, integrity, names
 
 

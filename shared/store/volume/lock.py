@@ -21,9 +21,9 @@ from uuid import uuid4
 from shared.errors import StoreLocked
 from shared.store.sqlite.engine import PROBE_BYTES, try_disk
 from shared.store.sqlite.failures import told_apart
-from shared.store.sqlite.volume import layout, records
-from shared.store.sqlite.volume.segment import Link, link, numbers
-from shared.store.sqlite.volume.sidecar import boot_id
+from shared.store.volume import layout, records
+from shared.store.volume.segment import Link, link, numbers
+from shared.store.volume.sidecar import boot_id
 
 log = logging.getLogger(__name__)
 

@@ -17,13 +17,13 @@ from typing import Final
 from shared.errors import NotDurable, StoreError
 from shared.store.sqlite.engine import BUSY_MS, Gate, connect
 from shared.store.sqlite.failures import told_apart
-from shared.store.sqlite.volume import chain, layout, segment, snapshot, wal
-from shared.store.sqlite.volume.cleaning import clean
-from shared.store.sqlite.volume.layout import FileId
-from shared.store.sqlite.volume.lock import holder
-from shared.store.sqlite.volume.segment import Link
-from shared.store.sqlite.volume.sidecar import Phase, Sidecar, State, boot_id
-from shared.store.sqlite.volume.wal import LogReplaced, Mark, NotContinuous, Tail
+from shared.store.volume import chain, layout, segment, snapshot, wal
+from shared.store.volume.cleaning import clean
+from shared.store.volume.layout import FileId
+from shared.store.volume.lock import holder
+from shared.store.volume.segment import Link
+from shared.store.volume.sidecar import Phase, Sidecar, State, boot_id
+from shared.store.volume.wal import LogReplaced, Mark, NotContinuous, Tail
 
 RETRY_AFTER_S: Final = 5
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Final
 
 from shared.errors import StoreDamaged
-from shared.store.sqlite.volume import layout, records
-from shared.store.sqlite.volume.layout import FileId
+from shared.store.volume import layout, records
+from shared.store.volume.layout import FileId
 
 HEAD: Final = 512
 """Bytes before the log's own bytes in a segment file: one sector, which no crash leaves half written."""

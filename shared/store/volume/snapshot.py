@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Final
 
 from shared.store.sqlite.failures import told_apart
-from shared.store.sqlite.volume import layout
-from shared.store.sqlite.volume.layout import FileId, Snapshot
+from shared.store.volume import layout
+from shared.store.volume.layout import FileId, Snapshot
 
 CHUNK: Final = 1 << 20
 

@@ -15,11 +15,11 @@ import anyio
 import anyio.to_thread
 
 from shared.errors import NotDurable, PicoError, StoreError
-from shared.store.sqlite.volume.carrier import RETRY_AFTER_S, Carrier
-from shared.store.sqlite.volume.compaction import Compaction
-from shared.store.sqlite.volume.lock import VolumeLock, hold_database
-from shared.store.sqlite.volume.opening import must_be, prepare
 from shared.store.store import StoreOrigin
+from shared.store.volume.carrier import RETRY_AFTER_S, Carrier
+from shared.store.volume.compaction import Compaction
+from shared.store.volume.lock import VolumeLock, hold_database
+from shared.store.volume.opening import must_be, prepare
 
 log = logging.getLogger(__name__)
 

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from shared.store.sqlite.engine import take
-from shared.store.sqlite.volume import records
-from shared.store.sqlite.volume.layout import FileId, write_all
-from shared.store.sqlite.volume.segment import Link, link, numbers
-from shared.store.sqlite.volume.wal import Mark
+from shared.store.volume import records
+from shared.store.volume.layout import FileId, write_all
+from shared.store.volume.segment import Link, link, numbers
+from shared.store.volume.wal import Mark
 
 SIZE: Final = 4096
 LOCK_MS: Final = 10_000

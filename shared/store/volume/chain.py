@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shared.errors import StoreDamaged, StoreEnvironment
-from shared.store.sqlite.volume import layout, segment, snapshot, wal
-from shared.store.sqlite.volume.layout import FileId, Listing, Snapshot
-from shared.store.sqlite.volume.lock import holder
-from shared.store.sqlite.volume.segment import Link, Segment
+from shared.store.volume import layout, segment, snapshot, wal
+from shared.store.volume.layout import FileId, Listing, Snapshot
+from shared.store.volume.lock import holder
+from shared.store.volume.segment import Link, Segment
 
 log = logging.getLogger(__name__)
 

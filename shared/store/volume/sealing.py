@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from shared.errors import StoreDamaged
-from shared.store.sqlite.volume import snapshot, wal
+from shared.store.volume import snapshot, wal
 
 MAGIC: Final = b"SQLite format 3\0"
 FIELD: Final = slice(68, 72)

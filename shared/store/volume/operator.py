@@ -17,16 +17,15 @@ from pathlib import Path
 from typing import Any, Final
 
 from shared.errors import StoreDamaged, StoreError, StoreVersion
-from shared.store import salvage, sealing
 from shared.store.sqlite.content import faults_in, rows, tables
 from shared.store.sqlite.engine import connect
 from shared.store.sqlite.failures import is_damage, told_apart
 from shared.store.sqlite.migrations import SCHEMA_VERSION, migrate
-from shared.store.sqlite.volume import chain, layout, snapshot
-from shared.store.sqlite.volume.layout import FileId, Listing, Snapshot
-from shared.store.sqlite.volume.lock import VolumeLock, holder
-from shared.store.sqlite.volume.opening import identity, rename_store
-from shared.store.sqlite.volume.segment import Link
+from shared.store.volume import chain, layout, salvage, sealing, snapshot
+from shared.store.volume.layout import FileId, Listing, Snapshot
+from shared.store.volume.lock import VolumeLock, holder
+from shared.store.volume.opening import identity, rename_store
+from shared.store.volume.segment import Link
 
 log = logging.getLogger(__name__)
 

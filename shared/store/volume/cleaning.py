@@ -6,9 +6,9 @@ import logging
 from pathlib import Path
 from typing import Final
 
-from shared.store.sqlite.volume import layout, snapshot
-from shared.store.sqlite.volume.layout import Listing
-from shared.store.sqlite.volume.lock import holder
+from shared.store.volume import layout, snapshot
+from shared.store.volume.layout import Listing
+from shared.store.volume.lock import holder
 
 log = logging.getLogger(__name__)
 

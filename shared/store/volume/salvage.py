@@ -16,13 +16,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from shared.errors import StoreDamaged, StoreError
-from shared.store import sealing
 from shared.store.sqlite.content import tables, value_of
 from shared.store.sqlite.engine import connect
 from shared.store.sqlite.failures import is_damage
 from shared.store.sqlite.migrations import migrate
-from shared.store.sqlite.volume import layout, segment, snapshot, wal
-from shared.store.sqlite.volume.layout import FileId, Snapshot
+from shared.store.volume import layout, sealing, segment, snapshot, wal
+from shared.store.volume.layout import FileId, Snapshot
 
 LAST_ROWID: Final = 1 << 40
 MOST_FAILURES: Final = 20_000

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from shared.errors import StoreError, StoreLocked, StoreVersion
-from shared.store import maintenance
+from shared.store.volume import operator
 from tests.store.places import Places, add, integrity, names
 from tests.store.test_deleting import fill, found_in
 
@@ -30,7 +30,7 @@ def picoclaw(places: Places, *arguments: str | Path) -> subprocess.CompletedProc
 async def test_a_sound_volume_is_checked_beside_a_running_host(places: Places) -> None:
     async with places.host() as store:
         await fill(store)
-        report = maintenance.check(places.volume)
+        report = operator.check(places.volume)
     assert report.faults == []
     assert report.holder is not None
     assert (report.conversations, report.messages, report.tasks) == (1, 1, 0)
@@ -54,9 +54,9 @@ async def test_a_backup_of_a_running_host_has_everything_acknowledged(places: Pl
     target = tmp_path / "backup.db"
     async with places.host() as store:
         await add(store, "a", "b")
-        assert maintenance.backup(places.volume, target) == target.stat().st_size
+        assert operator.backup(places.volume, target) == target.stat().st_size
         with pytest.raises(StoreError, match="exists already"):
-            maintenance.backup(places.volume, target)
+            operator.backup(places.volume, target)
     assert integrity(target) == "ok"
     connection = sqlite3.connect(target)
     assert connection.execute("SELECT id FROM conversations ORDER BY id").fetchall() == [("a",), ("b",)]
@@ -70,10 +70,10 @@ async def test_a_restored_backup_wins_over_what_was_there(
     target = tmp_path / "backup.db"
     async with places.host() as store:
         await add(store, "a")
-        maintenance.backup(places.volume, target)
+        operator.backup(places.volume, target)
         await add(store, "b")
         with pytest.raises(StoreLocked, match="in use by host"):
-            maintenance.restore(places.volume, target)
+            operator.restore(places.volume, target)
     if local_disk == "lost":
         places.lose_local_disk()
     shown = picoclaw(places, "restore", target)
@@ -89,9 +89,9 @@ async def test_a_restored_backup_wins_over_what_was_there(
 async def test_a_backup_moves_to_a_new_volume(places: Places, tmp_path: Path) -> None:
     async with places.host() as store:
         await add(store, "a")
-    maintenance.backup(places.volume, tmp_path / "backup.db")
+    operator.backup(places.volume, tmp_path / "backup.db")
     new = Places(tmp_path / "new volume", tmp_path / "new local")
-    maintenance.restore(new.volume, tmp_path / "backup.db")
+    operator.restore(new.volume, tmp_path / "backup.db")
     async with new.host() as store:
         assert await names(store) == {"a"}
 
@@ -110,7 +110,7 @@ async def test_what_is_no_backup_is_refused_and_changes_nothing(
         source.write_bytes(content)
     before = sorted(path.name for path in places.volume.iterdir())
     with pytest.raises(StoreError, match=sentence):
-        maintenance.restore(places.volume, source)
+        operator.restore(places.volume, source)
     assert sorted(path.name for path in places.volume.iterdir()) == before
 
 
@@ -120,7 +120,7 @@ def test_a_newer_programs_backup_is_refused(places: Places, tmp_path: Path) -> N
     connection.execute("PRAGMA user_version = 9999")
     connection.close()
     with pytest.raises(StoreVersion, match="9999"):
-        maintenance.restore(places.volume, source)
+        operator.restore(places.volume, source)
 
 
 async def test_folding_by_hand_leaves_no_deleted_byte(places: Places) -> None:
@@ -130,9 +130,9 @@ async def test_folding_by_hand_leaves_no_deleted_byte(places: Places) -> None:
         await store.conversations.delete("c")
         await store.durable()
         with pytest.raises(StoreLocked):
-            maintenance.compact(places.volume)
+            operator.compact(places.volume)
     assert found_in(places.volume)
-    maintenance.compact(places.volume)
+    operator.compact(places.volume)
     assert not found_in(places.volume)
     async with places.host() as store:
         assert await names(store) == {"kept"}
@@ -146,11 +146,11 @@ async def test_an_export_has_every_row_as_a_line_of_json(places: Places) -> None
     rows = [json.loads(line) for line in shown.stdout.splitlines()]
     tables = [row["table"] for row in rows]
     assert tables[:5] == ["conversations", "messages", "runs", "run_events", "outbound_messages"]
-    assert not maintenance.NOT_EXPORTED & set(tables)
+    assert not operator.NOT_EXPORTED & set(tables)
     assert rows[1]["blocks"][0]["type"] == "text"
 
 
 def test_an_empty_place_has_no_store(places: Places) -> None:
     with pytest.raises(StoreError, match="There is no store"):
-        maintenance.check(places.volume)
+        operator.check(places.volume)
     assert "There is no store" in picoclaw(places, "export").stderr

@@ -13,14 +13,14 @@ from uuid import uuid4
 from shared import jsons
 from shared.errors import StoreDamaged, StoreMismatch
 from shared.store.sqlite.failures import told_apart
-from shared.store.sqlite.volume import chain, layout, segment
-from shared.store.sqlite.volume.carrier import Carrier
-from shared.store.sqlite.volume.cleaning import sweep
-from shared.store.sqlite.volume.layout import FileId, Listing
-from shared.store.sqlite.volume.lock import holder
-from shared.store.sqlite.volume.sidecar import State, boot_id
-from shared.store.sqlite.volume.wal import Mark
 from shared.store.store import StoreOrigin
+from shared.store.volume import chain, layout, segment
+from shared.store.volume.carrier import Carrier
+from shared.store.volume.cleaning import sweep
+from shared.store.volume.layout import FileId, Listing
+from shared.store.volume.lock import holder
+from shared.store.volume.sidecar import State, boot_id
+from shared.store.volume.wal import Mark
 
 log = logging.getLogger(__name__)
 

@@ -14,11 +14,11 @@ from typing import Final
 
 from shared.errors import StoreDamaged
 from shared.store.sqlite.failures import is_damage
-from shared.store.sqlite.volume import chain, layout, segment, snapshot
-from shared.store.sqlite.volume.carrier import Carrier
-from shared.store.sqlite.volume.cleaning import clean
-from shared.store.sqlite.volume.layout import FileId
-from shared.store.sqlite.volume.sidecar import State
+from shared.store.volume import chain, layout, segment, snapshot
+from shared.store.volume.carrier import Carrier
+from shared.store.volume.cleaning import clean
+from shared.store.volume.layout import FileId
+from shared.store.volume.sidecar import State
 
 log = logging.getLogger(__name__)
 
