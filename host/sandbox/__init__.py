@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from host.sandbox.client import Sandbox
-from host.sandbox.explain import explain_command, explain_path
 from host.sandbox.policy import Limits, SandboxPolicy, SandboxReport, Trust
 from host.sandbox.programs import running_program
 from host.sandbox.wire import SandboxFault
@@ -15,7 +14,5 @@ __all__ = [
     "SandboxPolicy",
     "SandboxReport",
     "Trust",
-    "explain_command",
-    "explain_path",
     "running_program",
 ]

@@ -11,8 +11,8 @@ from dataclasses import replace
 
 import pytest
 
-from host.sandbox.worker import frames, syscalls
-from host.sandbox.worker.confine import bpf, landlock, privileges, seccomp, syscall_table
+from host.sandbox.worker import frames, syscall_table, syscalls
+from host.sandbox.worker.confine import bpf, landlock, privileges, seccomp
 from host.sandbox.worker.exec.output import Output
 
 PLAIN = seccomp.Kind(seccomp.Sockets.PAIRS, seccomp.Metadata.PERMISSIONS, truncation=True)
@@ -105,7 +105,7 @@ def test_unknown_calls_do_not_exist() -> None:
     assert confined(closed(), call("clone3", None, 0)) == errno.ENOSYS
 
 
-@pytest.mark.skipif(syscalls.MACHINE != "x86_64", reason="an ABI of x86_64")
+@pytest.mark.skipif(syscall_table.MACHINE != "x86_64", reason="an ABI of x86_64")
 def test_the_x32_numbers_do_not_exist() -> None:
     assert confined(closed(), lambda: syscalls.call(syscall_table.X32_BIT | 39)) == errno.ENOSYS
 

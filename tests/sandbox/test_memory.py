@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -29,7 +30,7 @@ def work():
     time.sleep(2)
     print("kept", len(held), flush=True)
 threading.Thread(target=work).start()
-ctypes.CDLL(None).syscall({60 if syscalls.MACHINE == "x86_64" else 93}, 0)
+ctypes.CDLL(None).syscall({60 if platform.machine() == "x86_64" else 93}, 0)
 """
 
 # CLONE_VM without CLONE_VFORK: as between vfork and exec, for as long as one wants to look
@@ -79,7 +80,8 @@ WITHOUT_KCMP = """
 import sys, anyio
 from pathlib import Path
 from host.sandbox import Limits, Sandbox, SandboxPolicy
-from host.sandbox.worker import seccomp, syscalls
+from host.sandbox.worker import syscalls
+from host.sandbox.worker.confine import seccomp
 seccomp.install(seccomp.compile_filter([seccomp.Rule(("kcmp",), seccomp.refuse())]))
 assert not syscalls.share_memory(1, 1)
 async def main():

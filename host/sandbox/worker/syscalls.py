@@ -1,40 +1,14 @@
-"""The system calls that Python does not wrap, by number and with errors as ``OSError``.
-
-Numbers: arch/x86/entry/syscalls/syscall_64.tbl and include/uapi/asm-generic/unistd.h of the kernel. Those
-that appeared after the tables were unified carry one number on every architecture.
-"""
+"""The system calls that Python does not wrap, by name and with errors as ``OSError``."""
 
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
-import platform
 import struct
 from typing import Final
 
-MACHINE: Final = platform.machine()
-SUPPORTED: Final = MACHINE in ("x86_64", "aarch64")
-_X86: Final = MACHINE == "x86_64"
-
-RENAMEAT2: Final = 316 if _X86 else 276
-SECCOMP: Final = 317 if _X86 else 277
-CAPSET: Final = 126 if _X86 else 91
-FCHOWNAT: Final = 260 if _X86 else 54
-UTIMENSAT: Final = 280 if _X86 else 88
-UNSHARE: Final = 272 if _X86 else 97
-MOUNT: Final = 165 if _X86 else 40
-UMOUNT2: Final = 166 if _X86 else 39
-PIVOT_ROOT: Final = 155 if _X86 else 41
-LANDLOCK_CREATE_RULESET: Final = 444
-LANDLOCK_ADD_RULE: Final = 445
-LANDLOCK_RESTRICT_SELF: Final = 446
-OPENAT2: Final = 437
-OPEN_TREE: Final = 428
-MOVE_MOUNT: Final = 429
-MOUNT_SETATTR: Final = 442
-CLONE: Final = 56 if _X86 else 220
-CLOSE_RANGE: Final = 436
-KCMP: Final = 312 if _X86 else 272
+from . import syscall_table
 
 # openat2(2)
 RESOLVE_NO_MAGICLINKS: Final = 0x02
@@ -57,20 +31,22 @@ _held: Final = ctypes.PyDLL(None, use_errno=True)  # keeps the interpreter's loc
 _held.syscall.restype = ctypes.c_long
 
 
-def call(number: int, *arguments: int | bytes | ctypes.Array[ctypes.c_char] | None) -> int:
+def call(name: str | int, *arguments: int | bytes | ctypes.Array[ctypes.c_char] | None) -> int:
     """Make a system call; integers go as C longs. Raises ``OSError`` with the kernel's errno."""
+    number = syscall_table.number(name) if isinstance(name, str) else name
+    if number is None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
     converted = [ctypes.c_long(a) if isinstance(a, int) else a for a in arguments]
-    result: int = _libc.syscall(ctypes.c_long(number), *converted)
-    if result < 0:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code))
-    return result
+    return _checked(_libc.syscall(ctypes.c_long(number), *converted))
 
 
 def prctl(option: int, *arguments: int) -> int:
     """Change a setting of this process (``man 2 prctl``); the arguments are integers. Raises ``OSError``."""
     values = [ctypes.c_ulong(a) for a in (*arguments, 0, 0, 0, 0)[:4]]
-    result: int = _libc.prctl(ctypes.c_int(option), *values)
+    return _checked(_libc.prctl(ctypes.c_int(option), *values))
+
+
+def _checked(result: int) -> int:
     if result < 0:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))
@@ -82,7 +58,7 @@ def openat2(directory: int, path: str | bytes, flags: int, mode: int = 0, resolv
     how = struct.pack("QQQ", flags | os.O_CLOEXEC, mode, resolve)
     while True:
         try:
-            return call(OPENAT2, directory, os.fsencode(path), how, len(how))
+            return call("openat2", directory, os.fsencode(path), how, len(how))
         except InterruptedError:
             continue
         except BlockingIOError:  # EAGAIN: a rename raced the walk below the root, openat2(2)
@@ -91,7 +67,7 @@ def openat2(directory: int, path: str | bytes, flags: int, mode: int = 0, resolv
 
 def rename_no_replace(directory: int, old: str, new: str) -> None:
     """Rename within one directory, renameat2(2): ``FileExistsError`` if ``new`` is there."""
-    call(RENAMEAT2, directory, os.fsencode(old), directory, os.fsencode(new), RENAME_NOREPLACE)
+    call("renameat2", directory, os.fsencode(old), directory, os.fsencode(new), RENAME_NOREPLACE)
 
 
 def close_all_but(*kept: int) -> None:
@@ -99,24 +75,21 @@ def close_all_but(*kept: int) -> None:
     first = 3
     for descriptor in sorted(kept):
         if descriptor > first:
-            call(CLOSE_RANGE, first, descriptor - 1, 0)
+            call("close_range", first, descriptor - 1, 0)
         first = max(first, descriptor + 1)
-    call(CLOSE_RANGE, first, 0x7FFFFFFF, 0)
+    call("close_range", first, 0x7FFFFFFF, 0)
 
 
 def clone(flags: int) -> int:
     """Make a child with a copy of our memory; both sides return, as from fork (clone(2))."""
-    result: int = _held.syscall(*(ctypes.c_long(value) for value in (CLONE, flags, 0, 0, 0, 0)))
-    if result < 0:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code))
-    return result
+    number = syscall_table.number("clone") or 0
+    return _checked(_held.syscall(*(ctypes.c_long(value) for value in (number, flags, 0, 0, 0, 0))))
 
 
 def share_memory(one: int, other: int) -> bool:
     """Whether two processes, or threads, run in the same memory; False also where it can't be known."""
     try:
-        return call(KCMP, one, other, _KCMP_VM, 0, 0) == 0
+        return call("kcmp", one, other, _KCMP_VM, 0, 0) == 0
     except OSError:  # one is gone, is not ours to look at, or the machine refuses the call
         return False
 
@@ -124,30 +97,30 @@ def share_memory(one: int, other: int) -> bool:
 def mount(source: str | None, target: str, kind: str | None, flags: int, options: str | None) -> None:
     """Mount a file system, or change how one is propagated."""
     words = (None if word is None else os.fsencode(word) for word in (source, target, kind))
-    call(MOUNT, *words, flags, None if options is None else options.encode())
+    call("mount", *words, flags, None if options is None else options.encode())
 
 
 def umount2(target: str, flags: int) -> None:
     """Unmount (umount(2))."""
-    call(UMOUNT2, os.fsencode(target), flags)
+    call("umount2", os.fsencode(target), flags)
 
 
 def pivot_root(new: str, old: str) -> None:
     """Make ``new`` the root of all processes in this mount namespace."""
-    call(PIVOT_ROOT, os.fsencode(new), os.fsencode(old))
+    call("pivot_root", os.fsencode(new), os.fsencode(old))
 
 
 def open_tree(directory: int, path: str, flags: int) -> int:
     """Return a descriptor of a mount, or of a copy of one that is mounted nowhere yet."""
-    return call(OPEN_TREE, directory, os.fsencode(path), flags | os.O_CLOEXEC)
+    return call("open_tree", directory, os.fsencode(path), flags | os.O_CLOEXEC)
 
 
 def move_mount(mount: int, target: str, flags: int) -> None:
     """Mount what ``open_tree`` gave at ``target``."""
-    call(MOVE_MOUNT, mount, b"", AT_FDCWD, os.fsencode(target), flags)
+    call("move_mount", mount, b"", AT_FDCWD, os.fsencode(target), flags)
 
 
 def mount_setattr(directory: int, path: str, flags: int, attributes: int) -> None:
     """Set attributes (read-only, no devices ...) of a mount."""
     how = struct.pack("4Q", attributes, 0, 0, 0)
-    call(MOUNT_SETATTR, directory, os.fsencode(path), flags, how, len(how))
+    call("mount_setattr", directory, os.fsencode(path), flags, how, len(how))

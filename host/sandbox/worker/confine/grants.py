@@ -26,70 +26,15 @@ KERNEL: Final = (
     "/sys/kernel/mm/transparent_hugepage",
 )
 # Configuration that programs expect to read and that holds no secrets.
-ETC: Final = tuple(
-    f"/etc/{name}"
-    for name in [
-        "alternatives",
-        "ld.so.cache",
-        "ld.so.conf",
-        "ld.so.conf.d",
-        "passwd",
-        "group",
-        "nsswitch.conf",
-        "hosts",
-        "hostname",
-        "resolv.conf",
-        "host.conf",
-        "gai.conf",
-        "protocols",
-        "services",
-        "networks",
-        "localtime",
-        "timezone",
-        "locale.alias",
-        "locale.conf",
-        "default/locale",
-        "profile",
-        "bash.bashrc",
-        "inputrc",
-        "terminfo",
-        "ssl/certs",
-        "ssl/openssl.cnf",
-        "ca-certificates",
-        "ca-certificates.conf",
-        "pki",
-        "crypto-policies",
-        "mime.types",
-        "magic",
-        "magic.mime",
-        "gitconfig",
-        "debian_version",
-        "os-release",
-        "lsb-release",
-        "alpine-release",
-        "shells",
-        "manpath.config",
-        "vim",
-        "emacs",
-        "nanorc",
-        "xattr.conf",
-        "fonts",
-        "python3",
-        "python3.11",
-        "python3.12",
-        "python3.13",
-        "perl",
-        "java",
-        "java-11-openjdk",
-        "java-17-openjdk",
-        "java-21-openjdk",
-        "npmrc",
-        "sysctl.conf",
-        "rpc",
-        "ethertypes",
-        "xdg",
-    ]
-)
+_ETC_NAMES: Final = """
+alternatives ld.so.cache ld.so.conf ld.so.conf.d passwd group nsswitch.conf hosts hostname resolv.conf
+host.conf gai.conf protocols services networks localtime timezone locale.alias locale.conf default/locale
+profile bash.bashrc inputrc terminfo ssl/certs ssl/openssl.cnf ca-certificates ca-certificates.conf pki
+crypto-policies mime.types magic magic.mime gitconfig debian_version os-release lsb-release alpine-release
+shells manpath.config vim emacs nanorc xattr.conf fonts python3 python3.11 python3.12 python3.13 perl java
+java-11-openjdk java-17-openjdk java-21-openjdk npmrc sysctl.conf rpc ethertypes xdg
+"""
+ETC: Final = tuple(f"/etc/{name}" for name in _ETC_NAMES.split())
 # Only where they are the command's own, or the uid is: then the owners' permissions close other people's.
 TERMINALS: Final = ("/dev/ptmx", "/dev/pts")
 SHARED_MEMORY: Final = "/dev/shm"  # noqa: S108 - only where it is the command's own

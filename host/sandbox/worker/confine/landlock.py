@@ -13,7 +13,7 @@ import struct
 from enum import IntFlag
 from typing import Final
 
-from .. import syscalls
+from .. import syscall_table, syscalls
 
 CREATE_RULESET_VERSION: Final = 1
 RULE_PATH_BENEATH: Final = 1
@@ -70,10 +70,10 @@ _ON_FILES: Final = Access.EXECUTE | Access.WRITE_FILE | Access.READ_FILE | Acces
 
 def abi() -> int:
     """Return the kernel's Landlock ABI, 0 where there is none (landlock_create_ruleset(2), VERSION flag)."""
-    if not syscalls.SUPPORTED:
+    if syscall_table.MACHINE not in syscall_table.ARCHITECTURES:
         return 0
     try:
-        return syscalls.call(syscalls.LANDLOCK_CREATE_RULESET, None, 0, CREATE_RULESET_VERSION)
+        return syscalls.call("landlock_create_ruleset", None, 0, CREATE_RULESET_VERSION)
     except OSError:
         return 0
 
@@ -98,7 +98,7 @@ class Ruleset:
         scoped = scopes if version >= 6 else Scope(0)
         attributes = struct.pack("QQQ", self._handled, net, scoped)
         size = 8 if version < 4 else 16 if version < 6 else 24
-        self.descriptor = syscalls.call(syscalls.LANDLOCK_CREATE_RULESET, attributes, size, 0)
+        self.descriptor = syscalls.call("landlock_create_ruleset", attributes, size, 0)
 
     def allow(self, descriptor: int, access: Access, *, is_directory: bool) -> None:
         """Allow ``access`` on the file, or beneath the directory, of an ``O_PATH`` descriptor."""
@@ -107,11 +107,11 @@ class Ruleset:
             access &= _ON_FILES
         if access:
             rule = struct.pack("=Qi", access, descriptor)
-            syscalls.call(syscalls.LANDLOCK_ADD_RULE, self.descriptor, RULE_PATH_BENEATH, rule, 0)
+            syscalls.call("landlock_add_rule", self.descriptor, RULE_PATH_BENEATH, rule, 0)
 
     def enforce(self) -> None:
         """Restrict this process for good; ``no_new_privs`` must be set. Closes the rule set."""
-        syscalls.call(syscalls.LANDLOCK_RESTRICT_SELF, self.descriptor, 0)
+        syscalls.call("landlock_restrict_self", self.descriptor, 0)
         self.close()
 
     def close(self) -> None:

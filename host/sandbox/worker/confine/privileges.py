@@ -55,7 +55,7 @@ def keep_capabilities(kept: tuple[int, ...]) -> None:
     mask = sum(1 << c for c in kept)
     low, high = mask & 0xFFFFFFFF, mask >> 32
     header = struct.pack("Ii", _CAPABILITY_VERSION_3, 0)
-    syscalls.call(syscalls.CAPSET, header, struct.pack("6I", low, low, 0, high, high, 0))
+    syscalls.call("capset", header, struct.pack("6I", low, low, 0, high, high, 0))
 
 
 def permitted(wanted: tuple[int, ...]) -> tuple[int, ...]:

@@ -19,7 +19,7 @@ from typing import Any, Final
 from .. import syscalls
 from ..config import Config
 from ..frames import Frame
-from . import grants, namespaces, syscall_table
+from . import grants, namespaces
 from .workspaces import Places
 
 CANARY: Final = "canary"
@@ -119,9 +119,7 @@ def _read(path: str) -> bytes:
 
 
 def _ptrace() -> None:
-    number = syscall_table.number("ptrace")
-    assert number is not None  # noqa: S101 - both architectures have it
-    syscalls.call(number, _PTRACE_TRACEME, 0, 0, 0)
+    syscalls.call("ptrace", _PTRACE_TRACEME, 0, 0, 0)
 
 
 def _datagram_pair() -> None:

@@ -15,8 +15,8 @@ from enum import IntEnum
 from functools import cache
 from typing import Final
 
-from .. import syscalls
-from . import bpf, syscall_table
+from .. import syscall_table, syscalls
+from . import bpf
 
 _GROUP: Final = 8
 # seccomp(2)
@@ -312,7 +312,7 @@ def compile_filter(rules: Sequence[Rule]) -> bytes:
     """
     program = bpf.Program()
     program.load(bpf.ARCHITECTURE)
-    program.jump(bpf.JUMP_EQUAL, syscall_table.ARCHITECTURES[syscalls.MACHINE], true="ours")
+    program.jump(bpf.JUMP_EQUAL, syscall_table.ARCHITECTURES[syscall_table.MACHINE], true="ours")
     program.give(refuse(errno.ENOSYS))
     program.label("ours")
     program.load(bpf.NUMBER)
@@ -381,4 +381,4 @@ def install(program: bytes, *, flags: int = 0) -> int:
     """
     code = ctypes.create_string_buffer(program, len(program))
     header = struct.pack("HP", len(program) // 8, ctypes.addressof(code))
-    return syscalls.call(syscalls.SECCOMP, SET_MODE_FILTER, flags, header)
+    return syscalls.call("seccomp", SET_MODE_FILTER, flags, header)

@@ -20,8 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from .. import proc, syscalls
-from ..confine import syscall_table
+from .. import proc, syscall_table, syscalls
 from ..confine.grants import is_beneath
 from ..words import Words, real_path
 from .calls import Call, caller_descriptor, open_from, owned, string
@@ -257,7 +256,7 @@ def _renameat2(call: _Maker) -> None:
 
 
 def _move(old: Entry, new: Entry, flags: int) -> None:
-    syscalls.call(syscalls.RENAMEAT2, old.directory, old.name, new.directory, new.name, flags)
+    syscalls.call("renameat2", old.directory, old.name, new.directory, new.name, flags)
 
 
 def _link(call: _Maker) -> None:

@@ -23,8 +23,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from .. import proc, syscalls
-from ..confine import syscall_table
+from .. import proc, syscall_table, syscalls
 from ..confine.grants import is_beneath
 from ..limits import tree
 from .calls import Call, caller_descriptor, memory, open_from, owned, string
@@ -241,7 +240,7 @@ def _chown(owner_at: int) -> Callable[[Call], Callable[[int], None]]:
 
         def change(target: int) -> None:
             values = (-1 if value == _UNCHANGED else value for value in (owner, group))
-            syscalls.call(syscalls.FCHOWNAT, target, b"", *values, syscalls.AT_EMPTY_PATH)
+            syscalls.call("fchownat", target, b"", *values, syscalls.AT_EMPTY_PATH)
 
         return change
 
@@ -260,7 +259,7 @@ def _utime(times_at: int, form: str) -> Callable[[Call], Callable[[int], None]]:
                 _touch_link(target, times)
                 return
             path = os.fsencode(proc.path("self", "fd", target))
-            syscalls.call(syscalls.UTIMENSAT, syscalls.AT_FDCWD, path, times, 0)
+            syscalls.call("utimensat", syscalls.AT_FDCWD, path, times, 0)
 
         return change
 
@@ -298,7 +297,7 @@ def _touch_link(target: int, times: bytes) -> None:
         if (found.st_dev, found.st_ino) != _identity(target):
             raise FileNotFoundError(errno.ENOENT, "moved")
         encoded = os.fsencode(name)
-        syscalls.call(syscalls.UTIMENSAT, directory, encoded, times, _AT_SYMLINK_NOFOLLOW)
+        syscalls.call("utimensat", directory, encoded, times, _AT_SYMLINK_NOFOLLOW)
     finally:
         os.close(directory)
 
