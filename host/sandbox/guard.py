@@ -15,6 +15,7 @@ from typing import Final
 
 from host.sandbox.policy import SandboxPolicy
 from host.sandbox.shell import Command, parse
+from host.sandbox.worker.confine.grants import SYSTEM
 from shared.errors import Misconfigured
 
 OUTSIDE: Final = "Command blocked by safety guard (path outside working dir)"
@@ -22,74 +23,31 @@ DANGEROUS: Final = "Command blocked by safety guard (dangerous pattern detected)
 
 # where every conversation's TMPDIR lies; the trailing dash makes it a prefix
 PRIVATE: Final = f"{tempfile.gettempdir()}/picoclaw-"
-_POWER: Final = frozenset({"shutdown", "reboot", "poweroff", "halt"})
-_FORMATTERS: Final = frozenset({"format", "diskpart", "wipefs", "mkswap"})
+_ENDINGS: Final = re.compile("shutdown|reboot|poweroff|halt|format|diskpart|wipefs|mkswap|mkfs.*")
+_SYSTEMD: Final = {
+    "init": ("0", "6"),
+    "telinit": ("0", "6"),
+    "systemctl": ("poweroff", "reboot", "halt", "kexec"),
+}
 _BLOCK_DEVICE: Final = re.compile(
     r"/dev/(sd|hd|vd|xvd|nvme|mmcblk|loop|md|dm-|ram|zram|nbd|sr|disk/|mapper/|mem$|kmem$|port$)"
 )
 _SAFE_DEVICE: Final = re.compile(
     r"/dev/(null|zero|full|random|urandom|stdin|stdout|stderr|tty|ptmx|(fd|pts|shm)(/.*)?)"
 )
-# commands whose plain arguments are paths, and nothing but paths
-_PATH_COMMANDS: Final = frozenset(
-    [
-        "cat",
-        "tac",
-        "head",
-        "tail",
-        "less",
-        "more",
-        "nl",
-        "od",
-        "xxd",
-        "hexdump",
-        "strings",
-        "ls",
-        "dir",
-        "stat",
-        "file",
-        "wc",
-        "cp",
-        "mv",
-        "rm",
-        "rmdir",
-        "touch",
-        "mkdir",
-        "ln",
-        "tee",
-        "source",
-        ".",
-        "shred",
-        "unlink",
-        "truncate",
-        "readlink",
-        "realpath",
-        "md5sum",
-        "sha256sum",
-        "base64",
-        "cmp",
-        "diff",
-    ]
+_PATH_COMMANDS: Final = re.compile(
+    "cat|tac|head|tail|less|more|nl|od|xxd|hexdump|strings|ls|dir|stat|file|wc|cp|mv|rm|rmdir|touch|mkdir|ln"
+    r"|tee|source|\.|shred|unlink|truncate|readlink|realpath|md5sum|sha256sum|base64|cmp|diff"
 )
+"""Commands whose plain arguments are paths, and nothing but paths."""
 _MOVES: Final = frozenset({"cd", "pushd", "popd"})
-_SYSTEM: Final = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/nix", "/opt")
+_SYSTEM: Final = (*SYSTEM, "/opt")
 _KERNEL: Final = ("/etc", "/proc", "/sys", "/dev", "/run")
-_SHORT_FORCE: Final = re.compile(r"-[A-Za-z]*[fF][A-Za-z]*")
-_SHORT_RECURSIVE: Final = re.compile(r"-[A-Za-z]*[rR][A-Za-z]*")
-_PRIVATE_HOME: Final = frozenset(
-    [
-        ".ssh",
-        ".aws",
-        ".gnupg",
-        ".kube",
-        ".docker",
-        ".netrc",
-        ".picoclaw",
-        ".git-credentials",
-        ".pgpass",
-        ".azure",
-        ".password-store",
-    ]
+_FORCE: Final = re.compile(r"-[A-Za-z]*[fF][A-Za-z]*|--force")
+_RECURSIVE: Final = re.compile(r"-[A-Za-z]*[rR][A-Za-z]*|--recursive")
+_SYMBOLIC: Final = re.compile(r"-[a-zA-Z]*s[a-zA-Z]*|--symbolic")
+_KEYS: Final = re.compile(
+    r"~/+\.(ssh|aws|gnupg|kube|docker|netrc|picoclaw|git-credentials|pgpass|azure|password-store)(/.*)?"
 )
 # HOME is private and new; a script that puts something there itself means that
 _MAKERS: Final = frozenset({"mkdir", "touch", "tee", "rm", "rmdir", "ssh-keygen"})
@@ -109,8 +67,8 @@ class Guard:
         self._allow = _compiled(policy.allow_patterns)
         self._confined = policy.restrict_to_workspace
         self._workspace = workspace
-        self._writable = [str(workspace), *(_fixed_part(path) for path in policy.write_paths)]
-        opened = [*(_fixed_part(path) for path in policy.read_paths), *map(str, policy.skill_paths)]
+        self._writable = [str(workspace), PRIVATE, *map(_fixed_part, policy.write_paths)]
+        opened = [*map(_fixed_part, policy.read_paths), *map(str, policy.skill_paths)]
         readable = [*self._writable, *opened, *_SYSTEM, *_KERNEL]
         self._readable = ["/"] if policy.allow_read_outside_workspace else readable
 
@@ -142,7 +100,6 @@ class Guard:
         return (
             any(pattern.search(command.text) for pattern in self._deny)
             or (command.name not in functions and _ends_or_formats(command))
-            or _asks_systemd(command)
             or _writes_device(command)
             or self._removes_outside(command, start)
         )
@@ -150,42 +107,25 @@ class Guard:
     def _removes_outside(self, command: Command, start: str | None) -> bool:
         if command.name != "rm":
             return False
-        options = [w for w in command.arguments if w is not None and w.startswith("-")]
-        recursive = any(_SHORT_RECURSIVE.fullmatch(o) or o == "--recursive" for o in options)
-        force = any(_SHORT_FORCE.fullmatch(o) or o == "--force" for o in options)
-        targets = [w for w in command.arguments if w is not None and not w.startswith("-")]
-        return recursive and force and any(self._is_foreign(target, start) for target in targets)
+        words = [word for word in command.arguments if word is not None]
+        sure = any(map(_RECURSIVE.fullmatch, words)) and any(map(_FORCE.fullmatch, words))
+        return sure and any(self._is_foreign(word, start) for word in words if not word.startswith("-"))
 
     def _is_foreign(self, target: str, start: str | None) -> bool:
         """Return whether removing ``target`` is certainly not meant for the workspace."""
-        if target.startswith("~"):
-            return target.rstrip("/*") == "~" or not target.startswith(_HOMES)
-        if not target.startswith("/"):
-            if os.path.normpath(target).split("/")[0] != "..":
-                return False
+        plain = os.path.normpath(target)
+        if plain.split("/")[0] == "..":
             if start is None:
-                return os.path.normpath(target).rstrip("/*.") == ""
-            target = os.path.normpath(f"{start}/{target}")
-            return _holds(target, str(self._workspace)) or not _inside(_fixed_part(target), self._writable)
-        return not _inside(_fixed_part(target), [*self._writable, PRIVATE])
-
-    # --- paths
+                return plain.rstrip("/*.") == ""
+            if _inside(str(self._workspace), [os.path.normpath(f"{start}/{target}")]):
+                return True
+        return target.rstrip("/*") == "~" or _is_outside(target, start, self._writable)
 
     def _strays(self, command: Command, start: str | None) -> bool:
-        literal = [target for target in command.redirects if target is not None]
-        if command.name in _PATH_COMMANDS:
-            literal += _paths_of(command)
-        return any(self._is_outside(path, start) for path in literal)
-
-    def _is_outside(self, path: str, start: str | None) -> bool:
-        if path.startswith("~"):
-            return not path.startswith(_HOMES) and path != "~"
-        if not path.startswith("/"):
-            if start is None or ".." not in path.split("/"):
-                return False
-            path = f"{start}/{path}"
-        place = os.path.normpath(_fixed_part(path))
-        return not _inside(place, [*self._readable, PRIVATE])
+        paths = [target for target in command.redirects if target is not None]
+        if _PATH_COMMANDS.fullmatch(command.name):
+            paths += _paths_of(command)
+        return any(_is_outside(path, start, self._readable) for path in paths)
 
 
 def _compiled(patterns: Iterable[str]) -> list[re.Pattern[str]]:
@@ -193,6 +133,17 @@ def _compiled(patterns: Iterable[str]) -> list[re.Pattern[str]]:
         return [re.compile(pattern) for pattern in patterns]
     except re.error as error:
         raise Misconfigured(f"{error.pattern!r} is not a regular expression: {error.msg}") from None
+
+
+def _is_outside(path: str, start: str | None, roots: Iterable[str]) -> bool:
+    """Return whether a path leads out of all ``roots``, as far as that is known here."""
+    if path.startswith("~"):
+        return not path.startswith(_HOMES) and path != "~"
+    if not path.startswith("/"):
+        if start is None or ".." not in path.split("/"):
+            return False
+        path = f"{start}/{path}"
+    return not _inside(os.path.normpath(_fixed_part(path)), roots)
 
 
 def _fixed_part(path: str) -> str:
@@ -203,62 +154,43 @@ def _fixed_part(path: str) -> str:
 
 
 def _inside(path: str, roots: Iterable[str]) -> bool:
-    for root in roots:
-        if root.endswith("-") and path.startswith(root):
-            return True
-        if root == "/" or path == root or path.startswith(root.rstrip("/") + "/"):
-            return True
-    return False
-
-
-def _holds(path: str, workspace: str) -> bool:
-    return _inside(workspace, [path])
+    return any(
+        root == "/" or path == root or path.startswith(root if root == PRIVATE else root.rstrip("/") + "/")
+        for root in roots
+    )
 
 
 def _reads_a_home(commands: Iterable[Command]) -> bool:
     """Return whether keys or credentials of a home are read that the script did not make."""
-    private = [c for c in commands for path in _paths_of(c) if path.startswith("~/") and _is_private(path)]
-    if any(command.name in _MAKERS for command in private):
-        return False
-    return any(command.name in _PATH_COMMANDS for command in private)
-
-
-def _is_private(path: str) -> bool:
-    return path[1:].lstrip("/").split("/")[0] in _PRIVATE_HOME
+    private = {command.name for command in commands if any(map(_KEYS.fullmatch, _paths_of(command)))}
+    return not private & _MAKERS and any(map(_PATH_COMMANDS.fullmatch, private))
 
 
 def _ends_or_formats(command: Command) -> bool:
     """Return whether a command ends the machine or formats a disk (a script of one's own may be so named)."""
     place = (command.words[0] or "").rpartition("/")[0] if command.words else ""
-    if place and not _inside(place, _SYSTEM):
+    asks = command.arguments[:1] in (("--help",), ("--version",))
+    if asks or (place and not _inside(place, _SYSTEM)):
         return False
-    if command.arguments and command.arguments[0] in ("--help", "--version"):
-        return False
-    return command.name in _POWER or command.name in _FORMATTERS or command.name.startswith("mkfs")
+    wanted = next((word for word in command.arguments if word and not word.startswith("-")), "other")
+    return bool(_ENDINGS.fullmatch(command.name)) or wanted in _SYSTEMD.get(command.name, ())
 
 
 def _paths_of(command: Command) -> list[str]:
     """Return the arguments that are paths; what a symbolic link holds is only text, and so is a label."""
-    words = list(command.arguments)
+    words = [word for word in command.arguments if word is not None]
     while "--label" in words:
         at = words.index("--label")
         del words[at : at + 2]
-    plain = [word for word in words if word is not None and not word.startswith("-")]
-    symbolic = any(w is not None and re.fullmatch(r"-[a-zA-Z]*s[a-zA-Z]*|--symbolic", w) for w in words)
-    return plain[-1:] if command.name == "ln" and symbolic and len(plain) > 1 else plain
-
-
-def _asks_systemd(command: Command) -> bool:
-    words = [word for word in command.arguments if word is not None and not word.startswith("-")]
-    if command.name in ("init", "telinit"):
-        return words[:1] in (["0"], ["6"])
-    return command.name == "systemctl" and words[:1] in ([["poweroff"], ["reboot"], ["halt"], ["kexec"]])
+    plain = [word for word in words if not word.startswith("-")]
+    symbolic = command.name == "ln" and any(map(_SYMBOLIC.fullmatch, words))
+    return plain[-1:] if symbolic and len(plain) > 1 else plain
 
 
 def _writes_device(command: Command) -> bool:
     if any(target is not None and _BLOCK_DEVICE.match(target) for target in command.redirects):
         return True
-    targets = [w[3:] for w in command.arguments if w is not None and w.startswith("of=")]
-    if command.name != "dd":
-        return False
-    return any(target.startswith("/dev/") and not _SAFE_DEVICE.fullmatch(target) for target in targets)
+    targets = [word[3:] for word in command.arguments if word is not None and word.startswith("of=")]
+    return command.name == "dd" and any(
+        target.startswith("/dev/") and not _SAFE_DEVICE.fullmatch(target) for target in targets
+    )

@@ -25,26 +25,10 @@ LONGEST: Final = 32 * 1024
 TIME_S: Final = 0.05
 """Processor time for one; most take less than a millisecond, made-up ones hours and all memory."""
 _SHELLS: Final = frozenset({"sh", "bash", "dash", "zsh", "ash", "ksh"})
-# commands that run another command given in their arguments
-_WRAPPERS: Final = frozenset(
-    [
-        "sudo",
-        "doas",
-        "env",
-        "nohup",
-        "time",
-        "command",
-        "exec",
-        "nice",
-        "timeout",
-        "stdbuf",
-        "setsid",
-        "xargs",
-        "busybox",
-        "builtin",
-        "ionice",
-    ]
+_WRAPPERS: Final = re.compile(
+    "sudo|doas|env|nohup|time|command|exec|nice|timeout|stdbuf|setsid|xargs|busybox|builtin|ionice"
 )
+"""Commands that run another command given in their arguments."""
 # what follows these is asked about, not run
 _ASKS: Final = frozenset({("command", "-v"), ("command", "-V"), ("sudo", "-V"), ("time", "-V")})
 _OPTIONS_WITH_VALUES: Final = {
@@ -58,9 +42,7 @@ _OPTIONS_WITH_VALUES: Final = {
     "stdbuf": frozenset({"-i", "-o", "-e"}),
 }
 # what makes a function's calls of itself conditional; a bomb has no condition
-_CONDITIONS: Final = frozenset(
-    ["if_statement", "case_statement", "list", "test_command", "for_statement", "while_statement"]
-)
+_CONDITIONS: Final = re.compile("list|test_command|(if|case|for|while)_statement")
 _DURATION: Final = re.compile(r"\d+(\.\d+)?[smhd]?")
 _ASSIGNMENT: Final = re.compile(r"[A-Za-z_]\w*=.*", re.S)
 
@@ -219,7 +201,7 @@ class _Look:
         nodes = list(self._walk(body))
         calls = sum(1 for node in nodes if node.type == "command" and self._name_of(node) == name)
         concurrent = any(node.type in ("&", "|") for node in nodes)
-        return concurrent and calls > 1 and not any(node.type in _CONDITIONS for node in nodes)
+        return concurrent and calls > 1 and not any(_CONDITIONS.fullmatch(node.type) for node in nodes)
 
 
 @cache
@@ -255,7 +237,7 @@ def _inner(command: Command) -> Iterator[Command]:
     """Yield the command that a wrapper (sudo, env, xargs ...) runs."""
     words = command.words
     wrapped = 0
-    while words and words[0] is not None and (name := words[0].rpartition("/")[2]) in _WRAPPERS:
+    while words and words[0] is not None and _WRAPPERS.fullmatch(name := words[0].rpartition("/")[2]):
         wrapped += 1
         if (name, *words[1:2]) in _ASKS or wrapped > _MAX_WRAPPERS:
             return
