@@ -247,14 +247,15 @@ def test_the_same_key_retries_a_run_that_had_no_effect_without_storing_the_messa
 def test_a_signal_lets_a_run_finish_within_its_grace(make_host: MakeHost, number: signal.Signals) -> None:
     host = make_host(settings={"STOP_GRACE_MS": "20000"}).start()
     results: list[dict[str, Any]] = []
+    words = f"in time before {number.name}"
 
     def talk() -> None:
         with host.client() as client:
-            results.append(chat(client, directive(text="in time", delay_ms=3000)))
+            results.append(chat(client, directive(text=words, delay_ms=3000)))
 
     thread = threading.Thread(target=talk)
     thread.start()
-    until(lambda: "in time" in str(host_requests(host)))
+    until(lambda: words in str(host_requests(host)))
     assert host.process is not None
     # A terminal that goes away tells all of its processes.
     for process in host.tree()[:: 1 if number == signal.SIGHUP else 1000]:
@@ -267,7 +268,7 @@ def test_a_signal_lets_a_run_finish_within_its_grace(make_host: MakeHost, number
         assert client.get("/health").status_code == 200
     thread.join(60)
     assert host.process.wait(60) == 0
-    assert results[0]["result"] == "in time"
+    assert results[0]["result"] == words
 
 
 def test_under_nohup_a_terminal_that_goes_away_changes_nothing(make_host: MakeHost) -> None:
