@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -19,9 +20,15 @@ from typing import IO, Any, Final, Self
 import httpx2
 import psutil
 
+from tests.warm_host import WarmHost
+
 TOKEN: Final = "test-token-0123456789"
 START_S: Final = 60.0
 STOP_S: Final = 60.0
+SERVE: Final = (sys.executable, "-m", "host.cli", "serve")
+
+WITHOUT_TLS: Final = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+"""For clients of plain HTTP: it trusts nobody. The certificates of a usual one take each client 20 ms."""
 
 Frame = tuple[int, str, dict[str, Any]]
 """An event as a client reads it: id, name, data."""
@@ -36,13 +43,16 @@ class ModelProcess:
 
     def requests(self) -> list[dict[str, Any]]:
         """Return what it was asked."""
-        answer: Any = httpx2.get(f"{self.url}/_requests", trust_env=False).json()
-        return list(answer["requests"])
+        return list(self._asked()["requests"])
 
     def refusals(self) -> list[str]:
         """Return why it refused requests that the API would refuse too."""
-        answer: Any = httpx2.get(f"{self.url}/_requests", trust_env=False).json()
-        return list(answer["refusals"])
+        return list(self._asked()["refusals"])
+
+    def _asked(self) -> dict[str, Any]:
+        with plain_client() as client:
+            asked: dict[str, Any] = client.get(f"{self.url}/_requests").json()
+            return asked
 
 
 @contextlib.contextmanager
@@ -71,7 +81,7 @@ class HostProcess:
     root: Path
     environment: dict[str, str]
     port: int = 0
-    command: tuple[str, ...] = (sys.executable, "-m", "host.cli", "serve")
+    command: tuple[str, ...] = SERVE
     process: subprocess.Popen[bytes] | None = None
     log: IO[bytes] | None = None
     children: list[psutil.Process] = field(default_factory=list)
@@ -90,25 +100,30 @@ class HostProcess:
         """Start it; by default return when it is ready."""
         self.port = self.port or free_port()
         with (self.root / "host.log").open("ab") as log:
-            self.process = subprocess.Popen(
-                self.command,
-                env={**self.environment, "PORT": str(self.port)},
-                cwd=Path(__file__).parent.parent,
-                stdout=log,
-                stderr=log,
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,
-            )
+            self.process = self._start({**self.environment, "PORT": str(self.port)}, log)
         if wait:
             self.wait_ready()
         return self
+
+    def _start(self, environment: dict[str, str], log: IO[bytes]) -> subprocess.Popen[bytes]:
+        if self.command == SERVE and not any(name.startswith("PYTHON") for name in environment):
+            return WarmHost(environment, log.fileno())
+        return subprocess.Popen(
+            self.command,
+            env=environment,
+            cwd=Path(__file__).parent.parent,
+            stdout=log,
+            stderr=log,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )
 
     def wait_ready(self) -> None:
         """Return when /ready answers 200."""
         deadline = time.monotonic() + START_S
         while True:
-            with contextlib.suppress(httpx2.TransportError):
-                if httpx2.get(f"{self.url}/ready", trust_env=False).status_code == 200:
+            with contextlib.suppress(httpx2.TransportError), self.client(None) as client:
+                if client.get("/ready").status_code == 200:
                     return
             assert self.process is not None
             assert self.process.poll() is None, f"the host ended: {self.log_text[-3000:]}"
@@ -158,7 +173,12 @@ class HostProcess:
     def client(self, token: str | None = TOKEN, **options: Any) -> httpx2.Client:
         """Return a client with the token."""
         headers = {} if token is None else {"Authorization": f"Bearer {token}"}
-        return httpx2.Client(base_url=self.url, headers=headers, timeout=60, trust_env=False, **options)
+        return plain_client(base_url=self.url, headers=headers, timeout=60, **options)
+
+
+def plain_client(**options: Any) -> httpx2.Client:
+    """Return a client for plain HTTP on this machine."""
+    return httpx2.Client(verify=WITHOUT_TLS, trust_env=False, **options)
 
 
 def free_port() -> int:
