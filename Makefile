@@ -12,6 +12,8 @@ POSTGRES_TESTS := tests/contract tests/cluster
 HTTP_TESTS := $(addprefix tests/http/test_,chat.py tasks.py)
 RUN_LOCKS := requirements/runtime.lock requirements/build.lock
 DEV_LOCK := requirements/dev.lock
+# What tests start imports the same modules every time.
+unexport PYTHONDONTWRITEBYTECODE
 EXTRAS := --extra telegram --extra postgres --extra otel --extra image
 COMPILE := --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate -q \
   pyproject.toml --custom-compile-command "make lock"
@@ -55,12 +57,11 @@ $(STAMP): $(DEV_LOCK) pyproject.toml
 	$(call install,$(DEV_LOCK))
 	@touch $@ $(READY)
 
-# The sandbox's own tests go first, alone: they count the processes that are left. The others in the order of
-# their folders: the long ones are not the last.
-APART := tests/attack tests/sandbox
+# More workers than processors: many tests wait for what they started.
+WORKERS ?= 4
+SPREAD := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 test: setup
-	$(PY) -m pytest -m "not slow" $(APART)
-	$(PY) -m pytest -m "not slow" -n 3 --dist loadfile --no-loadscope-reorder $(APART:%=--ignore %)
+	$(PY) -m pytest -m "not slow" $(SPREAD)
 
 # The tests that want PostgreSQL (the others run on SQLite), on a server that is thrown away afterwards.
 test-postgres: setup
@@ -82,9 +83,9 @@ chaos-cluster: setup
 chaos: setup
 	$(PY) -m pytest -m slow tests/chaos
 
-# Every attempt of the corpora against every way to run, about 20 minutes.
+# Every attempt of the corpora against every way to run.
 attack: setup
-	$(PY) -m pytest -m "slow or not slow" tests/attack
+	$(PY) -m pytest -m "slow or not slow" $(SPREAD) tests/attack
 
 # Requests made from the OpenAPI document against a live host, some two minutes.
 schema: setup

@@ -27,6 +27,9 @@ from tests.attack.listeners import Listeners
 
 ROOT = Path(__file__).parents[2]
 SANDBOX_UID = 61_900
+"""The uid that the sandbox takes by itself."""
+
+WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
 _READ_BYTES = 4 << 20
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -43,9 +46,22 @@ class Mode:
     trusted: bool = True
 
     @property
+    def given_uid(self) -> int | None:
+        """The uid to ask for. Beside other tests, whose commands run under the sandbox's own, it is one that
+        nobody else has: what it leaves behind, and what others do, is told apart.
+        """
+        if self.host_uid == 0 and self.uid is None and WORKER:
+            return SANDBOX_UID + 1 + int(WORKER.removeprefix("gw"))
+        return self.uid
+
+    @property
+    def has_own_uid(self) -> bool:
+        return self.host_uid == 0 and self.uid is None
+
+    @property
     def command_uid(self) -> int:
-        if self.host_uid == 0 and self.uid is None:
-            return SANDBOX_UID
+        if self.has_own_uid:
+            return SANDBOX_UID if self.given_uid is None else self.given_uid
         return self.host_uid
 
 
@@ -138,7 +154,7 @@ class World:
             "workspace": str(self.ws),
             "outside": str(self.outside),
             "memory_canary": self.canaries[2],
-            "uid": self.mode.uid,
+            "uid": self.mode.given_uid,
             "max_landlock_abi": self.mode.max_landlock_abi,
             "max_level": self.mode.max_level,
             "trusted": self.mode.trusted,
@@ -302,7 +318,7 @@ class World:
             machinery = "sandbox/worker/main.py" in line or "host_process.py" in line
             base = str(Path(self.temporary).parent)
             ours = base in str(info["environ"]) or str(info["cwd"]).startswith(str(self.root))
-            own_uid = self.mode.command_uid == SANDBOX_UID and info["uids"].real == SANDBOX_UID
+            own_uid = self.mode.has_own_uid and info["uids"].real == self.mode.command_uid
             if (ours or own_uid) and not machinery:
                 found.append(f"{info['pid']} {line or info['status']} (of {info['ppid']})")
         return found
