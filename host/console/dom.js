@@ -58,7 +58,8 @@ export function link(address, ...children) {
   return node;
 }
 
-function safeUrl(address) {
+/** Return the address as a URL, or null when people should not be sent there. */
+export function safeUrl(address) {
   if (!/^(?:https?:\/\/|mailto:)/i.test(address)) return null;
   try {
     const url = new URL(address);

@@ -1,17 +1,23 @@
-// Markdown as DOM nodes. Blocks that did not change while a text grows are left as they are.
+// Markdown as DOM nodes: markdown-it reads it, and each of its tokens becomes an element of a fixed set here.
+// Blocks that did not change while a text grows are left as they are.
 
-import { h, refill } from "./dom.js";
+import { h, link, refill, safeUrl } from "./dom.js";
+import { coloured } from "./highlight.js";
 import { icon } from "./icons.js";
-import { inline } from "./inline.js";
+import { PIPE, rules } from "./markdown_rules.js";
+import footnotes from "./vendor/markdown-it-footnote.js";
+import MarkdownIt from "./vendor/markdown-it.js";
 
-const DEEPEST = 6;
+const DEEPEST = 20;
 const LONGEST = 200_000;
 const MOST_MARKS = 10_000;
-const FENCE = /^ {0,3}(`{3,}|~{3,})/;
-const HEADING = /^ {0,3}(#{1,6})\s+(.*)$/;
-const ITEM = /^( {0,12})([-*+]|\d{1,9}[.)])(?:\s+(.*)|)$/;
-const QUOTE = /^ {0,3}> ?/;
 const MARK = /[\n*_~`|[<]|https?:/g;
+const TASK = /^\[([ xX])\]\s+/;
+
+const reader = new MarkdownIt({ html: false, linkify: true, breaks: true, maxNesting: DEEPEST }).use(footnotes).use(rules);
+// README.md and main.rs are names of files, not of hosts.
+reader.linkify.set({ fuzzyLink: false, fuzzyEmail: false, fuzzyIP: false });
+reader.validateLink = (address) => safeUrl(address) !== null;
 
 /** A growing text and its nodes. */
 export class Markdown {
@@ -48,7 +54,7 @@ export class Markdown {
     let same = 0;
     while (same < blocks.length && same < this._shown.length && blocks[same].source === this._shown[same]) same += 1;
     while (this.node.childNodes.length > same) this.node.lastChild.remove();
-    for (const block of blocks.slice(same)) this.node.append(block.make());
+    for (const block of blocks.slice(same)) this.node.append(built(block));
     this._shown = blocks.map((block) => block.source);
     if (end < this.text.length) this.node.append(this._more);
     return this.node;
@@ -75,72 +81,124 @@ function pageEnd(text, pages) {
   return Math.min(MARK.lastIndex, longest);
 }
 
+/** Return the text's outermost blocks: their tokens, the level of a heading, and what they were made of. */
 function split(text) {
-  return levelled(blocks(text.split(/\r\n|\n|\r/), 0));
+  const names = {};
+  const tokens = reader.parse(text, names);
+  const lines = text.split("\n");
+  // A definition further down changes what stands further up.
+  const defined = JSON.stringify([names.references, names.footnotes?.list?.map(({ label, count }) => [label, count])]);
+  const blocks = [];
+  let begin = 0;
+  let depth = 0;
+  tokens.forEach((token, place) => {
+    depth += token.nesting;
+    if (depth > 0) return;
+    const own = tokens.slice(begin, place + 1);
+    const map = own[0].map;
+    blocks.push({ tokens: own, source: (map ? lines.slice(...map).join("\n") : own.map((one) => one.content).join("\n")) + defined });
+    begin = place + 1;
+  });
+  return levelled(blocks);
 }
 
 /** Give headings levels without gaps, whatever marks the text has: those above a turn's are the page's own. */
-function levelled(made) {
+function levelled(blocks) {
   const above = [];
-  for (const block of made) {
-    if (!block.heading) continue;
-    while (above.length && above.at(-1) >= block.heading) above.pop();
-    above.push(block.heading);
-    const level = Math.min(above.length + 2, 6);
-    const { make } = block;
-    block.source += `\u0000${level}`;
-    block.make = () => make(level);
+  for (const block of blocks) {
+    if (block.tokens[0].type !== "heading_open") continue;
+    const marks = Number(block.tokens[0].tag[1]);
+    while (above.length && above.at(-1) >= marks) above.pop();
+    above.push(marks);
+    block.heading = Math.min(above.length + 2, 6);
+    block.source += `\u0000${block.heading}`;
   }
-  return made;
+  return blocks;
 }
 
-function blocks(lines, depth) {
-  const made = [];
-  let place = 0;
-  while (place < lines.length) {
-    if (lines[place].trim() === "") {
-      place += 1;
-      continue;
+function built({ tokens, heading }) {
+  const root = h("div");
+  fill(root, tokens, heading);
+  return root.childNodes.length === 1 ? root.firstChild : root;
+}
+
+function fill(root, tokens, heading = null) {
+  const open = [root];
+  for (const token of tokens) {
+    if (token.hidden) continue;
+    if (token.nesting < 0) {
+      open.pop();
+    } else {
+      const node = token.nesting > 0 ? opened(token, heading) : leaf(token, open.at(-1));
+      if (node !== null) open.at(-1).append(node);
+      if (token.nesting > 0) open.push(node.querySelector("table") ?? node);
     }
-    const [end, make, heading] = block(lines, place, depth);
-    made.push({ source: lines.slice(place, end).join("\n"), make, heading });
-    place = end;
   }
-  return made;
 }
 
-function block(lines, place, depth) {
-  const line = lines[place];
-  if (opensFence(line)) return fenced(lines, place);
-  const heading = HEADING.exec(line);
-  if (heading) return [place + 1, (level) => headed(heading, level), heading[1].length];
-  if (isRule(line)) return [place + 1, () => h("hr")];
-  if (depth < DEEPEST) {
-    if (QUOTE.test(line)) return quoted(lines, place, depth);
-    if (ITEM.test(line)) return listed(lines, place, depth);
-    if (isTable(lines, place)) return tabled(lines, place);
+function opened(token, heading) {
+  const { tag, type } = token;
+  if (type === "heading_open") return h(heading ? `h${heading}` : "p", { class: `heading m${tag[1]}`, dir: "auto" });
+  if (type === "link_open") return link(token.attrGet("href")) ?? h("span");
+  if (type === "table_open") return h("div", { class: "table", tabindex: "0", role: "region", "aria-label": "Table" }, h("table"));
+  if (tag === "th" || tag === "td") return h(tag, { class: token.attrGet("style")?.replace("text-align:", "to-"), dir: "auto" });
+  if (type === "footnote_block_open") return h("ol", { class: "footnotes" });
+  if (type === "footnote_open") return h("li", { "data-footnote": token.meta.id, tabindex: "-1", dir: "auto" });
+  if (tag === "ol") return h("ol", { start: token.attrGet("start"), dir: "auto" });
+  return h(ELEMENTS.has(tag) ? tag : "span", { dir: WRITTEN.has(tag) ? "auto" : null });
+}
+
+const ELEMENTS = new Set(["p", "blockquote", "ul", "li", "thead", "tbody", "tr", "em", "strong", "s"]);
+const WRITTEN = new Set(["p", "blockquote", "ul", "li"]);
+
+function leaf(token, parent) {
+  const { content } = token;
+  switch (token.type) {
+    case "inline": return inline(token, parent);
+    case "text": return document.createTextNode(content.replaceAll(PIPE, "|"));
+    case "code_inline": return h("code", {}, content.replaceAll(PIPE, "|"));
+    case "softbreak": case "hardbreak": return h("br");
+    case "hr": return h("hr");
+    case "fence": return codeBlock(content.replace(/\n$/, ""), /^[\w+#.-]{1,30}/.exec(token.info.trim())?.[0]);
+    case "code_block": return codeBlock(content.replace(/\n$/, ""));
+    case "math": return h("code", { class: "math", dir: "ltr" }, content);
+    case "math_block": return h("p", { class: "math", dir: "ltr" }, content);
+    // A picture would be fetched from wherever the text says, and tell that place what is in the address.
+    case "image": return link(token.attrGet("src"), content || token.attrGet("src"));
+    case "footnote_ref": return reference(token.meta);
+    case "footnote_anchor": return back(token.meta);
+    default: return document.createTextNode(content);
   }
-  return paragraph(lines, place, depth);
 }
 
-function headed([, marks, text], level) {
-  // Inside a list or a quotation it is no heading of the whole.
-  return h(level ? `h${level}` : "p", { class: `heading m${marks.length}` }, inline(text.trimEnd().replace(/ #+$/, "")));
+/** A line of text; the first of a list's item may be a box to tick. */
+function inline(token, parent) {
+  const { children } = token;
+  const task = parent.localName === "li" && TASK.exec(children[0]?.content ?? "");
+  if (task) {
+    const done = task[1] !== " ";
+    parent.classList.add("task");
+    parent.append(h("input", { type: "checkbox", disabled: true, "aria-label": done ? "done" : "to do", prop: { checked: done } }));
+    children[0].content = children[0].content.slice(task[0].length);
+  }
+  fill(parent, children);
+  return null;
 }
 
-function opensFence(line) {
-  const fence = FENCE.exec(line);
-  return fence !== null && !(fence[1][0] === "`" && line.slice(fence[0].length).includes("`"));
+function reference({ id, subId = 0 }) {
+  const go = (event) => reach(event, `[data-footnote="${id}"]`);
+  return h("sup", {}, h("button", { class: "note-mark", type: "button", "data-mark": `${id} ${subId}`, "aria-label": `Footnote ${id + 1}`, on: { click: go } }, String(id + 1)));
 }
 
-function fenced(lines, place) {
-  const [before, mark] = FENCE.exec(lines[place]);
-  const language = /^[\w+#.-]{1,30}/.exec(lines[place].slice(before.length).trim())?.[0];
-  let end = place + 1;
-  const closes = (line) => line.trimStart().startsWith(mark) && line.trim().replaceAll(mark[0], "") === "";
-  while (end < lines.length && !closes(lines[end])) end += 1;
-  const text = lines.slice(place + 1, end).join("\n");
-  return [Math.min(end + 1, lines.length), () => codeBlock(text, language)];
+function back({ id, subId = 0 }) {
+  const go = (event) => reach(event, `[data-mark="${id} ${subId}"]`);
+  return h("button", { class: "note-mark", type: "button", "aria-label": `Back to where footnote ${id + 1} is named`, on: { click: go } }, "↩");
+}
+
+function reach(event, place) {
+  const node = event.target.closest(".prose").querySelector(place);
+  node?.scrollIntoView({ block: "center" });
+  node?.focus();
 }
 
 /** Return a block of code with its button to copy it. */
@@ -153,90 +211,5 @@ export function codeBlock(text, language = "") {
   });
   const label = language ? h("span", { class: "language" }, language) : null;
   const name = language ? `Code: ${language}` : "Code";
-  return h("div", { class: "code" }, label, h("pre", { tabindex: "0", role: "region", "aria-label": name }, h("code", {}, text)), copy);
-}
-
-function quoted(lines, place, depth) {
-  let end = place;
-  while (end < lines.length && QUOTE.test(lines[end])) end += 1;
-  const inside = lines.slice(place, end).map((line) => line.replace(QUOTE, ""));
-  return [end, () => h("blockquote", {}, blocks(inside, depth + 1).map((item) => item.make()))];
-}
-
-function listed(lines, place, depth) {
-  const [, space, mark] = ITEM.exec(lines[place]);
-  const ordered = /\d/.test(mark);
-  const items = [];
-  let end = place;
-  while (end < lines.length) {
-    const item = ITEM.exec(lines[end]);
-    if (item && item[1].length <= space.length + 1 && /\d/.test(item[2]) === ordered && !isRule(lines[end])) {
-      items.push([item[3] ?? ""]);
-    } else if (belongs(lines, end, space.length)) {
-      items.at(-1).push(dedented(lines[end], space.length + (ordered ? 3 : 2)));
-    } else {
-      break;
-    }
-    end += 1;
-  }
-  const start = ordered && parseInt(mark, 10) !== 1 ? parseInt(mark, 10) : null;
-  return [end, () => h(ordered ? "ol" : "ul", { start }, items.map((item) => listItem(item, depth)))];
-}
-
-function listItem(lines, depth) {
-  const inside = blocks(lines, depth + 1);
-  if (inside.length === 0) return h("li");
-  const [first, ...others] = inside.map((item) => item.make());
-  const tight = first.tagName === "P" ? [...first.childNodes] : [first];
-  return h("li", {}, tight, others);
-}
-
-/** Whether a line goes on with the list's last item: it is set in, or blank with a set-in line behind it. */
-function belongs(lines, place, indent) {
-  const line = lines[place].trim() === "" ? lines[place + 1] ?? "" : lines[place];
-  if (line.trim() === "") return false;
-  const inset = line.length - line.trimStart().length;
-  return inset > indent + 1 || (lines[place].trim() === "" && ITEM.test(line) && inset >= indent);
-}
-
-function dedented(line, most) {
-  const inset = line.length - line.trimStart().length;
-  return line.slice(Math.min(inset, most));
-}
-
-function isRule(line) {
-  const marks = line.slice(0, 200).replace(/\s/g, "");
-  return marks.length >= 3 && "-*_".includes(marks[0]) && marks.replaceAll(marks[0], "") === "";
-}
-
-function cells(line) {
-  return line.trim().replace(/^\||\|$/g, "").split("|").slice(0, 40).map((cell) => cell.trim());
-}
-
-function isTable(lines, place) {
-  const next = lines[place + 1] ?? "";
-  return lines[place].includes("|") && next.includes("-") && next.includes("|")
-    && cells(next).every((cell) => /^:?-+:?$/.test(cell)) && cells(next).length === cells(lines[place]).length;
-}
-
-function tabled(lines, place) {
-  let end = place + 2;
-  while (end < lines.length && lines[end].includes("|")) end += 1;
-  const head = cells(lines[place]);
-  const rows = lines.slice(place + 2, end).map(cells);
-  const row = (values, tag) => h("tr", {}, head.map((_, column) => h(tag, {}, inline(values[column] ?? ""))));
-  return [end, () => h("div", { class: "table", tabindex: "0", role: "region", "aria-label": "Table" },
-    h("table", {}, h("thead", {}, row(head, "th")), h("tbody", {}, rows.map((values) => row(values, "td")))))];
-}
-
-function paragraph(lines, place, depth) {
-  let end = place + 1;
-  while (end < lines.length && lines[end].trim() !== "" && !interrupts(lines[end], depth)) end += 1;
-  const text = lines.slice(place, end).join("\n");
-  return [end, () => h("p", {}, inline(text))];
-}
-
-function interrupts(line, depth) {
-  if (opensFence(line) || HEADING.test(line) || isRule(line)) return true;
-  return depth < DEEPEST && (QUOTE.test(line) || /^ {0,3}(?:[-*+]|1[.)])\s+\S/.test(line));
+  return h("div", { class: "code", dir: "ltr" }, label, h("pre", { tabindex: "0", role: "region", "aria-label": name }, h("code", {}, coloured(text, language))), copy);
 }

@@ -24,7 +24,7 @@ KINDS: Final = {
     ".svg": "image/svg+xml",
 }
 
-FILES: Final = frozenset(path.name for path in HERE.iterdir() if path.suffix in KINDS)
+FILES: Final = frozenset(str(path.relative_to(HERE)) for path in HERE.rglob("*") if path.suffix in KINDS)
 """All there is: a request's path is looked up here and never becomes a path of the file system."""
 
 POLICY: Final = "; ".join(
@@ -72,7 +72,7 @@ class ConsoleApi:
         return [
             Route(PAGE, self.page, methods=["GET"]),
             Route(f"{PAGE}/", self.slash, methods=["GET"]),
-            Route(f"{PAGE}/{{name}}", self.file, methods=["GET"]),
+            Route(f"{PAGE}/{{name:path}}", self.file, methods=["GET"]),
         ]
 
     async def page(self, request: Request) -> Response:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 import socket
 import subprocess
@@ -13,12 +15,16 @@ import httpx2
 import pytest
 
 from host.http.console import FILES, HERE
-from tests.console.conftest import MakeHost
+from tests.console.conftest import NODE, MakeHost
+from tests.mcp.programs import NPM, npm_ci
 from tests.running import HostProcess
 
 ROOT = Path(__file__).parent.parent.parent
 TEXTS = {name: (HERE / name).read_text() for name in FILES}
-SCRIPTS = {name: text for name, text in TEXTS.items() if name.endswith(".js")}
+OURS = {name: text for name, text in TEXTS.items() if not name.startswith("vendor/")}
+SCRIPTS = {name: text for name, text in OURS.items() if name.endswith(".js")}
+VENDOR = HERE / "vendor"
+VENDORED = json.loads((VENDOR / "vendor.json").read_text())
 
 
 def stranger(host: HostProcess) -> httpx2.Client:
@@ -107,8 +113,31 @@ def test_nothing_beside_the_listed_files_is_there(host: HostProcess, path: str) 
 
 
 def test_every_file_that_is_there_is_listed() -> None:
-    assert sorted(FILES) == sorted(path.name for path in HERE.iterdir() if path.is_file())
-    assert sum(len(text.encode()) for text in TEXTS.values()) < 200_000
+    there = {str(path.relative_to(HERE)) for path in HERE.rglob("*") if path.is_file()}
+    licences = {f"vendor/{each['licence_file']}" for each in VENDORED}
+    assert there - FILES == {"vendor/vendor.json", *licences}
+    assert sum(len(text.encode()) for text in OURS.values()) < 200_000
+    assert sum(len(text.encode()) for text in TEXTS.values()) < 500_000
+
+
+def test_what_others_wrote_is_what_they_published_with_its_licence_beside() -> None:
+    assert {f"vendor/{each['file']}" for each in VENDORED} == FILES - OURS.keys()
+    lock = json.loads((NODE / "package-lock.json").read_text())["packages"]
+    for each in VENDORED:
+        content = (VENDOR / each["file"]).read_bytes()
+        assert hashlib.sha256(content).hexdigest() == each["sha256"], each["file"]
+        pinned = lock[f"node_modules/{each['package']}"]
+        assert (pinned["version"], pinned["integrity"]) == (each["version"], each["package_integrity"])
+        assert pinned["license"] == each["licence"]
+        assert "Copyright" in (VENDOR / each["licence_file"]).read_text()
+
+
+@pytest.mark.skipif(NPM is None, reason="npm is not installed")
+def test_the_copies_are_the_files_of_the_locked_packages() -> None:
+    packages = npm_ci(NODE)
+    for each in VENDORED:
+        published = packages / each["package"] / each["from"]
+        assert (VENDOR / each["file"]).read_bytes() == published.read_bytes(), each["file"]
 
 
 def test_the_address_with_a_slash_leads_to_the_page(host: HostProcess) -> None:
@@ -120,7 +149,7 @@ def test_the_address_with_a_slash_leads_to_the_page(host: HostProcess) -> None:
 def test_the_page_has_nothing_inline_and_nothing_of_others() -> None:
     page = TEXTS["index.html"]
     assert re.findall(r"<script(?![^>]*\bsrc=)|<style|\bstyle=|\son\w+=|javascript:", page) == []
-    for name, text in TEXTS.items():
+    for name, text in OURS.items():
         if name != "icon.svg":
             assert re.findall(r"https?://(?!www\.w3\.org/2000/svg)[\w.]+", text) == [], name
     assert (
@@ -142,7 +171,7 @@ def test_no_script_makes_markup_or_code_of_text(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(SCRIPTS))
 def test_every_import_is_of_a_listed_file(name: str) -> None:
     for target in re.findall(r'from "([^"]+)"', SCRIPTS[name]):
-        assert target.removeprefix("./") in FILES
+        assert target.removeprefix("./") in FILES, target
 
 
 def test_the_wheel_has_the_console(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import anyio
 import httpx2
+import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from shared.store import open_host_store
@@ -21,7 +22,7 @@ ALL = "\n\n".join(VECTORS)
 KNOWN = (
     "a article aside b blockquote br button circle code dd details dialog div dl dt em footer form g "
     "h1 h2 h3 h4 h5 h6 header hr i input kbd label li line main nav ol option p path pre rect s section "
-    "select span strong summary svg table tbody td text textarea th thead time title tr ul"
+    "select span strong summary sup svg table tbody td text textarea th thead time title tr ul"
 )
 CHECK = """() => {
   const known = new Set(KNOWN.split(" "));
@@ -252,6 +253,21 @@ MARKDOWN = [
     ("(see https://example.com/a_b_c).", "<p>(see <a>https://example.com/a_b_c</a>).</p>"),
     ("<b>x</b>", "<p>&lt;b&gt;x&lt;/b&gt;</p>"),
     ("![cat](https://example.com/cat.png)", "<p><a>cat</a></p>"),
+    (
+        "[x](notes.md) README.md main.rs www.example.com",
+        "<p>[x](notes.md) README.md main.rs www.example.com</p>",
+    ),
+    ("- [ ] a", '<ul><li class="task"><input type="checkbox" disabled="" aria-label="to do">a</li></ul>'),
+    ("- [x] a", '<ul><li class="task"><input type="checkbox" disabled="" aria-label="done">a</li></ul>'),
+    ("[x] no list", "<p>[x] no list</p>"),
+    ("$x_1*y*z_2$", '<p><code class="math">$x_1*y*z_2$</code></p>'),
+    (
+        "\\(a_b\\) and \\[c*d*\\]",
+        '<p><code class="math">\\(a_b\\)</code> and <code class="math">\\[c*d*\\]</code></p>',
+    ),
+    ("$$\n- a\n= b\n$$", '<p class="math">$$\n- a\n= b\n$$</p>'),
+    ("$5, $10 and *US* $7", "<p>$5, $10 and <em>US</em> $7</p>"),
+    ("`$a$`", "<p><code>$a$</code></p>"),
     ("## b\n\n# a", '<h3 class="heading m2">b</h3><h3 class="heading m1">a</h3>'),
 ]
 
@@ -266,6 +282,7 @@ def test_markdown_becomes_the_nodes_that_it_means(make_page: MakePage) -> None:
               for (const link of node.querySelectorAll("a")) {
                 for (const name of link.getAttributeNames()) link.removeAttribute(name);
               }
+              for (const part of node.querySelectorAll("[dir]")) part.removeAttribute("dir");
               return node.innerHTML;
             }""",
             source,
@@ -290,3 +307,72 @@ def test_a_text_that_grows_ends_as_the_whole_would(make_page: MakePage) -> None:
         text,
     )
     assert same is True
+
+
+CELLS = {
+    "| a \\| pipe | `c|d` |\n|:-|-:|\n| `x|y` | 1 |\n| `p\\|q` | `` r|`s `` |": [
+        ["a | pipe", "c|d"],
+        ["x|y", "1"],
+        ["p|q", "r|`s"],
+    ],
+    "> | a | b |\n> |---|---|\n> | `1|2` | 3 |\n> | 4 | `5|6` |": [["a", "b"], ["1|2", "3"], ["4", "5|6"]],
+    "- x\n\n  | a | b |\n  |---|---|\n  | `1|2` | 3 |": [["a", "b"], ["1|2", "3"]],
+    "| a | b |\r\n|---|---|\r\n| `1|2` | 3 |": [["a", "b"], ["1|2", "3"]],
+    "| a |\n|---|\n| ` |": [["a"], ["`"]],
+}
+
+
+@pytest.mark.parametrize("source", CELLS)
+def test_a_table_has_all_its_cells(make_page: MakePage, source: str) -> None:
+    page = make_page(signed_in=False)
+    made = page.evaluate(
+        """async (text) => {
+          const { markdown } = await import(new URL("console/markdown.js", location));
+          const rows = [...markdown(text).querySelectorAll("tr")];
+          return rows.map((row) => [...row.cells].map((cell) => cell.textContent));
+        }""",
+        source,
+    )
+    assert made == CELLS[source]
+
+
+def test_code_keeps_its_text_in_every_language_and_is_coloured(make_page: MakePage) -> None:
+    page = make_page(signed_in=False)
+    code = "def f(x):\n    return '<b>' + x  # note\n\ttab </script>"
+    known = ("python", "js", "html", "json", "bash", "sql")
+    for language in (*known, "no-such", "", "__proto__", "constructor"):
+        text, parts = page.evaluate(
+            """async ([code, language]) => {
+              const { markdown } = await import(new URL("console/markdown.js", location));
+              const node = markdown(`~~~${language}\n${code}\n~~~`).querySelector("pre code");
+              return [node.textContent, node.querySelectorAll("span").length];
+            }""",
+            [code, language],
+        )
+        assert text == code, language
+        assert (parts > 0) is (language in known), language
+
+
+def test_a_footnote_is_reached_from_its_mark_and_back(make_page: MakePage, host: HostProcess) -> None:
+    text = "One[^a] two[^b].\n\n[^a]: The *first*.\n[^b]: The second.\n\nMore."
+    with host.client() as client:
+        made = client.post("/chat", json={"message": directive("note", text=text)}).json()["conversation_id"]
+    page = make_page(f"#/c/{made}")
+    page.get_by_role("button", name="Footnote 2", exact=True).click()
+    expect(page.locator(".footnotes li", has_text="The second.")).to_be_focused()
+    page.get_by_role("button", name="Back to where footnote 2 is named").click()
+    expect(page.get_by_role("button", name="Footnote 2", exact=True)).to_be_focused()
+    assert page.url.endswith(made)
+
+
+def test_each_text_is_read_in_its_own_direction(make_page: MakePage) -> None:
+    page = make_page()
+    directions = page.evaluate(
+        """async () => {
+          const { markdown } = await import(new URL("console/markdown.js", location));
+          const node = markdown("\u05e9\u05dc\u05d5\u05dd\\n\\nhello\\n\\n```\\n\u05e9 = 1\\n```");
+          document.querySelector("#main").append(node);
+          return [...node.querySelectorAll("p, pre")].map((part) => getComputedStyle(part).direction);
+        }"""
+    )
+    assert directions == ["rtl", "ltr", "ltr"]
