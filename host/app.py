@@ -15,6 +15,7 @@ from host.http.auth import OPEN_PATHS, BearerMiddleware, Caller, TokenBook
 from host.http.console import open_paths
 from host.http.health import Build, HealthApi, Volumes
 from host.http.middleware import (
+    METHODS,
     AccessLogMiddleware,
     BodyLimitMiddleware,
     ErrorsMiddleware,
@@ -87,7 +88,8 @@ class App:
         )
         app = BodyLimitMiddleware(app, limit=BODY_LIMIT, at=BODY_LIMITS)
         app = ErrorsMiddleware(app, self._base.redactor.text)
-        app = self._base.telemetry.app(AccessLogMiddleware(app, self._base.metrics))
+        app = AccessLogMiddleware(app, self._base.metrics)
+        app = self._base.telemetry.app(app, probes=OPEN_PATHS | {"/metrics"}, methods=METHODS)
         return RequestIdMiddleware(app, version=settings.version, commit=settings.build_commit)
 
     def _health(self) -> HealthApi:

@@ -86,7 +86,7 @@ async def open_base(settings: Settings, owner: str, stop: Callable[[str], None])
     redactor = Redactor(settings.secret_values())
     async with AsyncExitStack() as stack:
         telemetry = await stack.enter_async_context(open_telemetry(settings, redactor))
-        models = ModelAccess(settings, telemetry.model, redactor.text)
+        models = ModelAccess(settings, telemetry.ask, redactor.text)
         stack.push_async_callback(models.aclose)
         await _start_model_process(models)
         make_volumes(settings)

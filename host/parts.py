@@ -57,7 +57,7 @@ class Host:
         self.models = base.models
         self.store = base.store
         self.sandbox = base.sandbox
-        self.prices = Prices(base.settings.budgets.prices, free=base.settings.offline)
+        self.prices = Prices(base.settings.budgets, free=base.settings.offline)
         self.operator_servers = {
             **configured_servers(base.settings.tools.mcp.servers),
             **managed_servers(base.settings.managed_mcp),
@@ -149,8 +149,6 @@ def _run_service(host: Host) -> RunService:
     config = AgentConfig(
         defaults=settings.agents.defaults,
         history=settings.history,
-        budgets=settings.budgets,
-        prices=host.prices,
         main_conversation_id=settings.main_conversation_id,
     )
     web = settings.tools.web
@@ -182,7 +180,7 @@ def _run_service(host: Host) -> RunService:
     forget = (agent.forget, host.sandbox.forget, host.tool_servers.forget)
     return RunService(
         host.store,
-        host.telemetry.agent(agent),
+        agent,
         limits,
         owner=host.owner,
         redactor=host.redactor,

@@ -1,47 +1,25 @@
-"""The port to a language model: what the agent loop asks, what it gets back, how it fails.
+"""The ports: what an agent speaks to. Each protocol says what it promises, whoever implements it.
 
-Nothing here imports the SDK (half a second); ``host.models.anthropic_model`` does and implements the port, in
-a process of its own (``host.models``).
+Model     a language model (``host.models``)
+Toolset   tools of one conversation (``host.tools``, ``host.mcp_clients``)
+Sandbox   files and commands of agents (``host.sandbox``)
+Recorder  where an agent's steps go (``host.runs.recorder``)
+
+Two more stand where others need them: ``shared.store.store.Store`` (the tool server has it too) and
+``host.channels.base.Channel`` (plugins implement it).
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final, Literal, Protocol
 
-from shared.errors import Misconfigured
+from anyio.abc import ByteStream
+
 from shared.values import Block, Usage
-
-SILENCE_S: Final = 90.0
-"""Seconds without a byte after which an answer that has begun counts as broken off, by default."""
-
-
-@dataclass(frozen=True, slots=True)
-class ModelConfig:
-    """How to reach the model. Comes from the settings; the environment is never read here.
-
-    ``base_url`` None is the Anthropic API. ``offline`` takes the embedded model and needs no credential.
-    ``timeout_s`` bounds the wait for an answer to begin, ``silence_s`` the silence between two pieces of it;
-    nothing bounds the answer as a whole.
-    """
-
-    api_key: str | None = field(default=None, repr=False)
-    auth_token: str | None = field(default=None, repr=False)
-    base_url: str | None = None
-    offline: bool = False
-    timeout_s: float = 600.0
-    silence_s: float = SILENCE_S
-    connect_timeout_s: float = 10.0
-
-    def check(self) -> None:
-        """Raise Misconfigured if the API is to be reached without a credential.
-
-        A server of one's own (``base_url``) may want none.
-        """
-        if not (self.offline or self.base_url or self.api_key or self.auth_token):
-            raise Misconfigured("Neither ANTHROPIC_API_KEY nor ANTHROPIC_AUTH_TOKEN is configured")
-
 
 WHOLE: Final = frozenset({"end_turn", "stop_sequence", "tool_use"})
 """Stop reasons of a reply that the model itself brought to its end
@@ -173,18 +151,29 @@ class ModelError(Exception):
         return f"{self.message.removesuffix('.')}: {self.said}" if self.said else self.message
 
 
-class ModelPort(Protocol):
+OnDelta = Callable[[Delta], Awaitable[None]]
+Ask = Callable[[Mapping[str, Any], OnDelta], Awaitable[Reply]]
+"""Makes one request of one API, as ``Model.reply`` does; the request names the model."""
+
+
+class Model(Protocol):
     """A model that answers one request at a time, telling its pieces as they come."""
 
-    async def reply(self, request: Mapping[str, Any], on_delta: Callable[[Delta], Awaitable[None]]) -> Reply:
-        """Answer a Messages request (without ``stream``).
+    @property
+    def ids(self) -> Sequence[str]:
+        """The model's ids at its APIs: what may have to be paid for, the first one first."""
+        ...
+
+    @property
+    def targets(self) -> Sequence[Target]:
+        """The model at its addresses."""
+        ...
+
+    async def reply(self, request: Mapping[str, Any], on_delta: OnDelta) -> Reply:
+        """Answer a Messages request (without ``model`` and ``stream``).
 
         Raises ``ModelError``; what ``on_delta`` raises passes unchanged.
         """
-        ...
-
-    async def aclose(self) -> None:
-        """Give back the connections."""
         ...
 
 
@@ -195,7 +184,8 @@ class ToolSpec:
     ``input_schema`` is a JSON Schema object with ``additionalProperties: false``.
     ``parallel``: calls of one reply may run side by side with others. ``read_only``: a call has no effect,
     so that a run that was cut off during one may be repeated. ``definition``: the model's API runs the tool
-    itself, and this is how it wants to be told of it.
+    itself, and this is how it wants to be told of it. ``speaks``: after a call the conversation may have said
+    something that its readers should see at once.
     """
 
     name: str
@@ -204,6 +194,7 @@ class ToolSpec:
     parallel: bool = True
     read_only: bool = False
     delegable: bool = True
+    speaks: bool = False
     definition: Mapping[str, Any] | None = None
 
 
@@ -237,4 +228,120 @@ class Toolset(Protocol):
 
     async def call(self, name: str, arguments: Mapping[str, Any]) -> ToolResult:
         """Run one tool. Faults come back as ``ToolResult(is_error=True)``; only cancellation raises."""
+        ...
+
+
+class SandboxFault(Exception):
+    """A request could not be served; the sentence is for the model."""
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxReport:
+    """What the start-up self-test found.
+
+    ``level``: 0 nothing, 1 without file rules, 2 full, 3 with namespaces. ``layers``: each layer and whether
+    it held when tried. ``missing``: the names of those that did not, or why there is no sandbox at all.
+    """
+
+    level: int
+    landlock_abi: int = 0
+    layers: dict[str, bool] = field(default_factory=dict)
+    missing: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """The files of a conversation: below ``root``, with the rights that the conversation was born with."""
+
+    conversation_id: str
+    root: Path
+
+
+class Sandbox(Protocol):
+    """Files and commands of agents, only where the kernel lets them. All calls raise ``SandboxFault``."""
+
+    @property
+    def report(self) -> SandboxReport:
+        """What holds."""
+        ...
+
+    async def file(self, workspace: Workspace, op: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Do something with files: list, read, write, edit, search, survey."""
+        ...
+
+    async def run(self, workspace: Workspace, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Run a command line to its end, or in the background. Cancelled, it is ended first."""
+        ...
+
+    async def jobs(self, workspace: Workspace, action: str, job: int | None = None) -> dict[str, Any]:
+        """List, read or kill commands in the background."""
+        ...
+
+    def program(
+        self, workspace: Workspace, words: Sequence[str], environment: Mapping[str, str]
+    ) -> AbstractAsyncContextManager[ByteStream]:
+        """Run a program as long as the context is open; yields its stdin and stdout."""
+        ...
+
+    async def forget(self, conversation_id: str) -> None:
+        """End what a conversation has running, and remove its private directory."""
+        ...
+
+
+class Recorder(Protocol):
+    """Who hears what one agent of a run does: tells the readers, stores the steps, keeps the accounts."""
+
+    @property
+    def awaited(self) -> bool:
+        """Whether somebody waits for words and has read none."""
+        ...
+
+    async def reserve(
+        self, request: dict[str, Any], models: Sequence[str], input_tokens: int | None = None
+    ) -> dict[str, Any]:
+        """Return the request with a ``max_tokens`` that can be afforded on any of these models.
+
+        ``input_tokens``: an estimate of the request on the high side, if there is one already. Raises the
+        ending of a run that would pass a budget.
+        """
+        ...
+
+    async def delta(self, delta: Delta) -> None:
+        """A piece of the reply in flight."""
+        ...
+
+    async def heard(self, delta: Delta) -> None:
+        """A piece of a reply that nobody reads."""
+        ...
+
+    async def retrying(self) -> None:
+        """The reply in flight failed; it begins anew."""
+        ...
+
+    async def replied(self, reply: Reply, *, final: bool, effect_ahead: bool = False) -> None:
+        """A whole reply: the last one, or one whose tools (with effects: ``effect_ahead``) run next."""
+        ...
+
+    async def unused(self, reply: Reply) -> None:
+        """A reply that is asked for anew, or that people don't see: it costs."""
+        ...
+
+    async def given_up(self) -> None:
+        """A reply was given up for what it may have cost."""
+        ...
+
+    async def cut_short(self, reply: Reply) -> Exception:
+        """A reply that ``reserve`` left no room to finish; it costs, but is not kept. Returns the ending."""
+        ...
+
+    async def called(self, call: Block, result: ToolResult, *, speaks: bool) -> None:
+        """A tool answered; see ``ToolSpec.speaks``."""
+        ...
+
+    async def answered(self, results: Sequence[Block]) -> None:
+        """All tools of the reply answered."""
+        ...
+
+    def child(self, label: str) -> Recorder:
+        """Return who hears what a subagent does; ``label`` is its name among those of the run."""
         ...

@@ -160,6 +160,8 @@ class ToolDeclaration:
     read_only: bool = False
     destructive: bool = False
     idempotent: bool = False
+    speaks: bool = False
+    """The conversation may have said something after a call."""
 
     @property
     def input_schema(self) -> Schema:
@@ -283,6 +285,7 @@ def tool_declarations(*, is_main: bool) -> Mapping[str, ToolDeclaration]:
         "Send a message to the people right now, before the answer is finished.",
         SendMessageAnywhere if is_main else SendMessage,
         output=_MESSAGE,
+        speaks=True,
     )
     return {tool.name: tool for tool in (send, *_TASK_TOOLS)}
 

@@ -9,8 +9,7 @@ from host.agent.compaction import CUT_CHARS
 from host.agent.endings import TooLong
 from host.agent.history import Message, cut
 from host.agent.window import Windows, estimated, estimated_prefix
-from host.models.keyed_model import KeyedModel
-from host.ports import ModelError, Reply
+from host.ports import Model, ModelError, Reply
 
 NEWEST: Final = 2
 """Messages at the end that stay whole: the last step and its results."""
@@ -23,7 +22,7 @@ class ChildWindow:
         self._windows = windows
         self._guess: int | None = None
 
-    async def fit(self, messages: list[Message], request: dict[str, Any], model: KeyedModel) -> bool:
+    async def fit(self, messages: list[Message], request: dict[str, Any], model: Model) -> bool:
         """Cut if the request comes near the window; raises TooLong if that isn't enough."""
         factor = self._windows.factor(model.targets)
         window = self._window(model)
@@ -41,7 +40,7 @@ class ChildWindow:
         return estimated_prefix(request) + sum(estimated(message) for message in messages)
 
     async def refused(
-        self, messages: list[Message], request: dict[str, Any], model: KeyedModel, error: ModelError
+        self, messages: list[Message], request: dict[str, Any], model: Model, error: ModelError
     ) -> bool:
         """Learn from a refusal, and cut; return whether another try is worth it."""
         if not error.reason:
@@ -54,16 +53,16 @@ class ChildWindow:
     async def mended(self, messages: list[Message], kinds: Sequence[str]) -> None:
         """Nothing of a child is stored, and for the run the model leaves them out itself."""
 
-    def output(self, messages: list[Message], request: dict[str, Any], model: KeyedModel) -> int:
+    def output(self, messages: list[Message], request: dict[str, Any], model: Model) -> int:
         """Return the most output tokens that the window leaves room for."""
         estimate = self.estimate(messages, request)
         return self._windows.output(model.targets, self._window(model), estimate)
 
-    def _window(self, model: KeyedModel) -> int:
+    def _window(self, model: Model) -> int:
         window = self._windows.tokens(model.targets)
         return min(window, self._guess or window)
 
-    async def overflowed(self, messages: list[Message], request: dict[str, Any], model: KeyedModel) -> None:
+    async def overflowed(self, messages: list[Message], request: dict[str, Any], model: Model) -> None:
         """Cut after a reply that reached the window's end."""
         _cut_older(messages, request)
 

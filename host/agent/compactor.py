@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
@@ -14,14 +14,15 @@ from host.agent.compaction import Cut, Part, SumUp, cut_off, dropped, summed_up
 from host.agent.endings import TooLong
 from host.agent.histories import Loaded, sent_entries
 from host.agent.history import NONE, Message, as_sent, earlier, opens_turn, to_messages
-from host.agent.summary import PAUSE_S, TRIES, UnreadRecorder, ask, left_out, summary_request, summary_text
+from host.agent.summary import PAUSE_S, TRIES, ask, left_out, summary_request, summary_text
 from host.agent.window import BYTES_PER_TOKEN, Windows, estimated, estimated_prefix, within_output
-from host.models.keyed_model import KeyedModel
-from host.ports import ModelError, Reply
-from host.runs.archive import Archive
+from host.ports import Model, ModelError, Recorder, Reply
 from shared.compactions import Compaction
 from shared.store.store import Store
 from shared.values import HistoryEntry, Lease
+
+Archive = Callable[[str], Awaitable[str | None]]
+"""Writes what is missing in a conversation's archive; returns a warning if that failed."""
 
 ROUNDS: Final = 12
 """Compactions in a row before a conversation that is still too long is given up."""
@@ -43,8 +44,8 @@ LEFT_OUT_WARNING: Final = "Older messages could not be summed up, so they were l
 logger = logging.getLogger("picoclaw.agent")
 
 
-class CompactionRecorder(UnreadRecorder, Protocol):
-    """Who stores compactions and hears what they cost."""
+class CompactionRecorder(Recorder, Protocol):
+    """Who stores compactions too."""
 
     def warn(self, sentence: str) -> None:
         """Put a warning into the answer, once."""
@@ -53,23 +54,6 @@ class CompactionRecorder(UnreadRecorder, Protocol):
     async def compacted(self, compaction: Compaction) -> Compaction:
         """Put a compaction in force; raises LeaseLost."""
         ...
-
-
-class CallBudget(Protocol):
-    """Who says what a model call may use; see ``host.agent.loop.Budget``."""
-
-    async def reserve(self, request: dict[str, Any], models: Sequence[str]) -> dict[str, Any]:
-        """Return the request with a ``max_tokens`` that can be afforded; raises Paused."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class CompactorParts:
-    """What every run's compactor works with. ``archive`` None: no archive is kept."""
-
-    store: Store
-    windows: Windows
-    archive: Archive | None
 
 
 @dataclass(slots=True)
@@ -93,24 +77,24 @@ class Compactor:
 
     def __init__(
         self,
-        parts: CompactorParts,
+        store: Store,
+        windows: Windows,
+        archive: Archive | None,
         lease: Lease,
         loaded: Loaded,
         recorder: CompactionRecorder,
-        budget: CallBudget | None,
     ) -> None:
-        self._store = parts.store
-        self._windows = parts.windows
-        self._archive = None if lease.temporary else parts.archive
+        self._store = store
+        self._windows = windows
+        self._archive = None if lease.temporary else archive
         self._conversation_id = lease.conversation_id
         self._recorder = recorder
-        self._budget = budget
         self._compaction = self._begun_with = loaded.compaction or NONE
         self._counted, self._tokens = len(loaded.messages), loaded.tokens
         self._prefix: int | None = None
         self._guess: int | None = None
 
-    async def fit(self, messages: list[Message], request: dict[str, Any], model: KeyedModel) -> bool:
+    async def fit(self, messages: list[Message], request: dict[str, Any], model: Model) -> bool:
         """Make room in ``messages`` if the request comes near the window; return whether it did.
 
         Raises TooLong, Paused, LeaseLost.
@@ -122,7 +106,7 @@ class Compactor:
         return True
 
     async def refused(
-        self, messages: list[Message], request: dict[str, Any], model: KeyedModel, error: ModelError
+        self, messages: list[Message], request: dict[str, Any], model: Model, error: ModelError
     ) -> bool:
         """Make room after the API refused the request; return whether it is worth another try."""
         if not error.reason:
@@ -146,12 +130,12 @@ class Compactor:
             await self._put_in_force(replace(same, left_out={**now.left_out, **gone}))
             self._rebuild(messages, entries)
 
-    def output(self, messages: list[Message], request: dict[str, Any], model: KeyedModel) -> int:
+    def output(self, messages: list[Message], request: dict[str, Any], model: Model) -> int:
         """Return the most output tokens that the window leaves room for."""
         estimate = self.estimate(messages, request)
         return self._windows.output(model.targets, self._window(model), estimate)
 
-    async def overflowed(self, messages: list[Message], request: dict[str, Any], model: KeyedModel) -> None:
+    async def overflowed(self, messages: list[Message], request: dict[str, Any], model: Model) -> None:
         """Make room after the window turned out to be too small for request and reply."""
         await self._compact(messages, request, model, at_least_once=True)
 
@@ -176,7 +160,7 @@ class Compactor:
     async def archive(self) -> None:
         """Write what is missing in the archive; a failure is a warning."""
         if self._archive is not None:
-            warning = await self._archive.catch_up(self._conversation_id)
+            warning = await self._archive(self._conversation_id)
             if warning is not None:
                 self._recorder.warn(warning)
 
@@ -186,7 +170,7 @@ class Compactor:
         self,
         messages: list[Message],
         request: dict[str, Any],
-        model: KeyedModel,
+        model: Model,
         *,
         at_least_once: bool = False,
     ) -> None:
@@ -205,7 +189,7 @@ class Compactor:
         await self.archive()
 
     async def _round(
-        self, entries: Sequence[HistoryEntry], request: dict[str, Any], model: KeyedModel, room: int
+        self, entries: Sequence[HistoryEntry], request: dict[str, Any], model: Model, room: int
     ) -> None:
         sizes = self._sizes(request, model)
         parts = planning.parts_of(self._kept(entries), self._compaction, sizes.factor)
@@ -225,7 +209,7 @@ class Compactor:
         chosen: SumUp,
         thinking: int,
         request: dict[str, Any],
-        model: KeyedModel,
+        model: Model,
     ) -> Cut | None:
         """Put a summary in force, or, if none can be made, a note; return a cut that would do instead."""
         sizes = self._sizes(request, model)
@@ -263,7 +247,7 @@ class Compactor:
         ahead: str,
         sizes: _Sizes,
         request: dict[str, Any],
-        model: KeyedModel,
+        model: Model,
     ) -> Compaction | None:
         """Ask the model for notes; None if it gives none. Raises Paused."""
         most = max(200, min(MOST_SUMMARY_TOKENS, int(sizes.room * SUMMARY_PART)))
@@ -272,8 +256,7 @@ class Compactor:
             # Half as long the second time: the first may have been cut for its length.
             tokens = min(most, output) >> again
             asked = summary_request(request, messages, tokens, ahead=ahead, again=bool(again))
-            if self._budget is not None:
-                asked = await self._budget.reserve(asked, model.ids)
+            asked = await self._recorder.reserve(asked, model.ids)
             try:
                 reply = await ask(within_output(asked), model, self._recorder)
             except ModelError as error:
@@ -332,7 +315,7 @@ class Compactor:
         self.estimate(messages, {})
         return int(self._tokens * sizes.factor)
 
-    def _sizes(self, request: dict[str, Any], model: KeyedModel) -> _Sizes:
+    def _sizes(self, request: dict[str, Any], model: Model) -> _Sizes:
         if self._prefix is None:
             self._prefix = estimated_prefix(request)
         output = request["max_tokens"]
@@ -347,7 +330,7 @@ class Compactor:
             factor=factor,
         )
 
-    def _window(self, model: KeyedModel) -> int:
+    def _window(self, model: Model) -> int:
         window = self._windows.tokens(model.targets)
         return min(window, self._guess or window)
 

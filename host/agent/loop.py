@@ -8,13 +8,12 @@ from typing import Any, Final, Protocol
 
 import anyio
 
-from host.agent.endings import Ending, IterationLimit, ModelFailed, Paused, Refused, TooLong
+from host.agent.endings import Ending, IterationLimit, ModelFailed, Refused, TooLong
 from host.agent.history import Message, with_breakpoints
 from host.agent.progress import Progress
 from host.agent.toolbox import Toolbox, batches, result_block
 from host.agent.window import ThinkingType, thinking_parameter, within_output
-from host.models.keyed_model import KeyedModel
-from host.ports import Delta, ModelError, Reply, ToolResult
+from host.ports import Model, ModelError, Recorder, Reply, ToolResult
 from shared.values import Block
 
 RETRIES: Final = 4
@@ -34,64 +33,10 @@ ASK_FOR_WORDS: Final = (
 )
 
 
-class Recorder(Protocol):
-    """Who hears what happens: it tells the readers and stores the steps."""
-
-    @property
-    def awaited(self) -> bool:
-        """Whether somebody waits for words and has read none."""
-        ...
-
-    async def delta(self, delta: Delta) -> None:
-        """A piece of the reply in flight."""
-        ...
-
-    async def retrying(self) -> None:
-        """The reply in flight failed; it begins anew."""
-        ...
-
-    async def replied(self, reply: Reply, *, final: bool, effect_ahead: bool = False) -> None:
-        """A whole reply: the last one, or one whose tools (with effects: ``effect_ahead``) run next."""
-        ...
-
-    async def cut_short(self, reply: Reply) -> None:
-        """A reply that the budget left no room to finish: it costs, but is not kept."""
-        ...
-
-    async def unused(self, reply: Reply) -> None:
-        """A reply that is asked for anew, or that people don't see: it costs."""
-        ...
-
-    async def called(self, call: Block, result: ToolResult) -> None:
-        """A tool answered."""
-        ...
-
-    async def answered(self, results: Sequence[Block]) -> None:
-        """All tools of the reply answered."""
-        ...
-
-
-class Budget(Protocol):
-    """Who says what a model call may use."""
-
-    async def reserve(
-        self, request: dict[str, Any], models: Sequence[str], input_tokens: int | None = None
-    ) -> dict[str, Any]:
-        """Return the request with a ``max_tokens`` that can be afforded on any of these; raises Paused.
-
-        ``input_tokens``: an estimate of the request on the high side, if there is one already.
-        """
-        ...
-
-    def cut_short(self) -> Paused:
-        """Return the ending of a run whose last reply was cut short by that ``max_tokens``."""
-        ...
-
-
 class Window(Protocol):
     """Who keeps the messages within the model's window; it shortens them in place, and raises TooLong."""
 
-    async def fit(self, messages: list[Message], request: dict[str, Any], model: KeyedModel) -> bool:
+    async def fit(self, messages: list[Message], request: dict[str, Any], model: Model) -> bool:
         """Return whether the messages had to be shortened before the request is made."""
         ...
 
@@ -100,12 +45,12 @@ class Window(Protocol):
         ...
 
     async def refused(
-        self, messages: list[Message], request: dict[str, Any], model: KeyedModel, error: ModelError
+        self, messages: list[Message], request: dict[str, Any], model: Model, error: ModelError
     ) -> bool:
         """Return whether the messages were changed so that a refused request is worth another try."""
         ...
 
-    async def overflowed(self, messages: list[Message], request: dict[str, Any], model: KeyedModel) -> None:
+    async def overflowed(self, messages: list[Message], request: dict[str, Any], model: Model) -> None:
         """Shorten the messages after a reply that reached the window's end."""
         ...
 
@@ -113,7 +58,7 @@ class Window(Protocol):
         """Keep leaving out the kinds of blocks that the API refused."""
         ...
 
-    def output(self, messages: list[Message], request: dict[str, Any], model: KeyedModel) -> int:
+    def output(self, messages: list[Message], request: dict[str, Any], model: Model) -> int:
         """Return the most output tokens that the window leaves room for."""
         ...
 
@@ -141,11 +86,10 @@ class AgentLoop:
     The first of ``models`` answers; once it stays overloaded the next one does, to the end of the run.
     """
 
-    models: Sequence[KeyedModel]
+    models: Sequence[Model]
     toolbox: Toolbox
     recorder: Recorder
     options: Options
-    budget: Budget | None = None
     window: Window | None = None
     sleep: Callable[[float], Awaitable[None]] = field(default=anyio.sleep)
     granted: int = field(default=0, init=False)
@@ -199,9 +143,8 @@ class AgentLoop:
             model, *others = self.models
             request = await self._fitting(messages, model)
             room = request["max_tokens"]
-            if self.budget is not None:
-                known = None if self.window is None else self.window.estimate(messages, request)
-                request = await self.budget.reserve(request, model.ids, known)
+            known = None if self.window is None else self.window.estimate(messages, request)
+            request = await self.recorder.reserve(request, model.ids, known)
             self.granted = request["max_tokens"]
             try:
                 reply = await self._tries(model, within_output(request))
@@ -221,14 +164,15 @@ class AgentLoop:
                     "The model declined to answer this. It isn't sent again: go on with a new message."
                 )
             if reply.stop_reason == "max_tokens" and request["max_tokens"] < room:
-                await self._cut_short(reply)
+                # It is no answer; the step is asked for anew once the run may go on.
+                raise await self.recorder.cut_short(reply)
             if reply.left_out and self.window is not None:
                 await self.window.mended(messages, reply.left_out)
             if self.window is not None:
                 self.window.answered(messages, request, reply)
             return replace(reply, blocks=_sendable(reply.blocks))
 
-    async def _fitting(self, messages: list[Message], model: KeyedModel) -> dict[str, Any]:
+    async def _fitting(self, messages: list[Message], model: Model) -> dict[str, Any]:
         """Return the next request, of messages that were shortened if need be."""
         request = self._request(messages, model)
         if self.window is not None and await self.window.fit(messages, request, model):
@@ -242,7 +186,7 @@ class AgentLoop:
         self,
         messages: list[Message],
         request: dict[str, Any],
-        model: KeyedModel,
+        model: Model,
         error: ModelError,
         mended: set[str],
     ) -> bool:
@@ -259,7 +203,7 @@ class AgentLoop:
         self,
         messages: list[Message],
         request: dict[str, Any],
-        model: KeyedModel,
+        model: Model,
         reply: Reply,
         mended: set[str],
     ) -> bool:
@@ -274,7 +218,7 @@ class AgentLoop:
         await self.window.overflowed(messages, request, model)
         return True
 
-    async def _tries(self, model: KeyedModel, request: dict[str, Any]) -> Reply:
+    async def _tries(self, model: Model, request: dict[str, Any]) -> Reply:
         for attempt in range(RETRIES):
             try:
                 return await model.reply(request, self.recorder.delta)
@@ -289,17 +233,11 @@ class AgentLoop:
         overloaded = error.status in OVERLOADED and len(self.models) > 1
         return overloaded and (error.retry_after_s or 0.0) > LONGEST_BACKOFF_S
 
-    async def _cut_short(self, reply: Reply) -> None:
-        """Pause instead of taking what was cut off for an answer; the step is asked for anew."""
-        if self.budget is not None:
-            await self.recorder.cut_short(reply)
-            raise self.budget.cut_short()
-
     def _pause(self, attempt: int, retry_after_s: float | None) -> float:
         backoff = min(self.options.backoff_s * 2**attempt, LONGEST_BACKOFF_S)
         return backoff if retry_after_s is None else max(retry_after_s, 0.0)
 
-    def _request(self, messages: list[Message], model: KeyedModel) -> dict[str, Any]:
+    def _request(self, messages: list[Message], model: Model) -> dict[str, Any]:
         request: dict[str, Any] = {
             "max_tokens": self.options.max_tokens,
             "system": list(self.options.system),
@@ -328,7 +266,7 @@ class AgentLoop:
 
     async def _call_tool(self, call: Block, known: ToolResult | None, results: dict[str, ToolResult]) -> None:
         result = results[call["id"]] = known or await self.toolbox.call(call["name"], call["input"])
-        await self.recorder.called(call, result)
+        await self.recorder.called(call, result, speaks=self.toolbox.speaks(call["name"]))
 
 
 def _sendable(blocks: list[Block]) -> list[Block]:

@@ -18,19 +18,21 @@ from pydantic import Field, ValidationError
 from host.agent.child_window import ChildWindow
 from host.agent.endings import Ending
 from host.agent.history import Message
+from host.agent.internal import strip_internal
 from host.agent.loop import AgentLoop, Options
 from host.agent.toolbox import Toolbox
 from host.agent.window import Windows
-from host.models.keyed_model import KeyedModel
-from host.ports import LIMITS, Delta, Reply, TextDelta, ThinkingDelta, ToolResult, Toolset, ToolSpec
-from host.runs.budget import RunBudget
-from host.runs.meter import AgentMeter
-from host.runs.recorder import RunRecorder
-from host.runs.text import strip_internal
+from host.ports import (
+    LIMITS,
+    Model,
+    Recorder,
+    Reply,
+    ToolResult,
+    ToolSpec,
+)
 from host.tools.arguments import refused
 from shared import untrusted
 from shared.tool_contract import Arguments
-from shared.values import Block
 
 SPAWN: Final = "spawn"
 LONGEST_TASK: Final = 64_000
@@ -83,6 +85,7 @@ def _specs() -> tuple[ToolSpec, ...]:
             "Hand a task to a subagent that works on its own, in the same workspace, and returns its final "
             "answer. Call it several times in one reply to work on independent parts side by side.",
             Task.model_json_schema(),
+            speaks=True,
         ),
     )
 
@@ -106,12 +109,10 @@ ABOUT: Final = (
 class Parent:
     """What a child gets its part of."""
 
-    models: Sequence[KeyedModel]
+    models: Sequence[Model]
     tools: Toolbox
     options: Options
-    recorder: RunRecorder
-    budget: RunBudget | None
-    watched: Callable[[Toolset], Toolset]
+    recorder: Recorder
     windows: Windows
 
 
@@ -135,7 +136,7 @@ class Subagents:
 
     def toolbox(self) -> Toolbox:
         """Return the parent's tools with ``spawn`` among them."""
-        return self._parent.tools.plus(self._parent.watched(Spawn(self.run)))
+        return self._parent.tools.plus(Spawn(self.run))
 
     async def run(self, task: Task) -> ToolResult:
         """Run one child to its end, whatever that is."""
@@ -153,66 +154,22 @@ class Subagents:
 
     async def _converse(self, task: Task, label: str, names: Collection[str]) -> ToolResult:
         parent = self._parent
-        recorder = ChildRecorder(parent.recorder, label)
-        budget = parent.budget and parent.budget.shared_with(recorder.meter)
+        recorder = parent.recorder.child(label)
         most = parent.options.max_iterations
         options = replace(parent.options, max_iterations=min(task.max_iterations or most, most))
-        own = replace(parent, tools=parent.tools.subset(names), options=options, budget=budget)
+        own = replace(parent, tools=parent.tools.subset(names), options=options, recorder=recorder)
         tools = own.tools
         if self._depth < DEEPEST and (task.tools is None or SPAWN in task.tools):
             below = Subagents(own, label=label, depth=self._depth + 1, places=self._places)
             tools = below.toolbox()
         window = ChildWindow(parent.windows)
-        loop = AgentLoop(parent.models, tools, recorder, options, budget, window)
+        loop = AgentLoop(parent.models, tools, recorder, options, window)
+        messages = _messages(task)
         try:
-            reply = await loop.run(_messages(task))
+            reply = await loop.run(messages)
         except Ending as ending:
-            return _unfinished(ending, recorder.said)
+            return _unfinished(ending, messages)
         return _answer(reply)
-
-
-class ChildRecorder:
-    """Implements the loop's Recorder for a child: its calls are shown and counted, its text is not told."""
-
-    def __init__(self, parent: RunRecorder, label: str) -> None:
-        self._parent = parent
-        self._label = label
-        self.meter: AgentMeter = parent.meter.agent()
-        self.said = ""
-
-    @property
-    def awaited(self) -> bool:
-        """The parent waits."""
-        return True
-
-    async def delta(self, delta: Delta) -> None:
-        """Only count the piece."""
-        if isinstance(delta, TextDelta | ThinkingDelta):
-            self.meter.heard(len(delta.text))
-
-    async def retrying(self) -> None:
-        """Nobody has seen the reply that begins anew."""
-
-    async def replied(self, reply: Reply, *, final: bool, effect_ahead: bool = False) -> None:
-        """Count the usage, show the calls. The parent's step says already that there may be effects."""
-        self.meter.count(reply)
-        self.said = reply.text or self.said
-        self._parent.show_calls(reply, subagent=self._label)
-
-    async def cut_short(self, reply: Reply) -> None:
-        """Count the usage."""
-        self.meter.count(reply)
-
-    async def unused(self, reply: Reply) -> None:
-        """Count the usage."""
-        self.meter.count(reply)
-
-    async def called(self, call: Block, result: ToolResult) -> None:
-        """Show how a tool ended."""
-        await self._parent.show_result(call, result, subagent=self._label)
-
-    async def answered(self, results: Sequence[Block]) -> None:
-        """Nothing of a child is stored: its parent's step is."""
 
 
 def _messages(task: Task) -> list[Message]:
@@ -229,10 +186,19 @@ def _answer(reply: Reply) -> ToolResult:
     return ToolResult(text) if text else ToolResult("The subagent ended without an answer.", is_error=True)
 
 
-def _unfinished(ending: Ending, said: str) -> ToolResult:
-    last = strip_internal(said).strip()
+def _unfinished(ending: Ending, messages: list[Message]) -> ToolResult:
+    last = strip_internal(_last_words(messages)).strip()
     so_far = f"\n\nWhat it said last:\n{_capped(last)}" if last else ""
     return ToolResult(f"The subagent did not finish: {ending.message}{so_far}", is_error=True)
+
+
+def _last_words(messages: list[Message]) -> str:
+    texts = (
+        "".join(block["text"] for block in message["content"] if block["type"] == "text")
+        for message in reversed(messages)
+        if message["role"] == "assistant"
+    )
+    return next(filter(None, texts), "")
 
 
 def _capped(text: str) -> str:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import anyio
 
 from host.agent.history import Message, with_breakpoints
-from host.models.keyed_model import KeyedModel
-from host.ports import LIMITS, Delta, ModelError, Reply
+from host.ports import LIMITS, Model, ModelError, Recorder, Reply
 
 ASK: Final = """<host_request>
 This conversation has grown too long to be sent as a whole, so what stands above will be replaced by notes \
@@ -51,22 +50,6 @@ _LEFT_OUT_BEGINS: Final = LEFT_OUT.partition("{")[0]
 _CUT: Final = "\n[the notes were longer]"
 
 
-class UnreadRecorder(Protocol):
-    """Who hears of a reply that nobody reads, and what it costs."""
-
-    async def heard(self, delta: Delta) -> None:
-        """A piece of it."""
-        ...
-
-    async def unused(self, reply: Reply) -> None:
-        """The whole of it."""
-        ...
-
-    async def given_up(self) -> None:
-        """It was given up."""
-        ...
-
-
 def summary_request(
     request: dict[str, Any],
     messages: Sequence[Message],
@@ -89,7 +72,7 @@ def summary_request(
     return {**request, **choice, "messages": with_breakpoints(asked)}
 
 
-async def ask(request: dict[str, Any], model: KeyedModel, recorder: UnreadRecorder) -> Reply:
+async def ask(request: dict[str, Any], model: Model, recorder: Recorder) -> Reply:
     """Return the model's reply to a summary request; raises ModelError if there is none in good time."""
     try:
         with anyio.fail_after(TIMEOUT_S):

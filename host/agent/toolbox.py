@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from anyio import to_thread
@@ -18,11 +18,20 @@ from shared.values import Block
 logger = logging.getLogger("picoclaw.tools")
 
 
+CallTool = Callable[[Toolset, str, Mapping[str, Any]], Awaitable[ToolResult]]
+
+
+async def plain_call(toolset: Toolset, name: str, arguments: Mapping[str, Any]) -> ToolResult:
+    """Call a tool, and nothing else."""
+    return await toolset.call(name, arguments)
+
+
 class Toolbox:
     """The tools a run offers. The order is fixed: the prompt cache depends on it."""
 
-    def __init__(self, toolsets: Iterable[Toolset], redactor: Redactor) -> None:
+    def __init__(self, toolsets: Iterable[Toolset], redactor: Redactor, call: CallTool = plain_call) -> None:
         self._redactor = redactor
+        self._call = call
         self._owner: dict[str, Toolset] = {}
         self._specs: dict[str, ToolSpec] = {}
         self._definitions: list[dict[str, Any]] | None = None
@@ -37,7 +46,7 @@ class Toolbox:
 
     def subset(self, names: Collection[str]) -> Toolbox:
         """Return those of these tools, in the same order."""
-        part = Toolbox((), self._redactor)
+        part = Toolbox((), self._redactor, self._call)
         part._specs = {name: spec for name, spec in self._specs.items() if name in names}
         part._owner = {name: self._owner[name] for name in part._specs}
         return part
@@ -70,13 +79,18 @@ class Toolbox:
         spec = self._specs.get(name)
         return spec is None or spec.read_only
 
+    def speaks(self, name: str) -> bool:
+        """Return whether the conversation may have said something after a call of this tool."""
+        spec = self._specs.get(name)
+        return spec is not None and spec.speaks
+
     async def call(self, name: str, arguments: Mapping[str, Any]) -> ToolResult:
         """Run a tool; whatever goes wrong is a result that says so, without internals."""
         toolset = self._owner.get(name)
         if toolset is None:
             return ToolResult(f"There is no tool named {name}.", is_error=True)
         try:
-            result = await toolset.call(name, arguments)
+            result = await self._call(toolset, name, arguments)
             if result.images:
                 result = await to_thread.run_sync(fit, result)
             return dataclasses.replace(result, text=self._redactor.text(result.text))

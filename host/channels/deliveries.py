@@ -13,11 +13,11 @@ from typing import Final, TypeVar
 
 import anyio
 
+from host.agent.internal import strip_internal
 from host.channels.base import Channel, ChannelFault, ChatMoved, Gone, TryLater, Undeliverable
 from host.channels.chat_workers import Crowd
 from host.channels.rules import ChannelParts, Rules
 from host.channels.splitting import split
-from host.runs.text import strip_internal
 from shared import untrusted
 from shared.channel_values import Delivery
 from shared.clock import iso, now_ms

@@ -274,6 +274,7 @@ def _specs(is_main: bool) -> tuple[ToolSpec, ...]:
             # Writes keep the order the model gave them: messages are read one after the other.
             parallel=tool.read_only,
             read_only=tool.read_only,
+            speaks=tool.speaks,
         )
         for tool in tool_declarations(is_main=is_main).values()
     )

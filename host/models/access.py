@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from host.models.keyed_model import Credential, KeyedModel, Route
+from host.models.messages import ModelConfig
 from host.models.process import ModelProcess, RemoteModel
-from host.ports import ModelConfig, ModelPort
+from host.ports import Ask
 from shared.settings import Settings
 from shared.settings.choices import ModelChoice, fallback_choice, model_choices
 
@@ -17,7 +18,7 @@ class ModelAccess:
     def __init__(
         self,
         settings: Settings,
-        watched: Callable[[ModelPort], ModelPort],
+        watched: Callable[[Ask], Ask],
         redact: Callable[[str], str] = str,
     ) -> None:
         self._settings = settings
@@ -71,7 +72,7 @@ class ModelAccess:
 
     def _credential(self, config: ModelConfig) -> Credential:
         if config not in self._credentials:
-            self._credentials[config] = Credential(self._watched(self._client(config)))
+            self._credentials[config] = Credential(self._watched(self._client(config).reply))
         return self._credentials[config]
 
     def _client(self, config: ModelConfig) -> RemoteModel:

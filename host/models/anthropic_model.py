@@ -22,8 +22,9 @@ from anthropic._streaming import ServerSentEvent
 
 from host.models.accumulator import Accumulator, events_of
 from host.models.api_errors import error_of, not_messages, status_error
+from host.models.messages import SILENCE_S, ModelConfig
 from host.models.pacing import Pacer, host_pacer
-from host.ports import SILENCE_S, Delta, ModelConfig, ModelError, Reply
+from host.ports import Delta, ModelError, Reply
 from shared.jsons import dump_bytes, loads
 from shared.settings.providers import ANTHROPIC
 
@@ -83,7 +84,7 @@ def _offline_http() -> httpx2.AsyncClient:
 
 
 class AnthropicModel:
-    """``ModelPort`` over an SDK client, which it owns from then on."""
+    """A model's API by an SDK client, which it owns from then on."""
 
     def __init__(
         self, client: AsyncAnthropic, pacer: Pacer | None = None, *, silence_s: float = SILENCE_S
@@ -93,7 +94,7 @@ class AnthropicModel:
         self._silence_s = silence_s
 
     async def reply(self, request: Mapping[str, Any], on_delta: Callable[[Delta], Awaitable[None]]) -> Reply:
-        """See ``ModelPort.reply``."""
+        """See ``host.ports.Ask``."""
         return await self.answer(dump_bytes({**request, "stream": True}), on_delta)
 
     async def answer(self, request: bytes, on_delta: Callable[[Delta], Awaitable[None]]) -> Reply:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from host.models.mending import NAMES, Kind, suspects, unrepeated, without
-from host.ports import Delta, ModelError, ModelPort, Reply, Target
+from host.ports import Ask, Delta, ModelError, OnDelta, Reply, Target
 from shared.clock import monotonic_ms
 
 logger = logging.getLogger("picoclaw.agent")
@@ -25,7 +25,7 @@ REST_MS: Final = {401: 300_000.0, 429: 30_000.0}
 class Credential:
     """A way to the API by one key, and until when (monotonic milliseconds) others go before it."""
 
-    model: ModelPort
+    ask: Ask
     rests_until: float = 0.0
 
     def rest(self, error: ModelError) -> None:
@@ -53,7 +53,7 @@ class Route:
 class _Listener:
     """Passes pieces on, and remembers whether there were any."""
 
-    on_delta: Callable[[Delta], Awaitable[None]]
+    on_delta: OnDelta
     told: bool = False
 
     async def hear(self, delta: Delta) -> None:
@@ -62,7 +62,7 @@ class _Listener:
 
 
 class KeyedModel:
-    """A ModelPort over routes to the same model, in the order of preference, for one run.
+    """Implements ``Model`` over routes to the same model, in the order of preference, for one run.
 
     A request that is refused is made again without the kinds of blocks that may be the cause
     (``host.models.mending``). If that helps, ``warn`` says so, and the reply's ``left_out`` tells whoever
@@ -94,8 +94,8 @@ class KeyedModel:
         """The model at its addresses."""
         return tuple(dict.fromkeys(route.target for route in self._routes))
 
-    async def reply(self, request: Mapping[str, Any], on_delta: Callable[[Delta], Awaitable[None]]) -> Reply:
-        """See ``ModelPort.reply``; the request's ``model`` is filled in.
+    async def reply(self, request: Mapping[str, Any], on_delta: OnDelta) -> Reply:
+        """See ``Model.reply``.
 
         When every credential was turned away, the most hopeful of their errors is raised; when nothing that
         was left out helped, the first.
@@ -135,7 +135,7 @@ class KeyedModel:
         failures: list[ModelError] = []
         for route in self._in_turn():
             try:
-                reply = await route.credential.model.reply({**request, "model": route.model}, listener.hear)
+                reply = await route.credential.ask({**request, "model": route.model}, listener.hear)
             except ModelError as error:
                 self._explain(error, route)
                 if error.status not in TURNED_AWAY:
@@ -156,9 +156,6 @@ class KeyedModel:
         logger.warning(
             "A model request failed: %s", error.sentence, extra={"model": route.model, "status": error.status}
         )
-
-    async def aclose(self) -> None:
-        """The credentials belong to whoever made them."""
 
     def _in_turn(self) -> list[Route]:
         now = monotonic_ms()

@@ -8,7 +8,8 @@ from collections.abc import Awaitable, Callable
 from typing import Final, cast
 
 from host.models import messages
-from host.ports import Delta, ModelConfig, ModelError, Reply
+from host.models.messages import ModelConfig
+from host.ports import Delta, ModelError, Reply
 
 logger = logging.getLogger("picoclaw.agent")
 
@@ -62,7 +63,7 @@ class Link(asyncio.Protocol):
     async def ask(
         self, config: ModelConfig, request: bytes, on_delta: Callable[[Delta], Awaitable[None]]
     ) -> Reply:
-        """Answer a Messages request (JSON, with ``stream``) as ``ModelPort.reply`` does."""
+        """Answer a Messages request (JSON, with ``stream``) as ``host.ports.Ask`` says."""
         number, asked = self._send(config, request)
         try:
             while True:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
-from host.ports import Delta, ModelConfig, ModelError, Reply, TextDelta, ThinkingDelta, ToolUseStart
+from host.ports import Delta, ModelError, Reply, TextDelta, ThinkingDelta, ToolUseStart
+from shared.errors import Misconfigured
 from shared.jsons import dump_bytes, loads
 from shared.values import Usage
 
@@ -38,6 +39,36 @@ Frame = tuple[int, int, int, bytes]
 
 _HEADER: Final = struct.Struct("!BQIQ")
 _DELTAS: Final = (TextDelta, ThinkingDelta, ToolUseStart)
+
+
+SILENCE_S: Final = 90.0
+"""Seconds without a byte after which an answer that has begun counts as broken off, by default."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """How to reach the model. Comes from the settings; the environment is never read here.
+
+    ``base_url`` None is the Anthropic API. ``offline`` takes the embedded model and needs no credential.
+    ``timeout_s`` bounds the wait for an answer to begin, ``silence_s`` the silence between two pieces of it;
+    nothing bounds the answer as a whole.
+    """
+
+    api_key: str | None = field(default=None, repr=False)
+    auth_token: str | None = field(default=None, repr=False)
+    base_url: str | None = None
+    offline: bool = False
+    timeout_s: float = 600.0
+    silence_s: float = SILENCE_S
+    connect_timeout_s: float = 10.0
+
+    def check(self) -> None:
+        """Raise Misconfigured if the API is to be reached without a credential.
+
+        A server of one's own (``base_url``) may want none.
+        """
+        if not (self.offline or self.base_url or self.api_key or self.auth_token):
+            raise Misconfigured("Neither ANTHROPIC_API_KEY nor ANTHROPIC_AUTH_TOKEN is configured")
 
 
 def frame(kind: int, number: int, body: bytes = b"", *, client: int = 0) -> bytes:

@@ -16,7 +16,8 @@ import anyio
 from anyio.abc import Process
 
 from host.models.link import Link
-from host.ports import Delta, ModelConfig, ModelError, Reply
+from host.models.messages import ModelConfig
+from host.ports import Delta, ModelError, Reply
 from shared.jsons import dump_bytes
 from shared.processes import terminate
 
@@ -103,7 +104,7 @@ class ModelProcess:
 
 
 class RemoteModel:
-    """A ModelPort whose client is in the process."""
+    """A model's API, asked by the client in the process."""
 
     def __init__(self, process: ModelProcess, config: ModelConfig) -> None:
         self._process = process
@@ -115,10 +116,7 @@ class RemoteModel:
         await self._process.link()
 
     async def reply(self, request: Mapping[str, Any], on_delta: Callable[[Delta], Awaitable[None]]) -> Reply:
-        """See ``ModelPort.reply``; raises Misconfigured without a credential."""
+        """See ``host.ports.Ask``; raises Misconfigured without a credential."""
         self._config.check()
         link = await self._process.link()
         return await link.ask(self._config, dump_bytes({**request, "stream": True}), on_delta)
-
-    async def aclose(self) -> None:
-        """The process belongs to whoever made it."""

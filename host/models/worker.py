@@ -21,7 +21,8 @@ import uvloop
 
 from host.models import messages
 from host.models.anthropic_model import AnthropicModel, make_client
-from host.ports import Delta, ModelConfig, ModelError
+from host.models.messages import ModelConfig
+from host.ports import Delta, ModelError
 from shared.processes import not_dumpable
 
 SOCKET_BYTES: Final = 64 * 1024

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Final
 from urllib.parse import quote
 
-from host.runs.text import strip_internal
+from host.agent.internal import strip_internal
 from host.sandbox.wire import SandboxFault
 from shared import jsons
 from shared.clock import iso

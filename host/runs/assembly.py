@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 
-from host.agent.compactor import Compactor, CompactorParts
+from host.agent.compactor import Compactor
 from host.agent.endings import Refused
 from host.agent.histories import Histories
 from host.agent.loop import AgentLoop, Options
@@ -16,15 +16,13 @@ from host.agent.window import LEAST_THINKING, Windows
 from host.models.access import ModelAccess
 from host.ports import Toolset
 from host.runs.archive import Archive
-from host.runs.budget import RunBudget
-from host.runs.meter import Prices
 from host.runs.prompt import Prompt
 from host.runs.recorder import RunRecorder
 from host.runs.spec import RunSpec
 from host.skills.knowledge import Knowledge
 from host.telemetry import OFF, Telemetry
 from shared.redact import Redactor
-from shared.settings.sections import AgentDefaults, Budgets, History
+from shared.settings.sections import AgentDefaults, History
 from shared.store.store import Store
 from shared.values import Lease
 
@@ -47,8 +45,6 @@ class AgentConfig:
 
     defaults: AgentDefaults
     history: History
-    budgets: Budgets
-    prices: Prices
     main_conversation_id: str
 
 
@@ -76,9 +72,8 @@ class HostAgent:
         self._redactor = redactor
         self._histories = Histories(store)
         self._archive = archive
-        self._watched = telemetry.toolset
+        self._telemetry = telemetry
         self._windows = Windows(config.history)
-        self._long = CompactorParts(store, self._windows, archive)
 
     async def forget(self, conversation_id: str) -> None:
         """Drop what is kept of a conversation that was deleted, and its archive."""
@@ -88,6 +83,13 @@ class HostAgent:
 
     async def converse(self, spec: RunSpec, lease: Lease, recorder: RunRecorder) -> None:
         """Carry the conversation on until the model has finished. Raises Ending."""
+        with self._telemetry.run(lease, scheduled=spec.scheduled) as tell:
+            try:
+                await self._converse(spec, lease, recorder)
+            finally:
+                tell(recorder.model, recorder.meter.usage)
+
+    async def _converse(self, spec: RunSpec, lease: Lease, recorder: RunRecorder) -> None:
         owner = spec.parent_id or lease.conversation_id
         is_main = owner == self._config.main_conversation_id
         models = self._models.models(spec.model, recorder.warnings.append)
@@ -95,15 +97,14 @@ class HostAgent:
             recorder.warnings.extend(tools.problems)
             loaded = await self._histories.load(lease)
             options = await self._options(spec)
-            budget = self._budget(spec, lease, recorder)
-            toolbox = Toolbox(map(self._watched, tools.toolsets), self._redactor)
-            parent = Parent(models, toolbox, options, recorder, budget, self._watched, self._windows)
-            toolbox = Subagents(parent).toolbox()
-            window = Compactor(self._long, lease, loaded, recorder, budget)
+            toolbox = Toolbox(tools.toolsets, self._redactor, self._telemetry.call)
+            toolbox = Subagents(Parent(models, toolbox, options, recorder, self._windows)).toolbox()
+            archive = None if self._archive is None else self._archive.catch_up
+            window = Compactor(self._store, self._windows, archive, lease, loaded, recorder)
             if loaded.fresh and loaded.compaction is not None:
                 # A host that was killed may have left the archive behind.
                 await window.archive()
-            loop = AgentLoop(models, toolbox, recorder, options, budget, window)
+            loop = AgentLoop(models, toolbox, recorder, options, window)
             try:
                 await loop.run(loaded.messages)
             except Refused:
@@ -111,14 +112,6 @@ class HostAgent:
                 await window.take_back()
                 self._histories.forget(lease.conversation_id)
                 raise
-
-    def _budget(self, spec: RunSpec, lease: Lease, recorder: RunRecorder) -> RunBudget | None:
-        budgets = self._config.budgets
-        if not budgets.limited and spec.allow_tokens is None:
-            return None
-        return RunBudget(
-            budgets, self._config.prices, self._store, lease, recorder.own_meter, spec.allow_tokens
-        )
 
     async def _options(self, spec: RunSpec) -> Options:
         defaults = self._config.defaults

@@ -15,7 +15,7 @@ from host.agent.window import estimated_input
 from host.runs.meter import FREE, AgentMeter, Prices
 from shared.clock import now_ms
 from shared.errors import Misconfigured
-from shared.settings.sections import Budgets, Limit, Price
+from shared.settings.sections import Limit, Price
 from shared.store.store import Store
 from shared.values import Amount, Lease, Standing
 
@@ -65,21 +65,15 @@ class _Call:
 
 
 class RunBudget:
-    """Implements the loop's Budget for one agent of a run.
+    """Limits what one agent of a run uses.
 
     ``allowed``: tokens that people approved for this run; the limits don't stop it within them.
     """
 
     def __init__(
-        self,
-        budgets: Budgets,
-        prices: Prices,
-        store: Store,
-        lease: Lease,
-        meter: AgentMeter,
-        allowed: int | None = None,
+        self, prices: Prices, store: Store, lease: Lease, meter: AgentMeter, allowed: int | None = None
     ) -> None:
-        self._budgets = budgets
+        self._budgets = prices.budgets
         self._prices = prices
         self._store = store
         self._lease = lease
@@ -91,7 +85,9 @@ class RunBudget:
     async def reserve(
         self, request: dict[str, Any], models: Sequence[str], input_tokens: int | None = None
     ) -> dict[str, Any]:
-        """See ``Budget.reserve``; raises Misconfigured for a limit in dollars and a model without a price."""
+        """See ``Recorder.reserve``; raises Misconfigured for a limit in dollars if a model has no price."""
+        if self._allowed is None and not self._budgets.limited:
+            return request
         call = self._call(request, models, input_tokens)
         granted = 0
 
@@ -118,7 +114,7 @@ class RunBudget:
         return other
 
     def cut_short(self) -> Paused:
-        """See ``Budget.cut_short``."""
+        """Return the ending of a run whose last reply was cut short by that ``max_tokens``."""
         return self._paused("What is left of the budget was not enough to finish the reply.")
 
     def _call(self, request: dict[str, Any], models: Sequence[str], input_tokens: int | None) -> _Call:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
 from host.agent.window import estimated_text
 from host.ports import Reply
-from shared.settings.sections import Price
+from shared.settings.sections import Budgets, Price
 from shared.values import Amount, Spending, Usage
 
 FREE: Final = Price(input=0.0, output=0.0)
@@ -18,8 +18,9 @@ FREE: Final = Price(input=0.0, output=0.0)
 class Prices:
     """The prices of the settings by model id. A price also holds for the dated ids of its model."""
 
-    def __init__(self, prices: Mapping[str, Price], *, free: bool = False) -> None:
-        self._prices = dict(prices)
+    def __init__(self, budgets: Budgets, *, free: bool = False) -> None:
+        self.budgets = budgets
+        self._prices = budgets.prices
         self._free = free
 
     def cost(self, usage: Usage, *names: str) -> int:

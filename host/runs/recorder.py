@@ -8,9 +8,11 @@ from typing import Any, Final
 
 import anyio
 
+from host.agent.endings import Paused
 from host.ports import LIMITS, WHOLE, Delta, Reply, TextDelta, ThinkingDelta, ToolResult
+from host.runs.budget import RunBudget
 from host.runs.events import EventLog
-from host.runs.meter import NOTHING, Prices, RunMeter
+from host.runs.meter import NOTHING, AgentMeter, Prices, RunMeter
 from host.runs.spec import RunSpec, outbound_view
 from host.runs.text import ShownText
 from shared.clock import now_ms
@@ -55,16 +57,39 @@ def _preview(content: Any) -> str:
 PREVIEW: Final = 500
 """Characters of a tool's result that its event shows."""
 
-SPEAKING_TOOLS: Final = frozenset({"mcp__picoclaw__send_message", "spawn"})
-"""After these, the conversation may have said something that readers should see at once."""
-
-
 NO_ANSWER: Final = "The model ended without an answer. Ask what it did, or send the message again."
 """Told to people in its place."""
 
 
-class RunRecorder:
-    """Implements the loop's Recorder for one run."""
+class _Accounts:
+    """What an agent of a run uses, and may use."""
+
+    def __init__(self, meter: AgentMeter, budget: RunBudget) -> None:
+        self.own_meter = meter
+        self.budget = budget
+
+    async def reserve(
+        self, request: dict[str, Any], models: Sequence[str], input_tokens: int | None = None
+    ) -> dict[str, Any]:
+        """See ``Recorder.reserve``."""
+        return await self.budget.reserve(request, models, input_tokens)
+
+    async def heard(self, delta: Delta) -> None:
+        """Only count a piece of a reply that nobody reads."""
+        if isinstance(delta, TextDelta | ThinkingDelta):
+            self.own_meter.heard(len(delta.text))
+
+    async def unused(self, reply: Reply) -> None:
+        """Count the usage of a reply that people don't see."""
+        self.own_meter.count(reply)
+
+    async def given_up(self) -> None:
+        """Count a call that was given up for what it may have used."""
+        self.own_meter.settle()
+
+
+class RunRecorder(_Accounts):
+    """Implements ``Recorder`` for a run's own agent."""
 
     def __init__(
         self, store: Store, lease: Lease, spec: RunSpec, log: EventLog, redactor: Redactor, prices: Prices
@@ -81,7 +106,8 @@ class RunRecorder:
         self.compactions: list[str] = []
         self.shown = ShownText(redactor)
         self.meter = RunMeter(prices)
-        self.own_meter = self.meter.agent()
+        meter = self.meter.agent()
+        super().__init__(meter, RunBudget(prices, store, lease, meter, spec.allow_tokens))
         self.model = ""
         self.final: Reply | None = None
 
@@ -91,8 +117,7 @@ class RunRecorder:
 
     async def delta(self, delta: Delta) -> None:
         """Tell a piece of the reply in flight."""
-        if isinstance(delta, TextDelta | ThinkingDelta):
-            self.own_meter.heard(len(delta.text))
+        await self.heard(delta)
         if isinstance(delta, TextDelta):
             self._chunk(self.shown.feed(delta.text))
         elif isinstance(delta, ThinkingDelta) and self._spec.thinking:
@@ -117,7 +142,7 @@ class RunRecorder:
         if final:
             self._judge(reply)
         self._chunk(self.shown.end_step())
-        self._count(reply)
+        await self.unused(reply)
         if final:
             self.final = reply
             self.show_calls(reply)
@@ -127,23 +152,16 @@ class RunRecorder:
             await self._store.durable()
         self.show_calls(reply)
 
-    async def cut_short(self, reply: Reply) -> None:
-        """Count the usage of a reply that is not kept."""
-        self._chunk(self.shown.end_step())
-        self._count(reply)
-
-    async def heard(self, delta: Delta) -> None:
-        """Only count a piece of a reply that nobody reads."""
-        if isinstance(delta, TextDelta | ThinkingDelta):
-            self.own_meter.heard(len(delta.text))
-
     async def unused(self, reply: Reply) -> None:
         """Count the usage of a reply that people don't see."""
-        self._count(reply)
+        self.model = reply.model
+        await super().unused(reply)
 
-    async def given_up(self) -> None:
-        """Count a call that was given up for what it may have used."""
-        self.own_meter.settle()
+    async def cut_short(self, reply: Reply) -> Paused:
+        """Count the usage of a reply that is not kept."""
+        self._chunk(self.shown.end_step())
+        await self.unused(reply)
+        return self.budget.cut_short()
 
     async def compacted(self, compaction: Compaction) -> Compaction:
         """Put a compaction in force, with what it cost, and tell it."""
@@ -156,10 +174,6 @@ class RunRecorder:
         self._log.emit("compaction", {"kind": made.kind, "number": made.number})
         return made
 
-    async def called(self, call: Block, result: ToolResult) -> None:
-        """Tell how a tool ended, and what it made the conversation say."""
-        await self.show_result(call, result)
-
     def show_calls(self, reply: Reply, **of: str) -> None:
         """Tell the calls of a reply to those who want to see them; ``of`` says whose they are."""
         if not self._spec.show_tool_use:
@@ -171,17 +185,21 @@ class RunRecorder:
                 "tool_use", {"tool": call["name"], "input": self._redactor.value(call["input"]), **of}
             )
 
-    async def show_result(self, call: Block, result: ToolResult, **of: str) -> None:
+    async def called(self, call: Block, result: ToolResult, *, speaks: bool, **of: str) -> None:
         """Tell how a call ended, and what it made the conversation say."""
         if self._spec.show_tool_use:
             data = {"tool": call["name"], "is_error": result.is_error, "preview": result.text}
             self._log.emit("tool_result", {**_previewed(data), **of})
-        if call["name"] in SPEAKING_TOOLS:
+        if speaks:
             await self.tell_said()
 
     async def answered(self, results: Sequence[Block]) -> None:
         """Store the step's results."""
         await self._append("user", list(results))
+
+    def child(self, label: str) -> ChildRecorder:
+        """Return the recorder of a subagent."""
+        return ChildRecorder(self, label)
 
     async def tell_said(self) -> None:
         """Tell what the conversation said since the last look."""
@@ -210,10 +228,6 @@ class RunRecorder:
         if text:
             self._log.emit_text(text)
 
-    def _count(self, reply: Reply) -> None:
-        self.model = reply.model
-        self.own_meter.count(reply)
-
     async def _append(self, role: Role, blocks: Sequence[Block], *, effect_ahead: bool = False) -> None:
         message = NewMessage(new_id(MESSAGE), role, without_secrets(blocks, self._redactor))
         await self._store.runs.append(
@@ -227,6 +241,47 @@ class RunRecorder:
 
     def _unstored_spending(self) -> Spending | None:
         return None if self.meter.uncounted == NOTHING else self.meter.uncounted
+
+
+class ChildRecorder(_Accounts):
+    """Implements ``Recorder`` for a subagent: its calls are shown and counted, its text is not told."""
+
+    awaited = True
+    """Its parent waits."""
+
+    def __init__(self, parent: RunRecorder, label: str) -> None:
+        meter = parent.meter.agent()
+        super().__init__(meter, parent.budget.shared_with(meter))
+        self._parent = parent
+        self._label = label
+
+    async def delta(self, delta: Delta) -> None:
+        """Only count the piece."""
+        await self.heard(delta)
+
+    async def retrying(self) -> None:
+        """Nobody has seen the reply that begins anew."""
+
+    async def replied(self, reply: Reply, *, final: bool, effect_ahead: bool = False) -> None:
+        """Count the usage, show the calls. The parent's step says already that there may be effects."""
+        await self.unused(reply)
+        self._parent.show_calls(reply, subagent=self._label)
+
+    async def cut_short(self, reply: Reply) -> Paused:
+        """Count the usage."""
+        await self.unused(reply)
+        return self.budget.cut_short()
+
+    async def called(self, call: Block, result: ToolResult, *, speaks: bool) -> None:
+        """Show how a tool ended."""
+        await self._parent.called(call, result, speaks=speaks, subagent=self._label)
+
+    async def answered(self, results: Sequence[Block]) -> None:
+        """Nothing of a child is stored: its parent's step is."""
+
+    def child(self, label: str) -> ChildRecorder:
+        """Return the recorder of a subagent of this one."""
+        return ChildRecorder(self._parent, label)
 
 
 def _previewed(data: dict[str, Any]) -> dict[str, Any]:

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from host.agent.internal import strip_internal
 from host.mcp_clients.server_config import ServerConfig
 from host.runs.prompt import enclosed_text, person_message
-from host.runs.text import strip_internal
 from shared import untrusted
 from shared.clock import iso, now_ms
 from shared.ids import CONVERSATION, MESSAGE, RUN, new_id

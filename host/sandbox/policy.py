@@ -92,17 +92,3 @@ class SandboxPolicy:
             for skills in self.skill_paths:
                 if secret.resolve().is_relative_to(skills.resolve()):
                     raise Misconfigured(f"{secret} must stay secret, but lies inside the skills {skills}")
-
-
-@dataclass(frozen=True, slots=True)
-class SandboxReport:
-    """What the start-up self-test found.
-
-    ``level``: 0 nothing, 1 without file rules, 2 full, 3 with namespaces. ``layers``: each layer and whether
-    it held when tried. ``missing``: the names of those that did not, or why there is no sandbox at all.
-    """
-
-    level: int
-    landlock_abi: int = 0
-    layers: dict[str, bool] = field(default_factory=dict)
-    missing: tuple[str, ...] = ()

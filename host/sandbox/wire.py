@@ -61,10 +61,6 @@ _HEADER: Final = struct.Struct(">I")
 _CHUNK: Final = 256 << 10
 
 
-class SandboxFault(Exception):
-    """A request could not be served; the sentence is for the model."""
-
-
 class Disconnected(Exception):
     """The other side is gone, or spoke out of protocol."""
 

@@ -4,40 +4,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
 
+from host.telemetry.off import OFF, Telemetry
 from shared.errors import Misconfigured
+from shared.redact import Redactor
+from shared.settings import Settings
 
-if TYPE_CHECKING:
-    from starlette.types import ASGIApp
-
-    from host.ports import ModelPort, Toolset
-    from host.runs.run import Agent
-    from shared.redact import Redactor
-    from shared.settings import Settings
-
-
-class Telemetry:
-    """Wraps what is worth telling about. This one tells nothing: everything stays as it is."""
-
-    def agent(self, agent: Agent) -> Agent:
-        """Return the agent; its runs are told."""
-        return agent
-
-    def model(self, model: ModelPort) -> ModelPort:
-        """Return the model; its replies are told."""
-        return model
-
-    def toolset(self, toolset: Toolset) -> Toolset:
-        """Return the toolset; its calls are told."""
-        return toolset
-
-    def app(self, app: ASGIApp) -> ASGIApp:
-        """Return the application; its requests are told."""
-        return app
-
-
-OFF = Telemetry()
+__all__ = ["OFF", "Telemetry", "open_telemetry"]
 
 
 @asynccontextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from typing import Final
 
 from opentelemetry import context
@@ -10,13 +11,8 @@ from opentelemetry.trace import SpanKind, Tracer
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from host.http.auth import OPEN_PATHS
-from host.http.middleware import METHODS
 from host.telemetry.spans import fail, span
 from shared.clock import monotonic_ms
-
-PROBES: Final = OPEN_PATHS | {"/metrics"}
-"""Paths that are asked so often that nobody wants to see each time."""
 
 SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
 
@@ -24,8 +20,12 @@ SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5,
 class TracingMiddleware:
     """Opens the span that everything of a request belongs to."""
 
-    def __init__(self, app: ASGIApp, tracer: Tracer, meter: Meter) -> None:
+    def __init__(
+        self, app: ASGIApp, tracer: Tracer, meter: Meter, *, probes: Set[str], methods: Set[str]
+    ) -> None:
         self._app = app
+        self._probes = probes
+        self._methods = methods
         self._tracer = tracer
         self._propagator = TraceContextTextMapPropagator()
         self._duration = meter.create_histogram(
@@ -33,7 +33,7 @@ class TracingMiddleware:
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in PROBES:
+        if scope["type"] != "http" or scope["path"] in self._probes:
             await self._app(scope, receive, send)
             return
         status = 0
@@ -48,7 +48,7 @@ class TracingMiddleware:
         carrier = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         token = context.attach(self._propagator.extract(carrier))
         # What callers invent doesn't become a label.
-        method = scope["method"] if scope["method"] in METHODS else "_OTHER"
+        method = scope["method"] if scope["method"] in self._methods else "_OTHER"
         attributes = {"http.request.method": method, "url.path": scope["path"], "url.scheme": scope["scheme"]}
         try:
             with span(self._tracer, method, SpanKind.SERVER, attributes) as request:

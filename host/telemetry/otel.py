@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import anyio
 import anyio.to_thread
@@ -19,14 +20,14 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExportResult
 from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio
 from starlette.types import ASGIApp
 
-from host.ports import ModelPort, Toolset
-from host.runs.run import Agent
-from host.telemetry import Telemetry
+from host.ports import Ask, ToolResult, Toolset
 from host.telemetry.http import TracingMiddleware
-from host.telemetry.spans import TracedAgent, TracedModel, TracedToolset
+from host.telemetry.off import Telemetry
+from host.telemetry.spans import ModelCalls, run_span, traced_call
 from shared import logging as logs
 from shared.redact import Redactor
 from shared.settings import Settings
+from shared.values import Lease, Usage
 
 SEND_WITHIN_S: Final = 5.0
 """One export, and what is left at the end, may take this long."""
@@ -80,27 +81,27 @@ class OpenTelemetry(Telemetry):
         self._tracer = self._traces.get_tracer("picoclaw", settings.version)
         self._meter = self._metrics.get_meter("picoclaw", settings.version)
         self._agent_name = settings.assistant_name
-        self._redactor = redactor
         self._content = redactor if telemetry.capture_content else None
+        self._model_calls = ModelCalls(self._tracer, self._meter, redactor, content=telemetry.capture_content)
         logs.add_context(_in_logs)
 
-    def agent(self, agent: Agent) -> Agent:
-        """See ``Telemetry.agent``."""
-        return TracedAgent(agent, self._tracer, self._agent_name)
-
-    def model(self, model: ModelPort) -> ModelPort:
-        """See ``Telemetry.model``."""
-        return TracedModel(
-            model, self._tracer, self._meter, self._redactor, content=self._content is not None
-        )
-
-    def toolset(self, toolset: Toolset) -> Toolset:
-        """See ``Telemetry.toolset``."""
-        return TracedToolset(toolset, self._tracer, self._content)
-
-    def app(self, app: ASGIApp) -> ASGIApp:
+    def app(self, app: ASGIApp, *, probes: Set[str], methods: Set[str]) -> ASGIApp:
         """See ``Telemetry.app``."""
-        return TracingMiddleware(app, self._tracer, self._meter)
+        return TracingMiddleware(app, self._tracer, self._meter, probes=probes, methods=methods)
+
+    @contextmanager
+    def run(self, lease: Lease, *, scheduled: bool) -> Iterator[Callable[[str, Usage], None]]:
+        """See ``Telemetry.run``."""
+        with run_span(self._tracer, self._agent_name, lease, scheduled=scheduled) as tell:
+            yield tell
+
+    def ask(self, ask: Ask) -> Ask:
+        """See ``Telemetry.ask``."""
+        return partial(self._model_calls.ask, ask)
+
+    async def call(self, toolset: Toolset, name: str, arguments: Mapping[str, Any]) -> ToolResult:
+        """See ``Telemetry.call``."""
+        return await traced_call(self._tracer, self._content, toolset, name, arguments)
 
     async def aclose(self) -> None:
         """Send what is left, as far as that is possible in time."""

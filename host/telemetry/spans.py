@@ -5,7 +5,7 @@ They hold an error's kind, never its text: a stray exception may say what nobody
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -14,27 +14,21 @@ from opentelemetry.semconv._incubating.attributes import gen_ai_attributes as ge
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
 from opentelemetry.util.types import AttributeValue
 
-from host.ports import Delta, ModelPort, Reply, ToolResult, Toolset, ToolSpec
-from host.runs.recorder import RunRecorder
-from host.runs.run import Agent
-from host.runs.spec import RunSpec
+from host.ports import Ask, Delta, OnDelta, Reply, ToolResult, Toolset
 from shared.clock import monotonic_ms
 from shared.jsons import dumps
 from shared.redact import Redactor
-from shared.values import Block, Lease
+from shared.values import Block, Lease, Usage
 
 TOKENS: Final = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536, 262144, 1048576, 4194304, 16777216, 67108864)
 SECONDS: Final = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
 """Bounds of the histograms, those that the conventions advise."""
 
 
-class TracedModel:
-    """Implements ``ModelPort`` around another one. ``content``: what is said is told too, redacted."""
+class ModelCalls:
+    """Tells of model calls. ``content``: what is said is told too, redacted."""
 
-    def __init__(
-        self, model: ModelPort, tracer: Tracer, meter: Meter, redactor: Redactor, *, content: bool
-    ) -> None:
-        self._model = model
+    def __init__(self, tracer: Tracer, meter: Meter, redactor: Redactor, *, content: bool) -> None:
         self._tracer = tracer
         self._redactor = redactor
         self._content = content
@@ -47,8 +41,8 @@ class TracedModel:
             "gen_ai.client.token.usage", unit="{token}", explicit_bucket_boundaries_advisory=TOKENS
         )
 
-    async def reply(self, request: Mapping[str, Any], on_delta: Callable[[Delta], Awaitable[None]]) -> Reply:
-        """See ``ModelPort.reply``."""
+    async def ask(self, ask: Ask, request: Mapping[str, Any], on_delta: OnDelta) -> Reply:
+        """Ask, and tell of it."""
         common: dict[str, AttributeValue] = {
             gen_ai.GEN_AI_OPERATION_NAME: "chat",
             gen_ai.GEN_AI_PROVIDER_NAME: "anthropic",
@@ -66,7 +60,7 @@ class TracedModel:
             call.set_attribute(gen_ai.GEN_AI_REQUEST_MAX_TOKENS, request["max_tokens"])
             call.set_attribute(gen_ai.GEN_AI_REQUEST_STREAM, True)
             try:
-                reply = await self._model.reply(request, timed)
+                reply = await ask(request, timed)
             except BaseException as error:
                 self._took(started, {**common, "error.type": kind_of(error)})
                 raise
@@ -76,10 +70,6 @@ class TracedModel:
                 _tell_content(call, request, reply, self._redactor)
             self._count(reply, common)
             return reply
-
-    async def aclose(self) -> None:
-        """See ``ModelPort.aclose``."""
-        await self._model.aclose()
 
     def _took(self, started: float, attributes: Mapping[str, AttributeValue]) -> None:
         self._duration.record((monotonic_ms() - started) / 1000, self._redactor.value(dict(attributes)))
@@ -142,62 +132,47 @@ def _parts(content: str | Iterable[Block]) -> Iterable[dict[str, Any]]:
                 yield {"type": kind}
 
 
-class TracedAgent:
-    """Implements ``host.runs.run.Agent`` around another one."""
+@contextmanager
+def run_span(
+    tracer: Tracer, name: str, lease: Lease, *, scheduled: bool
+) -> Iterator[Callable[[str, Usage], None]]:
+    """Tell of a run of the agent with this name; see ``Telemetry.run``."""
+    attributes: dict[str, AttributeValue] = {
+        gen_ai.GEN_AI_OPERATION_NAME: "invoke_agent",
+        gen_ai.GEN_AI_AGENT_NAME: name,
+        gen_ai.GEN_AI_CONVERSATION_ID: lease.conversation_id,
+        "picoclaw.run.id": lease.run_id,
+        "picoclaw.run.scheduled": scheduled,
+    }
+    with span(tracer, f"invoke_agent {name}", SpanKind.INTERNAL, attributes) as run:
 
-    def __init__(self, agent: Agent, tracer: Tracer, name: str) -> None:
-        self._agent = agent
-        self._tracer = tracer
-        self._name = name
+        def tell(model: str, used: Usage) -> None:
+            run.set_attribute(gen_ai.GEN_AI_RESPONSE_MODEL, model)
+            run.set_attribute(gen_ai.GEN_AI_USAGE_INPUT_TOKENS, used.tokens - used.output_tokens)
+            run.set_attribute(gen_ai.GEN_AI_USAGE_OUTPUT_TOKENS, used.output_tokens)
 
-    async def converse(self, spec: RunSpec, lease: Lease, recorder: RunRecorder) -> None:
-        """See ``Agent.converse``."""
-        attributes: dict[str, AttributeValue] = {
-            gen_ai.GEN_AI_OPERATION_NAME: "invoke_agent",
-            gen_ai.GEN_AI_AGENT_NAME: self._name,
-            gen_ai.GEN_AI_CONVERSATION_ID: lease.conversation_id,
-            "picoclaw.run.id": lease.run_id,
-            "picoclaw.run.scheduled": spec.scheduled,
-        }
-        with span(self._tracer, f"invoke_agent {self._name}", SpanKind.INTERNAL, attributes) as run:
-            try:
-                await self._agent.converse(spec, lease, recorder)
-            finally:
-                used = recorder.meter.usage
-                run.set_attribute(gen_ai.GEN_AI_RESPONSE_MODEL, recorder.model)
-                run.set_attribute(gen_ai.GEN_AI_USAGE_INPUT_TOKENS, used.tokens - used.output_tokens)
-                run.set_attribute(gen_ai.GEN_AI_USAGE_OUTPUT_TOKENS, used.output_tokens)
+        yield tell
 
 
-class TracedToolset:
-    """Implements ``Toolset`` around another one. ``content``: what is said is told too, redacted."""
-
-    def __init__(self, toolset: Toolset, tracer: Tracer, content: Redactor | None) -> None:
-        self._toolset = toolset
-        self._tracer = tracer
-        self._content = content
-
-    def specs(self) -> Sequence[ToolSpec]:
-        """See ``Toolset.specs``."""
-        return self._toolset.specs()
-
-    async def call(self, name: str, arguments: Mapping[str, Any]) -> ToolResult:
-        """See ``Toolset.call``."""
-        attributes = {
-            gen_ai.GEN_AI_OPERATION_NAME: "execute_tool",
-            gen_ai.GEN_AI_TOOL_NAME: name,
-            gen_ai.GEN_AI_TOOL_TYPE: "function",
-        }
-        with span(self._tracer, f"execute_tool {name}", SpanKind.INTERNAL, attributes) as called:
-            if self._content is not None:
-                asked = dumps(self._content.value(dict(arguments)))
-                called.set_attribute(gen_ai.GEN_AI_TOOL_CALL_ARGUMENTS, asked)
-            result = await self._toolset.call(name, arguments)
-            if self._content is not None:
-                called.set_attribute(gen_ai.GEN_AI_TOOL_CALL_RESULT, self._content.text(result.text))
-            if result.is_error:
-                fail(called, "tool_error")
-            return result
+async def traced_call(
+    tracer: Tracer, content: Redactor | None, toolset: Toolset, name: str, arguments: Mapping[str, Any]
+) -> ToolResult:
+    """Call a tool and tell of it. ``content``: what is said is told too, redacted."""
+    attributes = {
+        gen_ai.GEN_AI_OPERATION_NAME: "execute_tool",
+        gen_ai.GEN_AI_TOOL_NAME: name,
+        gen_ai.GEN_AI_TOOL_TYPE: "function",
+    }
+    with span(tracer, f"execute_tool {name}", SpanKind.INTERNAL, attributes) as called:
+        if content is not None:
+            asked = dumps(content.value(dict(arguments)))
+            called.set_attribute(gen_ai.GEN_AI_TOOL_CALL_ARGUMENTS, asked)
+        result = await toolset.call(name, arguments)
+        if content is not None:
+            called.set_attribute(gen_ai.GEN_AI_TOOL_CALL_RESULT, content.text(result.text))
+        if result.is_error:
+            fail(called, "tool_error")
+        return result
 
 
 @contextmanager

@@ -107,9 +107,6 @@ class Model:
                 await on_delta(TextDelta(block["text"]))
         return Reply(answer[0], answer[1], Usage(1, 1), "model-1")
 
-    async def aclose(self) -> None:
-        pass
-
 
 class Tools:
     """One tool whose results are as long as asked."""
@@ -123,7 +120,7 @@ class Tools:
 
 class Models:
     def __init__(self, model: Model) -> None:
-        self._credential = Credential(model)
+        self._credential = Credential(model.reply)
 
     def models(self, asked: str | None, warn: Callable[[str], None]) -> tuple[KeyedModel, ...]:
         return (KeyedModel([Route("model-1", self._credential)], warn=warn),)
@@ -158,7 +155,7 @@ class Conversation(RuleBasedStateMachine):
         defaults = AgentDefaults(
             workspace=Path(self.folder.name), max_tokens=MOST_TOKENS, max_tool_iterations=60
         )
-        config = AgentConfig(defaults, History(window=WINDOW), Budgets(), Prices({}), "main")
+        config = AgentConfig(defaults, History(window=WINDOW), "main")
         self.agent = HostAgent(
             config,
             self.store,
@@ -204,7 +201,7 @@ class Conversation(RuleBasedStateMachine):
             owner="host-1",
             redactor=Redactor(()),
             metrics=Metrics(),
-            prices=Prices({}),
+            prices=Prices(Budgets()),
             release=self.agent.forget,
         )
         async with service:

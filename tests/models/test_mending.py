@@ -64,7 +64,7 @@ class Picky:
 
 
 def keyed(model: Picky, warnings: list[str]) -> KeyedModel:
-    return KeyedModel([Route("m", Credential(model))], warn=warnings.append)
+    return KeyedModel([Route("m", Credential(model.reply))], warn=warnings.append)
 
 
 async def ask(model: KeyedModel, body: Mapping[str, Any]) -> Reply:

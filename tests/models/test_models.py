@@ -15,16 +15,9 @@ from hypothesis import strategies as st
 
 from host.models.accumulator import Accumulator
 from host.models.anthropic_model import AnthropicModel, make_client
-from host.ports import (
-    Delta,
-    ModelConfig,
-    ModelError,
-    ModelPort,
-    Reply,
-    TextDelta,
-    ThinkingDelta,
-    ToolUseStart,
-)
+from host.models.messages import ModelConfig
+from host.models.process import RemoteModel
+from host.ports import Delta, ModelError, Reply, TextDelta, ThinkingDelta, ToolUseStart
 from shared.clock import at, now_ms
 from shared.errors import Misconfigured
 from tests.fakes.model_server import FakeModel, fake_model
@@ -54,7 +47,7 @@ def directive(**step: Any) -> dict[str, Any]:
     return request(f"@@model {json.dumps(step)}")
 
 
-async def ask(model: ModelPort, body: dict[str, Any]) -> tuple[Reply, list[Delta]]:
+async def ask(model: RemoteModel | AnthropicModel, body: dict[str, Any]) -> tuple[Reply, list[Delta]]:
     deltas: list[Delta] = []
 
     async def hear(delta: Delta) -> None:

@@ -12,7 +12,8 @@ import pytest
 from anthropic import AsyncAnthropic
 
 from host.models.anthropic_model import AnthropicModel, make_client
-from host.ports import Delta, ModelConfig, ModelError, Reply
+from host.models.messages import ModelConfig
+from host.ports import Delta, ModelError, Reply
 from host.runs.prompt import person_message
 from shared.values import Enclosed
 

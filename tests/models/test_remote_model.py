@@ -20,8 +20,9 @@ from hypothesis import strategies as st
 from host.models import link, messages
 from host.models.anthropic_model import AnthropicModel, make_client
 from host.models.link import WorkerFault
+from host.models.messages import ModelConfig
 from host.models.process import PASSED_ON, ModelProcess, RemoteModel
-from host.ports import Delta, ModelConfig, ModelError, ModelPort, Reply, ToolUseStart
+from host.ports import Delta, ModelError, Reply, ToolUseStart
 from shared.errors import Misconfigured
 from shared.values import Usage
 from tests.fakes.model_server import FakeModel, fake_model
@@ -49,7 +50,7 @@ def model(process: ModelProcess, server: FakeModel) -> RemoteModel:
     return RemoteModel(process, ModelConfig(api_key=KEY, base_url=server.url))
 
 
-async def outcome(model: ModelPort, body: dict[str, Any]) -> Any:
+async def outcome(model: RemoteModel | AnthropicModel, body: dict[str, Any]) -> Any:
     try:
         return await ask(model, body)
     except ModelError as error:
@@ -57,7 +58,9 @@ async def outcome(model: ModelPort, body: dict[str, Any]) -> Any:
 
 
 @asynccontextmanager
-async def in_flight(model: ModelPort, body: dict[str, Any]) -> AsyncIterator[list[ModelError]]:
+async def in_flight(
+    model: RemoteModel | AnthropicModel, body: dict[str, Any]
+) -> AsyncIterator[list[ModelError]]:
     """Have the model answer, from its first piece on; what it fails with is in the list after the block."""
     started, failures = anyio.Event(), list[ModelError]()
 

@@ -9,13 +9,13 @@ import pytest
 
 from host.runs.meter import FREE, Prices
 from shared.settings import load
-from shared.settings.sections import Price
+from shared.settings.sections import Budgets, Price
 from shared.values import Usage
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "budgets.md"
 SMALL = Price(input=1.0, output=5.0, cache_read=0.1, cache_write=1.25)
 BIG = Price(input=15.0, output=75.0)
-PRICES = Prices({"claude-small": SMALL, "claude-small-2": BIG})
+PRICES = Prices(Budgets(prices={"claude-small": SMALL, "claude-small-2": BIG}))
 
 
 def test_every_kind_of_token_has_its_price() -> None:
@@ -56,7 +56,7 @@ def test_what_is_reserved_covers_the_dearest_of_the_models() -> None:
 
 
 def test_the_offline_model_is_free() -> None:
-    assert Prices({}, free=True).of("anything") == FREE
+    assert Prices(Budgets(), free=True).of("anything") == FREE
 
 
 def test_the_example_of_the_documentation_is_loaded_without_a_warning(tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
-from host.runs.text import STEP_GAP, InternalFilter, ShownText, strip_internal
+from host.agent.internal import InternalFilter, strip_internal
+from host.runs.text import STEP_GAP, ShownText
 from shared.redact import Redactor
 
 PARTS = st.lists(
