@@ -15,11 +15,12 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal, Protocol
-
-from anyio.abc import ByteStream
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 from shared.values import Block, Usage
+
+if TYPE_CHECKING:
+    from anyio.abc import ByteStream
 
 WHOLE: Final = frozenset({"end_turn", "stop_sequence", "tool_use"})
 """Stop reasons of a reply that the model itself brought to its end

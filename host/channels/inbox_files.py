@@ -12,7 +12,7 @@ import anyio
 from host.channels.base import Attachment, Channel, ChannelFault, TryLater
 from host.channels.messages import Stored
 from host.channels.rules import SaveFile
-from host.sandbox.wire import SandboxFault
+from host.ports import SandboxFault
 
 logger = logging.getLogger("picoclaw.channels")
 

@@ -12,7 +12,7 @@ from typing import Final
 from urllib.parse import quote
 
 from host.agent.internal import strip_internal
-from host.sandbox.wire import SandboxFault
+from host.ports import SandboxFault
 from shared import jsons
 from shared.clock import iso
 from shared.compactions import Compaction

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from host.sandbox.client import Sandbox
-from host.sandbox.policy import Limits, SandboxPolicy, SandboxReport, Trust
+from host.sandbox.policy import Limits, SandboxPolicy, Trust
 from host.sandbox.programs import running_program
-from host.sandbox.wire import SandboxFault
 
 __all__ = [
     "Limits",
     "Sandbox",
-    "SandboxFault",
     "SandboxPolicy",
-    "SandboxReport",
     "Trust",
     "running_program",
 ]

@@ -22,13 +22,13 @@ from typing import TYPE_CHECKING, Any, Final, Self
 import anyio
 from anyio.abc import TaskGroup
 
+from host.ports import SandboxFault, SandboxReport
 from host.sandbox.file_workers import DIED, FileWorkers
-from host.sandbox.policy import SandboxPolicy, SandboxReport, Trust
+from host.sandbox.policy import SandboxPolicy, Trust
 from host.sandbox.wire import (
     ANSWER_TIMEOUT_S,
     CANCEL_TIMEOUT_S,
     Disconnected,
-    SandboxFault,
     Wire,
     checked,
     configuration,

@@ -15,15 +15,8 @@ from typing import Any, Final
 
 import anyio
 
-from host.sandbox.wire import (
-    ANSWER_TIMEOUT_S,
-    CANCEL_TIMEOUT_S,
-    Disconnected,
-    SandboxFault,
-    Wire,
-    checked,
-    encode,
-)
+from host.ports import SandboxFault
+from host.sandbox.wire import ANSWER_TIMEOUT_S, CANCEL_TIMEOUT_S, Disconnected, Wire, checked, encode
 
 MAX_WORKERS: Final = 256
 DIED: Final = "the sandbox process died; try again"

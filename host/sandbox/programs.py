@@ -13,8 +13,8 @@ import anyio
 import anyio.lowlevel
 from anyio.abc import ByteStream
 
+from host.ports import SandboxFault
 from host.sandbox.client import Sandbox
-from host.sandbox.wire import SandboxFault
 
 END_GRACE_S: Final = 0.25
 """How long a program may take to leave once its stdin is closed, before it is killed, in seconds."""

@@ -10,7 +10,8 @@ from typing import Any, Final
 
 import anyio
 
-from host.sandbox.policy import SandboxPolicy, SandboxReport
+from host.ports import SandboxFault, SandboxReport
+from host.sandbox.policy import SandboxPolicy
 from shared.jsons import JSONDecodeError, dump_bytes, loads
 
 

@@ -16,7 +16,7 @@ from typing import Any, Final
 import anyio
 import anyio.to_thread
 
-from host.sandbox.wire import SandboxFault
+from host.ports import SandboxFault
 from host.sandbox.worker.files.paths import RootPath, Roots
 from host.sandbox.worker.files.survey import SKILL_FILE, survey
 from host.sandbox.worker.names import Refused

@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from host.ports import Image, ToolResult, ToolSpec
+from host.ports import Image, SandboxFault, ToolResult, ToolSpec
 from host.sandbox.client import EXEC_GRACE_S, Sandbox
 from host.sandbox.guard import Guard
 from host.sandbox.policy import Trust
-from host.sandbox.wire import ANSWER_TIMEOUT_S, SandboxFault
+from host.sandbox.wire import ANSWER_TIMEOUT_S
 from host.sandbox.worker.words import READ_ONLY
 from host.skills.knowledge import MEMORY_FILE, MEMORY_LIMIT, SHORTEN
 from host.tools.arguments import BadArguments, check

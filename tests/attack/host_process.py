@@ -17,8 +17,8 @@ from typing import Any
 
 import anyio
 
+from host.ports import SandboxFault
 from host.sandbox import Limits, Sandbox, SandboxPolicy, Trust
-from host.sandbox.wire import SandboxFault
 
 NAMES = {"procs": "processes", "mem": "memory", "data": "data", "fsize": "file_size"}
 

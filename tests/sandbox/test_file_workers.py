@@ -14,7 +14,8 @@ import anyio
 import psutil
 import pytest
 
-from host.sandbox import Sandbox, SandboxFault, file_workers
+from host.ports import SandboxFault
+from host.sandbox import Sandbox, file_workers
 from host.sandbox.file_workers import FileWorkers
 from host.tools.files_and_commands import SandboxToolset
 

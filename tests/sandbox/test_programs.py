@@ -15,8 +15,8 @@ import pytest
 
 from host.mcp_clients.external import ExternalServers, Reach, open_external
 from host.mcp_clients.server_config import ServerConfig
-from host.ports import ToolResult
-from host.sandbox import Limits, Sandbox, SandboxFault, SandboxPolicy, running_program
+from host.ports import SandboxFault, ToolResult
+from host.sandbox import Limits, Sandbox, SandboxPolicy, running_program
 from tests.sandbox.processes import gone, pids_of, started
 
 SERVER = Path(__file__).parent / "stdio_server.py"

@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from host.ports import SandboxFault
 from host.runs.prompt import Prompt
-from host.sandbox.wire import SandboxFault
 from host.sandbox.worker.files import survey
 from host.skills.knowledge import Knowledge, Known, directly
 from tests.http.test_prompt import add_skill
