@@ -27,7 +27,7 @@ IMAGE: Final = {"STOP_WAIT_SECONDS": "20", "TICK": "false", "TICK_SECONDS": "60"
 async def main() -> dict[str, float]:
     """Start it again and again; return medians."""
     figures = {
-        "import of supervisord, ms": _import("host.supervision"),
+        "import of supervisord, ms": _import("host.cli.supervise"),
         "import of the host, ms": _import("host.server"),
     }
     with tempfile.TemporaryDirectory() as directory:

@@ -1,37 +1,72 @@
-"""The ``picoclaw`` command.
+"""The ``picoclaw`` command: what there is, and the one that is asked for.
 
-``serve``, ``dev``, ``supervise`` and ``mcp`` start long-lived processes: they are dispatched here, before
-anything of the command line's own libraries is imported (Typer alone is 40 ms).
+Only that one is imported. Commands that start long-lived processes are called before Typer is (40 ms).
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from typing import NoReturn
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+if TYPE_CHECKING:
+    from typer import Typer
+
+COMMANDS: Final = {
+    "chat": ("host.cli.chat", "chat"),
+    "dev": ("host.cli.dev", "dev"),
+    "doctor": ("host.cli.doctor", "doctor"),
+    "init": ("host.cli.init", "init"),
+    "mcp": ("host.cli", "become_tool_server"),
+    "serve": ("host.cli.serve", "serve"),
+    "supervise": ("host.cli", "become_supervisor"),
+    "usage": ("host.cli.usage", "usage"),
+}
+GROUPS: Final = ("sandbox", "secrets", "store", "tasks", "token")
+LONG_LIVED: Final = ("dev", "mcp", "serve", "supervise")
+
+NO_SUPERVISOR: Final = "picoclaw: supervise needs supervisord: pip install 'picoclaw[image]'\n"
 
 
 def main() -> None:
     """Run the command of ``sys.argv`` and end the process with its exit code."""
+    try:
+        Path.cwd()
+    except OSError:
+        sys.stderr.write("picoclaw: the working directory is gone; change to another\n")
+        raise SystemExit(2) from None
     match sys.argv[1:]:
-        case ["serve"]:
-            from host.cli.serve import serve
+        case [name] if name in LONG_LIVED:
+            _function(name)()
+        case [*words]:
+            make_app(words[0] if words else None)()
 
-            sys.exit(serve())
-        case ["dev"]:
-            from host.cli.dev import dev
 
-            sys.exit(dev())
-        case ["supervise"]:
-            from host.cli.supervise import supervise
+def make_app(asked: str | None = None) -> Typer:
+    """Return the application with the command ``asked``, or with all of them when there is no such one."""
+    import typer
 
-            sys.exit(supervise())
-        case ["mcp"]:
-            become_tool_server()
-        case _:
-            from host.cli.app import make_app
+    app = typer.Typer(name="picoclaw", no_args_is_help=True, pretty_exceptions_enable=False)
 
-            make_app(sys.argv[1] if len(sys.argv) > 1 else None)()
+    # Without a callback Typer would take a lone command for the application itself.
+    @app.callback()
+    def picoclaw(
+        version: bool = typer.Option(
+            False, "--version", help="Print the version.", callback=_version, is_eager=True
+        ),
+    ) -> None:
+        """PicoClaw: a self-hosted agent host."""
+
+    everything = asked not in (*COMMANDS, *GROUPS)
+    for name in COMMANDS:
+        if everything or name == asked:
+            app.command(name)(_function(name))
+    for name in GROUPS:
+        if everything or name == asked:
+            app.add_typer(import_module(f"host.cli.{name}").app, name=name)
+    return app
 
 
 def become_tool_server() -> NoReturn:
@@ -41,3 +76,34 @@ def become_tool_server() -> NoReturn:
     from the directory an agent happens to start it in.
     """
     os.execv(sys.executable, [sys.executable, "-P", "-m", "mcp_server"])  # noqa: S606 - no shell is what we want
+
+
+def become_supervisor(config: Path | None = None) -> NoReturn:
+    """Run the programs of a supervisord.conf, as the main process of a container."""
+    from shared.processes import not_dumpable
+
+    # The environment holds every secret of the programs, for as long as they may have to be restarted.
+    not_dumpable()
+    try:
+        from host.cli.supervise import supervise
+    except ModuleNotFoundError as error:
+        if not (error.name or "").startswith("supervisor"):
+            raise
+        sys.stderr.write(NO_SUPERVISOR)
+        raise SystemExit(2) from None
+    raise SystemExit(supervise(config, all_json=os.environ.get("LOG_FORMAT") != "console"))
+
+
+def _function(name: str) -> Any:
+    module, function = COMMANDS[name]
+    return getattr(import_module(module), function)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from shared.settings import Settings
+
+        sys.stdout.write(
+            f"picoclaw {os.environ.get('APP_VERSION') or Settings.model_fields['version'].default}\n"
+        )
+        raise SystemExit

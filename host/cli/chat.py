@@ -13,10 +13,14 @@ from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
+from rich.markup import escape
 
-from host.cli.chat_view import RunView
-from host.cli.client import HostClient, HostFault
-from host.cli.terminal import err, fail, out, shown
+from host.cli.client import HostClient, HostFault, Token, Url, host, surroundings
+from host.cli.terminal import err, fail, out, safe, set_in, short, shown
+from host.runs.text import MarkerFilter
+from shared import jsons
+from shared.lines import one_line
+from shared.settings import SettingsError
 
 if TYPE_CHECKING:
     from prompt_toolkit import PromptSession
@@ -28,6 +32,9 @@ HELP: Final = """  /new     start a new conversation
   /help    show this
   /quit    leave (or Ctrl-D)
   Ctrl-C   cancel the running answer; Esc Enter puts a line break into a message"""
+
+WIDTH: Final = 72
+"""Of what a tool was given, or gave."""
 
 
 class Chat:
@@ -130,23 +137,114 @@ class Chat:
                 err.print(f"[red]{shown(str(fault))}[/]")
 
 
+class RunView:
+    """Shows one run's events.
+
+    ``lively``: for a person at a terminal, with tools and messages as they come. Otherwise only the answer,
+    and messages, are written.
+    """
+
+    def __init__(self, *, lively: bool) -> None:
+        self._lively = lively
+        self._column_zero = True
+        self._unmarked = MarkerFilter("")
+        self.conversation_id = ""
+        self.run_id = ""
+        self.done: dict[str, Any] | None = None
+        self.error: str | None = None
+
+    def show(self, event: str, data: dict[str, Any]) -> None:
+        """Show one event; unknown ones are left out."""
+        handler = getattr(self, f"_{event}", None)
+        if handler is not None:
+            handler(data)
+
+    def end(self) -> None:
+        """Finish the line that is being written."""
+        self._write(self._unmarked.flush())
+        self._line_start()
+
+    def _start(self, data: dict[str, Any]) -> None:
+        self.conversation_id = str(data.get("conversation_id", ""))
+        self.run_id = str(data.get("run_id", ""))
+        # It is for programs: they read of it in the answer.
+        self._unmarked = MarkerFilter(str(data.get("session_end_marker") or ""))
+
+    def _chunk(self, data: dict[str, Any]) -> None:
+        self._write(self._unmarked.feed(str(data.get("text", ""))))
+
+    def _write(self, text: str) -> None:
+        text = safe(text)
+        if text:
+            sys.stdout.write(text)
+            sys.stdout.flush()
+            self._column_zero = text.endswith("\n")
+
+    def _thinking(self, data: dict[str, Any]) -> None:
+        if self._lively:
+            err.print(f"[dim italic]{escape(safe(str(data.get('text', ''))))}[/]", end="")
+
+    def _tool_use(self, data: dict[str, Any]) -> None:
+        self._note(f"[cyan]→ {shown(str(data.get('tool', '')))}[/] [dim]{_arguments(data.get('input'))}[/]")
+
+    def _tool_result(self, data: dict[str, Any]) -> None:
+        mark = "[red]✗[/]" if data.get("is_error") else "[green]✓[/]"
+        preview = shown(short(str(data.get("preview", "")), WIDTH))
+        self._note(f"{mark} {shown(str(data.get('tool', '')))} [dim]{preview}[/]")
+
+    def _compaction(self, data: dict[str, Any]) -> None:
+        self._note("[dim]… older messages were shortened for the model[/]")
+
+    def _message(self, data: dict[str, Any]) -> None:
+        self._line_start()
+        sender = one_line(str(data.get("sender") or "message"))
+        text = self._unmarked.without(str(data.get("text", "")))
+        sys.stdout.write(f"[{sender}] {set_in(text)}\n")
+        sys.stdout.flush()
+
+    def _done(self, data: dict[str, Any]) -> None:
+        self.done = data
+        if data.get("status") != "success":
+            self.error = str(data.get("error") or data.get("status"))
+
+    def _error(self, data: dict[str, Any]) -> None:
+        self.error = str(data.get("error", "the run failed"))
+
+    def _note(self, markup: str) -> None:
+        if self._lively:
+            self._line_start()
+            err.print(f"  {markup}", overflow="ellipsis", no_wrap=True)
+
+    def _line_start(self) -> None:
+        if not self._column_zero:
+            sys.stdout.write("\n")
+            sys.stdout.flush()
+            self._column_zero = True
+
+
+def _arguments(value: object) -> str:
+    if not isinstance(value, dict) or not value:
+        return ""
+    if len(value) == 1:
+        (only,) = value.values()
+        return shown(short(only if isinstance(only, str) else jsons.dumps(only), WIDTH))
+    return shown(short(jsons.dumps(value), WIDTH))
+
+
 def chat(
     message: Annotated[str | None, typer.Argument(help="Say this and leave.")] = None,
     conversation: Annotated[str | None, typer.Option(help="Go on with this conversation.")] = None,
-    url: Annotated[str | None, typer.Option(help="Address of the host.")] = None,
-    token: Annotated[str | None, typer.Option(help="API token (better in API_TOKEN).")] = None,
+    url: Url = None,
+    token: Token = None,
 ) -> None:
     """Talk to a running host."""
-    try:
-        with HostClient.found(url, token) as client:
-            person = message is None and sys.stdin.isatty()
-            session = Chat(client, conversation, lively=person or err.is_terminal)
-            if person:
-                _converse(session, client.target.url)
-            elif not session.say(message or _piped()):
-                raise SystemExit(1)
-    except HostFault as fault:
-        fail(str(fault))
+    with host(url, token) as client:
+        person = message is None and sys.stdin.isatty()
+        session = Chat(client, conversation, lively=person or err.is_terminal)
+        if person:
+            _converse(session, str(client.target))
+        elif not session.say(message or _piped()):
+            raise SystemExit(1)
 
 
 def _piped() -> str:
@@ -155,8 +253,8 @@ def _piped() -> str:
     return text or fail("There is nothing to say: standard input is empty.")
 
 
-def _converse(session: Chat, url: str) -> None:
-    out.print(f"[dim]Talking to {shown(url)}. /help shows the commands, Ctrl-D leaves.[/]")
+def _converse(session: Chat, target: str) -> None:
+    out.print(f"[dim]Talking to {shown(target)}. /help shows the commands, Ctrl-D leaves.[/]")
     prompt = _prompt()
     while True:
         try:
@@ -195,10 +293,10 @@ def _prompt() -> PromptSession[str]:
 
     history: History
     try:
-        path = Path(os.environ.get("PICOCLAW_HOME") or "~/.picoclaw").expanduser() / "chat_history"
+        path = Path(surroundings(os.environ)["PICOCLAW_HOME"]) / "chat_history"
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         path.touch(mode=0o600)
         history = FileHistory(str(path))
-    except (OSError, RuntimeError):
+    except (OSError, SettingsError):
         history = InMemoryHistory()
     return PromptSession(history=history, key_bindings=bindings)

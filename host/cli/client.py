@@ -1,19 +1,118 @@
-"""The command line's side of the HTTP API: requests with the token, faults as one sentence."""
+"""Which host a command is about, and its HTTP API: requests with the token, faults as one sentence."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Annotated, Any, Final, Self
 
 import httpx2
+import typer
 
-from host.cli.target import Target, find_target
+from host.cli.dev import DEV_FILE, DEV_HOME, DEV_NAMES, local_url
+from host.cli.serve import passphrase_asker
+from host.cli.terminal import err, fail, shown
+from shared import jsons
+from shared.settings import Settings, SettingsError, load
+from shared.settings.load import home_of
 
-CONNECT_S = 5.0
-ANSWER_S = 60.0
+CONNECT_S: Final = 5.0
+ANSWER_S: Final = 60.0
+
+Url = Annotated[str | None, typer.Option(help="Address of the host.")]
+Token = Annotated[str | None, typer.Option(help="API token (better in API_TOKEN).")]
+Json = Annotated[bool, typer.Option("--json", help="Write JSON.")]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A running host's address, the token for it, and its home where it is this user's."""
+
+    url: str
+    token: str | None = field(repr=False)
+    home: Path | None = None
+
+    def __str__(self) -> str:
+        return self.url if self.home is None else f"{self.url} ({self.home})"
+
+
+def find_target(url: str | None, token: str | None, environ: Mapping[str, str]) -> Target:
+    """Return the host to talk to.
+
+    Said on the command line, else by PICOCLAW_URL and API_TOKEN, else the host of ``surroundings``. A token
+    that was found goes only to the host it is for.
+    """
+    said = (url or environ.get("PICOCLAW_URL") or "").rstrip("/")
+    if said and "://" not in said:
+        said = f"http://{said}"
+    given = token or environ.get("API_TOKEN") or None
+    around = surroundings(environ)
+    try:
+        settings = load(around)
+    except SettingsError:
+        # This process may lack what the host has, such as a passphrase that was typed.
+        return Target(said or local_url(around.get("HOST") or "127.0.0.1", around.get("PORT") or 9000), given)
+    own = local_url(settings.host, settings.port)
+    if said not in ("", own):
+        return Target(said, given)
+    found = settings.api_token.get_secret_value() if settings.api_token else None
+    return Target(own, given or found, settings.home)
+
+
+def surroundings(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment that makes the settings those of the host that commands are about.
+
+    The host whose home PICOCLAW_HOME names. Without it the one that ``picoclaw dev`` runs in this directory;
+    else the home's; else, where there is no home, the one that ran in this directory.
+    """
+    home, here = home_of(environ), Path(DEV_HOME).absolute()
+    if not environ.get("PICOCLAW_HOME") and (_running(here) or (not home.exists() and _is_mine(here))):
+        home = here
+    given = {name: value for name, value in environ.items() if value.strip()}
+    return {**_running(home), **given, "PICOCLAW_HOME": str(home)}
+
+
+def _running(home: Path) -> dict[str, str]:
+    """Return what ``picoclaw dev`` wrote down of itself; nothing for none, another user's file, and junk."""
+    path = home / DEV_FILE
+    try:
+        said = jsons.loads(path.read_bytes()) if _is_mine(path) else {}
+        return {name: str(said[name]) for name in said.keys() & DEV_NAMES}
+    except (OSError, ValueError, AttributeError):
+        return {}
+
+
+def _is_mine(path: Path) -> bool:
+    return path.exists() and path.stat().st_uid == os.geteuid()
+
+
+def host_settings() -> Settings:
+    """Return the settings of the host that commands are about; ends the program when they can't be used."""
+    try:
+        return load(surroundings(os.environ), passphrase_asker())
+    except SettingsError as error:
+        fail(str(error), 2)
+
+
+@contextmanager
+def host(
+    url: str | None, token: str | None, *, say: bool = False, unauthorized: int = 1
+) -> Iterator[HostClient]:
+    """Give a client of the host that options, environment or directory name; a fault ends the program.
+
+    ``say``: tell a person first which host was found. ``unauthorized``: exit code when the token is refused.
+    """
+    try:
+        with HostClient(find_target(url, token, os.environ)) as client:
+            if say and client.target.home:
+                err.print(f"[dim]{shown(str(client.target))}[/]", soft_wrap=True)
+            yield client
+    except HostFault as fault:
+        fail(str(fault), unauthorized if fault.status == httpx2.codes.UNAUTHORIZED else 1)
 
 
 class HostFault(Exception):
@@ -39,11 +138,6 @@ class HostClient:
             )
         except (httpx2.InvalidURL, UnicodeEncodeError):
             raise HostFault("The host's URL or token has characters that HTTP cannot carry.") from None
-
-    @classmethod
-    def found(cls, url: str | None, token: str | None) -> Self:
-        """Return a client for the host that options, environment or a running ``picoclaw dev`` name."""
-        return cls(find_target(url, token, os.environ))
 
     def __enter__(self) -> Self:
         return self
@@ -99,8 +193,7 @@ class HostClient:
             yield
         except httpx2.ConnectError:
             raise HostFault(
-                f"No host answers at {self.target.url}. "
-                "Start one with `picoclaw serve`, or name it with --url."
+                f"No host answers at {self.target}. Start one with `picoclaw serve`, or name it with --url."
             ) from None
         except httpx2.TimeoutException:
             raise HostFault(f"The host at {self.target.url} did not answer in time.") from None

@@ -5,49 +5,46 @@ from __future__ import annotations
 import errno
 import json
 import os
+import platform
 import secrets
 import socket
 import sys
 import threading
 from collections.abc import MutableMapping
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
-from host.cli.serve import BAD_SETTINGS, run, take_settings
-from host.cli.target import DEV_FILE, DEV_HOME, EVERYWHERE, local_url
+from host.cli.serve import run, stop, take_settings
 from shared.settings import Settings
 
 POLL_S: Final = 0.05
-NO_PORT: Final = 1
+DEV_FILE: Final = "dev.json"
+DEV_HOME: Final = ".run"
+DEV_NAMES: Final = frozenset({"HOST", "PORT", "API_TOKEN"})
+"""The settings of a running ``picoclaw dev`` that stand in its file for the commands beside it."""
+
+EVERYWHERE: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared, not bound
 
 
-def dev() -> int:
-    """Run the host on the loopback with its state in ``.run``; say how to talk to it once it answers."""
+def dev() -> NoReturn:
+    """Try it out: the host on this machine with its state in ./.run."""
     token = prepare(os.environ)
     settings = take_settings(os.environ)
-    if settings is None:
-        return BAD_SETTINGS
-    if not _is_free(settings):
-        sys.stderr.write(
-            f"picoclaw: port {settings.port} on {settings.host} is in use by another program; "
-            f"stop that one or choose another port: PORT={settings.port + 1} make run\n"
-        )
-        return NO_PORT
+    _check_system(settings)
     url = local_url(settings.host, settings.port)
     address = settings.home / DEV_FILE
-    write_address(address, url, token)
+    _check_port(settings)
+    try:
+        write_address(address, {"HOST": settings.host, "PORT": str(settings.port), "API_TOKEN": token})
+    except OSError as error:
+        stop(f"{error.filename} cannot be written ({error.strerror}); start it in a folder of yours")
     ended = threading.Event()
     threading.Thread(target=_greet, args=(settings, url, token, ended), daemon=True).start()
     try:
-        return run(settings)
+        raise SystemExit(run(settings))
     finally:
         ended.set()
         address.unlink(missing_ok=True)
-
-
-def dev_command() -> None:
-    """Try it out: the host on this machine with its state in ./.run."""
-    raise SystemExit(dev())
 
 
 def prepare(environ: MutableMapping[str, str]) -> str:
@@ -66,13 +63,19 @@ def prepare(environ: MutableMapping[str, str]) -> str:
     return environ["API_TOKEN"]
 
 
-def write_address(path: Path, url: str, token: str) -> None:
-    """Write where the host is and its token for ``picoclaw chat``, readable by this user alone."""
+def write_address(path: Path, names: dict[str, str]) -> None:
+    """Write down for the commands beside it which host runs here, readable by this user alone."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     path.unlink(missing_ok=True)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     with os.fdopen(descriptor, "w") as file:
-        json.dump({"url": url, "token": token}, file)
+        json.dump(names, file)
+
+
+def local_url(host: str, port: int | str) -> str:
+    """Return the URL at which a host on this machine is reached."""
+    host = EVERYWHERE.get(host, host)
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def banner(settings: Settings, url: str, token: str) -> str:
@@ -113,34 +116,41 @@ def _greet(settings: Settings, url: str, token: str, ended: threading.Event) -> 
 
 
 def _answers(settings: Settings) -> bool:
+    near = EVERYWHERE.get(settings.host, settings.host)
     try:
-        with socket.create_connection(_near(settings), timeout=1) as connection:
+        with socket.create_connection((near, settings.port), timeout=1) as connection:
             connection.sendall(b"GET /ready HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
             return b" 200 " in connection.recv(64)
     except OSError:
         return False
 
 
-def _is_free(settings: Settings) -> bool:
-    """Return whether the port can be listened on; no other fault of the address is judged here."""
+def _check_system(settings: Settings) -> None:
+    if platform.system() != "Linux" and settings.sandbox_min_level:
+        stop(
+            f"{platform.system()} has no sandbox, so file tools and commands do not work here; conversations,"
+            " tasks, channels and MCP servers do. For everything run the container: docker compose up "
+            "(docs/deploy.md). For the rest alone: SANDBOX_MIN_LEVEL=0 make run"
+        )
+
+
+def _check_port(settings: Settings) -> None:
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((settings.host, settings.port))
-            probe.listen(1)
-        except OSError as error:
-            return error.errno != errno.EADDRINUSE
-    return True
+    try:
+        socket.create_server((settings.host, settings.port), family=family, backlog=1).close()
+    except OSError as error:
+        place = f"port {settings.port} on {settings.host}"
+        if error.errno != errno.EADDRINUSE:
+            stop(f"{place} cannot be listened on ({error.strerror}); set HOST to an address of this machine")
+        stop(
+            f"{place} is in use by another program; stop that one or choose another port: "
+            f"PORT={settings.port + 1} make run"
+        )
 
 
 def _free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         return int(probe.getsockname()[1])
-
-
-def _near(settings: Settings) -> tuple[str, int]:
-    return EVERYWHERE.get(settings.host, settings.host), settings.port
 
 
 def _command() -> str:

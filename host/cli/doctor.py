@@ -8,14 +8,14 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Final, Literal
 
 import anyio
 import httpx2
-import typer
 
-from host.cli.serve import passphrase_asker
-from host.cli.target import local_url
+from host.cli.client import Json, surroundings
+from host.cli.dev import local_url
+from host.cli.serve import UNGUARDED, passphrase_asker
 from host.cli.terminal import out, print_json, shown
 from host.runs.scheduler import EXTERNAL
 from shared.clock import now_ms
@@ -44,7 +44,7 @@ class Finding:
     said: str
 
 
-def doctor(json: Annotated[bool, typer.Option("--json", help="Write JSON.")] = False) -> None:
+def doctor(json: Json = False) -> None:
     """Check settings, secrets, volumes, sandbox and model; exit code 1 when something is wrong."""
     findings = list(_findings())
     if json:
@@ -57,10 +57,13 @@ def doctor(json: Annotated[bool, typer.Option("--json", help="Write JSON.")] = F
 
 def _findings() -> Iterator[Finding]:
     try:
-        settings = load(os.environ, passphrase_asker())
+        settings = load(surroundings(os.environ), passphrase_asker())
     except SettingsError as error:
         yield Finding("settings", "fault", str(error))
         return
+    yield Finding(
+        "host", "ok", f"{local_url(settings.host, settings.port)}, with its home in {settings.home}"
+    )
     yield Finding("settings", "ok", f"{settings.config_path} and the environment can be used")
     yield from _warnings(settings)
     yield _token(settings)
@@ -101,8 +104,7 @@ def _warnings(settings: Settings) -> Iterator[Finding]:
 
 def _token(settings: Settings) -> Finding:
     if settings.api_token is None:
-        said = "API_TOKEN is not set: every route but /health answers 500. Run `picoclaw init`, or set it"
-        return Finding("API token", "fault", said)
+        return Finding("API token", "fault", UNGUARDED)
     if len(settings.api_token.get_secret_value()) < SHORTEST_TOKEN:
         said = f"the API token is shorter than {SHORTEST_TOKEN} characters; take a longer, random one"
         return Finding("API token", "fault", said)

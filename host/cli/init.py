@@ -83,7 +83,7 @@ def _directory(path: Path) -> bool:
     try:
         path.mkdir(parents=True, mode=0o700)
     except OSError as error:
-        fail(f"{path} cannot be made: {error.strerror}")
+        fail(f"{path} cannot be made: {error.strerror}", 2)
     return True
 
 
@@ -94,7 +94,7 @@ def _file(path: Path, text: str) -> list[Path]:
     except FileExistsError:
         return []
     except OSError as error:
-        fail(f"{path} cannot be made: {error.strerror}")
+        fail(f"{path} cannot be made: {error.strerror}", 2)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         file.write(text)
     return [path]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import anyio
 import typer
 
+from host.cli.client import Json, host_settings
 from host.cli.terminal import fail, out, print_json, shown
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def sandbox() -> None:
 @app.command()
 def explain(
     subject: Annotated[str, typer.Argument(help="A path, or a command line in quotes.")] = ".",
-    json: Annotated[bool, typer.Option("--json", help="Write JSON.")] = False,
+    json: Json = False,
 ) -> None:
     """Say what would be allowed, and why. A command is not run; a path is tried, and left as it is."""
     with _quiet():
@@ -80,14 +80,13 @@ def _quiet() -> Iterator[None]:
 def _ask(subject: str) -> list[Answer]:
     from host.sandbox_settings import sandbox_policy
     from shared.errors import Misconfigured
-    from shared.settings import SettingsError, load
 
     try:
-        policy = sandbox_policy(load(os.environ))
+        policy = sandbox_policy(host_settings())
         if not policy.workspace.is_dir():
             fail(f"The workspace {policy.workspace} is not there yet; `picoclaw init` makes it.")
         return anyio.run(_answers, policy, subject)
-    except (SettingsError, Misconfigured, OSError) as error:
+    except (Misconfigured, OSError) as error:
         fail(str(error), 2)
 
 

@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from getpass import getpass
-from typing import Annotated
+from io import StringIO
+from pathlib import Path
+from typing import Annotated, Any, Final
 
 import typer
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap
+from ruamel.yaml.error import YAMLError
+from ruamel.yaml.util import load_yaml_guess_indent
 
-from host.cli.secret_file import SecretFile
+from host.cli.client import Json
 from host.cli.terminal import fail, out, print_json, shown, table
 from shared.secrets import IN_FILE, SEALED, Sealer, SecretFault, has_variable, unseal
 from shared.settings import SettingsError
+from shared.settings.files import read_text
 from shared.settings.load import config_path
 from shared.settings.security_yml import NAME
 
@@ -23,9 +33,26 @@ app = typer.Typer(help="The secrets in .security.yml; values are never shown.", 
 PASSPHRASE = "PICOCLAW_KEY_PASSPHRASE"  # noqa: S105 - a variable's name
 NEW_PASSPHRASE = "PICOCLAW_NEW_KEY_PASSPHRASE"  # noqa: S105 - a variable's name
 
+FORMS: Final = (
+    "api_token",
+    "api_token_previous",
+    "model_list.<name>.api_keys",
+    "channels.<name>.token",
+    "tools.mcp.servers.<name>.env.<NAME>",
+    "tools.mcp.servers.<name>.headers.<Name>",
+)
+
+_MODEL_KEY: Final = re.compile(r"model_list\.(?P<name>.+)\.api_keys?")
+_OTHERS: Final = (
+    re.compile(r"api_token(?:_previous)?"),
+    re.compile(r"channels\.[^.]+\.token"),
+    re.compile(r"channels\.[^.]+\.settings\.token"),
+    re.compile(r"tools\.mcp\.servers\.[^.]+\.(?:env|headers)\.[^.]+"),
+)
+
 
 @app.command("list")
-def list_secrets(json: Annotated[bool, typer.Option("--json", help="Write JSON.")] = False) -> None:
+def list_secrets(json: Json = False) -> None:
     """List which secrets there are and how each is kept."""
     with _faults():
         rows = [{"name": spot.name, "kept": _kept(spot.value)} for spot in _file().spots()]
@@ -123,3 +150,125 @@ def _faults() -> Iterator[None]:
         fail(f"{error.filename}: {error.strerror}")
     except EOFError:
         fail("Nothing was entered; nothing was changed.")
+
+
+@dataclass(frozen=True, slots=True)
+class Spot:
+    """A place of the file that holds one secret value."""
+
+    name: str
+    holder: Any
+    key: str | int
+
+    @property
+    def value(self) -> str:
+        """The value as it is written."""
+        return str(self.holder[self.key])
+
+    def write(self, text: str) -> None:
+        """Put another value in its place."""
+        self.holder[self.key] = text
+
+
+class SecretFile:
+    """The file as a tree that keeps comments, order and unknown keys.
+
+    Raises ``SettingsError`` when it is no YAML.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        text = read_text(path) or ""
+        self._yaml = YAML()
+        self._yaml.preserve_quotes = True
+        self._yaml.width = 1 << 20
+        try:
+            _, indent, offset = load_yaml_guess_indent(StringIO(text))
+            self._yaml.indent(mapping=2, sequence=indent or 2, offset=offset or 0)
+            self._tree: Any = self._yaml.load(text)
+        except (YAMLError, ValueError, RecursionError):
+            raise SettingsError(f"{path} is not YAML; `picoclaw doctor` says where") from None
+        if self._tree is None:
+            self._tree = CommentedMap()
+            self._heading = text
+        elif isinstance(self._tree, CommentedMap):
+            self._heading = ""
+        else:
+            raise SettingsError(f"{path} must hold a mapping")
+
+    def spots(self) -> list[Spot]:
+        """Return every place that holds a secret value, in the file's order."""
+        return [spot for spot in _walk("", self._tree) if _is_secret(spot.name)]
+
+    def set(self, name: str, value: str, *, add: bool) -> None:
+        """Set one value; ``add`` puts it beside the ones that a list of keys has already.
+
+        Raises ``SettingsError`` for a name that is no secret's.
+        """
+        *path, last = _steps(name)
+        node = self._tree
+        for step in path:
+            child = node.get(step)
+            if not isinstance(child, dict):
+                child = node[step] = CommentedMap()
+            node = child
+        if last != "api_keys":
+            node[last] = value
+        elif add and isinstance(node.get(last), list):
+            node[last].append(value)
+        else:
+            node[last] = [value]
+
+    def save(self) -> None:
+        """Write the file in one step, for this user's eyes alone; a link's target is what is replaced."""
+        text = StringIO()
+        text.write(self._heading)
+        self._yaml.dump(self._tree, text)
+        write_privately(self.path.resolve(), text.getvalue())
+
+
+def write_privately(path: Path, text: str) -> None:
+    """Replace a file's content in one step, mode 0600; an owner that it had stays if this may set it."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=path.name)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            if path.exists() and os.geteuid() == 0:
+                state = path.stat()
+                os.fchown(file.fileno(), state.st_uid, state.st_gid)
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def _walk(name: str, node: Any) -> Iterator[Spot]:
+    if isinstance(node, dict):
+        for key, item in node.items():
+            yield from _step(f"{name}.{key}".lstrip("."), node, key, item)
+    elif isinstance(node, list):
+        for index, item in enumerate(node):
+            yield from _step(name, node, index, item)
+
+
+def _step(name: str, holder: Any, key: str | int, item: Any) -> Iterator[Spot]:
+    if isinstance(item, str) and item:
+        yield Spot(name, holder, key)
+    else:
+        yield from _walk(name, item)
+
+
+def _is_secret(name: str) -> bool:
+    return bool(_MODEL_KEY.fullmatch(name)) or any(form.fullmatch(name) for form in _OTHERS)
+
+
+def _steps(name: str) -> list[str]:
+    model = _MODEL_KEY.fullmatch(name)
+    if model:  # a model's name may have dots
+        return ["model_list", model["name"], "api_keys"]
+    if not _is_secret(name):
+        raise SettingsError(f"{name} is not a secret's name; the forms are {', '.join(FORMS)}")
+    return name.split(".")

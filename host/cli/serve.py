@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable, MutableMapping
 from getpass import getpass
-from typing import Final
+from typing import Final, NoReturn
 
 from shared.lazy_packages import make_lazy
 from shared.lines import one_line
@@ -32,43 +32,46 @@ def _ask() -> str | None:
 
 logger = logging.getLogger("picoclaw.cli")
 
-BAD_SETTINGS: Final = 2
+HOPELESS: Final = 2
+UNGUARDED: Final = (
+    "API_TOKEN is not set: `picoclaw init` makes one; with ALLOW_NO_TOKEN_500=1 the host starts without it, "
+    "and every route but /health answers 500"
+)
 
 
-def serve() -> int:
-    """Run the host until it is stopped; return its exit code, 2 when the settings cannot be used."""
+def serve() -> NoReturn:
+    """Run the host, from the environment, .security.yml and config.json."""
     # What is imported and opened on the way to a running host stays; the host enables it again.
     gc.disable()
-    settings = take_settings(os.environ)
-    return BAD_SETTINGS if settings is None else run(settings)
+    raise SystemExit(run(take_settings(os.environ)))
 
 
-def serve_command() -> None:
-    """Run the host, from the environment, .security.yml and config.json."""
-    raise SystemExit(serve())
-
-
-def take_settings(environ: MutableMapping[str, str]) -> Settings | None:
+def take_settings(environ: MutableMapping[str, str]) -> Settings:
     """Load the settings and take the secrets out of the environment, so that no child inherits them.
 
-    None when they cannot be used; the sentence is on standard error then.
+    Ends the process, after a sentence on standard error, when they cannot be used.
     """
     try:
         settings = load(environ, passphrase_asker())
     except SettingsError as error:
-        sys.stderr.write(f"picoclaw: {one_line(str(error))}\n")
-        return None
+        stop(str(error))
     for name in settings.secret_names:
         environ.pop(name, None)
     return settings
 
 
+def stop(sentence: str) -> NoReturn:
+    """Say what only the operator can mend, and end the process."""
+    sys.stderr.write(f"picoclaw: {one_line(sentence)}\n")
+    raise SystemExit(HOPELESS)
+
+
 def run(settings: Settings) -> int:
     """Run the host with settings that were loaded; return its exit code."""
+    if settings.api_token is None and not settings.allow_no_token_500:
+        stop("; ".join((UNGUARDED, *(said for said in settings.warnings if said.startswith("api_token")))))
     not_dumpable()
     configure(settings.log_level, settings.log_format, Redactor(settings.secret_values()))
-    if settings.api_token is None:
-        logger.warning("API_TOKEN is not set: every route but /health answers 500; `picoclaw init` makes one")
     # Its __init__ imports its command line.
     make_lazy("uvicorn")
     from host.server import run as run_server

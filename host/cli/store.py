@@ -5,17 +5,20 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import anyio
 import typer
 
 from host.cli import postgres_tools
-from host.cli.terminal import fail, out, print_json, shown
+from host.cli.client import Json, host_settings
+from host.cli.terminal import err, fail, out, print_json, shown
 from shared import jsons
 from shared.errors import PicoError, StoreDamaged, StoreError
 from shared.lines import one_line
@@ -24,6 +27,8 @@ from shared.store.volume.opening import must_be
 
 if TYPE_CHECKING:
     from shared.settings import Settings
+    from shared.store.copying import Tell
+    from shared.store.postgres.database import Database, Place
 
 app = typer.Typer(
     help="Check, back up, restore, salvage, fold, export and migrate STORE_DIR.", no_args_is_help=True
@@ -32,7 +37,6 @@ app = typer.Typer(
 StoreDir = Annotated[
     Path | None, typer.Option("--store-dir", help="The volume; that of the settings otherwise.")
 ]
-Json = Annotated[bool, typer.Option("--json", help="Write JSON.")]
 
 
 @app.command()
@@ -137,23 +141,45 @@ def migrate(
 
     All hosts must be stopped. A copy that was broken off goes on where it is run again.
     """
-    from host.cli.store_migration import migrate as copy
-
     with _sentences():
-        settings = _settings()
-        must_be(store_dir or settings.store_dir, settings.store_id if to is Engine.POSTGRES else None)
-        counts = copy(settings, store_dir or settings.store_dir, to_postgres=to is Engine.POSTGRES)
+        settings = host_settings()
+        volume = store_dir or settings.store_dir
+        must_be(volume, settings.store_id if to is Engine.POSTGRES else None)
+        counts = _copied(settings, volume, to)
     said = f"{sum(counts.values()):,} rows in {len(counts)} tables are the same on both sides."
     _tell(counts, said, json=json)
 
 
-def _settings() -> Settings:
-    from host.cli.serve import take_settings
+def _copied(settings: Settings, volume: Path, to: Engine) -> dict[str, int]:
+    """Copy everything and return the rows of each table; raises StoreError."""
+    from shared.store.copying import publish, to_postgres, to_sqlite
+    from shared.store.postgres.database import Place
 
-    settings = take_settings(os.environ)
-    if settings is None:
-        raise typer.Exit(2)
-    return settings
+    if settings.database_url is None:
+        raise StoreError("DATABASE_URL is not set: it says which PostgreSQL is meant")
+    place = Place(settings.database_url.get_secret_value(), connections=2, pooled=settings.database_pooler)
+    if to is Engine.POSTGRES:
+        return anyio.run(_with, place, partial(to_postgres, volume))
+    if operator.has_store(volume):
+        raise StoreError(f"There is a store in {volume}: choose an empty directory")
+    work_file = settings.local_db_path.with_name("migrating.db")
+    counts = anyio.run(_with, place, partial(to_sqlite, work_file))
+    publish(work_file, volume)
+    return counts
+
+
+async def _with(place: Place, copy: Callable[[Database, Tell], Awaitable[dict[str, int]]]) -> dict[str, int]:
+    from shared.store.postgres.database import Database
+    from shared.store.postgres.migrations import migrate as migrate_schema
+    from shared.store.postgres.opening import in_sentences
+
+    database = Database(place)
+    try:
+        with in_sentences("DATABASE_URL"):
+            await migrate_schema(database)
+            return await copy(database, lambda table, rows: err.print(f"{table}  {rows:,}"))
+    finally:
+        await database.close()
 
 
 def _store(store_dir: Path | None) -> tuple[str | None, Path]:
@@ -163,7 +189,8 @@ def _store(store_dir: Path | None) -> tuple[str | None, Path]:
     """
     store_id = os.environ.get("STORE_ID", "").strip() or None
     if store_dir is None:
-        settings = _settings()
+        settings = host_settings()
+        err.print(f"[dim]The host of {shown(str(settings.home))}[/]", soft_wrap=True)
         if settings.database_url is not None:
             return settings.database_url.get_secret_value(), settings.store_dir
         store_dir, store_id = settings.store_dir, settings.store_id

@@ -4,45 +4,49 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, NoReturn
+from urllib.parse import quote
 
 import httpx2
 import typer
 from rich.markup import escape
 
-from host.cli.client import HostClient, HostFault
+from host.cli.client import HostClient, HostFault, Json, Token, Url, host, host_settings
 from host.cli.terminal import fail, out, print_json, safe, set_in, short, shown, table
 
 UNAUTHORIZED: Final = 2
+"""Exit code of a tick that will never get in: its supervisor need not try again."""
+
+ROOM_FOR_CONVERSATIONS: Final = 150
+
+app = typer.Typer(help="The scheduled tasks of a running host.", no_args_is_help=True)
+
+TaskId = Annotated[str, typer.Argument(help="The task's id.")]
 
 
+@app.command()
 def check(
     most: Annotated[int, typer.Option("--max", min=1, help="Most tasks to run.")] = 1,
     every: Annotated[
         float | None, typer.Option(min=1, help="Go on for ever, once in so many seconds.")
     ] = None,
-    url: Annotated[str | None, typer.Option(help="Address of the host.")] = None,
-    token: Annotated[str | None, typer.Option(help="API token (better in API_TOKEN).")] = None,
+    url: Url = None,
+    token: Token = None,
 ) -> None:
     """Run the tasks that are due and write what came of them as JSON."""
-    try:
-        with HostClient.found(url, token) as host:
-            if every is None:
-                _check(host, most)
-            else:
-                _for_ever(host, most, every)
-    except HostFault as fault:
-        fail(str(fault), UNAUTHORIZED if fault.status == httpx2.codes.UNAUTHORIZED else 1)
+    with host(url, token, unauthorized=UNAUTHORIZED) as client:
+        if every is None:
+            _check(client, most)
+        else:
+            _for_ever(client, most, every)
 
 
-def _for_ever(host: HostClient, most: int, every: float) -> None:
+def _for_ever(client: HostClient, most: int, every: float) -> NoReturn:
     while True:
         due = time.monotonic() + every
         try:
-            _check(host, most)
+            _check(client, most)
         except HostFault as fault:
             if fault.status == httpx2.codes.UNAUTHORIZED:
                 raise
@@ -52,27 +56,16 @@ def _for_ever(host: HostClient, most: int, every: float) -> None:
         time.sleep(max(0.0, due - time.monotonic()))
 
 
-def _check(host: HostClient, most: int) -> None:
+def _check(client: HostClient, most: int) -> None:
     # How long a task takes is the host's to bound.
-    print_json(host.request("POST", "/task/check", {"max": most}, timeout=None))
-
-
-ROOM_FOR_CONVERSATIONS: Final = 150
-
-app = typer.Typer(help="The scheduled tasks of a running host.", no_args_is_help=True)
-app.command()(check)
-
-Url = Annotated[str | None, typer.Option(help="Address of the host.")]
-Token = Annotated[str | None, typer.Option(help="API token (better in API_TOKEN).")]
-Json = Annotated[bool, typer.Option("--json", help="Write JSON.")]
-TaskId = Annotated[str, typer.Argument(help="The task's id.")]
+    print_json(client.request("POST", "/task/check", {"max": most}, timeout=None))
 
 
 @app.command("list")
 def list_tasks(url: Url = None, token: Token = None, json: Json = False) -> None:
     """List the tasks with their next run."""
-    with _host(url, token) as host:
-        tasks = list(host.pages("/tasks", "tasks"))
+    with host(url, token, say=not json) as client:
+        tasks = list(client.pages("/tasks", "tasks"))
     if json:
         print_json(tasks)
     else:
@@ -120,8 +113,10 @@ def add(
         "max_runs": max_runs,
         "run_if_past": run_if_past or None,
     }
-    with _host(url, token) as host:
-        task = host.request("POST", "/task", {name: item for name, item in body.items() if item is not None})
+    with host(url, token, say=not json) as client:
+        task = client.request(
+            "POST", "/task", {name: item for name, item in body.items() if item is not None}
+        )
     if json:
         print_json(task)
     else:
@@ -144,8 +139,8 @@ def resume(task_id: TaskId, url: Url = None, token: Token = None, json: Json = F
 @app.command()
 def run(task_id: TaskId, url: Url = None, token: Token = None, json: Json = False) -> None:
     """Run a task now, beside its schedule, and show what came of it."""
-    with _host(url, token) as host:
-        outcome = host.request("POST", "/task/trigger", {"task_id": task_id}, timeout=None)
+    with host(url, token, say=not json) as client:
+        outcome = client.request("POST", "/task/trigger", {"task_id": task_id}, timeout=None)
     if json:
         print_json(outcome)
     else:
@@ -157,16 +152,16 @@ def run(task_id: TaskId, url: Url = None, token: Token = None, json: Json = Fals
 @app.command()
 def rm(task_id: TaskId, url: Url = None, token: Token = None) -> None:
     """Delete a task."""
-    with _host(url, token) as host:
-        host.request("DELETE", f"/task/{_segment(task_id)}")
+    with host(url, token, say=True) as client:
+        client.request("DELETE", f"/task/{_segment(task_id)}")
     out.print(f"Deleted {shown(task_id)}.")
 
 
 @app.command()
 def log(task_id: TaskId, url: Url = None, token: Token = None, json: Json = False) -> None:
     """Show a task's runs, the newest first."""
-    with _host(url, token) as host:
-        runs = list(host.pages(f"/task/{_segment(task_id)}/runs", "runs"))
+    with host(url, token, say=not json) as client:
+        runs = list(client.pages(f"/task/{_segment(task_id)}/runs", "runs"))
     if json:
         print_json(runs)
         return
@@ -199,18 +194,9 @@ def print_tasks(tasks: list[dict[str, Any]]) -> None:
     out.print(made if tasks else "No tasks.")
 
 
-@contextmanager
-def _host(url: str | None, token: str | None) -> Iterator[HostClient]:
-    try:
-        with HostClient.found(url, token) as client:
-            yield client
-    except HostFault as fault:
-        fail(str(fault))
-
-
 def _set_status(task_id: str, status: str, url: str | None, token: str | None, *, json: bool) -> None:
-    with _host(url, token) as host:
-        task = host.request("PUT", f"/task/{_segment(task_id)}", {"status": status})
+    with host(url, token, say=not json) as client:
+        task = client.request("PUT", f"/task/{_segment(task_id)}", {"status": status})
     if json:
         print_json(task)
     else:
@@ -244,24 +230,15 @@ def _explain(schedule_type: str, schedule_value: str, timezone: str | None, *, j
     from shared.schedules import parse, upcoming
 
     try:
-        slots = upcoming(parse(schedule_type, schedule_value, timezone or _own_zone()), now_ms(), 5)
+        slots = upcoming(
+            parse(schedule_type, schedule_value, timezone or host_settings().timezone), now_ms(), 5
+        )
     except InvalidInput as error:
         fail(error.message, 2)
     if json:
         print_json([iso(slot) for slot in slots])
     else:
         out.print("\n".join(_local(iso(slot)) for slot in slots) or "It never runs.")
-
-
-def _own_zone() -> str:
-    import os
-
-    from shared.settings import SettingsError, load
-
-    try:
-        return load(os.environ).timezone
-    except SettingsError as error:
-        fail(str(error), 2)
 
 
 def _schedule_words(task: dict[str, Any]) -> str:
@@ -305,6 +282,4 @@ def _print_outcome(outcome: dict[str, Any]) -> None:
 
 
 def _segment(text: str) -> str:
-    from urllib.parse import quote
-
     return quote(text, safe="")

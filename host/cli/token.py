@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Annotated
 from urllib.parse import quote
 
 import typer
 
-from host.cli.client import HostClient, HostFault
+from host.cli.client import Json, Token, Url, host
 from host.cli.terminal import fail, out, print_json, shown, table
 
 UNITS_MS = {"m": 60_000, "h": 3_600_000, "d": 86_400_000}
 
 app = typer.Typer(help="Tokens with which outside agents reach /mcp.", no_args_is_help=True)
-
-Url = Annotated[str | None, typer.Option(help="Address of the host.")]
-ApiToken = Annotated[str | None, typer.Option("--token", help="API token (better in API_TOKEN).")]
-Json = Annotated[bool, typer.Option("--json", help="Write JSON.")]
 
 
 @app.command()
@@ -33,15 +27,15 @@ def create(
         str | None, typer.Option(help="How long it lasts, such as 90d, 12h or 30m; until it is revoked.")
     ] = None,
     url: Url = None,
-    token: ApiToken = None,
+    token: Token = None,
     json: Json = False,
 ) -> None:
     """Make a token and write it to standard output, once: the host keeps only a digest."""
     body: dict[str, object] = {"conversation_id": conversation, "main": main}
     if expires is not None:
         body["expires_in_ms"] = _span_ms(expires)
-    with _host(url, token) as host:
-        made = host.request("POST", "/tokens", body)
+    with host(url, token) as client:
+        made = client.request("POST", "/tokens", body)
     if json:
         print_json(made)
         return
@@ -49,10 +43,10 @@ def create(
 
 
 @app.command("list")
-def list_tokens(url: Url = None, token: ApiToken = None, json: Json = False) -> None:
+def list_tokens(url: Url = None, token: Token = None, json: Json = False) -> None:
     """List the tokens, without their texts."""
-    with _host(url, token) as host:
-        tokens = list(host.pages("/tokens", "tokens"))
+    with host(url, token, say=not json) as client:
+        tokens = list(client.pages("/tokens", "tokens"))
     if json:
         print_json(tokens)
         return
@@ -72,11 +66,11 @@ def list_tokens(url: Url = None, token: ApiToken = None, json: Json = False) -> 
 def revoke(
     token_id: Annotated[str, typer.Argument(help="The token's id, as `list` shows it.")],
     url: Url = None,
-    token: ApiToken = None,
+    token: Token = None,
 ) -> None:
     """End a token at once."""
-    with _host(url, token) as host:
-        host.request("DELETE", f"/tokens/{quote(token_id, safe='')}")
+    with host(url, token) as client:
+        client.request("DELETE", f"/tokens/{quote(token_id, safe='')}")
     out.print(f"Revoked {shown(token_id)}.")
 
 
@@ -92,12 +86,3 @@ def _expiry(at: str | None) -> str:
         return "never"
     gone = datetime.fromisoformat(at) <= datetime.now(UTC)
     return f"[red]{shown(at)}, expired[/]" if gone else shown(at)
-
-
-@contextmanager
-def _host(url: str | None, token: str | None) -> Iterator[HostClient]:
-    try:
-        with HostClient.found(url, token) as host:
-            yield host
-    except HostFault as fault:
-        fail(str(fault))

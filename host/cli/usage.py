@@ -7,8 +7,8 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from host.cli.client import HostClient, HostFault
-from host.cli.terminal import fail, out, print_json, shown, table
+from host.cli.client import Json, Token, Url, host
+from host.cli.terminal import out, print_json, shown, table
 
 BAR_WIDTH: Final = 32
 EIGHTHS: Final = " ▏▎▍▌▋▊▉█"
@@ -25,19 +25,16 @@ def usage(
     by: Annotated[By, typer.Option(help="A bar for each day, or for each conversation of a day.")] = By.DAY,
     conversation: Annotated[str | None, typer.Option(help="Only this conversation, with its tasks.")] = None,
     rows: Annotated[int, typer.Option("--last", min=1, max=1000, help="How many bars.")] = 14,
-    url: Annotated[str | None, typer.Option(help="Address of the host.")] = None,
-    token: Annotated[str | None, typer.Option(help="API token (better in API_TOKEN).")] = None,
-    json: Annotated[bool, typer.Option("--json", help="Write JSON.")] = False,
+    url: Url = None,
+    token: Token = None,
+    json: Json = False,
 ) -> None:
     """Show tokens and dollars used, newest day first (days are UTC)."""
     params = {"by": by.value, "limit": str(rows)}
     if conversation is not None:
         params["conversation_id"] = conversation
-    try:
-        with HostClient.found(url, token) as host:
-            used = host.request("GET", "/usage", params=params)["usage"]
-    except HostFault as fault:
-        fail(str(fault))
+    with host(url, token, say=not json) as client:
+        used = client.request("GET", "/usage", params=params)["usage"]
     if json:
         print_json(used)
     else:

@@ -65,7 +65,10 @@ class Settings(Section):
 
     api_token: Annotated[SecretStr | None, Env("API_TOKEN")] = Field(
         default=None,
-        description="Bearer token of the HTTP API; without it every route but /health answers 500",
+        description="Bearer token of the HTTP API; without it the host does not start",
+    )
+    allow_no_token_500: Annotated[bool, Env("ALLOW_NO_TOKEN_500")] = Field(
+        default=False, description="Start without API_TOKEN: every route but /health answers 500"
     )
     api_token_previous: Annotated[SecretStr | None, Env("API_TOKEN_PREVIOUS")] = Field(
         default=None, description="The token before, accepted too while it is being rotated"

@@ -18,7 +18,7 @@ from unittest.mock import patch
 
 from typer.testing import CliRunner
 
-from host.cli.app import make_app
+from host.cli import make_app
 
 TOKEN = "token-for-the-test-0123456789"
 

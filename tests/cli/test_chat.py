@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from host.cli.chat import Chat
-from host.cli.client import HostClient
+from host.cli.client import HostClient, Target
 from tests.cli.running import TOKEN, ContractServer, contract_server, environment, picoclaw, process
 
 START = ("start", {"conversation_id": "conv-1", "message_id": "msg-1", "run_id": "run-1"})
@@ -216,7 +216,7 @@ def test_ctrl_c_cancels_the_run_and_not_the_program(host: ContractServer, termin
 
 def test_a_paused_run_goes_on_with_the_tokens_that_are_given(host: ContractServer) -> None:
     host.events = [START, done("paused", error="Needs more.")]
-    with HostClient.found(host.url, TOKEN) as client:
+    with HostClient(Target(host.url, TOKEN)) as client:
         session = Chat(client, None, lively=False)
         session.say("hi")
         assert not session.resume("many")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from host.cli.target import find_target
+from host.cli.client import find_target
 from shared.secrets import unseal
 from shared.settings import load
 from tests.cli.running import environment, picoclaw

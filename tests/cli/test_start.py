@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from host.cli.client import find_target
 from host.cli.dev import banner, prepare, write_address
 from host.cli.serve import take_settings
-from host.cli.target import find_target
 from shared.settings import load
 from tests.cli.running import environment, process
+
+DEV = {"HOST": "127.0.0.1", "PORT": "9123", "API_TOKEN": "t0ken"}
 
 
 @pytest.mark.parametrize("command", ["serve", "dev"])
@@ -34,13 +36,51 @@ def test_secrets_leave_the_environment_when_they_are_taken(tmp_path: Path) -> No
     assert environ["PORT"] == "9000"
 
 
+def sentence(ended: subprocess.CompletedProcess[str]) -> str:
+    """What a start that only the operator can mend says: one line, and exit code 2."""
+    assert (ended.returncode, ended.stdout) == (2, ""), ended.stderr
+    assert ended.stderr.startswith("picoclaw: ")
+    assert ended.stderr.count("\n") == 1
+    return ended.stderr
+
+
 def test_a_busy_port_is_a_sentence(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         ended = process(tmp_path, "dev", PORT=str(port))
-    assert ended.returncode == 1
-    assert f"port {port} on 127.0.0.1 is in use" in ended.stderr
-    assert "Traceback" not in ended.stderr
+    assert f"port {port} on 127.0.0.1 is in use" in sentence(ended)
+    assert "cannot be listened on" in sentence(process(tmp_path, "dev", HOST="192.0.2.1"))
+
+
+def test_a_folder_that_cannot_be_written_is_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for home, words in (("file", "cannot be read"), ("/proc/home", "cannot be written")):
+        said = sentence(process(tmp_path, "dev", PICOCLAW_HOME=str(tmp_path / home)))
+        assert f"{tmp_path / home}" in said
+        assert words in said
+    assert "cannot be made" in process(tmp_path, "init", PICOCLAW_HOME="/proc/home").stderr
+
+
+def test_a_folder_that_is_gone_is_a_sentence(tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    command = f"rmdir {gone}; exec {sys.executable} -m host.cli"
+    path = {"PYTHONPATH": str(Path(__file__).parents[2])}
+    for name in ("dev", "doctor"):
+        ended = subprocess.run(
+            ["sh", "-c", f"{command} {name}"], cwd=tmp_path / "gone", env=environment(tmp_path) | path,
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert "working directory" in sentence(ended)
+        gone.mkdir()
+
+
+def test_where_there_is_no_sandbox_what_works_and_the_container_are_named(tmp_path: Path) -> None:
+    other = "import platform; platform.system = lambda: 'Darwin'"
+    (tmp_path / "sitecustomize.py").write_text(other)
+    said = sentence(process(tmp_path, "dev", PYTHONPATH=f"{tmp_path}:{Path(__file__).parents[2]}", PORT="0"))
+    for words in ("Darwin has no sandbox", "conversations", "docker compose up", "SANDBOX_MIN_LEVEL=0"):
+        assert words in said
 
 
 def test_dev_keeps_what_the_environment_says(tmp_path: Path) -> None:
@@ -61,7 +101,7 @@ def test_the_banner_can_be_pasted(tmp_path: Path) -> None:
 
 def test_the_written_address_is_the_user_s_alone_and_found(tmp_path: Path) -> None:
     path = tmp_path / "dev.json"
-    write_address(path, "http://127.0.0.1:9123", "t0ken")
+    write_address(path, DEV)
     assert path.stat().st_mode & 0o777 == 0o600
     target = find_target(None, None, {"PICOCLAW_HOME": str(tmp_path)})
     assert (target.url, target.token) == ("http://127.0.0.1:9123", "t0ken")
@@ -76,7 +116,7 @@ def test_a_host_whose_settings_cannot_be_used_here_is_looked_for_at_its_own_port
 
 
 def test_a_written_token_goes_to_no_other_host(tmp_path: Path) -> None:
-    write_address(tmp_path / "dev.json", "http://127.0.0.1:9123", "t0ken")
+    write_address(tmp_path / "dev.json", DEV)
     environ = {"PICOCLAW_HOME": str(tmp_path)}
     assert find_target("http://elsewhere:9123", None, environ).token is None
     assert find_target("http://127.0.0.1:9123/", None, environ).token == "t0ken"
@@ -84,7 +124,7 @@ def test_a_written_token_goes_to_no_other_host(tmp_path: Path) -> None:
 
 
 def test_junk_in_the_address_file_is_no_address(tmp_path: Path) -> None:
-    for junk in ("", "[]", '{"url": 1}', "\x00"):
+    for junk in ("", "[]", "1", '{"url": 1}', "\x00"):
         (tmp_path / "dev.json").write_text(junk)
         assert find_target(None, None, {"PICOCLAW_HOME": str(tmp_path)}).url == "http://127.0.0.1:9000"
 
@@ -118,14 +158,56 @@ def test_the_version_can_be_asked_for(tmp_path: Path) -> None:
         assert (ended.returncode, ended.stdout, ended.stderr) == (0, said, "")
 
 
-def test_serving_without_a_token_says_so_and_bad_values_are_only_warnings(tmp_path: Path) -> None:
+def test_serving_without_a_token_is_a_sentence_unless_it_is_wanted(tmp_path: Path) -> None:
+    assert "API_TOKEN is not set: `picoclaw init`" in sentence(process(tmp_path, "serve"))
+    assert "environment variable it names is not set" in sentence(
+        process(tmp_path, "serve", API_TOKEN="env://NOT_THERE")
+    )
     with socket.create_server(("127.0.0.1", 0)) as taken:  # so that it ends by itself
         port = str(taken.getsockname()[1])
-        ended = process(tmp_path, "serve", PORT=port, API_TOKEN="env://NOT_THERE")
-    lines = [json.loads(line) for line in ended.stderr.splitlines()]
+        ended = process(tmp_path, "serve", PORT=port, ALLOW_NO_TOKEN_500="1")
     assert ended.returncode == 1
-    assert lines[0]["message"].startswith("API_TOKEN is not set")
-    assert "Cannot listen" in lines[-1]["message"]
+    assert "Cannot listen" in json.loads(ended.stderr.splitlines()[-1])["message"]
+
+
+def in_folder(folder: Path, home: Path, **extra: str) -> tuple[str | None, Path]:
+    """Which host commands are about in a folder, without PICOCLAW_HOME: its token, and its home."""
+    program = (
+        "import os; from host.cli.client import find_target; "
+        "target = find_target(None, None, os.environ); print(target.token, target.home)"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, check=True,
+        env={"HOME": str(home), "PYTHONPATH": str(Path(__file__).parents[2]), **extra},
+    )  # fmt: skip
+    token, _, found = ended.stdout.strip().partition(" ")
+    return None if token == "None" else token, Path(found)
+
+
+def test_commands_are_about_the_host_that_runs_here_else_the_homes_else_the_one_that_ran_here(
+    tmp_path: Path,
+) -> None:
+    folder, home = tmp_path / "folder", tmp_path / "me"
+    run, own = folder / ".run", home / ".picoclaw"
+    folder.mkdir()
+    assert in_folder(folder, home) == (None, own)
+    run.mkdir()
+    assert in_folder(folder, home) == (None, run)
+    own.mkdir(parents=True)
+    (own / ".security.yml").write_text("api_token: of-the-home-0123456789")
+    assert in_folder(folder, home) == ("of-the-home-0123456789", own)
+    write_address(run / "dev.json", DEV)
+    assert in_folder(folder, home) == ("t0ken", run)
+    assert in_folder(folder, home, PICOCLAW_HOME=str(own)) == ("of-the-home-0123456789", own)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_another_users_folder_names_no_host(tmp_path: Path) -> None:
+    (tmp_path / ".run").mkdir()
+    write_address(tmp_path / ".run/dev.json", DEV)
+    for path in (tmp_path / ".run/dev.json", tmp_path / ".run"):
+        os.chown(path, 1000, 1000)
+    assert in_folder(tmp_path, tmp_path) == (None, tmp_path / ".picoclaw")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="prctl(2) is Linux's")

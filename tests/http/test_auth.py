@@ -41,7 +41,7 @@ def test_nothing_is_parsed_for_a_caller_without_a_token(host: HostProcess) -> No
 
 
 def test_without_a_configured_token_only_health_and_ready_answer(make_host: MakeHost) -> None:
-    host = make_host(settings={"API_TOKEN": ""}).start()
+    host = make_host(settings={"API_TOKEN": "", "ALLOW_NO_TOKEN_500": "1"}).start()
     with host.client() as client:
         assert client.get("/health").status_code == 200
         for path in ("/chat", "/tasks", "/nowhere"):
