@@ -55,7 +55,7 @@ def test_a_busy_port_is_a_sentence(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_written_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for home, words in (("file", "cannot be read"), ("/proc/home", "cannot be written")):
-        said = sentence(process(tmp_path, "dev", PICOCLAW_HOME=str(tmp_path / home)))
+        said = sentence(process(tmp_path, "dev", PICOCLAW_HOME=str(tmp_path / home), PORT="0"))
         assert f"{tmp_path / home}" in said
         assert words in said
     assert "cannot be made" in process(tmp_path, "init", PICOCLAW_HOME="/proc/home").stderr
