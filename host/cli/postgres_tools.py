@@ -16,6 +16,7 @@ INSTEAD: Final = {
     "backup": 'pg_dump --format=custom --file={} "$DATABASE_URL"',
     "check": 'pg_dump "$DATABASE_URL" >/dev/null',
     "restore": 'pg_restore --clean --if-exists --single-transaction --dbname="$DATABASE_URL" {}',
+    "rollback": "createdb NEW; pg_restore --dbname=NEW FILE, a backup made before the migration",
     "compact": 'vacuumdb --full "$DATABASE_URL"',
     "salvage": 'pg_dump --table=NAME "$DATABASE_URL", one table after the other',
     "export": "picoclaw store migrate --to sqlite --store-dir DIR; picoclaw store export --store-dir DIR",

@@ -24,6 +24,7 @@ from shared.errors import PicoError, StoreDamaged, StoreError
 from shared.lines import one_line
 from shared.store.volume import operator
 from shared.store.volume.opening import must_be
+from shared.store.volume.rollback import newest
 
 if TYPE_CHECKING:
     from shared.settings import Settings
@@ -31,7 +32,8 @@ if TYPE_CHECKING:
     from shared.store.postgres.database import Database, Place
 
 app = typer.Typer(
-    help="Check, back up, restore, salvage, fold, export and migrate STORE_DIR.", no_args_is_help=True
+    help="Check, back up, restore, roll back, salvage, fold, export, migrate STORE_DIR.",
+    no_args_is_help=True,
 )
 
 StoreDir = Annotated[
@@ -82,6 +84,20 @@ def restore(
     with _sentences():
         store_id = operator.restore(_volume(store_dir, "restore", source), source)
     out.print(f"Restored from {shown(str(source))}. The host uses it at its next start.")
+    out.print(f"The store is {store_id} from now on: where STORE_ID is set, change it.")
+
+
+@app.command()
+def rollback(store_dir: StoreDir = None) -> None:
+    """Go back to what was stored before the last migration, for the program before. The host must be stopped.
+
+    What came since is lost: `backup` keeps it.
+    """
+    with _sentences():
+        copy, version = newest(_volume(store_dir, "rollback"))
+        store_id = operator.restore(copy.parent, copy)
+    out.print(f"The store is as it was before its migration, with schema version {version}.")
+    out.print("Start the program of that time; this one would migrate it again.")
     out.print(f"The store is {store_id} from now on: where STORE_ID is set, change it.")
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import sqlite3
+
     from shared.store.sql.retention import Retention
     from shared.store.sqlite.store import SqliteStore
     from shared.store.store import Store
@@ -35,7 +38,7 @@ def open_host_store(
     local_db = _own_name(local_db)
     with told_apart("LOCAL_DB_PATH", local_db):
         volume = open_host_volume(store_dir, local_db, owner, store_id)
-        store = SqliteStore(local_db, volume, retention)
+        store = SqliteStore(local_db, volume, retention, keep=partial(_keep, store_dir, local_db))
         try:
             volume.ship_now()
         except BaseException as error:
@@ -86,6 +89,12 @@ def open_store(local_db: Path, store_dir: Path | None = None, token_id: str | No
             return SqliteStore(local_db, join_volume(local_db, store_dir), token_id=token_id)
     except NotDurable as error:
         raise StoreEnvironment(f"The store cannot be used: {error}") from error
+
+
+def _keep(store_dir: Path, local_db: Path, connection: sqlite3.Connection, version: int) -> None:
+    from shared.store.volume.rollback import keep  # seldom
+
+    keep(store_dir, local_db, connection, version)
 
 
 def _own_name(local_db: Path) -> Path:

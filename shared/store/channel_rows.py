@@ -8,9 +8,6 @@ from shared import jsons
 from shared.channel_values import Chat, Delivery, Saying, Update
 from shared.store.rows import Row
 
-SAID: Final = "said:"
-"""Begins the source of what ``send_message`` said; its id follows."""
-
 LONGEST_PAUSE_MS: Final = 3600 * 1000
 """A try that is put off for longer was put off by another clock."""
 

@@ -24,8 +24,8 @@ from shared.store.postgres.migrations import LOCK
 from shared.store.postgres.opening import COPY, unfinished_copy
 from shared.store.rows import Row
 from shared.store.sqlite.content import tables
-from shared.store.sqlite.migrations import SAID_TO_CHATS
-from shared.store.sqlite.store import SqliteStore
+from shared.store.sqlite.engine import open_database
+from shared.store.sqlite.migrations import SAID_TO_CHATS, migrate
 from shared.store.volume import operator
 
 BATCH: Final = 500
@@ -86,10 +86,8 @@ async def to_sqlite(work_file: Path, database: Database, tell: Tell) -> dict[str
     The file stays when the copy is broken off, and the next one goes on with it.
     """
     await _alone(database)
-    store = SqliteStore(work_file)
-    await store.close()
-    with closing(sqlite3.connect(work_file, isolation_level=None)) as target:
-        target.execute("PRAGMA foreign_keys=ON")
+    with closing(open_database(work_file)) as target:
+        migrate(target)
         # Deliveries are copied too: no message that is copied makes them anew.
         target.execute("DROP TRIGGER IF EXISTS said")
         tables = _tables(target)
@@ -105,7 +103,7 @@ def publish(work_file: Path, store_dir: Path) -> None:
     """Make what ``to_sqlite`` copied the store of an empty volume, and remove the file."""
     store_dir.mkdir(parents=True, exist_ok=True)
     operator.restore(store_dir, work_file)
-    for end in ("", "-wal", "-shm", ".gate"):
+    for end in ("", "-wal", "-shm"):
         Path(f"{work_file}{end}").unlink(missing_ok=True)
 
 

@@ -28,17 +28,6 @@ T = TypeVar("T")
 REFUSED: Final = "refused"
 """Code of a run that the model refused; its turn is marked so."""
 
-MESSAGES_THAT_STAND: Final = (
-    "ALTER TABLE messages ADD COLUMN refused INTEGER NOT NULL DEFAULT 0",
-    "UPDATE messages SET refused = 1 WHERE run_id IN (SELECT id FROM runs WHERE code = 'refused')",
-    "ALTER TABLE compactions ADD COLUMN message_seq INTEGER NOT NULL DEFAULT 0",
-    "ALTER TABLE compactions ADD COLUMN message_chars INTEGER NOT NULL DEFAULT 0",
-)
-"""A migration, the same in both engines."""
-
-TITLES: Final = ("ALTER TABLE conversations ADD COLUMN title TEXT",)
-"""Another."""
-
 
 class Row(Protocol):
     """A row as every engine's driver gives it: values by the column's name or place."""

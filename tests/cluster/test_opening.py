@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import psutil
 import pytest
 
 from shared.errors import StoreError, StoreVersion
-from shared.store.postgres.database import Place
+from shared.store.postgres import migrations
+from shared.store.postgres.database import Database, Place
+from shared.store.postgres.migrations import SCHEMA_VERSION, STEPS, migrate
 from shared.store.postgres.opening import open_shared_store
 from tests.cluster.conftest import Join
 from tests.contract.store.making import T0, a_run
-from tests.postgres import execute
+from tests.postgres import execute, fresh_database
 from tests.running import directive
+from tests.store.landed_schemas import LANDED, digest
 
 
 async def test_a_newer_programs_database_is_refused(database: str) -> None:
@@ -20,6 +25,69 @@ async def test_a_newer_programs_database_is_refused(database: str) -> None:
     await execute("INSERT INTO schema_migrations VALUES (999)", database)
     with pytest.raises(StoreVersion, match="999"):
         await open_shared_store(Place(database))
+
+
+CATALOGUE = """SELECT 'column', c.relname::text, a.attnum::text, a.attname::text,
+        format_type(a.atttypid, a.atttypmod), a.attnotnull::text, a.attidentity::text,
+        (SELECT collname::text FROM pg_collation WHERE oid = a.attcollation), pg_get_expr(d.adbin, d.adrelid)
+    FROM pg_attribute AS a JOIN pg_class AS c ON c.oid = a.attrelid AND c.relkind = 'r'
+    LEFT JOIN pg_attrdef AS d ON d.adrelid = c.oid AND d.adnum = a.attnum
+    WHERE c.relnamespace = 'public'::regnamespace AND a.attnum > 0
+    UNION ALL SELECT 'index', indexdef, '', '', '', '', '', '', '' FROM pg_indexes WHERE schemaname = 'public'
+    UNION ALL SELECT 'constraint', conname::text, pg_get_constraintdef(oid), '', '', '', '', '', ''
+        FROM pg_constraint WHERE connamespace = 'public'::regnamespace AND contype <> 'n'
+    UNION ALL SELECT 'trigger', pg_get_triggerdef(oid), '', '', '', '', '', '', ''
+        FROM pg_trigger WHERE NOT tgisinternal
+    UNION ALL SELECT 'function', pg_get_functiondef(oid), '', '', '', '', '', '', ''
+        FROM pg_proc WHERE pronamespace = 'public'::regnamespace
+    UNION ALL SELECT 'policy', tablename::text, policyname::text, cmd, qual, with_check, '', '', ''
+        FROM pg_policies WHERE schemaname = 'public'
+    UNION ALL SELECT 'rows', relname::text, relrowsecurity::text, '', '', '', '', '', ''
+        FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'"""
+
+
+async def schema(url: str) -> list[str]:
+    database = Database(Place(url, connections=1))
+    found = await database.read(lambda tx: tx.fetch(CATALOGUE))
+    await database.close()
+    return sorted("".join(" ".join(map(str, cast(tuple[object, ...], row))).split()) for row in found)
+
+
+async def migrate_to(version: int, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make a database as the program of that version made it, with a conversation in it."""
+    database = Database(Place(url, connections=1))
+    with monkeypatch.context() as patch:
+        patch.setattr(migrations, "STEPS", STEPS[:version])
+        patch.setattr(migrations, "SCHEMA_VERSION", version)
+        await migrate(database)
+    await database.close()
+    await execute(
+        "INSERT INTO conversations (id, session_id, owner_id, created_at, last_activity)"
+        " VALUES ('old', 's', 'old', 1, 1)",
+        url,
+    )
+
+
+@pytest.mark.parametrize("version", range(1, SCHEMA_VERSION))
+async def test_every_earlier_version_becomes_the_present_one(
+    database: str, version: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await migrate_to(version, database, monkeypatch)
+    store = await open_shared_store(Place(database))
+    assert [one.id for one in (await store.conversations.page(limit=9, cursor=None)).items] == ["old"]
+    assert (await store.counts()).conversations == 1
+    await store.close()
+    with fresh_database() as fresh:
+        await (await open_shared_store(Place(fresh))).close()
+        assert await schema(database) == await schema(fresh)
+
+
+@pytest.mark.parametrize("version", LANDED["postgres"])
+async def test_landed_migrations_make_what_they_made_when_they_landed(
+    database: str, version: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await migrate_to(version, database, monkeypatch)
+    assert digest(await schema(database)) == LANDED["postgres"][version]
 
 
 @pytest.mark.parametrize("broken", ["/nowhere", ":wrong@127.0.0.1:1/x"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import subprocess
 import sys
@@ -14,7 +15,10 @@ from shared.store.sqlite import migrations
 from shared.store.sqlite.engine import connect
 from shared.store.sqlite.migrations import SCHEMA_VERSION, STEPS, migrate
 from shared.store.sqlite.store import SqliteStore
+from shared.store.volume import chain, operator, rollback
+from tests.store.landed_schemas import LANDED, digest
 from tests.store.places import Places, add, names
+from tests.store.test_operator import picoclaw
 
 Shape = list[tuple[str, str, str]]
 
@@ -38,26 +42,88 @@ def database_of_version(path: Path, version: int, monkeypatch: pytest.MonkeyPatc
     return connection
 
 
-@pytest.mark.parametrize("version", range(1, SCHEMA_VERSION + 1))
-async def test_every_earlier_version_becomes_the_present_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: int
+@pytest.mark.parametrize("version", range(1, SCHEMA_VERSION))
+async def test_a_host_brings_every_earlier_version_up_to_date_and_rollback_brings_it_back(
+    places: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: int
 ) -> None:
     fresh = connect(tmp_path / "fresh.db", busy_ms=1000)
     migrate(fresh)
-    old = database_of_version(tmp_path / "old.db", version, monkeypatch)
-    assert old.execute("PRAGMA user_version").fetchone()[0] == version
+    places.local.mkdir()
+    old = database_of_version(places.database, version, monkeypatch)
+    before = list(old.iterdump())
     old.close()
-    store = SqliteStore(tmp_path / "old.db")
-    assert await names(store) == {"old"}
-    assert (await store.counts()).conversations == 1
-    await store.close()
-    old = connect(tmp_path / "old.db", busy_ms=1000)
-    assert schema(old) == schema(fresh)
-    assert old.execute("PRAGMA user_version").fetchone()[0] == SCHEMA_VERSION
-    applied = old.execute("SELECT name FROM schema_migrations ORDER BY 1").fetchall()
+
+    async with places.host() as store:
+        assert await names(store) == {"old"}
+        assert (await store.counts()).conversations == 1
+        await add(store, "new")
+    present = connect(places.database, busy_ms=1000)
+    assert schema(present) == schema(fresh)
+    applied = present.execute("SELECT name FROM schema_migrations ORDER BY 1").fetchall()
     assert [row[0] for row in applied] == [f"{number:04d}" for number in range(1, SCHEMA_VERSION + 1)]
-    old.close()
+    present.close()
     fresh.close()
+
+    shown = picoclaw(places, "rollback")
+    assert shown.returncode == 0, shown.stderr
+    assert f"schema version {version}" in shown.stdout
+    chain.rebuild(places.volume, tmp_path / "back.db")
+    back = connect(tmp_path / "back.db", busy_ms=1000)
+    assert back.execute("PRAGMA user_version").fetchone()[0] == version
+    assert list(back.iterdump()) == before
+    back.close()
+    async with places.host() as store:
+        assert await names(store) == {"old"}
+
+
+async def test_a_process_beside_a_host_never_migrates_and_says_who_does(
+    places: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places.local.mkdir()
+    old = database_of_version(places.database, SCHEMA_VERSION - 1, monkeypatch)
+    before = list(old.iterdump())
+    old.close()
+    with pytest.raises(StoreVersion, match="only a host migrates it: start the host of this program once"):
+        places.beside()
+    old = connect(places.database, busy_ms=1000)
+    assert list(old.iterdump()) == before
+    old.close()
+    (places.database).unlink()
+    empty = places.beside()
+    assert await names(empty) == set()
+    await empty.close()
+
+
+async def test_the_copy_from_before_a_migration_goes_when_it_is_old_or_the_history_is_folded(
+    places: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places.local.mkdir()
+    database_of_version(places.database, 1, monkeypatch).close()
+    async with places.host():
+        (copy,) = rollback.kept(places.volume)
+    async with places.host():
+        assert rollback.kept(places.volume) == [copy]
+    long_ago = copy.stat().st_mtime - rollback.KEPT_DAYS * 24 * 3600
+    content = copy.read_bytes()
+    os.utime(copy, (long_ago, long_ago))
+    async with places.host():
+        assert rollback.kept(places.volume) == []
+    shown = picoclaw(places, "rollback")
+    assert shown.returncode == 1
+    assert "There is no copy from before a migration" in shown.stderr
+    copy.write_bytes(content)
+    operator.compact(places.volume)
+    assert rollback.kept(places.volume) == []
+
+
+@pytest.mark.parametrize("version", LANDED["sqlite"])
+def test_landed_migrations_make_what_they_made_when_they_landed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: int
+) -> None:
+    made = database_of_version(tmp_path / "a.db", version, monkeypatch)
+    lines = sorted(" ".join(" ".join(row).split()).replace(" ", "") for row in schema(made))
+    made.close()
+    assert digest(lines) == LANDED["sqlite"][version]
 
 
 async def test_a_newer_database_is_refused_and_left_as_it_is(
@@ -85,20 +151,18 @@ async def test_a_newer_database_is_refused_and_left_as_it_is(
 
 
 async def test_a_migration_that_fails_leaves_the_version_before(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    places: Places, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = SqliteStore(tmp_path / "a.db")
-    await add(store, "a")
-    await store.close()
-    broken = (*STEPS, ("CREATE TABLE half (x) STRICT", "NOT A STATEMENT"))
-    monkeypatch.setattr(migrations, "STEPS", broken)
-    monkeypatch.setattr(migrations, "SCHEMA_VERSION", len(broken))
-    with pytest.raises(StoreError, match=f"could not be migrated from version {SCHEMA_VERSION}"):
-        SqliteStore(tmp_path / "a.db")
-    monkeypatch.undo()
-    store = SqliteStore(tmp_path / "a.db")
-    assert await names(store) == {"a"}
-    await store.close()
+    async with places.host() as store:
+        await add(store, "a")
+    with monkeypatch.context() as patch:
+        broken = (*STEPS, ("CREATE TABLE half (x) STRICT", "NOT A STATEMENT"))
+        patch.setattr(migrations, "STEPS", broken)
+        patch.setattr(migrations, "SCHEMA_VERSION", len(broken))
+        with pytest.raises(StoreError, match=f"could not be migrated from version {SCHEMA_VERSION}"):
+            places.open()
+    async with places.host() as store:
+        assert await names(store) == {"a"}
 
 
 def test_a_file_that_is_no_database_is_refused_with_a_sentence(tmp_path: Path) -> None:

@@ -9,11 +9,12 @@ from shared import jsons
 from shared.channel_values import Chat, Delivery, NewUpdate, Saying, Update
 from shared.errors import NoConversation
 from shared.store import channel_rows
-from shared.store.channel_rows import LONGEST_PAUSE_MS, SAID
+from shared.store.channel_rows import LONGEST_PAUSE_MS
 from shared.store.contract import Engine, Missing, Tx
 from shared.store.rows import Row
 from shared.store.sql import chats
 from shared.store.sql.messages import store_messages
+from shared.store.sql.tables import SAID
 from shared.values import NewMessage
 
 ADD: Final = """INSERT INTO channel_deliveries

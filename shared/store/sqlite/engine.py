@@ -192,7 +192,7 @@ class Database:
             if shipper is not None:
                 opened.callback(_abandon, shipper)
             # Never waits on the loop; BUSY sends the work to the thread.
-            self._quick = _open(path)
+            self._quick = open_database(path)
             opened.callback(self._quick.close)
             self.reserve = Reserve(path)
             self._quick_gate = Gate(path)
@@ -347,7 +347,8 @@ def _sentence_for(error: sqlite3.OperationalError | TimeoutError) -> Exception:
     return error
 
 
-def _open(path: Path) -> sqlite3.Connection:
+def open_database(path: Path) -> sqlite3.Connection:
+    """Open the runtime database, made now if it is absent; raises StoreForbidden, StoreDamaged."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     # Made here so that nobody else can read it; never opened when it exists (docs/storage.md, the trap).
     with suppress(FileExistsError):

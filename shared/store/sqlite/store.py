@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from shared.store.sql.retention import Retention
 from shared.store.sqlite.engine import Database, Shipper
-from shared.store.sqlite.migrations import migrate
+from shared.store.sqlite.migrations import Keep, fill, migrate
 from shared.store.store import Store
 
 
 class SqliteStore(Store):
-    """A local file; ``shipper`` carries its commits to the volume."""
+    """A local file; ``shipper`` carries its commits to the volume.
+
+    ``keep``: for a host, which migrates an older database after a copy of it was made. Raises StoreVersion.
+    """
 
     def __init__(
         self,
@@ -19,11 +23,12 @@ class SqliteStore(Store):
         shipper: Shipper | None = None,
         retention: Retention | None = None,
         token_id: str | None = None,
+        keep: Keep | None = None,
     ) -> None:
         self.origin = None if shipper is None else shipper.origin
         self._db = Database(path, shipper, token_id)
         try:
-            self._db.upgrade(migrate)
+            self._db.upgrade(fill if keep is None else partial(migrate, keep=keep))
         except BaseException:
             self._db.give_up()
             raise

@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 from typing import Final
 
-from shared.store.volume import layout, snapshot
+from shared.store.volume import layout, rollback, snapshot
 from shared.store.volume.layout import Listing
 from shared.store.volume.lock import holder
 
@@ -29,10 +29,11 @@ def clean(store_dir: Path, token: str) -> None:
 
 
 def sweep(store_dir: Path) -> None:
-    """Remove what a host left that died while it wrote a file; only for who holds the volume."""
+    """Remove what a host that died left half written, and old copies; only for who holds the volume."""
     for kind in ("snapshot-*", "wal-*", "store.json", "host.lock"):
         for path in store_dir.glob(f"{kind}{layout.TEMPORARY}"):
             path.unlink(missing_ok=True)
+    rollback.expire(store_dir)
 
 
 def _superfluous(store_dir: Path, listing: Listing) -> list[Path]:

@@ -21,7 +21,7 @@ from shared.store.sqlite.content import faults_in, rows, tables
 from shared.store.sqlite.engine import connect
 from shared.store.sqlite.failures import is_damage, told_apart
 from shared.store.sqlite.migrations import SCHEMA_VERSION, migrate
-from shared.store.volume import chain, layout, salvage, sealing, snapshot
+from shared.store.volume import chain, layout, rollback, salvage, sealing, snapshot
 from shared.store.volume.layout import FileId, Listing, Snapshot
 from shared.store.volume.lock import VolumeLock, holder
 from shared.store.volume.opening import identity, rename_store
@@ -164,6 +164,7 @@ def compact(store_dir: Path) -> int:
         for path in [
             *(each.path for each in listing.snapshots),
             *(layout.segment_path(store_dir, each) for each in listing.segments),
+            *rollback.kept(store_dir),
         ]:
             path.unlink()
         layout.sync_directory(store_dir)

@@ -1,0 +1,40 @@
+"""What each landed migration left behind, as digests: its program's schema, without white space."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from typing import Final
+
+
+def digest(lines: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+LANDED: Final[dict[str, dict[int, str]]] = {
+    "sqlite": {
+        1: "5c27ff241876a1f5",
+        2: "e56b6acdd474b877",
+        3: "00c3d179131a498d",
+        4: "20db53224d88aaf5",
+        5: "1127395f9ad8810e",
+        6: "9308a8a317e60b19",
+        7: "837da3615a50cee9",
+        8: "1b28e292703ca3bb",
+        9: "e6b3c4f997ecbb4f",
+        10: "ee9b9f57d0c110da",
+        11: "1469787f47832794",
+        12: "a1471706983f4d34",
+        13: "e02c9637d78656c7",
+    },
+    "postgres": {
+        1: "07c6a0bf5eb3b401",
+        2: "185512a0aaeaea46",
+        3: "3267812e1ae6a6ef",
+        4: "36378dbd67b18e86",
+        5: "214f827244174cdf",
+        6: "1e71d6900f984ee4",
+        7: "aa226dc33a2c9316",
+        8: "c6b097fa2d9b4a38",
+    },
+}
