@@ -31,7 +31,7 @@ def host_routes(host: Host, tokens: TokenBook) -> Router:
         *TasksApi(host.store, host.tasks, host.task_runner).routes(),
         *ControlApi(host.stop).routes(),
         *UsageApi(host.store).routes(),
-        *AdminApi(host.knowledge).routes(),
+        *AdminApi(host.knowledge, host.sandbox).routes(),
         *TokensApi(host.store, tokens).routes(),
         *McpApi(host.tool_servers, McpGate(settings.gateway.allowed_hosts), tokens).routes(),
         *MetricsApi(

@@ -1,4 +1,4 @@
-"""The operator's routes: the skills and what is wrong with them, stopping, the tokens of outside agents.
+"""The operator's routes: skills, workspace and memory, stopping, the tokens of outside agents.
 
 A token counts at /mcp alone (docs/mcp.md).
 """
@@ -6,6 +6,7 @@ A token counts at /mcp alone (docs/mcp.md).
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Callable
 from typing import Annotated, Any, Final
 
@@ -16,10 +17,12 @@ from starlette.routing import Route
 
 from host.http.auth import TokenBook
 from host.http.bodies import JSON, WHOLE, Body, Text, page_of, read_body
+from host.ports import SandboxFault
+from host.sandbox.client import HOST, Sandbox
 from host.skills.catalogue import Catalogue
-from host.skills.knowledge import Knowledge
+from host.skills.knowledge import MEMORY_FILE, Knowledge
 from shared.clock import iso, iso_or_none
-from shared.errors import NotFound
+from shared.errors import Conflict, NotFound
 from shared.ids import Token
 from shared.store.store import Store
 
@@ -110,17 +113,27 @@ def token_view(token: Token) -> dict[str, Any]:
     }
 
 
+class MemoryRequest(Body):
+    """PUT /admin/memory; ``version`` is that of the text which this one replaces, null if there is none."""
+
+    text: Annotated[Text, Field(max_length=100_000)]
+    version: Text | None
+
+
 class AdminApi:
     """The routes below /admin."""
 
-    def __init__(self, knowledge: Knowledge) -> None:
+    def __init__(self, knowledge: Knowledge, sandbox: Sandbox) -> None:
         self._knowledge = knowledge
+        self._sandbox = sandbox
 
     def routes(self) -> list[Route]:
         """Return the routes."""
         return [
             Route("/admin/skills", self.skills, methods=["GET"]),
             Route("/admin/reload-skills", self.reload, methods=["POST"]),
+            Route("/admin/workspace", self.workspace, methods=["GET"]),
+            Route("/admin/memory", self.memory, methods=["PUT"]),
         ]
 
     async def skills(self, request: Request) -> Response:
@@ -130,6 +143,36 @@ class AdminApi:
     async def reload(self, request: Request) -> Response:
         """Read everything again, changed or not, and list it."""
         return JSON({"status": "reloaded", **skills_view((await self._knowledge.reload()).skills)})
+
+    async def workspace(self, request: Request) -> Response:
+        """Return a directory's listing (a path that is empty or ends in /), or a file's text."""
+        return JSON(await self._look(request.query_params.get("path", "")))
+
+    async def memory(self, request: Request) -> Response:
+        """Replace the memory's text, if nobody changed it meanwhile."""
+        body = await read_body(request, MemoryRequest)
+        try:
+            now = (await self._look(MEMORY_FILE))["version"]
+        except NotFound:
+            now = None
+        if body.version != now:
+            raise Conflict("version: the memory was changed meanwhile; read it again", code="changed")
+        try:
+            await self._sandbox.save_file(HOST, MEMORY_FILE, body.text.encode())
+        except SandboxFault as fault:
+            raise Conflict(f"The memory can't be written: {fault}", code="not_written") from None
+        return JSON(await self._look(MEMORY_FILE))
+
+    async def _look(self, path: str) -> dict[str, Any]:
+        """Look at the workspace as agents do: what they can't reach isn't there."""
+        tool = "read_text" if path and not path.endswith("/") else "list_dir"
+        asked = {"path": path or ".", "limit": 512 * 1024}
+        try:
+            found = await self._sandbox.file(HOST, self._sandbox.policy.workspace, tool, asked)
+        except SandboxFault as fault:
+            raise NotFound(f"path: {fault}") from None
+        version = hashlib.sha256(found["text"].encode()).hexdigest()
+        return {"path": path, "text": found["text"], "version": version}
 
 
 def skills_view(catalogue: Catalogue) -> dict[str, Any]:

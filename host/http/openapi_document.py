@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from host.http import shapes
-from host.http.admin import NewTokenRequest, StopRequest
+from host.http.admin import MemoryRequest, NewTokenRequest, StopRequest
 from host.http.bodies import LARGEST_LIMIT, LONGEST_KEY, NO_NUL
 from host.http.chat import ChatRequest, ConversationChanges, ResumeRequest
 from host.http.openai.shapes import (
@@ -38,11 +38,9 @@ PARAMETERS: Final[Mapping[str, tuple[str, dict[str, Any]]]] = {
     ),
     "cursor": ("next_cursor of the page before; any other is 400", {"type": "string", "format": "cursor"}),
     "include_temporary": ("Also the conversations of isolated task runs", {"type": "boolean"}),
-    "search": (
-        "Only those that have this text in their title or a message",
-        {"type": "string", "pattern": NO_NUL},
-    ),
+    "search": ("Only those that have this text in title or messages", {"type": "string", "pattern": NO_NUL}),
     "conversation_id": ("Only this conversation's", {"type": "string"}),
+    "path": ("Within the workspace; a directory's is empty or ends in /", {"type": "string"}),
     "by": ("All conversations together, if not given", {"type": "string", "enum": ["day", "conversation"]}),
     "status": (
         "Only tasks in this status",
@@ -243,6 +241,8 @@ OPERATIONS: Final = (
     ),
     Operation("GET", "/admin/skills", "The skills as the next turn will see them", shapes.SkillsShape),
     Operation("POST", "/admin/reload-skills", "Read the skills again, changed or not", shapes.ReloadedShape),
+    Operation("GET", "/admin/workspace", "Look at it", shapes.WorkspaceShape, query=("path",), errors=(404,)),
+    Operation("PUT", "/admin/memory", "Rewrite it", shapes.WorkspaceShape, body=MemoryRequest, errors=(409,)),
     Operation("POST", "/control/stop", "Drain and exit", shapes.StopShape, body=StopRequest),
     Operation("GET", "/metrics", "The counters, for Prometheus", "text/plain"),
     Operation("GET", "/openapi.json", "This document", "application/json"),

@@ -392,6 +392,14 @@ class SkillsShape(Shape):
     problems: list[SkillProblemShape]
 
 
+class WorkspaceShape(Shape):
+    """A directory's listing or a file's text, and the version that a change of it has to name."""
+
+    path: str
+    text: str
+    version: str
+
+
 class ReloadedShape(SkillsShape):
     """What the agent can load, all read again."""
 

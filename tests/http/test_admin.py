@@ -197,3 +197,55 @@ def test_the_program_s_own_skills_are_there_without_any_setting(client: httpx2.C
     assert answer["skills"]["builtIn"] == ["make-a-skill", "tabular-data"]
     assert answer["problems"] == []
     assert client.get("/admin/skills", headers={"Authorization": ""}).status_code == 401
+
+
+def look(client: httpx2.Client, path: str) -> httpx2.Response:
+    return client.get("/admin/workspace", params={"path": path})
+
+
+def test_the_workspace_is_shown_as_agents_see_it(talk: httpx2.Client, workspace: Path) -> None:
+    (workspace / "notes").mkdir()
+    (workspace / "notes" / "a.md").write_text("# Ünïcode\n")
+    (workspace / "notes" / "out").symlink_to("/etc")
+    assert "notes/" in look(talk, "").json()["text"].splitlines()
+    assert look(talk, "notes/").json()["text"].splitlines()[1:] == ["a.md  12", "out  (link)"]
+    assert look(talk, "notes/a.md").json()["text"] == "# Ünïcode\n"
+
+
+BESIDE = ["nowhere", "../", "/etc/shadow", "notes", "link/passwd", "a\x00", "\ud800", "x" * 5000]
+
+
+@pytest.mark.parametrize("path", BESIDE)
+def test_what_cannot_be_shown_is_named(talk: httpx2.Client, workspace: Path, path: str) -> None:
+    (workspace / "notes").mkdir()
+    (workspace / "link").symlink_to("/etc")
+    refused = talk.get("/admin/workspace", params={"path": path.encode("utf-8", "surrogatepass")})
+    assert refused.status_code == 404, refused.text
+    assert refused.json()["error"].startswith("path: ")
+
+
+def test_memory_is_changed_by_whoever_read_it_last(
+    talk: httpx2.Client, workspace: Path, model: ModelProcess
+) -> None:
+    assert look(talk, "MEMORY.md").status_code == 404
+    made = talk.put("/admin/memory", json={"text": "The cat is Miso.\n", "version": None}).json()
+    assert (workspace / "MEMORY.md").read_text() == "The cat is Miso.\n"
+    assert made["version"] == look(talk, "MEMORY.md").json()["version"]
+    (workspace / "MEMORY.md").write_text("The cat is Miso, the dog is Udon.\n")
+    for version in (made["version"], None, ""):
+        late = talk.put("/admin/memory", json={"text": "Nothing.", "version": version})
+        assert (late.status_code, late.json()["code"]) == (409, "changed")
+    version = look(talk, "MEMORY.md").json()["version"]
+    assert talk.put("/admin/memory", json={"text": "Only Udon.", "version": version}).status_code == 200
+    talk.post("/chat", json={"message": "who is there?"})
+    assert "Only Udon." in str(last_request(model, "who is there?")["system"])
+
+
+def test_memory_that_leads_elsewhere_is_not_written(
+    talk: httpx2.Client, workspace: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "elsewhere").write_text("kept")
+    (workspace / "MEMORY.md").symlink_to(tmp_path / "elsewhere")
+    refused = talk.put("/admin/memory", json={"text": "gone", "version": None})
+    assert (refused.status_code, refused.json()["code"]) == (409, "not_written")
+    assert (tmp_path / "elsewhere").read_text() == "kept"
