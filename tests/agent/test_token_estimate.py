@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from host.agent.window import IMAGE_TOKENS, estimated_input, estimated_text
-from host.models.offline.protocol import input_tokens
+from tests.fakes.protocol import input_tokens
 
 PROSE = "The quick brown fox jumps over the lazy dog, and nobody in the village thought much of it. "
 

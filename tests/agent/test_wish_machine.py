@@ -20,7 +20,6 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from host.models.access import ModelAccess
 from host.models.keyed_model import Credential, KeyedModel, Route
-from host.models.offline.protocol import checked
 from host.ports import Delta, ModelError, Reply, TextDelta, ToolResult, ToolSpec
 from host.runs.assembly import AgentConfig, HostAgent, OpenTools
 from host.runs.meter import Prices
@@ -35,6 +34,7 @@ from shared.redact import Redactor
 from shared.settings.sections import AgentDefaults, Budgets, History
 from shared.store.sqlite.store import SqliteStore
 from shared.values import Block, Lease, Usage
+from tests.fakes.protocol import checked
 
 WINDOW = 6_000
 MOST_TOKENS = 400

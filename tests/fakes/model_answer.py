@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 from uuid import uuid4
 
-from host.models.offline.protocol import InvalidRequest, Message, pieces_of, sse, tokens
 from shared.values import Block
 from tests.fakes.model_cache import PromptCache
 from tests.fakes.model_script import Step
 from tests.fakes.model_thinking import signature
 from tests.fakes.model_web import server_blocks
+from tests.fakes.protocol import InvalidRequest, Message, pieces_of, sse, tokens
 
 Ending = Literal["complete", "drop", "hang"]
 

@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any, Final
 
-from host.models.offline.protocol import tokens
 from shared.jsons import dump_bytes
 from shared.values import Usage
+from tests.fakes.protocol import tokens
 
 LOOKBACK_BLOCKS: Final = 20
 MAX_BREAKPOINTS: Final = 4

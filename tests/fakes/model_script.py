@@ -37,9 +37,9 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from host.models.offline.protocol import input_tokens
 from shared.untrusted import unwrapped
 from tests.fakes.model_thinking import refusal
+from tests.fakes.protocol import input_tokens
 
 Step = dict[str, Any]
 

@@ -22,12 +22,12 @@ from typing import Any, Final, cast
 import httptools
 import uvloop
 
-from host.models.offline.protocol import InvalidRequest, checked, error_body, input_tokens
 from shared.jsons import dump_bytes, dumps, loads
 from tests.fakes.model_answer import answer_of, error_type, reply_to
 from tests.fakes.model_cache import PromptCache
 from tests.fakes.model_script import Script, Step, refused
 from tests.fakes.model_strict import refuse
+from tests.fakes.protocol import InvalidRequest, checked, error_body, input_tokens
 
 _SLOW: Final = ("hang", "delay_ms", "delta_delay_ms", "hang_after_deltas")
 _STREAM_HEAD: Final = (

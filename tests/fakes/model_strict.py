@@ -16,9 +16,9 @@ import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-from host.models.offline.protocol import InvalidRequest
 from shared.values import Block
 from tests.fakes.model_thinking import UNBOUND
+from tests.fakes.protocol import InvalidRequest
 
 LARGEST_REQUEST: Final = 32 * 1024 * 1024
 MOST_PICTURES: Final = 100

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from host.models.offline.protocol import InvalidRequest
 from tests.agent.test_pictures import DATA, png
 from tests.fakes.model_strict import refuse
+from tests.fakes.protocol import InvalidRequest
 
 TEXT = {"type": "text", "text": "hi"}
 CALL = {"type": "tool_use", "id": "toolu_1", "name": "exec", "input": {}}

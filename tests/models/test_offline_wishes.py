@@ -9,16 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from host.models.offline.when import When
 from host.models.offline.wishes import Wish, parse
 
 NOW = datetime(2026, 1, 31, 9, 30, tzinfo=UTC)  # a Saturday
 Call = tuple[str, dict[str, object]]
 
 
-def called(steps: tuple[tuple[Wish, ...], ...]) -> list[list[Call | str]]:
+def called(wishes: list[Wish]) -> list[Call | str]:
     """The tool and the input of each wish, or why it is unclear."""
-    return [[(one.tool, one.input) if not one.unclear else one.unclear for one in step] for step in steps]
+    return [(one.tool, one.input) if not one.unclear else one.unclear for one in wishes]
 
 
 def remember(text: str) -> Call:
@@ -45,9 +44,9 @@ def send(text: str) -> Call:
     return "mcp__picoclaw__send_message", {"text": text}
 
 
-def schedule(prompt: str, when: When) -> Call:
-    task = {"prompt": prompt, "schedule_type": when.kind, "schedule_value": when.value}
-    return "mcp__picoclaw__schedule_task", {**task, **({"timezone": when.timezone} if when.timezone else {})}
+def schedule(prompt: str, kind: str, value: str, zone: str = "") -> Call:
+    task = {"prompt": prompt, "schedule_type": kind, "schedule_value": value}
+    return "mcp__picoclaw__schedule_task", {**task, **({"timezone": zone} if zone else {})}
 
 
 TASKS: Call = ("mcp__picoclaw__list_tasks", {})
@@ -65,7 +64,6 @@ TASKS: Call = ("mcp__picoclaw__list_tasks", {})
         ("write hi to a.txt", write("hi\n", "a.txt")),
         ("write \"a b\" to 'x y.txt'", write("a b", "x y.txt")),
         ("write a letter to mum to the file letters/mum.txt.", write("a letter to mum\n", "letters/mum.txt")),
-        ("create a.txt with hello world", write("hello world\n", "a.txt")),
         ("overwrite a.txt with `x`", write("x", "a.txt", overwrite=True)),
         ("append milk to list.txt", ("append_file", {"path": "list.txt", "content": "milk\n"})),
         ("read a.txt", read("a.txt")),
@@ -84,49 +82,49 @@ TASKS: Call = ("mcp__picoclaw__list_tasks", {})
     ],
 )
 def test_plain_words_make_one_wish(words: str, wish: Call) -> None:
-    assert called(parse(words, NOW)) == [[wish]]
+    assert called(parse(words, NOW)) == [wish]
 
 
 @pytest.mark.parametrize(
-    ("words", "prompt", "when"),
+    ("words", "prompt", "at"),
     [
-        ("every day at 9 say hello", "say hello", When("cron", "0 9 * * *")),
-        ("daily at 7:15pm: standup", "standup", When("cron", "15 19 * * *")),
-        ("every monday at 8:30 run date", "run date", When("cron", "30 8 * * MON")),
-        ("each weekday at noon eat", "eat", When("cron", "0 12 * * MON-FRI")),
-        ("every morning water the plants", "water the plants", When("cron", "0 9 * * *")),
-        ("every 5 minutes check mail", "check mail", When("interval", "300000")),
-        ("every hour run date", "run date", When("interval", "3600000")),
-        ("run date every 30 seconds", "run date", When("interval", "30000")),
-        ("tomorrow at 9 remind me to call mum", "remind me to call mum", When("once", "2026-02-01T09:00:00")),
+        ("every day at 9 say hello", "say hello", ("cron", "0 9 * * *")),
+        ("daily at 7:15pm: standup", "standup", ("cron", "15 19 * * *")),
+        ("every monday at 8:30 run date", "run date", ("cron", "30 8 * * MON")),
+        ("each weekday at noon eat", "eat", ("cron", "0 12 * * MON-FRI")),
+        ("every morning water the plants", "water the plants", ("cron", "0 9 * * *")),
+        ("every 5 minutes check mail", "check mail", ("interval", "300000")),
+        ("every hour run date", "run date", ("interval", "3600000")),
+        ("run date every 30 seconds", "run date", ("interval", "30000")),
+        ("tomorrow at 9 remind me to call mum", "remind me to call mum", ("once", "2026-02-01T09:00:00")),
         (
             "remind me to call mum tomorrow at 12am.",
             "remind me to call mum",
-            When("once", "2026-02-01T00:00:00"),
+            ("once", "2026-02-01T00:00:00"),
         ),
-        ("at 15:30 run date", "run date", When("once", "2026-01-31T15:30:00")),
-        ("at 8 run date", "run date", When("once", "2026-02-01T08:00:00")),
-        ("in 10 minutes run date", "run date", When("once", "2026-01-31T09:40:00", "UTC")),
+        ("at 15:30 run date", "run date", ("once", "2026-01-31T15:30:00")),
+        ("at 8 run date", "run date", ("once", "2026-02-01T08:00:00")),
+        ("in 10 minutes run date", "run date", ("once", "2026-01-31T09:40:00", "UTC")),
         (
             "remind me in half an hour to stretch",
             "remind me to stretch",
-            When("once", "2026-01-31T10:00:00", "UTC"),
+            ("once", "2026-01-31T10:00:00", "UTC"),
         ),
     ],
 )
-def test_words_about_time_make_a_schedule(words: str, prompt: str, when: When) -> None:
-    assert called(parse(words, NOW)) == [[schedule(prompt, when)]]
+def test_words_about_time_make_a_schedule(words: str, prompt: str, at: tuple[str, ...]) -> None:
+    assert called(parse(words, NOW)) == [schedule(prompt, *at)]
 
 
 @pytest.mark.parametrize(
     "words", ["", "   ", "hello", "show mercy", "at home I run a lot", "in 5 easy steps", "it rains tomorrow"]
 )
 def test_words_without_a_wish_make_none(words: str) -> None:
-    assert parse(words, NOW) == ()
+    assert parse(words, NOW) == []
 
 
 def test_a_statement_about_time_is_noted_and_not_scheduled() -> None:
-    assert called(parse("remember that I swim every monday", NOW)) == [[remember("I swim every monday")]]
+    assert called(parse("remember that I swim every monday", NOW)) == [remember("I swim every monday")]
 
 
 @pytest.mark.parametrize(
@@ -140,46 +138,41 @@ def test_a_statement_about_time_is_noted_and_not_scheduled() -> None:
     ],
 )
 def test_a_time_that_says_too_little_is_named_and_not_guessed(words: str) -> None:
-    (((wish,)),) = parse(words, NOW)
+    (wish,) = parse(words, NOW)
     assert wish.unclear
     assert not wish.tool
 
 
 @pytest.mark.parametrize("words", ["in 10 minutes run date", "tomorrow at 9 run date", "at 9 run date"])
 def test_without_the_time_of_the_message_nothing_is_counted_from_now(words: str) -> None:
-    (((wish,)),) = parse(words)
+    (wish,) = parse(words)
     assert "not told what time" in wish.unclear
     assert not wish.tool
 
 
 @pytest.mark.parametrize(
-    ("words", "steps"),
+    ("words", "wishes"),
     [
-        ("read a.txt and list files", [[read("a.txt"), files()]]),
-        ("send a message hi, and list tasks", [[send("hi"), TASKS]]),
-        ("send a message hi, and run ls", [[send("hi")], [run("ls")]]),
-        ("write hi to a.txt and run cat a.txt", [[write("hi\n", "a.txt")], [run("cat a.txt")]]),
-        ("write hi to a.txt and read a.txt", [[write("hi\n", "a.txt")], [read("a.txt")]]),
-        ("read a.txt and then list files", [[read("a.txt")], [files()]]),
-        ("run ls, then read x.txt, and then echo done", [[run("ls")], [read("x.txt")], [run("echo done")]]),
-        ("run `a`; run b", [[run("a")], [run("b")]]),
-        ("remember I am Bob\nlist tasks", [[remember("I am Bob")], [TASKS]]),
+        ("read a.txt and list files", [read("a.txt"), files()]),
+        ("send a message hi, and list tasks", [send("hi"), TASKS]),
+        ("write hi to a.txt and then run cat a.txt", [write("hi\n", "a.txt"), run("cat a.txt")]),
+        ("run ls, then read x.txt, and then run date", [run("ls"), read("x.txt"), run("date")]),
+        ("run `a`; run b", [run("a"), run("b")]),
+        ("remember I am Bob\nlist tasks", [remember("I am Bob"), TASKS]),
         (
             "every day at 9 run date and then read a.txt; list tasks",
-            [[schedule("run date and then read a.txt", When("cron", "0 9 * * *"))], [TASKS]],
+            [schedule("run date and then read a.txt", "cron", "0 9 * * *"), TASKS],
         ),
     ],
 )
-def test_joined_wishes_go_side_by_side_unless_one_changes_something(
-    words: str, steps: list[list[Call | str]]
-) -> None:
-    assert called(parse(words, NOW)) == steps
+def test_joined_wishes_come_one_after_the_other(words: str, wishes: list[Call | str]) -> None:
+    assert called(parse(words, NOW)) == wishes
 
 
 def test_words_around_a_wish_are_named_as_not_understood() -> None:
     assert called(parse("good morning! run ls")) == [
-        ["I did not understand this part. (`good morning`)"],
-        [run("ls")],
+        "I did not understand this part. (`good morning`)",
+        run("ls"),
     ]
 
 
@@ -194,12 +187,9 @@ _fragments = st.sampled_from(_FRAGMENTS.split("|"))
     st.text() | st.lists(_fragments, max_size=30).map("".join),
     st.none() | st.datetimes(timezones=st.just(UTC)),
 )
-def test_no_words_raise_and_what_changes_something_is_a_step_of_its_own(
-    words: str, now: datetime | None
-) -> None:
-    for step in parse(words, now):
-        assert step
-        assert len(step) == 1 or all(wish.only_reads for wish in step)
+def test_no_words_raise(words: str, now: datetime | None) -> None:
+    for wish in parse(words, now):
+        assert wish.tool or wish.recalls or wish.unclear
 
 
 @pytest.mark.parametrize(
@@ -227,4 +217,4 @@ def test_long_words_cost_no_more_than_their_length(words: str) -> None:
 
 
 def test_words_beyond_the_limit_are_no_wish() -> None:
-    assert parse("write " + "x" * 20_000 + " to a.txt") == ()
+    assert parse("write " + "x" * 20_000 + " to a.txt") == []

@@ -1,4 +1,4 @@
-"""From a request to the next reply: the tool calls of the next step, or what was done after the last one.
+"""From a request to the next reply: the call of the next wish, or what was done after the last one.
 
 People's words come as ``<message sender="…" time="…">escaped text</message>``, or plain; a subagent's as
 ``<task from="agent">escaped text</task>``.
@@ -9,21 +9,19 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from itertools import chain
 from typing import Any, Final
 from uuid import uuid4
 
-from host.models.offline.protocol import CHARS_PER_TOKEN, Message, input_tokens, tokens
 from host.models.offline.wishes import Wish, code, parse
+from shared.jsons import dump_bytes
 from shared.untrusted import unwrapped
 from shared.values import Block, Usage
 
 MODEL: Final = "picoclaw-offline"
 LABEL: Final = "[offline model]"
-_SIGNATURE: Final = "cGljb2NsYXctb2ZmbGluZQ=="
-_THINKING: Final = frozenset({"enabled", "adaptive"})
+_BYTES_PER_TOKEN: Final = 4
 _MAX_QUOTE: Final = 2_000
 _MAX_RECALLED: Final = 10
 _TICKS: Final = re.compile(r"`{3,}")
@@ -47,17 +45,9 @@ I do not think; I know a few plain wishes:
 With ANTHROPIC_API_KEY set, a real model answers in my place."""
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What a tool returned."""
-
-    text: str
-    is_error: bool
-
-
 @dataclass(slots=True)
 class Turn:
-    """The person's last words and when they came (UTC), their words before, the tool steps taken since.
+    """The person's last words and when they came (UTC), their words before, what tools returned since.
 
     ``begun``: the scheduler says them, for they were scheduled.
     """
@@ -66,31 +56,41 @@ class Turn:
     begun: bool = False
     now: datetime | None = None
     before: list[str] = field(default_factory=list)
-    done: list[list[Outcome]] = field(default_factory=list)
+    results: list[Block] = field(default_factory=list)
 
 
-@dataclass(slots=True)
-class Item:
-    """A wish, whether its tool is ``offered``, and what came of it."""
-
-    wish: Wish
-    offered: bool
-    outcome: Outcome | None = None
-
-    @property
-    def failed(self) -> bool:
-        """Whether what comes after it must not be done; notes that are not there yet are no failure."""
-        return self.outcome is not None and self.outcome.is_error and not self.wish.recalls
-
-
-def reply_to(request: Mapping[str, Any]) -> Message:
-    """Return the next reply to a checked request. The same request gives the same reply, but for its ids."""
+def reply_to(request: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the message that answers a request of the Messages API."""
     turn = _turn(request["messages"])
-    steps = _steps(turn, _offered(request))
-    calls = _next_calls(steps, turn)
-    blocks = [*_thoughts(request, steps), *(calls or [{"type": "text", "text": _answer(steps, turn)}])]
-    stop = "tool_use" if calls else _cut(blocks, request["max_tokens"])
-    return Message(f"msg_{uuid4().hex}", MODEL, blocks, stop, _usage(request, blocks))
+    offered = _offered(request)
+    results = iter(turn.results)
+    wishes = [
+        (wish, next(results, None) if wish.tool in offered else None)
+        for wish in parse(turn.words, turn.now, begun=turn.begun)
+    ]
+    blocks = _thoughts(request, [wish for wish, _ in wishes])
+    call = _next_call(wishes, offered)
+    if call is None:
+        said = "\n\n".join(_said(wish, offered, result, turn.before) for wish, result in wishes)
+        text = f"{LABEL} {said or _nothing_to_do(turn.words)}"
+        most = request["max_tokens"] * _BYTES_PER_TOKEN
+        stop = "end_turn" if len(text) <= most else "max_tokens"
+        blocks.append({"type": "text", "text": text[:most]})
+    else:
+        stop = "tool_use"
+        blocks.append(call)
+    usage = asdict(Usage(_tokens(request), _tokens(blocks)))
+    return {"model": MODEL, "content": blocks, "stop_reason": stop, "usage": usage}
+
+
+def _next_call(wishes: Sequence[tuple[Wish, Block | None]], offered: frozenset[str]) -> Block | None:
+    for wish, result in wishes:
+        if wish.tool in offered and result is None:
+            call_id = f"toolu_{uuid4().hex}"
+            return {"type": "tool_use", "id": call_id, "name": wish.tool, "input": wish.input}
+        if result is not None and result.get("is_error") and not wish.recalls:
+            return None  # what comes after must not be done; notes that are not there yet are no failure
+    return None
 
 
 def _turn(messages: Sequence[Mapping[str, Any]]) -> Turn:
@@ -104,15 +104,15 @@ def _turn(messages: Sequence[Mapping[str, Any]]) -> Turn:
             continue
         blocks = _blocks(message["content"])
         texts = [block["text"] for block in blocks if block["type"] == "text"]
-        results = [_outcome(block) for block in blocks if block["type"] == "tool_result"]
+        results = [block for block in blocks if block["type"] == "tool_result"]
         if results and not any(map(_SPOKEN.search, texts)):
-            turn.done.append(results)
+            turn.results += results
             continue
         if turn.words:
             turn.before.append(turn.words)
         turn.words, turn.now = _spoken(texts)
         turn.begun = any(text.startswith(_BEGUN) for text in texts)
-        turn.done = []
+        turn.results = []
     return turn
 
 
@@ -140,80 +140,43 @@ def _instant(attributes: str) -> datetime | None:
         return None
 
 
-def _outcome(block: Block) -> Outcome:
-    parts = _blocks(block.get("content") or "")
-    text = "\n".join(unwrapped(str(part.get("text", f"[{part.get('type')}]"))) for part in parts)
-    return Outcome(text, bool(block.get("is_error")))
-
-
 def _offered(request: Mapping[str, Any]) -> frozenset[str]:
     if (request.get("tool_choice") or {}).get("type") == "none":
         return frozenset()
     return frozenset(tool["name"] for tool in request.get("tools") or [])
 
 
-def _steps(turn: Turn, offered: frozenset[str]) -> list[list[Item]]:
-    """Return the wished steps; those that have been taken know what the tools returned."""
-    steps = [
-        [Item(wish, wish.tool in offered) for wish in step]
-        for step in parse(turn.words, turn.now, begun=turn.begun)
-    ]
-    taken = filter(None, map(_callable, steps))
-    for items, outcomes in zip(taken, turn.done, strict=False):
-        for item, outcome in zip(items, outcomes, strict=False):
-            item.outcome = outcome
-    return steps
-
-
-def _callable(step: Sequence[Item]) -> list[Item]:
-    return [item for item in step if item.offered]
-
-
-def _next_calls(steps: Sequence[Sequence[Item]], turn: Turn) -> list[Block]:
-    if any(item.failed for item in chain.from_iterable(steps)):
+def _thoughts(request: Mapping[str, Any], wishes: Sequence[Wish]) -> list[Block]:
+    if not request.get("thinking"):
         return []
-    waiting = [items for step in steps if (items := _callable(step))][len(turn.done) :]
-    return [
-        {"type": "tool_use", "id": f"toolu_{uuid4().hex}", "name": item.wish.tool, "input": item.wish.input}
-        for item in (waiting[0] if waiting else [])
-    ]
-
-
-def _thoughts(request: Mapping[str, Any], steps: Sequence[Sequence[Item]]) -> list[Block]:
-    thinking = request.get("thinking") or {}
-    if thinking.get("type") not in _THINKING:
-        return []
-    wished = ", then to ".join(item.wish.to for item in chain.from_iterable(steps) if item.wish.tool)
+    wished = ", then to ".join(wish.verb for wish in wishes if wish.tool)
     text = f"I am asked to {wished}." if wished else "I am asked for nothing I need a tool for."
-    shown = "" if thinking.get("display") == "omitted" else text
-    return [{"type": "thinking", "thinking": shown, "signature": _SIGNATURE}]
+    return [{"type": "thinking", "thinking": text, "signature": LABEL}]
 
 
-def _answer(steps: Sequence[Sequence[Item]], turn: Turn) -> str:
-    """Say first what this model is, then of each wish what came of it, and nothing that did not happen."""
-    if steps:
-        return f"{LABEL} " + "\n\n".join(_said(item, turn.before) for item in chain.from_iterable(steps))
-    if not turn.words.strip():
-        return f"{LABEL} I found no words in the message.\n\n{_ABILITIES}"
-    return f"{LABEL} I understood no wish in your message: {code(turn.words)}\n\n{_ABILITIES}"
+def _nothing_to_do(words: str) -> str:
+    if not words.strip():
+        return f"I found no words in the message.\n\n{_ABILITIES}"
+    return f"I understood no wish in your message: {code(words)}\n\n{_ABILITIES}"
 
 
-def _said(item: Item, before: Sequence[str]) -> str:
-    parts = [_recalled(before) if item.wish.recalls else "", item.wish.unclear, _done(item)]
+def _said(wish: Wish, offered: frozenset[str], result: Block | None, before: Sequence[str]) -> str:
+    """Say of a wish what came of it, and nothing that did not happen."""
+    parts = [_recalled(before) if wish.recalls else "", wish.unclear or _done(wish, offered, result)]
     return "\n\n".join(filter(None, parts))
 
 
-def _done(item: Item) -> str:
-    wish = item.wish
+def _done(wish: Wish, offered: frozenset[str], result: Block | None) -> str:
     if not wish.tool:
         return ""
-    if not item.offered:
-        return f"I cannot {wish.to}: the tool {wish.tool} is not offered to me here."
-    if item.outcome is None:
-        return f"I did not {wish.to}: something before it failed."
-    if item.outcome.is_error:
-        return f"I could not {wish.to}. {wish.tool} answered:\n{_quote(item.outcome.text)}"
-    return f"{wish.done}:\n{_quote(item.outcome.text)}"
+    if wish.tool not in offered:
+        return f"I cannot {wish.verb}: the tool {wish.tool} is not offered to me here."
+    if result is None:
+        return f"I did not {wish.verb}: something before it failed."
+    quote = _quote(result)
+    if result.get("is_error"):
+        return f"I could not {wish.verb}. {wish.tool} answered:\n{quote}"
+    return f"I {wish.past}:\n{quote}"
 
 
 def _recalled(before: Sequence[str]) -> str:
@@ -225,29 +188,15 @@ def _recalled(before: Sequence[str]) -> str:
     return "\n".join([head, *said])
 
 
-def _quote(text: str) -> str:
+def _quote(result: Block) -> str:
     """Return what a tool said as a code block that it cannot end, cut to a bounded length."""
+    parts = _blocks(result.get("content") or "")
+    text = "\n".join(unwrapped(str(part.get("text", f"[{part.get('type')}]"))) for part in parts)
     shown = text[:_MAX_QUOTE]
     rest = f"\n… ({len(text) - len(shown)} more characters)" if len(text) > len(shown) else ""
     fence = "`" * max([3, *(len(ticks) + 1 for ticks in _TICKS.findall(shown))])
     return f"{fence}\n{shown}{rest}\n{fence}"
 
 
-def _cut(blocks: list[Block], max_tokens: int) -> str:
-    """Cut the text to the request's limit and return the stop reason."""
-    text: str = blocks[-1]["text"]
-    if tokens(text) <= max_tokens:
-        return "end_turn"
-    blocks[-1]["text"] = text[: max_tokens * CHARS_PER_TOKEN]
-    return "max_tokens"
-
-
-def _usage(request: Mapping[str, Any], blocks: Sequence[Block]) -> Usage:
-    """Estimate the usage: a marked prefix counts as written by the first reply, as read by later ones."""
-    total = input_tokens(request)
-    marked = "cache_control" in str((request.get("system"), request.get("tools")))
-    prefix = sum(tokens(request[key]) for key in ("tools", "system") if request.get(key)) if marked else 0
-    output = sum(map(tokens, blocks))
-    if any(message["role"] == "assistant" for message in request["messages"]):
-        return Usage(total - prefix, output, 0, prefix)
-    return Usage(total - prefix, output, prefix, 0)
+def _tokens(value: Mapping[str, Any] | Sequence[Block]) -> int:
+    return -(-len(dump_bytes(value)) // _BYTES_PER_TOKEN)

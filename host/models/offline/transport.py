@@ -2,73 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
-from typing import Final
-from uuid import uuid4
+from collections.abc import AsyncIterator, Iterator, Mapping
+from typing import Any, Final
 
 import httpx2
 from anyio.lowlevel import checkpoint
 
-from host.models.offline.protocol import InvalidRequest, checked, error_body, input_tokens, sse
+from host.models.accumulator import events_of
 from host.models.offline.replies import reply_to
-from shared.jsons import JSONDecodeError, dump_bytes, loads
+from shared.jsons import dump_bytes, loads
+
+_PIECE: Final = 48
+"""Characters of a text that come at a time."""
 
 
 class OfflineTransport(httpx2.AsyncBaseTransport):
-    """Answers ``POST /v1/messages`` and ``/v1/messages/count_tokens`` as the API would, all else 404."""
+    """Streams a reply to every request, as ``POST /v1/messages`` does."""
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        """Answer one request; a bad one gets the API's 400 body."""
-        answer = _ROUTES.get((request.method, request.url.path))
-        if answer is None:
-            return _error(404, "not_found_error", "Not found")
-        try:
-            return answer(loads(await request.aread()))
-        except JSONDecodeError:
-            return _error(400, "invalid_request_error", "The request body is not valid JSON")
-        except InvalidRequest as bad:
-            return _error(400, "invalid_request_error", str(bad))
+        """Answer one request."""
+        message = reply_to(loads(await request.aread()))
+        return httpx2.Response(200, headers={"content-type": "text/event-stream"}, stream=_Stream(message))
 
 
-class _Frames(httpx2.AsyncByteStream):
-    """A body sent piece by piece, giving way to other tasks between two pieces as a socket would."""
+class _Stream(httpx2.AsyncByteStream):
+    """The events of a message, giving way to other tasks between two of them as a socket would."""
 
-    def __init__(self, frames: Iterable[bytes]) -> None:
-        self._frames = frames
+    def __init__(self, message: Mapping[str, Any]) -> None:
+        self._message = message
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        for frame in self._frames:
-            await checkpoint()
-            yield frame
+        for event in events_of(self._message):
+            for piece in _in_pieces(event):
+                await checkpoint()
+                yield b"event: %b\ndata: %b\n\n" % (piece["type"].encode(), dump_bytes(piece))
 
 
-def _messages(body: object) -> httpx2.Response:
-    request = checked(body)
-    message = reply_to(request)
-    if not request.get("stream"):
-        return _json(200, message.body())
-    headers = {"content-type": "text/event-stream; charset=utf-8", "request-id": _request_id()}
-    return httpx2.Response(200, headers=headers, stream=_Frames(sse(event) for event in message.events()))
-
-
-def _count_tokens(body: object) -> httpx2.Response:
-    return _json(200, {"input_tokens": input_tokens(checked(body, counting=True))})
-
-
-_ROUTES: Final = {
-    ("POST", "/v1/messages"): _messages,
-    ("POST", "/v1/messages/count_tokens"): _count_tokens,
-}
-
-
-def _error(status: int, kind: str, sentence: str) -> httpx2.Response:
-    return _json(status, error_body(kind, sentence, _request_id()))
-
-
-def _json(status: int, body: object) -> httpx2.Response:
-    headers = {"content-type": "application/json", "request-id": _request_id()}
-    return httpx2.Response(status, headers=headers, content=dump_bytes(body))
-
-
-def _request_id() -> str:
-    return f"req_{uuid4().hex}"
+def _in_pieces(event: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    block = event.get("content_block", {})
+    if block.get("type") != "text":
+        yield event
+        return
+    text = block["text"]
+    yield {**event, "content_block": {**block, "text": ""}}
+    for at in range(0, len(text), _PIECE):
+        delta = {"type": "text_delta", "text": text[at : at + _PIECE]}
+        yield {"type": "content_block_delta", "index": event["index"], "delta": delta}

@@ -5,19 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final, Literal
-
-
-@dataclass(frozen=True, slots=True)
-class When:
-    """A schedule as ``schedule_task`` takes it; ``timezone`` None is the host's.
-
-    ``value`` is five cron fields, whole milliseconds, or local time without a zone.
-    """
-
-    kind: Literal["cron", "interval", "once"]
-    value: str
-    timezone: str | None = None
+from typing import Final
 
 
 class Unclear(Exception):
@@ -46,8 +34,10 @@ _FORMS: Final = {
     "tomorrow": rf"tomorrow\b(?:\s+(?:at\s+)?{_CLOCK})?",
     "at": rf"at\s+{_CLOCK}(?:\s+(?P<tomorrow>tomorrow)\b|\s+today\b)?",
 }
-_AT_START: Final = {name: re.compile(form, re.IGNORECASE) for name, form in _FORMS.items()}
-_AT_END: Final = {name: re.compile(rf"\s{form}[.!]?\Z", re.IGNORECASE) for name, form in _FORMS.items()}
+_PATTERNS: Final = (
+    *((name, re.compile(rf"\A{form}", re.IGNORECASE)) for name, form in _FORMS.items()),
+    *((name, re.compile(rf"\s{form}[.!]?\Z", re.IGNORECASE)) for name, form in _FORMS.items()),
+)
 _UNREAD: Final = re.compile(r"at\s+\d", re.IGNORECASE)
 
 
@@ -60,37 +50,33 @@ class Found:
     match: re.Match[str]
     last: bool
 
-    def when(self, now: datetime | None) -> When:
-        """Return the schedule, counted from ``now`` (UTC). Raises ``Unclear``."""
+    def schedule(self, now: datetime | None) -> dict[str, str]:
+        """Return the arguments of ``schedule_task``, counted from ``now`` (UTC). Raises ``Unclear``."""
         if not self.last and _UNREAD.match(self.rest):
             raise Unclear("I cannot read that time.")
         if self.form == "weekly":
             hour, minute = self._clock()
             day = _DAYS[(self.match["day"] or "day").lower()]
-            return When("cron", f"{minute} {hour} * * {day}")
+            return _arguments("cron", f"{minute} {hour} * * {day}")
         if self.form == "interval":
-            if not self._seconds():
-                raise Unclear("I cannot read that time.")
-            return When("interval", f"{self._seconds() * 1000}")
+            return _arguments("interval", f"{self._seconds() * 1000}")
         if now is None:
             raise Unclear("I was not told what time it is, so I cannot count from now.")
         if self.form == "ahead":
-            if self._seconds() > _MAX_AHEAD_S:
-                raise Unclear("I cannot read that time.")
-            return When("once", f"{now + timedelta(seconds=self._seconds()):%Y-%m-%dT%H:%M:%S}", "UTC")
-        return self._next(now)
-
-    def _next(self, now: datetime) -> When:
+            return {**_once(now + timedelta(seconds=self._seconds())), "timezone": "UTC"}
         hour, minute = self._clock()
-        moment = now.replace(hour=hour, minute=minute, second=0, microsecond=0)
+        moment = now.replace(hour=hour, minute=minute, second=0)
         later = self.form == "tomorrow" or self.match["tomorrow"] or moment <= now
-        return When("once", f"{moment + timedelta(days=1 if later else 0):%Y-%m-%dT%H:%M:%S}")
+        return _once(moment + timedelta(days=1 if later else 0))
 
     def _seconds(self) -> int:
         count, unit = (self.match["count"] or "1").lower(), _SECONDS[self.match["unit"].lower()]
-        if count.isdecimal():
-            return int(count) * unit
-        return unit // 2 if count.startswith("half") else unit
+        if count.startswith("half"):
+            return unit // 2
+        seconds = int(count) * unit if count.isdecimal() else unit
+        if not 0 < seconds <= _MAX_AHEAD_S:
+            raise Unclear("I cannot read that time.")
+        return seconds
 
     def _clock(self) -> tuple[int, int]:
         """Return hour and minute; 9:00 when the words name none."""
@@ -106,10 +92,16 @@ class Found:
 
 def find(text: str) -> Found | None:
     """Find a phrase of time that the text begins or ends with."""
-    for form, pattern in _AT_START.items():
-        if match := pattern.match(text):
-            return Found(text[match.end() :].lstrip(" ,:"), form, match, last=False)
-    for form, pattern in _AT_END.items():
+    for form, pattern in _PATTERNS:
         if match := pattern.search(text):
-            return Found(text[: match.start()].rstrip(" ,"), form, match, last=True)
+            rest = f"{text[: match.start()]}{text[match.end() :]}".strip(" ,:")
+            return Found(rest, form, match, last=match.start() > 0)
     return None
+
+
+def _once(moment: datetime) -> dict[str, str]:
+    return _arguments("once", f"{moment:%Y-%m-%dT%H:%M:%S}")
+
+
+def _arguments(kind: str, value: str) -> dict[str, str]:
+    return {"schedule_type": kind, "schedule_value": value}

@@ -1,4 +1,4 @@
-"""What the offline model understands: one table of wishes, and how several of them are joined."""
+"""What the offline model understands: one table of wishes, and the words that join and time them."""
 
 from __future__ import annotations
 
@@ -18,56 +18,29 @@ _MAX_INLINE: Final = 120
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """The call that grants a wish, ``to`` and ``done`` in words; without a tool it is only spoken of.
+    """The call that grants a wish, with words for "I could not ``verb``" and "I ``past``".
 
-    ``recalls``: the answer says what the person said before. ``unclear``: why nothing can be done.
+    Without a tool it is only spoken of: it asks for what the person said before (``recalls``), or there is a
+    reason why nothing can be done (``unclear``).
     """
 
     tool: str = ""
     input: dict[str, Any] = field(default_factory=dict)
-    to: str = ""
-    done: str = ""
+    verb: str = ""
+    past: str = ""
     recalls: bool = False
     unclear: str = ""
-
-    @property
-    def only_reads(self) -> bool:
-        """Whether it may be granted beside others: it changes nothing that they could read."""
-        return self.tool.removeprefix(_TASKS) in ("", "read_file", "list_dir", "list_tasks", "send_message")
-
-
-# In the patterns a run of white space is never matched by two neighbours, so that matching stays linear.
-_PATH: Final = r"(?P<path>`[^`]+`|\"[^\"]+\"|'[^']+'|\S+?)[.!?]?\Z"
-_WITH: Final = r"(?:the\s+|a\s+)?(?:file\s+)?(?P<path>\S+)\s+with\s+(?:content\s+)?(?P<content>\S.*)"
-_LIST: Final = r"(?:list|show)\s+(?:me\s+)?(?:(?:my|the|all)\s+)*"
-_POLITE: Final = re.compile(
-    r"\A\s*(?:(?:please|now|also|(?:can|could|would|will)\s+you)\b[\s,]*)*", re.IGNORECASE
-)
-_REMIND: Final = re.compile(r"remind\s+me\b[\s,:]*", re.IGNORECASE)
-_QUOTED: Final = re.compile(r"```.*?```|`[^`\n]*`|\"[^\"\n]*\"|(?<!\w)'[^'\n]*'(?!\w)", re.DOTALL)
-_JOINT: Final = re.compile(
-    r"(?:\s?[,;.]|\s)\s?(?:and\s{1,2})?then\b[\s,]{0,2}"
-    r"|\s?,?\sand\s(?:also\s)?|\s?[;\n]\s?|,\s|[.!?]\s",
-    re.IGNORECASE,
-)
-
-
-def code(text: str) -> str:
-    """Return the text as inline code, on one line and not for ever."""
-    line = " ".join(text.split()).replace("`", "'")
-    return f"`{line}`" if len(line) <= _MAX_INLINE else f"`{line[:_MAX_INLINE]}…`"
 
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    """A line of the table: the words that ask for it, its tool, and what is said of it in the answer.
+    """A line of the table. The pattern's groups are the tool's arguments, ``fixed`` those it always has.
 
-    The pattern's groups are the tool's arguments, ``fixed`` those that it always has; the one that is
-    ``named`` stands behind ``verb`` and ``past``.
+    The argument that is ``named`` stands behind ``verb`` and ``past``.
     """
 
     pattern: str
-    tool: str
+    tool: str = ""
     verb: str = ""
     past: str = ""
     named: str = ""
@@ -78,18 +51,18 @@ class _Kind:
         """Return the wish with these arguments."""
         arguments = {**given, **self.fixed}
         what = f" {code(arguments[self.named])}" if self.named else ""
-        return Wish(self.tool, arguments, self.verb + what, f"I {self.past}{what}", self.recalls)
+        return Wish(self.tool, arguments, self.verb + what, self.past + what, self.recalls)
 
 
+# In the patterns a run of white space is never matched by two neighbours, so that matching stays linear.
+_PATH: Final = r"(?P<path>`[^`]+`|\"[^\"]+\"|'[^']+'|\S+?)[.!?]?\Z"
+_LIST: Final = r"(?:list|show)\s+(?:me\s+)?(?:(?:my|the|all)\s+)*"
+_SEND: Final = f"{_TASKS}send_message"
 _SCHEDULE: Final = _Kind("", f"{_TASKS}schedule_task", "schedule", "scheduled", "prompt")
-_LIST_FILES: Final = _Kind(rf"{_LIST}files[.!?]?\Z", "list_dir", "list", "listed", "path", {"path": "."})
-_LIST_TASKS: Final = _Kind(
-    rf"{_LIST}(?:scheduled\s+)?tasks\b", f"{_TASKS}list_tasks", "list the tasks", "looked at the tasks"
-)
-_SEND: Final = (f"{_TASKS}send_message", "send the message", "sent the message")
+
 # The table. The first line that fits counts.
 _KINDS: Final = (
-    _Kind(r"what\s+(?:did|have)\s+i\s+(?:say|said|tell|told)\b", "", recalls=True),
+    _Kind(r"what\s+(?:did|have)\s+i\s+(?:say|said|tell|told)\b", recalls=True),
     _Kind(
         r"what\s+do\s+you\s+(?:remember|know\s+about\s+me)\b",
         *("read_file", "read", "read", "path", {"path": _NOTES}, True),
@@ -109,20 +82,28 @@ _KINDS: Final = (
         rf"write\s+(?P<content>\S.*)\s(?:to|into|in)\s+(?:the\s+)?(?:file\s+)?{_PATH}",
         *("write_file", "write", "wrote", "path"),
     ),
-    _Kind(rf"create\s+{_WITH}", "write_file", "write", "wrote", "path"),
-    _Kind(rf"overwrite\s+{_WITH}", "write_file", "overwrite", "overwrote", "path", {"overwrite": True}),
-    _LIST_TASKS,
+    _Kind(
+        r"overwrite\s+(?:the\s+)?(?:file\s+)?(?P<path>\S+)\s+with\s+(?P<content>\S.*)",
+        *("write_file", "overwrite", "overwrote", "path", {"overwrite": True}),
+    ),
+    _Kind(
+        rf"(?:{_LIST}(?:scheduled\s+)?)?tasks\b[.!?]?\Z",
+        *(f"{_TASKS}list_tasks", "list the tasks", "looked at the tasks"),
+    ),
     _Kind(
         r"(?:cancel|delete|remove)\s+(?:the\s+)?task\s+(?P<task_id>\S+?)[.!]?\Z",
         *(f"{_TASKS}cancel_task", "cancel", "cancelled", "task_id"),
     ),
     _Kind(rf"{_LIST}files\s+(?:in|of|under)\s+{_PATH}", "list_dir", "list", "listed", "path"),
-    _LIST_FILES,
+    _Kind(rf"(?:{_LIST}files|ls)[.!?]?\Z", "list_dir", "list", "listed", "path", {"path": "."}),
     _Kind(
         r"send\s+(?:me\s+)?(?:a\s+|the\s+)?message\b(?:\s+(?:saying|that\s+says|with))?[\s:,]+(?P<text>\S.*)",
-        *_SEND,
+        *(_SEND, "send the message", "sent the message"),
     ),
-    _Kind(r"remind\s+me\b(?:\s+(?:to|that|of|about)\b)?[\s,:]+(?P<reminder>\S.*)", *_SEND),
+    _Kind(
+        r"remind\s+me\b(?:\s+(?:to|that|of|about)\b)?[\s,:]+(?P<reminder>\S.*)",
+        *(_SEND, "remind you", "reminded you"),
+    ),
     # "show mercy" is no file; "show a.txt" and "read mercy" are.
     _Kind(
         rf"(?:(?:read|cat)|(?:show|open)(?=.*[./]))\s+(?:me\s+)?(?:the\s+)?(?:file\s+)?{_PATH}",
@@ -130,38 +111,46 @@ _KINDS: Final = (
     ),
 )
 _WISHES: Final = tuple((re.compile(kind.pattern, re.IGNORECASE | re.DOTALL), kind) for kind in _KINDS)
-_ALONE: Final = {"tasks": _LIST_TASKS.wish({}), "files": _LIST_FILES.wish({}), "ls": _LIST_FILES.wish({})}
+
+_POLITE: Final = re.compile(
+    r"\A\s*(?:(?:please|now|also|(?:can|could|would|will)\s+you)\b[\s,]*)*", re.IGNORECASE
+)
+_REMIND: Final = re.compile(r"remind\s+me\b[\s,:]*", re.IGNORECASE)
+_QUOTED: Final = re.compile(r"```.*?```|`[^`\n]*`|\"[^\"\n]*\"|(?<!\w)'[^'\n]*'(?!\w)", re.DOTALL)
+_JOINT: Final = re.compile(
+    r"(?:\s?[,;.]|\s)\s?(?:and\s{1,2})?then\b[\s,]{0,2}"
+    r"|\s?,?\sand\s(?:also\s)?|\s?[;\n]\s?|,\s|[.!?]\s",
+    re.IGNORECASE,
+)
 
 
-def parse(text: str, now: datetime | None = None, *, begun: bool = False) -> tuple[tuple[Wish, ...], ...]:
-    """Return the steps that the words ask for, none if nothing was understood; ``now`` in UTC, if known.
+def code(text: str) -> str:
+    """Return the text as inline code, on one line and not for ever."""
+    line = " ".join(text.split()).replace("`", "'")
+    return f"`{line}`" if len(line) <= _MAX_INLINE else f"`{line[:_MAX_INLINE]}…`"
 
-    Wishes of one step are independent of each other; each step needs the one before it. ``begun``: the time
-    that the words name has come.
+
+def parse(text: str, now: datetime | None = None, *, begun: bool = False) -> list[Wish]:
+    """Return what the words ask for, in this order, nothing if nothing was understood.
+
+    ``now``: UTC, if known. ``begun``: the time that the words name has come.
     """
     if len(text) > _MAX_CHARS:
-        return ()
-    segments = _segments(text)
-    wishes = [_wish("".join(segment.pieces), now, begun) for segment in segments]
+        return []
+    parts = list(_parts(text))
+    wishes = [_wish(part, now, begun=begun) for part in parts]
     if not any(wishes):
-        return ()
-    steps: list[list[Wish]] = []
-    for segment, found in zip(segments, wishes, strict=True):
-        one = found or _unclear("".join(segment.pieces), "I did not understand this part.")
-        beside = steps and "then" not in segment.joint.lower()
-        if beside and all(wish.only_reads for wish in (one, *steps[-1])):
-            steps[-1].append(one)
-        else:
-            steps.append([one])
-    return tuple(map(tuple, steps))
+        return []
+    why = "I did not understand this part."
+    return [wish or _unclear(part, why) for part, wish in zip(parts, wishes, strict=True)]
 
 
-def _wish(text: str, now: datetime | None, begun: bool) -> Wish | None:
-    words = _plain(text)
+def _wish(words: str, now: datetime | None, *, begun: bool = False) -> Wish | None:
+    words = _POLITE.sub("", words, count=1).strip()
     later = _scheduled(words, now)
-    if begun and later:
+    if later and begun:
         words, later = later.input.get("prompt", words), None
-    return later or _order(words) or _ALONE.get(words.lower().rstrip(" .!?"))
+    return later or _order(words)
 
 
 def _order(words: str) -> Wish | None:
@@ -180,7 +169,10 @@ def _argument(name: str, text: str) -> tuple[str, str]:
             return "text", f"Reminder: {text}"
         case "content" if not _QUOTED.fullmatch(text):
             return name, f"{text}\n"
-    return name, _unquoted(text)
+    if not _QUOTED.fullmatch(text):
+        return name, text
+    fence = 3 if text.startswith("```") else 1
+    return name, text[fence:-fence].strip("\n") or text
 
 
 def _scheduled(words: str, now: datetime | None) -> Wish | None:
@@ -192,11 +184,9 @@ def _scheduled(words: str, now: datetime | None) -> Wish | None:
     if not prompt:
         return _unclear(words, "It says when, but not what shall happen then.")
     try:
-        at = found.when(now)
+        return _SCHEDULE.wish({"prompt": prompt, **found.schedule(now)})
     except when.Unclear as unclear:
         return _unclear(words, str(unclear))
-    task = {"prompt": prompt, "schedule_type": at.kind, "schedule_value": at.value}
-    return _SCHEDULE.wish({**task, **({"timezone": at.timezone} if at.timezone else {})})
 
 
 def _is_for_later(words: str) -> bool:
@@ -209,61 +199,29 @@ def _unclear(words: str, why: str) -> Wish:
     return Wish(unclear=f"{why} ({code(words)})")
 
 
-def _plain(text: str) -> str:
-    return _POLITE.sub("", text, count=1).strip()
-
-
-def _unquoted(text: str) -> str:
-    if not _QUOTED.fullmatch(text):
-        return text
-    fence = 3 if text.startswith("```") else 1
-    return text[fence:-fence].strip("\n") or text
-
-
-@dataclass(slots=True)
-class _Segment:
-    """Words that make one wish, with the joint before them; its first words tell what it is.
-
-    ``commands``: what follows with "and then" may be a bare command line.
-    """
-
-    joint: str
-    pieces: list[str]
-    commands: bool
-    is_timed: bool = field(init=False)
-    is_shell: bool = field(init=False)
-
-    def __post_init__(self) -> None:
-        words = _plain(self.pieces[0])
-        found, order = when.find(words), _order(words)
-        is_run = order is not None and order.tool == "exec"
-        self.commands = self.commands or is_run
-        self.is_timed = found is not None and not found.last
-        self.is_shell = is_run and not words.rstrip().endswith("`")
-
-    def may_end_at(self, joint: str) -> bool:
-        # What is scheduled takes its sentence along: "every day at 9 run date and then read a.txt".
-        if self.is_timed:
-            return bool({";", "\n"} & set(joint))
-        # A command keeps the shell's own punctuation: "run if true; then cat a.txt; fi".
-        if self.is_shell:
-            return ";" not in joint and bool(joint.strip(" ,.") or "\n" in joint)
-        return True
-
-
-def _segments(text: str) -> list[_Segment]:
-    """Cut the words where a further wish begins."""
-    segments: list[_Segment] = []
+def _parts(text: str) -> Iterator[str]:
+    """Cut the words where a further wish begins; the first piece of a part tells what may end it."""
+    part, first = "", ""
     for joint, piece in _pieces(text):
-        last = segments[-1] if segments else None
-        words = _plain(piece)
-        if last is None or (last.may_end_at(joint) and (_scheduled(words, None) or _order(words))):
-            segments.append(_Segment(joint, [piece], last is not None and last.commands))
-        elif last.commands and joint.lower().replace(",", " ").split() == ["and", "then"] and words:
-            segments.append(_Segment(joint, [f"run {piece}"], commands=True))
-        else:
-            last.pieces += (joint, piece)
-    return segments
+        if part and _may_end(first, joint) and _wish(piece, None):
+            yield part
+            part = ""
+        first = first if part else piece
+        part += joint + piece if part else piece
+    yield part
+
+
+def _may_end(first: str, joint: str) -> bool:
+    words = _POLITE.sub("", first, count=1).strip()
+    found = when.find(words)
+    # What is scheduled takes its sentence along: "every day at 9 run date and then read a.txt".
+    if found is not None and not found.last:
+        return ";" in joint or "\n" in joint
+    order = _order(words)
+    # A command keeps the shell's own punctuation: "run if true; then cat a.txt; fi".
+    if order is not None and order.tool == "exec" and not words.endswith("`"):
+        return ";" not in joint and bool(joint.strip(" ,.") or "\n" in joint)
+    return True
 
 
 def _pieces(text: str) -> Iterator[tuple[str, str]]:
