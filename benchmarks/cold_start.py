@@ -28,7 +28,7 @@ async def main() -> dict[str, float]:
     """Start it again and again; return medians."""
     figures = {
         "import of supervisord, ms": _import("host.cli.supervise"),
-        "import of the host, ms": _import("host.server"),
+        "import of the host, ms": _import("host.app"),
     }
     with tempfile.TemporaryDirectory() as directory:
         root = Path(directory)

@@ -1,19 +1,32 @@
-"""The application: middleware around ``/health`` and ``/ready``, which answer while all else is opened."""
+"""A host: all of its parts, opened in the order they need each other, and the application around them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final
+import logging
+import os
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import anyio
-from starlette.routing import Router
+import anyio.to_thread
+from anyio.abc import TaskGroup
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from host.base import Base
-from host.channels.webhook import webhook_paths
+from host.channels.webhook import ChannelsApi, webhook_paths
+from host.http.admin import AdminApi, ControlApi, TokensApi
 from host.http.auth import OPEN_PATHS, BearerMiddleware, Caller, TokenBook
-from host.http.console import open_paths
+from host.http.chat import ChatApi
+from host.http.console import ConsoleApi, open_paths
 from host.http.health import Build, HealthApi, Volumes
+from host.http.mcp.routes import McpApi, McpGate
+from host.http.metrics import MetricsApi
 from host.http.middleware import (
     METHODS,
     AccessLogMiddleware,
@@ -21,107 +34,311 @@ from host.http.middleware import (
     ErrorsMiddleware,
     RequestIdMiddleware,
 )
+from host.http.openai.routes import OpenAiApi
+from host.http.openapi import OpenApi
+from host.http.tasks import TasksApi
+from host.http.usage import UsageApi
+from host.mcp_clients.tool_servers import ToolServers
+from host.mcp_clients.zygote import by_path
+from host.models.access import ModelAccess, open_models
+from host.runs.archive import Archive
+from host.runs.assembly import Assembly, RunTools
+from host.runs.cleanup import keep_planned, keep_recovering, keep_tidy, recover
+from host.runs.heartbeat import arranged
+from host.runs.meter import Ledger, Prices
+from host.runs.scheduler import EXTERNAL, Scheduler
+from host.runs.service import RunService
+from host.runs.spec import RunLimits
+from host.runs.task_runs import TaskRunner
+from host.sandbox import Sandbox
+from host.sandbox_settings import sandbox_policy
+from host.skills.catalogue import built_in_dir
+from host.skills.knowledge import Knowledge
+from host.telemetry import Telemetry, open_telemetry
+from host.telemetry.counts import Metrics
+from shared.errors import Misconfigured
+from shared.ids import new_id
+from shared.redact import Redactor
+from shared.settings import Settings
+from shared.store import open_host_store
+from shared.store.sql.retention import DAY_MS, Retention
+from shared.store.store import Store
+from shared.tasks import TaskService
 
 if TYPE_CHECKING:
-    from host.parts import Host
+    from host.channels.service import ChannelService
 
-BODY_LIMIT: Final = 1024 * 1024
-"""Bytes a request body may have (http-api: "Errors")."""
-OPENAI_BODY_LIMIT: Final = 8 * 1024 * 1024
-"""Bytes at /v1/chat/completions: chat programs send their whole history again."""
-MCP_BODY_LIMIT: Final = 4 * 1024 * 1024
-"""Bytes an MCP message may have, as on the tool server's own wire."""
-
-BODY_LIMITS: Final = {"/mcp": MCP_BODY_LIMIT, "/v1/chat/completions": OPENAI_BODY_LIMIT}
+logger = logging.getLogger("picoclaw.host")
 
 
-class App:
-    """The ASGI application of a host, from the moment its base is open.
+@dataclass(frozen=True, slots=True)
+class Host:
+    """Everything that lives as long as the host does. ``stop`` begins its end and says why."""
 
-    Requests are checked as ever; one that needs the whole host waits until there is one.
+    settings: Settings
+    stop: Callable[[str], None]
+    ledger: Ledger
+    telemetry: Telemetry
+    models: ModelAccess
+    sandbox: Sandbox
+    knowledge: Knowledge
+    tool_servers: ToolServers
+    runs: RunService
+    tasks: TaskService
+    task_runner: TaskRunner
+    channels: ChannelService | None
+    background: TaskGroup
+
+
+@asynccontextmanager
+async def open_host(settings: Settings, stop: Callable[[str], None]) -> AsyncIterator[Host]:
+    """Open a host, and close it in the reverse order: the tree closing is the shutdown.
+
+    Raises Misconfigured, StoreError, Unavailable.
     """
-
-    def __init__(self, base: Base) -> None:
-        self._base = base
-        self.tokens = TokenBook(base.store)
-        self._host: Host | None = None
-        self._opened = anyio.Event()
-        self._rest: ASGIApp = self._later
-        health = self._health()
-        self.probe_when_asked = health.probe_when_asked
-        self._app = self._checked(
-            Router(routes=health.routes(), redirect_slashes=False, default=self._others)
+    make_volumes(settings)
+    owner = new_id("host")
+    async with AsyncExitStack() as stack:
+        enter = stack.enter_async_context
+        redactor = Redactor(settings.secret_values())
+        telemetry = await enter(open_telemetry(settings, redactor))
+        models = await enter(open_models(settings, telemetry, redactor))
+        store = await enter(open_store(settings, owner))
+        await recover(store, owner, settings.main_conversation_id)
+        ledger = Ledger(store, redactor, Prices(settings.budgets, free=settings.offline), Metrics())
+        sandbox = await enter(Sandbox(sandbox_policy(settings)))
+        tool_servers = await enter(_tool_servers(settings, store))
+        knowledge = _knowledge(settings, sandbox)
+        background = await enter(anyio.create_task_group())
+        tools = RunTools(settings, store, sandbox, tool_servers, knowledge)
+        archive = Archive(ledger, sandbox) if settings.history.archive else None
+        assembly = Assembly(settings, ledger, models, tools, knowledge, archive, telemetry)
+        limits = RunLimits.of(settings, owner)
+        runs = await enter(RunService(ledger, assembly, limits))
+        tasks = TaskService(
+            store, default_timezone=settings.timezone, quota=settings.max_tasks_per_conversation
         )
+        heartbeat = await arranged(store, tasks, sandbox, settings)
+        task_runner = await enter(TaskRunner(ledger, runs, heartbeat))
+        channels = await enter(_open_channels(settings, ledger, runs, tasks, sandbox))
+        stack.push_async_callback(runs.drain)
+        stack.callback(background.cancel_scope.cancel)
+        if settings.scheduler == "internal":
+            background.start_soon(
+                Scheduler(store, task_runner.run_due, most=settings.max_concurrent_runs).run
+            )
+        elif (await store.counts()).tasks:
+            logger.warning(EXTERNAL)
+        background.start_soon(keep_tidy, store)
+        background.start_soon(keep_planned, tasks)
+        background.start_soon(keep_recovering, store, settings.lease_ms)
+        yield Host(
+            settings, stop, ledger, telemetry, models, sandbox, knowledge, tool_servers,
+            runs, tasks, task_runner, channels, background,
+        )  # fmt: skip
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._app(scope, receive, send)
 
-    def open(self, host: Host, routes: ASGIApp) -> None:
-        """Answer what needs the host."""
-        self._host, self._rest = host, routes
-        self._opened.set()
+def app(host: Host) -> ASGIApp:
+    """Return the application: the routes, and around them what every request passes."""
+    settings, ledger, runs = host.settings, host.ledger, host.runs
+    store, tokens = ledger.store, TokenBook(ledger.store)
+    health = _health(host)
+    host.background.start_soon(health.probe_when_asked)
+    routes = [
+        *health.routes(),
+        *ChatApi(
+            store,
+            runs,
+            settings.main_conversation_id,
+            host.models,
+            stdio_mcp_allowed=settings.allow_request_stdio_mcp,
+        ).routes(),
+        *TasksApi(store, host.tasks, host.task_runner).routes(),
+        *ControlApi(host.stop).routes(),
+        *UsageApi(store).routes(),
+        *AdminApi(host.knowledge, host.sandbox).routes(),
+        *TokensApi(store, tokens).routes(),
+        *McpApi(host.tool_servers, McpGate(settings.gateway.allowed_hosts), tokens).routes(),
+        *MetricsApi(
+            ledger.counts,
+            store,
+            active_runs=lambda: runs.active_count,
+            waiting_runs=lambda: runs.waiting_count,
+        ).routes(),
+        *OpenAiApi(store, runs, settings).routes(),
+        *(ChannelsApi(settings, host.channels.running).routes() if host.channels else ()),
+        *OpenApi(settings.version).routes(),
+        *(ConsoleApi().routes() if settings.console else ()),
+    ]
+    checked = BodyLimitMiddleware(_authenticated(_router(routes), settings, tokens))
+    answering = ErrorsMiddleware(checked, ledger.redactor.text)
+    logged = AccessLogMiddleware(answering, ledger.counts)
+    traced = host.telemetry.app(logged, probes=OPEN_PATHS | {"/metrics"}, methods=METHODS)
+    return RequestIdMiddleware(traced, version=settings.version, commit=settings.build_commit)
 
-    async def _others(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._rest(scope, receive, send)
 
-    async def _later(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._opened.wait()
-        await self._rest(scope, receive, send)
+def _router(routes: Sequence[Route]) -> Router:
+    """Return the routes, one for each path: so a 405 names all methods that there are."""
+    joined: dict[str, list[Route]] = {}
+    for route in routes:
+        joined.setdefault(route.path, []).append(route)
+    merged = [some[0] if len(some) == 1 else _joined(path, some) for path, some in joined.items()]
+    return Router(routes=merged, redirect_slashes=False, default=_nothing_here)
 
-    def _checked(self, app: ASGIApp) -> ASGIApp:
-        settings = self._base.settings
-        rates = settings.rate_limits
-        app = BearerMiddleware(
-            _HttpOnly(app),
-            tokens=[
-                secret.get_secret_value()
-                for secret in (settings.api_token, settings.api_token_previous)
-                if secret is not None
-            ],
-            owner=Caller(settings.main_conversation_id, is_main=True),
-            bearer=self.tokens.bearer,
-            failures_per_minute=rates.failed_auth_per_minute,
-            requests_per_minute=rates.requests_per_minute,
-            open_paths=OPEN_PATHS
-            | webhook_paths(settings.channels)
-            | (open_paths() if settings.console else frozenset()),
+
+def _joined(path: str, routes: Sequence[Route]) -> Route:
+    endpoints = {method: route.endpoint for route in routes for method in route.methods or ()}
+
+    async def by_method(request: Request) -> ASGIApp:
+        answer: ASGIApp = await endpoints[request.method](request)
+        return answer
+
+    return Route(path, by_method, methods=list(endpoints))
+
+
+async def _nothing_here(scope: Scope, receive: Receive, send: Send) -> None:
+    raise HTTPException(404)
+
+
+def _authenticated(app: ASGIApp, settings: Settings, tokens: TokenBook) -> ASGIApp:
+    rates = settings.rate_limits
+    accepted = (settings.api_token, settings.api_token_previous)
+    return BearerMiddleware(
+        app,
+        tokens=[secret.get_secret_value() for secret in accepted if secret is not None],
+        owner=Caller(settings.main_conversation_id, is_main=True),
+        bearer=tokens.bearer,
+        failures_per_minute=rates.failed_auth_per_minute,
+        requests_per_minute=rates.requests_per_minute,
+        open_paths=OPEN_PATHS
+        | webhook_paths(settings.channels)
+        | (open_paths() if settings.console else frozenset()),
+    )
+
+
+def _health(host: Host) -> HealthApi:
+    settings, channels = host.settings, host.channels
+    return HealthApi(
+        Build(settings.version, settings.build_commit, settings.build_time, settings.max_execution_ms),
+        Volumes(settings.memory_dir, settings.skills_dir),
+        host.ledger.store,
+        ready=lambda: not host.runs.draining,
+        sandbox=lambda: host.sandbox.report,
+        channels=lambda: {"telegram": "off", **(channels.states if channels else {})},
+        scheduler=settings.scheduler,
+    )
+
+
+def make_volumes(settings: Settings) -> None:
+    """Make the directories that are missing; raises Misconfigured with what mends one that can't be used."""
+    volumes = {
+        "STORE_DIR": settings.store_dir,
+        "MEMORY_DIR": settings.memory_dir,
+        "LOCAL_DB_PATH": settings.local_db_path.parent,
+    }
+    for name, path in volumes.items():
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except FileExistsError:
+            raise Misconfigured(f"{name}: {path} is not a directory") from None
+        except OSError as error:
+            raise Misconfigured(f"{name}: {path} cannot be made ({error.strerror}). {_cure(path)}") from None
+        if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
+            raise Misconfigured(f"{name}: {path} cannot be written. {_cure(path)}")
+    org = settings.org_dir
+    if org is not None and org.resolve().is_relative_to(settings.memory_dir.resolve()):
+        raise Misconfigured("ORG_DIR: must not be inside the workspace, where agents could write it")
+
+
+def _cure(path: Path) -> str:
+    """Return whose the nearest directory is that exists, and what gives it to the host's user."""
+    place = path
+    while not place.is_dir() and place != place.parent:
+        place = place.parent
+    uid, gid = os.geteuid(), os.getegid()
+    owner = place.stat().st_uid
+    if os.statvfs(place).f_flag & os.ST_RDONLY:
+        return f"{place} is on a read-only file system: mount a writable volume there"
+    return (
+        f"{place} belongs to uid {owner} and the host runs as uid {uid}: "
+        f"run `chown -R {uid}:{gid} {place}` once, or start the host as uid {owner} "
+        f"(docker run --user {owner}; in Kubernetes fsGroup: {gid})"
+    )
+
+
+@asynccontextmanager
+async def open_store(settings: Settings, owner: str) -> AsyncIterator[Store]:
+    """Open the store of the settings: PostgreSQL for several hosts, else the volume and its database."""
+    store = await _opened(settings, owner)
+    try:
+        yield store
+    finally:
+        with anyio.CancelScope(shield=True):
+            await store.close()
+
+
+async def _opened(settings: Settings, owner: str) -> Store:
+    retention = Retention(
+        outbound_ms=settings.outbound_ttl_days * DAY_MS, task_log=settings.task_log_retention
+    )
+    if settings.database_url is None:
+        opened = partial(
+            open_host_store,
+            store_dir=settings.store_dir,
+            local_db=settings.local_db_path,
+            owner=owner,
+            retention=retention,
+            store_id=settings.store_id,
         )
-        app = BodyLimitMiddleware(app, limit=BODY_LIMIT, at=BODY_LIMITS)
-        app = ErrorsMiddleware(app, self._base.redactor.text)
-        app = AccessLogMiddleware(app, self._base.metrics)
-        app = self._base.telemetry.app(app, probes=OPEN_PATHS | {"/metrics"}, methods=METHODS)
-        return RequestIdMiddleware(app, version=settings.version, commit=settings.build_commit)
+        # A volume that doesn't answer keeps nobody from stopping the host.
+        return await anyio.to_thread.run_sync(opened, abandon_on_cancel=True)
+    from shared.store.postgres.database import Place
+    from shared.store.postgres.opening import open_shared_store
 
-    def _health(self) -> HealthApi:
-        settings = self._base.settings
-        return HealthApi(
-            Build(settings.version, settings.build_commit, settings.build_time, settings.max_execution_ms),
-            Volumes(settings.memory_dir, settings.skills_dir),
-            self._base.store,
-            ready=lambda: self._host is not None and self._host.ready and not self._host.runs.draining,
-            sandbox=lambda: self._base.sandbox.report,
-            channels=self._channel_states,
-            scheduler=settings.scheduler,
-        )
-
-    def _channel_states(self) -> Mapping[str, str]:
-        """Return how each channel is; Telegram is always among them."""
-        if self._host is not None:
-            states = self._host.channel_states()
-        else:
-            channels = self._base.settings.channels.by_name()
-            states = {name: "retrying" for name, each in channels.items() if each.enabled}
-        return {"telegram": "off", **states}
+    place = Place(
+        settings.database_url.get_secret_value(),
+        owner=owner,
+        connections=settings.database_connections,
+        pooled=settings.database_pooler,
+    )
+    tools = settings.database_tools_url
+    if settings.channels.telegram.enabled:
+        logger.warning("Several hosts may share this store: switch channels on at one of them only")
+    return await open_shared_store(
+        place, retention, tools_url=None if tools is None else tools.get_secret_value()
+    )
 
 
-class _HttpOnly:
-    """Lets HTTP through and closes anything else: there are no WebSockets here."""
+def _tool_servers(settings: Settings, store: Store) -> ToolServers:
+    return ToolServers(
+        db_path=settings.local_db_path,
+        store_dir=settings.store_dir,
+        timezone=settings.timezone,
+        task_quota=settings.max_tasks_per_conversation,
+        access=store.tool_access if store.several_hosts else by_path,
+    )
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            # With this key the router raises what is wrong instead of answering in plain text.
-            scope["app"] = self
-            await self._app(scope, receive, send)
+def _knowledge(settings: Settings, sandbox: Sandbox) -> Knowledge:
+    return Knowledge(
+        sandbox.survey,
+        workspace_dir=settings.memory_dir,
+        built_in_dir=built_in_dir(settings),
+        org_dir=settings.org_dir,
+        skills_dir=settings.skills_dir,
+    )
+
+
+@asynccontextmanager
+async def _open_channels(
+    settings: Settings, ledger: Ledger, runs: RunService, tasks: TaskService, sandbox: Sandbox
+) -> AsyncIterator[ChannelService | None]:
+    """Run the channels; what they need is imported only where one is switched on."""
+    if not any(channel.enabled for channel in settings.channels.by_name().values()):
+        yield None
+        return
+    from host.channels.loading import enabled_channels
+    from host.channels.service import ChannelService
+
+    async with ChannelService(ledger, runs, tasks, sandbox, enabled_channels(settings)) as channels:
+        yield channels

@@ -74,11 +74,8 @@ def _end(control: socket.socket, process: subprocess.Popen[bytes]) -> None:
 def main(control: socket.socket) -> None:
     """Fork a host for every packet."""
     from host.cli.serve import serve
-    from shared.lazy_packages import make_lazy
 
-    make_lazy("uvicorn")
-    for name in ("host.server", "host.parts", "host.routes"):
-        importlib.import_module(name)
+    importlib.import_module("host.app")
     gc.collect()
     gc.freeze()
     while True:

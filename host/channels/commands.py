@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Final
 
 from host.channels.messages import Stored, sender_of
-from host.channels.rules import ChannelParts, Rules
+from host.channels.rules import Rules
+from host.runs.service import RunService
 from shared.clock import now_ms
 from shared.errors import NotRunning
-from shared.tasks import task_view
+from shared.store.store import Store
+from shared.tasks import TaskService, task_view
 from shared.values import Task
 
 MOST_TASKS: Final = 20
@@ -34,16 +36,17 @@ OWNERS_ONLY: Final = "Only its owners may use the main conversation, and only in
 class Commands:
     """Answers the commands of one channel's chats."""
 
-    def __init__(self, parts: ChannelParts, rules: Rules) -> None:
-        self._parts = parts
+    def __init__(self, store: Store, runs: RunService, tasks: TaskService, rules: Rules) -> None:
+        self._runs = runs
+        self._task_service = tasks
         self._rules = rules
-        self._book = parts.store.channels
+        self._book = store.channels
 
     async def home(self, message: Stored) -> str:
         """Return the conversation that the chat is in, and may be in."""
         trusted = self._rules.trusts(message.chat)
         conversation_id = await self._book.enter(message.chat, now_ms(), trusted=trusted)
-        if conversation_id == self._parts.main_conversation_id and not self._is_owner(message):
+        if conversation_id == self._rules.main and not self._is_owner(message):
             await self._book.leave(message.chat.channel, message.chat.id, conversation_id)
             conversation_id = await self._book.enter(message.chat, now_ms(), trusted=trusted)
         return conversation_id
@@ -64,32 +67,32 @@ class Commands:
         return None
 
     def _greeting(self, message: Stored) -> str:
-        greeting = GREETING.format(name=self._parts.assistant_name)
+        greeting = GREETING.format(name=self._runs.limits.assistant_name)
         return greeting + OWNERS_GREETING if self._is_owner(message) else greeting
 
     async def _new(self, message: Stored, conversation_id: str) -> str:
-        if conversation_id == self._parts.main_conversation_id:
+        if conversation_id == self._rules.main:
             return NOT_NEW
         await self._book.begin_anew(message.chat, now_ms(), trusted=self._rules.trusts(message.chat))
         return NEW
 
     async def _stop(self, conversation_id: str) -> str:
         try:
-            await self._parts.runs.cancel(conversation_id)
+            await self._runs.cancel(conversation_id)
         except NotRunning:
             return NOTHING_RUNS
         return STOPPING
 
     async def _tasks(self, conversation_id: str) -> str:
-        owner = None if conversation_id == self._parts.main_conversation_id else conversation_id
-        page = await self._parts.tasks.list(owner, limit=MOST_TASKS)
+        owner = None if conversation_id == self._rules.main else conversation_id
+        page = await self._task_service.list(owner, limit=MOST_TASKS)
         lines = [_line(task) for task in page.items]
         if page.next_cursor is not None:
             lines.append("…")
         return "\n".join(lines) or NO_TASKS
 
     async def _main(self, message: Stored, conversation_id: str) -> str:
-        main = self._parts.main_conversation_id
+        main = self._rules.main
         if not self._is_owner(message):
             return OWNERS_ONLY
         if conversation_id == main:

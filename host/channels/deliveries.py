@@ -16,8 +16,9 @@ import anyio
 from host.agent.internal import strip_internal
 from host.channels.base import Channel, ChannelFault, ChatMoved, Gone, TryLater, Undeliverable
 from host.channels.chat_workers import Crowd
-from host.channels.rules import ChannelParts, Rules
+from host.channels.rules import Rules
 from host.channels.splitting import split
+from host.runs.meter import Ledger
 from shared import untrusted
 from shared.channel_values import Delivery
 from shared.clock import iso, now_ms
@@ -41,11 +42,12 @@ CALL_WITHIN_S: Final = 20.0
 class Deliveries:
     """Delivers one channel's messages."""
 
-    def __init__(self, channel: Channel, parts: ChannelParts, rules: Rules) -> None:
+    def __init__(self, channel: Channel, ledger: Ledger, rules: Rules, end_marker: str) -> None:
         self._channel = channel
-        self._parts = parts
+        self._ledger = ledger
         self._rules = rules
-        self._book = parts.store.channels
+        self._end_marker = end_marker
+        self._book = ledger.store.channels
         self._last_sent: dict[str, str] = {}
         self._crowd = Crowd(self._due, self._serve)
         self.wake = self._crowd.wake
@@ -64,18 +66,18 @@ class Deliveries:
             if delivery is None:
                 return
             # What another process stored a moment ago may not be on the volume yet.
-            await self._parts.store.durable()
+            await self._ledger.store.durable()
             await self._deliver(delivery)
-            await self._parts.store.durable()
+            await self._ledger.store.durable()
 
     async def _deliver(self, delivery: Delivery) -> None:
         if not await self._may_hear(delivery):
             await self._book.failed(delivery.number, "the chat may not hear this any more", now_ms())
             return
         text = delivery.saying.text
-        if marker := self._parts.end_marker:
+        if marker := self._end_marker:
             text = text.replace(marker, "").strip()
-        shown = self._parts.redactor.text(strip_internal(text))
+        shown = self._ledger.redactor.text(strip_internal(text))
         parts = split(shown, self._channel.longest)
         try:
             for at in range(delivery.parts_sent, len(parts)):

@@ -11,8 +11,8 @@ import anyio
 
 from host.channels.base import Attachment, Channel, ChannelFault, TryLater
 from host.channels.messages import Stored
-from host.channels.rules import SaveFile
 from host.ports import SandboxFault
+from host.sandbox import Sandbox
 
 logger = logging.getLogger("picoclaw.channels")
 
@@ -52,9 +52,9 @@ def place_of(message: Stored, number: int, attachment: Attachment, unique: str) 
 class InboxFiles:
     """Fetches attachments and says in the message's text where they are."""
 
-    def __init__(self, channel: Channel, save: SaveFile) -> None:
+    def __init__(self, channel: Channel, sandbox: Sandbox) -> None:
         self._channel = channel
-        self._save = save
+        self._sandbox = sandbox
 
     async def store(self, message: Stored, conversation_id: str, unique: str) -> list[str]:
         """Fetch and write all attachments; return a line for each, also for what could not be kept."""
@@ -76,7 +76,7 @@ class InboxFiles:
         if len(data) > self._channel.largest_file:
             return f"[Attached: {name}, not kept: larger than {self._channel.largest_file} bytes]"
         try:
-            await self._save(conversation_id, path, data)
+            await self._sandbox.save_file(conversation_id, path, data)
         except SandboxFault as fault:
             logger.warning("An attachment could not be written", extra={"error": str(fault)})
             return f"[Attached: {name}, which could not be written]"

@@ -7,10 +7,11 @@ from typing import Final
 
 from host.channels.base import Incoming, Moved
 from host.channels.messages import cleaned, to_update, usable
-from host.channels.rules import ChannelParts, Rules, Wake
+from host.channels.rules import Rules, Wake
 from host.runs.rates import RateLimit
 from shared.channel_values import Chat, Saying
 from shared.clock import now_ms
+from shared.store.store import Store
 
 logger = logging.getLogger("picoclaw.channels")
 
@@ -25,10 +26,10 @@ TOO_MANY: Final = f"{MOST_WAITING} of your messages are waiting already, so I le
 class ChannelDoor:
     """Implements ``Door`` for one channel."""
 
-    def __init__(self, parts: ChannelParts, rules: Rules, *, wake: Wake, connected: Wake) -> None:
-        self._parts = parts
+    def __init__(self, store: Store, rules: Rules, *, wake: Wake, connected: Wake) -> None:
+        self._store = store
         self._rules = rules
-        self._book = parts.store.channels
+        self._book = store.channels
         self._wake = wake
         self._connected = connected
         # By when they were written: what piled up while the host was away did not come all at once.
@@ -54,7 +55,7 @@ class ChannelDoor:
                 stored |= await self._one(message)
         if stored:
             # Also when nothing is new: what an earlier try stored may not be on the volume yet.
-            await self._parts.store.durable()
+            await self._store.durable()
             self._wake()
 
     async def _one(self, message: Incoming) -> bool:

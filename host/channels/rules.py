@@ -1,18 +1,13 @@
-"""What channels work with, and the rules that one of them has."""
+"""The rules of one channel."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Iterator
-from dataclasses import dataclass
-from typing import Final, Protocol
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final
 
 from host.channels.base import Sender
-from host.runs.service import RunService
 from shared.channel_values import Chat
-from shared.redact import Redactor
 from shared.settings.channels import Edits
-from shared.store.store import Store
-from shared.tasks import TaskService
 
 EVERYONE: Final = "*"
 
@@ -65,26 +60,6 @@ def _parsed(entries: Iterable[str], channel: str) -> Iterator[tuple[str | None, 
             yield text, None
 
 
-class SaveFile(Protocol):
-    """Writes a file of the workspace through the sandbox's door; raises SandboxFault."""
-
-    def __call__(self, conversation_id: str, path: str, data: bytes) -> Awaitable[None]: ...
-
-
-@dataclass(frozen=True, slots=True)
-class ChannelParts:
-    """What all channels share."""
-
-    store: Store
-    runs: RunService
-    tasks: TaskService
-    save_file: SaveFile
-    redactor: Redactor
-    assistant_name: str
-    main_conversation_id: str
-    end_marker: str
-
-
 class Rules:
     """Who may use one channel, and for what."""
 
@@ -105,7 +80,7 @@ class Rules:
         self.edits = edits
         self._allowed = AllowList(allow_from, channel)
         self._owners = Names(owners, channel)
-        self._main = main_conversation_id
+        self.main = main_conversation_id
 
     def allows(self, sender: Sender) -> bool:
         """Return whether the sender may write at all."""
@@ -122,7 +97,7 @@ class Rules:
     def may_hear(self, chat: Chat, conversation_id: str) -> bool:
         """Return whether a chat, by who spoke in it last, may be told what the conversation says."""
         sender = Sender(chat.sender_id, chat.sender_name)
-        if conversation_id == self._main:
+        if conversation_id == self.main:
             return chat.private and self.allows(sender) and self.owns(sender)
         return self.allows(sender)
 

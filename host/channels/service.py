@@ -12,10 +12,16 @@ import anyio
 from anyio.abc import TaskGroup
 
 from host.channels.base import Channel, ChannelFault
+from host.channels.commands import Commands
 from host.channels.deliveries import Deliveries
+from host.channels.inbox_files import InboxFiles
 from host.channels.intake import ChannelDoor
-from host.channels.rules import ChannelParts, Rules
+from host.channels.rules import Rules
 from host.channels.turns import Turns
+from host.runs.meter import Ledger
+from host.runs.service import RunService
+from host.sandbox import Sandbox
+from shared.tasks import TaskService
 
 logger = logging.getLogger("picoclaw.channels")
 
@@ -39,8 +45,19 @@ class Enabled:
 class ChannelService:
     """Owns the channels. Enter it when runs can be started; nothing about a channel ever stops the host."""
 
-    def __init__(self, parts: ChannelParts, channels: Mapping[str, Enabled]) -> None:
-        self._parts = parts
+    def __init__(
+        self,
+        ledger: Ledger,
+        runs: RunService,
+        tasks: TaskService,
+        sandbox: Sandbox,
+        channels: Mapping[str, Enabled],
+    ) -> None:
+        self._ledger = ledger
+        self._store = ledger.store
+        self._runs = runs
+        self._task_service = tasks
+        self._sandbox = sandbox
         self._channels = channels
         self._states: dict[str, State] = dict.fromkeys(channels, "retrying")
         self._running: dict[str, tuple[Channel, ChannelDoor]] = {}
@@ -72,7 +89,7 @@ class ChannelService:
         while True:
             try:
                 channel = await enabled.load()
-                await self._parts.store.channels.decide_trust(name, enabled.rules.trusts)
+                await self._store.channels.decide_trust(name, enabled.rules.trusts)
             except Exception as error:  # noqa: BLE001 - whatever ails a channel, the host goes on
                 self._warn(name, error, pause)
                 await anyio.sleep(pause)
@@ -81,10 +98,12 @@ class ChannelService:
                 await self._serve(name, channel, enabled.rules)
 
     async def _serve(self, name: str, channel: Channel, rules: Rules) -> None:
-        deliveries = Deliveries(channel, self._parts, rules)
-        turns = Turns(channel, self._parts, rules, delivered=deliveries.wake)
+        deliveries = Deliveries(channel, self._ledger, rules, self._runs.limits.end_marker)
+        commands = Commands(self._store, self._runs, self._task_service, rules)
+        files = InboxFiles(channel, self._sandbox)
+        turns = Turns(channel, self._store, self._runs, commands, files, rules, delivered=deliveries.wake)
         door = ChannelDoor(
-            self._parts, rules, wake=lambda: _wake(turns, deliveries), connected=lambda: self._connected(name)
+            self._store, rules, wake=lambda: _wake(turns, deliveries), connected=lambda: self._connected(name)
         )
         self._running[name] = channel, door
         try:

@@ -19,8 +19,9 @@ from host.channels.commands import Commands
 from host.channels.draft import Draft
 from host.channels.inbox_files import InboxFiles
 from host.channels.messages import Stored, as_one, from_update, sender_of
-from host.channels.rules import ChannelParts, Rules, Wake
+from host.channels.rules import Rules, Wake
 from host.runs.run import ActiveRun
+from host.runs.service import RunService
 from host.runs.spec import RunSpec
 from shared.channel_values import Saying, Update
 from shared.clock import now_ms
@@ -34,6 +35,7 @@ from shared.errors import (
     Unavailable,
 )
 from shared.ids import RUN, new_id
+from shared.store.store import Store
 from shared.values import Idempotency, RunState
 
 logger = logging.getLogger("picoclaw.channels")
@@ -67,14 +69,25 @@ class _Turn:
 class Turns:
     """Handles one channel's updates."""
 
-    def __init__(self, channel: Channel, parts: ChannelParts, rules: Rules, *, delivered: Wake) -> None:
+    def __init__(
+        self,
+        channel: Channel,
+        store: Store,
+        runs: RunService,
+        commands: Commands,
+        files: InboxFiles,
+        rules: Rules,
+        *,
+        delivered: Wake,
+    ) -> None:
         self._channel = channel
-        self._parts = parts
+        self._store = store
+        self._runs = runs
+        self._commands = commands
+        self._files = files
         self._rules = rules
         self._name = rules.channel
-        self._book = parts.store.channels
-        self._commands = Commands(parts, rules)
-        self._files = InboxFiles(channel, parts.save_file)
+        self._book = store.channels
         self._delivered = delivered
         self._crowd = Crowd(self._chats, self._serve)
         self.wake = self._crowd.wake
@@ -158,7 +171,7 @@ class Turns:
         """Return the answer of the run that this update was given before a crash, if it may stand."""
         if turn.update.run_id is None:
             return None
-        run = await self._parts.store.runs.get(turn.conversation_id, turn.update.run_id)
+        run = await self._store.runs.get(turn.conversation_id, turn.update.run_id)
         if run is None or run.state is RunState.RUNNING or run.code == "retryable":
             return None
         return run.answer
@@ -198,9 +211,9 @@ class Turns:
         for part in (update, *turn.rest):
             await self._book.attach(part.number, run_id, turn.conversation_id)
         try:
-            run = await self._parts.runs.start(spec)
+            run = await self._runs.start(spec)
         except KeyTaken as taken:
-            return await self._parts.runs.joined(taken.answer)
+            return await self._runs.joined(taken.answer)
         return await self._shown(turn, run)
 
     async def _shown(self, turn: _Turn, run: ActiveRun) -> Answer:
@@ -214,7 +227,7 @@ class Turns:
             draft_id=turn.update.draft_id,
         )
         lease = run.lease
-        events = await self._parts.runs.events(lease.conversation_id, lease.run_id, after=0, run=run)
+        events = await self._runs.events(lease.conversation_id, lease.run_id, after=0, run=run)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(draft.show, events)
             try:
@@ -242,7 +255,7 @@ class Turns:
             await self._book.settle(number, turn.conversation_id, None, now)
         for part in turn.rest:
             await self._book.settle(part.number, turn.conversation_id, None, now)
-        await self._parts.store.durable()
+        await self._store.durable()
         self._delivered()
 
     async def _text_for(self, turn: _Turn) -> str:
@@ -256,7 +269,7 @@ class Turns:
 
     def _text_of(self, answer: Answer) -> str:
         """Return what the chat is told of a run's end."""
-        marker = self._parts.end_marker
+        marker = self._runs.limits.end_marker
         text = str(answer.get("result") or "")
         text = text.replace(marker, "").strip() if marker else text
         if answer["status"] in ("success", "paused"):

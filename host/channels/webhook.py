@@ -14,6 +14,7 @@ from host.http.auth import failure
 from host.http.bodies import JSON
 from host.runs.rates import RateLimit
 from shared.errors import InvalidInput, NotFound, Unavailable
+from shared.settings import Settings
 from shared.settings.channels import Channels, Telegram
 
 
@@ -35,10 +36,10 @@ Running = Callable[[str], tuple[Channel, Door] | None]
 class ChannelsApi:
     """The route of webhooks. Outside of ``webhook_paths`` it needs a token like any other."""
 
-    def __init__(self, channels: Channels, running: Running, *, failures_per_minute: int) -> None:
-        self._paths = webhook_paths(channels)
+    def __init__(self, settings: Settings, running: Running) -> None:
+        self._paths = webhook_paths(settings.channels)
         self._running = running
-        self._failures = RateLimit(failures_per_minute)
+        self._failures = RateLimit(settings.rate_limits.failed_auth_per_minute)
 
     def routes(self) -> list[Route]:
         """Return the route."""

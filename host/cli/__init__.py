@@ -32,6 +32,8 @@ NO_SUPERVISOR: Final = "picoclaw: supervise needs supervisord: pip install 'pico
 
 def main() -> None:
     """Run the command of ``sys.argv`` and end the process with its exit code."""
+    # Pydantic's plugins would see every value that is validated, secrets too.
+    os.environ["PYDANTIC_DISABLE_PLUGINS"] = "__all__"
     try:
         Path.cwd()
     except OSError:

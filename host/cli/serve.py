@@ -2,20 +2,52 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import logging
 import os
+import signal
+import socket
 import sys
-from collections.abc import Callable, MutableMapping
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, MutableMapping
+from contextlib import contextmanager, suppress
+from functools import partial
 from getpass import getpass
-from typing import Final, NoReturn
+from pathlib import Path
+from typing import Final, NoReturn, cast
 
-from shared.lazy_packages import make_lazy
+import anyio
+from starlette.types import ASGIApp
+from uvicorn.config import Config, HTTPProtocolType
+from uvicorn.server import Server
+
+from host.http.connections import BACKLOG, Connection, Connections, raise_descriptor_limit
+from shared.errors import Misconfigured, PicoError, StoreError
 from shared.lines import one_line
 from shared.logging import configure
 from shared.processes import not_dumpable
 from shared.redact import Redactor
 from shared.settings import Settings, SettingsError, load
+from shared.settings.proxies import peers
+
+logger = logging.getLogger("picoclaw.host")
+
+HOPELESS: Final = 2
+UNGUARDED: Final = (
+    "API_TOKEN is not set: `picoclaw init` makes one; with ALLOW_NO_TOKEN_500=1 the host starts without it, "
+    "and every route but /health answers 500"
+)
+
+SWITCH_S: Final = 0.0005
+"""How long a worker thread waits at most for the interpreter while the event loop is busy. At Python's 5 ms a
+thread that ships the store's log needs seconds, holds up every writer meanwhile, and leases run out."""
+
+HANGS_S: Final = 8.0
+"""A volume that hasn't answered for so many seconds doesn't keep a host that is told to stop."""
+
+_M_ARENA_MAX: Final = -8
 
 
 def passphrase_asker() -> Callable[[], str | None] | None:
@@ -28,15 +60,6 @@ def _ask() -> str | None:
         return getpass("Passphrase of the encrypted secrets: ")
     except EOFError:
         return None
-
-
-logger = logging.getLogger("picoclaw.cli")
-
-HOPELESS: Final = 2
-UNGUARDED: Final = (
-    "API_TOKEN is not set: `picoclaw init` makes one; with ALLOW_NO_TOKEN_500=1 the host starts without it, "
-    "and every route but /health answers 500"
-)
 
 
 def serve() -> NoReturn:
@@ -67,13 +90,170 @@ def stop(sentence: str) -> NoReturn:
 
 
 def run(settings: Settings) -> int:
-    """Run the host with settings that were loaded; return its exit code."""
+    """Run the host until a signal or POST /control/stop; return the exit code.
+
+    0: it was stopped. 1: it could not go on, and another try may succeed. 2: only the operator can mend it.
+    """
     if settings.api_token is None and not settings.allow_no_token_500:
         stop("; ".join((UNGUARDED, *(said for said in settings.warnings if said.startswith("api_token")))))
     not_dumpable()
     configure(settings.log_level, settings.log_format, Redactor(settings.secret_values()))
-    # Its __init__ imports its command line.
-    make_lazy("uvicorn")
-    from host.server import run as run_server
+    sys.setswitchinterval(SWITCH_S)
+    _share_one_arena()
+    try:
+        bound = listening(settings)
+    except OSError as error:
+        logger.error("Cannot listen on %s:%d: %s", settings.host, settings.port, error.strerror)
+        return 1
+    try:
+        anyio.run(serve_on, bound, settings, backend_options={"use_uvloop": True})
+    except (StoreError, PicoError) as error:
+        logger.error("%s", error)
+        hopeless = error.hopeless if isinstance(error, StoreError) else isinstance(error, Misconfigured)
+        return HOPELESS if hopeless else 1
+    finally:
+        bound.close()
+    return 0
 
-    return run_server(settings)
+
+def listening(settings: Settings) -> socket.socket:
+    """Return a socket in which requests wait from now on; raises OSError."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind((settings.host, settings.port))
+        bound.listen(BACKLOG)
+        bound.set_inheritable(False)
+    except OSError:
+        bound.close()
+        raise
+    return bound
+
+
+def _share_one_arena() -> None:
+    """Have worker threads allocate where the event loop does (mallopt(3)): one at a time runs anyway, and
+    arenas of their own hold 5 MiB.
+    """
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        libc.mallopt(_M_ARENA_MAX, 1)
+
+
+class _Stop:
+    """Takes the first reason to stop. It cancels an opening; what is open ends in good order."""
+
+    def __init__(self) -> None:
+        self.asked = anyio.Event()
+        self.opening = anyio.CancelScope()
+        self.is_open = False
+
+    def __call__(self, reason: str) -> None:
+        if self.asked.is_set():
+            return
+        logger.info("Stopping", extra={"reason": reason})
+        self.asked.set()
+        if not self.is_open:
+            _end_in_time(0.0, lambda: HANGS_S)
+            self.opening.cancel()
+
+    async def on(self, signals: AsyncIterator[signal.Signals]) -> None:
+        """Stop at the first of the signals."""
+        async for number in signals:
+            self(number.name)
+
+
+async def serve_on(bound: socket.socket, settings: Settings) -> None:
+    """Open the host, answer on the socket until it is to stop, and close everything in order."""
+    for warning in (*settings.warnings, *settings.channels.without_owners()):
+        logger.warning("%s", warning)
+    stop = _Stop()
+    fault: PicoError | StoreError | None = None
+    with anyio.open_signal_receiver(*_signals()) as signals:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(stop.on, signals)
+            with stop.opening:
+                try:
+                    await _live(bound, settings, stop)
+                except (PicoError, StoreError) as error:
+                    fault = error  # raised outside of the group, which would wrap it
+            tasks.cancel_scope.cancel()
+    if fault is not None:
+        raise fault
+    logger.info("Stopped")
+
+
+async def _live(bound: socket.socket, settings: Settings, stop: _Stop) -> None:
+    # Only now: what is asked while a quarter of a second's modules are imported waits in the socket.
+    from host.app import app, open_host
+
+    descriptors = raise_descriptor_limit()
+    async with open_host(settings, stop) as host, anyio.create_task_group() as tasks:
+        stop.is_open = True
+        book = Connections(descriptors, host.ledger.counts)
+        server = _Server(_config(app(host), settings.gateway.trusted_proxies, book))
+        tasks.start_soon(server.serve, [bound])
+        # What is there by now stays and is not looked at again: a full collection, which stops everything,
+        # takes 20 instead of 50 ms.
+        gc.freeze()
+        gc.enable()
+        logger.info("Listening", extra={"host": settings.host, "port": bound.getsockname()[1]})
+        await stop.asked.wait()
+        _end_in_time(settings.stop_grace_ms / 1000, host.ledger.store.silent_s)
+        # While the runs come to their end the socket stays open: /health and streams go on.
+        await host.runs.drain()
+        server.should_exit = True
+
+
+def _signals() -> Iterator[signal.Signals]:
+    yield signal.SIGTERM
+    yield signal.SIGINT
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup(1)
+        yield signal.SIGHUP
+
+
+def _end_in_time(grace_s: float, silent_s: Callable[[], float]) -> None:
+    """Have the process end, also if the volume hangs: ``silent_s`` tells for how long it hasn't answered."""
+    threading.Thread(target=_end_on_a_hanging_volume, args=(grace_s, silent_s), daemon=True).start()
+
+
+def _end_on_a_hanging_volume(grace_s: float, silent_s: Callable[[], float]) -> None:
+    """End a process that was told to stop and whose threads the kernel doesn't give back."""
+    time.sleep(grace_s + HANGS_S)
+    while silent_s() < HANGS_S:
+        time.sleep(0.1)
+    logger.error("STORE_DIR does not answer: ending without it; what was acknowledged is on it")
+    # The descriptors stay open as long as the kernel keeps a thread: children are told by the connections.
+    for descriptor in Path("/proc/self/fd").iterdir():
+        with suppress(OSError), socket.socket(fileno=os.dup(int(descriptor.name))) as connection:
+            connection.shutdown(socket.SHUT_RDWR)
+    os._exit(1)
+
+
+class _Server(Server):
+    """uvicorn without its own signal handling: ours drains first, while /health still answers."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave the signals to the host."""
+        yield
+
+
+def _config(app: ASGIApp, proxies: tuple[str, ...], book: Connections) -> Config:
+    return Config(
+        app,
+        http=cast(HTTPProtocolType, partial(Connection, book)),
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        # From anybody else than these X-Forwarded-For is worth nothing: whoever calls could name any
+        # address there and so escape the limit on failures. From these it is read from its right end.
+        proxy_headers=bool(proxies),
+        forwarded_allow_ips=peers(proxies),
+        lifespan="off",
+        ws="none",
+        backlog=book.backlog,
+        timeout_keep_alive=75,
+        # The runs are over when this begins; a reader who doesn't read must not keep the host alive.
+        timeout_graceful_shutdown=5,
+    )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Final
 
@@ -123,19 +123,25 @@ SILENCE_S: Final = 30.0
 """How long a body may stand still."""
 
 
-class BodyLimitMiddleware:
-    """Bounds request bodies to ``limit`` bytes, at some paths to their own; raises TooLarge, BodyTimeout."""
+BODY_LIMIT: Final = 1024 * 1024
+"""Bytes a request body may have (http-api: "Errors")."""
+BODY_LIMITS: Final = {
+    "/mcp": 4 * 1024 * 1024,  # an MCP message, as on the tool server's own wire
+    "/v1/chat/completions": 8 * 1024 * 1024,  # chat programs send their whole history again
+}
 
-    def __init__(self, app: ASGIApp, *, limit: int, at: Mapping[str, int]) -> None:
+
+class BodyLimitMiddleware:
+    """Bounds request bodies, at some paths to their own size; raises TooLarge, BodyTimeout."""
+
+    def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        self._limit = limit
-        self._at = at
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        limit = self._at.get(scope["path"], self._limit)
+        limit = BODY_LIMITS.get(scope["path"], BODY_LIMIT)
         for name, value in scope["headers"]:
             if name == b"content-length" and value.isdigit() and int(value) > limit:
                 raise _too_large(limit)
@@ -174,6 +180,8 @@ class ErrorsMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        # With this key the router raises what is wrong instead of answering in plain text.
+        scope["app"] = self
         begun = False
 
         async def observe(message: Message) -> None:

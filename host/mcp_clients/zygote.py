@@ -64,6 +64,7 @@ class ToolServerPlace:
             "MAX_TASKS_PER_CONVERSATION": str(self.task_quota),
             "TZ": self.timezone,
             "LANG": "C.UTF-8",
+            "PYDANTIC_DISABLE_PLUGINS": "__all__",
         }
         if self.access is not by_path:
             environment["PICOCLAW_SHARED_STORE"] = "1"

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import anyio
 
 from host.models.keyed_model import Credential, KeyedModel, Route
 from host.models.messages import ModelConfig
 from host.models.process import ModelProcess, RemoteModel
 from host.ports import Ask
+from host.telemetry import Telemetry
+from shared.redact import Redactor
 from shared.settings import Settings
 from shared.settings.choices import ModelChoice, fallback_choice, model_choices
+
+logger = logging.getLogger("picoclaw.agent")
 
 
 class ModelAccess:
@@ -79,3 +87,20 @@ class ModelAccess:
         if config not in self._clients:
             self._clients[config] = RemoteModel(self._process, config)
         return self._clients[config]
+
+
+@asynccontextmanager
+async def open_models(
+    settings: Settings, telemetry: Telemetry, redactor: Redactor
+) -> AsyncIterator[ModelAccess]:
+    """Open the way to the models; their process loads the SDK beside the start, so that no turn waits."""
+    models = ModelAccess(settings, telemetry.ask, redactor.text)
+    try:
+        try:
+            await models.load()
+        except Exception:
+            logger.exception("The model's client could not be made; the first run will say so")
+        yield models
+    finally:
+        with anyio.CancelScope(shield=True):
+            await models.aclose()

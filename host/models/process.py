@@ -76,7 +76,7 @@ class ModelProcess:
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     stderr=None,
-                    env={name: value for name, value in os.environ.items() if name.upper() in PASSED_ON},
+                    env=_environment(),
                     cwd=os.sep,
                     pass_fds=(theirs.fileno(),),
                 )
@@ -101,6 +101,11 @@ class ModelProcess:
         if self._process is not None:
             process, self._process = self._process, None
             await terminate(process, STOP_S)
+
+
+def _environment() -> dict[str, str]:
+    passed_on = {name: value for name, value in os.environ.items() if name.upper() in PASSED_ON}
+    return {**passed_on, "PYDANTIC_DISABLE_PLUGINS": "__all__"}
 
 
 class RemoteModel:

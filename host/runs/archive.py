@@ -7,17 +7,17 @@ store has the messages anyway; a file that could not be written is written with 
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final
 from urllib.parse import quote
 
 from host.agent.internal import strip_internal
 from host.ports import SandboxFault
+from host.runs.meter import Ledger
+from host.sandbox import Sandbox
 from shared import jsons
 from shared.clock import iso
 from shared.compactions import Compaction
-from shared.redact import Redactor
-from shared.store.store import Store
 from shared.values import Block, HistoryEntry
 
 FOLDER: Final = "conversations"
@@ -25,27 +25,16 @@ LONGEST_NAME: Final = 180
 RESULT_CHARS: Final = 4_000
 """Characters of a tool's input or result that the archive shows."""
 
-SaveFile = Callable[[str, str, bytes], Awaitable[None]]
-"""Writes a file of the workspace through a conversation's door: its id, path, content.
-
-Raises ``SandboxFault``."""
-
-RemoveFolder = Callable[[str], Awaitable[None]]
-"""Removes a folder of the workspace and the files in it. Raises ``SandboxFault``."""
-
 logger = logging.getLogger("picoclaw.agent")
 
 
 class Archive:
     """Writes and removes the archive's files."""
 
-    def __init__(
-        self, store: Store, redactor: Redactor, save_file: SaveFile, remove_folder: RemoveFolder
-    ) -> None:
-        self._store = store
-        self._redactor = redactor
-        self._save_file = save_file
-        self._remove_folder = remove_folder
+    def __init__(self, ledger: Ledger, sandbox: Sandbox) -> None:
+        self._store = ledger.store
+        self._redactor = ledger.redactor
+        self._sandbox = sandbox
 
     async def catch_up(self, conversation_id: str) -> str | None:
         """Write what is not in the archive yet; return a warning if that failed."""
@@ -60,7 +49,7 @@ class Archive:
     async def remove(self, conversation_id: str) -> None:
         """Remove the archive of a conversation that is gone."""
         try:
-            await self._remove_folder(folder_of(conversation_id))
+            await self._sandbox.remove_folder(folder_of(conversation_id))
         except SandboxFault as fault:
             logger.warning("The archive of a deleted conversation could not be removed: %s", fault)
 
@@ -70,7 +59,7 @@ class Archive:
         )
         text = self._redactor.text(document(conversation_id, compaction, entries))
         path = f"{folder_of(conversation_id)}/{compaction.number:05}.md"
-        await self._save_file(conversation_id, path, text.encode())
+        await self._sandbox.save_file(conversation_id, path, text.encode())
         await self._store.compactions.mark_archived(conversation_id, compaction.number)
 
 

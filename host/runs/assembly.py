@@ -1,10 +1,11 @@
-"""The agent of this host: puts a run's tools, prompt and history together and lets the loop work."""
+"""How an agent is put together for a run: its tools, prompt, history and budget; then the loop works."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from functools import partial
 
 from host.agent.compactor import Compactor
 from host.agent.endings import Refused
@@ -13,16 +14,24 @@ from host.agent.loop import AgentLoop, Options
 from host.agent.subagents import Parent, Subagents
 from host.agent.toolbox import Toolbox
 from host.agent.window import LEAST_THINKING, Windows
+from host.mcp_clients.external import Reach, open_external
+from host.mcp_clients.server_config import configured_servers, managed_servers
+from host.mcp_clients.tool_pins import ToolPins
+from host.mcp_clients.tool_servers import ToolServers
 from host.models.access import ModelAccess
 from host.ports import Toolset
 from host.runs.archive import Archive
+from host.runs.meter import Ledger
 from host.runs.prompt import Prompt
 from host.runs.recorder import RunRecorder
 from host.runs.spec import RunSpec
+from host.sandbox import Sandbox, Trust, running_program
 from host.skills.knowledge import Knowledge
 from host.telemetry import OFF, Telemetry
-from shared.redact import Redactor
-from shared.settings.sections import AgentDefaults, History
+from host.tools.approve_budget import Approvals, Approve
+from host.tools.skills import SkillTools
+from host.tools.web import WebToolset
+from shared.settings import Settings
 from shared.store.store import Store
 from shared.values import Lease
 
@@ -35,72 +44,122 @@ class OpenTools:
     problems: Sequence[str] = ()
 
 
-OpenToolsets = Callable[[RunSpec, Lease, bool], AbstractAsyncContextManager[OpenTools]]
-"""Opens a run's tools: what was asked, the conversation's id, whether it acts for the main one."""
-
-
-@dataclass(frozen=True, slots=True)
-class AgentConfig:
-    """What the settings say about every run."""
-
-    defaults: AgentDefaults
-    history: History
-    main_conversation_id: str
-
-
-class HostAgent:
-    """Implements ``host.runs.run.Agent``."""
+class RunTools:
+    """The tools of runs: the sandbox's, the tool server's, those of other servers."""
 
     def __init__(
         self,
-        config: AgentConfig,
+        settings: Settings,
         store: Store,
-        models: ModelAccess,
-        open_toolsets: OpenToolsets,
-        prompt: Prompt,
+        sandbox: Sandbox,
+        tool_servers: ToolServers,
         knowledge: Knowledge,
-        redactor: Redactor,
-        archive: Archive | None = None,
-        telemetry: Telemetry = OFF,
     ) -> None:
-        self._config = config
-        self._store = store
-        self._models = models
-        self._open_toolsets = open_toolsets
-        self._prompt = prompt
-        self._knowledge = knowledge
-        self._redactor = redactor
-        self._histories = Histories(store)
-        self._archive = archive
-        self._telemetry = telemetry
-        self._windows = Windows(config.history)
+        self._main = settings.main_conversation_id
+        self._sandbox = sandbox
+        self._tool_servers = tool_servers
+        self._skills = SkillTools(knowledge)
+        self._web = [] if settings.offline else [WebToolset(settings.tools.web)]
+        self._operators = {
+            **configured_servers(settings.tools.mcp.servers),
+            **managed_servers(settings.managed_mcp),
+        }
+        self._reach = Reach(
+            allowed_hosts=frozenset(settings.tools.mcp.allowed_hosts),
+            pins=ToolPins(store.tool_pins),
+            has_network=settings.tools.exec.allow_network,
+        )
+
+    @asynccontextmanager
+    async def open(self, spec: RunSpec, lease: Lease, approve: Approve) -> AsyncIterator[OpenTools]:
+        """Open the tools of a run.
+
+        The operator's servers keep their names: a request can't put its own in their place.
+        """
+        conversation_id = lease.conversation_id
+        is_main = (spec.parent_id or conversation_id) == self._main
+        trust = Trust.MAIN if is_main else Trust.TRUSTED if lease.trusted else Trust.UNTRUSTED
+        own: list[Toolset] = [
+            self._sandbox.toolset(conversation_id, trust=trust),
+            self._tool_servers.toolset(conversation_id, is_main=is_main),
+            self._skills,
+            *self._web,
+        ]
+        if conversation_id == self._main and not spec.scheduled:
+            own.append(Approvals(approve))
+        servers = {**spec.mcp_servers, **self._operators}
+        if not servers:
+            yield OpenTools(own)
+            return
+        reach = replace(self._reach, spawn=partial(running_program, self._sandbox, conversation_id))
+        async with open_external(servers, reach) as external:
+            yield OpenTools([*own, *external.toolsets], external.problems)
 
     async def forget(self, conversation_id: str) -> None:
-        """Drop what is kept of a conversation that was deleted, and its archive."""
+        """Close what a deleted conversation has open, and drop its files outside the workspace."""
+        await self.release(conversation_id)
+        await self._tool_servers.forget(conversation_id)
+
+    async def release(self, conversation_id: str) -> None:
+        """See ``Agent.release``."""
+        await self._sandbox.forget(conversation_id)
+
+
+class Assembly:
+    """Puts an agent together for each run: its models, tools, prompt, history and budget."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        ledger: Ledger,
+        models: ModelAccess,
+        tools: RunTools,
+        knowledge: Knowledge,
+        archive: Archive | None,
+        telemetry: Telemetry = OFF,
+    ) -> None:
+        web = settings.tools.web
+        strangers = (web.search or web.fetch) and not settings.offline
+        self._settings = settings
+        self._ledger = ledger
+        self._models = models
+        self._tools = tools
+        self._knowledge = knowledge
+        self._archive = archive
+        self._telemetry = telemetry
+        self._prompt = Prompt(settings.assistant_name, settings.system_prompt_override, web=strangers)
+        self._histories = Histories(ledger.store)
+        self._windows = Windows(settings.history)
+
+    async def forget(self, conversation_id: str) -> None:
+        """See ``Agent.forget``."""
         self._histories.forget(conversation_id)
         if self._archive is not None:
             await self._archive.remove(conversation_id)
+        await self._tools.forget(conversation_id)
 
-    async def converse(self, spec: RunSpec, lease: Lease, recorder: RunRecorder) -> None:
+    async def release(self, conversation_id: str) -> None:
+        """See ``Agent.release``."""
+        await self._tools.release(conversation_id)
+
+    async def converse(self, spec: RunSpec, lease: Lease, recorder: RunRecorder, approve: Approve) -> None:
         """Carry the conversation on until the model has finished. Raises Ending."""
         with self._telemetry.run(lease, scheduled=spec.scheduled) as tell:
             try:
-                await self._converse(spec, lease, recorder)
+                await self._converse(spec, lease, recorder, approve)
             finally:
                 tell(recorder.model, recorder.meter.usage)
 
-    async def _converse(self, spec: RunSpec, lease: Lease, recorder: RunRecorder) -> None:
-        owner = spec.parent_id or lease.conversation_id
-        is_main = owner == self._config.main_conversation_id
+    async def _converse(self, spec: RunSpec, lease: Lease, recorder: RunRecorder, approve: Approve) -> None:
         models = self._models.models(spec.model, recorder.warnings.append)
-        async with self._open_toolsets(spec, lease, is_main) as tools:
+        async with self._tools.open(spec, lease, approve) as tools:
             recorder.warnings.extend(tools.problems)
             loaded = await self._histories.load(lease)
             options = await self._options(spec)
-            toolbox = Toolbox(tools.toolsets, self._redactor, self._telemetry.call)
+            toolbox = Toolbox(tools.toolsets, self._ledger.redactor, self._telemetry.call)
             toolbox = Subagents(Parent(models, toolbox, options, recorder, self._windows)).toolbox()
             archive = None if self._archive is None else self._archive.catch_up
-            window = Compactor(self._store, self._windows, archive, lease, loaded, recorder)
+            window = Compactor(self._ledger.store, self._windows, archive, lease, loaded, recorder)
             if loaded.fresh and loaded.compaction is not None:
                 # A host that was killed may have left the archive behind.
                 await window.archive()
@@ -114,7 +173,7 @@ class HostAgent:
                 raise
 
     async def _options(self, spec: RunSpec) -> Options:
-        defaults = self._config.defaults
+        defaults = self._settings.agents.defaults
         thinking = None
         max_tokens = defaults.max_tokens
         if defaults.thinking if spec.thinking is None else spec.thinking:

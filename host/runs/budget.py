@@ -12,11 +12,10 @@ import anyio
 
 from host.agent.endings import Paused
 from host.agent.window import estimated_input
-from host.runs.meter import FREE, AgentMeter, Prices
+from host.runs.meter import FREE, AgentMeter, Ledger
 from shared.clock import now_ms
 from shared.errors import Misconfigured
 from shared.settings.sections import Limit, Price
-from shared.store.store import Store
 from shared.values import Amount, Lease, Standing
 
 LEAST_OUTPUT: Final = 256
@@ -70,12 +69,10 @@ class RunBudget:
     ``allowed``: tokens that people approved for this run; the limits don't stop it within them.
     """
 
-    def __init__(
-        self, prices: Prices, store: Store, lease: Lease, meter: AgentMeter, allowed: int | None = None
-    ) -> None:
-        self._budgets = prices.budgets
-        self._prices = prices
-        self._store = store
+    def __init__(self, ledger: Ledger, lease: Lease, meter: AgentMeter, allowed: int | None = None) -> None:
+        self._budgets = ledger.prices.budgets
+        self._prices = ledger.prices
+        self._store = ledger.store
         self._lease = lease
         self._meter = meter
         self._reserving = anyio.Lock()

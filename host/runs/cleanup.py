@@ -1,4 +1,4 @@
-"""What the host does on the side: removing what retention no longer keeps, a little at a time."""
+"""What the host does beside the requests: old rows removed, tasks planned anew, dead hosts' runs ended."""
 
 from __future__ import annotations
 
@@ -25,6 +25,21 @@ STEP_MS: Final = 1000
 
 BATCH: Final = 200
 """Rows a batch removes at most: some milliseconds of work, on the worker thread."""
+
+
+async def recover(store: Store, owner: str, main_conversation_id: str) -> None:
+    """End what an earlier host left running, before this one begins anything.
+
+    Who holds the volume is alone, so nobody else can be at it. Where several hosts serve one store, only what
+    outlived its lease is a dead host's.
+    """
+    now, alone = now_ms(), not store.several_hosts
+    ended = await store.runs.recover(now, all_but=owner if alone else None)
+    released = await store.tasks.recover(now, all_but=owner) if alone else 0
+    if ended or released:
+        logger.warning("Recovered after a crash", extra={"runs": len(ended), "task_claims": released})
+    await store.conversations.ensure(main_conversation_id, now)
+    await store.durable()
 
 
 async def keep_tidy(store: Store) -> None:

@@ -12,7 +12,10 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Final
 
+from host.sandbox import Sandbox
 from shared.errors import Duplicate, NotFound
+from shared.settings import Settings
+from shared.store.store import Store
 from shared.store.task_endings import ALL_QUIET
 from shared.tasks import LONGEST_PROMPT, TaskService
 from shared.values import Task
@@ -86,6 +89,23 @@ class Heartbeat:
             await self._tasks.cancel(TASK_ID, self._conversation_id)
         except NotFound:
             return
+
+
+async def arranged(store: Store, tasks: TaskService, sandbox: Sandbox, settings: Settings) -> Heartbeat:
+    """Return the heartbeat of the settings, its task as they want it."""
+
+    async def read(path: str) -> str | None:
+        return await sandbox.read_text(path, LONGEST_PROMPT)
+
+    heartbeat = Heartbeat(
+        tasks,
+        read,
+        conversation_id=settings.main_conversation_id,
+        minutes=settings.heartbeat.interval,
+    )
+    await heartbeat.arrange(enabled=settings.heartbeat.enabled)
+    await store.durable()
+    return heartbeat
 
 
 def asks_for_something(content: str) -> bool:

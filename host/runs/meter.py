@@ -9,7 +9,10 @@ from typing import Final
 
 from host.agent.window import estimated_text
 from host.ports import Reply
+from host.telemetry.counts import Metrics
+from shared.redact import Redactor
 from shared.settings.sections import Budgets, Price
+from shared.store.store import Store
 from shared.values import Amount, Spending, Usage
 
 FREE: Final = Price(input=0.0, output=0.0)
@@ -53,6 +56,16 @@ class Prices:
             input=max(max(price.input, price.cache_write) for price in known),
             output=max(price.output for price in known),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """Where runs are written down: the store, what takes secrets out before, prices and counters."""
+
+    store: Store
+    redactor: Redactor
+    prices: Prices
+    counts: Metrics
 
 
 NOTHING: Final = Spending()

@@ -12,14 +12,13 @@ from host.agent.endings import Paused
 from host.ports import LIMITS, WHOLE, Delta, Reply, TextDelta, ThinkingDelta, ToolResult
 from host.runs.budget import RunBudget
 from host.runs.events import EventLog
-from host.runs.meter import NOTHING, AgentMeter, Prices, RunMeter
+from host.runs.meter import NOTHING, AgentMeter, Ledger, RunMeter
 from host.runs.spec import RunSpec, outbound_view
 from host.runs.text import ShownText
 from shared.clock import now_ms
 from shared.compactions import Compaction
 from shared.ids import MESSAGE, new_id
 from shared.redact import Redactor
-from shared.store.store import Store
 from shared.values import Block, Lease, NewMessage, Outbound, Role, Spending
 
 USE: Final = "server_tool_use"
@@ -91,23 +90,21 @@ class _Accounts:
 class RunRecorder(_Accounts):
     """Implements ``Recorder`` for a run's own agent."""
 
-    def __init__(
-        self, store: Store, lease: Lease, spec: RunSpec, log: EventLog, redactor: Redactor, prices: Prices
-    ) -> None:
-        self._store = store
+    def __init__(self, ledger: Ledger, lease: Lease, spec: RunSpec, log: EventLog) -> None:
+        self._store = ledger.store
+        self._redactor = ledger.redactor
         self._lease = lease
         self._spec = spec
         self._log = log
-        self._redactor = redactor
         self._said_seq = 0
         self._telling = anyio.Lock()
         self.said: list[Outbound] = []
         self.warnings: list[str] = []
         self.compactions: list[str] = []
-        self.shown = ShownText(redactor)
-        self.meter = RunMeter(prices)
+        self.shown = ShownText(ledger.redactor)
+        self.meter = RunMeter(ledger.prices)
         meter = self.meter.agent()
-        super().__init__(meter, RunBudget(prices, store, lease, meter, spec.allow_tokens))
+        super().__init__(meter, RunBudget(ledger, lease, meter, spec.allow_tokens))
         self.model = ""
         self.final: Reply | None = None
 

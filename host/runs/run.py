@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from typing import Any, Final, Protocol
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
 
 import anyio
 
 from host.agent.endings import Ending, Overtaken, Paused, TimedOut
 from host.runs.events import EventLog
-from host.runs.meter import Prices
+from host.runs.meter import Ledger
 from host.runs.recorder import RunRecorder, without_secrets
-from host.runs.spec import RunSpec, outbound_view
-from host.telemetry.counts import Metrics
+from host.runs.spec import RunLimits, RunSpec, outbound_view
 from shared.clock import monotonic_ms, now_ms
 from shared.errors import LeaseLost, PicoError
 from shared.ids import MESSAGE, new_id
-from shared.redact import Redactor
-from shared.store.store import Store
 from shared.values import Event, Lease, NewMessage, RunEnd, RunState
 
 logger = logging.getLogger("picoclaw.runs")
@@ -28,41 +26,26 @@ FINISH_WITHIN_S: Final = 120.0
 """A run that ended has this long to be stored: a thousand that end at once take their time."""
 
 
-class Agent(Protocol):
-    """Who does the work of a run."""
-
-    async def converse(self, spec: RunSpec, lease: Lease, recorder: RunRecorder) -> None:
-        """Carry the conversation on until the model has finished. Raises Ending."""
-        ...
+Converse = Callable[[RunSpec, Lease, RunRecorder], Awaitable[None]]
+"""Carries the conversation on until the model has finished. Raises Ending."""
 
 
 class ActiveRun:
     """A run in flight. ``wait`` gives the answer once it is on the volume."""
 
     def __init__(
-        self,
-        store: Store,
-        agent: Agent,
-        spec: RunSpec,
-        lease: Lease,
-        *,
-        limit_ms: int,
-        end_marker: str,
-        redactor: Redactor,
-        metrics: Metrics,
-        prices: Prices,
+        self, ledger: Ledger, converse: Converse, spec: RunSpec, lease: Lease, limits: RunLimits
     ) -> None:
         self.spec = spec
         self.lease = lease
         self.log = EventLog()
-        self._store = store
-        self._agent = agent
-        self._limit_ms = limit_ms
-        self._end_marker = end_marker
-        self._redactor = redactor
-        self._metrics = metrics
+        self._ledger = ledger
+        self._store = ledger.store
+        self._converse = converse
+        self._limit_ms = min(spec.max_execution_ms or limits.max_execution_ms, limits.max_execution_ms)
+        self._end_marker = limits.end_marker
         self._started = monotonic_ms()
-        self._recorder = RunRecorder(store, lease, spec, self.log, redactor, prices)
+        self._recorder = RunRecorder(ledger, lease, spec, self.log)
         self._scope = anyio.CancelScope()
         self._reason: Ending | None = None
         self._ended = anyio.Event()
@@ -140,7 +123,7 @@ class ActiveRun:
         with self._scope, anyio.move_on_after(self._limit_ms / 1000) as timer:
             try:
                 if self.spec.answer is None:
-                    await self._agent.converse(self.spec, self.lease, self._recorder)
+                    await self._converse(self.spec, self.lease, self._recorder)
                 else:
                     shown = self._recorder.shown
                     self.log.emit_text(shown.feed(self.spec.answer) + shown.end_step())
@@ -196,14 +179,14 @@ class ActiveRun:
         """Return the answer as people read it; the steps' blocks are stored already, but for the last."""
         final = self._recorder.final
         blocks = final.blocks if final is not None and ending is None else []
-        blocks = without_secrets(blocks, self._redactor)
+        blocks = without_secrets(blocks, self._ledger.redactor)
         if not text and not blocks:
             return []
         return [NewMessage(new_id(MESSAGE), "assistant", blocks, text, "assistant", "assistant")]
 
     def _answer_body(self, text: str, messages: list[NewMessage], ending: Ending | None) -> dict[str, Any]:
         recorder = self._recorder
-        outbound = [outbound_view(message, self._redactor) for message in recorder.said]
+        outbound = [outbound_view(message, self._ledger.redactor) for message in recorder.said]
         marker = self._end_marker
         answer: dict[str, Any] = {
             "status": _status(ending),
@@ -236,18 +219,19 @@ class ActiveRun:
         return [Event(seq + number, name, data) for number, (name, data) in enumerate(told, start=1)]
 
     def _count(self, end: RunEnd) -> None:
-        self._metrics.runs[end.state.value] += 1
-        self._metrics.compactions.update(self._recorder.compactions)
-        self._metrics.run_seconds.add((monotonic_ms() - self._started) / 1000)
+        counts = self._ledger.counts
+        counts.runs[end.state.value] += 1
+        counts.compactions.update(self._recorder.compactions)
+        counts.run_seconds.add((monotonic_ms() - self._started) / 1000)
         for kind, number in dataclasses.asdict(end.usage).items():
-            self._metrics.tokens[kind] += number
+            counts.tokens[kind] += number
 
     def _lose(self) -> None:
         """End without a word to the store, where the run is another host's to end."""
         if self.log.held:
             self.log.forget()
         self._answer = self._answer_body(self._recorder.shown.text.strip(), [], Overtaken())
-        self._metrics.runs[RunState.ERROR.value] += 1
+        self._ledger.counts.runs[RunState.ERROR.value] += 1
         for event in self._last_events(self._answer):
             self.log.emit(event.name, event.data)
 

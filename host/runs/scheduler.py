@@ -29,8 +29,8 @@ EXTERNAL: Final = (
     "POST /task/check, every minute for instance; SCHEDULER=internal has the host run them"
 )
 
-RunDue = Callable[[], Awaitable[int | None]]
-"""Claims and runs one due slot to its end; returns how many ran (0 or None: nothing could run)."""
+RunDue = Callable[[], Awaitable[object]]
+"""Claims and runs one due slot to its end; what it returns is false if nothing could run."""
 
 LOOK_EVERY_S: Final = 1.0
 """How often the next slot is asked for while the host sleeps, in seconds: other processes make tasks too."""

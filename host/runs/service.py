@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import anyio
 from anyio.abc import TaskGroup
@@ -15,12 +15,13 @@ from anyio.abc import TaskGroup
 from host.agent.endings import Cancelled, Stopped
 from host.runs.events import follow, one_by_one
 from host.runs.leases import CANCELLED, EVENTS_EVERY_S, Keeping
-from host.runs.meter import Prices
+from host.runs.meter import Ledger
 from host.runs.queue import Places
 from host.runs.rates import RateLimit
-from host.runs.run import ActiveRun, Agent
-from host.runs.spec import RunSpec, new_run
-from host.telemetry.counts import Metrics
+from host.runs.recorder import RunRecorder
+from host.runs.run import ActiveRun
+from host.runs.spec import RunLimits, RunSpec, new_run
+from host.tools.approve_budget import Approve
 from shared.clock import now_ms
 from shared.errors import (
     ConversationBusy,
@@ -32,9 +33,7 @@ from shared.errors import (
     NotRunning,
     TooManyRequests,
 )
-from shared.redact import Redactor
-from shared.store.store import Store
-from shared.values import Event, KeyedAnswer, Run, RunState
+from shared.values import Event, KeyedAnswer, Lease, Run, RunState
 
 DELETE_AGAIN_S: Final = (0.05, 0.5, 2.0)
 """Pauses between tries to delete from a disk that is about to be freed, in seconds."""
@@ -42,48 +41,30 @@ DELETE_AGAIN_S: Final = (0.05, 0.5, 2.0)
 logger = logging.getLogger("picoclaw.runs")
 
 
-@dataclass(frozen=True, slots=True)
-class RunLimits:
-    """Bounds of this host's runs; times in milliseconds. A lease is renewed after a third of its time."""
+class Agent(Protocol):
+    """Who does the work of runs."""
 
-    max_execution_ms: int
-    max_concurrent_runs: int
-    stop_grace_ms: int
-    end_marker: str
-    queue_ms: int = 0
-    messages_per_minute: int = 0
-    lease_ms: int = 30_000
+    async def converse(self, spec: RunSpec, lease: Lease, recorder: RunRecorder, approve: Approve) -> None:
+        """Carry the conversation on until the model has finished. Raises Ending."""
+        ...
+
+    async def forget(self, conversation_id: str) -> None:
+        """Drop what is kept of a conversation that was deleted."""
+        ...
+
+    async def release(self, conversation_id: str) -> None:
+        """Drop what a conversation that is to be deleted holds of the local disk."""
+        ...
 
 
 class RunService:
     """Owns every run of this host. Enter it before the first request, leave it after the last."""
 
-    def __init__(
-        self,
-        store: Store,
-        agent: Agent,
-        limits: RunLimits,
-        *,
-        owner: str,
-        redactor: Redactor,
-        metrics: Metrics,
-        prices: Prices,
-        timezone: str = "UTC",
-        assistant_name: str = "",
-        on_delete: Sequence[Callable[[str], Awaitable[None]]] = (),
-        release: Callable[[str], Awaitable[None]],
-    ) -> None:
-        self._on_delete = on_delete
-        self._timezone = timezone
-        self._assistant_name = assistant_name
-        self._release = release  # what a conversation holds of the local disk
-        self._redactor = redactor
-        self._prices = prices
-        self._metrics = metrics
-        self._store = store
+    def __init__(self, ledger: Ledger, agent: Agent, limits: RunLimits) -> None:
+        self.limits = limits
+        self._ledger = ledger
+        self._store = ledger.store
         self._agent = agent
-        self._limits = limits
-        self._owner = owner
         self._active: dict[str, ActiveRun] = {}
         self._places = Places(limits.max_concurrent_runs, limits.queue_ms)
         self._rate = RateLimit(limits.messages_per_minute)
@@ -94,7 +75,7 @@ class RunService:
 
     async def __aenter__(self) -> RunService:
         self._tasks = await self._stack.enter_async_context(anyio.create_task_group())
-        keeping = Keeping(self._store, self._active, self._owner, self._limits.lease_ms)
+        keeping = Keeping(self._store, self._active, self.limits.owner, self.limits.lease_ms)
         self._tasks.start_soon(keeping.events)
         self._tasks.start_soon(keeping.leases)
         self._tasks.start_soon(keeping.cancels)
@@ -138,27 +119,9 @@ class RunService:
     async def _begin(self, spec: RunSpec) -> ActiveRun:
         # A caller who leaves must not leave a lease behind that nobody serves.
         with anyio.CancelScope(shield=True):
-            lease = await self._store.runs.begin(
-                new_run(
-                    spec,
-                    owner=self._owner,
-                    lease_ms=self._limits.lease_ms,
-                    redactor=self._redactor,
-                    timezone=self._timezone,
-                    assistant_name=self._assistant_name,
-                )
-            )
-        run = ActiveRun(
-            self._store,
-            self._agent,
-            spec,
-            lease,
-            limit_ms=self._limit_ms(spec),
-            end_marker=self._limits.end_marker,
-            redactor=self._redactor,
-            metrics=self._metrics,
-            prices=self._prices,
-        )
+            lease = await self._store.runs.begin(new_run(spec, self.limits, self._ledger.redactor))
+        converse = partial(self._agent.converse, approve=self.approve)
+        run = ActiveRun(self._ledger, converse, spec, lease, self.limits)
         self._active[lease.run_id] = run
         self._tasks.start_soon(self._execute, run)
         return run
@@ -204,12 +167,11 @@ class RunService:
         except NotDurable:
             await self._delete_from_full_disk(conversation_id)
         await self._store.durable()
-        for forget in self._on_delete:
-            await forget(conversation_id)
+        await self._agent.forget(conversation_id)
 
     async def _delete_from_full_disk(self, conversation_id: str) -> None:
         """Delete a conversation after all that its deletion would free anyhow. Raises NotDurable."""
-        await self._release(conversation_id)
+        await self._agent.release(conversation_id)
         self._store.make_room()
         for pause in DELETE_AGAIN_S:
             with suppress(NotDurable):
@@ -243,7 +205,7 @@ class RunService:
         """Start nothing more; give the runs their grace, then stop them with their progress stored."""
         self.draining = True
         self._places.close()
-        with anyio.move_on_after(self._limits.stop_grace_ms / 1000):
+        with anyio.move_on_after(self.limits.stop_grace_ms / 1000):
             await self._until_idle()
         for run in list(self._active.values()):
             run.stop(Stopped("The host is stopping; the finished steps of this run are kept."))
@@ -316,6 +278,3 @@ class RunService:
         if not self._store.volume_ok():
             what = "database cannot be reached" if self._store.several_hosts else "volume cannot be written"
             raise NotDurable(f"The store's {what}.", retry_after=5)
-
-    def _limit_ms(self, spec: RunSpec) -> int:
-        return min(spec.max_execution_ms or self._limits.max_execution_ms, self._limits.max_execution_ms)

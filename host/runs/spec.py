@@ -14,6 +14,7 @@ from shared.clock import iso, now_ms
 from shared.ids import CONVERSATION, MESSAGE, RUN, new_id
 from shared.redact import Redactor
 from shared.schedules import local
+from shared.settings import Settings
 from shared.values import Enclosed, Idempotency, NewMessage, NewRun, Outbound
 
 
@@ -59,6 +60,38 @@ class RunSpec:
     replaces: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class RunLimits:
+    """Bounds and names of this host's runs; times in milliseconds. A third of a lease's time renews it."""
+
+    max_execution_ms: int
+    max_concurrent_runs: int
+    stop_grace_ms: int
+    end_marker: str
+    owner: str
+    queue_ms: int = 0
+    messages_per_minute: int = 0
+    lease_ms: int = 30_000
+    timezone: str = "UTC"
+    assistant_name: str = ""
+
+    @classmethod
+    def of(cls, settings: Settings, owner: str) -> RunLimits:
+        """Return what the settings say; ``owner`` is the host."""
+        return cls(
+            max_execution_ms=settings.max_execution_ms,
+            max_concurrent_runs=settings.max_concurrent_runs,
+            stop_grace_ms=settings.stop_grace_ms,
+            end_marker=settings.session_end_marker,
+            owner=owner,
+            queue_ms=settings.queue_ms,
+            messages_per_minute=settings.rate_limits.messages_per_minute,
+            lease_ms=settings.lease_ms,
+            timezone=settings.timezone,
+            assistant_name=settings.assistant_name,
+        )
+
+
 def outbound_view(message: Outbound, redactor: Redactor) -> dict[str, Any]:
     """Return an outbound message as it leaves the host."""
     return {
@@ -70,9 +103,7 @@ def outbound_view(message: Outbound, redactor: Redactor) -> dict[str, Any]:
     }
 
 
-def new_run(
-    spec: RunSpec, *, owner: str, lease_ms: int, redactor: Redactor, timezone: str, assistant_name: str = ""
-) -> NewRun:
+def new_run(spec: RunSpec, limits: RunLimits, redactor: Redactor) -> NewRun:
     """Return the run with its ids; its message is stored without the secrets that the host knows.
 
     The time stands with the message, so that what comes before it is the same from turn to turn.
@@ -81,10 +112,10 @@ def new_run(
     return NewRun(
         run_id=spec.run_id or new_id(RUN),
         conversation_id=spec.conversation_id or spec.new_conversation_id or new_id(CONVERSATION),
-        message=_message(spec, local(now, timezone), redactor, assistant_name),
-        owner=owner,
+        message=_message(spec, local(now, limits.timezone), redactor, limits.assistant_name),
+        owner=limits.owner,
         now=now,
-        lease_ms=lease_ms,
+        lease_ms=limits.lease_ms,
         create=spec.conversation_id is None,
         parent_id=spec.parent_id,
         temporary=spec.temporary,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final
 from xml.sax.saxutils import escape
@@ -14,14 +13,13 @@ from anyio.abc import TaskGroup
 
 from host.agent.endings import Overtaken
 from host.runs.heartbeat import Heartbeat
+from host.runs.meter import Ledger
 from host.runs.run import ActiveRun
 from host.runs.service import RunService
 from host.runs.spec import RunSpec, outbound_view
-from host.telemetry.counts import Metrics
 from shared.clock import now_ms
 from shared.errors import Conflict, ConversationBusy, KeyTaken, LeaseLost, PicoError
 from shared.ids import CONVERSATION, RUN, new_id
-from shared.redact import Redactor
 from shared.store.store import Store
 from shared.store.task_endings import ALL_QUIET
 from shared.tasks import task_view
@@ -54,25 +52,15 @@ _STATES: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class TaskParts:
-    """What a task run works with; ``claim_ms``: how long a claim lasts without being renewed."""
-
-    store: Store
-    heartbeat: Heartbeat
-    metrics: Metrics
-    redactor: Redactor
-    claim_ms: int = 30_000
-
-
 class TaskRunner:
     """Owns the task runs of this host: they go on when the caller who started them goes away."""
 
-    def __init__(self, parts: TaskParts, runs: RunService, *, owner: str) -> None:
-        self._parts = parts
-        self._store = parts.store
+    def __init__(self, ledger: Ledger, runs: RunService, heartbeat: Heartbeat) -> None:
+        self._ledger = ledger
+        self._store = ledger.store
         self._runs = runs
-        self._owner = owner
+        self._heartbeat = heartbeat
+        self._owner, self._claim_ms = runs.limits.owner, runs.limits.lease_ms
         self._stack = AsyncExitStack()
         self._tasks: TaskGroup
 
@@ -89,7 +77,7 @@ class TaskRunner:
         """Run the task now, whatever its schedule says. Raises NotFound, ConversationBusy, and as runs do."""
         try:
             claimed = await self._store.tasks.claim_manual(
-                task_id, owner=None, host=self._owner, now=now_ms(), lease_ms=self._parts.claim_ms
+                task_id, owner=None, host=self._owner, now=now_ms(), lease_ms=self._claim_ms
             )
             service = await self._start(*claimed, idempotency)
         except KeyTaken as taken:
@@ -110,7 +98,7 @@ class TaskRunner:
         for run in page.items if page else ():
             if run.run_id == answer["run_id"] and run.finished_at is not None:
                 told = [each for each in said if run.started_at <= each.created_at <= run.finished_at]
-                answer["outbound_messages"] = [outbound_view(each, self._parts.redactor) for each in told]
+                answer["outbound_messages"] = [outbound_view(each, self._ledger.redactor) for each in told]
         return await _view(self._store, task_id, answer)
 
     async def run_due(self, most: int = 1) -> list[dict[str, Any]]:
@@ -126,7 +114,7 @@ class TaskRunner:
     async def _start_next(self) -> _Service | None:
         for _ in range(BUSY_TRIES):
             claimed = await self._store.tasks.claim_due(
-                host=self._owner, now=now_ms(), lease_ms=self._parts.claim_ms
+                host=self._owner, now=now_ms(), lease_ms=self._claim_ms
             )
             if claimed is None:
                 return None
@@ -140,10 +128,10 @@ class TaskRunner:
         group = task.context_mode == "group"
         run_id = new_id(RUN)
         conversation_id = task.conversation_id if group else new_id(CONVERSATION)
-        prompt = await self._parts.heartbeat.prompt(task)
+        prompt = await self._heartbeat.prompt(task)
         spec = RunSpec(
             message=prompt,
-            answer=self._parts.heartbeat.answer(task, prompt),
+            answer=self._heartbeat.answer(task, prompt),
             conversation_id=task.conversation_id if group else None,
             new_conversation_id=conversation_id,
             run_id=run_id,
@@ -165,7 +153,7 @@ class TaskRunner:
             with anyio.CancelScope(shield=True):
                 await self._store.tasks.release(claim)
             raise
-        service = _Service(self._parts, task, claim, run)
+        service = _Service(self._ledger, task, claim, run, claim_ms=self._claim_ms)
         self._tasks.start_soon(service.execute)
         return service
 
@@ -173,9 +161,10 @@ class TaskRunner:
 class _Service:
     """One claimed slot and the run that serves it."""
 
-    def __init__(self, parts: TaskParts, task: Task, claim: TaskRun, run: ActiveRun) -> None:
-        self._parts = parts
-        self._store = parts.store
+    def __init__(self, ledger: Ledger, task: Task, claim: TaskRun, run: ActiveRun, *, claim_ms: int) -> None:
+        self._ledger = ledger
+        self._store = ledger.store
+        self._claim_ms = claim_ms
         self._task = task
         self._claim = claim
         self._run = run
@@ -225,16 +214,16 @@ class _Service:
             )
             await self._store.outbound.delivered([message.id for message in told], now_ms())
             await self._store.durable()
-            self._parts.metrics.task_runs[answer["status"]] += 1
-            said = [outbound_view(message, self._parts.redactor) for message in told]
+            self._ledger.counts.task_runs[answer["status"]] += 1
+            said = [outbound_view(message, self._ledger.redactor) for message in told]
             outbound = [*answer["outbound_messages"], *said]
             self._view = await _view(self._store, self._task.id, {**answer, "outbound_messages": outbound})
 
     async def _keep_claim(self) -> None:
         while True:
-            await anyio.sleep(self._parts.claim_ms / 3000)
+            await anyio.sleep(self._claim_ms / 3000)
             try:
-                await self._store.tasks.renew_claim(self._claim, self._parts.claim_ms)
+                await self._store.tasks.renew_claim(self._claim, self._claim_ms)
             except LeaseLost:
                 self._run.stop(Overtaken())
                 return

@@ -15,7 +15,7 @@ from shared.tool_contract import Arguments
 
 NAME: Final = "approve_budget"
 
-Resume = Callable[[str, int], Awaitable[str]]
+Approve = Callable[[str, int], Awaitable[str]]
 """Lets a paused conversation use so many tokens more; returns the id of the run that goes on."""
 
 
@@ -29,8 +29,8 @@ class Approval(Arguments):
 class Approvals:
     """Implements ``host.ports.Toolset``, for runs that a person started in the main conversation."""
 
-    def __init__(self, resume: Resume) -> None:
-        self._resume = resume
+    def __init__(self, approve: Approve) -> None:
+        self._approve = approve
 
     def specs(self) -> Sequence[ToolSpec]:
         """Return the one tool."""
@@ -40,7 +40,7 @@ class Approvals:
         """Resume the conversation; its run goes on by itself."""
         try:
             approval = Approval.model_validate(arguments)
-            run_id = await self._resume(approval.conversation_id, approval.allow_tokens)
+            run_id = await self._approve(approval.conversation_id, approval.allow_tokens)
         except ValidationError as error:
             return refused(error)
         except PicoError as error:

@@ -21,17 +21,18 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from host.models.access import ModelAccess
 from host.models.keyed_model import Credential, KeyedModel, Route
 from host.ports import Delta, ModelError, Reply, TextDelta, ToolResult, ToolSpec
-from host.runs.assembly import AgentConfig, HostAgent, OpenTools
-from host.runs.meter import Prices
-from host.runs.prompt import Prompt
-from host.runs.service import RunLimits, RunService
-from host.runs.spec import RunSpec
+from host.runs.assembly import Assembly, OpenTools, RunTools
+from host.runs.meter import Ledger, Prices
+from host.runs.service import RunService
+from host.runs.spec import RunLimits, RunSpec
 from host.skills.knowledge import Knowledge, Known
 from host.telemetry.counts import Metrics
+from host.tools.approve_budget import Approve
 from shared.clock import now_ms
 from shared.jsons import dump_bytes, loads
 from shared.redact import Redactor
-from shared.settings.sections import AgentDefaults, Budgets, History
+from shared.settings import load
+from shared.settings.sections import Budgets
 from shared.store.sqlite.store import SqliteStore
 from shared.values import Block, Lease, Usage
 from tests.fakes.protocol import checked
@@ -131,9 +132,10 @@ class NothingKnown:
         return Known()
 
 
-@asynccontextmanager
-async def open_tools(spec: RunSpec, lease: Lease, is_main: bool) -> AsyncIterator[OpenTools]:
-    yield OpenTools([Tools()])
+class ToolsOfRuns:
+    @asynccontextmanager
+    async def open(self, spec: RunSpec, lease: Lease, approve: Approve) -> AsyncIterator[OpenTools]:
+        yield OpenTools([Tools()])
 
 
 class Conversation(RuleBasedStateMachine):
@@ -152,18 +154,21 @@ class Conversation(RuleBasedStateMachine):
         self.refused: list[str] = []
 
     def restart(self) -> None:
-        defaults = AgentDefaults(
-            workspace=Path(self.folder.name), max_tokens=MOST_TOKENS, max_tool_iterations=60
-        )
-        config = AgentConfig(defaults, History(window=WINDOW), "main")
-        self.agent = HostAgent(
-            config,
-            self.store,
+        self.ledger = Ledger(self.store, Redactor(()), Prices(Budgets()), Metrics())
+        environ = {
+            "HOME": self.folder.name,
+            "SYSTEM_PROMPT_OVERRIDE": "You look.",
+            "PICOCLAW_HISTORY_WINDOW": str(WINDOW),
+            "PICOCLAW_AGENTS_DEFAULTS_MAX_TOKENS": str(MOST_TOKENS),
+            "PICOCLAW_AGENTS_DEFAULTS_MAX_TOOL_ITERATIONS": "60",
+        }
+        self.agent = Assembly(
+            load(environ),
+            self.ledger,
             cast(ModelAccess, Models(self.model)),
-            open_tools,
-            Prompt("Pico", "You look."),
+            cast(RunTools, ToolsOfRuns()),
             cast(Knowledge, NothingKnown()),
-            Redactor(()),
+            None,
         )
 
     @rule()
@@ -193,18 +198,10 @@ class Conversation(RuleBasedStateMachine):
             self.refused.append(f"WISH-{self.said}-BEGINS")
 
     async def _answer(self, words: str) -> dict[str, Any]:
-        limits = RunLimits(max_execution_ms=60_000, max_concurrent_runs=1, stop_grace_ms=0, end_marker="")
-        service = RunService(
-            self.store,
-            self.agent,
-            limits,
-            owner="host-1",
-            redactor=Redactor(()),
-            metrics=Metrics(),
-            prices=Prices(Budgets()),
-            release=self.agent.forget,
+        limits = RunLimits(
+            max_execution_ms=60_000, max_concurrent_runs=1, stop_grace_ms=0, end_marker="", owner="host-1"
         )
-        async with service:
+        async with RunService(self.ledger, self.agent, limits) as service:
             run = await service.start(RunSpec(words, conversation_id="c"))
             return await run.wait()
 

@@ -6,18 +6,14 @@ import contextlib
 import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import cast
 
 import pytest
 
 from host.channels.base import Incoming, Sender
 from host.channels.intake import ChannelDoor
-from host.channels.rules import ChannelParts, Rules
-from host.runs.service import RunService
-from shared.redact import Redactor
+from host.channels.rules import Rules
 from shared.store import open_host_store
 from shared.store.store import Store
-from shared.tasks import TaskService
 
 AWAY = "CREATE TRIGGER away BEFORE INSERT ON channel_updates BEGIN SELECT RAISE(ABORT, 'away'); END"
 MOST = 3
@@ -38,15 +34,8 @@ async def store(tmp_path: Path, database: Path) -> AsyncIterator[Store]:
 
 
 def door(store: Store) -> ChannelDoor:
-    async def save(conversation_id: str, path: str, data: bytes) -> None:
-        raise AssertionError("the door writes no files")
-
-    tasks = TaskService(store, default_timezone="UTC", quota=1)
-    # The door starts no runs: that is for who reads what it stored.
-    runs = cast(RunService, None)
-    parts = ChannelParts(store, runs, tasks, save, Redactor(()), "Pico", "main", "")
     rules = Rules("telegram", ["*"], [], messages_per_minute=MOST, main_conversation_id="main")
-    return ChannelDoor(parts, rules, wake=lambda: None, connected=lambda: None)
+    return ChannelDoor(store, rules, wake=lambda: None, connected=lambda: None)
 
 
 def message(number: int) -> Incoming:

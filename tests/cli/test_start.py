@@ -139,17 +139,19 @@ def test_serving_does_not_import_the_command_line_s_libraries() -> None:
     assert json.loads(done.stdout) == []
 
 
-def test_health_needs_neither_the_agent_nor_uvicorn_s_command_line_nor_plugins(tmp_path: Path) -> None:
-    program = (
-        "import sys, json, shared.settings; from shared.lazy_packages import make_lazy; "
-        "shared.settings.load({'HOME': sys.argv[1]}); make_lazy('uvicorn'); import host.server; "
-        "print(json.dumps([name for name in ('click', 'multiprocessing', 'host.parts', 'host.agent.loop', "
-        "'host.http.chat', 'anthropic', 'mcp', 'importlib.metadata', 'importlib.resources') "
-        "if name in sys.modules]))"
-    )
-    command = [sys.executable, "-c", program, str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert json.loads(done.stdout) == []
+def test_plugins_of_pydantic_see_nothing_of_a_host(tmp_path: Path) -> None:
+    """A plugin would be handed every value that is validated, secrets too."""
+    package = tmp_path / "spy-1.dist-info"
+    package.mkdir()
+    (package / "METADATA").write_text("Name: spy\nVersion: 1\n")
+    (package / "entry_points.txt").write_text("[pydantic]\nspy = spy:plugin\n")
+    (tmp_path / "spy.py").write_text("raise SystemExit('a plugin was loaded')")
+    environ = environment(tmp_path, PYTHONPATH=str(tmp_path), PICOCLAW_HOME=str(tmp_path / "home"))
+    for module in ("host.cli", "mcp_server"):
+        environ |= {"PICOCLAW_CONVERSATION_ID": "c", "PICOCLAW_DB_PATH": str(tmp_path / "picoclaw.db")}
+        command = [sys.executable, "-m", module, *(["doctor"] if module == "host.cli" else ())]
+        done = subprocess.run(command, env=environ, input="", capture_output=True, text=True, check=False)
+        assert "a plugin was loaded" not in done.stderr
 
 
 def test_the_version_can_be_asked_for(tmp_path: Path) -> None:

@@ -25,8 +25,7 @@ FLOORS = (
     {"worker"},
 )
 """Those of the host, from the top. The sandbox's worker stands alone: it imports nothing but itself."""
-OF_ROOT = {"base": "app", "parts": "app", "routes": "app", "server": "cli", "supervision": "cli"}
-OF_ROOT["sandbox_settings"] = "sandbox"
+OF_ROOT = {"sandbox_settings": "sandbox"}
 """Modules at the host's root that have not moved to their package yet."""
 
 UPWARD: set[str] = {

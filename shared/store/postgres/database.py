@@ -141,7 +141,9 @@ class Database:
 
     async def read(self, work: Work[T], *, patient: bool = False, long: bool = False) -> T:
         """Run a reading function and return what it returns; raises Unavailable."""
-        return await self._until(self._reading, work, PATIENCE_S if patient else WAIT_S)
+        patience_s = PATIENCE_S if patient else WAIT_S
+        # Nothing can be torn before there was a connection: a host that is to stop doesn't wait for one.
+        return await self._until(self._reading, work, patience_s, shielded=self._pool is not None)
 
     async def write(self, work: Work[T], *, patient: bool = False, long: bool = False) -> T:
         """Run a function in one transaction, again if the server undid it; raises Unavailable.
@@ -163,10 +165,17 @@ class Database:
             if closing.cancelled_caught:
                 pool.terminate()
 
-    async def _until(self, attempt: Callable[[Work[T]], Awaitable[T]], work: Work[T], patience_s: float) -> T:
+    async def _until(
+        self,
+        attempt: Callable[[Work[T]], Awaitable[T]],
+        work: Work[T],
+        patience_s: float,
+        *,
+        shielded: bool = True,
+    ) -> T:
         """Try until it works, until it is undone too often, or until patience is at its end."""
         trials = _Trials(monotonic_ms() + patience_s * 1000)
-        with anyio.CancelScope(shield=True):
+        with anyio.CancelScope(shield=shielded):
             while not trials.over:
                 try:
                     result = await attempt(work)
