@@ -11,9 +11,9 @@ _SLICE: Final = 128 * 1024
 JSONDecodeError = orjson.JSONDecodeError
 
 
-def dumps(value: Any) -> str:
-    """Return compact JSON text."""
-    return orjson.dumps(value).decode()
+def dumps(value: Any, *, indented: bool = False) -> str:
+    """Return compact JSON text, or one for people to edit."""
+    return orjson.dumps(value, option=orjson.OPT_INDENT_2 if indented else None).decode()
 
 
 def dump_bytes(value: Any) -> bytes:

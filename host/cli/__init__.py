@@ -24,7 +24,14 @@ COMMANDS: Final = {
     "supervise": ("host.cli", "become_supervisor"),
     "usage": ("host.cli.usage", "usage"),
 }
-GROUPS: Final = ("sandbox", "secrets", "store", "tasks", "token")
+GROUPS: Final = {
+    "import": "moving_in",
+    "sandbox": "sandbox",
+    "secrets": "secrets",
+    "store": "store",
+    "tasks": "tasks",
+    "token": "token",
+}
 LONG_LIVED: Final = ("dev", "mcp", "serve", "supervise")
 
 NO_SUPERVISOR: Final = "picoclaw: supervise needs supervisord: pip install 'picoclaw[image]'\n"
@@ -65,9 +72,9 @@ def make_app(asked: str | None = None) -> Typer:
     for name in COMMANDS:
         if everything or name == asked:
             app.command(name)(_function(name))
-    for name in GROUPS:
+    for name, module in GROUPS.items():
         if everything or name == asked:
-            app.add_typer(import_module(f"host.cli.{name}").app, name=name)
+            app.add_typer(import_module(f"host.cli.{module}").app, name=name)
     return app
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from shared.store.contract import Engine
+from shared.store.sql.arrivals import Arrivals
 from shared.store.sql.channels import Channels
 from shared.store.sql.compactions import Compactions
 from shared.store.sql.conversations import Conversations
@@ -63,6 +64,7 @@ class Store(ABC):
         self.channels = Channels(engine)
         self.tokens = Tokens(engine)
         self.tool_pins = ToolPins(engine)
+        self.arrivals = Arrivals(engine)
 
     @abstractmethod
     def tool_access(self, conversation_id: str, *, is_main: bool) -> str | None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import quote
 
 from shared import jsons
-from shared.errors import StoreDamaged
+from shared.errors import StoreDamaged, StoreError
 from shared.store.sqlite.failures import is_damage
 
 JSON_COLUMNS: Final = frozenset({"blocks", "usage", "answer", "data"})
@@ -34,6 +37,37 @@ def rows(connection: sqlite3.Connection, table: str) -> Iterator[dict[str, Any]]
             yield {name: value_of(name, value) for name, value in zip(columns, row, strict=True)}
         except ValueError as error:
             raise StoreDamaged(f"{table} has a damaged row, number {number}: {error}") from error
+
+
+def rows_of(database: Path, names: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
+    """Return the rows of tables of a foreign database as they are; raises StoreError.
+
+    A copy is read, with the log that may lie beside it, so that nothing changes where it lies.
+    """
+    with tempfile.TemporaryDirectory(prefix="picoclaw-") as folder:
+        for end in ("", "-wal"):
+            if Path(f"{database}{end}").exists():
+                shutil.copyfile(f"{database}{end}", Path(folder, f"copy{end}"))
+        try:
+            with closing(sqlite3.connect(Path(folder, "copy"))) as connection:
+                connection.row_factory = sqlite3.Row
+                return {
+                    name: [dict(row) for row in connection.execute(f"SELECT * FROM {name}")] for name in names
+                }
+        except sqlite3.Error as error:
+            raise StoreError(str(error)) from error
+
+
+def is_of_breakcafe(database: Path) -> bool:
+    """Return whether a file is a database of breakcafe/picoclaw; nobody has it open here."""
+    if not database.is_file():
+        return False
+    try:
+        with closing(sqlite3.connect(f"file:{quote(str(database))}?immutable=1", uri=True)) as connection:
+            columns = connection.execute("SELECT name FROM pragma_table_info('conversations')").fetchall()
+    except sqlite3.Error:
+        return False
+    return ("last_assistant_uuid",) in columns
 
 
 def value_of(name: str, value: Any) -> Any:

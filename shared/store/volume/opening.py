@@ -12,6 +12,7 @@ from uuid import uuid4
 
 from shared import jsons
 from shared.errors import StoreDamaged, StoreMismatch
+from shared.store.sqlite.content import is_of_breakcafe
 from shared.store.sqlite.failures import told_apart
 from shared.store.store import StoreOrigin
 from shared.store.volume import chain, layout, segment
@@ -142,6 +143,12 @@ def _name_store(store_dir: Path, lineage: str, *, new: bool) -> None:
 
 def _must_be_new(store_dir: Path, there: str | None, state: State | None, database: Path) -> None:
     """Raise when a volume without a snapshot or segment had a store before, or should be another one."""
+    for old in (store_dir / "messages.db", database):
+        if is_of_breakcafe(old):
+            raise StoreMismatch(
+                f"{old} is a database of breakcafe/picoclaw, which this program doesn't write: take another "
+                "STORE_DIR and LOCAL_DB_PATH, and run `picoclaw import breakcafe` with the folder of its data"
+            )
     by = holder(store_dir)
     if there is not None or (by is not None and by.end is not None):
         raise StoreDamaged(

@@ -1,0 +1,99 @@
+"""Rows that move in from elsewhere: in one transaction, and only what isn't there yet."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from shared.errors import StoreError
+from shared.store.contract import Engine, Missing, Tx
+
+Row = Mapping[str, Any]
+
+ORDER: Final = (
+    "conversations",
+    "messages",
+    "compactions",
+    "runs",
+    "run_events",
+    "outbound_messages",
+    "scheduled_tasks",
+    "task_runs",
+    "usage_by_day",
+    "usage_by_conversation",
+    "channel_chats",
+    "channel_updates",
+    "channel_deliveries",
+    "tokens",
+    "tool_pins",
+)
+"""The tables that may move in; whatever points to another comes after it."""
+NUMBERED: Final = {"compactions": None, "outbound_messages": "seq"}
+"""A table's own counter where it isn't ``number``; None where the rows' numbers mean something."""
+
+
+@dataclass(slots=True)
+class Moved:
+    """What became of the rows, by table: those that are new now, and those that were there."""
+
+    new: Counter[str] = field(default_factory=Counter)
+    known: Counter[str] = field(default_factory=Counter)
+
+
+class Arrivals:
+    """Takes rows of other stores."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    async def take(self, rows: Mapping[str, Sequence[Row]]) -> Moved:
+        """Store the rows of each table that aren't there yet; raises StoreError, and nothing is changed.
+
+        A conversation that is there keeps what it has: its messages that are new come after those.
+        """
+        unknown = sorted(rows.keys() - set(ORDER))
+        if unknown:
+            raise StoreError(f"There is no table {unknown[0]} to move into")
+
+        async def work(tx: Tx) -> Moved:
+            moved, there = Moved(), await _conversations(tx, rows.get("conversations", ()))
+            for table in ORDER:
+                for row in rows.get(table, ()):
+                    append = table == "messages" and row["conversation_id"] in there
+                    taken = await (_append(tx, row) if append else _insert(tx, table, row))
+                    (moved.new if taken else moved.known)[table] += 1
+            return moved
+
+        try:
+            return await self._engine.write(work, long=True)
+        except Missing:
+            raise StoreError("A row belongs to a conversation or task that doesn't move in") from None
+
+
+async def _conversations(tx: Tx, rows: Sequence[Row]) -> set[str]:
+    """Return which of the conversations are there already."""
+    find = "SELECT 1 FROM conversations WHERE id = $1 FOR UPDATE"
+    return {row["id"] for row in rows if await tx.fetchval(find, row["id"]) is not None}
+
+
+async def _insert(tx: Tx, table: str, row: Row) -> bool:
+    counter = NUMBERED.get(table, "number")
+    values = {name: value for name, value in row.items() if name != counter}
+    places = ", ".join(f"${number}" for number in range(1, len(values) + 1))
+    statement = f"INSERT INTO {table} ({', '.join(values)}) VALUES ({places}) ON CONFLICT DO NOTHING"
+    return await tx.execute(statement, *values.values()) > 0
+
+
+async def _append(tx: Tx, row: Row) -> bool:
+    if await tx.fetchval("SELECT 1 FROM messages WHERE id = $1", row["id"]) is not None:
+        return False
+    seq = await tx.fetchval(
+        """UPDATE conversations SET next_seq = next_seq + 1, message_count = message_count + $2,
+            last_activity = greatest(last_activity, $3) WHERE id = $1 RETURNING next_seq - 1""",
+        row["conversation_id"],
+        int(row["text"] is not None),
+        row["created_at"],
+    )
+    return await _insert(tx, "messages", {**row, "seq": seq})
