@@ -40,7 +40,6 @@ def read(home: Path, *, timezone: str, now: int) -> Arrivals:
         tables = rows_of(database, TABLES)
         _conversations(tables, arrivals, timezone)
         _tasks(tables, arrivals, timezone, now)
-        _outbound(tables, arrivals)
     except KeyError as error:
         raise Broken(f"{database}: a table has no column {error}") from None
     except StoreError as error:
@@ -58,8 +57,15 @@ def read(home: Path, *, timezone: str, now: int) -> Arrivals:
 
 def _conversations(tables: Mapping[str, list[Row]], arrivals: Arrivals, timezone: str) -> None:
     messages: dict[str, list[Row]] = {}
-    for row in sorted(tables["messages"], key=lambda row: str(row["created_at"])):
+    unheard = [row for row in tables["outbound_messages"] if not row["delivered"]]
+    for row in sorted(
+        [*tables["messages"], *map(_as_message, unheard)], key=lambda row: str(row["created_at"])
+    ):
         messages.setdefault(row["conversation_id"], []).append(_message(row, timezone))
+    if unheard:
+        arrivals.changed.append(
+            f"{len(unheard)} messages that nobody had fetched stand in their conversations"
+        )
     empty = 0
     for row in tables["conversations"]:
         said = messages.get(row["id"], [])
@@ -71,6 +77,12 @@ def _conversations(tables: Mapping[str, list[Row]], arrivals: Arrivals, timezone
         arrivals.add_conversation(row["id"], said, born, active)
     if empty:
         arrivals.lost.append(f"{empty} empty conversations of isolated task runs (the tasks' log is taken)")
+
+
+def _as_message(outbound: Row) -> Row:
+    """Return the row of a message that says what an outbound one did."""
+    message_id = derived_id(MESSAGE, outbound["conversation_id"], str(outbound["id"]))
+    return {**outbound, "id": message_id, "role": "assistant", "sender": None, "content": outbound["text"]}
 
 
 def _message(row: Row, timezone: str) -> Row:
@@ -126,25 +138,6 @@ def _task_run(row: Row, ended: int) -> Row:
         "result": row["result"],
         "error": row["error"],
     }
-
-
-def _outbound(tables: Mapping[str, list[Row]], arrivals: Arrivals) -> None:
-    """Take the messages that nobody fetched yet."""
-    for row in tables["outbound_messages"]:
-        home = row["conversation_id"]
-        if row["delivered"] or not arrivals.has_conversation(home):
-            continue
-        arrivals.add(
-            "outbound_messages",
-            {
-                "id": derived_id(MESSAGE, "outbound", home, str(row["id"])),
-                "conversation_id": home,
-                "source_id": home,
-                "text": row["text"],
-                "sender": row["sender"] or "assistant",
-                "created_at": instant(row["created_at"], f"outbound message {row['id']}"),
-            },
-        )
 
 
 def _environment(path: Path, arrivals: Arrivals) -> None:

@@ -45,7 +45,7 @@ def exported(home: Path) -> dict[str, list[dict[str, Any]]]:
 
 def test_a_dry_run_tells_three_lists_and_changes_nothing(own: Path, breakcafe: Path) -> None:
     found = moved(own, "breakcafe", str(breakcafe), "--dry-run")
-    assert found["found"]["messages"] == 4
+    assert found["found"]["messages"] == 5
     assert found["found"]["scheduled_tasks"] == 3
     assert not own.exists()
     said = picoclaw(own, "import", "breakcafe", str(breakcafe), "--dry-run").stdout
@@ -57,12 +57,13 @@ def test_a_home_of_breakcafe_moves_in_whole(own: Path, breakcafe: Path) -> None:
     found = moved(own, "breakcafe", str(breakcafe))
     rows = exported(own)
     assert [row["text"] for row in rows["messages"]] == [
+        "not yet heard",
         "my cat is called <Tom>",
         "Hello Anna",
         "a note of the system",
         "and my dog Rex",
     ]
-    assert "&lt;Tom>" in rows["messages"][0]["blocks"][0]["text"]
+    assert "&lt;Tom&gt;" in rows["messages"][1]["blocks"][0]["text"]
     tasks = {row["id"]: row for row in rows["scheduled_tasks"]}
     assert {name: row["status"] for name, row in tasks.items()} == {
         "t-cron": "active",
@@ -72,7 +73,6 @@ def test_a_home_of_breakcafe_moves_in_whole(own: Path, breakcafe: Path) -> None:
     assert tasks["t-cron"]["timezone"] == "Europe/Berlin"
     assert tasks["t-fast"]["schedule_value"] == "1000"
     assert [row["result"] for row in rows["task_runs"]] == ["moo"]
-    assert [row["text"] for row in rows["outbound_messages"]] == ["not yet heard"]
     workspace = own / "workspace"
     assert (workspace / "CLAUDE.md").read_text() == "Be kind."
     assert (workspace / "skills" / "bake" / "SKILL.md").exists()
@@ -89,7 +89,7 @@ def test_a_second_run_takes_only_what_is_new(own: Path, breakcafe: Path) -> None
     homes.say(breakcafe, 5, "user", "and a fish", "anna")
     assert moved(own, "breakcafe", str(breakcafe))["new"] == {"messages": 1, "files": 0}
     (conversation,) = (row for row in exported(own)["conversations"] if row["id"] == "conv-1")
-    assert conversation["message_count"] == 5
+    assert conversation["message_count"] == 6
 
 
 def test_a_file_that_is_in_the_workspace_already_stays(own: Path, breakcafe: Path) -> None:
@@ -159,7 +159,7 @@ def test_a_home_of_sipeed_moves_in_whole(own: Path, sipeed: Path) -> None:
     assert (workspace / "memory" / "202603" / "20260301.md").exists()
     assert not (workspace / "sessions").exists()
     told = "\n".join([*found["changed"], *found["lost"]])
-    for name in ("gpt", "deep", "discord", "voice", "j4", "summary", "3 tool steps"):
+    for name in ("gpt", "deep", "discord", "voice", "j4", "summary", "2 tool steps"):
         assert name in told
 
 
@@ -203,7 +203,6 @@ def test_what_moved_in_is_chatted_with_and_its_tasks_run(tmp_path: Path, breakca
             ).json()
             assert said["status"] == "success"
             assert "Rex" in said["result"]
-            assert [each["text"] for each in said["outbound_messages"]] == ["not yet heard"]
             assert client.post("/task/trigger", json={"task_id": "t-cron"}).json()["status"] == "success"
     finally:
         host.kill()
@@ -214,8 +213,10 @@ def test_a_start_on_the_database_of_the_old_system_names_the_command(
     own: Path, breakcafe: Path, name: str
 ) -> None:
     store = breakcafe / "store"
+    before = (store / "messages.db").read_bytes()
     old = {"STORE_DIR": store, "LOCAL_DB_PATH": store / "messages.db"}[name]
     done = process(own, "serve", API_TOKEN=TOKEN, PORT="0", **{name: str(old)})
     assert done.returncode == 2, done.stderr
     assert "picoclaw import breakcafe" in done.stderr
-    assert [path.name for path in store.iterdir() if path.suffix != ".lock"] == ["messages.db"]
+    assert (store / "messages.db").read_bytes() == before
+    assert not list(store.glob("snapshot-*"))
