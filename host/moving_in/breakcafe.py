@@ -64,7 +64,7 @@ def _conversations(tables: Mapping[str, list[Row]], arrivals: Arrivals, timezone
         messages.setdefault(row["conversation_id"], []).append(_message(row, timezone))
     if unheard:
         arrivals.changed.append(
-            f"{len(unheard)} messages that nobody had fetched stand in their conversations"
+            f"{len(unheard)} messages that nobody fetched stand in their conversations now"
         )
     empty = 0
     for row in tables["conversations"]:
@@ -82,7 +82,8 @@ def _conversations(tables: Mapping[str, list[Row]], arrivals: Arrivals, timezone
 def _as_message(outbound: Row) -> Row:
     """Return the row of a message that says what an outbound one did."""
     message_id = derived_id(MESSAGE, outbound["conversation_id"], str(outbound["id"]))
-    return {**outbound, "id": message_id, "role": "assistant", "sender": None, "content": outbound["text"]}
+    said = {"role": "assistant", "sender": None, "sender_name": None, "content": outbound["text"]}
+    return {**outbound, **said, "id": message_id}
 
 
 def _message(row: Row, timezone: str) -> Row:
