@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent.parent
 FLOORS = (
     {"cli"},
     {"app"},
-    {"channels"},
+    {"channels", "moving_in"},
     {"http"},
     {"runs"},
     {"agent", "tools", "mcp_clients"},
