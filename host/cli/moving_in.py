@@ -102,16 +102,12 @@ def _carry_out(arrivals: Arrivals, settings: Settings) -> Done:
 
 
 async def _store(arrivals: Arrivals, settings: Settings) -> Moved:
-    from host.base import _open_store as open_store
-    from host.base import make_volumes
+    from host.app import make_volumes, open_store
 
     make_volumes(settings)
-    store = await open_store(settings, new_id("import"))
-    try:
+    async with open_store(settings, new_id("import")) as store:
         moved = await store.arrivals.take(arrivals.rows)
         await store.durable()
-    finally:
-        await store.close()
     return moved
 
 
