@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -14,18 +14,16 @@ from typing import TYPE_CHECKING
 import anyio
 import anyio.to_thread
 from anyio.abc import TaskGroup
-from starlette.exceptions import HTTPException
-from starlette.requests import Request
-from starlette.routing import Route, Router
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp
 
 from host.channels.webhook import ChannelsApi, webhook_paths
-from host.http.admin import AdminApi, ControlApi, TokensApi
+from host.http.admin import AdminApi, TokensApi
 from host.http.auth import OPEN_PATHS, BearerMiddleware, Caller, TokenBook
 from host.http.chat import ChatApi
 from host.http.console import ConsoleApi, open_paths
-from host.http.health import Build, HealthApi, Volumes
-from host.http.mcp.routes import McpApi, McpGate
+from host.http.conversations import ConversationsApi
+from host.http.health import HealthApi
+from host.http.mcp.routes import McpApi
 from host.http.metrics import MetricsApi
 from host.http.middleware import (
     METHODS,
@@ -36,6 +34,8 @@ from host.http.middleware import (
 )
 from host.http.openai.routes import OpenAiApi
 from host.http.openapi import OpenApi
+from host.http.routing import Api, router
+from host.http.runs import RunsApi
 from host.http.tasks import TasksApi
 from host.http.usage import UsageApi
 from host.mcp_clients.tool_servers import ToolServers
@@ -140,64 +140,34 @@ async def open_host(settings: Settings, stop: Callable[[str], None]) -> AsyncIte
 
 def app(host: Host) -> ASGIApp:
     """Return the application: the routes, and around them what every request passes."""
-    settings, ledger, runs = host.settings, host.ledger, host.runs
-    store, tokens = ledger.store, TokenBook(ledger.store)
-    health = _health(host)
-    host.background.start_soon(health.probe_when_asked)
-    routes = [
-        *health.routes(),
-        *ChatApi(
-            store,
-            runs,
-            settings.main_conversation_id,
-            host.models,
-            stdio_mcp_allowed=settings.allow_request_stdio_mcp,
-        ).routes(),
-        *TasksApi(store, host.tasks, host.task_runner).routes(),
-        *ControlApi(host.stop).routes(),
-        *UsageApi(store).routes(),
-        *AdminApi(host.knowledge, host.sandbox).routes(),
-        *TokensApi(store, tokens).routes(),
-        *McpApi(host.tool_servers, McpGate(settings.gateway.allowed_hosts), tokens).routes(),
-        *MetricsApi(
-            ledger.counts,
-            store,
-            active_runs=lambda: runs.active_count,
-            waiting_runs=lambda: runs.waiting_count,
-        ).routes(),
-        *OpenAiApi(store, runs, settings).routes(),
-        *(ChannelsApi(settings, host.channels.running).routes() if host.channels else ()),
-        *OpenApi(settings.version).routes(),
-        *(ConsoleApi().routes() if settings.console else ()),
-    ]
-    checked = BodyLimitMiddleware(_authenticated(_router(routes), settings, tokens))
+    settings, ledger = host.settings, host.ledger
+    tokens = TokenBook(ledger.store)
+    apis = _apis(host, tokens)
+    contract = OpenApi(settings.version, [each for api in apis for each in api.operations()])
+    checked = BodyLimitMiddleware(_authenticated(router([*apis, contract]), settings, tokens))
     answering = ErrorsMiddleware(checked, ledger.redactor.text)
     logged = AccessLogMiddleware(answering, ledger.counts)
     traced = host.telemetry.app(logged, probes=OPEN_PATHS | {"/metrics"}, methods=METHODS)
     return RequestIdMiddleware(traced, version=settings.version, commit=settings.build_commit)
 
 
-def _router(routes: Sequence[Route]) -> Router:
-    """Return the routes, one for each path: so a 405 names all methods that there are."""
-    joined: dict[str, list[Route]] = {}
-    for route in routes:
-        joined.setdefault(route.path, []).append(route)
-    merged = [some[0] if len(some) == 1 else _joined(path, some) for path, some in joined.items()]
-    return Router(routes=merged, redirect_slashes=False, default=_nothing_here)
-
-
-def _joined(path: str, routes: Sequence[Route]) -> Route:
-    endpoints = {method: route.endpoint for route in routes for method in route.methods or ()}
-
-    async def by_method(request: Request) -> ASGIApp:
-        answer: ASGIApp = await endpoints[request.method](request)
-        return answer
-
-    return Route(path, by_method, methods=list(endpoints))
-
-
-async def _nothing_here(scope: Scope, receive: Receive, send: Send) -> None:
-    raise HTTPException(404)
+def _apis(host: Host, tokens: TokenBook) -> list[Api]:
+    settings, store, runs, channels = host.settings, host.ledger.store, host.runs, host.channels
+    return [
+        _health(host),
+        ChatApi(store, runs, host.models, settings),
+        ConversationsApi(store, runs, settings.main_conversation_id),
+        RunsApi(store, runs),
+        TasksApi(store, host.tasks, host.task_runner),
+        UsageApi(store),
+        AdminApi(host.knowledge, host.sandbox, host.stop),
+        TokensApi(store, tokens),
+        McpApi(host.tool_servers, settings.gateway.allowed_hosts, tokens),
+        MetricsApi(host.ledger.counts, store, runs),
+        OpenAiApi(store, runs, settings),
+        ChannelsApi(settings, channels.running if channels else None),
+        *([ConsoleApi()] if settings.console else []),
+    ]
 
 
 def _authenticated(app: ASGIApp, settings: Settings, tokens: TokenBook) -> ASGIApp:
@@ -217,16 +187,16 @@ def _authenticated(app: ASGIApp, settings: Settings, tokens: TokenBook) -> ASGIA
 
 
 def _health(host: Host) -> HealthApi:
-    settings, channels = host.settings, host.channels
-    return HealthApi(
-        Build(settings.version, settings.build_commit, settings.build_time, settings.max_execution_ms),
-        Volumes(settings.memory_dir, settings.skills_dir),
+    channels = host.channels
+    health = HealthApi(
+        host.settings,
         host.ledger.store,
+        host.sandbox,
         ready=lambda: not host.runs.draining,
-        sandbox=lambda: host.sandbox.report,
         channels=lambda: {"telegram": "off", **(channels.states if channels else {})},
-        scheduler=settings.scheduler,
     )
+    host.background.start_soon(health.probe_when_asked)
+    return health
 
 
 def make_volumes(settings: Settings) -> None:

@@ -76,7 +76,7 @@ class Resources:
         )
 
 
-Result = dict[str, Any]
+Result = Mapping[str, Any]
 DEFAULT_SENDER: Final = "assistant"
 
 

@@ -20,9 +20,10 @@ from shared.clock import iso, iso_or_none, now_ms
 from shared.errors import Conflict, InvalidInput, NoConversation, NotFound
 from shared.ids import CONVERSATION, TASK, new_id
 from shared.schedules import Schedule
+from shared.shapes import Shape
 from shared.store.store import Store
 from shared.store.task_endings import BACKOFF_MS
-from shared.values import Page, Task, TaskRun, TaskStatus
+from shared.values import Page, Task, TaskRun, TaskRunState, TaskStatus
 
 LONGEST_PROMPT: Final = 32_000
 """Characters of a prompt."""
@@ -282,7 +283,33 @@ class TaskService:
         return _with_status(edited, wanted, now) if "status" in fields else edited
 
 
-def task_view(task: Task) -> dict[str, Any]:
+class TaskShape(Shape):
+    """A scheduled task."""
+
+    id: str
+    conversation_id: str
+    prompt: str
+    schedule_type: Literal["cron", "interval", "once"]
+    schedule_value: str
+    timezone: str
+    context_mode: ContextMode
+    catch_up: CatchUp
+    deliver: Deliver
+    ends_at: str | None
+    max_runs: int | None
+    runs_begun: int
+    status: TaskStatus
+    next_run: str | None
+    next_run_local: str | None
+    overdue: bool
+    created_at: str
+    updated_at: str
+    last_run: str | None
+    last_status: TaskRunState | None
+    attempts: int
+
+
+def task_view(task: Task) -> TaskShape:
     """Return a task as JSON shows it. ``next_run`` is null unless the task is active; instants are UTC."""
     next_run = task.next_run if task.status is TaskStatus.ACTIVE else None
     return {
@@ -294,7 +321,7 @@ def task_view(task: Task) -> dict[str, Any]:
         "timezone": task.timezone,
         "context_mode": task.context_mode,
         "catch_up": task.catch_up,
-        "status": task.status.value,
+        "status": task.status,
         "deliver": task.deliver,
         "ends_at": iso_or_none(task.ends_at),
         "max_runs": task.max_runs,
@@ -305,12 +332,30 @@ def task_view(task: Task) -> dict[str, Any]:
         "created_at": iso(task.created_at),
         "updated_at": iso(task.updated_at),
         "last_run": iso_or_none(task.last_run),
-        "last_status": None if task.last_state is None else task.last_state.value,
+        "last_status": task.last_state,
         "attempts": task.attempts,
     }
 
 
-def task_run_view(run: TaskRun) -> dict[str, Any]:
+class TaskRunShape(Shape):
+    """A row of a task's run log."""
+
+    id: str
+    task_id: str
+    trigger: Literal["schedule", "manual"]
+    due_at: str | None
+    status: TaskRunState
+    attempt: int
+    run_id: str | None
+    conversation_id: str | None
+    started_at: str
+    finished_at: str | None
+    duration_ms: int | None
+    result: str | None
+    error: str | None
+
+
+def task_run_view(run: TaskRun) -> TaskRunShape:
     """Return a row of the run log as JSON shows it. ``due_at`` is null for a manual run."""
     scheduled = run.slot.isdigit()
     return {
@@ -318,7 +363,7 @@ def task_run_view(run: TaskRun) -> dict[str, Any]:
         "task_id": run.task_id,
         "trigger": "schedule" if scheduled else "manual",
         "due_at": iso(int(run.slot)) if scheduled else None,
-        "status": run.state.value,
+        "status": run.state,
         "attempt": run.attempt,
         "run_id": run.run_id,
         "conversation_id": run.conversation_id,

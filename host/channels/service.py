@@ -6,7 +6,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Final, Literal
+from typing import Final
 
 import anyio
 from anyio.abc import TaskGroup
@@ -18,14 +18,13 @@ from host.channels.inbox_files import InboxFiles
 from host.channels.intake import ChannelDoor
 from host.channels.rules import Rules
 from host.channels.turns import Turns
+from host.http.health import ChannelState
 from host.runs.meter import Ledger
 from host.runs.service import RunService
 from host.sandbox import Sandbox
 from shared.tasks import TaskService
 
 logger = logging.getLogger("picoclaw.channels")
-
-State = Literal["ok", "retrying", "off"]
 
 FIRST_PAUSE_S: Final = 1.0
 LONGEST_PAUSE_S: Final = 60.0
@@ -59,7 +58,7 @@ class ChannelService:
         self._task_service = tasks
         self._sandbox = sandbox
         self._channels = channels
-        self._states: dict[str, State] = dict.fromkeys(channels, "retrying")
+        self._states: dict[str, ChannelState] = dict.fromkeys(channels, "retrying")
         self._running: dict[str, tuple[Channel, ChannelDoor]] = {}
         self._tasks: TaskGroup = anyio.create_task_group()
 
@@ -76,7 +75,7 @@ class ChannelService:
         await self._tasks.__aexit__(None, None, None)
 
     @property
-    def states(self) -> dict[str, State]:
+    def states(self) -> dict[str, ChannelState]:
         """How each channel is."""
         return dict(self._states)
 

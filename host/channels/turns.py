@@ -7,7 +7,7 @@ the run that it was given (noted before it began) says how far it came.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -53,7 +53,7 @@ TRIES: Final = 3
 
 SORRY: Final = "⚠️ Something went wrong inside the host, so I could not handle your message."
 
-Answer = dict[str, Any]
+Answer = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,7 +231,7 @@ class Turns:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(draft.show, events)
             try:
-                answer = await run.wait()
+                answer: Answer = await run.wait()
             except PicoError as error:
                 answer = {"status": "error", "run_id": lease.run_id, "error": error.message, "result": ""}
             finally:

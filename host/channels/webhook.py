@@ -6,16 +6,15 @@ from collections.abc import Callable
 from typing import Final
 
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
-from starlette.routing import Route
 
 from host.channels.base import Channel, Door, Forged
 from host.http.auth import failure
-from host.http.bodies import JSON
+from host.http.routing import Api, operation
 from host.runs.rates import RateLimit
 from shared.errors import InvalidInput, NotFound, Unavailable
 from shared.settings import Settings
 from shared.settings.channels import Channels, Telegram
+from shared.shapes import Shape
 
 
 def webhook_paths(channels: Channels) -> frozenset[str]:
@@ -33,23 +32,27 @@ Running = Callable[[str], tuple[Channel, Door] | None]
 """Returns a channel that was loaded, and its door."""
 
 
-class ChannelsApi:
+class TakenShape(Shape):
+    """What a webhook brought is stored."""
+
+
+class ChannelsApi(Api):
     """The route of webhooks. Outside of ``webhook_paths`` it needs a token like any other."""
 
-    def __init__(self, settings: Settings, running: Running) -> None:
+    def __init__(self, settings: Settings, running: Running | None) -> None:
         self._paths = webhook_paths(settings.channels)
         self._running = running
         self._failures = RateLimit(settings.rate_limits.failed_auth_per_minute)
 
-    def routes(self) -> list[Route]:
-        """Return the route."""
-        return [Route("/channels/{name}/webhook", self.webhook, methods=["POST"])]
+    @operation("POST", "/channels/{name}/webhook", errors=(413, 503), open=True)
+    async def webhook(self, request: Request) -> TakenShape:
+        """Where a messenger calls; the channel's own secret is checked instead of a token.
 
-    async def webhook(self, request: Request) -> Response:
-        """Take what a channel's messenger brings; 200 means that it is on the volume."""
+        200 means that what it brings is on the volume.
+        """
         if request.scope["path"] not in self._paths:
             raise NotFound("There is nothing at this path.")
-        running = self._running(request.path_params["name"])
+        running = self._running and self._running(request.path_params["name"])
         if running is None:
             raise Unavailable("The channel is starting.", retry_after=RETRY_AFTER_S)
         channel, door = running
@@ -62,7 +65,7 @@ class ChannelsApi:
         except ValueError as error:
             raise InvalidInput("body: makes no sense to the channel") from error
         await door.take(*messages)
-        return JSON({})
+        return {}
 
     async def _check(self, channel: Channel, request: Request) -> None:
         """Check who calls, before the body is read. Who knows the secret is never turned away."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Any, Final, Generic, NotRequired, TypedDict, TypeVar
 
 import anyio.to_thread
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
@@ -13,22 +13,35 @@ from starlette.responses import Response
 
 from shared import jsons
 from shared.errors import InvalidInput, MethodNotAllowed, NotJson, PicoError
+from shared.shapes import Shape
 from shared.values import Idempotency
 
 
-class JSON(Response):
+class ErrorShape(Shape):
+    """Every error; ``conversation_id`` when a conversation is busy."""
+
+    error: str
+    code: str
+    request_id: str
+    conversation_id: NotRequired[str]
+
+
+A = TypeVar("A")
+
+
+class JSON(Response, Generic[A]):
     """A JSON answer by the project's encoder."""
 
     media_type = "application/json"
 
-    def render(self, content: Any) -> bytes:
+    def render(self, content: A) -> bytes:
         """Encode the content."""
         return jsons.dump_bytes(content)
 
 
-def error_response(error: PicoError, request_id: str) -> JSON:
+def error_response(error: PicoError, request_id: str) -> JSON[ErrorShape]:
     """Return the error as every error leaves: a sentence, a code, the request's id."""
-    body: dict[str, Any] = {"error": error.message, "code": error.code, "request_id": request_id}
+    body: ErrorShape = {"error": error.message, "code": error.code, "request_id": request_id}
     conversation_id = getattr(error, "conversation_id", None)
     if conversation_id is not None:
         body["conversation_id"] = conversation_id
@@ -99,8 +112,23 @@ Identifier = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._:@-]{1,128}
 
 
 async def read_body(request: Request, model: type[M]) -> M:
-    """Return the request's body as ``model``; raises NotJson, InvalidInput (naming the field), TooLarge."""
-    return parse_body(await raw_body(request), model)
+    """Return the request's body as ``model``; an empty body is an empty object.
+
+    Raises NotJson, TooLarge, and InvalidInput naming the first wrong field.
+    """
+    raw = await raw_body(request)
+    try:
+        value = jsons.loads(raw or b"{}")
+    except jsons.JSONDecodeError as error:
+        raise InvalidInput(f"body: is not valid JSON in UTF-8 (line {error.lineno})") from error
+    except RecursionError as error:
+        raise InvalidInput("body: is nested too deeply") from error
+    if not isinstance(value, dict):
+        raise InvalidInput("body: must be a JSON object")
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        raise InvalidInput(_sentence(error.errors(include_url=False, include_input=False)[0])) from None
 
 
 async def raw_body(request: Request) -> bytes:
@@ -119,40 +147,27 @@ async def raw_body(request: Request) -> bytes:
     return raw
 
 
-def parse_body(raw: bytes, model: type[M]) -> M:
-    """Return JSON bytes as ``model``; an empty body is an empty object."""
-    try:
-        value = jsons.loads(raw or b"{}")
-    except jsons.JSONDecodeError as error:
-        raise InvalidInput(f"body: is not valid JSON in UTF-8 (line {error.lineno})") from error
-    except RecursionError as error:
-        raise InvalidInput("body: is nested too deeply") from error
-    if not isinstance(value, dict):
-        raise InvalidInput("body: must be a JSON object")
-    return validated(value, model)
-
-
-def validated(value: dict[str, Any], model: type[M]) -> M:
-    """Return a parsed object as ``model``; raises InvalidInput naming the first wrong field."""
-    try:
-        return model.model_validate(value)
-    except ValidationError as error:
-        raise InvalidInput(_sentence(error.errors(include_url=False, include_input=False)[0])) from None
-
-
-def idempotency(request: Request, raw: bytes) -> Idempotency | None:
+async def idempotency(request: Request) -> Idempotency | None:
     """Return the caller's Idempotency-Key bound to route and body; raises InvalidInput."""
     key = request.headers.get("idempotency-key")
     if key is None:
         return None
     if not 0 < len(key) <= LONGEST_KEY or not key.isprintable():
         raise InvalidInput(f"Idempotency-Key: must be 1 to {LONGEST_KEY} printable characters")
-    return Idempotency(request.scope["path"], key, hashlib.sha256(raw).hexdigest())
+    return Idempotency(request.scope["path"], key, hashlib.sha256(await request.body()).hexdigest())
 
 
-def page_of(request: Request) -> tuple[int, str | None]:
+class PageAsked(TypedDict):
+    """Which page of a list is asked for."""
+
+    limit: int
+    cursor: str | None
+
+
+def page_of(request: Request) -> PageAsked:
     """Return ``limit`` and ``cursor`` of a list request; raises InvalidInput."""
-    return _limit(request.query_params.get("limit")), request.query_params.get("cursor")
+    query = request.query_params
+    return {"limit": _limit(query.get("limit")), "cursor": query.get("cursor")}
 
 
 def flag(request: Request, name: str) -> bool:

@@ -10,8 +10,8 @@ from typing import Final
 
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
-from starlette.routing import Route
 
+from host.http.routing import Api, operation
 from shared.errors import NotFound
 
 HERE: Final = Path(__file__).parent.parent / "console"
@@ -64,25 +64,20 @@ class _File:
     etag: str
 
 
-class ConsoleApi:
+class ConsoleApi(Api):
     """The routes below /console."""
 
-    def routes(self) -> list[Route]:
-        """Return the routes."""
-        return [
-            Route(PAGE, self.page, methods=["GET"]),
-            Route(f"{PAGE}/", self.slash, methods=["GET"]),
-            Route(f"{PAGE}/{{name:path}}", self.file, methods=["GET"]),
-        ]
-
+    @operation("GET", PAGE, listed=False)
     async def page(self, request: Request) -> Response:
         """Return the page."""
         return _answer(request, "index.html")
 
+    @operation("GET", f"{PAGE}/", listed=False)
     async def slash(self, request: Request) -> Response:
         """Lead to the page, whose addresses are relative to it."""
         return RedirectResponse("../console", status_code=308, headers=HEADERS)
 
+    @operation("GET", f"{PAGE}/{{name:path}}", listed=False)
     async def file(self, request: Request) -> Response:
         """Return one of the listed files."""
         return _answer(request, request.path_params["name"])

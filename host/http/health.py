@@ -6,20 +6,19 @@ import logging
 import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Final, Literal
 
 import anyio
 import anyio.to_thread
 from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import Route
 
-from host.http.bodies import JSON
+from host.http.routing import Api, operation
 from host.runs.scheduler import lateness
+from host.sandbox import Sandbox
 from shared.clock import now_ms
 from shared.errors import Unavailable
+from shared.settings import Settings
+from shared.shapes import Shape
 from shared.store.store import Store
 
 logger = logging.getLogger("picoclaw.http")
@@ -29,67 +28,92 @@ PROBE_S: Final = 1.0
 ANSWER_S: Final = 2.0
 
 
-class SandboxReport(Protocol):
-    """What the sandbox found it can enforce."""
-
-    @property
-    def level(self) -> int: ...
-
-    @property
-    def landlock_abi(self) -> int: ...
+ChannelState = Literal["ok", "retrying", "off"]
 
 
-@dataclass(frozen=True, slots=True)
-class Build:
-    """What is running."""
+class DatabaseShape(Shape):
+    """The database, as /health sees it."""
 
+    ok: bool
+    conversations: int | None
+    tasks: int | None
+
+
+class VolumesShape(Shape):
+    """Whether each volume can be used."""
+
+    memory: bool
+    skills: bool
+    sessions: bool
+    store: bool
+
+
+class StoreShape(Shape):
+    """Which store is on the volume, and whether this start made it."""
+
+    id: str
+    new: bool
+
+
+class SandboxShape(Shape):
+    """What the sandbox enforces."""
+
+    level: int
+    landlock_abi: int
+
+
+class SchedulerShape(Shape):
+    """What runs due tasks, how many are overdue by more than two minutes, what to know of it if anything."""
+
+    mode: Literal["internal", "external"]
+    overdue: int | None
+    note: str | None
+
+
+class HealthShape(Shape):
+    """How the host is."""
+
+    status: Literal["ok", "degraded"]
     version: str
     commit: str
-    time: str
+    build_time: str
     max_execution_ms: int
+    database: DatabaseShape
+    store: StoreShape | None
+    volumes: VolumesShape
+    sandbox: SandboxShape
+    channels: dict[str, ChannelState]
+    scheduler: SchedulerShape
 
 
-@dataclass(frozen=True, slots=True)
-class Volumes:
-    """Directories whose state is reported."""
+class ReadyShape(Shape):
+    """Requests are welcome."""
 
-    memory: Path
-    skills: Path
+    status: Literal["ready"]
 
 
-class HealthApi:
+class HealthApi(Api):
     """The two routes that need no token."""
 
     def __init__(
         self,
-        build: Build,
-        volumes: Volumes,
+        settings: Settings,
         store: Store,
+        sandbox: Sandbox,
         *,
         ready: Callable[[], bool],
-        sandbox: Callable[[], SandboxReport],
-        channels: Callable[[], Mapping[str, str]],
-        scheduler: str,
+        channels: Callable[[], Mapping[str, ChannelState]],
     ) -> None:
-        self._scheduler = scheduler
-        self._build = build
-        self._volumes = volumes
+        self._settings = settings
         self._store = store
-        self._looking: anyio.CapacityLimiter | None = None
+        self._sandbox = sandbox
+        self._ready = ready
+        self._channels = channels
+        self._looking = anyio.CapacityLimiter(1)
         self._asked = anyio.Event()
         self._probed = anyio.Event()
         self._probed_at = -PROBE_S
         self._fault: str | None = None
-        self._ready = ready
-        self._sandbox = sandbox
-        self._channels = channels
-
-    def routes(self) -> list[Route]:
-        """Return the routes."""
-        return [
-            Route("/health", self.health, methods=["GET"]),
-            Route("/ready", self.ready, methods=["GET"]),
-        ]
 
     async def probe_when_asked(self) -> None:
         """Try the store whenever somebody wants to know; one that hangs holds up nobody else."""
@@ -101,37 +125,36 @@ class HealthApi:
             probed, self._probed = self._probed, anyio.Event()
             probed.set()
 
-    async def health(self, request: Request) -> Response:
-        """Tell how the host is."""
+    @operation("GET", "/health", open=True)
+    async def health(self, request: Request) -> HealthShape:
+        """How the host is."""
+        settings, origin, report = self._settings, self._store.origin, self._sandbox.report
         store_ok = await self._store_fault() is None
         database = await self._database(away=self._store.several_hosts and not store_ok)
-        volumes = {**await self._directories(), "sessions": store_ok, "store": store_ok}
-        sandbox = self._sandbox()
-        well = database["ok"] and volumes["memory"] and store_ok
-        return JSON(
-            {
-                "status": "ok" if well else "degraded",
-                "version": self._build.version,
-                "commit": self._build.commit,
-                "build_time": self._build.time,
-                "max_execution_ms": self._build.max_execution_ms,
-                "database": database,
-                "store": None if self._store.origin is None else self._store.origin._asdict(),
-                "volumes": volumes,
-                "sandbox": {"level": sandbox.level, "landlock_abi": sandbox.landlock_abi},
-                "channels": dict(self._channels()),
-                "scheduler": await self._lateness(database["tasks"]),
-            }
-        )
+        memory, skills = await self._directories()
+        return {
+            "status": "ok" if database["ok"] and memory and store_ok else "degraded",
+            "version": settings.version,
+            "commit": settings.build_commit,
+            "build_time": settings.build_time,
+            "max_execution_ms": settings.max_execution_ms,
+            "database": database,
+            "store": None if origin is None else {"id": origin.id, "new": origin.new},
+            "volumes": {"memory": memory, "skills": skills, "sessions": store_ok, "store": store_ok},
+            "sandbox": {"level": report.level, "landlock_abi": report.landlock_abi},
+            "channels": dict(self._channels()),
+            "scheduler": await self._lateness(database["tasks"]),
+        }
 
-    async def ready(self, request: Request) -> Response:
-        """Tell whether requests are welcome."""
+    @operation("GET", "/ready", open=True, errors=(503,))
+    async def ready(self, request: Request) -> ReadyShape:
+        """Whether requests are welcome."""
         if not self._ready():
             raise Unavailable("The host is starting or stopping.", code="not_ready", retry_after=1)
         fault = await self._store_fault()
         if fault is not None:
             raise Unavailable(fault, code="not_ready", retry_after=2)
-        return JSON({"status": "ready"})
+        return {"status": "ready"}
 
     async def _store_fault(self) -> str | None:
         """Return what keeps the next request from being stored; who asks within a second gets one answer."""
@@ -145,14 +168,15 @@ class HealthApi:
                 return "The store does not answer."
         return self._fault
 
-    async def _directories(self) -> dict[str, bool]:
-        """Return how the directories are; their file system may hang, and then the answer is no."""
-        self._looking = self._looking or anyio.CapacityLimiter(1)
+    async def _directories(self) -> tuple[bool, bool]:
+        """Return how memory and skills are; their file system may hang, and then the answer is no."""
         with anyio.move_on_after(ANSWER_S):
-            return await anyio.to_thread.run_sync(
-                _look, self._volumes, abandon_on_cancel=True, limiter=self._looking
-            )
-        return {"memory": False, "skills": False}
+            return await anyio.to_thread.run_sync(self._look, abandon_on_cancel=True, limiter=self._looking)
+        return False, False
+
+    def _look(self) -> tuple[bool, bool]:
+        memory, skills = self._settings.memory_dir, self._settings.skills_dir
+        return os.access(memory, os.W_OK | os.X_OK), skills.is_dir()
 
     async def _probe(self) -> str | None:
         try:
@@ -164,7 +188,7 @@ class HealthApi:
             return "The store fails."
         return None
 
-    async def _database(self, *, away: bool) -> dict[str, Any]:
+    async def _database(self, *, away: bool) -> DatabaseShape:
         try:
             if away:
                 raise Unavailable("It wouldn't answer this either.")
@@ -173,16 +197,10 @@ class HealthApi:
             return {"ok": False, "conversations": None, "tasks": None}
         return {"ok": True, "conversations": counts.conversations, "tasks": counts.tasks}
 
-    async def _lateness(self, tasks: int | None) -> dict[str, Any]:
-        late = None
-        with suppress(Exception):
-            late = None if tasks is None else await lateness(self._store, now_ms())
-        return {
-            "mode": self._scheduler,
-            "overdue": None if late is None else late.overdue,
-            "note": None if late is None else late.note(self._scheduler, tasks or 0),
-        }
-
-
-def _look(volumes: Volumes) -> dict[str, bool]:
-    return {"memory": os.access(volumes.memory, os.W_OK | os.X_OK), "skills": volumes.skills.is_dir()}
+    async def _lateness(self, tasks: int | None) -> SchedulerShape:
+        mode = self._settings.scheduler
+        if tasks is not None:
+            with suppress(Exception):
+                late = await lateness(self._store, now_ms())
+                return {"mode": mode, "overdue": late.overdue, "note": late.note(mode, tasks)}
+        return {"mode": mode, "overdue": None, "note": None}

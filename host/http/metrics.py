@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 import anyio.to_thread
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
+from host.http.routing import Api, operation
+from host.runs.service import RunService
 from host.telemetry.counts import Metrics
 from shared.clock import now_ms
 from shared.errors import Unavailable
@@ -23,28 +24,25 @@ if TYPE_CHECKING:
 CONTENT_TYPE: Final = "text/plain; version=1.0.0; charset=utf-8; escaping=underscores"
 
 
-class MetricsApi:
+class MetricsApi(Api):
     """Renders the host's counters and the store's figures."""
 
     def __init__(
         self,
         metrics: Metrics,
         store: Store,
-        *,
-        active_runs: Callable[[], int],
-        waiting_runs: Callable[[], int],
+        runs: RunService,
     ) -> None:
         self._metrics = metrics
         self._store = store
-        self._active_runs = active_runs
-        self._waiting_runs = waiting_runs
+        self._runs = runs
 
-    def routes(self) -> list[Route]:
-        """Return the routes."""
-        return [Route("/metrics", self.get, methods=["GET"])]
-
+    @operation("GET", "/metrics", content="text/plain")
     async def get(self, request: Request) -> Response:
-        """Return all figures; those of a store that doesn't answer are left out."""
+        """The counters, for Prometheus.
+
+        Those of a store that doesn't answer are left out.
+        """
         stored: tuple[StoreCounts, TaskMetrics] | None = None
         with suppress(Unavailable):
             stored = await self._store.counts(), await self._store.tasks.metrics(now_ms())
@@ -112,8 +110,8 @@ class MetricsApi:
 
         gauges: list[tuple[str, str, float]] = [
             ("picoclaw_connections", "Open connections", self._metrics.connections),
-            ("picoclaw_active_runs", "Runs in flight on this host", self._active_runs()),
-            ("picoclaw_waiting_runs", "Requests that wait for a place to run", self._waiting_runs()),
+            ("picoclaw_active_runs", "Runs in flight on this host", self._runs.active_count),
+            ("picoclaw_waiting_runs", "Requests that wait for a place to run", self._runs.waiting_count),
             ("picoclaw_store_durable", "Whether the store can be written", int(self._store.volume_ok())),
         ]
         if stored is not None:

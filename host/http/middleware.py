@@ -21,7 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from host.http.auth import OPEN_PATHS
 from host.http.bodies import error_headers, error_response
-from host.http.openai.errors import PREFIX, openai_error
+from host.http.openai.answers import PREFIX, openai_error
 from host.telemetry.counts import Metrics
 from shared.clock import monotonic_ms
 from shared.errors import BodyTimeout, MethodNotAllowed, NotFound, PicoError, TooLarge

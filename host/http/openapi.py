@@ -1,27 +1,140 @@
-"""GET /openapi.json."""
+"""GET /openapi.json: the contract, made of what the operations declare."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from types import NoneType, UnionType
+from typing import Any
+
+from pydantic import BaseModel, TypeAdapter
 from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import Route
+from typing_extensions import is_typeddict
 
-from host.http.bodies import JSON
+from host.http.routing import Api, Operation, Parameter, operation
+from host.http.sse import FrameStreamResponse
+
+Schemas = Mapping[Any, dict[str, Any]]
+"""How the document speaks of each class: by the name of its schema."""
 
 
-class OpenApi:
-    """The document's route."""
+class OpenApi(Api):
+    """Tells of the operations of these routes, and of its own."""
 
-    def __init__(self, version: str) -> None:
+    def __init__(self, version: str, operations: Iterable[Operation]) -> None:
         self._version = version
+        self._declared = [each for each in (*operations, *self.operations()) if each.listed]
 
-    def routes(self) -> list[Route]:
-        """Return the routes."""
-        return [Route("/openapi.json", self.get, methods=["GET"])]
+    @operation("GET", "/openapi.json", content="application/json")
+    async def get(self, request: Request) -> dict[str, Any]:
+        """The OpenAPI document."""
+        return self._document
 
-    async def get(self, request: Request) -> Response:
-        """Return the document."""
-        # All shapes of all answers: nothing that a start should wait for.
-        from host.http.openapi_document import document
+    @cached_property
+    def _document(self) -> dict[str, Any]:
+        """Made when it is first asked for: nothing that a start should wait for."""
+        schemas, components = _schemas(self._declared)
+        paths: dict[str, dict[str, Any]] = {}
+        for each in self._declared:
+            paths.setdefault(_path(each), {})[each.method.lower()] = _described(each, schemas)
+        return {
+            "openapi": "3.1.0",
+            "info": {
+                "title": "PicoClaw",
+                "version": self._version,
+                "license": {"name": "MIT", "identifier": "MIT"},
+            },
+            "security": [{"bearer": []}],
+            "paths": paths,
+            "components": {
+                "schemas": components,
+                "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}},
+            },
+        }
 
-        return JSON(document(self._version))
+
+def _schemas(operations: Iterable[Operation]) -> tuple[Schemas, dict[str, Any]]:
+    """Return how to speak of all classes of bodies, and the schemas that this names."""
+    classes = {kind for each in operations for kind in (each.body, each.reads, each.error, *each.answers)}
+    bodies = sorted(filter(_is_body, classes), key=str)
+    schemas, components = TypeAdapter.json_schemas(
+        [(kind, "validation", TypeAdapter(kind)) for kind in bodies],
+        ref_template="#/components/schemas/{model}",
+    )
+    return {kind: schema for (kind, _), schema in schemas.items()}, components["$defs"]
+
+
+def _is_body(kind: Any) -> bool:
+    """Return whether it is a class of bodies: not None, and no response of another kind."""
+    model = isinstance(kind, type) and issubclass(kind, BaseModel)
+    return model or is_typeddict(kind) or isinstance(kind, UnionType)
+
+
+def _described(declared: Operation, schemas: Schemas) -> dict[str, Any]:
+    status = 204 if NoneType in declared.answers else declared.status
+    responses = {str(status): _answer(declared, schemas)}
+    responses |= {str(status): {"description": "Taken"} for status in declared.also}
+    for status in _refusals(declared):
+        responses[str(status)] = {"description": "An error", "content": _json(declared.error, schemas)}
+    found: dict[str, Any] = {
+        "summary": declared.summary,
+        "operationId": _operation_id(declared),
+        "parameters": _parameters(declared),
+        "responses": responses,
+    }
+    body = declared.body or declared.reads
+    if body is not None:
+        # An empty body is an empty object.
+        required = "required" in TypeAdapter(body).json_schema()
+        found["requestBody"] = {"content": _json(body, schemas), "required": required}
+    if declared.open:
+        found["security"] = []
+    return found
+
+
+def _answer(declared: Operation, schemas: Schemas) -> dict[str, Any]:
+    content: dict[str, Any] = {} if declared.content is None else {declared.content: {}}
+    for kind in declared.answers:
+        if kind in schemas:
+            content |= _json(kind, schemas)
+        elif isinstance(kind, type) and issubclass(kind, FrameStreamResponse):
+            content["text/event-stream"] = {}
+    return {"description": declared.summary} | ({"content": content} if content else {})
+
+
+def _json(kind: Any, schemas: Schemas) -> dict[str, Any]:
+    return {"application/json": {"schema": schemas[kind]}}
+
+
+def _refusals(declared: Operation) -> list[int]:
+    """Return the statuses of errors: the operation's own, and what its path, its body and the token bring."""
+    # 503: the host is stopping, or its store can't take anything.
+    token = () if declared.open else (400, 401, 403, 408, 429, 500, 503)
+    named = (404,) if "{" in declared.path else ()
+    body = (413, 415) if declared.body or declared.reads else ()
+    return sorted({*declared.errors, *token, *named, *body})
+
+
+def _path(declared: Operation) -> str:
+    """Return the path without what says how the router reads an id."""
+    return declared.path.replace(":path}", "}")
+
+
+def _operation_id(declared: Operation) -> str:
+    words = _path(declared).replace("{", "").replace("}", "").replace(".", "_").split("/")
+    return "_".join([declared.method.lower(), *filter(None, words)])
+
+
+def _parameters(declared: Operation) -> list[dict[str, Any]]:
+    named = [part[1:-1] for part in _path(declared).split("/") if part.startswith("{")]
+    ids = [Parameter(name, "The id", {"type": "string"}, "path", required=True) for name in named]
+    return [
+        {
+            "name": each.name,
+            "in": each.place,
+            "required": each.required,
+            "description": each.said,
+            "schema": each.schema,
+        }
+        for each in (*ids, *declared.parameters)
+    ]

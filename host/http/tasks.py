@@ -3,33 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, NotRequired, cast
 from uuid import NAMESPACE_URL, uuid5
 
 from pydantic import ConfigDict, Field
 from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import Route
 
-from host.http.bodies import (
-    JSON,
-    NOT_BLANK,
-    WHOLE,
-    Body,
-    Identifier,
-    Text,
-    idempotency,
-    page_of,
-    parse_body,
-    raw_body,
-    read_body,
-)
+from host.http.bodies import NOT_BLANK, WHOLE, Body, Identifier, Text, idempotency, page_of
+from host.http.routing import KEY, OF_CONVERSATION, PAGE, Api, Parameter, operation
+from host.runs.answers import ExecutedShape
 from host.runs.task_runs import TaskRunner
 from shared.clock import now_ms
 from shared.errors import Duplicate, InvalidInput
 from shared.ids import TASK
+from shared.shapes import PageShape, Shape
 from shared.store.store import Store
-from shared.tasks import LONGEST_PROMPT, TaskService, task_run_view, task_view
+from shared.tasks import LONGEST_PROMPT, TaskRunShape, TaskService, TaskShape, task_run_view, task_view
 from shared.values import Idempotency, TaskStatus
 
 CLEARED: Final = ("ends_at", "max_runs")
@@ -64,6 +53,13 @@ def _described(nullable: Sequence[str], **more: Any) -> ConfigDict:
         schema.update(more)
 
     return ConfigDict(json_schema_extra=describe)
+
+
+OF_STATUS: Final = Parameter(
+    "status",
+    "Only tasks in this status",
+    {"type": "string", "enum": [status.value for status in TaskStatus]},
+)
 
 
 class TaskRequest(Body):
@@ -134,106 +130,119 @@ class CheckRequest(Body):
     max: Annotated[int, Field(ge=1, le=100), WHOLE] | None = None
 
 
-class TasksApi:
-    """The task routes."""
+class TasksShape(PageShape):
+    """A page of tasks."""
+
+    tasks: list[TaskShape]
+
+
+class TaskRunsShape(PageShape):
+    """A page of a task's run log."""
+
+    runs: list[TaskRunShape]
+
+
+class CheckShape(Shape):
+    """What a check ran; ``results`` when ``max`` was given."""
+
+    checked: int
+    message: NotRequired[str]
+    executed: NotRequired[ExecutedShape]
+    remaining: NotRequired[int]
+    results: NotRequired[list[ExecutedShape]]
+
+
+class TasksApi(Api):
+    """What is there of tasks."""
 
     def __init__(self, store: Store, tasks: TaskService, runner: TaskRunner) -> None:
         self._store = store
         self._tasks = tasks
         self._runner = runner
 
-    def routes(self) -> list[Route]:
-        """Return the routes."""
-        return [
-            Route("/task", self.create, methods=["POST"]),
-            Route("/tasks", self.list, methods=["GET"]),
-            Route("/task/trigger", self.trigger, methods=["POST"]),
-            Route("/task/check", self.check, methods=["POST"]),
-            Route("/task/{id}", self.get, methods=["GET"]),
-            Route("/task/{id}", self.update, methods=["PUT"]),
-            Route("/task/{id}", self.delete, methods=["DELETE"]),
-            Route("/task/{id}/runs", self.runs, methods=["GET"]),
-        ]
+    @operation("POST", "/task", status=201, parameters=[KEY], errors=(404, 409))
+    async def create(self, request: Request, body: TaskRequest) -> TaskShape:
+        """Make a scheduled task.
 
-    async def create(self, request: Request) -> Response:
-        """Make a task; everything is checked before anything is written."""
-        raw = await raw_body(request)
-        body = parse_body(raw, TaskRequest)
-        key = idempotency(request, raw)
+        Everything is checked before anything is written.
+        """
+        key = await idempotency(request)
         kept = await self._store.runs.keyed(key, now_ms()) if key else None
         if kept is not None and kept.body is not None:
             # The first attempt may have been refused because the volume did not take it.
             await self._store.durable()
-            return JSON(kept.body, status_code=kept.status or 201)
+            return cast(TaskShape, kept.body)
         view = await self._create(body, key)
         if key is not None:
-            await self._store.runs.keep_answer(key, view["id"], 201, view, now_ms())
+            await self._store.runs.keep_answer(key, view["id"], 201, dict(view), now_ms())
         await self._store.durable()
-        return JSON(view, status_code=201)
+        return view
 
-    async def list(self, request: Request) -> Response:
+    @operation("GET", "/tasks", parameters=(*PAGE, OF_CONVERSATION, OF_STATUS))
+    async def list(self, request: Request) -> TasksShape:
         """List tasks in the order they were made."""
-        limit, cursor = page_of(request)
         page = await self._tasks.list(
             owner=request.query_params.get("conversation_id"),
             status=_status(request.query_params.get("status")),
-            limit=limit,
-            cursor=cursor,
+            **page_of(request),
         )
-        return JSON({"tasks": [task_view(task) for task in page.items], "next_cursor": page.next_cursor})
+        return {"tasks": list(map(task_view, page.items)), "next_cursor": page.next_cursor}
 
-    async def get(self, request: Request) -> Response:
-        """Return one task."""
-        return JSON(task_view(await self._tasks.get(request.path_params["id"], owner=None)))
+    @operation("GET", "/task/{id}")
+    async def get(self, request: Request) -> TaskShape:
+        """One task."""
+        return task_view(await self._tasks.get(request.path_params["id"], owner=None))
 
-    async def runs(self, request: Request) -> Response:
-        """List a task's run log, newest first."""
-        limit, cursor = page_of(request)
-        page = await self._tasks.runs(request.path_params["id"], owner=None, limit=limit, cursor=cursor)
-        return JSON({"runs": [task_run_view(run) for run in page.items], "next_cursor": page.next_cursor})
+    @operation("GET", "/task/{id}/runs", parameters=PAGE)
+    async def runs(self, request: Request) -> TaskRunsShape:
+        """A task's run log, newest first."""
+        page = await self._tasks.runs(request.path_params["id"], owner=None, **page_of(request))
+        return {"runs": list(map(task_run_view, page.items)), "next_cursor": page.next_cursor}
 
-    async def update(self, request: Request) -> Response:
+    @operation("PUT", "/task/{id}", errors=(409,))
+    async def update(self, request: Request, body: TaskChanges) -> TaskShape:
         """Change what is given."""
-        body = await read_body(request, TaskChanges)
         fields = body.model_dump(exclude_unset=True)
         for name, value in fields.items():
             if value is None and name not in CLEARED:
                 raise InvalidInput(f"{name}: must not be null; leave it out to keep it")
         task = await self._tasks.update(request.path_params["id"], owner=None, fields=fields, now=now_ms())
         await self._store.durable()
-        return JSON(task_view(task))
+        return task_view(task)
 
-    async def delete(self, request: Request) -> Response:
-        """Delete a task and its run log, and have its run cancelled."""
+    @operation("DELETE", "/task/{id}")
+    async def delete(self, request: Request) -> None:
+        """Delete a task and its run log.
+
+        A run of it is cancelled.
+        """
         await self._tasks.cancel(request.path_params["id"], owner=None)
         await self._store.durable()
-        return Response(status_code=204)
 
-    async def trigger(self, request: Request) -> Response:
+    @operation("POST", "/task/trigger", parameters=[KEY], errors=(404, 409))
+    async def trigger(self, request: Request, body: TriggerRequest) -> ExecutedShape:
         """Run a task now, in a slot of its own."""
-        raw = await raw_body(request)
-        body = parse_body(raw, TriggerRequest)
-        return JSON(await self._runner.trigger(body.task_id, idempotency(request, raw)))
+        return await self._runner.trigger(body.task_id, await idempotency(request))
 
-    async def check(self, request: Request) -> Response:
-        """Run one due task, or up to ``max`` of them."""
-        body = await read_body(request, CheckRequest)
+    @operation("POST", "/task/check")
+    async def check(self, request: Request, body: CheckRequest) -> CheckShape:
+        """Run one due task, or up to max of them."""
         due = await self._store.tasks.count_due(now_ms())
         # Also when nothing is due: a slot that a dead host holds shows only when somebody tries.
         executed = await self._runner.run_due(body.max or 1)
         if not executed:
             message = "No due tasks" if not due else "Every due task waits for its conversation"
-            return JSON({"checked": due, "message": message})
-        answer: dict[str, Any] = {
+            return {"checked": due, "message": message}
+        answer: CheckShape = {
             "checked": max(due, len(executed)),
             "executed": executed[0],
             "remaining": max(due - len(executed), 0),
         }
         if body.max is not None:
             answer["results"] = executed
-        return JSON(answer)
+        return answer
 
-    async def _create(self, body: TaskRequest, key: Idempotency | None) -> dict[str, Any]:
+    async def _create(self, body: TaskRequest, key: Idempotency | None) -> TaskShape:
         task_id = body.id or (_id_for(key) if key else None)
         try:
             task = await self._tasks.schedule(

@@ -2,54 +2,73 @@
 
 from __future__ import annotations
 
-import dataclasses
-from typing import Any, Final
+from typing import Final
 
 from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import Route
 
-from host.http.bodies import JSON, page_of
+from host.http.bodies import page_of
+from host.http.routing import OF_CONVERSATION, PAGE, Api, Parameter, operation
+from host.runs.answers import UsageShape, usage_view
 from shared.errors import InvalidInput
+from shared.shapes import PageShape
 from shared.store.store import Store
 from shared.values import DayUsage
 
 MICRO: Final = 1_000_000
+BY: Final = Parameter(
+    "by",
+    "All conversations together, if not given",
+    {"type": "string", "enum": ["day", "conversation"]},
+)
 
 
-class UsageApi:
+class DayUsageShape(UsageShape):
+    """What model calls used on one UTC day: in one conversation with its tasks, or (null) in all."""
+
+    day: str
+    conversation_id: str | None
+    runs: int
+    unsettled_tokens: int
+    tokens: int
+    dollars: float
+
+
+class UsagePageShape(PageShape):
+    """A page of usage."""
+
+    usage: list[DayUsageShape]
+
+
+class UsageApi(Api):
     """The usage route."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    def routes(self) -> list[Route]:
-        """Return the routes."""
-        return [Route("/usage", self.list, methods=["GET"])]
-
-    async def list(self, request: Request) -> Response:
-        """List usage, newest day first: of all conversations together, of each, or of one."""
-        limit, cursor = page_of(request)
+    @operation("GET", "/usage", parameters=(*PAGE, BY, OF_CONVERSATION))
+    async def list(self, request: Request) -> UsagePageShape:
+        """What model calls used, newest day first."""
+        asked = page_of(request)
         by = request.query_params.get("by")
         conversation_id = request.query_params.get("conversation_id")
         if by not in (None, "day", "conversation"):
             raise InvalidInput("by: must be day or conversation")
         book = self._store.usage
         if conversation_id is None and by != "conversation":
-            page = await book.by_day(limit=limit, cursor=cursor)
+            page = await book.by_day(**asked)
         else:
-            page = await book.by_conversation(conversation_id=conversation_id, limit=limit, cursor=cursor)
-        return JSON({"usage": [usage_view(item) for item in page.items], "next_cursor": page.next_cursor})
+            page = await book.by_conversation(conversation_id=conversation_id, **asked)
+        return {"usage": list(map(day_view, page.items)), "next_cursor": page.next_cursor}
 
 
-def usage_view(used: DayUsage) -> dict[str, Any]:
+def day_view(used: DayUsage) -> DayUsageShape:
     """Return one day's usage as it leaves the host."""
     spending = used.spending
     return {
         "day": used.day,
         "conversation_id": used.conversation_id,
         "runs": used.runs,
-        **dataclasses.asdict(spending.usage),
+        **usage_view(spending.usage),
         "unsettled_tokens": spending.unsettled_tokens,
         "tokens": spending.amount.tokens,
         "dollars": spending.microdollars / MICRO,

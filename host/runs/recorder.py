@@ -10,10 +10,11 @@ import anyio
 
 from host.agent.endings import Paused
 from host.ports import LIMITS, WHOLE, Delta, Reply, TextDelta, ThinkingDelta, ToolResult
+from host.runs.answers import outbound_view
 from host.runs.budget import RunBudget
 from host.runs.events import EventLog
 from host.runs.meter import NOTHING, AgentMeter, Ledger, RunMeter
-from host.runs.spec import RunSpec, outbound_view
+from host.runs.spec import RunSpec
 from host.runs.text import ShownText
 from shared.clock import now_ms
 from shared.compactions import Compaction
@@ -206,7 +207,7 @@ class RunRecorder(_Accounts):
             for message in said:
                 self._said_seq = message.seq
                 self.said.append(message)
-                view = outbound_view(message, self._redactor)
+                view = dict(outbound_view(message, self._redactor))
                 self._log.emit("message", {key: view[key] for key in ("id", "text", "sender", "created_at")})
 
     def _judge(self, reply: Reply) -> None:

@@ -10,10 +10,11 @@ from typing import Any, Final
 import anyio
 
 from host.agent.endings import Ending, Overtaken, Paused, TimedOut
+from host.runs.answers import ChatShape, Ended, outbound_view, usage_view
 from host.runs.events import EventLog
 from host.runs.meter import Ledger
 from host.runs.recorder import RunRecorder, without_secrets
-from host.runs.spec import RunLimits, RunSpec, outbound_view
+from host.runs.spec import RunLimits, RunSpec
 from shared.clock import monotonic_ms, now_ms
 from shared.errors import LeaseLost, PicoError
 from shared.ids import MESSAGE, new_id
@@ -49,8 +50,7 @@ class ActiveRun:
         self._scope = anyio.CancelScope()
         self._reason: Ending | None = None
         self._ended = anyio.Event()
-        self._answer: dict[str, Any] = {}
-        self._fault: PicoError | None = None
+        self._outcome: ChatShape | PicoError = PicoError(FAILED)
         self._unacknowledged: Exception | None = None
 
     def stop(self, reason: Ending) -> None:
@@ -59,12 +59,12 @@ class ActiveRun:
             self._reason = reason
             self._scope.cancel()
 
-    async def wait(self) -> dict[str, Any]:
+    async def wait(self) -> ChatShape:
         """Return the answer (the body of ``done``); raises what kept it from being stored."""
         await self._ended.wait()
-        if self._fault is not None:
-            raise self._fault
-        return self._answer
+        if isinstance(self._outcome, PicoError):
+            raise self._outcome
+        return self._outcome
 
     async def execute(self) -> None:
         """Run to the end. Nothing is raised: every ending is an answer or a fault that ``wait`` raises."""
@@ -154,7 +154,7 @@ class ActiveRun:
         told = self._last_events(answer)
         end = RunEnd(
             state=RunState.SUCCESS if ending is None else ending.state,
-            answer=answer,
+            answer=dict(answer),
             usage=recorder.meter.usage,
             model=recorder.model,
             error=answer.get("error"),
@@ -164,7 +164,7 @@ class ActiveRun:
         await self._store.runs.finish(self.lease, end, messages, [*self.log.unsaved(), *told], now_ms())
         await self._store.outbound.delivered([message.id for message in recorder.said], now_ms())
         await self._store.durable()
-        self._answer = answer
+        self._outcome = answer
         self._count(end)
         self.log.release()
         self.log.publish(told)
@@ -184,11 +184,11 @@ class ActiveRun:
             return []
         return [NewMessage(new_id(MESSAGE), "assistant", blocks, text, "assistant", "assistant")]
 
-    def _answer_body(self, text: str, messages: list[NewMessage], ending: Ending | None) -> dict[str, Any]:
+    def _answer_body(self, text: str, messages: list[NewMessage], ending: Ending | None) -> ChatShape:
         recorder = self._recorder
         outbound = [outbound_view(message, self._ledger.redactor) for message in recorder.said]
         marker = self._end_marker
-        answer: dict[str, Any] = {
+        answer: ChatShape = {
             "status": _status(ending),
             "conversation_id": self.lease.conversation_id,
             "message_id": messages[-1].id if messages else self.lease.message_id,
@@ -198,7 +198,7 @@ class ActiveRun:
             "stop_reason": recorder.final.stop_reason if recorder.final else None,
             "session_id": self.lease.session_id,
             "duration_ms": round(monotonic_ms() - self._started),
-            "usage": dataclasses.asdict(recorder.meter.usage),
+            "usage": usage_view(recorder.meter.usage),
             "outbound_messages": outbound,
             "session_end_marker": marker,
             "session_end_marker_detected": bool(marker)
@@ -211,8 +211,8 @@ class ActiveRun:
             answer["code"] = ending.code
         return answer
 
-    def _last_events(self, answer: dict[str, Any]) -> list[Event]:
-        told = [("done", answer)]
+    def _last_events(self, answer: ChatShape) -> list[Event]:
+        told: list[tuple[str, dict[str, Any]]] = [("done", dict(answer))]
         if "error" in answer and answer["status"] != "paused":
             told.insert(0, ("error", {"error": answer["error"], "code": answer["code"]}))
         seq = self.log.last_seq
@@ -230,19 +230,23 @@ class ActiveRun:
         """End without a word to the store, where the run is another host's to end."""
         if self.log.held:
             self.log.forget()
-        self._answer = self._answer_body(self._recorder.shown.text.strip(), [], Overtaken())
+        answer = self._answer_body(self._recorder.shown.text.strip(), [], Overtaken())
+        self._outcome = answer
         self._ledger.counts.runs[RunState.ERROR.value] += 1
-        for event in self._last_events(self._answer):
+        for event in self._last_events(answer):
             self.log.emit(event.name, event.data)
 
     def _fail(self, error: PicoError) -> None:
-        self._fault = error
+        self._outcome = error
         if self.log.held:
             self.log.forget()
         self.log.emit("error", {"error": error.message, "code": error.code})
 
 
-def _status(ending: Ending | None) -> str:
+def _status(ending: Ending | None) -> Ended:
     if ending is None:
         return "success"
-    return ending.state.value if ending.state in (RunState.TIMEOUT, RunState.PAUSED) else "error"
+    return _ENDED.get(ending.state, "error")
+
+
+_ENDED: Final[dict[RunState, Ended]] = {RunState.TIMEOUT: "timeout", RunState.PAUSED: "paused"}

@@ -7,12 +7,13 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, suppress
 from functools import partial
 from types import TracebackType
-from typing import Any, Final, Protocol
+from typing import Final, Protocol, cast
 
 import anyio
 from anyio.abc import TaskGroup
 
 from host.agent.endings import Cancelled, Stopped
+from host.runs.answers import ChatShape
 from host.runs.events import follow, one_by_one
 from host.runs.leases import CANCELLED, EVENTS_EVERY_S, Keeping
 from host.runs.meter import Ledger
@@ -126,7 +127,7 @@ class RunService:
         self._tasks.start_soon(self._execute, run)
         return run
 
-    async def joined(self, answer: KeyedAnswer) -> dict[str, Any]:
+    async def joined(self, answer: KeyedAnswer) -> ChatShape:
         """Return the answer of the run that an idempotency key stands for, waiting for it if need be."""
         run = self._active.get(answer.subject)
         if run is not None:
@@ -136,7 +137,7 @@ class RunService:
             if stored is None:
                 raise NotFound("The run of this Idempotency-Key is gone.")
             if stored.answer is not None:
-                return stored.answer
+                return cast(ChatShape, stored.answer)
             # It runs on another host.
             await anyio.sleep(EVENTS_EVERY_S)
 

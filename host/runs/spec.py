@@ -1,21 +1,19 @@
-"""What is asked of a run, and what it answers."""
+"""What is asked of a run."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
-from host.agent.internal import strip_internal
 from host.mcp_clients.server_config import ServerConfig
 from host.runs.prompt import enclosed_text, person_message
 from shared import untrusted
-from shared.clock import iso, now_ms
+from shared.clock import now_ms
 from shared.ids import CONVERSATION, MESSAGE, RUN, new_id
 from shared.redact import Redactor
 from shared.schedules import local
 from shared.settings import Settings
-from shared.values import Enclosed, Idempotency, NewMessage, NewRun, Outbound
+from shared.values import Enclosed, Idempotency, NewMessage, NewRun
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,17 +88,6 @@ class RunLimits:
             timezone=settings.timezone,
             assistant_name=settings.assistant_name,
         )
-
-
-def outbound_view(message: Outbound, redactor: Redactor) -> dict[str, Any]:
-    """Return an outbound message as it leaves the host."""
-    return {
-        "id": message.id,
-        "conversation_id": message.conversation_id,
-        "text": redactor.text(strip_internal(message.text)),
-        "sender": message.sender,
-        "created_at": iso(message.created_at),
-    }
 
 
 def new_run(spec: RunSpec, limits: RunLimits, redactor: Redactor) -> NewRun:

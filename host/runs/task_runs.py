@@ -5,18 +5,19 @@ from __future__ import annotations
 import logging
 from contextlib import AsyncExitStack
 from types import TracebackType
-from typing import Any, Final
+from typing import Final
 from xml.sax.saxutils import escape
 
 import anyio
 from anyio.abc import TaskGroup
 
 from host.agent.endings import Overtaken
+from host.runs.answers import ChatShape, ExecutedShape, outbound_view
 from host.runs.heartbeat import Heartbeat
 from host.runs.meter import Ledger
 from host.runs.run import ActiveRun
 from host.runs.service import RunService
-from host.runs.spec import RunSpec, outbound_view
+from host.runs.spec import RunSpec
 from shared.clock import now_ms
 from shared.errors import Conflict, ConversationBusy, KeyTaken, LeaseLost, PicoError
 from shared.ids import CONVERSATION, RUN, new_id
@@ -28,6 +29,7 @@ from shared.values import Idempotency, KeyedAnswer, Task, TaskRun, TaskRunState
 logger = logging.getLogger("picoclaw.tasks")
 
 SENDER: Final = "scheduler"
+FAILED: Final = "The task run failed inside the host."
 
 NOTICE: Final = (
     "The scheduler begins a run of the scheduled task {} with the message above; no person waits for it. "
@@ -73,7 +75,7 @@ class TaskRunner:
     ) -> None:
         await self._stack.aclose()
 
-    async def trigger(self, task_id: str, idempotency: Idempotency | None = None) -> dict[str, Any]:
+    async def trigger(self, task_id: str, idempotency: Idempotency | None = None) -> ExecutedShape:
         """Run the task now, whatever its schedule says. Raises NotFound, ConversationBusy, and as runs do."""
         try:
             claimed = await self._store.tasks.claim_manual(
@@ -90,7 +92,7 @@ class TaskRunner:
             return await self._joined(task_id, kept)
         return await service.wait()
 
-    async def _joined(self, task_id: str, kept: KeyedAnswer) -> dict[str, Any]:
+    async def _joined(self, task_id: str, kept: KeyedAnswer) -> ExecutedShape:
         """Return the view of a run that was triggered with the same key before."""
         answer = await self._runs.joined(kept)
         said = await self._store.outbound.said_by(answer["conversation_id"], after=0)
@@ -101,7 +103,7 @@ class TaskRunner:
                 answer["outbound_messages"] = [outbound_view(each, self._ledger.redactor) for each in told]
         return await _view(self._store, task_id, answer)
 
-    async def run_due(self, most: int = 1) -> list[dict[str, Any]]:
+    async def run_due(self, most: int = 1) -> list[ExecutedShape]:
         """Run up to ``most`` due tasks side by side and return their views, earliest slot first."""
         services: list[_Service] = []
         while len(services) < most:
@@ -169,15 +171,14 @@ class _Service:
         self._claim = claim
         self._run = run
         self._ended = anyio.Event()
-        self._view: dict[str, Any] = {}
-        self._fault: PicoError | None = None
+        self._outcome: ExecutedShape | PicoError = PicoError(FAILED)
 
-    async def wait(self) -> dict[str, Any]:
+    async def wait(self) -> ExecutedShape:
         """Return the view of the ended run; raises what kept it from being stored."""
         await self._ended.wait()
-        if self._fault is not None:
-            raise self._fault
-        return self._view
+        if isinstance(self._outcome, PicoError):
+            raise self._outcome
+        return self._outcome
 
     async def execute(self) -> None:
         """Follow the run to its end and write the outcome."""
@@ -188,7 +189,7 @@ class _Service:
                 tasks.cancel_scope.cancel()
         except Exception:
             logger.exception("A task run failed inside the host", extra={"task_id": self._task.id})
-            self._fault = PicoError("The task run failed inside the host.")
+            self._outcome = PicoError(FAILED)
         finally:
             self._ended.set()
 
@@ -199,11 +200,11 @@ class _Service:
         except LeaseLost:
             gone = await self._store.tasks.get(self._task.id, owner=None) is None
             said = "The task was deleted while it ran." if gone else "Another host took the task run over."
-            self._fault = PicoError(said, code="cancelled" if gone else "lease_lost")
+            self._outcome = PicoError(said, code="cancelled" if gone else "lease_lost")
         except PicoError as error:
-            self._fault = error
+            self._outcome = error
 
-    async def _finish(self, answer: dict[str, Any]) -> None:
+    async def _finish(self, answer: ChatShape) -> None:
         with anyio.CancelScope(shield=True):
             told = await self._store.tasks.finish(
                 self._claim,
@@ -217,7 +218,7 @@ class _Service:
             self._ledger.counts.task_runs[answer["status"]] += 1
             said = [outbound_view(message, self._ledger.redactor) for message in told]
             outbound = [*answer["outbound_messages"], *said]
-            self._view = await _view(self._store, self._task.id, {**answer, "outbound_messages": outbound})
+            self._outcome = await _view(self._store, self._task.id, {**answer, "outbound_messages": outbound})
 
     async def _keep_claim(self) -> None:
         while True:
@@ -237,15 +238,15 @@ def _notice(task: Task) -> str:
     return f"{NOTICE.format(escape(task.id))} {heard}"
 
 
-def _state(answer: dict[str, Any]) -> TaskRunState:
+def _state(answer: ChatShape) -> TaskRunState:
     if answer.get("code") == "cancelled":
         return TaskRunState.CANCELLED
     return _STATES.get(answer["status"], TaskRunState.ERROR)
 
 
-async def _view(store: Store, task_id: str, answer: dict[str, Any]) -> dict[str, Any]:
+async def _view(store: Store, task_id: str, answer: ChatShape) -> ExecutedShape:
     task = await store.tasks.get(task_id, owner=None)
-    view = {
+    view: ExecutedShape = {
         "status": answer["status"],
         "task_id": task_id,
         "run_id": answer["run_id"],

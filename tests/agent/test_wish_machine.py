@@ -203,7 +203,7 @@ class Conversation(RuleBasedStateMachine):
         )
         async with RunService(self.ledger, self.agent, limits) as service:
             run = await service.start(RunSpec(words, conversation_id="c"))
-            return await run.wait()
+            return dict(await run.wait())
 
     def check(self, words: str, answer: dict[str, Any]) -> None:
         head, tail = words[:14], words[-6:]

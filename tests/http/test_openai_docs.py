@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from host.http.openai.shapes import ChatCompletionRequest
+from host.http.openai.requests import ChatCompletionRequest
 from host.http.openai.threads import NAMING_HEADERS
 from tests.running import TOKEN, HostProcess
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from host.agent.toolbox import result_block
 from host.channels.deliveries import notice
-from host.http.openai.shapes import DoorMessage
+from host.http.openai.requests import DoorMessage
 from host.http.openai.threads import Thread
 from host.ports import ToolResult
 from host.runs.prompt import person_message

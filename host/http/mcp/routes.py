@@ -15,12 +15,12 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from host.http.auth import Caller, TokenBook
-from host.http.bodies import JSON, TooManyValues, raw_body
-from host.http.mcp import wire as wire
+from host.http.bodies import JSON, ErrorShape, TooManyValues, raw_body
+from host.http.mcp import wire
 from host.http.mcp.sessions import McpSession, McpSessions
+from host.http.routing import Api, Parameter, operation
 from host.mcp_clients.json_rpc import RequestRefused, SessionLost
 from host.mcp_clients.tool_servers import (
     HANDSHAKE_VERSIONS,
@@ -88,24 +88,35 @@ LOST: Final = "The tool server ended before it answered; the call may have taken
 SLOW: Final = "The tool server did not answer in time; the call may have taken effect."
 
 
-class McpApi:
-    """The MCP route."""
+SESSION: Final = Parameter(
+    "Mcp-Session-Id",
+    "The session, as the answer to initialize named it",
+    {"type": "string"},
+    "header",
+)
 
-    def __init__(self, servers: ToolServers, gate: McpGate, tokens: TokenBook) -> None:
+
+class McpApi(Api):
+    """What is there at /mcp."""
+
+    def __init__(self, servers: ToolServers, allowed_hosts: Iterable[str], tokens: TokenBook) -> None:
         self._servers = servers
         self._tokens = tokens
-        self._gate = gate
+        self._gate = McpGate(allowed_hosts)
         self._sessions = McpSessions()
 
-    def routes(self) -> list[Route]:
-        """Return the routes."""
-        return [Route("/mcp", self.serve, methods=["POST", "DELETE"])]
-
-    async def serve(self, request: Request) -> Response:
-        """Take one message and answer it, or end a session."""
+    @operation(
+        "POST",
+        "/mcp",
+        reads=wire.JsonRpcRequestShape,
+        parameters=[SESSION],
+        also=(202,),
+        errors=(404,),
+        error=ErrorShape | wire.JsonRpcErrorShape,
+    )
+    async def serve(self, request: Request) -> JSON[wire.JsonRpcShape] | Response:
+        """One message of the Model Context Protocol (Streamable HTTP)."""
         self._gate.check(request.headers)
-        if request.method == "DELETE":
-            return self._end(request)
         try:
             raw = await raw_body(request)
             # The body may have taken an hour.
@@ -116,16 +127,21 @@ class McpApi:
                 return await self._stateless(request, message, version)
             return await self._in_session(request, message)
         except TooManyValues as error:
-            return JSON(wire.error_body(None, wire.PARSE_ERROR, error.message), status_code=error.status)
+            refused = wire.Refused(wire.PARSE_ERROR, error.message)
+            return JSON(refused.body(), status_code=error.status)
         except wire.Refused as refused:
             return JSON(refused.body(), status_code=wire.STATUS.get(refused.code, 400))
 
-    def _end(self, request: Request) -> Response:
+    @operation("DELETE", "/mcp", parameters=[SESSION._replace(required=True)], errors=(404,))
+    async def end(self, request: Request) -> None:
+        """End an MCP session."""
+        self._gate.check(request.headers)
         if not self._sessions.end(_session_id(request), request.scope["caller"]):
             raise _no_session()
-        return Response(status_code=204)
 
-    async def _stateless(self, request: Request, message: wire.Incoming, version: str) -> Response:
+    async def _stateless(
+        self, request: Request, message: wire.Incoming, version: str
+    ) -> JSON[wire.JsonRpcShape] | Response:
         """Serve the era without sessions (2026-07-28): each request says everything itself."""
         if message.kind == "answer":
             raise wire.Refused(wire.INVALID_REQUEST, "A client has nothing to answer here.")
@@ -141,9 +157,11 @@ class McpApi:
             raise wire.Refused(wire.METHOD_NOT_FOUND, "Method not found", request_id=message.id)
         outcome = await self._forward(request.scope["caller"], version, message)
         status = 200 if "result" in outcome else wire.STATUS.get(outcome["error"]["code"], 200)
-        return JSON({"jsonrpc": "2.0", "id": message.id, **outcome}, status_code=status)
+        return JSON(wire.answer(message, outcome), status_code=status)
 
-    async def _in_session(self, request: Request, message: wire.Incoming) -> Response:
+    async def _in_session(
+        self, request: Request, message: wire.Incoming
+    ) -> JSON[wire.JsonRpcShape] | Response:
         """Serve the handshake era (2025-11-25 and older)."""
         if message.kind == "request" and message.method == "initialize":
             return await self._initialize(request, message)
@@ -151,12 +169,12 @@ class McpApi:
         if session is None:
             raise _no_session()
         if message.kind == "request":
-            return JSON({"jsonrpc": "2.0", "id": message.id, **await self._serve(session, message)})
+            return JSON(wire.answer(message, await self._serve(session, message)))
         if message.method == "notifications/cancelled":
             session.cancel(wire.known_id(message.params.get("requestId")))
         return Response(status_code=202)
 
-    async def _initialize(self, request: Request, message: wire.Incoming) -> Response:
+    async def _initialize(self, request: Request, message: wire.Incoming) -> JSON[wire.JsonRpcShape]:
         """Open a session, in the version the client asks for if it is a known one."""
         if wire.SESSION_HEADER in request.headers:
             raise wire.Refused(wire.INVALID_REQUEST, "The session is open already.", request_id=message.id)
@@ -164,13 +182,13 @@ class McpApi:
         wanted = message.params.get("protocolVersion")
         version = wanted if wanted in HANDSHAKE_VERSIONS else PROTOCOL
         outcome = await _outcome(self._hello(caller, version))
-        body = {"jsonrpc": "2.0", "id": message.id, **outcome}
+        body = wire.answer(message, outcome)
         if "error" in outcome:
             return JSON(body)
         session = self._sessions.open(caller, version)
         return JSON(body, headers={"Mcp-Session-Id": session.id})
 
-    async def _serve(self, session: McpSession, message: wire.Incoming) -> dict[str, Any]:
+    async def _serve(self, session: McpSession, message: wire.Incoming) -> wire.Outcome:
         """Return the outcome of a request that its client may cancel."""
         if message.id in session.running:
             raise wire.Refused(wire.INVALID_REQUEST, "The request id is in use.", request_id=message.id)
@@ -178,7 +196,7 @@ class McpApi:
             return await self._forward(session.caller, session.version, message)
         return {"error": {"code": wire.REQUEST_CANCELLED, "message": "Request cancelled"}}
 
-    async def _forward(self, caller: Caller, version: str, message: wire.Incoming) -> dict[str, Any]:
+    async def _forward(self, caller: Caller, version: str, message: wire.Incoming) -> wire.Outcome:
         async def ask() -> dict[str, Any]:
             session = await self._servers.session(_key(caller, version))
             return await session.request(message.method, message.params)
@@ -193,7 +211,7 @@ def _key(caller: Caller, version: str) -> Key:
     return Key(caller.conversation_id, caller.is_main, version, caller.token_id)
 
 
-async def _outcome(work: Awaitable[dict[str, Any]]) -> dict[str, Any]:
+async def _outcome(work: Awaitable[dict[str, Any]]) -> wire.Outcome:
     """Return the ``result`` or ``error`` part of an answer; raises Unavailable when no server is free."""
     try:
         return {"result": await work}
@@ -207,7 +225,7 @@ async def _outcome(work: Awaitable[dict[str, Any]]) -> dict[str, Any]:
         raise Unavailable("All tool servers are busy: try again.", retry_after=1) from None
 
 
-def _internal(sentence: str) -> dict[str, Any]:
+def _internal(sentence: str) -> wire.Outcome:
     return {"error": {"code": wire.INTERNAL_ERROR, "message": sentence}}
 
 

@@ -9,11 +9,15 @@ import base64
 import binascii
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NotRequired
 
+from pydantic import ConfigDict, with_config
 from starlette.datastructures import Headers
+from typing_extensions import TypedDict
 
 from shared import jsons
+
+RequestId = int | str
 
 PARSE_ERROR: Final = -32700
 INVALID_REQUEST: Final = -32600
@@ -45,7 +49,39 @@ VERSION_META: Final = "io.modelcontextprotocol/protocolVersion"
 NAMED: Final[Mapping[str, str]] = {"tools/call": "name", "prompts/get": "name", "resources/read": "uri"}
 """Methods whose subject is repeated in the Mcp-Name header, and the parameter that holds it."""
 
-RequestId = int | str
+
+@with_config(ConfigDict(extra="allow"))
+class Outcome(TypedDict, total=False):
+    """How a request ended: with one of the two."""
+
+    result: dict[str, Any]
+    error: dict[str, Any]
+
+
+class JsonRpcShape(Outcome):
+    """One message of JSON-RPC 2.0, as the Model Context Protocol has them."""
+
+    jsonrpc: Literal["2.0"]
+    id: NotRequired[RequestId | None]
+
+
+@with_config(ConfigDict(extra="allow"))
+class JsonRpcErrorShape(TypedDict):
+    """A refusal in the protocol's own words."""
+
+    jsonrpc: Literal["2.0"]
+    id: NotRequired[RequestId | None]
+    error: dict[str, Any]
+
+
+@with_config(ConfigDict(extra="ignore"))
+class JsonRpcRequestShape(TypedDict):
+    """A request, or without ``id`` a notification; ``initialize`` comes first, or the stateless headers."""
+
+    jsonrpc: Literal["2.0"]
+    id: NotRequired[RequestId]
+    method: str
+    params: NotRequired[dict[str, Any]]
 
 
 class Refused(Exception):
@@ -60,9 +96,11 @@ class Refused(Exception):
         self.request_id = request_id
         self.data = data
 
-    def body(self) -> dict[str, Any]:
+    def body(self) -> JsonRpcErrorShape:
         """Return the JSON-RPC message."""
-        return error_body(self.request_id, self.code, self.message, self.data)
+        more = {} if self.data is None else {"data": self.data}
+        error = {"code": self.code, "message": self.message, **more}
+        return {"jsonrpc": "2.0", "id": self.request_id, "error": error}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +111,11 @@ class Incoming:
     id: RequestId | None
     method: str
     params: dict[str, Any]
+
+
+def answer(message: Incoming, outcome: Outcome) -> JsonRpcShape:
+    """Return the answer to a request."""
+    return {"jsonrpc": "2.0", "id": message.id, **outcome}
 
 
 def read(raw: bytes) -> Incoming:
@@ -140,9 +183,3 @@ def _decoded(value: str | None) -> str | None:
         return base64.b64decode(value[9:-2], validate=True).decode()
     except (binascii.Error, UnicodeDecodeError):
         return None
-
-
-def error_body(request_id: RequestId | None, code: int, message: str, data: Any = None) -> dict[str, Any]:
-    """Return a JSON-RPC error message."""
-    error = {"code": code, "message": message} | ({} if data is None else {"data": data})
-    return {"jsonrpc": "2.0", "id": request_id, "error": error}

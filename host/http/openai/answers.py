@@ -1,19 +1,133 @@
-"""A run's events as OpenAI's clients read an answer: deltas, an ending, usage."""
+"""A run's events as OpenAI's clients read an answer: deltas, an ending, usage; refusals in their words.
+
+Source: the API reference of chat completions, models and errors (https://platform.openai.com/docs/api-reference).
+"""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Literal, NotRequired
 
-from host.http.openai.errors import error_body
+from pydantic import ConfigDict, with_config
+from typing_extensions import TypedDict
+
+from host.http.bodies import JSON
 from host.runs.text import MarkerFilter
 from shared import jsons
+from shared.errors import PicoError
+from shared.shapes import Shape
 from shared.values import Event
+
+PREFIX: Final = "/v1/"
+"""Everything below answers, and fails, in OpenAI's shapes."""
+
+NO_RETRY: Final = {"x-should-retry": "false"}
+"""What the official clients obey: the message is stored, so sending it again would say it twice."""
+
+TYPES: Final = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+
+
+class OpenAiFaultShape(Shape):
+    """What went wrong."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+@with_config(ConfigDict(extra="ignore"))
+class OpenAiErrorShape(TypedDict):
+    """Every error below /v1."""
+
+    error: OpenAiFaultShape
+
+
+def error_body(message: str, status: int, code: str | None) -> OpenAiErrorShape:
+    """Return an error as OpenAI's clients read it; ``param`` is the field that the sentence begins with."""
+    kind = TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
+    if code == "insufficient_quota":
+        kind = code
+    field, colon, _ = message.partition(": ")
+    named = status == 400 and colon and " " not in field
+    return {"error": {"message": message, "type": kind, "param": field if named else None, "code": code}}
+
+
+def openai_error(error: PicoError, headers: Mapping[str, str]) -> JSON[OpenAiErrorShape]:
+    """Return a refusal in OpenAI's shape, with the headers that it has anyway."""
+    code = "invalid_api_key" if error.status == 401 else error.code
+    return JSON(
+        error_body(error.message, error.status, code), status_code=error.status, headers=dict(headers)
+    )
+
+
+FinishReason = Literal["stop", "length", "content_filter"]
+
+
+class ModelShape(Shape):
+    """A model that may be asked for."""
+
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+
+
+class ModelsShape(Shape):
+    """All models."""
+
+    object: Literal["list"]
+    data: list[ModelShape]
+
+
+class CompletionMessageShape(Shape):
+    """What the agent answers."""
+
+    role: Literal["assistant"]
+    content: str
+    refusal: None
+    reasoning_content: NotRequired[str]
+
+
+class ChoiceShape(Shape):
+    """The one choice."""
+
+    index: Literal[0]
+    message: CompletionMessageShape
+    logprobs: None
+    finish_reason: FinishReason
+
+
+class TokenDetailsShape(Shape):
+    """Of the prompt's tokens, those read from the cache."""
+
+    cached_tokens: int
+
+
+class CompletionUsageShape(Shape):
+    """Tokens of all model calls of the run."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: TokenDetailsShape
+
+
+class CompletionShape(Shape):
+    """The answer without ``stream``."""
+
+    id: str
+    object: Literal["chat.completion"]
+    created: int
+    model: str
+    choices: list[ChoiceShape]
+    usage: CompletionUsageShape
+
 
 DONE: Final = b"data: [DONE]\n\n"
 
-FINISHED: Final = {"": "stop", "refused": "content_filter"}
+FINISHED: Final[dict[str, FinishReason]] = {"": "stop", "refused": "content_filter"}
 CUT_SHORT: Final = frozenset({"timeout", "iteration_limit", "max_tokens", "no_progress", "cancelled"})
 """Endings whose text so far is an answer that ``length`` describes best."""
 
@@ -38,7 +152,7 @@ class Failure:
         return 503 if self.code in TRY_LATER else 500
 
     @property
-    def body(self) -> dict[str, Any]:
+    def body(self) -> OpenAiErrorShape:
         """The error as it leaves."""
         return error_body(self.message, self.status, self.code)
 
@@ -80,7 +194,7 @@ class Answer:
         return {}
 
     @property
-    def finish_reason(self) -> str | None:
+    def finish_reason(self) -> FinishReason | None:
         """Why it ended, None when the run has failed."""
         code = self.outcome.get("code", "")
         if self.outcome and code in CUT_SHORT and self.text.strip():
@@ -90,16 +204,14 @@ class Answer:
         return FINISHED.get(code) if self.outcome else None
 
     @property
-    def failure(self) -> Failure | None:
-        """How the run failed, None when it answered."""
-        if self.finish_reason is not None:
-            return None
+    def failure(self) -> Failure:
+        """How the run failed that gave no reason to finish."""
         message = self.outcome.get("error") or self.fault or "The run ended without an answer."
         paused = self.outcome.get("status") == "paused"
         return Failure(message, "insufficient_quota" if paused else self.outcome.get("code", "internal"))
 
     @property
-    def usage(self) -> dict[str, Any]:
+    def usage(self) -> CompletionUsageShape:
         """The tokens of all the run's model calls."""
         used = self.outcome.get("usage") or {}
         cached = used.get("cache_read_input_tokens", 0)
@@ -128,27 +240,32 @@ class Envelope:
     created: int
     model: str
 
-    def completion(self, answer: Answer) -> dict[str, Any]:
+    def completion(self, answer: Answer, finish_reason: FinishReason) -> CompletionShape:
         """Return the whole answer."""
-        message = {"role": "assistant", "content": answer.text.strip(), "refusal": None}
+        message: CompletionMessageShape = {
+            "role": "assistant",
+            "content": answer.text.strip(),
+            "refusal": None,
+        }
         if answer.reasoning:
             message["reasoning_content"] = answer.reasoning
-        choice = {
-            "index": 0,
-            "message": message,
-            "logprobs": None,
-            "finish_reason": answer.finish_reason,
+        return {
+            "id": self.id,
+            "object": "chat.completion",
+            "created": self.created,
+            "model": self.model,
+            "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": finish_reason}],
+            "usage": answer.usage,
         }
-        return {**self._head("chat.completion"), "choices": [choice], "usage": answer.usage}
 
     def chunk(self, delta: dict[str, Any], finish_reason: str | None = None) -> bytes:
         """Return a piece of a stream."""
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
-        return _data({**self._head("chat.completion.chunk"), "choices": [choice]})
+        return self._piece(choices=[choice])
 
     def usage(self, answer: Answer) -> bytes:
         """Return the piece that tells the usage."""
-        return _data({**self._head("chat.completion.chunk"), "choices": [], "usage": answer.usage})
+        return self._piece(choices=[], usage=answer.usage)
 
     async def stream(self, events: AsyncIterator[Event], answer: Answer) -> AsyncIterator[bytes]:
         """Yield the pieces of the answer as the run's events come; the ending is the caller's."""
@@ -158,8 +275,9 @@ class Envelope:
             if delta:
                 yield self.chunk(delta)
 
-    def _head(self, kind: str) -> dict[str, Any]:
-        return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
+    def _piece(self, **said: Any) -> bytes:
+        kind = "chat.completion.chunk"
+        return _data({"id": self.id, "object": kind, "created": self.created, "model": self.model, **said})
 
 
 def failed(failure: Failure) -> bytes:
@@ -167,5 +285,5 @@ def failed(failure: Failure) -> bytes:
     return _data(failure.body)
 
 
-def _data(value: dict[str, Any]) -> bytes:
+def _data(value: Mapping[str, Any]) -> bytes:
     return b"data: %b\n\n" % jsons.dump_bytes(value)

@@ -2,22 +2,39 @@
 
 from __future__ import annotations
 
-from functools import cached_property
-from typing import TYPE_CHECKING, Final
+import dataclasses
+from collections.abc import AsyncIterator
+from typing import Final
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
-from starlette.types import ASGIApp
 
+from host.agent.endings import Cancelled
+from host.http.bodies import JSON, idempotency
+from host.http.openai.answers import (
+    DONE,
+    NO_RETRY,
+    Answer,
+    CompletionShape,
+    Envelope,
+    ModelShape,
+    ModelsShape,
+    OpenAiErrorShape,
+    failed,
+)
+from host.http.openai.requests import ChatCompletionRequest
+from host.http.openai.threads import NAMED, Thread, Threads
+from host.http.routing import KEY, Api, Operation, Route, operation
+from host.http.sse import FrameStreamResponse
+from host.runs.run import ActiveRun
 from host.runs.service import RunService
+from host.runs.spec import RunSpec
 from shared.clock import now_ms
-from shared.errors import NotFound
+from shared.errors import Duplicate, KeyTaken, NotFound
 from shared.settings import Settings
+from shared.settings.choices import model_names
 from shared.store.store import Store
-
-if TYPE_CHECKING:
-    from host.http.openai.door import OpenAiDoor
+from shared.values import Event
 
 NO_V1: Final = "The base address ends in /v1: "
 CHAT: Final = "use POST /v1/chat/completions."
@@ -33,41 +50,158 @@ ELSEWHERE: Final = {
 """What OpenAI's clients ask for that isn't here, or isn't there, and what to use."""
 
 
-class OpenAiApi:
-    """The routes below /v1."""
+ASSISTANT: Final = "picoclaw"
+"""The model that is the assistant as it is configured."""
+
+NO_THINKING: Final = ("none", "minimal")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Turn:
+    """A request that has its run: what to answer, and from what."""
+
+    body: ChatCompletionRequest
+    thread: Thread
+    conversation_id: str
+    run_id: str
+    events: AsyncIterator[Event]
+    run: ActiveRun | None
+
+    @property
+    def envelope(self) -> Envelope:
+        return Envelope(f"chatcmpl-{self.run_id}", now_ms() // 1000, self.body.model)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"X-Conversation-ID": self.conversation_id, "X-Run-ID": self.run_id}
+
+    def gone(self) -> None:
+        """The reader left: that is how chat programs stop an answer."""
+        if self.run is not None:
+            self.run.stop(Cancelled("The reader went away; the finished steps are kept."))
+
+
+class OpenAiApi(Api):
+    """What is there below /v1."""
 
     def __init__(self, store: Store, runs: RunService, settings: Settings) -> None:
-        self._parts = store, runs, settings
+        self._runs = runs
+        self._threads = Threads(store)
         self._created = now_ms() // 1000
+        self._marker = settings.session_end_marker
+        listed = model_names(settings) or (() if settings.offline else (settings.model.model,))
+        self._models = tuple(dict.fromkeys((ASSISTANT, *listed)))
+        self._listed = frozenset(listed)
 
     def routes(self) -> list[Route]:
-        """Return the routes."""
-        return [
-            Route("/v1/chat/completions", self.complete, methods=["POST"]),
-            Route("/v1/models", self.list, methods=["GET"]),
-            Route("/v1/models/{id:path}", self.get, methods=["GET"]),
-            *(Route(path, self.elsewhere, methods=["GET", "POST"]) for path in ELSEWHERE),
+        """Return the operations, and what says at other paths which of them to use."""
+        elsewhere = [
+            Route(self, Operation(OpenAiApi._elsewhere, method, path, listed=False))
+            for path in ELSEWHERE
+            for method in ("GET", "POST")
         ]
+        return [*super().routes(), *elsewhere]
 
-    async def elsewhere(self, request: Request) -> Response:
-        """Say what to use instead."""
+    async def _elsewhere(self, request: Request) -> None:
         raise NotFound(ELSEWHERE[request.scope["path"]])
 
-    async def list(self, request: Request) -> Response:
-        """List the models."""
-        return await self._door.list(request)
+    @operation("GET", "/v1/models", error=OpenAiErrorShape)
+    async def list(self, request: Request) -> ModelsShape:
+        """The models, as OpenAI's clients list them."""
+        return {"object": "list", "data": [self._view(name) for name in self._models]}
 
-    async def get(self, request: Request) -> Response:
-        """Return one model."""
-        return await self._door.get(request)
+    @operation("GET", "/v1/models/{id:path}", error=OpenAiErrorShape)
+    async def get(self, request: Request) -> ModelShape:
+        """One model."""
+        return self._view(self._known(request.path_params["id"]))
 
-    async def complete(self, request: Request) -> ASGIApp:
-        """Say the last message in its conversation, and answer whole or in pieces."""
-        return await self._door.complete(request)
+    @operation(
+        "POST",
+        "/v1/chat/completions",
+        parameters=(KEY, NAMED),
+        errors=(404, 409),
+        error=OpenAiErrorShape,
+    )
+    async def complete(
+        self, request: Request, body: ChatCompletionRequest
+    ) -> JSON[CompletionShape] | FrameStreamResponse | Response:
+        """Say something, as OpenAI's clients do."""
+        self._known(body.model)
+        thread = await self._threads.find(request, body)
+        spec = dataclasses.replace(self._spec(body, thread), idempotency=await idempotency(request))
+        turn = await self._begin(body, thread, spec)
+        if body.stream:
+            return FrameStreamResponse(self._pieces(turn), headers=turn.headers, on_gone=turn.gone)
+        return await self._whole(turn)
 
-    @cached_property
-    def _door(self) -> OpenAiDoor:
-        # Its shapes take a part of the start that most hosts never need.
-        from host.http.openai.door import OpenAiDoor
+    def _spec(self, body: ChatCompletionRequest, thread: Thread) -> RunSpec:
+        sender = (body.user or "").strip() or "user"
+        effort = body.reasoning_effort
+        return RunSpec(
+            message=thread.last.content,
+            conversation_id=thread.conversation_id,
+            new_conversation_id=thread.new_id,
+            preface="" if thread.conversation_id else thread.preface,
+            sender=sender,
+            sender_name=thread.last.name or sender,
+            model=body.model if body.model in self._listed else None,
+            thinking=None if effort is None else effort not in NO_THINKING,
+            live=bool(body.stream),
+        )
 
-        return OpenAiDoor(*self._parts, self._created)
+    async def _begin(self, body: ChatCompletionRequest, thread: Thread, spec: RunSpec) -> _Turn:
+        try:
+            run = await self._start(spec)
+        except KeyTaken as taken:
+            conversation_id, run_id = taken.answer.conversation_id or "", taken.answer.subject
+            events = await self._runs.events(conversation_id, run_id, after=0)
+            return _Turn(body, thread, conversation_id, run_id, events, None)
+        lease = run.lease
+        events = await self._runs.events(lease.conversation_id, lease.run_id, after=0, run=run)
+        return _Turn(body, thread, lease.conversation_id, lease.run_id, events, run)
+
+    async def _start(self, spec: RunSpec) -> ActiveRun:
+        try:
+            return await self._runs.start(spec)
+        except Duplicate:
+            # Another request has just made the conversation of this name.
+            made = dataclasses.replace(
+                spec, conversation_id=spec.new_conversation_id, new_conversation_id=None, preface=""
+            )
+            return await self._runs.start(made)
+
+    async def _whole(self, turn: _Turn) -> JSON[CompletionShape] | Response:
+        answer = Answer(self._marker)
+        async for event in turn.events:
+            answer.take(event)
+        reason = answer.finish_reason
+        if reason is None:
+            failure = answer.failure
+            headers = {**turn.headers, **NO_RETRY}
+            return JSON(failure.body, status_code=failure.status, headers=headers)
+        await self._threads.remember(turn.thread, turn.conversation_id, answer.text)
+        return JSON(turn.envelope.completion(answer, reason), headers=turn.headers)
+
+    async def _pieces(self, turn: _Turn) -> AsyncIterator[bytes]:
+        answer, envelope = Answer(self._marker), turn.envelope
+        async for piece in envelope.stream(turn.events, answer):
+            yield piece
+        reason = answer.finish_reason
+        if reason is None:
+            yield failed(answer.failure)
+            return
+        await self._threads.remember(turn.thread, turn.conversation_id, answer.text)
+        yield envelope.chunk({}, reason)
+        options = turn.body.stream_options
+        if options is not None and options.include_usage:
+            yield envelope.usage(answer)
+        yield DONE
+
+    def _known(self, name: str) -> str:
+        if name not in self._models:
+            known = ", ".join(self._models)
+            raise NotFound(f"There is no model {name[:100]}; there are: {known}", code="model_not_found")
+        return name
+
+    def _view(self, name: str) -> ModelShape:
+        return {"id": name, "object": "model", "created": self._created, "owned_by": ASSISTANT}

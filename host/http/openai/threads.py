@@ -11,7 +11,8 @@ from uuid import NAMESPACE_URL, uuid5
 import anyio
 from starlette.requests import Request
 
-from host.http.openai.shapes import ChatCompletionRequest, DoorMessage
+from host.http.openai.requests import ChatCompletionRequest, DoorMessage
+from host.http.routing import Parameter
 from shared import jsons, untrusted
 from shared.clock import now_ms
 from shared.errors import InvalidInput, NoConversation
@@ -23,6 +24,12 @@ NAMING_HEADERS: Final = ("X-Conversation-ID", "X-OpenWebUI-Chat-Id")
 """The second is what Open WebUI sends with ENABLE_FORWARD_USER_INFO_HEADERS."""
 
 LONGEST_NAME: Final = 200
+NAMED: Final = Parameter(
+    NAMING_HEADERS[0],
+    "The conversation: its id, or a name that gets one of its own",
+    {"type": "string", "maxLength": LONGEST_NAME},
+    "header",
+)
 ROUTE: Final = "/v1/thread"
 """Where the store's keys remember which conversation stands at which messages; kept for a day."""
 

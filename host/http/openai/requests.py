@@ -1,16 +1,15 @@
-"""The shapes of OpenAI's chat API, as far as the door takes and gives them.
+"""What OpenAI's chat API is asked, as far as the door takes it.
 
-Source: the API reference of chat completions, models and errors (https://platform.openai.com/docs/api-reference).
+Source: the API reference of chat completions (https://platform.openai.com/docs/api-reference).
 """
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, field_validator
+from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema, field_validator
 
 from host.http.bodies import NO_NUL, WHOLE, Body, Text
-from host.http.shapes import Shape
 
 
 def _text_of(value: Any) -> Any:
@@ -128,80 +127,3 @@ class ChatCompletionRequest(Tolerant):
         if isinstance(schema, dict) and schema.get("strict"):
             raise ValueError("strict json_schema is not offered; ask for the shape in the message")
         return value
-
-
-class ModelShape(Shape):
-    """A model that may be asked for."""
-
-    id: str
-    object: Literal["model"]
-    created: int
-    owned_by: str
-
-
-class ModelsShape(Shape):
-    """All models."""
-
-    object: Literal["list"]
-    data: list[ModelShape]
-
-
-class CompletionMessageShape(Shape):
-    """What the agent answers."""
-
-    role: Literal["assistant"]
-    content: str
-    refusal: None = None
-    reasoning_content: str | None = None
-
-
-class ChoiceShape(Shape):
-    """The one choice."""
-
-    index: Literal[0]
-    message: CompletionMessageShape
-    logprobs: None = None
-    finish_reason: Literal["stop", "length", "content_filter"]
-
-
-class TokenDetailsShape(Shape):
-    """Of the prompt's tokens, those read from the cache."""
-
-    cached_tokens: int
-
-
-class CompletionUsageShape(Shape):
-    """Tokens of all model calls of the run."""
-
-    prompt_tokens: int
-    completion_tokens: int
-    total_tokens: int
-    prompt_tokens_details: TokenDetailsShape
-
-
-class CompletionShape(Shape):
-    """The answer without ``stream``."""
-
-    id: str
-    object: Literal["chat.completion"]
-    created: int
-    model: str
-    choices: list[ChoiceShape]
-    usage: CompletionUsageShape
-
-
-class OpenAiFaultShape(Shape):
-    """What went wrong."""
-
-    message: str
-    type: str
-    param: str | None
-    code: str | None
-
-
-class OpenAiErrorShape(BaseModel):
-    """Every error below /v1."""
-
-    model_config = ConfigDict(defer_build=True)
-
-    error: OpenAiFaultShape

@@ -1,0 +1,178 @@
+"""Conversations over HTTP: listing, reading, deleting."""
+
+from __future__ import annotations
+
+from typing import Annotated, Final, Literal, NotRequired
+
+from pydantic import Field
+from starlette.requests import Request
+
+from host.http.bodies import NO_NUL, Body, NotBlank, flag, page_of
+from host.http.routing import PAGE, Api, Parameter, operation
+from host.runs.service import RunService
+from shared.clock import iso, iso_or_none
+from shared.errors import Conflict, InvalidInput, NoConversation
+from shared.shapes import PageShape, Shape
+from shared.store.store import Store
+from shared.values import Conversation, Message, Role
+
+LONGEST_NAME: Final = 200
+
+
+class ConversationShape(Shape):
+    """A conversation."""
+
+    conversation_id: str
+    title: str | None
+    session_id: str
+    created_at: str
+    last_activity: str
+    message_count: int
+    status: Literal["idle", "running"]
+
+
+class OneConversationShape(ConversationShape):
+    """A conversation, and how often its beginning was shortened for the model, the last time when."""
+
+    compactions: int
+    compacted_at: str | None
+
+
+class ConversationsShape(PageShape):
+    """A page of conversations."""
+
+    conversations: list[ConversationShape]
+
+
+class MessageShape(Shape):
+    """A message as people see it."""
+
+    id: str
+    conversation_id: str
+    role: Role
+    sender: str
+    sender_name: str
+    content: str
+    created_at: str
+    refused: NotRequired[bool]
+
+
+class MessagesShape(PageShape):
+    """A page of messages."""
+
+    conversation_id: str
+    messages: list[MessageShape]
+
+
+SEARCH: Final = Parameter(
+    "search",
+    "Only those that have this text in title or messages",
+    {"type": "string", "pattern": NO_NUL},
+)
+TEMPORARY_TOO: Final = Parameter(
+    "include_temporary", "Also the conversations of isolated task runs", {"type": "boolean"}
+)
+
+
+class ConversationChanges(Body):
+    """PATCH /chat/{id}."""
+
+    title: Annotated[NotBlank, Field(max_length=LONGEST_NAME)] | None
+
+
+class ConversationsApi(Api):
+    """What is there of conversations."""
+
+    def __init__(self, store: Store, runs: RunService, main_conversation_id: str) -> None:
+        self._store = store
+        self._runs = runs
+        self._main = main_conversation_id
+
+    @operation("GET", "/chat", parameters=(*PAGE, TEMPORARY_TOO, SEARCH))
+    async def list(self, request: Request) -> ConversationsShape:
+        """List conversations, newest activity first."""
+        search = request.query_params.get("search", "").strip()
+        if "\x00" in search:
+            raise InvalidInput("search: must not contain the character U+0000")
+        page = await self._store.conversations.page(
+            **page_of(request), include_temporary=flag(request, TEMPORARY_TOO.name), search=search
+        )
+        return {"conversations": list(map(conversation_view, page.items)), "next_cursor": page.next_cursor}
+
+    @operation("GET", "/chat/{id}")
+    async def get(self, request: Request) -> OneConversationShape:
+        """One conversation."""
+        return await self._one(request)
+
+    async def _one(self, request: Request) -> OneConversationShape:
+        conversation = await conversation_of(request, self._store)
+        latest = await self._store.compactions.latest(conversation.id)
+        return {
+            **conversation_view(conversation),
+            "compactions": latest.number if latest else 0,
+            "compacted_at": iso_or_none(latest.created_at if latest else None),
+        }
+
+    @operation("PATCH", "/chat/{id}")
+    async def change(self, request: Request, body: ConversationChanges) -> OneConversationShape:
+        """Give a conversation a title, or take it away."""
+        await self._store.conversations.rename(request.path_params["id"], body.title)
+        return await self._one(request)
+
+    @operation("DELETE", "/chat/{id}", errors=(409,))
+    async def delete(self, request: Request) -> None:
+        """Delete a conversation and all that is its own."""
+        conversation_id = request.path_params["id"]
+        if conversation_id == self._main:
+            raise Conflict("The main conversation cannot be deleted.", code="main_conversation")
+        await self._runs.delete_conversation(conversation_id)
+
+    @operation("GET", "/chat/{id}/messages", parameters=PAGE)
+    async def messages(self, request: Request) -> MessagesShape:
+        """A conversation's messages in the order they were stored."""
+        asked = page_of(request)
+        conversation = await conversation_of(request, self._store)
+        page = await self._store.conversations.messages(conversation.id, **asked)
+        return {
+            "conversation_id": conversation.id,
+            "messages": list(map(message_view, page.items)),
+            "next_cursor": page.next_cursor,
+        }
+
+
+async def conversation_of(request: Request, store: Store) -> Conversation:
+    """Return the conversation that a request's path names; raises NoConversation."""
+    conversation_id = request.path_params["id"]
+    conversation = await store.conversations.get(conversation_id)
+    if conversation is None:
+        raise NoConversation(conversation_id)
+    return conversation
+
+
+def conversation_view(conversation: Conversation) -> ConversationShape:
+    """Return a conversation as it leaves the host."""
+    return {
+        "conversation_id": conversation.id,
+        "title": conversation.title,
+        "session_id": conversation.session_id,
+        "created_at": iso(conversation.created_at),
+        "last_activity": iso(conversation.last_activity),
+        "message_count": conversation.message_count,
+        "status": "running" if conversation.running else "idle",
+    }
+
+
+def message_view(message: Message) -> MessageShape:
+    """Return a message as it leaves the host."""
+    view: MessageShape = {
+        "id": message.id,
+        "conversation_id": message.conversation_id,
+        "role": message.role,
+        "sender": message.sender,
+        "sender_name": message.sender_name,
+        "content": message.text,
+        "created_at": iso(message.created_at),
+    }
+    if message.refused:
+        view["refused"] = True
+    return view

@@ -1,0 +1,162 @@
+"""Routes. Each is declared once, on the method that answers it; the OpenAPI document is made of the same.
+
+A new route is one method of an ``Api``: the annotations of its parameter ``body`` and of what it returns are
+the classes of both bodies, the first line of its docstring says what it does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from types import UnionType
+from typing import Any, Final, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route as Path
+from starlette.routing import Router
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from host.http.bodies import JSON, LARGEST_LIMIT, LONGEST_KEY, ErrorShape, read_body
+
+Answering = Callable[..., Awaitable[Any]]
+"""A method that takes a request, and its ``body`` when it has that parameter. What it returns is the body of
+the answer: a mapping, None for an answer without one, or a whole response.
+"""
+
+
+class Parameter(NamedTuple):
+    """What a request may say beside its body; ``schema`` as OpenAPI has it."""
+
+    name: str
+    said: str
+    schema: Mapping[str, Any]
+    place: Literal["path", "query", "header"] = "query"
+    required: bool = False
+
+
+PAGE: Final = (
+    Parameter(
+        "limit",
+        "Items on a page; 100 if not given",
+        {"type": "integer", "minimum": 1, "maximum": LARGEST_LIMIT},
+    ),
+    Parameter(
+        "cursor", "next_cursor of the page before; any other is 400", {"type": "string", "format": "cursor"}
+    ),
+)
+OF_CONVERSATION: Final = Parameter("conversation_id", "Only this conversation's", {"type": "string"})
+PRINTABLE: Final = (
+    r"^[!-~\u00a1-\u00ac\u00ae-\u00ff]([ -~\u00a1-\u00ac\u00ae-\u00ff]*[!-~\u00a1-\u00ac\u00ae-\u00ff])?$"
+)
+"""What a header can carry and is printable, without white space around it."""
+KEY: Final = Parameter(
+    "Idempotency-Key",
+    "Printable; the same key with the same body is the same request, for 24 h",
+    {"type": "string", "minLength": 1, "maxLength": LONGEST_KEY, "pattern": PRINTABLE},
+    "header",
+)
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One method of HTTP at one path."""
+
+    answering: Answering
+    method: str
+    path: str
+    status: int = 200
+    parameters: Sequence[Parameter] = ()
+    """Beside those of the path."""
+    errors: Sequence[int] = ()
+    """Their statuses, beside those that path, body and token bring."""
+    also: Sequence[int] = ()
+    """Answers without a body, beside ``status``."""
+    error: Any = ErrorShape
+    reads: Any = None
+    """The class of a body that the method reads itself."""
+    content: str | None = None
+    """The media type of an answer that is no JSON of a class."""
+    open: bool = False
+    """Whether it needs no token."""
+    listed: bool = True
+    """Whether the document tells of it."""
+
+    @property
+    def summary(self) -> str:
+        """What it does, in a sentence without its end."""
+        return (self.answering.__doc__ or "").partition("\n")[0].removesuffix(".")
+
+    @cached_property
+    def body(self) -> Any:
+        """The class of the request's body, None without one."""
+        return get_type_hints(self.answering).get("body")
+
+    @cached_property
+    def answers(self) -> tuple[Any, ...]:
+        """The classes of what is answered: shapes of JSON, and responses of another kind."""
+        said = get_type_hints(self.answering)["return"]
+        each = get_args(said) if get_origin(said) in (Union, UnionType) else (said,)
+        return tuple(get_args(one)[0] if get_origin(one) is JSON else one for one in each)
+
+
+def operation(method: str, path: str, **declared: Any) -> Callable[[Answering], Operation]:
+    """Declare what a method of an ``Api`` answers; ``declared`` are the other fields of ``Operation``."""
+    return lambda answering: Operation(answering, method, path, **declared)
+
+
+class Api:
+    """What has operations among its methods."""
+
+    @classmethod
+    def operations(cls) -> list[Operation]:
+        """Return the operations in their order."""
+        return [declared for declared in vars(cls).values() if isinstance(declared, Operation)]
+
+    def routes(self) -> list[Route]:
+        """Return the operations of this object."""
+        return [Route(self, declared) for declared in self.operations()]
+
+
+@dataclass(frozen=True)
+class Route:
+    """An operation, and the object that it is a method of."""
+
+    api: Api
+    operation: Operation
+
+    async def answer(self, request: Request) -> ASGIApp:
+        """Return the answer to a request."""
+        declared = self.operation
+        given = () if declared.body is None else (await read_body(request, declared.body),)
+        answer = await declared.answering(self.api, request, *given)
+        if isinstance(answer, dict):
+            return JSON(answer, status_code=declared.status)
+        return Response(status_code=204) if answer is None else answer
+
+
+class _Methods:
+    """All that is answered at one path: so a 405 names all methods that there are."""
+
+    def __init__(self, routes: Iterable[Route]) -> None:
+        self._routes = {route.operation.method: route for route in routes}
+        if "GET" in self._routes:
+            self._routes["HEAD"] = self._routes["GET"]
+        self.names = list(self._routes)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        answer = await self._routes[scope["method"]].answer(Request(scope, receive, send))
+        await answer(scope, receive, send)
+
+
+def router(apis: Iterable[Api]) -> Router:
+    """Return the application of all operations. It raises HTTPException for what is at none of them."""
+    routes = [route for api in apis for route in api.routes()]
+    by_path: dict[str, list[Route]] = {}
+    # Where a path could also be read as an id, it is the path.
+    for route in sorted(routes, key=lambda route: "{" in route.operation.path):
+        by_path.setdefault(route.operation.path, []).append(route)
+    each = [(path, _Methods(some)) for path, some in by_path.items()]
+    paths = [Path(path, methods, methods=methods.names) for path, methods in each]
+    return Router(routes=paths, redirect_slashes=False)

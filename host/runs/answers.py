@@ -1,0 +1,92 @@
+"""What runs answer, as it leaves the host and as it is stored."""
+
+from __future__ import annotations
+
+from typing import Literal, NotRequired
+
+from pydantic import ConfigDict, with_config
+from typing_extensions import TypedDict
+
+from host.agent.internal import strip_internal
+from shared.clock import iso
+from shared.redact import Redactor
+from shared.shapes import Shape
+from shared.values import Outbound, Usage
+
+Ended = Literal["success", "timeout", "error", "paused"]
+
+
+class UsageShape(Shape):
+    """Tokens as the model's API counts them."""
+
+    input_tokens: int
+    output_tokens: int
+    cache_creation_input_tokens: int
+    cache_read_input_tokens: int
+
+
+def usage_view(usage: Usage) -> UsageShape:
+    """Return a usage as it leaves the host."""
+    return {
+        "input_tokens": usage.input_tokens,
+        "output_tokens": usage.output_tokens,
+        "cache_creation_input_tokens": usage.cache_creation_input_tokens,
+        "cache_read_input_tokens": usage.cache_read_input_tokens,
+    }
+
+
+class OutboundShape(Shape):
+    """What the agent said with send_message."""
+
+    id: str
+    conversation_id: str
+    text: str
+    sender: str
+    created_at: str
+
+
+def outbound_view(message: Outbound, redactor: Redactor) -> OutboundShape:
+    """Return an outbound message as it leaves the host."""
+    return {
+        "id": message.id,
+        "conversation_id": message.conversation_id,
+        "text": redactor.text(strip_internal(message.text)),
+        "sender": message.sender,
+        "created_at": iso(message.created_at),
+    }
+
+
+@with_config(ConfigDict(extra="ignore"))
+class ChatShape(TypedDict):
+    """The answer of a run; only the first fields when the run was cut off by a crash."""
+
+    status: Ended
+    conversation_id: str
+    message_id: str
+    run_id: str
+    result: NotRequired[str]
+    model: NotRequired[str]
+    stop_reason: NotRequired[str | None]
+    session_id: NotRequired[str]
+    duration_ms: NotRequired[int]
+    usage: NotRequired[UsageShape]
+    error: NotRequired[str]
+    code: NotRequired[str]
+    outbound_messages: NotRequired[list[OutboundShape]]
+    warnings: NotRequired[list[str]]
+    session_end_marker: NotRequired[str]
+    session_end_marker_detected: NotRequired[bool]
+
+
+class ExecutedShape(Shape):
+    """A task that ran."""
+
+    status: Ended
+    task_id: str
+    run_id: str
+    conversation_id: str
+    result: str
+    duration_ms: int
+    next_run: str | None
+    outbound_messages: list[OutboundShape]
+    error: NotRequired[str]
