@@ -236,18 +236,42 @@ class SandboxFault(Exception):
     """A request could not be served; the sentence is for the model."""
 
 
+AS_ROOT: Final = (
+    "SECURITY: commands run as root, without capabilities: a uid of their own cannot reach the workspace "
+    "and all allowed paths. Move the home to /var/lib/picoclaw, or run `chmod o+x` on the folders above it"
+)
+
+
 @dataclass(frozen=True, slots=True)
 class SandboxReport:
     """What the start-up self-test found.
 
     ``level``: 0 nothing, 1 without file rules, 2 full, 3 with namespaces. ``layers``: each layer and whether
     it held when tried. ``missing``: the names of those that did not, or why there is no sandbox at all.
+    ``uid``: whose commands are. ``skipped``: folders of skills that this uid cannot read.
     """
 
     level: int
     landlock_abi: int = 0
     layers: dict[str, bool] = field(default_factory=dict)
     missing: tuple[str, ...] = ()
+    uid: int | None = None
+    skipped: tuple[str, ...] = ()
+
+    @property
+    def own_uid(self) -> bool:
+        """Whether commands run as a uid that is used for nothing else."""
+        return self.layers.get("own_uid", False)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the operator should mend, as sentences."""
+        unread = [
+            f"The skills in {path} are left out: commands run as uid {self.uid}, which cannot read them. Run "
+            f"`chmod -R o+rX {path}` and `chmod o+x` on the folders above it, or move it"
+            for path in self.skipped
+        ]
+        return tuple(unread) if self.uid != 0 else (*unread, AS_ROOT)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,8 @@ from typing import Annotated, Any, Final, Self
 import httpx2
 import typer
 
-from host.cli.dev import DEV_FILE, DEV_HOME, DEV_NAMES, local_url
-from host.cli.serve import passphrase_asker
+from host.cli.dev import DEV_FILE, DEV_HOME, DEV_NAMES
+from host.cli.start import local_url, passphrase_asker
 from host.cli.terminal import err, fail, shown
 from shared import jsons
 from shared.settings import Settings, SettingsError, load

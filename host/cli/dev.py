@@ -14,7 +14,7 @@ from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Final, NoReturn
 
-from host.cli.serve import run, stop, take_settings
+from host.cli.start import EVERYWHERE, HOMES_MODE, local_url, stop, take_settings
 from shared.settings import Settings
 
 POLL_S: Final = 0.05
@@ -23,11 +23,11 @@ DEV_HOME: Final = ".run"
 DEV_NAMES: Final = frozenset({"HOST", "PORT", "API_TOKEN"})
 """The settings of a running ``picoclaw dev`` that stand in its file for the commands beside it."""
 
-EVERYWHERE: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared, not bound
-
 
 def dev() -> NoReturn:
     """Try it out: the host on this machine with its state in ./.run."""
+    from host.cli.serve import run
+
     token = prepare(os.environ)
     settings = take_settings(os.environ)
     _check_system(settings)
@@ -65,17 +65,11 @@ def prepare(environ: MutableMapping[str, str]) -> str:
 
 def write_address(path: Path, names: dict[str, str]) -> None:
     """Write down for the commands beside it which host runs here, readable by this user alone."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path.parent.mkdir(parents=True, exist_ok=True, mode=HOMES_MODE)
     path.unlink(missing_ok=True)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     with os.fdopen(descriptor, "w") as file:
         json.dump(names, file)
-
-
-def local_url(host: str, port: int | str) -> str:
-    """Return the URL at which a host on this machine is reached."""
-    host = EVERYWHERE.get(host, host)
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def banner(settings: Settings, url: str, token: str) -> str:

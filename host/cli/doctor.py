@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import pwd
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import anyio
 import httpx2
 
 from host.cli.client import Json, surroundings
-from host.cli.dev import local_url
-from host.cli.serve import UNGUARDED, passphrase_asker
+from host.cli.start import UNGUARDED, local_url, passphrase_asker
 from host.cli.terminal import out, print_json, shown
+from host.models.deprecated import deprecated
 from host.runs.scheduler import EXTERNAL
 from shared.clock import now_ms
 from shared.schedules import local
@@ -26,6 +27,10 @@ from shared.settings.providers import ANTHROPIC
 from shared.settings.security_yml import NAME, exposed
 from shared.store.sqlite.engine import PROBE_BYTES
 from shared.store.sqlite.failures import FULL
+
+if TYPE_CHECKING:
+    from host.ports import SandboxReport
+    from host.sandbox import SandboxPolicy
 
 SHORTEST_TOKEN: Final = 16
 MODEL_S: Final = 5.0
@@ -69,9 +74,10 @@ def _findings() -> Iterator[Finding]:
     yield _token(settings)
     yield Finding("time zone", "ok", local(now_ms(), settings.timezone))
     yield from _volumes(settings)
-    yield _sandbox(settings)
+    yield from _sandbox(settings)
     yield from _skills(settings)
     yield _model(settings)
+    yield from (Finding("model", "note", said) for said in deprecated(settings))
     yield from _channels(settings)
     yield from _tasks(settings)
 
@@ -171,34 +177,54 @@ def _database(settings: Settings) -> Finding:
     return Finding("store", "ok", f"DATABASE_URL answers: PostgreSQL {version}")
 
 
-def _sandbox(settings: Settings) -> Finding:
-    from host.sandbox import Sandbox
+def _sandbox(settings: Settings) -> Iterator[Finding]:
+    from host.cli.sandbox import quiet
     from host.sandbox_settings import sandbox_policy
     from shared.errors import Misconfigured
 
-    async def tried() -> tuple[int, tuple[str, ...]]:
-        # What the kernel offers doesn't depend on the workspace, which may not have been made yet.
-        with tempfile.TemporaryDirectory() as workspace:
-            policy = dataclasses.replace(sandbox_policy(settings), workspace=Path(workspace))
-            async with Sandbox(policy) as sandbox:
-                with anyio.fail_after(SANDBOX_WITHIN_S):
-                    report = await sandbox.ready()
-                return report.level, report.missing
-
-    try:
-        level, missing = anyio.run(tried)
-    except TimeoutError:
-        return Finding("sandbox", "fault", "the self-test did not end; look for the sandbox's log lines")
-    except (Misconfigured, OSError) as error:
-        return Finding("sandbox", "fault", str(error))
-    lacking = f"; missing: {', '.join(missing)}" if missing else ""
-    if level < settings.sandbox_min_level:
+    # A workspace that isn't there yet is root's or this user's, as the one that the start makes.
+    with tempfile.TemporaryDirectory() as stand_in:
+        try:
+            policy = sandbox_policy(settings)
+            if not policy.workspace.is_dir():
+                policy = dataclasses.replace(policy, workspace=Path(stand_in))
+            with quiet():
+                report = anyio.run(_tried, policy)
+        except TimeoutError:
+            said = "the self-test did not end; look for the sandbox's log lines"
+            yield Finding("sandbox", "fault", said)
+            return
+        except (Misconfigured, OSError) as error:
+            yield Finding("sandbox", "fault", str(error))
+            return
+    lacking = f"; missing: {', '.join(report.missing)}" if report.missing else ""
+    level = f"level {report.level}{lacking}"
+    if report.level < settings.sandbox_min_level:
         said = (
-            f"level {level}, and SANDBOX_MIN_LEVEL asks for {settings.sandbox_min_level}{lacking}. "
+            f"{level}, and SANDBOX_MIN_LEVEL asks for {settings.sandbox_min_level}. "
             "Use a newer kernel, or let the container use Landlock and seccomp"
         )
-        return Finding("sandbox", "fault", said)
-    return Finding("sandbox", "ok", f"level {level}{lacking}")
+        yield Finding("sandbox", "fault", said)
+    else:
+        yield Finding("sandbox", "ok", f"{level}; commands run as {_user(report.uid)}")
+    for warning in report.warnings:
+        yield Finding("commands", "note", warning)
+
+
+async def _tried(policy: SandboxPolicy) -> SandboxReport:
+    from host.sandbox import Sandbox
+
+    async with Sandbox(policy) as sandbox:
+        with anyio.fail_after(SANDBOX_WITHIN_S):
+            return await sandbox.ready()
+
+
+def _user(uid: int | None) -> str:
+    """Return a uid for people, with its name if it has one."""
+    try:
+        return f"{pwd.getpwuid(uid or 0).pw_name} (uid {uid})"
+    except KeyError:
+        return f"uid {uid}"
 
 
 def _skills(settings: Settings) -> Iterator[Finding]:

@@ -6,6 +6,7 @@ import os
 import secrets
 from pathlib import Path
 
+from host.cli.start import HOMES_MODE
 from host.cli.terminal import fail, out, shown
 from shared.settings import SettingsError, load
 from shared.settings.security_yml import NAME
@@ -48,13 +49,10 @@ def init() -> None:
     except SettingsError as error:
         fail(str(error), 2)
     made = [
+        *_directories(HOMES_MODE, settings.home),
+        *_directories(0o755 if HOMES_MODE & 1 else 0o700, settings.skills_dir),
         *_directories(
-            settings.home,
-            settings.config_dir,
-            settings.memory_dir,
-            settings.skills_dir,
-            settings.store_dir,
-            settings.local_db_path.parent,
+            0o700, settings.config_dir, settings.memory_dir, settings.store_dir, settings.local_db_path.parent
         ),
         *_file(settings.config_path, CONFIG),
         *_file(settings.config_dir / NAME, SECURITY.format(token=secrets.token_urlsafe(32))),
@@ -73,15 +71,16 @@ def init() -> None:
     )
 
 
-def _directories(*paths: Path) -> list[Path]:
-    return [path for path in paths if _directory(path)]
+def _directories(mode: int, *paths: Path) -> list[Path]:
+    return [path for path in paths if _directory(path, mode)]
 
 
-def _directory(path: Path) -> bool:
+def _directory(path: Path, mode: int) -> bool:
     if path.exists():
         return False
     try:
-        path.mkdir(parents=True, mode=0o700)
+        path.mkdir(parents=True, mode=mode)
+        path.chmod(mode)
     except OSError as error:
         fail(f"{path} cannot be made: {error.strerror}", 2)
     return True

@@ -11,7 +11,7 @@ from typing import Annotated
 import anyio
 import typer
 
-from host.cli.serve import take_settings
+from host.cli.start import take_settings
 from host.cli.terminal import fail, out, print_json, shown
 from host.moving_in import breakcafe, exported, sipeed
 from host.moving_in.arrivals import Arrivals, Broken

@@ -55,7 +55,7 @@ def explain(
     json: Json = False,
 ) -> None:
     """Say what would be allowed, and why. A command is not run; a path is tried, and left as it is."""
-    with _quiet():
+    with quiet():
         answers = _ask(subject)
     if json:
         print_json([asdict(answer) for answer in answers])
@@ -66,7 +66,7 @@ def explain(
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Leave out what tools log about refusals: here they are the answers."""
     logger = logging.getLogger("picoclaw")
     before = logger.level

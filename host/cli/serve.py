@@ -11,10 +11,9 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, MutableMapping
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
-from getpass import getpass
 from pathlib import Path
 from typing import Final, NoReturn, cast
 
@@ -23,22 +22,18 @@ from starlette.types import ASGIApp
 from uvicorn.config import Config, HTTPProtocolType
 from uvicorn.server import Server
 
+from host.cli.start import HOPELESS, UNGUARDED, stop, take_settings
 from host.http.connections import BACKLOG, Connection, Connections, raise_descriptor_limit
+from host.models.deprecated import deprecated
 from shared.errors import Misconfigured, PicoError, StoreError
-from shared.lines import one_line
 from shared.logging import configure
 from shared.processes import not_dumpable
 from shared.redact import Redactor
-from shared.settings import Settings, SettingsError, load
+from shared.settings import Settings
 from shared.settings.proxies import peers
 
 logger = logging.getLogger("picoclaw.host")
 
-HOPELESS: Final = 2
-UNGUARDED: Final = (
-    "API_TOKEN is not set: `picoclaw init` makes one; with ALLOW_NO_TOKEN_500=1 the host starts without it, "
-    "and every route but /health answers 500"
-)
 
 SWITCH_S: Final = 0.0005
 """How long a worker thread waits at most for the interpreter while the event loop is busy. At Python's 5 ms a
@@ -50,43 +45,11 @@ HANGS_S: Final = 8.0
 _M_ARENA_MAX: Final = -8
 
 
-def passphrase_asker() -> Callable[[], str | None] | None:
-    """Return what asks the person at the terminal, or None when there is none."""
-    return _ask if sys.stdin.isatty() else None
-
-
-def _ask() -> str | None:
-    try:
-        return getpass("Passphrase of the encrypted secrets: ")
-    except EOFError:
-        return None
-
-
 def serve() -> NoReturn:
     """Run the host, from the environment, .security.yml and config.json."""
     # What is imported and opened on the way to a running host stays; the host enables it again.
     gc.disable()
     raise SystemExit(run(take_settings(os.environ)))
-
-
-def take_settings(environ: MutableMapping[str, str]) -> Settings:
-    """Load the settings and take the secrets out of the environment, so that no child inherits them.
-
-    Ends the process, after a sentence on standard error, when they cannot be used.
-    """
-    try:
-        settings = load(environ, passphrase_asker())
-    except SettingsError as error:
-        stop(str(error))
-    for name in settings.secret_names:
-        environ.pop(name, None)
-    return settings
-
-
-def stop(sentence: str) -> NoReturn:
-    """Say what only the operator can mend, and end the process."""
-    sys.stderr.write(f"picoclaw: {one_line(sentence)}\n")
-    raise SystemExit(HOPELESS)
 
 
 def run(settings: Settings) -> int:
@@ -98,6 +61,8 @@ def run(settings: Settings) -> int:
         stop("; ".join((UNGUARDED, *(said for said in settings.warnings if said.startswith("api_token")))))
     not_dumpable()
     configure(settings.log_level, settings.log_format, Redactor(settings.secret_values()))
+    for warning in deprecated(settings):
+        logger.warning("%s", warning)
     sys.setswitchinterval(SWITCH_S)
     _share_one_arena()
     try:

@@ -56,10 +56,11 @@ class StoreShape(Shape):
 
 
 class SandboxShape(Shape):
-    """What the sandbox enforces."""
+    """What the sandbox enforces; ``own_uid``: commands run as a uid that is used for nothing else."""
 
     level: int
     landlock_abi: int
+    own_uid: bool
 
 
 class SchedulerShape(Shape):
@@ -141,7 +142,11 @@ class HealthApi(Api):
             "database": database,
             "store": None if origin is None else {"id": origin.id, "new": origin.new},
             "volumes": {"memory": memory, "skills": skills, "sessions": store_ok, "store": store_ok},
-            "sandbox": {"level": report.level, "landlock_abi": report.landlock_abi},
+            "sandbox": {
+                "level": report.level,
+                "landlock_abi": report.landlock_abi,
+                "own_uid": report.own_uid,
+            },
             "channels": dict(self._channels()),
             "scheduler": await self._lateness(database["tasks"]),
         }

@@ -310,14 +310,20 @@ class Sandbox:
     def _settle(self, report: SandboxReport) -> None:
         self._report = report
         self._ready.set()
-        fields = {"level": report.level, "landlock_abi": report.landlock_abi, "missing": list(report.missing)}
+        fields = {
+            "level": report.level,
+            "landlock_abi": report.landlock_abi,
+            "missing": list(report.missing),
+            "uid": report.uid,
+            "own_uid": report.own_uid,
+        }
         logger.log(
             logging.INFO if report.level >= 2 else logging.WARNING, "sandbox ready", extra={"sandbox": fields}
         )
         if self.policy.min_level < 2:
             logger.warning("SANDBOX_MIN_LEVEL=%d: tools run with less than full", self.policy.min_level)
-        if not self.policy.restrict_to_workspace:
-            logger.warning("restrict_to_workspace is off: files outside the workspace are reachable")
+        for warning in report.warnings:
+            logger.warning("%s", warning)
 
     def _deliver(self, frame: dict[str, Any]) -> None:
         number = frame.get("id")

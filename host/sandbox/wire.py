@@ -52,6 +52,8 @@ def report_of(value: Any) -> SandboxReport:
         landlock_abi=int(value["abi"]),
         layers={str(name): bool(held) for name, held in value["layers"].items()},
         missing=tuple(str(name) for name in value["missing"]),
+        uid=int(value["uid"]),
+        skipped=tuple(str(path) for path in value["skipped"]),
     )
 
 

@@ -43,6 +43,13 @@ def model_names(settings: Settings) -> tuple[str, ...]:
     return tuple(dict.fromkeys(entry.model_name for entry in settings.model_list))
 
 
+def configured(settings: Settings) -> tuple[ModelChoice, ...]:
+    """Return every model that the settings name."""
+    listed = tuple(_listed(settings, entry) for entry in settings.model_list)
+    fallback = fallback_choice(settings)
+    return (*(listed or (_plain(settings, settings.model.model),)), *([fallback] if fallback else []))
+
+
 def _named(settings: Settings, asked: str | None) -> tuple[ModelChoice, ...]:
     if not settings.model_list:
         return (_plain(settings, asked or settings.model.model),)

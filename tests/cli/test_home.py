@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import stat
 import subprocess
 from collections.abc import Callable
@@ -9,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from anthropic.resources.messages.messages import DEPRECATED_MODELS
 
 from host.cli.client import find_target
 from shared.secrets import unseal
 from shared.settings import load
-from tests.cli.running import environment, picoclaw
+from tests.cli.running import environment, picoclaw, process
 from tests.running import free_port, new_host
 
 SECURITY = """\
@@ -60,7 +62,8 @@ class TestInit:
         assert settings.api_token.get_secret_value() not in made.stdout + made.stderr
         for name in (".security.yml", "config.json"):
             assert stat.S_IMODE((home / name).stat().st_mode) == 0o600
-        assert stat.S_IMODE(home.stat().st_mode) == 0o700
+        # Others may pass through root's, as the uid that commands get has to.
+        assert stat.S_IMODE(home.stat().st_mode) == (0o711 if os.geteuid() == 0 else 0o700)
         target = find_target(None, None, environment(home))
         assert (target.url, target.token) == (
             "http://127.0.0.1:9000",
@@ -229,6 +232,30 @@ class TestDoctor:
         code, found = self.verdicts(tmp_path, **environ)
         assert code == 1
         assert "cannot be reached" in found["model"][1]
+
+    def test_a_model_with_a_last_day_is_noted_here_and_at_the_start(self, tmp_path: Path) -> None:
+        model, last_day = next(reversed(DEPRECATED_MODELS.items()))
+        picoclaw(tmp_path, "init")
+        environ = {
+            "ANTHROPIC_API_KEY": "canary-0123456789",
+            "CLAUDE_MODEL": model,
+            "HTTPS_PROXY": "http://127.0.0.1:1",
+        }
+        config = tmp_path / "config.json"
+        config.write_text("{}")
+        notes = self.said(tmp_path, "model", **environ)
+        assert f"model {model} is deprecated and its last day is {last_day}" in " ".join(notes)
+        entry = {"model_name": "default", "model": model, "api_base": "http://127.0.0.1:1"}
+        config.write_text(json.dumps({"model_list": [entry]}))
+        assert "deprecated" not in " ".join(self.said(tmp_path, "model", **environ))
+        with socket.create_server(("127.0.0.1", 0)) as taken:  # so that it ends by itself
+            config.write_text("{}")
+            ended = process(tmp_path, "serve", PORT=str(taken.getsockname()[1]), **environ)
+        assert f"its last day is {last_day}" in ended.stderr
+
+    def said(self, home: Path, check: str, **extra: str) -> list[str]:
+        rows = json.loads(picoclaw(home, "doctor", "--json", **extra).stdout)
+        return [row["said"] for row in rows if row["check"] == check]
 
     def test_a_heartbeat_that_nothing_ticks_is_noted(self, tmp_path: Path) -> None:
         picoclaw(tmp_path, "init")

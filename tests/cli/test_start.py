@@ -11,7 +11,7 @@ import pytest
 
 from host.cli.client import find_target
 from host.cli.dev import banner, prepare, write_address
-from host.cli.serve import take_settings
+from host.cli.start import take_settings
 from shared.settings import load
 from tests.cli.running import environment, process
 

@@ -24,6 +24,7 @@ class Config:
     uid: int | None
     gid: int | None
     own_uid: bool
+    skipped: tuple[str, ...]
     landlock_abi: int
     namespaces: bool
     inner_uid: int

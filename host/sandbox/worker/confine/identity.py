@@ -1,7 +1,7 @@
 """Which uid commands run under: one of their own where the workspace allows it, or the one that is there."""
 
 # Descriptors and raw paths on purpose: pathlib can't work relative to a directory that is held open.
-# ruff: noqa: PTH116
+# ruff: noqa: PTH110, PTH116
 
 from __future__ import annotations
 
@@ -49,6 +49,14 @@ def choose(workspace: str, needed: list[tuple[str, int]], wanted: tuple[int, int
     if candidate.own:
         adopt(workspace, candidate)
     return candidate if _allows(candidate, [(workspace, _ALL)]) else Identity()
+
+
+def unreachable(identity: Identity, paths: list[str]) -> list[str]:
+    """Return the paths that are there and that the uid may not read, such as those below ``/root``."""
+    if identity.uid is None:
+        return []
+    needed = os.R_OK | os.X_OK
+    return [path for path in paths if os.path.exists(path) and not _allows(identity, [(path, needed)])]
 
 
 def dedicated() -> tuple[int, int]:

@@ -135,14 +135,15 @@ def _status(name: str) -> str:
 
 
 def judge(config: Config, answer: Frame) -> Frame:
-    """Turn the reaper's answer into level, layers and what is missing."""
+    """Turn the reaper's answer into level, layers and what is missing, beside who commands run as."""
+    whose = {"abi": config.landlock_abi, "uid": config.inner_uid, "skipped": list(config.skipped)}
     try:
         layers: dict[str, bool] = json.loads(answer["output"])
     except (KeyError, ValueError):
         fault = (
             answer.get("fault") or f"the self-test ended with {answer.get('ended')}: {answer.get('output')!r}"
         )
-        return {"level": 0, "abi": config.landlock_abi, "layers": {}, "missing": [str(fault)[:500]]}
+        return {**whose, "level": 0, "layers": {}, "missing": [str(fault)[:500]]}
     layers["signal_scope"] = bool(answer.get("scoped"))
     layers["own_uid"] = config.own_uid
     layers["landlock"] = bool(config.landlock_abi)
@@ -152,4 +153,4 @@ def judge(config: Config, answer: Frame) -> Frame:
     if level == 2 and config.namespaces and all(layers[name] for name in _PRIVATE):
         level = NAMESPACES
     missing = [name for name, held in layers.items() if not held]
-    return {"level": level, "abi": config.landlock_abi, "layers": layers, "missing": missing}
+    return {**whose, "level": level, "layers": layers, "missing": missing}

@@ -29,6 +29,8 @@ PARALLEL_COMMANDS: Final = 8  # the kernel's own process limit, a backstop, allo
 def configure(frame: Frame) -> tuple[Config, str]:
     """Give up what is needed no more; return the configuration, and why namespaces are not tried."""
     chosen = _identity(frame)
+    skipped = identity.unreachable(chosen, frame["skill_paths"])
+    frame["skill_paths"] = [path for path in frame["skill_paths"] if path not in skipped]
     privileges.drop_bounding_set()
     privileges.keep_capabilities(privileges.permitted(_capabilities(chosen)))
     if os.geteuid() == 0:
@@ -42,6 +44,7 @@ def configure(frame: Frame) -> tuple[Config, str]:
         uid=chosen.uid,
         gid=chosen.gid,
         own_uid=chosen.own,
+        skipped=tuple(skipped),
         landlock_abi=_landlock_abi(frame),
         namespaces=not reason,
         inner_uid=os.geteuid() if chosen.uid is None else chosen.uid,

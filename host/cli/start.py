@@ -1,0 +1,60 @@
+"""What commands have in common before they do anything: the settings, or the sentence that ends them."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, MutableMapping
+from getpass import getpass
+from typing import Final, NoReturn
+
+from shared.lines import one_line
+from shared.settings import Settings, SettingsError, load
+
+HOPELESS: Final = 2
+HOMES_MODE: Final = 0o711 if os.geteuid() == 0 else 0o700
+"""Root's commands have a uid of their own, which has to pass through to the workspace."""
+UNGUARDED: Final = (
+    "API_TOKEN is not set: `picoclaw init` makes one; with ALLOW_NO_TOKEN_500=1 the host starts without it, "
+    "and every route but /health answers 500"
+)
+
+EVERYWHERE: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared, not bound
+
+
+def take_settings(environ: MutableMapping[str, str]) -> Settings:
+    """Load the settings and take the secrets out of the environment, so that no child inherits them.
+
+    Ends the process, after a sentence on standard error, when they cannot be used.
+    """
+    try:
+        settings = load(environ, passphrase_asker())
+    except SettingsError as error:
+        stop(str(error))
+    for name in settings.secret_names:
+        environ.pop(name, None)
+    return settings
+
+
+def stop(sentence: str) -> NoReturn:
+    """Say what only the operator can mend, and end the process."""
+    sys.stderr.write(f"picoclaw: {one_line(sentence)}\n")
+    raise SystemExit(HOPELESS)
+
+
+def passphrase_asker() -> Callable[[], str | None] | None:
+    """Return what asks the person at the terminal, or None when there is none."""
+    return _ask if sys.stdin.isatty() else None
+
+
+def _ask() -> str | None:
+    try:
+        return getpass("Passphrase of the encrypted secrets: ")
+    except EOFError:
+        return None
+
+
+def local_url(host: str, port: int | str) -> str:
+    """Return the URL at which a host on this machine is reached."""
+    host = EVERYWHERE.get(host, host)
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
