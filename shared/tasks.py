@@ -21,8 +21,8 @@ from shared.errors import Conflict, InvalidInput, NoConversation, NotFound
 from shared.ids import CONVERSATION, TASK, new_id
 from shared.schedules import Schedule
 from shared.shapes import Shape
+from shared.store.sql.task_outcomes import BACKOFF_MS
 from shared.store.store import Store
-from shared.store.task_endings import BACKOFF_MS
 from shared.values import Page, Task, TaskRun, TaskRunState, TaskStatus
 
 LONGEST_PROMPT: Final = 32_000

@@ -17,9 +17,8 @@ from host.agent.history import NONE, Message, as_sent, earlier, opens_turn, to_m
 from host.agent.summary import PAUSE_S, TRIES, ask, left_out, summary_request, summary_text
 from host.agent.window import BYTES_PER_TOKEN, Windows, estimated, estimated_prefix, within_output
 from host.ports import Model, ModelError, Recorder, Reply
-from shared.compactions import Compaction
 from shared.store.store import Store
-from shared.values import HistoryEntry, Lease
+from shared.values import Compaction, HistoryEntry, Lease
 
 Archive = Callable[[str], Awaitable[str | None]]
 """Writes what is missing in a conversation's archive; returns a warning if that failed."""

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from host.agent.history import NONE, HistoryBuilder, Message
-from shared.compactions import Compaction
 from shared.store.store import Store
-from shared.values import HistoryEntry, Lease
+from shared.values import Compaction, HistoryEntry, Lease
 
 MOST_TOKENS: Final = 2_000_000
 """Tokens, by the estimate, of all conversations kept: some 6 MB of text, four times that in memory."""

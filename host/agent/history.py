@@ -8,8 +8,7 @@ from typing import Any, Final
 from host.agent.window import estimated
 from host.models.mending import left_out
 from shared import untrusted
-from shared.compactions import Compaction
-from shared.values import Block, HistoryEntry
+from shared.values import Block, Compaction, HistoryEntry
 
 _USE: Final = "server_tool_use"
 _RESULT: Final = "_tool_result"

@@ -15,8 +15,8 @@ from host.runs.service import RunService
 from host.telemetry.counts import Metrics
 from shared.clock import now_ms
 from shared.errors import Unavailable
+from shared.store.sql.task_rows import TaskMetrics
 from shared.store.store import Store, StoreCounts
-from shared.store.task_rows import TaskMetrics
 
 if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric

@@ -17,8 +17,7 @@ from host.runs.meter import Ledger
 from host.sandbox import Sandbox
 from shared import jsons
 from shared.clock import iso
-from shared.compactions import Compaction
-from shared.values import Block, HistoryEntry
+from shared.values import Block, Compaction, HistoryEntry
 
 FOLDER: Final = "conversations"
 LONGEST_NAME: Final = 180

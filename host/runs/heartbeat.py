@@ -15,8 +15,8 @@ from typing import Final
 from host.sandbox import Sandbox
 from shared.errors import Duplicate, NotFound
 from shared.settings import Settings
+from shared.store.sql.task_outcomes import ALL_QUIET
 from shared.store.store import Store
-from shared.store.task_endings import ALL_QUIET
 from shared.tasks import LONGEST_PROMPT, TaskService
 from shared.values import Task
 

@@ -17,10 +17,9 @@ from host.runs.meter import NOTHING, AgentMeter, Ledger, RunMeter
 from host.runs.spec import RunSpec
 from host.runs.text import ShownText
 from shared.clock import now_ms
-from shared.compactions import Compaction
 from shared.ids import MESSAGE, new_id
 from shared.redact import Redactor
-from shared.values import Block, Lease, NewMessage, Outbound, Role, Spending
+from shared.values import Block, Compaction, Lease, NewMessage, Outbound, Role, Spending
 
 USE: Final = "server_tool_use"
 _RESULT: Final = "_tool_result"

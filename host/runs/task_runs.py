@@ -21,8 +21,8 @@ from host.runs.spec import RunSpec
 from shared.clock import now_ms
 from shared.errors import Conflict, ConversationBusy, KeyTaken, LeaseLost, PicoError
 from shared.ids import CONVERSATION, RUN, new_id
+from shared.store.sql.task_outcomes import ALL_QUIET
 from shared.store.store import Store
-from shared.store.task_endings import ALL_QUIET
 from shared.tasks import task_view
 from shared.values import Idempotency, KeyedAnswer, Task, TaskRun, TaskRunState
 

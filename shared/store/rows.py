@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
-from typing import Any, Final, Protocol, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from operator import itemgetter
+from typing import Any, Protocol, TypeVar
 
 from shared import jsons
-from shared.compactions import Compaction
 from shared.errors import InvalidInput
-from shared.ids import Token
-from shared.values import (
-    Conversation,
-    Event,
-    HistoryEntry,
-    Message,
-    NewMessage,
-    Outbound,
-    Page,
-    Run,
-    RunState,
-    Usage,
-)
+from shared.values import Page, Usage
 
 T = TypeVar("T")
 
-REFUSED: Final = "refused"
-"""Code of a run that the model refused; its turn is marked so."""
+Reading = Callable[[Any], Any]
 
 
 class Row(Protocol):
@@ -35,160 +22,49 @@ class Row(Protocol):
     def __getitem__(self, column: Any, /) -> Any: ...
 
 
-def conversation(row: Row) -> Conversation:
-    """Read a row of ``CONVERSATION_COLUMNS``."""
-    return Conversation(
-        id=row["id"],
-        session_id=row["session_id"],
-        owner_id=row["owner_id"],
-        temporary=bool(row["temporary"]),
-        created_at=row["created_at"],
-        last_activity=row["last_activity"],
-        message_count=row["message_count"],
-        running=bool(row["running"]),
-        trusted=bool(row["trusted"]),
-        title=row["title"],
-    )
+def reader(
+    kind: Callable[..., T], columns: Mapping[str, str] | None = None, **read: Reading
+) -> Callable[[Row], T]:
+    """Return what makes a value of a row: each field of the dataclass from the column of its name.
+
+    ``columns``: other names of columns, by field. ``read``: what makes a field's value of what is stored.
+    """
+    names = [field.name for field in fields(kind)]  # type: ignore[arg-type]  # a dataclass, called to make one
+    stored = itemgetter(*({name: name for name in names} | dict(columns or {})).values())
+    readings = [(names.index(name), reading) for name, reading in read.items()]
+
+    def make(row: Row) -> T:
+        values = list(stored(row))
+        for place, reading in readings:
+            values[place] = reading(values[place])
+        return kind(*values)
+
+    return make
 
 
-def message(row: Row) -> Message:
-    """Read a visible message."""
-    return Message(
-        id=row["id"],
-        conversation_id=row["conversation_id"],
-        seq=row["seq"],
-        role=row["role"],
-        sender=row["sender"],
-        sender_name=row["sender_name"],
-        text=row["text"],
-        created_at=row["created_at"],
-        refused=bool(row["refused"]),
-    )
+def optional(reading: Reading) -> Reading:
+    """Return a reading that leaves NULL alone."""
+    return lambda stored: None if stored is None else reading(stored)
 
 
-def message_values(
-    conversation_id: str, run_id: str | None, messages: Sequence[NewMessage], first_seq: int, now: int
-) -> list[tuple[Any, ...]]:
-    """Return what is stored of new messages, in the order of the columns of every engine's INSERT."""
-    return [
-        (
-            conversation_id,
-            first_seq + offset,
-            message.id,
-            run_id,
-            message.role,
-            message.sender,
-            message.sender_name,
-            message.text,
-            jsons.dumps(message.blocks),
-            now,
-        )
-        for offset, message in enumerate(messages)
-    ]
+def usage(stored: str) -> Usage:
+    """Read what a run or a compaction used."""
+    return Usage(**jsons.loads(stored))
 
 
-def history_entry(row: Row) -> HistoryEntry:
-    """Read a message for the model."""
-    return HistoryEntry(
-        role=row["role"],
-        blocks=jsons.loads(row["blocks"]),
-        seq=row["seq"],
-        run_id=row["run_id"],
-        text=row["text"],
-        sender_name=row["sender_name"],
-        created_at=row["created_at"],
-        refused=bool(row["refused"]),
-    )
+def insertion(table: str, columns: Sequence[str]) -> str:
+    """Return the statement that adds a row with these columns, in this order."""
+    places = ", ".join(f"${number}" for number in range(1, len(columns) + 1))
+    return f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({places})"
 
 
-def run(row: Row) -> Run:
-    """Read a run."""
-    return Run(
-        id=row["id"],
-        conversation_id=row["conversation_id"],
-        state=RunState(row["state"]),
-        fence=row["fence"],
-        message_id=row["message_id"],
-        created_at=row["created_at"],
-        finished_at=row["finished_at"],
-        model=row["model"],
-        usage=Usage(**jsons.loads(row["usage"])),
-        error=row["error"],
-        code=row["code"],
-        answer=None if row["answer"] is None else jsons.loads(row["answer"]),
-    )
-
-
-def event(row: Row) -> Event:
-    """Read a run's event."""
-    return Event(seq=row["seq"], name=row["name"], data=jsons.loads(row["data"]))
-
-
-def outbound(row: Row) -> Outbound:
-    """Read an outbound message."""
-    return Outbound(
-        seq=row["seq"],
-        id=row["id"],
-        conversation_id=row["conversation_id"],
-        source_id=row["source_id"],
-        text=row["text"],
-        sender=row["sender"],
-        created_at=row["created_at"],
-    )
-
-
-def compaction(row: Row) -> Compaction:
-    """Read a compaction."""
-    return Compaction(
-        kind=row["kind"],
-        through_seq=row["through_seq"],
-        first_seq=row["first_seq"],
-        text=row["text"],
-        cut_through_seq=row["cut_through_seq"],
-        cut_chars=row["cut_chars"],
-        thinking_through_seq=row["thinking_through_seq"],
-        left_out=jsons.loads(row["left_out"]),
-        model=row["model"],
-        usage=Usage(**jsons.loads(row["usage"])),
-        number=row["number"],
-        created_at=row["created_at"],
-        archived=bool(row["archived"]),
-        message_seq=row["message_seq"],
-        message_chars=row["message_chars"],
-    )
-
-
-def token(row: Row) -> Token:
-    """Read a token, without its digest."""
-    return Token(
-        id=row["id"],
-        conversation_id=row["conversation_id"],
-        is_main=bool(row["is_main"]),
-        created_at=row["created_at"],
-        expires_at=row["expires_at"],
-    )
-
-
-def usage_text(usage: Usage) -> str:
-    """Return usage as stored."""
-    return jsons.dumps(asdict(usage))
-
-
-def page(
-    rows: Sequence[Row],
-    limit: int,
-    make: Callable[[Row], T],
-    key: Callable[[Row], Sequence[Any]],
-) -> Page[T]:
-    """Make a page of ``limit`` items from ``limit + 1`` rows; ``key`` is what the next page starts after."""
+def page(rows: Sequence[Row], limit: int, make: Callable[[Row], T], key: Sequence[str]) -> Page[T]:
+    """Make a page of ``limit`` items of ``limit + 1`` rows; the next begins after the columns of ``key``."""
     items = [make(row) for row in rows[:limit]]
-    cursor = encode_cursor(key(rows[limit - 1])) if len(rows) > limit else None
-    return Page(items, cursor)
-
-
-def encode_cursor(key: Sequence[Any]) -> str:
-    """Return an opaque text for a keyset position."""
-    return jsons.dump_bytes(list(key)).hex()
+    if len(rows) <= limit:
+        return Page(items)
+    last = rows[limit - 1]
+    return Page(items, jsons.dump_bytes([last[column] for column in key]).hex())
 
 
 def decode_cursor(cursor: str | None, *kinds: type) -> list[Any] | None:

@@ -17,9 +17,8 @@ from host.agent.window import LEARNT_MS, LEAST_OUTPUT, Windows, estimated, think
 from host.models.api_errors import status_error
 from host.ports import ModelError, Reply, Target
 from shared.clock import monotonic_ms
-from shared.compactions import Compaction
 from shared.settings.sections import History
-from shared.values import Block, HistoryEntry, Usage
+from shared.values import Block, Compaction, HistoryEntry, Usage
 from tests.agent.test_history import is_valid, text
 
 

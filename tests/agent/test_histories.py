@@ -9,10 +9,9 @@ import pytest
 
 from host.agent.histories import Histories
 from host.agent.history import to_messages
-from shared.compactions import Compaction
 from shared.store import open_store
 from shared.store.store import Store
-from shared.values import Lease
+from shared.values import Compaction, Lease
 from tests.contract.store.making import T0, a_run, an_end, said
 
 

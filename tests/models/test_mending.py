@@ -13,8 +13,7 @@ from host.models.api_errors import status_error
 from host.models.keyed_model import Credential, KeyedModel, Route
 from host.models.mending import suspects
 from host.ports import Delta, ModelError, Reply
-from shared.compactions import Compaction
-from shared.values import Block, HistoryEntry, Usage
+from shared.values import Block, Compaction, HistoryEntry, Usage
 
 PICTURE: Block = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "aa"}}
 DOCUMENT: Block = {"type": "document", "source": {"type": "text", "media_type": "text/plain", "data": "a"}}

@@ -7,8 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from host.runs.archive import document, folder_of
-from shared.compactions import Compaction
-from shared.values import HistoryEntry
+from shared.values import Compaction, HistoryEntry
 
 SUMMARY = Compaction("summary", first_seq=1, through_seq=9, number=1)
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import anyio.to_thread
 
-from shared.compactions import Compaction as OfConversation
 from shared.store.sqlite.store import SqliteStore
 from shared.store.volume import cleaning
 from shared.store.volume.carrier import Carrier
 from shared.store.volume.compaction import Compaction
+from shared.values import Compaction as OfConversation
 from shared.values import Event, NewMessage, NewRun, RunEnd, RunState, Usage
 from tests.store.places import Places, add
 

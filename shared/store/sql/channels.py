@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from operator import itemgetter
+from typing import Final
 
 from shared import jsons
 from shared.channel_values import Chat, Delivery, NewUpdate, Saying, Update
 from shared.errors import NoConversation
-from shared.store import channel_rows
-from shared.store.channel_rows import LONGEST_PAUSE_MS
-from shared.store.contract import Engine, Missing, Tx
-from shared.store.rows import Row
+from shared.store.contract import Missing, Tx
+from shared.store.rows import Row, reader
 from shared.store.sql import chats
 from shared.store.sql.messages import store_messages
+from shared.store.sql.noun import Noun
 from shared.store.sql.tables import SAID
 from shared.values import NewMessage
 
@@ -24,12 +24,29 @@ ADD: Final = """INSERT INTO channel_deliveries
 END: Final = """UPDATE channel_deliveries SET ended_at = $2, text = '', error = $3, untold = $4
     WHERE number = $1 AND ended_at IS NULL RETURNING source"""
 
+LONGEST_PAUSE_MS: Final = 3600 * 1000
+"""A try that is put off for longer was put off by another clock."""
 
-class Channels:
+to_update: Final = reader(Update, body=jsons.loads)
+
+
+def to_delivery(row: Row) -> Delivery:
+    """Read a row of ``channel_deliveries``."""
+    return Delivery(
+        number=row["number"],
+        conversation_id=row["conversation_id"],
+        channel=row["channel"],
+        chat_id=row["chat_id"],
+        saying=Saying(row["source"], row["text"], row["reply_to"], row["draft_id"]),
+        parts_sent=row["parts_sent"],
+        attempts=row["attempts"],
+        created_at=row["created_at"],
+        error=row["error"],
+    )
+
+
+class Channels(Noun):
     """Updates of channels, chats and their conversations, deliveries to chats."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
 
     async def receive(self, channel: str, updates: Sequence[NewUpdate], now: int) -> int:
         """Store the updates whose id the channel hasn't brought before; returns how many were new."""
@@ -41,23 +58,25 @@ class Channels:
 
     async def waiting(self, channel: str, chat_id: str) -> int:
         """Return how many updates of the chat wait to be handled."""
-        found = await self._rows(
-            """SELECT count(*) AS waiting FROM channel_updates
-            WHERE channel = $1 AND urgent = 0 AND chat_id = $2 AND settled_at IS NULL""",
-            channel,
-            chat_id,
+        waiting = await self._engine.read(
+            lambda tx: tx.fetchval(
+                """SELECT count(*) FROM channel_updates
+                WHERE channel = $1 AND urgent = 0 AND chat_id = $2 AND settled_at IS NULL""",
+                channel,
+                chat_id,
+            )
         )
-        return int(found[0]["waiting"])
+        return int(waiting)
 
     async def chats_waiting(self, channel: str, *, limit: int) -> list[str]:
         """Return chats with updates that wait their turn, the longest waiting first."""
-        found = await self._rows(
+        return await self._all(
+            itemgetter("chat_id"),
             """SELECT chat_id FROM channel_updates WHERE channel = $1 AND urgent = 0 AND settled_at IS NULL
             GROUP BY chat_id ORDER BY min(number) LIMIT $2""",
             channel,
             limit,
         )
-        return [row["chat_id"] for row in found]
 
     async def next_update(self, channel: str, chat_id: str) -> Update | None:
         """Return the chat's first update that waits its turn."""
@@ -66,24 +85,24 @@ class Channels:
 
     async def next_updates(self, channel: str, chat_id: str, *, limit: int) -> list[Update]:
         """Return the chat's first updates that wait their turn."""
-        found = await self._rows(
+        return await self._all(
+            to_update,
             """SELECT * FROM channel_updates WHERE channel = $1 AND urgent = 0 AND chat_id = $2
             AND settled_at IS NULL ORDER BY number LIMIT $3""",
             channel,
             chat_id,
             limit,
         )
-        return [channel_rows.update(row) for row in found]
 
     async def urgent(self, channel: str, *, limit: int) -> list[Update]:
         """Return the updates that don't wait their turn, in order."""
-        found = await self._rows(
+        return await self._all(
+            to_update,
             """SELECT * FROM channel_updates WHERE channel = $1 AND urgent = 1 AND settled_at IS NULL
             ORDER BY number LIMIT $2""",
             channel,
             limit,
         )
-        return [channel_rows.update(row) for row in found]
 
     async def attach(self, number: int, run_id: str, conversation_id: str) -> None:
         """Note which run is to answer the update, before that run begins."""
@@ -92,11 +111,13 @@ class Channels:
             number,
             run_id,
             conversation_id,
+            patient=True,
         )
 
     async def drafted(self, number: int, draft_id: str) -> None:
         """Note the channel's message in which the answer grows."""
-        await self._change("UPDATE channel_updates SET draft_id = $2 WHERE number = $1", number, draft_id)
+        statement = "UPDATE channel_updates SET draft_id = $2 WHERE number = $1"
+        await self._change(statement, number, draft_id, patient=True)
 
     async def settle(self, number: int, conversation_id: str, saying: Saying | None, now: int) -> None:
         """End the update, forget its body and store what is to be said to its chat, in one transaction.
@@ -123,7 +144,7 @@ class Channels:
         It is named ``<channel>:<chat id>``, with ``.2``, ``.3`` … when that one has been used before.
         """
         found = await self._engine.read(lambda tx: chats.current(tx, chat.channel, chat.id))
-        if found is not None and channel_rows.chat(found) == chat:
+        if found is not None and chats.to_chat(found) == chat:
             return str(found["conversation_id"])
         return await self._engine.write(lambda tx: chats.enter(tx, chat, now, trusted))
 
@@ -144,7 +165,7 @@ class Channels:
                 await tx.execute(
                     "UPDATE conversations SET trusted = $2 WHERE id = $1",
                     row["conversation_id"],
-                    int(trusts(channel_rows.chat(row))),
+                    int(trusts(chats.to_chat(row))),
                 )
 
         await self._engine.write(work)
@@ -163,12 +184,12 @@ class Channels:
 
     async def members(self, channel: str, conversation_id: str) -> list[Chat]:
         """Return the channel's chats that the conversation's messages go to."""
-        found = await self._rows(
+        return await self._all(
+            chats.to_chat,
             "SELECT * FROM channel_chats WHERE conversation_id = $1 AND channel = $2 ORDER BY number",
             conversation_id,
             channel,
         )
-        return [channel_rows.chat(row) for row in found]
 
     async def say(self, channel: str, chat_id: str, conversation_id: str, saying: Saying, now: int) -> None:
         """Store something to be delivered; again is harmless. Raises NotFound (the conversation)."""
@@ -176,7 +197,8 @@ class Channels:
 
     async def chats_due(self, channel: str, now: int, *, limit: int) -> list[str]:
         """Return chats whose first undelivered message may be tried now, the oldest first."""
-        found = await self._rows(
+        return await self._all(
+            itemgetter("chat_id"),
             """SELECT d.chat_id FROM channel_deliveries AS d JOIN (
                 SELECT min(number) AS first FROM channel_deliveries
                 WHERE channel = $1 AND ended_at IS NULL GROUP BY chat_id) AS firsts ON d.number = first
@@ -186,25 +208,25 @@ class Channels:
             LONGEST_PAUSE_MS,
             limit,
         )
-        return [row["chat_id"] for row in found]
 
     async def next_delivery(self, channel: str, chat_id: str, now: int) -> Delivery | None:
         """Return the chat's first undelivered message, None if there is none that may be tried now."""
-        found = await self._rows(
-            """SELECT * FROM channel_deliveries WHERE channel = $1 AND chat_id = $2 AND ended_at IS NULL
-            ORDER BY number LIMIT 1""",
-            channel,
-            chat_id,
+        row = await self._engine.read(
+            lambda tx: tx.fetchrow(
+                """SELECT * FROM channel_deliveries WHERE channel = $1 AND chat_id = $2 AND ended_at IS NULL
+                ORDER BY number LIMIT 1""",
+                channel,
+                chat_id,
+            )
         )
-        if not found or now < found[0]["not_before"] <= now + LONGEST_PAUSE_MS:
+        if row is None or now < row["not_before"] <= now + LONGEST_PAUSE_MS:
             return None
-        return channel_rows.delivery(found[0])
+        return to_delivery(row)
 
     async def part_sent(self, number: int, parts: int) -> None:
         """Note that so many parts have reached the chat."""
-        await self._change(
-            "UPDATE channel_deliveries SET parts_sent = $2, attempts = 0 WHERE number = $1", number, parts
-        )
+        statement = "UPDATE channel_deliveries SET parts_sent = $2, attempts = 0 WHERE number = $1"
+        await self._change(statement, number, parts, patient=True)
 
     async def put_off(self, number: int, until: int, error: str) -> None:
         """Note a try that failed; the next one is at ``until`` or later."""
@@ -214,6 +236,7 @@ class Channels:
             number,
             until,
             error,
+            patient=True,
         )
 
     async def sent(self, number: int, now: int) -> None:
@@ -232,16 +255,16 @@ class Channels:
 
     async def failed(self, number: int, error: str, now: int) -> None:
         """End a delivery for good and forget its text; ``untold`` lists it until ``tell`` did its work."""
-        await self._change(END, number, now, error, 1)
+        await self._change(END, number, now, error, 1, patient=True)
 
     async def untold(self, channel: str, *, limit: int) -> list[Delivery]:
         """Return failed deliveries that the conversation hasn't been told of (their text is gone)."""
-        found = await self._rows(
+        return await self._all(
+            to_delivery,
             "SELECT * FROM channel_deliveries WHERE channel = $1 AND untold = 1 ORDER BY number LIMIT $2",
             channel,
             limit,
         )
-        return [channel_rows.delivery(row) for row in found]
 
     async def tell(self, number: int, message: NewMessage, now: int) -> bool:
         """Add a notice of the failure to the conversation; False, and nothing done, while it has a run."""
@@ -265,12 +288,6 @@ class Channels:
             return row is not None
 
         return await self._engine.write(work)
-
-    async def _rows(self, statement: str, *parameters: Any) -> Sequence[Row]:
-        return await self._engine.read(lambda tx: tx.fetch(statement, *parameters))
-
-    async def _change(self, statement: str, *parameters: Any) -> None:
-        await self._engine.write(lambda tx: tx.execute(statement, *parameters), patient=True)
 
 
 async def _receive(tx: Tx, channel: str, update: NewUpdate, now: int) -> int:

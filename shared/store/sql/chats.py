@@ -5,11 +5,15 @@ A chat has one current conversation, where its messages go, and hears all that i
 
 from __future__ import annotations
 
+from typing import Final
+
 from shared.channel_values import Chat
 from shared.errors import NoConversation
 from shared.store.contract import Tx
-from shared.store.rows import Row
+from shared.store.rows import Row, reader
 from shared.store.sql import conversations
+
+to_chat: Final = reader(Chat, {"id": "chat_id"}, private=bool)
 
 
 async def current(tx: Tx, channel: str, chat_id: str) -> Row | None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from shared import jsons
 from shared.errors import ConversationBusy, Duplicate, NoConversation
 from shared.ids import SESSION, new_id
 from shared.store import rows
-from shared.store.contract import Engine, Taken, Tx
+from shared.store.contract import Taken, Tx
+from shared.store.sql.noun import Noun
 from shared.values import Conversation, HistoryEntry, Message, Page
 
 # A conversation runs as long as a run row says so: there is no second place that could be stale.
@@ -23,12 +25,13 @@ FOUND: Final = """(strpos(lower(c.title), $2) > 0 OR strpos(lower(c.id), $2) > 0
 
 LAST_SEQ: Final = 2**62
 
+to_conversation: Final = rows.reader(Conversation, temporary=bool, running=bool, trusted=bool)
+to_message: Final = rows.reader(Message, refused=bool)
+to_history_entry: Final = rows.reader(HistoryEntry, blocks=jsons.loads, refused=bool)
 
-class Conversations:
+
+class Conversations(Noun):
     """Conversations and their messages."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
 
     async def ensure(self, conversation_id: str, now: int, *, trusted: bool = True) -> Conversation:
         """Return the conversation, made now if it is absent (then ``trusted`` or not, for good)."""
@@ -62,18 +65,13 @@ class Conversations:
             row = await tx.fetchrow(f"{SELECT} WHERE c.id = $1", conversation_id)
             if row is None:
                 raise NoConversation(conversation_id)
-            return rows.conversation(row)
+            return to_conversation(row)
 
         return await self._engine.write(work)
 
     async def get(self, conversation_id: str) -> Conversation | None:
         """Return the conversation or None."""
-
-        async def work(tx: Tx) -> Conversation | None:
-            row = await tx.fetchrow(f"{SELECT} WHERE c.id = $1", conversation_id)
-            return None if row is None else rows.conversation(row)
-
-        return await self._engine.read(work)
+        return await self._one(to_conversation, f"{SELECT} WHERE c.id = $1", conversation_id)
 
     async def page(
         self, *, limit: int, cursor: str | None, include_temporary: bool = False, search: str = ""
@@ -84,47 +82,30 @@ class Conversations:
         """
         after = rows.decode_cursor(cursor, int, str)
         where = ["true"] if include_temporary else ["c.temporary = 0"]
-        values: list[Any] = [limit + 1]
+        values: list[Any] = []
         if search:
             where.append(FOUND)
             values.append(search.lower())
         if after is not None:
-            where.append(f"(c.last_activity, c.id) < (${len(values) + 1}, ${len(values) + 2})")
+            where.append(f"(c.last_activity, c.id) < (${len(values) + 2}, ${len(values) + 3})")
             values += after
         statement = f"{SELECT} WHERE {' AND '.join(where)} ORDER BY c.last_activity DESC, c.id DESC LIMIT $1"
-
-        async def work(tx: Tx) -> Page[Conversation]:
-            found = await tx.fetch(statement, *values)
-            return rows.page(found, limit, rows.conversation, lambda row: (row["last_activity"], row["id"]))
-
-        return await self._engine.read(work, long=bool(search))
+        key = ("last_activity", "id")
+        return await self._page(to_conversation, key, statement, limit, *values, long=bool(search))
 
     async def rename(self, conversation_id: str, title: str | None) -> None:
         """Give it a title, or take it away; raises NoConversation."""
-
-        async def work(tx: Tx) -> None:
-            statement = "UPDATE conversations SET title = $2 WHERE id = $1"
-            if not await tx.execute(statement, conversation_id, title):
-                raise NoConversation(conversation_id)
-
-        await self._engine.write(work)
+        statement = "UPDATE conversations SET title = $2 WHERE id = $1"
+        if not await self._change(statement, conversation_id, title):
+            raise NoConversation(conversation_id)
 
     async def messages(self, conversation_id: str, *, limit: int, cursor: str | None) -> Page[Message]:
         """Return the messages people see, in stored order."""
-        after = rows.decode_cursor(cursor, int) or [0]
-
-        async def work(tx: Tx) -> Page[Message]:
-            found = await tx.fetch(
-                """SELECT id, conversation_id, seq, role, sender, sender_name, text, created_at, refused
-                FROM messages WHERE conversation_id = $1 AND seq > $2 AND text IS NOT NULL
-                ORDER BY seq LIMIT $3""",
-                conversation_id,
-                *after,
-                limit + 1,
-            )
-            return rows.page(found, limit, rows.message, lambda row: (row["seq"],))
-
-        return await self._engine.read(work)
+        (after,) = rows.decode_cursor(cursor, int) or [0]
+        statement = """SELECT id, conversation_id, seq, role, sender, sender_name, text, created_at, refused
+            FROM messages WHERE conversation_id = $2 AND seq > $3 AND text IS NOT NULL
+            ORDER BY seq LIMIT $1"""
+        return await self._page(to_message, ("seq",), statement, limit, conversation_id, after)
 
     async def history(
         self, conversation_id: str, *, after: int = 0, through: int | None = None
@@ -132,18 +113,15 @@ class Conversations:
         """Return messages for the model, in stored order (not yet repaired): those with a larger ``seq`` than
         ``after``, up to ``through``.
         """
-
-        async def work(tx: Tx) -> list[HistoryEntry]:
-            found = await tx.fetch(
-                """SELECT role, blocks, seq, run_id, text, sender_name, created_at, refused FROM messages
-                WHERE conversation_id = $1 AND seq > $2 AND seq <= $3 ORDER BY seq""",
-                conversation_id,
-                after,
-                LAST_SEQ if through is None else through,
-            )
-            return [rows.history_entry(row) for row in found]
-
-        return await self._engine.read(work, patient=True)
+        return await self._all(
+            to_history_entry,
+            """SELECT role, blocks, seq, run_id, text, sender_name, created_at, refused FROM messages
+            WHERE conversation_id = $1 AND seq > $2 AND seq <= $3 ORDER BY seq""",
+            conversation_id,
+            after,
+            LAST_SEQ if through is None else through,
+            patient=True,
+        )
 
     async def delete(self, conversation_id: str) -> None:
         """Remove every row of it and of its temporary conversations; raises NotFound, ConversationBusy."""

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import Final
 
+from shared import jsons
 from shared.errors import Conflict
 from shared.ids import SESSION, new_id
-from shared.store import rows
 from shared.store.contract import Tx
+from shared.store.rows import insertion
 from shared.values import NewMessage
+
+COLUMNS: Final = ("id", "role", "sender", "sender_name", "text")
+VALUES: Final = attrgetter(*COLUMNS)
+INSERT: Final = insertion("messages", ("conversation_id", "run_id", "created_at", "seq", "blocks", *COLUMNS))
+
+REFUSED: Final = "refused"
+"""Code of a run that the model refused; its turn is marked so."""
 
 MOST_TIMES: Final = 20
 """Refusals in a row that are counted: by then a million turns are marked."""
@@ -34,11 +43,13 @@ async def store_messages(
         visible,
         now,
     )
-    first = following - len(messages)
+    numbered = enumerate(messages, start=following - len(messages))
     await tx.executemany(
-        """INSERT INTO messages (conversation_id, seq, id, run_id, role, sender, sender_name, text, blocks,
-            created_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)""",
-        rows.message_values(conversation_id, run_id, messages, first, now),
+        INSERT,
+        [
+            (conversation_id, run_id, now, seq, jsons.dumps(message.blocks), *VALUES(message))
+            for seq, message in numbered
+        ],
     )
 
 
@@ -85,7 +96,7 @@ async def mark_refused(tx: Tx, conversation_id: str) -> None:
         """SELECT count(*) FROM runs WHERE conversation_id = $1 AND code = $2 AND number > coalesce(
             (SELECT max(number) FROM runs WHERE conversation_id = $1 AND state = 'success'), 0)""",
         conversation_id,
-        rows.REFUSED,
+        REFUSED,
     )
     earlier = 2 ** min(times, MOST_TIMES) - 2
     await tx.execute(

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from shared.errors import NoConversation
 from shared.ids import MESSAGE, new_id
-from shared.store import rows
-from shared.store.contract import Engine, Missing, Tx
+from shared.store.contract import Missing, Tx
+from shared.store.rows import insertion, reader
+from shared.store.sql.noun import Noun
 from shared.values import Outbound
 
+to_outbound: Final = reader(Outbound)
 
-class OutboundMessages:
+COLUMNS: Final = ("id", "conversation_id", "source_id", "text", "sender", "created_at")
+
+
+class OutboundMessages(Noun):
     """What agents say to people through ``send_message``."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
 
     async def add(
         self,
@@ -40,56 +43,39 @@ class OutboundMessages:
 
     async def last_seq(self, source_id: str) -> int:
         """Return the seq of the newest message ``source_id`` said, 0 if none."""
-
-        async def work(tx: Tx) -> int:
-            last = await tx.fetchval("SELECT max(seq) FROM outbound_messages WHERE source_id = $1", source_id)
-            return int(last or 0)
-
-        return await self._engine.read(work)
+        last = await self._engine.read(
+            lambda tx: tx.fetchval("SELECT max(seq) FROM outbound_messages WHERE source_id = $1", source_id)
+        )
+        return int(last or 0)
 
     async def said_by(self, source_id: str, *, after: int) -> list[Outbound]:
         """Return what the conversation said after ``after``, in order."""
-
-        async def work(tx: Tx) -> list[Outbound]:
-            found = await tx.fetch(
-                "SELECT * FROM outbound_messages WHERE source_id = $1 AND seq > $2 ORDER BY seq",
-                source_id,
-                after,
-            )
-            return [rows.outbound(row) for row in found]
-
-        return await self._engine.read(work, patient=True)
+        return await self._all(
+            to_outbound,
+            "SELECT * FROM outbound_messages WHERE source_id = $1 AND seq > $2 ORDER BY seq",
+            source_id,
+            after,
+            patient=True,
+        )
 
     async def delivered(self, ids: Sequence[str], now: int) -> None:
         """Mark messages as handed over, so that retention may remove them."""
-        if not ids:
-            return
-
-        async def work(tx: Tx) -> None:
-            await tx.execute(
+        if ids:
+            await self._change(
                 """UPDATE outbound_messages SET delivered_at = $1
                 WHERE id = ANY($2::text[]) AND delivered_at IS NULL""",
                 now,
                 list(ids),
+                patient=True,
             )
-
-        await self._engine.write(work, patient=True)
 
 
 async def insert(tx: Tx, source_id: str, conversation_id: str, text: str, sender: str, now: int) -> Outbound:
     """Store a message inside a transaction."""
     # Numbers are given out before the commit: without this a reader could see 2, and 1 only later.
     await tx.lock("said", source_id)
-    row = await tx.fetchrow(
-        """INSERT INTO outbound_messages (id, conversation_id, source_id, text, sender, created_at)
-        VALUES ($1, $2, $3, $4, $5, $6) RETURNING *""",
-        new_id(MESSAGE),
-        conversation_id,
-        source_id,
-        text,
-        sender,
-        now,
-    )
+    statement = f"{insertion('outbound_messages', COLUMNS)} RETURNING *"
+    row = await tx.fetchrow(statement, new_id(MESSAGE), conversation_id, source_id, text, sender, now)
     if row is None:
         raise RuntimeError("an insertion returned nothing")
-    return rows.outbound(row)
+    return to_outbound(row)

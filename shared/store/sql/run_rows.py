@@ -1,21 +1,16 @@
-"""What the writers of runs share: the held row, messages, events, an end without an owner.
-
-Every statement of a run's writer names the run, its fencing number and its owner, and wants the lease to be
-alive by the database's clock: a host that was overtaken, or slept through its lease, changes nothing.
-"""
+"""What the writers of runs share: events, and an end without an owner."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
 from shared import jsons
-from shared.errors import LeaseLost
 from shared.store.contract import Tx
 from shared.store.rows import Row
 from shared.store.sql import usage
-from shared.values import Event, Lease, Spending
+from shared.values import Event, Spending
 
 RECOVERED_SEQ_GAP: Final = 1_000_000
 """A recovered run's last event leaves this gap: a reader may have seen events that were not stored yet."""
@@ -62,37 +57,6 @@ def cut_off(row: Row) -> CutOff:
         "code": code,
     }
     return CutOff(error, code, answer)
-
-
-HELD: Final = (
-    "id = $1 AND fence = $2 AND lease_owner = $3 AND state = 'running' AND lease_until > lease_now()"
-)
-
-
-async def hold(tx: Tx, lease: Lease, assignments: str, *values: Any) -> None:
-    """Write into the run's row, which stays locked until the end; raises LeaseLost."""
-    row = await tx.fetchrow(
-        f"UPDATE runs SET {assignments} WHERE {HELD} RETURNING id",
-        lease.run_id,
-        lease.fence,
-        lease.owner,
-        *values,
-    )
-    if row is None:
-        raise LeaseLost(lease.run_id)
-
-
-async def those_held(tx: Tx, leases: Sequence[Lease]) -> set[str]:
-    """Return which of the leases are alive; nobody overtakes those until the transaction ends."""
-    found = await tx.fetch(
-        """SELECT id FROM runs WHERE (id, fence, lease_owner) IN
-            (SELECT * FROM unnest($1::text[], $2::bigint[], $3::text[]))
-        AND state = 'running' AND lease_until > lease_now() ORDER BY id FOR SHARE""",
-        [lease.run_id for lease in leases],
-        [lease.fence for lease in leases],
-        [lease.owner for lease in leases],
-    )
-    return {row["id"] for row in found}
 
 
 async def record_events(tx: Tx, run_id: str, events: Iterable[Event], now: int) -> None:

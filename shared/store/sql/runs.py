@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from operator import itemgetter
+from typing import Any, Final
 
 from shared import jsons
 from shared.errors import ConversationBusy, LeaseLost
 from shared.store import rows
-from shared.store.contract import Engine, Taken, Tx
+from shared.store.contract import Taken, Tx
 from shared.store.sql import keys, usage
-from shared.store.sql.messages import mark_refused, store_messages
+from shared.store.sql.leases import hold, those_held
+from shared.store.sql.messages import REFUSED, mark_refused, store_messages
+from shared.store.sql.noun import Noun
 from shared.store.sql.run_begin import begin
-from shared.store.sql.run_rows import (
-    ACTED,
-    AHEAD,
-    cut_off_run,
-    hold,
-    record_events,
-    those_held,
-)
+from shared.store.sql.run_rows import ACTED, AHEAD, cut_off_run, record_events
 from shared.values import (
     Event,
     Idempotency,
@@ -30,15 +26,16 @@ from shared.values import (
     Page,
     Run,
     RunEnd,
+    RunState,
     Spending,
 )
 
+to_run: Final = rows.reader(Run, state=RunState, usage=rows.usage, answer=rows.optional(jsons.loads))
+to_event: Final = rows.reader(Event, data=jsons.loads)
 
-class Runs:
+
+class Runs(Noun):
     """Runs, their lease, their events, and idempotency keys."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
 
     async def begin(self, new: NewRun) -> Lease:
         """Take the conversation's lease and store the first message, or leave no trace.
@@ -128,13 +125,13 @@ class Runs:
                 end.state,
                 now,
                 end.model,
-                rows.usage_text(end.usage),
+                usage.text(end.usage),
                 end.error,
                 end.code,
                 jsons.dumps(end.answer),
             )
             await store_messages(tx, lease.conversation_id, lease.run_id, messages, now)
-            if end.code == rows.REFUSED:
+            if end.code == REFUSED:
                 await mark_refused(tx, lease.conversation_id)
             await record_events(tx, lease.run_id, events, now)
             await usage.count(tx, lease.conversation_id, end.spending, now, runs=1)
@@ -143,40 +140,31 @@ class Runs:
 
     async def get(self, conversation_id: str, run_id: str) -> Run | None:
         """Return a run of the conversation or None."""
-        return await self._one("conversation_id = $1 AND id = $2", conversation_id, run_id)
+        statement = "SELECT * FROM runs WHERE conversation_id = $1 AND id = $2"
+        return await self._one(to_run, statement, conversation_id, run_id)
 
     async def active(self, conversation_id: str) -> Run | None:
         """Return the conversation's running run or None."""
-        return await self._one("conversation_id = $1 AND state = 'running'", conversation_id)
+        statement = "SELECT * FROM runs WHERE conversation_id = $1 AND state = 'running'"
+        return await self._one(to_run, statement, conversation_id)
 
     async def page(self, conversation_id: str, *, limit: int, cursor: str | None) -> Page[Run]:
         """Return the conversation's runs, newest first."""
-        before = rows.decode_cursor(cursor, int) or [2**62]
-
-        async def work(tx: Tx) -> Page[Run]:
-            found = await tx.fetch(
-                "SELECT * FROM runs WHERE conversation_id = $1 AND number < $2 ORDER BY number DESC LIMIT $3",
-                conversation_id,
-                *before,
-                limit + 1,
-            )
-            return rows.page(found, limit, rows.run, lambda row: (row["number"],))
-
-        return await self._engine.read(work)
+        (before,) = rows.decode_cursor(cursor, int) or [2**62]
+        statement = """SELECT * FROM runs WHERE conversation_id = $2 AND number < $3
+            ORDER BY number DESC LIMIT $1"""
+        return await self._page(to_run, ("number",), statement, limit, conversation_id, before)
 
     async def events(self, run_id: str, *, after: int, limit: int = 1000) -> list[Event]:
         """Return stored events with a larger ``seq``, in order."""
-
-        async def work(tx: Tx) -> list[Event]:
-            found = await tx.fetch(
-                "SELECT seq, name, data FROM run_events WHERE run_id = $1 AND seq > $2 ORDER BY seq LIMIT $3",
-                run_id,
-                after,
-                limit,
-            )
-            return [rows.event(row) for row in found]
-
-        return await self._engine.read(work, patient=True)
+        return await self._all(
+            to_event,
+            "SELECT seq, name, data FROM run_events WHERE run_id = $1 AND seq > $2 ORDER BY seq LIMIT $3",
+            run_id,
+            after,
+            limit,
+            patient=True,
+        )
 
     async def recover(self, now: int, *, all_but: str | None = None) -> list[str]:
         """End running runs whose lease ran out, or (``all_but``) that anyone but this owner holds.
@@ -234,18 +222,5 @@ class Runs:
 
     async def cancels_asked(self, owner: str) -> list[str]:
         """Return the ids of the owner's running runs that somebody wants to stop."""
-
-        async def work(tx: Tx) -> list[str]:
-            found = await tx.fetch(
-                "SELECT id FROM runs WHERE lease_owner = $1 AND state = 'running' AND cancel_asked = 1", owner
-            )
-            return [row["id"] for row in found]
-
-        return await self._engine.read(work)
-
-    async def _one(self, where: str, *parameters: str) -> Run | None:
-        async def work(tx: Tx) -> Run | None:
-            row = await tx.fetchrow(f"SELECT * FROM runs WHERE {where}", *parameters)
-            return None if row is None else rows.run(row)
-
-        return await self._engine.read(work)
+        statement = "SELECT id FROM runs WHERE lease_owner = $1 AND state = 'running' AND cancel_asked = 1"
+        return await self._all(itemgetter("id"), statement, owner)

@@ -20,17 +20,16 @@ from shared.schedules import parse
 from shared.store.contract import Tx
 from shared.store.rows import Row
 from shared.store.sql.run_rows import ACTED
-from shared.store.sql.task_outcomes import end
-from shared.store.task_endings import TRIES, Claimed, Fate, Outcome, abandoned
-from shared.store.task_rows import (
+from shared.store.sql.task_outcomes import TRIES, Claimed, Fate, Outcome, abandoned, end
+from shared.store.sql.task_rows import (
     FREE,
     MANUAL,
     WAITS_FOR_CONVERSATION,
     WAITS_FOR_MANUAL,
     WAITS_FOR_SLOT,
     check_idle,
-    task,
-    task_run,
+    to_task,
+    to_task_run,
 )
 from shared.values import TaskRunState
 
@@ -105,7 +104,7 @@ async def claim_manual(tx: Tx, task_id: str, owner: str | None, by: Claimant) ->
     await tx.execute(
         "UPDATE scheduled_tasks SET waits = $2 WHERE number = $1", row["number"], WAITS_FOR_MANUAL
     )
-    return task(row), task_run(claim)
+    return to_task(row), to_task_run(claim)
 
 
 async def let_go(tx: Tx, all_but: str, now: int) -> int:
@@ -160,7 +159,7 @@ async def _claim(tx: Tx, row: Row, by: Claimant) -> Claimed | None:
     decision = decide(schedule, row["catch_up"], slot, by.now, row["caught_up"])
     claim = await _insert(tx, row, str(slot), row["attempts"] + 1, by) if decision.run else None
     begun = row["runs_begun"] + (claim is not None)
-    next_run = replace(task(row), runs_begun=begun).within_bounds(decision.next_slot)
+    next_run = replace(to_task(row), runs_begun=begun).within_bounds(decision.next_slot)
     if claim is None:
         status = "completed" if next_run is None else "active"
         await _move_on(tx, row, next_run=next_run, status=status)
@@ -174,7 +173,7 @@ async def _claim(tx: Tx, row: Row, by: Claimant) -> Claimed | None:
         WAITS_FOR_SLOT,
         begun,
     )
-    return task(_there(moved)), task_run(claim)
+    return to_task(_there(moved)), to_task_run(claim)
 
 
 async def _insert(tx: Tx, row: Row, slot: str, attempt: int, by: Claimant) -> Row | None:
@@ -280,7 +279,7 @@ async def _rerun(tx: Tx, claim: Row, by: Claimant) -> Claimed:
         by.now,
     )
     row = await tx.fetchrow("SELECT * FROM scheduled_tasks WHERE id = $1", claim["task_id"])
-    return task(_there(row)), task_run(_there(again))
+    return to_task(_there(row)), to_task_run(_there(again))
 
 
 def _there(row: Row | None) -> Row:

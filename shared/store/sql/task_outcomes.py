@@ -7,14 +7,130 @@ only from ``active``, the schedule only while its ``plan`` (which counts changes
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Final
 
-from shared.store import task_rows
+from shared.errors import Conflict
 from shared.store.contract import Tx
 from shared.store.rows import Row
 from shared.store.sql import outbound
-from shared.store.task_endings import SAID, SENDER, Outcome, told
-from shared.store.task_rows import FREE, MANUAL
-from shared.values import Outbound, TaskRunState, TaskStatus
+from shared.store.sql.task_rows import FREE, MANUAL, to_task
+from shared.values import Outbound, Task, TaskRun, TaskRunState, TaskStatus
+
+TRIES: Final = 3
+"""How often a ``once`` task is tried, and how often a slot is started whose host keeps dying."""
+
+BACKOFF_MS: Final = (60_000, 300_000)
+"""How long a ``once`` task waits after its first and its second failure, in milliseconds."""
+
+NOT_REPEATED: Final = frozenset({TaskRunState.CANCELLED, TaskRunState.PAUSED})
+"""Endings that somebody has to look at first."""
+
+ABANDONED: Final = "The host that ran this slot stopped before it finished; it was not run again because {}."
+
+LARGEST_TREE: Final = 10
+"""Tasks that have not ended, of one that a person made and all that its runs and theirs made."""
+
+DEEPEST_TREE: Final = 2
+"""Floors below the task that a person made."""
+
+ALL_QUIET: Final = "HEARTBEAT_OK"
+"""An answer that is for nobody."""
+
+FAILED: Final = "⚠️ The scheduled task {} failed: {}{} You will hear from it again when it works."
+WORKS_AGAIN: Final = "The scheduled task {} works again."
+LONGEST_EXCERPT: Final = 80
+SENDER: Final = "assistant"
+
+Claimed = tuple[Task, TaskRun]
+
+# The task whose run is going on in the conversation $1. A temporary one has no other runs.
+RUNNING_TASK: Final = """SELECT t.* FROM scheduled_tasks AS t WHERE id = (SELECT task_id FROM task_runs AS c
+    WHERE c.conversation_id = $1 AND (
+        c.run_id IN (SELECT id FROM runs WHERE conversation_id = $1 AND state = 'running')
+        OR EXISTS (SELECT 1 FROM conversations WHERE id = $1 AND temporary = 1))
+    ORDER BY c.number DESC LIMIT 1)"""
+COMPLETE: Final = """UPDATE scheduled_tasks
+    SET status = 'completed', next_run = NULL, revision = revision + 1 WHERE id = $1"""
+
+
+class Fate(Enum):
+    """What becomes of a dead owner's claim, when it has no outcome yet."""
+
+    RERUN = auto()
+    WAIT = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a slot ended; ``final``: whatever the task's rules, it is not tried again."""
+
+    state: TaskRunState
+    result: str | None = None
+    error: str | None = None
+    final: bool = False
+
+    def next_try(self, failures: int, now: int) -> int | None:
+        """Return when a ``once`` task is tried again that has failed so often, None if it isn't."""
+        if self.final or self.state in NOT_REPEATED or failures >= TRIES:
+            return None
+        return now + BACKOFF_MS[failures - 1]
+
+
+def abandoned(reason: str, *, final: bool = False) -> Outcome:
+    """Return the outcome of a dead owner's slot that is not run again."""
+    return Outcome(TaskRunState.ERROR, error=ABANDONED.format(reason), final=final)
+
+
+SAID: Final = """SELECT text FROM outbound_messages
+    WHERE source_id = $1 AND conversation_id = $2 AND created_at >= $3"""
+
+
+def check_tree(depth: int, size: int) -> None:
+    """Raise Conflict ``task_tree`` where a run of a task of that depth, in so large a tree, adds one more."""
+    if depth >= DEEPEST_TREE:
+        raise Conflict(
+            "This run belongs to a task that a task's run made, which may not make more of them. "
+            "Change its own schedule instead, or let people decide.",
+            code="task_tree",
+        )
+    if size >= LARGEST_TREE:
+        raise Conflict(
+            f"This is a scheduled task's run, and {size} tasks have come of that task, which is the limit. "
+            "Cancel one first, or let people decide.",
+            code="task_tree",
+        )
+
+
+def told(task: Row, outcome: Outcome, said: list[str]) -> tuple[list[str], bool]:
+    """Return what people are told of an outcome, and whether they know then that the task fails.
+
+    They hear of a failure once, and once when the task works again; of an answer unless it is ALL_QUIET, was
+    said in the run already (``said``), or the task delivers none.
+    """
+    known = bool(task["told_failing"])
+    if outcome.state in (TaskRunState.ERROR, TaskRunState.TIMEOUT):
+        return ([] if known else [_failure(task, outcome)]), True
+    if outcome.state is not TaskRunState.SUCCESS:
+        return [], known
+    texts = [WORKS_AGAIN.format(_excerpt(task["prompt"]))] if known else []
+    answer = (outcome.result or "").strip()
+    quiet = answer.strip("`*_\"'.!") in ("", ALL_QUIET)
+    if task["deliver"] == "answer" and not quiet and answer not in (text.strip() for text in said):
+        texts.append(answer)
+    return texts, False
+
+
+def _failure(task: Row, outcome: Outcome) -> str:
+    reason = (outcome.error or outcome.state.value).strip()
+    end = "" if reason.endswith((".", "!", "?")) else "."
+    return FAILED.format(_excerpt(task["prompt"]), reason, end)
+
+
+def _excerpt(text: str) -> str:
+    line = " ".join(text.split())
+    return f"“{line if len(line) <= LONGEST_EXCERPT else line[: LONGEST_EXCERPT - 1] + '…'}”"
 
 
 async def end(tx: Tx, claim: Row, outcome: Outcome, now: int) -> Sequence[Outbound]:
@@ -61,7 +177,7 @@ async def _end_once(tx: Tx, task: Row, outcome: Outcome, now: int) -> None:
         await _leave_active(tx, task["id"], TaskStatus.COMPLETED)
         return
     failures = task["attempts"] + 1
-    again = task_rows.task(task).within_bounds(outcome.next_try(failures, now))
+    again = to_task(task).within_bounds(outcome.next_try(failures, now))
     await tx.execute(
         "UPDATE scheduled_tasks SET attempts = $2, next_run = $3 WHERE id = $1", task["id"], failures, again
     )

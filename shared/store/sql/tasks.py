@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from operator import attrgetter
 from typing import Any, Final
 
 import anyio
 import anyio.lowlevel
 
 from shared.errors import Conflict, Duplicate, LeaseLost, NoConversation
-from shared.store import rows, task_rows
+from shared.store import rows
 from shared.store.contract import Engine, Missing, Taken, Tx
 from shared.store.rows import Row
-from shared.store.sql import conversations, task_claims
+from shared.store.sql import conversations, task_claims, task_rows
+from shared.store.sql.leases import HELD_CLAIM, hold
+from shared.store.sql.noun import Noun
 from shared.store.sql.runs import Runs
 from shared.store.sql.task_claims import Claimant, Pause
-from shared.store.sql.task_outcomes import end
-from shared.store.task_endings import COMPLETE, RUNNING_TASK, Claimed, Outcome, check_tree
-from shared.store.task_rows import TaskMetrics
+from shared.store.sql.task_outcomes import COMPLETE, RUNNING_TASK, Claimed, Outcome, check_tree, end
+from shared.store.sql.task_rows import TaskMetrics
 from shared.values import Outbound, Page, Task, TaskRun, TaskRunState, TaskStatus
 
 COUNTED: Final = 10_000
@@ -27,7 +29,7 @@ COUNTED: Final = 10_000
 AGAIN_S: Final = 0.05
 
 OWNED: Final = "id = $1 AND ($2::text IS NULL OR conversation_id = $2)"
-HELD: Final = "id = $1 AND fence = $2 AND owner = $3 AND state = 'running' AND lease_until > lease_now()"
+MINE: Final = f"SELECT * FROM scheduled_tasks WHERE {OWNED}"
 # Tasks whose own slot is claimed are left out: they become due when that claim ends.
 WAITING: Final = f"waits IN ({task_rows.FREE}, {task_rows.WAITS_FOR_CONVERSATION})"
 COUNT_DUE: Final = f"""SELECT count(*) FROM (SELECT 1 FROM scheduled_tasks
@@ -39,29 +41,42 @@ NEXT_DUE: Final = " UNION ALL ".join(
     for waits in (task_rows.FREE, task_rows.WAITS_FOR_CONVERSATION)
 )
 
-INSERT: Final = """INSERT INTO scheduled_tasks (id, conversation_id, prompt, schedule_type, schedule_value,
-        timezone, context_mode, catch_up, status, next_run, attempts, revision, created_at, updated_at,
-        deliver, ends_at, max_runs, runs_begun, tree_id, depth)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20)"""
+EDITED: Final = (
+    "prompt",
+    "schedule_type",
+    "schedule_value",
+    "timezone",
+    "context_mode",
+    "catch_up",
+    "status",
+    "next_run",
+    "attempts",
+    "served_slot",
+    "updated_at",
+    "deliver",
+    "ends_at",
+    "max_runs",
+    "runs_begun",
+)
+"""What an edit may change, ``$4`` and on of ``REPLACE``."""
+ADDED: Final = (*EDITED, "id", "conversation_id", "revision", "created_at", "tree_id", "depth")
+INSERT: Final = rows.insertion("scheduled_tasks", ADDED)
 # A changed schedule is a new plan: what is running now belongs to the old one. An edited task that waited for
 # its conversation is looked at afresh.
 REPLACE: Final = f"""UPDATE scheduled_tasks SET
         plan = plan + CASE WHEN (schedule_type, schedule_value, timezone) <> ($5, $6, $7) THEN 1 ELSE 0 END,
-        prompt = $4, schedule_type = $5, schedule_value = $6, timezone = $7, context_mode = $8,
-        catch_up = $9, status = $10,
         caught_up = CASE WHEN next_run IS NOT DISTINCT FROM $11 THEN caught_up ELSE 0 END,
-        next_run = $11, attempts = $12, served_slot = $13, updated_at = $14,
-        deliver = $15, ends_at = $16, max_runs = $17, runs_begun = $18,
         waits = CASE waits WHEN {task_rows.WAITS_FOR_CONVERSATION} THEN {task_rows.FREE} ELSE waits END,
+        {", ".join(f"{column} = ${number}" for number, column in enumerate(EDITED, start=4))},
         revision = revision + 1
-    WHERE {OWNED} AND revision = $3 RETURNING number"""
+    WHERE {OWNED} AND revision = $3"""
 
 
-class Tasks:
+class Tasks(Noun):
     """Scheduled tasks, their slots and claims. Rules: the tasks contract."""
 
     def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+        super().__init__(engine)
         self._runs = Runs(engine)
 
     async def add(
@@ -72,7 +87,7 @@ class Tasks:
         ``own_conversation``: its conversation is made with it, temporary and its own, and goes with it. A
         conversation at its quota loses its oldest completed task first, if it has one. ``by``: the
         conversation in whose run it is made; where that is a task's run, the new one joins that task's tree,
-        which is bounded (``task_endings.LARGEST_TREE``, ``DEEPEST_TREE``).
+        which is bounded (``task_outcomes.LARGEST_TREE``, ``DEEPEST_TREE``).
         """
 
         async def work(tx: Tx) -> None:
@@ -85,12 +100,7 @@ class Tasks:
 
     async def get(self, task_id: str, *, owner: str | None) -> Task | None:
         """Return the task if it is the owner's."""
-
-        async def work(tx: Tx) -> Task | None:
-            row = await _owned(tx, task_id, owner)
-            return None if row is None else task_rows.task(row)
-
-        return await self._engine.read(work)
+        return await self._one(task_rows.to_task, MINE, task_id, owner)
 
     async def page(
         self, *, owner: str | None, status: TaskStatus | None, limit: int, cursor: str | None
@@ -103,44 +113,15 @@ class Tasks:
                 values.append(value)
                 where.append(f"{column} = ${len(values) + 2}")
         statement = f"SELECT * FROM scheduled_tasks WHERE {' AND '.join(where)} ORDER BY number LIMIT $1"
-
-        async def work(tx: Tx) -> Page[Task]:
-            found = await tx.fetch(statement, limit + 1, after, *values)
-            return rows.page(found, limit, task_rows.task, lambda row: (row["number"],))
-
-        return await self._engine.read(work)
+        return await self._page(task_rows.to_task, ("number",), statement, limit, after, *values)
 
     async def replace(self, task: Task, *, owner: str | None, expected_revision: int) -> bool:
         """Write an edited task (revision + 1) unless it changed meanwhile (False) or is not the owner's.
 
         Claims and outcomes change the revision too, so an edit never undoes what they wrote.
         """
-
-        async def work(tx: Tx) -> bool:
-            row = await tx.fetchrow(
-                REPLACE,
-                task.id,
-                owner,
-                expected_revision,
-                task.prompt,
-                task.schedule_type,
-                task.schedule_value,
-                task.timezone,
-                task.context_mode,
-                task.catch_up,
-                task.status,
-                task.next_run,
-                task.attempts,
-                task.served_slot,
-                task.updated_at,
-                task.deliver,
-                task.ends_at,
-                task.max_runs,
-                task.runs_begun,
-            )
-            return row is not None
-
-        return await self._engine.write(work)
+        edited = attrgetter(*EDITED)(task)
+        return await self._change(REPLACE, task.id, owner, expected_revision, *edited) > 0
 
     async def remove(self, task_id: str, *, owner: str | None, by: str | None = None) -> bool:
         """Delete the task and its run log, and have its run cancelled; False if it is not the owner's.
@@ -190,7 +171,7 @@ class Tasks:
     async def renew_claim(self, claim: TaskRun, lease_ms: int) -> None:
         """Prolong a claim; raises LeaseLost."""
         await self._engine.write(
-            lambda tx: _hold(tx, claim, "lease_until = lease_now() + $4::bigint", lease_ms), patient=True
+            lambda tx: hold(tx, claim, "lease_until = lease_now() + $4::bigint", lease_ms), patient=True
         )
 
     async def attach(self, claim: TaskRun, run_id: str, conversation_id: str) -> None:
@@ -200,7 +181,7 @@ class Tasks:
         run again; one that ended has its outcome taken over; an interrupted one ends the slot as an error.
         """
         await self._engine.write(
-            lambda tx: _hold(tx, claim, "run_id = $4, conversation_id = $5", run_id, conversation_id)
+            lambda tx: hold(tx, claim, "run_id = $4, conversation_id = $5", run_id, conversation_id)
         )
 
     async def release(self, claim: TaskRun) -> None:
@@ -226,7 +207,7 @@ class Tasks:
 
         A ``once`` task whose schedule was not edited meanwhile completes, is retried, or fails; another one
         completes when no slot is left. Returns what the conversation of the task was told
-        (``task_endings.told``).
+        (``task_outcomes.told``).
         """
 
         async def work(tx: Tx) -> Sequence[Outbound]:
@@ -241,20 +222,12 @@ class Tasks:
         self, task_id: str, *, owner: str | None, limit: int, cursor: str | None
     ) -> Page[TaskRun] | None:
         """Return the run log, newest first; None if the task is not the owner's."""
-        before = rows.decode_cursor(cursor, int) or [2**62]
-
-        async def work(tx: Tx) -> Page[TaskRun] | None:
-            if await _owned(tx, task_id, owner) is None:
-                return None
-            found = await tx.fetch(
-                "SELECT * FROM task_runs WHERE task_id = $1 AND number < $2 ORDER BY number DESC LIMIT $3",
-                task_id,
-                *before,
-                limit + 1,
-            )
-            return rows.page(found, limit, task_rows.task_run, lambda row: (row["number"],))
-
-        return await self._engine.read(work)
+        (before,) = rows.decode_cursor(cursor, int) or [2**62]
+        if await self.get(task_id, owner=owner) is None:
+            return None
+        statement = """SELECT * FROM task_runs WHERE task_id = $2 AND number < $3
+            ORDER BY number DESC LIMIT $1"""
+        return await self._page(task_rows.to_task_run, ("number",), statement, limit, task_id, before)
 
     async def recover(self, now: int, *, all_but: str) -> int:
         """Let go of the claims that anyone but this owner holds (at a host's start); returns how many."""
@@ -280,10 +253,6 @@ class Tasks:
         return await self._engine.read(work)
 
 
-async def _owned(tx: Tx, task_id: str, owner: str | None) -> Row | None:
-    return await tx.fetchrow(f"SELECT * FROM scheduled_tasks WHERE {OWNED}", task_id, owner)
-
-
 async def _in_tree(tx: Tx, task: Task, by: str) -> Task:
     """Return the task as a run that goes on in ``by`` may add it; raises Conflict ``task_tree``."""
     maker = await tx.fetchrow(RUNNING_TASK, by)
@@ -297,29 +266,7 @@ async def _in_tree(tx: Tx, task: Task, by: str) -> Task:
 
 async def _insert(tx: Tx, task: Task) -> None:
     try:
-        await tx.execute(
-            INSERT,
-            task.id,
-            task.conversation_id,
-            task.prompt,
-            task.schedule_type,
-            task.schedule_value,
-            task.timezone,
-            task.context_mode,
-            task.catch_up,
-            task.status,
-            task.next_run,
-            task.attempts,
-            task.revision,
-            task.created_at,
-            task.updated_at,
-            task.deliver,
-            task.ends_at,
-            task.max_runs,
-            task.runs_begun,
-            task.tree_id,
-            task.depth,
-        )
+        await tx.execute(INSERT, *attrgetter(*ADDED)(task))
     except Taken:
         raise Duplicate(f"id exists already: {task.id}") from None
     except Missing:
@@ -363,20 +310,8 @@ async def _locked(tx: Tx, claim: TaskRun) -> Row | None:
     """Return the claim's row if it is still held, locked after its task's."""
     await tx.execute("SELECT 1 FROM scheduled_tasks WHERE id = $1 FOR NO KEY UPDATE", claim.task_id)
     return await tx.fetchrow(
-        f"SELECT * FROM task_runs WHERE {HELD} FOR UPDATE", claim.id, claim.fence, claim.owner
+        f"SELECT * FROM task_runs WHERE {HELD_CLAIM} FOR UPDATE", claim.id, claim.fence, claim.owner
     )
-
-
-async def _hold(tx: Tx, claim: TaskRun, assignments: str, *values: Any) -> None:
-    row = await tx.fetchrow(
-        f"UPDATE task_runs SET {assignments} WHERE {HELD} RETURNING id",
-        claim.id,
-        claim.fence,
-        claim.owner,
-        *values,
-    )
-    if row is None:
-        raise LeaseLost(claim.id)
 
 
 async def _count_due(tx: Tx, now: int) -> int:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any, Final
 
+from shared import jsons
 from shared.clock import iso
 from shared.errors import LeaseLost
 from shared.store import rows
-from shared.store.contract import Engine, Tx
+from shared.store.contract import Tx
 from shared.store.rows import Row
+from shared.store.sql.leases import hold
+from shared.store.sql.noun import Noun
 from shared.values import Amount, DayUsage, Lease, Page, Spending, Standing, Usage
 
 COUNTED: Final = (
@@ -42,9 +46,9 @@ def counts(spending: Spending, runs: int) -> tuple[int, ...]:
     )
 
 
-def amount(row: Row | None) -> Amount:
-    """Read tokens and microdollars."""
-    return Amount() if row is None else Amount(int(row[0]), int(row[1]))
+def text(usage: Usage) -> str:
+    """Return usage as stored."""
+    return jsons.dumps(asdict(usage))
 
 
 def day_usage(row: Row) -> DayUsage:
@@ -94,20 +98,14 @@ STANDING: Final = f"""WITH own AS (SELECT owner_id FROM conversations WHERE id =
             SELECT '', tokens, microdollars FROM today) AS d) AS day_tokens,
         (SELECT coalesce(sum(microdollars), 0)::bigint FROM (SELECT * FROM reserved UNION ALL
             SELECT '', tokens, microdollars FROM today) AS d) AS day_microdollars"""
-RESERVE: Final = """UPDATE runs SET reserved_tokens = $4, reserved_microdollars = $5
-    WHERE id = $1 AND fence = $2 AND lease_owner = $3 AND state = 'running' AND lease_until > lease_now()
-    RETURNING id"""
 
 
-class UsageBook:
+class UsageBook(Noun):
     """What model calls used, by day (UTC) and conversation; a temporary one's counts for its owner.
 
     Spending is counted by ``runs.append`` and ``runs.finish``, in their own transactions. What was reserved
     for a call counts as spent when its run is cut off before anybody learnt what the call used.
     """
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
 
     async def reserve(self, lease: Lease, decide: Callable[[Standing], Amount], now: int) -> None:
         """Reserve for the run's next model call, in the place of what it had reserved; raises LeaseLost.
@@ -119,10 +117,8 @@ class UsageBook:
         async def work(tx: Tx) -> None:
             await tx.lock("reserve", "")
             amount = decide(await _standing(tx, lease, day_of(now)))
-            held = (lease.run_id, lease.fence, lease.owner)
-            row = await tx.fetchrow(RESERVE, *held, amount.tokens, amount.microdollars)
-            if row is None:
-                raise LeaseLost(lease.run_id)
+            reserved = "reserved_tokens = $4, reserved_microdollars = $5"
+            await hold(tx, lease, reserved, amount.tokens, amount.microdollars)
 
         await self._engine.write(work, patient=True)
 
@@ -132,12 +128,7 @@ class UsageBook:
         where = "WHERE day < $2" if before else ""
         statement = f"""SELECT NULL AS conversation_id, day, {SUMS} FROM usage_by_day {where}
             GROUP BY day ORDER BY day DESC LIMIT $1"""
-
-        async def work(tx: Tx) -> Page[DayUsage]:
-            found = await tx.fetch(statement, limit + 1, *(before or ()))
-            return rows.page(found, limit, day_usage, lambda row: (row["day"],))
-
-        return await self._engine.read(work)
+        return await self._page(day_usage, ("day",), statement, limit, *(before or ()))
 
     async def by_conversation(
         self, *, conversation_id: str | None, limit: int, cursor: str | None
@@ -154,12 +145,7 @@ class UsageBook:
             where.append(f"(day, conversation_id) < (${first}, ${first + 1})")
         statement = f"""SELECT * FROM usage_by_conversation WHERE {" AND ".join(where)}
             ORDER BY day DESC, conversation_id DESC LIMIT $1"""
-
-        async def work(tx: Tx) -> Page[DayUsage]:
-            found = await tx.fetch(statement, limit + 1, *values)
-            return rows.page(found, limit, day_usage, lambda row: (row["day"], row["conversation_id"]))
-
-        return await self._engine.read(work)
+        return await self._page(day_usage, ("day", "conversation_id"), statement, limit, *values)
 
 
 async def count(tx: Tx, conversation_id: str, spending: Spending, now: int, *, runs: int = 0) -> None:

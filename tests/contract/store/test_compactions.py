@@ -6,10 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from shared.compactions import Compaction
 from shared.errors import LeaseLost
 from shared.store.store import Store
-from shared.values import Amount, Lease, Spending, Standing, Usage
+from shared.values import Amount, Compaction, Lease, Spending, Standing, Usage
 from tests.contract.store.making import T0, a_run, an_end, said
 
 SUMMARY = Compaction(

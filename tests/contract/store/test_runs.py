@@ -7,10 +7,9 @@ from typing import Any
 import anyio
 import pytest
 
-from shared.compactions import Compaction
 from shared.errors import Conflict, ConversationBusy, KeyTaken, LeaseLost, NotFound
 from shared.store.store import Store
-from shared.values import Event, Lease, RunState, Usage
+from shared.values import Compaction, Event, Lease, RunState, Usage
 from tests.contract.store.conftest import OpenStore
 from tests.contract.store.making import DAY, T0, a_key, a_run, an_end, said
 
