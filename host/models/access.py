@@ -1,40 +1,196 @@
-"""The models of the settings, each ready to be asked; their process starts behind the host."""
+"""The models of the settings, each by its credentials: where one is turned away, the next goes on."""
 
 from __future__ import annotations
 
+import dataclasses
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import Any, Final
 
 import anyio
 
-from host.models.keyed_model import Credential, KeyedModel, Route
+from host.models.mending import NAMES, Kind, suspects, unrepeated, without
 from host.models.messages import ModelConfig
-from host.models.process import ModelProcess, RemoteModel
-from host.ports import Ask
+from host.models.process import ModelProcess
+from host.ports import Ask, Delta, ModelError, OnDelta, Reply, Target
 from host.telemetry import Telemetry
+from shared.clock import monotonic_ms
 from shared.redact import Redactor
 from shared.settings import Settings
 from shared.settings.choices import ModelChoice, fallback_choice, model_choices
 
 logger = logging.getLogger("picoclaw.agent")
 
+TURNED_AWAY: Final = frozenset({401, 429})
+"""Statuses that are about the credential: another one may do better at once."""
 
-class ModelAccess:
-    """Owns the way to every model: a client for each credential and address, made when it is used."""
+REST_MS: Final = {401: 300_000.0, 429: 30_000.0}
+"""How long a credential that was turned away is only tried after the others, unless the API says how long."""
+
+NAMES_KNOWN: Final = 256
+"""Names of models that are kept resolved."""
+
+
+@dataclass(slots=True)
+class Credential:
+    """A way to the API by one key, and until when (monotonic milliseconds) others go before it."""
+
+    ask: Ask
+    rests_until: float = 0.0
+
+    def rest(self, error: ModelError) -> None:
+        """Let the others go first for a while."""
+        said = error.retry_after_s
+        pause = REST_MS[error.status or 429] if said is None else said * 1000
+        self.rests_until = monotonic_ms() + pause
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """The model's id at the API that this credential is for."""
+
+    model: str
+    credential: Credential
+    address: str = ""
+
+    @property
+    def target(self) -> Target:
+        """The model at the address."""
+        return Target(self.model, self.address)
+
+
+@dataclass(slots=True)
+class _Listener:
+    """Passes pieces on, and remembers whether there were any."""
+
+    on_delta: OnDelta
+    told: bool = False
+
+    async def hear(self, delta: Delta) -> None:
+        self.told = True
+        await self.on_delta(delta)
+
+
+class KeyedModel:
+    """Implements ``Model`` over routes to the same model, in the order of preference, for one run.
+
+    A request that is refused is made again without the kinds of blocks that may be the cause
+    (``host.models.mending``). If that helps, ``warn`` says so, and the reply's ``left_out`` tells whoever
+    keeps the history; what is refused a second time is left out to the end of the run. ``redact`` takes
+    secrets out of the API's own words.
+    """
 
     def __init__(
         self,
-        settings: Settings,
-        watched: Callable[[Ask], Ask],
+        routes: Sequence[Route],
+        *,
         redact: Callable[[str], str] = str,
+        warn: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        self._routes = tuple(routes)
+        self._redact = redact
+        self._warn = warn
+        self._left_out: frozenset[Kind] = frozenset()
+        self._told: frozenset[Kind] = frozenset()
+        self._suspected: tuple[frozenset[Kind], ModelError | None] | None = None
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """The model's ids at its APIs: what may have to be paid for."""
+        return tuple(dict.fromkeys(route.model for route in self._routes))
+
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        """The model at its addresses."""
+        return tuple(dict.fromkeys(route.target for route in self._routes))
+
+    async def reply(self, request: Mapping[str, Any], on_delta: OnDelta) -> Reply:
+        """See ``Model.reply``.
+
+        When every credential was turned away, the most hopeful of their errors is raised; when nothing that
+        was left out helped, the first.
+        """
+        listener = _Listener(on_delta)
+        (kinds, first), self._suspected = self._suspected or (self._left_out, None), None
+        while True:
+            try:
+                reply = await self._by_turns(without(request, kinds), listener)
+            except ModelError as error:
+                first = first or error
+                more = suspects(error, request, kinds)
+                if not more:
+                    raise (error if error.retryable else first) from None
+                kinds |= more
+                if listener.told:
+                    # The reader has seen a part: only the loop can begin the step anew.
+                    self._suspected = kinds, first
+                    error.retryable, error.retry_after_s = True, 0.0
+                    raise
+            else:
+                reply = self._keep(reply, kinds, first)
+                return unrepeated(reply, request["messages"])
+
+    def _keep(self, reply: Reply, kinds: frozenset[Kind], refusal: ModelError | None) -> Reply:
+        """Tell what had to be left out."""
+        if refusal is None:
+            return reply
+        new = kinds - self._left_out
+        if untold := " and ".join(sorted(NAMES[kind] for kind in new - self._told)):
+            self._warn(f"The model's API refused {untold}: left out. {refusal.sentence}")
+        self._left_out |= new & (self._told | {"thinking_mode"})
+        self._told |= new
+        return dataclasses.replace(reply, left_out=tuple(sorted(new)))
+
+    async def _by_turns(self, request: Mapping[str, Any], listener: _Listener) -> Reply:
+        failures: list[ModelError] = []
+        for route in self._in_turn():
+            try:
+                reply = await route.credential.ask({**request, "model": route.model}, listener.hear)
+            except ModelError as error:
+                self._explain(error, route)
+                if error.status not in TURNED_AWAY:
+                    raise
+                route.credential.rest(error)
+                failures.append(error)
+                if listener.told:
+                    # The reader has seen a part: only the loop can begin the step anew.
+                    break
+            else:
+                model = reply.model or route.model
+                return dataclasses.replace(reply, model=model, asked=route.target)
+        raise min(failures, key=_hopelessness)
+
+    def _explain(self, error: ModelError, route: Route) -> None:
+        error.said = self._redact(error.said)
+        error.asked = route.target
+        logger.warning(
+            "A model request failed: %s", error.sentence, extra={"model": route.model, "status": error.status}
+        )
+
+    def _in_turn(self) -> list[Route]:
+        now = monotonic_ms()
+        return sorted(self._routes, key=lambda route: max(route.credential.rests_until - now, 0.0))
+
+
+def _hopelessness(error: ModelError) -> tuple[bool, float]:
+    return not error.retryable, error.retry_after_s or 0.0
+
+
+class ModelAccess:
+    """Owns the way to every model. Their process starts behind the host, or when one is asked."""
+
+    def __init__(
+        self, settings: Settings, watched: Callable[[Ask], Ask], redact: Callable[[str], str] = str
     ) -> None:
         self._settings = settings
         self._watched = watched
         self._redact = redact
         self._process = ModelProcess()
-        self._clients: dict[ModelConfig, RemoteModel] = {}
         self._credentials: dict[ModelConfig, Credential] = {}
+        self._resolved = lru_cache(NAMES_KNOWN)(self._resolve)
 
     def check(self, asked: str) -> None:
         """Raise InvalidInput, naming the known ones, for a model that requests may not ask for."""
@@ -47,22 +203,25 @@ class ModelAccess:
 
         ``warn`` hears what had to be left out of requests. Raises InvalidInput as ``check`` does.
         """
+        return tuple(KeyedModel(routes, redact=self._redact, warn=warn) for routes in self._resolved(asked))
+
+    async def load(self) -> None:
+        """Start the model process, so that the first run doesn't wait for it; raises Misconfigured."""
+        self._configs(model_choices(self._settings)[0])[0].check()
+        await self._process.link()
+
+    async def aclose(self) -> None:
+        """Give back all connections."""
+        await self._process.aclose()
+
+    def _resolve(self, asked: str | None) -> list[list[Route]]:
         fallback = fallback_choice(self._settings)
         choices = model_choices(self._settings, asked)
         named = [choice for choice in choices if choice != fallback] or choices
         routes = [[route for choice in named for route in self._routes(choice)]]
         if fallback is not None and fallback not in named:
             routes.append(self._routes(fallback))
-        return tuple(KeyedModel(one, redact=self._redact, warn=warn) for one in routes)
-
-    async def load(self) -> None:
-        """Start the model process, so that the first run doesn't wait for it; raises Misconfigured."""
-        choice = model_choices(self._settings)[0]
-        await self._client(self._configs(choice)[0]).load()
-
-    async def aclose(self) -> None:
-        """Give back all connections."""
-        await self._process.aclose()
+        return routes
 
     def _routes(self, choice: ModelChoice) -> list[Route]:
         address = choice.base_url or ""
@@ -80,13 +239,9 @@ class ModelAccess:
 
     def _credential(self, config: ModelConfig) -> Credential:
         if config not in self._credentials:
-            self._credentials[config] = Credential(self._watched(self._client(config).reply))
+            ask = self._watched(partial(self._process.ask, config))
+            self._credentials[config] = Credential(ask)
         return self._credentials[config]
-
-    def _client(self, config: ModelConfig) -> RemoteModel:
-        if config not in self._clients:
-            self._clients[config] = RemoteModel(self._process, config)
-        return self._clients[config]
 
 
 @asynccontextmanager

@@ -18,8 +18,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from host.models.access import ModelAccess
-from host.models.keyed_model import Credential, KeyedModel, Route
+from host.models.access import Credential, KeyedModel, ModelAccess, Route
 from host.ports import Delta, ModelError, Reply, TextDelta, ToolResult, ToolSpec
 from host.runs.assembly import Assembly, OpenTools, RunTools
 from host.runs.meter import Ledger, Prices

@@ -9,8 +9,8 @@ import httpx2
 import pytest
 
 from host.agent.history import to_messages
+from host.models.access import Credential, KeyedModel, Route
 from host.models.api_errors import status_error
-from host.models.keyed_model import Credential, KeyedModel, Route
 from host.models.mending import suspects
 from host.ports import Delta, ModelError, Reply
 from shared.values import Block, Compaction, HistoryEntry, Usage

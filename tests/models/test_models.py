@@ -16,8 +16,7 @@ from hypothesis import strategies as st
 from host.models.accumulator import Accumulator
 from host.models.anthropic_model import AnthropicModel, make_client
 from host.models.messages import ModelConfig
-from host.models.process import RemoteModel
-from host.ports import Delta, ModelError, Reply, TextDelta, ThinkingDelta, ToolUseStart
+from host.ports import Ask, Delta, ModelError, Reply, TextDelta, ThinkingDelta, ToolUseStart
 from shared.clock import at, now_ms
 from shared.errors import Misconfigured
 from tests.fakes.model_server import FakeModel, fake_model
@@ -47,14 +46,15 @@ def directive(**step: Any) -> dict[str, Any]:
     return request(f"@@model {json.dumps(step)}")
 
 
-async def ask(model: RemoteModel | AnthropicModel, body: dict[str, Any]) -> tuple[Reply, list[Delta]]:
+async def ask(model: Ask | AnthropicModel, body: dict[str, Any]) -> tuple[Reply, list[Delta]]:
     deltas: list[Delta] = []
 
     async def hear(delta: Delta) -> None:
         deltas.append(delta)
 
     with anyio.fail_after(60):
-        return await model.reply(body, hear), deltas
+        reply = model.reply if isinstance(model, AnthropicModel) else model
+        return await reply(body, hear), deltas
 
 
 async def failure(model: AnthropicModel, body: dict[str, Any]) -> ModelError:

@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,12 +18,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from host.models import link, messages
+from host.models import messages
+from host.models import process as processes
 from host.models.anthropic_model import AnthropicModel, make_client
-from host.models.link import WorkerFault
 from host.models.messages import ModelConfig
-from host.models.process import PASSED_ON, ModelProcess, RemoteModel
-from host.ports import Delta, ModelError, Reply, ToolUseStart
+from host.models.process import PASSED_ON, ModelProcess, WorkerFault
+from host.ports import Ask, Delta, ModelError, Reply, ToolUseStart
 from shared.errors import Misconfigured
 from shared.values import Usage
 from tests.fakes.model_server import FakeModel, fake_model
@@ -46,11 +47,11 @@ async def process() -> AsyncIterator[ModelProcess]:
 
 
 @pytest.fixture
-def model(process: ModelProcess, server: FakeModel) -> RemoteModel:
-    return RemoteModel(process, ModelConfig(api_key=KEY, base_url=server.url))
+def model(process: ModelProcess, server: FakeModel) -> Ask:
+    return partial(process.ask, ModelConfig(api_key=KEY, base_url=server.url))
 
 
-async def outcome(model: RemoteModel | AnthropicModel, body: dict[str, Any]) -> Any:
+async def outcome(model: Ask | AnthropicModel, body: dict[str, Any]) -> Any:
     try:
         return await ask(model, body)
     except ModelError as error:
@@ -58,9 +59,7 @@ async def outcome(model: RemoteModel | AnthropicModel, body: dict[str, Any]) -> 
 
 
 @asynccontextmanager
-async def in_flight(
-    model: RemoteModel | AnthropicModel, body: dict[str, Any]
-) -> AsyncIterator[list[ModelError]]:
+async def in_flight(model: Ask, body: dict[str, Any]) -> AsyncIterator[list[ModelError]]:
     """Have the model answer, from its first piece on; what it fails with is in the list after the block."""
     started, failures = anyio.Event(), list[ModelError]()
 
@@ -69,7 +68,7 @@ async def in_flight(
 
     async def reply() -> None:
         try:
-            await model.reply(body, hear)
+            await model(body, hear)
         except ModelError as error:
             failures.append(error)
 
@@ -80,7 +79,7 @@ async def in_flight(
             yield failures
 
 
-async def test_it_answers_and_fails_as_it_would_in_the_host(model: RemoteModel, server: FakeModel) -> None:
+async def test_it_answers_and_fails_as_it_would_in_the_host(model: Ask, server: FakeModel) -> None:
     bodies = [
         request(),
         directive(deltas=["one ", "two", "  "], thinking="so", delta_delay_ms=3),
@@ -113,7 +112,7 @@ def without_ids(outcome: Any) -> Any:
     return reply.blocks, list(reply.malformed.values()), reply.usage, reply.stop_reason, reply.model, told
 
 
-async def test_long_replies_side_by_side_arrive_whole(model: RemoteModel) -> None:
+async def test_long_replies_side_by_side_arrive_whole(model: Ask) -> None:
     pieces = [LONG[start : start + 5_000] for start in range(0, len(LONG), 5_000)]
     heard: list[str] = []
 
@@ -128,7 +127,7 @@ async def test_long_replies_side_by_side_arrive_whole(model: RemoteModel) -> Non
     assert len(set(heard)) == 20
 
 
-async def test_a_cancelled_request_gives_its_connection_up(model: RemoteModel, server: FakeModel) -> None:
+async def test_a_cancelled_request_gives_its_connection_up(model: Ask, server: FakeModel) -> None:
     with anyio.fail_after(60):
         async with anyio.create_task_group() as tasks:
             async with in_flight(model, HANGS):
@@ -138,9 +137,9 @@ async def test_a_cancelled_request_gives_its_connection_up(model: RemoteModel, s
 
 
 async def test_a_request_that_is_cancelled_at_once_counts_as_ended(
-    process: ModelProcess, model: RemoteModel, monkeypatch: pytest.MonkeyPatch
+    process: ModelProcess, model: Ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(link, "LEAVE_S", 0.3)
+    monkeypatch.setattr(processes, "LEAVE_S", 0.3)
     await ask(model, request())
     pid = process.pid
     for _ in range(20):
@@ -156,14 +155,14 @@ async def test_a_request_that_is_cancelled_at_once_counts_as_ended(
 
 
 async def test_what_the_listener_raises_passes_through_as_it_is(
-    process: ModelProcess, model: RemoteModel, server: FakeModel
+    process: ModelProcess, model: Ask, server: FakeModel
 ) -> None:
     async def hear(_: Delta) -> None:
         raise ValueError("mine")
 
     with anyio.fail_after(60):
         with pytest.raises(ValueError, match="mine"):
-            await model.reply(HANGS, hear)
+            await model(HANGS, hear)
         pid = process.pid
         await server.idle()
         await ask(model, request())
@@ -171,7 +170,7 @@ async def test_what_the_listener_raises_passes_through_as_it_is(
 
 
 async def test_a_process_that_dies_fails_what_it_answered_and_is_started_again(
-    process: ModelProcess, model: RemoteModel
+    process: ModelProcess, model: Ask
 ) -> None:
     async with in_flight(model, HANGS) as first, in_flight(model, HANGS) as second:
         died = process.pid
@@ -185,9 +184,9 @@ async def test_a_process_that_dies_fails_what_it_answered_and_is_started_again(
 
 
 async def test_a_process_that_does_not_let_go_of_a_request_is_ended(
-    process: ModelProcess, model: RemoteModel, monkeypatch: pytest.MonkeyPatch
+    process: ModelProcess, model: Ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(link, "LEAVE_S", 0.1)
+    monkeypatch.setattr(processes, "LEAVE_S", 0.1)
     async with anyio.create_task_group() as tasks:
         async with in_flight(model, HANGS):
             stuck = process.pid
@@ -203,7 +202,7 @@ async def test_a_process_that_does_not_let_go_of_a_request_is_ended(
 
 
 async def test_the_process_holds_secrets_apart(
-    process: ModelProcess, model: RemoteModel, monkeypatch: pytest.MonkeyPatch
+    process: ModelProcess, model: Ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ANTHROPIC_CUSTOM_HEADERS", "Authorization: Bearer from-the-environment")
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
@@ -220,7 +219,7 @@ async def test_the_process_holds_secrets_apart(
 
 
 async def test_the_process_ends_with_its_host_and_not_by_the_signals_of_a_terminal(
-    process: ModelProcess, model: RemoteModel
+    process: ModelProcess, model: Ask
 ) -> None:
     await ask(model, request())
     assert process.pid is not None
@@ -236,7 +235,7 @@ async def test_the_process_ends_with_its_host_and_not_by_the_signals_of_a_termin
 
 
 async def test_a_process_that_cannot_be_started_is_tried_again(
-    model: RemoteModel, monkeypatch: pytest.MonkeyPatch
+    model: Ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as there:
         there.setattr(sys, "executable", "/nowhere/python")
@@ -247,9 +246,9 @@ async def test_a_process_that_cannot_be_started_is_tried_again(
 
 
 async def test_a_fault_in_the_process_is_an_exception_here_and_nothing_more(
-    process: ModelProcess, model: RemoteModel
+    process: ModelProcess, model: Ask
 ) -> None:
-    broken = RemoteModel(process, ModelConfig(api_key=KEY, base_url=cast("Any", 5)))
+    broken = partial(process.ask, ModelConfig(api_key=KEY, base_url=cast("Any", 5)))
     with pytest.raises(WorkerFault, match="Error") as caught:
         await ask(broken, request())
     assert KEY not in str(caught.value)
@@ -257,9 +256,7 @@ async def test_a_fault_in_the_process_is_an_exception_here_and_nothing_more(
 
 
 async def test_the_api_without_a_credential_is_a_matter_for_the_operator(process: ModelProcess) -> None:
-    model = RemoteModel(process, ModelConfig())
-    with pytest.raises(Misconfigured, match="ANTHROPIC_API_KEY"):
-        await model.load()
+    model = partial(process.ask, ModelConfig())
     with pytest.raises(Misconfigured, match="ANTHROPIC_API_KEY"):
         await ask(model, request())
     assert process.pid is None
