@@ -18,20 +18,14 @@ from starlette.types import ASGIApp
 
 from host.channels.webhook import ChannelsApi, webhook_paths
 from host.http.admin import AdminApi, TokensApi
-from host.http.auth import OPEN_PATHS, BearerMiddleware, Caller, TokenBook
+from host.http.auth import OPEN_PATHS, Bearer, TokenBook
 from host.http.chat import ChatApi
-from host.http.console import ConsoleApi, open_paths
+from host.http.console import ConsoleApi, console_paths
 from host.http.conversations import ConversationsApi
 from host.http.health import HealthApi
 from host.http.mcp.routes import McpApi
 from host.http.metrics import MetricsApi
-from host.http.middleware import (
-    METHODS,
-    AccessLogMiddleware,
-    BodyLimitMiddleware,
-    ErrorsMiddleware,
-    RequestIdMiddleware,
-)
+from host.http.middleware import METHODS, BodyLimit, Exchange
 from host.http.openai.routes import OpenAiApi
 from host.http.openapi import OpenApi
 from host.http.routing import Api, router
@@ -144,11 +138,18 @@ def app(host: Host) -> ASGIApp:
     tokens = TokenBook(ledger.store)
     apis = _apis(host, tokens)
     contract = OpenApi(settings.version, [each for api in apis for each in api.operations()])
-    checked = BodyLimitMiddleware(_authenticated(router([*apis, contract]), settings, tokens))
-    answering = ErrorsMiddleware(checked, ledger.redactor.text)
-    logged = AccessLogMiddleware(answering, ledger.counts)
-    traced = host.telemetry.app(logged, probes=OPEN_PATHS | {"/metrics"}, methods=METHODS)
-    return RequestIdMiddleware(traced, version=settings.version, commit=settings.build_commit)
+    open_paths = OPEN_PATHS | webhook_paths(settings.channels)
+    if settings.console:
+        open_paths |= console_paths()
+    answering = BodyLimit(Bearer(router([*apis, contract]), settings, tokens, open_paths))
+    exchange = Exchange(
+        answering,
+        version=settings.version,
+        commit=settings.build_commit,
+        redact=ledger.redactor.text,
+        counts=ledger.counts,
+    )
+    return host.telemetry.app(exchange, probes=OPEN_PATHS | {"/metrics"}, methods=METHODS)
 
 
 def _apis(host: Host, tokens: TokenBook) -> list[Api]:
@@ -168,22 +169,6 @@ def _apis(host: Host, tokens: TokenBook) -> list[Api]:
         ChannelsApi(settings, channels.running if channels else None),
         *([ConsoleApi()] if settings.console else []),
     ]
-
-
-def _authenticated(app: ASGIApp, settings: Settings, tokens: TokenBook) -> ASGIApp:
-    rates = settings.rate_limits
-    accepted = (settings.api_token, settings.api_token_previous)
-    return BearerMiddleware(
-        app,
-        tokens=[secret.get_secret_value() for secret in accepted if secret is not None],
-        owner=Caller(settings.main_conversation_id, is_main=True),
-        bearer=tokens.bearer,
-        failures_per_minute=rates.failed_auth_per_minute,
-        requests_per_minute=rates.requests_per_minute,
-        open_paths=OPEN_PATHS
-        | webhook_paths(settings.channels)
-        | (open_paths() if settings.console else frozenset()),
-    )
 
 
 def _health(host: Host) -> HealthApi:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
-from collections.abc import Awaitable, Callable, Sequence, Set
+from collections.abc import Set
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -18,6 +18,7 @@ from host.runs.rates import RateLimit
 from shared.clock import now_ms
 from shared.errors import Forbidden, InvalidInput, Misconfigured, PicoError, TooManyRequests, Unauthorized
 from shared.ids import TOKEN, Token, new_id
+from shared.settings import Settings
 from shared.store.store import Store
 
 TOKEN_PREFIX: Final = b"pico_"
@@ -86,41 +87,29 @@ OPEN_PATHS: Final = frozenset({"/health", "/ready"})
 BOUND_PATHS: Final = frozenset({"/mcp"})
 """Where a token that is bound to a conversation counts."""
 
-MOST_FAILURES: Final = 20
 
-Bearer = Callable[[bytes, bytes], Awaitable[Caller | None]]
-"""Tells whose a token is, by its text and its SHA-256."""
-
-
-class BearerMiddleware:
+class Bearer:
     """Lets a request through that carries a token, as ``scope["caller"]``.
 
     Raises Unauthorized, TooManyRequests, and Forbidden for a conversation's token outside ``BOUND_PATHS``.
     Requests are limited for each token, failures for each address: only those who fail are slowed, whoever
-    calls from the same address with a good token is not. 0 switches a limit off.
+    calls from the same address with a good token is not.
     """
 
-    def __init__(
-        self,
-        app: ASGIApp,
-        *,
-        tokens: Sequence[str],
-        owner: Caller,
-        bearer: Bearer,
-        failures_per_minute: int = MOST_FAILURES,
-        requests_per_minute: int = 0,
-        open_paths: Set[str] = OPEN_PATHS,
-    ) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings, book: TokenBook, open_paths: Set[str]) -> None:
+        accepted = (settings.api_token, settings.api_token_previous)
+        tokens = [secret.get_secret_value() for secret in accepted if secret is not None]
+        rates = settings.rate_limits
         self._app = app
+        self._book = book
         self._open_paths = open_paths
-        self._owner = owner
-        self._bearer = bearer
+        self._owner = Caller(settings.main_conversation_id, is_main=True)
         self._digests = [hashlib.sha256(token.encode()).digest() for token in tokens if token]
-        self._failures = RateLimit(failures_per_minute)
-        self._requests = RateLimit(requests_per_minute)
+        self._failures = RateLimit(rates.failed_auth_per_minute)
+        self._requests = RateLimit(rates.requests_per_minute)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] not in self._open_paths:
+        if scope["path"] not in self._open_paths:
             scope["caller"] = await self._caller(scope)
         await self._app(scope, receive, send)
 
@@ -129,7 +118,9 @@ class BearerMiddleware:
             raise Misconfigured("API_TOKEN is not configured")
         token = _token(scope)
         digest = hashlib.sha256(token or b"").digest()
-        caller = None if token is None else await self._known(token, digest)
+        caller = None
+        if token is not None:
+            caller = self._owner if self._accepted(digest) else await self._book.bearer(token, digest)
         if caller is None:
             client = scope.get("client")
             raise failure(self._failures, client[0] if client else "")
@@ -137,9 +128,6 @@ class BearerMiddleware:
         if caller.token_id is not None and scope["path"] not in BOUND_PATHS:
             raise Forbidden("This token is for a conversation's tools at /mcp; here it takes API_TOKEN.")
         return caller
-
-    async def _known(self, token: bytes, digest: bytes) -> Caller | None:
-        return self._owner if self._accepted(digest) else await self._bearer(token, digest)
 
     def _count(self, key: str) -> None:
         wait = self._requests.retry_after(key)

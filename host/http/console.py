@@ -83,7 +83,7 @@ class ConsoleApi(Api):
         return _answer(request, request.path_params["name"])
 
 
-def open_paths() -> frozenset[str]:
+def console_paths() -> frozenset[str]:
     """Return the paths that are served without a token."""
     return frozenset({PAGE, f"{PAGE}/", *(f"{PAGE}/{name}" for name in FILES)})
 

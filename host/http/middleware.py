@@ -1,4 +1,4 @@
-"""What every request passes, from the outside in: its id, its log line, errors that become answers, its size.
+"""What every request passes, from the outside in: ``Exchange``, the bound of its body, its token (``auth``).
 
 The log line says who, what, how it ended and how long it took: never a body, never a query string. Whatever
 the application raises leaves as JSON with a sentence, never as a stack trace. A body is refused by its
@@ -14,7 +14,6 @@ from http import HTTPStatus
 from typing import Final
 
 import anyio
-from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -30,86 +29,76 @@ from shared.logging import request_id as request_id_var
 
 logger = logging.getLogger("picoclaw.http")
 access_logger = logging.getLogger("picoclaw.access")
-METHODS: Final = frozenset({"GET", "POST", "PUT", "DELETE"})
+METHODS: Final = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE"})
+ACCEPTED: Final = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 
 
-class AccessLogMiddleware:
-    """Logs and counts each HTTP request when its answer is complete."""
+class Exchange:
+    """A request and its answer: gives it an id, counts and logs it, and answers what the application raised.
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    The id is the caller's ``X-Request-ID`` if that is a plain one. What isn't HTTP is closed: there are no
+    WebSockets here. An answer that has begun to be sent can only be cut off.
+    """
+
+    def __init__(
+        self, app: ASGIApp, *, version: str, commit: str, redact: Callable[[str], str], counts: Metrics
+    ) -> None:
         self._app = app
-        self._metrics = metrics
+        self._build = [(b"x-build-version", version.encode()), (b"x-build-commit", commit.encode())]
+        self._redact = redact
+        self._counts = counts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
             return
+        # With this key the router raises what is wrong instead of answering in plain text.
+        scope["app"] = self
+        scope["request_id"] = request_id = _given(scope) or new_id(REQUEST)
+        named = [*self._build, (b"x-request-id", request_id.encode())]
         started = monotonic_ms()
-        status = 0
-        size = 0
+        status = size = 0
 
         async def observe(message: Message) -> None:
             nonlocal status, size
             if message["type"] == "http.response.start":
                 status = message["status"]
+                message["headers"] = [*message["headers"], *named]
             else:
                 size += len(message.get("body", b""))
             await send(message)
 
-        try:
-            await self._app(scope, receive, observe)
-        finally:
-            took_ms = monotonic_ms() - started
-            # What callers invent doesn't become a label.
-            method = scope["method"] if scope["method"] in METHODS else "other"
-            self._metrics.requests[method, status] += 1
-            self._metrics.request_seconds.add(took_ms / 1000)
-            client = scope.get("client")
-            access_logger.log(
-                # Machines ask for these every few seconds.
-                logging.DEBUG if scope["path"] in OPEN_PATHS else logging.INFO,
-                "request",
-                extra={
-                    "method": scope["method"],
-                    "path": scope["path"],
-                    "status": status,
-                    "bytes": size,
-                    "duration_ms": round(took_ms, 2),
-                    "client": client[0] if client else None,
-                },
-            )
-
-
-ACCEPTED: Final = re.compile(rb"[A-Za-z0-9._-]{1,128}")
-
-
-class RequestIdMiddleware:
-    """Takes the caller's ``X-Request-ID`` if it is a plain one, else makes one; ``scope["request_id"]``."""
-
-    def __init__(self, app: ASGIApp, *, version: str, commit: str) -> None:
-        self._app = app
-        self._build = {"X-Build-Version": version, "X-Build-Commit": commit}
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        request_id = _given(scope) or new_id(REQUEST)
-        scope["request_id"] = request_id
-
-        async def send_with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                headers["X-Request-ID"] = request_id
-                for name, value in self._build.items():
-                    headers[name] = value
-            await send(message)
-
         token = request_id_var.set(request_id)
         try:
-            await self._app(scope, receive, send_with_headers)
+            await self._app(scope, receive, observe)
+        except Exception as error:
+            known = _known(error, scope)
+            if status:
+                raise
+            known.message = self._redact(known.message)
+            await _answer(known, scope)(scope, receive, observe)
         finally:
+            self._count(scope, status, size, monotonic_ms() - started)
             request_id_var.reset(token)
+
+    def _count(self, scope: Scope, status: int, size: int, took_ms: float) -> None:
+        # What callers invent doesn't become a label.
+        method = scope["method"] if scope["method"] in METHODS else "other"
+        self._counts.requests[method, status] += 1
+        self._counts.request_seconds.add(took_ms / 1000)
+        client = scope.get("client")
+        access_logger.log(
+            # Machines ask for these every few seconds.
+            logging.DEBUG if scope["path"] in OPEN_PATHS else logging.INFO,
+            "request",
+            extra={
+                "method": scope["method"],
+                "path": scope["path"],
+                "status": status,
+                "bytes": size,
+                "duration_ms": round(took_ms, 2),
+                "client": client[0] if client else None,
+            },
+        )
 
 
 def _given(scope: Scope) -> str | None:
@@ -117,6 +106,26 @@ def _given(scope: Scope) -> str | None:
         if name == b"x-request-id":
             return value.decode() if ACCEPTED.fullmatch(value) else None
     return None
+
+
+def _known(error: Exception, scope: Scope) -> PicoError:
+    if isinstance(error, PicoError):
+        return error
+    if isinstance(error, HTTPException):
+        if error.status_code == HTTPStatus.NOT_FOUND:
+            return NotFound("There is nothing at this path.")
+        if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            allowed = (error.headers or {}).get("Allow", "")
+            sentence = f"{scope['method']} is not possible here; possible: {allowed}."
+            return MethodNotAllowed(sentence, allowed=allowed)
+    logger.exception("A request failed inside the host")
+    return PicoError("The request failed inside the host.")
+
+
+def _answer(error: PicoError, scope: Scope) -> Response:
+    if scope["path"].startswith(PREFIX):
+        return openai_error(error, error_headers(error))
+    return error_response(error, scope["request_id"])
 
 
 SILENCE_S: Final = 30.0
@@ -131,16 +140,13 @@ BODY_LIMITS: Final = {
 }
 
 
-class BodyLimitMiddleware:
+class BodyLimit:
     """Bounds request bodies, at some paths to their own size; raises TooLarge, BodyTimeout."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
         limit = BODY_LIMITS.get(scope["path"], BODY_LIMIT)
         for name, value in scope["headers"]:
             if name == b"content-length" and value.isdigit() and int(value) > limit:
@@ -167,55 +173,3 @@ async def _moving(receive: Receive) -> Message:
     with anyio.move_on_after(SILENCE_S):
         return await receive()
     raise BodyTimeout(f"body: did not go on for {SILENCE_S:g} s")
-
-
-class ErrorsMiddleware:
-    """Answers what the application raised. What has begun to be sent can only be cut off."""
-
-    def __init__(self, app: ASGIApp, redact: Callable[[str], str]) -> None:
-        self._app = app
-        self._redact = redact
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        # With this key the router raises what is wrong instead of answering in plain text.
-        scope["app"] = self
-        begun = False
-
-        async def observe(message: Message) -> None:
-            nonlocal begun
-            begun = True
-            await send(message)
-
-        try:
-            await self._app(scope, receive, observe)
-        except Exception as error:
-            known = _known(error, scope)
-            if known is None:
-                logger.exception("A request failed inside the host")
-                known = PicoError("The request failed inside the host.")
-            if begun:
-                raise
-            known.message = self._redact(known.message)
-            await _answer(known, scope)(scope, receive, send)
-
-
-def _answer(error: PicoError, scope: Scope) -> Response:
-    if scope["path"].startswith(PREFIX):
-        return openai_error(error, error_headers(error))
-    return error_response(error, scope["request_id"])
-
-
-def _known(error: Exception, scope: Scope) -> PicoError | None:
-    if isinstance(error, PicoError):
-        return error
-    if isinstance(error, HTTPException):
-        if error.status_code == HTTPStatus.NOT_FOUND:
-            return NotFound("There is nothing at this path.")
-        if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-            allowed = (error.headers or {}).get("Allow", "")
-            sentence = f"{scope['method']} is not possible here; possible: {allowed}."
-            return MethodNotAllowed(sentence, allowed=allowed)
-    return None
