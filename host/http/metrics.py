@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
@@ -24,16 +24,21 @@ if TYPE_CHECKING:
 CONTENT_TYPE: Final = "text/plain; version=1.0.0; charset=utf-8; escaping=underscores"
 
 
+COUNTED: Final = (
+    ("runs", "Ended runs", "status"),
+    ("tokens", "Tokens of the model", "kind"),
+    ("task_runs", "Ended task runs", "status"),
+    ("compactions", "Conversations shortened for the model", "kind"),
+    ("connections_cut", "Connections that the host ended", "reason"),
+)
+"""The counters that have one label: name, meaning, label."""
+
+
 class MetricsApi(Api):
     """Renders the host's counters and the store's figures."""
 
-    def __init__(
-        self,
-        metrics: Metrics,
-        store: Store,
-        runs: RunService,
-    ) -> None:
-        self._metrics = metrics
+    def __init__(self, counts: Metrics, store: Store, runs: RunService) -> None:
+        self._counts = counts
         self._store = store
         self._runs = runs
 
@@ -52,76 +57,62 @@ class MetricsApi(Api):
 
     def _render(self, stored: tuple[StoreCounts, TaskMetrics] | None) -> bytes:
         from prometheus_client import generate_latest
-        from prometheus_client.registry import Collector, CollectorRegistry
+        from prometheus_client.core import GaugeMetricFamily
+        from prometheus_client.registry import Collector
 
-        metrics = [*self._counted(), *self._measured(stored)]
+        gauges = (
+            GaugeMetricFamily(f"picoclaw_{name}", text, value) for name, text, value in self._gauges(stored)
+        )
+        families = [*self._counters(), *self._durations(), *gauges]
 
-        class Given(Collector):
+        class Figures(Collector):
             def collect(self) -> Iterable[Metric]:
-                return metrics
+                return families
 
-        registry = CollectorRegistry()
-        registry.register(Given())
-        return generate_latest(registry)
+        return generate_latest(Figures())
 
-    def _counted(self) -> Iterator[Metric]:
-        from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
+    def _counters(self) -> Iterator[Metric]:
+        from prometheus_client.core import CounterMetricFamily
 
-        own = self._metrics
+        counts = self._counts
         requests = CounterMetricFamily(
             "picoclaw_http_requests", "Answered requests", labels=["method", "status"]
         )
-        for (method, status), number in own.requests.items():
+        for (method, status), number in counts.requests.items():
             requests.add_metric([method, str(status)], number)
         yield requests
-        counted = (
-            ("picoclaw_runs", "Ended runs", "status", own.runs),
-            ("picoclaw_tokens", "Tokens of the model", "kind", own.tokens),
-            ("picoclaw_task_runs", "Ended task runs", "status", own.task_runs),
-            (
-                "picoclaw_compactions",
-                "Conversations shortened for the model",
-                "kind",
-                own.compactions,
-            ),
-            (
-                "picoclaw_connections_cut",
-                "Connections that the host ended",
-                "reason",
-                own.connections_cut,
-            ),
-        )
-        for name, help_text, label, counter in counted:
-            family = CounterMetricFamily(name, help_text, labels=[label])
-            for value, number in counter.items():
+        for name, text, label in COUNTED:
+            family = CounterMetricFamily(f"picoclaw_{name}", text, labels=[label])
+            for value, number in getattr(counts, name).items():
                 family.add_metric([value], number)
             yield family
-        measured = (
-            ("picoclaw_http_request_seconds", "Time to answer a request", own.request_seconds),
-            ("picoclaw_run_seconds", "Time of a run", own.run_seconds),
+
+    def _durations(self) -> Iterator[Metric]:
+        from prometheus_client.core import HistogramMetricFamily
+
+        for name, text, durations in (
+            ("http_request", "Time to answer a request", self._counts.request_seconds),
+            ("run", "Time of a run", self._counts.run_seconds),
+        ):
+            yield HistogramMetricFamily(
+                f"picoclaw_{name}_seconds", text, buckets=durations.buckets(), sum_value=durations.total
+            )
+
+    def _gauges(self, stored: tuple[StoreCounts, TaskMetrics] | None) -> Sequence[tuple[str, str, float]]:
+        own = (
+            ("connections", "Open connections", self._counts.connections),
+            ("active_runs", "Runs in flight on this host", self._runs.active_count),
+            ("waiting_runs", "Requests that wait for a place to run", self._runs.waiting_count),
+            ("store_durable", "Whether the store can be written", int(self._store.volume_ok())),
         )
-        for name, help_text, durations in measured:
-            histogram = HistogramMetricFamily(name, help_text)
-            histogram.add_metric([], durations.buckets(), durations.total)
-            yield histogram
-
-    def _measured(self, stored: tuple[StoreCounts, TaskMetrics] | None) -> Iterator[Metric]:
-        from prometheus_client.core import GaugeMetricFamily
-
-        gauges: list[tuple[str, str, float]] = [
-            ("picoclaw_connections", "Open connections", self._metrics.connections),
-            ("picoclaw_active_runs", "Runs in flight on this host", self._runs.active_count),
-            ("picoclaw_waiting_runs", "Requests that wait for a place to run", self._runs.waiting_count),
-            ("picoclaw_store_durable", "Whether the store can be written", int(self._store.volume_ok())),
-        ]
-        if stored is not None:
-            counts, tasks = stored
-            gauges += [
-                ("picoclaw_conversations", "Conversations in the store", counts.conversations),
-                ("picoclaw_tasks", "Scheduled tasks in the store", counts.tasks),
-                ("picoclaw_tasks_due", "Tasks that are due now", tasks.due),
-                ("picoclaw_tasks_running", "Slots that are being run", tasks.running),
-                ("picoclaw_tasks_overdue_seconds", "How late the oldest due task is", tasks.overdue_seconds),
-            ]
-        for name, help_text, value in gauges:
-            yield GaugeMetricFamily(name, help_text, value=value)
+        if stored is None:
+            return own
+        counts, tasks = stored
+        return (
+            *own,
+            ("conversations", "Conversations in the store", counts.conversations),
+            ("tasks", "Scheduled tasks in the store", counts.tasks),
+            ("tasks_due", "Tasks that are due now", tasks.due),
+            ("tasks_running", "Slots that are being run", tasks.running),
+            ("tasks_overdue_seconds", "How late the oldest due task is", tasks.overdue_seconds),
+        )

@@ -245,22 +245,8 @@ class TasksApi(Api):
     async def _create(self, body: TaskRequest, key: Idempotency | None) -> TaskShape:
         task_id = body.id or (_id_for(key) if key else None)
         try:
-            task = await self._tasks.schedule(
-                owner=None,
-                conversation_id=body.conversation_id,
-                prompt=body.prompt,
-                schedule_type=body.schedule_type,
-                schedule_value=body.schedule_value,
-                timezone=body.timezone,
-                context_mode=body.context_mode,
-                catch_up=body.catch_up,
-                deliver=body.deliver,
-                ends_at=body.ends_at,
-                max_runs=body.max_runs,
-                run_if_past=body.run_if_past,
-                id=task_id,
-                now=now_ms(),
-            )
+            asked = body.model_dump(exclude={"id"})
+            task = await self._tasks.schedule(owner=None, id=task_id, now=now_ms(), **asked)
         except Duplicate:
             # The same key a moment ago, or just before a crash: its task is this one.
             made = await self._store.tasks.get(task_id or "", owner=None) if key and not body.id else None
