@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from host.runs.rates import RateLimit
 from shared.clock import now_ms
-from shared.errors import Forbidden, InvalidInput, Misconfigured, PicoError, TooManyRequests, Unauthorized
+from shared.errors import Forbidden, InvalidInput, Misconfigured, Unauthorized
 from shared.ids import TOKEN, Token, new_id
 from shared.settings import Settings
 from shared.store.store import Store
@@ -118,37 +118,24 @@ class Bearer:
             raise Misconfigured("API_TOKEN is not configured")
         token = _token(scope)
         digest = hashlib.sha256(token or b"").digest()
-        caller = None
+        accepted, caller = False, None
+        for known in self._digests:
+            # Every digest is compared, whichever matches: the time tells nothing.
+            accepted |= hmac.compare_digest(digest, known)
         if token is not None:
-            caller = self._owner if self._accepted(digest) else await self._book.bearer(token, digest)
+            caller = self._owner if accepted else await self._book.bearer(token, digest)
         if caller is None:
             client = scope.get("client")
             raise failure(self._failures, client[0] if client else "")
-        self._count(digest.hex())
+        self._requests.spend(digest.hex(), "Too many requests with this token in a minute.")
         if caller.token_id is not None and scope["path"] not in BOUND_PATHS:
             raise Forbidden("This token is for a conversation's tools at /mcp; here it takes API_TOKEN.")
         return caller
 
-    def _count(self, key: str) -> None:
-        wait = self._requests.retry_after(key)
-        if wait is not None:
-            raise TooManyRequests("Too many requests with this token in a minute.", retry_after=wait)
-        self._requests.count(key)
 
-    def _accepted(self, digest: bytes) -> bool:
-        accepted = False
-        for known in self._digests:
-            # Every digest is compared, whichever matches: the time tells nothing.
-            accepted |= hmac.compare_digest(digest, known)
-        return accepted
-
-
-def failure(failures: RateLimit, address: str) -> PicoError:
-    """Count a failed authentication and return its answer: 401, or 429 for one too many."""
-    wait = failures.retry_after(address)
-    if wait is not None:
-        return TooManyRequests("Too many failed authentications from this address.", retry_after=wait)
-    failures.count(address)
+def failure(failures: RateLimit, address: str) -> Unauthorized:
+    """Count a failed authentication and return its answer; raises TooManyRequests for one too many."""
+    failures.spend(address, "Too many failed authentications from this address.")
     return Unauthorized("Unauthorized")
 
 

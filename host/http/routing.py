@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route as Path
 from starlette.routing import Router
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from host.http.bodies import JSON, LARGEST_LIMIT, LONGEST_KEY, ErrorShape, read_body
 
@@ -119,21 +119,11 @@ class Api:
         return [Route(self, declared) for declared in self.operations()]
 
 
-@dataclass(frozen=True)
-class Route:
+class Route(NamedTuple):
     """An operation, and the object that it is a method of."""
 
     api: Api
     operation: Operation
-
-    async def answer(self, request: Request) -> ASGIApp:
-        """Return the answer to a request."""
-        declared = self.operation
-        given = () if declared.body is None else (await read_body(request, declared.body),)
-        answer = await declared.answering(self.api, request, *given)
-        if isinstance(answer, dict):
-            return JSON(answer, status_code=declared.status)
-        return Response(status_code=204) if answer is None else answer
 
 
 class _Methods:
@@ -146,7 +136,14 @@ class _Methods:
         self.names = list(self._routes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        answer = await self._routes[scope["method"]].answer(Request(scope, receive, send))
+        api, declared = self._routes[scope["method"]]
+        request = Request(scope, receive, send)
+        given = () if declared.body is None else (await read_body(request, declared.body),)
+        answer = await declared.answering(api, request, *given)
+        if answer is None:
+            answer = Response(status_code=204)
+        elif isinstance(answer, dict):
+            answer = JSON(answer, status_code=declared.status)
         await answer(scope, receive, send)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Final
 
 from shared.clock import monotonic_ms
+from shared.errors import TooManyRequests
 
 WINDOW_MS: Final = 60_000.0
 MOST_KEYS: Final = 10_000
@@ -24,8 +25,10 @@ class RateLimit:
 
     def retry_after(self, key: str) -> int | None:
         """Return the seconds until the key may go on, None if it may now."""
+        if self._most == 0:
+            return None
         times = self._recent(key)
-        if self._most == 0 or len(times) < self._most:
+        if len(times) < self._most:
             return None
         return max(1, math.ceil((times[-self._most] + WINDOW_MS - self._clock()) / 1000))
 
@@ -42,6 +45,13 @@ class RateLimit:
         self._times.move_to_end(key)
         if len(self._times) > MOST_KEYS:
             self._times.popitem(last=False)
+
+    def spend(self, key: str, sentence: str) -> None:
+        """Count an event; raises TooManyRequests, which says this sentence, for one too many."""
+        wait = self.retry_after(key)
+        if wait is not None:
+            raise TooManyRequests(sentence, retry_after=wait)
+        self.count(key)
 
     def _recent(self, key: str) -> deque[float]:
         times = self._times.get(key, deque())

@@ -32,7 +32,6 @@ from shared.errors import (
     NotDurable,
     NotFound,
     NotRunning,
-    TooManyRequests,
 )
 from shared.values import Event, KeyedAnswer, Lease, Run, RunState
 
@@ -106,7 +105,8 @@ class RunService:
         Conflict: then nothing was stored.
         """
         self._check_open()
-        self._check_rate(spec)
+        if not spec.scheduled:
+            self._rate.spend(spec.sender, "Too many messages from this sender in a minute.")
         if not self._places.take_now():
             await self._refuse_early(spec)
             await self._queue(spec)
@@ -264,14 +264,6 @@ class RunService:
             # A slot is claimed already and claims run out: a task comes again with the next check.
             raise self._places.at_capacity()
         await self._places.take(spec.sender, spec.conversation_id)
-
-    def _check_rate(self, spec: RunSpec) -> None:
-        if spec.scheduled:
-            return
-        wait = self._rate.retry_after(spec.sender)
-        if wait is not None:
-            raise TooManyRequests("Too many messages from this sender in a minute.", retry_after=wait)
-        self._rate.count(spec.sender)
 
     def _check_open(self) -> None:
         if self.draining:

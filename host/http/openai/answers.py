@@ -25,6 +25,7 @@ PREFIX: Final = "/v1/"
 NO_RETRY: Final = {"x-should-retry": "false"}
 """What the official clients obey: the message is stored, so sending it again would say it twice."""
 
+SPENT: Final = "insufficient_quota"
 TYPES: Final = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 
@@ -44,22 +45,25 @@ class OpenAiErrorShape(TypedDict):
     error: OpenAiFaultShape
 
 
-def error_body(message: str, status: int, code: str | None) -> OpenAiErrorShape:
+def error_body(error: PicoError) -> OpenAiErrorShape:
     """Return an error as OpenAI's clients read it; ``param`` is the field that the sentence begins with."""
-    kind = TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
-    if code == "insufficient_quota":
-        kind = code
-    field, colon, _ = message.partition(": ")
-    named = status == 400 and colon and " " not in field
-    return {"error": {"message": message, "type": kind, "param": field if named else None, "code": code}}
+    code = "invalid_api_key" if error.status == 401 else error.code
+    kind = TYPES.get(error.status, "server_error" if error.status >= 500 else "invalid_request_error")
+    field, colon, _ = error.message.partition(": ")
+    named = error.status == 400 and colon and " " not in field
+    return {
+        "error": {
+            "message": error.message,
+            "type": SPENT if code == SPENT else kind,
+            "param": field if named else None,
+            "code": code,
+        }
+    }
 
 
 def openai_error(error: PicoError, headers: Mapping[str, str]) -> JSON[OpenAiErrorShape]:
     """Return a refusal in OpenAI's shape, with the headers that it has anyway."""
-    code = "invalid_api_key" if error.status == 401 else error.code
-    return JSON(
-        error_body(error.message, error.status, code), status_code=error.status, headers=dict(headers)
-    )
+    return JSON(error_body(error), status_code=error.status, headers=dict(headers))
 
 
 FinishReason = Literal["stop", "length", "content_filter"]
@@ -138,26 +142,6 @@ TRY_LATER: Final = frozenset({"shutdown", "interrupted", "retryable", "lease_los
 
 
 @dataclass(slots=True)
-class Failure:
-    """A run that ended without an answer."""
-
-    message: str
-    code: str
-
-    @property
-    def status(self) -> int:
-        """The status, as OpenAI would give it."""
-        if self.code == "insufficient_quota":
-            return 429
-        return 503 if self.code in TRY_LATER else 500
-
-    @property
-    def body(self) -> OpenAiErrorShape:
-        """The error as it leaves."""
-        return error_body(self.message, self.status, self.code)
-
-
-@dataclass(slots=True)
 class Answer:
     """What a run has answered so far. ``take`` each event; ``outcome`` is known when they are over."""
 
@@ -204,11 +188,13 @@ class Answer:
         return FINISHED.get(code) if self.outcome else None
 
     @property
-    def failure(self) -> Failure:
-        """How the run failed that gave no reason to finish."""
+    def failure(self) -> PicoError:
+        """How the run failed that gave no reason to finish, with the status that OpenAI would give it."""
         message = self.outcome.get("error") or self.fault or "The run ended without an answer."
         paused = self.outcome.get("status") == "paused"
-        return Failure(message, "insufficient_quota" if paused else self.outcome.get("code", "internal"))
+        error = PicoError(message, code=SPENT if paused else self.outcome.get("code", "internal"))
+        error.status = 429 if paused else 503 if error.code in TRY_LATER else 500
+        return error
 
     @property
     def usage(self) -> CompletionUsageShape:
@@ -259,7 +245,7 @@ class Envelope:
         }
 
     def chunk(self, delta: dict[str, Any], finish_reason: str | None = None) -> bytes:
-        """Return a piece of a stream."""
+        """Return what is added to the answer."""
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
         return self._piece(choices=[choice])
 
@@ -277,13 +263,9 @@ class Envelope:
 
     def _piece(self, **said: Any) -> bytes:
         kind = "chat.completion.chunk"
-        return _data({"id": self.id, "object": kind, "created": self.created, "model": self.model, **said})
+        return as_event({"id": self.id, "object": kind, "created": self.created, "model": self.model, **said})
 
 
-def failed(failure: Failure) -> bytes:
-    """Return the piece by which a stream fails."""
-    return _data(failure.body)
-
-
-def _data(value: Mapping[str, Any]) -> bytes:
+def as_event(value: Mapping[str, Any]) -> bytes:
+    """Return a piece of a stream."""
     return b"data: %b\n\n" % jsons.dump_bytes(value)

@@ -20,7 +20,9 @@ from host.http.openai.answers import (
     ModelShape,
     ModelsShape,
     OpenAiErrorShape,
-    failed,
+    as_event,
+    error_body,
+    openai_error,
 )
 from host.http.openai.requests import ChatCompletionRequest
 from host.http.openai.threads import NAMED, Thread, Threads
@@ -176,9 +178,7 @@ class OpenAiApi(Api):
             answer.take(event)
         reason = answer.finish_reason
         if reason is None:
-            failure = answer.failure
-            headers = {**turn.headers, **NO_RETRY}
-            return JSON(failure.body, status_code=failure.status, headers=headers)
+            return openai_error(answer.failure, {**turn.headers, **NO_RETRY})
         await self._threads.remember(turn.thread, turn.conversation_id, answer.text)
         return JSON(turn.envelope.completion(answer, reason), headers=turn.headers)
 
@@ -188,7 +188,7 @@ class OpenAiApi(Api):
             yield piece
         reason = answer.finish_reason
         if reason is None:
-            yield failed(answer.failure)
+            yield as_event(error_body(answer.failure))
             return
         await self._threads.remember(turn.thread, turn.conversation_id, answer.text)
         yield envelope.chunk({}, reason)
