@@ -2,7 +2,7 @@
 
 A host is served in a process of its own against the fake model, and the functions that its threads call are
 noted with ``sys.setprofile`` (https://docs.python.org/3/library/sys.html). Counted is what the third to the
-eighth turn of a conversation have in common: what goes on beside a run now and then is in none of them.
+thirtieth turn of a conversation have in common: what goes on beside a run now and then is in none of them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tests.running import directive, new_host, running_model
 ROOT: Final = Path(__file__).parent.parent
 PACKAGES: Final = (f"{ROOT}/host/", f"{ROOT}/shared/")
 REDACTION: Final = f"{ROOT}/shared/redact.py"
-TURNS: Final = 8
+TURNS: Final = 30
 SEEN_FROM: Final = 3
 EXEC: Final = {"tools": [{"name": "exec", "input": {"command": "true"}}]}
 MESSAGES: Final = {"plain": REPLY, "with a command": directive(steps=[EXEC, {"text": "done"}])}

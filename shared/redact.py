@@ -52,6 +52,7 @@ class Redactor:
             form[-1]: [other for other in self._forms if other[-1] == form[-1]] for form in found
         }
         self.longest = max(map(len, self._forms), default=0)
+        self._begun = _beginnings(found)
 
     def text(self, text: str) -> str:
         """Return the text without the secrets; the same object when it has none."""
@@ -74,13 +75,26 @@ class Redactor:
         return _without(text, _merged(spans)) if spans else text
 
     def value(self, value: Any) -> Any:
-        """Return a JSON-like value with every string in it, keys too, redacted."""
+        """Return a JSON-like value with every string in it, keys too, redacted; itself when it has none."""
+        strings: list[str] = []
+        rest = [value]
+        for each in rest:
+            if isinstance(each, str):
+                strings.append(each)
+            elif isinstance(each, dict):
+                rest += (*each, *each.values())
+            elif isinstance(each, list | tuple):
+                rest += each
+        # One look at all of them: nearly always there is nothing to take out.
+        return self._replaced(value) if self.spans("\0".join(strings)) else value
+
+    def _replaced(self, value: Any) -> Any:
         if isinstance(value, str):
             return self.text(value)
         if isinstance(value, dict):
-            return {self.value(key): self.value(item) for key, item in value.items()}
+            return {self._replaced(key): self._replaced(item) for key, item in value.items()}
         if isinstance(value, list | tuple):
-            return [self.value(item) for item in value]
+            return [self._replaced(item) for item in value]
         return value
 
     def stream(self) -> StreamRedactor:
@@ -91,7 +105,10 @@ class Redactor:
         """Return where secrets stand, merged where they overlap, in order."""
         if len(text) <= self._shortest:
             return self.whole_spans(text)
-        found = [span for form in self._written if form in text for span in _occurrences(form, text)]
+        found: list[Span] = []
+        for form in self._written:
+            if form in text:
+                found += _occurrences(form, text)
         squeezed = _squeezed(text)
         for digits in self._encoded:
             if digits in squeezed:
@@ -100,8 +117,18 @@ class Redactor:
 
     def whole_spans(self, text: str) -> list[Span]:
         """Return the same but for encoded secrets with gaps in them."""
-        found = [span for form in self._forms if form in text for span in _occurrences(form, text)]
+        found: list[Span] = []
+        for form in self._forms:
+            if form in text:
+                found += _occurrences(form, text)
         return _merged(found) if found else found
+
+    def is_clean(self, text: str) -> bool:
+        """Return True only if the text holds no whole secret, and its end can't be the beginning of one."""
+        for form in self._forms:
+            if form in text:
+                return False
+        return self._begun.search(text, max(0, len(text) - self.longest)) is None
 
     def beginning_at(self, text: str) -> int:
         """Return where the first unfinished secret at the text's end begins; the text's length for none."""
@@ -133,6 +160,9 @@ class StreamRedactor:
     def feed(self, piece: str) -> str:
         """Take the next piece; return what is certain by now."""
         text = self.held + piece
+        if not self._covered and self._redactor.is_clean(text):
+            self.held = ""
+            return text
         return self._emit(text, self._redactor.beginning_at(text))
 
     def flush(self) -> str:
@@ -189,6 +219,14 @@ def _occurrences(form: str, text: str) -> Iterator[Span]:
     while at >= 0:
         yield at, at + len(form)
         at = text.find(form, at + 1)
+
+
+def _beginnings(forms: Iterable[str]) -> re.Pattern[str]:
+    """Return what finds the first letters of a form, as many as there are before a text ends."""
+    begun = {
+        f"{re.escape(form[:size])}{end}" for form in forms for size, end in ((1, r"\Z"), (2, r"\Z"), (3, ""))
+    }
+    return re.compile("|".join(begun) or "(?!)")
 
 
 def _forms(secret: str) -> set[str]:

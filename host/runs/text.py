@@ -62,7 +62,9 @@ class ShownText:
 
     def end_step(self) -> str:
         """The step's text is complete."""
-        rest = self._show(self._redacted.feed(self._filter.flush()) + self._redacted.flush())
+        rest = self._filter.flush()
+        if rest or self._redacted.held:
+            rest = self._show(self._redacted.feed(rest) + self._redacted.flush())
         self._step, self._again = [], ""
         return rest
 

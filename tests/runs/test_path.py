@@ -1,0 +1,21 @@
+"""The way of a message through the host stays one that somebody can follow in an afternoon."""
+
+from __future__ import annotations
+
+from benchmarks.path import measured
+
+MOST = {
+    "plain": {"files": 83, "functions": 348, "redactions": 18},
+    "with a command": {"files": 87, "functions": 425, "redactions": 35},
+}
+"""These figures only get smaller."""
+
+
+def test_a_message_passes_few_files_functions_and_redactions() -> None:
+    for name, passed in measured().items():
+        found = {
+            "files": len(passed.files),
+            "functions": len(passed.functions),
+            "redactions": passed.redactions,
+        }
+        assert {what: n for what, n in found.items() if n > MOST[name][what]} == {}, (name, passed.files)
