@@ -13,7 +13,7 @@ from mcp.server.context import ServerRequestContext
 from mcp.server.lowlevel.server import Server
 from mcp.shared.exceptions import MCPError
 
-from mcp_server.tools import RESOURCES, Resources, Tools
+from mcp_server.tools import RESOURCES, Tools
 from shared import jsons
 from shared.errors import PicoError
 from shared.tool_contract import SERVER_NAME, ToolDeclaration, tool_declarations
@@ -28,7 +28,7 @@ INSTRUCTIONS = (
 )
 
 
-def build_server(tools: Tools, resources: Resources, *, is_main: bool, version: str) -> Server[Any]:
+def build_server(tools: Tools, *, is_main: bool, version: str) -> Server[Any]:
     """Return the protocol server of one session, for both protocol eras."""
     declared = tool_declarations(is_main=is_main)
     listed = types.ListToolsResult(tools=[_listed(tool) for tool in declared.values()])
@@ -58,7 +58,7 @@ def build_server(tools: Tools, resources: Resources, *, is_main: bool, version: 
     async def read_resource(
         context: Context, params: types.ReadResourceRequestParams
     ) -> types.ReadResourceResult:
-        return await _read(resources, str(params.uri))
+        return await _read(tools, str(params.uri))
 
     server = Server[Any](
         SERVER_NAME,
@@ -118,9 +118,9 @@ def _failed(sentence: str) -> types.CallToolResult:
     return types.CallToolResult(content=[types.TextContent(type="text", text=sentence)], is_error=True)
 
 
-async def _read(resources: Resources, uri: str) -> types.ReadResourceResult:
+async def _read(tools: Tools, uri: str) -> types.ReadResourceResult:
     try:
-        text = await resources.read(uri)
+        text = await tools.read(uri)
     except PicoError as error:
         raise MCPError(code=types.INVALID_PARAMS, message=error.message) from None
     except Exception:

@@ -16,7 +16,7 @@ from mcp.server.stdio import stdio_server
 
 from mcp_server.identity import Identity
 from mcp_server.server import build_server
-from mcp_server.tools import Caller, Resources, Tools
+from mcp_server.tools import Caller, Tools
 from mcp_server.transport import NotPollable, claim_standard_streams, open_streams
 from shared.clock import now_ms
 from shared.errors import InvalidInput, PicoError, StoreError
@@ -79,12 +79,8 @@ async def _prepared(store: Store, identity: Identity) -> Server[Any]:
         quota=identity.task_quota,
         acting=identity.conversation_id,
     )
-    return build_server(
-        Tools(store, tasks, caller),
-        Resources(store, tasks, caller),
-        is_main=identity.is_main,
-        version=program_version(),
-    )
+    tools = Tools(store, tasks, caller)
+    return build_server(tools, is_main=identity.is_main, version=program_version())
 
 
 def _timezone(identity: Identity) -> str:

@@ -20,8 +20,8 @@ SERVED: Final = b"served"
 
 
 @dataclass(frozen=True, slots=True)
-class Birth:
-    """What one session is born with; where the store is, is the zygote's own to say.
+class SessionRequest:
+    """Whom one session is to act for; where the store is, is the zygote's own to say.
 
     ``access``: how the session reaches a store that several hosts share; ``token_id``: the token whose end is
     the end of its writing. Both come from the host alone.
@@ -34,25 +34,20 @@ class Birth:
     token_id: str | None = None
 
 
-class BadBirth(Exception):
-    """The packet is not a birth."""
+class BadRequest(Exception):
+    """The packet asks for no session."""
 
 
-def encode(birth: Birth) -> bytes:
+def encode(request: SessionRequest) -> bytes:
     """Return the packet."""
-    fields = {
-        "conversation_id": birth.conversation_id,
-        "is_main": birth.is_main,
-        "timezone": birth.timezone,
-    }
-    return json.dumps(fields).encode()
+    return json.dumps({name: getattr(request, name) for name in SessionRequest.__slots__}).encode()
 
 
-def decode(packet: bytes) -> Birth:
-    """Return the birth; raises BadBirth."""
+def decode(packet: bytes) -> SessionRequest:
+    """Return the request; raises BadRequest."""
     try:
         fields = json.loads(packet)
-        birth = Birth(
+        request = SessionRequest(
             fields["conversation_id"],
             fields["is_main"],
             fields["timezone"],
@@ -60,14 +55,14 @@ def decode(packet: bytes) -> Birth:
             fields.get("token_id"),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BadBirth from error
-    if not (isinstance(birth.conversation_id, str) and isinstance(birth.timezone, str)):
-        raise BadBirth
-    if not isinstance(birth.is_main, bool):
-        raise BadBirth
-    if not (isinstance(birth.access, str | None) and isinstance(birth.token_id, str | None)):
-        raise BadBirth
-    return birth
+        raise BadRequest from error
+    if not (isinstance(request.conversation_id, str) and isinstance(request.timezone, str)):
+        raise BadRequest
+    if not isinstance(request.is_main, bool):
+        raise BadRequest
+    if not (isinstance(request.access, str | None) and isinstance(request.token_id, str | None)):
+        raise BadRequest
+    return request
 
 
 def door_name(database: Path) -> str:

@@ -15,7 +15,7 @@ from shared.errors import InvalidInput, NotFound
 from shared.senders import is_reserved
 from shared.store.store import Store
 from shared.tasks import TaskService, task_run_view, task_view
-from shared.values import Conversation
+from shared.values import Conversation, Page, Task
 
 CONVERSATION: Final = "picoclaw://conversation"
 TASKS: Final = "picoclaw://tasks"
@@ -39,43 +39,6 @@ RESOURCES: Final = (
 )
 
 
-class Resources:
-    """Reads resources for one caller."""
-
-    def __init__(self, store: Store, tasks: TaskService, caller: Caller) -> None:
-        self._store = store
-        self._tasks = tasks
-        self._caller = caller
-
-    async def read(self, uri: str) -> str | None:
-        """Return a resource as JSON text, None if there is no such resource; raises PicoError."""
-        if uri == CONVERSATION:
-            return await self._conversation()
-        return await self._task_list() if uri == TASKS else None
-
-    async def _conversation(self) -> str:
-        found = await self._store.conversations.get(self._caller.conversation.id)
-        if found is None:
-            raise NotFound("The conversation has been deleted.")
-        return jsons.dumps(
-            {
-                "conversation_id": found.id,
-                "session_id": found.session_id,
-                "is_main": self._caller.is_main,
-                "created_at": iso(found.created_at),
-                "last_activity": iso(found.last_activity),
-                "message_count": found.message_count,
-                "status": "running" if found.running else "idle",
-            }
-        )
-
-    async def _task_list(self) -> str:
-        page = await self._tasks.list(self._caller.owner, limit=_TASK_LIMIT)
-        return jsons.dumps(
-            {"tasks": [task_view(task) for task in page.items], "next_cursor": page.next_cursor}
-        )
-
-
 Result = Mapping[str, Any]
 DEFAULT_SENDER: Final = "assistant"
 
@@ -94,7 +57,7 @@ class Caller:
 
 
 class Tools:
-    """The tools of one session."""
+    """The tools of one session, and what it shows as resources."""
 
     def __init__(self, store: Store, tasks: TaskService, caller: Caller) -> None:
         self._store = store
@@ -119,6 +82,31 @@ class Tools:
         if not declaration.read_only:
             await self._store.durable()
         return result
+
+    async def read(self, uri: str) -> str | None:
+        """Return a resource as JSON text, None if there is no such resource; raises PicoError."""
+        if uri == CONVERSATION:
+            return await self._conversation()
+        return await self._task_list() if uri == TASKS else None
+
+    async def _conversation(self) -> str:
+        found = await self._store.conversations.get(self._caller.conversation.id)
+        if found is None:
+            raise NotFound("The conversation has been deleted.")
+        return jsons.dumps(
+            {
+                "conversation_id": found.id,
+                "session_id": found.session_id,
+                "is_main": self._caller.is_main,
+                "created_at": iso(found.created_at),
+                "last_activity": iso(found.last_activity),
+                "message_count": found.message_count,
+                "status": "running" if found.running else "idle",
+            }
+        )
+
+    async def _task_list(self) -> str:
+        return jsons.dumps(_page(await self._tasks.list(self._caller.owner, limit=_TASK_LIMIT)))
 
     async def _send_message(self, arguments: contract.SendMessage) -> Result:
         source = self._caller.conversation
@@ -172,7 +160,7 @@ class Tools:
             limit=arguments.limit,
             cursor=arguments.cursor or None,
         )
-        return {"tasks": [task_view(task) for task in page.items], "next_cursor": page.next_cursor}
+        return _page(page)
 
     async def _get_task(self, arguments: contract.TaskId) -> Result:
         return task_view(await self._tasks.get(arguments.task_id, self._caller.owner))
@@ -204,6 +192,10 @@ class Tools:
     async def _cancel_task(self, arguments: contract.TaskId) -> Result:
         await self._tasks.cancel(arguments.task_id, self._caller.owner)
         return {"task_id": arguments.task_id, "cancelled": True}
+
+
+def _page(page: Page[Task]) -> Result:
+    return {"tasks": [task_view(task) for task in page.items], "next_cursor": page.next_cursor}
 
 
 _CHANGEABLE: Final = tuple(name for name in contract.UpdateTask.model_fields if name != "task_id")

@@ -2,7 +2,7 @@
 
 Everything slow is imported once, before the first fork, when somebody is about to want a session: until
 then an idle host does not hold the 45 MiB. A session then costs a fork. The zygote has no threads and no
-event loop, so a fork is safe at any time. It serves one database, fixed at its own birth:
+event loop, so a fork is safe at any time. It serves one database, fixed at its own start:
 
 - the control socket (inherited) brings the host's sessions: one packet, one descriptor; a packet without a
   descriptor only warms up;
@@ -39,7 +39,7 @@ _READY: Final = b"ready"
 
 
 class Zygote:
-    """Accepts births and forks."""
+    """Accepts requests for sessions and forks."""
 
     def __init__(self, database: Path, control: socket.socket) -> None:
         self._database = database
@@ -139,31 +139,33 @@ class Zygote:
                 asker, session_request.PACKET_LIMIT, session_request.OUTSIDE_FDS
             )
             self._fork(self._allowed(packet, fds), fds[:3], asker)
-        except (OSError, session_request.BadBirth):
+        except (OSError, session_request.BadRequest):
             asker.close()
         finally:
             _close(fds)
 
-    def _allowed(self, packet: bytes, fds: list[int]) -> session_request.Birth:
-        """Return the wanted birth; raises BadBirth.
+    def _allowed(self, packet: bytes, fds: list[int]) -> session_request.SessionRequest:
+        """Return the wanted session; raises BadRequest.
 
         The fourth descriptor is the proof: only who may open the database for writing has one. A user id
         alone would not do, since the sandbox's commands may run under the host's.
         """
         wanted = replace(session_request.decode(packet), access=None, token_id=None)
         if len(fds) != session_request.OUTSIDE_FDS or not CONVERSATION_ID.fullmatch(wanted.conversation_id):
-            raise session_request.BadBirth
+            raise session_request.BadRequest
         ours, theirs = self._database.stat(), os.fstat(fds[3])
         if (ours.st_dev, ours.st_ino) != (theirs.st_dev, theirs.st_ino):
-            raise session_request.BadBirth
+            raise session_request.BadRequest
         if fcntl.fcntl(fds[3], fcntl.F_GETFL) & (os.O_ACCMODE | os.O_PATH) != os.O_RDWR:
-            raise session_request.BadBirth
+            raise session_request.BadRequest
         return wanted
 
     def _outside(self) -> int:
         return sum(asker is not None for asker in self._sessions.values())
 
-    def _fork(self, wanted: session_request.Birth, fds: list[int], asker: socket.socket | None) -> None:
+    def _fork(
+        self, wanted: session_request.SessionRequest, fds: list[int], asker: socket.socket | None
+    ) -> None:
         child = os.fork()
         if child:
             self._sessions[child] = asker
@@ -178,7 +180,9 @@ class Zygote:
         finally:
             os._exit(status)
 
-    def _be_session(self, wanted: session_request.Birth, fds: list[int], asker: socket.socket | None) -> int:
+    def _be_session(
+        self, wanted: session_request.SessionRequest, fds: list[int], asker: socket.socket | None
+    ) -> int:
         from mcp_server.session import run_session
 
         signal.set_wakeup_fd(-1)

@@ -74,7 +74,7 @@ class ToolServerPlace:
 
 
 class Zygote:
-    """Runs the process, starts it again when it dies, and passes births to it."""
+    """Runs the process, starts it again when it dies, and passes requests for sessions to it."""
 
     def __init__(self, place: ToolServerPlace) -> None:
         self._place = place
@@ -82,7 +82,7 @@ class Zygote:
         self.pid: int | None = None
         self._warmed: socket.socket | None = None
         self._wanted = anyio.Event()
-        # Births wait in the socket while the process is still importing.
+        # Requests wait in the socket while the process is still importing.
         self._control, self._inherited = _pair()
 
     async def run(self) -> None:

@@ -101,7 +101,7 @@ class ToolAccess:
     pooled: bool = False
 
     def to_text(self) -> str:
-        """Return it as one text for a birth's packet."""
+        """Return it as one text for the packet that asks for a session."""
         return jsons.dumps([self.url, self.token, self.pooled])
 
     @classmethod
