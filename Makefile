@@ -123,6 +123,12 @@ audit: setup
 newcomer:
 	tests/newcomer
 
+# Helm's own library lints and renders the chart (a download of 90 MB, so not part of the set-up).
+test-helm: setup
+	@if command -v uv >/dev/null; then uv pip install --quiet --python $(PY) --require-hashes -r requirements/helm.lock; \
+	else $(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/helm.lock; fi
+	$(PY) -m pytest tests/deploy/test_helm.py
+
 # Builds the Dockerfile from nothing (debootstrap, buildah; root) and tests what it made.
 image-test: setup
 	deploy/image/test.sh $(ARGUMENTS)
@@ -145,6 +151,7 @@ lock:
 	uv pip compile $(COMPILE) $(EXTRAS) -o requirements/runtime.lock
 	uv pip compile $(COMPILE) $(EXTRAS) --extra dev -o $(DEV_LOCK)
 	uv pip compile $(filter-out pyproject.toml,$(COMPILE)) --constraint $(DEV_LOCK) requirements/build.in -o requirements/build.lock
+	uv pip compile $(filter-out pyproject.toml,$(COMPILE)) requirements/helm.in -o requirements/helm.lock
 
 clean:
 	rm -rf $(VENV) .run

@@ -65,7 +65,14 @@ class _File:
 
 
 class ConsoleApi(Api):
-    """The routes below /console."""
+    """The routes below /console, and the way there."""
+
+    @operation("GET", "/", listed=False)
+    async def root(self, request: Request) -> Response:
+        """Lead a browser to the page; programs find nothing here."""
+        if "text/html" not in request.headers.get("accept", ""):
+            raise NotFound("There is nothing at this path.")
+        return RedirectResponse("console", status_code=307, headers=HEADERS)
 
     @operation("GET", PAGE, listed=False)
     async def page(self, request: Request) -> Response:
@@ -85,7 +92,7 @@ class ConsoleApi(Api):
 
 def console_paths() -> frozenset[str]:
     """Return the paths that are served without a token."""
-    return frozenset({PAGE, f"{PAGE}/", *(f"{PAGE}/{name}" for name in FILES)})
+    return frozenset({"/", PAGE, f"{PAGE}/", *(f"{PAGE}/{name}" for name in FILES)})
 
 
 def _answer(request: Request, name: str) -> Response:

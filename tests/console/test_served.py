@@ -34,7 +34,7 @@ def stranger(host: HostProcess) -> httpx2.Client:
 def test_it_is_off_unless_it_is_switched_on(make_host: MakeHost) -> None:
     host = make_host(CONSOLE="").start()
     with stranger(host) as client, host.client() as known:
-        for path in ("/console", "/console/", "/console/app.js"):
+        for path in ("/", "/console", "/console/", "/console/app.js"):
             assert client.get(path).status_code == 401
             assert known.get(path).status_code == 404
 
@@ -51,10 +51,20 @@ def test_the_files_need_no_token_and_the_api_still_does(host: HostProcess) -> No
         assert client.post("/console").status_code == 405
 
 
+def test_a_browser_that_asks_for_the_root_is_led_to_the_console(host: HostProcess) -> None:
+    accept = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+    with stranger(host) as client:
+        led = client.get("/", headers=accept)
+        assert (led.status_code, led.headers["location"]) == (307, "console")
+        assert client.get("/", headers=accept, follow_redirects=True).text == TEXTS["index.html"]
+        assert client.get("/").status_code == 404
+        assert client.post("/", headers=accept).status_code == 405
+
+
 def test_every_answer_has_the_policy_and_the_other_headers(host: HostProcess) -> None:
     with stranger(host) as client:
-        for path in ("/console", "/console/", *(f"/console/{name}" for name in FILES)):
-            headers = client.get(path).headers
+        for path in ("/", "/console", "/console/", *(f"/console/{name}" for name in FILES)):
+            headers = client.get(path, headers={"Accept": "text/html"}).headers
             policy = headers["content-security-policy"]
             assert policy.startswith("default-src 'none'; script-src 'self';")
             assert "unsafe" not in policy

@@ -63,6 +63,18 @@ def test_the_composed_host_has_no_more_rights_than_it_needs() -> None:
     known(set(host["environment"]))
 
 
+def test_the_composed_host_is_passed_every_variable_of_the_configuration() -> None:
+    host = COMPOSE["services"]["host"]
+    assert host["env_file"] == [".env"]
+    # What stands here wins over the file, so it is only what the ports and volumes beside it need.
+    assert set(host["environment"]) == {"API_TOKEN", "HOST", "PORT", "LOCAL_DB_PATH"}
+    settings = {name for leaf in leaves() for name in leaf.env}
+    used = set(re.findall(r"\$\{([A-Z_]+)", (ROOT / "docker-compose.yml").read_text()))
+    assert used - settings == {"IMAGE_VERSION"}
+    # A name of ours that is no setting would be a warning of each start.
+    assert not any(name.startswith("PICOCLAW_") for name in used - settings)
+
+
 @pytest.mark.parametrize("item", KUBERNETES, ids=lambda item: f"{item['kind']}/{item['metadata']['name']}")
 @pytest.mark.parametrize("version", ["1.29", "1.37"])
 def test_each_kubernetes_object_follows_the_apis_schema(item: dict[str, Any], version: str) -> None:
