@@ -14,8 +14,10 @@ import anyio
 import psutil
 
 from benchmarks.turns import pss
-from host.sandbox import Sandbox, SandboxPolicy
+from host.sandbox.client import Sandbox
+from host.sandbox.policy import SandboxPolicy
 from host.tools.files_and_commands import SandboxToolset
+from tests.sandbox.opened import toolset
 
 COMMANDS, READS = 60, 300
 BALLAST = 1 << 30
@@ -38,7 +40,7 @@ async def main() -> dict[str, float]:
 
 
 async def _figures(sandbox: Sandbox) -> dict[str, float]:
-    tools = sandbox.toolset("bench")
+    tools = toolset(sandbox, "bench")
     bare = _bare_spawn()
     command = await _median(lambda: tools.call("exec", {"command": "true"}), COMMANDS)
     read = await _median(lambda: tools.call("read_file", {"path": "note.txt"}), READS)
@@ -86,7 +88,7 @@ async def _parallel(sandbox: Sandbox) -> float:
     started = time.perf_counter()
     async with anyio.create_task_group() as group:
         for number in range(8):
-            group.start_soon(caller, sandbox.toolset(f"bench-{number}"))
+            group.start_soon(caller, toolset(sandbox, f"bench-{number}"))
     return 8 * each / (time.perf_counter() - started)
 
 
@@ -94,7 +96,7 @@ async def _worker_memory(sandbox: Sandbox) -> float:
     """Start many workers and divide what they added: what one more conversation costs."""
     before = _pss()
     for number in range(WORKERS):
-        await sandbox.toolset(f"many-{number}").call("read_file", {"path": "note.txt"})
+        await toolset(sandbox, f"many-{number}").call("read_file", {"path": "note.txt"})
     return (_pss() - before) / WORKERS
 
 

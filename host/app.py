@@ -35,6 +35,7 @@ from host.http.usage import UsageApi
 from host.mcp_clients.tool_servers import ToolServers
 from host.mcp_clients.zygote import by_path
 from host.models.access import ModelAccess, open_models
+from host.ports import Trust
 from host.runs.archive import Archive
 from host.runs.assembly import Assembly, RunTools
 from host.runs.cleanup import keep_planned, keep_recovering, keep_tidy, recover
@@ -44,9 +45,9 @@ from host.runs.scheduler import EXTERNAL, Scheduler
 from host.runs.service import RunService
 from host.runs.spec import RunLimits
 from host.runs.task_runs import TaskRunner
-from host.sandbox import Sandbox
-from host.sandbox_settings import sandbox_policy
-from host.skills.catalogue import built_in_dir
+from host.sandbox.client import HOST, Sandbox
+from host.sandbox.policy import sandbox_policy
+from host.skills.catalogue import built_in_dir, closed_to_agents
 from host.skills.knowledge import Knowledge
 from host.telemetry import Telemetry, open_telemetry
 from host.telemetry.counts import Metrics
@@ -100,7 +101,7 @@ async def open_host(settings: Settings, stop: Callable[[str], None]) -> AsyncIte
         store = await enter(open_store(settings, owner))
         await recover(store, owner, settings.main_conversation_id)
         ledger = Ledger(store, redactor, Prices(settings.budgets, free=settings.offline), Metrics())
-        sandbox = await enter(Sandbox(sandbox_policy(settings)))
+        sandbox = await enter(Sandbox(sandbox_policy(settings, closed_to_agents(settings))))
         tool_servers = await enter(_tool_servers(settings, store))
         knowledge = _knowledge(settings, sandbox)
         background = await enter(anyio.create_task_group())
@@ -276,7 +277,7 @@ def _tool_servers(settings: Settings, store: Store) -> ToolServers:
 
 def _knowledge(settings: Settings, sandbox: Sandbox) -> Knowledge:
     return Knowledge(
-        sandbox.survey,
+        partial(sandbox.file, sandbox.workspace(HOST, Trust.MAIN), "survey"),
         workspace_dir=settings.memory_dir,
         built_in_dir=built_in_dir(settings),
         org_dir=settings.org_dir,

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
+from enum import IntEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
@@ -232,8 +233,21 @@ class Toolset(Protocol):
         ...
 
 
-class SandboxFault(Exception):
-    """A request could not be served; the sentence is for the model."""
+class Trust(IntEnum):
+    """What a conversation may change of the words that agents obey; fixed at its birth."""
+
+    UNTRUSTED = 0
+    TRUSTED = 1
+    MAIN = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """Where somebody works: whose processes and temporary files, which directory, with how much trust."""
+
+    conversation: str
+    root: Path
+    trust: Trust = Trust.UNTRUSTED
 
 
 AS_ROOT: Final = (
@@ -253,7 +267,7 @@ class SandboxReport:
 
     level: int
     landlock_abi: int = 0
-    layers: dict[str, bool] = field(default_factory=dict)
+    layers: Mapping[str, bool] = field(default_factory=dict)
     missing: tuple[str, ...] = ()
     uid: int | None = None
     skipped: tuple[str, ...] = ()
@@ -274,42 +288,49 @@ class SandboxReport:
         return tuple(unread) if self.uid != 0 else (*unread, AS_ROOT)
 
 
-@dataclass(frozen=True, slots=True)
-class Workspace:
-    """The files of a conversation: below ``root``, with the rights that the conversation was born with."""
-
-    conversation_id: str
-    root: Path
+class SandboxFault(Exception):
+    """A request could not be served; the sentence is for the model."""
 
 
 class Sandbox(Protocol):
-    """Files and commands of agents, only where the kernel lets them. All calls raise ``SandboxFault``."""
+    """Files and commands of agents, in a place that the kernel closes. All calls raise ``SandboxFault``."""
 
     @property
     def report(self) -> SandboxReport:
-        """What holds."""
+        """What holds. Level 0 until the self-test has finished."""
+        ...
+
+    def workspace(self, conversation: str, trust: Trust = Trust.UNTRUSTED) -> Workspace:
+        """Return where a conversation works."""
         ...
 
     async def file(self, workspace: Workspace, op: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """Do something with files: list, read, write, edit, search, survey."""
+        """Have a file read, written or listed (``sandbox/worker/files/files.py`` knows the ``op``s).
+
+        A cancelled caller's request is finished, or its worker ended, first.
+        """
         ...
 
-    async def run(self, workspace: Workspace, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """Run a command line to its end, or in the background. Cancelled, it is ended first."""
+    async def run(self, workspace: Workspace, command: Mapping[str, Any]) -> dict[str, Any]:
+        """Run a command line to its end, or with ``background`` start it and return its job's number.
+
+        ``command``: ``command``, and as wanted ``cwd``, ``stdin``, ``timeout_ms``, ``background``. It is
+        ended before a cancelled call raises.
+        """
         ...
 
     async def jobs(self, workspace: Workspace, action: str, job: int | None = None) -> dict[str, Any]:
-        """List, read or kill commands in the background."""
+        """``list`` the background commands, ``read`` what one wrote, or ``kill`` one."""
         ...
 
     def program(
         self, workspace: Workspace, words: Sequence[str], environment: Mapping[str, str]
     ) -> AbstractAsyncContextManager[ByteStream]:
-        """Run a program as long as the context is open; yields its stdin and stdout."""
+        """Run a program that lives longer than a call; yield its stdin and stdout."""
         ...
 
-    async def forget(self, conversation_id: str) -> None:
-        """End what a conversation has running, and remove its private directory."""
+    async def forget(self, conversation: str) -> None:
+        """End what a conversation left running, and remove its temporary files."""
         ...
 
 

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import base64
 import logging
 import re
 import unicodedata
 from typing import Final
 
 import anyio
+import anyio.to_thread
 
 from host.channels.base import Attachment, Channel, ChannelFault, TryLater
 from host.channels.messages import Stored
-from host.ports import SandboxFault
-from host.sandbox import Sandbox
+from host.ports import Sandbox, SandboxFault
 
 logger = logging.getLogger("picoclaw.channels")
 
 DIRECTORY: Final = "inbox"
+WRITER: Final = "\0inbox"  # no conversation can have this id
 TRIES: Final = 4
 PAUSE_S: Final = 2.0
 LONGEST_STEM: Final = 60
@@ -56,15 +58,15 @@ class InboxFiles:
         self._channel = channel
         self._sandbox = sandbox
 
-    async def store(self, message: Stored, conversation_id: str, unique: str) -> list[str]:
+    async def store(self, message: Stored, unique: str) -> list[str]:
         """Fetch and write all attachments; return a line for each, also for what could not be kept."""
         lines = []
         for number, attachment in enumerate(message.attachments):
             path = place_of(message, number, attachment, unique)
-            lines.append(await self._one(attachment, conversation_id, path))
+            lines.append(await self._one(attachment, path))
         return lines
 
-    async def _one(self, attachment: Attachment, conversation_id: str, path: str) -> str:
+    async def _one(self, attachment: Attachment, path: str) -> str:
         name = safe_name(attachment.name)
         if (attachment.size or 0) > self._channel.largest_file:
             return f"[Attached: {name}, not fetched: larger than {self._channel.largest_file} bytes]"
@@ -76,13 +78,20 @@ class InboxFiles:
         if len(data) > self._channel.largest_file:
             return f"[Attached: {name}, not kept: larger than {self._channel.largest_file} bytes]"
         try:
-            await self._sandbox.save_file(conversation_id, path, data)
+            await self._save(path, data)
         except SandboxFault as fault:
             logger.warning("An attachment could not be written", extra={"error": str(fault)})
             return f"[Attached: {name}, which could not be written]"
         kind = f"{attachment.media_type}, " if attachment.media_type else ""
         of = ", of the message replied to" if attachment.replied else ""
         return f"[Attached: {path} ({kind}{len(data)} bytes){of}]"
+
+    async def _save(self, path: str, data: bytes) -> None:
+        """Write a file, in a worker of its own: the conversation may be trusted more than what it is sent."""
+        encoded = await anyio.to_thread.run_sync(lambda: base64.b64encode(data).decode())
+        await self._sandbox.file(
+            self._sandbox.workspace(WRITER), "save_file", {"path": path, "data": encoded}
+        )
 
     async def _fetched(self, attachment: Attachment) -> bytes:
         for attempt in range(TRIES - 1):

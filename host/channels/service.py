@@ -19,9 +19,9 @@ from host.channels.intake import ChannelDoor
 from host.channels.rules import Rules
 from host.channels.turns import Turns
 from host.http.health import ChannelState
+from host.ports import Sandbox
 from host.runs.meter import Ledger
 from host.runs.service import RunService
-from host.sandbox import Sandbox
 from shared.tasks import TaskService
 
 logger = logging.getLogger("picoclaw.channels")

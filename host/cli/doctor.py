@@ -30,7 +30,7 @@ from shared.store.sqlite.failures import FULL
 
 if TYPE_CHECKING:
     from host.ports import SandboxReport
-    from host.sandbox import SandboxPolicy
+    from host.sandbox.policy import SandboxPolicy
 
 SHORTEST_TOKEN: Final = 16
 MODEL_S: Final = 5.0
@@ -179,13 +179,14 @@ def _database(settings: Settings) -> Finding:
 
 def _sandbox(settings: Settings) -> Iterator[Finding]:
     from host.cli.sandbox import quiet
-    from host.sandbox_settings import sandbox_policy
+    from host.sandbox.policy import sandbox_policy
+    from host.skills.catalogue import closed_to_agents
     from shared.errors import Misconfigured
 
     # A workspace that isn't there yet is root's or this user's, as the one that the start makes.
     with tempfile.TemporaryDirectory() as stand_in:
         try:
-            policy = sandbox_policy(settings)
+            policy = sandbox_policy(settings, closed_to_agents(settings))
             if not policy.workspace.is_dir():
                 policy = dataclasses.replace(policy, workspace=Path(stand_in))
             with quiet():
@@ -212,7 +213,7 @@ def _sandbox(settings: Settings) -> Iterator[Finding]:
 
 
 async def _tried(policy: SandboxPolicy) -> SandboxReport:
-    from host.sandbox import Sandbox
+    from host.sandbox.client import Sandbox
 
     async with Sandbox(policy) as sandbox:
         with anyio.fail_after(SANDBOX_WITHIN_S):

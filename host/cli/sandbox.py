@@ -17,7 +17,7 @@ from host.cli.client import Json, host_settings
 from host.cli.terminal import fail, out, print_json, shown
 
 if TYPE_CHECKING:
-    from host.sandbox import SandboxPolicy
+    from host.sandbox.policy import SandboxPolicy
     from host.tools.files_and_commands import SandboxToolset
 
 app = typer.Typer(help="The sandbox of files and commands.", no_args_is_help=True)
@@ -78,11 +78,13 @@ def quiet() -> Iterator[None]:
 
 
 def _ask(subject: str) -> list[Answer]:
-    from host.sandbox_settings import sandbox_policy
+    from host.sandbox.policy import sandbox_policy
+    from host.skills.catalogue import closed_to_agents
     from shared.errors import Misconfigured
 
     try:
-        policy = sandbox_policy(host_settings())
+        settings = host_settings()
+        policy = sandbox_policy(settings, closed_to_agents(settings))
         if not policy.workspace.is_dir():
             fail(f"The workspace {policy.workspace} is not there yet; `picoclaw init` makes it.")
         return anyio.run(_answers, policy, subject)
@@ -91,7 +93,9 @@ def _ask(subject: str) -> list[Answer]:
 
 
 async def _answers(policy: SandboxPolicy, subject: str) -> list[Answer]:
-    from host.sandbox import Sandbox
+    from host.ports import Trust
+    from host.sandbox.client import Sandbox
+    from host.tools.files_and_commands import SandboxToolset
 
     async with Sandbox(policy) as sandbox:
         report = await sandbox.ready()
@@ -99,7 +103,7 @@ async def _answers(policy: SandboxPolicy, subject: str) -> list[Answer]:
         missing = f"; missing: {', '.join(report.missing)}" if report.missing else ""
         found = [Answer("sandbox", enough, f"level {report.level}{missing}")]
         if _is_path(subject, policy.workspace):
-            tools = sandbox.toolset(ASKER)
+            tools = SandboxToolset(sandbox, policy, sandbox.workspace(ASKER, Trust.MAIN))
             return [
                 *found,
                 await _reading(tools, subject),

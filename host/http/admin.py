@@ -15,8 +15,8 @@ from starlette.requests import Request
 from host.http.auth import TokenBook
 from host.http.bodies import WHOLE, Body, Text, page_of
 from host.http.routing import PAGE, Api, Parameter, operation
-from host.ports import SandboxFault
-from host.sandbox.client import HOST, Sandbox
+from host.ports import Sandbox, SandboxFault, Trust
+from host.sandbox.client import HOST
 from host.skills.catalogue import Catalogue, Tier
 from host.skills.knowledge import MEMORY_FILE, Knowledge
 from shared.clock import iso, iso_or_none
@@ -106,6 +106,7 @@ class AdminApi(Api):
     def __init__(self, knowledge: Knowledge, sandbox: Sandbox, stop: Callable[[str], None]) -> None:
         self._knowledge = knowledge
         self._sandbox = sandbox
+        self._workspace = sandbox.workspace(HOST, Trust.MAIN)
         self._stop = stop
 
     @operation("GET", "/admin/skills")
@@ -132,8 +133,9 @@ class AdminApi(Api):
             now = None
         if body.version != now:
             raise Conflict("version: the memory was changed meanwhile; read it again", code="changed")
+        wanted = {"path": MEMORY_FILE, "content": body.text, "overwrite": True}
         try:
-            await self._sandbox.save_file(HOST, MEMORY_FILE, body.text.encode())
+            await self._sandbox.file(self._workspace, "write_file", wanted)
         except SandboxFault as fault:
             raise Conflict(f"The memory can't be written: {fault}", code="not_written") from None
         return await self._look(MEMORY_FILE)
@@ -143,7 +145,7 @@ class AdminApi(Api):
         tool = "read_text" if path and not path.endswith("/") else "list_dir"
         asked = {"path": path or ".", "limit": 512 * 1024}
         try:
-            found = await self._sandbox.file(HOST, self._sandbox.policy.workspace, tool, asked)
+            found = await self._sandbox.file(self._workspace, tool, asked)
         except SandboxFault as fault:
             raise NotFound(f"path: {fault}") from None
         version = hashlib.sha256(found["text"].encode()).hexdigest()

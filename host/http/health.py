@@ -13,8 +13,8 @@ import anyio.to_thread
 from starlette.requests import Request
 
 from host.http.routing import Api, operation
+from host.ports import Sandbox
 from host.runs.scheduler import lateness
-from host.sandbox import Sandbox
 from shared.clock import now_ms
 from shared.errors import Unavailable
 from shared.settings import Settings

@@ -1,18 +1,19 @@
 """What the host and the process with the model's client say to each other, over one stream socket.
 
-Frames: a header, then a body. The host numbers its requests, and the ways to a model (``CLIENT``). A request
-ends with exactly one frame of ``ENDS``, also one that was cancelled.
+Frames (``shared.frames``) with a header of our own, then a body. The host numbers its requests, and the ways
+to a model (``CLIENT``). A request ends with exactly one frame of ``ENDS``, also one that was cancelled.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from host.ports import Delta, ModelError, Reply, TextDelta, ThinkingDelta, ToolUseStart
 from shared.errors import Misconfigured
+from shared.frames import framed
 from shared.jsons import dump_bytes, loads
 from shared.values import Usage
 
@@ -37,7 +38,9 @@ ENDS: Final = frozenset({REPLY, FAILURE, FAULT, CANCELLED})
 Frame = tuple[int, int, int, bytes]
 """Its kind, the number of the request, the number of the client, the body."""
 
-_HEADER: Final = struct.Struct("!BQIQ")
+_HEADER: Final = struct.Struct("!BQI")
+MOST: Final = (1 << 32) - 1
+"""Bytes of a frame, as many as its length can say: both sides are ours."""
 _DELTAS: Final = (TextDelta, ThinkingDelta, ToolUseStart)
 
 
@@ -73,30 +76,14 @@ class ModelConfig:
 
 def frame(kind: int, number: int, body: bytes = b"", *, client: int = 0) -> bytes:
     """Return a frame's bytes."""
-    return _HEADER.pack(kind, number, client, len(body)) + body
+    return framed(_HEADER.pack(kind, number, client) + body, MOST)
 
 
-class Frames:
-    """Cuts what comes in into frames."""
-
-    def __init__(self) -> None:
-        self._data = bytearray()
-        self._wanted = _HEADER.size
-
-    def feed(self, data: bytes) -> list[Frame]:
-        """Take what came and return the frames that are whole now."""
-        self._data += data
-        whole: list[Frame] = []
-        while len(self._data) >= self._wanted:
-            kind, number, client, length = _HEADER.unpack_from(self._data)
-            end = _HEADER.size + length
-            if len(self._data) < end:
-                self._wanted = end
-                break
-            whole.append((kind, number, client, bytes(self._data[_HEADER.size : end])))
-            del self._data[:end]
-            self._wanted = _HEADER.size
-        return whole
+def frames_of(bodies: Iterable[bytes]) -> Iterator[Frame]:
+    """Yield what ``frame`` was given, of the bodies that ``shared.frames`` cut out."""
+    for body in bodies:
+        kind, number, client = _HEADER.unpack_from(body)
+        yield kind, number, client, body[_HEADER.size :]
 
 
 def config_body(config: ModelConfig) -> bytes:

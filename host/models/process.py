@@ -18,6 +18,7 @@ from anyio.abc import Process
 from host.models import messages
 from host.models.messages import ModelConfig
 from host.ports import ModelError, OnDelta, Reply
+from shared.frames import Frames
 from shared.jsons import dump_bytes
 from shared.processes import terminate
 
@@ -154,7 +155,7 @@ class Link(asyncio.Protocol):
     def __init__(self, on_stuck: Callable[[], None]) -> None:
         self._on_stuck = on_stuck
         self._transport: asyncio.Transport
-        self._frames = messages.Frames()
+        self._frames = Frames(messages.MOST)
         self._last_number = 0
         self._clients: dict[ModelConfig, int] = {}
         self._asked: dict[int, _Asked] = {}
@@ -189,7 +190,7 @@ class Link(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Give what came to those who wait for it (asyncio's call)."""
-        for kind, number, _, body in self._frames.feed(data):
+        for kind, number, _, body in messages.frames_of(self._frames.feed(data)):
             ended = kind in messages.ENDS
             asked = self._asked.pop(number, None) if ended else self._asked.get(number)
             if asked is not None:

@@ -23,6 +23,7 @@ from host.models import messages
 from host.models.anthropic_model import AnthropicModel, make_client
 from host.models.messages import ModelConfig
 from host.ports import Delta, ModelError
+from shared.frames import Frames
 from shared.processes import not_dumpable
 
 SOCKET_BYTES: Final = 64 * 1024
@@ -35,7 +36,7 @@ class Worker(asyncio.Protocol):
     def __init__(self, closed: Callable[[], None]) -> None:
         self._closed = closed
         self._transport: asyncio.Transport
-        self._frames = messages.Frames()
+        self._frames = Frames(messages.MOST)
         self._configs: dict[int, ModelConfig] = {}
         self._models: dict[int, AnthropicModel] = {}
         self._replies: dict[int, asyncio.Task[None]] = {}
@@ -61,7 +62,7 @@ class Worker(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Take the host's frames in (asyncio's call)."""
-        for kind, number, client, body in self._frames.feed(data):
+        for kind, number, client, body in messages.frames_of(self._frames.feed(data)):
             if kind == messages.CLIENT:
                 self._configs[client] = messages.config_of(body)
             elif kind == messages.ASK:

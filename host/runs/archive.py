@@ -7,14 +7,13 @@ store has the messages anyway; a file that could not be written is written with 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
-from typing import Final
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Final
 from urllib.parse import quote
 
 from host.agent.internal import strip_internal
-from host.ports import SandboxFault
+from host.ports import Sandbox, SandboxFault
 from host.runs.meter import Ledger
-from host.sandbox import Sandbox
 from shared import jsons
 from shared.clock import iso
 from shared.values import Block, Compaction, HistoryEntry
@@ -23,6 +22,9 @@ FOLDER: Final = "conversations"
 LONGEST_NAME: Final = 180
 RESULT_CHARS: Final = 4_000
 """Characters of a tool's input or result that the archive shows."""
+
+WRITER: Final = "\0archive"
+"""Whose worker writes and removes; no conversation can have this id, and nobody's turn waits for it."""
 
 logger = logging.getLogger("picoclaw.agent")
 
@@ -48,9 +50,12 @@ class Archive:
     async def remove(self, conversation_id: str) -> None:
         """Remove the archive of a conversation that is gone."""
         try:
-            await self._sandbox.remove_folder(folder_of(conversation_id))
+            await self._do("remove_folder", {"path": folder_of(conversation_id)})
         except SandboxFault as fault:
             logger.warning("The archive of a deleted conversation could not be removed: %s", fault)
+
+    async def _do(self, op: str, arguments: Mapping[str, Any]) -> None:
+        await self._sandbox.file(self._sandbox.workspace(WRITER), op, arguments)
 
     async def _write(self, conversation_id: str, compaction: Compaction) -> None:
         entries = await self._store.conversations.history(
@@ -58,7 +63,7 @@ class Archive:
         )
         text = self._redactor.text(document(conversation_id, compaction, entries))
         path = f"{folder_of(conversation_id)}/{compaction.number:05}.md"
-        await self._sandbox.save_file(conversation_id, path, text.encode())
+        await self._do("write_file", {"path": path, "content": text, "overwrite": True})
         await self._store.compactions.mark_archived(conversation_id, compaction.number)
 
 

@@ -19,16 +19,17 @@ from host.mcp_clients.server_config import configured_servers, managed_servers
 from host.mcp_clients.tool_pins import ToolPins
 from host.mcp_clients.tool_servers import ToolServers
 from host.models.access import ModelAccess
-from host.ports import Toolset
+from host.ports import Toolset, Trust
 from host.runs.archive import Archive
 from host.runs.meter import Ledger
 from host.runs.prompt import Prompt
 from host.runs.recorder import RunRecorder
 from host.runs.spec import RunSpec
-from host.sandbox import Sandbox, Trust, running_program
+from host.sandbox.client import Sandbox
 from host.skills.knowledge import Knowledge
 from host.telemetry import OFF, Telemetry
 from host.tools.approve_budget import Approvals, Approve
+from host.tools.files_and_commands import SandboxToolset
 from host.tools.skills import SkillTools
 from host.tools.web import WebToolset
 from shared.settings import Settings
@@ -79,8 +80,9 @@ class RunTools:
         conversation_id = lease.conversation_id
         is_main = (spec.parent_id or conversation_id) == self._main
         trust = Trust.MAIN if is_main else Trust.TRUSTED if lease.trusted else Trust.UNTRUSTED
+        workspace = self._sandbox.workspace(conversation_id, trust)
         own: list[Toolset] = [
-            self._sandbox.toolset(conversation_id, trust=trust),
+            SandboxToolset(self._sandbox, self._sandbox.policy, workspace),
             self._tool_servers.toolset(conversation_id, is_main=is_main),
             self._skills,
             *self._web,
@@ -91,7 +93,7 @@ class RunTools:
         if not servers:
             yield OpenTools(own)
             return
-        reach = replace(self._reach, spawn=partial(running_program, self._sandbox, conversation_id))
+        reach = replace(self._reach, spawn=partial(self._sandbox.program, workspace))
         async with open_external(servers, reach) as external:
             yield OpenTools([*own, *external.toolsets], external.problems)
 

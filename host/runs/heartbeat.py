@@ -12,7 +12,8 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Final
 
-from host.sandbox import Sandbox
+from host.ports import Sandbox, SandboxFault, Trust
+from host.sandbox.client import HOST
 from shared.errors import Duplicate, NotFound
 from shared.settings import Settings
 from shared.store.sql.task_outcomes import ALL_QUIET
@@ -95,7 +96,12 @@ async def arranged(store: Store, tasks: TaskService, sandbox: Sandbox, settings:
     """Return the heartbeat of the settings, its task as they want it."""
 
     async def read(path: str) -> str | None:
-        return await sandbox.read_text(path, LONGEST_PROMPT)
+        asked = {"path": path, "limit": LONGEST_PROMPT}
+        try:
+            answer = await sandbox.file(sandbox.workspace(HOST, Trust.MAIN), "read_text", asked)
+        except SandboxFault:
+            return None
+        return str(answer.get("text"))
 
     heartbeat = Heartbeat(
         tasks,

@@ -3,56 +3,39 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
 import itertools
 import logging
+import math
 import os
 import platform
-import shutil
-import socket
-import subprocess
-import sys
-import tempfile
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import AsyncIterator, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import Any, Final, Self
 
 import anyio
-from anyio.abc import TaskGroup
+from anyio.abc import ByteStream, TaskGroup
 
-from host.ports import SandboxFault, SandboxReport
+from host.ports import SandboxFault, SandboxReport, Trust, Workspace
 from host.sandbox.file_workers import DIED, FileWorkers
-from host.sandbox.policy import SandboxPolicy, Trust
-from host.sandbox.wire import (
-    ANSWER_TIMEOUT_S,
-    CANCEL_TIMEOUT_S,
-    Disconnected,
-    Wire,
-    checked,
-    configuration,
-    report_of,
-)
+from host.sandbox.policy import SandboxPolicy, report_of
+from host.sandbox.programs import connected
+from host.sandbox.supervisor import Supervisor
+from host.sandbox.wire import ANSWER_TIMEOUT_S, CANCEL_TIMEOUT_S, Disconnected, checked
 
-if TYPE_CHECKING:
-    from host.tools.files_and_commands import SandboxToolset
-
-SUPERVISOR: Final = Path(__file__).parent / "worker" / "main.py"
 READY_TIMEOUT_S: Final = 20.0
-END_TIMEOUT_S: Final = 8.0
 EXEC_GRACE_S: Final = 10.0
 RESTART_PAUSE_S: Final = 0.5
 LONGEST_PAUSE_S: Final = 30.0
 """Between two starts of a supervisor that cannot start, in seconds."""
-HOST: Final = "\0host"  # the host's own reads; no conversation can have this id
-TIDY: Final = "\0tidy"
+HOST: Final = "\0host"
+"""Who reads for the host itself, and for the operator; no conversation can have this id."""
 
 logger = logging.getLogger("picoclaw.sandbox")
 
 
 class Sandbox:
-    """The door to files and commands. One per host; enter and leave it in the same task.
+    """Implements ``host.ports.Sandbox``. One per host; enter and leave it in the same task.
 
     Entering starts the supervisor and returns at once: the self-test runs beside the rest of the start, and
     calls wait for it. Leaving ends every process of the sandbox.
@@ -60,22 +43,19 @@ class Sandbox:
 
     def __init__(self, policy: SandboxPolicy) -> None:
         self.policy = policy
-        self._report = SandboxReport(0, missing=("the self-test has not finished",))
+        self.report = SandboxReport(0, missing=("the self-test has not finished",))
+        self.supervisor: Supervisor | None = None
         self._ready = anyio.Event()
         self._ids = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[dict[str, Any]]] = {}
-        self._wire: Wire | None = None
-        self._process: subprocess.Popen[bytes] | None = None
-        self._temporary = ""
         self._cannot_start = False
-        self._trust = {HOST: Trust.MAIN, TIDY: Trust.MAIN}  # who isn't here yet may change nothing obeyed
         self._tasks: TaskGroup = anyio.create_task_group()
         self._files = FileWorkers(self._fork_worker, policy.limits.worker_idle_s)
 
     async def __aenter__(self) -> Self:
         await self._tasks.__aenter__()
         if platform.system() == "Linux":
-            self._start()
+            self.supervisor = Supervisor(self.policy.path)
             self._tasks.start_soon(self._keep_running)
             self._tasks.start_soon(self._files.retire_idle)
         else:
@@ -91,105 +71,80 @@ class Sandbox:
             self._fail_all("the sandbox is closed")
             await self._stop()
 
-    @property
-    def report(self) -> SandboxReport:
-        """What holds. Level 0 until the self-test has finished."""
-        return self._report
-
     async def ready(self) -> SandboxReport:
         """Wait for the self-test and return its report."""
         await self._ready.wait()
-        return self._report
-
-    def toolset(
-        self, conversation_id: str, workspace: Path | None = None, *, trust: Trust = Trust.MAIN
-    ) -> SandboxToolset:
-        """Return the tools of one conversation, bound to it for good, as is its trust."""
-        from host.tools.files_and_commands import SandboxToolset
-
-        if self._trust.get(conversation_id, Trust.UNTRUSTED) is not trust:
-            self._files.forget(conversation_id)  # a worker that was needed before anybody knew
-        self._trust[conversation_id] = trust
-        return SandboxToolset(self, conversation_id, workspace or self.policy.workspace, trust)
-
-    async def read_text(self, path: str, limit: int) -> str | None:
-        """Read a text file of the workspace through the agents' own door.
-
-        Returns at most ``limit`` bytes decoded as UTF-8, or None if the file is absent or refused.
-        """
-        try:
-            answer = await self.file(HOST, self.policy.workspace, "read_text", {"path": path, "limit": limit})
-        except SandboxFault:
-            return None
-        text = answer.get("text")
-        return text if isinstance(text, str) else None
-
-    async def survey(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """Look at the workspace's texts and skills (``worker/survey.py``) in one round trip.
-
-        The answer comes out of the sandbox: its shape is the caller's to check. Raises ``SandboxFault``.
-        """
-        return await self.file(HOST, self.policy.workspace, "survey", arguments)
-
-    async def save_file(self, conversation_id: str, path: str, data: bytes) -> None:
-        """Write a file of the workspace through a conversation's own door; one that is there is replaced.
-
-        Raises ``SandboxFault``. About 20 MB fit into a request.
-        """
-        encoded = await anyio.to_thread.run_sync(lambda: base64.b64encode(data).decode())
-        arguments = {"path": path, "data": encoded}
-        await self.file(conversation_id, self.policy.workspace, "save_file", arguments)
-
-    async def remove_folder(self, path: str) -> None:
-        """Remove a folder of the workspace and the files in it, if it is there. Raises ``SandboxFault``.
-
-        In a worker of its own: agents may have filled it, and nobody's turn waits for that.
-        """
-        await self.file(TIDY, self.policy.workspace, "remove_folder", {"path": path})
-
-    async def forget(self, conversation_id: str) -> None:
-        """End a conversation's worker and commands, and remove its private directory."""
-        self._files.forget(conversation_id)
-        self._trust.pop(conversation_id, None)
-        with contextlib.suppress(SandboxFault):
-            await self.request("forget", conversation_id, self.policy.workspace, {}, ANSWER_TIMEOUT_S)
-
-    async def private_directory(self, conversation_id: str) -> str:
-        """Return a conversation's TMPDIR. Raises ``SandboxFault``."""
-        answer = await self.request(
-            "place", conversation_id, self.policy.workspace, {}, within=ANSWER_TIMEOUT_S
-        )
-        return str(answer["temporary"])
+        return self.report
 
     async def require_level(self) -> None:
         """Wait for the self-test; raises ``SandboxFault`` when less holds than the policy demands."""
         if not self._ready.is_set():
             with anyio.move_on_after(READY_TIMEOUT_S):
                 await self._ready.wait()
-        report = self._report
-        if report.level < self.policy.min_level:
+        level, wanted = self.report.level, self.policy.min_level
+        if level < wanted:
+            missing = ", ".join(self.report.missing)
             raise SandboxFault(
-                f"refused: the sandbox reached level {report.level}, {self.policy.min_level} is required "
-                f"(missing: {', '.join(report.missing)})"
+                f"refused: the sandbox reached level {level}, {wanted} is required (missing: {missing})"
             )
 
-    async def file(
-        self, conversation_id: str, workspace: Path, tool: str, arguments: Mapping[str, Any]
-    ) -> dict[str, Any]:
-        """Run a file tool in a conversation's worker (``worker/filework.py``). Raises ``SandboxFault``."""
-        await self.require_level()
-        return await self._files.ask(conversation_id, workspace, tool, arguments)
+    def workspace(self, conversation: str, trust: Trust = Trust.UNTRUSTED) -> Workspace:
+        """Return where a conversation works."""
+        return Workspace(conversation, self.policy.workspace, trust)
 
-    async def _fork_worker(self, conversation_id: str, workspace: Path, descriptors: list[int]) -> None:
-        await self.request("worker", conversation_id, workspace, {}, ANSWER_TIMEOUT_S, descriptors)
+    async def file(self, workspace: Workspace, op: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Run a file tool in a conversation's worker. Raises ``SandboxFault``."""
+        await self.require_level()
+        return await self._files.ask(workspace, op, arguments)
+
+    async def run(self, workspace: Workspace, command: Mapping[str, Any]) -> dict[str, Any]:
+        """Run a command; see the port."""
+        within = 0.0 if command.get("background") else command["timeout_ms"] / 1000
+        return await self.request("exec", workspace, command, within + EXEC_GRACE_S)
+
+    async def jobs(self, workspace: Workspace, action: str, job: int | None = None) -> dict[str, Any]:
+        """List, read or kill background commands; see the port."""
+        return await self.request(f"job_{action}", workspace, {"job": job})
+
+    @contextlib.asynccontextmanager
+    async def program(
+        self, workspace: Workspace, words: Sequence[str], environment: Mapping[str, str]
+    ) -> AsyncIterator[ByteStream]:
+        """Run a program, confined as commands are, and yield its stdin and stdout.
+
+        ``words``: the program, looked up in the PATH inside, and its arguments; no shell reads them.
+        ``environment``: what it gets besides what every command has; nothing is the host's. It is held to a
+        command's memory and processes and ends, with everything it started, when the context is left, the
+        conversation is forgotten, or the sandbox or the host goes. Raises ``SandboxFault`` below the required
+        level; a program that can't be started, or dies, is an end of the stream.
+        """
+        await self.require_level()
+        fields = {"program": list(words), "environment": dict(environment)}
+
+        async def attend(theirs: list[int]) -> None:
+            try:
+                await self.request("spawn", workspace, fields, math.inf, theirs)
+            except SandboxFault as fault:
+                logger.warning("A program in the sandbox failed: %s", fault)
+
+        async with connected(attend) as stream:
+            yield stream
+
+    async def forget(self, conversation: str) -> None:
+        """End a conversation's worker and commands, and remove its private directory."""
+        self._files.forget(conversation)
+        with contextlib.suppress(SandboxFault):
+            await self.request("forget", self.workspace(conversation), {})
+
+    async def _fork_worker(self, workspace: Workspace, descriptors: list[int]) -> None:
+        await self.request("worker", workspace, {}, descriptors=descriptors)
 
     async def request(
         self,
         op: str,
-        conversation: str,
-        workspace: Path,
+        workspace: Workspace,
         fields: Mapping[str, Any],
-        within: float,
+        within: float = ANSWER_TIMEOUT_S,
         descriptors: list[int] | None = None,
     ) -> dict[str, Any]:
         """Make one request of the supervisor. Raises ``SandboxFault``; a cancelled caller's command is ended
@@ -202,11 +157,15 @@ class Sandbox:
         number = next(self._ids)
         future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self._waiting[number] = future
-        words = self.policy.read_only(self._trust.get(conversation, Trust.UNTRUSTED))
-        frame = {"id": number, "op": op, "conversation": conversation, "workspace": str(workspace), **fields}
-        frame["words"] = words
-        if descriptors:
-            frame["descriptors"] = len(descriptors)
+        frame = {
+            **fields,
+            "id": number,
+            "op": op,
+            "conversation": workspace.conversation,
+            "workspace": str(workspace.root),
+            "words": self.policy.read_only(workspace.trust),
+            "descriptors": len(descriptors or ()),
+        }
         try:
             await self._send(frame, descriptors or ())
             while descriptors:
@@ -224,14 +183,12 @@ class Sandbox:
         return checked(answer)
 
     async def _send(self, frame: Mapping[str, Any], descriptors: Sequence[int] = ()) -> None:
-        if self._wire is None:
-            raise SandboxFault("the sandbox is restarting; try again")
         try:
-            await self._wire.send(frame, descriptors)
+            if self.supervisor is None:
+                raise Disconnected
+            await self.supervisor.wire.send(frame, descriptors)
         except Disconnected:
             raise SandboxFault("the sandbox is restarting; try again") from None
-        except (ValueError, TypeError) as error:
-            raise SandboxFault(f"the arguments can't be passed on: {error}") from None
 
     async def _cancel(self, number: int, future: asyncio.Future[dict[str, Any]]) -> None:
         """Have the command of a request ended, and wait until it is gone."""
@@ -241,23 +198,6 @@ class Sandbox:
                 await asyncio.wait([future])
 
     # --- the supervisor's life
-
-    def _start(self) -> None:
-        """Start the supervisor: nothing inherited but its socket, and an environment without secrets."""
-        self._temporary = tempfile.mkdtemp(prefix="picoclaw-")
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        with theirs:
-            self._process = subprocess.Popen(  # noqa: S603 - our own file and interpreter
-                [sys.executable, "-I", "-S", "-E", str(SUPERVISOR), str(theirs.fileno())],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                env={"LANG": "C.UTF-8", "PATH": self.policy.path},
-                pass_fds=(theirs.fileno(),),
-                start_new_session=True,
-                cwd="/",
-            )
-        self._wire = Wire(ours)
 
     async def _keep_running(self) -> None:
         """Read answers; when the supervisor dies, fail what waits and start another.
@@ -285,30 +225,30 @@ class Sandbox:
 
     def _started(self) -> bool:
         try:
-            self._start()
+            self.supervisor = Supervisor(self.policy.path)
         except OSError as error:
             logger.error("the sandbox supervisor could not be started: %s", error.strerror)
             return False
         return True
 
     async def _converse(self) -> None:
-        wire = self._wire
-        assert wire is not None  # noqa: S101 - set by _start
-        await wire.send(configuration(self.policy, self._temporary))
+        supervisor = self.supervisor
+        assert supervisor is not None  # noqa: S101 - started before
+        await supervisor.wire.send(self.policy.frame(supervisor.temporary))
         while True:
-            frame = await wire.receive()
+            frame = await supervisor.wire.receive()
             if "ready" in frame:
                 self._settle(report_of(frame["ready"]))
             elif "fatal" in frame:
                 logger.error("the sandbox supervisor failed", extra={"error": str(frame["fatal"])})
-                if not self._report.level:
+                if not self.report.level:
                     self._cannot_start = True
                     self._settle(SandboxReport(0, missing=(str(frame["fatal"]),)))
             else:
                 self._deliver(frame)
 
     def _settle(self, report: SandboxReport) -> None:
-        self._report = report
+        self.report = report
         self._ready.set()
         fields = {
             "level": report.level,
@@ -338,34 +278,6 @@ class Sandbox:
                 future.set_result({"error": sentence})
 
     async def _stop(self) -> None:
-        """Close the socket, wait for the supervisor to end what is below it, and clean up."""
-        if self._wire is not None:
-            self._wire.close()
-            self._wire = None
-        if self._process is not None:
-            await _wait(self._process)
-            self._process = None
-            await anyio.to_thread.run_sync(_remove, self._temporary)
-
-
-def _remove(directory: str) -> None:
-    """Remove what the supervisor could not, having been killed; it removes everything itself when it ends."""
-    with contextlib.suppress(OSError, RecursionError):
-        Path(directory).chmod(0o700)
-        shutil.rmtree(directory)
-
-
-async def _wait(process: subprocess.Popen[bytes]) -> None:
-    """Wait for a process without a thread (pidfd_open(2)); kill it when it takes too long."""
-    if process.poll() is not None:
-        return
-    descriptor = os.pidfd_open(process.pid)
-    try:
-        with anyio.move_on_after(END_TIMEOUT_S):
-            await anyio.wait_readable(descriptor)
-        if process.poll() is None:
-            process.kill()
-            await anyio.wait_readable(descriptor)
-            process.wait()
-    finally:
-        os.close(descriptor)
+        if self.supervisor is not None:
+            await self.supervisor.end()
+            self.supervisor = None

@@ -10,12 +10,11 @@ import contextlib
 import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from pathlib import Path
 from typing import Any, Final
 
 import anyio
 
-from host.ports import SandboxFault
+from host.ports import SandboxFault, Workspace
 from host.sandbox.wire import ANSWER_TIMEOUT_S, CANCEL_TIMEOUT_S, Disconnected, Wire, checked, encode
 
 MAX_WORKERS: Final = 256
@@ -23,7 +22,7 @@ DIED: Final = "the sandbox process died; try again"
 READING: Final = {"read_file", "read_text", "list_dir", "survey"}
 UNKNOWN: Final = "it is not known what has been done: look before you try again"
 
-Fork = Callable[[str, Path, list[int]], Awaitable[object]]
+Fork = Callable[[Workspace, list[int]], Awaitable[object]]
 
 
 class FileWorkers:
@@ -34,36 +33,34 @@ class FileWorkers:
         self._idle_s = idle_s
         self._workers: dict[str, _Worker] = {}  # last used last
 
-    async def ask(
-        self, conversation: str, workspace: Path, tool: str, arguments: Mapping[str, Any]
-    ) -> dict[str, Any]:
+    async def ask(self, workspace: Workspace, op: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """Have a file tool run in the conversation's worker; one after the other.
 
         Raises ``SandboxFault``. A cancelled caller's request is finished, or its worker ended, first.
         """
-        try:
-            request = encode({"tool": tool, "arguments": arguments})
-        except (ValueError, TypeError) as error:
-            raise SandboxFault(f"the arguments can't be passed on: {error}") from None
-        worker = self._workers.pop(conversation, None) or _Worker()
+        request = encode({"tool": op, "arguments": arguments})
+        conversation = workspace.conversation
+        if (known := self._workers.get(conversation)) and known.workspace != workspace:
+            self.forget(conversation)
+        worker = self._workers.pop(conversation, None) or _Worker(workspace)
         self._make_room()
         self._workers[conversation] = worker
         async with worker.busy:
             if not worker.is_there():
-                worker.wire = await self._start(conversation, workspace)
+                worker.wire = await self._start(workspace)
                 if not worker.is_there():
                     raise SandboxFault(DIED)
             try:
                 answer = await worker.exchange(request)
             except _Lost as lost:
-                raise SandboxFault(f"{lost}; {'try again' if tool in READING else UNKNOWN}") from None
+                raise SandboxFault(f"{lost}; {'try again' if op in READING else UNKNOWN}") from None
         return checked(answer)
 
-    async def _start(self, conversation: str, workspace: Path) -> Wire:
+    async def _start(self, workspace: Workspace) -> Wire:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         descriptors = [theirs.detach()]
         try:
-            await self._fork(conversation, workspace, descriptors)
+            await self._fork(workspace, descriptors)
         except BaseException:
             ours.close()
             raise
@@ -106,7 +103,8 @@ class _Lost(Exception):
 class _Worker:
     """A worker's socket; whoever holds ``busy`` may use it."""
 
-    def __init__(self) -> None:
+    def __init__(self, workspace: Workspace) -> None:
+        self.workspace = workspace
         self.busy = anyio.Lock(fast_acquire=True)
         self.used = time.monotonic()
         self.wire: Wire | None = None

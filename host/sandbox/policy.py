@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from enum import IntEnum
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+from host.ports import SandboxReport, Trust
 from shared.errors import Misconfigured
+from shared.settings import Settings
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -22,21 +23,17 @@ class Limits:
     file_size: int = 1 << 30
     open_files: int = 4096
     output: int = 64 << 10
-    temporary: int = 1 << 30
+    temporary_bytes: int = 1 << 30
     worker_idle_s: float = 30.0
     reaper_idle_s: float = 30.0
 
 
 OBEYED: Final = ("CLAUDE.md", "AGENTS.md", "AGENT.md", "MEMORY.md", "skills", ".claude")
 OBEYED_AS_MAIN: Final = ("HEARTBEAT.md",)
-
-
-class Trust(IntEnum):
-    """What a conversation may change of the words that agents obey; fixed at its birth."""
-
-    UNTRUSTED = 0
-    TRUSTED = 1
-    MAIN = 2
+READ_ONLY_RULE: Final = (
+    "What agents obey (persona, memory, skills) is changed by conversations that the operator's token began "
+    "and by private chats of a channel's owners; HEARTBEAT.md by the main conversation."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +81,18 @@ class SandboxPolicy:
             return ()
         return self.obeyed_as_main if trust is Trust.TRUSTED else (*self.obeyed, *self.obeyed_as_main)
 
+    def frame(self, temporary: str) -> dict[str, Any]:
+        """Return what the supervisor is told; ``temporary`` is the directory of the private directories."""
+        return {
+            **asdict(self),
+            **asdict(self.limits),
+            "temporary": temporary,
+            "gid": self.uid if self.gid is None else self.gid,
+            "workspace": str(self.workspace),
+            "skill_paths": [str(path) for path in self.skill_paths],
+            "secret_paths": [str(path) for path in self.secret_paths],
+        }
+
     def __post_init__(self) -> None:
         workspace = self.workspace.resolve()
         for secret in self.secret_paths:
@@ -92,3 +101,56 @@ class SandboxPolicy:
             for skills in self.skill_paths:
                 if secret.resolve().is_relative_to(skills.resolve()):
                     raise Misconfigured(f"{secret} must stay secret, but lies inside the skills {skills}")
+
+
+def report_of(value: Any) -> SandboxReport:
+    """Read the supervisor's report."""
+    return SandboxReport(
+        level=int(value["level"]),
+        landlock_abi=int(value["abi"]),
+        layers={str(name): bool(held) for name, held in value["layers"].items()},
+        missing=tuple(str(name) for name in value["missing"]),
+        uid=int(value["uid"]),
+        skipped=tuple(str(path) for path in value["skipped"]),
+    )
+
+
+def secret_paths(settings: Settings) -> tuple[Path, ...]:
+    """Return what stays closed in every mode: the store, the configuration, the home they live in."""
+    files = (settings.config_path, settings.config_dir / ".security.yml")
+    database = settings.local_db_path
+    return (settings.store_dir, database.parent, database.resolve().parent, settings.home, *files)
+
+
+def obeyed_names(settings: Settings) -> tuple[str, ...]:
+    """Return what stands in every prompt, or is loaded on its word, by its name in the workspace."""
+    names = list(OBEYED)
+    workspace, skills = settings.memory_dir.resolve(), settings.skills_dir.resolve()
+    if skills != workspace and skills.is_relative_to(workspace):
+        names.append(str(skills.relative_to(workspace)))
+    return tuple(dict.fromkeys(names))
+
+
+def sandbox_policy(settings: Settings, skill_paths: tuple[Path, ...]) -> SandboxPolicy:
+    """Return what the settings let the sandbox reach; the store and the configuration stay closed."""
+    defaults, tools = settings.agents.defaults, settings.tools
+    return SandboxPolicy(
+        workspace=settings.memory_dir,
+        restrict_to_workspace=defaults.restrict_to_workspace,
+        allow_read_outside_workspace=defaults.allow_read_outside_workspace,
+        read_paths=tuple(tools.allow_read_paths),
+        write_paths=tuple(tools.allow_write_paths),
+        skill_paths=skill_paths,
+        secret_paths=secret_paths(settings),
+        exec_enabled=tools.exec.enabled,
+        exec_timeout_ms=tools.exec.timeout_seconds * 1000,
+        allow_network=tools.exec.allow_network,
+        deny_patterns=tuple(tools.exec.custom_deny_patterns),
+        allow_patterns=tuple(tools.exec.custom_allow_patterns),
+        min_level=settings.sandbox_min_level,
+        max_level=settings.sandbox_max_level,
+        time_zone=settings.timezone,
+        obeyed=obeyed_names(settings),
+        obeyed_as_main=OBEYED_AS_MAIN if settings.heartbeat.enabled else (),
+        read_only_because=" ".join((READ_ONLY_RULE, *settings.channels.without_owners())),
+    )

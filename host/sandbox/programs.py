@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
-import math
 import os
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -13,44 +11,28 @@ import anyio
 import anyio.lowlevel
 from anyio.abc import ByteStream
 
-from host.ports import SandboxFault
-from host.sandbox.client import Sandbox
-
 END_GRACE_S: Final = 0.25
 """How long a program may take to leave once its stdin is closed, before it is killed, in seconds."""
 _CHUNK: Final = 64 << 10
 
-logger = logging.getLogger("picoclaw.sandbox")
-
 
 @asynccontextmanager
-async def running_program(
-    sandbox: Sandbox, conversation_id: str, words: Sequence[str], environment: Mapping[str, str]
-) -> AsyncIterator[ByteStream]:
-    """Run a program in a conversation's workspace, confined as its commands are; yield its stdin and stdout.
+async def connected(attend: Callable[[list[int]], Awaitable[None]]) -> AsyncIterator[ByteStream]:
+    """Yield a stream to the program that ``attend`` runs, on the stdin and stdout it is given, until it ends.
 
-    ``words``: the program, looked up in the PATH inside, and its arguments; no shell reads them.
-    ``environment``: what it gets besides what every command has; nothing is the host's. It is held to a
-    command's memory and processes and ends, with everything it started, when the context is left, the
-    conversation is forgotten, or the sandbox or the host goes. Raises ``SandboxFault`` below the required
-    level; a program that can't be started, or dies, is an end of the stream.
+    It may leave by itself once its stdin is closed; else ``attend`` is cancelled.
     """
-    await sandbox.require_level()
-    fields = {"program": list(words), "environment": dict(environment)}
     ended = anyio.Event()
 
-    async def attend(theirs: list[int]) -> None:
-        workspace = sandbox.policy.workspace
+    async def attending(theirs: list[int]) -> None:
         try:
-            await sandbox.request("spawn", conversation_id, workspace, fields, math.inf, theirs)
-        except SandboxFault as fault:
-            logger.warning("A program in the sandbox failed: %s", fault)
+            await attend(theirs)
         finally:
             ended.set()
 
     with _Pipes() as pipes:
         async with anyio.create_task_group() as group:
-            group.start_soon(attend, pipes.theirs)
+            group.start_soon(attending, pipes.theirs)
             try:
                 yield pipes
                 await pipes.send_eof()

@@ -1,66 +1,22 @@
-"""The host's end of a socket into the sandbox: frames with a length, bounded and checked."""
+"""The host's end of a socket into the sandbox: frames of JSON, bounded and checked."""
 
 from __future__ import annotations
 
 import contextlib
 import socket
-import struct
+from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import anyio
 
-from host.ports import SandboxFault, SandboxReport
-from host.sandbox.policy import SandboxPolicy
-from shared.jsons import JSONDecodeError, dump_bytes, loads
-
-
-def configuration(policy: SandboxPolicy, temporary: str) -> dict[str, Any]:
-    """Return the first frame; ``temporary`` is the directory of the private directories."""
-    limits = policy.limits
-    return {
-        "workspace": str(policy.workspace),
-        "temporary": temporary,
-        "restrict_to_workspace": policy.restrict_to_workspace,
-        "allow_read_outside_workspace": policy.allow_read_outside_workspace,
-        "read_paths": list(policy.read_paths),
-        "write_paths": list(policy.write_paths),
-        "skill_paths": [str(path) for path in policy.skill_paths],
-        "secret_paths": [str(path) for path in policy.secret_paths],
-        "allow_network": policy.allow_network,
-        "uid": policy.uid,
-        "gid": policy.gid if policy.gid is not None else policy.uid,
-        "max_landlock_abi": policy.max_landlock_abi,
-        "max_level": policy.max_level,
-        "path": policy.path,
-        "time_zone": policy.time_zone,
-        "processes": limits.processes,
-        "memory": limits.memory,
-        "data": limits.data,
-        "file_size": limits.file_size,
-        "open_files": limits.open_files,
-        "output": limits.output,
-        "temporary_bytes": limits.temporary,
-        "reaper_idle_s": limits.reaper_idle_s,
-    }
-
-
-def report_of(value: Any) -> SandboxReport:
-    """Read the supervisor's report."""
-    return SandboxReport(
-        level=int(value["level"]),
-        landlock_abi=int(value["abi"]),
-        layers={str(name): bool(held) for name, held in value["layers"].items()},
-        missing=tuple(str(name) for name in value["missing"]),
-        uid=int(value["uid"]),
-        skipped=tuple(str(path) for path in value["skipped"]),
-    )
-
+from host.ports import SandboxFault
+from shared.frames import Frames, framed
+from shared.jsons import dump_bytes, loads
 
 MAX_FRAME: Final = 32 << 20
 ANSWER_TIMEOUT_S: Final = 30.0
 CANCEL_TIMEOUT_S: Final = 10.0
-_HEADER: Final = struct.Struct(">I")
 _CHUNK: Final = 256 << 10
 
 
@@ -69,11 +25,11 @@ class Disconnected(Exception):
 
 
 def encode(frame: Mapping[str, Any]) -> bytes:
-    """Return a frame as bytes. Raises ``ValueError`` or ``TypeError`` for what can't be one."""
-    body = dump_bytes(frame)
-    if len(body) > MAX_FRAME:
-        raise ValueError("larger than the sandbox takes")
-    return _HEADER.pack(len(body)) + body
+    """Return a frame as bytes. Raises ``SandboxFault`` for what can't be one."""
+    try:
+        return framed(dump_bytes(frame), MAX_FRAME)
+    except (ValueError, TypeError) as error:
+        raise SandboxFault(f"the arguments can't be passed on: {error}") from None
 
 
 def checked(answer: Mapping[str, Any]) -> dict[str, Any]:
@@ -94,7 +50,8 @@ class Wire:
     def __init__(self, connection: socket.socket) -> None:
         connection.setblocking(False)
         self._socket = connection
-        self._buffer = bytearray()
+        self._frames = Frames(MAX_FRAME)
+        self._arrived: deque[bytes] = deque()
         self._writing = anyio.Lock()
 
     def close(self) -> None:
@@ -108,7 +65,7 @@ class Wire:
 
     def has_ended(self) -> bool:
         """Return whether the other side is gone, or said something though nobody asked."""
-        if self._buffer:
+        if self._arrived:
             return True
         try:
             self._socket.recv(1, socket.MSG_PEEK)
@@ -120,7 +77,7 @@ class Wire:
 
     async def send(self, frame: Mapping[str, Any], descriptors: Sequence[int] = ()) -> None:
         """Send a frame whole, even if the caller is cancelled meanwhile. Raises ``Disconnected``,
-        ``ValueError``.
+        ``SandboxFault``.
 
         ``descriptors`` go along with its first bytes; the other side gets copies.
         """
@@ -144,33 +101,23 @@ class Wire:
 
     async def receive(self) -> dict[str, Any]:
         """Return the next frame. Raises ``Disconnected``."""
-        while (frame := self._take()) is None:
+        try:
+            while not self._arrived:
+                self._arrived.extend(self._frames.feed(await self._read()))
+            frame = loads(self._arrived.popleft())
+        except (ValueError, OSError) as error:
+            raise Disconnected from error
+        if not isinstance(frame, dict):
+            raise Disconnected
+        return frame
+
+    async def _read(self) -> bytes:
+        while True:
             try:
                 data = self._socket.recv(_CHUNK)
             except BlockingIOError:
                 await anyio.wait_readable(self._socket)
                 continue
-            except OSError as error:
-                raise Disconnected from error
             if not data:
                 raise Disconnected
-            self._buffer += data
-        return frame
-
-    def _take(self) -> dict[str, Any] | None:
-        if len(self._buffer) < _HEADER.size:
-            return None
-        (size,) = _HEADER.unpack_from(self._buffer)
-        if size > MAX_FRAME:
-            raise Disconnected
-        if len(self._buffer) < _HEADER.size + size:
-            return None
-        body = bytes(self._buffer[_HEADER.size : _HEADER.size + size])
-        del self._buffer[: _HEADER.size + size]
-        try:
-            value = loads(body)
-        except JSONDecodeError as error:
-            raise Disconnected from error
-        if not isinstance(value, dict):
-            raise Disconnected
-        return value
+            return data

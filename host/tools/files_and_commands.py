@@ -5,14 +5,11 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Final
 
-from host.ports import Image, SandboxFault, ToolResult, ToolSpec
-from host.sandbox.client import EXEC_GRACE_S, Sandbox
+from host.ports import Image, Sandbox, SandboxFault, ToolResult, ToolSpec, Workspace
 from host.sandbox.guard import Guard
-from host.sandbox.policy import Trust
-from host.sandbox.wire import ANSWER_TIMEOUT_S
+from host.sandbox.policy import SandboxPolicy
 from host.sandbox.worker.words import READ_ONLY
 from host.skills.knowledge import MEMORY_FILE, MEMORY_LIMIT, SHORTEN
 from host.tools.arguments import BadArguments, check
@@ -124,13 +121,12 @@ EXEC_SPEC: Final = _spec(
 class SandboxToolset:
     """The sandbox's tools for one conversation; nothing in a call can make them another's."""
 
-    def __init__(self, sandbox: Sandbox, conversation_id: str, workspace: Path, trust: Trust) -> None:
+    def __init__(self, sandbox: Sandbox, policy: SandboxPolicy, workspace: Workspace) -> None:
         self._sandbox = sandbox
-        self._read_only = ", ".join(sandbox.policy.read_only(trust))
-        self._conversation = conversation_id
+        self._policy = policy
         self._workspace = workspace
-        self._guard = Guard(sandbox.policy, workspace)
-        self._specs = (*FILE_SPECS, EXEC_SPEC) if sandbox.policy.exec_enabled else FILE_SPECS
+        self._guard = Guard(policy, workspace.root)
+        self._specs = (*FILE_SPECS, EXEC_SPEC) if policy.exec_enabled else FILE_SPECS
 
     def specs(self) -> Sequence[ToolSpec]:
         """Return the tools; ``exec`` is left out when it is switched off."""
@@ -145,27 +141,24 @@ class SandboxToolset:
             checked = check(arguments, spec.input_schema)
             if name == "exec":
                 return await self._exec(checked)
-            answer = await self._sandbox.file(self._conversation, self._workspace, name, checked)
+            answer = await self._sandbox.file(self._workspace, name, checked)
             return _file_result(answer, self._note(str(checked.get("path")), answer))
         except (SandboxFault, BadArguments) as fault:
             logger.warning("Tool execution failed", extra={"tool": name, "error": str(fault)})
-            why = f". {self._sandbox.policy.read_only_because}" if str(fault).endswith(READ_ONLY) else ""
+            why = f". {self._policy.read_only_because}" if str(fault).endswith(READ_ONLY) else ""
             return ToolResult(f"{fault}{why}", is_error=True)
 
     def _note(self, path: str, answer: Mapping[str, Any]) -> str:
         """Return what is to be said of a file that was written: that MEMORY.md is too long to be read."""
-        size, memory = answer.get("size"), self._workspace / MEMORY_FILE
+        size, root = answer.get("size"), self._workspace.root
         if not isinstance(size, int) or size <= MEMORY_LIMIT:
             return ""
-        if os.path.normpath(self._workspace / path) != os.path.normpath(memory):
+        if os.path.normpath(root / path) != os.path.normpath(root / MEMORY_FILE):
             return ""
         what = (
             f"{MEMORY_FILE} has {size} bytes now, and only the first and the last {MEMORY_LIMIT // 2} of them"
         )
         return f"\n[host: {what} are shown to you at the beginning of a turn. {SHORTEN}]"
-
-    async def _request(self, op: str, fields: dict[str, Any], timeout_s: float) -> dict[str, Any]:
-        return await self._sandbox.request(op, self._conversation, self._workspace, fields, timeout_s)
 
     async def _exec(self, arguments: dict[str, Any]) -> ToolResult:
         action = arguments.pop("action", "run")
@@ -176,23 +169,19 @@ class SandboxToolset:
         if refusal is not None:
             raise SandboxFault(refusal)
         if arguments.get("background"):
-            answer = await self._request("exec", arguments, ANSWER_TIMEOUT_S)
+            answer = await self._sandbox.run(self._workspace, arguments)
             return ToolResult(f"running in the background as job {answer.get('job')}")
-        timeout_ms = min(
-            arguments.get("timeout_ms") or self._sandbox.policy.exec_timeout_ms, EXEC_TIMEOUT_MAX_MS
-        )
-        fields = {**arguments, "timeout_ms": timeout_ms}
-        answer = await self._request("exec", fields, timeout_ms / 1000 + EXEC_GRACE_S)
+        timeout_ms = min(arguments.get("timeout_ms") or self._policy.exec_timeout_ms, EXEC_TIMEOUT_MAX_MS)
+        answer = await self._sandbox.run(self._workspace, {**arguments, "timeout_ms": timeout_ms})
         return self._exec_result(answer)
 
     async def _manage(self, action: str, job: int | None) -> ToolResult:
         if action == "list":
-            answer = await self._request("job_list", {}, ANSWER_TIMEOUT_S)
-            return ToolResult(_jobs_text(answer.get("jobs")))
+            listed = await self._sandbox.jobs(self._workspace, action)
+            return ToolResult(_jobs_text(listed.get("jobs")))
         if job is None:
             raise SandboxFault(f"action {action} needs job, the number of a background command")
-        answer = await self._request(f"job_{action}", {"job": job}, ANSWER_TIMEOUT_S)
-        return self._exec_result(answer)
+        return self._exec_result(await self._sandbox.jobs(self._workspace, action, job))
 
     def _exec_result(self, answer: Mapping[str, Any]) -> ToolResult:
         """Put output and ending into words. Any exit code but 0 is an error for the model."""
@@ -202,11 +191,10 @@ class SandboxToolset:
         failed = ended is not None and (ended != "exited" or status != 0)
         lines = [text.rstrip("\n")] if text else []
         if failed and any(sign in text for sign in _DENIED):
-            network = "" if self._sandbox.policy.allow_network else ", and no network"
+            network = "" if self._policy.allow_network else ", and no network"
             lines.append(_HINT.format(network=network))
-            if self._read_only:
-                because = self._sandbox.policy.read_only_because
-                lines.append(f"[{self._read_only}: {READ_ONLY}. {because}]")
+            if read_only := ", ".join(self._policy.read_only(self._workspace.trust)):
+                lines.append(f"[{read_only}: {READ_ONLY}. {self._policy.read_only_because}]")
         if answer.get("killed"):
             lines.append(_LEFT_RUNNING)
         lines.append(_ending(ended, status, answer.get("ms")))

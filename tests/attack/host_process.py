@@ -17,8 +17,10 @@ from typing import Any
 
 import anyio
 
-from host.ports import SandboxFault
-from host.sandbox import Limits, Sandbox, SandboxPolicy, Trust
+from host.ports import SandboxFault, Trust
+from host.sandbox.client import Sandbox
+from host.sandbox.policy import Limits, SandboxPolicy
+from tests.sandbox.opened import private_directory, toolset
 
 NAMES = {"procs": "processes", "mem": "memory", "data": "data", "fsize": "file_size"}
 
@@ -69,11 +71,11 @@ def policy(world: dict[str, Any], limits: dict[str, int]) -> SandboxPolicy:
 async def serve(request: dict[str, Any], sandbox: Any, trust: Trust) -> dict[str, Any]:
     running: Sandbox = await sandbox(request.get("limits") or {})
     if request.get("op") == "temporary":
-        return {"temporary": await running.private_directory(request["conversation"])}
+        return {"temporary": await private_directory(running, request["conversation"])}
     if request.get("op") == "forget":
         await running.forget(request["conversation"])
         return {}
-    tools = running.toolset(request["conversation"], trust=trust)
+    tools = toolset(running, request["conversation"], trust=trust)
     result = await tools.call(request["tool"], request["input"])
     return {"text": result.text, "is_error": result.is_error}
 

@@ -25,6 +25,7 @@ from host.models.messages import ModelConfig
 from host.models.process import PASSED_ON, ModelProcess, WorkerFault
 from host.ports import Ask, Delta, ModelError, Reply, ToolUseStart
 from shared.errors import Misconfigured
+from shared.frames import Frames
 from shared.values import Usage
 from tests.fakes.model_server import FakeModel, fake_model
 from tests.models.test_models import KEY, ask, directive, request
@@ -269,11 +270,11 @@ def test_frames_come_whole_however_the_socket_cuts_them(
 ) -> None:
     stream = b"".join(messages.frame(kind, number, body, client=3) for kind, number, body in sent)
     cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=10)))
-    frames = messages.Frames()
+    frames = Frames(messages.MOST)
     found = [
         frame
         for start, end in zip([0, *cuts], [*cuts, len(stream)], strict=True)
-        for frame in frames.feed(stream[start:end])
+        for frame in messages.frames_of(frames.feed(stream[start:end]))
     ]
     assert found == [(kind, number, 3, body) for kind, number, body in sent]
 

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from host.sandbox import Sandbox, SandboxPolicy
+from host.sandbox.client import Sandbox
+from host.sandbox.policy import SandboxPolicy
 from host.tools.files_and_commands import SandboxToolset
+from tests.sandbox.opened import toolset
 
 
 @pytest.fixture
@@ -40,4 +42,4 @@ async def sandbox(ws: Path, request: pytest.FixtureRequest) -> AsyncIterator[San
 
 @pytest.fixture
 async def tools(sandbox: Sandbox) -> SandboxToolset:
-    return sandbox.toolset("conv-test")
+    return toolset(sandbox, "conv-test")

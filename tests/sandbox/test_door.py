@@ -9,9 +9,11 @@ import anyio
 import pytest
 
 from host.ports import ToolResult
-from host.sandbox import Sandbox, SandboxPolicy
+from host.sandbox.client import Sandbox
+from host.sandbox.policy import SandboxPolicy
 from host.tools.files_and_commands import SandboxToolset
 from shared.errors import Misconfigured
+from tests.sandbox.opened import private_directory, read_text, toolset
 from tests.sandbox.processes import gone, pids_of, started
 
 SIX = ["read_file", "write_file", "edit_file", "append_file", "list_dir", "exec"]
@@ -36,7 +38,7 @@ async def test_the_six_tools_are_offered_in_a_stable_order(tools: SandboxToolset
 
 async def test_exec_is_left_out_when_it_is_switched_off(ws: Path) -> None:
     async with Sandbox(SandboxPolicy(workspace=ws, exec_enabled=False)) as sandbox:
-        tools = sandbox.toolset("conv")
+        tools = toolset(sandbox, "conv")
         assert [spec.name for spec in tools.specs()] == SIX[:-1]
         assert (await tools.call("exec", {"command": "true"})).is_error
 
@@ -124,7 +126,7 @@ async def test_background_commands_are_their_conversations_own(
     sandbox: Sandbox, tools: SandboxToolset
 ) -> None:
     await run(tools, "sleep 300", background=True)
-    other = sandbox.toolset("conv-other")
+    other = toolset(sandbox, "conv-other")
     assert "no background commands" in (await other.call("exec", {"action": "list"})).text
     assert (await other.call("exec", {"action": "kill", "job": 1})).is_error
 
@@ -132,7 +134,7 @@ async def test_background_commands_are_their_conversations_own(
 async def test_forgetting_a_conversation_ends_its_commands_and_removes_its_private_directory(
     sandbox: Sandbox, tools: SandboxToolset
 ) -> None:
-    private = await sandbox.private_directory("conv-test")
+    private = await private_directory(sandbox, "conv-test")
     await run(tools, "exec sleep 307.25", background=True)
     pid = await started("307.25")
     await sandbox.forget("conv-test")
@@ -144,8 +146,8 @@ async def test_forgetting_a_conversation_ends_its_commands_and_removes_its_priva
 
 async def test_the_supervisor_is_restarted_when_it_dies(sandbox: Sandbox, tools: SandboxToolset) -> None:
     await run(tools, "true")
-    process = sandbox._process
-    assert process is not None
+    assert sandbox.supervisor is not None
+    process = sandbox.supervisor.process
     process.kill()
     with anyio.fail_after(60):
         while (await run(tools, "echo again")).is_error:
@@ -155,17 +157,17 @@ async def test_the_supervisor_is_restarted_when_it_dies(sandbox: Sandbox, tools:
 async def test_the_hosts_own_reads_go_through_the_same_door(sandbox: Sandbox, ws: Path) -> None:
     (ws / "AGENT.md").write_text("persona")
     (ws / "link.md").symlink_to("/etc/passwd")
-    assert await sandbox.read_text("AGENT.md", 100) == "persona"
-    assert await sandbox.read_text("AGENT.md", 3) == "per"
-    assert await sandbox.read_text("link.md", 100) is None
-    assert await sandbox.read_text("../outside/secret.txt", 100) is None
-    assert await sandbox.read_text("absent.md", 100) is None
+    assert await read_text(sandbox, "AGENT.md", 100) == "persona"
+    assert await read_text(sandbox, "AGENT.md", 3) == "per"
+    assert await read_text(sandbox, "link.md", 100) is None
+    assert await read_text(sandbox, "../outside/secret.txt", 100) is None
+    assert await read_text(sandbox, "absent.md", 100) is None
 
 
 async def test_below_the_required_level_every_tool_is_refused_with_the_reason(ws: Path) -> None:
     async with Sandbox(SandboxPolicy(workspace=ws, min_level=9)) as sandbox:
         for name, arguments in (("read_file", {"path": "ok.txt"}), ("exec", {"command": "true"})):
-            result = await sandbox.toolset("c").call(name, arguments)
+            result = await toolset(sandbox, "c").call(name, arguments)
             assert result.is_error
             assert "9 is required" in result.text
 
@@ -208,7 +210,7 @@ async def test_it_works_without_a_uid_of_its_own(ws: Path, place: Path) -> None:
     async with Sandbox(SandboxPolicy(workspace=ws, uid=os.geteuid())) as sandbox:
         with anyio.fail_after(60):
             assert (await sandbox.ready()).level >= 2
-        tools = sandbox.toolset("conv")
+        tools = toolset(sandbox, "conv")
         inside = await run(
             tools, "chmod 600 ok.txt && stat -c %a ok.txt && touch -d 2001-01-01 ok.txt && date -r ok.txt +%Y"
         )
@@ -226,5 +228,5 @@ async def test_a_supervisor_that_cannot_start_is_reported_and_not_tried_without_
             report = await sandbox.ready()
             assert report.level == 0
             assert report.missing
-            result = await sandbox.toolset("conv-1").call("read_file", {"path": "a"})
+            result = await toolset(sandbox, "conv-1").call("read_file", {"path": "a"})
             assert result.is_error

@@ -16,10 +16,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from host.sandbox import Sandbox
+from host.sandbox.client import Sandbox
 from host.sandbox.worker.files import bounds, files
 from host.sandbox.worker.files.paths import RootPath, Roots
 from host.tools.files_and_commands import SandboxToolset
+from tests.sandbox.opened import toolset
 
 Ask = Callable[..., str]
 
@@ -250,7 +251,7 @@ async def test_of_many_edits_of_one_file_none_is_lost(sandbox: Sandbox, ws: Path
     (ws / "shared").write_text("".join(f"line {n}.\n" for n in range(40)))
 
     async def edit(editor: int) -> None:
-        tools = sandbox.toolset(f"editor-{editor}")
+        tools = toolset(sandbox, f"editor-{editor}")
         for number in range(editor, 40, 4):
             arguments = {"path": "shared", "old_text": f"line {number}.", "new_text": f"done {number}."}
             assert not (await tools.call("edit_file", arguments)).is_error

@@ -14,10 +14,12 @@ import anyio
 import psutil
 import pytest
 
-from host.ports import SandboxFault
-from host.sandbox import Sandbox, file_workers
+from host.ports import SandboxFault, Workspace
+from host.sandbox import file_workers
+from host.sandbox.client import Sandbox
 from host.sandbox.file_workers import FileWorkers
 from host.tools.files_and_commands import SandboxToolset
+from tests.sandbox.opened import toolset
 
 
 def worker_of(sandbox: Sandbox, before: set[int]) -> psutil.Process:
@@ -26,8 +28,8 @@ def worker_of(sandbox: Sandbox, before: set[int]) -> psutil.Process:
 
 
 def below(sandbox: Sandbox) -> list[psutil.Process]:
-    assert sandbox._process is not None
-    return psutil.Process(sandbox._process.pid).children()
+    assert sandbox.supervisor is not None
+    return psutil.Process(sandbox.supervisor.process.pid).children()
 
 
 async def running(sandbox: Sandbox) -> psutil.Process:
@@ -35,7 +37,7 @@ async def running(sandbox: Sandbox) -> psutil.Process:
     await sandbox.ready()
     await anyio.sleep(0.05)  # reapers are warm by then
     before = {each.pid for each in below(sandbox)}
-    assert not (await sandbox.toolset("one").call("read_file", {"path": "ok.txt"})).is_error
+    assert not (await toolset(sandbox, "one").call("read_file", {"path": "ok.txt"})).is_error
     return worker_of(sandbox, before)
 
 
@@ -45,7 +47,7 @@ async def read(tools: SandboxToolset) -> str:
 
 async def ask(sandbox: Sandbox, results: list[str]) -> None:
     """Read in the conversation ``one``."""
-    results.append(await read(sandbox.toolset("one")))
+    results.append(await read(toolset(sandbox, "one")))
 
 
 async def gone(process: psutil.Process) -> None:
@@ -58,7 +60,7 @@ async def test_a_worker_that_was_killed_between_two_requests_is_not_missed(sandb
     worker = await running(sandbox)
     worker.kill()
     worker.wait(5)
-    assert "fine" in await read(sandbox.toolset("one"))
+    assert "fine" in await read(toolset(sandbox, "one"))
 
 
 async def test_a_worker_that_is_killed_at_work_fails_that_request_alone(sandbox: Sandbox) -> None:
@@ -70,7 +72,7 @@ async def test_a_worker_that_is_killed_at_work_fails_that_request_alone(sandbox:
         await anyio.sleep(0.1)
         group.start_soon(ask, sandbox, results)
         await anyio.sleep(0.1)
-        assert "fine" in await read(sandbox.toolset("two"))
+        assert "fine" in await read(toolset(sandbox, "two"))
         worker.kill()
     assert results[0] == "the sandbox process died; try again"
     assert "fine" in results[1]
@@ -79,7 +81,7 @@ async def test_a_worker_that_is_killed_at_work_fails_that_request_alone(sandbox:
 async def test_callers_at_once_share_one_worker(sandbox: Sandbox) -> None:
     await running(sandbox)
     before = {each.pid for each in below(sandbox)}
-    tools = sandbox.toolset("many")
+    tools = toolset(sandbox, "many")
     async with anyio.create_task_group() as group:
         for number in range(20):
             arguments = {"path": "all.txt", "content": f"{number}\n"}
@@ -97,7 +99,7 @@ async def test_what_a_cancelled_caller_asked_for_is_done_before_it_goes_on(sandb
 
     async def write() -> None:
         with scope:
-            await sandbox.toolset("one").call("write_file", {"path": "late.txt", "content": "late"})
+            await toolset(sandbox, "one").call("write_file", {"path": "late.txt", "content": "late"})
         assert target.read_text() == "late"
 
     async with anyio.create_task_group() as group:
@@ -108,7 +110,7 @@ async def test_what_a_cancelled_caller_asked_for_is_done_before_it_goes_on(sandb
         assert not target.exists()
         worker.resume()
     assert scope.cancelled_caught
-    assert "late" in (await sandbox.toolset("one").call("read_file", {"path": "late.txt"})).text
+    assert "late" in (await toolset(sandbox, "one").call("read_file", {"path": "late.txt"})).text
     assert worker.is_running()
 
 
@@ -119,8 +121,8 @@ async def test_a_worker_that_is_stuck_is_given_up_and_killed_for_the_next(
     worker.suspend()
     with monkeypatch.context() as patch:
         patch.setattr(file_workers, "ANSWER_TIMEOUT_S", 0.2)
-        assert await read(sandbox.toolset("one")) == "the sandbox did not answer in time; try again"
-    assert "fine" in await read(sandbox.toolset("one"))
+        assert await read(toolset(sandbox, "one")) == "the sandbox did not answer in time; try again"
+    assert "fine" in await read(toolset(sandbox, "one"))
     await gone(worker)
 
 
@@ -137,19 +139,22 @@ async def test_deleting_a_conversation_ends_what_its_worker_is_asked(sandbox: Sa
     assert results == ["the sandbox process died; try again"] * 2
     assert psutil.Process().num_fds() == descriptors - 1
     await gone(worker)
-    assert "fine" in await read(sandbox.toolset("one"))
+    assert "fine" in await read(toolset(sandbox, "one"))
 
 
 async def test_the_supervisor_starts_anew_and_so_do_the_workers(sandbox: Sandbox) -> None:
     await running(sandbox)
-    assert sandbox._process is not None
-    psutil.Process(sandbox._process.pid).kill()
+    assert sandbox.supervisor is not None
+    psutil.Process(sandbox.supervisor.process.pid).kill()
     with anyio.fail_after(60):
-        while "fine" not in await read(sandbox.toolset("one")):
+        while "fine" not in await read(toolset(sandbox, "one")):
             await anyio.sleep(0.05)
 
 
 # --- a worker that does as it likes: its end of the socket is ours
+
+
+ONE = Workspace("one", Path("/"))
 
 
 class Liar:
@@ -160,7 +165,7 @@ class Liar:
         self.ends: list[socket.socket] = []
         self.says = b""
 
-    async def fork(self, conversation: str, workspace: Path, descriptors: list[int]) -> None:
+    async def fork(self, workspace: Workspace, descriptors: list[int]) -> None:
         self.ends.append(socket.socket(fileno=os.dup(descriptors[0])))
         while descriptors:
             os.close(descriptors.pop())
@@ -181,7 +186,7 @@ class Liar:
         async def first() -> None:
             nonlocal outcome
             try:
-                outcome = json.dumps(await self.workers.ask("one", Path("/"), "read_file", {}))
+                outcome = json.dumps(await self.workers.ask(ONE, "read_file", {}))
             except SandboxFault as fault:
                 outcome = str(fault)
 
@@ -242,22 +247,22 @@ async def test_two_answers_to_one_request_do_not_answer_the_next(liar: Liar) -> 
 
 
 async def test_a_worker_that_ends_at_once_is_a_sentence() -> None:
-    async def fork(conversation: str, workspace: Path, descriptors: list[int]) -> None:
+    async def fork(workspace: Workspace, descriptors: list[int]) -> None:
         os.close(descriptors.pop())
 
     workers = FileWorkers(fork, 30.0)
     for _ in range(2):
         with pytest.raises(SandboxFault, match="died; try again"):
-            await workers.ask("one", Path("/"), "read_file", {})
+            await workers.ask(ONE, "read_file", {})
 
 
 async def test_a_worker_that_could_not_be_started_is_a_sentence_and_no_descriptor_stays(liar: Liar) -> None:
-    async def fork(conversation: str, workspace: Path, descriptors: list[int]) -> None:
+    async def fork(workspace: Workspace, descriptors: list[int]) -> None:
         raise SandboxFault("the sandbox could not start a process: no more of them")
 
     before = psutil.Process().num_fds()
     workers = FileWorkers(fork, 30.0)
     for _ in range(3):
         with pytest.raises(SandboxFault, match="no more of them"):
-            await workers.ask("one", Path("/"), "read_file", {})
+            await workers.ask(ONE, "read_file", {})
     assert psutil.Process().num_fds() == before

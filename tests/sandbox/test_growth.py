@@ -10,10 +10,12 @@ import anyio
 import psutil
 import pytest
 
-from host.sandbox import Limits, Sandbox, SandboxPolicy
+from host.sandbox.client import Sandbox
 from host.sandbox.file_workers import MAX_WORKERS
+from host.sandbox.policy import Limits, SandboxPolicy
 from host.sandbox.worker.exec.reapers import WARM
 from host.tools.files_and_commands import SandboxToolset
+from tests.sandbox.opened import toolset
 
 SHORT = 120
 FULL = 1000
@@ -21,8 +23,8 @@ CALLERS = 4
 
 
 def supervisor(sandbox: Sandbox) -> psutil.Process:
-    assert sandbox._process is not None
-    return psutil.Process(sandbox._process.pid)
+    assert sandbox.supervisor is not None
+    return psutil.Process(sandbox.supervisor.process.pid)
 
 
 def workers(sandbox: Sandbox) -> list[psutil.Process]:
@@ -51,7 +53,7 @@ async def run_many(sandbox: Sandbox, times: int) -> None:
 
     async with anyio.create_task_group() as group:
         for number in range(CALLERS):
-            group.start_soon(caller, sandbox.toolset(f"conv-{number}"))
+            group.start_soon(caller, toolset(sandbox, f"conv-{number}"))
 
 
 @pytest.mark.parametrize("times", [SHORT, pytest.param(FULL, marks=pytest.mark.slow)])
@@ -70,7 +72,7 @@ async def test_many_runs_leave_no_zombie_no_descriptor_and_no_memory(sandbox: Sa
 
 async def test_two_hundred_conversations_have_a_small_worker_each(sandbox: Sandbox) -> None:
     for number in range(200):
-        result = await sandbox.toolset(f"conv-{number}").call("read_file", {"path": "ok.txt"})
+        result = await toolset(sandbox, f"conv-{number}").call("read_file", {"path": "ok.txt"})
         assert not result.is_error
     found = workers(sandbox)
     assert len(found) >= 200
@@ -81,15 +83,15 @@ async def test_two_hundred_conversations_have_a_small_worker_each(sandbox: Sandb
 
 async def test_the_worker_idle_longest_makes_room(sandbox: Sandbox) -> None:
     for number in range(MAX_WORKERS + 8):
-        result = await sandbox.toolset(f"conv-{number}").call("read_file", {"path": "ok.txt"})
+        result = await toolset(sandbox, f"conv-{number}").call("read_file", {"path": "ok.txt"})
         assert not result.is_error
     await settled(sandbox, MAX_WORKERS + 2 * WARM)
-    assert not (await sandbox.toolset("conv-0").call("read_file", {"path": "ok.txt"})).is_error
+    assert not (await toolset(sandbox, "conv-0").call("read_file", {"path": "ok.txt"})).is_error
 
 
 async def test_a_worker_that_nobody_needs_is_ended(ws: Path) -> None:
     async with Sandbox(SandboxPolicy(workspace=ws, limits=Limits(worker_idle_s=0.2))) as sandbox:
         for number in range(3):
-            await sandbox.toolset(f"conv-{number}").call("read_file", {"path": "ok.txt"})
+            await toolset(sandbox, f"conv-{number}").call("read_file", {"path": "ok.txt"})
         await settled(sandbox, 2 * WARM)
-        assert not (await sandbox.toolset("conv-0").call("read_file", {"path": "ok.txt"})).is_error
+        assert not (await toolset(sandbox, "conv-0").call("read_file", {"path": "ok.txt"})).is_error

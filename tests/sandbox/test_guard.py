@@ -157,7 +157,7 @@ def test_no_line_costs_the_host_its_time_its_memory_or_its_life() -> None:
     program = """
 import resource, sys
 from pathlib import Path
-from host.sandbox import SandboxPolicy
+from host.sandbox.policy import SandboxPolicy
 from host.sandbox.guard import Guard
 from host.sandbox.shell import LONGEST
 resource.setrlimit(resource.RLIMIT_CPU, (30, 30))

@@ -13,18 +13,20 @@ import anyio
 import psutil
 import pytest
 
-from host.sandbox import Limits, Sandbox, SandboxPolicy
+from host.sandbox.client import Sandbox
+from host.sandbox.policy import Limits, SandboxPolicy
 from host.tools.files_and_commands import SandboxToolset
+from tests.sandbox.opened import private_directory, toolset
 from tests.sandbox.processes import gone, pids_of, started
 
 
 def below(sandbox: Sandbox) -> list[psutil.Process]:
-    assert sandbox._process is not None
-    return psutil.Process(sandbox._process.pid).children(recursive=True)
+    assert sandbox.supervisor is not None
+    return psutil.Process(sandbox.supervisor.process.pid).children(recursive=True)
 
 
 async def test_many_runs_leave_no_process_behind(sandbox: Sandbox) -> None:
-    tools = [sandbox.toolset(f"conv-{number}") for number in range(4)]
+    tools = [toolset(sandbox, f"conv-{number}") for number in range(4)]
 
     async def caller(mine: SandboxToolset) -> None:
         for _ in range(25):
@@ -42,7 +44,7 @@ async def test_many_runs_leave_no_process_behind(sandbox: Sandbox) -> None:
 async def test_many_conversations_have_a_worker_each(sandbox: Sandbox, ws: Path) -> None:
     with anyio.fail_after(60):
         for number in range(200):
-            result = await sandbox.toolset(f"conv-{number}").call("read_file", {"path": "ok.txt"})
+            result = await toolset(sandbox, f"conv-{number}").call("read_file", {"path": "ok.txt"})
             assert not result.is_error
 
 
@@ -58,7 +60,7 @@ async def test_memory_of_all_processes_together_is_bounded(ws: Path) -> None:
     limits = Limits(memory=100 << 20)
     hungry = "for i in 1 2 3 4; do (x=$(head -c 60000000 /dev/zero | tr '\\0' x); sleep 5) & done; wait"
     async with Sandbox(SandboxPolicy(workspace=ws, limits=limits)) as sandbox:
-        result = await sandbox.toolset("c").call("exec", {"command": hungry})
+        result = await toolset(sandbox, "c").call("exec", {"command": hungry})
     assert "memory limit" in result.text
 
 
@@ -67,9 +69,9 @@ async def test_a_fork_bomb_is_stopped(ws: Path) -> None:
     async with Sandbox(policy) as sandbox:
         bomb = ":(){ :|:& };:; wait; sleep 20"
         with anyio.fail_after(60):
-            result = await sandbox.toolset("c").call("exec", {"command": bomb})
+            result = await toolset(sandbox, "c").call("exec", {"command": bomb})
         assert "too many processes" in result.text
-        assert not (await sandbox.toolset("c").call("exec", {"command": "true"})).is_error
+        assert not (await toolset(sandbox, "c").call("exec", {"command": "true"})).is_error
 
 
 @pytest.mark.parametrize("abi", [1, 2, 3, 4, 5])
@@ -81,7 +83,7 @@ async def test_older_kernels_keep_files_closed_and_leave_nothing_running(
         assert report.landlock_abi == abi
         assert report.level == 2
         assert "signal_scope" in report.missing
-        tools = sandbox.toolset("c")
+        tools = toolset(sandbox, "c")
         outside = f"x={place}/outside; cat $x/secret.txt; truncate -s 0 $x/secret.txt"
         assert "outside-secret" not in (await tools.call("exec", {"command": outside})).text
         await tools.call("exec", {"command": "setsid -f sleep 304.25"})
@@ -96,8 +98,10 @@ async def test_when_a_reaper_dies_its_command_is_ended_and_the_call_answered(
 
     async def kill_it() -> None:
         pids.append(await started("305.25"))
-        assert sandbox._process is not None
-        [reaper] = [p for p in psutil.Process(pids[0]).parents() if p.ppid() == sandbox._process.pid]
+        assert sandbox.supervisor is not None
+        [reaper] = [
+            p for p in psutil.Process(pids[0]).parents() if p.ppid() == sandbox.supervisor.process.pid
+        ]
         reaper.kill()
 
     with anyio.fail_after(60):
@@ -131,7 +135,7 @@ async def test_a_result_says_that_what_was_left_running_was_ended(tools: Sandbox
 
 async def test_date_shows_the_zone_of_the_host(ws: Path) -> None:
     async with Sandbox(SandboxPolicy(workspace=ws, time_zone="Asia/Tokyo")) as sandbox:
-        shown = await sandbox.toolset("c").call("exec", {"command": "date +%z; date +%Z"})
+        shown = await toolset(sandbox, "c").call("exec", {"command": "date +%z; date +%Z"})
     assert shown.text.startswith("+0900\nJST\n")
 
 
@@ -140,15 +144,15 @@ async def test_nothing_survives_when_the_supervisor_is_killed(
 ) -> None:
     await tools.call("exec", {"command": "setsid sleep 306.25 & sleep 300", "background": True})
     pid = await started("306.25")
-    assert sandbox._process is not None
-    sandbox._process.kill()
+    assert sandbox.supervisor is not None
+    sandbox.supervisor.process.kill()
     await gone(pid)
 
 
 async def test_leaving_ends_everything_and_removes_private_directories(ws: Path) -> None:
     async with Sandbox(SandboxPolicy(workspace=ws)) as sandbox:
-        tools = sandbox.toolset("c")
-        private = Path(await sandbox.private_directory("c"))
+        tools = toolset(sandbox, "c")
+        private = Path(await private_directory(sandbox, "c"))
         deep = (
             "import os; os.chdir(os.environ['TMPDIR']); [(os.mkdir('d'), os.chdir('d')) for _ in range(3000)]"
         )
@@ -168,7 +172,7 @@ async def test_reading_outside_may_be_allowed_but_never_the_secrets(ws: Path, pl
         workspace=ws, allow_read_outside_workspace=True, secret_paths=(place / "store",), uid=0
     )
     async with Sandbox(policy) as sandbox:
-        tools = sandbox.toolset("c")
+        tools = toolset(sandbox, "c")
         secret = str(place / "outside" / "secret.txt")
         assert "outside-secret" in (await tools.call("exec", {"command": f"cat {secret}"})).text
         assert "outside-secret" in (await tools.call("read_file", {"path": secret})).text
@@ -186,7 +190,7 @@ async def test_allowed_paths_are_reachable_and_their_neighbours_are_not(ws: Path
     (place / "out").chmod(0o777)
     policy = SandboxPolicy(workspace=ws, read_paths=(f"{place}/data-*",), write_paths=(f"{place}/out",))
     async with Sandbox(policy) as sandbox:
-        tools = sandbox.toolset("c")
+        tools = toolset(sandbox, "c")
         assert "in data-b" in (await tools.call("exec", {"command": f"cat {place}/data-b/f"})).text
         assert not (await tools.call("read_file", {"path": f"{place}/data-a/f"})).is_error
         assert (await tools.call("append_file", {"path": f"{place}/data-a/f", "content": "x"})).is_error
@@ -205,7 +209,7 @@ async def test_without_the_restriction_files_outside_are_reachable_and_secrets_a
     policy = SandboxPolicy(workspace=ws, restrict_to_workspace=False, secret_paths=(place / "outside",))
     (place / "else").mkdir()
     async with Sandbox(policy) as sandbox:
-        tools = sandbox.toolset("c")
+        tools = toolset(sandbox, "c")
         await sandbox.ready()
         assert any("restrict_to_workspace is off" in record.message for record in caplog.records)
         assert not (await tools.call("write_file", {"path": f"{place}/else/f", "content": "x"})).is_error
@@ -222,7 +226,7 @@ async def test_the_network_opens_only_when_it_is_switched_on(ws: Path) -> None:
     for allowed in (False, True):
         policy = SandboxPolicy(workspace=ws, allow_network=allowed, max_level=2)
         async with Sandbox(policy) as sandbox:
-            result = await sandbox.toolset("c").call("exec", {"command": probe})
+            result = await toolset(sandbox, "c").call("exec", {"command": probe})
             assert (result.text.startswith("socket\n")) is allowed
 
 
@@ -236,7 +240,7 @@ async def test_with_namespaces_programs_talk_to_themselves_and_to_the_network_on
         for allowed in (False, True):
             async with Sandbox(SandboxPolicy(workspace=ws, allow_network=allowed)) as sandbox:
                 assert (await sandbox.ready()).level == 3
-                tools = sandbox.toolset("c")
+                tools = toolset(sandbox, "c")
                 assert not (await tools.call("exec", {"command": f'python3 -c "{own}"'})).is_error
                 result = await tools.call("exec", {"command": f'python3 -c "{dial}"'})
                 assert result.text.startswith("through\n") is allowed
@@ -244,20 +248,20 @@ async def test_with_namespaces_programs_talk_to_themselves_and_to_the_network_on
 
 async def test_a_cleaner_of_temporary_files_does_not_stop_commands_for_good(ws: Path) -> None:
     async with Sandbox(SandboxPolicy(workspace=ws)) as sandbox:
-        tools = sandbox.toolset("one")
+        tools = toolset(sandbox, "one")
         assert not (await tools.call("exec", {"command": "echo > $TMPDIR/x"})).is_error
-        private = Path(await sandbox.private_directory("one"))
+        private = Path(await private_directory(sandbox, "one"))
         shutil.rmtree(private)
-        assert not (await sandbox.toolset("two").call("exec", {"command": "echo > $TMPDIR/x"})).is_error
-        assert await sandbox.private_directory("one") == str(private)
+        assert not (await toolset(sandbox, "two").call("exec", {"command": "echo > $TMPDIR/x"})).is_error
+        assert await private_directory(sandbox, "one") == str(private)
         assert private.is_dir()
         private.parent.chmod(0o700)
         shutil.rmtree(private.parent)
         with anyio.fail_after(60):
-            while (await sandbox.toolset("three").call("exec", {"command": "echo > $TMPDIR/x"})).is_error:
+            while (await toolset(sandbox, "three").call("exec", {"command": "echo > $TMPDIR/x"})).is_error:
                 await anyio.sleep(0.01)
         assert not (await tools.call("exec", {"command": "echo > $TMPDIR/x"})).is_error
-        assert Path(await sandbox.private_directory("one")).parent != private.parent
+        assert Path(await private_directory(sandbox, "one")).parent != private.parent
 
 
 async def test_private_directories_of_killed_supervisors_are_removed_by_the_next(ws: Path) -> None:

@@ -14,10 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from host.sandbox import Limits, Sandbox, SandboxPolicy
+from host.sandbox.client import Sandbox
+from host.sandbox.policy import Limits, SandboxPolicy
 from host.sandbox.worker import syscalls
 from host.sandbox.worker.limits import hidden_memory, pss, tree
 from tests.running import until
+from tests.sandbox.opened import toolset
 
 LIMIT = 100 << 20
 
@@ -79,7 +81,8 @@ WRITES = "for at in range(0, len(held), 4096): held[at] = 1"
 WITHOUT_KCMP = """
 import sys, anyio
 from pathlib import Path
-from host.sandbox import Limits, Sandbox, SandboxPolicy
+from host.sandbox.client import Sandbox
+from host.sandbox.policy import Limits, SandboxPolicy
 from host.sandbox.worker import syscalls
 from host.sandbox.worker.confine import seccomp
 seccomp.install(seccomp.compile_filter([seccomp.Rule(("kcmp",), seccomp.refuse())]))
@@ -88,7 +91,7 @@ async def main():
     policy = SandboxPolicy(workspace=Path(sys.argv[1]), limits=Limits(memory=int(sys.argv[2])), max_level=2)
     async with Sandbox(policy) as sandbox:
         arguments = {"command": "exec python3 -", "stdin": sys.stdin.read()}
-        print((await sandbox.toolset("c").call("exec", arguments)).text)
+        print((await toolset(sandbox, "c").call("exec", arguments)).text)
 anyio.run(main)
 """
 
@@ -97,7 +100,7 @@ async def outcome(ws: Path, level: int, script: str) -> str:
     policy = SandboxPolicy(workspace=ws, limits=Limits(memory=LIMIT), max_level=level)
     async with Sandbox(policy) as sandbox:
         arguments = {"command": "exec python3 -", "stdin": script}
-        return (await sandbox.toolset("c").call("exec", arguments)).text
+        return (await toolset(sandbox, "c").call("exec", arguments)).text
 
 
 @pytest.mark.parametrize("level", [3, 2])

@@ -11,9 +11,10 @@ from pathlib import Path
 import anyio
 import pytest
 
-from host.sandbox import Limits, Sandbox, SandboxPolicy
-from host.sandbox.client import HOST
+from host.sandbox.client import Sandbox
+from host.sandbox.policy import Limits, SandboxPolicy
 from host.tools.files_and_commands import SandboxToolset
+from tests.sandbox.opened import read_text, toolset
 
 SMALL = 96 << 20
 BOMB = """python3 -c '
@@ -66,7 +67,7 @@ def free(disk: Path) -> int:
 async def test_temporary_files_leave_room_on_their_disk(
     on_small_disk: Sandbox, small_disk: Path, kind: str
 ) -> None:
-    tools, others = on_small_disk.toolset("greedy"), on_small_disk.toolset("other")
+    tools, others = toolset(on_small_disk, "greedy"), toolset(on_small_disk, "other")
     await others.call("exec", {"command": "echo kept > $TMPDIR/kept"})
     with anyio.fail_after(60):
         result = await tools.call("exec", {"command": FILLERS[kind]})
@@ -78,8 +79,8 @@ async def test_temporary_files_leave_room_on_their_disk(
 
 
 async def test_a_conversation_has_a_bound_on_a_large_disk_too(ws: Path) -> None:
-    async with Sandbox(SandboxPolicy(workspace=ws, limits=Limits(temporary=32 << 20))) as sandbox:
-        tools = sandbox.toolset("greedy")
+    async with Sandbox(SandboxPolicy(workspace=ws, limits=Limits(temporary_bytes=32 << 20))) as sandbox:
+        tools = toolset(sandbox, "greedy")
         result = await tools.call("exec", {"command": "head -c 90M </dev/zero >$TMPDIR/x; sleep 60"})
         assert "its temporary files took too much" in result.text
         few = await tools.call("exec", {"command": "head -c 20M </dev/zero >$TMPDIR/x; sleep 0.2"})
@@ -89,7 +90,7 @@ async def test_a_conversation_has_a_bound_on_a_large_disk_too(ws: Path) -> None:
 async def test_a_command_that_forks_and_begins_sessions_is_stopped_and_others_go_on(
     sandbox: Sandbox, tools: SandboxToolset
 ) -> None:
-    others = sandbox.toolset("other")
+    others = toolset(sandbox, "other")
     await others.call("read_file", {"path": "ok.txt"})
     longest = 0.0
     async with anyio.create_task_group() as group:
@@ -133,9 +134,9 @@ async def test_a_command_cannot_make_the_host_wait_for_a_file(
     waiting = "rm CLAUDE.md; mkfifo CLAUDE.md; flock . sleep 300"
     await tools.call("exec", {"command": waiting, "background": True})
     with anyio.fail_after(20):
-        while (await sandbox.file(HOST, sandbox.policy.workspace, "list_dir", {}))["text"].find("(fifo)") < 0:
+        while "(fifo)" not in (await sandbox.file(sandbox.workspace("host"), "list_dir", {}))["text"]:
             await anyio.sleep(0.01)
-        assert await sandbox.read_text("CLAUDE.md", 100) is None
+        assert await read_text(sandbox, "CLAUDE.md", 100) is None
 
 
 WATCH = """python3 -c '
@@ -153,8 +154,8 @@ async def test_names_in_others_private_directories_can_neither_be_listed_nor_wat
 ) -> None:
     async with Sandbox(SandboxPolicy(workspace=ws, max_level=2, uid=uid)) as sandbox:
         for number in range(4):
-            await sandbox.toolset(f"other-{number}").call("exec", {"command": "echo > $TMPDIR/private"})
-        tools = sandbox.toolset("curious")
+            await toolset(sandbox, f"other-{number}").call("exec", {"command": "echo > $TMPDIR/private"})
+        tools = toolset(sandbox, "curious")
         watched = await tools.call("exec", {"command": f"{WATCH} | sort | uniq -c; ls $TMPDIR/.. 2>&1"})
         assert "11 refused" in watched.text
         assert "Permission denied" in watched.text

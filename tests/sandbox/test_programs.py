@@ -16,7 +16,9 @@ import pytest
 from host.mcp_clients.external import ExternalServers, Reach, open_external
 from host.mcp_clients.server_config import ServerConfig
 from host.ports import SandboxFault, ToolResult
-from host.sandbox import Limits, Sandbox, SandboxPolicy, running_program
+from host.sandbox.client import Sandbox
+from host.sandbox.policy import Limits, SandboxPolicy
+from tests.sandbox.opened import private_directory, toolset
 from tests.sandbox.processes import gone, pids_of, started
 
 SERVER = Path(__file__).parent / "stdio_server.py"
@@ -36,7 +38,7 @@ def inside(**more: object) -> ServerConfig:
 async def opened(
     sandbox: Sandbox, config: ServerConfig, conversation: str = "c"
 ) -> AsyncIterator[ExternalServers]:
-    reach = Reach(spawn=partial(running_program, sandbox, conversation))
+    reach = Reach(spawn=partial(sandbox.program, sandbox.workspace(conversation)))
     with anyio.fail_after(60):
         async with open_external({"p": config}, reach) as found:
             yield found
@@ -56,7 +58,7 @@ async def test_a_server_works_inside_with_nothing_of_the_hosts_environment(
         seen = (await call(found, "environment")).text
         assert "ONLY=this" in seen
         assert "CANARY" not in seen
-        assert f"TMPDIR={await sandbox.private_directory('c')}" in seen
+        assert f"TMPDIR={await private_directory(sandbox, 'c')}" in seen
         assert not (await call(found, "write", path="made.txt", text="by a tool")).is_error
     assert (ws / "made.txt").read_text() == "by a tool"
 
@@ -85,7 +87,7 @@ async def test_a_server_that_dies_gives_errors_and_the_run_goes_on(sandbox: Sand
     async with opened(sandbox, inside(timeout_ms=3000)) as found:
         assert (await call(found, "die")).is_error
         assert (await call(found, "environment")).is_error
-    assert not (await sandbox.toolset("c").call("exec", {"command": "true"})).is_error
+    assert not (await toolset(sandbox, "c").call("exec", {"command": "true"})).is_error
 
 
 async def test_a_call_that_hangs_ends_at_its_time_limit_and_the_server_with_the_run(sandbox: Sandbox) -> None:
@@ -100,14 +102,14 @@ async def test_a_server_that_ignores_its_end_is_killed(sandbox: Sandbox) -> None
     stubborn = "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(300)"
     words = ("python3", "-c", stubborn, "stubborn-program")
     with anyio.fail_after(60):
-        async with running_program(sandbox, "c", words, {}):
+        async with sandbox.program(sandbox.workspace("c"), words, {}):
             pid = await started("stubborn-program")
     await gone(pid)
 
 
 async def test_a_cancelled_owner_leaves_no_program(sandbox: Sandbox) -> None:
     async def owner() -> None:
-        async with running_program(sandbox, "c", ("sleep", "301.5"), {}):
+        async with sandbox.program(sandbox.workspace("c"), ("sleep", "301.5"), {}):
             await anyio.sleep_forever()
 
     with anyio.fail_after(60):
@@ -121,7 +123,7 @@ async def test_a_cancelled_owner_leaves_no_program(sandbox: Sandbox) -> None:
 async def test_a_program_that_is_not_there_is_an_end_of_the_stream(
     sandbox: Sandbox, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with running_program(sandbox, "c", ("no-such-program",), {}) as stream:
+    async with sandbox.program(sandbox.workspace("c"), ("no-such-program",), {}) as stream:
         with pytest.raises(anyio.EndOfStream):
             await stream.receive()
     assert "FileNotFoundError" in caplog.text
@@ -132,7 +134,10 @@ async def test_a_program_that_is_not_there_is_an_end_of_the_stream(
 async def test_much_goes_through_in_both_directions(sandbox: Sandbox) -> None:
     data, echoed = os.urandom(3 << 20), bytearray()
     with anyio.fail_after(60):
-        async with running_program(sandbox, "c", ("cat",), {}) as stream, anyio.create_task_group() as group:
+        async with (
+            sandbox.program(sandbox.workspace("c"), ("cat",), {}) as stream,
+            anyio.create_task_group() as group,
+        ):
             group.start_soon(stream.send, data)
             while len(echoed) < len(data):
                 echoed += await stream.receive()
@@ -142,13 +147,13 @@ async def test_much_goes_through_in_both_directions(sandbox: Sandbox) -> None:
 async def test_a_program_is_held_to_the_memory_of_a_command(ws: Path) -> None:
     hungry = "import time; x = bytearray(200 << 20); time.sleep(300)"
     async with Sandbox(SandboxPolicy(workspace=ws, limits=Limits(memory=60 << 20))) as sandbox:
-        async with running_program(sandbox, "c", ("python3", "-c", hungry), {}) as stream:
+        async with sandbox.program(sandbox.workspace("c"), ("python3", "-c", hungry), {}) as stream:
             with anyio.fail_after(60), pytest.raises(anyio.EndOfStream):
                 await stream.receive()
 
 
 async def test_forgetting_a_conversation_ends_its_programs(sandbox: Sandbox) -> None:
-    async with running_program(sandbox, "c", ("cat",), {}) as stream:
+    async with sandbox.program(sandbox.workspace("c"), ("cat",), {}) as stream:
         await stream.send(b"alive")
         assert await stream.receive() == b"alive"
         await sandbox.forget("c")
@@ -160,14 +165,14 @@ async def test_programs_of_one_conversation_cannot_read_each_others_environment(
     async with opened(sandbox, inside(env={"TOKEN": "CANARY-of-a-server"})) as found:
         assert found.problems == []
         seek = "cat /proc/[0-9]*/environ | tr '\\0' '\\n'; cat /proc/[0-9]*/mem"
-        seen = await sandbox.toolset("c").call("exec", {"command": seek})
+        seen = await toolset(sandbox, "c").call("exec", {"command": seek})
     assert "CANARY" not in seen.text
 
 
 async def test_below_the_required_level_no_program_runs(ws: Path) -> None:
     async with Sandbox(SandboxPolicy(workspace=ws, min_level=9)) as sandbox:
         with pytest.raises(SandboxFault, match="is required"):
-            async with running_program(sandbox, "c", ("touch", "made"), {}):
+            async with sandbox.program(sandbox.workspace("c"), ("touch", "made"), {}):
                 pass
         async with opened(sandbox, inside()) as found:
             assert "does not hold enough" in found.problems[0]
@@ -176,11 +181,11 @@ async def test_below_the_required_level_no_program_runs(ws: Path) -> None:
 
 async def test_no_descriptor_stays_open_behind_programs(sandbox: Sandbox) -> None:
     async def once() -> None:
-        async with running_program(sandbox, "c", ("true",), {}):
+        async with sandbox.program(sandbox.workspace("c"), ("true",), {}):
             pass
 
-    assert sandbox._process is not None
-    ours, theirs = psutil.Process(), psutil.Process(sandbox._process.pid)
+    assert sandbox.supervisor is not None
+    ours, theirs = psutil.Process(), psutil.Process(sandbox.supervisor.process.pid)
     await once()
     before = ours.num_fds()
     supervisors = theirs.num_fds()

@@ -11,9 +11,11 @@ import anyio
 import psutil
 import pytest
 
-from host.sandbox import Limits, Sandbox, SandboxPolicy
+from host.sandbox.client import Sandbox
+from host.sandbox.policy import Limits, SandboxPolicy
 from host.sandbox.worker.exec.reapers import MAX_RESTING, WARM
 from host.tools.files_and_commands import SandboxToolset
+from tests.sandbox.opened import toolset
 from tests.sandbox.processes import gone, pids_of, started
 
 
@@ -24,9 +26,9 @@ async def run(tools: SandboxToolset, command: str) -> str:
 
 def reapers(sandbox: Sandbox) -> dict[int, int]:
     """Return the reapers that have a launcher, by the launcher's pid."""
-    assert sandbox._process is not None
+    assert sandbox.supervisor is not None
     found: dict[int, int] = {}
-    for child in psutil.Process(sandbox._process.pid).children():
+    for child in psutil.Process(sandbox.supervisor.process.pid).children():
         with contextlib.suppress(psutil.NoSuchProcess):
             found |= {below.pid: child.pid for below in child.children()}
     return found
@@ -113,7 +115,7 @@ async def test_a_conversation_never_gets_the_room_of_another(sandbox: Sandbox, t
     await run(tools, "echo mine > $TMPDIR/mine")
     await rested(sandbox, 1)
     mine = (await run(tools, "echo $TMPDIR")).splitlines()[0]
-    other = sandbox.toolset("conv-other")
+    other = toolset(sandbox, "conv-other")
     for command in (f"cat {mine}/mine", f"ls -A {mine}", f"echo x > {mine}/x"):
         assert "[exit code 0" not in await run(other, command)
     if sandbox.report.level == 3:
@@ -126,7 +128,7 @@ async def test_the_place_of_all_private_directories_is_covered(
 ) -> None:
     if sandbox.report.level < 3:
         pytest.skip("there is no private root at this level")
-    await run(sandbox.toolset("conv-other"), "echo secret > $TMPDIR/secret")
+    await run(toolset(sandbox, "conv-other"), "echo secret > $TMPDIR/secret")
     for command in (
         "ls -A /.places; ls -A /.places/..",
         "stat /.places/1",
@@ -159,7 +161,7 @@ async def test_a_room_follows_a_workspace_that_was_replaced(
         os.chown(ws, owner.st_uid, owner.st_gid)
         (ws / "new.txt").write_text("new one")
         assert "new one" in await run(tools, "cat new.txt")
-        assert "new one" in await run(sandbox.toolset("conv-new"), "cat new.txt")
+        assert "new one" in await run(toolset(sandbox, "conv-new"), "cat new.txt")
     finally:
         shutil.rmtree(ws)
         ws.with_name("away").rename(ws)
@@ -168,7 +170,7 @@ async def test_a_room_follows_a_workspace_that_was_replaced(
 async def test_few_rooms_wait_and_none_for_long(ws: Path) -> None:
     async with Sandbox(SandboxPolicy(workspace=ws, limits=Limits(reaper_idle_s=1.0))) as sandbox:
         for number in range(MAX_RESTING + 4):
-            await run(sandbox.toolset(f"conv-{number}"), "true")
+            await run(toolset(sandbox, f"conv-{number}"), "true")
         await rested(sandbox, MAX_RESTING)
         await rested(sandbox, 0)
 
@@ -185,8 +187,8 @@ async def test_many_commands_of_one_conversation_at_once_leave_one_room(
 async def test_a_room_ends_with_the_supervisor(sandbox: Sandbox, tools: SandboxToolset) -> None:
     await run(tools, "true")
     launchers = await rested(sandbox, 1)
-    assert sandbox._process is not None
-    psutil.Process(sandbox._process.pid).kill()
+    assert sandbox.supervisor is not None
+    psutil.Process(sandbox.supervisor.process.pid).kill()
     for launcher, reaper in launchers.items():
         await gone(launcher)
         await gone(reaper)

@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 
-from host.sandbox import Sandbox, SandboxPolicy
+from host.sandbox.client import Sandbox
+from host.sandbox.policy import SandboxPolicy
 from host.sandbox.worker.files import survey
 from host.sandbox.worker.files.paths import RootPath, Roots
 from host.tools.files_and_commands import SandboxToolset
 from shared.errors import Misconfigured
+from tests.sandbox.opened import toolset
 
 TEXTS = [{"names": ["CLAUDE.md", "AGENTS.md"], "limit": 100}]
 
@@ -153,7 +155,7 @@ def test_names_that_are_not_utf8_can_be_told(ws: Path) -> None:
 async def test_it_comes_through_the_confined_worker(sandbox: Sandbox, ws: Path, place: Path) -> None:
     (ws / "AGENTS.md").symlink_to(place / "outside" / "secret.txt")
     add_skill(ws, "a", "front")
-    found = await sandbox.survey(asked())
+    found = await sandbox.file(sandbox.workspace("host"), "survey", asked())
     assert found["skills"] == [{"folder": "a", "text": "front", "size": 5}]
     assert "text" not in found["texts"][0]
 
@@ -174,7 +176,7 @@ async def skilled(ws: Path, place: Path) -> AsyncIterator[SandboxToolset]:
         workspace=ws, skill_paths=(folder.parent, place / "missing"), secret_paths=(place / "home" / "store",)
     )
     async with Sandbox(policy) as running:
-        yield running.toolset("conv-skilled")
+        yield toolset(running, "conv-skilled")
 
 
 async def test_a_skill_that_a_package_tool_linked_from_its_cache_can_be_read(

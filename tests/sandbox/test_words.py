@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import base64
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
+from host.ports import Trust
 from host.runs.heartbeat import FILE
-from host.sandbox import Sandbox, SandboxPolicy, Trust
-from host.sandbox.policy import OBEYED, OBEYED_AS_MAIN
+from host.sandbox.client import Sandbox
+from host.sandbox.policy import OBEYED, OBEYED_AS_MAIN, SandboxPolicy
 from host.skills.catalogue import FOLDER
 from host.skills.knowledge import MEMORY_FILE, PERSONA_FILES
 from host.tools.files_and_commands import SandboxToolset
+from tests.sandbox.opened import toolset
 
 BECAUSE = "because of a setting"
 ATTEMPTS = (
@@ -89,7 +92,7 @@ async def sandbox(words: Path, request: pytest.FixtureRequest) -> AsyncIterator[
 
 @pytest.fixture
 def stranger(sandbox: Sandbox) -> SandboxToolset:
-    return sandbox.toolset("stranger", trust=Trust.UNTRUSTED)
+    return toolset(sandbox, "stranger", trust=Trust.UNTRUSTED)
 
 
 def facts(ws: Path) -> dict[str, object]:
@@ -180,7 +183,7 @@ truncate -s 1 got; set -C; echo > fresh; (echo > fresh) 2>&1 | grep -c overwrite
 async def test_a_stranger_changes_the_workspace_s_mode_and_times_but_locks_nobody_out(
     ws: Path, sandbox: Sandbox
 ) -> None:
-    stranger = sandbox.toolset("stranger", trust=Trust.UNTRUSTED)
+    stranger = toolset(sandbox, "stranger", trust=Trust.UNTRUSTED)
     harmless = """set -e; rm -rf CLAUDE.md MEMORY.md 2>/dev/null || true; mkdir d; echo x > d/f
 chmod u+w .; chmod 711 .; chmod 755 .; touch -d 2001-01-01 .; stat -c %Y .
 tar cf $TMPDIR/x.tar ./d --no-recursion .; tar xpf $TMPDIR/x.tar; chmod -R u+w d"""
@@ -212,7 +215,7 @@ async def test_a_stranger_is_told_why_a_command_may_not(stranger: SandboxToolset
 async def test_trusted_conversations_change_persona_and_the_main_one_its_heartbeat(
     words: Path, sandbox: Sandbox
 ) -> None:
-    trusted, main = sandbox.toolset("trusted", trust=Trust.TRUSTED), sandbox.toolset("main")
+    trusted, main = toolset(sandbox, "trusted", trust=Trust.TRUSTED), toolset(sandbox, "main")
     for tools in (trusted, main):
         done = await tools.call(
             "exec", {"command": "echo new > MEMORY.md; mkdir -p skills/b; echo > AGENTS.md"}
@@ -229,10 +232,12 @@ async def test_trusted_conversations_change_persona_and_the_main_one_its_heartbe
 async def test_before_its_tools_are_asked_for_a_conversation_is_a_stranger(
     words: Path, sandbox: Sandbox
 ) -> None:
-    await sandbox.save_file("c", "inbox/photo.png", b"png")
+    asked = {"data": base64.b64encode(b"png").decode()}
+    stranger = sandbox.workspace("c")
+    await sandbox.file(stranger, "save_file", {"path": "inbox/photo.png", **asked})
     with pytest.raises(Exception, match="read-only"):
-        await sandbox.save_file("c", "CLAUDE.md", b"evil")
-    tools = sandbox.toolset("c", trust=Trust.TRUSTED)
+        await sandbox.file(stranger, "save_file", {"path": "CLAUDE.md", **asked})
+    tools = toolset(sandbox, "c", trust=Trust.TRUSTED)
     assert not (
         await tools.call("write_file", {"path": "CLAUDE.md", "content": "x", "overwrite": True})
     ).is_error
@@ -242,7 +247,7 @@ async def test_links_to_what_is_obeyed_lead_to_what_is_guarded(words: Path, sand
     (words / "AGENT.md").symlink_to("docs/persona.md")
     (words / "docs").mkdir()
     (words / "docs/persona.md").write_text("words\n")
-    stranger = sandbox.toolset("stranger", trust=Trust.UNTRUSTED)
+    stranger = toolset(sandbox, "stranger", trust=Trust.UNTRUSTED)
     for attempt in (
         "echo evil > docs/persona.md",
         "mv docs other; mkdir docs; echo evil > docs/persona.md",

@@ -11,10 +11,12 @@ from pathlib import Path
 import anyio
 import pytest
 
-from host.sandbox import Sandbox, SandboxPolicy
+from host.sandbox.client import Sandbox
+from host.sandbox.policy import SandboxPolicy
 from host.skills.catalogue import SHIPPED
 from host.skills.front_matter import BadSkill, body, parsed
 from host.tools.files_and_commands import SandboxToolset
+from tests.sandbox.opened import toolset
 
 TABLE = "tabular-data/table.py"
 CHECK = "make-a-skill/check.py"
@@ -27,7 +29,7 @@ async def tools(ws: Path, place: Path) -> AsyncIterator[SandboxToolset]:
     shelf = place / "built_in"
     shutil.copytree(SHIPPED, shelf)
     async with Sandbox(SandboxPolicy(workspace=ws, skill_paths=(shelf,))) as running:
-        yield running.toolset("conv-skills")
+        yield toolset(running, "conv-skills")
 
 
 async def run(tools: SandboxToolset, place: Path, command: str, *, fails: bool = False) -> str:

@@ -1,0 +1,36 @@
+"""The host and the inside of the sandbox have a framing each; they are one."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from host.sandbox import wire
+from host.sandbox.worker import frames
+from shared.frames import Frames, framed
+from shared.jsons import loads
+
+MESSAGES = st.lists(st.dictionaries(st.text(), st.integers(-(2**53), 2**53) | st.text()), max_size=5)
+
+
+@given(MESSAGES, st.integers(1, 9))
+def test_what_one_side_writes_the_other_reads(messages: list[dict[str, object]], step: int) -> None:
+    from_host = b"".join(map(wire.encode, messages))
+    from_inside = b"".join(map(frames.encode, messages))
+    inside, host = frames.Decoder(), Frames(wire.MAX_FRAME)
+    pieces = range(0, max(len(from_host), len(from_inside)), step)
+    heard = [message for at in pieces for message in inside.feed(from_host[at : at + step])]
+    answered = [loads(body) for at in pieces for body in host.feed(from_inside[at : at + step])]
+    assert heard == answered == messages
+
+
+def test_both_sides_refuse_what_is_longer_than_the_other_takes() -> None:
+    assert wire.MAX_FRAME == frames.MAX_FRAME
+    longest = (wire.MAX_FRAME + 1).to_bytes(4, "big")
+    with pytest.raises(ValueError, match="bytes"):
+        Frames(wire.MAX_FRAME).feed(longest)
+    with pytest.raises(frames.Closed):
+        frames.Decoder().feed(longest)
+    with pytest.raises(ValueError, match="larger"):
+        framed(bytes(wire.MAX_FRAME + 1), wire.MAX_FRAME)
