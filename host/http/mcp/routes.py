@@ -8,8 +8,8 @@ resume; a GET for a stream is answered 405, as the specification lets a server d
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Awaitable, Iterable
-from typing import Any, Final
+from collections.abc import Iterable
+from typing import Final
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
@@ -155,7 +155,7 @@ class McpApi(Api):
             return Response(status_code=202)
         if message.method == "initialize":
             raise wire.Refused(wire.METHOD_NOT_FOUND, "Method not found", request_id=message.id)
-        outcome = await self._forward(request.scope["caller"], version, message)
+        outcome = await self._ask(request.scope["caller"], version, message)
         status = 200 if "result" in outcome else wire.STATUS.get(outcome["error"]["code"], 200)
         return JSON(wire.answer(message, outcome), status_code=status)
 
@@ -181,7 +181,7 @@ class McpApi(Api):
         caller: Caller = request.scope["caller"]
         wanted = message.params.get("protocolVersion")
         version = wanted if wanted in HANDSHAKE_VERSIONS else PROTOCOL
-        outcome = await _outcome(self._hello(caller, version))
+        outcome = await self._ask(caller, version, message)
         body = wire.answer(message, outcome)
         if "error" in outcome:
             return JSON(body)
@@ -193,40 +193,27 @@ class McpApi(Api):
         if message.id in session.running:
             raise wire.Refused(wire.INVALID_REQUEST, "The request id is in use.", request_id=message.id)
         with session.cancellable(message.id):
-            return await self._forward(session.caller, session.version, message)
+            return await self._ask(session.caller, session.version, message)
         return {"error": {"code": wire.REQUEST_CANCELLED, "message": "Request cancelled"}}
 
-    async def _forward(self, caller: Caller, version: str, message: wire.Incoming) -> wire.Outcome:
-        async def ask() -> dict[str, Any]:
-            session = await self._servers.session(_key(caller, version))
-            return await session.request(message.method, message.params)
+    async def _ask(self, caller: Caller, version: str, message: wire.Incoming) -> wire.Outcome:
+        """Return what the tool server of the caller's conversation answers.
 
-        return await _outcome(ask())
-
-    async def _hello(self, caller: Caller, version: str) -> dict[str, Any]:
-        return (await self._servers.session(_key(caller, version))).hello
-
-
-def _key(caller: Caller, version: str) -> Key:
-    return Key(caller.conversation_id, caller.is_main, version, caller.token_id)
-
-
-async def _outcome(work: Awaitable[dict[str, Any]]) -> wire.Outcome:
-    """Return the ``result`` or ``error`` part of an answer; raises Unavailable when no server is free."""
-    try:
-        return {"result": await work}
-    except RequestRefused as refused:
-        return {"error": dict(refused.error)}
-    except SessionLost:
-        return _internal(LOST)
-    except TimeoutError:
-        return _internal(SLOW)
-    except TooManySessions:
-        raise Unavailable("All tool servers are busy: try again.", retry_after=1) from None
-
-
-def _internal(sentence: str) -> wire.Outcome:
-    return {"error": {"code": wire.INTERNAL_ERROR, "message": sentence}}
+        Raises Unavailable when no server is free.
+        """
+        key = Key(caller.conversation_id, caller.is_main, version, caller.token_id)
+        try:
+            server = await self._servers.session(key)
+            if message.method == "initialize":
+                return {"result": server.hello}
+            return {"result": await server.request(message.method, message.params)}
+        except RequestRefused as refused:
+            return {"error": dict(refused.error)}
+        except (SessionLost, TimeoutError) as error:
+            sentence = LOST if isinstance(error, SessionLost) else SLOW
+            return {"error": {"code": wire.INTERNAL_ERROR, "message": sentence}}
+        except TooManySessions:
+            raise Unavailable("All tool servers are busy: try again.", retry_after=1) from None
 
 
 def _session_id(request: Request) -> str:
