@@ -1,0 +1,95 @@
+"""A route is one method: it is answered, refused and told of as its declaration says."""
+
+from __future__ import annotations
+
+import httpx2
+import pytest
+from starlette.requests import Request
+
+from host.http.bodies import Body
+from host.http.middleware import Exchange
+from host.http.openapi import OpenApi
+from host.http.routing import PAGE, Api, operation, router
+from host.telemetry.counts import Metrics
+from shared.errors import NotFound
+from shared.shapes import Shape
+
+
+class NoteShape(Shape):
+    """A note."""
+
+    id: str
+    text: str
+
+
+class NoteRequest(Body):
+    """PUT /notes/{id}."""
+
+    text: str
+
+
+class NotesApi(Api):
+    """What a contributor writes for a noun."""
+
+    @operation("PUT", "/notes/{id}", status=201, errors=(409,))
+    async def put(self, request: Request, body: NoteRequest) -> NoteShape:
+        """Keep a note."""
+        return {"id": request.path_params["id"], "text": body.text}
+
+    @operation("GET", "/notes/{id}")
+    async def get(self, request: Request) -> NoteShape:
+        """One note."""
+        raise NotFound(f"note not found: {request.path_params['id']}")
+
+    @operation("GET", "/notes/newest", parameters=PAGE)
+    async def newest(self, request: Request) -> NoteShape:
+        """The newest note."""
+        return {"id": "newest", "text": ""}
+
+    @operation("DELETE", "/notes/{id}")
+    async def delete(self, request: Request) -> None:
+        """Delete a note."""
+
+
+@pytest.fixture
+async def client() -> httpx2.AsyncClient:
+    routes = router([NotesApi(), OpenApi("1", NotesApi.operations())])
+    app = Exchange(routes, version="1", commit="", redact=str, counts=Metrics())
+    return httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://host")
+
+
+async def test_a_method_answers_with_the_status_that_it_declares(client: httpx2.AsyncClient) -> None:
+    kept = await client.put("/notes/a", json={"text": "x"})
+    assert (kept.status_code, kept.json()) == (201, {"id": "a", "text": "x"})
+    gone = await client.delete("/notes/a")
+    assert (gone.status_code, gone.content) == (204, b"")
+    assert (await client.head("/notes/newest")).status_code == 200
+
+
+async def test_a_path_goes_before_an_id_wherever_it_is_declared(client: httpx2.AsyncClient) -> None:
+    assert (await client.get("/notes/newest")).json()["id"] == "newest"
+    assert (await client.get("/notes/other")).json()["error"] == "note not found: other"
+
+
+async def test_what_is_not_declared_is_refused_in_a_sentence(client: httpx2.AsyncClient) -> None:
+    wrong = await client.put("/notes/a", json={"words": "x"})
+    assert (wrong.status_code, wrong.json()["error"]) == (400, "text: is required")
+    patched = await client.patch("/notes/a")
+    assert patched.status_code == 405
+    assert set(patched.headers["allow"].split(", ")) == {"PUT", "GET", "HEAD", "DELETE"}
+    assert (await client.get("/nowhere")).json()["code"] == "not_found"
+
+
+async def test_the_document_tells_what_the_method_says(client: httpx2.AsyncClient) -> None:
+    document = (await client.get("/openapi.json")).json()
+    put = document["paths"]["/notes/{id}"]["put"]
+    note = {"application/json": {"schema": {"$ref": "#/components/schemas/NoteShape"}}}
+    assert put["summary"] == "Keep a note"
+    assert put["responses"]["201"] == {"description": "Keep a note", "content": note}
+    assert {"400", "401", "404", "409", "413", "415"} < set(put["responses"])
+    assert put["requestBody"]["required"]
+    assert document["components"]["schemas"]["NoteShape"]["required"] == ["id", "text"]
+    newest = document["paths"]["/notes/newest"]["get"]
+    assert [each["name"] for each in newest["parameters"]] == ["limit", "cursor"]
+    assert "200" not in document["paths"]["/notes/{id}"]["delete"]["responses"]
+    assert "204" in document["paths"]["/notes/{id}"]["delete"]["responses"]
