@@ -1,7 +1,8 @@
-// The host's HTTP API. The token goes into a header, never into an address; it lives in this tab alone.
+// The host's HTTP API. The token goes into a header, never into an address.
+
+import { token } from "./session.js";
 
 const BASE = new URL("..", import.meta.url);
-const KEPT = "picoclaw.token";
 
 /** Says "signed-out", "down" (the host can't be reached) and "up". */
 export const host = new EventTarget();
@@ -17,12 +18,6 @@ export class ApiError extends Error {
     this.retryAfter = retryAfter;
   }
 }
-
-export const token = {
-  get: () => sessionStorage.getItem(KEPT) ?? "",
-  set: (value) => sessionStorage.setItem(KEPT, value),
-  forget: () => sessionStorage.removeItem(KEPT),
-};
 
 /** Return a fresh random key; works on plain http too, where crypto.randomUUID is not. */
 export function newKey() {

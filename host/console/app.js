@@ -1,7 +1,7 @@
 // The console: a door, and behind it the shell, for as long as the token is good.
 
-import { token } from "./api.js";
 import { signIn } from "./login.js";
+import { found, token } from "./session.js";
 import { Shell } from "./shell.js";
 import { applyTheme } from "./theme.js";
 
@@ -9,6 +9,7 @@ const root = document.getElementById("app");
 let message = "";
 
 applyTheme();
+await found();
 for (;;) {
   if (!token.get()) await signIn(root, message);
   message = await new Shell(root).run();

@@ -1,33 +1,43 @@
-// Where people write. Enter sends; while the agent is at work, the same place stops it.
+// Where people write. Enter sends; while the agent is at work, what is written is sent next.
 
+import { call } from "./api.js";
 import { h, refill } from "./dom.js";
+import { brief } from "./format.js";
 import { icon } from "./icons.js";
 
+const KEPT = "picoclaw.next";
 const drafts = new Map();
-let thinking = false;
+const chosen = { thinking: false, model: "" };
 
 export class Composer {
-  /** `onSend(text, {thinking})`, `onStop()`; `key` names the draft that is kept while people look elsewhere. */
+  /** `onSend(text, how)`, `onStop()`; `key` names the draft that is kept while people look elsewhere. */
   constructor({ key, onSend, onStop }) {
     this.key = key;
     this.onSend = onSend;
     this.onStop = onStop;
     this.running = false;
+    this.replaces = null;
     this.field = h("textarea", {
-      id: "message", rows: "1", placeholder: "Write to the agent…", "aria-label": "Message", enterkeyhint: "send", autocomplete: "off",
+      id: "message", rows: "1", placeholder: "Write to the agent…", "aria-label": "Message", enterkeyhint: "send", autocomplete: "off", dir: "auto",
       prop: { value: drafts.get(key) ?? "" },
     });
     this.button = h("button", { class: "round", type: "submit" });
-    this.think = h("input", { type: "checkbox", id: "think", prop: { checked: thinking } });
-    this.think.addEventListener("change", () => { thinking = this.think.checked; });
+    this.later = h("button", { class: "button later", type: "button", hidden: true, on: { click: () => this.submit() } }, "Send next");
+    this.hint = h("span", { class: "hint wide-only" });
+    this.above = h("div", { class: "above", role: "status" });
+    this.think = h("input", { type: "checkbox", id: "think", prop: { checked: chosen.thinking } });
+    this.think.addEventListener("change", () => { chosen.thinking = this.think.checked; });
+    this.models = h("select", { id: "model", class: "models", "aria-label": "Model", hidden: true });
+    this.models.addEventListener("change", () => { chosen.model = this.models.value; });
     this.node = h("form", { class: "composer" },
-      h("div", { class: "box" }, this.field,
+      h("div", { class: "box" }, this.above, this.field,
         h("div", { class: "row tools" },
           h("label", { class: "chip", for: "think", title: "Let the model think before it answers" }, this.think, icon("thought"), "Think"),
-          h("span", { class: "hint wide-only" }, h("kbd", {}, "Enter"), " sends, ", h("kbd", {}, "Shift"), " ", h("kbd", {}, "Enter"), " makes a line"),
-          this.button)));
+          this.models, this.hint, this.later, this.button)));
     this.listen();
     this.setRunning(false);
+    this.offerModels();
+    this.showNext();
   }
 
   listen() {
@@ -38,26 +48,102 @@ export class Composer {
     });
     this.field.addEventListener("input", () => this.changed());
     this.field.addEventListener("keydown", (event) => {
-      if (event.key === "Escape" && this.running) this.onStop();
+      if (event.key === "Escape") this.escape();
       const touch = matchMedia("(pointer: coarse)").matches;
       if (event.key !== "Enter" || event.shiftKey || event.isComposing || touch) return;
       event.preventDefault();
-      if (!this.running) this.submit();
+      this.submit();
     });
     requestAnimationFrame(() => this.changed());
+  }
+
+  escape() {
+    if (this.running) this.onStop();
+    else if (this.replaces !== null) this.stopEditing();
+  }
+
+  get wishes() {
+    return { thinking: this.think.checked, model: this.models.value };
   }
 
   submit() {
     const text = this.field.value;
     if (text.trim() === "") return;
+    const how = { ...this.wishes, replaces: this.replaces };
+    this.replaces = null;
     this.write("");
-    this.onSend(text, { thinking: this.think.checked });
+    if (this.running) this.queue = [...this.queue, { ...this.wishes, text }];
+    else this.onSend(text, how);
+    this.showNext();
   }
 
   /** Put a text in; what stood there is gone. */
   write(text) {
     this.field.value = text;
     this.changed();
+  }
+
+  /** Let people say a message again in other words. */
+  edit(text, id) {
+    this.replaces = id;
+    this.write(text);
+    this.showNext();
+    this.field.focus();
+  }
+
+  stopEditing() {
+    this.replaces = null;
+    this.write("");
+    this.showNext();
+    this.field.focus();
+  }
+
+  // What is sent next: kept over a reload, until the run has ended.
+
+  get queue() {
+    return queues()[this.key] ?? [];
+  }
+
+  set queue(texts) {
+    sessionStorage.setItem(KEPT, JSON.stringify({ ...queues(), [this.key]: texts.length ? texts : undefined }));
+  }
+
+  /** Return what is sent next, and take it out; null for nothing. */
+  next() {
+    const [first, ...others] = this.queue;
+    if (first === undefined) return null;
+    this.queue = others;
+    this.showNext();
+    return first;
+  }
+
+  /** The conversation that began here has its id now. */
+  rekey(id) {
+    const waiting = this.queue;
+    this.queue = [];
+    drafts.delete(this.key);
+    this.key = id;
+    if (waiting.length) this.queue = waiting;
+    this.changed();
+  }
+
+  showNext() {
+    const line = (words, label, away) => h("p", { class: "row waiting-line" }, h("span", {}, words), h("button", { class: "ghost", type: "button", title: label, "aria-label": label, on: { click: away } }, icon("close")));
+    const waiting = this.queue.map(({ text }, place) => line(h("span", {}, h("b", {}, "Sent next: "), brief(text, 80)), `Don’t send: ${brief(text, 40)}`, () => {
+      this.queue = this.queue.filter((_, other) => other !== place);
+      this.showNext();
+    }));
+    const editing = this.replaces === null ? null : line("Editing your last message: what followed it is taken back, what it did stays done.", "Don’t edit", () => this.stopEditing());
+    refill(this.above, editing, ...waiting);
+    this.above.hidden = !editing && waiting.length === 0;
+  }
+
+  async offerModels() {
+    const names = await modelNames();
+    if (names.length === 0) return;
+    refill(this.models, h("option", { value: "" }, "Model: default"), ...names.map((name) => h("option", { value: name }, name)));
+    this.models.value = names.includes(chosen.model) ? chosen.model : "";
+    this.models.hidden = false;
   }
 
   setRunning(running) {
@@ -67,6 +153,7 @@ export class Composer {
     this.button.setAttribute("aria-label", name);
     this.button.title = name;
     this.button.classList.toggle("stopping", running);
+    refill(this.hint, h("kbd", {}, "Enter"), running ? " sends it next, " : " sends, ", ...(running ? [h("kbd", {}, "Esc"), " stops"] : [h("kbd", {}, "Shift"), " ", h("kbd", {}, "Enter"), " makes a line"]));
     this.changed();
   }
 
@@ -74,6 +161,27 @@ export class Composer {
     drafts.set(this.key, this.field.value);
     this.field.style.height = "auto";
     this.field.style.height = `${Math.min(this.field.scrollHeight, innerHeight * 0.4)}px`;
-    this.button.disabled = !this.running && this.field.value.trim() === "";
+    const blank = this.field.value.trim() === "";
+    this.button.disabled = !this.running && blank;
+    this.later.hidden = !this.running || blank;
   }
+}
+
+function queues() {
+  try {
+    return JSON.parse(sessionStorage.getItem(KEPT)) ?? {};
+  } catch {
+    return {};
+  }
+}
+
+let known = null;
+
+/** Return the names that a message can ask for; none where the host can't tell. */
+function modelNames() {
+  known ??= call("GET", "/v1/models").then(({ data }) => data.map((model) => model.id), () => {
+    known = null;
+    return [];
+  });
+  return known;
 }

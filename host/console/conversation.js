@@ -4,8 +4,10 @@ import { all, ApiError, call, newKey, path } from "./api.js";
 import { Composer } from "./composer.js";
 import { confirmed, h, refill } from "./dom.js";
 import { runEvents, say } from "./events.js";
+import { offerExport } from "./export.js";
 import { icon } from "./icons.js";
-import { agentTurn, personTurn } from "./messages.js";
+import { agentTurn, endedTurn, personTurn } from "./messages.js";
+import { renamed } from "./rename.js";
 import { RunView } from "./run.js";
 
 const LOOK_EVERY_MS = 3000;
@@ -13,13 +15,14 @@ const SHOWN_AT_ONCE = 200;
 const WISHES = ["remember that my cat is called Miso", "run uname -a", "write a short poem to poem.txt", "every day at 9 tell me the news"];
 
 export class ConversationView {
-  /** `id` null is a conversation that begins with the first message. `shell` has title(), notice(), went(), reload(). */
+  /** `id` null is a conversation that begins with the first message. `shell` has notice(), went(), left(), reload(). */
   constructor(id, shell) {
     this.id = id;
     this.shell = shell;
     this.gone = new AbortController();
     this.count = null;
     this.view = null;
+    this.last = null;
     this.list = h("div", { class: "turns" });
     this.status = h("p", { class: "unseen", role: "status" });
     this.scroller = h("section", { class: "transcript", tabindex: "0", "aria-label": "Conversation" }, this.list);
@@ -30,12 +33,17 @@ export class ConversationView {
     this.following = true;
     this.top = 0;
     this.scroller.addEventListener("scroll", () => this.scrolled());
-    this.bin = h("button", { class: "ghost", type: "button", title: "Delete this conversation", "aria-label": "Delete this conversation", on: { click: () => this.remove() } }, icon("trash"));
   }
 
   /** What stands beside the title. */
   get tools() {
-    return this.id === null ? [] : [this.bin];
+    if (this.id === null) return [];
+    const button = (name, drawn, click) => h("button", { class: "ghost", type: "button", title: name, "aria-label": name, on: { click } }, icon(drawn));
+    return [
+      button("Rename this conversation", "pencil", () => this.rename()),
+      button("Export this conversation", "export", () => offerExport(this.id, this.shell)),
+      button("Delete this conversation", "trash", () => this.remove()),
+    ];
   }
 
   async open() {
@@ -73,10 +81,11 @@ export class ConversationView {
         all(path`/chat/${this.id}/runs`, "runs", { signal: this.gone.signal }),
       ]);
       this.count = about.message_count;
+      this.shell.conversations.know(about);
       this.showStored(messages, runs);
       const running = runs.find((run) => run.status === "running");
       if (running) this.attend(runEvents(this.id, running.run_id, this.gone.signal));
-      else this.offerToGoOn(runs[0]);
+      else this.sendNext();
     } catch (error) {
       this.refused(error);
     }
@@ -85,60 +94,104 @@ export class ConversationView {
   showStored(messages, runs) {
     const follow = this.list.querySelector(".turn") === null || this.following;
     const { scrollTop } = this.scroller;
-    const byEnd = new Map(runs.filter((run) => run.finished_at).map((run) => [run.finished_at, run]));
-    const turn = (message) => message.role === "user" ? personTurn(message.content, { sender: message.sender_name, created_at: message.created_at }) : agentTurn(message, byEnd.get(message.created_at));
-    const late = messages.slice(-SHOWN_AT_ONCE);
-    refill(this.list, late.map(turn));
-    this.offerEarlier(messages.slice(0, -SHOWN_AT_ONCE), turn);
+    const turns = this.turns(messages, runs);
+    refill(this.list, turns.slice(-SHOWN_AT_ONCE).map((turn) => turn()));
+    this.offerEarlier(turns.slice(0, -SHOWN_AT_ONCE));
     if (messages.length === 0) refill(this.list, h("p", { class: "empty" }, "Nothing has been said here yet."));
+    this.offerToEdit();
     if (follow) this.toEnd();
     else this.scroller.scrollTop = scrollTop;
   }
 
-  offerEarlier(earlier, turn) {
+  /** Return what makes each turn: the messages, and behind those of a message how its runs ended, if not well. */
+  turns(messages, runs) {
+    const made = [];
+    const byEnd = new Map(runs.filter((run) => run.finished_at).map((run) => [run.finished_at, run]));
+    const failed = Map.groupBy(runs.filter((run) => !["success", "running"].includes(run.status)).reverse(), (run) => run.message_id);
+    const [newest] = runs;
+    let ended = [];
+    const endings = () => {
+      for (const run of ended) made.push(() => endedTurn(run, run === newest ? this.how() : {}));
+    };
+    this.last = null;
+    for (const message of messages) {
+      if (message.role === "user") {
+        endings();
+        ended = failed.get(message.id) ?? [];
+        this.last = { id: message.id, text: message.content, mine: message.sender === "user" };
+        made.push(() => personTurn(message.content, { sender: message.sender_name, created_at: message.created_at }));
+      } else {
+        made.push(() => agentTurn(message, byEnd.get(message.created_at)));
+      }
+    }
+    endings();
+    return made;
+  }
+
+  /** What can be done after a run that didn't end well. */
+  how() {
+    return { onResume: (tokens) => this.resume(tokens), onRetry: this.last?.mine ? () => this.retry() : null };
+  }
+
+  /** The last message, if it is of the person here, can be said again in other words. */
+  offerToEdit() {
+    this.list.querySelector(".edit")?.remove();
+    if (!this.last?.mine || this.view !== null) return;
+    const edit = h("button", { class: "textual edit", type: "button", on: { click: () => this.composer.edit(this.last.text, this.last.id) } }, icon("pencil"), "Edit");
+    [...this.list.querySelectorAll(".turn.person")].at(-1)?.append(edit);
+  }
+
+  offerEarlier(earlier) {
     if (earlier.length === 0) return;
     const next = earlier.slice(-SHOWN_AT_ONCE);
     const button = h("button", { class: "button earlier", type: "button" }, `Show ${next.length} earlier messages`);
     button.addEventListener("click", () => {
-      button.replaceWith(...next.map(turn));
-      this.offerEarlier(earlier.slice(0, -SHOWN_AT_ONCE), turn);
+      button.replaceWith(...next.map((turn) => turn()));
+      this.offerEarlier(earlier.slice(0, -SHOWN_AT_ONCE));
     });
     this.list.prepend(button);
   }
 
-  /** After a run that paused, people may let it go on. */
-  offerToGoOn(run) {
-    if (run?.status !== "paused") return;
-    const view = new RunView({ onResume: (tokens) => this.resume(tokens, view) });
-    view.show({ name: "done", data: { status: "paused", error: run.error } });
-    this.list.append(view.node);
-    this.toEnd();
-  }
-
-  send(text, { thinking }) {
+  /** Say something; `replaces` is the last message, in whose place it is said. */
+  send(text, { thinking, model, replaces = null } = {}) {
     if (this.id === null || this.count === 0) refill(this.list);
+    if (replaces !== null) this.takeBack();
     const turn = personTurn(text);
     this.list.append(turn);
-    const body = { message: text, show_tool_use: true, ...(this.id && { conversation_id: this.id }), ...(thinking && { thinking }) };
+    const body = { message: text, show_tool_use: true, ...(this.id && { conversation_id: this.id }), ...(thinking && { thinking }), ...(model && { model }), ...(replaces && { replaces }) };
     const refused = (error) => {
       turn.remove();
       this.composer.write(text);
       if (this.list.childNodes.length === 0) this.welcome();
       this.refused(error);
+      if (replaces !== null && this.id !== null) this.load();
     };
+    this.last = { id: null, text, mine: true };
     return this.attend(say("/chat", body, newKey(), this.gone.signal), refused);
   }
 
-  resume(tokens, view) {
-    view.node.remove();
+  /** Take the last message and what followed it off the page. */
+  takeBack() {
+    const person = [...this.list.querySelectorAll(".turn.person")].at(-1);
+    while (person?.nextSibling) person.nextSibling.remove();
+    person?.remove();
+  }
+
+  retry() {
+    return this.send(this.last.text, { ...this.composer.wishes, replaces: this.last.id });
+  }
+
+  resume(tokens) {
     const body = { allow_tokens: tokens, show_tool_use: true };
     return this.attend(say(path`/chat/${this.id}/resume`, body, newKey(), this.gone.signal), (error) => this.refused(error));
   }
 
   /** Show a run's events to their end. */
   async attend(events, refused = (error) => this.refused(error)) {
-    const view = new RunView({ onResume: (tokens) => this.resume(tokens, view) });
+    const view = new RunView(this.how());
     this.view = view;
+    for (const old of this.list.querySelectorAll(".actions, .resume")) old.remove();
+    this.offerToEdit();
     this.list.append(view.node);
     this.composer.setRunning(true);
     this.announce("The agent is at work");
@@ -146,7 +199,7 @@ export class ConversationView {
     try {
       for await (const event of events) {
         view.show(event);
-        if (event.name === "start") this.began(event.data.conversation_id);
+        if (event.name === "start") this.began(event.data);
         requestAnimationFrame(() => this.following && this.toEnd());
       }
       if (!view.ended) view.fail("The run ended without an answer.");
@@ -162,13 +215,24 @@ export class ConversationView {
     } finally {
       if (this.view === view) this.view = null;
       this.composer.setRunning(this.view !== null);
+      this.offerToEdit();
     }
     await this.recount();
+    if (view.ids !== null && view.done?.status !== "paused") this.sendNext();
   }
 
-  began(id) {
+  /** Say what people wrote while the agent was at work. */
+  sendNext() {
+    if (this.view !== null || this.gone.signal.aborted) return;
+    const next = this.composer.next();
+    if (next !== null) this.send(next.text, next);
+  }
+
+  began({ conversation_id: id, message_id }) {
+    if (this.last !== null) this.last.id ??= message_id;
     if (this.id !== null) return;
     this.id = id;
+    this.composer.rekey(id);
     this.timer = setInterval(() => this.look(), LOOK_EVERY_MS);
     this.shell.went(id);
   }
@@ -202,6 +266,10 @@ export class ConversationView {
       this.count = null;
     }
     this.shell.reload();
+  }
+
+  async rename() {
+    if (await renamed(this.id, this.shell.conversations.title(this.id))) await this.shell.reload();
   }
 
   async remove() {

@@ -3,10 +3,12 @@
 import { call, path } from "./api.js";
 import { h, refill } from "./dom.js";
 import { ago, brief, moment } from "./format.js";
+import { icon } from "./icons.js";
 
 const LOOK_EVERY_MS = 5000;
 const PAGE = 30;
 const ASKED_AT_ONCE = 4;
+const TYPING_MS = 250;
 
 export class Conversations {
   /** `onTitle` is called when another title is known. */
@@ -16,12 +18,15 @@ export class Conversations {
     this.cursor = null;
     this.current = null;
     this.titles = new Map();
+    this.given = new Map();
     this.asked = [];
     this.asking = 0;
     this.list = h("ul", { class: "list" });
+    this.search = h("input", { id: "search", type: "search", placeholder: "Search conversations", "aria-label": "Search conversations", autocomplete: "off", dir: "auto" });
+    this.search.addEventListener("input", () => this.searched());
     this.more = h("button", { class: "textual", type: "button", hidden: true }, "Show more");
     this.more.addEventListener("click", () => this.loadMore());
-    this.node = h("nav", { class: "conversations", "aria-label": "Conversations" }, this.list, this.more);
+    this.node = h("nav", { class: "conversations", "aria-label": "Conversations" }, h("div", { class: "search" }, icon("search"), this.search), this.list, this.more);
     refill(this.list, h("li", { class: "skeleton", "aria-hidden": "true" }, h("i"), h("i"), h("i")));
   }
 
@@ -34,9 +39,25 @@ export class Conversations {
     clearInterval(this.timer);
   }
 
+  /** Look for what was typed once people pause. */
+  searched() {
+    clearTimeout(this.typing);
+    this.typing = setTimeout(() => {
+      this.items = [];
+      this.reload();
+    }, TYPING_MS);
+  }
+
+  where(cursor = null) {
+    const query = new URLSearchParams({ limit: PAGE, ...(cursor && { cursor }), ...(this.search.value.trim() && { search: this.search.value.trim() }) });
+    return `/chat?${query}`;
+  }
+
   async reload() {
     try {
-      const page = await call("GET", `/chat?limit=${PAGE}`);
+      const where = this.where();
+      const page = await call("GET", where);
+      if (where !== this.where()) return;
       const fresh = new Set(page.conversations.map((item) => item.conversation_id));
       // A page that was asked for before stays; what is on the first page now comes from there.
       const older = this.items.slice(PAGE).filter((item) => !fresh.has(item.conversation_id));
@@ -49,7 +70,7 @@ export class Conversations {
 
   async loadMore() {
     try {
-      const page = await call("GET", `/chat?limit=${PAGE}&cursor=${encodeURIComponent(this.cursor)}`);
+      const page = await call("GET", this.where(this.cursor));
       const known = new Set(this.items.map((item) => item.conversation_id));
       this.cursor = page.next_cursor;
       this.show([...this.items, ...page.conversations.filter((item) => !known.has(item.conversation_id))]);
@@ -72,17 +93,26 @@ export class Conversations {
   }
 
   title(id) {
-    return id.startsWith("conv-") ? this.titles.get(id) ?? "…" : id;
+    const given = this.items.find((item) => item.conversation_id === id)?.title ?? this.given.get(id);
+    return given ?? (id.startsWith("conv-") ? this.titles.get(id) ?? "…" : id);
+  }
+
+  /** Remember the title of one that may not be in the list. */
+  know(item) {
+    this.given.set(item.conversation_id, item.title);
+    this.wantTitle(item);
+    this.onTitle();
   }
 
   show(items) {
     this.items = items;
+    for (const item of items) this.given.set(item.conversation_id, item.title);
     this.more.hidden = this.cursor === null;
     const drawn = JSON.stringify([this.current, items.map((item) => [item, this.title(item.conversation_id), ago(item.last_activity)])]);
     if (drawn === this.drawn) return;
     this.drawn = drawn;
     const focused = this.list.contains(document.activeElement) ? document.activeElement.getAttribute("href") : null;
-    refill(this.list, items.length === 0 ? h("li", { class: "empty" }, "No conversations yet.") : items.map((item) => this.entry(item)));
+    refill(this.list, items.length === 0 ? h("li", { class: "empty" }, this.search.value.trim() ? "Nothing found." : "No conversations yet.") : items.map((item) => this.entry(item)));
     if (focused !== null) [...this.list.querySelectorAll("a")].find((link) => link.getAttribute("href") === focused)?.focus();
     for (const item of items) this.wantTitle(item);
   }
@@ -95,8 +125,8 @@ export class Conversations {
       h("span", { class: "meta" }, running ? h("span", { class: "live" }, "at work") : h("time", { datetime: item.last_activity, title: moment(item.last_activity) }, ago(item.last_activity)))));
   }
 
-  wantTitle({ conversation_id: id, message_count: messages }) {
-    if (!id.startsWith("conv-") || this.titles.has(id)) return;
+  wantTitle({ conversation_id: id, message_count: messages, title }) {
+    if (title || !id.startsWith("conv-") || this.titles.has(id)) return;
     if (messages === 0) return;
     this.titles.set(id, "…");
     this.asked.push(id);

@@ -90,3 +90,40 @@ export function confirmed({ title, text, action }) {
     dialog.showModal();
   });
 }
+
+/** Ask people something; `act` is done when they say yes, and its error shown. Resolves to whether it was done. */
+export function asked({ title, inside, action, act }) {
+  return new Promise((resolve) => {
+    const fault = h("p", { class: "fault", role: "alert" });
+    const button = h("button", { class: "button primary" }, action);
+    const form = h("form", {}, h("h2", { id: "asked-title" }, title), inside, fault,
+      h("div", { class: "row end" }, h("button", { class: "button", type: "button", on: { click: () => dialog.close() } }, "Cancel"), button));
+    const dialog = h("dialog", { class: "dialog small", "aria-labelledby": "asked-title" }, form);
+    form.addEventListener("submit", async (event) => {
+      event.preventDefault();
+      button.disabled = true;
+      try {
+        await act();
+        dialog.close("done");
+      } catch (error) {
+        refill(fault, error.message);
+      }
+      button.disabled = false;
+    });
+    dialog.addEventListener("close", () => {
+      dialog.remove();
+      resolve(dialog.returnValue === "done");
+    });
+    document.body.append(dialog);
+    dialog.showModal();
+  });
+}
+
+/** Have the browser save a text as a file. */
+export function download(name, type, text) {
+  const address = URL.createObjectURL(new Blob([text], { type }));
+  const node = h("a", { download: name });
+  node.setAttribute("href", address);
+  node.click();
+  setTimeout(() => URL.revokeObjectURL(address), 10_000);
+}

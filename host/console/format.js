@@ -4,7 +4,9 @@ const compact = new Intl.NumberFormat("en", { notation: "compact", maximumFracti
 const whole = new Intl.NumberFormat("en");
 const relative = new Intl.RelativeTimeFormat("en", { numeric: "auto", style: "short" });
 const dated = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
-const UNITS = [["year", 31536e6], ["month", 2592e6], ["week", 6048e5], ["day", 864e5], ["hour", 36e5], ["minute", 6e4]];
+const MINUTE = 6e4;
+const HOUR = 36e5;
+const DAY = 864e5;
 
 export const count = (number) => compact.format(number);
 export const exact = (number) => whole.format(number);
@@ -15,14 +17,42 @@ export function dollars(amount) {
   return amount < 0.01 ? "under $0.01" : `$${amount.toFixed(2)}`;
 }
 
-/** Return "3 min. ago" or "in 2 hr." for an ISO time. */
+/** Return "3 min. ago", "in 1 hr. 20 min." or "tomorrow" for an ISO time: from a day on, by the reader's calendar. */
 export function ago(iso, now = Date.now()) {
-  const gap = Date.parse(iso) - now;
+  const then = Date.parse(iso);
+  const gap = Math.abs(then - now);
+  const sign = then < now ? -1 : 1;
   if (Number.isNaN(gap)) return "";
-  for (const [unit, size] of UNITS) {
-    if (Math.abs(gap) >= size) return relative.format(Math.trunc(gap / size), unit);
-  }
-  return gap > 5000 ? "in seconds" : "now";
+  if (gap < MINUTE) return then > now + 5000 ? "in seconds" : "now";
+  if (gap < HOUR) return relative.format(sign * Math.floor(gap / MINUTE), "minute");
+  if (gap < 3 * HOUR) return hours(gap, sign);
+  if (gap < DAY) return relative.format(sign * Math.floor(gap / HOUR), "hour");
+  const days = daysBetween(now, then);
+  if (Math.abs(days) < 14) return relative.format(days, "day");
+  if (Math.abs(days) < 60) return relative.format(Math.round(days / 7), "week");
+  if (Math.abs(days) < 700) return relative.format(Math.round(days / 30.4), "month");
+  return relative.format(Math.round(days / 365.25), "year");
+}
+
+function hours(gap, sign) {
+  const minutes = Math.floor((gap % HOUR) / MINUTE);
+  const words = `${Math.floor(gap / HOUR)} hr.${minutes ? ` ${minutes} min.` : ""}`;
+  return sign < 0 ? `${words} ago` : `in ${words}`;
+}
+
+/** Return how many midnights lie between two moments; a day of 23 hours is a day. */
+function daysBetween(from, to) {
+  const midnight = (time) => {
+    const date = new Date(time);
+    return Date.UTC(date.getFullYear(), date.getMonth(), date.getDate());
+  };
+  return (midnight(to) - midnight(from)) / DAY;
+}
+
+/** Return a file's size. */
+export function bytes(size) {
+  if (size < 1000) return `${size} B`;
+  return size < 1e6 ? `${(size / 1e3).toFixed(1)} kB` : `${(size / 1e6).toFixed(1)} MB`;
 }
 
 /** Return the moment in the reader's own zone. */

@@ -8,11 +8,11 @@ const SHORTCUTS = [
   ["/", "Write a message"],
   ["j", "Next conversation"],
   ["k", "Conversation before"],
-  ["t", "Tasks"],
-  ["u", "Usage"],
-  ["?", "This list"],
+  ["f", "Search conversations"],
 ];
-const ALWAYS = [["Enter", "Send"], ["Shift Enter", "New line"], ["Esc", "Stop the answer, or close what is open"]];
+/** What the keys of pages open: filled by the shell. */
+export const pages = [];
+const ALWAYS = [["Enter", "Send, or send next while the agent is at work"], ["Shift Enter", "New line"], ["Esc", "Stop the answer, or close what is open"]];
 
 /** Call `actions[key]` when its key is pressed and nobody is typing, until `signal`. */
 export function listenForKeys(actions, signal) {
@@ -32,7 +32,7 @@ export function listenForKeys(actions, signal) {
 export function showKeys() {
   const on = h("input", { type: "checkbox", id: "keys-on", prop: { checked: localStorage.getItem(KEPT) !== "off" } });
   on.addEventListener("change", () => localStorage.setItem(KEPT, on.checked ? "on" : "off"));
-  const rows = [...ALWAYS, ...SHORTCUTS].map(([keys, what]) =>
+  const rows = [...ALWAYS, ...SHORTCUTS, ...pages, ["?", "This list"]].map(([keys, what]) =>
     h("div", {}, h("dt", {}, ...keys.split(" ").map((key) => h("kbd", {}, key))), h("dd", {}, what)));
   const dialog = h("dialog", { class: "dialog small", "aria-labelledby": "keys-title" },
     h("form", { method: "dialog" },

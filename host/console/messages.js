@@ -2,6 +2,7 @@
 
 import { path, send } from "./api.js";
 import { h, refill } from "./dom.js";
+import { budgetForm, ending, retryButton } from "./endings.js";
 import { frames } from "./events.js";
 import { ago, moment } from "./format.js";
 import { icon } from "./icons.js";
@@ -10,16 +11,26 @@ import { RunView } from "./run.js";
 
 /** Return a person's message. */
 export function personTurn(text, { sender = "You", created_at = null } = {}) {
-  const head = sender === "You" && !created_at ? null : h("header", { class: "who" }, named(sender), time(created_at));
-  return h("article", { class: "turn person", "aria-label": `Message of ${named(sender)}` }, h("h2", { class: "unseen" }, named(sender)), head, h("div", { class: "bubble" }, text));
+  const who = named(sender);
+  const head = who === "You" && !created_at ? null : h("header", { class: "who" }, who, time(created_at));
+  return h("article", { class: "turn person", "aria-label": `Message of ${who}` }, h("h2", { class: "unseen" }, who), head, h("div", { class: "bubble", dir: "auto" }, text));
 }
 
 /** Return an agent's message; `run` is what made it, if that is known. */
 export function agentTurn(message, run) {
-  const body = h("div", { class: "body" }, markdown(message.content));
-  const foot = h("footer", { class: "foot" }, time(message.created_at), run?.model ? h("span", {}, run.model) : null);
-  const node = h("article", { class: "turn agent", "aria-label": "Agent" }, h("h2", { class: "unseen" }, "Agent"), body, foot);
-  if (run) foot.append(stepsButton(message.conversation_id, run, node));
+  return turn([markdown(message.content)], time(message.created_at), message.conversation_id, run);
+}
+
+/** Return how a run ended that didn't end well; `how` has onRetry and onResume for the last one. */
+export function endedTurn(run, how = {}) {
+  const inside = run.status === "paused" && how.onResume ? budgetForm(run.error, how.onResume) : ending(run, ...(how.onRetry ? [retryButton(how.onRetry)] : []));
+  return turn([inside], time(run.finished_at), run.conversation_id, run, how);
+}
+
+function turn(inside, when, conversationId, run, how = {}) {
+  const foot = h("footer", { class: "foot" }, when, run?.model ? h("span", {}, run.model) : null);
+  const node = h("article", { class: "turn agent", "aria-label": "Agent" }, h("h2", { class: "unseen" }, "Agent"), h("div", { class: "body" }, inside), foot);
+  if (run) foot.append(stepsButton(conversationId, run, node, how));
   return node;
 }
 
@@ -32,13 +43,13 @@ function time(iso) {
 }
 
 /** Return the button that shows a run again as it went, from its stored events. */
-function stepsButton(conversationId, run, node) {
+function stepsButton(conversationId, run, node, how) {
   const button = h("button", { class: "textual", type: "button" }, icon("list"), "Steps");
   button.addEventListener("click", async () => {
     button.disabled = true;
     try {
-      const view = await replayed(conversationId, run.run_id);
-      if (view.tools.length === 0 && view.thought === null && !view.body.querySelector(".thought, .said")) {
+      const view = await replayed(conversationId, run.run_id, how);
+      if (!view.body.querySelector(".step, .thought, .said") && (run.status === "success" || !view.hasText)) {
         refill(button, "No steps were told");
         return;
       }
@@ -52,8 +63,8 @@ function stepsButton(conversationId, run, node) {
   return button;
 }
 
-async function replayed(conversationId, runId) {
-  const view = new RunView();
+async function replayed(conversationId, runId, how) {
+  const view = new RunView(how);
   const response = await send("GET", path`/chat/${conversationId}/runs/${runId}/events`);
   for await (const event of frames(response.body)) view.show(event);
   if (!view.ended) view.fail("The run ended without an answer.");

@@ -1,21 +1,17 @@
 // One run as it is told by its events: text, steps, messages, and how it ended.
 
 import { h, refill } from "./dom.js";
+import { budgetForm, ending, note, retryButton } from "./endings.js";
 import { count, duration, exact } from "./format.js";
 import { icon } from "./icons.js";
 import { Markdown, markdown } from "./markdown.js";
 import { Thought, ToolStep } from "./steps.js";
 
-const QUIET = new Set(["cancelled", "shutdown"]);
-const ADVICE = {
-  interrupted: "The host was cut off in the middle. What had been done stays done.",
-  retryable: "The host was cut off before anything happened. Sending again is safe.",
-};
-
 export class RunView {
-  /** `onResume(tokens)` is called when the person lets a paused run go on. */
-  constructor({ onResume = null } = {}) {
+  /** `onResume(tokens)` lets a paused run go on, `onRetry()` says its message again; without them neither is offered. */
+  constructor({ onResume = null, onRetry = null } = {}) {
     this.onResume = onResume;
+    this.onRetry = onRetry;
     this.ids = null;
     this.done = null;
     this.body = h("div", { class: "body" });
@@ -25,6 +21,7 @@ export class RunView {
     this.text = null;
     this.thought = null;
     this.tools = [];
+    this.said = new Map();
     this.hasText = false;
   }
 
@@ -75,7 +72,8 @@ export class RunView {
 
   addSaid({ text, sender }) {
     this.text = this.thought = null;
-    this.body.append(h("aside", { class: "said", "aria-label": `Message from ${sender}` }, h("p", { class: "label" }, icon("speech"), "Said on the way"), markdown(text)));
+    this.said.set(text, h("aside", { class: "said", "aria-label": `Message from ${sender}` }, h("p", { class: "label" }, icon("speech"), "Said on the way"), markdown(text)));
+    this.body.append(this.said.get(text));
   }
 
   /** The run is over: `data` is its answer. */
@@ -86,8 +84,8 @@ export class RunView {
     for (const step of this.tools) if (!step.ended) step.end(null);
     if (!this.hasText && data.result) this.body.append(markdown(data.result));
     for (const warning of data.warnings ?? []) this.body.append(note("warn", warning));
-    if (data.status === "paused") this.offerResume(data.error);
-    else if (data.error) this.body.append(ending(data.error, data.code));
+    if (data.status === "paused") this.paused(data.error);
+    else if (data.status !== "success") this.body.append(ending(data, ...this.actions()));
     refill(this.foot, ...figures(data));
   }
 
@@ -96,39 +94,18 @@ export class RunView {
     this.waiting.remove();
     this.text?.render();
     for (const step of this.tools) if (!step.ended) step.end(null);
-    this.body.append(note("bad", this.fault?.error ?? message));
+    this.body.append(note("bad", this.fault?.error ?? message, ...this.actions()));
   }
 
-  offerResume(message) {
-    const field = h("input", { id: `allow-${this.ids?.run_id ?? "run"}`, type: "number", min: "1", value: asked(message), inputmode: "numeric" });
-    const form = h("form", { class: "resume" },
-      h("p", {}, message),
-      h("div", { class: "row" },
-        h("label", { for: field.id }, "It may use"), field, h("span", {}, "tokens"),
-        h("button", { class: "button primary" }, icon("play"), "Go on")));
-    form.addEventListener("submit", (event) => {
-      event.preventDefault();
-      const tokens = Number(field.value);
-      if (!Number.isInteger(tokens) || tokens < 1) return;
-      form.remove();
-      this.onResume?.(tokens);
-    });
-    this.body.append(this.onResume ? form : note("warn", message));
+  paused(error) {
+    // The host says the same to whoever reads elsewhere.
+    this.said.get(error)?.remove();
+    this.body.append(this.onResume ? budgetForm(error, this.onResume) : note("warn", error));
   }
-}
 
-/** Return how many tokens the host says that the next step needs. */
-function asked(message) {
-  return /"allow_tokens": (\d{1,15})\b/.exec(message)?.[1] ?? "20000";
-}
-
-function ending(message, code) {
-  const words = ADVICE[code] ? `${message} ${ADVICE[code]}` : message;
-  return note(QUIET.has(code) ? "quiet" : "bad", words);
-}
-
-function note(kind, text) {
-  return h("p", { class: `note ${kind}`, role: kind === "bad" ? "alert" : null }, kind === "quiet" ? icon("stop") : icon("alert"), h("span", {}, text));
+  actions() {
+    return this.onRetry ? [retryButton(this.onRetry)] : [];
+  }
 }
 
 function figures(data) {

@@ -1,17 +1,19 @@
 // The frame around everything: the list at the side, the title above, notices, and which place is shown.
 
-import { call, host, token } from "./api.js";
+import { call, host } from "./api.js";
 import { ConversationView } from "./conversation.js";
 import { Conversations } from "./conversations.js";
 import { h, refill } from "./dom.js";
 import { icon } from "./icons.js";
-import { listenForKeys, showKeys } from "./keys.js";
-import { TasksView } from "./tasks.js";
+import { listenForKeys, pages, showKeys } from "./keys.js";
+import { PLACES } from "./places.js";
+import { session, signOut } from "./session.js";
 import { themeButton } from "./theme.js";
-import { UsageView } from "./usage.js";
 
 const NARROW = "(max-width: 52rem)";
 const NOTICE_MS = 8000;
+pages.push(...PLACES.map(({ key, title }) => [key, title]));
+
 const LEVELS = ["no walls", "weak walls", "kernel walls", "all kernel walls"];
 
 export class Shell {
@@ -25,7 +27,7 @@ export class Shell {
     this.notices = h("div", { class: "notices", role: "status" });
     this.offline = h("p", { class: "offline", role: "status", hidden: true }, icon("alert"), "The host cannot be reached. Trying again…");
     this.sandbox = h("span", { class: "sandbox" });
-    this.links = ["tasks", "usage"].map((name) => h("a", { href: `#/${name}` }, icon(name === "tasks" ? "clock" : "chart"), name === "tasks" ? "Tasks" : "Usage"));
+    this.links = PLACES.map((place) => h("a", { href: `#/${place.name}` }, icon(place.icon), place.title));
     this.opener = h("button", { class: "ghost opener", type: "button", "aria-label": "Conversations", "aria-expanded": "false", "aria-controls": "side", on: { click: () => this.drawer(true) } }, icon("menu"));
     this.stage = h("div", { class: "stage" }, this.offline,
       h("header", { class: "bar" }, this.opener, this.heading, this.tools), this.place, this.notices);
@@ -64,6 +66,7 @@ export class Shell {
     this.ended = new AbortController();
     const signal = { signal: this.ended.signal };
     window.addEventListener("hashchange", () => this.go(), signal);
+    session.addEventListener("signed-out", () => this.finish("You signed out in another tab."), signal);
     host.addEventListener("signed-out", () => this.finish("The host no longer knows this token."), signal);
     host.addEventListener("down", () => { this.offline.hidden = false; }, signal);
     host.addEventListener("up", () => { this.offline.hidden = true; }, signal);
@@ -71,8 +74,8 @@ export class Shell {
     document.addEventListener("keydown", (event) => event.key === "Escape" && this.drawer(false), signal);
     listenForKeys({
       n: () => { location.hash = "#/"; },
-      t: () => { location.hash = "#/tasks"; },
-      u: () => { location.hash = "#/usage"; },
+      ...Object.fromEntries(PLACES.map(({ key, name }) => [key, () => { location.hash = `#/${name}`; }])),
+      f: () => this.find(),
       j: () => this.beside(1),
       k: () => this.beside(-1),
       "/": () => document.getElementById("message")?.focus(),
@@ -136,8 +139,13 @@ export class Shell {
     this.notices.append(node);
   }
 
+  find() {
+    this.drawer(true);
+    this.conversations.search.focus();
+  }
+
   leave() {
-    token.forget();
+    signOut();
     this.finish("");
   }
 
@@ -178,8 +186,8 @@ export class Shell {
 }
 
 function made(place, id, shell) {
-  if (place === "tasks") return new TasksView(shell);
-  if (place === "usage") return new UsageView(shell);
+  const page = PLACES.find(({ name }) => name === place);
+  if (page) return new page.view(shell, decoded(id));
   return new ConversationView(place === "c" && id ? decoded(id) : null, shell);
 }
 

@@ -1,6 +1,6 @@
-// The form of a new task.
+// The form of a task, new or changed.
 
-import { call } from "./api.js";
+import { call, path } from "./api.js";
 import { h, refill } from "./dom.js";
 
 const KINDS = {
@@ -9,14 +9,15 @@ const KINDS = {
   once: { label: "Once", value: "", hint: "A moment, such as 2030-01-31T09:00" },
 };
 
-/** Ask for a new task and make it; resolves to whether it was made. */
-export function editTask() {
+/** Ask for a new task and make it, or for changes of `task`; resolves to whether it was done. */
+export function editTask(task = null) {
   return new Promise((resolve) => {
-    const fields = makeFields();
+    const fields = makeFields(task);
+    const before = bodyOf(fields);
     const fault = h("p", { class: "fault", role: "alert" });
-    const button = h("button", { class: "button primary" }, "Make it");
+    const button = h("button", { class: "button primary" }, task ? "Save" : "Make it");
     const form = h("form", {},
-      h("h2", { id: "task-title" }, "New task"),
+      h("h2", { id: "task-title" }, task ? "Edit the task" : "New task"),
       h("div", { class: "fields" },
         whole(field("What to say to the agent", fields.prompt)),
         field("When", fields.kind),
@@ -36,8 +37,8 @@ export function editTask() {
       event.preventDefault();
       button.disabled = true;
       try {
-        await call("POST", "/task", { body: bodyOf(fields) });
-        dialog.returnValue = "made";
+        if (task) await call("PUT", path`/task/${task.id}`, { body: changes(before, bodyOf(fields)) });
+        else await call("POST", "/task", { body: bodyOf(fields) });
         dialog.close("made");
       } catch (error) {
         refill(fault, error.message);
@@ -53,6 +54,26 @@ export function editTask() {
   });
 }
 
+/** Return what people changed; what they emptied becomes null. */
+function changes(before, after) {
+  const names = new Set([...Object.keys(before), ...Object.keys(after)]);
+  return Object.fromEntries([...names].filter((name) => name !== "conversation_id" && before[name] !== after[name]).map((name) => [name, after[name] ?? null]));
+}
+
+/** Return milliseconds as people write them: 2h. */
+function written(kind, value) {
+  if (kind !== "interval" || !/^\d+$/.test(value)) return value;
+  const [unit, size] = Object.entries(UNITS).reverse().find(([, ms]) => value % ms === 0) ?? [null, 1];
+  return unit ? `${value / size}${unit}` : value;
+}
+
+/** Return a moment as the field for it wants it, in a task's zone. */
+function local(iso, timeZone) {
+  if (!iso) return "";
+  const parts = new Intl.DateTimeFormat("sv-SE", { timeZone, dateStyle: "short", timeStyle: "short" });
+  return parts.format(Date.parse(iso)).replace(" ", "T");
+}
+
 const UNITS = { s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000 };
 
 /** Return "2h" as the milliseconds that the host wants; what is no such time is the host's to judge. */
@@ -61,10 +82,10 @@ function scheduleValue(kind, text) {
   return kind === "interval" && time ? String(Number(time[1]) * UNITS[time[2].toLowerCase()]) : text;
 }
 
-function makeFields() {
+function makeFields(task) {
   const zone = Intl.DateTimeFormat().resolvedOptions().timeZone ?? "UTC";
   const fields = {
-    prompt: h("textarea", { id: "task-prompt", rows: "3", required: true }),
+    prompt: h("textarea", { id: "task-prompt", rows: "3", required: true, dir: "auto" }),
     kind: select("task-kind", Object.entries(KINDS).map(([name, { label }]) => [name, label])),
     value: h("input", { id: "task-value", required: true, spellcheck: "false", autocapitalize: "off", "aria-describedby": "task-hint" }),
     hint: h("p", { class: "hint", id: "task-hint" }),
@@ -89,9 +110,24 @@ function makeFields() {
   };
   fields.kind.addEventListener("change", kind);
   fields.context.addEventListener("change", context);
+  if (task) fields.kind.value = task.schedule_type;
   kind();
+  if (task) fillIn(fields, task);
   context();
   return fields;
+}
+
+function fillIn(fields, task) {
+  fields.prompt.value = task.prompt;
+  fields.value.value = written(task.schedule_type, task.schedule_value);
+  fields.zone.value = task.timezone;
+  fields.context.value = task.context_mode;
+  fields.conversation.value = task.conversation_id;
+  fields.conversation.readOnly = true;
+  fields.catchUp.value = task.catch_up;
+  fields.endsAt.value = local(task.ends_at, task.timezone);
+  fields.maxRuns.value = task.max_runs ?? "";
+  fields.deliver.value = task.deliver;
 }
 
 function bodyOf(fields) {

@@ -27,8 +27,10 @@ async function load(task, node) {
 function entry(run) {
   const took = run.finished_at ? duration(Date.parse(run.finished_at) - Date.parse(run.started_at)) : null;
   const failed = !["success", "running"].includes(run.status);
+  const where = run.conversation_id ? h("p", {}, h("a", { href: `#/c/${encodeURIComponent(run.conversation_id)}` }, "Open the conversation of this run")) : null;
   return h("details", { class: "entry" },
     h("summary", {}, h("b", { class: failed ? "bad" : "good" }, run.status), h("time", { datetime: run.started_at, title: moment(run.started_at) }, ago(run.started_at)), took ? h("span", {}, took) : null, run.attempt > 1 ? h("span", {}, `try ${run.attempt}`) : null),
     run.error ? h("p", { class: "fault" }, run.error) : null,
-    run.result ? markdown(run.result) : h("p", { class: "quiet" }, "It said nothing."));
+    run.result ? markdown(run.result) : h("p", { class: "quiet" }, "It said nothing."),
+    where);
 }

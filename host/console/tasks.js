@@ -59,15 +59,16 @@ export class TasksView {
       prop: { disabled: this.busy.has(task.id) }, on: { click: action },
     }, icon(drawn));
     const paused = task.status === "paused";
-    return h("article", { class: `card ${task.status}` },
+    return h("article", { class: `card ${task.status}${task.overdue ? " overdue" : ""}` },
       h("div", { class: "row top" },
         h("span", { class: `badge ${task.status}` }, task.status),
         h("span", { class: "when" }, when(task)),
         h("div", { class: "row end" },
           button("Run now", "bolt", () => this.act(task, () => this.trigger(task))),
           task.status === "active" || paused ? button(paused ? "Resume" : "Pause", paused ? "play" : "pause", () => this.act(task, () => this.change(task, { status: paused ? "active" : "paused" }))) : null,
+          button("Edit", "pencil", () => this.edit(task)),
           button("Delete", "trash", () => this.remove(task), true))),
-      h("p", { class: "prompt" }, task.prompt),
+      h("p", { class: "prompt", dir: "auto" }, task.prompt),
       h("div", { class: "row meta" },
         h("span", {}, schedule(task)),
         task.schedule_type === "cron" ? h("span", {}, task.timezone) : null,
@@ -113,6 +114,13 @@ export class TasksView {
   async remove(task) {
     const words = { title: "Delete this task?", text: `“${brief(task.prompt, 100)}” and its log are removed. This can’t be undone.`, action: "Delete it" };
     if (await confirmed(words)) await this.act(task, () => call("DELETE", path`/task/${task.id}`));
+  }
+
+  async edit(task) {
+    if (await editTask(task)) {
+      this.shell.notice("The task is changed.");
+      await this.load();
+    }
   }
 
   async create() {

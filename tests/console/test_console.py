@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import re
+from pathlib import Path
 from typing import Any
 
+import httpx2
+import pytest
 from playwright.sync_api import Page, Request, expect
 
 from tests.console.conftest import MakeHost, MakePage, knock, sign_in
 from tests.console.wire import Wire
 from tests.http.conftest import configure
-from tests.running import TOKEN, HostProcess, directive, until
+from tests.running import TOKEN, HostProcess, ModelProcess, directive, until
 
 SLOW: dict[str, Any] = {"text": "", "deltas": [f"word{n} " for n in range(40)], "delta_delay_ms": 60}
 SLOW["text"] = "".join(SLOW["deltas"])
@@ -71,16 +75,42 @@ def test_only_the_host_is_asked_for_anything(make_page: MakePage, host: HostProc
     assert others == []
 
 
-def test_the_tab_stays_signed_in_over_a_reload_and_another_one_does_not(make_page: MakePage) -> None:
+def test_a_second_tab_needs_no_second_login_and_signing_out_ends_both(make_page: MakePage) -> None:
     page = make_page()
     page.reload()
     expect(page.get_by_role("heading", name="What shall we do?")).to_be_visible()
     other = page.context.new_page()
     other.goto(page.url)
-    expect(other.get_by_label("API token")).to_be_visible()
+    expect(other.get_by_role("heading", name="What shall we do?")).to_be_visible()
     page.get_by_role("button", name="Sign out").click()
     expect(page.get_by_label("API token")).to_be_visible()
-    assert page.evaluate("sessionStorage.length") == 0
+    expect(other.get_by_label("API token")).to_be_visible()
+    expect(other.get_by_role("alert")).to_have_text("You signed out in another tab.")
+    assert page.evaluate("sessionStorage.length + localStorage.length") == 0
+    assert other.evaluate("sessionStorage.length") == 0
+
+
+def test_the_login_ends_with_the_last_tab_unless_people_stay_signed_in(make_page: MakePage) -> None:
+    page = make_page()
+    context, url = page.context, page.url
+
+    def again() -> Page:
+        for one in context.pages:
+            one.close()
+        fresh = context.new_page()
+        fresh.goto(url)
+        return fresh
+
+    page = again()
+    expect(page.get_by_label("API token")).to_be_visible()
+    page.get_by_label("Stay signed in on this device").check()
+    sign_in(page)
+    page = again()
+    expect(page.get_by_role("heading", name="What shall we do?")).to_be_visible()
+    page.get_by_role("button", name="Sign out").click()
+    page = again()
+    expect(page.get_by_label("API token")).to_be_visible()
+    assert page.evaluate("localStorage.getItem('picoclaw.token')") is None
 
 
 def test_a_token_that_is_no_longer_good_leads_back_to_the_door(make_page: MakePage) -> None:
@@ -163,6 +193,125 @@ def test_a_failed_run_says_why(make_page: MakePage) -> None:
     ended(page)
 
 
+def scripted(model: ModelProcess, *steps: dict[str, Any]) -> None:
+    httpx2.post(f"{model.url}/_script", json=list(steps), trust_env=False).raise_for_status()
+
+
+def test_an_error_stays_in_sight_after_a_reload_and_is_tried_again(
+    make_page: MakePage, model: ModelProcess, host: HostProcess
+) -> None:
+    page = make_page()
+    scripted(model, {"status": 400, "message": "no such luck"})
+    say(page, "please work")
+    expect(answer(page).get_by_role("alert")).to_contain_text("no such luck")
+    page.reload()
+    expect(answer(page).get_by_role("alert")).to_contain_text("no such luck")
+    expect(page.locator(".turn")).to_have_count(2)
+    answer(page).get_by_role("button", name="Retry").click()
+    expect(answer(page)).to_contain_text("echo: please work")
+    ended(page)
+    expect(page.locator(".turn.person")).to_have_count(1)
+    with host.client() as client:
+        assert client.get(f"/chat/{id_of(page)}").json()["message_count"] == 2
+    page.reload()
+    expect(answer(page)).to_contain_text("echo: please work")
+    expect(page.get_by_role("alert")).to_have_count(0)
+
+
+def test_an_older_error_stays_where_it_was_and_is_not_offered_again(
+    make_page: MakePage, host: HostProcess
+) -> None:
+    with host.client() as client:
+        made = client.post("/chat", json={"message": "first"}).json()["conversation_id"]
+        client.post(
+            "/chat", json={"message": directive(status=400, message="broken"), "conversation_id": made}
+        )
+        client.post("/chat", json={"message": "third", "conversation_id": made})
+    page = make_page(f"#/c/{made}")
+    turns = page.locator(".turn")
+    expect(turns).to_have_count(6)
+    expect(turns.nth(3).get_by_role("alert")).to_contain_text("broken")
+    expect(turns.nth(5)).to_contain_text("echo: third")
+    expect(page.get_by_role("button", name="Retry")).to_have_count(0)
+
+
+def test_a_stop_stays_in_sight_after_a_reload(make_page: MakePage) -> None:
+    page = make_page()
+    say(page, directive("stop me", **SLOW))
+    expect(answer(page)).to_contain_text("word2")
+    page.get_by_role("button", name="Stop the answer").click()
+    expect(answer(page).locator(".note.quiet")).to_contain_text("cancelled")
+    page.reload()
+    expect(answer(page).locator(".note.quiet")).to_contain_text("cancelled")
+    expect(answer(page).get_by_role("button", name="Retry")).to_be_visible()
+    answer(page).get_by_role("button", name="Steps").click()
+    expect(answer(page)).to_contain_text("word2")
+    expect(answer(page).get_by_role("button", name="Retry")).to_be_visible()
+
+
+def test_a_crash_stays_in_sight_and_is_told_in_words(make_page: MakePage, make_host: MakeHost) -> None:
+    host = make_host(LEASE_MS="1000").start()
+    page = make_page(url=host.url)
+    say(page, directive("crash", text="so far", deltas=["so far", "never"], hang_after_deltas=1))
+    expect(answer(page)).to_contain_text("so far")
+    host.kill()
+    host.start()
+    page.reload()
+    expect(answer(page).get_by_role("alert")).to_contain_text("Trying again is safe")
+    expect(answer(page).get_by_role("button", name="Retry")).to_be_visible()
+
+
+def test_the_last_message_is_edited_and_said_again(make_page: MakePage) -> None:
+    page = make_page()
+    say(page, "one")
+    ended(page)
+    say(page, "tow")
+    ended(page)
+    expect(page.get_by_role("button", name="Edit", exact=True)).to_have_count(1)
+    page.get_by_role("button", name="Edit", exact=True).click()
+    expect(page.get_by_label("Message", exact=True)).to_have_value("tow")
+    page.keyboard.press("Escape")
+    expect(page.get_by_label("Message", exact=True)).to_have_value("")
+    page.get_by_role("button", name="Edit", exact=True).click()
+    say(page, "two")
+    expect(answer(page)).to_contain_text("echo: two")
+    ended(page)
+    expect(page.locator(".bubble")).to_have_text(["one", "two"])
+    page.reload()
+    expect(page.locator(".turn.agent")).to_have_count(2)
+    expect(page.locator(".bubble")).to_have_text(["one", "two"])
+
+
+def test_what_is_written_during_a_run_is_sent_next(make_page: MakePage) -> None:
+    page = make_page()
+    say(page, directive("slow one", **SLOW))
+    expect(answer(page)).to_contain_text("word1")
+    for text in ("second", "never mind", "third"):
+        say(page, text)
+    waiting = page.locator(".waiting-line")
+    expect(waiting).to_have_text(["Sent next: second", "Sent next: never mind", "Sent next: third"])
+    page.get_by_role("button", name="Don’t send: never mind").click()
+    page.reload()
+    expect(waiting).to_have_text(["Sent next: second", "Sent next: third"])
+    expect(answer(page)).to_contain_text("echo: third")
+    ended(page)
+    expect(page.locator(".bubble")).to_have_count(3)
+    expect(page.locator(".bubble").nth(1)).to_have_text("second")
+    expect(waiting).to_have_count(0)
+
+
+def test_a_model_is_picked_for_what_is_said_next(make_page: MakePage, model: ModelProcess) -> None:
+    page = make_page()
+    picker = page.get_by_label("Model")
+    name = picker.locator("option").nth(1).inner_text()
+    picker.select_option(name)
+    with page.expect_request(lambda request: request.method == "POST") as asked:
+        say(page, "by another")
+    assert json.loads(asked.value.post_data or "{}")["model"] == name
+    ended(page)
+    expect(answer(page)).to_contain_text("echo: by another")
+
+
 def test_a_refused_message_is_given_back_to_whoever_wrote_it(make_page: MakePage) -> None:
     page = make_page()
     text = "x" * (1024 * 1024 + 10)
@@ -209,6 +358,67 @@ def test_a_paused_run_goes_on_with_what_people_allow(make_page: MakePage, make_h
     page.reload()
     page.get_by_role("button", name="Go on").click()
     expect(answer(page)).to_contain_text("echo: too dear")
+
+
+def test_a_pause_at_a_budget_is_told_in_words_for_people(make_page: MakePage, make_host: MakeHost) -> None:
+    host = configure(make_host(), budgets={"run": {"tokens": 1}}).start()
+    page = make_page(url=host.url)
+    say(page, "too dear")
+    form = page.get_by_role("form", name="Paused at a budget")
+    for _ in range(2):
+        expect(form).to_contain_text("Paused: a budget is used up. The limit for one run is 1 tokens")
+        expect(page.locator(".transcript")).not_to_contain_text("POST /chat")
+        page.reload()
+
+
+def test_a_conversation_is_renamed_and_found(make_page: MakePage, host: HostProcess) -> None:
+    page = make_page()
+    say(page, "where shall we go")
+    ended(page)
+    page.get_by_role("button", name="Rename this conversation").click()
+    page.get_by_label("Title").fill("Voyage to Ångermanland")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", level=1)).to_have_text("Voyage to Ångermanland")
+    page.reload()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Voyage to Ångermanland")
+    say(page, "x")
+    ended(page)
+    search = page.get_by_label("Search conversations")
+    entries = page.locator(".conversations .list a")
+    search.fill("ångerman")
+    expect(entries).to_have_count(1)
+    search.fill("shall WE go")
+    expect(entries).to_have_count(1)
+    search.fill("no such thing at all")
+    expect(page.locator(".conversations")).to_contain_text("Nothing found.")
+    search.fill("")
+    expect(page.get_by_role("link", name="Voyage to Ångermanland")).to_be_visible()
+    page.get_by_role("button", name="Rename this conversation").click()
+    page.get_by_label("Title").fill("")
+    page.get_by_role("button", name="Rename it").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("where shall we go")
+
+
+def test_a_conversation_is_exported_whole(make_page: MakePage, host: HostProcess) -> None:
+    with host.client() as client:
+        made = client.post("/chat", json={"message": "# first\n<b>x</b>"}).json()["conversation_id"]
+        client.post(
+            "/chat", json={"message": directive(status=400, message="broken"), "conversation_id": made}
+        )
+    page = make_page(f"#/c/{made}")
+    saved = {}
+    for form in ("Markdown", "JSON"):
+        page.get_by_role("button", name="Export this conversation").click()
+        page.get_by_label(form).check()
+        with page.expect_download() as download:
+            page.get_by_role("button", name="Save").click()
+        saved[download.value.suggested_filename] = download.value.path().read_text()
+    text, whole = saved[f"{made}.md"], json.loads(saved[f"{made}.json"])
+    assert text.startswith("# # first")
+    assert "echo: # first\n<b>x</b>" in text
+    assert "> error: " in text
+    assert [message["role"] for message in whole["messages"]] == ["user", "assistant", "user"]
+    assert [run["status"] for run in whole["runs"]] == ["error", "success"]
 
 
 def test_a_conversation_is_deleted_after_a_question(make_page: MakePage, host: HostProcess) -> None:
@@ -287,6 +497,166 @@ def test_a_task_is_made_run_paused_resumed_and_deleted(make_page: MakePage) -> N
     card.get_by_role("button", name="Delete").click()
     page.get_by_role("button", name="Delete it").click()
     expect(card).to_have_count(0)
+
+
+def test_a_task_is_edited(make_page: MakePage, host: HostProcess) -> None:
+    task = {
+        "prompt": "edit me",
+        "schedule_type": "interval",
+        "schedule_value": "7200000",
+        "timezone": "Asia/Tokyo",
+        "ends_at": "2036-01-31T09:00",
+        "max_runs": 5,
+    }
+    with host.client() as client:
+        made = client.post("/task", json=task).json()
+    page = make_page("#/tasks")
+    card = page.locator(".card", has_text="edit me")
+    card.get_by_role("button", name=re.compile("^Edit:")).click()
+    expect(page.get_by_label("Schedule")).to_have_value("2h")
+    expect(page.get_by_label("No run after")).to_have_value("2036-01-31T09:00")
+    with page.expect_request(lambda request: request.method == "PUT") as asked:
+        page.get_by_label("What to say to the agent").fill("edit me well")
+        page.get_by_label("End after so many runs").fill("")
+        page.get_by_role("button", name="Save").click()
+    assert asked.value.post_data_json == {"prompt": "edit me well", "max_runs": None}
+    expect(page.locator(".card", has_text="edit me well")).to_be_visible()
+    with host.client() as client:
+        now = client.get(f"/task/{made['id']}").json()
+    kept = ("schedule_value", "timezone", "ends_at", "next_run", "context_mode")
+    assert [now[name] for name in kept] == [made[name] for name in kept]
+    page.locator(".card", has_text="edit me well").get_by_role("button", name=re.compile("^Edit:")).click()
+    page.get_by_label("When").select_option("cron")
+    page.get_by_label("Schedule").fill("nonsense")
+    page.get_by_role("button", name="Save").click()
+    expect(page.get_by_role("alert")).to_contain_text("schedule_value")
+
+
+def test_the_conversation_of_an_isolated_run_is_reached_from_its_log(
+    make_page: MakePage, host: HostProcess
+) -> None:
+    task = {"prompt": "all alone", "schedule_type": "interval", "schedule_value": "3600000"}
+    with host.client() as client:
+        made = client.post("/task", json=task).json()
+        client.post("/task/trigger", json={"task_id": made["id"]})
+    page = make_page("#/tasks")
+    card = page.locator(".card", has_text="all alone")
+    card.get_by_role("button", name="Log").click()
+    card.locator(".entry summary").click()
+    card.get_by_role("link", name="Open the conversation of this run").click()
+    expect(answer(page)).to_contain_text("echo: all alone")
+    expect(page.get_by_role("heading", level=1)).to_contain_text("all alone")
+
+
+def test_what_is_overdue_is_red(make_page: MakePage, make_host: MakeHost) -> None:
+    host = make_host(SCHEDULER="external").start()
+    task = {"prompt": "late", "schedule_type": "once", "schedule_value": "2020-01-01", "run_if_past": True}
+    with host.client() as client:
+        client.post("/task", json=task)
+    page = make_page("#/tasks", url=host.url)
+    expect(page.locator(".card .when time")).to_contain_text("overdue")
+    shown = page.locator(".card .when time").evaluate("(node) => getComputedStyle(node).color")
+    red, green, blue = (int(part) for part in re.findall(r"\d+", shown))
+    assert red > 2 * max(green, blue)
+
+
+NOW = "2026-11-28T22:11:00"
+TIMES = {
+    "2026-11-30T09:11:00": "in 2 days",
+    "2026-11-29T23:00:00": "tomorrow",
+    "2026-11-29T09:00:00": "in 10 hr.",
+    "2026-11-29T00:10:59": "in 1 hr. 59 min.",
+    "2026-11-28T23:11:00": "in 1 hr.",
+    "2026-11-28T22:12:30": "in 1 min.",
+    "2026-11-28T22:11:30": "in seconds",
+    "2026-11-28T22:10:30": "now",
+    "2026-11-28T20:01:00": "2 hr. 10 min. ago",
+    "2026-11-27T12:00:00": "yesterday",
+    "2026-11-26T23:59:00": "2 days ago",
+    "2026-12-11T22:11:00": "in 13 days",
+    "2026-12-19T22:11:00": "in 3 wk.",
+    "2027-03-01T00:00:00": "in 3 mo.",
+    "2029-11-28T22:11:00": "in 3 yr.",
+}
+
+
+@pytest.mark.parametrize("zone", ["UTC", "America/New_York", "Pacific/Kiritimati"])
+def test_relative_times_are_those_of_the_readers_calendar(make_page: MakePage, zone: str) -> None:
+    page = make_page(signed_in=False, timezone_id=zone)
+    said = page.evaluate(
+        """async ([now, times]) => {
+          const { ago } = await import(new URL("console/format.js", location));
+          return times.map((time) => ago(new Date(time).toISOString(), Date.parse(now)));
+        }""",
+        [NOW, list(TIMES)],
+    )
+    assert dict(zip(TIMES, said, strict=True)) == TIMES
+
+
+# Memory, skills, workspace
+
+
+def workspace(host: HostProcess) -> Path:
+    return Path(host.environment["MEMORY_DIR"])
+
+
+def test_the_memory_is_read_and_rewritten(make_page: MakePage, make_host: MakeHost) -> None:
+    host = make_host().start()
+    page = make_page("#/memory", url=host.url)
+    expect(page.get_by_role("heading", name="Nothing remembered yet")).to_be_visible()
+    page.get_by_role("button", name="Edit").click()
+    page.get_by_label("What the agent remembers").fill("# Cats\n\nMiso.")
+    page.get_by_role("button", name="Save").click()
+    expect(page.get_by_role("heading", name="Cats")).to_be_visible()
+    assert (workspace(host) / "MEMORY.md").read_text() == "# Cats\n\nMiso."
+    page.get_by_role("button", name="Edit").click()
+    (workspace(host) / "MEMORY.md").write_text("The agent wrote this.")
+    page.get_by_label("What the agent remembers").fill("Mine.")
+    page.get_by_role("button", name="Save").click()
+    expect(page.get_by_role("alert")).to_contain_text("changed it meanwhile")
+    assert (workspace(host) / "MEMORY.md").read_text() == "The agent wrote this."
+    page.get_by_role("button", name="Cancel").click()
+
+
+def test_skills_are_listed_and_what_is_wrong_with_them(make_page: MakePage, make_host: MakeHost) -> None:
+    host = make_host().start()
+    page = make_page("#/skills", url=host.url)
+    head = "---\nname: tea\ndescription: makes tea\n---\nBoil.\n"
+    for name, text in (("tea", head), ("odd", "no head")):
+        (workspace(host) / "skills" / name).mkdir(parents=True)
+        (workspace(host) / "skills" / name / "SKILL.md").write_text(text)
+    page.get_by_role("button", name="Read again").click()
+    expect(page.locator(".card", has_text="makes tea")).to_contain_text("skills/tea")
+    expect(page.locator(".note.warn")).to_contain_text("odd")
+
+
+def test_the_workspace_is_walked_and_files_are_shown_as_text(
+    make_page: MakePage, make_host: MakeHost
+) -> None:
+    host = make_host().start()
+    deep = workspace(host) / "notes" / 'odd "name" <b>'
+    deep.mkdir(parents=True)
+    (deep / "a b.md").write_text("# Hello\n<script>pwn()</script>")
+    (deep / "run.py").write_text("def f():\n    return 1\n")
+    (deep / "picture").write_bytes(bytes(range(256)) * 4)
+    (deep / "out").symlink_to("/etc")
+    page = make_page("#/workspace", url=host.url)
+    page.get_by_role("link", name="notes").click()
+    page.get_by_role("link", name='odd "name" <b>').click()
+    expect(page.locator(".entries")).to_contain_text("out")
+    expect(page.get_by_role("link", name="out", exact=True)).to_have_count(0)
+    page.get_by_role("link", name="a b.md").click()
+    expect(page.get_by_role("heading", name="Hello")).to_be_visible()
+    page.go_back()
+    page.get_by_role("link", name="run.py").click()
+    expect(page.locator(".code .hl-keyword").first).to_have_text("def")
+    page.go_back()
+    page.get_by_role("link", name="picture").click()
+    expect(page.get_by_text("This file is not text.")).to_be_visible()
+    page.get_by_role("link", name="Workspace").first.click()
+    expect(page.get_by_role("link", name="notes")).to_be_visible()
+    page.goto(f"{host.url}/console#/workspace/..%2F")
+    expect(page.get_by_role("heading", name="This can’t be shown")).to_be_visible()
 
 
 def test_usage_is_drawn_by_day_and_told_in_tables(make_page: MakePage, host: HostProcess) -> None:
