@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from functools import cache
+from functools import cache, lru_cache
 from hashlib import blake2b
 from typing import Final
 from xml.sax.saxutils import escape
@@ -94,6 +94,7 @@ def unwrapped(text: str) -> str:
     return _escaped().sub("<", found[2]) if found[3] else found[2]
 
 
+@lru_cache(maxsize=1024)
 def sender(name: str, assistant: str = "") -> str:
     """Return a sender's name as it is seen: one line, and neither the host's nor the assistant's."""
     # "Cc" and "Cf" are characters that steer terminals and the direction of text, and show nothing.

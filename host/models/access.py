@@ -91,21 +91,15 @@ class KeyedModel:
         warn: Callable[[str], None] = lambda text: None,
     ) -> None:
         self._routes = tuple(routes)
+        self.ids = tuple(dict.fromkeys(route.model for route in self._routes))
+        """The model's ids at its APIs: what may have to be paid for."""
+        self.targets = tuple(dict.fromkeys(Target(route.model, route.address) for route in self._routes))
+        """The model at its addresses."""
         self._redact = redact
         self._warn = warn
         self._left_out: frozenset[Kind] = frozenset()
         self._told: frozenset[Kind] = frozenset()
         self._suspected: tuple[frozenset[Kind], ModelError | None] | None = None
-
-    @property
-    def ids(self) -> tuple[str, ...]:
-        """The model's ids at its APIs: what may have to be paid for."""
-        return tuple(dict.fromkeys(route.model for route in self._routes))
-
-    @property
-    def targets(self) -> tuple[Target, ...]:
-        """The model at its addresses."""
-        return tuple(dict.fromkeys(route.target for route in self._routes))
 
     async def reply(self, request: Mapping[str, Any], on_delta: OnDelta) -> Reply:
         """See ``Model.reply``.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from host.ports import Delta, ModelError, Reply, TextDelta, ThinkingDelta, ToolUseStart
@@ -88,7 +88,7 @@ def frames_of(bodies: Iterable[bytes]) -> Iterator[Frame]:
 
 def config_body(config: ModelConfig) -> bytes:
     """Return the body of ``CLIENT``."""
-    return dump_bytes(asdict(config))
+    return dump_bytes(config)
 
 
 def config_of(body: bytes) -> ModelConfig:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
@@ -93,7 +92,7 @@ class ActiveRun:
             ending = await self._work()
             if self._unacknowledged is not None:
                 raise self._unacknowledged
-            with anyio.CancelScope(shield=True), anyio.fail_after(FINISH_WITHIN_S):
+            with anyio.fail_after(FINISH_WITHIN_S, shield=True):
                 await self._finish(ending)
         except LeaseLost:
             self._lose()
@@ -120,7 +119,8 @@ class ActiveRun:
         )
 
     async def _work(self) -> Ending | None:
-        with self._scope, anyio.move_on_after(self._limit_ms / 1000) as timer:
+        self._scope.deadline = anyio.current_time() + self._limit_ms / 1000
+        with self._scope:
             try:
                 if self.spec.answer is None:
                     await self._converse(self.spec, self.lease, self._recorder)
@@ -138,7 +138,7 @@ class ActiveRun:
                 logger.exception("A run failed inside the host", extra={"run_id": self.lease.run_id})
                 return Ending(FAILED)
             return None
-        if timer.cancelled_caught and self._reason is None:
+        if self._reason is None and self._unacknowledged is None:
             return TimedOut(f"The run was stopped after {self._limit_ms} ms; its finished steps are kept.")
         return self._reason
 
@@ -162,7 +162,8 @@ class ActiveRun:
             spending=recorder.meter.uncounted,
         )
         await self._store.runs.finish(self.lease, end, messages, [*self.log.unsaved(), *told], now_ms())
-        await self._store.outbound.delivered([message.id for message in recorder.said], now_ms())
+        if recorder.said:
+            await self._store.outbound.delivered([message.id for message in recorder.said], now_ms())
         await self._store.durable()
         self._outcome = answer
         self._count(end)
@@ -223,8 +224,13 @@ class ActiveRun:
         counts.runs[end.state.value] += 1
         counts.compactions.update(self._recorder.compactions)
         counts.run_seconds.add((monotonic_ms() - self._started) / 1000)
-        for kind, number in dataclasses.asdict(end.usage).items():
-            counts.tokens[kind] += number
+        used = end.usage
+        counts.tokens.update(
+            input_tokens=used.input_tokens,
+            output_tokens=used.output_tokens,
+            cache_creation_input_tokens=used.cache_creation_input_tokens,
+            cache_read_input_tokens=used.cache_read_input_tokens,
+        )
 
     def _lose(self) -> None:
         """End without a word to the store, where the run is another host's to end."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
 from typing import Any, Final
 
 from shared import jsons
@@ -48,7 +47,7 @@ def counts(spending: Spending, runs: int) -> tuple[int, ...]:
 
 def text(usage: Usage) -> str:
     """Return usage as stored."""
-    return jsons.dumps(asdict(usage))
+    return jsons.dumps(usage)
 
 
 def day_usage(row: Row) -> DayUsage:
