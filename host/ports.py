@@ -153,6 +153,9 @@ class ModelError(Exception):
         return f"{self.message.removesuffix('.')}: {self.said}" if self.said else self.message
 
 
+Message = dict[str, Any]
+"""A message of a Messages request: ``role`` and ``content``, a list of blocks."""
+
 OnDelta = Callable[[Delta], Awaitable[None]]
 Ask = Callable[[Mapping[str, Any], OnDelta], Awaitable[Reply]]
 """Makes one request of one API, as ``Model.reply`` does; the request names the model."""

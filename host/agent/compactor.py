@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Final, Protocol
 
 import anyio
 
 from host.agent import compaction as planning
+from host.agent.asking import within_output
 from host.agent.compaction import Cut, Part, SumUp, cut_off, dropped, summed_up
 from host.agent.endings import TooLong
-from host.agent.histories import Loaded, sent_entries
-from host.agent.history import NONE, Message, as_sent, earlier, opens_turn, to_messages
+from host.agent.history import NONE, Loaded, as_sent, earlier, opens_turn, sent_entries, to_messages
 from host.agent.summary import PAUSE_S, TRIES, ask, left_out, summary_request, summary_text
-from host.agent.window import BYTES_PER_TOKEN, Windows, estimated, estimated_prefix, within_output
-from host.ports import Model, ModelError, Recorder, Reply
+from host.agent.window import BYTES_PER_TOKEN, Sizes, Window, Windows, estimated
+from host.ports import Message, Model, ModelError, Recorder
 from shared.store.store import Store
 from shared.values import Compaction, HistoryEntry, Lease
 
@@ -55,24 +55,11 @@ class CompactionRecorder(Recorder, Protocol):
         ...
 
 
-@dataclass(slots=True)
-class _Sizes:
-    """Of one request, in real tokens as far as they are known; ``factor`` made them from estimates."""
+class Compactor(Window):
+    """The window of a run's own agent. Every step of the run has to be in the store already.
 
-    prefix: int
-    full_at: int
-    window: int
-    output: int
-    factor: float
-
-    @property
-    def room(self) -> int:
-        """What is left for messages before the conversation is compacted."""
-        return self.full_at - self.prefix
-
-
-class Compactor:
-    """Implements the loop's Window for one run. Every step of the run has to be in the store already."""
+    What shortens the messages raises Paused and LeaseLost too.
+    """
 
     def __init__(
         self,
@@ -83,39 +70,12 @@ class Compactor:
         loaded: Loaded,
         recorder: CompactionRecorder,
     ) -> None:
+        super().__init__(windows, len(loaded.messages), loaded.tokens)
         self._store = store
-        self._windows = windows
         self._archive = None if lease.temporary else archive
         self._conversation_id = lease.conversation_id
         self._recorder = recorder
         self._compaction = self._begun_with = loaded.compaction or NONE
-        self._counted, self._tokens = len(loaded.messages), loaded.tokens
-        self._prefix: int | None = None
-        self._guess: int | None = None
-
-    async def fit(self, messages: list[Message], request: dict[str, Any], model: Model) -> bool:
-        """Make room in ``messages`` if the request comes near the window; return whether it did.
-
-        Raises TooLong, Paused, LeaseLost.
-        """
-        sizes = self._sizes(request, model)
-        if self._measured(messages, sizes) <= sizes.room:
-            return False
-        await self._compact(messages, request, model)
-        return True
-
-    async def refused(
-        self, messages: list[Message], request: dict[str, Any], model: Model, error: ModelError
-    ) -> bool:
-        """Make room after the API refused the request; return whether it is worth another try."""
-        if not error.reason:
-            return False
-        estimate = self.estimate(messages, request)
-        for target in (error.asked,) if error.asked else model.targets:
-            self._guess = self._windows.refused(target, estimate, error) or self._guess
-        if error.reason == "too_long":
-            await self._compact(messages, request, model, at_least_once=True)
-        return True
 
     async def mended(self, messages: list[Message], kinds: Sequence[str]) -> None:
         """Keep leaving out what the API refused; raises LeaseLost."""
@@ -128,19 +88,6 @@ class Compactor:
             same = cut_off(now, Cut(now.cut_through_seq, now.cut_chars), thinking)
             await self._put_in_force(replace(same, left_out={**now.left_out, **gone}))
             self._rebuild(messages, entries)
-
-    def output(self, messages: list[Message], request: dict[str, Any], model: Model) -> int:
-        """Return the most output tokens that the window leaves room for."""
-        estimate = self.estimate(messages, request)
-        return self._windows.output(model.targets, self._window(model), estimate)
-
-    async def overflowed(self, messages: list[Message], request: dict[str, Any], model: Model) -> None:
-        """Make room after the window turned out to be too small for request and reply."""
-        await self._compact(messages, request, model, at_least_once=True)
-
-    def answered(self, messages: list[Message], request: dict[str, Any], reply: Reply) -> None:
-        """Learn from what the API counted for a request of these messages."""
-        self._windows.learn(self.estimate(messages, request), reply)
 
     async def take_back(self) -> None:
         """Take out of the notes what was refused: those of this run, and all if no turn is left to refuse."""
@@ -165,19 +112,14 @@ class Compactor:
 
     # --- one compaction after the other
 
-    async def _compact(
-        self,
-        messages: list[Message],
-        request: dict[str, Any],
-        model: Model,
-        *,
-        at_least_once: bool = False,
-    ) -> None:
-        """Compact until the messages fit; ``at_least_once``: to half if they seem to fit."""
+    async def shorten(
+        self, messages: list[Message], request: dict[str, Any], model: Model, *, anyway: bool = False
+    ) -> bool:
+        """Compact until the messages fit; ``anyway``: to half if they seem to fit."""
         for number in range(ROUNDS):
             sizes = self._sizes(request, model)
             before = self._measured(messages, sizes)
-            room = min(sizes.room, before // 2) if at_least_once and not number else sizes.room
+            room = min(sizes.room, before // 2) if anyway and not number else sizes.room
             entries = await self._entries()
             await self._round(entries, request, model, room)
             self._rebuild(messages, entries)
@@ -186,6 +128,7 @@ class Compactor:
             if after <= sizes.room or after >= before:
                 break
         await self.archive()
+        return True
 
     async def _round(
         self, entries: Sequence[HistoryEntry], request: dict[str, Any], model: Model, room: int
@@ -244,7 +187,7 @@ class Compactor:
         first: Sequence[HistoryEntry],
         messages: list[Message],
         ahead: str,
-        sizes: _Sizes,
+        sizes: Sizes,
         request: dict[str, Any],
         model: Model,
     ) -> Compaction | None:
@@ -283,7 +226,7 @@ class Compactor:
         """Return the entries without the message that stands although what is around it was replaced."""
         return entries[1:] if self._compaction.message_seq and entries else entries
 
-    def _with_message(self, made: Compaction, entries: Sequence[HistoryEntry], sizes: _Sizes) -> Compaction:
+    def _with_message(self, made: Compaction, entries: Sequence[HistoryEntry], sizes: Sizes) -> Compaction:
         """Let the message stand that the kept part of its turn works on."""
         message = planning.standing(entries, made.through_seq)
         if message is None:
@@ -295,45 +238,11 @@ class Compactor:
 
     def _rebuild(self, messages: list[Message], entries: Sequence[HistoryEntry]) -> None:
         messages[:] = to_messages(entries, self._compaction)
-        self._counted, self._tokens = 0, 0
+        self._changed()
 
     # --- sizes
 
-    def estimate(self, messages: list[Message], request: dict[str, Any]) -> int:
-        """Return the estimate of a request of these messages, on the high side.
-
-        Only what came since the last look is gone through.
-        """
-        self._tokens += sum(estimated(message) for message in messages[self._counted :])
-        self._counted = len(messages)
-        if self._prefix is None:
-            self._prefix = estimated_prefix(request)
-        return self._prefix + self._tokens
-
-    def _measured(self, messages: list[Message], sizes: _Sizes) -> int:
-        self.estimate(messages, {})
-        return int(self._tokens * sizes.factor)
-
-    def _sizes(self, request: dict[str, Any], model: Model) -> _Sizes:
-        if self._prefix is None:
-            self._prefix = estimated_prefix(request)
-        output = request["max_tokens"]
-        factor = self._windows.factor(model.targets)
-        window = self._window(model)
-        prefix = int(self._prefix * factor)
-        return _Sizes(
-            prefix=prefix,
-            full_at=self._windows.full_at(window, output, prefix),
-            window=window,
-            output=min(output, window // 2),
-            factor=factor,
-        )
-
-    def _window(self, model: Model) -> int:
-        window = self._windows.tokens(model.targets)
-        return min(window, self._guess or window)
-
-    def _standing_tokens(self, entries: Sequence[HistoryEntry], sizes: _Sizes) -> int:
+    def _standing_tokens(self, entries: Sequence[HistoryEntry], sizes: Sizes) -> int:
         """Return the tokens of the notes and of the message that stays whatever is replaced."""
         now = self._compaction
         notes = estimated(earlier(now.text)) if now.through_seq else 0
@@ -351,7 +260,7 @@ class Compactor:
             through = max(planning.turn_begins(parts) - 1, 0)
         return max(through, self._compaction.thinking_through_seq)
 
-    def _too_long(self, parts: Sequence[Part], sizes: _Sizes) -> TooLong:
+    def _too_long(self, parts: Sequence[Part], sizes: Sizes) -> TooLong:
         if sizes.room <= 0:
             return TooLong(
                 f"The instructions and tools alone need about {sizes.prefix:,} tokens; "

@@ -7,7 +7,7 @@ found out is the tool's result.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, Final
@@ -15,21 +15,15 @@ from typing import Any, Final
 import anyio
 from pydantic import Field, ValidationError
 
-from host.agent.child_window import ChildWindow
-from host.agent.endings import Ending
-from host.agent.history import Message
+from host.agent.asking import Options
+from host.agent.compaction import CUT_CHARS
+from host.agent.endings import Ending, TooLong
+from host.agent.history import cut
 from host.agent.internal import strip_internal
-from host.agent.loop import AgentLoop, Options
+from host.agent.loop import AgentLoop
 from host.agent.toolbox import Toolbox
-from host.agent.window import Windows
-from host.ports import (
-    LIMITS,
-    Model,
-    Recorder,
-    Reply,
-    ToolResult,
-    ToolSpec,
-)
+from host.agent.window import Window, Windows
+from host.ports import LIMITS, Message, Model, Recorder, Reply, ToolResult, ToolSpec
 from host.tools.arguments import refused
 from shared import untrusted
 from shared.tool_contract import Arguments
@@ -56,45 +50,14 @@ class Task(Arguments):
     )
 
 
-class Spawn:
-    """Implements ``host.ports.Toolset`` with the one tool."""
-
-    def __init__(self, run: Callable[[Task], Awaitable[ToolResult]]) -> None:
-        self._run = run
-
-    def specs(self) -> Sequence[ToolSpec]:
-        """Return the one tool."""
-        return _specs()
-
-    async def call(self, name: str, arguments: Mapping[str, Any]) -> ToolResult:
-        """Run the task to its end."""
-        try:
-            task = Task.model_validate(arguments)
-        except ValidationError as error:
-            return refused(error)
-        if not task.task.strip():
-            return ToolResult("task: must not be blank", is_error=True)
-        return await self._run(task)
-
-
-@cache
-def _specs() -> tuple[ToolSpec, ...]:
-    return (
-        ToolSpec(
-            SPAWN,
-            "Hand a task to a subagent that works on its own, in the same workspace, and returns its final "
-            "answer. Call it several times in one reply to work on independent parts side by side.",
-            Task.model_json_schema(),
-            speaks=True,
-        ),
-    )
-
-
 DEEPEST: Final = 2
 """Generations of subagents below a run's own agent."""
 
 SIDE_BY_SIDE: Final = 4
 """Subagents of one generation that a run has at work at a time; more wait."""
+
+NEWEST: Final = 2
+"""Messages of a subagent that are never cut: its last step and the results."""
 
 LONGEST_ANSWER: Final = 64 * 1024
 """Characters of an answer that the parent gets."""
@@ -116,8 +79,22 @@ class Parent:
     windows: Windows
 
 
+@cache
+def _specs() -> tuple[ToolSpec, ...]:
+    return (
+        ToolSpec(
+            SPAWN,
+            "Hand a task to a subagent that works on its own, in the same workspace, and returns its final "
+            "answer. Call it several times in one reply to work on independent parts side by side.",
+            Task.model_json_schema(),
+            delegable=False,
+            speaks=True,
+        ),
+    )
+
+
 class Subagents:
-    """Those of one parent. ``label`` is its own name among the run's subagents, such as ``2`` or ``2.1``."""
+    """The tool ``spawn`` of one parent. ``label`` is the parent's name among the run's, such as ``2.1``."""
 
     def __init__(
         self,
@@ -134,12 +111,18 @@ class Subagents:
         self._places = places or [anyio.CapacityLimiter(SIDE_BY_SIDE) for _ in range(DEEPEST)]
         self._born = 0
 
-    def toolbox(self) -> Toolbox:
-        """Return the parent's tools with ``spawn`` among them."""
-        return self._parent.tools.plus(Spawn(self.run))
+    def specs(self) -> Sequence[ToolSpec]:
+        """Return the one tool."""
+        return _specs()
 
-    async def run(self, task: Task) -> ToolResult:
+    async def call(self, name: str, arguments: Mapping[str, Any]) -> ToolResult:
         """Run one child to its end, whatever that is."""
+        try:
+            task = Task.model_validate(arguments)
+        except ValidationError as error:
+            return refused(error)
+        if not task.task.strip():
+            return ToolResult("task: must not be blank", is_error=True)
         names = self._parent.tools.delegable()
         unknown = sorted(set(task.tools or ()) - {*names, SPAWN})
         if unknown:
@@ -154,22 +137,38 @@ class Subagents:
 
     async def _converse(self, task: Task, label: str, names: Collection[str]) -> ToolResult:
         parent = self._parent
-        recorder = parent.recorder.child(label)
         most = parent.options.max_iterations
-        options = replace(parent.options, max_iterations=min(task.max_iterations or most, most))
-        own = replace(parent, tools=parent.tools.subset(names), options=options, recorder=recorder)
-        tools = own.tools
+        child = replace(
+            parent,
+            tools=parent.tools.subset({*names} - {SPAWN}),
+            options=replace(parent.options, max_iterations=min(task.max_iterations or most, most)),
+            recorder=parent.recorder.child(label),
+        )
         if self._depth < DEEPEST and (task.tools is None or SPAWN in task.tools):
-            below = Subagents(own, label=label, depth=self._depth + 1, places=self._places)
-            tools = below.toolbox()
-        window = ChildWindow(parent.windows)
-        loop = AgentLoop(parent.models, tools, recorder, options, window)
+            child.tools.add(Subagents(child, label=label, depth=self._depth + 1, places=self._places))
+        window = ChildWindow(child.windows)
+        loop = AgentLoop(child.models, child.tools, child.recorder, child.options, window)
         messages = _messages(task)
         try:
             reply = await loop.run(messages)
         except Ending as ending:
             return _unfinished(ending, messages)
         return _answer(reply)
+
+
+class ChildWindow(Window):
+    """The window of a subagent: its messages are stored nowhere, so what is too long is cut in memory."""
+
+    async def shorten(
+        self, messages: list[Message], request: dict[str, Any], model: Model, *, anyway: bool = False
+    ) -> bool:
+        """Cut the results of older steps, all at once, and thinking with them."""
+        changed = _cut_older(messages, request)
+        self._changed()
+        sizes = self._sizes(request, model)
+        if not anyway and sizes.prefix + self._measured(messages, sizes) > sizes.window:
+            raise TooLong("The task grew larger than the model's window; hand it on in smaller parts.")
+        return changed
 
 
 def _messages(task: Task) -> list[Message]:
@@ -205,3 +204,23 @@ def _capped(text: str) -> str:
     if len(text) <= LONGEST_ANSWER:
         return text
     return f"{text[:LONGEST_ANSWER]}\n[cut: the answer has {len(text)} characters]"
+
+
+def _cut_older(messages: list[Message], request: dict[str, Any]) -> bool:
+    changed = False
+    for at, message in enumerate(messages[:-NEWEST]):
+        content = [cut(block, CUT_CHARS) for block in message["content"]]
+        if content != message["content"]:
+            messages[at] = {**message, "content": content}
+            changed = True
+    # Thinking on a budget has to stay in the running turn, which all of this is; other thinking must go.
+    if changed and request.get("thinking", {}).get("type") != "enabled":
+        _without_thinking(messages)
+    return changed
+
+
+def _without_thinking(messages: list[Message]) -> None:
+    for at, message in enumerate(messages):
+        content = [block for block in message["content"] if "thinking" not in block["type"]]
+        if content and len(content) < len(message["content"]):
+            messages[at] = {**message, "content": content}

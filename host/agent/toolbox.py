@@ -34,15 +34,15 @@ class Toolbox:
         self._call = call
         self._owner: dict[str, Toolset] = {}
         self._specs: dict[str, ToolSpec] = {}
-        self._definitions: list[dict[str, Any]] | None = None
         for toolset in toolsets:
-            self._add(toolset)
+            self.add(toolset)
 
-    def plus(self, toolset: Toolset) -> Toolbox:
-        """Return these tools and more."""
-        wider = self.subset(self._specs)
-        wider._add(toolset)
-        return wider
+    def add(self, toolset: Toolset) -> None:
+        """Offer more tools. The first one keeps its name: another server can't take over a built-in tool."""
+        for spec in toolset.specs():
+            if spec.name not in self._specs:
+                self._specs[spec.name] = spec
+                self._owner[spec.name] = toolset
 
     def subset(self, names: Collection[str]) -> Toolbox:
         """Return those of these tools, in the same order."""
@@ -56,18 +56,13 @@ class Toolbox:
         return [spec.name for spec in self._specs.values() if spec.delegable]
 
     def definitions(self) -> list[dict[str, Any]]:
-        """Return the tools as the Messages API wants them; every step asks for the same."""
-        if self._definitions is None:
-            self._definitions = [_definition(spec) for spec in self._specs.values()]
-        return list(self._definitions)
-
-    def _add(self, toolset: Toolset) -> None:
-        self._definitions = None
-        for spec in toolset.specs():
-            # The first one keeps its name: an outside server can't take over a built-in tool.
-            if spec.name not in self._specs:
-                self._specs[spec.name] = spec
-                self._owner[spec.name] = toolset
+        """Return the tools as the Messages API wants them."""
+        return [
+            {"name": spec.name, "description": spec.description, "input_schema": spec.input_schema}
+            if spec.definition is None
+            else dict(spec.definition)
+            for spec in self._specs.values()
+        ]
 
     def parallel(self, name: str) -> bool:
         """Return whether calls of this tool may run beside others (an unknown one only gives an error)."""
@@ -99,12 +94,6 @@ class Toolbox:
             return ToolResult(
                 f"The tool {name} failed inside the host; nothing more is known.", is_error=True
             )
-
-
-def _definition(spec: ToolSpec) -> dict[str, Any]:
-    if spec.definition is not None:
-        return dict(spec.definition)
-    return {"name": spec.name, "description": spec.description, "input_schema": dict(spec.input_schema)}
 
 
 def result_block(call_id: str, result: ToolResult, note: str | None = None) -> Block:

@@ -3,59 +3,14 @@
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final
 
-from host.ports import ModelError, Reply, Target
+from host.ports import Message, Model, ModelError, Reply, Target
 from shared.clock import monotonic_ms
 from shared.jsons import dump_bytes
 from shared.settings.sections import History
-
-ThinkingType = Literal["auto", "adaptive", "enabled"]
-
-ADAPTIVE_SINCE: Final = (4, 6)
-"""Claude models of this version take ``adaptive``, and sooner or later nothing else: the SDK warns of
-``enabled`` for 4.6, and models from 4.7 on refuse it. Older ones know only ``enabled``."""
-
-LEAST_THINKING: Final = 1024
-"""Fewest thinking tokens the Messages API takes."""
-
-_VERSION: Final = re.compile(r"claude-(?:[a-z]+-)?(\d{1,2})(?:[-.](\d{1,2}))?(?!\d)")
-_UNNUMBERED: Final = ("claude-mythos-preview",)
-
-
-def thinking_parameter(model: str, kind: ThinkingType, budget: int) -> dict[str, Any]:
-    """Return the ``thinking`` parameter of a request to the model; ``budget`` is in tokens.
-
-    ``auto`` goes by the version in the model's id; a model that is not a Claude gets a budget.
-    """
-    if kind == "adaptive" or (kind == "auto" and takes_adaptive(model)):
-        # Newer models leave the text out unless asked for it.
-        return {"type": "adaptive", "display": "summarized"}
-    return {"type": "enabled", "budget_tokens": budget}
-
-
-def within_output(request: dict[str, Any]) -> dict[str, Any]:
-    """Return the request with a thinking budget below ``max_tokens``, none if there is too little room."""
-    thinking = request.get("thinking") or {}
-    if thinking.get("budget_tokens", 0) < request["max_tokens"]:
-        return request
-    budget = request["max_tokens"] // 2
-    made = {**request, "thinking": {**thinking, "budget_tokens": budget}}
-    if budget < LEAST_THINKING:
-        del made["thinking"]
-    return made
-
-
-def takes_adaptive(model: str) -> bool:
-    """Return whether the model decides by itself how much it thinks."""
-    if any(name in model for name in _UNNUMBERED):
-        return True
-    found = _VERSION.search(model)
-    return found is not None and (int(found[1]), int(found[2] or 0)) >= ADAPTIVE_SINCE
-
 
 BYTES_PER_TOKEN: Final = 3
 """English has about four bytes a token, code and JSON about three."""
@@ -70,12 +25,9 @@ def estimated_input(request: Mapping[str, Any]) -> int:
 
 
 def estimated_prefix(request: Mapping[str, Any]) -> int:
-    """Return the tokens of a request's system prompt and tools alone.
-
-    They are counted as the JSON that is sent: walking through twenty schemas takes ten times as long.
-    """
+    """Return the tokens of a request's system prompt and tools alone."""
     prefix = [request[part] for part in ("system", "tools") if request.get(part)]
-    return -(-len(dump_bytes(prefix)) // BYTES_PER_TOKEN) if prefix else 0
+    return estimated(prefix) if prefix else 0
 
 
 def estimated_text(characters: int) -> int:
@@ -84,16 +36,26 @@ def estimated_text(characters: int) -> int:
 
 
 def estimated(value: Any) -> int:
-    """Return the tokens of a part of a request: a message, a block, a text."""
-    if isinstance(value, str):
-        return -(-len(value.encode()) // BYTES_PER_TOKEN)
-    if isinstance(value, Mapping):
-        if value.get("type") == "image":
-            return IMAGE_TOKENS
-        return sum(estimated(key) + estimated(item) for key, item in value.items())
-    if isinstance(value, list | tuple):
-        return sum(estimated(item) for item in value)
-    return 0 if value is None else 1
+    """Return the tokens of a part of a request: messages, a message, its blocks, a text.
+
+    Counted as the JSON that is sent, which is ten times as fast as walking through it; but an image counts
+    by its size on the screen.
+    """
+    size = dump_bytes(value)
+    tokens = -(-len(size) // BYTES_PER_TOKEN)
+    if b'"image"' in size:
+        tokens += sum(IMAGE_TOKENS - len(dump_bytes(one)) // BYTES_PER_TOKEN for one in _images(value))
+    return tokens
+
+
+def _images(value: Any) -> Iterator[Any]:
+    if isinstance(value, Mapping) and value.get("type") == "image":
+        yield value
+    elif isinstance(value, Mapping):
+        yield from _images(value.get("content"))
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _images(item)
 
 
 FROM_TOKENS: Final = 1000
@@ -200,3 +162,109 @@ class Windows:
 
 def _within(factor: float) -> float:
     return min(max(factor, LEAST_FACTOR), MOST_FACTOR)
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """Of one request, in real tokens as far as they are known; ``factor`` made them from estimates."""
+
+    prefix: int
+    full_at: int
+    window: int
+    output: int
+    factor: float
+
+    @property
+    def room(self) -> int:
+        """What is left for messages before they are shortened."""
+        return self.full_at - self.prefix
+
+
+class Window:
+    """Keeps one agent's messages within its models' window.
+
+    The messages are shortened in place; only what came since the last look is measured. Requests are given
+    without messages: system prompt, tools and the output that is asked for.
+    """
+
+    def __init__(self, windows: Windows, counted: int = 0, tokens: int = 0) -> None:
+        self._windows = windows
+        self._counted, self._tokens = counted, tokens
+        self._prefix: int | None = None
+        self._guess: int | None = None
+
+    async def shorten(
+        self, messages: list[Message], request: dict[str, Any], model: Model, *, anyway: bool = False
+    ) -> bool:
+        """Shorten the messages, also if they seem to fit (``anyway``); return whether that was possible.
+
+        Raises TooLong.
+        """
+        raise NotImplementedError
+
+    async def mended(self, messages: list[Message], kinds: Sequence[str]) -> None:
+        """Keep leaving out the kinds of blocks that the API refused."""
+
+    async def fit(self, messages: list[Message], request: dict[str, Any], model: Model) -> None:
+        """Shorten the messages if the request comes near the window. Raises TooLong."""
+        sizes = self._sizes(request, model)
+        if self._measured(messages, sizes) > sizes.room:
+            await self.shorten(messages, request, model)
+
+    async def refused(
+        self, messages: list[Message], request: dict[str, Any], model: Model, error: ModelError
+    ) -> bool:
+        """Shorten the messages if the API refused them for a size; return whether another try is worth it."""
+        if not error.reason:
+            return False
+        estimate = self.estimate(messages, request)
+        for target in (error.asked,) if error.asked else model.targets:
+            self._guess = self._windows.refused(target, estimate, error) or self._guess
+        return error.reason == "max_tokens" or await self.shorten(messages, request, model, anyway=True)
+
+    def output(self, messages: list[Message], request: dict[str, Any], model: Model) -> int:
+        """Return the most output tokens that the window leaves room for."""
+        estimate = self.estimate(messages, request)
+        return self._windows.output(model.targets, self._window(model), estimate)
+
+    def answered(self, messages: list[Message], request: dict[str, Any], reply: Reply) -> None:
+        """Learn from what the API counted for a request of these messages."""
+        self._windows.learn(self.estimate(messages, request), reply)
+
+    def estimate(self, messages: list[Message], request: dict[str, Any]) -> int:
+        """Return an estimate of the request's tokens, on the high side."""
+        return self._estimated_prefix(request) + self._estimated(messages)
+
+    def _changed(self) -> None:
+        """Measure the messages from their beginning, the next time."""
+        self._counted, self._tokens = 0, 0
+
+    def _measured(self, messages: list[Message], sizes: Sizes) -> int:
+        return int(self._estimated(messages) * sizes.factor)
+
+    def _estimated(self, messages: list[Message]) -> int:
+        self._tokens += sum(map(estimated, messages[self._counted :]))
+        self._counted = len(messages)
+        return self._tokens
+
+    def _estimated_prefix(self, request: dict[str, Any]) -> int:
+        if self._prefix is None:
+            self._prefix = estimated_prefix(request)
+        return self._prefix
+
+    def _sizes(self, request: dict[str, Any], model: Model) -> Sizes:
+        output = request["max_tokens"]
+        factor = self._windows.factor(model.targets)
+        window = self._window(model)
+        prefix = int(self._estimated_prefix(request) * factor)
+        return Sizes(
+            prefix=prefix,
+            full_at=self._windows.full_at(window, output, prefix),
+            window=window,
+            output=min(output, window // 2),
+            factor=factor,
+        )
+
+    def _window(self, model: Model) -> int:
+        window = self._windows.tokens(model.targets)
+        return min(window, self._guess or window)

@@ -7,13 +7,14 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 
+from host.agent.asking import LEAST_THINKING, Options
 from host.agent.compactor import Compactor
 from host.agent.endings import Refused
-from host.agent.histories import Histories
-from host.agent.loop import AgentLoop, Options
+from host.agent.history import Histories
+from host.agent.loop import AgentLoop
 from host.agent.subagents import Parent, Subagents
 from host.agent.toolbox import Toolbox
-from host.agent.window import LEAST_THINKING, Windows
+from host.agent.window import Windows
 from host.mcp_clients.external import Reach, open_external
 from host.mcp_clients.server_config import configured_servers, managed_servers
 from host.mcp_clients.tool_pins import ToolPins
@@ -159,7 +160,7 @@ class Assembly:
             loaded = await self._histories.load(lease)
             options = await self._options(spec)
             toolbox = Toolbox(tools.toolsets, self._ledger.redactor, self._telemetry.call)
-            toolbox = Subagents(Parent(models, toolbox, options, recorder, self._windows)).toolbox()
+            toolbox.add(Subagents(Parent(models, toolbox, options, recorder, self._windows)))
             archive = None if self._archive is None else self._archive.catch_up
             window = Compactor(self._ledger.store, self._windows, archive, lease, loaded, recorder)
             if loaded.fresh and loaded.compaction is not None:

@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from host.agent import window
+from host.agent.asking import thinking_parameter
 from host.agent.compaction import CUT_CHARS, Cut, SumUp, fitting, parts_of, plan, turn_begins
 from host.agent.history import NONE, HistoryBuilder, to_messages
 from host.agent.summary import left_out, summary_text
-from host.agent.window import LEARNT_MS, LEAST_OUTPUT, Windows, estimated, thinking_parameter
+from host.agent.window import LEARNT_MS, LEAST_OUTPUT, Windows, estimated
 from host.models.api_errors import status_error
 from host.ports import ModelError, Reply, Target
 from shared.clock import monotonic_ms

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from host.agent.histories import Histories
-from host.agent.history import to_messages
+from host.agent.history import Histories, to_messages
 from shared.store import open_store
 from shared.store.store import Store
 from shared.values import Compaction, Lease

@@ -8,7 +8,9 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from host.agent.history import Message, to_messages, with_breakpoints
+from host.agent.asking import with_breakpoints
+from host.agent.history import to_messages
+from host.ports import Message
 from host.runs.prompt import person_message
 from shared.values import Block, HistoryEntry
 

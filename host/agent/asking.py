@@ -1,0 +1,217 @@
+"""One reply of the model, however often it has to be asked: again, with less to read, another model."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, Literal
+
+import anyio
+
+from host.agent.endings import Ending, ModelFailed, Refused, TooLong
+from host.agent.window import Window
+from host.ports import Message, Model, ModelError, Recorder, Reply
+from shared.values import Block
+
+RETRIES: Final = 4
+"""How often a failed step is tried again, within the run's time."""
+
+FIRST_BACKOFF_S: Final = 0.5
+LONGEST_BACKOFF_S: Final = 20.0
+
+OVERLOADED: Final = frozenset({429, 503, 529})
+"""Statuses after which, once the retries are used up, another model may do better."""
+
+ThinkingType = Literal["auto", "adaptive", "enabled"]
+
+ADAPTIVE_SINCE: Final = (4, 6)
+"""Claude models of this version take ``adaptive``, and sooner or later nothing else: the SDK warns of
+``enabled`` for 4.6, and models from 4.7 on refuse it. Older ones know only ``enabled``."""
+
+LEAST_THINKING: Final = 1024
+"""Fewest thinking tokens the Messages API takes."""
+
+_VERSION: Final = re.compile(r"claude-(?:[a-z]+-)?(\d{1,2})(?:[-.](\d{1,2}))?(?!\d)")
+_UNNUMBERED: Final = ("claude-mythos-preview",)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a run asks of the model."""
+
+    max_tokens: int
+    max_iterations: int
+    system: Sequence[Block]
+    thinking_tokens: int | None = None
+    thinking_type: ThinkingType = "auto"
+
+
+@dataclass(slots=True)
+class Asking:
+    """Asks for the replies of one agent.
+
+    The first of ``models`` answers; once it stays overloaded the next one does, to the end of the run.
+    """
+
+    models: Sequence[Model]
+    tools: list[dict[str, Any]]
+    recorder: Recorder
+    options: Options
+    window: Window
+    granted: int = field(default=0, init=False)
+    """``max_tokens`` of the newest request."""
+
+    async def reply(self, messages: list[Message]) -> Reply:
+        """Return the next reply, which may be sent back. The messages may be shortened. Raises Ending."""
+        mended: set[str] = set()
+        while True:
+            reply = await self._attempt(messages, mended)
+            if reply is not None:
+                return replace(reply, blocks=_sendable(reply.blocks))
+
+    async def _attempt(self, messages: list[Message], mended: set[str]) -> Reply | None:
+        """Return the reply, None if the messages or the model were changed for another attempt."""
+        model = self.models[0]
+        bare = self._bare(model)
+        await self.window.fit(messages, bare, model)
+        room = min(bare["max_tokens"], self.window.output(messages, bare, model))
+        request = {**bare, "max_tokens": room, "messages": with_breakpoints(messages)}
+        request = await self.recorder.reserve(request, model.ids, self.window.estimate(messages, bare))
+        self.granted = request["max_tokens"]
+        try:
+            reply = await self._tries(model, within_output(request))
+        except ModelError as error:
+            await self._recover(error, messages, bare, mended)
+            return None
+        if reply.stop_reason == "model_context_window_exceeded" and "too_long" not in mended:
+            await self._overflowed(reply, messages, bare, mended)
+            return None
+        if reply.stop_reason == "refusal":
+            await self.recorder.unused(reply)
+            raise Refused("The model declined to answer this. It isn't sent again: go on with a new message.")
+        if reply.stop_reason == "max_tokens" and self.granted < room:
+            # It is no answer; the step is asked for anew once the run may go on.
+            raise await self.recorder.cut_short(reply)
+        if reply.left_out:
+            await self.window.mended(messages, reply.left_out)
+        self.window.answered(messages, bare, reply)
+        return reply
+
+    async def _recover(
+        self, error: ModelError, messages: list[Message], bare: dict[str, Any], mended: set[str]
+    ) -> None:
+        """Change the messages if that is what the API wants, once for each reason, or take the next model."""
+        model, *others = self.models
+        if error.reason not in mended:
+            mended.add(error.reason)
+            if await self.window.refused(messages, bare, model, error):
+                await self.recorder.retrying()
+                return
+        if error.status not in OVERLOADED or not others:
+            raise _failed(error) from error
+        self.models = others
+        await self.recorder.retrying()
+
+    async def _overflowed(
+        self, reply: Reply, messages: list[Message], bare: dict[str, Any], mended: set[str]
+    ) -> None:
+        """Make room after a reply that the window's end cut off, once; a second one counts as it is."""
+        mended.add("too_long")
+        await self.recorder.retrying()
+        await self.recorder.unused(reply)
+        await self.window.shorten(messages, bare, self.models[0], anyway=True)
+
+    async def _tries(self, model: Model, request: dict[str, Any]) -> Reply:
+        for attempt in range(RETRIES):
+            try:
+                return await model.reply(request, self.recorder.delta)
+            except ModelError as error:
+                if not error.retryable or self._another_is_sooner(error):
+                    raise
+                await self.recorder.retrying()
+                await anyio.sleep(_pause(attempt, error.retry_after_s))
+        return await model.reply(request, self.recorder.delta)
+
+    def _another_is_sooner(self, error: ModelError) -> bool:
+        overloaded = error.status in OVERLOADED and len(self.models) > 1
+        return overloaded and (error.retry_after_s or 0.0) > LONGEST_BACKOFF_S
+
+    def _bare(self, model: Model) -> dict[str, Any]:
+        """Return the request without its messages."""
+        options = self.options
+        request: dict[str, Any] = {"max_tokens": options.max_tokens, "system": list(options.system)}
+        if self.tools:
+            request["tools"] = self.tools
+        if options.thinking_tokens is not None:
+            request["thinking"] = thinking_parameter(
+                model.ids[0], options.thinking_type, options.thinking_tokens
+            )
+        return request
+
+
+def thinking_parameter(model: str, kind: ThinkingType, budget: int) -> dict[str, Any]:
+    """Return the ``thinking`` parameter of a request to the model; ``budget`` is in tokens.
+
+    ``auto`` goes by the version in the model's id; a model that is not a Claude gets a budget.
+    """
+    if kind == "adaptive" or (kind == "auto" and takes_adaptive(model)):
+        # Newer models leave the text out unless asked for it.
+        return {"type": "adaptive", "display": "summarized"}
+    return {"type": "enabled", "budget_tokens": budget}
+
+
+def within_output(request: dict[str, Any]) -> dict[str, Any]:
+    """Return the request with a thinking budget below ``max_tokens``, none if there is too little room."""
+    thinking = request.get("thinking") or {}
+    if thinking.get("budget_tokens", 0) < request["max_tokens"]:
+        return request
+    budget = request["max_tokens"] // 2
+    made = {**request, "thinking": {**thinking, "budget_tokens": budget}}
+    if budget < LEAST_THINKING:
+        del made["thinking"]
+    return made
+
+
+def takes_adaptive(model: str) -> bool:
+    """Return whether the model decides by itself how much it thinks."""
+    if any(name in model for name in _UNNUMBERED):
+        return True
+    found = _VERSION.search(model)
+    return found is not None and (int(found[1]), int(found[2] or 0)) >= ADAPTIVE_SINCE
+
+
+def with_breakpoints(messages: Sequence[Message]) -> list[Message]:
+    """Mark the last two user messages as cache breakpoints, on copies: stored blocks stay byte-stable.
+
+    The last one is what the next step reads; the one before is what this step reads.
+    """
+    marked = list(messages)
+    left = 2
+    for index in range(len(marked) - 1, -1, -1):
+        if marked[index]["role"] == "user":
+            *rest, last = marked[index]["content"]
+            content = [*rest, {**last, "cache_control": {"type": "ephemeral"}}]
+            marked[index] = {"role": "user", "content": content}
+            left -= 1
+        if not left:
+            break
+    return marked
+
+
+def _pause(attempt: int, retry_after_s: float | None) -> float:
+    if retry_after_s is not None:
+        return max(retry_after_s, 0.0)
+    return min(FIRST_BACKOFF_S * (1 << attempt), LONGEST_BACKOFF_S)
+
+
+def _sendable(blocks: list[Block]) -> list[Block]:
+    """Return the blocks without thinking at their end, which the API doesn't take back there."""
+    end = len(blocks)
+    while end and "thinking" in blocks[end - 1]["type"]:
+        end -= 1
+    return blocks[:end]
+
+
+def _failed(error: ModelError) -> Ending:
+    return TooLong(error.sentence) if error.reason == "too_long" else ModelFailed(error.sentence)
