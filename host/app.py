@@ -55,6 +55,7 @@ from shared.errors import Misconfigured
 from shared.ids import new_id
 from shared.redact import Redactor
 from shared.settings import Settings
+from shared.settings.sensitive import secret_values
 from shared.store import open_host_store
 from shared.store.sql.retention import DAY_MS, Retention
 from shared.store.store import Store
@@ -95,7 +96,7 @@ async def open_host(settings: Settings, stop: Callable[[str], None]) -> AsyncIte
     owner = new_id("host")
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
-        redactor = Redactor(settings.secret_values())
+        redactor = Redactor(secret_values(settings))
         telemetry = await enter(open_telemetry(settings, redactor))
         models = await enter(open_models(settings, telemetry, redactor))
         store = await enter(open_store(settings, owner))

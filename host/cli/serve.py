@@ -30,7 +30,8 @@ from shared.logging import configure
 from shared.processes import not_dumpable
 from shared.redact import Redactor
 from shared.settings import Settings
-from shared.settings.proxies import peers
+from shared.settings.sections import peers
+from shared.settings.sensitive import secret_values
 
 logger = logging.getLogger("picoclaw.host")
 
@@ -60,7 +61,7 @@ def run(settings: Settings) -> int:
     if settings.api_token is None and not settings.allow_no_token_500:
         stop("; ".join((UNGUARDED, *(said for said in settings.warnings if said.startswith("api_token")))))
     not_dumpable()
-    configure(settings.log_level, settings.log_format, Redactor(settings.secret_values()))
+    configure(settings.log_level, settings.log_format, Redactor(secret_values(settings)))
     for warning in deprecated(settings):
         logger.warning("%s", warning)
     sys.setswitchinterval(SWITCH_S)

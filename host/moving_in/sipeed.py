@@ -24,7 +24,7 @@ from host.moving_in.arrivals import (
 )
 from shared.clock import iso
 from shared.ids import CONVERSATION, MESSAGE, TASK
-from shared.settings.load import get
+from shared.settings.leaves import get
 from shared.values import Role
 
 MACHINERY: Final = frozenset({"sessions", "cron", "state", "state.json", "memory"})

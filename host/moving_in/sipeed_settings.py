@@ -9,7 +9,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from host.moving_in.arrivals import Arrivals, Broken, read_json, read_text
-from shared.settings.load import get, put
+from shared.settings.leaves import get, put
 from shared.settings.providers import ADDRESSES, ELSEWHERE, split_model
 
 Tree = dict[str, Any]

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final, get_args, get_origin
 
 from shared import jsons
-from shared.settings.leaves import KeyPath, Leaf, leaves
+from shared.settings.leaves import KeyPath, Leaf, did_you_mean, leaves
 from shared.settings.section import SettingsError
 
 WORDS: Final = {
@@ -65,8 +64,7 @@ def unknown_names(environ: Mapping[str, str]) -> Iterator[str]:
 
 def _hint(name: str, known: set[str]) -> str:
     bare = name.removeprefix("PICOCLAW_")
-    near = [bare] if bare in known else get_close_matches(name, sorted(known), n=1)
-    return f"; did you mean {near[0]}?" if near else ""
+    return f"; did you mean {bare}?" if bare in known else did_you_mean(name, known)
 
 
 def _parse(leaf: Leaf, name: str, text: str) -> Any:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from shared.settings.leaves import KeyPath, known_beside
-
-Keys = tuple[str | int, ...]
+from shared.settings.files import SettingsFile
+from shared.settings.leaves import KeyPath, Keys, did_you_mean, known_beside
 
 KINDS: Final = {
     "bool_type": "must be true or false",
@@ -38,30 +36,13 @@ BOUNDS: Final = {
 }
 
 
-class File(Protocol):
-    """A settings file that can say where a key of it stands."""
-
-    def at(self, keys: Keys) -> str:
-        """Return ``file, line N: key``."""
-        ...
-
-
-class OverlaidFile(File, Protocol):
-    """A settings file that is laid over another."""
-
-    @property
-    def origins(self) -> Mapping[Keys, Keys]:
-        """Return, by path of the tree, the keys that set it."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class Origins:
     """Where the values of a tree came from."""
 
     environment: Mapping[KeyPath, str]
-    security: OverlaidFile
-    config: File
+    security: SettingsFile
+    config: SettingsFile
 
     def place(self, keys: Keys) -> str:
         """Return the place that set ``keys``, or what is above it, for the beginning of a sentence."""
@@ -80,12 +61,6 @@ def sentence(error: ValidationError, origins: Origins) -> str:
     """Return what is wrong first, with its place."""
     detail = error.errors(include_url=False, include_input=False)[0]
     return f"{origins.place(detail['loc'])} {_said(detail)}"
-
-
-def did_you_mean(name: str, known: list[str]) -> str:
-    """Return ``; did you mean x?`` for the nearest known name, or nothing."""
-    near = get_close_matches(name, known, n=1)
-    return f"; did you mean {near[0]}?" if near else ""
 
 
 def _said(detail: ErrorDetails) -> str:

@@ -10,30 +10,38 @@ from typing import Any, Final
 
 from shared import jsons
 from shared.regular_files import NotRegular, TooLong, read_regular
-from shared.settings.faults import did_you_mean
-from shared.settings.leaves import config_sections
+from shared.settings.leaves import Keys, config_sections, did_you_mean
 from shared.settings.section import SettingsError
 
 VERSIONS: Final = (2, 3)
 
 
-class ConfigJson:
-    """The parsed file: its tree, its text for line numbers, and what deserves a warning."""
+class SettingsFile:
+    """A settings file: its text for line numbers, what deserves a warning, and which keys it set."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.warnings: list[str] = []
+        self.origins: dict[Keys, Keys] = {}
+        """By path of the tree, for a file that is laid over another: the keys in it that set it."""
         self.text = read_text(path) or ""
+
+    def at(self, keys: Keys) -> str:
+        """Return ``file, line N: key`` for a sentence; ``keys`` as in the file."""
+        line = line_of(self.text, keys)
+        place = f"{self.path}, line {line}" if line else f"{self.path}"
+        return f"{place}: {'.'.join(str(key) for key in keys)}"
+
+
+class ConfigJson(SettingsFile):
+    """``config.json``, parsed to a tree."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
         self.tree = self._parsed() if self.text else {}
         self._check_version()
         self._check_sections()
         self._drop_plain_keys()
-
-    def at(self, keys: tuple[str | int, ...]) -> str:
-        """Return ``file, line N: key`` for a sentence."""
-        line = line_of(self.text, keys)
-        place = f"{self.path}, line {line}" if line else f"{self.path}"
-        return f"{place}: {'.'.join(str(key) for key in keys)}"
 
     def _parsed(self) -> dict[str, Any]:
         try:
@@ -52,7 +60,7 @@ class ConfigJson:
     def _check_sections(self) -> None:
         for name in self.tree:
             if name not in config_sections():
-                hint = did_you_mean(name, sorted(config_sections()))
+                hint = did_you_mean(name, config_sections())
                 raise SettingsError(f"{self.at((name,))} is not a known key{hint}")
 
     def _drop_plain_keys(self) -> None:

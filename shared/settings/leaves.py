@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Union, get_args, get_origin
@@ -15,7 +16,11 @@ from pydantic.fields import FieldInfo
 from shared.settings.section import Env, Section
 from shared.settings.tree import Settings
 
+Tree = dict[str, Any]
+"""The settings as they are written, before they are validated."""
 KeyPath = tuple[str, ...]
+Keys = tuple[str | int, ...]
+"""The same with the places in lists."""
 
 NOT_SETTINGS = frozenset({"warnings", "secret_names", "secret_keys", "managed_mcp"})
 
@@ -95,6 +100,31 @@ def known_beside(keys: tuple[str | int, ...]) -> list[str]:
         fields = getattr(kind, "model_fields", {})
         kind = _without_none(fields[key].annotation) if key in fields else member(kind)
     return sorted(getattr(kind, "model_fields", ()))
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return ``; did you mean x?`` for the nearest known name, or nothing."""
+    near = get_close_matches(name, sorted(known), n=1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def put(tree: Tree, path: KeyPath, value: Any) -> None:
+    """Set a leaf, making (or, over something that is no object, replacing) the nodes above it."""
+    node = tree
+    for step in path[:-1]:
+        child = node.get(step)
+        if not isinstance(child, dict):
+            child = node[step] = {}
+        node = child
+    node[path[-1]] = value
+
+
+def get(tree: Tree, path: KeyPath) -> Any:
+    """Return a leaf's value, or None."""
+    node: Any = tree
+    for step in path:
+        node = node.get(step) if isinstance(node, dict) else None
+    return node
 
 
 def _walk(model: type[Section], prefix: KeyPath, *, in_config: bool) -> Iterator[Leaf]:

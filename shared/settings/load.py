@@ -16,14 +16,12 @@ from shared.secrets import SECRET_NAMES, SecretReader
 from shared.settings.environment import environment_layer, shadowed, unknown_names
 from shared.settings.faults import Origins, sentence
 from shared.settings.files import ConfigJson
-from shared.settings.leaves import KeyPath, leaves
+from shared.settings.leaves import KeyPath, Tree, get, leaves, put
 from shared.settings.providers import unaddressed
 from shared.settings.secret_values import managed_servers, read_secrets, sealed_keys
 from shared.settings.section import SettingsError
 from shared.settings.security_yml import NAME, SecurityYml
 from shared.settings.tree import Settings
-
-Tree = dict[str, Any]
 
 ROOTS_HOME: Final = Path("/var/lib/picoclaw")
 
@@ -88,25 +86,6 @@ def secret_names() -> frozenset[str]:
     """Return the environment names whose values are secrets or hold some."""
     passphrases = {"PICOCLAW_KEY_PASSPHRASE", "PICOCLAW_NEW_KEY_PASSPHRASE"}
     return frozenset(passphrases.union(*(leaf.env for leaf in leaves() if leaf.is_secret)))
-
-
-def put(tree: Tree, path: KeyPath, value: Any) -> None:
-    """Set a leaf, making (or, over something that is no object, replacing) the nodes above it."""
-    node = tree
-    for step in path[:-1]:
-        child = node.get(step)
-        if not isinstance(child, dict):
-            child = node[step] = {}
-        node = child
-    node[path[-1]] = value
-
-
-def get(tree: Tree, path: KeyPath) -> Any:
-    """Return a leaf's value, or None."""
-    node: Any = tree
-    for step in path:
-        node = node.get(step) if isinstance(node, dict) else None
-    return node
 
 
 def _over(below: Any, above: Any) -> Any:

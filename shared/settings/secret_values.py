@@ -11,10 +11,8 @@ from pydantic import SecretStr
 from shared import jsons
 from shared.secrets import SecretFault, SecretReader, is_secret_form
 from shared.settings.files import read_text
-from shared.settings.leaves import leaves
+from shared.settings.leaves import Tree, get, leaves
 from shared.settings.section import SettingsError
-
-Tree = dict[str, Any]
 
 MANAGED: Final = "managed_mcp"
 
@@ -57,10 +55,10 @@ def _fields(tree: Tree, reader: SecretReader) -> Iterator[str]:
     for leaf in leaves():
         if leaf.kind is not SecretStr:
             continue
-        node = _node(tree, leaf.path[:-1])
-        value = node.get(leaf.path[-1]) if node else None
-        if node is None or not isinstance(value, str):
+        value = get(tree, leaf.path)
+        if not isinstance(value, str):
             continue
+        node = get(tree, leaf.path[:-1])
         try:
             node[leaf.path[-1]] = reader.read(value)
         except SecretFault as fault:
@@ -111,7 +109,7 @@ def _server_faults(server: Tree, reader: SecretReader) -> list[tuple[str, Secret
 
 
 def _plugin_secrets(tree: Tree, reader: SecretReader) -> Iterator[str]:
-    plugins = (_node(tree, ("channels",)) or {}).get("plugins")
+    plugins = get(tree, ("channels", "plugins"))
     for name, plugin in plugins.items() if isinstance(plugins, dict) else ():
         values = plugin.get("secrets") if isinstance(plugin, dict) else None
         for key, fault in _in_place(values, reader) if isinstance(values, dict) else ():
@@ -121,7 +119,7 @@ def _plugin_secrets(tree: Tree, reader: SecretReader) -> Iterator[str]:
 
 def _servers(tree: Tree) -> Iterator[tuple[str, Tree]]:
     """Yield ``(dotted key, server)`` of the operator's and the organisation's, those that are objects."""
-    configured = (_node(tree, ("tools", "mcp")) or {}).get("servers")
+    configured = get(tree, ("tools", "mcp", "servers"))
     for key, servers in (("tools.mcp.servers", configured), (MANAGED, tree.get("managed_mcp"))):
         for name, server in servers.items() if isinstance(servers, dict) else ():
             if isinstance(server, dict):
@@ -149,10 +147,3 @@ def _in_place(values: Tree, reader: SecretReader) -> list[tuple[str, SecretFault
     for key, _ in faults:
         del values[key]
     return faults
-
-
-def _node(tree: Tree, path: tuple[str, ...]) -> Tree | None:
-    node: Any = tree
-    for step in path:
-        node = node.get(step) if isinstance(node, dict) else None
-    return node if isinstance(node, dict) else None

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
-from shared.settings.faults import did_you_mean
-from shared.settings.files import line_of, read_text
-from shared.settings.leaves import config_sections, member, section_of
+from shared.settings.files import SettingsFile
+from shared.settings.leaves import Keys, config_sections, did_you_mean, member, section_of
 from shared.settings.providers import address_of
 from shared.settings.section import Section, SettingsError
 from shared.settings.sections import ModelEntry
@@ -20,27 +20,16 @@ ROOT_KEYS: Final = ("api_token", "api_token_previous")
 MOST_NODES: Final = 10_000
 DEEPEST: Final = 32
 
-Keys = tuple[str | int, ...]
 
-
-class SecurityYml:
+class SecurityYml(SettingsFile):
     """The parsed file and, for what it set, where in it that was said."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self.warnings: list[str] = []
-        self.origins: dict[Keys, Keys] = {}
-        self.text = read_text(path) or ""
+        super().__init__(path)
         self._tree = self._parsed() if self.text else {}
         warning = exposed(path) if self.text else None
         if warning:
             self.warnings.append(warning)
-
-    def at(self, keys: Keys) -> str:
-        """Return ``file, line N: key`` for a sentence; ``keys`` as in the file."""
-        line = line_of(self.text, keys)
-        place = f"{self.path}, line {line}" if line else f"{self.path}"
-        return f"{place}: {'.'.join(str(key) for key in keys)}"
 
     def merge_into(self, tree: dict[str, Any]) -> None:
         """Lay this file over a tree of settings; an empty entry wipes nothing, a typo is a warning."""
@@ -66,11 +55,11 @@ class SecurityYml:
                 continue
             if isinstance(kind, type) and issubclass(kind, Section):
                 if key not in kind.model_fields:
-                    self._typo((*keys, key), sorted(kind.model_fields))
+                    self._typo((*keys, key), kind.model_fields)
                     continue
                 self._merge(below, key, item, section_of(kind, key), (*keys, key))
             elif key not in below and member(kind) is not None:
-                self._typo((*keys, key), sorted(below))
+                self._typo((*keys, key), below)
             else:
                 self._merge(below, key, item, member(kind), (*keys, key))
 
@@ -120,7 +109,7 @@ class SecurityYml:
                 listed[place]["api_keys"] = [item]
                 self.origins["model_list", place, "api_keys"] = keys
             elif key not in ModelEntry.model_fields or key == "model_name":
-                self._typo(keys, sorted(ModelEntry.model_fields))
+                self._typo(keys, ModelEntry.model_fields)
             elif item is not None and item != []:
                 listed[place][key] = item
                 self.origins["model_list", place, key] = keys
@@ -131,7 +120,7 @@ class SecurityYml:
         node[name] = value
         self.origins[keys] = keys
 
-    def _typo(self, keys: Keys, known: list[str]) -> None:
+    def _typo(self, keys: Keys, known: Iterable[str]) -> None:
         self.warnings.append(f"{self.at(keys)} names nothing{did_you_mean(str(keys[-1]), known)}")
 
     def _parsed(self) -> dict[str, Any]:

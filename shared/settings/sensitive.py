@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from pydantic import BaseModel, SecretStr
 
 from shared.secrets import SECRET_NAMES
 from shared.settings.tools import McpServer
-
-if TYPE_CHECKING:
-    from shared.settings.tree import Settings
+from shared.settings.tree import Settings
 
 
-def sensitive_texts(settings: Settings) -> Iterator[str]:
-    """Yield every secret in the clear, and passwords within addresses.
+def secret_values(settings: Settings) -> tuple[str, ...]:
+    """Return every secret in the clear, and passwords within addresses, for the redactor.
 
     A server's variables and headers are secret when their name says so, or when ``.security.yml`` or a secret
     form gave them (``secret_keys``): a PATH or a content type must not be cut out of every text.
     """
+    return tuple(sorted(set(_texts(settings))))
+
+
+def _texts(settings: Settings) -> Iterator[str]:
     for name, server in settings.tools.mcp.servers.items():
         yield from _of_server(dict(server), f"tools.mcp.servers.{name}", settings.secret_keys)
     managed = settings.managed_mcp if isinstance(settings.managed_mcp, dict) else {}

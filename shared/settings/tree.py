@@ -20,7 +20,6 @@ from shared.settings.sections import (
     RateLimits,
     TelemetrySettings,
 )
-from shared.settings.sensitive import sensitive_texts
 from shared.settings.tools import Tools
 from shared.zones import checked_zone, machine_zone
 
@@ -239,7 +238,3 @@ class Settings(Section):
         """Whether nothing says how to reach a model, so that the embedded one answers."""
         reachable = self.model.has_credential or self.model.base_url
         return not reachable and not any(entry.api_keys or entry.api_base for entry in self.model_list)
-
-    def secret_values(self) -> tuple[str, ...]:
-        """Return every text that must not leave the process, for the redactor."""
-        return tuple(sorted(set(sensitive_texts(self))))

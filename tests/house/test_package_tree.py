@@ -33,9 +33,7 @@ UPWARD: set[str] = {
 }
 """Arrows back up that are still there. This list only gets shorter."""
 
-SIDEWAYS: set[str] = {
-    "shared.settings.sensitive -> shared.settings.tree",
-}
+SIDEWAYS: set[str] = set()
 """Arrows that close a circle of files in a package. This list only gets shorter too."""
 
 

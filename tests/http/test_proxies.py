@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import pytest
 
 from shared.settings import SettingsError, load
-from shared.settings.proxies import peers
+from shared.settings.sections import peers
 from tests.http.conftest import MakeHost
 from tests.running import HostProcess, until
 

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from shared.settings import Settings, load
+from shared.settings.sensitive import secret_values
 
 
 def settings_of(home: Path, servers: object, security: str = "", **environ: str) -> Settings:
@@ -19,18 +20,18 @@ def test_a_server_s_ordinary_values_are_no_secrets(tmp_path: Path) -> None:
         "headers": {"Content-Type": "application/json", "Authorization": "Bearer abc-0123456789"},
         "env": {"PATH": "/usr/local/bin", "GITHUB_TOKEN": "ghp-0123456789"},
     }
-    texts = settings_of(tmp_path, {"github": server}).secret_values()
+    texts = secret_values(settings_of(tmp_path, {"github": server}))
     assert texts == ("Bearer abc-0123456789", "abc-0123456789", "ghp-0123456789")
 
 
 def test_what_the_security_file_or_a_secret_form_gives_is_secret_by_any_name(tmp_path: Path) -> None:
     server = {"url": "https://mcp.example", "env": {"HARMLESS": "env://MINE", "OPEN": "open-0123456789"}}
     security = "tools: {mcp: {servers: {github: {headers: {X-Ordinary: 'file-0123456789'}}}}}"
-    texts = settings_of(tmp_path, {"github": server}, security, MINE="mine-0123456789").secret_values()
+    texts = secret_values(settings_of(tmp_path, {"github": server}, security, MINE="mine-0123456789"))
     assert texts == ("file-0123456789", "mine-0123456789")
 
 
 def test_passwords_in_addresses_are_secret(tmp_path: Path) -> None:
     server = {"url": "https://me:pass-0123456789@mcp.example"}
     settings = settings_of(tmp_path, {"a": server}, ANTHROPIC_BASE_URL="http://u:word-0123456789@127.0.0.1:1")
-    assert settings.secret_values() == ("pass-0123456789", "word-0123456789")
+    assert secret_values(settings) == ("pass-0123456789", "word-0123456789")
