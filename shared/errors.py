@@ -46,6 +46,10 @@ class PicoError(Exception):
     status = 500
     code = "internal"
 
+    def __init_subclass__(cls, *, status: int | None = None, code: str | None = None) -> None:
+        cls.status = status or cls.status
+        cls.code = code or cls.code
+
     def __init__(self, message: str, *, code: str | None = None, retry_after: int | None = None) -> None:
         super().__init__(message)
         self.message = message
@@ -53,53 +57,32 @@ class PicoError(Exception):
         self.retry_after = retry_after
 
 
-class InvalidInput(PicoError):
+class InvalidInput(PicoError, status=400, code="invalid_request"):
     """Bad input; the sentence names the field and what would be right."""
 
-    status = 400
-    code = "invalid_request"
 
-
-class NotJson(InvalidInput):
+class NotJson(InvalidInput, status=415, code="unsupported_media_type"):
     """The body is declared as something other than JSON."""
 
-    status = 415
-    code = "unsupported_media_type"
 
-
-class BodyTimeout(PicoError):
+class BodyTimeout(PicoError, status=408, code="timeout"):
     """The rest of the body does not come."""
 
-    status = 408
-    code = "timeout"
 
-
-class TooLarge(PicoError):
+class TooLarge(PicoError, status=413, code="body_too_large"):
     """The body is over the limit."""
 
-    status = 413
-    code = "body_too_large"
 
-
-class Unauthorized(PicoError):
+class Unauthorized(PicoError, status=401, code="unauthorized"):
     """Missing or wrong credentials."""
 
-    status = 401
-    code = "unauthorized"
 
-
-class Forbidden(PicoError):
+class Forbidden(PicoError, status=403, code="forbidden"):
     """The caller is known, and this is not theirs to do."""
 
-    status = 403
-    code = "forbidden"
 
-
-class NotFound(PicoError):
+class NotFound(PicoError, status=404, code="not_found"):
     """Absent, or not the caller's: one answer for both."""
-
-    status = 404
-    code = "not_found"
 
 
 class NoConversation(NotFound):
@@ -109,83 +92,56 @@ class NoConversation(NotFound):
         super().__init__(f"conversation_id not found: {conversation_id}")
 
 
-class MethodNotAllowed(PicoError):
+class MethodNotAllowed(PicoError, status=405, code="method_not_allowed"):
     """The path exists, the method does not."""
-
-    status = 405
-    code = "method_not_allowed"
 
     def __init__(self, message: str, *, allowed: str) -> None:
         super().__init__(message)
         self.allowed = allowed
 
 
-class Conflict(PicoError):
+class Conflict(PicoError, status=409, code="conflict"):
     """The state of the thing forbids this now."""
 
-    status = 409
-    code = "conflict"
 
-
-class ConversationBusy(Conflict):
+class ConversationBusy(Conflict, code="conversation_busy"):
     """Another run holds the conversation's lease."""
-
-    code = "conversation_busy"
 
     def __init__(self, conversation_id: str) -> None:
         super().__init__(f"Conversation {conversation_id} is currently processing another request")
         self.conversation_id = conversation_id
 
 
-class NotRunning(Conflict):
+class NotRunning(Conflict, code="not_running"):
     """There is no run to cancel."""
 
-    code = "not_running"
 
-
-class Duplicate(Conflict):
+class Duplicate(Conflict, code="duplicate_id"):
     """The given id is taken."""
 
-    code = "duplicate_id"
 
-
-class TooManyRequests(PicoError):
+class TooManyRequests(PicoError, status=429, code="rate_limited"):
     """A rate limit was reached."""
 
-    status = 429
-    code = "rate_limited"
 
-
-class Misconfigured(PicoError):
+class Misconfigured(PicoError, status=500, code="misconfigured"):
     """The operator left out something without which the host may not serve."""
 
-    status = 500
-    code = "misconfigured"
 
-
-class Unavailable(PicoError):
+class Unavailable(PicoError, status=503, code="unavailable"):
     """Try again later."""
 
-    status = 503
-    code = "unavailable"
 
-
-class Draining(Unavailable):
+class Draining(Unavailable, code="draining"):
     """The host is stopping."""
 
-    code = "draining"
 
-
-class AtCapacity(Unavailable):
+class AtCapacity(Unavailable, code="at_capacity"):
     """The cap on concurrent runs is reached."""
 
-    code = "at_capacity"
 
-
-class NotDurable(Unavailable):
+class NotDurable(Unavailable, code="store_not_durable"):
     """The volume cannot be written, so nothing may be acknowledged."""
-
-    code = "store_not_durable"
 
 
 class KeyTaken(Exception):
@@ -208,17 +164,16 @@ class StoreError(Exception):
 
     hopeless = False
 
+    def __init_subclass__(cls, *, hopeless: bool | None = None) -> None:
+        cls.hopeless = cls.hopeless if hopeless is None else hopeless
 
-class StoreVersion(StoreError):
+
+class StoreVersion(StoreError, hopeless=True):
     """The database was written by a newer version of the program."""
 
-    hopeless = True
 
-
-class StoreRefused(StoreError):
+class StoreRefused(StoreError, hopeless=True):
     """The database answers and doesn't serve; the sentence has its words and the setting that mends it."""
-
-    hopeless = True
 
 
 class StoreLocked(StoreError):
@@ -229,19 +184,15 @@ class StoreEnvironment(StoreError):
     """The machine refuses what the store needs; the files are as they were, and none counts as damaged."""
 
 
-class StoreForbidden(StoreEnvironment):
+class StoreForbidden(StoreEnvironment, hopeless=True):
     """A file belongs to somebody else; the sentence names it, its owner and the chown."""
 
-    hopeless = True
 
-
-class StoreDamaged(StoreError):
+class StoreDamaged(StoreError, hopeless=True):
     """A file is missing or not what it has to be, and something acknowledged can't be shown without it.
 
     ``what`` names the file and the place.
     """
-
-    hopeless = True
 
     def __init__(self, what: str) -> None:
         super().__init__(
@@ -251,7 +202,5 @@ class StoreDamaged(StoreError):
         self.what = what
 
 
-class StoreMismatch(StoreError):
+class StoreMismatch(StoreError, hopeless=True):
     """The volume holds another store than STORE_ID names, or none."""
-
-    hopeless = True

@@ -25,8 +25,8 @@ from shared.settings import Settings, SettingsError, load
 from shared.settings.choices import ModelChoice, model_choices
 from shared.settings.providers import ANTHROPIC
 from shared.settings.security_yml import NAME, exposed
-from shared.store.sqlite.engine import PROBE_BYTES
 from shared.store.sqlite.failures import FULL
+from shared.store.sqlite.local_disk import PROBE_BYTES
 
 if TYPE_CHECKING:
     from host.ports import SandboxReport

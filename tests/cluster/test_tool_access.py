@@ -12,9 +12,8 @@ from asyncpg import InsufficientPrivilegeError  # type: ignore[import-untyped]  
 from shared.errors import StoreError, Unauthorized
 from shared.ids import Token
 from shared.store.postgres.database import Database, Place
-from shared.store.postgres.opening import open_shared_store, open_tool_store
+from shared.store.postgres.opening import open_shared_store, open_tool_store, place_of
 from shared.store.postgres.store import PostgresStore
-from shared.store.postgres.tool_access import ToolAccess
 from shared.values import Task, TaskStatus
 from tests.contract.store.making import T0, a_run
 
@@ -40,14 +39,14 @@ def a_task(task_id: str, conversation_id: str) -> Task:
     )  # fmt: skip
 
 
-def access(store: PostgresStore, conversation_id: str, *, is_main: bool = False) -> ToolAccess:
+def access(store: PostgresStore, conversation_id: str, *, is_main: bool = False) -> Place:
     text = store.tool_access(conversation_id, is_main=is_main)
     assert text is not None
-    return ToolAccess.from_text(text)
+    return place_of(text)
 
 
-async def fetch(access: ToolAccess, statement: str, *values: Any) -> list[Any]:
-    database = Database(Place(access.url, connections=1, token=access.token))
+async def fetch(access: Place, statement: str, *values: Any) -> list[Any]:
+    database = Database(access)
     try:
         rows = await database.write(lambda connection: connection.fetch(statement, *values))
         return [row[0] for row in rows]
@@ -121,6 +120,8 @@ async def test_other_peoples_rows_are_not_there(store: PostgresStore, statement:
 
 async def test_a_token_that_was_changed_shows_nothing(store: PostgresStore) -> None:
     mine, theirs = access(store, "mine"), access(store, "theirs")
+    assert mine.token is not None
+    assert theirs.token is not None
     signature = mine.token[2:66]
     for token in (
         "",

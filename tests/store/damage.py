@@ -18,7 +18,7 @@ import anyio
 from hypothesis import strategies as st
 
 from shared.errors import NotDurable, StoreError
-from shared.store.volume import cleaning, compaction, lock, operator
+from shared.store.volume import chain, compaction, lock, operator
 from shared.store.volume.carrier import Carrier
 from tests.store.places import Places, add, names
 
@@ -125,7 +125,7 @@ def grow_generations(root: Path) -> Path:
             carrier.abandon()
         await store.close()
 
-    with mock.patch.object(cleaning, "GENERATIONS", 9):
+    with mock.patch.object(chain, "GENERATIONS", 9):
         for number in range(CONVERSATIONS):
             anyio.run(live, number)
     shutil.rmtree(places.local)

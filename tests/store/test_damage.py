@@ -26,7 +26,7 @@ from shared.errors import (
 )
 from shared.store import open_host_store
 from shared.store.sqlite.store import SqliteStore
-from shared.store.volume import cleaning, layout, lock, operator, records, segment, snapshot, wal
+from shared.store.volume import chain, layout, lock, operator, segment, snapshot, wal
 from shared.store.volume.opening import identity
 from shared.values import NewMessage, NewRun, RunEnd, RunState, Usage
 from tests.store.damage import (
@@ -445,7 +445,7 @@ async def test_nothing_older_goes_while_what_stays_is_damaged(places: Places, gr
     async with places.host():
         by = lock.holder(places.volume)
         assert by is not None
-        cleaning.clean(places.volume, by.token)
+        chain.clean(places.volume, by.token)
     assert before <= {path.name for path in places.volume.iterdir()}
     assert picoclaw(places, "compact").returncode == 1
     assert before <= {path.name for path in places.volume.iterdir()}
@@ -457,7 +457,7 @@ async def test_a_volume_of_an_earlier_program_is_opened(places: Places, grown: P
         path = layout.segment_path(places.volume, name)
         found = segment.read(places.volume, name)
         assert found is not None
-        head = records.seal({"previous": segment.numbers(found.previous)}, segment.HEAD)
+        head = layout.seal({"previous": segment.numbers(found.previous)}, segment.HEAD)
         path.write_bytes(head + path.read_bytes()[segment.HEAD :])
     for each in places.listing().snapshots:
         crc = snapshot.checksum(each.path)
@@ -465,7 +465,7 @@ async def test_a_volume_of_an_earlier_program_is_opened(places: Places, grown: P
     by = lock.holder(places.volume)
     assert by is not None
     fields = {name: getattr(by, name) for name in lock.Holder.__slots__ if name != "end"}
-    (places.volume / lock.NAME).write_bytes(records.seal(fields, lock.SIZE))
+    (places.volume / lock.NAME).write_bytes(layout.seal(fields, lock.SIZE))
     assert operator.check(places.volume).faults == []
     async with places.host() as store:
         assert await names(store) == ALL

@@ -8,7 +8,7 @@ from pathlib import Path
 import anyio.to_thread
 
 from shared.store.sqlite.store import SqliteStore
-from shared.store.volume import cleaning
+from shared.store.volume import chain
 from shared.store.volume.carrier import Carrier
 from shared.store.volume.compaction import Compaction
 from shared.values import Compaction as OfConversation
@@ -49,7 +49,7 @@ async def test_folding_twice_takes_deleted_bytes_off_the_volume(places: Places) 
         await store.conversations.delete("c")
         assert found_in(places.volume)
         carrier = Carrier(places.database)
-        for number in range(cleaning.GENERATIONS):
+        for number in range(chain.GENERATIONS):
             await add(store, *(f"{number}-{each}" for each in range(100 * (number + 1))))
             await anyio.to_thread.run_sync(carrier.roll_over)
             assert Compaction(carrier, threading.Event(), least_bytes=0).run_if_due()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from shared.errors import NotDurable, StoreLocked
-from shared.store.volume import lock, records
+from shared.store.volume import layout, lock
 from shared.store.volume.lock import VolumeLock
 from tests.store.places import Places, add, names
 
@@ -92,7 +92,7 @@ def _pretend(volume: Path, **changes: object) -> None:
     assert found is not None
     fields = {name: getattr(found, name) for name in lock.Holder.__slots__}
     fields |= {"boot": "elsewhere", "released": False} | changes
-    path.write_bytes(records.seal(fields, lock.SIZE))
+    path.write_bytes(layout.seal(fields, lock.SIZE))
 
 
 def _forget_kernel_lock(places: Places) -> None:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.store.sqlite.engine import connect
-from shared.store.volume import records, wal
+from shared.store.volume import layout, wal
 from shared.store.volume.wal import NotContinuous
 from tests.store.places import Places, add, names
 
@@ -114,14 +114,14 @@ def _commit_after(places: Places, length: int) -> bytes:
 )
 @settings(max_examples=200)
 def test_a_record_is_read_back_whole_or_not_at_all(fields: dict[str, object], cut: int) -> None:
-    sealed = records.seal(fields, 2048)
+    sealed = layout.seal(fields, 2048)
     assert len(sealed) == 2048
-    assert records.unseal(sealed) == fields
+    assert layout.unseal(sealed) == fields
     torn = sealed[:cut]
-    assert records.unseal(torn) in (None, fields)
-    assert records.unseal(torn.ljust(2048, b"\0")) in (None, fields)
+    assert layout.unseal(torn) in (None, fields)
+    assert layout.unseal(torn.ljust(2048, b"\0")) in (None, fields)
 
 
 @given(junk=st.binary(max_size=200))
 def test_junk_is_no_record(junk: bytes) -> None:
-    assert records.unseal(junk) is None
+    assert layout.unseal(junk) is None

@@ -11,7 +11,7 @@ import pytest
 
 from shared.errors import Unavailable
 from shared.store.sqlite import engine
-from shared.store.sqlite.lease_clock import lease_now
+from shared.store.sqlite.transactions import lease_now
 from shared.values import NewMessage, NewRun
 from tests.store.places import Places
 

@@ -1,15 +1,8 @@
-"""The one place that knows asyncpg: what of it is used, typed, and how its connections are made.
-
-It has no type stubs, so this module says what its objects promise here.
-"""
+"""The one place that knows asyncpg, which has no types: its connections, what its errors mean."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from contextlib import AbstractAsyncContextManager
-from typing import Any, Final, Protocol, cast
-
-from shared.store.rows import Row
+from typing import Any, Final
 
 ESCAPE: Final = "\ufdd0"
 
@@ -75,68 +68,10 @@ SESSION: Final = {
 """Settings of every session. Poolers refuse them: there they belong to the role (docs/scale.md)."""
 
 
-class Transaction(Protocol):
-    """A transaction that was not begun yet."""
-
-    async def start(self) -> None:
-        """Begin it."""
-        ...
-
-    async def commit(self) -> None:
-        """Commit; when the connection breaks here, nobody knows whether it did."""
-        ...
-
-    async def rollback(self) -> None:
-        """Undo it."""
-        ...
-
-
-class Connection(Protocol):
-    """One connection, inside or outside a transaction."""
-
-    async def execute(self, statement: str, *values: Any) -> str:
-        """Run a statement and return its tag, such as ``UPDATE 1``."""
-        ...
-
-    async def executemany(self, statement: str, values: Iterable[Sequence[Any]]) -> None:
-        """Run a statement once for each row of values, in one go."""
-        ...
-
-    async def fetch(self, statement: str, *values: Any) -> list[Row]:
-        """Return all rows."""
-        ...
-
-    async def fetchrow(self, statement: str, *values: Any) -> Row | None:
-        """Return the first row or None."""
-        ...
-
-    async def fetchval(self, statement: str, *values: Any) -> Any:
-        """Return the first value of the first row or None."""
-        ...
-
-    def terminate(self) -> None:
-        """End it at once, without a word to the server."""
-        ...
-
-    def transaction(self) -> Transaction:
-        """Return a transaction of this connection."""
-        ...
-
-
-class Pool(Protocol):
-    """Connections that are made when they are needed."""
-
-    def acquire(self, *, timeout: float) -> AbstractAsyncContextManager[Connection]:
-        """Lend a connection; raises TimeoutError, OSError and the driver's errors."""
-        ...
-
-    async def close(self) -> None:
-        """Close all connections once they are given back."""
-        ...
-
-    def terminate(self) -> None:
-        """End all connections at once."""
-        ...
+Connection = Any
+"""A connection of asyncpg's, in a transaction or not; ``PostgresTx`` gives its methods their types."""
+Pool = Any
+"""Connections of asyncpg's that are made when they are needed."""
 
 
 def load() -> None:
@@ -150,22 +85,18 @@ async def make_pool(url: str, *, most: int, pooled: bool, owner: str) -> Pool:
     ``pooled``: the address is that of a pooler in transaction mode, which knows no prepared statements.
     """
     asyncpg = _module()
-    made: Callable[..., Awaitable[Any]] = asyncpg.create_pool
-    return cast(
-        Pool,
-        await made(
-            url,
-            min_size=0,
-            max_size=most,
-            max_inactive_connection_lifetime=IDLE_S,
-            timeout=CONNECT_S,
-            connect=_connect,
-            command_timeout=STATEMENT_S,
-            statement_cache_size=0 if pooled else 256,
-            server_settings=None if pooled else {**SESSION, "application_name": owner},
-            init=_prepare,
-            reset=_nothing_to_reset,
-        ),
+    return await asyncpg.create_pool(
+        url,
+        min_size=0,
+        max_size=most,
+        max_inactive_connection_lifetime=IDLE_S,
+        timeout=CONNECT_S,
+        connect=_connect,
+        command_timeout=STATEMENT_S,
+        statement_cache_size=0 if pooled else 256,
+        server_settings=None if pooled else {**SESSION, "application_name": owner},
+        init=_prepare,
+        reset=_nothing_to_reset,
     )
 
 

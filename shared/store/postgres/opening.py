@@ -5,17 +5,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from importlib.util import find_spec
 from typing import Final
 
+from shared import jsons
 from shared.errors import StoreError, StoreRefused, Unavailable
 from shared.store.contract import Tx
 from shared.store.postgres.database import INSUFFICIENT_PRIVILEGE, Database, Place, words
 from shared.store.postgres.driver import is_server_error, sqlstate
 from shared.store.postgres.migrations import LOCK, migrate
 from shared.store.postgres.store import PostgresStore
-from shared.store.postgres.tool_access import TABLES, ToolAccess, ToolKey, ToolRole, address_for, tool_key
+from shared.store.postgres.tool_access import TABLES, ToolKey, ToolRole, address_for, tool_key
 from shared.store.rows import Row
 from shared.store.sql.retention import Retention
 
@@ -89,9 +89,13 @@ async def ask(url: str, pooled: bool) -> str:
 
 def open_tool_store(access: str, token_id: str | None = None) -> PostgresStore:
     """Return the store of a tool server; it connects when it is first used."""
-    reach = ToolAccess.from_text(access)
-    place = Place(reach.url, owner="picoclaw tools", connections=1, pooled=reach.pooled, token=reach.token)
-    return PostgresStore(replace(place, token_id=token_id))
+    return PostgresStore(place_of(access, token_id))
+
+
+def place_of(access: str, token_id: str | None = None) -> Place:
+    """Return where the database is for whom ``ToolRole.text_for`` made ``access``."""
+    url, token, pooled = jsons.loads(access)
+    return Place(url, "picoclaw tools", 1, pooled, token, token_id)
 
 
 async def unfinished_copy(tx: Tx) -> str | None:

@@ -93,25 +93,6 @@ SCHEMA: Final = (
 
 
 @dataclass(frozen=True, slots=True)
-class ToolAccess:
-    """How a tool server reaches the database; it is all that its process is told of it."""
-
-    url: str
-    token: str
-    pooled: bool = False
-
-    def to_text(self) -> str:
-        """Return it as one text for the packet that asks for a session."""
-        return jsons.dumps([self.url, self.token, self.pooled])
-
-    @classmethod
-    def from_text(cls, text: str) -> ToolAccess:
-        """Read what ``to_text`` made."""
-        url, token, pooled = jsons.loads(text)
-        return cls(url, token, pooled)
-
-
-@dataclass(frozen=True, slots=True)
 class ToolKey:
     """The key that tokens are signed with, as the two padded blocks of HMAC."""
 
@@ -147,9 +128,8 @@ class ToolRole:
     pooled: bool
 
     def text_for(self, conversation_id: str, *, is_main: bool) -> str:
-        """Return the access of one session, as the text that ``ToolAccess.from_text`` reads."""
-        token = self.key.token(conversation_id, is_main=is_main)
-        return ToolAccess(self.url, token, self.pooled).to_text()
+        """Return all that one session's process is told of the database, for ``open_tool_store``."""
+        return jsons.dumps([self.url, self.key.token(conversation_id, is_main=is_main), self.pooled])
 
 
 async def tool_key(tx: Tx) -> ToolKey:

@@ -62,15 +62,17 @@ class PostgresTx:
 
     async def fetch(self, statement: str, *values: Any) -> Sequence[Row]:
         """Return all rows."""
-        return await self._connection.fetch(translated(statement), *values)
+        rows: Sequence[Row] = await self._connection.fetch(translated(statement), *values)
+        return rows
 
     async def fetchrow(self, statement: str, *values: Any) -> Row | None:
         """Return the first row or None."""
         try:
-            return await self._connection.fetchrow(translated(statement), *values)
+            row: Row | None = await self._connection.fetchrow(translated(statement), *values)
         except Exception as error:
             _raise_broken(error)
             raise
+        return row
 
     async def fetchval(self, statement: str, *values: Any) -> Any:
         """Return the first value of the first row or None."""

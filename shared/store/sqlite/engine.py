@@ -1,20 +1,16 @@
-"""Connections, transactions and the gate.
+"""Connections and transactions.
 
 Statements take microseconds, so they run on the caller's event loop; what would wait (a writer in another
-process, the gate) is retried on a worker thread. The gate is a file lock that a writer holds for the length
-of its transaction and whoever reads or resets the write-ahead log for that moment, so that no commit can
-slip between "everything is shipped" and "the log starts anew" (docs/storage.md).
+process, the gate) is retried on a worker thread.
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
 import sqlite3
 import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Final, Protocol, TypeVar
 
@@ -24,22 +20,13 @@ from shared.clock import now_ms
 from shared.errors import NotDurable, Unauthorized, Unavailable
 from shared.store.contract import Work
 from shared.store.sqlite.failures import forbidden, told_apart
-from shared.store.sqlite.lease_clock import lease_now
-from shared.store.sqlite.transactions import SqliteTx, drive
+from shared.store.sqlite.local_disk import BUSY_MS, Gate, Reserve, try_disk
+from shared.store.sqlite.transactions import SqliteTx, drive, lease_now
 from shared.store.store import StoreOrigin
 
 T = TypeVar("T")
 
-BUSY_MS: Final = 5000
-"""How long a statement on a worker thread waits for another process's transaction, in milliseconds."""
-
 LIVING: Final = "SELECT 1 FROM tokens WHERE id = ? AND (expires_at IS NULL OR expires_at > ?)"
-PROBE_BYTES: Final = 65_536
-"""What a turn may need on a disk."""
-
-RESERVE_BYTES: Final = 4 << 20
-"""Space beside the database for the log of a deletion."""
-
 PRAGMAS: Final = (
     "PRAGMA foreign_keys=ON",
     # Only the holder of the gate resets the log: a frame that was not shipped must never leave it.
@@ -87,24 +74,6 @@ class Shipper(Protocol):
         ...
 
 
-def take(fd: int, timeout_ms: float) -> None:
-    """Take the lock on an open file alone; raises TimeoutError.
-
-    It asks again and again instead of waiting in the kernel, because a process stopped while it holds the
-    lock must not stop all others for good.
-    """
-    pause, deadline = 0.0001, time.monotonic() + timeout_ms / 1000
-    while True:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                raise TimeoutError("a lock is held by a process that doesn't move") from None
-        time.sleep(pause)
-        pause = min(pause * 1.5, 0.005)
-
-
 def connect(path: Path, *, busy_ms: int) -> sqlite3.Connection:
     """Open the database with the project's settings, in autocommit mode."""
     connection = sqlite3.connect(
@@ -119,62 +88,6 @@ def connect(path: Path, *, busy_ms: int) -> sqlite3.Connection:
     for pragma in PRAGMAS:
         connection.execute(pragma)
     return connection
-
-
-class Gate:
-    """A lock file beside the database, held for the length of one write or one look at the log."""
-
-    def __init__(self, database: Path) -> None:
-        self._fd = os.open(f"{database}.gate", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-
-    def now(self) -> bool:
-        """Take it if that needs no waiting."""
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
-
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """Hold it: no write transaction is open anywhere else; raises TimeoutError."""
-        take(self._fd, BUSY_MS)
-        try:
-            yield
-        finally:
-            self.release()
-
-    def release(self) -> None:
-        """Give it back."""
-        fcntl.flock(self._fd, fcntl.LOCK_UN)
-
-    def close(self) -> None:
-        """Close the lock file."""
-        os.close(self._fd)
-
-
-class Reserve:
-    """Space on the local disk that is kept so that a conversation can be deleted when all else is taken."""
-
-    def __init__(self, database: Path) -> None:
-        self._path = f"{database}.reserve"
-        self.keep()
-
-    def keep(self) -> None:
-        """Take it, if it can be had and isn't held."""
-        with suppress(OSError):
-            descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            try:
-                os.posix_fallocate(descriptor, 0, RESERVE_BYTES)
-            except OSError:
-                os.truncate(descriptor, 0)  # part of it would only be taken from others
-            finally:
-                os.close(descriptor)
-
-    def release(self) -> None:
-        """Give it back."""
-        with suppress(OSError):
-            os.truncate(self._path, 0)
 
 
 class Database:
@@ -319,14 +232,6 @@ class Database:
 def _check_token(connection: sqlite3.Connection, token_id: str) -> None:
     if connection.execute(LIVING, (token_id, now_ms())).fetchone() is None:
         raise Unauthorized("The token has ended; nothing was done.")
-
-
-def try_disk(path: Path) -> None:
-    """Write what a turn may need to a new file, and remove it; raises OSError."""
-    try:
-        path.write_bytes(bytes(PROBE_BYTES))
-    finally:
-        path.unlink(missing_ok=True)
 
 
 def _abandon(shipper: Shipper) -> None:

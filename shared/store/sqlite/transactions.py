@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import sqlite3
+import time
 from collections.abc import Awaitable, Coroutine, Iterable, Sequence
 from functools import cache
 from typing import Any, Final, TypeVar, cast
@@ -42,6 +43,12 @@ RULES: Final = tuple(
         (r"\$(\d+)", r"?\1"),
     )
 )
+
+
+def lease_now() -> int:
+    """Return the lease clock in milliseconds: since boot, so that a change of wall clock moves no lease."""
+    clock = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+    return time.clock_gettime_ns(clock) // 1_000_000
 
 
 @cache

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Final
 
 from shared.errors import NotDurable, StoreError
-from shared.store.sqlite.engine import BUSY_MS, Gate, connect
+from shared.store.sqlite.engine import connect
 from shared.store.sqlite.failures import told_apart
+from shared.store.sqlite.local_disk import BUSY_MS, Gate
 from shared.store.volume import chain, layout, segment, snapshot, wal
-from shared.store.volume.cleaning import clean
 from shared.store.volume.layout import FileId
 from shared.store.volume.lock import holder
 from shared.store.volume.segment import Link
@@ -127,7 +127,7 @@ class Carrier:
             chain.discard(copy)
         state = replace(state, segment=name, mark=mark, previous=None, phase=Phase.SHIPPING, base=base)
         self.sidecar.write(state)
-        clean(store_dir, state.token)
+        chain.clean(store_dir, state.token)
         return self._carry(state)
 
     def resume(self, state: State) -> State:

@@ -16,7 +16,6 @@ from shared.errors import StoreDamaged
 from shared.store.sqlite.failures import is_damage
 from shared.store.volume import chain, layout, segment, snapshot
 from shared.store.volume.carrier import Carrier
-from shared.store.volume.cleaning import clean
 from shared.store.volume.layout import FileId
 from shared.store.volume.sidecar import State
 
@@ -76,7 +75,7 @@ class Compaction:
             snapshot.publish(built, store_dir, state.segment, self._go_on)
         finally:
             chain.discard(built)
-        clean(store_dir, state.token)
+        chain.clean(store_dir, state.token)
 
     def _renew(self) -> None:
         with self._carrier.held():

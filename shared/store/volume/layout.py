@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import os
 import re
+import zlib
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
+from shared import jsons
+from shared.errors import StoreError
 from shared.store.sqlite.failures import told_apart
 
 SNAPSHOT: Final = re.compile(r"snapshot-(\d{6})-(\d{8})\.([0-9a-f]{8})\.db")
@@ -127,6 +130,27 @@ def write_all(fd: int, data: bytes, offset: int) -> None:
     while view:
         written = os.pwrite(fd, view, offset)
         view, offset = view[written:], offset + written
+
+
+def seal(fields: dict[str, Any], size: int) -> bytes:
+    """Return a record, a line of JSON with its checksum, as exactly ``size`` bytes; raises StoreError."""
+    body = jsons.dump_bytes(fields)
+    text = b"%08x %b" % (zlib.crc32(body), body)
+    if len(text) >= size:
+        raise StoreError("The path of STORE_DIR is too long")
+    return text.ljust(size - 1) + b"\n"
+
+
+def unseal(data: bytes) -> dict[str, Any] | None:
+    """Return the fields, or None when the record is absent, torn or not one."""
+    checksum, _, body = data.rstrip().partition(b" ")
+    try:
+        if int(checksum, 16) != zlib.crc32(body):
+            return None
+        fields = jsons.loads(body)
+    except ValueError:
+        return None
+    return fields if isinstance(fields, dict) else None
 
 
 def _id(found: re.Match[str]) -> FileId:

@@ -19,9 +19,9 @@ from typing import Any, Final
 from uuid import uuid4
 
 from shared.errors import StoreLocked
-from shared.store.sqlite.engine import PROBE_BYTES, try_disk
 from shared.store.sqlite.failures import told_apart
-from shared.store.volume import layout, records
+from shared.store.sqlite.local_disk import PROBE_BYTES, try_disk
+from shared.store.volume import layout
 from shared.store.volume.segment import Link, link, numbers
 from shared.store.volume.sidecar import boot_id
 
@@ -240,12 +240,12 @@ def _locked(by: Holder | None) -> StoreLocked:
 def _write(fd: int, mine: Holder, **changes: Any) -> None:
     fields = {name: getattr(mine, name) for name in Holder.__slots__} | changes
     fields["end"] = numbers(fields["end"])
-    layout.write_all(fd, records.seal(fields, SIZE), 0)
+    layout.write_all(fd, layout.seal(fields, SIZE), 0)
     os.fsync(fd)
 
 
 def _parse(data: bytes) -> Holder | None:
-    fields = records.unseal(data)
+    fields = layout.unseal(data)
     if fields is None or "token" not in fields:
         return None
     return Holder(**fields | {"end": link(fields.get("end"))})

@@ -15,9 +15,8 @@ from shared.errors import StoreDamaged, StoreMismatch
 from shared.store.sqlite.content import is_of_breakcafe
 from shared.store.sqlite.failures import told_apart
 from shared.store.store import StoreOrigin
-from shared.store.volume import chain, layout, segment
+from shared.store.volume import chain, layout, rollback, segment
 from shared.store.volume.carrier import Carrier
-from shared.store.volume.cleaning import sweep
 from shared.store.volume.layout import FileId, Listing
 from shared.store.volume.lock import holder
 from shared.store.volume.sidecar import State, boot_id
@@ -49,7 +48,8 @@ def prepare(carrier: Carrier, store_dir: Path, *, token: str, era: int) -> Store
     """Make the runtime database the newest good copy and its shipping ready; raises StoreError."""
     database = carrier.database
     with carrier.held():
-        sweep(store_dir)
+        chain.sweep(store_dir)
+        rollback.expire(store_dir)
         for suffix in SCRATCH:
             chain.discard(database.with_name(database.name + suffix))
         state, listing = carrier.sidecar.read(), layout.scan(store_dir)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from shared.errors import StoreDamaged
-from shared.store.volume import layout, records
+from shared.store.volume import layout
 from shared.store.volume.layout import FileId
 
 HEAD: Final = 512
@@ -65,7 +65,7 @@ def read(store_dir: Path, name: FileId) -> Segment | None:
     for _ in range(READ_AGAIN):
         try:
             with path.open("rb") as file:
-                fields = records.unseal(file.read(HEAD))
+                fields = layout.unseal(file.read(HEAD))
                 length = os.fstat(file.fileno()).st_size - HEAD
         except FileNotFoundError:
             return None
@@ -94,7 +94,7 @@ def _head(previous: Link | None, durable: Link) -> bytes:
         "previous": numbers(previous),
         "durable": [durable.length, durable.checksum],
     }
-    return records.seal(fields, HEAD)
+    return layout.seal(fields, HEAD)
 
 
 def has_frames(store_dir: Path, name: FileId) -> bool:

@@ -15,8 +15,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
-from shared.store.sqlite.engine import take
-from shared.store.volume import records
+from shared.store.sqlite.local_disk import take
+from shared.store.volume import layout
 from shared.store.volume.layout import FileId, write_all
 from shared.store.volume.segment import Link, link, numbers
 from shared.store.volume.wal import Mark
@@ -96,13 +96,13 @@ class Sidecar:
 
     def read(self) -> State | None:
         """Return the state, None if there is none or it is torn."""
-        fields = records.unseal(os.pread(self._fd, SIZE, 0))
+        fields = layout.unseal(os.pread(self._fd, SIZE, 0))
         return None if fields is None else _state(fields)
 
     def write(self, state: State) -> None:
         """Replace the state."""
         fields = asdict(state) | {"segment": list(state.segment), "previous": numbers(state.previous)}
-        write_all(self._fd, records.seal(fields, SIZE), 0)
+        write_all(self._fd, layout.seal(fields, SIZE), 0)
 
     def forget(self) -> None:
         """Drop the state, so that nobody trusts the local database by it."""
