@@ -148,8 +148,8 @@ bench: setup
 	$(PY) -m benchmarks
 
 lock:
-	uv pip compile $(COMPILE) $(EXTRAS) -o requirements/runtime.lock
 	uv pip compile $(COMPILE) $(EXTRAS) --extra dev -o $(DEV_LOCK)
+	uv pip compile $(COMPILE) $(EXTRAS) --constraint $(DEV_LOCK) -o requirements/runtime.lock
 	uv pip compile $(filter-out pyproject.toml,$(COMPILE)) --constraint $(DEV_LOCK) requirements/build.in -o requirements/build.lock
 	uv pip compile $(filter-out pyproject.toml,$(COMPILE)) requirements/helm.in -o requirements/helm.lock
 

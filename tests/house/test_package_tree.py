@@ -19,7 +19,7 @@ FLOORS = (
     {"runs"},
     {"agent", "tools", "mcp_clients"},
     {"skills", "egress"},
-    {"sandbox", "models", "telemetry"},
+    {"sandbox", "models", "telemetry", "schemas"},
     {"ports"},
     {"shared"},
     {"worker"},

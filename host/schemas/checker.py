@@ -1,0 +1,92 @@
+"""The process that judges: a line of JSON in, a line out. Started by its path; knows nothing of the host.
+
+A question that takes longer than it may ends the process: that is the answer to it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+import signal
+import sys
+from collections.abc import Iterator
+from typing import Any, Final, NoReturn
+
+import jsonschema_rs
+import orjson
+
+SECONDS: Final = 0.25
+"""Processor time of one question."""
+MEMORY: Final = 64 << 20
+"""Bytes beyond what the process has at its start."""
+DEEPEST: Final = 64
+MOST_NODES: Final = 1000
+PATTERNS: Final = jsonschema_rs.RegexOptions()
+"""The engine that doesn't backtrack: it knows no look-around and no back references."""
+
+
+def main() -> None:
+    """Answer until the input ends."""
+    size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()  # noqa: PTH123, SIM115
+    resource.setrlimit(resource.RLIMIT_AS, (size + MEMORY, size + MEMORY))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    for line in sys.stdin.buffer:
+        with _bounded():
+            answer = _answer(orjson.loads(line))
+        sys.stdout.buffer.write(orjson.dumps(answer) + b"\n")
+        sys.stdout.buffer.flush()
+
+
+@contextlib.contextmanager
+def _bounded() -> Iterator[None]:
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)  # SIGPROF ends a process that doesn't handle it: signal(7)
+    yield
+    signal.setitimer(signal.ITIMER_PROF, 0)
+
+
+def _answer(question: dict[str, Any]) -> dict[str, Any]:
+    schema = question["schema"]
+    if (too_much := _size_fault(schema)) is not None:
+        return {"schema_fault": too_much}
+    try:
+        validator = jsonschema_rs.Draft202012Validator(schema, pattern_options=PATTERNS, retriever=_refuse)
+    except (jsonschema_rs.ValidationError, jsonschema_rs.ReferencingError, ValueError) as error:
+        return {"schema_fault": _sentence(error)}
+    if "value" not in question:
+        return {}
+    for fault in validator.iter_errors(question["value"]):
+        return {"value_fault": _sentence(fault)}
+    return {}
+
+
+def _refuse(address: str) -> NoReturn:
+    raise ValueError(f"$ref leads out of the document: {address[:200]}")
+
+
+def _size_fault(schema: Any) -> str | None:
+    """Return what is too much about a schema."""
+    count, level = 0, [schema]
+    for _ in range(DEEPEST):
+        count += len(level)
+        level = [child for node in level for child in _children(node)]
+        if count + len(level) > MOST_NODES:
+            return f"it has more than {MOST_NODES:,} parts"
+        if not level:
+            return None
+    return f"it is nested deeper than {DEEPEST} levels"
+
+
+def _children(node: Any) -> list[Any]:
+    inside = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
+    return [child for child in inside if isinstance(child, dict | list)]
+
+
+def _sentence(error: Exception) -> str:
+    if not isinstance(error, jsonschema_rs.ValidationError):
+        return str(error).partition("\n")[0][:500]
+    place = "/".join(str(step) for step in error.instance_path)
+    return f"{place}: {error.message[:500]}" if place else error.message[:500]
+
+
+if __name__ == "__main__":
+    main()

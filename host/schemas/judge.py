@@ -1,0 +1,89 @@
+"""The host's end of the process that judges schemas."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from subprocess import DEVNULL, PIPE
+from types import TracebackType
+from typing import Any, Final, Self, cast
+
+import anyio
+from anyio.abc import ByteReceiveStream, ByteSendStream, Process
+from anyio.streams.buffered import BufferedByteReceiveStream
+
+from shared import jsons
+from shared.processes import terminate
+
+CHECKER: Final = Path(__file__).with_name("checker.py")
+LONGEST_WAIT_S: Final = 10.0
+"""For an answer, on a machine that has no time: the process bounds its own processor time."""
+LONGEST_ANSWER: Final = 64 << 10
+TOO_MUCH: Final = "it takes more than 0.25 s of processor time or 64 MiB to check"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What is wrong: with the schema itself, or with the value by it; None where nothing is."""
+
+    schema_fault: str | None = None
+    value_fault: str | None = None
+
+
+class SchemaJudge:
+    """Judges values by JSON Schemas (draft 2020-12); one question at a time. Begins with the first one."""
+
+    def __init__(self) -> None:
+        self._process: Process | None = None
+        self._turn = anyio.Lock()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._end()
+
+    async def schema(self, schema: Any) -> Verdict:
+        """Return whether a schema can be used at all."""
+        return await self._asked({"schema": schema})
+
+    async def value(self, schema: Any, value: Any) -> Verdict:
+        """Return whether a value is what a schema says."""
+        return await self._asked({"schema": schema, "value": value})
+
+    async def _asked(self, question: dict[str, Any]) -> Verdict:
+        if not jsons.fits(question):
+            return Verdict(schema_fault="it is nested too deep, or has a number too large")
+        async with self._turn:
+            try:
+                with anyio.fail_after(LONGEST_WAIT_S):
+                    return Verdict(**jsons.loads(await self._line(jsons.dump_bytes(question))))
+            except (
+                TimeoutError,
+                OSError,
+                anyio.EndOfStream,
+                anyio.IncompleteRead,
+                anyio.BrokenResourceError,
+            ):
+                await self._end()
+                return Verdict(schema_fault=TOO_MUCH)
+            except BaseException:
+                await self._end()  # whoever asks next must not get this answer
+                raise
+
+    async def _line(self, question: bytes) -> bytes:
+        if self._process is None:
+            command = [sys.executable, "-I", str(CHECKER)]
+            self._process = await anyio.open_process(command, stdin=PIPE, stdout=PIPE, stderr=DEVNULL, env={})
+        said = cast(ByteSendStream, self._process.stdin)
+        heard = cast(ByteReceiveStream, self._process.stdout)
+        await said.send(question + b"\n")
+        return await BufferedByteReceiveStream(heard).receive_until(b"\n", LONGEST_ANSWER)
+
+    async def _end(self) -> None:
+        process, self._process = self._process, None
+        if process is not None:
+            await terminate(process, within_s=0)
