@@ -16,11 +16,11 @@ import anyio.to_thread
 from anyio.abc import TaskGroup
 from starlette.types import ASGIApp
 
-from host.channels.webhook import ChannelsApi, webhook_paths
+from host.channels.webhook import ChannelsApi
 from host.http.admin import AdminApi, TokensApi
 from host.http.auth import OPEN_PATHS, Bearer, TokenBook
 from host.http.chat import ChatApi
-from host.http.console import ConsoleApi, console_paths
+from host.http.console import ConsoleApi
 from host.http.conversations import ConversationsApi
 from host.http.health import HealthApi
 from host.http.mcp.routes import McpApi
@@ -140,9 +140,7 @@ def app(host: Host) -> ASGIApp:
     tokens = TokenBook(ledger.store)
     apis = _apis(host, tokens)
     contract = OpenApi(settings.version, [each for api in apis for each in api.operations()])
-    open_paths = OPEN_PATHS | webhook_paths(settings.channels)
-    if settings.console:
-        open_paths |= console_paths()
+    open_paths = frozenset[str]().union(*(api.open_paths() for api in apis))
     answering = BodyLimit(Bearer(router([*apis, contract]), settings, tokens, open_paths))
     exchange = Exchange(
         answering,

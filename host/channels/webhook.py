@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from typing import Final
 
 from starlette.requests import ClientDisconnect, Request
@@ -13,18 +13,8 @@ from host.http.routing import Api, operation
 from host.runs.rates import RateLimit
 from shared.errors import InvalidInput, NotFound, Unavailable
 from shared.settings import Settings
-from shared.settings.channels import Channels, Telegram
+from shared.settings.channels import Telegram
 from shared.shapes import Shape
-
-
-def webhook_paths(channels: Channels) -> frozenset[str]:
-    """Return the paths at which an enabled channel itself checks who calls."""
-    return frozenset(
-        f"/channels/{name}/webhook"
-        for name, channel in channels.by_name().items()
-        if channel.enabled and not (isinstance(channel, Telegram) and channel.webhook_url is None)
-    )
-
 
 RETRY_AFTER_S: Final = 5
 
@@ -37,12 +27,20 @@ class TakenShape(Shape):
 
 
 class ChannelsApi(Api):
-    """The route of webhooks. Outside of ``webhook_paths`` it needs a token like any other."""
+    """The route of webhooks."""
 
     def __init__(self, settings: Settings, running: Running | None) -> None:
-        self._paths = webhook_paths(settings.channels)
+        self._paths = frozenset(
+            f"/channels/{name}/webhook"
+            for name, channel in settings.channels.by_name().items()
+            if channel.enabled and not (isinstance(channel, Telegram) and channel.webhook_url is None)
+        )
         self._running = running
         self._failures = RateLimit(settings.rate_limits.failed_auth_per_minute)
+
+    def open_paths(self) -> Set[str]:
+        """Return the paths at which an enabled channel itself checks who calls."""
+        return self._paths
 
     @operation("POST", "/channels/{name}/webhook", errors=(413, 503), open=True)
     async def webhook(self, request: Request) -> TakenShape:

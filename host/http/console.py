@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Set
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -74,6 +75,10 @@ class ConsoleApi(Api):
             raise NotFound("There is nothing at this path.")
         return RedirectResponse("console", status_code=307, headers=HEADERS)
 
+    def open_paths(self) -> Set[str]:
+        """Return the paths of all files: they need no token."""
+        return {"/", PAGE, f"{PAGE}/", *(f"{PAGE}/{name}" for name in FILES)}
+
     @operation("GET", PAGE, listed=False)
     async def page(self, request: Request) -> Response:
         """Return the page."""
@@ -88,11 +93,6 @@ class ConsoleApi(Api):
     async def file(self, request: Request) -> Response:
         """Return one of the listed files."""
         return _answer(request, request.path_params["name"])
-
-
-def console_paths() -> frozenset[str]:
-    """Return the paths that are served without a token."""
-    return frozenset({"/", PAGE, f"{PAGE}/", *(f"{PAGE}/{name}" for name in FILES)})
 
 
 def _answer(request: Request, name: str) -> Response:

@@ -6,7 +6,7 @@ the classes of both bodies, the first line of its docstring says what it does.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 from types import UnionType
@@ -113,6 +113,10 @@ class Api:
     def operations(cls) -> list[Operation]:
         """Return the operations in their order."""
         return [declared for declared in vars(cls).values() if isinstance(declared, Operation)]
+
+    def open_paths(self) -> Set[str]:
+        """Return the paths that need no token."""
+        return {declared.path for declared in self.operations() if declared.open}
 
     def routes(self) -> list[Route]:
         """Return the operations of this object."""

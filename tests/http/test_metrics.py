@@ -24,6 +24,8 @@ def test_runs_requests_and_tasks_are_counted(make_host: MakeHost) -> None:
         client.post("/chat", json={"message": "hi"})
         client.post("/chat", json={"message": directive(status=400)})
         client.post("/chat", json={"message": 7})
+        client.patch("/chat/none", json={"title": "t"})
+        client.request("OPTIONS", "/chat")
         due = {"prompt": "x", "schedule_type": "once", "schedule_value": "2020-01-01", "run_if_past": True}
         client.post("/task", json=due)
         found = figures(client)
@@ -31,6 +33,8 @@ def test_runs_requests_and_tasks_are_counted(make_host: MakeHost) -> None:
         assert found["picoclaw_runs_total", ("error",)] == 1
         assert found["picoclaw_http_requests_total", ("200", "POST")] == 2
         assert found["picoclaw_http_requests_total", ("400", "POST")] == 1
+        assert found["picoclaw_http_requests_total", ("404", "PATCH")] == 1
+        assert found["picoclaw_http_requests_total", ("405", "other")] == 1
         assert found["picoclaw_tasks", ()] == 1
         assert found["picoclaw_tasks_due", ()] == 1
         assert found["picoclaw_tasks_overdue_seconds", ()] > 1_000_000
