@@ -204,8 +204,8 @@ def test_output_keeps_the_beginning_and_the_end(pieces: int) -> None:
     data = bytes(range(65, 91)) * 40
     for start in range(0, len(data), pieces):
         output.add(data[start : start + pieces])
-    text, dropped = output.text()
-    assert dropped == len(data) - 100
+    text = output.text()
+    assert f"[... {len(data) - 100} bytes left out ...]" in text
     assert text.startswith(data[:50].decode())
     assert text.endswith(data[-50:].decode())
 

@@ -85,7 +85,7 @@ from host.sandbox.client import Sandbox
 from host.sandbox.policy import Limits, SandboxPolicy
 from host.sandbox.worker import syscalls
 from host.sandbox.worker.confine import seccomp
-seccomp.install(seccomp.compile_filter([seccomp.Rule(("kcmp",), seccomp.refuse())]))
+seccomp.install(seccomp.compile_filter([seccomp.Rule("kcmp", seccomp.refuse())]))
 assert not syscalls.share_memory(1, 1)
 async def main():
     policy = SandboxPolicy(workspace=Path(sys.argv[1]), limits=Limits(memory=int(sys.argv[2])), max_level=2)

@@ -39,13 +39,13 @@ def enter_signal_scope(abi: int, parent: int) -> bool:
     raise ScopeUnproven
 
 
-def enter_domain(config: Config, allowed: list[grants.Grant], *, network: bool) -> None:
-    """Enter the Landlock domain: files by ``allowed``, TCP unless ``network``, signals, abstract names."""
+def ruleset(config: Config, *, network: bool) -> landlock.Ruleset | None:
+    """Return the beginning of a Landlock domain, if there is one: files, signals, abstract names, and TCP
+    unless ``network``.
+    """
     if not config.landlock_abi:
-        return
-    ruleset = landlock.Ruleset(config.landlock_abi, files=True, network=not network, scopes=ALL_SCOPES)
-    grants.add_rules(ruleset, allowed)
-    ruleset.enforce()
+        return None
+    return landlock.Ruleset(config.landlock_abi, files=True, network=not network, scopes=ALL_SCOPES)
 
 
 def filter_kind(config: Config, *, guarded: bool = False) -> seccomp.Kind:
@@ -101,5 +101,7 @@ def confine_worker(config: Config, place: Place, *, uid: int | None, gid: int | 
     privileges.limit(resource.RLIMIT_CORE, 0)
     privileges.limit(resource.RLIMIT_FSIZE, config.file_size)
     privileges.limit(resource.RLIMIT_DATA, _WORKER_MEMORY)
-    enter_domain(config, grants.worker_grants(config, place), network=False)
+    if (rules := ruleset(config, network=False)) is not None:
+        grants.add_rules(rules, grants.worker_grants(config, place))
+        rules.enforce()
     seccomp.install(seccomp.worker_filter())

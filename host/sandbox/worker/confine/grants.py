@@ -14,7 +14,7 @@ from functools import cache
 from typing import Final
 
 from ..config import DEVICES, Config, Place
-from .landlock import DEVICE, READ, READ_EXECUTE, READ_WRITE, Access, Ruleset, Scope
+from .landlock import DEVICE, READ, READ_EXECUTE, READ_WRITE, Access, Ruleset
 
 # Programs and their libraries.
 SYSTEM: Final = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/nix/store")
@@ -94,11 +94,16 @@ def stamp(config: Config, workspace: str) -> Stamp:
 
 
 def _identified(grant: Grant) -> tuple[str, int, int]:
+    return grant.path, *(inode(grant.path, follow=grant.follow) or (0, 0))
+
+
+def inode(path: str, *, follow: bool = False) -> tuple[int, int] | None:
+    """Return device and inode of what is at a path, None if there is nothing."""
     try:
-        status = os.stat(grant.path, follow_symlinks=grant.follow)
+        status = os.stat(path, follow_symlinks=follow)
     except OSError:
-        return grant.path, 0, 0
-    return grant.path, status.st_dev, status.st_ino
+        return None
+    return status.st_dev, status.st_ino
 
 
 def skill_grants(config: Config) -> list[Grant]:
@@ -175,54 +180,6 @@ def add_rules(ruleset: Ruleset, grants: Iterable[Grant]) -> dict[str, tuple[int,
         finally:
             os.close(descriptor)
     return found
-
-
-class Domain:
-    """The Landlock rules of a room's commands, added to as more is known; enforced by each of them."""
-
-    def __init__(self, config: Config) -> None:
-        self._allowed = system_grants(config)
-        self._fixed = config.namespaces  # nothing in a private root is replaced later
-        self._ruleset: Ruleset | None = None
-        self._known: dict[str, tuple[int, int]] = {}
-        if config.landlock_abi:
-            scopes = Scope.SIGNAL | Scope.ABSTRACT_UNIX_SOCKET
-            network = not config.allow_network and not config.namespaces
-            self._ruleset = Ruleset(config.landlock_abi, files=True, network=network, scopes=scopes)
-
-    @property
-    def descriptors(self) -> list[int]:
-        """The rule set's, if there is one."""
-        return [] if self._ruleset is None else [self._ruleset.descriptor]
-
-    def furnish(self, shared: Iterable[Grant]) -> None:
-        """Allow the system's part, and what all conversations share."""
-        if self._ruleset is not None:
-            self._known = add_rules(self._ruleset, self._allowed)
-        self.add(shared)
-
-    def add(self, more: Iterable[Grant]) -> None:
-        """Allow more."""
-        if self._ruleset is not None:
-            add_rules(self._ruleset, more)
-
-    def renew(self) -> None:
-        """Allow system files that were replaced since."""
-        replaced = [] if self._fixed else [g for g in self._allowed if self._is_replaced(g.path)]
-        if self._ruleset is not None and replaced:
-            self._known |= add_rules(self._ruleset, replaced)
-
-    def enforce(self) -> None:
-        """Restrict the calling process, and all that it becomes."""
-        if self._ruleset is not None:
-            self._ruleset.enforce()
-
-    def _is_replaced(self, path: str) -> bool:
-        try:
-            status = os.lstat(path)
-        except OSError:
-            return False
-        return self._known.get(path) != (status.st_dev, status.st_ino)
 
 
 def owns_something_readable(grants: Iterable[Grant], uid: int) -> bool:

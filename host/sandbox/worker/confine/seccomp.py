@@ -74,9 +74,12 @@ class Test:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """An action for some system calls when all tests hold; otherwise later rules, and at last "allow"."""
+    """An action for some system calls when all tests hold; otherwise later rules, and at last "allow".
 
-    calls: tuple[str, ...]
+    ``calls``: their names, as one text.
+    """
+
+    calls: str
     action: int
     tests: tuple[Test, ...] = ()
 
@@ -98,10 +101,6 @@ def _any_bit(argument: int, mask: int, *, high: bool = False) -> Test:
     return Test(argument, mask, high=high)
 
 
-def _calls(names: str) -> tuple[str, ...]:
-    return tuple(names.split())
-
-
 _CLONE_NEW: Final = 0x7E020000 | 0x80  # CLONE_NEW{NS,CGROUP,UTS,IPC,USER,PID,NET} and NEWTIME, clone(2)
 _CLONE_FILES, _CLONE_THREAD = 0x400, 0x10000
 _CLOSE_RANGE_UNSHARE: Final = 2
@@ -121,50 +120,50 @@ _F_SETLEASE, _F_NOTIFY, _F_SETDELEG = 1024, 1026, 1040  # include/uapi/linux/fcn
 _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
 _FS_IOC_SETFLAGS, _FS_IOC32_SETFLAGS, _FS_IOC_FSSETXATTR = 0x40086602, 0x40046602, 0x401C5820
 
-OTHER_PROCESSES: Final = _calls(
+OTHER_PROCESSES: Final = (
     "ptrace process_vm_readv process_vm_writev process_madvise process_mrelease pidfd_getfd kcmp"
     " move_pages migrate_pages"
 )
-KERNEL_SURFACE: Final = _calls(
+KERNEL_SURFACE: Final = (
     "bpf perf_event_open userfaultfd io_uring_setup io_uring_enter io_uring_register keyctl add_key"
     " request_key init_module finit_module delete_module create_module query_module get_kernel_syms"
     " kexec_load kexec_file_load reboot swapon swapoff acct quotactl quotactl_fd syslog iopl ioperm"
     " modify_ldt lookup_dcookie nfsservctl uselib _sysctl sysfs ustat vhangup fanotify_init"
     " fanotify_mark"
 )
-NAMESPACES: Final = _calls(
+NAMESPACES: Final = (
     "unshare setns mount umount2 pivot_root chroot fsopen fsconfig fsmount fspick move_mount open_tree"
     " open_tree_attr mount_setattr statmount listmount open_by_handle_at name_to_handle_at"
 )
-HOST_STATE: Final = _calls(
+HOST_STATE: Final = (
     "settimeofday clock_settime clock_adjtime adjtimex sethostname setdomainname mq_open mq_unlink"
     " mq_timedsend mq_timedreceive mq_notify mq_getsetattr shmget shmat shmctl shmdt semget semop"
     " semtimedop semctl msgget msgsnd msgrcv msgctl"
 )
-EXTENDED_ATTRIBUTES: Final = _calls(
+EXTENDED_ATTRIBUTES: Final = (
     "setxattr lsetxattr fsetxattr removexattr lremovexattr fremovexattr setxattrat removexattrat file_setattr"
     " getxattr lgetxattr fgetxattr getxattrat listxattr llistxattr flistxattr listxattrat file_getattr"
 )
 # pages that stay when nobody maps them: those of nameless files, and a huge page for a part of it in a pipe
-UNACCOUNTED_MEMORY: Final = _calls("memfd_create memfd_secret vmsplice")
-METADATA_BY_PATH: Final = _calls("chmod chown lchown fchmodat fchmodat2 fchownat utime utimes futimesat")
-SESSIONS: Final = _calls("setsid")
-NAMES: Final = _calls(
+UNACCOUNTED_MEMORY: Final = "memfd_create memfd_secret vmsplice"
+METADATA_BY_PATH: Final = "chmod chown lchown fchmodat fchmodat2 fchownat utime utimes futimesat"
+SESSIONS: Final = "setsid"
+NAMES: Final = (
     "creat mkdir mkdirat mknod mknodat rmdir unlink unlinkat symlink symlinkat link linkat rename renameat"
     " renameat2 truncate"
 )
-NEW_PROCESSES: Final = _calls("execve execveat fork vfork clone clone3")
+NEW_PROCESSES: Final = "execve execveat fork vfork clone clone3"
 
 
 def _base_rules() -> list[Rule]:
     return [
-        Rule((*OTHER_PROCESSES, *KERNEL_SURFACE, *NAMESPACES, *HOST_STATE), refuse()),
+        Rule(f"{OTHER_PROCESSES} {KERNEL_SURFACE} {NAMESPACES} {HOST_STATE}", refuse()),
         # ENOSYS, not EPERM: the C library then falls back to clone, whose flags a filter can read
-        Rule(("clone3",), refuse(errno.ENOSYS)),
-        Rule(("clone",), refuse(), (_any_bit(0, _CLONE_NEW),)),
+        Rule("clone3", refuse(errno.ENOSYS)),
+        Rule("clone", refuse(), (_any_bit(0, _CLONE_NEW),)),
         # a thread's own descriptors would be seen by nobody who counts its process's
-        Rule(("clone",), refuse(), (_is(0, _CLONE_THREAD, mask=_CLONE_THREAD | _CLONE_FILES),)),
-        Rule(("close_range",), refuse(errno.EINVAL), (_any_bit(2, _CLOSE_RANGE_UNSHARE),)),
+        Rule("clone", refuse(), (_is(0, _CLONE_THREAD, mask=_CLONE_THREAD | _CLONE_FILES),)),
+        Rule("close_range", refuse(errno.EINVAL), (_any_bit(2, _CLOSE_RANGE_UNSHARE),)),
         # reading them needs no open file, so Landlock would not see it; "not supported" is what cp, ls, tar
         # and install take without complaint
         Rule(EXTENDED_ATTRIBUTES, refuse(errno.EOPNOTSUPP)),
@@ -178,65 +177,65 @@ def _argument_rules() -> list[Rule]:
     """Calls that are fine on oneself (pid 0) and not on others, and the odd dangerous argument."""
     return [
         Rule(
-            _calls("sched_setaffinity sched_setscheduler sched_setparam sched_setattr prlimit64"),
+            "sched_setaffinity sched_setscheduler sched_setparam sched_setattr prlimit64",
             refuse(),
             (_is_not(0, 0),),
         ),
-        Rule(("setpriority",), refuse(), (_is_not(0, _PRIO_PROCESS),)),
-        Rule(("setpriority",), refuse(), (_is_not(1, 0),)),
-        Rule(("ioprio_set",), refuse(), (_is_not(0, _IOPRIO_WHO_PROCESS),)),
-        Rule(("ioprio_set",), refuse(), (_is_not(1, 0),)),
-        Rule(("personality",), refuse(), (_is_not(0, 0, _PERSONALITY_QUERY),)),
+        Rule("setpriority", refuse(), (_is_not(0, _PRIO_PROCESS),)),
+        Rule("setpriority", refuse(), (_is_not(1, 0),)),
+        Rule("ioprio_set", refuse(), (_is_not(0, _IOPRIO_WHO_PROCESS),)),
+        Rule("ioprio_set", refuse(), (_is_not(1, 0),)),
+        Rule("personality", refuse(), (_is_not(0, 0, _PERSONALITY_QUERY),)),
         # Succeeds and changes nothing, as for who asks for more than there may be (socket(7)): what a socket
         # may hold is what those who count take it for.
-        Rule(("setsockopt",), refuse(0), (_is(1, _SOL_SOCKET), _is(2, _SO_SNDBUF, _SO_RCVBUF))),
+        Rule("setsockopt", refuse(0), (_is(1, _SOL_SOCKET), _is(2, _SO_SNDBUF, _SO_RCVBUF))),
         # a lease makes whoever opens the file wait for its holder: the host, too
-        Rule(("fcntl",), refuse(), (_is(1, _F_SETLEASE, _F_NOTIFY, _F_SETDELEG),)),
-        Rule(("ioctl",), refuse(), (_is(1, _TIOCSTI, _TIOCLINUX),)),
+        Rule("fcntl", refuse(), (_is(1, _F_SETLEASE, _F_NOTIFY, _F_SETDELEG),)),
+        Rule("ioctl", refuse(), (_is(1, _TIOCSTI, _TIOCLINUX),)),
         Rule(
-            ("ioctl",),
+            "ioctl",
             refuse(errno.EOPNOTSUPP),
             (_is(1, _FS_IOC_SETFLAGS, _FS_IOC32_SETFLAGS, _FS_IOC_FSSETXATTR),),
         ),
-        Rule(("mknod",), refuse(), (_is(1, _S_IFCHR, _S_IFBLK, mask=_S_IFMT),)),
-        Rule(("mknodat",), refuse(), (_is(2, _S_IFCHR, _S_IFBLK, mask=_S_IFMT),)),
+        Rule("mknod", refuse(), (_is(1, _S_IFCHR, _S_IFBLK, mask=_S_IFMT),)),
+        Rule("mknodat", refuse(), (_is(2, _S_IFCHR, _S_IFBLK, mask=_S_IFMT),)),
     ]
 
 
 def _set_id_rules() -> list[Rule]:
     """No file made inside may lend its owner's identity to whoever runs it outside."""
     return [
-        Rule(_calls("chmod fchmod mkdir mknod creat"), refuse(), (_any_bit(1, _SET_ID_BITS),)),
-        Rule(_calls("fchmodat fchmodat2 mkdirat mknodat"), refuse(), (_any_bit(2, _SET_ID_BITS),)),
-        Rule(("open",), refuse(), (_any_bit(1, _O_CREAT | _O_TMPFILE_BIT), _any_bit(2, _SET_ID_BITS))),
-        Rule(("openat",), refuse(), (_any_bit(2, _O_CREAT | _O_TMPFILE_BIT), _any_bit(3, _SET_ID_BITS))),
+        Rule("chmod fchmod mkdir mknod creat", refuse(), (_any_bit(1, _SET_ID_BITS),)),
+        Rule("fchmodat fchmodat2 mkdirat mknodat", refuse(), (_any_bit(2, _SET_ID_BITS),)),
+        Rule("open", refuse(), (_any_bit(1, _O_CREAT | _O_TMPFILE_BIT), _any_bit(2, _SET_ID_BITS))),
+        Rule("openat", refuse(), (_any_bit(2, _O_CREAT | _O_TMPFILE_BIT), _any_bit(3, _SET_ID_BITS))),
     ]
 
 
 def _socket_rules(sockets: Sockets) -> list[Rule]:
     """Never a socket that can name a path, and no protocol but TCP and UDP."""
     pairs = [
-        Rule(("socketpair",), refuse(errno.EACCES), (_is_not(0, _AF_UNIX),)),
+        Rule("socketpair", refuse(errno.EACCES), (_is_not(0, _AF_UNIX),)),
         Rule(
-            ("socketpair",),
+            "socketpair",
             refuse(errno.EACCES),
             (_is_not(1, _SOCK_STREAM, _SOCK_SEQPACKET, mask=_SOCK_TYPE),),
         ),
     ]
     if sockets is Sockets.PAIRS:
-        return [*pairs, Rule(_calls("socket connect bind listen accept accept4"), refuse(errno.EACCES))]
+        return [*pairs, Rule("socket connect bind listen accept accept4", refuse(errno.EACCES))]
     kinds = (_SOCK_STREAM, _SOCK_DGRAM) if sockets is Sockets.NETWORK else (_SOCK_STREAM,)
     return [
         # one end of a unix pair has no use for a name; internet addresses have these lengths
-        Rule(("bind", "connect"), refuse(errno.EACCES), (_is_not(2, 16, 28, 128),)),
+        Rule("bind connect", refuse(errno.EACCES), (_is_not(2, 16, 28, 128),)),
         *pairs,
-        Rule(("socket",), refuse(errno.EACCES), (_is_not(0, _AF_INET, _AF_INET6),)),
+        Rule("socket", refuse(errno.EACCES), (_is_not(0, _AF_INET, _AF_INET6),)),
         Rule(
-            ("socket",),
+            "socket",
             refuse(errno.EACCES),
             (_is_not(1, *kinds, mask=_SOCK_TYPE),),
         ),
-        Rule(("socket",), refuse(errno.EACCES), (_is_not(2, 0, _IPPROTO_TCP, _IPPROTO_UDP),)),
+        Rule("socket", refuse(errno.EACCES), (_is_not(2, 0, _IPPROTO_TCP, _IPPROTO_UDP),)),
     ]
 
 
@@ -244,38 +243,36 @@ def _metadata_rules(metadata: Metadata) -> list[Rule]:
     if metadata is Metadata.PERMISSIONS:
         return []
     if metadata is Metadata.ALL:
-        return [Rule((*METADATA_BY_PATH, "fchmod", "fchown", "utimensat"), NOTIFY)]
-    named = [Rule(("utimensat",), NOTIFY, (_any_bit(1, 0xFFFFFFFF, high=high),)) for high in (False, True)]
+        return [Rule(f"{METADATA_BY_PATH} fchmod fchown utimensat", NOTIFY)]
+    named = [Rule("utimensat", NOTIFY, (_any_bit(1, 0xFFFFFFFF, high=high),)) for high in (False, True)]
     return [Rule(METADATA_BY_PATH, NOTIFY), *named]
 
 
 def _name_rules() -> list[Rule]:
     return [
         Rule(NAMES, NOTIFY),
-        Rule(("open",), NOTIFY, (_any_bit(1, _O_WRITES),)),
-        Rule(("openat",), NOTIFY, (_any_bit(2, _O_WRITES),)),
+        Rule("open", NOTIFY, (_any_bit(1, _O_WRITES),)),
+        Rule("openat", NOTIFY, (_any_bit(2, _O_WRITES),)),
     ]
 
 
 def _first_process_rules() -> list[Rule]:
     """Say no to signals for process 1, which would be accepted and dropped (pid_namespaces(7))."""
     return [
-        Rule(
-            _calls("kill tkill tgkill rt_sigqueueinfo rt_tgsigqueueinfo pidfd_open"), refuse(), (_is(0, 1),)
-        ),
-        Rule(("tgkill", "rt_tgsigqueueinfo"), refuse(), (_is(1, 1),)),
+        Rule("kill tkill tgkill rt_sigqueueinfo rt_tgsigqueueinfo pidfd_open", refuse(), (_is(0, 1),)),
+        Rule("tgkill rt_tgsigqueueinfo", refuse(), (_is(1, 1),)),
     ]
 
 
 def command_rules(kind: Kind) -> list[Rule]:
     """Return the rules for a shell command."""
-    rules = [*_base_rules(), *_socket_rules(kind.sockets), Rule(("openat2",), refuse(errno.ENOSYS))]
+    rules = [*_base_rules(), *_socket_rules(kind.sockets), Rule("openat2", refuse(errno.ENOSYS))]
     if not kind.truncation:  # Landlock does not see it before ABI 3
-        rules.append(Rule(("truncate",), refuse()))
+        rules.append(Rule("truncate", refuse()))
     if kind.first:
         rules += _first_process_rules()
     nameless = [
-        Rule((name,), NOTIFY, (_any_bit(at, _O_TMPFILE_BIT),)) for name, at in (("open", 1), ("openat", 2))
+        Rule(name, NOTIFY, (_any_bit(at, _O_TMPFILE_BIT),)) for name, at in (("open", 1), ("openat", 2))
     ]
     named = _name_rules() if kind.names else []
     return [*rules, *nameless, *named, *_metadata_rules(kind.metadata), Rule(SESSIONS, NOTIFY)]
@@ -330,7 +327,7 @@ def compile_filter(rules: Sequence[Rule]) -> bytes:
 def _by_number(rules: Sequence[Rule]) -> dict[int, list[Rule]]:
     found: dict[int, list[Rule]] = {}
     for rule in rules:
-        for name in rule.calls:
+        for name in rule.calls.split():
             number = syscall_table.number(name)
             if number is not None:
                 found.setdefault(number, []).append(rule)

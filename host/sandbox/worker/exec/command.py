@@ -11,14 +11,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from .. import frames
-from ..config import Config, Place
+from ..config import Place
 from ..confine import namespaces
 from ..files import paths
 from ..frames import Channel, Closed, Frame
 from ..limits import tree
 from ..names import Refused
 from . import launcher
-from .exec_environment import Room
+from .exec_environment import Environment
 
 
 @dataclass(slots=True)
@@ -44,23 +44,22 @@ class Process:
 
 
 class Launcher:
-    """A room's launcher, forked ahead.
+    """An environment's launcher, forked ahead.
 
     In namespaces it ``serves_on``, and its channel tells how commands end. Elsewhere it becomes the command,
     and its end is the command's.
     """
 
-    def __init__(self, config: Config, room: Room) -> None:
+    def __init__(self, environment: Environment) -> None:
         """Fork it. Raises ``OSError``."""
-        self._config = config
-        self._room = room
-        self.serves_on = config.namespaces
+        self._environment = environment
+        self.serves_on = environment.config.namespaces
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         reaper = os.getpid()
-        self.pid = namespaces.fork_first() if config.namespaces else os.fork()
+        self.pid = namespaces.fork_first() if self.serves_on else os.fork()
         if self.pid == 0:
             ours.close()
-            launcher.launch(config, room, Channel(theirs), reaper)
+            launcher.launch(environment, Channel(theirs), reaper)
         theirs.close()
         self.channel = Channel(ours, takes_descriptors=True)
         self._pidfd = os.pidfd_open(self.pid)
@@ -101,8 +100,12 @@ class Launcher:
         waiting.register(self._pidfd, select.POLLIN)
         return bool(waiting.poll(within_ms))
 
-    def end(self) -> bool:
-        """Kill it; in namespaces everything below goes with it. True once it is gone."""
+    def end_all(self) -> bool:
+        """End everything in the environment; True once nothing is left."""
+        return self._end() if self.serves_on else tree.end_all(scoped=self._environment.scoped)
+
+    def _end(self) -> bool:
+        """Kill it, and with it everything below; True once it is gone."""
         with contextlib.suppress(ProcessLookupError):  # by descriptor: its number may be another's by now
             signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
         if not self._has_ended(tree.SWEEP_LIMIT_MS):
@@ -129,7 +132,7 @@ class Launcher:
             process, given = _with_streams(request, streams, theirs)
             try:
                 place = Place(request["workspace"], request["temporary"], tuple(request.get("words", ())))
-                self._room.admit(place)
+                self._environment.admit(place)
                 given |= theirs.enter_context(self._directory(place, request.get("cwd")))
                 self._ask(request, given)
             except Refused as refusal:
@@ -150,7 +153,7 @@ class Launcher:
             yield {}
             return
         with (
-            paths.Roots(paths.root_paths(self._config, place), place.home) as roots,
+            paths.Roots(paths.root_paths(self._environment.config, place), place.home) as roots,
             roots.directory(cwd) as directory,
         ):
             yield {"cwd": directory}

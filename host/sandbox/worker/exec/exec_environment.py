@@ -1,6 +1,6 @@
 """What the commands of one reaper have in common: their root, and the rules of their Landlock domain.
 
-A room is made ahead of any request and becomes one conversation's with its first. As long as a command
+It is made ahead of any request and becomes one conversation's with its first. As long as a command
 leaves nothing in it, the conversation's next command finds it ready.
 """
 
@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
 from functools import cached_property
 from typing import Final
 
 from ..config import DEVICES, Config, Place
-from ..confine import grants, privileges
+from ..confine import confine, grants, privileges
 from ..confine.landlock import Access
 from ..confine.private_root import PrivateRoot
 from ..words import Words
@@ -25,25 +26,30 @@ _SOCKETS: Final = "/proc/1/net/sockstat"
 _SOCKETS_LEFT: Final = re.compile(rb"(?:TCP|UDP): inuse [1-9]|TCP: .*\btw [1-9]")
 
 
-class Room:
-    """Made with all rights that there will be; ``admit`` gives up the last of them."""
+class Environment:
+    """Made with all rights that there will be; ``admit`` gives up the last of them.
 
-    def __init__(self, config: Config, workspace: str, *, guarded: bool = False) -> None:
-        """Lay out what needs no request; ``guarded``: its conversation may not change what is obeyed, so that
-        the reaper makes and changes names for its commands. Raises ``OSError``.
-        """
+    ``guarded``: its conversation may not change what is obeyed, so that the reaper makes and changes names
+    for its commands. ``scoped``: ``kill(-1)`` reaches what is below the reaper and nothing else.
+    """
+
+    def __init__(self, config: Config, workspace: str, *, scoped: bool, guarded: bool = False) -> None:
+        """Lay out what needs no request. Raises ``OSError``."""
+        self.config = config
         self.guarded = guarded
-        self._config = config
-        self._workspace = workspace
-        self._root = PrivateRoot(config, workspace) if config.namespaces else None
-        self._domain = grants.Domain(config)
+        self.scoped = scoped
         self.place: Place | None = None
         self.settled = False
+        self._workspace = workspace
+        self._root = PrivateRoot(config, workspace) if config.namespaces else None
+        self._system = grants.system_grants(config)
+        self._inodes: dict[str, tuple[int, int]] = {}  # of the system's files, which rules hold
+        self._rules = confine.ruleset(config, network=config.allow_network or config.namespaces)
 
     @property
     def descriptors(self) -> list[int]:
         """What a launcher needs of what the reaper holds open."""
-        return self._domain.descriptors
+        return [] if self._rules is None else [self._rules.descriptor]
 
     def enter(self) -> None:
         """Make its root that of the reaper and the calling process, its launcher, who is process 1."""
@@ -54,7 +60,11 @@ class Room:
         """Lay down the rules, in the root that the launcher has entered."""
         if self._root is not None:
             self._root.entered()
-        self._domain.furnish(grants.shared_grants(self._config, self._workspace))
+        self._inodes = self._allow(self._system)
+        self._allow(grants.shared_grants(self.config, self._workspace))
+
+    def _allow(self, more: Iterable[grants.Grant]) -> dict[str, tuple[int, int]]:
+        return {} if self._rules is None else grants.add_rules(self._rules, more)
 
     def admit(self, place: Place) -> None:
         """Make it the conversation's who works in ``place``; it can't become another's."""
@@ -62,32 +72,39 @@ class Room:
             if self._root is not None:
                 self._root.show(place)
                 privileges.renounce()
-            self._domain.add([grants.private_grant(place)])
-            self._domain.renew()
+            self._allow([grants.private_grant(place)])
+            self.renew()
             self.place = place
         elif self.place != place:
-            raise ValueError("the room is another conversation's")
+            raise ValueError("the environment is another conversation's")
 
     def renew(self) -> None:
-        """Follow what changed in the system while a command ran or nobody came."""
-        self._domain.renew()
+        """Follow what was replaced in the system while a command ran or nobody came; never in a root of our
+        own.
+        """
+        if self._root is None and self._rules is not None:
+            now = {grant: grants.inode(grant.path) for grant in self._system}
+            self._inodes |= self._allow(
+                grant for grant, there in now.items() if there and there != self._inodes.get(grant.path)
+            )
 
     def settle_in(self) -> None:
-        """Confine the calling process, a launcher, to the room for good."""
-        self._domain.enforce()
+        """Confine the calling process, a launcher, to it for good."""
+        if self._rules is not None:
+            self._rules.enforce()
         self.settled = True
 
     @cached_property
     def writable(self) -> list[str]:
         """The paths below which a command may change files."""
         assert self.place is not None  # noqa: S101 - asked once somebody is in
-        return [g.path for g in grants.worker_grants(self._config, self.place) if g.access & Access.MAKE_REG]
+        return [g.path for g in grants.worker_grants(self.config, self.place) if g.access & Access.MAKE_REG]
 
     def name_calls(self) -> NameCalls | None:
         """Return who makes names for commands that may not themselves."""
         if not self.guarded or self.place is None:
             return None
-        own = [path for path in (*grants.TERMINALS, grants.SHARED_MEMORY) if self._config.namespaces]
+        own = [path for path in (*grants.TERMINALS, grants.SHARED_MEMORY) if self.config.namespaces]
         devices = [*DEVICES, "/dev/full", "/dev/tty", *own]
         words = Words(self.place.workspace, self.place.words)
         return NameCalls([*self.writable, *own], devices, words)
@@ -96,11 +113,11 @@ class Room:
         """Return whether nothing is left that the next command would meet outside the conversation's files:
         no shared memory, and no socket that still keeps a port (proc_pid_net(5)).
         """
-        if not self._config.namespaces:
+        if not self.config.namespaces:
             return True
         if os.listdir(grants.SHARED_MEMORY):
             return False
-        if self._config.allow_network:
+        if self.config.allow_network:
             return True
         with open(_SOCKETS, "rb", buffering=0) as file:
             return _SOCKETS_LEFT.search(file.read(4096)) is None

@@ -1,4 +1,4 @@
-"""The launcher: the process in a room that starts its commands, confined as they are before it hears of any.
+"""The launcher: the process in an environment that starts its commands, confined as they are before it hears of any.
 
 In namespaces it is process 1, whom nobody in there can signal or outlive, and serves one command after the
 other. Each starts as a spawn (posix_spawn(3)): it shares the launcher's memory until it is the shell, so
@@ -23,7 +23,7 @@ from .. import frames, proc, syscalls
 from ..config import Config, Place
 from ..confine import confine, privileges, probe, seccomp
 from ..frames import Channel, Closed, Frame
-from .exec_environment import Room
+from .exec_environment import Environment
 
 NICE: Final = 10
 OOM_SCORE: Final = 600  # the kernel's out-of-memory killer takes the command, not the host
@@ -31,16 +31,16 @@ _SHELLS: Final = ("/bin/bash", "/usr/bin/bash", "/bin/sh")
 _ALL_SIGNALS: Final = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
 
 
-def launch(config: Config, room: Room, channel: Channel, reaper: int) -> None:
+def launch(environment: Environment, channel: Channel, reaper: int) -> None:
     """Never returns. What needs no request is done at once; then each frame says where and what to start."""
     try:
-        syscalls.close_all_but(channel.fileno(), *room.descriptors)
-        listener = _confine(config, room, reaper)
+        syscalls.close_all_but(channel.fileno(), *environment.descriptors)
+        listener = _confine(environment, reaper)
         channel.send({"descriptors": len(listener)}, listener)
         frames.close_all(listener)
         channel.takes_descriptors = True
         while True:
-            _serve(config, room, channel, channel.receive())
+            _serve(environment, channel, channel.receive())
     except Closed:
         os._exit(0)
     except BaseException as error:  # noqa: BLE001 - the one place to tell of it is the channel
@@ -49,11 +49,12 @@ def launch(config: Config, room: Room, channel: Channel, reaper: int) -> None:
     os._exit(1)
 
 
-def _confine(config: Config, room: Room, reaper: int) -> list[int]:
+def _confine(environment: Environment, reaper: int) -> list[int]:
     """Give up rights; returns the descriptor on which the filter asks, if there is one."""
+    config = environment.config
     os.setsid()
     _be_modest()
-    room.enter()
+    environment.enter()
     privileges.renounce()
     if config.namespaces:
         privileges.be_killed_with_parent()
@@ -67,24 +68,24 @@ def _confine(config: Config, room: Room, reaper: int) -> list[int]:
     for number in _ALL_SIGNALS:
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
-    listener = _filter(config, guarded=room.guarded)
+    listener = _filter(config, guarded=environment.guarded)
     _rehearse(config)
-    if room.place is not None:
-        room.settle_in()
+    if environment.place is not None:
+        environment.settle_in()
     return listener
 
 
-def _serve(config: Config, room: Room, channel: Channel, request: Frame) -> None:
+def _serve(environment: Environment, channel: Channel, request: Frame) -> None:
     """Start a command, and tell its status once nothing of it is left; or tell why it did not start."""
     given = channel.descriptors(request["descriptors"])
     try:
-        command = _prepared(config, room, request, given)
-        if not config.namespaces:
+        command = _prepared(environment, request, given)
+        if not environment.config.namespaces:
             command.become()
         pid = command.spawn()
     except (OSError, ValueError) as error:
         channel.send({"fault": _sentence(error)})
-        if config.namespaces:
+        if environment.config.namespaces:
             return
         os._exit(1)  # it would have become the command
     finally:
@@ -147,17 +148,17 @@ def _take(streams: Mapping[int, int]) -> None:
         os.dup2(stream, number)
 
 
-def _prepared(config: Config, room: Room, request: Frame, given: list[int]) -> _Command | _SelfTest:
+def _prepared(environment: Environment, request: Frame, given: list[int]) -> _Command | _SelfTest:
     """Go where the command is to start, and return what to start."""
-    place = Place(request["workspace"], request["temporary"])
-    if not room.settled:
-        room.settle_in()
+    config, place = environment.config, Place(request["workspace"], request["temporary"])
+    if not environment.settled:
+        environment.settle_in()
     streams = dict(zip(request["streams"], given, strict=False))
     os.chdir(streams.pop("cwd", place.workspace))
     numbered = {int(number): stream for number, stream in streams.items()}
     if "probe" in request:
         return _SelfTest(request["probe"], place.temporary, numbered)
-    surroundings = {**environment(config, place, os.getcwd()), **request.get("environment", {})}
+    surroundings = {**variables(config, place, os.getcwd()), **request.get("environment", {})}
     words = request.get("program")
     if words is not None:
         return _Command(_found(words[0], surroundings), words, surroundings, numbered)
@@ -201,7 +202,7 @@ def _found(program: str, surroundings: Mapping[str, str]) -> str:
 
 def _rehearse(config: Config) -> None:
     """Walk through what a request needs once, in vain: the page faults of a fresh fork are then paid for."""
-    environment(config, Place(config.temporary, config.temporary), "/")
+    variables(config, Place(config.temporary, config.temporary), "/")
     frames.Decoder().feed(frames.encode({"command": "", "timeout_ms": 1, "cwd": None}))
 
 
@@ -237,8 +238,8 @@ def _sentence(error: BaseException) -> str:
     return f"the sandbox could not start the command: {type(error).__name__}: {error}"
 
 
-def environment(config: Config, place: Place, cwd: str) -> dict[str, str]:
-    """Return the whole environment of a command: nothing is inherited."""
+def variables(config: Config, place: Place, cwd: str) -> dict[str, str]:
+    """Return the environment variables of a command: nothing is inherited."""
     return {
         "PATH": config.path,
         "HOME": place.home,

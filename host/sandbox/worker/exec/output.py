@@ -10,11 +10,11 @@ class Output:
         self._half = limit // 2
         self._head = bytearray()
         self._tail = bytearray()
-        self.total = 0
+        self._total = 0
 
     def add(self, data: bytes) -> None:
         """Take more output."""
-        self.total += len(data)
+        self._total += len(data)
         room = self._half - len(self._head)
         if room > 0:
             self._head += data[:room]
@@ -23,11 +23,11 @@ class Output:
         if len(self._tail) > 2 * self._half:
             del self._tail[: -self._half]
 
-    def text(self) -> tuple[str, int]:
-        """Return the kept text and how many bytes between beginning and end were dropped."""
+    def text(self) -> str:
+        """Return the kept text, and how many bytes between beginning and end were left out."""
         tail = bytes(self._tail[-self._half :]) if self._half else b""
-        dropped = self.total - len(self._head) - len(tail)
+        dropped = self._total - len(self._head) - len(tail)
         if not dropped:
-            return (bytes(self._head) + tail).decode("utf-8", "replace"), 0
+            return (bytes(self._head) + tail).decode("utf-8", "replace")
         head = bytes(self._head).decode("utf-8", "replace")
-        return f"{head}\n[... {dropped} bytes left out ...]\n{tail.decode('utf-8', 'replace')}", dropped
+        return f"{head}\n[... {dropped} bytes left out ...]\n{tail.decode('utf-8', 'replace')}"

@@ -20,7 +20,7 @@ from ..frames import Channel, Closed, Frame
 from ..limits import tree
 from ..limits.space import Space
 from .command import Launcher
-from .exec_environment import Room
+from .exec_environment import Environment
 from .notify import Gate
 from .output import Output
 
@@ -42,53 +42,44 @@ _WATCH_SHARE: Final = 4  # watching many processes takes at most a quarter of on
 def reap(channel: Channel, config: Config, workspace: str, supervisor: int, *, guarded: bool) -> None:
     """Give up rights; serve requests, all of one conversation's, as long as commands leave nothing behind.
 
-    ``guarded``: see ``Room``.
+    ``guarded``: see ``Environment``.
     """
     gc.disable()  # short-lived, and collecting touches pages that are shared until then
     privileges.no_new_privileges()
     try:
         scoped = _enter(config, supervisor)
-        room = Room(config, workspace, guarded=guarded)
-        launcher = Launcher(config, room)
-        room.furnish()
+        environment = Environment(config, workspace, scoped=scoped, guarded=guarded)
+        launcher = Launcher(environment)
+        environment.furnish()
     except (OSError, confine.ScopeUnproven) as error:
         channel.receive()
         channel.send({"fault": f"the confinement could not be prepared: {error!r}"})
         return
     channel.takes_descriptors = True  # the supervisor's: a program's own stdin and stdout
     try:
-        while _serve(channel, config, room, launcher, scoped=scoped) and room.is_clean():
+        while _serve(channel, environment, launcher) and environment.is_clean():
             if not launcher.serves_on:
-                launcher = _next_launcher(channel, config, room, launcher)
+                launcher.close()
+                _let_others_go_first(channel)
+                environment.renew()
+                launcher = Launcher(environment)
             channel.send({"rests": True})
     except Closed:
         pass
     finally:
-        _end_all(launcher, scoped=scoped)
+        launcher.end_all()
 
 
-def _serve(channel: Channel, config: Config, room: Room, launcher: Launcher, *, scoped: bool) -> bool:
+def _serve(channel: Channel, environment: Environment, launcher: Launcher) -> bool:
     """Run one command, and answer; True if it ended by itself and is gone. Raises ``Closed``."""
     request = _next(channel)
     try:
-        answer = Run(channel, config, request, room, launcher, scoped=scoped).to_the_end()
+        answer = Run(channel, environment, launcher, request).to_the_end()
     except (OSError, ValueError) as error:
-        answer = {"fault": f"{type(error).__name__}: {error}", "left": not _end_all(launcher, scoped=scoped)}
-    answer["scoped"] = scoped
+        answer = {"fault": f"{type(error).__name__}: {error}", "left": not launcher.end_all()}
+    answer["scoped"] = environment.scoped
     channel.send(answer)
     return answer.get("ended") == "exited" and not answer["left"]
-
-
-def _end_all(launcher: Launcher, *, scoped: bool) -> bool:
-    """End everything in the room; True once nothing is left."""
-    return launcher.end() if launcher.serves_on else tree.end_all(scoped=scoped)
-
-
-def _next_launcher(channel: Channel, config: Config, room: Room, launcher: Launcher) -> Launcher:
-    launcher.close()
-    _let_others_go_first(channel)
-    room.renew()
-    return Launcher(config, room)
 
 
 def _let_others_go_first(channel: Channel) -> None:
@@ -131,21 +122,14 @@ class Run:
     """One command from start to end."""
 
     def __init__(
-        self,
-        channel: Channel,
-        config: Config,
-        request: Frame,
-        room: Room,
-        launcher: Launcher,
-        *,
-        scoped: bool,
+        self, channel: Channel, environment: Environment, launcher: Launcher, request: Frame
     ) -> None:
+        config = environment.config
         self._channel = channel
+        self._environment = environment
         self._config = config
-        self._request = request
-        self._room = room
         self._launcher = launcher
-        self._scoped = scoped
+        self._request = request
         self._meter = tree.Meter(own_network=config.namespaces and not config.allow_network)
         self._over = 0  # how much proves that there is too much memory
         self._output = Output(config.output)
@@ -162,7 +146,7 @@ class Run:
         with contextlib.closing(self._launcher.start(self._request, streams)) as process:
             self._process = process
             if process.fault is not None:
-                return {"fault": process.fault, "left": not _end_all(self._launcher, scoped=self._scoped)}
+                return {"fault": process.fault, "left": not self._launcher.end_all()}
             self._register()
             self._space = Space(self._request["temporary"], self._config.temporary_bytes)
             self._listen()  # what came together with the request no longer wakes the poll
@@ -170,15 +154,12 @@ class Run:
             gone = self._end()
             if process.fault is not None:
                 return {"fault": process.fault, "left": not gone}
-        text, dropped = self._output.text()
         return {
             "ended": self._ended or "exited",
             "status": process.status,
             "left": not gone,
             "killed": process.killed,
-            "output": text,
-            "dropped": dropped,
-            "total": self._output.total,
+            "output": self._output.text(),
             "ms": round((time.monotonic() - started) * 1000, 1),
         }
 
@@ -190,9 +171,9 @@ class Run:
         if process.input is not None:
             self._poll.register(process.input, select.POLLOUT)
         if self._launcher.listener is not None:
-            room = self._room
+            named = self._environment.name_calls()
             self._gate = Gate(
-                self._launcher.listener, room.writable, self._request["temporary"], room.name_calls()
+                self._launcher.listener, self._environment.writable, self._request["temporary"], named
             )
             self._poll.register(self._gate, select.POLLIN)
 
@@ -312,10 +293,7 @@ class Run:
         if frame.get("op") == "cancel":
             self._ended = "cancelled"
         elif frame.get("op") == "peek":
-            text, dropped = self._output.text()
-            self._channel.send(
-                {"peek": frame["id"], "output": text, "dropped": dropped, "total": self._output.total}
-            )
+            self._channel.send({"peek": frame["id"], "output": self._output.text()})
 
     def _end(self) -> bool:
         """End what is left and take the rest of the output; True once nothing is left."""
@@ -324,7 +302,7 @@ class Run:
             tree.reap_orphans(self._launcher.pid)
             self._process.killed = len(tree.descendants(os.getpid()))
         if self._ended is not None or not self._launcher.serves_on:
-            gone = _end_all(self._launcher, scoped=self._scoped)
+            gone = self._launcher.end_all()
         with contextlib.suppress(OSError):
             while data := os.read(self._process.output, _CHUNK):
                 self._output.add(data)
