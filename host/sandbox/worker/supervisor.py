@@ -157,7 +157,7 @@ class Supervisor:
 
     def _fail(self, frame: Frame, sentence: str) -> None:
         if "id" in frame:
-            self._host.queue({"id": frame["id"], "error": sentence})
+            self._answer(frame["id"], {"error": sentence})
 
     # --- files
 
@@ -185,7 +185,7 @@ class Supervisor:
         worker.conversation = conversation
         worker.is_worker = True
         self._workers[conversation] = worker
-        self._host.queue({"id": frame["id"], "ok": {}})
+        self._answer(frame["id"], {"ok": {}})
 
     # --- commands
 
@@ -217,7 +217,7 @@ class Supervisor:
             return
         child = self._start_command(frame)
         child.job = self._jobs.add(frame["conversation"], frame["command"], child.channel.fileno())
-        self._host.queue({"id": frame["id"], "ok": {"job": child.job}})
+        self._answer(frame["id"], {"ok": {"job": child.job}})
 
     def _cancel(self, frame: Frame) -> None:
         for child in self._children:
@@ -231,14 +231,14 @@ class Supervisor:
     # --- background commands
 
     def _job_list(self, frame: Frame) -> None:
-        self._host.queue({"id": frame["id"], "ok": {"jobs": self._jobs.listed(frame["conversation"])}})
+        self._answer(frame["id"], {"ok": {"jobs": self._jobs.listed(frame["conversation"])}})
 
     def _job_read(self, frame: Frame) -> None:
         job = self._jobs.get(frame["conversation"], frame["job"])
         if job is None:
             self._fail(frame, f"there is no background command {frame['job']} in this conversation")
         elif job.result is not None:
-            self._host.queue({"id": frame["id"], "ok": job.result})
+            self._answer(frame["id"], {"ok": job.result})
         else:
             child = self._running(job)
             child.requests.add(frame["id"])
@@ -263,7 +263,7 @@ class Supervisor:
 
     def _place_of(self, frame: Frame) -> None:
         place = self._places.of(frame["conversation"], frame["workspace"], frame["words"])
-        self._host.queue({"id": frame["id"], "ok": {"temporary": place.temporary}})
+        self._answer(frame["id"], {"ok": {"temporary": place.temporary}})
 
     def _forget(self, frame: Frame) -> None:
         conversation = frame["conversation"]
@@ -277,7 +277,7 @@ class Supervisor:
                 self._send(child, {"op": "cancel"})
         self._jobs.forget(conversation)
         self._places.forget(conversation)
-        self._host.queue({"id": frame["id"], "ok": {}})
+        self._answer(frame["id"], {"ok": {}})
 
     # --- children
 

@@ -6,8 +6,10 @@ Sources: arch/x86/entry/syscalls/syscall_64.tbl and include/uapi/asm-generic/uni
 from __future__ import annotations
 
 import platform
-from typing import Final
+from collections.abc import Mapping
+from typing import Final, TypeVar
 
+T = TypeVar("T")
 MACHINE: Final = platform.machine()
 # AUDIT_ARCH_*, include/uapi/linux/audit.h
 ARCHITECTURES: Final = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
@@ -87,3 +89,8 @@ def number(name: str) -> int | None:
     """
     found = _NUMBERS[name]
     return None if found == "-" else int(found)
+
+
+def by_number(named: Mapping[str, T]) -> dict[int, T]:
+    """Return a table by the numbers of those calls that this machine has."""
+    return {found: value for name, value in named.items() if (found := number(name)) is not None}

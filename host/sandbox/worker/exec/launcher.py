@@ -1,4 +1,4 @@
-"""The launcher: the process in an environment that starts its commands, confined as they are before it hears of any.
+"""The launcher: the process that starts an environment's commands, confined as they are before any comes.
 
 In namespaces it is process 1, whom nobody in there can signal or outlive, and serves one command after the
 other. Each starts as a spawn (posix_spawn(3)): it shares the launcher's memory until it is the shell, so

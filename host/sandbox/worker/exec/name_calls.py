@@ -185,7 +185,7 @@ class _Maker:
 def opening(number: int, call: Call) -> tuple[int, int, int]:
     """Return which argument of an open call is its path, its flags and its mode."""
     path_at = OPENS[number]
-    if number == _number("creat"):
+    if number == syscall_table.number("creat"):
         return path_at, _CREAT, call.arguments[1] & 0o7777
     return path_at, call.arguments[path_at + 1] & 0x7FFFFFFF, call.arguments[path_at + 2] & 0o7777
 
@@ -201,39 +201,30 @@ def _link_target(directory: int, name: bytes) -> bytes | None:
         return None
 
 
-def _mkdir(at: int) -> Callable[[_Maker], None]:
+Make = Callable[[_Maker], None]
+
+
+def _make(create: Callable[..., None], at: int, mask: int) -> Make:
+    """The mode, within ``mask``, is the argument behind the path."""
+
     def make(call: _Maker) -> None:
         entry = call.entry(at, directory=call.arguments[0] if at else None)
         call.take_umask()
-        os.mkdir(entry.name, call.arguments[at + 1] & 0o7777, dir_fd=entry.directory)
+        create(entry.name, call.arguments[at + 1] & mask, dir_fd=entry.directory)
 
     return make
 
 
-def _mknod(at: int) -> Callable[[_Maker], None]:
+def _remove(at: int, remove: Callable[..., None] = os.unlink) -> Make:
     def make(call: _Maker) -> None:
         entry = call.entry(at, directory=call.arguments[0] if at else None)
-        call.take_umask()
-        os.mknod(entry.name, call.arguments[at + 1] & 0o177777, dir_fd=entry.directory)
+        is_directory = at and call.arguments[2] & _AT_REMOVEDIR
+        (os.rmdir if is_directory else remove)(entry.name, dir_fd=entry.directory)
 
     return make
 
 
-def _rmdir(call: _Maker) -> None:
-    entry = call.entry(0)
-    os.rmdir(entry.name, dir_fd=entry.directory)
-
-
-def _unlink(at: int) -> Callable[[_Maker], None]:
-    def make(call: _Maker) -> None:
-        entry = call.entry(at, directory=call.arguments[0] if at else None)
-        remove = os.rmdir if at and call.arguments[2] & _AT_REMOVEDIR else os.unlink
-        remove(entry.name, dir_fd=entry.directory)
-
-    return make
-
-
-def _symlink(at: int) -> Callable[[_Maker], None]:
+def _symlink(at: int) -> Make:
     def make(call: _Maker) -> None:
         entry = call.entry(at, directory=call.arguments[1] if at == 2 else None)
         os.symlink(call.string(0), entry.name, dir_fd=entry.directory)
@@ -241,22 +232,15 @@ def _symlink(at: int) -> Callable[[_Maker], None]:
     return make
 
 
-def _rename(call: _Maker) -> None:
-    _move(call.entry(0), call.entry(1), 0)
+def _rename(first: int, second: int, flags_at: int | None = None) -> Make:
+    def make(call: _Maker) -> None:
+        directories = (call.arguments[0], call.arguments[2]) if first else (None, None)
+        old = call.entry(first, directory=directories[0])
+        new = call.entry(second, directory=directories[1])
+        flags = 0 if flags_at is None else call.arguments[flags_at] & 0xFFFFFFFF
+        syscalls.call("renameat2", old.directory, old.name, new.directory, new.name, flags)
 
-
-def _renameat(call: _Maker) -> None:
-    old, new = (call.entry(at, directory=call.arguments[at - 1]) for at in (1, 3))
-    _move(old, new, 0)
-
-
-def _renameat2(call: _Maker) -> None:
-    old, new = (call.entry(at, directory=call.arguments[at - 1]) for at in (1, 3))
-    _move(old, new, call.arguments[4] & 0xFFFFFFFF)
-
-
-def _move(old: Entry, new: Entry, flags: int) -> None:
-    syscalls.call("renameat2", old.directory, old.name, new.directory, new.name, flags)
+    return make
 
 
 def _link(call: _Maker) -> None:
@@ -276,35 +260,25 @@ def _truncate(call: _Maker) -> None:
     os.truncate(call.changeable(0), call.size(1))
 
 
-def _number(name: str) -> int | None:
-    return syscall_table.number(name)
-
-
-OPENS: Final = {
-    number: path_at
-    for name, path_at in (("open", 0), ("creat", 0), ("openat", 1))
-    if (number := _number(name)) is not None
-}
+OPENS: Final = syscall_table.by_number({"open": 0, "creat": 0, "openat": 1})
 """Which argument of the calls that open files is the path."""
 
-_CALLS: Final = {
-    number: make
-    for name, make in (
-        ("mkdir", _mkdir(0)),
-        ("mkdirat", _mkdir(1)),
-        ("mknod", _mknod(0)),
-        ("mknodat", _mknod(1)),
-        ("rmdir", _rmdir),
-        ("unlink", _unlink(0)),
-        ("unlinkat", _unlink(1)),
-        ("symlink", _symlink(1)),
-        ("symlinkat", _symlink(2)),
-        ("rename", _rename),
-        ("renameat", _renameat),
-        ("renameat2", _renameat2),
-        ("link", _link),
-        ("linkat", _linkat),
-        ("truncate", _truncate),
-    )
-    if (number := _number(name)) is not None
-}
+_CALLS: Final = syscall_table.by_number(
+    {
+        "mkdir": _make(os.mkdir, 0, 0o7777),
+        "mkdirat": _make(os.mkdir, 1, 0o7777),
+        "mknod": _make(os.mknod, 0, 0o177777),
+        "mknodat": _make(os.mknod, 1, 0o177777),
+        "rmdir": _remove(0, os.rmdir),
+        "unlink": _remove(0),
+        "unlinkat": _remove(1),
+        "symlink": _symlink(1),
+        "symlinkat": _symlink(2),
+        "rename": _rename(0, 1),
+        "renameat": _rename(1, 3),
+        "renameat2": _rename(1, 3, 4),
+        "link": _link,
+        "linkat": _linkat,
+        "truncate": _truncate,
+    }
+)

@@ -38,7 +38,6 @@ _NOTIFICATION: Final = struct.Struct("=QIIiIQ6Q")
 _ANSWER: Final = struct.Struct("=QqiI")
 _DESCRIPTOR: Final = struct.Struct("=QIIII")
 _SHARED_TEMPORARY: Final = (b"/tmp", b"/tmp/", b"/var/tmp", b"/var/tmp/")
-_AT_SYMLINK_NOFOLLOW: Final = 0x100
 _UNCHANGED: Final = 0xFFFFFFFF
 _UTIME_NOW: Final = (1 << 30) - 1  # utimensat(2)
 _SET_ID: Final = 0o6000
@@ -170,13 +169,12 @@ class Gate:
                 return errno.ENOSYS if self._names is None else self._names.perform(number, call)
             with contextlib.ExitStack() as stack:
                 target = operation.pin(call, stack)
-                change = operation.change(call)
                 call.require_waiting()
                 self._require_inside(target)
                 if self._names is not None:
                     mode = None if operation.mode is None else call.arguments[operation.mode]
                     self._names.require_changeable(target, mode)
-                change(target)
+                operation.change(call, target)
         except _FAULTS as error:
             return _code(error)
         return 0
@@ -195,7 +193,7 @@ def _code(error: Exception) -> int:
 class _Operation:
     """Where a call keeps its directory, path, flags and mode, and what it changes."""
 
-    change: Callable[[Call], Callable[[int], None]]
+    change: Callable[[Call, int], None]
     directory: int | None = None
     path: int = _NO_PATH
     flags: int | None = None
@@ -211,59 +209,48 @@ class _Operation:
         flags = call.arguments[self.flags] if self.flags is not None else 0
         if not name and flags & syscalls.AT_EMPTY_PATH:
             return caller_descriptor(call, call.arguments[self.directory or 0], stack)
-        nofollow = not self.follow or flags & _AT_SYMLINK_NOFOLLOW
+        nofollow = not self.follow or flags & syscalls.AT_SYMLINK_NOFOLLOW
         directory = syscalls.AT_FDCWD if self.directory is None else call.arguments[self.directory]
         start = caller_descriptor(call, directory, stack)
         how = os.O_PATH | (os.O_NOFOLLOW if nofollow else 0)
         return owned(open_from(start, name, how, call.thread), stack)
 
 
-def _chmod(mode_at: int) -> Callable[[Call], Callable[[int], None]]:
-    def prepare(call: Call) -> Callable[[int], None]:
+def _chmod(mode_at: int) -> Callable[[Call, int], None]:
+    def change(call: Call, target: int) -> None:
         mode = call.arguments[mode_at] & 0o7777
+        if mode & _SET_ID:
+            raise PermissionError(errno.EPERM, "set-id bits")
+        if stat.S_ISLNK(os.fstat(target).st_mode):
+            raise OSError(errno.EOPNOTSUPP, "mode of a link")
+        os.chmod(proc.path("self", "fd", target), mode)
 
-        def change(target: int) -> None:
-            if mode & _SET_ID:
-                raise PermissionError(errno.EPERM, "set-id bits")
-            if stat.S_ISLNK(os.fstat(target).st_mode):
-                raise OSError(errno.EOPNOTSUPP, "mode of a link")
-            os.chmod(proc.path("self", "fd", target), mode)
-
-        return change
-
-    return prepare
+    return change
 
 
-def _chown(owner_at: int) -> Callable[[Call], Callable[[int], None]]:
-    def prepare(call: Call) -> Callable[[int], None]:
-        owner, group = (value & 0xFFFFFFFF for value in call.arguments[owner_at : owner_at + 2])
+def _chown(owner_at: int) -> Callable[[Call, int], None]:
+    def change(call: Call, target: int) -> None:
+        wanted = (value & 0xFFFFFFFF for value in call.arguments[owner_at : owner_at + 2])
+        values = (-1 if value == _UNCHANGED else value for value in wanted)
+        syscalls.call("fchownat", target, b"", *values, syscalls.AT_EMPTY_PATH)
 
-        def change(target: int) -> None:
-            values = (-1 if value == _UNCHANGED else value for value in (owner, group))
-            syscalls.call("fchownat", target, b"", *values, syscalls.AT_EMPTY_PATH)
-
-        return change
-
-    return prepare
+    return change
 
 
-def _utime(times_at: int, form: str) -> Callable[[Call], Callable[[int], None]]:
+def _utime(times_at: int, form: str) -> Callable[[Call, int], None]:
     """``form``: the C layout of the two times; "qq" seconds, "4q" with a fraction."""
 
-    def prepare(call: Call) -> Callable[[int], None]:
+    def change(call: Call, target: int) -> None:
         address = call.arguments[times_at]
         times = _NOW if address == 0 else _times(memory(call.thread, address, struct.calcsize(form)), form)
+        call.require_waiting()
+        if stat.S_ISLNK(os.fstat(target).st_mode):
+            _touch_link(target, times)
+            return
+        path = os.fsencode(proc.path("self", "fd", target))
+        syscalls.call("utimensat", syscalls.AT_FDCWD, path, times, 0)
 
-        def change(target: int) -> None:
-            if stat.S_ISLNK(os.fstat(target).st_mode):
-                _touch_link(target, times)
-                return
-            path = os.fsencode(proc.path("self", "fd", target))
-            syscalls.call("utimensat", syscalls.AT_FDCWD, path, times, 0)
-
-        return change
-
-    return prepare
+    return change
 
 
 _NOW: Final = struct.pack("=4q", 0, _UTIME_NOW, 0, _UTIME_NOW)
@@ -297,7 +284,7 @@ def _touch_link(target: int, times: bytes) -> None:
         if (found.st_dev, found.st_ino) != _identity(target):
             raise FileNotFoundError(errno.ENOENT, "moved")
         encoded = os.fsencode(name)
-        syscalls.call("utimensat", directory, encoded, times, _AT_SYMLINK_NOFOLLOW)
+        syscalls.call("utimensat", directory, encoded, times, syscalls.AT_SYMLINK_NOFOLLOW)
     finally:
         os.close(directory)
 
@@ -307,23 +294,20 @@ def _identity(descriptor: int) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-_BY_NAME: Final = {
-    "chmod": _Operation(_chmod(1), path=0, mode=1),
-    "fchmod": _Operation(_chmod(1), descriptor=0, mode=1),
-    "fchmodat": _Operation(_chmod(2), directory=0, path=1, mode=2),
-    "fchmodat2": _Operation(_chmod(2), directory=0, path=1, flags=3, mode=2),
-    "chown": _Operation(_chown(1), path=0),
-    "lchown": _Operation(_chown(1), path=0, follow=False),
-    "fchown": _Operation(_chown(1), descriptor=0),
-    "fchownat": _Operation(_chown(2), directory=0, path=1, flags=4),
-    "utime": _Operation(_utime(1, _UTIMBUF), path=0),
-    "utimes": _Operation(_utime(1, _TIMEVAL), path=0),
-    "futimesat": _Operation(_utime(2, _TIMEVAL), directory=0, path=1, descriptor=0),
-    "utimensat": _Operation(_utime(2, _TIMESPEC), directory=0, path=1, flags=3, descriptor=0),
-}
+_OPERATIONS: Final = syscall_table.by_number(
+    {
+        "chmod": _Operation(_chmod(1), path=0, mode=1),
+        "fchmod": _Operation(_chmod(1), descriptor=0, mode=1),
+        "fchmodat": _Operation(_chmod(2), directory=0, path=1, mode=2),
+        "fchmodat2": _Operation(_chmod(2), directory=0, path=1, flags=3, mode=2),
+        "chown": _Operation(_chown(1), path=0),
+        "lchown": _Operation(_chown(1), path=0, follow=False),
+        "fchown": _Operation(_chown(1), descriptor=0),
+        "fchownat": _Operation(_chown(2), directory=0, path=1, flags=4),
+        "utime": _Operation(_utime(1, _UTIMBUF), path=0),
+        "utimes": _Operation(_utime(1, _TIMEVAL), path=0),
+        "futimesat": _Operation(_utime(2, _TIMEVAL), directory=0, path=1, descriptor=0),
+        "utimensat": _Operation(_utime(2, _TIMESPEC), directory=0, path=1, flags=3, descriptor=0),
+    }
+)
 _SETSID: Final = syscall_table.number("setsid")
-_OPERATIONS: Final = {
-    number: operation
-    for name, operation in _BY_NAME.items()
-    if (number := syscall_table.number(name)) is not None
-}
