@@ -49,17 +49,15 @@ class _Pipes(ByteStream):
         stdin, to_program = os.pipe2(os.O_CLOEXEC)
         from_program, stdout = os.pipe2(os.O_CLOEXEC)
         self.theirs = [stdin, stdout]
-        self._input: int | None = to_program
-        self._output: int | None = from_program
-        for descriptor in (to_program, from_program):
+        self._ours = {"input": to_program, "output": from_program}
+        for descriptor in self._ours.values():
             os.set_blocking(descriptor, False)
 
     def __enter__(self) -> _Pipes:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._close_input()
-        self._close_output()
+        self._close("input", "output")
         while self.theirs:  # never handed over
             os.close(self.theirs.pop())
 
@@ -67,12 +65,10 @@ class _Pipes(ByteStream):
         """Return what the program wrote. Raises ``EndOfStream``, ``ClosedResourceError``."""
         await anyio.lowlevel.checkpoint()
         while True:
-            if self._output is None:
-                raise anyio.ClosedResourceError
             try:
-                data = os.read(self._output, max_bytes)
+                data = os.read(self._end("output"), max_bytes)
             except BlockingIOError:
-                await anyio.wait_readable(self._output)
+                await anyio.wait_readable(self._end("output"))
                 continue
             if not data:
                 raise anyio.EndOfStream
@@ -83,32 +79,29 @@ class _Pipes(ByteStream):
         await anyio.lowlevel.checkpoint()
         rest = memoryview(item)
         while rest:
-            if self._input is None:
-                raise anyio.ClosedResourceError
+            end = self._end("input")
             try:
-                rest = rest[os.write(self._input, rest) :]
+                rest = rest[os.write(end, rest) :]
             except BlockingIOError:
-                await anyio.wait_writable(self._input)
+                await anyio.wait_writable(end)
             except OSError as error:
                 raise anyio.BrokenResourceError from error
 
     async def send_eof(self) -> None:
         """Close the program's stdin."""
-        self._close_input()
+        self._close("input")
 
     async def aclose(self) -> None:
         """Close both directions; the program itself is ended by leaving the context."""
-        self._close_input()
-        self._close_output()
+        self._close("input", "output")
 
-    def _close_input(self) -> None:
-        if self._input is not None:
-            anyio.notify_closing(self._input)
-            os.close(self._input)
-            self._input = None
+    def _end(self, name: str) -> int:
+        if name not in self._ours:
+            raise anyio.ClosedResourceError
+        return self._ours[name]
 
-    def _close_output(self) -> None:
-        if self._output is not None:
-            anyio.notify_closing(self._output)
-            os.close(self._output)
-            self._output = None
+    def _close(self, *names: str) -> None:
+        for name in names:
+            if (descriptor := self._ours.pop(name, None)) is not None:
+                anyio.notify_closing(descriptor)
+                os.close(descriptor)

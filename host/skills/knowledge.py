@@ -73,20 +73,19 @@ class Known:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """One directory: whose it is, how to look at it, and what in it counts.
+    """One directory: whose it is, how to look at it, where it lies, and what in it counts.
 
-    ``texts`` are names of which the first that exists counts, a limit in bytes, and how many of these are
-    for the end of a longer file. ``skills`` is the directory of skills in it (None: none), ``path`` how tools
-    name that. ``directory`` is where it lies; ``agents_write`` says that names in it may be agents', which
-    this process doesn't follow.
+    ``skills`` is the directory of skills in it, ``path`` how tools name that. ``texts`` are names of which
+    the first that exists counts, a limit in bytes, and how many of these are for the end of a longer file.
+    ``agents_write`` says that names in it may be agents', which this process doesn't follow.
     """
 
     tier: Tier
     look: Look
+    directory: Path
+    skills: str
+    path: str
     texts: Sequence[tuple[Sequence[str], int, int]] = ()
-    skills: str | None = None
-    path: str = ""
-    directory: Path | None = None
     agents_write: bool = False
 
 
@@ -102,40 +101,36 @@ class Knowledge:
         org_dir: Path | None,
         skills_dir: Path,
     ) -> None:
+        texts = [(PERSONA_FILES, PERSONA_LIMIT, 0), ((MEMORY_FILE,), MEMORY_LIMIT, MEMORY_LIMIT // 2)]
         self._workspace = _Directory(
-            Wanted(
-                "user",
-                workspace,
-                [(PERSONA_FILES, PERSONA_LIMIT, 0), ((MEMORY_FILE,), MEMORY_LIMIT, MEMORY_LIMIT // 2)],
-                FOLDER,
-                FOLDER,
-                workspace_dir,
-                agents_write=True,
-            )
+            Wanted("user", workspace, workspace_dir, FOLDER, FOLDER, texts, agents_write=True)
         )
-        self._org = _Directory(_organisation(org_dir))
-        self._shelves = [_Directory(_shelf("builtIn", built_in_dir)), self._org]
+        self._org = None if org_dir is None else _Directory(_organisation(org_dir))
+        self._shelves = [_Directory(_shelf("builtIn", built_in_dir)), *filter(None, [self._org])]
         inside = _beneath(skills_dir, workspace_dir)
         if inside is None:
             self._shelves.append(_Directory(_shelf("user", skills_dir)))
         elif inside != FOLDER:
-            wanted = Wanted("user", workspace, (), inside, inside, workspace_dir, agents_write=True)
+            wanted = Wanted("user", workspace, workspace_dir, inside, inside, agents_write=True)
             self._shelves.append(_Directory(wanted))
         self._shelves.append(self._workspace)
-        self._known = Known()
+        self._known: Known | None = None
         self._made_of: list[object] = []
         self._one_reader = anyio.CapacityLimiter(1)
 
     async def look(self) -> Known:
         """Return what is known now. What cannot be looked at for the moment stays as it was."""
         for directory in self._shelves:
-            await directory.refresh()
-        texts = (self._org.text(0), self._workspace.text(0), self._workspace.text(1))
-        shelves = [directory.shelf for directory in self._shelves]
-        if self._made_of != [texts, shelves]:
+            if not directory.is_quiet():
+                await directory.refresh()
+        made_of: list[object] = [(directory.texts, directory.shelf) for directory in self._shelves]
+        if self._known is None or self._made_of != made_of:
+            organisation = self._org.texts[0] if self._org else None
+            persona, memory = self._workspace.texts
+            shelves = [directory.shelf for directory in self._shelves]
             # Parsing a hundred skills takes a second, so it leaves the loop alone.
             skills = await anyio.to_thread.run_sync(catalogue, shelves, limiter=self._one_reader)
-            self._known, self._made_of = Known(*texts, skills), [texts, shelves]
+            self._known, self._made_of = Known(organisation, persona, memory, skills), made_of
         return self._known
 
     async def reload(self) -> Known:
@@ -160,13 +155,13 @@ class _Directory:
         self._watch = Watch()
         self._taken = 0  # which look's answer is here
         self._covered = False  # whether what is watched is all that there is to see
-        self._watched = [] if wanted.directory is None else _places(wanted.directory, wanted.skills)
-        self._texts: Sequence[Text | None] = [None] * len(wanted.texts)
+        self._watched = _places(wanted)
+        self.texts: tuple[Text | None, ...] = (None,) * len(wanted.texts)
         self.shelf = Shelf(wanted.tier, wanted.path, ())
 
-    def text(self, number: int) -> Text | None:
-        """Return one of the texts."""
-        return self._texts[number]
+    def is_quiet(self) -> bool:
+        """Return whether for certain nothing has changed since it was read."""
+        return self._watch.quiet()
 
     def forget(self) -> None:
         """Let the next look read everything."""
@@ -175,8 +170,6 @@ class _Directory:
 
     async def refresh(self) -> None:
         """Look; what cannot be looked at for the moment stays as it was."""
-        if self._watch.quiet():
-            return
         wanted, watched = self._wanted, self._watched
         begun = self._watch.begin(watched)
         texts = [
@@ -199,23 +192,20 @@ class _Directory:
     def _take(self, answer: Mapping[str, Any]) -> None:
         wanted = self._wanted
         self._stamp = str(answer.get("stamp", ""))
-        found = _listed(answer["texts"])
-        self._texts = [
+        found = [*_listed(answer["texts"])]
+        found += [None] * (len(wanted.texts) - len(found))
+        self.texts = tuple(
             _text(item, limit, tail) for item, (_, limit, tail) in zip(found, wanted.texts, strict=False)
-        ]
-        self._texts += [None] * (len(wanted.texts) - len(self._texts))
+        )
         files = tuple(map(_skill_file, _listed(answer.get("skills"))))
         self.shelf = Shelf(wanted.tier, wanted.path, files, _number(answer.get("more")))
         folders = [file.folder for file in files]
-        self._covered = wanted.directory is not None and not answer.get("links") and not self.shelf.left_out
-        if wanted.directory is None or wanted.skills is None:
-            return
-        places = _places(wanted.directory, wanted.skills)
+        self._covered = not answer.get("links") and not self.shelf.left_out
+        self._watched = _places(wanted)
         if wanted.agents_write:
             self._covered = self._covered and not folders
         else:
-            places += [places[-1] / folder for folder in folders]
-        self._watched = places
+            self._watched += [self._watched[-1] / folder for folder in folders]
 
     async def read(self, path: str, limit: int) -> Text | None:
         """Read one file below the directory of skills."""
@@ -232,25 +222,17 @@ class _Directory:
         return {"texts": texts, "skills": skills, "most": MOST_SKILLS, "limit": _HEAD}
 
 
-def _places(directory: Path, skills: str | None) -> list[Path]:
-    return [directory] if skills in (None, ".") else [directory, directory / skills]
+def _places(wanted: Wanted) -> list[Path]:
+    return list(dict.fromkeys([wanted.directory, wanted.directory / wanted.skills]))
 
 
-def _organisation(directory: Path | None) -> Wanted:
-    if directory is None:
-        return Wanted("org", _nothing, [(PERSONA_FILES, PERSONA_LIMIT, 0)])
-    return Wanted(
-        "org",
-        directly(directory),
-        [(PERSONA_FILES, PERSONA_LIMIT, 0)],
-        FOLDER,
-        str(directory / FOLDER),
-        directory,
-    )
+def _organisation(directory: Path) -> Wanted:
+    texts = [(PERSONA_FILES, PERSONA_LIMIT, 0)]
+    return Wanted("org", directly(directory), directory, FOLDER, str(directory / FOLDER), texts)
 
 
 def _shelf(tier: Tier, directory: Path) -> Wanted:
-    return Wanted(tier, directly(directory), (), ".", str(directory), directory)
+    return Wanted(tier, directly(directory), directory, ".", str(directory))
 
 
 def directly(directory: Path, *, hard_links: bool = True) -> Look:
@@ -266,10 +248,6 @@ def directly(directory: Path, *, hard_links: bool = True) -> Look:
             return survey(roots, dict(asked))
 
     return look
-
-
-async def _nothing(asked: Mapping[str, Any]) -> Mapping[str, Any]:
-    return {"stamp": ""}
 
 
 def _beneath(path: Path, workspace: Path) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Final
 
 from host.ports import Image, Sandbox, SandboxFault, ToolResult, ToolSpec, Workspace
@@ -25,6 +26,8 @@ _LEFT_RUNNING: Final = (
     "[what the command left running was ended with it. To keep it, pass background=true, or do everything "
     "that needs it in the same command]"
 )
+
+_guard = lru_cache(Guard)  # its patterns are compiled once, not for each run
 
 logger = logging.getLogger("picoclaw.tools")
 
@@ -125,7 +128,7 @@ class SandboxToolset:
         self._sandbox = sandbox
         self._policy = policy
         self._workspace = workspace
-        self._guard = Guard(policy, workspace.root)
+        self._guard = _guard(policy, workspace.root)
         self._specs = (*FILE_SPECS, EXEC_SPEC) if policy.exec_enabled else FILE_SPECS
 
     def specs(self) -> Sequence[ToolSpec]:

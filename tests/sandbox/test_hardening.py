@@ -204,14 +204,12 @@ async def test_allowed_paths_are_reachable_and_their_neighbours_are_not(ws: Path
 
 
 async def test_without_the_restriction_files_outside_are_reachable_and_secrets_are_not(
-    ws: Path, place: Path, caplog: pytest.LogCaptureFixture
+    ws: Path, place: Path
 ) -> None:
     policy = SandboxPolicy(workspace=ws, restrict_to_workspace=False, secret_paths=(place / "outside",))
     (place / "else").mkdir()
     async with Sandbox(policy) as sandbox:
         tools = toolset(sandbox, "c")
-        await sandbox.ready()
-        assert any("restrict_to_workspace is off" in record.message for record in caplog.records)
         assert not (await tools.call("write_file", {"path": f"{place}/else/f", "content": "x"})).is_error
         assert "x" in (await tools.call("exec", {"command": f"cat {place}/else/f"})).text
         assert (await tools.call("read_file", {"path": f"{place}/outside/secret.txt"})).is_error

@@ -93,7 +93,7 @@ def _covered(path: str, others: list[str]) -> bool:
 
 
 class PrivateRoot:
-    """The root of a room: laid out, entered by its process 1, and at last shown the conversation's place."""
+    """An environment's root: laid out, entered by its process 1, at last shown the conversation's place."""
 
     def __init__(self, config: Config, workspace: str) -> None:
         """Lay out what is known ahead. Raises ``OSError`` where the kernel does not allow it."""

@@ -1,4 +1,4 @@
-"""The reapers that wait: a few for whoever comes, and those whose last command left their room as it was."""
+"""The reapers that wait: a few for whoever comes, and those whose last command left nothing behind."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Reapers:
         return child
 
     def rest(self, child: Child) -> None:
-        """Keep one whose room is as it was for its conversation's next command."""
+        """Keep one whose environment is as it was for its conversation's next command."""
         self.forget(child.conversation)
         if len(self._resting) >= MAX_RESTING:
             self.forget(next(iter(self._resting)))

@@ -22,17 +22,11 @@ from .survey import survey
 from .writing import append_file, edit_file, save_file, write_file
 
 OFFERING = {"read_file", "edit_file", "list_dir"}  # the host's own reads expect what may be absent
-TOOLS: Final[dict[str, Callable[[Roots, Answer], Answer]]] = {
-    "read_file": read_file,
-    "read_text": read_text,
-    "save_file": save_file,
-    "write_file": write_file,
-    "edit_file": edit_file,
-    "append_file": append_file,
-    "list_dir": list_dir,
-    "remove_folder": remove_folder,
-    "survey": survey,
-}
+_OPERATIONS: Final[tuple[Callable[[Roots, Answer], Answer], ...]] = (
+    *(read_file, read_text, list_dir, survey),
+    *(write_file, save_file, edit_file, append_file, remove_folder),
+)
+TOOLS: Final = {operation.__name__: operation for operation in _OPERATIONS}
 
 
 def serve(channel: Channel, host: Channel, config: Config, place: Place, supervisor: int, locks: int) -> None:

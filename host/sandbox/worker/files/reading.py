@@ -22,8 +22,8 @@ def read_file(roots: Roots, arguments: Answer) -> Answer:
     """Text with a header line, an image as an image, anything else by what it is."""
     path = arguments["path"]
     if is_device(path):
-        return {"text": _describe_bytes(path, _read_device(path))}
-    with _regular(roots, path, os.O_RDONLY) as descriptor:
+        return {"text": f"[{path}: device; read {len(_read_device(path))} bytes]"}
+    with regular(roots, path) as descriptor:
         size = os.fstat(descriptor).st_size
         called = f"{quoted(path)}: {size} bytes"
         start = os.pread(descriptor, SNIFF, 0)
@@ -45,7 +45,7 @@ def read_file(roots: Roots, arguments: Answer) -> Answer:
 
 def read_text(roots: Roots, arguments: Answer) -> Answer:
     """Plain content for the host's own use: at most ``limit`` bytes."""
-    with _regular(roots, arguments["path"], os.O_RDONLY) as descriptor:
+    with regular(roots, arguments["path"]) as descriptor:
         return {"text": os.pread(descriptor, arguments["limit"], 0).decode("utf-8", "replace")}
 
 
@@ -75,14 +75,10 @@ def _read_device(path: str) -> bytes:
         os.close(descriptor)
 
 
-def _describe_bytes(path: str, data: bytes) -> str:
-    return f"[{path}: device; read {len(data)} bytes]"
-
-
 @contextlib.contextmanager
-def _regular(roots: Roots, path: str, flags: int) -> Iterator[int]:
-    """Open a regular file of one name; never waits on a FIFO, never touches a device twice."""
-    descriptor = roots.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY)
+def regular(roots: Roots, path: str) -> Iterator[int]:
+    """Hold a regular file of one name open; never waits on a FIFO, never touches a device twice."""
+    descriptor = roots.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
     try:
         require_plain(path, os.fstat(descriptor), hard_links=roots.hard_links(path))
         yield descriptor

@@ -15,13 +15,12 @@ import os
 import stat
 import time
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Final
 
 from ..names import Refused, explain
-from .formats import require_plain
+from .formats import Answer
 from .paths import Roots
-
-Answer = dict[str, Any]
+from .reading import regular
 
 SKILL_FILE: Final = "SKILL.md"
 NAMES_LOOKED_AT: Final = 10_000  # of a directory of skills, before it is sorted and cut
@@ -46,7 +45,7 @@ def survey(roots: Roots, arguments: Answer) -> Answer:
         names = [name for wanted in arguments["texts"] for name in wanted["names"]]
         top = _held(roots, ".", held)
         looks = [(top, name, name) for name in names]
-        linked = [name for name in folders if _is_link(shelf, name)]
+        linked = [name for name in folders if _is_link(shelf, name, unknown=True)]
         looks += [
             (-1 if name in linked else shelf, f"{name}/{SKILL_FILE}", _skill_path(directory, name))
             for name in folders
@@ -55,7 +54,7 @@ def survey(roots: Roots, arguments: Answer) -> Answer:
         if stamp and stamp == arguments["known"]:
             return {"stamp": stamp}
         places = [(top, directory or ".")] + [(at, name) for at, name, _ in looks if at >= 0]
-        links = bool(linked) or any(_leads_on(at, name) for at, name in places)
+        links = bool(linked) or any(_is_link(at, name) for at, name in places)
     texts = [_first(roots, **wanted) for wanted in arguments["texts"]]
     skills = [
         {"folder": folder.encode("utf-8", "replace").decode()}
@@ -85,16 +84,10 @@ def _visible(descriptor: int) -> Iterator[str]:
                 yield entry.name
 
 
-def _is_link(shelf: int, name: str) -> bool:
-    with contextlib.suppress(OSError):
-        return stat.S_ISLNK(os.stat(name, dir_fd=shelf, follow_symlinks=False).st_mode)
-    return True
-
-
-def _leads_on(directory: int, name: str) -> bool:
+def _is_link(directory: int, name: str, *, unknown: bool = False) -> bool:
     with contextlib.suppress(OSError):
         return stat.S_ISLNK(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode)
-    return False
+    return unknown
 
 
 def _skill_path(directory: str, folder: str) -> str:
@@ -145,21 +138,14 @@ def _first(roots: Roots, names: list[str], limit: int, tail: int = 0) -> Answer 
 
 def _content(roots: Roots, path: str, limit: int, tail: int = 0) -> Answer:
     try:
-        descriptor = roots.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+        with regular(roots, path) as descriptor:
+            size = os.fstat(descriptor).st_size
+            found: Answer = {"text": os.pread(descriptor, limit, 0).decode("utf-8", "replace"), "size": size}
+            if tail and size > limit:
+                found["tail"] = os.pread(descriptor, tail, size - tail).decode("utf-8", "replace")
+            return found
     except Refused as refusal:
         missing = isinstance(refusal.__cause__, FileNotFoundError)
         return {"fault": str(refusal)} | ({"missing": True} if missing else {})
-    try:
-        status = os.fstat(descriptor)
-        require_plain(path, status, hard_links=roots.hard_links(path))
-        text = os.pread(descriptor, limit, 0).decode("utf-8", "replace")
-        found = {"text": text, "size": status.st_size}
-        if tail and status.st_size > limit:
-            found["tail"] = os.pread(descriptor, tail, status.st_size - tail).decode("utf-8", "replace")
-        return found
-    except Refused as refusal:
-        return {"fault": str(refusal)}
     except OSError as error:
         return {"fault": explain(path, error)}
-    finally:
-        os.close(descriptor)

@@ -88,7 +88,7 @@ class Meter:
 
     def __init__(self, *, own_network: bool = False) -> None:
         self._proportions = pss.Proportions()
-        self._unseen = hidden_memory.Watch(own_network=own_network)
+        self._hidden = hidden_memory.Watch(own_network=own_network)
 
     def usage(self, root: int, besides: int | None, memory_limit: int, task_limit: int) -> Usage:
         """Measure everything below ``root`` but ``besides``; shared pages are told apart only when the quick
@@ -109,13 +109,13 @@ class Meter:
             private, shared = parts.private, parts.shared
             doubt = private + shared - parts.least
         if private + shared <= memory_limit:
-            areas, other = self._unseen.look(known, memory_limit)
+            areas, other = self._hidden.look(known, memory_limit)
             shared, private = max(shared, areas), private + other
         return Usage(tasks, private + shared, certain=private + shared - doubt > memory_limit)
 
     def forget(self) -> None:
         """Have the next look be a fresh one."""
-        self._unseen.forget()
+        self._hidden.forget()
 
 
 def _lodges(pid: int, parent: int, sizes: dict[int, hidden_memory.Process]) -> bool:
