@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from host.sandbox.worker.files import paging
+from host.sandbox.worker.files import reading
 from host.tools.files_and_commands import SandboxToolset
 from tests.sandbox.test_editing import Ask, workspace
 
@@ -43,8 +43,8 @@ DATA = st.lists(
 @given(DATA, st.none() | st.integers(1, 3), st.integers(4, 60))
 def test_all_of_a_file_is_read_exactly_once(data: bytes, limit: int | None, page: int) -> None:
     with workspace() as (ws, ask), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(paging, "READ_BYTES", page)
-        patch.setattr(paging, "SCAN_BYTES", 100)
+        patch.setattr(reading, "READ_BYTES", page)
+        patch.setattr(reading, "SCAN_BYTES", 100)
         (ws / "f").write_bytes(data)
         found = pages(ask, limit)
     assert "".join(text for _, text in found) == data.decode("utf-8", "replace")
@@ -80,7 +80,7 @@ def test_a_long_line_is_read_to_its_end() -> None:
 
 
 def test_lines_beyond_what_is_counted_can_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(paging, "SCAN_BYTES", 300_000)
+    monkeypatch.setattr(reading, "SCAN_BYTES", 300_000)
     with workspace() as (ws, ask):
         (ws / "f").write_text("12345678\n" * 100_000)
         told = ask("read_file", path="f", offset=90_000)

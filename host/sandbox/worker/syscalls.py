@@ -65,11 +65,6 @@ def openat2(directory: int, path: str | bytes, flags: int, mode: int = 0, resolv
             continue
 
 
-def rename_no_replace(directory: int, old: str, new: str) -> None:
-    """Rename within one directory, renameat2(2): ``FileExistsError`` if ``new`` is there."""
-    call("renameat2", directory, os.fsencode(old), directory, os.fsencode(new), RENAME_NOREPLACE)
-
-
 def close_all_but(*kept: int) -> None:
     """Close every descriptor above standard error except ``kept`` (close_range(2))."""
     first = 3
@@ -98,16 +93,6 @@ def mount(source: str | None, target: str, kind: str | None, flags: int, options
     """Mount a file system, or change how one is propagated."""
     words = (None if word is None else os.fsencode(word) for word in (source, target, kind))
     call("mount", *words, flags, None if options is None else options.encode())
-
-
-def umount2(target: str, flags: int) -> None:
-    """Unmount (umount(2))."""
-    call("umount2", os.fsencode(target), flags)
-
-
-def pivot_root(new: str, old: str) -> None:
-    """Make ``new`` the root of all processes in this mount namespace."""
-    call("pivot_root", os.fsencode(new), os.fsencode(old))
 
 
 def open_tree(directory: int, path: str, flags: int) -> int:

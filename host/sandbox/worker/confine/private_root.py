@@ -130,8 +130,8 @@ class PrivateRoot:
         """
         self._mount_proc()
         os.chdir(self._top)
-        syscalls.pivot_root(".", ".")
-        syscalls.umount2(".", _DETACH)
+        syscalls.call("pivot_root", b".", b".")
+        syscalls.call("umount2", b".", _DETACH)
         os.chdir("/")
         self.entered()
 

@@ -101,10 +101,8 @@ def _replace(
         if unless():
             raise Overtaken
         bounds.end()
-        if existing is None:
-            syscalls.rename_no_replace(location.directory, temporary, location.name)
-        else:
-            os.rename(temporary, location.name, src_dir_fd=location.directory, dst_dir_fd=location.directory)
+        here, flag = location.directory, syscalls.RENAME_NOREPLACE if existing is None else 0
+        syscalls.call("renameat2", here, temporary.encode(), here, os.fsencode(location.name), flag)
     except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(temporary, dir_fd=location.directory)
