@@ -16,9 +16,26 @@ hypothesis.settings.register_profile("picoclaw", deadline=None)
 hypothesis.settings.load_profile("picoclaw")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def anyio_backend() -> str:
     return "asyncio"
+
+
+PROCESSES = frozenset(
+    {"host", "make_host", "own_api", "join", "sandbox", "tools", "world", "browser", "make_page"}
+)
+"""Fixtures that start what a quick run does without."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--quick", action="store_true", help="only what needs no host's process, nor a browser")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("quick"):
+        left = [item for item in items if PROCESSES & set(getattr(item, "fixturenames", ()))]
+        config.hook.pytest_deselected(items=left)
+        items[:] = [item for item in items if item not in set(left)]
 
 
 class ByFile(LoadScopeScheduling):

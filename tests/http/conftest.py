@@ -11,7 +11,8 @@ from typing import Any
 import httpx2
 import pytest
 
-from tests.running import HostProcess, ModelProcess, new_host, running_host, running_model
+from tests.in_process import in_process
+from tests.running import TOKEN, HostProcess, ModelProcess, new_host, running_host, running_model
 
 
 @pytest.fixture(scope="session")
@@ -26,8 +27,24 @@ def host(model: ModelProcess, tmp_path_factory: pytest.TempPathFactory) -> Itera
         yield process
 
 
+@pytest.fixture(scope="session")
+def app_in_process(
+    model: ModelProcess, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[httpx2.BaseTransport]:
+    with in_process(new_host(tmp_path_factory.mktemp("host"), model.url).environment) as transport:
+        yield transport
+
+
 @pytest.fixture
-def client(host: HostProcess) -> Iterator[httpx2.Client]:
+def client(request: pytest.FixtureRequest) -> Iterator[httpx2.Client]:
+    """A client of the host that all tests share which only talk; of the application itself in a quick run."""
+    if request.config.getoption("quick"):
+        headers = {"Authorization": f"Bearer {TOKEN}"}
+        transport: httpx2.BaseTransport = request.getfixturevalue("app_in_process")
+        # Not closed: it is everybody's.
+        yield httpx2.Client(base_url="http://127.0.0.1", headers=headers, transport=transport)
+        return
+    host: HostProcess = request.getfixturevalue("host")
     with host.client() as client:
         yield client
 
