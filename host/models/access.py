@@ -174,15 +174,19 @@ def _hopelessness(error: ModelError) -> tuple[bool, float]:
 
 
 class ModelAccess:
-    """Owns the way to every model. Their process starts behind the host, or when one is asked."""
+    """The way to every model, by the one process for all of them."""
 
     def __init__(
-        self, settings: Settings, watched: Callable[[Ask], Ask], redact: Callable[[str], str] = str
+        self,
+        settings: Settings,
+        process: ModelProcess,
+        watched: Callable[[Ask], Ask],
+        redact: Callable[[str], str],
     ) -> None:
         self._settings = settings
+        self._process = process
         self._watched = watched
         self._redact = redact
-        self._process = ModelProcess()
         self._credentials: dict[ModelConfig, Credential] = {}
         self._resolved = lru_cache(NAMES_KNOWN)(self._resolve)
 
@@ -203,10 +207,6 @@ class ModelAccess:
         """Start the model process, so that the first run doesn't wait for it; raises Misconfigured."""
         self._configs(model_choices(self._settings)[0])[0].check()
         await self._process.link()
-
-    async def aclose(self) -> None:
-        """Give back all connections."""
-        await self._process.aclose()
 
     def _resolve(self, asked: str | None) -> list[list[Route]]:
         fallback = fallback_choice(self._settings)
@@ -243,7 +243,8 @@ async def open_models(
     settings: Settings, telemetry: Telemetry, redactor: Redactor
 ) -> AsyncIterator[ModelAccess]:
     """Open the way to the models; their process loads the SDK beside the start, so that no turn waits."""
-    models = ModelAccess(settings, telemetry.ask, redactor.text)
+    process = ModelProcess()
+    models = ModelAccess(settings, process, telemetry.ask, redactor.text)
     try:
         try:
             await models.load()
@@ -252,4 +253,4 @@ async def open_models(
         yield models
     finally:
         with anyio.CancelScope(shield=True):
-            await models.aclose()
+            await process.aclose()

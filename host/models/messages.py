@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from host.ports import Delta, ModelError, Reply, TextDelta, ThinkingDelta, ToolUseStart
+from host.ports import Delta, Reply, TextDelta, ThinkingDelta, ToolUseStart
 from shared.errors import Misconfigured
 from shared.frames import framed
 from shared.jsons import dump_bytes, loads
@@ -28,8 +28,9 @@ CANCEL: Final = 3
 PIECES: Final = 4
 """Deltas that came together."""
 REPLY: Final = 5
+"""A Reply as JSON."""
 FAILURE: Final = 6
-"""A ModelError."""
+"""The attributes of a ModelError as JSON."""
 FAULT: Final = 7
 """An exception that nobody expected, as a traceback."""
 CANCELLED: Final = 8
@@ -86,16 +87,6 @@ def frames_of(bodies: Iterable[bytes]) -> Iterator[Frame]:
         yield kind, number, client, body[_HEADER.size :]
 
 
-def config_body(config: ModelConfig) -> bytes:
-    """Return the body of ``CLIENT``."""
-    return dump_bytes(config)
-
-
-def config_of(body: bytes) -> ModelConfig:
-    """Return what ``config_body`` made a body of."""
-    return ModelConfig(**loads(body))
-
-
 def pieces_body(deltas: Iterable[Delta]) -> bytes:
     """Return the body of ``PIECES``."""
     return dump_bytes([_piece(delta) for delta in deltas])
@@ -106,25 +97,10 @@ def pieces_of(body: bytes) -> list[Delta]:
     return [_DELTAS[kind](*fields) for kind, *fields in loads(body)]
 
 
-def reply_body(reply: Reply) -> bytes:
-    """Return the body of ``REPLY``; raises TypeError for what JSON can't hold."""
-    return dump_bytes(reply)
-
-
 def reply_of(body: bytes) -> Reply:
-    """Return what ``reply_body`` made a body of."""
+    """Return the reply whose JSON the body of ``REPLY`` is."""
     fields = loads(body)
     return Reply(**{**fields, "usage": Usage(**fields["usage"]), "left_out": ()})
-
-
-def failure_body(error: ModelError) -> bytes:
-    """Return the body of ``FAILURE``."""
-    return dump_bytes(vars(error))
-
-
-def failure_of(body: bytes) -> ModelError:
-    """Return what ``failure_body`` made a body of."""
-    return ModelError(**loads(body))
 
 
 def _piece(delta: Delta) -> list[Any]:

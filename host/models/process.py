@@ -19,7 +19,7 @@ from host.models import messages
 from host.models.messages import ModelConfig
 from host.ports import ModelError, OnDelta, Reply
 from shared.frames import Frames
-from shared.jsons import dump_bytes
+from shared.jsons import dump_bytes, loads
 from shared.processes import terminate
 
 logger = logging.getLogger("picoclaw.agent")
@@ -203,7 +203,7 @@ class Link(asyncio.Protocol):
         for timer in self._leaving.values():
             timer.cancel()
         self._leaving.clear()
-        gone = messages.failure_body(_gone())
+        gone = dump_bytes(vars(_gone()))
         for asked in self._asked.values():
             asked.put(messages.FAILURE, gone)
 
@@ -213,9 +213,7 @@ class Link(asyncio.Protocol):
         client = self._clients.get(config)
         if client is None:
             client = self._clients[config] = len(self._clients)
-            self._transport.write(
-                messages.frame(messages.CLIENT, 0, messages.config_body(config), client=client)
-            )
+            self._transport.write(messages.frame(messages.CLIENT, 0, dump_bytes(config), client=client))
         self._last_number = number = self._last_number + 1
         self._transport.write(messages.frame(messages.ASK, number, request, client=client))
         asked = self._asked[number] = _Asked()
@@ -238,7 +236,7 @@ def _end(kind: int, body: bytes) -> Reply:
     if kind == messages.REPLY:
         return messages.reply_of(body)
     if kind == messages.FAILURE:
-        raise messages.failure_of(body)
+        raise ModelError(**loads(body))
     raise WorkerFault(body.decode(errors="replace"))
 
 

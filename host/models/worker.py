@@ -24,6 +24,7 @@ from host.models.anthropic_model import AnthropicModel, make_client
 from host.models.messages import ModelConfig
 from host.ports import Delta, ModelError
 from shared.frames import Frames
+from shared.jsons import dump_bytes, loads
 from shared.processes import not_dumpable
 
 SOCKET_BYTES: Final = 64 * 1024
@@ -64,7 +65,7 @@ class Worker(asyncio.Protocol):
         """Take the host's frames in (asyncio's call)."""
         for kind, number, client, body in messages.frames_of(self._frames.feed(data)):
             if kind == messages.CLIENT:
-                self._configs[client] = messages.config_of(body)
+                self._configs[client] = ModelConfig(**loads(body))
             elif kind == messages.ASK:
                 self._replies[number] = task = asyncio.create_task(self._answer(number, client, body))
                 task.add_done_callback(partial(self._answered, number))
@@ -82,9 +83,9 @@ class Worker(asyncio.Protocol):
 
         try:
             reply = await self._model(client).answer(body, tell)
-            end = messages.frame(messages.REPLY, number, messages.reply_body(reply))
+            end = messages.frame(messages.REPLY, number, dump_bytes(reply))
         except ModelError as error:
-            end = messages.frame(messages.FAILURE, number, messages.failure_body(error))
+            end = messages.frame(messages.FAILURE, number, dump_bytes(vars(error)))
         except Exception:  # noqa: BLE001 - the host says and logs it
             end = messages.frame(messages.FAULT, number, traceback.format_exc().encode())
         self._say(number, [], end)

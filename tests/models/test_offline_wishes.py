@@ -89,26 +89,19 @@ def test_plain_words_make_one_wish(words: str, wish: Call) -> None:
     ("words", "prompt", "at"),
     [
         ("every day at 9 say hello", "say hello", ("cron", "0 9 * * *")),
-        ("daily at 7:15pm: standup", "standup", ("cron", "15 19 * * *")),
+        ("every day at 7:15pm: standup", "standup", ("cron", "15 19 * * *")),
         ("every monday at 8:30 run date", "run date", ("cron", "30 8 * * MON")),
-        ("each weekday at noon eat", "eat", ("cron", "0 12 * * MON-FRI")),
-        ("every morning water the plants", "water the plants", ("cron", "0 9 * * *")),
+        ("each weekday at 12 eat", "eat", ("cron", "0 12 * * MON-FRI")),
+        ("every day water the plants", "water the plants", ("cron", "0 9 * * *")),
         ("every 5 minutes check mail", "check mail", ("interval", "300000")),
         ("every hour run date", "run date", ("interval", "3600000")),
         ("run date every 30 seconds", "run date", ("interval", "30000")),
-        ("tomorrow at 9 remind me to call mum", "remind me to call mum", ("once", "2026-02-01T09:00:00")),
-        (
-            "remind me to call mum tomorrow at 12am.",
-            "remind me to call mum",
-            ("once", "2026-02-01T00:00:00"),
-        ),
-        ("at 15:30 run date", "run date", ("once", "2026-01-31T15:30:00")),
-        ("at 8 run date", "run date", ("once", "2026-02-01T08:00:00")),
         ("in 10 minutes run date", "run date", ("once", "2026-01-31T09:40:00", "UTC")),
+        ("remind me in an hour to stretch", "remind me to stretch", ("once", "2026-01-31T10:30:00", "UTC")),
         (
-            "remind me in half an hour to stretch",
+            "remind me to stretch in 5 minutes.",
             "remind me to stretch",
-            ("once", "2026-01-31T10:00:00", "UTC"),
+            ("once", "2026-01-31T09:35:00", "UTC"),
         ),
     ],
 )
@@ -117,7 +110,8 @@ def test_words_about_time_make_a_schedule(words: str, prompt: str, at: tuple[str
 
 
 @pytest.mark.parametrize(
-    "words", ["", "   ", "hello", "show mercy", "at home I run a lot", "in 5 easy steps", "it rains tomorrow"]
+    "words",
+    ["", "   ", "hello", "show mercy", "at home I run a lot", "in 5 easy steps", "it rains every day"],
 )
 def test_words_without_a_wish_make_none(words: str) -> None:
     assert parse(words, NOW) == []
@@ -134,7 +128,6 @@ def test_a_statement_about_time_is_noted_and_not_scheduled() -> None:
         "every day at 9:5 run date",
         "every 0 minutes run date",
         "in 10 minutes",
-        "at 9",
     ],
 )
 def test_a_time_that_says_too_little_is_named_and_not_guessed(words: str) -> None:
@@ -143,9 +136,8 @@ def test_a_time_that_says_too_little_is_named_and_not_guessed(words: str) -> Non
     assert not wish.tool
 
 
-@pytest.mark.parametrize("words", ["in 10 minutes run date", "tomorrow at 9 run date", "at 9 run date"])
-def test_without_the_time_of_the_message_nothing_is_counted_from_now(words: str) -> None:
-    (wish,) = parse(words)
+def test_without_the_time_of_the_message_nothing_is_counted_from_now() -> None:
+    (wish,) = parse("in 10 minutes run date")
     assert "not told what time" in wish.unclear
     assert not wish.tool
 

@@ -26,6 +26,7 @@ from host.models.process import PASSED_ON, ModelProcess, WorkerFault
 from host.ports import Ask, Delta, ModelError, Reply, ToolUseStart
 from shared.errors import Misconfigured
 from shared.frames import Frames
+from shared.jsons import dump_bytes
 from shared.values import Usage
 from tests.fakes.model_server import FakeModel, fake_model
 from tests.models.test_models import KEY, ask, directive, request
@@ -287,4 +288,4 @@ def test_a_reply_is_the_same_on_both_sides() -> None:
         "m",
         {"a": "{"},
     )
-    assert messages.reply_of(messages.reply_body(reply)) == reply
+    assert messages.reply_of(dump_bytes(reply)) == reply

@@ -190,7 +190,7 @@ def _scheduled(words: str, now: datetime | None) -> Wish | None:
 
 
 def _is_for_later(words: str) -> bool:
-    # "run date every hour" is for later; "remember that I swim every monday" and "it rains tomorrow" are not.
+    # "run date every hour" is for later; "remember that I swim every day" and "it rains every day" are not.
     order = _order(words)
     return order is not None and not order.recalls and order.input.get("path") != _NOTES
 
