@@ -21,7 +21,8 @@ from benchmarks.filling import T0, fill
 from shared import jsons
 from shared.store.sqlite.engine import connect
 from shared.store.sqlite.store import SqliteStore
-from shared.values import NewMessage, NewRun, TaskRunState
+from shared.task_values import TaskRunState
+from shared.values import NewMessage, NewRun
 
 TASKS = 100_000
 DUE = 1000

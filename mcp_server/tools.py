@@ -14,8 +14,10 @@ from shared.clock import iso, now_ms
 from shared.errors import InvalidInput, NotFound
 from shared.senders import is_reserved
 from shared.store.store import Store
-from shared.tasks import TaskService, task_run_view, task_view
-from shared.values import Conversation, Page, Task
+from shared.task_values import Task
+from shared.task_views import task_run_view, task_view
+from shared.tasks import TaskService
+from shared.values import Conversation, Page
 
 CONVERSATION: Final = "picoclaw://conversation"
 TASKS: Final = "picoclaw://tasks"

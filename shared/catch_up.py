@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
 from shared.schedules import Schedule, slot_after
-
-CatchUp = Literal["skip", "once", "all"]
+from shared.task_values import CatchUp
 
 ON_TIME_MS: Final = 120_000
 """How late a slot may be and still be on time: twice the minute in which outside schedulers tick. Then it is

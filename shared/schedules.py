@@ -14,15 +14,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from math import floor
-from typing import Final, Literal, cast, get_args
+from typing import Final, cast, get_args
 from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
 
 from shared.clock import at, ms_of
 from shared.errors import InvalidInput
-
-ScheduleType = Literal["cron", "interval", "once"]
+from shared.task_values import ScheduleType
 
 SHORTEST_INTERVAL_MS: Final = 1000
 LONGEST_INTERVAL_MS: Final = 100 * 365 * 24 * 3600 * 1000

@@ -7,26 +7,35 @@ acknowledge it.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Final, Literal, cast, get_args
+from typing import Any, Final
 
 import anyio
 
 from shared import schedules
-from shared.catch_up import ON_TIME_MS, CatchUp
-from shared.clock import iso, iso_or_none, now_ms
+from shared.catch_up import ON_TIME_MS
+from shared.clock import now_ms
 from shared.errors import Conflict, InvalidInput, NoConversation, NotFound
-from shared.ids import CONVERSATION, TASK, new_id
-from shared.schedules import Schedule
-from shared.shapes import Shape
+from shared.ids import CONVERSATION, new_id
 from shared.store.sql.task_outcomes import BACKOFF_MS
 from shared.store.store import Store
-from shared.values import Page, Task, TaskRun, TaskRunState, TaskStatus
-
-LONGEST_PROMPT: Final = 32_000
-"""Characters of a prompt."""
+from shared.task_edits import (
+    check_room,
+    checked_catch_up,
+    checked_context_mode,
+    checked_deliver,
+    checked_ends_at,
+    checked_id,
+    checked_max_runs,
+    checked_prompt,
+    checked_status,
+    edited,
+    first_slot,
+    parsed,
+)
+from shared.task_values import Task, TaskRun, TaskStatus
+from shared.values import Page
 
 DEFAULT_QUOTA: Final = 100
 """Tasks that one conversation may own (MAX_TASKS_PER_CONVERSATION)."""
@@ -40,27 +49,6 @@ EDITS: Final = 20
 
 FOREIGN: Final = "Task not found or access denied."
 """The one answer for an absent and for a foreign task."""
-
-ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}", re.ASCII)
-FIELDS: Final = (
-    "prompt",
-    "schedule_type",
-    "schedule_value",
-    "timezone",
-    "context_mode",
-    "catch_up",
-    "deliver",
-    "ends_at",
-    "max_runs",
-    "status",
-    "run_if_past",
-)
-"""What ``update`` can change."""
-
-MOST_RUNS: Final = 1_000_000
-
-ContextMode = Literal["group", "isolated"]
-Deliver = Literal["answer", "none"]
 
 
 class TaskService:
@@ -106,27 +94,27 @@ class TaskService:
         ``run_if_past``: a ``once`` time that has passed is due at once, instead of being refused.
         """
         moment = now_ms() if now is None else now
-        schedule = self._parse(schedule_type, schedule_value, timezone)
+        schedule = parsed(schedule_type, schedule_value, timezone, self._default_timezone)
         task = Task(
-            id=_checked_id(id),
+            id=checked_id(id),
             conversation_id="",
-            prompt=_checked_prompt(prompt),
+            prompt=checked_prompt(prompt),
             schedule_type=schedule.type,
             schedule_value=schedule.value,
             timezone=schedule.timezone,
-            context_mode=_context_mode(context_mode),
-            catch_up=_catch_up(catch_up),
+            context_mode=checked_context_mode(context_mode),
+            catch_up=checked_catch_up(catch_up),
             status=TaskStatus.ACTIVE,
-            next_run=_first_slot(schedule, moment, run_if_past=run_if_past),
+            next_run=first_slot(schedule, moment, run_if_past=run_if_past),
             attempts=0,
             revision=0,
             created_at=moment,
             updated_at=moment,
-            deliver=_deliver(deliver),
-            ends_at=_ends_at(ends_at, schedule.timezone, moment),
-            max_runs=_max_runs(max_runs),
+            deliver=checked_deliver(deliver),
+            ends_at=checked_ends_at(ends_at, schedule.timezone, moment),
+            max_runs=checked_max_runs(max_runs),
         )
-        _check_room(task)
+        check_room(task)
         home = await self._home(owner, conversation_id, task.context_mode)
         task = replace(task, conversation_id=home or new_id(CONVERSATION))
         await self._store.tasks.add(task, quota=self._quota, own_conversation=home is None, by=self._acting)
@@ -148,7 +136,7 @@ class TaskService:
         cursor: str | None = None,
     ) -> Page[Task]:
         """Return tasks in the order they were made."""
-        wanted = None if status is None else _status(status)
+        wanted = None if status is None else checked_status(status)
         return await self._store.tasks.page(
             owner=owner, status=wanted, limit=_checked_limit(limit), cursor=cursor
         )
@@ -160,13 +148,13 @@ class TaskService:
         moment = now_ms() if now is None else now
         for _ in range(EDITS):
             task = await self.get(task_id, owner)
-            edited = self._edited(task, fields, moment)
-            if edited.context_mode == "group" and task.context_mode != "group":
+            changed = edited(task, fields, moment, self._default_timezone)
+            if changed.context_mode == "group" and task.context_mode != "group":
                 await self._home(None, task.conversation_id, "group")
-            if edited == task:
+            if changed == task:
                 return task
-            edited = replace(edited, updated_at=moment)
-            if await self._store.tasks.replace(edited, owner=owner, expected_revision=task.revision):
+            changed = replace(changed, updated_at=moment)
+            if await self._store.tasks.replace(changed, owner=owner, expected_revision=task.revision):
                 return await self.get(task_id, owner)
         raise Conflict(f"Task {task_id} keeps changing; try again.")
 
@@ -227,17 +215,9 @@ class TaskService:
         now: int | None = None,
     ) -> Sequence[int]:
         """Return the next ``n`` slots of a schedule that starts now, in milliseconds since the epoch."""
-        schedule = self._parse(schedule_type, schedule_value, timezone)
+        schedule = parsed(schedule_type, schedule_value, timezone, self._default_timezone)
         moment = now_ms() if now is None else now
         return schedules.upcoming(schedule, moment, min(n, MOST_EXPLAINED))
-
-    def _parse(self, schedule_type: object, schedule_value: object, timezone: object) -> Schedule:
-        place = self._default_timezone if timezone is None else timezone
-        return schedules.parse(
-            _text("schedule_type", schedule_type),
-            _text("schedule_value", schedule_value),
-            _text("timezone", place),
-        )
 
     async def _home(self, owner: str | None, conversation_id: str | None, mode: str) -> str | None:
         """Return the conversation that will own the task; None: it gets one of its own."""
@@ -254,181 +234,6 @@ class TaskService:
             raise InvalidInput("context_mode: group needs a conversation that is not temporary")
         # What an isolated run schedules belongs to whom the run works for.
         return found.owner_id
-
-    def _edited(self, task: Task, fields: Mapping[str, Any], now: int) -> Task:
-        for name in fields:
-            if name not in FIELDS:
-                raise InvalidInput(f"{name}: cannot be changed; known fields are {', '.join(FIELDS)}")
-        edited = replace(
-            task,
-            prompt=_checked_prompt(fields.get("prompt", task.prompt)),
-            context_mode=_context_mode(fields.get("context_mode", task.context_mode)),
-            catch_up=_catch_up(fields.get("catch_up", task.catch_up)),
-            deliver=_deliver(fields.get("deliver", task.deliver)),
-            max_runs=_max_runs(fields.get("max_runs", task.max_runs)),
-        )
-        wanted = _status(fields.get("status", task.status))
-        schedule = self._parse(
-            fields.get("schedule_type", task.schedule_type),
-            fields.get("schedule_value", task.schedule_value),
-            fields.get("timezone", task.timezone),
-        )
-        if "ends_at" in fields:
-            edited = replace(edited, ends_at=_ends_at(fields["ends_at"], schedule.timezone, now))
-        if schedule != Schedule(task.schedule_type, task.schedule_value, task.timezone):
-            slot = _first_slot(schedule, now, run_if_past=bool(fields.get("run_if_past")))
-            edited = _rescheduled(edited, schedule, slot)
-        if (edited.ends_at, edited.max_runs) != (task.ends_at, task.max_runs):
-            edited = _rebounded(edited, schedule, now)
-        return _with_status(edited, wanted, now) if "status" in fields else edited
-
-
-class TaskShape(Shape):
-    """A scheduled task."""
-
-    id: str
-    conversation_id: str
-    prompt: str
-    schedule_type: Literal["cron", "interval", "once"]
-    schedule_value: str
-    timezone: str
-    context_mode: ContextMode
-    catch_up: CatchUp
-    deliver: Deliver
-    ends_at: str | None
-    max_runs: int | None
-    runs_begun: int
-    status: TaskStatus
-    next_run: str | None
-    next_run_local: str | None
-    overdue: bool
-    created_at: str
-    updated_at: str
-    last_run: str | None
-    last_status: TaskRunState | None
-    attempts: int
-
-
-def task_view(task: Task) -> TaskShape:
-    """Return a task as JSON shows it. ``next_run`` is null unless the task is active; instants are UTC."""
-    next_run = task.next_run if task.status is TaskStatus.ACTIVE else None
-    return {
-        "id": task.id,
-        "conversation_id": task.conversation_id,
-        "prompt": task.prompt,
-        "schedule_type": task.schedule_type,
-        "schedule_value": task.schedule_value,
-        "timezone": task.timezone,
-        "context_mode": task.context_mode,
-        "catch_up": task.catch_up,
-        "status": task.status,
-        "deliver": task.deliver,
-        "ends_at": iso_or_none(task.ends_at),
-        "max_runs": task.max_runs,
-        "runs_begun": task.runs_begun,
-        "next_run": iso_or_none(next_run),
-        "next_run_local": None if next_run is None else _shown_local(next_run, task.timezone),
-        "overdue": next_run is not None and next_run < now_ms() - ON_TIME_MS,
-        "created_at": iso(task.created_at),
-        "updated_at": iso(task.updated_at),
-        "last_run": iso_or_none(task.last_run),
-        "last_status": task.last_state,
-        "attempts": task.attempts,
-    }
-
-
-class TaskRunShape(Shape):
-    """A row of a task's run log."""
-
-    id: str
-    task_id: str
-    trigger: Literal["schedule", "manual"]
-    due_at: str | None
-    status: TaskRunState
-    attempt: int
-    run_id: str | None
-    conversation_id: str | None
-    started_at: str
-    finished_at: str | None
-    duration_ms: int | None
-    result: str | None
-    error: str | None
-
-
-def task_run_view(run: TaskRun) -> TaskRunShape:
-    """Return a row of the run log as JSON shows it. ``due_at`` is null for a manual run."""
-    scheduled = run.slot.isdigit()
-    return {
-        "id": run.id,
-        "task_id": run.task_id,
-        "trigger": "schedule" if scheduled else "manual",
-        "due_at": iso(int(run.slot)) if scheduled else None,
-        "status": run.state,
-        "attempt": run.attempt,
-        "run_id": run.run_id,
-        "conversation_id": run.conversation_id,
-        "started_at": iso(run.started_at),
-        "finished_at": iso_or_none(run.finished_at),
-        "duration_ms": None if run.finished_at is None else max(run.finished_at - run.started_at, 0),
-        "result": run.result,
-        "error": run.error,
-    }
-
-
-def _shown_local(moment: int, timezone: str) -> str:
-    try:
-        return schedules.local(moment, timezone)
-    except InvalidInput:
-        return iso(moment)  # the zone is gone since it was stored
-
-
-def _first_slot(schedule: Schedule, now: int, *, run_if_past: bool) -> int | None:
-    slot = schedules.first_slot(schedule, now)
-    if schedule.type == "once" and slot is not None and slot < now and not run_if_past:
-        present = schedules.local(now, schedule.timezone)
-        raise InvalidInput(
-            f"schedule_value: {schedule.value!r} is past: now it is {present}; "
-            "give a later time, or run_if_past: true to run the task at once"
-        )
-    return slot
-
-
-def _rebounded(task: Task, schedule: Schedule, now: int) -> Task:
-    """Return the task after its end or its number of runs was changed: it may end by it, or go on again."""
-    slot = task.next_run
-    if slot is None and schedule.type != "once":
-        slot = schedules.first_slot(schedule, now)
-    slot = task.within_bounds(slot)
-    status = task.status
-    if slot is None and status is TaskStatus.ACTIVE and not task.running:
-        status = TaskStatus.COMPLETED
-    elif slot is not None and status is TaskStatus.COMPLETED:
-        status = TaskStatus.ACTIVE
-    return replace(task, next_run=slot, status=status)
-
-
-def _rescheduled(task: Task, schedule: Schedule, slot: int | None) -> Task:
-    """Give the task a new schedule, as if it had just been made with it; a paused one stays paused."""
-    edited = replace(
-        task,
-        schedule_type=schedule.type,
-        schedule_value=schedule.value,
-        timezone=schedule.timezone,
-        next_run=slot,
-        attempts=0,
-        runs_begun=0,
-        served_slot=None,
-        status=TaskStatus.PAUSED if task.status is TaskStatus.PAUSED else TaskStatus.ACTIVE,
-    )
-    _check_room(edited)
-    return edited
-
-
-def _check_room(task: Task) -> None:
-    """Raise InvalidInput when a new schedule has no slot before its end."""
-    if task.next_run is not None and task.within_bounds(task.next_run) is None:
-        first = schedules.local(task.next_run, task.timezone)
-        raise InvalidInput(f"ends_at: lies before the first run, which would be at {first}")
 
 
 def _planned_anew(task: Task, now: int) -> Task | None:
@@ -452,104 +257,7 @@ def _planned_anew(task: Task, now: int) -> Task | None:
     return replace(task, next_run=slot, updated_at=now)
 
 
-def _with_status(task: Task, wanted: TaskStatus, now: int) -> Task:
-    if wanted is task.status:
-        return task
-    if wanted is TaskStatus.ACTIVE:
-        return _resumed(task, now)
-    if wanted is TaskStatus.PAUSED:
-        if task.status is not TaskStatus.ACTIVE:
-            raise Conflict(f"Task {task.id} is {task.status}; only an active task can be paused.")
-        return replace(task, status=TaskStatus.PAUSED)
-    raise InvalidInput("status: can be set to active or paused; the other ones are outcomes")
-
-
-def _resumed(task: Task, now: int) -> Task:
-    if task.schedule_type == "once" and (task.served_slot is not None or task.status is TaskStatus.COMPLETED):
-        raise Conflict(
-            f"Task {task.id} is completed: it ran at {iso(task.last_run or now)}. "
-            "Give it a new schedule_value to run it again.",
-            code="task_completed",
-        )
-    schedule = schedules.parse(task.schedule_type, task.schedule_value, task.timezone)
-    slot = schedules.first_slot(schedule, now)
-    if schedule.type == "once" and slot is not None:
-        # Its own time may have been tried before; the present is a slot that never was. While a try is
-        # running there is no slot: its outcome decides.
-        slot = None if task.running else max(slot, now)
-    if slot is not None and task.within_bounds(slot) is None:
-        raise Conflict(
-            f"Task {task.id} has ended. Give it a later ends_at or more max_runs to go on.",
-            code="task_completed",
-        )
-    return replace(task, status=TaskStatus.ACTIVE, next_run=slot, attempts=0)
-
-
-def _checked_id(given: str | None) -> str:
-    if given is None:
-        return new_id(TASK)
-    if not ID.fullmatch(_text("id", given)):
-        raise InvalidInput("id: takes 1 to 128 letters, digits, dots, dashes and underscores")
-    return given
-
-
-def _checked_prompt(prompt: object) -> str:
-    text = _text("prompt", prompt)
-    if not text.strip():
-        raise InvalidInput("prompt: must not be blank")
-    if len(text) > LONGEST_PROMPT:
-        raise InvalidInput(f"prompt: must have at most {LONGEST_PROMPT} characters, has {len(text)}")
-    return text
-
-
 def _checked_limit(limit: int) -> int:
     if not 1 <= limit <= LARGEST_PAGE:
         raise InvalidInput(f"limit: must be between 1 and {LARGEST_PAGE}")
     return limit
-
-
-def _context_mode(value: object) -> ContextMode:
-    return cast(ContextMode, _one_of("context_mode", value, get_args(ContextMode)))
-
-
-def _catch_up(value: object) -> CatchUp:
-    return cast(CatchUp, _one_of("catch_up", value, get_args(CatchUp)))
-
-
-def _deliver(value: object) -> Deliver:
-    return cast(Deliver, _one_of("deliver", value, get_args(Deliver)))
-
-
-def _max_runs(value: object) -> int | None:
-    if value is None:
-        return None
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MOST_RUNS:
-        raise InvalidInput(f"max_runs: must be a whole number from 1 to {MOST_RUNS}")
-    return value
-
-
-def _ends_at(value: object, timezone: str, now: int) -> int | None:
-    if value is None:
-        return None
-    end = schedules.instant(_text("ends_at", value), timezone)
-    if end is None:
-        raise InvalidInput(f"ends_at: takes {schedules.ONCE_EXAMPLE}, or a time with its offset")
-    if end < now:
-        raise InvalidInput(f"ends_at: is past: now it is {schedules.local(now, timezone)}")
-    return end
-
-
-def _status(value: object) -> TaskStatus:
-    return TaskStatus(_one_of("status", value, [status.value for status in TaskStatus]))
-
-
-def _one_of(name: str, value: object, choices: Sequence[str]) -> str:
-    if value not in choices:
-        raise InvalidInput(f"{name}: must be one of {', '.join(choices)}")
-    return str(value)
-
-
-def _text(name: str, value: object) -> str:
-    if not isinstance(value, str):
-        raise InvalidInput(f"{name}: must be a string")
-    return value

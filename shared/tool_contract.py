@@ -15,7 +15,8 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from shared.errors import InvalidInput
-from shared.tasks import LONGEST_PROMPT, MOST_RUNS
+from shared.task_edits import LONGEST_PROMPT, MOST_RUNS
+from shared.task_values import CatchUp, ContextMode, Deliver, ScheduleType
 
 SERVER_NAME: Final = "picoclaw"
 TEXT_LIMIT: Final = 32_000
@@ -86,10 +87,6 @@ _MAX_RUNS: Final = "End after so many runs. Default: no limit."
 _RUN_IF_PAST: Final = "For once: run at once if the time has passed. Default: such a time is refused."
 _CATCH_UP: Final = "Slots missed while the host was down: run none, one for all of them, or each."
 
-ScheduleType = Literal["cron", "interval", "once"]
-ContextMode = Literal["group", "isolated"]
-CatchUp = Literal["skip", "once", "all"]
-Deliver = Literal["answer", "none"]
 Status = Literal["active", "paused", "completed", "failed"]
 
 

@@ -10,8 +10,9 @@ from host.runs.service import RunService
 from shared.clock import now_ms
 from shared.errors import NotRunning
 from shared.store.store import Store
-from shared.tasks import TaskService, task_view
-from shared.values import Task
+from shared.task_values import Task
+from shared.task_views import task_view
+from shared.tasks import TaskService
 
 MOST_TASKS: Final = 20
 LONGEST_PROMPT: Final = 80

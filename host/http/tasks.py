@@ -18,8 +18,11 @@ from shared.errors import Duplicate, InvalidInput
 from shared.ids import TASK
 from shared.shapes import PageShape, Shape
 from shared.store.store import Store
-from shared.tasks import LONGEST_PROMPT, TaskRunShape, TaskService, TaskShape, task_run_view, task_view
-from shared.values import Idempotency, TaskStatus
+from shared.task_edits import LONGEST_PROMPT
+from shared.task_values import TaskStatus
+from shared.task_views import TaskRunShape, TaskShape, task_run_view, task_view
+from shared.tasks import TaskService
+from shared.values import Idempotency
 
 CLEARED: Final = ("ends_at", "max_runs")
 """What PUT takes null for: the task has no end then."""

@@ -18,8 +18,9 @@ from shared.errors import Duplicate, NotFound
 from shared.settings import Settings
 from shared.store.sql.task_outcomes import ALL_QUIET
 from shared.store.store import Store
-from shared.tasks import LONGEST_PROMPT, TaskService
-from shared.values import Task
+from shared.task_edits import LONGEST_PROMPT
+from shared.task_values import Task
+from shared.tasks import TaskService
 
 TASK_ID: Final = "task-heartbeat"
 FILE: Final = "HEARTBEAT.md"

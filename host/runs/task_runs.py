@@ -23,8 +23,9 @@ from shared.errors import Conflict, ConversationBusy, KeyTaken, LeaseLost, PicoE
 from shared.ids import CONVERSATION, RUN, new_id
 from shared.store.sql.task_outcomes import ALL_QUIET
 from shared.store.store import Store
-from shared.tasks import task_view
-from shared.values import Idempotency, KeyedAnswer, Task, TaskRun, TaskRunState
+from shared.task_values import Task, TaskRun, TaskRunState
+from shared.task_views import task_view
+from shared.values import Idempotency, KeyedAnswer
 
 logger = logging.getLogger("picoclaw.tasks")
 

@@ -14,7 +14,7 @@ from shared.ids import Token
 from shared.store.postgres.database import Database, Place
 from shared.store.postgres.opening import open_shared_store, open_tool_store, place_of
 from shared.store.postgres.store import PostgresStore
-from shared.values import Task, TaskStatus
+from shared.task_values import Task, TaskStatus
 from tests.contract.store.making import T0, a_run
 
 

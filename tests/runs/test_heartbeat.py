@@ -11,8 +11,8 @@ from host.runs.heartbeat import PROMPT, TASK_ID, Heartbeat
 from shared.clock import now_ms
 from shared.errors import NotFound
 from shared.store.sqlite.store import SqliteStore
+from shared.task_values import Task
 from shared.tasks import TaskService
-from shared.values import Task
 
 MAIN = "main"
 

@@ -14,8 +14,8 @@ from host.runs.scheduler import Scheduler
 from shared.clock import now_ms
 from shared.errors import AtCapacity
 from shared.store.sqlite.store import SqliteStore
+from shared.task_values import TaskRunState
 from shared.tasks import TaskService
-from shared.values import TaskRunState
 from tests.contract.store.test_tasks_contract import a_run
 
 HOME = "conv-home"

@@ -26,19 +26,9 @@ from shared.store.postgres.database import Place
 from shared.store.postgres.store import PostgresStore
 from shared.store.sqlite.store import SqliteStore
 from shared.store.store import Store
+from shared.task_values import Task, TaskRun, TaskRunState, TaskStatus
 from shared.tasks import TaskService
-from shared.values import (
-    Lease,
-    NewMessage,
-    NewRun,
-    RunEnd,
-    RunState,
-    Task,
-    TaskRun,
-    TaskRunState,
-    TaskStatus,
-    Usage,
-)
+from shared.values import Lease, NewMessage, NewRun, RunEnd, RunState, Usage
 from tests.postgres import emptied_database, needs_postgres
 
 T = TypeVar("T")

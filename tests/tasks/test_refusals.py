@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from shared.errors import InvalidInput, NotFound
 from shared.schedules import first_slot, parse
 from shared.store.sqlite.store import SqliteStore
+from shared.task_values import Task
 from shared.tasks import TaskService
-from shared.values import Task
 
 NOW = 1_800_000_000_000
 HOME = "conv-home"

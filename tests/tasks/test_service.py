@@ -10,8 +10,9 @@ import pytest
 from shared.clock import now_ms
 from shared.errors import Conflict, Duplicate, InvalidInput, NotFound
 from shared.store.sqlite.store import SqliteStore
-from shared.tasks import TaskService, task_run_view, task_view
-from shared.values import Task, TaskRun, TaskRunState, TaskStatus
+from shared.task_values import Task, TaskRun, TaskRunState, TaskStatus
+from shared.task_views import task_run_view, task_view
+from shared.tasks import TaskService
 from tests.tasks.conftest import HOME, LEASE_MS, NOW
 
 MINUTE = 60_000

@@ -11,7 +11,8 @@ from typing import Any, Final
 
 from shared.errors import LeaseLost
 from shared.store.contract import Tx
-from shared.values import Lease, TaskRun
+from shared.task_values import TaskRun
+from shared.values import Lease
 
 ALIVE: Final = "state = 'running' AND lease_until > lease_now()"
 HELD_CLAIM: Final = f"id = $1 AND fence = $2 AND owner = $3 AND {ALIVE}"

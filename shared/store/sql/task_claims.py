@@ -31,7 +31,7 @@ from shared.store.sql.task_rows import (
     to_task,
     to_task_run,
 )
-from shared.values import TaskRunState
+from shared.task_values import TaskRunState
 
 STEPS_AT_ONCE: Final = 16
 """How many conversations or tasks one transaction may take out of the way before it lets others write."""

@@ -16,7 +16,8 @@ from shared.store.contract import Tx
 from shared.store.rows import Row
 from shared.store.sql import outbound
 from shared.store.sql.task_rows import FREE, MANUAL, to_task
-from shared.values import Outbound, Task, TaskRun, TaskRunState, TaskStatus
+from shared.task_values import Task, TaskRun, TaskRunState, TaskStatus
+from shared.values import Outbound
 
 TRIES: Final = 3
 """How often a ``once`` task is tried, and how often a slot is started whose host keeps dying."""

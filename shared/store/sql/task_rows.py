@@ -7,7 +7,7 @@ from typing import Final
 
 from shared.errors import Conflict
 from shared.store.rows import Row, optional, reader
-from shared.values import Task, TaskRun, TaskRunState, TaskStatus
+from shared.task_values import Task, TaskRun, TaskRunState, TaskStatus
 
 FREE: Final = 0
 """``waits``: the task can be claimed when it is due."""

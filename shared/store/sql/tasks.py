@@ -21,7 +21,8 @@ from shared.store.sql.runs import Runs
 from shared.store.sql.task_claims import Claimant, Pause
 from shared.store.sql.task_outcomes import COMPLETE, RUNNING_TASK, Claimed, Outcome, check_tree, end
 from shared.store.sql.task_rows import TaskMetrics
-from shared.values import Outbound, Page, Task, TaskRun, TaskRunState, TaskStatus
+from shared.task_values import Task, TaskRun, TaskRunState, TaskStatus
+from shared.values import Outbound, Page
 
 COUNTED: Final = 10_000
 """How many due tasks are counted at most."""

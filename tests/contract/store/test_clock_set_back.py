@@ -10,8 +10,8 @@ import pytest
 
 from host.runs.cleanup import keep_planned
 from shared.store.store import Store
+from shared.task_values import Task
 from shared.tasks import TaskService
-from shared.values import Task
 from tests.contract.store.making import T0
 from tests.contract.store.test_tasks_contract import HOME, a_once, a_task, finish
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from shared.store.store import Store
-from shared.values import Event, Task, TaskRunState, TaskStatus
+from shared.task_values import Task, TaskRunState, TaskStatus
+from shared.values import Event
 from tests.contract.store.making import DAY, LEASE, T0, a_key, a_run, an_end
 
 

@@ -9,17 +9,8 @@ import pytest
 
 from shared.errors import Conflict, Duplicate, InvalidInput, LeaseLost, NotFound
 from shared.store.store import Store
-from shared.values import (
-    NewMessage,
-    NewRun,
-    RunEnd,
-    RunState,
-    Task,
-    TaskRun,
-    TaskRunState,
-    TaskStatus,
-    Usage,
-)
+from shared.task_values import Task, TaskRun, TaskRunState, TaskStatus
+from shared.values import NewMessage, NewRun, RunEnd, RunState, Usage
 from tests.contract.store.conftest import OpenStore
 
 HOME = "conv-home"

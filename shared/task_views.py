@@ -1,0 +1,120 @@
+"""Tasks and their runs as JSON shows them, over HTTP and MCP alike."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from shared import schedules
+from shared.catch_up import ON_TIME_MS
+from shared.clock import iso, iso_or_none, now_ms
+from shared.errors import InvalidInput
+from shared.shapes import Shape
+from shared.task_values import (
+    CatchUp,
+    ContextMode,
+    Deliver,
+    ScheduleType,
+    Task,
+    TaskRun,
+    TaskRunState,
+    TaskStatus,
+)
+
+
+class TaskShape(Shape):
+    """A scheduled task."""
+
+    id: str
+    conversation_id: str
+    prompt: str
+    schedule_type: ScheduleType
+    schedule_value: str
+    timezone: str
+    context_mode: ContextMode
+    catch_up: CatchUp
+    deliver: Deliver
+    ends_at: str | None
+    max_runs: int | None
+    runs_begun: int
+    status: TaskStatus
+    next_run: str | None
+    next_run_local: str | None
+    overdue: bool
+    created_at: str
+    updated_at: str
+    last_run: str | None
+    last_status: TaskRunState | None
+    attempts: int
+
+
+def task_view(task: Task) -> TaskShape:
+    """Return a task as JSON shows it. ``next_run`` is null unless the task is active; instants are UTC."""
+    next_run = task.next_run if task.status is TaskStatus.ACTIVE else None
+    return {
+        "id": task.id,
+        "conversation_id": task.conversation_id,
+        "prompt": task.prompt,
+        "schedule_type": task.schedule_type,
+        "schedule_value": task.schedule_value,
+        "timezone": task.timezone,
+        "context_mode": task.context_mode,
+        "catch_up": task.catch_up,
+        "status": task.status,
+        "deliver": task.deliver,
+        "ends_at": iso_or_none(task.ends_at),
+        "max_runs": task.max_runs,
+        "runs_begun": task.runs_begun,
+        "next_run": iso_or_none(next_run),
+        "next_run_local": None if next_run is None else _shown_local(next_run, task.timezone),
+        "overdue": next_run is not None and next_run < now_ms() - ON_TIME_MS,
+        "created_at": iso(task.created_at),
+        "updated_at": iso(task.updated_at),
+        "last_run": iso_or_none(task.last_run),
+        "last_status": task.last_state,
+        "attempts": task.attempts,
+    }
+
+
+class TaskRunShape(Shape):
+    """A row of a task's run log."""
+
+    id: str
+    task_id: str
+    trigger: Literal["schedule", "manual"]
+    due_at: str | None
+    status: TaskRunState
+    attempt: int
+    run_id: str | None
+    conversation_id: str | None
+    started_at: str
+    finished_at: str | None
+    duration_ms: int | None
+    result: str | None
+    error: str | None
+
+
+def task_run_view(run: TaskRun) -> TaskRunShape:
+    """Return a row of the run log as JSON shows it. ``due_at`` is null for a manual run."""
+    scheduled = run.slot.isdigit()
+    return {
+        "id": run.id,
+        "task_id": run.task_id,
+        "trigger": "schedule" if scheduled else "manual",
+        "due_at": iso(int(run.slot)) if scheduled else None,
+        "status": run.state,
+        "attempt": run.attempt,
+        "run_id": run.run_id,
+        "conversation_id": run.conversation_id,
+        "started_at": iso(run.started_at),
+        "finished_at": iso_or_none(run.finished_at),
+        "duration_ms": None if run.finished_at is None else max(run.finished_at - run.started_at, 0),
+        "result": run.result,
+        "error": run.error,
+    }
+
+
+def _shown_local(moment: int, timezone: str) -> str:
+    try:
+        return schedules.local(moment, timezone)
+    except InvalidInput:
+        return iso(moment)  # the zone is gone since it was stored
