@@ -1,73 +1,56 @@
-"""A route is one method: it is answered, refused and told of as its declaration says."""
+"""docs/extending.md, "Add a route", as it stands there: answered, refused and told of as it is declared."""
 
 from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, Final
 
 import httpx2
 import pytest
 from starlette.requests import Request
 
-from host.http.bodies import Body
 from host.http.middleware import Exchange
 from host.http.openapi import OpenApi
 from host.http.routing import PAGE, Api, operation, router
 from host.telemetry.counts import Metrics
-from shared.errors import NotFound
-from shared.shapes import Shape
+from shared.shapes import PageShape
+
+DOCUMENT: Final = Path(__file__).parents[2] / "docs" / "extending.md"
+ROUTE: Final = DOCUMENT.read_text().partition("## Add a route")[2]
 
 
-class NoteShape(Shape):
-    """A note."""
-
-    id: str
-    text: str
-
-
-class NoteRequest(Body):
-    """PUT /notes/{id}."""
-
-    text: str
-
-
-class NotesApi(Api):
-    """What a contributor writes for a noun."""
-
-    @operation("PUT", "/notes/{id}", status=201, errors=(409,))
-    async def put(self, request: Request, body: NoteRequest) -> NoteShape:
-        """Keep a note."""
-        return {"id": request.path_params["id"], "text": body.text}
-
-    @operation("GET", "/notes/{id}")
-    async def get(self, request: Request) -> NoteShape:
-        """One note."""
-        raise NotFound(f"note not found: {request.path_params['id']}")
+class NewestApi(Api):
+    """A path that could also be read as an id, declared behind it."""
 
     @operation("GET", "/notes/newest", parameters=PAGE)
-    async def newest(self, request: Request) -> NoteShape:
-        """The newest note."""
-        return {"id": "newest", "text": ""}
-
-    @operation("DELETE", "/notes/{id}")
-    async def delete(self, request: Request) -> None:
-        """Delete a note."""
+    async def newest(self, request: Request) -> PageShape:
+        """The newest notes."""
+        return {"next_cursor": None}
 
 
 @pytest.fixture
 async def client() -> httpx2.AsyncClient:
-    routes = router([NotesApi(), OpenApi("1", NotesApi.operations())])
-    app = Exchange(routes, version="1", commit="", redact=str, counts=Metrics())
+    names: dict[str, Any] = {}
+    [code] = re.findall(r"```python\n(.*?)```", ROUTE, re.DOTALL)
+    exec(compile(code, DOCUMENT, "exec", dont_inherit=True), names)
+    apis = [names["NotesApi"](), NewestApi()]
+    contract = OpenApi("1", [each for api in apis for each in api.operations()])
+    app = Exchange(router([*apis, contract]), version="1", commit="", redact=str, counts=Metrics())
     return httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://host")
 
 
 async def test_a_method_answers_with_the_status_that_it_declares(client: httpx2.AsyncClient) -> None:
     kept = await client.put("/notes/a", json={"text": "x"})
     assert (kept.status_code, kept.json()) == (201, {"id": "a", "text": "x"})
+    assert (await client.get("/notes/a")).json() == kept.json()
     gone = await client.delete("/notes/a")
     assert (gone.status_code, gone.content) == (204, b"")
     assert (await client.head("/notes/newest")).status_code == 200
 
 
 async def test_a_path_goes_before_an_id_wherever_it_is_declared(client: httpx2.AsyncClient) -> None:
-    assert (await client.get("/notes/newest")).json()["id"] == "newest"
+    assert (await client.get("/notes/newest")).json() == {"next_cursor": None}
     assert (await client.get("/notes/other")).json()["error"] == "note not found: other"
 
 

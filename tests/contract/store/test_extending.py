@@ -26,7 +26,8 @@ from tests.postgres import fresh_database, needs_postgres
 
 DOCUMENT: Final = Path(__file__).parents[3] / "docs" / "extending.md"
 COLUMN, FIELD, METHOD, TABLE = (
-    dedent(block) for block in re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
+    dedent(block)
+    for block in re.findall(r"```python\n(.*?)```", DOCUMENT.read_text().split("\n## ")[1], re.DOTALL)
 )
 
 
