@@ -8,6 +8,7 @@ declared length at once, else as soon as it is over the limit or stops coming; o
 from __future__ import annotations
 
 import logging
+import math
 import re
 from collections.abc import Callable
 from http import HTTPStatus
@@ -155,7 +156,10 @@ class BodyLimit:
 
         async def bounded() -> Message:
             nonlocal received, whole
-            message = await receive() if whole else await _moving(receive)
+            with anyio.move_on_after(math.inf if whole else SILENCE_S) as waiting:
+                message = await receive()
+            if waiting.cancelled_caught:
+                raise BodyTimeout(f"body: did not go on for {SILENCE_S:g} s")
             received += len(message.get("body", b""))
             if received > limit:
                 raise _too_large(limit)
@@ -167,9 +171,3 @@ class BodyLimit:
 
 def _too_large(limit: int) -> TooLarge:
     return TooLarge(f"The body is larger than {limit} bytes.")
-
-
-async def _moving(receive: Receive) -> Message:
-    with anyio.move_on_after(SILENCE_S):
-        return await receive()
-    raise BodyTimeout(f"body: did not go on for {SILENCE_S:g} s")
