@@ -12,7 +12,7 @@ from typing import Final
 import anyio
 import httpx2
 
-from host.mcp_clients.json_rpc import MESSAGE_LIMIT, Listener, TooMuch
+from host.egress.listener import MESSAGE_LIMIT, Listener, TooMuch
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 

@@ -19,7 +19,8 @@ from mcp.shared.message import SessionMessage
 from pydantic import ValidationError
 
 from host.egress.addresses import AddressPolicy, PinnedTransport
-from host.mcp_clients.json_rpc import MESSAGE_LIMIT, RESULT_LIMIT, Listener, TooMuch, cut
+from host.egress.listener import MESSAGE_LIMIT, Listener, TooMuch
+from host.mcp_clients.json_rpc import RESULT_LIMIT, cut
 from host.mcp_clients.server_config import ServerConfig
 from host.ports import Image, ToolResult
 from shared import jsons

@@ -28,9 +28,7 @@ FLOORS = (
 INSIDE = ({"supervisor", "main"}, {"exec"}, {"files"}, {"confine", "limits"})
 """Those of the sandbox's worker; whatever else is in it lies below them."""
 
-UPWARD: set[str] = {
-    "host.egress.addresses -> host.mcp_clients.json_rpc",
-}
+UPWARD: set[str] = set()
 """Arrows back up that are still there. This list only gets shorter."""
 
 SIDEWAYS: set[str] = set()
