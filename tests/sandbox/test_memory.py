@@ -85,6 +85,7 @@ from host.sandbox.client import Sandbox
 from host.sandbox.policy import Limits, SandboxPolicy
 from host.sandbox.worker import syscalls
 from host.sandbox.worker.confine import seccomp
+from tests.sandbox.opened import toolset
 seccomp.install(seccomp.compile_filter([seccomp.Rule("kcmp", seccomp.refuse())]))
 assert not syscalls.share_memory(1, 1)
 async def main():
