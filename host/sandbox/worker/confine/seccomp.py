@@ -84,6 +84,10 @@ class Rule:
     tests: tuple[Test, ...] = ()
 
 
+def _rule(calls: str, action: int, *tests: Test) -> Rule:
+    return Rule(calls, action, tests)
+
+
 def refuse(code: int = errno.EPERM) -> int:
     """Return the action "fail with this errno"."""
     return _ERRNO | code
@@ -157,17 +161,17 @@ NEW_PROCESSES: Final = "execve execveat fork vfork clone clone3"
 
 def _base_rules() -> list[Rule]:
     return [
-        Rule(f"{OTHER_PROCESSES} {KERNEL_SURFACE} {NAMESPACES} {HOST_STATE}", refuse()),
+        _rule(f"{OTHER_PROCESSES} {KERNEL_SURFACE} {NAMESPACES} {HOST_STATE}", refuse()),
         # ENOSYS, not EPERM: the C library then falls back to clone, whose flags a filter can read
-        Rule("clone3", refuse(errno.ENOSYS)),
-        Rule("clone", refuse(), (_any_bit(0, _CLONE_NEW),)),
+        _rule("clone3", refuse(errno.ENOSYS)),
+        _rule("clone", refuse(), _any_bit(0, _CLONE_NEW)),
         # a thread's own descriptors would be seen by nobody who counts its process's
-        Rule("clone", refuse(), (_is(0, _CLONE_THREAD, mask=_CLONE_THREAD | _CLONE_FILES),)),
-        Rule("close_range", refuse(errno.EINVAL), (_any_bit(2, _CLOSE_RANGE_UNSHARE),)),
+        _rule("clone", refuse(), _is(0, _CLONE_THREAD, mask=_CLONE_THREAD | _CLONE_FILES)),
+        _rule("close_range", refuse(errno.EINVAL), _any_bit(2, _CLOSE_RANGE_UNSHARE)),
         # reading them needs no open file, so Landlock would not see it; "not supported" is what cp, ls, tar
         # and install take without complaint
-        Rule(EXTENDED_ATTRIBUTES, refuse(errno.EOPNOTSUPP)),
-        Rule(UNACCOUNTED_MEMORY, refuse(errno.ENOSYS)),
+        _rule(EXTENDED_ATTRIBUTES, refuse(errno.EOPNOTSUPP)),
+        _rule(UNACCOUNTED_MEMORY, refuse(errno.ENOSYS)),
         *_argument_rules(),
         *_set_id_rules(),
     ]
@@ -176,66 +180,58 @@ def _base_rules() -> list[Rule]:
 def _argument_rules() -> list[Rule]:
     """Calls that are fine on oneself (pid 0) and not on others, and the odd dangerous argument."""
     return [
-        Rule(
+        _rule(
             "sched_setaffinity sched_setscheduler sched_setparam sched_setattr prlimit64",
             refuse(),
-            (_is_not(0, 0),),
+            _is_not(0, 0),
         ),
-        Rule("setpriority", refuse(), (_is_not(0, _PRIO_PROCESS),)),
-        Rule("setpriority", refuse(), (_is_not(1, 0),)),
-        Rule("ioprio_set", refuse(), (_is_not(0, _IOPRIO_WHO_PROCESS),)),
-        Rule("ioprio_set", refuse(), (_is_not(1, 0),)),
-        Rule("personality", refuse(), (_is_not(0, 0, _PERSONALITY_QUERY),)),
+        _rule("setpriority", refuse(), _is_not(0, _PRIO_PROCESS)),
+        _rule("setpriority", refuse(), _is_not(1, 0)),
+        _rule("ioprio_set", refuse(), _is_not(0, _IOPRIO_WHO_PROCESS)),
+        _rule("ioprio_set", refuse(), _is_not(1, 0)),
+        _rule("personality", refuse(), _is_not(0, 0, _PERSONALITY_QUERY)),
         # Succeeds and changes nothing, as for who asks for more than there may be (socket(7)): what a socket
         # may hold is what those who count take it for.
-        Rule("setsockopt", refuse(0), (_is(1, _SOL_SOCKET), _is(2, _SO_SNDBUF, _SO_RCVBUF))),
+        _rule("setsockopt", refuse(0), _is(1, _SOL_SOCKET), _is(2, _SO_SNDBUF, _SO_RCVBUF)),
         # a lease makes whoever opens the file wait for its holder: the host, too
-        Rule("fcntl", refuse(), (_is(1, _F_SETLEASE, _F_NOTIFY, _F_SETDELEG),)),
-        Rule("ioctl", refuse(), (_is(1, _TIOCSTI, _TIOCLINUX),)),
-        Rule(
+        _rule("fcntl", refuse(), _is(1, _F_SETLEASE, _F_NOTIFY, _F_SETDELEG)),
+        _rule("ioctl", refuse(), _is(1, _TIOCSTI, _TIOCLINUX)),
+        _rule(
             "ioctl",
             refuse(errno.EOPNOTSUPP),
-            (_is(1, _FS_IOC_SETFLAGS, _FS_IOC32_SETFLAGS, _FS_IOC_FSSETXATTR),),
+            _is(1, _FS_IOC_SETFLAGS, _FS_IOC32_SETFLAGS, _FS_IOC_FSSETXATTR),
         ),
-        Rule("mknod", refuse(), (_is(1, _S_IFCHR, _S_IFBLK, mask=_S_IFMT),)),
-        Rule("mknodat", refuse(), (_is(2, _S_IFCHR, _S_IFBLK, mask=_S_IFMT),)),
+        _rule("mknod", refuse(), _is(1, _S_IFCHR, _S_IFBLK, mask=_S_IFMT)),
+        _rule("mknodat", refuse(), _is(2, _S_IFCHR, _S_IFBLK, mask=_S_IFMT)),
     ]
 
 
 def _set_id_rules() -> list[Rule]:
     """No file made inside may lend its owner's identity to whoever runs it outside."""
     return [
-        Rule("chmod fchmod mkdir mknod creat", refuse(), (_any_bit(1, _SET_ID_BITS),)),
-        Rule("fchmodat fchmodat2 mkdirat mknodat", refuse(), (_any_bit(2, _SET_ID_BITS),)),
-        Rule("open", refuse(), (_any_bit(1, _O_CREAT | _O_TMPFILE_BIT), _any_bit(2, _SET_ID_BITS))),
-        Rule("openat", refuse(), (_any_bit(2, _O_CREAT | _O_TMPFILE_BIT), _any_bit(3, _SET_ID_BITS))),
+        _rule("chmod fchmod mkdir mknod creat", refuse(), _any_bit(1, _SET_ID_BITS)),
+        _rule("fchmodat fchmodat2 mkdirat mknodat", refuse(), _any_bit(2, _SET_ID_BITS)),
+        _rule("open", refuse(), _any_bit(1, _O_CREAT | _O_TMPFILE_BIT), _any_bit(2, _SET_ID_BITS)),
+        _rule("openat", refuse(), _any_bit(2, _O_CREAT | _O_TMPFILE_BIT), _any_bit(3, _SET_ID_BITS)),
     ]
 
 
 def _socket_rules(sockets: Sockets) -> list[Rule]:
     """Never a socket that can name a path, and no protocol but TCP and UDP."""
     pairs = [
-        Rule("socketpair", refuse(errno.EACCES), (_is_not(0, _AF_UNIX),)),
-        Rule(
-            "socketpair",
-            refuse(errno.EACCES),
-            (_is_not(1, _SOCK_STREAM, _SOCK_SEQPACKET, mask=_SOCK_TYPE),),
-        ),
+        _rule("socketpair", refuse(errno.EACCES), _is_not(0, _AF_UNIX)),
+        _rule("socketpair", refuse(errno.EACCES), _is_not(1, _SOCK_STREAM, _SOCK_SEQPACKET, mask=_SOCK_TYPE)),
     ]
     if sockets is Sockets.PAIRS:
-        return [*pairs, Rule("socket connect bind listen accept accept4", refuse(errno.EACCES))]
+        return [*pairs, _rule("socket connect bind listen accept accept4", refuse(errno.EACCES))]
     kinds = (_SOCK_STREAM, _SOCK_DGRAM) if sockets is Sockets.NETWORK else (_SOCK_STREAM,)
     return [
         # one end of a unix pair has no use for a name; internet addresses have these lengths
-        Rule("bind connect", refuse(errno.EACCES), (_is_not(2, 16, 28, 128),)),
+        _rule("bind connect", refuse(errno.EACCES), _is_not(2, 16, 28, 128)),
         *pairs,
-        Rule("socket", refuse(errno.EACCES), (_is_not(0, _AF_INET, _AF_INET6),)),
-        Rule(
-            "socket",
-            refuse(errno.EACCES),
-            (_is_not(1, *kinds, mask=_SOCK_TYPE),),
-        ),
-        Rule("socket", refuse(errno.EACCES), (_is_not(2, 0, _IPPROTO_TCP, _IPPROTO_UDP),)),
+        _rule("socket", refuse(errno.EACCES), _is_not(0, _AF_INET, _AF_INET6)),
+        _rule("socket", refuse(errno.EACCES), _is_not(1, *kinds, mask=_SOCK_TYPE)),
+        _rule("socket", refuse(errno.EACCES), _is_not(2, 0, _IPPROTO_TCP, _IPPROTO_UDP)),
     ]
 
 
@@ -243,44 +239,44 @@ def _metadata_rules(metadata: Metadata) -> list[Rule]:
     if metadata is Metadata.PERMISSIONS:
         return []
     if metadata is Metadata.ALL:
-        return [Rule(f"{METADATA_BY_PATH} fchmod fchown utimensat", NOTIFY)]
-    named = [Rule("utimensat", NOTIFY, (_any_bit(1, 0xFFFFFFFF, high=high),)) for high in (False, True)]
-    return [Rule(METADATA_BY_PATH, NOTIFY), *named]
+        return [_rule(f"{METADATA_BY_PATH} fchmod fchown utimensat", NOTIFY)]
+    named = [_rule("utimensat", NOTIFY, _any_bit(1, 0xFFFFFFFF, high=high)) for high in (False, True)]
+    return [_rule(METADATA_BY_PATH, NOTIFY), *named]
 
 
 def _name_rules() -> list[Rule]:
     return [
-        Rule(NAMES, NOTIFY),
-        Rule("open", NOTIFY, (_any_bit(1, _O_WRITES),)),
-        Rule("openat", NOTIFY, (_any_bit(2, _O_WRITES),)),
+        _rule(NAMES, NOTIFY),
+        _rule("open", NOTIFY, _any_bit(1, _O_WRITES)),
+        _rule("openat", NOTIFY, _any_bit(2, _O_WRITES)),
     ]
 
 
 def _first_process_rules() -> list[Rule]:
     """Say no to signals for process 1, which would be accepted and dropped (pid_namespaces(7))."""
     return [
-        Rule("kill tkill tgkill rt_sigqueueinfo rt_tgsigqueueinfo pidfd_open", refuse(), (_is(0, 1),)),
-        Rule("tgkill rt_tgsigqueueinfo", refuse(), (_is(1, 1),)),
+        _rule("kill tkill tgkill rt_sigqueueinfo rt_tgsigqueueinfo pidfd_open", refuse(), _is(0, 1)),
+        _rule("tgkill rt_tgsigqueueinfo", refuse(), _is(1, 1)),
     ]
 
 
 def command_rules(kind: Kind) -> list[Rule]:
     """Return the rules for a shell command."""
-    rules = [*_base_rules(), *_socket_rules(kind.sockets), Rule("openat2", refuse(errno.ENOSYS))]
+    rules = [*_base_rules(), *_socket_rules(kind.sockets), _rule("openat2", refuse(errno.ENOSYS))]
     if not kind.truncation:  # Landlock does not see it before ABI 3
-        rules.append(Rule("truncate", refuse()))
+        rules.append(_rule("truncate", refuse()))
     if kind.first:
         rules += _first_process_rules()
     nameless = [
-        Rule(name, NOTIFY, (_any_bit(at, _O_TMPFILE_BIT),)) for name, at in (("open", 1), ("openat", 2))
+        _rule(name, NOTIFY, _any_bit(at, _O_TMPFILE_BIT)) for name, at in (("open", 1), ("openat", 2))
     ]
     named = _name_rules() if kind.names else []
-    return [*rules, *nameless, *named, *_metadata_rules(kind.metadata), Rule(SESSIONS, NOTIFY)]
+    return [*rules, *nameless, *named, *_metadata_rules(kind.metadata), _rule(SESSIONS, NOTIFY)]
 
 
 def worker_rules() -> list[Rule]:
     """Return the rules for the file worker: as a command, but it starts nothing and may use openat2."""
-    return [*_base_rules(), *_socket_rules(Sockets.PAIRS), Rule(NEW_PROCESSES, refuse())]
+    return [*_base_rules(), *_socket_rules(Sockets.PAIRS), _rule(NEW_PROCESSES, refuse())]
 
 
 @cache
