@@ -19,12 +19,7 @@ from .landlock import DEVICE, READ, READ_EXECUTE, READ_WRITE, Access, Ruleset
 # Programs and their libraries.
 SYSTEM: Final = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/nix/store")
 # Kernel facts that runtimes size themselves by; /proc hides other domains' secrets by itself (ptrace rules).
-KERNEL: Final = (
-    "/proc",
-    "/sys/devices/system/cpu",
-    "/sys/fs/cgroup",
-    "/sys/kernel/mm/transparent_hugepage",
-)
+KERNEL: Final = ("/proc", "/sys/devices/system/cpu", "/sys/fs/cgroup", "/sys/kernel/mm/transparent_hugepage")
 # Configuration that programs expect to read and that holds no secrets.
 _ETC_NAMES: Final = """
 alternatives ld.so.cache ld.so.conf ld.so.conf.d passwd group nsswitch.conf hosts hostname resolv.conf

@@ -11,15 +11,7 @@ import os
 from typing import Any, Final
 
 from ..config import Config
-from ..confine import (
-    confine,
-    grants,
-    identity,
-    landlock,
-    private_root,
-    privileges,
-    seccomp,
-)
+from ..confine import confine, grants, identity, landlock, private_root, privileges, seccomp
 from ..frames import Frame
 from ..limits import tree
 

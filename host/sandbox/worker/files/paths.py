@@ -79,11 +79,7 @@ class Roots:
     """
 
     def __init__(
-        self,
-        known: Iterable[RootPath],
-        home: str = "~",
-        locks: int | None = None,
-        words: Words | None = None,
+        self, known: Iterable[RootPath], home: str = "~", locks: int | None = None, words: Words | None = None
     ) -> None:
         self._roots: list[_Root] = []
         self._words = words

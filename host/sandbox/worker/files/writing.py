@@ -17,16 +17,7 @@ from .. import syscalls
 from ..names import Refused, explain, new_name, quoted
 from . import bounds
 from .editing import edit
-from .formats import (
-    SNIFF,
-    WHOLE_BYTES,
-    Answer,
-    binary_name,
-    decoded,
-    encoded,
-    encoding,
-    require_plain,
-)
+from .formats import SNIFF, WHOLE_BYTES, Answer, binary_name, decoded, encoded, encoding, require_plain
 from .paths import Location, Roots, is_device
 
 _ATTEMPTS: Final = 10
