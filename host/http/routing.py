@@ -115,8 +115,8 @@ class Api:
         return [declared for declared in vars(cls).values() if isinstance(declared, Operation)]
 
     def open_paths(self) -> Set[str]:
-        """Return the paths that need no token."""
-        return {declared.path for declared in self.operations() if declared.open}
+        """Return the paths that need no token; those that are told by an id have to be listed."""
+        return {each.path for each in self.operations() if each.open and "{" not in each.path}
 
     def routes(self) -> list[Route]:
         """Return the operations of this object."""
