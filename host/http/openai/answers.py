@@ -15,6 +15,7 @@ from typing_extensions import TypedDict
 from host.http.bodies import JSON
 from host.runs.text import MarkerFilter
 from shared import jsons
+from shared.clock import now_ms
 from shared.errors import PicoError
 from shared.shapes import Shape
 from shared.values import Event
@@ -143,10 +144,13 @@ TRY_LATER: Final = frozenset({"shutdown", "interrupted", "retryable", "lease_los
 
 @dataclass(slots=True)
 class Answer:
-    """What a run has answered so far. ``take`` each event; ``outcome`` is known when they are over."""
+    """What a run has answered so far, and how it is written. ``take`` each event; ``outcome`` comes last."""
 
-    marker: str = ""
+    id: str
+    model: str
+    marker: str
     """The session end marker, which isn't shown."""
+    created: int = field(default_factory=lambda: now_ms() // 1000)
     text: str = ""
     reasoning: str = ""
     outcome: dict[str, Any] = field(default_factory=dict)
@@ -210,38 +214,22 @@ class Answer:
             "prompt_tokens_details": {"cached_tokens": cached},
         }
 
-    def _add(self, text: str, *, gap: bool) -> dict[str, str]:
-        if gap and text.strip():
-            text = ("" if self.text.endswith("\n\n") else "\n\n") + text
-            self._gap = False
-        self.text += text
-        return {"content": text} if text else {}
-
-
-@dataclass(frozen=True, slots=True)
-class Envelope:
-    """What stands around every piece of one answer."""
-
-    id: str
-    created: int
-    model: str
-
-    def completion(self, answer: Answer, finish_reason: FinishReason) -> CompletionShape:
+    def completion(self, finish_reason: FinishReason) -> CompletionShape:
         """Return the whole answer."""
         message: CompletionMessageShape = {
             "role": "assistant",
-            "content": answer.text.strip(),
+            "content": self.text.strip(),
             "refusal": None,
         }
-        if answer.reasoning:
-            message["reasoning_content"] = answer.reasoning
+        if self.reasoning:
+            message["reasoning_content"] = self.reasoning
         return {
             "id": self.id,
             "object": "chat.completion",
             "created": self.created,
             "model": self.model,
             "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": finish_reason}],
-            "usage": answer.usage,
+            "usage": self.usage,
         }
 
     def chunk(self, delta: dict[str, Any], finish_reason: str | None = None) -> bytes:
@@ -249,21 +237,28 @@ class Envelope:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
         return self._piece(choices=[choice])
 
-    def usage(self, answer: Answer) -> bytes:
+    def usage_chunk(self) -> bytes:
         """Return the piece that tells the usage."""
-        return self._piece(choices=[], usage=answer.usage)
+        return self._piece(choices=[], usage=self.usage)
 
-    async def stream(self, events: AsyncIterator[Event], answer: Answer) -> AsyncIterator[bytes]:
+    async def stream(self, events: AsyncIterator[Event]) -> AsyncIterator[bytes]:
         """Yield the pieces of the answer as the run's events come; the ending is the caller's."""
         yield self.chunk({"role": "assistant", "content": ""})
         async for event in events:
-            delta = answer.take(event)
+            delta = self.take(event)
             if delta:
                 yield self.chunk(delta)
 
     def _piece(self, **said: Any) -> bytes:
         kind = "chat.completion.chunk"
         return as_event({"id": self.id, "object": kind, "created": self.created, "model": self.model, **said})
+
+    def _add(self, text: str, *, gap: bool) -> dict[str, str]:
+        if gap and text.strip():
+            text = ("" if self.text.endswith("\n\n") else "\n\n") + text
+            self._gap = False
+        self.text += text
+        return {"content": text} if text else {}
 
 
 def as_event(value: Mapping[str, Any]) -> bytes:

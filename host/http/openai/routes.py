@@ -16,7 +16,6 @@ from host.http.openai.answers import (
     NO_RETRY,
     Answer,
     CompletionShape,
-    Envelope,
     ModelShape,
     ModelsShape,
     OpenAiErrorShape,
@@ -64,14 +63,11 @@ class _Turn:
 
     body: ChatCompletionRequest
     thread: Thread
+    answer: Answer
     conversation_id: str
     run_id: str
     events: AsyncIterator[Event]
     run: ActiveRun | None
-
-    @property
-    def envelope(self) -> Envelope:
-        return Envelope(f"chatcmpl-{self.run_id}", now_ms() // 1000, self.body.model)
 
     @property
     def headers(self) -> dict[str, str]:
@@ -152,15 +148,15 @@ class OpenAiApi(Api):
         )
 
     async def _begin(self, body: ChatCompletionRequest, thread: Thread, spec: RunSpec) -> _Turn:
+        run: ActiveRun | None = None
         try:
             run = await self._start(spec)
+            conversation_id, run_id = run.lease.conversation_id, run.lease.run_id
         except KeyTaken as taken:
             conversation_id, run_id = taken.answer.conversation_id or "", taken.answer.subject
-            events = await self._runs.events(conversation_id, run_id, after=0)
-            return _Turn(body, thread, conversation_id, run_id, events, None)
-        lease = run.lease
-        events = await self._runs.events(lease.conversation_id, lease.run_id, after=0, run=run)
-        return _Turn(body, thread, lease.conversation_id, lease.run_id, events, run)
+        events = await self._runs.events(conversation_id, run_id, after=0, run=run)
+        answer = Answer(f"chatcmpl-{run_id}", body.model, self._marker)
+        return _Turn(body, thread, answer, conversation_id, run_id, events, run)
 
     async def _start(self, spec: RunSpec) -> ActiveRun:
         try:
@@ -173,28 +169,28 @@ class OpenAiApi(Api):
             return await self._runs.start(made)
 
     async def _whole(self, turn: _Turn) -> JSON[CompletionShape] | Response:
-        answer = Answer(self._marker)
+        answer = turn.answer
         async for event in turn.events:
             answer.take(event)
         reason = answer.finish_reason
         if reason is None:
             return openai_error(answer.failure, {**turn.headers, **NO_RETRY})
         await self._threads.remember(turn.thread, turn.conversation_id, answer.text)
-        return JSON(turn.envelope.completion(answer, reason), headers=turn.headers)
+        return JSON(answer.completion(reason), headers=turn.headers)
 
     async def _pieces(self, turn: _Turn) -> AsyncIterator[bytes]:
-        answer, envelope = Answer(self._marker), turn.envelope
-        async for piece in envelope.stream(turn.events, answer):
+        answer = turn.answer
+        async for piece in answer.stream(turn.events):
             yield piece
         reason = answer.finish_reason
         if reason is None:
             yield as_event(error_body(answer.failure))
             return
         await self._threads.remember(turn.thread, turn.conversation_id, answer.text)
-        yield envelope.chunk({}, reason)
+        yield answer.chunk({}, reason)
         options = turn.body.stream_options
         if options is not None and options.include_usage:
-            yield envelope.usage(answer)
+            yield answer.usage_chunk()
         yield DONE
 
     def _known(self, name: str) -> str:
