@@ -42,6 +42,8 @@ class EventLog:
 
         So a run whose events nobody follows has a few long ones, and one with a reader has each at once.
         """
+        if not text:
+            return
         last = self._events[-1] if self._events else None
         if last is not None and last.name == "chunk" and last.seq > self._shown:
             self._events[-1] = Event(last.seq, "chunk", {"text": last.data["text"] + text})
@@ -63,7 +65,8 @@ class EventLog:
         self.release()
 
     def publish(self, events: Sequence[Event]) -> None:
-        """Show the last events, which are in the store already, and close the log."""
+        """Show what was held back and the last events, which are in the store already, and close the log."""
+        self.held = False
         self._events.extend(events)
         self._stored = self.last_seq
         self.close()

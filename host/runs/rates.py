@@ -48,6 +48,8 @@ class RateLimit:
 
     def spend(self, key: str, sentence: str) -> None:
         """Count an event; raises TooManyRequests, which says this sentence, for one too many."""
+        if self._most == 0:
+            return
         wait = self.retry_after(key)
         if wait is not None:
             raise TooManyRequests(sentence, retry_after=wait)

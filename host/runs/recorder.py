@@ -116,7 +116,7 @@ class RunRecorder(_Accounts):
         """Tell a piece of the reply in flight."""
         await self.heard(delta)
         if isinstance(delta, TextDelta):
-            self._chunk(self.shown.feed(delta.text))
+            self._log.emit_text(self.shown.feed(delta.text))
         elif isinstance(delta, ThinkingDelta) and self._spec.thinking:
             self._log.emit("thinking", {"text": self._redactor.text(delta.text)})
 
@@ -138,7 +138,7 @@ class RunRecorder(_Accounts):
         """Count the usage; store the step before its tools run, so that a crash finds it."""
         if final:
             self._judge(reply)
-        self._chunk(self.shown.end_step())
+        self._log.emit_text(self.shown.end_step())
         await self.unused(reply)
         if final:
             self.final = reply
@@ -156,7 +156,7 @@ class RunRecorder(_Accounts):
 
     async def cut_short(self, reply: Reply) -> Paused:
         """Count the usage of a reply that is not kept."""
-        self._chunk(self.shown.end_step())
+        self._log.emit_text(self.shown.end_step())
         await self.unused(reply)
         return self.budget.cut_short()
 
@@ -213,17 +213,13 @@ class RunRecorder(_Accounts):
         """Say what is wrong with a last reply: nobody may take it for more than it is."""
         if not reply.text.strip() and self.awaited:
             self.warn(NO_ANSWER)
-            self._chunk(self.shown.feed(NO_ANSWER))
+            self._log.emit_text(self.shown.feed(NO_ANSWER))
         if reply.stop_reason in LIMITS:
             self.warn(f"The answer was cut off at {LIMITS[reply.stop_reason]}.")
         elif reply.stop_reason not in WHOLE:
             self.warn(
                 f"The model ended its answer for a reason that is not known: {reply.stop_reason[:100]!r}."
             )
-
-    def _chunk(self, text: str) -> None:
-        if text:
-            self._log.emit_text(text)
 
     async def _append(self, role: Role, blocks: Sequence[Block], *, effect_ahead: bool = False) -> None:
         message = NewMessage(new_id(MESSAGE), role, without_secrets(blocks, self._redactor))

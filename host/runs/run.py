@@ -167,7 +167,6 @@ class ActiveRun:
         await self._store.durable()
         self._outcome = answer
         self._count(end)
-        self.log.release()
         self.log.publish(told)
 
     async def _ask(self, pause: Paused) -> None:
