@@ -54,10 +54,6 @@ def _digits(value: Any) -> Any:
 ScheduleValue = Annotated[str, BeforeValidator(_digits)]
 
 
-class Nothing(Arguments):
-    """No arguments."""
-
-
 class SendMessage(Arguments):
     """A message to the people of the own conversation."""
 
@@ -205,69 +201,65 @@ _RUN: Final[Schema] = {"type": "object"}
 _CURSOR: Final = _TEXT_OR_NULL
 
 
-def _tool(
-    name: str, title: str, description: str, arguments: type[Arguments], **rest: Any
-) -> ToolDeclaration:
-    return ToolDeclaration(name, title, description, arguments, rest.pop("output"), **rest)
-
-
 _TASK_TOOLS: Final = (
-    _tool(
+    ToolDeclaration(
         "schedule_task",
         "Schedule a task",
         "Schedule a prompt to be run later, once or repeatedly. Returns the task with its next run.",
         ScheduleTask,
-        output=_TASK,
+        output_schema=_TASK,
     ),
-    _tool(
+    ToolDeclaration(
         "list_tasks",
         "List tasks",
         "List scheduled tasks in the order they were made.",
         ListTasks,
-        output=_object({"tasks": {"type": "array", "items": _TASK}, "next_cursor": _CURSOR}),
+        output_schema=_object({"tasks": {"type": "array", "items": _TASK}, "next_cursor": _CURSOR}),
         read_only=True,
     ),
-    _tool("get_task", "Show a task", "Show one scheduled task.", TaskId, output=_TASK, read_only=True),
-    _tool(
+    ToolDeclaration(
+        "get_task", "Show a task", "Show one scheduled task.", TaskId, output_schema=_TASK, read_only=True
+    ),
+    ToolDeclaration(
         "list_task_runs",
         "List a task's runs",
         "List the runs of a task with their outcomes, newest first.",
         ListTaskRuns,
-        output=_object({"runs": {"type": "array", "items": _RUN}, "next_cursor": _CURSOR}),
+        output_schema=_object({"runs": {"type": "array", "items": _RUN}, "next_cursor": _CURSOR}),
         read_only=True,
     ),
-    _tool(
+    ToolDeclaration(
         "pause_task",
         "Pause a task",
         "Stop a task from running until it is resumed.",
         TaskId,
-        output=_TASK,
+        output_schema=_TASK,
         idempotent=True,
     ),
-    _tool(
+    ToolDeclaration(
         "resume_task",
         "Resume a task",
         "Let a paused task run again; its next run is computed from now.",
         TaskId,
-        output=_TASK,
+        output_schema=_TASK,
         idempotent=True,
     ),
-    _tool(
+    ToolDeclaration(
         "update_task",
         "Change a task",
         "Change the prompt, the schedule or the options of a task. What is not given stays as it is.",
         UpdateTask,
-        output=_TASK,
+        output_schema=_TASK,
         destructive=True,
         idempotent=True,
     ),
-    _tool(
+    ToolDeclaration(
         "cancel_task",
         "Cancel a task",
         "Delete a task and its run log, and stop its run. This cannot be undone. In the task's own run it is "
         "completed instead, and the run goes on.",
         TaskId,
-        output=_object({"task_id": _TEXT, "cancelled": {"type": "boolean"}}),
+        output_schema=_object({"task_id": _TEXT, "cancelled": {"type": "boolean"}}),
         destructive=True,
     ),
 )
@@ -276,12 +268,12 @@ _TASK_TOOLS: Final = (
 @cache
 def tool_declarations(*, is_main: bool) -> Mapping[str, ToolDeclaration]:
     """Return the tools by name, in a stable order; only the main conversation may write elsewhere."""
-    send = _tool(
+    send = ToolDeclaration(
         "send_message",
         "Send a message",
         "Send a message to the people right now, before the answer is finished.",
         SendMessageAnywhere if is_main else SendMessage,
-        output=_MESSAGE,
+        output_schema=_MESSAGE,
         speaks=True,
     )
     return {tool.name: tool for tool in (send, *_TASK_TOOLS)}

@@ -70,7 +70,9 @@ async def test_a_backup_is_the_databases_and_can_be_restored(
         await store.close()
 
 
-@pytest.mark.parametrize("command", [("restore", "x"), ("compact",), ("export",), ("salvage", "x")])
+@pytest.mark.parametrize(
+    "command", [("restore", "x"), ("rollback",), ("compact",), ("export",), ("salvage", "x")]
+)
 def test_what_is_about_a_volume_is_refused_with_what_does_the_same(
     database: str, old_volume: Path, tmp_path: Path, command: tuple[str, ...]
 ) -> None:

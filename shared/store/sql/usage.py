@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields
+from operator import attrgetter, itemgetter
 from typing import Any, Final
 
 from shared import jsons
@@ -15,15 +17,8 @@ from shared.store.sql.leases import hold
 from shared.store.sql.noun import Noun
 from shared.values import Amount, DayUsage, Lease, Page, Spending, Standing, Usage
 
-COUNTED: Final = (
-    "runs",
-    "input_tokens",
-    "output_tokens",
-    "cache_creation_input_tokens",
-    "cache_read_input_tokens",
-    "unsettled_tokens",
-    "microdollars",
-)
+USED: Final = tuple(field.name for field in fields(Usage))
+COUNTED: Final = ("runs", *USED, "unsettled_tokens", "microdollars")
 
 
 def day_of(now: int) -> str:
@@ -33,16 +28,8 @@ def day_of(now: int) -> str:
 
 def counts(spending: Spending, runs: int) -> tuple[int, ...]:
     """Return what is added to the counters, in the order of COUNTED."""
-    used = spending.usage
-    return (
-        runs,
-        used.input_tokens,
-        used.output_tokens,
-        used.cache_creation_input_tokens,
-        used.cache_read_input_tokens,
-        spending.unsettled_tokens,
-        spending.microdollars,
-    )
+    used = attrgetter(*USED)(spending.usage)
+    return (runs, *used, spending.unsettled_tokens, spending.microdollars)
 
 
 def text(usage: Usage) -> str:
@@ -52,13 +39,7 @@ def text(usage: Usage) -> str:
 
 def day_usage(row: Row) -> DayUsage:
     """Read a day of all conversations, or of one."""
-    usage = Usage(
-        row["input_tokens"],
-        row["output_tokens"],
-        row["cache_creation_input_tokens"],
-        row["cache_read_input_tokens"],
-    )
-    spending = Spending(usage, row["microdollars"], row["unsettled_tokens"])
+    spending = Spending(Usage(*itemgetter(*USED)(row)), row["microdollars"], row["unsettled_tokens"])
     return DayUsage(row["day"], row["conversation_id"], row["runs"], spending)
 
 
