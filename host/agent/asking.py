@@ -74,10 +74,9 @@ class Asking:
         """Return the reply, None if the messages or the model were changed for another attempt."""
         model = self.models[0]
         bare = self._bare(model)
-        await self.window.fit(messages, bare, model)
-        room = min(bare["max_tokens"], self.window.output(messages, bare, model))
-        request = {**bare, "max_tokens": room, "messages": with_breakpoints(messages)}
-        request = await self.recorder.reserve(request, model.ids, self.window.estimate(messages, bare))
+        sizes = await self.window.fit(messages, bare, model)
+        request = {**bare, "max_tokens": sizes.output, "messages": with_breakpoints(messages)}
+        request = await self.recorder.reserve(request, model.ids, sizes.estimate)
         self.granted = request["max_tokens"]
         try:
             reply = await self._tries(model, within_output(request))
@@ -90,12 +89,12 @@ class Asking:
         if reply.stop_reason == "refusal":
             await self.recorder.unused(reply)
             raise Refused("The model declined to answer this. It isn't sent again: go on with a new message.")
-        if reply.stop_reason == "max_tokens" and self.granted < room:
+        if reply.stop_reason == "max_tokens" and self.granted < sizes.output:
             # It is no answer; the step is asked for anew once the run may go on.
             raise await self.recorder.cut_short(reply)
         if reply.left_out:
             await self.window.mended(messages, reply.left_out)
-        self.window.answered(messages, bare, reply)
+        self.window.answered(sizes, reply)
         return reply
 
     async def _recover(

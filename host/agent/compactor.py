@@ -117,30 +117,32 @@ class Compactor(Window):
     ) -> bool:
         """Compact until the messages fit; ``anyway``: to half if they seem to fit."""
         for number in range(ROUNDS):
-            sizes = self._sizes(request, model)
-            before = self._measured(messages, sizes)
-            room = min(sizes.room, before // 2) if anyway and not number else sizes.room
+            sizes = self.sizes(messages, request, model)
+            room = min(sizes.room, sizes.messages // 2) if anyway and not number else sizes.room
             entries = await self._entries()
-            await self._round(entries, request, model, room)
+            await self._round(entries, request, model, sizes, room)
             self._rebuild(messages, entries)
-            sizes = self._sizes(request, model)
-            after = self._measured(messages, sizes)
-            if after <= sizes.room or after >= before:
+            after = self.sizes(messages, request, model).messages
+            if after <= sizes.room or after >= sizes.messages:
                 break
         await self.archive()
         return True
 
     async def _round(
-        self, entries: Sequence[HistoryEntry], request: dict[str, Any], model: Model, room: int
+        self,
+        entries: Sequence[HistoryEntry],
+        request: dict[str, Any],
+        model: Model,
+        sizes: Sizes,
+        room: int,
     ) -> None:
-        sizes = self._sizes(request, model)
         parts = planning.parts_of(self._kept(entries), self._compaction, sizes.factor)
         chosen = planning.plan(parts, max(room - self._standing_tokens(entries, sizes), 0), sizes.factor)
         if sizes.room <= 0 or chosen is None:
             raise self._too_long(parts, sizes)
         thinking = self._thinking_through(parts, request)
         if isinstance(chosen, SumUp):
-            chosen = await self._sum_up(entries, parts, chosen, thinking, request, model)
+            chosen = await self._sum_up(entries, parts, chosen, thinking, sizes, request, model)
         if isinstance(chosen, Cut):
             await self._put_in_force(cut_off(self._compaction, chosen, thinking))
 
@@ -150,13 +152,14 @@ class Compactor(Window):
         parts: Sequence[Part],
         chosen: SumUp,
         thinking: int,
+        sizes: Sizes,
         request: dict[str, Any],
         model: Model,
     ) -> Cut | None:
         """Put a summary in force, or, if none can be made, a note; return a cut that would do instead."""
-        sizes = self._sizes(request, model)
         stands, kept, now = self._standing_tokens(entries, sizes), self._kept(entries), self._compaction
-        room = sizes.window - sizes.output - sizes.prefix - stands
+        output = min(request["max_tokens"], sizes.window // 2)
+        room = sizes.window - output - sizes.prefix - stands
         share = int(sizes.room * MESSAGE_PART / sizes.factor)
         room -= int(estimated(planning.words_ahead(entries, now.through_seq, share)) * sizes.factor)
         taken = planning.fitting(parts, chosen.count, room - MOST_SUMMARY_TOKENS // 8)

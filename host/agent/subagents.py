@@ -165,8 +165,8 @@ class ChildWindow(Window):
         """Cut the results of older steps, all at once, and thinking with them."""
         changed = _cut_older(messages, request)
         self._changed()
-        sizes = self._sizes(request, model)
-        if not anyway and sizes.prefix + self._measured(messages, sizes) > sizes.window:
+        sizes = self.sizes(messages, request, model)
+        if not anyway and sizes.prefix + sizes.messages > sizes.window:
             raise TooLong("The task grew larger than the model's window; hand it on in smaller parts.")
         return changed
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from host.ports import Message, Model, ModelError, Reply, Target
@@ -86,8 +86,23 @@ class _Learnt:
     output: int | None = None
     until: float = 0.0
 
-    def believed(self, size: int | None) -> int | None:
-        return size if monotonic_ms() < self.until else None
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is known of a run's models together, in tokens.
+
+    ``window``: input and output of the smallest. ``factor``: by what an estimate is multiplied.
+    ``most_output``: what the least of them writes, None if none has refused more.
+    """
+
+    window: int
+    factor: float
+    most_output: int | None
+
+    def output(self, estimate: int) -> int:
+        """Return the most output that a request of so many estimated tokens leaves room for."""
+        room = max(self.window - SPARE - math.ceil(estimate * self.factor), LEAST_OUTPUT)
+        return room if self.most_output is None else min(room, self.most_output)
 
 
 class Windows:
@@ -97,9 +112,18 @@ class Windows:
         self._settings = settings
         self._learnt: dict[Target, _Learnt] = {}
 
-    def tokens(self, targets: Iterable[Target]) -> int:
-        """Return the smallest window of these models, in tokens: input and output together."""
-        return min(self._window(target) for target in targets)
+    def of(self, targets: Iterable[Target]) -> Known:
+        """Return what is known of these models."""
+        now = monotonic_ms()
+        windows, factors, outputs = [], [], []
+        for target in targets:
+            learnt = self._learnt.get(target) or _Learnt()
+            named = learnt.window if now < learnt.until else None
+            windows.append(min(self._of_settings(target.model), named or math.inf))
+            factors.append(learnt.factor)
+            outputs.append(learnt.output if now < learnt.until else None)
+        most = min((output for output in outputs if output), default=None)
+        return Known(int(min(windows)), max(factors), most)
 
     def full_at(self, window: int, output: int, prefix: int) -> int:
         """Return the input tokens from which on a conversation is compacted.
@@ -108,16 +132,6 @@ class Windows:
         """
         room = min(output, max((window - prefix) // 2, LEAST_OUTPUT))
         return min(int(window * self._settings.compact_at), window - room)
-
-    def output(self, targets: Sequence[Target], window: int, estimate: int) -> int:
-        """Return the most output tokens that a request of so many estimated tokens leaves room for."""
-        room = window - SPARE - math.ceil(estimate * self.factor(targets))
-        named = [one.believed(one.output) for one in map(self._of, targets)]
-        return min([max(room, LEAST_OUTPUT), *(most for most in named if most)])
-
-    def factor(self, targets: Iterable[Target]) -> float:
-        """Return by what an estimate is multiplied for these models."""
-        return max(self._of(target).factor for target in targets)
 
     def learn(self, estimate: int, reply: Reply) -> None:
         """Compare an estimate with what the model's API counted."""
@@ -142,17 +156,11 @@ class Windows:
         if error.status == 413 or error.reason != "too_long":
             return None
         # It may be any size, but not larger than what was refused.
-        return max(min(int(estimate * learnt.factor), self._window(target)), LEAST_WINDOW)
+        return max(min(int(estimate * learnt.factor), self.of([target]).window), LEAST_WINDOW)
 
-    def _window(self, target: Target) -> int:
-        model = target.model
+    def _of_settings(self, model: str) -> int:
         named = [name for name in self._settings.windows if model == name or model.startswith(f"{name}-")]
-        window = self._settings.windows[max(named, key=len)] if named else self._settings.window
-        learnt = self._of(target)
-        return min(window, learnt.believed(learnt.window) or window)
-
-    def _of(self, target: Target) -> _Learnt:
-        return self._learnt.get(target) or _Learnt()
+        return self._settings.windows[max(named, key=len)] if named else self._settings.window
 
     def _keep(self, target: Target) -> _Learnt:
         if target not in self._learnt and len(self._learnt) >= MODELS:
@@ -166,18 +174,18 @@ def _within(factor: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """Of one request, in real tokens as far as they are known; ``factor`` made them from estimates."""
+    """Of one request, in tokens: ``estimate`` as it was estimated, all else times ``factor``.
 
+    ``room``: what its messages may have before they are shortened. ``output``: what a reply may have.
+    """
+
+    estimate: int
+    factor: float
     prefix: int
-    full_at: int
+    messages: int
+    room: int
     window: int
     output: int
-    factor: float
-
-    @property
-    def room(self) -> int:
-        """What is left for messages before they are shortened."""
-        return self.full_at - self.prefix
 
 
 class Window:
@@ -205,11 +213,13 @@ class Window:
     async def mended(self, messages: list[Message], kinds: Sequence[str]) -> None:
         """Keep leaving out the kinds of blocks that the API refused."""
 
-    async def fit(self, messages: list[Message], request: dict[str, Any], model: Model) -> None:
-        """Shorten the messages if the request comes near the window. Raises TooLong."""
-        sizes = self._sizes(request, model)
-        if self._measured(messages, sizes) > sizes.room:
-            await self.shorten(messages, request, model)
+    async def fit(self, messages: list[Message], request: dict[str, Any], model: Model) -> Sizes:
+        """Shorten the messages if the request comes near the window; return its sizes. Raises TooLong."""
+        sizes = self.sizes(messages, request, model)
+        if sizes.messages <= sizes.room:
+            return sizes
+        await self.shorten(messages, request, model)
+        return self.sizes(messages, request, model)
 
     async def refused(
         self, messages: list[Message], request: dict[str, Any], model: Model, error: ModelError
@@ -217,54 +227,35 @@ class Window:
         """Shorten the messages if the API refused them for a size; return whether another try is worth it."""
         if not error.reason:
             return False
-        estimate = self.estimate(messages, request)
+        estimate = self.sizes(messages, request, model).estimate
         for target in (error.asked,) if error.asked else model.targets:
             self._guess = self._windows.refused(target, estimate, error) or self._guess
         return error.reason == "max_tokens" or await self.shorten(messages, request, model, anyway=True)
 
-    def output(self, messages: list[Message], request: dict[str, Any], model: Model) -> int:
-        """Return the most output tokens that the window leaves room for."""
-        estimate = self.estimate(messages, request)
-        return self._windows.output(model.targets, self._window(model), estimate)
+    def answered(self, sizes: Sizes, reply: Reply) -> None:
+        """Learn from what the API counted for a request of these sizes."""
+        self._windows.learn(sizes.estimate, reply)
 
-    def answered(self, messages: list[Message], request: dict[str, Any], reply: Reply) -> None:
-        """Learn from what the API counted for a request of these messages."""
-        self._windows.learn(self.estimate(messages, request), reply)
-
-    def estimate(self, messages: list[Message], request: dict[str, Any]) -> int:
-        """Return an estimate of the request's tokens, on the high side."""
-        return self._estimated_prefix(request) + self._estimated(messages)
+    def sizes(self, messages: list[Message], request: dict[str, Any], model: Model) -> Sizes:
+        """Return the sizes of a request."""
+        if self._prefix is None:
+            self._prefix = estimated_prefix(request)
+        self._tokens += sum(map(estimated, messages[self._counted :]))
+        self._counted = len(messages)
+        known = self._windows.of(model.targets)
+        if self._guess is not None:
+            known = replace(known, window=min(known.window, self._guess))
+        prefix, estimate = int(self._prefix * known.factor), self._prefix + self._tokens
+        return Sizes(
+            estimate=estimate,
+            factor=known.factor,
+            prefix=prefix,
+            messages=int(self._tokens * known.factor),
+            room=self._windows.full_at(known.window, request["max_tokens"], prefix) - prefix,
+            window=known.window,
+            output=min(request["max_tokens"], known.output(estimate)),
+        )
 
     def _changed(self) -> None:
         """Measure the messages from their beginning, the next time."""
         self._counted, self._tokens = 0, 0
-
-    def _measured(self, messages: list[Message], sizes: Sizes) -> int:
-        return int(self._estimated(messages) * sizes.factor)
-
-    def _estimated(self, messages: list[Message]) -> int:
-        self._tokens += sum(map(estimated, messages[self._counted :]))
-        self._counted = len(messages)
-        return self._tokens
-
-    def _estimated_prefix(self, request: dict[str, Any]) -> int:
-        if self._prefix is None:
-            self._prefix = estimated_prefix(request)
-        return self._prefix
-
-    def _sizes(self, request: dict[str, Any], model: Model) -> Sizes:
-        output = request["max_tokens"]
-        factor = self._windows.factor(model.targets)
-        window = self._window(model)
-        prefix = int(self._estimated_prefix(request) * factor)
-        return Sizes(
-            prefix=prefix,
-            full_at=self._windows.full_at(window, output, prefix),
-            window=window,
-            output=min(output, window // 2),
-            factor=factor,
-        )
-
-    def _window(self, model: Model) -> int:
-        window = self._windows.tokens(model.targets)
-        return min(window, self._guess or window)

@@ -258,9 +258,9 @@ def test_a_model_is_asked_to_think_in_the_way_it_takes(model: str, adaptive: boo
 
 def test_a_window_is_the_settings_by_the_longest_name_that_fits() -> None:
     windows = Windows(History(window=200_000, windows={"big": 1_000_000, "big-small": 50_000}))
-    assert windows.tokens([Target("other")]) == 200_000
-    assert windows.tokens([Target("big-20270101")]) == 1_000_000
-    assert windows.tokens([Target("big-small-1"), Target("big")]) == 50_000
+    assert windows.of([Target("other")]).window == 200_000
+    assert windows.of([Target("big-20270101")]).window == 1_000_000
+    assert windows.of([Target("big-small-1"), Target("big")]).window == 50_000
     assert windows.full_at(200_000, 8192, 0) == 160_000
     assert windows.full_at(200_000, 100_000, 0) == 100_000
     assert windows.full_at(8192, 8192, 5000) == 6553, "a long prompt takes from the answer's room"
@@ -273,10 +273,10 @@ def answered(model: str, usage: Usage) -> Reply:
 def test_the_estimate_is_corrected_by_what_the_api_counted() -> None:
     windows = Windows(History())
     windows.learn(10_000, answered("m", Usage(1000, 500, 2000, 4000)))
-    assert windows.factor([Target("m")]) == pytest.approx(0.7)
+    assert windows.of([Target("m")]).factor == pytest.approx(0.7)
     windows.learn(500, answered("m", Usage(5000)))
-    assert windows.factor([Target("m")]) == pytest.approx(0.7), "small requests say nothing"
-    assert windows.factor([Target("other")]) == windows.factor([Target("m", "http://elsewhere")]) == 1.0
+    assert windows.of([Target("m")]).factor == pytest.approx(0.7), "small requests say nothing"
+    assert windows.of([Target("other")]).factor == windows.of([Target("m", "http://elsewhere")]).factor == 1.0
 
 
 def refusal(said: str, status: int = 400) -> ModelError:
@@ -287,23 +287,23 @@ def refusal(said: str, status: int = 400) -> ModelError:
 def test_a_refusal_teaches_the_window_of_one_model_at_one_address(monkeypatch: pytest.MonkeyPatch) -> None:
     windows, m = Windows(History()), Target("m", "http://a")
     assert windows.refused(m, 25_000, refusal("prompt is too long: 30000 tokens > 20000 maximum")) is None
-    assert windows.tokens([m]) == 20_000
-    assert windows.factor([m]) == pytest.approx(1.2)
-    assert windows.tokens([Target("m", "http://b")]) == 200_000
+    assert windows.of([m]).window == 20_000
+    assert windows.of([m]).factor == pytest.approx(1.2)
+    assert windows.of([Target("m", "http://b")]).window == 200_000
     for number in range(300):
         windows.learn(5000, answered(f"model-{number}", Usage(5000)))
-    assert windows.tokens([m]) == 200_000, "only so many are remembered"
+    assert windows.of([m]).window == 200_000, "only so many are remembered"
     windows.refused(m, 25_000, refusal("prompt is too long: 30000 tokens > 20000 maximum"))
     soon = monotonic_ms() + LEARNT_MS + 1
     monkeypatch.setattr(window, "monotonic_ms", lambda: soon)
-    assert windows.tokens([m]) == 200_000, "a server may have been started anew with another window"
+    assert windows.of([m]).window == 200_000, "a server may have been started anew with another window"
 
 
 def test_what_names_no_size_is_a_guess_for_the_conversation_alone() -> None:
     windows, m = Windows(History()), Target("m")
     assert windows.refused(m, 25_000, refusal("Input is too long for requested model.")) == 25_000
     assert windows.refused(m, 25_000, refusal("", 413)) is None, "a body may be too large for other reasons"
-    assert windows.tokens([m]) == 200_000
+    assert windows.of([m]).window == 200_000
 
 
 def test_a_refusal_for_max_tokens_leaves_the_prompt_its_room() -> None:
@@ -313,9 +313,9 @@ def test_a_refusal_for_max_tokens_leaves_the_prompt_its_room() -> None:
         "request has 3000 input tokens (8192 > 8192 - 3000). None"
     )
     assert (said.reason, windows.refused(m, 4000, said)) == ("max_tokens", None)
-    assert windows.tokens([m]) == 8192
-    assert 5100 < windows.output([m], 8192, 4000) <= 5192
-    assert windows.output([m], 8192, 100_000) == LEAST_OUTPUT
+    assert windows.of([m]).window == 8192
+    assert 5100 < windows.of([m]).output(4000) <= 5192
+    assert windows.of([m]).output(100_000) == LEAST_OUTPUT
     most = "max_tokens: 9000 > 4096, which is the maximum allowed number of output tokens"
     windows.refused(m, 4000, refusal(most))
-    assert windows.output([m], 200_000, 1000) == 4096
+    assert windows.of([m]).output(1000) == 4096
