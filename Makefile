@@ -18,7 +18,7 @@ EXTRAS := --extra telegram --extra postgres --extra otel --extra image
 COMPILE := --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate -q \
   pyproject.toml --custom-compile-command "make lock"
 
-.PHONY: run setup quick test newcomer test-helm dist test-postgres test-http-postgres chaos attack chaos-cluster agents schema check lint types supply sbom audit image-test bench lock format clean
+.PHONY: run setup quick fuzz test newcomer test-helm dist test-postgres test-http-postgres chaos attack chaos-cluster agents schema check lint types supply sbom audit image-test bench lock format clean
 
 run: $(READY)
 	@$(VENV)/bin/picoclaw dev
@@ -63,11 +63,15 @@ SPREAD := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 test: setup
 	$(PY) -m pytest -m "not slow" $(SPREAD)
 
-# What can be tried without starting anything: a minute. The tests of HTTP talk to the application in their process.
+# In a minute, what starts next to nothing. The tests of HTTP talk to the application in their process.
 QUICK := $(addprefix tests/,agent channels contract house http models redact runs settings skills tasks \
-  sandbox/test_guard.py) $(wildcard tests/test_*.py)
+  sandbox/test_guard.py test_jsons.py) --ignore tests/models/test_remote_model.py
 quick: setup
-	$(PY) -m pytest -q -rfE -m "not slow" --quick -n 2 --dist loadfile --no-loadscope-reorder $(QUICK)
+	TEST_EXAMPLES=0.2 $(PY) -m pytest -q -rfE -m "not slow" --quick -n 2 --dist loadfile --no-loadscope-reorder $(QUICK)
+
+# The tests that make their own examples, with fifty times as many.
+fuzz: setup
+	TEST_EXAMPLES=50 $(PY) -m pytest -m "not slow and hypothesis" $(SPREAD)
 
 # The tests that want PostgreSQL (the others run on SQLite), on a server that is thrown away afterwards.
 test-postgres: setup

@@ -8,11 +8,13 @@ import hypothesis
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
+from tests.examples import examples
+
 if TYPE_CHECKING:
     from xdist.remote import Producer
 
 # How long an example takes is the machine's affair.
-hypothesis.settings.register_profile("picoclaw", deadline=None)
+hypothesis.settings.register_profile("picoclaw", deadline=None, max_examples=examples(100))
 hypothesis.settings.load_profile("picoclaw")
 
 

@@ -34,6 +34,7 @@ from shared.settings import load
 from shared.settings.sections import Budgets
 from shared.store.sqlite.store import SqliteStore
 from shared.values import Block, Lease, Usage
+from tests.examples import examples
 from tests.fakes.protocol import checked
 
 WINDOW = 6_000
@@ -242,7 +243,7 @@ class Conversation(RuleBasedStateMachine):
 
 
 TestConversation = Conversation.TestCase
-TestConversation.settings = settings(max_examples=25, stateful_step_count=6, deadline=None)
+TestConversation.settings = settings(max_examples=examples(25), stateful_step_count=6)
 
 
 def setup_module() -> None:

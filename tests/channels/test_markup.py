@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from host.channels.telegram.markup import to_html
+from tests.examples import examples
 from tests.fakes.bot_api import plain_text
 
 PIECES = st.sampled_from(
@@ -67,7 +68,7 @@ def test_what_telegram_can_show_is_shown(markdown: str, html: str) -> None:
     assert to_html(markdown) == html
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=examples(500))
 @given(st.lists(PIECES | OTHERS | st.text(max_size=8), max_size=40).map("".join))
 def test_whatever_comes_in_telegram_can_read_it(markdown: str) -> None:
     assert plain_text({"text": to_html(markdown) + "x", "parse_mode": "HTML"}).endswith("x")
@@ -108,7 +109,7 @@ FENCES = st.lists(COMMANDS, min_size=1, max_size=4).map(
 )
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=examples(500))
 @given(st.recursive(SPANS | FENCES, in_blocks, max_leaves=4))
 def test_no_command_and_no_address_changes_a_character_however_it_is_nested(pair: tuple[str, str]) -> None:
     kept, markdown = pair

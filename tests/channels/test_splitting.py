@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from host.channels.splitting import LEAST, split, units
+from tests.examples import examples
 
 MARKDOWN = st.lists(
     st.sampled_from(
@@ -97,7 +98,7 @@ def test_a_text_without_a_place_to_break_is_cut_between_characters(text: str) ->
         assert not part.endswith("\u200d")
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300))
 @given(MARKDOWN, st.integers(LEAST, 700))
 def test_whatever_the_text_every_part_fits_and_no_word_is_lost(text: str, longest: int) -> None:
     parts = split(text, longest)
@@ -107,7 +108,7 @@ def test_whatever_the_text_every_part_fits_and_no_word_is_lost(text: str, longes
         assert re.sub(r"\s", "", "".join(parts)) == re.sub(r"\s", "", text)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300))
 @given(
     st.lists(st.sampled_from(["", "```", "```python", "~~~", "text", "text", "text " * 30]), max_size=60),
     st.integers(LEAST, 400),
@@ -127,7 +128,7 @@ def words(texts: list[str]) -> str:
     return re.sub(r"\s", "", "".join(lines))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200))
 @given(st.lists(st.text(st.characters(exclude_characters="`~\n\r"), max_size=90), max_size=60))
 def test_every_line_of_code_arrives_inside_a_fence(lines: list[str]) -> None:
     marked = [f"#{number} {line}" for number, line in enumerate(lines)]

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 
+from tests.examples import examples
 from tests.store.damage import Fault, Refusal, faults, grow_generations, outlasts, refusals, survives
 
 pytestmark = pytest.mark.slow
-many = settings(max_examples=1000, deadline=None, suppress_health_check=list(HealthCheck))
+many = settings(max_examples=examples(1000), suppress_health_check=list(HealthCheck))
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.examples import examples
 from tests.running import HostProcess
 
 TASK = {"prompt": "p", "schedule_type": "interval", "schedule_value": "60000"}
@@ -128,7 +129,7 @@ FIELDS = st.sampled_from(
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(150), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(body=st.dictionaries(FIELDS | st.text(max_size=12), JSON, max_size=5))
 def test_no_body_ever_brings_an_internal_error(host: HostProcess, body: dict[str, Any]) -> None:
     # A conversation that doesn't exist: a body that happens to be right runs no model.
@@ -141,7 +142,7 @@ def test_no_body_ever_brings_an_internal_error(host: HostProcess, body: dict[str
         assert named in {"body", *body, "message"}
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(100), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(raw=st.binary(max_size=200))
 def test_rubbish_is_never_an_internal_error(host: HostProcess, raw: bytes) -> None:
     with host.client() as client:

@@ -17,6 +17,7 @@ from jsonschema import Draft202012Validator
 from pydantic import TypeAdapter
 
 from host.http.openai.answers import CompletionShape, ModelsShape, OpenAiErrorShape
+from tests.examples import examples
 from tests.http.conftest import MakeHost, configure
 from tests.running import TOKEN, HostProcess, ModelProcess, directive, until
 
@@ -557,7 +558,10 @@ FIELDS = st.sampled_from(["model", "messages", "stream", "stream_options", "user
 
 
 @settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], database=None
+    max_examples=examples(60),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    database=None,
 )
 @given(st.dictionaries(FIELDS, SCRAPS, min_size=1))
 def test_no_rubbish_is_more_than_a_bad_request(client: httpx2.Client, fields: dict[str, Any]) -> None:

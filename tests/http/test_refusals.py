@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.agent.test_pictures import DATA, png
+from tests.examples import examples
 from tests.http.conftest import MakeHost, alone_on_the_store, configure
 from tests.http.test_chat import chat
 from tests.running import HostProcess, ModelProcess, directive, frames
@@ -159,7 +160,7 @@ STEPS: st.SearchStrategy[dict[str, Any]] = st.one_of(
 
 
 @given(st.lists(st.lists(STEPS, min_size=1, max_size=3), min_size=1, max_size=3), st.uuids())
-@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(15), suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_after_whatever_happened_a_plain_message_is_answered(
     client: httpx2.Client, host: HostProcess, turns: list[list[dict[str, Any]]], name: UUID
 ) -> None:

@@ -22,6 +22,7 @@ from host.mcp_clients.server_config import ServerConfig
 from host.mcp_clients.tool_pins import ToolPins
 from host.ports import ToolResult
 from shared.store.store import Store
+from tests.examples import examples
 from tests.mcp.other_servers import PIXEL, Hostile, listening, weather_server
 
 LOCAL = Reach(allowed_hosts=frozenset({"127.0.0.1"}))
@@ -296,7 +297,7 @@ def test_a_public_address_is_known(address: str) -> None:
     assert is_public(address)
 
 
-@settings(max_examples=2_000)
+@settings(max_examples=examples(2_000))
 @given(st.integers(0, 2**32 - 1) | st.integers(0, 2**128 - 1) | st.integers(2**125, 2**126 - 1))
 def test_what_is_public_is_global_to_every_python(number: int) -> None:
     address = ipaddress.ip_address(number)

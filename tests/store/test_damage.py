@@ -29,6 +29,7 @@ from shared.store.sqlite.store import SqliteStore
 from shared.store.volume import chain, layout, lock, operator, segment, snapshot, wal
 from shared.store.volume.opening import identity
 from shared.values import NewMessage, NewRun, RunEnd, RunState, Usage
+from tests.examples import examples
 from tests.store.damage import (
     ALL,
     Fault,
@@ -43,7 +44,7 @@ from tests.store.damage import (
 from tests.store.places import Places, add, integrity, names
 from tests.store.test_operator import picoclaw
 
-quick = settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+quick = settings(max_examples=examples(100), suppress_health_check=list(HealthCheck))
 
 
 @pytest.fixture(scope="session")
@@ -232,7 +233,7 @@ def test_a_killed_hosts_newest_segment_is_missed_below_what_it_says_itself(place
 
 
 @given(place=st.floats(0, 1), bit=st.integers(0, 7))
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 def test_no_bit_of_a_backup_changes_unseen(grown: Path, place: float, bit: int) -> None:
     with tempfile.TemporaryDirectory(prefix="damage-") as folder:
         backup = Path(folder, "backup.db")

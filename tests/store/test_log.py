@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from shared.store.sqlite.engine import connect
 from shared.store.volume import layout, wal
 from shared.store.volume.wal import NotContinuous
+from tests.examples import examples
 from tests.store.places import Places, add, names
 
 
@@ -112,7 +113,7 @@ def _commit_after(places: Places, length: int) -> bytes:
     ),
     cut=st.integers(0, 2047),
 )
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 def test_a_record_is_read_back_whole_or_not_at_all(fields: dict[str, object], cut: int) -> None:
     sealed = layout.seal(fields, 2048)
     assert len(sealed) == 2048

@@ -29,6 +29,7 @@ from shared.store.store import Store
 from shared.task_values import Task, TaskRun, TaskRunState, TaskStatus
 from shared.tasks import TaskService
 from shared.values import Lease, NewMessage, NewRun, RunEnd, RunState, Usage
+from tests.examples import examples
 from tests.postgres import emptied_database, needs_postgres
 
 T = TypeVar("T")
@@ -425,7 +426,7 @@ class TaskRacesOnPostgres(TaskRaces):
         self.run(self.database.__aexit__(None, None, None))
 
 
-TaskRaces.TestCase.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+TaskRaces.TestCase.settings = settings(max_examples=examples(100), stateful_step_count=40)
 TestTaskRaces = TaskRaces.TestCase
-TaskRacesOnPostgres.TestCase.settings = settings(max_examples=10, stateful_step_count=30, deadline=None)
+TaskRacesOnPostgres.TestCase.settings = settings(max_examples=examples(10), stateful_step_count=30)
 TestTaskRacesOnPostgres = needs_postgres(TaskRacesOnPostgres.TestCase)

@@ -17,6 +17,7 @@ from shared.schedules import first_slot, parse
 from shared.store.sqlite.store import SqliteStore
 from shared.task_values import Task
 from shared.tasks import TaskService
+from tests.examples import examples
 
 NOW = 1_800_000_000_000
 HOME = "conv-home"
@@ -364,7 +365,7 @@ async def test_a_field_that_cannot_be_changed_is_named(service: TaskService, nam
         await service.update(task.id, None, {name: "x"})
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(400))
 @given(
     kind=st.sampled_from(["cron", "interval", "once"]),
     value=st.one_of(
@@ -382,7 +383,7 @@ def test_any_text_is_either_a_schedule_with_a_slot_or_a_sentence(kind: str, valu
     assert (slot is None) == sentence.startswith("schedule_value: ")
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200))
 @given(zone=st.text(max_size=40))
 def test_any_text_is_either_a_zone_or_a_sentence(zone: str) -> None:
     slot, sentence = first_or_sentence("interval", "1000", zone)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from shared.clock import at, ms_of
 from shared.schedules import parse, slot_after, upcoming
+from tests.examples import examples
 from tests.tasks import almanac
 
 ZONES = ("Europe/Berlin", "America/New_York", "Asia/Shanghai", "Australia/Lord_Howe")
@@ -108,7 +109,7 @@ def slots_between(text: str, zone: str, start: datetime, end: datetime) -> list[
     return found
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150))
 @given(
     cron=crons(), zone=st.sampled_from(ZONES), turn=st.sampled_from(TURNS), minute=st.integers(0, 3 * 1440)
 )
@@ -123,7 +124,7 @@ def test_every_slot_near_a_turn_of_the_clock_or_calendar_is_where_the_almanac_ha
     assert slots_between(cron.text, zone, start, end) == expected
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60))
 @given(
     zone=st.sampled_from(ZONES),
     turn=st.sampled_from(TURNS),
@@ -146,7 +147,7 @@ def test_a_once_time_comes_at_the_minute_the_almanac_has_it(
     assert [at(slot)] == expected
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200))
 @given(
     step=st.integers(1000, 10**9),
     slot=st.integers(0, 2**41),
@@ -160,7 +161,7 @@ def test_an_interval_keeps_its_beat_and_comes_after_the_present(step: int, slot:
     assert 0 < following - (slot + late) <= step
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150))
 @given(cron=crons(), zone=st.sampled_from(ZONES), now=st.integers(1_600_000_000_000, 2_500_000_000_000))
 def test_slots_only_ever_move_forward(cron: Cron, zone: str, now: int) -> None:
     slots = upcoming(parse("cron", cron.text, zone), now, 5)
