@@ -95,9 +95,9 @@ class Chat:
         out.print("[dim]A new conversation begins.[/]")
 
     def _show_tasks(self) -> None:
-        from host.cli.tasks import print_tasks
+        from host.cli.tasks import tasks_table
 
-        print_tasks(list(self._client.pages("/tasks", "tasks")))
+        out.print(tasks_table(list(self._client.pages("/tasks", "tasks"))))
 
     def _show_usage(self) -> None:
         if not self.used:

@@ -14,7 +14,7 @@ from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Final, NoReturn
 
-from host.cli.start import EVERYWHERE, HOMES_MODE, local_url, stop, take_settings
+from host.cli.start import EVERYWHERE, HOMES_MODE, local_url, stop, take_settings, write_new
 from shared.settings import Settings
 
 POLL_S: Final = 0.05
@@ -67,9 +67,7 @@ def write_address(path: Path, names: dict[str, str]) -> None:
     """Write down for the commands beside it which host runs here, readable by this user alone."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=HOMES_MODE)
     path.unlink(missing_ok=True)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        json.dump(names, file)
+    write_new(path, json.dumps(names))
 
 
 def banner(settings: Settings, url: str, token: str) -> str:

@@ -6,7 +6,7 @@ import dataclasses
 import os
 import pwd
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
@@ -20,6 +20,7 @@ from host.cli.terminal import out, print_json, shown
 from host.models.deprecated import deprecated
 from host.runs.scheduler import EXTERNAL
 from shared.clock import now_ms
+from shared.errors import PicoError, StoreError
 from shared.schedules import local
 from shared.settings import Settings, SettingsError, load
 from shared.settings.choices import ModelChoice, model_choices
@@ -74,12 +75,20 @@ def _findings() -> Iterator[Finding]:
     yield _token(settings)
     yield Finding("time zone", "ok", local(now_ms(), settings.timezone))
     yield from _volumes(settings)
-    yield from _sandbox(settings)
+    yield from _whole("sandbox", lambda: _sandbox(settings))
     yield from _skills(settings)
     yield _model(settings)
     yield from (Finding("model", "note", said) for said in deprecated(settings))
     yield from _channels(settings)
     yield from _tasks(settings)
+
+
+def _whole(check: str, findings: Callable[[], Iterable[Finding]]) -> Iterator[Finding]:
+    """Yield what a check finds; what it cannot do is its finding too."""
+    try:
+        yield from findings()
+    except (PicoError, StoreError, OSError) as error:
+        yield Finding(check, "fault", str(error))
 
 
 def _tasks(settings: Settings) -> Iterator[Finding]:
@@ -125,7 +134,7 @@ def _volumes(settings: Settings) -> Iterator[Finding]:
     }
     for name, path in volumes.items():
         yield _volume(name, path)
-    yield _store(settings) if settings.database_url is None else _database(settings)
+    yield from _whole("store", lambda: (_store(settings),))
     workspace = settings.memory_dir.resolve()
     for path in (settings.store_dir, settings.local_db_path, settings.config_dir):
         if path.resolve().is_relative_to(workspace):
@@ -148,13 +157,11 @@ def _volume(name: str, path: Path) -> Finding:
 
 
 def _store(settings: Settings) -> Finding:
-    from shared.errors import StoreError
     from shared.store.volume.opening import identity, must_be
 
-    try:
-        must_be(settings.store_dir, settings.store_id)
-    except StoreError as error:
-        return Finding("store", "fault", str(error))
+    if settings.database_url is not None:
+        return _database(settings.database_url.get_secret_value(), pooled=settings.database_pooler)
+    must_be(settings.store_dir, settings.store_id)
     there = identity(settings.store_dir)
     if there is None:
         said = (
@@ -165,39 +172,23 @@ def _store(settings: Settings) -> Finding:
     return Finding("store", "ok", f"{settings.store_dir} has the store {there}{pinned}")
 
 
-def _database(settings: Settings) -> Finding:
-    from shared.errors import StoreError
+def _database(url: str, *, pooled: bool) -> Finding:
     from shared.store.postgres.opening import ask
 
-    url = "" if settings.database_url is None else settings.database_url.get_secret_value()
-    try:
-        version = anyio.run(ask, url, settings.database_pooler)
-    except StoreError as error:
-        return Finding("store", "fault", str(error))
-    return Finding("store", "ok", f"DATABASE_URL answers: PostgreSQL {version}")
+    return Finding("store", "ok", f"DATABASE_URL answers: PostgreSQL {anyio.run(ask, url, pooled)}")
 
 
 def _sandbox(settings: Settings) -> Iterator[Finding]:
     from host.cli.sandbox import quiet
     from host.sandbox.policy import sandbox_policy
     from host.skills.catalogue import closed_to_agents
-    from shared.errors import Misconfigured
 
     # A workspace that isn't there yet is root's or this user's, as the one that the start makes.
-    with tempfile.TemporaryDirectory() as stand_in:
-        try:
-            policy = sandbox_policy(settings, closed_to_agents(settings))
-            if not policy.workspace.is_dir():
-                policy = dataclasses.replace(policy, workspace=Path(stand_in))
-            with quiet():
-                report = anyio.run(_tried, policy)
-        except TimeoutError:
-            said = "the self-test did not end; look for the sandbox's log lines"
-            yield Finding("sandbox", "fault", said)
-            return
-        except (Misconfigured, OSError) as error:
-            yield Finding("sandbox", "fault", str(error))
-            return
+    with tempfile.TemporaryDirectory() as stand_in, quiet():
+        policy = sandbox_policy(settings, closed_to_agents(settings))
+        if not policy.workspace.is_dir():
+            policy = dataclasses.replace(policy, workspace=Path(stand_in))
+        report = anyio.run(_tried, policy)
     lacking = f"; missing: {', '.join(report.missing)}" if report.missing else ""
     level = f"level {report.level}{lacking}"
     if report.level < settings.sandbox_min_level:
@@ -216,8 +207,9 @@ async def _tried(policy: SandboxPolicy) -> SandboxReport:
     from host.sandbox.client import Sandbox
 
     async with Sandbox(policy) as sandbox:
-        with anyio.fail_after(SANDBOX_WITHIN_S):
-            return await sandbox.ready()
+        with anyio.move_on_after(SANDBOX_WITHIN_S):
+            await sandbox.ready()
+        return sandbox.report
 
 
 def _user(uid: int | None) -> str:
@@ -280,10 +272,7 @@ def _channels(settings: Settings) -> Iterator[Finding]:
     for said in settings.channels.without_owners():
         yield Finding("owners", "note", said)
     for name, fault in faults(settings):
-        if fault is None:
-            yield Finding(f"channel {name}", "ok", "it can be used")
-        else:
-            yield Finding(f"channel {name}", "fault", fault)
+        yield Finding(f"channel {name}", "fault" if fault else "ok", fault or "it can be used")
 
 
 def _print(findings: list[Finding]) -> None:

@@ -6,7 +6,7 @@ import os
 import secrets
 from pathlib import Path
 
-from host.cli.start import HOMES_MODE
+from host.cli.start import HOMES_MODE, write_new
 from host.cli.terminal import fail, out, shown
 from shared.settings import SettingsError, load
 from shared.settings.security_yml import NAME
@@ -87,13 +87,7 @@ def _directory(path: Path, mode: int) -> bool:
 
 
 def _file(path: Path, text: str) -> list[Path]:
-    """Make a file, mode 0600; return it, or nothing when something is there (a dangling link too)."""
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-    except FileExistsError:
-        return []
+        return [path] if write_new(path, text) else []
     except OSError as error:
         fail(f"{path} cannot be made: {error.strerror}", 2)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
-    return [path]

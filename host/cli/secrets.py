@@ -21,7 +21,7 @@ from ruamel.yaml.error import YAMLError
 from ruamel.yaml.util import load_yaml_guess_indent
 
 from host.cli.client import Json
-from host.cli.terminal import fail, out, print_json, shown, table
+from host.cli.terminal import fail, out, shown, table, tell
 from shared.secrets import IN_FILE, SEALED, Sealer, SecretFault, has_variable, unseal
 from shared.settings import SettingsError
 from shared.settings.files import read_text
@@ -56,13 +56,10 @@ def list_secrets(json: Json = False) -> None:
     """List which secrets there are and how each is kept."""
     with _faults():
         rows = [{"name": spot.name, "kept": _kept(spot.value)} for spot in _file().spots()]
-    if json:
-        print_json(rows)
-        return
     made = table("secret", "kept")
     for row in rows:
         made.add_row(shown(row["name"]), row["kept"])
-    out.print(made if rows else "No secrets.")
+    tell(rows, made if rows else "No secrets.", json=json)
 
 
 @app.command("set")

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, MutableMapping
 from getpass import getpass
+from pathlib import Path
 from typing import Final, NoReturn
 
 from shared.lines import one_line
@@ -34,6 +35,17 @@ def take_settings(environ: MutableMapping[str, str]) -> Settings:
     for name in settings.secret_names:
         environ.pop(name, None)
     return settings
+
+
+def write_new(path: Path, text: str) -> bool:
+    """Make a file for this user alone; False when something is there, a dangling link too. Raises OSError."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    except FileExistsError:
+        return False
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)
+    return True
 
 
 def stop(sentence: str) -> NoReturn:

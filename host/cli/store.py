@@ -8,17 +8,16 @@ import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import anyio
 import typer
 
 from host.cli import postgres_tools
 from host.cli.client import Json, host_settings
-from host.cli.terminal import err, fail, out, print_json, shown
+from host.cli.terminal import err, fail, out, print_json, shown, tell
 from shared import jsons
 from shared.errors import PicoError, StoreDamaged, StoreError
 from shared.lines import one_line
@@ -52,7 +51,7 @@ def check(
         url, volume = (None, Path()) if file is not None else _store(store_dir)
         if url is not None:
             postgres_tools.check(url)
-            _tell({"faults": []}, "Every row of the database can be read.", json=json)
+            tell({"faults": []}, "Every row of the database can be read.", json=json)
             return
         report = operator.check(volume) if file is None else operator.check_backup(file)
     if json:
@@ -73,7 +72,7 @@ def backup(
     with _sentences():
         url, volume = _store(store_dir)
         size = operator.backup(volume, target) if url is None else postgres_tools.backup(url, target)
-    _tell({"file": str(target), "bytes": size}, f"{size:,} bytes in {target}", json=json)
+    tell({"file": str(target), "bytes": size}, f"{size:,} bytes in {target}", json=json)
 
 
 @app.command()
@@ -140,11 +139,7 @@ def export(store_dir: StoreDir = None) -> None:
             sys.stdout.write(one_line(jsons.dumps(row)) + "\n")
 
 
-class Engine(StrEnum):
-    """Where a store is taken to."""
-
-    POSTGRES = "postgres"
-    SQLITE = "sqlite"
+Engine = Literal["postgres", "sqlite"]
 
 
 @app.command()
@@ -160,10 +155,10 @@ def migrate(
     with _sentences():
         settings = host_settings()
         volume = store_dir or settings.store_dir
-        must_be(volume, settings.store_id if to is Engine.POSTGRES else None)
+        must_be(volume, settings.store_id if to == "postgres" else None)
         counts = _copied(settings, volume, to)
     said = f"{sum(counts.values()):,} rows in {len(counts)} tables are the same on both sides."
-    _tell(counts, said, json=json)
+    tell(counts, said, json=json)
 
 
 def _copied(settings: Settings, volume: Path, to: Engine) -> dict[str, int]:
@@ -174,7 +169,7 @@ def _copied(settings: Settings, volume: Path, to: Engine) -> dict[str, int]:
     if settings.database_url is None:
         raise StoreError("DATABASE_URL is not set: it says which PostgreSQL is meant")
     place = Place(settings.database_url.get_secret_value(), connections=2, pooled=settings.database_pooler)
-    if to is Engine.POSTGRES:
+    if to == "postgres":
         return anyio.run(_with, place, partial(to_postgres, volume))
     if operator.has_store(volume):
         raise StoreError(f"There is a store in {volume}: choose an empty directory")
@@ -220,13 +215,6 @@ def _volume(store_dir: Path | None, command: str, file: Path | None = None) -> P
     if url is not None:
         postgres_tools.refuse(command, file)
     return volume
-
-
-def _tell(values: dict[str, Any], sentence: str, *, json: bool) -> None:
-    if json:
-        print_json(values)
-    else:
-        out.print(sentence)
 
 
 @contextmanager

@@ -11,9 +11,22 @@ from urllib.parse import quote
 import httpx2
 import typer
 from rich.markup import escape
+from rich.table import Table
 
 from host.cli.client import HostClient, HostFault, Json, Token, Url, host, host_settings
-from host.cli.terminal import fail, out, print_json, safe, set_in, short, shown, table
+from host.cli.terminal import (
+    UNITS_MS,
+    fail,
+    milliseconds,
+    out,
+    print_json,
+    safe,
+    set_in,
+    short,
+    shown,
+    table,
+    tell,
+)
 
 UNAUTHORIZED: Final = 2
 """Exit code of a tick that will never get in: its supervisor need not try again."""
@@ -66,10 +79,7 @@ def list_tasks(url: Url = None, token: Token = None, json: Json = False) -> None
     """List the tasks with their next run."""
     with host(url, token, say=not json) as client:
         tasks = list(client.pages("/tasks", "tasks"))
-    if json:
-        print_json(tasks)
-    else:
-        print_tasks(tasks)
+    tell(tasks, tasks_table(tasks), json=json)
 
 
 @app.command()
@@ -117,11 +127,8 @@ def add(
         task = client.request(
             "POST", "/task", {name: item for name, item in body.items() if item is not None}
         )
-    if json:
-        print_json(task)
-    else:
-        next_run = shown(_local(task.get("next_run")))
-        out.print(f"Added [bold]{shown(task['id'])}[/]; next run {next_run}.", soft_wrap=True)
+    next_run = shown(_local(task.get("next_run")))
+    tell(task, f"Added [bold]{shown(task['id'])}[/]; next run {next_run}.", json=json)
 
 
 @app.command()
@@ -162,9 +169,6 @@ def log(task_id: TaskId, url: Url = None, token: Token = None, json: Json = Fals
     """Show a task's runs, the newest first."""
     with host(url, token, say=not json) as client:
         runs = list(client.pages(f"/task/{_segment(task_id)}/runs", "runs"))
-    if json:
-        print_json(runs)
-        return
     made = table("started", "status", "took", "result")
     for entry in runs:
         text = entry.get("error") or entry.get("result") or ""
@@ -174,11 +178,11 @@ def log(task_id: TaskId, url: Url = None, token: Token = None, json: Json = Fals
             _took(entry),
             shown(short(str(text), 80)),
         )
-    out.print(made if runs else "No runs yet.")
+    tell(runs, made if runs else "No runs yet.", json=json)
 
 
-def print_tasks(tasks: list[dict[str, Any]]) -> None:
-    """Write tasks as a table, times in this machine's zone."""
+def tasks_table(tasks: list[dict[str, Any]]) -> Table | str:
+    """Return tasks as a table, times in this machine's zone."""
     wide = out.width >= ROOM_FOR_CONVERSATIONS
     made = table("id", "schedule", "status", "next run", *(("conversation",) if wide else ()), "prompt")
     for task in tasks:
@@ -191,37 +195,23 @@ def print_tasks(tasks: list[dict[str, Any]]) -> None:
             *conversation,
             shown(short(str(task.get("prompt", "")), 48)),
         )
-    out.print(made if tasks else "No tasks.")
+    return made if tasks else "No tasks."
 
 
 def _set_status(task_id: str, status: str, url: str | None, token: str | None, *, json: bool) -> None:
     with host(url, token, say=not json) as client:
         task = client.request("PUT", f"/task/{_segment(task_id)}", {"status": status})
-    if json:
-        print_json(task)
-    else:
-        out.print(f"{shown(task_id)} is {shown(task['status'])}; next run {shown(_local(task['next_run']))}.")
+    words = f"{shown(task_id)} is {shown(task['status'])}; next run {shown(_local(task['next_run']))}."
+    tell(task, words, json=json)
 
 
 def _schedule(cron: str | None, every: str | None, at: str | None) -> tuple[str, str]:
-    given = [
-        (kind, value)
-        for kind, value in (("cron", cron), ("interval", every), ("once", at))
-        if value is not None
-    ]
+    interval = None if every is None else str(milliseconds(every, "--every"))
+    said = {"cron": cron, "interval": interval, "once": at}
+    given = [(kind, value) for kind, value in said.items() if value is not None]
     if len(given) != 1:
         fail("Give one of --cron, --every and --at.", 2)
-    kind, value = given[0]
-    return kind, str(_milliseconds(value)) if kind == "interval" else value
-
-
-def _milliseconds(span: str) -> int:
-    units = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
-    number = span.rstrip("dhms")
-    unit = span[len(number) :]
-    if not (number.isascii() and number.isdigit() and unit in units):
-        fail("--every takes a number and a unit: 90s, 15m, 2h or 1d.", 2)
-    return int(number) * units[unit]
+    return given[0]
 
 
 def _explain(schedule_type: str, schedule_value: str, timezone: str | None, *, json: bool) -> None:
@@ -235,10 +225,8 @@ def _explain(schedule_type: str, schedule_value: str, timezone: str | None, *, j
         )
     except InvalidInput as error:
         fail(error.message, 2)
-    if json:
-        print_json([iso(slot) for slot in slots])
-    else:
-        out.print("\n".join(_local(iso(slot)) for slot in slots) or "It never runs.")
+    instants = [iso(slot) for slot in slots]
+    tell(instants, "\n".join(map(_local, instants)) or "It never runs.", json=json)
 
 
 def _schedule_words(task: dict[str, Any]) -> str:
@@ -253,11 +241,8 @@ def _schedule_words(task: dict[str, Any]) -> str:
     return f"{words}, until {_local(task['ends_at'])}" if task.get("ends_at") else words
 
 
-def _span(milliseconds: int) -> str:
-    for unit, size in (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000)):
-        if milliseconds % size == 0:
-            return f"{milliseconds // size}{unit}"
-    return f"{milliseconds}ms"
+def _span(span_ms: int) -> str:
+    return next(f"{span_ms // size}{unit}" for unit, size in UNITS_MS.items() if span_ms % size == 0)
 
 
 def _local(instant: str | None) -> str:

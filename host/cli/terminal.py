@@ -16,6 +16,8 @@ _REMOVED: Final = dict.fromkeys(CONTROLS.keys() - {9, 10})
 
 UNCUT: Final = ("id", "status", "schedule", "next run", "started")
 WIDE: Final = 200
+LONGEST_MS: Final = 999_999 * 86_400_000
+UNITS_MS: Final = {"d": 86_400_000, "h": 3_600_000, "m": 60_000, "s": 1000, "ms": 1}
 
 # Without a terminal nothing limits a line but the reader, so tables there are not cut to 80 columns.
 out = Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
@@ -52,6 +54,24 @@ def fail(sentence: str, code: int = 1) -> NoReturn:
 def print_json(value: Any) -> None:
     """Write a value as one line of JSON."""
     sys.stdout.write(one_line(jsons.dumps(value)) + "\n")
+
+
+def tell(value: Any, words: str | Table, *, json: bool) -> None:
+    """Write what came of a command: the value as JSON, or the words for a person."""
+    if json:
+        print_json(value)
+    else:
+        out.print(words, soft_wrap=isinstance(words, str))
+
+
+def milliseconds(span: str, option: str) -> int:
+    """Return a span such as 90s or 2h; anything else ends the program."""
+    number = span.rstrip("dhms")
+    size = UNITS_MS.get(span[len(number) :], 0)
+    value = int(number) * size if number.isascii() and number.isdigit() and len(number) < 16 else 0
+    if not 0 < value <= LONGEST_MS:
+        fail(f"{option} takes a number and a unit, such as 90s, 15m, 2h or 90d.", 2)
+    return value
 
 
 def table(*columns: str) -> Table:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from datetime import UTC, datetime
 from typing import Annotated
 from urllib.parse import quote
@@ -10,9 +9,7 @@ from urllib.parse import quote
 import typer
 
 from host.cli.client import Json, Token, Url, host
-from host.cli.terminal import fail, out, print_json, shown, table
-
-UNITS_MS = {"m": 60_000, "h": 3_600_000, "d": 86_400_000}
+from host.cli.terminal import milliseconds, out, shown, table, tell
 
 app = typer.Typer(help="Tokens with which outside agents reach /mcp.", no_args_is_help=True)
 
@@ -33,13 +30,10 @@ def create(
     """Make a token and write it to standard output, once: the host keeps only a digest."""
     body: dict[str, object] = {"conversation_id": conversation, "main": main}
     if expires is not None:
-        body["expires_in_ms"] = _span_ms(expires)
+        body["expires_in_ms"] = milliseconds(expires, "--expires")
     with host(url, token) as client:
         made = client.request("POST", "/tokens", body)
-    if json:
-        print_json(made)
-        return
-    sys.stdout.write(made["token"] + "\n")
+    tell(made, made["token"], json=json)
 
 
 @app.command("list")
@@ -47,9 +41,6 @@ def list_tokens(url: Url = None, token: Token = None, json: Json = False) -> Non
     """List the tokens, without their texts."""
     with host(url, token, say=not json) as client:
         tokens = list(client.pages("/tokens", "tokens"))
-    if json:
-        print_json(tokens)
-        return
     made = table("id", "conversation", "main", "made", "expires")
     for item in tokens:
         made.add_row(
@@ -59,7 +50,7 @@ def list_tokens(url: Url = None, token: Token = None, json: Json = False) -> Non
             shown(item["created_at"]),
             _expiry(item["expires_at"]),
         )
-    out.print(made if tokens else "No tokens.")
+    tell(tokens, made if tokens else "No tokens.", json=json)
 
 
 @app.command()
@@ -72,13 +63,6 @@ def revoke(
     with host(url, token) as client:
         client.request("DELETE", f"/tokens/{quote(token_id, safe='')}")
     out.print(f"Revoked {shown(token_id)}.")
-
-
-def _span_ms(text: str) -> int:
-    number, unit = text[:-1], text[-1:]
-    if not (number.isascii() and number.isdigit() and len(number) <= 6 and unit in UNITS_MS):
-        fail("--expires takes a number and m, h or d, such as 90d.", 2)
-    return int(number) * UNITS_MS[unit]
 
 
 def _expiry(at: str | None) -> str:

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import typer
+from rich.table import Table
 
 from host.cli.client import Json, Token, Url, host
-from host.cli.terminal import out, print_json, shown, table
+from host.cli.terminal import shown, table, tell
 
 BAR_WIDTH: Final = 32
 EIGHTHS: Final = " ▏▎▍▌▋▊▉█"
 
 
-class By(StrEnum):
-    """What a bar stands for."""
-
-    DAY = "day"
-    CONVERSATION = "conversation"
-
-
 def usage(
-    by: Annotated[By, typer.Option(help="A bar for each day, or for each conversation of a day.")] = By.DAY,
+    by: Annotated[
+        Literal["day", "conversation"],
+        typer.Option(help="A bar for each day, or for each conversation of a day."),
+    ] = "day",
     conversation: Annotated[str | None, typer.Option(help="Only this conversation, with its tasks.")] = None,
     rows: Annotated[int, typer.Option("--last", min=1, max=1000, help="How many bars.")] = 14,
     url: Url = None,
@@ -30,19 +26,16 @@ def usage(
     json: Json = False,
 ) -> None:
     """Show tokens and dollars used, newest day first (days are UTC)."""
-    params = {"by": by.value, "limit": str(rows)}
+    params = {"by": by, "limit": str(rows)}
     if conversation is not None:
         params["conversation_id"] = conversation
     with host(url, token, say=not json) as client:
         used = client.request("GET", "/usage", params=params)["usage"]
-    if json:
-        print_json(used)
-    else:
-        print_usage(used)
+    tell(used, _bars(used) if used else "Nothing used yet.", json=json)
 
 
-def print_usage(used: list[dict[str, Any]]) -> None:
-    """Write usage as a table with bars; the longest bar is the most tokens shown."""
+def _bars(used: list[dict[str, Any]]) -> Table:
+    """Return usage as a table with bars; the longest bar is the most tokens shown."""
     apart = any(row["conversation_id"] is not None for row in used)
     made = table("day", *(["conversation"] if apart else []), "", "tokens", "cost", "runs")
     most = max((row["tokens"] for row in used), default=0)
@@ -55,7 +48,7 @@ def print_usage(used: list[dict[str, Any]]) -> None:
             f"${row['dollars']:,.2f}",
             f"{row['runs']:,}",
         )
-    out.print(made if used else "Nothing used yet.")
+    return made
 
 
 def bar(value: int, most: int) -> str:

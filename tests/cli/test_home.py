@@ -5,12 +5,12 @@ import os
 import socket
 import stat
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from anthropic.resources.messages.messages import DEPRECATED_MODELS
 
 from host.cli.client import find_target
 from shared.secrets import unseal
@@ -234,7 +234,12 @@ class TestDoctor:
         assert "cannot be reached" in found["model"][1]
 
     def test_a_model_with_a_last_day_is_noted_here_and_at_the_start(self, tmp_path: Path) -> None:
-        model, last_day = next(reversed(DEPRECATED_MODELS.items()))
+        program = (
+            "import json; from anthropic.resources.messages.messages import DEPRECATED_MODELS; "
+            "print(json.dumps(DEPRECATED_MODELS))"
+        )
+        listed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+        model, last_day = json.loads(listed.stdout).popitem()
         picoclaw(tmp_path, "init")
         environ = {
             "ANTHROPIC_API_KEY": "canary-0123456789",
