@@ -54,7 +54,7 @@ export class ConversationView {
       await this.load();
       this.timer = setInterval(() => this.look(), LOOK_EVERY_MS);
     }
-    if (matchMedia("(pointer: fine)").matches) this.composer.field.focus();
+    if (!matchMedia("(pointer: coarse)").matches) this.composer.field.focus();
   }
 
   close() {

@@ -124,6 +124,8 @@ export function download(name, type, text) {
   const address = URL.createObjectURL(new Blob([text], { type }));
   const node = h("a", { download: name });
   node.setAttribute("href", address);
+  document.body.append(node);
   node.click();
+  node.remove();
   setTimeout(() => URL.revokeObjectURL(address), 10_000);
 }

@@ -37,7 +37,7 @@ export class MemoryView {
     const { text } = this.memory;
     refill(this.node,
       h("p", { class: "quiet lead" }, "What the agent reads at the beginning of each turn, and writes when it is to remember something: ", h("code", {}, FILE), " in its workspace."),
-      text.trim() ? h("section", { class: "card" }, markdown(text)) : h("div", { class: "empty" }, icon("note", "icon large"), h("h2", {}, "Nothing remembered yet"), h("p", {}, "Say “remember that …” in a conversation, or write it here.")));
+      text.trim() ? h("section", { class: "card" }, h("h2", {}, FILE), markdown(text)) : h("div", { class: "empty" }, icon("note", "icon large"), h("h2", {}, "Nothing remembered yet"), h("p", {}, "Say “remember that …” in a conversation, or write it here.")));
   }
 
   write() {

@@ -52,7 +52,7 @@ export class WorkspaceView {
   file(text) {
     if (text.includes("\u0000") || text.split("\ufffd", 20).length === 20) return h("p", { class: "empty" }, "This file is not text.");
     const ending = /\.([a-z0-9]+)$/i.exec(this.path)?.[1].toLowerCase() ?? "";
-    return h("section", { class: "card" }, ending === "md" ? markdown(text) : codeBlock(text.replace(/\n$/, ""), ending));
+    return h("section", { class: "card" }, h("h2", { dir: "auto" }, this.path.split("/").at(-1)), ending === "md" ? markdown(text) : codeBlock(text.replace(/\n$/, ""), ending));
   }
 }
 

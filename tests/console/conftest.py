@@ -5,15 +5,25 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Dialog, Page, expect, sync_playwright
+from playwright.sync_api import (
+    Browser,
+    BrowserContext,
+    Dialog,
+    Error,
+    Page,
+    Playwright,
+    expect,
+    sync_playwright,
+)
 
 from tests.mcp.programs import NPM, npm_ci
 from tests.running import TOKEN, HostProcess, ModelProcess, new_host, running_host, running_model
 
 CHROMIUM = shutil.which("chromium")
+FIREFOX = shutil.which("firefox-esr") or shutil.which("firefox")
 NODE = Path(__file__).parent / "node"
 FLAGS = (
     "--no-sandbox",
@@ -60,14 +70,43 @@ def make_host(model: ModelProcess, tmp_path: Path) -> Iterator[MakeHost]:
 
 
 @pytest.fixture(scope="package")
-def browser() -> Iterator[Browser]:
+def playwright() -> Iterator[Playwright]:
+    expect.set_options(timeout=WAIT_MS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NODE_OPTIONS", f"--require {NODE / 'firefox.cjs'}")
+        with sync_playwright() as playwright:
+            yield playwright
+
+
+@pytest.fixture(scope="package")
+def browser(request: pytest.FixtureRequest, playwright: Playwright) -> Iterator[Browser]:
+    """Chromium, or what a test names as its parameter."""
+    browser = LAUNCH[getattr(request, "param", "chromium")](playwright)
+    yield browser
+    browser.close()
+
+
+def chromium(playwright: Playwright) -> Browser:
     if CHROMIUM is None:
         pytest.skip("chromium is not installed")
-    expect.set_options(timeout=WAIT_MS)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
-        yield browser
-        browser.close()
+    return playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
+
+
+def firefox(playwright: Playwright) -> Browser:
+    """The distribution's Firefox, over WebDriver BiDi."""
+    if FIREFOX is None:
+        pytest.skip("firefox is not installed")
+    try:
+        browser = playwright.firefox.launch(channel="moz-firefox", executable_path=FIREFOX)
+        browser.new_context().close()
+    except Error as error:
+        pytest.skip(f"this Firefox can't be driven: {error.message.splitlines()[0]}")
+    return browser
+
+
+LAUNCH: Final = {"chromium": chromium, "firefox": firefox}
+in_both = pytest.mark.parametrize("browser", LAUNCH, indirect=True)
+"""A test with this runs in each browser."""
 
 
 @pytest.fixture
@@ -81,11 +120,14 @@ def make_page(browser: Browser, host: HostProcess) -> Iterator[MakePage]:
         *,
         url: str | None = None,
         signed_in: bool = True,
+        theme: str = "",
         **options: Any,
     ) -> Page:
         context = browser.new_context(**{"viewport": {"width": 1280, "height": 800}, **options})
         contexts.append(context)
         context.add_init_script(WATCH)
+        if theme:
+            context.add_init_script(THEME.replace("THEME", theme))
         page = context.new_page()
         page.set_default_timeout(WAIT_MS)
         page.on("pageerror", lambda error: faults.append(f"{error}\n{error.stack}"))
@@ -114,6 +156,7 @@ def make_page(browser: Browser, host: HostProcess) -> Iterator[MakePage]:
     assert faults == []
 
 
+THEME = "if (location.host) localStorage.setItem('picoclaw.theme', 'THEME')"
 WATCH = """
 window.violations = [];
 addEventListener("securitypolicyviolation", (event) => violations.push(event.violatedDirective));

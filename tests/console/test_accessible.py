@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -11,11 +12,15 @@ from tests.console.conftest import MakePage
 from tests.running import HostProcess, directive
 
 RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
-LOOKS: dict[str, dict[str, Any]] = {
-    "light": {"color_scheme": "light"},
-    "dark": {"color_scheme": "dark"},
-    "dark phone": {"color_scheme": "dark", "viewport": {"width": 390, "height": 844}, "has_touch": True},
+PHONE = {"width": 390, "height": 844}
+LOOKS: dict[str, tuple[str, dict[str, Any]]] = {
+    "light": ("chromium", {"color_scheme": "light"}),
+    "dark": ("chromium", {"color_scheme": "dark"}),
+    "dark phone": ("chromium", {"color_scheme": "dark", "viewport": PHONE, "has_touch": True}),
+    "dark in Firefox": ("firefox", {"theme": "dark"}),
+    "light phone in Firefox": ("firefox", {"viewport": PHONE, "theme": "light"}),
 }
+every_look = pytest.mark.parametrize(("browser", "look"), LOOKS.values(), ids=LOOKS, indirect=["browser"])
 
 RICH = """# Title
 
@@ -30,13 +35,38 @@ Some **bold**, *italic*, `code`, ~~gone~~ and a [link](https://example.com/x).
 print("a line that is far too long for a phone, so that it has to be scrolled to be read at all")
 ```
 
+```js
+// every colour: "of the common kinds"
+@decorated class A extends B { static n = 0x1f;
+go(x) { return /re/g.test(`${x}`) ? null : console.log("s", true); } }
+```
+
+```diff
+- gone
++ new
+```
+
+```html
+<p class="a">x</p>
+```
+
 | a | b |
-|---|---|
-| 1 | 2 |
+|:--|--:|
+| 1 | `2|3` |
+
+- [ ] to do
+- [x] done
+
+One[^1], and $x_1$.
+
+[^1]: A note.
 """
 
 
-@pytest.fixture(scope="module")
+LATE = {"schedule_type": "once", "schedule_value": "2020-01-01", "run_if_past": True}
+
+
+@pytest.fixture(scope="package")
 def conversation(host: HostProcess) -> str:
     """A conversation with everything that can be shown, and tasks in every state."""
     tools = [
@@ -55,6 +85,8 @@ def conversation(host: HostProcess) -> str:
         paused = client.post("/task", json={**task, "prompt": "p" * 400}).json()["id"]
         client.put(f"/task/{paused}", json={"status": "paused"})
         client.post("/task/trigger", json={"task_id": paused})
+        client.post("/task", json={**LATE, "prompt": "late"})
+        client.put("/admin/memory", json={"text": RICH, "version": None})
     return made
 
 
@@ -77,9 +109,9 @@ def overflowing(page: Page) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("look", ["light", "dark phone"])
-def test_the_door_is_free_of_barriers(make_page: MakePage, axe: str, look: str) -> None:
-    page = make_page(signed_in=False, **LOOKS[look])
+@every_look
+def test_the_door_is_free_of_barriers(make_page: MakePage, axe: str, look: dict[str, Any]) -> None:
+    page = make_page(signed_in=False, **look)
     page.get_by_label("API token").wait_for()
     page.get_by_label("API token").fill("wrong")
     page.keyboard.press("Enter")
@@ -87,11 +119,11 @@ def test_the_door_is_free_of_barriers(make_page: MakePage, axe: str, look: str) 
     assert barriers(page, axe) == [], "the door, refused"
 
 
-@pytest.mark.parametrize("look", LOOKS)
+@every_look
 def test_every_place_behind_the_door_is_free_of_barriers(
-    make_page: MakePage, axe: str, conversation: str, look: str
+    make_page: MakePage, axe: str, conversation: str, look: dict[str, Any]
 ) -> None:
-    page = make_page(reduced_motion="reduce", **LOOKS[look])
+    page = make_page(reduced_motion="reduce", **look)
     page.locator(".wish").first.wait_for()
 
     def look_at(place: str, sign: str) -> None:
@@ -109,6 +141,13 @@ def test_every_place_behind_the_door_is_free_of_barriers(
     page.locator(".step").first.wait_for()
     page.evaluate("document.querySelectorAll('.step').forEach((step) => { step.open = true; })")
     check("steps")
+    page.get_by_role("button", name="Edit", exact=True).click()
+    check("editing")
+    page.keyboard.press("Escape")
+    for dialog in ("Rename", "Export"):
+        page.get_by_role("button", name=f"{dialog} this conversation").click()
+        check(dialog)
+        page.get_by_role("button", name="Cancel").click()
     look_at("#/tasks", ".card")
     page.locator('[id^="log-"]').last.click()
     page.locator(".log").wait_for()
@@ -117,7 +156,18 @@ def test_every_place_behind_the_door_is_free_of_barriers(
     page.get_by_label("What to say to the agent").wait_for()
     check("form")
     page.keyboard.press("Escape")
+    page.get_by_role("button", name=re.compile("^Edit:")).last.click()
+    page.get_by_role("heading", name="Edit the task").wait_for()
+    check("task")
+    page.keyboard.press("Escape")
     look_at("#/usage", ".chart")
+    look_at("#/memory", ".prose")
+    page.get_by_role("button", name="Edit").click()
+    check("writing the memory")
+    look_at("#/skills", ".card")
+    look_at("#/workspace", ".entries")
+    look_at("#/workspace/MEMORY.md", ".prose")
+    look_at("#/workspace/nowhere", ".empty h2")
     look_at("#/c/conv-none", ".empty h2")
     opener = page.locator(".opener")
     if opener.is_visible():
@@ -138,6 +188,9 @@ def test_nothing_runs_over_the_edge_of_the_narrowest_screen(make_page: MakePage,
         (f"#/c/{conversation}", ".prose table"),
         ("#/tasks", ".card"),
         ("#/usage", ".chart"),
+        ("#/memory", ".prose"),
+        ("#/skills", ".card"),
+        ("#/workspace", ".entries"),
     ):
         page.goto(page.url.partition("#")[0] + place)
         page.locator(sign).first.wait_for()

@@ -13,7 +13,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from shared.store import open_host_store
 from shared.store.sql.retention import Retention
-from tests.console.conftest import MakeHost, MakePage
+from tests.console.conftest import MakeHost, MakePage, in_both
 from tests.console.vectors import VECTORS
 from tests.running import HostProcess, ModelProcess, directive
 
@@ -59,6 +59,7 @@ def test_the_corpus_is_large_enough() -> None:
     assert len(set(VECTORS)) == len(VECTORS) >= 60
 
 
+@in_both
 def test_each_text_alone_becomes_harmless_nodes(make_page: MakePage) -> None:
     page = make_page()
     wrong = page.evaluate(
@@ -166,6 +167,7 @@ def _seed(host: HostProcess, ids: tuple[str, ...]) -> None:
     thread.join(60)
 
 
+@in_both
 def test_the_browser_itself_would_refuse_markup_made_of_text(browser: Browser, host: HostProcess) -> None:
     page = browser.new_page()
     page.goto(f"{host.url}/console")
@@ -272,6 +274,7 @@ MARKDOWN = [
 ]
 
 
+@in_both
 def test_markdown_becomes_the_nodes_that_it_means(make_page: MakePage) -> None:
     page = make_page(signed_in=False)
     for source, expected in MARKDOWN:
