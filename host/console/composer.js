@@ -1,7 +1,7 @@
 // Where people write. Enter sends; while the agent is at work, what is written is sent next.
 
 import { call } from "./api.js";
-import { h, refill } from "./dom.js";
+import { directed, h, refill } from "./dom.js";
 import { brief } from "./format.js";
 import { icon } from "./icons.js";
 
@@ -18,9 +18,10 @@ export class Composer {
     this.running = false;
     this.replaces = null;
     this.field = h("textarea", {
-      id: "message", rows: "1", placeholder: "Write to the agent…", "aria-label": "Message", enterkeyhint: "send", autocomplete: "off", dir: "auto",
+      id: "message", rows: "1", placeholder: "Write to the agent…", "aria-label": "Message", enterkeyhint: "send", autocomplete: "off",
       prop: { value: drafts.get(key) ?? "" },
     });
+    directed(this.field);
     this.button = h("button", { class: "round", type: "submit" });
     this.later = h("button", { class: "button later", type: "button", hidden: true, on: { click: () => this.submit() } }, "Send next");
     this.hint = h("span", { class: "hint wide-only" });

@@ -85,7 +85,7 @@ export class ConversationView {
       this.showStored(messages, runs);
       const running = runs.find((run) => run.status === "running");
       if (running) this.attend(runEvents(this.id, running.run_id, this.gone.signal));
-      else this.sendNext();
+      else if (runs[0]?.status !== "paused") this.sendNext();
     } catch (error) {
       this.refused(error);
     }
@@ -103,24 +103,28 @@ export class ConversationView {
     else this.scroller.scrollTop = scrollTop;
   }
 
-  /** Return what makes each turn: the messages, and behind those of a message how its runs ended, if not well. */
+  /** Return what makes each turn: the messages, and where its runs ended, if not well, how. */
   turns(messages, runs) {
     const made = [];
     const byEnd = new Map(runs.filter((run) => run.finished_at).map((run) => [run.finished_at, run]));
     const failed = Map.groupBy(runs.filter((run) => !["success", "running"].includes(run.status)).reverse(), (run) => run.message_id);
     const [newest] = runs;
     let ended = [];
-    const endings = () => {
-      for (const run of ended) made.push(() => endedTurn(run, run === newest ? this.how() : {}));
+    const endings = (until = null) => {
+      while (ended.length && (until === null || ended[0].finished_at < until)) {
+        const run = ended.shift();
+        made.push(() => endedTurn(run, run === newest ? this.how() : {}));
+      }
     };
     this.last = null;
     for (const message of messages) {
       if (message.role === "user") {
         endings();
-        ended = failed.get(message.id) ?? [];
+        ended = [...failed.get(message.id) ?? []];
         this.last = { id: message.id, text: message.content, mine: message.sender === "user" };
         made.push(() => personTurn(message.content, { sender: message.sender_name, created_at: message.created_at }));
       } else {
+        endings(message.created_at);
         made.push(() => agentTurn(message, byEnd.get(message.created_at)));
       }
     }

@@ -121,7 +121,7 @@ export class Conversations {
     const id = item.conversation_id;
     const running = item.status === "running";
     return h("li", {}, h("a", { href: `#/c/${encodeURIComponent(id)}`, "aria-current": id === this.current ? "page" : null },
-      h("span", { class: "title" }, this.title(id)),
+      h("span", { class: "title", dir: "auto" }, this.title(id)),
       h("span", { class: "meta" }, running ? h("span", { class: "live" }, "at work") : h("time", { datetime: item.last_activity, title: moment(item.last_activity) }, ago(item.last_activity)))));
   }
 

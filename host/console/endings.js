@@ -11,7 +11,8 @@ const ADVICE = {
 };
 
 /** Return what stands under a run that failed or was stopped; `actions` are buttons. */
-export function ending({ error, code }, ...actions) {
+export function ending({ status, error, code }, ...actions) {
+  if (status === "paused") return note("warn", why(error));
   const words = ADVICE[code] ? `${error} ${ADVICE[code]}` : error;
   return note(QUIET.has(code) ? "quiet" : "bad", words || "The run ended without an answer.", ...actions);
 }

@@ -1,7 +1,7 @@
 // MEMORY.md: what the agent keeps from one conversation to the next. People may read and rewrite it.
 
 import { call } from "./api.js";
-import { h, refill } from "./dom.js";
+import { directed, h, refill } from "./dom.js";
 import { icon } from "./icons.js";
 import { markdown } from "./markdown.js";
 
@@ -42,7 +42,8 @@ export class MemoryView {
 
   write() {
     this.edit.hidden = true;
-    const field = h("textarea", { id: "memory", class: "text", rows: "18", spellcheck: "true", dir: "auto", prop: { value: this.memory.text } });
+    const field = h("textarea", { id: "memory", class: "text", rows: "18", spellcheck: "true", prop: { value: this.memory.text } });
+    directed(field);
     const fault = h("p", { class: "fault", role: "alert" });
     const form = h("form", { class: "card field" }, h("label", { for: "memory" }, "What the agent remembers (Markdown)"), field, fault,
       h("div", { class: "row end" },

@@ -100,7 +100,7 @@ export class RunView {
   paused(error) {
     // The host says the same to whoever reads elsewhere.
     this.said.get(error)?.remove();
-    this.body.append(this.onResume ? budgetForm(error, this.onResume) : note("warn", error));
+    this.body.append(this.onResume ? budgetForm(error, this.onResume) : ending({ status: "paused", error }));
   }
 
   actions() {

@@ -1,7 +1,7 @@
 // The form of a task, new or changed.
 
 import { call, path } from "./api.js";
-import { h, refill } from "./dom.js";
+import { directed, h, refill } from "./dom.js";
 
 const KINDS = {
   cron: { label: "By the clock (cron)", value: "0 9 * * *", hint: "Minute, hour, day, month, weekday: 0 9 * * 1-5 is nine on workdays" },
@@ -85,7 +85,7 @@ function scheduleValue(kind, text) {
 function makeFields(task) {
   const zone = Intl.DateTimeFormat().resolvedOptions().timeZone ?? "UTC";
   const fields = {
-    prompt: h("textarea", { id: "task-prompt", rows: "3", required: true, dir: "auto" }),
+    prompt: h("textarea", { id: "task-prompt", rows: "3", required: true }),
     kind: select("task-kind", Object.entries(KINDS).map(([name, { label }]) => [name, label])),
     value: h("input", { id: "task-value", required: true, spellcheck: "false", autocapitalize: "off", "aria-describedby": "task-hint" }),
     hint: h("p", { class: "hint", id: "task-hint" }),
@@ -114,6 +114,7 @@ function makeFields(task) {
   kind();
   if (task) fillIn(fields, task);
   context();
+  directed(fields.prompt);
   return fields;
 }
 

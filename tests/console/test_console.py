@@ -378,6 +378,21 @@ def test_a_pause_at_a_budget_is_told_in_words_for_people(make_page: MakePage, ma
         page.reload()
 
 
+def test_a_pause_that_is_over_stands_before_the_answer(make_page: MakePage, make_host: MakeHost) -> None:
+    host = configure(make_host(), budgets={"run": {"tokens": 1}}).start()
+    page = make_page(url=host.url)
+    say(page, "too dear")
+    page.get_by_role("button", name="Go on").click()
+    expect(answer(page)).to_contain_text("echo: too dear")
+    ended(page)
+    page.reload()
+    turns = page.locator(".turn")
+    expect(turns).to_have_count(3)
+    expect(turns.nth(1).locator(".note.warn")).to_have_text(re.compile("needs at least [\\d,]+\\.$"))
+    expect(turns.nth(2)).to_contain_text("echo: too dear")
+    expect(page.get_by_role("button", name="Go on")).to_have_count(0)
+
+
 @in_both
 def test_a_conversation_is_renamed_and_found(make_page: MakePage, host: HostProcess) -> None:
     page = make_page()
@@ -539,6 +554,8 @@ def test_a_task_is_edited(make_page: MakePage, host: HostProcess) -> None:
     page.get_by_label("Schedule").fill("nonsense")
     page.get_by_role("button", name="Save").click()
     expect(page.get_by_role("alert")).to_contain_text("schedule_value")
+    with host.client() as client:
+        client.delete(f"/task/{made['id']}")
 
 
 def test_the_conversation_of_an_isolated_run_is_reached_from_its_log(

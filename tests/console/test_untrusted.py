@@ -379,3 +379,7 @@ def test_each_text_is_read_in_its_own_direction(make_page: MakePage) -> None:
         }"""
     )
     assert directions == ["rtl", "ltr", "ltr"]
+    field = page.get_by_label("Message", exact=True)
+    for text, direction in (("1. \u05e9\u05dc\u05d5\u05dd", "rtl"), ("hello \u05e9", "ltr"), ("", "ltr")):
+        field.fill(text)
+        assert field.get_attribute("dir") == direction
