@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Annotated, Any, Final, Self
 
 import httpx2
@@ -142,9 +141,7 @@ class HostClient:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._client.close()
 
     def request(
@@ -213,14 +210,13 @@ class HostClient:
         if response.is_success:
             return
         if response.status_code == httpx2.codes.UNAUTHORIZED:
-            raise HostFault(self._unauthorized(), response.status_code)
-        said = _object(response.json()).get("error", response.reason_phrase)
-        raise HostFault(str(said), response.status_code)
-
-    def _unauthorized(self) -> str:
-        if self.target.token is None:
-            return f"{self.target.url} wants a token: set API_TOKEN, or give --token."
-        return f"{self.target.url} does not accept this token (API_TOKEN or --token)."
+            without = "wants a token: set API_TOKEN, or give --token."
+            said = (
+                without if self.target.token is None else "does not accept this token (API_TOKEN or --token)."
+            )
+            raise HostFault(f"{self.target.url} {said}", response.status_code)
+        said = str(_object(response.json()).get("error", response.reason_phrase))
+        raise HostFault(said, response.status_code)
 
 
 def _is_local(url: str) -> bool:

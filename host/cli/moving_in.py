@@ -11,6 +11,7 @@ from typing import Annotated
 import anyio
 import typer
 
+from host.cli.client import Json
 from host.cli.start import take_settings
 from host.cli.terminal import fail, out, print_json, shown
 from host.moving_in import breakcafe, exported, sipeed
@@ -29,7 +30,6 @@ app = typer.Typer(
 
 Home = Annotated[Path, typer.Argument(help="The home of that system; nothing in it is changed.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would happen, and change nothing.")]
-Json = Annotated[bool, typer.Option("--json", help="Write JSON.")]
 Zone = Annotated[
     str | None, typer.Option("--timezone", help="Of its schedules; that of the settings otherwise.")
 ]
