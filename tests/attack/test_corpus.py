@@ -47,7 +47,7 @@ def _input(world: World, entry: dict[str, Any]) -> dict[str, Any]:
 
 def _prepare(world: World, entry: dict[str, Any]) -> None:
     if "pre" in entry:
-        world.run_unconfined(world.fill_in(entry["pre"])).wait(10)
+        world.run_unconfined(world.fill_in(entry["pre"])).wait(60)
 
 
 def _perform(world: World, corpus: dict[str, Any], entry: dict[str, Any]) -> Outcome:

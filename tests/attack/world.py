@@ -432,17 +432,17 @@ def _process(pid: int) -> tuple[Any, ...]:
 
 
 def _strange_names(uid: int) -> list[str]:
-    """Names in shared places that a command may have left: its uid's, or with a telling name."""
+    """Names in shared places that a command may have left: its uid's, of root's only those that tell."""
     found = []
     for top in ("/tmp", "/dev/shm", "/var/tmp", "/dev/mqueue", "/run"):
         for name in os.listdir(top) if os.path.isdir(top) else []:
             path = f"{top}/{name}"
             telling = name.startswith(("sbx", "evil", "sem."))
             try:
-                mine = os.lstat(path).st_uid == uid and uid != 0
+                mine = os.lstat(path).st_uid == uid
             except OSError:
                 continue
-            if telling or (mine and not name.startswith(("attack-", "picoclaw-"))):
+            if mine and (telling or (uid != 0 and not name.startswith(("attack-", "picoclaw-")))):
                 found.append(path)
     return sorted(found)
 
