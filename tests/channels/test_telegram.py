@@ -15,8 +15,9 @@ Messages = list[dict[str, Any]]
 
 
 def history(host: HostProcess, conversation_id: str) -> Messages:
+    """Return its messages; none, when the channel hasn't begun it yet."""
     with host.client() as client:
-        found: Messages = client.get(f"/chat/{conversation_id}/messages").json()["messages"]
+        found: Messages = client.get(f"/chat/{conversation_id}/messages").json().get("messages", [])
     return found
 
 
