@@ -16,7 +16,7 @@ import httpx2
 
 from host.cli.client import Json, surroundings
 from host.cli.start import UNGUARDED, local_url, passphrase_asker
-from host.cli.terminal import out, print_json, shown
+from host.cli.terminal import judged, print_json
 from host.models.deprecated import deprecated
 from host.runs.scheduler import EXTERNAL
 from shared.clock import now_ms
@@ -56,7 +56,8 @@ def doctor(json: Json = False) -> None:
     if json:
         print_json([asdict(finding) for finding in findings])
     else:
-        _print(findings)
+        for finding in findings:
+            judged(finding.verdict, finding.check, finding.said)
     if any(finding.verdict == "fault" for finding in findings):
         raise SystemExit(1)
 
@@ -273,9 +274,3 @@ def _channels(settings: Settings) -> Iterator[Finding]:
         yield Finding("owners", "note", said)
     for name, fault in faults(settings):
         yield Finding(f"channel {name}", "fault" if fault else "ok", fault or "it can be used")
-
-
-def _print(findings: list[Finding]) -> None:
-    marks = {"ok": "[green]✓[/]", "note": "[yellow]•[/]", "fault": "[red]✗[/]"}
-    for finding in findings:
-        out.print(f"{marks[finding.verdict]} {shown(finding.check)}: {shown(finding.said)}", soft_wrap=True)

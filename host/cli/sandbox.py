@@ -14,7 +14,7 @@ import anyio
 import typer
 
 from host.cli.client import Json, host_settings
-from host.cli.terminal import fail, out, print_json, shown
+from host.cli.terminal import fail, judged, print_json
 
 if TYPE_CHECKING:
     from host.sandbox.policy import SandboxPolicy
@@ -61,20 +61,17 @@ def explain(
         print_json([asdict(answer) for answer in answers])
         return
     for answer in answers:
-        mark = "[green]✓[/]" if answer.allowed else "[red]✗[/]"
-        out.print(f"{mark} {shown(answer.what)}: {shown(answer.why)}", soft_wrap=True)
+        judged("ok" if answer.allowed else "fault", answer.what, answer.why)
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
     """Leave out what tools log about refusals: here they are the answers."""
-    logger = logging.getLogger("picoclaw")
-    before = logger.level
-    logger.setLevel(logging.CRITICAL)
+    logging.disable()
     try:
         yield
     finally:
-        logger.setLevel(before)
+        logging.disable(logging.NOTSET)
 
 
 def _ask(subject: str) -> list[Answer]:
@@ -135,13 +132,10 @@ def _running(policy: SandboxPolicy, line: str) -> list[Answer]:
     refusal = Guard(policy, policy.workspace).refusal(line)
     if not policy.exec_enabled:
         refusal = "tools.exec.enabled is false"
-    network = (
-        "tools.exec.allow_network is true" if policy.allow_network else "tools.exec.allow_network is false"
-    )
+    passed = "the guard lets it; what it may touch is the kernel's to say"
+    network = f"tools.exec.allow_network is {str(policy.allow_network).lower()}"
     return [
-        Answer(
-            "run", refusal is None, refusal or "the guard lets it; what it may touch is the kernel's to say"
-        ),
+        Answer("run", refusal is None, refusal or passed),
         Answer("network", policy.allow_network, network),
     ]
 

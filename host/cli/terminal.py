@@ -16,6 +16,7 @@ _REMOVED: Final = dict.fromkeys(CONTROLS.keys() - {9, 10})
 
 UNCUT: Final = ("id", "status", "schedule", "next run", "started")
 WIDE: Final = 200
+MARKS: Final = {"ok": "[green]✓[/]", "note": "[yellow]•[/]", "fault": "[red]✗[/]"}
 LONGEST_MS: Final = 999_999 * 86_400_000
 UNITS_MS: Final = {"d": 86_400_000, "h": 3_600_000, "m": 60_000, "s": 1000, "ms": 1}
 
@@ -62,6 +63,11 @@ def tell(value: Any, words: str | Table, *, json: bool) -> None:
         print_json(value)
     else:
         out.print(words, soft_wrap=isinstance(words, str))
+
+
+def judged(verdict: str, what: str, said: str) -> None:
+    """Write the outcome of a check: ok, note or fault."""
+    out.print(f"{MARKS[verdict]} {shown(what)}: {shown(said)}", soft_wrap=True)
 
 
 def milliseconds(span: str, option: str) -> int:
