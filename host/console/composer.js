@@ -23,7 +23,7 @@ export class Composer {
     });
     directed(this.field);
     this.button = h("button", { class: "round", type: "submit" });
-    this.later = h("button", { class: "button later", type: "button", hidden: true, on: { click: () => this.submit() } }, "Send next");
+    this.later = h("button", { class: "button later", type: "button", title: "Send next", "aria-label": "Send next", hidden: true, on: { click: () => this.submit() } }, icon("send"), h("span", { class: "wide-only" }, "Send next"));
     this.hint = h("span", { class: "hint wide-only" });
     this.above = h("div", { class: "above", role: "status" });
     this.think = h("input", { type: "checkbox", id: "think", prop: { checked: chosen.thinking } });

@@ -196,3 +196,17 @@ def test_nothing_runs_over_the_edge_of_the_narrowest_screen(make_page: MakePage,
         page.locator(sign).first.wait_for()
         assert overflowing(page) == [], place
         assert page.evaluate("document.documentElement.scrollWidth") <= 320
+    slow = directive(text="a b", deltas=["a ", "b"], hang_after_deltas=1)
+    page.goto(page.url.partition("#")[0] + f"#/c/{conversation}")
+    for text in (slow, "sent next", "still being written"):
+        page.get_by_label("Message", exact=True).fill(text)
+        if text != "still being written":
+            page.keyboard.press("Enter")
+            page.get_by_role("button", name="Stop the answer").wait_for()
+    page.get_by_text("Sent next:").wait_for()
+    assert overflowing(page) == []
+    for name in ("Stop the answer", "Send next"):
+        assert page.get_by_role("button", name=name).is_visible(), name
+    page.get_by_role("button", name="Don’t send: sent next").click()
+    page.get_by_role("button", name="Stop the answer").click()
+    page.get_by_role("button", name="Send", exact=True).wait_for()
