@@ -11,7 +11,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
@@ -49,6 +48,8 @@ def known(names: set[str]) -> None:
 
 
 def test_the_compose_file_follows_the_specifications_schema() -> None:
+    import jsonschema  # takes 1.4 s: see tests/json_schema.py
+
     schema = json.loads((files("check_jsonschema") / "builtin_schemas/vendor/compose-spec.json").read_text())
     jsonschema.validate(COMPOSE, schema)
 

@@ -13,12 +13,12 @@ import openai
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from jsonschema import Draft202012Validator
 from pydantic import TypeAdapter
 
 from host.http.openai.answers import CompletionShape, ModelsShape, OpenAiErrorShape
 from tests.examples import examples
 from tests.http.conftest import MakeHost, configure
+from tests.json_schema import validator
 from tests.running import TOKEN, HostProcess, ModelProcess, directive, until
 
 ASSISTANT = "picoclaw"
@@ -591,5 +591,5 @@ def test_the_door_is_described_in_the_contract(client: httpx2.Client) -> None:
     answer = client.post("/v1/chat/completions", json={"model": ASSISTANT, "messages": [user("hi")]})
     TypeAdapter(CompletionShape).validate_python(answer.json())
     schema = operation["responses"]["200"]["content"]["application/json"]["schema"]
-    validator = Draft202012Validator({**schema, "components": document["components"]})
-    assert list(validator.iter_errors(answer.json())) == []
+    answers = validator({**schema, "components": document["components"]})
+    assert list(answers.iter_errors(answer.json())) == []

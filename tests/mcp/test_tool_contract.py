@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
 
 import pytest
@@ -11,9 +10,9 @@ from hypothesis import strategies as st
 
 from shared.errors import InvalidInput
 from shared.tool_contract import ScheduleTask, ToolDeclaration, tool_declarations
+from tests.json_schema import validator
 
 # It comes without types, so it is imported as what it is.
-jsonschema: Any = importlib.import_module("jsonschema")
 
 TOOLS = list(tool_declarations(is_main=True).values())
 NAMES = sorted({name for tool in TOOLS for name in tool.input_schema["properties"]})
@@ -57,7 +56,7 @@ def test_what_the_schema_takes_is_taken_and_the_rest_refused(
     call: tuple[ToolDeclaration, dict[str, Any]],
 ) -> None:
     tool, arguments = call
-    shown = jsonschema.Draft202012Validator(tool.input_schema).is_valid(meant(tool, arguments))
+    shown = validator(tool.input_schema).is_valid(meant(tool, arguments))
     try:
         tool.parse(arguments)
         taken = True
@@ -69,8 +68,8 @@ def test_what_the_schema_takes_is_taken_and_the_rest_refused(
 @pytest.mark.parametrize("tool", TOOLS, ids=lambda tool: tool.name)
 def test_schemas_are_sound_closed_and_described(tool: ToolDeclaration) -> None:
     schema = tool.input_schema
-    jsonschema.Draft202012Validator.check_schema(schema)
-    jsonschema.Draft202012Validator.check_schema(tool.output_schema)
+    validator(schema)
+    validator(tool.output_schema)
     assert schema["additionalProperties"] is False
     assert set(schema) <= {"type", "properties", "required", "additionalProperties"}
     assert all(value.get("description") for value in schema["properties"].values())

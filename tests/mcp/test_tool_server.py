@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,10 @@ from shared import jsons
 from shared.clock import now_ms
 from shared.store.store import Store
 from shared.tool_contract import tool_declarations
+from tests.json_schema import validator
 from tests.mcp.running import RawServer, environment, official_client
 
 # It comes without types, so it is imported as what it is.
-jsonschema: Any = importlib.import_module("jsonschema")
 
 ERAS: tuple[ConnectMode, ...] = ("legacy", "auto", "2026-07-28")
 MINUTELY = {"prompt": "look at the weather", "schedule_type": "interval", "schedule_value": "60000"}
@@ -74,7 +73,7 @@ async def test_results_satisfy_their_declared_schema_and_the_text_is_the_same_js
         }
         for tool in (await client.list_tools()).tools:
             result = await client.call_tool(tool.name, arguments.get(tool.name, {"task_id": task["id"]}))
-            jsonschema.validate(value(result), tool.output_schema)
+            validator(tool.output_schema).validate(value(result))
             (block,) = result.content
             assert isinstance(block, TextContent)
             assert jsons.loads(block.text) == result.structured_content
