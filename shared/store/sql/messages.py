@@ -69,20 +69,13 @@ async def remove_last(tx: Tx, conversation_id: str, message_id: str) -> str:
         raise Conflict(f"replaces: {message_id} is not the last message", code="not_last_message")
     if last["summed_up"]:
         raise Conflict("replaces: the message was summed up already; say it anew", code="not_last_message")
-    visible = await tx.fetchval(
-        "SELECT count(text) FROM messages WHERE conversation_id = $1 AND seq >= $2",
-        conversation_id,
-        last["seq"],
-    )
+    session_id, seq = new_id(SESSION), last["seq"]
+    await tx.execute("DELETE FROM messages WHERE conversation_id = $1 AND seq >= $2", conversation_id, seq)
     await tx.execute(
-        "DELETE FROM messages WHERE conversation_id = $1 AND seq >= $2", conversation_id, last["seq"]
-    )
-    session_id = new_id(SESSION)
-    await tx.execute(
-        "UPDATE conversations SET session_id = $2, message_count = message_count - $3 WHERE id = $1",
+        """UPDATE conversations SET session_id = $2, message_count = (
+            SELECT count(text) FROM messages WHERE conversation_id = $1) WHERE id = $1""",
         conversation_id,
         session_id,
-        visible,
     )
     return session_id
 
