@@ -227,8 +227,9 @@ class ToolResult:
 class Toolset(Protocol):
     """A group of tools bound to one conversation at its birth; no argument changes whose it is."""
 
+    @property
     def specs(self) -> Sequence[ToolSpec]:
-        """Return the tools, in a stable order (the prompt cache depends on it)."""
+        """The tools, in a stable order (the prompt cache depends on it)."""
         ...
 
     async def call(self, name: str, arguments: Mapping[str, Any]) -> ToolResult:

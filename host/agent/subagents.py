@@ -110,10 +110,7 @@ class Subagents:
         # One limit for each generation: a parent that waits for its children never keeps them from starting.
         self._places = places or [anyio.CapacityLimiter(SIDE_BY_SIDE) for _ in range(DEEPEST)]
         self._born = 0
-
-    def specs(self) -> Sequence[ToolSpec]:
-        """Return the one tool."""
-        return _specs()
+        self.specs = _specs()
 
     async def call(self, name: str, arguments: Mapping[str, Any]) -> ToolResult:
         """Run one child to its end, whatever that is."""

@@ -39,7 +39,7 @@ class Toolbox:
 
     def add(self, toolset: Toolset) -> None:
         """Offer more tools. The first one keeps its name: another server can't take over a built-in tool."""
-        for spec in toolset.specs():
+        for spec in toolset.specs:
             if spec.name not in self._specs:
                 self._specs[spec.name] = spec
                 self._owner[spec.name] = toolset

@@ -86,15 +86,12 @@ class ExternalToolset:
         self._config = config
         self._client = client
         self._tools: dict[str, str] = {}
-        self._specs: list[ToolSpec] = []
-
-    def specs(self) -> Sequence[ToolSpec]:
-        """Return the tools in the server's order."""
-        return self._specs
+        self.specs: list[ToolSpec] = []
+        """The tools in the server's order."""
 
     def add(self, spec: ToolSpec, tool: str) -> None:
         """Offer a tool of the server under the spec's name."""
-        self._specs.append(spec)
+        self.specs.append(spec)
         self._tools[spec.name] = tool
 
     async def call(self, name: str, arguments: Mapping[str, Any]) -> ToolResult:
@@ -231,7 +228,7 @@ async def _gather(links: Sequence[_Link], reach: Reach) -> ExternalServers:
             else:
                 shown = untrusted.defused(one_line(name[:160]))
                 found.problems.append(f"The tool {shown} is not offered: {fault}.")
-        if await reach.pins.changed(link.name, link.config, link.toolset.specs()):
+        if await reach.pins.changed(link.name, link.config, link.toolset.specs):
             found.problems.append(
                 f"The tools of the MCP server {link.name} have changed since they were first seen."
             )

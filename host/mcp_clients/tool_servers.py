@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from types import TracebackType
@@ -223,6 +223,7 @@ class ToolServerToolset:
     def __init__(self, servers: ToolServers, key: Key) -> None:
         self._servers = servers
         self._key = key
+        self.specs = _specs(key.is_main)
 
     async def open(self) -> None:
         """Start the session, so that the first call needn't wait; a failure shows at the call."""
@@ -230,10 +231,6 @@ class ToolServerToolset:
             await self._servers.session(self._key)
         except (SessionLost, RequestRefused, TimeoutError, TooManySessions) as error:
             logger.warning("A tool server could not be started: %s", type(error).__name__)
-
-    def specs(self) -> Sequence[ToolSpec]:
-        """Return the tools; no session is needed."""
-        return _specs(self._key.is_main)
 
     async def call(self, name: str, arguments: Mapping[str, Any]) -> ToolResult:
         """Run one tool in the conversation's tool server."""

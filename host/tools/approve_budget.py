@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from functools import cache
 from typing import Any, Final
 
@@ -31,10 +31,7 @@ class Approvals:
 
     def __init__(self, approve: Approve) -> None:
         self._approve = approve
-
-    def specs(self) -> Sequence[ToolSpec]:
-        """Return the one tool."""
-        return _specs()
+        self.specs = _specs()
 
     async def call(self, name: str, arguments: Mapping[str, Any]) -> ToolResult:
         """Resume the conversation; its run goes on by itself."""

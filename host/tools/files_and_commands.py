@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, Final
 
@@ -129,16 +129,12 @@ class SandboxToolset:
         self._policy = policy
         self._workspace = workspace
         self._guard = _guard(policy, workspace.root)
-        self._specs = (*FILE_SPECS, EXEC_SPEC) if policy.exec_enabled else FILE_SPECS
-
-    def specs(self) -> Sequence[ToolSpec]:
-        """Return the tools; ``exec`` is left out when it is switched off."""
-        return self._specs
+        self.specs = (*FILE_SPECS, EXEC_SPEC) if policy.exec_enabled else FILE_SPECS
 
     async def call(self, name: str, arguments: Mapping[str, Any]) -> ToolResult:
         """Run a tool. Faults are results; a cancelled call has its command ended before it raises."""
         try:
-            spec = next((s for s in self._specs if s.name == name), None)
+            spec = next((s for s in self.specs if s.name == name), None)
             if spec is None:
                 raise SandboxFault(f"there is no tool named {name}")
             checked = check(arguments, spec.input_schema)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Final
 
 from host.ports import ToolResult, ToolSpec
@@ -29,12 +29,10 @@ SPEC: Final = ToolSpec(
 class SkillTools:
     """Implements ``host.ports.Toolset`` over what the host knows of skills."""
 
+    specs = (SPEC,)
+
     def __init__(self, knowledge: Knowledge) -> None:
         self._knowledge = knowledge
-
-    def specs(self) -> Sequence[ToolSpec]:
-        """Return the one tool."""
-        return (SPEC,)
 
     async def call(self, name: str, arguments: Mapping[str, Any]) -> ToolResult:
         """Return a skill's instructions as they are now; the operator's are not marked as untrusted."""

@@ -7,7 +7,7 @@ Source: https://platform.claude.com/docs/en/agents-and-tools/tool-use/server-too
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Final
 
 from host.ports import ToolResult, ToolSpec
@@ -24,14 +24,9 @@ class WebToolset:
     """Implements ``host.ports.Toolset``: offers what is switched on, and runs nothing."""
 
     def __init__(self, settings: WebTools) -> None:
-        self._settings = settings
-
-    def specs(self) -> Sequence[ToolSpec]:
-        """Return the tools with the definitions that the API wants."""
-        on = ((SEARCH, self._settings.search), (FETCH, self._settings.fetch))
-        return [
-            ToolSpec(name, "", {}, read_only=True, definition=self._definition(name))
-            for name, wanted in on
+        self.specs = [
+            ToolSpec(name, "", {}, read_only=True, definition=_definition(name, settings))
+            for name, wanted in ((SEARCH, settings.search), (FETCH, settings.fetch))
             if wanted
         ]
 
@@ -39,19 +34,19 @@ class WebToolset:
         """Refuse: such a call never leaves the API, unless a server speaks another protocol."""
         return ToolResult(f"{name} is run by the model's API, which did not run it.", is_error=True)
 
-    def _definition(self, name: str) -> Mapping[str, Any]:
-        settings = self._settings
-        found: dict[str, Any] = {
-            "type": TYPES[name],
-            "name": name,
-            "max_uses": settings.max_uses,
-            # Called by the model, not from code that the API would run for it.
-            "allowed_callers": ["direct"],
-        }
-        if settings.allowed_domains:
-            found["allowed_domains"] = list(settings.allowed_domains)
-        if settings.blocked_domains:
-            found["blocked_domains"] = list(settings.blocked_domains)
-        if name == FETCH:
-            found["max_content_tokens"] = LARGEST_PAGE
-        return found
+
+def _definition(name: str, settings: WebTools) -> Mapping[str, Any]:
+    found: dict[str, Any] = {
+        "type": TYPES[name],
+        "name": name,
+        "max_uses": settings.max_uses,
+        # Called by the model, not from code that the API would run for it.
+        "allowed_callers": ["direct"],
+    }
+    if settings.allowed_domains:
+        found["allowed_domains"] = list(settings.allowed_domains)
+    if settings.blocked_domains:
+        found["blocked_domains"] = list(settings.blocked_domains)
+    if name == FETCH:
+        found["max_content_tokens"] = LARGEST_PAGE
+    return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import struct
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -99,9 +99,7 @@ class Pictures:
 
     def __init__(self, result: ToolResult) -> None:
         self.result = result
-
-    def specs(self) -> Sequence[ToolSpec]:
-        return [ToolSpec("show", "", {})]
+        self.specs = [ToolSpec("show", "", {})]
 
     async def call(self, name: str, arguments: Mapping[str, Any]) -> ToolResult:
         return self.result

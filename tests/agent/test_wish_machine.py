@@ -7,7 +7,7 @@ import json
 import re
 import tempfile
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from html import escape
 from pathlib import Path
@@ -112,8 +112,7 @@ class Model:
 class Tools:
     """One tool whose results are as long as asked."""
 
-    def specs(self) -> Sequence[ToolSpec]:
-        return (SPEC,)
+    specs = (SPEC,)
 
     async def call(self, name: str, arguments: Mapping[str, Any]) -> ToolResult:
         return ToolResult("r" * int(arguments["size"]))

@@ -47,11 +47,11 @@ def web(url: str, **more: object) -> ServerConfig:
 
 
 def names(found: ExternalServers) -> list[str]:
-    return [spec.name for toolset in found.toolsets for spec in toolset.specs()]
+    return [spec.name for toolset in found.toolsets for spec in toolset.specs]
 
 
 async def call(found: ExternalServers, name: str, **arguments: object) -> ToolResult:
-    (toolset,) = [toolset for toolset in found.toolsets if name in {spec.name for spec in toolset.specs()}]
+    (toolset,) = [toolset for toolset in found.toolsets if name in {spec.name for spec in toolset.specs}]
     return await toolset.call(name, arguments)
 
 
@@ -88,7 +88,7 @@ async def test_a_server_that_is_down_costs_its_tools_only(hostile: tuple[Hostile
             weather=web(f"{good}/mcp"),
             endless=web(f"{base}/endless"),
         ) as found:
-            assert [toolset.specs()[0].name for toolset in found.toolsets] == ["mcp__weather__forecast"]
+            assert [toolset.specs[0].name for toolset in found.toolsets] == ["mcp__weather__forecast"]
             assert not (await call(found, "mcp__weather__forecast", city="Rome")).is_error
             told = {problem.split()[3]: problem for problem in found.problems}
             assert set(told) == {"down", "junk", "mute", "endless"}

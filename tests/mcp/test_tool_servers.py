@@ -42,7 +42,7 @@ def zygote_of(servers: ToolServers) -> psutil.Process:
 
 
 async def test_tools_are_known_without_a_session(servers: ToolServers) -> None:
-    specs = servers.toolset("conv-a", is_main=False).specs()
+    specs = servers.toolset("conv-a", is_main=False).specs
     assert [spec.name for spec in specs] == [
         f"mcp__picoclaw__{name}" for name in tool_declarations(is_main=False)
     ]

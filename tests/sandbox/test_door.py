@@ -33,13 +33,13 @@ async def test_the_self_test_reaches_level_two_here(sandbox: Sandbox) -> None:
 
 
 async def test_the_six_tools_are_offered_in_a_stable_order(tools: SandboxToolset) -> None:
-    assert [spec.name for spec in tools.specs()] == SIX
+    assert [spec.name for spec in tools.specs] == SIX
 
 
 async def test_exec_is_left_out_when_it_is_switched_off(ws: Path) -> None:
     async with Sandbox(SandboxPolicy(workspace=ws, exec_enabled=False)) as sandbox:
         tools = toolset(sandbox, "conv")
-        assert [spec.name for spec in tools.specs()] == SIX[:-1]
+        assert [spec.name for spec in tools.specs] == SIX[:-1]
         assert (await tools.call("exec", {"command": "true"})).is_error
 
 
