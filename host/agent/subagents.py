@@ -19,8 +19,8 @@ from host.agent.asking import Options
 from host.agent.compaction import CUT_CHARS
 from host.agent.endings import Ending, TooLong
 from host.agent.history import cut
-from host.agent.internal import strip_internal
 from host.agent.loop import AgentLoop
+from host.agent.text import strip_internal
 from host.agent.toolbox import Toolbox
 from host.agent.window import Window, Windows
 from host.ports import LIMITS, Message, Model, Recorder, Reply, ToolResult, ToolSpec

@@ -13,7 +13,7 @@ from typing import Final, TypeVar
 
 import anyio
 
-from host.agent.internal import strip_internal
+from host.agent.text import strip_internal
 from host.channels.base import Channel, ChannelFault, ChatMoved, Gone, TryLater, Undeliverable
 from host.channels.chat_workers import Crowd
 from host.channels.rules import Rules

@@ -8,7 +8,7 @@ from typing import Final
 from host.channels.base import Incoming, Moved
 from host.channels.messages import cleaned, to_update, usable
 from host.channels.rules import Rules, Wake
-from host.runs.rates import RateLimit
+from host.runs.admission import RateLimit
 from shared.channel_values import Chat, Saying
 from shared.clock import now_ms
 from shared.store.store import Store

@@ -10,7 +10,7 @@ from starlette.requests import ClientDisconnect, Request
 from host.channels.base import Channel, Door, Forged
 from host.http.auth import failure
 from host.http.routing import Api, operation
-from host.runs.rates import RateLimit
+from host.runs.admission import RateLimit
 from shared.errors import InvalidInput, NotFound, Unavailable
 from shared.settings import Settings
 from shared.settings.channels import Telegram

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 from rich.markup import escape
 
+from host.agent.text import MarkerFilter
 from host.cli.client import HostClient, HostFault, Token, Url, host, surroundings
 from host.cli.terminal import err, fail, out, safe, set_in, short, shown
-from host.runs.text import MarkerFilter
 from shared import jsons
 from shared.lines import one_line
 from shared.settings import SettingsError

@@ -14,7 +14,7 @@ from typing import Final
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from host.runs.rates import RateLimit
+from host.runs.admission import RateLimit
 from shared.clock import now_ms
 from shared.errors import Forbidden, InvalidInput, Misconfigured, Unauthorized
 from shared.ids import TOKEN, Token, new_id

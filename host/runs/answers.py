@@ -7,7 +7,7 @@ from typing import Literal, NotRequired
 from pydantic import ConfigDict, with_config
 from typing_extensions import TypedDict
 
-from host.agent.internal import strip_internal
+from host.agent.text import strip_internal
 from shared.clock import iso
 from shared.redact import Redactor
 from shared.shapes import Shape

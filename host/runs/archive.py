@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 from urllib.parse import quote
 
-from host.agent.internal import strip_internal
+from host.agent.text import strip_internal
 from host.ports import Sandbox, SandboxFault
 from host.runs.meter import Ledger
 from shared import jsons

@@ -9,13 +9,13 @@ from typing import Any, Final
 import anyio
 
 from host.agent.endings import Paused
+from host.agent.text import ShownText
 from host.ports import LIMITS, WHOLE, Delta, Reply, TextDelta, ThinkingDelta, ToolResult
 from host.runs.answers import outbound_view
 from host.runs.budget import RunBudget
 from host.runs.events import EventLog
 from host.runs.meter import NOTHING, AgentMeter, Ledger, RunMeter
 from host.runs.spec import RunSpec
-from host.runs.text import ShownText
 from shared.clock import now_ms
 from shared.ids import MESSAGE, new_id
 from shared.redact import Redactor

@@ -13,12 +13,11 @@ import anyio
 from anyio.abc import TaskGroup
 
 from host.agent.endings import Cancelled, Stopped
+from host.runs.admission import Places, RateLimit
 from host.runs.answers import ChatShape
 from host.runs.events import follow, one_by_one
 from host.runs.leases import CANCELLED, EVENTS_EVERY_S, Keeping
 from host.runs.meter import Ledger
-from host.runs.queue import Places
-from host.runs.rates import RateLimit
 from host.runs.recorder import RunRecorder
 from host.runs.run import ActiveRun
 from host.runs.spec import RunLimits, RunSpec, new_run

@@ -9,7 +9,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from host.agent.progress import MOST_FAILURES, TOLD_AFTER
+from host.agent.loop import MOST_FAILURES, TOLD_AFTER
 from host.runs.recorder import NO_ANSWER
 from tests.http.conftest import MakeHost, configure
 from tests.http.test_long_conversations import FILLER, all_messages, is_summary, long_host, requests_of, say

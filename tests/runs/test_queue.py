@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine
 import anyio
 import pytest
 
-from host.runs.queue import Places
+from host.runs.admission import Places
 from shared.errors import AtCapacity, Draining
 
 LONG_MS = 60_000

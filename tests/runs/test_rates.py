@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from host.runs.rates import MOST_KEYS, RateLimit
+from host.runs.admission import MOST_KEYS, RateLimit
 
 
 class Clock:

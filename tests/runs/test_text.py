@@ -8,8 +8,7 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
-from host.agent.internal import InternalFilter, strip_internal
-from host.runs.text import STEP_GAP, ShownText
+from host.agent.text import STEP_GAP, InternalFilter, ShownText, strip_internal
 from shared.redact import Redactor
 
 PARTS = st.lists(

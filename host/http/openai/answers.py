@@ -12,8 +12,8 @@ from typing import Any, Final, Literal, NotRequired
 from pydantic import ConfigDict, with_config
 from typing_extensions import TypedDict
 
+from host.agent.text import MarkerFilter
 from host.http.bodies import JSON
-from host.runs.text import MarkerFilter
 from shared import jsons
 from shared.clock import now_ms
 from shared.errors import PicoError
