@@ -73,7 +73,6 @@ ENV PATH=/opt/picoclaw/bin:/usr/local/bin:/usr/bin:/bin \
     PORT=9000 \
     HOME=/tmp \
     PICOCLAW_HOME=/data \
-    PICOCLAW_CONFIG=/data/org/config.json \
     STORE_DIR=/data/store \
     MEMORY_DIR=/data/memory \
     ORG_DIR=/data/org \

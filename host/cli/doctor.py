@@ -66,7 +66,7 @@ def _findings() -> Iterator[Finding]:
     try:
         settings = load(surroundings(os.environ), passphrase_asker())
     except SettingsError as error:
-        yield Finding("settings", "fault", str(error))
+        yield from (Finding("settings", "fault", fault) for fault in error.faults)
         return
     yield Finding(
         "host", "ok", f"{local_url(settings.host, settings.port)}, with its home in {settings.home}"

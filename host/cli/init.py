@@ -45,7 +45,7 @@ Write down what the agent should always know: who you are, how it should sound, 
 def init() -> None:
     """Make a home: config.json, .security.yml with an API token, workspace; changes nothing that is there."""
     try:
-        settings = load(os.environ)
+        settings = load(os.environ, making=True)
     except SettingsError as error:
         fail(str(error), 2)
     made = [

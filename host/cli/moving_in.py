@@ -77,7 +77,7 @@ class Done:
 
 
 def _move(read: Callable[[Settings], Arrivals], dry_run: bool, json: bool) -> None:
-    settings = take_settings(os.environ)
+    settings = take_settings(os.environ, making=True)
     try:
         arrivals = read(settings)
     except Broken as error:

@@ -23,15 +23,15 @@ UNGUARDED: Final = (
 EVERYWHERE: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared, not bound
 
 
-def take_settings(environ: MutableMapping[str, str]) -> Settings:
+def take_settings(environ: MutableMapping[str, str], *, making: bool = False) -> Settings:
     """Load the settings and take the secrets out of the environment, so that no child inherits them.
 
-    Ends the process, after a sentence on standard error, when they cannot be used.
+    ``making`` as for ``load``. Ends the process, after what is wrong with them, when they cannot be used.
     """
     try:
-        settings = load(environ, passphrase_asker())
+        settings = load(environ, passphrase_asker(), making=making)
     except SettingsError as error:
-        stop(str(error))
+        stop(*error.faults)
     for name in settings.secret_names:
         environ.pop(name, None)
     return settings
@@ -48,9 +48,9 @@ def write_new(path: Path, text: str) -> bool:
     return True
 
 
-def stop(sentence: str) -> NoReturn:
-    """Say what only the operator can mend, and end the process."""
-    sys.stderr.write(f"picoclaw: {one_line(sentence)}\n")
+def stop(*sentences: str) -> NoReturn:
+    """Say what only the operator can mend, each on a line, and end the process."""
+    sys.stderr.writelines(f"picoclaw: {one_line(sentence)}\n" for sentence in sentences)
     raise SystemExit(HOPELESS)
 
 

@@ -19,11 +19,10 @@ FREE: Final = Price(input=0.0, output=0.0)
 
 
 class Prices:
-    """The prices of the settings by model id. A price also holds for the dated ids of its model."""
+    """The prices of the settings by model id; ``free``: nothing costs anything."""
 
     def __init__(self, budgets: Budgets, *, free: bool = False) -> None:
         self.budgets = budgets
-        self._prices = budgets.prices
         self._free = free
 
     def cost(self, usage: Usage, *names: str) -> int:
@@ -38,13 +37,7 @@ class Prices:
 
     def of(self, model: str) -> Price | None:
         """Return the model's price, None if it has none."""
-        if self._free:
-            return FREE
-        found = self._prices.get(model)
-        if found is not None:
-            return found
-        known = [name for name in self._prices if model.startswith(f"{name}-")]
-        return self._prices[max(known, key=len)] if known else None
+        return FREE if self._free else self.budgets.price_of(model)
 
     def dearest(self, models: Iterable[str]) -> Price | None:
         """Return a price that none of the models exceeds, None if one of them has none."""

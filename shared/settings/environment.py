@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final, get_args, get_origin
 
 from shared import jsons
-from shared.settings.leaves import KeyPath, Leaf, did_you_mean, leaves
-from shared.settings.section import SettingsError
+from shared.settings.leaves import NEAR, KeyPath, Leaf, leaves
 
 WORDS: Final = {
     "true": True, "1": True, "yes": True, "on": True,
@@ -29,20 +29,42 @@ ELSEWHERE: Final = frozenset(
     }
 )
 
+PREFIX: Final = "PICOCLAW_"
 _WHOLE: Final = re.compile(r"[+-]?[0-9]{1,18}")
 
 
-def environment_layer(environ: Mapping[str, str]) -> Iterator[tuple[KeyPath, str, Any]]:
+INSTEAD: Final = {
+    "ANTHROPIC_MODEL": "CLAUDE_MODEL",
+    "CLAUDE_API_KEY": "ANTHROPIC_API_KEY",
+    "CLAUDE_CODE_OAUTH": "CLAUDE_CODE_OAUTH_TOKEN",
+    "OPENAI_API_KEY": "ANTHROPIC_API_KEY, or model_list with an api_base that speaks the Messages API",
+    "OPENAI_BASE_URL": "ANTHROPIC_BASE_URL",
+    "TELEGRAM_BOT_TOKEN": "PICOCLAW_CHANNELS_TELEGRAM_TOKEN",
+    "TELEGRAM_TOKEN": "PICOCLAW_CHANNELS_TELEGRAM_TOKEN",
+}
+"""Names that people set in hope, and what has the effect."""
+NEEDS: Final = {
+    "DATABASE_POOLER": "DATABASE_URL",
+    "DATABASE_CONNECTIONS": "DATABASE_URL",
+    "DATABASE_TOOLS_URL": "DATABASE_URL",
+}
+"""Names that have no effect without another."""
+
+
+def environment_layer(environ: Mapping[str, str], faults: list[str]) -> Iterator[tuple[KeyPath, str, Any]]:
     """Yield ``(path, environment name, value)`` for each setting the environment gives.
 
-    Raises ``SettingsError`` for a value that doesn't have its setting's form.
+    A value that doesn't have its setting's form becomes a sentence of ``faults``.
     """
     for leaf in leaves():
         for name in leaf.env:
             text = environ.get(name)
             if text is None or (not text.strip() and not leaf.empty_counts):
                 continue
-            yield leaf.path, name, _parse(leaf, name, text)
+            try:
+                yield leaf.path, name, _value(leaf, text)
+            except ValueError as error:
+                faults.append(f"{name} (environment) {error}")
             break
 
 
@@ -54,24 +76,30 @@ def shadowed(environ: Mapping[str, str]) -> Iterator[str]:
             yield f"{given[1]} is overruled by {given[0]}: both name {leaf.key}"
 
 
+def without_effect(environ: Mapping[str, str], used: Set[str]) -> Iterator[str]:
+    """Yield a sentence for each name that has no effect, with the one that would; ``used`` are all right."""
+    given = {name for name, value in environ.items() if value.strip()}
+    for name in sorted(given & INSTEAD.keys() - used):
+        yield f"{name} in the environment is ignored: set {INSTEAD[name]}"
+    for name in sorted(given & NEEDS.keys()):
+        if NEEDS[name] not in given:
+            yield f"{name} in the environment has no effect without {NEEDS[name]}"
+
+
 def unknown_names(environ: Mapping[str, str]) -> Iterator[str]:
-    """Yield a sentence for each ``PICOCLAW_*`` name that means nothing, with the nearest one that does."""
+    """Yield a sentence for each ``PICOCLAW_*`` name that means nothing, with one that is near and does."""
     known = {name for leaf in leaves() for name in leaf.env} | ELSEWHERE
     for name in sorted(environ):
-        if name.startswith("PICOCLAW_") and name not in known:
+        if name.startswith(PREFIX) and name not in known:
             yield f"{name} in the environment is not a known setting{_hint(name, known)}"
 
 
 def _hint(name: str, known: set[str]) -> str:
-    bare = name.removeprefix("PICOCLAW_")
-    return f"; did you mean {bare}?" if bare in known else did_you_mean(name, known)
-
-
-def _parse(leaf: Leaf, name: str, text: str) -> Any:
-    try:
-        return _value(leaf, text)
-    except ValueError as error:
-        raise SettingsError(f"{name} (environment) {error}") from None
+    # The prefix is in all of them: what is near is judged by the rest.
+    by_bare = {each.removeprefix(PREFIX): each for each in sorted(known, reverse=True)}
+    bare = name.removeprefix(PREFIX)
+    near = [bare] if bare in by_bare else get_close_matches(bare, by_bare, n=1, cutoff=NEAR)
+    return f"; did you mean {by_bare[near[0]]}?" if near else " and is ignored"
 
 
 def _value(leaf: Leaf, text: str) -> Any:

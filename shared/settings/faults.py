@@ -28,6 +28,9 @@ KINDS: Final = {
     "none_required": "must be null",
 }
 
+FORMS: Final = frozenset({"str", "int", "float", "bool"})
+"""How pydantic names a form of several behind the key."""
+
 BOUNDS: Final = {
     "greater_than": ("gt", "must be above {}"),
     "greater_than_equal": ("ge", "must be {} or more"),
@@ -57,10 +60,14 @@ class Origins:
         return self.config.at(keys)
 
 
-def sentence(error: ValidationError, origins: Origins) -> str:
-    """Return what is wrong first, with its place."""
-    detail = error.errors(include_url=False, include_input=False)[0]
-    return f"{origins.place(detail['loc'])} {_said(detail)}"
+def sentences(error: ValidationError, origins: Origins) -> list[str]:
+    """Return what is wrong, each with its place; what may be of several forms is one fault."""
+    said: dict[Keys, list[str]] = {}
+    for detail in error.errors(include_url=False, include_input=False):
+        keys = detail["loc"]
+        of_several = keys[-1:] and keys[-1] in FORMS and detail["type"] in KINDS
+        said.setdefault(keys[:-1] if of_several else keys, []).append(_said(detail))
+    return [f"{origins.place(keys)} {' or '.join(each)}" for keys, each in said.items()]
 
 
 def _said(detail: ErrorDetails) -> str:

@@ -5,15 +5,23 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
 from shared import jsons
 from shared.regular_files import NotRegular, TooLong, read_regular
-from shared.settings.leaves import Keys, config_sections, did_you_mean
-from shared.settings.section import SettingsError
+from shared.settings.foreign import take_foreign
+from shared.settings.leaves import KeyPath, Keys, Tree, config_sections, did_you_mean, get, leaves
+from shared.settings.section import Section, SettingsError
+from shared.settings.sections import ModelEntry
+from shared.settings.tools import McpServer
 
 VERSIONS: Final = (2, 3)
+ENTRIES: Final[dict[type[Section], KeyPath]] = {
+    ModelEntry: ("model_list",),
+    McpServer: ("tools", "mcp", "servers"),
+}
 
 
 class SettingsFile:
@@ -22,6 +30,7 @@ class SettingsFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.warnings: list[str] = []
+        self.faults: list[str] = []
         self.origins: dict[Keys, Keys] = {}
         """By path of the tree, for a file that is laid over another: the keys in it that set it."""
         self.text = read_text(path) or ""
@@ -34,16 +43,21 @@ class SettingsFile:
 
 
 class ConfigJson(SettingsFile):
-    """``config.json``, parsed to a tree."""
+    """``config.json``, parsed to a tree; ``named``: PICOCLAW_CONFIG says that it is there."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, named: bool = False) -> None:
         super().__init__(path)
+        if named and not path.exists():
+            raise SettingsError(f"PICOCLAW_CONFIG (environment) names {path}, which isn't there")
         self.tree = self._parsed() if self.text else {}
         self._check_version()
+        self._drop_foreign()
         self._check_sections()
         self._drop_plain_keys()
+        self._drop_nulls()
+        self._type_servers()
 
-    def _parsed(self) -> dict[str, Any]:
+    def _parsed(self) -> Tree:
         try:
             tree = jsons.loads(self.text)
         except jsons.JSONDecodeError as error:
@@ -55,22 +69,51 @@ class ConfigJson(SettingsFile):
     def _check_version(self) -> None:
         version = self.tree.pop("version", 3)
         if version not in VERSIONS or isinstance(version, bool):
-            raise SettingsError(f"{self.at(('version',))} must be 3 (or 2)")
+            self.faults.append(f"{self.at(('version',))} must be 3 (or 2)")
+
+    def _drop_foreign(self) -> None:
+        if foreign := [".".join(map(str, keys)) for keys in take_foreign(self.tree)]:
+            self.warnings.append(
+                f"{self.path}: these keys of sipeed/picoclaw mean nothing here and are ignored "
+                f"(`picoclaw import sipeed` moves a home in): {', '.join(foreign)}"
+            )
 
     def _check_sections(self) -> None:
-        for name in self.tree:
-            if name not in config_sections():
-                hint = did_you_mean(name, config_sections())
-                raise SettingsError(f"{self.at((name,))} is not a known key{hint}")
+        for name in sorted(self.tree.keys() - config_sections()):
+            del self.tree[name]
+            hint = did_you_mean(name, config_sections())
+            self.faults.append(f"{self.at((name,))} is not a known key{hint}")
+
+    def _drop_nulls(self) -> None:
+        """Take a null for a key that isn't there, as programs write lists that are empty."""
+        for leaf in leaves():
+            _drop_null(get(self.tree, leaf.path[:-1]), leaf.path[-1])
+        for section, path in ENTRIES.items():
+            for entry in _members(get(self.tree, path)):
+                for name in section.model_fields:
+                    _drop_null(entry, name)
 
     def _drop_plain_keys(self) -> None:
-        entries = self.tree.get("model_list")
-        for index, entry in enumerate(entries if isinstance(entries, list) else ()):
+        for index, entry in enumerate(_members(self.tree.get("model_list"))):
             if isinstance(entry, dict) and entry.pop("api_key", None) is not None:
                 self.warnings.append(
                     f"{self.at(('model_list', index, 'api_key'))} is ignored: "
                     "keys belong in .security.yml (or a secret value in api_keys)"
                 )
+
+    def _type_servers(self) -> None:
+        for server in _members(get(self.tree, ENTRIES[McpServer])):
+            if isinstance(server, dict) and "command" in server and not {"type", "url"} & server.keys():
+                server["type"] = "stdio"
+
+
+def _members(node: Any) -> list[Any]:
+    return list(node.values()) if isinstance(node, dict) else node if isinstance(node, list) else []
+
+
+def _drop_null(node: Any, name: str) -> None:
+    if isinstance(node, dict) and node.get(name, "") is None:
+        del node[name]
 
 
 def _reason(error: jsons.JSONDecodeError) -> str:
@@ -104,20 +147,26 @@ def line_of(text: str, path: Sequence[str | int]) -> int | None:
 
     Costs a parse; meant for the sentence of an error. None when the text has no such structure.
     """
-    from ruamel.yaml import YAML, nodes
-    from ruamel.yaml.error import YAMLError
+    from ruamel.yaml import nodes
 
-    try:
-        node = YAML(typ="rt", pure=True).compose(text)
-    except (YAMLError, ValueError, RecursionError):
-        return None
-    line: int | None = None
+    node, line = _composed(text), None
     for step in path:
         found = _child(node, step, nodes)
         if found is None:
             break
         line, node = found
     return line
+
+
+@lru_cache(2)
+def _composed(text: str) -> Any:
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    try:
+        return YAML(typ="rt", pure=True).compose(text)
+    except (YAMLError, ValueError, RecursionError):
+        return None
 
 
 def _child(node: Any, step: str | int, nodes: Any) -> tuple[int, Any] | None:

@@ -22,6 +22,8 @@ KeyPath = tuple[str, ...]
 Keys = tuple[str | int, ...]
 """The same with the places in lists."""
 
+NEAR = 0.75
+"""How much of two names must be alike for a hint (difflib's ratio)."""
 NOT_SETTINGS = frozenset({"warnings", "secret_names", "secret_keys", "managed_mcp"})
 
 
@@ -104,7 +106,7 @@ def known_beside(keys: tuple[str | int, ...]) -> list[str]:
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return ``; did you mean x?`` for the nearest known name, or nothing."""
-    near = get_close_matches(name, sorted(known), n=1)
+    near = get_close_matches(name, sorted(known), n=1, cutoff=NEAR)
     return f"; did you mean {near[0]}?" if near else ""
 
 

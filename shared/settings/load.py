@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, Final
@@ -13,8 +14,9 @@ from pydantic import ValidationError
 
 from shared import jsons
 from shared.secrets import SECRET_NAMES, SecretReader
-from shared.settings.environment import environment_layer, shadowed, unknown_names
-from shared.settings.faults import Origins, sentence
+from shared.settings.choices import configured
+from shared.settings.environment import environment_layer, shadowed, unknown_names, without_effect
+from shared.settings.faults import Origins, sentences
 from shared.settings.files import ConfigJson
 from shared.settings.leaves import KeyPath, Tree, get, leaves, put
 from shared.settings.providers import unaddressed
@@ -26,16 +28,22 @@ from shared.settings.tree import Settings
 ROOTS_HOME: Final = Path("/var/lib/picoclaw")
 
 
-def load(environ: Mapping[str, str], ask_passphrase: Callable[[], str | None] | None = None) -> Settings:
+def load(
+    environ: Mapping[str, str],
+    ask_passphrase: Callable[[], str | None] | None = None,
+    *,
+    making: bool = False,
+) -> Settings:
     """Return the settings: environment over .security.yml over config.json over defaults.
 
     Reads ``environ``, the two files and the files that ``file://`` values name; changes nothing.
     ``ask_passphrase`` is called when a sealed value is met and PICOCLAW_KEY_PASSPHRASE is unset. Raises
-    ``SettingsError`` with one sentence that names the place and the key, never a value.
+    ``SettingsError`` with all that is wrong, each a sentence that names the place and the key, never a value.
+    ``making``: the file that PICOCLAW_CONFIG names may be missing, since it is about to be made.
     """
-    config = ConfigJson(config_path(environ))
+    config = ConfigJson(config_path(environ), named=bool(environ.get("PICOCLAW_CONFIG")) and not making)
     security = SecurityYml(config.path.parent / NAME)
-    given = list(environment_layer(environ))
+    given = list(environment_layer(environ, config.faults))
     tree = config.tree
     for path, _, value in given:
         put(tree, path, deepcopy(value))
@@ -54,13 +62,15 @@ def load(environ: Mapping[str, str], ask_passphrase: Callable[[], str | None] | 
         *shadowed(environ),
         *unknown_names(environ),
         *read_secrets(tree, reader),
+        *without_effect(environ, reader.names | reader.expanded),
     ]
     tree["warnings"] = warnings
     expanded = {name for name in reader.expanded if SECRET_NAMES.search(name)}
     tree["secret_names"] = sorted(environ.keys() & (secret_names() | reader.names | expanded))
     origins = Origins({path: name for path, name, _ in given}, security, config)
-    settings = _validated(tree, origins)
-    _check_models(settings, origins)
+    settings = _validated(tree, origins, config.faults)
+    if faults := [*config.faults, *_unusable(settings, origins)]:
+        raise SettingsError(*faults)
     return settings.model_copy(update={"warnings": (*warnings, *_loosened(settings))})
 
 
@@ -77,9 +87,14 @@ def home_of(environ: Mapping[str, str]) -> Path:
 
 
 def config_path(environ: Mapping[str, str]) -> Path:
-    """Return ``$PICOCLAW_CONFIG``, or ``config.json`` in the home."""
-    given = environ.get("PICOCLAW_CONFIG")
-    return _absolute(given, environ, Path.cwd()) if given else home_of(environ) / "config.json"
+    """Return ``$PICOCLAW_CONFIG``, else ``config.json`` in the home, else (if only it has one) ORG_DIR's."""
+    if given := environ.get("PICOCLAW_CONFIG"):
+        return _absolute(given, environ, Path.cwd())
+    folders = [home_of(environ)]
+    if given := environ.get("ORG_DIR"):
+        folders.append(_absolute(given, environ, Path.cwd()))
+    there = (folder for folder in folders if any((folder / name).exists() for name in ("config.json", NAME)))
+    return next(there, folders[0]) / "config.json"
 
 
 def secret_names() -> frozenset[str]:
@@ -139,26 +154,44 @@ def _user_home(environ: Mapping[str, str]) -> Path:
         raise SettingsError("Neither HOME nor PICOCLAW_HOME is set, and this user has no home") from None
 
 
-def _validated(tree: Tree, origins: Origins) -> Settings:
+def _validated(tree: Tree, origins: Origins, faults: list[str]) -> Settings:
     try:
         return Settings.model_validate_json(jsons.dump_bytes(tree), strict=True)
     except ValidationError as error:
-        raise SettingsError(sentence(error, origins)) from None
+        faults += sentences(error, origins)
+        wrong = {detail["loc"][0] for detail in error.errors()}
+        if not wrong & {"model", "model_list"}:
+            rest = {"agents": {"defaults": {"workspace": "/"}}} | {
+                name: value for name, value in tree.items() if name not in wrong
+            }
+            with suppress(ValidationError):
+                faults += _unusable(
+                    Settings.model_validate_json(jsons.dump_bytes(rest), strict=True), origins
+                )
+        raise SettingsError(*faults) from None
     except TypeError:  # an integer of more than 64 bits, or text that UTF-8 cannot hold
         raise SettingsError("The settings hold a number or a text beyond all use") from None
 
 
-def _check_models(settings: Settings, origins: Origins) -> None:
+def _unusable(settings: Settings, origins: Origins) -> Iterator[str]:
+    """Yield what is wrong with settings that are all right one by one."""
     for index, entry in enumerate(settings.model_list):
         general = settings.model.base_url
         fault = unaddressed(entry.model, has_keys=bool(entry.api_keys), general=general)
         if fault and entry.api_base is None:
-            raise SettingsError(f"{origins.place(('model_list', index, 'model'))} {fault}")
+            yield f"{origins.place(('model_list', index, 'model'))} {fault}"
     asked = settings.agents.defaults.model_name
     names = dict.fromkeys(entry.model_name for entry in settings.model_list)
     if names and asked is not None and asked not in names:
         place = origins.place(("agents", "defaults", "model_name"))
-        raise SettingsError(f"{place} must be one of the names in model_list: {', '.join(names)}")
+        yield f"{place} must be one of the names in model_list: {', '.join(names)}"
+    budgets = settings.budgets
+    unpriced = sorted({each.model for each in configured(settings) if budgets.price_of(each.model) is None})
+    # The offline model is free, but whoever set no price at all forgot them.
+    if unpriced and not (settings.offline and budgets.prices):
+        for name in budgets.in_dollars():
+            place = origins.place(("budgets", name, "dollars"))
+            yield f"{place} needs the price of {', '.join(unpriced)} in budgets.prices"
 
 
 def _loosened(settings: Settings) -> Iterator[str]:

@@ -8,7 +8,11 @@ from pydantic import BaseModel, ConfigDict
 
 
 class SettingsError(Exception):
-    """The settings cannot be used; the sentence names the file, line and key, never a value."""
+    """The settings cannot be used: a sentence for each fault, with file, line and key, never a value."""
+
+    def __init__(self, *faults: str) -> None:
+        self.faults = tuple(dict.fromkeys(faults))
+        super().__init__("\n".join(self.faults))
 
 
 class Section(BaseModel):

@@ -126,6 +126,16 @@ class Budgets(Section):
         default_factory=dict, description="Per model id: `{input, output, cache_read, cache_write}`"
     )
 
+    def price_of(self, model: str) -> Price | None:
+        """Return a model's price, which also holds for its dated ids."""
+        known = [name for name in self.prices if model == name or model.startswith(f"{name}-")]
+        return self.prices[max(known, key=len)] if known else None
+
+    def in_dollars(self) -> list[str]:
+        """Return which limits are in dollars."""
+        limits = {"run": self.run, "conversation": self.conversation, "day": self.day}
+        return [name for name, limit in limits.items() if limit.dollars is not None]
+
     @property
     def limited(self) -> bool:
         """Whether there is any limit."""

@@ -32,7 +32,9 @@ class McpServer(Section):
     """An MCP server of the operator's."""
 
     enabled: bool = Field(default=True, description="Connect to it")
-    type: Literal["http", "sse", "stdio"] = Field(default="http", description="How it is reached")
+    type: Literal["http", "sse", "stdio"] = Field(
+        default="http", description="How it is reached; `stdio` with a `command` alone"
+    )
     url: str | None = Field(default=None, pattern=r"^https?://", description="Its address (http, sse)")
     headers: dict[str, SecretStr] = Field(default_factory=dict, description="Headers sent to it (http, sse)")
     command: str | None = Field(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, SecretStr, field_validator
 
@@ -24,6 +25,13 @@ from shared.settings.tools import Tools
 from shared.zones import checked_zone, machine_zone
 
 CLAUDE: Literal["claude-sonnet-5-5"] = "claude-sonnet-5-5"
+
+
+LEVELS: Final[Mapping[Any, str]] = {
+    "trace": "debug", "verbose": "debug", "notice": "info", "warn": "warning",
+    "err": "error", "critical": "error", "fatal": "error",
+}  # fmt: skip
+"""What other programs call the levels."""
 
 
 class ModelAccess(Section):
@@ -158,7 +166,8 @@ class Settings(Section):
         description="Time zone (also `TIMEZONE`) of the agent's clock and of schedules without one",
     )
     log_level: Annotated[Literal["debug", "info", "warning", "error"], Env("LOG_LEVEL")] = Field(
-        default="info", description="Least severe level that is logged"
+        default="info",
+        description="Least severe level that is logged; `warn` and the like are known too",
     )
     log_format: Annotated[Literal["json", "console"], Env("LOG_FORMAT")] = Field(
         default="json", description="JSON lines, or lines for people"
@@ -205,6 +214,7 @@ class Settings(Section):
     managed_mcp: Any = Field(default=None, repr=False)
 
     _zone = field_validator("timezone")(checked_zone)
+    _level = field_validator("log_level", mode="before")(lambda level: LEVELS.get(level, level))
 
     @field_validator("database_url", "database_tools_url")
     @classmethod

@@ -159,3 +159,111 @@ def test_the_names_of_secrets_in_the_environment_are_known(tmp_path: Path) -> No
 def test_a_workspace_for_each_conversation_is_not_promised(tmp_path: Path) -> None:
     settings = settings_in(tmp_path, {"agents": {"defaults": {"workspace_scope": "conversation"}}})
     assert any("the workspace is shared" in warning for warning in settings.warnings)
+
+
+def test_all_faults_are_told_at_once_each_with_its_place(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(
+        '{\n"version": 9,\n"foo": 1,\n"agents": {"defaults": {\n"max_tokens": "x",\n"workspce": "/w"}},\n'
+        '"channels": {"telegram": {\n"allow_from": [true]}},\n'
+        '"model_list": [\n{"model_name": "a", "model": "groq/x"}]}'
+    )
+    said = fault_in(tmp_path, None, PORT="nine", LOG_LEVEL="loud").splitlines()
+    at = f"{tmp_path}/config.json, line"
+    assert sorted(said) == sorted(
+        [
+            f"{at} 2: version must be 3 (or 2)",
+            f"{at} 3: foo is not a known key",
+            "PORT (environment) must be a whole number",
+            "LOG_LEVEL (environment) must be one of 'debug', 'info', 'warning' or 'error'",
+            f"{at} 5: agents.defaults.max_tokens must be a whole number",
+            f"{at} 6: agents.defaults.workspce is not a known key; did you mean workspace?",
+            f"{at} 8: channels.telegram.allow_from.0 must be text or must be a whole number",
+            f"{at} 10: model_list.0.model needs an api_base: no address of groq is known that speaks the "
+            "Messages API",
+        ]
+    )
+
+
+def test_keys_of_sipeed_are_one_warning_and_their_nulls_are_nothing(tmp_path: Path) -> None:
+    config = {
+        "evolution": {"enabled": False},
+        "agents": {"defaults": {"temperature": 0.7, "max_tokens": 100}},
+        "model_list": [
+            {"model_name": "a", "model": "claude-x", "api_keys": None, "rpm": 3, "_comment": "mine"},
+        ],
+        "channel_list": {"telegram": {"enabled": True}},
+        "tools": {
+            "allow_read_paths": None,
+            "web": {"brave": {"enabled": False}},
+            "mcp": {"servers": {"notes": {"command": "notes-mcp", "args": None, "deferred": True}}},
+        },
+        "gateway": {"port": 18790, "hot_reload": False, "log_level": "fatal"},
+    }
+    settings = settings_in(tmp_path, config)
+    (warning,) = settings.warnings
+    for key in ("evolution", "channel_list", "agents.defaults.temperature", "model_list.0.rpm"):
+        assert key in warning
+    assert "import sipeed" in warning
+    assert settings.agents.defaults.max_tokens == 100
+    assert settings.tools.mcp.servers["notes"].type == "stdio"
+
+
+@pytest.mark.parametrize(
+    ("word", "level"),
+    [("warn", "warning"), ("WARN", "warning"), ("fatal", "error"), ("critical", "error"), ("trace", "debug")],
+)
+def test_the_usual_words_for_levels_are_known(tmp_path: Path, word: str, level: str) -> None:
+    assert settings_in(tmp_path, None, LOG_LEVEL=word).log_level == level
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("TELEGRAM_BOT_TOKEN", "TELEGRAM_BOT_TOKEN in the environment is ignored: set PICOCLAW_CHANNELS_"),
+        ("OPENAI_API_KEY", "OPENAI_API_KEY in the environment is ignored: set ANTHROPIC_API_KEY"),
+        ("CLAUDE_CODE_OAUTH", "CLAUDE_CODE_OAUTH in the environment is ignored: set CLAUDE_CODE_OAUTH_TOKEN"),
+        ("DATABASE_POOLER", "DATABASE_POOLER in the environment has no effect without DATABASE_URL"),
+        (
+            "DATABASE_CONNECTIONS",
+            "DATABASE_CONNECTIONS in the environment has no effect without DATABASE_URL",
+        ),
+        ("PICOCLAW_FOO", "PICOCLAW_FOO in the environment is not a known setting and is ignored"),
+    ],
+)
+def test_a_name_without_effect_is_one_line(tmp_path: Path, name: str, said: str) -> None:
+    (warning,) = settings_in(tmp_path, None, **{name: "1"}).warnings
+    assert warning.startswith(said)
+
+
+def test_a_name_that_a_secret_is_taken_from_has_an_effect(tmp_path: Path) -> None:
+    config = {"channels": {"telegram": {"token": "env://TELEGRAM_BOT_TOKEN"}}}
+    assert settings_in(tmp_path, config, TELEGRAM_BOT_TOKEN="1:abc").warnings == ()
+
+
+def test_a_budget_in_dollars_needs_the_prices_of_its_models(tmp_path: Path) -> None:
+    limit = {"budgets": {"day": {"dollars": 3}}}
+    key = {"ANTHROPIC_API_KEY": "sk-ant-0123456789"}
+    needs = "budgets.day.dollars needs the price of claude-sonnet-5-5 in budgets.prices"
+    assert fault_in(tmp_path, limit, **key).endswith(needs)
+    assert fault_in(tmp_path, limit).endswith(needs)
+    priced = {"budgets": {"day": {"dollars": 3}, "prices": {"claude-sonnet-5-5": {"input": 3, "output": 15}}}}
+    settings_in(tmp_path, priced, **key)
+    said = fault_in(tmp_path, priced, **key, CLAUDE_FALLBACK_MODEL="claude-other")
+    assert said.endswith("needs the price of claude-other in budgets.prices")
+
+
+def test_the_file_that_picoclaw_config_names_must_be_there(tmp_path: Path) -> None:
+    path = str(tmp_path / "away.json")
+    assert fault_in(tmp_path, None, PICOCLAW_CONFIG=path) == (
+        f"PICOCLAW_CONFIG (environment) names {path}, which isn't there"
+    )
+    environ = {"HOME": str(tmp_path), "PICOCLAW_HOME": str(tmp_path), "PICOCLAW_CONFIG": path}
+    assert load(environ, making=True).config_path == tmp_path / "away.json"
+
+
+def test_the_organisation_s_config_counts_where_the_home_has_none(tmp_path: Path) -> None:
+    org = tmp_path / "org"
+    org.mkdir()
+    (org / "config.json").write_text('{"gateway": {"port": 9009}}')
+    assert settings_in(tmp_path, None, ORG_DIR=str(org)).port == 9009
+    assert settings_in(tmp_path, {"gateway": {"port": 9001}}, ORG_DIR=str(org)).port == 9001

@@ -31,7 +31,6 @@ SPECIAL: dict[str, tuple[str, Any]] = {
     "database_tools_url": ("postgresql://b@db/pico", "postgresql://b@db/pico"),
     "database_connections": ("20", 20),
     "gateway.trusted_proxies": ("10.0.0.7, fd00::/8", ["10.0.0.7/32", "fd00::/8"]),
-    "config_path": ("/nowhere/config.json", Path("/nowhere/config.json")),
     "model_list": ('[{"model_name": "a", "model": "m"}]', [{"model_name": "a", "model": "m"}]),
     "tools.mcp.servers": ('{"a": {"url": "http://a"}}', {"a": {"url": "http://a"}}),
     "history.windows": ('{"m": 1000000}', {"m": 1_000_000}),
@@ -42,6 +41,21 @@ SPECIAL: dict[str, tuple[str, Any]] = {
 }
 
 CASES = [(leaf, name) for leaf in leaves() for name in leaf.env]
+
+
+BESIDE = {
+    "DATABASE_POOLER": {"DATABASE_URL": "postgresql://a@db/pico"},
+    "DATABASE_CONNECTIONS": {"DATABASE_URL": "postgresql://a@db/pico"},
+    "DATABASE_TOOLS_URL": {"DATABASE_URL": "postgresql://a@db/pico"},
+}
+"""What a setting has no effect without."""
+PRICES = {"PICOCLAW_BUDGETS_PRICES": '{"claude-sonnet-5-5": {"input": 3, "output": 15}}'}
+
+
+def around(home: Path, leaf: Leaf, name: str) -> dict[str, str]:
+    """The environment that a setting is tried in."""
+    priced = PRICES if leaf.key.endswith(".dollars") else {}
+    return {"HOME": str(home), "PICOCLAW_HOME": str(home), **BESIDE.get(name, {}), **priced}
 
 
 def sample(leaf: Leaf) -> tuple[str, Any]:
@@ -85,7 +99,10 @@ def value_of(settings: Settings, leaf: Leaf) -> Any:
 @pytest.mark.parametrize(("leaf", "name"), CASES, ids=[name for _, name in CASES])
 def test_a_name_sets_its_setting(tmp_path: Path, leaf: Leaf, name: str) -> None:
     written, expected = sample(leaf)
-    settings = load({"HOME": str(tmp_path), "PICOCLAW_HOME": str(tmp_path), name: written})
+    if leaf.path == ("config_path",):
+        (tmp_path / "other.json").touch()
+        written, expected = str(tmp_path / "other.json"), tmp_path / "other.json"
+    settings = load({**around(tmp_path, leaf, name), name: written})
     assert value_of(settings, leaf) == expected
     assert not any(name in warning for warning in settings.warnings)
     assert (name in settings.secret_names) == leaf.is_secret
@@ -97,7 +114,7 @@ def test_a_key_of_the_file_sets_its_setting(tmp_path: Path, leaf: Leaf) -> None:
     tree: Any = written if leaf.kind is Path else expected
     for step in reversed(leaf.path):
         tree = {step: tree}
-    environ = {"HOME": str(tmp_path), "PICOCLAW_HOME": str(tmp_path)}
+    environ = around(tmp_path, leaf, "")
     default = value_of(load(environ), leaf)
     (tmp_path / "config.json").write_text(json.dumps(tree))
     assert value_of(load(environ), leaf) == expected != default
