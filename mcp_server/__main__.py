@@ -15,6 +15,7 @@ from typing import Final
 
 from mcp_server import session_request
 from mcp_server.identity import Identity, NoIdentity, identity_of
+from shared.store import holds_store
 
 _ANSWER_SECONDS: Final = 2.0
 
@@ -67,17 +68,28 @@ def _wait(door: socket.socket) -> int:
     return status[0] if status else 1
 
 
+def _refuse(sentence: str, status: int) -> int:
+    print(f"picoclaw tool server: {sentence}", file=sys.stderr)  # noqa: T201 - for the person who set it up
+    return status
+
+
 def main() -> int:
     """Serve until stdin ends; return the exit status (2: the environment names no conversation)."""
     os.environ["PYDANTIC_DISABLE_PLUGINS"] = "__all__"  # they would see what is validated
     try:
         identity = identity_of(os.environ)
     except NoIdentity as error:
-        print(f"picoclaw tool server: {error}", file=sys.stderr)  # noqa: T201 - read by the person who set it up
-        return 2
+        return _refuse(str(error), 2)
     status = hand_over(identity)
     if status is not None:
         return status
+    if not holds_store(identity.db_path, identity.store_dir):
+        # In a store of its own, messages would be sent to nobody.
+        return _refuse(
+            f"PICOCLAW_DB_PATH: there is no store at {identity.db_path.absolute()}; it must be the "
+            "LOCAL_DB_PATH of a host that was started before.",
+            1,
+        )
     # Only now: this import takes half a second.
     from mcp_server.session import run_session
 

@@ -118,12 +118,14 @@ class Bearer:
             raise Misconfigured("API_TOKEN is not configured")
         token = _token(scope)
         digest = hashlib.sha256(token or b"").digest()
-        accepted, caller = False, None
+        accepted = False
         for known in self._digests:
             # Every digest is compared, whichever matches: the time tells nothing.
             accepted |= hmac.compare_digest(digest, known)
-        if token is not None:
-            caller = self._owner if accepted else await self._book.bearer(token, digest)
+        if token is None:
+            # Nobody guesses tokens by sending none: programs ask in this way what they have to send.
+            raise Unauthorized("Unauthorized")
+        caller = self._owner if accepted else await self._book.bearer(token, digest)
         if caller is None:
             client = scope.get("client")
             raise failure(self._failures, client[0] if client else "")

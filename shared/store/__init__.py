@@ -64,6 +64,18 @@ def open_tool_store(
     return open_postgres(access, token_id)
 
 
+def holds_store(local_db: Path, store_dir: Path | None) -> bool:
+    """Return whether a tool server would find what a host made: the database, or its copy on the volume."""
+    from shared.store.volume.operator import has_store
+
+    local_db = _own_name(local_db)
+    try:
+        here = any(path.exists() and path.stat().st_size for path in (local_db, Path(f"{local_db}.ship")))
+        return here or (store_dir is not None and has_store(store_dir))
+    except OSError:
+        return True  # whoever opens it says what is wrong
+
+
 def warm_shared_store() -> None:
     """Import what sessions on a store of several hosts will need, so that a fork has it already."""
     from shared.store.postgres import driver, opening

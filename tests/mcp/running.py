@@ -18,6 +18,7 @@ from mcp.client import Client
 from mcp.client.client import ConnectMode
 
 from shared import jsons
+from shared.store import open_store
 
 COMMAND = [sys.executable, "-m", "mcp_server"]
 HELLO = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}
@@ -26,7 +27,9 @@ LINE_LIMIT = 32 * 1024 * 1024
 
 
 def environment(database: Path, conversation_id: str, *, is_main: bool = False) -> dict[str, str]:
-    """Return the environment a tool server is born with."""
+    """Return the environment a tool server is born with; the store is made where its directory is."""
+    if database.parent.is_dir() and not database.exists():
+        open_store(database).give_up()
     return {
         "PICOCLAW_DB_PATH": str(database),
         "PICOCLAW_CONVERSATION_ID": conversation_id,

@@ -162,6 +162,21 @@ def test_a_caller_without_a_token_learns_nothing(host: HostProcess) -> None:
             assert answer.headers["www-authenticate"] == "Bearer"
 
 
+def test_a_client_whose_bearer_fails_finds_nowhere_to_register_and_is_not_slowed(host: HostProcess) -> None:
+    looks = [
+        f"/.well-known/oauth-{kind}{path}"
+        for kind in ("protected-resource", "authorization-server")
+        for path in ("", "/mcp")
+    ]
+    with host.client(None) as client:
+        for _ in range(10):
+            answer = client.post("/mcp", json=request(1, "initialize", HELLO))
+            assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer")
+            for path in [*looks, "/.well-known/openid-configuration"]:
+                assert client.get(path).status_code == 404, path
+            assert client.post("/register", json={"redirect_uris": []}).status_code == 404
+
+
 def test_there_is_no_stream_to_get_and_no_redirect(laptop: RawHttp) -> None:
     for method in ("GET", "PUT", "PATCH", "OPTIONS"):
         answer = laptop.http.request(method, "/mcp", headers={"Accept": "text/event-stream"})

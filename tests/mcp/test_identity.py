@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from shared import jsons
+from shared.store import open_host_store, open_store
 from shared.store.store import Store
 from tests.mcp.running import RawServer, environment
 
@@ -29,7 +30,44 @@ async def test_without_an_identity_the_server_refuses_to_start(
         assert await server.process.wait() == 2
     assert expected in complaint
     assert "Traceback" not in complaint
-    assert not database.exists()
+
+
+@pytest.mark.parametrize("there", ["nothing", "an empty file", "an empty volume"])
+async def test_where_no_host_made_a_store_the_server_refuses_with_the_path_it_looked_at(
+    database: Path, there: str
+) -> None:
+    env = environment(database, "conv-a")
+    for file in database.parent.iterdir():
+        file.unlink()
+    if there == "an empty file":
+        database.touch()
+    if there == "an empty volume":
+        (database.parent / "volume").mkdir()
+        env["PICOCLAW_STORE_DIR"] = str(database.parent / "volume")
+    before = sorted(database.parent.rglob("*"))
+    async with RawServer(env) as server:
+        complaint = await server.complaint()
+        assert await server.process.wait() == 1
+    assert f"there is no store at {database}" in complaint
+    assert "Traceback" not in complaint
+    assert sorted(database.parent.rglob("*")) == before
+    assert not database.exists() or database.stat().st_size == 0
+
+
+async def test_a_database_that_is_lost_is_made_again_from_the_volume(tmp_path: Path) -> None:
+    volume, database = tmp_path / "volume", tmp_path / "picoclaw.db"
+    host = open_host_store(store_dir=volume, local_db=database, owner="host")
+    await host.conversations.ensure("kept", 1, trusted=True)
+    await host.close()
+    for file in tmp_path.glob("picoclaw.db*"):
+        file.unlink()
+    env = {"PICOCLAW_CONVERSATION_ID": "laptop", "PICOCLAW_DB_PATH": str(database)}
+    async with RawServer(env | {"PICOCLAW_STORE_DIR": str(volume)}) as server:
+        await server.hello()
+        assert await server.end() == 0
+    store = open_store(database)
+    assert await store.conversations.get("kept") is not None
+    await store.close()
 
 
 async def test_a_database_that_cannot_be_opened_is_a_sentence(tmp_path: Path) -> None:
@@ -55,7 +93,9 @@ async def test_an_unknown_conversation_is_created_once_for_an_outside_agent(
     assert created[0] == created[1]
 
 
-async def test_the_older_variable_names_count_where_the_own_ones_are_unset(database: Path) -> None:
+async def test_the_older_variable_names_count_where_the_own_ones_are_unset(
+    database: Path, store: Store
+) -> None:
     older = {
         "NANOCLAW_CONVERSATION_ID": "conv-old",
         "NANOCLAW_DB_PATH": str(database),

@@ -8,7 +8,7 @@ resume; a GET for a stream is answered 405, as the specification lets a server d
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -84,6 +84,19 @@ def _is_address(name: str) -> bool:
     return True
 
 
+DISCOVERY: Final = frozenset(
+    {
+        "/register",
+        *(
+            f"/.well-known/{name}{path}"
+            for name in ("oauth-protected-resource", "oauth-authorization-server", "openid-configuration")
+            for path in ("", "/mcp")
+        ),
+        "/mcp/.well-known/openid-configuration",
+    }
+)
+"""Where a client whose token fails looks for somewhere to sign in (RFC 9728, RFC 8414, RFC 7591)."""
+
 LOST: Final = "The tool server ended before it answered; the call may have taken effect."
 SLOW: Final = "The tool server did not answer in time; the call may have taken effect."
 
@@ -104,6 +117,10 @@ class McpApi(Api):
         self._tokens = tokens
         self._gate = McpGate(allowed_hosts)
         self._sessions = McpSessions()
+
+    def open_paths(self) -> Set[str]:
+        """Let anyone hear that there is nowhere to sign in: 401 there would have clients go on looking."""
+        return DISCOVERY
 
     @operation(
         "POST",
