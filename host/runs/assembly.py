@@ -31,6 +31,7 @@ from host.skills.knowledge import Knowledge
 from host.telemetry import OFF, Telemetry
 from host.tools.approve_budget import Approvals, Approve
 from host.tools.files_and_commands import SandboxToolset
+from host.tools.plugins import installed_tools
 from host.tools.skills import SkillTools
 from host.tools.web import WebToolset
 from shared.settings import Settings
@@ -61,7 +62,9 @@ class RunTools:
         self._sandbox = sandbox
         self._tool_servers = tool_servers
         self._skills = SkillTools(knowledge)
-        self._web = [] if settings.offline else [WebToolset(settings.tools.web)]
+        self._more = installed_tools(settings.tools.plugins)
+        if not settings.offline:
+            self._more.append(WebToolset(settings.tools.web))
         self._operators = {
             **configured_servers(settings.tools.mcp.servers),
             **managed_servers(settings.managed_mcp),
@@ -86,7 +89,7 @@ class RunTools:
             SandboxToolset(self._sandbox, self._sandbox.policy, workspace),
             self._tool_servers.toolset(conversation_id, is_main=is_main),
             self._skills,
-            *self._web,
+            *self._more,
         ]
         if conversation_id == self._main and not spec.scheduled:
             own.append(Approvals(approve))

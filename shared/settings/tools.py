@@ -101,3 +101,6 @@ class Tools(Section):
     exec: ExecTool = Field(default_factory=ExecTool)
     mcp: McpTools = Field(default_factory=McpTools)
     web: WebTools = Field(default_factory=WebTools)
+    plugins: dict[str, dict[str, str | int | float | bool]] = Field(
+        default_factory=dict, description="Tools of installed packages: their options, by entry point"
+    )

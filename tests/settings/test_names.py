@@ -32,6 +32,7 @@ SPECIAL: dict[str, tuple[str, Any]] = {
     "database_connections": ("20", 20),
     "gateway.trusted_proxies": ("10.0.0.7, fd00::/8", ["10.0.0.7/32", "fd00::/8"]),
     "model_list": ('[{"model_name": "a", "model": "m"}]', [{"model_name": "a", "model": "m"}]),
+    "tools.plugins": ('{"dice": {"sides": 20}}', {"dice": {"sides": 20}}),
     "tools.mcp.servers": ('{"a": {"url": "http://a"}}', {"a": {"url": "http://a"}}),
     "history.windows": ('{"m": 1000000}', {"m": 1_000_000}),
     "history.compact_at": ("0.5", 0.5),
