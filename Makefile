@@ -8,6 +8,7 @@ PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 STAMP := $(VENV)/.stamp
 DIST := dist
+DOCS_VENV := .venv-docs
 POSTGRES_TESTS := tests/contract tests/cluster
 HTTP_TESTS := $(addprefix tests/http/test_,chat.py tasks.py)
 RUN_LOCKS := requirements/runtime.lock requirements/build.lock
@@ -18,7 +19,7 @@ EXTRAS := --extra telegram --extra postgres --extra otel --extra image
 COMPILE := --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate -q \
   pyproject.toml --custom-compile-command "make lock"
 
-.PHONY: run setup quick fuzz test newcomer test-helm dist test-postgres test-http-postgres chaos attack chaos-cluster agents schema check lint types supply sbom audit image-test bench lock format clean
+.PHONY: run setup quick fuzz test newcomer test-helm dist test-postgres test-http-postgres chaos attack chaos-cluster agents schema check lint types supply sbom audit image-test bench lock format clean docs
 
 run: $(READY)
 	@$(VENV)/bin/picoclaw dev
@@ -118,12 +119,13 @@ sbom: setup
 	  --output-reproducible --of JSON -o $(DIST)/sbom.cdx.json 2>/dev/null
 	@echo $(DIST)/sbom.cdx.json
 
+RELEASE := $(addprefix $(DIST)/,*.whl *.tar.gz *.json SHA256SUMS)
 # What a release is: wheel, sdist, the SBOM and their checksums. The same commit makes the same bytes.
 dist: setup
-	@rm -rf $(DIST)
+	@rm -f $(RELEASE)
 	@SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct 2>/dev/null || echo 1577836800) $(PY) -m hatchling build -d $(DIST) >/dev/null
 	@$(MAKE) --no-print-directory sbom
-	@cd $(DIST) && sha256sum -- * >SHA256SUMS && sha256sum --check SHA256SUMS
+	@cd $(DIST) && sha256sum -- *.whl *.tar.gz *.json >SHA256SUMS && sha256sum --check SHA256SUMS
 
 # Known faults of what is locked; asks the package index.
 audit: setup
@@ -138,6 +140,22 @@ test-helm: setup
 	@if command -v uv >/dev/null; then uv pip install --quiet --python $(PY) --require-hashes -r requirements/helm.lock; \
 	else $(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/helm.lock; fi
 	$(PY) -m pytest tests/deploy/test_helm.py
+
+# The docs as a site in dist/docs: links and anchors checked, with search, llms.txt and llms-full.txt. MkDocs has an
+# environment of its own (130 MB), so that tests don't wait for it.
+docs: $(DOCS_VENV)/.ready
+	@NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/mkdocs build --quiet --strict
+	@echo $(DIST)/docs/index.html
+
+$(DOCS_VENV)/.ready: requirements/docs.lock
+	@if command -v uv >/dev/null; then \
+	  uv venv --quiet --allow-existing --python "$(PYTHON)" $(DOCS_VENV) && \
+	  uv pip install --quiet --python $(DOCS_VENV)/bin/python --require-hashes -r $<; \
+	else \
+	  $(PYTHON) -m venv $(DOCS_VENV) && \
+	  $(DOCS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<; \
+	fi
+	@touch $@
 
 # Builds the Dockerfile from nothing (debootstrap, buildah; root) and tests what it made.
 image-test: setup
@@ -162,6 +180,7 @@ lock:
 	uv pip compile $(COMPILE) $(EXTRAS) --constraint $(DEV_LOCK) -o requirements/runtime.lock
 	uv pip compile $(filter-out pyproject.toml,$(COMPILE)) --constraint $(DEV_LOCK) requirements/build.in -o requirements/build.lock
 	uv pip compile $(filter-out pyproject.toml,$(COMPILE)) requirements/helm.in -o requirements/helm.lock
+	uv pip compile $(filter-out pyproject.toml,$(COMPILE)) requirements/docs.in -o requirements/docs.lock
 
 clean:
-	rm -rf $(VENV) .run
+	rm -rf $(VENV) $(DOCS_VENV) .run
