@@ -19,7 +19,7 @@ EXTRAS := --extra telegram --extra postgres --extra otel --extra image
 COMPILE := --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate -q \
   pyproject.toml --custom-compile-command "make lock"
 
-.PHONY: run setup quick fuzz test newcomer test-helm dist test-postgres test-http-postgres chaos attack chaos-cluster agents schema check lint types supply sbom audit image-test bench lock format clean docs
+.PHONY: run setup quick fuzz test newcomer test-helm dist test-postgres test-http-postgres chaos attack chaos-cluster agents schema check lint types supply sbom audit image-test bench lock format clean docs reference
 
 run: $(READY)
 	@$(VENV)/bin/picoclaw dev
@@ -146,6 +146,12 @@ test-helm: setup
 docs: $(DOCS_VENV)/.ready
 	@NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/mkdocs build --quiet --strict
 	@echo $(DIST)/docs/index.html
+
+# The pages of the docs that are made from the program.
+reference: setup
+	$(PY) -m shared.settings.reference docs/configuration.md
+	$(PY) -m tests.docs.api_page docs/api.md
+	$(PY) -m tests.docs.cli_page docs/cli.md
 
 $(DOCS_VENV)/.ready: requirements/docs.lock
 	@if command -v uv >/dev/null; then \

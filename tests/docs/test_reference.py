@@ -1,0 +1,70 @@
+"""The reference pages name everything that the program has."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+
+from host.agent.endings import Ending
+from shared.errors import PicoError
+from tests.docs.cli_page import page
+from tests.docs.pages import ROOT, page_text
+
+
+def test_the_page_of_the_command_line_is_what_the_commands_say() -> None:
+    assert page() == page_text("cli.md"), "run python -m tests.docs.cli_page docs/cli.md"
+
+
+def test_every_error_code_is_on_the_page_with_its_status() -> None:
+    refused, ended = page_text("errors.md").split("## Codes of ended runs")
+    rows = dict(re.findall(r"^\| `(\w+)` \| (\d+) \|", refused, re.M))
+    for kind in below(PicoError):
+        assert rows[kind.code] == str(kind.status), kind
+    endings = set(re.findall(r"^\| `(\w+)` \|", ended, re.M))
+    assert endings >= {kind.code for kind in below(Ending)} | {"interrupted", "retryable"}
+    assert {code for code in codes() if code not in rows} <= endings
+    assert set(rows) - set(codes()) == {"invalid_api_key", "insufficient_quota"}
+
+
+def test_every_event_of_a_stream_is_on_the_page() -> None:
+    table = page_text("http.md").partition("## Events")[2].partition("\n## ")[0]
+    told = {
+        name for row in re.findall(r"^\| (`.*?`) \|", table, re.M) for name in re.findall(r"`(\w+)`", row)
+    }
+    assert told == {*emitted(), "done"}
+
+
+def below(kind: type) -> Iterator[type]:
+    for each in kind.__subclasses__():
+        if each.__module__.startswith(("host", "shared")):
+            yield each
+            yield from below(each)
+
+
+def codes() -> set[str]:
+    """Return what stands as ``code=`` or ``code =`` anywhere in the program."""
+    found = set()
+    for node in nodes():
+        if isinstance(node, ast.Call | ast.ClassDef):
+            found |= {text(each.value) for each in node.keywords if each.arg == "code"}
+        elif isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "code":
+            found.add(text(node.value))
+    return found - {""}
+
+
+def emitted() -> set[str]:
+    calls = [
+        node for node in nodes() if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "emit"
+    ]
+    return {text(call.args[0]) for call in calls} - {""}
+
+
+def nodes() -> Iterator[ast.AST]:
+    for package in ("host", "shared", "mcp_server"):
+        for file in (ROOT / package).rglob("*.py"):
+            yield from ast.walk(ast.parse(file.read_text()))
+
+
+def text(node: ast.expr) -> str:
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
