@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from typing import Any
 
 from host.agent.endings import Ending
 from shared.errors import PicoError
@@ -35,7 +36,7 @@ def test_every_event_of_a_stream_is_on_the_page() -> None:
     assert told == {*emitted(), "done"}
 
 
-def below(kind: type) -> Iterator[type]:
+def below(kind: type[Any]) -> Iterator[type[Any]]:
     for each in kind.__subclasses__():
         if each.__module__.startswith(("host", "shared")):
             yield each
