@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from itertools import count
 from typing import Any, Final
 
 import anyio
@@ -24,11 +25,12 @@ from shared.settings.choices import ModelChoice, fallback_choice, model_choices
 
 logger = logging.getLogger("picoclaw.agent")
 
-TURNED_AWAY: Final = frozenset({401, 429})
-"""Statuses that are about the credential: another one may do better at once."""
+TURNED_AWAY: Final = frozenset({401, 402, 403, 404})
+"""Statuses that are about the credential or the address, and stay so for a while."""
 
-REST_MS: Final = {401: 300_000.0, 429: 30_000.0}
-"""How long a credential that was turned away is only tried after the others, unless the API says how long."""
+TURNED_AWAY_MS: Final = 300_000.0
+BUSY_MS: Final = 30_000.0
+"""How long a way to the API that failed is only tried after the others, unless the API says how long."""
 
 NAMES_KNOWN: Final = 256
 """Names of models that are kept resolved."""
@@ -44,8 +46,8 @@ class Credential:
     def rest(self, error: ModelError) -> None:
         """Let the others go first for a while."""
         said = error.retry_after_s
-        pause = REST_MS[error.status or 429] if said is None else said * 1000
-        self.rests_until = monotonic_ms() + pause
+        usual = TURNED_AWAY_MS if error.status in TURNED_AWAY else BUSY_MS
+        self.rests_until = monotonic_ms() + (usual if said is None else said * 1000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +147,7 @@ class KeyedModel:
                 reply = await route.credential.ask({**request, "model": route.model}, listener.hear)
             except ModelError as error:
                 self._explain(error, route)
-                if error.status not in TURNED_AWAY:
+                if not _is_the_way_s(error):
                     raise
                 route.credential.rest(error)
                 failures.append(error)
@@ -169,8 +171,20 @@ class KeyedModel:
         return sorted(self._routes, key=lambda route: max(route.credential.rests_until - now, 0.0))
 
 
+def _is_the_way_s(error: ModelError) -> bool:
+    """Return whether the same request may fare better by another key or address."""
+    if error.reason:
+        return False
+    return error.status is None or error.status in TURNED_AWAY | {408, 429} or error.status >= 500
+
+
 def _hopelessness(error: ModelError) -> tuple[bool, float]:
     return not error.retryable, error.retry_after_s or 0.0
+
+
+def _from(routes: Sequence[Route], turn: int) -> list[Route]:
+    first = turn % len(routes)
+    return [*routes[first:], *routes[:first]]
 
 
 class ModelAccess:
@@ -199,23 +213,27 @@ class ModelAccess:
     ) -> tuple[KeyedModel, ...]:
         """Return the model that answers, then the one to go on with when it is overloaded.
 
-        ``warn`` hears what had to be left out of requests. Raises InvalidInput as ``check`` does.
+        Each call begins with the next key or entry of that name. ``warn`` hears what had to be left out of
+        requests. Raises InvalidInput as ``check`` does.
         """
-        return tuple(KeyedModel(routes, redact=self._redact, warn=warn) for routes in self._resolved(asked))
+        groups, turns = self._resolved(asked)
+        turn = next(turns)
+        return tuple(KeyedModel(_from(routes, turn), redact=self._redact, warn=warn) for routes in groups)
 
     async def load(self) -> None:
         """Start the model process, so that the first run doesn't wait for it; raises Misconfigured."""
         self._configs(model_choices(self._settings)[0])[0].check()
         await self._process.link()
 
-    def _resolve(self, asked: str | None) -> list[list[Route]]:
+    def _resolve(self, asked: str | None) -> tuple[list[list[Route]], Iterator[int]]:
+        """Return the routes to the model and to the one after it, and the numbers of the runs by them."""
         fallback = fallback_choice(self._settings)
         choices = model_choices(self._settings, asked)
         named = [choice for choice in choices if choice != fallback] or choices
         routes = [[route for choice in named for route in self._routes(choice)]]
         if fallback is not None and fallback not in named:
             routes.append(self._routes(fallback))
-        return routes
+        return routes, count()
 
     def _routes(self, choice: ModelChoice) -> list[Route]:
         address = choice.base_url or ""

@@ -90,7 +90,7 @@ class Catalogue:
 
 
 def catalogue(shelves: Iterable[Shelf]) -> Catalogue:
-    """Return what is in force, from shelves in the order built-in, organisation, user.
+    """Return what is in force, from shelves in the order built-in, ORG_DIR's, SKILLS_DIR, user.
 
     The organisation's take the place of built-in ones of the same name; a user's never take anyone's.
     """

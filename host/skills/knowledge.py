@@ -109,7 +109,7 @@ class Knowledge:
         self._shelves = [_Directory(_shelf("builtIn", built_in_dir)), *filter(None, [self._org])]
         inside = _beneath(skills_dir, workspace_dir)
         if inside is None:
-            self._shelves.append(_Directory(_shelf("user", skills_dir)))
+            self._shelves.append(_Directory(_shelf("org", skills_dir)))
         elif inside != FOLDER:
             wanted = Wanted("user", workspace, workspace_dir, inside, inside, agents_write=True)
             self._shelves.append(_Directory(wanted))

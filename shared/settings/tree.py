@@ -142,7 +142,7 @@ class Settings(Section):
         default=None, description="The organisation's files"
     )
     skills_dir: Annotated[Path, Env("SKILLS_DIR", under_home="skills")] = Field(
-        description="Skills that users may add to, outside the workspace"
+        description="The organisation's skills, beside those of ORG_DIR; above the built-in ones"
     )
     built_in_skills_dir: Annotated[Path | None, Env("BUILT_IN_SKILLS_DIR")] = Field(
         default=None, description="The skills that come with the program"

@@ -69,13 +69,13 @@ def test_the_organisation_overrides_and_users_only_add(
     answer = talk.get("/admin/skills").json()
     assert answer["skills"] == {
         "builtIn": ["mail", "report"],
-        "org": ["report"],
-        "user": ["poem", "poem", "report", "song"],
+        "org": ["report", "poem"],
+        "user": ["poem", "report", "song"],
         "effective": ["mail", "poem", "report", "song"],
     }
     paths = {skill["name"]: (skill["tier"], skill["path"]) for skill in answer["details"]}
     assert paths["report"] == ("org", str(org / "skills" / "report"))
-    assert paths["poem"] == ("user", str(tmp_path / "users" / "poem"))
+    assert paths["poem"] == ("org", str(tmp_path / "users" / "poem"))
     assert paths["song"] == ("user", "skills/song")
     assert [problem["path"] for problem in answer["problems"]] == ["skills/poem", "skills/report"]
     assert "Our way." in load(talk, "load-ours", "report")

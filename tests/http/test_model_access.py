@@ -51,6 +51,47 @@ def with_keys(host: HostProcess, model: ModelProcess, *names: str) -> HostProces
     return host
 
 
+def test_keys_are_used_in_turn_a_run_each(make_host: MakeHost, models: list[ModelProcess]) -> None:
+    host = with_keys(make_host(), models[0], "sk-one", "sk-two", "sk-three").start()
+    with host.client() as client:
+        for number in range(4):
+            chat(client, f"hello {number}")
+        assert keys(models[0]) == ["sk-one", "sk-two", "sk-three", "sk-one"]
+
+
+def test_entries_of_one_name_are_used_in_turn_and_one_that_is_dead_is_passed_over(
+    make_host: MakeHost, models: list[ModelProcess]
+) -> None:
+    addresses = [models[0].url, "http://127.0.0.1:9", models[1].url]
+    entries = [{"model_name": "default", "model": "claude-one", "api_base": each} for each in addresses]
+    host = configure(make_host(), model_list=entries).start()
+    with host.client() as client:
+        for number in range(3):
+            assert chat(client, f"hello {number}")["status"] == "success"
+        assert [len(model.requests()) for model in models] == [1, 2]
+
+
+@pytest.mark.parametrize("status", [402, 403, 404, 408, 500, 502, 503, 529])
+def test_what_may_be_the_key_s_or_the_address_s_fault_goes_on_to_the_next(
+    make_host: MakeHost, models: list[ModelProcess], status: int
+) -> None:
+    host = with_keys(make_host(), models[0], "sk-one", "sk-two").start()
+    failing(models[0], {"status": status, "times": 1, "text": "Hello"})
+    with host.client() as client:
+        assert chat(client, "hello", max_execution_ms=15_000)["result"] == "Hello"
+        assert keys(models[0]) == ["sk-one", "sk-two"]
+
+
+def test_a_request_that_is_wrong_is_not_tried_with_every_key(
+    make_host: MakeHost, models: list[ModelProcess]
+) -> None:
+    host = with_keys(make_host(), models[0], "sk-one", "sk-two").start()
+    failing(models[0], {"status": 400})
+    with host.client() as client:
+        assert chat(client, "hello")["code"] == "model_error"
+        assert keys(models[0]) == ["sk-one"]
+
+
 @pytest.mark.parametrize("status", [429, 401])
 def test_a_key_that_is_turned_away_gives_way_to_the_next_within_the_step(
     make_host: MakeHost, models: list[ModelProcess], status: int
