@@ -32,6 +32,8 @@ _SYSTEMD: Final = {
 _BLOCK_DEVICE: Final = re.compile(
     r"/dev/(sd|hd|vd|xvd|nvme|mmcblk|loop|md|dm-|ram|zram|nbd|sr|disk/|mapper/|mem$|kmem$|port$)"
 )
+_OVERWRITE: Final = frozenset({"tee", "truncate", "shred", "sponge", "blkdiscard"})
+_COPY: Final = frozenset({"cp", "mv", "install", "rsync"})
 _SAFE_DEVICE: Final = re.compile(
     r"/dev/(null|zero|full|random|urandom|stdin|stdout|stderr|tty|ptmx|(fd|pts|shm)(/.*)?)"
 )
@@ -65,6 +67,7 @@ class Guard:
     def __init__(self, policy: SandboxPolicy, workspace: Path) -> None:
         self._deny = _compiled(policy.deny_patterns)
         self._allow = _compiled(policy.allow_patterns)
+        self._strict = policy.strict_guard
         self._confined = policy.restrict_to_workspace
         self._workspace = workspace
         self._writable = [str(workspace), PRIVATE, *map(_fixed_part, policy.write_paths)]
@@ -101,15 +104,12 @@ class Guard:
             any(pattern.search(command.text) for pattern in self._deny)
             or (command.name not in functions and _ends_or_formats(command))
             or _writes_device(command)
-            or self._removes_outside(command, start)
+            or (_removes_trees(command) and self._names_foreign(command, start))
+            or (self._strict and _is_listed(command))
         )
 
-    def _removes_outside(self, command: Command, start: str | None) -> bool:
-        if command.name != "rm":
-            return False
-        words = [word for word in command.arguments if word is not None]
-        sure = any(map(_RECURSIVE.fullmatch, words)) and any(map(_FORCE.fullmatch, words))
-        return sure and any(self._is_foreign(word, start) for word in words if not word.startswith("-"))
+    def _names_foreign(self, command: Command, start: str | None) -> bool:
+        return any(self._is_foreign(word, start) for word in _plain(command))
 
     def _is_foreign(self, target: str, start: str | None) -> bool:
         """Return whether removing ``target`` is certainly not meant for the workspace."""
@@ -187,10 +187,47 @@ def _paths_of(command: Command) -> list[str]:
     return plain[-1:] if symbolic and len(plain) > 1 else plain
 
 
+def _words(command: Command) -> list[str]:
+    return [word for word in command.arguments if word is not None]
+
+
+def _plain(command: Command) -> list[str]:
+    return [word for word in _words(command) if not word.startswith("-")]
+
+
+def _removes_trees(command: Command) -> bool:
+    words = _words(command) if command.name == "rm" else []
+    return any(map(_RECURSIVE.fullmatch, words)) and any(map(_FORCE.fullmatch, words))
+
+
+def _is_listed(command: Command) -> bool:
+    """Return whether a command is of the strict list, wherever it works and whoever made it."""
+    name = command.name.lower()
+    asked = "".join(word.lower() for word in _words(command) if word.startswith("/"))
+    return (
+        _removes_trees(command)
+        or bool(_ENDINGS.fullmatch(name))
+        or (name == "dd" and any(word.startswith("if=") for word in _words(command)))
+        or (name in ("del", "erase") and "/f" in asked)
+        or (name in ("rmdir", "rd") and "/s" in asked)
+    )
+
+
 def _writes_device(command: Command) -> bool:
-    if any(target is not None and _BLOCK_DEVICE.match(target) for target in command.redirects):
+    written = [target for target in command.redirects if target is not None]
+    if command.name in _OVERWRITE:
+        written += _words(command)
+    elif command.name in _COPY:
+        into = any(word.startswith(("-t", "--target-directory")) for word in _words(command))
+        written += _words(command) if into else _plain(command)[-1:]
+    if any(_BLOCK_DEVICE.match(_device(target)) for target in written):
         return True
-    targets = [word[3:] for word in command.arguments if word is not None and word.startswith("of=")]
+    targets = [_device(word[3:]) for word in _words(command) if word.startswith("of=")]
     return command.name == "dd" and any(
         target.startswith("/dev/") and not _SAFE_DEVICE.fullmatch(target) for target in targets
     )
+
+
+def _device(word: str) -> str:
+    """Return the path in a word, an option's value too, as the kernel reads it."""
+    return os.path.normpath(re.sub("^(-t|--[a-z-]+=)", "", re.sub("/+", "/", word)))

@@ -61,6 +61,7 @@ class SandboxPolicy:
     exec_enabled: bool = True
     exec_timeout_ms: int = 60_000
     allow_network: bool = False
+    strict_guard: bool = False
     deny_patterns: tuple[str, ...] = ()
     allow_patterns: tuple[str, ...] = ()
     min_level: int = 2
@@ -145,6 +146,7 @@ def sandbox_policy(settings: Settings, skill_paths: tuple[Path, ...]) -> Sandbox
         exec_enabled=tools.exec.enabled,
         exec_timeout_ms=tools.exec.timeout_seconds * 1000,
         allow_network=tools.exec.allow_network,
+        strict_guard=tools.exec.guard == "strict",
         deny_patterns=tuple(tools.exec.custom_deny_patterns),
         allow_patterns=tuple(tools.exec.custom_allow_patterns),
         min_level=settings.sandbox_min_level,

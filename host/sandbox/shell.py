@@ -41,6 +41,7 @@ _OPTIONS_WITH_VALUES: Final = {
     "xargs": frozenset({"-I", "-n", "-P", "-L", "-d", "-a", "-s", "-E"}),
     "stdbuf": frozenset({"-i", "-o", "-e"}),
 }
+_FIND_RUNS: Final = frozenset({"-exec", "-execdir", "-ok", "-okdir"})
 # what makes a function's calls of itself conditional; a bomb has no condition
 _CONDITIONS: Final = re.compile("list|test_command|(if|case|for|while)_statement")
 _DURATION: Final = re.compile(r"\d+(\.\d+)?[smhd]?")
@@ -234,8 +235,12 @@ def _ansi(text: str) -> Word:
 
 
 def _inner(command: Command) -> Iterator[Command]:
-    """Yield the command that a wrapper (sudo, env, xargs ...) runs."""
+    """Yield the command that a wrapper (sudo, env, xargs ...) or find runs."""
     words = command.words
+    if command.name == "find":
+        runs = next((place for place, word in enumerate(words) if word in _FIND_RUNS), len(words))
+        yield from [Command(words[runs + 1 :])] if words[runs + 1 :] else ()
+        return
     wrapped = 0
     while words and words[0] is not None and _WRAPPERS.fullmatch(name := words[0].rpartition("/")[2]):
         wrapped += 1

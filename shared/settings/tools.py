@@ -20,6 +20,11 @@ class ExecTool(Section):
         default=60, ge=1, description="How long a command may take when it doesn't say"
     )
     allow_network: bool = Field(default=False, description="Open TCP and UDP to commands")
+    guard: Literal["dangerous", "strict"] = Field(
+        default="dangerous",
+        description="What the guard refuses: what is certainly destructive, or every line of a list "
+        "(docs/sandbox.md), such as `rm -rf build`",
+    )
     custom_deny_patterns: tuple[str, ...] = Field(
         default=(), description="Regular expressions; a parsed command that matches one is refused"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -63,6 +64,76 @@ def test_the_texts_are_the_agreed_ones() -> None:
 @pytest.mark.parametrize("confined", [True, False])
 def test_what_is_certainly_destructive_is_refused(line: str, confined: bool) -> None:
     assert guard(restrict_to_workspace=confined).refusal(line) == DANGEROUS
+
+
+DOCUMENTED = re.findall(
+    r"^\| `(.+)` \| (runs|refused|as a path outside) \| (runs|refused) \|$",
+    (Path(__file__).parents[2] / "docs/sandbox.md").read_text(),
+    re.M,
+)
+
+
+@pytest.mark.parametrize(("line", "dangerous", "strict"), DOCUMENTED)
+@pytest.mark.parametrize("confined", [True, False])
+def test_the_guard_refuses_what_its_table_says(
+    line: str, dangerous: str, strict: str, confined: bool
+) -> None:
+    for is_strict, outcome in ((False, dangerous), (True, strict)):
+        judge = guard(restrict_to_workspace=confined, strict_guard=is_strict)
+        outside = OUTSIDE if confined else None
+        expected = {"refused": DANGEROUS, "as a path outside": outside, "runs": None}[outcome]
+        assert judge.refusal(line) == expected
+
+
+def test_the_table_of_the_guard_has_every_kind_of_the_list() -> None:
+    assert len(DOCUMENTED) > 20
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "echo x | sudo tee -a /dev/nvme0n1",
+        "tee /dev//sda < x",
+        "tee /dev/../dev/sda",
+        "mv x /dev/mmcblk0",
+        "cp -t /dev/sda x",
+        "cp --target-directory=/dev/sda x",
+        "cat x | cp /dev/stdin /dev/disk/by-id/a",
+        "shred /dev/sdb1",
+        "truncate -s 0 /dev/vda",
+        "install -m 600 x /dev/md0",
+        "cat x >| /dev/sda",
+        "cat x &>> /dev/sda",
+    ],
+)
+@pytest.mark.parametrize("strict", [True, False])
+def test_no_way_of_writing_to_a_disk_passes(line: str, strict: bool) -> None:
+    assert guard(restrict_to_workspace=False, strict_guard=strict).refusal(line) == DANGEROUS
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "rm -fr build",
+        "rm --recursive --force build",
+        "rm -rfv build",
+        "cd x && sudo rm -rf y",
+        "rm -rf $x",
+        "sh -c 'rm -rf build'",
+        "ls | xargs rm -rf",
+        "find . -type d -execdir rm -rf {} ';'",
+        "DEL /F /Q a",
+        "erase /f a",
+        "rd /S /Q a",
+        "rmdir /s/q a",
+        "dd bs=1 if=a",
+        "mkfs --version",
+        "./shutdown",
+    ],
+)
+def test_the_strict_guard_refuses_its_list_to_the_letter(line: str) -> None:
+    assert guard(strict_guard=True).refusal(line) == DANGEROUS
+    assert guard(restrict_to_workspace=False).refusal(line) is None
 
 
 @pytest.mark.parametrize(
