@@ -47,6 +47,7 @@ from host.runs.spec import RunLimits
 from host.runs.task_runs import TaskRunner
 from host.sandbox.client import HOST, Sandbox
 from host.sandbox.policy import sandbox_policy
+from host.schemas.judge import SchemaJudge
 from host.skills.catalogue import built_in_dir, closed_to_agents
 from host.skills.knowledge import Knowledge
 from host.telemetry import Telemetry, open_telemetry
@@ -106,7 +107,8 @@ async def open_host(settings: Settings, stop: Callable[[str], None]) -> AsyncIte
         tool_servers = await enter(_tool_servers(settings, store))
         knowledge = _knowledge(settings, sandbox)
         background = await enter(anyio.create_task_group())
-        tools = RunTools(settings, store, sandbox, tool_servers, knowledge)
+        judge = await enter(SchemaJudge())
+        tools = RunTools(settings, store, sandbox, tool_servers, knowledge, judge)
         archive = Archive(ledger, sandbox) if settings.history.archive else None
         assembly = Assembly(settings, ledger, models, tools, knowledge, archive, telemetry)
         limits = RunLimits.of(settings, owner)

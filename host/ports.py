@@ -190,7 +190,8 @@ class ToolSpec:
     ``parallel``: calls of one reply may run side by side with others. ``read_only``: a call has no effect,
     so that a run that was cut off during one may be repeated. ``definition``: the model's API runs the tool
     itself, and this is how it wants to be told of it. ``speaks``: after a call the conversation may have said
-    something that its readers should see at once.
+    something that its readers should see at once. ``title``: the name for people, if it
+    is another one.
     """
 
     name: str
@@ -201,6 +202,7 @@ class ToolSpec:
     delegable: bool = True
     speaks: bool = False
     definition: Mapping[str, Any] | None = None
+    title: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,6 +62,12 @@ class Asking:
     granted: int = field(default=0, init=False)
     """``max_tokens`` of the newest request."""
 
+    def offer(self, tools: list[dict[str, Any]]) -> None:
+        """Offer these tools from now on."""
+        if tools != self.tools:
+            self.tools = tools
+            self.window.tools_changed()
+
     async def reply(self, messages: list[Message]) -> Reply:
         """Return the next reply, which may be sent back. The messages may be shortened. Raises Ending."""
         mended: set[str] = set()

@@ -37,7 +37,7 @@ class AgentLoop:
         options: Options,
         window: Window,
     ) -> None:
-        self._asking = Asking(models, toolbox.definitions(), recorder, options, window)
+        self._asking = Asking(models, [], recorder, options, window)
         self._toolbox = toolbox
         self._recorder = recorder
         self._progress = Progress(toolbox.read_only)
@@ -47,6 +47,8 @@ class AgentLoop:
         """Append to ``messages`` until the model has finished; return its last reply. Raises Ending."""
         asked_for_words = False
         for _ in range(self._most):
+            await self._toolbox.renew()
+            self._asking.offer(self._toolbox.definitions())
             reply = await self._asking.reply(messages)
             if reply.blocks:
                 messages.append({"role": "assistant", "content": reply.blocks})

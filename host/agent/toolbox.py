@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, 
 from typing import Any
 
 from anyio import to_thread
+from anyio.lowlevel import checkpoint
 
 from host.ports import ToolResult, Toolset, ToolSpec
 from host.tools.pictures import fit
@@ -34,6 +35,10 @@ class Toolbox:
         self._call = call
         self._owner: dict[str, Toolset] = {}
         self._specs: dict[str, ToolSpec] = {}
+        self.withheld: set[str] = set()
+        """Names of tools that can be called, but are not shown to the model; its subsets have the same."""
+        self.renew: Callable[[], Awaitable[None]] = checkpoint
+        """Takes in what came or changed since the last step."""
         for toolset in toolsets:
             self.add(toolset)
 
@@ -44,10 +49,21 @@ class Toolbox:
                 self._specs[spec.name] = spec
                 self._owner[spec.name] = toolset
 
+    def put(self, toolset: Toolset) -> None:
+        """Offer the tools that the toolset has now, and no others of it."""
+        for name in [name for name, owner in self._owner.items() if owner is toolset]:
+            del self._owner[name], self._specs[name]
+        self.add(toolset)
+
+    def of(self, names: Iterable[str]) -> list[ToolSpec]:
+        """Return those of the tools that are there."""
+        return [self._specs[name] for name in names if name in self._specs]
+
     def subset(self, names: Collection[str]) -> Toolbox:
         """Return those of these tools, in the same order."""
         part = Toolbox((), self._redactor, self._call)
         part._specs = {name: spec for name, spec in self._specs.items() if name in names}
+        part.withheld = self.withheld
         part._owner = {name: self._owner[name] for name in part._specs}
         return part
 
@@ -57,12 +73,12 @@ class Toolbox:
 
     def definitions(self) -> list[dict[str, Any]]:
         """Return the tools as the Messages API wants them."""
-        return [
-            {"name": spec.name, "description": spec.description, "input_schema": spec.input_schema}
-            if spec.definition is None
-            else dict(spec.definition)
-            for spec in self._specs.values()
-        ]
+        return [definition(spec) for spec in self._specs.values() if spec.name not in self.withheld]
+
+    def title(self, name: str) -> str:
+        """Return a tool's name for people."""
+        spec = self._specs.get(name)
+        return name if spec is None else spec.title or name
 
     def parallel(self, name: str) -> bool:
         """Return whether calls of this tool may run beside others (an unknown one only gives an error)."""
@@ -94,6 +110,13 @@ class Toolbox:
             return ToolResult(
                 f"The tool {name} failed inside the host; nothing more is known.", is_error=True
             )
+
+
+def definition(spec: ToolSpec) -> dict[str, Any]:
+    """Return a tool as the Messages API wants it."""
+    if spec.definition is not None:
+        return dict(spec.definition)
+    return {"name": spec.name, "description": spec.description, "input_schema": spec.input_schema}
 
 
 def result_block(call_id: str, result: ToolResult, note: str | None = None) -> Block:

@@ -256,6 +256,10 @@ class Window:
             output=min(request["max_tokens"], known.output(estimate)),
         )
 
+    def tools_changed(self) -> None:
+        """Measure what stands before the messages, the next time."""
+        self._prefix = None
+
     def _changed(self) -> None:
         """Measure the messages from their beginning, the next time."""
         self._counted, self._tokens = 0, 0

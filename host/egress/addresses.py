@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -29,6 +29,10 @@ MAPPED, NAT64 = ipaddress.IPv6Network("::ffff:0:0/96"), ipaddress.IPv6Network("6
 
 EVENT_END: Final = re.compile(rb"\r\n\r\n|\n\n|\r\r")
 """Where a server-sent event ends."""
+
+
+Refuse = Callable[[str], object]
+"""Hears why an answer is not taken in, as the end of a sentence that begins with the server's name."""
 
 
 class Forbidden(httpx2.ConnectError):
@@ -82,8 +86,9 @@ def _inner(address: int) -> Iterator[str]:
 class PinnedTransport(httpx2.AsyncBaseTransport):
     """Resolves and checks each request's host, redirects included, and dials the checked address."""
 
-    def __init__(self, policy: AddressPolicy) -> None:
+    def __init__(self, policy: AddressPolicy, refuse: Refuse = str) -> None:
         self._policy = policy
+        self._refuse = refuse
         # No proxy of the environment: it would resolve the name again, unchecked.
         self._inner = httpx2.AsyncHTTPTransport(trust_env=False)
 
@@ -99,7 +104,7 @@ class PinnedTransport(httpx2.AsyncBaseTransport):
                 if last:
                     raise
             else:
-                return _bounded(response)
+                return _bounded(response, self._refuse)
         raise httpx2.ConnectError("the name has no address")
 
     async def aclose(self) -> None:
@@ -118,15 +123,14 @@ def _pinned(request: httpx2.Request, address: str) -> httpx2.Request:
     )
 
 
-def _bounded(response: httpx2.Response) -> httpx2.Response:
+def _bounded(response: httpx2.Response, refuse: Refuse) -> httpx2.Response:
     assert isinstance(response.stream, httpx2.AsyncByteStream)  # noqa: S101 - an async transport made it
-    if response.headers.get("content-encoding", "identity") != "identity":
-        raise httpx2.ReadError("the response is compressed, although that was not asked for")
+    packed = response.headers.pop("content-encoding", "identity") != "identity"
     events = response.headers.get("content-type", "").startswith("text/event-stream")
     return httpx2.Response(
         response.status_code,
         headers=response.headers,
-        stream=_Bounded(response.stream, EVENT_END if events else None),
+        stream=_Bounded(response.stream, EVENT_END if events else None, refuse, packed=packed),
         extensions=response.extensions,
     )
 
@@ -134,14 +138,20 @@ def _bounded(response: httpx2.Response) -> httpx2.Response:
 class _Bounded(httpx2.AsyncByteStream):
     """Passes whole messages on: events up to ``end``, or all that there is."""
 
-    def __init__(self, inner: httpx2.AsyncByteStream, end: re.Pattern[bytes] | None) -> None:
+    def __init__(
+        self, inner: httpx2.AsyncByteStream, end: re.Pattern[bytes] | None, refuse: Refuse, *, packed: bool
+    ) -> None:
         self._inner = inner
         self._end = end
+        self._refuse = refuse
+        self._packed = packed
         self._listener = Listener()
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         held = bytearray()
         try:
+            if self._packed:  # it could not be bounded before it is unpacked
+                raise TooMuch("answers compressed, although that was not asked for")
             async for chunk in self._inner:
                 looked = max(len(held) - 3, 0)
                 held += chunk
@@ -154,7 +164,9 @@ class _Bounded(httpx2.AsyncByteStream):
                     raise TooMuch("says too much")
             await self._listener.check(held)
         except TooMuch as error:
-            raise httpx2.ReadError(str(error)) from None
+            self._refuse(str(error))
+            # The SDK ends the session for other errors than this one, which ends the request.
+            raise httpx2.StreamError(str(error)) from None
         yield bytes(held)
 
     async def aclose(self) -> None:

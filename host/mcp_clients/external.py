@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import importlib
 import logging
-import re
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,15 +16,16 @@ import anyio
 import anyio.to_thread
 
 from host.mcp_clients import schemas
+from host.mcp_clients.mending import ListedTool, Unmendable, mended, safe_name, shown
+from host.mcp_clients.reasons import Heard, reason
 from host.mcp_clients.server_config import ServerConfig
 from host.mcp_clients.tool_pins import ToolPins
-from host.ports import ToolResult, ToolSpec
+from host.mcp_clients.toolset import ExternalToolset, Resources, Teller, sdk
+from host.ports import Toolset, ToolSpec
+from host.schemas.judge import SchemaJudge, Verdict
 from shared import untrusted
-from shared.lines import one_line
 
 if TYPE_CHECKING:
-    from mcp.client import Client
-
     from host.egress.addresses import AddressPolicy
     from host.mcp_clients.sdk_session import Spawn
 
@@ -33,27 +33,26 @@ logger = logging.getLogger("picoclaw.mcp")
 
 CONNECT_SECONDS: Final = 10.0
 CLOSE_SECONDS: Final = 2.0
-NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,128}")
-"""What the Messages API takes as a tool's name."""
+MOST_PROBLEMS: Final = 20
+"""Tools of one server that are named when they are not offered; the rest is a number."""
 
 
 class Outages:
-    """Which of the operator's servers were down a moment ago: not every run shall wait for them again."""
+    """Which of the operator's servers did not answer the last time: no run waits for one of them."""
 
-    def __init__(self, rest_seconds: float = 30.0) -> None:
-        self._rest_seconds = rest_seconds
-        self._until: dict[str, float] = {}
+    def __init__(self) -> None:
+        self._down: set[str] = set()
 
     def resting(self, config: ServerConfig) -> bool:
-        """Return whether the server is not worth a try yet."""
-        return anyio.current_time() < self._until.get(config.place, 0.0)
+        """Return whether nobody should wait for the server."""
+        return config.place in self._down
 
     def note(self, config: ServerConfig, *, answered: bool) -> None:
-        """Remember how a try went; a request's own server is tried each time."""
+        """Remember how a try went; a request's own server is waited for each time."""
         if answered:
-            self._until.pop(config.place, None)
+            self._down.discard(config.place)
         elif config.trusted:
-            self._until[config.place] = anyio.current_time() + self._rest_seconds
+            self._down.add(config.place)
 
 
 NO_NETWORK: Final = (
@@ -62,12 +61,17 @@ NO_NETWORK: Final = (
 )
 
 
+def _nobody(*_: object) -> None:
+    """Nobody listens."""
+
+
 @dataclass(frozen=True, slots=True)
 class Reach:
     """How far external servers may be reached: non-public hosts, the sandbox's door, pinned tools.
 
-    ``connect_seconds``: longest wait for all servers together, from dialling to the list of tools.
-    ``has_network``: whether programs in the sandbox reach the network.
+    ``connect_seconds``: longest wait for a server that has no time of its own, from dialling to the list of
+    tools. ``has_network``: whether programs in the sandbox reach the network. ``warn`` hears what the run
+    should say, ``progressed`` how far a call is. ``judge``: of the host; else one is made for the run.
     """
 
     allowed_hosts: frozenset[str] = frozenset()
@@ -76,102 +80,163 @@ class Reach:
     outages: Outages = field(default_factory=Outages)
     connect_seconds: float = CONNECT_SECONDS
     has_network: bool = True
+    warn: Callable[[str], None] = _nobody
+    progressed: Callable[[str, Mapping[str, Any]], None] = _nobody
+    judge: SchemaJudge | None = None
 
 
-class ExternalToolset:
-    """The tools of one connected server."""
-
-    def __init__(self, name: str, config: ServerConfig, client: Client) -> None:
-        self._name = name
-        self._config = config
-        self._client = client
-        self._tools: dict[str, str] = {}
-        self.specs: list[ToolSpec] = []
-        """The tools in the server's order."""
-
-    def add(self, spec: ToolSpec, tool: str) -> None:
-        """Offer a tool of the server under the spec's name."""
-        self.specs.append(spec)
-        self._tools[spec.name] = tool
-
-    async def call(self, name: str, arguments: Mapping[str, Any]) -> ToolResult:
-        """Run one tool; a hung or broken server gives an error result."""
-        tool = self._tools.get(name)
-        if tool is None:
-            return ToolResult(f"There is no tool named {name}.", is_error=True)
-        seconds = self._config.timeout_ms / 1000
-        sdk = _sdk()
-        try:
-            with anyio.fail_after(seconds):
-                result: ToolResult = await sdk.called(self._client, tool, arguments, seconds)
-                return result
-        except TimeoutError:
-            return self._fault(f"did not answer within {seconds:g} s; the call may have taken effect")
-        except Exception as error:  # noqa: BLE001 - the SDK raises whatever a server makes it raise
-            logger.warning("A call of an MCP server failed: %s", type(error).__name__)
-            return self._fault(_reason(error))
-
-    def _fault(self, reason: str) -> ToolResult:
-        return ToolResult(f"The MCP server {self._name} {reason}.", is_error=True)
-
-
-@dataclass(slots=True)
 class ExternalServers:
     """What came of connecting: toolsets in the order of the entries, and a sentence per problem."""
 
-    toolsets: list[ExternalToolset] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
+    def __init__(self, links: Sequence[_Link], reach: Reach, judge: SchemaJudge) -> None:
+        self.problems: list[str] = []
+        self.toolsets: list[ExternalToolset] = []
+        self._links = links
+        self._reach = reach
+        self._judge = judge
+        self._taken: set[str] = set()
+
+    async def gather(self) -> None:
+        """Offer the tools of who answered; a name that is taken stays with who had it first."""
+        for link in self._links:
+            if link.toolset is None:
+                self.problems.append(link.missing())
+            else:
+                await self._offer(link, link.toolset)
+
+    async def renewed(self) -> list[Toolset]:
+        """Return the toolsets that came, or whose tools changed, since the last look."""
+        found: list[Toolset] = []
+        for link in self._links:
+            toolset = link.toolset
+            if toolset is None or (toolset in self.toolsets and not link.heard.changed):
+                continue
+            if link.heard.changed and not await link.relisted():
+                continue
+            self.problems.clear()
+            await self._offer(link, toolset)
+            for problem in self.problems:
+                self._reach.warn(problem)
+            found.append(toolset)
+        return [*found, *self.resources()] if found else []
+
+    def resources(self) -> list[Toolset]:
+        """Return the tool that reads resources, if a server has any."""
+        having = {
+            link.name: link.toolset for link in self._links if link.toolset is not None and link.has_resources
+        }
+        return [Resources(having)] if having else []
+
+    async def _offer(self, link: _Link, toolset: ExternalToolset) -> None:
+        self._taken -= {spec.name for spec in toolset.specs()}
+        toolset.clear()
+        left_out = []
+        for raw in link.tools:
+            try:
+                tool = mended(raw)
+                if link.config.allows(tool.name):
+                    self._add(
+                        toolset, link.name, tool, await self._judge.schema(tool.schema, input_only=True)
+                    )
+            except Unmendable as fault:
+                left_out.append(f"The tool {_own_name(link.name, raw)} is not offered: {fault}.")
+        self.problems += left_out[:MOST_PROBLEMS]
+        if len(left_out) > MOST_PROBLEMS:
+            self.problems.append(
+                f"The MCP server {link.name} has {len(left_out) - MOST_PROBLEMS} more of these."
+            )
+        self.problems += link.strange_names()
+        if await self._reach.pins.changed(link.name, link.config, toolset.specs()):
+            self.problems.append(
+                f"The tools of the MCP server {link.name} have changed since they were first seen."
+            )
+        if toolset not in self.toolsets:
+            self.toolsets.append(toolset)
+
+    def _add(self, toolset: ExternalToolset, server: str, tool: ListedTool, verdict: Verdict) -> None:
+        prefix = f"mcp__{server}__"
+        name = safe_name(prefix, tool.name)
+        if name in self._taken:
+            raise Unmendable("its name is taken")
+        if verdict.schema_fault is not None:
+            raise Unmendable(f"its input schema is not one: {shown(verdict.schema_fault)}")
+        self._taken.add(name)
+        spec = ToolSpec(
+            name=name,
+            description=untrusted.description(server, tool.description),
+            input_schema=schemas.marked(server, tool.schema),
+            parallel=tool.reads,
+            title="" if name == prefix + tool.name else shown(prefix + tool.name),
+        )
+        toolset.add(spec, tool)
+
+
+def _own_name(server: str, raw: Any) -> str:
+    name = raw.get("name") if isinstance(raw, Mapping) else None
+    return shown(f"mcp__{server}__{name}" if isinstance(name, str) else f"without a name of {server}")
 
 
 @asynccontextmanager
 async def open_external(servers: Mapping[str, ServerConfig], reach: Reach) -> AsyncIterator[ExternalServers]:
-    """Connect to all servers at once, within the reach's connect_seconds, and yield what came of it."""
-    if not servers:
-        yield ExternalServers()
-        return
-    await anyio.to_thread.run_sync(_sdk)
-    ending: Exception | None = None
-    async with anyio.create_task_group() as group:
-        links = [_Link(name, config, reach) for name, config in servers.items()]
-        for link in links:
-            if not reach.outages.resting(link.config):
+    """Connect to all servers at once, each within its time to start, and yield what came of it."""
+    async with AsyncExitStack() as stack:
+        judge = reach.judge
+        if judge is None:
+            judge = await stack.enter_async_context(SchemaJudge())
+        if not servers:
+            yield ExternalServers((), reach, judge)
+            return
+        await anyio.to_thread.run_sync(sdk)
+        ending: Exception | None = None
+        async with anyio.create_task_group() as group:
+            links = [_Link(name, config, reach, judge) for name, config in servers.items()]
+            for link in links:
                 group.start_soon(link.live)
-            else:
-                link.rest()
-        with anyio.move_on_after(reach.connect_seconds):
-            for link in links:
-                await link.settled.wait()
-        try:
-            yield await _gather(links, reach)
-        except Exception as error:  # noqa: BLE001 - raised again below: the group would wrap it
-            ending = error
-        finally:
-            for link in links:
-                link.leave()
-    if ending is not None:
-        raise ending
+            try:
+                for link in links:
+                    await link.wait()
+                found = ExternalServers(links, reach, judge)
+                await found.gather()
+                yield found
+            except Exception as error:  # noqa: BLE001 - raised again below: the group would wrap it
+                ending = error
+            finally:
+                for link in links:
+                    link.leave()
+        if ending is not None:
+            raise ending
 
 
 class _Link:
     """The one task that enters and leaves a server's session."""
 
-    def __init__(self, name: str, config: ServerConfig, reach: Reach) -> None:
+    def __init__(self, name: str, config: ServerConfig, reach: Reach, judge: SchemaJudge) -> None:
         self.name = name
         self.config = config
-        self.settled = anyio.Event()
+        self.heard = Heard()
         self.toolset: ExternalToolset | None = None
         self.tools: list[Any] = []
-        self.rested = False
-        self.problem = f"did not answer within {reach.connect_seconds:g} s"
+        self.has_resources = False
+        self._seconds = config.start_ms / 1000 if config.start_ms else reach.connect_seconds
+        self._ready_by = anyio.current_time() + self._seconds
+        self._problem = f"did not answer within {self._seconds:g} s (timeout_ms in its entry gives it longer)"
+        self._settled = anyio.Event()
+        self._judge = judge
         self._reach = reach
         self._wanted = anyio.Event()
         self._scope = anyio.CancelScope()
+        self._teller = Teller(name, reach.warn, reach.progressed)
 
-    def rest(self) -> None:
-        """Don't try at all, this time."""
-        self.rested = True
-        self.problem = "did not answer a moment ago"
-        self.settled.set()
+    async def wait(self) -> None:
+        """Return when the server has answered, failed, or had its time; at once if it hung the last time."""
+        outages = self._reach.outages
+        if outages.resting(self.config):
+            self._problem = "did not answer a moment ago; it is asked again beside the run"
+            return
+        with anyio.move_on_after(self._ready_by - anyio.current_time()):
+            await self._settled.wait()
+        if not self._settled.is_set():
+            outages.note(self.config, answered=False)
 
     async def live(self) -> None:
         """Connect, wait for the end of the run, leave; nothing of it raises."""
@@ -179,98 +244,55 @@ class _Link:
             with self._scope:
                 await self._live()
         except Exception as error:  # noqa: BLE001 - the SDK raises whatever a server makes it raise
-            self.problem = _reason(error)
+            self._problem = reason(error, self.heard, self.config)
             logger.warning("An MCP server could not be used: %s", type(error).__name__)
         finally:
-            self.settled.set()
+            self._settled.set()
 
     def leave(self) -> None:
         """Let the session end, within CLOSE_SECONDS; one that never began is given up at once."""
         self._wanted.set()
         self._scope.deadline = anyio.current_time() + (CLOSE_SECONDS if self.toolset else 0.0)
 
+    def missing(self) -> str:
+        """Return why the server's tools are missing."""
+        hint = NO_NETWORK if self.config.type == "stdio" and not self._reach.has_network else ""
+        return f"The MCP server {self.name} {self._problem}{hint}; its tools are missing."
+
+    def strange_names(self) -> list[str]:
+        """Return a sentence if the entry allows tools that the server doesn't have."""
+        listed = {raw.get("name") for raw in self.tools if isinstance(raw, Mapping)}
+        unknown = sorted((self.config.allowed_tools or frozenset()) - listed)
+        if not unknown:
+            return []
+        return [f"The MCP server {self.name} has no tool {', '.join(map(shown, unknown))} (allowed_tools)."]
+
+    async def relisted(self) -> bool:
+        """Ask for the list of tools again, which has changed."""
+        assert self.toolset is not None  # noqa: S101 - there is a list only of who answered
+        try:
+            with anyio.fail_after(self._seconds):
+                self.tools = await sdk().listed(self.toolset.client, self.heard)
+        except Exception as error:  # noqa: BLE001 - see live
+            self.heard.changed = False
+            self._teller.warn(f"has other tools now, and {reason(error, self.heard, self.config)}")
+            return False
+        return True
+
     async def _live(self) -> None:
-        sdk = _sdk()
-        async with sdk.connected(self.config, self._policy(), self._reach.spawn) as client:
-            self.tools = await sdk.listed(client)
-            self.toolset = ExternalToolset(self.name, self.config, client)
-            self.settled.set()
+        session = sdk().connected(self.config, self._policy(), self._reach.spawn, self.heard, self._teller)
+        async with session as client, anyio.create_task_group() as group:
+            self.tools = await sdk().listed(client, self.heard)
+            self.has_resources = client.server_capabilities.resources is not None
+            self.toolset = ExternalToolset(self.config, client, self.heard, self._teller, self._judge)
+            self._reach.outages.note(self.config, answered=True)
+            self._settled.set()
+            group.start_soon(sdk().follow, client, self.heard)
             await self._wanted.wait()
+            group.cancel_scope.cancel()
 
     def _policy(self) -> AddressPolicy:
         addresses = importlib.import_module("host.egress.addresses")
         allowed = frozenset(host.lower() for host in self._reach.allowed_hosts)
         policy: AddressPolicy = addresses.AddressPolicy(allowed, self.config.trusted)
         return policy
-
-
-async def _gather(links: Sequence[_Link], reach: Reach) -> ExternalServers:
-    """Offer the tools of who answered; a name that is taken stays with who had it first."""
-    found = ExternalServers()
-    taken: set[str] = set()
-    for link in links:
-        if not link.rested:
-            reach.outages.note(link.config, answered=link.toolset is not None)
-        if link.toolset is None:
-            closed = link.config.type == "stdio" and not reach.has_network
-            problem = f"{link.problem}{NO_NETWORK}" if closed else link.problem
-            found.problems.append(f"The MCP server {link.name} {problem}; its tools are missing.")
-            continue
-        for tool in link.tools:
-            allowed = link.config.allowed_tools
-            if allowed is not None and tool.name not in allowed:
-                continue
-            name = f"mcp__{link.name}__{tool.name}"
-            fault = _name_fault(name, taken) or schemas.fault(tool.input_schema)
-            if fault is None:
-                taken.add(name)
-                link.toolset.add(_spec(link.name, tool), tool.name)
-            else:
-                shown = untrusted.defused(one_line(name[:160]))
-                found.problems.append(f"The tool {shown} is not offered: {fault}.")
-        if await reach.pins.changed(link.name, link.config, link.toolset.specs):
-            found.problems.append(
-                f"The tools of the MCP server {link.name} have changed since they were first seen."
-            )
-        found.toolsets.append(link.toolset)
-    return found
-
-
-def _spec(server: str, tool: Any) -> ToolSpec:
-    reads = tool.annotations is not None and tool.annotations.read_only_hint is True
-    return ToolSpec(
-        name=f"mcp__{server}__{tool.name}",
-        description=untrusted.description(server, tool.description or tool.title or "nothing"),
-        input_schema=schemas.marked(server, tool.input_schema),
-        parallel=reads,
-    )
-
-
-def _name_fault(name: str, taken: set[str]) -> str | None:
-    if not NAME.fullmatch(name):
-        return "its name is not one a model can call"
-    if name in taken:
-        return "its name is taken"
-    return None
-
-
-def _reason(error: BaseException) -> str:
-    """Return what may be said of a failure: its kind, never its text, which the server can choose."""
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    name = type(error).__name__
-    known = {
-        "Forbidden": "is at an address that requests may not reach",
-        "PermissionError": "is a program, and there is no sandbox to run it in",
-        "SandboxFault": "is a program, and the sandbox does not hold enough to run it in",
-        "TooManyTools": "lists more tools than can be offered",
-        "TimeoutError": "did not answer in time",
-    }
-    if name in known:
-        return known[name]
-    return "could not be reached" if "Connect" in name else "does not speak the protocol, refused, or ended"
-
-
-def _sdk() -> Any:
-    # Loaded with the first external server, on a worker thread: most runs have none.
-    return importlib.import_module("host.mcp_clients.sdk_session")

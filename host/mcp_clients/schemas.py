@@ -41,7 +41,8 @@ def fault(schema: Mapping[str, Any]) -> str | None:
 def marked(server: str, schema: Any, keyword: str = "", *, prose: bool = False) -> Any:
     """Return a schema with its prose cut, on one line, unable to pose as the host, and marked as theirs."""
     if isinstance(schema, str) and (prose or keyword in _PROSE):
-        text = defused(one_line(" ".join(schema[: 2 * LONGEST].split())[:LONGEST]))
+        said = " ".join(schema[: 2 * LONGEST].split())
+        text = defused(one_line(said if len(said) <= LONGEST else f"{said[:LONGEST]}…"))
         return f"[{server}'s words] {text}" if keyword in _MARKED else text
     prose = prose or (keyword in _PROSE and not isinstance(schema, str))
     if isinstance(schema, list):

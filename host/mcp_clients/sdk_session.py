@@ -4,29 +4,33 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import anyio
 import httpx2
 import mcp_types as types
 from anyio.abc import ByteStream, ObjectReceiveStream, ObjectSendStream
-from mcp.client import Client
-from mcp.client.sse import sse_client
+from mcp.client import Client, sse
 from mcp.client.streamable_http import streamable_http_client
+from mcp.shared._httpx_utils import sse_within_origin
 from mcp.shared.message import SessionMessage
+from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from pydantic import ValidationError
 
 from host.egress.addresses import AddressPolicy, PinnedTransport
 from host.egress.listener import MESSAGE_LIMIT, Listener, TooMuch
-from host.mcp_clients.json_rpc import RESULT_LIMIT, cut
+from host.mcp_clients.mending import for_the_sdk
+from host.mcp_clients.reasons import Heard
 from host.mcp_clients.server_config import ServerConfig
-from host.ports import Image, ToolResult
-from shared import jsons
+from host.mcp_clients.tool_results import contents, tool_result
+from host.ports import ToolResult
+from host.sandbox.programs import Program
 
 if TYPE_CHECKING:
-    from mcp.client._transport import TransportStreams
+    from mcp.client._transport import ReadStream, TransportStreams
+    from mcp.shared.dispatcher import ProgressFnT
 
 Spawn = Callable[[Sequence[str], Mapping[str, str]], AbstractAsyncContextManager[ByteStream]]
 """Runs a command confined, with this environment and nothing of the host's; yields stdin and stdout.
@@ -35,12 +39,28 @@ Leaving the context ends the program with everything it started.
 """
 
 
-MOST_PAGES: Final = 20
-MOST_TOOLS: Final = 256
+class Tell(Protocol):
+    """Hears what a server says besides its answers."""
+
+    def warn(self, sentence: str) -> None:
+        """Take the end of a sentence for the run's warnings."""
+
+    def log(self, level: str, data: Any) -> None:
+        """Take a line for the log."""
+
+
+MOST_PAGES: Final = 100
+MOST_TOOLS: Final = 1000
 CONNECT_SECONDS: Final = 10.0
+REJECTED: Final = -1
+"""What the protocol has a person's "no" to sampling be."""
 
 # What the SDK says about a broken server is told to the caller as a problem; its tracebacks are noise.
 logging.getLogger("mcp").setLevel(logging.CRITICAL)
+logging.getLogger("client").setLevel(logging.CRITICAL)
+
+# The SDK takes this limit for one of its two HTTP transports alone.
+sse.sse_within_origin = partial(sse_within_origin, max_event_size=MESSAGE_LIMIT)  # type: ignore[attr-defined] # see above
 
 
 class TooManyTools(Exception):
@@ -49,133 +69,212 @@ class TooManyTools(Exception):
 
 @asynccontextmanager
 async def connected(
-    config: ServerConfig, policy: AddressPolicy, spawn: Spawn | None
+    config: ServerConfig, policy: AddressPolicy, spawn: Spawn | None, heard: Heard, tell: Tell
 ) -> AsyncIterator[Client]:
     """Yield a client whose handshake is done; raises what the SDK and the network raise."""
-    me = types.Implementation(name="picoclaw", version="1")
-    seconds = config.timeout_ms / 1000
-    transport = _transport(config, policy, spawn)
-    async with Client(transport, client_info=me, read_timeout_seconds=seconds, cache=None) as client:
+    async with Client(
+        _mending(_transport(config, policy, spawn, heard), heard),
+        client_info=types.Implementation(name="picoclaw", version="1"),
+        cache=None,
+        log_level="info",
+        **_callbacks(heard, tell),
+    ) as client:
         yield client
 
 
-async def listed(client: Client) -> list[types.Tool]:
-    """Return all tools of all pages; raises TooManyTools."""
-    tools: list[types.Tool] = []
-    cursor: str | None = None
-    for _ in range(MOST_PAGES):
-        page = await client.list_tools(cursor=cursor)
-        tools += page.tools
-        cursor = page.next_cursor
-        if len(tools) > MOST_TOOLS:
+async def listed(client: Client, heard: Heard) -> list[Any]:
+    """Return the tools of all pages as the server wrote them; raises TooManyTools."""
+    heard.tools, heard.changed = [], False
+    cursors: list[str] = []
+    while True:
+        page = await client.list_tools(cursor=cursors[-1] if cursors else None)
+        if page.next_cursor is None:
+            return heard.tools
+        if page.next_cursor in cursors or len(cursors) > MOST_PAGES or len(heard.tools) > MOST_TOOLS:
             raise TooManyTools
-        if cursor is None:
-            return tools
-    raise TooManyTools
+        cursors.append(page.next_cursor)
 
 
-async def called(client: Client, tool: str, arguments: Mapping[str, Any], seconds: float) -> ToolResult:
-    """Return a tool's result as the model may see it; raises what the SDK and the network raise."""
-    return tool_result(await client.call_tool(tool, dict(arguments), seconds))
+async def called(
+    client: Client, tool: str, arguments: Mapping[str, Any], progressed: ProgressFnT
+) -> tuple[ToolResult, Any]:
+    """Return a tool's result as the model may see it, and its structured content.
+
+    Raises what the SDK and the network raise.
+    """
+    result = await client.call_tool(tool, dict(arguments), progress_callback=progressed)
+    return await anyio.to_thread.run_sync(tool_result, result), result.structured_content
 
 
-def tool_result(result: types.CallToolResult) -> ToolResult:
-    """Return text up to the limit, images unlooked at, and structured content without a text."""
-    texts = [text for block in result.content if (text := _text(block)) is not None]
-    if not any(isinstance(block, types.TextContent) for block in result.content):
-        texts += [] if result.structured_content is None else [jsons.dumps(result.structured_content)]
-    images = tuple(
-        Image(block.data, block.mime_type)
-        for block in result.content
-        if isinstance(block, types.ImageContent)
-    )
-    return ToolResult(cut("\n".join(texts)), is_error=result.is_error, images=images)
+async def read(client: Client, uri: str) -> ToolResult:
+    """Return a resource as the model may see it; raises what the SDK and the network raise."""
+    return contents(await client.read_resource(uri))
 
 
-def _text(block: types.ContentBlock) -> str | None:
-    match block:
-        case types.TextContent():
-            return block.text
-        case types.ImageContent():
-            return None
-        case types.AudioContent():
-            return f"[audio of type {block.mime_type[:64]} that can't be played]"
-        case types.ResourceLink():
-            return f"[resource {block.uri[:RESULT_LIMIT]}]"
-        case types.EmbeddedResource(resource=types.TextResourceContents() as resource):
-            return resource.text
-        case types.EmbeddedResource():
-            return f"[binary resource {block.resource.uri[:RESULT_LIMIT]}]"
+async def follow(client: Client, heard: Heard) -> None:
+    """Hear of changes of the list of tools, where the protocol's version wants a subscription for that."""
+    offered = client.server_capabilities.tools
+    if client.protocol_version in MODERN_PROTOCOL_VERSIONS and offered and offered.list_changed:
+        with suppress(Exception):  # then changes are seen by the next run
+            async with client.listen(tools_list_changed=True) as events:
+                async for _ in events:
+                    heard.changed = True
+
+
+def _callbacks(heard: Heard, tell: Tell) -> dict[str, Any]:
+    """Return what hears the server when it speaks first; what it asks for is declined."""
+
+    async def elicited(context: object, params: object) -> types.ElicitResult:
+        tell.warn(
+            "wanted to ask a person something (elicitation), which is not possible here: it was declined"
+        )
+        return types.ElicitResult(action="decline")
+
+    async def sampled(context: object, params: object) -> types.ErrorData:
+        tell.warn("wanted to use the model (sampling), which is not possible here: it was declined")
+        return types.ErrorData(code=REJECTED, message="The user rejected the sampling request")
+
+    async def logged(params: types.LoggingMessageNotificationParams) -> None:
+        tell.log(params.level, params.data)
+
+    async def heard_of(message: object) -> None:
+        heard.changed |= isinstance(message, types.ToolListChangedNotification)
+
+    return {
+        "elicitation_callback": elicited,
+        "sampling_callback": sampled,
+        "logging_callback": logged,
+        "message_handler": heard_of,
+    }
+
+
+@asynccontextmanager
+async def _mending(
+    transport: AbstractAsyncContextManager[TransportStreams], heard: Heard
+) -> AsyncIterator[TransportStreams]:
+    async with transport as (incoming, outgoing):
+        yield _Mending(incoming, heard), outgoing
+
+
+class _Mending:
+    """What a server says, on its way to the SDK: lists of tools are kept aside and made sound."""
+
+    def __init__(self, incoming: ReadStream[SessionMessage | Exception], heard: Heard) -> None:
+        self._incoming = incoming
+        self._heard = heard
+
+    @property
+    def last_context(self) -> object:
+        return getattr(self._incoming, "last_context", None)
+
+    async def receive(self) -> SessionMessage | Exception:
+        item = await self._incoming.receive()
+        if isinstance(item, SessionMessage) and isinstance(item.message, types.JSONRPCResponse):
+            result = item.message.result
+            if isinstance(result.get("tools"), list):
+                self._heard.tools += result["tools"]
+                result["tools"] = [made for raw in result["tools"] if (made := for_the_sdk(raw))]
+        return item
+
+    async def aclose(self) -> None:
+        await self._incoming.aclose()
+
+    def __aiter__(self) -> _Mending:
+        return self
+
+    async def __anext__(self) -> SessionMessage | Exception:
+        try:
+            return await self.receive()
+        except anyio.EndOfStream:
+            raise StopAsyncIteration from None
+
+    async def __aenter__(self) -> _Mending:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
 
 
 def _transport(
-    config: ServerConfig, policy: AddressPolicy, spawn: Spawn | None
+    config: ServerConfig, policy: AddressPolicy, spawn: Spawn | None, heard: Heard
 ) -> AbstractAsyncContextManager[TransportStreams]:
     if config.type == "stdio":
         if spawn is None:
             raise PermissionError("no sandbox to run the program in")
-        return _program(spawn, config)
+        return _program(spawn, config, heard)
     if config.type == "sse":
-        return _sse(config, policy)
-    return _streamable(config, policy)
+        return _sse(config, policy, heard)
+    return _streamable(config, policy, heard)
 
 
-def _http_client(config: ServerConfig, policy: AddressPolicy) -> httpx2.AsyncClient:
+def _http_client(config: ServerConfig, policy: AddressPolicy, heard: Heard) -> httpx2.AsyncClient:
     timeout = httpx2.Timeout(CONNECT_SECONDS, read=max(config.timeout_ms / 1000, CONNECT_SECONDS) + 5)
     return httpx2.AsyncClient(
-        transport=PinnedTransport(policy),
+        transport=PinnedTransport(policy, heard.refuse),
         # What is compressed can't be bounded before it is unpacked.
         headers={"Accept-Encoding": "identity", **config.headers},
         timeout=timeout,
         trust_env=False,
+        event_hooks={"response": [heard.note]},
     )
 
 
 @asynccontextmanager
-async def _streamable(config: ServerConfig, policy: AddressPolicy) -> AsyncIterator[TransportStreams]:
+async def _streamable(
+    config: ServerConfig, policy: AddressPolicy, heard: Heard
+) -> AsyncIterator[TransportStreams]:
     async with (
-        _http_client(config, policy) as http,
-        streamable_http_client(config.url, http_client=http) as streams,
+        _http_client(config, policy, heard) as http,
+        streamable_http_client(config.url, http_client=http, max_sse_event_size=MESSAGE_LIMIT) as streams,
     ):
         yield streams
 
 
 @asynccontextmanager
-async def _sse(config: ServerConfig, policy: AddressPolicy) -> AsyncIterator[TransportStreams]:
+async def _sse(config: ServerConfig, policy: AddressPolicy, heard: Heard) -> AsyncIterator[TransportStreams]:
     def make(
         headers: dict[str, str] | None = None,
         timeout: httpx2.Timeout | None = None,
         auth: httpx2.Auth | None = None,
     ) -> httpx2.AsyncClient:
-        return _http_client(config, policy)
+        return _http_client(config, policy, heard)
 
-    async with sse_client(config.url, httpx_client_factory=make) as streams:
+    async with sse.sse_client(config.url, httpx_client_factory=make) as streams:
         yield streams
 
 
 @asynccontextmanager
-async def _program(spawn: Spawn, config: ServerConfig) -> AsyncIterator[TransportStreams]:
+async def _program(spawn: Spawn, config: ServerConfig, heard: Heard) -> AsyncIterator[TransportStreams]:
     """Speak the stdio framing with a confined program."""
-    heard, incoming = anyio.create_memory_object_stream[SessionMessage | Exception](0)
+    said_by_it, incoming = anyio.create_memory_object_stream[SessionMessage | Exception](0)
     outgoing, said = anyio.create_memory_object_stream[SessionMessage](0)
     async with (
-        heard,
+        said_by_it,
         incoming,
         outgoing,
         said,
         spawn((config.command, *config.args), config.env) as pipe,
         anyio.create_task_group() as group,
     ):
-        group.start_soon(_until_gone, partial(_hear, pipe, heard))
+        group.start_soon(_until_gone, partial(_hear, pipe, said_by_it, heard))
         group.start_soon(_until_gone, partial(_say, pipe, said))
         yield incoming, outgoing
         group.cancel_scope.cancel()
 
 
-async def _hear(pipe: ByteStream, heard: ObjectSendStream[SessionMessage | Exception]) -> None:
-    async with heard:
-        async for message in _messages(pipe):
-            await heard.send(message)
+async def _hear(pipe: ByteStream, to_sdk: ObjectSendStream[SessionMessage | Exception], heard: Heard) -> None:
+    async with to_sdk:
+        try:
+            async for message in _messages(pipe):
+                await to_sdk.send(message)
+        except TooMuch as error:
+            heard.refuse(str(error))
+            return
+        heard.last_words = await pipe.extra(Program.last_words, _nothing)()  # noqa: S610 - no Django
+
+
+async def _nothing() -> str:
+    return ""
 
 
 async def _say(pipe: ByteStream, said: ObjectReceiveStream[SessionMessage]) -> None:
@@ -201,7 +300,7 @@ async def _messages(pipe: ByteStream) -> AsyncIterator[SessionMessage | Exceptio
                 await listener.check(line)
                 yield _message(line)
         if len(rest) > MESSAGE_LIMIT:
-            return
+            raise TooMuch("says too much")
 
 
 def _message(line: bytes) -> SessionMessage | Exception:

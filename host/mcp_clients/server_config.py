@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final, Literal, cast
 from urllib.parse import urlsplit
 
-from shared.errors import InvalidInput
-from shared.settings.tools import McpServer
+from shared.errors import InvalidInput, Misconfigured
+from shared.settings import Settings
+from shared.settings.files import line_of, read_text
+from shared.settings.tools import McpServer, server_type
 
-NAME: Final = re.compile(r"[a-z0-9_-]{1,32}")
+NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,32}")
+logger = logging.getLogger("picoclaw.mcp")
+
 RESERVED: Final = "picoclaw"
 TIMEOUT_MS: Final = 30_000
 LONGEST_TIMEOUT_MS: Final = 600_000
@@ -24,7 +31,10 @@ ServerType = Literal["http", "sse", "stdio"]
 
 @dataclass(frozen=True, slots=True)
 class ServerConfig:
-    """One server. ``trusted``: the operator's own, so its address isn't checked."""
+    """One server. ``trusted``: the operator's own, so its address isn't checked.
+
+    ``start_ms``: how long it may take to connect and to list its tools, None for the host's default.
+    """
 
     type: ServerType
     url: str = ""
@@ -35,11 +45,16 @@ class ServerConfig:
     allowed_tools: frozenset[str] | None = None
     timeout_ms: int = TIMEOUT_MS
     trusted: bool = False
+    start_ms: int | None = None
 
     @property
     def place(self) -> str:
         """Return what identifies the server without its credentials."""
         return self.url or " ".join((self.command, *self.args))
+
+    def allows(self, tool: str) -> bool:
+        """Return whether a tool of the server may be offered."""
+        return self.allowed_tools is None or tool in self.allowed_tools
 
 
 def parse_servers(
@@ -51,8 +66,9 @@ def parse_servers(
     if len(entries) > MOST_SERVERS:
         raise InvalidInput(f"{label}: must have at most {MOST_SERVERS} entries")
     return {
-        _name(name, label): _Entry(entry, f"{label}.{name}").config(stdio_allowed, trusted)
+        _name(name, label): config
         for name, entry in entries.items()
+        if (config := _Entry(entry, f"{label}.{name}").config(stdio_allowed, trusted)) is not None
     }
 
 
@@ -74,16 +90,39 @@ def configured_servers(servers: Mapping[str, McpServer]) -> dict[str, ServerConf
             allowed_tools=None if server.allowed_tools is None else frozenset(server.allowed_tools),
             timeout_ms=server.timeout_ms,
             trusted=True,
+            start_ms=server.timeout_ms if "timeout_ms" in server.model_fields_set else None,
         )
         for name, server in servers.items()
         if server.enabled
     }
 
 
+def operators_servers(settings: Settings) -> dict[str, ServerConfig]:
+    """Return the servers of every run, the organisation's first; raises Misconfigured with file and line."""
+    managed_path = None if settings.org_dir is None else settings.org_dir / "managed-mcp.json"
+    with _located(settings.config_path):
+        configured = configured_servers(settings.tools.mcp.servers)
+    with _located(managed_path):
+        managed = managed_servers(settings.managed_mcp)
+    for name in configured.keys() & managed.keys():
+        logger.warning("The MCP server %s of managed-mcp.json counts, that of config.json doesn't", name)
+    return {**configured, **managed}
+
+
+@contextmanager
+def _located(path: Path | None) -> Iterator[None]:
+    try:
+        yield
+    except InvalidInput as error:
+        keys = error.message.removeprefix("managed-mcp.json: ").partition(":")[0].split(".")
+        line = line_of(read_text(path) or "", tuple(keys)) if path else None
+        raise Misconfigured(f"{path}, line {line}: {error.message}" if line else error.message) from None
+
+
 def _name(name: object, label: str) -> str:
     if not isinstance(name, str) or not NAME.fullmatch(name):
-        raise InvalidInput(f"{label}.{str(name)[:64]}: a name takes 1 to 32 of a-z, 0-9, _ and -")
-    if name == RESERVED:
+        raise InvalidInput(f"{label}.{str(name)[:64]}: a name takes 1 to 32 of A-Z, a-z, 0-9, _ and -")
+    if name.lower() == RESERVED:
         raise InvalidInput(f"{label}.{name}: this name is the built-in server's")
     return name
 
@@ -93,7 +132,7 @@ _FIELDS: Final[Mapping[str, frozenset[str]]] = {
     "sse": frozenset({"url", "headers"}),
     "stdio": frozenset({"command", "args", "env"}),
 }
-_EVERYWHERE: Final = frozenset({"type", "allowed_tools", "timeout_ms"})
+_EVERYWHERE: Final = frozenset({"enabled", "type", "allowed_tools", "timeout_ms"})
 
 
 class _Entry:
@@ -105,7 +144,10 @@ class _Entry:
             raise InvalidInput(f"{label}: must be an object")
         self._entry = entry
 
-    def config(self, stdio_allowed: bool, trusted: bool) -> ServerConfig:
+    def config(self, stdio_allowed: bool, trusted: bool) -> ServerConfig | None:
+        """Return the server, None if it is switched off."""
+        if self._entry.get("enabled", True) is False:
+            return None
         kind = self._kind(stdio_allowed)
         for name in self._entry:
             if name not in _FIELDS[kind] | _EVERYWHERE:
@@ -121,13 +163,14 @@ class _Entry:
             allowed_tools=None if allowed is None else frozenset(allowed),
             timeout_ms=self._timeout(),
             trusted=trusted,
+            start_ms=self._timeout() if "timeout_ms" in self._entry else None,
         )
 
     def _fault(self, name: str, reason: str) -> InvalidInput:
         return InvalidInput(f"{self._label}.{name}: {reason}")
 
     def _kind(self, stdio_allowed: bool) -> ServerType:
-        kind = self._entry.get("type", "http")
+        kind = server_type(self._entry)
         if kind == "stdio" and not stdio_allowed:
             raise self._fault("type", "stdio servers in requests are off (ALLOW_REQUEST_STDIO_MCP)")
         if not isinstance(kind, str) or kind not in _FIELDS:

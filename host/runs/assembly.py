@@ -15,8 +15,8 @@ from host.agent.loop import AgentLoop
 from host.agent.subagents import Parent, Subagents
 from host.agent.toolbox import Toolbox
 from host.agent.window import Windows
-from host.mcp_clients.external import Reach, open_external
-from host.mcp_clients.server_config import configured_servers, managed_servers
+from host.mcp_clients.external import ExternalServers, Reach, open_external
+from host.mcp_clients.server_config import operators_servers
 from host.mcp_clients.tool_pins import ToolPins
 from host.mcp_clients.tool_servers import ToolServers
 from host.models.access import ModelAccess
@@ -27,10 +27,12 @@ from host.runs.prompt import Prompt
 from host.runs.recorder import RunRecorder
 from host.runs.spec import RunSpec
 from host.sandbox.client import Sandbox
+from host.schemas.judge import SchemaJudge
 from host.skills.knowledge import Knowledge
 from host.telemetry import OFF, Telemetry
 from host.tools.approve_budget import Approvals, Approve
 from host.tools.files_and_commands import SandboxToolset
+from host.tools.find_tools import RationedTools
 from host.tools.plugins import installed_tools
 from host.tools.skills import SkillTools
 from host.tools.web import WebToolset
@@ -41,10 +43,10 @@ from shared.values import Lease
 
 @dataclass(frozen=True, slots=True)
 class OpenTools:
-    """A run's toolsets, and a sentence for each server whose tools it has to do without."""
+    """A run's own toolsets, and those of other servers."""
 
     toolsets: Sequence[Toolset]
-    problems: Sequence[str] = ()
+    external: ExternalServers | None = None
 
 
 class RunTools:
@@ -57,6 +59,7 @@ class RunTools:
         sandbox: Sandbox,
         tool_servers: ToolServers,
         knowledge: Knowledge,
+        judge: SchemaJudge,
     ) -> None:
         self._main = settings.main_conversation_id
         self._sandbox = sandbox
@@ -65,18 +68,18 @@ class RunTools:
         self._more = installed_tools(settings.tools.plugins)
         if not settings.offline:
             self._more.append(WebToolset(settings.tools.web))
-        self._operators = {
-            **configured_servers(settings.tools.mcp.servers),
-            **managed_servers(settings.managed_mcp),
-        }
+        self._operators = operators_servers(settings)
         self._reach = Reach(
             allowed_hosts=frozenset(settings.tools.mcp.allowed_hosts),
             pins=ToolPins(store.tool_pins),
             has_network=settings.tools.exec.allow_network,
+            judge=judge,
         )
 
     @asynccontextmanager
-    async def open(self, spec: RunSpec, lease: Lease, approve: Approve) -> AsyncIterator[OpenTools]:
+    async def open(
+        self, spec: RunSpec, lease: Lease, approve: Approve, recorder: RunRecorder
+    ) -> AsyncIterator[OpenTools]:
         """Open the tools of a run.
 
         The operator's servers keep their names: a request can't put its own in their place.
@@ -97,9 +100,17 @@ class RunTools:
         if not servers:
             yield OpenTools(own)
             return
-        reach = replace(self._reach, spawn=partial(self._sandbox.program, workspace))
+        for name in sorted(spec.mcp_servers.keys() & self._operators.keys()):
+            recorder.warn(f"The request's MCP server {name} is not used: the operator has one of this name.")
+        reach = replace(
+            self._reach,
+            spawn=partial(self._sandbox.program, workspace),
+            warn=recorder.warn,
+            progressed=recorder.progressed,
+        )
         async with open_external(servers, reach) as external:
-            yield OpenTools([*own, *external.toolsets], external.problems)
+            recorder.warnings.extend(external.problems)
+            yield OpenTools(own, external)
 
     async def forget(self, conversation_id: str) -> None:
         """Close what a deleted conversation has open, and drop its files outside the workspace."""
@@ -158,11 +169,16 @@ class Assembly:
 
     async def _converse(self, spec: RunSpec, lease: Lease, recorder: RunRecorder, approve: Approve) -> None:
         models = self._models.models(spec.model, recorder.warnings.append)
-        async with self._tools.open(spec, lease, approve) as tools:
-            recorder.warnings.extend(tools.problems)
+        async with self._tools.open(spec, lease, approve, recorder) as tools:
             loaded = await self._histories.load(lease)
             options = await self._options(spec)
             toolbox = Toolbox(tools.toolsets, self._ledger.redactor, self._telemetry.call)
+            recorder.title_of = toolbox.title
+            if (external := tools.external) is not None:
+                size = self._windows.of(models[0].targets).window
+                rationed = RationedTools(toolbox, size, external.renewed)
+                rationed.offer([*external.toolsets, *external.resources()])
+                toolbox.renew = rationed.renew
             toolbox.add(Subagents(Parent(models, toolbox, options, recorder, self._windows)))
             archive = None if self._archive is None else self._archive.catch_up
             window = Compactor(self._ledger.store, self._windows, archive, lease, loaded, recorder)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -100,6 +100,8 @@ class RunRecorder(_Accounts):
         self._telling = anyio.Lock()
         self.said: list[Outbound] = []
         self.warnings: list[str] = []
+        self.title_of: Callable[[str], str] = str
+        """Returns a tool's name for people."""
         self.compactions: list[str] = []
         self.shown = ShownText(ledger.redactor)
         self.meter = RunMeter(ledger.prices)
@@ -179,16 +181,23 @@ class RunRecorder(_Accounts):
             self._log.emit(name, {**_previewed(self._redactor.value(data)), **of})
         for call in reply.tool_uses:
             self._log.emit(
-                "tool_use", {"tool": call["name"], "input": self._redactor.value(call["input"]), **of}
+                "tool_use",
+                {"tool": self.title_of(call["name"]), "input": self._redactor.value(call["input"]), **of},
             )
 
     async def called(self, call: Block, result: ToolResult, *, speaks: bool, **of: str) -> None:
         """Tell how a call ended, and what it made the conversation say."""
         if self._spec.show_tool_use:
-            data = {"tool": call["name"], "is_error": result.is_error, "preview": result.text}
+            data = {"tool": self.title_of(call["name"]), "is_error": result.is_error, "preview": result.text}
             self._log.emit("tool_result", {**_previewed(data), **of})
         if speaks:
             await self.tell_said()
+
+    def progressed(self, tool: str, data: Mapping[str, Any]) -> None:
+        """Tell how far a call is that takes its time."""
+        if self._spec.show_tool_use:
+            message = self._redactor.text(data["message"][:PREVIEW])
+            self._log.emit("tool_progress", {"tool": self.title_of(tool), **data, "message": message})
 
     async def answered(self, results: Sequence[Block]) -> None:
         """Store the step's results."""

@@ -121,11 +121,13 @@ class Sandbox:
         await self.require_level()
         fields = {"program": list(words), "environment": dict(environment)}
 
-        async def attend(theirs: list[int]) -> None:
+        async def attend(theirs: list[int]) -> str:
             try:
-                await self.request("spawn", workspace, fields, math.inf, theirs)
+                ended = await self.request("spawn", workspace, fields, math.inf, theirs)
             except SandboxFault as fault:
                 logger.warning("A program in the sandbox failed: %s", fault)
+                return str(fault)
+            return str(ended.get("output") or "").rstrip().rpartition("\n")[2]
 
         async with connected(attend) as stream:
             yield stream

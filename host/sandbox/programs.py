@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import Any, Final
 
 import anyio
 import anyio.lowlevel
+from anyio import TypedAttributeSet, typed_attribute
 from anyio.abc import ByteStream
 
 END_GRACE_S: Final = 0.25
@@ -16,21 +17,28 @@ END_GRACE_S: Final = 0.25
 _CHUNK: Final = 64 << 10
 
 
+class Program(TypedAttributeSet):
+    """What is known of a program besides its stream."""
+
+    last_words: Callable[[], Awaitable[str]] = typed_attribute()
+    """Returns the last line of its stderr, or why it did not start; "" if it goes on for END_GRACE_S."""
+
+
 @asynccontextmanager
-async def connected(attend: Callable[[list[int]], Awaitable[None]]) -> AsyncIterator[ByteStream]:
+async def connected(attend: Callable[[list[int]], Awaitable[str]]) -> AsyncIterator[ByteStream]:
     """Yield a stream to the program that ``attend`` runs, on the stdin and stdout it is given, until it ends.
 
-    It may leave by itself once its stdin is closed; else ``attend`` is cancelled.
+    It may leave by itself once its stdin is closed; else ``attend`` is cancelled. It returns the last words.
     """
-    ended = anyio.Event()
-
-    async def attending(theirs: list[int]) -> None:
-        try:
-            await attend(theirs)
-        finally:
-            ended.set()
-
     with _Pipes() as pipes:
+        ended = pipes.ended
+
+        async def attending(theirs: list[int]) -> None:
+            try:
+                pipes.said = await attend(theirs)
+            finally:
+                ended.set()
+
         async with anyio.create_task_group() as group:
             group.start_soon(attending, pipes.theirs)
             try:
@@ -49,6 +57,8 @@ class _Pipes(ByteStream):
         stdin, to_program = os.pipe2(os.O_CLOEXEC)
         from_program, stdout = os.pipe2(os.O_CLOEXEC)
         self.theirs = [stdin, stdout]
+        self.ended = anyio.Event()
+        self.said = ""
         self._ours = {"input": to_program, "output": from_program}
         for descriptor in self._ours.values():
             os.set_blocking(descriptor, False)
@@ -60,6 +70,16 @@ class _Pipes(ByteStream):
         self._close("input", "output")
         while self.theirs:  # never handed over
             os.close(self.theirs.pop())
+
+    @property
+    def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
+        """See ``Program``."""
+        return {Program.last_words: lambda: self._last_words}
+
+    async def _last_words(self) -> str:
+        with anyio.move_on_after(END_GRACE_S):
+            await self.ended.wait()
+        return self.said
 
     async def receive(self, max_bytes: int = _CHUNK) -> bytes:
         """Return what the program wrote. Raises ``EndOfStream``, ``ClosedResourceError``."""

@@ -46,6 +46,8 @@ def _bounded() -> Iterator[None]:
 
 def _answer(question: dict[str, Any]) -> dict[str, Any]:
     schema = question["schema"]
+    if question.get("shape"):
+        return _shape(schema)
     if (too_much := _size_fault(schema)) is not None:
         return {"schema_fault": too_much}
     try:
@@ -56,6 +58,14 @@ def _answer(question: dict[str, Any]) -> dict[str, Any]:
         return {}
     for fault in validator.iter_errors(question["value"]):
         return {"value_fault": _sentence(fault)}
+    return {}
+
+
+def _shape(schema: Any) -> dict[str, Any]:
+    try:
+        jsonschema_rs.meta.validate(schema)
+    except (jsonschema_rs.ValidationError, ValueError) as error:
+        return {"schema_fault": _sentence(error)}
     return {}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from subprocess import DEVNULL, PIPE
 from types import TracebackType
@@ -20,6 +21,8 @@ CHECKER: Final = Path(__file__).with_name("checker.py")
 LONGEST_WAIT_S: Final = 10.0
 """For an answer, on a machine that has no time: the process bounds its own processor time."""
 LONGEST_ANSWER: Final = 64 << 10
+MOST_KNOWN: Final = 4000
+"""Schemas whose verdict is remembered."""
 TOO_MUCH: Final = "it takes more than 0.25 s of processor time or 64 MiB to check"
 
 
@@ -37,6 +40,7 @@ class SchemaJudge:
     def __init__(self) -> None:
         self._process: Process | None = None
         self._turn = anyio.Lock()
+        self._known: dict[bytes, Verdict] = {}
 
     async def __aenter__(self) -> Self:
         return self
@@ -46,9 +50,15 @@ class SchemaJudge:
     ) -> None:
         await self._end()
 
-    async def schema(self, schema: Any) -> Verdict:
-        """Return whether a schema can be used at all."""
-        return await self._asked({"schema": schema})
+    async def schema(self, schema: Any, *, input_only: bool = False) -> Verdict:
+        """Return whether a schema can be used at all; ``input_only``: by others, who take any pattern."""
+        question = {"schema": schema, "shape": input_only}
+        digest = sha256(jsons.dump_bytes(question)).digest() if jsons.fits(question) else b""
+        if digest not in self._known:
+            if len(self._known) >= MOST_KNOWN:
+                self._known.clear()
+            self._known[digest] = await self._asked(question)
+        return self._known[digest]
 
     async def value(self, schema: Any, value: Any) -> Verdict:
         """Return whether a value is what a schema says."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import Field, SecretStr, model_validator
 
@@ -33,12 +34,23 @@ class ExecTool(Section):
     )
 
 
+_HTTP: Final = frozenset({"http", "streamable-http", "streamable_http", "streamableHttp"})
+
+
+def server_type(entry: Mapping[str, Any]) -> object:
+    """Return the type of an MCP server's entry as written by any of the programs that have some."""
+    kind = entry.get("type")
+    if kind is None:
+        return "stdio" if "command" in entry and "url" not in entry else "http"
+    return "http" if isinstance(kind, str) and kind in _HTTP else kind
+
+
 class McpServer(Section):
     """An MCP server of the operator's."""
 
     enabled: bool = Field(default=True, description="Connect to it")
     type: Literal["http", "sse", "stdio"] = Field(
-        default="http", description="How it is reached; `stdio` with a `command` alone"
+        default="http", description="How it is reached; `stdio` where there is a command and no type"
     )
     url: str | None = Field(default=None, pattern=r"^https?://", description="Its address (http, sse)")
     headers: dict[str, SecretStr] = Field(default_factory=dict, description="Headers sent to it (http, sse)")
@@ -52,7 +64,14 @@ class McpServer(Section):
     allowed_tools: tuple[str, ...] | None = Field(
         default=None, description="Only these of its tools; all when unset"
     )
-    timeout_ms: int = Field(default=30_000, ge=1, description="How long one of its calls may take")
+    timeout_ms: int = Field(
+        default=30_000, ge=1, description="How long one of its calls, and when set its start, may take"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _typed(cls, entry: Any) -> Any:
+        return {**entry, "type": server_type(entry)} if isinstance(entry, Mapping) else entry
 
     @model_validator(mode="after")
     def _reachable(self) -> Self:

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from host.egress.addresses import CLOSED, Network, is_public
 from host.mcp_clients.external import ExternalServers, Reach, open_external
+from host.mcp_clients.mending import NAME
 from host.mcp_clients.server_config import ServerConfig
 from host.mcp_clients.tool_pins import ToolPins
 from host.ports import ToolResult
@@ -120,14 +121,17 @@ async def test_tool_lists_are_paged_through_and_kept_to_the_allowed_ones(
         assert found.problems == []
 
 
-async def test_names_that_collide_or_cannot_be_called_are_refused(hostile: tuple[Hostile, str]) -> None:
+async def test_a_name_that_is_taken_is_refused_and_one_no_model_can_call_is_made_safe(
+    hostile: tuple[Hostile, str],
+) -> None:
     _, base = hostile
     async with opened(a=web(f"{base}/names")) as found:
-        assert names(found) == ["mcp__a__fine"]
-        assert [problem.rpartition(": ")[2] for problem in found.problems] == [
-            "its name is taken.",
-            *["its name is not one a model can call."] * 3,
-        ]
+        assert found.problems == ["The tool mcp__a__fine is not offered: its name is taken."]
+        (toolset,) = found.toolsets
+        titles = {spec.title or spec.name: spec.name for spec in toolset.specs()}
+        assert list(titles) == ["mcp__a__fine", "mcp__a__with space", f"mcp__a__{'x' * 153}", "mcp__a__../up"]
+        assert all(NAME.fullmatch(name) for name in titles.values())
+        assert (await call(found, titles["mcp__a__../up"])).text == "hello"
 
 
 @pytest.mark.parametrize("what", ["schemas", "array", "number", "deep"])
@@ -149,7 +153,7 @@ async def test_a_call_that_goes_wrong_is_a_result_and_the_run_goes_on(
             answer = await call(found, bad)
         assert answer.is_error
         assert answer.text.startswith("The MCP server bad ")
-        assert "instructions" not in answer.text
+        assert "does not speak the protocol" not in answer.text
         assert (await call(found, "mcp__good__act")).text == "hello"
 
 

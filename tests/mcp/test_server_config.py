@@ -25,7 +25,8 @@ URL = "https://tools.example/mcp"
     [
         ([], "mcp_servers"),
         ({"picoclaw": {"url": URL}}, "mcp_servers.picoclaw"),
-        ({"Big": {"url": URL}}, "mcp_servers.Big"),
+        ({"PicoClaw": {"url": URL}}, "mcp_servers.PicoClaw"),
+        ({"b g": {"url": URL}}, "mcp_servers.b g"),
         ({"": {"url": URL}}, "mcp_servers."),
         ({"x" * 33: {"url": URL}}, "mcp_servers.x"),
         ({"a": "https://tools.example"}, "mcp_servers.a"),

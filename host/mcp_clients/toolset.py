@@ -1,0 +1,176 @@
+"""The tools of one connected server, and the resources of all of them."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import math
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final
+
+import anyio
+from pydantic import Field, ValidationError
+
+from host.mcp_clients.json_rpc import cut
+from host.mcp_clients.mending import ListedTool, shown
+from host.mcp_clients.reasons import Heard, quoted, reason
+from host.mcp_clients.server_config import ServerConfig
+from host.ports import ToolResult, ToolSpec
+from host.tools.arguments import refused
+from shared import jsons
+from shared.tool_contract import Arguments
+
+if TYPE_CHECKING:
+    from mcp.client import Client
+
+    from host.schemas.judge import SchemaJudge
+
+logger = logging.getLogger("picoclaw.mcp")
+
+PROGRESS_EVERY_S: Final = 1.0
+READ: Final = "read_resource"
+Progressed = Callable[[float, float | None, str | None], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Teller:
+    """Tells the run what one server says besides its answers."""
+
+    server: str
+    warnings: Callable[[str], None]
+    events: Callable[[str, Mapping[str, Any]], None]
+
+    def warn(self, sentence: str) -> None:
+        """Put a sentence into the run's warnings; it is told without the server's name."""
+        self.warnings(f"The MCP server {self.server} {sentence}.")
+
+    def log(self, level: str, data: Any) -> None:
+        """Put the server's words into the log."""
+        said = jsons.dumps(data) if jsons.fits(data) else ""
+        logger.info("The MCP server %s logs (%s): %s", self.server, level, quoted(said))
+
+
+class ExternalToolset:
+    """The tools of one connected server."""
+
+    def __init__(
+        self, config: ServerConfig, client: Client, heard: Heard, teller: Teller, judge: SchemaJudge
+    ) -> None:
+        self.client = client
+        self._config = config
+        self._heard = heard
+        self._teller = teller
+        self._judge = judge
+        self._tools: dict[str, ListedTool] = {}
+        self._specs: list[ToolSpec] = []
+
+    def specs(self) -> Sequence[ToolSpec]:
+        """Return the tools in the server's order."""
+        return self._specs
+
+    def clear(self) -> None:
+        """Offer no tool any more."""
+        self._specs, self._tools = [], {}
+
+    def add(self, spec: ToolSpec, tool: ListedTool) -> None:
+        """Offer a tool of the server under the spec's name."""
+        self._specs.append(spec)
+        self._tools[spec.name] = tool
+
+    async def call(self, name: str, arguments: Mapping[str, Any]) -> ToolResult:
+        """Run one tool; a hung or broken server gives an error result."""
+        tool = self._tools.get(name)
+        if tool is None:
+            return ToolResult(f"There is no tool named {name}.", is_error=True)
+
+        async def ask(scope: anyio.CancelScope) -> ToolResult:
+            told = self._progress(name, scope)
+            result, structured = await sdk().called(self.client, tool.name, tool.arguments(arguments), told)
+            scope.deadline = math.inf  # it has answered
+            return await self._judged(tool, result, structured)
+
+        return await self._asked(ask)
+
+    async def read(self, uri: str) -> ToolResult:
+        """Read a resource; see ``call``."""
+        return await self._asked(lambda _: sdk().read(self.client, uri))
+
+    async def _asked(self, ask: Callable[[anyio.CancelScope], Awaitable[ToolResult]]) -> ToolResult:
+        seconds = self._config.timeout_ms / 1000
+        self._heard.status, self._heard.fault = 0, ""
+        try:
+            with anyio.fail_after(seconds) as scope:
+                return await ask(scope)
+        except TimeoutError:
+            return self._fault(f"did not answer within {seconds:g} s; the call may have taken effect")
+        except Exception as error:  # noqa: BLE001 - the SDK raises whatever a server makes it raise
+            logger.warning("A call of an MCP server failed: %s", type(error).__name__)
+            return self._fault(reason(error, self._heard, self._config))
+
+    def _progress(self, name: str, scope: anyio.CancelScope) -> Progressed:
+        """Return what hears of a call's progress: each keeps it alive, one a second is told."""
+        told_at = -PROGRESS_EVERY_S
+
+        async def progressed(progress: float, total: float | None, message: str | None) -> None:
+            nonlocal told_at
+            now = anyio.current_time()
+            scope.deadline = now + self._config.timeout_ms / 1000
+            if now - told_at >= PROGRESS_EVERY_S:
+                told_at = now
+                self._teller.events(name, {"progress": progress, "total": total, "message": message or ""})
+
+        return progressed
+
+    async def _judged(self, tool: ListedTool, result: ToolResult, structured: Any) -> ToolResult:
+        if result.is_error or tool.output is None:
+            return result
+        fault = (await self._judge.value(tool.output, structured)).value_fault
+        if fault is None:
+            return result
+        said = self._fault(
+            f"answered what misses its own output schema ({shown(fault)}); the call took effect, and it said"
+        )
+        return replace(said, text=cut(f"{said.text[:-1]}:\n{result.text}"))
+
+    def _fault(self, reason: str) -> ToolResult:
+        return ToolResult(f"The MCP server {self._teller.server} {reason}.", is_error=True)
+
+
+class Resource(Arguments):
+    """The arguments of ``read_resource``."""
+
+    server: str = Field(max_length=64, description="The server's name")
+    uri: str = Field(max_length=8192, description="The resource's address, as a result or the server gave it")
+
+
+class Resources:
+    """The tool that reads resources of the servers that have some."""
+
+    def __init__(self, servers: Mapping[str, ExternalToolset]) -> None:
+        self._servers = servers
+
+    def specs(self) -> Sequence[ToolSpec]:
+        """Return the one tool."""
+        about = (
+            "Read a resource of an MCP server, such as one that a result links to. Servers with resources: "
+        )
+        return [
+            ToolSpec(READ, about + ", ".join(self._servers), Resource.model_json_schema(), read_only=True)
+        ]
+
+    async def call(self, name: str, arguments: Mapping[str, Any]) -> ToolResult:
+        """Read one."""
+        try:
+            asked = Resource.model_validate(arguments)
+        except ValidationError as error:
+            return refused(error)
+        server = self._servers.get(asked.server)
+        if server is None:
+            return ToolResult(f"server: must be one of {', '.join(self._servers)}", is_error=True)
+        return await server.read(asked.uri)
+
+
+def sdk() -> Any:
+    """Return the SDK's side: loaded with the first external server, as most runs have none."""
+    return importlib.import_module("host.mcp_clients.sdk_session")
