@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
@@ -20,7 +20,7 @@ from host.mcp_clients.mending import ListedTool, Unmendable, mended, safe_name, 
 from host.mcp_clients.reasons import Heard, reason
 from host.mcp_clients.server_config import ServerConfig
 from host.mcp_clients.tool_pins import ToolPins
-from host.mcp_clients.toolset import ExternalToolset, Resources, Teller, sdk
+from host.mcp_clients.toolset import ExternalToolset, Relay, Resources, Teller, sdk
 from host.ports import Toolset, ToolSpec
 from host.schemas.judge import SchemaJudge, Verdict
 from shared import untrusted
@@ -61,17 +61,13 @@ NO_NETWORK: Final = (
 )
 
 
-def _nobody(*_: object) -> None:
-    """Nobody listens."""
-
-
 @dataclass(frozen=True, slots=True)
 class Reach:
     """How far external servers may be reached: non-public hosts, the sandbox's door, pinned tools.
 
     ``connect_seconds``: longest wait for a server that has no time of its own, from dialling to the list of
-    tools. ``has_network``: whether programs in the sandbox reach the network. ``warn`` hears what the run
-    should say, ``progressed`` how far a call is. ``judge``: of the host; else one is made for the run.
+    tools. ``has_network``: whether programs in the sandbox reach the network. ``judge``: the host's; else one
+    is made for the run.
     """
 
     allowed_hosts: frozenset[str] = frozenset()
@@ -80,8 +76,7 @@ class Reach:
     outages: Outages = field(default_factory=Outages)
     connect_seconds: float = CONNECT_SECONDS
     has_network: bool = True
-    warn: Callable[[str], None] = _nobody
-    progressed: Callable[[str, Mapping[str, Any]], None] = _nobody
+    relay: Relay = field(default_factory=Relay)
     judge: SchemaJudge | None = None
 
 
@@ -91,6 +86,7 @@ class ExternalServers:
     def __init__(self, links: Sequence[_Link], reach: Reach, judge: SchemaJudge) -> None:
         self.problems: list[str] = []
         self.toolsets: list[ExternalToolset] = []
+        self.relay = reach.relay
         self._links = links
         self._reach = reach
         self._judge = judge
@@ -116,7 +112,7 @@ class ExternalServers:
             self.problems.clear()
             await self._offer(link, toolset)
             for problem in self.problems:
-                self._reach.warn(problem)
+                self.relay.warn(problem)
             found.append(toolset)
         return [*found, *self.resources()] if found else []
 
@@ -128,7 +124,7 @@ class ExternalServers:
         return [Resources(having)] if having else []
 
     async def _offer(self, link: _Link, toolset: ExternalToolset) -> None:
-        self._taken -= {spec.name for spec in toolset.specs()}
+        self._taken -= {spec.name for spec in toolset.specs}
         toolset.clear()
         left_out = []
         for raw in link.tools:
@@ -146,7 +142,7 @@ class ExternalServers:
                 f"The MCP server {link.name} has {len(left_out) - MOST_PROBLEMS} more of these."
             )
         self.problems += link.strange_names()
-        if await self._reach.pins.changed(link.name, link.config, toolset.specs()):
+        if await self._reach.pins.changed(link.name, link.config, toolset.specs):
             self.problems.append(
                 f"The tools of the MCP server {link.name} have changed since they were first seen."
             )
@@ -225,7 +221,7 @@ class _Link:
         self._reach = reach
         self._wanted = anyio.Event()
         self._scope = anyio.CancelScope()
-        self._teller = Teller(name, reach.warn, reach.progressed)
+        self._teller = Teller(name, reach.relay)
 
     async def wait(self) -> None:
         """Return when the server has answered, failed, or had its time; at once if it hung the last time."""

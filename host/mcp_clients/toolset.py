@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 import math
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -33,17 +33,28 @@ READ: Final = "read_resource"
 Progressed = Callable[[float, float | None, str | None], Awaitable[None]]
 
 
+def _nobody(*_: object) -> None:
+    """Nobody listens."""
+
+
+@dataclass(slots=True)
+class Relay:
+    """Where a run hears what its servers say besides their answers: warnings, and how far a call is."""
+
+    warn: Callable[[str], None] = _nobody
+    progressed: Callable[[str, Mapping[str, Any]], None] = _nobody
+
+
 @dataclass(frozen=True, slots=True)
 class Teller:
     """Tells the run what one server says besides its answers."""
 
     server: str
-    warnings: Callable[[str], None]
-    events: Callable[[str, Mapping[str, Any]], None]
+    relay: Relay
 
     def warn(self, sentence: str) -> None:
         """Put a sentence into the run's warnings; it is told without the server's name."""
-        self.warnings(f"The MCP server {self.server} {sentence}.")
+        self.relay.warn(f"The MCP server {self.server} {sentence}.")
 
     def log(self, level: str, data: Any) -> None:
         """Put the server's words into the log."""
@@ -63,19 +74,16 @@ class ExternalToolset:
         self._teller = teller
         self._judge = judge
         self._tools: dict[str, ListedTool] = {}
-        self._specs: list[ToolSpec] = []
-
-    def specs(self) -> Sequence[ToolSpec]:
-        """Return the tools in the server's order."""
-        return self._specs
+        self.specs: list[ToolSpec] = []
+        """The tools in the server's order."""
 
     def clear(self) -> None:
         """Offer no tool any more."""
-        self._specs, self._tools = [], {}
+        self.specs, self._tools = [], {}
 
     def add(self, spec: ToolSpec, tool: ListedTool) -> None:
         """Offer a tool of the server under the spec's name."""
-        self._specs.append(spec)
+        self.specs.append(spec)
         self._tools[spec.name] = tool
 
     async def call(self, name: str, arguments: Mapping[str, Any]) -> ToolResult:
@@ -118,7 +126,9 @@ class ExternalToolset:
             scope.deadline = now + self._config.timeout_ms / 1000
             if now - told_at >= PROGRESS_EVERY_S:
                 told_at = now
-                self._teller.events(name, {"progress": progress, "total": total, "message": message or ""})
+                self._teller.relay.progressed(
+                    name, {"progress": progress, "total": total, "message": message or ""}
+                )
 
         return progressed
 
@@ -149,15 +159,11 @@ class Resources:
 
     def __init__(self, servers: Mapping[str, ExternalToolset]) -> None:
         self._servers = servers
-
-    def specs(self) -> Sequence[ToolSpec]:
-        """Return the one tool."""
         about = (
             "Read a resource of an MCP server, such as one that a result links to. Servers with resources: "
         )
-        return [
-            ToolSpec(READ, about + ", ".join(self._servers), Resource.model_json_schema(), read_only=True)
-        ]
+        schema = Resource.model_json_schema()
+        self.specs = (ToolSpec(READ, about + ", ".join(servers), schema, read_only=True),)
 
     async def call(self, name: str, arguments: Mapping[str, Any]) -> ToolResult:
         """Read one."""

@@ -19,6 +19,7 @@ from host.mcp_clients.external import ExternalServers, Reach, open_external
 from host.mcp_clients.server_config import operators_servers
 from host.mcp_clients.tool_pins import ToolPins
 from host.mcp_clients.tool_servers import ToolServers
+from host.mcp_clients.toolset import Relay
 from host.models.access import ModelAccess
 from host.ports import Toolset, Trust
 from host.runs.archive import Archive
@@ -77,9 +78,7 @@ class RunTools:
         )
 
     @asynccontextmanager
-    async def open(
-        self, spec: RunSpec, lease: Lease, approve: Approve, recorder: RunRecorder
-    ) -> AsyncIterator[OpenTools]:
+    async def open(self, spec: RunSpec, lease: Lease, approve: Approve) -> AsyncIterator[OpenTools]:
         """Open the tools of a run.
 
         The operator's servers keep their names: a request can't put its own in their place.
@@ -100,16 +99,12 @@ class RunTools:
         if not servers:
             yield OpenTools(own)
             return
-        for name in sorted(spec.mcp_servers.keys() & self._operators.keys()):
-            recorder.warn(f"The request's MCP server {name} is not used: the operator has one of this name.")
-        reach = replace(
-            self._reach,
-            spawn=partial(self._sandbox.program, workspace),
-            warn=recorder.warn,
-            progressed=recorder.progressed,
-        )
+        reach = replace(self._reach, spawn=partial(self._sandbox.program, workspace), relay=Relay())
         async with open_external(servers, reach) as external:
-            recorder.warnings.extend(external.problems)
+            external.problems += [
+                f"The request's MCP server {name} is not used: the operator has one of this name."
+                for name in sorted(spec.mcp_servers.keys() & self._operators.keys())
+            ]
             yield OpenTools(own, external)
 
     async def forget(self, conversation_id: str) -> None:
@@ -169,12 +164,14 @@ class Assembly:
 
     async def _converse(self, spec: RunSpec, lease: Lease, recorder: RunRecorder, approve: Approve) -> None:
         models = self._models.models(spec.model, recorder.warnings.append)
-        async with self._tools.open(spec, lease, approve, recorder) as tools:
+        async with self._tools.open(spec, lease, approve) as tools:
             loaded = await self._histories.load(lease)
             options = await self._options(spec)
             toolbox = Toolbox(tools.toolsets, self._ledger.redactor, self._telemetry.call)
             recorder.title_of = toolbox.title
             if (external := tools.external) is not None:
+                recorder.warnings.extend(external.problems)
+                external.relay.warn, external.relay.progressed = recorder.warn, recorder.progressed
                 size = self._windows.of(models[0].targets).window
                 rationed = RationedTools(toolbox, size, external.renewed)
                 rationed.offer([*external.toolsets, *external.resources()])

@@ -55,7 +55,7 @@ class RationedTools:
         """Offer the tools; beyond their share only those that were asked for, and names of the others."""
         for toolset in toolsets:
             self._toolbox.put(toolset)
-            self._names += [spec.name for spec in toolset.specs() if spec.name not in self._names]
+            self._names += [spec.name for spec in toolset.specs if spec.name not in self._names]
         specs = self._toolbox.of(self._names)
         self._much = estimated([definition(spec) for spec in specs]) > self._room
         self._toolbox.withheld.clear()
@@ -63,8 +63,9 @@ class RationedTools:
             self._toolbox.withheld.update(spec.name for spec in specs if spec.name not in self._wanted)
         self._toolbox.put(self)
 
+    @property
     def specs(self) -> Sequence[ToolSpec]:
-        """Return the tool where it is needed, with the names of the others and their first sentences."""
+        """The tool where it is needed, with the names of the others and their first sentences."""
         if not self._much:
             return []
         lines = [f"{spec.name}: {_first_sentence(spec)}" for spec in self._toolbox.of(self._names)]

@@ -55,7 +55,6 @@ class ConfigJson(SettingsFile):
         self._check_sections()
         self._drop_plain_keys()
         self._drop_nulls()
-        self._type_servers()
 
     def _parsed(self) -> Tree:
         try:
@@ -100,11 +99,6 @@ class ConfigJson(SettingsFile):
                     f"{self.at(('model_list', index, 'api_key'))} is ignored: "
                     "keys belong in .security.yml (or a secret value in api_keys)"
                 )
-
-    def _type_servers(self) -> None:
-        for server in _members(get(self.tree, ENTRIES[McpServer])):
-            if isinstance(server, dict) and "command" in server and not {"type", "url"} & server.keys():
-                server["type"] = "stdio"
 
 
 def _members(node: Any) -> list[Any]:

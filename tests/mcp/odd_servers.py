@@ -54,7 +54,7 @@ class OddServer:
         match message["method"]:
             case "initialize":
                 info = {"name": "odd", "version": "1"}
-                able = {"tools": {}, "resources": {}}
+                able: dict[str, Any] = {"tools": {}, "resources": {}}
                 result = {"protocolVersion": self.version, "capabilities": able, "serverInfo": info}
                 return {"result": result}
             case "tools/list":

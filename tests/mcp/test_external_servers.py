@@ -128,8 +128,8 @@ async def test_a_name_that_is_taken_is_refused_and_one_no_model_can_call_is_made
     async with opened(a=web(f"{base}/names")) as found:
         assert found.problems == ["The tool mcp__a__fine is not offered: its name is taken."]
         (toolset,) = found.toolsets
-        titles = {spec.title or spec.name: spec.name for spec in toolset.specs()}
-        assert list(titles) == ["mcp__a__fine", "mcp__a__with space", f"mcp__a__{'x' * 153}", "mcp__a__../up"]
+        titles = {spec.title or spec.name: spec.name for spec in toolset.specs}
+        assert list(titles) == ["mcp__a__fine", "mcp__a__with space", f"mcp__a__{'x' * 152}", "mcp__a__../up"]
         assert all(NAME.fullmatch(name) for name in titles.values())
         assert (await call(found, titles["mcp__a__../up"])).text == "hello"
 

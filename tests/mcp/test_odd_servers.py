@@ -30,7 +30,7 @@ async def odd(server: OddServer, reach: Reach = LOCAL, **more: Any) -> AsyncIter
 
 
 def specs(found: ExternalServers) -> dict[str, ToolSpec]:
-    return {spec.title or spec.name: spec for toolset in found.toolsets for spec in toolset.specs()}
+    return {spec.title or spec.name: spec for toolset in found.toolsets for spec in toolset.specs}
 
 
 async def first(found: ExternalServers, **arguments: object) -> ToolResult:
