@@ -10,6 +10,7 @@ from functools import partial
 from host.agent.asking import LEAST_THINKING, Options
 from host.agent.compactor import Compactor
 from host.agent.endings import Refused
+from host.agent.find_tools import RationedTools
 from host.agent.history import Histories
 from host.agent.loop import AgentLoop
 from host.agent.subagents import Parent, Subagents
@@ -33,7 +34,6 @@ from host.skills.knowledge import Knowledge
 from host.telemetry import OFF, Telemetry
 from host.tools.approve_budget import Approvals, Approve
 from host.tools.files_and_commands import SandboxToolset
-from host.tools.find_tools import RationedTools
 from host.tools.plugins import installed_tools
 from host.tools.skills import SkillTools
 from host.tools.web import WebToolset
