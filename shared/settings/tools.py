@@ -71,7 +71,9 @@ class McpServer(Section):
     @model_validator(mode="before")
     @classmethod
     def _typed(cls, entry: Any) -> Any:
-        return {**entry, "type": server_type(entry)} if isinstance(entry, Mapping) else entry
+        if not isinstance(entry, Mapping) or (kind := server_type(entry)) == entry.get("type", "http"):
+            return entry
+        return {**entry, "type": kind}
 
     @model_validator(mode="after")
     def _reachable(self) -> Self:
