@@ -20,7 +20,7 @@ from shared.settings.faults import Origins, sentences
 from shared.settings.files import ConfigJson
 from shared.settings.leaves import KeyPath, Tree, get, leaves, put
 from shared.settings.providers import unaddressed
-from shared.settings.secret_values import managed_servers, read_secrets, sealed_keys
+from shared.settings.secret_values import managed_servers, read_secrets, sealed_keys, type_servers
 from shared.settings.section import SettingsError
 from shared.settings.security_yml import NAME, SecurityYml
 from shared.settings.tree import Settings
@@ -52,6 +52,7 @@ def load(
         put(tree, path, _over(get(tree, path), value))
     _place_paths(tree, environ, config.path.parent)
     tree["managed_mcp"] = managed_servers(get(tree, ("org_dir",)))
+    type_servers(tree)
     tree["secret_keys"] = sorted(
         {*sealed_keys(tree), *(".".join(map(str, keys)) for keys in security.origins)}
     )

@@ -13,6 +13,7 @@ from shared.secrets import SecretFault, SecretReader, is_secret_form
 from shared.settings.files import read_text
 from shared.settings.leaves import Tree, get, leaves
 from shared.settings.section import SettingsError
+from shared.settings.tools import server_type
 
 MANAGED: Final = "managed_mcp"
 
@@ -25,6 +26,13 @@ def read_secrets(tree: Tree, reader: SecretReader) -> list[str]:
         *_server_values(tree, reader),
         *_plugin_secrets(tree, reader),
     ]
+
+
+def type_servers(tree: Tree) -> None:
+    """Write the type of each MCP server as the settings have it, in place."""
+    for _, server in _servers(tree):
+        if (kind := server_type(server)) != server.get("type", "http"):
+            server["type"] = kind
 
 
 def sealed_keys(tree: Tree) -> Iterator[str]:

@@ -68,13 +68,6 @@ class McpServer(Section):
         default=30_000, ge=1, description="How long one of its calls, and when set its start, may take"
     )
 
-    @model_validator(mode="before")
-    @classmethod
-    def _typed(cls, entry: Any) -> Any:
-        if not isinstance(entry, Mapping) or (kind := server_type(entry)) == entry.get("type", "http"):
-            return entry
-        return {**entry, "type": kind}
-
     @model_validator(mode="after")
     def _reachable(self) -> Self:
         needed = "command" if self.type == "stdio" else "url"

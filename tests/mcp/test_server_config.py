@@ -10,8 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from host.mcp_clients.server_config import ServerConfig, configured_servers, managed_servers, parse_servers
-from shared.errors import InvalidInput
+from host.mcp_clients.server_config import (
+    ServerConfig,
+    configured_servers,
+    managed_servers,
+    operators_servers,
+    parse_servers,
+)
+from shared.errors import InvalidInput, Misconfigured
 from shared.secrets import Sealer
 from shared.settings import SettingsError, load
 from shared.settings.sensitive import secret_values
@@ -199,3 +205,60 @@ def test_the_operators_settings_become_trusted_servers() -> None:
     assert servers["wiki"].trusted
     with pytest.raises(InvalidInput, match=r"tools\.mcp\.servers\.picoclaw"):
         configured_servers({"picoclaw": settings["wiki"]})
+
+
+FORMS_OF_AN_ENTRY: list[tuple[dict[str, Any], str]] = [
+    ({"command": "wiki"}, "stdio"),
+    ({"url": URL}, "http"),
+    ({"type": "streamable-http", "url": URL}, "http"),
+    ({"type": "streamableHttp", "url": URL}, "http"),
+    ({"type": "sse", "url": URL}, "sse"),
+]
+
+
+@pytest.mark.parametrize(("entry", "kind"), FORMS_OF_AN_ENTRY)
+def test_the_three_places_take_the_same_entries(tmp_path: Path, entry: dict[str, Any], kind: str) -> None:
+    servers = {"GitHub": {**entry, "timeout_ms": 60_000}, "off": {"enabled": False, **entry}}
+    (tmp_path / "managed-mcp.json").write_text(json.dumps({"mcpServers": servers}))
+    (tmp_path / "config.json").write_text(json.dumps({"tools": {"mcp": {"servers": servers}}}))
+    settings = load({"PICOCLAW_HOME": str(tmp_path), "ORG_DIR": str(tmp_path)})
+    assert settings.warnings == ()
+    found = [
+        configured_servers(settings.tools.mcp.servers),
+        managed_servers(settings.managed_mcp),
+        parse_servers(servers, stdio_allowed=True),
+        operators_servers(settings),
+    ]
+    for each in found:
+        assert list(each) == ["GitHub"]
+        assert (each["GitHub"].type, each["GitHub"].start_ms) == (kind, 60_000)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        (
+            "managed-mcp.json",
+            '{"mcpServers": {\n  "wiki": {"url": "http://wiki"},\n  "a b": {"url": "http://a"}}}',
+            "line 3: managed-mcp.json: mcpServers.a b: a name takes",
+        ),
+        (
+            "managed-mcp.json",
+            '{"mcpServers": {\n  "wiki": {\n    "url": "http://wiki",\n    "colour": "red"}}}',
+            "line 4: managed-mcp.json: mcpServers.wiki.colour: is not a field",
+        ),
+        (
+            "config.json",
+            '{"tools": {"mcp": {"servers": {\n  "PicoClaw": {"url": "http://wiki"}}}}}',
+            "line 2: tools.mcp.servers.PicoClaw: this name is the built-in server's",
+        ),
+    ],
+)
+def test_a_refused_entry_of_a_file_stops_the_start_with_its_line(
+    tmp_path: Path, name: str, text: str, said: str
+) -> None:
+    (tmp_path / name).write_text(text)
+    settings = load({"PICOCLAW_HOME": str(tmp_path), "ORG_DIR": str(tmp_path)})
+    with pytest.raises(Misconfigured) as refused:
+        operators_servers(settings)
+    assert refused.value.message.startswith(f"{tmp_path / name}, {said}")
