@@ -25,9 +25,9 @@ from shared.values import Conversation
 from tests.postgres import fresh_database, needs_postgres
 
 DOCUMENT: Final = Path(__file__).parents[3] / "docs" / "extending.md"
+SECTION: Final = DOCUMENT.read_text().partition("## Add a column")[2].partition("\n## ")[0]
 COLUMN, FIELD, METHOD, TABLE = (
-    dedent(block)
-    for block in re.findall(r"```python\n(.*?)```", DOCUMENT.read_text().split("\n## ")[1], re.DOTALL)
+    dedent(block) for block in re.findall(r"```python\n(.*?)```", SECTION, re.DOTALL)
 )
 
 
