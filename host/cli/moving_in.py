@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import anyio
 import typer
 
-from host.cli.client import Json
 from host.cli.start import take_settings
 from host.cli.terminal import fail, out, print_json, shown
 from host.moving_in import breakcafe, exported, sipeed
@@ -21,7 +19,6 @@ from shared.clock import now_ms
 from shared.errors import PicoError, StoreError
 from shared.ids import new_id
 from shared.settings import Settings
-from shared.store.sql.arrivals import Moved
 
 app = typer.Typer(
     help="Move in from breakcafe/picoclaw, sipeed/picoclaw, or another store. The host must be stopped.",
@@ -30,6 +27,7 @@ app = typer.Typer(
 
 Home = Annotated[Path, typer.Argument(help="The home of that system; nothing in it is changed.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would happen, and change nothing.")]
+Json = Annotated[bool, typer.Option("--json", help="Write JSON.")]
 Zone = Annotated[
     str | None, typer.Option("--timezone", help="Of its schedules; that of the settings otherwise.")
 ]
@@ -38,23 +36,17 @@ Zone = Annotated[
 @app.command("breakcafe")
 def import_breakcafe(home: Home, dry_run: DryRun = False, json: Json = False, timezone: Zone = None) -> None:
     """Take conversations, tasks, memory and skills of breakcafe/picoclaw (the folder above store/)."""
-
-    def read(settings: Settings) -> Arrivals:
-        return breakcafe.read(home, timezone=timezone or settings.timezone, now=now_ms())
-
-    _move(read, dry_run, json)
+    _move(lambda own: breakcafe.read(home, timezone or own.timezone, now_ms()), dry_run, json)
 
 
 @app.command("sipeed")
 def import_sipeed(home: Home, dry_run: DryRun = False, json: Json = False, timezone: Zone = None) -> None:
     """Take conversations, tasks, memory, skills and settings of sipeed/picoclaw (~/.picoclaw)."""
-
-    def read(settings: Settings) -> Arrivals:
-        main = settings.main_conversation_id
-        zone = timezone or settings.timezone
-        return sipeed.read(home, timezone=zone, main_conversation_id=main, now=now_ms())
-
-    _move(read, dry_run, json)
+    _move(
+        lambda own: sipeed.read(home, timezone or own.timezone, own.main_conversation_id, now_ms()),
+        dry_run,
+        json,
+    )
 
 
 @app.command("picoclaw")
@@ -67,77 +59,52 @@ def import_picoclaw(
     _move(lambda _: exported.read(file), dry_run, json)
 
 
-@dataclass(frozen=True, slots=True)
-class Done:
-    """What was made of what moved in."""
-
-    moved: Moved
-    files: int
-    settings: list[Path]
-
-
 def _move(read: Callable[[Settings], Arrivals], dry_run: bool, json: bool) -> None:
     settings = take_settings(os.environ, making=True)
     try:
         arrivals = read(settings)
     except Broken as error:
         fail(f"{error}. Nothing was changed.")
+    found = {table: len(rows) for table, rows in arrivals.rows.items()} | {"files": len(arrivals.files)}
+    body: dict[str, Any] = {"found": found}
     try:
-        done = None if dry_run else _carry_out(arrivals, settings)
+        body |= {} if dry_run else _carry_out(arrivals, settings)
     except StoreError as error:
         fail(str(error), 2 if error.hopeless else 1)
     except PicoError as error:
         fail(f"{error}. Mend it and import again: what is in the store already stays.")
-    if json:
-        print_json(_as_json(arrivals, done))
-    else:
-        _show(arrivals, done)
+    body |= {"changed": arrivals.changed, "lost": arrivals.lost}
+    (print_json if json else _show)(body)
 
 
-def _carry_out(arrivals: Arrivals, settings: Settings) -> Done:
-    moved = anyio.run(_store, arrivals, settings)
+def _carry_out(arrivals: Arrivals, settings: Settings) -> dict[str, Any]:
+    new = anyio.run(_store, arrivals, settings)
     files, taken = place_files(arrivals.files, settings.memory_dir)
     arrivals.lost += [f"{name}: another file of this name is in the workspace and stays" for name in taken]
-    return Done(moved, files, place_settings(arrivals, settings))
+    made = [str(path) for path in place_settings(arrivals, settings)]
+    return {"new": {**new, "files": files}, "settings": made}
 
 
-async def _store(arrivals: Arrivals, settings: Settings) -> Moved:
+async def _store(arrivals: Arrivals, settings: Settings) -> dict[str, int]:
     from host.app import make_volumes, open_store
 
     make_volumes(settings)
     async with open_store(settings, new_id("import")) as store:
-        moved = await store.arrivals.take(arrivals.rows)
+        new = await store.arrivals.take(arrivals.rows)
         await store.durable()
-    return moved
+    return new
 
 
-def _as_json(arrivals: Arrivals, done: Done | None) -> dict[str, object]:
-    found = {table: len(rows) for table, rows in arrivals.rows.items()}
-    body: dict[str, object] = {
-        "found": found | {"files": len(arrivals.files)},
-        "changed": arrivals.changed,
-        "lost": arrivals.lost,
-    }
-    if done is not None:
-        body |= {
-            "new": {**done.moved.new, "files": done.files},
-            "settings": [str(path) for path in done.settings],
-        }
-    return body
-
-
-def _show(arrivals: Arrivals, done: Done | None) -> None:
-    out.print("[bold]taken[/]" if done else "[bold]would be taken[/]")
-    for table, rows in arrivals.rows.items():
-        new = f", {done.moved.new[table]:,} of them new" if done else ""
-        out.print(f"  {len(rows):,} {table.replace('_', ' ')}{new}")
-    out.print(f"  {len(arrivals.files):,} files{f', {done.files:,} of them new' if done else ''}")
-    for path in done.settings if done else ():
-        out.print(f"  {shown(str(path))}", soft_wrap=True)
-    for title, sentences in (("changed", arrivals.changed), ("lost", arrivals.lost)):
-        if sentences:
+def _show(body: dict[str, Any]) -> None:
+    new = body.get("new")
+    out.print("[bold]would be taken[/]" if new is None else "[bold]taken[/]")
+    for table, count in body["found"].items():
+        fresh = "" if new is None else f", {new.get(table, 0):,} of them new"
+        out.print(f"  {count:,} {table.replace('_', ' ')}{fresh}")
+    for title in ("settings", "changed", "lost"):
+        if body.get(title):
             out.print(f"[bold]{title}[/]")
-        for sentence in sentences:
+        for sentence in body.get(title, ()):
             out.print(f"  {shown(sentence)}", soft_wrap=True)
-    if done is None:
+    if new is None:
         out.print("\nNothing was changed. Without --dry-run it is.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,6 +25,9 @@ MOST_FILES: Final = 100_000
 LARGEST_FILE: Final = 1 << 30
 """Bytes of a file that is taken or read."""
 
+STATUSES: Final = ("active", "paused", "completed")
+CONTEXTS: Final = ("group", "isolated")
+
 Row = dict[str, Any]
 
 
@@ -31,29 +35,19 @@ class Broken(PicoError):
     """A file of the home that can't be read as what it is; the sentence names it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Arriving:
-    """A file of the home and its name in the workspace."""
-
-    source: Path
-    name: str
-
-
 @dataclass(slots=True)
 class Arrivals:
-    """Everything that moves in. ``rows`` are those of the store's tables; what ``taken`` leaves out is told.
+    """Everything that moves in: rows of the store's tables, files by their names in the workspace, settings.
 
     ``changed`` and ``lost`` are sentences: what is different from now on, and what isn't there any more.
     """
 
     rows: dict[str, list[Row]] = field(default_factory=dict)
-    files: list[Arriving] = field(default_factory=list)
+    files: dict[str, Path] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
     secrets: dict[str, Any] = field(default_factory=dict)
     changed: list[str] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
-
-    _conversations: set[str] = field(default_factory=set)
 
     def add(self, table: str, row: Row) -> None:
         """Let a row of a table move in."""
@@ -61,11 +55,10 @@ class Arrivals:
 
     def has_conversation(self, conversation_id: str) -> bool:
         """Return whether a conversation moves in."""
-        return conversation_id in self._conversations
+        return any(row["id"] == conversation_id for row in self.rows.get("conversations", ()))
 
     def add_conversation(self, conversation_id: str, messages: list[Row], born: int, active: int) -> None:
         """Let a conversation move in with its messages, in their order."""
-        self._conversations.add(conversation_id)
         self.add(
             "conversations",
             {
@@ -85,6 +78,10 @@ class Arrivals:
         """Let a task move in; one whose schedule can't be kept is lost, and said so."""
         name = f"task {row['id']} ({row['schedule_type']} {row['schedule_value']!r})"
         try:
+            if row["status"] not in STATUSES or row["context_mode"] not in CONTEXTS:
+                raise InvalidInput(
+                    f"{row['status']!r} or {row['context_mode']!r} is none of {STATUSES + CONTEXTS}"
+                )
             schedule = self._schedule(row, name)
         except InvalidInput as error:
             self.lost.append(f"{name}: {error}")
@@ -122,7 +119,7 @@ class Arrivals:
         elif found.st_size > LARGEST_FILE:
             self.lost.append(f"{path} is larger than {LARGEST_FILE >> 20} MiB")
         else:
-            self.files.append(Arriving(path, name))
+            self.files[name] = path
 
 
 def message(
@@ -177,6 +174,17 @@ def lines(path: Path) -> Iterator[tuple[str, Row]]:
         except jsons.JSONDecodeError as error:
             raise Broken(f"{where}: not JSON ({error})") from None
         yield where, an_object(found, where)
+
+
+@contextmanager
+def record(where: str) -> Iterator[None]:
+    """Turn what reading an odd record meets into Broken, which names it."""
+    try:
+        yield
+    except Broken as error:
+        raise error if where in str(error) else Broken(f"{where}: {error}") from None
+    except (AttributeError, LookupError, OSError, OverflowError, TypeError, ValueError) as error:
+        raise Broken(f"{where}: not of the known form ({str(error)[:100]})") from None
 
 
 def an_object(value: Any, where: str) -> Row:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from host.moving_in.arrivals import Arrivals, Broken, Row, derived_id, instant, message, read_text
+from host.moving_in.arrivals import Arrivals, Broken, Row, derived_id, instant, message, read_text, record
 from shared.errors import StoreError
 from shared.ids import MESSAGE, TASK_RUN
 from shared.store.sqlite.content import rows_of
@@ -22,7 +22,7 @@ SESSION_FOLDER: Final = ".claude"
 
 TABLES: Final = ("conversations", "messages", "outbound_messages", "scheduled_tasks", "task_run_logs")
 KEPT: Final = ("id", "conversation_id", "prompt", "schedule_type", "context_mode", "status")
-GONE: Final = ("STORE_DIR", "MEMORY_DIR", "SKILLS_DIR", "LOCAL_DB_PATH", "SESSIONS_DIR")
+GONE: Final = ("STORE_DIR", "MEMORY_DIR", "LOCAL_DB_PATH", "SESSIONS_DIR")
 
 
 def database_of(home: Path) -> Path | None:
@@ -30,7 +30,7 @@ def database_of(home: Path) -> Path | None:
     return next((home / name for name in DATABASES if (home / name).is_file()), None)
 
 
-def read(home: Path, *, timezone: str, now: int) -> Arrivals:
+def read(home: Path, timezone: str, now: int) -> Arrivals:
     """Return what moves in; ``timezone`` is that of its schedules. Raises Broken."""
     database = database_of(home)
     if database is None:
@@ -38,12 +38,11 @@ def read(home: Path, *, timezone: str, now: int) -> Arrivals:
     arrivals = Arrivals()
     try:
         tables = rows_of(database, TABLES)
-        _conversations(tables, arrivals, timezone)
-        _tasks(tables, arrivals, timezone, now)
-    except KeyError as error:
-        raise Broken(f"{database}: a table has no column {error}") from None
     except StoreError as error:
         raise Broken(f"{database}: {error}") from None
+    with record(str(database)):
+        _conversations(tables, arrivals, timezone)
+        _tasks(tables, arrivals, timezone, now)
     memory = home / "memory"
     arrivals.add_files(memory, leave=frozenset({SESSION_FOLDER}))
     arrivals.add_files(memory / SESSION_FOLDER / "skills", below="skills")
@@ -143,13 +142,9 @@ def _task_run(row: Row, ended: int) -> Row:
 
 def _environment(path: Path, arrivals: Arrivals) -> None:
     """Tell what becomes of each variable of ``.env``, without its value."""
-    if not path.is_file():
-        return
-    for line in read_text(path).splitlines():
+    for line in read_text(path).splitlines() if path.is_file() else ():
         name, equals, _ = line.removeprefix("export ").strip().partition("=")
-        if not equals or name.startswith("#"):
-            continue
-        if name in GONE:
-            arrivals.changed.append(f"{path}: {name} names another folder here; see docs/configuration.md")
-        else:
-            arrivals.changed.append(f"{path}: set {name} in the environment of this host too")
+        if equals and not name.startswith("#"):
+            gone = "names another folder here; see docs/configuration.md"
+            what = gone if name in GONE else "belongs into the environment of this host too"
+            arrivals.changed.append(f"{path}: {name} {what}")

@@ -20,15 +20,15 @@ def read(path: Path) -> Arrivals:
     arrivals, kept_back = Arrivals(), 0
     for where, row in lines(path):
         table = row.pop("table", None)
-        if table in KEPT_BACK:
+        if str(table) in KEPT_BACK:
             kept_back += 1
-        elif table not in ORDER:
+        elif str(table) not in ORDER:
             raise Broken(f"{where}: {str(table)[:40]!r} is no table that store export writes")
         else:
             arrivals.add(str(table), {_column(name, where): _value(value) for name, value in row.items()})
     for run in arrivals.rows.get("runs", ()):
         if run.get("state") == "running":
-            run |= {"state": "error", "code": "interrupted", "finished_at": run["created_at"]}
+            run |= {"state": "error", "code": "interrupted", "finished_at": run.get("created_at")}
     if kept_back:
         arrivals.lost.append(f"{kept_back} tokens and pins of tools: make new tokens")
     return arrivals

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from io import StringIO
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Final
 
 from ruamel.yaml import YAML
 
-from host.moving_in.arrivals import Arrivals, Arriving, Broken
+from host.moving_in.arrivals import LARGEST_FILE, Arrivals, Broken
 from shared import jsons
 from shared.regular_files import read_regular
 from shared.settings import Settings
@@ -24,36 +24,28 @@ DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-def place_files(files: list[Arriving], workspace: Path) -> tuple[int, list[str]]:
+def place_files(files: Mapping[str, Path], workspace: Path) -> tuple[int, list[str]]:
     """Copy the files that aren't there yet; return how many, and those whose place has something else."""
     workspace.mkdir(parents=True, exist_ok=True, mode=0o700)
     new, taken = 0, []
-    for file in files:
-        outcome = _place(file, workspace)
-        new += outcome is True
-        if outcome is None:
-            taken.append(file.name)
+    for place, source in files.items():
+        *folders, name = Path(place).parts
+        try:
+            with _folder(workspace, folders) as folder:
+                _copy(source, folder, name)
+            new += 1
+        except FileExistsError:
+            if not _is_same(workspace / place, source):
+                taken.append(place)
+        except OSError as error:
+            raise Broken(f"{workspace / place}: {error.strerror}") from None
     return new, taken
 
 
-def _place(file: Arriving, workspace: Path) -> bool | None:
-    """Return whether a file is new, None where its place is taken by something else."""
-    *folders, name = Path(file.name).parts
-    try:
-        with _folder(workspace, folders) as folder:
-            return _copy(file.source, folder, name)
-    except FileExistsError:
-        there = read_regular_or_none(workspace / file.name)
-        return False if there == file.source.read_bytes() else None
-    except OSError as error:
-        raise Broken(f"{workspace / file.name}: {error.strerror}") from None
-
-
-def read_regular_or_none(path: Path) -> bytes | None:
-    """Return what a regular file holds, None for anything else."""
+def _is_same(path: Path, source: Path) -> bool:
     with suppress(OSError):
-        return read_regular(path, 1 << 30, follow=False)
-    return None
+        return read_regular(path, LARGEST_FILE, follow=False) == source.read_bytes()
+    return False
 
 
 @contextmanager
@@ -74,7 +66,7 @@ def _folder(workspace: Path, folders: list[str]) -> Iterator[int]:
         os.close(here)
 
 
-def _copy(source: Path, folder: int, name: str) -> bool:
+def _copy(source: Path, folder: int, name: str) -> None:
     """Copy a file whole or not at all: under another name first (link(2) refuses a place that is taken)."""
     partial = f".{name[:200]}.moving"
     with suppress(FileNotFoundError):
@@ -91,7 +83,6 @@ def _copy(source: Path, folder: int, name: str) -> bool:
     finally:
         with suppress(FileNotFoundError):
             os.unlink(partial, dir_fd=folder)
-    return True
 
 
 def place_settings(arrivals: Arrivals, settings: Settings) -> list[Path]:

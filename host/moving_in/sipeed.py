@@ -5,7 +5,7 @@ Formats: its pkg/memory/jsonl.go and pkg/session (conversations), pkg/cron/servi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -21,6 +21,7 @@ from host.moving_in.arrivals import (
     lines,
     message,
     read_json,
+    record,
 )
 from shared.clock import iso
 from shared.ids import CONVERSATION, MESSAGE, TASK
@@ -31,6 +32,7 @@ MACHINERY: Final = frozenset({"sessions", "cron", "state", "state.json", "memory
 """What of the workspace isn't an agent's file; ``memory`` has a place of its own here."""
 TELEGRAM: Final = "telegram"
 PRIVATE: Final = "direct"
+KINDS: Final = {"cron": "cron", "every": "interval", "at": "once"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,28 +48,34 @@ class Chat:
         return self.channel == TELEGRAM and self.chat_id != ""
 
 
-def read(home: Path, *, timezone: str, main_conversation_id: str, now: int) -> Arrivals:
-    """Return what moves in; raises Broken."""
+def read(home: Path, timezone: str, main: str, now: int) -> Arrivals:
+    """Return what moves in; ``main`` is the main conversation's id here. Raises Broken."""
     arrivals = Arrivals()
     config = sipeed_settings.take(home, arrivals)
     workspace = _workspace(home, config)
     if not config and not workspace.is_dir():
         raise Broken(f"{home}: neither config.json nor workspace/, so no home of sipeed/picoclaw")
     for session in _sessions(workspace / "sessions"):
-        _conversation(session, arrivals, timezone, main_conversation_id)
+        with record(str(session.path)):
+            _conversation(session, arrivals, timezone, main)
     jobs = workspace / "cron" / "jobs.json"
     if jobs.is_file():
-        for job in _listed(jobs, "jobs"):
-            _task(job, jobs, arrivals, timezone=timezone, main=main_conversation_id, now=now)
+        with record(str(jobs)):
+            for job in an_object(read_json(jobs), str(jobs)).get("jobs") or ():
+                _task(an_object(job, str(jobs)), jobs, arrivals, timezone=timezone, main=main, now=now)
     arrivals.add_files(workspace, leave=MACHINERY)
-    _memory(workspace, arrivals)
+    memory = workspace / "memory"
+    arrivals.add_files(memory, below="memory", leave=frozenset({"MEMORY.md"}))
+    if (memory / "MEMORY.md").is_file():
+        arrivals.add_file(memory / "MEMORY.md", "MEMORY.md")
+        arrivals.changed.append(f"{memory / 'MEMORY.md'}: lies at the top of the workspace here")
     return arrivals
 
 
 def _workspace(home: Path, config: dict[str, Any]) -> Path:
-    """Return the folder that the configuration names, if it is there, else the home's own."""
-    named = get(config, ("agents", "defaults", "workspace"))
-    folder = Path(named).expanduser() if isinstance(named, str) else home
+    """Return the folder that the configuration names if it is there; the home's own moved with it."""
+    named = get(config, sipeed_settings.WORKSPACE)
+    folder = Path(named).expanduser() if isinstance(named, str) and named else home
     return folder if not (home / "workspace").is_dir() and folder.is_dir() else home / "workspace"
 
 
@@ -82,20 +90,22 @@ class Session:
 
     def chat(self) -> Chat:
         """Return where it was held, by its scope or by the names of earlier versions."""
-        scope = self.meta.get("scope") or {}
-        kind, _, chat_id = str((scope.get("values") or {}).get("chat", "")).partition(":")
+        kind, _, chat_id = str(get(self.meta, ("scope", "values", "chat")) or "").partition(":")
         if chat_id:
-            return Chat(str(scope.get("channel", "")), chat_id.partition("/")[0], kind == PRIVATE)
-        for alias in (self.key, *self.meta.get("aliases", ())):
+            channel = str(get(self.meta, ("scope", "channel")) or "")
+            return Chat(channel, chat_id.partition("/")[0], kind == PRIVATE)
+        for alias in (self.key, *(self.meta.get("aliases") or ())):
             parts = str(alias).split(":")
             if parts[:1] == ["agent"] and len(parts) >= 5:  # agent:<id>:<channel>:<kind>:<chat>
                 return Chat(parts[2], parts[-1], parts[-2] == PRIVATE)
         return Chat()
 
-    def is_main(self) -> bool:
-        """Return whether it is the one that all channels without their own fall back to."""
+    def home(self, chat: Chat, main: str) -> str:
+        """Return the conversation that it becomes; channels without their own fall back to the main one."""
         parts = self.key.split(":")
-        return len(parts) == 3 and parts[0] == "agent" and parts[2] == "main"
+        if len(parts) == 3 and parts[0] == "agent" and parts[2] == "main":
+            return main
+        return f"{TELEGRAM}:{chat.chat_id}" if chat.is_telegram else derived_id(CONVERSATION, self.key)
 
 
 def _sessions(folder: Path) -> Iterator[Session]:
@@ -109,15 +119,17 @@ def _sessions(folder: Path) -> Iterator[Session]:
             continue
         found = an_object(read_json(path), str(path))
         meta = {"created_at": found.get("created"), "updated_at": found.get("updated")}
-        messages = [an_object(each, str(path)) for each in found.get("messages") or ()]
+        with record(str(path)):
+            messages = [an_object(each, str(path)) for each in found.get("messages") or ()]
         yield Session(str(found.get("key") or path.stem), path, meta, messages)
 
 
 def _conversation(session: Session, arrivals: Arrivals, timezone: str, main: str) -> None:
     chat, left, messages = session.chat(), 0, list[Row]()
-    active = _time(session.meta.get("updated_at"), session.path) or _time_of(session.path)
-    created = _time(session.meta.get("created_at"), session.path) or active
-    last = created
+    active = _time(session.meta.get("updated_at"), session.path)
+    active = int(session.path.stat().st_mtime * 1000) if active is None else active
+    last = created = _time(session.meta.get("created_at"), session.path) or active
+    who = chat.chat_id if chat.private and chat.chat_id else "user"
     for place, each in enumerate(session.messages):
         text = each.get("content")
         last = _time(each.get("created_at"), session.path) or last
@@ -126,12 +138,11 @@ def _conversation(session: Session, arrivals: Arrivals, timezone: str, main: str
             continue
         role: Role = "assistant" if each["role"] == "assistant" else "user"
         message_id = derived_id(MESSAGE, session.key, str(place), role, text)
-        who = chat.chat_id if chat.private and chat.chat_id else "user"
         messages.append(message(message_id, role, text, (who, who), last, timezone))
         left += len(each.get("tool_calls") or ()) + len(each.get("media") or ())
     if not messages:
         return
-    home = _home(session, chat, main)
+    home = session.home(chat, main)
     arrivals.add_conversation(home, messages, created, max(active, last))
     if chat.is_telegram:
         _enter(chat, home, arrivals)
@@ -139,12 +150,6 @@ def _conversation(session: Session, arrivals: Arrivals, timezone: str, main: str
         arrivals.lost.append(f"{session.path}: {left} tool steps, pictures and notes of the system")
     if session.meta.get("summary"):
         arrivals.changed.append(f"{session.path}: its messages are taken whole, its summary is not")
-
-
-def _home(session: Session, chat: Chat, main: str) -> str:
-    if session.is_main():
-        return main
-    return f"{TELEGRAM}:{chat.chat_id}" if chat.is_telegram else derived_id(CONVERSATION, session.key)
 
 
 def _enter(chat: Chat, conversation_id: str, arrivals: Arrivals) -> None:
@@ -162,16 +167,15 @@ def _enter(chat: Chat, conversation_id: str, arrivals: Arrivals) -> None:
     )
 
 
-def _task(
-    job: Mapping[str, Any], path: Path, arrivals: Arrivals, *, timezone: str, main: str, now: int
-) -> None:
+def _task(job: Row, path: Path, arrivals: Arrivals, *, timezone: str, main: str, now: int) -> None:
     name = f"{path}: job {job.get('id')}"
     schedule, payload, state = (job.get(part) or {} for part in ("schedule", "payload", "state"))
-    kind = {"cron": "cron", "every": "interval", "at": "once"}.get(str(schedule.get("kind")))
+    kind = KINDS.get(str(schedule.get("kind")))
     if kind is None or not job.get("id"):
         arrivals.lost.append(f"{name}: no schedule of a known kind")
         return
-    zone = schedule.get("tz") or ("UTC" if kind == "once" else timezone)
+    values = {"cron": "expr", "interval": "everyMs", "once": "atMs"}
+    value = schedule.get(values[kind]) or ""
     prompt = str(payload.get("message") or job.get("name") or "")
     if payload.get("command"):
         arrivals.changed.append(f"{name}: its command is run by the agent now, in the sandbox")
@@ -182,27 +186,19 @@ def _task(
             "conversation_id": _owner(payload, main, arrivals, name, now),
             "prompt": prompt,
             "schedule_type": kind,
-            "schedule_value": _value(kind, schedule),
-            "timezone": zone,
+            "schedule_value": iso(int(value or 0)).removesuffix("Z") if kind == "once" else str(value),
+            "timezone": str(schedule.get("tz") or ("UTC" if kind == "once" else timezone)),
             "context_mode": "group",
             "status": "active" if job.get("enabled") else "paused",
             "created_at": int(job.get("createdAtMs") or now),
-            "last_run": state.get("lastRunAtMs"),
+            "last_run": state.get("lastRunAtMs") and int(state["lastRunAtMs"]),
         },
-        next_run=state.get("nextRunAtMs"),
+        next_run=state.get("nextRunAtMs") and int(state["nextRunAtMs"]),
         now=now,
     )
 
 
-def _value(kind: str, schedule: Mapping[str, Any]) -> str:
-    if kind == "cron":
-        return str(schedule.get("expr", ""))
-    if kind == "interval":
-        return str(schedule.get("everyMs", ""))
-    return iso(int(schedule.get("atMs") or 0)).removesuffix("Z")
-
-
-def _owner(payload: Mapping[str, Any], main: str, arrivals: Arrivals, name: str, now: int) -> str:
+def _owner(payload: Row, main: str, arrivals: Arrivals, name: str, now: int) -> str:
     """Return the conversation that a task belongs to, which moves in with it if need be."""
     home, to = main, str(payload.get("to") or "")
     if payload.get("channel") == TELEGRAM and to:
@@ -216,30 +212,6 @@ def _owner(payload: Mapping[str, Any], main: str, arrivals: Arrivals, name: str,
     return home
 
 
-def _memory(workspace: Path, arrivals: Arrivals) -> None:
-    memory = workspace / "memory"
-    arrivals.add_files(memory, below="memory", leave=frozenset({"MEMORY.md"}))
-    if (memory / "MEMORY.md").is_file():
-        arrivals.add_file(memory / "MEMORY.md", "MEMORY.md")
-        arrivals.changed.append(f"{memory / 'MEMORY.md'}: lies at the top of the workspace here")
-
-
-def _listed(path: Path, name: str) -> list[Mapping[str, Any]]:
-    found = an_object(read_json(path), str(path)).get(name) or []
-    return [an_object(each, str(path)) for each in found]
-
-
 def _time(value: Any, path: Path) -> int | None:
     """Return an instant, None for none (Go writes the year 1 for it)."""
-    return None if not value or str(value).startswith("0001") else instant(_cut(str(value)), str(path))
-
-
-def _cut(text: str) -> str:
-    """Return a time with microseconds: Go writes nanoseconds."""
-    head, point, rest = text.partition(".")
-    digits = len(rest) - len(rest.lstrip("0123456789"))
-    return head + point + rest[: min(digits, 6)] + rest[digits:]
-
-
-def _time_of(path: Path) -> int:
-    return int(path.stat().st_mtime * 1000)
+    return None if not value or str(value).startswith("0001") else instant(value, str(path))

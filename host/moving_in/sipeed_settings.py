@@ -3,33 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
+from pydantic import TypeAdapter, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from host.moving_in.arrivals import Arrivals, Broken, read_json, read_text
-from shared.settings.leaves import get, put
-from shared.settings.providers import ADDRESSES, ELSEWHERE, split_model
+from host.moving_in.arrivals import Arrivals, Broken, an_object, read_json, read_text
+from shared import jsons
+from shared.settings.channels import Telegram
+from shared.settings.leaves import KeyPath, Tree, get, leaves, put
+from shared.settings.providers import ADDRESSES, ELSEWHERE, split_model, unaddressed
+from shared.settings.sections import ModelEntry
+from shared.settings.tools import McpServer
 
-Tree = dict[str, Any]
-
-KEPT: Final = (
-    ("agents", "defaults", "restrict_to_workspace"),
-    ("agents", "defaults", "allow_read_outside_workspace"),
-    ("agents", "defaults", "max_tokens"),
-    ("agents", "defaults", "max_tool_iterations"),
-    ("tools", "allow_read_paths"),
-    ("tools", "allow_write_paths"),
-    ("tools", "exec", "enabled"),
-    ("tools", "exec", "custom_deny_patterns"),
-    ("tools", "exec", "custom_allow_patterns"),
-    ("heartbeat", "enabled"),
-    ("heartbeat", "interval"),
-)
-"""Keys that mean the same here."""
-SERVER_KEYS: Final = ("enabled", "type", "url", "command", "args")
-SERVER_SECRETS: Final = ("headers", "env")
+WORKSPACE: Final = ("agents", "defaults", "workspace")
+MODEL_NAME: Final = ("agents", "defaults", "model_name")
+SERVERS: Final = ("tools", "mcp", "servers")
+ALIKE: Final = ("agents", "tools", "heartbeat")
+"""The sections whose keys mean the same here, as far as there are any."""
+TOLD: Final = {"version", "model_list", "channel_list", "channels", *ALIKE}
+SERVER_TYPES: Final = {"streamable-http": "http"}
 UNUSED: Final = ("YOUR_", "sk-your", "sk-ant-your", "your-")
 """How the values of its sample file begin that stand for none."""
 
@@ -39,19 +33,35 @@ def take(home: Path, arrivals: Arrivals) -> Tree:
     path = home / "config.json"
     if not path.is_file():
         return {}
-    config, secrets = read_json(path), _secrets(home / ".security.yml")
-    if not isinstance(config, dict):
-        raise Broken(f"{path}: an object was expected")
+    config, secrets = an_object(read_json(path), str(path)), _secrets(home / ".security.yml")
     arrivals.config["version"] = 3
-    for place in KEPT:
-        value = get(config, place)
-        if value is not None:
-            put(arrivals.config, place, value)
+    for leaf in leaves():
+        if leaf.path[0] in ALIKE and leaf.path not in (WORKSPACE, MODEL_NAME, SERVERS):
+            kind: Any = Annotated[leaf.field.annotation, leaf.field]
+            _keep(arrivals, leaf.path, get(config, leaf.path), kind)
     _models(config, secrets, arrivals)
-    _telegram(config, secrets, arrivals)
-    _servers(config, secrets, arrivals)
-    _tell_rest(config, path, arrivals)
+    for channels in ("channel_list", "channels"):
+        _channels(channels, config, secrets, arrivals)
+    for name, server in _named(get(config, SERVERS)):
+        _server((*SERVERS, name), server, secrets, arrivals)
+    if rest := sorted(name for name in config if name not in TOLD and not name.startswith("_")):
+        arrivals.lost.append(f"{path}: {', '.join(rest)}: nothing here has these settings")
+    if workspace := get(config, WORKSPACE):
+        arrivals.changed.append(f"agents.defaults.workspace: the files of {workspace} move to MEMORY_DIR")
     return config
+
+
+def _keep(arrivals: Arrivals, path: KeyPath, value: Any, kind: Any) -> bool:
+    """Let a value move in if a start would take it; return whether it does."""
+    if value is None:
+        return False
+    try:
+        TypeAdapter(kind).validate_json(jsons.dump_bytes(value), strict=True)
+    except (ValidationError, TypeError):
+        arrivals.lost.append(f"{'.'.join(path)}: its value can't be used here")
+        return False
+    put(arrivals.config, path, value)
+    return True
 
 
 def _secrets(path: Path) -> Tree:
@@ -59,96 +69,75 @@ def _secrets(path: Path) -> Tree:
         return {}
     try:
         found = YAML(typ="safe").load(read_text(path))
-    except YAMLError as error:
-        raise Broken(f"{path}: not YAML ({str(error).splitlines()[0]})") from None
+    except (YAMLError, ValueError, RecursionError) as error:
+        raise Broken(f"{path}: not YAML ({(str(error).splitlines() or [''])[0]})") from None
     return found if isinstance(found, dict) else {}
 
 
 def _models(config: Tree, secrets: Tree, arrivals: Arrivals) -> None:
-    kept, seen = [], dict[str, int]()
-    for entry in _objects(config.get("model_list")):
-        name, model, base = (entry.get(key) for key in ("model_name", "model", "api_base"))
-        if not name or not model:
+    kept, seen = list[Tree](), dict[str, int]()
+    listed = config.get("model_list")
+    for entry in listed if isinstance(listed, list) else ():
+        name, model, base = (get(entry, (key,)) for key in ("model_name", "model", "api_base"))
+        if not isinstance(name, str) or not isinstance(model, str) or not name or not model:
             arrivals.lost.append("model_list: an entry without model_name and model")
             continue
         number = seen[name] = seen.get(name, -1) + 1
-        keys = _keys(entry) or _keys(_secret_of(secrets, name, number))
-        provider = split_model(model)[0]
-        if provider in ELSEWHERE:
-            arrivals.lost.append(f"model_list: {name} ({model}) speaks another API than Messages")
-            continue
-        if base and provider in ADDRESSES:
+        hidden = get(secrets, ("model_list", f"{name}:{number}")) or get(secrets, ("model_list", name))
+        keys = _keys(entry) or _keys(hidden)
+        provider, rest = split_model(model)
+        if provider in ADDRESSES and base:
             arrivals.changed.append(f"model_list: {name} is asked at {ADDRESSES[provider]}")
             base = None
-        kept.append({"model_name": name, "model": model, **({"api_base": base} if base else {})})
+        foreign = provider in ELSEWHERE or (not provider and "/" in rest)
+        if foreign or (not base and unaddressed(model, has_keys=bool(keys), general=None)):
+            arrivals.lost.append(f"model_list: {name} ({model}) speaks another API than Messages")
+            continue
+        own = {"model_name": name, "model": model, **({"api_base": base} if base else {})}
+        if not _keep(arrivals, ("model_list",), [*kept, own], tuple[ModelEntry, ...]):
+            continue
+        kept.append(own)
         if keys:
             place = f"{name}:{sum(each['model_name'] == name for each in kept) - 1}"
-            arrivals.secrets.setdefault("model_list", {})[place] = {"api_keys": keys}
-    if kept:
-        arrivals.config["model_list"] = kept
-    default = get(config, ("agents", "defaults", "model_name"))
-    if default and any(entry["model_name"] == default for entry in kept):
-        put(arrivals.config, ("agents", "defaults", "model_name"), default)
+            put(arrivals.secrets, ("model_list", place, "api_keys"), keys)
+    default = get(config, MODEL_NAME)
+    if any(entry["model_name"] == default for entry in kept):
+        put(arrivals.config, MODEL_NAME, default)
     elif default:
         arrivals.lost.append(f"agents.defaults.model_name: {default} isn't among the models that moved in")
 
 
-def _telegram(config: Tree, secrets: Tree, arrivals: Arrivals) -> None:
-    for channels in ("channel_list", "channels"):
-        for name, channel in _named(config.get(channels)):
-            if name != "telegram":
-                if channel.get("enabled"):
-                    arrivals.lost.append(f"{channels}.{name}: there is no such channel here")
-                continue
+def _channels(channels: str, config: Tree, secrets: Tree, arrivals: Arrivals) -> None:
+    for name, channel in _named(config.get(channels)):
+        if name == "telegram":
             kept = {key: channel[key] for key in ("enabled", "allow_from") if channel.get(key) is not None}
-            put(arrivals.config, ("channels", "telegram"), kept)
-            hidden = get(secrets, (channels, "telegram")) or {}
-            token = get(channel, ("settings", "token")) or channel.get("token")
-            token = get(hidden, ("settings", "token")) or hidden.get("token") or token
-            if _real(token):
+            _keep(arrivals, ("channels", "telegram"), kept, Telegram)
+            sources = (get(secrets, (channels, name)), channel)
+            tokens = [get(each, path) for each in sources for path in (("settings", "token"), ("token",))]
+            if token := next(filter(_real, tokens), None):
                 put(arrivals.secrets, ("channels", "telegram", "token"), token)
+        elif channel.get("enabled"):
+            arrivals.lost.append(f"{channels}.{name}: there is no such channel here")
 
 
-def _servers(config: Tree, secrets: Tree, arrivals: Arrivals) -> None:
-    for name, server in _named(get(config, ("tools", "mcp", "servers"))):
-        place = ("tools", "mcp", "servers", name)
-        kept = {key: server[key] for key in SERVER_KEYS if key in server}
-        kept.setdefault("type", "stdio" if "command" in server else "http")
-        put(arrivals.config, place, kept)
-        hidden = get(secrets, place) or {}
-        for key in SERVER_SECRETS:
-            value = hidden.get(key) or server.get(key)
-            if value:
-                put(arrivals.secrets, (*place, key), value)
+def _server(place: KeyPath, server: Tree, secrets: Tree, arrivals: Arrivals) -> None:
+    kept = {key: server[key] for key in ("enabled", "url", "command", "args") if server.get(key) is not None}
+    kind = server.get("type") or ("stdio" if "command" in server else "sse")
+    kept["type"] = SERVER_TYPES.get(str(kind), kind)
+    if not _keep(arrivals, place, kept, McpServer):
+        return
+    for key in ("headers", "env"):
+        if value := get(secrets, (*place, key)) or server.get(key):
+            put(arrivals.secrets, (*place, key), value)
 
 
-def _tell_rest(config: Tree, path: Path, arrivals: Arrivals) -> None:
-    known = {place[0] for place in KEPT} | {"version", "model_list", "channel_list", "channels"}
-    rest = sorted(name for name in config if name not in known and not name.startswith("_"))
-    if rest:
-        arrivals.lost.append(f"{path}: {', '.join(rest)}: nothing here has these settings")
-    workspace = get(config, ("agents", "defaults", "workspace"))
-    if workspace:
-        arrivals.changed.append(f"agents.defaults.workspace: the files of {workspace} move to MEMORY_DIR")
-
-
-def _secret_of(secrets: Tree, name: str, number: int) -> Tree:
-    models = secrets.get("model_list")
-    found = models.get(f"{name}:{number}") or models.get(name) if isinstance(models, dict) else None
-    return found if isinstance(found, dict) else {}
-
-
-def _keys(entry: Tree) -> list[str]:
-    keys = entry.get("api_keys") or [entry.get("api_key")]
+def _keys(entry: Any) -> list[str]:
+    keys = get(entry, ("api_keys",)) or [get(entry, ("api_key",))]
     return [key for key in keys if _real(key)] if isinstance(keys, list) else []
 
 
 def _real(value: Any) -> bool:
     return isinstance(value, str) and value != "" and not value.startswith(UNUSED)
-
-
-def _objects(value: Any) -> list[Tree]:
-    return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
 
 
 def _named(value: Any) -> list[tuple[str, Tree]]:

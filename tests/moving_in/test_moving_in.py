@@ -220,3 +220,27 @@ def test_a_start_on_the_database_of_the_old_system_names_the_command(
     assert "picoclaw import breakcafe" in done.stderr
     assert (store / "messages.db").read_bytes() == before
     assert not list(store.glob("snapshot-*"))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("prompt = x'00ff'", "A row can't be stored, so none is"),
+        ("last_run = 'never'", "messages.db: task t-cron: 'never' is not a time"),
+    ],
+)
+def test_an_odd_record_stops_all_of_it_with_a_sentence(
+    own: Path, breakcafe: Path, change: str, said: str
+) -> None:
+    homes.execute(breakcafe, f"UPDATE scheduled_tasks SET {change}")
+    done = picoclaw(own, "import", "breakcafe", str(breakcafe))
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "conversations" not in exported(own)
+
+
+def test_a_task_in_a_state_of_no_meaning_is_told(own: Path, breakcafe: Path) -> None:
+    homes.execute(breakcafe, "UPDATE scheduled_tasks SET status = 'odd' WHERE id = 't-cron'")
+    found = moved(own, "breakcafe", str(breakcafe))
+    assert any("t-cron" in each and "'odd'" in each for each in found["lost"])

@@ -4,42 +4,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Final
 
-from shared.errors import StoreError
+from shared.errors import PicoError, StoreError
 from shared.store.contract import Engine, Missing, Tx
 
 Row = Mapping[str, Any]
 
-ORDER: Final = (
-    "conversations",
-    "messages",
-    "compactions",
-    "runs",
-    "run_events",
-    "outbound_messages",
-    "scheduled_tasks",
-    "task_runs",
-    "usage_by_day",
-    "usage_by_conversation",
-    "channel_chats",
-    "channel_updates",
-    "channel_deliveries",
-    "tokens",
-    "tool_pins",
-)
+_ORDER: Final = """conversations messages compactions runs run_events outbound_messages scheduled_tasks
+    task_runs usage_by_day usage_by_conversation channel_chats channel_updates channel_deliveries tokens
+    tool_pins"""
+ORDER: Final = tuple(_ORDER.split())
 """The tables that may move in; whatever points to another comes after it."""
 NUMBERED: Final = {"compactions": None, "outbound_messages": "seq"}
 """A table's own counter where it isn't ``number``; None where the rows' numbers mean something."""
-
-
-@dataclass(slots=True)
-class Moved:
-    """What became of the rows, by table: those that are new now, and those that were there."""
-
-    new: Counter[str] = field(default_factory=Counter)
-    known: Counter[str] = field(default_factory=Counter)
 
 
 class Arrivals:
@@ -48,28 +26,33 @@ class Arrivals:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    async def take(self, rows: Mapping[str, Sequence[Row]]) -> Moved:
-        """Store the rows of each table that aren't there yet; raises StoreError, and nothing is changed.
+    async def take(self, rows: Mapping[str, Sequence[Row]]) -> dict[str, int]:
+        """Store the rows of each table that aren't there yet, and return how many those are.
 
+        Raises StoreError, and nothing is changed.
         A conversation that is there keeps what it has: its messages that are new come after those.
         """
         unknown = sorted(rows.keys() - set(ORDER))
         if unknown:
             raise StoreError(f"There is no table {unknown[0]} to move into")
 
-        async def work(tx: Tx) -> Moved:
-            moved, there = Moved(), await _conversations(tx, rows.get("conversations", ()))
+        async def work(tx: Tx) -> dict[str, int]:
+            new, there = Counter[str](), await _conversations(tx, rows.get("conversations", ()))
             for table in ORDER:
                 for row in rows.get(table, ()):
                     append = table == "messages" and row["conversation_id"] in there
                     taken = await (_append(tx, row) if append else _insert(tx, table, row))
-                    (moved.new if taken else moved.known)[table] += 1
-            return moved
+                    new[table] += taken
+            return {table: number for table, number in new.items() if number}
 
         try:
             return await self._engine.write(work, long=True)
         except Missing:
             raise StoreError("A row belongs to a conversation or task that doesn't move in") from None
+        except (StoreError, PicoError):
+            raise
+        except Exception as error:  # what a database says of a value that has the wrong form differs
+            raise StoreError(f"A row can't be stored, so none is: {error}") from error
 
 
 async def _conversations(tx: Tx, rows: Sequence[Row]) -> set[str]:
