@@ -57,7 +57,9 @@ def make_app(asked: str | None = None) -> Typer:
     """Return the application with the command ``asked``, or with all of them when there is no such one."""
     import typer
 
-    app = typer.Typer(name="picoclaw", no_args_is_help=True, pretty_exceptions_enable=False)
+    from host.cli.exit_codes import Commands
+
+    app = typer.Typer(name="picoclaw", cls=Commands, no_args_is_help=True, pretty_exceptions_enable=False)
 
     # Without a callback Typer would take a lone command for the application itself.
     @app.callback()

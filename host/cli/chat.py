@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from itertools import islice
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, Final
+from urllib.parse import quote
 
 import typer
-from rich.markup import escape
 
-from host.agent.text import MarkerFilter
-from host.cli.client import HostClient, HostFault, Token, Url, host, surroundings
-from host.cli.terminal import err, fail, out, safe, set_in, short, shown
-from shared import jsons
-from shared.lines import one_line
+from host.cli.answers import AnswerWriter, MarkdownWriter, PlainWriter
+from host.cli.client import HostClient, Json, Token, Url, host, surroundings
+from host.cli.exit_codes import HostFault
+from host.cli.run_view import RunView
+from host.cli.terminal import err, fail, local_time, out, print_json, short, shown, table
 from shared.settings import SettingsError
 
 if TYPE_CHECKING:
     from prompt_toolkit import PromptSession
 
 HELP: Final = """  /new     start a new conversation
+  /list    list the newest conversations, or those with a text: /list invoice
+  /open    go on with a conversation, by the beginning of its id: /open 3fa8
   /tasks   show the scheduled tasks
   /usage   show what this session has used
   /resume  go on with a run that paused at its budget: /resume 20000
@@ -33,25 +38,36 @@ HELP: Final = """  /new     start a new conversation
   /quit    leave (or Ctrl-D)
   Ctrl-C   cancel the running answer; Esc Enter puts a line break into a message"""
 
-WIDTH: Final = 72
-"""Of what a tool was given, or gave."""
+MADE_ID: Final = re.compile(r"conv-([0-9a-f]{8})-[0-9a-f-]{27}")
+"""An id that the host made; its first digits are enough to tell it apart."""
+LISTED: Final = 20
+RECALLED: Final = 6
+"""Messages that are shown of a conversation that is opened."""
 
 
 class Chat:
     """One person's session: a conversation that goes on until ``/new``."""
 
-    def __init__(self, client: HostClient, conversation_id: str | None, *, lively: bool) -> None:
+    def __init__(self, client: HostClient, conversation_id: str | None = None, *, lively: bool) -> None:
         self._client = client
         self._lively = lively
+        self._writer: AnswerWriter = MarkdownWriter() if lively and out.is_terminal else PlainWriter()
         self.conversation_id = conversation_id
         self.used: dict[str, int] = {}
 
     def say(self, message: str) -> bool:
         """Send a message and show the run to its end; return whether it ended well."""
-        body: dict[str, Any] = {"message": message}
-        if self.conversation_id:
-            body["conversation_id"] = self.conversation_id
-        return self._run("/chat", body)
+        return self._run("/chat", self._body(message))
+
+    def say_for_programs(self, message: str) -> bool:
+        """Send a message and write the host's answer as JSON; return whether the run ended well."""
+        answer = self._client.request("POST", "/chat", self._body(message), timeout=None)
+        print_json(answer)
+        return bool(answer["status"] == "success")
+
+    def _body(self, message: str) -> dict[str, Any]:
+        of = {"conversation_id": self.conversation_id} if self.conversation_id else {}
+        return {"message": message, **of}
 
     def resume(self, tokens: str) -> bool:
         """Go on with a run that paused at its budget; return whether it ended well."""
@@ -61,7 +77,7 @@ class Chat:
         return self._run(f"/chat/{self.conversation_id}/resume", {"allow_tokens": int(tokens)})
 
     def _run(self, path: str, body: dict[str, Any]) -> bool:
-        view = RunView(lively=self._lively)
+        view = RunView(self._writer, lively=self._lively)
         body = {**body, "stream": True, "show_tool_use": self._lively}
         with self._cancelled_by_ctrl_c(view):
             try:
@@ -82,6 +98,8 @@ class Chat:
             return False
         commands: dict[str, Callable[[], object]] = {
             "/new": self._begin_anew,
+            "/list": lambda: self._list(rest.strip()),
+            "/open": lambda: self.open(rest.strip()),
             "/tasks": self._show_tasks,
             "/usage": self._show_usage,
             "/resume": lambda: self.resume(rest.strip()),
@@ -89,6 +107,47 @@ class Chat:
         }
         commands.get(name, lambda: err.print(f"There is no {shown(name)}; /help lists what there is."))()
         return True
+
+    def open(self, wanted: str) -> None:
+        """Go on with a conversation, and show how it ended; raises HostFault for none."""
+        meant = self._meant(wanted)
+        messages = self._client.pages(f"/chat/{quote(meant, safe='')}/messages", "messages")
+        newest = deque(messages, maxlen=RECALLED)
+        self.conversation_id = meant
+        for message in newest:
+            self._writer.message(str(message["sender_name"]), str(message["content"]))
+
+    def newest(self) -> str:
+        """Return the conversation that was the last to have a message; raises HostFault for none."""
+        for conversation in self._client.pages("/chat", "conversations"):
+            if conversation["message_count"]:
+                return str(conversation["conversation_id"])
+        raise HostFault("There is no conversation yet to go on with.")
+
+    def _meant(self, wanted: str) -> str:
+        if not wanted:
+            raise HostFault("Say which: /open and the beginning of an id that /list shows.")
+        ids = [item["conversation_id"] for item in self._client.pages("/chat", "conversations")]
+        found = [each for each in ids if each.startswith((wanted, f"conv-{wanted}"))]
+        if wanted in found or not found:
+            return wanted  # whole ids are the host's to find: /list leaves out those of tasks
+        if len(found) > 1:
+            raise HostFault(f"{wanted} is the beginning of {len(found)} ids: {', '.join(found[:LISTED])}")
+        return str(found[0])
+
+    def _list(self, search: str) -> None:
+        found = self._client.pages("/chat", "conversations", **({"search": search} if search else {}))
+        made = table("id", "last message", "messages", "title")
+        for item in islice(found, LISTED):
+            whole = item["conversation_id"]
+            made.add_row(
+                shown(MADE_ID.sub(r"\1", whole)),
+                shown(local_time(item["last_activity"])),
+                f"{item['message_count']:,}",
+                shown(short(item["title"] or "", 48)),
+                style="bold" if whole == self.conversation_id else "",
+            )
+        out.print(made if made.row_count else "No conversations.")
 
     def _begin_anew(self) -> None:
         self.conversation_id = None
@@ -115,7 +174,7 @@ class Chat:
 
         def interrupt(number: int, frame: FrameType | None) -> None:
             signal.signal(signal.SIGINT, signal.default_int_handler)
-            err.print("[dim]cancelling…[/]")
+            (out if out.is_terminal else err).print("[dim]cancelling…[/]")  # above what is being drawn
             threading.Thread(target=self._cancel, args=(view,), daemon=True).start()
 
         before = signal.signal(signal.SIGINT, interrupt)
@@ -137,113 +196,24 @@ class Chat:
                 err.print(f"[red]{shown(str(fault))}[/]")
 
 
-class RunView:
-    """Shows one run's events.
-
-    ``lively``: for a person at a terminal, with tools and messages as they come. Otherwise only the answer,
-    and messages, are written.
-    """
-
-    def __init__(self, *, lively: bool) -> None:
-        self._lively = lively
-        self._column_zero = True
-        self._unmarked = MarkerFilter("")
-        self.conversation_id = ""
-        self.run_id = ""
-        self.done: dict[str, Any] | None = None
-        self.error: str | None = None
-
-    def show(self, event: str, data: dict[str, Any]) -> None:
-        """Show one event; unknown ones are left out."""
-        handler = getattr(self, f"_{event}", None)
-        if handler is not None:
-            handler(data)
-
-    def end(self) -> None:
-        """Finish the line that is being written."""
-        self._write(self._unmarked.flush())
-        self._line_start()
-
-    def _start(self, data: dict[str, Any]) -> None:
-        self.conversation_id = str(data.get("conversation_id", ""))
-        self.run_id = str(data.get("run_id", ""))
-        # It is for programs: they read of it in the answer.
-        self._unmarked = MarkerFilter(str(data.get("session_end_marker") or ""))
-
-    def _chunk(self, data: dict[str, Any]) -> None:
-        self._write(self._unmarked.feed(str(data.get("text", ""))))
-
-    def _write(self, text: str) -> None:
-        text = safe(text)
-        if text:
-            sys.stdout.write(text)
-            sys.stdout.flush()
-            self._column_zero = text.endswith("\n")
-
-    def _thinking(self, data: dict[str, Any]) -> None:
-        if self._lively:
-            err.print(f"[dim italic]{escape(safe(str(data.get('text', ''))))}[/]", end="")
-
-    def _tool_use(self, data: dict[str, Any]) -> None:
-        self._note(f"[cyan]→ {shown(str(data.get('tool', '')))}[/] [dim]{_arguments(data.get('input'))}[/]")
-
-    def _tool_result(self, data: dict[str, Any]) -> None:
-        mark = "[red]✗[/]" if data.get("is_error") else "[green]✓[/]"
-        preview = shown(short(str(data.get("preview", "")), WIDTH))
-        self._note(f"{mark} {shown(str(data.get('tool', '')))} [dim]{preview}[/]")
-
-    def _compaction(self, data: dict[str, Any]) -> None:
-        self._note("[dim]… older messages were shortened for the model[/]")
-
-    def _message(self, data: dict[str, Any]) -> None:
-        self._line_start()
-        sender = one_line(str(data.get("sender") or "message"))
-        text = self._unmarked.without(str(data.get("text", "")))
-        sys.stdout.write(f"[{sender}] {set_in(text)}\n")
-        sys.stdout.flush()
-
-    def _done(self, data: dict[str, Any]) -> None:
-        self.done = data
-        if data.get("status") != "success":
-            self.error = str(data.get("error") or data.get("status"))
-
-    def _error(self, data: dict[str, Any]) -> None:
-        self.error = str(data.get("error", "the run failed"))
-
-    def _note(self, markup: str) -> None:
-        if self._lively:
-            self._line_start()
-            err.print(f"  {markup}", overflow="ellipsis", no_wrap=True)
-
-    def _line_start(self) -> None:
-        if not self._column_zero:
-            sys.stdout.write("\n")
-            sys.stdout.flush()
-            self._column_zero = True
-
-
-def _arguments(value: object) -> str:
-    if not isinstance(value, dict) or not value:
-        return ""
-    if len(value) == 1:
-        (only,) = value.values()
-        return shown(short(only if isinstance(only, str) else jsons.dumps(only), WIDTH))
-    return shown(short(jsons.dumps(value), WIDTH))
-
-
 def chat(
     message: Annotated[str | None, typer.Argument(help="Say this and leave.")] = None,
     conversation: Annotated[str | None, typer.Option(help="Go on with this conversation.")] = None,
+    newest: Annotated[bool, typer.Option("--continue", help="Go on with the newest conversation.")] = False,
     url: Url = None,
     token: Token = None,
+    json: Json = False,
 ) -> None:
     """Talk to a running host."""
+    if newest and conversation is not None:
+        fail("Give one of --continue and --conversation.", 2)
     with host(url, token) as client:
-        person = message is None and sys.stdin.isatty()
-        session = Chat(client, conversation, lively=person or err.is_terminal)
+        person = message is None and sys.stdin.isatty() and not json
+        session = Chat(client, lively=person or (err.is_terminal and not json))
+        session.conversation_id = session.newest() if newest else conversation
         if person:
             _converse(session, str(client.target))
-        elif not session.say(message or _piped()):
+        elif not (session.say_for_programs if json else session.say)(message or _piped()):
             raise SystemExit(1)
 
 
@@ -255,6 +225,8 @@ def _piped() -> str:
 
 def _converse(session: Chat, target: str) -> None:
     out.print(f"[dim]Talking to {shown(target)}. /help shows the commands, Ctrl-D leaves.[/]")
+    if session.conversation_id:
+        session.open(session.conversation_id)
     prompt = _prompt()
     while True:
         try:
@@ -291,12 +263,10 @@ def _prompt() -> PromptSession[str]:
     def _(event: KeyPressEvent) -> None:
         event.current_buffer.insert_text("\n")
 
-    history: History
-    try:
+    history: History = InMemoryHistory()
+    # A home is the host's to make: one with a history alone would pass for a host's.
+    with suppress(OSError, SettingsError):
         path = Path(surroundings(os.environ)["PICOCLAW_HOME"]) / "chat_history"
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         path.touch(mode=0o600)
         history = FileHistory(str(path))
-    except (OSError, SettingsError):
-        history = InMemoryHistory()
     return PromptSession(history=history, key_bindings=bindings)

@@ -13,8 +13,9 @@ import httpx2
 import typer
 
 from host.cli.dev import DEV_FILE, DEV_HOME, DEV_NAMES
+from host.cli.exit_codes import HostFault
 from host.cli.start import local_url, passphrase_asker
-from host.cli.terminal import err, fail, shown
+from host.cli.terminal import err, shown
 from shared import jsons
 from shared.settings import Settings, SettingsError, load
 from shared.settings.load import home_of
@@ -90,36 +91,19 @@ def _is_mine(path: Path) -> bool:
 
 
 def host_settings() -> Settings:
-    """Return the settings of the host that commands are about; ends the program when they can't be used."""
-    try:
-        return load(surroundings(os.environ), passphrase_asker())
-    except SettingsError as error:
-        fail(str(error), 2)
+    """Return the settings of the host that commands are about; raises SettingsError."""
+    return load(surroundings(os.environ), passphrase_asker())
 
 
-@contextmanager
-def host(
-    url: str | None, token: str | None, *, say: bool = False, unauthorized: int = 1
-) -> Iterator[HostClient]:
-    """Give a client of the host that options, environment or directory name; a fault ends the program.
+def host(url: str | None, token: str | None, *, say: bool = False) -> HostClient:
+    """Return a client of the host that options, environment or directory name.
 
-    ``say``: tell a person first which host was found. ``unauthorized``: exit code when the token is refused.
+    ``say``: tell a person first which host was found.
     """
-    try:
-        with HostClient(find_target(url, token, os.environ)) as client:
-            if say and client.target.home:
-                err.print(f"[dim]{shown(str(client.target))}[/]", soft_wrap=True)
-            yield client
-    except HostFault as fault:
-        fail(str(fault), unauthorized if fault.status == httpx2.codes.UNAUTHORIZED else 1)
-
-
-class HostFault(Exception):
-    """The host cannot be reached, or refused; the sentence is for people."""
-
-    def __init__(self, sentence: str, status: int | None = None) -> None:
-        super().__init__(sentence)
-        self.status = status
+    target = find_target(url, token, os.environ)
+    if say and target.home:
+        err.print(f"[dim]{shown(str(target))}[/]", soft_wrap=True)
+    return HostClient(target)
 
 
 class HostClient:
@@ -159,15 +143,14 @@ class HostClient:
             self._check(response)
             return response.json() if response.content else None
 
-    def pages(self, path: str, key: str) -> Iterator[dict[str, Any]]:
+    def pages(self, path: str, key: str, **params: str) -> Iterator[dict[str, Any]]:
         """Yield the items of a paged list."""
-        params: dict[str, str] = {}
         while True:
             page = self.request("GET", path, params=params)
             yield from page[key]
             if not page.get("next_cursor"):
                 return
-            params = {"cursor": page["next_cursor"]}
+            params["cursor"] = page["next_cursor"]
 
     def events(self, body: Mapping[str, Any], path: str = "/chat") -> Iterator[tuple[str, dict[str, Any]]]:
         """Start a run by ``POST`` and yield its events as they come; raises ``HostFault``."""

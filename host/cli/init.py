@@ -6,9 +6,10 @@ import os
 import secrets
 from pathlib import Path
 
+from host.cli.client import Json
 from host.cli.start import HOMES_MODE, write_new
-from host.cli.terminal import fail, out, shown
-from shared.settings import SettingsError, load
+from host.cli.terminal import fail, shown, tell
+from shared.settings import load
 from shared.settings.security_yml import NAME
 
 CONFIG = """{
@@ -41,13 +42,18 @@ PERSONA = """# Who you are here
 Write down what the agent should always know: who you are, how it should sound, what it must not do.
 """
 
+NEXT = """
 
-def init() -> None:
+Next:
+  picoclaw secrets set model_list.default.api_keys   the model's key (or ANTHROPIC_API_KEY)
+  picoclaw doctor                                    check everything
+  picoclaw serve                                     start the host
+  picoclaw chat                                      talk to it"""
+
+
+def init(json: Json = False) -> None:
     """Make a home: config.json, .security.yml with an API token, workspace; changes nothing that is there."""
-    try:
-        settings = load(os.environ, making=True)
-    except SettingsError as error:
-        fail(str(error), 2)
+    settings = load(os.environ, making=True)
     made = [
         *_directories(HOMES_MODE, settings.home),
         *_directories(0o755 if HOMES_MODE & 1 else 0o700, settings.skills_dir),
@@ -58,17 +64,9 @@ def init() -> None:
         *_file(settings.config_dir / NAME, SECURITY.format(token=secrets.token_urlsafe(32))),
         *_file(settings.memory_dir / "CLAUDE.md", PERSONA),
     ]
-    for path in made:
-        out.print(f"made {shown(str(path))}", soft_wrap=True)
-    if not made:
-        out.print("Everything is there already; nothing was changed.")
-    out.print(
-        "\nNext:\n"
-        "  picoclaw secrets set model_list.default.api_keys   the model's key (or ANTHROPIC_API_KEY)\n"
-        "  picoclaw doctor                                    check everything\n"
-        "  picoclaw serve                                     start the host\n"
-        "  picoclaw chat                                      talk to it"
-    )
+    lines = [f"made {shown(str(path))}" for path in made]
+    words = "\n".join(lines or ["Everything is there already; nothing was changed."])
+    tell({"made": [str(path) for path in made]}, words + NEXT, json=json)
 
 
 def _directories(mode: int, *paths: Path) -> list[Path]:

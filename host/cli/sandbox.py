@@ -77,16 +77,12 @@ def quiet() -> Iterator[None]:
 def _ask(subject: str) -> list[Answer]:
     from host.sandbox.policy import sandbox_policy
     from host.skills.catalogue import closed_to_agents
-    from shared.errors import Misconfigured
 
-    try:
-        settings = host_settings()
-        policy = sandbox_policy(settings, closed_to_agents(settings))
-        if not policy.workspace.is_dir():
-            fail(f"The workspace {policy.workspace} is not there yet; `picoclaw init` makes it.")
-        return anyio.run(_answers, policy, subject)
-    except (Misconfigured, OSError) as error:
-        fail(str(error), 2)
+    settings = host_settings()
+    policy = sandbox_policy(settings, closed_to_agents(settings))
+    if not policy.workspace.is_dir():
+        fail(f"The workspace {policy.workspace} is not there yet; `picoclaw init` makes it.")
+    return anyio.run(_answers, policy, subject)
 
 
 async def _answers(policy: SandboxPolicy, subject: str) -> list[Answer]:

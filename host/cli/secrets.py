@@ -7,7 +7,6 @@ import re
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from getpass import getpass
 from io import StringIO
@@ -21,8 +20,8 @@ from ruamel.yaml.error import YAMLError
 from ruamel.yaml.util import load_yaml_guess_indent
 
 from host.cli.client import Json
-from host.cli.terminal import fail, out, shown, table, tell
-from shared.secrets import IN_FILE, SEALED, Sealer, SecretFault, has_variable, unseal
+from host.cli.terminal import fail, shown, table, tell
+from shared.secrets import IN_FILE, SEALED, Sealer, has_variable, unseal
 from shared.settings import SettingsError
 from shared.settings.files import read_text
 from shared.settings.load import config_path
@@ -54,8 +53,7 @@ _OTHERS: Final = (
 @app.command("list")
 def list_secrets(json: Json = False) -> None:
     """List which secrets there are and how each is kept."""
-    with _faults():
-        rows = [{"name": spot.name, "kept": _kept(spot.value)} for spot in _file().spots()]
+    rows = [{"name": spot.name, "kept": _kept(spot.value)} for spot in _file().spots()]
     made = table("secret", "kept")
     for row in rows:
         made.add_row(shown(row["name"]), row["kept"])
@@ -67,46 +65,44 @@ def set_secret(
     name: Annotated[str, typer.Argument(help="Such as api_token or model_list.default.api_keys.")],
     encrypt: Annotated[bool, typer.Option("--encrypt", help="Keep it encrypted.")] = False,
     add: Annotated[bool, typer.Option("--add", help="Beside the keys that are there already.")] = False,
+    json: Json = False,
 ) -> None:
     """Set a secret; the value is read from standard input, without echo at a terminal."""
-    with _faults():
-        file = _file()
-        value = _asked("Value: ").strip()
-        if not value:
-            fail("The value is empty; nothing was changed.")
-        file.set(name, Sealer(_passphrase(PASSPHRASE, new=True)).seal(value) if encrypt else value, add=add)
-        file.save()
-    out.print(f"{shown(name)} is set.")
+    file = _file()
+    value = _asked("Value: ").strip()
+    if not value:
+        fail("The value is empty; nothing was changed.")
+    file.set(name, Sealer(_passphrase(PASSPHRASE, new=True)).seal(value) if encrypt else value, add=add)
+    file.save()
+    tell({"set": name}, f"{shown(name)} is set.", json=json)
 
 
 @app.command()
-def encrypt() -> None:
+def encrypt(json: Json = False) -> None:
     """Encrypt every value that is written in the clear."""
-    with _faults():
-        file = _file()
-        plain = [spot for spot in file.spots() if _kept(spot.value) == "in the clear"]
-        if plain:
-            sealer = Sealer(_passphrase(PASSPHRASE, new=True))
-            for spot in plain:
-                spot.write(sealer.seal(spot.value))
-            file.save()
-    out.print(f"{len(plain)} encrypted.")
+    file = _file()
+    plain = [spot for spot in file.spots() if _kept(spot.value) == "in the clear"]
+    if plain:
+        sealer = Sealer(_passphrase(PASSPHRASE, new=True))
+        for spot in plain:
+            spot.write(sealer.seal(spot.value))
+        file.save()
+    tell({"encrypted": len(plain)}, f"{len(plain)} encrypted.", json=json)
 
 
 @app.command()
-def rotate() -> None:
+def rotate(json: Json = False) -> None:
     """Encrypt every encrypted value anew, under a new passphrase."""
-    with _faults():
-        file = _file()
-        sealed = [spot for spot in file.spots() if spot.value.startswith(SEALED)]
-        if sealed:
-            old = _passphrase(PASSPHRASE, new=False)
-            values = [unseal(spot.value, old) for spot in sealed]
-            sealer = Sealer(_passphrase(NEW_PASSPHRASE, new=True))
-            for spot, value in zip(sealed, values, strict=True):
-                spot.write(sealer.seal(value))
-            file.save()
-    out.print(f"{len(sealed)} encrypted anew.")
+    file = _file()
+    sealed = [spot for spot in file.spots() if spot.value.startswith(SEALED)]
+    if sealed:
+        old = _passphrase(PASSPHRASE, new=False)
+        values = [unseal(spot.value, old) for spot in sealed]
+        sealer = Sealer(_passphrase(NEW_PASSPHRASE, new=True))
+        for spot, value in zip(sealed, values, strict=True):
+            spot.write(sealer.seal(value))
+        file.save()
+    tell({"encrypted": len(sealed)}, f"{len(sealed)} encrypted anew.", json=json)
 
 
 def _file() -> SecretFile:
@@ -126,7 +122,7 @@ def _passphrase(variable: str, *, new: bool) -> str:
     if given:
         return given
     if not sys.stdin.isatty():
-        fail(f"{variable} is not set, and there is no terminal to ask at.")
+        fail(f"{variable} is not set, and there is no terminal to ask at.", 2)
     first = getpass("New passphrase: " if new else "Passphrase: ")
     if new and getpass("The same again: ") != first:
         fail("The two differ; nothing was changed.")
@@ -135,18 +131,6 @@ def _passphrase(variable: str, *, new: bool) -> str:
 
 def _asked(prompt: str) -> str:
     return getpass(prompt) if sys.stdin.isatty() else sys.stdin.readline()
-
-
-@contextmanager
-def _faults() -> Iterator[None]:
-    try:
-        yield
-    except (SettingsError, SecretFault) as fault:
-        fail(str(fault))
-    except OSError as error:
-        fail(f"{error.filename}: {error.strerror}")
-    except EOFError:
-        fail("Nothing was entered; nothing was changed.")
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -17,9 +16,9 @@ import typer
 
 from host.cli import postgres_tools
 from host.cli.client import Json, host_settings
-from host.cli.terminal import err, fail, out, print_json, shown, tell
+from host.cli.terminal import err, out, print_json, shown, tell
 from shared import jsons
-from shared.errors import PicoError, StoreDamaged, StoreError
+from shared.errors import StoreError
 from shared.lines import one_line
 from shared.store.volume import operator
 from shared.store.volume.opening import must_be
@@ -30,14 +29,24 @@ if TYPE_CHECKING:
     from shared.store.copying import Tell
     from shared.store.postgres.database import Database, Place
 
-app = typer.Typer(
-    help="Check, back up, restore, roll back, salvage, fold, export, migrate STORE_DIR.",
-    no_args_is_help=True,
-)
+app = typer.Typer(no_args_is_help=True)
 
 StoreDir = Annotated[
     Path | None, typer.Option("--store-dir", help="The volume; that of the settings otherwise.")
 ]
+
+
+RENAMED = "The store is {} from now on: where STORE_ID is set, change it."
+VOLUME_ALONE = (
+    "the volume, with everything acknowledged until now; "
+    "not the file at LOCAL_DB_PATH, which its host works on"
+)
+
+
+@app.callback()
+def store() -> None:
+    """Check, back up, restore, roll back, salvage, fold, export, migrate STORE_DIR."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
 
 
 @app.command()
@@ -47,17 +56,17 @@ def check(
     json: Json = False,
 ) -> None:
     """Read everything that is stored, or in a backup; exit 1 on a fault. A host may be running."""
-    with _sentences():
-        url, volume = (None, Path()) if file is not None else _store(store_dir)
-        if url is not None:
-            postgres_tools.check(url)
-            tell({"faults": []}, "Every row of the database can be read.", json=json)
-            return
-        report = operator.check(volume) if file is None else operator.check_backup(file)
+    url, volume = (None, Path()) if file is not None else _store(store_dir)
+    if url is not None:
+        postgres_tools.check(url)
+        tell({"checked": "every row", "faults": []}, "Every row of the database can be read.", json=json)
+        return
+    report = operator.check(volume) if file is None else operator.check_backup(file)
+    checked = VOLUME_ALONE if report.holder else "everything"
     if json:
-        print_json(asdict(report))
+        print_json({"checked": checked, **asdict(report)})
     else:
-        _show(report)
+        _show(report, checked)
     if report.faults:
         raise typer.Exit(1)
 
@@ -69,35 +78,36 @@ def backup(
     json: Json = False,
 ) -> None:
     """Write everything acknowledged so far to one file (SQLite; pg_dump's). A host may be running."""
-    with _sentences():
-        url, volume = _store(store_dir)
-        size = operator.backup(volume, target) if url is None else postgres_tools.backup(url, target)
-    tell({"file": str(target), "bytes": size}, f"{size:,} bytes in {target}", json=json)
+    url, volume = _store(store_dir)
+    size = operator.backup(volume, target) if url is None else postgres_tools.backup(url, target)
+    tell({"file": str(target), "bytes": size}, f"{size:,} bytes in {shown(str(target))}", json=json)
 
 
 @app.command()
 def restore(
-    source: Annotated[Path, typer.Argument(help="A file made by backup.")], store_dir: StoreDir = None
+    source: Annotated[Path, typer.Argument(help="A file made by backup.")],
+    store_dir: StoreDir = None,
+    json: Json = False,
 ) -> None:
     """Make a backup the newest state. The host must be stopped; it uses the backup at its next start."""
-    with _sentences():
-        store_id = operator.restore(_volume(store_dir, "restore", source), source)
-    out.print(f"Restored from {shown(str(source))}. The host uses it at its next start.")
-    out.print(f"The store is {store_id} from now on: where STORE_ID is set, change it.")
+    store_id = operator.restore(_volume(store_dir, "restore", source), source)
+    words = f"Restored from {shown(str(source))}. The host uses it at its next start."
+    tell({"store_id": store_id}, f"{words}\n{RENAMED.format(store_id)}", json=json)
 
 
 @app.command()
-def rollback(store_dir: StoreDir = None) -> None:
+def rollback(store_dir: StoreDir = None, json: Json = False) -> None:
     """Go back to what was stored before the last migration, for the program before. The host must be stopped.
 
     What came since is lost: `backup` keeps it.
     """
-    with _sentences():
-        copy, version = newest(_volume(store_dir, "rollback"))
-        store_id = operator.restore(copy.parent, copy)
-    out.print(f"The store is as it was before its migration, with schema version {version}.")
-    out.print("Start the program of that time; this one would migrate it again.")
-    out.print(f"The store is {store_id} from now on: where STORE_ID is set, change it.")
+    copy, version = newest(_volume(store_dir, "rollback"))
+    store_id = operator.restore(copy.parent, copy)
+    words = (
+        f"The store is as it was before its migration, with schema version {version}.\n"
+        f"Start the program of that time; this one would migrate it again.\n{RENAMED.format(store_id)}"
+    )
+    tell({"store_id": store_id, "schema_version": version}, words, json=json)
 
 
 @app.command()
@@ -113,8 +123,7 @@ def salvage(
 
     Whole conversations come first. Look at the file with `check`, and put it in place with `restore`.
     """
-    with _sentences():
-        found = operator.save_what_can_be_read(source or _volume(store_dir, "salvage"), target)
+    found = operator.save_what_can_be_read(source or _volume(store_dir, "salvage"), target)
     if json:
         print_json({"file": str(target), "whole": found.whole, "known": found.known, "lost": found.lost})
         return
@@ -124,19 +133,17 @@ def salvage(
 
 
 @app.command()
-def compact(store_dir: StoreDir = None) -> None:
+def compact(store_dir: StoreDir = None, json: Json = False) -> None:
     """Fold the history into one snapshot, so that no deleted byte is left. The host must be stopped."""
-    with _sentences():
-        size = operator.compact(_volume(store_dir, "compact"))
-    out.print(f"{size:,} bytes are left on the volume.")
+    size = operator.compact(_volume(store_dir, "compact"))
+    tell({"volume_bytes": size}, f"{size:,} bytes are left on the volume.", json=json)
 
 
 @app.command()
 def export(store_dir: StoreDir = None) -> None:
     """Write every row as a line of JSON. A host may be running."""
-    with _sentences():
-        for row in operator.export(_volume(store_dir, "export")):
-            sys.stdout.write(one_line(jsons.dumps(row)) + "\n")
+    for row in operator.export(_volume(store_dir, "export")):
+        sys.stdout.write(one_line(jsons.dumps(row)) + "\n")
 
 
 Engine = Literal["postgres", "sqlite"]
@@ -152,11 +159,10 @@ def migrate(
 
     All hosts must be stopped. A copy that was broken off goes on where it is run again.
     """
-    with _sentences():
-        settings = host_settings()
-        volume = store_dir or settings.store_dir
-        must_be(volume, settings.store_id if to == "postgres" else None)
-        counts = _copied(settings, volume, to)
+    settings = host_settings()
+    volume = store_dir or settings.store_dir
+    must_be(volume, settings.store_id if to == "postgres" else None)
+    counts = _copied(settings, volume, to)
     said = f"{sum(counts.values()):,} rows in {len(counts)} tables are the same on both sides."
     tell(counts, said, json=json)
 
@@ -217,18 +223,7 @@ def _volume(store_dir: Path | None, command: str, file: Path | None = None) -> P
     return volume
 
 
-@contextmanager
-def _sentences() -> Iterator[None]:
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    try:
-        yield
-    except StoreError as error:
-        fail(str(error), 2 if error.hopeless and not isinstance(error, StoreDamaged) else 1)
-    except (PicoError, OSError) as error:
-        fail(str(error))
-
-
-def _show(report: operator.Report) -> None:
+def _show(report: operator.Report, checked: str) -> None:
     if report.volume_bytes:
         out.print(f"store          {report.store_id or 'without a readable identity'}")
         out.print(f"held by        {report.holder or 'nobody'}")
@@ -239,6 +234,7 @@ def _show(report: operator.Report) -> None:
         f"content        {report.conversations:,} conversations, {report.messages:,} messages, ", end=""
     )
     out.print(f"{report.tasks:,} tasks")
+    out.print(f"checked        {checked}", soft_wrap=True)
     for fault in report.faults:
         out.print(f"[bold red]fault[/]          {shown(fault)}", soft_wrap=True)
     if not report.faults:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from datetime import datetime
 from typing import Annotated, Any, Final, NoReturn
 from urllib.parse import quote
 
@@ -13,10 +12,12 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from host.cli.client import HostClient, HostFault, Json, Token, Url, host, host_settings
+from host.cli.client import HostClient, Json, Token, Url, host, host_settings
+from host.cli.exit_codes import HostFault
 from host.cli.terminal import (
     UNITS_MS,
     fail,
+    local_time,
     milliseconds,
     out,
     print_json,
@@ -27,9 +28,6 @@ from host.cli.terminal import (
     table,
     tell,
 )
-
-UNAUTHORIZED: Final = 2
-"""Exit code of a tick that will never get in: its supervisor need not try again."""
 
 ROOM_FOR_CONVERSATIONS: Final = 150
 
@@ -48,7 +46,7 @@ def check(
     token: Token = None,
 ) -> None:
     """Run the tasks that are due and write what came of them as JSON."""
-    with host(url, token, unauthorized=UNAUTHORIZED) as client:
+    with host(url, token) as client:
         if every is None:
             _check(client, most)
         else:
@@ -62,7 +60,7 @@ def _for_ever(client: HostClient, most: int, every: float) -> NoReturn:
             _check(client, most)
         except HostFault as fault:
             if fault.status == httpx2.codes.UNAUTHORIZED:
-                raise
+                raise  # it will never get in: whoever supervises it need not try again
             # A host that starts, drains or restarts is asked again next time.
             print_json({"level": "warning", "logger": "picoclaw.tick", "message": str(fault)})
         sys.stdout.flush()
@@ -127,7 +125,7 @@ def add(
         task = client.request(
             "POST", "/task", {name: item for name, item in body.items() if item is not None}
         )
-    next_run = shown(_local(task.get("next_run")))
+    next_run = shown(local_time(task.get("next_run")))
     tell(task, f"Added [bold]{shown(task['id'])}[/]; next run {next_run}.", json=json)
 
 
@@ -157,11 +155,11 @@ def run(task_id: TaskId, url: Url = None, token: Token = None, json: Json = Fals
 
 
 @app.command()
-def rm(task_id: TaskId, url: Url = None, token: Token = None) -> None:
+def rm(task_id: TaskId, url: Url = None, token: Token = None, json: Json = False) -> None:
     """Delete a task."""
-    with host(url, token, say=True) as client:
+    with host(url, token, say=not json) as client:
         client.request("DELETE", f"/task/{_segment(task_id)}")
-    out.print(f"Deleted {shown(task_id)}.")
+    tell({"deleted": task_id}, f"Deleted {shown(task_id)}.", json=json)
 
 
 @app.command()
@@ -173,7 +171,7 @@ def log(task_id: TaskId, url: Url = None, token: Token = None, json: Json = Fals
     for entry in runs:
         text = entry.get("error") or entry.get("result") or ""
         made.add_row(
-            _local(entry.get("started_at")),
+            local_time(entry.get("started_at")),
             shown(str(entry.get("status", ""))),
             _took(entry),
             shown(short(str(text), 80)),
@@ -191,7 +189,7 @@ def tasks_table(tasks: list[dict[str, Any]]) -> Table | str:
             shown(task["id"]),
             shown(_schedule_words(task)),
             shown("overdue" if task.get("overdue") else str(task.get("status", ""))),
-            shown(_local(task.get("next_run"))),
+            shown(local_time(task.get("next_run"))),
             *conversation,
             shown(short(str(task.get("prompt", "")), 48)),
         )
@@ -201,7 +199,7 @@ def tasks_table(tasks: list[dict[str, Any]]) -> Table | str:
 def _set_status(task_id: str, status: str, url: str | None, token: str | None, *, json: bool) -> None:
     with host(url, token, say=not json) as client:
         task = client.request("PUT", f"/task/{_segment(task_id)}", {"status": status})
-    words = f"{shown(task_id)} is {shown(task['status'])}; next run {shown(_local(task['next_run']))}."
+    words = f"{shown(task_id)} is {shown(task['status'])}; next run {shown(local_time(task['next_run']))}."
     tell(task, words, json=json)
 
 
@@ -216,17 +214,11 @@ def _schedule(cron: str | None, every: str | None, at: str | None) -> tuple[str,
 
 def _explain(schedule_type: str, schedule_value: str, timezone: str | None, *, json: bool) -> None:
     from shared.clock import iso, now_ms
-    from shared.errors import InvalidInput
     from shared.schedules import parse, upcoming
 
-    try:
-        slots = upcoming(
-            parse(schedule_type, schedule_value, timezone or host_settings().timezone), now_ms(), 5
-        )
-    except InvalidInput as error:
-        fail(error.message, 2)
-    instants = [iso(slot) for slot in slots]
-    tell(instants, "\n".join(map(_local, instants)) or "It never runs.", json=json)
+    schedule = parse(schedule_type, schedule_value, timezone or host_settings().timezone)
+    instants = [iso(slot) for slot in upcoming(schedule, now_ms(), 5)]
+    tell(instants, "\n".join(map(local_time, instants)) or "It never runs.", json=json)
 
 
 def _schedule_words(task: dict[str, Any]) -> str:
@@ -238,20 +230,11 @@ def _schedule_words(task: dict[str, Any]) -> str:
     )
     if task.get("max_runs"):
         words += f", {task.get('runs_begun')} of {task['max_runs']} runs"
-    return f"{words}, until {_local(task['ends_at'])}" if task.get("ends_at") else words
+    return f"{words}, until {local_time(task['ends_at'])}" if task.get("ends_at") else words
 
 
 def _span(span_ms: int) -> str:
     return next(f"{span_ms // size}{unit}" for unit, size in UNITS_MS.items() if span_ms % size == 0)
-
-
-def _local(instant: str | None) -> str:
-    """Return an ISO instant in this machine's zone, or a dash."""
-    if not instant:
-        return "-"
-    moment = datetime.fromisoformat(instant).astimezone()
-    clock = "%H:%M:%S" if moment.second else "%H:%M"
-    return f"{moment:%a %Y-%m-%d {clock} %Z}"
 
 
 def _took(entry: dict[str, Any]) -> str:

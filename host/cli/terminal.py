@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from datetime import datetime
 from typing import Any, Final, NoReturn
 
 from rich.console import Console
@@ -48,8 +49,13 @@ def short(text: str, length: int) -> str:
 
 def fail(sentence: str, code: int = 1) -> NoReturn:
     """Say what went wrong and end the program."""
-    err.print(f"[red]picoclaw:[/] {shown(sentence)}", soft_wrap=True)
+    warn(sentence)
     raise SystemExit(code)
+
+
+def warn(sentence: str) -> None:
+    """Say what is wrong."""
+    err.print(f"[red]picoclaw:[/] {shown(sentence)}", soft_wrap=True)
 
 
 def print_json(value: Any) -> None:
@@ -78,6 +84,15 @@ def milliseconds(span: str, option: str) -> int:
     if not 0 < value <= LONGEST_MS:
         fail(f"{option} takes a number and a unit, such as 90s, 15m, 2h or 90d.", 2)
     return value
+
+
+def local_time(instant: str | None) -> str:
+    """Return an ISO instant in this machine's zone, or a dash."""
+    if not instant:
+        return "-"
+    moment = datetime.fromisoformat(instant).astimezone()
+    clock = "%H:%M:%S" if moment.second else "%H:%M"
+    return f"{moment:%a %Y-%m-%d {clock} %Z}"
 
 
 def table(*columns: str) -> Table:

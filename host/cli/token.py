@@ -9,7 +9,7 @@ from urllib.parse import quote
 import typer
 
 from host.cli.client import Json, Token, Url, host
-from host.cli.terminal import milliseconds, out, shown, table, tell
+from host.cli.terminal import milliseconds, shown, table, tell
 
 app = typer.Typer(help="Tokens with which outside agents reach /mcp.", no_args_is_help=True)
 
@@ -58,11 +58,12 @@ def revoke(
     token_id: Annotated[str, typer.Argument(help="The token's id, as `list` shows it.")],
     url: Url = None,
     token: Token = None,
+    json: Json = False,
 ) -> None:
     """End a token at once."""
     with host(url, token) as client:
         client.request("DELETE", f"/tokens/{quote(token_id, safe='')}")
-    out.print(f"Revoked {shown(token_id)}.")
+    tell({"revoked": token_id}, f"Revoked {shown(token_id)}.", json=json)
 
 
 def _expiry(at: str | None) -> str:

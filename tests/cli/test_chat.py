@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import json
 import os
 import pty
+import re
 import select
 import signal
 import subprocess
@@ -113,7 +115,7 @@ def test_refusals_are_sentences(host: ContractServer, tmp_path: Path) -> None:
     assert "does not accept this token" in wrong.stderr
     missing = picoclaw(tmp_path, "chat", "hi", "--url", host.url)
     assert "wants a token" in missing.stderr
-    assert {wrong.returncode, missing.returncode} == {1}
+    assert {wrong.returncode, missing.returncode} == {2}
 
 
 def test_no_host_is_a_sentence(tmp_path: Path) -> None:
@@ -190,6 +192,95 @@ def test_a_person_sees_tools_as_they_run_and_can_leave(
     history = tmp_path / "chat_history"
     assert "try" in history.read_text()
     assert history.stat().st_mode & 0o077 == 0
+
+
+def test_markdown_is_rendered_and_nothing_of_it_is_lost(host: ContractServer, terminal: Terminal) -> None:
+    answer = "# Title\n\nSome **bold** `code` and a Vec<String>.\n\n"
+    answer += "| a | b |\n|---|---|\n| `x\\|y` | z |\n\nThe end"
+    host.events = [START, *(("chunk", {"text": piece}) for piece in answer), done()]
+    terminal.wait_for("›")
+    terminal.type("try\r")
+    terminal.wait_for("The end")
+    terminal.wait_for("›")
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.screen)
+    for seen in ("Title", "Some bold code and a Vec<String>.", "x|y"):
+        assert seen in shown
+    for gone in ("**", "# Title", "|---", "`"):
+        assert gone not in shown
+
+
+CONVERSATIONS = [
+    {"conversation_id": f"conv-{digits}-1111-4111-8111-111111111111", "title": title, "message_count": count,
+     "last_activity": "2026-03-01T09:00:00.000Z"}
+    for digits, title, count in (("aaaa1111", None, 0), ("bbbb2222", "Invoices", 2), ("bbcc3333", "Cats", 4))
+]  # fmt: skip
+INVOICES = CONVERSATIONS[1]["conversation_id"]
+
+
+def with_conversations(host: ContractServer) -> None:
+    host.answers["GET", "/chat"] = (200, {"conversations": CONVERSATIONS, "next_cursor": None})
+    messages = [
+        {"sender_name": "User", "content": "What is *due*?"},
+        {"sender_name": "Pico", "content": "Nothing."},
+    ]
+    host.answers["GET", f"/chat/{INVOICES}/messages"] = (200, {"messages": messages, "next_cursor": None})
+
+
+def test_conversations_are_listed_and_opened_by_the_beginning_of_their_id(
+    host: ContractServer, terminal: Terminal
+) -> None:
+    with_conversations(host)
+    terminal.wait_for("›")
+    terminal.type("/list\r")
+    terminal.wait_for("bbbb2222")
+    terminal.wait_for("Cats")
+    terminal.wait_for("›")
+    terminal.type("/open bb\r")
+    terminal.wait_for("2 ids")
+    terminal.wait_for("›")
+    terminal.type("/open bbbb\r")
+    terminal.wait_for("Nothing.")
+    terminal.wait_for("›")
+    host.events = [START, done()]
+    terminal.type("hi\r")
+    terminal.wait_for("›")
+    terminal.type("/quit\r")
+    assert terminal.program.wait(60) == 0
+    assert host.requests[-1][2]["conversation_id"] == INVOICES
+
+
+def test_the_newest_conversation_with_a_message_goes_on(host: ContractServer, tmp_path: Path) -> None:
+    with_conversations(host)
+    host.events = [START, done()]
+    assert say(host, tmp_path, "hi", "--continue").returncode == 0
+    assert host.requests[-1][2]["conversation_id"] == INVOICES
+    assert say(host, tmp_path, "hi", "--continue", "--conversation", "x").returncode == 2
+    host.answers["GET", "/chat"] = (200, {"conversations": CONVERSATIONS[:1], "next_cursor": None})
+    assert "no conversation yet" in say(host, tmp_path, "hi", "--continue").stderr
+
+
+@pytest.mark.parametrize(("status", "code"), [("success", 0), ("paused", 1)])
+def test_programs_get_the_hosts_answer(host: ContractServer, tmp_path: Path, status: str, code: int) -> None:
+    answer = {"status": status, "conversation_id": "conv-1", "result": "**Hello**"}
+    host.answers["POST", "/chat"] = (200, answer)
+    ended = say(host, tmp_path, "hi", "--json")
+    assert (ended.returncode, json.loads(ended.stdout), ended.stderr) == (code, answer, "")
+
+
+def test_http_is_meant_where_an_address_has_no_scheme(host: ContractServer, tmp_path: Path) -> None:
+    host.events = [START, ("chunk", {"text": "Hello"}), done()]
+    place = host.url.removeprefix("http://")
+    assert picoclaw(tmp_path, "chat", "hi", "--url", place, API_TOKEN=TOKEN).stdout == "Hello\n"
+    assert picoclaw(tmp_path, "chat", "hi", PICOCLAW_URL=place, API_TOKEN=TOKEN).stdout == "Hello\n"
+
+
+def test_talking_to_a_host_elsewhere_makes_no_home(host: ContractServer, tmp_path: Path) -> None:
+    person = Terminal(host, tmp_path / "nobody")
+    person.wait_for("›")
+    person.type("/quit\r")
+    assert person.program.wait(60) == 0
+    person.close()
+    assert not (tmp_path / "nobody").exists()
 
 
 def test_ctrl_c_cancels_the_run_and_not_the_program(host: ContractServer, terminal: Terminal) -> None:

@@ -126,7 +126,7 @@ class TestSecrets:
         path = written(tmp_path)
         for name in ("agents.defaults.workspace", "model_list", "api_tokn"):
             refused = secrets(tmp_path, "set", name, stdin="x\n")
-            assert refused.returncode == 1
+            assert refused.returncode == 2
             assert f"{name} is not a secret's name" in refused.stderr
         assert secrets(tmp_path, "set", "api_token", stdin="\n").returncode == 1
         assert path.read_text() == SECURITY
@@ -152,9 +152,9 @@ class TestSecrets:
         before = path.read_bytes()
         both = {"PICOCLAW_KEY_PASSPHRASE": "wrong", "PICOCLAW_NEW_KEY_PASSPHRASE": "two"}
         refused = secrets(tmp_path, "rotate", **both)
-        assert refused.returncode == 1
+        assert refused.returncode == 2
         assert "passphrase is not the one" in refused.stderr
-        assert secrets(tmp_path, "rotate").returncode == 1
+        assert secrets(tmp_path, "rotate").returncode == 2
         assert path.read_bytes() == before
 
     def test_a_value_can_be_set_encrypted(self, tmp_path: Path) -> None:
@@ -167,7 +167,7 @@ class TestSecrets:
         path = written(tmp_path, "a: [canary")
         for arguments in (("list",), ("set", "api_token"), ("encrypt",), ("rotate",)):
             refused = secrets(tmp_path, *arguments, stdin="x\n", PICOCLAW_KEY_PASSPHRASE="one")
-            assert refused.returncode == 1
+            assert refused.returncode == 2
             assert "is not YAML" in refused.stderr
             assert "canary" not in refused.stderr
         assert path.read_text() == "a: [canary"

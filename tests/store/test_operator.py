@@ -31,12 +31,16 @@ async def test_a_sound_volume_is_checked_beside_a_running_host(places: Places) -
     async with places.host() as store:
         await fill(store)
         report = operator.check(places.volume)
+        beside = picoclaw(places, "check", "--json")
+        assert "not the file at LOCAL_DB_PATH" in json.loads(beside.stdout)["checked"]
+        assert "not the file at LOCAL_DB_PATH" in picoclaw(places, "check").stdout
     assert report.faults == []
     assert report.holder is not None
     assert (report.conversations, report.messages, report.tasks) == (1, 1, 0)
     shown = picoclaw(places, "check", "--json")
     assert shown.returncode == 0, shown.stderr
     assert json.loads(shown.stdout)["holder"] is None
+    assert json.loads(shown.stdout)["checked"] == "everything"
     assert "Everything is sound" in picoclaw(places, "check").stdout
 
 
