@@ -21,14 +21,15 @@ This page is generated from what the commands say to `--help`. Commands find the
 | 0 | all | it worked |
 | 1 | all | it failed; the sentence on standard error says why |
 | 1 | `serve`, `dev` | it may work at the next try: the disk is full, another host has the store |
-| 1 | `chat MESSAGE`, `tasks run` | the run ended as something other than `success` |
+| 1 | `chat`, `tasks run` | the run ended as something other than `success` |
 | 1 | `doctor` | a check found a fault |
 | 1 | `store check` | a fault in the store; nothing is changed |
 | 2 | all | an option or a setting is wrong, or only the operator can mend it: trying again changes nothing |
-| 2 | `tasks check` | the host refused the token |
+| 2 | all | the host refuses the token, or it lacks one |
 | 137 | `supervise` | the host had to be killed after `STOP_WAIT_SECONDS`; else the host's own exit code |
 
 With `--json` a command writes one line of JSON to standard output, and everything else to standard error.
+`tasks check` and `store export` always write JSON, a line for each check and each row.
 """
 
 
