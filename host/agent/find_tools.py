@@ -106,10 +106,15 @@ class RationedTools:
 
 
 def _fit(spec: ToolSpec, words: set[str]) -> int:
-    said = f"{spec.name.replace('_', ' ')} {spec.description[:LONGEST_LOOKED_AT]}".lower()
+    said = f"{spec.name.replace('_', ' ')} {_said(spec)[:LONGEST_LOOKED_AT]}".lower()
     return len(words.intersection(_WORD.findall(said)))
 
 
+def _said(spec: ToolSpec) -> str:
+    """Return what the server says, without the mark before it."""
+    return spec.description.partition("] ")[2]
+
+
 def _first_sentence(spec: ToolSpec) -> str:
-    said = _SENTENCE.split(spec.description.partition("] ")[2], maxsplit=1)[0]
+    said = _SENTENCE.split(_said(spec), maxsplit=1)[0]
     return said if len(said) <= LONGEST_SENTENCE else f"{said[:LONGEST_SENTENCE]}…"

@@ -91,6 +91,7 @@ class ExternalServers:
         self._reach = reach
         self._judge = judge
         self._taken: set[str] = set()
+        self.resources = Resources()
 
     async def gather(self) -> None:
         """Offer the tools of who answered; a name that is taken stays with who had it first."""
@@ -114,14 +115,7 @@ class ExternalServers:
             for problem in self.problems:
                 self.relay.warn(problem)
             found.append(toolset)
-        return [*found, *self.resources()] if found else []
-
-    def resources(self) -> list[Toolset]:
-        """Return the tool that reads resources, if a server has any."""
-        having = {
-            link.name: link.toolset for link in self._links if link.toolset is not None and link.has_resources
-        }
-        return [Resources(having)] if having else []
+        return [*found, self.resources] if found else []
 
     async def _offer(self, link: _Link, toolset: ExternalToolset) -> None:
         self._taken -= {spec.name for spec in toolset.specs}
@@ -148,6 +142,8 @@ class ExternalServers:
             )
         if toolset not in self.toolsets:
             self.toolsets.append(toolset)
+        if link.has_resources:
+            self.resources.servers[link.name] = toolset
 
     def _add(self, toolset: ExternalToolset, server: str, tool: ListedTool, verdict: Verdict) -> None:
         prefix = f"mcp__{server}__"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 import math
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -155,15 +155,19 @@ class Resource(Arguments):
 
 
 class Resources:
-    """The tool that reads resources of the servers that have some."""
+    """The tool that reads resources of the ``servers`` that have some."""
 
-    def __init__(self, servers: Mapping[str, ExternalToolset]) -> None:
-        self._servers = servers
-        about = (
-            "Read a resource of an MCP server, such as one that a result links to. Servers with resources: "
-        )
+    def __init__(self) -> None:
+        self.servers: dict[str, ExternalToolset] = {}
+
+    @property
+    def specs(self) -> Sequence[ToolSpec]:
+        """The one tool, if there is such a server."""
+        if not self.servers:
+            return []
+        about = "Read a resource of an MCP server, such as one that a result links to; of these servers: "
         schema = Resource.model_json_schema()
-        self.specs = (ToolSpec(READ, about + ", ".join(servers), schema, read_only=True),)
+        return [ToolSpec(READ, about + ", ".join(self.servers), schema, read_only=True)]
 
     async def call(self, name: str, arguments: Mapping[str, Any]) -> ToolResult:
         """Read one."""
@@ -171,9 +175,9 @@ class Resources:
             asked = Resource.model_validate(arguments)
         except ValidationError as error:
             return refused(error)
-        server = self._servers.get(asked.server)
+        server = self.servers.get(asked.server)
         if server is None:
-            return ToolResult(f"server: must be one of {', '.join(self._servers)}", is_error=True)
+            return ToolResult(f"server: must be one of {', '.join(self.servers)}", is_error=True)
         return await server.read(asked.uri)
 
 

@@ -174,7 +174,7 @@ class Assembly:
                 external.relay.warn, external.relay.progressed = recorder.warn, recorder.progressed
                 size = self._windows.of(models[0].targets).window
                 rationed = RationedTools(toolbox, size, external.renewed)
-                rationed.offer([*external.toolsets, *external.resources()])
+                rationed.offer([*external.toolsets, external.resources])
                 toolbox.renew = rationed.renew
             toolbox.add(Subagents(Parent(models, toolbox, options, recorder, self._windows)))
             archive = None if self._archive is None else self._archive.catch_up

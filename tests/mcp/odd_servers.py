@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import anyio
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -21,7 +22,8 @@ SLOW = {"type": "object", "properties": {"a": {"type": "array", "uniqueItems": T
 class OddServer:
     """One server: ``tools`` is its list, ``answer`` its result of every call, ``error`` stands in its place.
 
-    ``status`` answers every request alone; ``as_event`` wraps answers as server-sent events.
+    ``status`` answers every request alone; ``as_event`` wraps answers as server-sent
+    events, behind those of ``before``; ``mute``: it never answers.
     """
 
     tools: Any = field(default_factory=list)
@@ -31,6 +33,9 @@ class OddServer:
     headers: dict[str, str] = field(default_factory=dict)
     version: str = "2025-06-18"
     as_event: bool = False
+    mute: bool = False
+    before: list[dict[str, Any]] = field(default_factory=list)
+    replies: dict[str, dict[str, Any]] = field(default_factory=dict)
     calls: list[dict[str, Any]] = field(default_factory=list)
 
     def app(self) -> Starlette:
@@ -38,16 +43,22 @@ class OddServer:
         return Starlette(routes=[Route("/mcp", self._serve, methods=["GET", "POST", "DELETE"])])
 
     async def _serve(self, request: Request) -> Response:
+        if self.mute:
+            await anyio.sleep(3600)
         if self.status:
             return Response(status_code=self.status, headers=self.headers)
         if request.method != "POST":
             return Response(status_code=405)
         message = jsons.loads(await request.body())
-        if "id" not in message:
+        if "method" not in message:
+            self.replies[message["id"]] = message
+        if "id" not in message or "method" not in message:
             return Response(status_code=202)
         said = {"jsonrpc": "2.0", "id": message["id"], **self._said(message)}
         if self.as_event:
-            return Response(f"data: {jsons.dumps(said)}\n\n", media_type="text/event-stream")
+            events = [{"jsonrpc": "2.0", **each} for each in self.before] + [said]
+            text = "".join(f"data: {jsons.dumps(event)}\n\n" for event in events)
+            return Response(text, media_type="text/event-stream")
         return JSONResponse(said)
 
     def _said(self, message: dict[str, Any]) -> dict[str, Any]:

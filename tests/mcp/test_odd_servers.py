@@ -203,11 +203,10 @@ async def test_a_resource_link_says_what_it_is_and_can_be_read() -> None:
     }
     async with odd(OddServer([tool("a")], {"content": [link]})) as found:
         assert (await first(found)).text == "[resource x://y; notes; Notes; old; 9 bytes]"
-        (resources,) = found.resources()
-        read = await resources.call("read_resource", {"server": "odd", "uri": "x://y"})
+        read = await found.resources.call("read_resource", {"server": "odd", "uri": "x://y"})
         assert read == ToolResult("the text of x://y")
-        assert (await resources.call("read_resource", {"server": "nobody", "uri": "x"})).is_error
-        assert (await resources.call("read_resource", {"server": "odd"})).is_error
+        assert (await found.resources.call("read_resource", {"server": "nobody", "uri": "x"})).is_error
+        assert (await found.resources.call("read_resource", {"server": "odd"})).is_error
 
 
 @pytest.mark.parametrize("size", [900_000, 5_000_000])
