@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
+from zoneinfo import ZoneInfo
 
 
 def now_ms() -> int:
@@ -30,6 +31,15 @@ def iso_or_none(ms: int | None) -> str | None:
 def at(ms: int) -> datetime:
     """Return the instant as an aware UTC datetime."""
     return datetime.fromtimestamp(ms / 1000, UTC)
+
+
+def local(ms: int, timezone: str) -> str:
+    """Return an instant as people of the zone read it: ``Mon 2027-03-01T09:00:00+01:00 Europe/Berlin``.
+
+    Raises ZoneInfoNotFoundError for a zone that the machine doesn't know.
+    """
+    wall = datetime.fromtimestamp(ms // 1000, ZoneInfo(timezone))
+    return f"{wall:%a} {wall.isoformat()} {timezone}"
 
 
 def ms_of(moment: datetime) -> int:

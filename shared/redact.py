@@ -97,10 +97,6 @@ class Redactor:
             return [self._replaced(item) for item in value]
         return value
 
-    def stream(self) -> StreamRedactor:
-        """Return a redactor for one text that comes in pieces."""
-        return StreamRedactor(self)
-
     def spans(self, text: str) -> list[Span]:
         """Return where secrets stand, merged where they overlap, in order."""
         if len(text) <= self._shortest:

@@ -99,15 +99,6 @@ def zone(timezone: str) -> ZoneInfo:
     raise InvalidInput(f"timezone: {_shown(timezone)} is not an IANA time zone; {hint}")
 
 
-def local(moment: int, timezone: str) -> str:
-    """Return an instant as people of the zone read it: ``Mon 2027-03-01T09:00:00+01:00 Europe/Berlin``.
-
-    Raises InvalidInput for an unknown zone.
-    """
-    wall = at(moment // 1000 * 1000).astimezone(zone(timezone))
-    return f"{wall:%a} {wall.isoformat()} {timezone}"
-
-
 def instant(text: str, timezone: str) -> int | None:
     """Return when a local time of the zone comes (a date alone: its last moment), or a time with its offset.
 

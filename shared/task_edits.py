@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any, Final, cast, get_args
 
 from shared import schedules
-from shared.clock import iso
+from shared.clock import iso, local
 from shared.errors import Conflict, InvalidInput
 from shared.ids import TASK, new_id
 from shared.schedules import Schedule
@@ -81,7 +81,7 @@ def first_slot(schedule: Schedule, now: int, *, run_if_past: bool) -> int | None
     """Return the first slot of a schedule that starts now; a ``once`` time that has passed is refused."""
     slot = schedules.first_slot(schedule, now)
     if schedule.type == "once" and slot is not None and slot < now and not run_if_past:
-        present = schedules.local(now, schedule.timezone)
+        present = local(now, schedule.timezone)
         raise InvalidInput(
             f"schedule_value: {schedule.value!r} is past: now it is {present}; "
             "give a later time, or run_if_past: true to run the task at once"
@@ -123,7 +123,7 @@ def _rescheduled(task: Task, schedule: Schedule, slot: int | None) -> Task:
 def check_room(task: Task) -> None:
     """Raise InvalidInput when a new schedule has no slot before its end."""
     if task.next_run is not None and task.within_bounds(task.next_run) is None:
-        first = schedules.local(task.next_run, task.timezone)
+        first = local(task.next_run, task.timezone)
         raise InvalidInput(f"ends_at: lies before the first run, which would be at {first}")
 
 
@@ -211,7 +211,7 @@ def checked_ends_at(value: object, timezone: str, now: int) -> int | None:
     if end is None:
         raise InvalidInput(f"ends_at: takes {schedules.ONCE_EXAMPLE}, or a time with its offset")
     if end < now:
-        raise InvalidInput(f"ends_at: is past: now it is {schedules.local(now, timezone)}")
+        raise InvalidInput(f"ends_at: is past: now it is {local(now, timezone)}")
     return end
 
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from typing import Literal
+from zoneinfo import ZoneInfoNotFoundError
 
-from shared import schedules
 from shared.catch_up import ON_TIME_MS
-from shared.clock import iso, iso_or_none, now_ms
-from shared.errors import InvalidInput
+from shared.clock import iso, iso_or_none, local, now_ms
 from shared.shapes import Shape
 from shared.task_values import (
     CatchUp,
@@ -115,6 +114,6 @@ def task_run_view(run: TaskRun) -> TaskRunShape:
 
 def _shown_local(moment: int, timezone: str) -> str:
     try:
-        return schedules.local(moment, timezone)
-    except InvalidInput:
+        return local(moment, timezone)
+    except ZoneInfoNotFoundError:
         return iso(moment)  # the zone is gone since it was stored

@@ -111,7 +111,8 @@ class Lease:
     """The right to write a run's results: whose it is and its fencing number; it ends unless renewed.
 
     ``session_id``, ``temporary`` and ``trusted`` are the conversation's, which don't change while a run
-    has it.
+    has it. ``said_seq`` is its newest outbound message and ``compaction`` the number of the one in force, as
+    the run begins; 0: none.
     """
 
     run_id: str
@@ -122,6 +123,8 @@ class Lease:
     session_id: str
     temporary: bool
     trusted: bool
+    said_seq: int = 0
+    compaction: int = 0
 
 
 @dataclass(frozen=True, slots=True)

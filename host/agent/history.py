@@ -165,10 +165,10 @@ class Histories:
     async def load(self, lease: Lease) -> Loaded:
         """Return the conversation; what was sent of it before is the beginning of what is sent now."""
         conversation_id = lease.conversation_id
-        compaction = await self._store.compactions.latest(conversation_id)
-        kept = self._take(conversation_id, lease.session_id, compaction)
+        kept = self._take(lease)
         fresh = kept is None
         if kept is None:
+            compaction = await self._store.compactions.latest(conversation_id) if lease.compaction else None
             through = compaction.through_seq if compaction else 0
             kept = _Kept(lease.session_id, compaction, HistoryBuilder(compaction), through)
             entries = await sent_entries(self._store, conversation_id, compaction or NONE)
@@ -181,7 +181,7 @@ class Histories:
         return Loaded(
             messages=kept.builder.messages(),
             tokens=kept.builder.tokens,
-            compaction=compaction,
+            compaction=kept.compaction,
             fresh=fresh,
         )
 
@@ -191,13 +191,14 @@ class Histories:
         if kept is not None:
             self._tokens -= kept.builder.tokens
 
-    def _take(self, conversation_id: str, session_id: str, compaction: Compaction | None) -> _Kept | None:
+    def _take(self, lease: Lease) -> _Kept | None:
         """Take a conversation out, if what is kept of it is what would be built again."""
-        kept = self._kept.get(conversation_id)
-        self.forget(conversation_id)
-        if kept is None or kept.session_id != session_id or _number(kept.compaction) != _number(compaction):
+        kept = self._kept.pop(lease.conversation_id, None)
+        if kept is None:
             return None
-        return kept
+        self._tokens -= kept.builder.tokens
+        number = kept.compaction.number if kept.compaction else 0
+        return kept if (kept.session_id, number) == (lease.session_id, lease.compaction) else None
 
     def _put_back(self, conversation_id: str, kept: _Kept) -> None:
         self.forget(conversation_id)
@@ -216,10 +217,6 @@ async def sent_entries(store: Store, conversation_id: str, compaction: Compactio
         return entries
     at = compaction.message_seq
     return [*await store.conversations.history(conversation_id, after=at - 1, through=at), *entries]
-
-
-def _number(compaction: Compaction | None) -> int:
-    return compaction.number if compaction else 0
 
 
 def earlier(notes: str) -> str:

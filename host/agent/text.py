@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from shared.redact import Redactor
+from shared.redact import Redactor, StreamRedactor
 
 STEP_GAP: Final = "\n\n"
 """Between the texts of two steps, so that no words are glued together."""
@@ -109,7 +109,7 @@ class ShownText:
     def __init__(self, redactor: Redactor) -> None:
         self._filter = InternalFilter()
         self._redactor = redactor
-        self._redacted = redactor.stream()
+        self._redacted = StreamRedactor(redactor)
         self._pieces: list[str] = []
         self._step: list[str] = []
         self._again = ""
@@ -134,7 +134,7 @@ class ShownText:
     def restart_step(self) -> None:
         """The step's text broke off; the next piece begins it anew."""
         self._filter.flush()
-        self._redacted = self._redactor.stream()
+        self._redacted = StreamRedactor(self._redactor)
         if not self._again:
             self._again = "".join(self._step)
         self._step = []

@@ -19,9 +19,8 @@ from host.cli.start import UNGUARDED, local_url, passphrase_asker
 from host.cli.terminal import judged, print_json
 from host.models.deprecated import deprecated
 from host.runs.scheduler import EXTERNAL
-from shared.clock import now_ms
+from shared.clock import local, now_ms
 from shared.errors import PicoError, StoreError
-from shared.schedules import local
 from shared.settings import Settings, SettingsError, load
 from shared.settings.choices import ModelChoice, model_choices
 from shared.settings.providers import ANTHROPIC

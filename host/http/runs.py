@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from dataclasses import asdict
+from typing import Final, Literal, cast
 
 from starlette.requests import Request
 
@@ -10,7 +11,7 @@ from host.http.bodies import page_of
 from host.http.conversations import conversation_of
 from host.http.routing import PAGE, Api, Parameter, operation
 from host.http.sse import EventStreamResponse, last_event_id
-from host.runs.answers import UsageShape, usage_view
+from host.runs.answers import UsageShape
 from host.runs.service import RunService
 from shared.clock import iso, iso_or_none
 from shared.errors import NotFound
@@ -109,7 +110,7 @@ def run_view(run: Run) -> RunShape:
         "duration_ms": None if ended is None else max(ended - run.created_at, 0),
         "model": run.model,
         "stop_reason": (run.answer or {}).get("stop_reason"),
-        "usage": usage_view(run.usage),
+        "usage": cast(UsageShape, asdict(run.usage)),
         "error": run.error,
         "code": run.code,
     }

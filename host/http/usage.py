@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Final
+from dataclasses import asdict
+from typing import Final, cast
 
 from starlette.requests import Request
 
 from host.http.bodies import page_of
 from host.http.routing import OF_CONVERSATION, PAGE, Api, Parameter, operation
-from host.runs.answers import UsageShape, usage_view
+from host.runs.answers import UsageShape
 from shared.errors import InvalidInput
 from shared.shapes import PageShape
 from shared.store.store import Store
@@ -68,7 +69,7 @@ def day_view(used: DayUsage) -> DayUsageShape:
         "day": used.day,
         "conversation_id": used.conversation_id,
         "runs": used.runs,
-        **usage_view(spending.usage),
+        **cast(UsageShape, asdict(spending.usage)),
         "unsettled_tokens": spending.unsettled_tokens,
         "tokens": spending.amount.tokens,
         "dollars": spending.microdollars / MICRO,

@@ -14,10 +14,10 @@ from uuid import NAMESPACE_URL, uuid5
 
 from host.runs.prompt import person_message
 from shared import jsons
-from shared.clock import ms_of
+from shared.clock import local, ms_of
 from shared.errors import InvalidInput, PicoError
 from shared.ids import SESSION, new_id
-from shared.schedules import SHORTEST_INTERVAL_MS, Schedule, first_slot, local, parse
+from shared.schedules import SHORTEST_INTERVAL_MS, Schedule, first_slot, parse
 from shared.untrusted import sender
 from shared.values import Block, Role
 

@@ -11,28 +11,18 @@ from host.agent.text import strip_internal
 from shared.clock import iso
 from shared.redact import Redactor
 from shared.shapes import Shape
-from shared.values import Outbound, Usage
+from shared.values import Outbound
 
 Ended = Literal["success", "timeout", "error", "paused"]
 
 
 class UsageShape(Shape):
-    """Tokens as the model's API counts them."""
+    """Tokens as the model's API counts them: the fields of ``shared.values.Usage``."""
 
     input_tokens: int
     output_tokens: int
     cache_creation_input_tokens: int
     cache_read_input_tokens: int
-
-
-def usage_view(usage: Usage) -> UsageShape:
-    """Return a usage as it leaves the host."""
-    return {
-        "input_tokens": usage.input_tokens,
-        "output_tokens": usage.output_tokens,
-        "cache_creation_input_tokens": usage.cache_creation_input_tokens,
-        "cache_read_input_tokens": usage.cache_read_input_tokens,
-    }
 
 
 class OutboundShape(Shape):

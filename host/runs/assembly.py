@@ -138,7 +138,8 @@ class Assembly:
         self._tools = tools
         self._knowledge = knowledge
         self._archive = archive
-        self._telemetry = telemetry
+        self._call = telemetry.call
+        self.converse = telemetry.run(self._converse)
         self._prompt = Prompt(settings.assistant_name, settings.system_prompt_override, web=strangers)
         self._histories = Histories(ledger.store)
         self._windows = Windows(settings.history)
@@ -154,20 +155,13 @@ class Assembly:
         """See ``Agent.release``."""
         await self._tools.release(conversation_id)
 
-    async def converse(self, spec: RunSpec, lease: Lease, recorder: RunRecorder, approve: Approve) -> None:
-        """Carry the conversation on until the model has finished. Raises Ending."""
-        with self._telemetry.run(lease, scheduled=spec.scheduled) as tell:
-            try:
-                await self._converse(spec, lease, recorder, approve)
-            finally:
-                tell(recorder.model, recorder.meter.usage)
-
     async def _converse(self, spec: RunSpec, lease: Lease, recorder: RunRecorder, approve: Approve) -> None:
+        """See ``Agent.converse``."""
         models = self._models.models(spec.model, recorder.warnings.append)
         async with self._tools.open(spec, lease, approve) as tools:
             loaded = await self._histories.load(lease)
             options = await self._options(spec)
-            toolbox = Toolbox(tools.toolsets, self._ledger.redactor, self._telemetry.call)
+            toolbox = Toolbox(tools.toolsets, self._ledger.redactor, self._call)
             recorder.title_of = toolbox.title
             if (external := tools.external) is not None:
                 recorder.warnings.extend(external.problems)

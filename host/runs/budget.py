@@ -83,8 +83,6 @@ class RunBudget:
         self, request: dict[str, Any], models: Sequence[str], input_tokens: int | None = None
     ) -> dict[str, Any]:
         """See ``Recorder.reserve``; raises Misconfigured for a limit in dollars if a model has no price."""
-        if self._allowed is None and not self._budgets.limited:
-            return request
         call = self._call(request, models, input_tokens)
         granted = 0
 
@@ -95,7 +93,7 @@ class RunBudget:
             return call.amount(granted) + unstored
 
         async with self._reserving:
-            run = self._meter.run
+            run = self._meter.meter
             in_flight = run.in_flight(but=self._meter)
             own = run.spent.amount + in_flight
             # The run's row holds one amount: what all its agents' calls need, and what they used unstored.

@@ -21,18 +21,16 @@ class EventLog:
         self._first = 1
         self._stored = 0
         self._shown = 0
+        self.last_seq = 0
+        """The number of the newest event, 0 before the first."""
         self._changed: anyio.Event | None = None
         self.held = False
         self.closed = False
 
-    @property
-    def last_seq(self) -> int:
-        """The number of the newest event, 0 before the first."""
-        return self._first + len(self._events) - 1
-
     def emit(self, name: str, data: dict[str, Any]) -> Event:
         """Add an event and wake the readers."""
-        event = Event(self.last_seq + 1, name, data)
+        self.last_seq += 1
+        event = Event(self.last_seq, name, data)
         self._events.append(event)
         self._wake()
         return event
@@ -50,10 +48,6 @@ class EventLog:
         else:
             self.emit("chunk", {"text": text})
 
-    def hold(self) -> None:
-        """Show nobody anything until ``release``."""
-        self.held = True
-
     def release(self) -> None:
         """Show what was held back."""
         self.held = False
@@ -62,14 +56,14 @@ class EventLog:
     def forget(self) -> None:
         """Begin anew, without what was held back."""
         self._events.clear()
+        self.last_seq = self._first - 1
         self.release()
 
     def publish(self, events: Sequence[Event]) -> None:
-        """Show what was held back and the last events, which are in the store already, and close the log."""
+        """Add the last events, which are in the store already; what was held back is shown with them."""
         self.held = False
         self._events.extend(events)
-        self._stored = self.last_seq
-        self.close()
+        self._stored = self.last_seq = self.last_seq + len(events)
 
     def close(self) -> None:
         """No more events; readers finish."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from host.agent.window import estimated_text
-from host.ports import Reply
+from host.ports import Delta, Reply, TextDelta, ThinkingDelta
 from host.telemetry.counts import Metrics
 from shared.redact import Redactor
 from shared.settings.sections import Budgets, Price
@@ -23,6 +23,7 @@ class Prices:
 
     def __init__(self, budgets: Budgets, *, free: bool = False) -> None:
         self.budgets = budgets
+        self.limited = budgets.limited
         self._free = free
 
     def cost(self, usage: Usage, *names: str) -> int:
@@ -83,30 +84,17 @@ class RunMeter:
     """The sums of one run. ``uncounted`` is the part of ``spent`` that is not stored yet."""
 
     def __init__(self, prices: Prices) -> None:
-        self._prices = prices
-        self._agents: list[AgentMeter] = []
-        self.usage = Usage()
-        self.spent = NOTHING
-        self.uncounted = NOTHING
-
-    def agent(self) -> AgentMeter:
-        """Return the meter of one more agent of the run, which makes one call at a time."""
-        meter = AgentMeter(self)
-        self._agents.append(meter)
-        return meter
+        self.prices = prices
+        self.agents: list[AgentMeter] = []
+        self.spent = self.uncounted = NOTHING
 
     def in_flight(self, *, but: AgentMeter) -> Amount:
         """Return what is reserved for the calls of the run's other agents."""
         total = Amount()
-        for agent in self._agents:
+        for agent in self.agents:
             if agent is not but and agent.call is not None:
                 total += agent.call.reserved
         return total
-
-    def count(self, reply: Reply) -> None:
-        """Add what a reply used."""
-        self.usage += reply.usage
-        self.spend(Spending(reply.usage, self._prices.cost(reply.usage, reply.model, reply.asked_model)))
 
     def spend(self, spending: Spending) -> None:
         """Add what was spent."""
@@ -117,35 +105,41 @@ class RunMeter:
         """What was spent so far is in the store now."""
         self.uncounted = NOTHING
 
-    def settle(self) -> None:
+    async def settle(self) -> None:
         """At the end of the run: count calls that were given up for what they may have used."""
-        for agent in self._agents:
-            agent.settle()
+        for agent in self.agents:
+            if agent.call is not None:
+                await agent.given_up()
 
 
 class AgentMeter:
-    """The calls of one agent."""
+    """What one agent of a run uses; it makes one call at a time. ``model`` is the one that answered last."""
 
-    def __init__(self, run: RunMeter) -> None:
-        self.run = run
+    def __init__(self, meter: RunMeter) -> None:
+        self.meter = meter
         self.call: _Call | None = None
+        self.model = ""
+        meter.agents.append(self)
 
     def begin(self, input_tokens: int, price: Price | None, reserved: Amount) -> None:
         """A call begins whose outcome has to be accounted for, about so large."""
         self.call = _Call(input_tokens, price or FREE, reserved)
 
-    def heard(self, characters: int) -> None:
-        """So much more of the reply in flight came in."""
-        if self.call is not None:
-            self.call.told += characters
+    async def heard(self, delta: Delta) -> None:
+        """Count a piece of the reply in flight."""
+        if self.call is not None and isinstance(delta, TextDelta | ThinkingDelta):
+            self.call.told += len(delta.text)
 
-    def count(self, reply: Reply) -> None:
-        """The call ended with this reply."""
+    async def unused(self, reply: Reply) -> None:
+        """Count the usage of a reply, with which the call ended."""
         self.call = None
-        self.run.count(reply)
+        self.model = reply.model
+        asked = reply.asked.model if reply.asked else ""
+        cost = self.meter.prices.cost(reply.usage, reply.model, asked)
+        self.meter.spend(Spending(reply.usage, cost))
 
-    def settle(self) -> None:
+    async def given_up(self) -> None:
         """Count a call that was given up for what it may have used."""
         call, self.call = self.call, None
         if call is not None:
-            self.run.spend(call.estimate())
+            self.meter.spend(call.estimate())

@@ -8,13 +8,17 @@ its own, so that an edit leaves the cache of what stands before it alone.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 from xml.sax.saxutils import quoteattr
 
+from host.runs.spec import RunSpec
 from host.skills.catalogue import Catalogue, Skill
 from host.skills.knowledge import SHORTEN, Known, Text
 from shared import untrusted
-from shared.values import Block, Enclosed
+from shared.ids import MESSAGE, new_id
+from shared.redact import Redactor
+from shared.values import Block, Enclosed, NewMessage
 
 BASE: Final = """You are {name}, an agent that people reach through PicoClaw.
 
@@ -77,6 +81,37 @@ class Prompt:
         for text in _section("agent_memory", _lines(known.memory)):
             blocks.append({"type": "text", "text": text, "cache_control": {"type": "ephemeral"}})
         return blocks
+
+
+def first_message(spec: RunSpec, time: str, redactor: Redactor, assistant: str) -> NewMessage | None:
+    """Return what a run works on, None if it goes on; without the secrets that the host knows.
+
+    The time stands with the message, so that what comes before it is the same from turn to turn.
+    """
+    if spec.message is None:
+        return None
+    text = redactor.text(spec.message)
+    identity, name = spec.sender, spec.sender_name
+    if not spec.scheduled:
+        identity, name = untrusted.sender(identity, assistant), untrusted.sender(name, assistant)
+    enclosed = [
+        replace(each, text=redactor.text(each.text), who=each.who and untrusted.sender(each.who, assistant))
+        for each in spec.enclosed
+    ]
+    blocks = person_message(
+        text,
+        sender=name,
+        time=time,
+        identity=identity,
+        by_owner=spec.by_owner,
+        enclosed=enclosed,
+    )
+    if spec.preface:
+        blocks.insert(0, {"type": "text", "text": redactor.text(spec.preface)})
+    if spec.notice:
+        blocks.append({"type": "text", "text": f"<notice>{spec.notice}</notice>"})
+    shown = "\n\n".join(filter(None, (*map(enclosed_text, enclosed), text)))
+    return NewMessage(new_id(MESSAGE), "user", blocks, shown, identity, name)
 
 
 def person_message(

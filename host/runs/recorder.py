@@ -60,31 +60,25 @@ NO_ANSWER: Final = "The model ended without an answer. Ask what it did, or send 
 """Told to people in its place."""
 
 
-class _Accounts:
-    """What an agent of a run uses, and may use."""
+class _Accounts(AgentMeter):
+    """What an agent of a run uses, and may use: ``budget``, None if nothing limits it."""
 
-    def __init__(self, meter: AgentMeter, budget: RunBudget) -> None:
-        self.own_meter = meter
-        self.budget = budget
+    budget: RunBudget | None
 
     async def reserve(
         self, request: dict[str, Any], models: Sequence[str], input_tokens: int | None = None
     ) -> dict[str, Any]:
         """See ``Recorder.reserve``."""
+        if self.budget is None:
+            return request
         return await self.budget.reserve(request, models, input_tokens)
 
-    async def heard(self, delta: Delta) -> None:
-        """Only count a piece of a reply that nobody reads."""
-        if isinstance(delta, TextDelta | ThinkingDelta):
-            self.own_meter.heard(len(delta.text))
-
-    async def unused(self, reply: Reply) -> None:
-        """Count the usage of a reply that people don't see."""
-        self.own_meter.count(reply)
-
-    async def given_up(self) -> None:
-        """Count a call that was given up for what it may have used."""
-        self.own_meter.settle()
+    async def cut_short(self, reply: Reply) -> Paused:
+        """Count the usage of a reply that is not kept."""
+        await self.unused(reply)
+        if self.budget is None:
+            raise RuntimeError("only a budget cuts a reply short")
+        return self.budget.cut_short()
 
 
 class RunRecorder(_Accounts):
@@ -96,7 +90,7 @@ class RunRecorder(_Accounts):
         self._lease = lease
         self._spec = spec
         self._log = log
-        self._said_seq = 0
+        self._said_seq = lease.said_seq
         self._telling = anyio.Lock()
         self.said: list[Outbound] = []
         self.warnings: list[str] = []
@@ -104,15 +98,10 @@ class RunRecorder(_Accounts):
         """Returns a tool's name for people."""
         self.compactions: list[str] = []
         self.shown = ShownText(ledger.redactor)
-        self.meter = RunMeter(ledger.prices)
-        meter = self.meter.agent()
-        super().__init__(meter, RunBudget(ledger, lease, meter, spec.allow_tokens))
-        self.model = ""
+        super().__init__(RunMeter(ledger.prices))
+        limited = ledger.prices.limited or spec.allow_tokens is not None
+        self.budget = RunBudget(ledger, lease, self, spec.allow_tokens) if limited else None
         self.final: Reply | None = None
-
-    async def prepare(self) -> None:
-        """Remember what had been said before the run."""
-        self._said_seq = await self._store.outbound.last_seq(self._lease.conversation_id)
 
     async def delta(self, delta: Delta) -> None:
         """Tell a piece of the reply in flight."""
@@ -151,16 +140,10 @@ class RunRecorder(_Accounts):
             await self._store.durable()
         self.show_calls(reply)
 
-    async def unused(self, reply: Reply) -> None:
-        """Count the usage of a reply that people don't see."""
-        self.model = reply.model
-        await super().unused(reply)
-
     async def cut_short(self, reply: Reply) -> Paused:
         """Count the usage of a reply that is not kept."""
         self._log.emit_text(self.shown.end_step())
-        await self.unused(reply)
-        return self.budget.cut_short()
+        return await super().cut_short(reply)
 
     async def compacted(self, compaction: Compaction) -> Compaction:
         """Put a compaction in force, with what it cost, and tell it."""
@@ -252,8 +235,8 @@ class ChildRecorder(_Accounts):
     """Its parent waits."""
 
     def __init__(self, parent: RunRecorder, label: str) -> None:
-        meter = parent.meter.agent()
-        super().__init__(meter, parent.budget.shared_with(meter))
+        super().__init__(parent.meter)
+        self.budget = None if parent.budget is None else parent.budget.shared_with(self)
         self._parent = parent
         self._label = label
 
@@ -268,11 +251,6 @@ class ChildRecorder(_Accounts):
         """Count the usage, show the calls. The parent's step says already that there may be effects."""
         await self.unused(reply)
         self._parent.show_calls(reply, subagent=self._label)
-
-    async def cut_short(self, reply: Reply) -> Paused:
-        """Count the usage."""
-        await self.unused(reply)
-        return self.budget.cut_short()
 
     async def called(self, call: Block, result: ToolResult, *, speaks: bool) -> None:
         """Show how a tool ended."""

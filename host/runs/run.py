@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from dataclasses import asdict
+from typing import Any, Final, cast
 
 import anyio
 
 from host.agent.endings import Ending, Overtaken, Paused, TimedOut
-from host.runs.answers import ChatShape, Ended, outbound_view, usage_view
+from host.runs.answers import ChatShape, Ended, UsageShape, outbound_view
 from host.runs.events import EventLog
 from host.runs.meter import Ledger
 from host.runs.recorder import RunRecorder, without_secrets
@@ -49,7 +50,7 @@ class ActiveRun:
         self._scope = anyio.CancelScope()
         self._reason: Ending | None = None
         self._ended = anyio.Event()
-        self._outcome: ChatShape | PicoError = PicoError(FAILED)
+        self._outcome: ChatShape | PicoError | None = None
         self._unacknowledged: Exception | None = None
 
     def stop(self, reason: Ending) -> None:
@@ -61,18 +62,19 @@ class ActiveRun:
     async def wait(self) -> ChatShape:
         """Return the answer (the body of ``done``); raises what kept it from being stored."""
         await self._ended.wait()
-        if isinstance(self._outcome, PicoError):
-            raise self._outcome
-        return self._outcome
+        if isinstance(self._outcome, dict):
+            return self._outcome
+        raise self._outcome or PicoError(FAILED)
 
     async def execute(self) -> None:
         """Run to the end. Nothing is raised: every ending is an answer or a fault that ``wait`` raises."""
+        # The start event acknowledges the message, so nobody sees it before that is on the volume; the model
+        # is asked meanwhile.
+        self.log.held = self.spec.live
+        self._tell_start()
         if not self.spec.live:
             await self._execute()
             return
-        # The start event acknowledges the message, so nobody sees it before that is on the volume; the model
-        # is asked meanwhile.
-        self.log.hold()
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._acknowledge)
             await self._execute()
@@ -88,7 +90,6 @@ class ActiveRun:
 
     async def _execute(self) -> None:
         try:
-            await self._begin()
             ending = await self._work()
             if self._unacknowledged is not None:
                 raise self._unacknowledged
@@ -105,8 +106,7 @@ class ActiveRun:
             self.log.close()
             self._ended.set()
 
-    async def _begin(self) -> None:
-        await self._recorder.prepare()
+    def _tell_start(self) -> None:
         lease = self.lease
         self.log.emit(
             "start",
@@ -144,7 +144,7 @@ class ActiveRun:
 
     async def _finish(self, ending: Ending | None) -> None:
         recorder = self._recorder
-        recorder.meter.settle()
+        await recorder.meter.settle()
         if isinstance(ending, Paused):
             await self._ask(ending)
         await recorder.tell_said()
@@ -155,7 +155,7 @@ class ActiveRun:
         end = RunEnd(
             state=RunState.SUCCESS if ending is None else ending.state,
             answer=dict(answer),
-            usage=recorder.meter.usage,
+            usage=recorder.meter.spent.usage,
             model=recorder.model,
             error=answer.get("error"),
             code=answer.get("code"),
@@ -189,7 +189,7 @@ class ActiveRun:
         outbound = [outbound_view(message, self._ledger.redactor) for message in recorder.said]
         marker = self._end_marker
         answer: ChatShape = {
-            "status": _status(ending),
+            "status": "success" if ending is None else _ENDED.get(ending.state, "error"),
             "conversation_id": self.lease.conversation_id,
             "message_id": messages[-1].id if messages else self.lease.message_id,
             "run_id": self.lease.run_id,
@@ -198,7 +198,7 @@ class ActiveRun:
             "stop_reason": recorder.final.stop_reason if recorder.final else None,
             "session_id": self.lease.session_id,
             "duration_ms": round(monotonic_ms() - self._started),
-            "usage": usage_view(recorder.meter.usage),
+            "usage": cast(UsageShape, asdict(recorder.meter.spent.usage)),
             "outbound_messages": outbound,
             "session_end_marker": marker,
             "session_end_marker_detected": bool(marker)
@@ -223,13 +223,7 @@ class ActiveRun:
         counts.runs[end.state.value] += 1
         counts.compactions.update(self._recorder.compactions)
         counts.run_seconds.add((monotonic_ms() - self._started) / 1000)
-        used = end.usage
-        counts.tokens.update(
-            input_tokens=used.input_tokens,
-            output_tokens=used.output_tokens,
-            cache_creation_input_tokens=used.cache_creation_input_tokens,
-            cache_read_input_tokens=used.cache_read_input_tokens,
-        )
+        counts.tokens.update(asdict(end.usage))
 
     def _lose(self) -> None:
         """End without a word to the store, where the run is another host's to end."""
@@ -246,12 +240,6 @@ class ActiveRun:
         if self.log.held:
             self.log.forget()
         self.log.emit("error", {"error": error.message, "code": error.code})
-
-
-def _status(ending: Ending | None) -> Ended:
-    if ending is None:
-        return "success"
-    return _ENDED.get(ending.state, "error")
 
 
 _ENDED: Final[dict[RunState, Ended]] = {RunState.TIMEOUT: "timeout", RunState.PAUSED: "paused"}

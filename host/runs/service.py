@@ -18,11 +18,12 @@ from host.runs.answers import ChatShape
 from host.runs.events import follow, one_by_one
 from host.runs.leases import CANCELLED, EVENTS_EVERY_S, Keeping
 from host.runs.meter import Ledger
+from host.runs.prompt import first_message
 from host.runs.recorder import RunRecorder
 from host.runs.run import ActiveRun
-from host.runs.spec import RunLimits, RunSpec, new_run
+from host.runs.spec import RunLimits, RunSpec
 from host.tools.approve_budget import Approve
-from shared.clock import now_ms
+from shared.clock import local, now_ms
 from shared.errors import (
     ConversationBusy,
     Draining,
@@ -32,7 +33,8 @@ from shared.errors import (
     NotFound,
     NotRunning,
 )
-from shared.values import Event, KeyedAnswer, Lease, Run, RunState
+from shared.ids import CONVERSATION, RUN, new_id
+from shared.values import Event, KeyedAnswer, Lease, NewRun, Run, RunState
 
 DELETE_AGAIN_S: Final = (0.05, 0.5, 2.0)
 """Pauses between tries to delete from a disk that is about to be freed, in seconds."""
@@ -64,6 +66,7 @@ class RunService:
         self._ledger = ledger
         self._store = ledger.store
         self._agent = agent
+        self._converse = partial(agent.converse, approve=self.approve)
         self._active: dict[str, ActiveRun] = {}
         self._places = Places(limits.max_concurrent_runs, limits.queue_ms)
         self._rate = RateLimit(limits.messages_per_minute)
@@ -117,11 +120,26 @@ class RunService:
             raise
 
     async def _begin(self, spec: RunSpec) -> ActiveRun:
+        limits, now = self.limits, now_ms()
+        time = local(now, limits.timezone)
+        new = NewRun(
+            run_id=spec.run_id or new_id(RUN),
+            conversation_id=spec.conversation_id or spec.new_conversation_id or new_id(CONVERSATION),
+            message=first_message(spec, time, self._ledger.redactor, limits.assistant_name),
+            owner=limits.owner,
+            now=now,
+            lease_ms=limits.lease_ms,
+            create=spec.conversation_id is None,
+            parent_id=spec.parent_id,
+            temporary=spec.temporary,
+            model=spec.model or "",
+            idempotency=spec.idempotency,
+            replaces=spec.replaces,
+        )
         # A caller who leaves must not leave a lease behind that nobody serves.
         with anyio.CancelScope(shield=True):
-            lease = await self._store.runs.begin(new_run(spec, self.limits, self._ledger.redactor))
-        converse = partial(self._agent.converse, approve=self.approve)
-        run = ActiveRun(self._ledger, converse, spec, lease, self.limits)
+            lease = await self._store.runs.begin(new)
+        run = ActiveRun(self._ledger, self._converse, spec, lease, limits)
         self._active[lease.run_id] = run
         self._tasks.start_soon(self._execute, run)
         return run

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Set
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable, Mapping, Set
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
     from host.ports import Ask, ToolResult, Toolset
-    from shared.values import Lease, Usage
+
+Converse = TypeVar("Converse", bound=Callable[..., Awaitable[None]])
+"""Works on a run: takes what is asked (``scheduled``), the lease, who hears (``model``, ``meter``), more."""
 
 
 class Telemetry:
@@ -23,10 +24,9 @@ class Telemetry:
         """
         return app
 
-    @contextmanager
-    def run(self, lease: Lease, *, scheduled: bool) -> Iterator[Callable[[str, Usage], None]]:
-        """Tell of the run that the block is. What is yielded takes the model that answered, and the usage."""
-        yield lambda model, usage: None
+    def run(self, converse: Converse) -> Converse:
+        """Return what works on a run; its runs are told."""
+        return converse
 
     def ask(self, ask: Ask) -> Ask:
         """Return the way to a model; its replies are told."""

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence, Set
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import anyio
 import anyio.to_thread
@@ -22,12 +21,11 @@ from starlette.types import ASGIApp
 
 from host.ports import Ask, ToolResult, Toolset
 from host.telemetry.http import TracingMiddleware
-from host.telemetry.off import Telemetry
-from host.telemetry.spans import ModelCalls, run_span, traced_call
+from host.telemetry.off import Converse, Telemetry
+from host.telemetry.spans import ModelCalls, traced_call, traced_run
 from shared import logging as logs
 from shared.redact import Redactor
 from shared.settings import Settings
-from shared.values import Lease, Usage
 
 SEND_WITHIN_S: Final = 5.0
 """One export, and what is left at the end, may take this long."""
@@ -89,11 +87,9 @@ class OpenTelemetry(Telemetry):
         """See ``Telemetry.app``."""
         return TracingMiddleware(app, self._tracer, self._meter, probes=probes, methods=methods)
 
-    @contextmanager
-    def run(self, lease: Lease, *, scheduled: bool) -> Iterator[Callable[[str, Usage], None]]:
+    def run(self, converse: Converse) -> Converse:
         """See ``Telemetry.run``."""
-        with run_span(self._tracer, self._agent_name, lease, scheduled=scheduled) as tell:
-            yield tell
+        return cast(Converse, partial(traced_run, self._tracer, self._agent_name, converse))
 
     def ask(self, ask: Ask) -> Ask:
         """See ``Telemetry.ask``."""

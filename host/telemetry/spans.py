@@ -5,7 +5,7 @@ They hold an error's kind, never its text: a stray exception may say what nobody
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -18,7 +18,7 @@ from host.ports import Ask, Delta, OnDelta, Reply, ToolResult, Toolset
 from shared.clock import monotonic_ms
 from shared.jsons import dumps
 from shared.redact import Redactor
-from shared.values import Block, Lease, Usage
+from shared.values import Block, Lease
 
 TOKENS: Final = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536, 262144, 1048576, 4194304, 16777216, 67108864)
 SECONDS: Final = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
@@ -132,26 +132,31 @@ def _parts(content: str | Iterable[Block]) -> Iterable[dict[str, Any]]:
                 yield {"type": kind}
 
 
-@contextmanager
-def run_span(
-    tracer: Tracer, name: str, lease: Lease, *, scheduled: bool
-) -> Iterator[Callable[[str, Usage], None]]:
-    """Tell of a run of the agent with this name; see ``Telemetry.run``."""
+async def traced_run(
+    tracer: Tracer,
+    name: str,
+    converse: Callable[..., Awaitable[None]],
+    spec: Any,
+    lease: Lease,
+    recorder: Any,
+    *more: Any,
+) -> None:
+    """Work on a run, and tell of it as one of the agent with this name; see ``Telemetry.run``."""
     attributes: dict[str, AttributeValue] = {
         gen_ai.GEN_AI_OPERATION_NAME: "invoke_agent",
         gen_ai.GEN_AI_AGENT_NAME: name,
         gen_ai.GEN_AI_CONVERSATION_ID: lease.conversation_id,
         "picoclaw.run.id": lease.run_id,
-        "picoclaw.run.scheduled": scheduled,
+        "picoclaw.run.scheduled": spec.scheduled,
     }
     with span(tracer, f"invoke_agent {name}", SpanKind.INTERNAL, attributes) as run:
-
-        def tell(model: str, used: Usage) -> None:
-            run.set_attribute(gen_ai.GEN_AI_RESPONSE_MODEL, model)
+        try:
+            await converse(spec, lease, recorder, *more)
+        finally:
+            used = recorder.meter.spent.usage
+            run.set_attribute(gen_ai.GEN_AI_RESPONSE_MODEL, recorder.model)
             run.set_attribute(gen_ai.GEN_AI_USAGE_INPUT_TOKENS, used.tokens - used.output_tokens)
             run.set_attribute(gen_ai.GEN_AI_USAGE_OUTPUT_TOKENS, used.output_tokens)
-
-        yield tell
 
 
 async def traced_call(

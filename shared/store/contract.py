@@ -10,9 +10,13 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Protocol, TypeVar
 
-from shared.store.rows import Row
-
 T = TypeVar("T")
+
+
+class Row(Protocol):
+    """A row as every engine's driver gives it: values by the column's name or place."""
+
+    def __getitem__(self, column: Any, /) -> Any: ...
 
 
 class Taken(Exception):
@@ -75,4 +79,16 @@ class Engine(Protocol):
 
     async def write(self, work: Work[T], *, patient: bool = False, long: bool = False) -> T:
         """Run a function in one transaction, which an exception undoes; raises Unavailable, NotDurable."""
+        ...
+
+    async def durable(self) -> None:
+        """Return once everything committed so far is on the volume; raises NotDurable."""
+        ...
+
+    def volume_ok(self) -> bool:
+        """Return whether the last attempt to write what survives worked (True before the first)."""
+        ...
+
+    def silent_s(self) -> float:
+        """Return for how many seconds the volume hasn't answered; 0 where there is none."""
         ...

@@ -18,11 +18,10 @@ from typing import Any, Final
 
 from shared import jsons
 from shared.errors import StoreError
-from shared.store.contract import Tx
+from shared.store.contract import Row, Tx
 from shared.store.postgres.database import Database
 from shared.store.postgres.migrations import LOCK
 from shared.store.postgres.opening import COPY, unfinished_copy
-from shared.store.rows import Row
 from shared.store.sqlite.content import tables
 from shared.store.sqlite.engine import open_database
 from shared.store.sqlite.migrations import SAID_TO_CHATS, migrate

@@ -1,25 +1,20 @@
-"""Rows of any engine to values, cursors to texts and back."""
+"""Rows of any engine to values, cursors to texts and back; ``Noun``, whose methods read and write rows."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from operator import itemgetter
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from shared import jsons
 from shared.errors import InvalidInput
+from shared.store.contract import Engine, Row
 from shared.values import Page, Usage
 
 T = TypeVar("T")
 
 Reading = Callable[[Any], Any]
-
-
-class Row(Protocol):
-    """A row as every engine's driver gives it: values by the column's name or place."""
-
-    def __getitem__(self, column: Any, /) -> Any: ...
 
 
 def reader(
@@ -83,3 +78,39 @@ def decode_cursor(cursor: str | None, *kinds: type) -> list[Any] | None:
     ):
         raise InvalidInput("cursor: must be the next_cursor of an earlier answer")
     return key
+
+
+class Noun:
+    """A noun of the store over one engine."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    async def _one(
+        self, make: Callable[[Row], T], statement: str, *values: Any, patient: bool = False
+    ) -> T | None:
+        row = await self._engine.read(lambda tx: tx.fetchrow(statement, *values), patient=patient)
+        return None if row is None else make(row)
+
+    async def _all(
+        self, make: Callable[[Row], T], statement: str, *values: Any, patient: bool = False
+    ) -> list[T]:
+        found = await self._engine.read(lambda tx: tx.fetch(statement, *values), patient=patient)
+        return [make(row) for row in found]
+
+    async def _page(
+        self,
+        make: Callable[[Row], T],
+        key: Sequence[str],
+        statement: str,
+        limit: int,
+        *values: Any,
+        long: bool = False,
+    ) -> Page[T]:
+        """Return a page; the statement's ``$1`` is how many rows it takes."""
+        found = await self._engine.read(lambda tx: tx.fetch(statement, limit + 1, *values), long=long)
+        return page(found, limit, make, key)
+
+    async def _change(self, statement: str, *values: Any, patient: bool = False) -> int:
+        """Run a statement in a transaction of its own; returns how many rows it changed."""
+        return await self._engine.write(lambda tx: tx.execute(statement, *values), patient=patient)

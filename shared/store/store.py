@@ -54,6 +54,9 @@ class Store(ABC):
 
     def __init__(self, engine: Engine, retention: Retention | None) -> None:
         self._engine = engine
+        self.durable = engine.durable
+        self.volume_ok = engine.volume_ok
+        self.silent_s = engine.silent_s
         self._pruner = Pruner(engine, retention or Retention())
         self.conversations = Conversations(engine)
         self.compactions = Compactions(engine)
@@ -69,18 +72,6 @@ class Store(ABC):
     @abstractmethod
     def tool_access(self, conversation_id: str, *, is_main: bool) -> str | None:
         """Return how a tool server reaches the store for one conversation; None: by the database's path."""
-
-    @abstractmethod
-    async def durable(self) -> None:
-        """Return once everything committed so far is on the volume; raises NotDurable."""
-
-    @abstractmethod
-    def volume_ok(self) -> bool:
-        """Return whether the last attempt to write what survives worked (True before the first)."""
-
-    @abstractmethod
-    def silent_s(self) -> float:
-        """Return for how many seconds the volume hasn't answered; 0 where there is none."""
 
     @abstractmethod
     async def probe(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -48,8 +49,8 @@ async def test_a_compaction_puts_an_end_to_what_was_kept(store: Store) -> None:
     lease, histories = await a_conversation(store), Histories(store)
     await store.runs.append(lease, [said("2", "answer", "assistant"), said("3", "more")], T0)
     await histories.load(lease)
-    await store.compactions.add(lease, Compaction("summary", 2, 1, "They met."), T0)
-    loaded = await histories.load(lease)
+    made = await store.compactions.add(lease, Compaction("summary", 2, 1, "They met."), T0)
+    loaded = await histories.load(replace(lease, compaction=made.number))
     assert loaded.fresh
     assert len(loaded.messages) == 2
     assert "They met." in str(loaded.messages[0])

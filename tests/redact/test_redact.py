@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.redact import MARK, Redactor
+from shared.redact import MARK, Redactor, StreamRedactor
 from tests.settings.patience import patient
 
 CANARY = "sk-canary/0123+45=67 89"
@@ -96,7 +96,7 @@ def test_pieces_at_the_ends_of_a_record_are_taken_out() -> None:
 @given(SECRETS, st.lists(st.text(alphabet="abc", max_size=7), max_size=12))
 def test_a_stream_is_redacted_as_its_whole_text_is(secrets: list[str], pieces: list[str]) -> None:
     redactor = Redactor(secrets)
-    stream = redactor.stream()
+    stream = StreamRedactor(redactor)
     out = "".join([*(stream.feed(piece) for piece in pieces), stream.flush()])
     assert out == redactor.text("".join(pieces))
 
@@ -112,14 +112,14 @@ def test_no_secret_is_left(secrets: list[str], text: str) -> None:
 @given(st.text(alphabet="ab", min_size=8, max_size=12), st.lists(st.text(alphabet="abc", max_size=7)))
 def test_a_stream_holds_back_less_than_a_secret(secret: str, pieces: list[str]) -> None:
     redactor = Redactor([secret])
-    stream = redactor.stream()
+    stream = StreamRedactor(redactor)
     for sofar in range(len(pieces)):
         stream.feed(pieces[sofar])
         assert len(stream.held) < redactor.longest
 
 
 def test_a_stream_gives_at_once_what_cannot_be_a_secret() -> None:
-    stream = Redactor([CANARY]).stream()
+    stream = StreamRedactor(Redactor([CANARY]))
     assert stream.feed("Hello ") == "Hello "
     assert stream.feed("wor") == "wor"
     assert stream.feed("ld " + CANARY[:5]) == "ld "

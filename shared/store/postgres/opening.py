@@ -10,13 +10,12 @@ from typing import Final
 
 from shared import jsons
 from shared.errors import StoreError, StoreRefused, Unavailable
-from shared.store.contract import Tx
+from shared.store.contract import Row, Tx
 from shared.store.postgres.database import INSUFFICIENT_PRIVILEGE, Database, Place, words
 from shared.store.postgres.driver import is_server_error, sqlstate
 from shared.store.postgres.migrations import LOCK, migrate
 from shared.store.postgres.store import PostgresStore
 from shared.store.postgres.tool_access import TABLES, ToolKey, ToolRole, address_for, tool_key
-from shared.store.rows import Row
 from shared.store.sql.retention import Retention
 
 logger = logging.getLogger("picoclaw.store")

@@ -54,17 +54,6 @@ class PostgresStore(Store):
         """Return a tool server's address, role and token, as one text; None before ``open_shared_store``."""
         return None if self.tools is None else self.tools.text_for(conversation_id, is_main=is_main)
 
-    async def durable(self) -> None:
-        """Return at once: a commit returns when the server's disk has it."""
-
-    def volume_ok(self) -> bool:
-        """Return whether the database could be reached the last time."""
-        return not self.database.away
-
-    def silent_s(self) -> float:
-        """Return 0: there is no volume."""
-        return 0.0
-
     async def probe(self) -> None:
         """Commit a row, and ask for what a turn writes to: a server may answer all else."""
         await self._engine.write(_try_a_turn)

@@ -6,9 +6,8 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Any, Final
 
-from shared.store.contract import Missing, Taken
+from shared.store.contract import Missing, Row, Taken
 from shared.store.postgres.driver import Connection, is_server_error
-from shared.store.rows import Row
 
 UNIQUE_VIOLATION: Final = "23505"
 FOREIGN_KEY_VIOLATION: Final = "23503"

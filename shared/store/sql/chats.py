@@ -9,8 +9,8 @@ from typing import Final
 
 from shared.channel_values import Chat
 from shared.errors import NoConversation
-from shared.store.contract import Tx
-from shared.store.rows import Row, reader
+from shared.store.contract import Row, Tx
+from shared.store.rows import reader
 from shared.store.sql import conversations
 
 to_chat: Final = reader(Chat, {"id": "chat_id"}, private=bool)

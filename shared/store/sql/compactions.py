@@ -9,9 +9,9 @@ from typing import Final
 from shared import jsons
 from shared.store import rows
 from shared.store.contract import Tx
+from shared.store.rows import Noun
 from shared.store.sql import usage
 from shared.store.sql.leases import hold
-from shared.store.sql.noun import Noun
 from shared.values import Compaction, Lease, Spending
 
 to_compaction: Final = rows.reader(Compaction, left_out=jsons.loads, usage=rows.usage, archived=bool)
@@ -60,7 +60,7 @@ class Compactions(Noun):
                 "SELECT max(number) FROM compactions WHERE conversation_id = $1", lease.conversation_id
             )
             made = replace(compaction, number=(newest or 0) + 1, created_at=now)
-            own = (lease.conversation_id, usage.text(made.usage), jsons.dumps(made.left_out))
+            own = (lease.conversation_id, jsons.dumps(made.usage), jsons.dumps(made.left_out))
             await tx.execute(INSERT, *VALUES(made), *own)
             if spent is not None:
                 await usage.count(tx, lease.conversation_id, spent, now)

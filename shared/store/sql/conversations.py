@@ -9,7 +9,7 @@ from shared.errors import ConversationBusy, Duplicate, NoConversation
 from shared.ids import SESSION, new_id
 from shared.store import rows
 from shared.store.contract import Taken, Tx
-from shared.store.sql.noun import Noun
+from shared.store.rows import Noun
 from shared.values import Conversation, HistoryEntry, Message, Page
 
 # A conversation runs as long as a run row says so: there is no second place that could be stale.

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from shared import jsons
 from shared.errors import Conflict, KeyTaken
-from shared.store.contract import Tx
-from shared.store.rows import Row
+from shared.store.contract import Row, Tx
 from shared.store.sql.retention import KEY_LIFE_MS
 from shared.values import Idempotency, KeyedAnswer
 

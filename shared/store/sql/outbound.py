@@ -8,8 +8,7 @@ from typing import Final
 from shared.errors import NoConversation
 from shared.ids import MESSAGE, new_id
 from shared.store.contract import Missing, Tx
-from shared.store.rows import insertion, reader
-from shared.store.sql.noun import Noun
+from shared.store.rows import Noun, insertion, reader
 from shared.values import Outbound
 
 to_outbound: Final = reader(Outbound)
@@ -40,13 +39,6 @@ class OutboundMessages(Noun):
             )
         except Missing:
             raise NoConversation(conversation_id) from None
-
-    async def last_seq(self, source_id: str) -> int:
-        """Return the seq of the newest message ``source_id`` said, 0 if none."""
-        last = await self._engine.read(
-            lambda tx: tx.fetchval("SELECT max(seq) FROM outbound_messages WHERE source_id = $1", source_id)
-        )
-        return int(last or 0)
 
     async def said_by(self, source_id: str, *, after: int) -> list[Outbound]:
         """Return what the conversation said after ``after``, in order."""

@@ -1,4 +1,4 @@
-"""What the writers of runs share: events, and an end without an owner."""
+"""How a run begins, with its lease and first message, and how it ends without an owner; its events."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from shared import jsons
-from shared.store.contract import Tx
-from shared.store.rows import Row
-from shared.store.sql import usage
-from shared.values import Event, Spending
+from shared.errors import Conflict, ConversationBusy, NoConversation
+from shared.store.contract import Row, Tx
+from shared.store.sql import conversations, keys, usage
+from shared.store.sql.messages import remove_last, store_messages
+from shared.values import Event, Lease, NewMessage, NewRun, RunState, Spending
 
 RECOVERED_SEQ_GAP: Final = 1_000_000
 """A recovered run's last event leaves this gap: a reader may have seen events that were not stored yet."""
@@ -28,6 +29,11 @@ RETRYABLE: Final = (
     "The host stopped while this run was in flight. Its last step had no outward effect: "
     "sending the message again is safe."
 )
+
+
+PAUSED: Final = """SELECT state, message_id, EXISTS (SELECT 1 FROM runs AS other WHERE other.state = 'paused'
+        AND other.conversation_id = runs.conversation_id AND other.message_id = runs.message_id
+    ) AS paused FROM runs WHERE conversation_id = $1 ORDER BY number DESC LIMIT 1"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,3 +90,96 @@ async def cut_off_run(tx: Tx, row: Row, now: int) -> None:
     await record_events(tx, row["id"], ending.events(last), now)
     unsettled = Spending(microdollars=row["reserved_microdollars"], unsettled_tokens=row["reserved_tokens"])
     await usage.count(tx, row["conversation_id"], unsettled, now, runs=1)
+
+
+async def begin(tx: Tx, new: NewRun) -> Lease:
+    """Take the lease inside a transaction; raises as the contract's ``begin`` does."""
+    conversation_id = new.conversation_id
+    messages: tuple[NewMessage, ...] = ()
+    again: Row | None = None
+    if new.idempotency is not None:
+        await keys.hold(tx, new.idempotency)
+        again = await keys.retry_of(tx, new.idempotency, new.now)
+    if again is not None:
+        conversation_id = again["conversation_id"]
+    elif new.create and new.message is not None:
+        await conversations.insert(tx, conversation_id, new.now, new.parent_id, new.temporary)
+    taken = await _take(tx, conversation_id, new.now)
+    session_id = taken["session_id"]
+    if again is not None:
+        message_id = again["message_id"]
+    elif new.message is None:
+        message_id = await _paused_at(tx, conversation_id)
+    else:
+        message_id, messages = new.message.id, (new.message,)
+        if new.replaces is not None:
+            session_id = await remove_last(tx, conversation_id, new.replaces)
+    await _insert(tx, new, conversation_id, taken["fence"], message_id)
+    await store_messages(tx, conversation_id, new.run_id, messages, new.now)
+    if new.idempotency is not None:
+        await keys.keep(tx, new.idempotency, new.run_id, conversation_id, new.now)
+    return Lease(
+        new.run_id,
+        conversation_id,
+        new.owner,
+        taken["fence"],
+        message_id,
+        session_id,
+        temporary=bool(taken["temporary"]),
+        trusted=bool(taken["trusted"]),
+        said_seq=taken["said_seq"] or 0,
+        compaction=taken["compaction"] or 0,
+    )
+
+
+async def _take(tx: Tx, conversation_id: str, now: int) -> Row:
+    """Lock the conversation, end a run of it whose owner is gone, and return what a new lease tells of it."""
+    taken: Row | None = await tx.fetchrow(
+        """UPDATE conversations SET fence = fence + 1 WHERE id = $1
+        RETURNING fence, session_id, temporary, trusted,
+            (SELECT max(seq) FROM outbound_messages WHERE source_id = $1) AS said_seq,
+            (SELECT max(number) FROM compactions WHERE conversation_id = $1) AS compaction""",
+        conversation_id,
+    )
+    if taken is None:
+        raise NoConversation(conversation_id)
+    # A writer may hold the row just as its lease ends: then the conversation is busy for a moment more.
+    stale = await tx.fetch(
+        """SELECT * FROM runs WHERE conversation_id = $1 AND state = 'running' AND lease_until <= lease_now()
+        FOR UPDATE SKIP LOCKED""",
+        conversation_id,
+    )
+    for row in stale:
+        await cut_off_run(tx, row, now)
+    running = await tx.fetchval(
+        "SELECT 1 FROM runs WHERE conversation_id = $1 AND state = 'running'", conversation_id
+    )
+    if running is not None:
+        raise ConversationBusy(conversation_id)
+    return taken
+
+
+async def _insert(tx: Tx, new: NewRun, conversation_id: str, fence: int, message_id: str) -> None:
+    await tx.execute(
+        """INSERT INTO runs (id, conversation_id, state, fence, lease_owner, lease_until, message_id,
+            created_at, model) VALUES ($1, $2, 'running', $3, $4, lease_now() + $5::bigint, $6, $7, $8)""",
+        new.run_id,
+        conversation_id,
+        fence,
+        new.owner,
+        new.lease_ms,
+        message_id,
+        new.now,
+        new.model,
+    )
+
+
+async def _paused_at(tx: Tx, conversation_id: str) -> str:
+    """Return the message that the conversation's paused run answers; raises Conflict.
+
+    A run that went on after a pause and failed can be gone on with again: it answers the same message.
+    """
+    row = await tx.fetchrow(PAUSED, conversation_id)
+    if row is None or row["state"] == RunState.SUCCESS or not row["paused"]:
+        raise Conflict(f"Conversation {conversation_id} is not paused", code="not_paused")
+    return str(row["message_id"])

@@ -10,12 +10,11 @@ from shared import jsons
 from shared.errors import ConversationBusy, LeaseLost
 from shared.store import rows
 from shared.store.contract import Taken, Tx
+from shared.store.rows import Noun
 from shared.store.sql import keys, usage
 from shared.store.sql.leases import hold, those_held
 from shared.store.sql.messages import REFUSED, mark_refused, store_messages
-from shared.store.sql.noun import Noun
-from shared.store.sql.run_begin import begin
-from shared.store.sql.run_rows import ACTED, AHEAD, cut_off_run, record_events
+from shared.store.sql.run_rows import ACTED, AHEAD, begin, cut_off_run, record_events
 from shared.values import (
     Event,
     Idempotency,
@@ -125,7 +124,7 @@ class Runs(Noun):
                 end.state,
                 now,
                 end.model,
-                usage.text(end.usage),
+                jsons.dumps(end.usage),
                 end.error,
                 end.code,
                 jsons.dumps(end.answer),

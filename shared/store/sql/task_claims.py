@@ -17,8 +17,7 @@ from shared.catch_up import decide
 from shared.errors import InvalidInput, NotFound
 from shared.ids import TASK_RUN, new_id
 from shared.schedules import parse
-from shared.store.contract import Tx
-from shared.store.rows import Row
+from shared.store.contract import Row, Tx
 from shared.store.sql.run_rows import ACTED
 from shared.store.sql.task_outcomes import TRIES, Claimed, Fate, Outcome, abandoned, end
 from shared.store.sql.task_rows import (

@@ -12,8 +12,7 @@ from enum import Enum, auto
 from typing import Final
 
 from shared.errors import Conflict
-from shared.store.contract import Tx
-from shared.store.rows import Row
+from shared.store.contract import Row, Tx
 from shared.store.sql import outbound
 from shared.store.sql.task_rows import FREE, MANUAL, to_task
 from shared.task_values import Task, TaskRun, TaskRunState, TaskStatus

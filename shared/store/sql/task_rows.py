@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from shared.errors import Conflict
-from shared.store.rows import Row, optional, reader
+from shared.store.contract import Row
+from shared.store.rows import optional, reader
 from shared.task_values import Task, TaskRun, TaskRunState, TaskStatus
 
 FREE: Final = 0

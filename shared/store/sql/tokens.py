@@ -8,7 +8,7 @@ from shared.errors import NoConversation
 from shared.ids import Token
 from shared.store import rows
 from shared.store.contract import Missing, Tx
-from shared.store.sql.noun import Noun
+from shared.store.rows import Noun
 from shared.values import Page
 
 to_token: Final = rows.reader(Token, is_main=bool)

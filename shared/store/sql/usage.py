@@ -7,34 +7,18 @@ from dataclasses import fields
 from operator import attrgetter, itemgetter
 from typing import Any, Final
 
-from shared import jsons
 from shared.clock import iso
 from shared.errors import LeaseLost
 from shared.store import rows
-from shared.store.contract import Tx
-from shared.store.rows import Row
+from shared.store.contract import Row, Tx
+from shared.store.rows import Noun
 from shared.store.sql.leases import hold
-from shared.store.sql.noun import Noun
 from shared.values import Amount, DayUsage, Lease, Page, Spending, Standing, Usage
 
 USED: Final = tuple(field.name for field in fields(Usage))
+DAY: Final = len("2026-01-31")
+"""Characters of an instant's text that name its day (UTC)."""
 COUNTED: Final = ("runs", *USED, "unsettled_tokens", "microdollars")
-
-
-def day_of(now: int) -> str:
-    """Return the UTC day of an instant, such as ``2026-01-31``."""
-    return iso(now)[:10]
-
-
-def counts(spending: Spending, runs: int) -> tuple[int, ...]:
-    """Return what is added to the counters, in the order of COUNTED."""
-    used = attrgetter(*USED)(spending.usage)
-    return (runs, *used, spending.unsettled_tokens, spending.microdollars)
-
-
-def text(usage: Usage) -> str:
-    """Return usage as stored."""
-    return jsons.dumps(usage)
 
 
 def day_usage(row: Row) -> DayUsage:
@@ -96,7 +80,7 @@ class UsageBook(Noun):
 
         async def work(tx: Tx) -> None:
             await tx.lock("reserve", "")
-            amount = decide(await _standing(tx, lease, day_of(now)))
+            amount = decide(await _standing(tx, lease, iso(now)[:DAY]))
             reserved = "reserved_tokens = $4, reserved_microdollars = $5"
             await hold(tx, lease, reserved, amount.tokens, amount.microdollars)
 
@@ -130,8 +114,9 @@ class UsageBook(Noun):
 
 async def count(tx: Tx, conversation_id: str, spending: Spending, now: int, *, runs: int = 0) -> None:
     """Add to the counters inside a transaction; a run that spent nothing is still a run."""
-    values = counts(spending, runs)
-    day = day_of(now)
+    used = attrgetter(*USED)(spending.usage)
+    values = (runs, *used, spending.unsettled_tokens, spending.microdollars)
+    day = iso(now)[:DAY]
     await tx.execute(COUNT_DAY, day, *values)
     await tx.execute(COUNT_CONVERSATION, day, *values, conversation_id)
 

@@ -38,21 +38,9 @@ class SqliteStore(Store):
         """Return None: tool servers open the same file."""
         return None
 
-    async def durable(self) -> None:
-        """Return once everything committed so far is on the volume; raises NotDurable."""
-        await self._db.durable()
-
     def give_up(self) -> None:
         """Close after an opening that failed."""
         self._db.give_up()
-
-    def volume_ok(self) -> bool:
-        """Return whether the volume took everything it was given so far."""
-        return self._db.volume_ok()
-
-    def silent_s(self) -> float:
-        """Return for how many seconds the volume hasn't answered."""
-        return self._db.silent_s()
 
     async def probe(self) -> None:
         """Try the local disk, and look how the volume is, which is tried all the time."""

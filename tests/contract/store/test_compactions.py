@@ -44,6 +44,9 @@ async def test_the_newest_compaction_is_in_force(store: Store, lease: Lease) -> 
     second = await store.compactions.add(lease, replace(SUMMARY, kind="cut", through_seq=9), T0)
     assert second.number == 2
     assert await store.compactions.latest("c") == second
+    assert lease.compaction == 0
+    await store.runs.finish(lease, an_end(), [], [], T0)
+    assert (await store.runs.begin(a_run("2"))).compaction == 2
 
 
 async def test_each_conversation_has_its_own(store: Store, lease: Lease) -> None:

@@ -29,7 +29,8 @@ def test_an_engine_has_every_method(promised: type, made: type) -> None:
     for name in methods:
         wanted, given = (inspect.signature(getattr(one, name)).parameters for one in (promised, made))
         assert list(given.values()) == list(wanted.values())
-        assert inspect.iscoroutinefunction(getattr(made, name))
+        waits = inspect.iscoroutinefunction(getattr(promised, name))
+        assert inspect.iscoroutinefunction(getattr(made, name)) is waits
 
 
 def test_statements_know_no_driver() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from shared.errors import NotFound
 from shared.store.store import Store
-from tests.contract.store.making import T0
+from tests.contract.store.making import T0, a_run
 
 
 @pytest.fixture(autouse=True)
@@ -21,12 +21,12 @@ async def test_messages_are_found_by_who_said_them_in_order(store: Store) -> Non
     second = await store.outbound.add("child", "c", "two", "Pico", T0)
     assert await store.outbound.said_by("child", after=0) == [first, second]
     assert await store.outbound.said_by("child", after=first.seq) == [second]
-    assert await store.outbound.last_seq("child") == second.seq
+    assert (await store.runs.begin(a_run("1", "child"))).said_seq == second.seq
     assert second.conversation_id == "c"
 
 
 async def test_who_said_nothing_has_no_last_message(store: Store) -> None:
-    assert await store.outbound.last_seq("c") == 0
+    assert (await store.runs.begin(a_run("1"))).said_seq == 0
 
 
 async def test_a_message_for_nobody_is_refused(store: Store) -> None:
