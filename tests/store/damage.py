@@ -18,7 +18,7 @@ import anyio
 from hypothesis import strategies as st
 
 from shared.errors import NotDurable, StoreError
-from shared.store.volume import chain, compaction, lock, operator
+from shared.store.volume import chain, compaction, operator
 from shared.store.volume.carrier import Carrier
 from tests.store.places import Places, add, names
 
@@ -142,7 +142,7 @@ def _a_copy(volume: Path) -> Iterator[Places]:
 
 
 def contents(volume: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in volume.iterdir() if path.name != lock.NAME}
+    return {path.name: path.read_bytes() for path in volume.iterdir() if path.name != layout.LOCK}
 
 
 def found_by_a_start(places: Places) -> set[str] | None:

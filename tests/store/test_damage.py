@@ -26,7 +26,7 @@ from shared.errors import (
 )
 from shared.store import open_host_store
 from shared.store.sqlite.store import SqliteStore
-from shared.store.volume import chain, layout, lock, operator, segment, snapshot, wal
+from shared.store.volume import chain, layout, operator, snapshot, wal
 from shared.store.volume.opening import identity
 from shared.values import NewMessage, NewRun, RunEnd, RunState, Usage
 from tests.examples import examples
@@ -159,7 +159,7 @@ async def test_a_damaged_first_page_hides_no_conversation(places: Places, tmp_pa
 async def test_what_is_salvaged_of_a_volume_can_be_restored(places: Places, tmp_path: Path) -> None:
     await live(places, "a", "b", "c", "d")
     victim, rest = segments(places)[1], segments(places)[2]
-    victim.write_bytes(victim.read_bytes()[: segment.HEAD + 5000])
+    victim.write_bytes(victim.read_bytes()[: layout.HEAD + 5000])
     flip(rest, 100)
     before = contents(places.volume)
     places.lose_local_disk()
@@ -431,7 +431,7 @@ async def test_a_link_to_the_local_database_is_the_same_database(places: Places,
 async def test_a_volume_emptied_but_for_its_lock_is_no_new_store(places: Places) -> None:
     await live(places, "a")
     for path in places.volume.iterdir():
-        if path.name != lock.NAME:
+        if path.name != layout.LOCK:
             path.unlink()
     places.lose_local_disk()
     with pytest.raises(StoreDamaged, match="all its snapshots and segments are missing"):
@@ -444,7 +444,7 @@ async def test_nothing_older_goes_while_what_stays_is_damaged(places: Places, gr
         damaged.path.write_bytes(b"damaged")
     before = {path.name for path in places.volume.iterdir()}
     async with places.host():
-        by = lock.holder(places.volume)
+        by = layout.holder(places.volume)
         assert by is not None
         chain.clean(places.volume, by.token)
     assert before <= {path.name for path in places.volume.iterdir()}
@@ -456,17 +456,17 @@ async def test_a_volume_of_an_earlier_program_is_opened(places: Places, grown: P
     shutil.copytree(grown, places.volume)
     for name in places.listing().segments:
         path = layout.segment_path(places.volume, name)
-        found = segment.read(places.volume, name)
+        found = layout.read_segment(places.volume, name)
         assert found is not None
-        head = layout.seal({"previous": segment.numbers(found.previous)}, segment.HEAD)
-        path.write_bytes(head + path.read_bytes()[segment.HEAD :])
+        head = layout.seal({"previous": layout.numbers(found.previous)}, layout.HEAD)
+        path.write_bytes(head + path.read_bytes()[layout.HEAD :])
     for each in places.listing().snapshots:
         crc = snapshot.checksum(each.path)
         each.path.rename(layout.snapshot_path(places.volume, each.id, crc))
-    by = lock.holder(places.volume)
+    by = layout.holder(places.volume)
     assert by is not None
-    fields = {name: getattr(by, name) for name in lock.Holder.__slots__ if name != "end"}
-    (places.volume / lock.NAME).write_bytes(layout.seal(fields, lock.SIZE))
+    fields = {name: getattr(by, name) for name in layout.Holder.__slots__ if name != "end"}
+    (places.volume / layout.LOCK).write_bytes(layout.seal(fields, layout.LOCK_BYTES))
     assert operator.check(places.volume).faults == []
     async with places.host() as store:
         assert await names(store) == ALL

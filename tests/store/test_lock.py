@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from shared.errors import NotDurable, StoreLocked
-from shared.store.volume import layout, lock
+from shared.store.volume import layout
 from shared.store.volume.lock import VolumeLock
 from tests.store.places import Places, add, names
 
@@ -39,7 +39,7 @@ def test_a_host_on_another_machine_counts_as_alive_while_its_heartbeat_moves(tmp
     beating = multiprocessing.get_context("spawn").Process(target=_beat, args=(tmp_path,))
     beating.start()
     try:
-        while (found := lock.holder(tmp_path)) is None or found.beat == 0:
+        while (found := layout.holder(tmp_path)) is None or found.beat == 0:
             time.sleep(0.01)
         with pytest.raises(StoreLocked, match="in use by far"):
             VolumeLock.acquire(tmp_path, "near", stale_s=5)
@@ -52,7 +52,7 @@ def test_a_host_on_another_machine_whose_heartbeat_stands_still_is_gone(tmp_path
     VolumeLock.acquire(tmp_path, "far").release()
     _pretend(tmp_path, beat=7)
     taken = VolumeLock.acquire(tmp_path, "near", stale_s=0.3)
-    assert lock.holder(tmp_path) == replace(taken._mine)
+    assert layout.holder(tmp_path) == replace(taken._mine)
     taken.release()
 
 
@@ -87,17 +87,17 @@ async def test_an_overtaken_host_acknowledges_nothing_and_hurts_nothing(places: 
 
 def _pretend(volume: Path, **changes: object) -> None:
     """Rewrite the lock file as if a machine elsewhere had written it."""
-    path = volume / lock.NAME
-    found = lock.holder(volume)
+    path = volume / layout.LOCK
+    found = layout.holder(volume)
     assert found is not None
-    fields = {name: getattr(found, name) for name in lock.Holder.__slots__}
+    fields = {name: getattr(found, name) for name in layout.Holder.__slots__}
     fields |= {"boot": "elsewhere", "released": False} | changes
-    path.write_bytes(layout.seal(fields, lock.SIZE))
+    path.write_bytes(layout.seal(fields, layout.LOCK_BYTES))
 
 
 def _forget_kernel_lock(places: Places) -> None:
     """Put a new file in the lock's place: the way a network file system without flock looks."""
-    path = places.volume / lock.NAME
+    path = places.volume / layout.LOCK
     data = path.read_bytes()
     path.unlink()
     path.write_bytes(data)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from shared.errors import NotDurable, StoreDamaged, StoreError
-from shared.store.volume import compaction, lock, segment, snapshot
+from shared.store.volume import compaction, layout, snapshot
 from shared.store.volume.carrier import Carrier
 from shared.store.volume.opening import rename_store
 from tests.store.places import Places, add, integrity, names
@@ -91,7 +91,7 @@ async def test_a_damaged_segment_in_the_middle_stops_the_start_and_names_the_fil
         victim.unlink()
     else:
         with victim.open("r+b") as file:
-            file.seek(segment.HEAD + 600)
+            file.seek(layout.HEAD + 600)
             file.write(b"\xff" * 100) if fault == "overwritten" else file.truncate()
     places.lose_local_disk()
     before = files_of(places)
@@ -341,7 +341,7 @@ async def test_a_log_that_someone_else_reset_is_noticed(places: Places) -> None:
 
 def files_of(places: Places) -> dict[str, bytes]:
     """Return every file of the volume but the lock, which each start writes."""
-    return {path.name: path.read_bytes() for path in places.volume.iterdir() if path.name != lock.NAME}
+    return {path.name: path.read_bytes() for path in places.volume.iterdir() if path.name != layout.LOCK}
 
 
 def _tamper(database: Path) -> None:

@@ -18,10 +18,8 @@ from shared.errors import NotDurable, StoreError
 from shared.store.sqlite.engine import connect
 from shared.store.sqlite.failures import told_apart
 from shared.store.sqlite.local_disk import BUSY_MS, Gate
-from shared.store.volume import chain, layout, segment, snapshot, wal
-from shared.store.volume.layout import FileId
-from shared.store.volume.lock import holder
-from shared.store.volume.segment import Link
+from shared.store.volume import chain, layout, snapshot, wal
+from shared.store.volume.layout import FileId, Link, holder
 from shared.store.volume.sidecar import Phase, Sidecar, State, boot_id
 from shared.store.volume.wal import LogReplaced, Mark, NotContinuous, Tail
 
@@ -122,7 +120,7 @@ class Carrier:
         try:
             self._check_token(state)
             snapshot.publish(copy, store_dir, name)
-            segment.create(store_dir, name, None)
+            layout.create_segment(store_dir, name, None)
         finally:
             chain.discard(copy)
         state = replace(state, segment=name, mark=mark, previous=None, phase=Phase.SHIPPING, base=base)
@@ -157,7 +155,7 @@ class Carrier:
         """Begin an epoch and a segment on a database that is exactly what ``previous`` ends with."""
         store_dir = Path(state.store_dir)
         name = FileId(state.era, layout.scan(store_dir).last_number() + 1)
-        segment.create(store_dir, name, previous)
+        layout.create_segment(store_dir, name, previous)
         connection = self._connect()
         with self._gate.held():
             mark, base = _first_frame(connection, self.log), self._base()
@@ -222,7 +220,7 @@ class Carrier:
         return state
 
     def _append(self, state: State, tail: Tail) -> State:
-        segment.append(Path(state.store_dir), tail.data, state.durable, state.previous)
+        layout.append_to_segment(Path(state.store_dir), tail.data, state.durable, state.previous)
         # After the disk has it: a host that takes over later finds it, one that took over before is seen.
         self._check_token(state)
         state = replace(state, mark=tail.mark)
@@ -231,7 +229,7 @@ class Carrier:
 
     def _create(self, state: State, following: FileId) -> None:
         self._check_token(state)
-        segment.create(Path(state.store_dir), following, state.durable)
+        layout.create_segment(Path(state.store_dir), following, state.durable)
 
     def _check_token(self, state: State) -> None:
         present = holder(Path(state.store_dir))

@@ -14,10 +14,8 @@ from pathlib import Path
 from typing import Final
 
 from shared.errors import StoreDamaged, StoreEnvironment
-from shared.store.volume import layout, segment, snapshot, wal
-from shared.store.volume.layout import FileId, Listing, Snapshot
-from shared.store.volume.lock import holder
-from shared.store.volume.segment import Link, Segment
+from shared.store.volume import layout, snapshot, wal
+from shared.store.volume.layout import FileId, Link, Listing, Segment, Snapshot, holder
 
 log = logging.getLogger(__name__)
 
@@ -134,7 +132,7 @@ def _newest(store_dir: Path, listing: Listing) -> FileId:
     snapshots = listing.snapshots[-1:]
     for name in reversed(listing.segments):
         # A segment without a frame may be left over from a host that died before it moved on to it.
-        if segment.has_frames(store_dir, name):
+        if layout.has_frames(store_dir, name):
             return max(name, *(each.id for each in snapshots))
     if not snapshots:
         raise StoreDamaged(f"{store_dir} has no snapshot")
@@ -145,7 +143,7 @@ def _plans(store_dir: Path, snapshots: list[Snapshot], name: FileId, end: Link |
     """Yield the ways to a point of the history, the shortest first; raises StoreDamaged where one breaks."""
     steps: list[Step] = []
     while True:
-        found = segment.read(store_dir, name)
+        found = layout.read_segment(store_dir, name)
         if found is not None and (end is None or end.length):
             steps.insert(0, Step(found, end))
         elif end is not None and end.length:
@@ -172,7 +170,7 @@ def _must_reach(end: Link, least: Link | None, store_dir: Path) -> None:
 def _apply(step: Step, target: Path) -> Link:
     found, end = step.segment, step.end
     snapshot.copy(
-        found.path, wal.log_path(target), skip=segment.HEAD, length=None if end is None else end.length
+        found.path, wal.log_path(target), skip=layout.HEAD, length=None if end is None else end.length
     )
     connection = sqlite3.connect(target, isolation_level=None)
     try:
@@ -186,7 +184,7 @@ def _apply(step: Step, target: Path) -> Link:
     discard_log(target)
     frame_size = wal.FRAME.size + page_size
     length = wal.HEADER.size + frames * frame_size if frames > 0 else 0
-    checksum = segment.checksum_before(found, length, frame_size) if length else 0
+    checksum = layout.checksum_before(found, length, frame_size) if length else 0
     reached = Link(found.id, length, checksum or 0)
     if length < (found.durable if end is None else end).length or end not in (None, reached):
         raise _cut(found.path, (end or found.durable).length)
@@ -201,12 +199,12 @@ def _apply(step: Step, target: Path) -> Link:
 
 def _cut(path: Path, length: int) -> StoreDamaged:
     with path.open("rb") as file:
-        file.seek(segment.HEAD)
+        file.seek(layout.HEAD)
         place = next((each.offset for each in wal.frames(file) if not each.sound), None)
     if place is not None:
-        return StoreDamaged(f"{path} is damaged at byte {segment.HEAD + place}")
+        return StoreDamaged(f"{path} is damaged at byte {layout.HEAD + place}")
     return StoreDamaged(
-        f"{path} is cut off at byte {path.stat().st_size}: it went to byte {segment.HEAD + length}"
+        f"{path} is cut off at byte {path.stat().st_size}: it went to byte {layout.HEAD + length}"
     )
 
 

@@ -14,7 +14,7 @@ from typing import Final
 
 from shared.errors import StoreDamaged
 from shared.store.sqlite.failures import is_damage
-from shared.store.volume import chain, layout, segment, snapshot
+from shared.store.volume import chain, layout, snapshot
 from shared.store.volume.carrier import Carrier
 from shared.store.volume.layout import FileId
 from shared.store.volume.sidecar import State
@@ -63,7 +63,7 @@ class Compaction:
 
     def _run(self, state: State) -> None:
         store_dir = Path(state.store_dir)
-        present = segment.read(store_dir, state.segment)
+        present = layout.read_segment(store_dir, state.segment)
         if present is None or present.previous is None:
             raise StoreDamaged(f"wal-{state.segment} doesn't say what it continues")
         built = self._carrier.database.with_name(self._carrier.database.name + ".compacted")

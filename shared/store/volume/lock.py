@@ -13,7 +13,6 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 from uuid import uuid4
@@ -22,44 +21,15 @@ from shared.errors import StoreLocked
 from shared.store.sqlite.failures import told_apart
 from shared.store.sqlite.local_disk import PROBE_BYTES, try_disk
 from shared.store.volume import layout
-from shared.store.volume.segment import Link, link, numbers
+from shared.store.volume.layout import LOCK, LOCK_BYTES, Holder, Link, holder_of, numbers
 from shared.store.volume.sidecar import boot_id
 
 log = logging.getLogger(__name__)
 
-NAME: Final = "host.lock"
-SIZE: Final = 1024
 BEAT_S: Final = 3.0
 """Seconds between heartbeats."""
 STALE_S: Final = 4 * BEAT_S
 """A holder on another machine whose heartbeat stands still for so many seconds is gone."""
-
-
-@dataclass(frozen=True, slots=True)
-class Holder:
-    """Who holds a volume. ``token`` is new with every taking; ``end``: how far the volume surely goes."""
-
-    owner: str
-    host: str
-    pid: int
-    boot: str
-    token: str
-    era: int
-    beat: int = 0
-    released: bool = False
-    end: Link | None = None
-
-    def __str__(self) -> str:
-        return f"{self.owner} (process {self.pid} on {self.host})"
-
-
-def holder(store_dir: Path) -> Holder | None:
-    """Return who holds the volume, or held it last; None if nobody ever did."""
-    try:
-        data = (store_dir / NAME).read_bytes()[:SIZE]
-    except FileNotFoundError:
-        return None
-    return _parse(data)
 
 
 class VolumeLock:
@@ -69,14 +39,14 @@ class VolumeLock:
     missing or cut. ``asked`` returns it while the volume is being written.
 
     The heartbeat goes the way of the next write: the file is opened by its path, written and synced.
-    ``fault`` is what kept the last one from the volume.
+    ``fault`` is what kept the last one from the volume, ``answered`` when the volume did (monotonic seconds).
     """
 
     def __init__(self, fd: int, mine: Holder, store_dir: Path) -> None:
         self._fd = fd
         self._mine = mine
         self._store_dir = store_dir
-        self._answered = time.monotonic()
+        self.answered = time.monotonic()
         self.fault: str | None = None
         self.end = mine.end
         self.asked: Callable[[], Link | None] = lambda: None
@@ -98,17 +68,12 @@ class VolumeLock:
         """Take the volume; raises StoreLocked naming the holder, or StoreEnvironment."""
         with told_apart("STORE_DIR", store_dir):
             store_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-            fd = layout.open_file(store_dir / NAME, os.O_RDWR)
+            fd = layout.open_file(store_dir / LOCK, os.O_RDWR)
             try:
                 return cls(fd, _take(fd, store_dir, owner, stale_s), store_dir)._start()
             except BaseException:
                 os.close(fd)
                 raise
-
-    @property
-    def silent_s(self) -> float:
-        """Return for how many seconds the volume hasn't answered; between two heartbeats that is normal."""
-        return time.monotonic() - self._answered
 
     def release(self) -> None:
         """Give the volume back."""
@@ -136,12 +101,12 @@ class VolumeLock:
                 self.fault = self._beat(beat)
             except OSError as error:
                 self.fault = error.strerror or str(error)
-            self._answered = time.monotonic()
+            self.answered = time.monotonic()
             if self.fault != before:
                 log.warning("The heartbeat on the volume: %s", self.fault or "well again")
 
     def _beat(self, beat: int) -> str | None:
-        fd = os.open(self._store_dir / NAME, os.O_RDWR | os.O_CLOEXEC)
+        fd = os.open(self._store_dir / LOCK, os.O_RDWR | os.O_CLOEXEC)
         try:
             if not self._is_mine(fd):
                 return "another host has taken it"
@@ -152,11 +117,11 @@ class VolumeLock:
         room = os.statvfs(self._store_dir)
         if room.f_bavail * room.f_frsize < PROBE_BYTES:
             # Some file systems don't say, and root may have more.
-            try_disk(self._store_dir / f"{NAME}{layout.TEMPORARY}")
+            try_disk(self._store_dir / f"{LOCK}{layout.TEMPORARY}")
         return None
 
     def _is_mine(self, fd: int) -> bool:
-        present = _parse(os.pread(fd, SIZE, 0))
+        present = holder_of(os.pread(fd, LOCK_BYTES, 0))
         return present is not None and present.token == self._mine.token
 
 
@@ -168,7 +133,7 @@ def hold_database(database: Path, store_dir: Path, owner: str) -> int:
     fd = os.open(f"{database}.host", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         if _kernel_lock(fd) is False:
-            by = os.pread(fd, SIZE, 0).decode(errors="replace") or "another host"
+            by = os.pread(fd, LOCK_BYTES, 0).decode(errors="replace") or "another host"
             raise StoreLocked(
                 f"LOCAL_DB_PATH {database} is in use by {by}: give each host a LOCAL_DB_PATH of its own"
             )
@@ -187,7 +152,7 @@ def hold_database(database: Path, store_dir: Path, owner: str) -> int:
 
 def _take(fd: int, store_dir: Path, owner: str, stale_s: float) -> Holder:
     kernel = _kernel_lock(fd)
-    before = _parse(os.pread(fd, SIZE, 0))
+    before = holder_of(os.pread(fd, LOCK_BYTES, 0))
     here = boot_id()
     if kernel is False:
         raise _locked(before)
@@ -218,14 +183,14 @@ def _watch(fd: int, before: Holder, stale_s: float) -> None:
     deadline = time.monotonic() + stale_s
     while time.monotonic() < deadline:
         time.sleep(0.1)
-        if _parse(os.pread(fd, SIZE, 0)) != before:
+        if holder_of(os.pread(fd, LOCK_BYTES, 0)) != before:
             raise _locked(before)
 
 
 def _still_mine(fd: int, mine: Holder) -> None:
     """Let another host that found the lock stale at the same moment show itself."""
     time.sleep(1.0)
-    now = _parse(os.pread(fd, SIZE, 0))
+    now = holder_of(os.pread(fd, LOCK_BYTES, 0))
     if now is None or now.token != mine.token:
         raise _locked(now)
 
@@ -240,12 +205,5 @@ def _locked(by: Holder | None) -> StoreLocked:
 def _write(fd: int, mine: Holder, **changes: Any) -> None:
     fields = {name: getattr(mine, name) for name in Holder.__slots__} | changes
     fields["end"] = numbers(fields["end"])
-    layout.write_all(fd, layout.seal(fields, SIZE), 0)
+    layout.write_all(fd, layout.seal(fields, LOCK_BYTES), 0)
     os.fsync(fd)
-
-
-def _parse(data: bytes) -> Holder | None:
-    fields = layout.unseal(data)
-    if fields is None or "token" not in fields:
-        return None
-    return Holder(**fields | {"end": link(fields.get("end"))})

@@ -15,10 +15,9 @@ from shared.errors import StoreDamaged, StoreMismatch
 from shared.store.sqlite.content import is_of_breakcafe
 from shared.store.sqlite.failures import told_apart
 from shared.store.store import StoreOrigin
-from shared.store.volume import chain, layout, rollback, segment
+from shared.store.volume import chain, layout, rollback
 from shared.store.volume.carrier import Carrier
-from shared.store.volume.layout import FileId, Listing
-from shared.store.volume.lock import holder
+from shared.store.volume.layout import FileId, Listing, holder
 from shared.store.volume.sidecar import State, boot_id
 from shared.store.volume.wal import Mark
 
@@ -90,7 +89,7 @@ def judge(found: State | None, store_dir: Path, listing: Listing, database: Path
         return Verdict.RESTORE
     newer = [each.id for each in listing.snapshots if each.id > found.segment]
     newer += [
-        each for each in listing.segments if each > found.segment and segment.has_frames(store_dir, each)
+        each for each in listing.segments if each > found.segment and layout.has_frames(store_dir, each)
     ]
     if newer:
         return Verdict.RESTORE
@@ -167,12 +166,12 @@ def _trusted(carrier: Carrier, state: State, store_dir: Path) -> bool:
 
 
 def _on_volume(state: State, store_dir: Path) -> bool:
-    found = segment.read(store_dir, state.segment)
+    found = layout.read_segment(store_dir, state.segment)
     if found is None:
         return False
     if state.mark.shipped == 0:
         return True
-    checksum = segment.checksum_before(found, state.mark.shipped, state.mark.frame_size)
+    checksum = layout.checksum_before(found, state.mark.shipped, state.mark.frame_size)
     return checksum == state.mark.checksum
 
 

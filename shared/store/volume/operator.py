@@ -22,10 +22,9 @@ from shared.store.sqlite.engine import connect
 from shared.store.sqlite.failures import is_damage, told_apart
 from shared.store.sqlite.migrations import SCHEMA_VERSION, migrate
 from shared.store.volume import chain, layout, rollback, salvage, sealing, snapshot
-from shared.store.volume.layout import FileId, Listing, Snapshot
-from shared.store.volume.lock import VolumeLock, holder
+from shared.store.volume.layout import FileId, Link, Listing, Snapshot, holder
+from shared.store.volume.lock import VolumeLock
 from shared.store.volume.opening import identity, rename_store
-from shared.store.volume.segment import Link
 
 log = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from shared.store.sqlite.content import tables, value_of
 from shared.store.sqlite.engine import connect
 from shared.store.sqlite.failures import is_damage
 from shared.store.sqlite.migrations import migrate
-from shared.store.volume import layout, sealing, segment, snapshot, wal
+from shared.store.volume import layout, sealing, snapshot, wal
 from shared.store.volume.layout import FileId, Snapshot
 
 LAST_ROWID: Final = 1 << 40
@@ -117,10 +117,10 @@ def _build(store_dir: Path, base: Snapshot | None, state: Path, *, lenient: bool
     return sound
 
 
-def _links(store_dir: Path, names: list[FileId]) -> Iterator[segment.Link]:
+def _links(store_dir: Path, names: list[FileId]) -> Iterator[layout.Link]:
     for name in names:
         with suppress(StoreDamaged):
-            found = segment.read(store_dir, name)
+            found = layout.read_segment(store_dir, name)
             if found is not None and found.previous is not None:
                 yield found.previous
 
@@ -129,7 +129,7 @@ def _apply(path: Path, state: Path, length: int | None, *, lenient: bool) -> boo
     """Write the pages of a segment's whole transactions; returns whether nothing of it was damaged."""
     with path.open("rb") as log, state.open("r+b") as pages:
         page_size = int.from_bytes(pages.read(18)[16:18], "big") or None
-        log.seek(segment.HEAD)
+        log.seek(layout.HEAD)
         waiting: list[wal.Frame] = []
         end, sound = 0, True
         for frame in wal.frames(log, 65536 if page_size == 1 else page_size):

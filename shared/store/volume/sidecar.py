@@ -17,8 +17,7 @@ from typing import Any, Final
 
 from shared.store.sqlite.local_disk import take
 from shared.store.volume import layout
-from shared.store.volume.layout import FileId, write_all
-from shared.store.volume.segment import Link, link, numbers
+from shared.store.volume.layout import FileId, Link, link, numbers, write_all
 from shared.store.volume.wal import Mark
 
 SIZE: Final = 4096

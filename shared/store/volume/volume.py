@@ -6,6 +6,7 @@ import logging
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -47,7 +48,7 @@ class Volume:
         self._held = held
         self._failure: NotDurable | None = None
         self._shipped = -1
-        self._limiter: anyio.CapacityLimiter | None = None
+        self._thread = anyio.CapacityLimiter(1)
         self._turn = anyio.Lock()
         self._asked = 0
         self._served = 0
@@ -57,8 +58,8 @@ class Volume:
     @property
     def ok(self) -> bool:
         """Return whether the last shipping succeeded and the volume answers."""
-        lock = self._lock
-        return self._failure is None and (lock is None or (lock.fault is None and lock.silent_s < ANSWERS_S))
+        beats = self._lock is None or self._lock.fault is None
+        return self._failure is None and beats and self.silent_s < ANSWERS_S
 
     @property
     def shipped_all(self) -> bool:
@@ -68,7 +69,7 @@ class Volume:
     @property
     def silent_s(self) -> float:
         """Return for how many seconds the volume hasn't answered."""
-        return 0.0 if self._lock is None else self._lock.silent_s
+        return 0.0 if self._lock is None else time.monotonic() - self._lock.answered
 
     def behind(self) -> bool:
         """Return whether the log may hold frames that nobody has shipped."""
@@ -103,10 +104,9 @@ class Volume:
             self._served = covered
 
     async def _in_time(self) -> None:
-        thread = self._own_thread()
-        if not thread.borrowed_tokens:
+        if not self._thread.borrowed_tokens:
             with anyio.move_on_after(ANSWERS_S, shield=True):
-                await anyio.to_thread.run_sync(self.ship_now, limiter=thread, abandon_on_cancel=True)
+                await anyio.to_thread.run_sync(self.ship_now, limiter=self._thread, abandon_on_cancel=True)
                 return
             self._note(NotDurable("The volume does not answer", retry_after=RETRY_AFTER_S))
         raise NotDurable("The volume does not answer", retry_after=RETRY_AFTER_S)
@@ -152,11 +152,6 @@ class Volume:
         """Begin checkpoints, compaction and recovery from failures."""
         if self._upkeep is not None:
             self._upkeep.start()
-
-    def _own_thread(self) -> anyio.CapacityLimiter:
-        if self._limiter is None:
-            self._limiter = anyio.CapacityLimiter(1)
-        return self._limiter
 
 
 class Upkeep:
