@@ -18,7 +18,7 @@ import anyio
 from hypothesis import strategies as st
 
 from shared.errors import NotDurable, StoreError
-from shared.store.volume import chain, compaction, operator
+from shared.store.volume import chain, compaction, layout, operator
 from shared.store.volume.carrier import Carrier
 from tests.store.places import Places, add, names
 
