@@ -18,14 +18,14 @@ from starlette.types import ASGIApp
 
 from host.channels.webhook import ChannelsApi
 from host.http.admin import AdminApi, TokensApi
-from host.http.auth import OPEN_PATHS, Bearer, TokenBook
+from host.http.auth import OPEN_PATHS, TokenBook
 from host.http.chat import ChatApi
 from host.http.console import ConsoleApi
 from host.http.conversations import ConversationsApi
 from host.http.health import HealthApi
 from host.http.mcp.routes import McpApi
 from host.http.metrics import MetricsApi
-from host.http.middleware import METHODS, BodyLimit, Exchange
+from host.http.middleware import METHODS, Bearer, BodyLimit, Exchange
 from host.http.openai.routes import OpenAiApi
 from host.http.openapi import OpenApi
 from host.http.routing import Api, router

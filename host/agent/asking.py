@@ -100,7 +100,7 @@ class Asking:
             raise await self.recorder.cut_short(reply)
         if reply.left_out:
             await self.window.mended(messages, reply.left_out)
-        self.window.answered(sizes, reply)
+        self.window.windows.learn(sizes.estimate, reply)
         return reply
 
     async def _recover(

@@ -98,8 +98,8 @@ class HistoryBuilder:
             # No blocks: an answer that only people see, what was shown of a run that did not finish.
             return
         if entry.role == "user":
-            if lost := lost_server_results(self._open_server_calls):
-                self._append("assistant", lost)
+            if self._open_server_calls:
+                self._append("assistant", lost_server_results(self._open_server_calls))
             self._open_server_calls = {}
             blocks = [*_answers(blocks, self._open_calls), *_others(blocks)]
         elif self._open_calls:

@@ -196,7 +196,7 @@ class Window:
     """
 
     def __init__(self, windows: Windows, counted: int = 0, tokens: int = 0) -> None:
-        self._windows = windows
+        self.windows = windows
         self._counted, self._tokens = counted, tokens
         self._prefix: int | None = None
         self._guess: int | None = None
@@ -229,12 +229,8 @@ class Window:
             return False
         estimate = self.sizes(messages, request, model).estimate
         for target in (error.asked,) if error.asked else model.targets:
-            self._guess = self._windows.refused(target, estimate, error) or self._guess
+            self._guess = self.windows.refused(target, estimate, error) or self._guess
         return error.reason == "max_tokens" or await self.shorten(messages, request, model, anyway=True)
-
-    def answered(self, sizes: Sizes, reply: Reply) -> None:
-        """Learn from what the API counted for a request of these sizes."""
-        self._windows.learn(sizes.estimate, reply)
 
     def sizes(self, messages: list[Message], request: dict[str, Any], model: Model) -> Sizes:
         """Return the sizes of a request."""
@@ -242,7 +238,7 @@ class Window:
             self._prefix = estimated_prefix(request)
         self._tokens += sum(map(estimated, messages[self._counted :]))
         self._counted = len(messages)
-        known = self._windows.of(model.targets)
+        known = self.windows.of(model.targets)
         if self._guess is not None:
             known = replace(known, window=min(known.window, self._guess))
         prefix, estimate = int(self._prefix * known.factor), self._prefix + self._tokens
@@ -251,7 +247,7 @@ class Window:
             factor=known.factor,
             prefix=prefix,
             messages=int(self._tokens * known.factor),
-            room=self._windows.full_at(known.window, request["max_tokens"], prefix) - prefix,
+            room=self.windows.full_at(known.window, request["max_tokens"], prefix) - prefix,
             window=known.window,
             output=min(request["max_tokens"], known.output(estimate)),
         )

@@ -77,7 +77,7 @@ class ChatRequest(Body):
             max_thinking_tokens=self.max_thinking_tokens,
             show_tool_use=self.show_tool_use,
             model=self.model,
-            mcp_servers=parse_servers(self.mcp_servers, stdio_allowed=stdio_allowed),
+            mcp_servers=self.mcp_servers and parse_servers(self.mcp_servers, stdio_allowed=stdio_allowed),
             live=self.stream,
             replaces=self.replaces,
         )

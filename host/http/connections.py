@@ -195,7 +195,9 @@ class Connection(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         """Take a piece of a body (the parser's call)."""
         self._unanswered = 0
-        self._heard()
+        # The peer spoke: others that wait are older now.
+        if self._book.waiting.pop(self, self) is None:
+            self._book.waiting[self] = None
         super().on_body(body)
 
     def on_message_complete(self) -> None:
@@ -273,11 +275,6 @@ class Connection(HttpToolsProtocol):
         more, self._held = size - self._held, size
         if more:
             self._book.hold(more)
-
-    def _heard(self) -> None:
-        """The peer spoke: others that wait are older now."""
-        if self._book.waiting.pop(self, self) is None:
-            self._book.waiting[self] = None
 
     def _between_requests(self) -> None:
         self._book.waiting[self] = None

@@ -1,4 +1,4 @@
-"""What every request passes, from the outside in: ``Exchange``, the bound of its body, its token (``auth``).
+"""What every request passes, from the outside in: ``Exchange``, the bound of its body, its token.
 
 The log line says who, what, how it ended and how long it took: never a body, never a query string. Whatever
 the application raises leaves as JSON with a sentence, never as a stack trace. A body is refused by its
@@ -7,10 +7,12 @@ declared length at once, else as soon as it is over the limit or stops coming; o
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import logging
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from http import HTTPStatus
 from typing import Final
 
@@ -19,14 +21,25 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from host.http.auth import OPEN_PATHS
+from host.http.auth import BOUND_PATHS, OPEN_PATHS, Caller, TokenBook, failure
 from host.http.bodies import error_headers, error_response
 from host.http.openai.answers import PREFIX, openai_error
+from host.runs.admission import RateLimit
 from host.telemetry.counts import Metrics
 from shared.clock import monotonic_ms
-from shared.errors import BodyTimeout, MethodNotAllowed, NotFound, PicoError, TooLarge
+from shared.errors import (
+    BodyTimeout,
+    Forbidden,
+    MethodNotAllowed,
+    Misconfigured,
+    NotFound,
+    PicoError,
+    TooLarge,
+    Unauthorized,
+)
 from shared.ids import REQUEST, new_id
 from shared.logging import request_id as request_id_var
+from shared.settings import Settings
 
 logger = logging.getLogger("picoclaw.http")
 access_logger = logging.getLogger("picoclaw.access")
@@ -171,3 +184,58 @@ class BodyLimit:
 
 def _too_large(limit: int) -> TooLarge:
     return TooLarge(f"The body is larger than {limit} bytes.")
+
+
+class Bearer:
+    """Lets a request through that carries a token, as ``scope["caller"]``.
+
+    Raises Unauthorized, TooManyRequests, and Forbidden for a conversation's token outside ``BOUND_PATHS``.
+    Requests are limited for each token, failures for each address: only those who fail are slowed, whoever
+    calls from the same address with a good token is not.
+    """
+
+    def __init__(self, app: ASGIApp, settings: Settings, book: TokenBook, open_paths: Set[str]) -> None:
+        accepted = (settings.api_token, settings.api_token_previous)
+        tokens = [secret.get_secret_value() for secret in accepted if secret is not None]
+        rates = settings.rate_limits
+        self._app = app
+        self._book = book
+        self._open_paths = open_paths
+        self._owner = Caller(settings.main_conversation_id, is_main=True)
+        self._digests = [hashlib.sha256(token.encode()).digest() for token in tokens if token]
+        self._failures = RateLimit(rates.failed_auth_per_minute)
+        self._requests = RateLimit(rates.requests_per_minute)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] not in self._open_paths:
+            scope["caller"] = await self._caller(scope)
+        await self._app(scope, receive, send)
+
+    async def _caller(self, scope: Scope) -> Caller:
+        if not self._digests:
+            raise Misconfigured("API_TOKEN is not configured")
+        token = _token(scope)
+        digest = hashlib.sha256(token or b"").digest()
+        accepted = False
+        for known in self._digests:
+            # Every digest is compared, whichever matches: the time tells nothing.
+            accepted |= hmac.compare_digest(digest, known)
+        if token is None:
+            # Nobody guesses tokens by sending none: programs ask in this way what they have to send.
+            raise Unauthorized("Unauthorized")
+        caller = self._owner if accepted else await self._book.bearer(token, digest)
+        if caller is None:
+            client = scope.get("client")
+            raise failure(self._failures, client[0] if client else "")
+        self._requests.spend(digest.hex(), "Too many requests with this token in a minute.")
+        if caller.token_id is not None and scope["path"] not in BOUND_PATHS:
+            raise Forbidden("This token is for a conversation's tools at /mcp; here it takes API_TOKEN.")
+        return caller
+
+
+def _token(scope: Scope) -> bytes | None:
+    values = [value for name, value in scope["headers"] if name == b"authorization"]
+    if len(values) != 1:
+        return None
+    scheme, _, token = values[0].partition(b" ")
+    return token.strip() if scheme.lower() == b"bearer" else None

@@ -172,7 +172,8 @@ class ToolServers:
 
     def toolset(self, conversation_id: str, *, is_main: bool) -> ToolServerToolset:
         """Return the tools bound to one conversation; no session is started yet."""
-        self._zygote.warm_soon()
+        if self._zygote.cold:
+            self._zygote.warm_soon()
         return ToolServerToolset(self, Key(conversation_id, is_main, PROTOCOL))
 
     async def forget(self, conversation_id: str) -> None:

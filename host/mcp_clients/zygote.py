@@ -80,7 +80,8 @@ class Zygote:
         self._place = place
         self._closing = False
         self.pid: int | None = None
-        self._warmed: socket.socket | None = None
+        self.cold = True
+        """Nobody has asked the process yet to import what sessions need."""
         self._wanted = anyio.Event()
         # Requests wait in the socket while the process is still importing.
         self._control, self._inherited = _pair()
@@ -102,6 +103,7 @@ class Zygote:
             logger.warning("The tool server process ended unexpectedly and is started again")
             with suppress(OSError):  # then at the next start
                 self._control, self._inherited = _pair()
+                self.cold = True
             await anyio.sleep(RESTART_SECONDS[min(failures, len(RESTART_SECONDS) - 1)])
 
     async def bear(
@@ -131,9 +133,8 @@ class Zygote:
 
     def warm_soon(self) -> None:
         """Have the process import what sessions need, in a moment: somebody may want one."""
-        if self._warmed is not self._control:
-            self._warmed = self._control
-            asyncio.get_running_loop().call_later(WARM_AFTER_S, _warm, self._control)
+        self.cold = False
+        asyncio.get_running_loop().call_later(WARM_AFTER_S, _warm, self._control)
 
     async def ready(self) -> None:
         """Return once the process has finished importing."""
@@ -162,6 +163,7 @@ class Zygote:
         """Be the owner of one process: from its start to its end, also when cancelled. Raises OSError."""
         if self._inherited.fileno() < 0:
             self._control, self._inherited = _pair()
+            self.cold = True
         with self._inherited:
             process = await anyio.open_process(
                 [sys.executable, "-I", "-m", "mcp_server.zygote", str(self._inherited.fileno())],

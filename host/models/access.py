@@ -52,16 +52,10 @@ class Credential:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """The model's id at the API that this credential is for."""
+    """The model at the API that this credential is for."""
 
-    model: str
+    target: Target
     credential: Credential
-    address: str = ""
-
-    @property
-    def target(self) -> Target:
-        """The model at the address."""
-        return Target(self.model, self.address)
 
 
 @dataclass(slots=True)
@@ -93,9 +87,9 @@ class KeyedModel:
         warn: Callable[[str], None] = lambda text: None,
     ) -> None:
         self._routes = tuple(routes)
-        self.ids = tuple(dict.fromkeys(route.model for route in self._routes))
+        self.ids = tuple(dict.fromkeys(route.target.model for route in self._routes))
         """The model's ids at its APIs: what may have to be paid for."""
-        self.targets = tuple(dict.fromkeys(Target(route.model, route.address) for route in self._routes))
+        self.targets = tuple(dict.fromkeys(route.target for route in self._routes))
         """The model at its addresses."""
         self._redact = redact
         self._warn = warn
@@ -112,8 +106,9 @@ class KeyedModel:
         listener = _Listener(on_delta)
         (kinds, first), self._suspected = self._suspected or (self._left_out, None), None
         while True:
+            sent = without(request, kinds) if kinds else request
             try:
-                reply = await self._by_turns(without(request, kinds), listener)
+                reply = await self._by_turns(sent, listener)
             except ModelError as error:
                 first = first or error
                 more = suspects(error, request, kinds)
@@ -126,13 +121,11 @@ class KeyedModel:
                     error.retryable, error.retry_after_s = True, 0.0
                     raise
             else:
-                reply = self._keep(reply, kinds, first)
-                return unrepeated(reply, request["messages"])
+                reply = reply if first is None else self._keep(reply, kinds, first)
+                return unrepeated(reply, request["messages"]) if reply.tool_uses else reply
 
-    def _keep(self, reply: Reply, kinds: frozenset[Kind], refusal: ModelError | None) -> Reply:
+    def _keep(self, reply: Reply, kinds: frozenset[Kind], refusal: ModelError) -> Reply:
         """Tell what had to be left out."""
-        if refusal is None:
-            return reply
         new = kinds - self._left_out
         if untold := " and ".join(sorted(NAMES[kind] for kind in new - self._told)):
             self._warn(f"The model's API refused {untold}: left out. {refusal.sentence}")
@@ -144,7 +137,7 @@ class KeyedModel:
         failures: list[ModelError] = []
         for route in self._in_turn():
             try:
-                reply = await route.credential.ask({**request, "model": route.model}, listener.hear)
+                reply = await route.credential.ask({**request, "model": route.target.model}, listener.hear)
             except ModelError as error:
                 self._explain(error, route)
                 if not _is_the_way_s(error):
@@ -155,16 +148,15 @@ class KeyedModel:
                     # The reader has seen a part: only the loop can begin the step anew.
                     break
             else:
-                model = reply.model or route.model
+                model = reply.model or route.target.model
                 return dataclasses.replace(reply, model=model, asked=route.target)
         raise min(failures, key=_hopelessness)
 
     def _explain(self, error: ModelError, route: Route) -> None:
         error.said = self._redact(error.said)
         error.asked = route.target
-        logger.warning(
-            "A model request failed: %s", error.sentence, extra={"model": route.model, "status": error.status}
-        )
+        extra = {"model": route.target.model, "status": error.status}
+        logger.warning("A model request failed: %s", error.sentence, extra=extra)
 
     def _in_turn(self) -> list[Route]:
         now = monotonic_ms()
@@ -236,8 +228,8 @@ class ModelAccess:
         return routes, count()
 
     def _routes(self, choice: ModelChoice) -> list[Route]:
-        address = choice.base_url or ""
-        return [Route(choice.model, self._credential(config), address) for config in self._configs(choice)]
+        target = Target(choice.model, choice.base_url or "")
+        return [Route(target, self._credential(config)) for config in self._configs(choice)]
 
     def _configs(self, choice: ModelChoice) -> list[ModelConfig]:
         if self._settings.offline:

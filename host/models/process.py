@@ -174,7 +174,8 @@ class Link(asyncio.Protocol):
                     else:
                         return _end(kind, body)
         finally:
-            self._leave(number)
+            if number in self._asked:
+                self._leave(number)
 
     def close(self) -> None:
         """Have the process end: it sees its socket close."""
@@ -221,7 +222,8 @@ class Link(asyncio.Protocol):
 
     def _leave(self, number: int) -> None:
         """Cancel a request that has not ended."""
-        if self._asked.pop(number, None) is not None and not self.lost:
+        del self._asked[number]
+        if not self.lost:
             self._transport.write(messages.frame(messages.CANCEL, number))
             self._leaving[number] = asyncio.get_running_loop().call_later(LEAVE_S, self._stuck)
 

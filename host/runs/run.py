@@ -71,7 +71,15 @@ class ActiveRun:
         # The start event acknowledges the message, so nobody sees it before that is on the volume; the model
         # is asked meanwhile.
         self.log.held = self.spec.live
-        self._tell_start()
+        self.log.emit(
+            "start",
+            {
+                "conversation_id": self.lease.conversation_id,
+                "message_id": self.lease.message_id,
+                "run_id": self.lease.run_id,
+                "session_end_marker": self._end_marker,
+            },
+        )
         if not self.spec.live:
             await self._execute()
             return
@@ -105,18 +113,6 @@ class ActiveRun:
         finally:
             self.log.close()
             self._ended.set()
-
-    def _tell_start(self) -> None:
-        lease = self.lease
-        self.log.emit(
-            "start",
-            {
-                "conversation_id": lease.conversation_id,
-                "message_id": lease.message_id,
-                "run_id": lease.run_id,
-                "session_end_marker": self._end_marker,
-            },
-        )
 
     async def _work(self) -> Ending | None:
         self._scope.deadline = anyio.current_time() + self._limit_ms / 1000

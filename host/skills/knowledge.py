@@ -121,7 +121,7 @@ class Knowledge:
     async def look(self) -> Known:
         """Return what is known now. What cannot be looked at for the moment stays as it was."""
         for directory in self._shelves:
-            if not directory.is_quiet():
+            if not directory.watch.quiet():
                 await directory.refresh()
         made_of: list[object] = [(directory.texts, directory.shelf) for directory in self._shelves]
         if self._known is None or self._made_of != made_of:
@@ -152,26 +152,22 @@ class _Directory:
     def __init__(self, wanted: Wanted) -> None:
         self._wanted = wanted
         self._stamp = ""
-        self._watch = Watch()
+        self.watch = Watch()
         self._taken = 0  # which look's answer is here
         self._covered = False  # whether what is watched is all that there is to see
         self._watched = _places(wanted)
         self.texts: tuple[Text | None, ...] = (None,) * len(wanted.texts)
         self.shelf = Shelf(wanted.tier, wanted.path, ())
 
-    def is_quiet(self) -> bool:
-        """Return whether for certain nothing has changed since it was read."""
-        return self._watch.quiet()
-
     def forget(self) -> None:
         """Let the next look read everything."""
         self._stamp = ""
-        self._watch.begin(())
+        self.watch.begin(())
 
     async def refresh(self) -> None:
         """Look; what cannot be looked at for the moment stays as it was."""
         wanted, watched = self._wanted, self._watched
-        begun = self._watch.begin(watched)
+        begun = self.watch.begin(watched)
         texts = [
             {"names": list(names), "limit": limit + 1, "tail": tail} for names, limit, tail in wanted.texts
         ]
@@ -187,7 +183,7 @@ class _Directory:
         if "texts" in answer:
             self._take(answer)
         if self._covered and watched == self._watched:
-            self._watch.seen(begun)
+            self.watch.seen(begun)
 
     def _take(self, answer: Mapping[str, Any]) -> None:
         wanted = self._wanted

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from host.models.access import Credential, KeyedModel, ModelAccess, Route
-from host.ports import Delta, ModelError, Reply, TextDelta, ToolResult, ToolSpec
+from host.ports import Delta, ModelError, Reply, Target, TextDelta, ToolResult, ToolSpec
 from host.runs.assembly import Assembly, OpenTools, RunTools
 from host.runs.meter import Ledger, Prices
 from host.runs.service import RunService
@@ -123,7 +123,7 @@ class Models:
         self._credential = Credential(model.reply)
 
     def models(self, asked: str | None, warn: Callable[[str], None]) -> tuple[KeyedModel, ...]:
-        return (KeyedModel([Route("model-1", self._credential)], warn=warn),)
+        return (KeyedModel([Route(Target("model-1"), self._credential)], warn=warn),)
 
 
 class NothingKnown:
