@@ -67,6 +67,9 @@ class ChatRequest(Body):
 
     def spec(self, *, stdio_allowed: bool) -> RunSpec:
         """Return what is asked of the run; raises InvalidInput naming a wrong MCP server."""
+        servers = {}
+        if self.mcp_servers:
+            servers = parse_servers(self.mcp_servers, stdio_allowed=stdio_allowed)
         return RunSpec(
             message=self.message,
             conversation_id=self.conversation_id or None,
@@ -77,7 +80,7 @@ class ChatRequest(Body):
             max_thinking_tokens=self.max_thinking_tokens,
             show_tool_use=self.show_tool_use,
             model=self.model,
-            mcp_servers=self.mcp_servers and parse_servers(self.mcp_servers, stdio_allowed=stdio_allowed),
+            mcp_servers=servers,
             live=self.stream,
             replaces=self.replaces,
         )

@@ -28,6 +28,8 @@ class Prices:
 
     def cost(self, usage: Usage, *names: str) -> int:
         """Return what the usage cost in millionths of a dollar, by the first name that has a price."""
+        if self._free or not self.budgets.prices:
+            return 0
         price = next((price for name in names if (price := self.of(name)) is not None), FREE)
         return math.ceil(
             usage.input_tokens * price.input

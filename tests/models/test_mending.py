@@ -12,7 +12,7 @@ from host.agent.history import to_messages
 from host.models.access import Credential, KeyedModel, Route
 from host.models.api_errors import status_error
 from host.models.mending import suspects
-from host.ports import Delta, ModelError, Reply
+from host.ports import Delta, ModelError, Reply, Target
 from shared.values import Block, Compaction, HistoryEntry, Usage
 
 PICTURE: Block = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "aa"}}
@@ -63,7 +63,7 @@ class Picky:
 
 
 def keyed(model: Picky, warnings: list[str]) -> KeyedModel:
-    return KeyedModel([Route("m", Credential(model.reply))], warn=warnings.append)
+    return KeyedModel([Route(Target("m"), Credential(model.reply))], warn=warnings.append)
 
 
 async def ask(model: KeyedModel, body: Mapping[str, Any]) -> Reply:
