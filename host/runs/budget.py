@@ -98,7 +98,7 @@ class RunBudget:
             own = run.spent.amount + in_flight
             # The run's row holds one amount: what all its agents' calls need, and what they used unstored.
             unstored = run.uncounted.amount + in_flight
-            await self._store.usage.reserve(self._lease, decide, now_ms())
+            await self._store.runs.reserve(self._lease, decide, now_ms())
             self._meter.begin(call.input_tokens, call.price, call.amount(granted))
         return {**request, "max_tokens": granted}
 

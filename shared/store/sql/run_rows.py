@@ -1,16 +1,22 @@
-"""How a run begins, with its lease and first message, and how it ends without an owner; its events."""
+"""Rows of runs inside a transaction: a begin with its lease, what the lease lets write, an end without it.
+
+Every statement of a lease names the row, its fencing number and its owner, and wants the lease to be alive by
+the database's clock: a host that was overtaken, or slept through its lease, changes nothing. The same holds
+for the rows of tasks' slots.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from shared import jsons
-from shared.errors import Conflict, ConversationBusy, NoConversation
+from shared.errors import Conflict, ConversationBusy, LeaseLost, NoConversation
 from shared.store.contract import Row, Tx
 from shared.store.sql import conversations, keys, usage
 from shared.store.sql.messages import remove_last, store_messages
+from shared.task_values import TaskRun
 from shared.values import Event, Lease, NewMessage, NewRun, RunState, Spending
 
 RECOVERED_SEQ_GAP: Final = 1_000_000
@@ -34,6 +40,11 @@ RETRYABLE: Final = (
 PAUSED: Final = """SELECT state, message_id, EXISTS (SELECT 1 FROM runs AS other WHERE other.state = 'paused'
         AND other.conversation_id = runs.conversation_id AND other.message_id = runs.message_id
     ) AS paused FROM runs WHERE conversation_id = $1 ORDER BY number DESC LIMIT 1"""
+
+
+ALIVE: Final = "state = 'running' AND lease_until > lease_now()"
+HELD_CLAIM: Final = f"id = $1 AND fence = $2 AND owner = $3 AND {ALIVE}"
+HELD_RUN: Final = f"id = $1 AND fence = $2 AND lease_owner = $3 AND {ALIVE}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,3 +194,28 @@ async def _paused_at(tx: Tx, conversation_id: str) -> str:
     if row is None or row["state"] == RunState.SUCCESS or not row["paused"]:
         raise Conflict(f"Conversation {conversation_id} is not paused", code="not_paused")
     return str(row["message_id"])
+
+
+async def hold(tx: Tx, holder: Lease | TaskRun, assignments: str, *values: Any) -> None:
+    """Write into the row of a run or of a claim, which stays locked until the end; raises LeaseLost.
+
+    The first of ``values`` is ``$4``.
+    """
+    if isinstance(holder, Lease):
+        held, name = f"runs SET {assignments} WHERE {HELD_RUN}", holder.run_id
+    else:
+        held, name = f"task_runs SET {assignments} WHERE {HELD_CLAIM}", holder.id
+    if not await tx.execute(f"UPDATE {held}", name, holder.fence, holder.owner, *values):
+        raise LeaseLost(name)
+
+
+async def those_held(tx: Tx, leases: Sequence[Lease]) -> set[str]:
+    """Return which of the runs' leases are alive; nobody overtakes those until the transaction ends."""
+    found = await tx.fetch(
+        f"""SELECT id FROM runs WHERE (id, fence, lease_owner) IN
+            (SELECT * FROM unnest($1::text[], $2::bigint[], $3::text[])) AND {ALIVE} ORDER BY id FOR SHARE""",
+        [lease.run_id for lease in leases],
+        [lease.fence for lease in leases],
+        [lease.owner for lease in leases],
+    )
+    return {row["id"] for row in found}

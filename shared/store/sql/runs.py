@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from operator import itemgetter
 from typing import Any, Final
 
@@ -12,10 +13,10 @@ from shared.store import rows
 from shared.store.contract import Taken, Tx
 from shared.store.rows import Noun
 from shared.store.sql import keys, usage
-from shared.store.sql.leases import hold, those_held
 from shared.store.sql.messages import REFUSED, mark_refused, store_messages
-from shared.store.sql.run_rows import ACTED, AHEAD, begin, cut_off_run, record_events
+from shared.store.sql.run_rows import ACTED, AHEAD, begin, cut_off_run, hold, record_events, those_held
 from shared.values import (
+    Amount,
     Event,
     Idempotency,
     KeyedAnswer,
@@ -27,6 +28,7 @@ from shared.values import (
     RunEnd,
     RunState,
     Spending,
+    Standing,
 )
 
 to_run: Final = rows.reader(Run, state=RunState, usage=rows.usage, answer=rows.optional(jsons.loads))
@@ -45,7 +47,7 @@ class Runs(Noun):
         last run paused, or went on after a pause and failed.
         """
         try:
-            return await self._engine.write(lambda tx: begin(tx, new))
+            return await self._engine.write(partial(begin, new=new))
         except Taken:
             raise ConversationBusy(new.conversation_id) from None
 
@@ -89,6 +91,21 @@ class Runs(Noun):
             await store_messages(tx, lease.conversation_id, lease.run_id, messages, now)
             if spent is not None:
                 await usage.count(tx, lease.conversation_id, spent, now)
+
+        await self._engine.write(work, patient=True)
+
+    async def reserve(self, lease: Lease, decide: Callable[[Standing], Amount], now: int) -> None:
+        """Reserve for the run's next model call, in the place of what it had reserved; raises LeaseLost.
+
+        ``decide`` says how much, by what is spent and reserved so far; what it raises passes, and nothing
+        is reserved. No two reservations are decided on the same figures.
+        """
+
+        async def work(tx: Tx) -> None:
+            await tx.lock("reserve", "")
+            amount = decide(await usage.standing(tx, lease, now))
+            reserved = "reserved_tokens = $4, reserved_microdollars = $5"
+            await hold(tx, lease, reserved, amount.tokens, amount.microdollars)
 
         await self._engine.write(work, patient=True)
 

@@ -15,7 +15,7 @@ from shared.store import rows
 from shared.store.contract import Engine, Missing, Row, Taken, Tx
 from shared.store.rows import Noun
 from shared.store.sql import conversations, task_claims, task_rows
-from shared.store.sql.leases import HELD_CLAIM, hold
+from shared.store.sql.run_rows import HELD_CLAIM, hold
 from shared.store.sql.runs import Runs
 from shared.store.sql.task_claims import Claimant, Pause
 from shared.store.sql.task_outcomes import COMPLETE, RUNNING_TASK, Claimed, Outcome, check_tree, end

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import fields
 from operator import attrgetter, itemgetter
 from typing import Any, Final
@@ -12,7 +11,6 @@ from shared.errors import LeaseLost
 from shared.store import rows
 from shared.store.contract import Row, Tx
 from shared.store.rows import Noun
-from shared.store.sql.leases import hold
 from shared.values import Amount, DayUsage, Lease, Page, Spending, Standing, Usage
 
 USED: Final = tuple(field.name for field in fields(Usage))
@@ -71,21 +69,6 @@ class UsageBook(Noun):
     for a call counts as spent when its run is cut off before anybody learnt what the call used.
     """
 
-    async def reserve(self, lease: Lease, decide: Callable[[Standing], Amount], now: int) -> None:
-        """Reserve for the run's next model call, in the place of what it had reserved; raises LeaseLost.
-
-        ``decide`` says how much, by what is spent and reserved so far; what it raises passes, and nothing
-        is reserved. No two reservations are decided on the same figures.
-        """
-
-        async def work(tx: Tx) -> None:
-            await tx.lock("reserve", "")
-            amount = decide(await _standing(tx, lease, iso(now)[:DAY]))
-            reserved = "reserved_tokens = $4, reserved_microdollars = $5"
-            await hold(tx, lease, reserved, amount.tokens, amount.microdollars)
-
-        await self._engine.write(work, patient=True)
-
     async def by_day(self, *, limit: int, cursor: str | None) -> Page[DayUsage]:
         """Return what all conversations used, deleted ones too, newest day first."""
         before = rows.decode_cursor(cursor, str)
@@ -121,8 +104,9 @@ async def count(tx: Tx, conversation_id: str, spending: Spending, now: int, *, r
     await tx.execute(COUNT_CONVERSATION, day, *values, conversation_id)
 
 
-async def _standing(tx: Tx, lease: Lease, day: str) -> Standing:
-    row = await tx.fetchrow(STANDING, lease.conversation_id, lease.run_id, day)
+async def standing(tx: Tx, lease: Lease, now: int) -> Standing:
+    """Return what others spent and reserved of the lease's conversation and day; raises LeaseLost."""
+    row = await tx.fetchrow(STANDING, lease.conversation_id, lease.run_id, iso(now)[:DAY])
     if row is None or row["owner_id"] is None:
         raise LeaseLost(lease.run_id)
     return Standing(

@@ -2,15 +2,21 @@
 
 Statements take microseconds, so they run on the caller's event loop; what would wait (a writer in another
 process, the gate) is retried on a worker thread.
+
+The gate is a file lock beside the database. A writer holds it for the length of its transaction, and whoever
+reads or resets the write-ahead log for that moment: no commit can slip between "everything is shipped" and
+"the log starts anew" (docs/storage.md).
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import sqlite3
 import threading
-from collections.abc import Callable
-from contextlib import ExitStack, suppress
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Final, Protocol, TypeVar
 
@@ -20,11 +26,14 @@ from shared.clock import now_ms
 from shared.errors import NotDurable, Unauthorized, Unavailable
 from shared.store.contract import Work
 from shared.store.sqlite.failures import forbidden, told_apart
-from shared.store.sqlite.local_disk import BUSY_MS, Gate, Reserve, try_disk
+from shared.store.sqlite.local_disk import Reserve, try_disk
 from shared.store.sqlite.transactions import SqliteTx, drive, lease_now
 from shared.store.store import StoreOrigin
 
 T = TypeVar("T")
+
+BUSY_MS: Final = 5000
+"""How long a statement on a worker thread waits for another process's transaction, in milliseconds."""
 
 LIVING: Final = "SELECT 1 FROM tokens WHERE id = ? AND (expires_at IS NULL OR expires_at > ?)"
 PRAGMAS: Final = (
@@ -88,6 +97,56 @@ def connect(path: Path, *, busy_ms: int) -> sqlite3.Connection:
     for pragma in PRAGMAS:
         connection.execute(pragma)
     return connection
+
+
+def take(fd: int, timeout_ms: float) -> None:
+    """Take the lock on an open file alone; raises TimeoutError.
+
+    It asks again and again instead of waiting in the kernel, because a process stopped while it holds the
+    lock must not stop all others for good.
+    """
+    pause, deadline = 0.0001, time.monotonic() + timeout_ms / 1000
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise TimeoutError("a lock is held by a process that doesn't move") from None
+        time.sleep(pause)
+        pause = min(pause * 1.5, 0.005)
+
+
+class Gate:
+    """A lock file beside the database, held for the length of one write or one look at the log."""
+
+    def __init__(self, database: Path) -> None:
+        self._fd = os.open(f"{database}.gate", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+    def now(self) -> bool:
+        """Take it if that needs no waiting."""
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold it: no write transaction is open anywhere else; raises TimeoutError."""
+        take(self._fd, BUSY_MS)
+        try:
+            yield
+        finally:
+            self.release()
+
+    def release(self) -> None:
+        """Give it back."""
+        fcntl.flock(self._fd, fcntl.LOCK_UN)
+
+    def close(self) -> None:
+        """Close the lock file."""
+        os.close(self._fd)
 
 
 class Database:

@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import Final
 
 from shared.errors import NotDurable, StoreError
-from shared.store.sqlite.engine import connect
+from shared.store.sqlite.engine import BUSY_MS, Gate, connect
 from shared.store.sqlite.failures import told_apart
-from shared.store.sqlite.local_disk import BUSY_MS, Gate
 from shared.store.volume import chain, layout, snapshot, wal
 from shared.store.volume.layout import FileId, Link, holder
 from shared.store.volume.sidecar import Phase, Sidecar, State, boot_id

@@ -15,7 +15,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
-from shared.store.sqlite.local_disk import take
+from shared.store.sqlite.engine import take
 from shared.store.volume import layout
 from shared.store.volume.layout import FileId, Link, link, numbers, write_all
 from shared.store.volume.wal import Mark

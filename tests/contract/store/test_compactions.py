@@ -75,7 +75,7 @@ async def test_who_lost_the_lease_compacts_nothing(store: Store, lease: Lease) -
 async def test_what_a_compaction_cost_is_counted_and_its_reservation_given_back(
     store: Store, lease: Lease
 ) -> None:
-    await store.usage.reserve(lease, lambda standing: Amount(5_000, 70), T0)
+    await store.runs.reserve(lease, lambda standing: Amount(5_000, 70), T0)
     spent = Spending(Usage(10, 20, 30, 40), 7)
     await store.compactions.add(lease, SUMMARY, T0, spent=spent)
     (day,) = (await store.usage.by_day(limit=9, cursor=None)).items
@@ -87,7 +87,7 @@ async def test_what_a_compaction_cost_is_counted_and_its_reservation_given_back(
         seen.append(standing)
         return Amount()
 
-    await store.usage.reserve(other, look, T0)
+    await store.runs.reserve(other, look, T0)
     assert seen[0].day == spent.amount
 
 

@@ -33,7 +33,7 @@ async def standing(store: Store, lease: Lease, reserve: Amount | None = None) ->
         seen.append(now)
         return reserve or Amount()
 
-    await store.usage.reserve(lease, decide, T0)
+    await store.runs.reserve(lease, decide, T0)
     return seen[0]
 
 
@@ -101,7 +101,7 @@ async def test_a_refused_reservation_leaves_the_earlier_one(store: Store) -> Non
         raise TooMuch
 
     with pytest.raises(TooMuch):
-        await store.usage.reserve(other, refuse, T0)
+        await store.runs.reserve(other, refuse, T0)
     assert (await standing(store, mine)).day == Amount(7, 7)
 
 
