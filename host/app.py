@@ -35,7 +35,7 @@ from host.http.usage import UsageApi
 from host.mcp_clients.tool_servers import ToolServers
 from host.mcp_clients.zygote import by_path
 from host.models.access import ModelAccess, open_models
-from host.ports import Trust
+from host.ports import Trust, Workspace
 from host.runs.archive import Archive
 from host.runs.assembly import Assembly, RunTools
 from host.runs.cleanup import keep_planned, keep_recovering, keep_tidy, recover
@@ -278,7 +278,7 @@ def _tool_servers(settings: Settings, store: Store) -> ToolServers:
 
 def _knowledge(settings: Settings, sandbox: Sandbox) -> Knowledge:
     return Knowledge(
-        partial(sandbox.file, sandbox.workspace(HOST, Trust.MAIN), "survey"),
+        partial(sandbox.file, Workspace(HOST, sandbox.root, Trust.MAIN), "survey"),
         workspace_dir=settings.memory_dir,
         built_in_dir=built_in_dir(settings),
         org_dir=settings.org_dir,

@@ -306,8 +306,9 @@ class Sandbox(Protocol):
         """What holds. Level 0 until the self-test has finished."""
         ...
 
-    def workspace(self, conversation: str, trust: Trust = Trust.UNTRUSTED) -> Workspace:
-        """Return where a conversation works."""
+    @property
+    def root(self) -> Path:
+        """The directory that conversations work in."""
         ...
 
     async def file(self, workspace: Workspace, op: str, arguments: Mapping[str, Any]) -> dict[str, Any]:

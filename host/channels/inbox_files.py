@@ -13,7 +13,7 @@ import anyio.to_thread
 
 from host.channels.base import Attachment, Channel, ChannelFault, TryLater
 from host.channels.messages import Stored
-from host.ports import Sandbox, SandboxFault
+from host.ports import Sandbox, SandboxFault, Workspace
 
 logger = logging.getLogger("picoclaw.channels")
 
@@ -90,7 +90,7 @@ class InboxFiles:
         """Write a file, in a worker of its own: the conversation may be trusted more than what it is sent."""
         encoded = await anyio.to_thread.run_sync(lambda: base64.b64encode(data).decode())
         await self._sandbox.file(
-            self._sandbox.workspace(WRITER), "save_file", {"path": path, "data": encoded}
+            Workspace(WRITER, self._sandbox.root), "save_file", {"path": path, "data": encoded}
         )
 
     async def _fetched(self, attachment: Attachment) -> bytes:

@@ -15,6 +15,7 @@ import typer
 
 from host.cli.client import Json, host_settings
 from host.cli.terminal import fail, judged, print_json
+from host.ports import Workspace
 
 if TYPE_CHECKING:
     from host.sandbox.policy import SandboxPolicy
@@ -96,7 +97,7 @@ async def _answers(policy: SandboxPolicy, subject: str) -> list[Answer]:
         missing = f"; missing: {', '.join(report.missing)}" if report.missing else ""
         found = [Answer("sandbox", enough, f"level {report.level}{missing}")]
         if _is_path(subject, policy.workspace):
-            tools = SandboxToolset(sandbox, policy, sandbox.workspace(ASKER, Trust.MAIN))
+            tools = SandboxToolset(sandbox, policy, Workspace(ASKER, sandbox.root, Trust.MAIN))
             return [
                 *found,
                 await _reading(tools, subject),

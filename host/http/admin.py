@@ -15,7 +15,7 @@ from starlette.requests import Request
 from host.http.auth import TokenBook
 from host.http.bodies import WHOLE, Body, Text, page_of
 from host.http.routing import PAGE, Api, Parameter, operation
-from host.ports import Sandbox, SandboxFault, Trust
+from host.ports import Sandbox, SandboxFault, Trust, Workspace
 from host.sandbox.client import HOST
 from host.skills.catalogue import Catalogue, Tier
 from host.skills.knowledge import MEMORY_FILE, Knowledge
@@ -106,7 +106,7 @@ class AdminApi(Api):
     def __init__(self, knowledge: Knowledge, sandbox: Sandbox, stop: Callable[[str], None]) -> None:
         self._knowledge = knowledge
         self._sandbox = sandbox
-        self._workspace = sandbox.workspace(HOST, Trust.MAIN)
+        self._workspace = Workspace(HOST, sandbox.root, Trust.MAIN)
         self._stop = stop
 
     @operation("GET", "/admin/skills")

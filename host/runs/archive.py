@@ -12,7 +12,7 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from host.agent.text import strip_internal
-from host.ports import Sandbox, SandboxFault
+from host.ports import Sandbox, SandboxFault, Workspace
 from host.runs.meter import Ledger
 from shared import jsons
 from shared.clock import iso
@@ -55,7 +55,7 @@ class Archive:
             logger.warning("The archive of a deleted conversation could not be removed: %s", fault)
 
     async def _do(self, op: str, arguments: Mapping[str, Any]) -> None:
-        await self._sandbox.file(self._sandbox.workspace(WRITER), op, arguments)
+        await self._sandbox.file(Workspace(WRITER, self._sandbox.root), op, arguments)
 
     async def _write(self, conversation_id: str, compaction: Compaction) -> None:
         entries = await self._store.conversations.history(

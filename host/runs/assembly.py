@@ -22,7 +22,7 @@ from host.mcp_clients.tool_pins import ToolPins
 from host.mcp_clients.tool_servers import ToolServers
 from host.mcp_clients.toolset import Relay
 from host.models.access import ModelAccess
-from host.ports import Toolset, Trust
+from host.ports import Toolset, Trust, Workspace
 from host.runs.archive import Archive
 from host.runs.meter import Ledger
 from host.runs.prompt import Prompt
@@ -86,7 +86,7 @@ class RunTools:
         conversation_id = lease.conversation_id
         is_main = (spec.parent_id or conversation_id) == self._main
         trust = Trust.MAIN if is_main else Trust.TRUSTED if lease.trusted else Trust.UNTRUSTED
-        workspace = self._sandbox.workspace(conversation_id, trust)
+        workspace = Workspace(conversation_id, self._sandbox.root, trust)
         own: list[Toolset] = [
             SandboxToolset(self._sandbox, self._sandbox.policy, workspace),
             self._tool_servers.toolset(conversation_id, is_main=is_main),

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Final
 
-from host.ports import Sandbox, SandboxFault, Trust
+from host.ports import Sandbox, SandboxFault, Trust, Workspace
 from host.sandbox.client import HOST
 from shared.errors import Duplicate, NotFound
 from shared.settings import Settings
@@ -99,7 +99,7 @@ async def arranged(store: Store, tasks: TaskService, sandbox: Sandbox, settings:
     async def read(path: str) -> str | None:
         asked = {"path": path, "limit": LONGEST_PROMPT}
         try:
-            answer = await sandbox.file(sandbox.workspace(HOST, Trust.MAIN), "read_text", asked)
+            answer = await sandbox.file(Workspace(HOST, sandbox.root, Trust.MAIN), "read_text", asked)
         except SandboxFault:
             return None
         return str(answer.get("text"))

@@ -16,7 +16,7 @@ from typing import Any, Final, Self
 import anyio
 from anyio.abc import ByteStream, TaskGroup
 
-from host.ports import SandboxFault, SandboxReport, Trust, Workspace
+from host.ports import SandboxFault, SandboxReport, Workspace
 from host.sandbox.file_workers import DIED, FileWorkers
 from host.sandbox.policy import SandboxPolicy, report_of
 from host.sandbox.programs import connected
@@ -43,6 +43,7 @@ class Sandbox:
 
     def __init__(self, policy: SandboxPolicy) -> None:
         self.policy = policy
+        self.root = policy.workspace
         self.report = SandboxReport(0, missing=("the self-test has not finished",))
         self.supervisor: Supervisor | None = None
         self._ready = anyio.Event()
@@ -88,10 +89,6 @@ class Sandbox:
                 f"refused: the sandbox reached level {level}, {wanted} is required (missing: {missing})"
             )
 
-    def workspace(self, conversation: str, trust: Trust = Trust.UNTRUSTED) -> Workspace:
-        """Return where a conversation works."""
-        return Workspace(conversation, self.policy.workspace, trust)
-
     async def file(self, workspace: Workspace, op: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """Run a file tool in a conversation's worker. Raises ``SandboxFault``."""
         await self.require_level()
@@ -136,7 +133,7 @@ class Sandbox:
         """End a conversation's worker and commands, and remove its private directory."""
         self._files.forget(conversation)
         with contextlib.suppress(SandboxFault):
-            await self.request("forget", self.workspace(conversation), {})
+            await self.request("forget", Workspace(conversation, self.root), {})
 
     async def _fork_worker(self, workspace: Workspace, descriptors: list[int]) -> None:
         await self.request("worker", workspace, {}, descriptors=descriptors)

@@ -11,6 +11,7 @@ from pathlib import Path
 import anyio
 import pytest
 
+from host.ports import Workspace
 from host.sandbox.client import Sandbox
 from host.sandbox.policy import Limits, SandboxPolicy
 from host.tools.files_and_commands import SandboxToolset
@@ -134,7 +135,7 @@ async def test_a_command_cannot_make_the_host_wait_for_a_file(
     waiting = "rm CLAUDE.md; mkfifo CLAUDE.md; flock . sleep 300"
     await tools.call("exec", {"command": waiting, "background": True})
     with anyio.fail_after(20):
-        while "(fifo)" not in (await sandbox.file(sandbox.workspace("host"), "list_dir", {}))["text"]:
+        while "(fifo)" not in (await sandbox.file(Workspace("host", sandbox.root), "list_dir", {}))["text"]:
             await anyio.sleep(0.01)
         assert await read_text(sandbox, "CLAUDE.md", 100) is None
 

@@ -15,7 +15,7 @@ import pytest
 
 from host.mcp_clients.external import ExternalServers, Reach, open_external
 from host.mcp_clients.server_config import ServerConfig
-from host.ports import SandboxFault, ToolResult
+from host.ports import SandboxFault, ToolResult, Workspace
 from host.sandbox.client import Sandbox
 from host.sandbox.policy import Limits, SandboxPolicy
 from tests.sandbox.opened import private_directory, toolset
@@ -38,7 +38,7 @@ def inside(**more: object) -> ServerConfig:
 async def opened(
     sandbox: Sandbox, config: ServerConfig, conversation: str = "c"
 ) -> AsyncIterator[ExternalServers]:
-    reach = Reach(spawn=partial(sandbox.program, sandbox.workspace(conversation)))
+    reach = Reach(spawn=partial(sandbox.program, Workspace(conversation, sandbox.root)))
     with anyio.fail_after(60):
         async with open_external({"p": config}, reach) as found:
             yield found
@@ -102,14 +102,14 @@ async def test_a_server_that_ignores_its_end_is_killed(sandbox: Sandbox) -> None
     stubborn = "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(300)"
     words = ("python3", "-c", stubborn, "stubborn-program")
     with anyio.fail_after(60):
-        async with sandbox.program(sandbox.workspace("c"), words, {}):
+        async with sandbox.program(Workspace("c", sandbox.root), words, {}):
             pid = await started("stubborn-program")
     await gone(pid)
 
 
 async def test_a_cancelled_owner_leaves_no_program(sandbox: Sandbox) -> None:
     async def owner() -> None:
-        async with sandbox.program(sandbox.workspace("c"), ("sleep", "301.5"), {}):
+        async with sandbox.program(Workspace("c", sandbox.root), ("sleep", "301.5"), {}):
             await anyio.sleep_forever()
 
     with anyio.fail_after(60):
@@ -123,7 +123,7 @@ async def test_a_cancelled_owner_leaves_no_program(sandbox: Sandbox) -> None:
 async def test_a_program_that_is_not_there_is_an_end_of_the_stream(
     sandbox: Sandbox, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with sandbox.program(sandbox.workspace("c"), ("no-such-program",), {}) as stream:
+    async with sandbox.program(Workspace("c", sandbox.root), ("no-such-program",), {}) as stream:
         with pytest.raises(anyio.EndOfStream):
             await stream.receive()
     assert "FileNotFoundError" in caplog.text
@@ -135,7 +135,7 @@ async def test_much_goes_through_in_both_directions(sandbox: Sandbox) -> None:
     data, echoed = os.urandom(3 << 20), bytearray()
     with anyio.fail_after(60):
         async with (
-            sandbox.program(sandbox.workspace("c"), ("cat",), {}) as stream,
+            sandbox.program(Workspace("c", sandbox.root), ("cat",), {}) as stream,
             anyio.create_task_group() as group,
         ):
             group.start_soon(stream.send, data)
@@ -147,13 +147,13 @@ async def test_much_goes_through_in_both_directions(sandbox: Sandbox) -> None:
 async def test_a_program_is_held_to_the_memory_of_a_command(ws: Path) -> None:
     hungry = "import time; x = bytearray(200 << 20); time.sleep(300)"
     async with Sandbox(SandboxPolicy(workspace=ws, limits=Limits(memory=60 << 20))) as sandbox:
-        async with sandbox.program(sandbox.workspace("c"), ("python3", "-c", hungry), {}) as stream:
+        async with sandbox.program(Workspace("c", sandbox.root), ("python3", "-c", hungry), {}) as stream:
             with anyio.fail_after(60), pytest.raises(anyio.EndOfStream):
                 await stream.receive()
 
 
 async def test_forgetting_a_conversation_ends_its_programs(sandbox: Sandbox) -> None:
-    async with sandbox.program(sandbox.workspace("c"), ("cat",), {}) as stream:
+    async with sandbox.program(Workspace("c", sandbox.root), ("cat",), {}) as stream:
         await stream.send(b"alive")
         assert await stream.receive() == b"alive"
         await sandbox.forget("c")
@@ -172,7 +172,7 @@ async def test_programs_of_one_conversation_cannot_read_each_others_environment(
 async def test_below_the_required_level_no_program_runs(ws: Path) -> None:
     async with Sandbox(SandboxPolicy(workspace=ws, min_level=9)) as sandbox:
         with pytest.raises(SandboxFault, match="is required"):
-            async with sandbox.program(sandbox.workspace("c"), ("touch", "made"), {}):
+            async with sandbox.program(Workspace("c", sandbox.root), ("touch", "made"), {}):
                 pass
         async with opened(sandbox, inside()) as found:
             assert "does not hold enough" in found.problems[0]
@@ -181,7 +181,7 @@ async def test_below_the_required_level_no_program_runs(ws: Path) -> None:
 
 async def test_no_descriptor_stays_open_behind_programs(sandbox: Sandbox) -> None:
     async def once() -> None:
-        async with sandbox.program(sandbox.workspace("c"), ("true",), {}):
+        async with sandbox.program(Workspace("c", sandbox.root), ("true",), {}):
             pass
 
     assert sandbox.supervisor is not None

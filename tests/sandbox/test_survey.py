@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from host.ports import Workspace
 from host.sandbox.client import Sandbox
 from host.sandbox.policy import SandboxPolicy
 from host.sandbox.worker.files import survey
@@ -155,7 +156,7 @@ def test_names_that_are_not_utf8_can_be_told(ws: Path) -> None:
 async def test_it_comes_through_the_confined_worker(sandbox: Sandbox, ws: Path, place: Path) -> None:
     (ws / "AGENTS.md").symlink_to(place / "outside" / "secret.txt")
     add_skill(ws, "a", "front")
-    found = await sandbox.file(sandbox.workspace("host"), "survey", asked())
+    found = await sandbox.file(Workspace("host", sandbox.root), "survey", asked())
     assert found["skills"] == [{"folder": "a", "text": "front", "size": 5}]
     assert "text" not in found["texts"][0]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from host.ports import Trust
+from host.ports import Trust, Workspace
 from host.runs.heartbeat import FILE
 from host.sandbox.client import Sandbox
 from host.sandbox.policy import OBEYED, OBEYED_AS_MAIN, SandboxPolicy
@@ -233,7 +233,7 @@ async def test_before_its_tools_are_asked_for_a_conversation_is_a_stranger(
     words: Path, sandbox: Sandbox
 ) -> None:
     asked = {"data": base64.b64encode(b"png").decode()}
-    stranger = sandbox.workspace("c")
+    stranger = Workspace("c", sandbox.root)
     await sandbox.file(stranger, "save_file", {"path": "inbox/photo.png", **asked})
     with pytest.raises(Exception, match="read-only"):
         await sandbox.file(stranger, "save_file", {"path": "CLAUDE.md", **asked})

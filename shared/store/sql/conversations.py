@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from operator import attrgetter
 from typing import Any, Final
 
 from shared import jsons
-from shared.errors import ConversationBusy, Duplicate, NoConversation
+from shared.errors import Conflict, ConversationBusy, Duplicate, NoConversation
 from shared.ids import SESSION, new_id
 from shared.store import rows
 from shared.store.contract import Taken, Tx
 from shared.store.rows import Noun
-from shared.values import Conversation, HistoryEntry, Message, Page
+from shared.values import Conversation, HistoryEntry, Message, NewMessage, Page
 
 # A conversation runs as long as a run row says so: there is no second place that could be stale.
 SELECT: Final = """SELECT c.*, EXISTS (
@@ -24,6 +26,18 @@ FOUND: Final = """(strpos(lower(c.title), $2) > 0 OR strpos(lower(c.id), $2) > 0
     SELECT 1 FROM messages AS m WHERE m.conversation_id = c.id AND strpos(lower(m.text), $2) > 0))"""
 
 LAST_SEQ: Final = 2**62
+
+MESSAGE_COLUMNS: Final = ("id", "role", "sender", "sender_name", "text")
+MESSAGE_VALUES: Final = attrgetter(*MESSAGE_COLUMNS)
+INSERT_MESSAGE: Final = rows.insertion(
+    "messages", ("conversation_id", "run_id", "created_at", "seq", "blocks", *MESSAGE_COLUMNS)
+)
+
+REFUSED: Final = "refused"
+"""Code of a run that the model refused; its turn is marked so."""
+
+MOST_TIMES: Final = 20
+"""Refusals in a row that are counted: by then a million turns are marked."""
 
 to_conversation: Final = rows.reader(Conversation, temporary=bool, running=bool, trusted=bool)
 to_message: Final = rows.reader(Message, refused=bool)
@@ -170,3 +184,81 @@ async def insert(
         )
     except Taken:
         raise Duplicate(f"conversation_id exists already: {conversation_id}") from None
+
+
+async def store_messages(
+    tx: Tx,
+    conversation_id: str,
+    run_id: str | None,
+    messages: Sequence[NewMessage],
+    now: int,
+) -> None:
+    """Append messages to a conversation inside a transaction; ``run_id`` None: no run said them."""
+    if not messages:
+        return
+    visible = sum(message.text is not None for message in messages)
+    following = await tx.fetchval(
+        """UPDATE conversations SET next_seq = next_seq + $2, message_count = message_count + $3,
+        last_activity = greatest(last_activity, $4) WHERE id = $1 RETURNING next_seq""",
+        conversation_id,
+        len(messages),
+        visible,
+        now,
+    )
+    numbered = enumerate(messages, start=following - len(messages))
+    await tx.executemany(
+        INSERT_MESSAGE,
+        [
+            (conversation_id, run_id, now, seq, jsons.dumps(message.blocks), *MESSAGE_VALUES(message))
+            for seq, message in numbered
+        ],
+    )
+
+
+async def remove_last(tx: Tx, conversation_id: str, message_id: str) -> str:
+    """Remove a conversation's last message and what followed it; return the id of the session that begins.
+
+    With another session's id, no host takes what it has built of the conversation for what is stored. Raises
+    Conflict for any other message, and for one that was summed up already.
+    """
+    last = await tx.fetchrow(
+        """SELECT id, seq, EXISTS (SELECT 1 FROM compactions WHERE conversation_id = $1 AND through_seq >= seq
+        ) AS summed_up FROM messages WHERE conversation_id = $1 AND role = 'user' AND text IS NOT NULL
+        ORDER BY seq DESC LIMIT 1""",
+        conversation_id,
+    )
+    if last is None or last["id"] != message_id:
+        raise Conflict(f"replaces: {message_id} is not the last message", code="not_last_message")
+    if last["summed_up"]:
+        raise Conflict("replaces: the message was summed up already; say it anew", code="not_last_message")
+    session_id, seq = new_id(SESSION), last["seq"]
+    await tx.execute("DELETE FROM messages WHERE conversation_id = $1 AND seq >= $2", conversation_id, seq)
+    await tx.execute(
+        """UPDATE conversations SET session_id = $2, message_count = (
+            SELECT count(text) FROM messages WHERE conversation_id = $1) WHERE id = $1""",
+        conversation_id,
+        session_id,
+    )
+    return session_id
+
+
+async def mark_refused(tx: Tx, conversation_id: str) -> None:
+    """Mark the newest turn, from its message on, as one that the model refused to answer.
+
+    If it refuses again, the cause is older: 2 turns more are marked, then 4, 8 and so on, until it answers.
+    """
+    times = await tx.fetchval(
+        """SELECT count(*) FROM runs WHERE conversation_id = $1 AND code = $2 AND number > coalesce(
+            (SELECT max(number) FROM runs WHERE conversation_id = $1 AND state = 'success'), 0)""",
+        conversation_id,
+        REFUSED,
+    )
+    earlier = 2 ** min(times, MOST_TIMES) - 2
+    await tx.execute(
+        """UPDATE messages SET refused = 1 WHERE conversation_id = $1 AND (run_id IS NOT NULL OR $2 > 0)
+        AND seq >= coalesce((SELECT seq FROM messages
+            WHERE conversation_id = $1 AND role = 'user' AND text IS NOT NULL
+            ORDER BY seq DESC LIMIT 1 OFFSET $2), 0)""",
+        conversation_id,
+        earlier,
+    )

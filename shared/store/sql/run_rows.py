@@ -15,7 +15,7 @@ from shared import jsons
 from shared.errors import Conflict, ConversationBusy, LeaseLost, NoConversation
 from shared.store.contract import Row, Tx
 from shared.store.sql import conversations, keys, usage
-from shared.store.sql.messages import remove_last, store_messages
+from shared.store.sql.conversations import remove_last, store_messages
 from shared.task_values import TaskRun
 from shared.values import Event, Lease, NewMessage, NewRun, RunState, Spending
 

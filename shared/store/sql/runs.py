@@ -13,7 +13,7 @@ from shared.store import rows
 from shared.store.contract import Taken, Tx
 from shared.store.rows import Noun
 from shared.store.sql import keys, usage
-from shared.store.sql.messages import REFUSED, mark_refused, store_messages
+from shared.store.sql.conversations import REFUSED, mark_refused, store_messages
 from shared.store.sql.run_rows import ACTED, AHEAD, begin, cut_off_run, hold, record_events, those_held
 from shared.values import (
     Amount,
