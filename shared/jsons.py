@@ -9,16 +9,15 @@ import orjson
 _ROOM: Final = 16
 _SLICE: Final = 128 * 1024
 JSONDecodeError = orjson.JSONDecodeError
+loads = orjson.loads
+"""Parses JSON; raises ``JSONDecodeError`` on junk, NaN and invalid UTF-8."""
+dump_bytes = orjson.dumps
+"""Gives compact JSON as UTF-8 bytes."""
 
 
 def dumps(value: Any, *, indented: bool = False) -> str:
     """Return compact JSON text, or one for people to edit."""
     return orjson.dumps(value, option=orjson.OPT_INDENT_2 if indented else None).decode()
-
-
-def dump_bytes(value: Any) -> bytes:
-    """Return compact JSON as UTF-8 bytes."""
-    return orjson.dumps(value)
 
 
 def fits(value: Any) -> bool:
@@ -60,8 +59,3 @@ def _outside_of_texts(raw: bytes, most: int) -> bool:
         if found > most:
             return False
     return True
-
-
-def loads(text: str | bytes) -> Any:
-    """Parse JSON; raises ``JSONDecodeError`` on junk, NaN and invalid UTF-8."""
-    return orjson.loads(text)

@@ -101,7 +101,8 @@ class HistoryBuilder:
             if self._open_server_calls:
                 self._append("assistant", lost_server_results(self._open_server_calls))
             self._open_server_calls = {}
-            blocks = [*_answers(blocks, self._open_calls), *_others(blocks)]
+            answers = _answers(blocks, self._open_calls) if self._open_calls else []
+            blocks = [*answers, *_others(blocks)]
         elif self._open_calls:
             self._append("user", _answers([], self._open_calls))
         if blocks:

@@ -188,7 +188,8 @@ class Connection(HttpToolsProtocol):
             raise self._wrong("Too many requests before the first was answered.")
         self._check_head()
         self._in_head, self._unanswered = False, 0
-        self._hold(0)
+        if self._held:
+            self._hold(0)
         self._unset_keepalive_if_required()
         super().on_headers_complete()
 
@@ -273,8 +274,7 @@ class Connection(HttpToolsProtocol):
     def _hold(self, size: int) -> None:
         """Account for the bytes of a head that isn't whole."""
         more, self._held = size - self._held, size
-        if more:
-            self._book.hold(more)
+        self._book.hold(more)
 
     def _between_requests(self) -> None:
         self._book.waiting[self] = None

@@ -123,26 +123,8 @@ def _environment() -> dict[str, str]:
     return {**passed_on, "PYDANTIC_DISABLE_PLUGINS": "__all__"}
 
 
-class _Asked:
-    """A request in flight: what has arrived for it, and who waits for more."""
-
-    __slots__ = ("_arrived", "_waiter")
-
-    def __init__(self) -> None:
-        self._arrived: list[tuple[int, bytes]] = []
-        self._waiter: asyncio.Future[None] | None = None
-
-    def put(self, kind: int, body: bytes) -> None:
-        self._arrived.append((kind, body))
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-    async def take(self) -> list[tuple[int, bytes]]:
-        if not self._arrived:
-            self._waiter = asyncio.get_running_loop().create_future()
-            await self._waiter
-        arrived, self._arrived = self._arrived, []
-        return arrived
+_Asked = asyncio.Queue[tuple[int, bytes]]
+"""What arrives for a request in flight."""
 
 
 class Link(asyncio.Protocol):
@@ -167,12 +149,11 @@ class Link(asyncio.Protocol):
         number, asked = self._send(config, request)
         try:
             while True:
-                for kind, body in await asked.take():
-                    if kind == messages.PIECES:
-                        for delta in messages.pieces_of(body):
-                            await on_delta(delta)
-                    else:
-                        return _end(kind, body)
+                kind, body = await asked.get()
+                if kind != messages.PIECES:
+                    return _end(kind, body)
+                for delta in messages.pieces_of(body):
+                    await on_delta(delta)
         finally:
             if number in self._asked:
                 self._leave(number)
@@ -195,7 +176,7 @@ class Link(asyncio.Protocol):
             ended = kind in messages.ENDS
             asked = self._asked.pop(number, None) if ended else self._asked.get(number)
             if asked is not None:
-                asked.put(kind, body)
+                asked.put_nowait((kind, body))
             elif ended and number in self._leaving:
                 self._leaving.pop(number).cancel()
 
@@ -206,7 +187,7 @@ class Link(asyncio.Protocol):
         self._leaving.clear()
         gone = dump_bytes(vars(_gone()))
         for asked in self._asked.values():
-            asked.put(messages.FAILURE, gone)
+            asked.put_nowait((messages.FAILURE, gone))
 
     def _send(self, config: ModelConfig, request: bytes) -> tuple[int, _Asked]:
         if self.lost:

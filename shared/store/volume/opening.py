@@ -15,7 +15,7 @@ from shared.errors import StoreDamaged, StoreMismatch
 from shared.store.sqlite.content import is_of_breakcafe
 from shared.store.sqlite.failures import told_apart
 from shared.store.store import StoreOrigin
-from shared.store.volume import chain, layout, rollback
+from shared.store.volume import chain, layout, rollback, wal
 from shared.store.volume.carrier import Carrier
 from shared.store.volume.layout import FileId, Listing, holder
 from shared.store.volume.sidecar import State, boot_id
@@ -171,7 +171,7 @@ def _on_volume(state: State, store_dir: Path) -> bool:
         return False
     if state.mark.shipped == 0:
         return True
-    checksum = layout.checksum_before(found, state.mark.shipped, state.mark.frame_size)
+    checksum = layout.checksum_before(found, state.mark.shipped, wal.FRAME.size + state.mark.page_size)
     return checksum == state.mark.checksum
 
 

@@ -46,11 +46,6 @@ class Mark:
     digest: int = 0
     checksum: int = 0
 
-    @property
-    def frame_size(self) -> int:
-        """Return the length of a frame in bytes."""
-        return FRAME.size + self.page_size
-
 
 @dataclass(frozen=True, slots=True)
 class Tail:
@@ -133,11 +128,6 @@ def _checksum(data: bytes, order: str, before: tuple[int, int]) -> tuple[int, in
     return one, two
 
 
-def checksum_at(data: bytes) -> int:
-    """Return the running checksum in a frame's header: it vouches for the whole log up to there."""
-    return int.from_bytes(data[16:24], "big")
-
-
 def _open(log: Path) -> int:
     try:
         return os.open(log, os.O_RDONLY | os.O_CLOEXEC)
@@ -155,7 +145,7 @@ def _epoch(fd: int) -> Mark:
 
 def _digest(fd: int, mark: Mark) -> int:
     digest = 0
-    for offset in range(max(mark.batch, HEADER.size), mark.shipped, mark.frame_size):
+    for offset in range(max(mark.batch, HEADER.size), mark.shipped, FRAME.size + mark.page_size):
         digest = zlib.crc32(os.pread(fd, FRAME.size, offset), digest)
     return digest
 
@@ -181,25 +171,19 @@ def _read(fd: int, start: int, end: int) -> bytes:
 
 
 def _committed(data: bytes, mark: Mark) -> Tail | None:
-    end = digest = running = 0
-    first = 0 if mark.shipped else HEADER.size
-    for offset in range(first, len(data) - mark.frame_size + 1, mark.frame_size):
+    end = digest = running = checksum = 0
+    first, size = 0 if mark.shipped else HEADER.size, FRAME.size + mark.page_size
+    for offset in range(first, len(data) - size + 1, size):
         header = data[offset : offset + FRAME.size]
-        _, commits, salt1, salt2, _, _ = FRAME.unpack(header)
+        _, commits, salt1, salt2, *sums = FRAME.unpack(header)
         if salt1 << 32 | salt2 != mark.salts:
             break
         running = zlib.crc32(header, running)
         if commits:
-            end, digest, last = offset + mark.frame_size, running, header
+            # The running checksum in a frame's header vouches for the whole log up to there.
+            end, digest, checksum = offset + size, running, sums[0] << 32 | sums[1]
     if not end:
         return None
-    return Tail(
-        data[:end],
-        replace(
-            mark,
-            shipped=mark.shipped + end,
-            batch=mark.shipped,
-            digest=digest,
-            checksum=checksum_at(last),
-        ),
-    )
+    shipped = mark.shipped + end
+    now = replace(mark, shipped=shipped, batch=mark.shipped, digest=digest, checksum=checksum)
+    return Tail(data[:end], now)
