@@ -34,7 +34,7 @@ class ChannelDoor:
         self._connected = connected
         # By when they were written: what piled up while the host was away did not come all at once.
         self._moment = 0.0
-        self._rate = RateLimit(rules.messages_per_minute, clock=lambda: self._moment)
+        self._rate = RateLimit(rules.settings.messages_per_minute, clock=lambda: self._moment)
         self._notices = RateLimit(1)
         self._log = RateLimit(1)
         self._turned_away = 0
@@ -62,7 +62,7 @@ class ChannelDoor:
         if not self._rules.allows(message.sender) or not usable(message):
             self._turn_away(message)
             return False
-        if message.edited and self._rules.edits == "sender":
+        if message.edited and self._rules.settings.edited_messages == "sender":
             await self._notify(message, EDITS)
             return True
         update = to_update(message)

@@ -1,4 +1,7 @@
-"""From the settings to channels: Telegram, and those of installed packages (``picoclaw.channels``)."""
+"""From the settings to channels: Telegram, and those of installed packages (``picoclaw.channels``).
+
+``picoclaw doctor`` asks here too: could they be loaded, and does Telegram know the bot?
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,9 @@ from shared.settings.channels import PluginChannel, Telegram
 
 GROUP: Final = "picoclaw.channels"
 """The entry points at which packages offer channels: a callable from ``ChannelConfig`` to ``Channel``."""
+
+WITHIN_S: Final = 5.0
+"""How long ``doctor`` waits for Telegram."""
 
 NAME: Final = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 
@@ -41,15 +47,7 @@ def _enabled(settings: Settings) -> Iterator[tuple[str, Enabled]]:
     for name, channel in settings.channels.by_name().items():
         if not channel.enabled:
             continue
-        rules = Rules(
-            name,
-            channel.allow_from,
-            channel.owners,
-            messages_per_minute=channel.messages_per_minute,
-            main_conversation_id=settings.main_conversation_id,
-            trusted=channel.trusted,
-            edits=channel.edited_messages,
-        )
+        rules = Rules(name, channel, settings.main_conversation_id)
         if isinstance(channel, Telegram):
             yield name, Enabled(rules, partial(anyio.to_thread.run_sync, _telegram, channel))
         elif isinstance(channel, PluginChannel):
@@ -71,3 +69,40 @@ def _plugin(name: str, settings: PluginChannel) -> Channel:
     if not isinstance(channel, Channel):
         raise ChannelDown(f"the channel named {name} is not a host.channels.base.Channel")
     return channel
+
+
+def faults(settings: Settings) -> Iterator[tuple[str, str | None]]:
+    """Yield each enabled channel with what is wrong about it, None if nothing is found."""
+    for name, channel in settings.channels.by_name().items():
+        if channel.enabled:
+            yield (
+                name,
+                _telegram_fault(channel) if isinstance(channel, Telegram) else _plugin_fault(name),
+            )
+
+
+def _plugin_fault(name: str) -> str | None:
+    try:
+        entry_point(name)
+    except ChannelDown as fault:
+        return f"{fault}; install it beside picoclaw"
+    return None
+
+
+def _telegram_fault(settings: Telegram) -> str | None:
+    import httpx2
+
+    try:
+        _telegram(settings)
+    except ChannelDown as fault:
+        return str(fault)
+    token = settings.token.get_secret_value().strip() if settings.token else ""
+    base = settings.api_base.rstrip("/")
+    try:
+        # The token is a part of the address, so no error's text is shown.
+        answer = httpx2.get(f"{base}/bot{token}/getMe", timeout=WITHIN_S)
+    except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+        return f"{base} cannot be reached ({type(error).__name__}); check the network and api_base"
+    if answer.status_code in (httpx2.codes.UNAUTHORIZED, httpx2.codes.NOT_FOUND):
+        return "Telegram does not accept the bot's token; set another one (BotFather gives it)"
+    return None if answer.is_success else f"{base} answers {answer.status_code}; try again later"

@@ -7,7 +7,7 @@ from typing import Final
 
 from host.channels.base import Sender
 from shared.channel_values import Chat
-from shared.settings.channels import Edits
+from shared.settings.channels import ChannelRules
 
 EVERYONE: Final = "*"
 
@@ -63,24 +63,12 @@ def _parsed(entries: Iterable[str], channel: str) -> Iterator[tuple[str | None, 
 class Rules:
     """Who may use one channel, and for what."""
 
-    def __init__(
-        self,
-        channel: str,
-        allow_from: Iterable[str | int],
-        owners: Iterable[str | int],
-        *,
-        messages_per_minute: int,
-        main_conversation_id: str,
-        trusted: bool = False,
-        edits: Edits = "agent",
-    ) -> None:
+    def __init__(self, channel: str, settings: ChannelRules, main_conversation_id: str) -> None:
         self.channel = channel
-        self._trusted = trusted
-        self.messages_per_minute = messages_per_minute
-        self.edits = edits
-        self._allowed = AllowList(allow_from, channel)
-        self._owners = Names(owners, channel)
+        self.settings = settings
         self.main = main_conversation_id
+        self._allowed = AllowList(settings.allow_from, channel)
+        self._owners = Names(settings.owners, channel)
 
     def allows(self, sender: Sender) -> bool:
         """Return whether the sender may write at all."""
@@ -92,7 +80,7 @@ class Rules:
 
     def trusts(self, chat: Chat) -> bool:
         """Return whether a conversation begun in a chat may change what agents obey."""
-        return self._trusted or (chat.private and self.owns(Sender(chat.sender_id, chat.sender_name)))
+        return self.settings.trusted or (chat.private and self.owns(Sender(chat.sender_id, chat.sender_name)))
 
     def may_hear(self, chat: Chat, conversation_id: str) -> bool:
         """Return whether a chat, by who spoke in it last, may be told what the conversation says."""

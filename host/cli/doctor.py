@@ -267,7 +267,7 @@ def _credential(choice: ModelChoice) -> dict[str, str]:
 def _channels(settings: Settings) -> Iterator[Finding]:
     if not any(channel.enabled for channel in settings.channels.by_name().values()):
         return
-    from host.channels.check import faults
+    from host.channels.loading import faults
 
     for said in settings.channels.without_owners():
         yield Finding("owners", "note", said)

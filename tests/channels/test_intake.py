@@ -12,6 +12,7 @@ import pytest
 from host.channels.base import Incoming, Sender
 from host.channels.intake import ChannelDoor
 from host.channels.rules import Rules
+from shared.settings.channels import ChannelRules
 from shared.store import open_host_store
 from shared.store.store import Store
 
@@ -34,7 +35,7 @@ async def store(tmp_path: Path, database: Path) -> AsyncIterator[Store]:
 
 
 def door(store: Store) -> ChannelDoor:
-    rules = Rules("telegram", ["*"], [], messages_per_minute=MOST, main_conversation_id="main")
+    rules = Rules("telegram", ChannelRules(allow_from=("*",), messages_per_minute=MOST), "main")
     return ChannelDoor(store, rules, wake=lambda: None, connected=lambda: None)
 
 
