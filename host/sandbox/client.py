@@ -49,14 +49,13 @@ class Sandbox:
         self._ready = anyio.Event()
         self._ids = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[dict[str, Any]]] = {}
-        self._cannot_start = False
         self._tasks: TaskGroup = anyio.create_task_group()
         self._files = FileWorkers(self._fork_worker, policy.limits.worker_idle_s)
 
     async def __aenter__(self) -> Self:
         await self._tasks.__aenter__()
         if platform.system() == "Linux":
-            self.supervisor = Supervisor(self.policy.path)
+            self._started()
             self._tasks.start_soon(self._keep_running)
             self._tasks.start_soon(self._files.retire_idle)
         else:
@@ -201,50 +200,55 @@ class Sandbox:
     async def _keep_running(self) -> None:
         """Read answers; when the supervisor dies, fail what waits and start another.
 
-        One that can't even start is tried again less and less often, and the report says why meanwhile.
+        Calls wait while the first one that dies before it is ready is replaced. If the next one does too, the
+        report says why, and others are tried less and less often.
         """
         pause = RESTART_PAUSE_S
         while True:
-            self._cannot_start = False
-            try:
-                await self._converse()
-            except Disconnected:
-                logger.error("the sandbox supervisor ended; restarting it")
+            while not self._started():  # noqa: ASYNC110 - nothing tells of a free descriptor
+                await anyio.sleep(pause)
+            fault = await self._converse()
+            logger.error("the sandbox supervisor ended; restarting it")
             self._fail_all(DIED)
             with contextlib.suppress(OSError):  # without a free descriptor it can't be waited for
                 await self._stop()
-            if self._cannot_start:
-                pause = min(pause * 2, LONGEST_PAUSE_S)
-            else:
+            if fault is None:
                 self._ready = anyio.Event()
                 pause = RESTART_PAUSE_S
+            elif pause > RESTART_PAUSE_S:
+                self._settle(SandboxReport(0, missing=(fault,)))
             await anyio.sleep(pause)
-            while not self._started():  # noqa: ASYNC110 - nothing tells of a free descriptor
-                await anyio.sleep(pause)
+            if fault is not None:
+                pause = min(pause * 2, LONGEST_PAUSE_S)
 
     def _started(self) -> bool:
         try:
-            self.supervisor = Supervisor(self.policy.path)
+            self.supervisor = self.supervisor or Supervisor(self.policy.path)
         except OSError as error:
-            logger.error("the sandbox supervisor could not be started: %s", error.strerror)
+            fault = f"the sandbox supervisor could not be started: {error.strerror}"
+            logger.error("%s", fault)
+            self._settle(SandboxReport(0, missing=(fault,)))
             return False
         return True
 
-    async def _converse(self) -> None:
+    async def _converse(self) -> str | None:
+        """Serve until the supervisor ends; return why it never was ready, None if it was."""
         supervisor = self.supervisor
         assert supervisor is not None  # noqa: S101 - started before
-        await supervisor.wire.send(self.policy.frame(supervisor.temporary))
-        while True:
-            frame = await supervisor.wire.receive()
-            if "ready" in frame:
-                self._settle(report_of(frame["ready"]))
-            elif "fatal" in frame:
-                logger.error("the sandbox supervisor failed", extra={"error": str(frame["fatal"])})
-                if not self.report.level:
-                    self._cannot_start = True
-                    self._settle(SandboxReport(0, missing=(str(frame["fatal"]),)))
-            else:
-                self._deliver(frame)
+        fault: str | None = "the sandbox supervisor died before it was ready"
+        with contextlib.suppress(Disconnected):
+            await supervisor.wire.send(self.policy.frame(supervisor.temporary))
+            while True:
+                frame = await supervisor.wire.receive()
+                if "ready" in frame:
+                    fault = None
+                    self._settle(report_of(frame["ready"]))
+                elif "fatal" in frame:
+                    logger.error("the sandbox supervisor failed", extra={"error": str(frame["fatal"])})
+                    fault = fault and str(frame["fatal"])
+                else:
+                    self._deliver(frame)
+        return fault
 
     def _settle(self, report: SandboxReport) -> None:
         self.report = report
@@ -277,6 +281,6 @@ class Sandbox:
                 future.set_result({"error": sentence})
 
     async def _stop(self) -> None:
-        if self.supervisor is not None:
-            await self.supervisor.end()
-            self.supervisor = None
+        supervisor, self.supervisor = self.supervisor, None
+        if supervisor is not None:
+            await supervisor.end()

@@ -9,7 +9,7 @@ import anyio
 import pytest
 
 from host.ports import ToolResult
-from host.sandbox.client import Sandbox
+from host.sandbox.client import READY_TIMEOUT_S, Sandbox
 from host.sandbox.policy import SandboxPolicy
 from host.tools.files_and_commands import SandboxToolset
 from shared.errors import Misconfigured
@@ -230,3 +230,38 @@ async def test_a_supervisor_that_cannot_start_is_reported_and_not_tried_without_
             assert report.missing
             result = await toolset(sandbox, "conv-1").call("read_file", {"path": "a"})
             assert result.is_error
+
+
+async def test_calls_wait_for_the_next_supervisor_when_the_first_dies_before_it_is_ready(ws: Path) -> None:
+    async with Sandbox(SandboxPolicy(workspace=ws)) as sandbox:
+        assert sandbox.supervisor is not None
+        sandbox.supervisor.process.kill()
+        with anyio.fail_after(READY_TIMEOUT_S / 2):
+            result = await toolset(sandbox, "c").call("read_file", {"path": "ok.txt"})
+            assert (await sandbox.ready()).level >= 2
+        assert result.text.endswith("fine\n"), result.text
+
+
+async def test_supervisors_that_all_die_before_they_are_ready_are_the_reason_of_a_refusal(ws: Path) -> None:
+    async with Sandbox(SandboxPolicy(workspace=ws)) as sandbox, anyio.create_task_group() as tasks:
+
+        async def kill_each() -> None:
+            while True:
+                if sandbox.supervisor is not None:
+                    sandbox.supervisor.process.kill()
+                await anyio.sleep(0)
+
+        tasks.start_soon(kill_each)
+        with anyio.fail_after(READY_TIMEOUT_S / 2):
+            result = await toolset(sandbox, "c").call("read_file", {"path": "ok.txt"})
+        assert "the sandbox supervisor died before it was ready" in result.text
+        tasks.cancel_scope.cancel()
+
+
+async def test_without_a_place_for_temporary_files_tools_are_refused_with_the_reason(
+    ws: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(ws / "absent"))
+    async with Sandbox(SandboxPolicy(workspace=ws)) as sandbox:
+        result = await toolset(sandbox, "c").call("exec", {"command": "true"})
+        assert "could not be started: No such file or directory" in result.text

@@ -278,3 +278,34 @@ async def test_private_directories_of_killed_supervisors_are_removed_by_the_next
             assert abandoned.parent == parent
     finally:
         young.rmdir()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root sees the namespaces of its processes")
+async def test_a_supervisor_that_dies_while_it_removes_a_big_tree_is_replaced_at_once(ws: Path) -> None:
+    abandoned = Path(tempfile.mkdtemp(prefix="picoclaw-"))
+    for number in range(20_000):
+        (abandoned / str(number)).touch()
+    os.utime(abandoned, (1, 1))
+    async with Sandbox(SandboxPolicy(workspace=ws)) as sandbox:
+        await sandbox.ready()
+        assert sandbox.supervisor is not None
+        first = sandbox.supervisor.process
+        with anyio.fail_after(60):
+            while not (below := removers(first.pid)):
+                await anyio.sleep(0)
+        below[0].suspend()
+        try:
+            first.kill()
+            with anyio.fail_after(20):
+                while (await toolset(sandbox, "c").call("exec", {"command": "true"})).is_error:
+                    await anyio.sleep(0.01)
+        finally:
+            below[0].kill()
+    shutil.rmtree(abandoned, ignore_errors=True)
+
+
+def removers(supervisor: int) -> list[psutil.Process]:
+    """Return the supervisor's children that are in its own namespace of processes: neither reapers nor workers."""
+    mine = os.readlink(f"/proc/{supervisor}/ns/pid")
+    children = psutil.Process(supervisor).children()
+    return [one for one in children if os.readlink(f"/proc/{one.pid}/ns/pid") == mine]

@@ -10,9 +10,9 @@ import fcntl
 import itertools
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
-from .. import proc
+from .. import proc, syscalls
 from ..config import Config, Place
 from .identity import Identity, adopt
 
@@ -74,24 +74,13 @@ class Places:
 
     def remove_abandoned(self) -> None:
         """Remove what supervisors left that were killed before they could; beside the work, in a process."""
-        if os.fork() != 0:
-            return
-        try:
-            parent = os.path.dirname(self._config.temporary)
-            for name in os.listdir(parent):
-                if name.startswith(PREFIX):
-                    _remove_if_abandoned(f"{parent}/{name}")
-        finally:
-            os._exit(0)
+        _beside(lambda: _remove_abandoned(os.path.dirname(self._config.temporary)))
 
     def forget(self, conversation: str) -> None:
         """Remove a conversation's private directory."""
         place = self._places.pop(conversation, None)
-        if place is not None and os.fork() == 0:  # a big tree must not keep others waiting
-            try:
-                remove_tree(place.temporary)
-            finally:
-                os._exit(0)
+        if place is not None:  # a big tree must not keep others waiting
+            _beside(lambda: remove_tree(place.temporary))
 
     def remove_all(self) -> None:
         """Remove everything private."""
@@ -105,6 +94,22 @@ def _hold(path: str) -> int:
     descriptor = os.open(f"{path}/{LOCK}", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     return descriptor
+
+
+def _beside(work: Callable[[], None]) -> None:
+    """Do it in a process that has no socket of ours: if we die meanwhile, the host is told at once."""
+    if os.fork() == 0:
+        try:
+            syscalls.close_all_but()
+            work()
+        finally:
+            os._exit(0)
+
+
+def _remove_abandoned(parent: str) -> None:
+    for name in os.listdir(parent):
+        if name.startswith(PREFIX):
+            _remove_if_abandoned(f"{parent}/{name}")
 
 
 def _remove_if_abandoned(path: str) -> None:
