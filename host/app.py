@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import anyio
 import anyio.to_thread
@@ -67,6 +67,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("picoclaw.host")
 
+NEW_STORE: Final = "A new store was made in %s; its STORE_ID is %s"
+WAS_EMPTY: Final = (
+    "STORE_DIR %s was empty: a new store was made there. If one should be there, stop this host and mount "
+    "its volume. STORE_ID=%s makes every later start refuse any other store, or none"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Host:
@@ -93,14 +99,14 @@ async def open_host(settings: Settings, stop: Callable[[str], None]) -> AsyncIte
 
     Raises Misconfigured, StoreError, Unavailable.
     """
-    make_volumes(settings)
+    made = make_volumes(settings)
     owner = new_id("host")
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
         redactor = Redactor(secret_values(settings))
         telemetry = await enter(open_telemetry(settings, redactor))
         models = await enter(open_models(settings, telemetry, redactor))
-        store = await enter(open_store(settings, owner))
+        store = await enter(open_store(settings, owner, made=made))
         await recover(store, owner, settings.main_conversation_id)
         ledger = Ledger(store, redactor, Prices(settings.budgets, free=settings.offline), Metrics())
         sandbox = await enter(Sandbox(sandbox_policy(settings, closed_to_agents(settings))))
@@ -186,8 +192,12 @@ def _health(host: Host) -> HealthApi:
     return health
 
 
-def make_volumes(settings: Settings) -> None:
-    """Make the directories that are missing; raises Misconfigured with what mends one that can't be used."""
+def make_volumes(settings: Settings) -> bool:
+    """Make the directories that are missing; raises Misconfigured with what mends one that can't be used.
+
+    Returns whether the home is new, or `init` or `dev` made it, so that no volume with a store can be missed.
+    """
+    made = _is_first_start(settings.home, settings.store_dir)
     volumes = {
         "STORE_DIR": settings.store_dir,
         "MEMORY_DIR": settings.memory_dir,
@@ -205,6 +215,18 @@ def make_volumes(settings: Settings) -> None:
     org = settings.org_dir
     if org is not None and org.resolve().is_relative_to(settings.memory_dir.resolve()):
         raise Misconfigured("ORG_DIR: must not be inside the workspace, where agents could write it")
+    return made
+
+
+def _is_first_start(home: Path, store_dir: Path) -> bool:
+    try:
+        return (
+            home in store_dir.parents
+            and not store_dir.exists()
+            and (not home.exists() or any(home.iterdir()))
+        )
+    except OSError:
+        return False
 
 
 def _cure(path: Path) -> str:
@@ -224,9 +246,12 @@ def _cure(path: Path) -> str:
 
 
 @asynccontextmanager
-async def open_store(settings: Settings, owner: str) -> AsyncIterator[Store]:
-    """Open the store of the settings: PostgreSQL for several hosts, else the volume and its database."""
-    store = await _opened(settings, owner)
+async def open_store(settings: Settings, owner: str, *, made: bool) -> AsyncIterator[Store]:
+    """Open the store of the settings: PostgreSQL for several hosts, else the volume and its database.
+
+    ``made``: what ``make_volumes`` returned.
+    """
+    store = await _opened(settings, owner, made=made)
     try:
         yield store
     finally:
@@ -234,7 +259,7 @@ async def open_store(settings: Settings, owner: str) -> AsyncIterator[Store]:
             await store.close()
 
 
-async def _opened(settings: Settings, owner: str) -> Store:
+async def _opened(settings: Settings, owner: str, *, made: bool) -> Store:
     retention = Retention(
         outbound_ms=settings.outbound_ttl_days * DAY_MS, task_log=settings.task_log_retention
     )
@@ -248,7 +273,11 @@ async def _opened(settings: Settings, owner: str) -> Store:
             store_id=settings.store_id,
         )
         # A volume that doesn't answer keeps nobody from stopping the host.
-        return await anyio.to_thread.run_sync(opened, abandon_on_cancel=True)
+        store = await anyio.to_thread.run_sync(opened, abandon_on_cancel=True)
+        if store.origin is not None and store.origin.new:
+            say, sentence = (logger.info, NEW_STORE) if made else (logger.warning, WAS_EMPTY)
+            say(sentence, settings.store_dir, store.origin.id)
+        return store
     from shared.store.postgres.database import Place
     from shared.store.postgres.opening import open_shared_store
 

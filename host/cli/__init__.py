@@ -33,6 +33,7 @@ GROUPS: Final = {
     "token": "token",
 }
 LONG_LIVED: Final = ("dev", "mcp", "serve", "supervise")
+INTERRUPTED: Final = 130
 
 NO_SUPERVISOR: Final = "picoclaw: supervise needs supervisord: pip install 'picoclaw[image]'\n"
 
@@ -46,11 +47,14 @@ def main() -> None:
     except OSError:
         sys.stderr.write("picoclaw: the working directory is gone; change to another\n")
         raise SystemExit(2) from None
-    match sys.argv[1:]:
-        case [name] if name in LONG_LIVED:
-            _function(name)()
-        case [*words]:
-            make_app(words[0] if words else None)()
+    try:
+        match sys.argv[1:]:
+            case [name] if name in LONG_LIVED:
+                _function(name)()
+            case [*words]:
+                make_app(words[0] if words else None)()
+    except KeyboardInterrupt:  # before anything was there to be closed
+        raise SystemExit(INTERRUPTED) from None
 
 
 def make_app(asked: str | None = None) -> Typer:

@@ -165,7 +165,7 @@ def _store(settings: Settings) -> Finding:
     there = identity(settings.store_dir)
     if there is None:
         said = (
-            f"{settings.store_dir} has no store yet: the next start makes a new one. Is the volume mounted?"
+            f"{settings.store_dir} has no store yet: the first start makes one (or mount its volume before)"
         )
         return Finding("store", "note", said)
     pinned = "" if settings.store_id else f"; STORE_ID={there} makes a start refuse any other, or none"

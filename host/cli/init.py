@@ -57,9 +57,7 @@ def init(json: Json = False) -> None:
     made = [
         *_directories(HOMES_MODE, settings.home),
         *_directories(0o755 if HOMES_MODE & 1 else 0o700, settings.skills_dir),
-        *_directories(
-            0o700, settings.config_dir, settings.memory_dir, settings.store_dir, settings.local_db_path.parent
-        ),
+        *_directories(0o700, settings.config_dir, settings.memory_dir, settings.local_db_path.parent),
         *_file(settings.config_path, CONFIG),
         *_file(settings.config_dir / NAME, SECURITY.format(token=secrets.token_urlsafe(32))),
         *_file(settings.memory_dir / "CLAUDE.md", PERSONA),

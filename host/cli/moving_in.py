@@ -88,8 +88,8 @@ def _carry_out(arrivals: Arrivals, settings: Settings) -> dict[str, Any]:
 async def _store(arrivals: Arrivals, settings: Settings) -> dict[str, int]:
     from host.app import make_volumes, open_store
 
-    make_volumes(settings)
-    async with open_store(settings, new_id("import")) as store:
+    made = make_volumes(settings)
+    async with open_store(settings, new_id("import"), made=made) as store:
         new = await store.arrivals.take(arrivals.rows)
         await store.durable()
     return new

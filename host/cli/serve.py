@@ -109,7 +109,8 @@ def _share_one_arena() -> None:
 class _Stop:
     """Takes the first reason to stop. It cancels an opening; what is open ends in good order."""
 
-    def __init__(self) -> None:
+    def __init__(self, volume: str) -> None:
+        self.volume = volume
         self.asked = anyio.Event()
         self.opening = anyio.CancelScope()
         self.is_open = False
@@ -120,8 +121,13 @@ class _Stop:
         logger.info("Stopping", extra={"reason": reason})
         self.asked.set()
         if not self.is_open:
-            _end_in_time(0.0, lambda: HANGS_S)
+            self.end_in_time(0.0, lambda: HANGS_S)
             self.opening.cancel()
+
+    def end_in_time(self, grace_s: float, silent_s: Callable[[], float]) -> None:
+        """Have the process end, also if the volume hangs: ``silent_s`` tells how long it hasn't answered."""
+        waiting = (self.volume, grace_s, silent_s)
+        threading.Thread(target=_end_on_a_hanging_volume, args=waiting, daemon=True).start()
 
     async def on(self, signals: AsyncIterator[signal.Signals]) -> None:
         """Stop at the first of the signals."""
@@ -133,7 +139,7 @@ async def serve_on(bound: socket.socket, settings: Settings) -> None:
     """Open the host, answer on the socket until it is to stop, and close everything in order."""
     for warning in (*settings.warnings, *settings.channels.without_owners()):
         logger.warning("%s", warning)
-    stop = _Stop()
+    stop = _Stop("STORE_DIR" if settings.database_url is None else "DATABASE_URL")
     fault: PicoError | StoreError | None = None
     with anyio.open_signal_receiver(*_signals()) as signals:
         async with anyio.create_task_group() as tasks:
@@ -165,7 +171,7 @@ async def _live(bound: socket.socket, settings: Settings, stop: _Stop) -> None:
         gc.enable()
         logger.info("Listening", extra={"host": settings.host, "port": bound.getsockname()[1]})
         await stop.asked.wait()
-        _end_in_time(settings.stop_grace_ms / 1000, host.ledger.store.silent_s)
+        stop.end_in_time(settings.stop_grace_ms / 1000, host.ledger.store.silent_s)
         # While the runs come to their end the socket stays open: /health and streams go on.
         await host.runs.drain()
         server.should_exit = True
@@ -178,17 +184,12 @@ def _signals() -> Iterator[signal.Signals]:
         yield signal.SIGHUP
 
 
-def _end_in_time(grace_s: float, silent_s: Callable[[], float]) -> None:
-    """Have the process end, also if the volume hangs: ``silent_s`` tells for how long it hasn't answered."""
-    threading.Thread(target=_end_on_a_hanging_volume, args=(grace_s, silent_s), daemon=True).start()
-
-
-def _end_on_a_hanging_volume(grace_s: float, silent_s: Callable[[], float]) -> None:
+def _end_on_a_hanging_volume(volume: str, grace_s: float, silent_s: Callable[[], float]) -> None:
     """End a process that was told to stop and whose threads the kernel doesn't give back."""
     time.sleep(grace_s + HANGS_S)
     while silent_s() < HANGS_S:
         time.sleep(0.1)
-    logger.error("STORE_DIR does not answer: ending without it; what was acknowledged is on it")
+    logger.error("%s does not answer: ending without it; what was acknowledged is on it", volume)
     # The descriptors stay open as long as the kernel keeps a thread: children are told by the connections.
     for descriptor in Path("/proc/self/fd").iterdir():
         with suppress(OSError), socket.socket(fileno=os.dup(int(descriptor.name))) as connection:

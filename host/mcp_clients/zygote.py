@@ -173,6 +173,7 @@ class Zygote:
                 env=self._place.environment(),
                 cwd=os.sep,
                 pass_fds=(self._inherited.fileno(),),
+                start_new_session=True,  # the terminal's Ctrl-C is for the host
             )
         self.pid = process.pid
         try:

@@ -94,6 +94,7 @@ class ModelProcess:
                     env=_environment(),
                     cwd=os.sep,
                     pass_fds=(theirs.fileno(),),
+                    start_new_session=True,  # the terminal's Ctrl-C is for the host
                 )
             except OSError as error:
                 ours.close()

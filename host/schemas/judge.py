@@ -87,7 +87,9 @@ class SchemaJudge:
     async def _line(self, question: bytes) -> bytes:
         if self._process is None:
             command = [sys.executable, "-I", str(CHECKER)]
-            self._process = await anyio.open_process(command, stdin=PIPE, stdout=PIPE, stderr=DEVNULL, env={})
+            self._process = await anyio.open_process(
+                command, stdin=PIPE, stdout=PIPE, stderr=DEVNULL, env={}, start_new_session=True
+            )
         said = cast(ByteSendStream, self._process.stdin)
         heard = cast(ByteReceiveStream, self._process.stdout)
         await said.send(question + b"\n")

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import cast
 
+import anyio
+import asyncpg
 import psutil
 import pytest
 
 from shared.errors import StoreError, StoreVersion
 from shared.store.postgres import migrations
 from shared.store.postgres.database import Database, Place
-from shared.store.postgres.migrations import SCHEMA_VERSION, STEPS, migrate
+from shared.store.postgres.migrations import LOCK, SCHEMA_VERSION, STEPS, migrate
 from shared.store.postgres.opening import open_shared_store
 from tests.cluster.conftest import Join
 from tests.contract.store.making import T0, a_run
 from tests.postgres import execute, fresh_database
-from tests.running import directive
+from tests.running import directive, new_host, until
 from tests.store.landed_schemas import LANDED, digest
 
 
@@ -141,3 +144,31 @@ def _environment(process: psutil.Process) -> list[str]:
         return list(process.environ().values())
     except psutil.Error:
         return []
+
+
+async def test_a_migration_that_is_waited_for_is_named_when_the_host_is_told_to_stop(
+    database: str, tmp_path: Path
+) -> None:
+    """A migration isn't torn: it holds up the end of the host for as long as a host waits."""
+    other = await asyncpg.connect(database)
+    await other.execute("SELECT pg_advisory_lock($1)", LOCK)
+    opening = new_host(tmp_path / "host", "http://127.0.0.1:9", {"DATABASE_URL": database}).start(wait=False)
+    await anyio.to_thread.run_sync(until, lambda: "waiting for another host" in opening.log_text)
+    assert opening.process is not None
+    opening.process.terminate()
+    assert await anyio.to_thread.run_sync(opening.process.wait, 60) == 1
+    assert "DATABASE_URL does not answer: ending without it" in opening.log_text
+    assert "STORE_DIR" not in opening.log_text
+    await other.close()
+
+
+async def test_a_database_that_stays_locked_does_not_answer_in_time(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shared.store.postgres.driver.STATEMENT_S", 0.5)
+    monkeypatch.setattr("shared.store.postgres.database.WAIT_S", 0.1)
+    other = await asyncpg.connect(database)
+    await other.execute("SELECT pg_advisory_lock($1)", LOCK)
+    with pytest.raises(StoreError, match="DATABASE_URL: the database does not answer in time"):
+        await open_shared_store(Place(database))
+    await other.close()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import signal
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,14 +14,15 @@ import httpx2
 import pytest
 
 from tests.http.conftest import MakeHost
-from tests.running import HostProcess, until
+from tests.running import HostProcess, directive, until
 
 HELD = """
 import os, sys, time
 
 class Held:
     def find_spec(self, name, path, target=None):
-        while name == "host.app" and not os.path.exists(os.environ["GO_ON"]):
+        while name == os.environ["HELD"] and not os.path.exists(os.environ["GO_ON"]):
+            print("held", flush=True)
             time.sleep(0.01)
 
 sys.meta_path.insert(0, Held())
@@ -33,10 +37,14 @@ def go_on(tmp_path: Path) -> Path:
 @pytest.fixture
 def loading(make_host: MakeHost, tmp_path: Path, go_on: Path) -> HostProcess:
     """Give a host that has not loaded its program before ``go_on`` is there."""
+    return make_host(settings=held(tmp_path, "host.app", go_on)).start(wait=False)
+
+
+def held(tmp_path: Path, module: str, go_on: Path) -> dict[str, str]:
+    """Return the environment of a host that does not import the module before ``go_on`` is there."""
     (tmp_path / "held").mkdir()
     (tmp_path / "held" / "sitecustomize.py").write_text(HELD)
-    held = {"PYTHONPATH": str(tmp_path / "held"), "GO_ON": str(go_on)}
-    return make_host(settings=held).start(wait=False)
+    return {"PYTHONPATH": str(tmp_path / "held"), "HELD": module, "GO_ON": str(go_on)}
 
 
 @pytest.fixture
@@ -78,3 +86,50 @@ def test_a_signal_ends_an_opening_and_who_waits_sees_the_connection_close(
     assert "Stopping" in opening.log_text
     assert "Listening" not in opening.log_text
     assert "Traceback" not in opening.log_text
+
+
+def test_ctrl_c_while_the_program_is_loaded_ends_it_without_a_word(
+    make_host: MakeHost, tmp_path: Path, go_on: Path
+) -> None:
+    loading = make_host(settings=held(tmp_path, "uvicorn.config", go_on)).start(wait=False)
+    until(lambda: "held" in loading.log_text)
+    assert loading.process is not None
+    loading.process.send_signal(signal.SIGINT)
+    assert loading.process.wait(60) == 130
+    assert loading.log_text.replace("held\n", "") == ""
+
+
+def test_a_signal_from_the_terminal_reaches_the_host_alone(make_host: MakeHost) -> None:
+    host = make_host().start()
+    assert host.process is not None
+    with host.client() as client:
+        client.post(
+            "/chat", json={"message": directive(tools=[{"name": "exec", "input": {"command": "true"}}])}
+        )
+    main, *children = host.tree()
+    assert len(children) > 2
+    assert all(os.getpgid(child.pid) != os.getpgid(main.pid) for child in children)
+
+
+@pytest.mark.parametrize(
+    ("home", "store", "level"),
+    [("absent", "store", "info"), ("used", "store", "info"), ("empty", "store", "warning"),
+     ("used", "mounted", "warning"), ("absent", "../elsewhere", "warning")],
+)  # fmt: skip
+def test_a_new_store_is_a_warning_where_a_volume_may_be_missing(
+    make_host: MakeHost, tmp_path: Path, home: str, store: str, level: str
+) -> None:
+    place = tmp_path / home
+    if home != "absent":
+        place.mkdir()
+    if home == "used":
+        (place / "config.json").write_text("{}")
+        (place / "mounted").mkdir()
+    settings = {"PICOCLAW_HOME": str(place), "STORE_DIR": os.path.normpath(place / store)}
+    host = make_host(settings=settings).start()
+    with host.client() as client:
+        known = client.get("/health").json()["store"]["id"]
+    host.stop()
+    host.start()
+    (said,) = [line for line in map(json.loads, host.log_text.splitlines()) if known in line["message"]]
+    assert said["level"] == level

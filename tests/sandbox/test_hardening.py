@@ -305,7 +305,7 @@ async def test_a_supervisor_that_dies_while_it_removes_a_big_tree_is_replaced_at
 
 
 def removers(supervisor: int) -> list[psutil.Process]:
-    """Return the supervisor's children that are in its own namespace of processes: neither reapers nor workers."""
+    """Return the supervisor's children in its own namespace of processes: neither reapers nor workers."""
     mine = os.readlink(f"/proc/{supervisor}/ns/pid")
     children = psutil.Process(supervisor).children()
     return [one for one in children if os.readlink(f"/proc/{one.pid}/ns/pid") == mine]

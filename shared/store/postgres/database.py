@@ -309,5 +309,5 @@ def words(error: BaseException | None) -> str:
     """Return what is wrong and what mends it, in the server's own words where it answered."""
     state = sqlstate(error)
     if state is None:
-        return "cannot be reached"
+        return "does not answer in time" if isinstance(error, TimeoutError) else "cannot be reached"
     return f"refuses the host: {error} ({state}): {cure(state) or ANOTHER_PROGRAMS}"

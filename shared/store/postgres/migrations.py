@@ -133,7 +133,9 @@ async def migrate(database: Database) -> None:
 
 
 async def _migrate(tx: Tx) -> None:
-    await tx.execute("SELECT pg_advisory_xact_lock($1)", LOCK)
+    if not await tx.fetchval("SELECT pg_try_advisory_xact_lock($1)", LOCK):
+        logger.warning("DATABASE_URL: waiting for another host, which migrates this database")
+        await tx.execute("SELECT pg_advisory_xact_lock($1)", LOCK)
     version = await schema_version(tx)
     check_not_newer(version, SCHEMA_VERSION)
     if version == 0:

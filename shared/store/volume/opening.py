@@ -74,7 +74,14 @@ def prepare(carrier: Carrier, store_dir: Path, *, token: str, era: int) -> Store
             _take_local(carrier, state)
         if there is None:
             # After the first snapshot: an identity without one means that files are missing.
-            _name_store(store_dir, lineage, new=listing.empty)
+            rename_store(store_dir, lineage)
+            if not listing.empty:
+                log.warning(
+                    "STORE_DIR %s had no readable %s: the store is %s from now on",
+                    store_dir,
+                    IDENTITY,
+                    lineage,
+                )
         return StoreOrigin(lineage, new=listing.empty)
 
 
@@ -123,21 +130,6 @@ def rename_store(store_dir: Path, lineage: str | None = None) -> str:
     lineage = lineage or uuid4().hex
     layout.write_durably(store_dir / IDENTITY, jsons.dump_bytes({"lineage": lineage}) + b"\n")
     return lineage
-
-
-def _name_store(store_dir: Path, lineage: str, *, new: bool) -> None:
-    rename_store(store_dir, lineage)
-    if new:
-        log.warning(
-            "STORE_DIR %s was empty: a new store was made there. If one should be there, stop this host and "
-            "mount its volume. STORE_ID=%s makes every later start refuse any other store, or none",
-            store_dir,
-            lineage,
-        )
-    else:
-        log.warning(
-            "STORE_DIR %s had no readable %s: the store is %s from now on", store_dir, IDENTITY, lineage
-        )
 
 
 def _must_be_new(store_dir: Path, there: str | None, state: State | None, database: Path) -> None:
