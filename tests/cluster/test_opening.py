@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import cast
 
 import anyio
-import asyncpg
+import asyncpg  # type: ignore[import-untyped]
 import psutil
 import pytest
 
