@@ -268,7 +268,8 @@ class SandboxReport:
 
     ``level``: 0 nothing, 1 without file rules, 2 full, 3 with namespaces. ``layers``: each layer and whether
     it held when tried. ``missing``: the names of those that did not, or why there is no sandbox at all.
-    ``uid``: whose commands are. ``skipped``: folders of skills that this uid cannot read.
+    ``uid``: whose commands are. ``skipped``: folders of skills that this uid cannot read. ``tested``: it has
+    ended.
     """
 
     level: int
@@ -277,6 +278,7 @@ class SandboxReport:
     missing: tuple[str, ...] = ()
     uid: int | None = None
     skipped: tuple[str, ...] = ()
+    tested: bool = True
 
     @property
     def own_uid(self) -> bool:

@@ -6,14 +6,14 @@ import logging
 import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Final, Literal
+from typing import Final, Literal, NotRequired
 
 import anyio
 import anyio.to_thread
 from starlette.requests import Request
 
 from host.http.routing import Api, operation
-from host.ports import Sandbox
+from host.ports import Sandbox, SandboxReport
 from host.runs.scheduler import lateness
 from shared.clock import now_ms
 from shared.errors import Unavailable
@@ -56,11 +56,12 @@ class StoreShape(Shape):
 
 
 class SandboxShape(Shape):
-    """What the sandbox enforces; ``own_uid``: commands run as a uid that is used for nothing else."""
+    """What the sandbox enforces, once that was tried; ``own_uid``: commands run as a uid of their own."""
 
-    level: int
-    landlock_abi: int
-    own_uid: bool
+    state: Literal["testing", "tested"]
+    level: NotRequired[int]
+    landlock_abi: NotRequired[int]
+    own_uid: NotRequired[bool]
 
 
 class SchedulerShape(Shape):
@@ -91,6 +92,17 @@ class ReadyShape(Shape):
     """Requests are welcome."""
 
     status: Literal["ready"]
+
+
+def _shown(report: SandboxReport) -> SandboxShape:
+    if not report.tested:
+        return {"state": "testing"}
+    return {
+        "state": "tested",
+        "level": report.level,
+        "landlock_abi": report.landlock_abi,
+        "own_uid": report.own_uid,
+    }
 
 
 class HealthApi(Api):
@@ -142,11 +154,7 @@ class HealthApi(Api):
             "database": database,
             "store": None if origin is None else {"id": origin.id, "new": origin.new},
             "volumes": {"memory": memory, "skills": skills, "sessions": store_ok, "store": store_ok},
-            "sandbox": {
-                "level": report.level,
-                "landlock_abi": report.landlock_abi,
-                "own_uid": report.own_uid,
-            },
+            "sandbox": _shown(report),
             "channels": dict(self._channels()),
             "scheduler": await self._lateness(database["tasks"]),
         }

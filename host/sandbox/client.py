@@ -44,7 +44,7 @@ class Sandbox:
     def __init__(self, policy: SandboxPolicy) -> None:
         self.policy = policy
         self.root = policy.workspace
-        self.report = SandboxReport(0, missing=("the self-test has not finished",))
+        self.report = SandboxReport(0, missing=("the self-test has not finished",), tested=False)
         self.supervisor: Supervisor | None = None
         self._ready = anyio.Event()
         self._ids = itertools.count(1)
