@@ -24,6 +24,7 @@ from host.http.console import ConsoleApi
 from host.http.conversations import ConversationsApi
 from host.http.health import HealthApi
 from host.http.mcp.routes import McpApi
+from host.http.mcp.servers import McpServersApi
 from host.http.metrics import MetricsApi
 from host.http.middleware import METHODS, Bearer, BodyLimit, Exchange
 from host.http.openai.routes import OpenAiApi
@@ -86,6 +87,7 @@ class Host:
     sandbox: Sandbox
     knowledge: Knowledge
     tool_servers: ToolServers
+    tools: RunTools
     runs: RunService
     tasks: TaskService
     task_runner: TaskRunner
@@ -138,7 +140,7 @@ async def open_host(settings: Settings, stop: Callable[[str], None]) -> AsyncIte
         background.start_soon(keep_recovering, store, settings.lease_ms)
         yield Host(
             settings, stop, ledger, telemetry, models, sandbox, knowledge, tool_servers,
-            runs, tasks, task_runner, channels, background,
+            tools, runs, tasks, task_runner, channels, background,
         )  # fmt: skip
 
 
@@ -172,6 +174,7 @@ def _apis(host: Host, tokens: TokenBook) -> list[Api]:
         AdminApi(host.knowledge, host.sandbox, host.stop),
         TokensApi(store, tokens),
         McpApi(host.tool_servers, settings.gateway.allowed_hosts, tokens),
+        McpServersApi(host.tools, host.background, settings.tools.mcp.allowed_hosts),
         MetricsApi(host.ledger.counts, store, runs),
         OpenAiApi(store, runs, settings),
         ChannelsApi(settings, channels.running if channels else None),

@@ -19,20 +19,20 @@ COMMANDS: Final = {
     "dev": ("host.cli.dev", "dev"),
     "doctor": ("host.cli.doctor", "doctor"),
     "init": ("host.cli.init", "init"),
-    "mcp": ("host.cli", "become_tool_server"),
     "serve": ("host.cli.serve", "serve"),
     "supervise": ("host.cli", "become_supervisor"),
     "usage": ("host.cli.usage", "usage"),
 }
 GROUPS: Final = {
     "import": "moving_in",
+    "mcp": "mcp",
     "sandbox": "sandbox",
     "secrets": "secrets",
     "store": "store",
     "tasks": "tasks",
     "token": "token",
 }
-LONG_LIVED: Final = ("dev", "mcp", "serve", "supervise")
+LONG_LIVED: Final = ("dev", "serve", "supervise")
 INTERRUPTED: Final = 130
 
 NO_SUPERVISOR: Final = "picoclaw: supervise needs supervisord: pip install 'picoclaw[image]'\n"
@@ -49,6 +49,8 @@ def main() -> None:
         raise SystemExit(2) from None
     try:
         match sys.argv[1:]:
+            case ["mcp"]:
+                become_tool_server()
             case [name] if name in LONG_LIVED:
                 _function(name)()
             case [*words]:

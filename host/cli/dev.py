@@ -11,11 +11,14 @@ import socket
 import sys
 import threading
 from collections.abc import MutableMapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, NoReturn
 
 from host.cli.start import EVERYWHERE, HOMES_MODE, local_url, stop, take_settings, write_new
 from shared.settings import Settings
+from shared.settings.load import config_path
+from shared.settings.security_yml import NAME
 
 POLL_S: Final = 0.05
 DEV_FILE: Final = "dev.json"
@@ -29,6 +32,10 @@ def dev() -> NoReturn:
     from host.cli.serve import run
 
     token = prepare(os.environ)
+    with suppress(OSError):  # the settings say what is wrong with the folder
+        folder = config_path(os.environ).parent
+        folder.mkdir(parents=True, exist_ok=True, mode=HOMES_MODE)
+        write_new(folder / NAME, f'seal_key: "{secrets.token_urlsafe(32)}"\n')
     settings = take_settings(os.environ)
     _check_system(settings)
     url = local_url(settings.host, settings.port)

@@ -35,6 +35,9 @@ SECURITY = """# Secrets of PicoClaw, for your eyes alone: keep the mode at 0600.
 #   telegram: {{token: "123:abc"}}
 
 api_token: "{token}"
+
+# Encrypts what is kept of sign-ins at MCP servers. The same on all hosts that share a store.
+seal_key: "{seal_key}"
 """
 
 PERSONA = """# Who you are here
@@ -59,12 +62,17 @@ def init(json: Json = False) -> None:
         *_directories(0o755 if HOMES_MODE & 1 else 0o700, settings.skills_dir),
         *_directories(0o700, settings.config_dir, settings.memory_dir, settings.local_db_path.parent),
         *_file(settings.config_path, CONFIG),
-        *_file(settings.config_dir / NAME, SECURITY.format(token=secrets.token_urlsafe(32))),
+        *_file(settings.config_dir / NAME, new_secrets()),
         *_file(settings.memory_dir / "CLAUDE.md", PERSONA),
     ]
     lines = [f"made {shown(str(path))}" for path in made]
     words = "\n".join(lines or ["Everything is there already; nothing was changed."])
     tell({"made": [str(path) for path in made]}, words + NEXT, json=json)
+
+
+def new_secrets() -> str:
+    """Return a .security.yml with secrets that were just made."""
+    return SECURITY.format(token=secrets.token_urlsafe(32), seal_key=secrets.token_urlsafe(32))
 
 
 def _directories(mode: int, *paths: Path) -> list[Path]:

@@ -35,18 +35,20 @@ NEW_PASSPHRASE = "PICOCLAW_NEW_KEY_PASSPHRASE"  # noqa: S105 - a variable's name
 FORMS: Final = (
     "api_token",
     "api_token_previous",
+    "seal_key",
     "model_list.<name>.api_keys",
     "channels.<name>.token",
     "tools.mcp.servers.<name>.env.<NAME>",
     "tools.mcp.servers.<name>.headers.<Name>",
+    "tools.mcp.servers.<name>.client_secret",
 )
 
 _MODEL_KEY: Final = re.compile(r"model_list\.(?P<name>.+)\.api_keys?")
 _OTHERS: Final = (
-    re.compile(r"api_token(?:_previous)?"),
+    re.compile(r"api_token(?:_previous)?|seal_key"),
     re.compile(r"channels\.[^.]+\.token"),
     re.compile(r"channels\.[^.]+\.settings\.token"),
-    re.compile(r"tools\.mcp\.servers\.[^.]+\.(?:env|headers)\.[^.]+"),
+    re.compile(r"tools\.mcp\.servers\.[^.]+\.(?:(?:env|headers)\.[^.]+|client_secret)"),
 )
 
 
@@ -199,6 +201,14 @@ class SecretFile:
             node[last].append(value)
         else:
             node[last] = [value]
+
+    def remove(self, name: str) -> bool:
+        """Remove everything at and below a name; False if there was nothing."""
+        *path, last = name.split(".")
+        node = self._tree
+        for step in path:
+            node = node.get(step) if isinstance(node, dict) else None
+        return isinstance(node, dict) and node.pop(last, None) is not None
 
     def save(self) -> None:
         """Write the file in one step, for this user's eyes alone; a link's target is what is replaced."""

@@ -103,6 +103,8 @@ def _words(error: BaseException) -> str:
 
 def _of_status(heard: Heard, config: ServerConfig) -> str:
     status = heard.status
+    if status in (401, 403) and config.sign_in is not None and config.sign_in.problem:
+        return config.sign_in.problem
     if status < 400:
         to = quoted(heard.location.partition("?")[0])
         return f"redirects to {to} ({status}), which is not followed: use that address if it is the right one"

@@ -213,6 +213,7 @@ def _http_client(config: ServerConfig, policy: AddressPolicy, heard: Heard) -> h
         transport=PinnedTransport(policy, heard.refuse),
         # What is compressed can't be bounded before it is unpacked.
         headers={"Accept-Encoding": "identity", **config.headers},
+        auth=None if config.sign_in is None else config.sign_in.auth(),
         timeout=timeout,
         trust_env=False,
         event_hooks={"response": [heard.note]},

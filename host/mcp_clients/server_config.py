@@ -8,13 +8,16 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Literal, cast
+from typing import TYPE_CHECKING, Final, Literal, cast
 from urllib.parse import urlsplit
 
 from shared.errors import InvalidInput, Misconfigured
 from shared.settings import Settings
 from shared.settings.files import line_of, read_text
 from shared.settings.tools import McpServer, server_type
+
+if TYPE_CHECKING:
+    from host.mcp_clients.sign_ins import SignIn
 
 NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,32}")
 logger = logging.getLogger("picoclaw.mcp")
@@ -46,6 +49,7 @@ class ServerConfig:
     timeout_ms: int = TIMEOUT_MS
     trusted: bool = False
     start_ms: int | None = None
+    sign_in: SignIn | None = field(default=None, repr=False, compare=False)
 
     @property
     def place(self) -> str:

@@ -11,7 +11,7 @@ from shared import jsons
 from shared.store.sql.arrivals import ORDER
 
 COLUMN: Final = re.compile(r"[a-z_]{1,40}", re.ASCII)
-KEPT_BACK: Final = frozenset({"tokens", "tool_pins"})
+KEPT_BACK: Final = frozenset({"tokens", "tool_pins", "mcp_sign_ins"})
 """Tables that name no row which people would miss, and whose digests an export doesn't have."""
 
 

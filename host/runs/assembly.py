@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Final, Literal, NamedTuple
+
+import anyio
 
 from host.agent.asking import LEAST_THINKING, Options
 from host.agent.compactor import Compactor
@@ -16,8 +19,9 @@ from host.agent.loop import AgentLoop
 from host.agent.subagents import Parent, Subagents
 from host.agent.toolbox import Toolbox
 from host.agent.window import Windows
-from host.mcp_clients.external import ExternalServers, Reach, open_external
-from host.mcp_clients.server_config import operators_servers
+from host.mcp_clients.external import ExternalServers, Outages, Reach, open_external
+from host.mcp_clients.server_config import ServerConfig, operators_servers
+from host.mcp_clients.sign_ins import SignIn
 from host.mcp_clients.tool_pins import ToolPins
 from host.mcp_clients.tool_servers import ToolServers
 from host.mcp_clients.toolset import Relay
@@ -37,6 +41,7 @@ from host.tools.files_and_commands import SandboxToolset
 from host.tools.plugins import installed_tools
 from host.tools.skills import SkillTools
 from host.tools.web import WebToolset
+from shared.errors import Conflict, NotFound
 from shared.settings import Settings
 from shared.store.store import Store
 from shared.values import Lease
@@ -48,6 +53,20 @@ class OpenTools:
 
     toolsets: Sequence[Toolset]
     external: ExternalServers | None = None
+
+
+NO_SERVER: Final = "There is no MCP server {}; one that was just added needs a restart of the host"
+State = Literal["ready", "needs_sign_in", "failing"]
+
+
+class ServerState(NamedTuple):
+    """How one of the operator's MCP servers was when it was looked at: why not ready, or what it offers."""
+
+    name: str
+    address: str
+    state: State
+    problems: Sequence[str] = ()
+    tools: Sequence[str] = ()
 
 
 class RunTools:
@@ -69,7 +88,7 @@ class RunTools:
         self._more = installed_tools(settings.tools.plugins)
         if not settings.offline:
             self._more.append(WebToolset(settings.tools.web))
-        self._operators = operators_servers(settings)
+        self._operators = with_sign_in(operators_servers(settings), store, settings)
         self._reach = Reach(
             allowed_hosts=frozenset(settings.tools.mcp.allowed_hosts),
             pins=ToolPins(store.tool_pins),
@@ -107,6 +126,38 @@ class RunTools:
             ]
             yield OpenTools(own, external)
 
+    def sign_in(self, name: str) -> SignIn:
+        """Return the sign-in of one of the operator's servers; raises NotFound, Conflict."""
+        if name not in self._operators:
+            raise NotFound(NO_SERVER.format(name))
+        sign_in = self._operators[name].sign_in
+        if sign_in is None:
+            raise Conflict(f"{name} takes no sign-in: it is a program, or has its own Authorization header")
+        return sign_in
+
+    async def look(self, name: str | None = None) -> list[ServerState]:
+        """Connect to the operator's servers, or to one, and return how each is; raises NotFound."""
+        if name is not None and name not in self._operators:
+            raise NotFound(NO_SERVER.format(name))
+        wanted = {key: config for key, config in self._operators.items() if name in (None, key)}
+        workspace = Workspace(self._main, self._sandbox.root, Trust.MAIN)
+        spawn = partial(self._sandbox.program, workspace)
+        states = dict.fromkeys(wanted, ServerState("", "", "failing"))
+
+        async def look_at(key: str, config: ServerConfig) -> None:
+            # Neither a rest nor the first sight of its tools is for runs: this is only a look.
+            reach = replace(self._reach, spawn=spawn, outages=Outages(), pins=ToolPins())
+            async with open_external({key: config}, reach) as found:
+                tools = [spec.name for toolset in found.toolsets for spec in toolset.specs]
+                told = config.sign_in is not None and config.sign_in.problem
+                state: State = "ready" if found.toolsets else "needs_sign_in" if told else "failing"
+                states[key] = ServerState(key, config.place, state, found.problems, tools)
+
+        async with anyio.create_task_group() as group:
+            for key, config in wanted.items():
+                group.start_soon(look_at, key, config)
+        return list(states.values())
+
     async def forget(self, conversation_id: str) -> None:
         """Close what a deleted conversation has open, and drop its files outside the workspace."""
         await self.release(conversation_id)
@@ -115,6 +166,18 @@ class RunTools:
     async def release(self, conversation_id: str) -> None:
         """See ``Agent.release``."""
         await self._sandbox.forget(conversation_id)
+
+
+def with_sign_in(
+    servers: Mapping[str, ServerConfig], store: Store, settings: Settings
+) -> dict[str, ServerConfig]:
+    """Return the operator's servers, those over HTTP that have no credentials of their own with a sign-in."""
+    return {
+        name: config
+        if config.type == "stdio" or "authorization" in map(str.lower, config.headers)
+        else replace(config, sign_in=SignIn(name, config.url, store, settings))
+        for name, config in servers.items()
+    }
 
 
 class Assembly:

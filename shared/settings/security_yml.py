@@ -16,7 +16,7 @@ from shared.settings.sections import ModelEntry
 from shared.settings.tree import Settings
 
 NAME: Final = ".security.yml"
-ROOT_KEYS: Final = ("api_token", "api_token_previous")
+ROOT_KEYS: Final = ("api_token", "api_token_previous", "seal_key")
 MOST_NODES: Final = 10_000
 DEEPEST: Final = 32
 

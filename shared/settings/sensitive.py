@@ -61,6 +61,8 @@ def _of_server(server: Mapping[str, Any], key: str, secret_keys: frozenset[str])
             if SECRET_NAMES.search(name) or f"{key}.{part}.{name}" in secret_keys:
                 yield text
                 yield from text.split()[1:]  # "Bearer abc": the token is as secret alone
+    if isinstance(secret := server.get("client_secret"), SecretStr):
+        yield secret.get_secret_value()
     yield from _passwords((server.get("url"),))
 
 

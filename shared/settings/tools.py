@@ -67,6 +67,10 @@ class McpServer(Section):
     timeout_ms: int = Field(
         default=30_000, ge=1, description="How long one of its calls, and when set its start, may take"
     )
+    client_id: str | None = Field(
+        default=None, description="The client registered with its authorization server beforehand (http, sse)"
+    )
+    client_secret: SecretStr | None = Field(default=None, description="That client's secret")
 
     @model_validator(mode="after")
     def _reachable(self) -> Self:
@@ -82,6 +86,10 @@ class McpTools(Section):
     servers: dict[str, McpServer] = Field(
         default_factory=dict,
         description="By name: `{type, url, headers}` or `{type: stdio, command, args, env}`",
+    )
+    client_metadata_url: str | None = Field(
+        default=None,
+        description="Where this host's OAuth client is described, for servers that take such an address",
     )
     allowed_hosts: tuple[str, ...] = Field(
         default=(), description="Hosts that requests' servers may have although they are loopback or private"

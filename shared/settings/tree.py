@@ -80,6 +80,10 @@ class Settings(Section):
     api_token_previous: Annotated[SecretStr | None, Env("API_TOKEN_PREVIOUS")] = Field(
         default=None, description="The token before, accepted too while it is being rotated"
     )
+    seal_key: Annotated[SecretStr | None, Env("SEAL_KEY")] = Field(
+        default=None,
+        description="Encrypts what is kept of sign-ins at MCP servers; the same on all hosts of a store",
+    )
     model: ModelAccess = Field(default_factory=ModelAccess)
     assistant_name: Annotated[str, Env("ASSISTANT_NAME")] = Field(
         default="Pico", min_length=1, description="Its name"

@@ -14,6 +14,7 @@ from shared.store.sql.conversations import Conversations
 from shared.store.sql.outbound import OutboundMessages
 from shared.store.sql.retention import Pruner, Retention
 from shared.store.sql.runs import Runs
+from shared.store.sql.sign_ins import SignIns
 from shared.store.sql.tasks import Tasks
 from shared.store.sql.tokens import Tokens, ToolPins
 from shared.store.sql.usage import UsageBook
@@ -67,6 +68,7 @@ class Store(ABC):
         self.channels = Channels(engine)
         self.tokens = Tokens(engine)
         self.tool_pins = ToolPins(engine)
+        self.sign_ins = SignIns(engine)
         self.arrivals = Arrivals(engine)
 
     @abstractmethod

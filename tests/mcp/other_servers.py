@@ -27,10 +27,11 @@ OBJECT: dict[str, Any] = {"type": "object", "properties": {}}
 
 
 @asynccontextmanager
-async def listening(app: ASGIApp) -> AsyncIterator[str]:
+async def listening(app: ASGIApp, port: int = 0) -> AsyncIterator[str]:
     """Serve an app on loopback; yield its base address."""
     with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("127.0.0.1", port))
         listener.listen()
         config = uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1, ws="none")
         server = uvicorn.Server(config)

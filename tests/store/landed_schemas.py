@@ -26,6 +26,7 @@ LANDED: Final[dict[str, dict[int, str]]] = {
         11: "1469787f47832794",
         12: "a1471706983f4d34",
         13: "e02c9637d78656c7",
+        14: "4e71d04ec5347405",
     },
     "postgres": {
         1: "07c6a0bf5eb3b401",
@@ -36,5 +37,6 @@ LANDED: Final[dict[str, dict[int, str]]] = {
         6: "1e71d6900f984ee4",
         7: "aa226dc33a2c9316",
         8: "c6b097fa2d9b4a38",
+        9: "7e796b40f47b129e",
     },
 }

@@ -52,7 +52,17 @@ TRUST: Final = Migration(
 
 TITLES: Final = Migration(("ALTER TABLE conversations ADD COLUMN title TEXT",))
 
-MIGRATIONS: Final = (TRUST, TITLES)
+SIGN_INS: Final = Migration(
+    (
+        """CREATE TABLE mcp_sign_ins (
+            server <id> PRIMARY KEY,
+            sealed <bytes> NOT NULL,
+            changed_at <integer> NOT NULL
+        ) <table>""",
+    )
+)
+
+MIGRATIONS: Final = (TRUST, TITLES, SIGN_INS)
 """Oldest first; they come after what each engine had before they were written once."""
 
 

@@ -28,7 +28,7 @@ from shared.store.volume.opening import identity, rename_store
 
 log = logging.getLogger(__name__)
 
-NOT_EXPORTED: Final = frozenset({"schema_migrations", "counters", "idempotency_keys"})
+NOT_EXPORTED: Final = frozenset({"schema_migrations", "counters", "idempotency_keys", "mcp_sign_ins"})
 """Tables that are nobody's content; all others are exported, in the order they were made."""
 
 READ_AGAIN: Final = 3

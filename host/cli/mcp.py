@@ -1,0 +1,239 @@
+"""``picoclaw mcp``: other people's MCP servers, in the words of Claude Code. Alone it is the tool server."""
+
+from __future__ import annotations
+
+import os
+import queue
+import sys
+import threading
+import webbrowser
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+import typer
+
+from host.cli.client import HostClient, Json, Token, Url, find_target, host, surroundings
+from host.cli.exit_codes import HostFault
+from host.cli.secrets import SecretFile, write_privately
+from host.cli.terminal import fail, out, shown, table, tell
+from host.mcp_clients.server_config import NAME as SERVER_NAME
+from host.mcp_clients.server_config import RESERVED
+from shared import jsons
+from shared.settings import SettingsError
+from shared.settings.load import config_path
+from shared.settings.security_yml import NAME
+
+app = typer.Typer(
+    help="MCP servers that the agent uses. Without a command: be the tool server on stdin and stdout.",
+    no_args_is_help=True,
+)
+
+CALLBACK_PORT: Final = 7624
+PERSON_SECONDS: Final = 600.0
+LOOK_SECONDS: Final = 120.0
+WORDS: Final = {
+    "ready": "[green]ready[/]",
+    "needs_sign_in": "[yellow]needs sign-in[/]",
+    "failing": "[red]failing[/]",
+}
+RESTART: Final = "Restart the host to use it."
+
+ServerName = Annotated[str, typer.Argument(metavar="NAME", help="The server's name.")]
+
+
+@app.command("list")
+def list_servers(url: Url = None, token: Token = None, json: Json = False) -> None:
+    """Connect to the servers of the running host and say how each is."""
+    with host(url, token, say=not json) as client:
+        servers = client.request("GET", "/mcp/servers", timeout=LOOK_SECONDS)["servers"]
+    made = table("name", "state", "tools", "address")
+    for server in servers:
+        made.add_row(
+            shown(server["name"]), WORDS[server["state"]], str(len(server["tools"])), shown(server["address"])
+        )
+    tell(servers, made if servers else "No servers: `picoclaw mcp add` adds one.", json=json)
+    for server in servers if not json else ():
+        _say_problems(server)
+
+
+@app.command("test")
+def try_out(name: ServerName, url: Url = None, token: Token = None, json: Json = False) -> None:
+    """Connect to one server and list its tools; exit code 1 when it is not ready."""
+    with host(url, token) as client:
+        server = client.request("GET", f"/mcp/servers/{name}", timeout=LOOK_SECONDS)
+    tell(server, f"{shown(name)}: {WORDS[server['state']]}", json=json)
+    if not json:
+        _say_problems(server)
+        for tool in server["tools"]:
+            out.print(f"  {shown(tool)}", soft_wrap=True)
+    if server["state"] != "ready":
+        raise SystemExit(1)
+
+
+def _say_problems(server: dict[str, Any]) -> None:
+    for problem in server["problems"]:
+        out.print(shown(problem), soft_wrap=True)
+
+
+@app.command()
+def login(
+    name: ServerName,
+    callback_port: Annotated[
+        int, typer.Option(help="The port on 127.0.0.1 that the browser is sent back to.")
+    ] = CALLBACK_PORT,
+    url: Url = None,
+    token: Token = None,
+) -> None:
+    """Sign in at a server: the address opens in a browser, or is printed; its answer may be pasted."""
+    answers: queue.Queue[str] = queue.Queue()
+    with host(url, token) as client:
+        port = _listen(callback_port, answers.put)
+        asked = {"redirect_uri": f"http://127.0.0.1:{port}/callback"}
+        address = client.request("POST", f"/mcp/servers/{name}/sign-in", asked)["address"]
+        out.print("Sign in here:\n")
+        sys.stdout.write(f"{shown(address)}\n\n")
+        out.print("If the browser is on another machine, paste the address that it ends at:", soft_wrap=True)
+        _open_browser(address)
+        threading.Thread(target=_read_pasted, args=(answers.put,), daemon=True).start()
+        try:
+            callback = answers.get(timeout=PERSON_SECONDS)
+        except queue.Empty:
+            fail("Nobody signed in in time.")
+        path = f"/mcp/servers/{name}/sign-in/callback"
+        server = client.request("POST", path, {"callback": callback}, timeout=LOOK_SECONDS)
+    out.print(f"Signed in. {shown(name)}: {WORDS[server['state']]}, {len(server['tools'])} tools.")
+    _say_problems(server)
+
+
+@app.command()
+def logout(name: ServerName, url: Url = None, token: Token = None) -> None:
+    """Forget what is kept of a sign-in."""
+    with host(url, token) as client:
+        client.request("DELETE", f"/mcp/servers/{name}/sign-in")
+    out.print(f"Signed out of {shown(name)}.")
+
+
+def _listen(port: int, heard: Callable[[str], None]) -> int:
+    """Take the browser's answer on loopback, in a thread of its own; return the port."""
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "text/plain; charset=utf-8")
+            self.end_headers()
+            self.wfile.write(b"Back to the terminal: this page may be closed.")
+            if self.path.startswith("/callback?"):
+                heard(self.path)
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing: the address holds the code."""
+
+    try:
+        server = HTTPServer(("127.0.0.1", port), Answer)
+    except OSError:
+        server = HTTPServer(("127.0.0.1", 0), Answer)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return server.server_port
+
+
+def _read_pasted(heard: Callable[[str], None]) -> None:
+    for line in sys.stdin:
+        if line.strip():
+            heard(line.strip())
+            return
+
+
+def _open_browser(address: str) -> None:
+    if sys.platform == "darwin" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
+        webbrowser.open(address)
+
+
+@app.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": True})
+def add(
+    name: ServerName,
+    target: Annotated[list[str], typer.Argument(metavar="URL | -- COMMAND ARGS...", help="Where it is.")],
+    transport: Annotated[
+        Literal["http", "sse", "stdio"], typer.Option("--transport", "-t", help="How it is reached.")
+    ] = "stdio",
+    header: Annotated[list[str] | None, typer.Option("--header", "-H", help="'Name: value'")] = None,
+    env: Annotated[list[str] | None, typer.Option("--env", "-e", help="NAME=value")] = None,
+    client_id: Annotated[str | None, typer.Option(help="The OAuth client registered beforehand.")] = None,
+) -> None:
+    """Add a server to config.json; values of headers and variables go to .security.yml."""
+    if not SERVER_NAME.fullmatch(name) or name.lower() == RESERVED:
+        fail(f"NAME takes 1 to 32 of A-Z, a-z, 0-9, _ and -, and not {RESERVED}.", 2)
+    secrets = _pairs(header, ":", "headers", "--header") | _pairs(env, "=", "env", "--env")
+    if transport == "stdio":
+        if target[0].startswith(("http://", "https://")):
+            fail("An address needs --transport http (or sse).", 2)
+        entry: dict[str, Any] = {"type": "stdio", "command": target[0], "args": target[1:]}
+    else:
+        if len(target) != 1 or not target[0].startswith(("http://", "https://")):
+            fail(f"--transport {transport} takes one address that begins with http:// or https://.", 2)
+        entry = {"type": transport, "url": target[0]}
+    if client_id:
+        entry["client_id"] = client_id
+    path, tree, servers = _config()
+    if name in servers:
+        fail(f"There is a server {name} already: `picoclaw mcp remove {name}` removes it.")
+    servers[name] = entry
+    file = _secret_file(path)
+    for key, value in secrets.items():
+        file.set(f"tools.mcp.servers.{name}.{key}", value, add=False)
+    if secrets:
+        file.save()
+    write_privately(path, jsons.dumps(tree, indented=True) + "\n")
+    out.print(f"Added {shown(name)} to {shown(str(path))}. {RESTART}", soft_wrap=True)
+
+
+@app.command()
+def remove(name: ServerName, url: Url = None, token: Token = None) -> None:
+    """Remove a server from config.json, with its secrets and its sign-in."""
+    path, tree, servers = _config()
+    if servers.pop(name, None) is None:
+        fail(f"There is no server {name} in {path}.")
+    file = _secret_file(path)
+    if file.remove(f"tools.mcp.servers.{name}"):
+        file.save()
+    write_privately(path, jsons.dumps(tree, indented=True) + "\n")
+    try:
+        with HostClient(find_target(url, token, os.environ)) as client:
+            client.request("DELETE", f"/mcp/servers/{name}/sign-in")
+    except HostFault:
+        pass  # there is no host, or no sign-in
+    out.print(f"Removed {shown(name)} from {shown(str(path))}. A restart of the host ends its use.")
+
+
+def _pairs(given: list[str] | None, mark: str, part: str, option: str) -> dict[str, str]:
+    pairs = {}
+    for text in given or ():
+        key, found, value = text.partition(mark)
+        if not found or not key.strip() or "." in key:
+            fail(f"{option} takes a name, {mark!r} and a value.", 2)
+        pairs[f"{part}.{key.strip()}"] = value.strip()
+    return pairs
+
+
+def _config() -> tuple[Path, dict[str, Any], dict[str, Any]]:
+    """Return config.json's path, its tree, and the servers in it, which may be changed."""
+    path = config_path(surroundings(os.environ))
+    try:
+        tree = jsons.loads(path.read_bytes()) if path.exists() else {"version": 3}
+        node = tree
+        for step in ("tools", "mcp", "servers"):
+            node = node.setdefault(step, {})
+        node.keys()
+    except OSError as error:
+        fail(f"{path}: {error.strerror}")
+    except (ValueError, AttributeError):
+        fail(f"{path} is not the JSON of a configuration; `picoclaw doctor` says where")
+    return path, tree, node
+
+
+def _secret_file(config: Path) -> SecretFile:
+    try:
+        return SecretFile(config.parent / NAME)
+    except SettingsError as fault:
+        fail(str(fault))

@@ -1,0 +1,109 @@
+"""What the host keeps of the sign-ins at the operator's MCP servers: sealed in the store, and nowhere else.
+
+A record is only opened for the server of the name and the address that it was made for (AES-256-GCM, NIST
+SP 800-38D). Without SEAL_KEY nothing is kept: tokens never lie anywhere in the clear.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+import anyio
+
+from shared import jsons
+from shared.clock import now_ms
+from shared.errors import Misconfigured
+from shared.settings import Settings
+from shared.store.store import Store
+
+if TYPE_CHECKING:
+    import httpx2
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+NONCE: Final = 12
+LEAST_KEY: Final = 32
+NO_KEY: Final = (
+    "SEAL_KEY is not set, or has less than 32 characters, so tokens can't be kept: run "
+    "`openssl rand -base64 32 | picoclaw secrets set seal_key` and restart the host; all hosts of a store "
+    "have the same"
+)
+
+
+class SignIn:
+    """One server's sign-in, for all runs of the host. ``problem``: what the server's last refusal means."""
+
+    def __init__(self, name: str, url: str, store: Store, settings: Settings) -> None:
+        server = settings.tools.mcp.servers.get(name)
+        secret = server.client_secret if server else None
+        self.name = name
+        self.url = url
+        self.client_id = server.client_id if server else None
+        self.client_secret = secret.get_secret_value() if secret else None
+        self.client_metadata_url = settings.tools.mcp.client_metadata_url
+        self.lock = anyio.Lock()
+        self.problem: str | None = None
+        self.challenge: httpx2.Response | None = None
+        self._key = settings.seal_key
+        self._store = store
+
+    def auth(self) -> httpx2.Auth:
+        """Return what adds the token to a run's requests, and renews it in time."""
+        auth: httpx2.Auth = importlib.import_module("host.mcp_clients.sign_in").Token(self)
+        return auth
+
+    def refused(self, challenge: httpx2.Response) -> None:
+        """Note that the server wants a sign-in, or one with more rights."""
+        self.challenge = challenge
+        more = " with more rights" if challenge.status_code == 403 else ""
+        self.problem = f"needs sign-in{more}: picoclaw mcp login {self.name}"
+
+    def accepted(self) -> None:
+        """Note that the server serves us."""
+        self.problem = self.challenge = None
+
+    async def load(self) -> Mapping[str, Any]:
+        """Return the record; empty when there is none for this server's address and this key."""
+        sealed = await self._store.sign_ins.find(self.name) if self._key else None
+        if sealed is None:
+            return {}
+        from cryptography.exceptions import InvalidTag
+
+        try:
+            opened = self._cipher().decrypt(sealed[:NONCE], sealed[NONCE:], self._bound())
+        except InvalidTag:
+            return {}
+        record: Mapping[str, Any] = jsons.loads(opened)
+        return record
+
+    async def save(self, record: Mapping[str, Any]) -> None:
+        """Keep a record in place of the one before."""
+        nonce = os.urandom(NONCE)
+        sealed = nonce + self._cipher().encrypt(nonce, jsons.dump_bytes(record), self._bound())
+        await self._store.sign_ins.keep(self.name, sealed, now_ms())
+        await self._store.durable()
+
+    async def forget(self) -> bool:
+        """Sign out here: the record goes; False if there was none."""
+        gone = await self._store.sign_ins.forget(self.name)
+        await self._store.durable()
+        return gone
+
+    def check_key(self) -> None:
+        """Raise Misconfigured where nothing could be kept."""
+        if self._key is None or len(self._key.get_secret_value()) < LEAST_KEY:
+            raise Misconfigured(NO_KEY)
+
+    def _bound(self) -> bytes:
+        return f"{self.name} {self.url}".encode()
+
+    def _cipher(self) -> AESGCM:
+        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+        from cryptography.hazmat.primitives.hashes import SHA256
+        from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+        self.check_key()
+        key = self._key.get_secret_value().encode() if self._key else b""
+        return AESGCM(HKDF(SHA256(), 32, salt=None, info=b"picoclaw mcp sign-ins").derive(key))

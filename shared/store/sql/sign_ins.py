@@ -1,0 +1,28 @@
+"""The sign-ins at other people's MCP servers: one record a server, sealed by the host."""
+
+from __future__ import annotations
+
+from shared.store.rows import Noun
+
+
+class SignIns(Noun):
+    """What a server's authorization server gave, as ciphertext."""
+
+    async def find(self, server: str) -> bytes | None:
+        """Return the sealed record of a server."""
+        statement = "SELECT sealed FROM mcp_sign_ins WHERE server = $1"
+        return await self._one(lambda row: bytes(row["sealed"]), statement, server)
+
+    async def keep(self, server: str, sealed: bytes, now: int) -> None:
+        """Put a record in place of the one before."""
+        await self._change(
+            """INSERT INTO mcp_sign_ins VALUES ($1, $2, $3) ON CONFLICT (server)
+            DO UPDATE SET sealed = excluded.sealed, changed_at = excluded.changed_at""",
+            server,
+            sealed,
+            now,
+        )
+
+    async def forget(self, server: str) -> bool:
+        """Remove a record for good; False if there is none."""
+        return await self._change("DELETE FROM mcp_sign_ins WHERE server = $1", server) > 0

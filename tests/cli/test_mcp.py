@@ -1,0 +1,127 @@
+"""``picoclaw mcp``: servers are added, signed in at, listed and removed in the words that people know."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import anyio
+import anyio.to_thread
+import httpx2
+import pytest
+
+from tests.cli.running import environment, picoclaw, process
+from tests.mcp.authorization import Grants, guarded_server
+from tests.running import TOKEN, new_host
+
+
+def servers_of(home: Path) -> dict[str, object]:
+    servers: dict[str, object] = json.loads((home / "config.json").read_text())["tools"]["mcp"]["servers"]
+    return servers
+
+
+def test_servers_are_added_and_removed_and_their_secrets_lie_apart(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"version": 3, "heartbeat": {"enabled": false}}')
+    web = ("mcp", "add", "--transport", "http", "wiki", "https://wiki.example/mcp")
+    assert picoclaw(tmp_path, *web, "--header", "X-Key: canary-1").returncode == 0
+    program = ("mcp", "add", "files", "--env", "KEY=canary=2", "--", "npx", "-y", "files", "--env", "x")
+    assert picoclaw(tmp_path, *program).returncode == 0
+    assert servers_of(tmp_path) == {
+        "wiki": {"type": "http", "url": "https://wiki.example/mcp"},
+        "files": {"type": "stdio", "command": "npx", "args": ["-y", "files", "--env", "x"]},
+    }
+    assert json.loads((tmp_path / "config.json").read_text())["heartbeat"] == {"enabled": False}
+    secret = tmp_path / ".security.yml"
+    assert "canary-1" in secret.read_text()
+    assert "canary=2" in secret.read_text()
+    assert secret.stat().st_mode & 0o777 == 0o600
+    assert "already" in picoclaw(tmp_path, *web).stderr
+    assert picoclaw(tmp_path, "mcp", "remove", "wiki").returncode == 0
+    assert "canary-1" not in secret.read_text()
+    assert "canary=2" in secret.read_text()
+    assert list(servers_of(tmp_path)) == ["files"]
+    assert "There is no server wiki" in picoclaw(tmp_path, "mcp", "remove", "wiki").stderr
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (("wiki", "https://wiki.example/mcp"), "--transport http"),
+        (("-t", "http", "wiki", "wiki.example"), "begins with http"),
+        (("picoclaw", "x"), "NAME takes"),
+        (("Ä", "x"), "NAME takes"),
+        (("-t", "http", "-H", "no", "wiki", "https://wiki.example/mcp"), "--header takes"),
+        (("-e", "no", "files", "--", "x"), "--env takes"),
+    ],
+)
+def test_what_cannot_be_added_is_a_sentence_and_changes_nothing(
+    tmp_path: Path, wrong: tuple[str, ...], said: str
+) -> None:
+    ended = picoclaw(tmp_path, "mcp", "add", *wrong)
+    assert ended.returncode == 2
+    assert said in " ".join(ended.stderr.split())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_alone_it_is_the_tool_server(tmp_path: Path) -> None:
+    ended = process(tmp_path, "mcp")
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("picoclaw tool server: PICOCLAW_CONVERSATION_ID is not set")
+
+
+@pytest.mark.parametrize("way", ["loopback", "pasted"])
+async def test_a_person_signs_in_and_the_server_becomes_ready(tmp_path: Path, way: str) -> None:
+    grants = Grants()
+    async with guarded_server(grants) as url:
+        host = new_host(tmp_path / "host", None, {"SEAL_KEY": "k" * 43})
+        config = {"version": 3, "tools": {"mcp": {"servers": {"notes": {"url": url}}}}}
+        (tmp_path / "host" / "home").mkdir(parents=True)
+        (tmp_path / "host" / "home" / "config.json").write_text(json.dumps(config))
+        with_token = {"PICOCLAW_URL": "", "API_TOKEN": TOKEN}
+
+        def act() -> None:
+            host.start()
+            with_token["PICOCLAW_URL"] = host.url
+            listed = process(tmp_path, "mcp", "list", **with_token)
+            assert "needs sign-in" in listed.stdout, listed.stderr
+            assert "picoclaw mcp login notes" in listed.stdout
+            _login(tmp_path, way, with_token)
+            tested = process(tmp_path, "mcp", "test", "notes", **with_token)
+            assert tested.returncode == 0, tested.stderr
+            assert "mcp__notes__note" in tested.stdout
+            assert process(tmp_path, "mcp", "logout", "notes", **with_token).returncode == 0
+            assert process(tmp_path, "mcp", "test", "notes", **with_token).returncode == 1
+            with host.client() as client:
+                run = client.post("/chat", json={"message": "hello"}).json()
+            assert "needs sign-in: picoclaw mcp login notes" in json.dumps(run)
+            assert "canary-" not in host.log_text
+
+        try:
+            await anyio.to_thread.run_sync(act)
+        finally:
+            host.stop()
+    assert len(grants.clients) == 1
+
+
+def _login(home: Path, way: str, env: dict[str, str]) -> None:
+    command = [sys.executable, "-m", "host.cli", "mcp", "login", "notes", "--callback-port", "0"]
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment(home, PYTHONUNBUFFERED="1", **env),
+    ) as login:
+        assert login.stdout is not None
+        address = next(line for line in login.stdout if line.startswith("http")).strip()
+        with httpx2.Client(trust_env=False) as http:
+            callback = http.get(address).headers["location"]
+            if way == "loopback":
+                assert "may be closed" in http.get(callback).text
+                told = login.stdout.read()
+            else:
+                told, _ = login.communicate(f"{callback}\n", timeout=60)
+        assert login.wait(60) == 0
+    assert "Signed in." in told
