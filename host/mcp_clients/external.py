@@ -253,8 +253,8 @@ class _Link:
 
     def strange_names(self) -> list[str]:
         """Return a sentence if the entry allows tools that the server doesn't have."""
-        listed = {raw.get("name") for raw in self.tools if isinstance(raw, Mapping)}
-        unknown = sorted((self.config.allowed_tools or frozenset()) - listed)
+        listed = [raw.get("name") for raw in self.tools if isinstance(raw, Mapping)]
+        unknown = sorted(name for name in self.config.allowed_tools or () if name not in listed)
         if not unknown:
             return []
         return [f"The MCP server {self.name} has no tool {', '.join(map(shown, unknown))} (allowed_tools)."]

@@ -79,7 +79,7 @@ async def use(judge: SchemaJudge, odd_one: OddServer) -> None:
             assert all("\n" not in problem and len(problem) < 2_000 for problem in found.problems)
 
 
-@settings(max_examples=examples(8), deadline=None)
+@settings(max_examples=examples(15), deadline=None)
 @given(TOOLS, ANSWER, st.none() | st.fixed_dictionaries({"code": JSON, "message": JSON}))
 def test_whatever_a_server_says_its_neighbour_is_used(tools: Any, answer: Any, error: Any) -> None:
     async def whole() -> None:
