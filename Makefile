@@ -19,7 +19,7 @@ EXTRAS := --extra telegram --extra postgres --extra otel --extra image
 COMPILE := --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate -q \
   pyproject.toml --custom-compile-command "make lock"
 
-.PHONY: run setup quick fuzz test newcomer test-helm dist test-postgres test-http-postgres chaos attack chaos-cluster agents schema check lint types supply sbom audit image-test bench lock format clean docs reference
+.PHONY: run setup quick fuzz test newcomer screenshots test-helm dist test-postgres test-http-postgres chaos attack chaos-cluster agents schema check lint types supply sbom audit image-test bench lock format clean docs reference
 
 run: $(READY)
 	@$(VENV)/bin/picoclaw dev
@@ -134,6 +134,10 @@ audit: setup
 # What the README says, by a newcomer with nothing but this tree: as root and as uid 1000, with time and megabytes.
 newcomer:
 	tests/newcomer
+
+# The pictures in the docs, taken from the console in Chromium.
+screenshots: setup
+	$(PY) -m pytest -m slow tests/console/test_screenshots.py
 
 # Helm's own library lints and renders the chart (a download of 90 MB, so not part of the set-up).
 test-helm: setup
