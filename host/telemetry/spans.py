@@ -139,7 +139,7 @@ async def traced_run(
     spec: Any,
     lease: Lease,
     recorder: Any,
-    *more: Any,
+    **more: Any,
 ) -> None:
     """Work on a run, and tell of it as one of the agent with this name; see ``Telemetry.run``."""
     attributes: dict[str, AttributeValue] = {
@@ -151,7 +151,7 @@ async def traced_run(
     }
     with span(tracer, f"invoke_agent {name}", SpanKind.INTERNAL, attributes) as run:
         try:
-            await converse(spec, lease, recorder, *more)
+            await converse(spec, lease, recorder, **more)
         finally:
             used = recorder.meter.spent.usage
             run.set_attribute(gen_ai.GEN_AI_RESPONSE_MODEL, recorder.model)
