@@ -1,0 +1,67 @@
+"""The host's MCP client for the conformance suite: connects, signs in as a person would, calls each tool."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import anyio
+import httpx2
+
+from host.mcp_clients.external import Reach, open_external
+from host.mcp_clients.server_config import ServerConfig
+from host.mcp_clients.sign_in import Attempt
+from host.runs.assembly import with_sign_in
+from shared.settings import load
+from shared.store import open_store
+
+BACK = "http://127.0.0.1:7624/callback"
+CLIENT_DOCUMENT = "https://conformance-test.local/client-metadata.json"
+TRIES = 3
+
+
+async def signed_in(config: ServerConfig) -> None:
+    assert config.sign_in is not None
+    async with anyio.create_task_group() as group, httpx2.AsyncClient(trust_env=False) as http:
+        attempt = Attempt(config.sign_in, BACK, frozenset({"localhost", "127.0.0.1"}))
+        answer = await http.get(await attempt.begin(group))
+        await attempt.end(answer.headers["location"])
+
+
+async def session(config: ServerConfig) -> bool:
+    """Call every tool once; return whether the server wants a sign-in before it does more."""
+    async with open_external({"suite": config}, Reach()) as found:
+        for toolset in found.toolsets:
+            for spec in toolset.specs:
+                known = {"a": 5, "b": 3}
+                wanted = spec.input_schema.get("properties", {})
+                await toolset.call(spec.name, {name: known.get(name, "x") for name in wanted})
+    return config.sign_in is not None and config.sign_in.problem is not None
+
+
+async def main(url: str) -> None:
+    given = json.loads(os.environ.get("MCP_CONFORMANCE_CONTEXT", "{}"))
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder)
+        entry = {"url": url} | {name: given[name] for name in ("client_id", "client_secret") if name in given}
+        tools = {"mcp": {"servers": {"suite": entry}, "client_metadata_url": CLIENT_DOCUMENT}}
+        (home / "config.json").write_text(json.dumps({"version": 3, "tools": tools}))
+        settings = load({"PICOCLAW_HOME": folder, "API_TOKEN": "t" * 24, "SEAL_KEY": "k" * 43})
+        store = open_store(home / "picoclaw.db")
+        plain = {"suite": ServerConfig("http", url, trusted=True, timeout_ms=8000)}
+        config = with_sign_in(plain, store, settings)["suite"]
+        try:
+            for _ in range(TRIES):
+                if not await session(config):
+                    return
+                await signed_in(config)
+            await session(config)
+        finally:
+            await store.close()
+
+
+if __name__ == "__main__":
+    anyio.run(main, sys.argv[1])
