@@ -188,8 +188,7 @@ def _unusable(settings: Settings, origins: Origins) -> Iterator[str]:
         yield f"{place} must be one of the names in model_list: {', '.join(names)}"
     budgets = settings.budgets
     unpriced = sorted({each.model for each in configured(settings) if budgets.price_of(each.model) is None})
-    # The offline model is free, but whoever set no price at all forgot them.
-    if unpriced and not (settings.offline and budgets.prices):
+    if unpriced and not settings.offline:  # where every model is free
         for name in budgets.in_dollars():
             place = origins.place(("budgets", name, "dollars"))
             yield f"{place} needs the price of {', '.join(unpriced)} in budgets.prices"

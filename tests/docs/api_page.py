@@ -65,6 +65,9 @@ INITIALIZE: Final = {
 }
 ASKED: Final = {"model": "picoclaw", "messages": [{"role": "user", "content": "what did I say?"}]}
 RUN: Final = "/chat/{id}/runs/{run_id}"
+SIGN_IN: Final = "/mcp/servers/{name}/sign-in"
+RETURN: Final = "http://127.0.0.1:7624/callback"
+CALLBACK: Final = f"{RETURN}?code=abc&state=xyz"
 CALLS: Final[list[Call]] = [
     ("GET", "/ready", "/ready", None, {}),
     ("POST", "/chat", "/chat", SAID, {"Idempotency-Key": "order-17"}),
@@ -98,6 +101,11 @@ CALLS: Final[list[Call]] = [
     ("POST", "/v1/chat/completions", "/v1/chat/completions", ASKED, {"X-Conversation-ID": "oslo"}),
     ("POST", "/mcp", "/mcp", INITIALIZE, {}),
     ("DELETE", "/mcp", "/mcp", None, {"Mcp-Session-Id": "{session}"}),
+    ("GET", "/mcp/servers", "/mcp/servers", None, {}),
+    ("GET", "/mcp/servers/{name}", "/mcp/servers/wiki", None, {}),
+    ("POST", f"{SIGN_IN}", "/mcp/servers/wiki/sign-in", {"redirect_uri": RETURN}, {}),
+    ("POST", f"{SIGN_IN}/callback", "/mcp/servers/wiki/sign-in/callback", {"callback": CALLBACK}, {}),
+    ("DELETE", f"{SIGN_IN}", "/mcp/servers/wiki/sign-in", None, {}),
     ("POST", "/channels/{name}/webhook", "/channels/telegram/webhook", {}, {}),
     ("DELETE", "/chat/{id}", "/chat/{conversation}", None, {}),
     ("GET", "/health", "/health", None, {}),

@@ -98,6 +98,7 @@ def check_picoclaw(words: list[str]) -> None:
         assert name in command.commands, f"there is no command {name}"
         command = command.commands[name]
     options = {option for each in command.params for option in each.opts} | {"--help"}
+    words = words[: words.index("--")] if "--" in words else words  # what follows is another program's
     given = [word.partition("=")[0] for word in words if word.startswith("--")]
     assert [word for word in given if word not in options] == []
 

@@ -17,7 +17,7 @@ from tests.store.test_deleting import fill, found_in
 
 
 def picoclaw(places: Places, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    program = "from host.cli.store import app; app()"
+    program = "import sys; sys.argv.insert(1, 'store'); from host.cli import main; main()"
     return subprocess.run(
         [sys.executable, "-c", program, *arguments, "--store-dir", places.volume],
         capture_output=True,
