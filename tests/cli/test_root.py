@@ -46,8 +46,7 @@ def test_a_home_of_init_gives_commands_a_uid_of_their_own(place: Path) -> None:
     home = place / "home"
     assert process(home, "init").returncode == 0
     assert home.stat().st_mode & 0o777 == 0o711
-    assert {name: (home / name).stat().st_mode & 0o777 for name in ("store", "run", "config.json")} == {
-        "store": 0o700,
+    assert {name: (home / name).stat().st_mode & 0o777 for name in ("run", "config.json")} == {
         "run": 0o700,
         "config.json": 0o600,
     }
