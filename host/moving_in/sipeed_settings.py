@@ -127,8 +127,11 @@ def _server(place: KeyPath, server: Tree, secrets: Tree, arrivals: Arrivals) -> 
     if not _keep(arrivals, place, kept, McpServer):
         return
     for key in ("headers", "env"):
-        if value := get(secrets, (*place, key)) or server.get(key):
+        value = get(secrets, (*place, key)) or server.get(key)
+        if isinstance(value, dict) and all(isinstance(text, str) for text in value.values()):
             put(arrivals.secrets, (*place, key), value)
+        elif value:
+            arrivals.lost.append(f"{'.'.join(map(str, (*place, key)))}: not an object of texts")
 
 
 def _keys(entry: Any) -> list[str]:
