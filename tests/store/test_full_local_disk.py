@@ -40,7 +40,7 @@ def host(tmp_path: Path) -> Iterator[HostProcess]:
 
 
 def test_a_command_that_fills_the_disk_takes_it_from_nobody(host: HostProcess) -> None:
-    fill = {"name": "exec", "input": {"command": "head -c 1G </dev/zero >$TMPDIR/x; sleep 30"}}
+    fill = {"name": "exec", "input": {"command": "head -c 1G </dev/zero >$TMPDIR/x; true"}}
     with host.client() as client:
         message = directive(steps=[{"tools": [fill]}, {"text": "$results"}])
         filled = client.post("/chat", json={"message": message}).json()
