@@ -10,9 +10,10 @@ import secrets
 from dataclasses import dataclass, field
 from typing import Final
 
+from host.http.routing import ANY, Operation
 from host.runs.admission import RateLimit
 from shared.clock import now_ms
-from shared.errors import InvalidInput, Unauthorized
+from shared.errors import Forbidden, InvalidInput, Unauthorized
 from shared.ids import TOKEN, Token, new_id
 from shared.store.store import Store
 
@@ -20,6 +21,9 @@ TOKEN_PREFIX: Final = b"pico_"
 """What a conversation's token begins with: nothing else is worth a look into the store."""
 TOKEN_BYTES: Final = 32
 """Random bytes of a token: too many to guess, so a plain SHA-256 keeps it (NIST SP 800-63B, 5.1.2.2)."""
+
+
+MCP_ALONE: Final = frozenset({"mcp"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +35,20 @@ class Caller:
     token_id: str | None = None
     digest: bytes = field(default=b"", repr=False)
     """SHA-256 of the token with this id."""
+    scopes: frozenset[str] = frozenset()
+
+    def require(self, declared: Operation) -> None:
+        """Raise Forbidden unless what is declared is the caller's to ask for."""
+        wanted = frozenset((declared.scope or "").split("|"))
+        if self.token_id is None or ANY in wanted:
+            return
+        if not (self.is_main or "mcp" in wanted):
+            raise Forbidden("This token is for a conversation's tools at /mcp; here it takes API_TOKEN.")
+        if declared.scope is None:
+            raise Forbidden(f"{declared.method} {declared.path} is the operator's alone: it takes API_TOKEN.")
+        if not wanted & self.scopes:
+            scopes = " or ".join(f'"{scope}"' for scope in sorted(wanted))
+            raise Forbidden(f"{declared.method} {declared.path} needs the scope {scopes}")
 
 
 class TokenBook:
@@ -60,7 +78,9 @@ class TokenBook:
         if not token.startswith(TOKEN_PREFIX):
             return None
         found = await self._store.tokens.find(digest, now_ms())
-        return None if found is None else Caller(found.conversation_id, found.is_main, found.id, digest)
+        if found is None:
+            return None
+        return Caller(found.conversation_id, found.is_main, found.id, digest, MCP_ALONE)
 
     async def check(self, caller: Caller) -> None:
         """Raise Unauthorized when a caller's token has ended since its request began."""
@@ -78,9 +98,6 @@ class TokenBook:
 
 OPEN_PATHS: Final = frozenset({"/health", "/ready"})
 """What anyone may ask: whether the host lives. Compared with ``scope["path"]``, as the router does."""
-
-BOUND_PATHS: Final = frozenset({"/mcp"})
-"""Where a token that is bound to a conversation counts."""
 
 
 def failure(failures: RateLimit, address: str) -> Unauthorized:

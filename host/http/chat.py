@@ -118,12 +118,12 @@ class ChatApi(Api):
         self._models = models
         self._stdio_mcp_allowed = settings.allow_request_stdio_mcp
 
-    @operation("POST", "/chat", parameters=[KEY], errors=(404, 409))
+    @operation("POST", "/chat", scope="chat", parameters=[KEY], errors=(404, 409))
     async def post(self, request: Request, body: ChatRequest) -> ChatShape | EventStreamResponse:
         """Say something; the answer as JSON, or as server-sent events with stream."""
         return await self._answer(request, body.spec(stdio_allowed=self._stdio_mcp_allowed))
 
-    @operation("POST", "/chat/{id}/resume", parameters=[KEY], errors=(409,))
+    @operation("POST", "/chat/{id}/resume", scope="chat", parameters=[KEY], errors=(409,))
     async def resume(self, request: Request, body: ResumeRequest) -> ChatShape | EventStreamResponse:
         """Go on where the conversation's last run paused."""
         return await self._answer(request, body.spec(await conversation_of(request, self._store)))

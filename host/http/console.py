@@ -12,7 +12,7 @@ from typing import Final
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from host.http.routing import Api, operation
+from host.http.routing import ANY, Api, operation
 from shared.errors import NotFound
 
 HERE: Final = Path(__file__).parent.parent / "console"
@@ -68,7 +68,7 @@ class _File:
 class ConsoleApi(Api):
     """The routes below /console, and the way there."""
 
-    @operation("GET", "/", listed=False)
+    @operation("GET", "/", scope=ANY, listed=False)
     async def root(self, request: Request) -> Response:
         """Lead a browser to the page; programs find nothing here."""
         if "text/html" not in request.headers.get("accept", ""):
@@ -79,17 +79,17 @@ class ConsoleApi(Api):
         """Return the paths of all files: they need no token."""
         return {"/", PAGE, f"{PAGE}/", *(f"{PAGE}/{name}" for name in FILES)}
 
-    @operation("GET", PAGE, listed=False)
+    @operation("GET", PAGE, scope=ANY, listed=False)
     async def page(self, request: Request) -> Response:
         """Return the page."""
         return _answer(request, "index.html")
 
-    @operation("GET", f"{PAGE}/", listed=False)
+    @operation("GET", f"{PAGE}/", scope=ANY, listed=False)
     async def slash(self, request: Request) -> Response:
         """Lead to the page, whose addresses are relative to it."""
         return RedirectResponse("../console", status_code=308, headers=HEADERS)
 
-    @operation("GET", f"{PAGE}/{{name:path}}", listed=False)
+    @operation("GET", f"{PAGE}/{{name:path}}", scope=ANY, listed=False)
     async def file(self, request: Request) -> Response:
         """Return one of the listed files."""
         return _answer(request, request.path_params["name"])

@@ -88,7 +88,7 @@ class ConversationsApi(Api):
         self._runs = runs
         self._main = main_conversation_id
 
-    @operation("GET", "/chat", parameters=(*PAGE, TEMPORARY_TOO, SEARCH))
+    @operation("GET", "/chat", scope="chat", parameters=(*PAGE, TEMPORARY_TOO, SEARCH))
     async def list(self, request: Request) -> ConversationsShape:
         """List conversations, newest activity first."""
         search = request.query_params.get("search", "").strip()
@@ -99,7 +99,7 @@ class ConversationsApi(Api):
         )
         return {"conversations": list(map(conversation_view, page.items)), "next_cursor": page.next_cursor}
 
-    @operation("GET", "/chat/{id}")
+    @operation("GET", "/chat/{id}", scope="chat")
     async def get(self, request: Request) -> OneConversationShape:
         """One conversation."""
         return await self._one(request)
@@ -113,13 +113,13 @@ class ConversationsApi(Api):
             "compacted_at": iso_or_none(latest.created_at if latest else None),
         }
 
-    @operation("PATCH", "/chat/{id}")
+    @operation("PATCH", "/chat/{id}", scope="chat")
     async def change(self, request: Request, body: ConversationChanges) -> OneConversationShape:
         """Give a conversation a title, or take it away."""
         await self._store.conversations.rename(request.path_params["id"], body.title)
         return await self._one(request)
 
-    @operation("DELETE", "/chat/{id}", errors=(409,))
+    @operation("DELETE", "/chat/{id}", scope="chat", errors=(409,))
     async def delete(self, request: Request) -> None:
         """Delete a conversation and all that is its own."""
         conversation_id = request.path_params["id"]
@@ -127,7 +127,7 @@ class ConversationsApi(Api):
             raise Conflict("The main conversation cannot be deleted.", code="main_conversation")
         await self._runs.delete_conversation(conversation_id)
 
-    @operation("GET", "/chat/{id}/messages", parameters=PAGE)
+    @operation("GET", "/chat/{id}/messages", scope="chat", parameters=PAGE)
     async def messages(self, request: Request) -> MessagesShape:
         """A conversation's messages in the order they were stored."""
         asked = page_of(request)

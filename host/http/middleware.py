@@ -21,7 +21,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from host.http.auth import BOUND_PATHS, OPEN_PATHS, Caller, TokenBook, failure
+from host.http.auth import OPEN_PATHS, Caller, TokenBook, failure
 from host.http.bodies import error_headers, error_response
 from host.http.openai.answers import PREFIX, openai_error
 from host.runs.admission import RateLimit
@@ -29,7 +29,6 @@ from host.telemetry.counts import Metrics
 from shared.clock import monotonic_ms
 from shared.errors import (
     BodyTimeout,
-    Forbidden,
     MethodNotAllowed,
     Misconfigured,
     NotFound,
@@ -189,9 +188,9 @@ def _too_large(limit: int) -> TooLarge:
 class Bearer:
     """Lets a request through that carries a token, as ``scope["caller"]``.
 
-    Raises Unauthorized, TooManyRequests, and Forbidden for a conversation's token outside ``BOUND_PATHS``.
-    Requests are limited for each token, failures for each address: only those who fail are slowed, whoever
-    calls from the same address with a good token is not.
+    Raises Unauthorized, TooManyRequests. The router checks what the caller may ask for. Requests are limited
+    for each token, failures for each address: only those who fail are slowed, whoever calls from the same
+    address with a good token is not.
     """
 
     def __init__(self, app: ASGIApp, settings: Settings, book: TokenBook, open_paths: Set[str]) -> None:
@@ -207,7 +206,8 @@ class Bearer:
         self._requests = RateLimit(rates.requests_per_minute)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["path"] not in self._open_paths:
+        scope["open"] = scope["path"] in self._open_paths
+        if not scope["open"]:
             scope["caller"] = await self._caller(scope)
         await self._app(scope, receive, send)
 
@@ -228,8 +228,6 @@ class Bearer:
             client = scope.get("client")
             raise failure(self._failures, client[0] if client else "")
         self._requests.spend(digest.hex(), "Too many requests with this token in a minute.")
-        if caller.token_id is not None and scope["path"] not in BOUND_PATHS:
-            raise Forbidden("This token is for a conversation's tools at /mcp; here it takes API_TOKEN.")
         return caller
 
 

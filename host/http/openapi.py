@@ -11,7 +11,7 @@ from pydantic import BaseModel, TypeAdapter
 from starlette.requests import Request
 from typing_extensions import is_typeddict
 
-from host.http.routing import Api, Operation, Parameter, operation
+from host.http.routing import ANY, Api, Operation, Parameter, operation
 from host.http.sse import FrameStreamResponse
 
 Schemas = Mapping[Any, dict[str, Any]]
@@ -25,7 +25,7 @@ class OpenApi(Api):
         self._version = version
         self._declared = [each for each in (*operations, *self.operations()) if each.listed]
 
-    @operation("GET", "/openapi.json", content="application/json")
+    @operation("GET", "/openapi.json", scope=ANY, content="application/json")
     async def get(self, request: Request) -> dict[str, Any]:
         """The OpenAPI document."""
         return self._document
@@ -89,6 +89,9 @@ def _described(declared: Operation, schemas: Schemas) -> dict[str, Any]:
         found["requestBody"] = {"content": _json(body, schemas), "required": required}
     if declared.open:
         found["security"] = []
+    elif declared.scope not in (None, ANY):
+        # For a scheme without scopes these are the roles that a caller needs (OpenAPI 3.1.0, 4.8.30).
+        found["security"] = [{"bearer": [role]} for role in declared.scope.split("|")]
     return found
 
 

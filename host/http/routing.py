@@ -59,6 +59,9 @@ KEY: Final = Parameter(
 )
 
 
+ANY: Final = "*"
+
+
 @dataclass(frozen=True)
 class Operation:
     """One method of HTTP at one path."""
@@ -78,6 +81,8 @@ class Operation:
     """The class of a body that the method reads itself."""
     content: str | None = None
     """The media type of an answer that is no JSON of a class."""
+    scope: str | None = None
+    """What a token has to allow (``a|b``: one of them); ANY: it is for every token, None: the operator's."""
     open: bool = False
     """Whether it needs no token."""
     listed: bool = True
@@ -142,6 +147,8 @@ class _Methods:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         api, declared = self._routes[scope["method"]]
         request = Request(scope, receive, send)
+        if not scope["open"]:
+            scope["caller"].require(declared)
         given = () if declared.body is None else (await read_body(request, declared.body),)
         answer = await declared.answering(api, request, *given)
         if answer is None:

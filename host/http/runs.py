@@ -63,7 +63,7 @@ class RunsApi(Api):
         self._store = store
         self._runs = runs
 
-    @operation("GET", "/chat/{id}/runs", parameters=PAGE)
+    @operation("GET", "/chat/{id}/runs", scope="chat", parameters=PAGE)
     async def list(self, request: Request) -> RunsShape:
         """A conversation's runs, newest first."""
         asked = page_of(request)
@@ -71,7 +71,7 @@ class RunsApi(Api):
         page = await self._store.runs.page(conversation.id, **asked)
         return {"runs": list(map(run_view, page.items)), "next_cursor": page.next_cursor}
 
-    @operation("GET", "/chat/{id}/runs/{run_id}")
+    @operation("GET", "/chat/{id}/runs/{run_id}", scope="chat")
     async def get(self, request: Request) -> RunShape:
         """One run."""
         run_id = request.path_params["run_id"]
@@ -80,7 +80,7 @@ class RunsApi(Api):
             raise NotFound(f"run_id not found: {run_id}")
         return run_view(run)
 
-    @operation("GET", "/chat/{id}/runs/{run_id}/events", parameters=[LAST_EVENT])
+    @operation("GET", "/chat/{id}/runs/{run_id}/events", scope="chat", parameters=[LAST_EVENT])
     async def events(self, request: Request) -> EventStreamResponse:
         """A run's events, live or after its end."""
         after = last_event_id(request)
@@ -89,7 +89,7 @@ class RunsApi(Api):
             await self._runs.event_batches(params["id"], params["run_id"], after=after)
         )
 
-    @operation("POST", "/chat/{id}/cancel", status=202, errors=(409,))
+    @operation("POST", "/chat/{id}/cancel", scope="chat", status=202, errors=(409,))
     async def cancel(self, request: Request) -> CancelShape:
         """Stop the conversation's run."""
         conversation = await conversation_of(request, self._store)

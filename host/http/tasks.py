@@ -163,7 +163,7 @@ class TasksApi(Api):
         self._tasks = tasks
         self._runner = runner
 
-    @operation("POST", "/task", status=201, parameters=[KEY], errors=(404, 409))
+    @operation("POST", "/task", scope="tasks", status=201, parameters=[KEY], errors=(404, 409))
     async def create(self, request: Request, body: TaskRequest) -> TaskShape:
         """Make a scheduled task.
 
@@ -181,7 +181,7 @@ class TasksApi(Api):
         await self._store.durable()
         return view
 
-    @operation("GET", "/tasks", parameters=(*PAGE, OF_CONVERSATION, OF_STATUS))
+    @operation("GET", "/tasks", scope="tasks", parameters=(*PAGE, OF_CONVERSATION, OF_STATUS))
     async def list(self, request: Request) -> TasksShape:
         """List tasks in the order they were made."""
         page = await self._tasks.list(
@@ -191,18 +191,18 @@ class TasksApi(Api):
         )
         return {"tasks": list(map(task_view, page.items)), "next_cursor": page.next_cursor}
 
-    @operation("GET", "/task/{id}")
+    @operation("GET", "/task/{id}", scope="tasks")
     async def get(self, request: Request) -> TaskShape:
         """One task."""
         return task_view(await self._tasks.get(request.path_params["id"], owner=None))
 
-    @operation("GET", "/task/{id}/runs", parameters=PAGE)
+    @operation("GET", "/task/{id}/runs", scope="tasks", parameters=PAGE)
     async def runs(self, request: Request) -> TaskRunsShape:
         """A task's run log, newest first."""
         page = await self._tasks.runs(request.path_params["id"], owner=None, **page_of(request))
         return {"runs": list(map(task_run_view, page.items)), "next_cursor": page.next_cursor}
 
-    @operation("PUT", "/task/{id}", errors=(409,))
+    @operation("PUT", "/task/{id}", scope="tasks", errors=(409,))
     async def update(self, request: Request, body: TaskChanges) -> TaskShape:
         """Change what is given."""
         fields = body.model_dump(exclude_unset=True)
@@ -213,7 +213,7 @@ class TasksApi(Api):
         await self._store.durable()
         return task_view(task)
 
-    @operation("DELETE", "/task/{id}")
+    @operation("DELETE", "/task/{id}", scope="tasks")
     async def delete(self, request: Request) -> None:
         """Delete a task and its run log.
 
@@ -222,12 +222,12 @@ class TasksApi(Api):
         await self._tasks.cancel(request.path_params["id"], owner=None)
         await self._store.durable()
 
-    @operation("POST", "/task/trigger", parameters=[KEY], errors=(404, 409))
+    @operation("POST", "/task/trigger", scope="tasks", parameters=[KEY], errors=(404, 409))
     async def trigger(self, request: Request, body: TriggerRequest) -> ExecutedShape:
         """Run a task now, in a slot of its own."""
         return await self._runner.trigger(body.task_id, await idempotency(request))
 
-    @operation("POST", "/task/check")
+    @operation("POST", "/task/check", scope="tasks")
     async def check(self, request: Request, body: CheckRequest) -> CheckShape:
         """Run one due task, or up to max of them."""
         due = await self._store.tasks.count_due(now_ms())

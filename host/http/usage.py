@@ -46,7 +46,7 @@ class UsageApi(Api):
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    @operation("GET", "/usage", parameters=(*PAGE, BY, OF_CONVERSATION))
+    @operation("GET", "/usage", scope="usage", parameters=(*PAGE, BY, OF_CONVERSATION))
     async def list(self, request: Request) -> UsagePageShape:
         """What model calls used, newest day first."""
         asked = page_of(request)

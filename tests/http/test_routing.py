@@ -9,7 +9,9 @@ from typing import Any, Final
 import httpx2
 import pytest
 from starlette.requests import Request
+from starlette.types import Receive, Scope, Send
 
+from host.http.auth import Caller
 from host.http.middleware import Exchange
 from host.http.openapi import OpenApi
 from host.http.routing import PAGE, Api, operation, router
@@ -36,7 +38,12 @@ async def client() -> httpx2.AsyncClient:
     exec(compile(code, DOCUMENT, "exec", dont_inherit=True), names)
     apis = [names["NotesApi"](), NewestApi()]
     contract = OpenApi("1", [each for api in apis for each in api.operations()])
-    app = Exchange(router([*apis, contract]), version="1", commit="", redact=str, counts=Metrics())
+    routes = router([*apis, contract])
+
+    async def by_operator(scope: Scope, receive: Receive, send: Send) -> None:
+        await routes({**scope, "open": False, "caller": Caller("main", is_main=True)}, receive, send)
+
+    app = Exchange(by_operator, version="1", commit="", redact=str, counts=Metrics())
     return httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://host")
 
 

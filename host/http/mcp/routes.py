@@ -125,6 +125,7 @@ class McpApi(Api):
     @operation(
         "POST",
         "/mcp",
+        scope="mcp",
         reads=wire.JsonRpcRequestShape,
         parameters=[SESSION],
         also=(202,),
@@ -149,7 +150,7 @@ class McpApi(Api):
         except wire.Refused as refused:
             return JSON(refused.body(), status_code=wire.STATUS.get(refused.code, 400))
 
-    @operation("DELETE", "/mcp", parameters=[SESSION._replace(required=True)], errors=(404,))
+    @operation("DELETE", "/mcp", scope="mcp", parameters=[SESSION._replace(required=True)], errors=(404,))
     async def end(self, request: Request) -> None:
         """End an MCP session."""
         self._gate.check(request.headers)

@@ -25,7 +25,7 @@ from host.http.openai.answers import (
 )
 from host.http.openai.requests import ChatCompletionRequest
 from host.http.openai.threads import NAMED, Thread, Threads
-from host.http.routing import KEY, Api, Operation, Route, operation
+from host.http.routing import ANY, KEY, Api, Operation, Route, operation
 from host.http.sse import FrameStreamResponse
 from host.runs.run import ActiveRun
 from host.runs.service import RunService
@@ -94,7 +94,7 @@ class OpenAiApi(Api):
     def routes(self) -> list[Route]:
         """Return the operations, and what says at other paths which of them to use."""
         elsewhere = [
-            Route(self, Operation(OpenAiApi._elsewhere, method, path, listed=False))
+            Route(self, Operation(OpenAiApi._elsewhere, method, path, scope=ANY, listed=False))
             for path in ELSEWHERE
             for method in ("GET", "POST")
         ]
@@ -103,12 +103,12 @@ class OpenAiApi(Api):
     async def _elsewhere(self, request: Request) -> None:
         raise NotFound(ELSEWHERE[request.scope["path"]])
 
-    @operation("GET", "/v1/models", error=OpenAiErrorShape)
+    @operation("GET", "/v1/models", scope="chat", error=OpenAiErrorShape)
     async def list(self, request: Request) -> ModelsShape:
         """The models, as OpenAI's clients list them."""
         return {"object": "list", "data": [self._view(name) for name in self._models]}
 
-    @operation("GET", "/v1/models/{id:path}", error=OpenAiErrorShape)
+    @operation("GET", "/v1/models/{id:path}", scope="chat", error=OpenAiErrorShape)
     async def get(self, request: Request) -> ModelShape:
         """One model."""
         return self._view(self._known(request.path_params["id"]))
@@ -116,6 +116,7 @@ class OpenAiApi(Api):
     @operation(
         "POST",
         "/v1/chat/completions",
+        scope="chat",
         parameters=(KEY, NAMED),
         errors=(404, 409),
         error=OpenAiErrorShape,

@@ -1,0 +1,106 @@
+"""Which scope each route needs: the whole table, and no route without an entry."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import pytest
+
+import host.app
+from host.http.auth import Caller
+from host.http.routing import ANY, Api, Operation
+from shared.errors import Forbidden
+
+OPERATOR: Final = None
+OPEN: Final = "open"
+
+TABLE: Final[dict[str | None, tuple[str, ...]]] = {
+    "chat": (
+        "POST /chat",
+        "GET /chat",
+        "GET /chat/{id}",
+        "PATCH /chat/{id}",
+        "DELETE /chat/{id}",
+        "POST /chat/{id}/resume",
+        "POST /chat/{id}/cancel",
+        "GET /chat/{id}/messages",
+        "GET /chat/{id}/runs",
+        "GET /chat/{id}/runs/{run_id}",
+        "GET /chat/{id}/runs/{run_id}/events",
+        "GET /v1/models",
+        "GET /v1/models/{id:path}",
+        "POST /v1/chat/completions",
+    ),
+    "tasks": (
+        "POST /task",
+        "GET /tasks",
+        "GET /task/{id}",
+        "PUT /task/{id}",
+        "DELETE /task/{id}",
+        "GET /task/{id}/runs",
+        "POST /task/trigger",
+        "POST /task/check",
+    ),
+    "usage": ("GET /usage",),
+    "mcp": ("POST /mcp", "DELETE /mcp"),
+    ANY: ("GET /openapi.json", "GET /", "GET /console", "GET /console/", "GET /console/{name:path}"),
+    OPERATOR: (
+        "GET /admin/skills",
+        "POST /admin/reload-skills",
+        "GET /admin/workspace",
+        "PUT /admin/memory",
+        "POST /control/stop",
+        "POST /tokens",
+        "GET /tokens",
+        "DELETE /tokens/{id}",
+        "GET /metrics",
+        "GET /mcp/servers",
+        "GET /mcp/servers/{name}",
+        "POST /mcp/servers/{name}/sign-in",
+        "POST /mcp/servers/{name}/sign-in/callback",
+        "DELETE /mcp/servers/{name}/sign-in",
+    ),
+    OPEN: ("GET /health", "GET /ready", "POST /channels/{name}/webhook"),
+}
+"""Principals: "Scope of each route"."""
+
+
+def operations() -> list[Operation]:
+    assert host.app is not None
+    apis = [api for api in Api.__subclasses__() if api.__module__.startswith("host.")]
+    return [each for api in apis for each in api.operations()]
+
+
+def test_every_route_has_its_entry_in_the_table_and_every_entry_its_route() -> None:
+    found: dict[str | None, set[str]] = {}
+    for each in operations():
+        wanted = OPEN if each.open else each.scope
+        found.setdefault(wanted, set()).add(f"{each.method} {each.path}")
+    assert found == {scope: set(routes) for scope, routes in TABLE.items()}
+
+
+def refusal(declared: Operation, *scopes: str, main: bool = True) -> str | None:
+    try:
+        Caller("main", main, "token-1", b"", frozenset(scopes)).require(declared)
+    except Forbidden as error:
+        return error.message
+    return None
+
+
+@pytest.mark.parametrize("declared", operations(), ids=lambda each: f"{each.method} {each.path}")
+def test_a_route_takes_its_scope_and_no_other_and_the_operator_needs_none(declared: Operation) -> None:
+    Caller("main", is_main=True).require(declared)
+    every = set(filter(None, TABLE)) - {ANY, OPEN}
+    if declared.scope == ANY:
+        assert refusal(declared) is None
+    elif declared.scope is None:
+        assert "is the operator's alone" in str(refusal(declared, *every))
+    else:
+        assert refusal(declared, declared.scope) is None
+        assert f'needs the scope "{declared.scope}"' in str(refusal(declared, *every - {declared.scope}))
+
+
+def test_a_token_of_another_than_the_main_conversation_counts_at_mcp_alone() -> None:
+    for declared in operations():
+        refused = refusal(declared, "chat", "tasks", "files", "approve", "usage", "mcp", main=False)
+        assert (refused is None) == (declared.scope in ("mcp", ANY)), declared.path
