@@ -42,21 +42,33 @@ def main() -> None:
     """Run the command of ``sys.argv`` and end the process with its exit code."""
     # Pydantic's plugins would see every value that is validated, secrets too.
     os.environ["PYDANTIC_DISABLE_PLUGINS"] = "__all__"
+    # A stream that the caller closed is nobody's: no file or socket may get its number.
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "r+", encoding="utf-8"))  # noqa: PTH123, SIM115
     try:
         Path.cwd()
     except OSError:
         sys.stderr.write("picoclaw: the working directory is gone; change to another\n")
         raise SystemExit(2) from None
     try:
-        match sys.argv[1:]:
-            case ["mcp"]:
-                become_tool_server()
-            case [name] if name in LONG_LIVED:
-                _function(name)()
-            case [*words]:
-                make_app(words[0] if words else None)()
+        try:
+            match sys.argv[1:]:
+                case ["mcp"]:
+                    become_tool_server()
+                case [name] if name in LONG_LIVED:
+                    _function(name)()
+                case [*words]:
+                    make_app(words[0] if words else None)()
+        finally:
+            sys.stdout.flush()
     except KeyboardInterrupt:  # before anything was there to be closed
         raise SystemExit(INTERRUPTED) from None
+    except OSError as error:  # of standard output: a reader who has enough, or a full disk
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        if not isinstance(error, BrokenPipeError):
+            sys.stderr.write(f"picoclaw: standard output: {error.strerror}\n")
+        raise SystemExit(1) from None
 
 
 def make_app(asked: str | None = None) -> Typer:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import platform
@@ -29,7 +28,7 @@ DEV_NAMES: Final = frozenset({"HOST", "PORT", "API_TOKEN"})
 
 def dev() -> NoReturn:
     """Try it out: the host on this machine with its state in ./.run."""
-    from host.cli.serve import run
+    from host.cli.serve import CannotListen, listening, run
 
     token = prepare(os.environ)
     with suppress(OSError):  # the settings say what is wrong with the folder
@@ -40,7 +39,10 @@ def dev() -> NoReturn:
     _check_system(settings)
     url = local_url(settings.host, settings.port)
     address = settings.home / DEV_FILE
-    _check_port(settings)
+    try:
+        bound = listening(settings)
+    except CannotListen as fault:
+        stop(str(fault), code=fault.code)
     try:
         write_address(address, {"HOST": settings.host, "PORT": str(settings.port), "API_TOKEN": token})
     except OSError as error:
@@ -48,7 +50,7 @@ def dev() -> NoReturn:
     ended = threading.Event()
     threading.Thread(target=_greet, args=(settings, url, token, ended), daemon=True).start()
     try:
-        raise SystemExit(run(settings))
+        raise SystemExit(run(settings, bound))
     finally:
         ended.set()
         address.unlink(missing_ok=True)
@@ -130,20 +132,6 @@ def _check_system(settings: Settings) -> None:
             f"{platform.system()} has no sandbox, so file tools and commands do not work here; conversations,"
             " tasks, channels and MCP servers do. For everything run the container: docker compose up "
             "(docs/deploy.md). For the rest alone: SANDBOX_MIN_LEVEL=0 make run"
-        )
-
-
-def _check_port(settings: Settings) -> None:
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    try:
-        socket.create_server((settings.host, settings.port), family=family, backlog=1).close()
-    except OSError as error:
-        place = f"port {settings.port} on {settings.host}"
-        if error.errno != errno.EADDRINUSE:
-            stop(f"{place} cannot be listened on ({error.strerror}); set HOST to an address of this machine")
-        stop(
-            f"{place} is in use by another program; stop that one or choose another port: "
-            f"PORT={settings.port + 1} make run"
         )
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import os
 import pwd
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,14 +18,18 @@ import httpx2
 from host.cli.client import Json, surroundings
 from host.cli.start import UNGUARDED, local_url, passphrase_asker
 from host.cli.terminal import judged, print_json
+from host.models.access import Route, open_models
 from host.models.deprecated import deprecated
+from host.ports import Delta, ModelError, Target
 from host.runs.scheduler import EXTERNAL
+from host.telemetry.off import Telemetry
 from shared.clock import local, now_ms
 from shared.errors import PicoError, StoreError
+from shared.redact import Redactor
 from shared.settings import Settings, SettingsError, load
-from shared.settings.choices import ModelChoice, model_choices
 from shared.settings.providers import ANTHROPIC
 from shared.settings.security_yml import NAME, exposed
+from shared.settings.sensitive import secret_values
 from shared.store.sqlite.failures import FULL
 from shared.store.sqlite.local_disk import PROBE_BYTES
 
@@ -33,7 +38,8 @@ if TYPE_CHECKING:
     from host.sandbox.policy import SandboxPolicy
 
 SHORTEST_TOKEN: Final = 16
-MODEL_S: Final = 5.0
+MODEL_S: Final = 20.0
+TRIAL: Final = {"max_tokens": 16, "messages": [{"role": "user", "content": "Say yes."}]}
 HEALTH_S: Final = 5.0
 SANDBOX_WITHIN_S: Final = 20.0
 
@@ -77,7 +83,7 @@ def _findings() -> Iterator[Finding]:
     yield from _volumes(settings)
     yield from _whole("sandbox", lambda: _sandbox(settings))
     yield from _skills(settings)
-    yield _model(settings)
+    yield from _whole("model", lambda: _models(settings))
     yield from (Finding("model", "note", said) for said in deprecated(settings))
     yield from _channels(settings)
     yield from _tasks(settings)
@@ -237,31 +243,51 @@ def _skills(settings: Settings) -> Iterator[Finding]:
     yield Finding("skills", "ok", f"{len(found.effective)} can be loaded: {', '.join(found.effective)}")
 
 
-def _model(settings: Settings) -> Finding:
+def _models(settings: Settings) -> Iterator[Finding]:
+    """Ask each way to a model that a run would take, in its order, by the client that a run takes."""
     if settings.offline:
         said = (
             "no key and no address: the embedded offline model answers. Set ANTHROPIC_API_KEY for a real one"
         )
-        return Finding("model", "note", said)
-    choice = model_choices(settings)[0]
-    base = choice.base_url or ANTHROPIC
+        yield Finding("model", "note", said)
+        return
+    from host.cli.sandbox import quiet
+
+    with quiet():
+        outcomes = anyio.run(_asked, settings)
+    none = all(error for _, error in outcomes)
+    for way, error in outcomes:
+        passing = error is not None and error.retryable and error.status is not None
+        verdict: Verdict = "ok" if error is None else "note" if passing and not none else "fault"
+        yield Finding("model", verdict, f"{way} {f'fails: {error.sentence}' if error else 'answers'}")
+
+
+async def _asked(settings: Settings) -> list[tuple[str, ModelError | None]]:
+    """Return each way to the models, and what became of a request for a few tokens."""
+    redactor, numbers = Redactor(secret_values(settings)), Counter[Target]()
+    outcomes = list[tuple[str, ModelError | None]]()
+    async with open_models(settings, Telemetry(), redactor) as models:
+        for way in (way for model in models.models() for way in model.routes):
+            numbers[way.target] += 1
+            name = f"{way.target.model} at {way.target.address or ANTHROPIC}, key {numbers[way.target]},"
+            outcomes.append((name, await _failure(way, redactor)))
+    return outcomes
+
+
+async def _failure(way: Route, redactor: Redactor) -> ModelError | None:
     try:
-        answer = httpx2.get(f"{base}/v1/models", headers=_credential(choice), timeout=MODEL_S)
-    except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-        said = f"{base} cannot be reached ({type(error).__name__}); check the network and the address"
-        return Finding("model", "fault", said)
-    if answer.status_code in (httpx2.codes.UNAUTHORIZED, httpx2.codes.FORBIDDEN):
-        return Finding("model", "fault", f"{base} does not accept the key; set another one")
-    return Finding("model", "ok", f"{base} can be reached; {choice.model} answers")
+        with anyio.fail_after(MODEL_S):
+            await way.credential.ask({**TRIAL, "model": way.target.model}, _unheard)
+    except ModelError as error:
+        error.said = redactor.text(error.said)
+        return error
+    except (PicoError, TimeoutError) as error:
+        return ModelError(str(error) or f"No answer in {MODEL_S:.0f} s", retryable=False)
+    return None
 
 
-def _credential(choice: ModelChoice) -> dict[str, str]:
-    headers = {"anthropic-version": "2023-06-01"}
-    if choice.api_keys:
-        headers["x-api-key"] = choice.api_keys[0].get_secret_value()
-    elif choice.auth_token:
-        headers["Authorization"] = f"Bearer {choice.auth_token.get_secret_value()}"
-    return headers
+async def _unheard(delta: Delta) -> None:
+    """Pieces of an answer don't matter: that there is one does."""
 
 
 def _channels(settings: Settings) -> Iterator[Finding]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import gc
 import logging
 import os
@@ -53,8 +54,22 @@ def serve() -> NoReturn:
     raise SystemExit(run(take_settings(os.environ)))
 
 
-def run(settings: Settings) -> int:
-    """Run the host until a signal or POST /control/stop; return the exit code.
+class CannotListen(Exception):
+    """The address can't be had. ``code`` is 1 where another program has it, which may end by itself."""
+
+    def __init__(self, settings: Settings, error: OSError) -> None:
+        place = f"Cannot listen: port {settings.port} on {settings.host}"
+        taken = error.errno == errno.EADDRINUSE
+        super().__init__(
+            f"{place} is in use by another program; stop that one, or set PORT to another"
+            if taken
+            else f"{place} cannot be had ({error.strerror}); set HOST to an address of this machine, or PORT"
+        )
+        self.code = 1 if taken else HOPELESS
+
+
+def run(settings: Settings, bound: socket.socket | None = None) -> int:
+    """Run the host until a signal or POST /control/stop; return the exit code. ``bound``: where it listens.
 
     0: it was stopped. 1: it could not go on, and another try may succeed. 2: only the operator can mend it.
     """
@@ -67,10 +82,10 @@ def run(settings: Settings) -> int:
     sys.setswitchinterval(SWITCH_S)
     _share_one_arena()
     try:
-        bound = listening(settings)
-    except OSError as error:
-        logger.error("Cannot listen on %s:%d: %s", settings.host, settings.port, error.strerror)
-        return 1
+        bound = bound or listening(settings)
+    except CannotListen as fault:
+        logger.error("%s", fault)
+        return fault.code
     try:
         anyio.run(serve_on, bound, settings, backend_options={"use_uvloop": True})
     except (StoreError, PicoError) as error:
@@ -83,7 +98,7 @@ def run(settings: Settings) -> int:
 
 
 def listening(settings: Settings) -> socket.socket:
-    """Return a socket in which requests wait from now on; raises OSError."""
+    """Return a socket in which requests wait from now on; raises CannotListen."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     bound = socket.socket(family, socket.SOCK_STREAM)
     try:
@@ -91,9 +106,9 @@ def listening(settings: Settings) -> socket.socket:
         bound.bind((settings.host, settings.port))
         bound.listen(BACKLOG)
         bound.set_inheritable(False)
-    except OSError:
+    except OSError as error:
         bound.close()
-        raise
+        raise CannotListen(settings, error) from None
     return bound
 
 

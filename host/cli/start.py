@@ -48,10 +48,10 @@ def write_new(path: Path, text: str) -> bool:
     return True
 
 
-def stop(*sentences: str) -> NoReturn:
-    """Say what only the operator can mend, each on a line, and end the process."""
+def stop(*sentences: str, code: int = HOPELESS) -> NoReturn:
+    """Say what the operator can mend, each on a line, and end the process."""
     sys.stderr.writelines(f"picoclaw: {one_line(sentence)}\n" for sentence in sentences)
-    raise SystemExit(HOPELESS)
+    raise SystemExit(code)
 
 
 def passphrase_asker() -> Callable[[], str | None] | None:

@@ -86,10 +86,10 @@ class KeyedModel:
         redact: Callable[[str], str] = str,
         warn: Callable[[str], None] = lambda text: None,
     ) -> None:
-        self._routes = tuple(routes)
-        self.ids = tuple(dict.fromkeys(route.target.model for route in self._routes))
+        self.routes = tuple(routes)
+        self.ids = tuple(dict.fromkeys(route.target.model for route in self.routes))
         """The model's ids at its APIs: what may have to be paid for."""
-        self.targets = tuple(dict.fromkeys(route.target for route in self._routes))
+        self.targets = tuple(dict.fromkeys(route.target for route in self.routes))
         """The model at its addresses."""
         self._redact = redact
         self._warn = warn
@@ -160,7 +160,7 @@ class KeyedModel:
 
     def _in_turn(self) -> list[Route]:
         now = monotonic_ms()
-        return sorted(self._routes, key=lambda route: max(route.credential.rests_until - now, 0.0))
+        return sorted(self.routes, key=lambda route: max(route.credential.rests_until - now, 0.0))
 
 
 def _is_the_way_s(error: ModelError) -> bool:

@@ -15,7 +15,7 @@ import pytest
 from host.cli.client import find_target
 from shared.secrets import unseal
 from shared.settings import load
-from tests.cli.running import environment, picoclaw, process
+from tests.cli.running import api_of_keys, environment, picoclaw, process
 from tests.running import free_port, new_host
 
 SECURITY = """\
@@ -231,7 +231,42 @@ class TestDoctor:
         environ = {"ANTHROPIC_BASE_URL": "http://127.0.0.1:1", "ANTHROPIC_API_KEY": "canary-0123456789"}
         code, found = self.verdicts(tmp_path, **environ)
         assert code == 1
-        assert "cannot be reached" in found["model"][1]
+        assert "could not be reached" in found["model"][1]
+
+    @pytest.mark.parametrize(
+        ("listed", "general", "verdicts"),
+        [
+            (["good"], "", ["ok"]),
+            (["good"], "bad", ["ok"]),
+            (["bad"], "good", ["fault"]),
+            (["bad", "good"], "", ["fault", "ok"]),
+            (["busy", "good"], "", ["note", "ok"]),
+            (["busy"], "", ["fault"]),
+            (["odd"], "", ["fault"]),
+            ([], "good", ["ok"]),
+            ([], "bad", ["fault"]),
+        ],
+    )
+    def test_the_ways_of_a_run_are_asked_in_their_order(
+        self, tmp_path: Path, listed: list[str], general: str, verdicts: list[str]
+    ) -> None:
+        picoclaw(tmp_path, "init")
+        with api_of_keys({"good": 200, "bad": 401, "busy": 529, "odd": 404}) as url:
+            entry = {
+                "model_name": "default",
+                "model": "claude-x",
+                "api_base": url,
+                "api_keys": listed,
+            }
+            environ = {"ANTHROPIC_BASE_URL": url, "ANTHROPIC_API_KEY": general}
+            if listed:
+                environ |= {"PICOCLAW_MODEL_LIST": json.dumps([entry])}
+            done = picoclaw(tmp_path, "doctor", "--json", **environ)
+        found = [row for row in json.loads(done.stdout) if row["check"] == "model"]
+        assert [row["verdict"] for row in found] == verdicts
+        assert done.returncode == int("fault" in verdicts)
+        model = "claude-x" if listed else "claude-sonnet-5-5"
+        assert found[-1]["said"].startswith(f"{model} at {url}, key {len(verdicts)}, ")
 
     def test_a_model_with_a_last_day_is_noted_here_and_at_the_start(self, tmp_path: Path) -> None:
         program = (

@@ -13,7 +13,7 @@ from host.cli.client import find_target
 from host.cli.dev import banner, prepare, write_address
 from host.cli.start import take_settings
 from shared.settings import load
-from tests.cli.running import environment, process
+from tests.cli.running import TOKEN, environment, process
 
 DEV = {"HOST": "127.0.0.1", "PORT": "9123", "API_TOKEN": "t0ken"}
 
@@ -44,12 +44,29 @@ def sentence(ended: subprocess.CompletedProcess[str]) -> str:
     return ended.stderr
 
 
-def test_a_busy_port_is_a_sentence(tmp_path: Path) -> None:
+@pytest.mark.parametrize("command", ["dev", "serve"])
+def test_a_port_that_cannot_be_had_is_one_sentence_and_one_code(tmp_path: Path, command: str) -> None:
+    """1 where it may become free, so that a supervisor tries again; 2 where only the operator can mend it."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        ended = process(tmp_path, "dev", PORT=str(port))
-    assert f"port {port} on 127.0.0.1 is in use" in sentence(ended)
-    assert "cannot be listened on" in sentence(process(tmp_path, "dev", HOST="192.0.2.1"))
+        ended = process(tmp_path, command, PORT=str(port), API_TOKEN=TOKEN)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert f"Cannot listen: port {port} on 127.0.0.1 is in use" in ended.stderr.splitlines()[-1]
+    assert not (tmp_path / "dev.json").exists()
+    ended = process(tmp_path, command, HOST="192.0.2.1", API_TOKEN=TOKEN)
+    assert (ended.returncode, "set HOST to an address" in ended.stderr) == (2, True)
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize("closed", ["0<&-", "1>&-", "2>&-", "1>/dev/full"])
+@pytest.mark.parametrize("command", ["doctor", "--version", "tasks --help", "secrets list"])
+def test_a_stream_that_is_closed_or_full_is_no_stack_trace(tmp_path: Path, command: str, closed: str) -> None:
+    words = f"exec {sys.executable} -m host.cli {command} {closed}"
+    ended = subprocess.run(
+        ["sh", "-c", words], env=environment(tmp_path), capture_output=True, text=True, check=False
+    )
+    assert "Traceback" not in ended.stderr + ended.stdout
+    assert ended.returncode == int(command == "doctor" or closed == "1>/dev/full")
 
 
 def test_a_folder_that_cannot_be_written_is_a_sentence(tmp_path: Path) -> None:

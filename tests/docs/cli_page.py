@@ -20,7 +20,7 @@ This page is generated from what the commands say to `--help`. Commands find the
 |---|---|---|
 | 0 | all | it worked |
 | 1 | all | it failed; the sentence on standard error says why |
-| 1 | `serve`, `dev` | it may work at the next try: the disk is full, another host has the store |
+| 1 | `serve`, `dev` | it may work at the next try: the disk is full, another host has the store or the port |
 | 1 | `chat`, `tasks run` | the run ended as something other than `success` |
 | 1 | `doctor` | a check found a fault |
 | 1 | `store check` | a fault in the store; nothing is changed |
