@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Generic, Literal, TypeVar
 
+from shared.task_values import TaskRun
+
 T = TypeVar("T")
 
 Block = dict[str, Any]
@@ -268,7 +270,7 @@ class NewRun:
     """What starts a run: the conversation (made now when ``create`` is set), the first message, the lease.
 
     Without a message the run goes on where the conversation's last one paused. The message takes the place of
-    the one that ``replaces`` names and of all that followed it.
+    the one that ``replaces`` names and of all that followed it. ``claim``: the slot of a task that it serves.
     """
 
     run_id: str
@@ -283,6 +285,7 @@ class NewRun:
     model: str = ""
     idempotency: Idempotency | None = None
     replaces: str | None = None
+    claim: TaskRun | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -112,7 +112,7 @@ class RunTools:
             self._skills,
             *self._more,
         ]
-        if conversation_id == self._main and not spec.scheduled:
+        if conversation_id == self._main and spec.claim is None:
             own.append(Approvals(approve))
         servers = {**spec.mcp_servers, **self._operators}
         if not servers:

@@ -92,7 +92,7 @@ def first_message(spec: RunSpec, time: str, redactor: Redactor, assistant: str) 
         return None
     text = redactor.text(spec.message)
     identity, name = spec.sender, spec.sender_name
-    if not spec.scheduled:
+    if spec.claim is None:
         identity, name = untrusted.sender(identity, assistant), untrusted.sender(name, assistant)
     enclosed = [
         replace(each, text=redactor.text(each.text), who=each.who and untrusted.sender(each.who, assistant))

@@ -118,7 +118,7 @@ class RunRecorder(_Accounts):
     @property
     def awaited(self) -> bool:
         """See ``Recorder.awaited``."""
-        return not (self._spec.scheduled or self.said)
+        return self._spec.claim is None and not self.said
 
     def warn(self, sentence: str) -> None:
         """Put a warning into the answer, once."""

@@ -107,7 +107,7 @@ class RunService:
         Conflict: then nothing was stored.
         """
         self._check_open()
-        if not spec.scheduled:
+        if spec.claim is None:
             self._rate.spend(spec.sender, "Too many messages from this sender in a minute.")
         if not self._places.take_now():
             await self._refuse_early(spec)
@@ -135,6 +135,7 @@ class RunService:
             model=spec.model or "",
             idempotency=spec.idempotency,
             replaces=spec.replaces,
+            claim=spec.claim,
         )
         # A caller who leaves must not leave a lease behind that nobody serves.
         with anyio.CancelScope(shield=True):
@@ -277,7 +278,7 @@ class RunService:
             raise ConversationBusy(conversation_id)
 
     async def _queue(self, spec: RunSpec) -> None:
-        if spec.scheduled:
+        if spec.claim is not None:
             # A slot is claimed already and claims run out: a task comes again with the next check.
             raise self._places.at_capacity()
         await self._places.take(spec.sender, spec.conversation_id)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from host.mcp_clients.server_config import ServerConfig
 from shared.settings import Settings
+from shared.task_values import TaskRun
 from shared.values import Enclosed, Idempotency
 
 
@@ -18,8 +19,9 @@ class RunSpec:
     ``parent_id``. ``live``: somebody follows the events, so the start is made durable before it is told.
     ``run_id`` and ``new_conversation_id`` are for a caller who has to write them down before the run begins.
     ``message`` None goes on where the conversation's last run paused; ``allow_tokens`` is then what it may
-    use whatever the budgets say. ``thinking`` None leaves it to the settings. ``scheduled``: no person waits
-    for it, so it neither queues nor counts against its sender. ``preface`` is what the model
+    use whatever the budgets say. ``thinking`` None leaves it to the settings. ``claim``: the slot of a task
+    that it serves; no person waits for it, so it neither queues nor counts against its sender. ``preface`` is
+    what the model
     reads in front of the message and people don't see; the caller says whose words it is. ``notice`` are the
     host's own words behind the message. ``by_owner``: the channel knows the sender as one of its owners.
     ``enclosed``: what the message brought along beside its sender's words. ``answer``: what is answered
@@ -43,7 +45,7 @@ class RunSpec:
     run_id: str | None = None
     new_conversation_id: str | None = None
     allow_tokens: int | None = None
-    scheduled: bool = False
+    claim: TaskRun | None = None
     preface: str = ""
     answer: str | None = None
     notice: str = ""

@@ -19,8 +19,7 @@ from host.runs.run import ActiveRun
 from host.runs.service import RunService
 from host.runs.spec import RunSpec
 from shared.clock import now_ms
-from shared.errors import Conflict, ConversationBusy, KeyTaken, LeaseLost, PicoError
-from shared.ids import CONVERSATION, RUN, new_id
+from shared.errors import Conflict, ConversationBusy, KeyTaken, LeaseLost, PicoError, Unavailable
 from shared.store.sql.task_outcomes import ALL_QUIET
 from shared.store.store import Store
 from shared.task_values import Task, TaskRun, TaskRunState
@@ -91,6 +90,8 @@ class TaskRunner:
             if kept is None:
                 raise
             return await self._joined(task_id, kept)
+        except LeaseLost:
+            raise Unavailable("The host was held up before the run began: try again", retry_after=1) from None
         return await service.wait()
 
     async def _joined(self, task_id: str, kept: KeyedAnswer) -> ExecutedShape:
@@ -123,33 +124,26 @@ class TaskRunner:
                 return None
             try:
                 return await self._start(*claimed)
-            except ConversationBusy:
+            except (ConversationBusy, LeaseLost):
                 continue
         return None
 
     async def _start(self, task: Task, claim: TaskRun, idempotency: Idempotency | None = None) -> _Service:
         group = task.context_mode == "group"
-        run_id = new_id(RUN)
-        conversation_id = task.conversation_id if group else new_id(CONVERSATION)
         prompt = await self._heartbeat.prompt(task)
         spec = RunSpec(
             message=prompt,
             answer=self._heartbeat.answer(task, prompt),
             conversation_id=task.conversation_id if group else None,
-            new_conversation_id=conversation_id,
-            run_id=run_id,
             sender=SENDER,
             sender_name=SENDER,
             temporary=not group,
             parent_id=None if group else task.conversation_id,
             idempotency=idempotency,
-            scheduled=True,
+            claim=claim,
             notice=_notice(task),
         )
         try:
-            # The claim names its run before there is one: whoever takes the slot over after a crash sees
-            # whether the run began and had an effect.
-            await self._store.tasks.attach(claim, run_id, conversation_id)
             run = await self._runs.start(spec)
         except BaseException:
             # Nothing ran, so the slot is due again as if nobody had claimed it.

@@ -155,7 +155,7 @@ def test_hosts_die_and_freeze_and_every_run_happens_once(world: World) -> None:
     with host.client() as client:
         states = settled(client, ledger.tasks)
         check_messages(client, ledger.messages)
-        check_tasks(client, ledger.tasks, states, anyio.run(said_by_tasks, world.server.url))
+        check_tasks(client, ledger.tasks, states, anyio.run(said_by_tasks, world.server.url, ledger.tasks))
         running = client.get("/chat", params={"include_temporary": "true"}).json()["conversations"]
         assert [each for each in running if each["status"] == "running"] == []
     ended = dict(Counter(states.values()))
@@ -189,23 +189,34 @@ def check_messages(client: httpx2.Client, told: list[tuple[str, str]]) -> None:
         assert said[-1]["content"] == f"heard {text}"
 
 
-async def said_by_tasks(url: str) -> dict[str, int]:
-    """Return how often each text was said."""
+Told = dict[str, Any]
+"""What was said, and the run that said it."""
+
+SAID = """SELECT o.text, o.id AS message_id, o.created_at AS said_at, r.id AS run_id, r.state, r.code, r.fence,
+    r.lease_owner, r.effect_ahead, r.created_at AS began_at, r.finished_at
+    FROM outbound_messages AS o LEFT JOIN runs AS r ON r.conversation_id = o.source_id
+    WHERE o.text = ANY($1::text[]) ORDER BY o.seq"""
+
+
+async def said_by_tasks(url: str, tasks: list[str]) -> dict[str, list[Told]]:
+    """Return what each task said of its own name."""
     database = Database(Place(url, connections=1))
-    rows = await database.read(
-        lambda connection: connection.fetch("SELECT text, count(*) AS n FROM outbound_messages GROUP BY text")
-    )
+    rows = await database.read(lambda tx: tx.fetch(SAID, tasks))
     await database.close()
-    return {row["text"]: row["n"] for row in rows}
+    said: dict[str, list[Told]] = {}
+    for row in rows:
+        said.setdefault(row["text"], []).append(dict(row))
+    return said
 
 
 def check_tasks(
-    client: httpx2.Client, tasks: list[str], states: dict[str, str], said: dict[str, int]
+    client: httpx2.Client, tasks: list[str], states: dict[str, str], said: dict[str, list[Told]]
 ) -> None:
     for name in tasks:
         runs = client.get(f"/task/{name}/runs").json()["runs"]
         assert len({run["due_at"] for run in runs}) == len(runs)
         done = [run for run in runs if run["status"] == "success"]
         # An effect that may have happened is not repeated: never more often than slots were run.
-        assert said.get(name, 0) <= len(runs), (name, said.get(name), runs)
+        told = said.get(name, [])
+        assert len({each["message_id"] for each in told}) <= len(runs), (name, told, runs)
         assert len(done) == (1 if states[name] == "completed" else 0), (name, states[name], runs)

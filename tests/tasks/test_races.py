@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from collections.abc import Coroutine, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from pathlib import Path
 from typing import Any, TypeVar
@@ -248,14 +248,14 @@ class TaskRaces(RuleBasedStateMachine):
             self.finish(held, held.ended)
 
     def begin(self, held: Held) -> None:
-        """Name the run, then start it; a busy conversation gives the claim back."""
+        """Start the run; a busy conversation gives the claim back."""
         run_id = f"run-{next(self.numbers)}"
         group = held.task.context_mode == "group"
         conversation = HOME if group else f"conv-{run_id}"
         store = self.stores[held.host]
         try:
-            self.run(store.tasks.attach(held.claim, run_id, conversation))
-            held.lease = self.run(store.runs.begin(self.new_run(run_id, conversation, held.host)))
+            new = self.new_run(run_id, conversation, held.host)
+            held.lease = self.run(store.runs.begin(replace(new, claim=held.claim)))
         except ConversationBusy:
             self.run(store.tasks.release(held.claim))
             self.alive.remove(held)

@@ -115,6 +115,10 @@ async def begin(tx: Tx, new: NewRun) -> Lease:
         conversation_id = again["conversation_id"]
     elif new.create and new.message is not None:
         await conversations.insert(tx, conversation_id, new.now, new.parent_id, new.temporary)
+    if new.claim is not None:
+        # With the run, not before it: a host that was stopped in between would serve a slot that another one
+        # has taken over and served.
+        await hold(tx, new.claim, "run_id = $4, conversation_id = $5", new.run_id, conversation_id)
     taken = await _take(tx, conversation_id, new.now)
     session_id = taken["session_id"]
     if again is not None:

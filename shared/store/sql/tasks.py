@@ -174,16 +174,6 @@ class Tasks(Noun):
             lambda tx: hold(tx, claim, "lease_until = lease_now() + $4::bigint", lease_ms), patient=True
         )
 
-    async def attach(self, claim: TaskRun, run_id: str, conversation_id: str) -> None:
-        """Note which run serves the claim, before that run begins; raises LeaseLost.
-
-        A claim whose owner died is judged by this run: one that never began, or may safely be retried, is
-        run again; one that ended has its outcome taken over; an interrupted one ends the slot as an error.
-        """
-        await self._engine.write(
-            lambda tx: hold(tx, claim, "run_id = $4, conversation_id = $5", run_id, conversation_id)
-        )
-
     async def release(self, claim: TaskRun) -> None:
         """Give an unstarted claim back, as if it had never been made (its slot is due again)."""
 

@@ -85,9 +85,27 @@ async def log(store: Store, task_id: str = "task-1") -> list[TaskRun]:
     return page.items
 
 
-def a_run(run_id: str = "run-1", conversation_id: str = HOME, lease_ms: int = LEASE) -> NewRun:
+def a_run(
+    run_id: str = "run-1",
+    conversation_id: str = HOME,
+    lease_ms: int = LEASE,
+    claim: TaskRun | None = None,
+) -> NewRun:
+    """Return a run that begins; outside HOME, in a temporary conversation of its own."""
     message = NewMessage(f"msg-{run_id}", "user", [{"type": "text", "text": "hello"}], text="hello")
-    return NewRun(run_id, conversation_id, message, owner="a", now=T0, lease_ms=lease_ms)
+    own = conversation_id != HOME
+    return NewRun(
+        run_id,
+        conversation_id,
+        message,
+        owner="a",
+        now=T0,
+        lease_ms=lease_ms,
+        create=own,
+        temporary=own,
+        parent_id=HOME if own else None,
+        claim=claim,
+    )
 
 
 def run_end(state: RunState, result: str) -> RunEnd:
@@ -405,7 +423,7 @@ async def test_a_once_task_runs_however_late_it_is(home: Store) -> None:
 async def test_an_outcome_is_written_into_the_log_and_shown_at_the_task(home: Store) -> None:
     await add(home, a_task())
     _, run = await claim(home, T0 + 5)
-    await home.tasks.attach(run, "run-9", "conv-temp")
+    await home.runs.begin(a_run("run-9", "conv-temp", claim=run))
 
     await home.tasks.finish(run, state=TaskRunState.TIMEOUT, result="half", error="too slow", now=T0 + 50)
 
@@ -627,7 +645,7 @@ async def ended(
     """Run the next slot in its own conversation and return what people were told by its end."""
     now = T0 + number * MINUTE
     _, run = await claim(store, now)
-    await store.tasks.attach(run, f"run-{number}", f"conv-{number}")
+    await store.runs.begin(a_run(f"run-{number}", f"conv-{number}", claim=run))
     error = None if state is TaskRunState.SUCCESS else "The model is away"
     said = await store.tasks.finish(run, state=state, result=result, error=error, now=now)
     assert [message.text for message in said] == await told(store, f"conv-{number}")
@@ -657,7 +675,7 @@ async def test_a_task_that_delivers_none_tells_no_answer(home: Store) -> None:
 async def test_what_the_run_said_already_is_not_said_twice(home: Store) -> None:
     await add(home, a_task())
     _, run = await claim(home)
-    await home.tasks.attach(run, "run-1", "conv-1")
+    await home.runs.begin(a_run("run-1", "conv-1", claim=run))
     await home.outbound.add("conv-1", HOME, "Blue. ", "assistant", T0)
 
     assert await home.tasks.finish(run, state=TaskRunState.SUCCESS, result="Blue.", error=None, now=T0) == []
@@ -684,8 +702,7 @@ async def test_what_people_know_already_is_no_failure_to_tell(home: Store, state
 async def test_the_answer_of_a_run_whose_host_died_behind_it_is_told_once(home: Store) -> None:
     await add(home, a_task(context_mode="group"))
     _, run = await claim(home)
-    await home.tasks.attach(run, "run-1", HOME)
-    lease = await home.runs.begin(a_run())
+    lease = await home.runs.begin(a_run(claim=run))
     await home.runs.finish(lease, run_end(RunState.SUCCESS, "Blue."), [], [], T0)
     await home.tasks.renew_claim(run, DEAD)
 
@@ -702,10 +719,7 @@ async def in_a_run(store: Store, task_id: str) -> str:
     """Begin a run of the task, and return the conversation that it is in."""
     _, run = await store.tasks.claim_manual(task_id, owner=None, host="a", now=T0, lease_ms=LEASE)
     conversation = f"conv-of-{task_id}"
-    await store.tasks.attach(run, f"run-of-{task_id}", conversation)
-    await store.runs.begin(
-        replace(a_run(f"run-of-{task_id}", conversation), create=True, temporary=True, parent_id=HOME)
-    )
+    await store.runs.begin(a_run(f"run-of-{task_id}", conversation, claim=run))
     return conversation
 
 
@@ -744,8 +758,7 @@ async def test_a_tasks_runs_grow_no_tree_deeper_than_two(home: Store) -> None:
 async def test_a_group_tasks_run_is_bounded_while_it_runs(home: Store) -> None:
     await add(home, a_task("root", context_mode="group"))
     _, run = await claim(home)
-    await home.tasks.attach(run, "run-1", HOME)
-    lease = await home.runs.begin(a_run())
+    lease = await home.runs.begin(a_run(claim=run))
     await home.tasks.add(a_task("child"), quota=100, by=HOME)
     await home.runs.finish(lease, run_end(RunState.SUCCESS, "Blue."), [], [], T0)
 
@@ -767,8 +780,7 @@ async def test_a_task_that_is_deleted_has_its_run_cancelled(home: Store) -> None
 async def test_a_task_that_its_own_run_cancels_is_completed(home: Store) -> None:
     await add(home, a_task())
     _, run = await claim(home)
-    await home.tasks.attach(run, "run-1", HOME)
-    await home.runs.begin(a_run())
+    await home.runs.begin(a_run(claim=run))
 
     assert await home.tasks.remove("task-1", owner=HOME, by=HOME)
 
@@ -807,10 +819,27 @@ async def test_a_dead_owners_slot_is_run_again_and_the_old_claim_is_worthless(ho
     with pytest.raises(LeaseLost):
         await finish(home, old)
     with pytest.raises(LeaseLost):
-        await home.tasks.attach(old, "run-1", HOME)
+        await home.tasks.renew_claim(old, LEASE)
     await home.tasks.release(old)
     await finish(home, new)
     assert [run.state for run in await log(home)] == [TaskRunState.SUCCESS]
+
+
+async def test_a_host_that_was_stopped_behind_its_claim_begins_no_run_for_a_slot_that_another_one_served(
+    home: Store,
+) -> None:
+    await add(home, a_task())
+    _, old = await claim(home, host="a", lease_ms=DEAD)
+    _, new = await claim(home, host="b")
+    lease = await home.runs.begin(a_run("run-of-b", claim=new))
+    await home.runs.finish(lease, run_end(RunState.SUCCESS, "done"), [], [], T0)
+    await finish(home, new)
+
+    with pytest.raises(LeaseLost):
+        await home.runs.begin(a_run("run-of-a", claim=old))
+
+    assert await home.runs.get(HOME, "run-of-a") is None
+    assert (await log(home))[0].run_id == "run-of-b"
 
 
 async def test_a_fence_protects_even_from_the_same_host(home: Store) -> None:
@@ -825,8 +854,7 @@ async def test_a_fence_protects_even_from_the_same_host(home: Store) -> None:
 async def test_a_slot_whose_run_may_have_had_an_effect_is_not_run_again(home: Store) -> None:
     await add(home, a_once())
     _, run = await claim(home, lease_ms=LEASE)
-    await home.tasks.attach(run, "run-1", HOME)
-    lease = await home.runs.begin(a_run())
+    lease = await home.runs.begin(a_run(claim=run))
     await home.runs.append(lease, [], T0, effect_ahead=True)
     assert await home.runs.renew([lease], DEAD) == set()
     await home.tasks.renew_claim(run, DEAD)
@@ -842,8 +870,7 @@ async def test_a_slot_whose_run_may_have_had_an_effect_is_not_run_again(home: St
 async def test_a_slot_whose_run_acted_before_its_last_step_is_not_run_again(home: Store) -> None:
     await add(home, a_once())
     _, run = await claim(home, lease_ms=LEASE)
-    await home.tasks.attach(run, "run-1", HOME)
-    lease = await home.runs.begin(a_run())
+    lease = await home.runs.begin(a_run(claim=run))
     await home.runs.append(lease, [], T0, effect_ahead=True)
     await home.runs.append(lease, [], T0)
     assert await home.runs.renew([lease], DEAD) == set()
@@ -859,8 +886,7 @@ async def test_a_slot_whose_run_acted_before_its_last_step_is_not_run_again(home
 async def test_a_slot_whose_run_did_nothing_outward_is_run_again(home: Store) -> None:
     await add(home, a_task())
     _, run = await claim(home)
-    await home.tasks.attach(run, "run-1", HOME)
-    await home.runs.begin(a_run(lease_ms=DEAD))
+    await home.runs.begin(a_run(lease_ms=DEAD, claim=run))
     await home.tasks.renew_claim(run, DEAD)
 
     assert (await claim(home, host="b"))[1].attempt == 2
@@ -869,8 +895,7 @@ async def test_a_slot_whose_run_did_nothing_outward_is_run_again(home: Store) ->
 async def test_a_slot_whose_run_had_ended_gets_that_runs_outcome(home: Store) -> None:
     await add(home, a_once())
     _, run = await claim(home)
-    await home.tasks.attach(run, "run-1", HOME)
-    lease = await home.runs.begin(a_run())
+    lease = await home.runs.begin(a_run(claim=run))
     await home.runs.finish(lease, run_end(RunState.SUCCESS, "the answer"), [], [], T0)
     await home.tasks.renew_claim(run, DEAD)
 
@@ -884,8 +909,7 @@ async def test_a_slot_whose_run_had_ended_gets_that_runs_outcome(home: Store) ->
 async def test_a_slot_is_left_alone_while_its_run_is_alive(home: Store) -> None:
     await add(home, a_task())
     _, run = await claim(home)
-    await home.tasks.attach(run, "run-1", HOME)
-    await home.runs.begin(a_run())
+    await home.runs.begin(a_run(claim=run))
     await home.tasks.renew_claim(run, DEAD)
 
     assert await nothing_due(home)
