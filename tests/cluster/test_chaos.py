@@ -192,10 +192,11 @@ def check_messages(client: httpx2.Client, told: list[tuple[str, str]]) -> None:
 Told = dict[str, Any]
 """What was said, and the run that said it."""
 
-SAID = """SELECT o.text, o.id AS message_id, o.created_at AS said_at, r.id AS run_id, r.state, r.code, r.fence,
-    r.lease_owner, r.effect_ahead, r.created_at AS began_at, r.finished_at
+SAID: Final = """SELECT o.text, o.id AS message, o.created_at AS at, r.id AS run, r.lease_owner, r.code,
+    r.created_at AS began_at
     FROM outbound_messages AS o LEFT JOIN runs AS r ON r.conversation_id = o.source_id
     WHERE o.text = ANY($1::text[]) ORDER BY o.seq"""
+TOLD: Final = ("message", "at", "run", "lease_owner", "code", "began_at")
 
 
 async def said_by_tasks(url: str, tasks: list[str]) -> dict[str, list[Told]]:
@@ -205,7 +206,7 @@ async def said_by_tasks(url: str, tasks: list[str]) -> dict[str, list[Told]]:
     await database.close()
     said: dict[str, list[Told]] = {}
     for row in rows:
-        said.setdefault(row["text"], []).append(dict(row))
+        said.setdefault(row["text"], []).append({name: row[name] for name in TOLD})
     return said
 
 
@@ -218,5 +219,8 @@ def check_tasks(
         done = [run for run in runs if run["status"] == "success"]
         # An effect that may have happened is not repeated: never more often than slots were run.
         told = said.get(name, [])
-        assert len({each["message_id"] for each in told}) <= len(runs), (name, told, runs)
-        assert len(done) == (1 if states[name] == "completed" else 0), (name, states[name], runs)
+        assert len({each["message"] for each in told}) <= len(runs), (name, told, runs)
+        if states[name] == "waits":  # for its next try, which may have come since
+            assert len(done) <= 1, (name, runs)
+        else:
+            assert len(done) == (1 if states[name] == "completed" else 0), (name, states[name], runs)
