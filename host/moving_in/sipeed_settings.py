@@ -12,8 +12,9 @@ from ruamel.yaml.error import YAMLError
 from host.moving_in.arrivals import Arrivals, Broken, an_object, read_json, read_text
 from shared import jsons
 from shared.settings.channels import Telegram
+from shared.settings.foreign import join_provider
 from shared.settings.leaves import KeyPath, Tree, get, leaves, put
-from shared.settings.providers import ADDRESSES, ELSEWHERE, split_model, unaddressed
+from shared.settings.providers import ADDRESSES, ELSEWHERE, LOCAL, split_model, unaddressed
 from shared.settings.sections import ModelEntry
 from shared.settings.tools import McpServer
 
@@ -78,6 +79,7 @@ def _models(config: Tree, secrets: Tree, arrivals: Arrivals) -> None:
     kept, seen = list[Tree](), dict[str, int]()
     listed = config.get("model_list")
     for entry in listed if isinstance(listed, list) else ():
+        join_provider(entry)
         name, model, base = (get(entry, (key,)) for key in ("model_name", "model", "api_base"))
         if not isinstance(name, str) or not isinstance(model, str) or not name or not model:
             arrivals.lost.append("model_list: an entry without model_name and model")
@@ -86,7 +88,7 @@ def _models(config: Tree, secrets: Tree, arrivals: Arrivals) -> None:
         hidden = get(secrets, ("model_list", f"{name}:{number}")) or get(secrets, ("model_list", name))
         keys = _keys(entry) or _keys(hidden)
         provider, rest = split_model(model)
-        if provider in ADDRESSES and base:
+        if provider in ADDRESSES and provider not in LOCAL and base:
             arrivals.changed.append(f"model_list: {name} is asked at {ADDRESSES[provider]}")
             base = None
         foreign = provider in ELSEWHERE or (not provider and "/" in rest)

@@ -40,21 +40,21 @@ def model_choices(settings: Settings, asked: str | None = None) -> tuple[ModelCh
 
 def model_names(settings: Settings) -> tuple[str, ...]:
     """Return the names that requests may ask for; empty when any id will do."""
-    return tuple(dict.fromkeys(entry.model_name for entry in settings.model_list))
+    return tuple(dict.fromkeys(entry.model_name for entry in settings.models))
 
 
 def configured(settings: Settings) -> tuple[ModelChoice, ...]:
     """Return every model that the settings name."""
-    listed = tuple(_listed(settings, entry) for entry in settings.model_list)
+    listed = tuple(_listed(settings, entry) for entry in settings.models)
     fallback = fallback_choice(settings)
     return (*(listed or (_plain(settings, settings.model.model),)), *([fallback] if fallback else []))
 
 
 def _named(settings: Settings, asked: str | None) -> tuple[ModelChoice, ...]:
-    if not settings.model_list:
+    if not settings.models:
         return (_plain(settings, asked or settings.model.model),)
-    name = asked or settings.agents.defaults.model_name or settings.model_list[0].model_name
-    found = tuple(_listed(settings, entry) for entry in settings.model_list if entry.model_name == name)
+    name = asked or settings.agents.defaults.model_name or settings.models[0].model_name
+    found = tuple(_listed(settings, entry) for entry in settings.models if entry.model_name == name)
     if not found:
         raise InvalidInput(f"model: must be one of {', '.join(model_names(settings))}")
     return found
@@ -65,7 +65,7 @@ def fallback_choice(settings: Settings) -> ModelChoice | None:
     name = settings.model.fallback_model
     if name is None:
         return None
-    listed = (entry for entry in settings.model_list if entry.model_name == name)
+    listed = (entry for entry in settings.models if entry.model_name == name)
     entry = next(listed, None)
     return _plain(settings, name) if entry is None else _listed(settings, entry)
 

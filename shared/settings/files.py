@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from shared import jsons
 from shared.regular_files import NotRegular, TooLong, read_regular
-from shared.settings.foreign import take_foreign
+from shared.settings.foreign import join_provider, take_foreign
 from shared.settings.leaves import KeyPath, Keys, Tree, config_sections, did_you_mean, get, leaves
 from shared.settings.section import Section, SettingsError
 from shared.settings.sections import ModelEntry
@@ -53,7 +53,7 @@ class ConfigJson(SettingsFile):
         self._check_version()
         self._drop_foreign()
         self._check_sections()
-        self._drop_plain_keys()
+        self._take_models()
         self._drop_nulls()
 
     def _parsed(self) -> Tree:
@@ -92,8 +92,9 @@ class ConfigJson(SettingsFile):
                 for name in section.model_fields:
                     _drop_null(entry, name)
 
-    def _drop_plain_keys(self) -> None:
+    def _take_models(self) -> None:
         for index, entry in enumerate(_members(self.tree.get("model_list"))):
+            join_provider(entry)
             if isinstance(entry, dict) and entry.pop("api_key", None) is not None:
                 self.warnings.append(
                     f"{self.at(('model_list', index, 'api_key'))} is ignored: "

@@ -16,7 +16,7 @@ FOREIGN: Final = {
         model_fallbacks provider routing split_on_marker steering_mode subturn summarize_message_threshold
         summarize_token_percent temperature tool_feedback turn_profile""",
     ("model_list", "*"): """auth_method connect_mode custom_headers enabled extra_body fallbacks
-        max_tokens_field provider proxy request_timeout rpm streaming thinking_level tool_schema_transform
+        max_tokens_field proxy request_timeout rpm streaming thinking_level tool_schema_transform
         user_agent workspace""",
     ("channels",): """dingtalk discord feishu irc line maixcam matrix mqtt onebot pico pico_client qq slack
         slack_webhook teams_webhook vk wecom weixin whatsapp whatsapp_native""",
@@ -43,6 +43,13 @@ def take_foreign(tree: Tree) -> Iterator[Keys]:
             for name in names.split():
                 if node.pop(name, None) is not None:
                     yield (*keys, name)
+
+
+def join_provider(entry: Any) -> None:
+    """Put an entry's ``provider`` before its ``model``, as it was written in the system's older form."""
+    provider = entry.pop("provider", None) if isinstance(entry, dict) else None
+    if provider and isinstance(provider, str) and isinstance(entry.get("model"), str):
+        entry["model"] = f"{provider}/{entry['model']}"
 
 
 def _at(node: Any, place: Keys, above: Keys = ()) -> Iterator[tuple[Keys, Tree]]:

@@ -19,7 +19,6 @@ from shared.settings.environment import environment_layer, shadowed, unknown_nam
 from shared.settings.faults import Origins, sentences
 from shared.settings.files import ConfigJson
 from shared.settings.leaves import KeyPath, Tree, get, leaves, put
-from shared.settings.providers import unaddressed
 from shared.settings.secret_values import managed_servers, read_secrets, sealed_keys, type_servers
 from shared.settings.section import SettingsError
 from shared.settings.security_yml import NAME, SecurityYml
@@ -72,6 +71,7 @@ def load(
     settings = _validated(tree, origins, config.faults)
     if faults := [*config.faults, *_unusable(settings, origins)]:
         raise SettingsError(*faults)
+    warnings += [f"{said}; until then it is not used" for _, said in _unaddressed(settings, origins)]
     return settings.model_copy(update={"warnings": (*warnings, *_loosened(settings))})
 
 
@@ -166,24 +166,28 @@ def _validated(tree: Tree, origins: Origins, faults: list[str]) -> Settings:
                 name: value for name, value in tree.items() if name not in wrong
             }
             with suppress(ValidationError):
-                faults += _unusable(
-                    Settings.model_validate_json(jsons.dump_bytes(rest), strict=True), origins
-                )
+                others = Settings.model_validate_json(jsons.dump_bytes(rest), strict=True)
+                faults += _unusable(others, origins)
         raise SettingsError(*faults) from None
     except TypeError:  # an integer of more than 64 bits, or text that UTF-8 cannot hold
         raise SettingsError("The settings hold a number or a text beyond all use") from None
 
 
+def _unaddressed(settings: Settings, origins: Origins) -> Iterator[tuple[str, str]]:
+    """Yield the name of each entry whose address isn't known, and what mends it."""
+    for index, entry in enumerate(settings.model_list):
+        if fault := settings.lacks(entry):
+            yield entry.model_name, f"{origins.place(('model_list', index, 'model'))} {fault}"
+
+
 def _unusable(settings: Settings, origins: Origins) -> Iterator[str]:
     """Yield what is wrong with settings that are all right one by one."""
-    for index, entry in enumerate(settings.model_list):
-        general = settings.model.base_url
-        fault = unaddressed(entry.model, has_keys=bool(entry.api_keys), general=general)
-        if fault and entry.api_base is None:
-            yield f"{origins.place(('model_list', index, 'model'))} {fault}"
     asked = settings.agents.defaults.model_name
-    names = dict.fromkeys(entry.model_name for entry in settings.model_list)
-    if names and asked is not None and asked not in names:
+    names = dict.fromkeys(entry.model_name for entry in settings.models)
+    wanted = {asked, settings.model.fallback_model} - names.keys()
+    needed = [said for name, said in _unaddressed(settings, origins) if not names or name in wanted]
+    yield from needed
+    if names and asked is not None and asked in wanted and not needed:
         place = origins.place(("agents", "defaults", "model_name"))
         yield f"{place} must be one of the names in model_list: {', '.join(names)}"
     budgets = settings.budgets

@@ -10,8 +10,18 @@ ANTHROPIC: Final = "https://api.anthropic.com"
 GENERAL: Final = frozenset({"anthropic", "anthropic-messages"})
 """Prefixes that mean the general address: ANTHROPIC_BASE_URL, else Anthropic's own."""
 
+LOCAL: Final = {
+    "lmstudio": "http://localhost:1234",  # lmstudio.ai/docs/developer/anthropic-compat
+    "ollama": "http://localhost:11434",  # docs.ollama.com/api/anthropic-compatibility
+    "vllm": "http://localhost:8000",  # docs.vllm.ai, Claude Code
+}
+"""Servers on this machine, which need no key."""
+
 ADDRESSES: Final = {
+    **LOCAL,
+    "alibaba-coding-anthropic": "https://coding-intl.dashscope.aliyuncs.com/apps/anthropic",
     "deepseek": "https://api.deepseek.com/anthropic",  # api-docs.deepseek.com/guides/anthropic_api
+    "longcat": "https://api.longcat.chat/anthropic",  # longcat.chat/platform/docs, Anthropic Messages
     "mimo": "https://api.xiaomimimo.com/anthropic",  # platform.xiaomimimo.com/docs, Anthropic API
     "minimax": "https://api.minimax.io/anthropic",  # platform.minimax.io/docs, text-anthropic-api
     "moonshot": "https://api.moonshot.ai/anthropic",  # platform.moonshot.ai/docs, agent support
@@ -23,10 +33,11 @@ ADDRESSES: Final = {
 }
 """As the providers document them, without the ``/v1/messages`` that the SDK adds."""
 
-_ELSEWHERE: Final = """azure bedrock cerebras gemini groq litellm lmstudio mistral novita nvidia ollama openai
-    siliconflow venice vllm volcengine"""
+_ELSEWHERE: Final = """alibaba-coding antigravity avian azure bedrock byteplus cerebras claude-cli codex-cli
+    elevenlabs gemini github-copilot gpt4free groq litellm mistral modelscope novita nvidia openai qwen-us
+    shengsuanyun siliconflow venice vivgrid volcengine"""
 ELSEWHERE: Final = frozenset(_ELSEWHERE.split())
-"""Prefixes of providers with another protocol, and of servers of one's own: they need an ``api_base``."""
+"""Prefixes of providers whose address for the Messages API isn't known: they need an ``api_base``."""
 
 _ENDING: Final = re.compile(r"(?:/+v1(?:/+messages)?)?/*$")
 

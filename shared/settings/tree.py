@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import Field, SecretStr, field_validator
 
 from shared.settings.channels import Channels
-from shared.settings.providers import messages_base
+from shared.settings.providers import LOCAL, messages_base, split_model, unaddressed
 from shared.settings.section import Env, Section
 from shared.settings.sections import (
     Agents,
@@ -251,4 +251,17 @@ class Settings(Section):
     def offline(self) -> bool:
         """Whether nothing says how to reach a model, so that the embedded one answers."""
         reachable = self.model.has_credential or self.model.base_url
-        return not reachable and not any(entry.api_keys or entry.api_base for entry in self.model_list)
+        return not reachable and not any(
+            entry.api_keys or entry.api_base or split_model(entry.model)[0] in LOCAL for entry in self.models
+        )
+
+    @property
+    def models(self) -> tuple[ModelEntry, ...]:
+        """The entries of ``model_list`` that have an address: the others aren't used."""
+        return tuple(entry for entry in self.model_list if self.lacks(entry) is None)
+
+    def lacks(self, entry: ModelEntry) -> str | None:
+        """Return why an entry can't be used, None when its address is known."""
+        if entry.api_base is not None:
+            return None
+        return unaddressed(entry.model, has_keys=bool(entry.api_keys), general=self.model.base_url)

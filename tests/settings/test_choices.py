@@ -104,6 +104,9 @@ GENERAL = {"ANTHROPIC_API_KEY": "general"}
         ("deepseek/chat", "http://gateway.test//", ("chat", "http://gateway.test")),
         ("openai/", "http://gateway.test/api/v1/", ("openai/", "http://gateway.test/api")),
         ("m", "http://gateway.test/v1beta", ("m", "http://gateway.test/v1beta")),
+        ("longcat/LongCat-Flash", None, ("LongCat-Flash", "https://api.longcat.chat/anthropic")),
+        ("modelscope/Qwen/Qwen3", "http://gateway.test/v1", ("Qwen/Qwen3", "http://gateway.test")),
+        ("ollama/qwen3", "http://gateway.test/v1", ("qwen3", "http://gateway.test")),
     ],
 )
 def test_a_prefix_is_cut_or_kept_by_the_table_of_providers(
@@ -129,16 +132,54 @@ def test_a_base_that_ends_in_v1_has_one(tmp_path: Path) -> None:
         ("gpt-5.4", "has keys of its own and is no model of Anthropic's"),
     ],
 )
-def test_a_provider_without_an_address_is_refused_with_its_line(
+def test_an_entry_without_an_address_is_a_warning_with_its_line_and_is_not_used(
     tmp_path: Path, model: str, said: str
 ) -> None:
     entry = {"model_name": "b", "model": model, "api_keys": ["k"]}
     text = json.dumps({"model_list": [{"model_name": "a", "model": "claude-x"}, entry]}, indent=1)
     (tmp_path / "config.json").write_text(text)
     line = text.split(json.dumps(model))[0].count("\n") + 1
-    place = rf"config\.json, line {line}: model_list\.1\.model"
-    with pytest.raises(SettingsError, match=f"{place} needs an api_base: .*{said}"):
-        load({"PICOCLAW_HOME": str(tmp_path)})
+    environ = {"PICOCLAW_HOME": str(tmp_path), **GENERAL}
+    settings = load(environ)
+    (warning,) = settings.warnings
+    place = f"config.json, line {line}: model_list.1.model needs an api_base: "
+    assert place in warning
+    assert said in warning
+    assert warning.endswith("it is not used")
+    assert model_names(settings) == ("a",)
+    with pytest.raises(InvalidInput, match="model: must be one of a"):
+        model_choices(settings, "b")
+    for name in ("PICOCLAW_AGENTS_DEFAULTS_MODEL_NAME", "CLAUDE_FALLBACK_MODEL"):
+        with pytest.raises(SettingsError, match=r"model_list\.1\.model needs an api_base"):
+            load({**environ, name: "b"})
+    (tmp_path / "config.json").write_text(json.dumps({"model_list": [entry]}))
+    with pytest.raises(SettingsError, match=r"model_list\.0\.model needs an api_base"):
+        load(environ)
+
+
+def test_a_server_on_this_machine_needs_no_key_and_no_address(tmp_path: Path) -> None:
+    entry = {"model_name": "a", "model": "lmstudio/openai/gpt-oss-20b"}
+    settings = settings_of(tmp_path, [entry], **GENERAL)
+    assert not settings.offline
+    assert access(model_choices(settings)[0]) == ("openai/gpt-oss-20b", "http://localhost:1234", [])
+
+
+def test_a_provider_of_its_own_stands_before_the_model(tmp_path: Path) -> None:
+    entries = [
+        {"model_name": "a", "provider": "zhipu", "model": "glm-5", "api_keys": ["k"]},
+        {"model_name": "b", "provider": "lmstudio", "model": "openai/gpt-oss-20b"},
+        {"model_name": "c", "provider": "openrouter", "model": "openrouter/auto"},
+        {"model_name": "d", "provider": "", "model": "claude-x"},
+    ]
+    (tmp_path / "config.json").write_text(json.dumps({"model_list": entries}))
+    settings = load({"PICOCLAW_HOME": str(tmp_path)})
+    assert settings.warnings == ()
+    assert [model_choices(settings, name)[0].model for name in "abcd"] == [
+        "glm-5",
+        "openai/gpt-oss-20b",
+        "openrouter/auto",
+        "claude-x",
+    ]
 
 
 def test_the_general_key_is_used_at_the_general_address_however_it_is_written(tmp_path: Path) -> None:
