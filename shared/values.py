@@ -269,8 +269,9 @@ class Run:
 class NewRun:
     """What starts a run: the conversation (made now when ``create`` is set), the first message, the lease.
 
-    Without a message the run goes on where the conversation's last one paused. The message takes the place of
-    the one that ``replaces`` names and of all that followed it. ``claim``: the slot of a task that it serves.
+    Without a message the run goes on where the conversation's last one ended without a final answer. The
+    message takes the place of the one that ``replaces`` names and of all that followed it. ``claim``: the
+    slot of a task that it serves.
     """
 
     run_id: str

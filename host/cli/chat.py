@@ -33,7 +33,7 @@ HELP: Final = """  /new     start a new conversation
   /open    go on with a conversation, by the beginning of its id: /open 3fa8
   /tasks   show the scheduled tasks
   /usage   show what this session has used
-  /resume  go on with a run that paused at its budget: /resume 20000
+  /resume  go on where a run ended without an answer; with tokens past a budget: /resume 20000
   /help    show this
   /quit    leave (or Ctrl-D)
   Ctrl-C   cancel the running answer; Esc Enter puts a line break into a message"""
@@ -69,12 +69,14 @@ class Chat:
         of = {"conversation_id": self.conversation_id} if self.conversation_id else {}
         return {"message": message, **of}
 
-    def resume(self, tokens: str) -> bool:
-        """Go on with a run that paused at its budget; return whether it ended well."""
-        if not (self.conversation_id and tokens.isascii() and tokens.isdigit() and int(tokens)):
-            err.print("Say how many tokens the paused run may use: /resume 20000")
-            return False
-        return self._run(f"/chat/{self.conversation_id}/resume", {"allow_tokens": int(tokens)})
+    def resume(self, tokens: str = "") -> bool:
+        """Go on where a run ended without an answer; return whether it ended well. Raises HostFault."""
+        if not self.conversation_id:
+            raise HostFault("There is no conversation here to go on with; /open one.")
+        if tokens and not (tokens.isascii() and tokens.isdigit() and int(tokens)):
+            raise HostFault("Say how many tokens the run may use, as a number: /resume 20000")
+        body = {"allow_tokens": int(tokens)} if tokens else {}
+        return self._run(f"/chat/{quote(self.conversation_id, safe='')}/resume", body)
 
     def _run(self, path: str, body: dict[str, Any]) -> bool:
         view = RunView(self._writer, lively=self._lively)
@@ -200,6 +202,7 @@ def chat(
     message: Annotated[str | None, typer.Argument(help="Say this and leave.")] = None,
     conversation: Annotated[str | None, typer.Option(help="Go on with this conversation.")] = None,
     newest: Annotated[bool, typer.Option("--continue", help="Go on with the newest conversation.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where its last run was cut off.")] = False,
     url: Url = None,
     token: Token = None,
     json: Json = False,
@@ -207,10 +210,14 @@ def chat(
     """Talk to a running host."""
     if newest and conversation is not None:
         fail("Give one of --continue and --conversation.", 2)
+    if resume and (message is not None or json):
+        fail("--resume takes neither a message nor --json.", 2)
     with host(url, token) as client:
         person = message is None and sys.stdin.isatty() and not json
         session = Chat(client, lively=person or (err.is_terminal and not json))
         session.conversation_id = session.newest() if newest else conversation
+        if resume:
+            raise SystemExit(not session.resume())
         if person:
             _converse(session, str(client.target))
         elif not (session.say_for_programs if json else session.say)(message or _piped()):

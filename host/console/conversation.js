@@ -186,7 +186,7 @@ export class ConversationView {
   }
 
   resume(tokens) {
-    const body = { allow_tokens: tokens, show_tool_use: true };
+    const body = { show_tool_use: true, ...(tokens && { allow_tokens: tokens }) };
     return this.attend(say(path`/chat/${this.id}/resume`, body, newKey(), this.gone.signal), (error) => this.refused(error));
   }
 

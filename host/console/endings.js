@@ -4,6 +4,8 @@ import { h } from "./dom.js";
 import { icon } from "./icons.js";
 
 const QUIET = new Set(["cancelled", "shutdown"]);
+/** Codes after which the host has nothing to go on with. */
+const OVER = new Set(["refused", "prompt_too_long"]);
 const ADVICE = {
   interrupted: "The host was cut off in the middle. What had been done stays done: look before you try again.",
   retryable: "The host was cut off before anything happened. Trying again is safe.",
@@ -25,9 +27,13 @@ export function note(kind, text, ...actions) {
     actions.length ? h("div", { class: "row end actions" }, ...actions) : null);
 }
 
-/** Return the button that says the last message again. */
-export function retryButton(onRetry) {
-  return h("button", { class: "button", type: "button", on: { click: onRetry } }, icon("again"), "Retry");
+/** Return the buttons for what can be done after an ending: go on where it was, or say the last message again. */
+export function waysOn({ code }, { onResume, onRetry }) {
+  const goesOn = onResume && !OVER.has(code);
+  return [
+    ...(goesOn ? [h("button", { class: "button", type: "button", on: { click: () => onResume() } }, icon("play"), "Go on")] : []),
+    ...(onRetry ? [h("button", { class: "button", type: "button", on: { click: onRetry } }, icon("again"), "Retry")] : []),
+  ];
 }
 
 /** Return what asks people how many tokens a run may use that paused at a budget. */

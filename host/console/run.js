@@ -1,14 +1,14 @@
 // One run as it is told by its events: text, steps, messages, and how it ended.
 
 import { h, refill } from "./dom.js";
-import { budgetForm, ending, note, retryButton } from "./endings.js";
+import { budgetForm, ending, note, waysOn } from "./endings.js";
 import { count, duration, exact } from "./format.js";
 import { icon } from "./icons.js";
 import { Markdown, markdown } from "./markdown.js";
 import { Thought, ToolStep } from "./steps.js";
 
 export class RunView {
-  /** `onResume(tokens)` lets a paused run go on, `onRetry()` says its message again; without them neither is offered. */
+  /** `onResume(tokens)` goes on after an ending without an answer, `onRetry()` says the message again; without them neither is offered. */
   constructor({ onResume = null, onRetry = null } = {}) {
     this.onResume = onResume;
     this.onRetry = onRetry;
@@ -85,7 +85,7 @@ export class RunView {
     if (!this.hasText && data.result) this.body.append(markdown(data.result));
     for (const warning of data.warnings ?? []) this.body.append(note("warn", warning));
     if (data.status === "paused") this.paused(data.error);
-    else if (data.status !== "success") this.body.append(ending(data, ...this.actions()));
+    else if (data.status !== "success") this.body.append(ending(data, ...waysOn(data, this)));
     refill(this.foot, ...figures(data));
   }
 
@@ -94,17 +94,13 @@ export class RunView {
     this.waiting.remove();
     this.text?.render();
     for (const step of this.tools) if (!step.ended) step.end(null);
-    this.body.append(note("bad", this.fault?.error ?? message, ...this.actions()));
+    this.body.append(note("bad", this.fault?.error ?? message, ...waysOn({}, { onRetry: this.onRetry })));
   }
 
   paused(error) {
     // The host says the same to whoever reads elsewhere.
     this.said.get(error)?.remove();
     this.body.append(this.onResume ? budgetForm(error, this.onResume) : ending({ status: "paused", error }));
-  }
-
-  actions() {
-    return this.onRetry ? [retryButton(this.onRetry)] : [];
   }
 }
 

@@ -1,4 +1,4 @@
-"""POST /chat, and going on where a run paused."""
+"""POST /chat, and going on where a run ended without a final answer."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ class ChatApi(Api):
 
     @operation("POST", "/chat/{id}/resume", scope="chat", parameters=[KEY], errors=(409,))
     async def resume(self, request: Request, body: ResumeRequest) -> ChatShape | EventStreamResponse:
-        """Go on where the conversation's last run paused."""
+        """Go on where the conversation's last run ended without a final answer."""
         return await self._answer(request, body.spec(await conversation_of(request, self._store)))
 
     async def _answer(self, request: Request, spec: RunSpec) -> ChatShape | EventStreamResponse:

@@ -160,7 +160,7 @@ class RunService:
             await anyio.sleep(EVENTS_EVERY_S)
 
     async def approve(self, conversation_id: str, allow_tokens: int) -> str:
-        """Let a conversation that paused at a budget go on; returns the new run's id. Raises as ``start``."""
+        """Let a conversation go on with so many tokens; returns the new run's id. Raises as ``start``."""
         conversation = await self._store.conversations.get(conversation_id)
         if conversation is None:
             raise NoConversation(conversation_id)

@@ -18,7 +18,7 @@ class RunSpec:
     ``temporary`` and ``parent_id`` are for isolated task runs: a conversation of its own that belongs to
     ``parent_id``. ``live``: somebody follows the events, so the start is made durable before it is told.
     ``run_id`` and ``new_conversation_id`` are for a caller who has to write them down before the run begins.
-    ``message`` None goes on where the conversation's last run paused; ``allow_tokens`` is then what it may
+    ``message`` None goes on where the last run ended without an answer; ``allow_tokens`` is then what it may
     use whatever the budgets say. ``thinking`` None leaves it to the settings. ``claim``: the slot of a task
     that it serves; no person waits for it, so it neither queues nor counts against its sender. ``preface`` is
     what the model

@@ -17,6 +17,7 @@ import pytest
 
 from host.cli.chat import Chat
 from host.cli.client import HostClient, Target
+from host.cli.exit_codes import HostFault
 from tests.cli.running import TOKEN, ContractServer, contract_server, environment, picoclaw, process
 
 START = ("start", {"conversation_id": "conv-1", "message_id": "msg-1", "run_id": "run-1"})
@@ -310,8 +311,19 @@ def test_a_paused_run_goes_on_with_the_tokens_that_are_given(host: ContractServe
     with HostClient(Target(host.url, TOKEN)) as client:
         session = Chat(client, None, lively=False)
         session.say("hi")
-        assert not session.resume("many")
+        with pytest.raises(HostFault, match="as a number"):
+            session.resume("many")
         host.events = [START, ("chunk", {"text": "Here I am"}), done()]
         assert session.command("/resume 20000")
+        assert session.command("/resume")
     resumed = {"allow_tokens": 20000, "stream": True, "show_tool_use": False}
-    assert host.requests[1:] == [("POST", "/chat/conv-1/resume", resumed)]
+    plainly = {"stream": True, "show_tool_use": False}
+    path = "/chat/conv-1/resume"
+    assert host.requests[1:] == [("POST", path, resumed), ("POST", path, plainly)]
+
+
+def test_resume_goes_on_with_a_conversation_and_leaves(host: ContractServer, tmp_path: Path) -> None:
+    host.events = [START, ("chunk", {"text": "Here I am"}), done()]
+    ended = say(host, tmp_path, "--conversation", "conv-1", "--resume")
+    assert (ended.returncode, ended.stdout) == (0, "Here I am\n")
+    assert host.requests == [("POST", "/chat/conv-1/resume", {"stream": True, "show_tool_use": False})]

@@ -221,6 +221,23 @@ def test_an_error_stays_in_sight_after_a_reload_and_is_tried_again(
     expect(page.get_by_role("alert")).to_have_count(0)
 
 
+def test_a_run_that_failed_goes_on_without_a_new_message(
+    make_page: MakePage, model: ModelProcess, host: HostProcess
+) -> None:
+    page = make_page()
+    scripted(model, {"status": 403, "message": "no such luck"})
+    say(page, "please go on")
+    answer(page).get_by_role("button", name="Go on").click()
+    expect(answer(page)).to_contain_text("echo: please go on")
+    ended(page)
+    expect(page.locator(".turn.person")).to_have_count(1)
+    expect(page.get_by_role("button", name="Go on")).to_have_count(0)
+    scripted(model, {"text": "I can't.", "stop_reason": "refusal"})
+    say(page, "refuse this")
+    expect(answer(page).get_by_role("button", name="Retry")).to_be_visible()
+    expect(page.get_by_role("button", name="Go on")).to_have_count(0)
+
+
 def test_an_older_error_stays_where_it_was_and_is_not_offered_again(
     make_page: MakePage, host: HostProcess
 ) -> None:

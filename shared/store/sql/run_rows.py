@@ -15,7 +15,7 @@ from shared import jsons
 from shared.errors import Conflict, ConversationBusy, LeaseLost, NoConversation
 from shared.store.contract import Row, Tx
 from shared.store.sql import conversations, keys, usage
-from shared.store.sql.conversations import remove_last, store_messages
+from shared.store.sql.conversations import REFUSED, remove_last, store_messages
 from shared.task_values import TaskRun
 from shared.values import Event, Lease, NewMessage, NewRun, RunState, Spending
 
@@ -36,11 +36,17 @@ RETRYABLE: Final = (
     "sending the message again is safe."
 )
 
+LAST_RUN: Final = """SELECT state, code, message_id FROM runs WHERE conversation_id = $1
+    ORDER BY number DESC LIMIT 1"""
+# Of a conversation that was moved in, no run is known.
+LAST_MESSAGE: Final = """SELECT role AS state, NULL AS code, id AS message_id FROM messages
+    WHERE conversation_id = $1 ORDER BY seq DESC LIMIT 1"""
 
-PAUSED: Final = """SELECT state, message_id, EXISTS (SELECT 1 FROM runs AS other WHERE other.state = 'paused'
-        AND other.conversation_id = runs.conversation_id AND other.message_id = runs.message_id
-    ) AS paused FROM runs WHERE conversation_id = $1 ORDER BY number DESC LIMIT 1"""
-
+OVER: Final = {
+    REFUSED: "the model refused its last message, which is not sent again; say it in other words",
+    "prompt_too_long": "its last message doesn't fit into the model's window; send a shorter one",
+}
+"""Why nothing goes on after such an error, by its code."""
 
 ALIVE: Final = "state = 'running' AND lease_until > lease_now()"
 HELD_CLAIM: Final = f"id = $1 AND fence = $2 AND owner = $3 AND {ALIVE}"
@@ -124,7 +130,7 @@ async def begin(tx: Tx, new: NewRun) -> Lease:
     if again is not None:
         message_id = again["message_id"]
     elif new.message is None:
-        message_id = await _paused_at(tx, conversation_id)
+        message_id = await _unfinished(tx, conversation_id)
     else:
         message_id, messages = new.message.id, (new.message,)
         if new.replaces is not None:
@@ -189,15 +195,16 @@ async def _insert(tx: Tx, new: NewRun, conversation_id: str, fence: int, message
     )
 
 
-async def _paused_at(tx: Tx, conversation_id: str) -> str:
-    """Return the message that the conversation's paused run answers; raises Conflict.
-
-    A run that went on after a pause and failed can be gone on with again: it answers the same message.
-    """
-    row = await tx.fetchrow(PAUSED, conversation_id)
-    if row is None or row["state"] == RunState.SUCCESS or not row["paused"]:
-        raise Conflict(f"Conversation {conversation_id} is not paused", code="not_paused")
-    return str(row["message_id"])
+async def _unfinished(tx: Tx, conversation_id: str) -> str:
+    """Return the message that still has no final answer; raises Conflict."""
+    last = await tx.fetchrow(LAST_RUN, conversation_id) or await tx.fetchrow(LAST_MESSAGE, conversation_id)
+    why = "nothing was said in it yet" if last is None else OVER.get(last["code"])
+    if last is not None and last["state"] in (RunState.SUCCESS, "assistant"):
+        why = "its last message is answered"
+    if last is None or why is not None:
+        said = f"Conversation {conversation_id} has nothing to go on with: {why}"
+        raise Conflict(said, code="not_paused")
+    return str(last["message_id"])
 
 
 async def hold(tx: Tx, holder: Lease | TaskRun, assignments: str, *values: Any) -> None:

@@ -43,8 +43,8 @@ class Runs(Noun):
 
         Raises NotFound (no such conversation), ConversationBusy, KeyTaken (the key's run or answer),
         Conflict ``idempotency_mismatch``. A key whose run ended as ``retryable`` starts a new run on the
-        message that is already stored. Without a message: Conflict ``not_paused`` unless the conversation's
-        last run paused, or went on after a pause and failed. For a task's slot: LeaseLost when its claim was
+        message that is already stored. Without a message: Conflict ``not_paused`` if the last one is
+        answered, or can't be. For a task's slot: LeaseLost when its claim was
         taken over. A claim whose owner died is judged by its run: one that never began, or may safely be
         retried, is run again; one that ended has its outcome taken over; an interrupted one is an error.
         """

@@ -152,21 +152,42 @@ async def test_a_paused_run_goes_on_without_a_new_message(store: Store) -> None:
 
 
 @pytest.mark.parametrize("state", [RunState.ERROR, RunState.TIMEOUT, RunState.CANCELLED])
-async def test_a_run_that_went_on_and_failed_can_go_on_again(store: Store, state: RunState) -> None:
+async def test_a_run_that_failed_can_be_gone_on_with_until_it_is_answered(
+    store: Store, state: RunState
+) -> None:
     first = await store.runs.begin(a_run("1"))
-    await store.runs.finish(first, an_end(RunState.PAUSED), [], [], T0)
+    await store.runs.finish(first, an_end(state), [], [], T0)
     second = await store.runs.begin(a_run("2", message=None))
+    assert second.message_id == "msg-1"
     await store.runs.finish(second, an_end(state), [], [], T0)
-    third = await store.runs.begin(a_run("3", message=None))
-    assert third.message_id == "msg-1"
+    third = await store.runs.begin(a_run("3"))
     await store.runs.finish(third, an_end(state), [], [], T0)
-    fourth = await store.runs.begin(a_run("4"))
-    await store.runs.finish(fourth, an_end(state), [], [], T0)
-    with pytest.raises(Conflict):
+    fourth = await store.runs.begin(a_run("4", message=None))
+    assert fourth.message_id == "msg-3"
+    await finish(store, fourth)
+    with pytest.raises(Conflict, match="is answered"):
         await store.runs.begin(a_run("5", message=None))
 
 
-async def test_a_conversation_that_never_paused_does_not_go_on(store: Store) -> None:
+@pytest.mark.parametrize("code", ["refused", "prompt_too_long"])
+async def test_what_would_end_in_the_same_way_again_is_not_gone_on_with(store: Store, code: str) -> None:
+    lease = await store.runs.begin(a_run("1"))
+    await store.runs.finish(lease, an_end(RunState.ERROR, code=code), [], [], T0)
+    with pytest.raises(Conflict) as ended:
+        await store.runs.begin(a_run("2", message=None))
+    assert ended.value.code == "not_paused"
+
+
+async def test_a_conversation_that_was_moved_in_goes_on_at_its_last_message(store: Store) -> None:
+    asked = {"id": "msg-old", "conversation_id": "c", "role": "user", "sender": "user", "sender_name": "user"}
+    await store.arrivals.take(
+        {"messages": [{**asked, "text": "?", "blocks": "[]", "created_at": T0, "seq": 1}]}
+    )
+    lease = await store.runs.begin(a_run("1", message=None))
+    assert lease.message_id == "msg-old"
+
+
+async def test_a_conversation_in_which_nothing_was_said_does_not_go_on(store: Store) -> None:
     with pytest.raises(Conflict) as fresh:
         await store.runs.begin(a_run("1", message=None))
     assert fresh.value.code == "not_paused"
