@@ -248,12 +248,48 @@ class Trust(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Allowance:
+    """What files and commands of one principal have, in place of what the sandbox's policy allows.
+
+    ``uid`` None: that of all commands. ``counted``: the principal's directories, of which no command may see
+    another's. ``readable``: names that may be read and are no links. The rest is what its grants name of the
+    operator's; skills include everybody's. ``most_bytes``: what ``counted`` may hold, 0: without a limit.
+    """
+
+    uid: int | None
+    counted: tuple[str, ...]
+    readable: tuple[str, ...] = ()
+    read_paths: tuple[str, ...] = ()
+    write_paths: tuple[str, ...] = ()
+    skill_paths: tuple[str, ...] = ()
+    allow_network: bool = False
+    most_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Workspace:
-    """Where somebody works: whose processes and temporary files, which directory, with how much trust."""
+    """Where somebody works: whose processes and temporary files, which directory, with how much trust.
+
+    ``allowance`` None: the operator's, who has what the sandbox's policy allows.
+    """
 
     conversation: str
     root: Path
     trust: Trust = Trust.UNTRUSTED
+    allowance: Allowance | None = None
+
+    @property
+    def uid(self) -> int | None:
+        """Whose its processes and files are, None: the sandbox's own."""
+        return None if self.allowance is None else self.allowance.uid
+
+
+@dataclass(frozen=True, slots=True)
+class Isolation:
+    """How far principals are apart: ``uid``: by the kernel, ``weak``: but for what ``reason`` names."""
+
+    level: Literal["uid", "weak", "none"]
+    reason: str = ""
 
 
 AS_ROOT: Final = (
@@ -269,7 +305,7 @@ class SandboxReport:
     ``level``: 0 nothing, 1 without file rules, 2 full, 3 with namespaces. ``layers``: each layer and whether
     it held when tried. ``missing``: the names of those that did not, or why there is no sandbox at all.
     ``uid``: whose commands are. ``skipped``: folders of skills that this uid cannot read. ``tested``: it has
-    ended.
+    ended. ``no_uids``: why principals can't have uids of their own, "" if they can.
     """
 
     level: int
@@ -279,11 +315,21 @@ class SandboxReport:
     uid: int | None = None
     skipped: tuple[str, ...] = ()
     tested: bool = True
+    no_uids: str = ""
 
     @property
     def own_uid(self) -> bool:
         """Whether commands run as a uid that is used for nothing else."""
         return self.layers.get("own_uid", False)
+
+    @property
+    def isolation(self) -> Isolation:
+        """How far principals would be apart."""
+        if self.level < 2:
+            return Isolation("none", f"the sandbox reached level {self.level} ({', '.join(self.missing)})")
+        if self.level == 2 and self.no_uids:
+            return Isolation("weak", f"{WEAK}: {self.no_uids}, and level 3 is not reached")
+        return Isolation("uid")
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -294,6 +340,9 @@ class SandboxReport:
             for path in self.skipped
         ]
         return tuple(unread) if self.uid != 0 else (*unread, AS_ROOT)
+
+
+WEAK: Final = "commands see others' command lines and whether a path that they know exists"
 
 
 class SandboxFault(Exception):

@@ -10,6 +10,7 @@ import math
 import os
 import platform
 from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import asdict
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -162,6 +163,7 @@ class Sandbox:
             "conversation": workspace.conversation,
             "workspace": str(workspace.root),
             "words": self.policy.read_only(workspace.trust),
+            "allowance": None if workspace.allowance is None else asdict(workspace.allowance),
             "descriptors": len(descriptors or ()),
         }
         try:

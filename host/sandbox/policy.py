@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+import os
+from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
-from host.ports import SandboxReport, Trust
+from host.ports import Allowance, SandboxReport, Trust
 from shared.errors import Misconfigured
 from shared.settings import Settings
 
@@ -28,6 +30,8 @@ class Limits:
     reaper_idle_s: float = 30.0
 
 
+PRINCIPALS: Final = "principals"
+"""Where the directories of principals are, beside the workspace, unless PRINCIPALS_DIR says."""
 OBEYED: Final = ("CLAUDE.md", "AGENTS.md", "AGENT.md", "MEMORY.md", "skills", ".claude")
 OBEYED_AS_MAIN: Final = ("HEARTBEAT.md",)
 READ_ONLY_RULE: Final = (
@@ -47,8 +51,9 @@ class SandboxPolicy:
     commands get when the host is root; None chooses one. ``max_landlock_abi``: use no newer kernel
     feature than this ABI has (to try what an older kernel holds). ``obeyed``: names in the workspace that
     stand in every prompt, changed by trusted conversations alone; ``obeyed_as_main``: by the main one
-    alone; ``read_only_because``: a sentence that says which setting decides. Raises ``Misconfigured`` if
-    a secret lies inside the workspace or inside a directory of skills.
+    alone; ``read_only_because``: a sentence that says which setting decides. ``principals``: where their
+    directories are, and the uids that they may have. Raises ``Misconfigured`` if a secret lies inside the
+    workspace or inside a directory of skills, or the workspace and the principals' one inside the other.
     """
 
     workspace: Path
@@ -75,6 +80,17 @@ class SandboxPolicy:
     obeyed: tuple[str, ...] = OBEYED
     obeyed_as_main: tuple[str, ...] = OBEYED_AS_MAIN
     read_only_because: str = ""
+    principals: Path | None = None
+    uids: range = range(0)
+
+    @property
+    def principals_dir(self) -> Path:
+        """Where the directories of principals are."""
+        return self.principals or self.workspace.parent / PRINCIPALS
+
+    def within(self, allowance: Allowance | None) -> SandboxPolicy:
+        """Return what counts for a principal, None: for the operator."""
+        return self if allowance is None else _within(self, allowance)
 
     def read_only(self, trust: Trust) -> tuple[str, ...]:
         """Return the names in the workspace that a conversation may read and not change."""
@@ -85,23 +101,38 @@ class SandboxPolicy:
     def frame(self, temporary: str) -> dict[str, Any]:
         """Return what the supervisor is told; ``temporary`` is the directory of the private directories."""
         return {
-            **asdict(self),
+            **{name: value for name, value in asdict(self).items() if name not in ("uids", "principals")},
             **asdict(self.limits),
+            "first_uid": self.uids.start,
             "temporary": temporary,
             "gid": self.uid if self.gid is None else self.gid,
             "workspace": str(self.workspace),
+            "principals_dir": str(self.principals_dir),
             "skill_paths": [str(path) for path in self.skill_paths],
             "secret_paths": [str(path) for path in self.secret_paths],
         }
 
     def __post_init__(self) -> None:
-        workspace = self.workspace.resolve()
+        workspace, principals = self.workspace.resolve(), self.principals_dir.resolve()
+        if workspace.is_relative_to(principals) or principals.is_relative_to(workspace):
+            raise Misconfigured(f"PRINCIPALS_DIR: {principals} and the workspace {workspace} must lie apart")
         for secret in self.secret_paths:
             if secret.resolve().is_relative_to(workspace):
                 raise Misconfigured(f"{secret} must stay secret, but lies inside the workspace {workspace}")
             for skills in self.skill_paths:
                 if secret.resolve().is_relative_to(skills.resolve()):
                     raise Misconfigured(f"{secret} must stay secret, but lies inside the skills {skills}")
+
+
+@lru_cache
+def _within(policy: SandboxPolicy, allowance: Allowance) -> SandboxPolicy:
+    return replace(
+        policy,
+        read_paths=(*allowance.read_paths, *allowance.readable),
+        write_paths=allowance.write_paths,
+        skill_paths=tuple(map(Path, allowance.skill_paths)),
+        allow_network=allowance.allow_network,
+    )
 
 
 def report_of(value: Any) -> SandboxReport:
@@ -113,7 +144,24 @@ def report_of(value: Any) -> SandboxReport:
         missing=tuple(str(name) for name in value["missing"]),
         uid=int(value["uid"]),
         skipped=tuple(str(path) for path in value["skipped"]),
+        no_uids=str(value["no_uids"]),
     )
+
+
+def principal_uids(base: int | None) -> range:
+    """Return the uids that principals get: ``base`` and the next, or those that nobody else uses here.
+
+    Systemd gives 61184 to 65519 to services that have none, so they are second choice
+    (https://systemd.io/UIDS-GIDS/); user namespaces of containers often end at 65535. Empty if no file could
+    have them.
+    """
+    lines = Path("/proc/self/uid_map").read_text(encoding="ascii").splitlines()
+    mapped = [(int(first), int(first) + int(count)) for first, _, count in map(str.split, lines)]
+    wanted = [range(70_000, 100_000), range(61_901, 65_520)]
+    if base is not None:
+        wanted = [range(base, base + 30_000)]
+    fits = (uids for uids in wanted if any(a <= uids.start and uids.stop <= b for a, b in mapped))
+    return next(fits, range(0)) if os.geteuid() == 0 else range(0)
 
 
 def secret_paths(settings: Settings) -> tuple[Path, ...]:

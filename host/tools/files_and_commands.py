@@ -126,7 +126,7 @@ class SandboxToolset:
 
     def __init__(self, sandbox: Sandbox, policy: SandboxPolicy, workspace: Workspace) -> None:
         self._sandbox = sandbox
-        self._policy = policy
+        self._policy = policy = policy.within(workspace.allowance)
         self._workspace = workspace
         self._guard = _guard(policy, workspace.root)
         self.specs = (*FILE_SPECS, EXEC_SPEC) if policy.exec_enabled else FILE_SPECS

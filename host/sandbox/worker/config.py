@@ -12,7 +12,11 @@ STREAMS: Final = ("/dev/stdin", "/dev/stdout", "/dev/stderr")
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """The policy of the host and the identity that commands run under. Sizes in bytes."""
+    """The policy of the host and the identity that commands run under. Sizes in bytes.
+
+    ``counted``, ``readable``, ``most_bytes``: see ``host.ports.Allowance``; empty for the operator's.
+    ``no_uids``: why principals can't have uids of their own.
+    """
 
     restrict_to_workspace: bool
     allow_read_outside_workspace: bool
@@ -41,6 +45,10 @@ class Config:
     temporary_bytes: int
     reaper_idle_s: float
     uid_processes: int
+    no_uids: str = ""
+    counted: tuple[str, ...] = ()
+    readable: tuple[str, ...] = ()
+    most_bytes: int = 0
 
     @classmethod
     def from_frame(cls, frame: dict[str, Any], **decided: Any) -> Config:

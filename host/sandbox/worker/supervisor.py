@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
+from .config import Config, Place
 from .confine import namespaces, privileges, probe
 from .confine.workspaces import Places
 from .exec import starting
@@ -93,7 +94,7 @@ class Supervisor:
         starting.precompute(self._config)
         self._reapers = Reapers(self._children, self._config, self._workspace)
         try:
-            child = self._reapers.fork(self._workspace)
+            child = self._reapers.fork(self._workspace, self._config)
         except OSError as error:
             return probe.judge(self._config, {"fault": f"no process could be started: {error}"})
         waiting = select.poll()
@@ -167,18 +168,18 @@ class Supervisor:
         stuck = self._workers.get(conversation)
         if stuck is not None:
             self._drop(stuck)
-        place = self._places.of(conversation, frame["workspace"], frame["words"])
+        config, place = self._place(frame)
         (descriptor,) = frame["streams"]
         worker = self._children.fork(
             lambda channel: files.serve(
                 channel,
                 Channel(socket.socket(fileno=descriptor)),
-                self._config,
+                config,
                 place,
                 self._pid,
                 self._locks,
             ),
-            self._config if files.needs_namespaces(self._config) else None,
+            config if files.needs_namespaces(config) else None,
             namespaces.CLONE_NEWPID,
             kept=(descriptor, self._locks),
         )
@@ -197,8 +198,8 @@ class Supervisor:
         child.requests.add(frame["id"])
 
     def _start_command(self, frame: Frame) -> Child:
-        place = self._places.of(frame["conversation"], frame["workspace"], frame["words"])
-        child = self._reapers.take(frame["conversation"], place)
+        config, place = self._place(frame)
+        child = self._reapers.take(frame["conversation"], place, config)
         fields: Frame = {name: frame[name] for name in REQUESTED if name in frame}
         request = {**fields, "workspace": place.workspace, "temporary": place.temporary, "words": place.words}
         request["descriptors"] = len(frame["streams"])
@@ -261,8 +262,14 @@ class Supervisor:
 
     # --- conversations
 
+    def _place(self, frame: Frame) -> tuple[Config, Place]:
+        """Return what a conversation may do, and where it works."""
+        config = starting.for_principal(self._config, frame["allowance"])
+        place = self._places.of(frame["conversation"], frame["workspace"], frame["words"], config)
+        return config, place
+
     def _place_of(self, frame: Frame) -> None:
-        place = self._places.of(frame["conversation"], frame["workspace"], frame["words"])
+        _, place = self._place(frame)
         self._answer(frame["id"], {"ok": {"temporary": place.temporary}})
 
     def _forget(self, frame: Frame) -> None:

@@ -45,15 +45,19 @@ class Grant:
     follow: bool = True
 
 
-@cache
 def system_grants(config: Config) -> tuple[Grant, ...]:
     """Return what programs need of the system; resolved once, in the supervisor, before it forks."""
+    return _system(config.own_uid or config.namespaces, config.namespaces, config.secret_paths)
+
+
+@cache
+def _system(own_terminals: bool, own_memory: bool, secrets: tuple[str, ...]) -> tuple[Grant, ...]:
     grants = [*(Grant(path, READ_EXECUTE) for path in SYSTEM), *(Grant(p, READ) for p in (*KERNEL, *ETC))]
-    if config.own_uid or config.namespaces:
+    if own_terminals:
         grants.extend(Grant(path, DEVICE | READ) for path in TERMINALS)
-    if config.namespaces:
+    if own_memory:
         grants.append(Grant(SHARED_MEMORY, READ_WRITE))
-    return tuple(_outside_secrets((g for g in grants if os.path.exists(g.path)), config))
+    return tuple(_outside_secrets((g for g in grants if os.path.exists(g.path)), secrets))
 
 
 def worker_grants(config: Config, place: Place) -> list[Grant]:
@@ -77,7 +81,9 @@ def shared_grants(config: Config, workspace: str) -> list[Grant]:
     elif config.allow_read_outside_workspace:
         grants.extend(_everything(READ_EXECUTE))
     own = [Grant(workspace, READ_WRITE), *skill_grants(config)]
-    return [*own, *(Grant(path, DEVICE) for path in DEVICES), *_outside_secrets(grants, config)]
+    own += [Grant(path, READ_EXECUTE, follow=False) for path in config.readable]
+    outside = _outside_secrets(grants, config.secret_paths)
+    return [*own, *(Grant(path, DEVICE) for path in DEVICES), *outside]
 
 
 Stamp = tuple[tuple[str, int, int], ...]
@@ -125,8 +131,8 @@ def _everything(access: Access) -> Iterator[Grant]:
         yield Grant(entry, READ if entry in _NEVER_WRITTEN else access)
 
 
-def _outside_secrets(grants: Iterable[Grant], config: Config) -> Iterator[Grant]:
-    secrets = [os.path.realpath(path) for path in config.secret_paths]
+def _outside_secrets(grants: Iterable[Grant], secret_paths: Iterable[str]) -> Iterator[Grant]:
+    secrets = [os.path.realpath(path) for path in secret_paths]
     for grant in grants:
         if grant.follow or not os.path.islink(grant.path):
             real = os.path.realpath(grant.path)

@@ -1,7 +1,7 @@
 """Which uid commands run under: one of their own where the workspace allows it, or the one that is there."""
 
 # Descriptors and raw paths on purpose: pathlib can't work relative to a directory that is held open.
-# ruff: noqa: PTH110, PTH116
+# ruff: noqa: PTH110, PTH112, PTH116, PTH120
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import pwd
 import stat
 from dataclasses import dataclass
 from typing import Final
+
+from . import privileges
 
 USER_NAME: Final = "picoclaw-sandbox"  # used if the image has such a user
 FALLBACK_UID: Final = 61_900  # above what distributions give to people and services (systemd UIDS-GIDS)
@@ -57,6 +59,22 @@ def unreachable(identity: Identity, paths: list[str]) -> list[str]:
         return []
     needed = os.R_OK | os.X_OK
     return [path for path in paths if os.path.exists(path) and not _allows(identity, [(path, needed)])]
+
+
+def why_no_uids(directory: str, first: int) -> str:
+    """Return why principals, the first one's uid ``first``, can't have uids of their own; "" if they can."""
+    if os.geteuid() != 0:
+        return "the host is not root"
+    if not first:
+        return "no uids are free here: SANDBOX_UID_BASE must begin 30000 that /proc/self/uid_map has"
+    while not os.path.isdir(directory):
+        directory = os.path.dirname(directory)
+    lacking = set(privileges.FOR_UIDS) - set(privileges.permitted(tuple(privileges.FOR_UIDS)))
+    if lacking:
+        return f"the host lacks {', '.join(privileges.FOR_UIDS[each] for each in sorted(lacking))}"
+    if not _allows(Identity(first, first), [(directory, os.X_OK)]):
+        return f"uid {first} can't be used, or can't pass through {directory} (chmod o+x)"
+    return ""
 
 
 def dedicated() -> tuple[int, int]:

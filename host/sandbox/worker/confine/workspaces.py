@@ -36,41 +36,36 @@ class Places:
         # command may have the same uid.
         os.chmod(config.temporary, 0o311)  # noqa: S103 - others may pass through
 
-    def of(self, conversation: str, workspace: str, words: Iterable[str] = ()) -> Place:
-        """Return the place of a conversation; made at its first use, and again if it was removed. Raises
-        ``OSError``, ``Removed``.
+    def of(
+        self, conversation: str, workspace: str, words: Iterable[str] = (), config: Config | None = None
+    ) -> Place:
+        """Return the place of a conversation; made at its first use, and again if it was removed.
+
+        ``config``: its principal's, if that isn't the operator. Raises ``OSError``, ``Removed``.
         """
         known = self._places.get(conversation)
         wanted = tuple(words)
         same = known is not None and (known.workspace, known.words) == (workspace, wanted)
         if known is None or not same or not os.path.isdir(known.temporary):
-            known = self._make(conversation, workspace, wanted)
+            known = self._make(conversation, workspace, wanted, config or self._config)
             self._places[conversation] = known
         return known
 
-    def _make(self, conversation: str, workspace: str, words: tuple[str, ...]) -> Place:
+    def _make(self, conversation: str, workspace: str, words: tuple[str, ...], config: Config) -> Place:
         known = self._places.get(conversation)
         temporary = known.temporary if known else f"{self._config.temporary}/{os.urandom(16).hex()}"
         place = Place(workspace, temporary, words)
-        if not os.path.isdir(workspace):
+        if config.counted:
+            _make_closed(workspace)
+        elif not os.path.isdir(workspace):
             os.makedirs(workspace, 0o755, exist_ok=True)
-        self._take_over(workspace)
+        if (config.own_uid or config.counted) and os.stat(workspace).st_uid == 0:
+            adopt(workspace, Identity(config.uid, config.gid, own=True))
         try:
-            self._make_private(place)
+            _make_private(place, config)
         except FileNotFoundError:
             raise Removed(self._config.temporary) from None
         return place
-
-    def _make_private(self, place: Place) -> None:
-        for path in (place.temporary, place.home):
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(path, 0o700)
-                if self._config.uid is not None and self._config.gid is not None:
-                    os.chown(path, self._config.uid, self._config.gid)
-
-    def _take_over(self, workspace: str) -> None:
-        if self._config.own_uid and os.stat(workspace).st_uid == 0:
-            adopt(workspace, Identity(self._config.uid, self._config.gid, own=True))
 
     def remove_abandoned(self) -> None:
         """Remove what supervisors left that were killed before they could; beside the work, in a process."""
@@ -85,8 +80,27 @@ class Places:
     def remove_all(self) -> None:
         """Remove everything private."""
         self._places.clear()
-        os.chmod(self._config.temporary, 0o700)
-        remove_tree(self._config.temporary)
+        _remove_private(self._config.temporary)
+
+
+def _make_closed(workspace: str) -> None:
+    """Make a directory that its owner alone may look into, below ones that nobody may list."""
+    above = os.path.dirname(workspace)
+    for path in (os.path.dirname(above), above):
+        if not os.path.isdir(path):
+            os.makedirs(path, exist_ok=True)
+            os.chmod(path, 0o711)  # noqa: S103 - others may pass through
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(workspace, 0o700)
+
+
+def _make_private(place: Place, config: Config) -> None:
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(place.temporary, 0o700)
+        os.mkdir(place.home, 0o700)
+        if config.uid is not None and config.gid is not None:
+            for path in (place.home, place.temporary):  # in what it has given away root may not write
+                os.chown(path, config.uid, config.gid)
 
 
 def _hold(path: str) -> int:
@@ -120,16 +134,33 @@ def _remove_if_abandoned(path: str) -> None:
             return
         held = _hold(path)  # fails while its supervisor lives
         try:
-            os.chmod(path, 0o700)
-            remove_tree(path)
+            _remove_private(path)
         finally:
             os.close(held)
 
 
+def _remove_private(directory: str) -> None:
+    """Remove the directory of private directories, which are several uids'."""
+    os.chmod(directory, 0o700)
+    for name in os.listdir(directory):
+        remove_tree(f"{directory}/{name}")
+    remove_tree(directory)
+
+
 def remove_tree(path: str) -> None:
-    """Remove a directory of any depth without ever following a link; what can't be removed stays."""
-    empty(path)
+    """Remove a directory of any depth without ever following a link; what can't be removed stays.
+
+    Root empties it as its owner: it need not have the right to pass over permissions (CAP_DAC_OVERRIDE).
+    """
     with contextlib.suppress(OSError):
+        owner = os.lstat(path).st_uid
+        ours = os.geteuid()
+        try:
+            if ours == 0:
+                os.seteuid(owner)
+            empty(path)
+        finally:
+            os.seteuid(ours)
         os.rmdir(path)
 
 

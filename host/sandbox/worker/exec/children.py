@@ -36,6 +36,7 @@ class Child:
     used: float = 0.0
     stamp: Stamp = ()
     place: Place | None = None
+    config: Config | None = None
 
 
 class Children:

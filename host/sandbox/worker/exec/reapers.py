@@ -28,32 +28,32 @@ class Reapers:
         self._resting: dict[str, Child] = {}  # by conversation, last used last
         self._parent = os.getpid()
 
-    def take(self, conversation: str, place: Place) -> Child:
+    def take(self, conversation: str, place: Place, config: Config) -> Child:
         """Return one for a conversation's command: its own, a warm or a new one. Raises ``OSError``."""
-        child = self._fitting(conversation, place) or self.fork(place.workspace, guarded=bool(place.words))
+        child = self._fitting(conversation, place, config) or self.fork(
+            place.workspace, config, guarded=bool(place.words)
+        )
         child.conversation = conversation
         child.place = place
         return child
 
-    def _fitting(self, conversation: str, place: Place) -> Child | None:
-        stamp = grants.stamp(self._config, place.workspace)
+    def _fitting(self, conversation: str, place: Place, config: Config) -> Child | None:
+        stamp = grants.stamp(config, place.workspace)
         for child in self._waiting(conversation, place):
-            if child.stamp == stamp and child.place in (None, place):
+            if child.stamp == stamp and child.place in (None, place) and child.config == config:
                 self.lost(child)
                 return child
             self._dismiss(child)  # what it was made for has been replaced
         return None
 
-    def fork(self, workspace: str, *, guarded: bool = False) -> Child:
+    def fork(self, workspace: str, config: Config, *, guarded: bool = False) -> Child:
         """Fork a new one; ``guarded``: for who may not change all of the workspace. Raises ``OSError``."""
-        stamp = grants.stamp(self._config, workspace)
-        if guarded:
-            seccomp.command_filter(confine.filter_kind(self._config, guarded=True))  # once, not in each
+        stamp = grants.stamp(config, workspace)
+        seccomp.command_filter(confine.filter_kind(config, guarded=guarded))  # once, not in each
         child = self._children.fork(
-            lambda channel: reaper.reap(channel, self._config, workspace, self._parent, guarded=guarded),
-            self._config,
+            lambda channel: reaper.reap(channel, config, workspace, self._parent, guarded=guarded), config
         )
-        child.stamp = stamp
+        child.stamp, child.config = stamp, config
         return child
 
     def rest(self, child: Child) -> None:
@@ -68,7 +68,7 @@ class Reapers:
         """See that some are warm."""
         with contextlib.suppress(OSError):  # no process to be had at this moment: the next turn tries again
             while len(self._warm) < WARM:
-                self._warm.append(self.fork(self._workspace))
+                self._warm.append(self.fork(self._workspace, self._config))
 
     def retire_stale(self) -> None:
         """End the one that rests longest, if that is too long; a turn is often enough."""

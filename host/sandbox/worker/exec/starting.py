@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+from dataclasses import replace
 from typing import Any, Final
 
 from ..config import Config
@@ -29,8 +30,9 @@ def configure(frame: Frame) -> tuple[Config, str]:
         with contextlib.suppress(PermissionError):
             os.setgroups([])
     reason = _against_namespaces(frame)
-    # private directories are closed to all but their own conversation, also where "outside" is open
-    frame["secret_paths"] = [*frame["secret_paths"], frame["temporary"]]
+    # closed to all but those they are for, also where "outside" is open
+    closed = (frame["temporary"], frame["principals_dir"], frame["workspace"])
+    frame["secret_paths"] = [*frame["secret_paths"], *closed]
     config = Config.from_frame(
         frame,
         uid=chosen.uid,
@@ -42,15 +44,33 @@ def configure(frame: Frame) -> tuple[Config, str]:
         inner_uid=os.geteuid() if chosen.uid is None else chosen.uid,
         inner_gid=os.getegid() if chosen.gid is None else chosen.gid,
         uid_processes=_process_allowance(chosen, frame["processes"]),
+        no_uids=identity.why_no_uids(frame["principals_dir"], frame["first_uid"]),
     )
     with contextlib.suppress(FileExistsError):
         os.mkdir(f"{config.temporary}/{private_root.ROOT}", 0o755)
     return config, reason
 
 
+def for_principal(config: Config, allowance: Frame | None) -> Config:
+    """Return what counts for the conversations of a principal, None: of the operator."""
+    if allowance is None:
+        return config
+    fields: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in allowance.items()
+    }
+    uid = fields.pop("uid")
+    if uid is not None and not config.no_uids:
+        most = PARALLEL_COMMANDS * config.processes
+        own = {"uid": uid, "gid": uid, "inner_uid": uid, "inner_gid": uid}
+        fields |= {**own, "own_uid": True, "uid_processes": most}
+    fields["skill_paths"] = tuple(path for path in fields["skill_paths"] if path not in config.skipped)
+    return replace(config, **fields)
+
+
 def precompute(config: Config) -> None:
     """Compute what all children share, before they are forked."""
-    grants.system_grants(config)
+    for each in (config, replace(config, own_uid=True)):
+        grants.system_grants(each)
     private_root.layout(config)
     seccomp.command_filter(confine.filter_kind(config))
     seccomp.worker_filter()

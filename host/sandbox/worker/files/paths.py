@@ -47,6 +47,7 @@ def root_paths(config: Config, place: Place) -> list[RootPath]:
     roots += [RootPath(path, True, follow) for path, follow in expand(config.write_paths)]
     roots += [RootPath(path, False, follow) for path, follow in expand(config.read_paths)]
     roots += [RootPath(path, False, hard_links=True) for path in config.skill_paths]
+    roots += [RootPath(path, False, follow=False) for path in config.readable]
     if not config.restrict_to_workspace:
         roots.append(RootPath("/", True))
     elif config.allow_read_outside_workspace:

@@ -1,0 +1,176 @@
+"""Principals: each works in a directory of its own and sees nothing of the others', not even names."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+
+from host.ports import Allowance, Trust, Workspace
+from host.sandbox.client import Sandbox
+from host.sandbox.policy import SandboxPolicy, principal_uids
+from host.tools.files_and_commands import SandboxToolset
+from shared.errors import Misconfigured
+from tests.sandbox.opened import private_directory, toolset
+
+UIDS = principal_uids(None)
+CANARY = "canary-of-the-other"
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="uids of their own take root")
+
+
+@pytest.fixture
+async def sandbox(ws: Path, level: int) -> AsyncIterator[Sandbox]:
+    policy = SandboxPolicy(workspace=ws, max_level=level, uids=UIDS)
+    async with Sandbox(policy) as running:
+        yield running
+
+
+def workspace_of(sandbox: Sandbox, number: int, *, conversation: str = "", **granted: object) -> Workspace:
+    root = sandbox.policy.principals_dir / f"random-{number}"
+    allowance = replace(Allowance(UIDS[number], (str(root),)), **granted)
+    return Workspace(conversation or f"conv-{number}", root, Trust.MAIN, allowance)
+
+
+def tools_of(sandbox: Sandbox, number: int, **granted: object) -> SandboxToolset:
+    return SandboxToolset(sandbox, sandbox.policy, workspace_of(sandbox, number, **granted))
+
+
+async def done(tools: SandboxToolset, command: str) -> str:
+    result = await tools.call("exec", {"command": command})
+    assert not result.is_error, result.text
+    return result.text
+
+
+async def test_files_and_commands_of_a_principal_are_in_its_own_directory_under_its_own_uid(
+    sandbox: Sandbox,
+) -> None:
+    tools = tools_of(sandbox, 1)
+    assert not (await tools.call("write_file", {"path": "a/b.txt", "content": "mine"})).is_error
+    text = await done(tools, "id -u; cat a/b.txt; pwd; echo x > made; ls -la")
+    root = sandbox.policy.principals_dir / "random-1"
+    assert text.splitlines()[:2] == [str(UIDS[1]), f"mine{root}"]
+    for path in (root, root / "a", root / "a" / "b.txt", root / "made"):
+        assert path.stat().st_uid == UIDS[1]
+    assert root.stat().st_mode & 0o777 == 0o700
+    assert root.parent.stat().st_mode & 0o777 == 0o711
+
+
+async def test_a_principal_sees_nothing_of_another_or_of_the_operator(sandbox: Sandbox, ws: Path) -> None:
+    theirs, mine = tools_of(sandbox, 2), tools_of(sandbox, 1)
+    await theirs.call("write_file", {"path": "secret.txt", "content": CANARY})
+    await done(theirs, f"echo {CANARY} > $TMPDIR/secret; chmod 777 . secret.txt $TMPDIR $TMPDIR/secret")
+    private = await private_directory_of(sandbox, 2)
+    other = sandbox.policy.principals_dir / "random-2"
+    for path in (other, other / "secret.txt", private, f"{private}/secret", ws / "ok.txt", other.parent):
+        for tool in ("read_file", "list_dir"):
+            assert (await mine.call(tool, {"path": str(path)})).is_error
+        command = f"cat {path} {path}/*; ls -la {path}; echo x > {path}; chmod 777 {path}; echo ended"
+        text = (await mine.call("exec", {"command": f"p=1; {command}"})).text
+        assert CANARY not in text
+        assert "fine" not in text
+        script = f"p={str(path)[:5]}; q={str(path)[5:]}; cat $p$q; ls -A $p$q; echo x > $p$q/x; stat $p$q/x"
+        text = (await mine.call("exec", {"command": script})).text
+        assert CANARY not in text
+        assert "secret" not in text.replace(str(path), "")
+    assert (other / "secret.txt").read_text() == CANARY
+    operator = toolset(sandbox, "main")
+    for path in (other / "secret.txt", other, other.parent):
+        assert (await operator.call("read_file", {"path": str(path)})).is_error
+        assert CANARY not in (await operator.call("exec", {"command": f"p={other}; cat $p/*; ls $p"})).text
+
+
+async def test_a_principal_reads_and_signals_no_process_of_another(sandbox: Sandbox) -> None:
+    theirs, mine = tools_of(sandbox, 2), tools_of(sandbox, 1)
+    await theirs.call("exec", {"command": f"sleep 318.5 {CANARY}; true", "background": True})
+    await done(theirs, "true")
+    pids = [p.pid for p in psutil.process_iter(["uids"]) if p.info["uids"].real == UIDS[2]]
+    assert pids
+    for pid in pids:
+        text = (
+            await mine.call("exec", {"command": f"kill -9 {pid}; cat /proc/{pid}/environ; ls /proc/{pid}/fd"})
+        ).text
+        assert CANARY not in text
+        assert psutil.pid_exists(pid)
+    if sandbox.report.level == 3:
+        assert CANARY not in (await mine.call("exec", {"command": "cat /proc/[0-9]*/cmdline"})).text
+    listed = await mine.call("exec", {"action": "list"})
+    assert listed.text == "no background commands"
+    await sandbox.forget("conv-2")
+
+
+async def test_what_the_operator_allows_itself_reaches_a_principal_only_where_it_is_granted(
+    place: Path, ws: Path, level: int
+) -> None:
+    outside = place / "outside"
+    policy = SandboxPolicy(
+        workspace=ws, max_level=level, uids=UIDS, read_paths=(str(outside),), skill_paths=(outside,)
+    )
+    async with Sandbox(policy) as sandbox:
+        path = {"path": str(outside / "secret.txt")}
+        assert not (await toolset(sandbox, "main").call("read_file", path)).is_error
+        assert (await tools_of(sandbox, 1).call("read_file", path)).is_error
+        denied = await tools_of(sandbox, 1).call("exec", {"command": f"p={outside}; cat $p/secret.txt"})
+        assert denied.is_error
+        granted = tools_of(sandbox, 2, read_paths=(str(outside),))
+        assert not (await granted.call("read_file", path)).is_error
+        assert "outside-secret" in await done(granted, f"cat {outside}/secret.txt")
+
+
+async def test_names_that_may_be_read_are_no_links_to_somewhere_else(sandbox: Sandbox, place: Path) -> None:
+    main = tools_of(sandbox, 1)
+    await main.call("write_file", {"path": "MEMORY.md", "content": "notes"})
+    await main.call("write_file", {"path": "skills/x/SKILL.md", "content": "a skill"})
+    root = sandbox.policy.principals_dir / "random-1"
+    own = Path(f"{root}.conversations/abc")
+    allowance = Allowance(UIDS[1], (str(root),), tuple(f"{root}/{name}" for name in ("MEMORY.md", "skills")))
+    apart = SandboxToolset(sandbox, sandbox.policy, Workspace("apart", own, Trust.MAIN, allowance))
+    assert "notes" in (await apart.call("read_file", {"path": f"{root}/MEMORY.md"})).text
+    assert "a skill" in await done(apart, f"cat {root}/skills/x/SKILL.md; echo mine > mine")
+    assert own.joinpath("mine").read_text() == "mine\n"
+    for command in (f"echo x > {root}/MEMORY.md", f"echo x > {root}/skills/x/SKILL.md", f"ls {root}"):
+        assert (await apart.call("exec", {"command": f"p=1; {command}"})).is_error
+    assert (await apart.call("write_file", {"path": f"{root}/MEMORY.md", "content": "x"})).is_error
+    (place / "outside").chmod(0o755)
+    await done(
+        main,
+        f"rm -r skills MEMORY.md; ln -s {place}/outside skills; ln -s {place}/outside/secret.txt MEMORY.md",
+    )
+    await sandbox.forget("apart")
+    for path in ("skills/secret.txt", "MEMORY.md"):
+        assert (await apart.call("read_file", {"path": f"{root}/{path}"})).is_error
+        text = (await apart.call("exec", {"command": f"p=1; cat {root}/{path}"})).text
+        assert "outside-secret" not in text
+
+
+async def test_a_changed_grant_counts_for_the_next_command(sandbox: Sandbox, place: Path) -> None:
+    outside = place / "outside"
+    before, after = tools_of(sandbox, 1), tools_of(sandbox, 1, read_paths=(str(outside),))
+    command = {"command": f"p={outside}; cat $p/secret.txt"}
+    assert (await before.call("exec", command)).is_error
+    assert not (await after.call("exec", command)).is_error
+    assert (await before.call("exec", command)).is_error
+
+
+def test_the_directory_of_principals_lies_apart_from_the_workspace(ws: Path) -> None:
+    for principals in (ws / "principals", ws.parent, ws):
+        with pytest.raises(Misconfigured, match="PRINCIPALS_DIR"):
+            SandboxPolicy(workspace=ws, principals=principals)
+
+
+async def private_directory_of(sandbox: Sandbox, number: int) -> str:
+    answer = await sandbox.request("place", workspace_of(sandbox, number), {})
+    return str(answer["temporary"])
+
+
+async def test_the_operators_private_files_are_closed_to_a_principal(sandbox: Sandbox) -> None:
+    await toolset(sandbox, "main").call(
+        "exec", {"command": f"echo {CANARY} > $TMPDIR/x; chmod -R 777 $TMPDIR"}
+    )
+    private = await private_directory(sandbox, "main")
+    text = (await tools_of(sandbox, 1).call("exec", {"command": f"p={private}; cat $p/x; ls $p/.."})).text
+    assert CANARY not in text
