@@ -251,9 +251,9 @@ class Trust(IntEnum):
 class Allowance:
     """What files and commands of one principal have, in place of what the sandbox's policy allows.
 
-    ``uid`` None: that of all commands. ``counted``: the principal's directories, of which no command may see
-    another's. ``readable``: names that may be read and are no links. The rest is what its grants name of the
-    operator's; skills include everybody's. ``most_bytes``: what ``counted`` may hold, 0: without a limit.
+    ``uid`` None: that of all commands. ``apart``: from others as ``principals.isolation`` says. ``counted``:
+    the principal's directories, which may hold ``most_bytes`` (0: without a limit). ``readable``: names that
+    may be read and are no links. The rest is what its grants name of the operator's, and everybody's skills.
     """
 
     uid: int | None
@@ -264,6 +264,7 @@ class Allowance:
     skill_paths: tuple[str, ...] = ()
     allow_network: bool = False
     most_bytes: int = 0
+    apart: bool = True
 
 
 @dataclass(frozen=True, slots=True)

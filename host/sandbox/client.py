@@ -17,7 +17,7 @@ from typing import Any, Final, Self
 import anyio
 from anyio.abc import ByteStream, TaskGroup
 
-from host.ports import SandboxFault, SandboxReport, Workspace
+from host.ports import Isolation, SandboxFault, SandboxReport, Workspace
 from host.sandbox.file_workers import DIED, FileWorkers
 from host.sandbox.policy import SandboxPolicy, report_of
 from host.sandbox.programs import connected
@@ -89,9 +89,32 @@ class Sandbox:
                 f"refused: the sandbox reached level {level}, {wanted} is required (missing: {missing})"
             )
 
+    async def _require(self, workspace: Workspace) -> None:
+        """See ``require_level``; a principal's is to be apart from the others' as well."""
+        await self.require_level()
+        allowance = workspace.allowance
+        if allowance is None or not allowance.apart:
+            return
+        alone = self.report.level > 2 or self.policy.isolation == "weak" or allowance.uid is not None
+        if why := self.too_weak or ("" if alone else "this principal has no uid of its own"):
+            raise SandboxFault(f"refused: {why}")
+
+    @property
+    def isolation(self) -> Isolation:
+        """How far principals are apart, as far as the self-test has found out."""
+        return self.report.isolation
+
+    @property
+    def too_weak(self) -> str:
+        """Why no principal may work here, "" if all may."""
+        found, wanted = self.isolation, self.policy.isolation
+        if found.level == "uid" or (found.level == wanted == "weak"):
+            return ""
+        return f"principals are not apart enough ({found.reason}); principals.isolation is {wanted}"
+
     async def file(self, workspace: Workspace, op: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """Run a file tool in a conversation's worker. Raises ``SandboxFault``."""
-        await self.require_level()
+        await self._require(workspace)
         return await self._files.ask(workspace, op, arguments)
 
     async def run(self, workspace: Workspace, command: Mapping[str, Any]) -> dict[str, Any]:
@@ -115,7 +138,7 @@ class Sandbox:
         conversation is forgotten, or the sandbox or the host goes. Raises ``SandboxFault`` below the required
         level; a program that can't be started, or dies, is an end of the stream.
         """
-        await self.require_level()
+        await self._require(workspace)
         fields = {"program": list(words), "environment": dict(environment)}
 
         async def attend(theirs: list[int]) -> str:
@@ -152,7 +175,7 @@ class Sandbox:
         ``within`` (seconds) is a last resort, the sandbox's own limits come first. ``descriptors`` are handed
         over with it: once sent they are closed here, and gone from the list.
         """
-        await self.require_level()
+        await self._require(workspace)
         number = next(self._ids)
         future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self._waiting[number] = future

@@ -6,7 +6,7 @@ import os
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from host.ports import Allowance, SandboxReport, Trust
 from shared.errors import Misconfigured
@@ -30,8 +30,6 @@ class Limits:
     reaper_idle_s: float = 30.0
 
 
-PRINCIPALS: Final = "principals"
-"""Where the directories of principals are, beside the workspace, unless PRINCIPALS_DIR says."""
 OBEYED: Final = ("CLAUDE.md", "AGENTS.md", "AGENT.md", "MEMORY.md", "skills", ".claude")
 OBEYED_AS_MAIN: Final = ("HEARTBEAT.md",)
 READ_ONLY_RULE: Final = (
@@ -52,8 +50,9 @@ class SandboxPolicy:
     feature than this ABI has (to try what an older kernel holds). ``obeyed``: names in the workspace that
     stand in every prompt, changed by trusted conversations alone; ``obeyed_as_main``: by the main one
     alone; ``read_only_because``: a sentence that says which setting decides. ``principals``: where their
-    directories are, and the uids that they may have. Raises ``Misconfigured`` if a secret lies inside the
-    workspace or inside a directory of skills, or the workspace and the principals' one inside the other.
+    directories are; ``isolation``: how far apart they must be; ``uids``: those that they may have. Raises
+    ``Misconfigured`` if a secret lies inside the workspace or inside a directory of skills, or where the
+    workspace and the directory of principals don't lie apart.
     """
 
     workspace: Path
@@ -81,12 +80,13 @@ class SandboxPolicy:
     obeyed_as_main: tuple[str, ...] = OBEYED_AS_MAIN
     read_only_because: str = ""
     principals: Path | None = None
+    isolation: Literal["uid", "weak"] = "uid"
     uids: range = range(0)
 
     @property
     def principals_dir(self) -> Path:
         """Where the directories of principals are."""
-        return self.principals or self.workspace.parent / PRINCIPALS
+        return self.principals or self.workspace.parent / "principals"
 
     def within(self, allowance: Allowance | None) -> SandboxPolicy:
         """Return what counts for a principal, None: for the operator."""
@@ -101,7 +101,7 @@ class SandboxPolicy:
     def frame(self, temporary: str) -> dict[str, Any]:
         """Return what the supervisor is told; ``temporary`` is the directory of the private directories."""
         return {
-            **{name: value for name, value in asdict(self).items() if name not in ("uids", "principals")},
+            **{name: value for name, value in asdict(self).items() if name not in _HOSTS_OWN},
             **asdict(self.limits),
             "first_uid": self.uids.start,
             "temporary": temporary,
@@ -122,6 +122,9 @@ class SandboxPolicy:
             for skills in self.skill_paths:
                 if secret.resolve().is_relative_to(skills.resolve()):
                     raise Misconfigured(f"{secret} must stay secret, but lies inside the skills {skills}")
+
+
+_HOSTS_OWN: Final = {"uids", "principals", "isolation"}
 
 
 @lru_cache
@@ -203,4 +206,7 @@ def sandbox_policy(settings: Settings, skill_paths: tuple[Path, ...]) -> Sandbox
         obeyed=obeyed_names(settings),
         obeyed_as_main=OBEYED_AS_MAIN if settings.heartbeat.enabled else (),
         read_only_because=" ".join((READ_ONLY_RULE, *settings.channels.without_owners())),
+        principals=settings.principals_dir,
+        isolation=settings.principals.isolation,
+        uids=principal_uids(settings.sandbox_uid_base),
     )

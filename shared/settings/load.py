@@ -205,7 +205,9 @@ def _loosened(settings: Settings) -> Iterator[str]:
     if not settings.agents.defaults.restrict_to_workspace:
         yield "SECURITY: restrict_to_workspace is off: files outside the workspace are within reach"
     if settings.agents.defaults.workspace_scope == "conversation":
-        yield "SECURITY: agents.defaults.workspace_scope: conversation has no effect, the workspace is shared"
+        yield "agents.defaults.workspace_scope: conversation has no effect yet, it is read as principal"
+    if settings.agents.defaults.workspace_scope == "shared":
+        yield "agents.defaults.workspace_scope: shared is read as principal: each principal has a workspace"
     if settings.sandbox_min_level == 0:
         yield "SECURITY: SANDBOX_MIN_LEVEL is 0: commands run even where the kernel confines nothing"
     for name, channel in settings.channels.by_name().items():

@@ -27,9 +27,10 @@ class AgentDefaults(Section):
         default=False,
         description="Let file tools and commands read beyond the workspace, never what the host hides",
     )
-    workspace_scope: Literal["shared", "conversation"] = Field(
-        default="shared",
-        description="One workspace for all; `conversation` has no effect yet, and every start says so",
+    workspace_scope: Literal["principal", "conversation", "shared"] = Field(
+        default="principal",
+        description="One workspace for each principal, or a directory for each conversation besides the main "
+        "one; `shared` is read as `principal`",
     )
     model_name: str | None = Field(
         default=None,
@@ -52,6 +53,19 @@ class AgentDefaults(Section):
     thinking_type: Literal["auto", "adaptive", "enabled"] = Field(
         default="auto",
         description="How a model is asked to think: as it sees fit, with a budget, or by what it takes",
+    )
+
+
+class Principals(Section):
+    """Where principals other than the operator work, and how far they must be apart."""
+
+    directory: Annotated[Path | None, Env("PRINCIPALS_DIR")] = Field(
+        default=None, description="Their directories; `principals` beside the workspace if left out"
+    )
+    isolation: Literal["uid", "weak"] = Field(
+        default="uid",
+        description="`uid`: principals can be made where the sandbox reaches level 3, or level 2 with a uid "
+        "for each; `weak` takes level 2 without",
     )
 
 

@@ -18,6 +18,7 @@ from shared.settings.sections import (
     Heartbeat,
     History,
     ModelEntry,
+    Principals,
     RateLimits,
     TelemetrySettings,
 )
@@ -191,6 +192,13 @@ class Settings(Section):
     sandbox_max_level: Annotated[int, Env("SANDBOX_MAX_LEVEL")] = Field(
         default=3, ge=2, le=3, description="2 does without namespaces, where the kernel offers them"
     )
+    sandbox_uid_base: Annotated[int | None, Env("SANDBOX_UID_BASE")] = Field(
+        default=None,
+        ge=1000,
+        le=4_000_000_000,
+        description="First of the 30000 uids that commands of principals get where the host is root; if left "
+        "out 70000, where a container has no such uid 61901 to 65519",
+    )
     allow_request_stdio_mcp: Annotated[bool, Env("ALLOW_REQUEST_STDIO_MCP")] = Field(
         default=False, description="Let requests bring MCP servers that are programs"
     )
@@ -200,6 +208,7 @@ class Settings(Section):
     )
 
     agents: Agents
+    principals: Principals = Field(default_factory=Principals)
     model_list: tuple[ModelEntry, ...] = Field(
         default=(), description="`[{model_name, model, api_base, api_keys}]`"
     )
@@ -241,6 +250,12 @@ class Settings(Section):
     def memory_dir(self) -> Path:
         """The workspace, by the operator's name for it."""
         return self.agents.defaults.workspace
+
+    @property
+    def principals_dir(self) -> Path:
+        """Where the directories of principals are."""
+        name = "principals" if self.memory_dir.name != "principals" else "other-principals"
+        return self.principals.directory or self.memory_dir.parent / name
 
     @property
     def config_dir(self) -> Path:

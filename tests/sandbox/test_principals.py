@@ -6,6 +6,7 @@ import os
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -16,6 +17,7 @@ from host.sandbox.policy import SandboxPolicy, principal_uids
 from host.tools.files_and_commands import SandboxToolset
 from shared.errors import Misconfigured
 from tests.sandbox.opened import private_directory, toolset
+from tests.sandbox.processes import started
 
 UIDS = principal_uids(None)
 CANARY = "canary-of-the-other"
@@ -30,13 +32,13 @@ async def sandbox(ws: Path, level: int) -> AsyncIterator[Sandbox]:
         yield running
 
 
-def workspace_of(sandbox: Sandbox, number: int, *, conversation: str = "", **granted: object) -> Workspace:
+def workspace_of(sandbox: Sandbox, number: int, *, conversation: str = "", **granted: Any) -> Workspace:
     root = sandbox.policy.principals_dir / f"random-{number}"
     allowance = replace(Allowance(UIDS[number], (str(root),)), **granted)
     return Workspace(conversation or f"conv-{number}", root, Trust.MAIN, allowance)
 
 
-def tools_of(sandbox: Sandbox, number: int, **granted: object) -> SandboxToolset:
+def tools_of(sandbox: Sandbox, number: int, **granted: Any) -> SandboxToolset:
     return SandboxToolset(sandbox, sandbox.policy, workspace_of(sandbox, number, **granted))
 
 
@@ -86,16 +88,12 @@ async def test_a_principal_sees_nothing_of_another_or_of_the_operator(sandbox: S
 
 async def test_a_principal_reads_and_signals_no_process_of_another(sandbox: Sandbox) -> None:
     theirs, mine = tools_of(sandbox, 2), tools_of(sandbox, 1)
-    await theirs.call("exec", {"command": f"sleep 318.5 {CANARY}; true", "background": True})
-    await done(theirs, "true")
-    pids = [p.pid for p in psutil.process_iter(["uids"]) if p.info["uids"].real == UIDS[2]]
-    assert pids
-    for pid in pids:
-        text = (
-            await mine.call("exec", {"command": f"kill -9 {pid}; cat /proc/{pid}/environ; ls /proc/{pid}/fd"})
-        ).text
-        assert CANARY not in text
-        assert psutil.pid_exists(pid)
+    await theirs.call("exec", {"command": f"sleep 318.5; echo {CANARY}", "background": True})
+    pid = await started("318.5")
+    assert psutil.Process(pid).uids().real == UIDS[2]
+    look = f"kill -9 {pid}; cat /proc/{pid}/environ; ls /proc/{pid}/fd; cat /proc/{pid}/cwd/*"
+    assert CANARY not in (await mine.call("exec", {"command": look})).text
+    assert psutil.pid_exists(pid)
     if sandbox.report.level == 3:
         assert CANARY not in (await mine.call("exec", {"command": "cat /proc/[0-9]*/cmdline"})).text
     listed = await mine.call("exec", {"action": "list"})

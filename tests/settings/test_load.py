@@ -156,9 +156,17 @@ def test_the_names_of_secrets_in_the_environment_are_known(tmp_path: Path) -> No
     assert "t" * 20 not in repr(settings)
 
 
-def test_a_workspace_for_each_conversation_is_not_promised(tmp_path: Path) -> None:
-    settings = settings_in(tmp_path, {"agents": {"defaults": {"workspace_scope": "conversation"}}})
-    assert any("the workspace is shared" in warning for warning in settings.warnings)
+@pytest.mark.parametrize("scope", ["shared", "conversation"])
+def test_what_a_workspace_is_not_promises_nothing(tmp_path: Path, scope: str) -> None:
+    settings = settings_in(tmp_path, {"agents": {"defaults": {"workspace_scope": scope}}})
+    assert any("workspace_scope" in warning for warning in settings.warnings)
+
+
+def test_principals_have_their_directories_beside_the_workspace(tmp_path: Path) -> None:
+    for name in ("workspace", "principals"):
+        there = settings_in(tmp_path, {"agents": {"defaults": {"workspace": str(tmp_path / name)}}})
+        assert there.principals_dir.parent == tmp_path
+        assert there.principals_dir != there.memory_dir
 
 
 def test_all_faults_are_told_at_once_each_with_its_place(tmp_path: Path) -> None:

@@ -59,6 +59,7 @@ def for_principal(config: Config, allowance: Frame | None) -> Config:
         name: tuple(value) if isinstance(value, list) else value for name, value in allowance.items()
     }
     uid = fields.pop("uid")
+    del fields["apart"]
     if uid is not None and not config.no_uids:
         most = PARALLEL_COMMANDS * config.processes
         own = {"uid": uid, "gid": uid, "inner_uid": uid, "inner_gid": uid}
