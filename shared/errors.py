@@ -7,6 +7,7 @@ PicoError
 ├── TooLarge                413 body_too_large
 ├── Unauthorized            401 unauthorized
 ├── Forbidden               403 forbidden
+│   └── Suspended           403 suspended
 ├── NotFound                404 not_found
 │   └── NoConversation      404 not_found
 ├── MethodNotAllowed        405 method_not_allowed
@@ -79,6 +80,13 @@ class Unauthorized(PicoError, status=401, code="unauthorized"):
 
 class Forbidden(PicoError, status=403, code="forbidden"):
     """The caller is known, and this is not theirs to do."""
+
+
+class Suspended(Forbidden, code="suspended"):
+    """The principal may not act: it is suspended, or being deleted."""
+
+    def __init__(self, principal_id: str) -> None:
+        super().__init__(f"The principal {principal_id} is suspended")
 
 
 class NotFound(PicoError, status=404, code="not_found"):

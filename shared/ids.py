@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from typing import Final
 from uuid import uuid4
 
+from shared.principals import OPERATOR
+
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """What a bearer of a conversation's token may be: that conversation, in the main role or not.
+    """What a bearer of a token may be: a conversation of a principal, in the main role or not.
 
-    ``expires_at`` None: it lasts until it is revoked.
+    ``expires_at`` None: it lasts until it is revoked. ``last_used_at`` is known to the minute.
     """
 
     id: str
@@ -19,6 +21,10 @@ class Token:
     is_main: bool
     created_at: int
     expires_at: int | None
+    principal_id: str = OPERATOR
+    name: str = ""
+    scopes: tuple[str, ...] = ("mcp", "tasks")
+    last_used_at: int | None = None
 
 
 CONVERSATION: Final = "conv"
@@ -28,6 +34,7 @@ TASK: Final = "task"
 TASK_RUN: Final = "taskrun"
 REQUEST: Final = "req"
 SESSION: Final = "sess"
+PRINCIPAL: Final = "prin"
 TOKEN: Final = "token"  # noqa: S105 - the kind of an id, no secret
 MCP_SESSION: Final = "mcp"
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Generic, Literal, TypeVar
 
+from shared.principals import OPERATOR
 from shared.task_values import TaskRun
 
 T = TypeVar("T")
@@ -46,6 +47,7 @@ class Conversation:
     running: bool
     trusted: bool = True
     title: str | None = None
+    principal_id: str = OPERATOR
 
     @property
     def parent_id(self) -> str | None:
@@ -112,9 +114,9 @@ class HistoryEntry:
 class Lease:
     """The right to write a run's results: whose it is and its fencing number; it ends unless renewed.
 
-    ``session_id``, ``temporary`` and ``trusted`` are the conversation's, which don't change while a run
-    has it. ``said_seq`` is its newest outbound message and ``compaction`` the number of the one in force, as
-    the run begins; 0: none.
+    ``session_id``, ``temporary``, ``trusted`` and ``principal_id`` are the conversation's, which don't change
+    while a run has it. ``said_seq`` is its newest outbound message and ``compaction`` the number of the one
+    in force, as the run begins; 0: none.
     """
 
     run_id: str
@@ -127,6 +129,7 @@ class Lease:
     trusted: bool
     said_seq: int = 0
     compaction: int = 0
+    principal_id: str = OPERATOR
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,7 +270,8 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class NewRun:
-    """What starts a run: the conversation (made now when ``create`` is set), the first message, the lease.
+    """What starts a run: the conversation (made now when ``create`` is set, then the principal's), the first
+    message, the lease.
 
     Without a message the run goes on where the conversation's last one ended without a final answer. The
     message takes the place of the one that ``replaces`` names and of all that followed it. ``claim``: the
@@ -287,6 +291,7 @@ class NewRun:
     idempotency: Idempotency | None = None
     replaces: str | None = None
     claim: TaskRun | None = None
+    principal_id: str = OPERATOR
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,8 @@ WHY_NOT: Final = "PICOCLAW_TEST_DATABASE_URL is not set: make test-postgres star
 needs_postgres: Final = pytest.mark.skipif(not URL, reason=WHY_NOT)
 
 EMPTY: Final = """DO $$ BEGIN EXECUTE (SELECT 'TRUNCATE ' || string_agg(quote_ident(tablename), ', ')
-    FROM pg_tables WHERE schemaname = 'public' AND tablename <> 'schema_migrations'); END $$"""
+    FROM pg_tables WHERE schemaname = 'public' AND tablename NOT IN ('schema_migrations', 'principals'));
+    DELETE FROM principals WHERE id <> 'operator'; END $$"""
 
 _shared: list[str] = []
 _named: set[str] = set()

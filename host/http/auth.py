@@ -13,8 +13,9 @@ from typing import Final
 from host.http.routing import ANY, Operation
 from host.runs.admission import RateLimit
 from shared.clock import now_ms
-from shared.errors import Forbidden, InvalidInput, Unauthorized
+from shared.errors import Forbidden, InvalidInput, Suspended, Unauthorized
 from shared.ids import TOKEN, Token, new_id
+from shared.principals import PrincipalStatus
 from shared.store.store import Store
 
 TOKEN_PREFIX: Final = b"pico_"
@@ -80,7 +81,10 @@ class TokenBook:
         found = await self._store.tokens.find(digest, now_ms())
         if found is None:
             return None
-        return Caller(found.conversation_id, found.is_main, found.id, digest, MCP_ALONE)
+        acts_for, principal = found
+        if principal.status is not PrincipalStatus.ACTIVE:
+            raise Suspended(principal.id)
+        return Caller(acts_for.conversation_id, acts_for.is_main, acts_for.id, digest, MCP_ALONE)
 
     async def check(self, caller: Caller) -> None:
         """Raise Unauthorized when a caller's token has ended since its request began."""

@@ -12,6 +12,7 @@ from shared.store.sql.channels import Channels
 from shared.store.sql.compactions import Compactions
 from shared.store.sql.conversations import Conversations
 from shared.store.sql.outbound import OutboundMessages
+from shared.store.sql.principals import Principals
 from shared.store.sql.retention import Pruner, Retention
 from shared.store.sql.runs import Runs
 from shared.store.sql.sign_ins import SignIns
@@ -59,6 +60,7 @@ class Store(ABC):
         self.volume_ok = engine.volume_ok
         self.silent_s = engine.silent_s
         self._pruner = Pruner(engine, retention or Retention())
+        self.principals = Principals(engine)
         self.conversations = Conversations(engine)
         self.compactions = Compactions(engine)
         self.runs = Runs(engine)

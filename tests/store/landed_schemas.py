@@ -27,6 +27,7 @@ LANDED: Final[dict[str, dict[int, str]]] = {
         12: "a1471706983f4d34",
         13: "e02c9637d78656c7",
         14: "4e71d04ec5347405",
+        15: "d02cfbe851c07c49",
     },
     "postgres": {
         1: "07c6a0bf5eb3b401",
@@ -38,5 +39,6 @@ LANDED: Final[dict[str, dict[int, str]]] = {
         7: "aa226dc33a2c9316",
         8: "c6b097fa2d9b4a38",
         9: "7e796b40f47b129e",
+        10: "26fe2ceb953ea905",
     },
 }

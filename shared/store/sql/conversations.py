@@ -7,8 +7,9 @@ from operator import attrgetter
 from typing import Any, Final
 
 from shared import jsons
-from shared.errors import Conflict, ConversationBusy, Duplicate, NoConversation
+from shared.errors import Conflict, ConversationBusy, Duplicate, NoConversation, Suspended
 from shared.ids import SESSION, new_id
+from shared.principals import OPERATOR, stored_name
 from shared.store import rows
 from shared.store.contract import Taken, Tx
 from shared.store.rows import Noun
@@ -24,6 +25,13 @@ FAMILY: Final = """SELECT id FROM conversations WHERE id = $1 OR (owner_id = $1 
 
 FOUND: Final = """(strpos(lower(c.title), $2) > 0 OR strpos(lower(c.id), $2) > 0 OR EXISTS (
     SELECT 1 FROM messages AS m WHERE m.conversation_id = c.id AND strpos(lower(m.text), $2) > 0))"""
+
+INSERT: Final = """INSERT INTO conversations
+    (id, session_id, owner_id, temporary, created_at, last_activity, trusted, principal_id)
+    SELECT $1, $2, $3, $4, $5, $5, w.trusted, w.principal_id FROM (SELECT
+        coalesce((SELECT coalesce(trusted, 0) FROM conversations WHERE id = $3), $6) AS trusted,
+        coalesce((SELECT principal_id FROM conversations WHERE id = $3), $7) AS principal_id) AS w
+    WHERE w.principal_id = 'operator' OR principal_lives(w.principal_id)"""
 
 LAST_SEQ: Final = 2**62
 
@@ -47,13 +55,18 @@ to_history_entry: Final = rows.reader(HistoryEntry, blocks=jsons.loads, refused=
 class Conversations(Noun):
     """Conversations and their messages."""
 
-    async def ensure(self, conversation_id: str, now: int, *, trusted: bool = True) -> Conversation:
-        """Return the conversation, made now if it is absent (then ``trusted`` or not, for good)."""
+    async def ensure(
+        self, conversation_id: str, now: int, *, trusted: bool = True, principal_id: str = OPERATOR
+    ) -> Conversation:
+        """Return the conversation, made now if it is absent (then ``trusted`` or not, for good).
+
+        Raises Suspended.
+        """
         found = await self.get(conversation_id)
         if found is not None:
             return found
         try:
-            return await self.create(conversation_id, now, trusted=trusted)
+            return await self.create(conversation_id, now, trusted=trusted, principal_id=principal_id)
         except Duplicate:
             found = await self.get(conversation_id)
             if found is None:
@@ -68,14 +81,16 @@ class Conversations(Noun):
         owner_id: str | None = None,
         temporary: bool = False,
         trusted: bool = True,
+        principal_id: str = OPERATOR,
     ) -> Conversation:
-        """Make a conversation (owned by itself unless ``owner_id``, and then trusted as that is).
+        """Make a conversation (owned by itself unless ``owner_id``, and then that one's principal's and
+        trusted as that is).
 
-        Raises Duplicate.
+        Raises Duplicate, Suspended.
         """
 
         async def work(tx: Tx) -> Conversation:
-            await insert(tx, conversation_id, now, owner_id, temporary, trusted)
+            await insert(tx, conversation_id, now, owner_id, temporary, trusted, principal_id)
             row = await tx.fetchrow(f"{SELECT} WHERE c.id = $1", conversation_id)
             if row is None:
                 raise NoConversation(conversation_id)
@@ -86,6 +101,17 @@ class Conversations(Noun):
     async def get(self, conversation_id: str) -> Conversation | None:
         """Return the conversation or None."""
         return await self._one(to_conversation, f"{SELECT} WHERE c.id = $1", conversation_id)
+
+    async def reach(self, principal_id: str | None, said: str) -> Conversation | None:
+        """Return the principal's conversation that it calls so; None: absent or another's, as it may be.
+
+        Whoever reaches all (``principal_id`` None) says the id that is stored.
+        """
+        if principal_id is None:
+            return await self.get(said)
+        statement = f"{SELECT} WHERE c.id IN ($1, $2) AND c.principal_id = $3"
+        name = stored_name(principal_id, said)
+        return await self._one(to_conversation, statement, said, name, principal_id)
 
     async def page(
         self, *, limit: int, cursor: str | None, include_temporary: bool = False, search: str = ""
@@ -164,26 +190,27 @@ async def insert(
     owner_id: str | None,
     temporary: bool,
     trusted: bool = True,
+    principal_id: str = OPERATOR,
 ) -> None:
-    """Add a conversation inside a transaction; one that is another's is trusted as that is.
+    """Add a conversation inside a transaction; one that is another's has its principal and its trust.
 
-    Raises Duplicate.
+    Raises Duplicate, Suspended.
     """
     try:
-        await tx.execute(
-            """INSERT INTO conversations
-                (id, session_id, owner_id, temporary, created_at, last_activity, trusted)
-            VALUES ($1, $2, $3, $4, $5, $5,
-                coalesce((SELECT coalesce(trusted, 0) FROM conversations WHERE id = $3), $6))""",
+        added = await tx.execute(
+            INSERT,
             conversation_id,
             new_id(SESSION),
             owner_id or conversation_id,
             int(temporary),
             now,
             int(trusted),
+            principal_id,
         )
     except Taken:
         raise Duplicate(f"conversation_id exists already: {conversation_id}") from None
+    if not added:
+        raise Suspended(principal_id)
 
 
 async def store_messages(

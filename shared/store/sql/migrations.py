@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from shared.errors import StoreVersion
+from shared.store.sql.tables import SPENT
 
 WORD: Final = re.compile(r"<(\w+(?: \w+)?)>")
 
@@ -62,7 +63,103 @@ SIGN_INS: Final = Migration(
     )
 )
 
-MIGRATIONS: Final = (TRUST, TITLES, SIGN_INS)
+OF_PRINCIPAL: Final = """((SELECT tool_is_main_of()) IS NOT NULL AND EXISTS (SELECT 1 FROM conversations AS c
+        WHERE c.id = conversation_id AND c.principal_id = (SELECT tool_is_main_of())))"""
+
+# What tool servers of principals reach on PostgreSQL. Such a server's token names its principal too:
+# p.<signature>.<principal>/<conversation> for its main conversation, q.… for any other.
+PRINCIPALS_OF_TOOLS: Final = (
+    """CREATE FUNCTION principal_lives(wanted text) RETURNS boolean LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+        AS $$ BEGIN
+            PERFORM 1 FROM principals WHERE id = wanted AND status = 'active' FOR SHARE;
+            RETURN FOUND;
+        END $$""",
+    """CREATE OR REPLACE FUNCTION token_lives(wanted text, moment bigint) RETURNS boolean
+        LANGUAGE plpgsql VOLATILE SECURITY DEFINER AS $$ DECLARE
+            whose text := (SELECT principal_id FROM tokens
+                WHERE id = wanted AND (expires_at IS NULL OR expires_at > moment) FOR KEY SHARE);
+        BEGIN
+            RETURN whose IS NOT NULL AND (whose = 'operator' OR principal_lives(whose));
+        END $$""",
+    """CREATE OR REPLACE FUNCTION tool_conversation() RETURNS text LANGUAGE sql STABLE AS $$
+        SELECT CASE WHEN tool_token() ~ '^[pq]' THEN substr(tool_token(), strpos(tool_token(), '/') + 1)
+            ELSE substr(tool_token(), 3) END $$""",
+    """CREATE FUNCTION tool_principal() RETURNS text LANGUAGE sql STABLE AS $$
+        SELECT CASE WHEN tool_token() ~ '^[pq]' THEN split_part(substr(tool_token(), 3), '/', 1)
+            WHEN tool_token() IS NOT NULL THEN 'operator' END $$""",
+    """CREATE FUNCTION tool_is_main_of() RETURNS text LANGUAGE sql STABLE
+        AS $$ SELECT CASE WHEN tool_token() ~ '^p' THEN tool_principal() END $$""",
+    """DO $$ DECLARE name text; BEGIN
+        FOREACH name IN ARRAY ARRAY['principal_lives(text)', 'token_lives(text, bigint)',
+            'tool_conversation()', 'tool_principal()', 'tool_is_main_of()'] LOOP
+            EXECUTE format('ALTER FUNCTION %s SET search_path = %I, pg_temp', name, current_schema());
+        END LOOP; END $$""",
+    """ALTER POLICY tool_sees ON conversations USING (
+        id = (SELECT tool_conversation()) OR id = (SELECT tool_owner()) OR (SELECT tool_is_main())
+        OR principal_id = (SELECT tool_is_main_of()))""",
+    """ALTER POLICY tool_makes ON conversations WITH CHECK (id = (SELECT tool_conversation())
+        AND owner_id = id AND temporary = 0 AND trusted = 0 AND principal_id = (SELECT tool_principal()))""",
+    """ALTER POLICY tool_removes ON conversations USING (temporary = 1
+        AND ((SELECT tool_is_main()) OR principal_id = (SELECT tool_is_main_of())))""",
+    f"""ALTER POLICY tool_says ON outbound_messages WITH CHECK (source_id = (SELECT tool_conversation())
+        AND (conversation_id = (SELECT tool_owner()) OR (SELECT tool_is_main()) OR {OF_PRINCIPAL}))""",
+    f"""ALTER POLICY tool_tasks ON scheduled_tasks USING (
+        conversation_id = (SELECT tool_owner()) OR (SELECT tool_is_main()) OR {OF_PRINCIPAL})""",
+    """ALTER POLICY tool_logs ON task_runs USING ((SELECT tool_is_main()) OR EXISTS (
+        SELECT 1 FROM scheduled_tasks AS t WHERE t.id = task_id))""",
+    f"""ALTER POLICY tool_runs ON runs USING (
+        conversation_id = (SELECT tool_conversation()) OR conversation_id = (SELECT tool_owner())
+        OR (SELECT tool_is_main()) OR {OF_PRINCIPAL})""",
+)
+
+PRINCIPALS: Final = Migration(
+    (
+        """CREATE TABLE principals (
+            number <number>,
+            id <id> NOT NULL UNIQUE,
+            name TEXT NOT NULL,
+            directory <id> NOT NULL UNIQUE,
+            created_at <integer> NOT NULL,
+            status TEXT NOT NULL,
+            terms TEXT NOT NULL,
+            issuer <id>,
+            subject <id>,
+            uid <integer> UNIQUE,
+            deleted_at <integer>,
+            revision <integer> NOT NULL DEFAULT 0
+        ) <table>""",
+        """CREATE UNIQUE INDEX principals_by_subject ON principals (issuer, subject)
+            WHERE subject IS NOT NULL AND status <> 'deleted'""",
+        "CREATE INDEX principals_by_status ON principals (status, number)",
+        """INSERT INTO principals (id, name, directory, created_at, status, terms)
+            VALUES ('operator', 'operator', '', 0, 'active', '{}')""",
+        "ALTER TABLE conversations ADD COLUMN principal_id <id> NOT NULL DEFAULT 'operator'",
+        """CREATE INDEX conversations_of_principal
+            ON conversations (principal_id, last_activity DESC, id DESC) WHERE temporary = 0""",
+        """CREATE INDEX all_conversations_of_principal
+            ON conversations (principal_id, last_activity DESC, id DESC)""",
+        "ALTER TABLE tokens ADD COLUMN principal_id <id> NOT NULL DEFAULT 'operator'",
+        "ALTER TABLE tokens ADD COLUMN name TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE tokens ADD COLUMN scopes TEXT NOT NULL DEFAULT 'mcp tasks'",
+        "ALTER TABLE tokens ADD COLUMN last_used_at <integer>",
+        "CREATE INDEX tokens_of_principal ON tokens (principal_id, number)",
+        # All together under '', which stay when a principal goes, and each one's own.
+        "ALTER TABLE usage_by_day RENAME TO usage_of_host_by_day",
+        f"""CREATE TABLE usage_by_day (
+            principal_id <id> NOT NULL DEFAULT '',
+            day <id> NOT NULL,
+            shard INTEGER NOT NULL,
+            {SPENT},
+            PRIMARY KEY (principal_id, day, shard)
+        ) <by key>""",
+        "INSERT INTO usage_by_day SELECT '', h.* FROM usage_of_host_by_day AS h",
+        "INSERT INTO usage_by_day SELECT 'operator', h.* FROM usage_of_host_by_day AS h",
+        "DROP TABLE usage_of_host_by_day",
+    ),
+    postgres=PRINCIPALS_OF_TOOLS,
+)
+
+MIGRATIONS: Final = (TRUST, TITLES, SIGN_INS, PRINCIPALS)
 """Oldest first; they come after what each engine had before they were written once."""
 
 

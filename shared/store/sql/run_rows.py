@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from shared import jsons
-from shared.errors import Conflict, ConversationBusy, LeaseLost, NoConversation
+from shared.errors import Conflict, ConversationBusy, LeaseLost, NoConversation, Suspended
 from shared.store.contract import Row, Tx
 from shared.store.sql import conversations, keys, usage
 from shared.store.sql.conversations import REFUSED, remove_last, store_messages
@@ -120,7 +120,9 @@ async def begin(tx: Tx, new: NewRun) -> Lease:
     if again is not None:
         conversation_id = again["conversation_id"]
     elif new.create and new.message is not None:
-        await conversations.insert(tx, conversation_id, new.now, new.parent_id, new.temporary)
+        await conversations.insert(
+            tx, conversation_id, new.now, new.parent_id, new.temporary, principal_id=new.principal_id
+        )
     if new.claim is not None:
         # With the run, not before it: a host that was stopped in between would serve a slot that another one
         # has taken over and served.
@@ -150,6 +152,7 @@ async def begin(tx: Tx, new: NewRun) -> Lease:
         trusted=bool(taken["trusted"]),
         said_seq=taken["said_seq"] or 0,
         compaction=taken["compaction"] or 0,
+        principal_id=taken["principal_id"],
     )
 
 
@@ -157,13 +160,16 @@ async def _take(tx: Tx, conversation_id: str, now: int) -> Row:
     """Lock the conversation, end a run of it whose owner is gone, and return what a new lease tells of it."""
     taken: Row | None = await tx.fetchrow(
         """UPDATE conversations SET fence = fence + 1 WHERE id = $1
-        RETURNING fence, session_id, temporary, trusted,
+        RETURNING fence, session_id, temporary, trusted, principal_id,
+            principal_id = 'operator' OR principal_lives(principal_id) AS lives,
             (SELECT max(seq) FROM outbound_messages WHERE source_id = $1) AS said_seq,
             (SELECT max(number) FROM compactions WHERE conversation_id = $1) AS compaction""",
         conversation_id,
     )
     if taken is None:
         raise NoConversation(conversation_id)
+    if not taken["lives"]:
+        raise Suspended(taken["principal_id"])
     # A writer may hold the row just as its lease ends: then the conversation is busy for a moment more.
     stale = await tx.fetch(
         """SELECT * FROM runs WHERE conversation_id = $1 AND state = 'running' AND lease_until <= lease_now()

@@ -1,4 +1,4 @@
-"""What MCP keeps: tokens of outside agents, and how the tools of the operator's servers looked."""
+"""Tokens of principals, and how the tools of the operator's MCP servers looked."""
 
 from __future__ import annotations
 
@@ -6,51 +6,73 @@ from typing import Final
 
 from shared.errors import NoConversation
 from shared.ids import Token
+from shared.principals import Principal
 from shared.store import rows
 from shared.store.contract import Missing, Tx
 from shared.store.rows import Noun
+from shared.store.sql.principals import OF_PRINCIPAL, check_lives, to_bearer
 from shared.values import Page
 
-to_token: Final = rows.reader(Token, is_main=bool)
+to_token: Final = rows.reader(Token, is_main=bool, scopes=lambda stored: tuple(stored.split()))
 
-COLUMNS: Final = ("id", "digest", "conversation_id", "is_main", "created_at", "expires_at")
+COLUMNS: Final = (
+    "id",
+    "digest",
+    "conversation_id",
+    "is_main",
+    "created_at",
+    "expires_at",
+    "principal_id",
+    "name",
+    "scopes",
+)
+
+MINUTE_MS: Final = 60_000
 
 
 class Tokens(Noun):
-    """Credentials of outside agents, each bound to a conversation; only a digest of each is stored."""
+    """Credentials of principals, each bound to a conversation; only a digest of each is stored."""
 
     async def add(self, token: Token, digest: bytes) -> None:
-        """Store a token by its SHA-256; raises NotFound (its conversation)."""
-        bound = (token.conversation_id, int(token.is_main))
-        values = (token.id, digest, *bound, token.created_at, token.expires_at)
+        """Store a token by its SHA-256; raises NotFound (its conversation), Suspended."""
+        bound = (token.conversation_id, int(token.is_main), token.created_at, token.expires_at)
+        values = (token.id, digest, *bound, token.principal_id, token.name, " ".join(token.scopes))
+
+        async def work(tx: Tx) -> None:
+            await check_lives(tx, token.principal_id)
+            await tx.execute(rows.insertion("tokens", COLUMNS), *values)
+
         try:
-            await self._change(rows.insertion("tokens", COLUMNS), *values)
+            await self._engine.write(work)
         except Missing:
             raise NoConversation(token.conversation_id) from None
 
-    async def find(self, digest: bytes, now: int) -> Token | None:
-        """Return the token with this digest unless it is revoked, expired, or its conversation is deleted."""
-        return await self._one(
-            to_token,
-            "SELECT * FROM tokens WHERE digest = $1 AND (expires_at IS NULL OR expires_at > $2)",
-            digest,
-            now,
-        )
+    async def find(self, digest: bytes, now: int) -> tuple[Token, Principal] | None:
+        """Return the token with this digest and whose it is, who may be suspended.
 
-    async def page(self, *, limit: int, cursor: str | None) -> Page[Token]:
-        """Return tokens, expired ones too, in the order they were made."""
+        None: it is revoked, expired, or its conversation or its principal is deleted.
+        """
+        statement = f"""SELECT t.*, {OF_PRINCIPAL} FROM tokens AS t JOIN principals AS p
+            ON p.id = t.principal_id WHERE t.digest = $1 AND (t.expires_at IS NULL OR t.expires_at > $2)"""
+        return await self._one(lambda row: (to_token(row), to_bearer(row)), statement, digest, now)
+
+    async def page(self, *, limit: int, cursor: str | None, principal_id: str | None = None) -> Page[Token]:
+        """Return tokens (only a principal's), expired ones too, in the order they were made."""
         (after,) = rows.decode_cursor(cursor, int) or [0]
-        return await self._page(
-            to_token,
-            ("number",),
-            "SELECT * FROM tokens WHERE number > $2 ORDER BY number LIMIT $1",
-            limit,
-            after,
-        )
+        mine = "" if principal_id is None else "AND principal_id = $3"
+        statement = f"SELECT * FROM tokens WHERE number > $2 {mine} ORDER BY number LIMIT $1"
+        values = (after,) if principal_id is None else (after, principal_id)
+        return await self._page(to_token, ("number",), statement, limit, *values)
 
-    async def revoke(self, token_id: str) -> bool:
-        """Remove a token for good; False if there is none."""
-        return await self._change("DELETE FROM tokens WHERE id = $1", token_id) > 0
+    async def revoke(self, token_id: str, principal_id: str | None = None) -> bool:
+        """Remove a token (only a principal's) for good; False if there is none."""
+        statement = "DELETE FROM tokens WHERE id = $1 AND principal_id = coalesce($2, principal_id)"
+        return await self._change(statement, token_id, principal_id) > 0
+
+    async def touched(self, token: Token, now: int) -> None:
+        """Remember that a token was used, at most once a minute."""
+        if now - (token.last_used_at or 0) >= MINUTE_MS:
+            await self._change("UPDATE tokens SET last_used_at = $2 WHERE id = $1", token.id, now)
 
 
 class ToolPins(Noun):

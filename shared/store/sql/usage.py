@@ -31,8 +31,11 @@ SUMS: Final = ", ".join(f"sum({name})::bigint AS {name}" for name in COUNTED)
 
 ADDED: Final = ", ".join(f"{name} = u.{name} + excluded.{name}" for name in COUNTED)
 
-COUNT_DAY: Final = f"""INSERT INTO usage_by_day AS u (day, shard, {COLUMNS}) VALUES ($1, shard(), {PLACES})
-    ON CONFLICT (day, shard) DO UPDATE SET {ADDED}"""
+# In this order in every transaction, so that none waits for another in a circle.
+COUNT_DAY: Final = f"""INSERT INTO usage_by_day AS u (principal_id, day, shard, {COLUMNS})
+    SELECT w.id, $1, shard(), {PLACES} FROM (SELECT '' AS id
+        UNION ALL SELECT principal_id FROM conversations WHERE id = ${2 + len(COUNTED)}) AS w WHERE true
+    ON CONFLICT (principal_id, day, shard) DO UPDATE SET {ADDED}"""
 # An owner that was deleted in the meantime has no row to be counted in; the day's total has it.
 COUNT_CONVERSATION: Final = f"""INSERT INTO usage_by_conversation AS u (conversation_id, day, {COLUMNS})
     SELECT owner.id, $1, {PLACES} FROM conversations AS own
@@ -49,7 +52,8 @@ STANDING: Final = f"""WITH own AS (SELECT owner_id FROM conversations WHERE id =
     mine AS (SELECT * FROM reserved WHERE owner_id = (SELECT owner_id FROM own)),
     spent AS (SELECT {TOKENS} AS tokens, microdollars FROM usage_by_conversation
         WHERE conversation_id = (SELECT owner_id FROM own)),
-    today AS (SELECT {TOKENS} AS tokens, microdollars FROM usage_by_day WHERE day = $3)
+    today AS (SELECT {TOKENS} AS tokens, microdollars FROM usage_by_day
+        WHERE principal_id = '' AND day = $3)
     SELECT
         (SELECT owner_id FROM own) AS owner_id,
         (SELECT coalesce(sum(tokens), 0)::bigint FROM (SELECT * FROM mine UNION ALL
@@ -72,9 +76,9 @@ class UsageBook(Noun):
     async def by_day(self, *, limit: int, cursor: str | None) -> Page[DayUsage]:
         """Return what all conversations used, deleted ones too, newest day first."""
         before = rows.decode_cursor(cursor, str)
-        where = "WHERE day < $2" if before else ""
-        statement = f"""SELECT NULL AS conversation_id, day, {SUMS} FROM usage_by_day {where}
-            GROUP BY day ORDER BY day DESC LIMIT $1"""
+        where = "AND day < $2" if before else ""
+        statement = f"""SELECT NULL AS conversation_id, day, {SUMS} FROM usage_by_day
+            WHERE principal_id = '' {where} GROUP BY day ORDER BY day DESC LIMIT $1"""
         return await self._page(day_usage, ("day",), statement, limit, *(before or ()))
 
     async def by_conversation(
@@ -100,7 +104,7 @@ async def count(tx: Tx, conversation_id: str, spending: Spending, now: int, *, r
     used = attrgetter(*USED)(spending.usage)
     values = (runs, *used, spending.unsettled_tokens, spending.microdollars)
     day = iso(now)[:DAY]
-    await tx.execute(COUNT_DAY, day, *values)
+    await tx.execute(COUNT_DAY, day, *values, conversation_id)
     await tx.execute(COUNT_CONVERSATION, day, *values, conversation_id)
 
 

@@ -15,7 +15,7 @@ from shared import jsons
 from shared.errors import StoreDamaged, StoreError
 from shared.store.sqlite.failures import is_damage
 
-JSON_COLUMNS: Final = frozenset({"blocks", "usage", "answer", "data"})
+JSON_COLUMNS: Final = frozenset({"blocks", "usage", "answer", "data", "terms"})
 
 
 def tables(connection: sqlite3.Connection) -> list[str]:

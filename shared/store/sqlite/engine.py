@@ -35,7 +35,8 @@ T = TypeVar("T")
 BUSY_MS: Final = 5000
 """How long a statement on a worker thread waits for another process's transaction, in milliseconds."""
 
-LIVING: Final = "SELECT 1 FROM tokens WHERE id = ? AND (expires_at IS NULL OR expires_at > ?)"
+LIVING: Final = """SELECT 1 FROM tokens AS t JOIN principals AS p ON p.id = t.principal_id
+    WHERE t.id = ? AND (t.expires_at IS NULL OR t.expires_at > ?) AND p.status = 'active'"""
 PRAGMAS: Final = (
     "PRAGMA foreign_keys=ON",
     # Only the holder of the gate resets the log: a frame that was not shipped must never leave it.

@@ -40,6 +40,10 @@ RULES: Final = tuple(
             r"count(*) FROM scheduled_tasks"
             r" WHERE (id = \1 OR tree_id = \1) AND status IN ('active', 'paused')",
         ),
+        (
+            r"\bprincipal_lives\(([\w.]+)\)",
+            r"EXISTS (SELECT 1 FROM principals WHERE id = \1 AND status = 'active')",
+        ),
         (r"\$(\d+)", r"?\1"),
     )
 )

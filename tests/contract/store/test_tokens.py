@@ -8,6 +8,7 @@ import pytest
 
 from shared.errors import NotFound
 from shared.ids import Token
+from shared.principals import OPERATOR
 from shared.store.store import Store
 from tests.contract.store.conftest import OpenStore
 from tests.contract.store.making import T0
@@ -28,7 +29,8 @@ async def test_a_token_is_found_by_its_digest_and_by_nothing_else(store: Store) 
     await store.conversations.create("c", T0)
     token = a_token("1", is_main=True)
     await store.tokens.add(token, b"digest")
-    assert await store.tokens.find(b"digest", T0) == token
+    found = await store.tokens.find(b"digest", T0)
+    assert found == (token, await store.principals.get(OPERATOR))
     assert await store.tokens.find(b"digesT", T0) is None
     assert await store.tokens.find(b"", T0) is None
 
@@ -70,6 +72,23 @@ async def test_tokens_come_in_pages_in_the_order_they_were_made(store: Store) ->
     rest = await store.tokens.page(limit=3, cursor=first.next_cursor)
     assert [token.id for token in first.items + rest.items] == [f"token-{number}" for number in range(5)]
     assert rest.next_cursor is None
+
+
+async def test_a_token_says_when_it_was_used_by_the_minute_and_whose_it_is(store: Store) -> None:
+    await store.conversations.create("c", T0)
+    token = Token("t", "c", False, T0, None, name="laptop", scopes=("mcp", "tasks", "chat"))
+    await store.tokens.add(token, b"1")
+    for seconds in (0, 59, 60):
+        await store.tokens.touched(token, T0 + seconds * 1000)
+        found = await store.tokens.find(b"1", T0)
+        assert found is not None
+        token = found[0]
+        assert token.last_used_at == T0 + (60_000 if seconds == 60 else 0)
+    assert (token.name, token.scopes) == ("laptop", ("mcp", "tasks", "chat"))
+    assert (await store.tokens.page(limit=9, cursor=None, principal_id="prin-a")).items == []
+    assert (await store.tokens.page(limit=9, cursor=None, principal_id=OPERATOR)).items == [token]
+    assert not await store.tokens.revoke(token.id, "prin-a")
+    assert await store.tokens.revoke(token.id, OPERATOR)
 
 
 async def test_a_place_gives_back_what_was_kept_before(open_store: OpenStore) -> None:

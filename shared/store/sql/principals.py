@@ -1,0 +1,136 @@
+"""Principals: who they are and what they may, and how all that is theirs goes with them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from typing import Final
+
+from shared.errors import Conflict, Duplicate, NotFound, Suspended
+from shared.principals import OPERATOR, Principal, PrincipalStatus, Terms
+from shared.store import rows
+from shared.store.contract import Taken, Tx
+from shared.store.rows import Noun
+from shared.values import Page
+
+COLUMNS: Final = tuple(field.name for field in fields(Principal))
+PREFIXED: Final = {name: f"principal_{name}" for name in COLUMNS}
+OF_PRINCIPAL: Final = ", ".join(f"p.{name} AS {prefixed}" for name, prefixed in PREFIXED.items())
+"""The columns of ``principals AS p`` for ``to_bearer``, beside those of another table."""
+
+to_principal: Final = rows.reader(Principal, status=PrincipalStatus, terms=Terms.from_stored)
+to_bearer: Final = rows.reader(Principal, PREFIXED, status=PrincipalStatus, terms=Terms.from_stored)
+
+CHANGE: Final = """UPDATE principals SET name = $3, status = $4, terms = $5, issuer = $6, subject = $7,
+    revision = revision + 1 WHERE id = $1 AND revision = $2 AND status IN ('active', 'suspended')"""
+CANCEL: Final = """UPDATE runs SET cancel_asked = 1 WHERE state = 'running' AND conversation_id IN
+    (SELECT id FROM conversations WHERE principal_id = $1)"""
+
+NO_UID: Final = "No user id is free for another principal: widen the range, or delete principals"
+
+
+class Principals(Noun):
+    """Principals. A deleted one's row stays as a tombstone until retention removes it."""
+
+    async def add(self, principal: Principal, uids: Sequence[int] = ()) -> Principal:
+        """Store a principal with the first of ``uids`` that nobody has.
+
+        Raises Duplicate (its id or its subject), Conflict ``no_uid``.
+        """
+
+        async def work(tx: Tx) -> Principal:
+            await tx.lock("principals", "uids")
+            added = replace(principal, uid=await _free_uid(tx, uids)) if uids else principal
+            values = {name: getattr(added, name) for name in COLUMNS} | {"terms": added.terms.stored()}
+            await tx.execute(rows.insertion("principals", COLUMNS), *values.values())
+            return added
+
+        try:
+            return await self._engine.write(work)
+        except Taken:
+            raise Duplicate("subject: belongs to another principal") from None
+
+    async def get(self, principal_id: str) -> Principal | None:
+        """Return the principal, or its tombstone, or None."""
+        return await self._one(to_principal, "SELECT * FROM principals WHERE id = $1", principal_id)
+
+    async def by_subject(self, issuer: str, subject: str) -> Principal | None:
+        """Return the newest principal that signed tokens name so; it may be a tombstone."""
+        statement = "SELECT * FROM principals WHERE issuer = $1 AND subject = $2 ORDER BY number DESC LIMIT 1"
+        return await self._one(to_principal, statement, issuer, subject)
+
+    async def page(self, *, limit: int, cursor: str | None) -> Page[Principal]:
+        """Return principals that are not deleted, in the order they were made."""
+        (after,) = rows.decode_cursor(cursor, int) or [0]
+        statement = """SELECT * FROM principals WHERE number > $2 AND status <> 'deleted'
+            ORDER BY number LIMIT $1"""
+        return await self._page(to_principal, ("number",), statement, limit, after)
+
+    async def change(self, principal: Principal) -> Principal:
+        """Store its name, status, terms, issuer and subject; suspending it cancels its runs.
+
+        Raises Conflict when it was changed since it was read or is being deleted, Duplicate (its subject).
+        """
+
+        async def work(tx: Tx) -> None:
+            new = principal
+            values = (new.name, new.status, new.terms.stored(), new.issuer, new.subject)
+            if not await tx.execute(CHANGE, new.id, new.revision, *values):
+                raise Conflict(f"{new.id} was changed meanwhile; read it and try again", code="changed")
+            if new.status is PrincipalStatus.SUSPENDED:
+                await tx.execute(CANCEL, new.id)
+
+        try:
+            await self._engine.write(work)
+        except Taken:
+            raise Duplicate("subject: belongs to another principal") from None
+        return replace(principal, revision=principal.revision + 1)
+
+    async def begin_deletion(self, principal_id: str, now: int) -> Principal:
+        """End its tokens and its runs at once; what else is its goes by ``delete_some``.
+
+        Raises NotFound, and Conflict ``operator``.
+        """
+        if principal_id == OPERATOR:
+            raise Conflict("The operator can't be deleted", code="operator")
+
+        async def work(tx: Tx) -> Principal:
+            row = await tx.fetchrow(
+                """UPDATE principals SET status = 'deleting', deleted_at = coalesce(deleted_at, $2),
+                revision = revision + 1 WHERE id = $1 AND status <> 'deleted' RETURNING *""",
+                principal_id,
+                now,
+            )
+            if row is None:
+                raise NotFound(f"principal not found: {principal_id}")
+            await tx.execute("DELETE FROM tokens WHERE principal_id = $1", principal_id)
+            await tx.execute(CANCEL, principal_id)
+            return to_principal(row)
+
+        return await self._engine.write(work)
+
+    async def deleting(self, limit: int) -> list[Principal]:
+        """Return principals that are being deleted, oldest first."""
+        statement = "SELECT * FROM principals WHERE status = 'deleting' ORDER BY number LIMIT $1"
+        return await self._all(to_principal, statement, limit)
+
+    async def tombstones(self, limit: int) -> list[Principal]:
+        """Return what is left of deleted principals, oldest first."""
+        statement = "SELECT * FROM principals WHERE status = 'deleted' ORDER BY number LIMIT $1"
+        return await self._all(to_principal, statement, limit)
+
+
+async def check_lives(tx: Tx, principal_id: str) -> None:
+    """Raise Suspended unless the principal is active; it stays so until the transaction ends."""
+    statement = "SELECT 1 FROM principals WHERE id = $1 AND status = 'active' FOR SHARE"
+    if principal_id != OPERATOR and await tx.fetchval(statement, principal_id) is None:
+        raise Suspended(principal_id)
+
+
+async def _free_uid(tx: Tx, uids: Sequence[int]) -> int:
+    rows_with_one = await tx.fetch("SELECT uid FROM principals WHERE uid IS NOT NULL")
+    taken = {row["uid"] for row in rows_with_one}
+    free = next((uid for uid in uids if uid not in taken), None)
+    if free is None:
+        raise Conflict(NO_UID, code="no_uid")
+    return free
