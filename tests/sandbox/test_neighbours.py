@@ -119,6 +119,15 @@ async def test_sessions_one_after_the_other_are_many_and_at_once_they_are_few(to
     assert "Operation not permitted" in at_once.text
 
 
+async def test_a_command_leads_a_group_of_processes_in_the_session_of_whoever_starts_it(
+    tools: SandboxToolset, level: int
+) -> None:
+    # At level 3 a session of its own would be one more that the reaper is asked for, for every command.
+    look = "import os; print(os.getpgid(0) == os.getpid(), os.getsid(0) == os.getpid())"
+    said = await tools.call("exec", {"command": f"exec python3 -c '{look}'"})
+    assert said.text.startswith(f"True {level < 3}\n")
+
+
 async def test_a_command_cannot_make_the_host_wait_for_a_file(
     sandbox: Sandbox, tools: SandboxToolset
 ) -> None:

@@ -110,7 +110,7 @@ class _Command:
             self.words,
             self.surroundings,
             file_actions=[(os.POSIX_SPAWN_DUP2, stream, number) for number, stream in self.streams.items()],
-            setsid=True,
+            setpgroup=0,  # not a session: that is the launcher's, whose share of the processors is bounded
         )
 
     def become(self) -> NoReturn:
