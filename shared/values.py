@@ -115,8 +115,8 @@ class Lease:
     """The right to write a run's results: whose it is and its fencing number; it ends unless renewed.
 
     ``session_id``, ``temporary``, ``trusted`` and ``principal_id`` are the conversation's, which don't change
-    while a run has it. ``said_seq`` is its newest outbound message and ``compaction`` the number of the one
-    in force, as the run begins; 0: none.
+    while a run has it. ``chain``: which runs it continues. ``said_seq`` is its newest outbound message and
+    ``compaction`` the number of the one in force, as the run begins; 0: none.
     """
 
     run_id: str
@@ -130,6 +130,7 @@ class Lease:
     said_seq: int = 0
     compaction: int = 0
     principal_id: str = OPERATOR
+    chain: Chain = field(default_factory=lambda: Chain(""))
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +170,15 @@ class Amount:
 
     def __add__(self, other: Amount) -> Amount:
         return Amount(self.tokens + other.tokens, self.microdollars + other.microdollars)
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """Runs that continue each other: the first one, the one before this, and what those before have spent."""
+
+    root_run_id: str
+    previous_run_id: str | None = None
+    spent: Amount = Amount()
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,7 +262,10 @@ class Compaction:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One run from request to answer. ``answer`` is the body of its ``done`` event once it has ended."""
+    """One run from request to answer. ``answer`` is the body of its ``done`` event once it has ended.
+
+    Runs that continue each other are a chain: its first one, and the ones before and after this.
+    """
 
     id: str
     conversation_id: str
@@ -266,6 +279,9 @@ class Run:
     error: str | None
     code: str | None
     answer: dict[str, Any] | None
+    root_run_id: str
+    previous_run_id: str | None
+    next_run_id: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,7 +333,7 @@ class KeyedAnswer:
 class RunEnd:
     """How a run ended, written in one transaction with its last messages and events.
 
-    ``spending`` is the part of what it spent that was not stored with its steps.
+    ``spending`` is the part of what it spent that was not stored with its steps, ``spent`` all of it.
     """
 
     state: RunState
@@ -327,6 +343,7 @@ class RunEnd:
     error: str | None = None
     code: str | None = None
     spending: Spending = Spending()
+    spent: Amount = Amount()
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,9 @@ class RunShape(Shape):
     """A run; ``message_id`` is the message that it answers."""
 
     run_id: str
+    root_run_id: str
+    previous_run_id: str | None
+    next_run_id: str | None
     conversation_id: str
     message_id: str
     status: RunState
@@ -102,6 +105,9 @@ def run_view(run: Run) -> RunShape:
     ended = run.finished_at
     return {
         "run_id": run.id,
+        "root_run_id": run.root_run_id,
+        "previous_run_id": run.previous_run_id,
+        "next_run_id": run.next_run_id,
         "conversation_id": run.conversation_id,
         "message_id": run.message_id,
         "status": run.state,

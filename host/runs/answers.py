@@ -54,6 +54,9 @@ class ChatShape(TypedDict):
     conversation_id: str
     message_id: str
     run_id: str
+    root_run_id: NotRequired[str]
+    previous_run_id: NotRequired[str]
+    next_run_id: NotRequired[str]
     result: NotRequired[str]
     model: NotRequired[str]
     stop_reason: NotRequired[str | None]

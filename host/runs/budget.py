@@ -150,7 +150,8 @@ class RunBudget:
         if self._allowed is not None:
             yield _Scope("What was approved for this run is", Limit(tokens=self._allowed), own)
             return
-        yield _Scope("The limit for one run is", self._budgets.run, own)
+        earlier = self._lease.chain.spent
+        yield _Scope("The limit for one run is", self._budgets.run, own + earlier)
         yield _Scope("The limit for one conversation is", self._budgets.conversation, standing.conversation)
         yield _Scope("The limit for one day is", self._budgets.day, standing.day)
 

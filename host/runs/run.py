@@ -77,6 +77,7 @@ class ActiveRun:
                 "conversation_id": self.lease.conversation_id,
                 "message_id": self.lease.message_id,
                 "run_id": self.lease.run_id,
+                "root_run_id": self.lease.chain.root_run_id,
                 "session_end_marker": self._end_marker,
             },
         )
@@ -156,6 +157,7 @@ class ActiveRun:
             error=answer.get("error"),
             code=answer.get("code"),
             spending=recorder.meter.uncounted,
+            spent=recorder.meter.spent.amount,
         )
         await self._store.runs.finish(self.lease, end, messages, [*self.log.unsaved(), *told], now_ms())
         if recorder.said:
@@ -183,12 +185,13 @@ class ActiveRun:
     def _answer_body(self, text: str, messages: list[NewMessage], ending: Ending | None) -> ChatShape:
         recorder = self._recorder
         outbound = [outbound_view(message, self._ledger.redactor) for message in recorder.said]
-        marker = self._end_marker
+        marker, chain = self._end_marker, self.lease.chain
         answer: ChatShape = {
             "status": "success" if ending is None else _ENDED.get(ending.state, "error"),
             "conversation_id": self.lease.conversation_id,
             "message_id": messages[-1].id if messages else self.lease.message_id,
             "run_id": self.lease.run_id,
+            "root_run_id": chain.root_run_id,
             "result": text,
             "model": recorder.model,
             "stop_reason": recorder.final.stop_reason if recorder.final else None,
@@ -200,6 +203,8 @@ class ActiveRun:
             "session_end_marker_detected": bool(marker)
             and any(marker in said for said in (text, *(message["text"] for message in outbound))),
         }
+        if chain.previous_run_id is not None:
+            answer["previous_run_id"] = chain.previous_run_id
         if recorder.warnings:
             answer["warnings"] = recorder.warnings
         if ending is not None:

@@ -155,7 +155,12 @@ class RunService:
             if stored is None:
                 raise NotFound("The run of this Idempotency-Key is gone.")
             if stored.answer is not None:
-                return cast(ChatShape, stored.answer)
+                answered = cast(ChatShape, stored.answer)
+                return (
+                    answered
+                    if stored.next_run_id is None
+                    else {**answered, "next_run_id": stored.next_run_id}
+                )
             # It runs on another host.
             await anyio.sleep(EVENTS_EVERY_S)
 

@@ -40,7 +40,9 @@ async def retry_of(tx: Tx, idempotency: Idempotency, now: int) -> Row | None:
     if answer is None:
         return None
     row = await tx.fetchrow(
-        "SELECT conversation_id, message_id FROM runs WHERE id = $1 AND code = 'retryable'", answer.subject
+        """SELECT * FROM runs WHERE id = $1 AND code = 'retryable'
+        AND NOT EXISTS (SELECT 1 FROM runs AS next WHERE next.previous_id = $1)""",
+        answer.subject,
     )
     if row is None:
         raise KeyTaken(answer)

@@ -17,7 +17,7 @@ from shared.store.contract import Row, Tx
 from shared.store.sql import conversations, keys, usage
 from shared.store.sql.conversations import REFUSED, remove_last, store_messages
 from shared.task_values import TaskRun
-from shared.values import Event, Lease, NewMessage, NewRun, RunState, Spending
+from shared.values import Amount, Chain, Event, Lease, NewMessage, NewRun, RunState, Spending
 
 RECOVERED_SEQ_GAP: Final = 1_000_000
 """A recovered run's last event leaves this gap: a reader may have seen events that were not stored yet."""
@@ -36,11 +36,10 @@ RETRYABLE: Final = (
     "sending the message again is safe."
 )
 
-LAST_RUN: Final = """SELECT state, code, message_id FROM runs WHERE conversation_id = $1
-    ORDER BY number DESC LIMIT 1"""
+LAST_RUN: Final = "SELECT * FROM runs WHERE conversation_id = $1 ORDER BY number DESC LIMIT 1"
 # Of a conversation that was moved in, no run is known.
-LAST_MESSAGE: Final = """SELECT role AS state, NULL AS code, id AS message_id FROM messages
-    WHERE conversation_id = $1 ORDER BY seq DESC LIMIT 1"""
+LAST_MESSAGE: Final = """SELECT NULL AS id, role AS state, NULL AS code, id AS message_id
+    FROM messages WHERE conversation_id = $1 ORDER BY seq DESC LIMIT 1"""
 
 OVER: Final = {
     REFUSED: "the model refused its last message, which is not sent again; say it in other words",
@@ -76,9 +75,12 @@ def cut_off(row: Row) -> CutOff:
         "conversation_id": row["conversation_id"],
         "message_id": row["message_id"],
         "run_id": row["id"],
+        "root_run_id": row["root_id"] or row["id"],
         "error": error,
         "code": code,
     }
+    if row["previous_id"] is not None:
+        answer["previous_run_id"] = row["previous_id"]
     return CutOff(error, code, answer)
 
 
@@ -95,8 +97,9 @@ async def cut_off_run(tx: Tx, row: Row, now: int) -> None:
     """End a run whose owner is gone, and tell whoever follows its events."""
     ending = cut_off(row)
     await tx.execute(
-        """UPDATE runs SET state = 'error', finished_at = $2, error = $3, code = $4, answer = $5
-        WHERE id = $1""",
+        """UPDATE runs SET state = 'error', finished_at = $2, error = $3, code = $4, answer = $5,
+            spent_tokens = spent_tokens + reserved_tokens,
+            spent_microdollars = spent_microdollars + reserved_microdollars WHERE id = $1""",
         row["id"],
         now,
         ending.error,
@@ -114,6 +117,7 @@ async def begin(tx: Tx, new: NewRun) -> Lease:
     conversation_id = new.conversation_id
     messages: tuple[NewMessage, ...] = ()
     again: Row | None = None
+    before: Row | None = None
     if new.idempotency is not None:
         await keys.hold(tx, new.idempotency)
         again = await keys.retry_of(tx, new.idempotency, new.now)
@@ -130,14 +134,16 @@ async def begin(tx: Tx, new: NewRun) -> Lease:
     taken = await _take(tx, conversation_id, new.now)
     session_id = taken["session_id"]
     if again is not None:
-        message_id = again["message_id"]
+        before, message_id = again, again["message_id"]
     elif new.message is None:
-        message_id = await _unfinished(tx, conversation_id)
+        last = await _unfinished(tx, conversation_id)
+        before, message_id = (None if last["id"] is None else last), last["message_id"]
     else:
         message_id, messages = new.message.id, (new.message,)
         if new.replaces is not None:
             session_id = await remove_last(tx, conversation_id, new.replaces)
-    await _insert(tx, new, conversation_id, taken["fence"], message_id)
+    chain = _chain(new.run_id, before)
+    await _insert(tx, new, conversation_id, taken["fence"], message_id, chain)
     await store_messages(tx, conversation_id, new.run_id, messages, new.now)
     if new.idempotency is not None:
         await keys.keep(tx, new.idempotency, new.run_id, conversation_id, new.now)
@@ -153,7 +159,15 @@ async def begin(tx: Tx, new: NewRun) -> Lease:
         said_seq=taken["said_seq"] or 0,
         compaction=taken["compaction"] or 0,
         principal_id=taken["principal_id"],
+        chain=chain,
     )
+
+
+def _chain(run_id: str, before: Row | None) -> Chain:
+    if before is None:
+        return Chain(run_id)
+    spent = Amount(before["spent_tokens"], before["spent_microdollars"])
+    return Chain(before["root_id"] or before["id"], before["id"], spent)
 
 
 async def _take(tx: Tx, conversation_id: str, now: int) -> Row:
@@ -186,10 +200,13 @@ async def _take(tx: Tx, conversation_id: str, now: int) -> Row:
     return taken
 
 
-async def _insert(tx: Tx, new: NewRun, conversation_id: str, fence: int, message_id: str) -> None:
+async def _insert(
+    tx: Tx, new: NewRun, conversation_id: str, fence: int, message_id: str, chain: Chain
+) -> None:
     await tx.execute(
         """INSERT INTO runs (id, conversation_id, state, fence, lease_owner, lease_until, message_id,
-            created_at, model) VALUES ($1, $2, 'running', $3, $4, lease_now() + $5::bigint, $6, $7, $8)""",
+            created_at, model, root_id, previous_id, spent_tokens, spent_microdollars)
+        VALUES ($1, $2, 'running', $3, $4, lease_now() + $5::bigint, $6, $7, $8, $9, $10, $11, $12)""",
         new.run_id,
         conversation_id,
         fence,
@@ -198,11 +215,15 @@ async def _insert(tx: Tx, new: NewRun, conversation_id: str, fence: int, message
         message_id,
         new.now,
         new.model,
+        chain.root_run_id,
+        chain.previous_run_id,
+        chain.spent.tokens,
+        chain.spent.microdollars,
     )
 
 
-async def _unfinished(tx: Tx, conversation_id: str) -> str:
-    """Return the message that still has no final answer; raises Conflict."""
+async def _unfinished(tx: Tx, conversation_id: str) -> Row:
+    """Return the run that ended without a final answer (of no id, where none is known); raises Conflict."""
     last = await tx.fetchrow(LAST_RUN, conversation_id) or await tx.fetchrow(LAST_MESSAGE, conversation_id)
     why = "nothing was said in it yet" if last is None else OVER.get(last["code"])
     if last is not None and last["state"] in (RunState.SUCCESS, "assistant"):
@@ -210,7 +231,7 @@ async def _unfinished(tx: Tx, conversation_id: str) -> str:
     if last is None or why is not None:
         said = f"Conversation {conversation_id} has nothing to go on with: {why}"
         raise Conflict(said, code="not_paused")
-    return str(last["message_id"])
+    return last
 
 
 async def hold(tx: Tx, holder: Lease | TaskRun, assignments: str, *values: Any) -> None:

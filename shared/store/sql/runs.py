@@ -31,6 +31,10 @@ from shared.values import (
     Standing,
 )
 
+# A run knows what it continues; what continues it is looked up.
+RUN: Final = """SELECT r.*, coalesce(root_id, id) AS root_run_id, previous_id AS previous_run_id,
+    (SELECT id FROM runs AS next WHERE next.previous_id = r.id) AS next_run_id FROM runs AS r"""
+
 to_run: Final = rows.reader(Run, state=RunState, usage=rows.usage, answer=rows.optional(jsons.loads))
 to_event: Final = rows.reader(Event, data=jsons.loads)
 
@@ -139,7 +143,8 @@ class Runs(Noun):
             await hold(
                 tx,
                 lease,
-                "state = $4, finished_at = $5, model = $6, usage = $7, error = $8, code = $9, answer = $10",
+                """state = $4, finished_at = $5, model = $6, usage = $7, error = $8, code = $9, answer = $10,
+                spent_tokens = spent_tokens + $11, spent_microdollars = spent_microdollars + $12""",
                 end.state,
                 now,
                 end.model,
@@ -147,6 +152,8 @@ class Runs(Noun):
                 end.error,
                 end.code,
                 jsons.dumps(end.answer),
+                end.spent.tokens,
+                end.spent.microdollars,
             )
             await store_messages(tx, lease.conversation_id, lease.run_id, messages, now)
             if end.code == REFUSED:
@@ -158,18 +165,18 @@ class Runs(Noun):
 
     async def get(self, conversation_id: str, run_id: str) -> Run | None:
         """Return a run of the conversation or None."""
-        statement = "SELECT * FROM runs WHERE conversation_id = $1 AND id = $2"
+        statement = f"{RUN} WHERE conversation_id = $1 AND id = $2"
         return await self._one(to_run, statement, conversation_id, run_id)
 
     async def active(self, conversation_id: str) -> Run | None:
         """Return the conversation's running run or None."""
-        statement = "SELECT * FROM runs WHERE conversation_id = $1 AND state = 'running'"
+        statement = f"{RUN} WHERE conversation_id = $1 AND state = 'running'"
         return await self._one(to_run, statement, conversation_id)
 
     async def page(self, conversation_id: str, *, limit: int, cursor: str | None) -> Page[Run]:
         """Return the conversation's runs, newest first."""
         (before,) = rows.decode_cursor(cursor, int) or [2**62]
-        statement = """SELECT * FROM runs WHERE conversation_id = $2 AND number < $3
+        statement = f"""{RUN} WHERE conversation_id = $2 AND number < $3
             ORDER BY number DESC LIMIT $1"""
         return await self._page(to_run, ("number",), statement, limit, conversation_id, before)
 

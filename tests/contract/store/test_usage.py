@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from shared.errors import Conflict, ConversationBusy, InvalidInput, LeaseLost, NotFound
+from shared.errors import Conflict, ConversationBusy, InvalidInput, KeyTaken, LeaseLost, NotFound
 from shared.store.store import Store
 from shared.values import Amount, DayUsage, Event, Lease, RunState, Spending, Standing, Usage
 from tests.contract.store.conftest import OpenStore
@@ -167,6 +167,30 @@ async def test_a_run_that_failed_can_be_gone_on_with_until_it_is_answered(
     await finish(store, fourth)
     with pytest.raises(Conflict, match="is answered"):
         await store.runs.begin(a_run("5", message=None))
+
+
+async def test_runs_that_continue_each_other_are_a_chain_and_add_up(store: Store) -> None:
+    spent = Amount(70, 7)
+    leases = [await store.runs.begin(a_run("1"))]
+    await store.runs.finish(leases[0], an_end(RunState.TIMEOUT, spent=spent), [], [], T0)
+    leases.append(await store.runs.begin(a_run("2", message=None)))
+    await standing(store, leases[1], Amount(5, 1))
+    await store.runs.recover(T0, all_but="host-2")
+    leases.append(await store.runs.begin(a_run("3", message=None)))
+    assert [each.chain.root_run_id for each in leases] == ["run-1"] * 3
+    assert [each.chain.previous_run_id for each in leases] == [None, "run-1", "run-2"]
+    assert [each.chain.spent for each in leases] == [Amount(), spent, spent + Amount(5, 1)]
+    runs = [await store.runs.get("c", each.run_id) for each in leases]
+    assert [run and run.next_run_id for run in runs] == ["run-2", "run-3", None]
+    assert [run and run.previous_run_id for run in runs] == [None, "run-1", "run-2"]
+
+
+async def test_a_key_whose_run_was_continued_does_not_begin_it_again(store: Store) -> None:
+    await store.runs.begin(a_run("1", idempotency=a_key()))
+    await store.runs.recover(T0, all_but="host-2")
+    await finish(store, await store.runs.begin(a_run("2", message=None)))
+    with pytest.raises(KeyTaken):
+        await store.runs.begin(a_run("3", idempotency=a_key()))
 
 
 @pytest.mark.parametrize("code", ["refused", "prompt_too_long"])
