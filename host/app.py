@@ -36,21 +36,21 @@ from host.http.usage import UsageApi
 from host.mcp_clients.tool_servers import ToolServers
 from host.mcp_clients.zygote import by_path
 from host.models.access import ModelAccess, open_models
-from host.ports import Trust, Workspace
 from host.runs.archive import Archive
 from host.runs.assembly import Assembly, RunTools
 from host.runs.cleanup import keep_planned, keep_recovering, keep_tidy, recover
 from host.runs.heartbeat import arranged
 from host.runs.meter import Ledger, Prices
+from host.runs.principals import PrincipalCache
 from host.runs.scheduler import EXTERNAL, Scheduler
 from host.runs.service import RunService
+from host.runs.spaces import Spaces
 from host.runs.spec import RunLimits
 from host.runs.task_runs import TaskRunner
-from host.sandbox.client import HOST, Sandbox
+from host.sandbox.client import Sandbox
 from host.sandbox.policy import sandbox_policy
 from host.schemas.judge import SchemaJudge
-from host.skills.catalogue import built_in_dir, closed_to_agents
-from host.skills.knowledge import Knowledge
+from host.skills.catalogue import closed_to_agents
 from host.telemetry import Telemetry, open_telemetry
 from host.telemetry.counts import Metrics
 from shared.errors import Misconfigured
@@ -85,7 +85,7 @@ class Host:
     telemetry: Telemetry
     models: ModelAccess
     sandbox: Sandbox
-    knowledge: Knowledge
+    spaces: Spaces
     tool_servers: ToolServers
     tools: RunTools
     runs: RunService
@@ -113,12 +113,12 @@ async def open_host(settings: Settings, stop: Callable[[str], None]) -> AsyncIte
         ledger = Ledger(store, redactor, Prices(settings.budgets, free=settings.offline), Metrics())
         sandbox = await enter(Sandbox(sandbox_policy(settings, closed_to_agents(settings))))
         tool_servers = await enter(_tool_servers(settings, store))
-        knowledge = _knowledge(settings, sandbox)
+        spaces = Spaces(settings, sandbox, PrincipalCache(store))
         background = await enter(anyio.create_task_group())
         judge = await enter(SchemaJudge())
-        tools = RunTools(settings, store, sandbox, tool_servers, knowledge, judge)
-        archive = Archive(ledger, sandbox) if settings.history.archive else None
-        assembly = Assembly(settings, ledger, models, tools, knowledge, archive, telemetry)
+        tools = RunTools(settings, store, sandbox, tool_servers, spaces, judge)
+        archive = Archive(ledger, sandbox, spaces) if settings.history.archive else None
+        assembly = Assembly(settings, ledger, models, tools, archive, telemetry)
         limits = RunLimits.of(settings, owner)
         runs = await enter(RunService(ledger, assembly, limits))
         tasks = TaskService(
@@ -126,7 +126,7 @@ async def open_host(settings: Settings, stop: Callable[[str], None]) -> AsyncIte
         )
         heartbeat = await arranged(store, tasks, sandbox, settings)
         task_runner = await enter(TaskRunner(ledger, runs, heartbeat))
-        channels = await enter(_open_channels(settings, ledger, runs, tasks, sandbox))
+        channels = await enter(_open_channels(settings, ledger, runs, tasks, sandbox, spaces))
         stack.push_async_callback(runs.drain)
         stack.callback(background.cancel_scope.cancel)
         if settings.scheduler == "internal":
@@ -139,7 +139,7 @@ async def open_host(settings: Settings, stop: Callable[[str], None]) -> AsyncIte
         background.start_soon(keep_planned, tasks)
         background.start_soon(keep_recovering, store, settings.lease_ms)
         yield Host(
-            settings, stop, ledger, telemetry, models, sandbox, knowledge, tool_servers,
+            settings, stop, ledger, telemetry, models, sandbox, spaces, tool_servers,
             tools, runs, tasks, task_runner, channels, background,
         )  # fmt: skip
 
@@ -171,7 +171,7 @@ def _apis(host: Host, tokens: TokenBook) -> list[Api]:
         RunsApi(store, runs),
         TasksApi(store, host.tasks, host.task_runner),
         UsageApi(store),
-        AdminApi(host.knowledge, host.sandbox, host.stop),
+        AdminApi(host.spaces.operators, host.sandbox, host.stop),
         TokensApi(store, tokens),
         McpApi(host.tool_servers, settings.gateway.allowed_hosts, tokens),
         McpServersApi(host.tools, host.background, settings.tools.mcp.allowed_hosts),
@@ -308,19 +308,14 @@ def _tool_servers(settings: Settings, store: Store) -> ToolServers:
     )
 
 
-def _knowledge(settings: Settings, sandbox: Sandbox) -> Knowledge:
-    return Knowledge(
-        partial(sandbox.file, Workspace(HOST, sandbox.root, Trust.MAIN), "survey"),
-        workspace_dir=settings.memory_dir,
-        built_in_dir=built_in_dir(settings),
-        org_dir=settings.org_dir,
-        skills_dir=settings.skills_dir,
-    )
-
-
 @asynccontextmanager
 async def _open_channels(
-    settings: Settings, ledger: Ledger, runs: RunService, tasks: TaskService, sandbox: Sandbox
+    settings: Settings,
+    ledger: Ledger,
+    runs: RunService,
+    tasks: TaskService,
+    sandbox: Sandbox,
+    spaces: Spaces,
 ) -> AsyncIterator[ChannelService | None]:
     """Run the channels; what they need is imported only where one is switched on."""
     if not any(channel.enabled for channel in settings.channels.by_name().values()):
@@ -329,5 +324,6 @@ async def _open_channels(
     from host.channels.loading import enabled_channels
     from host.channels.service import ChannelService
 
-    async with ChannelService(ledger, runs, tasks, sandbox, enabled_channels(settings)) as channels:
+    enabled = enabled_channels(settings)
+    async with ChannelService(ledger, runs, tasks, sandbox, spaces, enabled) as channels:
         yield channels

@@ -91,3 +91,9 @@ def stored_name(principal_id: str, said: str) -> str:
 def said_name(principal_id: str, stored: str) -> str:
     """Return an id as its principal says it."""
     return stored if principal_id == OPERATOR else stored.removeprefix(f"{principal_id}+")
+
+
+def principal_of(stored: str) -> str:
+    """Return whose a name is that its caller chose, as it is stored."""
+    principal_id, plus, _ = stored.partition("+")
+    return principal_id if plus and principal_id.startswith("prin-") else OPERATOR

@@ -14,6 +14,8 @@ import anyio.to_thread
 from host.channels.base import Attachment, Channel, ChannelFault, TryLater
 from host.channels.messages import Stored
 from host.ports import Sandbox, SandboxFault, Workspace
+from host.runs.spaces import Spaces
+from shared.principals import principal_of
 
 logger = logging.getLogger("picoclaw.channels")
 
@@ -54,19 +56,23 @@ def place_of(message: Stored, number: int, attachment: Attachment, unique: str) 
 class InboxFiles:
     """Fetches attachments and says in the message's text where they are."""
 
-    def __init__(self, channel: Channel, sandbox: Sandbox) -> None:
+    def __init__(self, channel: Channel, sandbox: Sandbox, spaces: Spaces) -> None:
         self._channel = channel
         self._sandbox = sandbox
+        self._spaces = spaces
 
-    async def store(self, message: Stored, unique: str) -> list[str]:
-        """Fetch and write all attachments; return a line for each, also for what could not be kept."""
+    async def store(self, message: Stored, unique: str, conversation_id: str) -> list[str]:
+        """Fetch and write all attachments for a conversation; return a line for each, also for what could not
+        be kept.
+        """
+        workspace = await self._spaces.of_host(WRITER, principal_of(conversation_id), conversation_id)
         lines = []
         for number, attachment in enumerate(message.attachments):
             path = place_of(message, number, attachment, unique)
-            lines.append(await self._one(attachment, path))
+            lines.append(await self._one(attachment, path, workspace))
         return lines
 
-    async def _one(self, attachment: Attachment, path: str) -> str:
+    async def _one(self, attachment: Attachment, path: str, workspace: Workspace) -> str:
         name = safe_name(attachment.name)
         if (attachment.size or 0) > self._channel.largest_file:
             return f"[Attached: {name}, not fetched: larger than {self._channel.largest_file} bytes]"
@@ -78,7 +84,7 @@ class InboxFiles:
         if len(data) > self._channel.largest_file:
             return f"[Attached: {name}, not kept: larger than {self._channel.largest_file} bytes]"
         try:
-            await self._save(path, data)
+            await self._save(path, data, workspace)
         except SandboxFault as fault:
             logger.warning("An attachment could not be written", extra={"error": str(fault)})
             return f"[Attached: {name}, which could not be written]"
@@ -86,12 +92,10 @@ class InboxFiles:
         of = ", of the message replied to" if attachment.replied else ""
         return f"[Attached: {path} ({kind}{len(data)} bytes){of}]"
 
-    async def _save(self, path: str, data: bytes) -> None:
+    async def _save(self, path: str, data: bytes, workspace: Workspace) -> None:
         """Write a file, in a worker of its own: the conversation may be trusted more than what it is sent."""
         encoded = await anyio.to_thread.run_sync(lambda: base64.b64encode(data).decode())
-        await self._sandbox.file(
-            Workspace(WRITER, self._sandbox.root), "save_file", {"path": path, "data": encoded}
-        )
+        await self._sandbox.file(workspace, "save_file", {"path": path, "data": encoded})
 
     async def _fetched(self, attachment: Attachment) -> bytes:
         for attempt in range(TRIES - 1):

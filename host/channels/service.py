@@ -22,6 +22,7 @@ from host.http.health import ChannelState
 from host.ports import Sandbox
 from host.runs.meter import Ledger
 from host.runs.service import RunService
+from host.runs.spaces import Spaces
 from shared.tasks import TaskService
 
 logger = logging.getLogger("picoclaw.channels")
@@ -50,6 +51,7 @@ class ChannelService:
         runs: RunService,
         tasks: TaskService,
         sandbox: Sandbox,
+        spaces: Spaces,
         channels: Mapping[str, Enabled],
     ) -> None:
         self._ledger = ledger
@@ -57,6 +59,7 @@ class ChannelService:
         self._runs = runs
         self._task_service = tasks
         self._sandbox = sandbox
+        self._spaces = spaces
         self._channels = channels
         self._states: dict[str, ChannelState] = dict.fromkeys(channels, "retrying")
         self._running: dict[str, tuple[Channel, ChannelDoor]] = {}
@@ -99,7 +102,7 @@ class ChannelService:
     async def _serve(self, name: str, channel: Channel, rules: Rules) -> None:
         deliveries = Deliveries(channel, self._ledger, rules, self._runs.limits.end_marker)
         commands = Commands(self._store, self._runs, self._task_service, rules)
-        files = InboxFiles(channel, self._sandbox)
+        files = InboxFiles(channel, self._sandbox, self._spaces)
         turns = Turns(channel, self._store, self._runs, commands, files, rules, delivered=deliveries.wake)
         door = ChannelDoor(
             self._store, rules, wake=lambda: _wake(turns, deliveries), connected=lambda: self._connected(name)

@@ -261,7 +261,9 @@ class Turns:
     async def _text_for(self, turn: _Turn) -> str:
         """Return the sender's words, and where the message's files are."""
         message = turn.message
-        files = await self._files.store(message, message.message_id or turn.update.update_id)
+        files = await self._files.store(
+            message, message.message_id or turn.update.update_id, turn.conversation_id
+        )
         text = "\n\n".join(filter(None, (message.text.strip(), "\n".join(files))))
         return text or ("" if message.enclosed else "[empty message]")
 

@@ -7,15 +7,17 @@ store has the messages anyway; a file that could not be written is written with 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Final
+from collections.abc import Iterable, Iterator
+from typing import Final
 from urllib.parse import quote
 
 from host.agent.text import strip_internal
-from host.ports import Sandbox, SandboxFault, Workspace
+from host.ports import Sandbox, SandboxFault
 from host.runs.meter import Ledger
+from host.runs.spaces import Spaces
 from shared import jsons
 from shared.clock import iso
+from shared.principals import said_name
 from shared.values import Block, Compaction, HistoryEntry
 
 FOLDER: Final = "conversations"
@@ -32,38 +34,41 @@ logger = logging.getLogger("picoclaw.agent")
 class Archive:
     """Writes and removes the archive's files."""
 
-    def __init__(self, ledger: Ledger, sandbox: Sandbox) -> None:
+    def __init__(self, ledger: Ledger, sandbox: Sandbox, spaces: Spaces) -> None:
         self._store = ledger.store
         self._redactor = ledger.redactor
         self._sandbox = sandbox
+        self._spaces = spaces
 
-    async def catch_up(self, conversation_id: str) -> str | None:
+    async def catch_up(self, principal_id: str, conversation_id: str) -> str | None:
         """Write what is not in the archive yet; return a warning if that failed."""
         try:
             for compaction in await self._store.compactions.unarchived(conversation_id):
-                await self._write(conversation_id, compaction)
+                await self._write(principal_id, conversation_id, compaction)
         except SandboxFault as fault:
             logger.warning("The archive of a conversation could not be written: %s", fault)
             return f"The archive of older messages could not be written: {fault}"
         return None
 
-    async def remove(self, conversation_id: str) -> None:
+    async def remove(self, principal_id: str, conversation_id: str) -> None:
         """Remove the archive of a conversation that is gone."""
         try:
-            await self._do("remove_folder", {"path": folder_of(conversation_id)})
+            said = said_name(principal_id, conversation_id)
+            workspace = await self._spaces.of_host(WRITER, principal_id, conversation_id)
+            await self._sandbox.file(workspace, "remove_folder", {"path": folder_of(said)})
         except SandboxFault as fault:
             logger.warning("The archive of a deleted conversation could not be removed: %s", fault)
 
-    async def _do(self, op: str, arguments: Mapping[str, Any]) -> None:
-        await self._sandbox.file(Workspace(WRITER, self._sandbox.root), op, arguments)
-
-    async def _write(self, conversation_id: str, compaction: Compaction) -> None:
+    async def _write(self, principal_id: str, conversation_id: str, compaction: Compaction) -> None:
         entries = await self._store.conversations.history(
             conversation_id, after=compaction.first_seq - 1, through=compaction.through_seq
         )
-        text = self._redactor.text(document(conversation_id, compaction, entries))
-        path = f"{folder_of(conversation_id)}/{compaction.number:05}.md"
-        await self._do("write_file", {"path": path, "content": text, "overwrite": True})
+        said = said_name(principal_id, conversation_id)
+        text = self._redactor.text(document(said, compaction, entries))
+        path = f"{folder_of(said)}/{compaction.number:05}.md"
+        workspace = await self._spaces.of_host(WRITER, principal_id, conversation_id)
+        wanted = {"path": path, "content": text, "overwrite": True}
+        await self._sandbox.file(workspace, "write_file", wanted)
         await self._store.compactions.mark_archived(conversation_id, compaction.number)
 
 

@@ -20,7 +20,7 @@ from host.agent.subagents import Parent, Subagents
 from host.agent.toolbox import Toolbox
 from host.agent.window import Windows
 from host.mcp_clients.external import ExternalServers, Outages, Reach, open_external
-from host.mcp_clients.server_config import ServerConfig, operators_servers
+from host.mcp_clients.server_config import ServerConfig, managed_servers, operators_servers
 from host.mcp_clients.sign_ins import SignIn
 from host.mcp_clients.tool_pins import ToolPins
 from host.mcp_clients.tool_servers import ToolServers
@@ -31,10 +31,11 @@ from host.runs.archive import Archive
 from host.runs.meter import Ledger
 from host.runs.prompt import Prompt
 from host.runs.recorder import RunRecorder
+from host.runs.spaces import Space, Spaces
 from host.runs.spec import RunSpec
 from host.sandbox.client import Sandbox
 from host.schemas.judge import SchemaJudge
-from host.skills.knowledge import Knowledge
+from host.skills.knowledge import Knowledge, Known
 from host.telemetry import OFF, Telemetry
 from host.tools.approve_budget import Approvals, Approve
 from host.tools.files_and_commands import SandboxToolset
@@ -52,6 +53,7 @@ class OpenTools:
     """A run's own toolsets, and those of other servers."""
 
     toolsets: Sequence[Toolset]
+    knowledge: Knowledge
     external: ExternalServers | None = None
 
 
@@ -78,17 +80,18 @@ class RunTools:
         store: Store,
         sandbox: Sandbox,
         tool_servers: ToolServers,
-        knowledge: Knowledge,
+        spaces: Spaces,
         judge: SchemaJudge,
     ) -> None:
         self._main = settings.main_conversation_id
         self._sandbox = sandbox
         self._tool_servers = tool_servers
-        self._skills = SkillTools(knowledge)
+        self._spaces = spaces
         self._more = installed_tools(settings.tools.plugins)
         if not settings.offline:
             self._more.append(WebToolset(settings.tools.web))
         self._operators = with_sign_in(operators_servers(settings), store, settings)
+        self._everybodys = managed_servers(settings.managed_mcp).keys()
         self._reach = Reach(
             allowed_hosts=frozenset(settings.tools.mcp.allowed_hosts),
             pins=ToolPins(store.tool_pins),
@@ -103,28 +106,40 @@ class RunTools:
         The operator's servers keep their names: a request can't put its own in their place.
         """
         conversation_id = lease.conversation_id
-        is_main = (spec.parent_id or conversation_id) == self._main
-        trust = Trust.MAIN if is_main else Trust.TRUSTED if lease.trusted else Trust.UNTRUSTED
-        workspace = Workspace(conversation_id, self._sandbox.root, trust)
+        space = await self._spaces.of_run(lease, spec.parent_id)
+        files = SandboxToolset(self._sandbox, self._sandbox.policy, space.workspace)
         own: list[Toolset] = [
-            SandboxToolset(self._sandbox, self._sandbox.policy, workspace),
-            self._tool_servers.toolset(conversation_id, is_main=is_main),
-            self._skills,
+            files,
+            self._tool_servers.toolset(conversation_id, is_main=space.is_main),
+            SkillTools(space.knowledge),
             *self._more,
         ]
         if conversation_id == self._main and spec.claim is None:
             own.append(Approvals(approve))
-        servers = {**spec.mcp_servers, **self._operators}
+        operators = {name: config for name, config in self._operators.items() if self._serves(name, space)}
+        servers = {**spec.mcp_servers, **operators}
         if not servers:
-            yield OpenTools(own)
+            yield OpenTools(own, space.knowledge)
             return
-        reach = replace(self._reach, spawn=partial(self._sandbox.program, workspace), relay=Relay())
+        reach = replace(
+            self._reach,
+            spawn=partial(self._sandbox.program, space.workspace),
+            relay=Relay(),
+            has_network=files.has_network,
+        )
         async with open_external(servers, reach) as external:
             external.problems += [
                 f"The request's MCP server {name} is not used: the operator has one of this name."
-                for name in sorted(spec.mcp_servers.keys() & self._operators.keys())
+                for name in sorted(spec.mcp_servers.keys() & operators.keys())
             ]
-            yield OpenTools(own, external)
+            yield OpenTools(own, space.knowledge, external)
+
+    def _serves(self, server: str, space: Space) -> bool:
+        """Return whether one of the operator's servers is for a principal: its grants name it, or it is
+        everybody's in the organisation.
+        """
+        granted = space.principal.terms.grants.get("mcp", ())
+        return space.principal.is_operator or server in self._everybodys or server in granted
 
     def sign_in(self, name: str) -> SignIn:
         """Return the sign-in of one of the operator's servers; raises NotFound, Conflict."""
@@ -189,7 +204,6 @@ class Assembly:
         ledger: Ledger,
         models: ModelAccess,
         tools: RunTools,
-        knowledge: Knowledge,
         archive: Archive | None,
         telemetry: Telemetry = OFF,
     ) -> None:
@@ -199,7 +213,6 @@ class Assembly:
         self._ledger = ledger
         self._models = models
         self._tools = tools
-        self._knowledge = knowledge
         self._archive = archive
         self._call = telemetry.call
         self.converse = telemetry.run(self._converse)
@@ -207,11 +220,11 @@ class Assembly:
         self._histories = Histories(ledger.store)
         self._windows = Windows(settings.history)
 
-    async def forget(self, conversation_id: str) -> None:
+    async def forget(self, conversation_id: str, principal_id: str) -> None:
         """See ``Agent.forget``."""
         self._histories.forget(conversation_id)
         if self._archive is not None:
-            await self._archive.remove(conversation_id)
+            await self._archive.remove(principal_id, conversation_id)
         await self._tools.forget(conversation_id)
 
     async def release(self, conversation_id: str) -> None:
@@ -223,7 +236,7 @@ class Assembly:
         models = self._models.models(spec.model, recorder.warnings.append)
         async with self._tools.open(spec, lease, approve) as tools:
             loaded = await self._histories.load(lease)
-            options = await self._options(spec)
+            options = await self._options(spec, await tools.knowledge.look())
             toolbox = Toolbox(tools.toolsets, self._ledger.redactor, self._call)
             recorder.title_of = toolbox.title
             if (external := tools.external) is not None:
@@ -234,7 +247,7 @@ class Assembly:
                 rationed.offer([*external.toolsets, external.resources])
                 toolbox.renew = rationed.renew
             toolbox.add(Subagents(Parent(models, toolbox, options, recorder, self._windows)))
-            archive = None if self._archive is None else self._archive.catch_up
+            archive = None if self._archive is None else partial(self._archive.catch_up, lease.principal_id)
             window = Compactor(self._ledger.store, self._windows, archive, lease, loaded, recorder)
             if loaded.fresh and loaded.compaction is not None:
                 # A host that was killed may have left the archive behind.
@@ -248,7 +261,7 @@ class Assembly:
                 self._histories.forget(lease.conversation_id)
                 raise
 
-    async def _options(self, spec: RunSpec) -> Options:
+    async def _options(self, spec: RunSpec, known: Known) -> Options:
         defaults = self._settings.agents.defaults
         thinking = None
         max_tokens = defaults.max_tokens
@@ -259,7 +272,7 @@ class Assembly:
         return Options(
             max_tokens=max_tokens,
             max_iterations=defaults.max_tool_iterations,
-            system=self._prompt.blocks(await self._knowledge.look()),
+            system=self._prompt.blocks(known),
             thinking_tokens=thinking,
             thinking_type=defaults.thinking_type,
         )

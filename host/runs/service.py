@@ -34,6 +34,7 @@ from shared.errors import (
     NotRunning,
 )
 from shared.ids import CONVERSATION, RUN, new_id
+from shared.principals import OPERATOR
 from shared.values import Event, KeyedAnswer, Lease, NewRun, Run, RunState
 
 DELETE_AGAIN_S: Final = (0.05, 0.5, 2.0)
@@ -49,7 +50,7 @@ class Agent(Protocol):
         """Carry the conversation on until the model has finished. Raises Ending."""
         ...
 
-    async def forget(self, conversation_id: str) -> None:
+    async def forget(self, conversation_id: str, principal_id: str) -> None:
         """Drop what is kept of a conversation that was deleted."""
         ...
 
@@ -184,14 +185,14 @@ class RunService:
                 return run_id
         raise NotRunning(f"Conversation {conversation_id} is not processing a request")
 
-    async def delete_conversation(self, conversation_id: str) -> None:
+    async def delete_conversation(self, conversation_id: str, principal_id: str = OPERATOR) -> None:
         """Delete a conversation durably. Raises NotFound, ConversationBusy, NotDurable."""
         try:
             await self._store.conversations.delete(conversation_id)
         except NotDurable:
             await self._delete_from_full_disk(conversation_id)
         await self._store.durable()
-        await self._agent.forget(conversation_id)
+        await self._agent.forget(conversation_id, principal_id)
 
     async def _delete_from_full_disk(self, conversation_id: str) -> None:
         """Delete a conversation after all that its deletion would free anyhow. Raises NotDurable."""

@@ -88,9 +88,16 @@ class SandboxPolicy:
         """Where the directories of principals are."""
         return self.principals or self.workspace.parent / "principals"
 
-    def within(self, allowance: Allowance | None) -> SandboxPolicy:
-        """Return what counts for a principal, None: for the operator."""
-        return self if allowance is None else _within(self, allowance)
+    @lru_cache  # noqa: B019 - there is one policy
+    def within(self, allowance: Allowance) -> SandboxPolicy:
+        """Return what counts in place of this one."""
+        return replace(
+            self,
+            read_paths=(*allowance.read_paths, *allowance.readable),
+            write_paths=allowance.write_paths,
+            skill_paths=tuple(map(Path, allowance.skill_paths)),
+            allow_network=allowance.allow_network,
+        )
 
     def read_only(self, trust: Trust) -> tuple[str, ...]:
         """Return the names in the workspace that a conversation may read and not change."""
@@ -125,17 +132,6 @@ class SandboxPolicy:
 
 
 _HOSTS_OWN: Final = {"uids", "principals", "isolation"}
-
-
-@lru_cache
-def _within(policy: SandboxPolicy, allowance: Allowance) -> SandboxPolicy:
-    return replace(
-        policy,
-        read_paths=(*allowance.read_paths, *allowance.readable),
-        write_paths=allowance.write_paths,
-        skill_paths=tuple(map(Path, allowance.skill_paths)),
-        allow_network=allowance.allow_network,
-    )
 
 
 def report_of(value: Any) -> SandboxReport:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -90,7 +91,10 @@ class Wanted:
 
 
 class Knowledge:
-    """Looks at the directories and remembers what they held. One per host."""
+    """Looks at the directories and remembers what they held. One per principal.
+
+    ``by_path``: skills in the workspace are named by their whole path, for who works elsewhere.
+    """
 
     def __init__(
         self,
@@ -100,23 +104,40 @@ class Knowledge:
         built_in_dir: Path,
         org_dir: Path | None,
         skills_dir: Path,
+        by_path: bool = False,
     ) -> None:
-        texts = [(PERSONA_FILES, PERSONA_LIMIT, 0), ((MEMORY_FILE,), MEMORY_LIMIT, MEMORY_LIMIT // 2)]
-        self._workspace = _Directory(
-            Wanted("user", workspace, workspace_dir, FOLDER, FOLDER, texts, agents_write=True)
-        )
+        self._by_path = by_path
         self._org = None if org_dir is None else _Directory(_organisation(org_dir))
-        self._shelves = [_Directory(_shelf("builtIn", built_in_dir)), *filter(None, [self._org])]
+        self._everybodys = [_Directory(_shelf("builtIn", built_in_dir)), *filter(None, [self._org])]
+        self._one_reader = anyio.CapacityLimiter(1)
         inside = _beneath(skills_dir, workspace_dir)
+        self._operators: list[_Directory] = []
         if inside is None:
-            self._shelves.append(_Directory(_shelf("org", skills_dir)))
+            self._operators.append(_Directory(_shelf("org", skills_dir)))
         elif inside != FOLDER:
             wanted = Wanted("user", workspace, workspace_dir, inside, inside, agents_write=True)
-            self._shelves.append(_Directory(wanted))
-        self._shelves.append(self._workspace)
+            self._operators.append(_Directory(wanted))
+        self._settle(workspace, workspace_dir, self._operators)
+
+    def _settle(self, workspace: Look, directory: Path, more: Sequence[_Directory]) -> None:
+        texts = [(PERSONA_FILES, PERSONA_LIMIT, 0), ((MEMORY_FILE,), MEMORY_LIMIT, MEMORY_LIMIT // 2)]
+        path = str(directory / FOLDER) if self._by_path else FOLDER
+        self._workspace = _Directory(
+            Wanted("user", workspace, directory, FOLDER, path, texts, agents_write=True)
+        )
+        self._shelves = [*self._everybodys, *more, self._workspace]
         self._known: Known | None = None
         self._made_of: list[object] = []
-        self._one_reader = anyio.CapacityLimiter(1)
+
+    def of(self, workspace: Look, directory: Path, *, shelved: bool) -> Knowledge:
+        """Return another principal's: its own words, and everybody's skills, read once for all of them.
+
+        ``shelved``: those of SKILLS_DIR too, unless that is the operator's own.
+        """
+        other = copy(self)
+        shared = [each for each in self._operators if shelved and each.shelf.tier == "org"]
+        other._settle(workspace, directory, shared)
+        return other
 
     async def look(self) -> Known:
         """Return what is known now. What cannot be looked at for the moment stays as it was."""

@@ -126,9 +126,12 @@ class SandboxToolset:
 
     def __init__(self, sandbox: Sandbox, policy: SandboxPolicy, workspace: Workspace) -> None:
         self._sandbox = sandbox
-        self._policy = policy = policy.within(workspace.allowance)
+        if workspace.allowance is not None:
+            policy = policy.within(workspace.allowance)
+        self._policy = policy
         self._workspace = workspace
         self._guard = _guard(policy, workspace.root)
+        self.has_network = policy.allow_network
         self.specs = (*FILE_SPECS, EXEC_SPEC) if policy.exec_enabled else FILE_SPECS
 
     async def call(self, name: str, arguments: Mapping[str, Any]) -> ToolResult:

@@ -134,7 +134,7 @@ class NothingKnown:
 class ToolsOfRuns:
     @asynccontextmanager
     async def open(self, spec: RunSpec, lease: Lease, approve: Approve) -> AsyncIterator[OpenTools]:
-        yield OpenTools([Tools()])
+        yield OpenTools([Tools()], cast(Knowledge, NothingKnown()))
 
 
 class Conversation(RuleBasedStateMachine):
@@ -166,7 +166,6 @@ class Conversation(RuleBasedStateMachine):
             self.ledger,
             cast(ModelAccess, Models(self.model)),
             cast(RunTools, ToolsOfRuns()),
-            cast(Knowledge, NothingKnown()),
             None,
         )
 

@@ -1,0 +1,44 @@
+"""Principals as the parts of this host ask for them: by id, again and again."""
+
+from __future__ import annotations
+
+import time
+from typing import Final
+
+from shared.errors import NotFound
+from shared.principals import OPERATOR, Principal
+from shared.store.store import Store
+
+FRESH_S: Final = 1.0
+MOST: Final = 4096
+THE_OPERATOR: Final = Principal(OPERATOR, OPERATOR, directory="", created_at=0)
+
+
+class PrincipalCache:
+    """Each is asked for anew once a second at most, and at once after a change on this host (``forget``)."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._known: dict[str, tuple[float, Principal]] = {}
+
+    async def get(self, principal_id: str) -> Principal:
+        """Return a principal, also one that is suspended or going. The operator costs nothing.
+
+        Raises NotFound.
+        """
+        if principal_id == OPERATOR:
+            return THE_OPERATOR
+        asked, found = self._known.get(principal_id, (0.0, None))
+        if found is None or time.monotonic() - asked > FRESH_S:
+            asked = time.monotonic()
+            found = await self._store.principals.get(principal_id)
+            if found is None:
+                raise NotFound(f"principal not found: {principal_id}")
+            if len(self._known) >= MOST:
+                self._known.clear()
+            self._known[principal_id] = asked, found
+        return found
+
+    def forget(self, principal_id: str) -> None:
+        """Ask anew at the next ``get``."""
+        self._known.pop(principal_id, None)

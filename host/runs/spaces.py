@@ -1,0 +1,153 @@
+"""Where each principal works: its directory, uid and grants, for whatever touches files on its behalf.
+
+The operator's workspace is MEMORY_DIR, with all that the settings allow. Others have a directory with a
+random name in PRINCIPALS_DIR, a uid of their own where the host is root, and of the operator's servers, paths
+and network what their grants name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from host.ports import Allowance, Trust, Workspace
+from host.runs.principals import THE_OPERATOR, PrincipalCache
+from host.sandbox.client import HOST, Sandbox
+from host.skills.catalogue import built_in_dir
+from host.skills.knowledge import Knowledge, Look
+from shared.principals import OPERATOR, Principal, stored_name
+from shared.settings import Settings
+from shared.values import Lease
+
+MOST_KNOWN: Final = 256
+"""Principals whose persona, memory and skills are kept at hand."""
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """What a run works with: whose it is, where, and what its principal knows."""
+
+    principal: Principal
+    workspace: Workspace
+    is_main: bool
+    knowledge: Knowledge
+
+
+class Spaces:
+    """Spaces by principal. One per host."""
+
+    def __init__(self, settings: Settings, sandbox: Sandbox, principals: PrincipalCache) -> None:
+        self._settings = settings
+        self._sandbox = sandbox
+        self._principals = principals
+        self._skills = settings.skills_dir
+        self._by_conversation = settings.agents.defaults.workspace_scope == "conversation"
+        self._known: OrderedDict[tuple[str, int], Knowledge] = OrderedDict()
+        self.operators = Knowledge(
+            self._look(Workspace(HOST, sandbox.root, Trust.MAIN)),
+            workspace_dir=settings.memory_dir,
+            built_in_dir=built_in_dir(settings),
+            org_dir=settings.org_dir,
+            skills_dir=settings.skills_dir,
+            by_path=self._by_conversation,
+        )
+
+    async def of_run(self, lease: Lease, parent_id: str | None) -> Space:
+        """Return the space of a run; that of a task is the one of the task's conversation (``parent_id``)."""
+        owner = parent_id or lease.conversation_id
+        if lease.principal_id == OPERATOR and not self._by_conversation:
+            return self._of_operator(lease, is_main=owner == self._settings.main_conversation_id)
+        principal = await self._principals.get(lease.principal_id)
+        is_main = self._is_main(principal, owner)
+        root, own = self._root(principal, owner)
+        # Nothing in a conversation's own directory is obeyed.
+        trust = Trust.MAIN if is_main or own else Trust.TRUSTED if lease.trusted else Trust.UNTRUSTED
+        workspace = Workspace(lease.conversation_id, root, trust, self._allowance(principal, own=own))
+        return Space(principal, workspace, is_main, self._knowledge(principal))
+
+    def _of_operator(self, lease: Lease, *, is_main: bool) -> Space:
+        trust = Trust.MAIN if is_main else Trust.TRUSTED if lease.trusted else Trust.UNTRUSTED
+        workspace = Workspace(lease.conversation_id, self._sandbox.root, trust)
+        return Space(THE_OPERATOR, workspace, is_main, self.operators)
+
+    async def of_host(
+        self, who: str, principal_id: str, conversation_id: str | None = None, trust: Trust = Trust.UNTRUSTED
+    ) -> Workspace:
+        """Return where the host itself, as ``who``, reads and writes for a conversation or a principal."""
+        principal = await self._principals.get(principal_id)
+        owner = conversation_id or stored_name(principal.id, self._settings.main_conversation_id)
+        root, own = self._root(principal, owner)
+        name = who if principal.is_operator and not own else f"{who} {root.name}"
+        return Workspace(name, root, trust, self._allowance(principal, own=own))
+
+    def _is_main(self, principal: Principal, owner: str) -> bool:
+        return owner == stored_name(principal.id, self._settings.main_conversation_id)
+
+    def _directory(self, principal: Principal) -> Path:
+        if principal.is_operator:
+            return self._sandbox.root
+        return self._settings.principals_dir / principal.directory
+
+    def _conversations(self, principal: Principal) -> Path:
+        """Return where its conversations' own directories are: beside the principal's, in which its agents
+        could put links in their places.
+        """
+        return self._settings.principals_dir / f"{principal.directory or OPERATOR}.conversations"
+
+    def _root(self, principal: Principal, owner: str) -> tuple[Path, bool]:
+        """Return where a conversation works, and whether that is a directory of its own."""
+        if not self._by_conversation or self._is_main(principal, owner):
+            return self._directory(principal), False
+        name = hashlib.blake2b(owner.encode(), key=principal.directory.encode()[:64], digest_size=16)
+        return self._conversations(principal) / name.hexdigest(), True
+
+    def _allowance(self, principal: Principal, *, own: bool) -> Allowance | None:
+        """Return what counts in place of the policy; ``own``: in a conversation's own directory."""
+        if principal.is_operator and not own:
+            return None
+        policy = self._sandbox.policy
+        directory = self._directory(principal)
+        operators = {"read_paths": policy.read_paths, "write_paths": policy.write_paths}
+        granted = principal.terms.grants
+        if principal.is_operator:
+            granted = {**operators, "skills": True, "network": True}
+        words = (name for name in (*policy.obeyed, *policy.obeyed_as_main) if own and "/" not in name)
+        skills = (path for path in policy.skill_paths if granted.get("skills") or path != self._skills)
+        return Allowance(
+            uid=principal.uid,
+            counted=(str(directory), str(self._conversations(principal))),
+            readable=tuple(str(directory / name) for name in words),
+            skill_paths=tuple(map(str, skills)),
+            allow_network=policy.allow_network and bool(granted.get("network")),
+            most_bytes=(principal.terms.workspace_mb or 0) << 20,
+            apart=not principal.is_operator,
+            **{
+                name: tuple(sorted(set(paths) & set(granted.get(name, ()))))
+                for name, paths in operators.items()
+            },
+        )
+
+    def _knowledge(self, principal: Principal) -> Knowledge:
+        if principal.is_operator:
+            return self.operators
+        key = principal.id, principal.revision
+        known = self._known.get(key)
+        if known is None:
+            directory = self._directory(principal)
+            workspace = Workspace(
+                f"{HOST} {directory.name}", directory, Trust.MAIN, self._allowance(principal, own=False)
+            )
+            shelved = bool(principal.terms.grants.get("skills"))
+            known = self.operators.of(self._look(workspace), directory, shelved=shelved)
+            self._known[key] = known
+            if len(self._known) > MOST_KNOWN:
+                self._known.popitem(last=False)
+        self._known.move_to_end(key)
+        return known
+
+    def _look(self, workspace: Workspace) -> Look:
+        return partial(self._sandbox.file, workspace, "survey")
