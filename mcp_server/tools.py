@@ -12,6 +12,7 @@ from shared import jsons
 from shared import tool_contract as contract
 from shared.clock import iso, now_ms
 from shared.errors import InvalidInput, NotFound
+from shared.principals import Reach
 from shared.senders import is_reserved
 from shared.store.store import Store
 from shared.task_values import Task
@@ -53,9 +54,10 @@ class Caller:
     is_main: bool
 
     @property
-    def owner(self) -> str | None:
-        """Return the owner for the store's statements; None: sees all."""
-        return None if self.is_main else self.conversation.owner_id
+    def reach(self) -> Reach:
+        """Return what it sees: its owner's rows, in the main role those of its principal."""
+        own = self.conversation
+        return Reach(None if self.is_main else own.owner_id, own.principal_id)
 
 
 class Tools:
@@ -108,7 +110,7 @@ class Tools:
         )
 
     async def _task_list(self) -> str:
-        return jsons.dumps(_page(await self._tasks.list(self._caller.owner, limit=_TASK_LIMIT)))
+        return jsons.dumps(_page(await self._tasks.list(self._caller.reach, limit=_TASK_LIMIT)))
 
     async def _send_message(self, arguments: contract.SendMessage) -> Result:
         source = self._caller.conversation
@@ -132,7 +134,7 @@ class Tools:
 
     async def _schedule_task(self, arguments: contract.ScheduleTask) -> Result:
         task = await self._tasks.schedule(
-            owner=self._caller.owner,
+            reach=self._caller.reach,
             conversation_id=self._target(arguments.target_conversation_id),
             prompt=arguments.prompt,
             schedule_type=arguments.schedule_type,
@@ -157,7 +159,7 @@ class Tools:
 
     async def _list_tasks(self, arguments: contract.ListTasks) -> Result:
         page = await self._tasks.list(
-            self._caller.owner,
+            self._caller.reach,
             status=arguments.status or None,
             limit=arguments.limit,
             cursor=arguments.cursor or None,
@@ -165,22 +167,22 @@ class Tools:
         return _page(page)
 
     async def _get_task(self, arguments: contract.TaskId) -> Result:
-        return task_view(await self._tasks.get(arguments.task_id, self._caller.owner))
+        return task_view(await self._tasks.get(arguments.task_id, self._caller.reach))
 
     async def _list_task_runs(self, arguments: contract.ListTaskRuns) -> Result:
         page = await self._tasks.runs(
             arguments.task_id,
-            self._caller.owner,
+            self._caller.reach,
             limit=arguments.limit,
             cursor=arguments.cursor or None,
         )
         return {"runs": [task_run_view(run) for run in page.items], "next_cursor": page.next_cursor}
 
     async def _pause_task(self, arguments: contract.TaskId) -> Result:
-        return task_view(await self._tasks.pause(arguments.task_id, self._caller.owner))
+        return task_view(await self._tasks.pause(arguments.task_id, self._caller.reach))
 
     async def _resume_task(self, arguments: contract.TaskId) -> Result:
-        return task_view(await self._tasks.resume(arguments.task_id, self._caller.owner))
+        return task_view(await self._tasks.resume(arguments.task_id, self._caller.reach))
 
     async def _update_task(self, arguments: contract.UpdateTask) -> Result:
         given = {name: value for name, value in arguments.model_dump(exclude={"task_id"}).items() if value}
@@ -188,11 +190,11 @@ class Tools:
             given = {"ends_at": None, "max_runs": None, **given}
         if not given:
             raise InvalidInput(f"Nothing to change: give at least one of {', '.join(_CHANGEABLE)}")
-        task = await self._tasks.update(arguments.task_id, self._caller.owner, given)
+        task = await self._tasks.update(arguments.task_id, self._caller.reach, given)
         return task_view(task)
 
     async def _cancel_task(self, arguments: contract.TaskId) -> Result:
-        await self._tasks.cancel(arguments.task_id, self._caller.owner)
+        await self._tasks.cancel(arguments.task_id, self._caller.reach)
         return {"task_id": arguments.task_id, "cancelled": True}
 
 

@@ -83,6 +83,25 @@ class Principal:
         return self.id == OPERATOR
 
 
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """Which rows a caller sees: those of one conversation, of one principal, or (both None) all there are."""
+
+    conversation_id: str | None = None
+    principal_id: str | None = None
+
+    def holds(self, conversation_id: str, principal_id: str) -> bool:
+        """Return whether a conversation of a principal is among them."""
+        return self.conversation_id in (None, conversation_id) and self.principal_id in (None, principal_id)
+
+    def stored(self, said: str) -> str:
+        """Return the id that a name which the caller chose is stored under."""
+        return stored_name(self.principal_id or OPERATOR, said)
+
+
+EVERYTHING: Final = Reach()
+
+
 def stored_name(principal_id: str, said: str) -> str:
     """Return the id that a chosen name is stored under; nobody can choose a name with a ``+``."""
     return said if principal_id == OPERATOR else f"{principal_id}+{said}"

@@ -1,8 +1,7 @@
 """Scheduled tasks as one service, used alike by the HTTP API, the MCP tools and the command line.
 
-``owner`` is the conversation a caller acts for; None is a caller who may act for any (the HTTP API, the main
-conversation). Everything is checked before anything is written. Callers make a change durable before they
-acknowledge it.
+``reach`` says whose tasks a caller sees and makes. Everything is checked before anything is written. Callers
+make a change durable before they acknowledge it.
 """
 
 from __future__ import annotations
@@ -18,7 +17,9 @@ from shared.catch_up import ON_TIME_MS
 from shared.clock import now_ms
 from shared.errors import Conflict, InvalidInput, NoConversation, NotFound
 from shared.ids import CONVERSATION, new_id
+from shared.principals import EVERYTHING, OPERATOR, Reach
 from shared.store.sql.task_outcomes import BACKOFF_MS
+from shared.store.sql.tasks import FOREIGN
 from shared.store.store import Store
 from shared.task_edits import (
     check_room,
@@ -47,9 +48,6 @@ MOST_EXPLAINED: Final = 100
 EDITS: Final = 20
 """How often an edit starts over because the task changed meanwhile."""
 
-FOREIGN: Final = "Task not found or access denied."
-"""The one answer for an absent and for a foreign task."""
-
 
 class TaskService:
     """Makes, changes and lists tasks; raises InvalidInput, NotFound, Conflict and Duplicate.
@@ -74,7 +72,7 @@ class TaskService:
     async def schedule(
         self,
         *,
-        owner: str | None,
+        reach: Reach,
         conversation_id: str | None,
         prompt: str,
         schedule_type: str,
@@ -89,14 +87,14 @@ class TaskService:
         id: str | None = None,
         now: int | None = None,
     ) -> Task:
-        """Make a task for an existing conversation, or (without owner and conversation) one of its own.
+        """Make a task for an existing conversation within reach, or (without any) one of its own.
 
         ``run_if_past``: a ``once`` time that has passed is due at once, instead of being refused.
         """
         moment = now_ms() if now is None else now
         schedule = parsed(schedule_type, schedule_value, timezone, self._default_timezone)
         task = Task(
-            id=checked_id(id),
+            id=reach.stored(checked_id(id)) if id else checked_id(id),
             conversation_id="",
             prompt=checked_prompt(prompt),
             schedule_type=schedule.type,
@@ -115,21 +113,22 @@ class TaskService:
             max_runs=checked_max_runs(max_runs),
         )
         check_room(task)
-        home = await self._home(owner, conversation_id, task.context_mode)
+        home = await self._home(reach, conversation_id, task.context_mode)
         task = replace(task, conversation_id=home or new_id(CONVERSATION))
-        await self._store.tasks.add(task, quota=self._quota, own_conversation=home is None, by=self._acting)
+        alone_for = None if home else reach.principal_id or OPERATOR
+        await self._store.tasks.add(task, quota=self._quota, alone_for=alone_for, by=self._acting)
         return task
 
-    async def get(self, task_id: str, owner: str | None) -> Task:
+    async def get(self, task_id: str, reach: Reach) -> Task:
         """Return the task; raises NotFound."""
-        task = await self._store.tasks.get(task_id, owner=owner)
+        task = await self._store.tasks.get(task_id, reach)
         if task is None:
             raise NotFound(FOREIGN)
         return task
 
     async def list(
         self,
-        owner: str | None,
+        reach: Reach,
         *,
         status: str | None = None,
         limit: int = 100,
@@ -137,48 +136,46 @@ class TaskService:
     ) -> Page[Task]:
         """Return tasks in the order they were made."""
         wanted = None if status is None else checked_status(status)
-        return await self._store.tasks.page(
-            owner=owner, status=wanted, limit=_checked_limit(limit), cursor=cursor
-        )
+        return await self._store.tasks.page(reach, status=wanted, limit=_checked_limit(limit), cursor=cursor)
 
     async def update(
-        self, task_id: str, owner: str | None, fields: Mapping[str, Any], *, now: int | None = None
+        self, task_id: str, reach: Reach, fields: Mapping[str, Any], *, now: int | None = None
     ) -> Task:
         """Change the given fields; the next slot is recomputed only for a new schedule or a resumed task."""
         moment = now_ms() if now is None else now
         for _ in range(EDITS):
-            task = await self.get(task_id, owner)
+            task = await self.get(task_id, reach)
             changed = edited(task, fields, moment, self._default_timezone)
             if changed.context_mode == "group" and task.context_mode != "group":
-                await self._home(None, task.conversation_id, "group")
+                await self._home(EVERYTHING, task.conversation_id, "group")
             if changed == task:
                 return task
             changed = replace(changed, updated_at=moment)
-            if await self._store.tasks.replace(changed, owner=owner, expected_revision=task.revision):
-                return await self.get(task_id, owner)
+            if await self._store.tasks.replace(changed, reach, expected_revision=task.revision):
+                return await self.get(task_id, reach)
         raise Conflict(f"Task {task_id} keeps changing; try again.")
 
-    async def pause(self, task_id: str, owner: str | None, *, now: int | None = None) -> Task:
+    async def pause(self, task_id: str, reach: Reach, *, now: int | None = None) -> Task:
         """Stop the schedule until it is resumed; what runs now goes on. Pausing twice is no error."""
-        return await self.update(task_id, owner, {"status": "paused"}, now=now)
+        return await self.update(task_id, reach, {"status": "paused"}, now=now)
 
-    async def resume(self, task_id: str, owner: str | None, *, now: int | None = None) -> Task:
+    async def resume(self, task_id: str, reach: Reach, *, now: int | None = None) -> Task:
         """Start the schedule again from now; raises Conflict for a ``once`` task that ran."""
-        return await self.update(task_id, owner, {"status": "active"}, now=now)
+        return await self.update(task_id, reach, {"status": "active"}, now=now)
 
-    async def cancel(self, task_id: str, owner: str | None) -> None:
+    async def cancel(self, task_id: str, reach: Reach) -> None:
         """Delete the task and its run log, and have its run cancelled; raises NotFound.
 
         A task that its own run cancels is completed instead.
         """
-        if not await self._store.tasks.remove(task_id, owner=owner, by=self._acting):
+        if not await self._store.tasks.remove(task_id, reach, by=self._acting):
             raise NotFound(FOREIGN)
 
     async def runs(
-        self, task_id: str, owner: str | None, *, limit: int = 100, cursor: str | None = None
+        self, task_id: str, reach: Reach, *, limit: int = 100, cursor: str | None = None
     ) -> Page[TaskRun]:
         """Return the run log, newest first; raises NotFound."""
-        page = await self._store.tasks.runs(task_id, owner=owner, limit=_checked_limit(limit), cursor=cursor)
+        page = await self._store.tasks.runs(task_id, reach, limit=_checked_limit(limit), cursor=cursor)
         if page is None:
             raise NotFound(FOREIGN)
         return page
@@ -192,12 +189,12 @@ class TaskService:
         cursor = None
         while True:
             page = await self._store.tasks.page(
-                owner=None, status=TaskStatus.ACTIVE, limit=LOOKED_AT_ONCE, cursor=cursor
+                EVERYTHING, status=TaskStatus.ACTIVE, limit=LOOKED_AT_ONCE, cursor=cursor
             )
             for task in page.items:
                 edited = _planned_anew(task, now)
                 if edited is not None and await self._store.tasks.replace(
-                    edited, owner=None, expected_revision=task.revision
+                    edited, EVERYTHING, expected_revision=task.revision
                 ):
                     planned.append(task.id)
             cursor = page.next_cursor
@@ -219,16 +216,16 @@ class TaskService:
         moment = now_ms() if now is None else now
         return schedules.upcoming(schedule, moment, min(n, MOST_EXPLAINED))
 
-    async def _home(self, owner: str | None, conversation_id: str | None, mode: str) -> str | None:
+    async def _home(self, reach: Reach, conversation_id: str | None, mode: str) -> str | None:
         """Return the conversation that will own the task; None: it gets one of its own."""
-        wanted = conversation_id or owner
+        wanted = conversation_id or reach.conversation_id
         if wanted is None:
             if mode == "group":
                 raise InvalidInput("conversation_id: context_mode group needs an existing conversation")
             return None
-        found = await self._store.conversations.get(wanted)
+        found = await self._store.conversations.reach(reach.principal_id, wanted)
         # One sentence for absent and foreign, so that nobody learns which conversations exist.
-        if found is None or owner not in (None, wanted):
+        if found is None or not reach.holds(found.id, found.principal_id):
             raise NoConversation(wanted)
         if mode == "group" and found.temporary:
             raise InvalidInput("context_mode: group needs a conversation that is not temporary")

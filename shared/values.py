@@ -207,10 +207,17 @@ class Spending:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """What is spent or reserved by others: in the lease's conversation, with its tasks, and on the day."""
+    """What is spent or reserved by others: in the lease's conversation, with its tasks, and on the day.
+
+    ``principal``: by the lease's own on the day; ``day``: by all together.
+    """
 
     conversation: Amount
+    principal: Amount
     day: Amount
+
+    def __add__(self, amount: Amount) -> Standing:
+        return Standing(self.conversation + amount, self.principal + amount, self.day + amount)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from host.channels.rules import Rules
 from host.runs.service import RunService
 from shared.clock import now_ms
 from shared.errors import NotRunning
+from shared.principals import OPERATOR, Reach
 from shared.store.store import Store
 from shared.task_values import Task
 from shared.task_views import task_view
@@ -85,8 +86,8 @@ class Commands:
         return STOPPING
 
     async def _tasks(self, conversation_id: str) -> str:
-        owner = None if conversation_id == self._rules.main else conversation_id
-        page = await self._task_service.list(owner, limit=MOST_TASKS)
+        only = None if conversation_id == self._rules.main else conversation_id
+        page = await self._task_service.list(Reach(only, OPERATOR), limit=MOST_TASKS)
         lines = [_line(task) for task in page.items]
         if page.next_cursor is not None:
             lines.append("…")

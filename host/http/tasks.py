@@ -16,6 +16,7 @@ from host.runs.task_runs import TaskRunner
 from shared.clock import now_ms
 from shared.errors import Duplicate, InvalidInput
 from shared.ids import TASK
+from shared.principals import EVERYTHING, Reach
 from shared.shapes import PageShape, Shape
 from shared.store.store import Store
 from shared.task_edits import LONGEST_PROMPT
@@ -185,7 +186,7 @@ class TasksApi(Api):
     async def list(self, request: Request) -> TasksShape:
         """List tasks in the order they were made."""
         page = await self._tasks.list(
-            owner=request.query_params.get("conversation_id"),
+            Reach(request.query_params.get("conversation_id")),
             status=_status(request.query_params.get("status")),
             **page_of(request),
         )
@@ -194,12 +195,12 @@ class TasksApi(Api):
     @operation("GET", "/task/{id}", scope="tasks")
     async def get(self, request: Request) -> TaskShape:
         """One task."""
-        return task_view(await self._tasks.get(request.path_params["id"], owner=None))
+        return task_view(await self._tasks.get(request.path_params["id"], EVERYTHING))
 
     @operation("GET", "/task/{id}/runs", scope="tasks", parameters=PAGE)
     async def runs(self, request: Request) -> TaskRunsShape:
         """A task's run log, newest first."""
-        page = await self._tasks.runs(request.path_params["id"], owner=None, **page_of(request))
+        page = await self._tasks.runs(request.path_params["id"], EVERYTHING, **page_of(request))
         return {"runs": list(map(task_run_view, page.items)), "next_cursor": page.next_cursor}
 
     @operation("PUT", "/task/{id}", scope="tasks", errors=(409,))
@@ -209,7 +210,7 @@ class TasksApi(Api):
         for name, value in fields.items():
             if value is None and name not in CLEARED:
                 raise InvalidInput(f"{name}: must not be null; leave it out to keep it")
-        task = await self._tasks.update(request.path_params["id"], owner=None, fields=fields, now=now_ms())
+        task = await self._tasks.update(request.path_params["id"], EVERYTHING, fields=fields, now=now_ms())
         await self._store.durable()
         return task_view(task)
 
@@ -219,7 +220,7 @@ class TasksApi(Api):
 
         A run of it is cancelled.
         """
-        await self._tasks.cancel(request.path_params["id"], owner=None)
+        await self._tasks.cancel(request.path_params["id"], EVERYTHING)
         await self._store.durable()
 
     @operation("POST", "/task/trigger", scope="tasks", parameters=[KEY], errors=(404, 409))
@@ -249,10 +250,10 @@ class TasksApi(Api):
         task_id = body.id or (_id_for(key) if key else None)
         try:
             asked = body.model_dump(exclude={"id"})
-            task = await self._tasks.schedule(owner=None, id=task_id, now=now_ms(), **asked)
+            task = await self._tasks.schedule(reach=EVERYTHING, id=task_id, now=now_ms(), **asked)
         except Duplicate:
             # The same key a moment ago, or just before a crash: its task is this one.
-            made = await self._store.tasks.get(task_id or "", owner=None) if key and not body.id else None
+            made = await self._store.tasks.get(task_id or "", EVERYTHING) if key and not body.id else None
             if made is None:
                 raise
             task = made

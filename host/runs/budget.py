@@ -88,8 +88,7 @@ class RunBudget:
 
         def decide(others: Standing) -> Amount:
             nonlocal granted
-            standing = Standing(others.conversation + unstored, others.day + unstored)
-            granted = self._granted(call, standing, own)
+            granted = self._granted(call, others + unstored, own)
             return call.amount(granted) + unstored
 
         async with self._reserving:

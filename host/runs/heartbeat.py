@@ -15,6 +15,7 @@ from typing import Final
 from host.ports import Sandbox, SandboxFault, Trust, Workspace
 from host.sandbox.client import HOST
 from shared.errors import Duplicate, NotFound
+from shared.principals import OPERATOR, Reach
 from shared.settings import Settings
 from shared.store.sql.task_outcomes import ALL_QUIET
 from shared.store.store import Store
@@ -43,6 +44,7 @@ class Heartbeat:
         self._tasks = tasks
         self._read = read
         self._conversation_id = conversation_id
+        self._own = Reach(conversation_id, OPERATOR)
         self._minutes = minutes
 
     async def arrange(self, *, enabled: bool) -> None:
@@ -53,7 +55,7 @@ class Heartbeat:
         every = str(self._minutes * 60_000)
         try:
             # The same interval again leaves the next slot where it is, so a restart is no extra heartbeat.
-            await self._tasks.update(TASK_ID, self._conversation_id, {"schedule_value": every})
+            await self._tasks.update(TASK_ID, self._own, {"schedule_value": every})
         except NotFound:
             # Another host that starts at the same moment may have made it just now.
             with suppress(Duplicate):
@@ -61,7 +63,7 @@ class Heartbeat:
 
     async def _make(self, every: str) -> None:
         await self._tasks.schedule(
-            owner=self._conversation_id,
+            reach=self._own,
             conversation_id=self._conversation_id,
             prompt=PROMPT,
             schedule_type="interval",
@@ -88,7 +90,7 @@ class Heartbeat:
 
     async def _remove(self) -> None:
         try:
-            await self._tasks.cancel(TASK_ID, self._conversation_id)
+            await self._tasks.cancel(TASK_ID, self._own)
         except NotFound:
             return
 

@@ -20,6 +20,7 @@ from host.runs.service import RunService
 from host.runs.spec import RunSpec
 from shared.clock import now_ms
 from shared.errors import Conflict, ConversationBusy, KeyTaken, LeaseLost, PicoError, Unavailable
+from shared.principals import EVERYTHING, Reach
 from shared.store.sql.task_outcomes import ALL_QUIET
 from shared.store.store import Store
 from shared.task_values import Task, TaskRun, TaskRunState
@@ -75,30 +76,32 @@ class TaskRunner:
     ) -> None:
         await self._stack.aclose()
 
-    async def trigger(self, task_id: str, idempotency: Idempotency | None = None) -> ExecutedShape:
+    async def trigger(
+        self, task_id: str, idempotency: Idempotency | None = None, reach: Reach = EVERYTHING
+    ) -> ExecutedShape:
         """Run the task now, whatever its schedule says. Raises NotFound, ConversationBusy, and as runs do."""
         try:
             claimed = await self._store.tasks.claim_manual(
-                task_id, owner=None, host=self._owner, now=now_ms(), lease_ms=self._claim_ms
+                task_id, reach, host=self._owner, now=now_ms(), lease_ms=self._claim_ms
             )
             service = await self._start(*claimed, idempotency)
         except KeyTaken as taken:
-            return await self._joined(task_id, taken.answer)
+            return await self._joined(task_id, reach, taken.answer)
         except Conflict:
             # The same request once more, while the first one's run goes on.
             kept = await self._store.runs.keyed(idempotency, now_ms()) if idempotency else None
             if kept is None:
                 raise
-            return await self._joined(task_id, kept)
+            return await self._joined(task_id, reach, kept)
         except LeaseLost:
             raise Unavailable("The host was held up before the run began: try again", retry_after=1) from None
         return await service.wait()
 
-    async def _joined(self, task_id: str, kept: KeyedAnswer) -> ExecutedShape:
+    async def _joined(self, task_id: str, reach: Reach, kept: KeyedAnswer) -> ExecutedShape:
         """Return the view of a run that was triggered with the same key before."""
         answer = await self._runs.joined(kept)
         said = await self._store.outbound.said_by(answer["conversation_id"], after=0)
-        page = await self._store.tasks.runs(task_id, owner=None, limit=LOOKED_AT, cursor=None)
+        page = await self._store.tasks.runs(task_id, reach, limit=LOOKED_AT, cursor=None)
         for run in page.items if page else ():
             if run.run_id == answer["run_id"] and run.finished_at is not None:
                 told = [each for each in said if run.started_at <= each.created_at <= run.finished_at]
@@ -193,7 +196,7 @@ class _Service:
             answer = await self._run.wait()
             await self._finish(answer)
         except LeaseLost:
-            gone = await self._store.tasks.get(self._task.id, owner=None) is None
+            gone = await self._store.tasks.get(self._task.id, EVERYTHING) is None
             said = "The task was deleted while it ran." if gone else "Another host took the task run over."
             self._outcome = PicoError(said, code="cancelled" if gone else "lease_lost")
         except PicoError as error:
@@ -240,7 +243,7 @@ def _state(answer: ChatShape) -> TaskRunState:
 
 
 async def _view(store: Store, task_id: str, answer: ChatShape) -> ExecutedShape:
-    task = await store.tasks.get(task_id, owner=None)
+    task = await store.tasks.get(task_id, EVERYTHING)
     view: ExecutedShape = {
         "status": answer["status"],
         "task_id": task_id,

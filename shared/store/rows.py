@@ -80,6 +80,23 @@ def decode_cursor(cursor: str | None, *kinds: type) -> list[Any] | None:
     return key
 
 
+class Where:
+    """Conditions of a statement whose ``$1`` is a number of rows, and their values from ``$2`` on."""
+
+    def __init__(self, *conditions: str) -> None:
+        self._conditions = ["true", *conditions]
+        self.values: list[Any] = []
+
+    def add(self, condition: str, *values: Any) -> None:
+        """Add a condition that has ``{0}``, ``{1}`` and so on in the place of its values."""
+        first = len(self.values) + 2
+        self._conditions.append(condition.format(*(f"${first + place}" for place in range(len(values)))))
+        self.values += values
+
+    def __str__(self) -> str:
+        return " AND ".join(self._conditions)
+
+
 class Noun:
     """A noun of the store over one engine."""
 

@@ -11,6 +11,7 @@ from asyncpg import InsufficientPrivilegeError  # type: ignore[import-untyped]  
 
 from shared.errors import StoreError, Unauthorized
 from shared.ids import Token
+from shared.principals import EVERYTHING, Reach
 from shared.store.postgres.database import Database, Place
 from shared.store.postgres.opening import open_shared_store, open_tool_store, place_of
 from shared.store.postgres.store import PostgresStore
@@ -167,13 +168,13 @@ async def test_a_tool_servers_store_does_its_work_and_no_more(store: PostgresSto
         assert (await tools.conversations.ensure("mine", T0)).id == "mine"
         assert (await tools.outbound.add("mine", "mine", "hello\0there", "Pico", T0)).text == "hello\0there"
         await tools.tasks.add(a_task("new", "mine"), quota=10)
-        assert await tools.tasks.remove("new", owner="mine")
+        assert await tools.tasks.remove("new", Reach("mine"))
         # Even a statement that forgot the owner.
-        assert await tools.tasks.get("task-theirs", owner=None) is None
-        assert not await tools.tasks.remove("task-theirs", owner=None)
+        assert await tools.tasks.get("task-theirs", EVERYTHING) is None
+        assert not await tools.tasks.remove("task-theirs", EVERYTHING)
     finally:
         await tools.close()
-    assert await store.tasks.get("task-theirs", owner=None) is not None
+    assert await store.tasks.get("task-theirs", EVERYTHING) is not None
 
 
 async def test_a_tool_servers_store_does_nothing_more_after_its_tokens_end(store: PostgresStore) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from host.mcp_clients.tool_servers import ToolServers
 from shared import jsons
+from shared.principals import Reach
 from shared.store import open_host_store
 from tests.mcp.running import RawServer, environment
 from tests.mcp.test_tool_servers import HOURLY, SEND, eventually, zygote_of
@@ -22,7 +23,7 @@ async def on_the_volume(volume: Path, copy: Path, conversation_id: str) -> tuple
     store = open_host_store(store_dir=copy / "volume", local_db=copy / "local.db", owner="another")
     try:
         said = await store.outbound.said_by(conversation_id, after=0)
-        tasks = await store.tasks.page(owner=conversation_id, status=None, limit=100, cursor=None)
+        tasks = await store.tasks.page(Reach(conversation_id), status=None, limit=100, cursor=None)
         return [message.text for message in said], [task.id for task in tasks.items]
     finally:
         await store.close()

@@ -11,6 +11,7 @@ from mcp.client import Client
 from mcp_types import CallToolResult, RequestParamsMeta, TextContent, TextResourceContents
 
 from shared.clock import now_ms
+from shared.principals import Reach
 from shared.store.store import Store
 from shared.tool_contract import tool_declarations
 from tests.mcp.running import official_client
@@ -53,7 +54,7 @@ async def test_no_tool_serves_a_foreign_id(database: Path, store: Store) -> None
     assert set(FOREIGN) | {"list_tasks"} == set(tool_declarations(is_main=False))
     async with official_client(database, "conv-a") as mine, official_client(database, "conv-b") as theirs:
         task = await scheduled(mine)
-        before = await store.tasks.get(task, owner="conv-a")
+        before = await store.tasks.get(task, Reach("conv-a"))
         for tool, (arguments, expected) in FOREIGN.items():
             foreign = await theirs.call_tool(tool, arguments(task))
             assert foreign.is_error, tool
@@ -64,7 +65,7 @@ async def test_no_tool_serves_a_foreign_id(database: Path, store: Store) -> None
         (content,) = (await theirs.read_resource("picoclaw://tasks")).contents
         assert isinstance(content, TextResourceContents)
         assert task not in content.text
-        assert await store.tasks.get(task, owner="conv-a") == before
+        assert await store.tasks.get(task, Reach("conv-a")) == before
         assert await store.outbound.said_by("conv-b", after=0) == []
 
 

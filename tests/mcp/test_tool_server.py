@@ -13,6 +13,7 @@ from mcp_types import CallToolResult, TextContent, TextResourceContents
 
 from shared import jsons
 from shared.clock import now_ms
+from shared.principals import EVERYTHING
 from shared.store.store import Store
 from shared.tool_contract import tool_declarations
 from tests.json_schema import validator
@@ -149,7 +150,7 @@ async def test_bad_arguments_are_a_sentence_that_names_the_field(database: Path,
             assert expected in result["content"][0]["text"]
             assert "Traceback" not in result["content"][0]["text"]
     assert await store.outbound.said_by("conv-a", after=0) == []
-    assert (await store.tasks.page(owner=None, status=None, limit=1, cursor=None)).items == []
+    assert (await store.tasks.page(EVERYTHING, status=None, limit=1, cursor=None)).items == []
 
 
 async def test_a_failure_inside_says_nothing_of_its_text(database: Path, store: Store) -> None:

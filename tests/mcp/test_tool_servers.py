@@ -16,6 +16,7 @@ import pytest
 from host.mcp_clients.tool_servers import ToolServers
 from host.ports import ToolResult
 from shared import jsons
+from shared.principals import Reach
 from shared.store.store import Store
 from shared.tool_contract import tool_declarations
 
@@ -65,7 +66,7 @@ async def test_a_call_opens_the_session_of_its_conversation(servers: ToolServers
     boss = servers.toolset("main", is_main=True)
     assert task["id"] in (await boss.call(LIST, {})).text
     assert servers.open_sessions == 3
-    assert await store.tasks.get(task["id"], owner="conv-a") is not None
+    assert await store.tasks.get(task["id"], Reach("conv-a")) is not None
 
 
 async def test_opening_beside_other_work_and_calling_at_once_give_one_session(servers: ToolServers) -> None:

@@ -10,6 +10,7 @@ import pytest
 from host.runs.heartbeat import PROMPT, TASK_ID, Heartbeat
 from shared.clock import now_ms
 from shared.errors import NotFound
+from shared.principals import EVERYTHING, Reach
 from shared.store.sqlite.store import SqliteStore
 from shared.task_values import Task
 from shared.tasks import TaskService
@@ -41,7 +42,7 @@ def beating(tasks: TaskService, minutes: int = 30, file: str | None = None) -> H
 async def arranged(store: SqliteStore, tasks: TaskService) -> tuple[Heartbeat, Task]:
     heartbeat = beating(tasks)
     await heartbeat.arrange(enabled=True)
-    return heartbeat, await tasks.get(TASK_ID, MAIN)
+    return heartbeat, await tasks.get(TASK_ID, Reach(MAIN))
 
 
 async def test_it_is_an_isolated_task_of_the_main_conversation(
@@ -58,7 +59,7 @@ async def test_a_restart_is_no_extra_heartbeat(store: SqliteStore, tasks: TaskSe
 
     await heartbeat.arrange(enabled=True)
 
-    assert await tasks.get(TASK_ID, MAIN) == task
+    assert await tasks.get(TASK_ID, Reach(MAIN)) == task
 
 
 async def test_a_new_interval_is_taken_over(store: SqliteStore, tasks: TaskService) -> None:
@@ -66,7 +67,7 @@ async def test_a_new_interval_is_taken_over(store: SqliteStore, tasks: TaskServi
 
     await beating(tasks, minutes=5).arrange(enabled=True)
 
-    assert (await tasks.get(TASK_ID, MAIN)).schedule_value == "300000"
+    assert (await tasks.get(TASK_ID, Reach(MAIN))).schedule_value == "300000"
 
 
 async def test_switched_off_it_is_gone(store: SqliteStore, tasks: TaskService) -> None:
@@ -76,7 +77,7 @@ async def test_switched_off_it_is_gone(store: SqliteStore, tasks: TaskService) -
     await heartbeat.arrange(enabled=False)
 
     with pytest.raises(NotFound):
-        await tasks.get(TASK_ID, MAIN)
+        await tasks.get(TASK_ID, Reach(MAIN))
 
 
 async def test_its_prompt_is_the_file_as_it_is_now(store: SqliteStore, tasks: TaskService) -> None:
@@ -113,7 +114,7 @@ async def test_a_file_without_words_is_answered_without_the_model(
 async def test_other_tasks_are_left_alone(store: SqliteStore, tasks: TaskService) -> None:
     heartbeat, _ = await arranged(store, tasks)
     other = await tasks.schedule(
-        owner=None, conversation_id=MAIN, prompt="p", schedule_type="interval", schedule_value="60000"
+        reach=EVERYTHING, conversation_id=MAIN, prompt="p", schedule_type="interval", schedule_value="60000"
     )
 
     assert await heartbeat.prompt(other) == "p"

@@ -13,6 +13,7 @@ import pytest
 from host.runs.scheduler import Scheduler
 from shared.clock import now_ms
 from shared.errors import AtCapacity
+from shared.principals import EVERYTHING
 from shared.store.sqlite.store import SqliteStore
 from shared.task_values import TaskRunState
 from shared.tasks import TaskService
@@ -90,7 +91,7 @@ async def runner(store: SqliteStore) -> Runner:
 async def add(store: SqliteStore, task_id: str, value: str = "2020-01-01", **fields: Any) -> None:
     service = TaskService(store, default_timezone="UTC")
     await service.schedule(
-        owner=None,
+        reach=EVERYTHING,
         conversation_id=HOME,
         prompt="Look around",
         schedule_value=value,

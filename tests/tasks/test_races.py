@@ -22,6 +22,7 @@ from hypothesis.stateful import (
 )
 
 from shared.errors import Conflict, ConversationBusy, LeaseLost
+from shared.principals import EVERYTHING, Reach
 from shared.store.postgres.database import Place
 from shared.store.postgres.store import PostgresStore
 from shared.store.sqlite.store import SqliteStore
@@ -134,7 +135,7 @@ class TaskRaces(RuleBasedStateMachine):
     def add(self, kind: tuple[str, str], mode: str, catch_up: str) -> None:
         task = self.run(
             self.services["a"].schedule(
-                owner=HOME,
+                reach=Reach(HOME),
                 conversation_id=None,
                 prompt="first",
                 schedule_type=kind[0],
@@ -174,12 +175,12 @@ class TaskRaces(RuleBasedStateMachine):
     @rule(pick=PICK, host=st.sampled_from(HOSTS))
     def delete(self, pick: int, host: str) -> None:
         task_id = self.task_at(pick)
-        self.run(self.services[host].cancel(task_id, HOME))
+        self.run(self.services[host].cancel(task_id, Reach(HOME)))
         del self.expected[task_id]
 
     def change(self, task_id: str, host: str, fields: dict[str, Any]) -> None:
         try:
-            task = self.run(self.services[host].update(task_id, HOME, fields, now=self.now))
+            task = self.run(self.services[host].update(task_id, Reach(HOME), fields, now=self.now))
         except Conflict:
             assert self.stored(task_id).schedule_type == "once"
             return
@@ -210,12 +211,12 @@ class TaskRaces(RuleBasedStateMachine):
     def trigger(self, pick: int, host: str) -> None:
         task_id = self.task_at(pick)
         tasks = self.stores[host].tasks
-        log = self.run(tasks.runs(task_id, owner=HOME, limit=1000, cursor=None))
+        log = self.run(tasks.runs(task_id, Reach(HOME), limit=1000, cursor=None))
         assert log is not None
         runs = any(entry.state is TaskRunState.RUNNING for entry in log.items)
         try:
             task, claim = self.run(
-                tasks.claim_manual(task_id, owner=HOME, host=host, now=self.now, lease_ms=LEASE_MS)
+                tasks.claim_manual(task_id, Reach(HOME), host=host, now=self.now, lease_ms=LEASE_MS)
             )
         except Conflict:
             assert runs, "refused although nothing of it runs"
@@ -343,7 +344,7 @@ class TaskRaces(RuleBasedStateMachine):
     # What always holds
 
     def stored(self, task_id: str) -> Task:
-        task = self.run(self.stores["b"].tasks.get(task_id, owner=HOME))
+        task = self.run(self.stores["b"].tasks.get(task_id, Reach(HOME)))
         assert task is not None, "a task vanished"
         return task
 
@@ -375,7 +376,7 @@ class TaskRaces(RuleBasedStateMachine):
     @invariant()
     def no_slot_is_in_the_log_twice(self) -> None:
         for task_id in self.expected:
-            page = self.run(self.stores["a"].tasks.runs(task_id, owner=None, limit=1000, cursor=None))
+            page = self.run(self.stores["a"].tasks.runs(task_id, EVERYTHING, limit=1000, cursor=None))
             assert page is not None
             slots = [run.slot for run in page.items]
             assert len(slots) == len(set(slots))

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.errors import InvalidInput, NotFound
+from shared.principals import EVERYTHING
 from shared.schedules import first_slot, parse
 from shared.store.sqlite.store import SqliteStore
 from shared.task_values import Task
@@ -22,7 +23,7 @@ from tests.examples import examples
 NOW = 1_800_000_000_000
 HOME = "conv-home"
 GOOD: dict[str, Any] = {
-    "owner": None,
+    "reach": EVERYTHING,
     "conversation_id": HOME,
     "prompt": "Look around",
     "schedule_type": "cron",
@@ -339,7 +340,7 @@ async def test_a_wrong_field_is_refused_and_nothing_is_made(
 
 async def an_existing_task(service: TaskService) -> Task:
     try:
-        return await service.get("task-edited", None)
+        return await service.get("task-edited", EVERYTHING)
     except NotFound:
         return await service.schedule(**{**GOOD, "id": "task-edited"})
 
@@ -351,10 +352,10 @@ async def test_an_edit_with_a_wrong_field_is_refused_and_changes_nothing(
     before = await an_existing_task(service)
 
     with pytest.raises(InvalidInput) as refused:
-        await service.update(before.id, None, wrong, now=NOW + 5)
+        await service.update(before.id, EVERYTHING, wrong, now=NOW + 5)
 
     assert refused.value.message == sentence
-    assert await service.get(before.id, None) == before
+    assert await service.get(before.id, EVERYTHING) == before
 
 
 @pytest.mark.parametrize("name", ["id", "conversation_id", "next_run", "attempts", "nonsense"])
@@ -362,7 +363,7 @@ async def test_a_field_that_cannot_be_changed_is_named(service: TaskService, nam
     task = await an_existing_task(service)
 
     with pytest.raises(InvalidInput, match=rf"^{name}: cannot be changed"):
-        await service.update(task.id, None, {name: "x"})
+        await service.update(task.id, EVERYTHING, {name: "x"})
 
 
 @settings(max_examples=examples(400))

@@ -9,6 +9,7 @@ import pytest
 
 from shared.clock import now_ms
 from shared.errors import Conflict, Duplicate, InvalidInput, NotFound
+from shared.principals import EVERYTHING, Reach
 from shared.store.sqlite.store import SqliteStore
 from shared.task_values import Task, TaskRun, TaskRunState, TaskStatus
 from shared.task_views import task_run_view, task_view
@@ -21,7 +22,7 @@ HOUR = 60 * MINUTE
 
 async def schedule(service: TaskService, **changes: Any) -> Task:
     fields: dict[str, Any] = {
-        "owner": None,
+        "reach": EVERYTHING,
         "conversation_id": HOME,
         "prompt": "Look around",
         "schedule_type": "interval",
@@ -57,7 +58,7 @@ async def test_a_task_is_made_with_the_contracts_defaults(service: TaskService) 
     assert task.id.startswith("task-")
     assert (task.context_mode, task.catch_up, task.timezone) == ("isolated", "once", "Europe/Berlin")
     assert (task.status, task.next_run) == (TaskStatus.ACTIVE, NOW + HOUR)
-    assert await service.get(task.id, None) == task
+    assert await service.get(task.id, EVERYTHING) == task
 
 
 async def test_a_past_once_time_is_due_at_once_where_that_is_wanted(
@@ -81,8 +82,8 @@ async def test_a_past_once_time_is_refused_with_the_present_time(service: TaskSe
     assert "run_if_past" in refused.value.message
     await once(service)
     with pytest.raises(InvalidInput, match="is past"):
-        await service.update("task-1", None, {"schedule_value": value}, now=NOW)
-    await service.update("task-1", None, {"schedule_value": value, "run_if_past": True}, now=NOW)
+        await service.update("task-1", EVERYTHING, {"schedule_value": value}, now=NOW)
+    await service.update("task-1", EVERYTHING, {"schedule_value": value, "run_if_past": True}, now=NOW)
 
 
 async def test_the_present_second_is_no_past(service: TaskService) -> None:
@@ -127,22 +128,22 @@ async def test_a_task_that_ended_goes_on_with_more_runs_and_says_so_without(
 ) -> None:
     await schedule(service, max_runs=1)
     await run(store, NOW + HOUR)
-    assert (await service.get("task-1", None)).status is TaskStatus.COMPLETED
+    assert (await service.get("task-1", EVERYTHING)).status is TaskStatus.COMPLETED
 
     with pytest.raises(Conflict, match="has ended"):
-        await service.resume("task-1", None, now=NOW + HOUR)
+        await service.resume("task-1", EVERYTHING, now=NOW + HOUR)
 
-    again = await service.update("task-1", None, {"max_runs": 2}, now=NOW + HOUR)
+    again = await service.update("task-1", EVERYTHING, {"max_runs": 2}, now=NOW + HOUR)
     assert (again.status, again.next_run) == (TaskStatus.ACTIVE, NOW + 2 * HOUR)
     await run(store, NOW + 2 * HOUR)
-    endless = await service.update("task-1", None, {"max_runs": None}, now=NOW + 3 * HOUR)
+    endless = await service.update("task-1", EVERYTHING, {"max_runs": None}, now=NOW + 3 * HOUR)
     assert (endless.status, endless.max_runs) == (TaskStatus.ACTIVE, None)
 
 
 async def test_an_end_set_before_the_next_run_completes_a_task(service: TaskService) -> None:
     await schedule(service)
 
-    after = await service.update("task-1", None, {"ends_at": "2027-01-15T09:30"}, now=NOW)
+    after = await service.update("task-1", EVERYTHING, {"ends_at": "2027-01-15T09:30"}, now=NOW)
 
     assert (after.status, after.next_run) == (TaskStatus.COMPLETED, None)
 
@@ -164,11 +165,11 @@ async def test_a_task_without_conversation_gets_a_hidden_one_of_its_own(
     assert own.temporary
     assert [each.id for each in (await store.conversations.page(limit=10, cursor=None)).items] == [HOME]
     with pytest.raises(InvalidInput, match="context_mode: group needs"):
-        await service.update(task.id, None, {"context_mode": "group"})
+        await service.update(task.id, EVERYTHING, {"context_mode": "group"})
 
 
 async def test_an_owners_task_belongs_to_the_owner(service: TaskService) -> None:
-    assert (await schedule(service, owner=HOME, conversation_id=None)).conversation_id == HOME
+    assert (await schedule(service, reach=Reach(HOME), conversation_id=None)).conversation_id == HOME
 
 
 async def test_an_owner_cannot_schedule_for_others_nor_learn_whether_they_exist(
@@ -178,7 +179,7 @@ async def test_an_owner_cannot_schedule_for_others_nor_learn_whether_they_exist(
     sentences = []
     for target in ("conv-b", "conv-nowhere"):
         with pytest.raises(NotFound) as refused:
-            await schedule(service, owner=HOME, conversation_id=target)
+            await schedule(service, reach=Reach(HOME), conversation_id=target)
         sentences.append(refused.value.message.replace(target, "X"))
 
     assert sentences == ["conversation_id not found: X"] * 2
@@ -190,7 +191,7 @@ async def test_what_an_isolated_run_schedules_belongs_to_whom_it_works_for(
 ) -> None:
     await store.conversations.create("conv-temp", NOW, owner_id=HOME, temporary=True)
 
-    assert (await schedule(service, owner="conv-temp", conversation_id=None)).conversation_id == HOME
+    assert (await schedule(service, reach=Reach("conv-temp"), conversation_id=None)).conversation_id == HOME
 
 
 async def test_an_unknown_conversation_is_refused(service: TaskService) -> None:
@@ -224,48 +225,48 @@ async def test_a_host_with_a_wrong_time_zone_does_not_start(store: SqliteStore) 
 
 async def test_absent_and_foreign_tasks_get_the_same_answer_everywhere(service: TaskService) -> None:
     await schedule(service)
-    for task_id, owner in (("task-1", "conv-other"), ("task-x", None), ("task-x", HOME)):
+    for task_id, reach in (("task-1", Reach("conv-other")), ("task-x", EVERYTHING), ("task-x", Reach(HOME))):
         calls = [
-            service.get(task_id, owner),
-            service.update(task_id, owner, {"prompt": "mine"}),
-            service.pause(task_id, owner),
-            service.resume(task_id, owner),
-            service.runs(task_id, owner),
-            service.cancel(task_id, owner),
+            service.get(task_id, reach),
+            service.update(task_id, reach, {"prompt": "mine"}),
+            service.pause(task_id, reach),
+            service.resume(task_id, reach),
+            service.runs(task_id, reach),
+            service.cancel(task_id, reach),
         ]
         for call in calls:
             with pytest.raises(NotFound) as refused:
                 await call
             assert refused.value.message == "Task not found or access denied."
 
-    assert (await service.get("task-1", HOME)).prompt == "Look around"
+    assert (await service.get("task-1", Reach(HOME))).prompt == "Look around"
 
 
 async def test_lists_show_the_owners_tasks(service: TaskService) -> None:
     await schedule(service)
     await schedule(service, id="task-2")
-    await service.pause("task-2", HOME)
+    await service.pause("task-2", Reach(HOME))
 
-    assert [task.id for task in (await service.list(HOME)).items] == ["task-1", "task-2"]
-    assert [task.id for task in (await service.list(None, status="paused")).items] == ["task-2"]
-    assert (await service.list("conv-other")).items == []
+    assert [task.id for task in (await service.list(Reach(HOME))).items] == ["task-1", "task-2"]
+    assert [task.id for task in (await service.list(EVERYTHING, status="paused")).items] == ["task-2"]
+    assert (await service.list(Reach("conv-other"))).items == []
     with pytest.raises(InvalidInput, match=r"^status: must be one of active, paused, completed, failed"):
-        await service.list(None, status="idle")
+        await service.list(EVERYTHING, status="idle")
     for limit in (0, 1001):
         with pytest.raises(InvalidInput, match=r"^limit: "):
-            await service.list(None, limit=limit)
+            await service.list(EVERYTHING, limit=limit)
         with pytest.raises(InvalidInput, match=r"^limit: "):
-            await service.runs("task-1", None, limit=limit)
+            await service.runs("task-1", EVERYTHING, limit=limit)
 
 
 async def test_a_cancelled_task_is_gone_with_its_log(service: TaskService, store: SqliteStore) -> None:
     await schedule(service)
     await run(store, NOW + HOUR)
 
-    await service.cancel("task-1", HOME)
+    await service.cancel("task-1", Reach(HOME))
 
     with pytest.raises(NotFound):
-        await service.runs("task-1", HOME)
+        await service.runs("task-1", Reach(HOME))
     assert (await store.counts()).tasks == 0
 
 
@@ -275,7 +276,7 @@ async def test_a_cancelled_task_is_gone_with_its_log(service: TaskService, store
 async def test_an_edit_of_the_prompt_leaves_the_next_slot_alone(service: TaskService) -> None:
     before = await schedule(service)
 
-    after = await service.update("task-1", HOME, {"prompt": "Look again"}, now=NOW + MINUTE)
+    after = await service.update("task-1", Reach(HOME), {"prompt": "Look again"}, now=NOW + MINUTE)
 
     assert (after.prompt, after.next_run, after.updated_at) == ("Look again", before.next_run, NOW + MINUTE)
 
@@ -284,13 +285,13 @@ async def test_giving_the_same_schedule_again_leaves_the_next_slot_alone(service
     before = await schedule(service)
     same = {"schedule_type": "interval", "schedule_value": str(HOUR), "timezone": "Europe/Berlin"}
 
-    assert await service.update("task-1", HOME, same, now=NOW + MINUTE) == before
+    assert await service.update("task-1", Reach(HOME), same, now=NOW + MINUTE) == before
 
 
 async def test_a_new_schedule_starts_from_now(service: TaskService) -> None:
     await schedule(service)
 
-    after = await service.update("task-1", HOME, {"schedule_value": "5000"}, now=NOW + MINUTE)
+    after = await service.update("task-1", Reach(HOME), {"schedule_value": "5000"}, now=NOW + MINUTE)
 
     assert after.next_run == NOW + MINUTE + 5000
 
@@ -298,7 +299,7 @@ async def test_a_new_schedule_starts_from_now(service: TaskService) -> None:
 async def test_a_new_zone_moves_the_slots(service: TaskService) -> None:
     await schedule(service, schedule_type="cron", schedule_value="0 12 * * *")
 
-    after = await service.update("task-1", HOME, {"timezone": "Asia/Shanghai"}, now=NOW)
+    after = await service.update("task-1", Reach(HOME), {"timezone": "Asia/Shanghai"}, now=NOW)
 
     assert after.next_run == NOW + 20 * HOUR
 
@@ -308,20 +309,20 @@ async def test_a_completed_task_with_a_new_time_is_active_again(
 ) -> None:
     await once(service)
     await run(store, NOW + 2 * HOUR)
-    assert (await service.get("task-1", None)).status is TaskStatus.COMPLETED
+    assert (await service.get("task-1", EVERYTHING)).status is TaskStatus.COMPLETED
 
-    after = await service.update("task-1", None, {"schedule_value": "2027-01-16"}, now=NOW + 3 * HOUR)
+    after = await service.update("task-1", EVERYTHING, {"schedule_value": "2027-01-16"}, now=NOW + 3 * HOUR)
 
     assert after.status is TaskStatus.ACTIVE
     await run(store, NOW + 48 * HOUR)
-    assert (await service.get("task-1", None)).status is TaskStatus.COMPLETED
+    assert (await service.get("task-1", EVERYTHING)).status is TaskStatus.COMPLETED
 
 
 async def test_a_paused_task_with_a_new_schedule_stays_paused(service: TaskService) -> None:
     await schedule(service)
-    await service.pause("task-1", None)
+    await service.pause("task-1", EVERYTHING)
 
-    after = await service.update("task-1", None, {"schedule_value": "5000"})
+    after = await service.update("task-1", EVERYTHING, {"schedule_value": "5000"})
 
     assert after.status is TaskStatus.PAUSED
 
@@ -339,9 +340,9 @@ async def test_edits_at_the_same_time_all_land(service: TaskService) -> None:
     with anyio.fail_after(60):
         async with anyio.create_task_group() as tasks:
             for each in fields:
-                tasks.start_soon(service.update, "task-1", HOME, each)
+                tasks.start_soon(service.update, "task-1", Reach(HOME), each)
 
-    task = await service.get("task-1", HOME)
+    task = await service.get("task-1", Reach(HOME))
     assert (task.prompt, task.catch_up, task.timezone, task.context_mode) == ("new", "all", "UTC", "group")
     assert task.status is TaskStatus.PAUSED
 
@@ -352,10 +353,10 @@ async def test_edits_at_the_same_time_all_land(service: TaskService) -> None:
 async def test_pause_and_resume_can_be_said_twice(service: TaskService) -> None:
     task = await schedule(service)
 
-    assert (await service.pause("task-1", None)).status is TaskStatus.PAUSED
-    assert (await service.pause("task-1", None)).status is TaskStatus.PAUSED
-    resumed = await service.resume("task-1", None, now=NOW + MINUTE)
-    again = await service.resume("task-1", None, now=NOW + 5 * MINUTE)
+    assert (await service.pause("task-1", EVERYTHING)).status is TaskStatus.PAUSED
+    assert (await service.pause("task-1", EVERYTHING)).status is TaskStatus.PAUSED
+    resumed = await service.resume("task-1", EVERYTHING, now=NOW + MINUTE)
+    again = await service.resume("task-1", EVERYTHING, now=NOW + 5 * MINUTE)
 
     assert task.next_run == NOW + HOUR
     assert resumed.next_run == NOW + MINUTE + HOUR
@@ -366,20 +367,20 @@ async def test_a_once_task_that_was_missed_while_paused_is_due_when_resumed(
     service: TaskService, store: SqliteStore
 ) -> None:
     await once(service)
-    await service.pause("task-1", None)
+    await service.pause("task-1", EVERYTHING)
 
-    resumed = await service.resume("task-1", None, now=NOW + 9 * HOUR)
+    resumed = await service.resume("task-1", EVERYTHING, now=NOW + 9 * HOUR)
 
     assert resumed.next_run == NOW + 9 * HOUR
     await run(store, NOW + 9 * HOUR)
-    assert (await service.get("task-1", None)).status is TaskStatus.COMPLETED
+    assert (await service.get("task-1", EVERYTHING)).status is TaskStatus.COMPLETED
 
 
 async def test_a_once_task_whose_time_is_ahead_keeps_it_when_resumed(service: TaskService) -> None:
     task = await once(service)
-    await service.pause("task-1", None)
+    await service.pause("task-1", EVERYTHING)
 
-    assert (await service.resume("task-1", None, now=NOW + MINUTE)).next_run == task.next_run
+    assert (await service.resume("task-1", EVERYTHING, now=NOW + MINUTE)).next_run == task.next_run
 
 
 async def test_a_once_task_that_ran_stays_completed_and_says_so(
@@ -389,10 +390,10 @@ async def test_a_once_task_that_ran_stays_completed_and_says_so(
     await run(store, NOW + 2 * HOUR)
 
     with pytest.raises(Conflict, match=r"it ran at 2027-01-15T10:00:00\.000Z") as refused:
-        await service.resume("task-1", None)
+        await service.resume("task-1", EVERYTHING)
 
     assert refused.value.code == "task_completed"
-    assert (await service.get("task-1", None)).status is TaskStatus.COMPLETED
+    assert (await service.get("task-1", EVERYTHING)).status is TaskStatus.COMPLETED
 
 
 async def test_a_once_task_paused_while_it_ran_is_not_run_again(
@@ -400,11 +401,11 @@ async def test_a_once_task_paused_while_it_ran_is_not_run_again(
 ) -> None:
     await once(service)
     claimed = await claim(store, NOW + 2 * HOUR)
-    await service.pause("task-1", None)
+    await service.pause("task-1", EVERYTHING)
     await store.tasks.finish(claimed, state=TaskRunState.SUCCESS, result="ok", error=None, now=NOW + 2 * HOUR)
 
     with pytest.raises(Conflict):
-        await service.resume("task-1", None)
+        await service.resume("task-1", EVERYTHING)
 
 
 async def test_a_once_task_paused_and_resumed_while_it_ran_ends_by_its_outcome(
@@ -412,13 +413,13 @@ async def test_a_once_task_paused_and_resumed_while_it_ran_ends_by_its_outcome(
 ) -> None:
     await once(service)
     claimed = await claim(store, NOW + 2 * HOUR)
-    await service.pause("task-1", None)
-    assert (await service.resume("task-1", None, now=NOW + 3 * HOUR)).next_run is None
+    await service.pause("task-1", EVERYTHING)
+    assert (await service.resume("task-1", EVERYTHING, now=NOW + 3 * HOUR)).next_run is None
     assert await store.tasks.claim_due(host="b", now=NOW + 9 * HOUR, lease_ms=LEASE_MS) is None
 
     await store.tasks.finish(claimed, state=TaskRunState.SUCCESS, result="ok", error=None, now=NOW + 3 * HOUR)
 
-    assert (await service.get("task-1", None)).status is TaskStatus.COMPLETED
+    assert (await service.get("task-1", EVERYTHING)).status is TaskStatus.COMPLETED
 
 
 async def test_a_failed_once_task_can_be_resumed(service: TaskService, store: SqliteStore) -> None:
@@ -427,13 +428,13 @@ async def test_a_failed_once_task_can_be_resumed(service: TaskService, store: Sq
     for _ in range(3):
         await run(store, now, TaskRunState.ERROR)
         now += HOUR
-    assert (await service.get("task-1", None)).status is TaskStatus.FAILED
+    assert (await service.get("task-1", EVERYTHING)).status is TaskStatus.FAILED
 
-    resumed = await service.resume("task-1", None, now=now)
+    resumed = await service.resume("task-1", EVERYTHING, now=now)
 
     assert (resumed.status, resumed.next_run, resumed.attempts) == (TaskStatus.ACTIVE, now, 0)
     await run(store, now)
-    assert (await service.get("task-1", None)).status is TaskStatus.COMPLETED
+    assert (await service.get("task-1", EVERYTHING)).status is TaskStatus.COMPLETED
 
 
 async def test_only_an_active_task_can_be_paused(service: TaskService, store: SqliteStore) -> None:
@@ -441,14 +442,14 @@ async def test_only_an_active_task_can_be_paused(service: TaskService, store: Sq
     await run(store, NOW + 2 * HOUR)
 
     with pytest.raises(Conflict, match="is completed; only an active task"):
-        await service.pause("task-1", None)
+        await service.pause("task-1", EVERYTHING)
 
 
 async def test_an_outcome_cannot_be_set_by_hand(service: TaskService) -> None:
     await schedule(service)
 
     with pytest.raises(InvalidInput, match=r"^status: can be set to active or paused"):
-        await service.update("task-1", None, {"status": "completed"})
+        await service.update("task-1", EVERYTHING, {"status": "completed"})
 
 
 # Showing
@@ -494,15 +495,15 @@ async def test_a_task_is_shown_with_iso_times(service: TaskService) -> None:
 async def test_a_paused_task_shows_no_next_run(service: TaskService) -> None:
     await schedule(service)
 
-    assert task_view(await service.pause("task-1", None))["next_run"] is None
+    assert task_view(await service.pause("task-1", EVERYTHING))["next_run"] is None
 
 
 async def test_the_run_log_tells_scheduled_from_manual_runs(service: TaskService, store: SqliteStore) -> None:
     await schedule(service)
     await run(store, NOW + HOUR + 7)
-    await store.tasks.claim_manual("task-1", owner=None, host="a", now=NOW + 2 * HOUR, lease_ms=LEASE_MS)
+    await store.tasks.claim_manual("task-1", EVERYTHING, host="a", now=NOW + 2 * HOUR, lease_ms=LEASE_MS)
 
-    manual, scheduled = [task_run_view(each) for each in (await service.runs("task-1", HOME)).items]
+    manual, scheduled = [task_run_view(each) for each in (await service.runs("task-1", Reach(HOME))).items]
 
     assert (manual["trigger"], manual["due_at"], manual["status"]) == ("manual", None, "running")
     assert (manual["finished_at"], manual["duration_ms"]) == (None, None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from operator import attrgetter
-from typing import Any, Final
+from typing import Final
 
 from shared import jsons
 from shared.errors import Conflict, ConversationBusy, Duplicate, NoConversation, Suspended
@@ -23,8 +23,12 @@ SELECT: Final = """SELECT c.*, EXISTS (
 FAMILY: Final = """SELECT id FROM conversations WHERE id = $1 OR (owner_id = $1 AND temporary = 1)
     ORDER BY id FOR UPDATE"""
 
-FOUND: Final = """(strpos(lower(c.title), $2) > 0 OR strpos(lower(c.id), $2) > 0 OR EXISTS (
-    SELECT 1 FROM messages AS m WHERE m.conversation_id = c.id AND strpos(lower(m.text), $2) > 0))"""
+FOUND: Final = """(strpos(lower(c.title), {0}) > 0 OR strpos(lower(c.id), {0}) > 0 OR EXISTS (
+    SELECT 1 FROM messages AS m WHERE m.conversation_id = c.id AND strpos(lower(m.text), {0}) > 0))"""
+
+OF_PRINCIPAL: Final = """EXISTS (SELECT 1 FROM conversations AS c
+    WHERE c.id = conversation_id AND c.principal_id = {0})"""
+"""A condition for rows of other tables: whose their conversation is."""
 
 INSERT: Final = """INSERT INTO conversations
     (id, session_id, owner_id, temporary, created_at, last_activity, trusted, principal_id)
@@ -114,24 +118,29 @@ class Conversations(Noun):
         return await self._one(to_conversation, statement, said, name, principal_id)
 
     async def page(
-        self, *, limit: int, cursor: str | None, include_temporary: bool = False, search: str = ""
+        self,
+        *,
+        limit: int,
+        cursor: str | None,
+        include_temporary: bool = False,
+        search: str = "",
+        principal_id: str | None = None,
     ) -> Page[Conversation]:
-        """Return conversations, newest activity first; raises InvalidInput on a cursor it didn't make.
+        """Return conversations (only a principal's), newest activity first; raises InvalidInput (the cursor).
 
         ``search``: those alone that have it in their title, their id or a message, in capitals or not.
         """
         after = rows.decode_cursor(cursor, int, str)
-        where = ["true"] if include_temporary else ["c.temporary = 0"]
-        values: list[Any] = []
+        where = rows.Where() if include_temporary else rows.Where("c.temporary = 0")
+        if principal_id is not None:
+            where.add("c.principal_id = {0}", principal_id)
         if search:
-            where.append(FOUND)
-            values.append(search.lower())
+            where.add(FOUND, search.lower())
         if after is not None:
-            where.append(f"(c.last_activity, c.id) < (${len(values) + 2}, ${len(values) + 3})")
-            values += after
-        statement = f"{SELECT} WHERE {' AND '.join(where)} ORDER BY c.last_activity DESC, c.id DESC LIMIT $1"
+            where.add("(c.last_activity, c.id) < ({0}, {1})", *after)
+        statement = f"{SELECT} WHERE {where} ORDER BY c.last_activity DESC, c.id DESC LIMIT $1"
         key = ("last_activity", "id")
-        return await self._page(to_conversation, key, statement, limit, *values, long=bool(search))
+        return await self._page(to_conversation, key, statement, limit, *where.values, long=bool(search))
 
     async def rename(self, conversation_id: str, title: str | None) -> None:
         """Give it a title, or take it away; raises NoConversation."""

@@ -7,13 +7,17 @@ from typing import Final
 
 from shared.errors import NoConversation
 from shared.ids import MESSAGE, new_id
-from shared.store.contract import Missing, Tx
-from shared.store.rows import Noun, insertion, reader
+from shared.store.contract import Tx
+from shared.store.rows import Noun, reader
 from shared.values import Outbound
 
 to_outbound: Final = reader(Outbound)
 
-COLUMNS: Final = ("id", "conversation_id", "source_id", "text", "sender", "created_at")
+# Nobody speaks into another principal's conversation; a principal's own may be named as it says it.
+INSERT: Final = """INSERT INTO outbound_messages (id, conversation_id, source_id, text, sender, created_at)
+    SELECT $1, target.id, source.id, $4, $5, $6 FROM conversations AS source JOIN conversations AS target
+        ON target.principal_id = source.principal_id
+    WHERE source.id = $3 AND target.id IN ($2, source.principal_id || '+' || $2) RETURNING *"""
 
 
 class OutboundMessages(Noun):
@@ -33,12 +37,9 @@ class OutboundMessages(Noun):
 
         ``patiently``: for a host's run in flight, which outlasts a restart of the database.
         """
-        try:
-            return await self._engine.write(
-                lambda tx: insert(tx, source_id, conversation_id, text, sender, now), patient=patiently
-            )
-        except Missing:
-            raise NoConversation(conversation_id) from None
+        return await self._engine.write(
+            lambda tx: insert(tx, source_id, conversation_id, text, sender, now), patient=patiently
+        )
 
     async def said_by(self, source_id: str, *, after: int) -> list[Outbound]:
         """Return what the conversation said after ``after``, in order."""
@@ -63,11 +64,10 @@ class OutboundMessages(Noun):
 
 
 async def insert(tx: Tx, source_id: str, conversation_id: str, text: str, sender: str, now: int) -> Outbound:
-    """Store a message inside a transaction."""
+    """Store a message inside a transaction; raises NotFound."""
     # Numbers are given out before the commit: without this a reader could see 2, and 1 only later.
     await tx.lock("said", source_id)
-    statement = f"{insertion('outbound_messages', COLUMNS)} RETURNING *"
-    row = await tx.fetchrow(statement, new_id(MESSAGE), conversation_id, source_id, text, sender, now)
+    row = await tx.fetchrow(INSERT, new_id(MESSAGE), conversation_id, source_id, text, sender, now)
     if row is None:
-        raise RuntimeError("an insertion returned nothing")
+        raise NoConversation(conversation_id)
     return to_outbound(row)

@@ -14,7 +14,7 @@ from uuid import uuid4
 
 from shared import jsons
 from shared.catch_up import decide
-from shared.errors import InvalidInput, NotFound
+from shared.errors import InvalidInput
 from shared.ids import TASK_RUN, new_id
 from shared.schedules import parse
 from shared.store.contract import Row, Tx
@@ -86,16 +86,8 @@ async def claim_due(tx: Tx, by: Claimant) -> Claimed | Pause | None:
     return Pause.AGAIN
 
 
-async def claim_manual(tx: Tx, task_id: str, owner: str | None, by: Claimant) -> Claimed:
-    """Claim a slot of its own; raises NotFound, Conflict ``task_running``."""
-    row = await tx.fetchrow(
-        """SELECT * FROM scheduled_tasks WHERE id = $1 AND ($2::text IS NULL OR conversation_id = $2)
-        FOR NO KEY UPDATE""",
-        task_id,
-        owner,
-    )
-    if row is None:
-        raise NotFound("Task not found or access denied.")
+async def claim_manual(tx: Tx, row: Row, by: Claimant) -> Claimed:
+    """Claim a slot of a locked task's own; raises Conflict ``task_running``."""
     check_idle(row)
     claim = await _insert(tx, row, f"{MANUAL}{uuid4()}", 1, by)
     if claim is None:

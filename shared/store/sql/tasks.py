@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from operator import attrgetter
-from typing import Any, Final
+from typing import Final
 
 import anyio
 import anyio.lowlevel
 
-from shared.errors import Conflict, Duplicate, LeaseLost, NoConversation
+from shared.errors import Conflict, Duplicate, LeaseLost, NoConversation, NotFound
+from shared.principals import Reach
 from shared.store import rows
 from shared.store.contract import Engine, Missing, Row, Taken, Tx
 from shared.store.rows import Noun
 from shared.store.sql import conversations, task_claims, task_rows
+from shared.store.sql.conversations import OF_PRINCIPAL
 from shared.store.sql.run_rows import HELD_CLAIM, hold
 from shared.store.sql.runs import Runs
 from shared.store.sql.task_claims import Claimant, Pause
@@ -28,7 +30,11 @@ COUNTED: Final = 10_000
 
 AGAIN_S: Final = 0.05
 
-OWNED: Final = "id = $1 AND ($2::text IS NULL OR conversation_id = $2)"
+FOREIGN: Final = "Task not found or access denied."
+"""The one answer for an absent and for a foreign task."""
+
+OWNED: Final = f"""id IN ($1, $2) AND ($3::text IS NULL OR conversation_id = $3)
+    AND ($4::text IS NULL OR {OF_PRINCIPAL.format("$4")})"""
 MINE: Final = f"SELECT * FROM scheduled_tasks WHERE {OWNED}"
 # Tasks whose own slot is claimed are left out: they become due when that claim ends.
 WAITING: Final = f"waits IN ({task_rows.FREE}, {task_rows.WAITS_FOR_CONVERSATION})"
@@ -58,18 +64,18 @@ EDITED: Final = (
     "max_runs",
     "runs_begun",
 )
-"""What an edit may change, ``$4`` and on of ``REPLACE``."""
+"""What an edit may change, ``$6`` and on of ``REPLACE``."""
 ADDED: Final = (*EDITED, "id", "conversation_id", "revision", "created_at", "tree_id", "depth")
 INSERT: Final = rows.insertion("scheduled_tasks", ADDED)
 # A changed schedule is a new plan: what is running now belongs to the old one. An edited task that waited for
 # its conversation is looked at afresh.
 REPLACE: Final = f"""UPDATE scheduled_tasks SET
-        plan = plan + CASE WHEN (schedule_type, schedule_value, timezone) <> ($5, $6, $7) THEN 1 ELSE 0 END,
-        caught_up = CASE WHEN next_run IS NOT DISTINCT FROM $11 THEN caught_up ELSE 0 END,
+        plan = plan + CASE WHEN (schedule_type, schedule_value, timezone) <> ($7, $8, $9) THEN 1 ELSE 0 END,
+        caught_up = CASE WHEN next_run IS NOT DISTINCT FROM $13 THEN caught_up ELSE 0 END,
         waits = CASE waits WHEN {task_rows.WAITS_FOR_CONVERSATION} THEN {task_rows.FREE} ELSE waits END,
-        {", ".join(f"{column} = ${number}" for number, column in enumerate(EDITED, start=4))},
+        {", ".join(f"{column} = ${number}" for number, column in enumerate(EDITED, start=6))},
         revision = revision + 1
-    WHERE {OWNED} AND revision = $3"""
+    WHERE {OWNED} AND revision = $5"""
 
 
 class Tasks(Noun):
@@ -80,51 +86,55 @@ class Tasks(Noun):
         self._runs = Runs(engine)
 
     async def add(
-        self, task: Task, *, quota: int, own_conversation: bool = False, by: str | None = None
+        self, task: Task, *, quota: int, alone_for: str | None = None, by: str | None = None
     ) -> None:
-        """Store a task; raises Duplicate, NotFound (its conversation), Conflict (quota, tree).
+        """Store a task; raises Duplicate, NotFound (its conversation), Conflict (quota, tree), Suspended.
 
-        ``own_conversation``: its conversation is made with it, temporary and its own, and goes with it. A
+        ``alone_for``: its conversation is made with it, temporary and this principal's, and goes with it. A
         conversation at its quota loses its oldest completed task first, if it has one. ``by``: the
         conversation in whose run it is made; where that is a task's run, the new one joins that task's tree,
         which is bounded (``task_outcomes.LARGEST_TREE``, ``DEEPEST_TREE``).
         """
 
         async def work(tx: Tx) -> None:
-            if own_conversation:
-                await conversations.insert(tx, task.conversation_id, task.created_at, None, temporary=True)
+            if alone_for is not None:
+                await conversations.insert(
+                    tx, task.conversation_id, task.created_at, None, temporary=True, principal_id=alone_for
+                )
             await _keep_quota(tx, task.conversation_id, quota)
             await _insert(tx, task if by is None else await _in_tree(tx, task, by))
 
         await self._engine.write(work)
 
-    async def get(self, task_id: str, *, owner: str | None) -> Task | None:
-        """Return the task if it is the owner's."""
-        return await self._one(task_rows.to_task, MINE, task_id, owner)
+    async def get(self, task_id: str, reach: Reach) -> Task | None:
+        """Return the task if it is within reach."""
+        return await self._one(task_rows.to_task, MINE, *within(task_id, reach))
 
     async def page(
-        self, *, owner: str | None, status: TaskStatus | None, limit: int, cursor: str | None
+        self, reach: Reach, *, status: TaskStatus | None, limit: int, cursor: str | None
     ) -> Page[Task]:
         """Return tasks in the order they were made."""
-        after = (rows.decode_cursor(cursor, int) or [0])[0]
-        where, values = ["number > $2"], list[Any]()
-        for column, value in (("conversation_id", owner), ("status", status)):
-            if value is not None:
-                values.append(value)
-                where.append(f"{column} = ${len(values) + 2}")
-        statement = f"SELECT * FROM scheduled_tasks WHERE {' AND '.join(where)} ORDER BY number LIMIT $1"
-        return await self._page(task_rows.to_task, ("number",), statement, limit, after, *values)
+        where = rows.Where()
+        where.add("number > {0}", *(rows.decode_cursor(cursor, int) or [0]))
+        if reach.conversation_id is not None:
+            where.add("conversation_id = {0}", reach.conversation_id)
+        if reach.principal_id is not None:
+            where.add(OF_PRINCIPAL, reach.principal_id)
+        if status is not None:
+            where.add("status = {0}", status)
+        statement = f"SELECT * FROM scheduled_tasks WHERE {where} ORDER BY number LIMIT $1"
+        return await self._page(task_rows.to_task, ("number",), statement, limit, *where.values)
 
-    async def replace(self, task: Task, *, owner: str | None, expected_revision: int) -> bool:
-        """Write an edited task (revision + 1) unless it changed meanwhile (False) or is not the owner's.
+    async def replace(self, task: Task, reach: Reach, *, expected_revision: int) -> bool:
+        """Write an edited task (revision + 1) unless it changed meanwhile (False) or is out of reach.
 
         Claims and outcomes change the revision too, so an edit never undoes what they wrote.
         """
         edited = attrgetter(*EDITED)(task)
-        return await self._change(REPLACE, task.id, owner, expected_revision, *edited) > 0
+        return await self._change(REPLACE, *within(task.id, reach), expected_revision, *edited) > 0
 
-    async def remove(self, task_id: str, *, owner: str | None, by: str | None = None) -> bool:
-        """Delete the task and its run log, and have its run cancelled; False if it is not the owner's.
+    async def remove(self, task_id: str, reach: Reach, *, by: str | None = None) -> bool:
+        """Delete the task and its run log, and have its run cancelled; False if it is out of reach.
 
         ``by``: the conversation in whose run it is done; a task's own run completes its task instead, so that
         it can still say what it has to say.
@@ -132,12 +142,11 @@ class Tasks(Noun):
 
         async def work(tx: Tx) -> bool:
             own = None if by is None else await tx.fetchrow(RUNNING_TASK, by)
-            if own is not None and own["id"] == task_id:
-                await tx.execute(COMPLETE, task_id)
+            if own is not None and own["id"] in (task_id, reach.stored(task_id)):
+                await tx.execute(COMPLETE, own["id"])
                 return True
-            row = await tx.fetchrow(
-                f"DELETE FROM scheduled_tasks WHERE {OWNED} RETURNING conversation_id", task_id, owner
-            )
+            statement = f"DELETE FROM scheduled_tasks WHERE {OWNED} RETURNING conversation_id"
+            row = await tx.fetchrow(statement, *within(task_id, reach))
             if row is None:
                 return False
             await _remove_own_conversation(tx, row["conversation_id"])
@@ -162,11 +171,19 @@ class Tasks(Noun):
             await anyio.lowlevel.checkpoint()
 
     async def claim_manual(
-        self, task_id: str, *, owner: str | None, host: str, now: int, lease_ms: int
+        self, task_id: str, reach: Reach, *, host: str, now: int, lease_ms: int
     ) -> Claimed:
         """Claim a slot that leaves the schedule alone; raises NotFound, Conflict ``task_running``."""
         by = Claimant(host, now, lease_ms)
-        return await self._engine.write(lambda tx: task_claims.claim_manual(tx, task_id, owner, by))
+        statement, values = f"{MINE} FOR NO KEY UPDATE", within(task_id, reach)
+
+        async def work(tx: Tx) -> Claimed:
+            row = await tx.fetchrow(statement, *values)
+            if row is None:
+                raise NotFound(FOREIGN)
+            return await task_claims.claim_manual(tx, row, by)
+
+        return await self._engine.write(work)
 
     async def renew_claim(self, claim: TaskRun, lease_ms: int) -> None:
         """Prolong a claim; raises LeaseLost."""
@@ -209,15 +226,16 @@ class Tasks(Noun):
         return await self._engine.write(work, patient=True)
 
     async def runs(
-        self, task_id: str, *, owner: str | None, limit: int, cursor: str | None
+        self, task_id: str, reach: Reach, *, limit: int, cursor: str | None
     ) -> Page[TaskRun] | None:
-        """Return the run log, newest first; None if the task is not the owner's."""
+        """Return the run log, newest first; None if the task is out of reach."""
         (before,) = rows.decode_cursor(cursor, int) or [2**62]
-        if await self.get(task_id, owner=owner) is None:
+        task = await self.get(task_id, reach)
+        if task is None:
             return None
         statement = """SELECT * FROM task_runs WHERE task_id = $2 AND number < $3
             ORDER BY number DESC LIMIT $1"""
-        return await self._page(task_rows.to_task_run, ("number",), statement, limit, task_id, before)
+        return await self._page(task_rows.to_task_run, ("number",), statement, limit, task.id, before)
 
     async def recover(self, now: int, *, all_but: str) -> int:
         """Let go of the claims that anyone but this owner holds (at a host's start); returns how many."""
@@ -241,6 +259,11 @@ class Tasks(Noun):
             return TaskMetrics(await _count_due(tx, now), int(running), late / 1000)
 
         return await self._engine.read(work)
+
+
+def within(task_id: str, reach: Reach) -> tuple[str | None, ...]:
+    """Return the values of ``OWNED``: a task may be called by the name that its caller chose for it."""
+    return task_id, reach.stored(task_id), reach.conversation_id, reach.principal_id
 
 
 async def _in_tree(tx: Tx, task: Task, by: str) -> Task:

@@ -58,11 +58,12 @@ class Tokens(Noun):
 
     async def page(self, *, limit: int, cursor: str | None, principal_id: str | None = None) -> Page[Token]:
         """Return tokens (only a principal's), expired ones too, in the order they were made."""
-        (after,) = rows.decode_cursor(cursor, int) or [0]
-        mine = "" if principal_id is None else "AND principal_id = $3"
-        statement = f"SELECT * FROM tokens WHERE number > $2 {mine} ORDER BY number LIMIT $1"
-        values = (after,) if principal_id is None else (after, principal_id)
-        return await self._page(to_token, ("number",), statement, limit, *values)
+        where = rows.Where()
+        where.add("number > {0}", *(rows.decode_cursor(cursor, int) or [0]))
+        if principal_id is not None:
+            where.add("principal_id = {0}", principal_id)
+        statement = f"SELECT * FROM tokens WHERE {where} ORDER BY number LIMIT $1"
+        return await self._page(to_token, ("number",), statement, limit, *where.values)
 
     async def revoke(self, token_id: str, principal_id: str | None = None) -> bool:
         """Remove a token (only a principal's) for good; False if there is none."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import fields
 from operator import attrgetter, itemgetter
-from typing import Any, Final
+from typing import Final
 
 from shared.clock import iso
 from shared.errors import LeaseLost
 from shared.store import rows
 from shared.store.contract import Row, Tx
 from shared.store.rows import Noun
+from shared.store.sql.conversations import OF_PRINCIPAL
 from shared.values import Amount, DayUsage, Lease, Page, Spending, Standing, Usage
 
 USED: Final = tuple(field.name for field in fields(Usage))
@@ -31,9 +32,14 @@ SUMS: Final = ", ".join(f"sum({name})::bigint AS {name}" for name in COUNTED)
 
 ADDED: Final = ", ".join(f"{name} = u.{name} + excluded.{name}" for name in COUNTED)
 
+ALL: Final = ""
+"""Whose day it is that all principals' together are; it stays when one of them is deleted."""
+COUNTED_FOR: Final = ("conversation", "principal", "day")
+"""What has an amount of its own in ``Standing``."""
+
 # In this order in every transaction, so that none waits for another in a circle.
 COUNT_DAY: Final = f"""INSERT INTO usage_by_day AS u (principal_id, day, shard, {COLUMNS})
-    SELECT w.id, $1, shard(), {PLACES} FROM (SELECT '' AS id
+    SELECT w.id, $1, shard(), {PLACES} FROM (SELECT '{ALL}' AS id
         UNION ALL SELECT principal_id FROM conversations WHERE id = ${2 + len(COUNTED)}) AS w WHERE true
     ON CONFLICT (principal_id, day, shard) DO UPDATE SET {ADDED}"""
 # An owner that was deleted in the meantime has no row to be counted in; the day's total has it.
@@ -45,25 +51,26 @@ COUNT_CONVERSATION: Final = f"""INSERT INTO usage_by_conversation AS u (conversa
 TOKENS: Final = """(input_tokens + output_tokens + cache_creation_input_tokens + cache_read_input_tokens
     + unsettled_tokens)"""
 # One statement sees one moment: between two, an amount could move from reserved to spent and be missed.
-STANDING: Final = f"""WITH own AS (SELECT owner_id FROM conversations WHERE id = $1),
-    reserved AS (SELECT c.owner_id, r.reserved_tokens AS tokens, r.reserved_microdollars AS microdollars
-        FROM runs AS r JOIN conversations AS c ON c.id = r.conversation_id
-        WHERE r.state = 'running' AND r.reserved_tokens > 0 AND r.id <> $2),
-    mine AS (SELECT * FROM reserved WHERE owner_id = (SELECT owner_id FROM own)),
-    spent AS (SELECT {TOKENS} AS tokens, microdollars FROM usage_by_conversation
-        WHERE conversation_id = (SELECT owner_id FROM own)),
-    today AS (SELECT {TOKENS} AS tokens, microdollars FROM usage_by_day
-        WHERE principal_id = '' AND day = $3)
-    SELECT
-        (SELECT owner_id FROM own) AS owner_id,
-        (SELECT coalesce(sum(tokens), 0)::bigint FROM (SELECT * FROM mine UNION ALL
-            SELECT '', tokens, microdollars FROM spent) AS m) AS conversation_tokens,
-        (SELECT coalesce(sum(microdollars), 0)::bigint FROM (SELECT * FROM mine UNION ALL
-            SELECT '', tokens, microdollars FROM spent) AS m) AS conversation_microdollars,
-        (SELECT coalesce(sum(tokens), 0)::bigint FROM (SELECT * FROM reserved UNION ALL
-            SELECT '', tokens, microdollars FROM today) AS d) AS day_tokens,
-        (SELECT coalesce(sum(microdollars), 0)::bigint FROM (SELECT * FROM reserved UNION ALL
-            SELECT '', tokens, microdollars FROM today) AS d) AS day_microdollars"""
+STANDING: Final = f"""WITH own AS (SELECT owner_id, principal_id FROM conversations WHERE id = $1),
+    counted AS (
+        SELECT CASE WHEN c.owner_id = own.owner_id THEN 1 ELSE 0 END AS conversation,
+            CASE WHEN c.principal_id = own.principal_id THEN 1 ELSE 0 END AS principal, 1 AS day,
+            r.reserved_tokens AS tokens, r.reserved_microdollars AS microdollars
+        FROM own, runs AS r JOIN conversations AS c ON c.id = r.conversation_id
+        WHERE r.state = 'running' AND r.reserved_tokens > 0 AND r.id <> $2
+        UNION ALL SELECT 1, 0, 0, {TOKENS}, microdollars FROM usage_by_conversation
+        WHERE conversation_id = (SELECT owner_id FROM own)
+        UNION ALL SELECT 0, 1, 0, {TOKENS}, microdollars FROM usage_by_day
+        WHERE principal_id = (SELECT principal_id FROM own) AND day = $3
+        UNION ALL SELECT 0, 0, 1, {TOKENS}, microdollars FROM usage_by_day
+        WHERE principal_id = '{ALL}' AND day = $3)
+    SELECT (SELECT owner_id FROM own) AS owner_id, {
+    ", ".join(
+        f"coalesce(sum({whose} * {counted}), 0)::bigint AS {whose}_{counted}"
+        for whose in COUNTED_FOR
+        for counted in ("tokens", "microdollars")
+    )
+} FROM counted"""
 
 
 class UsageBook(Noun):
@@ -73,30 +80,37 @@ class UsageBook(Noun):
     for a call counts as spent when its run is cut off before anybody learnt what the call used.
     """
 
-    async def by_day(self, *, limit: int, cursor: str | None) -> Page[DayUsage]:
-        """Return what all conversations used, deleted ones too, newest day first."""
-        before = rows.decode_cursor(cursor, str)
-        where = "AND day < $2" if before else ""
-        statement = f"""SELECT NULL AS conversation_id, day, {SUMS} FROM usage_by_day
-            WHERE principal_id = '' {where} GROUP BY day ORDER BY day DESC LIMIT $1"""
-        return await self._page(day_usage, ("day",), statement, limit, *(before or ()))
+    async def by_day(
+        self, *, limit: int, cursor: str | None, principal_id: str | None = None
+    ) -> Page[DayUsage]:
+        """Return what a principal used, or all together, deleted conversations too, newest day first."""
+        where = rows.Where()
+        where.add("principal_id = {0}", ALL if principal_id is None else principal_id)
+        if cursor:
+            where.add("day < {0}", *rows.decode_cursor(cursor, str) or ())
+        statement = f"""SELECT NULL AS conversation_id, day, {SUMS} FROM usage_by_day WHERE {where}
+            GROUP BY day ORDER BY day DESC LIMIT $1"""
+        return await self._page(day_usage, ("day",), statement, limit, *where.values)
 
     async def by_conversation(
-        self, *, conversation_id: str | None, limit: int, cursor: str | None
+        self,
+        *,
+        conversation_id: str | None,
+        limit: int,
+        cursor: str | None,
+        principal_id: str | None = None,
     ) -> Page[DayUsage]:
-        """Return what each conversation (or only one) used each day, newest day first."""
-        before = rows.decode_cursor(cursor, str, str)
-        where, values = ["true"], list[Any]()
+        """Return what each conversation (only one, only a principal's) used each day, newest day first."""
+        where = rows.Where()
         if conversation_id is not None:
-            values.append(conversation_id)
-            where.append("conversation_id = $2")
-        if before is not None:
-            first = len(values) + 2
-            values.extend(before)
-            where.append(f"(day, conversation_id) < (${first}, ${first + 1})")
-        statement = f"""SELECT * FROM usage_by_conversation WHERE {" AND ".join(where)}
+            where.add("conversation_id = {0}", conversation_id)
+        if principal_id is not None:
+            where.add(OF_PRINCIPAL, principal_id)
+        if cursor:
+            where.add("(day, conversation_id) < ({0}, {1})", *rows.decode_cursor(cursor, str, str) or ())
+        statement = f"""SELECT * FROM usage_by_conversation WHERE {where}
             ORDER BY day DESC, conversation_id DESC LIMIT $1"""
-        return await self._page(day_usage, ("day", "conversation_id"), statement, limit, *values)
+        return await self._page(day_usage, ("day", "conversation_id"), statement, limit, *where.values)
 
 
 async def count(tx: Tx, conversation_id: str, spending: Spending, now: int, *, runs: int = 0) -> None:
@@ -113,7 +127,5 @@ async def standing(tx: Tx, lease: Lease, now: int) -> Standing:
     row = await tx.fetchrow(STANDING, lease.conversation_id, lease.run_id, iso(now)[:DAY])
     if row is None or row["owner_id"] is None:
         raise LeaseLost(lease.run_id)
-    return Standing(
-        Amount(row["conversation_tokens"], row["conversation_microdollars"]),
-        Amount(row["day_tokens"], row["day_microdollars"]),
-    )
+    amounts = (Amount(row[f"{whose}_tokens"], row[f"{whose}_microdollars"]) for whose in COUNTED_FOR)
+    return Standing(*amounts)

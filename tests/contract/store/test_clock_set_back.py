@@ -9,6 +9,7 @@ import anyio
 import pytest
 
 from host.runs.cleanup import keep_planned
+from shared.principals import EVERYTHING, Reach
 from shared.store.store import Store
 from shared.task_values import Task
 from shared.tasks import TaskService
@@ -20,7 +21,7 @@ AHEAD = T0 + 400 * DAY
 
 
 async def planned(store: Store, task_id: str) -> int | None:
-    task = await store.tasks.get(task_id, owner=None)
+    task = await store.tasks.get(task_id, EVERYTHING)
     assert task is not None
     return task.next_run
 
@@ -36,7 +37,7 @@ async def made(tasks: TaskService, kind: str, value: str, now: int, **more: Any)
         prompt="x",
         schedule_type=kind,
         schedule_value=value,
-        owner=HOME,
+        reach=Reach(HOME),
         conversation_id=HOME,
         now=now,
         **more,
@@ -90,7 +91,7 @@ async def test_what_is_planned_well_or_paused_or_past_its_end_stays(tasks: TaskS
         await made(tasks, "interval", "60000", T0 + 60_000),
     ]
     paused = await made(tasks, "interval", "60000", AHEAD)
-    await tasks.pause(paused.id, HOME, now=AHEAD)
+    await tasks.pause(paused.id, Reach(HOME), now=AHEAD)
     await store.tasks.add(a_task("gone", timezone="Nowhere/Gone", next_run=AHEAD), quota=10)
     before = [await planned(store, each.id) for each in well]
     assert list(await tasks.plan_anew(T0)) == []

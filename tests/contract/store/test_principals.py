@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -9,9 +10,20 @@ import pytest
 
 from shared.errors import Conflict, Duplicate, NotFound, Suspended
 from shared.ids import Token
-from shared.principals import OPERATOR, Principal, PrincipalStatus, Terms, said_name, stored_name
+from shared.principals import (
+    EVERYTHING,
+    OPERATOR,
+    Principal,
+    PrincipalStatus,
+    Reach,
+    Terms,
+    said_name,
+    stored_name,
+)
 from shared.store.store import Store
+from shared.values import Amount, Lease, Spending, Standing, Usage
 from tests.contract.store.making import T0, a_run, an_end
+from tests.contract.store.test_tasks_contract import a_task
 
 TERMS = Terms(
     scopes=("chat", "usage"),
@@ -165,12 +177,107 @@ async def test_a_token_tells_that_its_principal_is_suspended_and_ends_when_that_
         await store.principals.begin_deletion("prin-b", T0)
 
 
-async def test_the_hosts_day_counts_all_principals_once(store: Store) -> None:
+async def two_with_a_task_each(store: Store) -> None:
+    for number, principal_id in enumerate((OPERATOR, "prin-a")):
+        if principal_id != OPERATOR:
+            await store.principals.add(a_principal("a"))
+        name = stored_name(principal_id, "c")
+        await store.conversations.create(name, T0 + number, principal_id=principal_id)
+        task_id = stored_name(principal_id, "watch")
+        await store.tasks.add(a_task(id=task_id, conversation_id=name), quota=9)
+
+
+async def test_pages_and_single_tasks_hold_what_is_within_reach(store: Store) -> None:
+    await two_with_a_task_each(store)
+    for principal_id in (OPERATOR, "prin-a"):
+        reach, name = Reach(principal_id=principal_id), stored_name(principal_id, "watch")
+        page = await store.tasks.page(reach, status=None, limit=9, cursor=None)
+        assert [task.id for task in page.items] == [name]
+        assert await store.tasks.get("watch", reach) == await store.tasks.get(name, EVERYTHING)
+        mine = await store.conversations.page(limit=9, cursor=None, principal_id=principal_id)
+        assert [one.id for one in mine.items] == [stored_name(principal_id, "c")]
+    assert await store.tasks.get("watch", Reach("prin-a+c", OPERATOR)) is None
+    assert await store.tasks.get("prin-a+watch", Reach(principal_id=OPERATOR)) is None
+    assert len((await store.tasks.page(EVERYTHING, status=None, limit=9, cursor=None)).items) == 2
+    assert len((await store.conversations.page(limit=9, cursor=None)).items) == 2
+
+
+async def test_a_principal_changes_and_ends_its_own_task_by_the_name_it_chose(store: Store) -> None:
+    await two_with_a_task_each(store)
+    theirs = Reach(principal_id="prin-a")
+    task = await store.tasks.get("watch", theirs)
+    assert task is not None
+    assert await store.tasks.replace(replace(task, prompt="new"), theirs, expected_revision=task.revision)
+    claimed, _ = await store.tasks.claim_manual("watch", theirs, host="h", now=T0, lease_ms=1000)
+    assert (claimed.id, claimed.prompt) == ("prin-a+watch", "new")
+    log = await store.tasks.runs("watch", theirs, limit=5, cursor=None)
+    assert log is not None
+    assert [each.task_id for each in log.items] == ["prin-a+watch"]
+    assert await store.tasks.remove("watch", theirs)
+    assert not await store.tasks.remove("watch", theirs)
+    assert await store.tasks.get("watch", Reach(principal_id=OPERATOR)) is not None
+
+
+async def test_nobody_speaks_into_another_principals_conversation(store: Store) -> None:
+    await two_with_a_task_each(store)
+    await store.conversations.create("theirs", T0, principal_id="prin-a")
+    for source, target, lands in [
+        ("theirs", "c", "prin-a+c"),
+        ("theirs", "prin-a+c", "prin-a+c"),
+        ("c", "prin-a+c", None),
+        ("prin-a+c", "theirs", "theirs"),
+        ("c", "theirs", None),
+        ("c", "c", "c"),
+    ]:
+        if lands is None:
+            with pytest.raises(NotFound, match=f"conversation_id not found: {re.escape(target)}"):
+                await store.outbound.add(source, target, "hi", "assistant", T0)
+        else:
+            said = await store.outbound.add(source, target, "hi", "assistant", T0)
+            assert said.conversation_id == lands
+
+
+async def test_the_hosts_day_counts_all_principals_once_and_each_has_its_own(store: Store) -> None:
     await store.principals.add(a_principal("a"))
     await store.conversations.create("c", T0)
     await store.conversations.create("theirs", T0, principal_id="prin-a")
-    for number, conversation_id in enumerate(("c", "theirs")):
+    for number, conversation_id in enumerate(("c", "theirs", "theirs")):
         lease = await store.runs.begin(a_run(str(number), conversation_id))
         await store.runs.finish(lease, an_end(), [], [], T0)
-    (day,) = (await store.usage.by_day(limit=5, cursor=None)).items
-    assert day.runs == 2
+
+    async def runs_of(principal_id: str | None) -> tuple[int, list[str]]:
+        (day,) = (await store.usage.by_day(limit=5, cursor=None, principal_id=principal_id)).items
+        book = store.usage.by_conversation
+        page = await book(conversation_id=None, limit=5, cursor=None, principal_id=principal_id)
+        return day.runs, sorted(str(each.conversation_id) for each in page.items)
+
+    assert await runs_of(None) == (3, ["c", "theirs"])
+    assert await runs_of(OPERATOR) == (1, ["c"])
+    assert await runs_of("prin-a") == (2, ["theirs"])
+
+
+async def test_what_stands_against_a_limit_is_the_conversations_the_principals_and_the_hosts(
+    store: Store,
+) -> None:
+    await store.principals.add(a_principal("a"))
+    leases = []
+    for number, (name, principal_id) in enumerate(
+        (("c", OPERATOR), ("theirs", "prin-a"), ("also-theirs", "prin-a"))
+    ):
+        await store.conversations.create(name, T0, principal_id=principal_id)
+        leases.append(await store.runs.begin(a_run(str(number), name)))
+    seen: list[Standing] = []
+
+    async def reserve(lease: Lease, tokens: int) -> None:
+        def decide(standing: Standing) -> Amount:
+            seen.append(standing)
+            return Amount(tokens, 1)
+
+        await store.runs.reserve(lease, decide, T0)
+
+    for lease, tokens in zip(leases, (1, 20, 300), strict=True):
+        await reserve(lease, tokens)
+    await store.runs.finish(leases[1], an_end(spending=Spending(Usage(7))), [], [], T0)
+    await reserve(leases[2], 1)
+    assert seen[2] == Standing(Amount(), Amount(20, 1), Amount(21, 2))
+    assert seen[3] == Standing(Amount(), Amount(7), Amount(8, 1))

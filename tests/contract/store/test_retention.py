@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from shared.principals import EVERYTHING
 from shared.store.store import Store
 from shared.task_values import Task, TaskRunState, TaskStatus
 from shared.values import Event
@@ -50,7 +51,7 @@ async def test_a_tasks_log_keeps_its_newest_rows_and_their_conversations(store: 
     for number in range(105):
         await _serve(store, number)
     assert await prune_all(store, T0) == 5
-    page = await store.tasks.runs("task-1", owner=None, limit=1000, cursor=None)
+    page = await store.tasks.runs("task-1", EVERYTHING, limit=1000, cursor=None)
     assert page is not None
     kept = [run.conversation_id for run in page.items]
     assert kept == [f"temp{number}" for number in range(104, 4, -1)]
@@ -61,7 +62,7 @@ async def test_a_tasks_log_keeps_its_newest_rows_and_their_conversations(store: 
 async def test_a_removed_tasks_temporary_conversations_go_after_a_day(store: Store) -> None:
     await store.tasks.add(a_task(), quota=10)
     await _serve(store, 0)
-    await store.tasks.remove("task-1", owner=None)
+    await store.tasks.remove("task-1", EVERYTHING)
     await prune_all(store, T0 + DAY)
     assert await store.conversations.get("temp0") is not None
     assert await prune_all(store, T0 + DAY + 1) == 1
@@ -79,7 +80,7 @@ async def test_a_temporary_conversation_that_runs_or_owns_itself_stays(store: St
 async def _serve(store: Store, number: int) -> None:
     name = f"temp{number}"
     await store.conversations.create(name, T0, owner_id="c", temporary=True)
-    _, claim = await store.tasks.claim_manual("task-1", owner=None, host="h", now=T0, lease_ms=LEASE)
+    _, claim = await store.tasks.claim_manual("task-1", EVERYTHING, host="h", now=T0, lease_ms=LEASE)
     lease = await store.runs.begin(a_run(str(number), name, claim=claim))
     await store.runs.finish(lease, an_end(), [], [], T0)
     await store.tasks.finish(claim, state=TaskRunState.SUCCESS, result="ok", error=None, now=T0)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from shared.errors import Conflict, Duplicate, InvalidInput, LeaseLost, NotFound
+from shared.principals import EVERYTHING, OPERATOR, Reach
 from shared.store.store import Store
 from shared.task_values import Task, TaskRun, TaskRunState, TaskStatus
 from shared.values import NewMessage, NewRun, RunEnd, RunState, Usage
@@ -74,13 +75,13 @@ async def finish(
 
 
 async def stored(store: Store, task_id: str = "task-1") -> Task:
-    task = await store.tasks.get(task_id, owner=None)
+    task = await store.tasks.get(task_id, EVERYTHING)
     assert task is not None
     return task
 
 
 async def log(store: Store, task_id: str = "task-1") -> list[TaskRun]:
-    page = await store.tasks.runs(task_id, owner=None, limit=100, cursor=None)
+    page = await store.tasks.runs(task_id, EVERYTHING, limit=100, cursor=None)
     assert page is not None
     return page.items
 
@@ -118,23 +119,23 @@ def run_end(state: RunState, result: str) -> RunEnd:
 async def test_a_task_comes_back_as_it_was_stored(home: Store) -> None:
     await add(home, a_task())
 
-    assert await home.tasks.get("task-1", owner=None) == a_task()
-    assert await home.tasks.get("task-1", owner=HOME) == a_task()
+    assert await home.tasks.get("task-1", EVERYTHING) == a_task()
+    assert await home.tasks.get("task-1", Reach(HOME)) == a_task()
     assert (await home.counts()).tasks == 1
 
 
 async def test_a_foreign_task_is_as_good_as_absent(home: Store) -> None:
     await add(home, a_task())
-    other = {"owner": "conv-other"}
+    other = Reach("conv-other")
 
-    assert await home.tasks.get("task-1", **other) is None
-    assert await home.tasks.runs("task-1", **other, limit=10, cursor=None) is None
-    assert not await home.tasks.replace(a_task(prompt="mine"), **other, expected_revision=0)
-    assert not await home.tasks.remove("task-1", **other)
+    assert await home.tasks.get("task-1", other) is None
+    assert await home.tasks.runs("task-1", other, limit=10, cursor=None) is None
+    assert not await home.tasks.replace(a_task(prompt="mine"), other, expected_revision=0)
+    assert not await home.tasks.remove("task-1", other)
     with pytest.raises(NotFound):
-        await home.tasks.claim_manual("task-1", **other, host="a", now=T0, lease_ms=LEASE)
-    assert (await home.tasks.page(**other, status=None, limit=10, cursor=None)).items == []
-    assert await home.tasks.get("task-1", owner=None) == a_task()
+        await home.tasks.claim_manual("task-1", other, host="a", now=T0, lease_ms=LEASE)
+    assert (await home.tasks.page(other, status=None, limit=10, cursor=None)).items == []
+    assert await home.tasks.get("task-1", EVERYTHING) == a_task()
 
 
 async def test_an_id_is_taken_once(home: Store) -> None:
@@ -153,19 +154,19 @@ async def test_a_refused_task_leaves_no_conversation_of_its_own(home: Store) -> 
     await add(home, a_task())
 
     with pytest.raises(Duplicate):
-        await home.tasks.add(a_task(conversation_id="conv-own"), quota=100, own_conversation=True)
+        await home.tasks.add(a_task(conversation_id="conv-own"), quota=100, alone_for=OPERATOR)
 
     assert await home.conversations.get("conv-own") is None
 
 
 async def test_a_tasks_own_conversation_is_hidden_and_goes_with_it(home: Store) -> None:
-    await home.tasks.add(a_task(conversation_id="conv-own"), quota=100, own_conversation=True)
+    await home.tasks.add(a_task(conversation_id="conv-own"), quota=100, alone_for=OPERATOR)
     own = await home.conversations.get("conv-own")
     assert own is not None
     assert own.temporary
     assert own.owner_id == "conv-own"
 
-    assert await home.tasks.remove("task-1", owner=None)
+    assert await home.tasks.remove("task-1", EVERYTHING)
 
     assert await home.conversations.get("conv-own") is None
     assert await home.conversations.get(HOME) is not None
@@ -188,7 +189,7 @@ async def test_a_completed_task_makes_room_for_a_new_one(home: Store) -> None:
 
     await home.tasks.add(a_task("task-3"), quota=2)
 
-    page = await home.tasks.page(owner=HOME, status=None, limit=10, cursor=None)
+    page = await home.tasks.page(Reach(HOME), status=None, limit=10, cursor=None)
     assert [task.id for task in page.items] == ["task-2", "task-3"]
 
 
@@ -197,7 +198,7 @@ async def test_lists_are_paged_in_the_order_tasks_were_made(home: Store) -> None
     seen: list[str] = []
     cursor = None
     while True:
-        page = await home.tasks.page(owner=None, status=None, limit=2, cursor=cursor)
+        page = await home.tasks.page(EVERYTHING, status=None, limit=2, cursor=cursor)
         seen += [task.id for task in page.items]
         cursor = page.next_cursor
         if cursor is None:
@@ -213,7 +214,7 @@ async def test_lists_can_be_narrowed_to_a_status_and_an_owner(home: Store) -> No
     )
 
     async def ids(owner: str | None, status: TaskStatus | None) -> list[str]:
-        page = await home.tasks.page(owner=owner, status=status, limit=10, cursor=None)
+        page = await home.tasks.page(Reach(owner), status=status, limit=10, cursor=None)
         return [task.id for task in page.items]
 
     assert await ids(None, TaskStatus.ACTIVE) == ["a1", "b1"]
@@ -223,14 +224,14 @@ async def test_lists_can_be_narrowed_to_a_status_and_an_owner(home: Store) -> No
 
 async def test_a_cursor_from_elsewhere_is_refused(home: Store) -> None:
     with pytest.raises(InvalidInput, match="cursor"):
-        await home.tasks.page(owner=None, status=None, limit=10, cursor="junk")
+        await home.tasks.page(EVERYTHING, status=None, limit=10, cursor="junk")
 
 
 async def test_only_the_first_of_two_edits_lands(home: Store) -> None:
     await add(home, a_task())
 
-    assert await home.tasks.replace(a_task(prompt="first"), owner=HOME, expected_revision=0)
-    assert not await home.tasks.replace(a_task(prompt="second"), owner=HOME, expected_revision=0)
+    assert await home.tasks.replace(a_task(prompt="first"), Reach(HOME), expected_revision=0)
+    assert not await home.tasks.replace(a_task(prompt="second"), Reach(HOME), expected_revision=0)
 
     task = await stored(home)
     assert (task.prompt, task.revision) == ("first", 1)
@@ -240,7 +241,7 @@ async def test_an_edit_never_undoes_what_a_claim_wrote_meanwhile(home: Store) ->
     await add(home, a_task())
     await claim(home)
 
-    assert not await home.tasks.replace(a_task(prompt="late"), owner=None, expected_revision=0)
+    assert not await home.tasks.replace(a_task(prompt="late"), EVERYTHING, expected_revision=0)
     assert (await stored(home)).next_run == T0 + MINUTE
 
 
@@ -307,7 +308,7 @@ async def test_a_slot_that_ran_does_not_run_again_when_the_clock_goes_back(home:
     _, run = await claim(home)
     await finish(home, run)
     task = await stored(home)
-    await home.tasks.replace(replace(task, next_run=T0), owner=None, expected_revision=task.revision)
+    await home.tasks.replace(replace(task, next_run=T0), EVERYTHING, expected_revision=task.revision)
 
     assert await nothing_due(home)
     assert (await stored(home)).next_run == T0 + MINUTE
@@ -352,7 +353,7 @@ async def test_a_waiting_task_that_becomes_isolated_waits_no_longer(home: Store)
     task = await stored(home)
 
     await home.tasks.replace(
-        replace(task, context_mode="isolated"), owner=None, expected_revision=task.revision
+        replace(task, context_mode="isolated"), EVERYTHING, expected_revision=task.revision
     )
 
     assert (await claim(home))[0].id == "task-1"
@@ -496,7 +497,7 @@ async def test_a_pause_during_a_run_is_kept(home: Store, state: TaskRunState) ->
     _, run = await claim(home)
     task = await stored(home)
     await home.tasks.replace(
-        replace(task, status=TaskStatus.PAUSED), owner=None, expected_revision=task.revision
+        replace(task, status=TaskStatus.PAUSED), EVERYTHING, expected_revision=task.revision
     )
 
     await finish(home, run, state)
@@ -510,7 +511,7 @@ async def test_an_edit_during_a_run_is_kept(home: Store) -> None:
     _, run = await claim(home)
     task = await stored(home)
     edited = replace(task, prompt="new", schedule_value="2027-02-01", next_run=T0 + 50 * MINUTE)
-    await home.tasks.replace(edited, owner=None, expected_revision=task.revision)
+    await home.tasks.replace(edited, EVERYTHING, expected_revision=task.revision)
 
     await finish(home, run)
 
@@ -522,13 +523,13 @@ async def test_an_edit_during_a_run_is_kept(home: Store) -> None:
 async def test_a_task_deleted_during_a_run_stays_deleted(home: Store) -> None:
     await add(home, a_task())
     _, run = await claim(home)
-    await home.tasks.remove("task-1", owner=None)
+    await home.tasks.remove("task-1", EVERYTHING)
 
     with pytest.raises(LeaseLost):
         await home.tasks.renew_claim(run, LEASE)
     with pytest.raises(LeaseLost):
         await finish(home, run)
-    assert await home.tasks.get("task-1", owner=None) is None
+    assert await home.tasks.get("task-1", EVERYTHING) is None
 
 
 # Manual slots
@@ -537,7 +538,7 @@ async def test_a_task_deleted_during_a_run_stays_deleted(home: Store) -> None:
 async def test_a_manual_run_leaves_the_schedule_alone(home: Store) -> None:
     await add(home, a_once(next_run=T0 + MINUTE))
 
-    _, run = await home.tasks.claim_manual("task-1", owner=HOME, host="a", now=T0, lease_ms=LEASE)
+    _, run = await home.tasks.claim_manual("task-1", Reach(HOME), host="a", now=T0, lease_ms=LEASE)
     assert run.slot.startswith("manual-")
     await finish(home, run)
 
@@ -551,7 +552,7 @@ async def test_a_paused_task_can_be_run_by_hand_as_often_as_wanted(home: Store) 
     await add(home, a_task(status=TaskStatus.PAUSED))
     slots = set()
     for _ in range(3):
-        _, run = await home.tasks.claim_manual("task-1", owner=None, host="a", now=T0, lease_ms=LEASE)
+        _, run = await home.tasks.claim_manual("task-1", EVERYTHING, host="a", now=T0, lease_ms=LEASE)
         slots.add(run.slot)
         await finish(home, run)
 
@@ -561,28 +562,28 @@ async def test_a_paused_task_can_be_run_by_hand_as_often_as_wanted(home: Store) 
 
 async def test_a_task_never_overlaps_itself_by_hand_either(home: Store) -> None:
     await add(home, a_task())
-    _, manual = await home.tasks.claim_manual("task-1", owner=None, host="a", now=T0, lease_ms=LEASE)
+    _, manual = await home.tasks.claim_manual("task-1", EVERYTHING, host="a", now=T0, lease_ms=LEASE)
 
     with pytest.raises(Conflict, match="never overlaps itself") as refused:
-        await home.tasks.claim_manual("task-1", owner=None, host="b", now=T0, lease_ms=LEASE)
+        await home.tasks.claim_manual("task-1", EVERYTHING, host="b", now=T0, lease_ms=LEASE)
 
     assert refused.value.code == "task_running"
     assert await nothing_due(home)
     await finish(home, manual)
     _, scheduled = await claim(home)
     with pytest.raises(Conflict):
-        await home.tasks.claim_manual("task-1", owner=None, host="b", now=T0, lease_ms=LEASE)
+        await home.tasks.claim_manual("task-1", EVERYTHING, host="b", now=T0, lease_ms=LEASE)
     await finish(home, scheduled)
-    await home.tasks.claim_manual("task-1", owner=None, host="b", now=T0, lease_ms=LEASE)
+    await home.tasks.claim_manual("task-1", EVERYTHING, host="b", now=T0, lease_ms=LEASE)
 
 
 async def test_a_manual_run_whose_host_died_frees_its_task(home: Store) -> None:
     await add(home, a_task(next_run=T0 + MINUTE))
-    await home.tasks.claim_manual("task-1", owner=None, host="a", now=T0, lease_ms=DEAD)
+    await home.tasks.claim_manual("task-1", EVERYTHING, host="a", now=T0, lease_ms=DEAD)
 
     assert await nothing_due(home)
 
-    await home.tasks.claim_manual("task-1", owner=None, host="b", now=T0, lease_ms=LEASE)
+    await home.tasks.claim_manual("task-1", EVERYTHING, host="b", now=T0, lease_ms=LEASE)
 
 
 # Ends
@@ -717,7 +718,7 @@ async def test_the_answer_of_a_run_whose_host_died_behind_it_is_told_once(home: 
 
 async def in_a_run(store: Store, task_id: str) -> str:
     """Begin a run of the task, and return the conversation that it is in."""
-    _, run = await store.tasks.claim_manual(task_id, owner=None, host="a", now=T0, lease_ms=LEASE)
+    _, run = await store.tasks.claim_manual(task_id, EVERYTHING, host="a", now=T0, lease_ms=LEASE)
     conversation = f"conv-of-{task_id}"
     await store.runs.begin(a_run(f"run-of-{task_id}", conversation, claim=run))
     return conversation
@@ -737,7 +738,7 @@ async def test_a_tasks_runs_grow_no_tree_of_more_than_ten(home: Store) -> None:
     other = await in_a_run(home, "child-0")
     with pytest.raises(Conflict):
         await home.tasks.add(a_task("grandchild"), quota=100, by=other)
-    await home.tasks.remove("child-1", owner=HOME)
+    await home.tasks.remove("child-1", Reach(HOME))
     await home.tasks.add(a_task("grandchild"), quota=100, by=other)
     assert (await stored(home, "grandchild")).depth == 2
 
@@ -772,7 +773,7 @@ async def test_a_task_that_is_deleted_has_its_run_cancelled(home: Store) -> None
     await in_a_run(home, "task-1")
     await in_a_run(home, "other")
 
-    await home.tasks.remove("task-1", owner=HOME)
+    await home.tasks.remove("task-1", Reach(HOME))
 
     assert await home.runs.cancels_asked("a") == ["run-of-task-1"]
 
@@ -782,7 +783,7 @@ async def test_a_task_that_its_own_run_cancels_is_completed(home: Store) -> None
     _, run = await claim(home)
     await home.runs.begin(a_run(claim=run))
 
-    assert await home.tasks.remove("task-1", owner=HOME, by=HOME)
+    assert await home.tasks.remove("task-1", Reach(HOME), by=HOME)
 
     assert await home.runs.cancels_asked("a") == []
     await finish(home, run)
@@ -931,7 +932,7 @@ async def test_a_dead_owners_slot_is_not_run_again_once_the_task_was_paused(home
     await claim(home, lease_ms=DEAD)
     task = await stored(home)
     await home.tasks.replace(
-        replace(task, status=TaskStatus.PAUSED), owner=None, expected_revision=task.revision
+        replace(task, status=TaskStatus.PAUSED), EVERYTHING, expected_revision=task.revision
     )
 
     assert await nothing_due(home)
@@ -943,7 +944,7 @@ async def test_a_dead_owners_slot_of_an_edited_schedule_is_not_run_again(home: S
     await claim(home, lease_ms=DEAD)
     task = await stored(home)
     edited = replace(task, schedule_value="5000", next_run=T0 + 5000)
-    await home.tasks.replace(edited, owner=None, expected_revision=task.revision)
+    await home.tasks.replace(edited, EVERYTHING, expected_revision=task.revision)
 
     assert await nothing_due(home)
     assert [run.state for run in await log(home)] == [TaskRunState.ERROR]
@@ -952,7 +953,7 @@ async def test_a_dead_owners_slot_of_an_edited_schedule_is_not_run_again(home: S
 
 async def test_a_dead_owners_manual_slot_ends_as_an_error(home: Store) -> None:
     await add(home, a_task(next_run=T0 + MINUTE))
-    await home.tasks.claim_manual("task-1", owner=None, host="a", now=T0, lease_ms=DEAD)
+    await home.tasks.claim_manual("task-1", EVERYTHING, host="a", now=T0, lease_ms=DEAD)
 
     assert await nothing_due(home)
     assert [run.state for run in await log(home)] == [TaskRunState.ERROR]
@@ -984,7 +985,7 @@ async def test_a_claim_given_back_is_due_again_as_if_it_had_never_been_made(home
 async def test_a_manual_claim_given_back_leaves_no_trace(home: Store) -> None:
     await add(home, a_task())
     before = await stored(home)
-    _, run = await home.tasks.claim_manual("task-1", owner=None, host="a", now=T0, lease_ms=LEASE)
+    _, run = await home.tasks.claim_manual("task-1", EVERYTHING, host="a", now=T0, lease_ms=LEASE)
 
     await home.tasks.release(run)
 
@@ -1029,9 +1030,9 @@ async def test_the_run_log_is_paged_newest_first(home: Store) -> None:
     await add(home, a_task(catch_up="all"))
     slots = await slots_at(home, T0 + 4 * MINUTE)
 
-    first = await home.tasks.runs("task-1", owner=HOME, limit=3, cursor=None)
+    first = await home.tasks.runs("task-1", Reach(HOME), limit=3, cursor=None)
     assert first is not None
-    rest = await home.tasks.runs("task-1", owner=HOME, limit=3, cursor=first.next_cursor)
+    rest = await home.tasks.runs("task-1", Reach(HOME), limit=3, cursor=first.next_cursor)
     assert rest is not None
 
     assert [int(run.slot) for run in first.items + rest.items] == slots[::-1]

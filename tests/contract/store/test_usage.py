@@ -85,10 +85,14 @@ async def test_others_reservations_stand_beside_what_is_spent(store: Store) -> N
     await standing(store, mine, Amount(1000, 1))
     await standing(store, other, Amount(200, 2))
     await standing(store, task, Amount(30, 3))
-    assert await standing(store, mine, Amount(1000, 1)) == Standing(Amount(30, 3), Amount(230, 5))
+    assert await standing(store, mine, Amount(1000, 1)) == Standing(
+        Amount(30, 3), principal=Amount(230, 5), day=Amount(230, 5)
+    )
     await finish(store, other)
     await store.runs.append(task, [said("s1", None)], T0, spent=STEP)
-    assert await standing(store, mine) == Standing(Amount(100, 500), Amount(200, 1000))
+    assert await standing(store, mine) == Standing(
+        Amount(100, 500), principal=Amount(200, 1000), day=Amount(200, 1000)
+    )
 
 
 async def test_a_refused_reservation_leaves_the_earlier_one(store: Store) -> None:
