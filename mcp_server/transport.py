@@ -13,11 +13,11 @@ import socket
 import stat
 from collections import deque
 from collections.abc import Awaitable, Callable
-from types import TracebackType
 from typing import Any, Final
 
 import anyio
 import mcp_types as types
+from anyio.abc import ObjectReceiveStream, ObjectSendStream
 from mcp.shared.message import ServerMessageMetadata, SessionMessage
 from pydantic import ValidationError
 
@@ -98,7 +98,7 @@ class Lines:
             self._rest += part
 
 
-class MessageWriter:
+class MessageWriter(ObjectSendStream[SessionMessage]):
     """The SDK's write stream: one message, one line."""
 
     def __init__(self, write: Callable[[bytes], Awaitable[None]], calls: Calls) -> None:
@@ -128,16 +128,8 @@ class MessageWriter:
     async def aclose(self) -> None:
         """Nothing to close: the process owns the descriptor."""
 
-    async def __aenter__(self) -> MessageWriter:
-        return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.aclose()
-
-
-class MessageReader:
+class MessageReader(ObjectReceiveStream[SessionMessage | Exception]):
     """The SDK's read stream. What isn't a message is refused here, by the rules of JSON-RPC 2.0."""
 
     def __init__(self, read: Callable[[], Awaitable[bytes]], writer: MessageWriter, calls: Calls) -> None:
@@ -200,23 +192,6 @@ class MessageReader:
     async def aclose(self) -> None:
         """Read no more."""
         self._closed = True
-
-    def __aiter__(self) -> MessageReader:
-        return self
-
-    async def __anext__(self) -> SessionMessage | Exception:
-        try:
-            return await self.receive()
-        except anyio.EndOfStream:
-            raise StopAsyncIteration from None
-
-    async def __aenter__(self) -> MessageReader:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.aclose()
 
 
 def _id_of(value: object) -> RequestId | None:

@@ -156,7 +156,7 @@ async def _mending(
         yield _Mending(incoming, heard), outgoing
 
 
-class _Mending:
+class _Mending(ObjectReceiveStream[SessionMessage | Exception]):
     """What a server says, on its way to the SDK: lists of tools are kept aside and made sound."""
 
     def __init__(self, incoming: ReadStream[SessionMessage | Exception], heard: Heard) -> None:
@@ -178,21 +178,6 @@ class _Mending:
 
     async def aclose(self) -> None:
         await self._incoming.aclose()
-
-    def __aiter__(self) -> _Mending:
-        return self
-
-    async def __anext__(self) -> SessionMessage | Exception:
-        try:
-            return await self.receive()
-        except anyio.EndOfStream:
-            raise StopAsyncIteration from None
-
-    async def __aenter__(self) -> _Mending:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.aclose()
 
 
 def _transport(
