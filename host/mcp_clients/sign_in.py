@@ -7,6 +7,7 @@ this takes half a second.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from functools import partial
 from typing import Any, Final, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
@@ -98,28 +99,29 @@ def _model(kind: type[M], value: Any) -> M | None:
 
 
 class Token(_Provider):
-    """Adds the token to a run's requests; renews it when it has ended, one run at a time."""
+    """Adds the token to a run's requests; renews it when it has ended, one run of all hosts at a time."""
 
     async def _auth_flow(self, request: httpx2.Request) -> Flow:
-        async with self.sign_in.lock:
-            await self._initialize()
-            if not self.context.is_token_valid() and self.context.can_refresh_token():
-                await self._handle_refresh_response((yield await self._refresh_token()))
-        self._add_auth_header(request)
-        response = yield request
-        if response.status_code == 401 and self.context.can_refresh_token():
-            refused = self.context.current_tokens
-            async with self.sign_in.lock:
-                await self._initialize()
-                # Another run may have renewed it meanwhile, and a token renews itself once.
-                if self.context.current_tokens == refused and self.context.can_refresh_token():
+        refused: OAuthToken | None = None
+        while True:
+            async with self.sign_in.turn(partial(self._ended, refused)) as ours:
+                if ours:
                     await self._handle_refresh_response((yield await self._refresh_token()))
             self._add_auth_header(request)
             response = yield request
+            if response.status_code != 401 or refused or not self.context.can_refresh_token():
+                break
+            refused = self.context.current_tokens
         if response.status_code == 401 or _wants_more(response):
             self.sign_in.refused(httpx2.Response(response.status_code, headers=response.headers))
         elif response.is_success:
             self.sign_in.accepted()
+
+    async def _ended(self, refused: OAuthToken | None) -> bool:
+        await self._initialize()
+        context = self.context
+        ended = context.current_tokens == refused if refused else not context.is_token_valid()
+        return ended and context.can_refresh_token()
 
 
 def _wants_more(response: httpx2.Response) -> bool:

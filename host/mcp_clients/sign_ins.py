@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 
 NONCE: Final = 12
 LEAST_KEY: Final = 32
+RENEWING_MS: Final = 30_000
+"""After that a host that renews tokens counts as gone."""
+LOOK_AGAIN_S: Final = 0.1
 NO_KEY: Final = (
     "SEAL_KEY is not set, or has less than 32 characters, so tokens can't be kept: run "
     "`openssl rand -base64 32 | picoclaw secrets set seal_key` and restart the host; all hosts of a store "
@@ -90,6 +94,26 @@ class SignIn:
         gone = await self._store.sign_ins.forget(self.name)
         await self._store.durable()
         return gone
+
+    @asynccontextmanager
+    async def turn(self, wanted: Callable[[], Awaitable[bool]]) -> AsyncIterator[bool]:
+        """Yield whether to renew the tokens, which then no other run of any host does.
+
+        ``wanted`` loads them and says whether they still need it: another may have renewed them meanwhile.
+        """
+        async with self.lock:
+            while await wanted():
+                if await self._store.sign_ins.claim(self.name, RENEWING_MS):
+                    break
+                await anyio.sleep(LOOK_AGAIN_S)
+            else:
+                yield False
+                return
+            try:
+                yield await wanted()
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await self._store.sign_ins.release(self.name)
 
     def check_key(self) -> None:
         """Raise Misconfigured where nothing could be kept."""

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+import anyio
 from mcp.server.auth.provider import (
     AccessToken,
     AuthorizationCode,
@@ -36,6 +37,12 @@ class Grants(OAuthAuthorizationServerProvider[AuthorizationCode, RefreshToken, A
     access: dict[str, AccessToken] = field(default_factory=dict)
     refresh: dict[str, RefreshToken] = field(default_factory=dict)
     renewals: int = 0
+    renewing: anyio.Event = field(default_factory=anyio.Event)
+    renew: anyio.Event = field(default_factory=anyio.Event)
+    """A renewal waits for it, when its refresh token is gone already."""
+
+    def __post_init__(self) -> None:
+        self.renew.set()
 
     async def get_client(self, client_id: str) -> OAuthClientInformationFull | None:
         return self.clients.get(client_id)
@@ -78,6 +85,8 @@ class Grants(OAuthAuthorizationServerProvider[AuthorizationCode, RefreshToken, A
     ) -> OAuthToken:
         del self.refresh[refresh_token.token]
         self.renewals += 1
+        self.renewing.set()
+        await self.renew.wait()
         return self._issue(client.client_id, scopes)
 
     async def load_access_token(self, token: str) -> AccessToken | None:

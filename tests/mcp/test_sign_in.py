@@ -117,6 +117,36 @@ async def test_a_token_that_ended_is_renewed_once_for_all_runs(store: Store, tmp
             assert found.problems == [NEEDED]
 
 
+async def test_hosts_of_one_store_renew_a_token_once_between_them(store: Store, tmp_path: Path) -> None:
+    grants = Grants(life_told=-10)
+    async with guarded_server(grants) as url:
+        one, another = (config_of(url, store, settings_of(tmp_path)) for _ in range(2))
+        await signed_in(one)
+        grants.life_told = 3600
+
+        async def run(config: ServerConfig) -> None:
+            assert "noted: milk" in await noted(config)
+
+        for renewals in (1, 2):
+            grants.renewing, grants.renew = anyio.Event(), anyio.Event()
+            with anyio.fail_after(30):
+                async with anyio.create_task_group() as group:
+                    group.start_soon(run, one)
+                    await grants.renewing.wait()
+                    group.start_soon(run, another)
+                    while not sign_in_of(another).lock.locked():
+                        await anyio.sleep(0.01)
+                    for _ in range(5):  # it looks at the store too
+                        await anyio.sleep(0.01)
+                    grants.renew.set()
+            assert grants.renewals == renewals
+            grants.access.clear()  # the second time none of them knows of an end
+        # A host that went away in the middle holds nobody up for ever.
+        assert await store.sign_ins.claim("notes", 1000)
+        await run(another)
+        assert grants.renewals == 3
+
+
 async def test_a_token_that_ends_in_the_middle_of_a_run_says_what_to_do(store: Store, tmp_path: Path) -> None:
     grants = Grants()
     async with guarded_server(grants) as url:

@@ -28,6 +28,7 @@ LANDED: Final[dict[str, dict[int, str]]] = {
         13: "e02c9637d78656c7",
         14: "4e71d04ec5347405",
         15: "d02cfbe851c07c49",
+        17: "19cc24c27747ee93",
     },
     "postgres": {
         1: "07c6a0bf5eb3b401",
@@ -40,5 +41,6 @@ LANDED: Final[dict[str, dict[int, str]]] = {
         8: "c6b097fa2d9b4a38",
         9: "7e796b40f47b129e",
         10: "26fe2ceb953ea905",
+        12: "9f497d5cb0f13770",
     },
 }

@@ -170,7 +170,11 @@ CHAINS: Final = Migration(
 )
 """Runs that continue each other: the first one, the one before, and what all up to here have spent."""
 
-MIGRATIONS: Final = (TRUST, TITLES, SIGN_INS, PRINCIPALS, CHAINS)
+RENEWALS: Final = Migration(
+    ("ALTER TABLE mcp_sign_ins ADD COLUMN renewing_until <integer> NOT NULL DEFAULT 0",)
+)
+
+MIGRATIONS: Final = (TRUST, TITLES, SIGN_INS, PRINCIPALS, CHAINS, RENEWALS)
 """Oldest first; they come after what each engine had before they were written once."""
 
 

@@ -16,8 +16,8 @@ class SignIns(Noun):
     async def keep(self, server: str, sealed: bytes, now: int) -> None:
         """Put a record in place of the one before."""
         await self._change(
-            """INSERT INTO mcp_sign_ins VALUES ($1, $2, $3) ON CONFLICT (server)
-            DO UPDATE SET sealed = excluded.sealed, changed_at = excluded.changed_at""",
+            """INSERT INTO mcp_sign_ins (server, sealed, changed_at) VALUES ($1, $2, $3)
+            ON CONFLICT (server) DO UPDATE SET sealed = excluded.sealed, changed_at = excluded.changed_at""",
             server,
             sealed,
             now,
@@ -26,3 +26,13 @@ class SignIns(Noun):
     async def forget(self, server: str) -> bool:
         """Remove a record for good; False if there is none."""
         return await self._change("DELETE FROM mcp_sign_ins WHERE server = $1", server) > 0
+
+    async def claim(self, server: str, within: int) -> bool:
+        """Take the right to renew a record, for so many milliseconds; False while another has it."""
+        statement = """UPDATE mcp_sign_ins SET renewing_until = lease_now() + $2
+            WHERE server = $1 AND renewing_until < lease_now()"""
+        return await self._change(statement, server, within) > 0
+
+    async def release(self, server: str) -> None:
+        """Give the right back."""
+        await self._change("UPDATE mcp_sign_ins SET renewing_until = 0 WHERE server = $1", server)

@@ -98,3 +98,16 @@ async def test_a_place_gives_back_what_was_kept_before(open_store: OpenStore) ->
     assert await another.tool_pins.swap(b"place", b"b", T0 + 2) == b"a"
     assert await one.tool_pins.swap(b"elsewhere", b"c", T0 + 3) is None
     assert await one.tool_pins.swap(b"place", b"a", T0 + 4) == b"b"
+
+
+async def test_one_host_at_a_time_renews_a_sign_in(open_store: OpenStore) -> None:
+    store, other = open_store(), open_store()
+    assert not await store.sign_ins.claim("notes", 60_000), "there is none"
+    await store.sign_ins.keep("notes", b"1", T0)
+    assert await store.sign_ins.claim("notes", 60_000)
+    assert not await other.sign_ins.claim("notes", 60_000)
+    await store.sign_ins.keep("notes", b"2", T0)
+    await store.sign_ins.release("notes")
+    assert await other.sign_ins.find("notes") == b"2"
+    assert await other.sign_ins.claim("notes", -1), "a claim that ended by its time"
+    assert await store.sign_ins.claim("notes", 60_000)
