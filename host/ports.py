@@ -305,8 +305,9 @@ class SandboxReport:
 
     ``level``: 0 nothing, 1 without file rules, 2 full, 3 with namespaces. ``layers``: each layer and whether
     it held when tried. ``missing``: the names of those that did not, or why there is no sandbox at all.
-    ``uid``: whose commands are. ``skipped``: folders of skills that this uid cannot read. ``tested``: it has
-    ended. ``no_uids``: why principals can't have uids of their own, "" if they can.
+    ``uid``: whose commands are. ``skipped``: folders of skills that this uid cannot read. ``lifted``: the
+    operator wants what is the host's user's to be within reach. ``tested``: it has ended. ``no_uids``: why
+    principals can't have uids of their own, "" if they can.
     """
 
     level: int
@@ -315,6 +316,7 @@ class SandboxReport:
     missing: tuple[str, ...] = ()
     uid: int | None = None
     skipped: tuple[str, ...] = ()
+    lifted: bool = False
     tested: bool = True
     no_uids: str = ""
 
@@ -340,7 +342,7 @@ class SandboxReport:
             f"`chmod -R o+rX {path}` and `chmod o+x` on the folders above it, or move it"
             for path in self.skipped
         ]
-        return tuple(unread) if self.uid != 0 else (*unread, AS_ROOT)
+        return (*unread, AS_ROOT) if self.uid == 0 and not self.lifted else tuple(unread)
 
 
 WEAK: Final = "commands see others' command lines and whether a path that they know exists"

@@ -267,7 +267,7 @@ class Sandbox:
                 frame = await supervisor.wire.receive()
                 if "ready" in frame:
                     fault = None
-                    self._settle(report_of(frame["ready"]))
+                    self._settle(report_of(frame["ready"], self.policy))
                 elif "fatal" in frame:
                     logger.error("the sandbox supervisor failed", extra={"error": str(frame["fatal"])})
                     fault = fault and str(frame["fatal"])

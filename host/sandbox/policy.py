@@ -134,8 +134,8 @@ class SandboxPolicy:
 _HOSTS_OWN: Final = {"uids", "principals", "isolation"}
 
 
-def report_of(value: Any) -> SandboxReport:
-    """Read the supervisor's report."""
+def report_of(value: Any, policy: SandboxPolicy) -> SandboxReport:
+    """Read the supervisor's report on a policy."""
     return SandboxReport(
         level=int(value["level"]),
         landlock_abi=int(value["abi"]),
@@ -143,6 +143,7 @@ def report_of(value: Any) -> SandboxReport:
         missing=tuple(str(name) for name in value["missing"]),
         uid=int(value["uid"]),
         skipped=tuple(str(path) for path in value["skipped"]),
+        lifted=not policy.restrict_to_workspace,
         no_uids=str(value["no_uids"]),
     )
 
@@ -165,9 +166,9 @@ def principal_uids(base: int | None) -> range:
 
 def secret_paths(settings: Settings) -> tuple[Path, ...]:
     """Return what stays closed in every mode: the store, the configuration, the home they live in."""
-    files = (settings.config_path, settings.config_dir / ".security.yml")
     database = settings.local_db_path
-    return (settings.store_dir, database.parent, database.resolve().parent, settings.home, *files)
+    places = (settings.store_dir, database.parent, database.resolve().parent)
+    return (*places, settings.home, settings.config_dir)
 
 
 def obeyed_names(settings: Settings) -> tuple[str, ...]:

@@ -18,10 +18,11 @@ from host.tools.arguments import BadArguments, check
 COMMAND_BYTES: Final = 131_000  # one argument's limit is MAX_ARG_STRLEN, execve(2)
 EXEC_TIMEOUT_MAX_MS: Final = 3_600_000
 _DENIED: Final = ("Permission denied", "Operation not permitted", "PermissionError")
-_HINT: Final = (
-    "[sandbox: commands reach the workspace, $TMPDIR, $HOME and system directories only{network}; "
-    "use $TMPDIR instead of /tmp]"
-)
+_REACH: Final = "commands reach the workspace, $TMPDIR, $HOME and system directories only"
+_WRITE: Final = "commands write to the workspace, $TMPDIR and $HOME only"
+_OPEN: Final = "the host's settings, secrets and store are closed, and other conversations' $TMPDIR and $HOME"
+_HINT: Final = "[sandbox: {reach}{network}{instead}]"
+_INSTEAD: Final = "; use $TMPDIR instead of /tmp"
 _LEFT_RUNNING: Final = (
     "[what the command left running was ended with it. To keep it, pass background=true, or do everything "
     "that needs it in the same command]"
@@ -193,14 +194,21 @@ class SandboxToolset:
         failed = ended is not None and (ended != "exited" or status != 0)
         lines = [text.rstrip("\n")] if text else []
         if failed and any(sign in text for sign in _DENIED):
-            network = "" if self._policy.allow_network else ", and no network"
-            lines.append(_HINT.format(network=network))
+            lines.append(_hint(self._policy))
             if read_only := ", ".join(self._policy.read_only(self._workspace.trust)):
                 lines.append(f"[{read_only}: {READ_ONLY}. {self._policy.read_only_because}]")
         if answer.get("killed"):
             lines.append(_LEFT_RUNNING)
         lines.append(_ending(ended, status, answer.get("ms")))
         return ToolResult("\n".join(lines), is_error=failed)
+
+
+def _hint(policy: SandboxPolicy) -> str:
+    network = "" if policy.allow_network else ", and no network"
+    if not policy.restrict_to_workspace:
+        return _HINT.format(reach=_OPEN, network=network, instead="")
+    reach = _WRITE if policy.allow_read_outside_workspace else _REACH
+    return _HINT.format(reach=reach, network=network, instead=_INSTEAD)
 
 
 def _passable(command: str | None) -> str:

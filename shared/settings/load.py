@@ -203,7 +203,10 @@ def _loosened(settings: Settings) -> Iterator[str]:
     if settings.agents.defaults.model_name and not settings.model_list:
         yield "agents.defaults.model_name is not used: model_list is empty"
     if not settings.agents.defaults.restrict_to_workspace:
-        yield "SECURITY: restrict_to_workspace is off: files outside the workspace are within reach"
+        yield (
+            "SECURITY: restrict_to_workspace is off: tools and commands reach whatever the user may use "
+            "but settings, secrets and store"
+        )
     if settings.agents.defaults.workspace_scope == "conversation":
         yield "agents.defaults.workspace_scope: conversation has no effect yet, it is read as principal"
     if settings.agents.defaults.workspace_scope == "shared":

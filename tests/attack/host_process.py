@@ -64,6 +64,7 @@ def policy(world: dict[str, Any], limits: dict[str, int]) -> SandboxPolicy:
         uid=world.get("uid"),
         max_landlock_abi=world.get("max_landlock_abi"),
         max_level=world["max_level"],
+        restrict_to_workspace=world["restricted"],
         limits=Limits(**{NAMES[name]: value for name, value in limits.items()}),
     )
 

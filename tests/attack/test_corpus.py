@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from host.sandbox.client import Sandbox
+from host.sandbox.policy import SandboxPolicy
 from tests.attack import entries
-from tests.attack.world import MODES, RARE_MODES, Mode, Outcome, World, end
+from tests.attack.world import LIFTED_MODES, MODES, RARE_MODES, Mode, Outcome, World, end
+from tests.sandbox.opened import toolset
 
 FILES = ("sandbox.yaml", "own.yaml", "thin.yaml", "third.yaml")
 CORPORA = {name: entries.load(name) for name in FILES if (entries.CORPUS / name).exists()}
@@ -140,3 +144,100 @@ def test_a_harmless_call_works(world: World, corpus_name: str, entry: dict[str, 
     if faults and "known_break" in entry and world.facts["level"] < 3:
         pytest.skip(entry["known_break"])
     assert not faults, f"{faults}\n{outcome.text[:3000]}"
+
+
+PERSISTS = {"own-ps-04", "own-wr-06"}
+"""What would change the machine of whoever runs the tests."""
+
+AT_SECRETS = [(name, entry) for name, entry in ATTEMPTS if "@OUT@" in str(entry["input"])]
+OF_EACH_KIND = {"rd-01", "wr-01", "wr-04", "cg-22", "db-01", "rd-19", "own-rd-08", "own-wr-10", "red-ft-15"}
+ON_SECRETS = [
+    pytest.param(*case, id=case[1]["id"], marks=() if case[1]["id"] in OF_EACH_KIND else pytest.mark.slow)
+    for case in AT_SECRETS
+    if case[1]["id"] not in PERSISTS
+]
+
+
+@pytest.fixture(scope="module", params=LIFTED_MODES, ids=lambda mode: mode.name)
+def open_world(request: pytest.FixtureRequest) -> Iterator[World]:
+    mode: Mode = request.param
+    made = World(mode)
+    assert made.facts["level"] == mode.max_level, made.facts
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize(("corpus_name", "entry"), ON_SECRETS)
+def test_with_the_wall_lifted_an_attempt_at_secrets_gets_nowhere(
+    open_world: World, corpus_name: str, entry: dict[str, Any]
+) -> None:
+    world, corpus = open_world, CORPORA[corpus_name]
+    if missing := entries.missing_programs(entry, harmless=False):
+        pytest.skip(f"needs {missing}")
+    world.lay_out(CORPORA["sandbox.yaml"]["prelude"], entry["id"], entry.get("limits", {}))
+    _prepare(world, entry)
+    before = world.state()["outside"]
+    outcome = _perform(world, corpus, entry)
+    faults = world.leaks(outcome.text)
+    if (after := world.state()["outside"]) != before:
+        faults.append(f"changed: {_difference(before, after)}")
+    world.ask(op="forget", conversation=entry["id"], limits=entry.get("limits", {}))
+    assert not faults, f"{faults}\n{outcome.text[:3000]}"
+
+
+async def test_with_the_wall_lifted_other_paths_are_the_user_s_own(tmp_path: Path) -> None:
+    """Everything but the secrets, by commands and by file tools, in the directories above them too."""
+    for name in ("home/workspace", "config"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "config" / ".security.yml").write_text("a canary")
+    policy = SandboxPolicy(
+        workspace=tmp_path / "home" / "workspace",
+        restrict_to_workspace=False,
+        secret_paths=(tmp_path / "home", tmp_path / "config", tmp_path / "not-there"),
+    )
+    async with Sandbox(policy) as sandbox:
+        report = await sandbox.ready()
+        assert (report.level, report.warnings) == (3, ())
+        tools = toolset(sandbox, "c")
+        for place in ("/", "/tmp", str(Path.home()), str(tmp_path), "../.."):
+            for tool, arguments in (("exec", {"command": f"ls {place}"}), ("list_dir", {"path": place})):
+                assert not (await tools.call(tool, arguments)).is_error, place
+        new = tmp_path / "new"
+        assert not (await tools.call("write_file", {"path": str(new), "content": "mine"})).is_error
+        assert "mine" in (await tools.call("read_file", {"path": "../../new"})).text
+        line = f"cp {new} {new}-2 && ln -s {new} link && cat link {new}-2 && mkdir {new}-3 && rm {new}"
+        assert not (await tools.call("exec", {"command": line})).is_error
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["config", "home", "new-2", "new-3"]
+        refused = await tools.call(
+            "exec", {"command": f"ls {tmp_path}/config; cat {tmp_path}/config/.security.yml"}
+        )
+        assert "canary" not in refused.text
+        assert "workspace" not in refused.text
+        for line in (f"touch {tmp_path}/config/new", "echo 1 > /sys/kernel/mm/ksm/run", "test -e /dev/sda"):
+            assert (await tools.call("exec", {"command": line})).is_error, line
+
+
+async def test_what_may_be_read_outside_stays_as_it_is(tmp_path: Path) -> None:
+    for name in ("home/workspace", "else", "out"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "home" / "store").write_text("a canary")
+    (tmp_path / "else" / "f").write_text("to be read")
+    policy = SandboxPolicy(
+        workspace=tmp_path / "home" / "workspace",
+        allow_read_outside_workspace=True,
+        write_paths=(str(tmp_path / "out"),),
+        secret_paths=(tmp_path / "home",),
+        uid=0,
+    )
+    async with Sandbox(policy) as sandbox:
+        assert (await sandbox.ready()).level == 3
+        tools = toolset(sandbox, "c")
+        read = await tools.call("exec", {"command": f"cat {tmp_path}/else/f; cat {tmp_path}/home/store"})
+        assert "to be read" in read.text
+        assert "canary" not in read.text
+        for path, allowed in (("else/new", False), ("out/new", True), ("home/workspace/new", True)):
+            for tool, arguments in (
+                ("exec", {"command": f"echo x >> {tmp_path}/{path}"}),
+                ("append_file", {"path": f"{tmp_path}/{path}", "content": "x"}),
+            ):
+                assert (await tools.call(tool, arguments)).is_error is not allowed, path

@@ -44,19 +44,20 @@ class Mode:
     max_landlock_abi: int | None = None
     max_level: int = 3
     trusted: bool = True
+    restricted: bool = True
 
     @property
     def given_uid(self) -> int | None:
         """The uid to ask for. Beside other tests, whose commands run under the sandbox's own, it is one that
         nobody else has: what it leaves behind, and what others do, is told apart.
         """
-        if self.host_uid == 0 and self.uid is None and WORKER:
+        if self.has_own_uid and WORKER:
             return SANDBOX_UID + 1 + int(WORKER.removeprefix("gw"))
         return self.uid
 
     @property
     def has_own_uid(self) -> bool:
-        return self.host_uid == 0 and self.uid is None
+        return self.host_uid == 0 and self.uid is None and self.restricted
 
     @property
     def command_uid(self) -> int:
@@ -80,6 +81,13 @@ RARE_MODES = (
     Mode("uid 1000, no Landlock", 1000, max_landlock_abi=0),
 )
 """The other combinations, and how hosts are not meant to run but may: `make attack`."""
+
+LIFTED_MODES = tuple(
+    Mode(f"{name}, level {level}", uid, max_level=level, restricted=False)
+    for name, uid in (("root", 0), ("uid 1000", 1000))
+    for level in (3, 2)
+)
+"""`restrict_to_workspace: false`."""
 
 
 @dataclass(slots=True)
@@ -158,6 +166,7 @@ class World:
             "max_landlock_abi": self.mode.max_landlock_abi,
             "max_level": self.mode.max_level,
             "trusted": self.mode.trusted,
+            "restricted": self.mode.restricted,
         }
         packages = [path for path in sys.path if path.endswith("site-packages")]
         self.host = subprocess.Popen(

@@ -50,6 +50,16 @@ class Config:
     readable: tuple[str, ...] = ()
     most_bytes: int = 0
 
+    @property
+    def is_open(self) -> bool:
+        """Whether files outside the workspace are to be reachable."""
+        return not self.restrict_to_workspace or self.allow_read_outside_workspace
+
+    @property
+    def covers(self) -> bool:
+        """Whether everything has a name in a command's root, and mounts cover the secrets there."""
+        return self.namespaces and self.is_open
+
     @classmethod
     def from_frame(cls, frame: dict[str, Any], **decided: Any) -> Config:
         """Build it from the host's frame and what the supervisor found out itself."""

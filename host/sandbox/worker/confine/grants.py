@@ -76,12 +76,13 @@ def shared_grants(config: Config, workspace: str) -> list[Grant]:
         *(Grant(path, READ_WRITE, follow) for path, follow in expand(config.write_paths)),
         *(Grant(path, READ_EXECUTE, follow) for path, follow in expand(config.read_paths)),
     ]
-    if not config.restrict_to_workspace:
-        grants.extend(_everything(READ_WRITE))
-    elif config.allow_read_outside_workspace:
-        grants.extend(_everything(READ_EXECUTE))
     own = [Grant(workspace, READ_WRITE), *skill_grants(config)]
     own += [Grant(path, READ_EXECUTE, follow=False) for path in config.readable]
+    if config.is_open:
+        access = READ_EXECUTE if config.restrict_to_workspace else READ_WRITE
+        # A rule can't be narrowed further down: where no mount covers the secrets, their names can be listed.
+        own.append(Grant("/", access if config.covers else Access.READ_DIR))
+        grants.extend(() if config.covers else _everything(access))
     outside = _outside_secrets(grants, config.secret_paths)
     return [*own, *(Grant(path, DEVICE) for path in DEVICES), *outside]
 

@@ -1,4 +1,5 @@
-"""A root of one's own: only what a command may reach has a name in it (mount_namespaces(7)).
+"""A root of one's own: only what a command may reach has a name in it (mount_namespaces(7)). Where all files
+are to be reachable it is everything, with the secrets covered by empty file systems.
 
 Made in two steps. All but the conversation's private directory is laid out ahead, in the reaper, and entered:
 letting go of the old root waits for the kernel (an RCU grace period), which no request should. The private
@@ -6,7 +7,7 @@ directory comes with the request.
 """
 
 # Descriptors and raw paths on purpose: pathlib can't work relative to a directory that is held open.
-# ruff: noqa: PTH102, PTH103, PTH110, PTH114, PTH115, PTH119, PTH120, PTH123, PTH211
+# ruff: noqa: PTH103, PTH110, PTH112, PTH114, PTH115, PTH119, PTH120, PTH123, PTH211
 
 from __future__ import annotations
 
@@ -26,7 +27,7 @@ from .grants import Grant
 from .landlock import READ, READ_WRITE, Access
 
 ROOT: Final = "root"  # the empty directory's name, beside the private directories
-_PLACES_INSIDE: Final = "/.places"  # where all private directories are, until the one is shown
+_PLACES_INSIDE: Final = ".places"  # where all private directories are, until the one is shown
 SHARED_MEMORY_BYTES: Final = 64 << 20
 _SHARED_MEMORY_FILES: Final = 4096
 _ROOT_BYTES: Final = 1 << 20
@@ -98,9 +99,40 @@ class PrivateRoot:
     def __init__(self, config: Config, workspace: str) -> None:
         """Lay out what is known ahead. Raises ``OSError`` where the kernel does not allow it."""
         self._top = f"{config.temporary}/{ROOT}"
+        self._own: list[int] = []
+        self._places = f"{config.temporary}/{_PLACES_INSIDE}"
         syscalls.mount(None, "/", None, _REC | _PRIVATE, None)
+        if config.covers:
+            self._show_everything(config)
+        else:
+            self._mount_own("")
+            self._show_the_system(config)
+        self._own_file_systems()
+        for grant in sorted(grants.shared_grants(config, workspace), key=lambda g: g.path):
+            if grant.path not in (*DEVICES, "/"):
+                self._bind(grant, _PLACES if grant.access & Access.WRITE_FILE else _FILES)
+        self._gather_places(config.temporary)
+
+    def _mount_own(self, path: str) -> None:
+        """Mount an empty file system, which is to be read-only once all is laid out."""
         size = f"mode=755,size={_ROOT_BYTES},nr_inodes=4096"
-        syscalls.mount("root", self._top, "tmpfs", _NOSUID | _NODEV, size)
+        syscalls.mount("root", f"{self._top}{path}", "tmpfs", _NOSUID | _NODEV, size)
+        self._own.append(os.open(f"{self._top}{path}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
+
+    def _show_everything(self, config: Config) -> None:
+        self._bind(Grant("/", READ), _FILES if config.restrict_to_workspace else _PLACES)
+        with contextlib.suppress(OSError):  # not mounted
+            syscalls.mount_setattr(AT_FDCWD, f"{self._top}/sys", AT_RECURSIVE, _RDONLY)
+        self._mount_own("/dev")
+        for path in sorted(os.path.realpath(secret) for secret in config.secret_paths):
+            # What we can't get to, no command can: they have the same uid.
+            with contextlib.suppress(PermissionError):
+                if os.path.isdir(f"{self._top}{path}"):
+                    self._mount_own(path)
+                else:
+                    self._hide(f"{self._top}{path}")
+
+    def _show_the_system(self, config: Config) -> None:
         ahead = layout(config)
         for path in ahead.bound:
             self._bind(Grant(path, READ), _FILES)
@@ -112,17 +144,14 @@ class PrivateRoot:
             self._make_parent(path)
             with open(f"{self._top}{path}", "xb") as file:
                 file.write(content)
-        self._own_file_systems()
-        for grant in sorted(grants.shared_grants(config, workspace), key=lambda g: g.path):
-            if grant.path not in DEVICES:
-                self._bind(grant, _PLACES if grant.access & Access.WRITE_FILE else _FILES)
-        self._gather_places(config.temporary)
+        for name in ("/proc", "/tmp", "/run", "/var/tmp"):  # noqa: S108 - names inside
+            os.makedirs(f"{self._top}{name}", 0o755, exist_ok=True)
 
     def _gather_places(self, directory: str) -> None:
         """Show all private directories in one place that the command will not see; keep what covers it."""
-        os.mkdir(f"{self._top}{_PLACES_INSIDE}", 0o755)
-        self._cover = syscalls.open_tree(AT_FDCWD, f"{self._top}{_PLACES_INSIDE}", _OPEN_TREE_CLONE)
-        self._bind(Grant(directory, READ_WRITE), _PLACES, at=_PLACES_INSIDE, below=0)
+        os.makedirs(f"{self._top}{self._places}", 0o755)
+        self._cover = syscalls.open_tree(AT_FDCWD, f"{self._top}{self._places}", _OPEN_TREE_CLONE)
+        self._bind(Grant(directory, READ_WRITE), _PLACES, at=self._places, below=0)
 
     def enter(self) -> None:
         """Add the /proc of the caller's process namespace, and let go of the old root: all who share the
@@ -140,19 +169,21 @@ class PrivateRoot:
         self._top = ""
 
     def show(self, place: Place) -> None:
-        """Add a conversation's private directory, hide those of others, and make the root read-only.
+        """Add a conversation's private directory, hide those of others, and make what is our own read-only.
 
         A cover is as good as unmounting here, and doesn't wait for the kernel: names lead to what lies on
         top, and nobody holds anything below.
         """
-        private = f"{_PLACES_INSIDE}/{os.path.basename(place.temporary)}"
+        private = f"{self._places}/{os.path.basename(place.temporary)}"
         self._bind(Grant(private, READ_WRITE, follow=False), _PLACES, at=place.temporary)
-        syscalls.move_mount(self._cover, _PLACES_INSIDE, _MOVE_MOUNT_F_EMPTY_PATH)
+        syscalls.move_mount(self._cover, self._places, _MOVE_MOUNT_F_EMPTY_PATH)
         os.close(self._cover)
-        syscalls.mount_setattr(AT_FDCWD, "/", 0, _RDONLY)
+        for descriptor in self._own:
+            syscalls.mount_setattr(descriptor, "", AT_EMPTY_PATH, _RDONLY)
+            os.close(descriptor)
 
     def _own_file_systems(self) -> None:
-        for name in ("/proc", "/dev/shm", "/dev/pts", "/tmp", "/run", "/var/tmp"):  # noqa: S108 - names inside
+        for name in (grants.SHARED_MEMORY, "/dev/pts"):
             os.makedirs(f"{self._top}{name}", 0o755, exist_ok=True)
         shared = f"mode=1777,size={SHARED_MEMORY_BYTES},nr_inodes={_SHARED_MEMORY_FILES}"
         syscalls.mount("shm", f"{self._top}{grants.SHARED_MEMORY}", "tmpfs", _PLAIN, shared)

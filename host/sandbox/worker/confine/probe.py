@@ -51,6 +51,7 @@ def request(config: Config, places: Places, workspace: str, port: int) -> Frame:
             "port": port,
             "network": config.allow_network,
             "namespaces": namespaces.identities() if config.namespaces else None,
+            "covers": config.covers,
         },
     }
 
@@ -83,7 +84,8 @@ def _private(facts: dict[str, Any]) -> dict[str, bool]:
     outer, inner = facts["namespaces"], namespaces.identities()
     neighbours = {int(name) for name in os.listdir("/proc") if name.isdigit()}
     return {
-        "private_root": not os.path.lexists(facts["outside"]) and _stopped(lambda: os.utime("/usr")),
+        "private_root": not os.path.lexists(facts["outside"])
+        and (facts["covers"] or _stopped(lambda: os.utime("/usr"))),
         "own_processes": inner["pid"] != outer["pid"] and neighbours == {1, os.getpid()},
         "own_ipc": inner["ipc"] != outer["ipc"] and not _stopped(_use_shared_memory),
         "own_terminals": not _stopped(_open_terminal),

@@ -90,11 +90,7 @@ def _landlock_abi(frame: Frame) -> int:
 
 
 def _against_namespaces(frame: Frame) -> str:
-    if frame["max_level"] < 3:
-        return "SANDBOX_MAX_LEVEL"
-    if not frame["restrict_to_workspace"] or frame["allow_read_outside_workspace"]:
-        return "files outside the workspace are to be reachable"
-    return ""
+    return "SANDBOX_MAX_LEVEL" if frame["max_level"] < 3 else ""
 
 
 def _identity(frame: dict[str, Any]) -> identity.Identity:

@@ -58,8 +58,10 @@ def serve(channel: Channel, host: Channel, config: Config, place: Place, supervi
 
 
 def needs_namespaces(config: Config) -> bool:
-    """Return whether a private root has to stand in for Landlock; without need a worker costs less."""
-    return config.namespaces and not config.landlock_abi
+    """Return whether a private root has to stand in for Landlock, or to cover what Landlock can't leave out;
+    without need a worker costs less.
+    """
+    return config.namespaces and (config.covers or not config.landlock_abi)
 
 
 def answer(request: Frame, roots: Roots) -> Frame:

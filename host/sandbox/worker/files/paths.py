@@ -49,9 +49,9 @@ def root_paths(config: Config, place: Place) -> list[RootPath]:
     roots += [RootPath(path, False, hard_links=True) for path in config.skill_paths]
     roots += [RootPath(path, False, follow=False) for path in config.readable]
     if not config.restrict_to_workspace:
-        roots.append(RootPath("/", True))
+        roots.append(RootPath("/", True, hard_links=True))
     elif config.allow_read_outside_workspace:
-        roots.append(RootPath("/", False))
+        roots.append(RootPath("/", False, hard_links=True))
     return roots
 
 
@@ -160,9 +160,9 @@ class Roots:
                     os.close(descriptor)
                 return
             os.close(descriptor)
-            if target.startswith("/"):
+            if target.startswith("/") and root.path != "/":
                 raise Refused(f"{quoted(path)} {OUTSIDE} (a link to an absolute path)")
-            below = f"{directory}/{target}" if directory else target
+            below = f"{directory}/{target}" if directory and target[0] != "/" else target.lstrip("/")
         raise Refused(f"{quoted(path)}: too many links")
 
     @contextlib.contextmanager
@@ -237,11 +237,15 @@ class Roots:
             raise Refused(f"{quoted(path)} {OUTSIDE}; a file of that name is ./{quoted(path)}")
         if not self._roots:
             raise Refused(f"{quoted(path)}: the directory it lies in is gone")
+        everything = [root for root in self._roots if root.path == "/" and (root.writable or not write)]
         if not path.startswith("/"):
-            return self._roots[0], path
+            if not everything:
+                return self._roots[0], path
+            path = f"{self._roots[0].path}/{path}"
         for candidate in (path, os.path.normpath(path)):
             for root in sorted(self._roots, key=lambda r: -len(r.path)):
                 if is_beneath(candidate.rstrip("/") or "/", root.path) and (root.writable or not write):
+                    root = everything[0] if everything and not root.hard_links else root
                     return root, candidate[len(root.path) :].lstrip("/") or "."
         raise Refused(f"{quoted(path)} {OUTSIDE}")
 
