@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, SecretStr, field_validator
 
+from shared.settings.auth import Auth
 from shared.settings.channels import Channels
 from shared.settings.providers import LOCAL, messages_base, split_model, unaddressed
 from shared.settings.section import Env, Section
@@ -207,6 +208,7 @@ class Settings(Section):
         default=False, description="Serve the web console at /console"
     )
 
+    auth: Auth = Field(default_factory=Auth)
     agents: Agents
     principals: Principals = Field(default_factory=Principals)
     model_list: tuple[ModelEntry, ...] = Field(

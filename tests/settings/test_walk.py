@@ -13,7 +13,7 @@ from shared.settings import SettingsError, load
 from shared.settings.leaves import Leaf, leaves
 
 ROOT = Path(__file__).parents[2]
-TREE = {"sections.py", "tools.py", "channels.py", "tree.py"}
+TREE = {"auth.py", "sections.py", "tools.py", "channels.py", "tree.py"}
 """Where settings are only declared."""
 
 

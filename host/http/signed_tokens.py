@@ -1,0 +1,207 @@
+"""Tokens that an identity provider signed (JWT, RFC 7519): what they claim, verified with its keys.
+
+Algorithms are what a key says that it is for, never what a token asks for (RFC 8725, section 3.1).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import anyio
+import httpx2
+import jwt
+
+from shared.clock import monotonic_ms
+from shared.errors import Misconfigured
+from shared.settings.auth import Jwt
+
+logger = logging.getLogger("picoclaw.auth")
+
+ALGORITHMS: Final = {("RSA", None): "RS256", ("EC", "P-256"): "ES256", ("OKP", "Ed25519"): "EdDSA"}
+"""What each kind of key signs with; all others, and HMAC's, are left out."""
+PUBLIC: Final = ("kty", "crv", "x", "y", "n", "e")
+LONGEST: Final = 8 * 1024
+"""Bytes of a token."""
+LONGEST_SUBJECT: Final = 255
+SKEW_S: Final = 60
+MOST_BYTES: Final = 256 * 1024
+"""Bytes of a set of keys."""
+MOST_KEYS: Final = 100
+RSA_BITS: Final = range(2048, 8192 + 1)
+"""Smaller ones are too weak (RFC 7518, section 3.3); larger ones cost a millisecond a token."""
+PLAIN: Final = {"Accept": "application/json", "Accept-Encoding": "identity"}
+WITHIN_S: Final = 5.0
+ASK_EVERY_MS: Final = 60_000
+"""How often a key that isn't known makes the host read all keys again."""
+RENEW_EVERY_S: Final = 600.0
+
+KeyName = tuple[str | None, str]
+"""A key's id, and its algorithm."""
+
+
+class Claims(NamedTuple):
+    """What a valid token says. ``scopes`` None: it has no such claim. ``expires_at``: the skew included."""
+
+    subject: str
+    scopes: frozenset[str] | None
+    expires_at: int
+
+
+class Unreadable(Exception):
+    """The keys can't be had; the sentence says why."""
+
+
+class Keys:
+    """An issuer's keys. When they can't be had anew, the last ones go on counting."""
+
+    def __init__(self, settings: Jwt) -> None:
+        self._file, self._url = settings.jwks_file, settings.jwks_url or ""
+        self._known: Mapping[KeyName, jwt.PyJWK] = {}
+        self._reading = anyio.Lock()
+        self._read_at = -math.inf
+
+    async def open(self) -> None:
+        """Read a file of keys; raises Misconfigured. A server is asked behind the start."""
+        if self._file is None:
+            return
+        try:
+            self._known = read_keys(await self._text())
+        except Unreadable as error:
+            raise Misconfigured(f"auth.jwt.jwks_file: {error}") from None
+
+    async def keep_fresh(self) -> None:
+        """Read the keys now and then, so that one which its issuer took back goes."""
+        while True:
+            await self._renew(0)
+            await anyio.sleep(RENEW_EVERY_S)
+
+    async def find(self, key_id: str | None, algorithm: str) -> jwt.PyJWK | None:
+        """Return the key of this id, and without one the only key of this algorithm."""
+        key = self._pick(key_id, algorithm)
+        if key is None:
+            await self._renew(ASK_EVERY_MS)
+            key = self._pick(key_id, algorithm)
+        return key
+
+    def _pick(self, key_id: str | None, algorithm: str) -> jwt.PyJWK | None:
+        if key_id is not None:
+            return self._known.get((key_id, algorithm))
+        fitting = [key for (_, of), key in self._known.items() if of == algorithm]
+        return fitting[0] if len(fitting) == 1 else None
+
+    async def _renew(self, every_ms: float) -> None:
+        async with self._reading:
+            if monotonic_ms() < self._read_at + every_ms:
+                return
+            self._read_at = monotonic_ms()
+            try:
+                self._known = read_keys(await self._text())
+            except Unreadable as error:
+                logger.warning("auth.jwt: the keys of the issuer can't be read: %s", error)
+
+    async def _text(self) -> bytes:
+        try:
+            with anyio.fail_after(WITHIN_S):
+                return await (_of_file(self._file) if self._file else _of_server(self._url))
+        except TimeoutError:
+            raise Unreadable(f"nothing came within {WITHIN_S:g} s") from None
+
+
+async def _of_file(path: Path) -> bytes:
+    try:
+        async with await anyio.open_file(path, "rb") as file:
+            return await file.read(MOST_BYTES + 1)
+    except OSError as error:
+        raise Unreadable(f"{path} can't be read ({error.strerror})") from None
+
+
+async def _of_server(url: str) -> bytes:
+    try:
+        async with httpx2.AsyncClient() as client, client.stream("GET", url, headers=PLAIN) as answer:
+            if answer.status_code != httpx2.codes.OK:
+                raise Unreadable(f"{url} answered {answer.status_code}")
+            text = b""
+            async for piece in answer.aiter_raw():
+                text += piece
+                if len(text) > MOST_BYTES:
+                    break
+            return text
+    except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+        raise Unreadable(f"{url} can't be reached ({type(error).__name__})") from None
+
+
+def read_keys(text: bytes) -> Mapping[KeyName, jwt.PyJWK]:
+    """Return the keys of a set (RFC 7517) that can verify; raises Unreadable when there is none."""
+    if len(text) > MOST_BYTES:
+        raise Unreadable(f"they are more than {MOST_BYTES} bytes")
+    try:
+        keys = dict(filter(None, map(_key, json.loads(text)["keys"][:MOST_KEYS])))
+    except (ValueError, TypeError, LookupError, RecursionError):
+        raise Unreadable("it is no set of keys (RFC 7517)") from None
+    if not keys:
+        raise Unreadable("there is no key for RS256, ES256 or EdDSA")
+    return keys
+
+
+def _key(said: Mapping[str, Any]) -> tuple[KeyName, jwt.PyJWK] | None:
+    try:
+        algorithm = ALGORITHMS[said["kty"], said.get("crv")]
+        if said.get("alg", algorithm) != algorithm or said.get("use", "sig") != "sig":
+            return None
+        key = jwt.PyJWK({name: said[name] for name in PUBLIC if name in said}, algorithm)
+    except (jwt.PyJWTError, LookupError, TypeError, ValueError, AttributeError):
+        return None
+    if algorithm == "RS256" and key.key.key_size not in RSA_BITS:
+        return None
+    return (said.get("kid"), algorithm), key
+
+
+class SignedTokens:
+    """Reads tokens of one issuer for one audience."""
+
+    def __init__(self, settings: Jwt, keys: Keys) -> None:
+        self._settings = settings
+        self._keys = keys
+
+    async def read(self, token: bytes) -> Claims | None:
+        """Return what the token says, None unless it is valid now."""
+        if len(token) > LONGEST:
+            return None
+        try:
+            header = jwt.get_unverified_header(token)
+            if header["alg"] not in ALGORITHMS.values():
+                return None
+            key = await self._keys.find(header.get("kid"), header["alg"])
+            if key is None:
+                return None
+            said = jwt.decode(
+                token,
+                key,
+                audience=self._settings.audience,
+                issuer=self._settings.issuer,
+                leeway=SKEW_S,
+                options={"require": ["exp", "iss", "aud"]},
+            )
+        # What strangers send may be anything: numbers without end, objects for texts.
+        except (jwt.PyJWTError, LookupError, ValueError, TypeError, ArithmeticError):
+            return None
+        return self._claims(said)
+
+    def _claims(self, said: Mapping[str, Any]) -> Claims | None:
+        subject = said.get(self._settings.principal_claim)
+        if not isinstance(subject, str) or "\0" in subject or not 0 < len(subject) <= LONGEST_SUBJECT:
+            return None
+        given = said.get(self._settings.scopes_claim)
+        words = given.split() if isinstance(given, str) else given
+        listed = frozenset(filter(_is_text, words)) if isinstance(words, list) else frozenset[str]()
+        expires_at = (int(said["exp"]) + SKEW_S) * 1000
+        return Claims(subject, None if given is None else listed, expires_at)
+
+
+def _is_text(item: object) -> bool:
+    return isinstance(item, str)

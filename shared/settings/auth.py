@@ -1,0 +1,96 @@
+"""The section ``auth`` of ``config.json``: tokens that an identity provider signs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from shared.principals import SCOPES
+from shared.settings.section import Section
+from shared.settings.sections import Limit
+
+WITHOUT_LIMIT: Final = (
+    "needs a limit in `defaults.budgets` with `create`: anybody with an account could spend without limit"
+)
+
+
+def known_scopes(scopes: Iterable[str]) -> tuple[str, ...]:
+    """Return scopes, each once, in the order of ``SCOPES``; raises ``ValueError`` naming an unknown one."""
+    given = tuple(scopes)
+    for scope in given:
+        if scope not in SCOPES:
+            raise ValueError(f"there is no scope {scope[:100]!r}; there are: {', '.join(SCOPES)}")
+    return tuple(scope for scope in SCOPES if scope in given)
+
+
+class PrincipalBudgets(Section):
+    """What a principal may spend: in a run, in a conversation, on a day with all it does."""
+
+    run: Limit = Field(default_factory=Limit)
+    conversation: Limit = Field(default_factory=Limit)
+    day: Limit = Field(default_factory=Limit)
+
+
+class PrincipalRates(Section):
+    """How often a principal may ask; 0 switches a limit off."""
+
+    requests_per_minute: int | None = Field(default=None, ge=0, description="Requests in a minute")
+    messages_per_minute: int | None = Field(default=None, ge=0, description="Messages in a minute")
+
+
+class JwtDefaults(Section):
+    """What a principal may do that its first token makes."""
+
+    scopes: tuple[str, ...] = Field(default=SCOPES, description="What its tokens may be for")
+    budgets: PrincipalBudgets = Field(default_factory=PrincipalBudgets)
+    rate_limits: PrincipalRates = Field(default_factory=PrincipalRates)
+    models: tuple[str, ...] = Field(default=(), description="Models it may ask for; without one, all")
+    workspace_mb: int | None = Field(default=None, ge=1, description="MiB that its files may take")
+
+    _scopes = field_validator("scopes")(known_scopes)
+
+    @property
+    def limited(self) -> bool:
+        """Whether there is any bound to what it may spend."""
+        limits = (self.budgets.run, self.budgets.conversation, self.budgets.day)
+        return any(bound is not None for limit in limits for bound in (limit.tokens, limit.dollars))
+
+
+class Jwt(Section):
+    """Signed tokens (RFC 7519) beside those of the store; off without an issuer."""
+
+    issuer: str | None = Field(default=None, min_length=1, description="Whose tokens: their claim `iss`")
+    audience: str | None = Field(default=None, min_length=1, description="For whom: their claim `aud`")
+    jwks_file: Path | None = Field(default=None, description="The issuer's keys (RFC 7517) as a file")
+    jwks_url: str | None = Field(
+        default=None, pattern=r"^https?://", description="The address where the issuer has its keys"
+    )
+    principal_claim: str = Field(
+        default="sub", min_length=1, description="The claim that names the principal, its `subject`"
+    )
+    scopes_claim: str = Field(default="scope", min_length=1, description="The claim with the scopes")
+    create: bool = Field(default=False, description="Make a principal at its first valid token")
+    defaults: JwtDefaults = Field(default_factory=JwtDefaults)
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if self.issuer is None:
+            return self
+        if self.audience is None:
+            raise ValueError(
+                "needs an `audience`: without it a token that was made for another service would do"
+            )
+        if (self.jwks_file is None) == (self.jwks_url is None):
+            raise ValueError("needs `jwks_file` or `jwks_url`, one of them")
+        if self.create and not self.defaults.limited:
+            raise ValueError(WITHOUT_LIMIT)
+        return self
+
+
+class Auth(Section):
+    """Who may call, beside the bearer of API_TOKEN and of the store's tokens."""
+
+    jwt: Jwt = Field(default_factory=Jwt)
