@@ -17,11 +17,12 @@ from anyio.abc import TaskGroup
 from starlette.types import ASGIApp
 
 from host.channels.webhook import ChannelsApi
-from host.http.admin import AdminApi, TokensApi
+from host.http.admin import AdminApi
 from host.http.auth import OPEN_PATHS, TokenBook
 from host.http.chat import ChatApi
 from host.http.console import ConsoleApi
 from host.http.conversations import ConversationsApi
+from host.http.enrolment import Enrolment
 from host.http.health import HealthApi
 from host.http.mcp.routes import McpApi
 from host.http.mcp.servers import McpServersApi
@@ -29,9 +30,11 @@ from host.http.metrics import MetricsApi
 from host.http.middleware import METHODS, Bearer, BodyLimit, Exchange
 from host.http.openai.routes import OpenAiApi
 from host.http.openapi import OpenApi
+from host.http.principals import PrincipalsApi
 from host.http.routing import Api, router
 from host.http.runs import RunsApi
 from host.http.tasks import TasksApi
+from host.http.tokens import TokensApi
 from host.http.usage import UsageApi
 from host.mcp_clients.tool_servers import ToolServers
 from host.mcp_clients.zygote import by_path
@@ -92,6 +95,8 @@ class Host:
     tasks: TaskService
     task_runner: TaskRunner
     channels: ChannelService | None
+    enrolment: Enrolment
+    tokens: TokenBook
     background: TaskGroup
 
 
@@ -127,6 +132,8 @@ async def open_host(settings: Settings, stop: Callable[[str], None]) -> AsyncIte
         heartbeat = await arranged(store, tasks, sandbox, settings)
         task_runner = await enter(TaskRunner(ledger, runs, heartbeat))
         channels = await enter(_open_channels(settings, ledger, runs, tasks, sandbox, spaces))
+        enrolment = Enrolment(store, sandbox, settings.main_conversation_id)
+        tokens = await _open_tokens(settings, store, enrolment, background)
         stack.push_async_callback(runs.drain)
         stack.callback(background.cancel_scope.cancel)
         if settings.scheduler == "internal":
@@ -140,18 +147,17 @@ async def open_host(settings: Settings, stop: Callable[[str], None]) -> AsyncIte
         background.start_soon(keep_recovering, store, settings.lease_ms)
         yield Host(
             settings, stop, ledger, telemetry, models, sandbox, spaces, tool_servers,
-            tools, runs, tasks, task_runner, channels, background,
+            tools, runs, tasks, task_runner, channels, enrolment, tokens, background,
         )  # fmt: skip
 
 
 def app(host: Host) -> ASGIApp:
     """Return the application: the routes, and around them what every request passes."""
     settings, ledger = host.settings, host.ledger
-    tokens = TokenBook(ledger.store)
-    apis = _apis(host, tokens)
+    apis = _apis(host)
     contract = OpenApi(settings.version, [each for api in apis for each in api.operations()])
     open_paths = frozenset[str]().union(*(api.open_paths() for api in apis))
-    answering = BodyLimit(Bearer(router([*apis, contract]), settings, tokens, open_paths))
+    answering = BodyLimit(Bearer(router([*apis, contract]), settings, host.tokens, open_paths))
     exchange = Exchange(
         answering,
         version=settings.version,
@@ -162,7 +168,7 @@ def app(host: Host) -> ASGIApp:
     return host.telemetry.app(exchange, probes=OPEN_PATHS | {"/metrics"}, methods=METHODS)
 
 
-def _apis(host: Host, tokens: TokenBook) -> list[Api]:
+def _apis(host: Host) -> list[Api]:
     settings, store, runs, channels = host.settings, host.ledger.store, host.runs, host.channels
     return [
         _health(host),
@@ -172,8 +178,9 @@ def _apis(host: Host, tokens: TokenBook) -> list[Api]:
         TasksApi(store, host.tasks, host.task_runner),
         UsageApi(store),
         AdminApi(host.spaces.operators, host.sandbox, host.stop),
-        TokensApi(store, tokens),
-        McpApi(host.tool_servers, settings.gateway.allowed_hosts, tokens),
+        PrincipalsApi(store, host.enrolment, settings.auth.jwt.issuer),
+        TokensApi(store, host.tokens),
+        McpApi(host.tool_servers, settings.gateway.allowed_hosts, host.tokens),
         McpServersApi(host.tools, host.background, settings.tools.mcp.allowed_hosts),
         MetricsApi(host.ledger.counts, store, runs),
         OpenAiApi(store, runs, settings),
@@ -193,6 +200,18 @@ def _health(host: Host) -> HealthApi:
     )
     host.background.start_soon(health.probe_when_asked)
     return health
+
+
+async def _open_tokens(
+    settings: Settings, store: Store, enrolment: Enrolment, background: TaskGroup
+) -> TokenBook:
+    signed = None
+    if settings.auth.jwt.issuer is not None:
+        # 0.2 s of imports.
+        from host.http.signed_tokens import open_signed_tokens
+
+        signed = await open_signed_tokens(settings.auth.jwt, enrolment, background)
+    return TokenBook(store, settings.main_conversation_id, signed)
 
 
 def make_volumes(settings: Settings) -> bool:

@@ -1,7 +1,4 @@
-"""The operator's routes: skills, workspace and memory, stopping, the tokens of outside agents.
-
-A token counts at /mcp alone (docs/mcp.md).
-"""
+"""The operator's routes: skills, workspace and memory, stopping."""
 
 from __future__ import annotations
 
@@ -9,21 +6,17 @@ import hashlib
 from collections.abc import Callable
 from typing import Annotated, Final, Literal
 
-from pydantic import Field, StringConstraints
+from pydantic import Field
 from starlette.requests import Request
 
-from host.http.auth import TokenBook
-from host.http.bodies import WHOLE, Body, Text, page_of
-from host.http.routing import PAGE, Api, Parameter, operation
+from host.http.bodies import Body, Text
+from host.http.routing import Api, Parameter, operation
 from host.ports import Sandbox, SandboxFault, Trust, Workspace
 from host.sandbox.client import HOST
 from host.skills.catalogue import Catalogue, Tier
 from host.skills.knowledge import MEMORY_FILE, Knowledge
-from shared.clock import iso, iso_or_none
 from shared.errors import Conflict, NotFound
-from shared.ids import Token
-from shared.shapes import PageShape, Shape
-from shared.store.store import Store
+from shared.shapes import Shape
 
 
 class SkillTiersShape(Shape):
@@ -178,80 +171,4 @@ def skills_view(catalogue: Catalogue) -> SkillsShape:
         "problems": [
             {"tier": each.tier, "path": each.path, "problem": each.problem} for each in catalogue.problems
         ],
-    }
-
-
-LONGEST_LIFE_MS: Final = 10 * 366 * 24 * 3600 * 1000
-
-ConversationId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}$")]
-"""An id that a tool server may be born with."""
-
-
-class NewTokenRequest(Body):
-    """POST /tokens."""
-
-    conversation_id: ConversationId
-    main: bool = False
-    expires_in_ms: Annotated[int, Field(ge=1000, le=LONGEST_LIFE_MS), WHOLE] | None = None
-
-
-class TokenShape(Shape):
-    """A token of an outside agent, without its text; ``expires_at`` null: it lasts until it is revoked."""
-
-    id: str
-    conversation_id: str
-    main: bool
-    created_at: str
-    expires_at: str | None
-
-
-class NewTokenShape(TokenShape):
-    """A new token, with the only sight of its text."""
-
-    token: str
-
-
-class TokensShape(PageShape):
-    """A page of tokens."""
-
-    tokens: list[TokenShape]
-
-
-class TokensApi(Api):
-    """The tokens of outside agents."""
-
-    def __init__(self, store: Store, book: TokenBook) -> None:
-        self._store = store
-        self._book = book
-
-    @operation("POST", "/tokens", status=201)
-    async def create(self, request: Request, body: NewTokenRequest) -> NewTokenShape:
-        """Make a token that is bound to a conversation and counts at /mcp alone."""
-        token, text = await self._book.issue(
-            body.conversation_id, is_main=body.main, life_ms=body.expires_in_ms
-        )
-        return {**token_view(token), "token": text}
-
-    @operation("GET", "/tokens", parameters=PAGE)
-    async def list(self, request: Request) -> TokensShape:
-        """List tokens, without their texts."""
-        page = await self._store.tokens.page(**page_of(request))
-        return {"tokens": list(map(token_view, page.items)), "next_cursor": page.next_cursor}
-
-    @operation("DELETE", "/tokens/{id}")
-    async def revoke(self, request: Request) -> None:
-        """End a token."""
-        token_id = request.path_params["id"]
-        if not await self._book.revoke(token_id):
-            raise NotFound(f"token not found: {token_id}")
-
-
-def token_view(token: Token) -> TokenShape:
-    """Return a token as it leaves the host: without what makes it one."""
-    return {
-        "id": token.id,
-        "conversation_id": token.conversation_id,
-        "main": token.is_main,
-        "created_at": iso(token.created_at),
-        "expires_at": iso_or_none(token.expires_at),
     }

@@ -154,7 +154,11 @@ async def idempotency(request: Request) -> Idempotency | None:
         return None
     if not 0 < len(key) <= LONGEST_KEY or not key.isprintable():
         raise InvalidInput(f"Idempotency-Key: must be 1 to {LONGEST_KEY} printable characters")
-    return Idempotency(request.scope["path"], key, hashlib.sha256(await request.body()).hexdigest())
+    return Idempotency(
+        request.scope["caller"].stored(request.scope["path"]),
+        key,
+        hashlib.sha256(await request.body()).hexdigest(),
+    )
 
 
 class PageAsked(TypedDict):

@@ -21,7 +21,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from host.http.auth import OPEN_PATHS, Caller, TokenBook, failure
+from host.http.auth import OPEN_PATHS, Caller, TokenBook, failure, operator
 from host.http.bodies import error_headers, error_response
 from host.http.openai.answers import PREFIX, openai_error
 from host.runs.admission import RateLimit
@@ -200,7 +200,7 @@ class Bearer:
         self._app = app
         self._book = book
         self._open_paths = open_paths
-        self._owner = Caller(settings.main_conversation_id, is_main=True)
+        self._operator = operator(settings.main_conversation_id)
         self._digests = [hashlib.sha256(token.encode()).digest() for token in tokens if token]
         self._failures = RateLimit(rates.failed_auth_per_minute)
         self._requests = RateLimit(rates.requests_per_minute)
@@ -223,7 +223,7 @@ class Bearer:
         if token is None:
             # Nobody guesses tokens by sending none: programs ask in this way what they have to send.
             raise Unauthorized("Unauthorized")
-        caller = self._owner if accepted else await self._book.bearer(token, digest)
+        caller = self._operator if accepted else await self._book.bearer(token, digest)
         if caller is None:
             client = scope.get("client")
             raise failure(self._failures, client[0] if client else "")

@@ -47,6 +47,11 @@ PAGE: Final = (
     ),
 )
 OF_CONVERSATION: Final = Parameter("conversation_id", "Only this conversation's", {"type": "string"})
+OF_PRINCIPAL: Final = Parameter(
+    "principal_id",
+    "Another principal's, or `*` for everybody's; with API_TOKEN alone",
+    {"type": "string"},
+)
 PRINTABLE: Final = (
     r"^[!-~\u00a1-\u00ac\u00ae-\u00ff]([ -~\u00a1-\u00ac\u00ae-\u00ff]*[!-~\u00a1-\u00ac\u00ae-\u00ff])?$"
 )

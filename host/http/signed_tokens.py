@@ -15,9 +15,12 @@ from typing import Any, Final, NamedTuple
 import anyio
 import httpx2
 import jwt
+from anyio.abc import TaskGroup
 
+from host.http.enrolment import Enrolment, terms_of
 from shared.clock import monotonic_ms
 from shared.errors import Misconfigured
+from shared.principals import Principal, PrincipalStatus
 from shared.settings.auth import Jwt
 
 logger = logging.getLogger("picoclaw.auth")
@@ -162,11 +165,29 @@ def _key(said: Mapping[str, Any]) -> tuple[KeyName, jwt.PyJWK] | None:
 
 
 class SignedTokens:
-    """Reads tokens of one issuer for one audience."""
+    """Reads tokens of one issuer for one audience, and knows the principals that they name."""
 
-    def __init__(self, settings: Jwt, keys: Keys) -> None:
+    def __init__(self, settings: Jwt, keys: Keys, enrolment: Enrolment) -> None:
         self._settings = settings
         self._keys = keys
+        self._enrolment = enrolment
+
+    async def principal(self, token: bytes) -> tuple[Principal, Claims] | None:
+        """Return whom a valid token names, made now where the settings say so; None: nobody, or deleted.
+
+        Raises Conflict when it can't be made here.
+        """
+        claims = await self.read(token)
+        if claims is None:
+            return None
+        subject = (self._settings.issuer or "", claims.subject)
+        found = await self._enrolment.named(*subject)
+        if found is None and self._settings.create:
+            defaults = self._settings.defaults
+            found = await self._enrolment.make(claims.subject, terms_of(defaults.model_dump()), *subject)
+        if found is None or found.status in (PrincipalStatus.DELETING, PrincipalStatus.DELETED):
+            return None
+        return found, claims
 
     async def read(self, token: bytes) -> Claims | None:
         """Return what the token says, None unless it is valid now."""
@@ -201,6 +222,14 @@ class SignedTokens:
         listed = frozenset(filter(_is_text, words)) if isinstance(words, list) else frozenset[str]()
         expires_at = (int(said["exp"]) + SKEW_S) * 1000
         return Claims(subject, None if given is None else listed, expires_at)
+
+
+async def open_signed_tokens(settings: Jwt, enrolment: Enrolment, background: TaskGroup) -> SignedTokens:
+    """Return the reader of an issuer's tokens; raises Misconfigured for a file without keys."""
+    keys = Keys(settings)
+    await keys.open()
+    background.start_soon(keys.keep_fresh)
+    return SignedTokens(settings, keys, enrolment)
 
 
 def _is_text(item: object) -> bool:

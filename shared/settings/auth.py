@@ -47,7 +47,7 @@ class JwtDefaults(Section):
     scopes: tuple[str, ...] = Field(default=SCOPES, description="What its tokens may be for")
     budgets: PrincipalBudgets = Field(default_factory=PrincipalBudgets)
     rate_limits: PrincipalRates = Field(default_factory=PrincipalRates)
-    models: tuple[str, ...] = Field(default=(), description="Models it may ask for; without one, all")
+    models: tuple[str, ...] | None = Field(default=None, description="Models it may ask for; null: all")
     workspace_mb: int | None = Field(default=None, ge=1, description="MiB that its files may take")
 
     _scopes = field_validator("scopes")(known_scopes)

@@ -11,7 +11,7 @@ import pytest
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
-from host.http.auth import Caller
+from host.http.auth import operator
 from host.http.middleware import Exchange
 from host.http.openapi import OpenApi
 from host.http.routing import PAGE, Api, operation, router
@@ -41,7 +41,7 @@ async def client() -> httpx2.AsyncClient:
     routes = router([*apis, contract])
 
     async def by_operator(scope: Scope, receive: Receive, send: Send) -> None:
-        await routes({**scope, "open": False, "caller": Caller("main", is_main=True)}, receive, send)
+        await routes({**scope, "open": False, "caller": operator("main")}, receive, send)
 
     app = Exchange(by_operator, version="1", commit="", redact=str, counts=Metrics())
     return httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://host")

@@ -7,12 +7,14 @@ from typing import Final
 import pytest
 
 import host.app
-from host.http.auth import Caller
+from host.http.auth import Caller, operator
 from host.http.routing import ANY, Api, Operation
 from shared.errors import Forbidden
+from shared.principals import Principal
 
 OPERATOR: Final = None
 OPEN: Final = "open"
+ANN: Final = Principal("prin-1", "Ann", "d", 0)
 
 TABLE: Final[dict[str | None, tuple[str, ...]]] = {
     "chat": (
@@ -43,7 +45,17 @@ TABLE: Final[dict[str | None, tuple[str, ...]]] = {
     ),
     "usage": ("GET /usage",),
     "mcp": ("POST /mcp", "DELETE /mcp"),
-    ANY: ("GET /openapi.json", "GET /", "GET /console", "GET /console/", "GET /console/{name:path}"),
+    ANY: (
+        "GET /openapi.json",
+        "GET /",
+        "GET /console",
+        "GET /console/",
+        "GET /console/{name:path}",
+        "GET /me",
+        "POST /me/tokens",
+        "GET /me/tokens",
+        "DELETE /me/tokens/{token_id}",
+    ),
     OPERATOR: (
         "GET /admin/skills",
         "POST /admin/reload-skills",
@@ -54,6 +66,14 @@ TABLE: Final[dict[str | None, tuple[str, ...]]] = {
         "GET /tokens",
         "DELETE /tokens/{id}",
         "GET /metrics",
+        "POST /principals",
+        "GET /principals",
+        "GET /principals/{id}",
+        "PATCH /principals/{id}",
+        "DELETE /principals/{id}",
+        "POST /principals/{id}/tokens",
+        "GET /principals/{id}/tokens",
+        "DELETE /principals/{id}/tokens/{token_id}",
         "GET /mcp/servers",
         "GET /mcp/servers/{name}",
         "POST /mcp/servers/{name}/sign-in",
@@ -81,7 +101,7 @@ def test_every_route_has_its_entry_in_the_table_and_every_entry_its_route() -> N
 
 def refusal(declared: Operation, *scopes: str, main: bool = True) -> str | None:
     try:
-        Caller("main", main, "token-1", b"", frozenset(scopes)).require(declared)
+        Caller(ANN, "main", main, "token-1", frozenset(scopes)).require(declared)
     except Forbidden as error:
         return error.message
     return None
@@ -89,7 +109,7 @@ def refusal(declared: Operation, *scopes: str, main: bool = True) -> str | None:
 
 @pytest.mark.parametrize("declared", operations(), ids=lambda each: f"{each.method} {each.path}")
 def test_a_route_takes_its_scope_and_no_other_and_the_operator_needs_none(declared: Operation) -> None:
-    Caller("main", is_main=True).require(declared)
+    operator("main").require(declared)
     every = set(filter(None, TABLE)) - {ANY, OPEN}
     if declared.scope == ANY:
         assert refusal(declared) is None

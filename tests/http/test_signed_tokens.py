@@ -21,6 +21,9 @@ from shared.settings import SettingsError, load
 from shared.settings.auth import Jwt
 from tests.http.identity_provider import AUDIENCE, ISSUER, Provider, public, rsa_key, serving
 
+NOBODY: Any = None
+"""What is only read needs no principals."""
+
 
 @pytest.fixture(scope="module")
 def provider() -> Iterator[Provider]:
@@ -30,8 +33,11 @@ def provider() -> Iterator[Provider]:
 
 def reader(provider: Provider, **settings: Any) -> SignedTokens:
     asked = {"issuer": ISSUER, "audience": AUDIENCE, "jwks_url": provider.url} | settings
-    chosen = Jwt.model_validate(asked)
-    return SignedTokens(chosen, Keys(chosen))
+    return tokens_of(Jwt.model_validate(asked))
+
+
+def tokens_of(settings: Jwt, keys: Keys | None = None) -> SignedTokens:
+    return SignedTokens(settings, keys or Keys(settings), NOBODY)
 
 
 async def claims(provider: Provider, token: str, **settings: Any) -> Claims | None:
@@ -142,7 +148,7 @@ async def test_a_token_of_more_than_eight_kibibytes_is_not_even_read(provider: P
 @given(st.one_of(st.binary(max_size=200), st.from_regex(rb"[A-Za-z0-9_-]{1,40}(\.[A-Za-z0-9_-]{0,40}){1,4}")))
 def test_whatever_a_stranger_sends_is_no_more_than_not_believed(token: bytes) -> None:
     settings = Jwt(issuer=ISSUER, audience=AUDIENCE, jwks_url="http://127.0.0.1:9/")
-    reading = SignedTokens(settings, Keys(settings)).read(token)
+    reading = tokens_of(settings).read(token)
     with pytest.raises(StopIteration) as ended:
         reading.send(None)
     assert ended.value.value is None
@@ -191,7 +197,7 @@ async def test_a_sick_key_server_keeps_the_last_keys(ill: Callable[[Provider], N
     with serving(Provider()) as own:
         settings = Jwt(issuer=ISSUER, audience=AUDIENCE, jwks_url=own.url)
         keys = Keys(settings)
-        tokens = SignedTokens(settings, keys)
+        tokens = tokens_of(settings, keys)
         assert await tokens.read(own.token().encode()) is not None
         ill(own)
         keys._url = own.url
@@ -211,7 +217,7 @@ async def test_a_file_of_keys_stops_the_start_when_it_holds_none(tmp_path: Path)
     path.write_bytes(provider.jwks())
     keys = Keys(settings)
     await keys.open()
-    assert await SignedTokens(settings, keys).read(provider.token().encode()) is not None
+    assert await tokens_of(settings, keys).read(provider.token().encode()) is not None
 
 
 def test_of_a_set_of_keys_only_those_that_verify_are_taken() -> None:

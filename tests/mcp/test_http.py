@@ -137,20 +137,34 @@ def test_a_conversations_token_is_forbidden_on_every_other_route(host: HostProce
     with host.client() as owner:
         paths = owner.get("/openapi.json").json()["paths"]
     checked = 0
-    for main in (False, True):
-        with host.client(new_token(host, "narrow", main=main)["token"]) as client:
-            for path, operations in paths.items():
-                for method in operations:
-                    answer = client.request(method, path.replace("{", "").replace("}", ""))
-                    if path in ("/health", "/ready"):
-                        assert answer.status_code == 200
-                    elif path not in ("/mcp", "/openapi.json"):
-                        assert answer.status_code == 403, path
-                        assert main or "This token is for a conversation's tools" in answer.text
-                        checked += 1
-            for path in ("/mcp/", "//mcp", "/nowhere", "/MCP", "/mcp/../chat", "/%6dcp/x"):
-                assert client.post(path, json={}).status_code in (403, 404), path
+    with host.client(new_token(host, "narrow")["token"]) as client:
+        for path, operations in paths.items():
+            for method in operations:
+                answer = client.request(method, path.replace("{", "").replace("}", ""))
+                if path in ("/health", "/ready", "/me", "/openapi.json"):
+                    assert answer.status_code == 200
+                elif path != "/mcp":
+                    assert answer.status_code == 403, path
+                    assert "This token is for a conversation's tools" in answer.text
+                    checked += 1
+        for path in ("/mcp/", "//mcp", "/nowhere", "/MCP", "/mcp/../chat", "/%6dcp/x"):
+            assert client.post(path, json={}).status_code in (403, 404), path
     assert checked > 40
+
+
+def test_a_token_of_the_main_conversation_is_for_what_its_scopes_are(host: HostProcess) -> None:
+    token = new_token(host, "main", main=True, scopes=["usage", "tasks"])
+    assert token["scopes"] == ["tasks", "usage"]
+    with host.client(token["token"]) as client:
+        assert client.get("/usage").status_code == 200
+        assert client.get("/tasks").status_code == 200
+        refused = client.post("/chat", json={"message": "hello"})
+        assert (refused.status_code, refused.json()["code"]) == (403, "forbidden")
+        assert 'needs the scope "chat"' in refused.json()["error"]
+        assert "is the operator's alone" in client.get("/tokens").json()["error"]
+    with host.client() as owner:
+        unknown = owner.post("/tokens", json={"conversation_id": "main", "scopes": ["chat", "root"]})
+        assert (unknown.status_code, "'root'" in unknown.json()["error"]) == (400, True)
 
 
 def test_a_caller_without_a_token_learns_nothing(host: HostProcess) -> None:

@@ -6,11 +6,13 @@ from pathlib import Path
 
 from host.http.auth import Caller
 from host.http.mcp.sessions import McpSessions
+from shared.principals import Principal
 from tests.mcp.over_http import RawHttp, new_token
 from tests.running import new_host
 
-ANN = Caller("ann", is_main=False, token_id="token-1")
-ANN_AGAIN = Caller("ann", is_main=False, token_id="token-2")
+OWNER = Principal("operator", "operator", "", 0)
+ANN = Caller(OWNER, "ann", is_main=False, token_id="token-1")
+ANN_AGAIN = Caller(OWNER, "ann", is_main=False, token_id="token-2")
 VERSION = "2025-11-25"
 
 
@@ -49,7 +51,7 @@ def test_a_caller_makes_room_among_its_own() -> None:
 
 def test_when_all_places_are_taken_the_longest_unused_makes_room() -> None:
     sessions = McpSessions(most=4, most_of_a_caller=3)
-    callers = [Caller(f"c{number}", is_main=False, token_id=str(number)) for number in range(5)]
+    callers = [Caller(OWNER, f"c{number}", is_main=False, token_id=str(number)) for number in range(5)]
     opened = [sessions.open(caller, VERSION) for caller in callers]
     assert len(sessions) == 4
     found = [sessions.find(each.id, caller) for each, caller in zip(opened, callers, strict=True)]

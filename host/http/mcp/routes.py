@@ -16,7 +16,7 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import Response
 
-from host.http.auth import Caller, TokenBook
+from host.http.auth import SIGNED, Caller, TokenBook
 from host.http.bodies import JSON, ErrorShape, TooManyValues, raw_body
 from host.http.mcp import wire
 from host.http.mcp.sessions import McpSession, McpSessions
@@ -219,7 +219,8 @@ class McpApi(Api):
 
         Raises Unavailable when no server is free.
         """
-        key = Key(caller.conversation_id, caller.is_main, version, caller.token_id)
+        token_id = None if caller.token_id == SIGNED else caller.token_id
+        key = Key(caller.conversation_id, caller.is_main, version, token_id)
         try:
             server = await self._servers.session(key)
             if message.method == "initialize":

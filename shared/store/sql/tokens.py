@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Final
 
-from shared.errors import NoConversation
+from shared.errors import Duplicate, NoConversation
 from shared.ids import Token
 from shared.principals import Principal
 from shared.store import rows
-from shared.store.contract import Missing, Tx
+from shared.store.contract import Missing, Taken, Tx
 from shared.store.rows import Noun
 from shared.store.sql.principals import OF_PRINCIPAL, check_lives, to_bearer
 from shared.values import Page
@@ -34,7 +34,7 @@ class Tokens(Noun):
     """Credentials of principals, each bound to a conversation; only a digest of each is stored."""
 
     async def add(self, token: Token, digest: bytes) -> None:
-        """Store a token by its SHA-256; raises NotFound (its conversation), Suspended."""
+        """Store a token by its SHA-256; raises NotFound (its conversation), Suspended, Duplicate (its id)."""
         bound = (token.conversation_id, int(token.is_main), token.created_at, token.expires_at)
         values = (token.id, digest, *bound, token.principal_id, token.name, " ".join(token.scopes))
 
@@ -46,6 +46,8 @@ class Tokens(Noun):
             await self._engine.write(work)
         except Missing:
             raise NoConversation(token.conversation_id) from None
+        except Taken:
+            raise Duplicate(f"token exists already: {token.id}") from None
 
     async def find(self, digest: bytes, now: int) -> tuple[Token, Principal] | None:
         """Return the token with this digest and whose it is, who may be suspended.

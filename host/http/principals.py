@@ -1,0 +1,216 @@
+"""Principals over HTTP: the operator makes, changes and deletes them; each one asks who it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import Field, field_validator
+from starlette.requests import Request
+
+from host.http.auth import caller_of
+from host.http.bodies import WHOLE, Body, NotBlank, Text, page_of
+from host.http.enrolment import Enrolment, terms_of
+from host.http.routing import ANY, PAGE, Api, operation
+from host.http.tokens import principal_of
+from shared.clock import iso, iso_or_none, now_ms
+from shared.errors import Conflict
+from shared.principals import Principal, PrincipalStatus
+from shared.settings.auth import PrincipalBudgets, PrincipalRates, known_scopes
+from shared.shapes import PageShape, Shape
+from shared.store.store import Store
+from shared.zones import checked_zone
+
+Names = Annotated[list[Text], Field(default_factory=list)]
+Count = Annotated[int, Field(ge=1, le=2**53), WHOLE]
+
+
+class Grants(Body):
+    """What of the operator's a principal may use: MCP servers and paths by name, the network, the skills."""
+
+    mcp: Names
+    network: bool = False
+    read_paths: Names
+    write_paths: Names
+    skills: bool = False
+
+
+class PrincipalTerms(Body):
+    """What a principal may do; null: no limit of its own."""
+
+    subject: Annotated[NotBlank, Field(max_length=255)] | None = None
+    scopes: list[str] | None = None
+    budgets: PrincipalBudgets | None = None
+    rate_limits: PrincipalRates | None = None
+    models: list[Text] | None = None
+    workspace_mb: Count | None = None
+    grants: Grants | None = None
+    timezone: Text | None = None
+    concurrent_runs: Count | None = None
+    tasks: Count | None = None
+
+    _zone = field_validator("timezone")(lambda zone: None if zone is None else checked_zone(zone))
+
+    @field_validator("scopes")
+    @classmethod
+    def _known(cls, scopes: list[str] | None) -> list[str] | None:
+        return None if scopes is None else list(known_scopes(scopes))
+
+    @property
+    def said(self) -> Mapping[str, Any]:
+        """The terms that were given."""
+        return self.model_dump(exclude={"name", "status", "subject"}, exclude_unset=True)
+
+
+class PrincipalRequest(PrincipalTerms):
+    """POST /principals."""
+
+    name: Annotated[NotBlank, Field(max_length=200)]
+
+
+class PrincipalChanges(PrincipalTerms):
+    """PATCH /principals/{id}: only what is given changes."""
+
+    name: Annotated[NotBlank, Field(max_length=200)] = ""
+    status: Literal["active", "suspended"] = "active"
+
+
+class TermsShape(Shape):
+    """What a principal may do; null: no limit of its own."""
+
+    scopes: list[str]
+    budgets: dict[str, Any] | None
+    rate_limits: dict[str, Any] | None
+    models: list[str] | None
+    workspace_mb: int | None
+    grants: dict[str, Any]
+    timezone: str | None
+    concurrent_runs: int | None
+    tasks: int | None
+
+
+class PrincipalShape(TermsShape):
+    """A principal."""
+
+    id: str
+    name: str
+    status: PrincipalStatus
+    issuer: str | None
+    subject: str | None
+    created_at: str
+
+
+class PrincipalsShape(PageShape):
+    """A page of principals."""
+
+    principals: list[PrincipalShape]
+
+
+class MeShape(TermsShape):
+    """Who calls; ``scopes`` are those of the token."""
+
+    principal_id: str
+    name: str
+    conversation_id: str
+    expires_at: str | None
+
+
+OPERATOR_STAYS: Final = "The operator's limits are the settings'; it can't be changed or deleted here"
+
+
+class PrincipalsApi(Api):
+    """Principals, and who oneself is."""
+
+    def __init__(self, store: Store, enrolment: Enrolment, issuer: str | None) -> None:
+        self._store = store
+        self._enrolment = enrolment
+        self._issuer = issuer or ""
+
+    @operation("POST", "/principals", status=201, errors=(409,))
+    async def create(self, request: Request, body: PrincipalRequest) -> PrincipalShape:
+        """Make a principal."""
+        named = (None, None) if body.subject is None else (self._issuer, body.subject)
+        return principal_view(await self._enrolment.make(body.name, terms_of(body.said), *named))
+
+    @operation("GET", "/principals", parameters=PAGE)
+    async def list(self, request: Request) -> PrincipalsShape:
+        """List principals in the order they were made."""
+        page = await self._store.principals.page(**page_of(request))
+        return {"principals": list(map(principal_view, page.items)), "next_cursor": page.next_cursor}
+
+    @operation("GET", "/principals/{id}")
+    async def get(self, request: Request) -> PrincipalShape:
+        """One principal."""
+        return principal_view(await principal_of(request, self._store))
+
+    @operation("PATCH", "/principals/{id}", errors=(409,))
+    async def change(self, request: Request, body: PrincipalChanges) -> PrincipalShape:
+        """Change what is given; it counts from the principal's next request on."""
+        before = await principal_of(request, self._store)
+        if before.is_operator:
+            raise Conflict(OPERATOR_STAYS, code="operator")
+        given = body.model_fields_set
+        after = replace(
+            before,
+            name=body.name if "name" in given else before.name,
+            status=PrincipalStatus(body.status) if "status" in given else before.status,
+            terms=terms_of(body.said, before.terms),
+        )
+        if "subject" in given:
+            issuer = None if body.subject is None else self._issuer
+            after = replace(after, issuer=issuer, subject=body.subject)
+        changed = await self._store.principals.change(after)
+        await self._store.durable()
+        return principal_view(changed)
+
+    @operation("DELETE", "/principals/{id}", status=202, errors=(409,))
+    async def delete(self, request: Request) -> PrincipalShape:
+        """Begin to delete a principal and all that is its; it is refused from now on."""
+        going = await self._store.principals.begin_deletion(request.path_params["id"], now_ms())
+        await self._store.durable()
+        return principal_view(going)
+
+    @operation("GET", "/me", scope=ANY)
+    async def me(self, request: Request) -> MeShape:
+        """Who the token's principal is, and what it may do."""
+        caller = caller_of(request)
+        terms = terms_view(caller.principal)
+        mine = terms["scopes"] if caller.within is None else known_scopes(caller.scopes)
+        return {
+            **terms,
+            "scopes": [*mine],
+            "principal_id": caller.principal.id,
+            "name": caller.principal.name,
+            "conversation_id": caller.conversation_id,
+            "expires_at": iso_or_none(caller.expires_at),
+        }
+
+
+def terms_view(principal: Principal) -> TermsShape:
+    """Return what a principal may do as it leaves the host."""
+    terms = principal.terms
+    return {
+        "scopes": [*terms.scopes],
+        "budgets": None if terms.budgets is None else dict(terms.budgets),
+        "rate_limits": None if terms.rate_limits is None else dict(terms.rate_limits),
+        "models": None if terms.models is None else [*terms.models],
+        "workspace_mb": terms.workspace_mb,
+        "grants": dict(terms.grants),
+        "timezone": terms.timezone,
+        "concurrent_runs": terms.concurrent_runs,
+        "tasks": terms.tasks,
+    }
+
+
+def principal_view(principal: Principal) -> PrincipalShape:
+    """Return a principal as it leaves the host."""
+    return {
+        **terms_view(principal),
+        "id": principal.id,
+        "name": principal.name,
+        "status": principal.status,
+        "issuer": principal.issuer,
+        "subject": principal.subject,
+        "created_at": iso(principal.created_at),
+    }

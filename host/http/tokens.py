@@ -1,0 +1,204 @@
+"""Stored tokens over HTTP: the operator's, those it makes for principals, and a principal's own."""
+
+from __future__ import annotations
+
+from typing import Annotated, Final
+
+from pydantic import Field, StringConstraints, field_validator
+from starlette.requests import Request
+
+from host.http.auth import BOUND, Caller, TokenBook, Wish, caller_of
+from host.http.bodies import WHOLE, Body, Text, idempotency, page_of
+from host.http.routing import ANY, KEY, OF_PRINCIPAL, PAGE, Api, operation
+from shared.clock import iso, iso_or_none, now_ms
+from shared.errors import Forbidden, InvalidInput, NotFound
+from shared.ids import Token
+from shared.principals import Principal, PrincipalStatus
+from shared.settings.auth import known_scopes
+from shared.shapes import PageShape, Shape
+from shared.store.store import Store
+
+LONGEST_LIFE_MS: Final = 10 * 366 * 24 * 3600 * 1000
+OF_AGENTS: Final = ("mcp", "tasks", "chat")
+"""What a token of ``POST /tokens`` is for, unless it says otherwise."""
+
+ConversationId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}$")]
+"""An id that a tool server may be born with."""
+
+
+class RotationRequest(Body):
+    """POST /me/tokens; what isn't given is as the caller's own token has it."""
+
+    name: Annotated[Text, Field(max_length=200)] = ""
+    scopes: list[str] | None = None
+    expires_in_ms: Annotated[int, Field(ge=1000, le=LONGEST_LIFE_MS), WHOLE] | None = None
+
+    @field_validator("scopes")
+    @classmethod
+    def _known(cls, scopes: list[str] | None) -> list[str] | None:
+        return None if scopes is None else list(known_scopes(scopes))
+
+    @property
+    def expires_at(self) -> int | None:
+        """The instant in milliseconds, None: it lasts until it is revoked."""
+        return None if self.expires_in_ms is None else now_ms() + self.expires_in_ms
+
+
+class PrincipalTokenRequest(RotationRequest):
+    """POST /principals/{id}/tokens; without a conversation it acts at /mcp for the main one."""
+
+    conversation_id: ConversationId | None = None
+
+
+class NewTokenRequest(RotationRequest):
+    """POST /tokens."""
+
+    conversation_id: ConversationId
+    main: bool = False
+
+
+class TokenShape(Shape):
+    """A token without its text; ``expires_at`` null: it lasts until it is revoked."""
+
+    id: str
+    principal_id: str
+    name: str
+    conversation_id: str
+    main: bool
+    scopes: list[str]
+    created_at: str
+    expires_at: str | None
+    last_used_at: str | None
+
+
+class NewTokenShape(TokenShape):
+    """A new token, with the only sight of its text."""
+
+    token: str
+
+
+class TokensShape(PageShape):
+    """A page of tokens."""
+
+    tokens: list[TokenShape]
+
+
+class TokensApi(Api):
+    """The tokens that the store keeps."""
+
+    def __init__(self, store: Store, book: TokenBook) -> None:
+        self._store = store
+        self._book = book
+
+    @operation("POST", "/tokens", status=201, parameters=[KEY], errors=(409,))
+    async def create(self, request: Request, body: NewTokenRequest) -> NewTokenShape:
+        """Make a token of the operator's that acts at /mcp for a conversation."""
+        scopes = OF_AGENTS if body.scopes is None else tuple(body.scopes)
+        principal = caller_of(request).principal
+        return await self._issue(request, principal, body, body.conversation_id, body.main, scopes)
+
+    @operation("GET", "/tokens", parameters=[*PAGE, OF_PRINCIPAL])
+    async def list(self, request: Request) -> TokensShape:
+        """List tokens, without their texts."""
+        return await self._page(request, caller_of(request).listed(request))
+
+    @operation("DELETE", "/tokens/{id}")
+    async def revoke(self, request: Request) -> None:
+        """End a token."""
+        await self._revoke(request.path_params["id"], None)
+
+    @operation("POST", "/principals/{id}/tokens", status=201, parameters=[KEY], errors=(409,))
+    async def create_of(self, request: Request, body: PrincipalTokenRequest) -> NewTokenShape:
+        """Make a token of a principal's."""
+        principal = await principal_of(request, self._store)
+        own = principal.terms.scopes
+        scopes = own if body.scopes is None else tuple(body.scopes)
+        if beyond := [scope for scope in scopes if scope not in own]:
+            raise InvalidInput(f"scopes: the principal has not {', '.join(beyond)}; it has {', '.join(own)}")
+        named, main = body.conversation_id, self._book.main_of(principal)
+        return await self._issue(request, principal, body, named or main, named is None, scopes)
+
+    @operation("GET", "/principals/{id}/tokens", parameters=PAGE)
+    async def list_of(self, request: Request) -> TokensShape:
+        """List a principal's tokens, without their texts."""
+        return await self._page(request, (await principal_of(request, self._store)).id)
+
+    @operation("DELETE", "/principals/{id}/tokens/{token_id}")
+    async def revoke_of(self, request: Request) -> None:
+        """End a principal's token."""
+        principal = await principal_of(request, self._store)
+        await self._revoke(request.path_params["token_id"], principal.id)
+
+    @operation("POST", "/me/tokens", scope=ANY, status=201, parameters=[KEY], errors=(409,))
+    async def rotate(self, request: Request, body: RotationRequest) -> NewTokenShape:
+        """Make another token for oneself, for no more and no longer than the one that asks."""
+        caller = _free(caller_of(request))
+        scopes = tuple(caller.scopes) if body.scopes is None else tuple(body.scopes)
+        caller.allow(scopes)
+        return await self._issue(
+            request, caller.principal, body, caller.conversation_id, caller.is_main, known_scopes(scopes)
+        )
+
+    @operation("GET", "/me/tokens", scope=ANY, parameters=PAGE)
+    async def list_mine(self, request: Request) -> TokensShape:
+        """List one's own tokens, without their texts."""
+        return await self._page(request, _free(caller_of(request)).principal.id)
+
+    @operation("DELETE", "/me/tokens/{token_id}", scope=ANY)
+    async def revoke_mine(self, request: Request) -> None:
+        """End a token of one's own."""
+        await self._revoke(request.path_params["token_id"], _free(caller_of(request)).principal.id)
+
+    async def _issue(
+        self,
+        request: Request,
+        principal: Principal,
+        body: RotationRequest,
+        conversation_id: str,
+        is_main: bool,
+        scopes: tuple[str, ...],
+    ) -> NewTokenShape:
+        until = filter(None, (body.expires_at, caller_of(request).expires_at))
+        key = await idempotency(request)
+        wish = Wish(principal, conversation_id, is_main, scopes, body.name, min(until, default=None), key)
+        token, text = await self._book.issue(wish)
+        return {**token_view(token), "token": text}
+
+    async def _page(self, request: Request, principal_id: str | None) -> TokensShape:
+        page = await self._store.tokens.page(**page_of(request), principal_id=principal_id)
+        return {"tokens": list(map(token_view, page.items)), "next_cursor": page.next_cursor}
+
+    async def _revoke(self, token_id: str, principal_id: str | None) -> None:
+        if not await self._book.revoke(token_id, principal_id):
+            raise NotFound(f"token not found: {token_id}")
+
+
+def _free(caller: Caller) -> Caller:
+    """Return the caller unless it is one conversation's alone, which has no say in tokens."""
+    if not caller.is_main:
+        raise Forbidden(BOUND)
+    return caller
+
+
+async def principal_of(request: Request, store: Store) -> Principal:
+    """Return the principal that a request's path names; raises NotFound."""
+    principal_id = request.path_params["id"]
+    found = await store.principals.get(principal_id)
+    if found is None or found.status is PrincipalStatus.DELETED:
+        raise NotFound(f"principal not found: {principal_id}")
+    return found
+
+
+def token_view(token: Token) -> TokenShape:
+    """Return a token as it leaves the host: without what makes it one."""
+    return {
+        "id": token.id,
+        "principal_id": token.principal_id,
+        "name": token.name,
+        "conversation_id": token.conversation_id,
+        "main": token.is_main,
+        "scopes": list(token.scopes),
+        "created_at": iso(token.created_at),
+        "expires_at": iso_or_none(token.expires_at),
+        "last_used_at": iso_or_none(token.last_used_at),
+    }
