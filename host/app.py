@@ -34,7 +34,7 @@ from host.http.principals import PrincipalsApi
 from host.http.routing import Api, router
 from host.http.runs import RunsApi
 from host.http.tasks import TasksApi
-from host.http.tokens import TokensApi
+from host.http.tokens import TokensApi, open_tokens
 from host.http.usage import UsageApi
 from host.mcp_clients.tool_servers import ToolServers
 from host.mcp_clients.zygote import by_path
@@ -133,7 +133,7 @@ async def open_host(settings: Settings, stop: Callable[[str], None]) -> AsyncIte
         task_runner = await enter(TaskRunner(ledger, runs, heartbeat))
         channels = await enter(_open_channels(settings, ledger, runs, tasks, sandbox, spaces))
         enrolment = Enrolment(store, sandbox, settings.main_conversation_id)
-        tokens = await _open_tokens(settings, store, enrolment, background)
+        tokens = await open_tokens(settings, store, enrolment, background)
         stack.push_async_callback(runs.drain)
         stack.callback(background.cancel_scope.cancel)
         if settings.scheduler == "internal":
@@ -200,18 +200,6 @@ def _health(host: Host) -> HealthApi:
     )
     host.background.start_soon(health.probe_when_asked)
     return health
-
-
-async def _open_tokens(
-    settings: Settings, store: Store, enrolment: Enrolment, background: TaskGroup
-) -> TokenBook:
-    signed = None
-    if settings.auth.jwt.issuer is not None:
-        # 0.2 s of imports.
-        from host.http.signed_tokens import open_signed_tokens
-
-        signed = await open_signed_tokens(settings.auth.jwt, enrolment, background)
-    return TokenBook(store, settings.main_conversation_id, signed)
 
 
 def make_volumes(settings: Settings) -> bool:

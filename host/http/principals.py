@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field
 from starlette.requests import Request
 
 from host.http.auth import caller_of
 from host.http.bodies import WHOLE, Body, NotBlank, Text, page_of
 from host.http.enrolment import Enrolment, terms_of
 from host.http.routing import ANY, PAGE, Api, operation
-from host.http.tokens import principal_of
+from host.http.tokens import Scopes, principal_of
 from shared.clock import iso, iso_or_none, now_ms
 from shared.errors import Conflict
 from shared.principals import Principal, PrincipalStatus
@@ -23,6 +23,7 @@ from shared.store.store import Store
 from shared.zones import checked_zone
 
 Names = Annotated[list[Text], Field(default_factory=list)]
+Zone = Annotated[Text, AfterValidator(checked_zone), Field(json_schema_extra={"format": "iana-timezone"})]
 Count = Annotated[int, Field(ge=1, le=2**53), WHOLE]
 
 
@@ -40,22 +41,15 @@ class PrincipalTerms(Body):
     """What a principal may do; null: no limit of its own."""
 
     subject: Annotated[NotBlank, Field(max_length=255)] | None = None
-    scopes: list[str] | None = None
+    scopes: Scopes | None = None
     budgets: PrincipalBudgets | None = None
     rate_limits: PrincipalRates | None = None
     models: list[Text] | None = None
     workspace_mb: Count | None = None
     grants: Grants | None = None
-    timezone: Text | None = None
+    timezone: Zone | None = None
     concurrent_runs: Count | None = None
     tasks: Count | None = None
-
-    _zone = field_validator("timezone")(lambda zone: None if zone is None else checked_zone(zone))
-
-    @field_validator("scopes")
-    @classmethod
-    def _known(cls, scopes: list[str] | None) -> list[str] | None:
-        return None if scopes is None else list(known_scopes(scopes))
 
     @property
     def said(self) -> Mapping[str, Any]:

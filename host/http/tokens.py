@@ -2,41 +2,44 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
-from pydantic import Field, StringConstraints, field_validator
+from anyio.abc import TaskGroup
+from pydantic import AfterValidator, Field, StringConstraints
 from starlette.requests import Request
 
 from host.http.auth import BOUND, Caller, TokenBook, Wish, caller_of
 from host.http.bodies import WHOLE, Body, Text, idempotency, page_of
+from host.http.enrolment import Enrolment
 from host.http.routing import ANY, KEY, OF_PRINCIPAL, PAGE, Api, operation
 from shared.clock import iso, iso_or_none, now_ms
 from shared.errors import Forbidden, InvalidInput, NotFound
 from shared.ids import Token
-from shared.principals import Principal, PrincipalStatus
+from shared.principals import SCOPES, Principal, PrincipalStatus
+from shared.settings import Settings
 from shared.settings.auth import known_scopes
 from shared.shapes import PageShape, Shape
 from shared.store.store import Store
 
 LONGEST_LIFE_MS: Final = 10 * 366 * 24 * 3600 * 1000
-OF_AGENTS: Final = ("mcp", "tasks", "chat")
+OF_AGENTS: Final = ("chat", "tasks", "mcp")
 """What a token of ``POST /tokens`` is for, unless it says otherwise."""
 
+ONE_OF: Final[dict[str, Any]] = {"items": {"type": "string", "enum": [*SCOPES]}}
 ConversationId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}$")]
 """An id that a tool server may be born with."""
+
+Scopes = Annotated[
+    list[str], AfterValidator(lambda given: [*known_scopes(given)]), Field(json_schema_extra=ONE_OF)
+]
 
 
 class RotationRequest(Body):
     """POST /me/tokens; what isn't given is as the caller's own token has it."""
 
     name: Annotated[Text, Field(max_length=200)] = ""
-    scopes: list[str] | None = None
+    scopes: Scopes | None = None
     expires_in_ms: Annotated[int, Field(ge=1000, le=LONGEST_LIFE_MS), WHOLE] | None = None
-
-    @field_validator("scopes")
-    @classmethod
-    def _known(cls, scopes: list[str] | None) -> list[str] | None:
-        return None if scopes is None else list(known_scopes(scopes))
 
     @property
     def expires_at(self) -> int | None:
@@ -171,6 +174,19 @@ class TokensApi(Api):
     async def _revoke(self, token_id: str, principal_id: str | None) -> None:
         if not await self._book.revoke(token_id, principal_id):
             raise NotFound(f"token not found: {token_id}")
+
+
+async def open_tokens(
+    settings: Settings, store: Store, enrolment: Enrolment, background: TaskGroup
+) -> TokenBook:
+    """Return the book of all tokens; raises Misconfigured when the keys of signed ones can't be read."""
+    signed = None
+    if settings.auth.jwt.issuer is not None:
+        # 0.2 s of imports.
+        from host.http.signed_tokens import open_signed_tokens
+
+        signed = await open_signed_tokens(settings.auth.jwt, enrolment, background)
+    return TokenBook(store, settings.main_conversation_id, signed)
 
 
 def _free(caller: Caller) -> Caller:

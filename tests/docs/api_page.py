@@ -25,7 +25,7 @@ GROUPS: Final = {
     "Conversations": ("/chat",),
     "Tasks": ("/task",),
     "Usage": ("/usage",),
-    "Tokens": ("/tokens",),
+    "Principals and tokens": ("/principals", "/tokens", "/me"),
     "Skills, workspace, memory": ("/admin",),
     "OpenAI's API": ("/v1",),
     "MCP": ("/mcp",),
@@ -65,6 +65,7 @@ INITIALIZE: Final = {
 }
 ASKED: Final = {"model": "picoclaw", "messages": [{"role": "user", "content": "what did I say?"}]}
 RUN: Final = "/chat/{id}/runs/{run_id}"
+TOKENS: Final = "/principals/{id}/tokens"
 SIGN_IN: Final = "/mcp/servers/{name}/sign-in"
 RETURN: Final = "http://127.0.0.1:7624/callback"
 CALLBACK: Final = f"{RETURN}?code=abc&state=xyz"
@@ -92,6 +93,18 @@ CALLS: Final[list[Call]] = [
     ("POST", "/tokens", "/tokens", {"conversation_id": "laptop", "expires_in_ms": 86400000}, {}),
     ("GET", "/tokens", "/tokens", None, {}),
     ("DELETE", "/tokens/{id}", "/tokens/{token}", None, {}),
+    ("POST", "/principals", "/principals", {"name": "Ann", "budgets": {"day": {"dollars": 5}}}, {}),
+    ("GET", "/principals", "/principals", None, {}),
+    ("GET", "/principals/{id}", "/principals/{principal}", None, {}),
+    ("PATCH", "/principals/{id}", "/principals/{principal}", {"status": "suspended"}, {}),
+    ("POST", f"{TOKENS}", "/principals/operator/tokens", {"name": "phone", "scopes": ["chat"]}, {}),
+    ("GET", f"{TOKENS}", "/principals/operator/tokens", None, {}),
+    ("DELETE", f"{TOKENS}/{{token_id}}", "/principals/operator/tokens/{token}", None, {}),
+    ("DELETE", "/principals/{id}", "/principals/{principal}", None, {}),
+    ("GET", "/me", "/me", None, {}),
+    ("POST", "/me/tokens", "/me/tokens", {"name": "script", "scopes": ["tasks"]}, {}),
+    ("GET", "/me/tokens", "/me/tokens", None, {}),
+    ("DELETE", "/me/tokens/{token_id}", "/me/tokens/{token}", None, {}),
     ("PUT", "/admin/memory", "/admin/memory", {"text": "# Notes\n", "version": None}, {}),
     ("GET", "/admin/workspace", "/admin/workspace?path=MEMORY.md", None, {}),
     ("GET", "/admin/skills", "/admin/skills", None, {}),
@@ -195,8 +208,10 @@ class Recording:
             self.told |= {"conversation": made["conversation_id"], "run": made["run_id"]}
         elif (method, url) == ("POST", "/task"):
             self.told["task"] = made["id"]
-        elif (method, url) == ("POST", "/tokens"):
+        elif method == "POST" and url.endswith("/tokens"):
             self.told["token"] = made["id"]
+        elif (method, url) == ("POST", "/principals") and "id" in made:
+            self.told["principal"] = made["id"]
         elif (method, url) == ("POST", "/mcp"):
             self.told["session"] = answer.headers["mcp-session-id"]
 
@@ -239,7 +254,7 @@ def page(host: HostProcess) -> str:
     for group, prefixes in GROUPS.items():
         parts.append(f"## {group}\n")
         for path, methods in document["paths"].items():
-            if path.startswith(prefixes):
+            if path.startswith(prefixes) and (path != "/metrics" or "/metrics" in prefixes):
                 parts += [
                     _route(method.upper(), path, told, examples[method.upper(), path], schemas)
                     for method, told in methods.items()

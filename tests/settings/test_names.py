@@ -34,6 +34,8 @@ SPECIAL: dict[str, tuple[str, Any]] = {
     "model_list": ('[{"model_name": "a", "model": "m"}]', [{"model_name": "a", "model": "m"}]),
     "tools.plugins": ('{"dice": {"sides": 20}}', {"dice": {"sides": 20}}),
     "tools.mcp.servers": ('{"a": {"url": "http://a"}}', {"a": {"url": "http://a"}}),
+    "auth.jwt.jwks_url": ("https://login.example/keys", "https://login.example/keys"),
+    "auth.jwt.defaults.scopes": ("usage, chat", ["chat", "usage"]),
     "history.windows": ('{"m": 1000000}', {"m": 1_000_000}),
     "history.compact_at": ("0.5", 0.5),
     "telemetry.sample": ("0.25", 0.25),
@@ -48,8 +50,9 @@ BESIDE = {
     "DATABASE_POOLER": {"DATABASE_URL": "postgresql://a@db/pico"},
     "DATABASE_CONNECTIONS": {"DATABASE_URL": "postgresql://a@db/pico"},
     "DATABASE_TOOLS_URL": {"DATABASE_URL": "postgresql://a@db/pico"},
+    "PICOCLAW_AUTH_JWT_ISSUER": {"PICOCLAW_AUTH_JWT_AUDIENCE": "me", "PICOCLAW_AUTH_JWT_JWKS_FILE": "/keys"},
 }
-"""What a setting has no effect without."""
+"""What a setting has no effect without, or can't be set without."""
 PRICES = {"PICOCLAW_BUDGETS_PRICES": '{"claude-sonnet-5-5": {"input": 3, "output": 15}}'}
 
 
@@ -115,7 +118,7 @@ def test_a_key_of_the_file_sets_its_setting(tmp_path: Path, leaf: Leaf) -> None:
     tree: Any = written if leaf.kind is Path else expected
     for step in reversed(leaf.path):
         tree = {step: tree}
-    environ = around(tmp_path, leaf, "")
+    environ = around(tmp_path, leaf, leaf.env[-1])
     default = value_of(load(environ), leaf)
     (tmp_path / "config.json").write_text(json.dumps(tree))
     assert value_of(load(environ), leaf) == expected != default
