@@ -95,6 +95,7 @@ class Host:
     tasks: TaskService
     task_runner: TaskRunner
     channels: ChannelService | None
+    principals: PrincipalCache
     enrolment: Enrolment
     tokens: TokenBook
     background: TaskGroup
@@ -118,7 +119,7 @@ async def open_host(settings: Settings, stop: Callable[[str], None]) -> AsyncIte
         ledger = Ledger(store, redactor, Prices(settings.budgets, free=settings.offline), Metrics())
         sandbox = await enter(Sandbox(sandbox_policy(settings, closed_to_agents(settings))))
         tool_servers = await enter(_tool_servers(settings, store))
-        spaces = Spaces(settings, sandbox, PrincipalCache(store))
+        spaces = Spaces(settings, sandbox, principals := PrincipalCache(store))
         background = await enter(anyio.create_task_group())
         judge = await enter(SchemaJudge())
         tools = RunTools(settings, store, sandbox, tool_servers, spaces, judge)
@@ -147,7 +148,7 @@ async def open_host(settings: Settings, stop: Callable[[str], None]) -> AsyncIte
         background.start_soon(keep_recovering, store, settings.lease_ms)
         yield Host(
             settings, stop, ledger, telemetry, models, sandbox, spaces, tool_servers,
-            tools, runs, tasks, task_runner, channels, enrolment, tokens, background,
+            tools, runs, tasks, task_runner, channels, principals, enrolment, tokens, background,
         )  # fmt: skip
 
 
@@ -178,7 +179,7 @@ def _apis(host: Host) -> list[Api]:
         TasksApi(store, host.tasks, host.task_runner),
         UsageApi(store),
         AdminApi(host.spaces.operators, host.sandbox, host.stop),
-        PrincipalsApi(store, host.enrolment, settings.auth.jwt.issuer),
+        PrincipalsApi(store, host.principals, host.enrolment, settings.auth.jwt.issuer),
         TokensApi(store, host.tokens),
         McpApi(host.tool_servers, settings.gateway.allowed_hosts, host.tokens),
         McpServersApi(host.tools, host.background, settings.tools.mcp.allowed_hosts),

@@ -16,6 +16,7 @@ from starlette.requests import Request
 
 from host.http.routing import ANY, OF_PRINCIPAL, Operation
 from host.runs.admission import RateLimit
+from host.runs.principals import THE_OPERATOR
 from shared.clock import now_ms
 from shared.errors import (
     Conflict,
@@ -27,7 +28,7 @@ from shared.errors import (
     Unauthorized,
 )
 from shared.ids import TOKEN, Token, new_id
-from shared.principals import OPERATOR, Principal, PrincipalStatus, stored_name
+from shared.principals import Principal, PrincipalStatus, stored_name
 from shared.store.store import Store
 from shared.values import Idempotency
 
@@ -235,7 +236,7 @@ OPEN_PATHS: Final = frozenset({"/health", "/ready"})
 
 def operator(main_conversation_id: str) -> Caller:
     """Return the bearer of the API token."""
-    return Caller(Principal(OPERATOR, OPERATOR, "", 0), main_conversation_id, is_main=True)
+    return Caller(THE_OPERATOR, main_conversation_id, is_main=True)
 
 
 def failure(failures: RateLimit, address: str) -> Unauthorized:

@@ -14,7 +14,7 @@ from shared.ids import PRINCIPAL, new_id
 from shared.principals import Principal, Terms, stored_name
 from shared.store.store import Store
 
-TOO_WEAK: Final = "The sandbox can't keep principals apart here"
+ROUTES: Final = "not every route keeps them apart yet"
 
 
 class Enrolment:
@@ -33,7 +33,9 @@ class Enrolment:
         self, name: str, terms: Terms, issuer: str | None = None, subject: str | None = None
     ) -> Principal:
         """Make a principal; raises Conflict ``sandbox_too_weak``, ``no_uid``, Duplicate (its subject)."""
-        await self._check_apart()
+        report = await self._sandbox.ready()
+        if why := self._sandbox.too_weak or ROUTES:
+            raise Conflict(f"No principal can be made here: {why}", code="sandbox_too_weak")
         principal = Principal(
             new_id(PRINCIPAL),
             name,
@@ -43,14 +45,12 @@ class Enrolment:
             issuer=issuer,
             subject=subject,
         )
-        made = await self._store.principals.add(principal)
+        uids = () if report.no_uids else self._sandbox.policy.uids
+        made = await self._store.principals.add(principal, uids)
         main = stored_name(made.id, self._main)
         await self._store.conversations.ensure(main, made.created_at, principal_id=made.id)
         await self._store.durable()
         return made
-
-    async def _check_apart(self) -> None:
-        raise Conflict(TOO_WEAK, code="sandbox_too_weak")
 
 
 def terms_of(said: Mapping[str, Any], before: Terms = Terms()) -> Terms:  # noqa: B008 - it can't be changed

@@ -14,6 +14,7 @@ from host.http.bodies import WHOLE, Body, NotBlank, Text, page_of
 from host.http.enrolment import Enrolment, terms_of
 from host.http.routing import ANY, PAGE, Api, operation
 from host.http.tokens import Scopes, principal_of
+from host.runs.principals import PrincipalCache
 from shared.clock import iso, iso_or_none, now_ms
 from shared.errors import Conflict
 from shared.principals import Principal, PrincipalStatus
@@ -116,8 +117,9 @@ OPERATOR_STAYS: Final = "The operator's limits are the settings'; it can't be ch
 class PrincipalsApi(Api):
     """Principals, and who oneself is."""
 
-    def __init__(self, store: Store, enrolment: Enrolment, issuer: str | None) -> None:
+    def __init__(self, store: Store, cache: PrincipalCache, enrolment: Enrolment, issuer: str | None) -> None:
         self._store = store
+        self._cache = cache
         self._enrolment = enrolment
         self._issuer = issuer or ""
 
@@ -154,16 +156,18 @@ class PrincipalsApi(Api):
         if "subject" in given:
             issuer = None if body.subject is None else self._issuer
             after = replace(after, issuer=issuer, subject=body.subject)
-        changed = await self._store.principals.change(after)
-        await self._store.durable()
-        return principal_view(changed)
+        return await self._changed(await self._store.principals.change(after))
 
     @operation("DELETE", "/principals/{id}", status=202, errors=(409,))
     async def delete(self, request: Request) -> PrincipalShape:
         """Begin to delete a principal and all that is its; it is refused from now on."""
         going = await self._store.principals.begin_deletion(request.path_params["id"], now_ms())
+        return await self._changed(going)
+
+    async def _changed(self, principal: Principal) -> PrincipalShape:
+        self._cache.forget(principal.id)
         await self._store.durable()
-        return principal_view(going)
+        return principal_view(principal)
 
     @operation("GET", "/me", scope=ANY)
     async def me(self, request: Request) -> MeShape:
