@@ -8,7 +8,7 @@ import time
 
 import anyio
 
-from host.models.pacing import Pacer
+from host.models.anthropic_model import Pacer
 
 STREAMS = 200
 PIECE_S = 0.0002

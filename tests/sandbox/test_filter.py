@@ -13,7 +13,7 @@ import pytest
 
 from host.sandbox.worker import frames, syscall_table, syscalls
 from host.sandbox.worker.confine import bpf, landlock, privileges, seccomp
-from host.sandbox.worker.exec.output import Output
+from host.sandbox.worker.exec.command import Output
 
 PLAIN = seccomp.Kind(seccomp.Sockets.PAIRS, seccomp.Metadata.PERMISSIONS, truncation=True)
 HELD, WENT_THROUGH, BROKEN = 10, 20, 30
@@ -157,7 +157,7 @@ def test_a_jump_out_of_reach_is_found_when_assembling() -> None:
     for _ in range(300):
         program.load(bpf.NUMBER)
     program.label("far")
-    program.give(seccomp.ALLOW)
+    program.give(bpf.ALLOW)
     with pytest.raises(ValueError, match="out of reach"):
         program.assemble()
 

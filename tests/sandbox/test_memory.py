@@ -17,7 +17,7 @@ import pytest
 from host.sandbox.client import Sandbox
 from host.sandbox.policy import Limits, SandboxPolicy
 from host.sandbox.worker import syscalls
-from host.sandbox.worker.limits import hidden_memory, pss, tree
+from host.sandbox.worker.limits import hidden_memory, tree
 from tests.running import until
 from tests.sandbox.opened import toolset
 
@@ -84,9 +84,9 @@ from pathlib import Path
 from host.sandbox.client import Sandbox
 from host.sandbox.policy import Limits, SandboxPolicy
 from host.sandbox.worker import syscalls
-from host.sandbox.worker.confine import seccomp
+from host.sandbox.worker.confine import bpf, seccomp
 from tests.sandbox.opened import toolset
-seccomp.install(seccomp.compile_filter([seccomp.Rule("kcmp", seccomp.refuse())]))
+seccomp.install(bpf.compile_filter([bpf.Rule("kcmp", bpf.refuse())]))
 assert not syscalls.share_memory(1, 1)
 async def main():
     policy = SandboxPolicy(workspace=Path(sys.argv[1]), limits=Limits(memory=int(sys.argv[2])), max_level=2)
@@ -179,11 +179,11 @@ def test_a_process_that_ended_while_pages_were_told_apart_has_none() -> None:
     with running(FILLS + WAIT) as process:
         seen = hidden_memory.look(process.pid)
         assert seen is not None
-        part = pss.ask(seen)
+        part = tree.ask(seen)
         assert part is not None
         assert part.private > LIMIT
         end_unreaped(process)
-        assert pss.ask(seen) is None
+        assert tree.ask(seen) is None
 
 
 def test_children_that_come_and_go_are_not_taken_for_memory() -> None:

@@ -1,4 +1,4 @@
-"""An assembler for classic BPF as seccomp runs it (seccomp(2), include/uapi/linux/filter.h).
+"""Rules about system calls, compiled to classic BPF as seccomp runs it (include/uapi/linux/filter.h).
 
 Jumps name labels; offsets are computed when the program is assembled. Only forward jumps exist in classic
 BPF.
@@ -6,9 +6,13 @@ BPF.
 
 from __future__ import annotations
 
+import errno
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
+
+from .. import syscall_table
 
 LOAD_WORD: Final = 0x20  # BPF_LD | BPF_W | BPF_ABS
 AND: Final = 0x54  # BPF_ALU | BPF_AND | BPF_K
@@ -18,9 +22,46 @@ JUMP_GREATER: Final = 0x25  # BPF_JMP | BPF_JGT | BPF_K
 JUMP_BITS: Final = 0x45  # BPF_JMP | BPF_JSET | BPF_K
 MAX_INSTRUCTIONS: Final = 4096  # BPF_MAXINSNS
 
+# seccomp(2)
+ALLOW: Final = 0x7FFF0000
+NOTIFY: Final = 0x7FC00000
+_ERRNO: Final = 0x00050000
+_GROUP: Final = 8
+
 # struct seccomp_data, seccomp(2)
 NUMBER: Final = 0
 ARCHITECTURE: Final = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Test:
+    """A condition on the low 32 bits of an argument: ``(argument & mask) in values``, or not in, if negated.
+
+    ``nonzero`` instead: any bit of ``mask`` set, in the high half if ``high``.
+    """
+
+    argument: int
+    mask: int = 0xFFFFFFFF
+    values: tuple[int, ...] = ()
+    negated: bool = False
+    high: bool = False
+
+
+class Rule:
+    """An action for some system calls when all tests hold; otherwise later rules, and at last "allow".
+
+    ``calls``: their names, as one text.
+    """
+
+    def __init__(self, calls: str, action: int, *tests: Test) -> None:
+        self.calls = calls
+        self.action = action
+        self.tests = tests
+
+
+def refuse(code: int = errno.EPERM) -> int:
+    """Return the action "fail with this errno"."""
+    return _ERRNO | code
 
 
 def argument_low(index: int) -> int:
@@ -85,3 +126,73 @@ class Program:
         if not 0 <= distance <= 255:
             raise ValueError(f"jump to {name} is out of reach")
         return distance
+
+
+def compile_filter(rules: Sequence[Rule]) -> bytes:
+    """Return the BPF program: foreign and unknown calls answer ENOSYS, then the rules, then allow.
+
+    Calls are compared in groups by number, so that most need few steps (and the kernel, which tries the
+    program for every call when it is installed, takes less time over it).
+    """
+    program = Program()
+    program.load(ARCHITECTURE)
+    program.jump(JUMP_EQUAL, syscall_table.ARCHITECTURES[syscall_table.MACHINE], true="ours")
+    program.give(refuse(errno.ENOSYS))
+    program.label("ours")
+    program.load(NUMBER)
+    # also catches x32, whose numbers carry a high bit
+    program.jump(JUMP_GREATER, syscall_table.NEWEST_KNOWN, false="known")
+    program.give(refuse(errno.ENOSYS))
+    program.label("known")
+    by_number = sorted(_by_number(rules).items())
+    for start in range(0, len(by_number), _GROUP):
+        _compile_group(program, by_number[start : start + _GROUP])
+    program.give(ALLOW)
+    return program.assemble()
+
+
+def _by_number(rules: Sequence[Rule]) -> dict[int, list[Rule]]:
+    found: dict[int, list[Rule]] = {}
+    for rule in rules:
+        for name in rule.calls.split():
+            number = syscall_table.number(name)
+            if number is not None:
+                found.setdefault(number, []).append(rule)
+    return found
+
+
+def _compile_group(program: Program, group: list[tuple[int, list[Rule]]]) -> None:
+    after = f"after {group[-1][0]}"
+    program.jump(JUMP_GREATER, group[-1][0], true=after)
+    for number, rules in group:
+        program.jump(JUMP_EQUAL, number, false=f"not {number}")
+        for index, rule in enumerate(rules):
+            _compile_rule(program, rule, f"{number} {index}")
+        program.give(ALLOW)
+        program.label(f"not {number}")
+    program.give(ALLOW)
+    program.label(after)
+
+
+def _compile_rule(program: Program, rule: Rule, name: str) -> None:
+    for position, test in enumerate(rule.tests):
+        _compile_test(program, test, f"{name} hold {position}", f"{name} miss")
+    program.give(rule.action)
+    program.label(f"{name} miss")
+
+
+def _compile_test(program: Program, test: Test, hold: str, miss: str) -> None:
+    program.load((argument_high if test.high else argument_low)(test.argument))
+    if not test.values:
+        program.jump(JUMP_BITS, test.mask, false=miss)
+        program.label(hold)
+        return
+    if test.mask != 0xFFFFFFFF:
+        program.mask(test.mask)
+    for position, value in enumerate(test.values):
+        last = position == len(test.values) - 1
+        if test.negated:
+            program.jump(JUMP_EQUAL, value, true=miss)
+        else:
+            program.jump(JUMP_EQUAL, value, true=hold, false=miss if last else None)
+    program.label(hold)

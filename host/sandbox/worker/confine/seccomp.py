@@ -9,23 +9,18 @@ from __future__ import annotations
 import ctypes
 import errno
 import struct
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import IntEnum
 from functools import cache
 from typing import Final
 
-from .. import syscall_table, syscalls
-from . import bpf
+from .. import syscalls
+from .bpf import NOTIFY, Rule, Test, compile_filter, refuse
 
-_GROUP: Final = 8
 # seccomp(2)
 SET_MODE_FILTER: Final = 1
 FLAG_NEW_LISTENER: Final = 1 << 3
 FLAG_WAIT_KILLABLE: Final = 1 << 5  # a call that is being made isn't begun again after a signal
-ALLOW: Final = 0x7FFF0000
-NOTIFY: Final = 0x7FC00000
-_ERRNO: Final = 0x00050000
 
 
 class Metadata(IntEnum):
@@ -56,41 +51,6 @@ class Kind:
     truncation: bool
     first: bool = False
     names: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Test:
-    """A condition on the low 32 bits of an argument: ``(argument & mask) in values``, or not in, if negated.
-
-    ``nonzero`` instead: any bit of ``mask`` set, in the high half if ``high``.
-    """
-
-    argument: int
-    mask: int = 0xFFFFFFFF
-    values: tuple[int, ...] = ()
-    negated: bool = False
-    high: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """An action for some system calls when all tests hold; otherwise later rules, and at last "allow".
-
-    ``calls``: their names, as one text.
-    """
-
-    calls: str
-    action: int
-    tests: tuple[Test, ...] = ()
-
-
-def _rule(calls: str, action: int, *tests: Test) -> Rule:
-    return Rule(calls, action, tests)
-
-
-def refuse(code: int = errno.EPERM) -> int:
-    """Return the action "fail with this errno"."""
-    return _ERRNO | code
 
 
 def _is(argument: int, *values: int, mask: int = 0xFFFFFFFF) -> Test:
@@ -161,17 +121,17 @@ NEW_PROCESSES: Final = "execve execveat fork vfork clone clone3"
 
 def _base_rules() -> list[Rule]:
     return [
-        _rule(f"{OTHER_PROCESSES} {KERNEL_SURFACE} {NAMESPACES} {HOST_STATE}", refuse()),
+        Rule(f"{OTHER_PROCESSES} {KERNEL_SURFACE} {NAMESPACES} {HOST_STATE}", refuse()),
         # ENOSYS, not EPERM: the C library then falls back to clone, whose flags a filter can read
-        _rule("clone3", refuse(errno.ENOSYS)),
-        _rule("clone", refuse(), _any_bit(0, _CLONE_NEW)),
+        Rule("clone3", refuse(errno.ENOSYS)),
+        Rule("clone", refuse(), _any_bit(0, _CLONE_NEW)),
         # a thread's own descriptors would be seen by nobody who counts its process's
-        _rule("clone", refuse(), _is(0, _CLONE_THREAD, mask=_CLONE_THREAD | _CLONE_FILES)),
-        _rule("close_range", refuse(errno.EINVAL), _any_bit(2, _CLOSE_RANGE_UNSHARE)),
+        Rule("clone", refuse(), _is(0, _CLONE_THREAD, mask=_CLONE_THREAD | _CLONE_FILES)),
+        Rule("close_range", refuse(errno.EINVAL), _any_bit(2, _CLOSE_RANGE_UNSHARE)),
         # reading them needs no open file, so Landlock would not see it; "not supported" is what cp, ls, tar
         # and install take without complaint
-        _rule(EXTENDED_ATTRIBUTES, refuse(errno.EOPNOTSUPP)),
-        _rule(UNACCOUNTED_MEMORY, refuse(errno.ENOSYS)),
+        Rule(EXTENDED_ATTRIBUTES, refuse(errno.EOPNOTSUPP)),
+        Rule(UNACCOUNTED_MEMORY, refuse(errno.ENOSYS)),
         *_argument_rules(),
         *_set_id_rules(),
     ]
@@ -180,58 +140,58 @@ def _base_rules() -> list[Rule]:
 def _argument_rules() -> list[Rule]:
     """Calls that are fine on oneself (pid 0) and not on others, and the odd dangerous argument."""
     return [
-        _rule(
+        Rule(
             "sched_setaffinity sched_setscheduler sched_setparam sched_setattr prlimit64",
             refuse(),
             _is_not(0, 0),
         ),
-        _rule("setpriority", refuse(), _is_not(0, _PRIO_PROCESS)),
-        _rule("setpriority", refuse(), _is_not(1, 0)),
-        _rule("ioprio_set", refuse(), _is_not(0, _IOPRIO_WHO_PROCESS)),
-        _rule("ioprio_set", refuse(), _is_not(1, 0)),
-        _rule("personality", refuse(), _is_not(0, 0, _PERSONALITY_QUERY)),
+        Rule("setpriority", refuse(), _is_not(0, _PRIO_PROCESS)),
+        Rule("setpriority", refuse(), _is_not(1, 0)),
+        Rule("ioprio_set", refuse(), _is_not(0, _IOPRIO_WHO_PROCESS)),
+        Rule("ioprio_set", refuse(), _is_not(1, 0)),
+        Rule("personality", refuse(), _is_not(0, 0, _PERSONALITY_QUERY)),
         # Succeeds and changes nothing, as for who asks for more than there may be (socket(7)): what a socket
         # may hold is what those who count take it for.
-        _rule("setsockopt", refuse(0), _is(1, _SOL_SOCKET), _is(2, _SO_SNDBUF, _SO_RCVBUF)),
+        Rule("setsockopt", refuse(0), _is(1, _SOL_SOCKET), _is(2, _SO_SNDBUF, _SO_RCVBUF)),
         # a lease makes whoever opens the file wait for its holder: the host, too
-        _rule("fcntl", refuse(), _is(1, _F_SETLEASE, _F_NOTIFY, _F_SETDELEG)),
-        _rule("ioctl", refuse(), _is(1, _TIOCSTI, _TIOCLINUX)),
-        _rule(
+        Rule("fcntl", refuse(), _is(1, _F_SETLEASE, _F_NOTIFY, _F_SETDELEG)),
+        Rule("ioctl", refuse(), _is(1, _TIOCSTI, _TIOCLINUX)),
+        Rule(
             "ioctl",
             refuse(errno.EOPNOTSUPP),
             _is(1, _FS_IOC_SETFLAGS, _FS_IOC32_SETFLAGS, _FS_IOC_FSSETXATTR),
         ),
-        _rule("mknod", refuse(), _is(1, _S_IFCHR, _S_IFBLK, mask=_S_IFMT)),
-        _rule("mknodat", refuse(), _is(2, _S_IFCHR, _S_IFBLK, mask=_S_IFMT)),
+        Rule("mknod", refuse(), _is(1, _S_IFCHR, _S_IFBLK, mask=_S_IFMT)),
+        Rule("mknodat", refuse(), _is(2, _S_IFCHR, _S_IFBLK, mask=_S_IFMT)),
     ]
 
 
 def _set_id_rules() -> list[Rule]:
     """No file made inside may lend its owner's identity to whoever runs it outside."""
     return [
-        _rule("chmod fchmod mkdir mknod creat", refuse(), _any_bit(1, _SET_ID_BITS)),
-        _rule("fchmodat fchmodat2 mkdirat mknodat", refuse(), _any_bit(2, _SET_ID_BITS)),
-        _rule("open", refuse(), _any_bit(1, _O_CREAT | _O_TMPFILE_BIT), _any_bit(2, _SET_ID_BITS)),
-        _rule("openat", refuse(), _any_bit(2, _O_CREAT | _O_TMPFILE_BIT), _any_bit(3, _SET_ID_BITS)),
+        Rule("chmod fchmod mkdir mknod creat", refuse(), _any_bit(1, _SET_ID_BITS)),
+        Rule("fchmodat fchmodat2 mkdirat mknodat", refuse(), _any_bit(2, _SET_ID_BITS)),
+        Rule("open", refuse(), _any_bit(1, _O_CREAT | _O_TMPFILE_BIT), _any_bit(2, _SET_ID_BITS)),
+        Rule("openat", refuse(), _any_bit(2, _O_CREAT | _O_TMPFILE_BIT), _any_bit(3, _SET_ID_BITS)),
     ]
 
 
 def _socket_rules(sockets: Sockets) -> list[Rule]:
     """Never a socket that can name a path, and no protocol but TCP and UDP."""
     pairs = [
-        _rule("socketpair", refuse(errno.EACCES), _is_not(0, _AF_UNIX)),
-        _rule("socketpair", refuse(errno.EACCES), _is_not(1, _SOCK_STREAM, _SOCK_SEQPACKET, mask=_SOCK_TYPE)),
+        Rule("socketpair", refuse(errno.EACCES), _is_not(0, _AF_UNIX)),
+        Rule("socketpair", refuse(errno.EACCES), _is_not(1, _SOCK_STREAM, _SOCK_SEQPACKET, mask=_SOCK_TYPE)),
     ]
     if sockets is Sockets.PAIRS:
-        return [*pairs, _rule("socket connect bind listen accept accept4", refuse(errno.EACCES))]
+        return [*pairs, Rule("socket connect bind listen accept accept4", refuse(errno.EACCES))]
     kinds = (_SOCK_STREAM, _SOCK_DGRAM) if sockets is Sockets.NETWORK else (_SOCK_STREAM,)
     return [
         # one end of a unix pair has no use for a name; internet addresses have these lengths
-        _rule("bind connect", refuse(errno.EACCES), _is_not(2, 16, 28, 128)),
+        Rule("bind connect", refuse(errno.EACCES), _is_not(2, 16, 28, 128)),
         *pairs,
-        _rule("socket", refuse(errno.EACCES), _is_not(0, _AF_INET, _AF_INET6)),
-        _rule("socket", refuse(errno.EACCES), _is_not(1, *kinds, mask=_SOCK_TYPE)),
-        _rule("socket", refuse(errno.EACCES), _is_not(2, 0, _IPPROTO_TCP, _IPPROTO_UDP)),
+        Rule("socket", refuse(errno.EACCES), _is_not(0, _AF_INET, _AF_INET6)),
+        Rule("socket", refuse(errno.EACCES), _is_not(1, *kinds, mask=_SOCK_TYPE)),
+        Rule("socket", refuse(errno.EACCES), _is_not(2, 0, _IPPROTO_TCP, _IPPROTO_UDP)),
     ]
 
 
@@ -239,44 +199,42 @@ def _metadata_rules(metadata: Metadata) -> list[Rule]:
     if metadata is Metadata.PERMISSIONS:
         return []
     if metadata is Metadata.ALL:
-        return [_rule(f"{METADATA_BY_PATH} fchmod fchown utimensat", NOTIFY)]
-    named = [_rule("utimensat", NOTIFY, _any_bit(1, 0xFFFFFFFF, high=high)) for high in (False, True)]
-    return [_rule(METADATA_BY_PATH, NOTIFY), *named]
+        return [Rule(f"{METADATA_BY_PATH} fchmod fchown utimensat", NOTIFY)]
+    named = [Rule("utimensat", NOTIFY, _any_bit(1, 0xFFFFFFFF, high=high)) for high in (False, True)]
+    return [Rule(METADATA_BY_PATH, NOTIFY), *named]
 
 
 def _name_rules() -> list[Rule]:
     return [
-        _rule(NAMES, NOTIFY),
-        _rule("open", NOTIFY, _any_bit(1, _O_WRITES)),
-        _rule("openat", NOTIFY, _any_bit(2, _O_WRITES)),
+        Rule(NAMES, NOTIFY),
+        Rule("open", NOTIFY, _any_bit(1, _O_WRITES)),
+        Rule("openat", NOTIFY, _any_bit(2, _O_WRITES)),
     ]
 
 
 def _first_process_rules() -> list[Rule]:
     """Say no to signals for process 1, which would be accepted and dropped (pid_namespaces(7))."""
     return [
-        _rule("kill tkill tgkill rt_sigqueueinfo rt_tgsigqueueinfo pidfd_open", refuse(), _is(0, 1)),
-        _rule("tgkill rt_tgsigqueueinfo", refuse(), _is(1, 1)),
+        Rule("kill tkill tgkill rt_sigqueueinfo rt_tgsigqueueinfo pidfd_open", refuse(), _is(0, 1)),
+        Rule("tgkill rt_tgsigqueueinfo", refuse(), _is(1, 1)),
     ]
 
 
 def command_rules(kind: Kind) -> list[Rule]:
     """Return the rules for a shell command."""
-    rules = [*_base_rules(), *_socket_rules(kind.sockets), _rule("openat2", refuse(errno.ENOSYS))]
+    rules = [*_base_rules(), *_socket_rules(kind.sockets), Rule("openat2", refuse(errno.ENOSYS))]
     if not kind.truncation:  # Landlock does not see it before ABI 3
-        rules.append(_rule("truncate", refuse()))
+        rules.append(Rule("truncate", refuse()))
     if kind.first:
         rules += _first_process_rules()
-    nameless = [
-        _rule(name, NOTIFY, _any_bit(at, _O_TMPFILE_BIT)) for name, at in (("open", 1), ("openat", 2))
-    ]
+    nameless = [Rule(name, NOTIFY, _any_bit(at, _O_TMPFILE_BIT)) for name, at in (("open", 1), ("openat", 2))]
     named = _name_rules() if kind.names else []
-    return [*rules, *nameless, *named, *_metadata_rules(kind.metadata), _rule(SESSIONS, NOTIFY)]
+    return [*rules, *nameless, *named, *_metadata_rules(kind.metadata), Rule(SESSIONS, NOTIFY)]
 
 
 def worker_rules() -> list[Rule]:
     """Return the rules for the file worker: as a command, but it starts nothing and may use openat2."""
-    return [*_base_rules(), *_socket_rules(Sockets.PAIRS), _rule(NEW_PROCESSES, refuse())]
+    return [*_base_rules(), *_socket_rules(Sockets.PAIRS), Rule(NEW_PROCESSES, refuse())]
 
 
 @cache
@@ -288,83 +246,13 @@ def command_filter(kind: Kind) -> bytes:
 def without_notifications(kind: Kind) -> bytes:
     """Return ``command_filter`` with refusals in place of notifications, and nobody to count sessions."""
     rules = [rule for rule in command_rules(kind) if rule.calls != SESSIONS]
-    return compile_filter([replace(r, action=refuse()) if r.action == NOTIFY else r for r in rules])
+    return compile_filter([Rule(r.calls, refuse(), *r.tests) if r.action == NOTIFY else r for r in rules])
 
 
 @cache
 def worker_filter() -> bytes:
     """Return the program of ``worker_rules``, computed once."""
     return compile_filter(worker_rules())
-
-
-def compile_filter(rules: Sequence[Rule]) -> bytes:
-    """Return the BPF program: foreign and unknown calls answer ENOSYS, then the rules, then allow.
-
-    Calls are compared in groups by number, so that most need few steps (and the kernel, which tries the
-    program for every call when it is installed, takes less time over it).
-    """
-    program = bpf.Program()
-    program.load(bpf.ARCHITECTURE)
-    program.jump(bpf.JUMP_EQUAL, syscall_table.ARCHITECTURES[syscall_table.MACHINE], true="ours")
-    program.give(refuse(errno.ENOSYS))
-    program.label("ours")
-    program.load(bpf.NUMBER)
-    # also catches x32, whose numbers carry a high bit
-    program.jump(bpf.JUMP_GREATER, syscall_table.NEWEST_KNOWN, false="known")
-    program.give(refuse(errno.ENOSYS))
-    program.label("known")
-    by_number = sorted(_by_number(rules).items())
-    for start in range(0, len(by_number), _GROUP):
-        _compile_group(program, by_number[start : start + _GROUP])
-    program.give(ALLOW)
-    return program.assemble()
-
-
-def _by_number(rules: Sequence[Rule]) -> dict[int, list[Rule]]:
-    found: dict[int, list[Rule]] = {}
-    for rule in rules:
-        for name in rule.calls.split():
-            number = syscall_table.number(name)
-            if number is not None:
-                found.setdefault(number, []).append(rule)
-    return found
-
-
-def _compile_group(program: bpf.Program, group: list[tuple[int, list[Rule]]]) -> None:
-    after = f"after {group[-1][0]}"
-    program.jump(bpf.JUMP_GREATER, group[-1][0], true=after)
-    for number, rules in group:
-        program.jump(bpf.JUMP_EQUAL, number, false=f"not {number}")
-        for index, rule in enumerate(rules):
-            _compile_rule(program, rule, f"{number} {index}")
-        program.give(ALLOW)
-        program.label(f"not {number}")
-    program.give(ALLOW)
-    program.label(after)
-
-
-def _compile_rule(program: bpf.Program, rule: Rule, name: str) -> None:
-    for position, test in enumerate(rule.tests):
-        _compile_test(program, test, f"{name} hold {position}", f"{name} miss")
-    program.give(rule.action)
-    program.label(f"{name} miss")
-
-
-def _compile_test(program: bpf.Program, test: Test, hold: str, miss: str) -> None:
-    program.load((bpf.argument_high if test.high else bpf.argument_low)(test.argument))
-    if not test.values:
-        program.jump(bpf.JUMP_BITS, test.mask, false=miss)
-        program.label(hold)
-        return
-    if test.mask != 0xFFFFFFFF:
-        program.mask(test.mask)
-    for position, value in enumerate(test.values):
-        last = position == len(test.values) - 1
-        if test.negated:
-            program.jump(bpf.JUMP_EQUAL, value, true=miss)
-        else:
-            program.jump(bpf.JUMP_EQUAL, value, true=hold, false=miss if last else None)
-    program.label(hold)
 
 
 def install(program: bytes, *, flags: int = 0) -> int:

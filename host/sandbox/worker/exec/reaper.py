@@ -19,10 +19,9 @@ from ..confine import confine, namespaces, privileges
 from ..frames import Channel, Closed, Frame
 from ..limits import tree
 from ..limits.space import Space
-from .command import Launcher
+from .command import Launcher, Output
 from .exec_environment import Environment
 from .notify import Gate
-from .output import Output
 
 _CHUNK: Final = 64 << 10
 _TICK_S: Final = 0.01
