@@ -41,13 +41,13 @@ from host.mcp_clients.zygote import by_path
 from host.models.access import ModelAccess, open_models
 from host.runs.archive import Archive
 from host.runs.assembly import Assembly, RunTools
-from host.runs.cleanup import keep_planned, keep_recovering, keep_tidy, recover
+from host.runs.cleanup import keep_planned, keep_recovering, keep_removed, keep_tidy, recover
 from host.runs.heartbeat import arranged
 from host.runs.meter import Ledger, Prices
 from host.runs.principals import PrincipalCache
 from host.runs.scheduler import EXTERNAL, Scheduler
 from host.runs.service import RunService
-from host.runs.spaces import Spaces
+from host.runs.spaces import Spaces, refuse_loosened
 from host.runs.spec import RunLimits
 from host.runs.task_runs import TaskRunner
 from host.sandbox.client import Sandbox
@@ -115,6 +115,7 @@ async def open_host(settings: Settings, stop: Callable[[str], None]) -> AsyncIte
         telemetry = await enter(open_telemetry(settings, redactor))
         models = await enter(open_models(settings, telemetry, redactor))
         store = await enter(open_store(settings, owner, made=made))
+        await refuse_loosened(settings, store)
         await recover(store, owner, settings.main_conversation_id)
         ledger = Ledger(store, redactor, Prices(settings.budgets, free=settings.offline), Metrics())
         sandbox = await enter(Sandbox(sandbox_policy(settings, closed_to_agents(settings))))
@@ -144,6 +145,7 @@ async def open_host(settings: Settings, stop: Callable[[str], None]) -> AsyncIte
         elif (await store.counts()).tasks:
             logger.warning(EXTERNAL)
         background.start_soon(keep_tidy, store)
+        background.start_soon(keep_removed, store, spaces)
         background.start_soon(keep_planned, tasks)
         background.start_soon(keep_recovering, store, settings.lease_ms)
         yield Host(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -26,7 +27,7 @@ from host.mcp_clients.tool_pins import ToolPins
 from host.mcp_clients.tool_servers import ToolServers
 from host.mcp_clients.toolset import Relay
 from host.models.access import ModelAccess
-from host.ports import Toolset, Trust, Workspace
+from host.ports import SandboxFault, Toolset, Trust, Workspace
 from host.runs.archive import Archive
 from host.runs.meter import Ledger
 from host.runs.prompt import Prompt
@@ -56,6 +57,8 @@ class OpenTools:
     knowledge: Knowledge
     external: ExternalServers | None = None
 
+
+logger = logging.getLogger("picoclaw.runs")
 
 NO_SERVER: Final = "There is no MCP server {}; one that was just added needs a restart of the host"
 State = Literal["ready", "needs_sign_in", "failing"]
@@ -173,10 +176,14 @@ class RunTools:
                 group.start_soon(look_at, key, config)
         return list(states.values())
 
-    async def forget(self, conversation_id: str) -> None:
-        """Close what a deleted conversation has open, and drop its files outside the workspace."""
+    async def forget(self, conversation_id: str, principal_id: str) -> None:
+        """Close what a deleted conversation has open, and drop the files that are its own."""
         await self.release(conversation_id)
         await self._tool_servers.forget(conversation_id)
+        try:
+            await self._spaces.forget_conversation(principal_id, conversation_id)
+        except SandboxFault as fault:
+            logger.warning("The directory of a deleted conversation could not be removed: %s", fault)
 
     async def release(self, conversation_id: str) -> None:
         """See ``Agent.release``."""
@@ -225,7 +232,7 @@ class Assembly:
         self._histories.forget(conversation_id)
         if self._archive is not None:
             await self._archive.remove(principal_id, conversation_id)
-        await self._tools.forget(conversation_id)
+        await self._tools.forget(conversation_id, principal_id)
 
     async def release(self, conversation_id: str) -> None:
         """See ``Agent.release``."""

@@ -9,6 +9,7 @@ from typing import Final
 
 import anyio
 
+from host.runs.spaces import Spaces
 from shared.clock import monotonic_ms, now_ms
 from shared.store.store import Store
 from shared.tasks import TaskService
@@ -22,6 +23,9 @@ PAUSE_S: Final = 0.05
 CLOCK_EVERY_S: Final = 10.0
 STEP_MS: Final = 1000
 """How far the wall clock goes back against the steady one before it counts as set back."""
+
+GONE_EVERY_S: Final = 10.0
+MOST_GONE: Final = 1000
 
 BATCH: Final = 200
 """Rows a batch removes at most: some milliseconds of work, on the worker thread."""
@@ -51,6 +55,20 @@ async def keep_tidy(store: Store) -> None:
             logger.exception("Old rows could not be removed; the next round tries again")
             removed = 0
         await anyio.sleep(PAUSE_S if removed >= BATCH else EVERY_S)
+
+
+async def keep_removed(store: Store, spaces: Spaces) -> None:
+    """Remove the files that this host has of deleted principals, whichever host deleted them, for ever."""
+    principals = store.principals
+    while True:
+        try:
+            if spaces.are_there():
+                gone = [*await principals.deleting(MOST_GONE), *await principals.tombstones(MOST_GONE)]
+                for principal in gone:
+                    await spaces.forget(principal)
+        except Exception:
+            logger.exception("A deleted principal's files could not be removed; the next round tries again")
+        await anyio.sleep(GONE_EVERY_S)
 
 
 async def keep_planned(

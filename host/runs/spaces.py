@@ -8,6 +8,7 @@ and network what their grants name.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import OrderedDict
 from dataclasses import dataclass
 from functools import partial
@@ -19,8 +20,10 @@ from host.runs.principals import THE_OPERATOR, PrincipalCache
 from host.sandbox.client import HOST, Sandbox
 from host.skills.catalogue import built_in_dir
 from host.skills.knowledge import Knowledge, Look
+from shared.errors import Misconfigured
 from shared.principals import OPERATOR, Principal, stored_name
 from shared.settings import Settings
+from shared.store.store import Store
 from shared.values import Lease
 
 MOST_KNOWN: Final = 256
@@ -35,6 +38,19 @@ class Space:
     workspace: Workspace
     is_main: bool
     knowledge: Knowledge
+
+
+async def refuse_loosened(settings: Settings, store: Store) -> None:
+    """Stop a start that would leave principals open to each other. Raises Misconfigured."""
+    defaults = settings.agents.defaults
+    loosened = {
+        "restrict_to_workspace: false": not defaults.restrict_to_workspace,
+        "allow_read_outside_workspace: true": defaults.allow_read_outside_workspace,
+        "SANDBOX_MIN_LEVEL=0": settings.sandbox_min_level == 0,
+    }
+    names = ", ".join(name for name, is_so in loosened.items() if is_so)
+    if names and len((await store.principals.page(limit=2, cursor=None)).items) > 1:
+        raise Misconfigured(f"{names}: not with principals in the store, who would see each other's files")
 
 
 class Spaces:
@@ -83,6 +99,28 @@ class Spaces:
         root, own = self._root(principal, owner)
         name = who if principal.is_operator and not own else f"{who} {root.name}"
         return Workspace(name, root, trust, self._allowance(principal, own=own))
+
+    async def forget_conversation(self, principal_id: str, conversation_id: str) -> None:
+        """Remove the directory of a conversation that is gone, if it had one. Raises ``SandboxFault``."""
+        root, own = self._root(await self._principals.get(principal_id), conversation_id)
+        if own:
+            await self._sandbox.remove([str(root)])
+
+    def are_there(self) -> bool:
+        """Return whether this host has ever had files of another principal than the operator."""
+        return self._settings.principals_dir.is_dir()
+
+    async def forget(self, principal: Principal) -> bool:
+        """End what works for a principal on this host, and remove its files; False if some are left.
+
+        Raises ``SandboxFault``.
+        """
+        assert not principal.is_operator  # noqa: S101 - the operator's files are nobody's to remove
+        for key in [key for key in self._known if key[0] == principal.id]:
+            del self._known[key]
+        self._principals.forget(principal.id)
+        paths = [str(self._directory(principal)), str(self._conversations(principal))]
+        return not any(map(os.path.lexists, paths)) or await self._sandbox.remove(paths)
 
     def _is_main(self, principal: Principal, owner: str) -> bool:
         return owner == stored_name(principal.id, self._settings.main_conversation_id)

@@ -158,6 +158,15 @@ class Sandbox:
         with contextlib.suppress(SandboxFault):
             await self.request("forget", Workspace(conversation, self.root), {})
 
+    async def remove(self, paths: Sequence[str]) -> bool:
+        """End what works in directories of principals, and remove them; False if something is left.
+
+        Raises ``SandboxFault``.
+        """
+        self._files.let_go(paths)
+        answer = await self.request("remove", Workspace(HOST, self.root), {"paths": list(paths)}, math.inf)
+        return not answer.get("left")
+
     async def _fork_worker(self, workspace: Workspace, descriptors: list[int]) -> None:
         await self.request("worker", workspace, {}, descriptors=descriptors)
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import contextlib
 import socket
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 import anyio
@@ -40,9 +41,10 @@ class FileWorkers:
         """
         request = encode({"tool": op, "arguments": arguments})
         conversation = workspace.conversation
-        if (known := self._workers.get(conversation)) and known.workspace != workspace:
+        seen = _seen(workspace)
+        if (known := self._workers.get(conversation)) and (known.workspace, known.seen) != (workspace, seen):
             self.forget(conversation)
-        worker = self._workers.pop(conversation, None) or _Worker(workspace)
+        worker = self._workers.pop(conversation, None) or _Worker(workspace, seen)
         self._make_room()
         self._workers[conversation] = worker
         async with worker.busy:
@@ -75,10 +77,11 @@ class FileWorkers:
         if worker is not None:
             worker.let_go()
 
-    def let_go(self) -> None:
-        """Let go of all of them."""
-        for conversation in list(self._workers):
-            self.forget(conversation)
+    def let_go(self, paths: Sequence[str] = ("/",)) -> None:
+        """Let go of all of them that work below these."""
+        for conversation, worker in list(self._workers.items()):
+            if any(worker.workspace.root.is_relative_to(path) for path in paths):
+                self.forget(conversation)
 
     async def retire_idle(self) -> None:
         """Let go of workers that nobody needs, for ever."""
@@ -96,6 +99,21 @@ class FileWorkers:
                 self.forget(idle)
 
 
+def _seen(workspace: Workspace) -> list[int]:
+    """Return which files those names are that may only be read: a worker's rules hold files, not names."""
+    if workspace.allowance is None:
+        return []
+    return [_inode(path) for path in workspace.allowance.readable]
+
+
+def _inode(path: str) -> int:
+    """Return the inode of what is at a path, 0 if there is nothing."""
+    try:
+        return Path(path).lstat().st_ino
+    except OSError:
+        return 0
+
+
 class _Lost(Exception):
     """What became of a request will never be heard."""
 
@@ -103,8 +121,9 @@ class _Lost(Exception):
 class _Worker:
     """A worker's socket; whoever holds ``busy`` may use it."""
 
-    def __init__(self, workspace: Workspace) -> None:
+    def __init__(self, workspace: Workspace, seen: Sequence[int]) -> None:
         self.workspace = workspace
+        self.seen = seen
         self.busy = anyio.Lock(fast_acquire=True)
         self.used = time.monotonic()
         self.wire: Wire | None = None

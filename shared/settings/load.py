@@ -207,8 +207,6 @@ def _loosened(settings: Settings) -> Iterator[str]:
             "SECURITY: restrict_to_workspace is off: tools and commands reach whatever the user may use "
             "but settings, secrets and store"
         )
-    if settings.agents.defaults.workspace_scope == "conversation":
-        yield "agents.defaults.workspace_scope: conversation has no effect yet, it is read as principal"
     if settings.agents.defaults.workspace_scope == "shared":
         yield "agents.defaults.workspace_scope: shared is read as principal: each principal has a workspace"
     if settings.sandbox_min_level == 0:

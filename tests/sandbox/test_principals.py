@@ -133,6 +133,9 @@ async def test_names_that_may_be_read_are_no_links_to_somewhere_else(sandbox: Sa
     for command in (f"echo x > {root}/MEMORY.md", f"echo x > {root}/skills/x/SKILL.md", f"ls {root}"):
         assert (await apart.call("exec", {"command": f"p=1; {command}"})).is_error
     assert (await apart.call("write_file", {"path": f"{root}/MEMORY.md", "content": "x"})).is_error
+    await main.call("write_file", {"path": "MEMORY.md", "content": "newer notes", "overwrite": True})
+    assert "newer notes" in (await apart.call("read_file", {"path": f"{root}/MEMORY.md"})).text
+    assert "newer notes" in await done(apart, f"cat {root}/MEMORY.md")
     (place / "outside").chmod(0o755)
     await done(
         main,

@@ -156,10 +156,9 @@ def test_the_names_of_secrets_in_the_environment_are_known(tmp_path: Path) -> No
     assert "t" * 20 not in repr(settings)
 
 
-@pytest.mark.parametrize("scope", ["shared", "conversation"])
-def test_what_a_workspace_is_not_promises_nothing(tmp_path: Path, scope: str) -> None:
-    settings = settings_in(tmp_path, {"agents": {"defaults": {"workspace_scope": scope}}})
-    assert any("workspace_scope" in warning for warning in settings.warnings)
+def test_one_workspace_for_all_principals_is_not_promised(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path, {"agents": {"defaults": {"workspace_scope": "shared"}}})
+    assert any("read as principal" in warning for warning in settings.warnings)
 
 
 def test_principals_have_their_directories_beside_the_workspace(tmp_path: Path) -> None:

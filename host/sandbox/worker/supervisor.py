@@ -18,7 +18,7 @@ from dataclasses import replace
 from typing import Final
 
 from .config import Config, Place
-from .confine import namespaces, privileges, probe
+from .confine import namespaces, privileges, probe, workspaces
 from .confine.workspaces import Places
 from .exec import starting
 from .exec.children import Child, Children
@@ -150,6 +150,7 @@ class Supervisor:
             "spawn": self._exec,
             "cancel": self._cancel,
             "forget": self._forget,
+            "remove": self._remove,
             "place": self._place_of,
             "job_list": self._job_list,
             "job_read": self._job_read,
@@ -272,8 +273,18 @@ class Supervisor:
         _, place = self._place(frame)
         self._answer(frame["id"], {"ok": {"temporary": place.temporary}})
 
+    def _remove(self, frame: Frame) -> None:
+        """Remove directories of principals, and end what works there."""
+        for conversation in self._places.within(frame["paths"]):
+            self._leave(conversation)
+        child = self._children.fork(lambda channel: channel.send({"left": workspaces.remove(frame["paths"])}))
+        child.requests.add(frame["id"])
+
     def _forget(self, frame: Frame) -> None:
-        conversation = frame["conversation"]
+        self._leave(frame["conversation"])
+        self._answer(frame["id"], {"ok": {}})
+
+    def _leave(self, conversation: str) -> None:
         self._reapers.forget(conversation)
         for child in self._children:
             if child.conversation != conversation:
@@ -284,7 +295,6 @@ class Supervisor:
                 self._send(child, {"op": "cancel"})
         self._jobs.forget(conversation)
         self._places.forget(conversation)
-        self._answer(frame["id"], {"ok": {}})
 
     # --- children
 

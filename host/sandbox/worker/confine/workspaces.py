@@ -14,11 +14,13 @@ from collections.abc import Callable, Iterable, Iterator
 
 from .. import proc, syscalls
 from ..config import Config, Place
+from . import grants
 from .identity import Identity, adopt
 
 PREFIX = "picoclaw-"  # as the host names them
 LOCK = "lock"  # beside the private directories
 ABANDONED_S = 60.0
+REMOVE_WITHIN_S = 2.0
 
 
 class Removed(Exception):
@@ -76,6 +78,14 @@ class Places:
         place = self._places.pop(conversation, None)
         if place is not None:  # a big tree must not keep others waiting
             _beside(lambda: remove_tree(place.temporary))
+
+    def within(self, paths: Iterable[str]) -> list[str]:
+        """Return the conversations that work in one of these directories or below it."""
+        return [
+            conversation
+            for conversation, place in self._places.items()
+            if any(grants.is_beneath(place.workspace, path) for path in paths)
+        ]
 
     def remove_all(self) -> None:
         """Remove everything private."""
@@ -140,11 +150,27 @@ def _remove_if_abandoned(path: str) -> None:
 
 
 def _remove_private(directory: str) -> None:
-    """Remove the directory of private directories, which are several uids'."""
+    """Remove a directory of ours, and those in it, which may be several uids'."""
     os.chmod(directory, 0o700)
     for name in os.listdir(directory):
         remove_tree(f"{directory}/{name}")
     remove_tree(directory)
+
+
+def remove(paths: Iterable[str]) -> list[str]:
+    """Remove directories of principals, and return those that are still there.
+
+    A command that is being ended may still write for a moment.
+    """
+    left, deadline = list(paths), time.monotonic() + REMOVE_WITHIN_S
+    while left and time.monotonic() < deadline:
+        for path in left:
+            with contextlib.suppress(OSError):
+                shared = os.lstat(path).st_uid == os.geteuid()
+                (_remove_private if shared else remove_tree)(path)
+        left = [path for path in left if os.path.lexists(path)]
+        time.sleep(0.02 if left else 0)
+    return left
 
 
 def remove_tree(path: str) -> None:
