@@ -29,7 +29,12 @@ def hand_over(identity: Identity) -> int | None:
             door = stack.enter_context(_door(identity))
         except OSError:
             return None
-        wanted = session_request.SessionRequest(identity.conversation_id, identity.is_main, identity.timezone)
+        wanted = session_request.SessionRequest(
+            identity.conversation_id,
+            identity.is_main,
+            identity.timezone,
+            principal_id=identity.principal_id,
+        )
         door.settimeout(_ANSWER_SECONDS)
         try:
             socket.send_fds(door, [session_request.encode(wanted)], [0, 1, 2, database])

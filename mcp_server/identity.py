@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-CONVERSATION_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@+-]{0,199}")
-
+CONVERSATION_ID: Final = re.compile(r"(?:prin-[0-9a-f-]{36}\+)?[A-Za-z0-9][A-Za-z0-9._:@+-]{0,199}")
+PRINCIPAL_ID: Final = re.compile(r"operator|prin-[0-9a-f-]{36}")
 
 DEFAULT_TASK_QUOTA: Final = 100
 
@@ -22,8 +22,9 @@ class NoIdentity(Exception):
 class Identity:
     """The conversation a tool server acts for, where its store is, and its zone ("": the machine's).
 
-    ``access``: how to reach a store that several hosts share, as the host made it for this conversation.
-    ``token_id``: the token by which somebody asked for this server over HTTP.
+    ``principal_id``: whose the conversation is. ``access``: how to reach a store that several hosts share, as
+    the host made it for this conversation. ``token_id``: the token by which somebody asked for this server
+    over HTTP.
     """
 
     conversation_id: str
@@ -34,6 +35,7 @@ class Identity:
     task_quota: int
     access: str | None = field(default=None, repr=False)
     token_id: str | None = None
+    principal_id: str = "operator"
 
 
 def identity_of(environment: Mapping[str, str]) -> Identity:
@@ -48,6 +50,9 @@ def identity_of(environment: Mapping[str, str]) -> Identity:
         raise NoIdentity(
             "PICOCLAW_CONVERSATION_ID must be 1 to 200 letters, digits and . _ : @ + - characters."
         )
+    principal_id = _value(environment, "PRINCIPAL_ID") or "operator"
+    if not PRINCIPAL_ID.fullmatch(principal_id):
+        raise NoIdentity("PICOCLAW_PRINCIPAL_ID must be operator or an id such as prin-<uuid>.")
     db_path = _value(environment, "DB_PATH")
     if not db_path:
         raise NoIdentity("PICOCLAW_DB_PATH is not set: the path of the host's runtime database is needed.")
@@ -59,6 +64,7 @@ def identity_of(environment: Mapping[str, str]) -> Identity:
         store_dir=Path(store_dir) if store_dir else None,
         timezone=environment.get("TZ") or environment.get("TIMEZONE") or "",
         task_quota=_task_quota(environment),
+        principal_id=principal_id,
     )
 
 

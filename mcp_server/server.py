@@ -13,7 +13,7 @@ from mcp.server.context import ServerRequestContext
 from mcp.server.lowlevel.server import Server
 from mcp.shared.exceptions import MCPError
 
-from mcp_server.tools import RESOURCES, Tools
+from mcp_server.tools import RESOURCES, Caller, Tools
 from shared import jsons
 from shared.errors import PicoError
 from shared.tool_contract import SERVER_NAME, ToolDeclaration, tool_declarations
@@ -28,9 +28,9 @@ INSTRUCTIONS = (
 )
 
 
-def build_server(tools: Tools, *, is_main: bool, version: str) -> Server[Any]:
+def build_server(tools: Tools, caller: Caller, *, version: str) -> Server[Any]:
     """Return the protocol server of one session, for both protocol eras."""
-    declared = tool_declarations(is_main=is_main)
+    declared = tool_declarations(is_main=caller.is_main, is_operator=caller.is_operator)
     listed = types.ListToolsResult(tools=[_listed(tool) for tool in declared.values()])
     pages = types.ListResourcesResult(resources=list(RESOURCES))
 

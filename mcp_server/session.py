@@ -19,7 +19,7 @@ from mcp_server.server import build_server
 from mcp_server.tools import Caller, Tools
 from mcp_server.transport import NotPollable, claim_standard_streams, open_streams
 from shared.clock import now_ms
-from shared.errors import InvalidInput, PicoError, StoreError
+from shared.errors import InvalidInput, NoConversation, PicoError, StoreError
 from shared.logging import configure
 from shared.redact import Redactor
 from shared.store import open_tool_store
@@ -70,7 +70,12 @@ async def _end_with(lifeline: int, scope: anyio.CancelScope) -> None:
 
 
 async def _prepared(store: Store, identity: Identity) -> Server[Any]:
-    conversation = await store.conversations.ensure(identity.conversation_id, now_ms(), trusted=False)
+    principal_id = identity.principal_id
+    conversation = await store.conversations.ensure(
+        identity.conversation_id, now_ms(), trusted=False, principal_id=principal_id
+    )
+    if conversation.principal_id != principal_id:
+        raise NoConversation(identity.conversation_id)
     await store.durable()
     caller = Caller(conversation, identity.is_main)
     tasks = TaskService(
@@ -80,7 +85,7 @@ async def _prepared(store: Store, identity: Identity) -> Server[Any]:
         acting=identity.conversation_id,
     )
     tools = Tools(store, tasks, caller)
-    return build_server(tools, is_main=identity.is_main, version=program_version())
+    return build_server(tools, caller, version=program_version())
 
 
 def _timezone(identity: Identity) -> str:

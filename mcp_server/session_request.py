@@ -32,6 +32,7 @@ class SessionRequest:
     timezone: str
     access: str | None = None
     token_id: str | None = None
+    principal_id: str = "operator"
 
 
 class BadRequest(Exception):
@@ -53,10 +54,13 @@ def decode(packet: bytes) -> SessionRequest:
             fields["timezone"],
             fields.get("access"),
             fields.get("token_id"),
+            fields.get("principal_id", "operator"),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadRequest from error
-    if not (isinstance(request.conversation_id, str) and isinstance(request.timezone, str)):
+    if not all(
+        isinstance(text, str) for text in (request.conversation_id, request.timezone, request.principal_id)
+    ):
         raise BadRequest
     if not isinstance(request.is_main, bool):
         raise BadRequest

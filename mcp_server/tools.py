@@ -12,12 +12,13 @@ from shared import jsons
 from shared import tool_contract as contract
 from shared.clock import iso, now_ms
 from shared.errors import InvalidInput, NotFound
-from shared.principals import Reach
+from shared.principals import OPERATOR, Reach, said_name
 from shared.senders import is_reserved
 from shared.store.store import Store
 from shared.task_values import Task
 from shared.task_views import task_run_view, task_view
 from shared.tasks import TaskService
+from shared.untrusted import wrapped
 from shared.values import Conversation, Page
 
 CONVERSATION: Final = "picoclaw://conversation"
@@ -48,10 +49,15 @@ DEFAULT_SENDER: Final = "assistant"
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who calls: the conversation as it was at birth, and whether it is the main one."""
+    """Who calls: the conversation as it was at birth, and whether it is its principal's main one."""
 
     conversation: Conversation
     is_main: bool
+
+    @property
+    def is_operator(self) -> bool:
+        """Return whether the conversation is the operator's."""
+        return self.conversation.principal_id == OPERATOR
 
     @property
     def reach(self) -> Reach:
@@ -99,7 +105,7 @@ class Tools:
             raise NotFound("The conversation has been deleted.")
         return jsons.dumps(
             {
-                "conversation_id": found.id,
+                "conversation_id": said_name(found.principal_id, found.id),
                 "session_id": found.session_id,
                 "is_main": self._caller.is_main,
                 "created_at": iso(found.created_at),
@@ -110,7 +116,8 @@ class Tools:
         )
 
     async def _task_list(self) -> str:
-        return jsons.dumps(_page(await self._tasks.list(self._caller.reach, limit=_TASK_LIMIT)))
+        page = await self._tasks.list(self._caller.reach, limit=_TASK_LIMIT)
+        return jsons.dumps(self._page(page, self._caller.reach))
 
     async def _send_message(self, arguments: contract.SendMessage) -> Result:
         source = self._caller.conversation
@@ -125,12 +132,14 @@ class Tools:
                 f"sender: {sender!r} is the host's own name or looks like it; leave sender out"
             )
         said = await self._store.outbound.add(source.id, target, arguments.text, sender, now_ms())
-        return {
-            "id": said.id,
-            "conversation_id": said.conversation_id,
-            "sender": said.sender,
-            "created_at": iso(said.created_at),
-        }
+        return self._shown(
+            {
+                "id": said.id,
+                "conversation_id": said.conversation_id,
+                "sender": said.sender,
+                "created_at": iso(said.created_at),
+            }
+        )
 
     async def _schedule_task(self, arguments: contract.ScheduleTask) -> Result:
         task = await self._tasks.schedule(
@@ -147,42 +156,44 @@ class Tools:
             max_runs=arguments.max_runs or None,
             run_if_past=arguments.run_if_past,
         )
-        return task_view(task)
+        return self._shown(task_view(task))
 
     def _target(self, wanted: str) -> str:
         own = self._caller.conversation
-        if wanted in ("", own.owner_id, own.id):
+        names = (own.owner_id, own.id)
+        if wanted in ("", *names, *(said_name(own.principal_id, name) for name in names)):
             return own.owner_id
         if not self._caller.is_main:
             raise InvalidInput("target_conversation_id: only the main conversation may schedule for others")
         return wanted
 
     async def _list_tasks(self, arguments: contract.ListTasks) -> Result:
+        reach = self._reach(arguments)
         page = await self._tasks.list(
-            self._caller.reach,
+            reach,
             status=arguments.status or None,
             limit=arguments.limit,
             cursor=arguments.cursor or None,
         )
-        return _page(page)
+        return self._page(page, reach)
 
     async def _get_task(self, arguments: contract.TaskId) -> Result:
-        return task_view(await self._tasks.get(arguments.task_id, self._caller.reach))
+        reach = self._reach(arguments)
+        return self._shown(task_view(await self._tasks.get(arguments.task_id, reach)), reach)
 
     async def _list_task_runs(self, arguments: contract.ListTaskRuns) -> Result:
+        reach = self._reach(arguments)
         page = await self._tasks.runs(
-            arguments.task_id,
-            self._caller.reach,
-            limit=arguments.limit,
-            cursor=arguments.cursor or None,
+            arguments.task_id, reach, limit=arguments.limit, cursor=arguments.cursor or None
         )
-        return {"runs": [task_run_view(run) for run in page.items], "next_cursor": page.next_cursor}
+        runs = [self._shown(task_run_view(run), reach) for run in page.items]
+        return {"runs": runs, "next_cursor": page.next_cursor}
 
     async def _pause_task(self, arguments: contract.TaskId) -> Result:
-        return task_view(await self._tasks.pause(arguments.task_id, self._caller.reach))
+        return self._shown(task_view(await self._tasks.pause(arguments.task_id, self._caller.reach)))
 
     async def _resume_task(self, arguments: contract.TaskId) -> Result:
-        return task_view(await self._tasks.resume(arguments.task_id, self._caller.reach))
+        return self._shown(task_view(await self._tasks.resume(arguments.task_id, self._caller.reach)))
 
     async def _update_task(self, arguments: contract.UpdateTask) -> Result:
         given = {name: value for name, value in arguments.model_dump(exclude={"task_id"}).items() if value}
@@ -191,15 +202,32 @@ class Tools:
         if not given:
             raise InvalidInput(f"Nothing to change: give at least one of {', '.join(_CHANGEABLE)}")
         task = await self._tasks.update(arguments.task_id, self._caller.reach, given)
-        return task_view(task)
+        return self._shown(task_view(task))
 
     async def _cancel_task(self, arguments: contract.TaskId) -> Result:
         await self._tasks.cancel(arguments.task_id, self._caller.reach)
         return {"task_id": arguments.task_id, "cancelled": True}
 
+    def _reach(self, arguments: contract.Arguments) -> Reach:
+        """Return what is looked at; only the operator's main conversation can name another principal."""
+        named: str = getattr(arguments, "principal_id", "")
+        return Reach(principal_id=named) if named else self._caller.reach
 
-def _page(page: Page[Task]) -> Result:
-    return {"tasks": [task_view(task) for task in page.items], "next_cursor": page.next_cursor}
+    def _page(self, page: Page[Task], reach: Reach) -> Result:
+        tasks = [self._shown(task_view(task), reach) for task in page.items]
+        return {"tasks": tasks, "next_cursor": page.next_cursor}
 
+    def _shown(self, view: Mapping[str, Any], reach: Reach | None = None) -> Result:
+        """Return a view as the caller may read it: names as it says them, other people's words marked."""
+        own = self._caller.conversation.principal_id
+        shown = {**view, **{key: said_name(own, view[key]) for key in _NAMES if view.get(key)}}
+        if reach is not None and reach.principal_id != own:
+            shown |= {key: wrapped(view[key], view["id"]) for key in _WORDS if view.get(key)}
+        return shown
+
+
+_NAMES: Final = ("id", "task_id", "conversation_id")
+_WORDS: Final = ("prompt", "result", "error")
+"""What people wrote or an agent answered them, in tasks and their runs."""
 
 _CHANGEABLE: Final = tuple(name for name in contract.UpdateTask.model_fields if name != "task_id")

@@ -198,6 +198,7 @@ class Zygote:
             {
                 **os.environ,
                 "PICOCLAW_CONVERSATION_ID": wanted.conversation_id,
+                "PICOCLAW_PRINCIPAL_ID": wanted.principal_id,
                 "PICOCLAW_IS_MAIN": "1" if wanted.is_main else "0",
                 "TZ": wanted.timezone,
             }

@@ -8,14 +8,15 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import anyio
 from anyio.abc import TaskGroup
 
 from host.mcp_clients.json_rpc import JsonRpcClient, RequestRefused, SessionLost, cut
-from host.mcp_clients.zygote import StoreAccess, ToolServerPlace, Zygote, by_path
+from host.mcp_clients.zygote import Key, StoreAccess, ToolServerPlace, Zygote, by_path
 from host.ports import ToolResult, ToolSpec
+from shared.principals import OPERATOR
 
 logger = logging.getLogger("picoclaw.mcp")
 
@@ -27,15 +28,6 @@ _ME: Final = {"name": "picoclaw-host", "version": "1"}
 CALL_SECONDS: Final = 30.0
 START_SECONDS: Final = 15.0
 """Birth to answered handshake; most of it is for the zygote's own first import."""
-
-
-class Key(NamedTuple):
-    """What a tool server is born with: whom it acts for, in which version, and by which token if by one."""
-
-    conversation_id: str
-    is_main: bool
-    version: str
-    token_id: str | None = None
 
 
 class TooManySessions(Exception):
@@ -67,7 +59,7 @@ class ToolServerSession:
             return
         async with self._starting:
             if self._client is None:
-                peer = await zygote.bear(key.conversation_id, is_main=key.is_main, token_id=key.token_id)
+                peer = await zygote.bear(key)
                 # Takes no time, and cut in two it would leave a socket, and so a process, without an owner.
                 with anyio.CancelScope(shield=True):
                     client = self._client = await JsonRpcClient.over(peer)
@@ -170,11 +162,13 @@ class ToolServers:
         """Return once a session would start at once (nobody has to wait for this)."""
         await self._zygote.ready()
 
-    def toolset(self, conversation_id: str, *, is_main: bool) -> ToolServerToolset:
+    def toolset(
+        self, conversation_id: str, *, is_main: bool, principal_id: str = OPERATOR
+    ) -> ToolServerToolset:
         """Return the tools bound to one conversation; no session is started yet."""
         if self._zygote.cold:
             self._zygote.warm_soon()
-        return ToolServerToolset(self, Key(conversation_id, is_main, PROTOCOL))
+        return ToolServerToolset(self, Key(conversation_id, is_main, PROTOCOL, principal_id=principal_id))
 
     async def forget(self, conversation_id: str) -> None:
         """Close the conversation's sessions, because it is being deleted."""
@@ -224,7 +218,7 @@ class ToolServerToolset:
     def __init__(self, servers: ToolServers, key: Key) -> None:
         self._servers = servers
         self._key = key
-        self.specs = _specs(key.is_main)
+        self.specs = _specs(key.is_main, key.principal_id == OPERATOR)
 
     async def open(self) -> None:
         """Start the session, so that the first call needn't wait; a failure shows at the call."""
@@ -260,7 +254,7 @@ def _tool_result(result: Mapping[str, Any]) -> ToolResult:
 
 
 @cache
-def _specs(is_main: bool) -> tuple[ToolSpec, ...]:
+def _specs(is_main: bool, is_operator: bool) -> tuple[ToolSpec, ...]:
     # Only now: building the models costs a few hundredths of a second that a host's start can do without.
     from shared.tool_contract import tool_declarations
 
@@ -274,5 +268,5 @@ def _specs(is_main: bool) -> tuple[ToolSpec, ...]:
             read_only=tool.read_only,
             speaks=tool.speaks,
         )
-        for tool in tool_declarations(is_main=is_main).values()
+        for tool in tool_declarations(is_main=is_main, is_operator=is_operator).values()
     )

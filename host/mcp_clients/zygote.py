@@ -11,11 +11,12 @@ import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import anyio
 
 from shared import jsons
+from shared.principals import OPERATOR
 from shared.processes import terminate
 
 logger = logging.getLogger("picoclaw.mcp")
@@ -36,13 +37,23 @@ STEADY_SECONDS: Final = 30.0
 """A zygote that lived this long starts the row anew."""
 
 
+class Key(NamedTuple):
+    """What a tool server is born with: whom it acts for, in which version, and by which token if by one."""
+
+    conversation_id: str
+    is_main: bool
+    version: str
+    token_id: str | None = None
+    principal_id: str = OPERATOR
+
+
 class StoreAccess(Protocol):
     """Says how a tool server reaches the store for one conversation; None: by the database's path."""
 
-    def __call__(self, conversation_id: str, *, is_main: bool) -> str | None: ...
+    def __call__(self, conversation_id: str, *, is_main: bool, principal_id: str) -> str | None: ...
 
 
-def by_path(conversation_id: str, *, is_main: bool) -> str | None:
+def by_path(conversation_id: str, *, is_main: bool, principal_id: str) -> str | None:
     """Return None: the store is the database beside which the tool server runs."""
     return None
 
@@ -106,10 +117,8 @@ class Zygote:
                 self.cold = True
             await anyio.sleep(RESTART_SECONDS[min(failures, len(RESTART_SECONDS) - 1)])
 
-    async def bear(
-        self, conversation_id: str, *, is_main: bool, token_id: str | None = None
-    ) -> socket.socket:
-        """Return a socket to a new tool server that acts for the conversation, and for nothing else.
+    async def bear(self, key: Key) -> socket.socket:
+        """Return a socket to a new tool server that acts for the key's conversation, and for nothing else.
 
         With a token it writes nothing once that has ended.
         """
@@ -117,11 +126,14 @@ class Zygote:
         ours, theirs = socket.socketpair()
         with theirs:
             packet = {
-                "conversation_id": conversation_id,
-                "is_main": is_main,
+                "conversation_id": key.conversation_id,
+                "is_main": key.is_main,
+                "principal_id": key.principal_id,
                 "timezone": self._place.timezone,
-                "token_id": token_id,
-                "access": self._place.access(conversation_id, is_main=is_main),
+                "token_id": key.token_id,
+                "access": self._place.access(
+                    key.conversation_id, is_main=key.is_main, principal_id=key.principal_id
+                ),
             }
             try:
                 await self._send(jsons.dump_bytes(packet), theirs)

@@ -113,7 +113,9 @@ class RunTools:
         files = SandboxToolset(self._sandbox, self._sandbox.policy, space.workspace)
         own: list[Toolset] = [
             files,
-            self._tool_servers.toolset(conversation_id, is_main=space.is_main),
+            self._tool_servers.toolset(
+                conversation_id, is_main=space.is_main, principal_id=lease.principal_id
+            ),
             SkillTools(space.knowledge),
             *self._more,
         ]

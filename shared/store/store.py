@@ -74,7 +74,7 @@ class Store(ABC):
         self.arrivals = Arrivals(engine)
 
     @abstractmethod
-    def tool_access(self, conversation_id: str, *, is_main: bool) -> str | None:
+    def tool_access(self, conversation_id: str, *, is_main: bool, principal_id: str) -> str | None:
         """Return how a tool server reaches the store for one conversation; None: by the database's path."""
 
     @abstractmethod

@@ -11,12 +11,12 @@ from asyncpg import InsufficientPrivilegeError  # type: ignore[import-untyped]  
 
 from shared.errors import StoreError, Unauthorized
 from shared.ids import Token
-from shared.principals import EVERYTHING, Reach
+from shared.principals import EVERYTHING, OPERATOR, PrincipalStatus, Reach
 from shared.store.postgres.database import Database, Place
 from shared.store.postgres.opening import open_shared_store, open_tool_store, place_of
 from shared.store.postgres.store import PostgresStore
 from shared.task_values import Task, TaskStatus
-from tests.contract.store.making import T0, a_run
+from tests.contract.store.making import T0, a_principal, a_run
 
 
 @pytest.fixture
@@ -40,8 +40,10 @@ def a_task(task_id: str, conversation_id: str) -> Task:
     )  # fmt: skip
 
 
-def access(store: PostgresStore, conversation_id: str, *, is_main: bool = False) -> Place:
-    text = store.tool_access(conversation_id, is_main=is_main)
+def access(
+    store: PostgresStore, conversation_id: str, *, is_main: bool = False, principal_id: str = OPERATOR
+) -> Place:
+    text = store.tool_access(conversation_id, is_main=is_main, principal_id=principal_id)
     assert text is not None
     return place_of(text)
 
@@ -161,7 +163,7 @@ async def test_a_temporary_table_cannot_stand_in_for_a_real_one(store: PostgresS
 
 
 async def test_a_tool_servers_store_does_its_work_and_no_more(store: PostgresStore) -> None:
-    text = store.tool_access("mine", is_main=False)
+    text = store.tool_access("mine", is_main=False, principal_id=OPERATOR)
     assert text is not None
     tools = open_tool_store(text)
     try:
@@ -179,7 +181,7 @@ async def test_a_tool_servers_store_does_its_work_and_no_more(store: PostgresSto
 
 async def test_a_tool_servers_store_does_nothing_more_after_its_tokens_end(store: PostgresStore) -> None:
     await store.conversations.create("laptop", T0)
-    text = store.tool_access("laptop", is_main=True)
+    text = store.tool_access("laptop", is_main=True, principal_id=OPERATOR)
     assert text is not None
     await store.tokens.add(Token("token-1", "laptop", True, T0, None), b"t" * 32)
     await store.tokens.add(Token("token-2", "laptop", True, 0, 1), b"u" * 32)
@@ -201,3 +203,127 @@ async def test_a_tool_servers_store_does_nothing_more_after_its_tokens_end(store
 async def test_a_role_that_would_bypass_the_policies_is_refused(database: str) -> None:
     with pytest.raises(StoreError, match="row-level security"):
         await open_shared_store(Place(database), tools_url=database)
+
+
+A, B = "prin-a", "prin-b"
+
+
+@pytest.fixture
+async def shared_by_two(store: PostgresStore) -> PostgresStore:
+    """The same store with two principals beside the operator, a main and another conversation each."""
+    for whose in (A, B):
+        await store.principals.add(a_principal(whose.removeprefix("prin-")))
+        for name in (f"{whose}+main", f"chat-of-{whose}"):
+            await store.conversations.create(name, T0, principal_id=whose)
+            await store.tasks.add(a_task(f"task-{name}", name), quota=10)
+            await store.runs.begin(a_run(name, name))
+            await store.outbound.add(name, name, f"secret of {name}", "Pico", T0)
+        await store.conversations.create(f"hidden-{whose}", T0, owner_id=f"{whose}+main", temporary=True)
+    return store
+
+
+async def test_a_principals_main_conversation_sees_all_of_its_principal_and_nothing_else(
+    shared_by_two: PostgresStore,
+) -> None:
+    main = access(shared_by_two, "prin-a+main", is_main=True, principal_id=A)
+    own = ["chat-of-prin-a", "hidden-prin-a", "prin-a+main"]
+    assert sorted(await fetch(main, "SELECT id FROM conversations")) == own
+    assert sorted(await fetch(main, "SELECT DISTINCT principal_id FROM conversations")) == [A]
+    tasks = ["task-chat-of-prin-a", "task-prin-a+main"]
+    assert sorted(await fetch(main, "SELECT id FROM scheduled_tasks")) == tasks
+    assert len(await fetch(main, "SELECT id FROM runs")) == 2
+    assert await fetch(main, "SELECT text FROM outbound_messages") == ["secret of prin-a+main"]
+
+
+async def test_another_conversation_of_a_principal_sees_itself_alone(shared_by_two: PostgresStore) -> None:
+    other = access(shared_by_two, "chat-of-prin-a", principal_id=A)
+    assert await fetch(other, "SELECT id FROM conversations") == ["chat-of-prin-a"]
+    assert await fetch(other, "SELECT id FROM scheduled_tasks") == ["task-chat-of-prin-a"]
+
+
+SAY = "INSERT INTO outbound_messages (id, conversation_id, source_id, text, sender, created_at) VALUES "
+MAKE = """INSERT INTO conversations (id, session_id, owner_id, created_at, last_activity, trusted,
+    principal_id) VALUES """
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        f"{SAY} ('x', 'prin-b+main', 'prin-a+main', 'x', 'x', 1)",
+        f"{SAY} ('x', 'main', 'prin-a+main', 'x', 'x', 1)",
+        f"{SAY} ('x', 'prin-a+main', 'prin-b+main', 'x', 'x', 1)",
+        f"{MAKE} ('prin-a+main', 's', 'prin-a+main', 1, 1, 0, 'prin-b')",
+        f"{MAKE} ('prin-a+main', 's', 'prin-a+main', 1, 1, 0, 'operator')",
+        f"{MAKE} ('new', 's', 'new', 1, 1, 0, 'prin-a')",
+        "UPDATE conversations SET principal_id = 'prin-a'",
+        "UPDATE scheduled_tasks SET conversation_id = 'prin-b+main'",
+        "UPDATE scheduled_tasks SET conversation_id = 'main'",
+        "SELECT * FROM principals",
+        "UPDATE principals SET status = 'active'",
+        "SELECT * FROM usage_by_day",
+        "SELECT * FROM idempotency_keys",
+    ],
+)
+async def test_a_principals_main_conversation_reaches_into_no_other(
+    shared_by_two: PostgresStore, statement: str
+) -> None:
+    main = access(shared_by_two, "prin-a+main", is_main=True, principal_id=A)
+    with pytest.raises(InsufficientPrivilegeError):
+        await fetch(main, statement)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE scheduled_tasks SET prompt = 'x' WHERE conversation_id NOT LIKE '%prin-a%' RETURNING id",
+        "DELETE FROM scheduled_tasks WHERE conversation_id NOT LIKE '%prin-a%' RETURNING id",
+        "DELETE FROM conversations WHERE id NOT LIKE '%prin-a%' RETURNING id",
+        "SELECT task_id FROM task_runs WHERE task_id NOT LIKE '%prin-a%'",
+    ],
+)
+async def test_others_rows_are_not_there_for_a_principals_main_conversation(
+    shared_by_two: PostgresStore, statement: str
+) -> None:
+    await shared_by_two.tasks.claim_due(host="h", now=T0, lease_ms=1000)
+    main = access(shared_by_two, "prin-a+main", is_main=True, principal_id=A)
+    assert await fetch(main, statement) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "whom"),
+    [
+        ("m", "prin-a/prin-a+main"),
+        ("p", "prin-b/prin-a+main"),
+        ("p", "prin-a/prin-b+main"),
+        ("q", "prin-a/prin-a+main"),
+        ("p", "operator/main"),
+    ],
+)
+async def test_a_token_that_says_anything_else_counts_for_nothing(
+    shared_by_two: PostgresStore, kind: str, whom: str
+) -> None:
+    main = access(shared_by_two, "prin-a+main", is_main=True, principal_id=A)
+    assert main.token is not None
+    signature = main.token.split(".")[1]
+    forged = replace(main, token=f"{kind}.{signature}.{whom}")
+    assert await fetch(forged, "SELECT id FROM conversations") == []
+    assert await fetch(forged, "SELECT id FROM scheduled_tasks") == []
+
+
+async def test_a_suspended_principals_session_writes_nothing(shared_by_two: PostgresStore) -> None:
+    store = shared_by_two
+    await store.tokens.add(Token("token-a", "prin-a+main", True, T0, None, A), b"t" * 32)
+    text = store.tool_access("prin-a+main", is_main=True, principal_id=A)
+    assert text is not None
+    tools = open_tool_store(text, "token-a")
+    try:
+        await tools.outbound.add("prin-a+main", "main", "to myself", "Pico", T0)
+        principal = await store.principals.get(A)
+        assert principal is not None
+        await store.principals.change(replace(principal, status=PrincipalStatus.SUSPENDED))
+        with pytest.raises(Unauthorized):
+            await tools.outbound.add("prin-a+main", "main", "again", "Pico", T0)
+        with pytest.raises(Unauthorized):
+            await tools.tasks.add(a_task("new", "prin-a+main"), quota=10)
+    finally:
+        await tools.close()

@@ -26,7 +26,9 @@ SECONDS = 20
 LINE_LIMIT = 32 * 1024 * 1024
 
 
-def environment(database: Path, conversation_id: str, *, is_main: bool = False) -> dict[str, str]:
+def environment(
+    database: Path, conversation_id: str, *, is_main: bool = False, principal_id: str = ""
+) -> dict[str, str]:
     """Return the environment a tool server is born with; the store is made where its directory is."""
     if database.parent.is_dir() and not database.exists():
         open_store(database).give_up()
@@ -34,19 +36,25 @@ def environment(database: Path, conversation_id: str, *, is_main: bool = False) 
         "PICOCLAW_DB_PATH": str(database),
         "PICOCLAW_CONVERSATION_ID": conversation_id,
         "PICOCLAW_IS_MAIN": "1" if is_main else "0",
+        "PICOCLAW_PRINCIPAL_ID": principal_id,
         "TZ": "Europe/Berlin",
     }
 
 
 @asynccontextmanager
 async def official_client(
-    database: Path, conversation_id: str, *, is_main: bool = False, mode: ConnectMode = "auto"
+    database: Path,
+    conversation_id: str,
+    *,
+    is_main: bool = False,
+    mode: ConnectMode = "auto",
+    principal_id: str = "",
 ) -> AsyncIterator[Client]:
     """Yield the SDK's client on a tool server of its own."""
     parameters = StdioServerParameters(
         command=COMMAND[0],
         args=COMMAND[1:],
-        env=environment(database, conversation_id, is_main=is_main),
+        env=environment(database, conversation_id, is_main=is_main, principal_id=principal_id),
     )
     with anyio.fail_after(SECONDS):
         async with Client(parameters, mode=mode, read_timeout_seconds=SECONDS) as client:

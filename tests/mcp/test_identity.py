@@ -18,6 +18,7 @@ from tests.mcp.running import RawServer, environment
         ({"PICOCLAW_CONVERSATION_ID": ""}, "PICOCLAW_CONVERSATION_ID is not set"),
         ({"PICOCLAW_CONVERSATION_ID": "../main"}, "PICOCLAW_CONVERSATION_ID must be"),
         ({"PICOCLAW_CONVERSATION_ID": "a\nb"}, "PICOCLAW_CONVERSATION_ID must be"),
+        ({"PICOCLAW_PRINCIPAL_ID": "ann"}, "PICOCLAW_PRINCIPAL_ID must be"),
         ({"PICOCLAW_DB_PATH": ""}, "PICOCLAW_DB_PATH is not set"),
         ({"MAX_TASKS_PER_CONVERSATION": "many"}, "MAX_TASKS_PER_CONVERSATION must be"),
     ],

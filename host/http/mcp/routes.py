@@ -26,10 +26,10 @@ from host.mcp_clients.tool_servers import (
     HANDSHAKE_VERSIONS,
     PROTOCOL,
     STATELESS_VERSIONS,
-    Key,
     ToolServers,
     TooManySessions,
 )
+from host.mcp_clients.zygote import Key
 from shared.errors import Forbidden, InvalidInput, NotFound, Unavailable
 
 LOCAL: Final = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -220,7 +220,7 @@ class McpApi(Api):
         Raises Unavailable when no server is free.
         """
         token_id = None if caller.token_id == SIGNED else caller.token_id
-        key = Key(caller.conversation_id, caller.is_main, version, token_id)
+        key = Key(caller.conversation_id, caller.is_main, version, token_id, caller.principal.id)
         try:
             server = await self._servers.session(key)
             if message.method == "initialize":

@@ -50,9 +50,11 @@ class PostgresStore(Store):
         self.tools: ToolRole | None = None
         super().__init__(self.database, retention)
 
-    def tool_access(self, conversation_id: str, *, is_main: bool) -> str | None:
+    def tool_access(self, conversation_id: str, *, is_main: bool, principal_id: str) -> str | None:
         """Return a tool server's address, role and token, as one text; None before ``open_shared_store``."""
-        return None if self.tools is None else self.tools.text_for(conversation_id, is_main=is_main)
+        if self.tools is None:
+            return None
+        return self.tools.text_for(conversation_id, is_main=is_main, principal_id=principal_id)
 
     async def probe(self) -> None:
         """Commit a row, and ask for what a turn writes to: a server may answer all else."""

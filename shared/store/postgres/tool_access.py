@@ -1,9 +1,10 @@
 """What a tool server may reach: a role of its own, row-level security, and a token for one conversation.
 
-The role sees no row by itself. Each transaction of a tool server shows a token: the conversation it acts for
-and whether that is the main one, signed (HMAC-SHA-256, RFC 2104) with a key that only the host's role can
-read. The policies compare rows with what the token says, so whoever has a tool server's whole access can act
-for that one conversation, whatever statements it sends. A token is made by the host when the session is born.
+The role sees no row by itself. Each transaction of a tool server shows a token: the conversation it acts for,
+whose that is and whether it is the main one, signed (HMAC-SHA-256, RFC 2104) with a key that only the host's
+role can read. The policies compare rows with what the token says, so whoever has a tool server's whole access
+can act for that one conversation, whatever statements it sends. A token is made by the host when the session
+is born.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Final
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 from shared import jsons
+from shared.principals import OPERATOR
 from shared.store.contract import Tx
 
 BLOCK: Final = 64
@@ -105,10 +107,13 @@ class ToolKey:
         key = secrets.token_bytes(BLOCK)
         return cls(bytes(byte ^ 0x36 for byte in key), bytes(byte ^ 0x5C for byte in key))
 
-    def token(self, conversation_id: str, *, is_main: bool) -> str:
-        """Return the token of a tool server's session."""
-        kind = "m" if is_main else "o"
-        return f"{kind}.{self._sign(f'{kind}.{conversation_id}')}.{conversation_id}"
+    def token(self, conversation_id: str, *, is_main: bool, principal_id: str) -> str:
+        """Return the token of a tool server's session, as the policies read it (``sql.migrations``)."""
+        if principal_id == OPERATOR:
+            kind, whom = "m" if is_main else "o", conversation_id
+        else:
+            kind, whom = "p" if is_main else "q", f"{principal_id}/{conversation_id}"
+        return f"{kind}.{self._sign(f'{kind}.{whom}')}.{whom}"
 
     def password(self) -> str:
         """Return the password of the role that hosts make for their tool servers."""
@@ -127,9 +132,10 @@ class ToolRole:
     key: ToolKey
     pooled: bool
 
-    def text_for(self, conversation_id: str, *, is_main: bool) -> str:
+    def text_for(self, conversation_id: str, *, is_main: bool, principal_id: str) -> str:
         """Return all that one session's process is told of the database, for ``open_tool_store``."""
-        return jsons.dumps([self.url, self.key.token(conversation_id, is_main=is_main), self.pooled])
+        token = self.key.token(conversation_id, is_main=is_main, principal_id=principal_id)
+        return jsons.dumps([self.url, token, self.pooled])
 
 
 async def tool_key(tx: Tx) -> ToolKey:

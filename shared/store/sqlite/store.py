@@ -34,7 +34,7 @@ class SqliteStore(Store):
             raise
         super().__init__(self._db, retention)
 
-    def tool_access(self, conversation_id: str, *, is_main: bool) -> str | None:
+    def tool_access(self, conversation_id: str, *, is_main: bool, principal_id: str) -> str | None:
         """Return None: tool servers open the same file."""
         return None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from shared.principals import Principal
 from shared.values import Idempotency, NewMessage, NewRun, RunEnd, RunState, Usage
 
 T0 = 1_800_000_000_000
@@ -40,3 +41,8 @@ def an_end(state: RunState = RunState.SUCCESS, **changes: Any) -> RunEnd:
 
 def a_key(key: str = "k", digest: str = "d") -> Idempotency:
     return Idempotency("/chat", key, digest)
+
+
+def a_principal(name: str, **changes: Any) -> Principal:
+    values: dict[str, Any] = {"id": f"prin-{name}", "name": name, "directory": f"d-{name}", "created_at": T0}
+    return Principal(**(values | changes))

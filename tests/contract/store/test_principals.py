@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
@@ -13,7 +12,6 @@ from shared.ids import Token
 from shared.principals import (
     EVERYTHING,
     OPERATOR,
-    Principal,
     PrincipalStatus,
     Reach,
     Terms,
@@ -22,7 +20,7 @@ from shared.principals import (
 )
 from shared.store.store import Store
 from shared.values import Amount, Lease, Spending, Standing, Usage
-from tests.contract.store.making import T0, a_run, an_end
+from tests.contract.store.making import T0, a_principal, a_run, an_end
 from tests.contract.store.test_tasks_contract import a_task
 
 TERMS = Terms(
@@ -32,11 +30,6 @@ TERMS = Terms(
     grants={"mcp": ["github"], "network": True},
     tasks=3,
 )
-
-
-def a_principal(name: str, **changes: Any) -> Principal:
-    values: dict[str, Any] = {"id": f"prin-{name}", "name": name, "directory": f"d-{name}", "created_at": T0}
-    return Principal(**(values | changes))
 
 
 async def test_the_operator_is_there_from_the_start_and_stays(store: Store) -> None:
