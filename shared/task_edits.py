@@ -136,14 +136,16 @@ def _with_status(task: Task, wanted: TaskStatus, now: int) -> Task:
         if task.status is not TaskStatus.ACTIVE:
             raise Conflict(f"Task {task.id} is {task.status}; only an active task can be paused.")
         return replace(task, status=TaskStatus.PAUSED)
-    raise InvalidInput("status: can be set to active or paused; the other ones are outcomes")
+    if wanted is TaskStatus.COMPLETED:
+        return replace(task, status=TaskStatus.COMPLETED, next_run=None)
+    raise InvalidInput("status: can be set to active, paused or completed; failed is an outcome")
 
 
 def _resumed(task: Task, now: int) -> Task:
     if task.schedule_type == "once" and (task.served_slot is not None or task.status is TaskStatus.COMPLETED):
+        ran = f": it ran at {iso(task.last_run)}" if task.last_run else ""
         raise Conflict(
-            f"Task {task.id} is completed: it ran at {iso(task.last_run or now)}. "
-            "Give it a new schedule_value to run it again.",
+            f"Task {task.id} is completed{ran}. Give it a new schedule_value to run it again.",
             code="task_completed",
         )
     schedule = schedules.parse(task.schedule_type, task.schedule_value, task.timezone)

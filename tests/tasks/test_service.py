@@ -445,11 +445,30 @@ async def test_only_an_active_task_can_be_paused(service: TaskService, store: Sq
         await service.pause("task-1", EVERYTHING)
 
 
-async def test_an_outcome_cannot_be_set_by_hand(service: TaskService) -> None:
+async def test_failed_cannot_be_set_by_hand(service: TaskService) -> None:
     await schedule(service)
 
-    with pytest.raises(InvalidInput, match=r"^status: can be set to active or paused"):
-        await service.update("task-1", EVERYTHING, {"status": "completed"})
+    with pytest.raises(InvalidInput, match=r"^status: can be set to active, paused or completed"):
+        await service.update("task-1", EVERYTHING, {"status": "failed"})
+
+
+async def test_a_task_completed_by_hand_runs_no_more_until_it_is_active_again(
+    service: TaskService, store: SqliteStore
+) -> None:
+    await schedule(service)
+    completed = await service.update("task-1", EVERYTHING, {"status": "completed"})
+    assert (completed.status, completed.next_run) == (TaskStatus.COMPLETED, None)
+    assert await store.tasks.claim_due(host="a", now=NOW + 100 * HOUR, lease_ms=LEASE_MS) is None
+    again = await service.update("task-1", EVERYTHING, {"status": "active"})
+    assert again.status is TaskStatus.ACTIVE
+    assert again.next_run is not None
+
+
+async def test_a_task_that_is_completed_before_it_ran_says_no_time(service: TaskService) -> None:
+    await once(service)
+    await service.update("task-1", EVERYTHING, {"status": "completed"})
+    with pytest.raises(Conflict, match=r"is completed\. Give it a new schedule_value"):
+        await service.update("task-1", EVERYTHING, {"status": "active"})
 
 
 # Showing
