@@ -127,7 +127,7 @@ async def open_host(settings: Settings, stop: Callable[[str], None]) -> AsyncIte
         archive = Archive(ledger, sandbox, spaces) if settings.history.archive else None
         assembly = Assembly(settings, ledger, models, tools, archive, telemetry)
         limits = RunLimits.of(settings, owner)
-        runs = await enter(RunService(ledger, assembly, limits))
+        runs = await enter(RunService(ledger, assembly, limits, principals))
         tasks = TaskService(
             store, default_timezone=settings.timezone, quota=settings.max_tasks_per_conversation
         )
@@ -175,7 +175,7 @@ def _apis(host: Host) -> list[Api]:
     settings, store, runs, channels = host.settings, host.ledger.store, host.runs, host.channels
     return [
         _health(host),
-        ChatApi(store, runs, host.models, settings),
+        ChatApi(store, runs, settings),
         ConversationsApi(store, runs, settings.main_conversation_id),
         RunsApi(store, runs),
         TasksApi(store, host.tasks, host.task_runner),

@@ -13,7 +13,6 @@ from host.http.conversations import LONGEST_NAME, conversation_of
 from host.http.routing import KEY, Api, operation
 from host.http.sse import EventStreamResponse
 from host.mcp_clients.server_config import HEADER_NAME, LONGEST_TIMEOUT_MS, MOST_SERVERS, parse_servers
-from host.models.access import ModelAccess
 from host.runs.answers import ChatShape
 from host.runs.service import RunService
 from host.runs.spec import RunSpec
@@ -112,10 +111,9 @@ class ResumeRequest(Body):
 class ChatApi(Api):
     """What starts runs."""
 
-    def __init__(self, store: Store, runs: RunService, models: ModelAccess, settings: Settings) -> None:
+    def __init__(self, store: Store, runs: RunService, settings: Settings) -> None:
         self._store = store
         self._runs = runs
-        self._models = models
         self._stdio_mcp_allowed = settings.allow_request_stdio_mcp
 
     @operation("POST", "/chat", scope="chat", parameters=[KEY], errors=(404, 409))
@@ -130,8 +128,6 @@ class ChatApi(Api):
 
     async def _answer(self, request: Request, spec: RunSpec) -> ChatShape | EventStreamResponse:
         spec = dataclasses.replace(spec, idempotency=await idempotency(request))
-        if spec.model is not None:
-            self._models.check(spec.model)
         try:
             run = await self._runs.start(spec)
         except KeyTaken as taken:

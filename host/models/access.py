@@ -196,19 +196,25 @@ class ModelAccess:
         self._credentials: dict[ModelConfig, Credential] = {}
         self._resolved = lru_cache(NAMES_KNOWN)(self._resolve)
 
-    def check(self, asked: str) -> None:
-        """Raise InvalidInput, naming the known ones, for a model that requests may not ask for."""
-        model_choices(self._settings, asked)
+    def check(self, asked: str | None, allowed: tuple[str, ...] | None = None) -> None:
+        """Raise InvalidInput, naming the known ones, for a model that requests may not ask for.
+
+        ``allowed``: the names of those that the principal may use, None: all.
+        """
+        model_choices(self._settings, asked, allowed)
 
     def models(
-        self, asked: str | None = None, warn: Callable[[str], None] = lambda text: None
+        self,
+        asked: str | None = None,
+        warn: Callable[[str], None] = lambda text: None,
+        allowed: tuple[str, ...] | None = None,
     ) -> tuple[KeyedModel, ...]:
         """Return the model that answers, then the one to go on with when it is overloaded.
 
         Each call begins with the next key or entry of that name. ``warn`` hears what had to be left out of
         requests. Raises InvalidInput as ``check`` does.
         """
-        groups, turns = self._resolved(asked)
+        groups, turns = self._resolved(asked, allowed)
         turn = next(turns)
         return tuple(KeyedModel(_from(routes, turn), redact=self._redact, warn=warn) for routes in groups)
 
@@ -217,13 +223,15 @@ class ModelAccess:
         self._configs(model_choices(self._settings)[0])[0].check()
         await self._process.link()
 
-    def _resolve(self, asked: str | None) -> tuple[list[list[Route]], Iterator[int]]:
+    def _resolve(
+        self, asked: str | None, allowed: tuple[str, ...] | None
+    ) -> tuple[list[list[Route]], Iterator[int]]:
         """Return the routes to the model and to the one after it, and the numbers of the runs by them."""
         fallback = fallback_choice(self._settings)
-        choices = model_choices(self._settings, asked)
+        choices = model_choices(self._settings, asked, allowed)
         named = [choice for choice in choices if choice != fallback] or choices
         routes = [[route for choice in named for route in self._routes(choice)]]
-        if fallback is not None and fallback not in named:
+        if fallback in choices and fallback not in named:
             routes.append(self._routes(fallback))
         return routes, count()
 

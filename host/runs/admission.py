@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -17,10 +17,20 @@ MOST_WAITING: Final = 1000
 """Requests that may wait at once; more are refused at once."""
 
 
+@dataclass(frozen=True, slots=True)
+class Share:
+    """For whom a place is: ``who`` from the widest to the narrowest (principal, sender, conversation).
+
+    ``most``: places that the first of them may have at once, None: all.
+    """
+
+    who: tuple[str | None, ...]
+    most: int | None = None
+
+
 @dataclass(eq=False, slots=True)
 class _Waiter:
-    sender: str
-    conversation: str | None
+    share: Share
     called: anyio.Event = field(default_factory=anyio.Event)
     has_place: bool = False
 
@@ -28,9 +38,9 @@ class _Waiter:
 class Places:
     """So many places; whoever finds none waits up to ``queue_ms`` milliseconds for one.
 
-    A free place goes to the sender who has not been called for the longest time, among theirs to the
-    conversation of which that is true, and then to whoever came first: a flood from one side holds up nobody
-    else for long.
+    A free place goes to the principal who has not been called for the longest time, among theirs to the
+    sender of whom that is true, then to such a conversation, and then to whoever came first: a flood from
+    one side holds up nobody else for long.
     """
 
     def __init__(self, most: int, queue_ms: int) -> None:
@@ -39,7 +49,10 @@ class Places:
         self._queue_ms = queue_ms
         self._waiting: list[_Waiter] = []
         self._calls = 0
-        self._last_call: dict[tuple[str, str | None], int] = {}
+        self._last_call: dict[tuple[str | None, ...], int] = {}
+        self._taken = Counter[str | None]()
+        self.full: set[str | None] = set()
+        """Principals that have all places that they may have."""
         self._closed = False
 
     @property
@@ -52,46 +65,47 @@ class Places:
         """How many wait for a place."""
         return len(self._waiting)
 
-    def take_now(self) -> bool:
+    def take_now(self, share: Share) -> bool:
         """Take a place if one is free."""
-        if self._free == 0:
+        if not self._may_have(share):
             return False
+        whose = share.who[0]
         self._free -= 1
+        self._taken[whose] += 1
+        if self._taken[whose] == share.most:
+            self.full.add(whose)
         return True
 
-    async def take(self, sender: str, conversation: str | None) -> None:
+    async def take(self, share: Share) -> None:
         """Take a place, waiting for it; raises AtCapacity, Draining."""
-        if self.take_now():
+        if self.take_now(share):
             return
         if self._queue_ms == 0 or len(self._waiting) >= MOST_WAITING:
-            raise self.at_capacity()
-        waiter = _Waiter(sender, conversation)
+            raise self.at_capacity(share)
+        waiter = _Waiter(share)
         self._waiting.append(waiter)
         try:
             with anyio.move_on_after(self._queue_ms / 1000):
                 await waiter.called.wait()
         except BaseException:
             if waiter.has_place:
-                self.give_back()
+                self.give_back(share)
             raise
         finally:
             self._leave(waiter)
         if not waiter.has_place:
-            raise Draining("The host is stopping.", retry_after=5) if self._closed else self.at_capacity()
+            closed = Draining("The host is stopping.", retry_after=5)
+            raise closed if self._closed else self.at_capacity(share)
 
-    def give_back(self) -> None:
-        """Free a place, or call the next who waits for one."""
-        if not self._waiting or self._closed:
-            self._free += 1
-            return
-        waiter = min(self._waiting, key=self._turn)
-        self._waiting.remove(waiter)
-        self._calls += 1
-        self._last_call[waiter.sender, None] = self._calls
-        if waiter.conversation is not None:
-            self._last_call[waiter.sender, waiter.conversation] = self._calls
-        waiter.has_place = True
-        waiter.called.set()
+    def give_back(self, share: Share) -> None:
+        """Free a place, and call the next who waits for one."""
+        whose = share.who[0]
+        self._free += 1
+        self._taken -= Counter([whose])
+        self.full.discard(whose)
+        waiting = [each for each in self._waiting if self._may_have(each.share)]
+        if waiting and not self._closed:
+            self._call(min(waiting, key=self._turn))
 
     def close(self) -> None:
         """Send away all who wait: no run begins any more."""
@@ -99,11 +113,21 @@ class Places:
         for waiter in self._waiting:
             waiter.called.set()
 
-    def _turn(self, waiter: _Waiter) -> tuple[int, int]:
+    def _call(self, waiter: _Waiter) -> None:
+        self._waiting.remove(waiter)
+        self._calls += 1
+        for part in _from_widest(waiter.share.who):
+            if part[-1] is not None:
+                self._last_call[part] = self._calls
+        waiter.has_place = self.take_now(waiter.share)
+        waiter.called.set()
+
+    def _may_have(self, share: Share) -> bool:
+        return self._free > 0 and (share.most is None or self._taken[share.who[0]] < share.most)
+
+    def _turn(self, waiter: _Waiter) -> list[int]:
         # The list is in the order of arrival, and min takes the first of equals.
-        sender, conversation = waiter.sender, waiter.conversation
-        own = 0 if conversation is None else self._last_call.get((sender, conversation), 0)
-        return self._last_call.get((sender, None), 0), own
+        return [self._last_call.get(part, 0) for part in _from_widest(waiter.share.who)]
 
     def _leave(self, waiter: _Waiter) -> None:
         if waiter in self._waiting:
@@ -112,9 +136,16 @@ class Places:
             # The crowd is gone; the next one begins even.
             self._last_call.clear()
 
-    def at_capacity(self) -> AtCapacity:
+    def at_capacity(self, share: Share) -> AtCapacity:
         """Return the refusal of somebody who cannot wait."""
-        return AtCapacity(f"The host runs {self._most} conversations at once already.", retry_after=1)
+        whose = "The host runs" if self._free == 0 else "This principal has"
+        most = self._most if self._free == 0 else share.most
+        return AtCapacity(f"{whose} {most} conversations at once already.", retry_after=1)
+
+
+def _from_widest(who: tuple[str | None, ...]) -> list[tuple[str | None, ...]]:
+    """Return the principal, the principal's sender, the sender's conversation (None: a new one)."""
+    return [who[:length] for length in range(1, len(who) + 1)]
 
 
 WINDOW_MS: Final = 60_000.0
@@ -128,41 +159,43 @@ class RateLimit:
     def __init__(self, most: int, clock: Callable[[], float] = monotonic_ms) -> None:
         self._most = most
         self._clock = clock
-        self._times: OrderedDict[str, deque[float]] = OrderedDict()
+        self._times: OrderedDict[Hashable, deque[float]] = OrderedDict()
 
-    def retry_after(self, key: str) -> int | None:
-        """Return the seconds until the key may go on, None if it may now."""
-        if self._most == 0:
+    def retry_after(self, key: Hashable, most: int | None = None) -> int | None:
+        """Return the seconds until the key may go on, None if it may now; ``most``: a limit of its own."""
+        most = self._most if most is None else most
+        if most == 0:
             return None
         times = self._recent(key)
-        if len(times) < self._most:
+        if len(times) < most:
             return None
-        return max(1, math.ceil((times[-self._most] + WINDOW_MS - self._clock()) / 1000))
+        return max(1, math.ceil((times[-most] + WINDOW_MS - self._clock()) / 1000))
 
-    def count(self, key: str) -> None:
+    def count(self, key: Hashable, most: int | None = None) -> None:
         """Count an event."""
-        if self._most == 0:
+        most = self._most if most is None else most
+        if most == 0:
             return
         times = self._recent(key)
         times.append(self._clock())
         # More than the limit is never needed, so a flood costs no memory.
-        while len(times) > self._most:
+        while len(times) > most:
             times.popleft()
         self._times[key] = times
         self._times.move_to_end(key)
         if len(self._times) > MOST_KEYS:
             self._times.popitem(last=False)
 
-    def spend(self, key: str, sentence: str) -> None:
+    def spend(self, key: Hashable, sentence: str, most: int | None = None) -> None:
         """Count an event; raises TooManyRequests, which says this sentence, for one too many."""
-        if self._most == 0:
+        if not (self._most if most is None else most):
             return
-        wait = self.retry_after(key)
+        wait = self.retry_after(key, most)
         if wait is not None:
             raise TooManyRequests(sentence, retry_after=wait)
-        self.count(key)
+        self.count(key, most)
 
-    def _recent(self, key: str) -> deque[float]:
+    def _recent(self, key: Hashable) -> deque[float]:
         times = self._times.get(key, deque())
         while times and times[0] < self._clock() - WINDOW_MS:
             times.popleft()

@@ -44,6 +44,7 @@ from host.tools.plugins import installed_tools
 from host.tools.skills import SkillTools
 from host.tools.web import WebToolset
 from shared.errors import Conflict, NotFound
+from shared.principals import Principal
 from shared.settings import Settings
 from shared.store.store import Store
 from shared.values import Lease
@@ -229,6 +230,10 @@ class Assembly:
         self._histories = Histories(ledger.store)
         self._windows = Windows(settings.history)
 
+    def check(self, spec: RunSpec, principal: Principal) -> None:
+        """See ``Agent.check``."""
+        self._models.check(spec.model, principal.terms.models)
+
     async def forget(self, conversation_id: str, principal_id: str) -> None:
         """See ``Agent.forget``."""
         self._histories.forget(conversation_id)
@@ -242,7 +247,8 @@ class Assembly:
 
     async def _converse(self, spec: RunSpec, lease: Lease, recorder: RunRecorder, approve: Approve) -> None:
         """See ``Agent.converse``."""
-        models = self._models.models(spec.model, recorder.warnings.append)
+        allowed = recorder.principal.terms.models
+        models = self._models.models(spec.model, recorder.warnings.append, allowed)
         async with self._tools.open(spec, lease, approve) as tools:
             loaded = await self._histories.load(lease)
             options = await self._options(spec, await tools.knowledge.look())

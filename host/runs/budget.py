@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from typing import Any, Final
@@ -15,7 +15,7 @@ from host.agent.window import estimated_input
 from host.runs.meter import FREE, AgentMeter, Ledger
 from shared.clock import now_ms
 from shared.errors import Misconfigured
-from shared.settings.sections import Limit, Price
+from shared.settings.sections import Budgets, Limit, Price
 from shared.values import Amount, Lease, Standing
 
 LEAST_OUTPUT: Final = 256
@@ -66,11 +66,20 @@ class _Call:
 class RunBudget:
     """Limits what one agent of a run uses.
 
-    ``allowed``: tokens that people approved for this run; the limits don't stop it within them.
+    ``own``: the principal's limits beside the host's. ``allowed``: tokens that people approved for this run;
+    the limits don't stop it within them.
     """
 
-    def __init__(self, ledger: Ledger, lease: Lease, meter: AgentMeter, allowed: int | None = None) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        lease: Lease,
+        meter: AgentMeter,
+        own: Mapping[str, Any],
+        allowed: int | None = None,
+    ) -> None:
         self._budgets = ledger.prices.budgets
+        self._own = Budgets.model_validate(own)
         self._prices = ledger.prices
         self._store = ledger.store
         self._lease = lease
@@ -133,8 +142,7 @@ class RunBudget:
         return price or FREE
 
     def _in_dollars(self) -> bool:
-        budgets = self._budgets
-        return any(limit.dollars is not None for limit in (budgets.run, budgets.conversation, budgets.day))
+        return bool(self._budgets.in_dollars() or self._own.in_dollars())
 
     def _granted(self, call: _Call, standing: Standing, own: Amount) -> int:
         granted = call.most_output
@@ -153,6 +161,10 @@ class RunBudget:
         yield _Scope("The limit for one run is", self._budgets.run, own + earlier)
         yield _Scope("The limit for one conversation is", self._budgets.conversation, standing.conversation)
         yield _Scope("The limit for one day is", self._budgets.day, standing.day)
+        yield _Scope("This principal's limit for one run is", self._own.run, own + earlier)
+        of_conversation = "This principal's limit for one conversation is"
+        yield _Scope(of_conversation, self._own.conversation, standing.conversation)
+        yield _Scope("This principal's limit for one day is", self._own.day, standing.principal)
 
     def _paused(self, why: str) -> Paused:
         conversation_id = self._lease.conversation_id

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from typing import Final
 
-from shared.errors import NotFound
-from shared.principals import OPERATOR, Principal
+from shared.errors import NotFound, Suspended
+from shared.principals import OPERATOR, Principal, PrincipalStatus
 from shared.store.store import Store
 
 FRESH_S: Final = 1.0
@@ -37,6 +37,13 @@ class PrincipalCache:
             if len(self._known) >= MOST:
                 self._known.clear()
             self._known[principal_id] = asked, found
+        return found
+
+    async def active(self, principal_id: str) -> Principal:
+        """Return a principal that may act; raises Suspended, NotFound."""
+        found = await self.get(principal_id)
+        if found.status is not PrincipalStatus.ACTIVE:
+            raise Suspended(principal_id)
         return found
 
     def forget(self, principal_id: str) -> None:

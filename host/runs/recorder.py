@@ -18,6 +18,7 @@ from host.runs.meter import NOTHING, AgentMeter, Ledger, RunMeter
 from host.runs.spec import RunSpec
 from shared.clock import now_ms
 from shared.ids import MESSAGE, new_id
+from shared.principals import Principal
 from shared.redact import Redactor
 from shared.values import Block, Compaction, Lease, NewMessage, Outbound, Role, Spending
 
@@ -84,7 +85,9 @@ class _Accounts(AgentMeter):
 class RunRecorder(_Accounts):
     """Implements ``Recorder`` for a run's own agent."""
 
-    def __init__(self, ledger: Ledger, lease: Lease, spec: RunSpec, log: EventLog) -> None:
+    def __init__(
+        self, ledger: Ledger, lease: Lease, spec: RunSpec, log: EventLog, principal: Principal
+    ) -> None:
         self._store = ledger.store
         self._redactor = ledger.redactor
         self._lease = lease
@@ -99,8 +102,10 @@ class RunRecorder(_Accounts):
         self.compactions: list[str] = []
         self.shown = ShownText(ledger.redactor)
         super().__init__(RunMeter(ledger.prices))
-        limited = ledger.prices.limited or spec.allow_tokens is not None
-        self.budget = RunBudget(ledger, lease, self, spec.allow_tokens) if limited else None
+        self.principal = principal
+        own = principal.terms.budgets
+        limited = ledger.prices.limited or own is not None or spec.allow_tokens is not None
+        self.budget = RunBudget(ledger, lease, self, own or {}, spec.allow_tokens) if limited else None
         self.final: Reply | None = None
 
     async def delta(self, delta: Delta) -> None:

@@ -18,6 +18,7 @@ from host.runs.spec import RunLimits, RunSpec
 from shared.clock import monotonic_ms, now_ms
 from shared.errors import LeaseLost, PicoError
 from shared.ids import MESSAGE, new_id
+from shared.principals import Principal
 from shared.values import Event, Lease, NewMessage, RunEnd, RunState
 
 logger = logging.getLogger("picoclaw.runs")
@@ -35,7 +36,13 @@ class ActiveRun:
     """A run in flight. ``wait`` gives the answer once it is on the volume."""
 
     def __init__(
-        self, ledger: Ledger, converse: Converse, spec: RunSpec, lease: Lease, limits: RunLimits
+        self,
+        ledger: Ledger,
+        converse: Converse,
+        spec: RunSpec,
+        lease: Lease,
+        limits: RunLimits,
+        principal: Principal,
     ) -> None:
         self.spec = spec
         self.lease = lease
@@ -46,7 +53,7 @@ class ActiveRun:
         self._limit_ms = min(spec.max_execution_ms or limits.max_execution_ms, limits.max_execution_ms)
         self._end_marker = limits.end_marker
         self._started = monotonic_ms()
-        self._recorder = RunRecorder(ledger, lease, spec, self.log)
+        self._recorder = RunRecorder(ledger, lease, spec, self.log, principal)
         self._scope = anyio.CancelScope()
         self._reason: Ending | None = None
         self._ended = anyio.Event()

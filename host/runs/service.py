@@ -13,11 +13,12 @@ import anyio
 from anyio.abc import TaskGroup
 
 from host.agent.endings import Cancelled, Stopped
-from host.runs.admission import Places, RateLimit
+from host.runs.admission import Places, RateLimit, Share
 from host.runs.answers import ChatShape
 from host.runs.events import follow, one_by_one
 from host.runs.leases import CANCELLED, EVENTS_EVERY_S, Keeping
 from host.runs.meter import Ledger
+from host.runs.principals import PrincipalCache
 from host.runs.prompt import first_message
 from host.runs.recorder import RunRecorder
 from host.runs.run import ActiveRun
@@ -34,7 +35,7 @@ from shared.errors import (
     NotRunning,
 )
 from shared.ids import CONVERSATION, RUN, new_id
-from shared.principals import OPERATOR
+from shared.principals import OPERATOR, Principal
 from shared.values import Event, KeyedAnswer, Lease, NewRun, Run, RunState
 
 DELETE_AGAIN_S: Final = (0.05, 0.5, 2.0)
@@ -45,6 +46,10 @@ logger = logging.getLogger("picoclaw.runs")
 
 class Agent(Protocol):
     """Who does the work of runs."""
+
+    def check(self, spec: RunSpec, principal: Principal) -> None:
+        """Raise InvalidInput for a run that the principal can't have."""
+        ...
 
     async def converse(self, spec: RunSpec, lease: Lease, recorder: RunRecorder, approve: Approve) -> None:
         """Carry the conversation on until the model has finished. Raises Ending."""
@@ -62,8 +67,11 @@ class Agent(Protocol):
 class RunService:
     """Owns every run of this host. Enter it before the first request, leave it after the last."""
 
-    def __init__(self, ledger: Ledger, agent: Agent, limits: RunLimits) -> None:
+    def __init__(
+        self, ledger: Ledger, agent: Agent, limits: RunLimits, principals: PrincipalCache
+    ) -> None:
         self.limits = limits
+        self.principals = principals
         self._ledger = ledger
         self._store = ledger.store
         self._agent = agent
@@ -105,24 +113,36 @@ class RunService:
         """Begin a run; it goes on whether or not the caller stays.
 
         Raises Draining, AtCapacity, TooManyRequests, NotDurable, NotFound, ConversationBusy, KeyTaken,
-        Conflict: then nothing was stored.
+        Conflict, InvalidInput, Suspended: then nothing was stored.
         """
         self._check_open()
+        principal = await self.principals.active(spec.principal_id)
+        terms = principal.terms
+        if spec.model is not None or terms.models is not None:
+            self._agent.check(spec, principal)
         if spec.claim is None:
-            self._rate.spend(spec.sender, "Too many messages from this sender in a minute.")
-        if not self._places.take_now():
+            self._count(spec.sender, principal)
+        share = Share((principal.id, spec.sender, spec.conversation_id), terms.concurrent_runs)
+        if not self._places.take_now(share):
             await self._refuse_early(spec)
-            await self._queue(spec)
+            await self._queue(spec, share)
         try:
             self._check_open()
-            return await self._begin(spec)
+            return await self._begin(spec, principal, share)
         except BaseException:
-            self._places.give_back()
+            self._places.give_back(share)
             raise
 
-    async def _begin(self, spec: RunSpec) -> ActiveRun:
+    def _count(self, sender: str, principal: Principal) -> None:
+        """Count a message; raises TooManyRequests."""
+        if principal.terms.rate_limits is not None:
+            most = principal.terms.rate_limits.get("messages_per_minute") or 0
+            self._rate.spend(principal.id, f"This principal's messages_per_minute are {most}.", most)
+        self._rate.spend((principal.id, sender), "Too many messages from this sender in a minute.")
+
+    async def _begin(self, spec: RunSpec, principal: Principal, share: Share) -> ActiveRun:
         limits, now = self.limits, now_ms()
-        time = local(now, limits.timezone)
+        time = local(now, principal.terms.timezone or limits.timezone)
         new = NewRun(
             run_id=spec.run_id or new_id(RUN),
             conversation_id=spec.conversation_id or spec.new_conversation_id or new_id(CONVERSATION),
@@ -137,13 +157,14 @@ class RunService:
             idempotency=spec.idempotency,
             replaces=spec.replaces,
             claim=spec.claim,
+            principal_id=principal.id,
         )
         # A caller who leaves must not leave a lease behind that nobody serves.
         with anyio.CancelScope(shield=True):
             lease = await self._store.runs.begin(new)
-        run = ActiveRun(self._ledger, self._converse, spec, lease, limits)
+        run = ActiveRun(self._ledger, self._converse, spec, lease, limits, principal)
         self._active[lease.run_id] = run
-        self._tasks.start_soon(self._execute, run)
+        self._tasks.start_soon(self._execute, run, share)
         return run
 
     async def joined(self, answer: KeyedAnswer) -> ChatShape:
@@ -170,7 +191,13 @@ class RunService:
         conversation = await self._store.conversations.get(conversation_id)
         if conversation is None:
             raise NoConversation(conversation_id)
-        spec = RunSpec(None, conversation_id, parent_id=conversation.parent_id, allow_tokens=allow_tokens)
+        spec = RunSpec(
+            None,
+            conversation_id,
+            parent_id=conversation.parent_id,
+            allow_tokens=allow_tokens,
+            principal_id=conversation.principal_id,
+        )
         return (await self.start(spec)).lease.run_id
 
     async def cancel(self, conversation_id: str) -> str:
@@ -236,12 +263,12 @@ class RunService:
             run.stop(Stopped("The host is stopping; the finished steps of this run are kept."))
         await self._until_idle()
 
-    async def _execute(self, run: ActiveRun) -> None:
+    async def _execute(self, run: ActiveRun, share: Share) -> None:
         try:
             await run.execute()
         finally:
             del self._active[run.lease.run_id]
-            self._places.give_back()
+            self._places.give_back(share)
             if not self._active:
                 idle, self._idle = self._idle, anyio.Event()
                 idle.set()
@@ -283,11 +310,11 @@ class RunService:
         if any(run.lease.conversation_id == conversation_id for run in self._active.values()):
             raise ConversationBusy(conversation_id)
 
-    async def _queue(self, spec: RunSpec) -> None:
+    async def _queue(self, spec: RunSpec, share: Share) -> None:
         if spec.claim is not None:
             # A slot is claimed already and claims run out: a task comes again with the next check.
-            raise self._places.at_capacity()
-        await self._places.take(spec.sender, spec.conversation_id)
+            raise self._places.at_capacity(share)
+        await self._places.take(share)
 
     def _check_open(self) -> None:
         if self.draining:

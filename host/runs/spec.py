@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from host.mcp_clients.server_config import ServerConfig
+from shared.principals import OPERATOR
 from shared.settings import Settings
 from shared.task_values import TaskRun
 from shared.values import Enclosed, Idempotency
@@ -25,7 +26,8 @@ class RunSpec:
     reads in front of the message and people don't see; the caller says whose words it is. ``notice`` are the
     host's own words behind the message. ``by_owner``: the channel knows the sender as one of its owners.
     ``enclosed``: what the message brought along beside its sender's words. ``answer``: what is answered
-    without asking the model. ``replaces``: the message in whose place this one is said.
+    without asking the model. ``replaces``: the message in whose place this one is said. ``principal_id``:
+    whose the conversation is.
     """
 
     message: str | None
@@ -52,6 +54,7 @@ class RunSpec:
     by_owner: bool = False
     enclosed: tuple[Enclosed, ...] = ()
     replaces: str | None = None
+    principal_id: str = OPERATOR
 
 
 @dataclass(frozen=True, slots=True)

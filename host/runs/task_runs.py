@@ -20,7 +20,7 @@ from host.runs.service import RunService
 from host.runs.spec import RunSpec
 from shared.clock import now_ms
 from shared.errors import Conflict, ConversationBusy, KeyTaken, LeaseLost, PicoError, Unavailable
-from shared.principals import EVERYTHING, Reach
+from shared.principals import EVERYTHING, OPERATOR, Reach
 from shared.store.sql.task_outcomes import ALL_QUIET
 from shared.store.store import Store
 from shared.task_values import Task, TaskRun, TaskRunState
@@ -134,6 +134,7 @@ class TaskRunner:
     async def _start(self, task: Task, claim: TaskRun, idempotency: Idempotency | None = None) -> _Service:
         group = task.context_mode == "group"
         prompt = await self._heartbeat.prompt(task)
+        home = await self._store.conversations.get(task.conversation_id)
         spec = RunSpec(
             message=prompt,
             answer=self._heartbeat.answer(task, prompt),
@@ -145,6 +146,7 @@ class TaskRunner:
             idempotency=idempotency,
             claim=claim,
             notice=_notice(task),
+            principal_id=OPERATOR if home is None else home.principal_id,
         )
         try:
             run = await self._runs.start(spec)

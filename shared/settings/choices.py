@@ -27,15 +27,24 @@ class ModelChoice:
     auth_token: SecretStr | None = field(default=None, repr=False)
 
 
-def model_choices(settings: Settings, asked: str | None = None) -> tuple[ModelChoice, ...]:
+def model_choices(
+    settings: Settings, asked: str | None = None, allowed: tuple[str, ...] | None = None
+) -> tuple[ModelChoice, ...]:
     """Return the models for a run, in the order they are to be tried.
 
     ``asked`` is what the request wants. Without a ``model_list`` any id may be asked for; with one only its
-    names: ``InvalidInput`` otherwise. The last is the fallback model, if there is one.
+    names: ``InvalidInput`` otherwise. The last is the fallback model, if there is one. ``allowed``: names of
+    those that may be used at all; where the usual one isn't among them, the first of them is.
     """
     named = _named(settings, asked)
+    if allowed is not None and named[0].name not in allowed:
+        if asked is not None or not allowed:
+            raise InvalidInput(f"model: {named[0].name} is not allowed; allowed: {', '.join(allowed)}")
+        named = _named(settings, allowed[0])
     fallback = fallback_choice(settings)
-    return named if fallback is None or fallback in named else (*named, fallback)
+    if fallback is None or fallback in named or (allowed is not None and fallback.name not in allowed):
+        return named
+    return (*named, fallback)
 
 
 def model_names(settings: Settings) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ from host.models.access import Credential, KeyedModel, ModelAccess, Route
 from host.ports import Delta, ModelError, Reply, Target, TextDelta, ToolResult, ToolSpec
 from host.runs.assembly import Assembly, OpenTools, RunTools
 from host.runs.meter import Ledger, Prices
+from host.runs.principals import PrincipalCache
 from host.runs.service import RunService
 from host.runs.spec import RunLimits, RunSpec
 from host.skills.knowledge import Knowledge, Known
@@ -122,7 +123,7 @@ class Models:
     def __init__(self, model: Model) -> None:
         self._credential = Credential(model.reply)
 
-    def models(self, asked: str | None, warn: Callable[[str], None]) -> tuple[KeyedModel, ...]:
+    def models(self, asked: str | None, warn: Callable[[str], None], _: object) -> tuple[KeyedModel, ...]:
         return (KeyedModel([Route(Target("model-1"), self._credential)], warn=warn),)
 
 
@@ -199,7 +200,7 @@ class Conversation(RuleBasedStateMachine):
         limits = RunLimits(
             max_execution_ms=60_000, max_concurrent_runs=1, stop_grace_ms=0, end_marker="", owner="host-1"
         )
-        async with RunService(self.ledger, self.agent, limits) as service:
+        async with RunService(self.ledger, self.agent, limits, PrincipalCache(self.store)) as service:
             run = await service.start(RunSpec(words, conversation_id="c"))
             return dict(await run.wait())
 

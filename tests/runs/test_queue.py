@@ -7,19 +7,24 @@ from collections.abc import Callable, Coroutine
 import anyio
 import pytest
 
-from host.runs.admission import Places
+from host.runs.admission import Places, Share
 from shared.errors import AtCapacity, Draining
 
 LONG_MS = 60_000
+HOLDER = Share(("operator", "holder", None))
 
 
-async def order_of(places: Places, *waiting: tuple[str, str | None]) -> list[int]:
+def of(sender: str, conversation: str | None = None, principal: str = "operator") -> Share:
+    return Share((principal, sender, conversation))
+
+
+async def order_of(places: Places, *waiting: Share) -> list[int]:
     """Let these wait one after another, free one place at a time, and return who got it in which order."""
     got: list[int] = []
 
     def waiter(number: int) -> Callable[[], Coroutine[None, None, None]]:
         async def wait() -> None:
-            await places.take(*waiting[number])
+            await places.take(waiting[number])
             got.append(number)
 
         return wait
@@ -29,49 +34,81 @@ async def order_of(places: Places, *waiting: tuple[str, str | None]) -> list[int
             for number in range(len(waiting)):
                 tasks.start_soon(waiter(number))
                 await anyio.wait_all_tasks_blocked()
-            for _ in waiting:
-                places.give_back()
+            holding = HOLDER
+            while len(got) < len(waiting):
+                places.give_back(holding)
                 await anyio.wait_all_tasks_blocked()
+                holding = waiting[got[-1]]
     return got
 
 
 def full(queue_ms: int = LONG_MS) -> Places:
     places = Places(1, queue_ms)
-    assert places.take_now()
+    assert places.take_now(HOLDER)
     return places
 
 
 async def test_those_who_came_first_go_first_among_equals() -> None:
-    assert await order_of(full(), ("a", None), ("a", None), ("a", None)) == [0, 1, 2]
+    assert await order_of(full(), of("a"), of("a"), of("a")) == [0, 1, 2]
 
 
 async def test_one_sender_does_not_hold_up_another() -> None:
-    assert await order_of(full(), ("a", None), ("a", None), ("a", None), ("b", None)) == [0, 3, 1, 2]
+    assert await order_of(full(), of("a"), of("a"), of("a"), of("b")) == [0, 3, 1, 2]
 
 
 async def test_one_conversation_does_not_hold_up_another_of_the_same_sender() -> None:
-    assert await order_of(full(), ("a", "c1"), ("a", "c1"), ("a", "c1"), ("a", "c2")) == [0, 3, 1, 2]
+    assert await order_of(full(), of("a", "c1"), of("a", "c1"), of("a", "c1"), of("a", "c2")) == [0, 3, 1, 2]
 
 
 async def test_a_latecomer_does_not_catch_up_on_places_it_never_asked_for() -> None:
     places = full()
-    early = [("a", None)] * 4
-    late = [("b", None)] * 3
+    early = [of("a")] * 4
+    late = [of("b")] * 3
     assert await order_of(places, *early, *late) == [0, 4, 1, 5, 2, 6, 3]
+
+
+async def test_one_principal_does_not_hold_up_another_however_many_senders_it_has() -> None:
+    flood = [of(f"s{number}", principal="prin-a") for number in range(3)]
+    assert await order_of(full(), *flood, of("s", principal="prin-b")) == [0, 3, 1, 2]
+
+
+async def test_a_principal_has_no_more_places_than_it_may_and_leaves_the_others_free() -> None:
+    places = Places(3, LONG_MS)
+    share = Share(("prin-a", "s", None), most=1)
+    assert places.take_now(share)
+    assert not places.take_now(share)
+    assert places.full == {"prin-a"}
+    assert places.take_now(of("s"))
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(places.take, share)
+        await anyio.wait_all_tasks_blocked()
+        places.give_back(of("s"))
+        await anyio.wait_all_tasks_blocked()
+        assert (places.waiting, places.free) == (1, 2)
+        places.give_back(share)
+    assert (places.waiting, places.free) == (0, 2)
+
+
+async def test_who_has_all_places_that_it_may_have_is_told_so() -> None:
+    places = Places(3, 0)
+    share = Share(("prin-a", "s", None), most=1)
+    await places.take(share)
+    with pytest.raises(AtCapacity, match="This principal has 1 conversations at once already"):
+        await places.take(share)
 
 
 async def test_who_waits_too_long_is_refused_and_leaves_no_trace() -> None:
     places = full(queue_ms=20)
     with pytest.raises(AtCapacity) as refused:
-        await places.take("a", None)
+        await places.take(of("a"))
     assert refused.value.retry_after == 1
-    places.give_back()
+    places.give_back(HOLDER)
     assert places.free == 1
 
 
 async def test_without_a_queue_nobody_waits() -> None:
     with pytest.raises(AtCapacity):
-        await full(queue_ms=0).take("a", None)
+        await full(queue_ms=0).take(of("a"))
 
 
 async def test_who_waits_when_the_host_stops_is_sent_away() -> None:
@@ -79,14 +116,14 @@ async def test_who_waits_when_the_host_stops_is_sent_away() -> None:
 
     async def wait() -> None:
         with pytest.raises(Draining):
-            await places.take("a", None)
+            await places.take(of("a"))
 
     with anyio.fail_after(60):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(wait)
             await anyio.wait_all_tasks_blocked()
             places.close()
-    places.give_back()
+    places.give_back(HOLDER)
     assert places.free == 1
 
 
@@ -95,16 +132,16 @@ async def test_no_place_is_lost_when_somebody_stops_waiting(called_first: bool) 
     places = full()
 
     async def take_and_give_back() -> None:
-        await places.take("a", None)
-        places.give_back()
+        await places.take(of("a"))
+        places.give_back(of("a"))
 
     with anyio.fail_after(60):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(take_and_give_back)
             await anyio.wait_all_tasks_blocked()
             if called_first:
-                places.give_back()
+                places.give_back(HOLDER)
             tasks.cancel_scope.cancel()
     if not called_first:
-        places.give_back()
+        places.give_back(HOLDER)
     assert places.free == 1

@@ -132,6 +132,8 @@ async def begin(tx: Tx, new: NewRun) -> Lease:
         # has taken over and served.
         await hold(tx, new.claim, "run_id = $4, conversation_id = $5", new.run_id, conversation_id)
     taken = await _take(tx, conversation_id, new.now)
+    if taken["principal_id"] != new.principal_id:
+        raise NoConversation(conversation_id)
     session_id = taken["session_id"]
     if again is not None:
         before, message_id = again, again["message_id"]
