@@ -67,9 +67,7 @@ class Agent(Protocol):
 class RunService:
     """Owns every run of this host. Enter it before the first request, leave it after the last."""
 
-    def __init__(
-        self, ledger: Ledger, agent: Agent, limits: RunLimits, principals: PrincipalCache
-    ) -> None:
+    def __init__(self, ledger: Ledger, agent: Agent, limits: RunLimits, principals: PrincipalCache) -> None:
         self.limits = limits
         self.principals = principals
         self._ledger = ledger

@@ -16,7 +16,7 @@ from host.runs.answers import ChatShape
 from host.runs.principals import PrincipalCache
 from host.runs.spec import RunSpec
 from shared.clock import monotonic_ms, now_ms
-from shared.errors import InvalidInput, NoConversation, Suspended, TooManyRequests
+from shared.errors import InvalidInput, Suspended, TooManyRequests
 from shared.principals import Principal, PrincipalStatus, Terms
 from shared.settings import load
 from shared.store.sqlite.store import SqliteStore
@@ -145,18 +145,6 @@ async def test_suspending_ends_runs_within_a_second_and_begins_none(
         with pytest.raises(Suspended):
             await say(host, "hello")
         await host.runs.cancel(other.lease.conversation_id)
-
-
-async def test_a_run_begins_in_conversations_of_its_own_principal_alone(
-    tmp_path: Path, model: ModelProcess
-) -> None:
-    async with a_host(tmp_path, model) as host:
-        await a_principal(host)
-        theirs = (await say(host, "hello"))["conversation_id"]
-        mine = (await say(host, "hello", "operator"))["conversation_id"]
-        for speaker, conversation in (("operator", theirs), ("prin-a", mine)):
-            with pytest.raises(NoConversation):
-                await say(host, "hello", speaker, conversation_id=conversation)
 
 
 async def test_concurrent_runs_of_a_principal_wait_for_each_other_not_for_the_host_s_places(

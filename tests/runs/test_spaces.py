@@ -75,7 +75,7 @@ async def say(
     conversation_id = conversation if principal is None else stored_name(principal.id, conversation)
     whose = OPERATOR if principal is None else principal.id
     await store.conversations.ensure(conversation_id, now_ms(), principal_id=whose)
-    run = await host.runs.start(RunSpec(words, conversation_id, **more))
+    run = await host.runs.start(RunSpec(words, conversation_id, principal_id=whose, **more))
     answer = await run.wait()
     return str(answer["result"])
 

@@ -131,9 +131,7 @@ async def begin(tx: Tx, new: NewRun) -> Lease:
         # With the run, not before it: a host that was stopped in between would serve a slot that another one
         # has taken over and served.
         await hold(tx, new.claim, "run_id = $4, conversation_id = $5", new.run_id, conversation_id)
-    taken = await _take(tx, conversation_id, new.now)
-    if taken["principal_id"] != new.principal_id:
-        raise NoConversation(conversation_id)
+    taken = await _take(tx, conversation_id, new.principal_id, new.now)
     session_id = taken["session_id"]
     if again is not None:
         before, message_id = again, again["message_id"]
@@ -172,7 +170,7 @@ def _chain(run_id: str, before: Row | None) -> Chain:
     return Chain(before["root_id"] or before["id"], before["id"], spent)
 
 
-async def _take(tx: Tx, conversation_id: str, now: int) -> Row:
+async def _take(tx: Tx, conversation_id: str, principal_id: str, now: int) -> Row:
     """Lock the conversation, end a run of it whose owner is gone, and return what a new lease tells of it."""
     taken: Row | None = await tx.fetchrow(
         """UPDATE conversations SET fence = fence + 1 WHERE id = $1
@@ -182,7 +180,7 @@ async def _take(tx: Tx, conversation_id: str, now: int) -> Row:
             (SELECT max(number) FROM compactions WHERE conversation_id = $1) AS compaction""",
         conversation_id,
     )
-    if taken is None:
+    if taken is None or taken["principal_id"] != principal_id:
         raise NoConversation(conversation_id)
     if not taken["lives"]:
         raise Suspended(taken["principal_id"])

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from shared.errors import Conflict, Duplicate, NotFound, Suspended
+from shared.errors import Conflict, Duplicate, NoConversation, NotFound, Suspended
 from shared.ids import Token
 from shared.principals import (
     EVERYTHING,
@@ -93,7 +93,9 @@ async def test_conversations_belong_to_their_principal_and_children_to_their_own
     child = await store.conversations.create("child", T0, owner_id="theirs", temporary=True)
     assert child.principal_id == "prin-a"
     begun = await store.runs.begin(a_run("1", "own", create=True, principal_id="prin-a"))
-    of_child = await store.runs.begin(a_run("2", "sub", create=True, parent_id="theirs", temporary=True))
+    of_child = await store.runs.begin(
+        a_run("2", "sub", create=True, parent_id="theirs", temporary=True, principal_id="prin-a")
+    )
     of_operator = await store.runs.begin(a_run("3", "ours"))
     whose = [lease.principal_id for lease in (begun, of_child, of_operator)]
     assert whose == ["prin-a", "prin-a", OPERATOR]
@@ -123,6 +125,15 @@ async def test_a_name_reaches_the_callers_own_conversation_and_no_other(store: S
     assert said_name(OPERATOR, "prin-a+main") == "prin-a+main"
 
 
+async def test_a_run_begins_in_conversations_of_its_own_principal_alone(store: Store) -> None:
+    await store.principals.add(a_principal("a"))
+    await store.conversations.create("c", T0)
+    await store.conversations.create("theirs", T0, principal_id="prin-a")
+    for name, principal_id in (("c", "prin-a"), ("theirs", OPERATOR)):
+        with pytest.raises(NoConversation):
+            await store.runs.begin(a_run("1", name, principal_id=principal_id))
+
+
 @pytest.mark.parametrize("status", [PrincipalStatus.SUSPENDED, PrincipalStatus.DELETING])
 async def test_who_isnt_active_begins_nothing_and_what_runs_is_asked_to_stop(
     store: Store, status: PrincipalStatus
@@ -130,7 +141,7 @@ async def test_who_isnt_active_begins_nothing_and_what_runs_is_asked_to_stop(
     made = await store.principals.add(a_principal("a"))
     await store.conversations.create("c", T0, principal_id="prin-a")
     await store.conversations.create("ours", T0)
-    await store.runs.begin(a_run("1"))
+    await store.runs.begin(a_run("1", principal_id="prin-a"))
     await store.runs.begin(a_run("2", "ours"))
     if status is PrincipalStatus.SUSPENDED:
         await store.principals.change(replace(made, status=status))
@@ -142,7 +153,7 @@ async def test_who_isnt_active_begins_nothing_and_what_runs_is_asked_to_stop(
     with pytest.raises(Suspended):
         await store.conversations.create("child", T0, owner_id="c", temporary=True)
     with pytest.raises(Suspended):
-        await store.runs.begin(a_run("3", "c"))
+        await store.runs.begin(a_run("3", "c", principal_id="prin-a"))
     with pytest.raises(Suspended):
         await store.runs.begin(a_run("4", "new", create=True, principal_id="prin-a"))
     with pytest.raises(Suspended):
@@ -235,7 +246,8 @@ async def test_the_hosts_day_counts_all_principals_once_and_each_has_its_own(sto
     await store.conversations.create("c", T0)
     await store.conversations.create("theirs", T0, principal_id="prin-a")
     for number, conversation_id in enumerate(("c", "theirs", "theirs")):
-        lease = await store.runs.begin(a_run(str(number), conversation_id))
+        principal_id = "prin-a" if conversation_id == "theirs" else OPERATOR
+        lease = await store.runs.begin(a_run(str(number), conversation_id, principal_id=principal_id))
         await store.runs.finish(lease, an_end(), [], [], T0)
 
     async def runs_of(principal_id: str | None) -> tuple[int, list[str]]:
@@ -258,7 +270,7 @@ async def test_what_stands_against_a_limit_is_the_conversations_the_principals_a
         (("c", OPERATOR), ("theirs", "prin-a"), ("also-theirs", "prin-a"))
     ):
         await store.conversations.create(name, T0, principal_id=principal_id)
-        leases.append(await store.runs.begin(a_run(str(number), name)))
+        leases.append(await store.runs.begin(a_run(str(number), name, principal_id=principal_id)))
     seen: list[Standing] = []
 
     async def reserve(lease: Lease, tokens: int) -> None:
