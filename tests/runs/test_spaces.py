@@ -169,12 +169,14 @@ async def test_a_conversation_may_have_a_directory_of_its_own(place: Path, whose
         for command in (f"echo x >> {directory}/MEMORY.md", f"ls {directory}", f"ls {directory}/.."):
             assert "I could not run" in await say(host, who, f"run `true; {command}`", "telegram:1")
         name = "telegram:1" if who is None else stored_name(who.id, "telegram:1")
-        task = await host.runs.start(RunSpec("run `cat notes.txt`", temporary=True, parent_id=name))
+        owner = OPERATOR if who is None else who.id
+        spec = RunSpec("run `cat notes.txt`", temporary=True, parent_id=name, principal_id=owner)
+        task = await host.runs.start(spec)
         assert "one" in str((await task.wait())["result"])
-        own = (await host.spaces.of_host("", OPERATOR if who is None else who.id, name)).root
+        own = (await host.spaces.of_host("", owner, name)).root
         assert (own / "notes.txt").read_text() == "one\n"
         assert not own.is_relative_to(directory)
-        await host.runs.delete_conversation(name, OPERATOR if who is None else who.id)
+        await host.runs.delete_conversation(name, owner)
         assert not own.exists()
         assert (directory / "MEMORY.md").exists()
 
