@@ -100,7 +100,8 @@ def _telegram_fault(settings: Telegram) -> str | None:
     base = settings.api_base.rstrip("/")
     try:
         # The token is a part of the address, so no error's text is shown.
-        answer = httpx2.get(f"{base}/bot{token}/getMe", timeout=WITHIN_S)
+        with httpx2.stream("GET", f"{base}/bot{token}/getMe", timeout=WITHIN_S) as answer:
+            pass
     except (httpx2.HTTPError, httpx2.InvalidURL) as error:
         return f"{base} cannot be reached ({type(error).__name__}); check the network and api_base"
     if answer.status_code in (httpx2.codes.UNAUTHORIZED, httpx2.codes.NOT_FOUND):

@@ -13,6 +13,7 @@ import anyio
 import httpx2
 
 from host.egress.listener import MESSAGE_LIMIT, Listener, TooMuch
+from host.egress.unpacked import unpacked
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -125,12 +126,12 @@ def _pinned(request: httpx2.Request, address: str) -> httpx2.Request:
 
 def _bounded(response: httpx2.Response, refuse: Refuse) -> httpx2.Response:
     assert isinstance(response.stream, httpx2.AsyncByteStream)  # noqa: S101 - an async transport made it
-    packed = response.headers.pop("content-encoding", "identity") != "identity"
+    encoding = response.headers.pop("content-encoding", "")
     events = response.headers.get("content-type", "").startswith("text/event-stream")
     return httpx2.Response(
         response.status_code,
         headers=response.headers,
-        stream=_Bounded(response.stream, EVENT_END if events else None, refuse, packed=packed),
+        stream=_Bounded(response.stream, encoding, EVENT_END if events else None, refuse),
         extensions=response.extensions,
     )
 
@@ -139,20 +140,18 @@ class _Bounded(httpx2.AsyncByteStream):
     """Passes whole messages on: events up to ``end``, or all that there is."""
 
     def __init__(
-        self, inner: httpx2.AsyncByteStream, end: re.Pattern[bytes] | None, refuse: Refuse, *, packed: bool
+        self, inner: httpx2.AsyncByteStream, encoding: str, end: re.Pattern[bytes] | None, refuse: Refuse
     ) -> None:
         self._inner = inner
         self._end = end
         self._refuse = refuse
-        self._packed = packed
+        self._encoding = encoding
         self._listener = Listener()
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         held = bytearray()
         try:
-            if self._packed:  # it could not be bounded before it is unpacked
-                raise TooMuch("answers compressed, although that was not asked for")
-            async for chunk in self._inner:
+            async for chunk in unpacked(self._inner, self._encoding):
                 looked = max(len(held) - 3, 0)
                 held += chunk
                 while self._end is not None and (end := self._end.search(held, looked)):

@@ -24,6 +24,7 @@ import httpx2
 from anthropic import AsyncAnthropic, AsyncStream
 from anthropic._streaming import ServerSentEvent
 
+from host.egress.unpacked import ACCEPTED, Bounded, bound
 from host.models.accumulator import Accumulator, events_of
 from host.models.api_errors import error_of, not_messages, status_error
 from host.models.messages import SILENCE_S, ModelConfig
@@ -92,7 +93,8 @@ OFFLINE_URL: Final = "http://offline.invalid"
 _STREAMS: Final = ("text/event-stream", "application/octet-stream", "text/plain", "")
 """Content types behind which servers stream; others are read as a whole, or are no answer."""
 _NAMELESS_ERROR: Final = re.compile(r'\s*\{\s*"(?:type"\s*:\s*"error|error)"')
-_LARGEST_JSON: Final = 64 * 1024 * 1024
+_LARGEST: Final = 64 * 1024 * 1024
+"""Bytes of an answer, unpacked."""
 _LONGEST_REASON: Final = 64 * 1024
 _REASON_S: Final = 10.0
 
@@ -113,7 +115,7 @@ def make_client(config: ModelConfig) -> AsyncAnthropic:
     else:
         key, token = "none", None  # the SDK wants one where the server may not
     http = anthropic.DefaultAsyncHttpxClient(
-        follow_redirects=False, event_hooks={"response": [_bound_reason]}
+        follow_redirects=False, headers=ACCEPTED, event_hooks={"response": [_bounded]}
     )
     return _client(config, key, token, config.base_url or ANTHROPIC, http)
 
@@ -194,7 +196,7 @@ class _Reason(httpx2.AsyncByteStream):
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         left = _LONGEST_REASON
-        with anyio.move_on_after(_REASON_S), suppress(httpx2.TransportError):
+        with anyio.move_on_after(_REASON_S), suppress(httpx2.TransportError, httpx2.DecodingError):
             async for piece in self._body:
                 yield piece[:left]
                 left -= len(piece)
@@ -205,7 +207,12 @@ class _Reason(httpx2.AsyncByteStream):
         await self._body.aclose()
 
 
-async def _bound_reason(response: httpx2.Response) -> None:
+class _Answer(Bounded, httpx2.AsyncByteStream):
+    too_much = httpx2.DecodingError
+
+
+async def _bounded(response: httpx2.Response) -> None:
+    bound(response, _Answer, _LARGEST)
     if not response.is_success and isinstance(response.stream, httpx2.AsyncByteStream):
         response.stream = _Reason(response.stream)
 
@@ -233,7 +240,9 @@ def _broken_off() -> Iterator[None]:
         raise error_of(failure) from None
     except httpx2.TimeoutException:
         raise ModelError("The model API fell silent in the middle of its answer.", retryable=True) from None
-    except (httpx2.TransportError, httpx2.StreamError, httpx2.DecodingError, ValueError, RecursionError):
+    except httpx2.DecodingError as error:
+        raise ModelError(f"The server at the model's address {error}.", retryable=False) from None
+    except (httpx2.TransportError, httpx2.StreamError, ValueError, RecursionError):
         raise ModelError("The model's answer broke off.", retryable=True) from None
 
 
@@ -247,13 +256,8 @@ async def _whole(
     """Return the reply of a server that doesn't stream, though it was asked to."""
     if "json" not in kind:
         raise not_messages(kind)
-    data = bytearray()
     with _broken_off():
-        async for piece in response.aiter_bytes():
-            data += piece
-            if len(data) > _LARGEST_JSON:
-                raise not_messages(f"more than {_LARGEST_JSON} bytes of {kind}")
-        message = loads(bytes(data))
+        message = loads(await response.aread())
     if isinstance(message, dict) and message.get("error"):
         raise status_error(response, message)
     if not isinstance(message, dict) or not isinstance(message.get("content"), list):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 from typing import Any, Final
 
+import httpx
 from telegram import Bot
 from telegram.error import (
     BadRequest,
@@ -24,6 +25,7 @@ from telegram.request import HTTPXRequest
 from telegram.warnings import PTBUserWarning
 
 from host.channels.base import ChannelDown, ChannelFault, ChatMoved, Gone, TryLater, Undeliverable
+from host.egress.unpacked import ACCEPTED, Bounded, bound
 from shared.clock import monotonic_ms
 
 CALL_WITHIN_S: Final = 10.0
@@ -31,6 +33,8 @@ POLL_S: Final = 25
 """How long Telegram may hold a poll while there is nothing new."""
 
 FILE_WITHIN_S: Final = 60.0
+LARGEST: Final = 24_000_000
+"""Bytes of an answer, unpacked; the largest file that bots may fetch has 20 MB."""
 PAUSE: Final = "Telegram asks for a pause"
 NOT_MODIFIED: Final = "message is not modified"
 _GONE: Final = ("message to edit not found", "message can't be edited", "message to delete not found")
@@ -78,6 +82,10 @@ class TelegramClient:
             return await self._bot.request.retrieve(address, read_timeout=FILE_WITHIN_S)
         except InvalidToken:
             raise Undeliverable("Telegram has no such file") from None
+        except NetworkError as error:
+            if isinstance(error.__cause__, httpx.DecodingError):
+                raise Undeliverable(f"Telegram {error.__cause__}") from None
+            raise self._fault(error) from None
         except TelegramError as error:
             raise self._fault(error) from None
 
@@ -119,7 +127,16 @@ def _request() -> HTTPXRequest:
         write_timeout=CALL_WITHIN_S,
         connect_timeout=CALL_WITHIN_S,
         pool_timeout=30.0,
+        httpx_kwargs={"headers": ACCEPTED, "event_hooks": {"response": [_bounded]}},
     )
+
+
+class _Answer(Bounded, httpx.AsyncByteStream):
+    too_much = httpx.DecodingError
+
+
+async def _bounded(response: httpx.Response) -> None:
+    bound(response, _Answer, LARGEST)
 
 
 def _seconds(error: RetryAfter) -> float:
