@@ -19,7 +19,7 @@ from host.channels.telegram.client import TelegramClient
 from host.egress.addresses import AddressPolicy, PinnedTransport
 from host.models.anthropic_model import AnthropicModel, make_client
 from host.models.messages import ModelConfig
-from host.ports import ModelError, TextDelta
+from host.ports import Delta, ModelError
 
 pytestmark = pytest.mark.filterwarnings("ignore:Please use 'Bot")
 
@@ -27,7 +27,7 @@ MIB = 1024 * 1024
 MESSAGE = {"content": [{"type": "text", "text": "whole"}], "stop_reason": "end_turn"}
 
 
-async def nobody(delta: TextDelta) -> None: ...
+async def nobody(delta: Delta) -> None: ...
 
 
 async def of_the_model(url: str) -> str:
