@@ -3,10 +3,10 @@
 Model     a language model (``host.models``)
 Toolset   tools of one conversation (``host.tools``, ``host.mcp_clients``)
 Sandbox   files and commands of agents (``host.sandbox``)
-Recorder  where an agent's steps go (``host.runs.recorder``)
 
-Two more stand where others need them: ``shared.store.store.Store`` (the tool server has it too) and
-``host.channels.base.Channel`` (plugins implement it).
+Three more stand where others need them: ``host.agent.asking.Recorder`` (where an agent's steps go),
+``shared.store.store.Store`` (the tool server has it too) and ``host.channels.base.Channel`` (plugins
+implement it).
 """
 
 from __future__ import annotations
@@ -285,80 +285,12 @@ class Workspace:
         return None if self.allowance is None else self.allowance.uid
 
 
-@dataclass(frozen=True, slots=True)
-class Isolation:
-    """How far principals are apart: ``uid``: by the kernel, ``weak``: but for what ``reason`` names."""
-
-    level: Literal["uid", "weak", "none"]
-    reason: str = ""
-
-
-AS_ROOT: Final = (
-    "SECURITY: commands run as root, without capabilities: a uid of their own cannot reach the workspace "
-    "and all allowed paths. Move the home to /var/lib/picoclaw, or run `chmod o+x` on the folders above it"
-)
-
-
-@dataclass(frozen=True, slots=True)
-class SandboxReport:
-    """What the start-up self-test found.
-
-    ``level``: 0 nothing, 1 without file rules, 2 full, 3 with namespaces. ``layers``: each layer and whether
-    it held when tried. ``missing``: the names of those that did not, or why there is no sandbox at all.
-    ``uid``: whose commands are. ``skipped``: folders of skills that this uid cannot read. ``lifted``: the
-    operator wants what is the host's user's to be within reach. ``tested``: it has ended. ``no_uids``: why
-    principals can't have uids of their own, "" if they can.
-    """
-
-    level: int
-    landlock_abi: int = 0
-    layers: Mapping[str, bool] = field(default_factory=dict)
-    missing: tuple[str, ...] = ()
-    uid: int | None = None
-    skipped: tuple[str, ...] = ()
-    lifted: bool = False
-    tested: bool = True
-    no_uids: str = ""
-
-    @property
-    def own_uid(self) -> bool:
-        """Whether commands run as a uid that is used for nothing else."""
-        return self.layers.get("own_uid", False)
-
-    @property
-    def isolation(self) -> Isolation:
-        """How far principals would be apart."""
-        if self.level < 2:
-            return Isolation("none", f"the sandbox reached level {self.level} ({', '.join(self.missing)})")
-        if self.level == 2 and self.no_uids:
-            return Isolation("weak", f"{WEAK}: {self.no_uids}, and level 3 is not reached")
-        return Isolation("uid")
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        """What the operator should mend, as sentences."""
-        unread = [
-            f"The skills in {path} are left out: commands run as uid {self.uid}, which cannot read them. Run "
-            f"`chmod -R o+rX {path}` and `chmod o+x` on the folders above it, or move it"
-            for path in self.skipped
-        ]
-        return (*unread, AS_ROOT) if self.uid == 0 and not self.lifted else tuple(unread)
-
-
-WEAK: Final = "commands see others' command lines and whether a path that they know exists"
-
-
 class SandboxFault(Exception):
     """A request could not be served; the sentence is for the model."""
 
 
 class Sandbox(Protocol):
     """Files and commands of agents, in a place that the kernel closes. All calls raise ``SandboxFault``."""
-
-    @property
-    def report(self) -> SandboxReport:
-        """What holds. Level 0 until the self-test has finished."""
-        ...
 
     @property
     def root(self) -> Path:
@@ -392,63 +324,4 @@ class Sandbox(Protocol):
 
     async def forget(self, conversation: str) -> None:
         """End what a conversation left running, and remove its temporary files."""
-        ...
-
-
-class Recorder(Protocol):
-    """Who hears what one agent of a run does: tells the readers, stores the steps, keeps the accounts."""
-
-    @property
-    def awaited(self) -> bool:
-        """Whether somebody waits for words and has read none."""
-        ...
-
-    async def reserve(
-        self, request: dict[str, Any], models: Sequence[str], input_tokens: int | None = None
-    ) -> dict[str, Any]:
-        """Return the request with a ``max_tokens`` that can be afforded on any of these models.
-
-        ``input_tokens``: an estimate of the request on the high side, if there is one already. Raises the
-        ending of a run that would pass a budget.
-        """
-        ...
-
-    async def delta(self, delta: Delta) -> None:
-        """A piece of the reply in flight."""
-        ...
-
-    async def heard(self, delta: Delta) -> None:
-        """A piece of a reply that nobody reads."""
-        ...
-
-    async def retrying(self) -> None:
-        """The reply in flight failed; it begins anew."""
-        ...
-
-    async def replied(self, reply: Reply, *, final: bool, effect_ahead: bool = False) -> None:
-        """A whole reply: the last one, or one whose tools (with effects: ``effect_ahead``) run next."""
-        ...
-
-    async def unused(self, reply: Reply) -> None:
-        """A reply that is asked for anew, or that people don't see: it costs."""
-        ...
-
-    async def given_up(self) -> None:
-        """A reply was given up for what it may have cost."""
-        ...
-
-    async def cut_short(self, reply: Reply) -> Exception:
-        """A reply that ``reserve`` left no room to finish; it costs, but is not kept. Returns the ending."""
-        ...
-
-    async def called(self, call: Block, result: ToolResult, *, speaks: bool) -> None:
-        """A tool answered; see ``ToolSpec.speaks``."""
-        ...
-
-    async def answered(self, results: Sequence[Block]) -> None:
-        """All tools of the reply answered."""
-        ...
-
-    def child(self, label: str) -> Recorder:
-        """Return who hears what a subagent does; ``label`` is its name among those of the run."""
         ...

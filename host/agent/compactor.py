@@ -10,13 +10,13 @@ from typing import Any, Final, Protocol
 import anyio
 
 from host.agent import compaction as planning
-from host.agent.asking import within_output
+from host.agent.asking import Recorder, within_output
 from host.agent.compaction import Cut, Part, SumUp, cut_off, dropped, summed_up
 from host.agent.endings import TooLong
 from host.agent.history import NONE, Loaded, as_sent, earlier, opens_turn, sent_entries, to_messages
 from host.agent.summary import PAUSE_S, TRIES, ask, left_out, summary_request, summary_text
 from host.agent.window import BYTES_PER_TOKEN, Sizes, Window, Windows, estimated
-from host.ports import Message, Model, ModelError, Recorder
+from host.ports import Message, Model, ModelError
 from shared.store.store import Store
 from shared.values import Compaction, HistoryEntry, Lease
 

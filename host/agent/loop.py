@@ -10,11 +10,11 @@ from typing import Final
 
 import anyio
 
-from host.agent.asking import Asking, Options
+from host.agent.asking import Asking, Options, Recorder
 from host.agent.endings import CutOff, IterationLimit, NoProgress
 from host.agent.toolbox import Toolbox, batches, result_block
 from host.agent.window import Window
-from host.ports import LIMITS, Message, Model, Recorder, Reply, ToolResult
+from host.ports import LIMITS, Message, Model, Reply, ToolResult
 from shared.jsons import dump_bytes
 from shared.values import Block
 

@@ -15,7 +15,7 @@ from typing import Any, Final
 import anyio
 from pydantic import Field, ValidationError
 
-from host.agent.asking import Options
+from host.agent.asking import Options, Recorder
 from host.agent.compaction import CUT_CHARS
 from host.agent.endings import Ending, TooLong
 from host.agent.history import cut
@@ -23,7 +23,7 @@ from host.agent.loop import AgentLoop
 from host.agent.text import strip_internal
 from host.agent.toolbox import Toolbox
 from host.agent.window import Window, Windows
-from host.ports import LIMITS, Message, Model, Recorder, Reply, ToolResult, ToolSpec
+from host.ports import LIMITS, Message, Model, Reply, ToolResult, ToolSpec
 from host.tools.arguments import refused
 from shared import untrusted
 from shared.tool_contract import Arguments

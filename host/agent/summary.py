@@ -7,8 +7,8 @@ from typing import Any, Final
 
 import anyio
 
-from host.agent.asking import with_breakpoints
-from host.ports import LIMITS, Message, Model, ModelError, Recorder, Reply
+from host.agent.asking import Recorder, with_breakpoints
+from host.ports import LIMITS, Message, Model, ModelError, Reply
 
 ASK: Final = """<host_request>
 This conversation has grown too long to be sent as a whole, so what stands above will be replaced by notes \

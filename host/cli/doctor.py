@@ -34,8 +34,8 @@ from shared.store.sqlite.failures import FULL
 from shared.store.sqlite.local_disk import PROBE_BYTES
 
 if TYPE_CHECKING:
-    from host.ports import SandboxReport
     from host.sandbox.policy import SandboxPolicy
+    from host.sandbox.report import SandboxReport
 
 SHORTEST_TOKEN: Final = 16
 MODEL_S: Final = 20.0

@@ -13,8 +13,9 @@ import anyio.to_thread
 from starlette.requests import Request
 
 from host.http.routing import Api, operation
-from host.ports import Sandbox, SandboxReport
 from host.runs.scheduler import lateness
+from host.sandbox.client import Sandbox
+from host.sandbox.report import SandboxReport
 from shared.clock import now_ms
 from shared.errors import Unavailable
 from shared.settings import Settings

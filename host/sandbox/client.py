@@ -17,10 +17,11 @@ from typing import Any, Final, Self
 import anyio
 from anyio.abc import ByteStream, TaskGroup
 
-from host.ports import Isolation, SandboxFault, SandboxReport, Workspace
+from host.ports import SandboxFault, Workspace
 from host.sandbox.file_workers import DIED, FileWorkers
-from host.sandbox.policy import SandboxPolicy, report_of
+from host.sandbox.policy import SandboxPolicy
 from host.sandbox.programs import connected
+from host.sandbox.report import Isolation, SandboxReport, report_of
 from host.sandbox.supervisor import Supervisor
 from host.sandbox.wire import ANSWER_TIMEOUT_S, CANCEL_TIMEOUT_S, Disconnected, checked
 
@@ -276,7 +277,7 @@ class Sandbox:
                 frame = await supervisor.wire.receive()
                 if "ready" in frame:
                     fault = None
-                    self._settle(report_of(frame["ready"], self.policy))
+                    self._settle(report_of(frame["ready"], lifted=not self.policy.restrict_to_workspace))
                 elif "fatal" in frame:
                     logger.error("the sandbox supervisor failed", extra={"error": str(frame["fatal"])})
                     fault = fault and str(frame["fatal"])

@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from host.ports import Allowance, SandboxReport, Trust
+from host.ports import Allowance, Trust
 from shared.errors import Misconfigured
 from shared.settings import Settings
 
@@ -132,20 +132,6 @@ class SandboxPolicy:
 
 
 _HOSTS_OWN: Final = {"uids", "principals", "isolation"}
-
-
-def report_of(value: Any, policy: SandboxPolicy) -> SandboxReport:
-    """Read the supervisor's report on a policy."""
-    return SandboxReport(
-        level=int(value["level"]),
-        landlock_abi=int(value["abi"]),
-        layers={str(name): bool(held) for name, held in value["layers"].items()},
-        missing=tuple(str(name) for name in value["missing"]),
-        uid=int(value["uid"]),
-        skipped=tuple(str(path) for path in value["skipped"]),
-        lifted=not policy.restrict_to_workspace,
-        no_uids=str(value["no_uids"]),
-    )
 
 
 def principal_uids(base: int | None) -> range:

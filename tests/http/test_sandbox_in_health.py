@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from host.http.health import _shown
-from host.ports import SandboxReport
 from host.sandbox.client import Sandbox
 from host.sandbox.policy import SandboxPolicy
+from host.sandbox.report import SandboxReport
 
 
 async def test_a_sandbox_that_is_still_being_tried_has_not_failed(tmp_path: Path) -> None:

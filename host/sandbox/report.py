@@ -1,0 +1,83 @@
+"""What the sandbox's self-test found at the start, and what of it the operator should mend."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+WEAK: Final = "commands see others' command lines and whether a path that they know exists"
+
+
+@dataclass(frozen=True, slots=True)
+class Isolation:
+    """How far principals are apart: ``uid``: by the kernel, ``weak``: but for what ``reason`` names."""
+
+    level: Literal["uid", "weak", "none"]
+    reason: str = ""
+
+
+AS_ROOT: Final = (
+    "SECURITY: commands run as root, without capabilities: a uid of their own cannot reach the workspace "
+    "and all allowed paths. Move the home to /var/lib/picoclaw, or run `chmod o+x` on the folders above it"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxReport:
+    """What the start-up self-test found.
+
+    ``level``: 0 nothing, 1 without file rules, 2 full, 3 with namespaces. ``layers``: each layer and whether
+    it held when tried. ``missing``: the names of those that did not, or why there is no sandbox at all.
+    ``uid``: whose commands are. ``skipped``: folders of skills that this uid cannot read. ``lifted``: the
+    operator wants what is the host's user's to be within reach. ``tested``: it has ended. ``no_uids``: why
+    principals can't have uids of their own, "" if they can.
+    """
+
+    level: int
+    landlock_abi: int = 0
+    layers: Mapping[str, bool] = field(default_factory=dict)
+    missing: tuple[str, ...] = ()
+    uid: int | None = None
+    skipped: tuple[str, ...] = ()
+    lifted: bool = False
+    tested: bool = True
+    no_uids: str = ""
+
+    @property
+    def own_uid(self) -> bool:
+        """Whether commands run as a uid that is used for nothing else."""
+        return self.layers.get("own_uid", False)
+
+    @property
+    def isolation(self) -> Isolation:
+        """How far principals would be apart."""
+        if self.level < 2:
+            return Isolation("none", f"the sandbox reached level {self.level} ({', '.join(self.missing)})")
+        if self.level == 2 and self.no_uids:
+            return Isolation("weak", f"{WEAK}: {self.no_uids}, and level 3 is not reached")
+        return Isolation("uid")
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the operator should mend, as sentences."""
+        unread = [
+            f"The skills in {path} are left out: commands run as uid {self.uid}, which cannot read them. Run "
+            f"`chmod -R o+rX {path}` and `chmod o+x` on the folders above it, or move it"
+            for path in self.skipped
+        ]
+        return (*unread, AS_ROOT) if self.uid == 0 and not self.lifted else tuple(unread)
+
+
+def report_of(value: Any, *, lifted: bool) -> SandboxReport:
+    """Read the supervisor's report; ``lifted``: see ``SandboxReport``."""
+    return SandboxReport(
+        level=int(value["level"]),
+        landlock_abi=int(value["abi"]),
+        layers={str(name): bool(held) for name, held in value["layers"].items()},
+        missing=tuple(str(name) for name in value["missing"]),
+        uid=int(value["uid"]),
+        skipped=tuple(str(path) for path in value["skipped"]),
+        lifted=lifted,
+        no_uids=str(value["no_uids"]),
+    )
