@@ -58,17 +58,19 @@ async def keep_tidy(store: Store) -> None:
 
 
 async def keep_removed(store: Store, spaces: Spaces) -> None:
-    """Remove the files that this host has of deleted principals, whichever host deleted them, for ever."""
+    """Remove what deleted principals have, in the store and on this host, for ever; any host may be asked."""
     principals = store.principals
     while True:
+        removed = 0
         try:
-            if spaces.are_there():
+            removed = await principals.delete_some(BATCH)
+            if not removed and spaces.are_there():
                 gone = [*await principals.deleting(MOST_GONE), *await principals.tombstones(MOST_GONE)]
                 for principal in gone:
                     await spaces.forget(principal)
         except Exception:
-            logger.exception("A deleted principal's files could not be removed; the next round tries again")
-        await anyio.sleep(GONE_EVERY_S)
+            logger.exception("What a deleted principal has could not be removed; the next round tries again")
+        await anyio.sleep(PAUSE_S if removed else GONE_EVERY_S)
 
 
 async def keep_planned(

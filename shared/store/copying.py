@@ -33,6 +33,9 @@ BATCH: Final = 500
 LEFT_OUT: Final = frozenset({"schema_migrations", "counters"})
 """Each engine keeps these by itself."""
 
+OPERATOR_GOES: Final = "DELETE FROM principals WHERE id = 'operator'"
+"""Migrations make that row; on the side that is copied it may have been changed since."""
+
 Values = tuple[Any, ...]
 Tell = Callable[[str, int], None]
 """Told the table and how many of its rows are copied so far."""
@@ -89,6 +92,7 @@ async def to_sqlite(work_file: Path, database: Database, tell: Tell) -> dict[str
         migrate(target)
         # Deliveries are copied too: no message that is copied makes them anew.
         target.execute("DROP TRIGGER IF EXISTS said")
+        target.execute(OPERATOR_GOES)
         tables = _tables(target)
         for table in tables:
             await _into_sqlite(database, target, table, tell)
@@ -129,6 +133,7 @@ async def _claim(database: Database, source: str) -> None:
             raise StoreError("The database is not empty: take a new one")
         await tx.execute(COPY)
         await tx.execute("DELETE FROM store_copy")
+        await tx.execute(OPERATOR_GOES)
         await tx.execute("INSERT INTO store_copy VALUES ($1, 0)", source)
 
     await database.write(work)

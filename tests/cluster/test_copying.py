@@ -8,11 +8,13 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from shared.channel_values import Chat
+from shared.principals import OPERATOR, Terms
 from shared.store import copying, open_store
 from shared.store.postgres.database import Database, Place
 from shared.store.postgres.migrations import migrate
@@ -22,7 +24,7 @@ from shared.store.store import Store
 from shared.store.volume import operator
 from shared.values import Event
 from tests.cluster.test_tool_access import a_task
-from tests.contract.store.making import T0, a_key, a_run, an_end, said
+from tests.contract.store.making import T0, a_key, a_principal, a_run, an_end, said
 
 
 async def fill(store: Store, count: int = 30) -> None:
@@ -34,6 +36,11 @@ async def fill(store: Store, count: int = 30) -> None:
         await store.runs.finish(lease, an_end(), [], [Event(1, "done", {"n": number})], T0)
         await store.tasks.add(a_task(f"task-{number}", name), quota=10)
         await store.outbound.add(name, name, "hello", "Pico", T0)
+    operator_row = await store.principals.get(OPERATOR)
+    assert operator_row is not None
+    await store.principals.change(replace(operator_row, terms=Terms(tasks=7)))
+    await store.principals.add(a_principal("a", issuer="https://i", subject="ann", uid=70_000))
+    await store.conversations.create("prin-a+main", T0, principal_id="prin-a")
     await store.channels.enter(Chat("telegram", "7", True, "7", "Ann"), T0)
     await store.outbound.add("c0", "telegram:7", "to a chat", "Pico", T0)
     await store.durable()
@@ -70,7 +77,7 @@ async def test_a_store_goes_to_postgresql_and_back_unchanged(
     settings = {"HOME": str(tmp_path), "DATABASE_URL": database, "STORE_DIR": str(volume)}
     there = picoclaw("postgres", settings)
     assert there.returncode == 0, there.stderr
-    assert json.loads(there.stdout)["conversations"] == 31
+    assert json.loads(there.stdout)["conversations"] == 32
     assert exported(volume) == before
 
     store = await open_shared_store(Place(database))
@@ -88,7 +95,7 @@ async def test_a_store_goes_to_postgresql_and_back_unchanged(
     assert len(set(after) - set(before)) == 1, "the message that was added"
     assert all('"c29"' in row or '"run-29"' in row for row in set(before) - set(after))
     again = open_store(tmp_path / "again" / "store.db", tmp_path / "back")
-    assert (await again.counts()).conversations == 30
+    assert (await again.counts()).conversations == 31
     await again.close()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import fields, replace
+from functools import partial
 from typing import Final
 
 from shared.errors import Conflict, Duplicate, NotFound, Suspended
@@ -11,6 +12,8 @@ from shared.principals import OPERATOR, Principal, PrincipalStatus, Terms
 from shared.store import rows
 from shared.store.contract import Taken, Tx
 from shared.store.rows import Noun
+from shared.store.sql import departures
+from shared.store.sql.task_rows import FREE, WAITS_FOR_PRINCIPAL
 from shared.values import Page
 
 COLUMNS: Final = tuple(field.name for field in fields(Principal))
@@ -23,8 +26,15 @@ to_bearer: Final = rows.reader(Principal, PREFIXED, status=PrincipalStatus, term
 
 CHANGE: Final = """UPDATE principals SET name = $3, status = $4, terms = $5, issuer = $6, subject = $7,
     revision = revision + 1 WHERE id = $1 AND revision = $2 AND status IN ('active', 'suspended')"""
+WAKE: Final = f"""UPDATE scheduled_tasks SET waits = {FREE} WHERE waits = {WAITS_FOR_PRINCIPAL}
+    AND conversation_id IN (SELECT id FROM conversations WHERE principal_id = $1)"""
+UNSENT: Final = """DELETE FROM channel_deliveries WHERE ended_at IS NULL AND conversation_id IN
+    (SELECT id FROM conversations WHERE principal_id = $1)"""
 CANCEL: Final = """UPDATE runs SET cancel_asked = 1 WHERE state = 'running' AND conversation_id IN
     (SELECT id FROM conversations WHERE principal_id = $1)"""
+
+AT_ONCE: Final = 100
+"""Principals that are looked at for rows to delete: most have a run that is ending, if any."""
 
 NO_UID: Final = "No user id is free for another principal: widen the range, or delete principals"
 
@@ -67,7 +77,9 @@ class Principals(Noun):
         return await self._page(to_principal, ("number",), statement, limit, after)
 
     async def change(self, principal: Principal) -> Principal:
-        """Store its name, status, terms, issuer and subject; suspending it cancels its runs.
+        """Store its name, status, terms, issuer and subject.
+
+        Suspending it cancels its runs and lets its tasks wait until it is active again.
 
         Raises Conflict when it was changed since it was read or is being deleted, Duplicate (its subject).
         """
@@ -77,8 +89,7 @@ class Principals(Noun):
             values = (new.name, new.status, new.terms.stored(), new.issuer, new.subject)
             if not await tx.execute(CHANGE, new.id, new.revision, *values):
                 raise Conflict(f"{new.id} was changed meanwhile; read it and try again", code="changed")
-            if new.status is PrincipalStatus.SUSPENDED:
-                await tx.execute(CANCEL, new.id)
+            await tx.execute(CANCEL if new.status is PrincipalStatus.SUSPENDED else WAKE, new.id)
 
         try:
             await self._engine.write(work)
@@ -87,7 +98,7 @@ class Principals(Noun):
         return replace(principal, revision=principal.revision + 1)
 
     async def begin_deletion(self, principal_id: str, now: int) -> Principal:
-        """End its tokens and its runs at once; what else is its goes by ``delete_some``.
+        """End its tokens, runs and unsent messages at once; what else is its goes by ``delete_some``.
 
         Raises NotFound, and Conflict ``operator``.
         """
@@ -103,8 +114,8 @@ class Principals(Noun):
             )
             if row is None:
                 raise NotFound(f"principal not found: {principal_id}")
-            await tx.execute("DELETE FROM tokens WHERE principal_id = $1", principal_id)
-            await tx.execute(CANCEL, principal_id)
+            for statement in ("DELETE FROM tokens WHERE principal_id = $1", UNSENT, CANCEL):
+                await tx.execute(statement, principal_id)
             return to_principal(row)
 
         return await self._engine.write(work)
@@ -114,16 +125,34 @@ class Principals(Noun):
         statement = "SELECT * FROM principals WHERE status = 'deleting' ORDER BY number LIMIT $1"
         return await self._all(to_principal, statement, limit)
 
+    async def delete_some(self, limit: int) -> int:
+        """Remove about ``limit`` rows of a principal that is being deleted, and return how many went.
+
+        0: none is being deleted, or their runs have not ended yet.
+        """
+        for principal in await self.deleting(AT_ONCE):
+            work = partial(departures.step, principal_id=principal.id, limit=limit)
+            if gone := await self._engine.write(work, long=True):
+                return gone
+        return 0
+
     async def tombstones(self, limit: int) -> list[Principal]:
         """Return what is left of deleted principals, oldest first."""
         statement = "SELECT * FROM principals WHERE status = 'deleted' ORDER BY number LIMIT $1"
         return await self._all(to_principal, statement, limit)
 
 
+async def lives(tx: Tx, principal_id: str) -> bool:
+    """Return whether the principal is active; it stays so, or not, until the transaction ends."""
+    if principal_id == OPERATOR:
+        return True
+    status = await tx.fetchval("SELECT status FROM principals WHERE id = $1 FOR SHARE", principal_id)
+    return bool(status == PrincipalStatus.ACTIVE)
+
+
 async def check_lives(tx: Tx, principal_id: str) -> None:
     """Raise Suspended unless the principal is active; it stays so until the transaction ends."""
-    statement = "SELECT 1 FROM principals WHERE id = $1 AND status = 'active' FOR SHARE"
-    if principal_id != OPERATOR and await tx.fetchval(statement, principal_id) is None:
+    if not await lives(tx, principal_id):
         raise Suspended(principal_id)
 
 

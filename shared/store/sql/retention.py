@@ -16,12 +16,15 @@ KEY_LIFE_MS: Final = DAY_MS
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """Delivered outbound messages, run events, channels' ended work in milliseconds; run logs in rows."""
+    """Delivered outbound messages, run events, channels' ended work, what is left of deleted principals in
+    milliseconds; run logs in rows.
+    """
 
     outbound_ms: int = 7 * DAY_MS
     task_log: int = 100
     events_ms: int = DAY_MS
     updates_ms: int = 7 * DAY_MS
+    tombstones_ms: int = 90 * DAY_MS
 
 
 LOOK_AT: Final = 1000
@@ -38,6 +41,8 @@ EVENTS: Final = """DELETE FROM run_events WHERE (run_id, seq) IN (SELECT run_id,
     WHERE created_at <= $1 ORDER BY created_at LIMIT $2)"""
 KEYS: Final = """DELETE FROM idempotency_keys WHERE (route, key) IN (SELECT route, key FROM idempotency_keys
     WHERE created_at <= $1 ORDER BY created_at LIMIT $2)"""
+TOMBSTONES: Final = """DELETE FROM principals WHERE number IN (SELECT number FROM principals
+    WHERE status = 'deleted' AND deleted_at <= $1 ORDER BY number LIMIT $2)"""
 
 # Conversations of isolated task runs and subagents belong to another one; a task's own one does not.
 UNUSED: Final = """temporary = 1 AND owner_id <> id
@@ -68,6 +73,7 @@ class Pruner:
             (DELIVERIES, keep.updates_ms),
             (EVENTS, keep.events_ms),
             (KEYS, KEY_LIFE_MS),
+            (TOMBSTONES, keep.tombstones_ms),
         ):
             gone += await self._rows(statement, now - age_ms, limit - gone)
         gone += await self._task_logs(limit - gone)

@@ -18,6 +18,7 @@ from shared.errors import InvalidInput
 from shared.ids import TASK_RUN, new_id
 from shared.schedules import parse
 from shared.store.contract import Row, Tx
+from shared.store.sql.principals import lives
 from shared.store.sql.run_rows import ACTED
 from shared.store.sql.task_outcomes import TRIES, Claimed, Fate, Outcome, abandoned, end
 from shared.store.sql.task_rows import (
@@ -25,6 +26,7 @@ from shared.store.sql.task_rows import (
     MANUAL,
     WAITS_FOR_CONVERSATION,
     WAITS_FOR_MANUAL,
+    WAITS_FOR_PRINCIPAL,
     WAITS_FOR_SLOT,
     check_idle,
     to_task,
@@ -40,8 +42,11 @@ DEAD_AT_ONCE: Final = 16
 
 DEAD_RUN: Final = "SELECT 1 FROM runs WHERE state = 'running' AND lease_until <= lease_now() LIMIT 1"
 
-EARLIEST: Final = """SELECT * FROM scheduled_tasks WHERE status = 'active' AND waits = 0 AND next_run <= $1
+EARLIEST: Final = """SELECT *, (SELECT principal_id FROM conversations WHERE id = conversation_id)
+    AS principal_id FROM scheduled_tasks WHERE status = 'active' AND waits = 0 AND next_run <= $1
     ORDER BY next_run, number LIMIT 1 FOR UPDATE SKIP LOCKED"""
+
+WAIT: Final = "UPDATE scheduled_tasks SET waits = $2 WHERE number = $1"
 
 DEAD_CLAIMS: Final = """SELECT c.* FROM task_runs AS c JOIN scheduled_tasks AS t ON t.id = c.task_id
     WHERE c.state = 'running' AND c.lease_until <= lease_now() ORDER BY c.lease_until, c.number LIMIT $1
@@ -92,9 +97,7 @@ async def claim_manual(tx: Tx, row: Row, by: Claimant) -> Claimed:
     claim = await _insert(tx, row, f"{MANUAL}{uuid4()}", 1, by)
     if claim is None:
         raise RuntimeError("a random slot was taken")
-    await tx.execute(
-        "UPDATE scheduled_tasks SET waits = $2 WHERE number = $1", row["number"], WAITS_FOR_MANUAL
-    )
+    await tx.execute(WAIT, row["number"], WAITS_FOR_MANUAL)
     return to_task(row), to_task_run(claim)
 
 
@@ -137,6 +140,9 @@ async def give_back(tx: Tx, claim: Row) -> None:
 
 async def _claim(tx: Tx, row: Row, by: Claimant) -> Claimed | None:
     """Claim the due slot of a task, or take the task out of the way and return None."""
+    if not await lives(tx, row["principal_id"]):
+        await tx.execute(WAIT, row["number"], WAITS_FOR_PRINCIPAL)
+        return None
     if row["context_mode"] == "group" and await _busy(tx, row["conversation_id"]):
         await _hold_back(tx, row["conversation_id"], by.now)
         return None

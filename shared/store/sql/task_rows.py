@@ -18,6 +18,8 @@ WAITS_FOR_SLOT: Final = 2
 """``waits``: a slot of its schedule is claimed; the end of that claim frees it."""
 WAITS_FOR_MANUAL: Final = 3
 """``waits``: a manual run is claimed; the end of that claim frees it."""
+WAITS_FOR_PRINCIPAL: Final = 4
+"""``waits``: its principal isn't active; making it so frees its tasks."""
 
 MANUAL: Final = "manual-"
 """How the slot of a manual trigger starts; a scheduled one is its due time in milliseconds."""

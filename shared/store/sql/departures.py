@@ -1,0 +1,56 @@
+"""The rows of a principal that is being deleted: they go in small transactions, whichever host goes on."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from shared.store.contract import Tx
+
+# Nothing begins for a principal that is being deleted, so a conversation without a run stays without.
+IDLE: Final = """SELECT id FROM conversations AS c WHERE principal_id = $1 AND NOT EXISTS (
+    SELECT 1 FROM runs WHERE conversation_id = c.id AND state = 'running')
+    ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED"""
+
+MANY: Final = (
+    """DELETE FROM messages WHERE (conversation_id, seq) IN (SELECT conversation_id, seq FROM messages
+        WHERE conversation_id = $1 ORDER BY seq LIMIT $2)""",
+    """DELETE FROM runs WHERE number IN (SELECT number FROM runs
+        WHERE conversation_id = $1 ORDER BY number LIMIT $2)""",
+)
+"""Of these one conversation may have more than one transaction should remove."""
+
+WITH_CONVERSATION: Final = (
+    "DELETE FROM channel_updates WHERE conversation_id = $1",
+    "DELETE FROM conversations WHERE id = $1",
+)
+"""Foreign keys take the rest along."""
+
+AT_LAST: Final = (
+    "DELETE FROM tokens WHERE principal_id = $1",
+    "DELETE FROM usage_by_day WHERE principal_id = $1",
+    # The next character after "+" is ",".
+    "DELETE FROM idempotency_keys WHERE route >= $1 || '+' AND route < $1 || ','",
+    """UPDATE principals SET status = 'deleted', name = '', terms = '{}', revision = revision + 1
+        WHERE id = $1""",
+)
+
+
+async def step(tx: Tx, principal_id: str, limit: int) -> int:
+    """Remove some rows of the principal, at last all but its tombstone; 0: a run of it has not ended yet."""
+    conversation_id = await tx.fetchval(IDLE, principal_id)
+    if conversation_id is None:
+        return await _finish(tx, principal_id)
+    gone = 0
+    for statement in MANY:
+        gone += await tx.execute(statement, conversation_id, limit - gone)
+    if gone < limit:
+        for statement in WITH_CONVERSATION:
+            gone += await tx.execute(statement, conversation_id)
+    return gone
+
+
+async def _finish(tx: Tx, principal_id: str) -> int:
+    left = await tx.fetchval("SELECT 1 FROM conversations WHERE principal_id = $1 LIMIT 1", principal_id)
+    if left is not None:
+        return 0
+    return sum([await tx.execute(statement, principal_id) for statement in AT_LAST])

@@ -1,0 +1,182 @@
+"""What every engine leaves of a principal that was deleted, table by table."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Mapping
+from dataclasses import replace
+from itertools import chain
+from typing import Any, Final
+
+from shared.ids import Token
+from shared.principals import OPERATOR, PrincipalStatus, Reach, stored_name
+from shared.store.contract import Tx
+from shared.store.copying import LEFT_OUT
+from shared.store.sql.arrivals import ORDER
+from shared.store.sqlite.content import tables
+from shared.store.sqlite.migrations import STEPS
+from shared.store.store import Store
+from shared.store.volume.operator import NOT_EXPORTED
+from shared.task_values import TaskRunState
+from shared.values import Compaction, Event, Idempotency, Spending, Usage
+from tests.contract.store.making import DAY, T0, a_principal, a_run, an_end, said
+from tests.contract.store.test_tasks_contract import a_task
+
+OF_ENGINE: Final = frozenset({"schema_migrations", "counters", "commit_marks", "tool_key"})
+OF_HOST: Final = OF_ENGINE | {"tool_pins", "mcp_sign_ins"}
+"""Tables that have nothing of a principal. One that is new stands here, or this test puts rows into it."""
+
+TABLES: Final = {
+    "SqliteStore": "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite%'",
+    "PostgresStore": "SELECT tablename AS name FROM pg_tables WHERE schemaname = 'public'",
+}
+
+
+async def rows_of(store: Store, mark: str) -> Mapping[str, int]:
+    """Return how many rows of each table mention the mark, whatever their columns are."""
+
+    async def work(tx: Tx) -> Mapping[str, int]:
+        found = {}
+        for row in await tx.fetch(TABLES[type(store).__name__]):
+            rows: Any = await tx.fetch(f"SELECT * FROM {row['name']}")
+            found[row["name"]] = sum(mark in str(tuple(each)) for each in rows)
+        return found
+
+    return await store._engine.read(work)
+
+
+async def live(store: Store, principal_id: str) -> None:
+    """Leave something of a principal in every table that may have something of one.
+
+    Each id and text contains the principal's.
+    """
+
+    def own(name: str) -> str:
+        return stored_name(principal_id, name) if principal_id != OPERATOR else f"operator-{name}"
+
+    conversation = own("c")
+    await store.conversations.create(conversation, T0, principal_id=principal_id)
+    key = Idempotency(stored_name(principal_id, "/chat"), "k", "d")
+    chat_key = Idempotency(stored_name(principal_id, "/task"), "k", principal_id)
+    whose = {"run_id": own("run"), "message": said(own("m")), "principal_id": principal_id}
+    lease = await store.runs.begin(a_run("", conversation, idempotency=key, **whose))
+    await store.runs.append(lease, [said(own("step"), None)], T0, spent=Spending(Usage(1)))
+    await store.compactions.add(lease, Compaction("cut", text=principal_id), T0)
+    await store.runs.finish(
+        lease, an_end(), [said(own("done"))], [Event(1, "done", {"of": principal_id})], T0
+    )
+    await store.runs.keep_answer(chat_key, own("task"), 201, {}, T0)
+    await store.outbound.add(conversation, conversation, principal_id, "assistant", T0)
+    await store.tasks.add(a_task(id=own("task"), conversation_id=conversation), quota=9)
+    claimed = await store.tasks.claim_manual(own("task"), Reach(), host="h", now=T0, lease_ms=1000)
+    await store.tasks.finish(claimed[1], state=TaskRunState.SUCCESS, result=principal_id, error=None, now=T0)
+    await store.tokens.add(
+        Token(own("token"), conversation, False, T0, None, principal_id), own("t").encode()
+    )
+
+    async def chat(tx: Tx) -> None:
+        for statement in (
+            """INSERT INTO channel_chats (conversation_id, channel, chat_id, current, private, sender_id,
+                sender_name) VALUES ($1, 'x', $1, 1, 1, $1, $1)""",
+            """INSERT INTO channel_updates (conversation_id, channel, update_id, chat_id, urgent, body,
+                received_at) VALUES ($1, 'x', $1, $1, 0, '', 1)""",
+            """INSERT INTO channel_deliveries (conversation_id, channel, chat_id, source, text, created_at)
+                VALUES ($1, 'x', $1, $1, $1, 1)""",
+        ):
+            await tx.execute(statement, conversation)
+
+    await store._engine.write(chat)
+
+
+async def deleted(store: Store, principal_id: str) -> None:
+    await store.principals.begin_deletion(principal_id, T0)
+    for _ in range(100):
+        if not await store.principals.delete_some(2):
+            return
+
+
+async def test_nothing_of_a_deleted_principal_is_left_in_any_table_but_its_tombstone(store: Store) -> None:
+    for name in ("a", "b"):
+        await store.principals.add(a_principal(name, issuer="https://i", subject=name, uid=ord(name)))
+        await live(store, f"prin-{name}")
+    await live(store, OPERATOR)
+    before = {mark: await rows_of(store, mark) for mark in ("prin-a", "prin-b", "operator-c")}
+    everything = frozenset(before["prin-a"])
+    assert {table for table, rows in before["prin-a"].items() if not rows} == everything & OF_HOST
+    total = await store.usage.by_day(limit=5, cursor=None)
+
+    await deleted(store, "prin-a")
+
+    after = await rows_of(store, "prin-a")
+    assert {table for table, rows in after.items() if rows} == {"principals"}
+    for mark in ("prin-b", "operator-c"):
+        assert await rows_of(store, mark) == before[mark]
+    assert await store.usage.by_day(limit=5, cursor=None) == total
+    tombstone = await store.principals.get("prin-a")
+    assert tombstone is not None
+    assert tombstone.status is PrincipalStatus.DELETED
+    assert (tombstone.name, tombstone.subject, tombstone.uid) == ("", "a", ord("a"))
+    assert tombstone.terms == a_principal("x").terms
+    assert await store.principals.tombstones(5) == [tombstone]
+    assert await store.principals.deleting(5) == []
+    assert (await store.counts()).tasks == 2
+    again = a_principal("anew", issuer="https://i", subject="a")
+    assert await store.principals.by_subject("https://i", "a") == tombstone
+    assert await store.principals.add(again) == again
+    assert await store.principals.by_subject("https://i", "a") == again
+
+
+def test_each_table_of_a_principal_moves_with_an_export_and_a_copy() -> None:
+    made = sqlite3.connect(":memory:")
+    for statement in chain(*STEPS):
+        made.execute(statement)
+    assert set(tables(made)) - NOT_EXPORTED - OF_ENGINE == set(ORDER) - NOT_EXPORTED
+    assert {"idempotency_keys"} == NOT_EXPORTED - OF_HOST
+    assert LEFT_OUT <= OF_ENGINE
+
+
+async def test_a_tombstone_goes_after_ninety_days(store: Store) -> None:
+    await store.principals.add(a_principal("a"))
+    await deleted(store, "prin-a")
+    await store.prune(T0 + 90 * DAY - 1, limit=9)
+    assert await store.principals.get("prin-a") is not None
+    await store.prune(T0 + 90 * DAY, limit=9)
+    assert await store.principals.get("prin-a") is None
+
+
+async def test_a_run_that_is_ending_keeps_its_conversation_and_holds_up_no_other_principal(
+    store: Store,
+) -> None:
+    for name in ("a", "b"):
+        await store.principals.add(a_principal(name))
+        for number in (1, 2):
+            await store.conversations.create(f"{name}{number}", T0, principal_id=f"prin-{name}")
+    lease = await store.runs.begin(a_run("1", "a1", principal_id="prin-a"))
+    await deleted(store, "prin-a")
+    left = await store.conversations.page(limit=9, cursor=None)
+    assert [each.id for each in left.items] == ["b2", "b1", "a1"]
+    await deleted(store, "prin-b")
+    assert [each.id for each in await store.principals.deleting(5)] == ["prin-a"]
+    await store.runs.finish(lease, an_end(), [], [], T0)
+    await deleted(store, "prin-a")
+    assert await store.principals.deleting(5) == []
+    assert len(await store.principals.tombstones(5)) == 2
+
+
+async def test_a_suspended_principals_tasks_wait_for_it_and_for_nobody_else(store: Store) -> None:
+    made = await store.principals.add(a_principal("a"))
+    for number, principal_id in enumerate(("prin-a", OPERATOR)):
+        await store.conversations.create(f"c{number}", T0, principal_id=principal_id)
+        await store.tasks.add(a_task(id=f"t{number}", conversation_id=f"c{number}", next_run=T0), quota=9)
+
+    async def claimed() -> list[str]:
+        found = []
+        while (claim := await store.tasks.claim_due(host="h", now=T0, lease_ms=1000)) is not None:
+            found.append(claim[0].id)
+        return found
+
+    suspended = await store.principals.change(replace(made, status=PrincipalStatus.SUSPENDED))
+    assert await claimed() == ["t1"]
+    assert await store.tasks.count_due(T0) == 0
+    await store.principals.change(replace(suspended, status=PrincipalStatus.ACTIVE))
+    assert await claimed() == ["t0"]
