@@ -242,6 +242,19 @@ def test_by_setting_the_sender_is_told_that_nobody_reads_edits(make_host: MakeHo
     assert len(history(host, "telegram:7")) == 2
 
 
+def test_by_setting_an_answer_comes_at_once_and_smaller_files_are_too_large(
+    make_host: MakeHost, own_api: BotApi
+) -> None:
+    host = make_host(streaming=False, max_file_mb=1).start()
+    large = {"file_id": "x", "file_unique_id": "u", "file_name": "film.mkv", "file_size": 1_500_000}
+    own_api.say("watch", document=large)
+    until(lambda: len(own_api.texts()) == 1)
+    assert "not fetched: larger than 1000000 bytes" in history(host, "telegram:7")[0]["content"]
+    own_api.say(directive(deltas=[f"word{number} " for number in range(60)], delta_delay_ms=80))
+    until(lambda: len(own_api.texts()) == 2)
+    assert own_api.called("editMessageText") == []
+
+
 def test_two_people_of_one_name_are_two_and_owners_are_known(
     host: HostProcess, api: BotApi, user: int, model: ModelProcess
 ) -> None:

@@ -154,6 +154,18 @@ def test_what_was_said_is_told_when_it_is_asked_for_with_secrets_taken_out(tmp_p
     assert not any(b"sk-test-canary" in body for body in collector.raw)
 
 
+@pytest.mark.parametrize("part", ["0", "1"])
+def test_the_part_of_the_traces_that_is_asked_for_is_kept_under_the_service_s_name(
+    tmp_path: Path, part: str
+) -> None:
+    with running_collector() as collector, running_model() as model:
+        given = {**settings(collector), "PICOCLAW_TELEMETRY_SAMPLE": part}
+        with running_host(tmp_path, model.url, given) as host, host.client() as client:
+            client.post("/chat", json={"message": "hello"})
+        assert bool(collector.spans) is (part == "1")
+        assert b"pico-under-test" in b"".join(collector.raw)
+
+
 @pytest.mark.parametrize("status", [500, None], ids=["failing", "gone"])
 def test_a_collector_that_fails_costs_no_turn_and_no_end(tmp_path: Path, status: int | None) -> None:
     with running_collector(status or 200) as collector:
