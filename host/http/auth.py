@@ -28,7 +28,7 @@ from shared.errors import (
     Unauthorized,
 )
 from shared.ids import TOKEN, Token, new_id
-from shared.principals import Principal, PrincipalStatus, stored_name
+from shared.principals import Principal, PrincipalStatus, Reach, stored_name
 from shared.store.store import Store
 from shared.values import Idempotency
 
@@ -66,6 +66,16 @@ class Caller:
         """The principal whose things alone the caller reaches by their ids; None: it reaches any."""
         return None if self.token_id is None else self.principal.id
 
+    @property
+    def reach(self) -> Reach:
+        """What the caller reaches of tasks."""
+        return Reach(None, self.within)
+
+    @property
+    def prefix(self) -> bytes:
+        """What stands before names that the principal chose where they are stored."""
+        return self.stored("").encode()
+
     def listed(self, request: Request) -> str | None:
         """Return whose things a list has: the caller's, or as the operator wants; None: everybody's.
 
@@ -93,11 +103,15 @@ class Caller:
         if self.scopes.isdisjoint(wanted):
             raise Forbidden(f"{what} needs the scope " + " or ".join(f'"{scope}"' for scope in wanted))
 
-    def allow(self, scopes: Iterable[str]) -> None:
-        """Raise Forbidden unless the caller has all of these scopes."""
-        for scope in scopes if self.token_id is not None else ():
-            if scope not in self.scopes:
-                raise Forbidden(f'a token for it needs the scope "{scope}", which this one has not')
+    def may(self, scope: str) -> bool:
+        """Return whether the caller has a scope."""
+        return self.token_id is None or scope in self.scopes
+
+    def allow(self, what: str, scopes: Iterable[str]) -> None:
+        """Raise Forbidden unless the caller has all the scopes that something needs."""
+        for scope in scopes:
+            if not self.may(scope):
+                raise Forbidden(f'{what} needs the scope "{scope}"')
 
 
 def caller_of(request: Request) -> Caller:

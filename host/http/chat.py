@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final
 from pydantic import Field
 from starlette.requests import Request
 
+from host.http.auth import caller_of
 from host.http.bodies import NO_NUL, WHOLE, Body, NotBlank, Text, idempotency
 from host.http.conversations import LONGEST_NAME, conversation_of
 from host.http.routing import KEY, Api, operation
@@ -16,7 +17,7 @@ from host.mcp_clients.server_config import HEADER_NAME, LONGEST_TIMEOUT_MS, MOST
 from host.runs.answers import ChatShape
 from host.runs.service import RunService
 from host.runs.spec import RunSpec
-from shared.errors import KeyTaken
+from shared.errors import Forbidden, KeyTaken, NoConversation
 from shared.settings import Settings
 from shared.store.store import Store
 from shared.values import Conversation, KeyedAnswer
@@ -119,15 +120,25 @@ class ChatApi(Api):
     @operation("POST", "/chat", scope="chat", parameters=[KEY], errors=(404, 409))
     async def post(self, request: Request, body: ChatRequest) -> ChatShape | EventStreamResponse:
         """Say something; the answer as JSON, or as server-sent events with stream."""
-        return await self._answer(request, body.spec(stdio_allowed=self._stdio_mcp_allowed))
+        spec = body.spec(stdio_allowed=self._stdio_mcp_allowed)
+        caller = caller_of(request)
+        if spec.conversation_id is not None and caller.within is not None:
+            conversation = await self._store.conversations.reach(caller.within, spec.conversation_id)
+            if conversation is None:
+                raise NoConversation(spec.conversation_id)
+            spec = dataclasses.replace(spec, conversation_id=conversation.id)
+        return await self._answer(request, spec)
 
     @operation("POST", "/chat/{id}/resume", scope="chat", parameters=[KEY], errors=(409,))
     async def resume(self, request: Request, body: ResumeRequest) -> ChatShape | EventStreamResponse:
         """Go on where the conversation's last run ended without a final answer."""
+        if body.allow_tokens is not None and caller_of(request).within is not None:
+            raise Forbidden("allow_tokens: lifts what the operator has set, so it takes API_TOKEN.")
         return await self._answer(request, body.spec(await conversation_of(request, self._store)))
 
     async def _answer(self, request: Request, spec: RunSpec) -> ChatShape | EventStreamResponse:
-        spec = dataclasses.replace(spec, idempotency=await idempotency(request))
+        whose = caller_of(request).principal.id
+        spec = dataclasses.replace(spec, idempotency=await idempotency(request), principal_id=whose)
         try:
             run = await self._runs.start(spec)
         except KeyTaken as taken:

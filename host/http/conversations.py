@@ -7,8 +7,9 @@ from typing import Annotated, Final, Literal, NotRequired
 from pydantic import Field
 from starlette.requests import Request
 
+from host.http.auth import caller_of
 from host.http.bodies import NO_NUL, Body, NotBlank, flag, page_of
-from host.http.routing import PAGE, Api, Parameter, operation
+from host.http.routing import OF_CONVERSATION, OF_PRINCIPAL, PAGE, Api, Parameter, operation
 from host.runs.service import RunService
 from shared.clock import iso, iso_or_none
 from shared.errors import Conflict, InvalidInput, NoConversation
@@ -29,6 +30,7 @@ class ConversationShape(Shape):
     last_activity: str
     message_count: int
     status: Literal["idle", "running"]
+    principal_id: NotRequired[str]
 
 
 class OneConversationShape(ConversationShape):
@@ -88,16 +90,23 @@ class ConversationsApi(Api):
         self._runs = runs
         self._main = main_conversation_id
 
-    @operation("GET", "/chat", scope="chat", parameters=(*PAGE, TEMPORARY_TOO, SEARCH))
+    @operation("GET", "/chat", scope="chat", parameters=(*PAGE, TEMPORARY_TOO, SEARCH, OF_PRINCIPAL))
     async def list(self, request: Request) -> ConversationsShape:
         """List conversations, newest activity first."""
         search = request.query_params.get("search", "").strip()
         if "\x00" in search:
             raise InvalidInput("search: must not contain the character U+0000")
         page = await self._store.conversations.page(
-            **page_of(request), include_temporary=flag(request, TEMPORARY_TOO.name), search=search
+            **page_of(request),
+            include_temporary=flag(request, TEMPORARY_TOO.name),
+            search=search,
+            principal_id=caller_of(request).listed(request),
         )
-        return {"conversations": list(map(conversation_view, page.items)), "next_cursor": page.next_cursor}
+        shown = list(map(conversation_view, page.items))
+        if OF_PRINCIPAL.name in request.query_params:
+            for view, conversation in zip(shown, page.items, strict=True):
+                view["principal_id"] = conversation.principal_id
+        return {"conversations": shown, "next_cursor": page.next_cursor}
 
     @operation("GET", "/chat/{id}", scope="chat")
     async def get(self, request: Request) -> OneConversationShape:
@@ -116,14 +125,14 @@ class ConversationsApi(Api):
     @operation("PATCH", "/chat/{id}", scope="chat")
     async def change(self, request: Request, body: ConversationChanges) -> OneConversationShape:
         """Give a conversation a title, or take it away."""
-        await self._store.conversations.rename(request.path_params["id"], body.title)
+        await self._store.conversations.rename(await reached(request, self._store), body.title)
         return await self._one(request)
 
     @operation("DELETE", "/chat/{id}", scope="chat", errors=(409,))
     async def delete(self, request: Request) -> None:
         """Delete a conversation and all that is its own."""
-        conversation_id = request.path_params["id"]
-        if conversation_id == self._main:
+        conversation_id = await reached(request, self._store)
+        if conversation_id.rpartition("+")[2] == self._main:
             raise Conflict("The main conversation cannot be deleted.", code="main_conversation")
         await self._runs.delete_conversation(conversation_id)
 
@@ -141,12 +150,32 @@ class ConversationsApi(Api):
 
 
 async def conversation_of(request: Request, store: Store) -> Conversation:
-    """Return the conversation that a request's path names; raises NoConversation."""
+    """Return the conversation that a request's path names, within reach; raises NoConversation."""
     conversation_id = request.path_params["id"]
-    conversation = await store.conversations.get(conversation_id)
+    conversation = await store.conversations.reach(caller_of(request).within, conversation_id)
     if conversation is None:
         raise NoConversation(conversation_id)
     return conversation
+
+
+async def reached(request: Request, store: Store) -> str:
+    """Return the id of the conversation that a request's path names; raises NoConversation.
+
+    Whoever reaches any says the id itself: nothing is asked for then.
+    """
+    if caller_of(request).within is None:
+        return str(request.path_params["id"])
+    return (await conversation_of(request, store)).id
+
+
+async def asked_for(request: Request, store: Store) -> str | None:
+    """Return the id of the conversation that a list is narrowed to; of an unknown one what was said."""
+    said = request.query_params.get(OF_CONVERSATION.name)
+    within = caller_of(request).within
+    if said is None or within is None:
+        return said
+    found = await store.conversations.reach(within, said)
+    return said if found is None else found.id
 
 
 def conversation_view(conversation: Conversation) -> ConversationShape:

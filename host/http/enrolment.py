@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any
 
 from host.sandbox.client import Sandbox
 from shared.clock import now_ms
@@ -13,8 +13,6 @@ from shared.errors import Conflict
 from shared.ids import PRINCIPAL, new_id
 from shared.principals import Principal, Terms, stored_name
 from shared.store.store import Store
-
-ROUTES: Final = "not every route keeps them apart yet"
 
 
 class Enrolment:
@@ -34,7 +32,7 @@ class Enrolment:
     ) -> Principal:
         """Make a principal; raises Conflict ``sandbox_too_weak``, ``no_uid``, Duplicate (its subject)."""
         report = await self._sandbox.ready()
-        if why := self._sandbox.too_weak or ROUTES:
+        if why := self._sandbox.too_weak:
             raise Conflict(f"No principal can be made here: {why}", code="sandbox_too_weak")
         principal = Principal(
             new_id(PRINCIPAL),

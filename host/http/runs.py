@@ -8,7 +8,7 @@ from typing import Final, Literal, cast
 from starlette.requests import Request
 
 from host.http.bodies import page_of
-from host.http.conversations import conversation_of
+from host.http.conversations import conversation_of, reached
 from host.http.routing import PAGE, Api, Parameter, operation
 from host.http.sse import EventStreamResponse, last_event_id
 from host.runs.answers import UsageShape
@@ -78,7 +78,7 @@ class RunsApi(Api):
     async def get(self, request: Request) -> RunShape:
         """One run."""
         run_id = request.path_params["run_id"]
-        run = await self._store.runs.get(request.path_params["id"], run_id)
+        run = await self._store.runs.get(await reached(request, self._store), run_id)
         if run is None:
             raise NotFound(f"run_id not found: {run_id}")
         return run_view(run)
@@ -87,10 +87,8 @@ class RunsApi(Api):
     async def events(self, request: Request) -> EventStreamResponse:
         """A run's events, live or after its end."""
         after = last_event_id(request)
-        params = request.path_params
-        return EventStreamResponse(
-            await self._runs.event_batches(params["id"], params["run_id"], after=after)
-        )
+        conversation_id, run_id = await reached(request, self._store), request.path_params["run_id"]
+        return EventStreamResponse(await self._runs.event_batches(conversation_id, run_id, after=after))
 
     @operation("POST", "/chat/{id}/cancel", scope="chat", status=202, errors=(409,))
     async def cancel(self, request: Request) -> CancelShape:

@@ -9,14 +9,16 @@ from uuid import NAMESPACE_URL, uuid5
 from pydantic import ConfigDict, Field
 from starlette.requests import Request
 
+from host.http.auth import caller_of
 from host.http.bodies import NOT_BLANK, WHOLE, Body, Identifier, Text, idempotency, page_of
-from host.http.routing import KEY, OF_CONVERSATION, PAGE, Api, Parameter, operation
+from host.http.conversations import asked_for
+from host.http.routing import KEY, OF_CONVERSATION, OF_PRINCIPAL, PAGE, Api, Parameter, operation
 from host.runs.answers import ExecutedShape
 from host.runs.task_runs import TaskRunner
 from shared.clock import now_ms
-from shared.errors import Duplicate, InvalidInput
+from shared.errors import Duplicate, Forbidden, InvalidInput
 from shared.ids import TASK
-from shared.principals import EVERYTHING, Reach
+from shared.principals import Reach
 from shared.shapes import PageShape, Shape
 from shared.store.store import Store
 from shared.task_edits import LONGEST_PROMPT
@@ -176,17 +178,17 @@ class TasksApi(Api):
             # The first attempt may have been refused because the volume did not take it.
             await self._store.durable()
             return cast(TaskShape, kept.body)
-        view = await self._create(body, key)
+        view = await self._create(body, key, caller_of(request).reach)
         if key is not None:
             await self._store.runs.keep_answer(key, view["id"], 201, dict(view), now_ms())
         await self._store.durable()
         return view
 
-    @operation("GET", "/tasks", scope="tasks", parameters=(*PAGE, OF_CONVERSATION, OF_STATUS))
+    @operation("GET", "/tasks", scope="tasks", parameters=(*PAGE, OF_CONVERSATION, OF_STATUS, OF_PRINCIPAL))
     async def list(self, request: Request) -> TasksShape:
         """List tasks in the order they were made."""
         page = await self._tasks.list(
-            Reach(request.query_params.get("conversation_id")),
+            Reach(await asked_for(request, self._store), caller_of(request).listed(request)),
             status=_status(request.query_params.get("status")),
             **page_of(request),
         )
@@ -195,12 +197,12 @@ class TasksApi(Api):
     @operation("GET", "/task/{id}", scope="tasks")
     async def get(self, request: Request) -> TaskShape:
         """One task."""
-        return task_view(await self._tasks.get(request.path_params["id"], EVERYTHING))
+        return task_view(await self._tasks.get(request.path_params["id"], caller_of(request).reach))
 
     @operation("GET", "/task/{id}/runs", scope="tasks", parameters=PAGE)
     async def runs(self, request: Request) -> TaskRunsShape:
         """A task's run log, newest first."""
-        page = await self._tasks.runs(request.path_params["id"], EVERYTHING, **page_of(request))
+        page = await self._tasks.runs(request.path_params["id"], caller_of(request).reach, **page_of(request))
         return {"runs": list(map(task_run_view, page.items)), "next_cursor": page.next_cursor}
 
     @operation("PUT", "/task/{id}", scope="tasks", errors=(409,))
@@ -210,7 +212,9 @@ class TasksApi(Api):
         for name, value in fields.items():
             if value is None and name not in CLEARED:
                 raise InvalidInput(f"{name}: must not be null; leave it out to keep it")
-        task = await self._tasks.update(request.path_params["id"], EVERYTHING, fields=fields, now=now_ms())
+        task = await self._tasks.update(
+            request.path_params["id"], caller_of(request).reach, fields=fields, now=now_ms()
+        )
         await self._store.durable()
         return task_view(task)
 
@@ -220,17 +224,20 @@ class TasksApi(Api):
 
         A run of it is cancelled.
         """
-        await self._tasks.cancel(request.path_params["id"], EVERYTHING)
+        await self._tasks.cancel(request.path_params["id"], caller_of(request).reach)
         await self._store.durable()
 
     @operation("POST", "/task/trigger", scope="tasks", parameters=[KEY], errors=(404, 409))
     async def trigger(self, request: Request, body: TriggerRequest) -> ExecutedShape:
         """Run a task now, in a slot of its own."""
-        return await self._runner.trigger(body.task_id, await idempotency(request))
+        reach = caller_of(request).reach
+        return await self._runner.trigger(body.task_id, await idempotency(request), reach)
 
     @operation("POST", "/task/check", scope="tasks")
     async def check(self, request: Request, body: CheckRequest) -> CheckShape:
-        """Run one due task, or up to max of them."""
+        """Run one due task, or up to max of them, whosever they are."""
+        if not caller_of(request).principal.is_operator:
+            raise Forbidden("POST /task/check runs everybody's tasks: it takes a token of the operator's.")
         due = await self._store.tasks.count_due(now_ms())
         # Also when nothing is due: a slot that a dead host holds shows only when somebody tries.
         executed = await self._runner.run_due(body.max or 1)
@@ -246,14 +253,14 @@ class TasksApi(Api):
             answer["results"] = executed
         return answer
 
-    async def _create(self, body: TaskRequest, key: Idempotency | None) -> TaskShape:
+    async def _create(self, body: TaskRequest, key: Idempotency | None, reach: Reach) -> TaskShape:
         task_id = body.id or (_id_for(key) if key else None)
         try:
             asked = body.model_dump(exclude={"id"})
-            task = await self._tasks.schedule(reach=EVERYTHING, id=task_id, now=now_ms(), **asked)
+            task = await self._tasks.schedule(reach=reach, id=task_id, now=now_ms(), **asked)
         except Duplicate:
             # The same key a moment ago, or just before a crash: its task is this one.
-            made = await self._store.tasks.get(task_id or "", EVERYTHING) if key and not body.id else None
+            made = await self._store.tasks.get(task_id or "", reach) if key and not body.id else None
             if made is None:
                 raise
             task = made

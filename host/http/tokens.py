@@ -137,7 +137,7 @@ class TokensApi(Api):
         """Make another token for oneself, for no more and no longer than the one that asks."""
         caller = _free(caller_of(request))
         scopes = tuple(caller.scopes) if body.scopes is None else tuple(body.scopes)
-        caller.allow(scopes)
+        caller.allow("A token for more", scopes)
         return await self._issue(
             request, caller.principal, body, caller.conversation_id, caller.is_main, known_scopes(scopes)
         )

@@ -7,8 +7,10 @@ from typing import Final, cast
 
 from starlette.requests import Request
 
+from host.http.auth import caller_of
 from host.http.bodies import page_of
-from host.http.routing import OF_CONVERSATION, PAGE, Api, Parameter, operation
+from host.http.conversations import asked_for
+from host.http.routing import OF_CONVERSATION, OF_PRINCIPAL, PAGE, Api, Parameter, operation
 from host.runs.answers import UsageShape
 from shared.errors import InvalidInput
 from shared.shapes import PageShape
@@ -46,19 +48,22 @@ class UsageApi(Api):
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    @operation("GET", "/usage", scope="usage", parameters=(*PAGE, BY, OF_CONVERSATION))
+    @operation("GET", "/usage", scope="usage", parameters=(*PAGE, BY, OF_CONVERSATION, OF_PRINCIPAL))
     async def list(self, request: Request) -> UsagePageShape:
         """What model calls used, newest day first."""
         asked = page_of(request)
         by = request.query_params.get("by")
-        conversation_id = request.query_params.get("conversation_id")
+        conversation_id = await asked_for(request, self._store)
+        principal_id = caller_of(request).listed(request)
         if by not in (None, "day", "conversation"):
             raise InvalidInput("by: must be day or conversation")
         book = self._store.usage
         if conversation_id is None and by != "conversation":
-            page = await book.by_day(**asked)
+            page = await book.by_day(**asked, principal_id=principal_id)
         else:
-            page = await book.by_conversation(conversation_id=conversation_id, **asked)
+            page = await book.by_conversation(
+                conversation_id=conversation_id, **asked, principal_id=principal_id
+            )
         return {"usage": list(map(day_view, page.items)), "next_cursor": page.next_cursor}
 
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from host.agent.toolbox import result_block
 from host.channels.deliveries import notice
+from host.http.auth import operator
 from host.http.openai.requests import DoorMessage
 from host.http.openai.threads import Thread
 from host.ports import ToolResult
@@ -157,7 +158,7 @@ def test_an_outside_tool_s_description_is_marked_and_bounded(text: str) -> None:
 
 def test_every_tag_that_the_host_writes_around_what_the_model_reads_can_be_posed_by_nobody() -> None:
     last = DoorMessage(role="user", content="now")
-    preface = Thread(None, None, False, "be brief", (last,), last).preface
+    preface = Thread(None, None, False, "be brief", (last,), last, operator("main")).preface
     told = notice("It did not arrive.", 0).blocks[0]["text"]
     written = set(re.findall(r"<([a-z_]+)[ >]", preface + told)) - {"user", "assistant"}
     assert written == {"program_instructions", "earlier_messages", "notice"}

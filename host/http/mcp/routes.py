@@ -97,6 +97,17 @@ DISCOVERY: Final = frozenset(
 )
 """Where a client whose token fails looks for somewhere to sign in (RFC 9728, RFC 8414, RFC 7591)."""
 
+NAMED: Final = {"tools/call": "name", "resources/read": "uri"}
+LISTED: Final = {"tools/list": ("tools", "name"), "resources/list": ("resources", "uri")}
+FOR_ALL: Final = frozenset({"send_message", "picoclaw://conversation"})
+"""What needs no more than /mcp itself; the other tools and resources are for tasks."""
+
+
+def scope_of(name: object) -> str:
+    """Return the scope that a tool or a resource needs."""
+    return "mcp" if name in FOR_ALL else "tasks"
+
+
 LOST: Final = "The tool server ended before it answered; the call may have taken effect."
 SLOW: Final = "The tool server did not answer in time; the call may have taken effect."
 
@@ -217,15 +228,22 @@ class McpApi(Api):
     async def _ask(self, caller: Caller, version: str, message: wire.Incoming) -> wire.Outcome:
         """Return what the tool server of the caller's conversation answers.
 
-        Raises Unavailable when no server is free.
+        Raises Forbidden for what needs a scope that the caller has not, Unavailable when no server is free.
         """
+        if message.method in NAMED:
+            name = str(message.params.get(NAMED[message.method]))[:100]
+            caller.allow(name, [scope_of(name)])
         token_id = None if caller.token_id == SIGNED else caller.token_id
         key = Key(caller.conversation_id, caller.is_main, version, token_id, caller.principal.id)
         try:
             server = await self._servers.session(key)
             if message.method == "initialize":
                 return {"result": server.hello}
-            return {"result": await server.request(message.method, message.params)}
+            result = await server.request(message.method, message.params)
+            if message.method in LISTED:
+                items, named = LISTED[message.method]
+                result[items] = [item for item in result[items] if caller.may(scope_of(item[named]))]
+            return {"result": result}
         except RequestRefused as refused:
             return {"error": dict(refused.error)}
         except (SessionLost, TimeoutError) as error:

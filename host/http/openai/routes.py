@@ -146,6 +146,7 @@ class OpenAiApi(Api):
             model=body.model if body.model in self._listed else None,
             thinking=None if effort is None else effort not in NO_THINKING,
             live=bool(body.stream),
+            principal_id=thread.caller.principal.id,
         )
 
     async def _begin(self, body: ChatCompletionRequest, thread: Thread, spec: RunSpec) -> _Turn:

@@ -11,6 +11,7 @@ from uuid import NAMESPACE_URL, uuid5
 import anyio
 from starlette.requests import Request
 
+from host.http.auth import Caller, caller_of
 from host.http.openai.requests import ChatCompletionRequest, DoorMessage
 from host.http.routing import Parameter
 from shared import jsons, untrusted
@@ -49,6 +50,7 @@ class Thread:
     instructions: str
     told: tuple[DoorMessage, ...]
     last: DoorMessage
+    caller: Caller
 
     @property
     def preface(self) -> str:
@@ -80,7 +82,7 @@ class Threads:
         told = tuple(item for item in body.messages[:-1] if item.role in ("user", "assistant"))
         system = "\n\n".join(item.content for item in body.messages if item.role in INSTRUCTING)
         conversation, new_id, named = await self._pick(request, body.user, system, told)
-        return Thread(conversation, new_id, named, system, told, last)
+        return Thread(conversation, new_id, named, system, told, last, caller_of(request))
 
     async def remember(self, thread: Thread, conversation_id: str, answer: str) -> None:
         """Let the messages up to this answer stand for the conversation, unless they do for another one.
@@ -90,7 +92,7 @@ class Threads:
         if thread.named:
             return
         said = DoorMessage(role="assistant", content=answer)
-        key = _key(thread.instructions, (*thread.told, thread.last, said))
+        key = _key(thread.caller, thread.instructions, (*thread.told, thread.last, said))
         async with self._remembering:
             conversation = await self._store.conversations.get(conversation_id)
             known = await self._store.runs.keyed(key, now_ms())
@@ -103,50 +105,52 @@ class Threads:
     async def _pick(
         self, request: Request, user: str | None, system: str, told: Sequence[DoorMessage]
     ) -> tuple[str | None, str | None, bool]:
+        caller = caller_of(request)
         for header in NAMING_HEADERS:
             name = request.headers.get(header, "").strip()
             if len(name) > LONGEST_NAME:
                 raise InvalidInput(f"{header}: must have at most {LONGEST_NAME} characters")
             if name:
-                return await self._named(name, existing=await self._get(name))
+                return await self._named(caller, name, existing=await self._get(caller, name))
         if user and user.strip():
             # Users may have chosen their names: by this field only an id that can't be guessed reaches
             # a conversation that is there already.
             known = user.startswith(f"{CONVERSATION}-")
-            return await self._named(user, existing=await self._get(user) if known else None)
-        return await self._resent(system, told), None, False
+            existing = await self._get(caller, user) if known else None
+            return await self._named(caller, user, existing=existing)
+        return await self._resent(caller, system, told), None, False
 
     async def _named(
-        self, name: str, *, existing: Conversation | None
+        self, caller: Caller, name: str, *, existing: Conversation | None
     ) -> tuple[str | None, str | None, bool]:
         if existing is not None:
             return existing.id, None, True
         if name.startswith(f"{CONVERSATION}-"):
             raise NoConversation(name)
-        own = f"{CONVERSATION}-{uuid5(NAMESPACE_URL, f'openai-door:{name}')}"
-        found = await self._get(own)
+        own = f"{CONVERSATION}-{uuid5(NAMESPACE_URL, f'openai-door:{caller.stored(name)}')}"
+        found = await self._get(caller, own)
         return (None, own, True) if found is None else (own, None, True)
 
-    async def _resent(self, system: str, told: Sequence[DoorMessage]) -> str | None:
+    async def _resent(self, caller: Caller, system: str, told: Sequence[DoorMessage]) -> str | None:
         """Return the conversation that stands exactly where these messages end, if there is one."""
         if not told:
             return None
-        known = await self._store.runs.keyed(_key(system, told), now_ms())
+        known = await self._store.runs.keyed(_key(caller, system, told), now_ms())
         if known is None or not known.subject or known.body is None:
             return None
-        conversation = await self._get(known.subject)
+        conversation = await self._get(caller, known.subject)
         if conversation is None or conversation.message_count != known.body["message_count"]:
             return None
         return conversation.id
 
-    async def _get(self, conversation_id: str) -> Conversation | None:
-        return await self._store.conversations.get(conversation_id)
+    async def _get(self, caller: Caller, conversation_id: str) -> Conversation | None:
+        return await self._store.conversations.reach(caller.within, conversation_id)
 
 
-def _key(system: str, messages: Sequence[DoorMessage]) -> Idempotency:
+def _key(caller: Caller, system: str, messages: Sequence[DoorMessage]) -> Idempotency:
     said = [system.strip(), *([item.role, item.content.strip()] for item in messages)]
     digest = hashlib.sha256(jsons.dump_bytes(said)).hexdigest()
-    return Idempotency(ROUTE, digest, digest)
+    return Idempotency(caller.stored(ROUTE), digest, digest)
 
 
 def _element(name: str, text: str) -> str:
