@@ -181,7 +181,7 @@ def _apis(host: Host) -> list[Api]:
         TasksApi(store, host.tasks, host.task_runner),
         UsageApi(store),
         AdminApi(host.spaces.operators, host.sandbox, host.stop),
-        PrincipalsApi(store, host.principals, host.enrolment, settings.auth.jwt.issuer),
+        PrincipalsApi(store, host.principals, host.enrolment, host.tokens.requests, settings.auth.jwt.issuer),
         TokensApi(store, host.tokens),
         McpApi(host.tool_servers, settings.gateway.allowed_hosts, host.tokens),
         McpServersApi(host.tools, host.background, settings.tools.mcp.allowed_hosts),

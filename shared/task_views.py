@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NotRequired
 from zoneinfo import ZoneInfoNotFoundError
 
 from shared.catch_up import ON_TIME_MS
@@ -44,6 +44,7 @@ class TaskShape(Shape):
     last_run: str | None
     last_status: TaskRunState | None
     attempts: int
+    principal_id: NotRequired[str]
 
 
 def task_view(task: Task) -> TaskShape:

@@ -33,6 +33,7 @@ from shared.store.store import Store
 from shared.values import Idempotency
 
 if TYPE_CHECKING:
+    from host.http.ending import OpenRequests
     from host.http.signed_tokens import SignedTokens
 
 TOKEN_PREFIX: Final = b"pico_"
@@ -99,9 +100,9 @@ class Caller:
         what = f"{declared.method} {declared.path}"
         if declared.scope is None:
             raise Forbidden(f"{what} is the operator's alone: it takes API_TOKEN.")
-        wanted = declared.scope.split("|")
-        if self.scopes.isdisjoint(wanted):
-            raise Forbidden(f"{what} needs the scope " + " or ".join(f'"{scope}"' for scope in wanted))
+        if self.scopes.isdisjoint(declared.scopes):
+            wanted = " or ".join(f'"{scope}"' for scope in sorted(declared.scopes))
+            raise Forbidden(f"{what} needs the scope {wanted}")
 
     def may(self, scope: str) -> bool:
         """Return whether the caller has a scope."""
@@ -136,7 +137,10 @@ class Wish:
 class TokenBook:
     """Makes tokens, and tells whose a token is."""
 
-    def __init__(self, store: Store, main_conversation_id: str, signed: SignedTokens | None) -> None:
+    def __init__(
+        self, store: Store, main_conversation_id: str, signed: SignedTokens | None, requests: OpenRequests
+    ) -> None:
+        self.requests = requests
         self._store = store
         self._main = main_conversation_id
         self._signed = signed
@@ -229,6 +233,7 @@ class TokenBook:
     async def revoke(self, token_id: str, principal_id: str | None = None) -> bool:
         """End a token (only a principal's) at once; False if there is none."""
         gone = await self._store.tokens.revoke(token_id, principal_id)
+        self.requests.look()
         await self._store.durable()
         return gone
 

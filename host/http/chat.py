@@ -65,7 +65,7 @@ class ChatRequest(Body):
     replaces: Name | None = None
     mcp_servers: Annotated[dict[str, dict[str, Any]], Field(default_factory=dict, json_schema_extra=SERVERS)]
 
-    def spec(self, *, stdio_allowed: bool) -> RunSpec:
+    def spec(self, principal_id: str, *, stdio_allowed: bool) -> RunSpec:
         """Return what is asked of the run; raises InvalidInput naming a wrong MCP server."""
         servers = {}
         if self.mcp_servers:
@@ -83,6 +83,7 @@ class ChatRequest(Body):
             mcp_servers=servers,
             live=self.stream,
             replaces=self.replaces,
+            principal_id=principal_id,
         )
 
 
@@ -106,6 +107,7 @@ class ResumeRequest(Body):
             show_tool_use=self.show_tool_use,
             max_execution_ms=self.max_execution_ms,
             model=self.model,
+            principal_id=conversation.principal_id,
         )
 
 
@@ -120,8 +122,8 @@ class ChatApi(Api):
     @operation("POST", "/chat", scope="chat", parameters=[KEY], errors=(404, 409))
     async def post(self, request: Request, body: ChatRequest) -> ChatShape | EventStreamResponse:
         """Say something; the answer as JSON, or as server-sent events with stream."""
-        spec = body.spec(stdio_allowed=self._stdio_mcp_allowed)
         caller = caller_of(request)
+        spec = body.spec(caller.principal.id, stdio_allowed=self._stdio_mcp_allowed)
         if spec.conversation_id is not None and caller.within is not None:
             conversation = await self._store.conversations.reach(caller.within, spec.conversation_id)
             if conversation is None:
@@ -137,8 +139,7 @@ class ChatApi(Api):
         return await self._answer(request, body.spec(await conversation_of(request, self._store)))
 
     async def _answer(self, request: Request, spec: RunSpec) -> ChatShape | EventStreamResponse:
-        whose = caller_of(request).principal.id
-        spec = dataclasses.replace(spec, idempotency=await idempotency(request), principal_id=whose)
+        spec = dataclasses.replace(spec, idempotency=await idempotency(request))
         try:
             run = await self._runs.start(spec)
         except KeyTaken as taken:

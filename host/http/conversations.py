@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal, NotRequired
+from collections.abc import Sequence
+from typing import Annotated, Any, Final, Literal, NotRequired
 
 from pydantic import Field
 from starlette.requests import Request
@@ -103,9 +104,7 @@ class ConversationsApi(Api):
             principal_id=caller_of(request).listed(request),
         )
         shown = list(map(conversation_view, page.items))
-        if OF_PRINCIPAL.name in request.query_params:
-            for view, conversation in zip(shown, page.items, strict=True):
-                view["principal_id"] = conversation.principal_id
+        await say_whose(request, self._store, shown)
         return {"conversations": shown, "next_cursor": page.next_cursor}
 
     @operation("GET", "/chat/{id}", scope="chat")
@@ -176,6 +175,16 @@ async def asked_for(request: Request, store: Store) -> str | None:
         return said
     found = await store.conversations.reach(within, said)
     return said if found is None else found.id
+
+
+async def say_whose(request: Request, store: Store, items: Sequence[Any]) -> None:
+    """Put ``principal_id`` to the items of a list, where the operator asked for others'."""
+    wanted = request.query_params.get(OF_PRINCIPAL.name)
+    if wanted is None:
+        return
+    owners = await store.conversations.owners([str(item["conversation_id"]) for item in items])
+    for item in items:
+        item["principal_id"] = owners.get(item["conversation_id"], wanted)
 
 
 def conversation_view(conversation: Conversation) -> ConversationShape:

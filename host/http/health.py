@@ -144,7 +144,8 @@ class HealthApi(Api):
         """How the host is."""
         settings, origin, report = self._settings, self._store.origin, self._sandbox.report
         store_ok = await self._store_fault() is None
-        database = await self._database(away=self._store.several_hosts and not store_ok)
+        away = self._store.several_hosts and not store_ok
+        database = await self._database(away=away, to_operator=request.scope["operator"])
         memory, skills = await self._directories()
         return {
             "status": "ok" if database["ok"] and memory and store_ok else "degraded",
@@ -202,13 +203,16 @@ class HealthApi(Api):
             return "The store fails."
         return None
 
-    async def _database(self, *, away: bool) -> DatabaseShape:
+    async def _database(self, *, away: bool, to_operator: bool) -> DatabaseShape:
         try:
             if away:
                 raise Unavailable("It wouldn't answer this either.")
             counts = await self._store.counts()
         except Exception:  # noqa: BLE001 - whatever ails the database, /health says so instead of failing
             return {"ok": False, "conversations": None, "tasks": None}
+        if counts.others and not to_operator:
+            # How much others have is none of a principal's business.
+            return {"ok": True, "conversations": None, "tasks": None}
         return {"ok": True, "conversations": counts.conversations, "tasks": counts.tasks}
 
     async def _lateness(self, tasks: int | None) -> SchedulerShape:

@@ -21,7 +21,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from host.http.auth import OPEN_PATHS, Caller, TokenBook, failure, operator
+from host.http.auth import OPEN_PATHS, SIGNED, Caller, TokenBook, failure, operator
 from host.http.bodies import error_headers, error_response
 from host.http.openai.answers import PREFIX, openai_error
 from host.runs.admission import RateLimit
@@ -249,26 +249,50 @@ class Bearer:
         scope["open"] = scope["path"] in self._open_paths
         if not scope["open"]:
             scope["caller"] = await self._caller(scope)
-        await self._app(scope, receive, send)
+        elif scope["path"] in OPEN_PATHS:
+            scope["operator"] = self._is_operator(scope)
+        if scope["open"] or scope["caller"].token_id is None:
+            await self._app(scope, receive, send)
+        else:
+            await self._book.requests.serve(self._app, scope, receive, send)
+
+    def _is_operator(self, scope: Scope) -> bool:
+        """Return whether the API token is sent where none is needed; whoever guesses learns nothing here."""
+        token, address = _token(scope), _address(scope)
+        if token is None or self._failures.retry_after(address) is not None:
+            return False
+        accepted = self._accepts(hashlib.sha256(token).digest())
+        if not accepted:
+            self._failures.count(address)
+        return accepted
+
+    def _accepts(self, digest: bytes) -> bool:
+        accepted = False
+        for known in self._digests:
+            # Every digest is compared, whichever matches: the time tells nothing.
+            accepted |= hmac.compare_digest(digest, known)
+        return accepted
 
     async def _caller(self, scope: Scope) -> Caller:
         if not self._digests:
             raise Misconfigured("API_TOKEN is not configured")
         token = _token(scope)
         digest = hashlib.sha256(token or b"").digest()
-        accepted = False
-        for known in self._digests:
-            # Every digest is compared, whichever matches: the time tells nothing.
-            accepted |= hmac.compare_digest(digest, known)
+        accepted = self._accepts(digest)
         if token is None:
             # Nobody guesses tokens by sending none: programs ask in this way what they have to send.
             raise Unauthorized("Unauthorized")
         caller = self._operator if accepted else await self._book.bearer(token, digest)
         if caller is None:
-            client = scope.get("client")
-            raise failure(self._failures, client[0] if client else "")
-        self._requests.spend(digest.hex(), "Too many requests with this token in a minute.")
+            raise failure(self._failures, _address(scope))
+        whose = caller.principal.id if caller.token_id == SIGNED else digest.hex()
+        self._requests.spend(whose, "Too many requests with this token in a minute.")
         return caller
+
+
+def _address(scope: Scope) -> str:
+    client = scope.get("client")
+    return client[0] if client else ""
 
 
 def _token(scope: Scope) -> bytes | None:

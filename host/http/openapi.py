@@ -89,9 +89,9 @@ def _described(declared: Operation, schemas: Schemas) -> dict[str, Any]:
         found["requestBody"] = {"content": _json(body, schemas), "required": required}
     if declared.open:
         found["security"] = []
-    elif declared.scope not in (None, ANY):
+    elif declared.scopes - {ANY}:
         # For a scheme without scopes these are the roles that a caller needs (OpenAPI 3.1.0, 4.8.30).
-        found["security"] = [{"bearer": [role]} for role in declared.scope.split("|")]
+        found["security"] = [{"bearer": [role]} for role in sorted(declared.scopes)]
     return found
 
 

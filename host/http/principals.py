@@ -11,6 +11,7 @@ from starlette.requests import Request
 
 from host.http.auth import caller_of
 from host.http.bodies import WHOLE, Body, NotBlank, Text, page_of
+from host.http.ending import OpenRequests
 from host.http.enrolment import Enrolment, terms_of
 from host.http.routing import ANY, PAGE, Api, operation
 from host.http.tokens import Scopes, principal_of
@@ -117,9 +118,17 @@ OPERATOR_STAYS: Final = "The operator's limits are the settings'; it can't be ch
 class PrincipalsApi(Api):
     """Principals, and who oneself is."""
 
-    def __init__(self, store: Store, cache: PrincipalCache, enrolment: Enrolment, issuer: str | None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        cache: PrincipalCache,
+        enrolment: Enrolment,
+        requests: OpenRequests,
+        issuer: str | None,
+    ) -> None:
         self._store = store
         self._cache = cache
+        self._requests = requests
         self._enrolment = enrolment
         self._issuer = issuer or ""
 
@@ -166,6 +175,7 @@ class PrincipalsApi(Api):
 
     async def _changed(self, principal: Principal) -> PrincipalShape:
         self._cache.forget(principal.id)
+        self._requests.look()
         await self._store.durable()
         return principal_view(principal)
 

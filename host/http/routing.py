@@ -94,6 +94,11 @@ class Operation:
     """Whether the document tells of it."""
 
     @property
+    def scopes(self) -> frozenset[str]:
+        """The scopes of which a token needs one; none: the operator alone may ask."""
+        return frozenset((self.scope or "").split("|")) - {""}
+
+    @property
     def summary(self) -> str:
         """What it does, in a sentence without its end."""
         return (self.answering.__doc__ or "").partition("\n")[0].removesuffix(".")
@@ -152,6 +157,7 @@ class _Methods:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         api, declared = self._routes[scope["method"]]
         request = Request(scope, receive, send)
+        scope["operation"] = declared
         if not scope["open"]:
             scope["caller"].require(declared)
         given = () if declared.body is None else (await read_body(request, declared.body),)

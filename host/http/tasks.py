@@ -11,7 +11,7 @@ from starlette.requests import Request
 
 from host.http.auth import caller_of
 from host.http.bodies import NOT_BLANK, WHOLE, Body, Identifier, Text, idempotency, page_of
-from host.http.conversations import asked_for
+from host.http.conversations import asked_for, say_whose
 from host.http.routing import KEY, OF_CONVERSATION, OF_PRINCIPAL, PAGE, Api, Parameter, operation
 from host.runs.answers import ExecutedShape
 from host.runs.task_runs import TaskRunner
@@ -192,7 +192,9 @@ class TasksApi(Api):
             status=_status(request.query_params.get("status")),
             **page_of(request),
         )
-        return {"tasks": list(map(task_view, page.items)), "next_cursor": page.next_cursor}
+        shown = list(map(task_view, page.items))
+        await say_whose(request, self._store, shown)
+        return {"tasks": shown, "next_cursor": page.next_cursor}
 
     @operation("GET", "/task/{id}", scope="tasks")
     async def get(self, request: Request) -> TaskShape:

@@ -10,6 +10,7 @@ from starlette.requests import Request
 
 from host.http.auth import BOUND, Caller, TokenBook, Wish, caller_of
 from host.http.bodies import WHOLE, Body, Text, idempotency, page_of
+from host.http.ending import OpenRequests
 from host.http.enrolment import Enrolment
 from host.http.routing import ANY, KEY, OF_PRINCIPAL, PAGE, Api, operation
 from shared.clock import iso, iso_or_none, now_ms
@@ -186,7 +187,9 @@ async def open_tokens(
         from host.http.signed_tokens import open_signed_tokens
 
         signed = await open_signed_tokens(settings.auth.jwt, enrolment, background)
-    return TokenBook(store, settings.main_conversation_id, signed)
+    requests = OpenRequests(store)
+    background.start_soon(requests.watch)
+    return TokenBook(store, settings.main_conversation_id, signed, requests)
 
 
 def _free(caller: Caller) -> Caller:

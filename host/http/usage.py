@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from typing import Final, cast
+from typing import Final, NotRequired
 
 from starlette.requests import Request
 
 from host.http.auth import caller_of
 from host.http.bodies import page_of
-from host.http.conversations import asked_for
+from host.http.conversations import asked_for, say_whose
 from host.http.routing import OF_CONVERSATION, OF_PRINCIPAL, PAGE, Api, Parameter, operation
 from host.runs.answers import UsageShape
 from shared.errors import InvalidInput
@@ -34,6 +33,7 @@ class DayUsageShape(UsageShape):
     unsettled_tokens: int
     tokens: int
     dollars: float
+    principal_id: NotRequired[str]
 
 
 class UsagePageShape(PageShape):
@@ -64,17 +64,23 @@ class UsageApi(Api):
             page = await book.by_conversation(
                 conversation_id=conversation_id, **asked, principal_id=principal_id
             )
-        return {"usage": list(map(day_view, page.items)), "next_cursor": page.next_cursor}
+        shown: list[DayUsageShape] = list(map(day_view, page.items))
+        await say_whose(request, self._store, shown)
+        return {"usage": shown, "next_cursor": page.next_cursor}
 
 
 def day_view(used: DayUsage) -> DayUsageShape:
     """Return one day's usage as it leaves the host."""
     spending = used.spending
+    tokens = spending.usage
     return {
         "day": used.day,
         "conversation_id": used.conversation_id,
         "runs": used.runs,
-        **cast(UsageShape, asdict(spending.usage)),
+        "input_tokens": tokens.input_tokens,
+        "output_tokens": tokens.output_tokens,
+        "cache_creation_input_tokens": tokens.cache_creation_input_tokens,
+        "cache_read_input_tokens": tokens.cache_read_input_tokens,
         "unsettled_tokens": spending.unsettled_tokens,
         "tokens": spending.amount.tokens,
         "dollars": spending.microdollars / MICRO,

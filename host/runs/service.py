@@ -154,7 +154,6 @@ class RunService:
             model=spec.model or "",
             idempotency=spec.idempotency,
             replaces=spec.replaces,
-            principal_id=spec.principal_id,
             claim=spec.claim,
             principal_id=principal.id,
         )

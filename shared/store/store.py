@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from shared.store.contract import Engine
 from shared.store.sql.arrivals import Arrivals
@@ -20,6 +20,9 @@ from shared.store.sql.tasks import Tasks
 from shared.store.sql.tokens import Tokens, ToolPins
 from shared.store.sql.usage import UsageBook
 
+COUNTS: Final = """SELECT name, sum(value)::bigint AS value FROM counters GROUP BY name UNION ALL
+    SELECT 'others', count(*) FROM (SELECT 1 FROM principals WHERE id <> 'operator' LIMIT 1) AS one"""
+
 
 @dataclass(frozen=True, slots=True)
 class StoreCounts:
@@ -27,6 +30,8 @@ class StoreCounts:
 
     conversations: int
     tasks: int
+    others: bool
+    """Whether there is a principal beside the operator."""
 
 
 class StoreOrigin(NamedTuple):
@@ -91,11 +96,10 @@ class Store(ABC):
 
     async def counts(self) -> StoreCounts:
         """Return the counters for /health."""
-        found = await self._engine.read(
-            lambda tx: tx.fetch("SELECT name, sum(value)::bigint AS value FROM counters GROUP BY name")
-        )
+        found = await self._engine.read(lambda tx: tx.fetch(COUNTS))
         values = {row["name"]: row["value"] for row in found}
-        return StoreCounts(values.get("conversations", 0), values.get("tasks", 0))
+        others = values["others"] > 0
+        return StoreCounts(values.get("conversations", 0), values.get("tasks", 0), others)
 
     async def prune(self, now: int, *, limit: int) -> int:
         """Remove at most ``limit`` rows that retention no longer keeps; returns how many went."""

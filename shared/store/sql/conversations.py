@@ -117,6 +117,12 @@ class Conversations(Noun):
         name = stored_name(principal_id, said)
         return await self._one(to_conversation, statement, said, name, principal_id)
 
+    async def owners(self, conversation_ids: Sequence[str]) -> dict[str, str]:
+        """Return whose these conversations are: principals by conversation."""
+        statement = "SELECT id, principal_id FROM conversations WHERE id = ANY($1::text[])"
+        found = await self._all(lambda row: (row["id"], row["principal_id"]), statement, [*conversation_ids])
+        return dict(found)
+
     async def page(
         self,
         *,

@@ -64,6 +64,11 @@ class Principals(Noun):
         """Return the principal, or its tombstone, or None."""
         return await self._one(to_principal, "SELECT * FROM principals WHERE id = $1", principal_id)
 
+    async def some(self, principal_ids: Sequence[str]) -> dict[str, Principal]:
+        """Return those of these principals that there are, tombstones too, by id."""
+        statement = "SELECT * FROM principals WHERE id = ANY($1::text[])"
+        return {each.id: each for each in await self._all(to_principal, statement, [*set(principal_ids)])}
+
     async def by_subject(self, issuer: str, subject: str) -> Principal | None:
         """Return the newest principal that signed tokens name so; it may be a tombstone."""
         statement = "SELECT * FROM principals WHERE issuer = $1 AND subject = $2 ORDER BY number DESC LIMIT 1"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from shared.errors import Duplicate, NoConversation
@@ -57,6 +58,12 @@ class Tokens(Noun):
         statement = f"""SELECT t.*, {OF_PRINCIPAL} FROM tokens AS t JOIN principals AS p
             ON p.id = t.principal_id WHERE t.digest = $1 AND (t.expires_at IS NULL OR t.expires_at > $2)"""
         return await self._one(lambda row: (to_token(row), to_bearer(row)), statement, digest, now)
+
+    async def living(self, token_ids: Sequence[str], now: int) -> frozenset[str]:
+        """Return those of these tokens that have not ended."""
+        statement = """SELECT id FROM tokens WHERE id = ANY($1::text[])
+            AND (expires_at IS NULL OR expires_at > $2)"""
+        return frozenset(await self._all(lambda row: str(row["id"]), statement, list(token_ids), now))
 
     async def page(self, *, limit: int, cursor: str | None, principal_id: str | None = None) -> Page[Token]:
         """Return tokens (only a principal's), expired ones too, in the order they were made."""

@@ -1,0 +1,230 @@
+"""What one principal has is nothing to another: its ids are unknown ones, and its names are free."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import httpx2
+import pytest
+
+from tests.http.two_principals import SETTINGS, TASK, Somebody, settle, somebody
+from tests.mcp.over_http import RawHttp, request
+from tests.running import HostProcess, ModelProcess, new_host
+
+ASKED = {"model": "picoclaw", "messages": [{"role": "user", "content": "hello"}]}
+
+
+@pytest.fixture(scope="module")
+def host(model: ModelProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator[HostProcess]:
+    process = new_host(tmp_path_factory.mktemp("apart"), model.url, SETTINGS)
+    yield process.start()
+    process.kill()
+
+
+@pytest.fixture(scope="module")
+def ann(host: HostProcess) -> Iterator[Somebody]:
+    with somebody(host, "Ann") as who:
+        yield settle(who, "apples")
+
+
+@pytest.fixture(scope="module")
+def bob(host: HostProcess) -> Iterator[Somebody]:
+    with somebody(host, "Bob") as who:
+        yield settle(who, "bananas")
+
+
+@pytest.fixture
+def operator(host: HostProcess) -> Iterator[httpx2.Client]:
+    with host.client() as client:
+        yield client
+
+
+def of(listed: httpx2.Response, what: str, key: str = "id") -> set[str]:
+    return {item[key] for item in listed.json()[what]}
+
+
+def test_lists_hold_one_s_own_and_names_are_as_they_were_said(ann: Somebody, bob: Somebody) -> None:
+    mine = of(ann.client.get("/chat"), "conversations", "conversation_id")
+    theirs = of(bob.client.get("/chat"), "conversations", "conversation_id")
+    assert mine & theirs == {"main"}
+    assert {"main", ann.ids["conversation"]} <= mine
+    assert of(ann.client.get("/tasks"), "tasks") & of(bob.client.get("/tasks"), "tasks") == {"daily"}
+    assert ann.client.get("/task/daily").json()["prompt"] == "say apples"
+    assert bob.client.get("/task/daily").json()["prompt"] == "say bananas"
+    messages = bob.client.get("/chat/main/messages")
+    assert "bananas" in messages.text
+    assert not [word for word in ("apples", ann.id, bob.id) if word in messages.text]
+    assert bob.client.get("/chat", params={"search": "apples"}).json()["conversations"] == []
+    used = ann.client.get("/usage", params={"by": "conversation"})
+    assert of(used, "usage", "conversation_id") <= mine | {ann.ids["task_conversation"]}
+
+
+def test_the_operator_s_lists_are_its_own_unless_it_asks_for_others(
+    operator: httpx2.Client, ann: Somebody, bob: Somebody
+) -> None:
+    assert ann.ids["conversation"] not in of(operator.get("/chat"), "conversations", "conversation_id")
+    assert of(operator.get("/tasks"), "tasks").isdisjoint({ann.ids["task"], bob.ids["task"]})
+    for path, what in (("/chat", "conversations"), ("/tasks", "tasks"), ("/usage", "usage")):
+        theirs = operator.get(path, params={"principal_id": ann.id}).json()[what]
+        assert theirs
+        assert {item["principal_id"] for item in theirs} == {ann.id}
+        assert "principal_id" not in json.dumps(operator.get(path).json()[what])
+        assert ann.client.get(path, params={"principal_id": bob.id}).status_code == 403
+        assert ann.client.get(path, params={"principal_id": ann.id}).status_code == 200
+    everybody = operator.get("/tasks", params={"principal_id": "*"}).json()["tasks"]
+    assert {ann.id, bob.id} <= {item["principal_id"] for item in everybody}
+    assert operator.get(f"/chat/{ann.ids['conversation']}").json()["title"] == "about apples"
+    assert operator.get(f"/chat/{ann.id}+main/messages").status_code == 200
+
+
+UNKNOWN = {"conversation": "conv-x", "run": "run-x", "message": "msg-x", "task": "task-x", "token": "token-x"}
+CALLS: list[tuple[str, str, Any]] = [
+    ("GET", "/chat/{conversation}", None),
+    ("PATCH", "/chat/{conversation}", {"title": "mine"}),
+    ("DELETE", "/chat/{conversation}", None),
+    ("GET", "/chat/{conversation}/messages", None),
+    ("GET", "/chat/{conversation}/runs", None),
+    ("GET", "/chat/{conversation}/runs/{run}", None),
+    ("GET", "/chat/{conversation}/runs/{run}/events", None),
+    ("GET", "/chat/main/runs/{run}", None),
+    ("GET", "/chat/main/runs/{run}/events", None),
+    ("POST", "/chat/{conversation}/cancel", None),
+    ("POST", "/chat/{conversation}/resume", {}),
+    ("POST", "/chat", {"message": "hello", "conversation_id": "{conversation}"}),
+    ("POST", "/chat", {"message": "hello", "conversation_id": "main", "replaces": "{message}"}),
+    ("GET", "/task/{task}", None),
+    ("GET", "/task/{task}/runs", None),
+    ("PUT", "/task/{task}", {"prompt": "mine"}),
+    ("DELETE", "/task/{task}", None),
+    ("POST", "/task/trigger", {"task_id": "{task}"}),
+    ("POST", "/task", {**TASK, "conversation_id": "{conversation}"}),
+    ("GET", "/tasks?conversation_id={conversation}", None),
+    ("GET", "/usage?conversation_id={conversation}", None),
+    ("DELETE", "/me/tokens/{token}", None),
+]
+
+
+def asked(client: httpx2.Client, call: tuple[str, str, Any], ids: dict[str, str]) -> tuple[int, str]:
+    method, path, body = call
+    filled = json.dumps([path, body])
+    for name, value in ids.items():
+        filled = filled.replace("{" + name + "}", value)
+    url, sent = json.loads(filled)
+    headers = {"X-Request-ID": "same"}
+    answer = client.request(method, url, **({} if sent is None else {"json": sent}), headers=headers)
+    text = answer.text
+    for name, value in ids.items():
+        text = text.replace(value, "{" + name + "}")
+    return answer.status_code, text
+
+
+@pytest.mark.parametrize("call", CALLS, ids=[f"{method} {path}" for method, path, _ in CALLS])
+def test_another_s_id_answers_as_an_unknown_one(
+    ann: Somebody, bob: Somebody, call: tuple[str, str, Any]
+) -> None:
+    theirs = asked(bob.client, call, ann.ids)
+    assert theirs == asked(bob.client, call, UNKNOWN)
+    assert theirs[0] in (200, 404, 409)
+    named = {**ann.ids, "conversation": f"{ann.id}+main", "task": f"{ann.id}+daily"}
+    assert asked(bob.client, call, named) == theirs
+    assert ann.client.get(f"/chat/{ann.ids['conversation']}").json()["title"] == "about apples"
+    assert ann.client.get(f"/task/{ann.ids['task']}").json()["prompt"] == "say apples"
+
+
+def test_one_s_own_names_are_taken_within_oneself_alone(ann: Somebody, bob: Somebody) -> None:
+    for who in (ann, bob):
+        first = who.client.post("/task", json={**TASK, "id": "weekly"})
+        assert (first.status_code, first.json()["id"]) == (201, "weekly")
+        again = who.client.post("/task", json={**TASK, "id": "weekly"})
+        assert (again.status_code, again.json()["error"]) == (409, "id exists already: weekly")
+    key = {"Idempotency-Key": "one"}
+    runs = [
+        who.client.post("/chat", json={"message": "hi"}, headers=key).json()["run_id"] for who in (ann, bob)
+    ]
+    assert runs[0] != runs[1]
+    refused = ann.client.delete("/chat/main")
+    assert (refused.status_code, refused.json()["code"]) == (409, "main_conversation")
+
+
+def test_events_say_names_as_they_were_said(ann: Somebody) -> None:
+    with ann.client.stream(
+        "POST", "/chat", json={"message": "hi", "conversation_id": "main", "stream": True}
+    ) as answer:
+        text = answer.read().decode()
+    assert '"conversation_id":"main"' in text.replace(" ", "")
+    assert ann.id not in text
+
+
+def test_at_openai_s_door_a_name_leads_each_to_its_own(ann: Somebody, bob: Somebody) -> None:
+    named = {"X-Conversation-ID": "trip"}
+    answers = [who.client.post("/v1/chat/completions", json=ASKED, headers=named) for who in (ann, bob)]
+    ids = [answer.headers["x-conversation-id"] for answer in answers]
+    assert ids[0] != ids[1]
+    again = ann.client.post("/v1/chat/completions", json={**ASKED, "user": "trip"})
+    assert again.headers["x-conversation-id"] == ids[0]
+    foreign = bob.client.post("/v1/chat/completions", json=ASKED, headers={"X-Conversation-ID": ids[0]})
+    unknown = bob.client.post("/v1/chat/completions", json=ASKED, headers={"X-Conversation-ID": "conv-x"})
+    assert foreign.status_code == unknown.status_code == 404
+    assert foreign.text.replace(ids[0], "conv-x") == unknown.text
+    # What both send again word for word stands for a conversation of each.
+    first = [who.client.post("/v1/chat/completions", json=ASKED) for who in (ann, bob)]
+    said = first[0].json()["choices"][0]["message"]["content"]
+    resent = {
+        **ASKED,
+        "messages": [*ASKED["messages"], {"role": "assistant", "content": said}, *ASKED["messages"]],
+    }
+    found = [who.client.post("/v1/chat/completions", json=resent) for who in (ann, bob)]
+    assert [one.headers["x-conversation-id"] for one in found] == [
+        one.headers["x-conversation-id"] for one in first
+    ]
+
+
+def test_no_principal_lifts_a_budget_or_runs_everybody_s_tasks(ann: Somebody) -> None:
+    lifted = ann.client.post("/chat/main/resume", json={"allow_tokens": 10})
+    assert (lifted.status_code, lifted.json()["code"]) == (403, "forbidden")
+    assert ann.client.post("/task/check", json={}).status_code == 403
+
+
+def test_health_tells_counts_to_the_operator_alone(
+    host: HostProcess, operator: httpx2.Client, ann: Somebody
+) -> None:
+    with host.client(None) as anybody:
+        assert anybody.get("/health").json()["database"] == {"ok": True, "conversations": None, "tasks": None}
+        assert anybody.get("/health").json()["scheduler"]["overdue"] is None
+    assert ann.client.get("/health").json()["database"]["conversations"] is None
+    assert operator.get("/health").json()["database"]["conversations"] > 0
+
+
+def test_at_mcp_each_acts_for_its_own_main_conversation(
+    host: HostProcess, ann: Somebody, bob: Somebody
+) -> None:
+    lists = {}
+    for who in (ann, bob):
+        with RawHttp(host, who.token["token"]) as client:
+            client.hello()
+            listed = client.say(request(1, "tools/call", {"name": "list_tasks", "arguments": {}}))
+            assert listed.status_code == 200
+            lists[who.id] = listed.text
+            assert client.session is not None
+            with RawHttp(host, (bob if who is ann else ann).token["token"]) as other:
+                other.session = client.session
+                assert other.say(request(2, "tools/list", {})).status_code == 404
+    assert "say apples" in lists[ann.id]
+    assert not {word for word in ("bananas", bob.id, ann.id) if word in lists[ann.id]}
+    assert "apples" not in lists[bob.id]
+
+
+def test_task_tools_at_mcp_need_the_scope_tasks(
+    host: HostProcess, operator: httpx2.Client, ann: Somebody
+) -> None:
+    narrow = operator.post(f"/principals/{ann.id}/tokens", json={"scopes": ["mcp"]}).json()
+    with RawHttp(host, narrow["token"]) as client:
+        client.hello()
+        tools = client.say(request(1, "tools/list", {})).json()["result"]["tools"]
+        assert [tool["name"] for tool in tools] == ["send_message"]
+        call = {"name": "list_tasks", "arguments": {}, "uri": "picoclaw://conversation"}
+        refused = client.say(request(2, "tools/call", call))
+        assert (refused.status_code, 'scope "tasks"' in refused.json()["error"]) == (403, True)
+        assert client.say(request(3, "resources/read", {"uri": "picoclaw://tasks"})).status_code == 403
