@@ -8,8 +8,8 @@ from typing import Annotated, Any, Final
 from pydantic import Field
 from starlette.requests import Request
 
-from host.http.auth import caller_of
 from host.http.bodies import NO_NUL, WHOLE, Body, NotBlank, Text, idempotency
+from host.http.callers import caller_of
 from host.http.conversations import LONGEST_NAME, conversation_of
 from host.http.routing import KEY, Api, operation
 from host.http.sse import EventStreamResponse

@@ -8,8 +8,8 @@ from typing import Annotated, Any, Final, Literal, NotRequired
 from pydantic import Field
 from starlette.requests import Request
 
-from host.http.auth import caller_of
 from host.http.bodies import NO_NUL, Body, NotBlank, flag, page_of
+from host.http.callers import caller_of
 from host.http.routing import OF_CONVERSATION, OF_PRINCIPAL, PAGE, Api, Parameter, operation
 from host.runs.service import RunService
 from shared.clock import iso, iso_or_none

@@ -11,7 +11,7 @@ from typing import Final
 import anyio
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from host.http.auth import SIGNED, Caller
+from host.http.callers import SIGNED, Caller
 from host.http.openai.answers import PREFIX, as_event, error_body
 from host.http.routing import ANY, Operation
 from shared import jsons

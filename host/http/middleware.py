@@ -21,8 +21,9 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from host.http.auth import OPEN_PATHS, SIGNED, Caller, TokenBook, failure, operator
+from host.http.auth import OPEN_PATHS, TokenBook, failure
 from host.http.bodies import error_headers, error_response
+from host.http.callers import SIGNED, Caller, operator
 from host.http.openai.answers import PREFIX, openai_error
 from host.runs.admission import RateLimit
 from host.telemetry.counts import Metrics

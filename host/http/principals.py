@@ -9,8 +9,8 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import AfterValidator, Field
 from starlette.requests import Request
 
-from host.http.auth import caller_of
 from host.http.bodies import WHOLE, Body, NotBlank, Text, page_of
+from host.http.callers import caller_of
 from host.http.ending import OpenRequests
 from host.http.enrolment import Enrolment, terms_of
 from host.http.routing import ANY, PAGE, Api, operation

@@ -9,8 +9,8 @@ from uuid import NAMESPACE_URL, uuid5
 from pydantic import ConfigDict, Field
 from starlette.requests import Request
 
-from host.http.auth import caller_of
 from host.http.bodies import NOT_BLANK, WHOLE, Body, Identifier, Text, idempotency, page_of
+from host.http.callers import caller_of
 from host.http.conversations import asked_for, say_whose
 from host.http.routing import KEY, OF_CONVERSATION, OF_PRINCIPAL, PAGE, Api, Parameter, operation
 from host.runs.answers import ExecutedShape

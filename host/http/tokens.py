@@ -8,8 +8,9 @@ from anyio.abc import TaskGroup
 from pydantic import AfterValidator, Field, StringConstraints
 from starlette.requests import Request
 
-from host.http.auth import BOUND, Caller, TokenBook, Wish, caller_of
+from host.http.auth import TokenBook, Wish
 from host.http.bodies import WHOLE, Body, Text, idempotency, page_of
+from host.http.callers import BOUND, Caller, caller_of
 from host.http.ending import OpenRequests
 from host.http.enrolment import Enrolment
 from host.http.routing import ANY, KEY, OF_PRINCIPAL, PAGE, Api, operation

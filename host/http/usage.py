@@ -6,8 +6,8 @@ from typing import Final, NotRequired
 
 from starlette.requests import Request
 
-from host.http.auth import caller_of
 from host.http.bodies import page_of
+from host.http.callers import caller_of
 from host.http.conversations import asked_for, say_whose
 from host.http.routing import OF_CONVERSATION, OF_PRINCIPAL, PAGE, Api, Parameter, operation
 from host.runs.answers import UsageShape

@@ -11,7 +11,7 @@ import pytest
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
-from host.http.auth import operator
+from host.http.callers import operator
 from host.http.middleware import Exchange
 from host.http.openapi import OpenApi
 from host.http.routing import PAGE, Api, operation, router

@@ -7,7 +7,7 @@ from typing import Final
 import pytest
 
 import host.app
-from host.http.auth import Caller, operator
+from host.http.callers import Caller, operator
 from host.http.routing import ANY, Api, Operation
 from shared.errors import Forbidden
 from shared.principals import Principal

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from host.agent.toolbox import result_block
 from host.channels.deliveries import notice
-from host.http.auth import operator
+from host.http.callers import operator
 from host.http.openai.requests import DoorMessage
 from host.http.openai.threads import Thread
 from host.ports import ToolResult

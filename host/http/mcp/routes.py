@@ -16,8 +16,9 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import Response
 
-from host.http.auth import SIGNED, Caller, TokenBook
+from host.http.auth import TokenBook
 from host.http.bodies import JSON, ErrorShape, TooManyValues, raw_body
+from host.http.callers import SIGNED, Caller
 from host.http.mcp import wire
 from host.http.mcp.sessions import McpSession, McpSessions
 from host.http.routing import Api, Parameter, operation

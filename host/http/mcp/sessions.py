@@ -10,7 +10,7 @@ from typing import Final
 
 import anyio
 
-from host.http.auth import Caller
+from host.http.callers import Caller
 from host.http.mcp.wire import RequestId
 from shared.clock import monotonic_ms
 from shared.ids import MCP_SESSION, new_id

@@ -11,7 +11,7 @@ from uuid import NAMESPACE_URL, uuid5
 import anyio
 from starlette.requests import Request
 
-from host.http.auth import Caller, caller_of
+from host.http.callers import Caller, caller_of
 from host.http.openai.requests import ChatCompletionRequest, DoorMessage
 from host.http.routing import Parameter
 from shared import jsons, untrusted

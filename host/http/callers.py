@@ -1,0 +1,99 @@
+"""Who calls, on whose behalf, and for what: the operator by the API token, others by a token with scopes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Final
+
+from starlette.requests import Request
+
+from host.http.routing import ANY, OF_PRINCIPAL, Operation
+from host.runs.principals import THE_OPERATOR
+from shared.errors import Forbidden
+from shared.principals import Principal, Reach, stored_name
+
+SIGNED: Final = "signed"
+"""Stands for the id of a signed token: renewed, it is the same caller's."""
+BOUND: Final = "This token is for a conversation's tools at /mcp; here it takes API_TOKEN."
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who calls. ``token_id`` None: the bearer of the API token, who may do everything.
+
+    ``conversation_id`` is whom it acts for at /mcp, in the main role if ``is_main``; other tokens count
+    nowhere else.
+    """
+
+    principal: Principal = field(compare=False)
+    conversation_id: str
+    is_main: bool
+    token_id: str | None = None
+    scopes: frozenset[str] = field(default=frozenset(), compare=False)
+    expires_at: int | None = field(default=None, compare=False)
+    digest: bytes = field(default=b"", repr=False)
+    """SHA-256 of a stored token."""
+
+    @property
+    def within(self) -> str | None:
+        """The principal whose things alone the caller reaches by their ids; None: it reaches any."""
+        return None if self.token_id is None else self.principal.id
+
+    @property
+    def reach(self) -> Reach:
+        """What the caller reaches of tasks."""
+        return Reach(None, self.within)
+
+    @property
+    def prefix(self) -> bytes:
+        """What stands before names that the principal chose where they are stored."""
+        return self.stored("").encode()
+
+    def listed(self, request: Request) -> str | None:
+        """Return whose things a list has: the caller's, or as the operator wants; None: everybody's.
+
+        Raises Forbidden.
+        """
+        wanted = request.query_params.get(OF_PRINCIPAL.name, self.principal.id)
+        if wanted != self.principal.id and self.token_id is not None:
+            raise Forbidden(f"{OF_PRINCIPAL.name}: the things of others take API_TOKEN.")
+        return None if wanted == "*" else wanted
+
+    def stored(self, said: str) -> str:
+        """Return what a name that the caller chooses is stored under."""
+        return stored_name(self.principal.id, said)
+
+    def require(self, declared: Operation) -> None:
+        """Raise Forbidden unless what is declared is the caller's to ask for."""
+        if self.token_id is None or declared.scope == ANY:
+            return
+        if not (self.is_main or declared.scope == "mcp"):
+            raise Forbidden(BOUND)
+        what = f"{declared.method} {declared.path}"
+        if declared.scope is None:
+            raise Forbidden(f"{what} is the operator's alone: it takes API_TOKEN.")
+        if self.scopes.isdisjoint(declared.scopes):
+            wanted = " or ".join(f'"{scope}"' for scope in sorted(declared.scopes))
+            raise Forbidden(f"{what} needs the scope {wanted}")
+
+    def may(self, scope: str) -> bool:
+        """Return whether the caller has a scope."""
+        return self.token_id is None or scope in self.scopes
+
+    def allow(self, what: str, scopes: Iterable[str]) -> None:
+        """Raise Forbidden unless the caller has all the scopes that something needs."""
+        for scope in scopes:
+            if not self.may(scope):
+                raise Forbidden(f'{what} needs the scope "{scope}"')
+
+
+def caller_of(request: Request) -> Caller:
+    """Return who makes a request that needs a token."""
+    caller: Caller = request.scope["caller"]
+    return caller
+
+
+def operator(main_conversation_id: str) -> Caller:
+    """Return the bearer of the API token."""
+    return Caller(THE_OPERATOR, main_conversation_id, is_main=True)
