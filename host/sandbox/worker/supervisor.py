@@ -93,21 +93,7 @@ class Supervisor:
         """Try this configuration; its reapers are the ones that serve, unless another is tried."""
         starting.precompute(self._config)
         self._reapers = Reapers(self._children, self._config, self._workspace)
-        try:
-            child = self._reapers.fork(self._workspace, self._config)
-        except OSError as error:
-            return probe.judge(self._config, {"fault": f"no process could be started: {error}"})
-        waiting = select.poll()
-        waiting.register(child.channel, select.POLLIN)
-        try:
-            with socket.create_server(("127.0.0.1", 0)) as listening:
-                port = listening.getsockname()[1]
-                child.channel.send(probe.request(self._config, self._places, self._workspace, port))
-                ended = waiting.poll(2 * probe.TIMEOUT_MS)
-            answer = child.channel.receive() if ended else {"fault": "the self-test did not end"}
-        except Closed:
-            answer = {"fault": "the self-test died"}
-        self._drop(child)
+        answer = self._reapers.tried(self._places)
         self._places.forget(probe.CONVERSATION)
         return probe.judge(self._config, answer)
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
+import socket
 import time
 from collections.abc import Iterator
 from typing import Final
 
 from ..config import Config, Place
-from ..confine import confine, grants, seccomp
+from ..confine import confine, grants, probe, seccomp
+from ..confine.workspaces import Places
+from ..frames import Closed, Frame
 from . import reaper
 from .children import Child, Children
 
@@ -55,6 +59,26 @@ class Reapers:
         )
         child.stamp, child.config = stamp, config
         return child
+
+    def tried(self, places: Places) -> Frame:
+        """Have a new one run the self-test, and return what came of it."""
+        try:
+            child = self.fork(self._workspace, self._config)
+        except OSError as error:
+            return {"fault": f"no process could be started: {error}"}
+        waiting = select.poll()
+        waiting.register(child.channel, select.POLLIN)
+        try:
+            with socket.create_server(("127.0.0.1", 0)) as listening:
+                port = listening.getsockname()[1]
+                child.channel.send(probe.request(self._config, places, self._workspace, port))
+                ended = waiting.poll(2 * probe.TIMEOUT_MS)
+            return child.channel.receive() if ended else {"fault": "the self-test did not end"}
+        except Closed:
+            return {"fault": "the self-test died"}
+        finally:
+            self._children.kill(child)
+            self._dismiss(child)
 
     def rest(self, child: Child) -> None:
         """Keep one whose environment is as it was for its conversation's next command."""
