@@ -18,7 +18,8 @@ import anyio
 from benchmarks.filling import fill
 from shared.store import open_host_store
 from shared.store.sqlite.store import SqliteStore
-from shared.values import NewMessage, NewRun, RunEnd, RunState, Usage
+from shared.usage_values import Usage
+from shared.values import NewMessage, NewRun, RunEnd, RunState
 
 MIB = 1 << 20
 SIZES = {"empty": 0, "10 MB": 10 * MIB, "200 MB": 200 * MIB, "1 GiB": 1024 * MIB}

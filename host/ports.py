@@ -18,7 +18,8 @@ from enum import IntEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
-from shared.values import Block, Usage
+from shared.usage_values import Usage
+from shared.values import Block
 
 if TYPE_CHECKING:
     from anyio.abc import ByteStream

@@ -17,7 +17,8 @@ from host.agent.history import as_sent, calls_of, cut, opens_turn
 from host.agent.summary import left_out
 from host.agent.window import BYTES_PER_TOKEN, estimated
 from host.ports import Reply
-from shared.values import Block, Compaction, HistoryEntry, Usage
+from shared.usage_values import Usage
+from shared.values import Block, Compaction, HistoryEntry
 
 CUT_CHARS: Final = 600
 """Characters that stay of an old result's text."""

@@ -14,7 +14,7 @@ from host.runs.answers import UsageShape
 from shared.errors import InvalidInput
 from shared.shapes import PageShape
 from shared.store.store import Store
-from shared.values import DayUsage
+from shared.usage_values import DayUsage
 
 MICRO: Final = 1_000_000
 BY: Final = Parameter(

@@ -15,7 +15,8 @@ from uuid import uuid4
 
 from host.ports import Delta, ModelError, Reply, TextDelta, ThinkingDelta, ToolUseStart
 from shared.jsons import JSONDecodeError, dumps, fits, loads
-from shared.values import Block, Usage
+from shared.usage_values import Usage
+from shared.values import Block
 
 LONGEST: Final = 16 * 1024 * 1024
 """Characters of a reply; the longest that the API writes has about a twentieth."""

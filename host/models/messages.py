@@ -15,7 +15,7 @@ from host.ports import Delta, Reply, TextDelta, ThinkingDelta, ToolUseStart
 from shared.errors import Misconfigured
 from shared.frames import framed
 from shared.jsons import dump_bytes, loads
-from shared.values import Usage
+from shared.usage_values import Usage
 
 # From the host:
 CLIENT: Final = 1

@@ -17,7 +17,7 @@ Ended = Literal["success", "timeout", "error", "paused"]
 
 
 class UsageShape(Shape):
-    """Tokens as the model's API counts them: the fields of ``shared.values.Usage``."""
+    """Tokens as the model's API counts them: the fields of ``shared.usage_values.Usage``."""
 
     input_tokens: int
     output_tokens: int

@@ -16,7 +16,8 @@ from host.runs.meter import FREE, AgentMeter, Ledger
 from shared.clock import now_ms
 from shared.errors import Misconfigured
 from shared.settings.sections import Budgets, Limit, Price
-from shared.values import Amount, Lease, Standing
+from shared.usage_values import Amount, Standing
+from shared.values import Lease
 
 LEAST_OUTPUT: Final = 256
 """Tokens below which a reply is not worth its input, unless ``max_tokens`` is smaller anyway."""

@@ -13,7 +13,7 @@ from host.telemetry.counts import Metrics
 from shared.redact import Redactor
 from shared.settings.sections import Budgets, Price
 from shared.store.store import Store
-from shared.values import Amount, Spending, Usage
+from shared.usage_values import Amount, Spending, Usage
 
 FREE: Final = Price(input=0.0, output=0.0)
 

@@ -20,7 +20,8 @@ from shared.clock import now_ms
 from shared.ids import MESSAGE, new_id
 from shared.principals import Principal
 from shared.redact import Redactor
-from shared.values import Block, Compaction, Lease, NewMessage, Outbound, Role, Spending
+from shared.usage_values import Spending
+from shared.values import Block, Compaction, Lease, NewMessage, Outbound, Role
 
 USE: Final = "server_tool_use"
 _RESULT: Final = "_tool_result"

@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 from shared import jsons
 from shared.errors import InvalidInput
 from shared.store.contract import Engine, Row
-from shared.values import Page, Usage
+from shared.usage_values import Usage
+from shared.values import Page
 
 T = TypeVar("T")
 

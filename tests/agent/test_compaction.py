@@ -19,7 +19,8 @@ from host.models.api_errors import status_error
 from host.ports import ModelError, Reply, Target
 from shared.clock import monotonic_ms
 from shared.settings.sections import History
-from shared.values import Block, Compaction, HistoryEntry, Usage
+from shared.usage_values import Usage
+from shared.values import Block, Compaction, HistoryEntry
 from tests.agent.test_history import is_valid, text
 
 

@@ -34,7 +34,8 @@ from shared.redact import Redactor
 from shared.settings import load
 from shared.settings.sections import Budgets
 from shared.store.sqlite.store import SqliteStore
-from shared.values import Block, Lease, Usage
+from shared.usage_values import Usage
+from shared.values import Block, Lease
 from tests.examples import examples
 from tests.fakes.protocol import checked
 

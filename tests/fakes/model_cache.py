@@ -17,7 +17,7 @@ from hashlib import blake2b
 from typing import Any, Final
 
 from shared.jsons import dump_bytes
-from shared.values import Usage
+from shared.usage_values import Usage
 from tests.fakes.protocol import tokens
 
 LOOKBACK_BLOCKS: Final = 20

@@ -10,7 +10,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from shared.jsons import dump_bytes
-from shared.values import Block, Usage
+from shared.usage_values import Usage
+from shared.values import Block
 
 _ROLES: Final = frozenset({"user", "assistant", "system"})
 CHARS_PER_TOKEN: Final = 4

@@ -13,7 +13,8 @@ from host.models.access import Credential, KeyedModel, Route
 from host.models.api_errors import status_error
 from host.models.mending import suspects
 from host.ports import Delta, ModelError, Reply, Target
-from shared.values import Block, Compaction, HistoryEntry, Usage
+from shared.usage_values import Usage
+from shared.values import Block, Compaction, HistoryEntry
 
 PICTURE: Block = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "aa"}}
 DOCUMENT: Block = {"type": "document", "source": {"type": "text", "media_type": "text/plain", "data": "a"}}

@@ -27,7 +27,7 @@ from host.ports import Ask, Delta, ModelError, Reply, ToolUseStart
 from shared.errors import Misconfigured
 from shared.frames import Frames
 from shared.jsons import dump_bytes
-from shared.values import Usage
+from shared.usage_values import Usage
 from tests.fakes.model_server import FakeModel, fake_model
 from tests.models.test_models import KEY, ask, directive, request
 

@@ -10,7 +10,7 @@ import pytest
 from host.runs.meter import FREE, Prices
 from shared.settings import load
 from shared.settings.sections import Budgets, Price
-from shared.values import Usage
+from shared.usage_values import Usage
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "budgets.md"
 SMALL = Price(input=1.0, output=5.0, cache_read=0.1, cache_write=1.25)

@@ -28,7 +28,8 @@ from shared.store import open_host_store
 from shared.store.sqlite.store import SqliteStore
 from shared.store.volume import chain, layout, operator, snapshot, wal
 from shared.store.volume.opening import identity
-from shared.values import NewMessage, NewRun, RunEnd, RunState, Usage
+from shared.usage_values import Usage
+from shared.values import NewMessage, NewRun, RunEnd, RunState
 from tests.examples import examples
 from tests.store.damage import (
     ALL,

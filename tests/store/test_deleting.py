@@ -11,8 +11,9 @@ from shared.store.sqlite.store import SqliteStore
 from shared.store.volume import chain
 from shared.store.volume.carrier import Carrier
 from shared.store.volume.compaction import Compaction
+from shared.usage_values import Usage
 from shared.values import Compaction as OfConversation
-from shared.values import Event, NewMessage, NewRun, RunEnd, RunState, Usage
+from shared.values import Event, NewMessage, NewRun, RunEnd, RunState
 from tests.store.places import Places, add
 
 SECRET = "the-passphrase-is-rosebud"

@@ -29,7 +29,8 @@ from shared.store.sqlite.store import SqliteStore
 from shared.store.store import Store
 from shared.task_values import Task, TaskRun, TaskRunState, TaskStatus
 from shared.tasks import TaskService
-from shared.values import Lease, NewMessage, NewRun, RunEnd, RunState, Usage
+from shared.usage_values import Usage
+from shared.values import Lease, NewMessage, NewRun, RunEnd, RunState
 from tests.examples import examples
 from tests.postgres import emptied_database, needs_postgres
 

@@ -17,7 +17,8 @@ from uuid import uuid4
 from host.models.offline.wishes import Wish, code, parse
 from shared.jsons import dump_bytes
 from shared.untrusted import unwrapped
-from shared.values import Block, Usage
+from shared.usage_values import Usage
+from shared.values import Block
 
 MODEL: Final = "picoclaw-offline"
 LABEL: Final = "[offline model]"

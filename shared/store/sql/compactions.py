@@ -12,7 +12,8 @@ from shared.store.contract import Tx
 from shared.store.rows import Noun
 from shared.store.sql import usage
 from shared.store.sql.run_rows import hold
-from shared.values import Compaction, Lease, Spending
+from shared.usage_values import Spending
+from shared.values import Compaction, Lease
 
 to_compaction: Final = rows.reader(Compaction, left_out=jsons.loads, usage=rows.usage, archived=bool)
 

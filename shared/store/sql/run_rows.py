@@ -17,7 +17,8 @@ from shared.store.contract import Row, Tx
 from shared.store.sql import conversations, keys, usage
 from shared.store.sql.conversations import REFUSED, remove_last, store_messages
 from shared.task_values import TaskRun
-from shared.values import Amount, Chain, Event, Lease, NewMessage, NewRun, RunState, Spending
+from shared.usage_values import Amount, Spending
+from shared.values import Chain, Event, Lease, NewMessage, NewRun, RunState
 
 RECOVERED_SEQ_GAP: Final = 1_000_000
 """A recovered run's last event leaves this gap: a reader may have seen events that were not stored yet."""

@@ -15,8 +15,8 @@ from shared.store.rows import Noun
 from shared.store.sql import keys, usage
 from shared.store.sql.conversations import REFUSED, mark_refused, store_messages
 from shared.store.sql.run_rows import ACTED, AHEAD, begin, cut_off_run, hold, record_events, those_held
+from shared.usage_values import Amount, Spending, Standing
 from shared.values import (
-    Amount,
     Event,
     Idempotency,
     KeyedAnswer,
@@ -27,8 +27,6 @@ from shared.values import (
     Run,
     RunEnd,
     RunState,
-    Spending,
-    Standing,
 )
 
 # A run knows what it continues; what continues it is looked up.

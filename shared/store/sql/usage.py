@@ -12,7 +12,8 @@ from shared.store import rows
 from shared.store.contract import Row, Tx
 from shared.store.rows import Noun
 from shared.store.sql.conversations import OF_PRINCIPAL
-from shared.values import Amount, DayUsage, Lease, Page, Spending, Standing, Usage
+from shared.usage_values import Amount, DayUsage, Spending, Standing, Usage
+from shared.values import Lease, Page
 
 USED: Final = tuple(field.name for field in fields(Usage))
 DAY: Final = len("2026-01-31")

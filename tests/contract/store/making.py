@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from shared.principals import Principal
-from shared.values import Idempotency, NewMessage, NewRun, RunEnd, RunState, Usage
+from shared.usage_values import Usage
+from shared.values import Idempotency, NewMessage, NewRun, RunEnd, RunState
 
 T0 = 1_800_000_000_000
 LEASE = 60_000

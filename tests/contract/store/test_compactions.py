@@ -8,7 +8,8 @@ import pytest
 
 from shared.errors import LeaseLost
 from shared.store.store import Store
-from shared.values import Amount, Compaction, Lease, Spending, Standing, Usage
+from shared.usage_values import Amount, Spending, Standing, Usage
+from shared.values import Compaction, Lease
 from tests.contract.store.making import T0, a_run, an_end, said
 
 SUMMARY = Compaction(

@@ -18,7 +18,8 @@ from shared.store.sqlite.migrations import STEPS
 from shared.store.store import Store
 from shared.store.volume.operator import NOT_EXPORTED
 from shared.task_values import TaskRunState
-from shared.values import Compaction, Event, Idempotency, Spending, Usage
+from shared.usage_values import Spending, Usage
+from shared.values import Compaction, Event, Idempotency
 from tests.contract.store.making import DAY, T0, a_principal, a_run, an_end, said
 from tests.contract.store.test_tasks_contract import a_task
 

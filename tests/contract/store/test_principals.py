@@ -19,7 +19,8 @@ from shared.principals import (
     stored_name,
 )
 from shared.store.store import Store
-from shared.values import Amount, Lease, Spending, Standing, Usage
+from shared.usage_values import Amount, Spending, Standing, Usage
+from shared.values import Lease
 from tests.contract.store.making import T0, a_principal, a_run, an_end
 from tests.contract.store.test_tasks_contract import a_task
 

@@ -9,7 +9,8 @@ import pytest
 
 from shared.errors import Conflict, ConversationBusy, KeyTaken, LeaseLost, NotFound
 from shared.store.store import Store
-from shared.values import Compaction, Event, Lease, RunState, Usage
+from shared.usage_values import Usage
+from shared.values import Compaction, Event, Lease, RunState
 from tests.contract.store.conftest import OpenStore
 from tests.contract.store.making import DAY, T0, a_key, a_run, an_end, said
 

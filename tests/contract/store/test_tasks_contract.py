@@ -11,7 +11,8 @@ from shared.errors import Conflict, Duplicate, InvalidInput, LeaseLost, NotFound
 from shared.principals import EVERYTHING, OPERATOR, Reach
 from shared.store.store import Store
 from shared.task_values import Task, TaskRun, TaskRunState, TaskStatus
-from shared.values import NewMessage, NewRun, RunEnd, RunState, Usage
+from shared.usage_values import Usage
+from shared.values import NewMessage, NewRun, RunEnd, RunState
 from tests.contract.store.conftest import OpenStore
 
 HOME = "conv-home"

@@ -6,7 +6,8 @@ import pytest
 
 from shared.errors import Conflict, ConversationBusy, InvalidInput, KeyTaken, LeaseLost, NotFound
 from shared.store.store import Store
-from shared.values import Amount, DayUsage, Event, Lease, RunState, Spending, Standing, Usage
+from shared.usage_values import Amount, DayUsage, Spending, Standing, Usage
+from shared.values import Event, Lease, RunState
 from tests.contract.store.conftest import OpenStore
 from tests.contract.store.making import DAY, T0, a_key, a_run, an_end, said
 
