@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from shared.errors import StoreError, StoreVersion
+from shared.principals import OPERATOR
 from shared.store.postgres import migrations
 from shared.store.postgres.database import Database, Place
 from shared.store.postgres.migrations import LOCK, SCHEMA_VERSION, STEPS, migrate
@@ -83,6 +84,21 @@ async def test_every_earlier_version_becomes_the_present_one(
     with fresh_database() as fresh:
         await (await open_shared_store(Place(fresh))).close()
         assert await schema(database) == await schema(fresh)
+
+
+async def test_all_that_a_store_of_before_principals_has_is_the_operators(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = next(number for number, step in enumerate(STEPS) if "CREATE TABLE principals" in "".join(step))
+    await migrate_to(before, database, monkeypatch)
+    await execute("INSERT INTO usage_by_day VALUES ('2026-01-31', 5, 3, 1, 2, 4, 8, 16, 32)", database)
+    store = await open_shared_store(Place(database))
+    conversations = await store.conversations.page(limit=9, cursor=None, principal_id=OPERATOR)
+    assert [each.id for each in conversations.items] == ["old"]
+    host = await store.usage.by_day(limit=9, cursor=None)
+    assert host == await store.usage.by_day(limit=9, cursor=None, principal_id=OPERATOR)
+    assert [(day.runs, day.spending.microdollars) for day in host.items] == [(3, 32)]
+    await store.close()
 
 
 @pytest.mark.parametrize("version", LANDED["postgres"])

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from asyncpg import InsufficientPrivilegeError  # type: ignore[import-untyped]  # it ships no types
 
-from shared.errors import StoreError, Unauthorized
+from shared.errors import StoreError, Suspended, Unauthorized
 from shared.ids import Token
 from shared.principals import EVERYTHING, OPERATOR, PrincipalStatus, Reach
 from shared.store.postgres.database import Database, Place
@@ -216,7 +216,7 @@ async def shared_by_two(store: PostgresStore) -> PostgresStore:
         for name in (f"{whose}+main", f"chat-of-{whose}"):
             await store.conversations.create(name, T0, principal_id=whose)
             await store.tasks.add(a_task(f"task-{name}", name), quota=10)
-            await store.runs.begin(a_run(name, name))
+            await store.runs.begin(a_run(name, name, principal_id=whose))
             await store.outbound.add(name, name, f"secret of {name}", "Pico", T0)
         await store.conversations.create(f"hidden-{whose}", T0, owner_id=f"{whose}+main", temporary=True)
     return store
@@ -308,6 +308,28 @@ async def test_a_token_that_says_anything_else_counts_for_nothing(
     forged = replace(main, token=f"{kind}.{signature}.{whom}")
     assert await fetch(forged, "SELECT id FROM conversations") == []
     assert await fetch(forged, "SELECT id FROM scheduled_tasks") == []
+
+
+async def test_a_principals_session_makes_its_own_conversation_and_a_suspended_ones_none(
+    shared_by_two: PostgresStore,
+) -> None:
+    for whose, made in ((A, True), (B, False)):
+        text = shared_by_two.tool_access(f"{whose}+laptop", is_main=False, principal_id=whose)
+        assert text is not None
+        principal = await shared_by_two.principals.get(whose)
+        assert principal is not None
+        if not made:
+            await shared_by_two.principals.change(replace(principal, status=PrincipalStatus.SUSPENDED))
+        tools = open_tool_store(text)
+        try:
+            ensured = tools.conversations.ensure(f"{whose}+laptop", T0, trusted=False, principal_id=whose)
+            if made:
+                assert (await ensured).principal_id == whose
+            else:
+                with pytest.raises(Suspended):
+                    await ensured
+        finally:
+            await tools.close()
 
 
 async def test_a_suspended_principals_session_writes_nothing(shared_by_two: PostgresStore) -> None:

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from shared.errors import StoreError, StoreVersion
+from shared.ids import Token
+from shared.principals import OPERATOR
 from shared.store.sqlite import migrations
 from shared.store.sqlite.engine import connect
 from shared.store.sqlite.migrations import SCHEMA_VERSION, STEPS, migrate
@@ -74,6 +76,32 @@ async def test_a_host_brings_every_earlier_version_up_to_date_and_rollback_bring
     back.close()
     async with places.host() as store:
         assert await names(store) == {"old"}
+
+
+async def test_all_that_a_store_of_before_principals_has_is_the_operators(
+    places: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = next(
+        n for n, step in enumerate(STEPS) if any("CREATE TABLE principals" in each for each in step)
+    )
+    places.local.mkdir()
+    old = database_of_version(places.database, before, monkeypatch)
+    old.execute("INSERT INTO usage_by_day VALUES ('2026-01-31', 0, 3, 1, 2, 4, 8, 16, 32)")
+    columns = "id, digest, conversation_id, is_main, created_at"
+    old.execute(f"INSERT INTO tokens ({columns}) VALUES ('t', X'AB', 'old', 1, 1)")
+    old.close()
+
+    async with places.host() as store:
+        conversations = await store.conversations.page(limit=9, cursor=None, principal_id=OPERATOR)
+        assert [each.id for each in conversations.items] == ["old"]
+        found = await store.tokens.find(bytes([0xAB]), 1)
+        assert found is not None
+        token, principal = found
+        assert principal.is_operator
+        assert token == Token("t", "old", True, 1, None, OPERATOR, "", ("mcp", "tasks"), None)
+        host = await store.usage.by_day(limit=9, cursor=None)
+        assert host == await store.usage.by_day(limit=9, cursor=None, principal_id=OPERATOR)
+        assert [(day.runs, day.spending.microdollars) for day in host.items] == [(3, 32)]
 
 
 async def test_a_process_beside_a_host_never_migrates_and_says_who_does(

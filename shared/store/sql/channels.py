@@ -44,6 +44,11 @@ def to_delivery(row: Row) -> Delivery:
     )
 
 
+# What a suspended principal has to say waits.
+AWAKE: Final = """NOT EXISTS (SELECT 1 FROM conversations AS c JOIN principals AS p ON p.id = c.principal_id
+    WHERE c.id = d.conversation_id AND p.status <> 'active')"""
+
+
 class Channels(Noun):
     """Updates of channels, chats and their conversations, deliveries to chats."""
 
@@ -198,10 +203,10 @@ class Channels(Noun):
         """Return chats whose first undelivered message may be tried now, the oldest first."""
         return await self._all(
             itemgetter("chat_id"),
-            """SELECT d.chat_id FROM channel_deliveries AS d JOIN (
+            f"""SELECT d.chat_id FROM channel_deliveries AS d JOIN (
                 SELECT min(number) AS first FROM channel_deliveries
                 WHERE channel = $1 AND ended_at IS NULL GROUP BY chat_id) AS firsts ON d.number = first
-            WHERE d.not_before <= $2 OR d.not_before > $2 + $3 ORDER BY d.number LIMIT $4""",
+            WHERE (d.not_before <= $2 OR d.not_before > $2 + $3) AND {AWAKE} ORDER BY d.number LIMIT $4""",
             channel,
             now,
             LONGEST_PAUSE_MS,
@@ -212,8 +217,8 @@ class Channels(Noun):
         """Return the chat's first undelivered message, None if there is none that may be tried now."""
         row = await self._engine.read(
             lambda tx: tx.fetchrow(
-                """SELECT * FROM channel_deliveries WHERE channel = $1 AND chat_id = $2 AND ended_at IS NULL
-                ORDER BY number LIMIT 1""",
+                f"""SELECT d.* FROM channel_deliveries AS d WHERE channel = $1 AND chat_id = $2
+                AND ended_at IS NULL AND {AWAKE} ORDER BY number LIMIT 1""",
                 channel,
                 chat_id,
             )

@@ -8,6 +8,7 @@ from dataclasses import replace
 from itertools import chain
 from typing import Any, Final
 
+from shared.channel_values import Chat
 from shared.ids import Token
 from shared.principals import OPERATOR, PrincipalStatus, Reach, stored_name
 from shared.store.contract import Tx
@@ -181,3 +182,22 @@ async def test_a_suspended_principals_tasks_wait_for_it_and_for_nobody_else(stor
     assert await store.tasks.count_due(T0) == 0
     await store.principals.change(replace(suspended, status=PrincipalStatus.ACTIVE))
     assert await claimed() == ["t0"]
+
+
+async def test_what_a_suspended_principal_has_to_say_to_a_chat_waits(store: Store) -> None:
+    made = await store.principals.add(a_principal("a"))
+    await store.conversations.create("c", T0, principal_id="prin-a")
+    await store.channels.join(Chat("x", "7", True, "7", "Ann"), "c", T0)
+    await store.outbound.add("c", "c", "hello", "assistant", T0)
+
+    async def waiting() -> list[str]:
+        due = await store.channels.chats_due("x", T0, limit=9)
+        delivery = await store.channels.next_delivery("x", "7", T0)
+        assert (delivery is None) is (due == [])
+        return due
+
+    assert await waiting() == ["7"]
+    suspended = await store.principals.change(replace(made, status=PrincipalStatus.SUSPENDED))
+    assert await waiting() == []
+    await store.principals.change(replace(suspended, status=PrincipalStatus.ACTIVE))
+    assert await waiting() == ["7"]
