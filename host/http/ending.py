@@ -18,6 +18,7 @@ from shared import jsons
 from shared.clock import now_ms
 from shared.errors import PicoError, Unauthorized
 from shared.principals import Principal, PrincipalStatus
+from shared.store.contract import acting_token
 from shared.store.store import Store
 
 logger = logging.getLogger("picoclaw.auth")
@@ -49,9 +50,12 @@ class OpenRequests:
 
         with anyio.CancelScope() as ending:
             self._open[ending] = scope
+            token_id = scope["caller"].token_id
+            acting = acting_token.set(None if token_id == SIGNED else token_id)
             try:
                 await app(scope, receive, observe)
             finally:
+                acting_token.reset(acting)
                 del self._open[ending]
         if not ending.cancelled_caught:
             return

@@ -21,6 +21,7 @@ from host.runs.spec import RunSpec
 from shared.clock import now_ms
 from shared.errors import Conflict, ConversationBusy, KeyTaken, LeaseLost, PicoError, Unavailable
 from shared.principals import EVERYTHING, OPERATOR, Reach
+from shared.store.contract import acting_token
 from shared.store.sql.task_outcomes import ALL_QUIET
 from shared.store.store import Store
 from shared.task_values import Task, TaskRun, TaskRunState
@@ -181,7 +182,8 @@ class _Service:
         return self._outcome
 
     async def execute(self) -> None:
-        """Follow the run to its end and write the outcome."""
+        """Follow the run to its end and write the outcome; the token that asked for it may end before."""
+        acting_token.set(None)
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._keep_claim)

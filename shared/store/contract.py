@@ -8,9 +8,16 @@ for the part of a counter that this connection adds to, so that hosts don't wait
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Any, Protocol, TypeVar
+from contextvars import ContextVar
+from typing import Any, Final, Protocol, TypeVar
 
 T = TypeVar("T")
+
+acting_token: Final[ContextVar[str | None]] = ContextVar("acting_token", default=None)
+"""The stored token by which somebody asks for what is done now: once it has ended, no transaction writes.
+
+What outlives the request puts it aside.
+"""
 
 
 class Row(Protocol):

@@ -16,6 +16,7 @@ from shared.clock import now_ms
 from shared.errors import Unauthorized
 from shared.ids import Token
 from shared.store import open_tool_store
+from shared.store.contract import acting_token
 from shared.store.sqlite.store import SqliteStore
 from tests.mcp.over_http import STATELESS, RawHttp, new_token, request
 from tests.running import HostProcess, running_host, until
@@ -117,6 +118,24 @@ def test_a_request_that_was_held_back_does_nothing_after_its_token_expired(host:
         until(lambda: time.monotonic() > ended)
         assert b"HTTP/1.1 401" in completed(peer)
     assert tasks(host) == before
+
+
+async def test_a_request_s_transactions_write_nothing_once_its_token_has_ended(tmp_path: Path) -> None:
+    host = SqliteStore(tmp_path / "db")
+    await host.conversations.create("c", now_ms())
+    await host.tokens.add(Token("revoked", "c", True, now_ms(), None), b"r" * 32)
+    acting = acting_token.set("revoked")
+    await host.conversations.rename("c", "before")
+    acting_token.reset(acting)
+    assert await host.tokens.revoke("revoked")
+    acting = acting_token.set("revoked")
+    with pytest.raises(Unauthorized):
+        await host.conversations.rename("c", "after")
+    acting_token.reset(acting)
+    found = await host.conversations.get("c")
+    assert found is not None
+    assert found.title == "before"
+    await host.close()
 
 
 async def test_the_transaction_that_writes_looks_at_the_token_itself(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ import anyio.to_thread
 
 from shared.clock import now_ms
 from shared.errors import NotDurable, Unauthorized, Unavailable
-from shared.store.contract import Work
+from shared.store.contract import Work, acting_token
 from shared.store.sqlite.failures import forbidden, told_apart
 from shared.store.sqlite.local_disk import Reserve, try_disk
 from shared.store.sqlite.transactions import SqliteTx, drive, lease_now
@@ -276,8 +276,8 @@ class Database:
         connection.execute("BEGIN IMMEDIATE")
         before = connection.total_changes
         try:
-            if self._token_id is not None:
-                _check_token(connection, self._token_id)
+            if token_id := self._token_id or acting_token.get():
+                _check_token(connection, token_id)
             result = drive(work(SqliteTx(connection)))
             connection.execute("COMMIT")
         except BaseException:
