@@ -194,10 +194,10 @@ class Histories:
 
     def _take(self, lease: Lease) -> _Kept | None:
         """Take a conversation out, if what is kept of it is what would be built again."""
-        kept = self._kept.pop(lease.conversation_id, None)
+        kept = self._kept.get(lease.conversation_id)
         if kept is None:
             return None
-        self._tokens -= kept.builder.tokens
+        self.forget(lease.conversation_id)
         number = kept.compaction.number if kept.compaction else 0
         return kept if (kept.session_id, number) == (lease.session_id, lease.compaction) else None
 

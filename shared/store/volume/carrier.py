@@ -231,10 +231,11 @@ class Carrier:
         layout.create_segment(Path(state.store_dir), following, state.durable)
 
     def _check_token(self, state: State) -> None:
-        present = holder(Path(state.store_dir))
-        if present is None or present.token != state.token:
+        # Looked for in the bytes: in the middle of a heartbeat the record as a whole is torn.
+        lock = Path(state.store_dir) / layout.LOCK
+        if not lock.exists() or state.token.encode() not in lock.read_bytes()[: layout.LOCK_BYTES]:
             raise NotDurable(
-                f"Another host has taken STORE_DIR: {present or 'its lock file is gone'}",
+                f"Another host has taken STORE_DIR: {holder(lock.parent) or 'its lock file is gone'}",
                 retry_after=RETRY_AFTER_S,
             )
 
