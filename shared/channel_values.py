@@ -5,16 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from shared.principals import OPERATOR
+
 
 @dataclass(frozen=True, slots=True)
 class Chat:
-    """A chat of a channel and who spoke in it last; ``private``: nobody else is in it."""
+    """A chat of a channel and who spoke in it last; ``private``: nobody else is in it.
+
+    ``principal_id``: whose conversation it is in.
+    """
 
     channel: str
     id: str
     private: bool
     sender_id: str
     sender_name: str = ""
+    principal_id: str = OPERATOR
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Final, Protocol
 
 from shared.values import Enclosed
+
+TOPIC: Final = "_"
+"""Stands between a Telegram chat and its topic in ``Incoming.chat_id``."""
 
 
 class ChannelFault(Exception):

@@ -9,7 +9,7 @@ from host.channels.rules import Rules
 from host.runs.service import RunService
 from shared.clock import now_ms
 from shared.errors import NotRunning
-from shared.principals import OPERATOR, Reach
+from shared.principals import Reach
 from shared.store.store import Store
 from shared.task_values import Task
 from shared.task_views import task_view
@@ -48,7 +48,7 @@ class Commands:
         """Return the conversation that the chat is in, and may be in."""
         trusted = self._rules.trusts(message.chat)
         conversation_id = await self._book.enter(message.chat, now_ms(), trusted=trusted)
-        if conversation_id == self._rules.main and not self._is_owner(message):
+        if conversation_id == self._rules.main_of(message.chat) and not self._is_owner(message):
             await self._book.leave(message.chat.channel, message.chat.id, conversation_id)
             conversation_id = await self._book.enter(message.chat, now_ms(), trusted=trusted)
         return conversation_id
@@ -63,7 +63,7 @@ class Commands:
             case "/stop":
                 return await self._stop(conversation_id)
             case "/tasks":
-                return await self._tasks(conversation_id)
+                return await self._tasks(message, conversation_id)
             case "/main":
                 return await self._main(message, conversation_id)
         return None
@@ -73,7 +73,7 @@ class Commands:
         return greeting + OWNERS_GREETING if self._is_owner(message) else greeting
 
     async def _new(self, message: Stored, conversation_id: str) -> str:
-        if conversation_id == self._rules.main:
+        if conversation_id == self._rules.main_of(message.chat):
             return NOT_NEW
         await self._book.begin_anew(message.chat, now_ms(), trusted=self._rules.trusts(message.chat))
         return NEW
@@ -85,16 +85,16 @@ class Commands:
             return NOTHING_RUNS
         return STOPPING
 
-    async def _tasks(self, conversation_id: str) -> str:
-        only = None if conversation_id == self._rules.main else conversation_id
-        page = await self._task_service.list(Reach(only, OPERATOR), limit=MOST_TASKS)
+    async def _tasks(self, message: Stored, conversation_id: str) -> str:
+        only = None if conversation_id == self._rules.main_of(message.chat) else conversation_id
+        page = await self._task_service.list(Reach(only, message.chat.principal_id), limit=MOST_TASKS)
         lines = [_line(task) for task in page.items]
         if page.next_cursor is not None:
             lines.append("…")
         return "\n".join(lines) or NO_TASKS
 
     async def _main(self, message: Stored, conversation_id: str) -> str:
-        main = self._rules.main
+        main = self._rules.main_of(message.chat)
         if not self._is_owner(message):
             return OWNERS_ONLY
         if conversation_id == main:

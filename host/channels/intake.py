@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 from typing import Final
 
-from host.channels.base import Incoming, Moved
+from host.channels.base import Incoming, Moved, Sender
 from host.channels.messages import cleaned, to_update, usable
 from host.channels.rules import Rules, Wake
 from host.runs.admission import RateLimit
+from host.runs.principals import PrincipalCache
 from shared.channel_values import Chat, Saying
 from shared.clock import now_ms
 from shared.store.store import Store
@@ -26,8 +27,11 @@ TOO_MANY: Final = f"{MOST_WAITING} of your messages are waiting already, so I le
 class ChannelDoor:
     """Implements ``Door`` for one channel."""
 
-    def __init__(self, store: Store, rules: Rules, *, wake: Wake, connected: Wake) -> None:
+    def __init__(
+        self, store: Store, rules: Rules, principals: PrincipalCache, *, wake: Wake, connected: Wake
+    ) -> None:
         self._store = store
+        self._principals = principals
         self._rules = rules
         self._book = store.channels
         self._wake = wake
@@ -59,7 +63,7 @@ class ChannelDoor:
             self._wake()
 
     async def _one(self, message: Incoming) -> bool:
-        if not self._rules.allows(message.sender) or not usable(message):
+        if not (self._rules.allows(message.sender) and usable(message) and await self._is_served(message)):
             self._turn_away(message)
             return False
         if message.edited and self._rules.settings.edited_messages == "sender":
@@ -97,11 +101,18 @@ class ChannelDoor:
             return
         self._notices.count(message.chat_id)
         now = now_ms()
-        sender = message.sender
-        chat = Chat(self._rules.channel, message.chat_id, message.private, sender.id, cleaned(sender.name))
+        chat = self._chat(message)
         home = await self._book.enter(chat, now, trusted=self._rules.trusts(chat))
         saying = Saying(f"notice:{cleaned(message.update_id)}", notice)
         await self._book.say(self._rules.channel, message.chat_id, home, saying, now)
+
+    def _chat(self, message: Incoming) -> Chat:
+        sender = Sender(message.sender.id, cleaned(message.sender.name))
+        return self._rules.chat(message.chat_id, sender, private=message.private)
+
+    async def _is_served(self, message: Incoming) -> bool:
+        """Return whether the chat's principal may act: a chat of one that may not is nobody else's."""
+        return await self._principals.is_active(self._chat(message).principal_id)
 
     def _turn_away(self, message: Incoming) -> None:
         self._turned_away += 1

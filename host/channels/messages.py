@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
 from host.channels.base import Attachment, Incoming, Sender
+from host.channels.rules import Rules
 from shared.channel_values import Chat, NewUpdate, Update
 from shared.values import Enclosed
 
@@ -81,12 +82,12 @@ def to_update(message: Incoming) -> NewUpdate:
     return NewUpdate(cleaned(message.update_id), message.chat_id, body, urgent)
 
 
-def from_update(update: Update) -> Stored:
-    """Read a stored message back."""
+def from_update(update: Update, rules: Rules) -> Stored:
+    """Read a stored message back; whose its chat is, the rules say as they are now."""
     body = update.body
-    chat = Chat(update.channel, update.chat_id, body["private"], body["sender_id"], body["sender_name"])
+    sender = Sender(body["sender_id"], body["sender_name"])
     return Stored(
-        chat=chat,
+        chat=rules.chat(update.chat_id, sender, private=body["private"]),
         display=body["display"] or body["sender_name"] or body["sender_id"],
         text=body["text"],
         enclosed=tuple(Enclosed(**each) for each in body.get("enclosed", ())),
@@ -95,9 +96,9 @@ def from_update(update: Update) -> Stored:
     )
 
 
-def as_one(parts: Sequence[Update]) -> Stored:
+def as_one(parts: Sequence[Update], rules: Rules) -> Stored:
     """Return the message that an album's updates are together: one text, all files."""
-    read = [from_update(part) for part in parts]
+    read = [from_update(part, rules) for part in parts]
     # Each part of a forwarded album says so, and one of them has the words.
     enclosed = dict.fromkeys(each for one in read for each in one.enclosed)
     worded = {(each.kind, each.who, each.id) for each in enclosed if each.text}

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
-from host.channels.base import Sender
+from host.channels.base import TOPIC, Sender
 from shared.channel_values import Chat
+from shared.principals import OPERATOR, principal_of, stored_name
 from shared.settings.channels import ChannelRules
 
 EVERYONE: Final = "*"
@@ -69,6 +70,9 @@ class Rules:
         self.main = main_conversation_id
         self._allowed = AllowList(settings.allow_from, channel)
         self._owners = Names(settings.owners, channel)
+        self._principals = {
+            name.removeprefix(f"{channel}:"): whose for name, whose in settings.principals.items()
+        }
 
     def allows(self, sender: Sender) -> bool:
         """Return whether the sender may write at all."""
@@ -82,12 +86,27 @@ class Rules:
         """Return whether a conversation begun in a chat may change what agents obey."""
         return self.settings.trusted or (chat.private and self.owns(Sender(chat.sender_id, chat.sender_name)))
 
+    def chat(self, chat_id: str, sender: Sender, *, private: bool) -> Chat:
+        """Return a chat, of the principal that it is mapped to: by its own id, a private one by its sender's.
+
+        A topic of a mapped group belongs to that group's principal.
+        """
+        group = chat_id.partition(TOPIC)[0] if self.channel == "telegram" else chat_id
+        names = (chat_id, group, *([sender.id] if private else []))
+        whose = next((self._principals[name] for name in names if name in self._principals), OPERATOR)
+        return Chat(self.channel, chat_id, private, sender.id, sender.name, whose)
+
+    def main_of(self, chat: Chat) -> str:
+        """Return the main conversation of the chat's principal."""
+        return stored_name(chat.principal_id, self.main)
+
     def may_hear(self, chat: Chat, conversation_id: str) -> bool:
         """Return whether a chat, by who spoke in it last, may be told what the conversation says."""
         sender = Sender(chat.sender_id, chat.sender_name)
-        if conversation_id == self.main:
-            return chat.private and self.allows(sender) and self.owns(sender)
-        return self.allows(sender)
+        mapped = self.chat(chat.id, sender, private=chat.private)
+        if principal_of(conversation_id) != mapped.principal_id or not self.allows(sender):
+            return False
+        return conversation_id != self.main_of(mapped) or (chat.private and self.owns(sender))
 
 
 Wake = Callable[[], None]

@@ -109,19 +109,26 @@ class Turns:
     async def _guarded(self, update: Update, handle: Callable[[Update], Awaitable[None]]) -> None:
         """Handle an update; one that keeps failing is given up, so that it holds up nothing for ever."""
         try:
-            await handle(update)
+            if await self._is_served(update):
+                await handle(update)
+            else:
+                await self._book.settle(update.number, "", None, now_ms())
         except Exception:
             self._faults[update.number] = self._faults.get(update.number, 0) + 1
             if self._faults[update.number] < TRIES:
                 raise
             logger.exception("A message is given up", extra={"channel": self._name})
-            message = from_update(update)
+            message = from_update(update, self._rules)
             await self._settle(_Turn(update, message, await self._commands.home(message)), SORRY)
         self._faults.pop(update.number, None)
 
+    async def _is_served(self, update: Update) -> bool:
+        whose = from_update(update, self._rules).chat.principal_id
+        return await self._runs.principals.is_active(whose)
+
     async def _turn(self, update: Update) -> None:
         parts = await self._album(update)
-        message = as_one(parts)
+        message = as_one(parts, self._rules)
         known = update.conversation_id if update.run_id else None
         turn = _Turn(update, message, known or await self._commands.home(message), parts[1:])
         if not self._rules.may_hear(message.chat, turn.conversation_id):
@@ -144,7 +151,7 @@ class Turns:
         return [update]
 
     async def _command_at_once(self, update: Update) -> None:
-        message = from_update(update)
+        message = from_update(update, self._rules)
         turn = _Turn(update, message, await self._commands.home(message))
         allowed = self._rules.may_hear(message.chat, turn.conversation_id)
         if not (allowed and await self._command(turn)):
@@ -207,6 +214,7 @@ class Turns:
             enclosed=message.enclosed,
             idempotency=Idempotency(f"channel:{self._name}", update.update_id, ""),
             run_id=run_id,
+            principal_id=message.chat.principal_id,
         )
         for part in (update, *turn.rest):
             await self._book.attach(part.number, run_id, turn.conversation_id)

@@ -46,6 +46,14 @@ class PrincipalCache:
             raise Suspended(principal_id)
         return found
 
+    async def is_active(self, principal_id: str) -> bool:
+        """Return whether there is such a principal and it may act."""
+        try:
+            await self.active(principal_id)
+        except (NotFound, Suspended):
+            return False
+        return True
+
     def forget(self, principal_id: str) -> None:
         """Ask anew at the next ``get``."""
         self._known.pop(principal_id, None)

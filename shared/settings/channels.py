@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, StringConstraints
 
 from shared.settings.section import Section
 
 Ids = tuple[str | int, ...]
+PrincipalId = Annotated[
+    str, StringConstraints(pattern=r"^(operator|prin-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})$")
+]
 Edits = Literal["agent", "sender"]
 
 
@@ -27,6 +30,11 @@ class ChannelRules(Section):
     )
     trusted: bool = Field(
         default=False, description="All chats of this channel may change persona, memory and skills"
+    )
+    principals: dict[str, PrincipalId] = Field(
+        default_factory=dict,
+        description="Whose a chat's conversations are: `prin-...` by the id of the chat, or of the sender in "
+        "private chats; all others are the operator's",
     )
     messages_per_minute: int = Field(
         default=30, ge=0, description="Messages of one sender in a minute; more are dropped and said so"

@@ -12,6 +12,7 @@ import pytest
 from host.channels.base import Incoming, Sender
 from host.channels.intake import ChannelDoor
 from host.channels.rules import Rules
+from host.runs.principals import PrincipalCache
 from shared.settings.channels import ChannelRules
 from shared.store import open_host_store
 from shared.store.store import Store
@@ -36,7 +37,7 @@ async def store(tmp_path: Path, database: Path) -> AsyncIterator[Store]:
 
 def door(store: Store) -> ChannelDoor:
     rules = Rules("telegram", ChannelRules(allow_from=("*",), messages_per_minute=MOST), "main")
-    return ChannelDoor(store, rules, wake=lambda: None, connected=lambda: None)
+    return ChannelDoor(store, rules, PrincipalCache(store), wake=lambda: None, connected=lambda: None)
 
 
 def message(number: int) -> Incoming:

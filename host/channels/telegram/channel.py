@@ -12,6 +12,7 @@ from typing import Any, Final
 import anyio
 
 from host.channels.base import (
+    TOPIC,
     Attachment,
     Channel,
     ChannelDown,
@@ -24,7 +25,7 @@ from host.channels.base import (
 )
 from host.channels.telegram.client import NOT_MODIFIED, POLL_S, TelegramClient
 from host.channels.telegram.markup import to_html
-from host.channels.telegram.updates import TOPIC, incoming
+from host.channels.telegram.updates import incoming
 from shared import jsons
 from shared.errors import PicoError
 from shared.settings.channels import Telegram

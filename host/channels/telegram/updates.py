@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, Final
 
-from host.channels.base import Attachment, Incoming, Moved, Sender
+from host.channels.base import TOPIC, Attachment, Incoming, Moved, Sender
 from shared.values import Enclosed
 
 logger = logging.getLogger("picoclaw.channels")
@@ -53,8 +53,6 @@ TOLD: Final = (
 UNTOLD: Final = re.compile(
     r"(file|file_unique|custom_emoji|persistent|game)_id|id|thumbnail|photo|.*entities"
 )
-TOPIC: Final = "_"
-"""Stands between a chat and its topic in ``Incoming.chat_id``."""
 
 _TO_A_BOT: Final = re.compile(r"(/\w{1,64})@(\w{1,64})")
 

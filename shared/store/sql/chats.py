@@ -9,11 +9,14 @@ from typing import Final
 
 from shared.channel_values import Chat
 from shared.errors import NoConversation
+from shared.principals import principal_of, stored_name
 from shared.store.contract import Row, Tx
 from shared.store.rows import reader
 from shared.store.sql import conversations
 
-to_chat: Final = reader(Chat, {"id": "chat_id"}, private=bool)
+to_chat: Final = reader(
+    Chat, {"id": "chat_id", "principal_id": "conversation_id"}, private=bool, principal_id=principal_of
+)
 
 
 async def current(tx: Tx, channel: str, chat_id: str) -> Row | None:
@@ -27,6 +30,16 @@ async def enter(tx: Tx, chat: Chat, now: int, trusted: bool) -> str:
     """Return the current conversation, made now if there is none; remember who spoke."""
     await _alone(tx, chat.channel, chat.id)
     row = await current(tx, chat.channel, chat.id)
+    if row is not None and to_chat(row).principal_id != chat.principal_id:
+        # Another principal has the chat now: it hears nothing more of those before.
+        await tx.execute(
+            """DELETE FROM channel_chats WHERE channel = $1 AND chat_id = $2 AND conversation_id IN
+                (SELECT id FROM conversations WHERE principal_id <> $3)""",
+            chat.channel,
+            chat.id,
+            chat.principal_id,
+        )
+        row = None
     if row is None:
         return await make(tx, chat, now, trusted)
     await tx.execute(
@@ -45,7 +58,7 @@ async def make(tx: Tx, chat: Chat, now: int, trusted: bool) -> str:
     """Make a conversation and put the chat into it."""
     await _alone(tx, chat.channel, chat.id)
     conversation_id = await _free_id(tx, chat)
-    await conversations.insert(tx, conversation_id, now, None, False, trusted)
+    await conversations.insert(tx, conversation_id, now, None, False, trusted, chat.principal_id)
     await _put(tx, chat, conversation_id)
     return conversation_id
 
@@ -130,7 +143,7 @@ async def _put(tx: Tx, chat: Chat, conversation_id: str) -> None:
 
 
 async def _free_id(tx: Tx, chat: Chat) -> str:
-    base = f"{chat.channel}:{chat.id}"
+    base = stored_name(chat.principal_id, f"{chat.channel}:{chat.id}")
     known = await tx.fetchval(
         "SELECT count(*) FROM channel_chats WHERE channel = $1 AND chat_id = $2", chat.channel, chat.id
     )
