@@ -19,6 +19,7 @@ SPECIAL: dict[str, tuple[str, Any]] = {
     "channels.telegram.api_base": ("https://bot.example", "https://bot.example"),
     "channels.telegram.webhook_url": ("https://me.example", "https://me.example"),
     "channels.telegram.max_file_mb": ("3", 3),
+    "channels.telegram.principals": ('{"7": "operator"}', {"7": "operator"}),
     "channels.plugins": (
         '{"mailbox": {"options": {"directory": "/x", "often": 2}, "secrets": {"key": "some-text"}}}',
         {"mailbox": {"options": {"directory": "/x", "often": 2}, "secrets": {"key": "some-text"}}},
