@@ -78,7 +78,7 @@ def model() -> Iterator[ModelProcess]:
 
 
 EFFECTS: dict[str, tuple[str, Callable[[Seen], bool]]] = {
-    "config_path": ("asked", lambda s: s.body["max_tokens"] == 4321),
+    "config_path": ("asked", lambda s: s.body["max_tokens"] == 4321 + 2000),
     "api_token": ("first", lambda s: s.client.get("/chat").status_code == 200),
     "api_token_previous": (
         "first",
@@ -251,6 +251,15 @@ ELSEWHERE = {
         "test_a_conversation_may_have_a_directory_of_its_own": "agents.defaults.workspace_scope",
         "test_a_principals_runs_work_in_its_own_directory_and_see_its_own_words": "principals.directory",
         "test_a_start_that_would_open_principals_to_each_other_stops": "principals.isolation",
+    },
+    "tests/channels/test_mapped.py": {
+        "test_a_chat_s_conversations_are_those_of_the_principal_it_is_mapped_to": "channels.telegram.principals",
+    },
+    "tests/console/test_served.py": {
+        "test_it_is_off_unless_it_is_switched_on": "console",
+    },
+    "tests/settings/test_load.py": {
+        "test_the_workspace_of_the_seed_s_example_is_in_the_user_s_home": "agents.defaults.workspace",
     },
     "tests/channels/test_health.py": {
         "test_doctor_asks_telegram_whether_it_knows_the_bot": "channels.telegram.enabled channels.telegram.api_base",
