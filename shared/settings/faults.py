@@ -57,7 +57,9 @@ class Origins:
             in_file = self.security.origins.get(keys[:end])
             if in_file:
                 return self.security.at((*in_file, *rest))
-        return self.config.at(keys)
+        below = (name for path, name in self.environment.items() if keys and path[: len(keys)] == keys)
+        name = next(below, None)
+        return self.config.at(keys) if name is None else f"{name} (environment):"
 
 
 def sentences(error: ValidationError, origins: Origins) -> list[str]:
