@@ -19,12 +19,10 @@ from host.channels.chat_workers import Crowd
 from host.channels.rules import Rules
 from host.channels.splitting import split
 from host.runs.meter import Ledger
-from host.runs.principals import PrincipalCache
 from shared import untrusted
 from shared.channel_values import Delivery
 from shared.clock import iso, now_ms
 from shared.ids import MESSAGE, new_id
-from shared.principals import principal_of
 from shared.values import NewMessage
 
 logger = logging.getLogger("picoclaw.channels")
@@ -36,9 +34,6 @@ LONGEST_PAUSE_S: Final = 60.0
 GIVE_UP_AFTER_MS: Final = 3 * 24 * 3600 * 1000
 """A message that could not be delivered for so long is given up."""
 
-SUSPENDED_MS: Final = 5_000
-"""How often it is looked whether a suspended principal's messages may go out again."""
-
 MOST_UNTOLD: Final = 100
 CALL_WITHIN_S: Final = 20.0
 """A call of the channel that was begun is not torn by a stop, for at most so long."""
@@ -47,13 +42,10 @@ CALL_WITHIN_S: Final = 20.0
 class Deliveries:
     """Delivers one channel's messages."""
 
-    def __init__(
-        self, channel: Channel, ledger: Ledger, rules: Rules, principals: PrincipalCache, end_marker: str
-    ) -> None:
+    def __init__(self, channel: Channel, ledger: Ledger, rules: Rules, end_marker: str) -> None:
         self._channel = channel
         self._ledger = ledger
         self._rules = rules
-        self._principals = principals
         self._end_marker = end_marker
         self._book = ledger.store.channels
         self._last_sent: dict[str, str] = {}
@@ -81,9 +73,6 @@ class Deliveries:
     async def _deliver(self, delivery: Delivery) -> None:
         if not await self._may_hear(delivery):
             await self._book.failed(delivery.number, "the chat may not hear this any more", now_ms())
-            return
-        if not await self._principals.is_active(principal_of(delivery.conversation_id)):
-            await self._book.put_off(delivery.number, now_ms() + SUSPENDED_MS, "the principal is suspended")
             return
         text = delivery.saying.text
         if marker := self._end_marker:

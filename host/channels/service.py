@@ -100,9 +100,7 @@ class ChannelService:
                 await self._serve(name, channel, enabled.rules)
 
     async def _serve(self, name: str, channel: Channel, rules: Rules) -> None:
-        deliveries = Deliveries(
-            channel, self._ledger, rules, self._runs.principals, self._runs.limits.end_marker
-        )
+        deliveries = Deliveries(channel, self._ledger, rules, self._runs.limits.end_marker)
         commands = Commands(self._store, self._runs, self._task_service, rules)
         files = InboxFiles(channel, self._sandbox, self._spaces)
         turns = Turns(channel, self._store, self._runs, commands, files, rules, delivered=deliveries.wake)
