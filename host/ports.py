@@ -63,11 +63,6 @@ class Reply:
     left_out: tuple[str, ...] = ()
 
     @property
-    def asked_model(self) -> str:
-        """The id that was asked, "" if none was."""
-        return self.asked.model if self.asked else ""
-
-    @property
     def text(self) -> str:
         """The text blocks, joined."""
         return "".join(block["text"] for block in self.blocks if block["type"] == "text")

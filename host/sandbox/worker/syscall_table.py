@@ -13,7 +13,6 @@ T = TypeVar("T")
 MACHINE: Final = platform.machine()
 # AUDIT_ARCH_*, include/uapi/linux/audit.h
 ARCHITECTURES: Final = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
-X32_BIT: Final = 0x40000000  # __X32_SYSCALL_BIT
 NEWEST_KNOWN: Final = 469
 """file_setattr, Linux 6.17; later calls answer ENOSYS until somebody has judged them."""
 
