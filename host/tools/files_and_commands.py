@@ -23,6 +23,9 @@ _WRITE: Final = "commands write to the workspace, $TMPDIR and $HOME only"
 _OPEN: Final = "the host's settings, secrets and store are closed, and other conversations' $TMPDIR and $HOME"
 _HINT: Final = "[sandbox: {reach}{network}{instead}]"
 _INSTEAD: Final = "; use $TMPDIR instead of /tmp"
+_FULL: Final = (
+    "[{}: commands may read and delete files there, and write to $TMPDIR only, until there is room]"
+)
 _LEFT_RUNNING: Final = (
     "[what the command left running was ended with it. To keep it, pass background=true, or do everything "
     "that needs it in the same command]"
@@ -199,6 +202,8 @@ class SandboxToolset:
                 lines.append(f"[{read_only}: {READ_ONLY}. {self._policy.read_only_because}]")
         if answer.get("killed"):
             lines.append(_LEFT_RUNNING)
+        if answer.get("full"):
+            lines.append(_FULL.format(str(answer["full"])[:100]))
         lines.append(_ending(ended, status, answer.get("ms")))
         return ToolResult("\n".join(lines), is_error=failed)
 
@@ -250,6 +255,7 @@ def _ending(ended: Any, status: Any, ms: Any) -> str:
         "space": "stopped: its temporary files took too much of their disk, and were removed",
         "cancelled": "stopped: cancelled",
         "launcher": "stopped: the sandbox ended",
+        "quota": "stopped: it would take more than the workspace may hold",
     }
     return f"[{sentences.get(str(ended), 'stopped')}, {ms} ms]"
 

@@ -15,6 +15,7 @@ class Config:
     """The policy of the host and the identity that commands run under. Sizes in bytes.
 
     ``counted``, ``readable``, ``most_bytes``: see ``host.ports.Allowance``; empty for the operator's.
+    ``page``: what holds the last count of these (``limits.quota``); ``is_full``: nothing is to be added.
     ``no_uids``: why principals can't have uids of their own.
     """
 
@@ -49,6 +50,13 @@ class Config:
     counted: tuple[str, ...] = ()
     readable: tuple[str, ...] = ()
     most_bytes: int = 0
+    page: int = -1
+    is_full: bool = False
+
+    @property
+    def kept(self) -> tuple[int, ...]:
+        """What its processes hold open of the supervisor's."""
+        return () if self.page < 0 else (self.page,)
 
     @property
     def is_open(self) -> bool:

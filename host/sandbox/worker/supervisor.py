@@ -26,7 +26,11 @@ from .exec.jobs import Job, Jobs
 from .exec.reapers import Reapers
 from .files import files
 from .frames import Channel, Closed, Frame, close_all
+from .limits import quota
 
+GRACE: Final = 64 << 20
+"""Bytes above its limit at which a workspace takes no command of those who may not change all of it."""
+MOST_PAGES: Final = 512
 REQUESTED: Final = ("command", "program", "environment", "cwd", "stdin", "timeout_ms")
 _TURN_MS: Final = 1000
 _SHORT_TURN_MS: Final = 20
@@ -56,6 +60,7 @@ class Supervisor:
         self._children = Children(self._poll)
         self._workers: dict[str, Child] = {}
         self._jobs = Jobs()
+        self._pages: dict[str, int] = {}
         self._locks = os.memfd_create("locks")  # of file workers; stays empty
         self._pid = os.getpid()
 
@@ -168,7 +173,7 @@ class Supervisor:
             ),
             config if files.needs_namespaces(config) else None,
             namespaces.CLONE_NEWPID,
-            kept=(descriptor, self._locks),
+            kept=(descriptor, self._locks, *config.kept),
         )
         worker.conversation = conversation
         worker.is_worker = True
@@ -186,6 +191,11 @@ class Supervisor:
 
     def _start_command(self, frame: Frame) -> Child:
         config, place = self._place(frame)
+        if config.most_bytes and (used := quota.known(config.page)) >= config.most_bytes:
+            # Names are made by the reaper for who may not change all: it is to be stopped if it adds much.
+            if place.words and used > config.most_bytes + GRACE:
+                raise OSError(quota.sentence(used, config.most_bytes))
+            config = replace(config, is_full=not place.words)
         child = self._reapers.take(frame["conversation"], place, config)
         fields: Frame = {name: frame[name] for name in REQUESTED if name in frame}
         request = {**fields, "workspace": place.workspace, "temporary": place.temporary, "words": place.words}
@@ -252,8 +262,18 @@ class Supervisor:
     def _place(self, frame: Frame) -> tuple[Config, Place]:
         """Return what a conversation may do, and where it works."""
         config = starting.for_principal(self._config, frame["allowance"])
+        if config.counted:
+            config = replace(config, page=self._page(config.counted[0]))
         place = self._places.of(frame["conversation"], frame["workspace"], frame["words"], config)
         return config, place
+
+    def _page(self, principal: str) -> int:
+        """Return what all processes of a principal share of the last count of its files."""
+        if principal not in self._pages and len(self._pages) >= MOST_PAGES:
+            os.close(self._pages.pop(next(iter(self._pages))))  # it is counted anew
+        if principal not in self._pages:
+            self._pages[principal] = os.memfd_create("count")
+        return self._pages[principal]
 
     def _place_of(self, frame: Frame) -> None:
         _, place = self._place(frame)

@@ -14,7 +14,7 @@ from functools import cache
 from typing import Final
 
 from ..config import DEVICES, Config, Place
-from .landlock import DEVICE, READ, READ_EXECUTE, READ_WRITE, Access, Ruleset
+from .landlock import DEVICE, READ, READ_EXECUTE, READ_REMOVE, READ_WRITE, Access, Ruleset
 
 # Programs and their libraries.
 SYSTEM: Final = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/nix/store")
@@ -62,7 +62,8 @@ def _system(own_terminals: bool, own_memory: bool, secrets: tuple[str, ...]) -> 
 
 def worker_grants(config: Config, place: Place) -> list[Grant]:
     """Return what the file tools may touch."""
-    return [private_grant(place), *shared_grants(config, place.workspace)]
+    counted = [Grant(path, Access.READ_DIR, follow=False) for path in config.counted]
+    return [private_grant(place), *counted, *shared_grants(config, place.workspace)]
 
 
 def private_grant(place: Place) -> Grant:
@@ -76,7 +77,7 @@ def shared_grants(config: Config, workspace: str) -> list[Grant]:
         *(Grant(path, READ_WRITE, follow) for path, follow in expand(config.write_paths)),
         *(Grant(path, READ_EXECUTE, follow) for path, follow in expand(config.read_paths)),
     ]
-    own = [Grant(workspace, READ_WRITE), *skill_grants(config)]
+    own = [Grant(workspace, READ_REMOVE if config.is_full else READ_WRITE), *skill_grants(config)]
     own += [Grant(path, READ_EXECUTE, follow=False) for path in config.readable]
     if config.is_open:
         access = READ_EXECUTE if config.restrict_to_workspace else READ_WRITE

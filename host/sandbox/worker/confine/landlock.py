@@ -64,6 +64,7 @@ WRITE: Final = (
     | Access.TRUNCATE
 )
 READ_WRITE: Final = READ_EXECUTE | WRITE
+READ_REMOVE: Final = READ_EXECUTE | Access.REMOVE_DIR | Access.REMOVE_FILE
 DEVICE: Final = Access.READ_FILE | Access.WRITE_FILE | Access.TRUNCATE | Access.IOCTL_DEV
 _ON_FILES: Final = Access.EXECUTE | Access.WRITE_FILE | Access.READ_FILE | Access.TRUNCATE | Access.IOCTL_DEV
 

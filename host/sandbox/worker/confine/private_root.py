@@ -110,7 +110,7 @@ class PrivateRoot:
         self._own_file_systems()
         for grant in sorted(grants.shared_grants(config, workspace), key=lambda g: g.path):
             if grant.path not in (*DEVICES, "/"):
-                self._bind(grant, _PLACES if grant.access & Access.WRITE_FILE else _FILES)
+                self._bind(grant, _PLACES if grant.access & Access.REMOVE_FILE else _FILES)
         self._gather_places(config.temporary)
 
     def _mount_own(self, path: str) -> None:

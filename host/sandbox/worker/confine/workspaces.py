@@ -58,7 +58,7 @@ class Places:
         temporary = known.temporary if known else f"{self._config.temporary}/{os.urandom(16).hex()}"
         place = Place(workspace, temporary, words)
         if config.counted:
-            _make_closed(workspace)
+            _make_closed(workspace, config)
         elif not os.path.isdir(workspace):
             os.makedirs(workspace, 0o755, exist_ok=True)
         if (config.own_uid or config.counted) and os.stat(workspace).st_uid == 0:
@@ -93,13 +93,16 @@ class Places:
         _remove_private(self._config.temporary)
 
 
-def _make_closed(workspace: str) -> None:
-    """Make a directory that its owner alone may look into, below ones that nobody may list."""
+def _make_closed(workspace: str, config: Config) -> None:
+    """Make a directory that its owner alone may look into, below ones that nobody else may list."""
     above = os.path.dirname(workspace)
     for path in (os.path.dirname(above), above):
         if not os.path.isdir(path):
             os.makedirs(path, exist_ok=True)
             os.chmod(path, 0o711)  # noqa: S103 - others may pass through
+            if path in config.counted and config.gid is not None:
+                os.chown(path, -1, config.gid)
+                os.chmod(path, 0o751)  # noqa: S103 - its principal's own group may count what is in it
     with contextlib.suppress(FileExistsError):
         os.mkdir(workspace, 0o700)
 

@@ -19,6 +19,7 @@ from ..config import DEVICES, Config, Place
 from ..confine import confine, grants, privileges
 from ..confine.landlock import Access
 from ..confine.private_root import PrivateRoot
+from ..limits.quota import Quota
 from ..words import Words
 from .name_calls import NameCalls
 
@@ -41,6 +42,7 @@ class Environment:
         self.place: Place | None = None
         self.settled = False
         self._workspace = workspace
+        self.quota = Quota(config) if config.most_bytes else None
         self._root = PrivateRoot(config, workspace) if config.namespaces else None
         self._system = grants.system_grants(config)
         self._inodes: dict[str, tuple[int, int]] = {}  # of the system's files, which rules hold

@@ -17,7 +17,7 @@ from .. import proc, syscalls
 from ..config import Config
 from ..confine import confine, namespaces, privileges
 from ..frames import Channel, Closed, Frame
-from ..limits import tree
+from ..limits import quota, tree
 from ..limits.space import Space
 from .command import Launcher, Output
 from .exec_environment import Environment
@@ -129,6 +129,9 @@ class Run:
         self._config = config
         self._launcher = launcher
         self._request = request
+        self._quota = environment.quota
+        # what was over the limit before may not grow
+        self._most_bytes = max(config.most_bytes, quota.known(config.page)) if config.most_bytes else 0
         self._meter = tree.Meter(own_network=config.namespaces and not config.allow_network)
         self._over = 0  # how much proves that there is too much memory
         self._output = Output(config.output)
@@ -159,6 +162,7 @@ class Run:
             "left": not gone,
             "killed": process.killed,
             "output": self._output.text(),
+            "full": self._fullness(),
             "ms": round((time.monotonic() - started) * 1000, 1),
         }
 
@@ -191,6 +195,7 @@ class Run:
                     self._gate.release()
                 pause = _TICK_S if now - started < _FAST_PHASE_S else _SLOW_TICK_S
                 cost = time.monotonic() - now
+                self._measure_workspace()
                 tick = now + (_AGAIN_S if self._over else max(pause, _WATCH_SHARE * cost))
             wait = max(0.0, min(tick, deadline) - now)
             if self._turn(int(wait * 1000) + 1):
@@ -238,6 +243,22 @@ class Run:
             self._ended = "memory"
         elif self._space.is_exceeded(os.getpid()):
             self._ended = "space"
+
+    def _measure_workspace(self) -> None:
+        """See that the workspace holds no more than it may; bounds itself how much of the time that takes."""
+        quota, ended = self._quota, self._ended
+        if ended is None and quota is not None and quota.is_exceeded(self._most_bytes, os.getpid()):
+            self._ended = "quota"
+
+    def _fullness(self) -> str:
+        """Return what the command is to be told of a workspace without room, and count what it left."""
+        if self._quota is None:
+            return ""
+        full = self._ended == "quota" or self._config.is_full
+        if full or self._quota.used() > self._quota.most:
+            used = self._quota.count()
+            return quota.sentence(used, self._quota.most) if full else ""
+        return ""
 
     def _read(self) -> None:
         try:

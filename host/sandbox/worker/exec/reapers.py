@@ -55,7 +55,9 @@ class Reapers:
         stamp = grants.stamp(config, workspace)
         seccomp.command_filter(confine.filter_kind(config, guarded=guarded))  # once, not in each
         child = self._children.fork(
-            lambda channel: reaper.reap(channel, config, workspace, self._parent, guarded=guarded), config
+            lambda channel: reaper.reap(channel, config, workspace, self._parent, guarded=guarded),
+            config,
+            kept=config.kept,
         )
         child.stamp, child.config = stamp, config
         return child

@@ -11,11 +11,12 @@ from ..config import Config, Place
 from ..confine import confine, namespaces, privileges
 from ..confine.private_root import PrivateRoot
 from ..frames import Channel, Closed, Frame
+from ..limits.quota import Quota
 from ..names import Refused, explain
 from ..words import Words
 from . import bounds
 from .formats import Answer
-from .listing import list_dir, remove_folder
+from .listing import list_dir, remove_folder, usage
 from .paths import Roots, root_paths
 from .reading import read_file, read_text
 from .survey import survey
@@ -24,7 +25,7 @@ from .writing import append_file, edit_file, save_file, write_file
 OFFERING = {"read_file", "edit_file", "list_dir"}  # the host's own reads expect what may be absent
 _OPERATIONS: Final[tuple[Callable[[Roots, Answer], Answer], ...]] = (
     *(read_file, read_text, list_dir, survey),
-    *(write_file, save_file, edit_file, append_file, remove_folder),
+    *(write_file, save_file, edit_file, append_file, remove_folder, usage),
 )
 TOOLS: Final = {operation.__name__: operation for operation in _OPERATIONS}
 
@@ -36,6 +37,7 @@ def serve(channel: Channel, host: Channel, config: Config, place: Place, supervi
     """
     privileges.no_new_privileges()
     known = root_paths(config, place)
+    quota = Quota(config) if config.counted else None
     words = Words(place.workspace, place.words)
     if needs_namespaces(config):
         namespaces.settle(config.inner_uid, config.inner_gid)
@@ -54,7 +56,7 @@ def serve(channel: Channel, host: Channel, config: Config, place: Place, supervi
     with contextlib.suppress(Closed):
         # The supervisor says nothing: what is to be read there is its end.
         while channel.fileno() not in dict(waiting.poll()):
-            host.send(answer(host.receive(), Roots(known, place.home, locks, words)))
+            host.send(answer(host.receive(), Roots(known, place.home, locks, words, quota)))
 
 
 def needs_namespaces(config: Config) -> bool:

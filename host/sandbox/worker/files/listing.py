@@ -1,4 +1,4 @@
-"""Listing directories, bounded in depth and number, and removing a folder."""
+"""Listing directories, bounded in depth and number, what all of it takes, and removing a folder."""
 
 from __future__ import annotations
 
@@ -93,6 +93,11 @@ def remove_folder(roots: Roots, arguments: Answer) -> Answer:
         with contextlib.suppress(OSError):
             os.rmdir(name, dir_fd=directory)
     return {"text": f"ok: removed {path}"}
+
+
+def usage(roots: Roots, arguments: Answer) -> Answer:
+    """Return what a principal's directories hold, in bytes; counted within the last ``max_age_s`` seconds."""
+    return {"used": 0 if roots.quota is None else roots.quota.counted(arguments["max_age_s"])}
 
 
 def _remove_files(folder: int) -> None:

@@ -21,6 +21,7 @@ from typing import Final, Self
 from .. import syscalls
 from ..config import DEVICES, STREAMS, Config, Place
 from ..confine.grants import expand, is_beneath
+from ..limits.quota import Quota
 from ..names import OUTSIDE, Refused, alike, explain, quoted, require_good
 from ..words import READ_ONLY, Words
 
@@ -66,10 +67,11 @@ class _Root:
 
 @dataclass(frozen=True, slots=True)
 class Location:
-    """A directory held open and a name in it."""
+    """A directory held open and a name in it; ``quota``: what counts what is written there."""
 
     directory: int
     name: str
+    quota: Quota | None = None
 
 
 class Roots:
@@ -80,8 +82,14 @@ class Roots:
     """
 
     def __init__(
-        self, known: Iterable[RootPath], home: str = "~", locks: int | None = None, words: Words | None = None
+        self,
+        known: Iterable[RootPath],
+        home: str = "~",
+        locks: int | None = None,
+        words: Words | None = None,
+        quota: Quota | None = None,
     ) -> None:
+        self.quota = quota
         self._roots: list[_Root] = []
         self._words = words
         self._home = home
@@ -155,7 +163,8 @@ class Roots:
                 try:
                     self._require_changeable(descriptor, name, path)
                     with self._locked(descriptor, name):
-                        yield Location(descriptor, name)
+                        counts = self.quota if root is self._roots[0] else None
+                        yield Location(descriptor, name, counts)
                 finally:
                     os.close(descriptor)
                 return

@@ -79,6 +79,8 @@ def _replace(
     Returns what is to be added to the answer. Raises ``OSError``, and ``Overtaken`` if ``unless`` says so at
     the last moment.
     """
+    if location.quota is not None:
+        location.quota.require(len(content) - (existing.st_size if existing else 0))
     temporary = f".{os.urandom(8).hex()}.tmp"
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     descriptor = os.open(temporary, flags, 0o644, dir_fd=location.directory)
@@ -167,6 +169,8 @@ def append_file(roots: Roots, arguments: Answer) -> Answer:
     if is_device(path):
         return {"text": _write_device(path, content.encode())}
     with roots.parent(path, make=True) as location:
+        if location.quota is not None:
+            location.quota.require(len(content.encode()))
         is_there = _existing(location, path) is not None
         note = "" if is_there else new_name(location.directory, location.name)
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC

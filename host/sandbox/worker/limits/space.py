@@ -28,7 +28,7 @@ RESERVE_FILES: Final = 8192  # inodes that stay free, or a sixteenth
 _STEP: Final = 16 << 20  # bytes by which the free space shrinks until files are counted again
 _STEP_FILES: Final = 16_384
 _COUNTING_SHARE: Final = 4
-_BLOCK: Final = 512  # st_blocks, stat(2)
+BLOCK: Final = 512  # st_blocks, stat(2)
 
 
 class Space:
@@ -79,15 +79,16 @@ def _used(directory: str, root: int) -> tuple[int, int]:
     """Return bytes and number of files below a directory, and of nameless ones on its file system."""
     device = os.stat(directory).st_dev
     total = count = 0
-    for status in chain(_below(directory), _nameless(root, device)):
-        total += status.st_blocks * _BLOCK
+    for status in chain(below(directory), nameless(root, device)):
+        total += status.st_blocks * BLOCK
         count += 1
         if count > MOST_FILES:
             break
     return total, count
 
 
-def _below(directory: str) -> Iterator[os.stat_result]:
+def below(directory: str) -> Iterator[os.stat_result]:
+    """Yield all files below a directory, as far as it can be read."""
     pending = [directory]
     while pending:
         with contextlib.suppress(OSError), os.scandir(pending.pop()) as entries:
@@ -97,7 +98,7 @@ def _below(directory: str) -> Iterator[os.stat_result]:
                     pending.append(entry.path)
 
 
-def _nameless(root: int, device: int) -> Iterator[os.stat_result]:
+def nameless(root: int, device: int) -> Iterator[os.stat_result]:
     """Yield the files that have no name any more and that a process below ``root`` holds open."""
     seen: set[int] = set()
     for pid, _, _ in tree.descendants(root):

@@ -9,6 +9,7 @@ import contextlib
 import os
 import signal
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -225,6 +226,23 @@ def _kill_walking() -> None:
         for pid, _, _ in descendants(os.getpid()):
             with contextlib.suppress(OSError):
                 os.kill(pid, number)
+
+
+@contextlib.contextmanager
+def stopped(root: int) -> Iterator[None]:
+    """Have everything below ``root`` stand still meanwhile; what is forked between two looks goes on."""
+    found: set[int] = set()
+    for _ in range(2):
+        for pid, _, _ in descendants(root):
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGSTOP)
+                found.add(pid)
+    try:
+        yield
+    finally:
+        for pid in found:
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGCONT)
 
 
 def reap_orphans(kept: int) -> None:

@@ -1,0 +1,164 @@
+"""What a principal's directories hold: counted now and then, and estimated in between.
+
+The estimate is the last count and what its disk has lost since. All of a principal's processes share it, in a
+file without a name. Counting takes microseconds for each file, so it is done where the estimate says that the
+limit is near, and else in a small part of the time.
+"""
+
+# Descriptors and raw paths on purpose: pathlib can't work relative to a directory that is held open.
+# ruff: noqa: PTH116
+
+from __future__ import annotations
+
+import contextlib
+import os
+import struct
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import chain
+from typing import Final
+
+from .. import proc
+from ..config import Config
+from ..names import Refused
+from . import space, tree
+
+FULL: Final = "workspace_full"
+LEAST: Final = 256  # bytes that a file counts at least: what its inode takes
+_RECORD: Final = struct.Struct("=qqdd")
+_SHARE: Final = 20  # counting takes a twentieth of the time, near the limit a quarter
+_SHARE_NEAR: Final = 4
+_OFTEN_S: Final = 0.25
+_LOOK_EVERY: Final = 64  # files
+STEP: Final = 1 << 20  # bytes that a disk loses near the limit until files are counted again
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """Bytes that were used, the most that the disk had free since, when (monotonic), how long it took."""
+
+    used: int
+    free: int
+    when: float
+    cost: float
+
+
+class Quota:
+    """The directories of one principal. ``most``: bytes they may hold, 0: as many as there is room for."""
+
+    def __init__(self, config: Config) -> None:
+        self.most = config.most_bytes
+        self._page = config.page
+        self._held = list(_held(config.counted))
+
+    @property
+    def _paths(self) -> list[str]:
+        return [proc.path("self", "fd", descriptor) for descriptor in self._held]
+
+    def used(self) -> int:
+        """Return what is used, as far as it can be told without counting."""
+        last = self._last()
+        return 0 if last is None else last.used + last.free - self._free()
+
+    def is_exceeded(self, most: int, root: int | None = None) -> bool:
+        """Return whether more is used than ``most``; with the nameless files of processes below ``root``."""
+        last, now = self._last(), time.monotonic()
+        if last is not None:
+            lost = last.free - self._free()
+            near = last.used + lost > most
+            pause = _SHARE_NEAR * last.cost if near else max(_OFTEN_S, _SHARE * last.cost)
+            if now - last.when < pause and not (near and lost > STEP):
+                return False
+        return self.count(root, most) > most
+
+    def require(self, more: int) -> None:
+        """See that so many bytes more fit, and note them. Raises ``Refused``."""
+        if more <= 0 or not self.most:
+            return
+        if self.is_exceeded(self.most - more) or self.used() + more > self.most:
+            used = self.count()
+            if used + more > self.most:
+                raise Refused(sentence(used, self.most))
+        last = self._last()
+        if last is not None:
+            self._write(Count(last.used + more, last.free - more, last.when, last.cost))
+
+    def counted(self, max_age_s: float) -> int:
+        """Return what is used, counted within the last seconds."""
+        last = self._last()
+        young = last is not None and time.monotonic() - last.when <= max_age_s
+        return last.used if last is not None and young else self.count()
+
+    def count(self, root: int | None = None, most: int = 0) -> int:
+        """Count, and return what is used. Processes below ``root`` stand still once they may exceed ``most``:
+        nothing is to be added while files are counted.
+        """
+        begun, free, used = time.monotonic(), self._free(), 0
+        start = self._last() or Count(0, free, 0.0, 0.0)
+        with contextlib.ExitStack() as still:
+            moving = root is not None
+            for number, size in enumerate(_sizes(self._paths, root)):
+                used += size
+                if moving and number % _LOOK_EVERY == 0 and start.used + start.free - self._free() > most:
+                    still.enter_context(tree.stopped(root or 0))
+                    moving = False
+            now = time.monotonic()
+            self._write(Count(used, free, now, now - begun))
+        return used
+
+    def _free(self) -> int:
+        for path in self._paths:
+            with contextlib.suppress(OSError):
+                status = os.statvfs(path)
+                return status.f_bfree * status.f_frsize
+        return 0
+
+    def _last(self) -> Count | None:
+        """Return the last count; what the disk has had free since counts, if it was more."""
+        last, free = _read(self._page), self._free()
+        if last is not None and free > last.free:
+            last = Count(last.used, free, last.when, last.cost)
+            self._write(last)
+        return last
+
+    def _write(self, count: Count) -> None:
+        os.pwrite(self._page, _RECORD.pack(count.used, count.free, count.when, count.cost), 0)
+
+
+def known(page: int) -> int:
+    """Return what was used when it was counted last, 0 if it never was."""
+    last = _read(page)
+    return 0 if last is None else last.used
+
+
+def _read(page: int) -> Count | None:
+    data = os.pread(page, _RECORD.size, 0)
+    return Count(*_RECORD.unpack(data)) if data else None
+
+
+def _held(paths: Iterable[str]) -> Iterator[int]:
+    """Open directories, so that they are in reach whatever becomes the root; links are not followed."""
+    for path in paths:
+        with contextlib.suppress(OSError):
+            yield os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+
+
+def sentence(used: int, most: int) -> str:
+    """Return what is said of a workspace without room."""
+    return f"{FULL}: {used >> 20} of {most >> 20} MiB used"
+
+
+def _sizes(paths: Iterable[str], root: int | None) -> Iterator[int]:
+    """Yield what each file takes; one with several names counts once."""
+    several: set[tuple[int, int]] = set()
+    found = chain.from_iterable(map(space.below, paths))
+    if root is not None:
+        devices = {os.stat(path).st_dev for path in paths}
+        found = chain(found, *(space.nameless(root, device) for device in devices))
+    for status in found:
+        if status.st_nlink > 1:
+            if (status.st_dev, status.st_ino) in several:
+                continue
+            several.add((status.st_dev, status.st_ino))
+        yield max(LEAST, status.st_blocks * space.BLOCK)

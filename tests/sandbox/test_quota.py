@@ -1,0 +1,130 @@
+"""A principal's workspace is bounded: what doesn't fit is refused or stopped; reading and deleting go on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from host.ports import Allowance, Trust, Workspace
+from host.sandbox.client import Sandbox
+from host.sandbox.policy import SandboxPolicy, principal_uids
+from host.tools.files_and_commands import SandboxToolset
+
+MIB = 1 << 20
+LIMIT = 32 * MIB
+
+
+@pytest.fixture
+async def sandbox(ws: Path, level: int) -> AsyncIterator[Sandbox]:
+    policy = SandboxPolicy(workspace=ws, max_level=level, uids=principal_uids(None), isolation="weak")
+    async with Sandbox(policy) as running:
+        yield running
+
+
+def bounded(
+    sandbox: Sandbox, trust: Trust = Trust.MAIN, number: int = 0, most: int = LIMIT
+) -> SandboxToolset:
+    root = sandbox.policy.principals_dir / f"random-{number}"
+    uid = sandbox.policy.uids[number] if sandbox.policy.uids else None
+    counted = (str(root), f"{root}.conversations")
+    workspace = Workspace(f"conv-{number}-{trust}", root, trust, Allowance(uid, counted, most_bytes=most))
+    return SandboxToolset(sandbox, sandbox.policy, workspace)
+
+
+def held(sandbox: Sandbox, number: int = 0) -> int:
+    root = sandbox.policy.principals_dir / f"random-{number}"
+    return sum(path.lstat().st_blocks * 512 for path in root.rglob("*"))
+
+
+async def run(tools: SandboxToolset, command: str) -> str:
+    return (await tools.call("exec", {"command": command})).text
+
+
+async def test_file_tools_refuse_what_does_not_fit_and_leave_nothing_of_it(sandbox: Sandbox) -> None:
+    tools = bounded(sandbox)
+    content = "x" * (10 * MIB)
+    for number in range(3):
+        written = await tools.call("write_file", {"path": f"{number}.txt", "content": content})
+        assert not written.is_error, written.text
+    for name, arguments in (
+        ("write_file", {"path": "new.txt", "content": content}),
+        ("append_file", {"path": "1.txt", "content": content}),
+        ("append_file", {"path": "newer.txt", "content": content}),
+    ):
+        refused = await tools.call(name, arguments)
+        assert refused.is_error
+        assert refused.text == "workspace_full: 30 of 32 MiB used"
+    names = {path.name for path in (sandbox.policy.principals_dir / "random-0").iterdir()}
+    assert names == {"0.txt", "1.txt", "2.txt"}
+    shorter = await tools.call("write_file", {"path": "0.txt", "content": "short", "overwrite": True})
+    assert not shorter.is_error
+    assert not (await tools.call("write_file", {"path": "new.txt", "content": content})).is_error
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "head -c 400M /dev/zero > big; sleep 60",
+        "for i in $(seq 400); do head -c 1M /dev/zero > $i; done; sleep 60",
+        "exec 3> gone; rm gone; head -c 400M /dev/zero >&3; sleep 60",
+        "mkdir d; for i in $(seq 400); do head -c 1M /dev/zero > d/$i; done; mv d e; sleep 60",
+    ],
+    ids=["one file", "many files", "a file without a name", "moved"],
+)
+async def test_a_command_is_stopped_at_the_limit_and_deleting_goes_on(sandbox: Sandbox, command: str) -> None:
+    tools = bounded(sandbox)
+    text = await run(tools, command)
+    assert "workspace_full: " in text
+    assert "stopped: it would take more than the workspace may hold" in text
+    assert held(sandbox) < LIMIT + 64 * MIB
+    if held(sandbox) >= LIMIT:
+        full = await run(tools, "echo more > more.txt; echo fine > $TMPDIR/x && cat $TMPDIR/x; ls")
+        assert "fine" in full
+        assert "more.txt: Permission denied" in full
+        before = held(sandbox)
+        for _ in range(3):
+            await run(tools, "head -c 20M /dev/zero > another; cp big copy; echo x >> big")
+        assert held(sandbox) <= before
+    assert "[exit code 0" in await run(tools, "rm -rf ./*")
+    assert "[exit code 0" in await run(tools, "echo room > again.txt")
+
+
+async def test_a_command_adds_little_while_many_files_are_counted(sandbox: Sandbox) -> None:
+    tools = bounded(sandbox, most=96 * MIB)
+    await run(tools, "for d in $(seq 100); do mkdir $d; (cd $d; seq 100 | xargs touch); done")
+    text = await run(tools, "head -c 1G /dev/zero > big; sleep 60")
+    assert "stopped: it would take more than the workspace may hold" in text
+    assert held(sandbox) < (96 + 64) * MIB
+
+
+async def test_what_a_stranger_can_add_to_a_full_workspace_is_bounded(sandbox: Sandbox) -> None:
+    tools = bounded(sandbox, Trust.UNTRUSTED)
+    for number in range(20):
+        await run(tools, f"head -c 400M /dev/zero > {number}")
+    assert held(sandbox) < LIMIT + 128 * MIB
+
+
+async def test_what_one_principal_holds_is_nobody_elses_limit(sandbox: Sandbox) -> None:
+    await run(bounded(sandbox), "head -c 400M /dev/zero > big")
+    other = bounded(sandbox, number=1)
+    assert "[exit code 0" in await run(other, "head -c 8M /dev/zero > small")
+    unbounded = bounded(sandbox, number=2, most=0)
+    assert "[exit code 0" in await run(unbounded, "head -c 64M /dev/zero > large")
+    root = sandbox.policy.principals_dir / "random-1"
+    used = await sandbox.file(other._workspace, "usage", {"max_age_s": 0})
+    assert used["used"] >= 8 * MIB
+    assert root.joinpath("small").stat().st_size == 8 * MIB
+
+
+async def test_a_file_with_several_names_counts_once(sandbox: Sandbox) -> None:
+    tools = bounded(sandbox)
+    text = await run(tools, "head -c 20M /dev/zero > one; ln one two; ln one three; sleep 1")
+    assert "[exit code 0" in text
+    assert not (await tools.call("write_file", {"path": "x", "content": "x" * MIB})).is_error
+
+
+def test_root_is_needed_for_uids_alone() -> None:
+    assert (len(principal_uids(None)) > 0) == (os.geteuid() == 0)
