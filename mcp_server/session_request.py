@@ -47,26 +47,22 @@ def encode(request: SessionRequest) -> bytes:
 def decode(packet: bytes) -> SessionRequest:
     """Return the request; raises BadRequest."""
     try:
-        fields = json.loads(packet)
-        request = SessionRequest(
-            fields["conversation_id"],
-            fields["is_main"],
-            fields["timezone"],
-            fields.get("access"),
-            fields.get("token_id"),
-            fields.get("principal_id", "operator"),
-        )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        request = SessionRequest(**json.loads(packet))
+    except (ValueError, TypeError) as error:
         raise BadRequest from error
-    if not all(
-        isinstance(text, str) for text in (request.conversation_id, request.timezone, request.principal_id)
-    ):
-        raise BadRequest
-    if not isinstance(request.is_main, bool):
-        raise BadRequest
-    if not (isinstance(request.access, str | None) and isinstance(request.token_id, str | None)):
+    if not all(isinstance(getattr(request, name), kind) for name, kind in _KINDS.items()):
         raise BadRequest
     return request
+
+
+_KINDS: Final = {
+    "conversation_id": str,
+    "is_main": bool,
+    "timezone": str,
+    "access": str | None,
+    "token_id": str | None,
+    "principal_id": str,
+}
 
 
 def door_name(database: Path) -> str:

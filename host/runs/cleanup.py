@@ -65,8 +65,7 @@ async def keep_removed(store: Store, spaces: Spaces) -> None:
         try:
             removed = await principals.delete_some(BATCH)
             if not removed and spaces.are_there():
-                gone = [*await principals.deleting(MOST_GONE), *await principals.tombstones(MOST_GONE)]
-                for principal in gone:
+                for principal in await principals.departing(MOST_GONE):
                     await spaces.forget(principal)
         except Exception:
             logger.exception("What a deleted principal has could not be removed; the next round tries again")

@@ -43,6 +43,8 @@ class Arrivals:
                     append = table == "messages" and row["conversation_id"] in there
                     taken = await (_append(tx, row) if append else _insert(tx, table, row))
                     new[table] += taken
+                    if table == "principals" and not taken:
+                        await _check_there(tx, row["id"])
             return {table: number for table, number in new.items() if number}
 
         try:
@@ -53,6 +55,12 @@ class Arrivals:
             raise
         except Exception as error:  # what a database says of a value that has the wrong form differs
             raise StoreError(f"A row can't be stored, so none is: {error}") from error
+
+
+async def _check_there(tx: Tx, principal_id: str) -> None:
+    """Raise StoreError where the principal isn't there and can't be."""
+    if await tx.fetchval("SELECT 1 FROM principals WHERE id = $1", principal_id) is None:
+        raise StoreError(f"{principal_id} can't move in: its uid, subject or directory is another's here")
 
 
 async def _conversations(tx: Tx, rows: Sequence[Row]) -> set[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from functools import partial
+from operator import itemgetter
 from typing import Final
 
 from shared.errors import Conflict, Duplicate, NotFound, Suspended
@@ -125,9 +126,11 @@ class Principals(Noun):
 
         return await self._engine.write(work)
 
-    async def deleting(self, limit: int) -> list[Principal]:
-        """Return principals that are being deleted, oldest first."""
-        statement = "SELECT * FROM principals WHERE status = 'deleting' ORDER BY number LIMIT $1"
+    async def departing(self, limit: int) -> list[Principal]:
+        """Return principals that are being deleted, and what is left of those that are, oldest first."""
+        statement = (
+            "SELECT * FROM principals WHERE status IN ('deleting', 'deleted') ORDER BY number LIMIT $1"
+        )
         return await self._all(to_principal, statement, limit)
 
     async def delete_some(self, limit: int) -> int:
@@ -135,16 +138,12 @@ class Principals(Noun):
 
         0: none is being deleted, or their runs have not ended yet.
         """
-        for principal in await self.deleting(AT_ONCE):
-            work = partial(departures.step, principal_id=principal.id, limit=limit)
+        find = "SELECT id FROM principals WHERE status = 'deleting' ORDER BY number LIMIT $1"
+        for principal_id in await self._all(itemgetter("id"), find, AT_ONCE):
+            work = partial(departures.step, principal_id=principal_id, limit=limit)
             if gone := await self._engine.write(work, long=True):
                 return gone
         return 0
-
-    async def tombstones(self, limit: int) -> list[Principal]:
-        """Return what is left of deleted principals, oldest first."""
-        statement = "SELECT * FROM principals WHERE status = 'deleted' ORDER BY number LIMIT $1"
-        return await self._all(to_principal, statement, limit)
 
 
 async def lives(tx: Tx, principal_id: str) -> bool:

@@ -97,6 +97,10 @@ async def deleted(store: Store, principal_id: str) -> None:
             return
 
 
+async def states(store: Store) -> list[tuple[str, str]]:
+    return [(each.id, each.status.value) for each in await store.principals.departing(5)]
+
+
 async def test_nothing_of_a_deleted_principal_is_left_in_any_table_but_its_tombstone(store: Store) -> None:
     for name in ("a", "b"):
         await store.principals.add(a_principal(name, issuer="https://i", subject=name, uid=ord(name)))
@@ -119,8 +123,7 @@ async def test_nothing_of_a_deleted_principal_is_left_in_any_table_but_its_tombs
     assert tombstone.status is PrincipalStatus.DELETED
     assert (tombstone.name, tombstone.subject, tombstone.uid) == ("", "a", ord("a"))
     assert tombstone.terms == a_principal("x").terms
-    assert await store.principals.tombstones(5) == [tombstone]
-    assert await store.principals.deleting(5) == []
+    assert await store.principals.departing(5) == [tombstone]
     assert (await store.counts()).tasks == 2
     again = a_principal("anew", issuer="https://i", subject="a")
     assert await store.principals.by_subject("https://i", "a") == tombstone
@@ -158,11 +161,10 @@ async def test_a_run_that_is_ending_keeps_its_conversation_and_holds_up_no_other
     left = await store.conversations.page(limit=9, cursor=None)
     assert [each.id for each in left.items] == ["b2", "b1", "a1"]
     await deleted(store, "prin-b")
-    assert [each.id for each in await store.principals.deleting(5)] == ["prin-a"]
+    assert await states(store) == [("prin-a", "deleting"), ("prin-b", "deleted")]
     await store.runs.finish(lease, an_end(), [], [], T0)
     await deleted(store, "prin-a")
-    assert await store.principals.deleting(5) == []
-    assert len(await store.principals.tombstones(5)) == 2
+    assert await states(store) == [("prin-a", "deleted"), ("prin-b", "deleted")]
 
 
 async def test_a_suspended_principals_tasks_wait_for_it_and_for_nobody_else(store: Store) -> None:

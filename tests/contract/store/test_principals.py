@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from shared.errors import Conflict, Duplicate, NoConversation, NotFound, Suspended
+from shared.errors import Conflict, Duplicate, NoConversation, NotFound, StoreError, Suspended
 from shared.ids import Token
 from shared.principals import (
     EVERYTHING,
@@ -173,7 +173,7 @@ async def test_a_token_tells_that_its_principal_is_suspended_and_ends_when_that_
     assert await store.tokens.find(b"t", T0) == (token, suspended)
     deleting = await store.principals.begin_deletion("prin-a", T0 + 1)
     assert await store.tokens.find(b"t", T0) is None
-    assert await store.principals.deleting(5) == [deleting]
+    assert await store.principals.departing(5) == [deleting]
     again = await store.principals.begin_deletion("prin-a", T0 + 2)
     assert again.deleted_at == deleting.deleted_at == T0 + 1
     with pytest.raises(Conflict):
@@ -287,3 +287,23 @@ async def test_what_stands_against_a_limit_is_the_conversations_the_principals_a
     await reserve(leases[2], 1)
     assert seen[2] == Standing(Amount(), Amount(20, 1), Amount(21, 2))
     assert seen[3] == Standing(Amount(), Amount(7), Amount(8, 1))
+
+
+async def test_a_principal_that_cant_move_in_is_named_and_nothing_moves_in_without_it(store: Store) -> None:
+    await store.principals.add(a_principal("a", uid=70_000))
+    row = {
+        "id": "prin-b",
+        "name": "b",
+        "directory": "d-b",
+        "created_at": T0,
+        "status": "active",
+        "terms": "{}",
+        "uid": 70_000,
+    }
+    theirs = {"id": "c", "session_id": "s", "owner_id": "c", "created_at": T0, "last_activity": T0}
+    with pytest.raises(StoreError, match="prin-b can't move in"):
+        await store.arrivals.take({"principals": [row], "conversations": [theirs]})
+    assert await store.conversations.get("c") is None
+    moved = {"principals": [row | {"uid": 70_001}], "conversations": [theirs | {"principal_id": "prin-b"}]}
+    assert await store.arrivals.take(moved) == {"principals": 1, "conversations": 1}
+    assert await store.arrivals.take(moved) == {}
