@@ -153,7 +153,7 @@ docs: $(DOCS_VENV)/.ready
 
 # The pages of the docs that are made from the program.
 reference: setup
-	$(PY) -m shared.settings.reference docs/configuration.md
+	$(PY) -m tests.docs.settings_page docs/configuration.md
 	$(PY) -m tests.docs.api_page docs/api.md
 	$(PY) -m tests.docs.cli_page docs/cli.md
 

@@ -78,7 +78,7 @@ def model() -> Iterator[ModelProcess]:
 
 
 EFFECTS: dict[str, tuple[str, Callable[[Seen], bool]]] = {
-    "config_path": ("asked", lambda s: s.body["max_tokens"] == 4321 + 2000),
+    "config_path": ("weak", lambda s: s.body["max_tokens"] == 4321),
     "api_token": ("first", lambda s: s.client.get("/chat").status_code == 200),
     "api_token_previous": (
         "first",
@@ -121,6 +121,14 @@ EFFECTS: dict[str, tuple[str, Callable[[Seen], bool]]] = {
     "sandbox_max_level": (
         "first",
         lambda s: "exit code 0" in s.ran("true") and s.health["sandbox"]["level"] == 2,
+    ),
+    "console": ("first", lambda s: s.client.get("/console").status_code == 200),
+    "agents.defaults.workspace": (
+        "first",
+        lambda s: (
+            "ok" in s.called("write_file", path="here", content="x")
+            and (place(s, "MEMORY_DIR") / "here").exists()
+        ),
     ),
     "sandbox_min_level": ("weak", lambda s: "3 is required" in s.called("list_dir", path=".")),
     "agents.defaults.max_tokens": ("second", lambda s: s.body["max_tokens"] == 5000),
@@ -332,9 +340,12 @@ ELSEWHERE = {
 
 
 ENVIRONMENTS: dict[str, dict[str, str]] = {
-    "weak": {"SANDBOX_MIN_LEVEL": "3", "SANDBOX_MAX_LEVEL": "2"},
-    "asked": {
+    "weak": {
         "PICOCLAW_CONFIG": "{root}/walk.json",
+        "SANDBOX_MIN_LEVEL": "3",
+        "SANDBOX_MAX_LEVEL": "2",
+    },
+    "asked": {
         f"{PREFIX}THINKING": "true",
         f"{PREFIX}THINKING_TYPE": "enabled",
         f"{PREFIX}MAX_THINKING_TOKENS": "2000",

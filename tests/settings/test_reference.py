@@ -8,7 +8,7 @@ import pytest
 
 from shared.settings import load
 from shared.settings.leaves import leaves
-from shared.settings.reference import in_document, reference
+from tests.docs.settings_page import in_document, reference
 
 ROOT = Path(__file__).parents[2]
 DOCUMENT = (ROOT / "docs/configuration.md").read_text()
@@ -22,7 +22,7 @@ WITH_MODELS = """{
 
 def test_the_reference_in_the_documentation_is_the_models() -> None:
     assert in_document(DOCUMENT, reference()) == DOCUMENT, (
-        "run python -m shared.settings.reference docs/configuration.md"
+        "run python -m tests.docs.settings_page docs/configuration.md"
     )
 
 

@@ -29,7 +29,7 @@ def configure(frame: Frame) -> tuple[Config, str]:
     if os.geteuid() == 0:
         with contextlib.suppress(PermissionError):
             os.setgroups([])
-    reason = _against_namespaces(frame)
+    reason = "SANDBOX_MAX_LEVEL" if frame["max_level"] < 3 else ""
     # closed to all but those they are for, also where "outside" is open
     closed = (frame["temporary"], frame["principals_dir"], frame["workspace"])
     frame["secret_paths"] = [*frame["secret_paths"], *closed]
@@ -87,10 +87,6 @@ def why(report: Frame) -> str:
 def _landlock_abi(frame: Frame) -> int:
     wanted = frame.get("max_landlock_abi")
     return landlock.abi() if wanted is None else min(landlock.abi(), wanted)
-
-
-def _against_namespaces(frame: Frame) -> str:
-    return "SANDBOX_MAX_LEVEL" if frame["max_level"] < 3 else ""
 
 
 def _identity(frame: dict[str, Any]) -> identity.Identity:

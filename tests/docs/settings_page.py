@@ -1,6 +1,6 @@
 """The settings as a Markdown reference, drawn from the models.
 
-``python -m shared.settings.reference docs/configuration.md`` brings the document up to date.
+``python -m tests.docs.settings_page docs/configuration.md`` brings the document up to date.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from shared.settings.section import Section
 from shared.settings.sections import ModelEntry, Price
 from shared.settings.tools import McpServer
 
-BEGIN: Final = "<!-- begin: made by `python -m shared.settings.reference docs/configuration.md` -->"
+BEGIN: Final = "<!-- begin: made by `python -m tests.docs.settings_page docs/configuration.md` -->"
 END: Final = "<!-- end -->"
 
 WORDS: Final = {
