@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from typing import Any, Final
 
 import orjson
@@ -18,6 +20,22 @@ dump_bytes = orjson.dumps
 def dumps(value: Any, *, indented: bool = False) -> str:
     """Return compact JSON text, or one for people to edit."""
     return orjson.dumps(value, option=orjson.OPT_INDENT_2 if indented else None).decode()
+
+
+def repeated(text: bytes | str, *path: str) -> list[str]:
+    """Return the names that stand more than once in the object at ``path``, of which the last counts."""
+    try:
+        node: Any = json.loads(text, object_pairs_hook=_Pairs)
+    except (ValueError, RecursionError):
+        return []
+    for step in path:
+        node = dict(node).get(step) if isinstance(node, _Pairs) else None
+    names = [name for name, _ in node] if isinstance(node, _Pairs) else []
+    return sorted(name for name, times in Counter(names).items() if times > 1)
+
+
+class _Pairs(list[tuple[str, Any]]):
+    """An object with all its names."""
 
 
 def fits(value: Any) -> bool:

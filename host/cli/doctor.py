@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Final, Literal
 import anyio
 import httpx2
 
-from host.cli.client import Json, surroundings
+from host.cli.client import HostClient, Json, find_target, surroundings
+from host.cli.exit_codes import HostFault
 from host.cli.start import UNGUARDED, local_url, passphrase_asker
 from host.cli.terminal import judged, print_json
 from host.models.access import Route, open_models
@@ -41,6 +42,7 @@ SHORTEST_TOKEN: Final = 16
 MODEL_S: Final = 20.0
 TRIAL: Final = {"max_tokens": 16, "messages": [{"role": "user", "content": "Say yes."}]}
 HEALTH_S: Final = 5.0
+MCP_S: Final = 60.0
 SANDBOX_WITHIN_S: Final = 20.0
 
 Verdict = Literal["ok", "note", "fault"]
@@ -86,6 +88,7 @@ def _findings() -> Iterator[Finding]:
     yield from _whole("model", lambda: _models(settings))
     yield from (Finding("model", "note", said) for said in deprecated(settings))
     yield from _channels(settings)
+    yield from _mcp_servers(settings)
     yield from _tasks(settings)
 
 
@@ -111,6 +114,27 @@ def _tasks(settings: Settings) -> Iterator[Finding]:
     note = scheduler["note"]
     verdict: Verdict = "fault" if scheduler["overdue"] else "note" if note else "ok"
     yield Finding("tasks", verdict, note or "none is overdue")
+
+
+def _mcp_servers(settings: Settings) -> Iterator[Finding]:
+    """Ask the host that runs here, which connects to each; without one nothing is known of them."""
+    if not settings.tools.mcp.servers and not settings.managed_mcp:
+        return
+    url = local_url(settings.host, settings.port)
+    try:
+        with HostClient(find_target(url, None, os.environ)) as client:
+            servers = client.request("GET", "/mcp/servers", timeout=MCP_S)["servers"]
+    except HostFault as fault:
+        yield Finding("MCP servers", "note", f"they are looked at while the host runs: {fault}")
+        return
+    for server in servers:
+        problems = " ".join(server["problems"])
+        said = f"ready, {len(server['tools'])} tools, about {server['tokens']:,} tokens of a request"
+        ready = server["state"] == "ready"
+        verdict: Verdict = "fault" if not ready else "note" if problems else "ok"
+        yield Finding(
+            f"MCP server {server['name']}", verdict, f"{said}. {problems}".strip() if ready else problems
+        )
 
 
 def _warnings(settings: Settings) -> Iterator[Finding]:

@@ -17,7 +17,7 @@ import typer
 from host.cli.client import HostClient, Json, Token, Url, find_target, host, surroundings
 from host.cli.exit_codes import HostFault
 from host.cli.secrets import SecretFile, write_privately
-from host.cli.terminal import fail, out, shown, table, tell
+from host.cli.terminal import fail, out, print_json, shown, table, tell
 from host.mcp_clients.server_config import NAME as SERVER_NAME
 from host.mcp_clients.server_config import RESERVED
 from shared import jsons
@@ -48,11 +48,10 @@ def list_servers(url: Url = None, token: Token = None, json: Json = False) -> No
     """Connect to the servers of the running host and say how each is."""
     with host(url, token, say=not json) as client:
         servers = client.request("GET", "/mcp/servers", timeout=LOOK_SECONDS)["servers"]
-    made = table("name", "state", "tools", "address")
+    made = table("name", "state", "tools", "tokens", "address")
     for server in servers:
-        made.add_row(
-            shown(server["name"]), WORDS[server["state"]], str(len(server["tools"])), shown(server["address"])
-        )
+        figures = (str(len(server["tools"])), f"{server['tokens']:,}")
+        made.add_row(shown(server["name"]), WORDS[server["state"]], *figures, shown(server["address"]))
     tell(servers, made if servers else "No servers: `picoclaw mcp add` adds one.", json=json)
     for server in servers if not json else ():
         _say_problems(server)
@@ -63,13 +62,18 @@ def try_out(name: ServerName, url: Url = None, token: Token = None, json: Json =
     """Connect to one server and list its tools; exit code 1 when it is not ready."""
     with host(url, token) as client:
         server = client.request("GET", f"/mcp/servers/{name}", timeout=LOOK_SECONDS)
-    tell(server, f"{shown(name)}: {WORDS[server['state']]}", json=json)
+    tell(server, _summary(server), json=json)
     if not json:
         _say_problems(server)
         for tool in server["tools"]:
             out.print(f"  {shown(tool)}", soft_wrap=True)
     if server["state"] != "ready":
         raise SystemExit(1)
+
+
+def _summary(server: dict[str, Any]) -> str:
+    figures = f"{len(server['tools'])} tools, about {server['tokens']:,} tokens"
+    return f"{shown(server['name'])}: {WORDS[server['state']]}, {figures}"
 
 
 def _say_problems(server: dict[str, Any]) -> None:
@@ -85,16 +89,22 @@ def login(
     ] = CALLBACK_PORT,
     url: Url = None,
     token: Token = None,
+    json: Json = False,
 ) -> None:
     """Sign in at a server: the address opens in a browser, or is printed; its answer may be pasted."""
     answers: queue.Queue[str] = queue.Queue()
-    with host(url, token) as client:
+    with host(url, token, say=not json) as client:
         port = _listen(callback_port, answers.put)
         asked = {"redirect_uri": f"http://127.0.0.1:{port}/callback"}
         address = client.request("POST", f"/mcp/servers/{name}/sign-in", asked)["address"]
-        out.print("Sign in here:\n")
-        sys.stdout.write(f"{shown(address)}\n\n")
-        out.print("If the browser is on another machine, paste the address that it ends at:", soft_wrap=True)
+        if json:
+            print_json({"address": address})
+        else:
+            out.print("Sign in here:\n")
+            sys.stdout.write(f"{shown(address)}\n\n")
+            out.print(
+                "If the browser is on another machine, paste the address that it ends at:", soft_wrap=True
+            )
         _open_browser(address)
         threading.Thread(target=_read_pasted, args=(answers.put,), daemon=True).start()
         try:
@@ -103,16 +113,17 @@ def login(
             fail("Nobody signed in in time.")
         path = f"/mcp/servers/{name}/sign-in/callback"
         server = client.request("POST", path, {"callback": callback}, timeout=LOOK_SECONDS)
-    out.print(f"Signed in. {shown(name)}: {WORDS[server['state']]}, {len(server['tools'])} tools.")
-    _say_problems(server)
+    tell(server, f"Signed in. {_summary(server)}.", json=json)
+    if not json:
+        _say_problems(server)
 
 
 @app.command()
-def logout(name: ServerName, url: Url = None, token: Token = None) -> None:
+def logout(name: ServerName, url: Url = None, token: Token = None, json: Json = False) -> None:
     """Forget what is kept of a sign-in."""
-    with host(url, token) as client:
+    with host(url, token, say=not json) as client:
         client.request("DELETE", f"/mcp/servers/{name}/sign-in")
-    out.print(f"Signed out of {shown(name)}.")
+    tell({"name": name, "signed_in": False}, f"Signed out of {shown(name)}.", json=json)
 
 
 def _listen(port: int, heard: Callable[[str], None]) -> int:
@@ -160,6 +171,7 @@ def add(
     header: Annotated[list[str] | None, typer.Option("--header", "-H", help="'Name: value'")] = None,
     env: Annotated[list[str] | None, typer.Option("--env", "-e", help="NAME=value")] = None,
     client_id: Annotated[str | None, typer.Option(help="The OAuth client registered beforehand.")] = None,
+    json: Json = False,
 ) -> None:
     """Add a server to config.json; values of headers and variables go to .security.yml."""
     if not SERVER_NAME.fullmatch(name) or name.lower() == RESERVED:
@@ -185,11 +197,12 @@ def add(
     if secrets:
         file.save()
     write_privately(path, jsons.dumps(tree, indented=True) + "\n")
-    out.print(f"Added {shown(name)} to {shown(str(path))}. {RESTART}", soft_wrap=True)
+    told = {"name": name, "config": str(path), "restart": True}
+    tell(told, f"Added {shown(name)} to {shown(str(path))}. {RESTART}", json=json)
 
 
 @app.command()
-def remove(name: ServerName, url: Url = None, token: Token = None) -> None:
+def remove(name: ServerName, url: Url = None, token: Token = None, json: Json = False) -> None:
     """Remove a server from config.json, with its secrets and its sign-in."""
     path, tree, servers = _config()
     if servers.pop(name, None) is None:
@@ -203,7 +216,10 @@ def remove(name: ServerName, url: Url = None, token: Token = None) -> None:
             client.request("DELETE", f"/mcp/servers/{name}/sign-in")
     except HostFault:
         pass  # there is no host, or no sign-in
-    out.print(f"Removed {shown(name)} from {shown(str(path))}. A restart of the host ends its use.")
+    told = {"name": name, "config": str(path), "restart": True}
+    tell(
+        told, f"Removed {shown(name)} from {shown(str(path))}. A restart of the host ends its use.", json=json
+    )
 
 
 def _pairs(given: list[str] | None, mark: str, part: str, option: str) -> dict[str, str]:

@@ -2,6 +2,7 @@
 // A view has title, tools, node, open() and close().
 
 import { MemoryView } from "./memory.js";
+import { ServersView } from "./servers.js";
 import { SkillsView } from "./skills.js";
 import { TasksView } from "./tasks.js";
 import { UsageView } from "./usage.js";
@@ -12,5 +13,6 @@ export const PLACES = [
   { name: "usage", title: "Usage", icon: "chart", key: "u", view: UsageView },
   { name: "memory", title: "Memory", icon: "note", key: "m", view: MemoryView },
   { name: "skills", title: "Skills", icon: "star", key: "s", view: SkillsView },
+  { name: "servers", title: "Servers", icon: "tool", key: "p", view: ServersView },
   { name: "workspace", title: "Workspace", icon: "folder", key: "w", view: WorkspaceView },
 ];

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Annotated, Any, Final
 
+import anyio.to_thread
 from pydantic import Field
 from starlette.requests import Request
 
@@ -17,8 +18,10 @@ from host.mcp_clients.server_config import HEADER_NAME, LONGEST_TIMEOUT_MS, MOST
 from host.runs.answers import ChatShape
 from host.runs.service import RunService
 from host.runs.spec import RunSpec
+from shared import jsons
 from shared.errors import Forbidden, KeyTaken, NoConversation
 from shared.settings import Settings
+from shared.settings.files import TWICE
 from shared.store.store import Store
 from shared.values import Conversation, KeyedAnswer
 
@@ -129,6 +132,10 @@ class ChatApi(Api):
             if conversation is None:
                 raise NoConversation(spec.conversation_id)
             spec = dataclasses.replace(spec, conversation_id=conversation.id)
+        if body.mcp_servers:
+            raw = await request.body()
+            twice = await anyio.to_thread.run_sync(jsons.repeated, raw, "mcp_servers")
+            spec = dataclasses.replace(spec, warnings=[f"mcp_servers.{name}{TWICE}." for name in twice])
         return await self._answer(request, spec)
 
     @operation("POST", "/chat/{id}/resume", scope="chat", parameters=[KEY], errors=(409,))

@@ -255,6 +255,8 @@ class _Link:
         """Return a sentence if the entry allows tools that the server doesn't have."""
         listed = [raw.get("name") for raw in self.tools if isinstance(raw, Mapping)]
         unknown = sorted(name for name in self.config.allowed_tools or () if name not in listed)
+        if self.config.allowed_tools is not None and not self.config.allowed_tools:
+            return [f"No tool of the MCP server {self.name} is used: its allowed_tools is empty."]
         if not unknown:
             return []
         return [f"The MCP server {self.name} has no tool {', '.join(map(shown, unknown))} (allowed_tools)."]

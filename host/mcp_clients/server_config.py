@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -110,7 +110,19 @@ def operators_servers(settings: Settings) -> dict[str, ServerConfig]:
         managed = managed_servers(settings.managed_mcp)
     for name in configured.keys() & managed.keys():
         logger.warning("The MCP server %s of managed-mcp.json counts, that of config.json doesn't", name)
-    return {**configured, **managed}
+    servers = {**configured, **managed}
+    for sentence in alike(servers, servers):
+        logger.warning("%s", sentence)
+    return servers
+
+
+def alike(names: Iterable[str], known: Iterable[str]) -> list[str]:
+    """Return a sentence for those of the names that differ from another one in capitals only."""
+    groups: dict[str, set[str]] = {}
+    for name in known:
+        groups.setdefault(name.lower(), set()).add(name)
+    same = dict.fromkeys(" and ".join(sorted(groups[name.lower()])) for name in names)
+    return [f"The MCP servers {each} differ in capitals only: both are used." for each in same if " " in each]
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal
 
 import anyio
 
@@ -18,10 +18,10 @@ from host.agent.find_tools import RationedTools
 from host.agent.history import Histories
 from host.agent.loop import AgentLoop
 from host.agent.subagents import Parent, Subagents
-from host.agent.toolbox import Toolbox
-from host.agent.window import Windows
+from host.agent.toolbox import Toolbox, definition
+from host.agent.window import Windows, estimated
 from host.mcp_clients.external import ExternalServers, Outages, Reach, open_external
-from host.mcp_clients.server_config import ServerConfig, managed_servers, operators_servers
+from host.mcp_clients.server_config import ServerConfig, alike, managed_servers, operators_servers
 from host.mcp_clients.sign_ins import SignIn
 from host.mcp_clients.tool_pins import ToolPins
 from host.mcp_clients.tool_servers import ToolServers
@@ -46,6 +46,7 @@ from host.tools.web import WebToolset
 from shared.errors import Conflict, NotFound
 from shared.principals import Principal
 from shared.settings import Settings
+from shared.shapes import Shape
 from shared.store.store import Store
 from shared.values import Lease
 
@@ -62,17 +63,21 @@ class OpenTools:
 logger = logging.getLogger("picoclaw.runs")
 
 NO_SERVER: Final = "There is no MCP server {}; one that was just added needs a restart of the host"
-State = Literal["ready", "needs_sign_in", "failing"]
 
 
-class ServerState(NamedTuple):
-    """How one of the operator's MCP servers was when it was looked at: why not ready, or what it offers."""
+class McpServerShape(Shape):
+    """One server as it was when it was looked at: what keeps it from being ready, or what it offers.
+
+    ``tokens``: about what the definitions of its tools take of a request. ``signed_in``: tokens are kept.
+    """
 
     name: str
     address: str
-    state: State
-    problems: Sequence[str] = ()
-    tools: Sequence[str] = ()
+    state: Literal["ready", "needs_sign_in", "failing"]
+    problems: list[str]
+    tools: list[str]
+    tokens: int
+    signed_in: bool
 
 
 class RunTools:
@@ -134,6 +139,7 @@ class RunTools:
             has_network=files.has_network,
         )
         async with open_external(servers, reach) as external:
+            external.problems += [*spec.warnings, *alike(spec.mcp_servers, servers)]
             external.problems += [
                 f"The request's MCP server {name} is not used: the operator has one of this name."
                 for name in sorted(spec.mcp_servers.keys() & operators.keys())
@@ -156,28 +162,36 @@ class RunTools:
             raise Conflict(f"{name} takes no sign-in: it is a program, or has its own Authorization header")
         return sign_in
 
-    async def look(self, name: str | None = None) -> list[ServerState]:
+    async def look(self, name: str | None = None) -> list[McpServerShape]:
         """Connect to the operator's servers, or to one, and return how each is; raises NotFound."""
         if name is not None and name not in self._operators:
             raise NotFound(NO_SERVER.format(name))
         wanted = {key: config for key, config in self._operators.items() if name in (None, key)}
         workspace = Workspace(self._main, self._sandbox.root, Trust.MAIN)
         spawn = partial(self._sandbox.program, workspace)
-        states = dict.fromkeys(wanted, ServerState("", "", "failing"))
+        shapes: dict[str, McpServerShape] = {}
 
         async def look_at(key: str, config: ServerConfig) -> None:
             # Neither a rest nor the first sight of its tools is for runs: this is only a look.
             reach = replace(self._reach, spawn=spawn, outages=Outages(), pins=ToolPins())
             async with open_external({key: config}, reach) as found:
-                tools = [spec.name for toolset in found.toolsets for spec in toolset.specs]
-                told = config.sign_in is not None and config.sign_in.problem
-                state: State = "ready" if found.toolsets else "needs_sign_in" if told else "failing"
-                states[key] = ServerState(key, config.place, state, found.problems, tools)
+                specs = [spec for toolset in found.toolsets for spec in toolset.specs]
+                sign_in = config.sign_in
+                refused = sign_in is not None and sign_in.problem
+                shapes[key] = {
+                    "name": key,
+                    "address": config.place,
+                    "state": "ready" if found.toolsets else "needs_sign_in" if refused else "failing",
+                    "problems": found.problems,
+                    "tools": [spec.name for spec in specs],
+                    "tokens": estimated([definition(spec) for spec in specs]) if specs else 0,
+                    "signed_in": sign_in is not None and bool(await sign_in.load()),
+                }
 
         async with anyio.create_task_group() as group:
             for key, config in wanted.items():
                 group.start_soon(look_at, key, config)
-        return list(states.values())
+        return [shapes[key] for key in wanted]
 
     async def forget(self, conversation_id: str, principal_id: str) -> None:
         """Close what a deleted conversation has open, and drop the files that are its own."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from host.mcp_clients.server_config import ServerConfig
@@ -27,7 +27,7 @@ class RunSpec:
     host's own words behind the message. ``by_owner``: the channel knows the sender as one of its owners.
     ``enclosed``: what the message brought along beside its sender's words. ``answer``: what is answered
     without asking the model. ``replaces``: the message in whose place this one is said. ``principal_id``:
-    whose the conversation is.
+    whose the conversation is. ``warnings``: what its answer is to say of the request.
     """
 
     message: str | None
@@ -54,6 +54,7 @@ class RunSpec:
     by_owner: bool = False
     enclosed: tuple[Enclosed, ...] = ()
     replaces: str | None = None
+    warnings: Sequence[str] = ()
     principal_id: str = OPERATOR
 
 

@@ -18,6 +18,7 @@ from shared.settings.sections import ModelEntry
 from shared.settings.tools import McpServer
 
 VERSIONS: Final = (2, 3)
+TWICE: Final = " stands more than once; the last one counts"
 ENTRIES: Final[dict[type[Section], KeyPath]] = {
     ModelEntry: ("model_list",),
     McpServer: ("tools", "mcp", "servers"),
@@ -50,6 +51,10 @@ class ConfigJson(SettingsFile):
         if named and not path.exists():
             raise SettingsError(f"PICOCLAW_CONFIG (environment) names {path}, which isn't there")
         self.tree = self._parsed() if self.text else {}
+        servers = ("tools", "mcp", "servers")
+        self.warnings += [
+            f"{self.at((*servers, name))}{TWICE}" for name in jsons.repeated(self.text, *servers)
+        ]
         self._check_version()
         self._drop_foreign()
         self._check_sections()

@@ -50,7 +50,7 @@ def load(
     for path, _, value in given:
         put(tree, path, _over(get(tree, path), value))
     _place_paths(tree, environ, config.path.parent)
-    tree["managed_mcp"] = managed_servers(get(tree, ("org_dir",)))
+    tree["managed_mcp"] = managed_servers(get(tree, ("org_dir",)), config.warnings)
     type_servers(tree)
     tree["secret_keys"] = sorted(
         {*sealed_keys(tree), *(".".join(map(str, keys)) for keys in security.origins)}

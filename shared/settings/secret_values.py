@@ -10,7 +10,7 @@ from pydantic import SecretStr
 
 from shared import jsons
 from shared.secrets import SecretFault, SecretReader, is_secret_form
-from shared.settings.files import read_text
+from shared.settings.files import TWICE, read_text
 from shared.settings.leaves import Tree, get, leaves
 from shared.settings.section import SettingsError
 from shared.settings.tools import server_type
@@ -44,7 +44,7 @@ def sealed_keys(tree: Tree) -> Iterator[str]:
                     yield f"{name}.{part}.{key}"
 
 
-def managed_servers(org_dir: str | None) -> Any:
+def managed_servers(org_dir: str | None, warnings: list[str]) -> Any:
     """Return the ``mcpServers`` of ``ORG_DIR/managed-mcp.json`` as written; raises ``SettingsError``."""
     path = Path(org_dir) / "managed-mcp.json" if org_dir else None
     text = read_text(path) if path else None
@@ -56,6 +56,7 @@ def managed_servers(org_dir: str | None) -> Any:
         raise SettingsError(f"{path}, line {error.lineno}: is not JSON") from None
     if not isinstance(content, dict):
         raise SettingsError(f"{path} must hold a JSON object")
+    warnings += [f"{path}: mcpServers.{name}{TWICE}" for name in jsons.repeated(text, "mcpServers")]
     return content.get("mcpServers", {})
 
 

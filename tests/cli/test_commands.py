@@ -12,7 +12,7 @@ from typer.main import get_command
 from host.cli import make_app
 from tests.cli.running import environment, picoclaw
 
-NOT_FOR_JSON = {"dev", "serve", "supervise", "mcp login", "mcp logout", "mcp add", "mcp remove"}
+NOT_FOR_JSON = {"dev", "serve", "supervise"}
 JSON_ANYWAY = {"tasks check", "store export"}
 
 

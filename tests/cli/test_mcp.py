@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -25,7 +26,9 @@ def servers_of(home: Path) -> dict[str, object]:
 def test_servers_are_added_and_removed_and_their_secrets_lie_apart(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"version": 3, "heartbeat": {"enabled": false}}')
     web = ("mcp", "add", "--transport", "http", "wiki", "https://wiki.example/mcp")
-    assert picoclaw(tmp_path, *web, "--header", "X-Key: canary-1").returncode == 0
+    added = picoclaw(tmp_path, *web, "--json", "--header", "X-Key: canary-1")
+    told = {"name": "wiki", "config": str(tmp_path / "config.json"), "restart": True}
+    assert (added.returncode, json.loads(added.stdout)) == (0, told)
     program = ("mcp", "add", "files", "--env", "KEY=canary=2", "--", "npx", "-y", "files", "--env", "x")
     assert picoclaw(tmp_path, *program).returncode == 0
     assert servers_of(tmp_path) == {
@@ -38,7 +41,7 @@ def test_servers_are_added_and_removed_and_their_secrets_lie_apart(tmp_path: Pat
     assert "canary=2" in secret.read_text()
     assert secret.stat().st_mode & 0o777 == 0o600
     assert "already" in picoclaw(tmp_path, *web).stderr
-    assert picoclaw(tmp_path, "mcp", "remove", "wiki").returncode == 0
+    assert json.loads(picoclaw(tmp_path, "mcp", "remove", "wiki", "--json").stdout) == told
     assert "canary-1" not in secret.read_text()
     assert "canary=2" in secret.read_text()
     assert list(servers_of(tmp_path)) == ["files"]
@@ -71,7 +74,7 @@ def test_alone_it_is_the_tool_server(tmp_path: Path) -> None:
     assert ended.stderr.startswith("picoclaw tool server: PICOCLAW_CONVERSATION_ID is not set")
 
 
-@pytest.mark.parametrize("way", ["loopback", "pasted"])
+@pytest.mark.parametrize("way", ["loopback", "pasted", "json"])
 async def test_a_person_signs_in_and_the_server_becomes_ready(tmp_path: Path, way: str) -> None:
     grants = Grants()
     async with guarded_server(grants) as url:
@@ -91,7 +94,17 @@ async def test_a_person_signs_in_and_the_server_becomes_ready(tmp_path: Path, wa
             tested = process(tmp_path, "mcp", "test", "notes", **with_token)
             assert tested.returncode == 0, tested.stderr
             assert "mcp__notes__note" in tested.stdout
-            assert process(tmp_path, "mcp", "logout", "notes", **with_token).returncode == 0
+            assert re.search("1 tools, about [1-9][0-9]+ tokens", tested.stdout)
+            looked = process(
+                tmp_path / "host" / "home",
+                "doctor",
+                "--json",
+                PORT=host.url.rpartition(":")[2],
+                API_TOKEN=TOKEN,
+            )
+            assert "ready, 1 tools, about" in looked.stdout
+            signed_out = process(tmp_path, "mcp", "logout", "notes", "--json", **with_token)
+            assert json.loads(signed_out.stdout) == {"name": "notes", "signed_in": False}
             assert process(tmp_path, "mcp", "test", "notes", **with_token).returncode == 1
             with host.client() as client:
                 run = client.post("/chat", json={"message": "hello"}).json()
@@ -107,6 +120,7 @@ async def test_a_person_signs_in_and_the_server_becomes_ready(tmp_path: Path, wa
 
 def _login(home: Path, way: str, env: dict[str, str]) -> None:
     command = [sys.executable, "-m", "host.cli", "mcp", "login", "notes", "--callback-port", "0"]
+    command += ["--json"] if way == "json" else []
     with subprocess.Popen(
         command,
         stdin=subprocess.PIPE,
@@ -115,13 +129,14 @@ def _login(home: Path, way: str, env: dict[str, str]) -> None:
         env=environment(home, PYTHONUNBUFFERED="1", **env),
     ) as login:
         assert login.stdout is not None
-        address = next(line for line in login.stdout if line.startswith("http")).strip()
+        address = next(line for line in login.stdout if "http" in line).strip()
+        address = json.loads(address)["address"] if way == "json" else address
         with httpx2.Client(trust_env=False) as http:
             callback = http.get(address).headers["location"]
-            if way == "loopback":
+            if way != "pasted":
                 assert "may be closed" in http.get(callback).text
                 told = login.stdout.read()
             else:
                 told, _ = login.communicate(f"{callback}\n", timeout=60)
         assert login.wait(60) == 0
-    assert "Signed in." in told
+    assert json.loads(told)["state"] == "ready" if way == "json" else "Signed in." in told

@@ -165,6 +165,7 @@ def test_every_place_behind_the_door_is_free_of_barriers(
     page.get_by_role("button", name="Edit").click()
     check("writing the memory")
     look_at("#/skills", ".card")
+    look_at("#/servers", ".empty h2")
     look_at("#/workspace", ".entries")
     look_at("#/workspace/MEMORY.md", ".prose")
     look_at("#/workspace/nowhere", ".empty h2")

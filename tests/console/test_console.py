@@ -9,11 +9,13 @@ from typing import Any
 
 import httpx2
 import pytest
+from anyio.from_thread import start_blocking_portal
 from playwright.sync_api import Page, Request, expect
 
 from tests.console.conftest import MakeHost, MakePage, in_both, knock, sign_in
 from tests.console.wire import Wire
 from tests.http.conftest import configure
+from tests.mcp.authorization import Grants, guarded_server
 from tests.running import TOKEN, HostProcess, ModelProcess, directive, until
 
 SLOW: dict[str, Any] = {"text": "", "deltas": [f"word{n} " for n in range(40)], "delta_delay_ms": 60}
@@ -672,6 +674,33 @@ def test_skills_are_listed_and_what_is_wrong_with_them(make_page: MakePage, make
     page.get_by_role("button", name="Read again").click()
     expect(page.locator(".card", has_text="makes tea")).to_contain_text("skills/tea")
     expect(page.locator(".note.warn")).to_contain_text("odd")
+
+
+@in_both
+def test_a_person_signs_in_at_an_mcp_server_and_sees_what_its_tools_cost(
+    make_page: MakePage, make_host: MakeHost, tmp_path: Path
+) -> None:
+    grants = Grants()
+    with start_blocking_portal() as portal, portal.wrap_async_context_manager(guarded_server(grants)) as url:
+        down = "http://127.0.0.1:9/mcp"
+        config = {"tools": {"mcp": {"servers": {"notes": {"url": url}, "down": {"url": down}}}}}
+        (tmp_path / "host0" / "home").mkdir(parents=True)
+        (tmp_path / "host0" / "home" / "config.json").write_text(json.dumps(config))
+        page = make_page("#/servers", url=make_host(SEAL_KEY="k" * 43).start().url)
+        notes, failing = page.locator(".card", has_text=url), page.locator(".card", has_text=down)
+        expect(failing).to_contain_text("failing")
+        expect(failing).to_contain_text("could not be reached")
+        expect(notes).to_contain_text("needs sign-in")
+        notes.get_by_role("button", name="Sign in at notes").click()
+        expect(notes).to_contain_text("ready")
+        expect(notes).to_contain_text(re.compile(r"1 tool, about [1-9]\d+ tokens"))
+        assert "code=" not in page.url
+        notes.get_by_text("Tools").click()
+        expect(notes).to_contain_text("mcp__notes__note")
+        page.set_viewport_size({"width": 320, "height": 568})
+        assert page.evaluate("document.documentElement.scrollWidth") <= 320
+        notes.get_by_role("button", name="Sign out at notes").click()
+        expect(notes).to_contain_text("needs sign-in")
 
 
 @in_both

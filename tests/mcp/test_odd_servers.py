@@ -264,6 +264,12 @@ async def test_allowed_tools_that_name_nothing_are_said() -> None:
         assert found.problems == ["The MCP server odd has no tool B (allowed_tools)."]
 
 
+async def test_an_empty_list_of_allowed_tools_is_said() -> None:
+    async with odd(OddServer([tool("a")]), allowed_tools=frozenset()) as found:
+        assert names(found) == []
+        assert found.problems == ["No tool of the MCP server odd is used: its allowed_tools is empty."]
+
+
 async def test_three_hundred_tools_are_all_offered() -> None:
     async with odd(
         OddServer([tool(f"t{number}", NO_FIELDS, description="x" * 20_000) for number in range(300)])

@@ -17,6 +17,7 @@ from host.mcp_clients.server_config import (
     operators_servers,
     parse_servers,
 )
+from shared import jsons
 from shared.errors import InvalidInput, Misconfigured
 from shared.secrets import Sealer
 from shared.settings import SettingsError, load
@@ -262,3 +263,29 @@ def test_a_refused_entry_of_a_file_stops_the_start_with_its_line(
     with pytest.raises(Misconfigured) as refused:
         operators_servers(settings)
     assert refused.value.message.startswith(f"{tmp_path / name}, {said}")
+
+
+def test_two_servers_of_one_name_in_one_file_are_said_with_their_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    one = '"a": {"url": "http://one"}'
+    (tmp_path / "config.json").write_text(
+        f'{{"tools": {{"mcp": {{"servers": {{\n{one},\n"a": {{"url": "http://two"}},\n"A": {{"url": "http://b"}}}}}}}}}}'
+    )
+    (tmp_path / "managed-mcp.json").write_text(
+        f'{{"mcpServers": {{{one}, {one}, "b": {{"url": "http://c"}}}}}}'
+    )
+    settings = load({"PICOCLAW_HOME": str(tmp_path), "ORG_DIR": str(tmp_path)})
+    config, managed = tmp_path / "config.json", tmp_path / "managed-mcp.json"
+    said = "stands more than once; the last one counts"
+    assert f"{config}, line 2: tools.mcp.servers.a {said}" in settings.warnings
+    assert f"{managed}: mcpServers.a {said}" in settings.warnings
+    assert settings.tools.mcp.servers["a"].url == "http://two"
+    with caplog.at_level("WARNING"):
+        assert set(operators_servers(settings)) == {"a", "A", "b"}
+    assert "The MCP servers A and a differ in capitals only: both are used." in caplog.text
+
+
+@pytest.mark.parametrize("text", ["", "[", "7", "[" * 60_000, '{"a":' * 1_000 + "1" + "}" * 1_000])
+def test_text_without_such_an_object_repeats_nothing(text: str) -> None:
+    assert jsons.repeated(text, "mcp_servers") == []

@@ -12,22 +12,12 @@ from starlette.requests import Request
 
 from host.http.bodies import Body
 from host.http.routing import Api, operation
-from host.runs.assembly import RunTools, ServerState, State
+from host.runs.assembly import McpServerShape, RunTools
 from shared.errors import Conflict, NotFound
 from shared.shapes import Shape
 
 if TYPE_CHECKING:
     from host.mcp_clients.sign_in import Attempt
-
-
-class McpServerShape(Shape):
-    """One server: what keeps it from being ready, or what it offers."""
-
-    name: str
-    address: str
-    state: State
-    problems: list[str]
-    tools: list[str]
 
 
 class McpServersShape(Shape):
@@ -66,7 +56,7 @@ class McpServersApi(Api):
     @operation("GET", "/mcp/servers")
     async def list(self, request: Request) -> McpServersShape:
         """Connect to the operator's MCP servers and tell how each is."""
-        return {"servers": [_view(state) for state in await self._tools.look()]}
+        return {"servers": await self._tools.look()}
 
     @operation("GET", "/mcp/servers/{name}", errors=(404,))
     async def get(self, request: Request) -> McpServerShape:
@@ -106,15 +96,5 @@ class McpServersApi(Api):
             raise NotFound(f"There is no sign-in at {sign_in.name}")
 
     async def _look(self, name: str) -> McpServerShape:
-        (state,) = await self._tools.look(name)
-        return _view(state)
-
-
-def _view(state: ServerState) -> McpServerShape:
-    return {
-        "name": state.name,
-        "address": state.address,
-        "state": state.state,
-        "problems": [*state.problems],
-        "tools": [*state.tools],
-    }
+        (shape,) = await self._tools.look(name)
+        return shape
