@@ -124,6 +124,8 @@ class ExternalServers:
         for raw in link.tools:
             try:
                 tool = mended(raw)
+                if link.config.type == "http" and (fault := sdk().header_fault(raw)) is not None:
+                    raise Unmendable(shown(fault))
                 if link.config.allows(tool.name):
                     self._add(
                         toolset, link.name, tool, await self._judge.schema(tool.schema, input_only=True)

@@ -15,6 +15,7 @@ from anyio.abc import ByteStream, ObjectReceiveStream, ObjectSendStream
 from mcp.client import Client, sse
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared._httpx_utils import sse_within_origin
+from mcp.shared.inbound import find_invalid_x_mcp_header
 from mcp.shared.message import SessionMessage
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from pydantic import ValidationError
@@ -93,6 +94,11 @@ async def listed(client: Client, heard: Heard) -> list[Any]:
         if page.next_cursor in cursors or len(cursors) > MOST_PAGES or len(heard.tools) > MOST_TOOLS:
             raise TooManyTools
         cursors.append(page.next_cursor)
+
+
+def header_fault(raw: Mapping[str, Any]) -> str | None:
+    """Return what is wrong with what a listed tool wants repeated in headers (x-mcp-header)."""
+    return find_invalid_x_mcp_header(raw.get("inputSchema"))
 
 
 async def called(

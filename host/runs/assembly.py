@@ -94,6 +94,7 @@ class RunTools:
     ) -> None:
         self._main = settings.main_conversation_id
         self._sandbox = sandbox
+        self._judge = judge
         self._tool_servers = tool_servers
         self._spaces = spaces
         self._more = installed_tools(settings.tools.plugins)
@@ -116,7 +117,7 @@ class RunTools:
         """
         conversation_id = lease.conversation_id
         space = await self._spaces.of_run(lease, spec.parent_id)
-        files = SandboxToolset(self._sandbox, self._sandbox.policy, space.workspace)
+        files = SandboxToolset(self._sandbox, self._sandbox.policy, space.workspace, self._judge)
         own: list[Toolset] = [
             files,
             self._tool_servers.toolset(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -63,6 +64,10 @@ class SchemaJudge:
     async def value(self, schema: Any, value: Any) -> Verdict:
         """Return whether a value is what a schema says."""
         return await self._asked({"schema": schema, "value": value})
+
+    async def ends(self, patterns: Sequence[str], texts: Sequence[str]) -> bool:
+        """Return whether regular expressions of Python come to an end on texts, soon."""
+        return await self._asked({"patterns": patterns, "texts": texts}) == Verdict()
 
     async def _asked(self, question: dict[str, Any]) -> Verdict:
         if not jsons.fits(question):

@@ -8,15 +8,24 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, Final
 
+import anyio.to_thread
+
 from host.ports import Image, Sandbox, SandboxFault, ToolResult, ToolSpec, Workspace
 from host.sandbox.guard import Guard
 from host.sandbox.policy import SandboxPolicy
+from host.sandbox.shell import parse
 from host.sandbox.worker.words import READ_ONLY
+from host.schemas.judge import SchemaJudge
 from host.skills.knowledge import MEMORY_FILE, MEMORY_LIMIT, SHORTEN
 from host.tools.arguments import BadArguments, check
 
 COMMAND_BYTES: Final = 131_000  # one argument's limit is MAX_ARG_STRLEN, execve(2)
 EXEC_TIMEOUT_MAX_MS: Final = 3_600_000
+SHORT_LINE: Final = 1024
+"""Characters of a command line that the guard reads at once; 32 KiB of nothing but marks take it 0.2 s."""
+TOO_SLOW: Final = (
+    "Command blocked by safety guard (the operator's patterns take too long for it: make it shorter)"
+)
 _DENIED: Final = ("Permission denied", "Operation not permitted", "PermissionError")
 _REACH: Final = "commands reach the workspace, $TMPDIR, $HOME and system directories only"
 _WRITE: Final = "commands write to the workspace, $TMPDIR and $HOME only"
@@ -128,8 +137,15 @@ EXEC_SPEC: Final = _spec(
 class SandboxToolset:
     """The sandbox's tools for one conversation; nothing in a call can make them another's."""
 
-    def __init__(self, sandbox: Sandbox, policy: SandboxPolicy, workspace: Workspace) -> None:
+    def __init__(
+        self,
+        sandbox: Sandbox,
+        policy: SandboxPolicy,
+        workspace: Workspace,
+        judge: SchemaJudge | None = None,
+    ) -> None:
         self._sandbox = sandbox
+        self._judge = judge
         if workspace.allowance is not None:
             policy = policy.within(workspace.allowance)
         self._policy = policy
@@ -171,7 +187,7 @@ class SandboxToolset:
         if action != "run":
             return await self._manage(action, arguments.get("job"))
         command = _passable(arguments.get("command"))
-        refusal = self._guard.refusal(command, arguments.get("cwd"))
+        refusal = await self._refusal(command, arguments.get("cwd"))
         if refusal is not None:
             raise SandboxFault(refusal)
         if arguments.get("background"):
@@ -180,6 +196,18 @@ class SandboxToolset:
         timeout_ms = min(arguments.get("timeout_ms") or self._policy.exec_timeout_ms, EXEC_TIMEOUT_MAX_MS)
         answer = await self._sandbox.run(self._workspace, {**arguments, "timeout_ms": timeout_ms})
         return self._exec_result(answer)
+
+    async def _refusal(self, command: str, cwd: str | None) -> str | None:
+        """Ask the guard: of a long line in a thread, and by patterns of the operator's only if they end."""
+        patterns = (*self._policy.deny_patterns, *self._policy.allow_patterns)
+        if len(command) <= SHORT_LINE and not patterns:
+            return self._guard.refusal(command, cwd)
+        if patterns and self._judge is not None:
+            script = await anyio.to_thread.run_sync(parse, command)
+            texts = [each.text for each in script.commands] if script.is_whole else [command]
+            if not await self._judge.ends(patterns, texts):
+                return TOO_SLOW
+        return await anyio.to_thread.run_sync(self._guard.refusal, command, cwd)
 
     async def _manage(self, action: str, job: int | None) -> ToolResult:
         if action == "list":

@@ -7,6 +7,7 @@ import os
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import anyio
 import httpx2
@@ -31,11 +32,13 @@ async def signed_in(config: ServerConfig) -> None:
         await attempt.end(answer.headers["location"])
 
 
-async def session(config: ServerConfig) -> bool:
-    """Call every tool once; return whether the server wants a sign-in before it does more."""
+async def session(config: ServerConfig, calls: list[dict[str, Any]]) -> bool:
+    """Make the calls, or call every tool once; return whether the server wants a sign-in first."""
     async with open_external({"suite": config}, Reach()) as found:
         for toolset in found.toolsets:
-            for spec in toolset.specs:
+            for call in calls:
+                await toolset.call(f"mcp__suite__{call['name']}", call["arguments"])
+            for spec in () if calls else toolset.specs:
                 known = {"a": 5, "b": 3}
                 wanted = spec.input_schema.get("properties", {})
                 await toolset.call(spec.name, {name: known.get(name, "x") for name in wanted})
@@ -44,6 +47,7 @@ async def session(config: ServerConfig) -> bool:
 
 async def main(url: str) -> None:
     given = json.loads(os.environ.get("MCP_CONFORMANCE_CONTEXT", "{}"))
+    calls = given.get("toolCalls", [])
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
         entry = {"url": url} | {name: given[name] for name in ("client_id", "client_secret") if name in given}
@@ -55,10 +59,10 @@ async def main(url: str) -> None:
         config = with_sign_in(plain, store, settings)["suite"]
         try:
             for _ in range(TRIES):
-                if not await session(config):
+                if not await session(config, calls):
                     return
                 await signed_in(config)
-            await session(config)
+            await session(config, calls)
         finally:
             await store.close()
 

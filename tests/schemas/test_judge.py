@@ -92,3 +92,10 @@ async def test_a_check_that_takes_too_long_ends_and_the_next_one_is_answered(jud
 async def test_a_check_that_takes_too_much_memory_ends(judge: SchemaJudge) -> None:
     assert await judge.value({"type": "array"}, [{}] * 2_000_000) == Verdict(schema_fault=TOO_MUCH)
     assert await judge.value(CAT, {"name": "Tom"}) == Verdict()
+
+
+async def test_a_pattern_of_pythons_comes_to_an_end_or_the_process_does() -> None:
+    async with SchemaJudge() as judge:
+        assert await judge.ends(["^curl ", "a(?!b)"], ["curl x", "ab"])
+        assert not await judge.ends(["(a+)+$"], ["a" * 5_000 + "!"])
+        assert await judge.ends(["^curl "], ["curl x"])

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import anyio
+import anyio.to_thread
 
 from host.channels.base import (
     TOPIC,
@@ -171,8 +172,9 @@ class TelegramChannel(Channel):
 
     async def _with_text(self, method: str, text: str, parameters: dict[str, Any]) -> Any:
         """Call with the text as HTML; as it is, if Telegram can't make anything of that."""
+        html = await anyio.to_thread.run_sync(to_html, text)  # up to a tenth of a second for brackets
         try:
-            return await self._client.call(method, text=to_html(text), parse_mode="HTML", **parameters)
+            return await self._client.call(method, text=html, parse_mode="HTML", **parameters)
         except Undeliverable as fault:
             if not any(sign in str(fault).lower() for sign in UNREADABLE):
                 raise
