@@ -18,6 +18,7 @@ from starlette.types import ASGIApp
 
 from host.channels.webhook import ChannelsApi
 from host.http.admin import AdminApi
+from host.http.approvals import ApprovalsApi
 from host.http.auth import OPEN_PATHS, TokenBook
 from host.http.chat import ChatApi
 from host.http.console import ConsoleApi
@@ -175,7 +176,8 @@ def _apis(host: Host) -> list[Api]:
     settings, store, runs, channels = host.settings, host.ledger.store, host.runs, host.channels
     return [
         _health(host),
-        ChatApi(store, runs, settings),
+        ChatApi(store, runs, host.tools.permissions, settings),
+        ApprovalsApi(store, runs),
         ConversationsApi(store, runs, settings.main_conversation_id),
         RunsApi(store, runs),
         TasksApi(store, host.tasks, host.task_runner),

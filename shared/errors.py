@@ -13,8 +13,11 @@ PicoError
 ├── MethodNotAllowed        405 method_not_allowed
 ├── Conflict                409 conflict
 │   ├── ConversationBusy    409 conversation_busy
+│   ├── ApprovalPending     409 approval_pending
+│   ├── AlreadyDecided      409 already_decided
 │   ├── NotRunning          409 not_running
 │   └── Duplicate           409 duplicate_id
+├── Expired                 410 expired
 ├── TooManyRequests         429 rate_limited         retry after N seconds
 ├── Misconfigured           500 misconfigured
 └── Unavailable             503 unavailable          retry after N seconds
@@ -35,6 +38,7 @@ StoreError                  the store cannot be opened or used
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -118,6 +122,30 @@ class ConversationBusy(Conflict, code="conversation_busy"):
     def __init__(self, conversation_id: str) -> None:
         super().__init__(f"Conversation {conversation_id} is currently processing another request")
         self.conversation_id = conversation_id
+
+
+class ApprovalPending(Conflict, code="approval_pending"):
+    """The conversation waits for a person's answer to these requests."""
+
+    def __init__(self, conversation_id: str, ids: Sequence[str]) -> None:
+        super().__init__(
+            f"Conversation {conversation_id} waits for answers to {', '.join(ids)}: POST /approvals/{{id}}, "
+            'or send the message with "deny_pending": true'
+        )
+        self.conversation_id = conversation_id
+        self.approval_ids = list(ids)
+
+
+class AlreadyDecided(Conflict, code="already_decided"):
+    """The request was answered before; ``decision`` is what came of it."""
+
+    def __init__(self, approval_id: str, status: str) -> None:
+        super().__init__(f"The request {approval_id} was decided already: {status}")
+        self.decision = str(status)
+
+
+class Expired(PicoError, status=410, code="expired"):
+    """Nobody answered in time."""
 
 
 class NotRunning(Conflict, code="not_running"):

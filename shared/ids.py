@@ -37,6 +37,7 @@ SESSION: Final = "sess"
 PRINCIPAL: Final = "prin"
 TOKEN: Final = "token"  # noqa: S105 - the kind of an id, no secret
 MCP_SESSION: Final = "mcp"
+APPROVAL: Final = "appr"
 
 
 def new_id(kind: str) -> str:

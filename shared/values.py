@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Generic, Literal, TypeVar
 
+from shared.approval_values import NewApproval
 from shared.principals import OPERATOR
 from shared.task_values import TaskRun
 from shared.usage_values import Amount, Spending, Usage
@@ -132,6 +133,10 @@ class Lease:
     compaction: int = 0
     principal_id: str = OPERATOR
     chain: Chain = field(default_factory=lambda: Chain(""))
+    step: bool = False
+    """It begins by finishing a step whose calls a person was asked about."""
+    asked: str | None = None
+    """What the run before it was asked with (JSON), where that paused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +216,8 @@ class NewRun:
 
     Without a message the run goes on where the conversation's last one ended without a final answer. The
     message takes the place of the one that ``replaces`` names and of all that followed it. ``claim``: the
-    slot of a task that it serves.
+    slot of a task that it serves. ``deny_pending``: requests that wait for a person are denied by the
+    message. ``ready``: it goes on only where a step is ready to.
     """
 
     run_id: str
@@ -226,6 +232,8 @@ class NewRun:
     model: str = ""
     idempotency: Idempotency | None = None
     replaces: str | None = None
+    deny_pending: bool = False
+    ready: bool = False
     claim: TaskRun | None = None
     principal_id: str = OPERATOR
 
@@ -254,6 +262,7 @@ class RunEnd:
     """How a run ended, written in one transaction with its last messages and events.
 
     ``spending`` is the part of what it spent that was not stored with its steps, ``spent`` all of it.
+    ``requests``: what a person has to decide before it goes on; ``asked``: with what it then goes on.
     """
 
     state: RunState
@@ -264,6 +273,13 @@ class RunEnd:
     code: str | None = None
     spending: Spending = field(default_factory=Spending)
     spent: Amount = field(default_factory=Amount)
+    requests: Sequence[NewApproval] = ()
+    asked: str = "{}"
+
+    @property
+    def waits(self) -> bool:
+        """Whether it goes on when people have answered."""
+        return any(request.kind != "budget" for request in self.requests)
 
 
 @dataclass(frozen=True, slots=True)

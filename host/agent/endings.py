@@ -12,11 +12,20 @@ Ending
 ├── Overtaken        error    lease_lost
 ├── Stopped          error    shutdown
 └── Paused           paused   budget
+    └── Asked        paused   approval, question
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Final
+
+from shared.approval_values import NewApproval
+from shared.jsons import dumps
 from shared.values import RunState
+
+LONGEST_SHOWN: Final = 1000
+"""Characters of a call that its question shows."""
 
 
 class Ending(Exception):
@@ -100,7 +109,33 @@ class Stopped(Ending):
 
 
 class Paused(Ending):
-    """The run would pass a budget; its message says what is needed for it to go on."""
+    """The run needs a person's word to go on; its message says for what."""
 
     state = RunState.PAUSED
     code = "budget"
+
+    def __init__(self, message: str, requests: Sequence[NewApproval]) -> None:
+        super().__init__(message)
+        self.requests = requests
+
+
+class Asked(Paused):
+    """Calls of the run wait for a person."""
+
+    code = "approval"
+
+    def __init__(self, requests: Sequence[NewApproval]) -> None:
+        waits = "\n".join(f"{request.id}: {_shown(request)}" for request in requests)
+        super().__init__(f"I wait for your answer (POST /approvals/{{id}}):\n{waits}", requests)
+        if all(request.kind == "question" for request in requests):
+            self.code = "question"
+
+
+def _shown(request: NewApproval) -> str:
+    text = request.input.get("question") if request.kind == "question" else dumps(request.input)
+    said = f"{text}" if request.kind == "question" else f"{request.tool} {text}"
+    return (
+        said
+        if len(said) <= LONGEST_SHOWN
+        else f"{said[:LONGEST_SHOWN]}… (all of it: GET /approvals/{request.id})"
+    )

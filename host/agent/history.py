@@ -84,6 +84,8 @@ class HistoryBuilder:
         self._compaction = compaction or NONE
         self._messages: list[Message] = []
         self._open_calls: list[str] = []
+        self._given: list[Block] = []
+        """Results of a reply whose other calls wait for a person."""
         self._open_server_calls: dict[str, str] = {}
         self.tokens = 0
         """An estimate of the messages, on the high side."""
@@ -101,20 +103,33 @@ class HistoryBuilder:
             if self._open_server_calls:
                 self._append("assistant", lost_server_results(self._open_server_calls))
             self._open_server_calls = {}
-            answers = _answers(blocks, self._open_calls) if self._open_calls else []
-            blocks = [*answers, *_others(blocks)]
+            blocks = self._with_results(blocks)
         elif self._open_calls:
-            self._append("user", _answers([], self._open_calls))
+            self._append("user", _answers(self._given, self._open_calls))
+            self._given = []
         if blocks:
             self._append(entry.role, blocks)
         self._open_server_calls = open_server_calls(blocks, self._open_server_calls)
-        self._open_calls = calls_of(blocks) if entry.role == "assistant" else []
+        if entry.role == "assistant":
+            self._open_calls = calls_of(blocks)
+
+    def _with_results(self, blocks: list[Block]) -> list[Block]:
+        """Return what answers the open calls, once all results are there or something else follows."""
+        others = _others(blocks)
+        if not self._open_calls:
+            return others
+        given = [*self._given, *(block for block in blocks if block["type"] == "tool_result")]
+        if not others and len(given) < len(self._open_calls):
+            self._given = given
+            return []
+        open_calls, self._open_calls, self._given = self._open_calls, [], []
+        return [*_answers(given, open_calls), *others]
 
     def messages(self) -> list[Message]:
         """Return the messages so far, in a list of the caller's own."""
         if not self._open_calls:
             return list(self._messages)
-        return [*self._messages, {"role": "user", "content": _answers([], self._open_calls)}]
+        return [*self._messages, {"role": "user", "content": _answers(self._given, self._open_calls)}]
 
     def _append(self, role: str, blocks: list[Block]) -> None:
         message = {"role": role, "content": blocks}

@@ -11,7 +11,7 @@ from typing import Final
 import anyio
 
 from host.agent.asking import Asking, Options, Recorder
-from host.agent.endings import CutOff, IterationLimit, NoProgress
+from host.agent.endings import Asked, CutOff, IterationLimit, NoProgress
 from host.agent.toolbox import Toolbox, batches, result_block
 from host.agent.window import Window
 from host.ports import LIMITS, Message, Model, Reply, ToolResult
@@ -69,13 +69,24 @@ class AgentLoop:
 
     async def _work(self, reply: Reply, messages: list[Message]) -> None:
         """Run the reply's calls. Raises CutOff or NoProgress when that leads nowhere."""
-        effect_ahead = any(not self._toolbox.read_only(call["name"]) for call in reply.tool_uses)
+        known = self._known(reply)
+        whole = [call for call in reply.tool_uses if call["id"] not in known]
+        asked, refused = await self._toolbox.held(whole)
+        known |= refused
+        waiting = {request.call_id for request in asked}
+        calls = [call for call in reply.tool_uses if call["id"] not in waiting]
+        effect_ahead = any(
+            not self._toolbox.read_only(call["name"]) for call in calls if call["id"] not in known
+        )
         await self._recorder.replied(reply, final=False, effect_ahead=effect_ahead)
-        results = await self._call_tools(reply)
-        notes = self._progress.notes(reply.tool_uses, results)
+        results = await self._call_tools(calls, known)
+        notes = self._progress.notes(calls, results)
         blocks = [result_block(call, result, notes.get(call)) for call, result in results.items()]
-        messages.append({"role": "user", "content": blocks})
-        await self._recorder.answered(blocks)
+        if blocks:
+            messages.append({"role": "user", "content": blocks})
+            await self._recorder.answered(blocks)
+        if asked:
+            raise Asked(asked)
         self._progress.check()
 
     async def _ask_for_words(self, reply: Reply, messages: list[Message]) -> None:
@@ -87,17 +98,23 @@ class AgentLoop:
         messages.append({"role": "user", "content": [asked]})
         await self._recorder.answered([asked])
 
-    async def _call_tools(self, reply: Reply) -> dict[str, ToolResult]:
-        """Run the reply's calls, independent ones side by side; results come in the order of the calls."""
+    def _known(self, reply: Reply) -> dict[str, ToolResult]:
+        """Return the results of the reply's calls that can't be made."""
         known = {call: ToolResult(MALFORMED, is_error=True, trusted=True) for call in reply.malformed}
         if reply.cut_call is not None:
             known[reply.cut_call] = self._progress.cut_result(reply, self._asking.granted)
+        return known
+
+    async def _call_tools(
+        self, calls: Sequence[Block], known: Mapping[str, ToolResult]
+    ) -> dict[str, ToolResult]:
+        """Run calls, independent ones side by side; results come in the order of the calls."""
         results: dict[str, ToolResult] = {}
-        for group in batches(reply.tool_uses, self._toolbox):
+        for group in batches(calls, self._toolbox):
             async with anyio.create_task_group() as tasks:
                 for call in group:
                     tasks.start_soon(self._call_tool, call, known.get(call["id"]), results)
-        return {call["id"]: results[call["id"]] for call in reply.tool_uses}
+        return {call["id"]: results[call["id"]] for call in calls}
 
     async def _call_tool(self, call: Block, known: ToolResult | None, results: dict[str, ToolResult]) -> None:
         result = results[call["id"]] = known or await self._toolbox.call(call["name"], call["input"])
@@ -142,7 +159,7 @@ class Progress:
         text = _CUT.format(limit=LIMITS[reply.stop_reason], size=size)
         return ToolResult(text, is_error=True, trusted=True)
 
-    def notes(self, calls: list[Block], results: Mapping[str, ToolResult]) -> dict[str, str]:
+    def notes(self, calls: Sequence[Block], results: Mapping[str, ToolResult]) -> dict[str, str]:
         """Count a step's calls; return, by the id of a call, what its result has to say beside."""
         failed: dict[bytes, str] = {}
         for call in calls:

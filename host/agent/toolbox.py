@@ -5,18 +5,44 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final, Literal, Protocol
 
 from anyio import to_thread
 from anyio.lowlevel import checkpoint
 
 from host.ports import ToolResult, Toolset, ToolSpec
 from host.tools.pictures import fit
+from shared.approval_values import DAY_MS, LARGEST_INPUT, MOST_OF_A_STEP, MOST_OPEN, NewApproval
+from shared.ids import APPROVAL, new_id
+from shared.jsons import dump_bytes
 from shared.redact import Redactor
 from shared.untrusted import wrapped
 from shared.values import Block
 
 logger = logging.getLogger("picoclaw.tools")
+
+
+Verdict = Literal["allow", "ask", "deny"]
+
+REFUSED: Final = "This call was not made: the operator's permissions don't allow it."
+NOBODY: Final = (
+    "This call was not made: a person has to allow it, and a subagent can't wait for one. Say in your answer "
+    "what is to be called; the agent that you work for can call it."
+)
+TOO_MANY: Final = "This call was not made: too many calls wait for people already."
+TOO_LARGE: Final = "This call was not made: its input is too large to be shown to a person; make it smaller."
+
+
+class Judge(Protocol):
+    """What says which calls run, wait for a person, or are refused."""
+
+    def judge(self, tool: str, arguments: Mapping[str, Any]) -> Verdict:
+        """Return what becomes of a call."""
+        ...
+
+    def removes(self, tool: str) -> bool:
+        """Return whether no call of the tool can run, so that it need not be offered."""
+        ...
 
 
 CallTool = Callable[[Toolset, str, Mapping[str, Any]], Awaitable[ToolResult]]
@@ -30,9 +56,18 @@ async def plain_call(toolset: Toolset, name: str, arguments: Mapping[str, Any]) 
 class Toolbox:
     """The tools a run offers. The order is fixed: the prompt cache depends on it."""
 
-    def __init__(self, toolsets: Iterable[Toolset], redactor: Redactor, call: CallTool = plain_call) -> None:
+    def __init__(
+        self,
+        toolsets: Iterable[Toolset],
+        redactor: Redactor,
+        call: CallTool = plain_call,
+        gate: Judge | None = None,
+    ) -> None:
         self._redactor = redactor
         self._call = call
+        self._gate = gate
+        self.open_requests: Callable[[], Awaitable[int]] | None = None
+        """Counts the calls that wait already; None: nobody can be asked."""
         self._owner: dict[str, Toolset] = {}
         self._specs: dict[str, ToolSpec] = {}
         self.withheld: set[str] = set()
@@ -45,7 +80,8 @@ class Toolbox:
     def add(self, toolset: Toolset) -> None:
         """Offer more tools. The first one keeps its name: another server can't take over a built-in tool."""
         for spec in toolset.specs:
-            if spec.name not in self._specs:
+            removed = self._gate is not None and self._gate.removes(spec.name)
+            if spec.name not in self._specs and not removed:
                 self._specs[spec.name] = spec
                 self._owner[spec.name] = toolset
 
@@ -61,7 +97,7 @@ class Toolbox:
 
     def subset(self, names: Collection[str]) -> Toolbox:
         """Return those of these tools, in the same order."""
-        part = Toolbox((), self._redactor, self._call)
+        part = Toolbox((), self._redactor, self._call, self._gate)
         part._specs = {name: spec for name, spec in self._specs.items() if name in names}
         part.withheld = self.withheld
         part._owner = {name: self._owner[name] for name in part._specs}
@@ -94,6 +130,59 @@ class Toolbox:
         """Return whether the conversation may have said something after a call of this tool."""
         spec = self._specs.get(name)
         return spec is not None and spec.speaks
+
+    def refusal(self, name: str, arguments: Mapping[str, Any], *, asked: bool) -> str | None:
+        """Return why a call is not made, None if it is; ``asked``: a person has allowed it."""
+        if self._gate is None or name not in self._specs:
+            return None
+        verdict = self._gate.judge(name, self._redactor.value(dict(arguments)))
+        return REFUSED if verdict == "deny" or (verdict == "ask" and not asked) else None
+
+    async def held(self, calls: Sequence[Block]) -> tuple[list[NewApproval], dict[str, ToolResult]]:
+        """Return the calls that a person has to be asked about, and results of those that are not made."""
+        found = {call["id"]: request for call in calls if (request := self._request(call)) is not None}
+        wanted = [request for request in found.values() if isinstance(request, NewApproval)]
+        room = await self._room() if wanted else 0
+        asked: list[NewApproval] = []
+        for request in wanted:
+            why = self._why_not(request, room - len(asked))
+            if why is None:
+                asked.append(request)
+            else:
+                found[request.call_id] = why
+        refused = {
+            call_id: ToolResult(why, is_error=True, trusted=True)
+            for call_id, why in found.items()
+            if isinstance(why, str)
+        }
+        return asked, refused
+
+    def _request(self, call: Block) -> NewApproval | str | None:
+        """Return what is to be asked about a call, why it is refused, or None if it just runs."""
+        name, arguments = call["name"], self._redactor.value(call["input"])
+        if name not in self._specs:
+            return None
+        life_ms = DAY_MS
+        kind: Literal["approval", "question"] = "approval"
+        if self._specs[name].asks:
+            kind, life_ms = "question", arguments.get("timeout_ms") or DAY_MS
+        verdict = "allow" if self._gate is None else self._gate.judge(name, arguments)
+        if verdict == "deny":
+            return REFUSED
+        if verdict == "allow" and kind == "approval":
+            return None
+        return NewApproval(new_id(APPROVAL), kind, name, arguments, call["id"], life_ms=life_ms)
+
+    async def _room(self) -> int:
+        opened = 0 if self.open_requests is None else await self.open_requests()
+        return min(MOST_OPEN - opened, MOST_OF_A_STEP)
+
+    def _why_not(self, request: NewApproval, room: int) -> str | None:
+        if self.open_requests is None:
+            return NOBODY
+        if room <= 0:
+            return TOO_MANY
+        return TOO_LARGE if len(dump_bytes(request.input)) > LARGEST_INPUT else None
 
     async def call(self, name: str, arguments: Mapping[str, Any]) -> ToolResult:
         """Run a tool; whatever goes wrong is a result that says so, without internals."""

@@ -12,18 +12,28 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from shared import jsons
-from shared.errors import InvalidInput, MethodNotAllowed, NotJson, PicoError
+from shared.errors import (
+    AlreadyDecided,
+    ApprovalPending,
+    ConversationBusy,
+    InvalidInput,
+    MethodNotAllowed,
+    NotJson,
+    PicoError,
+)
 from shared.shapes import Shape
 from shared.values import Idempotency
 
 
 class ErrorShape(Shape):
-    """Every error; ``conversation_id`` when a conversation is busy."""
+    """Every error; ``conversation_id`` when a conversation is busy, or waits for answers."""
 
     error: str
     code: str
     request_id: str
     conversation_id: NotRequired[str]
+    approval_ids: NotRequired[list[str]]
+    decision: NotRequired[str]
 
 
 A = TypeVar("A")
@@ -42,9 +52,12 @@ class JSON(Response, Generic[A]):
 def error_response(error: PicoError, request_id: str) -> JSON[ErrorShape]:
     """Return the error as every error leaves: a sentence, a code, the request's id."""
     body: ErrorShape = {"error": error.message, "code": error.code, "request_id": request_id}
-    conversation_id = getattr(error, "conversation_id", None)
-    if conversation_id is not None:
-        body["conversation_id"] = conversation_id
+    if isinstance(error, ConversationBusy | ApprovalPending):
+        body["conversation_id"] = error.conversation_id
+    if isinstance(error, ApprovalPending):
+        body["approval_ids"] = error.approval_ids
+    if isinstance(error, AlreadyDecided):
+        body["decision"] = error.decision
     return JSON(body, status_code=error.status, headers=error_headers(error))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import anyio.to_thread
 from pydantic import Field
@@ -16,16 +16,19 @@ from host.http.routing import KEY, Api, operation
 from host.http.sse import EventStreamResponse
 from host.mcp_clients.server_config import HEADER_NAME, LONGEST_TIMEOUT_MS, MOST_SERVERS, parse_servers
 from host.runs.answers import ChatShape
+from host.runs.permissions import Permissions
 from host.runs.service import RunService
 from host.runs.spec import RunSpec
 from shared import jsons
 from shared.errors import Forbidden, KeyTaken, NoConversation
 from shared.settings import Settings
 from shared.settings.files import TWICE
+from shared.settings.sections import Permission
 from shared.store.store import Store
 from shared.values import Conversation, KeyedAnswer
 
 LONGEST_MS: Final = 2**53
+MOST_RULES: Final = 100
 
 SERVERS: Final[dict[str, Any]] = {
     "maxProperties": MOST_SERVERS,
@@ -52,6 +55,14 @@ SERVERS: Final[dict[str, Any]] = {
 Name = Annotated[Text, Field(min_length=1, max_length=LONGEST_NAME)]
 
 
+class PermissionRule(Body):
+    """What becomes of calls of a tool; ``match``: of those alone that do this."""
+
+    tool: Annotated[NotBlank, Field(max_length=200)]
+    match: Annotated[Text | None, Field(max_length=1000)] = None
+    do: Literal["allow", "ask", "deny"]
+
+
 class ChatRequest(Body):
     """POST /chat."""
 
@@ -66,6 +77,8 @@ class ChatRequest(Body):
     show_tool_use: bool = False
     model: Name | None = None
     replaces: Name | None = None
+    deny_pending: bool = False
+    permissions: Annotated[list[PermissionRule], Field(default_factory=list, max_length=MOST_RULES)]
     mcp_servers: Annotated[dict[str, dict[str, Any]], Field(default_factory=dict, json_schema_extra=SERVERS)]
 
     def spec(self, principal_id: str, *, stdio_allowed: bool) -> RunSpec:
@@ -87,6 +100,8 @@ class ChatRequest(Body):
             live=self.stream,
             replaces=self.replaces,
             principal_id=principal_id,
+            deny_pending=self.deny_pending,
+            permissions=tuple(Permission(**rule.model_dump()) for rule in self.permissions),
         )
 
 
@@ -117,7 +132,8 @@ class ResumeRequest(Body):
 class ChatApi(Api):
     """What starts runs."""
 
-    def __init__(self, store: Store, runs: RunService, settings: Settings) -> None:
+    def __init__(self, store: Store, runs: RunService, permissions: Permissions, settings: Settings) -> None:
+        self._permissions = permissions
         self._store = store
         self._runs = runs
         self._stdio_mcp_allowed = settings.allow_request_stdio_mcp
@@ -147,6 +163,8 @@ class ChatApi(Api):
 
     async def _answer(self, request: Request, spec: RunSpec) -> ChatShape | EventStreamResponse:
         spec = dataclasses.replace(spec, idempotency=await idempotency(request))
+        if spec.permissions:
+            self._permissions.check(spec.permissions, "permissions", spec.mcp_servers)
         try:
             run = await self._runs.start(spec)
         except KeyTaken as taken:

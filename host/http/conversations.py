@@ -30,7 +30,8 @@ class ConversationShape(Shape):
     created_at: str
     last_activity: str
     message_count: int
-    status: Literal["idle", "running"]
+    status: Literal["idle", "running", "waiting"]
+    pending: int
     principal_id: NotRequired[str]
 
 
@@ -103,7 +104,8 @@ class ConversationsApi(Api):
             search=search,
             principal_id=caller_of(request).listed(request),
         )
-        shown = list(map(conversation_view, page.items))
+        pending = await self._store.approvals.pending([each.id for each in page.items])
+        shown = [conversation_view(each, pending.get(each.id, 0)) for each in page.items]
         await say_whose(request, self._store, shown)
         return {"conversations": shown, "next_cursor": page.next_cursor}
 
@@ -115,8 +117,9 @@ class ConversationsApi(Api):
     async def _one(self, request: Request) -> OneConversationShape:
         conversation = await conversation_of(request, self._store)
         latest = await self._store.compactions.latest(conversation.id)
+        pending = await self._store.approvals.pending([conversation.id])
         return {
-            **conversation_view(conversation),
+            **conversation_view(conversation, pending.get(conversation.id, 0)),
             "compactions": latest.number if latest else 0,
             "compacted_at": iso_or_none(latest.created_at if latest else None),
         }
@@ -187,8 +190,8 @@ async def say_whose(request: Request, store: Store, items: Sequence[Any]) -> Non
         item["principal_id"] = owners.get(item["conversation_id"], wanted)
 
 
-def conversation_view(conversation: Conversation) -> ConversationShape:
-    """Return a conversation as it leaves the host."""
+def conversation_view(conversation: Conversation, pending: int) -> ConversationShape:
+    """Return a conversation as it leaves the host; so many requests of it wait for people."""
     return {
         "conversation_id": conversation.id,
         "title": conversation.title,
@@ -196,7 +199,8 @@ def conversation_view(conversation: Conversation) -> ConversationShape:
         "created_at": iso(conversation.created_at),
         "last_activity": iso(conversation.last_activity),
         "message_count": conversation.message_count,
-        "status": "running" if conversation.running else "idle",
+        "status": "running" if conversation.running else "waiting" if pending else "idle",
+        "pending": pending,
     }
 
 

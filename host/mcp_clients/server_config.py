@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, cast
 from urllib.parse import urlsplit
 
 from shared.errors import InvalidInput, Misconfigured
@@ -55,6 +55,16 @@ class ServerConfig:
     def place(self) -> str:
         """Return what identifies the server without its credentials."""
         return self.url or " ".join((self.command, *self.args))
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it has nothing that must not be stored: no program, no headers."""
+        return self.type != "stdio" and not self.headers
+
+    def plain(self) -> dict[str, Any]:
+        """Return the entry of a request that gives this server, if it is plain."""
+        entry = {"type": self.type, "url": self.url, "timeout_ms": self.timeout_ms}
+        return entry if self.allowed_tools is None else {**entry, "allowed_tools": sorted(self.allowed_tools)}
 
     def allows(self, tool: str) -> bool:
         """Return whether a tool of the server may be offered."""

@@ -218,7 +218,7 @@ class ToolServerToolset:
     def __init__(self, servers: ToolServers, key: Key) -> None:
         self._servers = servers
         self._key = key
-        self.specs = _specs(key.is_main, key.principal_id == OPERATOR)
+        self.specs = tool_specs(key.is_main, key.principal_id == OPERATOR)
 
     async def open(self) -> None:
         """Start the session, so that the first call needn't wait; a failure shows at the call."""
@@ -254,7 +254,8 @@ def _tool_result(result: Mapping[str, Any]) -> ToolResult:
 
 
 @cache
-def _specs(is_main: bool, is_operator: bool) -> tuple[ToolSpec, ...]:
+def tool_specs(is_main: bool, is_operator: bool) -> tuple[ToolSpec, ...]:
+    """Return the tool server's tools, of the main conversation or of any other."""
     # Only now: building the models costs a few hundredths of a second that a host's start can do without.
     from shared.tool_contract import tool_declarations
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal, NotRequired
+from typing import Any, Literal, NotRequired
 
 from pydantic import ConfigDict, with_config
 from typing_extensions import TypedDict
 
 from host.agent.text import strip_internal
-from shared.clock import iso
+from shared.approval_values import Kind, NewApproval
+from shared.clock import iso, iso_or_none
 from shared.redact import Redactor
 from shared.shapes import Shape
 from shared.values import Outbound
@@ -46,6 +47,31 @@ def outbound_view(message: Outbound, redactor: Redactor) -> OutboundShape:
     }
 
 
+class RequestShape(Shape):
+    """What a person is asked before a run goes on."""
+
+    id: str
+    kind: Kind
+    tool: str
+    input: dict[str, Any]
+    input_sha256: str
+    reason: str
+    expires_at: str | None
+
+
+def request_view(request: NewApproval, now: int) -> RequestShape:
+    """Return a request as it leaves the host with the run that asks."""
+    return {
+        "id": request.id,
+        "kind": request.kind,
+        "tool": request.tool,
+        "input": dict(request.input),
+        "input_sha256": request.input_sha256,
+        "reason": request.reason,
+        "expires_at": iso_or_none(None if request.life_ms is None else now + request.life_ms),
+    }
+
+
 @with_config(ConfigDict(extra="ignore"))
 class ChatShape(TypedDict):
     """The answer of a run; only the first fields when the run was cut off by a crash."""
@@ -65,6 +91,7 @@ class ChatShape(TypedDict):
     usage: NotRequired[UsageShape]
     error: NotRequired[str]
     code: NotRequired[str]
+    requests: NotRequired[list[RequestShape]]
     outbound_messages: NotRequired[list[OutboundShape]]
     warnings: NotRequired[list[str]]
     session_end_marker: NotRequired[str]

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Final, Literal
 
 import anyio
@@ -14,33 +15,38 @@ import anyio
 from host.agent.asking import LEAST_THINKING, Options
 from host.agent.compactor import Compactor
 from host.agent.endings import Refused
-from host.agent.find_tools import RationedTools
+from host.agent.find_tools import FIND, RationedTools
 from host.agent.history import Histories
 from host.agent.loop import AgentLoop
-from host.agent.subagents import Parent, Subagents
+from host.agent.subagents import SPAWN, Parent, Subagents
 from host.agent.toolbox import Toolbox, definition
 from host.agent.window import Windows, estimated
 from host.mcp_clients.external import ExternalServers, Outages, Reach, open_external
 from host.mcp_clients.server_config import ServerConfig, alike, managed_servers, operators_servers
 from host.mcp_clients.sign_ins import SignIn
 from host.mcp_clients.tool_pins import ToolPins
-from host.mcp_clients.tool_servers import ToolServers
+from host.mcp_clients.tool_servers import ToolServers, tool_specs
 from host.mcp_clients.toolset import Relay
 from host.models.access import ModelAccess
-from host.ports import SandboxFault, Toolset, Trust, Workspace
+from host.ports import SandboxFault, Toolset, ToolSpec, Trust, Workspace
 from host.runs.archive import Archive
 from host.runs.meter import Ledger
+from host.runs.permissions import Gate, Permissions, compiled
 from host.runs.prompt import Prompt
 from host.runs.recorder import RunRecorder
 from host.runs.spaces import Space, Spaces
 from host.runs.spec import RunSpec
+from host.runs.step import finish_step
 from host.sandbox.client import Sandbox
 from host.schemas.judge import SchemaJudge
 from host.skills.knowledge import Knowledge, Known
 from host.telemetry import OFF, Telemetry
+from host.tools.approve_budget import NAME as APPROVE_BUDGET
 from host.tools.approve_budget import Approvals, Approve
-from host.tools.files_and_commands import SandboxToolset
+from host.tools.ask_person import ASK_PERSON, AskPerson
+from host.tools.files_and_commands import EXEC_SPEC, FILE_SPECS, SandboxToolset
 from host.tools.plugins import installed_tools
+from host.tools.skills import NAME as LOAD_SKILL
 from host.tools.skills import SkillTools
 from host.tools.web import WebToolset
 from shared.errors import Conflict, NotFound
@@ -57,11 +63,14 @@ class OpenTools:
 
     toolsets: Sequence[Toolset]
     knowledge: Knowledge
+    gate: Gate | None = None
     external: ExternalServers | None = None
 
 
 logger = logging.getLogger("picoclaw.runs")
 
+NAMES: Final = (APPROVE_BUDGET, ASK_PERSON, FIND, LOAD_SKILL, SPAWN)
+"""Tools that rules may name, beside those of the toolsets that every run has."""
 NO_SERVER: Final = "There is no MCP server {}; one that was just added needs a restart of the host"
 
 
@@ -93,6 +102,7 @@ class RunTools:
         judge: SchemaJudge,
     ) -> None:
         self._main = settings.main_conversation_id
+        self._store = store
         self._sandbox = sandbox
         self._judge = judge
         self._tool_servers = tool_servers
@@ -102,12 +112,26 @@ class RunTools:
             self._more.append(WebToolset(settings.tools.web))
         self._operators = with_sign_in(operators_servers(settings), store, settings)
         self._everybodys = managed_servers(settings.managed_mcp).keys()
+        self.permissions = Permissions(settings.permissions, self._names, self._operators)
         self._reach = Reach(
             allowed_hosts=frozenset(settings.tools.mcp.allowed_hosts),
             pins=ToolPins(store.tool_pins),
             has_network=settings.tools.exec.allow_network,
             judge=judge,
         )
+
+    async def _gate(self, spec: RunSpec, lease: Lease, root: Path) -> Gate | None:
+        """Return what says which calls of a run wait for a person, None where nothing is said."""
+        if not (self.permissions.rules or spec.permissions):
+            return None
+        lists = (self.permissions.rules, compiled(spec.permissions))
+        known = await self._store.approvals.remembered(lease.conversation_id)
+        return Gate(lists, root, {each.input_sha256 for each in known})
+
+    def _names(self) -> set[str]:
+        own: list[Sequence[ToolSpec]] = [FILE_SPECS, (EXEC_SPEC,), tool_specs(True, True)]
+        own += [each.specs for each in self._more]
+        return {*NAMES, *(spec.name for specs in own for spec in specs)}
 
     @asynccontextmanager
     async def open(self, spec: RunSpec, lease: Lease, approve: Approve) -> AsyncIterator[OpenTools]:
@@ -126,12 +150,15 @@ class RunTools:
             SkillTools(space.knowledge),
             *self._more,
         ]
-        if conversation_id == self._main and spec.claim is None:
+        if conversation_id == self._main and not spec.scheduled:
             own.append(Approvals(approve))
+        gate = await self._gate(spec, lease, space.workspace.root)
+        if spec.parent_id is None or (gate is not None and gate.names_questions()):
+            own.append(AskPerson())
         operators = {name: config for name, config in self._operators.items() if self._serves(name, space)}
         servers = {**spec.mcp_servers, **operators}
         if not servers:
-            yield OpenTools(own, space.knowledge)
+            yield OpenTools(own, space.knowledge, gate)
             return
         reach = replace(
             self._reach,
@@ -145,7 +172,7 @@ class RunTools:
                 f"The request's MCP server {name} is not used: the operator has one of this name."
                 for name in sorted(spec.mcp_servers.keys() & operators.keys())
             ]
-            yield OpenTools(own, space.knowledge, external)
+            yield OpenTools(own, space.knowledge, gate, external)
 
     def _serves(self, server: str, space: Space) -> bool:
         """Return whether one of the operator's servers is for a principal: its grants name it, or it is
@@ -265,9 +292,9 @@ class Assembly:
         allowed = recorder.principal.terms.models
         models = self._models.models(spec.model, recorder.warnings.append, allowed)
         async with self._tools.open(spec, lease, approve) as tools:
-            loaded = await self._histories.load(lease)
             options = await self._options(spec, await tools.knowledge.look())
-            toolbox = Toolbox(tools.toolsets, self._ledger.redactor, self._call)
+            toolbox = Toolbox(tools.toolsets, self._ledger.redactor, self._call, tools.gate)
+            toolbox.open_requests = partial(self._ledger.store.approvals.open_of, lease.principal_id)
             recorder.title_of = toolbox.title
             if (external := tools.external) is not None:
                 recorder.warnings.extend(external.problems)
@@ -276,6 +303,10 @@ class Assembly:
                 rationed = RationedTools(toolbox, size, external.renewed)
                 rationed.offer([*external.toolsets, external.resources])
                 toolbox.renew = rationed.renew
+            if lease.step:
+                step = await self._ledger.store.approvals.open_step(lease.conversation_id)
+                await finish_step(step, toolbox, recorder)
+            loaded = await self._histories.load(lease)
             toolbox.add(Subagents(Parent(models, toolbox, options, recorder, self._windows)))
             archive = None if self._archive is None else partial(self._archive.catch_up, lease.principal_id)
             window = Compactor(self._ledger.store, self._windows, archive, lease, loaded, recorder)

@@ -13,8 +13,10 @@ import anyio
 from host.agent.endings import Paused
 from host.agent.window import estimated_input
 from host.runs.meter import FREE, AgentMeter, Ledger
+from shared.approval_values import NewApproval
 from shared.clock import now_ms
 from shared.errors import Misconfigured
+from shared.ids import APPROVAL, new_id
 from shared.settings.sections import Budgets, Limit, Price
 from shared.usage_values import Amount, Standing
 from shared.values import Lease
@@ -169,10 +171,12 @@ class RunBudget:
 
     def _paused(self, why: str) -> Paused:
         conversation_id = self._lease.conversation_id
-        return Paused(
+        wish = {"allow_tokens": self._suggested}
+        said = (
             f"I have paused. {why} To let me go on, approve more tokens: "
             f'POST /chat/{conversation_id}/resume {{"allow_tokens": {self._suggested}}}'
         )
+        return Paused(said, [NewApproval(new_id(APPROVAL), "budget", "", wish, reason=why, life_ms=None)])
 
 
 def _sentence(scope: _Scope, call: _Call) -> str:

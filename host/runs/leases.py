@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
 import anyio
@@ -11,6 +11,7 @@ import anyio.lowlevel
 
 from host.agent.endings import Cancelled, Overtaken
 from host.runs.run import ActiveRun
+from shared.approval_values import Ready
 from shared.clock import now_ms
 from shared.errors import PicoError
 from shared.store.store import Store
@@ -20,6 +21,9 @@ logger = logging.getLogger("picoclaw.runs")
 EVENTS_EVERY_S: Final = 0.25
 """Live events are stored at least this often, in batches (storage: never one sync per token)."""
 
+READY_EVERY_S: Final = 1.0
+"""How often a host looks for steps that people have answered, in seconds."""
+
 RUNS_AT_ONCE: Final = 50
 """How many runs' events or leases are written in one transaction, which the event loop waits for."""
 
@@ -28,7 +32,7 @@ CANCELLED: Final = "The run was cancelled; its finished steps are kept."
 
 
 class Keeping:
-    """Three endless tasks over ``active``, the runs by their ids."""
+    """Endless tasks over ``active``, the runs by their ids."""
 
     def __init__(self, store: Store, active: Mapping[str, ActiveRun], owner: str, lease_ms: int) -> None:
         self._store = store
@@ -86,6 +90,19 @@ class Keeping:
             for run_id in asked:
                 if run_id in self._active:
                     self._active[run_id].stop(Cancelled(CANCELLED))
+
+    async def steps(self, go_on: Callable[[Ready], Awaitable[object]], free: Callable[[], int]) -> None:
+        """Go on where people have answered, here or at another host; end what nobody answered in time."""
+        while True:
+            await anyio.sleep(READY_EVERY_S)
+            try:
+                await self._store.approvals.expire(now_ms())
+                for step in await self._store.approvals.ready(free()):
+                    await go_on(step)
+            except PicoError:
+                continue
+            except Exception:
+                logger.exception("Steps that can go on could not be looked for")
 
     async def _renew(self, runs: Sequence[ActiveRun]) -> None:
         try:

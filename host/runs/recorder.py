@@ -16,6 +16,7 @@ from host.runs.budget import RunBudget
 from host.runs.events import EventLog
 from host.runs.meter import NOTHING, AgentMeter, Ledger, RunMeter
 from host.runs.spec import RunSpec
+from shared.approval_values import Approval
 from shared.clock import now_ms
 from shared.ids import MESSAGE, new_id
 from shared.principals import Principal
@@ -124,7 +125,7 @@ class RunRecorder(_Accounts):
     @property
     def awaited(self) -> bool:
         """See ``Recorder.awaited``."""
-        return self._spec.claim is None and not self.said
+        return not (self._spec.scheduled or self.said)
 
     def warn(self, sentence: str) -> None:
         """Put a warning into the answer, once."""
@@ -192,6 +193,17 @@ class RunRecorder(_Accounts):
         """Store the step's results."""
         await self._append("user", list(results))
 
+    async def acting(self) -> None:
+        """Let whoever finds this run cut off know that the calls of its step may have been made."""
+        await self._store.runs.append(self._lease, [], now_ms(), effect_ahead=True)
+        await self._store.durable()
+
+    async def finished_step(self, step: Sequence[Approval], results: Sequence[Block]) -> None:
+        """Store the results of calls that people were asked about."""
+        await self._append("user", list(results), ends_step=True)
+        for each in step:
+            self._log.emit("approval_resolved", {"id": each.id, "tool": each.tool, "status": each.status})
+
     def child(self, label: str) -> ChildRecorder:
         """Return the recorder of a subagent."""
         return ChildRecorder(self, label)
@@ -219,7 +231,9 @@ class RunRecorder(_Accounts):
                 f"The model ended its answer for a reason that is not known: {reply.stop_reason[:100]!r}."
             )
 
-    async def _append(self, role: Role, blocks: Sequence[Block], *, effect_ahead: bool = False) -> None:
+    async def _append(
+        self, role: Role, blocks: Sequence[Block], *, effect_ahead: bool = False, ends_step: bool = False
+    ) -> None:
         message = NewMessage(new_id(MESSAGE), role, without_secrets(blocks, self._redactor))
         await self._store.runs.append(
             self._lease,
@@ -227,6 +241,7 @@ class RunRecorder(_Accounts):
             now_ms(),
             effect_ahead=effect_ahead,
             spent=self._unstored_spending(),
+            ends_step=ends_step,
         )
         self.meter.stored()
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, Final, cast
 
 import anyio
 
 from host.agent.endings import Ending, Overtaken, Paused, TimedOut
-from host.runs.answers import ChatShape, Ended, UsageShape, outbound_view
+from host.runs.answers import ChatShape, Ended, UsageShape, outbound_view, request_view
 from host.runs.events import EventLog
 from host.runs.meter import Ledger
 from host.runs.recorder import RunRecorder, without_secrets
@@ -169,6 +169,8 @@ class ActiveRun:
             spending=recorder.meter.uncounted,
             spent=recorder.meter.spent.amount,
         )
+        if isinstance(ending, Paused):
+            end = replace(end, requests=ending.requests, asked=self.spec.asked())
         await self._store.runs.finish(self.lease, end, messages, [*self.log.unsaved(), *told], now_ms())
         if recorder.said:
             await self._store.outbound.delivered([message.id for message in recorder.said], now_ms())
@@ -220,10 +222,13 @@ class ActiveRun:
         if ending is not None:
             answer["error"] = ending.message
             answer["code"] = ending.code
+        if isinstance(ending, Paused):
+            answer["requests"] = [request_view(request, now_ms()) for request in ending.requests]
         return answer
 
     def _last_events(self, answer: ChatShape) -> list[Event]:
-        told: list[tuple[str, dict[str, Any]]] = [("done", dict(answer))]
+        requests = [("approval_request", dict(request)) for request in answer.get("requests", ())]
+        told: list[tuple[str, dict[str, Any]]] = [*requests, ("done", dict(answer))]
         if "error" in answer and answer["status"] != "paused":
             told.insert(0, ("error", {"error": answer["error"], "code": answer["code"]}))
         seq = self.log.last_seq

@@ -24,6 +24,7 @@ from host.runs.recorder import RunRecorder
 from host.runs.run import ActiveRun
 from host.runs.spec import RunLimits, RunSpec
 from host.tools.approve_budget import Approve
+from shared.approval_values import Ready
 from shared.clock import local, now_ms
 from shared.errors import (
     ConversationBusy,
@@ -33,6 +34,7 @@ from shared.errors import (
     NotDurable,
     NotFound,
     NotRunning,
+    PicoError,
 )
 from shared.ids import CONVERSATION, RUN, new_id
 from shared.principals import OPERATOR, Principal
@@ -88,6 +90,7 @@ class RunService:
         self._tasks.start_soon(keeping.events)
         self._tasks.start_soon(keeping.leases)
         self._tasks.start_soon(keeping.cancels)
+        self._tasks.start_soon(keeping.steps, self.go_on, lambda: self._places.free)
         return self
 
     async def __aexit__(
@@ -118,7 +121,7 @@ class RunService:
         terms = principal.terms
         if spec.model is not None or terms.models is not None:
             self._agent.check(spec, principal)
-        if spec.claim is None:
+        if not (spec.scheduled or spec.ready):
             self._count(spec.sender, principal)
         share = Share((principal.id, spec.sender, spec.conversation_id), terms.concurrent_runs)
         if not self._places.take_now(share):
@@ -154,12 +157,15 @@ class RunService:
             model=spec.model or "",
             idempotency=spec.idempotency,
             replaces=spec.replaces,
+            deny_pending=spec.deny_pending,
+            ready=spec.ready,
             claim=spec.claim,
             principal_id=principal.id,
         )
         # A caller who leaves must not leave a lease behind that nobody serves.
         with anyio.CancelScope(shield=True):
             lease = await self._store.runs.begin(new)
+        spec = spec.continuing(lease.asked)
         run = ActiveRun(self._ledger, self._converse, spec, lease, limits, principal)
         self._active[lease.run_id] = run
         self._tasks.start_soon(self._execute, run, share)
@@ -176,11 +182,9 @@ class RunService:
                 raise NotFound("The run of this Idempotency-Key is gone.")
             if stored.answer is not None:
                 answered = cast(ChatShape, stored.answer)
-                return (
-                    answered
-                    if stored.next_run_id is None
-                    else {**answered, "next_run_id": stored.next_run_id}
-                )
+                if stored.next_run_id is not None:
+                    answered["next_run_id"] = stored.next_run_id
+                return answered
             # It runs on another host.
             await anyio.sleep(EVENTS_EVERY_S)
 
@@ -208,7 +212,24 @@ class RunService:
             run_id = await self._store.runs.ask_cancel(conversation_id)
             if run_id is not None:
                 return run_id
+        dropped = await self._store.approvals.drop(conversation_id, now_ms())
+        if dropped is not None:
+            return dropped
         raise NotRunning(f"Conversation {conversation_id} is not processing a request")
+
+    async def go_on(self, step: Ready) -> str | None:
+        """Begin the run that a step is ready for; None if it can't begin yet, or another host was first."""
+        spec = RunSpec(
+            None,
+            step.conversation_id,
+            parent_id=step.parent_id,
+            principal_id=step.principal_id,
+            ready=True,
+        )
+        try:
+            return (await self.start(spec)).lease.run_id
+        except PicoError:
+            return None
 
     async def delete_conversation(self, conversation_id: str, principal_id: str = OPERATOR) -> None:
         """Delete a conversation durably. Raises NotFound, ConversationBusy, NotDurable."""

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Final
 
-from host.mcp_clients.server_config import ServerConfig
+from host.mcp_clients.server_config import ServerConfig, parse_servers
+from shared.jsons import dumps, loads
 from shared.principals import OPERATOR
 from shared.settings import Settings
+from shared.settings.sections import Permission
 from shared.task_values import TaskRun
 from shared.values import Enclosed, Idempotency
 
@@ -27,7 +30,9 @@ class RunSpec:
     host's own words behind the message. ``by_owner``: the channel knows the sender as one of its owners.
     ``enclosed``: what the message brought along beside its sender's words. ``answer``: what is answered
     without asking the model. ``replaces``: the message in whose place this one is said. ``principal_id``:
-    whose the conversation is. ``warnings``: what its answer is to say of the request.
+    whose the conversation is. ``warnings``: what its answer is to say of the request. ``permissions`` make
+    those of the operator stricter. ``deny_pending``: the message denies what waits for a person. ``ready``:
+    it goes on where people have answered. ``of_task``: it goes on after a task's run.
     """
 
     message: str | None
@@ -56,6 +61,38 @@ class RunSpec:
     replaces: str | None = None
     warnings: Sequence[str] = ()
     principal_id: str = OPERATOR
+    permissions: tuple[Permission, ...] = ()
+    deny_pending: bool = False
+    ready: bool = False
+    of_task: bool = False
+
+    @property
+    def scheduled(self) -> bool:
+        """Whether no person waits for it."""
+        return self.claim is not None or self.of_task
+
+    def asked(self) -> str:
+        """Return, as JSON, what a run that goes on after this one is asked with."""
+        kept = {name: getattr(self, name) for name in KEPT}
+        servers = {name: config.plain() for name, config in self.mcp_servers.items() if config.is_plain}
+        permissions = [rule.model_dump() for rule in self.permissions]
+        return dumps({**kept, "of_task": self.scheduled, "mcp_servers": servers, "permissions": permissions})
+
+    def continuing(self, asked: str | None) -> RunSpec:
+        """Return what a run is asked that goes on after one that was asked this; its own words count."""
+        if asked is None:
+            return self
+        known = loads(asked)
+        said = {name: known.get(name) for name in (*KEPT, "of_task", "allow_tokens")}
+        own = {name: getattr(self, name) for name in said if getattr(self, name)}
+        servers = self.mcp_servers or parse_servers(known.get("mcp_servers", {}), stdio_allowed=False)
+        rules = tuple(Permission.model_validate(rule) for rule in known.get("permissions", ()))
+        return replace(
+            self, **{**said, **own, "mcp_servers": servers, "permissions": (*rules, *self.permissions)}
+        )
+
+
+KEPT: Final = ("model", "thinking", "max_thinking_tokens", "max_execution_ms", "show_tool_use", "by_owner")
 
 
 @dataclass(frozen=True, slots=True)

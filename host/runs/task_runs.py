@@ -49,6 +49,9 @@ LOOKED_AT: Final = 100
 BUSY_TRIES: Final = 8
 """How many due tasks a check passes over because their conversation became busy a moment ago."""
 
+WAITS: Final = frozenset({"approval", "question"})
+"""Codes of a pause after which the slot takes the outcome of the run that goes on last."""
+
 _STATES: Final = {
     "success": TaskRunState.SUCCESS,
     "timeout": TaskRunState.TIMEOUT,
@@ -214,6 +217,7 @@ class _Service:
                 result=answer["result"],
                 error=answer.get("error"),
                 now=now_ms(),
+                waits=answer.get("code") in WAITS,
             )
             await self._store.outbound.delivered([message.id for message in told], now_ms())
             await self._store.durable()

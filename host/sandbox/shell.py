@@ -11,7 +11,7 @@ import re
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -76,17 +76,19 @@ class Command:
 class Script:
     """All commands of a line as they are written, its functions, and those that multiply themselves.
 
-    ``is_whole``: the line was looked at to its end.
+    ``is_whole``: the line was looked at to its end. ``has_errors``: the grammar can't make sense of it all.
     """
 
     commands: list[Command] = field(default_factory=list)
     functions: set[str] = field(default_factory=set)
     fork_bombs: list[str] = field(default_factory=list)
     is_whole: bool = True
+    has_errors: bool = False
 
 
+@lru_cache(maxsize=16)  # permissions and guard look at the same line, one after the other
 def parse(line: str) -> Script:
-    """Parse a command line; what the grammar can't make sense of is left out."""
+    """Parse a command line; what the grammar can't make sense of is left out. Nobody changes the result."""
     script = Script()
     try:
         _parser()  # loaded before the time counts
@@ -111,7 +113,9 @@ class _Look:
 
     def take(self) -> None:
         """Look at all of it."""
-        for node in self._walk(self._tree().root_node):
+        root = self._tree().root_node
+        self._script.has_errors |= root.has_error
+        for node in self._walk(root):
             if node.type == "function_definition":
                 self._script.functions.add(self._name_of(node))
                 if self._multiplies(node):

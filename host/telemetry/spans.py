@@ -147,7 +147,7 @@ async def traced_run(
         gen_ai.GEN_AI_AGENT_NAME: name,
         gen_ai.GEN_AI_CONVERSATION_ID: lease.conversation_id,
         "picoclaw.run.id": lease.run_id,
-        "picoclaw.run.scheduled": spec.claim is not None,
+        "picoclaw.run.scheduled": spec.scheduled,
     }
     with span(tracer, f"invoke_agent {name}", SpanKind.INTERNAL, attributes) as run:
         try:

@@ -14,13 +14,14 @@ from shared.regular_files import NotRegular, TooLong, read_regular
 from shared.settings.foreign import join_provider, take_foreign
 from shared.settings.leaves import KeyPath, Keys, Tree, config_sections, did_you_mean, get, leaves
 from shared.settings.section import Section, SettingsError
-from shared.settings.sections import ModelEntry
+from shared.settings.sections import ModelEntry, Permission
 from shared.settings.tools import McpServer
 
 VERSIONS: Final = (2, 3)
 TWICE: Final = " stands more than once; the last one counts"
 ENTRIES: Final[dict[type[Section], KeyPath]] = {
     ModelEntry: ("model_list",),
+    Permission: ("permissions",),
     McpServer: ("tools", "mcp", "servers"),
 }
 

@@ -159,7 +159,8 @@ def _leaf(path: KeyPath, kind: Any, field: FieldInfo, *, in_config: bool) -> Lea
 
 
 def _belongs_to_config(name: str, kind: Any) -> bool:
-    return name == "model_list" or (isinstance(kind, type) and issubclass(kind, Section) and name != "model")
+    is_section = isinstance(kind, type) and issubclass(kind, Section) and name != "model"
+    return is_section or name in ("model_list", "permissions")
 
 
 def _without_none(kind: Any) -> Any:

@@ -69,6 +69,20 @@ class Principals(Section):
     )
 
 
+class Permission(Section):
+    """A rule about calls of tools: the first one of a list that fits counts."""
+
+    tool: str = Field(min_length=1, max_length=200, description="Name of the tool; `*` stands for anything")
+    match: str | None = Field(
+        default=None,
+        max_length=1000,
+        description="What the call does: a command, path, address or text, where `*` stands for anything",
+    )
+    do: Literal["allow", "ask", "deny"] = Field(
+        description="`ask`: it waits for a person; `deny`: it is not made"
+    )
+
+
 class Agents(Section):
     """Agents."""
 

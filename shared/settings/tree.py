@@ -19,6 +19,7 @@ from shared.settings.sections import (
     Heartbeat,
     History,
     ModelEntry,
+    Permission,
     Principals,
     RateLimits,
     TelemetrySettings,
@@ -213,6 +214,9 @@ class Settings(Section):
     principals: Principals = Field(default_factory=Principals)
     model_list: tuple[ModelEntry, ...] = Field(
         default=(), description="`[{model_name, model, api_base, api_keys}]`"
+    )
+    permissions: tuple[Permission, ...] = Field(
+        default=(), description="`[{tool, match, do}]`: calls of tools that wait for a person, or are refused"
     )
     channels: Channels = Field(default_factory=Channels)
     tools: Tools = Field(default_factory=Tools)

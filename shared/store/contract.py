@@ -1,8 +1,9 @@
 """What an engine gives the store: transactions in which the statements of ``sql/`` run.
 
-Statements are written in PostgreSQL's dialect, once; SQLite's engine translates each of them once. Two names
-stand for what really differs: ``lease_now()`` for the engine's lease clock in milliseconds, and ``shard()``
-for the part of a counter that this connection adds to, so that hosts don't wait for each other's row.
+Statements are written in PostgreSQL's dialect, once; SQLite's engine translates each of them once. Some names
+stand for what really differs: ``lease_now()`` for the engine's lease clock and ``wall_now()`` for the
+database's wall clock, in milliseconds, and ``shard()`` for the part of a counter that this connection adds
+to, so that hosts don't wait for each other's row.
 """
 
 from __future__ import annotations

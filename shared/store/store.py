@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from shared.store.contract import Engine
+from shared.store.sql.approvals import Approvals
 from shared.store.sql.arrivals import Arrivals
 from shared.store.sql.channels import Channels
 from shared.store.sql.compactions import Compactions
@@ -76,6 +77,7 @@ class Store(ABC):
         self.tokens = Tokens(engine)
         self.tool_pins = ToolPins(engine)
         self.sign_ins = SignIns(engine)
+        self.approvals = Approvals(engine)
         self.arrivals = Arrivals(engine)
 
     @abstractmethod

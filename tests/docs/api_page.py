@@ -23,6 +23,7 @@ MEANINGS: Final[dict[str, str]] = yaml.safe_load((ROOT / "docs/site/fields.yml")
 GROUPS: Final = {
     "Health": ("/health", "/ready", "/metrics", "/openapi.json"),
     "Conversations": ("/chat",),
+    "Requests for a person": ("/approvals",),
     "Tasks": ("/task",),
     "Usage": ("/usage",),
     "Principals and tokens": ("/principals", "/tokens", "/me"),
@@ -47,6 +48,12 @@ Call = tuple[str, str, str, dict[str, Any] | None, dict[str, str]]
 """Method, path of the document, address, body, headers. {name} stands for what an earlier answer told."""
 
 SAID: Final = {"message": "what did I say?"}
+GATED: Final = {
+    "message": "write hello to notes.txt",
+    "conversation_id": "{conversation}",
+    "permissions": [{"tool": "write_file", "do": "ask"}],
+}
+ALLOWED: Final = {"decision": "allow", "input_sha256": "{input_sha256}", "remember": "conversation"}
 TASK: Final = {
     "prompt": "say good morning",
     "schedule_type": "cron",
@@ -81,6 +88,12 @@ CALLS: Final[list[Call]] = [
     ("GET", f"{RUN}/events", "/chat/{conversation}/runs/{run}/events", None, {"Last-Event-ID": "1"}),
     ("POST", "/chat/{id}/cancel", "/chat/{conversation}/cancel", None, {}),
     ("POST", "/chat/{id}/resume", "/chat/{conversation}/resume", {"allow_tokens": 50000}, {}),
+    ("POST", "", "/chat", GATED, {}),
+    ("GET", "/approvals", "/approvals?status=pending", None, {}),
+    ("GET", "/approvals/{id}", "/approvals/{approval}", None, {}),
+    ("POST", "/approvals/{id}", "/approvals/{approval}", ALLOWED, {}),
+    ("GET", "/chat/{id}/remembered", "/chat/{conversation}/remembered", None, {}),
+    ("DELETE", "/chat/{id}/remembered", "/chat/{conversation}/remembered", None, {}),
     ("POST", "/task", "/task", TASK, {}),
     ("GET", "/tasks", "/tasks?status=active", None, {}),
     ("GET", "/task/{id}", "/task/{task}", None, {}),
@@ -206,6 +219,8 @@ class Recording:
         made = answer.json() if "json" in answer.headers.get("content-type", "") else {}
         if (method, url) == ("POST", "/chat"):
             self.told |= {"conversation": made["conversation_id"], "run": made["run_id"]}
+            for request in made.get("requests", ()):
+                self.told |= {"approval": request["id"], "input_sha256": request["input_sha256"]}
         elif (method, url) == ("POST", "/task"):
             self.told["task"] = made["id"]
         elif method == "POST" and url.endswith("/tokens"):

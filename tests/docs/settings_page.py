@@ -19,7 +19,7 @@ from shared import jsons
 from shared.settings.channels import PluginChannel
 from shared.settings.leaves import Leaf, leaves, member
 from shared.settings.section import Section
-from shared.settings.sections import ModelEntry, Price
+from shared.settings.sections import ModelEntry, Permission, Price
 from shared.settings.tools import McpServer
 
 BEGIN: Final = "<!-- begin: made by `python -m tests.docs.settings_page docs/configuration.md` -->"
@@ -55,6 +55,7 @@ def reference() -> str:
             "|---|---|---|---|---|",
             *(_config_row(leaf) for leaf in config),
             *_section_table("An entry of `model_list`", ModelEntry),
+            *_section_table("An entry of `permissions`", Permission),
             *_section_table("An entry of `tools.mcp.servers`", McpServer),
             *_section_table("An entry of `channels.plugins`", PluginChannel),
             *_section_table("An entry of `budgets.prices`", Price),

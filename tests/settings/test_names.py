@@ -33,6 +33,7 @@ SPECIAL: dict[str, tuple[str, Any]] = {
     "database_connections": ("20", 20),
     "gateway.trusted_proxies": ("10.0.0.7, fd00::/8", ["10.0.0.7/32", "fd00::/8"]),
     "model_list": ('[{"model_name": "a", "model": "m"}]', [{"model_name": "a", "model": "m"}]),
+    "permissions": ('[{"tool": "exec", "do": "ask"}]', [{"tool": "exec", "do": "ask"}]),
     "tools.plugins": ('{"dice": {"sides": 20}}', {"dice": {"sides": 20}}),
     "tools.mcp.servers": ('{"a": {"url": "http://a"}}', {"a": {"url": "http://a"}}),
     "auth.jwt.jwks_url": ("https://login.example/keys", "https://login.example/keys"),

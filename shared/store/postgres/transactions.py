@@ -30,7 +30,9 @@ TRY_LOCK: Final = "SELECT pg_try_advisory_xact_lock(hashtextextended($1, 0))"
 @cache
 def translated(statement: str) -> str:
     """Return a statement with what the names of ``shared.store.contract`` stand for here."""
-    return statement.replace("lease_now()", LEASE_NOW).replace("shard()", f"pg_backend_pid() % {SHARDS}")
+    for name in ("lease_now()", "wall_now()"):
+        statement = statement.replace(name, LEASE_NOW)
+    return statement.replace("shard()", f"pg_backend_pid() % {SHARDS}")
 
 
 class PostgresTx:

@@ -12,7 +12,7 @@ from shared.store.contract import Engine, Missing, Tx
 Row = Mapping[str, Any]
 
 _ORDER: Final = """principals conversations messages compactions runs run_events outbound_messages
-    scheduled_tasks task_runs usage_by_day usage_by_conversation channel_chats channel_updates
+    scheduled_tasks task_runs approvals usage_by_day usage_by_conversation channel_chats channel_updates
     channel_deliveries tokens tool_pins mcp_sign_ins"""
 ORDER: Final = tuple(_ORDER.split())
 """The tables that may move in; whatever points to another comes after it."""

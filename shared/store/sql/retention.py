@@ -47,10 +47,12 @@ TOMBSTONES: Final = """DELETE FROM principals WHERE number IN (SELECT number FRO
 # Conversations of isolated task runs and subagents belong to another one; a task's own one does not.
 UNUSED: Final = """temporary = 1 AND owner_id <> id
     AND NOT EXISTS (SELECT 1 FROM task_runs WHERE conversation_id = c.id)
-    AND NOT EXISTS (SELECT 1 FROM runs WHERE conversation_id = c.id AND state = 'running')"""
+    AND NOT EXISTS (SELECT 1 FROM runs WHERE conversation_id = c.id AND state = 'running')
+    AND NOT EXISTS (SELECT 1 FROM approvals WHERE conversation_id = c.id AND ended_at IS NULL)"""
 ORPHANS: Final = f"""SELECT id FROM conversations AS c WHERE {UNUSED} AND last_activity < $1
     ORDER BY last_activity LIMIT $2"""
-OLD_LOG: Final = """SELECT number, conversation_id FROM task_runs WHERE task_id = $1 AND state <> 'running'
+OLD_LOG: Final = """SELECT number, conversation_id FROM task_runs
+    WHERE task_id = $1 AND finished_at IS NOT NULL
     AND number <= (SELECT number FROM task_runs WHERE task_id = $1 ORDER BY number DESC LIMIT 1 OFFSET $2)
     ORDER BY number LIMIT $3"""
 

@@ -7,16 +7,17 @@ for the rows of tasks' slots.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from shared import jsons
 from shared.errors import Conflict, ConversationBusy, LeaseLost, NoConversation, Suspended
 from shared.store.contract import Row, Tx
-from shared.store.sql import conversations, keys, usage
+from shared.store.sql import approvals, conversations, keys, usage
 from shared.store.sql.conversations import REFUSED, remove_last, store_messages
-from shared.task_values import TaskRun
+from shared.store.sql.task_outcomes import Outcome, end_waiting
+from shared.task_values import TaskRun, TaskRunState
 from shared.usage_values import Amount, Spending
 from shared.values import Chain, Event, Lease, NewMessage, NewRun, RunState
 
@@ -109,8 +110,21 @@ async def cut_off_run(tx: Tx, row: Row, now: int) -> None:
     )
     last = await tx.fetchval("SELECT max(seq) FROM run_events WHERE run_id = $1", row["id"])
     await record_events(tx, row["id"], ending.events(last), now)
+    if row["previous_id"] is not None:
+        await end_of_chain(tx, row["id"], ending.answer, now)
     unsettled = Spending(microdollars=row["reserved_microdollars"], unsettled_tokens=row["reserved_tokens"])
     await usage.count(tx, row["conversation_id"], unsettled, now, runs=1)
+
+
+async def end_of_chain(tx: Tx, run_id: str, answer: Mapping[str, Any], now: int) -> None:
+    """Say what the end of a run that continued others means to its open step and to its task's slot."""
+    row = await tx.fetchrow("SELECT * FROM runs WHERE id = $1", run_id)
+    code = answer.get("code")
+    if row is None or await approvals.left(tx, row, code, acted=bool(row["effect_ahead"] & AHEAD), now=now):
+        return
+    state = TaskRunState.CANCELLED if code == "cancelled" else TaskRunState(answer["status"])
+    outcome = Outcome(state, answer.get("result"), answer.get("error"), final=code == "interrupted")
+    await end_waiting(tx, row, outcome, now)
 
 
 async def begin(tx: Tx, new: NewRun) -> Lease:
@@ -133,6 +147,12 @@ async def begin(tx: Tx, new: NewRun) -> Lease:
         # has taken over and served.
         await hold(tx, new.claim, "run_id = $4, conversation_id = $5", new.run_id, conversation_id)
     taken = await _take(tx, conversation_id, new.principal_id, new.now)
+    goes_on = again is not None or new.message is None
+    if new.ready and taken["ready_at"] is None:
+        raise ConversationBusy(conversation_id)
+    step = bool(taken["waits"]) and await approvals.meet(
+        tx, new, conversation_id, goes_on=goes_on, ready=taken["ready_at"] is not None
+    )
     session_id = taken["session_id"]
     if again is not None:
         before, message_id = again, again["message_id"]
@@ -145,6 +165,10 @@ async def begin(tx: Tx, new: NewRun) -> Lease:
             session_id = await remove_last(tx, conversation_id, new.replaces)
     chain = _chain(new.run_id, before)
     await _insert(tx, new, conversation_id, taken["fence"], message_id, chain)
+    asked = None if before is None else before["asked"]
+    if before is not None and (asked or before["ready_at"]):
+        await tx.execute("UPDATE runs SET ready_at = NULL WHERE id = $1", before["id"])
+        await tx.execute("UPDATE runs SET asked = $2 WHERE id = $1", new.run_id, _without_tokens(asked))
     await store_messages(tx, conversation_id, new.run_id, messages, new.now)
     if new.idempotency is not None:
         await keys.keep(tx, new.idempotency, new.run_id, conversation_id, new.now)
@@ -161,7 +185,14 @@ async def begin(tx: Tx, new: NewRun) -> Lease:
         compaction=taken["compaction"] or 0,
         principal_id=taken["principal_id"],
         chain=chain,
+        step=step,
+        asked=asked,
     )
+
+
+def _without_tokens(asked: str | None) -> str | None:
+    """Return what the next run is asked with: tokens that people allowed are for one run."""
+    return asked and jsons.dumps({**jsons.loads(asked), "allow_tokens": None})
 
 
 def _chain(run_id: str, before: Row | None) -> Chain:
@@ -178,7 +209,9 @@ async def _take(tx: Tx, conversation_id: str, principal_id: str, now: int) -> Ro
         RETURNING fence, session_id, temporary, trusted, principal_id,
             principal_id = 'operator' OR principal_lives(principal_id) AS lives,
             (SELECT max(seq) FROM outbound_messages WHERE source_id = $1) AS said_seq,
-            (SELECT max(number) FROM compactions WHERE conversation_id = $1) AS compaction""",
+            (SELECT max(number) FROM compactions WHERE conversation_id = $1) AS compaction,
+            (SELECT max(ready_at) FROM runs WHERE conversation_id = $1 AND ready_at IS NOT NULL) AS ready_at,
+            EXISTS (SELECT 1 FROM approvals WHERE conversation_id = $1 AND ended_at IS NULL) AS waits""",
         conversation_id,
     )
     if taken is None or taken["principal_id"] != principal_id:

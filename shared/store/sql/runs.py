@@ -12,9 +12,18 @@ from shared.errors import ConversationBusy, LeaseLost
 from shared.store import rows
 from shared.store.contract import Taken, Tx
 from shared.store.rows import Noun
-from shared.store.sql import keys, usage
+from shared.store.sql import approvals, keys, usage
 from shared.store.sql.conversations import REFUSED, mark_refused, store_messages
-from shared.store.sql.run_rows import ACTED, AHEAD, begin, cut_off_run, hold, record_events, those_held
+from shared.store.sql.run_rows import (
+    ACTED,
+    AHEAD,
+    begin,
+    cut_off_run,
+    end_of_chain,
+    hold,
+    record_events,
+    those_held,
+)
 from shared.usage_values import Amount, Spending, Standing
 from shared.values import (
     Event,
@@ -77,8 +86,11 @@ class Runs(Noun):
         *,
         effect_ahead: bool = False,
         spent: Spending | None = None,
+        ends_step: bool = False,
     ) -> None:
         """Store finished steps and what they spent, and give back what was reserved; raises LeaseLost.
+
+        ``ends_step``: these are the results of the step that people were asked about.
 
         ``effect_ahead``: the next thing that happens may have an outward effect, so a run that is cut off
         before its next ``append`` ends as ``interrupted``, not as ``retryable``.
@@ -93,6 +105,8 @@ class Runs(Noun):
                 AHEAD | ACTED if effect_ahead else 0,
             )
             await store_messages(tx, lease.conversation_id, lease.run_id, messages, now)
+            if ends_step:
+                await approvals.answered(tx, lease, now)
             if spent is not None:
                 await usage.count(tx, lease.conversation_id, spent, now)
 
@@ -154,6 +168,10 @@ class Runs(Noun):
                 end.spent.microdollars,
             )
             await store_messages(tx, lease.conversation_id, lease.run_id, messages, now)
+            if end.requests:
+                await approvals.ask(tx, lease, end.requests, end.asked, now)
+            if lease.chain.previous_run_id is not None and not end.waits:
+                await end_of_chain(tx, lease.run_id, end.answer, now)
             if end.code == REFUSED:
                 await mark_refused(tx, lease.conversation_id)
             await record_events(tx, lease.run_id, events, now)

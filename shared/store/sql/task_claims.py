@@ -207,6 +207,12 @@ async def _busy(tx: Tx, conversation_id: str) -> bool:
     running = await tx.fetchval(
         "SELECT 1 FROM runs WHERE conversation_id = $1 AND state = 'running' FOR SHARE", conversation_id
     )
+    if running is None:
+        # Nor would a step that waits for a person, or is about to go on, let it begin.
+        running = await tx.fetchval(
+            "SELECT 1 FROM approvals WHERE conversation_id = $1 AND ended_at IS NULL AND kind <> 'budget'",
+            conversation_id,
+        )
     return running is not None
 
 

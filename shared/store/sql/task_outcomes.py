@@ -161,6 +161,19 @@ async def end(tx: Tx, claim: Row, outcome: Outcome, now: int) -> Sequence[Outbou
     return await _tell(tx, claim, task, outcome, now)
 
 
+async def end_waiting(tx: Tx, run: Row, outcome: Outcome, now: int) -> None:
+    """End the slot that waits for the end of the chain that this run belongs to, if one does."""
+    claim = await tx.fetchrow(
+        """SELECT c.* FROM task_runs AS c JOIN scheduled_tasks AS t ON t.id = c.task_id
+        WHERE c.conversation_id = $1 AND c.run_id = $2 AND c.state = 'paused' AND c.finished_at IS NULL
+        FOR UPDATE OF t, c""",
+        run["conversation_id"],
+        run["root_id"] or run["id"],
+    )
+    if claim is not None:
+        await end(tx, claim, outcome, now)
+
+
 async def _end_scheduled(tx: Tx, claim: Row, task: Row, outcome: Outcome, now: int) -> None:
     if outcome.state is TaskRunState.SUCCESS:
         await tx.execute(

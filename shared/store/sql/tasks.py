@@ -209,8 +209,11 @@ class Tasks(Noun):
         result: str | None,
         error: str | None,
         now: int,
+        waits: bool = False,
     ) -> Sequence[Outbound]:
         """Write the outcome into the claim's own row, with what people are told of it; raises LeaseLost.
+
+        ``waits``: the run waits for a person; the outcome will be that of the run that goes on last.
 
         A ``once`` task whose schedule was not edited meanwhile completes, is retried, or fails; another one
         completes when no slot is left. Returns what the conversation of the task was told
@@ -221,6 +224,11 @@ class Tasks(Noun):
             row = await _locked(tx, claim)
             if row is None:
                 raise LeaseLost(claim.id)
+            if waits:
+                await tx.execute(
+                    "UPDATE task_runs SET state = $2, error = $3 WHERE id = $1", claim.id, state, error
+                )
+                return ()
             return await end(tx, row, Outcome(state, result, error), now)
 
         return await self._engine.write(work, patient=True)

@@ -92,6 +92,7 @@ def connect(path: Path, *, busy_ms: int) -> sqlite3.Connection:
     connection.row_factory = sqlite3.Row
     # Deterministic: within one statement it is one moment, whatever the number of rows.
     connection.create_function("lease_now", 0, lease_now, deterministic=True)
+    connection.create_function("wall_now", 0, now_ms, deterministic=True)
     # SQLite's own knows ASCII alone.
     connection.create_function("lower", 1, lambda text: text and text.lower(), deterministic=True)
     connection.execute("PRAGMA journal_mode=WAL")

@@ -1,0 +1,192 @@
+"""Requests for a person's word over HTTP: listing, reading, answering; calls that need no question."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final, Literal, cast
+
+from pydantic import Field
+from starlette.requests import Request
+
+from host.http.bodies import WHOLE, Body, Text, idempotency, page_of
+from host.http.callers import caller_of
+from host.http.conversations import asked_for, conversation_of
+from host.http.routing import KEY, OF_CONVERSATION, OF_PRINCIPAL, PAGE, Api, Parameter, operation
+from host.runs.service import RunService
+from shared.approval_values import Answer, Approval, ApprovalStatus, Decision, Kind, Ready
+from shared.clock import iso, iso_or_none, now_ms
+from shared.errors import Forbidden, InvalidInput, NotFound
+from shared.shapes import PageShape, Shape
+from shared.store.store import Store
+
+LONGEST_ANSWER: Final = 64 * 1024
+
+
+class ApprovalShape(Shape):
+    """A request; ``run_id`` asked, ``next_run_id`` went on."""
+
+    id: str
+    kind: Kind
+    status: ApprovalStatus
+    conversation_id: str
+    run_id: str
+    next_run_id: str | None
+    tool: str
+    input: dict[str, Any]
+    input_sha256: str
+    reason: str
+    created_at: str
+    expires_at: str | None
+    decided_at: str | None
+    decided_by: dict[str, Any] | None
+    message: str | None
+
+
+class ApprovalsShape(PageShape):
+    """A page of requests."""
+
+    approvals: list[ApprovalShape]
+
+
+class DecidedShape(Shape):
+    """A request that was answered; ``run_id`` of the run that goes on, once it has begun."""
+
+    id: str
+    status: ApprovalStatus
+    decided_by: dict[str, Any]
+    run_id: str | None
+
+
+class RememberedShape(Shape):
+    """Calls that a conversation isn't asked about any more."""
+
+    conversation_id: str
+    remembered: list[ApprovalShape]
+
+
+class AnswerRequest(Body):
+    """POST /approvals/{id}."""
+
+    decision: Decision
+    input_sha256: Annotated[Text | None, Field(max_length=64)] = None
+    message: Annotated[Text | None, Field(max_length=LONGEST_ANSWER)] = None
+    remember: Literal["conversation"] | None = None
+    allow_tokens: Annotated[int, Field(gt=0, le=2**53), WHOLE] | None = None
+
+    def answer(self, by: dict[str, Any]) -> Answer:
+        """Return the answer; raises InvalidInput where its parts don't fit each other."""
+        if self.decision == "answer" and not (self.message or "").strip():
+            raise InvalidInput("message: is required for an answer")
+        if self.remember and self.decision != "allow":
+            raise InvalidInput("remember: is for allowing a call")
+        remember = self.remember is not None
+        return Answer(self.decision, by, self.message, self.input_sha256, remember, self.allow_tokens)
+
+
+OF_STATUS: Final = Parameter("status", "Only those in this status", {"enum": [*ApprovalStatus]})
+OF_KIND: Final = Parameter("kind", "Only those of this kind", {"type": "string"})
+OF_RUN: Final = Parameter("run_id", "Only those that this run asked", {"type": "string"})
+
+
+OF: Final = (OF_STATUS, OF_KIND, OF_CONVERSATION, OF_RUN, OF_PRINCIPAL)
+
+
+class ApprovalsApi(Api):
+    """What waits for people's word."""
+
+    def __init__(self, store: Store, runs: RunService) -> None:
+        self._store = store
+        self._runs = runs
+
+    @operation("GET", "/approvals", scope="chat|approve", parameters=(*PAGE, *OF))
+    async def list(self, request: Request) -> ApprovalsShape:
+        """List requests: those that wait oldest first, all others newest first."""
+        wanted = {name: request.query_params.get(name) for name in ("status", "kind", "run_id")}
+        wanted["conversation_id"] = await asked_for(request, self._store)
+        if wanted["status"] not in (None, *ApprovalStatus):
+            raise InvalidInput(f"status: must be one of {', '.join(ApprovalStatus)}")
+        whose = caller_of(request).listed(request)
+        page = await self._store.approvals.page(wanted, whose, **page_of(request))
+        return {"approvals": list(map(approval_view, page.items)), "next_cursor": page.next_cursor}
+
+    @operation("GET", "/approvals/{id}", scope="chat|approve")
+    async def get(self, request: Request) -> ApprovalShape:
+        """One request."""
+        approval_id = request.path_params["id"]
+        found = await self._store.approvals.get(approval_id, caller_of(request).within)
+        if found is None:
+            raise NotFound(f"approval not found: {approval_id}")
+        return approval_view(found)
+
+    @operation("POST", "/approvals/{id}", scope="approve", parameters=[KEY], errors=(409, 410))
+    async def answer(self, request: Request, body: AnswerRequest) -> DecidedShape:
+        """Allow or deny a call, or answer a question; the first answer counts."""
+        key, now = await idempotency(request), now_ms()
+        kept = await self._store.runs.keyed(key, now) if key else None
+        if kept is not None and kept.body is not None:
+            return cast(DecidedShape, kept.body)
+        answer = body.answer(_by(request))
+        caller = caller_of(request)
+        if answer.allow_tokens is not None and caller.token_id is not None:
+            raise Forbidden("allow_tokens: a budget of the operator is lifted with API_TOKEN alone.")
+        decided = await self._store.approvals.decide(request.path_params["id"], caller.within, answer, now)
+        await self._store.durable()
+        told: DecidedShape = {
+            "id": decided.id,
+            "status": decided.status,
+            "decided_by": dict(decided.decided_by or {}),
+            "run_id": await self._begun(decided),
+        }
+        if key is not None:
+            await self._store.runs.keep_answer(key, decided.id, 200, dict(told), now)
+        return told
+
+    async def _begun(self, decided: Approval) -> str | None:
+        """Return the run that goes on now, if the answer was the last one and it can begin."""
+        conversation = await self._store.conversations.get(decided.conversation_id)
+        if conversation is None:
+            return None
+        return await self._runs.go_on(
+            Ready(conversation.id, conversation.parent_id, conversation.principal_id)
+        )
+
+    @operation("GET", "/chat/{id}/remembered", scope="chat")
+    async def remembered(self, request: Request) -> RememberedShape:
+        """The calls that this conversation isn't asked about any more."""
+        conversation = await conversation_of(request, self._store)
+        found = await self._store.approvals.remembered(conversation.id)
+        return {"conversation_id": conversation.id, "remembered": list(map(approval_view, found))}
+
+    @operation("DELETE", "/chat/{id}/remembered", scope="approve")
+    async def forget(self, request: Request) -> None:
+        """Ask about all calls again."""
+        conversation = await conversation_of(request, self._store)
+        await self._store.approvals.forget(conversation.id)
+        await self._store.durable()
+
+
+def approval_view(approval: Approval) -> ApprovalShape:
+    """Return a request as it leaves the host."""
+    return {
+        "id": approval.id,
+        "kind": approval.kind,
+        "status": approval.status,
+        "conversation_id": approval.conversation_id,
+        "run_id": approval.run_id,
+        "next_run_id": approval.next_run_id,
+        "tool": approval.tool,
+        "input": dict(approval.input),
+        "input_sha256": approval.input_sha256,
+        "reason": approval.reason,
+        "created_at": iso(approval.created_at),
+        "expires_at": iso_or_none(approval.expires_at),
+        "decided_at": iso_or_none(approval.decided_at),
+        "decided_by": None if approval.decided_by is None else dict(approval.decided_by),
+        "message": approval.message,
+    }
+
+
+def _by(request: Request) -> dict[str, Any]:
+    caller = caller_of(request)
+    address = request.client.host if request.client else None
+    who = {"principal_id": caller.principal.id, "token_id": caller.token_id, "name": caller.principal.name}
+    return {**who, "door": "http", "address": address}

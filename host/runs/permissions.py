@@ -1,0 +1,173 @@
+"""Permissions: which calls run, which wait for a person, which are refused. The strictest list counts.
+
+A rule on a tool's name is hard. A rule on a command's text is a courtesy, as the guard is: the kernel is the
+wall.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from fnmatch import translate
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import Any, Final
+
+from host.agent.toolbox import Verdict
+from host.sandbox.shell import Command, parse
+from host.tools.ask_person import ASK_PERSON
+from host.tools.web import FETCH, SEARCH
+from shared import jsons
+from shared.approval_values import call_digest
+from shared.errors import InvalidInput
+from shared.settings.sections import Permission
+
+STRICTER: Final[Sequence[Verdict]] = ("allow", "ask", "deny")
+COMMAND: Final = "exec"
+PATHS: Final = frozenset({"read_file", "write_file", "edit_file", "append_file", "list_dir"})
+SAID: Final = ("url", "text", "question", "task")
+"""Arguments that say what a call does, of tools that have no command and no path."""
+OTHERS: Final = "mcp__"
+OWN: Final = "mcp__picoclaw__"
+_WILD: Final = re.compile(r"[*?\[]")
+
+
+class Rule:
+    """One rule, compiled."""
+
+    def __init__(self, said: Permission) -> None:
+        self.do: Verdict = said.do
+        self.tool = said.tool
+        self.has_match = said.match is not None
+        self._names = re.compile(translate(said.tool)).match
+        self._glob = said.match or ""
+        self._fits = re.compile(translate(self._glob)).match
+        self._fixed = _WILD.split(self._glob, maxsplit=1)[0]
+
+    def names(self, tool: str) -> bool:
+        """Return whether it is about this tool."""
+        return self._names(tool) is not None
+
+    def meets(self, texts: Iterable[str]) -> bool:
+        """Return whether one of the texts that say what a call does fits."""
+        return not self.has_match or any(map(self._is_about, texts))
+
+    def _is_about(self, text: str) -> bool:
+        bare = f"{text} "  # "git push *" is about a bare "git push" too
+        return bare.startswith(self._fixed) and bool(self._fits(text) or self._fits(bare))
+
+    def meets_command(self, command: Command) -> bool:
+        """Return whether it fits a simple command; words that only running tells may be anything."""
+        if not self.has_match or None not in command.words:
+            return self.meets([command.text])
+        known = " ".join(word for word in command.words[: command.words.index(None)] if word is not None)
+        if self.do == "allow":
+            return self._glob == f"{self._fixed}*" and f"{known} ".startswith(self._fixed)
+        return known.startswith(self._fixed) or self._fixed.startswith(known)
+
+
+class Gate:
+    """What the permissions say of one run's calls. ``remembered``: digests of calls that need no question."""
+
+    def __init__(self, lists: Sequence[Sequence[Rule]], root: Path, remembered: Collection[str] = ()) -> None:
+        self._lists = [rules for rules in lists if rules]
+        self._about: dict[str, list[list[Rule]]] = {}
+        self._root = root
+        self._remembered = remembered
+
+    def judge(self, tool: str, arguments: Mapping[str, Any]) -> Verdict:
+        """Return what becomes of a call."""
+        if tool not in self._about:
+            self._about[tool] = [[rule for rule in rules if rule.names(tool)] for rules in self._lists]
+        lists = self._about[tool]
+        if not any(lists):
+            return "allow"
+        verdict = _strictest(self._one(rules, tool, arguments) for rules in lists)
+        if verdict == "ask" and call_digest(tool, arguments) in self._remembered:
+            return "allow"
+        return verdict
+
+    def removes(self, tool: str) -> bool:
+        """Return whether no call of the tool can run, so that it need not be offered."""
+        firsts = (next((rule for rule in rules if rule.names(tool)), None) for rules in self._lists)
+        return any(rule is not None and rule.do == "deny" and not rule.has_match for rule in firsts)
+
+    def names_questions(self) -> bool:
+        """Return whether a rule names the tool that asks people: then isolated tasks have it too."""
+        rules = (rule for rules in self._lists for rule in rules if rule.names(ASK_PERSON))
+        return any(rule.tool.strip("*") for rule in rules) and not self.removes(ASK_PERSON)
+
+    def _one(self, rules: Sequence[Rule], tool: str, arguments: Mapping[str, Any]) -> Verdict:
+        command = arguments.get("command")
+        if tool == COMMAND and isinstance(command, str) and any(rule.has_match for rule in rules):
+            return self._of_line(rules, command)
+        texts = self._texts(tool, arguments)
+        return next((rule.do for rule in rules if rule.meets(texts)), "allow")
+
+    def _of_line(self, rules: Sequence[Rule], line: str) -> Verdict:
+        """Judge each simple command by itself; a line that can't be parsed meets all that is strict."""
+        script = parse(line)
+        commands = [command for command in script.commands if command.words]
+        if not script.is_whole or script.has_errors or any(command.words[0] is None for command in commands):
+            return next((rule.do for rule in rules if rule.do != "allow" or not rule.has_match), "allow")
+        if not commands:
+            return next((rule.do for rule in rules if rule.meets([line.strip()])), "allow")
+        return _strictest(
+            next((rule.do for rule in rules if rule.meets_command(command)), "allow") for command in commands
+        )
+
+    def _texts(self, tool: str, arguments: Mapping[str, Any]) -> list[str]:
+        if tool.startswith(OTHERS) and not tool.startswith(OWN):
+            return [jsons.dumps(arguments)]
+        if tool in PATHS:
+            return self._paths(str(arguments.get("path", ".")))
+        said = next((arguments[name] for name in SAID if isinstance(arguments.get(name), str)), None)
+        return [jsons.dumps(arguments) if said is None else said]
+
+    def _paths(self, said: str) -> list[str]:
+        """Return a path as it is known from the root of all, and from the workspace."""
+        whole = os.path.normpath(said if said.startswith("~") else self._root / said)
+        inside = os.path.relpath(whole, self._root)
+        return [whole] if inside.startswith("..") or said.startswith("~") else [whole, inside]
+
+
+class Permissions:
+    """The operator's permissions, and what there is that rules may name."""
+
+    def __init__(
+        self, said: Sequence[Permission], names: Callable[[], Collection[str]], servers: Collection[str]
+    ) -> None:
+        # Only now wanted, and never where there are no rules: to make all tools takes time.
+        self._names = cache(names)
+        self._servers = frozenset(servers)
+        self.check(said, "permissions")
+        self.rules = compiled(tuple(said))
+
+    def check(self, said: Sequence[Permission], field: str, servers: Collection[str] = ()) -> None:
+        """Raise InvalidInput for a rule about a tool that nothing has, or that can't wait for a person."""
+        for number, rule in enumerate(said):
+            if "*" not in rule.tool and not self._has(rule.tool, servers):
+                raise InvalidInput(f"{field}.{number}.tool: there is no tool named {rule.tool}")
+        gate = Gate([compiled(tuple(said))], Path("/"))
+        for tool in (SEARCH, FETCH):
+            if said and tool in self._names() and gate.judge(tool, {}) == "ask":
+                raise InvalidInput(
+                    f"{field}: {tool} runs at the model's API and can't wait for a person; "
+                    f'put {{"tool": "{tool}", "do": "deny"}} (or "allow") before the rule that asks'
+                )
+
+    def _has(self, tool: str, servers: Collection[str]) -> bool:
+        if tool.startswith(OTHERS) and not tool.startswith(OWN):
+            return tool.removeprefix(OTHERS).partition("__")[0] in {*self._servers, *servers}
+        return tool in self._names()
+
+
+@lru_cache(maxsize=64)
+def compiled(said: tuple[Permission, ...]) -> tuple[Rule, ...]:
+    """Return rules that judge; requests send the same ones again and again."""
+    return tuple(map(Rule, said))
+
+
+def _strictest(verdicts: Iterable[Verdict]) -> Verdict:
+    return max(verdicts, key=STRICTER.index, default="allow")

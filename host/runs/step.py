@@ -1,0 +1,32 @@
+"""A step whose calls people were asked about is finished: what they allowed runs, the rest is told."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from host.agent.toolbox import Toolbox, result_block
+from host.ports import ToolResult
+from host.runs.recorder import RunRecorder
+from shared.approval_values import Approval, ApprovalStatus
+from shared.values import Block
+
+
+async def finish_step(step: Sequence[Approval], toolbox: Toolbox, recorder: RunRecorder) -> None:
+    """Run the stored inputs that were allowed, if they still may, and store a result for every request."""
+    refusals = {
+        each.id: toolbox.refusal(each.tool, each.input, asked=True)
+        for each in step
+        if each.status is ApprovalStatus.ALLOWED
+    }
+    runs = [each for each in step if refusals.get(each.id, "") is None]
+    if not all(toolbox.read_only(each.tool) for each in runs):
+        await recorder.acting()
+    results: list[Block] = []
+    for each in step:
+        if each in runs:
+            results.append(result_block(each.call_id, await toolbox.call(each.tool, each.input)))
+        elif refusal := refusals.get(each.id):
+            results.append(result_block(each.call_id, ToolResult(refusal, is_error=True, trusted=True)))
+        else:
+            results.append(each.result())
+    await recorder.finished_step(step, results)

@@ -1,0 +1,53 @@
+"""The agent's question to a person. No call of it runs: its result is what the person answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Any, Final
+
+from pydantic import Field
+
+from host.ports import ToolResult, ToolSpec
+from shared.tool_contract import Arguments
+
+ASK_PERSON: Final = "ask_person"
+LONGEST_WAIT_MS: Final = 30 * 24 * 3600 * 1000
+
+
+class Question(Arguments):
+    """The tool's arguments."""
+
+    question: str = Field(min_length=1, max_length=16_000, description="What you need to know, in full")
+    options: list[str] | None = Field(
+        None, max_length=20, description="Answers to choose from, if you know them"
+    )
+    timeout_ms: int | None = Field(
+        None, ge=1000, le=LONGEST_WAIT_MS, description="How long to wait; a day if left out"
+    )
+
+
+class AskPerson:
+    """Implements ``host.ports.Toolset``."""
+
+    def __init__(self) -> None:
+        self.specs = _specs()
+
+    async def call(self, name: str, arguments: Mapping[str, Any]) -> ToolResult:
+        """Say that nobody can be asked from here."""
+        return ToolResult("Nobody can be asked here; say in your answer what you must know.", is_error=True)
+
+
+@cache
+def _specs() -> tuple[ToolSpec, ...]:
+    return (
+        ToolSpec(
+            ASK_PERSON,
+            "Ask the person you work for, and wait for the answer, which may take hours. Only for what you "
+            "can't find out yourself and must know before you go on.",
+            Question.model_json_schema(),
+            delegable=False,
+            read_only=True,
+            asks=True,
+        ),
+    )

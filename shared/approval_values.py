@@ -1,0 +1,135 @@
+"""Calls that wait for a person: what is asked, how it was answered, and what the model is told of it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Final, Literal
+
+import orjson
+
+from shared import untrusted
+
+Kind = Literal["approval", "question", "budget"]
+Decision = Literal["allow", "deny", "answer"]
+
+DAY_MS: Final = 24 * 3600 * 1000
+"""How long a request waits for its answer, in milliseconds, if nothing else is said."""
+MOST_OF_A_STEP: Final = 32
+MOST_OPEN: Final = 500
+"""Of one principal."""
+MOST_REMEMBERED: Final = 256
+"""Of one conversation."""
+LARGEST_INPUT: Final = 256 * 1024
+"""Bytes of a call's input, as JSON."""
+
+
+class ApprovalStatus(StrEnum):
+    """Where a request stands; DONE and INTERRUPTED is what became of a call that was allowed."""
+
+    PENDING = "pending"
+    ALLOWED = "allowed"
+    DENIED = "denied"
+    ANSWERED = "answered"
+    EXPIRED = "expired"
+    DROPPED = "dropped"
+    DONE = "done"
+    INTERRUPTED = "interrupted"
+
+
+DECIDED: Final[Mapping[Decision, ApprovalStatus]] = {
+    "allow": ApprovalStatus.ALLOWED,
+    "deny": ApprovalStatus.DENIED,
+    "answer": ApprovalStatus.ANSWERED,
+}
+
+_TOLD: Final = {
+    ApprovalStatus.DENIED: "This call was not made: it was denied.",
+    ApprovalStatus.EXPIRED: "This call was not made: nobody answered in time.",
+    ApprovalStatus.DROPPED: "This call was not made: it was dropped before it ran.",
+    ApprovalStatus.INTERRUPTED: "This call may have been made: the run ended before its result was stored.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class NewApproval:
+    """A call that is to be asked about; ``life_ms`` None: the question doesn't expire."""
+
+    id: str
+    kind: Kind
+    tool: str
+    input: Mapping[str, Any]
+    call_id: str = ""
+    reason: str = ""
+    life_ms: int | None = DAY_MS
+
+    @property
+    def input_sha256(self) -> str:
+        """What an answer echoes: proof that the person saw this very call."""
+        return call_digest(self.tool, self.input)
+
+
+@dataclass(frozen=True, slots=True)
+class Approval:
+    """A request as it is stored. ``run_id`` asked; ``ended_at``: its result is in the history."""
+
+    id: str
+    number: int
+    kind: Kind
+    conversation_id: str
+    run_id: str
+    call_id: str
+    tool: str
+    input: Mapping[str, Any]
+    input_sha256: str
+    reason: str
+    status: ApprovalStatus
+    created_at: int
+    expires_at: int | None
+    decided_at: int | None
+    decided_by: Mapping[str, Any] | None
+    message: str | None
+    remembered: bool
+    ended_at: int | None
+    next_run_id: str | None = None
+
+    def result(self) -> dict[str, Any]:
+        """Return what the model is told of a call that was not made, or was answered by a person."""
+        text = _TOLD.get(self.status, "")
+        if self.message:
+            text = f"{text}\n<answer>{untrusted.escaped(self.message)}</answer>".strip()
+        return {
+            "type": "tool_result",
+            "tool_use_id": self.call_id,
+            "content": [{"type": "text", "text": text}],
+            "is_error": self.status is not ApprovalStatus.ANSWERED,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a person said to a request, and who it was (``by``)."""
+
+    decision: Decision
+    by: Mapping[str, Any]
+    message: str | None = None
+    input_sha256: str | None = None
+    remember: bool = False
+    allow_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A step whose last request was answered: it can go on."""
+
+    conversation_id: str
+    parent_id: str | None
+    principal_id: str
+
+
+def call_digest(tool: str, input: Mapping[str, Any]) -> str:
+    """Return the SHA-256 over a tool's name and its input."""
+    text = orjson.dumps([tool, input], option=orjson.OPT_SORT_KEYS)
+    return hashlib.sha256(text).hexdigest()

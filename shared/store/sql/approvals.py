@@ -1,0 +1,362 @@
+"""Calls that wait for a person: asked at a run's pause, decided once, gone on with by the first host.
+
+The open requests of a conversation are one *step*: the calls of one reply that have no result yet. The last
+answer marks the step's run as ready in its own transaction; any host claims it by beginning the next run.
+A budget's request stands apart: nothing is held up by it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, Final
+
+from shared import jsons
+from shared.approval_values import (
+    DECIDED,
+    MOST_REMEMBERED,
+    Answer,
+    Approval,
+    ApprovalStatus,
+    NewApproval,
+    Ready,
+)
+from shared.errors import (
+    AlreadyDecided,
+    ApprovalPending,
+    Conflict,
+    ConversationBusy,
+    Expired,
+    InvalidInput,
+    NotFound,
+)
+from shared.ids import MESSAGE, new_id
+from shared.store import rows
+from shared.store.contract import Row, Tx
+from shared.store.rows import Noun
+from shared.store.sql.conversations import store_messages
+from shared.store.sql.task_outcomes import Outcome, end_waiting
+from shared.task_values import TaskRunState
+from shared.values import Lease, NewMessage, NewRun, Page
+
+to_approval: Final = rows.reader(
+    Approval,
+    input=jsons.loads,
+    status=ApprovalStatus,
+    decided_by=rows.optional(jsons.loads),
+    remembered=bool,
+)
+
+SELECT: Final = """SELECT a.*, (SELECT id FROM runs AS next WHERE next.previous_id = a.run_id) AS next_run_id
+    FROM approvals AS a"""
+STEP: Final = "conversation_id = $1 AND ended_at IS NULL AND kind <> 'budget'"
+OF_PRINCIPAL: Final = """($2::text IS NULL OR EXISTS (
+    SELECT 1 FROM conversations AS c WHERE c.id = a.conversation_id AND c.principal_id = $2))"""
+PENDING: Final = f"{STEP} AND status = 'pending'"
+COLUMNS: Final = (
+    *("id", "conversation_id", "run_id", "kind", "call_id", "tool", "input", "input_sha256", "reason"),
+    *("status", "created_at"),
+)
+DUE: Final = """SELECT DISTINCT conversation_id FROM approvals
+    WHERE status = 'pending' AND expires_at <= wall_now() LIMIT 100"""
+# Whoever asks, answers or begins a run locks the conversation first.
+LOCK: Final = "SELECT principal_id FROM conversations WHERE id = $1 FOR UPDATE"
+LAST_RUN: Final = "(SELECT id FROM runs WHERE conversation_id = $1 ORDER BY number DESC LIMIT 1)"
+NOT_READY: Final = "UPDATE runs SET ready_at = NULL WHERE conversation_id = $1 AND ready_at IS NOT NULL"
+FREE_TASKS: Final = "UPDATE scheduled_tasks SET waits = 0 WHERE conversation_id = $1 AND waits = 1"
+
+HOSTS_FAULT: Final = frozenset({"retryable", "shutdown"})
+EXPIRED: Final = "Nobody answered in time; the call was not made."
+CANCELLED: Final = "The run was cancelled while it waited for an answer."
+
+
+class Approvals(Noun):
+    """Requests for a person's word, and who gave it."""
+
+    async def get(self, approval_id: str, principal_id: str | None) -> Approval | None:
+        """Return a request of the principal (None: anybody's), or None."""
+        statement = f"{SELECT} WHERE a.id = $1 AND {OF_PRINCIPAL}"
+        return await self._one(to_approval, statement, approval_id, principal_id)
+
+    async def page(
+        self, wanted: dict[str, str | None], principal_id: str | None, *, limit: int, cursor: str | None
+    ) -> Page[Approval]:
+        """Return requests: those that are pending oldest first, all others newest first."""
+        pending = wanted.get("status") == ApprovalStatus.PENDING
+        (at,) = rows.decode_cursor(cursor, int) or [0 if pending else 2**62]
+        order = ("a.number > $3", "ASC") if pending else ("a.number < $3", "DESC")
+        where, values = [OF_PRINCIPAL, order[0]], list[Any]()
+        for column, value in wanted.items():
+            if value is not None:
+                values.append(value)
+                where.append(f"a.{column} = ${len(values) + 3}")
+        statement = f"{SELECT} WHERE {' AND '.join(where)} ORDER BY a.number {order[1]} LIMIT $1"
+        return await self._page(to_approval, ("number",), statement, limit, principal_id, at, *values)
+
+    async def open_step(self, conversation_id: str) -> list[Approval]:
+        """Return the requests of the conversation's step, in the order of its calls."""
+        return await self._all(to_approval, f"{SELECT} WHERE a.{STEP} ORDER BY a.number", conversation_id)
+
+    async def open_of(self, principal_id: str) -> int:
+        """Return how many requests of a principal wait."""
+        found = await self._engine.read(
+            lambda tx: tx.fetchval(
+                """SELECT count(*) FROM approvals AS a JOIN conversations AS c ON c.id = a.conversation_id
+                WHERE a.status = 'pending' AND c.principal_id = $1""",
+                principal_id,
+            )
+        )
+        return int(found)
+
+    async def pending(self, conversation_ids: Sequence[str]) -> dict[str, int]:
+        """Return how many requests of each conversation wait; those with none are left out."""
+        found = await self._engine.read(
+            lambda tx: tx.fetch(
+                """SELECT conversation_id, count(*) AS number FROM approvals WHERE ended_at IS NULL
+                AND status = 'pending' AND conversation_id = ANY($1::text[]) GROUP BY conversation_id""",
+                list(conversation_ids),
+            )
+        )
+        return {row["conversation_id"]: row["number"] for row in found}
+
+    async def remembered(self, conversation_id: str) -> list[Approval]:
+        """Return the calls that need no question in this conversation any more."""
+        statement = f"{SELECT} WHERE a.conversation_id = $1 AND a.remembered = 1 ORDER BY a.number"
+        return await self._all(to_approval, statement, conversation_id)
+
+    async def forget(self, conversation_id: str) -> int:
+        """Ask about them again; returns how many they were."""
+        statement = "UPDATE approvals SET remembered = 0 WHERE conversation_id = $1 AND remembered = 1"
+        return await self._change(statement, conversation_id)
+
+    async def decide(self, approval_id: str, principal_id: str | None, answer: Answer, now: int) -> Approval:
+        """Write a person's answer; the last one of a step makes it ready.
+
+        Raises NotFound, AlreadyDecided, Conflict ``changed`` (the person saw another call), Expired.
+        """
+
+        async def work(tx: Tx) -> Approval:
+            approval = await _locked(tx, approval_id, principal_id)
+            _check(approval, answer)
+            changed = await tx.execute(
+                """UPDATE approvals SET status = $2, decided_at = $3::bigint, decided_by = $4, message = $5,
+                remembered = $6, ended_at = CASE WHEN kind = 'budget' THEN $3::bigint END
+                WHERE id = $1 AND status = 'pending' AND (expires_at IS NULL OR expires_at > wall_now())""",
+                approval_id,
+                DECIDED[answer.decision],
+                now,
+                jsons.dumps(answer.by),
+                answer.message,
+                int(answer.remember),
+            )
+            if not changed:
+                raise Expired(f"The request {approval_id} has expired; nobody answered in time.")
+            if answer.remember:
+                await _check_remembered(tx, approval.conversation_id)
+            await _go_on(tx, approval, answer, now)
+            row = await tx.fetchrow(f"{SELECT} WHERE a.id = $1", approval_id)
+            return to_approval(_there(row))
+
+        return await self._engine.write(work)
+
+    async def ready(self, limit: int) -> list[Ready]:
+        """Return steps that can go on, those that have been ready for longest first."""
+        return await self._all(
+            rows.reader(Ready),
+            """SELECT r.conversation_id, nullif(c.owner_id, c.id) AS parent_id, c.principal_id
+            FROM runs AS r JOIN conversations AS c ON c.id = r.conversation_id
+            WHERE r.ready_at IS NOT NULL ORDER BY r.ready_at LIMIT $1""",
+            limit,
+        )
+
+    async def expire(self, now: int) -> int:
+        """End the steps of which a request has expired; returns how many."""
+        due = await self._engine.read(lambda tx: tx.fetch(DUE))
+        for row in due:
+            await self._engine.write(partial(expire_step, conversation_id=row["conversation_id"], now=now))
+        return len(due)
+
+    async def drop(self, conversation_id: str, now: int) -> str | None:
+        """Cancel a run that waits; returns its id, None where none waits."""
+
+        async def work(tx: Tx) -> str | None:
+            await tx.fetchrow(LOCK, conversation_id)
+            if not await settle(tx, conversation_id, None, ApprovalStatus.DROPPED, now):
+                return None
+            return await _end_run(tx, conversation_id, "cancelled", CANCELLED, now, state="cancelled")
+
+        return await self._engine.write(work)
+
+
+async def ask(tx: Tx, lease: Lease, requests: Sequence[NewApproval], asked: str, now: int) -> None:
+    """Store a pausing run's requests, and what it was asked with."""
+    for each in requests:
+        await tx.execute(
+            f"""INSERT INTO approvals ({", ".join(COLUMNS)}, expires_at)
+            VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 'pending', $10, wall_now() + $11::bigint)""",
+            *(each.id, lease.conversation_id, lease.run_id, each.kind, each.call_id, each.tool),
+            *(jsons.dumps(each.input), each.input_sha256, each.reason, now, each.life_ms),
+        )
+    await tx.execute("UPDATE runs SET asked = $2 WHERE id = $1", lease.run_id, asked)
+
+
+async def meet(tx: Tx, new: NewRun, conversation_id: str, *, goes_on: bool, ready: bool) -> bool:
+    """Let a run that begins meet what waits in its conversation; return whether it has a step to finish.
+
+    Raises ApprovalPending, ConversationBusy (the step is about to go on by itself).
+    """
+    await expire_step(tx, conversation_id, new.now)
+    pending = await tx.fetch(f"SELECT id FROM approvals WHERE {PENDING} ORDER BY number", conversation_id)
+    if pending and (goes_on or not new.deny_pending):
+        raise ApprovalPending(conversation_id, [row["id"] for row in pending])
+    await tx.execute(
+        """UPDATE approvals SET status = $2, ended_at = $3
+        WHERE conversation_id = $1 AND kind = 'budget' AND ended_at IS NULL""",
+        conversation_id,
+        ApprovalStatus.ALLOWED if goes_on else ApprovalStatus.DROPPED,
+        new.now,
+    )
+    if goes_on:
+        return await tx.fetchval(f"SELECT 1 FROM approvals WHERE {STEP} LIMIT 1", conversation_id) is not None
+    if ready and not new.deny_pending:
+        raise ConversationBusy(conversation_id)
+    await settle(tx, conversation_id, None, ApprovalStatus.DENIED, new.now)
+    return False
+
+
+async def settle(tx: Tx, conversation_id: str, run_id: str | None, unmade: ApprovalStatus, now: int) -> bool:
+    """End a step whose calls are not made any more, with a result for each; return whether there was one.
+
+    ``unmade`` is what becomes of those that wait; a call that was allowed already is dropped, or interrupted.
+    """
+    allowed = unmade if unmade is ApprovalStatus.INTERRUPTED else ApprovalStatus.DROPPED
+    for status, becomes in ((ApprovalStatus.PENDING, unmade), (ApprovalStatus.ALLOWED, allowed)):
+        await tx.execute(
+            f"UPDATE approvals SET status = $3, decided_at = $4 WHERE {STEP} AND status = $2",
+            *(conversation_id, status, becomes, now),
+        )
+    step = await tx.fetch(f"{SELECT} WHERE a.{STEP} ORDER BY a.number", conversation_id)
+    if not step:
+        return False
+    blocks = [to_approval(row).result() for row in step]
+    await store_messages(tx, conversation_id, run_id, [NewMessage(new_id(MESSAGE), "user", blocks)], now)
+    await tx.execute(f"UPDATE approvals SET ended_at = $2 WHERE {STEP}", conversation_id, now)
+    await tx.execute(NOT_READY, conversation_id)
+    return True
+
+
+async def answered(tx: Tx, lease: Lease, now: int) -> None:
+    """Note that the step's results are stored."""
+    await tx.execute(
+        f"""UPDATE approvals SET ended_at = $2,
+        status = CASE WHEN status = 'allowed' THEN 'done' ELSE status END WHERE {STEP}""",
+        lease.conversation_id,
+        now,
+    )
+
+
+async def left(tx: Tx, row: Row, code: str | None, *, acted: bool, now: int) -> bool:
+    """Say what becomes of a step whose run (``row``) ended before it stored the results.
+
+    ``acted``: a call may have been made. If none was, and the host is to blame for the end, the step goes on
+    by itself; then True is returned.
+    """
+    conversation_id = row["conversation_id"]
+    if acted or code == "cancelled":
+        unmade = ApprovalStatus.INTERRUPTED if acted else ApprovalStatus.DROPPED
+        await settle(tx, conversation_id, row["id"], unmade, now)
+    elif code in HOSTS_FAULT and await tx.fetchval(f"SELECT 1 FROM approvals WHERE {STEP}", conversation_id):
+        await tx.execute("UPDATE runs SET ready_at = $2 WHERE id = $1", row["id"], now)
+        return True
+    return False
+
+
+async def expire_step(tx: Tx, conversation_id: str, now: int) -> None:
+    """End a step that nobody answered in time: what was allowed and has not run expires too."""
+    await tx.fetchrow(LOCK, conversation_id)
+    due = f"SELECT 1 FROM approvals WHERE {PENDING} AND expires_at <= wall_now() LIMIT 1"
+    if await tx.fetchval(due, conversation_id) is None:
+        return
+    await tx.execute(
+        f"""UPDATE approvals SET status = 'expired', decided_at = $2
+        WHERE {STEP} AND status IN ('pending', 'allowed')""",
+        conversation_id,
+        now,
+    )
+    await _end_run(tx, conversation_id, "approval_expired", EXPIRED, now)
+
+
+async def _end_run(
+    tx: Tx, conversation_id: str, code: str, said: str, now: int, *, state: str = "paused"
+) -> str:
+    """Change how a run that waits has ended; free what waited for it."""
+    row = _there(await tx.fetchrow(f"SELECT * FROM runs WHERE id = {LAST_RUN}", conversation_id))
+    status = "paused" if state == "paused" else "error"
+    answer = {**jsons.loads(row["answer"] or "{}"), "status": status, "code": code, "error": said}
+    await tx.execute(
+        "UPDATE runs SET state = $2, code = $3, error = $4, answer = $5, ready_at = NULL WHERE id = $1",
+        *(row["id"], state, code, said, jsons.dumps(answer)),
+    )
+    await tx.execute(FREE_TASKS, conversation_id)
+    ended = TaskRunState.CANCELLED if state == "cancelled" else TaskRunState.ERROR
+    await end_waiting(tx, row, Outcome(ended, error=said, final=True), now)
+    return str(row["id"])
+
+
+async def _locked(tx: Tx, approval_id: str, principal_id: str | None) -> Approval:
+    conversation_id = await tx.fetchval("SELECT conversation_id FROM approvals WHERE id = $1", approval_id)
+    whose = await tx.fetchval(LOCK, conversation_id or "")
+    row = await tx.fetchrow(f"{SELECT} WHERE a.id = $1", approval_id)
+    if row is None or whose is None or principal_id not in (None, whose):
+        raise NotFound(f"approval not found: {approval_id}")
+    return to_approval(row)
+
+
+def _check(approval: Approval, answer: Answer) -> None:
+    """Raise AlreadyDecided, InvalidInput or Conflict ``changed`` for an answer that doesn't fit."""
+    if approval.status is not ApprovalStatus.PENDING:
+        if approval.status is ApprovalStatus.EXPIRED:
+            raise Expired(f"The request {approval.id} has expired; nobody answered in time.")
+        raise AlreadyDecided(approval.id, approval.status)
+    fitting = ("answer", "deny") if approval.kind == "question" else ("allow", "deny")
+    if answer.decision not in fitting:
+        raise InvalidInput(f"decision: must be {' or '.join(fitting)} for a request of kind {approval.kind}")
+    needed = approval.kind != "budget" and answer.decision != "deny"
+    if answer.input_sha256 != approval.input_sha256 and (needed or answer.input_sha256 is not None):
+        if answer.input_sha256 is None:
+            raise InvalidInput("input_sha256: is required, as the request has it")
+        raise Conflict("input_sha256: is not that of the request; read it again", code="changed")
+    if answer.allow_tokens is not None and (approval.kind, answer.decision) != ("budget", "allow"):
+        raise InvalidInput("allow_tokens: is for allowing a request of kind budget")
+
+
+async def _go_on(tx: Tx, approval: Approval, answer: Answer, now: int) -> None:
+    """Make the step ready when its last request was answered."""
+    conversation_id = approval.conversation_id
+    if approval.kind == "budget":
+        if answer.decision == "allow":
+            await _allow_tokens(tx, approval.run_id, answer.allow_tokens, now)
+        return
+    if await tx.fetchval(f"SELECT 1 FROM approvals WHERE {PENDING} LIMIT 1", conversation_id) is None:
+        await tx.execute(f"UPDATE runs SET ready_at = $2 WHERE id = {LAST_RUN}", conversation_id, now)
+
+
+async def _allow_tokens(tx: Tx, run_id: str, tokens: int | None, now: int) -> None:
+    asked = jsons.loads(await tx.fetchval("SELECT asked FROM runs WHERE id = $1", run_id) or "{}")
+    changed = jsons.dumps({**asked, "allow_tokens": tokens})
+    await tx.execute("UPDATE runs SET asked = $2, ready_at = $3 WHERE id = $1", run_id, changed, now)
+
+
+async def _check_remembered(tx: Tx, conversation_id: str) -> None:
+    statement = "SELECT count(*) FROM approvals WHERE conversation_id = $1 AND remembered = 1"
+    if await tx.fetchval(statement, conversation_id) > MOST_REMEMBERED:
+        raise Conflict(
+            f"remember: this conversation remembers {MOST_REMEMBERED} calls already; "
+            f"DELETE /chat/{conversation_id}/remembered forgets them"
+        )
+
+
+def _there(row: Row | None) -> Row:
+    if row is None:
+        raise RuntimeError("a locked row is gone")
+    return row
