@@ -24,6 +24,7 @@ ELSEWHERE: Final = frozenset(
         "PICOCLAW_IS_MAIN",
         "PICOCLAW_KEY_PASSPHRASE",
         "PICOCLAW_NEW_KEY_PASSPHRASE",
+        "PICOCLAW_PRINCIPAL_ID",
         "PICOCLAW_SSH_KEY_PATH",
         "PICOCLAW_URL",
     }

@@ -19,7 +19,7 @@ from shared.values import Page
 
 COLUMNS: Final = tuple(field.name for field in fields(Principal))
 PREFIXED: Final = {name: f"principal_{name}" for name in COLUMNS}
-OF_PRINCIPAL: Final = ", ".join(f"p.{name} AS {prefixed}" for name, prefixed in PREFIXED.items())
+BEARER_COLUMNS: Final = ", ".join(f"p.{name} AS {prefixed}" for name, prefixed in PREFIXED.items())
 """The columns of ``principals AS p`` for ``to_bearer``, beside those of another table."""
 
 to_principal: Final = rows.reader(Principal, status=PrincipalStatus, terms=Terms.from_stored)

@@ -11,7 +11,7 @@ from shared.principals import Principal
 from shared.store import rows
 from shared.store.contract import Missing, Taken, Tx
 from shared.store.rows import Noun
-from shared.store.sql.principals import OF_PRINCIPAL, check_lives, to_bearer
+from shared.store.sql.principals import BEARER_COLUMNS, check_lives, to_bearer
 from shared.values import Page
 
 to_token: Final = rows.reader(Token, is_main=bool, scopes=lambda stored: tuple(stored.split()))
@@ -55,7 +55,7 @@ class Tokens(Noun):
 
         None: it is revoked, expired, or its conversation or its principal is deleted.
         """
-        statement = f"""SELECT t.*, {OF_PRINCIPAL} FROM tokens AS t JOIN principals AS p
+        statement = f"""SELECT t.*, {BEARER_COLUMNS} FROM tokens AS t JOIN principals AS p
             ON p.id = t.principal_id WHERE t.digest = $1 AND (t.expires_at IS NULL OR t.expires_at > $2)"""
         return await self._one(lambda row: (to_token(row), to_bearer(row)), statement, digest, now)
 
