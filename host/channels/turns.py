@@ -215,6 +215,7 @@ class Turns:
             idempotency=Idempotency(f"channel:{self._name}", update.update_id, ""),
             run_id=run_id,
             principal_id=message.chat.principal_id,
+            deny_pending=True,
         )
         for part in (update, *turn.rest):
             await self._book.attach(part.number, run_id, turn.conversation_id)

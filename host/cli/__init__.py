@@ -24,6 +24,7 @@ COMMANDS: Final = {
     "usage": ("host.cli.usage", "usage"),
 }
 GROUPS: Final = {
+    "approvals": "approvals",
     "import": "moving_in",
     "mcp": "mcp",
     "sandbox": "sandbox",

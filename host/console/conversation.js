@@ -1,6 +1,7 @@
 // One conversation: what was said, what is being said, and where to go on.
 
 import { all, ApiError, call, newKey, path } from "./api.js";
+import { answer, requestCard, waiting } from "./approvals.js";
 import { Composer } from "./composer.js";
 import { confirmed, h, refill } from "./dom.js";
 import { runEvents, say } from "./events.js";
@@ -83,11 +84,31 @@ export class ConversationView {
       this.count = about.message_count;
       this.shell.conversations.know(about);
       this.showStored(messages, runs);
+      if (about.pending) await this.showWaiting();
       const running = runs.find((run) => run.status === "running");
       if (running) this.attend(runEvents(this.id, running.run_id, this.gone.signal));
       else if (runs[0]?.status !== "paused") this.sendNext();
     } catch (error) {
       this.refused(error);
+    }
+  }
+
+  /** Show what waits for the person here. */
+  async showWaiting() {
+    const requests = await waiting(this.id, this.gone.signal);
+    for (const old of this.list.querySelectorAll(".request")) old.remove();
+    this.list.append(...requests.map((request) => requestCard(request, (said) => this.decide(request, said))));
+    this.toEnd();
+  }
+
+  async decide(request, said) {
+    try {
+      const { run_id } = await answer(request, said);
+      await this.showWaiting();
+      if (run_id) await this.attend(runEvents(this.id, run_id, this.gone.signal));
+    } catch (error) {
+      this.refused(error);
+      await this.load();
     }
   }
 
@@ -162,7 +183,7 @@ export class ConversationView {
     if (replaces !== null) this.takeBack();
     const turn = personTurn(text);
     this.list.append(turn);
-    const body = { message: text, show_tool_use: true, ...(this.id && { conversation_id: this.id }), ...(thinking && { thinking }), ...(model && { model }), ...(replaces && { replaces }) };
+    const body = { message: text, show_tool_use: true, deny_pending: true, ...(this.id && { conversation_id: this.id }), ...(thinking && { thinking }), ...(model && { model }), ...(replaces && { replaces }) };
     const refused = (error) => {
       turn.remove();
       this.composer.write(text);
@@ -222,6 +243,7 @@ export class ConversationView {
       this.offerToEdit();
     }
     await this.recount();
+    if (view.done?.requests?.some(({ kind }) => kind !== "budget")) await this.showWaiting();
     if (view.ids !== null && view.done?.status !== "paused") this.sendNext();
   }
 

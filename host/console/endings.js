@@ -4,6 +4,7 @@ import { h } from "./dom.js";
 import { icon } from "./icons.js";
 
 const QUIET = new Set(["cancelled", "shutdown"]);
+const WAITS = new Set(["budget", "approval", "question"]);
 /** Codes after which the host has nothing to go on with. */
 const OVER = new Set(["refused", "prompt_too_long"]);
 const ADVICE = {
@@ -13,10 +14,16 @@ const ADVICE = {
 };
 
 /** Return what stands under a run that failed or was stopped; `actions` are buttons. */
-export function ending({ status, error, code }, ...actions) {
-  if (status === "paused") return note("warn", why(error));
+function ending({ status, error, code }, ...actions) {
+  if (status === "paused") return note("warn", why(error), ...actions);
   const words = ADVICE[code] ? `${error} ${ADVICE[code]}` : error;
   return note(QUIET.has(code) ? "quiet" : "bad", words || "The run ended without an answer.", ...actions);
+}
+
+/** Return what stands where a run ended, with what can be done then; what waits for a person has cards. */
+export function endedWith(run, how) {
+  if (run.code === "budget" && how.onResume) return budgetForm(run.error, how.onResume);
+  return ending(run, ...(WAITS.has(run.code) ? [] : waysOn(run, how)));
 }
 
 /** Return a note of a kind: bad, warn or quiet. */
@@ -37,7 +44,7 @@ export function waysOn({ code }, { onResume, onRetry }) {
 }
 
 /** Return what asks people how many tokens a run may use that paused at a budget. */
-export function budgetForm(error, onResume) {
+function budgetForm(error, onResume) {
   const field = h("input", { id: "allow-tokens", type: "number", min: "1", value: wanted(error), inputmode: "numeric" });
   const form = h("form", { class: "resume", "aria-label": "Paused at a budget" },
     h("p", {}, h("b", {}, "Paused: a budget is used up. "), why(error)),

@@ -2,7 +2,7 @@
 
 import { path, send } from "./api.js";
 import { h, refill } from "./dom.js";
-import { budgetForm, ending, waysOn } from "./endings.js";
+import { endedWith } from "./endings.js";
 import { frames } from "./events.js";
 import { ago, moment } from "./format.js";
 import { icon } from "./icons.js";
@@ -23,8 +23,7 @@ export function agentTurn(message, run) {
 
 /** Return how a run ended that didn't end well; `how` has onRetry and onResume for the last one. */
 export function endedTurn(run, how = {}) {
-  const inside = run.status === "paused" && how.onResume ? budgetForm(run.error, how.onResume) : ending(run, ...waysOn(run, how));
-  return turn([inside], time(run.finished_at), run.conversation_id, run, how);
+  return turn([endedWith(run, how)], time(run.finished_at), run.conversation_id, run, how);
 }
 
 function turn(inside, when, conversationId, run, how = {}) {

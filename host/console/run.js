@@ -1,7 +1,7 @@
 // One run as it is told by its events: text, steps, messages, and how it ended.
 
 import { h, refill } from "./dom.js";
-import { budgetForm, ending, note, waysOn } from "./endings.js";
+import { endedWith, note, waysOn } from "./endings.js";
 import { count, duration, exact } from "./format.js";
 import { icon } from "./icons.js";
 import { Markdown, markdown } from "./markdown.js";
@@ -84,8 +84,9 @@ export class RunView {
     for (const step of this.tools) if (!step.ended) step.end(null);
     if (!this.hasText && data.result) this.body.append(markdown(data.result));
     for (const warning of data.warnings ?? []) this.body.append(note("warn", warning));
-    if (data.status === "paused") this.paused(data.error);
-    else if (data.status !== "success") this.body.append(ending(data, ...waysOn(data, this)));
+    // The host says the same to whoever reads elsewhere.
+    if (data.status === "paused") this.said.get(data.error)?.remove();
+    if (data.status !== "success") this.body.append(endedWith(data, this));
     refill(this.foot, ...figures(data));
   }
 
@@ -97,11 +98,6 @@ export class RunView {
     this.body.append(note("bad", this.fault?.error ?? message, ...waysOn({}, { onRetry: this.onRetry })));
   }
 
-  paused(error) {
-    // The host says the same to whoever reads elsewhere.
-    this.said.get(error)?.remove();
-    this.body.append(this.onResume ? budgetForm(error, this.onResume) : ending({ status: "paused", error }));
-  }
 }
 
 function figures(data) {

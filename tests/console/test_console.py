@@ -240,6 +240,22 @@ def test_a_run_that_failed_goes_on_without_a_new_message(
     expect(page.get_by_role("button", name="Go on")).to_have_count(0)
 
 
+def test_a_call_that_waits_has_a_card_and_goes_on_when_it_is_allowed(
+    make_page: MakePage, make_host: MakeHost
+) -> None:
+    host = make_host(PICOCLAW_PERMISSIONS='[{"tool": "append_file", "do": "ask"}]').start()
+    page = make_page(url=host.url)
+    call = {"name": "append_file", "input": {"path": "a.txt", "content": "<b>x</b>"}}
+    say(page, directive(steps=[{"tools": [call]}, {"text": "all done"}]))
+    card = page.get_by_role("form", name="Waits for you")
+    expect(card).to_contain_text("append_file")
+    expect(card).to_contain_text("<b>x</b>")
+    page.reload()
+    card.get_by_role("button", name="Allow", exact=True).click()
+    expect(answer(page)).to_contain_text("all done")
+    expect(card).to_have_count(0)
+
+
 def test_an_older_error_stays_where_it_was_and_is_not_offered_again(
     make_page: MakePage, host: HostProcess
 ) -> None:

@@ -339,3 +339,18 @@ def test_an_idempotency_key_gives_the_same_answer_again(caller: httpx2.Client) -
     ]
     assert [answer.status_code for answer in answers] == [200, 200]
     assert answers[0].json() == answers[1].json()
+
+
+def test_programs_that_speak_openais_api_are_told_what_waits_and_do_not_try_again(
+    caller: httpx2.Client,
+) -> None:
+    said = [{"role": "user", "content": asking()}]
+    named = {"X-Conversation-ID": "gated-chat"}
+    body = {"model": "picoclaw", "messages": said}
+    answer = caller.post("/v1/chat/completions", json=body, headers=named).json()
+    (request,) = caller.get("/approvals", params={"status": "pending"}).json()["approvals"]
+    assert answer["choices"][0]["finish_reason"] == "stop"
+    assert request["id"] in answer["choices"][0]["message"]["content"]
+    more = {"model": "picoclaw", "messages": [*said, {"role": "user", "content": "and?"}]}
+    refused = caller.post("/v1/chat/completions", json=more, headers=named)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (400, "approval_pending")

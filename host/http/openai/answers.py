@@ -16,7 +16,7 @@ from host.agent.text import MarkerFilter
 from host.http.bodies import JSON
 from shared import jsons
 from shared.clock import now_ms
-from shared.errors import PicoError
+from shared.errors import ApprovalPending, PicoError
 from shared.shapes import Shape
 from shared.values import Event
 
@@ -64,7 +64,9 @@ def error_body(error: PicoError) -> OpenAiErrorShape:
 
 def openai_error(error: PicoError, headers: Mapping[str, str]) -> JSON[OpenAiErrorShape]:
     """Return a refusal in OpenAI's shape, with the headers that it has anyway."""
-    return JSON(error_body(error), status_code=error.status, headers=dict(headers))
+    # Official clients repeat a 409 by themselves, and a person takes longer than they wait.
+    status = 400 if isinstance(error, ApprovalPending) else error.status
+    return JSON(error_body(error), status_code=status, headers=dict(headers))
 
 
 FinishReason = Literal["stop", "length", "content_filter"]
@@ -132,7 +134,13 @@ class CompletionShape(Shape):
 
 DONE: Final = b"data: [DONE]\n\n"
 
-FINISHED: Final[dict[str, FinishReason]] = {"": "stop", "refused": "content_filter"}
+FINISHED: Final[dict[str, FinishReason]] = {
+    "": "stop",
+    "refused": "content_filter",
+    # What the run said last is what waits, and where it is answered.
+    "approval": "stop",
+    "question": "stop",
+}
 CUT_SHORT: Final = frozenset({"timeout", "iteration_limit", "max_tokens", "no_progress", "cancelled"})
 """Endings whose text so far is an answer that ``length`` describes best."""
 

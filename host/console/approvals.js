@@ -1,0 +1,47 @@
+// What waits for a person's word: a card for each request, and the answer to it.
+
+import { call, path } from "./api.js";
+import { h } from "./dom.js";
+
+/** Return the requests of a conversation that wait; budgets have a form of their own. */
+export async function waiting(conversationId, signal) {
+  const { approvals } = await call("GET", `/approvals?status=pending&conversation_id=${encodeURIComponent(conversationId)}`, { signal });
+  return approvals.filter((request) => request.kind !== "budget");
+}
+
+/** Answer a request; returns what the host says of it. */
+export function answer(request, said) {
+  return call("POST", path`/approvals/${request.id}`, { body: { input_sha256: request.input_sha256, ...said } });
+}
+
+/** Return the card of a request; `decide(said)` gets the person's answer. */
+export function requestCard(request, decide) {
+  const inside = request.kind === "question" ? question(request, decide) : gatedCall(request, decide);
+  return h("form", { class: "resume request", "aria-label": "Waits for you", on: { submit: (event) => event.preventDefault() } }, ...inside,
+    h("p", { class: "quiet" }, "A new message here denies it."));
+}
+
+function gatedCall({ tool, input }, decide) {
+  return [
+    h("p", {}, h("b", {}, "May the agent do this? "), tool),
+    h("pre", { dir: "auto" }, Object.keys(input).length === 1 ? String(Object.values(input)[0]) : JSON.stringify(input, null, 2)),
+    h("div", { class: "row" },
+      button("Allow", "primary", () => decide({ decision: "allow" })),
+      button("Deny", "", () => decide({ decision: "deny" })),
+      button("Allow this call in this conversation", "", () => decide({ decision: "allow", remember: "conversation" }))),
+  ];
+}
+
+function question({ input }, decide) {
+  const field = h("input", { type: "text", "aria-label": "Your answer" });
+  const say = (message) => message.trim() && decide({ decision: "answer", message });
+  return [
+    h("p", { dir: "auto" }, h("b", {}, "The agent asks: "), input.question),
+    h("div", { class: "row" }, ...(input.options ?? []).map((option) => button(option, "", () => say(option)))),
+    h("div", { class: "row" }, field, button("Answer", "primary", () => say(field.value)), button("Don't answer", "", () => decide({ decision: "deny" }))),
+  ];
+}
+
+function button(text, kind, click) {
+  return h("button", { class: `button ${kind}`.trim(), type: "button", on: { click } }, text);
+}
