@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 from uuid import NAMESPACE_URL, uuid5
 
@@ -24,7 +24,7 @@ from shared.errors import (
     Unauthorized,
 )
 from shared.ids import TOKEN, Token, new_id
-from shared.principals import Principal, PrincipalStatus, stored_name
+from shared.principals import OPERATOR, Principal, PrincipalStatus, stored_name
 from shared.store.store import Store
 from shared.values import Idempotency
 
@@ -35,19 +35,6 @@ TOKEN_PREFIX: Final = b"pico_"
 """What a stored token begins with: nothing else is worth a look into the store."""
 TOKEN_BYTES: Final = 32
 """Random bytes of a token: too many to guess, so a plain SHA-256 keeps it (NIST SP 800-63B, 5.1.2.2)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Wish:
-    """A token to be made: for which conversation of whom, for what, until when."""
-
-    principal: Principal
-    conversation_id: str
-    is_main: bool
-    scopes: tuple[str, ...]
-    name: str = ""
-    expires_at: int | None = None
-    key: Idempotency | None = None
 
 
 class TokenBook:
@@ -65,39 +52,37 @@ class TokenBook:
         """Return the id of a principal's main conversation."""
         return stored_name(principal.id, self._main)
 
-    async def issue(self, wish: Wish) -> tuple[Token, str]:
+    async def issue(self, wanted: Token, key: Idempotency | None) -> tuple[Token, str]:
         """Make a token, and the conversation if there is none; returns it with the only sight of its text.
 
-        Raises InvalidInput for the temporary conversation of a task run, Conflict for a repeated request,
-        NoConversation for somebody else's, Suspended.
+        ``wanted`` has no id yet, and a conversation as its principal calls it. Raises InvalidInput for that
+        of a task run, Conflict for a repeated request, NoConversation for somebody else's, Suspended.
         """
-        token_id = await self._new_id(wish)
-        now, principal = now_ms(), wish.principal
-        conversation = await self._store.conversations.reach(principal.id, wish.conversation_id)
+        token_id = await self._new_id(key)
+        said, whose = wanted.conversation_id, wanted.principal_id
+        conversation = await self._store.conversations.reach(whose, said)
         if conversation is None:
-            name = stored_name(principal.id, wish.conversation_id)
+            stored, trusted = stored_name(whose, said), wanted.is_main and whose != OPERATOR
             conversation = await self._store.conversations.ensure(
-                name, now, trusted=wish.is_main and not principal.is_operator, principal_id=principal.id
+                stored, wanted.created_at, trusted=trusted, principal_id=whose
             )
-        if conversation.principal_id != principal.id:
-            raise NoConversation(wish.conversation_id)
+        if conversation.principal_id != whose:
+            raise NoConversation(said)
         if conversation.temporary:
             raise InvalidInput("conversation_id: is a task run's own and will be gone")
         text = f"{TOKEN_PREFIX.decode()}{secrets.token_urlsafe(TOKEN_BYTES)}"
-        bound = (conversation.id, wish.is_main, now, wish.expires_at)
-        token = Token(token_id, *bound, principal.id, wish.name, wish.scopes)
+        token = replace(wanted, id=token_id, conversation_id=conversation.id)
         try:
             await self._store.tokens.add(token, hashlib.sha256(text.encode()).digest())
         except Duplicate:
             raise _already_made(token_id) from None
-        if wish.key is not None:
-            await self._store.runs.keep_answer(wish.key, token_id, 201, {}, now)
+        if key is not None:
+            await self._store.runs.keep_answer(key, token_id, 201, {}, token.created_at)
         await self._store.durable()
         return token, text
 
-    async def _new_id(self, wish: Wish) -> str:
+    async def _new_id(self, key: Idempotency | None) -> str:
         """Return the id of a new token: for a key always the same, so that it can't make two."""
-        key = wish.key
         if key is None:
             return new_id(TOKEN)
         kept = await self._store.runs.keyed(key, now_ms())

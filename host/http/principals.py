@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
-from typing import Annotated, Any, Final, Literal
+from dataclasses import asdict, replace
+from typing import Annotated, Any, Final, Literal, cast
 
 from pydantic import AfterValidator, Field
 from starlette.requests import Request
@@ -15,6 +15,7 @@ from host.http.ending import OpenRequests
 from host.http.enrolment import Enrolment, terms_of
 from host.http.routing import ANY, PAGE, Api, operation
 from host.http.tokens import Scopes, principal_of
+from host.http.usage import DayUsageShape, day_view
 from host.runs.principals import PrincipalCache
 from shared.clock import iso, iso_or_none, now_ms
 from shared.errors import Conflict
@@ -110,6 +111,7 @@ class MeShape(TermsShape):
     name: str
     conversation_id: str
     expires_at: str | None
+    used_today: DayUsageShape | None
 
 
 OPERATOR_STAYS: Final = "The operator's limits are the settings'; it can't be changed or deleted here"
@@ -181,8 +183,10 @@ class PrincipalsApi(Api):
 
     @operation("GET", "/me", scope=ANY)
     async def me(self, request: Request) -> MeShape:
-        """Who the token's principal is, and what it may do."""
+        """Who the token's principal is, what it may do, and what it has used of that today (UTC)."""
         caller = caller_of(request)
+        used = await self._store.usage.by_day(limit=1, cursor=None, principal_id=caller.principal.id)
+        today = [day_view(day) for day in used.items if day.day == iso(now_ms())[:10]]
         terms = terms_view(caller.principal)
         mine = terms["scopes"] if caller.within is None else known_scopes(caller.scopes)
         return {
@@ -192,23 +196,13 @@ class PrincipalsApi(Api):
             "name": caller.principal.name,
             "conversation_id": caller.conversation_id,
             "expires_at": iso_or_none(caller.expires_at),
+            "used_today": today[0] if today else None,
         }
 
 
 def terms_view(principal: Principal) -> TermsShape:
     """Return what a principal may do as it leaves the host."""
-    terms = principal.terms
-    return {
-        "scopes": [*terms.scopes],
-        "budgets": None if terms.budgets is None else dict(terms.budgets),
-        "rate_limits": None if terms.rate_limits is None else dict(terms.rate_limits),
-        "models": None if terms.models is None else [*terms.models],
-        "workspace_mb": terms.workspace_mb,
-        "grants": dict(terms.grants),
-        "timezone": terms.timezone,
-        "concurrent_runs": terms.concurrent_runs,
-        "tasks": terms.tasks,
-    }
+    return cast(TermsShape, asdict(principal.terms))
 
 
 def principal_view(principal: Principal) -> PrincipalShape:

@@ -8,7 +8,7 @@ from anyio.abc import TaskGroup
 from pydantic import AfterValidator, Field, StringConstraints
 from starlette.requests import Request
 
-from host.http.auth import TokenBook, Wish
+from host.http.auth import TokenBook
 from host.http.bodies import WHOLE, Body, Text, idempotency, page_of
 from host.http.callers import BOUND, Caller, caller_of
 from host.http.ending import OpenRequests
@@ -163,10 +163,10 @@ class TokensApi(Api):
         is_main: bool,
         scopes: tuple[str, ...],
     ) -> NewTokenShape:
-        until = filter(None, (body.expires_at, caller_of(request).expires_at))
-        key = await idempotency(request)
-        wish = Wish(principal, conversation_id, is_main, scopes, body.name, min(until, default=None), key)
-        token, text = await self._book.issue(wish)
+        until = min(filter(None, (body.expires_at, caller_of(request).expires_at)), default=None)
+        bound = (conversation_id, is_main, now_ms(), until)
+        wanted = Token("", *bound, principal.id, body.name, scopes)
+        token, text = await self._book.issue(wanted, await idempotency(request))
         return {**token_view(token), "token": text}
 
     async def _page(self, request: Request, principal_id: str | None) -> TokensShape:
