@@ -46,7 +46,7 @@ ARG EXTRA_PACKAGES=""
 RUN useradd --uid 1000 --user-group --home-dir /data --no-create-home --shell /usr/sbin/nologin picoclaw \
  && useradd --uid 61900 --key UID_MAX=61900 --user-group --home-dir /nonexistent --no-create-home --shell /usr/sbin/nologin \
       picoclaw-sandbox \
- && install -d -o picoclaw -g picoclaw /data /data/memory /data/store /data/org \
+ && install -d -o picoclaw -g picoclaw /data /data/memory /data/principals /data/store /data/org \
  && if [ -n "$EXTRA_PACKAGES" ]; then \
       apt-get update -qq \
       && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $EXTRA_PACKAGES \
@@ -86,7 +86,7 @@ ENV PATH=/opt/picoclaw/bin:/usr/local/bin:/usr/bin:/bin \
 
 USER 1000:1000
 WORKDIR /data
-VOLUME ["/data/memory", "/data/store"]
+VOLUME ["/data/memory", "/data/principals", "/data/store"]
 EXPOSE 9000
 STOPSIGNAL SIGTERM
 # The start copies the store to the local disk: until it first answers, it may take an hour.

@@ -36,7 +36,7 @@ from shared.store.sqlite.local_disk import PROBE_BYTES
 
 if TYPE_CHECKING:
     from host.sandbox.policy import SandboxPolicy
-    from host.sandbox.report import SandboxReport
+    from host.sandbox.report import Isolation, SandboxReport
 
 SHORTEST_TOKEN: Final = 16
 MODEL_S: Final = 20.0
@@ -164,6 +164,10 @@ def _volumes(settings: Settings) -> Iterator[Finding]:
     }
     for name, path in volumes.items():
         yield _volume(name, path)
+    found = _volume("principals", settings.principals_dir)
+    # An installation without principals needs none.
+    needed = settings.principals.directory is not None or settings.principals_dir.exists()
+    yield found if needed or found.verdict == "ok" else dataclasses.replace(found, verdict="note")
     yield from _whole("store", lambda: (_store(settings),))
     workspace = settings.memory_dir.resolve()
     for path in (settings.store_dir, settings.local_db_path, settings.config_dir):
@@ -229,8 +233,18 @@ def _sandbox(settings: Settings) -> Iterator[Finding]:
         yield Finding("sandbox", "fault", said)
     else:
         yield Finding("sandbox", "ok", f"{level}; commands run as {_user(report.uid)}")
+    yield _isolation(settings, report.isolation)
     for warning in report.warnings:
         yield Finding("commands", "note", warning)
+
+
+def _isolation(settings: Settings, found: Isolation) -> Finding:
+    wanted = settings.principals.isolation
+    visible = f"; commands of one see of others: {', '.join(found.visible)}" if found.visible else ""
+    if found.level == "uid" or found.level == wanted:
+        return Finding("principals", "ok", f"kept apart ({found.level}){visible}")
+    said = f"can't be made: {found.reason}; principals.isolation is {wanted}"
+    return Finding("principals", "note", f"{said}{visible}")
 
 
 async def _tried(policy: SandboxPolicy) -> SandboxReport:

@@ -57,12 +57,17 @@ class StoreShape(Shape):
 
 
 class SandboxShape(Shape):
-    """What the sandbox enforces, once that was tried; ``own_uid``: commands run as a uid of their own."""
+    """What the sandbox enforces, once that was tried; ``own_uid``: commands run as a uid of their own.
+
+    ``isolation``: how far principals are apart, ``visible``: what commands of one see of others all the same.
+    """
 
     state: Literal["testing", "tested"]
     level: NotRequired[int]
     landlock_abi: NotRequired[int]
     own_uid: NotRequired[bool]
+    isolation: NotRequired[Literal["uid", "weak", "none"]]
+    visible: NotRequired[list[str]]
 
 
 class SchedulerShape(Shape):
@@ -103,6 +108,8 @@ def _shown(report: SandboxReport) -> SandboxShape:
         "level": report.level,
         "landlock_abi": report.landlock_abi,
         "own_uid": report.own_uid,
+        "isolation": report.isolation.level,
+        "visible": list(report.isolation.visible),
     }
 
 

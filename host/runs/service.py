@@ -37,7 +37,7 @@ from shared.errors import (
     PicoError,
 )
 from shared.ids import CONVERSATION, RUN, new_id
-from shared.principals import OPERATOR, Principal
+from shared.principals import Principal
 from shared.values import Event, KeyedAnswer, Lease, NewRun, Run, RunState
 
 DELETE_AGAIN_S: Final = (0.05, 0.5, 2.0)
@@ -231,25 +231,24 @@ class RunService:
         except PicoError:
             return None
 
-    async def delete_conversation(self, conversation_id: str, principal_id: str = OPERATOR) -> None:
+    async def delete_conversation(self, conversation_id: str) -> None:
         """Delete a conversation durably. Raises NotFound, ConversationBusy, NotDurable."""
         try:
-            await self._store.conversations.delete(conversation_id)
+            principal_id = await self._store.conversations.delete(conversation_id)
         except NotDurable:
-            await self._delete_from_full_disk(conversation_id)
+            principal_id = await self._delete_from_full_disk(conversation_id)
         await self._store.durable()
         await self._agent.forget(conversation_id, principal_id)
 
-    async def _delete_from_full_disk(self, conversation_id: str) -> None:
+    async def _delete_from_full_disk(self, conversation_id: str) -> str:
         """Delete a conversation after all that its deletion would free anyhow. Raises NotDurable."""
         await self._agent.release(conversation_id)
         self._store.make_room()
         for pause in DELETE_AGAIN_S:
             with suppress(NotDurable):
-                await self._store.conversations.delete(conversation_id)
-                return
+                return await self._store.conversations.delete(conversation_id)
             await anyio.sleep(pause)
-        await self._store.conversations.delete(conversation_id)
+        return await self._store.conversations.delete(conversation_id)
 
     async def events(
         self, conversation_id: str, run_id: str, *, after: int, run: ActiveRun | None = None

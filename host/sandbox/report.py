@@ -6,15 +6,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
-WEAK: Final = "commands see others' command lines and whether a path that they know exists"
+SEEN: Final = ("command lines of all processes", "whether a path that is known exists, and its size")
+"""What commands see of others without namespaces (docs/sandbox.md)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Isolation:
-    """How far principals are apart: ``uid``: by the kernel, ``weak``: but for what ``reason`` names."""
+    """How far principals are apart.
+
+    ``uid``: by namespaces, or by uids of their own; ``weak``: by Landlock alone, for a ``reason``.
+    ``visible``: what commands of one still see of the others.
+    """
 
     level: Literal["uid", "weak", "none"]
     reason: str = ""
+    visible: tuple[str, ...] = ()
 
 
 AS_ROOT: Final = (
@@ -55,8 +61,9 @@ class SandboxReport:
         if self.level < 2:
             return Isolation("none", f"the sandbox reached level {self.level} ({', '.join(self.missing)})")
         if self.level == 2 and self.no_uids:
-            return Isolation("weak", f"{WEAK}: {self.no_uids}, and level 3 is not reached")
-        return Isolation("uid")
+            why = f"{self.no_uids}, and level 3 is not reached"
+            return Isolation("weak", f"commands of all principals have one uid: {why}", SEEN)
+        return Isolation("uid", visible=SEEN if self.level == 2 else ())
 
     @property
     def warnings(self) -> tuple[str, ...]:

@@ -35,7 +35,7 @@ def test_its_configuration_is_what_the_documentation_says(image: Image) -> None:
     assert config["User"] == "1000:1000"
     assert config["Cmd"] == ["picoclaw", "supervise"]
     assert config["StopSignal"] == "SIGTERM"
-    assert set(config["Volumes"]) == {"/data/memory", "/data/store"}
+    assert set(config["Volumes"]) == {"/data/memory", "/data/principals", "/data/store"}
     assert "9000/tcp" in config["ExposedPorts"]
     environment = dict(entry.split("=", 1) for entry in config["Env"])
     assert environment["HOST"] == "0.0.0.0"

@@ -176,7 +176,7 @@ async def test_a_conversation_may_have_a_directory_of_its_own(place: Path, whose
         own = (await host.spaces.of_host("", owner, name)).root
         assert (own / "notes.txt").read_text() == "one\n"
         assert not own.is_relative_to(directory)
-        await host.runs.delete_conversation(name, owner)
+        await host.runs.delete_conversation(name)
         assert not own.exists()
         assert (directory / "MEMORY.md").exists()
 

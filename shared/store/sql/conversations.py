@@ -20,7 +20,8 @@ SELECT: Final = """SELECT c.*, EXISTS (
     SELECT 1 FROM runs WHERE conversation_id = c.id AND state = 'running') AS running
     FROM conversations AS c"""
 
-FAMILY: Final = """SELECT id FROM conversations WHERE id = $1 OR (owner_id = $1 AND temporary = 1)
+FAMILY: Final = """SELECT id, principal_id FROM conversations
+    WHERE id = $1 OR (owner_id = $1 AND temporary = 1)
     ORDER BY id FOR UPDATE"""
 
 FOUND: Final = """(strpos(lower(c.title), {0}) > 0 OR strpos(lower(c.id), {0}) > 0 OR EXISTS (
@@ -178,12 +179,16 @@ class Conversations(Noun):
             patient=True,
         )
 
-    async def delete(self, conversation_id: str) -> None:
-        """Remove every row of it and of its temporary conversations; raises NotFound, ConversationBusy."""
+    async def delete(self, conversation_id: str) -> str:
+        """Remove every row of it and of its temporary conversations; returns whose it was.
 
-        async def work(tx: Tx) -> None:
+        Raises NotFound, ConversationBusy.
+        """
+
+        async def work(tx: Tx) -> str:
             # Whoever begins a run locks its conversation first, so none begins between this look and the end.
-            family = [row["id"] for row in await tx.fetch(FAMILY, conversation_id)]
+            principals = {row["id"]: row["principal_id"] for row in await tx.fetch(FAMILY, conversation_id)}
+            family = list(principals)
             if conversation_id not in family:
                 raise NoConversation(conversation_id)
             running = await tx.fetchval(
@@ -194,8 +199,9 @@ class Conversations(Noun):
                 raise ConversationBusy(conversation_id)
             await tx.execute("DELETE FROM idempotency_keys WHERE conversation_id = ANY($1::text[])", family)
             await tx.execute("DELETE FROM conversations WHERE id = ANY($1::text[])", family)
+            return str(principals[conversation_id])
 
-        await self._engine.write(work, long=True)
+        return await self._engine.write(work, long=True)
 
 
 async def insert(
