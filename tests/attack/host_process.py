@@ -17,10 +17,10 @@ from typing import Any
 
 import anyio
 
-from host.ports import SandboxFault, Trust
+from host.ports import Allowance, SandboxFault, Trust, Workspace
 from host.sandbox.client import Sandbox
 from host.sandbox.policy import Limits, SandboxPolicy
-from tests.sandbox.opened import private_directory, toolset
+from host.tools.files_and_commands import SandboxToolset
 
 NAMES = {"procs": "processes", "mem": "memory", "data": "data", "fsize": "file_size"}
 
@@ -50,16 +50,22 @@ async def main() -> None:
         )
         while line := await anyio.to_thread.run_sync(sys.stdin.readline):
             try:
-                say(await serve(json.loads(line), sandbox, trust))
+                request = json.loads(line)
+                say(await serve(request, sandbox, attacker(world, request, trust)))
             except SandboxFault as fault:  # one call's; the next may find another supervisor
                 say({"fault": str(fault)})
 
 
 def policy(world: dict[str, Any], limits: dict[str, int]) -> SandboxPolicy:
-    outside = Path(world["outside"])
+    outside, root = Path(world["outside"]), Path(world["workspace"])
+    principal = world["principal"]
     return SandboxPolicy(
-        workspace=Path(world["workspace"]),
-        secret_paths=(outside,),
+        workspace=root if principal is None else root.parents[1] / "operator",
+        # nothing but that it is another principal's keeps what is outside closed then
+        secret_paths=(outside,) if principal is None else (),
+        principals=None if principal is None else root.parent,
+        isolation="weak",
+        uids=range(principal, principal + 2) if os.geteuid() == 0 and principal else range(0),
         allow_patterns=("",),  # the guard stands aside: what is tried is the kernel's wall
         uid=world.get("uid"),
         max_landlock_abi=world.get("max_landlock_abi"),
@@ -69,14 +75,23 @@ def policy(world: dict[str, Any], limits: dict[str, int]) -> SandboxPolicy:
     )
 
 
-async def serve(request: dict[str, Any], sandbox: Any, trust: Trust) -> dict[str, Any]:
+def attacker(world: dict[str, Any], request: dict[str, Any], trust: Trust) -> Workspace:
+    """Return where the calls of a conversation are made."""
+    root, principal = Path(world["workspace"]), world["principal"]
+    if principal is None:
+        return Workspace(request["conversation"], root, trust)
+    allowance = Allowance(principal if os.geteuid() == 0 else None, (str(root), f"{root}.conversations"))
+    return Workspace(request["conversation"], root, trust, allowance)
+
+
+async def serve(request: dict[str, Any], sandbox: Any, workspace: Workspace) -> dict[str, Any]:
     running: Sandbox = await sandbox(request.get("limits") or {})
     if request.get("op") == "temporary":
-        return {"temporary": await private_directory(running, request["conversation"])}
+        return await running.request("place", workspace, {})
     if request.get("op") == "forget":
         await running.forget(request["conversation"])
         return {}
-    tools = toolset(running, request["conversation"], trust=trust)
+    tools = SandboxToolset(running, running.policy, workspace)
     result = await tools.call(request["tool"], request["input"])
     return {"text": result.text, "is_error": result.is_error}
 

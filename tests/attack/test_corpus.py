@@ -13,7 +13,7 @@ import pytest
 from host.sandbox.client import Sandbox
 from host.sandbox.policy import SandboxPolicy
 from tests.attack import entries
-from tests.attack.world import LIFTED_MODES, MODES, RARE_MODES, Mode, Outcome, World, end
+from tests.attack.world import LIFTED_MODES, MODES, PRINCIPAL_MODES, RARE_MODES, Mode, Outcome, World, end
 from tests.sandbox.opened import toolset
 
 FILES = ("sandbox.yaml", "own.yaml", "thin.yaml", "third.yaml")
@@ -31,7 +31,7 @@ def _ids(cases: list[tuple[str, dict[str, Any]]]) -> list[str]:
 # nothing but Landlock keeps a signal from the reaper, which as process 1 is immune to what it does not handle
 SIGNALS_ITS_REAPER = {"own-sg-01", "cg-19", "sg-07"}
 
-WAYS = [*MODES, *(pytest.param(mode, marks=pytest.mark.slow) for mode in RARE_MODES)]
+WAYS = [*MODES, *(pytest.param(mode, marks=pytest.mark.slow) for mode in (*RARE_MODES, *PRINCIPAL_MODES))]
 
 
 @pytest.fixture(scope="module", params=WAYS, ids=lambda mode: mode.name)

@@ -29,6 +29,7 @@ ROOT = Path(__file__).parents[2]
 SANDBOX_UID = 61_900
 """The uid that the sandbox takes by itself."""
 
+PRINCIPALS_UIDS = 70_000
 WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
 _READ_BYTES = 4 << 20
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -36,7 +37,10 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 @dataclass(frozen=True, slots=True)
 class Mode:
-    """How the host runs: its uid, and the policy's choice of the commands' uid (None: it chooses)."""
+    """How the host runs: its uid, and the policy's choice of the commands' uid (None: it chooses).
+
+    ``principals``: one of them attacks, and what is outside is another's.
+    """
 
     name: str
     host_uid: int
@@ -45,6 +49,7 @@ class Mode:
     max_level: int = 3
     trusted: bool = True
     restricted: bool = True
+    principals: bool = False
 
     @property
     def given_uid(self) -> int | None:
@@ -61,6 +66,8 @@ class Mode:
 
     @property
     def command_uid(self) -> int:
+        if self.principals and self.host_uid == 0:
+            return PRINCIPALS_UIDS + 2 * int(WORKER.removeprefix("gw") or 0)
         if self.has_own_uid:
             return SANDBOX_UID if self.given_uid is None else self.given_uid
         return self.host_uid
@@ -81,6 +88,13 @@ RARE_MODES = (
     Mode("uid 1000, no Landlock", 1000, max_landlock_abi=0),
 )
 """The other combinations, and how hosts are not meant to run but may: `make attack`."""
+
+PRINCIPAL_MODES = tuple(
+    Mode(f"a principal, {name}, level {level}", uid, max_level=level, principals=True)
+    for name, uid in (("own uid", 0), ("uid 1000", 1000))
+    for level in (3, 2)
+)
+"""A principal against another."""
 
 LIFTED_MODES = tuple(
     Mode(f"{name}, level {level}", uid, max_level=level, restricted=False)
@@ -127,6 +141,8 @@ class World:
         self.root = Path(tempfile.mkdtemp(prefix="attack-"))
         self.root.chmod(0o755)
         self.canaries = [f"CANARY-{kind}-{secrets.token_hex(8)}" for kind in ("file", "env", "mem", "net")]
+        for path in (self.root / "operator", self.outside.parent):
+            path.mkdir(exist_ok=True)
         self.outside.mkdir()
         self.ws.mkdir()
         _fill_outside(self.outside, self.canaries[0])
@@ -136,7 +152,10 @@ class World:
         self._shm_key = secrets.randbelow(1 << 30) + 1
         self._shm_id = _shared_memory(self._shm_key, self.canaries[2])
         self._own(self.root)
-        self.victim = subprocess.Popen(["sleep", "100000"], user=self.mode.host_uid, cwd="/", env={})
+        victims_uid = self.mode.host_uid
+        if self.mode.principals:
+            victims_uid = self._close()
+        self.victim = subprocess.Popen(["sleep", "100000"], user=victims_uid, cwd="/", env={})
         self._start_host()
 
     shm: Path = field(init=False)
@@ -145,11 +164,22 @@ class World:
 
     @property
     def ws(self) -> Path:
-        return self.root / "ws"
+        return self.root / ("principals/attacker" if self.mode.principals else "ws")
 
     @property
     def outside(self) -> Path:
-        return self.root / "outside"
+        return self.root / ("principals/victim" if self.mode.principals else "outside")
+
+    def _close(self) -> int:
+        """Give the other principal's files to its uid, as the sandbox does, and return that."""
+        self.outside.parent.chmod(0o711)
+        uid = self.mode.command_uid + (1 if self.mode.host_uid == 0 else 0)
+        for each in (self.outside, *self.outside.rglob("*")):
+            os.chown(each, uid, uid, follow_symlinks=False)
+        self.outside.chmod(0o700)
+        self.ws.chmod(0o700)
+        os.chown(self.ws, self.mode.command_uid, self.mode.command_uid)
+        return uid
 
     def _own(self, path: Path) -> None:
         if self.mode.host_uid != 0:
@@ -167,6 +197,7 @@ class World:
             "max_level": self.mode.max_level,
             "trusted": self.mode.trusted,
             "restricted": self.mode.restricted,
+            "principal": self.mode.command_uid if self.mode.principals else None,
         }
         packages = [path for path in sys.path if path.endswith("site-packages")]
         self.host = subprocess.Popen(
