@@ -52,7 +52,7 @@ from host.runs.spaces import Spaces, refuse_loosened
 from host.runs.spec import RunLimits
 from host.runs.task_runs import TaskRunner
 from host.sandbox.client import Sandbox
-from host.sandbox.policy import sandbox_policy
+from host.sandbox.policy import commands_own, sandbox_policy
 from host.schemas.judge import SchemaJudge
 from host.skills.catalogue import closed_to_agents
 from host.telemetry import Telemetry, open_telemetry
@@ -183,7 +183,14 @@ def _apis(host: Host) -> list[Api]:
         TasksApi(store, host.tasks, host.task_runner),
         UsageApi(store),
         AdminApi(host.spaces.operators, host.sandbox, host.stop),
-        PrincipalsApi(store, host.principals, host.enrolment, host.tokens.requests, settings.auth.jwt.issuer),
+        PrincipalsApi(
+            store,
+            host.principals,
+            host.enrolment,
+            host.tokens.requests,
+            host.spaces.paths,
+            settings.auth.jwt.issuer,
+        ),
         TokensApi(store, host.tokens),
         McpApi(host.tool_servers, settings.gateway.allowed_hosts, host.tokens),
         McpServersApi(host.tools, host.background, settings.tools.mcp.allowed_hosts),
@@ -225,7 +232,8 @@ def make_volumes(settings: Settings) -> bool:
             raise Misconfigured(f"{name}: {path} is not a directory") from None
         except OSError as error:
             raise Misconfigured(f"{name}: {path} cannot be made ({error.strerror}). {_cure(path)}") from None
-        if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
+        usable = os.access(path, os.R_OK | os.W_OK | os.X_OK)
+        if not usable and not (name == "MEMORY_DIR" and commands_own(path)):
             raise Misconfigured(f"{name}: {path} cannot be written. {_cure(path)}")
     org = settings.org_dir
     if org is not None and org.resolve().is_relative_to(settings.memory_dir.resolve()):

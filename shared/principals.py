@@ -84,6 +84,18 @@ class Principal:
 
 
 @dataclass(frozen=True, slots=True)
+class PrincipalUse:
+    """What a principal has and does: active tasks, runs in flight, what it spent on one day (UTC)."""
+
+    conversations: int
+    tasks: int
+    running: int
+    tokens: int
+    microdollars: int
+    last_activity: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Reach:
     """Which rows a caller sees: those of one conversation, of one principal, or (both None) all there are."""
 

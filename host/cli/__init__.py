@@ -27,6 +27,7 @@ GROUPS: Final = {
     "approvals": "approvals",
     "import": "moving_in",
     "mcp": "mcp",
+    "principal": "principal",
     "sandbox": "sandbox",
     "secrets": "secrets",
     "store": "store",

@@ -54,7 +54,7 @@ async function tried(value, stay) {
   if (!/^[\x21-\x7e]+$/.test(value)) return "That is not a token: it has letters that none has.";
   token.set(value, { stay });
   try {
-    await call("GET", "/chat?limit=1");
+    await call("GET", "/me");
     return null;
   } catch (error) {
     token.forget();

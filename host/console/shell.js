@@ -27,6 +27,7 @@ export class Shell {
     this.notices = h("div", { class: "notices", role: "status" });
     this.offline = h("p", { class: "offline", role: "status", hidden: true }, icon("alert"), "The host cannot be reached. Trying again…");
     this.sandbox = h("span", { class: "sandbox" });
+    this.who = h("p", { class: "quiet who", hidden: true });
     this.links = PLACES.map((place) => h("a", { href: `#/${place.name}` }, icon(place.icon), place.title));
     this.opener = h("button", { class: "ghost opener", type: "button", "aria-label": "Conversations", "aria-expanded": "false", "aria-controls": "side", on: { click: () => this.drawer(true) } }, icon("menu"));
     this.stage = h("div", { class: "stage" }, this.offline,
@@ -42,6 +43,7 @@ export class Shell {
       h("a", { class: "button primary wide", href: "#/" }, icon("plus"), "New conversation"),
       this.conversations.node,
       h("nav", { class: "places", "aria-label": "Places" }, ...this.links),
+      this.who,
       h("div", { class: "row under" }, this.sandbox,
         themeButton(),
         h("button", { class: "ghost", type: "button", title: "Keyboard", "aria-label": "Keyboard shortcuts", on: { click: showKeys } }, icon("keys")),
@@ -54,6 +56,7 @@ export class Shell {
     this.listen();
     this.conversations.start();
     this.showHealth();
+    this.showWho();
     this.go();
     const message = await new Promise((resolve) => { this.finish = resolve; });
     this.ended.abort();
@@ -170,6 +173,15 @@ export class Shell {
   skip(event) {
     event.preventDefault();
     this.place.focus();
+  }
+
+  /** Say whose token this is, and show the places that it is for. */
+  async showWho() {
+    const me = await call("GET", "/me").catch(() => null);
+    if (me === null) return;
+    PLACES.forEach(({ scope }, number) => { this.links[number].hidden = !me.operator && !me.scopes.includes(scope); });
+    this.who.hidden = me.operator;
+    refill(this.who, `You are ${me.name}.`);
   }
 
   async showHealth() {

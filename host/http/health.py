@@ -15,6 +15,7 @@ from starlette.requests import Request
 from host.http.routing import Api, operation
 from host.runs.scheduler import lateness
 from host.sandbox.client import Sandbox
+from host.sandbox.policy import commands_own
 from host.sandbox.report import SandboxReport
 from shared.clock import now_ms
 from shared.errors import Unavailable
@@ -198,7 +199,7 @@ class HealthApi(Api):
 
     def _look(self) -> tuple[bool, bool]:
         memory, skills = self._settings.memory_dir, self._settings.skills_dir
-        return os.access(memory, os.W_OK | os.X_OK), skills.is_dir()
+        return os.access(memory, os.W_OK | os.X_OK) or commands_own(memory), skills.is_dir()
 
     async def _probe(self) -> str | None:
         try:

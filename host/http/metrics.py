@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
@@ -20,6 +20,9 @@ from shared.store.store import Store, StoreCounts
 
 if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
+
+Stored = tuple[StoreCounts, TaskMetrics, Mapping[str, int]]
+"""What the store counts: rows, tasks, principals by their status."""
 
 CONTENT_TYPE: Final = "text/plain; version=1.0.0; charset=utf-8; escaping=underscores"
 
@@ -48,14 +51,15 @@ class MetricsApi(Api):
 
         Those of a store that doesn't answer are left out.
         """
-        stored: tuple[StoreCounts, TaskMetrics] | None = None
+        stored: Stored | None = None
         with suppress(Unavailable):
-            stored = await self._store.counts(), await self._store.tasks.metrics(now_ms())
+            counts, tasks = await self._store.counts(), await self._store.tasks.metrics(now_ms())
+            stored = counts, tasks, await self._store.principals.by_status()
         # The library takes 40 ms to import, so it is loaded by the first who asks, off the event loop.
         text = await anyio.to_thread.run_sync(self._render, stored)
         return Response(text, headers={"Content-Type": CONTENT_TYPE})
 
-    def _render(self, stored: tuple[StoreCounts, TaskMetrics] | None) -> bytes:
+    def _render(self, stored: Stored | None) -> bytes:
         from prometheus_client import generate_latest
         from prometheus_client.core import GaugeMetricFamily
         from prometheus_client.registry import Collector
@@ -63,7 +67,11 @@ class MetricsApi(Api):
         gauges = (
             GaugeMetricFamily(f"picoclaw_{name}", text, value) for name, text, value in self._gauges(stored)
         )
-        families = [*self._counters(), *self._durations(), *gauges]
+        # By status alone: a label for each principal would have no bound.
+        principals = GaugeMetricFamily("picoclaw_principals", "Principals", labels=["status"])
+        for status, number in (stored[2] if stored else {}).items():
+            principals.add_metric([status], number)
+        families = [*self._counters(), *self._durations(), *gauges, principals]
 
         class Figures(Collector):
             def collect(self) -> Iterable[Metric]:
@@ -98,7 +106,7 @@ class MetricsApi(Api):
                 f"picoclaw_{name}_seconds", text, buckets=durations.buckets(), sum_value=durations.total
             )
 
-    def _gauges(self, stored: tuple[StoreCounts, TaskMetrics] | None) -> Sequence[tuple[str, str, float]]:
+    def _gauges(self, stored: Stored | None) -> Sequence[tuple[str, str, float]]:
         own = (
             ("connections", "Open connections", self._counts.connections),
             ("active_runs", "Runs in flight on this host", self._runs.active_count),
@@ -107,7 +115,7 @@ class MetricsApi(Api):
         )
         if stored is None:
             return own
-        counts, tasks = stored
+        counts, tasks, _ = stored
         return (
             *own,
             ("conversations", "Conversations in the store", counts.conversations),

@@ -288,6 +288,11 @@ class Bearer:
             raise failure(self._failures, _address(scope))
         whose = caller.principal.id if caller.token_id == SIGNED else digest.hex()
         self._requests.spend(whose, "Too many requests with this token in a minute.")
+        rates = caller.principal.terms.rate_limits
+        if rates is not None:
+            most = rates.get("requests_per_minute") or 0
+            said = f"This principal's requests_per_minute are {most}."
+            self._requests.spend(("principal", caller.principal.id), said, most)
         return caller
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Annotated, Any, Final, Literal, cast
 
 from pydantic import AfterValidator, Field
@@ -15,10 +17,10 @@ from host.http.ending import OpenRequests
 from host.http.enrolment import Enrolment, terms_of
 from host.http.routing import ANY, PAGE, Api, operation
 from host.http.tokens import Scopes, principal_of
-from host.http.usage import DayUsageShape, day_view
+from host.http.usage import MICRO, DayUsageShape, day_view
 from host.runs.principals import PrincipalCache
 from shared.clock import iso, iso_or_none, now_ms
-from shared.errors import Conflict
+from shared.errors import Conflict, NotFound
 from shared.principals import Principal, PrincipalStatus
 from shared.settings.auth import PrincipalBudgets, PrincipalRates, known_scopes
 from shared.shapes import PageShape, Shape
@@ -98,6 +100,38 @@ class PrincipalShape(TermsShape):
     created_at: str
 
 
+class UsedShape(Shape):
+    """What a principal has and does; tokens and dollars are those of today (UTC)."""
+
+    conversations: int
+    tasks: int
+    running: int
+    tokens: int
+    dollars: float
+    last_activity: str | None
+
+
+class OnePrincipalShape(PrincipalShape):
+    """A principal, and what is used of what it may."""
+
+    used: UsedShape
+
+
+class FoundShape(Shape):
+    """A place where something of a principal may be, and how much is there: rows, files."""
+
+    place: str
+    found: int
+
+
+class RemainsShape(Shape):
+    """What is left of a principal, place by place; ``kept`` says what stays by design, and for how long."""
+
+    status: PrincipalStatus
+    places: list[FoundShape]
+    kept: list[str]
+
+
 class PrincipalsShape(PageShape):
     """A page of principals."""
 
@@ -105,8 +139,9 @@ class PrincipalsShape(PageShape):
 
 
 class MeShape(TermsShape):
-    """Who calls; ``scopes`` are those of the token."""
+    """Who calls; ``scopes`` are those of the token. ``operator``: it is API_TOKEN."""
 
+    operator: bool
     principal_id: str
     name: str
     conversation_id: str
@@ -114,6 +149,12 @@ class MeShape(TermsShape):
     used_today: DayUsageShape | None
 
 
+KEPT: Final = (
+    "its id, subject and uid: for 90 days, so that an old signed token doesn't bring it back",
+    "what all principals used together, by day",
+    "log lines with its id: as long as you keep logs",
+    "backups, and history of the volume that isn't folded yet: see docs/users.md",
+)
 OPERATOR_STAYS: Final = "The operator's limits are the settings'; it can't be changed or deleted here"
 
 
@@ -126,8 +167,10 @@ class PrincipalsApi(Api):
         cache: PrincipalCache,
         enrolment: Enrolment,
         requests: OpenRequests,
+        paths: Callable[[Principal], Sequence[Path]],
         issuer: str | None,
     ) -> None:
+        self._paths = paths
         self._store = store
         self._cache = cache
         self._requests = requests
@@ -147,9 +190,26 @@ class PrincipalsApi(Api):
         return {"principals": list(map(principal_view, page.items)), "next_cursor": page.next_cursor}
 
     @operation("GET", "/principals/{id}")
-    async def get(self, request: Request) -> PrincipalShape:
-        """One principal."""
-        return principal_view(await principal_of(request, self._store))
+    async def get(self, request: Request) -> OnePrincipalShape:
+        """One principal, and what it uses."""
+        found = await principal_of(request, self._store)
+        return {**principal_view(found), "used": await self._used(found)}
+
+    @operation("GET", "/principals/{id}/remains")
+    async def remains(self, request: Request) -> RemainsShape:
+        """What is left of a principal, also of a deleted one: each table and directory is looked at."""
+        principal_id = request.path_params["id"]
+        found = await self._store.principals.get(principal_id)
+        if found is None or found.is_operator:
+            raise NotFound(f"principal not found: {principal_id}")
+        rows = await self._store.principals.remains(principal_id)
+        places = {f"rows of {table}": number for table, number in rows.items()}
+        paths = self._paths(found)
+        directories = {f"directory {path}": int(os.path.lexists(path)) for path in paths}  # noqa: ASYNC240 - one look
+        shown: list[FoundShape] = [
+            {"place": place, "found": number} for place, number in (places | directories).items()
+        ]
+        return {"status": found.status, "places": shown, "kept": [*KEPT]}
 
     @operation("PATCH", "/principals/{id}", errors=(409,))
     async def change(self, request: Request, body: PrincipalChanges) -> PrincipalShape:
@@ -192,11 +252,23 @@ class PrincipalsApi(Api):
         return {
             **terms,
             "scopes": [*mine],
+            "operator": caller.token_id is None,
             "principal_id": caller.principal.id,
             "name": caller.principal.name,
             "conversation_id": caller.conversation_id,
             "expires_at": iso_or_none(caller.expires_at),
             "used_today": today[0] if today else None,
+        }
+
+    async def _used(self, principal: Principal) -> UsedShape:
+        used = await self._store.principals.used(principal.id, now_ms())
+        return {
+            "conversations": used.conversations,
+            "tasks": used.tasks,
+            "running": used.running,
+            "tokens": used.tokens,
+            "dollars": used.microdollars / MICRO,
+            "last_activity": iso_or_none(used.last_activity),
         }
 
 

@@ -119,8 +119,12 @@ class Spaces:
         for key in [key for key in self._known if key[0] == principal.id]:
             del self._known[key]
         self._principals.forget(principal.id)
-        paths = [str(self._directory(principal)), str(self._conversations(principal))]
+        paths = [*map(str, self.paths(principal))]
         return not any(map(os.path.lexists, paths)) or await self._sandbox.remove(paths)
+
+    def paths(self, principal: Principal) -> tuple[Path, Path]:
+        """Return the directories of this host that hold all files of a principal."""
+        return self._directory(principal), self._conversations(principal)
 
     def _is_main(self, principal: Principal, owner: str) -> bool:
         return owner == stored_name(principal.id, self._settings.main_conversation_id)

@@ -193,3 +193,10 @@ def sandbox_policy(settings: Settings, skill_paths: tuple[Path, ...]) -> Sandbox
         isolation=settings.principals.isolation,
         uids=principal_uids(settings.sandbox_uid_base),
     )
+
+
+def commands_own(workspace: Path) -> bool:
+    """Return whether a workspace belongs to the uid of its commands: root writes it through them alone, where
+    it has no right to override permissions.
+    """
+    return os.geteuid() == 0 and workspace.stat().st_uid != 0

@@ -109,6 +109,7 @@ CALLS: Final[list[Call]] = [
     ("POST", "/principals", "/principals", {"name": "Ann", "budgets": {"day": {"dollars": 5}}}, {}),
     ("GET", "/principals", "/principals", None, {}),
     ("GET", "/principals/{id}", "/principals/{principal}", None, {}),
+    ("GET", "/principals/{id}/remains", "/principals/{principal}/remains", None, {}),
     ("PATCH", "/principals/{id}", "/principals/{principal}", {"status": "suspended"}, {}),
     ("POST", f"{TOKENS}", "/principals/operator/tokens", {"name": "phone", "scopes": ["chat"]}, {}),
     ("GET", f"{TOKENS}", "/principals/operator/tokens", None, {}),
@@ -163,6 +164,7 @@ PATTERNS: Final = {
     r"\b[0-9a-f]{64}\b": "9f86d081…",
     r"^[0-9a-f]{32}$": "6bcbf014…",
     r"^/.*/built_in/": "…/built_in/",
+    r"^directory /.*/[0-9a-f]{32}": "directory /var/lib/picoclaw/principals/6bcbf014…",
 }
 MADE: Final = re.compile(r"\b([a-z]+)-[0-9a-f]{8}-[0-9a-f-]{27}\b")
 

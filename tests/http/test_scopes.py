@@ -72,6 +72,7 @@ TABLE: Final[dict[str | None, tuple[str, ...]]] = {
         "POST /principals",
         "GET /principals",
         "GET /principals/{id}",
+        "GET /principals/{id}/remains",
         "PATCH /principals/{id}",
         "DELETE /principals/{id}",
         "POST /principals/{id}/tokens",

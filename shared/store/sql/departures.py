@@ -34,6 +34,30 @@ AT_LAST: Final = (
         WHERE id = $1""",
 )
 
+OF_CONVERSATIONS: Final = (
+    "messages", "runs", "compactions", "scheduled_tasks", "outbound_messages", "usage_by_conversation",
+    "channel_chats", "channel_updates", "channel_deliveries",
+)  # fmt: skip
+LOOKED_FOR: Final = {
+    **{
+        table: f"""SELECT count(*) FROM {table} AS t LEFT JOIN conversations AS c ON c.id = t.conversation_id
+            WHERE c.principal_id = $1 OR (t.conversation_id >= $1 || '+' AND t.conversation_id < $1 || ',')"""
+        for table in OF_CONVERSATIONS
+    },
+    **{
+        table: f"SELECT count(*) FROM {table} WHERE principal_id = $1"
+        for table in ("conversations", "tokens", "usage_by_day")
+    },
+    "idempotency_keys": """SELECT count(*) FROM idempotency_keys
+        WHERE route >= $1 || '+' AND route < $1 || ','""",
+}
+"""What counts a principal's rows, by table; what else there is goes with these by foreign keys."""
+
+
+async def remains(tx: Tx, principal_id: str) -> dict[str, int]:
+    """Return how many rows of the principal each table has; every table is looked through."""
+    return {table: int(await tx.fetchval(count, principal_id)) for table, count in LOOKED_FOR.items()}
+
 
 async def step(tx: Tx, principal_id: str, limit: int) -> int:
     """Remove some rows of the principal, at last all but its tombstone; 0: a run of it has not ended yet."""

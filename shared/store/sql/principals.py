@@ -8,13 +8,15 @@ from functools import partial
 from operator import itemgetter
 from typing import Final
 
+from shared.clock import iso
 from shared.errors import Conflict, Duplicate, NotFound, Suspended
-from shared.principals import OPERATOR, Principal, PrincipalStatus, Terms
+from shared.principals import OPERATOR, Principal, PrincipalStatus, PrincipalUse, Terms
 from shared.store import rows
 from shared.store.contract import Taken, Tx
 from shared.store.rows import Noun
 from shared.store.sql import departures
 from shared.store.sql.task_rows import FREE, WAITS_FOR_PRINCIPAL
+from shared.store.sql.usage import DAY, TOKENS
 from shared.values import Page
 
 COLUMNS: Final = tuple(field.name for field in fields(Principal))
@@ -144,6 +146,33 @@ class Principals(Noun):
             if gone := await self._engine.write(work, long=True):
                 return gone
         return 0
+
+    async def used(self, principal_id: str, now: int) -> PrincipalUse:
+        """Return what the principal has, and what it spent on the day of ``now``."""
+        row = await self._engine.read(lambda tx: tx.fetchrow(USED, principal_id, iso(now)[:DAY]))
+        if row is None:
+            raise RuntimeError("sums are one row")
+        return to_use(row)
+
+    async def by_status(self) -> dict[str, int]:
+        """Return how many principals there are in each status, the operator among them."""
+        statement = "SELECT status, count(*) AS number FROM principals GROUP BY status"
+        return dict(await self._all(itemgetter("status", "number"), statement))
+
+    async def remains(self, principal_id: str) -> dict[str, int]:
+        """Return how many rows of the principal each table has, itself and its tombstone left out."""
+        return await self._engine.read(partial(departures.remains, principal_id=principal_id), long=True)
+
+
+OF_IT: Final = "JOIN conversations AS c ON c.id = t.conversation_id WHERE c.principal_id = $1"
+USED: Final = f"""SELECT
+    (SELECT count(*) FROM conversations WHERE principal_id = $1 AND temporary = 0) AS conversations,
+    (SELECT max(last_activity) FROM conversations WHERE principal_id = $1) AS last_activity,
+    (SELECT count(*) FROM scheduled_tasks AS t {OF_IT} AND t.status = 'active') AS tasks,
+    (SELECT count(*) FROM runs AS t {OF_IT} AND t.state = 'running') AS running,
+    coalesce(sum({TOKENS}), 0)::bigint AS tokens, coalesce(sum(microdollars), 0)::bigint AS microdollars
+    FROM usage_by_day WHERE principal_id = $1 AND day = $2"""
+to_use: Final = rows.reader(PrincipalUse)
 
 
 async def lives(tx: Tx, principal_id: str) -> bool:

@@ -110,9 +110,16 @@ async def test_nothing_of_a_deleted_principal_is_left_in_any_table_but_its_tombs
     everything = frozenset(before["prin-a"])
     assert {table for table, rows in before["prin-a"].items() if not rows} == everything & OF_HOST
     total = await store.usage.by_day(limit=5, cursor=None)
+    looked_for = await store.principals.remains("prin-a")
+    assert {table for table, rows in looked_for.items() if not rows} == set()
+    used = await store.principals.used("prin-a", T0)
+    assert (used.conversations, used.tasks) == (looked_for["conversations"], looked_for["scheduled_tasks"])
+    assert used.tokens > 0
 
     await deleted(store, "prin-a")
 
+    assert set((await store.principals.remains("prin-a")).values()) == {0}
+    assert await store.principals.by_status() == {"active": 2, "deleted": 1}
     after = await rows_of(store, "prin-a")
     assert {table for table, rows in after.items() if rows} == {"principals"}
     for mark in ("prin-b", "operator-c"):

@@ -29,7 +29,8 @@ imagePullPolicy: {{ .Values.image.pullPolicy }}
 securityContext:
   allowPrivilegeEscalation: false
   readOnlyRootFilesystem: true
-  capabilities: {drop: [ALL]}
+  capabilities:
+    drop: [ALL]
 {{- end -}}
 
 {{- define "picoclaw.names" -}}
