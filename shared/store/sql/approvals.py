@@ -160,12 +160,13 @@ class Approvals(Noun):
         return await self._engine.write(work)
 
     async def ready(self, limit: int) -> list[Ready]:
-        """Return steps that can go on, those that have been ready for longest first."""
+        """Return steps of active principals that can go on, those that have been ready for longest first."""
         return await self._all(
             rows.reader(Ready),
             """SELECT r.conversation_id, nullif(c.owner_id, c.id) AS parent_id, c.principal_id
             FROM runs AS r JOIN conversations AS c ON c.id = r.conversation_id
-            WHERE r.ready_at IS NOT NULL ORDER BY r.ready_at LIMIT $1""",
+            JOIN principals AS p ON p.id = c.principal_id
+            WHERE r.ready_at IS NOT NULL AND p.status = 'active' ORDER BY r.ready_at LIMIT $1""",
             limit,
         )
 

@@ -33,6 +33,8 @@ WAKE: Final = f"""UPDATE scheduled_tasks SET waits = {FREE} WHERE waits = {WAITS
     AND conversation_id IN (SELECT id FROM conversations WHERE principal_id = $1)"""
 UNSENT: Final = """DELETE FROM channel_deliveries WHERE ended_at IS NULL AND conversation_id IN
     (SELECT id FROM conversations WHERE principal_id = $1)"""
+DROP: Final = """UPDATE approvals SET status = 'dropped', decided_at = coalesce(decided_at, $2), ended_at = $2
+    WHERE ended_at IS NULL AND conversation_id IN (SELECT id FROM conversations WHERE principal_id = $1)"""
 CANCEL: Final = """UPDATE runs SET cancel_asked = 1 WHERE state = 'running' AND conversation_id IN
     (SELECT id FROM conversations WHERE principal_id = $1)"""
 
@@ -106,7 +108,7 @@ class Principals(Noun):
         return replace(principal, revision=principal.revision + 1)
 
     async def begin_deletion(self, principal_id: str, now: int) -> Principal:
-        """End its tokens, runs and unsent messages at once; what else is its goes by ``delete_some``.
+        """End its tokens, runs, requests and unsent messages at once; the rest goes by ``delete_some``.
 
         Raises NotFound, and Conflict ``operator``.
         """
@@ -124,6 +126,7 @@ class Principals(Noun):
                 raise NotFound(f"principal not found: {principal_id}")
             for statement in ("DELETE FROM tokens WHERE principal_id = $1", UNSENT, CANCEL):
                 await tx.execute(statement, principal_id)
+            await tx.execute(DROP, principal_id, now)
             return to_principal(row)
 
         return await self._engine.write(work)

@@ -84,6 +84,9 @@ async def live(store: Store, principal_id: str) -> None:
                 received_at) VALUES ($1, 'x', $1, $1, 0, '', 1)""",
             """INSERT INTO channel_deliveries (conversation_id, channel, chat_id, source, text, created_at)
                 VALUES ($1, 'x', $1, $1, $1, 1)""",
+            """INSERT INTO approvals (id, conversation_id, run_id, kind, call_id, tool, input, input_sha256,
+                reason, status, created_at)
+                VALUES ($1, $1, $1, 'tool', 'c', 't', '{}', '', '', 'pending', 1)""",
         ):
             await tx.execute(statement, conversation)
 
@@ -210,3 +213,20 @@ async def test_what_a_suspended_principal_has_to_say_to_a_chat_waits(store: Stor
     assert await waiting() == []
     await store.principals.change(replace(suspended, status=PrincipalStatus.ACTIVE))
     assert await waiting() == ["7"]
+
+
+async def test_a_suspended_principals_steps_wait_and_a_deleted_ones_requests_are_dropped(
+    store: Store,
+) -> None:
+    made = await store.principals.add(a_principal("a"))
+    await live(store, "prin-a")
+    ready = "UPDATE runs SET ready_at = 1 WHERE conversation_id = 'prin-a+c'"
+    await store._engine.write(lambda tx: tx.execute(ready))
+    assert [step.principal_id for step in await store.approvals.ready(5)] == ["prin-a"]
+    await store.principals.change(replace(made, status=PrincipalStatus.SUSPENDED))
+    assert await store.approvals.ready(5) == []
+    await store.principals.begin_deletion("prin-a", T0)
+    request = await store.approvals.get("prin-a+c", None)
+    assert request is not None
+    assert request.status == "dropped"
+    assert await store.approvals.open_step("prin-a+c") == []
