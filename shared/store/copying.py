@@ -22,6 +22,7 @@ from shared.store.contract import Row, Tx
 from shared.store.postgres.database import Database
 from shared.store.postgres.migrations import LOCK
 from shared.store.postgres.opening import COPY, unfinished_copy
+from shared.store.sql.approvals import OF_A_COPY
 from shared.store.sqlite.content import tables
 from shared.store.sqlite.engine import open_database
 from shared.store.sqlite.migrations import SAID_TO_CHATS, migrate
@@ -78,7 +79,7 @@ async def to_postgres(store_dir: Path, database: Database, tell: Tell) -> dict[s
                 tell(table.name, done)
         await database.write(lambda tx: _set_sequences(tx, tables))
         counts = await _compared(source, database, tables)
-    await database.write(lambda tx: tx.execute("UPDATE store_copy SET finished = 1"))
+    await database.write(_finish)
     return counts
 
 
@@ -119,6 +120,11 @@ def _table(connection: sqlite3.Connection, name: str) -> Table:
     described = connection.execute(f"PRAGMA table_info({name})").fetchall()
     key = sorted((row[5], row[1]) for row in described if row[5])
     return Table(name, tuple(row[1] for row in described), tuple(column for _, column in key))
+
+
+async def _finish(tx: Tx) -> None:
+    for statement in (*OF_A_COPY, "UPDATE store_copy SET finished = 1"):
+        await tx.execute(statement)
 
 
 async def _claim(database: Database, source: str) -> None:

@@ -10,8 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from shared.approval_values import Answer, NewApproval
 from shared.errors import StoreError, StoreLocked, StoreVersion
 from shared.store.volume import operator
+from shared.values import RunState
+from tests.contract.store.making import T0, a_run, an_end
 from tests.store.places import Places, add, integrity, names
 from tests.store.test_deleting import fill, found_in
 
@@ -88,6 +91,28 @@ async def test_a_restored_backup_wins_over_what_was_there(
     places.lose_local_disk()
     async with places.host() as store:
         assert await names(store) == {"a", "c"}
+
+
+async def test_what_people_allowed_before_a_backup_does_not_run_after_its_restore(
+    places: Places, tmp_path: Path
+) -> None:
+    request = NewApproval("appr-1", "approval", "exec", {"command": "pay"}, "call-1")
+    async with places.host() as store:
+        await add(store, "a")
+        lease = await store.runs.begin(a_run("1", "a"))
+        end = an_end(RunState.PAUSED, code="approval", requests=[request])
+        await store.runs.finish(lease, end, [], [], T0)
+        answer = Answer("allow", {}, input_sha256=request.input_sha256)
+        await store.approvals.decide("appr-1", None, answer, T0)
+        await store.durable()
+        assert len(await store.approvals.ready(1)) == 1
+        operator.backup(places.volume, tmp_path / "backup.db")
+    operator.restore(places.volume, tmp_path / "backup.db")
+    async with places.host() as store:
+        assert await store.approvals.ready(1) == []
+        (left,) = await store.approvals.open_step("a")
+        assert (left.status, left.result()["is_error"]) == ("interrupted", True)
+        assert (await store.runs.begin(a_run("2", "a", message=None))).step
 
 
 async def test_a_backup_moves_to_a_new_volume(places: Places, tmp_path: Path) -> None:

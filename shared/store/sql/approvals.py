@@ -66,6 +66,11 @@ NOT_READY: Final = "UPDATE runs SET ready_at = NULL WHERE conversation_id = $1 A
 FREE_TASKS: Final = "UPDATE scheduled_tasks SET waits = 0 WHERE conversation_id = $1 AND waits = 1"
 
 HOSTS_FAULT: Final = frozenset({"retryable", "shutdown"})
+OF_A_COPY: Final = (
+    "UPDATE approvals SET status = 'interrupted' WHERE status = 'allowed' AND ended_at IS NULL",
+    "UPDATE runs SET ready_at = NULL WHERE ready_at IS NOT NULL",
+)
+"""For a store that was restored or copied: what was allowed in it may have been done since."""
 EXPIRED: Final = "Nobody answered in time; the call was not made."
 CANCELLED: Final = "The run was cancelled while it waited for an answer."
 

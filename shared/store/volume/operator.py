@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from shared.errors import StoreDamaged, StoreError, StoreVersion
+from shared.store.sql.approvals import OF_A_COPY
 from shared.store.sqlite.content import faults_in, rows, tables
 from shared.store.sqlite.engine import connect
 from shared.store.sqlite.failures import is_damage, told_apart
@@ -144,10 +145,20 @@ def restore(store_dir: Path, source: Path) -> str:
         _copy_database(source, copy)
         if faults := faults_in(copy):
             raise StoreDamaged(f"{source} is no sound backup: {'; '.join(faults)}")
+        _hold_answers(copy)
         with _taken(store_dir) as (lock, name, _):
             snapshot.publish(copy, store_dir, name)
             lock.end = Link(name, 0, 0)
             return rename_store(store_dir)
+
+
+def _hold_answers(database: Path) -> None:
+    """Let nothing go on by itself that people allowed before the backup was made."""
+    with closing(sqlite3.connect(database)) as connection:
+        if connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'approvals'").fetchone():
+            for statement in OF_A_COPY:
+                connection.execute(statement)
+            connection.commit()
 
 
 def compact(store_dir: Path) -> int:
