@@ -24,7 +24,7 @@ class Share:
     ``most``: places that the first of them may have at once, None: all.
     """
 
-    who: tuple[str | None, ...]
+    who: tuple[str, str, str | None]
     most: int | None = None
 
 
@@ -50,8 +50,8 @@ class Places:
         self._waiting: list[_Waiter] = []
         self._calls = 0
         self._last_call: dict[tuple[str | None, ...], int] = {}
-        self._taken = Counter[str | None]()
-        self.full: set[str | None] = set()
+        self._taken = Counter[str]()
+        self.full: set[str] = set()
         """Principals that have all places that they may have."""
         self._closed = False
 
@@ -143,7 +143,7 @@ class Places:
         return AtCapacity(f"{whose} {most} conversations at once already.", retry_after=1)
 
 
-def _from_widest(who: tuple[str | None, ...]) -> list[tuple[str | None, ...]]:
+def _from_widest(who: tuple[str, str, str | None]) -> list[tuple[str | None, ...]]:
     """Return the principal, the principal's sender, the sender's conversation (None: a new one)."""
     return [who[:length] for length in range(1, len(who) + 1)]
 

@@ -110,6 +110,11 @@ class RunService:
         """How many requests wait for a place."""
         return self._places.waiting
 
+    @property
+    def full(self) -> tuple[str, ...]:
+        """The principals that have all runs at once that they may have on this host."""
+        return tuple(self._places.full)
+
     async def start(self, spec: RunSpec) -> ActiveRun:
         """Begin a run; it goes on whether or not the caller stays.
 

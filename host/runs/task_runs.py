@@ -125,7 +125,7 @@ class TaskRunner:
     async def _start_next(self) -> _Service | None:
         for _ in range(BUSY_TRIES):
             claimed = await self._store.tasks.claim_due(
-                host=self._owner, now=now_ms(), lease_ms=self._claim_ms
+                host=self._owner, now=now_ms(), lease_ms=self._claim_ms, but=self._runs.full
             )
             if claimed is None:
                 return None

@@ -44,7 +44,10 @@ DEAD_RUN: Final = "SELECT 1 FROM runs WHERE state = 'running' AND lease_until <=
 
 EARLIEST: Final = """SELECT *, (SELECT principal_id FROM conversations WHERE id = conversation_id)
     AS principal_id FROM scheduled_tasks WHERE status = 'active' AND waits = 0 AND next_run <= $1
-    ORDER BY next_run, number LIMIT 1 FOR UPDATE SKIP LOCKED"""
+    AND {0} ORDER BY next_run, number LIMIT 1 FOR UPDATE SKIP LOCKED"""
+
+NOT_OF: Final = """NOT EXISTS (SELECT 1 FROM conversations
+    WHERE id = conversation_id AND principal_id = ANY($2::text[]))"""
 
 WAIT: Final = "UPDATE scheduled_tasks SET waits = $2 WHERE number = $1"
 
@@ -67,11 +70,12 @@ class Pause(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Claimant:
-    """Who claims, when, and for how long."""
+    """Who claims, when, and for how long; nothing of the principals ``but``, who can have no more runs."""
 
     host: str
     now: int
     lease_ms: int
+    but: tuple[str, ...] = ()
 
 
 async def claim_due(tx: Tx, by: Claimant) -> Claimed | Pause | None:
@@ -81,8 +85,9 @@ async def claim_due(tx: Tx, by: Claimant) -> Claimed | Pause | None:
     taken = await _take_over(tx, by)
     if taken is not None:
         return taken
+    earliest = EARLIEST.format(NOT_OF if by.but else "true")
     for _ in range(STEPS_AT_ONCE):
-        row = await tx.fetchrow(EARLIEST, by.now)
+        row = await tx.fetchrow(earliest, by.now, *([list(by.but)] if by.but else ()))
         if row is None:
             return None
         claimed = await _claim(tx, row, by)

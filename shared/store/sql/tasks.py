@@ -154,13 +154,16 @@ class Tasks(Noun):
 
         return await self._engine.write(work)
 
-    async def claim_due(self, *, host: str, now: int, lease_ms: int) -> Claimed | None:
+    async def claim_due(
+        self, *, host: str, now: int, lease_ms: int, but: tuple[str, ...] = ()
+    ) -> Claimed | None:
         """Claim the earliest due slot that can run now and move the schedule on, in one transaction.
 
         Passes over group tasks whose conversation has a running run, and slots that a live claim holds;
-        takes over a slot whose claim's lease ran out. Returns the task as it was claimed, or None.
+        takes over a slot whose claim's lease ran out. ``but``: principals whose slots wait. Returns the task
+        as it was claimed, or None.
         """
-        by = Claimant(host, now, lease_ms)
+        by = Claimant(host, now, lease_ms, but)
         while True:
             claimed = await self._engine.write(lambda tx: task_claims.claim_due(tx, by))
             if not isinstance(claimed, Pause):

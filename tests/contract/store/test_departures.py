@@ -193,6 +193,7 @@ async def test_a_suspended_principals_tasks_wait_for_it_and_for_nobody_else(stor
     assert await claimed() == ["t1"]
     assert await store.tasks.count_due(T0) == 0
     await store.principals.change(replace(suspended, status=PrincipalStatus.ACTIVE))
+    assert await store.tasks.claim_due(host="h", now=T0, lease_ms=1000, but=("prin-a",)) is None
     assert await claimed() == ["t0"]
 
 
