@@ -215,6 +215,21 @@ def test_a_deleted_principal_s_tokens_end_at_once(host: HostProcess, operator: h
     assert operator.delete("/principals/prin-unknown").status_code == 404
 
 
+def test_a_principal_s_requests_are_counted_with_all_its_tokens(
+    host: HostProcess, operator: httpx2.Client
+) -> None:
+    ann = made(operator, rate_limits={"requests_per_minute": 3})
+    tokens = [token_of(operator, ann["id"])["token"] for _ in range(2)]
+    answers = []
+    for token in (*tokens, *tokens):
+        with host.client(token) as client:
+            answers.append(client.get("/me"))
+    assert [answer.status_code for answer in answers] == [200, 200, 200, 429]
+    assert answers[-1].json()["code"] == "rate_limited"
+    assert 1 <= int(answers[-1].headers["retry-after"]) <= 60
+    assert operator.get("/me").status_code == 200
+
+
 def test_where_the_sandbox_is_too_weak_there_are_no_principals(model: ModelProcess, tmp_path: Any) -> None:
     settings = {"SANDBOX_MIN_LEVEL": "1", "SANDBOX_MAX_LEVEL": "2"}
     process = new_host(tmp_path, model.url, settings).start()
