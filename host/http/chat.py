@@ -152,7 +152,15 @@ class ChatApi(Api):
             raw = await request.body()
             twice = await anyio.to_thread.run_sync(jsons.repeated, raw, "mcp_servers")
             spec = dataclasses.replace(spec, warnings=[f"mcp_servers.{name}{TWICE}." for name in twice])
-        return await self._answer(request, spec)
+        try:
+            return await self._answer(request, spec)
+        except NoConversation:
+            # The operator reaches anybody's; whose it is, is asked only when it isn't its own.
+            said = spec.conversation_id if caller.within is None else None
+            other = await self._store.conversations.get(said) if said else None
+            if other is None:
+                raise
+        return await self._answer(request, dataclasses.replace(spec, principal_id=other.principal_id))
 
     @operation("POST", "/chat/{id}/resume", scope="chat", parameters=[KEY], errors=(409,))
     async def resume(self, request: Request, body: ResumeRequest) -> ChatShape | EventStreamResponse:

@@ -79,6 +79,17 @@ def test_the_operator_s_lists_are_its_own_unless_it_asks_for_others(
     assert operator.get(f"/chat/{ann.id}+main/messages").status_code == 200
 
 
+def test_the_operator_speaks_in_another_s_conversation_as_that_one_s(
+    operator: httpx2.Client, bob: Somebody
+) -> None:
+    said = {"message": "a word of the operator", "conversation_id": f"{bob.id}+main"}
+    answer = operator.post("/chat", json=said)
+    assert answer.status_code == 200
+    assert "a word of the operator" in bob.client.get("/chat/main/messages").text
+    unknown = operator.post("/chat", json={"message": "hi", "conversation_id": "conv-x"})
+    assert (unknown.status_code, unknown.json()["error"]) == (404, "conversation_id not found: conv-x")
+
+
 UNKNOWN = {"conversation": "conv-x", "run": "run-x", "message": "msg-x", "task": "task-x", "token": "token-x"}
 CALLS: list[tuple[str, str, Any]] = [
     ("GET", "/chat/{conversation}", None),
