@@ -63,7 +63,9 @@ def test_a_principal_is_made_with_its_terms_and_read_again(operator: httpx2.Clie
         "status": "active",
         "subject": "ann@example",
     }
-    assert operator.get(f"/principals/{ann['id']}").json() == ann
+    one = operator.get(f"/principals/{ann['id']}").json()
+    assert one.pop("used")["conversations"] == 1
+    assert one == ann
     listed = operator.get("/principals").json()["principals"]
     assert listed[0]["id"] == "operator"
     assert ann in listed
