@@ -188,7 +188,7 @@ def _apis(host: Host) -> list[Api]:
             host.principals,
             host.enrolment,
             host.tokens.requests,
-            host.spaces.paths,
+            host.spaces,
             settings.auth.jwt.issuer,
         ),
         TokensApi(store, host.tokens),

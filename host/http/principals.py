@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Annotated, Any, Final, Literal, cast
 
 from pydantic import AfterValidator, Field
@@ -19,6 +18,7 @@ from host.http.routing import ANY, PAGE, Api, operation
 from host.http.tokens import Scopes, principal_of
 from host.http.usage import MICRO, DayUsageShape, day_view
 from host.runs.principals import PrincipalCache
+from host.runs.spaces import Spaces
 from shared.clock import iso, iso_or_none, now_ms
 from shared.errors import Conflict, NotFound
 from shared.principals import Principal, PrincipalStatus
@@ -109,6 +109,7 @@ class UsedShape(Shape):
     tokens: int
     dollars: float
     last_activity: str | None
+    workspace_bytes: int | None
 
 
 class OnePrincipalShape(PrincipalShape):
@@ -167,10 +168,10 @@ class PrincipalsApi(Api):
         cache: PrincipalCache,
         enrolment: Enrolment,
         requests: OpenRequests,
-        paths: Callable[[Principal], Sequence[Path]],
+        spaces: Spaces,
         issuer: str | None,
     ) -> None:
-        self._paths = paths
+        self._spaces = spaces
         self._store = store
         self._cache = cache
         self._requests = requests
@@ -204,7 +205,7 @@ class PrincipalsApi(Api):
             raise NotFound(f"principal not found: {principal_id}")
         rows = await self._store.principals.remains(principal_id)
         places = {f"rows of {table}": number for table, number in rows.items()}
-        paths = self._paths(found)
+        paths = self._spaces.paths(found)
         directories = {f"directory {path}": int(os.path.lexists(path)) for path in paths}  # noqa: ASYNC240 - one look
         shown: list[FoundShape] = [
             {"place": place, "found": number} for place, number in (places | directories).items()
@@ -269,6 +270,7 @@ class PrincipalsApi(Api):
             "tokens": used.tokens,
             "dollars": used.microdollars / MICRO,
             "last_activity": iso_or_none(used.last_activity),
+            "workspace_bytes": await self._spaces.used(principal),
         }
 
 

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from host.ports import Allowance, Trust, Workspace
+from host.ports import Allowance, SandboxFault, Trust, Workspace
 from host.runs.principals import THE_OPERATOR, PrincipalCache
 from host.sandbox.client import HOST, Sandbox
 from host.skills.catalogue import built_in_dir
@@ -26,6 +26,7 @@ from shared.settings import Settings
 from shared.store.store import Store
 from shared.values import Lease
 
+COUNTED_WITHIN_S: Final = 60.0
 MOST_KNOWN: Final = 256
 """Principals whose persona, memory and skills are kept at hand."""
 
@@ -105,6 +106,23 @@ class Spaces:
         root, own = self._root(await self._principals.get(principal_id), conversation_id)
         if own:
             await self._sandbox.remove([str(root)])
+
+    async def used(self, principal: Principal) -> int | None:
+        """Return the bytes that a principal's files take on this host, as they were a minute ago at most.
+
+        None: nobody counts the operator's, or the sandbox can't say.
+        """
+        if principal.is_operator:
+            return None
+        if not any(map(os.path.lexists, self.paths(principal))):
+            return 0
+        workspace = await self.of_host(HOST, principal.id, trust=Trust.MAIN)
+        try:
+            found = await self._sandbox.file(workspace, "usage", {"max_age_s": COUNTED_WITHIN_S})
+        except SandboxFault:
+            return None
+        used = found.get("used")
+        return used if isinstance(used, int) else None
 
     def are_there(self) -> bool:
         """Return whether this host has ever had files of another principal than the operator."""

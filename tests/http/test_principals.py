@@ -64,7 +64,8 @@ def test_a_principal_is_made_with_its_terms_and_read_again(operator: httpx2.Clie
         "subject": "ann@example",
     }
     one = operator.get(f"/principals/{ann['id']}").json()
-    assert one.pop("used")["conversations"] == 1
+    used = one.pop("used")
+    assert (used["conversations"], used["workspace_bytes"]) == (1, 0)
     assert one == ann
     listed = operator.get("/principals").json()["principals"]
     assert listed[0]["id"] == "operator"

@@ -227,3 +227,14 @@ async def test_a_start_that_would_open_principals_to_each_other_stops(
     with pytest.raises(Misconfigured, match="principals in the store"):
         async with a_host(place, **loosened):
             pass
+
+
+async def test_what_a_principals_files_take_is_told(place: Path) -> None:
+    async with a_host(place) as host:
+        one = await a_principal(host, "One")
+        assert await host.spaces.used(one) == 0
+        await say(host, one, "run `head -c 3M /dev/zero > big`")
+        used = await host.spaces.used(one)
+        assert used is not None
+        assert 3 << 20 <= used < 4 << 20
+        assert await host.spaces.used(THE_OPERATOR) is None
