@@ -59,6 +59,22 @@ def test_a_token_may_ask_so_often_in_a_minute(make_host: MakeHost) -> None:
         assert client.get("/health").status_code == 200
 
 
+def test_a_principal_may_ask_so_often_in_a_minute_whichever_its_tokens(make_host: MakeHost) -> None:
+    host = configure(make_host(), principals={"isolation": "weak"}).start()
+    with host.client() as client:
+        limits = {"name": "Ann", "rate_limits": {"requests_per_minute": 2}}
+        ann = client.post("/principals", json=limits).json()["id"]
+        tokens = [client.post(f"/principals/{ann}/tokens", json={}).json()["token"] for _ in range(3)]
+    answers = []
+    for token in tokens:
+        with host.client(token) as client:
+            answers.append(client.get("/me"))
+    assert [answer.status_code for answer in answers] == [200, 200, 429]
+    assert answers[-1].json()["error"] == "This principal's requests_per_minute are 2."
+    with host.client() as client:
+        assert client.get("/me").status_code == 200
+
+
 def test_a_sender_may_say_so_much_in_a_minute_and_others_are_not_concerned(make_host: MakeHost) -> None:
     host = configure(make_host(), rate_limits={"messages_per_minute": 2}).start()
     with host.client() as client:
