@@ -100,7 +100,7 @@ class Exchange:
         method = scope["method"] if scope["method"] in METHODS else "other"
         self._counts.requests[method, status] += 1
         self._counts.request_seconds.add(took_ms / 1000)
-        client = scope.get("client")
+        client, caller = scope.get("client"), scope.get("caller")
         access_logger.log(
             # Machines ask for these every few seconds.
             logging.DEBUG if scope["path"] in OPEN_PATHS else logging.INFO,
@@ -112,6 +112,9 @@ class Exchange:
                 "bytes": size,
                 "duration_ms": round(took_ms, 2),
                 "client": client[0] if client else None,
+                # Whoever reaches the things of all principals is seen to have done it.
+                "principal": caller.principal.id if caller else None,
+                "token": caller.token_id if caller else None,
             },
         )
 

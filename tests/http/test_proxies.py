@@ -34,13 +34,14 @@ def test_what_a_caller_adds_to_the_header_does_not_help_it(make_host: MakeHost) 
     assert set(statuses(host, rubbish)) <= {401, 429}
 
 
-def test_the_access_log_names_the_caller_and_not_the_proxy(make_host: MakeHost) -> None:
+def test_the_access_log_names_the_caller_and_its_principal_and_not_the_proxy(make_host: MakeHost) -> None:
     host = make_host(settings={"TRUSTED_PROXIES": "127.0.0.0/8"}).start()
     with host.client() as client:
         assert client.get("/chat", headers={"X-Forwarded-For": "2001:db8::7"}).status_code == 200
     until(lambda: '"/chat"' in host.log_text)
     line = next(line for line in host.log_text.splitlines() if '"/chat"' in line)
-    assert json.loads(line)["client"] == "2001:db8::7"
+    told = json.loads(line)
+    assert (told["client"], told["principal"], told["token"]) == ("2001:db8::7", "operator", None)
 
 
 def test_a_host_that_listens_on_ipv6_knows_an_ipv4_proxy_too(make_host: MakeHost) -> None:
