@@ -24,6 +24,7 @@ from host.http.chat import ChatApi
 from host.http.console import ConsoleApi
 from host.http.conversations import ConversationsApi
 from host.http.enrolment import Enrolment
+from host.http.files import FilesApi
 from host.http.health import HealthApi
 from host.http.mcp.routes import McpApi
 from host.http.mcp.servers import McpServersApi
@@ -180,6 +181,7 @@ def _apis(host: Host) -> list[Api]:
         ApprovalsApi(store, runs),
         ConversationsApi(store, runs, settings.main_conversation_id),
         RunsApi(store, runs),
+        FilesApi(store, host.sandbox, host.spaces, host.tokens, settings),
         TasksApi(store, host.tasks, host.task_runner),
         UsageApi(store),
         AdminApi(host.spaces.operators, host.sandbox, host.stop),

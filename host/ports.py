@@ -283,7 +283,14 @@ class Workspace:
 
 
 class SandboxFault(Exception):
-    """A request could not be served; the sentence is for the model."""
+    """A request could not be served; the sentence is for the model.
+
+    ``code``: why the request is refused (the name of an errno, or a word), "" if the sandbox failed.
+    """
+
+    def __init__(self, sentence: str, code: str = "") -> None:
+        super().__init__(sentence)
+        self.code = code
 
 
 class Sandbox(Protocol):
@@ -294,8 +301,12 @@ class Sandbox(Protocol):
         """The directory that conversations work in."""
         ...
 
-    async def file(self, workspace: Workspace, op: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    async def file(
+        self, workspace: Workspace, op: str, arguments: Mapping[str, Any], descriptors: Sequence[int] = ()
+    ) -> dict[str, Any]:
         """Have a file read, written or listed (``sandbox/worker/files/files.py`` knows the ``op``s).
+
+        ``descriptors`` go along; one that comes with the answer is its ``descriptor``, the caller's to close.
 
         A cancelled caller's request is finished, or its worker ended, first.
         """

@@ -5,8 +5,10 @@ PicoError
 │   └── NotJson             415 unsupported_media_type
 ├── BodyTimeout             408 timeout
 ├── TooLarge                413 body_too_large
+│   └── FileTooLarge        413 file_too_large
 ├── Unauthorized            401 unauthorized
 ├── Forbidden               403 forbidden
+│   ├── ReadOnly            403 read_only
 │   └── Suspended           403 suspended
 ├── NotFound                404 not_found
 │   └── NoConversation      404 not_found
@@ -15,11 +17,18 @@ PicoError
 │   ├── ConversationBusy    409 conversation_busy
 │   ├── ApprovalPending     409 approval_pending
 │   ├── AlreadyDecided      409 already_decided
+│   ├── IsDirectory         409 is_directory
+│   ├── NotEmpty            409 not_empty
 │   ├── NotRunning          409 not_running
+│   ├── Exists              409 exists
 │   └── Duplicate           409 duplicate_id
 ├── Expired                 410 expired
+├── PreconditionFailed      412 precondition_failed
+├── RangeUnsatisfiable      416 range
 ├── TooManyRequests         429 rate_limited         retry after N seconds
 ├── Misconfigured           500 misconfigured
+├── DiskFull                507 disk_full
+│   └── WorkspaceFull       507 workspace_full
 └── Unavailable             503 unavailable          retry after N seconds
     ├── Draining            503 draining
     ├── AtCapacity          503 at_capacity
@@ -78,12 +87,20 @@ class TooLarge(PicoError, status=413, code="body_too_large"):
     """The body is over the limit."""
 
 
+class FileTooLarge(TooLarge, code="file_too_large"):
+    """A file is larger than ``files.max_mb``."""
+
+
 class Unauthorized(PicoError, status=401, code="unauthorized"):
     """Missing or wrong credentials."""
 
 
 class Forbidden(PicoError, status=403, code="forbidden"):
     """The caller is known, and this is not theirs to do."""
+
+
+class ReadOnly(Forbidden, code="read_only"):
+    """The file is not this conversation's to change."""
 
 
 class Suspended(Forbidden, code="suspended"):
@@ -152,8 +169,40 @@ class NotRunning(Conflict, code="not_running"):
     """There is no run to cancel."""
 
 
+class IsDirectory(Conflict, code="is_directory"):
+    """A file is asked for, and a directory is there."""
+
+
+class NotEmpty(Conflict, code="not_empty"):
+    """The directory has something in it."""
+
+
+class Exists(Conflict, code="exists"):
+    """Something has the name already."""
+
+
 class Duplicate(Conflict, code="duplicate_id"):
     """The given id is taken."""
+
+
+class PreconditionFailed(PicoError, status=412, code="precondition_failed"):
+    """The thing is not what the caller takes it for."""
+
+
+class RangeUnsatisfiable(PicoError, status=416, code="range"):
+    """The bytes that are asked for lie behind the end of a file of ``size`` bytes."""
+
+    def __init__(self, message: str, *, size: int) -> None:
+        super().__init__(message)
+        self.size = size
+
+
+class DiskFull(PicoError, status=507, code="disk_full"):
+    """The disk has no room."""
+
+
+class WorkspaceFull(DiskFull, code="workspace_full"):
+    """A principal's files take what they may."""
 
 
 class TooManyRequests(PicoError, status=429, code="rate_limited"):

@@ -20,6 +20,7 @@ from shared.errors import (
     MethodNotAllowed,
     NotJson,
     PicoError,
+    RangeUnsatisfiable,
 )
 from shared.shapes import Shape
 from shared.values import Idempotency
@@ -70,6 +71,8 @@ def error_headers(error: PicoError) -> dict[str, str]:
         headers["WWW-Authenticate"] = "Bearer"
     if isinstance(error, MethodNotAllowed):
         headers["Allow"] = error.allowed
+    if isinstance(error, RangeUnsatisfiable):
+        headers["Content-Range"] = f"bytes */{error.size}"
     return headers
 
 

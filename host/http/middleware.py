@@ -24,6 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from host.http.auth import OPEN_PATHS, TokenBook, failure
 from host.http.bodies import error_headers, error_response
 from host.http.callers import SIGNED, Caller, operator
+from host.http.ending import VERBATIM
 from host.http.openai.answers import PREFIX, openai_error
 from host.runs.admission import RateLimit
 from host.telemetry.counts import Metrics
@@ -133,7 +134,7 @@ class SaidNames:
 
     async def __call__(self, message: Message) -> None:
         caller: Caller | None = self._scope.get("caller")
-        if caller is None or not caller.prefix:
+        if caller is None or not caller.prefix or VERBATIM in self._scope:
             await self._send(message)
         elif message["type"] == "http.response.start":
             # Its length is known with the body.
@@ -197,6 +198,17 @@ BODY_LIMITS: Final = {
 }
 
 
+STREAMED: Final = {"PUT": re.compile(r"/chat/[^/]+/files/.+"), "POST": re.compile(r"/chat/[^/]+/files")}
+"""What takes files, which these routes bound themselves as the bytes come."""
+
+
+def _limit(scope: Scope) -> float:
+    streamed = STREAMED.get(scope["method"])
+    if streamed is not None and streamed.fullmatch(scope["path"]):
+        return math.inf
+    return BODY_LIMITS.get(scope["path"], BODY_LIMIT)
+
+
 class BodyLimit:
     """Bounds request bodies, at some paths to their own size; raises TooLarge, BodyTimeout."""
 
@@ -204,7 +216,7 @@ class BodyLimit:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        limit = BODY_LIMITS.get(scope["path"], BODY_LIMIT)
+        limit = _limit(scope)
         for name, value in scope["headers"]:
             if name == b"content-length" and value.isdigit() and int(value) > limit:
                 raise _too_large(limit)
@@ -225,7 +237,7 @@ class BodyLimit:
         await self._app(scope, bounded, send)
 
 
-def _too_large(limit: int) -> TooLarge:
+def _too_large(limit: float) -> TooLarge:
     return TooLarge(f"The body is larger than {limit} bytes.")
 
 

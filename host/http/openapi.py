@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from types import NoneType, UnionType
-from typing import Any
+from typing import Any, Final
 
 from pydantic import BaseModel, TypeAdapter
 from starlette.requests import Request
@@ -13,6 +13,16 @@ from typing_extensions import is_typeddict
 
 from host.http.routing import ANY, Api, Operation, Parameter, operation
 from host.http.sse import FrameStreamResponse
+
+BYTES: Final = {"type": "string", "format": "binary"}
+BINARY: Final[Mapping[str, Any]] = {
+    "application/octet-stream": BYTES,
+    "multipart/form-data": {
+        "type": "object",
+        "properties": {"path": {"type": "string"}, "file": {"type": "array", "items": BYTES}},
+    },
+}
+"""Schemas of what is no JSON; the format is what makers of clients know (OpenAPI 3.0.3, "Data Types")."""
 
 Schemas = Mapping[Any, dict[str, Any]]
 """How the document speaks of each class: by the name of its schema."""
@@ -87,6 +97,8 @@ def _described(declared: Operation, schemas: Schemas) -> dict[str, Any]:
         # An empty body is an empty object.
         required = "required" in TypeAdapter(body).json_schema()
         found["requestBody"] = {"content": _json(body, schemas), "required": required}
+    if declared.binary is not None:
+        found["requestBody"] = {"content": {declared.binary: {"schema": BINARY[declared.binary]}}}
     if declared.open:
         found["security"] = []
     elif declared.scopes - {ANY}:
@@ -96,7 +108,10 @@ def _described(declared: Operation, schemas: Schemas) -> dict[str, Any]:
 
 
 def _answer(declared: Operation, schemas: Schemas) -> dict[str, Any]:
-    content: dict[str, Any] = {} if declared.content is None else {declared.content: {}}
+    content: dict[str, Any] = {}
+    if declared.content is not None:
+        schema = BINARY.get(declared.content)
+        content[declared.content] = {} if schema is None else {"schema": schema}
     for kind in declared.answers:
         if kind in schemas:
             content |= _json(kind, schemas)
@@ -114,7 +129,7 @@ def _refusals(declared: Operation) -> list[int]:
     # 503: the host is stopping, or its store can't take anything.
     token = () if declared.open else (400, 401, 403, 408, 429, 500, 503)
     named = (404,) if "{" in declared.path else ()
-    body = (413, 415) if declared.body or declared.reads else ()
+    body = (413, 415) if declared.body or declared.reads else (413,) if declared.binary else ()
     return sorted({*declared.errors, *token, *named, *body})
 
 

@@ -84,6 +84,8 @@ class Operation:
     error: Any = ErrorShape
     reads: Any = None
     """The class of a body that the method reads itself."""
+    binary: str | None = None
+    """The media type of a body of any bytes that the method reads itself."""
     content: str | None = None
     """The media type of an answer that is no JSON of a class."""
     scope: str | None = None

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from host.ports import Allowance, SandboxFault, Trust, Workspace
-from host.runs.principals import THE_OPERATOR, PrincipalCache
+from host.runs.principals import PrincipalCache
 from host.sandbox.client import HOST, Sandbox
 from host.skills.catalogue import built_in_dir
 from host.skills.knowledge import Knowledge, Look
@@ -24,7 +24,7 @@ from shared.errors import Misconfigured
 from shared.principals import OPERATOR, Principal, stored_name
 from shared.settings import Settings
 from shared.store.store import Store
-from shared.values import Lease
+from shared.values import Conversation, Lease
 
 COUNTED_WITHIN_S: Final = 60.0
 MOST_KNOWN: Final = 256
@@ -75,21 +75,25 @@ class Spaces:
 
     async def of_run(self, lease: Lease, parent_id: str | None) -> Space:
         """Return the space of a run; that of a task is the one of the task's conversation (``parent_id``)."""
-        owner = parent_id or lease.conversation_id
-        if lease.principal_id == OPERATOR and not self._by_conversation:
-            return self._of_operator(lease, is_main=owner == self._settings.main_conversation_id)
         principal = await self._principals.get(lease.principal_id)
+        owner = parent_id or lease.conversation_id
+        workspace, is_main = self._of(principal, lease.conversation_id, owner, trusted=lease.trusted)
+        return Space(principal, workspace, is_main, self._knowledge(principal))
+
+    async def of_conversation(self, conversation: Conversation) -> Workspace:
+        """Return where a conversation's runs work, for whoever looks at its files."""
+        principal = await self._principals.get(conversation.principal_id)
+        mine = conversation.id, conversation.owner_id
+        return self._of(principal, *mine, trusted=conversation.trusted)[0]
+
+    def _of(
+        self, principal: Principal, conversation_id: str, owner: str, *, trusted: bool
+    ) -> tuple[Workspace, bool]:
         is_main = self._is_main(principal, owner)
         root, own = self._root(principal, owner)
         # Nothing in a conversation's own directory is obeyed.
-        trust = Trust.MAIN if is_main or own else Trust.TRUSTED if lease.trusted else Trust.UNTRUSTED
-        workspace = Workspace(lease.conversation_id, root, trust, self._allowance(principal, own=own))
-        return Space(principal, workspace, is_main, self._knowledge(principal))
-
-    def _of_operator(self, lease: Lease, *, is_main: bool) -> Space:
-        trust = Trust.MAIN if is_main else Trust.TRUSTED if lease.trusted else Trust.UNTRUSTED
-        workspace = Workspace(lease.conversation_id, self._sandbox.root, trust)
-        return Space(THE_OPERATOR, workspace, is_main, self.operators)
+        trust = Trust.MAIN if is_main or own else Trust.TRUSTED if trusted else Trust.UNTRUSTED
+        return Workspace(conversation_id, root, trust, self._allowance(principal, own=own)), is_main
 
     async def of_host(
         self, who: str, principal_id: str, conversation_id: str | None = None, trust: Trust = Trust.UNTRUSTED

@@ -113,10 +113,12 @@ class Sandbox:
             return ""
         return f"principals are not apart enough ({found.reason}); principals.isolation is {wanted}"
 
-    async def file(self, workspace: Workspace, op: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    async def file(
+        self, workspace: Workspace, op: str, arguments: Mapping[str, Any], descriptors: Sequence[int] = ()
+    ) -> dict[str, Any]:
         """Run a file tool in a conversation's worker. Raises ``SandboxFault``."""
         await self._require(workspace)
-        return await self._files.ask(workspace, op, arguments)
+        return await self._files.ask(workspace, op, arguments, descriptors)
 
     async def run(self, workspace: Workspace, command: Mapping[str, Any]) -> dict[str, Any]:
         """Run a command; see the port."""

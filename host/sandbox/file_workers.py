@@ -7,6 +7,7 @@ go straight there and back: passing them on took longer than reading a file does
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -20,7 +21,10 @@ from host.sandbox.wire import ANSWER_TIMEOUT_S, CANCEL_TIMEOUT_S, Disconnected, 
 
 MAX_WORKERS: Final = 256
 DIED: Final = "the sandbox process died; try again"
-READING: Final = {"read_file", "read_text", "list_dir", "survey"}
+READING: Final = {
+    *("read_file", "read_text", "list_dir", "survey"),
+    *("list_files", "open_file", "begin_upload", "reserve"),
+}
 UNKNOWN: Final = "it is not known what has been done: look before you try again"
 
 Fork = Callable[[Workspace, list[int]], Awaitable[object]]
@@ -34,12 +38,14 @@ class FileWorkers:
         self._idle_s = idle_s
         self._workers: dict[str, _Worker] = {}  # last used last
 
-    async def ask(self, workspace: Workspace, op: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    async def ask(
+        self, workspace: Workspace, op: str, arguments: Mapping[str, Any], descriptors: Sequence[int] = ()
+    ) -> dict[str, Any]:
         """Have a file tool run in the conversation's worker; one after the other.
 
         Raises ``SandboxFault``. A cancelled caller's request is finished, or its worker ended, first.
         """
-        request = encode({"tool": op, "arguments": arguments})
+        request = encode({"tool": op, "arguments": arguments, "descriptors": len(descriptors)})
         conversation = workspace.conversation
         seen = _seen(workspace)
         if (known := self._workers.get(conversation)) and (known.workspace, known.seen) != (workspace, seen):
@@ -53,10 +59,10 @@ class FileWorkers:
                 if not worker.is_there():
                     raise SandboxFault(DIED)
             try:
-                answer = await worker.exchange(request)
+                answer = await worker.exchange(request, descriptors)
             except _Lost as lost:
                 raise SandboxFault(f"{lost}; {'try again' if op in READING else UNKNOWN}") from None
-        return checked(answer)
+        return _with_descriptor(answer)
 
     async def _start(self, workspace: Workspace) -> Wire:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -138,16 +144,17 @@ class _Worker:
             self._close()
         return self.wire is not None
 
-    async def exchange(self, request: bytes) -> dict[str, Any]:
-        """Send a request and return its answer. Raises ``_Lost``."""
+    async def exchange(self, request: bytes, descriptors: Sequence[int]) -> dict[str, Any]:
+        """Send a request and return its answer, with ``taken`` descriptors. Raises ``_Lost``."""
         self.used = time.monotonic()
         wire, is_sent = self.wire, False
         assert wire is not None  # noqa: S101 - whoever holds ``busy`` has seen to it
         try:
             with anyio.fail_after(ANSWER_TIMEOUT_S):
-                await wire.write(request)
+                await wire.write(request, descriptors)
                 is_sent = True
-                return await wire.receive()
+                answer = await wire.receive()
+                return {**answer, "taken": wire.take()}
         except TimeoutError:
             self._close()
             raise _Lost("the sandbox did not answer in time") from None
@@ -176,6 +183,19 @@ class _Worker:
             self.wire = None
 
 
+def _with_descriptor(answer: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what an answer carries, and the descriptor that came along. Raises ``SandboxFault``."""
+    taken: list[int] = answer["taken"]
+    try:
+        content = checked(answer)
+        if taken:
+            content["descriptor"] = taken.pop()
+        return content
+    finally:
+        for descriptor in taken:
+            os.close(descriptor)
+
+
 async def _ends(wire: Wire) -> bool:
     """Wait for the answer to what was sent; return whether it came."""
     with (
@@ -184,5 +204,7 @@ async def _ends(wire: Wire) -> bool:
         anyio.move_on_after(CANCEL_TIMEOUT_S),
     ):
         await wire.receive()
+        for descriptor in wire.take():
+            os.close(descriptor)
         return True
     return False

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import array
 import contextlib
+import os
 import socket
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -18,6 +20,7 @@ MAX_FRAME: Final = 32 << 20
 ANSWER_TIMEOUT_S: Final = 30.0
 CANCEL_TIMEOUT_S: Final = 10.0
 _CHUNK: Final = 256 << 10
+_ROOM: Final = socket.CMSG_LEN(array.array("i").itemsize)  # for one descriptor; more are dropped
 
 
 class Disconnected(Exception):
@@ -40,8 +43,10 @@ def checked(answer: Mapping[str, Any]) -> dict[str, Any]:
     content = answer.get("ok")
     if isinstance(content, dict):
         return content
-    error = answer.get("error")
-    raise SandboxFault(error if isinstance(error, str) else "the sandbox gave no valid answer")
+    error, code = answer.get("error"), answer.get("code")
+    if not isinstance(error, str):
+        raise SandboxFault("the sandbox gave no valid answer")
+    raise SandboxFault(error, code if isinstance(code, str) else "")
 
 
 class Wire:
@@ -52,11 +57,19 @@ class Wire:
         self._socket = connection
         self._frames = Frames(MAX_FRAME)
         self._arrived: deque[bytes] = deque()
+        self._taken: list[int] = []
         self._writing = anyio.Lock()
 
     def close(self) -> None:
         """Close the socket; the other side takes that as the order to end."""
         self._socket.close()
+        for descriptor in self.take():
+            os.close(descriptor)
+
+    def take(self) -> list[int]:
+        """Return the descriptors that have come since, which are the caller's now."""
+        taken, self._taken = self._taken, []
+        return taken
 
     def shut_down(self) -> None:
         """Have whoever waits here, and the other side, see the end; to be closed afterwards."""
@@ -114,10 +127,13 @@ class Wire:
     async def _read(self) -> bytes:
         while True:
             try:
-                data = self._socket.recv(_CHUNK)
+                data, ancillary, _, _ = self._socket.recvmsg(_CHUNK, _ROOM, socket.MSG_CMSG_CLOEXEC)
             except BlockingIOError:
                 await anyio.wait_readable(self._socket)
                 continue
+            for level, kind, content in ancillary:
+                if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                    self._taken += array.array("i", content)
             if not data:
                 raise Disconnected
             return data

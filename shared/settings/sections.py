@@ -111,6 +111,12 @@ class Heartbeat(Section):
     interval: int = Field(default=30, ge=1, description="Minutes between two heartbeats")
 
 
+class Files(Section):
+    """Files that programs bring and fetch over HTTP."""
+
+    max_mb: int = Field(default=1024, ge=1, le=1 << 20, description="Largest file that can be sent, MiB")
+
+
 class History(Section):
     """Long conversations: what doesn't fit into the model's window is summed up."""
 

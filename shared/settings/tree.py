@@ -15,6 +15,7 @@ from shared.settings.section import Env, Section
 from shared.settings.sections import (
     Agents,
     Budgets,
+    Files,
     Gateway,
     Heartbeat,
     History,
@@ -222,6 +223,7 @@ class Settings(Section):
     tools: Tools = Field(default_factory=Tools)
     heartbeat: Heartbeat = Field(default_factory=Heartbeat)
     history: History = Field(default_factory=History)
+    files: Files = Field(default_factory=Files)
     budgets: Budgets = Field(default_factory=Budgets)
     rate_limits: RateLimits = Field(default_factory=RateLimits)
     gateway: Gateway = Field(default_factory=Gateway)

@@ -44,8 +44,10 @@ Each route that needs a token also answers 400, 401, 403, 408, 429, 500 and 503 
 [Error codes](errors.md) lists the codes.
 """
 
-Call = tuple[str, str, str, dict[str, Any] | None, dict[str, str]]
-"""Method, path of the document, address, body, headers. {name} stands for what an earlier answer told."""
+Call = tuple[str, str, str, dict[str, Any] | str | None, dict[str, str]]
+"""Method, path of the document, address, body (a text is none of JSON), headers. {name} stands for what an
+earlier answer told.
+"""
 
 SAID: Final = {"message": "what did I say?"}
 GATED: Final = {
@@ -76,6 +78,14 @@ TOKENS: Final = "/principals/{id}/tokens"
 SIGN_IN: Final = "/mcp/servers/{name}/sign-in"
 RETURN: Final = "http://127.0.0.1:7624/callback"
 CALLBACK: Final = f"{RETURN}?code=abc&state=xyz"
+FILE: Final = "/chat/{id}/files/{path}"
+FORM_TYPE: Final = {"Content-Type": "multipart/form-data; boundary=part"}
+FORM: Final = """--part
+Content-Disposition: form-data; name="file"; filename="ann.txt"
+
+Dear Ann
+--part--
+"""
 CALLS: Final[list[Call]] = [
     ("GET", "/ready", "/ready", None, {}),
     ("POST", "/chat", "/chat", SAID, {"Idempotency-Key": "order-17"}),
@@ -134,6 +144,12 @@ CALLS: Final[list[Call]] = [
     ("POST", f"{SIGN_IN}/callback", "/mcp/servers/wiki/sign-in/callback", {"callback": CALLBACK}, {}),
     ("DELETE", f"{SIGN_IN}", "/mcp/servers/wiki/sign-in", None, {}),
     ("POST", "/channels/{name}/webhook", "/channels/telegram/webhook", {}, {}),
+    ("PUT", FILE, "/chat/{conversation}/files/data/prices.csv", "fruit,price", {"If-None-Match": "*"}),
+    ("POST", "/chat/{id}/files", "/chat/{conversation}/files?path=letters", FORM, FORM_TYPE),
+    ("GET", "/chat/{id}/files", "/chat/{conversation}/files?prefix=data/", None, {}),
+    ("GET", FILE, "/chat/{conversation}/files/data/prices.csv", None, {"Range": "bytes=0-4"}),
+    ("POST", FILE, "/chat/{conversation}/files/data/prices.csv", {"move_to": "old/prices.csv"}, {}),
+    ("DELETE", FILE, "/chat/{conversation}/files/old?recursive=true", None, {}),
     ("DELETE", "/chat/{id}", "/chat/{conversation}", None, {}),
     ("GET", "/health", "/health", None, {}),
     ("GET", "/metrics", "/metrics", None, {}),
@@ -180,17 +196,19 @@ class Recording:
         """Make the call and return request and answer as the page shows them."""
         method, _, url, body, headers = call
         sent = json.loads(self._fill(json.dumps(body)))
+        content = sent.replace("\n", "\r\n") if isinstance(sent, str) else None
         answer = client.request(
             method,
             self._fill(url),
-            json=sent,
+            json=None if content else sent,
+            content=content,
             headers={name: self._fill(value) for name, value in headers.items()},
         )
         self._remember(method, url, answer)
         shown = [f"{method} {self.fixed(self._fill(url))}"]
         shown += [f"{name}: {self._shown_header(value)}" for name, value in headers.items()]
         if sent is not None:
-            shown += ["", _json(self.fixed(sent))]
+            shown += ["", sent if content else _json(self.fixed(sent))]
         request = "\n".join(shown)
         return f"```http\n{request}\n```\n\n{self._answered(answer)}"
 
@@ -298,7 +316,8 @@ def _inlined(value: Any, enums: Mapping[str, Any]) -> Any:
 
 def _body(told: Mapping[str, Any]) -> str:
     """Return the name of the request's body, or nothing."""
-    schema = _schema(told["requestBody"]) if "requestBody" in told else {}
+    takes = told.get("requestBody", {"content": {}})
+    schema = _schema(takes) if "application/json" in takes["content"] else {}
     return str(schema.get("$ref", "")).rpartition("/")[2]
 
 
@@ -310,6 +329,9 @@ def _route(method: str, path: str, told: Mapping[str, Any], example: str, schema
             for each in told["parameters"]
         ]
         said += ["| Parameter | In | Is | Meaning |\n|---|---|---|---|", *rows, ""]
+    said += [
+        f"Body: `{kind}`.\n" for kind in told.get("requestBody", {}).get("content", {}) if "json" not in kind
+    ]
     if name := _body(told):
         said.append(f"{_fields(name, schemas[name], 'Field of the body')}\n")
     said.append(f"Answers: {', '.join(_answers(told['responses']))}.\n")

@@ -313,6 +313,9 @@ ELSEWHERE = {
         "test_two_hundred_turns_cost_the_same_each_and_the_first_facts_survive": "history.window",
         "test_without_an_archive_nothing_is_written": "history.archive",
     },
+    "tests/http/test_files.py": {
+        "test_a_file_over_the_limit_leaves_nothing": "files.max_mb",
+    },
     "tests/agent/test_compaction.py": {
         "test_a_window_is_the_settings_by_the_longest_name_that_fits": "history.windows",
     },

@@ -16,7 +16,19 @@ OUTSIDE: Final = "is outside the workspace"
 
 
 class Refused(Exception):
-    """A sentence for the model."""
+    """A sentence for the model; ``code`` says to programs why."""
+
+    def __init__(self, sentence: str, code: str = "refused") -> None:
+        super().__init__(sentence)
+        self.code = code
+
+
+def code_of(error: Refused | OSError) -> str:
+    """Return the code of a refusal, which for a failed call is the errno's name."""
+    cause = error if isinstance(error, OSError) else error.__cause__
+    if isinstance(cause, OSError):
+        return errno.errorcode.get(cause.errno or 0, "EIO")
+    return error.code if isinstance(error, Refused) else "EIO"
 
 
 def quoted(name: str) -> str:

@@ -165,7 +165,7 @@ class Supervisor:
         worker = self._children.fork(
             lambda channel: files.serve(
                 channel,
-                Channel(socket.socket(fileno=descriptor)),
+                Channel(socket.socket(fileno=descriptor), takes_descriptors=True),
                 config,
                 place,
                 self._pid,

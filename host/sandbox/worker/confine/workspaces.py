@@ -202,12 +202,13 @@ def empty(path: str) -> None:
     with contextlib.suppress(OSError):
         top = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         try:
-            _empty_all(top)
+            empty_all(top)
         finally:
             os.close(top)
 
 
-def _empty_all(top: int) -> None:
+def empty_all(top: int) -> None:
+    """Remove what is in a directory that is held open, likewise."""
     moved = itertools.count()
     pending = _empty(top, top, moved)
     while pending:

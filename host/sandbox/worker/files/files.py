@@ -10,9 +10,9 @@ from typing import Final
 from ..config import Config, Place
 from ..confine import confine, namespaces, privileges
 from ..confine.private_root import PrivateRoot
-from ..frames import Channel, Closed, Frame
+from ..frames import Channel, Closed, Frame, close_all
 from ..limits.quota import Quota
-from ..names import Refused, explain
+from ..names import Refused, code_of, explain
 from ..words import Words
 from . import bounds
 from .formats import Answer
@@ -20,6 +20,7 @@ from .listing import list_dir, remove_folder, usage
 from .paths import Roots, root_paths
 from .reading import read_file, read_text
 from .survey import survey
+from .transfer import TRANSFERS, remove_abandoned
 from .writing import append_file, edit_file, save_file, write_file
 
 OFFERING = {"read_file", "edit_file", "list_dir"}  # the host's own reads expect what may be absent
@@ -27,7 +28,9 @@ _OPERATIONS: Final[tuple[Callable[[Roots, Answer], Answer], ...]] = (
     *(read_file, read_text, list_dir, survey),
     *(write_file, save_file, edit_file, append_file, remove_folder, usage),
 )
-TOOLS: Final = {operation.__name__: operation for operation in _OPERATIONS}
+TOOLS: Final = {operation.__name__: operation for operation in _OPERATIONS} | TRANSFERS
+ARCHIVE: Final = "conversations"
+"""What the host alone writes in a workspace; see ``host.runs.archive``."""
 
 
 def serve(channel: Channel, host: Channel, config: Config, place: Place, supervisor: int, locks: int) -> None:
@@ -39,6 +42,7 @@ def serve(channel: Channel, host: Channel, config: Config, place: Place, supervi
     known = root_paths(config, place)
     quota = Quota(config) if config.counted else None
     words = Words(place.workspace, place.words)
+    kept = Words(place.workspace, (*place.words, ARCHIVE))
     if needs_namespaces(config):
         namespaces.settle(config.inner_uid, config.inner_gid)
         root = PrivateRoot(config, place.workspace)
@@ -50,13 +54,26 @@ def serve(channel: Channel, host: Channel, config: Config, place: Place, supervi
         confine.confine_worker(config, place, uid=config.uid, gid=config.gid)
         privileges.die_with_parent(supervisor)  # after the change of uid, which clears it (prctl(2))
     bounds.settle()
+    with Roots(known[:1]) as roots:
+        remove_abandoned(roots)
     waiting = select.poll()
     waiting.register(channel, select.POLLIN)
     waiting.register(host, select.POLLIN)
     with contextlib.suppress(Closed):
         # The supervisor says nothing: what is to be read there is its end.
         while channel.fileno() not in dict(waiting.poll()):
-            host.send(answer(host.receive(), Roots(known, place.home, locks, words, quota)))
+            request = host.receive()
+            apart = request["tool"] in TRANSFERS
+            roots = Roots(known[:1] if apart else known, place.home, locks, kept if apart else words, quota)
+            taken = host.descriptors(request.get("descriptors", 0))
+            request["arguments"]["descriptors"] = taken
+            given: list[int] = []
+            try:
+                frame = answer(request, roots)
+                given = frame.get("ok", {}).pop("descriptors", [])
+                host.send(frame, given)
+            finally:
+                close_all({*taken, *given})
 
 
 def needs_namespaces(config: Config) -> bool:
@@ -78,7 +95,7 @@ def answer(request: Frame, roots: Roots) -> Frame:
             except (Refused, OSError) as error:
                 sentence = str(error) if isinstance(error, Refused) else explain(path, error)
                 missing = tool in OFFERING and FileNotFoundError in (type(error), type(error.__cause__))
-                return {"error": sentence + (roots.offer(path) if missing else "")}
+                return {"error": sentence + (roots.offer(path) if missing else ""), "code": code_of(error)}
     except bounds.TooLong:
         return {"error": "stopped: it took too long; nothing was changed"}
     except MemoryError:

@@ -89,7 +89,7 @@ def kind_of(mode: int) -> str:
 def require_plain(path: str, status: os.stat_result, *, hard_links: bool = False) -> None:
     """Refuse what is no ordinary file, and hard links unless welcome: their other name may lie outside."""
     if stat.S_ISDIR(status.st_mode):
-        raise Refused(f"{quoted(path)} is a directory")
+        raise Refused(f"{quoted(path)} is a directory", "is_directory")
     if not stat.S_ISREG(status.st_mode):
         raise Refused(f"{quoted(path)} is not a regular file ({kind_of(status.st_mode)})")
     if status.st_nlink > 1 and not hard_links:

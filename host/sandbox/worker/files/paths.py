@@ -131,6 +131,11 @@ class Roots:
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
         return os.open(root.path, flags | os.O_NOFOLLOW | os.O_CLOEXEC)
 
+    @property
+    def workspace(self) -> int:
+        """The workspace's descriptor. Raises ``Refused`` if it is gone."""
+        return self._find(".", write=True)[0].descriptor
+
     def hard_links(self, path: str) -> bool:
         """Return whether a file there may have other names."""
         return self._find(path, write=False)[0].hard_links
@@ -145,8 +150,9 @@ class Roots:
             os.close(descriptor)
 
     @contextlib.contextmanager
-    def parent(self, path: str, *, make: bool) -> Iterator[Location]:
-        """Hold the directory of a file to be written open; links at the end are followed inside the root.
+    def parent(self, path: str, *, make: bool, follow: bool = True) -> Iterator[Location]:
+        """Hold the directory of a file to be written open; links at the end are followed inside the root,
+        unless ``follow`` is False.
 
         No other worker writes the file meanwhile. ``make``: create missing directories. Raises ``Refused``.
         """
@@ -158,7 +164,7 @@ class Roots:
             if name in ("", ".", ".."):
                 raise Refused(f"{quoted(path)} is a directory")
             descriptor = self._held(root, directory or ".", path, make=make)
-            target = _link_target(descriptor, name)
+            target = _link_target(descriptor, name) if follow else None
             if target is None:
                 try:
                     self._require_changeable(descriptor, name, path)
@@ -193,7 +199,7 @@ class Roots:
 
     def _require_changeable(self, directory: int, name: str, path: str) -> None:
         if self._words is not None and self._words.cover_entry(directory, name):
-            raise Refused(f"{quoted(path)} {READ_ONLY}")
+            raise Refused(f"{quoted(path)} {READ_ONLY}", "read_only")
 
     def _held(self, root: _Root, directory: str, path: str, *, make: bool) -> int:
         flags = os.O_RDONLY | os.O_DIRECTORY
@@ -245,7 +251,7 @@ class Roots:
         elif _OTHER_HOME.match(path):
             raise Refused(f"{quoted(path)} {OUTSIDE}; a file of that name is ./{quoted(path)}")
         if not self._roots:
-            raise Refused(f"{quoted(path)}: the directory it lies in is gone")
+            raise Refused(f"{quoted(path)}: the directory it lies in is gone", "ENOENT")
         everything = [root for root in self._roots if root.path == "/" and (root.writable or not write)]
         if not path.startswith("/"):
             if not everything:

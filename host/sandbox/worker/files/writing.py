@@ -33,7 +33,7 @@ def write_file(roots: Roots, arguments: Answer) -> Answer:
     if is_device(path):
         return {"text": _write_device(path, content)}
     with roots.parent(path, make=True) as location:
-        existing = _existing(location, path)
+        existing = existing_file(location, path)
         if existing is not None and not arguments.get("overwrite"):
             raise Refused(f"{quoted(path)} already exists; pass overwrite=true to replace it")
         note = "" if existing is not None else new_name(location.directory, location.name)
@@ -46,7 +46,7 @@ def save_file(roots: Roots, arguments: Answer) -> Answer:
     """Write bytes that the host brings (base64), for instance a file that somebody sent."""
     path, content = arguments["path"], base64.b64decode(arguments["data"])
     with roots.parent(path, make=True) as location:
-        note = _replace(location, content, _existing(location, path))
+        note = _replace(location, content, existing_file(location, path))
     return {"text": f"ok: saved {quoted(path)} ({len(content)} bytes){note}"}
 
 
@@ -59,7 +59,8 @@ def _write_device(path: str, content: bytes) -> str:
         os.close(descriptor)
 
 
-def _existing(location: Location, path: str) -> os.stat_result | None:
+def existing_file(location: Location, path: str) -> os.stat_result | None:
+    """Return what is in a place, None if there is nothing. Raises ``Refused`` unless it is a plain file."""
     try:
         status = os.stat(location.name, dir_fd=location.directory, follow_symlinks=False)
     except FileNotFoundError:
@@ -100,10 +101,10 @@ def _replace(
         with contextlib.suppress(OSError):
             os.unlink(temporary, dir_fd=location.directory)
         raise
-    return _kept(location.directory)
+    return kept(location.directory)
 
 
-def _kept(descriptor: int) -> str:
+def kept(descriptor: int) -> str:
     """Have what has changed reach the disk; returns what to say if it may not have: it has changed all the
     same.
     """
@@ -171,7 +172,7 @@ def append_file(roots: Roots, arguments: Answer) -> Answer:
     with roots.parent(path, make=True) as location:
         if location.quota is not None:
             location.quota.require(len(content.encode()))
-        is_there = _existing(location, path) is not None
+        is_there = existing_file(location, path) is not None
         note = "" if is_there else new_name(location.directory, location.name)
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         descriptor = os.open(location.name, flags, 0o644, dir_fd=location.directory)
@@ -180,7 +181,7 @@ def append_file(roots: Roots, arguments: Answer) -> Answer:
             data = _in_the_manner_of(location, content)
             bounds.end()
             _add(file, data, path)
-            note += _kept(descriptor)
+            note += kept(descriptor)
             size = os.fstat(descriptor).st_size
     said = f"ok: appended {len(data)} bytes to {quoted(path)} (now {size} bytes){note}"
     return {"text": said, "size": size}

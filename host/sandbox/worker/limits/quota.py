@@ -11,6 +11,7 @@ limit is near, and else in a small part of the time.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import struct
 import time
@@ -76,10 +77,38 @@ class Quota:
         """See that so many bytes more fit, and note them. Raises ``Refused``."""
         if more <= 0 or not self.most:
             return
+        with self._alone():
+            self._require(more)
+
+    def require_named(self, size: int, begun: float) -> None:
+        """See that a nameless file fits that is to get a name: what was noted of it since ``begun`` is lost
+        if files were counted since. Raises ``Refused``.
+        """
+        if size <= 0 or not self.most:
+            return
+        with self._alone():
+            last = self._last()
+            if last is None or last.when < begun:
+                return
+            if self.used() + size > self.most and (used := self.count()) + size > self.most:
+                raise Refused(sentence(used, self.most), FULL)
+            last = self._last() or last
+            self._write(Count(last.used + size, last.free, last.when, last.cost))
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep the principal's other processes from noting at the same time."""
+        fcntl.lockf(self._page, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.lockf(self._page, fcntl.LOCK_UN)
+
+    def _require(self, more: int) -> None:
         if self.is_exceeded(self.most - more) or self.used() + more > self.most:
             used = self.count()
             if used + more > self.most:
-                raise Refused(sentence(used, self.most))
+                raise Refused(sentence(used, self.most), FULL)
         last = self._last()
         if last is not None:
             self._write(Count(last.used + more, last.free - more, last.when, last.cost))

@@ -1,0 +1,275 @@
+"""The bytes of files between a client and a descriptor that the sandbox opened.
+
+They pass in pieces, one at a time in each direction and off the event loop: a large file costs no memory, and
+a client that is slow holds one of its principal's few streams and nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import stat
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, Mapping
+from functools import partial
+from typing import Any, Final, TypeVar
+
+import anyio
+import anyio.to_thread
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from host.http.ending import VERBATIM
+from host.ports import Sandbox, SandboxFault, Workspace
+from shared.errors import (
+    DiskFull,
+    Exists,
+    FileTooLarge,
+    Forbidden,
+    InvalidInput,
+    IsDirectory,
+    NotEmpty,
+    NotFound,
+    PicoError,
+    PreconditionFailed,
+    ReadOnly,
+    Unavailable,
+    WorkspaceFull,
+)
+
+PIECE: Final = 256 << 10
+MOST_OF_ONE: Final = 4
+MOST: Final = 64
+_THREADS: Final = 8
+
+_REFUSALS: Final[Mapping[str, type[PicoError]]] = {
+    "ENOENT": NotFound,
+    "ENOTDIR": NotFound,
+    "EACCES": Forbidden,
+    "EPERM": Forbidden,
+    "EROFS": ReadOnly,
+    "read_only": ReadOnly,
+    "is_directory": IsDirectory,
+    "ENOTEMPTY": NotEmpty,
+    "EEXIST": Exists,
+    "precondition_failed": PreconditionFailed,
+    "workspace_full": WorkspaceFull,
+    "ENOSPC": DiskFull,
+    "EDQUOT": DiskFull,
+}
+"""What the sandbox's codes are over HTTP; another one is a path that can't be used."""
+
+T = TypeVar("T")
+
+
+class Streams:
+    """The uploads and downloads at work, few enough for a host and for each principal."""
+
+    def __init__(self) -> None:
+        self._open: Counter[str] = Counter()
+        self._threads = anyio.CapacityLimiter(_THREADS)
+
+    @contextlib.contextmanager
+    def one(self, principal_id: str) -> Iterator[None]:
+        """Count a stream while it lasts; raises Unavailable ``busy``."""
+        if self._open[principal_id] >= MOST_OF_ONE or self._open.total() >= MOST:
+            sentence = f"{MOST_OF_ONE} files of a principal and {MOST} of a host move at once; try again."
+            raise Unavailable(sentence, code="busy", retry_after=1)
+        self._open[principal_id] += 1
+        try:
+            yield
+        finally:
+            self._open[principal_id] -= 1
+            self._open += Counter()  # without those that have none
+
+    async def thread(self, work: partial[T]) -> T:
+        """Run what may wait for a disk; it is done before a cancelled caller goes on."""
+        return await anyio.to_thread.run_sync(work, limiter=self._threads)
+
+
+@contextlib.contextmanager
+def refusals() -> Iterator[None]:
+    """Raise what the sandbox says about files as errors of the API."""
+    try:
+        yield
+    except SandboxFault as fault:
+        raise _error(str(fault).replace("./", "", 1), fault.code) from None
+
+
+def _error(sentence: str, code: str) -> PicoError:
+    if kind := _REFUSALS.get(code):
+        return kind(sentence)
+    return InvalidInput(f"path: {sentence}") if code else Unavailable(sentence, retry_after=1)
+
+
+def require_size(size: int, most: int) -> None:
+    """Raise FileTooLarge for more than ``most`` bytes."""
+    if size > most:
+        raise FileTooLarge(f"The file is larger than {most >> 20} MiB (files.max_mb).")
+
+
+def etag_of(descriptor: int) -> str:
+    """Return the ETag of an open file, as the worker makes it (``transfer.etag_of``)."""
+    status = os.fstat(descriptor)
+    parts = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    return "-".join(f"{part:x}" for part in parts)
+
+
+class Upload:
+    """A file on its way in: without a name until it is whole. Made by ``uploading``."""
+
+    def __init__(self, streams: Streams, sandbox: Sandbox, workspace: Workspace, most: int) -> None:
+        self.size = 0
+        self._streams = streams
+        self._sandbox = sandbox
+        self._workspace = workspace
+        self._most = most
+        self._hash = hashlib.sha256()
+        self._waiting = bytearray()
+        self._reserved = 0
+        self._begun: dict[str, Any] = {}
+
+    @property
+    def sha256(self) -> str:
+        """The digest of what has come, in hexadecimal."""
+        return self._hash.hexdigest()
+
+    async def begin(self, wanted: Mapping[str, Any]) -> None:
+        """Open it; ``wanted``: its path if that is known already, and what must hold there."""
+        with refusals():
+            self._begun = await self._sandbox.file(self._workspace, "begin_upload", wanted)
+        if not stat.S_ISREG(os.fstat(self._begun["descriptor"]).st_mode):
+            raise Unavailable("the sandbox gave no file")
+
+    async def write(self, data: bytes) -> None:
+        """Add to it, waiting for disk and quota. Raises FileTooLarge, DiskFull."""
+        self._waiting += data
+        self.size += len(data)
+        require_size(self.size, self._most)
+        if len(self._waiting) >= PIECE:
+            await self._flush()
+
+    async def _flush(self) -> None:
+        piece, self._waiting = self._waiting, bytearray()
+        more = self.size - self._begun["credit"] - self._reserved
+        if self._begun["counted"] and more > 0:
+            with refusals():
+                await self._sandbox.file(self._workspace, "reserve", {"more": more})
+            self._reserved += more
+        await self._on_disk(partial(_write, self._begun["descriptor"], piece, self._hash))
+
+    async def _on_disk(self, work: partial[None]) -> None:
+        try:
+            await self._streams.thread(work)
+        except OSError as error:
+            code = errno.errorcode.get(error.errno or 0, "")
+            raise _error(f"The file can't be written: {error.strerror}", code) from None
+
+    async def finish(self) -> None:
+        """Have what has come reach the disk."""
+        if self._waiting:
+            await self._flush()
+        await self._on_disk(partial(os.fsync, self._begun["descriptor"]))
+
+    async def commit(self, wanted: Mapping[str, Any]) -> dict[str, Any]:
+        """Put it in its place, where ``wanted`` must hold; see ``transfer.commit_upload``."""
+        asked = {**wanted, "temporary": self._begun["temporary"], "begun": self._begun["begun"]}
+        with refusals():
+            done = await self._sandbox.file(
+                self._workspace, "commit_upload", asked, [self._begun["descriptor"]]
+            )
+        self._begun["temporary"] = ""
+        return done
+
+    async def close(self) -> None:
+        """Let go of it: what has no name is gone then."""
+        descriptor = self._begun.pop("descriptor", None)
+        if descriptor is None:
+            return
+        os.close(descriptor)
+        if self._begun["temporary"]:
+            with anyio.CancelScope(shield=True), contextlib.suppress(SandboxFault):
+                await self._sandbox.file(
+                    self._workspace, "abandon_upload", {"temporary": self._begun["temporary"]}
+                )
+
+
+@contextlib.asynccontextmanager
+async def uploading(upload: Upload, wanted: Mapping[str, Any]) -> AsyncIterator[Upload]:
+    """Begin an upload, and let go of it in the end."""
+    try:
+        await upload.begin(wanted)
+        yield upload
+    finally:
+        await upload.close()
+
+
+def _write(descriptor: int, data: bytearray, digest: Any) -> None:
+    digest.update(data)
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
+
+
+def digest_of(descriptor: int) -> str:
+    """Return the SHA-256 of an open file, in hexadecimal."""
+    with open(os.dup(descriptor), "rb") as file:  # noqa: PTH123 - it has no path here
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class Download(Response):
+    """A file on its way out: bytes ``start`` to ``end`` of an open descriptor, which it closes.
+
+    If the file changes meanwhile the answer ends short of its length.
+    """
+
+    def __init__(
+        self,
+        streams: Streams,
+        descriptor: int,
+        held: contextlib.ExitStack,
+        span: tuple[int, int],
+        headers: Mapping[str, str],
+        status: int,
+    ) -> None:
+        self.status_code = status
+        self.background = None
+        self.init_headers({**headers, "content-length": str(span[1] - span[0])})
+        self._streams = streams
+        self._descriptor = descriptor
+        self._held = held
+        self._span = span
+        self._etag = etag_of(descriptor)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the file."""
+        scope[VERBATIM] = True
+        with self._held:
+            start = {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
+            await send(start)
+            if scope["method"] == "HEAD":
+                await send({"type": "http.response.body"})
+                return
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(_until_gone, receive, tasks.cancel_scope)
+                await self._send(send)
+                tasks.cancel_scope.cancel()
+
+    async def _send(self, send: Send) -> None:
+        at, end = self._span
+        while at < end:
+            read = partial(os.pread, self._descriptor, min(PIECE, end - at), at)
+            piece = await self._streams.thread(read)
+            if not piece or etag_of(self._descriptor) != self._etag:
+                return
+            at += len(piece)
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body"})
+
+
+async def _until_gone(receive: Receive, scope: anyio.CancelScope) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    scope.cancel()

@@ -1,0 +1,302 @@
+"""Files of a conversation's workspace over HTTP: brought whole or not at all, fetched as they are."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from tests.running import HostProcess, ModelProcess, new_host
+
+
+@pytest.fixture(scope="module")
+def host(model: ModelProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator[HostProcess]:
+    process = new_host(tmp_path_factory.mktemp("files"), model.url, {"PICOCLAW_FILES_MAX_MB": "4"})
+    yield process.start()
+    process.kill()
+
+
+@pytest.fixture
+def client(host: HostProcess) -> Iterator[httpx2.Client]:
+    with host.client() as client:
+        yield client
+
+
+@pytest.fixture
+def workspace(host: HostProcess) -> Path:
+    return Path(host.environment["MEMORY_DIR"])
+
+
+def code(answer: httpx2.Response) -> tuple[int, str]:
+    return answer.status_code, answer.json().get("code", "")
+
+
+def test_a_file_comes_back_as_it_was_brought(client: httpx2.Client, workspace: Path) -> None:
+    content = os.urandom(3_000_001)
+    made = client.put("/chat/main/files/a/b/data.bin", content=content)
+    assert made.status_code == 201, made.text
+    digest = hashlib.sha256(content).hexdigest()
+    assert made.json() == {"path": "a/b/data.bin", "size": len(content), "sha256": digest}
+    assert (workspace / "a/b/data.bin").read_bytes() == content
+    got = client.get("/chat/main/files/a/b/data.bin")
+    assert got.content == content
+    assert got.headers["etag"] == made.headers["etag"]
+    assert got.headers["x-content-type-options"] == "nosniff"
+    assert got.headers["content-disposition"].startswith("attachment")
+    head = client.head("/chat/main/files/a/b/data.bin?sha256=true")
+    assert (head.headers["content-length"], head.headers["x-content-sha256"]) == (str(len(content)), digest)
+    again = client.put("/chat/main/files/a/b/data.bin", content=iter([b"new", b"er"]))
+    assert (again.status_code, again.json()["size"]) == (200, 5)
+    assert (workspace / "a/b/data.bin").read_bytes() == b"newer"
+    assert client.get("/chat/main/files/a/b/data.bin").content == b"newer"
+
+
+BAD = [
+    *("../x", "a/../x", "./x", "a/./x", "a//x", "/x", "a/", "", "%2Fetc%2Fpasswd", "a%2Fb", "a%00b", "%FF"),
+    *("x" * 256, "/".join("d" * 33), "a%5Cb"),
+]
+
+
+@pytest.mark.parametrize("path", BAD)
+def test_a_path_that_is_none_is_refused_naming_it(client: httpx2.Client, workspace: Path, path: str) -> None:
+    before = sorted(workspace.rglob("*"))
+    for method in ("PUT", "GET", "DELETE"):
+        if method != "PUT" and path == "a%5Cb":
+            continue  # an agent may have made one
+        connection = http.client.HTTPConnection(client.base_url.host, client.base_url.port)
+        token = {"Authorization": client.headers["Authorization"]}
+        connection.request(method, f"/chat/main/files/{path}", b"x" if method == "PUT" else None, token)
+        answer = connection.getresponse()
+        said = json.loads(answer.read())
+        assert (answer.status, said["error"][:6]) == (400, "path: "), (method, said)
+        connection.close()
+    assert sorted(workspace.rglob("*")) == before
+
+
+def test_names_are_taken_as_they_are(client: httpx2.Client, workspace: Path) -> None:
+    for said, name in (
+        ("~", "~"),
+        ("%C3%A9", "é"),
+        ("e%CC%81", "e\u0301"),
+        ("a%20b%3F", "a b?"),
+        ("%7Eann", "~ann"),
+    ):
+        url = httpx2.URL(client.base_url, raw_path=f"/chat/main/files/names/{said}".encode())
+        assert client.put(url, content=name.encode()).json()["path"] == f"names/{name}"
+        assert (workspace / "names" / name).read_text() == name
+        assert client.get(url).text == name
+
+
+def test_what_leads_out_or_is_no_file_is_refused(
+    client: httpx2.Client, workspace: Path, tmp_path: Path
+) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "secret").write_text("secret")
+    odd = workspace / "odd"
+    odd.mkdir()
+    (odd / "out").symlink_to(outside)
+    (odd / "file").symlink_to(outside / "secret")
+    (odd / "up").symlink_to("../../..")
+    (odd / "loop").symlink_to("loop")
+    (odd / "null").symlink_to("/dev/null")
+    os.mkfifo(odd / "fifo")
+    for path in ("out/secret", "file", "up/x", "loop", "fifo", "null"):
+        for method in ("GET", "PUT"):
+            answer = client.request(method, f"/chat/main/files/odd/{path}", content=b"mine")
+            assert answer.status_code in (400, 404), (method, path, answer.text)
+            assert f"odd/{path}" in answer.json()["error"]
+    assert client.delete("/chat/main/files/odd/out/secret").status_code == 400
+    assert (outside / "secret").read_text() == "secret"
+    assert code(client.get("/chat/main/files/odd")) == (409, "is_directory")
+    assert code(client.put("/chat/main/files/odd", content=b"x")) == (409, "is_directory")
+    assert code(client.get("/chat/main/files/odd/nothing")) == (404, "not_found")
+    listed = client.get("/chat/main/files?prefix=odd/").json()["files"]
+    assert {entry["type"] for entry in listed} == {"link", "other"}
+    assert len(listed) == 6
+    for name in ("out", "file", "fifo"):
+        assert client.delete(f"/chat/main/files/odd/{name}").status_code == 204
+    assert outside.is_dir()
+    (odd / "inside").symlink_to("target")
+    (odd / "target").write_text("here")
+    assert client.get("/chat/main/files/odd/inside").text == "here"
+
+
+def test_conditions_hold_when_the_file_is_put_in_place(client: httpx2.Client) -> None:
+    url = "/chat/main/files/conditions/x"
+    assert code(client.put(url, content=b"1", headers={"If-Match": "*"})) == (412, "precondition_failed")
+    first = client.put(url, content=b"1", headers={"If-None-Match": "*"})
+    assert first.status_code == 201
+    assert code(client.put(url, content=b"2", headers={"If-None-Match": "*"})) == (412, "precondition_failed")
+    tag = first.headers["etag"]
+    second = client.put(url, content=b"2", headers={"If-Match": tag})
+    assert second.status_code == 200
+    for method in ("PUT", "DELETE", "GET"):
+        content = b"3" if method == "PUT" else None
+        answer = client.request(method, url, content=content, headers={"If-Match": tag})
+        assert code(answer) == (412, "precondition_failed")
+    assert client.get(url, headers={"If-None-Match": second.headers["etag"]}).status_code == 304
+    assert code(client.put(url, content=b"3", headers={"If-Match": "bare"})) == (400, "invalid_request")
+    assert client.get(url).text == "2"
+    assert client.delete(url, headers={"If-Match": second.headers["etag"]}).status_code == 204
+
+
+def test_ranges_are_parts_of_the_file(client: httpx2.Client) -> None:
+    url = "/chat/main/files/range"
+    tag = client.put(url, content=b"0123456789").headers["etag"]
+    for said, part, told in (
+        ("bytes=2-4", b"234", "bytes 2-4/10"),
+        ("bytes=7-", b"789", "bytes 7-9/10"),
+        ("bytes=-3", b"789", "bytes 7-9/10"),
+        ("bytes=8-99", b"89", "bytes 8-9/10"),
+    ):
+        got = client.get(url, headers={"Range": said})
+        assert (got.status_code, got.content, got.headers["content-range"]) == (206, part, told)
+    for said in ("bytes=0-1,3-4", "bytes=4-2", "bytes=x", "lines=1-2", "bytes=-"):
+        got = client.get(url, headers={"Range": said})
+        assert (got.status_code, got.content) == (200, b"0123456789"), said
+    refused = client.get(url, headers={"Range": "bytes=10-"})
+    assert (*code(refused), refused.headers["content-range"]) == (416, "range", "bytes */10")
+    assert code(client.get(url, headers={"Range": "bytes=-0"})) == (416, "range")
+    assert client.get(url, headers={"Range": "bytes=0-1", "If-Range": tag}).status_code == 206
+    assert client.get(url, headers={"Range": "bytes=0-1", "If-Range": '"old"'}).status_code == 200
+
+
+def test_a_browser_saves_what_it_could_run(client: httpx2.Client) -> None:
+    for name, kind in (
+        ("x.html", "application/octet-stream"),
+        ("x.svg", "application/octet-stream"),
+        ("x.png", "image/png"),
+        ("x.csv", "text/csv"),
+        ("x", "application/octet-stream"),
+    ):
+        client.put(f"/chat/main/files/types/{name}", content=b"x")
+        assert client.head(f"/chat/main/files/types/{name}").headers["content-type"].split(";")[0] == kind
+    client.put('/chat/main/files/types/é".txt', content=b"x")
+    said = client.get('/chat/main/files/types/é".txt').headers["content-disposition"]
+    assert said == "attachment; filename=\"__.txt\"; filename*=UTF-8''%C3%A9%22.txt"
+
+
+def test_a_file_over_the_limit_leaves_nothing(client: httpx2.Client, workspace: Path) -> None:
+    for content in (bytes((4 << 20) + 1), iter([bytes(1 << 20)] * 5)):
+        assert code(client.put("/chat/main/files/large", content=content)) == (413, "file_too_large")
+    assert not (workspace / "large").exists()
+    assert client.put("/chat/main/files/large", content=bytes(4 << 20)).status_code == 201
+    refused = client.put("/chat/main/files/large", content=b"x", headers={"Content-Range": "bytes 0-0/2"})
+    assert code(refused) == (400, "invalid_request")
+    assert "files/large" not in client.get("/chat/main/files?prefix=.").text
+
+
+def test_pages_of_files_neither_double_nor_lose_what_stays(client: httpx2.Client, workspace: Path) -> None:
+    names = ["p/a", "p/a-b", "p/a/x", "p/a/y/z", "p/a/y", "p/a0", "p/B", "p/é"]
+    (workspace / "p/a/y").mkdir(parents=True)
+    for name in ("p/a-b", "p/a/x", "p/a/y/z", "p/a0", "p/B", "p/é"):
+        (workspace / name).write_text("x")
+    whole = client.get("/chat/main/files?prefix=p/").json()
+    assert [entry["path"] for entry in whole["files"]] == sorted(names, key=str.encode)
+    assert (whole["next_cursor"], whole["incomplete"]) == (None, False)
+    assert whole["files"][0] | {"modified_at": ""} == {
+        "path": "p/B",
+        "size": 1,
+        "modified_at": "",
+        "type": "file",
+    }
+    seen, cursor = [], ""
+    while cursor is not None:
+        page = client.get("/chat/main/files", params={"prefix": "p/", "limit": 2, "cursor": cursor}).json()
+        seen += [entry["path"] for entry in page["files"]]
+        (workspace / "p" / f"A{len(seen)}").write_text("behind")
+        cursor = page["next_cursor"]
+    assert [name for name in seen if not name.startswith("p/A")] == sorted(names, key=str.encode)
+    assert len(seen) == len(set(seen))
+    inside = client.get("/chat/main/files?prefix=p/a/").json()["files"]
+    assert [entry["path"] for entry in inside] == ["p/a/x", "p/a/y", "p/a/y/z"]
+    assert client.get("/chat/main/files?prefix=p/nothing").json()["files"] == []
+
+
+def test_directories_go_only_when_empty_or_when_it_is_said(client: httpx2.Client, workspace: Path) -> None:
+    client.put("/chat/main/files/tree/a/b", content=b"x")
+    assert code(client.delete("/chat/main/files/tree")) == (409, "not_empty")
+    assert client.delete("/chat/main/files/tree/a/b").status_code == 204
+    assert client.delete("/chat/main/files/tree/a").status_code == 204
+    client.put("/chat/main/files/tree/c/d/e", content=b"x")
+    (workspace / "tree/link").symlink_to(workspace / "kept")
+    (workspace / "kept").mkdir()
+    (workspace / "kept/x").write_text("kept")
+    assert client.delete("/chat/main/files/tree?recursive=true").status_code == 204
+    assert not (workspace / "tree").exists()
+    assert (workspace / "kept/x").read_text() == "kept"
+    assert code(client.delete("/chat/main/files/tree")) == (404, "not_found")
+
+
+def test_a_move_takes_no_file_s_place(client: httpx2.Client, workspace: Path) -> None:
+    client.put("/chat/main/files/from", content=b"from")
+    client.put("/chat/main/files/taken", content=b"taken")
+    moved = client.post("/chat/main/files/from", json={"move_to": "new/place"})
+    assert (moved.status_code, moved.json()) == (200, {"path": "new/place"})
+    assert not (workspace / "from").exists()
+    taken = client.post("/chat/main/files/new/place", json={"move_to": "taken"})
+    assert code(taken) == (409, "exists")
+    assert client.get("/chat/main/files/new/place").text == "from"
+    assert code(client.post("/chat/main/files/none", json={"move_to": "x"})) == (404, "not_found")
+    assert code(client.post("/chat/main/files/taken", json={"move_to": "../x"})) == (400, "invalid_request")
+    assert code(client.post("/chat/main/files/new", json={"move_to": "new/in"})) == (400, "invalid_request")
+
+
+def test_a_form_brings_several_files_at_once(client: httpx2.Client, workspace: Path) -> None:
+    contents = {"one.txt": b"1" * 100_000, "two é.bin": os.urandom(2_000_000)}
+    sent = client.post("/chat/main/files", files=[("file", item) for item in contents.items()])
+    assert sent.status_code == 201, sent.text
+    assert [item["path"] for item in sent.json()["files"]] == ["inbox/one.txt", "inbox/two é.bin"]
+    for name, content in contents.items():
+        assert (workspace / "inbox" / name).read_bytes() == content
+    named = client.post("/chat/main/files", files={"f": ("x", b"x")}, data={"path": "form/deep/"})
+    assert named.json()["files"][0]["path"] == "form/deep/x"
+    asked = client.post("/chat/main/files?path=asked", files={"f": ("x", b"x")})
+    assert asked.json()["files"][0]["path"] == "asked/x"
+    before = sorted(workspace.rglob("*"))
+    for files, data in (
+        ([("f", ("a/b", b"x"))], {}),
+        ([("f", ("..", b"x"))], {}),
+        ([("f", ("x", b"x")), ("f", ("x", b"y"))], {}),
+        ([("f", ("x", b"x"))], {"path": "../out"}),
+        ([("f", ("x", b"x"))], {"other": "1"}),
+    ):
+        assert code(client.post("/chat/main/files", files=files, data=data)) == (400, "invalid_request")
+    cut = b"--b\r\nContent-Disposition: form-data; name=f; filename=cut\r\n\r\nhalf"
+    form = {"Content-Type": "multipart/form-data; boundary=b"}
+    assert code(client.post("/chat/main/files", content=cut, headers=form)) == (400, "invalid_request")
+    assert code(client.post("/chat/main/files", content=b"x", headers=form)) == (400, "invalid_request")
+    assert code(client.post("/chat/main/files", json={})) == (415, "unsupported_media_type")
+    large = {"f": ("large", bytes((4 << 20) + 1))}
+    assert code(client.post("/chat/main/files", files=large)) == (413, "file_too_large")
+    assert sorted(workspace.rglob("*")) == before
+
+
+def test_files_belong_to_a_conversation(client: httpx2.Client) -> None:
+    answer = client.post("/files", content=b"x")
+    assert code(answer) == (404, "not_found")
+    assert "begin one" in answer.json()["error"]
+    for method in ("GET", "PUT", "DELETE"):
+        assert code(client.request(method, "/chat/none/files/x")) == (404, "not_found")
+    assert code(client.get("/chat/none/files")) == (404, "not_found")
+
+
+def test_the_archive_is_the_host_s_alone(client: httpx2.Client, workspace: Path) -> None:
+    (workspace / "conversations").mkdir(exist_ok=True)
+    (workspace / "conversations/1.md").write_text("said")
+    (workspace / "alias").symlink_to("conversations")
+    for path in ("conversations/1.md", "conversations/new", "alias/1.md", "Conversations/x"):
+        assert code(client.put(f"/chat/main/files/{path}", content=b"x")) == (403, "read_only"), path
+    assert code(client.delete("/chat/main/files/conversations?recursive=true")) == (403, "read_only")
+    assert code(client.post("/chat/main/files/conversations", json={"move_to": "x"})) == (403, "read_only")
+    client.put("/chat/main/files/mine", content=b"x")
+    into = client.post("/chat/main/files/mine", json={"move_to": "conversations/x"})
+    assert code(into) == (403, "read_only")
+    assert client.get("/chat/main/files/conversations/1.md").text == "said"
