@@ -92,6 +92,29 @@ async def test_a_command_is_stopped_at_the_limit_and_deleting_goes_on(sandbox: S
     assert "[exit code 0" in await run(tools, "echo room > again.txt")
 
 
+RESERVE_BY_IOCTL = """
+import fcntl, struct
+for number in range(8):
+    file = open(f"ioctl-{number}", "wb")
+    for request in (0x40305828, 0x4030582A, 0x40305839):
+        try:
+            fcntl.ioctl(file, request, struct.pack("hxxxxxxqqiI16x", 0, 0, 900 << 20, 0, 0))
+        except OSError as error:
+            print(error.strerror)
+"""
+
+
+async def test_nothing_takes_disk_faster_than_it_can_be_counted(sandbox: Sandbox) -> None:
+    tools = bounded(sandbox)
+    await run(tools, "for i in 1 2 3 4; do fallocate -l 900M $i; done; sleep 1")
+    assert held(sandbox) < LIMIT
+    await tools.call("write_file", {"path": "reserve.py", "content": RESERVE_BY_IOCTL})
+    assert "Operation not supported" in await run(tools, "python3 reserve.py")
+    assert held(sandbox) < LIMIT
+    code = "import os; os.posix_fallocate(os.open('p', os.O_CREAT | os.O_RDWR), 0, 1 << 20)"
+    assert "[exit code 0" in await run(tools, f'python3 -c "{code}"')
+
+
 async def test_a_command_adds_little_while_many_files_are_counted(sandbox: Sandbox) -> None:
     tools = bounded(sandbox, most=96 * MIB)
     await run(tools, "for d in $(seq 100); do mkdir $d; (cd $d; seq 100 | xargs touch); done")

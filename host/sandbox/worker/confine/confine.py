@@ -55,7 +55,8 @@ def filter_kind(config: Config, *, guarded: bool = False) -> seccomp.Kind:
         sockets = seccomp.Sockets.NETWORK
     blind = config.landlock_abi < 3 and not config.namespaces
     metadata = seccomp.Metadata.ALL if guarded else metadata_mode(config)
-    return seccomp.Kind(sockets, metadata, truncation=not blind, first=config.namespaces, names=guarded)
+    counted = config.most_bytes > 0
+    return seccomp.Kind(sockets, metadata, not blind, config.namespaces, names=guarded, counted=counted)
 
 
 def metadata_mode(config: Config) -> seccomp.Metadata:

@@ -43,7 +43,7 @@ class Sockets(IntEnum):
 class Kind:
     """What the filter of a command depends on. ``truncation`` by path: whether somebody judges it. ``first``:
     whether process 1 is the launcher, and no command's to signal. ``names``: whether somebody makes names and
-    opens files to be written for it.
+    opens files to be written for it. ``counted``: whether somebody counts what it writes as it does.
     """
 
     sockets: Sockets
@@ -51,6 +51,7 @@ class Kind:
     truncation: bool
     first: bool = False
     names: bool = False
+    counted: bool = False
 
 
 def _is(argument: int, *values: int, mask: int = 0xFFFFFFFF) -> Test:
@@ -83,6 +84,9 @@ _F_SETLEASE, _F_NOTIFY, _F_SETDELEG = 1024, 1026, 1040  # include/uapi/linux/fcn
 # ioctl_tty(2), ioctl_fs(2): put input into a terminal, use the console, set inode attributes
 _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
 _FS_IOC_SETFLAGS, _FS_IOC32_SETFLAGS, _FS_IOC_FSSETXATTR = 0x40086602, 0x40046602, 0x401C5820
+
+# include/uapi/linux/falloc.h: FS_IOC_RESVSP, FS_IOC_RESVSP64, FS_IOC_ZERO_RANGE
+_ALLOCATING: Final = (0x40305828, 0x4030582A, 0x40305839)
 
 OTHER_PROCESSES: Final = (
     "ptrace process_vm_readv process_vm_writev process_madvise process_mrelease pidfd_getfd kcmp"
@@ -212,6 +216,17 @@ def _name_rules() -> list[Rule]:
     ]
 
 
+def _counted_rules() -> list[Rule]:
+    """No disk is taken faster than it can be written: a terabyte at once is there before anybody counts.
+
+    The C library then writes what posix_fallocate(3) was to reserve.
+    """
+    return [
+        Rule("fallocate", refuse(errno.EOPNOTSUPP)),
+        Rule("ioctl", refuse(errno.EOPNOTSUPP), _is(1, *_ALLOCATING)),
+    ]
+
+
 def _first_process_rules() -> list[Rule]:
     """Say no to signals for process 1, which would be accepted and dropped (pid_namespaces(7))."""
     return [
@@ -227,6 +242,8 @@ def command_rules(kind: Kind) -> list[Rule]:
         rules.append(Rule("truncate", refuse()))
     if kind.first:
         rules += _first_process_rules()
+    if kind.counted:
+        rules += _counted_rules()
     nameless = [Rule(name, NOTIFY, _any_bit(at, _O_TMPFILE_BIT)) for name, at in (("open", 1), ("openat", 2))]
     named = _name_rules() if kind.names else []
     return [*rules, *nameless, *named, *_metadata_rules(kind.metadata), Rule(SESSIONS, NOTIFY)]
