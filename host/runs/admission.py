@@ -12,6 +12,7 @@ import anyio
 
 from shared.clock import monotonic_ms
 from shared.errors import AtCapacity, Draining, TooManyRequests
+from shared.principals import OPERATOR
 
 MOST_WAITING: Final = 1000
 """Requests that may wait at once; more are refused at once."""
@@ -21,11 +22,17 @@ MOST_WAITING: Final = 1000
 class Share:
     """For whom a place is: ``who`` from the widest to the narrowest (principal, sender, conversation).
 
-    ``most``: places that the first of them may have at once, None: all.
+    ``most``: places that the first of them may have at once, None: as many as it leaves free for the others,
+    the operator all.
     """
 
     who: tuple[str, str, str | None]
     most: int | None = None
+
+    @property
+    def whose(self) -> str:
+        """The principal's id."""
+        return self.who[0]
 
 
 @dataclass(eq=False, slots=True)
@@ -51,8 +58,7 @@ class Places:
         self._calls = 0
         self._last_call: dict[tuple[str | None, ...], int] = {}
         self._taken = Counter[str]()
-        self.full: set[str] = set()
-        """Principals that have all places that they may have."""
+        self._most_of: dict[str, int | None] = {}
         self._closed = False
 
     @property
@@ -61,19 +67,22 @@ class Places:
         return self._free
 
     @property
+    def full(self) -> list[str]:
+        """Principals that have all places that they may have."""
+        return [each for each in self._taken if not self._may_have(each, self._most_of[each])]
+
+    @property
     def waiting(self) -> int:
         """How many wait for a place."""
         return len(self._waiting)
 
     def take_now(self, share: Share) -> bool:
         """Take a place if one is free."""
-        if not self._may_have(share):
+        if not self._may_have(share.whose, share.most):
             return False
-        whose = share.who[0]
         self._free -= 1
-        self._taken[whose] += 1
-        if self._taken[whose] == share.most:
-            self.full.add(whose)
+        self._taken[share.whose] += 1
+        self._most_of[share.whose] = share.most
         return True
 
     async def take(self, share: Share) -> None:
@@ -99,11 +108,9 @@ class Places:
 
     def give_back(self, share: Share) -> None:
         """Free a place, and call the next who waits for one."""
-        whose = share.who[0]
         self._free += 1
-        self._taken -= Counter([whose])
-        self.full.discard(whose)
-        waiting = [each for each in self._waiting if self._may_have(each.share)]
+        self._taken -= Counter([share.whose])
+        waiting = [each for each in self._waiting if self._may_have(each.share.whose, each.share.most)]
         if waiting and not self._closed:
             self._call(min(waiting, key=self._turn))
 
@@ -122,8 +129,11 @@ class Places:
         waiter.has_place = self.take_now(waiter.share)
         waiter.called.set()
 
-    def _may_have(self, share: Share) -> bool:
-        return self._free > 0 and (share.most is None or self._taken[share.who[0]] < share.most)
+    def _may_have(self, whose: str, most: int | None) -> bool:
+        taken = self._taken[whose]
+        if most is None and whose != OPERATOR:
+            return taken < self._free
+        return self._free > 0 and (most is None or taken < most)
 
     def _turn(self, waiter: _Waiter) -> list[int]:
         # The list is in the order of arrival, and min takes the first of equals.
@@ -138,8 +148,9 @@ class Places:
 
     def at_capacity(self, share: Share) -> AtCapacity:
         """Return the refusal of somebody who cannot wait."""
-        whose = "The host runs" if self._free == 0 else "This principal has"
-        most = self._most if self._free == 0 else share.most
+        whose, most = "The host runs", self._most
+        if self._free:
+            whose, most = "This principal has", self._taken[share.whose]
         return AtCapacity(f"{whose} {most} conversations at once already.", retry_after=1)
 
 

@@ -77,7 +77,7 @@ async def test_a_principal_has_no_more_places_than_it_may_and_leaves_the_others_
     share = Share(("prin-a", "s", None), most=1)
     assert places.take_now(share)
     assert not places.take_now(share)
-    assert places.full == {"prin-a"}
+    assert places.full == ["prin-a"]
     assert places.take_now(of("s"))
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(places.take, share)
@@ -87,6 +87,24 @@ async def test_a_principal_has_no_more_places_than_it_may_and_leaves_the_others_
         assert (places.waiting, places.free) == (1, 2)
         places.give_back(share)
     assert (places.waiting, places.free) == (0, 2)
+
+
+def taken_by(places: Places, share: Share) -> int:
+    count = 0
+    while places.take_now(share):
+        count += 1
+    return count
+
+
+async def test_without_a_limit_of_its_own_a_principal_leaves_as_many_places_free_as_it_has() -> None:
+    places = Places(64, 0)
+    assert taken_by(places, of("s", principal="prin-a")) == 32
+    assert places.full == ["prin-a"]
+    assert taken_by(places, of("s", principal="prin-b")) == 16
+    assert taken_by(places, of("s")) == 16
+    with pytest.raises(AtCapacity, match="The host runs 64 conversations at once already"):
+        await places.take(of("s", principal="prin-c"))
+    assert taken_by(Places(1, 0), of("s", principal="prin-a")) == 1
 
 
 async def test_who_has_all_places_that_it_may_have_is_told_so() -> None:
