@@ -1,0 +1,238 @@
+"""Whose files are whose, what a conversation may change, and what fits: nothing of a refused file stays."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import http.client
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx2
+import psutil
+import pytest
+
+from tests.http.two_principals import SETTINGS, Somebody, somebody
+from tests.running import HostProcess, ModelProcess, new_host, until
+
+MIB = 1 << 20
+
+
+@pytest.fixture(scope="module")
+def host(model: ModelProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator[HostProcess]:
+    process = new_host(tmp_path_factory.mktemp("apart"), model.url, SETTINGS)
+    yield process.start()
+    process.kill()
+
+
+@pytest.fixture(scope="module")
+def ann(host: HostProcess) -> Iterator[Somebody]:
+    with somebody(host, "Ann", workspace_mb=8) as who:
+        who.chat("hello", conversation_id="main")
+        yield who
+
+
+@pytest.fixture(scope="module")
+def bob(host: HostProcess) -> Iterator[Somebody]:
+    with somebody(host, "Bob") as who:
+        who.ids["conversation"] = who.chat("hello")["conversation_id"]
+        who.chat("hello", conversation_id="main")
+        yield who
+
+
+def code(answer: httpx2.Response) -> tuple[int, str]:
+    return answer.status_code, answer.json().get("code", "")
+
+
+def test_one_s_files_are_nothing_to_another(host: HostProcess, ann: Somebody, bob: Somebody) -> None:
+    assert ann.client.put("/chat/main/files/mine", content=b"apples").status_code == 201
+    assert bob.client.put("/chat/main/files/mine", content=b"bananas").status_code == 201
+    assert ann.client.get("/chat/main/files/mine").text == "apples"
+    theirs = bob.ids["conversation"]
+    for method, path in (
+        ("GET", ""),
+        ("GET", "/mine"),
+        ("PUT", "/mine"),
+        ("DELETE", "/mine"),
+        ("POST", "/mine"),
+    ):
+        body = (
+            {"json": {"move_to": "x"}} if method == "POST" else {"content": b"x"} if method == "PUT" else {}
+        )
+        for conversation in (theirs, f"{bob.id}+main"):
+            refused = ann.client.request(method, f"/chat/{conversation}/files{path}", **body)
+            assert code(refused) == (404, "not_found"), (method, path)
+    assert bob.client.get(f"/chat/{theirs}/files/mine").text == "bananas"
+    with host.client() as operator:
+        assert operator.get(f"/chat/{theirs}/files/mine").text == "bananas"
+        assert code(operator.get("/chat/main/files/mine")) == (404, "not_found")
+
+
+def test_the_bytes_of_a_principal_s_file_are_left_as_they_are(ann: Somebody) -> None:
+    content = f"{ann.id}+main and {ann.id}+".encode() * 20_000
+    assert ann.client.put("/chat/main/files/names", content=content).status_code == 201
+    got = ann.client.get("/chat/main/files/names")
+    assert (got.content, got.headers["content-length"]) == (content, str(len(content)))
+    ann.client.delete("/chat/main/files/names")
+
+
+def test_a_token_needs_the_scope(ann: Somebody) -> None:
+    token = ann.client.post("/me/tokens", json={"name": "n", "scopes": ["chat"]}).json()["token"]
+    headers = {"Authorization": f"Bearer {token}"}
+    for method, path in (("GET", ""), ("PUT", "/x"), ("GET", "/x"), ("DELETE", "/x"), ("POST", "")):
+        content = b"x" if method in ("PUT", "POST") else None
+        answer = ann.client.request(method, f"/chat/main/files{path}", content=content, headers=headers)
+        assert code(answer) == (403, "forbidden")
+
+
+def test_bytes_count_as_they_come_and_two_can_t_both_have_the_last_one(ann: Somebody) -> None:
+    ann.client.put("/chat/main/files/half", content=bytes(4 * MIB))
+    refused = ann.client.put("/chat/main/files/more", content=iter([os.urandom(MIB)] * 6))
+    assert code(refused) == (507, "workspace_full")
+    assert "of 8 MiB used" in refused.json()["error"]
+    assert code(ann.client.get("/chat/main/files/more")) == (404, "not_found")
+    answers: list[int] = []
+
+    def put(name: str) -> None:
+        content = iter([os.urandom(MIB // 4)] * 12)
+        answers.append(ann.client.put(f"/chat/main/files/{name}", content=content).status_code)
+
+    threads = [threading.Thread(target=put, args=(name,)) for name in ("one", "two")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(answers) in ([201, 507], [507, 507])
+    for name in ("one", "two", "half"):
+        ann.client.delete(f"/chat/main/files/{name}")
+    assert ann.client.put("/chat/main/files/whole", content=bytes(7 * MIB)).status_code == 201
+    again = ann.client.put("/chat/main/files/whole", content=bytes(7 * MIB))
+    assert again.status_code in (200, 507)
+    assert ann.client.delete("/chat/main/files/whole").status_code == 204
+
+
+def test_few_files_of_a_principal_move_at_once(host: HostProcess, ann: Somebody, bob: Somebody) -> None:
+    with contextlib.ExitStack() as stack:
+        for _ in range(4):
+            stack.enter_context(contextlib.closing(half(ann.client)))
+        until(lambda: len(nameless(host)) == 4)
+        refused = ann.client.get("/chat/main/files/mine")
+        assert (*code(refused), refused.headers["retry-after"]) == (503, "busy", "1")
+        assert bob.client.get("/chat/main/files/mine").status_code == 200
+    until(lambda: not nameless(host))
+    assert ann.client.get("/chat/main/files/mine").status_code == 200
+    assert "half" not in ann.client.get("/chat/main/files").text
+
+
+def test_what_ends_during_an_upload_gets_no_file(host: HostProcess, bob: Somebody) -> None:
+    conversation = bob.chat("hello")["conversation_id"]
+    with contextlib.closing(half(bob.client, f"/chat/{conversation}/files/late")) as upload:
+        until(lambda: nameless(host))
+        assert bob.client.delete(f"/chat/{conversation}").status_code == 204
+        upload.send(b"x" * 500)
+        assert upload.getresponse().status == 404
+    token = bob.client.post("/me/tokens", json={"name": "n", "scopes": ["files"]}).json()
+    theirs = httpx2.Client(base_url=host.url, headers={"Authorization": f"Bearer {token['token']}"})
+    with theirs, contextlib.closing(half(theirs, "/chat/main/files/late")) as upload:
+        until(lambda: nameless(host))
+        bob.client.delete(f"/me/tokens/{token['id']}")
+        assert upload.getresponse().status == 401
+    assert "late" not in bob.client.get("/chat/main/files").text
+
+
+def nameless(host: HostProcess) -> list[str]:
+    """Return the files without a name that the host has open."""
+    assert host.process is not None
+    found = []
+    for entry in Path(f"/proc/{host.process.pid}/fd").iterdir():
+        with contextlib.suppress(OSError):
+            found.append(os.readlink(entry))
+    return [path for path in found if "/#" in path and path.endswith("(deleted)")]
+
+
+def half(client: httpx2.Client, path: str = "/chat/main/files/half") -> http.client.HTTPConnection:
+    """Begin to send a file, and stop in the middle."""
+    connection = http.client.HTTPConnection(client.base_url.host, client.base_url.port)
+    connection.putrequest("PUT", path)
+    connection.putheader("Authorization", client.headers["Authorization"])
+    connection.putheader("Content-Length", "1000")
+    connection.endheaders(b"x" * 500)
+    return connection
+
+
+def test_a_killed_host_leaves_the_old_file_or_the_new_one(model: ModelProcess, tmp_path: Path) -> None:
+    process = new_host(tmp_path, model.url).start()
+    workspace = Path(process.environment["MEMORY_DIR"])
+    old, new = os.urandom(3 * MIB), os.urandom(3 * MIB)
+    (workspace / "x").write_bytes(old)
+    for cut in range(1, 6):
+        with process.client() as client, contextlib.suppress(httpx2.TransportError):
+            client.put("/chat/main/files/x", content=dying(process, new, cut))
+        assert (workspace / "x").read_bytes() in (old, new)
+        assert [path.name for path in workspace.iterdir() if path.name.startswith(".")] == []
+        process.start()
+    process.kill()
+
+
+def dying(process: HostProcess, content: bytes, cut: int) -> Iterator[bytes]:
+    """Yield the content, and kill the host in the middle of it."""
+    size = len(content) // 6
+    yield content[: size * cut]
+    process.kill()
+    yield content[size * cut :]
+
+
+def test_a_large_file_goes_through_a_flat_host(model: ModelProcess, tmp_path: Path) -> None:
+    """64 MiB here; a gigabyte takes as much memory."""
+    process = new_host(tmp_path, model.url).start()
+    assert process.process is not None
+    memory = psutil.Process(process.process.pid)
+    piece, count = os.urandom(MIB), 64
+    with process.client() as client:
+        client.put("/chat/main/files/warm", content=piece * 4)
+        assert client.get("/chat/main/files/warm").content == piece * 4
+        before = memory.memory_info().rss
+        made = client.put("/chat/main/files/large", content=iter([piece] * count))
+        assert made.json()["sha256"] == hashlib.sha256(piece * count).hexdigest()
+        digest, most = hashlib.sha256(), 0
+        with client.stream("GET", "/chat/main/files/large") as got:
+            for data in got.iter_raw():
+                digest.update(data)
+                most = max(most, memory.memory_info().rss)
+        assert digest.hexdigest() == made.json()["sha256"]
+    assert most - before < 8 * MIB
+    process.kill()
+
+
+def test_links_that_are_swapped_while_files_are_fetched_show_nothing_of_outside(
+    model: ModelProcess, tmp_path: Path
+) -> None:
+    process = new_host(tmp_path / "host", model.url).start()
+    workspace = Path(process.environment["MEMORY_DIR"])
+    for place, content in ((tmp_path / "out", "secret"), (workspace / "in", "inside")):
+        place.mkdir()
+        (place / "x").write_text(content)
+    ended = threading.Event()
+
+    def swap() -> None:
+        while not ended.is_set():
+            for target in ("in", tmp_path / "out"):
+                (workspace / "new").symlink_to(target)
+                (workspace / "new").rename(workspace / "link")
+
+    swapper = threading.Thread(target=swap)
+    swapper.start()
+    try:
+        with process.client() as client:
+            for _ in range(200):
+                got = client.get("/chat/main/files/link/x")
+                assert got.text == "inside" or got.status_code in (400, 404)
+                put = client.put("/chat/main/files/link/y", content=b"y")
+                assert put.status_code in (200, 201, 400, 404), put.text
+    finally:
+        ended.set()
+        swapper.join()
+        process.kill()
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["x"]
