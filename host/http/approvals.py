@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final, Literal, cast
 from pydantic import Field
 from starlette.requests import Request
 
-from host.http.bodies import WHOLE, Body, Text, idempotency, page_of
+from host.http.bodies import WHOLE, Body, Text, idempotency, page_of, since_of
 from host.http.callers import caller_of
 from host.http.conversations import asked_for, conversation_of
 from host.http.routing import KEY, OF_CONVERSATION, OF_PRINCIPAL, PAGE, Api, Parameter, operation
@@ -85,9 +85,8 @@ class AnswerRequest(Body):
 OF_STATUS: Final = Parameter("status", "Only those in this status", {"enum": [*ApprovalStatus]})
 OF_KIND: Final = Parameter("kind", "Only those of this kind", {"type": "string"})
 OF_RUN: Final = Parameter("run_id", "Only those that this run asked", {"type": "string"})
-
-
-OF: Final = (OF_STATUS, OF_KIND, OF_CONVERSATION, OF_RUN, OF_PRINCIPAL)
+SINCE: Final = Parameter("since", "Only those asked from then on", {"type": "string", "format": "date-time"})
+OF: Final = (OF_STATUS, OF_KIND, OF_CONVERSATION, OF_RUN, OF_PRINCIPAL, SINCE)
 
 
 class ApprovalsApi(Api):
@@ -105,7 +104,7 @@ class ApprovalsApi(Api):
         if wanted["status"] not in (None, *ApprovalStatus):
             raise InvalidInput(f"status: must be one of {', '.join(ApprovalStatus)}")
         whose = caller_of(request).listed(request)
-        page = await self._store.approvals.page(wanted, whose, **page_of(request))
+        page = await self._store.approvals.page(wanted, whose, since=since_of(request), **page_of(request))
         return {"approvals": list(map(approval_view, page.items)), "next_cursor": page.next_cursor}
 
     @operation("GET", "/approvals/{id}", scope="chat|approve")

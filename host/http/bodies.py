@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from datetime import UTC, datetime
 from typing import Annotated, Any, Final, Generic, NotRequired, TypedDict, TypeVar
 
 import anyio.to_thread
@@ -12,6 +13,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from shared import jsons
+from shared.clock import ms_of
 from shared.errors import (
     AlreadyDecided,
     ApprovalPending,
@@ -38,6 +40,7 @@ class ErrorShape(Shape):
 
 
 A = TypeVar("A")
+EPOCH: Final = datetime.fromtimestamp(0, UTC)
 
 
 class JSON(Response, Generic[A]):
@@ -196,6 +199,18 @@ def flag(request: Request, name: str) -> bool:
     if value not in ("true", "false", "1", "0"):
         raise InvalidInput(f"{name}: must be true or false")
     return value in ("true", "1")
+
+
+def since_of(request: Request) -> int:
+    """Return the instant of a ``since`` parameter, 0 without one; raises InvalidInput."""
+    text = request.query_params.get("since")
+    try:
+        moment = datetime.fromisoformat(text) if text else EPOCH
+    except ValueError:
+        moment = datetime.min
+    if moment.tzinfo is None:
+        raise InvalidInput("since: must be a time with its offset, for example 2027-03-01T09:00:00Z")
+    return ms_of(moment)
 
 
 def _limit(text: str | None) -> int:

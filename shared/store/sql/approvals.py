@@ -12,67 +12,35 @@ from functools import partial
 from typing import Any, Final
 
 from shared import jsons
-from shared.approval_values import (
-    DECIDED,
-    MOST_REMEMBERED,
-    Answer,
-    Approval,
-    ApprovalStatus,
-    NewApproval,
-    Ready,
-)
-from shared.errors import (
-    AlreadyDecided,
-    ApprovalPending,
-    Conflict,
-    ConversationBusy,
-    Expired,
-    InvalidInput,
-    NotFound,
-)
-from shared.ids import MESSAGE, new_id
+from shared.approval_values import DECIDED, MOST_REMEMBERED, Answer, Approval, ApprovalStatus, Ready
+from shared.errors import AlreadyDecided, Conflict, Expired, InvalidInput, NotFound
 from shared.store import rows
-from shared.store.contract import Row, Tx
+from shared.store.contract import Tx
 from shared.store.rows import Noun
-from shared.store.sql.conversations import store_messages
-from shared.store.sql.task_outcomes import Outcome, end_waiting
-from shared.task_values import TaskRunState
-from shared.values import Lease, NewMessage, NewRun, Page
-
-to_approval: Final = rows.reader(
-    Approval,
-    input=jsons.loads,
-    status=ApprovalStatus,
-    decided_by=rows.optional(jsons.loads),
-    remembered=bool,
+from shared.store.sql.steps import (
+    CANCELLED,
+    LAST_RUN,
+    LOCK,
+    PENDING,
+    SELECT,
+    STEP,
+    end_run,
+    expire_step,
+    settle,
+    there,
+    to_approval,
 )
+from shared.values import Page
 
-SELECT: Final = """SELECT a.*, (SELECT id FROM runs AS next WHERE next.previous_id = a.run_id) AS next_run_id
-    FROM approvals AS a"""
-STEP: Final = "conversation_id = $1 AND ended_at IS NULL AND kind <> 'budget'"
 OF_PRINCIPAL: Final = """($2::text IS NULL OR EXISTS (
     SELECT 1 FROM conversations AS c WHERE c.id = a.conversation_id AND c.principal_id = $2))"""
-PENDING: Final = f"{STEP} AND status = 'pending'"
-COLUMNS: Final = (
-    *("id", "conversation_id", "run_id", "kind", "call_id", "tool", "input", "input_sha256", "reason"),
-    *("status", "created_at"),
-)
 DUE: Final = """SELECT DISTINCT conversation_id FROM approvals
     WHERE status = 'pending' AND expires_at <= wall_now() LIMIT 100"""
-# Whoever asks, answers or begins a run locks the conversation first.
-LOCK: Final = "SELECT principal_id FROM conversations WHERE id = $1 FOR UPDATE"
-LAST_RUN: Final = "(SELECT id FROM runs WHERE conversation_id = $1 ORDER BY number DESC LIMIT 1)"
-NOT_READY: Final = "UPDATE runs SET ready_at = NULL WHERE conversation_id = $1 AND ready_at IS NOT NULL"
-FREE_TASKS: Final = "UPDATE scheduled_tasks SET waits = 0 WHERE conversation_id = $1 AND waits = 1"
-
-HOSTS_FAULT: Final = frozenset({"retryable", "shutdown"})
 OF_A_COPY: Final = (
     "UPDATE approvals SET status = 'interrupted' WHERE status = 'allowed' AND ended_at IS NULL",
     "UPDATE runs SET ready_at = NULL WHERE ready_at IS NOT NULL",
 )
 """For a store that was restored or copied: what was allowed in it may have been done since."""
-EXPIRED: Final = "Nobody answered in time; the call was not made."
-CANCELLED: Final = "The run was cancelled while it waited for an answer."
 
 
 class Approvals(Noun):
@@ -84,13 +52,21 @@ class Approvals(Noun):
         return await self._one(to_approval, statement, approval_id, principal_id)
 
     async def page(
-        self, wanted: dict[str, str | None], principal_id: str | None, *, limit: int, cursor: str | None
+        self,
+        wanted: dict[str, str | None],
+        principal_id: str | None,
+        *,
+        limit: int,
+        cursor: str | None,
+        since: int = 0,
     ) -> Page[Approval]:
-        """Return requests: those that are pending oldest first, all others newest first."""
+        """Return requests, ``since`` an instant: those that are pending oldest first, all others newest
+        first.
+        """
         pending = wanted.get("status") == ApprovalStatus.PENDING
         (at,) = rows.decode_cursor(cursor, int) or [0 if pending else 2**62]
         order = ("a.number > $3", "ASC") if pending else ("a.number < $3", "DESC")
-        where, values = [OF_PRINCIPAL, order[0]], list[Any]()
+        where, values = [OF_PRINCIPAL, order[0], "a.created_at >= $4"], list[Any]([since])
         for column, value in wanted.items():
             if value is not None:
                 values.append(value)
@@ -160,7 +136,7 @@ class Approvals(Noun):
                 await _check_remembered(tx, approval.conversation_id)
             await _go_on(tx, approval, answer, now)
             row = await tx.fetchrow(f"{SELECT} WHERE a.id = $1", approval_id)
-            return to_approval(_there(row))
+            return to_approval(there(row))
 
         return await self._engine.write(work)
 
@@ -189,124 +165,9 @@ class Approvals(Noun):
             await tx.fetchrow(LOCK, conversation_id)
             if not await settle(tx, conversation_id, None, ApprovalStatus.DROPPED, now):
                 return None
-            return await _end_run(tx, conversation_id, "cancelled", CANCELLED, now, state="cancelled")
+            return await end_run(tx, conversation_id, "cancelled", CANCELLED, now, state="cancelled")
 
         return await self._engine.write(work)
-
-
-async def ask(tx: Tx, lease: Lease, requests: Sequence[NewApproval], asked: str, now: int) -> None:
-    """Store a pausing run's requests, and what it was asked with."""
-    for each in requests:
-        await tx.execute(
-            f"""INSERT INTO approvals ({", ".join(COLUMNS)}, expires_at)
-            VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 'pending', $10, wall_now() + $11::bigint)""",
-            *(each.id, lease.conversation_id, lease.run_id, each.kind, each.call_id, each.tool),
-            *(jsons.dumps(each.input), each.input_sha256, each.reason, now, each.life_ms),
-        )
-    await tx.execute("UPDATE runs SET asked = $2 WHERE id = $1", lease.run_id, asked)
-
-
-async def meet(tx: Tx, new: NewRun, conversation_id: str, *, goes_on: bool, ready: bool) -> bool:
-    """Let a run that begins meet what waits in its conversation; return whether it has a step to finish.
-
-    Raises ApprovalPending, ConversationBusy (the step is about to go on by itself).
-    """
-    await expire_step(tx, conversation_id, new.now)
-    pending = await tx.fetch(f"SELECT id FROM approvals WHERE {PENDING} ORDER BY number", conversation_id)
-    if pending and (goes_on or not new.deny_pending):
-        raise ApprovalPending(conversation_id, [row["id"] for row in pending])
-    await tx.execute(
-        """UPDATE approvals SET status = $2, ended_at = $3
-        WHERE conversation_id = $1 AND kind = 'budget' AND ended_at IS NULL""",
-        conversation_id,
-        ApprovalStatus.ALLOWED if goes_on else ApprovalStatus.DROPPED,
-        new.now,
-    )
-    if goes_on:
-        return await tx.fetchval(f"SELECT 1 FROM approvals WHERE {STEP} LIMIT 1", conversation_id) is not None
-    if ready and not new.deny_pending:
-        raise ConversationBusy(conversation_id)
-    await settle(tx, conversation_id, None, ApprovalStatus.DENIED, new.now)
-    return False
-
-
-async def settle(tx: Tx, conversation_id: str, run_id: str | None, unmade: ApprovalStatus, now: int) -> bool:
-    """End a step whose calls are not made any more, with a result for each; return whether there was one.
-
-    ``unmade`` is what becomes of those that wait; a call that was allowed already is dropped, or interrupted.
-    """
-    allowed = unmade if unmade is ApprovalStatus.INTERRUPTED else ApprovalStatus.DROPPED
-    for status, becomes in ((ApprovalStatus.PENDING, unmade), (ApprovalStatus.ALLOWED, allowed)):
-        await tx.execute(
-            f"UPDATE approvals SET status = $3, decided_at = $4 WHERE {STEP} AND status = $2",
-            *(conversation_id, status, becomes, now),
-        )
-    step = await tx.fetch(f"{SELECT} WHERE a.{STEP} ORDER BY a.number", conversation_id)
-    if not step:
-        return False
-    blocks = [to_approval(row).result() for row in step]
-    await store_messages(tx, conversation_id, run_id, [NewMessage(new_id(MESSAGE), "user", blocks)], now)
-    await tx.execute(f"UPDATE approvals SET ended_at = $2 WHERE {STEP}", conversation_id, now)
-    await tx.execute(NOT_READY, conversation_id)
-    return True
-
-
-async def answered(tx: Tx, lease: Lease, now: int) -> None:
-    """Note that the step's results are stored."""
-    await tx.execute(
-        f"""UPDATE approvals SET ended_at = $2,
-        status = CASE WHEN status = 'allowed' THEN 'done' ELSE status END WHERE {STEP}""",
-        lease.conversation_id,
-        now,
-    )
-
-
-async def left(tx: Tx, row: Row, code: str | None, *, acted: bool, now: int) -> bool:
-    """Say what becomes of a step whose run (``row``) ended before it stored the results.
-
-    ``acted``: a call may have been made. If none was, and the host is to blame for the end, the step goes on
-    by itself; then True is returned.
-    """
-    conversation_id = row["conversation_id"]
-    if acted or code == "cancelled":
-        unmade = ApprovalStatus.INTERRUPTED if acted else ApprovalStatus.DROPPED
-        await settle(tx, conversation_id, row["id"], unmade, now)
-    elif code in HOSTS_FAULT and await tx.fetchval(f"SELECT 1 FROM approvals WHERE {STEP}", conversation_id):
-        await tx.execute("UPDATE runs SET ready_at = $2 WHERE id = $1", row["id"], now)
-        return True
-    return False
-
-
-async def expire_step(tx: Tx, conversation_id: str, now: int) -> None:
-    """End a step that nobody answered in time: what was allowed and has not run expires too."""
-    await tx.fetchrow(LOCK, conversation_id)
-    due = f"SELECT 1 FROM approvals WHERE {PENDING} AND expires_at <= wall_now() LIMIT 1"
-    if await tx.fetchval(due, conversation_id) is None:
-        return
-    await tx.execute(
-        f"""UPDATE approvals SET status = 'expired', decided_at = $2
-        WHERE {STEP} AND status IN ('pending', 'allowed')""",
-        conversation_id,
-        now,
-    )
-    await _end_run(tx, conversation_id, "approval_expired", EXPIRED, now)
-
-
-async def _end_run(
-    tx: Tx, conversation_id: str, code: str, said: str, now: int, *, state: str = "paused"
-) -> str:
-    """Change how a run that waits has ended; free what waited for it."""
-    row = _there(await tx.fetchrow(f"SELECT * FROM runs WHERE id = {LAST_RUN}", conversation_id))
-    status = "paused" if state == "paused" else "error"
-    answer = {**jsons.loads(row["answer"] or "{}"), "status": status, "code": code, "error": said}
-    await tx.execute(
-        "UPDATE runs SET state = $2, code = $3, error = $4, answer = $5, ready_at = NULL WHERE id = $1",
-        *(row["id"], state, code, said, jsons.dumps(answer)),
-    )
-    await tx.execute(FREE_TASKS, conversation_id)
-    ended = TaskRunState.CANCELLED if state == "cancelled" else TaskRunState.ERROR
-    await end_waiting(tx, row, Outcome(ended, error=said, final=True), now)
-    return str(row["id"])
 
 
 async def _locked(tx: Tx, approval_id: str, principal_id: str | None) -> Approval:
@@ -360,9 +221,3 @@ async def _check_remembered(tx: Tx, conversation_id: str) -> None:
             f"remember: this conversation remembers {MOST_REMEMBERED} calls already; "
             f"DELETE /chat/{conversation_id}/remembered forgets them"
         )
-
-
-def _there(row: Row | None) -> Row:
-    if row is None:
-        raise RuntimeError("a locked row is gone")
-    return row

@@ -14,7 +14,7 @@ from typing import Any, Final
 from shared import jsons
 from shared.errors import Conflict, ConversationBusy, LeaseLost, NoConversation, Suspended
 from shared.store.contract import Row, Tx
-from shared.store.sql import approvals, conversations, keys, usage
+from shared.store.sql import conversations, keys, steps, usage
 from shared.store.sql.conversations import REFUSED, remove_last, store_messages
 from shared.store.sql.task_outcomes import Outcome, end_waiting
 from shared.task_values import TaskRun, TaskRunState
@@ -120,7 +120,7 @@ async def end_of_chain(tx: Tx, run_id: str, answer: Mapping[str, Any], now: int)
     """Say what the end of a run that continued others means to its open step and to its task's slot."""
     row = await tx.fetchrow("SELECT * FROM runs WHERE id = $1", run_id)
     code = answer.get("code")
-    if row is None or await approvals.left(tx, row, code, acted=bool(row["effect_ahead"] & AHEAD), now=now):
+    if row is None or await steps.left(tx, row, code, acted=bool(row["effect_ahead"] & AHEAD), now=now):
         return
     state = TaskRunState.CANCELLED if code == "cancelled" else TaskRunState(answer["status"])
     outcome = Outcome(state, answer.get("result"), answer.get("error"), final=code == "interrupted")
@@ -150,7 +150,7 @@ async def begin(tx: Tx, new: NewRun) -> Lease:
     goes_on = again is not None or new.message is None
     if new.ready and taken["ready_at"] is None:
         raise ConversationBusy(conversation_id)
-    step = bool(taken["waits"]) and await approvals.meet(
+    step = bool(taken["waits"]) and await steps.meet(
         tx, new, conversation_id, goes_on=goes_on, ready=taken["ready_at"] is not None
     )
     session_id = taken["session_id"]

@@ -12,7 +12,7 @@ from shared.errors import ConversationBusy, LeaseLost
 from shared.store import rows
 from shared.store.contract import Taken, Tx
 from shared.store.rows import Noun
-from shared.store.sql import approvals, keys, usage
+from shared.store.sql import keys, steps, usage
 from shared.store.sql.conversations import REFUSED, mark_refused, store_messages
 from shared.store.sql.run_rows import (
     ACTED,
@@ -106,7 +106,7 @@ class Runs(Noun):
             )
             await store_messages(tx, lease.conversation_id, lease.run_id, messages, now)
             if ends_step:
-                await approvals.answered(tx, lease, now)
+                await steps.answered(tx, lease, now)
             if spent is not None:
                 await usage.count(tx, lease.conversation_id, spent, now)
 
@@ -169,7 +169,7 @@ class Runs(Noun):
             )
             await store_messages(tx, lease.conversation_id, lease.run_id, messages, now)
             if end.requests:
-                await approvals.ask(tx, lease, end.requests, end.asked, now)
+                await steps.ask(tx, lease, end.requests, end.asked, now)
             if lease.chain.previous_run_id is not None and not end.waits:
                 await end_of_chain(tx, lease.run_id, end.answer, now)
             if end.code == REFUSED:
