@@ -22,6 +22,7 @@ from typing import Final
 
 from shared.approval_values import NewApproval
 from shared.jsons import dumps
+from shared.lines import one_line
 from shared.values import RunState
 
 LONGEST_SHOWN: Final = 1000
@@ -133,7 +134,7 @@ class Asked(Paused):
 
 def _shown(request: NewApproval) -> str:
     text = request.input.get("question") if request.kind == "question" else dumps(request.input)
-    said = f"{text}" if request.kind == "question" else f"{request.tool} {text}"
+    said = one_line(f"{text}" if request.kind == "question" else f"{request.tool} {text}")
     return (
         said
         if len(said) <= LONGEST_SHOWN

@@ -24,7 +24,7 @@ export function requestCard(request, decide) {
 function gatedCall({ tool, input }, decide) {
   return [
     h("p", {}, h("b", {}, "May the agent do this? "), tool),
-    h("pre", { dir: "auto" }, Object.keys(input).length === 1 ? String(Object.values(input)[0]) : JSON.stringify(input, null, 2)),
+    h("pre", { dir: "auto" }, escaped(Object.keys(input).length === 1 ? String(Object.values(input)[0]) : JSON.stringify(input, null, 2))),
     h("div", { class: "row" },
       button("Allow", "primary", () => decide({ decision: "allow" })),
       button("Deny", "", () => decide({ decision: "deny" })),
@@ -32,12 +32,18 @@ function gatedCall({ tool, input }, decide) {
   ];
 }
 
+/** Return a text in which nothing steers what is shown: control and direction characters are written out. */
+function escaped(text) {
+  const steering = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]/g;
+  return text.replace(steering, (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, "0")}`);
+}
+
 function question({ input }, decide) {
   const field = h("input", { type: "text", "aria-label": "Your answer" });
   const say = (message) => message.trim() && decide({ decision: "answer", message });
   return [
-    h("p", { dir: "auto" }, h("b", {}, "The agent asks: "), input.question),
-    h("div", { class: "row" }, ...(input.options ?? []).map((option) => button(option, "", () => say(option)))),
+    h("p", { dir: "auto" }, h("b", {}, "The agent asks: "), escaped(input.question)),
+    h("div", { class: "row" }, ...(input.options ?? []).map((option) => button(escaped(option), "", () => say(option)))),
     h("div", { class: "row" }, field, button("Answer", "primary", () => say(field.value)), button("Don't answer", "", () => decide({ decision: "deny" }))),
   ];
 }
