@@ -192,6 +192,7 @@ def _apis(host: Host) -> list[Api]:
             host.tokens.requests,
             host.spaces,
             settings.auth.jwt.issuer,
+            host.tools.permissions,
         ),
         TokensApi(store, host.tokens),
         McpApi(host.tool_servers, settings.gateway.allowed_hosts, host.tokens),

@@ -30,6 +30,7 @@ class Terms:
 
     ``budgets`` and ``rate_limits`` have the form of the settings of those names; ``grants`` names what the
     operator configured with credentials or paths (``{"mcp": ["github"], "network": true}``).
+    ``permissions`` make those of the settings stricter.
     """
 
     scopes: tuple[str, ...] = SCOPES
@@ -41,6 +42,7 @@ class Terms:
     timezone: str | None = None
     concurrent_runs: int | None = None
     tasks: int | None = None
+    permissions: tuple[Mapping[str, Any], ...] = ()
 
     def stored(self) -> str:
         """Return the JSON text that ``from_stored`` reads."""

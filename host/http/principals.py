@@ -12,16 +12,18 @@ from starlette.requests import Request
 
 from host.http.bodies import WHOLE, Body, NotBlank, Text, page_of
 from host.http.callers import caller_of
+from host.http.chat import MOST_RULES, PermissionRule
 from host.http.ending import OpenRequests
 from host.http.enrolment import Enrolment, terms_of
 from host.http.routing import ANY, PAGE, Api, operation
 from host.http.tokens import Scopes, principal_of
 from host.http.usage import MICRO, DayUsageShape, day_view
+from host.runs.permissions import Permissions, rules_of
 from host.runs.principals import PrincipalCache
 from host.runs.spaces import Spaces
 from shared.clock import iso, iso_or_none, now_ms
 from shared.errors import Conflict, NotFound
-from shared.principals import Principal, PrincipalStatus
+from shared.principals import Principal, PrincipalStatus, Terms
 from shared.settings.auth import PrincipalBudgets, PrincipalRates, known_scopes
 from shared.shapes import PageShape, Shape
 from shared.store.store import Store
@@ -55,6 +57,7 @@ class PrincipalTerms(Body):
     timezone: Zone | None = None
     concurrent_runs: Count | None = None
     tasks: Count | None = None
+    permissions: Annotated[list[PermissionRule], Field(max_length=MOST_RULES)] | None = None
 
     @property
     def said(self) -> Mapping[str, Any]:
@@ -87,6 +90,7 @@ class TermsShape(Shape):
     timezone: str | None
     concurrent_runs: int | None
     tasks: int | None
+    permissions: list[dict[str, Any]]
 
 
 class PrincipalShape(TermsShape):
@@ -170,7 +174,9 @@ class PrincipalsApi(Api):
         requests: OpenRequests,
         spaces: Spaces,
         issuer: str | None,
+        permissions: Permissions,
     ) -> None:
+        self._permissions = permissions
         self._spaces = spaces
         self._store = store
         self._cache = cache
@@ -182,7 +188,7 @@ class PrincipalsApi(Api):
     async def create(self, request: Request, body: PrincipalRequest) -> PrincipalShape:
         """Make a principal."""
         named = (None, None) if body.subject is None else (self._issuer, body.subject)
-        return principal_view(await self._enrolment.make(body.name, terms_of(body.said), *named))
+        return principal_view(await self._enrolment.make(body.name, self._terms(body, Terms()), *named))
 
     @operation("GET", "/principals", parameters=PAGE)
     async def list(self, request: Request) -> PrincipalsShape:
@@ -223,7 +229,7 @@ class PrincipalsApi(Api):
             before,
             name=body.name if "name" in given else before.name,
             status=PrincipalStatus(body.status) if "status" in given else before.status,
-            terms=terms_of(body.said, before.terms),
+            terms=self._terms(body, before.terms),
         )
         if "subject" in given:
             issuer = None if body.subject is None else self._issuer
@@ -235,6 +241,13 @@ class PrincipalsApi(Api):
         """Begin to delete a principal and all that is its; it is refused from now on."""
         going = await self._store.principals.begin_deletion(request.path_params["id"], now_ms())
         return await self._changed(going)
+
+    def _terms(self, body: PrincipalTerms, before: Terms) -> Terms:
+        """Return the terms with what is said; raises InvalidInput naming a rule about no tool."""
+        terms = terms_of(body.said, before)
+        if body.permissions:
+            self._permissions.check(rules_of(terms.permissions), "permissions")
+        return terms
 
     async def _changed(self, principal: Principal) -> PrincipalShape:
         self._cache.forget(principal.id)

@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Final, Literal
 
 import anyio
@@ -31,7 +30,7 @@ from host.models.access import ModelAccess
 from host.ports import SandboxFault, Toolset, ToolSpec, Trust, Workspace
 from host.runs.archive import Archive
 from host.runs.meter import Ledger
-from host.runs.permissions import Gate, Permissions, compiled
+from host.runs.permissions import Gate, Permissions, compiled, rules_of
 from host.runs.prompt import Prompt
 from host.runs.recorder import RunRecorder
 from host.runs.spaces import Space, Spaces
@@ -120,13 +119,14 @@ class RunTools:
             judge=judge,
         )
 
-    async def _gate(self, spec: RunSpec, lease: Lease, root: Path) -> Gate | None:
+    async def _gate(self, spec: RunSpec, lease: Lease, space: Space) -> Gate | None:
         """Return what says which calls of a run wait for a person, None where nothing is said."""
-        if not (self.permissions.rules or spec.permissions):
+        principals = space.principal.terms.permissions
+        if not (self.permissions.rules or principals or spec.permissions):
             return None
-        lists = (self.permissions.rules, compiled(spec.permissions))
+        lists = (self.permissions.rules, compiled(rules_of(principals)), compiled(spec.permissions))
         known = await self._store.approvals.remembered(lease.conversation_id)
-        return Gate(lists, root, {each.input_sha256 for each in known})
+        return Gate(lists, space.workspace.root, {each.input_sha256 for each in known})
 
     def _names(self) -> set[str]:
         own: list[Sequence[ToolSpec]] = [FILE_SPECS, (EXEC_SPEC,), tool_specs(True, True)]
@@ -152,7 +152,7 @@ class RunTools:
         ]
         if conversation_id == self._main and not spec.scheduled:
             own.append(Approvals(approve))
-        gate = await self._gate(spec, lease, space.workspace.root)
+        gate = await self._gate(spec, lease, space)
         if spec.parent_id is None or (gate is not None and gate.names_questions()):
             own.append(AskPerson())
         operators = {name: config for name, config in self._operators.items() if self._serves(name, space)}

@@ -163,6 +163,11 @@ class Permissions:
         return tool in self._names()
 
 
+def rules_of(said: Iterable[Mapping[str, Any]]) -> tuple[Permission, ...]:
+    """Return rules that were kept as JSON."""
+    return tuple(map(Permission.model_validate, said))
+
+
 @lru_cache(maxsize=64)
 def compiled(said: tuple[Permission, ...]) -> tuple[Rule, ...]:
     """Return rules that judge; requests send the same ones again and again."""

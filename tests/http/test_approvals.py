@@ -226,6 +226,56 @@ def test_a_request_makes_the_permissions_stricter_and_never_weaker(
         assert (answer.status_code, answer.json()["error"].partition(".")[0]) == (400, "permissions")
 
 
+def test_a_principal_s_permissions_count_beside_the_operator_s(make_host: MakeHost) -> None:
+    weak = {"PICOCLAW_PRINCIPALS_ISOLATION": "weak"}
+    host = configure(make_host(settings=weak), permissions=RULES).start()
+    with host.client() as operator:
+        asks = [{"tool": "write_file", "do": "ask"}, {"tool": "*", "do": "allow"}]
+        ann = operator.post("/principals", json={"name": "Ann", "permissions": asks}).json()
+        path = f"/principals/{ann['id']}"
+        token = operator.post(f"{path}/tokens", json={"name": "phone"}).json()["token"]
+        write = {"name": "write_file", "input": {"path": "a.txt", "content": "x"}}
+        assert chat(operator, asking(write))["status"] == "success"
+        with host.client(token) as client:
+            assert chat(client, asking())["status"] == "paused"
+            allow = [{"tool": "*", "do": "allow"}]
+            told = chat(client, asking(write), permissions=allow)
+            assert [request["tool"] for request in told["requests"]] == ["write_file"]
+            deny = [{"tool": "write_file", "do": "deny"}]
+            assert operator.patch(path, json={"permissions": deny}).json()["permissions"] == deny
+            answered(client, told["requests"][0])
+            assert goes_on(client, told)["status"] == "success"
+            said = client.get(f"/chat/{told['conversation_id']}/messages").text
+            assert "There is no tool named write_file" in said
+            assert operator.patch(path, json={"permissions": None}).json()["permissions"] == []
+            assert chat(client, asking(write))["status"] == "success"
+
+
+def test_requests_are_listed_since_a_time(caller: httpx2.Client) -> None:
+    times = [chat(caller, asking(append(f"gated{n}")))["requests"][0] for n in range(2)]
+    made = [caller.get(f"/approvals/{each['id']}").json() for each in times]
+
+    def since(text: str) -> list[str]:
+        found = caller.get("/approvals", params={"since": text, "status": "pending"}).json()["approvals"]
+        return [each["id"] for each in found]
+
+    assert since(made[0]["created_at"]) == [each["id"] for each in made]
+    assert since(made[1]["created_at"])[-1] == made[1]["id"]
+    assert since("2999-01-01T00:00:00+01:00") == []
+    for wrong in ("yesterday", "2026-01-31T09:30:00", "2026-13-01T00:00:00Z"):
+        refused = caller.get("/approvals", params={"since": wrong})
+        assert (refused.status_code, refused.json()["error"].partition(":")[0]) == (400, "since")
+
+
+def test_what_the_sentence_shows_steers_nothing_and_the_input_stays_exact(caller: httpx2.Client) -> None:
+    path = "gated\u202etxt\x9b1m.\u2066sh"
+    told = chat(caller, asking(append(path)))
+    (request,) = told["requests"]
+    assert "gated\\u202etxt\\u009b1m.\\u2066sh" in told["error"]
+    assert not set("\u202e\x9b\u2066") & set(told["error"])
+    assert request["input"]["path"] == path
+
+
 def test_what_the_run_was_asked_with_counts_after_the_answer(
     gated: HostProcess, caller: httpx2.Client, model: ModelProcess
 ) -> None:

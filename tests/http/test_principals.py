@@ -51,6 +51,10 @@ def test_a_principal_is_made_with_its_terms_and_read_again(operator: httpx2.Clie
         "timezone": "Europe/Berlin",
         "concurrent_runs": 2,
         "tasks": 5,
+        "permissions": [
+            {"tool": "exec", "match": "git push *", "do": "ask"},
+            {"tool": "web_*", "do": "allow"},
+        ],
     }
     ann = made(operator, subject="ann@example", **terms)
     assert ann["id"].startswith("prin-")
@@ -91,6 +95,9 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"name": "A", "grants": {"root": True}}, "grants.root"),
     ({"name": "A", "timezone": "Mars/Olympus"}, "timezone"),
     ({"name": "A", "subject": ""}, "subject"),
+    ({"name": "A", "permissions": [{"tool": "exce", "do": "ask"}]}, "permissions.0.tool"),
+    ({"name": "A", "permissions": [{"tool": "exec", "do": "perhaps"}]}, "permissions.0.do"),
+    ({"name": "A", "permissions": [{"tool": "exec", "do": "ask"}] * 101}, "permissions"),
 ]
 
 
