@@ -178,7 +178,7 @@ def _apis(host: Host) -> list[Api]:
     return [
         _health(host),
         ChatApi(store, runs, host.tools.permissions, settings),
-        ApprovalsApi(store, runs),
+        ApprovalsApi(store, runs, host.ledger.counts),
         ConversationsApi(store, runs, settings.main_conversation_id),
         RunsApi(store, runs),
         FilesApi(store, host.sandbox, host.spaces, host.tokens, settings),

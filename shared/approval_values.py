@@ -129,6 +129,15 @@ class Ready:
     principal_id: str
 
 
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """How many requests wait, the oldest for how long; for how long a step that was answered hasn't begun."""
+
+    requests: int
+    oldest_ms: int
+    ready_ms: int
+
+
 def call_digest(tool: str, input: Mapping[str, Any]) -> str:
     """Return the SHA-256 over a tool's name and its input."""
     text = orjson.dumps([tool, input], option=orjson.OPT_SORT_KEYS)

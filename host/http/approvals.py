@@ -12,6 +12,7 @@ from host.http.callers import caller_of
 from host.http.conversations import asked_for, conversation_of
 from host.http.routing import KEY, OF_CONVERSATION, OF_PRINCIPAL, PAGE, Api, Parameter, operation
 from host.runs.service import RunService
+from host.telemetry.counts import Metrics
 from shared.approval_values import Answer, Approval, ApprovalStatus, Decision, Kind, Ready
 from shared.clock import iso, iso_or_none, now_ms
 from shared.errors import Forbidden, InvalidInput, NotFound
@@ -92,7 +93,8 @@ OF: Final = (OF_STATUS, OF_KIND, OF_CONVERSATION, OF_RUN, OF_PRINCIPAL, SINCE)
 class ApprovalsApi(Api):
     """What waits for people's word."""
 
-    def __init__(self, store: Store, runs: RunService) -> None:
+    def __init__(self, store: Store, runs: RunService, counts: Metrics) -> None:
+        self._counts = counts
         self._store = store
         self._runs = runs
 
@@ -128,6 +130,7 @@ class ApprovalsApi(Api):
         if answer.allow_tokens is not None and caller.token_id is not None:
             raise Forbidden("allow_tokens: a budget of the operator is lifted with API_TOKEN alone.")
         decided = await self._store.approvals.decide(request.path_params["id"], caller.within, answer, now)
+        self._counts.approvals_decided[decided.kind, answer.decision] += 1
         await self._store.durable()
         told: DecidedShape = {
             "id": decided.id,

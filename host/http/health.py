@@ -17,6 +17,7 @@ from host.runs.scheduler import lateness
 from host.sandbox.client import Sandbox
 from host.sandbox.policy import commands_own
 from host.sandbox.report import SandboxReport
+from shared.approval_values import Waiting
 from shared.clock import now_ms
 from shared.errors import Unavailable
 from shared.settings import Settings
@@ -79,6 +80,18 @@ class SchedulerShape(Shape):
     note: str | None
 
 
+STUCK_MIN: Final = 15
+STUCK: Final = (
+    "What people answered {} minutes ago has not gone on: see whether places to run or budgets are spent"
+)
+
+
+class ApprovalsStateShape(Shape):
+    """What to know of steps that people have answered, if anything."""
+
+    note: str | None
+
+
 class HealthShape(Shape):
     """How the host is."""
 
@@ -93,6 +106,7 @@ class HealthShape(Shape):
     sandbox: SandboxShape
     channels: dict[str, ChannelState]
     scheduler: SchedulerShape
+    approvals: ApprovalsStateShape
 
 
 class ReadyShape(Shape):
@@ -112,6 +126,12 @@ def _shown(report: SandboxReport) -> SandboxShape:
         "isolation": report.isolation.level,
         "visible": list(report.isolation.visible),
     }
+
+
+def stuck(waiting: Waiting) -> str | None:
+    """Return what an operator should know of steps that were answered, if anything."""
+    minutes = waiting.ready_ms // 60_000
+    return STUCK.format(minutes) if minutes >= STUCK_MIN else None
 
 
 class HealthApi(Api):
@@ -167,6 +187,7 @@ class HealthApi(Api):
             "sandbox": _shown(report),
             "channels": dict(self._channels()),
             "scheduler": await self._lateness(database["tasks"]),
+            "approvals": {"note": await self._stuck() if database["ok"] else None},
         }
 
     @operation("GET", "/ready", open=True, errors=(503,))
@@ -222,6 +243,11 @@ class HealthApi(Api):
             # How much others have is none of a principal's business.
             return {"ok": True, "conversations": None, "tasks": None}
         return {"ok": True, "conversations": counts.conversations, "tasks": counts.tasks}
+
+    async def _stuck(self) -> str | None:
+        with suppress(Exception):
+            return stuck(await self._store.approvals.waiting(now_ms()))
+        return None
 
     async def _lateness(self, tasks: int | None) -> SchedulerShape:
         mode = self._settings.scheduler

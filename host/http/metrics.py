@@ -13,6 +13,7 @@ from starlette.responses import Response
 from host.http.routing import Api, operation
 from host.runs.service import RunService
 from host.telemetry.counts import Metrics
+from shared.approval_values import Waiting
 from shared.clock import now_ms
 from shared.errors import Unavailable
 from shared.store.sql.task_rows import TaskMetrics
@@ -21,20 +22,23 @@ from shared.store.store import Store, StoreCounts
 if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
 
-Stored = tuple[StoreCounts, TaskMetrics, Mapping[str, int]]
-"""What the store counts: rows, tasks, principals by their status."""
+Stored = tuple[StoreCounts, TaskMetrics, Mapping[str, int], Waiting]
+"""What the store counts: rows, tasks, principals by their status, what waits for people."""
 
 CONTENT_TYPE: Final = "text/plain; version=1.0.0; charset=utf-8; escaping=underscores"
 
 
 COUNTED: Final = (
+    ("http_requests", "Answered requests", "method", "status"),
     ("runs", "Ended runs", "status"),
     ("tokens", "Tokens of the model", "kind"),
     ("task_runs", "Ended task runs", "status"),
     ("compactions", "Conversations shortened for the model", "kind"),
+    ("approvals_requested", "Requests for a person's word", "kind"),
+    ("approvals_decided", "Answers of people", "kind", "decision"),
     ("connections_cut", "Connections that the host ended", "reason"),
 )
-"""The counters that have one label: name, meaning, label."""
+"""The counters: name, meaning, labels."""
 
 
 class MetricsApi(Api):
@@ -54,7 +58,8 @@ class MetricsApi(Api):
         stored: Stored | None = None
         with suppress(Unavailable):
             counts, tasks = await self._store.counts(), await self._store.tasks.metrics(now_ms())
-            stored = counts, tasks, await self._store.principals.by_status()
+            waiting = await self._store.approvals.waiting(now_ms())
+            stored = counts, tasks, await self._store.principals.by_status(), waiting
         # The library takes 40 ms to import, so it is loaded by the first who asks, off the event loop.
         text = await anyio.to_thread.run_sync(self._render, stored)
         return Response(text, headers={"Content-Type": CONTENT_TYPE})
@@ -82,17 +87,10 @@ class MetricsApi(Api):
     def _counters(self) -> Iterator[Metric]:
         from prometheus_client.core import CounterMetricFamily
 
-        counts = self._counts
-        requests = CounterMetricFamily(
-            "picoclaw_http_requests", "Answered requests", labels=["method", "status"]
-        )
-        for (method, status), number in counts.requests.items():
-            requests.add_metric([method, str(status)], number)
-        yield requests
-        for name, text, label in COUNTED:
-            family = CounterMetricFamily(f"picoclaw_{name}", text, labels=[label])
-            for value, number in getattr(counts, name).items():
-                family.add_metric([value], number)
+        for name, text, *labels in COUNTED:
+            family = CounterMetricFamily(f"picoclaw_{name}", text, labels=labels)
+            for value, number in getattr(self._counts, name).items():
+                family.add_metric([value] if isinstance(value, str) else value, number)
             yield family
 
     def _durations(self) -> Iterator[Metric]:
@@ -115,7 +113,7 @@ class MetricsApi(Api):
         )
         if stored is None:
             return own
-        counts, tasks, _ = stored
+        counts, tasks, _, waiting = stored
         return (
             *own,
             ("conversations", "Conversations in the store", counts.conversations),
@@ -123,4 +121,6 @@ class MetricsApi(Api):
             ("tasks_due", "Tasks that are due now", tasks.due),
             ("tasks_running", "Slots that are being run", tasks.running),
             ("tasks_overdue_seconds", "How late the oldest due task is", tasks.overdue_seconds),
+            ("approvals_open", "Requests that wait for people", waiting.requests),
+            ("approvals_oldest_seconds", "How long the oldest of them waits", waiting.oldest_ms / 1000),
         )

@@ -99,7 +99,7 @@ class Exchange:
     def _count(self, scope: Scope, status: int, size: int, took_ms: float) -> None:
         # What callers invent doesn't become a label.
         method = scope["method"] if scope["method"] in METHODS else "other"
-        self._counts.requests[method, status] += 1
+        self._counts.http_requests[method, str(status)] += 1
         self._counts.request_seconds.add(took_ms / 1000)
         client, caller = scope.get("client"), scope.get("caller")
         access_logger.log(

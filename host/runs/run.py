@@ -237,6 +237,7 @@ class ActiveRun:
     def _count(self, end: RunEnd) -> None:
         counts = self._ledger.counts
         counts.runs[end.state.value] += 1
+        counts.approvals_requested.update(request.kind for request in end.requests)
         counts.compactions.update(self._recorder.compactions)
         counts.run_seconds.add((monotonic_ms() - self._started) / 1000)
         counts.tokens.update(asdict(end.usage))

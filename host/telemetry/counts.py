@@ -40,13 +40,15 @@ class Durations:
 class Metrics:
     """Counters of this process. Labels come from small fixed sets: no path, id or sender."""
 
-    requests: Counter[tuple[str, int]] = field(default_factory=Counter)
+    http_requests: Counter[tuple[str, str]] = field(default_factory=Counter)
     request_seconds: Durations = field(default_factory=Durations)
     runs: Counter[str] = field(default_factory=Counter)
     run_seconds: Durations = field(default_factory=Durations)
     tokens: Counter[str] = field(default_factory=Counter)
     task_runs: Counter[str] = field(default_factory=Counter)
     compactions: Counter[str] = field(default_factory=Counter)
+    approvals_requested: Counter[str] = field(default_factory=Counter)
+    approvals_decided: Counter[tuple[str, str]] = field(default_factory=Counter)
     connections: int = 0
     """Open now."""
     connections_cut: Counter[str] = field(default_factory=Counter)

@@ -7,6 +7,7 @@ import pwd
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from copy import deepcopy
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,6 +25,7 @@ from shared.settings.section import SettingsError
 from shared.settings.security_yml import NAME, SecurityYml
 from shared.settings.tree import Settings
 
+WRITING: Final = ("write_file", "edit_file", "append_file")
 ROOTS_HOME: Final = Path("/var/lib/picoclaw")
 
 
@@ -198,6 +200,13 @@ def _unusable(settings: Settings, origins: Origins) -> Iterator[str]:
             yield f"{place} needs the price of {', '.join(unpriced)} in budgets.prices"
 
 
+def _is_gated(settings: Settings, tool: str) -> bool:
+    """Return whether a call of the tool may wait or be refused."""
+    rules = [rule for rule in settings.permissions if fnmatchcase(tool, rule.tool)]
+    open_ends = (number for number, rule in enumerate(rules) if rule.do == "allow" and rule.match is None)
+    return any(rule.do != "allow" for rule in rules[: next(open_ends, len(rules))])
+
+
 def _loosened(settings: Settings) -> Iterator[str]:
     """Yield what an operator should see at every start."""
     if settings.agents.defaults.model_name and not settings.model_list:
@@ -211,6 +220,11 @@ def _loosened(settings: Settings) -> Iterator[str]:
         yield "agents.defaults.workspace_scope: shared is read as principal: each principal has a workspace"
     if settings.sandbox_min_level == 0:
         yield "SECURITY: SANDBOX_MIN_LEVEL is 0: commands run even where the kernel confines nothing"
+    if any(_is_gated(settings, tool) for tool in WRITING) and not _is_gated(settings, "exec"):
+        yield (
+            "permissions gate the tools that write files, but exec can write the same files: "
+            'without {"tool": "exec", "do": "ask"} (or "deny") they gate nothing'
+        )
     for name, channel in settings.channels.by_name().items():
         if channel.enabled and not channel.allow_from:
             yield f"SECURITY: channel {name} allows everyone (allow_from is empty)"

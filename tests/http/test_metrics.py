@@ -5,7 +5,9 @@ from __future__ import annotations
 import httpx2
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.http.conftest import MakeHost
+from host.http.health import stuck
+from shared.approval_values import Waiting
+from tests.http.conftest import MakeHost, configure
 from tests.running import HostProcess, directive
 
 
@@ -42,6 +44,31 @@ def test_runs_requests_and_tasks_are_counted(make_host: MakeHost) -> None:
         assert found["picoclaw_store_durable", ()] == 1
         client.post("/task/check")
         assert figures(client)["picoclaw_task_runs_total", ("success",)] == 1
+
+
+def test_requests_for_a_person_are_counted(make_host: MakeHost) -> None:
+    host = configure(make_host(), permissions=[{"tool": "append_file", "do": "ask"}]).start()
+    call = {"name": "append_file", "input": {"path": "a.txt", "content": "x"}}
+    with host.client() as client:
+        told = [
+            client.post(
+                "/chat", json={"message": directive(steps=[{"tools": [call]}, {"text": "done"}])}
+            ).json()
+            for _ in range(2)
+        ]
+        (asked,) = told[0]["requests"]
+        client.post(f"/approvals/{asked['id']}", json={"decision": "deny"})
+        found = figures(client)
+        assert found["picoclaw_approvals_requested_total", ("approval",)] == 2
+        assert found["picoclaw_approvals_decided_total", ("approval", "deny")] == 1
+        assert found["picoclaw_approvals_open", ()] == 1
+        assert found["picoclaw_approvals_oldest_seconds", ()] > 0
+        assert client.get("/health").json()["approvals"] == {"note": None}
+
+
+def test_a_step_that_can_not_go_on_is_said_after_a_quarter_of_an_hour() -> None:
+    assert stuck(Waiting(1, 10**9, 15 * 60_000 - 1)) is None
+    assert "16 minutes" in (stuck(Waiting(0, 0, 16 * 60_000)) or "")
 
 
 def test_metrics_want_the_token(host: HostProcess) -> None:

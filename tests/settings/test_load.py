@@ -150,6 +150,26 @@ def test_a_channel_open_to_everyone_is_said_unless_acknowledged(tmp_path: Path) 
         assert settings_in(tmp_path, config).warnings == ()
 
 
+@pytest.mark.parametrize(
+    ("rules", "is_said"),
+    [
+        ([("write_file", None, "ask")], True),
+        ([("edit_*", "/etc/*", "deny")], True),
+        ([("exec", None, "allow"), ("*", None, "ask")], True),
+        ([("write_file", None, "ask"), ("exec", None, "ask")], False),
+        ([("*", None, "ask")], False),
+        ([("exec", "git push *", "ask")], False),
+        ([("*", None, "allow"), ("write_file", None, "deny")], False),
+    ],
+)
+def test_gates_that_exec_leads_around_are_said(
+    tmp_path: Path, rules: list[tuple[str, str | None, str]], is_said: bool
+) -> None:
+    permissions = [{"tool": tool, "match": match, "do": do} for tool, match, do in rules]
+    (warning,) = settings_in(tmp_path, {"permissions": permissions}).warnings or ("",)
+    assert ("exec can write the same files" in warning) == is_said
+
+
 def test_the_names_of_secrets_in_the_environment_are_known(tmp_path: Path) -> None:
     settings = settings_in(tmp_path, None, API_TOKEN="t" * 20, PORT="9000")
     assert settings.secret_names == {"API_TOKEN"}

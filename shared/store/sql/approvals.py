@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, Final
 
 from shared import jsons
-from shared.approval_values import DECIDED, MOST_REMEMBERED, Answer, Approval, ApprovalStatus, Ready
+from shared.approval_values import DECIDED, MOST_REMEMBERED, Answer, Approval, ApprovalStatus, Ready, Waiting
 from shared.errors import AlreadyDecided, Conflict, Expired, InvalidInput, NotFound
 from shared.store import rows
 from shared.store.contract import Tx
@@ -88,6 +88,14 @@ class Approvals(Noun):
             )
         )
         return int(found)
+
+    async def waiting(self, now: int) -> Waiting:
+        """Return how much waits for people, and for hosts after they answered."""
+        statement = """SELECT count(*) AS requests, coalesce($1::bigint - min(created_at), 0) AS oldest_ms,
+            (SELECT coalesce($1::bigint - min(ready_at), 0) FROM runs WHERE ready_at IS NOT NULL) AS ready_ms
+            FROM approvals WHERE status = 'pending'"""
+        (found,) = await self._all(rows.reader(Waiting), statement, now)
+        return found
 
     async def pending(self, conversation_ids: Sequence[str]) -> dict[str, int]:
         """Return how many requests of each conversation wait; those with none are left out."""

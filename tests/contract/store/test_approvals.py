@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from shared.approval_values import Answer, Approval, ApprovalStatus, NewApproval
+from shared.approval_values import Answer, Approval, ApprovalStatus, NewApproval, Waiting
 from shared.errors import (
     AlreadyDecided,
     ApprovalPending,
@@ -293,3 +293,15 @@ async def test_what_waits_goes_with_its_conversation_and_costs_little(store: Sto
     assert await store.approvals.get(request.id, None) is None
     with pytest.raises(PicoError):
         await decide(store, request)
+
+
+async def test_what_waits_is_counted_for_people_and_for_hosts(store: Store) -> None:
+    assert await store.approvals.waiting(T0 + 9) == Waiting(0, 0, 0)
+    first, second = a_request("1"), a_request("2")
+    await paused(store, first, second)
+    await decide(store, first)
+    assert await store.approvals.waiting(T0 + 9) == Waiting(1, 9, 0)
+    await decide(store, second)
+    assert await store.approvals.waiting(T0 + 9) == Waiting(0, 0, 9)
+    await goes_on(store)
+    assert await store.approvals.waiting(T0 + 9) == Waiting(0, 0, 0)
