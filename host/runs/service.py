@@ -18,7 +18,7 @@ from host.runs.answers import ChatShape
 from host.runs.events import follow, one_by_one
 from host.runs.leases import CANCELLED, EVENTS_EVERY_S, Keeping
 from host.runs.meter import Ledger
-from host.runs.principals import PrincipalCache
+from host.runs.principals import THE_OPERATOR, PrincipalCache
 from host.runs.prompt import first_message
 from host.runs.recorder import RunRecorder
 from host.runs.run import ActiveRun
@@ -37,7 +37,7 @@ from shared.errors import (
     PicoError,
 )
 from shared.ids import CONVERSATION, RUN, new_id
-from shared.principals import Principal
+from shared.principals import OPERATOR, Principal
 from shared.values import Event, KeyedAnswer, Lease, NewRun, Run, RunState
 
 DELETE_AGAIN_S: Final = (0.05, 0.5, 2.0)
@@ -122,7 +122,9 @@ class RunService:
         Conflict, InvalidInput, Suspended: then nothing was stored.
         """
         self._check_open()
-        principal = await self.principals.active(spec.principal_id)
+        principal = THE_OPERATOR
+        if spec.principal_id != OPERATOR:
+            principal = await self.principals.active(spec.principal_id)
         terms = principal.terms
         if spec.model is not None or terms.models is not None:
             self._agent.check(spec, principal)
@@ -170,7 +172,8 @@ class RunService:
         # A caller who leaves must not leave a lease behind that nobody serves.
         with anyio.CancelScope(shield=True):
             lease = await self._store.runs.begin(new)
-        spec = spec.continuing(lease.asked)
+        if lease.asked is not None:
+            spec = spec.continuing(lease.asked)
         run = ActiveRun(self._ledger, self._converse, spec, lease, limits, principal)
         self._active[lease.run_id] = run
         self._tasks.start_soon(self._execute, run, share)

@@ -78,10 +78,8 @@ class RunSpec:
         permissions = [rule.model_dump() for rule in self.permissions]
         return dumps({**kept, "of_task": self.scheduled, "mcp_servers": servers, "permissions": permissions})
 
-    def continuing(self, asked: str | None) -> RunSpec:
+    def continuing(self, asked: str) -> RunSpec:
         """Return what a run is asked that goes on after one that was asked this; its own words count."""
-        if asked is None:
-            return self
         known = loads(asked)
         said = {name: known.get(name) for name in (*KEPT, "of_task", "allow_tokens")}
         own = {name: getattr(self, name) for name in said if getattr(self, name)}

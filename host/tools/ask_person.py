@@ -28,26 +28,24 @@ class Question(Arguments):
 
 
 class AskPerson:
-    """Implements ``host.ports.Toolset``."""
+    """Implements ``host.ports.Toolset``. It knows nothing of a run: one serves them all."""
 
     def __init__(self) -> None:
-        self.specs = _specs()
+        self.specs = (
+            ToolSpec(
+                ASK_PERSON,
+                "Ask the person you work for, and wait for the answer, which may take hours. Only for what "
+                "you can't find out yourself and must know before you go on.",
+                Question.model_json_schema(),
+                delegable=False,
+                read_only=True,
+                asks=True,
+            ),
+        )
 
     async def call(self, name: str, arguments: Mapping[str, Any]) -> ToolResult:
         """Say that nobody can be asked from here."""
         return ToolResult("Nobody can be asked here; say in your answer what you must know.", is_error=True)
 
 
-@cache
-def _specs() -> tuple[ToolSpec, ...]:
-    return (
-        ToolSpec(
-            ASK_PERSON,
-            "Ask the person you work for, and wait for the answer, which may take hours. Only for what you "
-            "can't find out yourself and must know before you go on.",
-            Question.model_json_schema(),
-            delegable=False,
-            read_only=True,
-            asks=True,
-        ),
-    )
+ask_person: Final = cache(AskPerson)
