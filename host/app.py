@@ -149,7 +149,7 @@ async def open_host(settings: Settings, stop: Callable[[str], None]) -> AsyncIte
         background.start_soon(keep_tidy, store)
         background.start_soon(keep_removed, store, spaces)
         background.start_soon(keep_planned, tasks)
-        background.start_soon(keep_recovering, store, settings.lease_ms)
+        background.start_soon(keep_recovering, store, runs, task_runner, settings.lease_ms)
         yield Host(
             settings, stop, ledger, telemetry, models, sandbox, spaces, tool_servers,
             tools, runs, tasks, task_runner, channels, principals, enrolment, tokens, background,

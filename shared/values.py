@@ -189,7 +189,8 @@ class Compaction:
 class Run:
     """One run from request to answer. ``answer`` is the body of its ``done`` event once it has ended.
 
-    Runs that continue each other are a chain: its first one, and the ones before and after this.
+    Runs that continue each other are a chain: its first one, and the ones before and after this. ``waits``:
+    it is to be begun again, by itself.
     """
 
     id: str
@@ -207,6 +208,8 @@ class Run:
     root_run_id: str
     previous_run_id: str | None
     next_run_id: str | None
+    principal_id: str
+    waits: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +220,9 @@ class NewRun:
     Without a message the run goes on where the conversation's last one ended without a final answer. The
     message takes the place of the one that ``replaces`` names and of all that followed it. ``claim``: the
     slot of a task that it serves. ``deny_pending``: requests that wait for a person are denied by the
-    message. ``ready``: it goes on only where a step is ready to.
+    message. ``ready``: it goes on only where a step is ready to. ``background``: nobody waits for it;
+    ``again`` says how often it may then be begun again by itself, ``asked`` with what (JSON), and
+    ``begun_again`` is the run in whose place this one is begun.
     """
 
     run_id: str
@@ -236,6 +241,26 @@ class NewRun:
     ready: bool = False
     claim: TaskRun | None = None
     principal_id: str = OPERATOR
+    background: bool = False
+    again: int | None = None
+    asked: str | None = None
+    begun_again: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunFilter:
+    """Which runs a list has: those for which all that is given holds; ``since`` and ``until`` by their start,
+    in UTC milliseconds, both included.
+    """
+
+    principal_id: str | None = None
+    conversation_id: str | None = None
+    task_id: str | None = None
+    root_run_id: str | None = None
+    state: RunState | None = None
+    code: str | None = None
+    since: int | None = None
+    until: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,7 @@ GROUPS: Final = {
     "import": "moving_in",
     "mcp": "mcp",
     "principal": "principal",
+    "runs": "runs",
     "sandbox": "sandbox",
     "secrets": "secrets",
     "store": "store",

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, Self
 
 import anyio.to_thread
-from pydantic import Field
+from pydantic import ConfigDict, Field, model_validator
 from starlette.requests import Request
+from starlette.responses import Response
 
 from host.http.bodies import NO_NUL, WHOLE, Body, NotBlank, Text, idempotency
 from host.http.callers import caller_of
 from host.http.conversations import LONGEST_NAME, conversation_of
 from host.http.routing import KEY, Api, operation
+from host.http.runs import accepted
 from host.http.sse import EventStreamResponse
 from host.mcp_clients.server_config import HEADER_NAME, LONGEST_TIMEOUT_MS, MOST_SERVERS, parse_servers
-from host.runs.answers import ChatShape
+from host.runs.answers import BegunShape, ChatShape
 from host.runs.permissions import Permissions
 from host.runs.service import RunService
 from host.runs.spec import RunSpec
 from shared import jsons
-from shared.errors import Forbidden, KeyTaken, NoConversation
+from shared.errors import Forbidden, InvalidInput, KeyTaken, NoConversation
 from shared.settings import Settings
 from shared.settings.files import TWICE
 from shared.settings.sections import Permission
@@ -66,11 +68,21 @@ class PermissionRule(Body):
 class ChatRequest(Body):
     """POST /chat."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "not": {
+                "properties": {"background": {"const": True}, "stream": {"const": True}},
+                "required": ["background", "stream"],
+            }
+        }
+    )
+
     message: NotBlank
     conversation_id: Annotated[Text | None, Field(max_length=200)] = None
     sender: Name = "user"
     sender_name: Name | None = None
     stream: bool = False
+    background: bool = False
     max_execution_ms: Annotated[int, Field(gt=0, le=LONGEST_MS), WHOLE] | None = None
     thinking: bool = False
     max_thinking_tokens: Annotated[int, Field(gt=0, le=128_000), WHOLE] | None = None
@@ -80,6 +92,12 @@ class ChatRequest(Body):
     deny_pending: bool = False
     permissions: Annotated[list[PermissionRule], Field(default_factory=list, max_length=MOST_RULES)]
     mcp_servers: Annotated[dict[str, dict[str, Any]], Field(default_factory=dict, json_schema_extra=SERVERS)]
+
+    @model_validator(mode="after")
+    def _stream_is_followed(self) -> Self:
+        if self.background and self.stream:
+            raise InvalidInput("stream: can't be true together with background; follow the run by its events")
+        return self
 
     def spec(self, principal_id: str, *, stdio_allowed: bool) -> RunSpec:
         """Return what is asked of the run; raises InvalidInput naming a wrong MCP server."""
@@ -97,7 +115,8 @@ class ChatRequest(Body):
             show_tool_use=self.show_tool_use,
             model=self.model,
             mcp_servers=servers,
-            live=self.stream,
+            live=self.stream or self.background,
+            background=self.background,
             replaces=self.replaces,
             principal_id=principal_id,
             deny_pending=self.deny_pending,
@@ -138,9 +157,9 @@ class ChatApi(Api):
         self._runs = runs
         self._stdio_mcp_allowed = settings.allow_request_stdio_mcp
 
-    @operation("POST", "/chat", scope="chat", parameters=[KEY], errors=(404, 409))
-    async def post(self, request: Request, body: ChatRequest) -> ChatShape | EventStreamResponse:
-        """Say something; the answer as JSON, or as server-sent events with stream."""
+    @operation("POST", "/chat", scope="chat", parameters=[KEY], also={202: BegunShape}, errors=(404, 409))
+    async def post(self, request: Request, body: ChatRequest) -> ChatShape | EventStreamResponse | Response:
+        """Say something; the answer as JSON, as server-sent events with stream, later with background."""
         caller = caller_of(request)
         spec = body.spec(caller.principal.id, stdio_allowed=self._stdio_mcp_allowed)
         if spec.conversation_id is not None and caller.within is not None:
@@ -163,20 +182,26 @@ class ChatApi(Api):
         return await self._answer(request, dataclasses.replace(spec, principal_id=other.principal_id))
 
     @operation("POST", "/chat/{id}/resume", scope="chat", parameters=[KEY], errors=(409,))
-    async def resume(self, request: Request, body: ResumeRequest) -> ChatShape | EventStreamResponse:
+    async def resume(
+        self, request: Request, body: ResumeRequest
+    ) -> ChatShape | EventStreamResponse | Response:
         """Go on where the conversation's last run ended without a final answer."""
         if body.allow_tokens is not None and caller_of(request).within is not None:
             raise Forbidden("allow_tokens: lifts what the operator has set, so it takes API_TOKEN.")
         return await self._answer(request, body.spec(await conversation_of(request, self._store)))
 
-    async def _answer(self, request: Request, spec: RunSpec) -> ChatShape | EventStreamResponse:
+    async def _answer(self, request: Request, spec: RunSpec) -> ChatShape | EventStreamResponse | Response:
         spec = dataclasses.replace(spec, idempotency=await idempotency(request))
         if spec.permissions:
             self._permissions.check(spec.permissions, "permissions", spec.mcp_servers)
         try:
             run = await self._runs.start(spec)
         except KeyTaken as taken:
+            if spec.background:
+                return accepted(await self._runs.background.begun_before(taken.answer))
             return await self._joined(taken.answer, stream=spec.live)
+        if spec.background:
+            return accepted(await self._runs.background.begun(run))
         if spec.live:
             lease = run.lease
             return EventStreamResponse(

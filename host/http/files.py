@@ -162,7 +162,7 @@ class FilesApi(Api):
         content=OCTETS,
         parameters=(RANGE, IF_MATCH, IF_NONE_MATCH, SHA256),
         errors=(409, 412, 416),
-        also=(206, 304),
+        also={206: None, 304: None},
     )
     async def get(self, request: Request) -> Response:
         """Fetch a file, or a part of it."""
@@ -204,7 +204,7 @@ class FilesApi(Api):
         binary=OCTETS,
         parameters=(IF_MATCH, IF_NONE_MATCH),
         errors=(409, 412, 507),
-        also=(200,),
+        also={200: None},
     )
     async def put(self, request: Request) -> JSON[StoredFileShape]:
         """Store a file whole; missing directories are made."""

@@ -65,7 +65,11 @@ class OpenApi(Api):
 
 def _schemas(operations: Iterable[Operation]) -> tuple[Schemas, dict[str, Any]]:
     """Return how to speak of all classes of bodies, and the schemas that this names."""
-    classes = {kind for each in operations for kind in (each.body, each.reads, each.error, *each.answers)}
+    classes = {
+        kind
+        for each in operations
+        for kind in (each.body, each.reads, each.error, *each.answers, *each.also.values())
+    }
     bodies = sorted(filter(_is_body, classes), key=str)
     schemas, components = TypeAdapter.json_schemas(
         [(kind, "validation", TypeAdapter(kind)) for kind in bodies],
@@ -83,7 +87,9 @@ def _is_body(kind: Any) -> bool:
 def _described(declared: Operation, schemas: Schemas) -> dict[str, Any]:
     status = 204 if NoneType in declared.answers else declared.status
     responses = {str(status): _answer(declared, schemas)}
-    responses |= {str(status): {"description": "Taken"} for status in declared.also}
+    for status, kind in declared.also.items():
+        content = {"content": _json(kind, schemas)} if kind in schemas else {}
+        responses[str(status)] = {"description": "Taken", **content}
     for status in _refusals(declared):
         responses[str(status)] = {"description": "An error", "content": _json(declared.error, schemas)}
     found: dict[str, Any] = {

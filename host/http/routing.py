@@ -7,7 +7,7 @@ the classes of both bodies, the first line of its docstring says what it does.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from types import UnionType
 from typing import Any, Final, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
@@ -79,8 +79,8 @@ class Operation:
     """Beside those of the path."""
     errors: Sequence[int] = ()
     """Their statuses, beside those that path, body and token bring."""
-    also: Sequence[int] = ()
-    """Answers without a body, beside ``status``."""
+    also: Mapping[int, Any] = field(default_factory=dict)
+    """Answers beside ``status``: the class of each one's body, None without one."""
     error: Any = ErrorShape
     reads: Any = None
     """The class of a body that the method reads itself."""

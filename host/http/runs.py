@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Final, Literal, cast
+from datetime import UTC, datetime
+from typing import Final, Literal, NotRequired, cast
 
+import anyio
 from starlette.requests import Request
 
-from host.http.bodies import page_of
-from host.http.conversations import conversation_of, reached
-from host.http.routing import PAGE, Api, Parameter, operation
-from host.http.sse import EventStreamResponse, last_event_id
-from host.runs.answers import UsageShape
+from host.http.bodies import JSON, flag, page_of
+from host.http.callers import caller_of
+from host.http.conversations import asked_for, conversation_of, reached, say_whose
+from host.http.routing import OF_CONVERSATION, OF_PRINCIPAL, PAGE, Api, Parameter, operation
+from host.http.sse import EventStreamResponse, last_event_id, until_gone
+from host.runs.answers import BegunShape, ChatShape, UsageShape
 from host.runs.service import RunService
-from shared.clock import iso, iso_or_none
-from shared.errors import NotFound
+from shared.clock import iso, iso_or_none, ms_of
+from shared.errors import InvalidInput, NotFound
 from shared.shapes import PageShape, Shape
 from shared.store.store import Store
-from shared.values import Run, RunState
+from shared.values import Run, RunFilter, RunState
 
 
 class RunShape(Shape):
@@ -38,6 +41,13 @@ class RunShape(Shape):
     usage: UsageShape
     error: str | None
     code: str | None
+    principal_id: NotRequired[str]
+
+
+class OneRunShape(RunShape):
+    """A run with its answer, null until it has ended: what ``POST /chat`` answers."""
+
+    answer: ChatShape | None
 
 
 class RunsShape(PageShape):
@@ -54,6 +64,24 @@ class CancelShape(Shape):
     run_id: str
 
 
+STATUS: Final = Parameter(
+    "status", "Only those in this status", {"type": "string", "enum": [state.value for state in RunState]}
+)
+CODE: Final = Parameter("code", "Only those that ended with this code", {"type": "string"})
+OF_TASK: Final = Parameter("task_id", "Only those in this task's run log", {"type": "string"})
+OF_CHAIN: Final = Parameter("root_run_id", "Only this run and those that continue it", {"type": "string"})
+SINCE: Final = Parameter("since", "Begun then or later", {"type": "string", "format": "date-time"})
+UNTIL: Final = Parameter("until", "Begun then or earlier", {"type": "string", "format": "date-time"})
+FILTERS: Final = (STATUS, CODE, OF_CONVERSATION, OF_TASK, OF_CHAIN, SINCE, UNTIL, OF_PRINCIPAL)
+LONGEST_WAIT_MS: Final = 60_000
+WAIT: Final = Parameter(
+    "wait_ms",
+    "How long to wait for its end",
+    {"type": "integer", "minimum": 0, "maximum": LONGEST_WAIT_MS},
+)
+CHAIN: Final = Parameter(
+    "chain", "Wait for, and return, the last of the runs that continue it", {"type": "boolean"}
+)
 LAST_EVENT: Final = Parameter(
     "Last-Event-ID", "Events after this one", {"type": "string", "pattern": "^[0-9]{0,15}$"}, "header"
 )
@@ -71,7 +99,7 @@ class RunsApi(Api):
         """A conversation's runs, newest first."""
         asked = page_of(request)
         conversation = await conversation_of(request, self._store)
-        page = await self._store.runs.page(conversation.id, **asked)
+        page = await self._store.runs.page(RunFilter(conversation_id=conversation.id), **asked)
         return {"runs": list(map(run_view, page.items)), "next_cursor": page.next_cursor}
 
     @operation("GET", "/chat/{id}/runs/{run_id}", scope="chat")
@@ -96,6 +124,91 @@ class RunsApi(Api):
         conversation = await conversation_of(request, self._store)
         run_id = await self._runs.cancel(conversation.id)
         return {"status": "cancelling", "conversation_id": conversation.id, "run_id": run_id}
+
+    @operation("GET", "/runs", scope="chat", parameters=(*PAGE, *FILTERS))
+    async def all(self, request: Request) -> RunsShape:
+        """List runs of all conversations, those of isolated tasks too, newest first."""
+        page = await self._store.runs.page(await self._filter(request), **page_of(request))
+        shown = list(map(run_view, page.items))
+        await say_whose(request, self._store, shown)
+        return {"runs": shown, "next_cursor": page.next_cursor}
+
+    @operation("GET", "/runs/{run_id}", scope="chat", parameters=(WAIT, CHAIN))
+    async def one(self, request: Request) -> OneRunShape:
+        """One run and its answer; with wait_ms once it has ended, with chain also what continues it."""
+        run, wait_ms, chain = await self._found(request), _wait_ms(request), flag(request, CHAIN.name)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._watch, request, tasks.cancel_scope)
+            principal_id = caller_of(request).principal.id
+            run = await self._runs.waiters.wait(run, wait_ms, chain=chain, principal_id=principal_id)
+            tasks.cancel_scope.cancel()
+        return {**run_view(run), "answer": cast(ChatShape | None, run.answer)}
+
+    @operation("POST", "/runs/{run_id}/cancel", scope="chat", status=202, errors=(409,))
+    async def stop(self, request: Request) -> CancelShape:
+        """Stop this run."""
+        run = await self._found(request)
+        run_id = await self._runs.cancel(run.conversation_id, run.id)
+        return {"status": "cancelling", "conversation_id": run.conversation_id, "run_id": run_id}
+
+    async def _found(self, request: Request) -> Run:
+        run_id = request.path_params["run_id"]
+        run = await self._store.runs.find(run_id, caller_of(request).within)
+        if run is None:
+            raise NotFound(f"run_id not found: {run_id}")
+        return run
+
+    async def _filter(self, request: Request) -> RunFilter:
+        query = request.query_params
+        for name, text in query.items():
+            if "\x00" in text:
+                raise InvalidInput(f"{name}: must not contain the character U+0000")
+        task_id = query.get(OF_TASK.name)
+        task = await self._store.tasks.get(task_id, caller_of(request).reach) if task_id else None
+        return RunFilter(
+            principal_id=caller_of(request).listed(request),
+            conversation_id=await asked_for(request, self._store),
+            task_id=task_id if task is None else task.id,
+            root_run_id=query.get(OF_CHAIN.name),
+            state=_state(query.get(STATUS.name)),
+            code=query.get(CODE.name),
+            since=_instant(request, SINCE.name),
+            until=_instant(request, UNTIL.name),
+        )
+
+    async def _watch(self, request: Request, waiting: anyio.CancelScope) -> None:
+        await until_gone(request.receive)
+        waiting.cancel()
+
+
+def accepted(begun: BegunShape) -> JSON[BegunShape]:
+    """Return the answer of a run in the background."""
+    return JSON(begun, status_code=202, headers={"Location": f"/runs/{begun['run_id']}"})
+
+
+def _wait_ms(request: Request) -> int:
+    text = request.query_params.get(WAIT.name, "0")
+    if not (text.isascii() and text.isdigit() and len(text) <= 6 and int(text) <= LONGEST_WAIT_MS):
+        raise InvalidInput(f"{WAIT.name}: must be a whole number from 0 to {LONGEST_WAIT_MS}")
+    return int(text)
+
+
+def _state(text: str | None) -> RunState | None:
+    try:
+        return None if text is None else RunState(text)
+    except ValueError:
+        raise InvalidInput(f"{STATUS.name}: must be one of {', '.join(RunState)}") from None
+
+
+def _instant(request: Request, name: str) -> int | None:
+    text = request.query_params.get(name)
+    if text is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise InvalidInput(f"{name}: must be a time such as 2027-03-01T09:00:00Z") from None
+    return ms_of(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
 
 
 def run_view(run: Run) -> RunShape:

@@ -35,6 +35,12 @@ def last_event_id(request: Request) -> int:
     return int(text)
 
 
+async def until_gone(receive: Receive) -> None:
+    """Return when whoever asked is gone."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
 class FrameStreamResponse:
     """An ASGI response that sends pieces (whole frames) as they come, and comments while none come.
 
@@ -92,8 +98,7 @@ class FrameStreamResponse:
                 await self._send(send, HEARTBEAT)
 
     async def _watch(self, receive: Receive, scope: anyio.CancelScope) -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
+        await until_gone(receive)
         if self._on_gone is not None:
             self._on_gone()
         scope.cancel()

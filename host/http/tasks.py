@@ -8,12 +8,14 @@ from uuid import NAMESPACE_URL, uuid5
 
 from pydantic import ConfigDict, Field
 from starlette.requests import Request
+from starlette.responses import Response
 
 from host.http.bodies import NOT_BLANK, WHOLE, Body, Identifier, Text, idempotency, page_of
 from host.http.callers import caller_of
 from host.http.conversations import asked_for, say_whose
 from host.http.routing import KEY, OF_CONVERSATION, OF_PRINCIPAL, PAGE, Api, Parameter, operation
-from host.runs.answers import ExecutedShape
+from host.http.runs import accepted
+from host.runs.answers import BegunShape, ExecutedShape
 from host.runs.task_runs import TaskRunner
 from shared.clock import now_ms
 from shared.errors import Duplicate, Forbidden, InvalidInput
@@ -128,6 +130,7 @@ class TriggerRequest(Body):
     """POST /task/trigger."""
 
     task_id: Text
+    background: bool = False
 
 
 class CheckRequest(Body):
@@ -229,11 +232,15 @@ class TasksApi(Api):
         await self._tasks.cancel(request.path_params["id"], caller_of(request).reach)
         await self._store.durable()
 
-    @operation("POST", "/task/trigger", scope="tasks", parameters=[KEY], errors=(404, 409))
-    async def trigger(self, request: Request, body: TriggerRequest) -> ExecutedShape:
-        """Run a task now, in a slot of its own."""
-        reach = caller_of(request).reach
-        return await self._runner.trigger(body.task_id, await idempotency(request), reach)
+    @operation(
+        "POST", "/task/trigger", scope="tasks", parameters=[KEY], also={202: BegunShape}, errors=(404, 409)
+    )
+    async def trigger(self, request: Request, body: TriggerRequest) -> ExecutedShape | Response:
+        """Run a task now, in a slot of its own; with background its end isn't waited for."""
+        key, reach = await idempotency(request), caller_of(request).reach
+        if body.background:
+            return accepted(await self._runner.trigger_in_background(body.task_id, key, reach))
+        return await self._runner.trigger(body.task_id, key, reach)
 
     @operation("POST", "/task/check", scope="tasks")
     async def check(self, request: Request, body: CheckRequest) -> CheckShape:

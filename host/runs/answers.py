@@ -98,6 +98,15 @@ class ChatShape(TypedDict):
     session_end_marker_detected: NotRequired[bool]
 
 
+class BegunShape(Shape):
+    """A run in the background that has begun."""
+
+    conversation_id: str
+    message_id: str
+    run_id: str
+    status: Literal["running"]
+
+
 class ExecutedShape(Shape):
     """A task that ran."""
 

@@ -9,7 +9,9 @@ from typing import Final
 
 import anyio
 
+from host.runs.service import RunService
 from host.runs.spaces import Spaces
+from host.runs.task_runs import TaskRunner
 from shared.clock import monotonic_ms, now_ms
 from shared.store.store import Store
 from shared.tasks import TaskService
@@ -95,15 +97,17 @@ async def keep_planned(
         await anyio.sleep(every_s)
 
 
-async def keep_recovering(store: Store, lease_ms: int) -> None:
+async def keep_recovering(store: Store, runs: RunService, tasks: TaskRunner, lease_ms: int) -> None:
     """End the runs that nobody serves, for ever: at the latest a sixth of a lease after theirs ran out.
 
-    Their hosts died, or could not store how they ended.
+    Their hosts died, or could not store how they ended. Those in the background are begun again.
     """
     while True:
         await anyio.sleep(lease_ms / 6000)
         try:
             ended = await store.runs.recover(now_ms())
+            await runs.background.begin_again()
+            await tasks.begin_again()
         except Exception:
             logger.exception("Runs without a host could not be looked for; the next round tries again")
             continue

@@ -57,7 +57,7 @@ class ActiveRun:
         self._recorder = RunRecorder(ledger, lease, spec, self.log, principal)
         self._scope = anyio.CancelScope()
         self._reason: Ending | None = None
-        self._ended = anyio.Event()
+        self.ended = anyio.Event()
         self._outcome: ChatShape | PicoError | None = None
         self._unacknowledged: Exception | None = None
 
@@ -69,10 +69,17 @@ class ActiveRun:
 
     async def wait(self) -> ChatShape:
         """Return the answer (the body of ``done``); raises what kept it from being stored."""
-        await self._ended.wait()
+        await self.ended.wait()
         if isinstance(self._outcome, dict):
             return self._outcome
         raise self._outcome or PicoError(FAILED)
+
+    async def acknowledged(self) -> None:
+        """Return once the start of a ``live`` run is on the volume; raises what kept it from that."""
+        while self.log.after(0) == [] and not self.log.closed:
+            await self.log.wait()
+        if isinstance(self._outcome, PicoError):
+            raise self._outcome
 
     async def execute(self) -> None:
         """Run to the end. Nothing is raised: every ending is an answer or a fault that ``wait`` raises."""
@@ -123,7 +130,7 @@ class ActiveRun:
             self._fail(PicoError(FAILED))
         finally:
             self.log.close()
-            self._ended.set()
+            self.ended.set()
 
     async def _work(self) -> Ending | None:
         self._scope.deadline = anyio.current_time() + self._limit_ms / 1000

@@ -15,6 +15,7 @@ from anyio.abc import TaskGroup
 from host.agent.endings import Cancelled, Stopped
 from host.runs.admission import Places, RateLimit, Share
 from host.runs.answers import ChatShape
+from host.runs.background import KEY_GONE, Background
 from host.runs.events import follow, one_by_one
 from host.runs.leases import CANCELLED, EVENTS_EVERY_S, Keeping
 from host.runs.meter import Ledger
@@ -23,6 +24,7 @@ from host.runs.prompt import first_message
 from host.runs.recorder import RunRecorder
 from host.runs.run import ActiveRun
 from host.runs.spec import RunLimits, RunSpec
+from host.runs.waiting import Waiters
 from host.tools.approve_budget import Approve
 from shared.approval_values import Ready
 from shared.clock import local, now_ms
@@ -82,6 +84,8 @@ class RunService:
         self._stack = AsyncExitStack()
         self._tasks: TaskGroup
         self._idle = anyio.Event()
+        self.waiters = Waiters(self._store, self._active)
+        self.background = Background(self._store, self.start)
         self.draining = False
 
     async def __aenter__(self) -> RunService:
@@ -128,7 +132,7 @@ class RunService:
         terms = principal.terms
         if spec.model is not None or terms.models is not None:
             self._agent.check(spec, principal)
-        if not (spec.scheduled or spec.ready):
+        if spec.waited_for:
             self._count(spec.sender, principal)
         share = Share((principal.id, spec.sender, spec.conversation_id), terms.concurrent_runs)
         if not self._places.take_now(share):
@@ -168,6 +172,10 @@ class RunService:
             ready=spec.ready,
             claim=spec.claim,
             principal_id=principal.id,
+            background=spec.background,
+            again=spec.again,
+            asked=spec.asked() if spec.background and not spec.begun_again else None,
+            begun_again=spec.begun_again,
         )
         # A caller who leaves must not leave a lease behind that nobody serves.
         with anyio.CancelScope(shield=True):
@@ -187,7 +195,7 @@ class RunService:
         while True:
             stored = await self._store.runs.get(answer.conversation_id or "", answer.subject)
             if stored is None:
-                raise NotFound("The run of this Idempotency-Key is gone.")
+                raise NotFound(KEY_GONE)
             if stored.answer is not None:
                 answered = cast(ChatShape, stored.answer)
                 if stored.next_run_id is not None:
@@ -210,20 +218,21 @@ class RunService:
         )
         return (await self.start(spec)).lease.run_id
 
-    async def cancel(self, conversation_id: str) -> str:
-        """Stop the conversation's run, on whichever host it is; returns its id; raises NotRunning."""
+    async def cancel(self, conversation_id: str, run_id: str | None = None) -> str:
+        """Stop the conversation's run, or this one, on whichever host it is; returns its id.
+
+        One that was cut off is not begun again. Raises NotRunning.
+        """
         for run in self._active.values():
-            if run.lease.conversation_id == conversation_id:
+            if run.lease.conversation_id == conversation_id and run_id in (None, run.lease.run_id):
                 run.stop(Cancelled(CANCELLED))
                 return run.lease.run_id
-        if self._store.several_hosts:
-            run_id = await self._store.runs.ask_cancel(conversation_id)
-            if run_id is not None:
-                return run_id
-        dropped = await self._store.approvals.drop(conversation_id, now_ms())
-        if dropped is not None:
-            return dropped
-        raise NotRunning(f"Conversation {conversation_id} is not processing a request")
+        asked = await self._store.runs.ask_cancel(conversation_id, run_id)
+        asked = asked or await self._store.approvals.drop(conversation_id, now_ms(), run_id)
+        if asked is not None:
+            return asked
+        what = f"Conversation {conversation_id}" if run_id is None else f"Run {run_id}"
+        raise NotRunning(f"{what} is not processing a request")
 
     async def go_on(self, step: Ready) -> str | None:
         """Begin the run that a step is ready for; None if it can't begin yet, or another host was first."""
@@ -283,6 +292,7 @@ class RunService:
         """Start nothing more; give the runs their grace, then stop them with their progress stored."""
         self.draining = True
         self._places.close()
+        self.waiters.close()
         with anyio.move_on_after(self.limits.stop_grace_ms / 1000):
             await self._until_idle()
         for run in list(self._active.values()):
@@ -326,7 +336,7 @@ class RunService:
     async def _refuse_early(self, spec: RunSpec) -> None:
         """Refuse what would be refused anyway before it waits for a place: unknown, busy, in progress."""
         kept = await self._store.runs.keyed(spec.idempotency, now_ms()) if spec.idempotency else None
-        if kept is not None and kept.subject in self._active:
+        if kept is not None and (spec.background or kept.subject in self._active):
             raise KeyTaken(kept)
         conversation_id = spec.conversation_id
         if conversation_id is None:
@@ -337,7 +347,7 @@ class RunService:
             raise ConversationBusy(conversation_id)
 
     async def _queue(self, spec: RunSpec, share: Share) -> None:
-        if spec.claim is not None:
+        if not spec.waited_for:
             # A slot is claimed already and claims run out: a task comes again with the next check.
             raise self._places.at_capacity(share)
         await self._places.take(share)

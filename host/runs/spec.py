@@ -11,8 +11,12 @@ from shared.jsons import dumps, loads
 from shared.principals import OPERATOR
 from shared.settings import Settings
 from shared.settings.sections import Permission
+from shared.store.sql.run_rows import ON_ITS_SLOT
 from shared.task_values import TaskRun
 from shared.values import Enclosed, Idempotency
+
+MOST_TRIES: Final = 3
+"""How often a run in the background is begun again that its host couldn't end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +36,9 @@ class RunSpec:
     without asking the model. ``replaces``: the message in whose place this one is said. ``principal_id``:
     whose the conversation is. ``warnings``: what its answer is to say of the request. ``permissions`` make
     those of the operator stricter. ``deny_pending``: the message denies what waits for a person. ``ready``:
-    it goes on where people have answered. ``of_task``: it goes on after a task's run.
+    it goes on where people have answered. ``of_task``: it goes on after a task's run. ``background``: nobody
+    waits for its end, so it is begun again where its host stops in the middle; ``begun_again`` is the run in
+    whose place it is then.
     """
 
     message: str | None
@@ -65,6 +71,25 @@ class RunSpec:
     deny_pending: bool = False
     ready: bool = False
     of_task: bool = False
+    background: bool = False
+    begun_again: str | None = None
+
+    @property
+    def waited_for(self) -> bool:
+        """Whether somebody waits for its beginning: then it queues, and counts against its sender."""
+        return not (self.scheduled or self.ready or self.begun_again)
+
+    @property
+    def again(self) -> int | None:
+        """How often it may be begun again by itself, ON_ITS_SLOT with its task's slot; None: never.
+
+        Credentials of a request's MCP servers are not stored, so a run that has them isn't.
+        """
+        if not self.background or not all(config.is_plain for config in self.mcp_servers.values()):
+            return None
+        if self.claim is not None:
+            return ON_ITS_SLOT if self.claim.attempt <= MOST_TRIES else None
+        return MOST_TRIES
 
     @property
     def scheduled(self) -> bool:

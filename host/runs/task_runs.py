@@ -12,7 +12,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from host.agent.endings import Overtaken
-from host.runs.answers import ChatShape, ExecutedShape, outbound_view
+from host.runs.answers import BegunShape, ChatShape, ExecutedShape, outbound_view
 from host.runs.heartbeat import Heartbeat
 from host.runs.meter import Ledger
 from host.runs.run import ActiveRun
@@ -84,22 +84,48 @@ class TaskRunner:
         self, task_id: str, idempotency: Idempotency | None = None, reach: Reach = EVERYTHING
     ) -> ExecutedShape:
         """Run the task now, whatever its schedule says. Raises NotFound, ConversationBusy, and as runs do."""
+        begun = await self._trigger(task_id, idempotency, reach)
+        if isinstance(begun, KeyedAnswer):
+            return await self._joined(task_id, reach, begun)
+        return await begun.wait()
+
+    async def trigger_in_background(
+        self, task_id: str, idempotency: Idempotency | None, reach: Reach
+    ) -> BegunShape:
+        """Let the task run now and return once that is durable; raises as ``trigger``."""
+        begun = await self._trigger(task_id, idempotency, reach, background=True)
+        if isinstance(begun, KeyedAnswer):
+            return await self._runs.background.begun_before(begun)
+        return await self._runs.background.begun(begun.run)
+
+    async def _trigger(
+        self, task_id: str, idempotency: Idempotency | None, reach: Reach, *, background: bool = False
+    ) -> _Service | KeyedAnswer:
         try:
             claimed = await self._store.tasks.claim_manual(
                 task_id, reach, host=self._owner, now=now_ms(), lease_ms=self._claim_ms
             )
-            service = await self._start(*claimed, idempotency)
+            return await self._start(*claimed, idempotency, background=background)
         except KeyTaken as taken:
-            return await self._joined(task_id, reach, taken.answer)
+            return taken.answer
         except Conflict:
             # The same request once more, while the first one's run goes on.
             kept = await self._store.runs.keyed(idempotency, now_ms()) if idempotency else None
             if kept is None:
                 raise
-            return await self._joined(task_id, reach, kept)
+            return kept
         except LeaseLost:
             raise Unavailable("The host was held up before the run began: try again", retry_after=1) from None
-        return await service.wait()
+
+    async def begin_again(self) -> None:
+        """Begin slots again that were triggered in the background on hosts that are gone."""
+        try:
+            while claimed := await self._store.tasks.claim_left(
+                host=self._owner, now=now_ms(), lease_ms=self._claim_ms
+            ):
+                await self._start(*claimed, background=True)
+        except (Unavailable, ConversationBusy, LeaseLost):
+            return  # the next round tries again
 
     async def _joined(self, task_id: str, reach: Reach, kept: KeyedAnswer) -> ExecutedShape:
         """Return the view of a run that was triggered with the same key before."""
@@ -135,7 +161,9 @@ class TaskRunner:
                 continue
         return None
 
-    async def _start(self, task: Task, claim: TaskRun, idempotency: Idempotency | None = None) -> _Service:
+    async def _start(
+        self, task: Task, claim: TaskRun, idempotency: Idempotency | None = None, *, background: bool = False
+    ) -> _Service:
         group = task.context_mode == "group"
         prompt = await self._heartbeat.prompt(task)
         home = await self._store.conversations.get(task.conversation_id)
@@ -150,6 +178,8 @@ class TaskRunner:
             idempotency=idempotency,
             claim=claim,
             notice=_notice(task),
+            live=background,
+            background=background,
             principal_id=OPERATOR if home is None else home.principal_id,
         )
         try:
@@ -173,7 +203,7 @@ class _Service:
         self._claim_ms = claim_ms
         self._task = task
         self._claim = claim
-        self._run = run
+        self.run = run
         self._ended = anyio.Event()
         self._outcome: ExecutedShape | PicoError = PicoError(FAILED)
 
@@ -200,7 +230,7 @@ class _Service:
 
     async def _follow(self) -> None:
         try:
-            answer = await self._run.wait()
+            answer = await self.run.wait()
             await self._finish(answer)
         except LeaseLost:
             gone = await self._store.tasks.get(self._task.id, EVERYTHING) is None
@@ -232,7 +262,7 @@ class _Service:
             try:
                 await self._store.tasks.renew_claim(self._claim, self._claim_ms)
             except LeaseLost:
-                self._run.stop(Overtaken())
+                self.run.stop(Overtaken())
                 return
             except Exception:
                 logger.exception("A claim could not be renewed yet", extra={"task_id": self._task.id})

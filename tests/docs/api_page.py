@@ -23,6 +23,7 @@ MEANINGS: Final[dict[str, str]] = yaml.safe_load((ROOT / "docs/site/fields.yml")
 GROUPS: Final = {
     "Health": ("/health", "/ready", "/metrics", "/openapi.json"),
     "Conversations": ("/chat",),
+    "Runs": ("/runs",),
     "Requests for a person": ("/approvals",),
     "Tasks": ("/task",),
     "Usage": ("/usage",),
@@ -97,6 +98,9 @@ CALLS: Final[list[Call]] = [
     ("GET", RUN, "/chat/{conversation}/runs/{run}", None, {}),
     ("GET", f"{RUN}/events", "/chat/{conversation}/runs/{run}/events", None, {"Last-Event-ID": "1"}),
     ("POST", "/chat/{id}/cancel", "/chat/{conversation}/cancel", None, {}),
+    ("GET", "/runs", "/runs?status=success&limit=1", None, {}),
+    ("GET", "/runs/{run_id}", "/runs/{run}?wait_ms=60000&chain=true", None, {}),
+    ("POST", "/runs/{run_id}/cancel", "/runs/{run}/cancel", None, {}),
     ("POST", "/chat/{id}/resume", "/chat/{conversation}/resume", {"allow_tokens": 50000}, {}),
     ("POST", "", "/chat", GATED, {}),
     ("GET", "/approvals", "/approvals?status=pending", None, {}),

@@ -21,7 +21,7 @@ This page is generated from what the commands say to `--help`. Commands find the
 | 0 | all | it worked |
 | 1 | all | it failed; the sentence on standard error says why |
 | 1 | `serve`, `dev` | it may work at the next try: the disk is full, another host has the store or the port |
-| 1 | `chat`, `tasks run` | the run ended as something other than `success` |
+| 1 | `chat`, `tasks run`, `runs wait` | the run ended as something other than `success` |
 | 1 | `doctor` | a check found a fault |
 | 1 | `store check` | a fault in the store; nothing is changed |
 | 2 | all | an option or a setting is wrong, or only the operator can mend it: trying again changes nothing |

@@ -6,6 +6,7 @@ import json
 import sqlite3
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -113,6 +114,21 @@ async def test_what_people_allowed_before_a_backup_does_not_run_after_its_restor
         (left,) = await store.approvals.open_step("a")
         assert (left.status, left.result()["is_error"]) == ("interrupted", True)
         assert (await store.runs.begin(a_run("2", "a", message=None))).step
+
+
+async def test_what_was_cut_off_before_a_backup_does_not_begin_again_after_its_restore(
+    places: Places, tmp_path: Path
+) -> None:
+    async with places.host() as store:
+        await add(store, "a")
+        await store.runs.begin(replace(a_run("1", "a"), background=True, again=3, asked="{}"))
+        await store.runs.recover(T0, all_but="another")
+        assert [run.id for run in await store.runs.to_begin_again(5)] == ["run-1"]
+        await store.durable()
+        operator.backup(places.volume, tmp_path / "backup.db")
+    operator.restore(places.volume, tmp_path / "backup.db")
+    async with places.host() as store:
+        assert await store.runs.to_begin_again(5) == []
 
 
 async def test_a_backup_moves_to_a_new_volume(places: Places, tmp_path: Path) -> None:

@@ -140,7 +140,7 @@ class McpApi(Api):
         scope="mcp",
         reads=wire.JsonRpcRequestShape,
         parameters=[SESSION],
-        also=(202,),
+        also={202: None},
         errors=(404,),
         error=ErrorShape | wire.JsonRpcErrorShape,
     )

@@ -38,9 +38,9 @@ DUE: Final = """SELECT DISTINCT conversation_id FROM approvals
     WHERE status = 'pending' AND expires_at <= wall_now() LIMIT 100"""
 OF_A_COPY: Final = (
     "UPDATE approvals SET status = 'interrupted' WHERE status = 'allowed' AND ended_at IS NULL",
-    "UPDATE runs SET ready_at = NULL WHERE ready_at IS NOT NULL",
+    "UPDATE runs SET ready_at = NULL, again = NULL WHERE ready_at IS NOT NULL OR again IS NOT NULL",
 )
-"""For a store that was restored or copied: what was allowed in it may have been done since."""
+"""For a store that was restored or copied: what was allowed or cut off in it may have been done since."""
 
 
 class Approvals(Noun):
@@ -166,11 +166,14 @@ class Approvals(Noun):
             await self._engine.write(partial(expire_step, conversation_id=row["conversation_id"], now=now))
         return len(due)
 
-    async def drop(self, conversation_id: str, now: int) -> str | None:
-        """Cancel a run that waits; returns its id, None where none waits."""
+    async def drop(self, conversation_id: str, now: int, run_id: str | None = None) -> str | None:
+        """Cancel a run that waits (if it is this one); returns its id, None where none waits."""
 
         async def work(tx: Tx) -> str | None:
             await tx.fetchrow(LOCK, conversation_id)
+            last = await tx.fetchval(f"SELECT {LAST_RUN}", conversation_id)
+            if run_id not in (None, last):
+                return None
             if not await settle(tx, conversation_id, None, ApprovalStatus.DROPPED, now):
                 return None
             return await end_run(tx, conversation_id, "cancelled", CANCELLED, now, state="cancelled")

@@ -34,15 +34,18 @@ async def keyed(tx: Tx, idempotency: Idempotency, now: int) -> KeyedAnswer | Non
     return KeyedAnswer(row["subject"], row["conversation_id"], row["status"], body)
 
 
-async def retry_of(tx: Tx, idempotency: Idempotency, now: int) -> Row | None:
-    """Return the cut-off run that this key may retry; raises KeyTaken when it stands for anything else."""
+async def retry_of(tx: Tx, idempotency: Idempotency, now: int, *, allowed: bool = True) -> Row | None:
+    """Return the cut-off run that this key may retry (if that is ``allowed``); raises KeyTaken when it stands
+    for anything else.
+    """
     answer = await keyed(tx, idempotency, now)
     if answer is None:
         return None
     row = await tx.fetchrow(
         """SELECT * FROM runs WHERE id = $1 AND code = 'retryable'
-        AND NOT EXISTS (SELECT 1 FROM runs AS next WHERE next.previous_id = $1)""",
+        AND $2 AND NOT EXISTS (SELECT 1 FROM runs AS next WHERE next.previous_id = $1)""",
         answer.subject,
+        allowed,
     )
     if row is None:
         raise KeyTaken(answer)

@@ -24,6 +24,9 @@ from shared.values import Chain, Event, Lease, NewMessage, NewRun, RunState
 RECOVERED_SEQ_GAP: Final = 1_000_000
 """A recovered run's last event leaves this gap: a reader may have seen events that were not stored yet."""
 
+ON_ITS_SLOT: Final = 0
+"""``again`` of a run for a task's slot: whoever takes that over begins the task again."""
+
 AHEAD: Final = 1
 """Bit of a run's ``effect_ahead``: the next thing that happens may have an outward effect."""
 ACTED: Final = 2
@@ -135,7 +138,9 @@ async def begin(tx: Tx, new: NewRun) -> Lease:
     before: Row | None = None
     if new.idempotency is not None:
         await keys.hold(tx, new.idempotency)
-        again = await keys.retry_of(tx, new.idempotency, new.now)
+        again = await keys.retry_of(tx, new.idempotency, new.now, allowed=not new.background)
+    elif new.begun_again is not None:
+        again = await _to_begin_again(tx, new.begun_again)
     if again is not None:
         conversation_id = again["conversation_id"]
     elif new.create and new.message is not None:
@@ -146,6 +151,8 @@ async def begin(tx: Tx, new: NewRun) -> Lease:
         # With the run, not before it: a host that was stopped in between would serve a slot that another one
         # has taken over and served.
         await hold(tx, new.claim, "run_id = $4, conversation_id = $5", new.run_id, conversation_id)
+        if new.claim.run_id is not None:
+            before = await tx.fetchrow("SELECT * FROM runs WHERE id = $1", new.claim.run_id)
     taken = await _take(tx, conversation_id, new.principal_id, new.now)
     goes_on = again is not None or new.message is None
     if new.ready and taken["ready_at"] is None:
@@ -164,10 +171,10 @@ async def begin(tx: Tx, new: NewRun) -> Lease:
         if new.replaces is not None:
             session_id = await remove_last(tx, conversation_id, new.replaces)
     chain = _chain(new.run_id, before)
-    await _insert(tx, new, conversation_id, taken["fence"], message_id, chain)
+    await _insert(tx, new, conversation_id, taken["fence"], message_id, chain, _again(new, before))
     asked = None if before is None else before["asked"]
-    if before is not None and (asked or before["ready_at"]):
-        await tx.execute("UPDATE runs SET ready_at = NULL WHERE id = $1", before["id"])
+    if before is not None and (asked or before["ready_at"] or before["again"] is not None):
+        await tx.execute("UPDATE runs SET ready_at = NULL, again = NULL WHERE id = $1", before["id"])
         await tx.execute("UPDATE runs SET asked = $2 WHERE id = $1", new.run_id, _without_tokens(asked))
     await store_messages(tx, conversation_id, new.run_id, messages, new.now)
     if new.idempotency is not None:
@@ -193,6 +200,27 @@ async def begin(tx: Tx, new: NewRun) -> Lease:
 def _without_tokens(asked: str | None) -> str | None:
     """Return what the next run is asked with: tokens that people allowed are for one run."""
     return asked and jsons.dumps({**jsons.loads(asked), "allow_tokens": None})
+
+
+async def _to_begin_again(tx: Tx, run_id: str) -> Row:
+    """Return the cut-off run; raises Conflict where its conversation has gone on, or somebody stopped it."""
+    row = await tx.fetchrow(
+        """SELECT * FROM runs AS r WHERE id = $1 AND code = 'retryable' AND again IS NOT NULL AND NOT EXISTS
+        (SELECT 1 FROM runs AS n WHERE n.conversation_id = r.conversation_id AND n.number > r.number)""",
+        run_id,
+    )
+    if row is None:
+        raise Conflict(f"Run {run_id} is not to be begun again.")
+    return row
+
+
+def _again(new: NewRun, before: Row | None) -> int | None:
+    """Return how often the run may be begun again by itself: what goes on with one has what that has left."""
+    if before is None or before["again"] is None:
+        return new.again
+    if new.begun_again is not None:
+        return before["again"] - 1 or None
+    return before["again"] if new.ready else new.again
 
 
 def _chain(run_id: str, before: Row | None) -> Chain:
@@ -235,12 +263,14 @@ async def _take(tx: Tx, conversation_id: str, principal_id: str, now: int) -> Ro
 
 
 async def _insert(
-    tx: Tx, new: NewRun, conversation_id: str, fence: int, message_id: str, chain: Chain
+    tx: Tx, new: NewRun, conversation_id: str, fence: int, message_id: str, chain: Chain, again: int | None
 ) -> None:
     await tx.execute(
         """INSERT INTO runs (id, conversation_id, state, fence, lease_owner, lease_until, message_id,
-            created_at, model, root_id, previous_id, spent_tokens, spent_microdollars)
-        VALUES ($1, $2, 'running', $3, $4, lease_now() + $5::bigint, $6, $7, $8, $9, $10, $11, $12)""",
+            created_at, model, root_id, previous_id, spent_tokens, spent_microdollars, principal_id, again,
+            asked)
+        VALUES ($1, $2, 'running', $3, $4, lease_now() + $5::bigint, $6, $7, $8, $9, $10, $11, $12, $13, $14,
+            $15)""",
         new.run_id,
         conversation_id,
         fence,
@@ -253,6 +283,9 @@ async def _insert(
         chain.previous_run_id,
         chain.spent.tokens,
         chain.spent.microdollars,
+        new.principal_id,
+        again,
+        new.asked,
     )
 
 

@@ -17,6 +17,7 @@ from shared.store.sql.conversations import REFUSED, mark_refused, store_messages
 from shared.store.sql.run_rows import (
     ACTED,
     AHEAD,
+    ON_ITS_SLOT,
     begin,
     cut_off_run,
     end_of_chain,
@@ -35,14 +36,29 @@ from shared.values import (
     Page,
     Run,
     RunEnd,
+    RunFilter,
     RunState,
 )
 
 # A run knows what it continues; what continues it is looked up.
 RUN: Final = """SELECT r.*, coalesce(root_id, id) AS root_run_id, previous_id AS previous_run_id,
-    (SELECT id FROM runs AS next WHERE next.previous_id = r.id) AS next_run_id FROM runs AS r"""
+    (SELECT id FROM runs AS next WHERE next.previous_id = r.id) AS next_run_id,
+    coalesce(code, '') = 'retryable' AND again IS NOT NULL AS waits FROM runs AS r"""
 
-to_run: Final = rows.reader(Run, state=RunState, usage=rows.usage, answer=rows.optional(jsons.loads))
+FILTERS: Final = {
+    "conversation_id": "conversation_id = {0}",
+    "task_id": "id IN (SELECT run_id FROM task_runs WHERE task_id = {0})",
+    "root_run_id": "(id = {0} OR (root_id = {0} AND previous_id IS NOT NULL))",
+    "state": "state = {0}",
+    "code": "code = {0}",
+    "since": "created_at >= {0}",
+    "until": "created_at <= {0}",
+}
+"""Conditions of a list by the other fields of ``RunFilter``."""
+
+to_run: Final = rows.reader(
+    Run, state=RunState, usage=rows.usage, answer=rows.optional(jsons.loads), waits=bool
+)
 to_event: Final = rows.reader(Event, data=jsons.loads)
 
 
@@ -189,12 +205,34 @@ class Runs(Noun):
         statement = f"{RUN} WHERE conversation_id = $1 AND state = 'running'"
         return await self._one(to_run, statement, conversation_id)
 
-    async def page(self, conversation_id: str, *, limit: int, cursor: str | None) -> Page[Run]:
-        """Return the conversation's runs, newest first."""
-        (before,) = rows.decode_cursor(cursor, int) or [2**62]
-        statement = f"""{RUN} WHERE conversation_id = $2 AND number < $3
-            ORDER BY number DESC LIMIT $1"""
-        return await self._page(to_run, ("number",), statement, limit, conversation_id, before)
+    async def find(self, run_id: str, principal_id: str | None) -> Run | None:
+        """Return a run of a principal's (None: of anybody's) or None."""
+        statement = f"{RUN} WHERE id = $1 AND coalesce($2, principal_id) = principal_id"
+        return await self._one(to_run, statement, run_id, principal_id)
+
+    async def page(self, wanted: RunFilter, *, limit: int, cursor: str | None) -> Page[Run]:
+        """Return runs, newest first."""
+        where = rows.Where()
+        where.add("number < {0}", *(rows.decode_cursor(cursor, int) or [2**62]))
+        if wanted.principal_id is not None:
+            few = wanted.conversation_id or wanted.task_id or wanted.root_run_id
+            # Few are looked for by what they are of: SQLite has no counts to know that it is less.
+            where.add("principal_id || '' = {0}" if few else "principal_id = {0}", wanted.principal_id)
+        for name, condition in FILTERS.items():
+            if (value := getattr(wanted, name)) is not None:
+                where.add(condition, value)
+        statement = f"{RUN} WHERE {where} ORDER BY number DESC LIMIT $1"
+        return await self._page(to_run, ("number",), statement, limit, *where.values, long=True)
+
+    async def to_begin_again(self, limit: int) -> list[Run]:
+        """Return runs that were cut off and are begun again by themselves; oldest first."""
+        statement = f"""{RUN} WHERE code = 'retryable' AND again IS NOT NULL AND again <> {ON_ITS_SLOT}
+            ORDER BY number LIMIT $1"""
+        return await self._all(to_run, statement, limit)
+
+    async def leave(self, run_id: str) -> None:
+        """Let a cut-off run not be begun again by itself."""
+        await self._change("UPDATE runs SET again = NULL WHERE id = $1", run_id)
 
     async def events(self, run_id: str, *, after: int, limit: int = 1000) -> list[Event]:
         """Return stored events with a larger ``seq``, in order."""
@@ -248,14 +286,18 @@ class Runs(Noun):
 
         await self._engine.write(work)
 
-    async def ask_cancel(self, conversation_id: str) -> str | None:
-        """Note that the conversation's running run is to stop; returns its id, None if there is none."""
+    async def ask_cancel(self, conversation_id: str, run_id: str | None = None) -> str | None:
+        """Note that the conversation's running run is to stop (if it is this one), or that its cut-off one
+        isn't to be begun again; returns its id, None if there is none.
+        """
 
         async def work(tx: Tx) -> str | None:
             row = await tx.fetchrow(
-                """UPDATE runs SET cancel_asked = 1 WHERE conversation_id = $1 AND state = 'running'
-                RETURNING id""",
+                """UPDATE runs SET cancel_asked = 1, again = NULL WHERE conversation_id = $1
+                AND coalesce($2, id) = id
+                AND (state = 'running' OR (code = 'retryable' AND again IS NOT NULL)) RETURNING id""",
                 conversation_id,
+                run_id,
             )
             return None if row is None else str(row["id"])
 

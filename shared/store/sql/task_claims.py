@@ -49,11 +49,14 @@ EARLIEST: Final = """SELECT *, (SELECT principal_id FROM conversations WHERE id 
 NOT_OF: Final = """NOT EXISTS (SELECT 1 FROM conversations
     WHERE id = conversation_id AND principal_id = ANY($2::text[]))"""
 
+TASK_OF_PRINCIPAL: Final = """SELECT *, (SELECT principal_id FROM conversations WHERE id = conversation_id)
+    AS principal_id FROM scheduled_tasks WHERE id = $1"""
+
 WAIT: Final = "UPDATE scheduled_tasks SET waits = $2 WHERE number = $1"
 
 DEAD_CLAIMS: Final = """SELECT c.* FROM task_runs AS c JOIN scheduled_tasks AS t ON t.id = c.task_id
-    WHERE c.state = 'running' AND c.lease_until <= lease_now() ORDER BY c.lease_until, c.number LIMIT $1
-    FOR UPDATE OF t, c SKIP LOCKED"""
+    WHERE c.state = 'running' AND c.lease_until <= lease_now() AND c.slot LIKE $2
+    ORDER BY c.lease_until, c.number LIMIT $1 FOR UPDATE OF t, c SKIP LOCKED"""
 
 OTHERS_CLAIMS: Final = """SELECT c.* FROM task_runs AS c JOIN scheduled_tasks AS t ON t.id = c.task_id
     WHERE c.state = 'running' AND c.owner <> $1 FOR UPDATE OF t, c SKIP LOCKED"""
@@ -96,6 +99,11 @@ async def claim_due(tx: Tx, by: Claimant) -> Claimed | Pause | None:
     return Pause.AGAIN
 
 
+async def claim_left(tx: Tx, by: Claimant) -> Claimed | None:
+    """Take over a slot that somebody triggered in the background, on a host that is gone."""
+    return await _take_over(tx, by, f"{MANUAL}%")
+
+
 async def claim_manual(tx: Tx, row: Row, by: Claimant) -> Claimed:
     """Claim a slot of a locked task's own; raises Conflict ``task_running``."""
     check_idle(row)
@@ -113,7 +121,7 @@ async def let_go(tx: Tx, all_but: str, now: int) -> int:
         await tx.execute("UPDATE task_runs SET lease_until = 0 WHERE id = $1", claim["id"])
         fate = await _fate(tx, claim)
         if isinstance(fate, Outcome):
-            await end(tx, claim, fate, now)
+            await _abandon(tx, claim, fate, now)
     return len(found)
 
 
@@ -233,26 +241,31 @@ async def _hold_back(tx: Tx, conversation_id: str, now: int) -> None:
     )
 
 
-async def _take_over(tx: Tx, by: Claimant) -> Claimed | None:
+async def _take_over(tx: Tx, by: Claimant, slots: str = "%") -> Claimed | None:
     """End the claims of dead owners, and take over the first one that is to be run again."""
-    for claim in await tx.fetch(DEAD_CLAIMS, DEAD_AT_ONCE):
+    for claim in await tx.fetch(DEAD_CLAIMS, DEAD_AT_ONCE, slots):
         fate = await _fate(tx, claim)
         if isinstance(fate, Outcome):
-            await end(tx, claim, fate, by.now)
+            await _abandon(tx, claim, fate, by.now)
         elif fate is Fate.RERUN:
             return await _rerun(tx, claim, by)
     return None
 
 
+async def _abandon(tx: Tx, claim: Row, outcome: Outcome, now: int) -> None:
+    await tx.execute("UPDATE runs SET again = NULL WHERE id = $1", claim["run_id"])
+    await end(tx, claim, outcome, now)
+
+
 async def _fate(tx: Tx, claim: Row) -> Outcome | Fate:
     run = await tx.fetchrow(
-        "SELECT state, code, error, answer, effect_ahead FROM runs WHERE id = $1", claim["run_id"]
+        "SELECT state, code, error, answer, effect_ahead, again FROM runs WHERE id = $1", claim["run_id"]
     )
     if run is not None and run["code"] == "retryable" and run["effect_ahead"] & ACTED:
         # Run again from its beginning it would act again.
         return abandoned("an earlier step of it had an effect", final=True)
     if run is None or run["code"] == "retryable":
-        return await _fate_without_effect(tx, claim)
+        return await _fate_without_effect(tx, claim, again=run is not None and run["again"] is not None)
     if run["state"] == "running":
         return Fate.WAIT
     answer = {} if run["answer"] is None else jsons.loads(run["answer"])
@@ -261,16 +274,19 @@ async def _fate(tx: Tx, claim: Row) -> Outcome | Fate:
     )
 
 
-async def _fate_without_effect(tx: Tx, claim: Row) -> Outcome | Fate:
-    """Judge a claim whose run did nothing that can be seen from outside."""
-    row = _there(await tx.fetchrow("SELECT * FROM scheduled_tasks WHERE id = $1", claim["task_id"]))
-    if claim["slot"].startswith(MANUAL):
+async def _fate_without_effect(tx: Tx, claim: Row, *, again: bool) -> Outcome | Fate:
+    """Judge a claim whose run did nothing that can be seen from outside; ``again``: nobody waits for it."""
+    row = _there(await tx.fetchrow(TASK_OF_PRINCIPAL, claim["task_id"]))
+    manual = claim["slot"].startswith(MANUAL)
+    if manual and not again:
         return abandoned("a manual run is repeated by who asked for it")
-    if claim["fence"] >= TRIES:
+    if manual and not await lives(tx, row["principal_id"]):
+        return abandoned("its principal is suspended")
+    if not manual and claim["fence"] >= TRIES:
         return abandoned(f"{TRIES} hosts in a row stopped while they ran it", final=True)
-    if row["plan"] != claim["plan"]:
+    if not manual and row["plan"] != claim["plan"]:
         return abandoned("the schedule was changed meanwhile")
-    if row["status"] != "active":
+    if not manual and row["status"] != "active":
         return abandoned(f"the task is {row['status']}")
     if row["context_mode"] == "group" and await _busy(tx, row["conversation_id"]):
         return Fate.WAIT
@@ -280,11 +296,13 @@ async def _fate_without_effect(tx: Tx, claim: Row) -> Outcome | Fate:
 async def _rerun(tx: Tx, claim: Row, by: Claimant) -> Claimed:
     again = await tx.fetchrow(
         """UPDATE task_runs SET fence = fence + 1, attempt = attempt + 1, owner = $2,
-        lease_until = lease_now() + $3::bigint, started_at = $4, run_id = NULL WHERE id = $1 RETURNING *""",
+        lease_until = lease_now() + $3::bigint, started_at = $4,
+        run_id = CASE WHEN slot LIKE $5 THEN run_id END WHERE id = $1 RETURNING *""",
         claim["id"],
         by.host,
         by.lease_ms,
         by.now,
+        f"{MANUAL}%",
     )
     row = await tx.fetchrow("SELECT * FROM scheduled_tasks WHERE id = $1", claim["task_id"])
     return to_task(_there(row)), to_task_run(_there(again))

@@ -165,7 +165,8 @@ async def end_waiting(tx: Tx, run: Row, outcome: Outcome, now: int) -> None:
     """End the slot that waits for the end of the chain that this run belongs to, if one does."""
     claim = await tx.fetchrow(
         """SELECT c.* FROM task_runs AS c JOIN scheduled_tasks AS t ON t.id = c.task_id
-        WHERE c.conversation_id = $1 AND c.run_id = $2 AND c.state = 'paused' AND c.finished_at IS NULL
+        WHERE c.conversation_id = $1 AND c.state = 'paused' AND c.finished_at IS NULL AND c.run_id IN
+        (SELECT id FROM runs WHERE id = $2 OR (root_id = $2 AND previous_id IS NOT NULL))
         FOR UPDATE OF t, c""",
         run["conversation_id"],
         run["root_id"] or run["id"],

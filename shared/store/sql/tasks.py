@@ -173,6 +173,11 @@ class Tasks(Noun):
                 await anyio.sleep(AGAIN_S)
             await anyio.lowlevel.checkpoint()
 
+    async def claim_left(self, *, host: str, now: int, lease_ms: int) -> Claimed | None:
+        """Claim a slot that was triggered in the background on a host that is gone, or return None."""
+        by = Claimant(host, now, lease_ms)
+        return await self._engine.write(lambda tx: task_claims.claim_left(tx, by))
+
     async def claim_manual(
         self, task_id: str, reach: Reach, *, host: str, now: int, lease_ms: int
     ) -> Claimed:

@@ -153,9 +153,9 @@ def restore(store_dir: Path, source: Path) -> str:
 
 
 def _hold_answers(database: Path) -> None:
-    """Let nothing go on by itself that people allowed before the backup was made."""
+    """Let nothing go on by itself that people allowed, or that was cut off, before the backup was made."""
     with closing(sqlite3.connect(database)) as connection:
-        if connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'approvals'").fetchone():
+        if connection.execute("SELECT 1 FROM pragma_table_info('runs') WHERE name = 'again'").fetchone():
             for statement in OF_A_COPY:
                 connection.execute(statement)
             connection.commit()

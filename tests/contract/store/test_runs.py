@@ -10,7 +10,7 @@ import pytest
 from shared.errors import Conflict, ConversationBusy, KeyTaken, LeaseLost, NotFound
 from shared.store.store import Store
 from shared.usage_values import Usage
-from shared.values import Compaction, Event, Lease, RunState
+from shared.values import Compaction, Event, Lease, RunFilter, RunState
 from tests.contract.store.conftest import OpenStore
 from tests.contract.store.making import DAY, T0, a_key, a_run, an_end, said
 
@@ -168,8 +168,8 @@ async def test_runs_come_newest_first_in_pages(store: Store) -> None:
     for number in range(5):
         lease = await store.runs.begin(a_run(str(number)))
         await store.runs.finish(lease, an_end(), [], [], T0)
-    first = await store.runs.page("c", limit=3, cursor=None)
-    rest = await store.runs.page("c", limit=3, cursor=first.next_cursor)
+    first = await store.runs.page(RunFilter(conversation_id="c"), limit=3, cursor=None)
+    rest = await store.runs.page(RunFilter(conversation_id="c"), limit=3, cursor=first.next_cursor)
     assert [run.id for run in first.items + rest.items] == [f"run-{number}" for number in (4, 3, 2, 1, 0)]
 
 
@@ -289,7 +289,7 @@ async def test_a_message_takes_the_place_of_the_last_one_and_of_all_that_followe
     assert found.message_count == 4
     # Whoever has built the conversation for the model builds it again.
     assert found.session_id == lease.session_id != before.session_id
-    runs = await store.runs.page("c", limit=10, cursor=None)
+    runs = await store.runs.page(RunFilter(conversation_id="c"), limit=10, cursor=None)
     assert [run.message_id for run in runs.items] == ["msg-three", "msg-two", "msg-one"]
 
 
