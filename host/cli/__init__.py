@@ -25,6 +25,7 @@ COMMANDS: Final = {
 }
 GROUPS: Final = {
     "approvals": "approvals",
+    "files": "files",
     "import": "moving_in",
     "mcp": "mcp",
     "principal": "principal",

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Final, Self
+from typing import IO, Annotated, Any, Final, Self
 
 import httpx2
 import typer
@@ -142,6 +142,21 @@ class HostClient:
             response = self._client.request(method, path, json=body, params=params, timeout=timeout)
             self._check(response)
             return response.json() if response.content else None
+
+    def send(self, path: str, content: IO[bytes], size: int) -> Any:
+        """Send a file as it is read and return the answer; raises ``HostFault``."""
+        with self._faults():
+            response = self._client.put(path, content=content, headers={"Content-Length": str(size)})
+            self._check(response)
+            return response.json()
+
+    def fetch(self, path: str) -> Iterator[bytes]:
+        """Yield a file as it comes; raises ``HostFault``."""
+        with self._faults(), self._client.stream("GET", path) as response:
+            if not response.is_success:
+                response.read()
+                self._check(response)
+            yield from response.iter_raw()
 
     def pages(self, path: str, key: str, **params: str) -> Iterator[dict[str, Any]]:
         """Yield the items of a paged list."""

@@ -1,0 +1,33 @@
+"""``picoclaw files`` against a running host."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+from tests.cli.running import picoclaw
+from tests.running import TOKEN, running_host, running_model
+
+
+def test_a_file_goes_there_and_comes_back(tmp_path: Path) -> None:
+    content = os.urandom(2_000_000)
+    (tmp_path / "two words.bin").write_bytes(content)
+    with running_model() as model, running_host(tmp_path / "host", model.url) as host:
+        extra = {"API_TOKEN": TOKEN, "PICOCLAW_URL": host.url}
+
+        def files(*words: str) -> subprocess.CompletedProcess[str]:
+            return picoclaw(tmp_path, "files", *words, **extra)
+
+        sent = files("put", str(tmp_path / "two words.bin"), "data/", "--json")
+        assert json.loads(sent.stdout)["path"] == "data/two words.bin"
+        assert "2,000,000" in files("ls", "data/").stdout
+        assert files("get", "data/two words.bin", str(tmp_path / "back")).returncode == 0
+        assert (tmp_path / "back").read_bytes() == content
+        missing = files("get", "data/none", str(tmp_path / "none"))
+        assert (missing.returncode != 0, "data/none" in missing.stderr) == (True, True)
+        assert not list(tmp_path.glob("none*"))
+        assert "data" in files("rm", "data").stderr
+        assert files("rm", "-r", "data").returncode == 0
+        assert json.loads(files("ls", "data", "--json").stdout) == []
