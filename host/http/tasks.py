@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from host.http.bodies import NOT_BLANK, WHOLE, Body, Identifier, Text, idempotency, page_of
-from host.http.callers import caller_of
+from host.http.callers import Caller, caller_of
 from host.http.conversations import asked_for, say_whose
 from host.http.routing import KEY, OF_CONVERSATION, OF_PRINCIPAL, PAGE, Api, Parameter, operation
 from host.http.runs import accepted
@@ -181,7 +181,7 @@ class TasksApi(Api):
             # The first attempt may have been refused because the volume did not take it.
             await self._store.durable()
             return cast(TaskShape, kept.body)
-        view = await self._create(body, key, caller_of(request).reach)
+        view = await self._create(body, key, caller_of(request))
         if key is not None:
             await self._store.runs.keep_answer(key, view["id"], 201, dict(view), now_ms())
         await self._store.durable()
@@ -262,14 +262,16 @@ class TasksApi(Api):
             answer["results"] = executed
         return answer
 
-    async def _create(self, body: TaskRequest, key: Idempotency | None, reach: Reach) -> TaskShape:
+    async def _create(self, body: TaskRequest, key: Idempotency | None, caller: Caller) -> TaskShape:
         task_id = body.id or (_id_for(key) if key else None)
         try:
             asked = body.model_dump(exclude={"id"})
-            task = await self._tasks.schedule(reach=reach, id=task_id, now=now_ms(), **asked)
+            if body.timezone is None:
+                asked["timezone"] = caller.principal.terms.timezone
+            task = await self._tasks.schedule(reach=caller.reach, id=task_id, now=now_ms(), **asked)
         except Duplicate:
             # The same key a moment ago, or just before a crash: its task is this one.
-            made = await self._store.tasks.get(task_id or "", reach) if key and not body.id else None
+            made = await self._store.tasks.get(task_id or "", caller.reach) if key and not body.id else None
             if made is None:
                 raise
             task = made

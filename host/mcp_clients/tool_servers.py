@@ -163,12 +163,17 @@ class ToolServers:
         await self._zygote.ready()
 
     def toolset(
-        self, conversation_id: str, *, is_main: bool, principal_id: str = OPERATOR
+        self,
+        conversation_id: str,
+        *,
+        is_main: bool,
+        principal_id: str = OPERATOR,
+        timezone: str | None = None,
     ) -> ToolServerToolset:
         """Return the tools bound to one conversation; no session is started yet."""
         if self._zygote.cold:
             self._zygote.warm_soon()
-        return ToolServerToolset(self, Key(conversation_id, is_main, PROTOCOL, principal_id=principal_id))
+        return ToolServerToolset(self, Key(conversation_id, is_main, PROTOCOL, None, principal_id, timezone))
 
     async def forget(self, conversation_id: str) -> None:
         """Close the conversation's sessions, because it is being deleted."""

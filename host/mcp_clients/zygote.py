@@ -38,13 +38,17 @@ STEADY_SECONDS: Final = 30.0
 
 
 class Key(NamedTuple):
-    """What a tool server is born with: whom it acts for, in which version, and by which token if by one."""
+    """What a tool server is born with: whom it acts for, in which version, by which token if by one.
+
+    ``timezone``: its principal's own, where that has one.
+    """
 
     conversation_id: str
     is_main: bool
     version: str
     token_id: str | None = None
     principal_id: str = OPERATOR
+    timezone: str | None = None
 
 
 class StoreAccess(Protocol):
@@ -129,7 +133,7 @@ class Zygote:
                 "conversation_id": key.conversation_id,
                 "is_main": key.is_main,
                 "principal_id": key.principal_id,
-                "timezone": self._place.timezone,
+                "timezone": key.timezone or self._place.timezone,
                 "token_id": key.token_id,
                 "access": self._place.access(
                     key.conversation_id, is_main=key.is_main, principal_id=key.principal_id

@@ -145,7 +145,10 @@ class RunTools:
         own: list[Toolset] = [
             files,
             self._tool_servers.toolset(
-                conversation_id, is_main=space.is_main, principal_id=lease.principal_id
+                conversation_id,
+                is_main=space.is_main,
+                principal_id=lease.principal_id,
+                timezone=space.principal.terms.timezone,
             ),
             SkillTools(space.knowledge),
             *self._more,

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from asyncpg import InsufficientPrivilegeError  # type: ignore[import-untyped]  # it ships no types
 
-from shared.errors import StoreError, Suspended, Unauthorized
+from shared.errors import Conflict, StoreError, Suspended, Unauthorized
 from shared.ids import Token
-from shared.principals import EVERYTHING, OPERATOR, PrincipalStatus, Reach
+from shared.principals import EVERYTHING, OPERATOR, PrincipalStatus, Reach, Terms
 from shared.store.postgres.database import Database, Place
 from shared.store.postgres.opening import open_shared_store, open_tool_store, place_of
 from shared.store.postgres.store import PostgresStore
@@ -349,3 +349,46 @@ async def test_a_suspended_principals_session_writes_nothing(shared_by_two: Post
             await tools.tasks.add(a_task("new", "prin-a+main"), quota=10)
     finally:
         await tools.close()
+
+
+async def limit(store: PostgresStore, whose: str, tasks: int) -> None:
+    principal = await store.principals.get(whose)
+    assert principal is not None
+    await store.principals.change(replace(principal, terms=Terms(tasks=tasks)))
+
+
+@pytest.mark.parametrize(("name", "is_main"), [("prin-a+main", True), ("chat-of-prin-a", False)])
+async def test_a_session_adds_tasks_up_to_its_principals_limit_and_completed_ones_make_room(
+    shared_by_two: PostgresStore, name: str, is_main: bool
+) -> None:
+    store = shared_by_two
+    over = replace(a_task("over", "home"), status=TaskStatus.COMPLETED, next_run=None)
+    await store.tasks.add(over, quota=10, alone_for=A)
+    await limit(store, A, 3)
+    text = store.tool_access(name, is_main=is_main, principal_id=A)
+    assert text is not None
+    tools = open_tool_store(text)
+    try:
+        await tools.tasks.add(a_task("new", name), quota=10)
+        assert await store.conversations.get("home") is None
+        with pytest.raises(Conflict) as refused:
+            await tools.tasks.add(a_task("newer", name), quota=10)
+        assert refused.value.code == "task_quota"
+    finally:
+        await tools.close()
+    held = await store.tasks.page(Reach(principal_id=A), status=None, limit=9, cursor=None)
+    assert [task.id for task in held.items] == ["task-prin-a+main", "task-chat-of-prin-a", "new"]
+
+
+async def test_no_session_removes_the_tasks_of_another_principal(shared_by_two: PostgresStore) -> None:
+    store = shared_by_two
+    for whose in (B, OPERATOR):
+        over = replace(a_task(f"over-{whose}", f"home-{whose}"), status=TaskStatus.COMPLETED, next_run=None)
+        await store.tasks.add(over, quota=10, alone_for=whose)
+        await limit(store, whose, 1)
+    main = access(store, "prin-a+main", is_main=True, principal_id=A)
+    forged = replace(main, token="p.none.prin-b/prin-b+main")
+    for place in (main, access(store, "chat-of-prin-a", principal_id=A), forged):
+        for whose in (B, OPERATOR):
+            assert await fetch(place, "SELECT trim_tasks($1)", whose) == []
+    assert await fetch(access(store, "theirs"), "SELECT trim_tasks($1)", B) == []

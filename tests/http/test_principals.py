@@ -8,6 +8,7 @@ from typing import Any
 import httpx2
 import pytest
 
+from tests.mcp.over_http import RawHttp, request
 from tests.running import HostProcess, ModelProcess, new_host
 
 SETTINGS = {"PICOCLAW_PRINCIPALS_ISOLATION": "weak"}
@@ -251,3 +252,27 @@ def test_where_the_sandbox_is_too_weak_there_are_no_principals(model: ModelProce
                 assert "principals.isolation" in refused.json()["error"]
     finally:
         process.kill()
+
+
+def test_new_tasks_have_their_principals_limit_and_time_zone_over_http_and_at_mcp(
+    host: HostProcess, operator: httpx2.Client
+) -> None:
+    daily = {"prompt": "say it", "schedule_type": "cron", "schedule_value": "0 9 * * *"}
+    call = request(1, "tools/call", {"name": "schedule_task", "arguments": daily})
+    ann = made(operator, timezone="Europe/Berlin", tasks=2)
+    token = token_of(operator, ann["id"])["token"]
+    with host.client(token) as client, RawHttp(host, token) as at_mcp:
+        at_mcp.hello()
+        assert client.post("/task", json=daily).json()["timezone"] == "Europe/Berlin"
+        assert "Europe/Berlin" in at_mcp.say(call).text
+        refused = client.post("/task", json=daily)
+        assert (refused.status_code, refused.json()["code"]) == (409, "task_quota")
+        assert "has 2 tasks, and its limit (tasks) is 2" in refused.json()["error"]
+        assert "has 2 tasks, and its limit (tasks) is 2" in at_mcp.say(call).text
+        operator.patch(f"/principals/{ann['id']}", json={"timezone": "Asia/Tokyo", "tasks": 4})
+        with RawHttp(host, token) as next_session:
+            next_session.hello()
+            assert "Asia/Tokyo" in next_session.say(call).text
+        named = client.post("/task", json={**daily, "timezone": "UTC"})
+        assert (named.status_code, named.json()["timezone"]) == (201, "UTC")
+    assert operator.post("/task", json=daily).json()["timezone"] not in ("Europe/Berlin", "Asia/Tokyo")

@@ -42,5 +42,6 @@ LANDED: Final[dict[str, dict[int, str]]] = {
         9: "7e796b40f47b129e",
         10: "26fe2ceb953ea905",
         12: "9f497d5cb0f13770",
+        15: "5dfe6bac89133bf1",
     },
 }

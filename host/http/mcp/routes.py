@@ -235,7 +235,8 @@ class McpApi(Api):
             name = str(message.params.get(NAMED[message.method]))[:100]
             caller.allow(name, [scope_of(name)])
         token_id = None if caller.token_id == SIGNED else caller.token_id
-        key = Key(caller.conversation_id, caller.is_main, version, token_id, caller.principal.id)
+        whose = caller.principal
+        key = Key(caller.conversation_id, caller.is_main, version, token_id, whose.id, whose.terms.timezone)
         try:
             server = await self._servers.session(key)
             if message.method == "initialize":

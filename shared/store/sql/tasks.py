@@ -10,12 +10,12 @@ from typing import Final
 import anyio
 import anyio.lowlevel
 
-from shared.errors import Conflict, Duplicate, LeaseLost, NoConversation, NotFound
+from shared.errors import Duplicate, LeaseLost, NoConversation, NotFound
 from shared.principals import Reach
 from shared.store import rows
 from shared.store.contract import Engine, Missing, Row, Taken, Tx
 from shared.store.rows import Noun
-from shared.store.sql import conversations, task_claims, task_rows
+from shared.store.sql import conversations, task_claims, task_quotas, task_rows
 from shared.store.sql.conversations import OF_PRINCIPAL
 from shared.store.sql.run_rows import HELD_CLAIM, hold
 from shared.store.sql.runs import Runs
@@ -91,9 +91,9 @@ class Tasks(Noun):
         """Store a task; raises Duplicate, NotFound (its conversation), Conflict (quota, tree), Suspended.
 
         ``alone_for``: its conversation is made with it, temporary and this principal's, and goes with it. A
-        conversation at its quota loses its oldest completed task first, if it has one. ``by``: the
-        conversation in whose run it is made; where that is a task's run, the new one joins that task's tree,
-        which is bounded (``task_outcomes.LARGEST_TREE``, ``DEEPEST_TREE``).
+        conversation at its quota, and a principal at its own, loses its oldest completed task first, if it
+        has one. ``by``: the conversation in whose run it is made; where that is a task's run, the new one
+        joins that task's tree, which is bounded (``task_outcomes.LARGEST_TREE``, ``DEEPEST_TREE``).
         """
 
         async def work(tx: Tx) -> None:
@@ -101,7 +101,7 @@ class Tasks(Noun):
                 await conversations.insert(
                     tx, task.conversation_id, task.created_at, None, temporary=True, principal_id=alone_for
                 )
-            await _keep_quota(tx, task.conversation_id, quota)
+            await task_quotas.keep(tx, task.conversation_id, quota)
             await _insert(tx, task if by is None else await _in_tree(tx, task, by))
 
         await self._engine.write(work)
@@ -149,7 +149,7 @@ class Tasks(Noun):
             row = await tx.fetchrow(statement, *within(task_id, reach))
             if row is None:
                 return False
-            await _remove_own_conversation(tx, row["conversation_id"])
+            await task_quotas.remove_own_conversation(tx, row["conversation_id"])
             return True
 
         return await self._engine.write(work)
@@ -300,39 +300,6 @@ async def _insert(tx: Tx, task: Task) -> None:
         raise Duplicate(f"id exists already: {task.id}") from None
     except Missing:
         raise NoConversation(task.conversation_id) from None
-
-
-async def _keep_quota(tx: Tx, conversation_id: str, quota: int) -> None:
-    """Make sure that one more task fits; a completed one makes room, so that reminders never add up."""
-    await tx.lock("quota", conversation_id)
-    count = await tx.fetchval(
-        "SELECT count(*) FROM (SELECT 1 FROM scheduled_tasks WHERE conversation_id = $1 LIMIT $2) AS own",
-        conversation_id,
-        quota,
-    )
-    if count < quota:
-        return
-    removed = await tx.fetchval(
-        """DELETE FROM scheduled_tasks WHERE number = (SELECT min(number) FROM scheduled_tasks
-            WHERE conversation_id = $1 AND status = 'completed') RETURNING number""",
-        conversation_id,
-    )
-    if removed is None:
-        raise Conflict(
-            f"Conversation {conversation_id} owns {count} tasks, which is the limit; cancel one first.",
-            code="task_quota",
-        )
-
-
-async def _remove_own_conversation(tx: Tx, conversation_id: str) -> None:
-    """Remove a task's own hidden conversation with its task, unless something runs in its name."""
-    await tx.execute(
-        """DELETE FROM conversations WHERE id = $1 AND temporary = 1 AND owner_id = $1
-        AND NOT EXISTS (SELECT 1 FROM scheduled_tasks WHERE conversation_id = $1)
-        AND NOT EXISTS (SELECT 1 FROM runs WHERE state = 'running' AND conversation_id IN
-            (SELECT id FROM conversations WHERE temporary = 1 AND owner_id = $1))""",
-        conversation_id,
-    )
 
 
 async def _locked(tx: Tx, claim: TaskRun) -> Row | None:

@@ -18,6 +18,10 @@ from shared.store.contract import Missing, Taken
 
 T = TypeVar("T")
 
+TASKS_OF: Final = (
+    r"FROM scheduled_tasks WHERE conversation_id IN (SELECT id FROM conversations WHERE principal_id = \1)"
+)
+
 # A transaction has the database to itself (BEGIN IMMEDIATE), so rows need no locks of their own.
 RULES: Final = tuple(
     (re.compile(pattern), replacement)
@@ -43,6 +47,17 @@ RULES: Final = tuple(
         (
             r"\bprincipal_lives\(([\w.]+)\)",
             r"EXISTS (SELECT 1 FROM principals WHERE id = \1 AND status = 'active')",
+        ),
+        (
+            r"\bSELECT trim_tasks\((\$\d+)\)",
+            rf"DELETE FROM scheduled_tasks WHERE number IN (SELECT number {TASKS_OF} AND status = 'completed'"
+            rf" ORDER BY number LIMIT max(0, 1 - task_limit(\1) + (SELECT count(*) {TASKS_OF})))"
+            r" RETURNING conversation_id",
+        ),
+        (r"\bcount_tasks_of\((\$\d+)\)", rf"count(*) {TASKS_OF}"),
+        (
+            r"\btask_limit\(([$\w.]+)\)",
+            r"(SELECT json_extract(terms, '$.tasks') FROM principals WHERE id = \1)",
         ),
         (r"\$(\d+)", r"?\1"),
     )

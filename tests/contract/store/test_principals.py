@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import replace
 
+import anyio
 import pytest
 
 from shared.errors import Conflict, Duplicate, NoConversation, NotFound, StoreError, Suspended
@@ -19,6 +21,7 @@ from shared.principals import (
     stored_name,
 )
 from shared.store.store import Store
+from shared.task_values import TaskStatus
 from shared.usage_values import Amount, Spending, Standing, Usage
 from shared.values import Lease
 from tests.contract.store.making import T0, a_principal, a_run, an_end
@@ -307,3 +310,73 @@ async def test_a_principal_that_cant_move_in_is_named_and_nothing_moves_in_witho
     moved = {"principals": [row | {"uid": 70_001}], "conversations": [theirs | {"principal_id": "prin-b"}]}
     assert await store.arrivals.take(moved) == {"principals": 1, "conversations": 1}
     assert await store.arrivals.take(moved) == {}
+
+
+async def with_limit(store: Store, tasks: int | None) -> None:
+    """A principal with two conversations."""
+    await store.principals.add(a_principal("a", terms=Terms(tasks=tasks)))
+    for name in ("prin-a+c", "prin-a+d"):
+        await store.conversations.create(name, T0, principal_id="prin-a")
+
+
+async def ids_of(store: Store) -> list[str]:
+    page = await store.tasks.page(Reach(principal_id="prin-a"), status=None, limit=50, cursor=None)
+    return [task.id for task in page.items]
+
+
+async def test_a_principals_tasks_are_limited_over_all_its_conversations(store: Store) -> None:
+    await with_limit(store, 2)
+    await store.tasks.add(a_task(id="t-1", conversation_id="prin-a+c"), quota=9)
+    await store.tasks.add(a_task(id="t-2", conversation_id="t-home"), quota=9, alone_for="prin-a")
+    for home, alone_for in (("prin-a+d", None), ("prin-a+c", None), ("new", "prin-a")):
+        with pytest.raises(Conflict, match=r"prin-a has 2 tasks, and its limit \(tasks\) is 2") as refused:
+            await store.tasks.add(a_task(id="t-3", conversation_id=home), quota=9, alone_for=alone_for)
+        assert refused.value.code == "task_quota"
+    assert await store.conversations.get("new") is None
+    await store.conversations.create("c", T0)
+    for number in range(4):
+        await store.tasks.add(a_task(id=f"operators-{number}", conversation_id="c"), quota=9)
+
+
+async def test_completed_tasks_of_other_conversations_make_room_and_take_hidden_homes_along(
+    store: Store,
+) -> None:
+    await with_limit(store, 2)
+    over = a_task(id="t-1", conversation_id="home", status=TaskStatus.COMPLETED, next_run=None)
+    await store.tasks.add(over, quota=9, alone_for="prin-a")
+    await store.tasks.add(a_task(id="t-2", conversation_id="prin-a+c"), quota=9)
+    await store.tasks.add(a_task(id="t-3", conversation_id="prin-a+d"), quota=9)
+    assert await ids_of(store) == ["t-2", "t-3"]
+    assert await store.conversations.get("home") is None
+
+
+async def test_what_a_lowered_limit_has_too_much_goes_only_when_there_is_room_then(store: Store) -> None:
+    await with_limit(store, None)
+    for number in range(5):
+        status = TaskStatus.PAUSED if number % 2 else TaskStatus.COMPLETED
+        task = a_task(id=f"t-{number}", conversation_id="prin-a+c", status=status, next_run=None)
+        await store.tasks.add(task, quota=9)
+    for limit, left in ((2, ["t-0", "t-1", "t-2", "t-3", "t-4"]), (3, ["t-1", "t-3", "new"])):
+        principal = await store.principals.get("prin-a")
+        assert principal is not None
+        await store.principals.change(replace(principal, terms=Terms(tasks=limit)))
+        with suppress(Conflict):
+            await store.tasks.add(a_task(id="new", conversation_id="prin-a+d"), quota=9)
+        assert await ids_of(store) == left
+
+
+async def test_two_tasks_at_once_can_not_both_take_the_last_place(store: Store) -> None:
+    await with_limit(store, 3)
+    refused = []
+
+    async def add(number: int) -> None:
+        home = ("prin-a+c", "prin-a+d")[number % 2]
+        try:
+            await store.tasks.add(a_task(id=f"t-{number}", conversation_id=home), quota=9)
+        except Conflict:
+            refused.append(number)
+
+    async with anyio.create_task_group() as group:
+        for number in range(8):
+            group.start_soon(add, number)
+    assert (len(await ids_of(store)), len(refused)) == (3, 5)
