@@ -40,6 +40,7 @@ def test_a_host_on_another_machine_counts_as_alive_while_its_heartbeat_moves(tmp
     beating.start()
     try:
         while (found := layout.holder(tmp_path)) is None or found.beat == 0:
+            assert beating.is_alive()
             time.sleep(0.01)
         with pytest.raises(StoreLocked, match="in use by far"):
             VolumeLock.acquire(tmp_path, "near", stale_s=5)
