@@ -5,10 +5,10 @@ from __future__ import annotations
 from benchmarks.path import measured
 
 MOST = {
-    "plain": {"files": 55, "functions": 259, "redactions": 15},
-    "with a command": {"files": 64, "functions": 330, "redactions": 33},
+    "plain": {"files": 56, "functions": 268, "redactions": 15},
+    "with a command": {"files": 64, "functions": 340, "redactions": 33},
 }
-"""These figures only get smaller."""
+"""These figures only get smaller, but for what a capability needs on the way (users and approvals: 26)."""
 
 
 def test_a_message_passes_few_files_functions_and_redactions() -> None:
