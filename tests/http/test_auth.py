@@ -136,6 +136,7 @@ def test_health_reveals_no_path_no_token_and_no_value(host: HostProcess) -> None
         "scheduler",
         "sandbox",
         "channels",
+        "approvals",
     }
     assert set(body["volumes"]) == {"memory", "skills", "sessions", "store"}
     # The host of these tests began with an empty STORE_DIR.
