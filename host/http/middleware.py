@@ -35,6 +35,7 @@ from shared.errors import (
     Misconfigured,
     NotFound,
     PicoError,
+    Suspended,
     TooLarge,
     Unauthorized,
 )
@@ -266,21 +267,32 @@ class Bearer:
         if not scope["open"]:
             scope["caller"] = await self._caller(scope)
         elif scope["path"] in OPEN_PATHS:
-            scope["operator"] = self._is_operator(scope)
+            scope["operator"] = await self._is_operator(scope)
         if scope["open"] or scope["caller"].token_id is None:
             await self._app(scope, receive, send)
         else:
             await self._book.requests.serve(self._app, scope, receive, send)
 
-    def _is_operator(self, scope: Scope) -> bool:
+    async def _is_operator(self, scope: Scope) -> bool:
         """Return whether the API token is sent where none is needed; whoever guesses learns nothing here."""
         token, address = _token(scope), _address(scope)
         if token is None or self._failures.retry_after(address) is not None:
             return False
-        accepted = self._accepts(hashlib.sha256(token).digest())
-        if not accepted:
+        digest = hashlib.sha256(token).digest()
+        if self._accepts(digest):
+            return True
+        if not await self._is_somebodys(token, digest):
             self._failures.count(address)
-        return accepted
+        return False
+
+    async def _is_somebodys(self, token: bytes, digest: bytes) -> bool:
+        """Return whether a token that isn't the operator's is another's, who guesses nothing."""
+        try:
+            return await self._book.bearer(token, digest) is not None
+        except Suspended:
+            return True
+        except PicoError:
+            return False
 
     def _accepts(self, digest: bytes) -> bool:
         accepted = False

@@ -19,7 +19,7 @@ from anyio.abc import TaskGroup
 
 from host.http.enrolment import Enrolment, terms_of
 from shared.clock import monotonic_ms
-from shared.errors import Misconfigured
+from shared.errors import Duplicate, Misconfigured
 from shared.principals import Principal, PrincipalStatus
 from shared.settings.auth import Jwt
 
@@ -31,6 +31,8 @@ PUBLIC: Final = ("kty", "crv", "x", "y", "n", "e")
 LONGEST: Final = 8 * 1024
 """Bytes of a token."""
 LONGEST_SUBJECT: Final = 255
+LAST_S: Final = 253_402_300_799
+"""9999-12-31T23:59:59Z: no later instant can be said in four digits of a year (RFC 3339)."""
 SKEW_S: Final = 60
 MOST_BYTES: Final = 256 * 1024
 """Bytes of a set of keys."""
@@ -183,8 +185,12 @@ class SignedTokens:
         subject = (self._settings.issuer or "", claims.subject)
         found = await self._enrolment.named(*subject)
         if found is None and self._settings.create:
-            defaults = self._settings.defaults
-            found = await self._enrolment.make(claims.subject, terms_of(defaults.model_dump()), *subject)
+            terms = terms_of(self._settings.defaults.model_dump())
+            try:
+                found = await self._enrolment.make(claims.subject, terms, *subject)
+            except Duplicate:
+                # Its first requests came at once, and another one of them made it.
+                found = await self._enrolment.named(*subject)
         if found is None or found.status in (PrincipalStatus.DELETING, PrincipalStatus.DELETED):
             return None
         return found, claims
@@ -220,7 +226,7 @@ class SignedTokens:
         given = said.get(self._settings.scopes_claim)
         words = given.split() if isinstance(given, str) else given
         listed = frozenset(filter(_is_text, words)) if isinstance(words, list) else frozenset[str]()
-        expires_at = (int(said["exp"]) + SKEW_S) * 1000
+        expires_at = min(int(said["exp"]) + SKEW_S, LAST_S) * 1000
         return Claims(subject, None if given is None else listed, expires_at)
 
 

@@ -276,3 +276,17 @@ def test_new_tasks_have_their_principals_limit_and_time_zone_over_http_and_at_mc
         named = client.post("/task", json={**daily, "timezone": "UTC"})
         assert (named.status_code, named.json()["timezone"]) == (201, "UTC")
     assert operator.post("/task", json=daily).json()["timezone"] not in ("Europe/Berlin", "Asia/Tokyo")
+
+
+def test_a_principal_s_token_at_health_is_no_failed_authentication(
+    host: HostProcess, operator: httpx2.Client
+) -> None:
+    made_one = made(operator, "Watcher")
+    token = token_of(operator, made_one["id"])["token"]
+    for status in ("active", "suspended"):
+        operator.patch(f"/principals/{made_one['id']}", json={"status": status})
+        with host.client(token) as client:
+            assert {client.get("/health").status_code for _ in range(15)} == {200}
+    with host.client("pico_guessed") as client:
+        assert client.get("/me").status_code == 401
+    assert operator.get("/health").json()["database"]["conversations"] > 0

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 from typing import Any
 
 import httpx2
@@ -64,6 +66,30 @@ def test_a_signed_token_is_its_subject_s(host: HostProcess) -> None:
         operator.patch(f"/principals/{ann['id']}", json={"status": "active", "subject": "anna"})
         assert ask(host, sub="ann").status_code == 401
         assert ask(host, sub="anna").json()["principal_id"] == ann["id"]
+
+
+@pytest.mark.parametrize("exp", [253402300799, 10**18, 10**300])
+def test_a_token_may_end_later_than_a_year_can_be_said(open_host: HostProcess, exp: int) -> None:
+    last = "9999-12-31T23:59:59.000Z"
+    with open_host.client(PROVIDER.token(sub="eve", exp=exp)) as client:
+        assert client.get("/me").json()["expires_at"] == last
+        assert client.post("/me/tokens", json={}).json()["expires_at"] == last
+
+
+def test_the_first_requests_of_a_principal_may_come_at_once(open_host: HostProcess) -> None:
+    together = Barrier(8)
+
+    def first(subject: str) -> httpx2.Response:
+        with open_host.client(PROVIDER.token(sub=subject)) as client:
+            client.get("/health")
+            together.wait()
+            return client.get("/me")
+
+    with ThreadPoolExecutor(8) as threads:
+        for number in range(8):
+            answers = list(threads.map(first, [f"new-{number}"] * 8))
+            assert [each.status_code for each in answers] == [200] * 8
+            assert len({each.json()["principal_id"] for each in answers}) == 1
 
 
 def test_its_sessions_at_mcp_go_on_with_a_renewed_token(host: HostProcess) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from benchmarks.path import measured
 
 MOST = {
-    "plain": {"files": 56, "functions": 268, "redactions": 15},
-    "with a command": {"files": 64, "functions": 340, "redactions": 33},
+    "plain": {"files": 56, "functions": 272, "redactions": 15},
+    "with a command": {"files": 64, "functions": 341, "redactions": 33},
 }
 """These figures only get smaller, but for what a capability needs on the way (users and approvals: 26)."""
 
