@@ -214,4 +214,4 @@ class Spaces:
         return known
 
     def _look(self, workspace: Workspace) -> Look:
-        return partial(self._sandbox.file, workspace, "survey")
+        return partial(self._sandbox.survey, workspace)

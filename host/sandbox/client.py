@@ -17,7 +17,7 @@ from typing import Any, Final, Self
 import anyio
 from anyio.abc import ByteStream, TaskGroup
 
-from host.ports import SandboxFault, Workspace
+from host.ports import Allowance, SandboxFault, Workspace
 from host.sandbox.file_workers import DIED, FileWorkers
 from host.sandbox.policy import SandboxPolicy
 from host.sandbox.programs import connected
@@ -32,6 +32,7 @@ LONGEST_PAUSE_S: Final = 30.0
 """Between two starts of a supervisor that cannot start, in seconds."""
 HOST: Final = "\0host"
 """Who reads for the host itself, and for the operator; no conversation can have this id."""
+SURVEYOR: Final = f"{HOST} at principals'"
 
 logger = logging.getLogger("picoclaw.sandbox")
 
@@ -52,6 +53,10 @@ class Sandbox:
         self._ids = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._tasks: TaskGroup = anyio.create_task_group()
+        everybodys = str(policy.principals_dir)
+        self._surveyor = Workspace(
+            SURVEYOR, policy.principals_dir, allowance=Allowance(None, (), (everybodys,), apart=False)
+        )
         self._files = FileWorkers(self._fork_worker, policy.limits.worker_idle_s)
 
     async def __aenter__(self) -> Self:
@@ -120,6 +125,17 @@ class Sandbox:
         await self._require(workspace)
         return await self._files.ask(workspace, op, arguments, descriptors)
 
+    async def survey(self, workspace: Workspace, asked: Mapping[str, Any]) -> dict[str, Any]:
+        """Look at a directory as ``worker/files/survey.py`` does. Raises ``SandboxFault``.
+
+        One worker looks at those of all principals, where Landlock keeps it inside them.
+        """
+        await self._require(workspace)
+        if workspace.allowance is None or not self.report.landlock_abi:
+            return await self._files.ask(workspace, "survey", asked)
+        whose = {"root": str(workspace.root), "uid": workspace.uid}
+        return await self._files.ask(self._surveyor, "survey", {**asked, **whose})
+
     async def run(self, workspace: Workspace, command: Mapping[str, Any]) -> dict[str, Any]:
         """Run a command; see the port."""
         within = 0.0 if command.get("background") else command["timeout_ms"] / 1000
@@ -171,7 +187,8 @@ class Sandbox:
         return not answer.get("left")
 
     async def _fork_worker(self, workspace: Workspace, descriptors: list[int]) -> None:
-        await self.request("worker", workspace, {}, descriptors=descriptors)
+        op = "surveyor" if workspace is self._surveyor else "worker"
+        await self.request(op, workspace, {}, descriptors=descriptors)
 
     async def request(
         self,

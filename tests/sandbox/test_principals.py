@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import anyio
 import psutil
 import pytest
 
@@ -155,6 +156,98 @@ async def test_a_changed_grant_counts_for_the_next_command(sandbox: Sandbox, pla
     assert (await before.call("exec", command)).is_error
     assert not (await after.call("exec", command)).is_error
     assert (await before.call("exec", command)).is_error
+
+
+ASKED = {
+    "known": "",
+    "texts": [{"names": ["MEMORY.md"], "limit": 100, "tail": 10}],
+    "skills": "skills",
+    "limit": 50,
+    "most": 10,
+}
+
+
+async def seen(sandbox: Sandbox, number: int, **granted: Any) -> dict[str, Any]:
+    """Return what the host's look at a principal's directory finds."""
+    return await sandbox.survey(workspace_of(sandbox, number, **granted), ASKED)
+
+
+async def test_one_worker_looks_at_the_directories_of_all_principals(sandbox: Sandbox) -> None:
+    for number in (1, 2, 3):
+        await tools_of(sandbox, number).call("write_file", {"path": "MEMORY.md", "content": f"of {number}"})
+        await sandbox.forget(f"conv-{number}")
+    before = {each.pid for each in below(sandbox)}
+    for number in (1, 2, 3, 1):
+        [text] = (await seen(sandbox, number))["texts"]
+        assert text["text"] == f"of {number}"
+    [surveyor] = [each for each in below(sandbox) if each.pid not in before]
+    status = Path(f"/proc/{surveyor.pid}/status").read_text()
+    assert int(status.split("CapPrm:")[1].split()[0], 16) == 1 << 6 | 1 << 7  # CAP_SETGID, CAP_SETUID
+
+
+def below(sandbox: Sandbox) -> list[psutil.Process]:
+    assert sandbox.supervisor is not None
+    return psutil.Process(sandbox.supervisor.process.pid).children()
+
+
+async def test_a_directory_that_comes_after_the_look_is_seen_by_the_next(sandbox: Sandbox) -> None:
+    found = await seen(sandbox, 1)
+    assert (found["stamp"], found["links"]) == ("", True)
+    await tools_of(sandbox, 1).call("write_file", {"path": "MEMORY.md", "content": "mine"})
+    assert (await seen(sandbox, 1))["texts"][0]["text"] == "mine"
+
+
+PLANTED = (
+    "ln -s {other}/MEMORY.md MEMORY.md",
+    "ln -s ../random-2/MEMORY.md MEMORY.md",
+    "ln -s /proc/self/environ MEMORY.md",
+    "mkfifo MEMORY.md",
+    "truncate -s 1T MEMORY.md",
+    "mkdir MEMORY.md",
+    "ln -s {other}/skills skills",
+    "ln -s ../random-2/skills skills",
+    "mkdir skills; ln -s {other}/skills/x skills/x",
+    "mkdir -p skills/x; ln -s {other}/skills/x/SKILL.md skills/x/SKILL.md",
+    "mkdir -p skills/x; mkfifo skills/x/SKILL.md",
+    "mkfifo skills",
+    "mkdir skills; cd skills; seq -f %05g 20000 | xargs mkdir",
+    "chmod 000 .",
+)
+
+
+@pytest.mark.parametrize("planted", PLANTED)
+async def test_what_a_principal_plants_shows_nothing_of_others_and_stops_no_look(
+    sandbox: Sandbox, planted: str
+) -> None:
+    theirs, mine = tools_of(sandbox, 2), tools_of(sandbox, 1)
+    for path in ("MEMORY.md", "skills/x/SKILL.md"):
+        await theirs.call("write_file", {"path": path, "content": CANARY})
+    other = sandbox.policy.principals_dir / "random-2"
+    await done(theirs, "chmod -R 777 .")
+    await mine.call("exec", {"command": f"p=1; {planted.format(other=other)}"})
+    with anyio.fail_after(15):
+        found, others = await seen(sandbox, 1), await seen(sandbox, 2)
+    assert CANARY not in str(found)
+    assert "PATH=" not in str(found)
+    assert others["texts"][0]["text"] == others["skills"][0]["text"] == CANARY
+
+
+async def test_a_root_that_is_a_link_is_not_looked_at(sandbox: Sandbox) -> None:
+    await tools_of(sandbox, 2).call("write_file", {"path": "MEMORY.md", "content": CANARY})
+    principals = sandbox.policy.principals_dir
+    (principals / "random-1").symlink_to(principals / "random-2")
+    assert CANARY not in str(await seen(sandbox, 1))
+    (principals / "random-3").symlink_to("/etc")
+    workspace = replace(workspace_of(sandbox, 3), root=Path("/etc"))
+    asked = ASKED | {"texts": [{"names": ["passwd"], "limit": 100}]}
+    assert "root" not in str((await sandbox.survey(workspace, asked))["texts"])
+
+
+async def test_a_survey_without_landlock_is_the_principals_own_workers(ws: Path) -> None:
+    policy = SandboxPolicy(workspace=ws, uids=UIDS, max_landlock_abi=0)
+    async with Sandbox(policy) as sandbox:
+        await tools_of(sandbox, 1).call("write_file", {"path": "MEMORY.md", "content": "mine"})
+        assert (await seen(sandbox, 1))["texts"][0]["text"] == "mine"
 
 
 def test_the_directory_of_principals_lies_apart_from_the_workspace(ws: Path) -> None:

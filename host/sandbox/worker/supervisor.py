@@ -13,7 +13,7 @@ import os
 import select
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -24,7 +24,7 @@ from .exec import starting
 from .exec.children import Child, Children
 from .exec.jobs import Job, Jobs
 from .exec.reapers import Reapers
-from .files import files
+from .files import files, surveyor
 from .frames import Channel, Closed, Frame, close_all
 from .limits import quota
 
@@ -137,6 +137,7 @@ class Supervisor:
     def _operations(self) -> dict[str, Callable[[Frame], None]]:
         return {
             "worker": self._worker,
+            "surveyor": self._surveyor,
             "exec": self._exec,
             "spawn": self._exec,
             "cancel": self._cancel,
@@ -155,25 +156,41 @@ class Supervisor:
     # --- files
 
     def _worker(self, frame: Frame) -> None:
-        """Start the conversation's file worker, on the host's own socket to it."""
+        """Start the conversation's file worker."""
+        config, place = self._place(frame)
+        self._start_worker(
+            frame,
+            lambda channel, host: files.serve(channel, host, config, place, self._pid, self._locks),
+            config if files.needs_namespaces(config) else None,
+            (self._locks, *config.kept),
+        )
+
+    def _surveyor(self, frame: Frame) -> None:
+        """Start what looks at the directories of principals."""
+        directory = frame["workspace"]
+        workspaces.make_passable(directory)
+        self._start_worker(
+            frame, lambda channel, host: surveyor.serve(channel, host, self._config, directory)
+        )
+
+    def _start_worker(
+        self,
+        frame: Frame,
+        role: Callable[[Channel, Channel], None],
+        inside: Config | None = None,
+        kept: Sequence[int] = (),
+    ) -> None:
+        """Start one, on the host's own socket to it, in place of one that is stuck."""
         conversation = frame["conversation"]
         stuck = self._workers.get(conversation)
         if stuck is not None:
             self._drop(stuck)
-        config, place = self._place(frame)
         (descriptor,) = frame["streams"]
         worker = self._children.fork(
-            lambda channel: files.serve(
-                channel,
-                Channel(socket.socket(fileno=descriptor), takes_descriptors=True),
-                config,
-                place,
-                self._pid,
-                self._locks,
-            ),
-            config if files.needs_namespaces(config) else None,
+            lambda channel: role(channel, Channel(socket.socket(fileno=descriptor), takes_descriptors=True)),
+            inside,
             namespaces.CLONE_NEWPID,
-            kept=(descriptor, self._locks, *config.kept),
+            kept=(descriptor, *kept),
         )
         worker.conversation = conversation
         worker.is_worker = True

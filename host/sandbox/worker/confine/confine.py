@@ -7,7 +7,7 @@ import resource
 
 from ..config import Config, Place
 from . import grants, landlock, privileges, seccomp
-from .landlock import Access, Scope
+from .landlock import READ, Access, Scope
 
 _OURS = 8  # tasks of the reaper, and of the command before it is the shell
 _WORKER_MEMORY = 768 << 20  # bytes: five times what the largest edit takes
@@ -96,13 +96,23 @@ def limit_resources(config: Config) -> None:
 
 def confine_worker(config: Config, place: Place, *, uid: int | None, gid: int | None) -> None:
     """Confine the calling process as a file worker; it drops to ``uid`` and ``gid`` (None: stays)."""
-    os.umask(0o022)
     privileges.become(uid, gid)
+    _confine(config, grants.worker_grants(config, place))
+
+
+def confine_surveyor(config: Config, directory: str) -> None:
+    """Confine the calling process to reading a directory; root can still become somebody else."""
+    privileges.keep_capabilities(privileges.permitted(privileges.TO_BECOME))
+    _confine(config, [grants.Grant(directory, READ)])
+
+
+def _confine(config: Config, granted: list[grants.Grant]) -> None:
+    os.umask(0o022)
     privileges.not_dumpable()
     privileges.limit(resource.RLIMIT_CORE, 0)
     privileges.limit(resource.RLIMIT_FSIZE, config.file_size)
     privileges.limit(resource.RLIMIT_DATA, _WORKER_MEMORY)
     if (rules := ruleset(config, network=False)) is not None:
-        grants.add_rules(rules, grants.worker_grants(config, place))
+        grants.add_rules(rules, granted)
         rules.enforce()
     seccomp.install(seccomp.worker_filter())

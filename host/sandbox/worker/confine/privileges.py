@@ -36,7 +36,8 @@ FOR_UIDS: Final = {
     CAP_SETUID: "CAP_SETUID",
 }
 """What a host needs that gives each principal a uid of its own."""
-SUPERVISOR_CAPABILITIES: Final = (*_FILES, CAP_KILL, CAP_SETGID, CAP_SETUID)
+TO_BECOME: Final = (CAP_SETGID, CAP_SETUID)
+SUPERVISOR_CAPABILITIES: Final = (*_FILES, CAP_KILL, *TO_BECOME)
 
 
 def last_capability() -> int:

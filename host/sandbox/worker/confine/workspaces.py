@@ -97,14 +97,20 @@ def _make_closed(workspace: str, config: Config) -> None:
     """Make a directory that its owner alone may look into, below ones that nobody else may list."""
     above = os.path.dirname(workspace)
     for path in (os.path.dirname(above), above):
-        if not os.path.isdir(path):
-            os.makedirs(path, exist_ok=True)
-            os.chmod(path, 0o711)  # noqa: S103 - others may pass through
-            if path in config.counted and config.gid is not None:
-                os.chown(path, -1, config.gid)
-                os.chmod(path, 0o751)  # noqa: S103 - its principal's own group may count what is in it
+        if make_passable(path) and path in config.counted and config.gid is not None:
+            os.chown(path, -1, config.gid)
+            os.chmod(path, 0o751)  # noqa: S103 - its principal's own group may count what is in it
     with contextlib.suppress(FileExistsError):
         os.mkdir(workspace, 0o700)
+
+
+def make_passable(path: str) -> bool:
+    """Make a directory that others pass through and may not list; return whether it was missing."""
+    if os.path.isdir(path):
+        return False
+    os.makedirs(path, exist_ok=True)
+    os.chmod(path, 0o711)  # noqa: S103 - others may pass through
+    return True
 
 
 def _make_private(place: Place, config: Config) -> None:

@@ -19,9 +19,9 @@ def settle() -> None:
     signal.signal(signal.SIGALRM, _stop)
 
 
-def begin() -> None:
+def begin(processor_s: float) -> None:
     """Raise ``TooLong`` in the main thread when time is up, until ``end``."""
-    signal.setitimer(signal.ITIMER_PROF, PROCESSOR_S)
+    signal.setitimer(signal.ITIMER_PROF, processor_s)
     signal.setitimer(signal.ITIMER_REAL, ELAPSED_S)
 
 

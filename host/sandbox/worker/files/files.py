@@ -53,27 +53,36 @@ def serve(channel: Channel, host: Channel, config: Config, place: Place, supervi
     else:
         confine.confine_worker(config, place, uid=config.uid, gid=config.gid)
         privileges.die_with_parent(supervisor)  # after the change of uid, which clears it (prctl(2))
-    bounds.settle()
     with Roots(known[:1]) as roots:
         remove_abandoned(roots)
+
+    def respond() -> None:
+        request = host.receive()
+        apart = request["tool"] in TRANSFERS
+        roots = Roots(known[:1] if apart else known, place.home, locks, kept if apart else words, quota)
+        taken = host.descriptors(request.get("descriptors", 0))
+        request["arguments"]["descriptors"] = taken
+        given: list[int] = []
+        try:
+            frame = answer(request, roots)
+            given = frame.get("ok", {}).pop("descriptors", [])
+            host.send(frame, given)
+        finally:
+            close_all({*taken, *given})
+
+    attend(channel, host, respond)
+
+
+def attend(channel: Channel, host: Channel, respond: Callable[[], None]) -> None:
+    """Have each request of the host's responded to until it or the supervisor closes its channel."""
+    bounds.settle()
     waiting = select.poll()
     waiting.register(channel, select.POLLIN)
     waiting.register(host, select.POLLIN)
     with contextlib.suppress(Closed):
         # The supervisor says nothing: what is to be read there is its end.
         while channel.fileno() not in dict(waiting.poll()):
-            request = host.receive()
-            apart = request["tool"] in TRANSFERS
-            roots = Roots(known[:1] if apart else known, place.home, locks, kept if apart else words, quota)
-            taken = host.descriptors(request.get("descriptors", 0))
-            request["arguments"]["descriptors"] = taken
-            given: list[int] = []
-            try:
-                frame = answer(request, roots)
-                given = frame.get("ok", {}).pop("descriptors", [])
-                host.send(frame, given)
-            finally:
-                close_all({*taken, *given})
+            respond()
 
 
 def needs_namespaces(config: Config) -> bool:
@@ -83,11 +92,11 @@ def needs_namespaces(config: Config) -> bool:
     return config.namespaces and (config.covers or not config.landlock_abi)
 
 
-def answer(request: Frame, roots: Roots) -> Frame:
+def answer(request: Frame, roots: Roots, processor_s: float = bounds.PROCESSOR_S) -> Frame:
     """Run one tool (``TOOLS``: its schema's arguments) within bounds; a fault of any kind is a sentence."""
     tool, arguments = request["tool"], request["arguments"]
     path = arguments.get("path") or "."
-    bounds.begin()
+    bounds.begin(processor_s)
     try:
         with roots:
             try:

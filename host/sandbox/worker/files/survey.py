@@ -36,7 +36,8 @@ def survey(roots: Roots, arguments: Answer) -> Answer:
     SKILL.md are read.
     Answer: ``texts`` in their order, each ``{name, text, size}`` (and ``tail``), ``{name, fault}`` or None;
     ``skills`` with ``{folder, text, size}`` or ``{folder, fault}``; ``more`` is how many were left out;
-    ``links`` whether a link leads to any of it. A stamp is empty while what it covers has just been changed.
+    ``links`` whether a link leads to any of it, or there is no such directory yet. A stamp is empty while
+    what it covers has just been changed.
     """
     directory = arguments["skills"]
     with contextlib.ExitStack() as held:
@@ -50,11 +51,11 @@ def survey(roots: Roots, arguments: Answer) -> Answer:
             (-1 if name in linked else shelf, f"{name}/{SKILL_FILE}", _skill_path(directory, name))
             for name in folders
         ]
-        stamp = _stamp(roots, looks)
+        stamp = _stamp(roots, looks) if top >= 0 else ""
         if stamp and stamp == arguments["known"]:
             return {"stamp": stamp}
         places = [(top, directory or ".")] + [(at, name) for at, name, _ in looks if at >= 0]
-        links = bool(linked) or any(_is_link(at, name) for at, name in places)
+        links = top < 0 or bool(linked) or any(_is_link(at, name) for at, name in places)
     texts = [_first(roots, **wanted) for wanted in arguments["texts"]]
     skills = [
         {"folder": folder.encode("utf-8", "replace").decode()}
