@@ -198,38 +198,36 @@ async def test_a_directory_that_comes_after_the_look_is_seen_by_the_next(sandbox
 
 
 PLANTED = (
-    "ln -s {other}/MEMORY.md MEMORY.md",
-    "ln -s ../random-2/MEMORY.md MEMORY.md",
-    "ln -s /proc/self/environ MEMORY.md",
+    "ln -s $p$q/MEMORY.md MEMORY.md",
+    "ln -s ..$q/MEMORY.md MEMORY.md",
+    "e=environ; ln -s /proc/self/$e MEMORY.md",
     "mkfifo MEMORY.md",
-    "truncate -s 1T MEMORY.md",
+    "truncate -s 500M MEMORY.md",
     "mkdir MEMORY.md",
-    "ln -s {other}/skills skills",
-    "ln -s ../random-2/skills skills",
-    "mkdir skills; ln -s {other}/skills/x skills/x",
-    "mkdir -p skills/x; ln -s {other}/skills/x/SKILL.md skills/x/SKILL.md",
+    "ln -s $p$q/skills skills",
+    "ln -s ..$q/skills skills",
+    "mkdir skills; ln -s $p$q/skills/x skills/x",
+    "mkdir -p skills/x; ln -s $p$q/skills/x/SKILL.md skills/x/SKILL.md",
     "mkdir -p skills/x; mkfifo skills/x/SKILL.md",
     "mkfifo skills",
-    "mkdir skills; cd skills; seq -f %05g 20000 | xargs mkdir",
+    "mkdir skills; cd skills; seq -f %05g 3000 | xargs mkdir",
     "chmod 000 .",
 )
 
 
-@pytest.mark.parametrize("planted", PLANTED)
-async def test_what_a_principal_plants_shows_nothing_of_others_and_stops_no_look(
-    sandbox: Sandbox, planted: str
-) -> None:
-    theirs, mine = tools_of(sandbox, 2), tools_of(sandbox, 1)
+async def test_what_principals_plant_shows_nothing_of_others_and_stops_no_look(sandbox: Sandbox) -> None:
+    theirs = tools_of(sandbox, 2)
     for path in ("MEMORY.md", "skills/x/SKILL.md"):
         await theirs.call("write_file", {"path": path, "content": CANARY})
     other = sandbox.policy.principals_dir / "random-2"
     await done(theirs, "chmod -R 777 .")
-    await mine.call("exec", {"command": f"p=1; {planted.format(other=other)}"})
-    with anyio.fail_after(15):
-        found, others = await seen(sandbox, 1), await seen(sandbox, 2)
-    assert CANARY not in str(found)
-    assert "PATH=" not in str(found)
-    assert others["texts"][0]["text"] == others["skills"][0]["text"] == CANARY
+    for number, planted in enumerate(PLANTED, start=3):
+        await done(tools_of(sandbox, number), f"p={other.parent}; q=/random-2; {planted}")
+        with anyio.fail_after(15):
+            found, others = await seen(sandbox, number), await seen(sandbox, 2)
+        assert CANARY not in str(found), planted
+        assert "PATH=" not in str(found), planted
+        assert others["texts"][0]["text"] == others["skills"][0]["text"] == CANARY, planted
 
 
 async def test_a_root_that_is_a_link_is_not_looked_at(sandbox: Sandbox) -> None:
