@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 
 from host.cli.client import Json, Token, Url, host
-from host.cli.terminal import fail, local_time, out, shown, table, tell
+from host.cli.terminal import fail, local_time, shown, table, tell
 
 app = typer.Typer(help="The files of a conversation on a running host.", no_args_is_help=True)
 
@@ -40,13 +40,14 @@ def get(
     conversation: Of = "main",
     url: Url = None,
     token: Token = None,
+    json: Json = False,
 ) -> None:
     """Fetch a file."""
     target = local or Path(path).name
     target = Path(target, Path(path).name) if Path(target).is_dir() else Path(target)
     part = target.with_name(f"{target.name}.part")
     try:
-        with host(url, token) as client, part.open("wb") as file:
+        with host(url, token, say=not json) as client, part.open("wb") as file:
             for piece in client.fetch(_address(conversation, path)):
                 file.write(piece)
         part.replace(target)
@@ -54,7 +55,7 @@ def get(
         fail(f"{target} can't be written: {error.strerror}")
     finally:
         part.unlink(missing_ok=True)
-    out.print(f"Wrote {shown(str(target))}.")
+    tell({"path": path, "file": str(target)}, f"Wrote {shown(str(target))}.", json=json)
 
 
 @app.command()
@@ -68,7 +69,7 @@ def put(
 ) -> None:
     """Send a file; one that is there is replaced."""
     name = local.name if path is None else f"{path}{local.name}" if path.endswith("/") else path
-    with host(url, token) as client, local.open("rb") as file:
+    with host(url, token, say=not json) as client, local.open("rb") as file:
         stored = client.send(_address(conversation, name), file, os.fstat(file.fileno()).st_size)
     tell(stored, f"Stored {shown(stored['path'])} ({stored['size']:,} bytes).", json=json)
 
@@ -82,13 +83,14 @@ def remove(
     conversation: Of = "main",
     url: Url = None,
     token: Token = None,
+    json: Json = False,
 ) -> None:
     """Delete a file, or an empty directory."""
-    with host(url, token) as client:
+    with host(url, token, say=not json) as client:
         client.request(
             "DELETE", _address(conversation, path), params={"recursive": "true"} if recursive else None
         )
-    out.print(f"Deleted {shown(path)}.")
+    tell({"path": path, "deleted": True}, f"Deleted {shown(path)}.", json=json)
 
 
 def _address(conversation: str, path: str | None = None) -> str:

@@ -14,7 +14,7 @@ from urllib.parse import quote
 import typer
 
 from host.cli.client import HostClient, Json, Token, Url, host
-from host.cli.terminal import fail, judged, milliseconds, out, shown, table, tell
+from host.cli.terminal import fail, judged, milliseconds, shown, table, tell
 from shared import jsons
 
 app = typer.Typer(help="Users of one host, held apart: their limits and tokens.", no_args_is_help=True)
@@ -164,12 +164,13 @@ def export(
     file: Annotated[Path, typer.Argument(help="The archive to write, such as ann.tar.gz.")],
     url: Url = None,
     token: Token = None,
+    json: Json = False,
 ) -> None:
     """Write all that a principal has into an archive: what is stored as JSON, and its files.
 
     Files are those of this machine: run it where the host runs.
     """
-    with host(url, token) as client:
+    with host(url, token, say=not json) as client:
         found = client.request("GET", _path(principal))
         try:
             with (
@@ -183,7 +184,7 @@ def export(
                     _add_files(tar, place["place"].removeprefix("directory "))
         except OSError as error:
             fail(f"{error.filename or file}: {error.strerror}")
-    out.print(f"Wrote {shown(str(file))}.")
+    tell({"principal_id": principal, "file": str(file)}, f"Wrote {shown(str(file))}.", json=json)
 
 
 def _rows(client: HostClient, principal: str) -> Iterator[tuple[str, list[dict[str, Any]]]]:

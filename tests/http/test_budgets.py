@@ -51,7 +51,8 @@ def test_a_run_over_budget_pauses_asks_and_goes_on_without_a_new_message(
         assert f"POST /chat/{conversation}/resume" in asking["text"]
         assert f"one {scope}" in asking["text"]
         assert asked(model, mark) == 0
-        assert client.get(f"/chat/{conversation}").json()["status"] == "idle"
+        told = client.get(f"/chat/{conversation}").json()
+        assert (told["status"], told["pending"]) == ("waiting", 1)
         assert client.get(f"/chat/{conversation}/runs").json()["runs"][0]["status"] == "paused"
         again = resume(client, conversation, allow_tokens=PLENTY)
         assert (again["status"], again["result"]) == ("success", "Here I am")
@@ -75,7 +76,7 @@ def test_a_run_pauses_between_two_steps_and_repeats_none(make_host: MakeHost) ->
         with client.stream("POST", path, json=body) as response:
             told = list(frames(response.iter_lines()))
         names = [name for _, name, _ in told if name != "chunk"]
-        assert names == ["start", "tool_use", "tool_result", "message", "done"]
+        assert names == ["start", "tool_use", "tool_result", "message", "approval_request", "done"]
         assert told[-1][2]["status"] == "paused"
         (host.root / "memory" / "kept.txt").write_text("by hand")
         again = resume(client, first["conversation_id"], allow_tokens=PLENTY)
