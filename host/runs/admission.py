@@ -68,8 +68,8 @@ class Places:
 
     @property
     def full(self) -> list[str]:
-        """Principals that have all places that they may have."""
-        return [each for each in self._taken if not self._may_have(each, self._most_of[each])]
+        """Principals that have all places that they may have, while there are more."""
+        return [each for each in self._taken if self._free and not self._may_have(each, self._most_of[each])]
 
     @property
     def waiting(self) -> int:

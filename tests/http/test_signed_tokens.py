@@ -83,7 +83,7 @@ WRONG: dict[str, dict[str, Any]] = {
     "expired": {"exp": NOW - 61},
     "without an end": {"exp": None},
     "an end that is no number": {"exp": "soon"},
-    "not yet": {"nbf": NOW + 600},
+    "not yet": {"nbf": NOW + 86_400},
     "no subject": {"sub": None},
     "a subject that is a number": {"sub": 7},
     "an empty subject": {"sub": ""},

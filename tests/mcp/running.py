@@ -36,8 +36,8 @@ def environment(
         "PICOCLAW_DB_PATH": str(database),
         "PICOCLAW_CONVERSATION_ID": conversation_id,
         "PICOCLAW_IS_MAIN": "1" if is_main else "0",
-        "PICOCLAW_PRINCIPAL_ID": principal_id,
         "TZ": "Europe/Berlin",
+        **({"PICOCLAW_PRINCIPAL_ID": principal_id} if principal_id else {}),
     }
 
 

@@ -36,8 +36,8 @@ def survey(roots: Roots, arguments: Answer) -> Answer:
     SKILL.md are read.
     Answer: ``texts`` in their order, each ``{name, text, size}`` (and ``tail``), ``{name, fault}`` or None;
     ``skills`` with ``{folder, text, size}`` or ``{folder, fault}``; ``more`` is how many were left out;
-    ``links`` whether a link leads to any of it, or there is no such directory yet. A stamp is empty while
-    what it covers has just been changed.
+    ``links`` whether a link leads to any of it. A stamp is empty while what it covers has just been changed.
+    Of a directory that will be made where nobody can watch (``unborn``) both say so while there is none.
     """
     directory = arguments["skills"]
     with contextlib.ExitStack() as held:
@@ -51,11 +51,12 @@ def survey(roots: Roots, arguments: Answer) -> Answer:
             (-1 if name in linked else shelf, f"{name}/{SKILL_FILE}", _skill_path(directory, name))
             for name in folders
         ]
-        stamp = _stamp(roots, looks) if top >= 0 else ""
+        unborn = top < 0 and arguments.get("unborn", False)
+        stamp = "" if unborn else _stamp(roots, looks)
         if stamp and stamp == arguments["known"]:
             return {"stamp": stamp}
         places = [(top, directory or ".")] + [(at, name) for at, name, _ in looks if at >= 0]
-        links = top < 0 or bool(linked) or any(_is_link(at, name) for at, name in places)
+        links = unborn or bool(linked) or any(_is_link(at, name) for at, name in places)
     texts = [_first(roots, **wanted) for wanted in arguments["texts"]]
     skills = [
         {"folder": folder.encode("utf-8", "replace").decode()}

@@ -26,7 +26,7 @@ def serve(channel: Channel, host: Channel, config: Config, directory: str) -> No
     confine.confine_surveyor(config, directory)
 
     def respond() -> None:
-        arguments = host.receive()["arguments"]
+        arguments = host.receive()["arguments"] | {"unborn": True}
         with _acting_as(config, arguments["uid"]):
             roots = Roots([RootPath(arguments["root"], False, follow=False)])
             found = files.answer({"tool": "survey", "arguments": arguments}, roots, PROCESSOR_S)
