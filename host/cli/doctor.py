@@ -165,8 +165,8 @@ def _volumes(settings: Settings) -> Iterator[Finding]:
     for name, path in volumes.items():
         yield _volume(name, path)
     found = _volume("principals", settings.principals_dir)
-    # An installation without principals needs none.
-    needed = settings.principals.directory is not None or settings.principals_dir.exists()
+    # An installation without principals needs none; an image brings an empty one along.
+    needed = settings.principals_dir.is_dir() and any(settings.principals_dir.iterdir())
     yield found if needed or found.verdict == "ok" else dataclasses.replace(found, verdict="note")
     yield from _whole("store", lambda: (_store(settings),))
     workspace = settings.memory_dir.resolve()

@@ -205,7 +205,7 @@ def since_of(request: Request) -> int:
     """Return the instant of a ``since`` parameter, 0 without one; raises InvalidInput."""
     text = request.query_params.get("since")
     try:
-        moment = datetime.fromisoformat(text) if text else EPOCH
+        moment = EPOCH if text is None else datetime.fromisoformat(text)
     except ValueError:
         moment = datetime.min
     if moment.tzinfo is None:

@@ -60,7 +60,7 @@ Name = Annotated[Text, Field(min_length=1, max_length=LONGEST_NAME)]
 class PermissionRule(Body):
     """What becomes of calls of a tool; ``match``: of those alone that do this."""
 
-    tool: Annotated[NotBlank, Field(max_length=200)]
+    tool: Annotated[NotBlank, Field(max_length=200, json_schema_extra={"format": "tool-glob"})]
     match: Annotated[Text | None, Field(max_length=1000)] = None
     do: Literal["allow", "ask", "deny"]
 
