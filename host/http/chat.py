@@ -38,7 +38,7 @@ SERVERS: Final[dict[str, Any]] = {
     "additionalProperties": {
         "type": "object",
         "properties": {
-            "type": {"enum": ["http", "sse"], "default": "http"},
+            "type": {"enum": ["http", "sse", "streamable-http", None], "default": "http"},
             "url": {"type": "string", "format": "http-url"},
             "headers": {
                 "type": "object",
