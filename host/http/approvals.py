@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final, Literal, cast
 from pydantic import Field
 from starlette.requests import Request
 
-from host.http.bodies import WHOLE, Body, Text, idempotency, page_of, since_of
+from host.http.bodies import WHOLE, Body, Text, idempotency, instant_of, page_of
 from host.http.callers import caller_of
 from host.http.conversations import asked_for, conversation_of
 from host.http.routing import KEY, OF_CONVERSATION, OF_PRINCIPAL, PAGE, Api, Parameter, operation
@@ -106,7 +106,9 @@ class ApprovalsApi(Api):
         if wanted["status"] not in (None, *ApprovalStatus):
             raise InvalidInput(f"status: must be one of {', '.join(ApprovalStatus)}")
         whose = caller_of(request).listed(request)
-        page = await self._store.approvals.page(wanted, whose, since=since_of(request), **page_of(request))
+        page = await self._store.approvals.page(
+            wanted, whose, since=instant_of(request, SINCE.name) or 0, **page_of(request)
+        )
         return {"approvals": list(map(approval_view, page.items)), "next_cursor": page.next_cursor}
 
     @operation("GET", "/approvals/{id}", scope="chat|approve")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from datetime import UTC, datetime
+from datetime import datetime, tzinfo
 from typing import Annotated, Any, Final, Generic, NotRequired, TypedDict, TypeVar
 
 import anyio.to_thread
@@ -40,7 +40,6 @@ class ErrorShape(Shape):
 
 
 A = TypeVar("A")
-EPOCH: Final = datetime.fromtimestamp(0, UTC)
 
 
 class JSON(Response, Generic[A]):
@@ -201,16 +200,22 @@ def flag(request: Request, name: str) -> bool:
     return value in ("true", "1")
 
 
-def since_of(request: Request) -> int:
-    """Return the instant of a ``since`` parameter, 0 without one; raises InvalidInput."""
-    text = request.query_params.get("since")
+def instant_of(request: Request, name: str, zone: tzinfo | None = None) -> int | None:
+    """Return the instant that a query parameter names, None without one; raises InvalidInput.
+
+    ``zone`` is that of a time without an offset, which is refused if there is none.
+    """
+    text = request.query_params.get(name)
+    if text is None:
+        return None
     try:
-        moment = EPOCH if text is None else datetime.fromisoformat(text)
+        moment = datetime.fromisoformat(text)
     except ValueError:
-        moment = datetime.min
-    if moment.tzinfo is None:
-        raise InvalidInput("since: must be a time with its offset, for example 2027-03-01T09:00:00Z")
-    return ms_of(moment)
+        moment = None
+    if moment is None or not (moment.tzinfo or zone):
+        wanted = "a time" if zone else "a time with its offset"
+        raise InvalidInput(f"{name}: must be {wanted}, for example 2027-03-01T09:00:00Z")
+    return ms_of(moment if moment.tzinfo else moment.replace(tzinfo=zone))
 
 
 def _limit(text: str | None) -> int:

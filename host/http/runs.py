@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import UTC
 from typing import Final, Literal, NotRequired, cast
 
 import anyio
 from starlette.requests import Request
 
-from host.http.bodies import JSON, flag, page_of
+from host.http.bodies import JSON, flag, instant_of, page_of
 from host.http.callers import caller_of
 from host.http.conversations import asked_for, conversation_of, reached, say_whose
 from host.http.routing import OF_CONVERSATION, OF_PRINCIPAL, PAGE, Api, Parameter, operation
 from host.http.sse import EventStreamResponse, last_event_id, until_gone
 from host.runs.answers import BegunShape, ChatShape, UsageShape
 from host.runs.service import RunService
-from shared.clock import iso, iso_or_none, ms_of
+from shared.clock import iso, iso_or_none
 from shared.errors import InvalidInput, NotFound
 from shared.shapes import PageShape, Shape
 from shared.store.store import Store
@@ -172,8 +172,8 @@ class RunsApi(Api):
             root_run_id=query.get(OF_CHAIN.name),
             state=_state(query.get(STATUS.name)),
             code=query.get(CODE.name),
-            since=_instant(request, SINCE.name),
-            until=_instant(request, UNTIL.name),
+            since=instant_of(request, SINCE.name, UTC),
+            until=instant_of(request, UNTIL.name, UTC),
         )
 
     async def _watch(self, request: Request, waiting: anyio.CancelScope) -> None:
@@ -198,17 +198,6 @@ def _state(text: str | None) -> RunState | None:
         return None if text is None else RunState(text)
     except ValueError:
         raise InvalidInput(f"{STATUS.name}: must be one of {', '.join(RunState)}") from None
-
-
-def _instant(request: Request, name: str) -> int | None:
-    text = request.query_params.get(name)
-    if text is None:
-        return None
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise InvalidInput(f"{name}: must be a time such as 2027-03-01T09:00:00Z") from None
-    return ms_of(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
 
 
 def run_view(run: Run) -> RunShape:
