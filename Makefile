@@ -19,7 +19,7 @@ EXTRAS := --extra telegram --extra postgres --extra otel --extra image
 COMPILE := --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate -q \
   pyproject.toml --custom-compile-command "make lock"
 
-.PHONY: run setup quick fuzz test newcomer screenshots test-helm dist test-postgres test-http-postgres chaos attack chaos-cluster agents schema check lint types supply sbom audit image-test bench lock format clean docs reference
+.PHONY: run setup quick fuzz test test-again newcomer screenshots test-helm dist test-postgres test-http-postgres chaos attack chaos-cluster agents schema check lint types supply sbom audit image-test bench lock format clean docs reference
 
 run: $(READY)
 	@$(VENV)/bin/picoclaw dev
@@ -63,6 +63,11 @@ WORKERS ?= 4
 SPREAD := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 test: setup
 	$(PY) -m pytest -m "not slow" $(SPREAD)
+
+# Those that failed in the last `make test`, one after the other; five at most, more are no accident.
+test-again: setup
+	$(PY) -c 'import json, sys; sys.exit(len(json.load(open(".pytest_cache/v/cache/lastfailed"))) > 5)'
+	$(PY) -m pytest -m "not slow" --last-failed --last-failed-no-failures none
 
 # In a minute, what starts next to nothing. The tests of HTTP talk to the application in their process.
 QUICK := $(addprefix tests/,agent channels contract house http models redact runs settings skills tasks \
