@@ -106,7 +106,7 @@ class Token(_Provider):
         while True:
             async with self.sign_in.turn(partial(self._ended, refused)) as ours:
                 if ours:
-                    await self._handle_refresh_response((yield await self._refresh_token()))
+                    await self._renew()
             self._add_auth_header(request)
             response = yield request
             if response.status_code != 401 or refused or not self.context.can_refresh_token():
@@ -117,11 +117,26 @@ class Token(_Provider):
         elif response.is_success:
             self.sign_in.accepted()
 
+    async def _renew(self) -> None:
+        # A refresh token may be good once: whoever sent it keeps what comes for it, also when cancelled.
+        with anyio.move_on_after(REQUEST_SECONDS, shield=True):
+            async with _http(AddressPolicy(any_address=True)) as http:
+                await self._handle_refresh_response(await http.send(await self._refresh_token()))
+
     async def _ended(self, refused: OAuthToken | None) -> bool:
         await self._initialize()
         context = self.context
         ended = context.current_tokens == refused if refused else not context.is_token_valid()
         return ended and context.can_refresh_token()
+
+
+def _http(policy: AddressPolicy, **more: Any) -> httpx2.AsyncClient:
+    """Return a client for an authorization server, or for a server as that one is found by it."""
+    headers = {"Accept": "application/json, text/event-stream", "Accept-Encoding": "identity"}
+    transport = PinnedTransport(policy)
+    return httpx2.AsyncClient(
+        transport=transport, headers=headers, timeout=REQUEST_SECONDS, trust_env=False, **more
+    )
 
 
 def _wants_more(response: httpx2.Response) -> bool:
@@ -240,11 +255,7 @@ class Attempt:
             callback_handler=self._wait,
             client_metadata_url=self._sign_in.client_metadata_url,
         )
-        transport = PinnedTransport(self._policy)
-        headers = {"Accept": "application/json, text/event-stream", "Accept-Encoding": "identity"}
-        async with httpx2.AsyncClient(
-            transport=transport, auth=auth, headers=headers, timeout=REQUEST_SECONDS, trust_env=False
-        ) as http:
+        async with _http(self._policy, auth=auth) as http:
             request = http.build_request("POST", self._sign_in.url, json=HELLO)
             response = await http.send(request, stream=True)
             await response.aclose()

@@ -147,6 +147,24 @@ async def test_hosts_of_one_store_renew_a_token_once_between_them(store: Store, 
         assert grants.renewals == 3
 
 
+async def test_a_run_that_is_cancelled_while_a_token_is_renewed_keeps_the_new_one(
+    store: Store, tmp_path: Path
+) -> None:
+    grants = Grants(life_told=-10)
+    async with guarded_server(grants) as url:
+        config = config_of(url, store, settings_of(tmp_path))
+        await signed_in(config)
+        grants.life_told, grants.renew = 3600, anyio.Event()
+        with anyio.fail_after(30):
+            async with anyio.create_task_group() as run:
+                run.start_soon(noted, config)
+                await grants.renewing.wait()
+                run.cancel_scope.cancel()
+                grants.renew.set()
+        assert "noted: milk" in await noted(config_of(url, store, settings_of(tmp_path)))
+        assert grants.renewals == 1
+
+
 async def test_a_token_that_ends_in_the_middle_of_a_run_says_what_to_do(store: Store, tmp_path: Path) -> None:
     grants = Grants()
     async with guarded_server(grants) as url:
