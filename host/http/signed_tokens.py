@@ -17,6 +17,8 @@ import httpx2
 import jwt
 from anyio.abc import TaskGroup
 
+from host.egress.listener import TooMuch
+from host.egress.unpacked import ACCEPTED, unpacked
 from host.http.enrolment import Enrolment, terms_of
 from shared.clock import monotonic_ms
 from shared.errors import Duplicate, Misconfigured
@@ -39,7 +41,7 @@ MOST_BYTES: Final = 256 * 1024
 MOST_KEYS: Final = 100
 RSA_BITS: Final = range(2048, 8192 + 1)
 """Smaller ones are too weak (RFC 7518, section 3.3); larger ones cost a millisecond a token."""
-PLAIN: Final = {"Accept": "application/json", "Accept-Encoding": "identity"}
+ASKED: Final = {"Accept": "application/json", **ACCEPTED}
 WITHIN_S: Final = 5.0
 ASK_EVERY_MS: Final = 60_000
 """How often a key that isn't known makes the host read all keys again."""
@@ -127,15 +129,17 @@ async def _of_file(path: Path) -> bytes:
 
 async def _of_server(url: str) -> bytes:
     try:
-        async with httpx2.AsyncClient() as client, client.stream("GET", url, headers=PLAIN) as answer:
+        async with httpx2.AsyncClient() as client, client.stream("GET", url, headers=ASKED) as answer:
             if answer.status_code != httpx2.codes.OK:
                 raise Unreadable(f"{url} answered {answer.status_code}")
             text = b""
-            async for piece in answer.aiter_raw():
+            async for piece in unpacked(answer.aiter_raw(), answer.headers.get("content-encoding", "")):
                 text += piece
                 if len(text) > MOST_BYTES:
                     break
             return text
+    except TooMuch as error:
+        raise Unreadable(f"{url} {error}") from None
     except (httpx2.HTTPError, httpx2.InvalidURL) as error:
         raise Unreadable(f"{url} can't be reached ({type(error).__name__})") from None
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
 from functools import partial
+from io import BytesIO
 from typing import Any, Final, cast
 
 import anyio
 import anyio.to_thread
+import requests
 from opentelemetry import context, trace
 from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -84,13 +86,28 @@ class TracingMiddleware:
 
 SEND_WITHIN_S: Final = 5.0
 """One export, and what is left at the end, may take this long."""
+LARGEST_ANSWER: Final = 64 * 1024
+"""Bytes of a collector's answer that are read, packed as they come."""
+
+
+def bounded_session() -> requests.Session:
+    """Return a session that reads the beginning of an answer alone, and unpacks none of it."""
+    session = requests.Session()
+    session.headers["Accept-Encoding"] = "identity"
+    session.hooks["response"].append(_cut)
+    return session
+
+
+def _cut(response: requests.Response, **_: Any) -> None:
+    with response.raw as body:
+        response.raw = BytesIO(body.read(LARGEST_ANSWER, decode_content=False))
 
 
 class RedactedSpans(OTLPSpanExporter):
     """Sends spans without secrets, names too; the work is done on the exporter's own thread."""
 
     def __init__(self, redactor: Redactor, endpoint: str, headers: dict[str, str]) -> None:
-        super().__init__(endpoint, headers=headers, timeout=SEND_WITHIN_S)
+        super().__init__(endpoint, headers=headers, timeout=SEND_WITHIN_S, session=bounded_session())
         self._redactor = redactor
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
@@ -123,7 +140,9 @@ class OpenTelemetry(Telemetry):
             {"service.name": telemetry.service_name, "service.version": settings.version}
         )
         spans = RedactedSpans(redactor, f"{base}/v1/traces", headers)
-        points = OTLPMetricExporter(f"{base}/v1/metrics", headers=headers, timeout=SEND_WITHIN_S)
+        points = OTLPMetricExporter(
+            f"{base}/v1/metrics", headers=headers, timeout=SEND_WITHIN_S, session=bounded_session()
+        )
         self._traces = TracerProvider(
             resource=resource, sampler=ParentBasedTraceIdRatio(telemetry.sample), shutdown_on_exit=False
         )
