@@ -211,7 +211,7 @@ class Tools:
     def _reach(self, arguments: contract.Arguments) -> Reach:
         """Return what is looked at; only the operator's main conversation can name another principal."""
         named: str = getattr(arguments, "principal_id", "")
-        return Reach(principal_id=named) if named else self._caller.reach
+        return Reach(principal_id=None if named == "*" else named) if named else self._caller.reach
 
     def _page(self, page: Page[Task], reach: Reach) -> Result:
         tasks = [self._shown(task_view(task), reach) for task in page.items]

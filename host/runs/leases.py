@@ -24,6 +24,9 @@ EVENTS_EVERY_S: Final = 0.25
 READY_EVERY_S: Final = 1.0
 """How often a host looks for steps that people have answered, in seconds."""
 
+READY_AT_ONCE: Final = 100
+"""How many such steps one look sees: one that can't go on yet holds up no other."""
+
 RUNS_AT_ONCE: Final = 50
 """How many runs' events or leases are written in one transaction, which the event loop waits for."""
 
@@ -97,8 +100,9 @@ class Keeping:
             await anyio.sleep(READY_EVERY_S)
             try:
                 await self._store.approvals.expire(now_ms())
-                for step in await self._store.approvals.ready(free()):
-                    await go_on(step)
+                for step in await self._store.approvals.ready(READY_AT_ONCE):
+                    if free():
+                        await go_on(step)
             except PicoError:
                 continue
             except Exception:

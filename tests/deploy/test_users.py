@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ from tests.running import TOKEN, HostProcess, new_host
 CAPABILITIES = ["CHOWN", "SETUID", "SETGID", "FOWNER", "KILL"]
 PAGE = (ROOT / "docs/users.md").read_text()
 SETPRIV = shutil.which("setpriv")
+KUBECTL = shutil.which("kubectl")
 
 
 class Overriding(yaml.SafeLoader):
@@ -102,3 +104,15 @@ def test_the_chart_s_variant_adds_five_capabilities_and_a_volume() -> None:
     assert container["securityContext"]["allowPrivilegeEscalation"] is False
     assert {"name": "principals", "mountPath": "/data/principals"} in container["volumeMounts"]
     assert "principals" in [claim["metadata"]["name"] for claim in stateful["volumeClaimTemplates"]]
+
+
+@pytest.mark.skipif(KUBECTL is None, reason="takes kubectl")
+def test_the_manifest_s_variant_adds_five_capabilities() -> None:
+    built = subprocess.check_output([str(KUBECTL), "kustomize", DEPLOY / "kubernetes"])
+    (stateful,) = (item for item in yaml.safe_load_all(built) if item["kind"] == "StatefulSet")
+    pod = stateful["spec"]["template"]["spec"]
+    kept = {"runAsUser": 0, "runAsGroup": 0, "seccompProfile": {"type": "RuntimeDefault"}}
+    assert pod["securityContext"] == kept
+    (container,) = pod["containers"]
+    assert container["securityContext"]["capabilities"] == {"drop": ["ALL"], "add": CAPABILITIES}
+    assert {"name": "principals", "mountPath": "/data/principals"} in container["volumeMounts"]

@@ -85,7 +85,12 @@ def test_the_operator_speaks_in_another_s_conversation_as_that_one_s(
     said = {"message": "a word of the operator", "conversation_id": f"{bob.id}+main"}
     answer = operator.post("/chat", json=said)
     assert answer.status_code == 200
-    assert "a word of the operator" in bob.client.get("/chat/main/messages").text
+    named = {"X-Conversation-ID": f"{bob.id}+main"}
+    asked = {**ASKED, "messages": [{"role": "user", "content": "another at the other door"}]}
+    assert operator.post("/v1/chat/completions", json=asked, headers=named).status_code == 200
+    theirs = bob.client.get("/chat/main/messages").text
+    assert "a word of the operator" in theirs
+    assert "another at the other door" in theirs
     unknown = operator.post("/chat", json={"message": "hi", "conversation_id": "conv-x"})
     assert (unknown.status_code, unknown.json()["error"]) == (404, "conversation_id not found: conv-x")
 
@@ -202,6 +207,18 @@ def test_at_openai_s_door_a_name_leads_each_to_its_own(ann: Somebody, bob: Someb
     assert [one.headers["x-conversation-id"] for one in found] == [
         one.headers["x-conversation-id"] for one in first
     ]
+
+
+def test_at_openai_s_door_one_sees_the_models_that_one_may_ask_for(host: HostProcess, ann: Somebody) -> None:
+    with somebody(host, "Cid", models=["claude-haiku-4-5"]) as cid:
+        listed = [each["id"] for each in cid.client.get("/v1/models").json()["data"]]
+        assert listed == ["picoclaw", "claude-haiku-4-5"]
+        asked = {**ASKED, "model": "claude-haiku-4-5"}
+        assert cid.client.post("/v1/chat/completions", json=asked).status_code == 200
+        (other,) = (each["id"] for each in ann.client.get("/v1/models").json()["data"][1:])
+        assert cid.client.get(f"/v1/models/{other}").status_code == 404
+        refused = cid.client.post("/v1/chat/completions", json={**ASKED, "model": other})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (404, "model_not_found")
 
 
 def test_no_principal_lifts_a_budget_or_runs_everybody_s_tasks(ann: Somebody) -> None:

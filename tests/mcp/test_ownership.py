@@ -188,6 +188,12 @@ async def test_the_operators_main_alone_looks_at_others_and_their_words_are_mark
         for tool in ("get_task", "list_task_runs"):
             assert not (await operator.call_tool(tool, task)).is_error
             assert "principal_id: is not an argument" in text(await ann.call_tool(tool, task))
+        everybodys = text(await operator.call_tool("list_tasks", {"principal_id": "*"}))
+        assert made.structured_content["id"] in everybodys
+        assert "<tool_output mark=" in everybodys
+        misspelt = await operator.call_tool("list_tasks", {"principal_id": "ann"})
+        assert misspelt.is_error
+        assert "principal_id" in text(misspelt)
         listed = await operator.call_tool("list_tasks", {"principal_id": ANN})
         assert isinstance(listed.structured_content, dict)
         (shown,) = listed.structured_content["tasks"]

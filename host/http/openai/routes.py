@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from host.agent.endings import Cancelled
 from host.http.bodies import JSON, idempotency
+from host.http.callers import caller_of
 from host.http.openai.answers import (
     DONE,
     NO_RETRY,
@@ -89,7 +90,7 @@ class OpenAiApi(Api):
         self._marker = settings.session_end_marker
         listed = model_names(settings) or (() if settings.offline else (settings.model.model,))
         self._models = tuple(dict.fromkeys((ASSISTANT, *listed)))
-        self._listed = frozenset(listed)
+        self._any_id = not settings.models
 
     def routes(self) -> list[Route]:
         """Return the operations, and what says at other paths which of them to use."""
@@ -106,12 +107,12 @@ class OpenAiApi(Api):
     @operation("GET", "/v1/models", scope="chat", error=OpenAiErrorShape)
     async def list(self, request: Request) -> ModelsShape:
         """The models, as OpenAI's clients list them."""
-        return {"object": "list", "data": [self._view(name) for name in self._models]}
+        return {"object": "list", "data": [self._view(name) for name in self._offered(request)]}
 
     @operation("GET", "/v1/models/{id:path}", scope="chat", error=OpenAiErrorShape)
     async def get(self, request: Request) -> ModelShape:
         """One model."""
-        return self._view(self._known(request.path_params["id"]))
+        return self._view(self._known(request, request.path_params["id"]))
 
     @operation(
         "POST",
@@ -125,7 +126,7 @@ class OpenAiApi(Api):
         self, request: Request, body: ChatCompletionRequest
     ) -> JSON[CompletionShape] | FrameStreamResponse | Response:
         """Say something, as OpenAI's clients do."""
-        self._known(body.model)
+        self._known(request, body.model)
         thread = await self._threads.find(request, body)
         spec = dataclasses.replace(self._spec(body, thread), idempotency=await idempotency(request))
         turn = await self._begin(body, thread, spec)
@@ -143,10 +144,10 @@ class OpenAiApi(Api):
             preface="" if thread.conversation_id else thread.preface,
             sender=sender,
             sender_name=thread.last.name or sender,
-            model=body.model if body.model in self._listed else None,
+            model=None if body.model == ASSISTANT else body.model,
             thinking=None if effort is None else effort not in NO_THINKING,
             live=bool(body.stream),
-            principal_id=thread.caller.principal.id,
+            principal_id=thread.principal_id,
         )
 
     async def _begin(self, body: ChatCompletionRequest, thread: Thread, spec: RunSpec) -> _Turn:
@@ -195,9 +196,16 @@ class OpenAiApi(Api):
             yield answer.usage_chunk()
         yield DONE
 
-    def _known(self, name: str) -> str:
-        if name not in self._models:
-            known = ", ".join(self._models)
+    def _offered(self, request: Request) -> tuple[str, ...]:
+        allowed = caller_of(request).principal.terms.models
+        if allowed is None:
+            return self._models
+        return (ASSISTANT, *(name for name in allowed if self._any_id or name in self._models))
+
+    def _known(self, request: Request, name: str) -> str:
+        models = self._offered(request)
+        if name not in models:
+            known = ", ".join(models)
             raise NotFound(f"There is no model {name[:100]}; there are: {known}", code="model_not_found")
         return name
 

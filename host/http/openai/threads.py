@@ -39,18 +39,28 @@ INSTRUCTING: Final = ("system", "developer")
 
 @dataclass(frozen=True, slots=True)
 class Thread:
-    """A request's place. ``conversation_id`` None: it is made, as ``new_id`` or by a random id.
+    """A request's place. ``conversation`` None: it is made, as ``new_id`` or by a random id.
 
     ``told`` are the messages before the last one; ``named`` says that the caller picked.
     """
 
-    conversation_id: str | None
+    conversation: Conversation | None
     new_id: str | None
     named: bool
     instructions: str
     told: tuple[DoorMessage, ...]
     last: DoorMessage
     caller: Caller
+
+    @property
+    def conversation_id(self) -> str | None:
+        """The id of the conversation that is there already."""
+        return self.conversation.id if self.conversation else None
+
+    @property
+    def principal_id(self) -> str:
+        """Whose it is: the operator reaches anybody's."""
+        return self.conversation.principal_id if self.conversation else self.caller.principal.id
 
     @property
     def preface(self) -> str:
@@ -104,7 +114,7 @@ class Threads:
 
     async def _pick(
         self, request: Request, user: str | None, system: str, told: Sequence[DoorMessage]
-    ) -> tuple[str | None, str | None, bool]:
+    ) -> tuple[Conversation | None, str | None, bool]:
         caller = caller_of(request)
         for header in NAMING_HEADERS:
             name = request.headers.get(header, "").strip()
@@ -122,16 +132,16 @@ class Threads:
 
     async def _named(
         self, caller: Caller, name: str, *, existing: Conversation | None
-    ) -> tuple[str | None, str | None, bool]:
+    ) -> tuple[Conversation | None, str | None, bool]:
         if existing is not None:
-            return existing.id, None, True
+            return existing, None, True
         if name.startswith(f"{CONVERSATION}-"):
             raise NoConversation(name)
         own = f"{CONVERSATION}-{uuid5(NAMESPACE_URL, f'openai-door:{caller.stored(name)}')}"
         found = await self._get(caller, own)
-        return (None, own, True) if found is None else (own, None, True)
+        return (None, own, True) if found is None else (found, None, True)
 
-    async def _resent(self, caller: Caller, system: str, told: Sequence[DoorMessage]) -> str | None:
+    async def _resent(self, caller: Caller, system: str, told: Sequence[DoorMessage]) -> Conversation | None:
         """Return the conversation that stands exactly where these messages end, if there is one."""
         if not told:
             return None
@@ -141,7 +151,7 @@ class Threads:
         conversation = await self._get(caller, known.subject)
         if conversation is None or conversation.message_count != known.body["message_count"]:
             return None
-        return conversation.id
+        return conversation
 
     async def _get(self, caller: Caller, conversation_id: str) -> Conversation | None:
         return await self._store.conversations.reach(caller.within, conversation_id)

@@ -149,13 +149,14 @@ class Approvals(Noun):
         return await self._engine.write(work)
 
     async def ready(self, limit: int) -> list[Ready]:
-        """Return steps of active principals that can go on, those that have been ready for longest first."""
+        """Return steps of active principals that can go on, by turns of each, its longest waiting first."""
         return await self._all(
             rows.reader(Ready),
             """SELECT r.conversation_id, nullif(c.owner_id, c.id) AS parent_id, c.principal_id
             FROM runs AS r JOIN conversations AS c ON c.id = r.conversation_id
             JOIN principals AS p ON p.id = c.principal_id
-            WHERE r.ready_at IS NOT NULL AND p.status = 'active' ORDER BY r.ready_at LIMIT $1""",
+            WHERE r.ready_at IS NOT NULL AND p.status = 'active' ORDER BY
+            row_number() OVER (PARTITION BY p.id ORDER BY r.ready_at), r.ready_at LIMIT $1""",
             limit,
         )
 

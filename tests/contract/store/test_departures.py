@@ -231,3 +231,15 @@ async def test_a_suspended_principals_steps_wait_and_a_deleted_ones_requests_are
     assert request is not None
     assert request.status == "dropped"
     assert await store.approvals.open_step("prin-a+c") == []
+
+
+async def test_steps_that_can_go_on_come_by_turns_of_each_principal(store: Store) -> None:
+    for whose in ("a", "b"):
+        await store.principals.add(a_principal(whose))
+    for number, whose in enumerate("aaab"):
+        conversation_id = f"conv-{number}"
+        await store.conversations.create(conversation_id, T0, principal_id=f"prin-{whose}")
+        await store.runs.begin(a_run(conversation_id, conversation_id, principal_id=f"prin-{whose}"))
+    await store._engine.write(lambda tx: tx.execute("UPDATE runs SET ready_at = number"))
+    ready = [step.conversation_id for step in await store.approvals.ready(3)]
+    assert ready == ["conv-0", "conv-3", "conv-1"]
