@@ -312,6 +312,12 @@ class Sandbox(Protocol):
         """
         ...
 
+    async def view(self, descriptor: int, kind: str, **asked: int) -> dict[str, Any]:
+        """Look into an open file with libraries, where it can do no harm (``sandbox/view.py`` knows how):
+        a ``picture`` made smaller, the ``text`` of a PDF's pages. What is there no way to see is a ``fault``.
+        """
+        ...
+
     async def run(self, workspace: Workspace, command: Mapping[str, Any]) -> dict[str, Any]:
         """Run a command line to its end, or with ``background`` start it and return its job's number.
 

@@ -11,6 +11,8 @@ import os
 import platform
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import asdict
+from importlib.util import find_spec
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -33,6 +35,11 @@ LONGEST_PAUSE_S: Final = 30.0
 HOST: Final = "\0host"
 """Who reads for the host itself, and for the operator; no conversation can have this id."""
 SURVEYOR: Final = f"{HOST} at principals'"
+VIEWER: Final = "\0viewer"
+VIEWERS: Final = 2
+"""Files that are looked into at once, each by a process of 512 MiB at most."""
+PACKAGES: Final = ("PIL", "pypdf", "typing_extensions")
+PROGRAM: Final = Path(__file__).parent / "view.py"
 
 logger = logging.getLogger("picoclaw.sandbox")
 
@@ -57,6 +64,7 @@ class Sandbox:
         self._surveyor = Workspace(
             SURVEYOR, policy.principals_dir, allowance=Allowance(None, (), (everybodys,), apart=False)
         )
+        self._viewers = anyio.Semaphore(VIEWERS)
         self._files = FileWorkers(self._fork_worker, policy.limits.worker_idle_s)
 
     async def __aenter__(self) -> Self:
@@ -186,9 +194,24 @@ class Sandbox:
         answer = await self.request("remove", Workspace(HOST, self.root), {"paths": list(paths)}, math.inf)
         return not answer.get("left")
 
+    async def view(self, descriptor: int, kind: str, **asked: int) -> dict[str, Any]:
+        """Look into an open file, which stays open; see the port and ``view.py``."""
+        name = f"{VIEWER} {next(self._ids)}"
+        async with self._viewers:
+            try:
+                workspace = Workspace(name, self.root)
+                await self._require(workspace)
+                return await self._files.ask(workspace, "view", {"kind": kind, **asked}, [descriptor])
+            finally:
+                self._files.forget(name)
+
     async def _fork_worker(self, workspace: Workspace, descriptors: list[int]) -> None:
-        op = "surveyor" if workspace is self._surveyor else "worker"
-        await self.request(op, workspace, {}, descriptors=descriptors)
+        op, fields = "worker", dict[str, Any]()
+        if workspace is self._surveyor:
+            op = "surveyor"
+        elif workspace.conversation.startswith(VIEWER):
+            op, fields = "viewer", {"program": str(PROGRAM), "packages": _places(PACKAGES)}
+        await self.request(op, workspace, fields, descriptors=descriptors)
 
     async def request(
         self,
@@ -338,3 +361,12 @@ class Sandbox:
         supervisor, self.supervisor = self.supervisor, None
         if supervisor is not None:
             await supervisor.end()
+
+
+def _places(packages: Sequence[str]) -> list[str]:
+    """Return the directories from which Python imports these packages."""
+    found = (find_spec(name) for name in packages)
+    origins = (Path(spec.origin) for spec in found if spec is not None and spec.origin is not None)
+    return list(
+        dict.fromkeys(str(at.parent.parent if at.stem == "__init__" else at.parent) for at in origins)
+    )

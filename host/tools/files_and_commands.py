@@ -18,6 +18,7 @@ from host.sandbox.worker.words import READ_ONLY
 from host.schemas.judge import SchemaJudge
 from host.skills.knowledge import MEMORY_FILE, MEMORY_LIMIT, SHORTEN
 from host.tools.arguments import BadArguments, check
+from host.tools.documents import PAGES, pdf_text
 
 COMMAND_BYTES: Final = 131_000  # one argument's limit is MAX_ARG_STRLEN, execve(2)
 EXEC_TIMEOUT_MAX_MS: Final = 3_600_000
@@ -62,7 +63,8 @@ FILE_SPECS: Final = (
     _spec(
         "read_file",
         "Read a text file. The first line tells size, the lines shown and, if more follow, how to go on. "
-        "Images are returned as images; binary files are recognised, not shown.",
+        "Images are returned as images, a PDF as the text of its pages; other binary files are recognised, "
+        "not shown.",
         {
             "path": _PATH,
             "offset": {**_COUNT, "description": "First line to read, counted from 1"},
@@ -70,6 +72,11 @@ FILE_SPECS: Final = (
             "from_byte": {
                 **_COUNT,
                 "description": "Byte to begin at within the line offset, as a header says",
+            },
+            "pages": {
+                "type": "string",
+                "pattern": PAGES,
+                "description": "Of a PDF: 3, 2-5 or 4-; as many as fit are shown",
             },
         },
         ["path"],
@@ -164,6 +171,9 @@ class SandboxToolset:
             if name == "exec":
                 return await self._exec(checked)
             answer = await self._sandbox.file(self._workspace, name, checked)
+            if "descriptor" in answer:
+                pages = checked.get("pages", "1-")
+                return ToolResult(await pdf_text(self._sandbox, answer["descriptor"], answer["pdf"], pages))
             return _file_result(answer, self._note(str(checked.get("path")), answer))
         except (SandboxFault, BadArguments) as fault:
             logger.warning("Tool execution failed", extra={"tool": name, "error": str(fault)})

@@ -24,7 +24,7 @@ from .exec import starting
 from .exec.children import Child, Children
 from .exec.jobs import Job, Jobs
 from .exec.reapers import Reapers
-from .files import files, surveyor
+from .files import files, surveyor, viewer
 from .frames import Channel, Closed, Frame, close_all
 from .limits import quota
 
@@ -138,6 +138,7 @@ class Supervisor:
         return {
             "worker": self._worker,
             "surveyor": self._surveyor,
+            "viewer": self._viewer,
             "exec": self._exec,
             "spawn": self._exec,
             "cancel": self._cancel,
@@ -171,6 +172,13 @@ class Supervisor:
         workspaces.make_passable(directory)
         self._start_worker(
             frame, lambda channel, host: surveyor.serve(channel, host, self._config, directory)
+        )
+
+    def _viewer(self, frame: Frame) -> None:
+        """Start what looks into one file."""
+        program, packages = frame["program"], frame["packages"]
+        self._start_worker(
+            frame, lambda channel, host: viewer.serve(channel, host, self._config, program, packages)
         )
 
     def _start_worker(

@@ -106,12 +106,18 @@ def confine_surveyor(config: Config, directory: str) -> None:
     _confine(config, [grants.Grant(directory, READ)])
 
 
-def _confine(config: Config, granted: list[grants.Grant]) -> None:
+def confine_viewer(config: Config, memory: int) -> None:
+    """Confine the calling process to what it has open already, in so many bytes."""
+    privileges.become(config.uid, config.gid)
+    _confine(config, [], memory)
+
+
+def _confine(config: Config, granted: list[grants.Grant], memory: int = _WORKER_MEMORY) -> None:
     os.umask(0o022)
     privileges.not_dumpable()
     privileges.limit(resource.RLIMIT_CORE, 0)
     privileges.limit(resource.RLIMIT_FSIZE, config.file_size)
-    privileges.limit(resource.RLIMIT_DATA, _WORKER_MEMORY)
+    privileges.limit(resource.RLIMIT_DATA, memory)
     if (rules := ruleset(config, network=False)) is not None:
         grants.add_rules(rules, granted)
         rules.enforce()

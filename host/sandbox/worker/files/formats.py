@@ -28,9 +28,11 @@ _MARKS: Final = (
 for _, _name in _MARKS:
     codecs.lookup(_name)  # a confined process can load nothing
 
+PDF: Final = "PDF document"
+
 # By their place and sign; no text begins like that.
 _FORMATS: Final = (
-    (0, b"%PDF-", "PDF document"),
+    (0, b"%PDF-", PDF),
     (0, b"PK\x03\x04", "ZIP archive or Office document"),
     (0, b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "old Office document"),
     (0, b"\x1f\x8b", "gzip archive"),

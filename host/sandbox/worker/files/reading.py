@@ -13,7 +13,7 @@ from functools import partial
 from typing import Final
 
 from ..names import Refused, quoted
-from .formats import SNIFF, WHOLE_BYTES, Answer, binary_name, encoding, require_plain
+from .formats import PDF, SNIFF, WHOLE_BYTES, Answer, binary_name, encoding, require_plain
 from .paths import Roots, is_device
 
 IMAGE_BYTES: Final = 3_750_000  # the model's limit of 5 MB, in base64
@@ -30,7 +30,7 @@ Read = Callable[[int, int], bytes]
 
 
 def read_file(roots: Roots, arguments: Answer) -> Answer:
-    """Text with a header line, an image as an image, anything else by what it is."""
+    """Text with a header line, an image as an image, a PDF as an open file, anything else by what it is."""
     path = arguments["path"]
     if is_device(path):
         return {"text": f"[{path}: device; read {len(_read_device(path))} bytes]"}
@@ -42,6 +42,8 @@ def read_file(roots: Roots, arguments: Answer) -> Answer:
         if media_type is not None:
             return _image(descriptor, path, size, media_type)
         binary = binary_name(start)
+        if binary == PDF:
+            return {"pdf": f"{quoted(path)}: {binary}, {size} bytes", "descriptors": [os.dup(descriptor)]}
         if binary is not None:
             return {"text": f"[{quoted(path)}: {binary}, {size} bytes; not shown]"}
         name = encoding(start)
