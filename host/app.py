@@ -287,7 +287,9 @@ async def open_store(settings: Settings, owner: str, *, made: bool) -> AsyncIter
 
 async def _opened(settings: Settings, owner: str, *, made: bool) -> Store:
     retention = Retention(
-        outbound_ms=settings.outbound_ttl_days * DAY_MS, task_log=settings.task_log_retention
+        outbound_ms=settings.outbound_ttl_days * DAY_MS,
+        task_log=settings.task_log_retention,
+        approvals_ms=settings.approvals_ttl_days * DAY_MS,
     )
     if settings.database_url is None:
         opened = partial(

@@ -219,10 +219,11 @@ class NewRun:
 
     Without a message the run goes on where the conversation's last one ended without a final answer. The
     message takes the place of the one that ``replaces`` names and of all that followed it. ``claim``: the
-    slot of a task that it serves. ``deny_pending``: requests that wait for a person are denied by the
-    message. ``ready``: it goes on only where a step is ready to. ``background``: nobody waits for it;
-    ``again`` says how often it may then be begun again by itself, ``asked`` with what (JSON), and
-    ``begun_again`` is the run in whose place this one is begun.
+    slot of a task that it serves. ``deny_pending``: the message answers the
+    questions that wait for a person and denies all else that does; ``by`` says whose it is. ``ready``: it
+    goes on only where a step is ready to. ``background``: nobody waits for it; ``again`` says how often it
+    may then be begun again by itself, ``asked`` with what (JSON), and ``begun_again`` is the run in whose
+    place this one is begun.
     """
 
     run_id: str
@@ -245,6 +246,7 @@ class NewRun:
     again: int | None = None
     asked: str | None = None
     begun_again: str | None = None
+    by: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -216,6 +216,7 @@ class Turns:
             run_id=run_id,
             principal_id=message.chat.principal_id,
             deny_pending=True,
+            door=self._name,
         )
         for part in (update, *turn.rest):
             await self._book.attach(part.number, run_id, turn.conversation_id)

@@ -110,7 +110,9 @@ class HostClient:
     """A connection to a running host."""
 
     def __init__(self, target: Target) -> None:
-        headers = {"Authorization": f"Bearer {target.token}"} if target.token else {}
+        headers = {"X-PicoClaw-Door": "cli"}
+        if target.token:
+            headers["Authorization"] = f"Bearer {target.token}"
         self.target = target
         try:
             self._client = httpx2.Client(

@@ -11,14 +11,14 @@ export async function waiting(conversationId, signal) {
 
 /** Answer a request; returns what the host says of it. */
 export function answer(request, said) {
-  return call("POST", path`/approvals/${request.id}`, { body: { input_sha256: request.input_sha256, ...said } });
+  return call("POST", path`/approvals/${request.id}`, { body: { input_sha256: request.input_sha256, ...said }, headers: { "X-PicoClaw-Door": "console" } });
 }
 
 /** Return the card of a request; `decide(said)` gets the person's answer. */
 export function requestCard(request, decide) {
   const inside = request.kind === "question" ? question(request, decide) : gatedCall(request, decide);
   return h("form", { class: "resume request", "aria-label": "Waits for you", on: { submit: (event) => event.preventDefault() } }, ...inside,
-    h("p", { class: "quiet" }, "A new message here denies it."));
+    h("p", { class: "quiet" }, request.kind === "question" ? "A new message here answers it." : "A new message here denies it."));
 }
 
 function gatedCall({ tool, input }, decide) {

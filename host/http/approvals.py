@@ -20,6 +20,9 @@ from shared.shapes import PageShape, Shape
 from shared.store.store import Store
 
 LONGEST_ANSWER: Final = 64 * 1024
+DOOR: Final = "x-picoclaw-door"
+OWN_DOORS: Final = ("console", "cli")
+"""Programs of this project say which one they are."""
 
 
 class ApprovalShape(Shape):
@@ -193,4 +196,5 @@ def _by(request: Request) -> dict[str, Any]:
     caller = caller_of(request)
     address = request.client.host if request.client else None
     who = {"principal_id": caller.principal.id, "token_id": caller.token_id, "name": caller.principal.name}
-    return {**who, "door": "http", "address": address}
+    said = request.headers.get(DOOR, "")
+    return {**who, "door": said if said in OWN_DOORS else "http", "address": address}

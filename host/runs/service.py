@@ -40,6 +40,7 @@ from shared.errors import (
 )
 from shared.ids import CONVERSATION, RUN, new_id
 from shared.principals import OPERATOR, Principal
+from shared.store.contract import acting_token
 from shared.values import Event, KeyedAnswer, Lease, NewRun, Run, RunState
 
 DELETE_AGAIN_S: Final = (0.05, 0.5, 2.0)
@@ -176,6 +177,7 @@ class RunService:
             again=spec.again,
             asked=spec.asked() if spec.background and not spec.begun_again else None,
             begun_again=spec.begun_again,
+            by=spec.by(acting_token.get()),
         )
         # A caller who leaves must not leave a lease behind that nobody serves.
         with anyio.CancelScope(shield=True):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Any, Final
 
 from host.mcp_clients.server_config import ServerConfig, parse_servers
 from shared.jsons import dumps, loads
@@ -35,10 +35,10 @@ class RunSpec:
     ``enclosed``: what the message brought along beside its sender's words. ``answer``: what is answered
     without asking the model. ``replaces``: the message in whose place this one is said. ``principal_id``:
     whose the conversation is. ``warnings``: what its answer is to say of the request. ``permissions`` make
-    those of the operator stricter. ``deny_pending``: the message denies what waits for a person. ``ready``:
-    it goes on where people have answered. ``of_task``: it goes on after a task's run. ``background``: nobody
-    waits for its end, so it is begun again where its host stops in the middle; ``begun_again`` is the run in
-    whose place it is then.
+    those of the operator stricter. ``deny_pending``: the message answers questions that wait for
+    a person, and denies the rest. ``ready``: it goes on where people have answered. ``of_task``: it goes on
+    after a task's run. ``background``: nobody waits for its end, so it is begun again where its host stops in
+    the middle; ``begun_again`` is the run in whose place it is then. ``door``: where the message came in.
     """
 
     message: str | None
@@ -73,6 +73,7 @@ class RunSpec:
     of_task: bool = False
     background: bool = False
     begun_again: str | None = None
+    door: str = "http"
 
     @property
     def waited_for(self) -> bool:
@@ -95,6 +96,11 @@ class RunSpec:
     def scheduled(self) -> bool:
         """Whether no person waits for it."""
         return self.claim is not None or self.of_task
+
+    def by(self, token_id: str | None) -> dict[str, Any]:
+        """Return whose the message is, where it decides about what waits."""
+        who = {"principal_id": self.principal_id, "token_id": token_id, "name": self.sender_name}
+        return {**who, "door": self.door, "address": self.sender}
 
     def asked(self) -> str:
         """Return, as JSON, what a run that goes on after this one is asked with."""

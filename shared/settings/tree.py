@@ -158,6 +158,9 @@ class Settings(Section):
     outbound_ttl_days: Annotated[int, Env("OUTBOUND_TTL_DAYS")] = Field(
         default=7, ge=1, description="Days that delivered outbound messages are kept"
     )
+    approvals_ttl_days: Annotated[int, Env("APPROVALS_TTL_DAYS")] = Field(
+        default=90, ge=1, description="Days that requests for a person's word are kept once they are decided"
+    )
     task_log_retention: Annotated[int, Env("TASK_LOG_RETENTION")] = Field(
         default=100, ge=1, description="Run log rows kept for each task"
     )

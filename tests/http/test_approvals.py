@@ -204,6 +204,52 @@ def test_a_question_is_answered_in_words(caller: httpx2.Client) -> None:
     assert "Rome" in messages[-1]["content"]
 
 
+def test_a_message_that_may_deny_is_the_answer_to_a_question(caller: httpx2.Client) -> None:
+    call = {"name": "ask_person", "input": {"question": "Which city?"}}
+    told = chat(caller, asking(call), model="claude-other")
+    conversation = told["conversation_id"]
+    refused = caller.post("/chat", json={"message": "Rome", "conversation_id": conversation})
+    assert (refused.status_code, refused.json()["code"]) == (409, "approval_pending")
+    after = chat(caller, "Rome", conversation_id=conversation, deny_pending=True)
+    assert (after["status"], after["result"], after["model"]) == ("success", "echo: Rome", "claude-other")
+    assert (after["previous_run_id"], after["root_run_id"]) == (told["run_id"], told["run_id"])
+    answered = caller.get(f"/approvals/{told['requests'][0]['id']}").json()
+    assert (answered["status"], answered["message"]) == ("answered", "Rome")
+    assert answered["decided_by"]["principal_id"] == "operator"
+    assert answered["next_run_id"] == after["run_id"]
+
+
+@pytest.mark.parametrize(
+    ("said", "door"), [("console", "console"), ("cli", "cli"), ("telegram", "http"), (None, "http")]
+)
+def test_a_decision_keeps_the_program_through_which_it_came(
+    caller: httpx2.Client, said: str | None, door: str
+) -> None:
+    told = chat(caller, asking())
+    headers = {} if said is None else {"X-PicoClaw-Door": said}
+    path = f"/approvals/{told['requests'][0]['id']}"
+    caller.post(path, json={"decision": "deny"}, headers=headers)
+    assert caller.get(path).json()["decided_by"]["door"] == door
+
+
+def test_a_task_whose_question_a_message_answers_takes_the_outcome_of_that_run(
+    caller: httpx2.Client,
+) -> None:
+    for call, ended in (
+        ({"name": "ask_person", "input": {"question": "Which?"}}, ("success", "echo: this one")),
+        (append(), ("cancelled", None)),
+    ):
+        conversation = chat(caller, "hello")["conversation_id"]
+        body = {"prompt": asking(call), "schedule_type": "once", "schedule_value": "2020-01-01T00:00:00"}
+        where = {"conversation_id": conversation, "context_mode": "group", "run_if_past": True}
+        task = caller.post("/task", json={**body, **where}).json()
+        caller.post("/task/check", json={})
+        assert caller.get(f"/task/{task['id']}/runs").json()["runs"][0]["status"] == "paused"
+        chat(caller, "this one", conversation_id=conversation, deny_pending=True)
+        (slot,) = caller.get(f"/task/{task['id']}/runs").json()["runs"]
+        assert (slot["status"], slot["result"]) == ended
+
+
 def test_a_request_makes_the_permissions_stricter_and_never_weaker(
     gated: HostProcess, caller: httpx2.Client
 ) -> None:

@@ -16,8 +16,8 @@ KEY_LIFE_MS: Final = DAY_MS
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """Delivered outbound messages, run events, channels' ended work, what is left of deleted principals in
-    milliseconds; run logs in rows.
+    """Delivered outbound messages, run events, channels' ended work, what is left of deleted principals,
+    requests that people decided, in milliseconds; run logs in rows.
     """
 
     outbound_ms: int = 7 * DAY_MS
@@ -25,6 +25,7 @@ class Retention:
     events_ms: int = DAY_MS
     updates_ms: int = 7 * DAY_MS
     tombstones_ms: int = 90 * DAY_MS
+    approvals_ms: int = 90 * DAY_MS
 
 
 LOOK_AT: Final = 1000
@@ -43,6 +44,9 @@ KEYS: Final = """DELETE FROM idempotency_keys WHERE (route, key) IN (SELECT rout
     WHERE created_at <= $1 ORDER BY created_at LIMIT $2)"""
 TOMBSTONES: Final = """DELETE FROM principals WHERE number IN (SELECT number FROM principals
     WHERE status = 'deleted' AND deleted_at <= $1 ORDER BY number LIMIT $2)"""
+# What is remembered of a conversation is a request that was allowed.
+APPROVALS: Final = """DELETE FROM approvals WHERE number IN (SELECT number FROM approvals
+    WHERE ended_at <= $1 AND remembered = 0 ORDER BY ended_at LIMIT $2)"""
 
 # Conversations of isolated task runs and subagents belong to another one; a task's own one does not.
 UNUSED: Final = """temporary = 1 AND owner_id <> id
@@ -76,6 +80,7 @@ class Pruner:
             (EVENTS, keep.events_ms),
             (KEYS, KEY_LIFE_MS),
             (TOMBSTONES, keep.tombstones_ms),
+            (APPROVALS, keep.approvals_ms),
         ):
             gone += await self._rows(statement, now - age_ms, limit - gone)
         gone += await self._task_logs(limit - gone)

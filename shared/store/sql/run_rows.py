@@ -157,7 +157,7 @@ async def begin(tx: Tx, new: NewRun) -> Lease:
     goes_on = again is not None or new.message is None
     if new.ready and taken["ready_at"] is None:
         raise ConversationBusy(conversation_id)
-    step = bool(taken["waits"]) and await steps.meet(
+    met = bool(taken["waits"]) and await steps.meet(
         tx, new, conversation_id, goes_on=goes_on, ready=taken["ready_at"] is not None
     )
     session_id = taken["session_id"]
@@ -168,6 +168,8 @@ async def begin(tx: Tx, new: NewRun) -> Lease:
         before, message_id = (None if last["id"] is None else last), last["message_id"]
     else:
         message_id, messages = new.message.id, (new.message,)
+        if met:
+            before = await tx.fetchrow(LAST_RUN, conversation_id)
         if new.replaces is not None:
             session_id = await remove_last(tx, conversation_id, new.replaces)
     chain = _chain(new.run_id, before)
@@ -192,7 +194,7 @@ async def begin(tx: Tx, new: NewRun) -> Lease:
         compaction=taken["compaction"] or 0,
         principal_id=taken["principal_id"],
         chain=chain,
-        step=step,
+        step=met and goes_on,
         asked=asked,
     )
 

@@ -5,8 +5,8 @@ They are one *step*: the calls of one reply that have no result yet.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 from shared import jsons
 from shared.approval_values import Approval, ApprovalStatus, NewApproval
@@ -43,6 +43,7 @@ FREE_TASKS: Final = "UPDATE scheduled_tasks SET waits = 0 WHERE conversation_id 
 
 HOSTS_FAULT: Final = frozenset({"retryable", "shutdown"})
 EXPIRED: Final = "Nobody answered in time; the call was not made."
+TURNED_DOWN: Final = "What the run waited for was denied by a message."
 CANCELLED: Final = "The run was cancelled while it waited for an answer."
 
 
@@ -59,7 +60,9 @@ async def ask(tx: Tx, lease: Lease, requests: Sequence[NewApproval], asked: str,
 
 
 async def meet(tx: Tx, new: NewRun, conversation_id: str, *, goes_on: bool, ready: bool) -> bool:
-    """Let a run that begins meet what waits in its conversation; return whether it has a step to finish.
+    """Let a run that begins meet what waits in its conversation.
+
+    Return whether it goes on with that: it has a step to finish, or its message answers a question.
 
     Raises ApprovalPending, ConversationBusy (the step is about to go on by itself).
     """
@@ -78,11 +81,33 @@ async def meet(tx: Tx, new: NewRun, conversation_id: str, *, goes_on: bool, read
         return await tx.fetchval(f"SELECT 1 FROM approvals WHERE {STEP} LIMIT 1", conversation_id) is not None
     if ready and not new.deny_pending:
         raise ConversationBusy(conversation_id)
-    await settle(tx, conversation_id, None, ApprovalStatus.DENIED, new.now)
-    return False
+    answers = await _answer_questions(tx, new, conversation_id)
+    if await settle(tx, conversation_id, None, ApprovalStatus.DENIED, new.now, new.by) and not answers:
+        last = there(await tx.fetchrow(f"SELECT * FROM runs WHERE id = {LAST_RUN}", conversation_id))
+        await end_waiting(tx, last, Outcome(TaskRunState.CANCELLED, error=TURNED_DOWN, final=True), new.now)
+    return answers
 
 
-async def settle(tx: Tx, conversation_id: str, run_id: str | None, unmade: ApprovalStatus, now: int) -> bool:
+async def _answer_questions(tx: Tx, new: NewRun, conversation_id: str) -> bool:
+    """Let a message be the answer to the questions that wait; return whether there were any."""
+    if new.message is None or new.replaces is not None or not (new.message.text or "").strip():
+        return False
+    answered = await tx.execute(
+        f"""UPDATE approvals SET status = 'answered', message = $2, decided_at = $3, decided_by = $4
+        WHERE {PENDING} AND kind = 'question'""",
+        *(conversation_id, new.message.text, new.now, jsons.dumps(new.by)),
+    )
+    return answered > 0
+
+
+async def settle(
+    tx: Tx,
+    conversation_id: str,
+    run_id: str | None,
+    unmade: ApprovalStatus,
+    now: int,
+    by: Mapping[str, Any] | None = None,
+) -> bool:
     """End a step whose calls are not made any more, with a result for each; return whether there was one.
 
     ``unmade`` is what becomes of those that wait; a call that was allowed already is dropped, or interrupted.
@@ -90,8 +115,9 @@ async def settle(tx: Tx, conversation_id: str, run_id: str | None, unmade: Appro
     allowed = unmade if unmade is ApprovalStatus.INTERRUPTED else ApprovalStatus.DROPPED
     for status, becomes in ((ApprovalStatus.PENDING, unmade), (ApprovalStatus.ALLOWED, allowed)):
         await tx.execute(
-            f"UPDATE approvals SET status = $3, decided_at = $4 WHERE {STEP} AND status = $2",
-            *(conversation_id, status, becomes, now),
+            f"""UPDATE approvals SET status = $3, decided_at = $4, decided_by = coalesce(decided_by, $5)
+            WHERE {STEP} AND status = $2""",
+            *(conversation_id, status, becomes, now, jsons.dumps(by) if by else None),
         )
     step = await tx.fetch(f"{SELECT} WHERE a.{STEP} ORDER BY a.number", conversation_id)
     if not step:

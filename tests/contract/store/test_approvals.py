@@ -173,6 +173,29 @@ async def test_a_message_meets_what_waits(store: Store) -> None:
     assert [entry.text for entry in entries][-1] == "hello"
 
 
+async def test_a_message_answers_a_question_and_its_run_goes_on_with_what_was_asked(store: Store) -> None:
+    question, call = a_request("1", kind="question", tool="ask_person"), a_request("2")
+    await paused(store, question, call)
+    with pytest.raises(ApprovalPending):
+        await store.runs.begin(a_run("2"))
+    lease = await store.runs.begin(a_run("2", deny_pending=True, by=BY))
+    assert (lease.step, lease.asked, lease.chain.previous_run_id) == (False, '{"model": "m"}', "run-1")
+    assert [await status(store, each) for each in (question, call)] == ["answered", "denied"]
+    answered = await store.approvals.get(question.id, None)
+    assert answered is not None
+    assert (answered.message, answered.decided_by, answered.next_run_id) == ("hello", BY, "run-2")
+    assert await told(store) == ["<answer>hello</answer>", "This call was not made: it was denied."]
+    assert [entry.text for entry in await store.conversations.history("c")][-1] == "hello"
+
+
+async def test_a_message_in_the_place_of_the_last_one_answers_no_question(store: Store) -> None:
+    question = a_request("1", kind="question", tool="ask_person")
+    lease = await paused(store, question)
+    new = a_run("2", deny_pending=True, replaces=lease.message_id)
+    assert (await store.runs.begin(new)).chain.previous_run_id is None
+    assert await status(store, question) == "denied"
+
+
 async def test_a_message_waits_for_a_step_that_is_about_to_go_on(store: Store) -> None:
     request = a_request()
     await paused(store, request)

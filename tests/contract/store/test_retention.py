@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from shared.approval_values import Answer, NewApproval
 from shared.principals import EVERYTHING
 from shared.store.store import Store
 from shared.task_values import Task, TaskRunState, TaskStatus
-from shared.values import Event
+from shared.values import Event, RunState
 from tests.contract.store.making import DAY, LEASE, T0, a_key, a_run, an_end
 
 
@@ -44,6 +45,25 @@ async def test_events_and_keys_go_after_a_day(store: Store) -> None:
     run = await store.runs.get("c", "run-1")
     assert run is not None
     assert run.answer is not None
+
+
+async def test_requests_go_ninety_days_after_their_end_and_what_waits_or_is_remembered_stays(
+    store: Store,
+) -> None:
+    requests = [NewApproval(f"appr-{name}", "approval", "exec", {}, name) for name in ("old", "kept")]
+    lease = await store.runs.begin(a_run("1"))
+    end = an_end(RunState.PAUSED, code="approval", requests=requests)
+    await store.runs.finish(lease, end, [], [], T0)
+    assert await prune_all(store, T0 + 100 * DAY) == 0
+    for each in requests:
+        answer = Answer("allow", {}, input_sha256=each.input_sha256, remember=each.id == "appr-kept")
+        await store.approvals.decide(each.id, None, answer, T0)
+    lease = await store.runs.begin(a_run("2", message=None, ready=True))
+    await store.runs.append(lease, [], T0, ends_step=True)
+    assert await prune_all(store, T0 + 90 * DAY - 1) == 0
+    assert await prune_all(store, T0 + 90 * DAY) == 1
+    page = await store.approvals.page({}, None, limit=9, cursor=None)
+    assert [each.id for each in page.items] == ["appr-kept"]
 
 
 async def test_a_tasks_log_keeps_its_newest_rows_and_their_conversations(store: Store) -> None:
