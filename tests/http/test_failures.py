@@ -360,6 +360,29 @@ def test_a_key_and_an_event_id_still_mean_the_same_after_a_restart(
     assert asked(model, "asked-before-restart") == 1
 
 
+@alone_on_the_store
+def test_what_a_stream_said_is_stored_as_it_goes_and_told_by_the_next_host(make_host: MakeHost) -> None:
+    host = make_host().start()
+    message = directive("said and cut off", deltas=["a", "b"], hang_after_deltas=2, times=1)
+    with (
+        host.client() as client,
+        client.stream("POST", "/chat", json={"message": message, "stream": True}) as response,
+    ):
+        events = frames(response.iter_lines())
+        start = next(events)[2]
+        seen = [next(event for event in events if event[1] == "chunk")]
+        with local_database(host) as database:
+            count = "SELECT count(*) FROM run_events WHERE name = 'chunk'"
+            until(lambda: database.execute(count).fetchone()[0])
+        host.kill()
+    host.start()
+    path = f"/chat/{start['conversation_id']}/runs/{start['run_id']}/events"
+    with host.client() as client, client.stream("GET", path) as response:
+        told = list(frames(response.iter_lines()))
+    assert [event for event in told if event[1] == "chunk"][:1] == seen
+    assert told[-1][2]["status"] == "error"
+
+
 def test_two_requests_with_one_key_at_once_are_one_run(host: HostProcess, model: ModelProcess) -> None:
     body = {"message": directive("asked-by-two", text="one", delay_ms=300)}
     answers: list[dict[str, Any]] = []

@@ -11,7 +11,7 @@ import anyio
 import pytest
 
 from shared.store.sqlite.store import SqliteStore
-from shared.store.volume import compaction
+from shared.store.volume import compaction, layout, snapshot
 from shared.store.volume.carrier import Carrier
 from shared.store.volume.compaction import Compaction
 from tests.store.places import Places, add, integrity, names
@@ -186,3 +186,22 @@ def test_only_the_volumes_own_files_lie_on_it(places: Places) -> None:
 
 def _mode(path: Path) -> int:
     return path.stat().st_mode & 0o777
+
+
+@pytest.mark.parametrize("step", [1, 2])
+def test_a_snapshot_can_be_given_up_before_it_is_read_back_and_before_it_stands(
+    tmp_path: Path, step: int
+) -> None:
+    (tmp_path / "volume").mkdir()
+    source = tmp_path / "closed.db"
+    source.write_bytes(b"x" * 100)
+    calls: list[int] = []
+
+    def give_up() -> None:
+        calls.append(len(calls) + 1)
+        if calls[-1] == step:
+            raise compaction.Stopped
+
+    with pytest.raises(compaction.Stopped):
+        snapshot.publish(source, tmp_path / "volume", layout.FileId(0, 1), give_up)
+    assert list((tmp_path / "volume").iterdir()) == []
