@@ -93,6 +93,7 @@ class Host:
     spaces: Spaces
     tool_servers: ToolServers
     tools: RunTools
+    judge: SchemaJudge
     runs: RunService
     tasks: TaskService
     task_runner: TaskRunner
@@ -152,7 +153,7 @@ async def open_host(settings: Settings, stop: Callable[[str], None]) -> AsyncIte
         background.start_soon(keep_recovering, store, runs, task_runner, settings.lease_ms)
         yield Host(
             settings, stop, ledger, telemetry, models, sandbox, spaces, tool_servers,
-            tools, runs, tasks, task_runner, channels, principals, enrolment, tokens, background,
+            tools, judge, runs, tasks, task_runner, channels, principals, enrolment, tokens, background,
         )  # fmt: skip
 
 
@@ -177,7 +178,7 @@ def _apis(host: Host) -> list[Api]:
     settings, store, runs, channels = host.settings, host.ledger.store, host.runs, host.channels
     return [
         _health(host),
-        ChatApi(store, runs, host.tools.permissions, settings),
+        ChatApi(store, runs, host.tools.permissions, host.judge, settings),
         ApprovalsApi(store, runs, host.ledger.counts),
         ConversationsApi(store, runs, settings.main_conversation_id),
         RunsApi(store, runs),

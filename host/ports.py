@@ -186,8 +186,8 @@ class ToolSpec:
     ``parallel``: calls of one reply may run side by side with others. ``read_only``: a call has no effect,
     so that a run that was cut off during one may be repeated. ``definition``: the model's API runs the tool
     itself, and this is how it wants to be told of it. ``speaks``: after a call the conversation may have said
-    something that its readers should see at once. ``asks``: a person gives the result of a call. ``title``:
-    the name for people, if it is another one.
+    something that its readers should see at once. ``asks``: the result of a call is given by a person
+    (``question``) or by the calling program. ``title``: the name for people, if it is another one.
     """
 
     name: str
@@ -197,7 +197,7 @@ class ToolSpec:
     read_only: bool = False
     delegable: bool = True
     speaks: bool = False
-    asks: bool = False
+    asks: Literal["", "question", "client_tool"] = ""
     definition: Mapping[str, Any] | None = None
     title: str = ""
 

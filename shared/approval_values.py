@@ -1,4 +1,4 @@
-"""Calls that wait for a person: what is asked, how it was answered, and what the model is told of it."""
+"""Calls that wait for a person or a program: what is asked, the answer, and what the model is told of it."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import orjson
 
 from shared import untrusted
 
-Kind = Literal["approval", "question", "budget"]
-Decision = Literal["allow", "deny", "answer"]
+Kind = Literal["approval", "question", "client_tool", "budget"]
+Decision = Literal["allow", "deny", "answer", "result"]
 
 DAY_MS: Final = 24 * 3600 * 1000
 """How long a request waits for its answer, in milliseconds, if nothing else is said."""
@@ -33,6 +33,7 @@ class ApprovalStatus(StrEnum):
     ALLOWED = "allowed"
     DENIED = "denied"
     ANSWERED = "answered"
+    RESULTED = "resulted"
     EXPIRED = "expired"
     DROPPED = "dropped"
     DONE = "done"
@@ -43,6 +44,7 @@ DECIDED: Final[Mapping[Decision, ApprovalStatus]] = {
     "allow": ApprovalStatus.ALLOWED,
     "deny": ApprovalStatus.DENIED,
     "answer": ApprovalStatus.ANSWERED,
+    "result": ApprovalStatus.RESULTED,
 }
 
 _TOLD: Final = {
@@ -51,6 +53,7 @@ _TOLD: Final = {
     ApprovalStatus.DROPPED: "This call was not made: it was dropped before it ran.",
     ApprovalStatus.INTERRUPTED: "This call may have been made: the run ended before its result was stored.",
 }
+NOT_ANSWERED: Final = "This call was not answered: its program went on without giving a result."
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,24 +96,30 @@ class Approval:
     message: str | None
     remembered: bool
     ended_at: int | None
+    is_error: bool = False
     next_run_id: str | None = None
 
     def result(self) -> dict[str, Any]:
         """Return what the model is told of a call that was not made, or was answered by a person."""
         text = _TOLD.get(self.status, "")
-        if self.message:
+        given = self.status in (ApprovalStatus.ANSWERED, ApprovalStatus.RESULTED)
+        if self.status is ApprovalStatus.RESULTED:
+            text = untrusted.wrapped(self.message or "", self.call_id)
+        elif self.kind == "client_tool" and self.status is ApprovalStatus.DENIED and not self.message:
+            text = NOT_ANSWERED
+        elif self.message:
             text = f"{text}\n<answer>{untrusted.escaped(self.message)}</answer>".strip()
         return {
             "type": "tool_result",
             "tool_use_id": self.call_id,
             "content": [{"type": "text", "text": text}],
-            "is_error": self.status is not ApprovalStatus.ANSWERED,
+            "is_error": self.is_error or not given,
         }
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a person said to a request, and who it was (``by``)."""
+    """What was said to a request, and by whom (``by``); ``message`` of a result is the output."""
 
     decision: Decision
     by: Mapping[str, Any]
@@ -118,6 +127,7 @@ class Answer:
     input_sha256: str | None = None
     remember: bool = False
     allow_tokens: int | None = None
+    is_error: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ Ending
 ├── Overtaken        error    lease_lost
 ├── Stopped          error    shutdown
 └── Paused           paused   budget
-    └── Asked        paused   approval, question
+    └── Asked        paused   approval, question, client_tool
 """
 
 from __future__ import annotations
@@ -121,15 +121,15 @@ class Paused(Ending):
 
 
 class Asked(Paused):
-    """Calls of the run wait for a person."""
+    """Calls of the run wait for a person, or for the calling program."""
 
     code = "approval"
 
     def __init__(self, requests: Sequence[NewApproval]) -> None:
         waits = "\n".join(f"{request.id}: {_shown(request)}" for request in requests)
         super().__init__(f"I wait for your answer (POST /approvals/{{id}}):\n{waits}", requests)
-        if all(request.kind == "question" for request in requests):
-            self.code = "question"
+        kinds = {request.kind for request in requests}
+        self.code = next(kind for kind in ("approval", "question", "client_tool") if kind in kinds)
 
 
 def _shown(request: NewApproval) -> str:

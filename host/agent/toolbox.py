@@ -12,7 +12,7 @@ from anyio.lowlevel import checkpoint
 
 from host.ports import ToolResult, Toolset, ToolSpec
 from host.tools.pictures import fit
-from shared.approval_values import DAY_MS, LARGEST_INPUT, MOST_OF_A_STEP, MOST_OPEN, NewApproval
+from shared.approval_values import DAY_MS, LARGEST_INPUT, MOST_OF_A_STEP, MOST_OPEN, Approval, NewApproval
 from shared.ids import APPROVAL, new_id
 from shared.jsons import dump_bytes
 from shared.redact import Redactor
@@ -162,16 +162,25 @@ class Toolbox:
         name, arguments = call["name"], self._redactor.value(call["input"])
         if name not in self._specs:
             return None
-        life_ms = DAY_MS
-        kind: Literal["approval", "question"] = "approval"
-        if self._specs[name].asks:
-            kind, life_ms = "question", arguments.get("timeout_ms") or DAY_MS
+        spec = self._specs[name]
         verdict = "allow" if self._gate is None else self._gate.judge(name, arguments)
         if verdict == "deny":
             return REFUSED
-        if verdict == "allow" and kind == "approval":
+        if spec.asks == "client_tool" and verdict == "allow":
+            return _for_program(spec, arguments, call["id"])
+        if spec.asks == "question":
+            life_ms = arguments.get("timeout_ms") or DAY_MS
+            return NewApproval(new_id(APPROVAL), "question", name, arguments, call["id"], life_ms=life_ms)
+        if verdict == "allow":
             return None
-        return NewApproval(new_id(APPROVAL), kind, name, arguments, call["id"], life_ms=life_ms)
+        return NewApproval(new_id(APPROVAL), "approval", name, arguments, call["id"])
+
+    def handed_on(self, allowed: Approval) -> NewApproval | None:
+        """Return what the calling program is asked for a call of its own that a person has allowed."""
+        spec = self._specs.get(allowed.tool)
+        if spec is None or spec.asks != "client_tool":
+            return None
+        return _for_program(spec, allowed.input, allowed.call_id)
 
     async def _room(self) -> int:
         opened = 0 if self.open_requests is None else await self.open_requests()
@@ -199,6 +208,10 @@ class Toolbox:
             return ToolResult(
                 f"The tool {name} failed inside the host; nothing more is known.", is_error=True
             )
+
+
+def _for_program(spec: ToolSpec, arguments: Mapping[str, Any], call_id: str) -> NewApproval:
+    return NewApproval(new_id(APPROVAL), "client_tool", spec.title, arguments, call_id)
 
 
 def definition(spec: ToolSpec) -> dict[str, Any]:

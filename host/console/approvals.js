@@ -16,15 +16,29 @@ export function answer(request, said) {
 
 /** Return the card of a request; `decide(said)` gets the person's answer. */
 export function requestCard(request, decide) {
-  const inside = request.kind === "question" ? question(request, decide) : gatedCall(request, decide);
+  const inside = (INSIDE[request.kind] ?? gatedCall)(request, decide);
   return h("form", { class: "resume request", "aria-label": "Waits for you", on: { submit: (event) => event.preventDefault() } }, ...inside,
     h("p", { class: "quiet" }, request.kind === "question" ? "A new message here answers it." : "A new message here denies it."));
+}
+
+const INSIDE = { question, client_tool: programsCall };
+
+function programsCall({ tool, input }, decide) {
+  return [
+    h("p", {}, h("b", {}, "The program that asked has to do this: "), tool),
+    shownInput(input),
+    h("div", { class: "row" }, button("Deny", "", () => decide({ decision: "deny" }))),
+  ];
+}
+
+function shownInput(input) {
+  return h("pre", { dir: "auto" }, escaped(Object.keys(input).length === 1 ? String(Object.values(input)[0]) : JSON.stringify(input, null, 2)));
 }
 
 function gatedCall({ tool, input }, decide) {
   return [
     h("p", {}, h("b", {}, "May the agent do this? "), tool),
-    h("pre", { dir: "auto" }, escaped(Object.keys(input).length === 1 ? String(Object.values(input)[0]) : JSON.stringify(input, null, 2))),
+    shownInput(input),
     h("div", { class: "row" },
       button("Allow", "primary", () => decide({ decision: "allow" })),
       button("Deny", "", () => decide({ decision: "deny" })),

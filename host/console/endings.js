@@ -4,7 +4,7 @@ import { h } from "./dom.js";
 import { icon } from "./icons.js";
 
 const QUIET = new Set(["cancelled", "shutdown"]);
-const WAITS = new Set(["budget", "approval", "question"]);
+const WAITS = new Set(["budget", "approval", "question", "client_tool"]);
 /** Codes after which the host has nothing to go on with. */
 const OVER = new Set(["refused", "prompt_too_long"]);
 const ADVICE = {

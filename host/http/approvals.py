@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final, Literal, cast
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from starlette.requests import Request
 
-from host.http.bodies import WHOLE, Body, Text, idempotency, instant_of, page_of
+from host.http.bodies import WHOLE, Body, Text, idempotency, instant_of, page_of, storable
 from host.http.callers import caller_of
+from host.http.client_tools import result_text
 from host.http.conversations import asked_for, conversation_of
 from host.http.routing import KEY, OF_CONVERSATION, OF_PRINCIPAL, PAGE, Api, Parameter, operation
 from host.runs.service import RunService
@@ -75,15 +76,32 @@ class AnswerRequest(Body):
     message: Annotated[Text | None, Field(max_length=LONGEST_ANSWER)] = None
     remember: Literal["conversation"] | None = None
     allow_tokens: Annotated[int, Field(gt=0, le=2**53), WHOLE] | None = None
+    output: Annotated[Any, BeforeValidator(storable)] = None
+    is_error: bool = False
 
     def answer(self, by: dict[str, Any]) -> Answer:
         """Return the answer; raises InvalidInput where its parts don't fit each other."""
         if self.decision == "answer" and not (self.message or "").strip():
             raise InvalidInput("message: is required for an answer")
+        said = self.model_fields_set
+        if self.decision == "result" and ("output" not in said or "message" in said):
+            raise InvalidInput("output: is required for a result, in place of message")
+        if self.decision != "result" and not said.isdisjoint({"output", "is_error"}):
+            raise InvalidInput("output, is_error: are for a result")
         if self.remember and self.decision != "allow":
             raise InvalidInput("remember: is for allowing a call")
-        remember = self.remember is not None
-        return Answer(self.decision, by, self.message, self.input_sha256, remember, self.allow_tokens)
+        remember, message = self.remember is not None, self.message
+        if self.decision == "result":
+            message = result_text(self.output)
+        return Answer(
+            self.decision,
+            by,
+            message,
+            self.input_sha256,
+            remember=remember,
+            allow_tokens=self.allow_tokens,
+            is_error=self.is_error,
+        )
 
 
 OF_STATUS: Final = Parameter("status", "Only those in this status", {"enum": [*ApprovalStatus]})
@@ -123,9 +141,11 @@ class ApprovalsApi(Api):
             raise NotFound(f"approval not found: {approval_id}")
         return approval_view(found)
 
-    @operation("POST", "/approvals/{id}", scope="approve", parameters=[KEY], errors=(409, 410))
+    @operation("POST", "/approvals/{id}", scope="chat|approve", parameters=[KEY], errors=(409, 410))
     async def answer(self, request: Request, body: AnswerRequest) -> DecidedShape:
-        """Allow or deny a call, or answer a question; the first answer counts."""
+        """Allow or deny a call, answer a question, or give a program's result; the first answer counts."""
+        scope = "chat" if body.decision == "result" else "approve"
+        caller_of(request).allow(f"The decision {body.decision}", [scope])
         key, now = await idempotency(request), now_ms()
         kept = await self._store.runs.keyed(key, now) if key else None
         if kept is not None and kept.body is not None:

@@ -97,7 +97,8 @@ class Body(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
 
-def _storable(value: Any) -> Any:
+def storable(value: Any) -> Any:
+    """Return the value; raises ValueError for a text that the store can't keep."""
     if isinstance(value, str) and "\x00" in value:
         raise ValueError("must not contain the character U+0000")
     return value
@@ -106,7 +107,7 @@ def _storable(value: Any) -> Any:
 def _seen(value: Any) -> Any:
     if isinstance(value, str) and not value.strip():
         raise ValueError("must not be blank")
-    return _storable(value)
+    return storable(value)
 
 
 def _whole(value: Any) -> Any:
@@ -115,7 +116,7 @@ def _whole(value: Any) -> Any:
 
 
 NO_NUL: Final = r"^[^\u0000]*$"
-Text = Annotated[str, BeforeValidator(_storable), Field(json_schema_extra={"pattern": NO_NUL})]
+Text = Annotated[str, BeforeValidator(storable), Field(json_schema_extra={"pattern": NO_NUL})]
 """Text without NUL."""
 
 NOT_BLANK: Final = r"^[^\u0000]*[^\u0000\s][^\u0000]*$"

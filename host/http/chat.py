@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from host.http.bodies import NO_NUL, WHOLE, Body, NotBlank, Text, idempotency
 from host.http.callers import caller_of
+from host.http.client_tools import MOST_TOOLS, ToolDefinition, checked
 from host.http.conversations import LONGEST_NAME, conversation_of
 from host.http.routing import KEY, Api, operation
 from host.http.runs import accepted
@@ -21,6 +22,7 @@ from host.runs.answers import BegunShape, ChatShape
 from host.runs.permissions import Permissions
 from host.runs.service import RunService
 from host.runs.spec import RunSpec
+from host.schemas.judge import SchemaJudge
 from shared import jsons
 from shared.errors import Forbidden, InvalidInput, KeyTaken, NoConversation
 from shared.settings import Settings
@@ -91,6 +93,7 @@ class ChatRequest(Body):
     replaces: Name | None = None
     deny_pending: bool = False
     permissions: Annotated[list[PermissionRule], Field(default_factory=list, max_length=MOST_RULES)]
+    tools: Annotated[list[ToolDefinition], Field(default_factory=list, max_length=MOST_TOOLS)]
     mcp_servers: Annotated[dict[str, dict[str, Any]], Field(default_factory=dict, json_schema_extra=SERVERS)]
 
     @model_validator(mode="after")
@@ -121,6 +124,7 @@ class ChatRequest(Body):
             principal_id=principal_id,
             deny_pending=self.deny_pending,
             permissions=tuple(Permission(**rule.model_dump()) for rule in self.permissions),
+            client_tools=tuple(tool.tool() for tool in self.tools),
         )
 
 
@@ -151,7 +155,15 @@ class ResumeRequest(Body):
 class ChatApi(Api):
     """What starts runs."""
 
-    def __init__(self, store: Store, runs: RunService, permissions: Permissions, settings: Settings) -> None:
+    def __init__(
+        self,
+        store: Store,
+        runs: RunService,
+        permissions: Permissions,
+        judge: SchemaJudge,
+        settings: Settings,
+    ) -> None:
+        self._judge = judge
         self._permissions = permissions
         self._store = store
         self._runs = runs
@@ -192,6 +204,8 @@ class ChatApi(Api):
 
     async def _answer(self, request: Request, spec: RunSpec) -> ChatShape | EventStreamResponse | Response:
         spec = dataclasses.replace(spec, idempotency=await idempotency(request))
+        if spec.client_tools:
+            spec = dataclasses.replace(spec, client_tools=await checked(spec.client_tools, self._judge))
         if spec.permissions:
             self._permissions.check(spec.permissions, "permissions", spec.mcp_servers)
         try:

@@ -43,6 +43,7 @@ from host.telemetry import OFF, Telemetry
 from host.tools.approve_budget import NAME as APPROVE_BUDGET
 from host.tools.approve_budget import Approvals, Approve
 from host.tools.ask_person import ASK_PERSON, ask_person
+from host.tools.client_tools import ClientTools
 from host.tools.files_and_commands import EXEC_SPEC, FILE_SPECS, SandboxToolset
 from host.tools.plugins import installed_tools
 from host.tools.skills import NAME as LOAD_SKILL
@@ -158,6 +159,8 @@ class RunTools:
         gate = await self._gate(spec, lease, space)
         if spec.parent_id is None or (gate is not None and gate.names_questions()):
             own.append(ask_person())
+        if spec.client_tools:
+            own.append(ClientTools(spec.client_tools))
         operators = {name: config for name, config in self._operators.items() if self._serves(name, space)}
         servers = {**spec.mcp_servers, **operators}
         if not servers:

@@ -17,6 +17,7 @@ from typing import Any, Final
 from host.agent.toolbox import Verdict
 from host.sandbox.shell import Command, parse
 from host.tools.ask_person import ASK_PERSON
+from host.tools.client_tools import PREFIX
 from host.tools.web import FETCH, SEARCH
 from shared import jsons
 from shared.approval_values import call_digest
@@ -160,7 +161,7 @@ class Permissions:
     def _has(self, tool: str, servers: Collection[str]) -> bool:
         if tool.startswith(OTHERS) and not tool.startswith(OWN):
             return tool.removeprefix(OTHERS).partition("__")[0] in {*self._servers, *servers}
-        return tool in self._names()
+        return tool.startswith(PREFIX) or tool in self._names()
 
 
 def rules_of(said: Iterable[Mapping[str, Any]]) -> tuple[Permission, ...]:

@@ -234,10 +234,10 @@ class RunRecorder(_Accounts):
     async def _append(
         self, role: Role, blocks: Sequence[Block], *, effect_ahead: bool = False, ends_step: bool = False
     ) -> None:
-        message = NewMessage(new_id(MESSAGE), role, without_secrets(blocks, self._redactor))
+        clean = without_secrets(blocks, self._redactor)
         await self._store.runs.append(
             self._lease,
-            [message],
+            [NewMessage(new_id(MESSAGE), role, clean)] if clean else [],
             now_ms(),
             effect_ahead=effect_ahead,
             spent=self._unstored_spending(),

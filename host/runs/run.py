@@ -187,7 +187,9 @@ class ActiveRun:
         self.log.publish(told)
 
     async def _ask(self, pause: Paused) -> None:
-        """Say to people what the run needs to go on."""
+        """Say to people what the run needs to go on; a program reads the answer."""
+        if pause.code == "client_tool":
+            return
         source = self.lease.conversation_id
         to = self.spec.parent_id or source
         await self._store.outbound.add(source, to, pause.message, "assistant", now_ms(), patiently=True)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 
 from host.mcp_clients.server_config import ServerConfig, parse_servers
+from host.tools.client_tools import ClientTool
 from shared.jsons import dumps, loads
 from shared.principals import OPERATOR
 from shared.settings import Settings
@@ -35,10 +36,11 @@ class RunSpec:
     ``enclosed``: what the message brought along beside its sender's words. ``answer``: what is answered
     without asking the model. ``replaces``: the message in whose place this one is said. ``principal_id``:
     whose the conversation is. ``warnings``: what its answer is to say of the request. ``permissions`` make
-    those of the operator stricter. ``deny_pending``: the message answers questions that wait for
-    a person, and denies the rest. ``ready``: it goes on where people have answered. ``of_task``: it goes on
-    after a task's run. ``background``: nobody waits for its end, so it is begun again where its host stops in
-    the middle; ``begun_again`` is the run in whose place it is then. ``door``: where the message came in.
+    those of the operator stricter. ``client_tools`` are those of the calling program. ``deny_pending``: the
+    message answers questions that wait for a person, and denies the rest. ``ready``: it goes on where people
+    have answered. ``of_task``: it goes on after a task's run. ``background``: nobody waits for its end, so it
+    is begun again where its host stops in the middle; ``begun_again`` is the run in whose place it is then.
+    ``door``: where the message came in.
     """
 
     message: str | None
@@ -68,6 +70,7 @@ class RunSpec:
     warnings: Sequence[str] = ()
     principal_id: str = OPERATOR
     permissions: tuple[Permission, ...] = ()
+    client_tools: tuple[ClientTool, ...] = ()
     deny_pending: bool = False
     ready: bool = False
     of_task: bool = False
@@ -107,7 +110,9 @@ class RunSpec:
         kept = {name: getattr(self, name) for name in KEPT}
         servers = {name: config.plain() for name, config in self.mcp_servers.items() if config.is_plain}
         permissions = [rule.model_dump() for rule in self.permissions]
-        return dumps({**kept, "of_task": self.scheduled, "mcp_servers": servers, "permissions": permissions})
+        tools = [asdict(tool) for tool in self.client_tools]
+        own = {"mcp_servers": servers, "permissions": permissions, "client_tools": tools}
+        return dumps({**kept, **own, "of_task": self.scheduled})
 
     def continuing(self, asked: str) -> RunSpec:
         """Return what a run is asked that goes on after one that was asked this; its own words count."""
@@ -116,9 +121,9 @@ class RunSpec:
         own = {name: getattr(self, name) for name in said if getattr(self, name)}
         servers = self.mcp_servers or parse_servers(known.get("mcp_servers", {}), stdio_allowed=False)
         rules = tuple(Permission.model_validate(rule) for rule in known.get("permissions", ()))
-        return replace(
-            self, **{**said, **own, "mcp_servers": servers, "permissions": (*rules, *self.permissions)}
-        )
+        tools = self.client_tools or tuple(ClientTool(**tool) for tool in known.get("client_tools", ()))
+        more = {"mcp_servers": servers, "permissions": (*rules, *self.permissions), "client_tools": tools}
+        return replace(self, **{**said, **own, **more})
 
 
 KEPT: Final = ("model", "thinking", "max_thinking_tokens", "max_execution_ms", "show_tool_use", "by_owner")

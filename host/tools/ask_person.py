@@ -39,7 +39,7 @@ class AskPerson:
                 Question.model_json_schema(),
                 delegable=False,
                 read_only=True,
-                asks=True,
+                asks="question",
             ),
         )
 

@@ -12,7 +12,16 @@ from functools import partial
 from typing import Any, Final
 
 from shared import jsons
-from shared.approval_values import DECIDED, MOST_REMEMBERED, Answer, Approval, ApprovalStatus, Ready, Waiting
+from shared.approval_values import (
+    DECIDED,
+    MOST_REMEMBERED,
+    Answer,
+    Approval,
+    ApprovalStatus,
+    Decision,
+    Ready,
+    Waiting,
+)
 from shared.errors import AlreadyDecided, Conflict, Expired, InvalidInput, NotFound
 from shared.store import rows
 from shared.store.contract import Tx
@@ -34,6 +43,8 @@ from shared.values import Page
 
 OF_PRINCIPAL: Final = """($2::text IS NULL OR EXISTS (
     SELECT 1 FROM conversations AS c WHERE c.id = a.conversation_id AND c.principal_id = $2))"""
+FITTING: Final[dict[str, Decision]] = {"question": "answer", "client_tool": "result"}
+"""What requests of a kind are answered with, if it isn't ``allow``."""
 DUE: Final = """SELECT DISTINCT conversation_id FROM approvals
     WHERE status = 'pending' AND expires_at <= wall_now() LIMIT 100"""
 OF_A_COPY: Final = (
@@ -129,7 +140,7 @@ class Approvals(Noun):
             _check(approval, answer)
             changed = await tx.execute(
                 """UPDATE approvals SET status = $2, decided_at = $3::bigint, decided_by = $4, message = $5,
-                remembered = $6, ended_at = CASE WHEN kind = 'budget' THEN $3::bigint END
+                remembered = $6, is_error = $7, ended_at = CASE WHEN kind = 'budget' THEN $3::bigint END
                 WHERE id = $1 AND status = 'pending' AND (expires_at IS NULL OR expires_at > wall_now())""",
                 approval_id,
                 DECIDED[answer.decision],
@@ -137,6 +148,7 @@ class Approvals(Noun):
                 jsons.dumps(answer.by),
                 answer.message,
                 int(answer.remember),
+                int(answer.is_error),
             )
             if not changed:
                 raise Expired(f"The request {approval_id} has expired; nobody answered in time.")
@@ -197,10 +209,10 @@ def _check(approval: Approval, answer: Answer) -> None:
         if approval.status is ApprovalStatus.EXPIRED:
             raise Expired(f"The request {approval.id} has expired; nobody answered in time.")
         raise AlreadyDecided(approval.id, approval.status)
-    fitting = ("answer", "deny") if approval.kind == "question" else ("allow", "deny")
-    if answer.decision not in fitting:
-        raise InvalidInput(f"decision: must be {' or '.join(fitting)} for a request of kind {approval.kind}")
-    needed = approval.kind != "budget" and answer.decision != "deny"
+    fitting = FITTING.get(approval.kind, "allow")
+    if answer.decision not in (fitting, "deny"):
+        raise InvalidInput(f"decision: must be {fitting} or deny for a request of kind {approval.kind}")
+    needed = approval.kind != "budget" and answer.decision in ("allow", "answer")
     if answer.input_sha256 != approval.input_sha256 and (needed or answer.input_sha256 is not None):
         if answer.input_sha256 is None:
             raise InvalidInput("input_sha256: is required, as the request has it")

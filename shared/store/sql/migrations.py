@@ -268,6 +268,9 @@ GATE: Final = Migration(
 )
 """Which subagent's call waits, how far it came (JSON), and the messages of chats that show the request."""
 
+CLIENT_TOOLS: Final = Migration(("ALTER TABLE approvals ADD COLUMN is_error INTEGER NOT NULL DEFAULT 0",))
+"""Whether the result that a program gave says that its call failed."""
+
 MIGRATIONS: Final = (
     TRUST,
     TITLES,
@@ -279,6 +282,7 @@ MIGRATIONS: Final = (
     BACKGROUND,
     TASK_LIMITS,
     GATE,
+    CLIENT_TOOLS,
 )
 """Oldest first; they come after what each engine had before they were written once."""
 

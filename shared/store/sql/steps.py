@@ -25,6 +25,7 @@ to_approval: Final = rows.reader(
     status=ApprovalStatus,
     decided_by=rows.optional(jsons.loads),
     remembered=bool,
+    is_error=bool,
 )
 
 SELECT: Final = """SELECT a.*, (SELECT id FROM runs AS next WHERE next.previous_id = a.run_id) AS next_run_id
