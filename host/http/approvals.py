@@ -168,13 +168,16 @@ class ApprovalsApi(Api):
         return told
 
     async def _begun(self, decided: Approval) -> str | None:
-        """Return the run that goes on now, if the answer was the last one and it can begin."""
+        """Return the run that goes on now, if the answer was the last one and it can begin; any host may be
+        the first to begin it.
+        """
         conversation = await self._store.conversations.get(decided.conversation_id)
         if conversation is None:
             return None
-        return await self._runs.go_on(
-            Ready(conversation.id, conversation.parent_id, conversation.principal_id)
-        )
+        step = Ready(conversation.id, conversation.parent_id, conversation.principal_id)
+        begun = await self._runs.go_on(step)
+        newest = await self._store.approvals.get(decided.id, None) if begun is None else None
+        return begun if newest is None else newest.next_run_id
 
     @operation("GET", "/chat/{id}/remembered", scope="chat")
     async def remembered(self, request: Request) -> RememberedShape:

@@ -12,6 +12,7 @@ import pytest
 
 from tests.http.conftest import MakeHost, configure
 from tests.http.test_approvals import append, chat, ended, goes_on, written
+from tests.http.two_principals import SETTINGS, somebody
 from tests.running import HostProcess, ModelProcess, directive
 
 WEATHER: dict[str, Any] = {
@@ -200,3 +201,21 @@ def test_a_subagent_has_none_of_them(client: httpx2.Client) -> None:
     told = chat(client, directive(steps=[{"tools": [task]}, {"text": "$results"}]), tools=[WEATHER])
     assert "there is no client__weather" in told["result"]
     assert ended(client, told["conversation_id"])["status"] == "success"
+
+
+def test_results_take_the_scope_chat_and_the_same_principal(make_host: MakeHost) -> None:
+    host = configure(make_host(**SETTINGS)).start()
+    with somebody(host, "Ann") as ann, somebody(host, "Bob") as bob, host.client() as operator:
+        told = ann.chat(calling(), tools=[WEATHER])
+        (request,) = told["requests"]
+        assert result(bob.client, request, "mine").status_code == 404
+        tokens = {}
+        for scope in ("chat", "approve"):
+            made = operator.post(f"/principals/{ann.id}/tokens", json={"name": scope, "scopes": [scope]})
+            tokens[scope] = made.json()["token"]
+        with host.client(tokens["approve"]) as approver, host.client(tokens["chat"]) as program:
+            assert result(approver, request, "x").status_code == 403
+            proof = {"decision": "allow", "input_sha256": request["input_sha256"]}
+            assert program.post(f"/approvals/{request['id']}", json=proof).status_code == 403
+            assert result(program, request, "snow").status_code == 200
+        goes_on(ann.client, told)

@@ -57,8 +57,8 @@ TABLE: Final[dict[str | None, tuple[str, ...]]] = {
         "POST /files",
     ),
     "usage": ("GET /usage",),
-    "approve": ("POST /approvals/{id}", "DELETE /chat/{id}/remembered"),
-    "chat|approve": ("GET /approvals", "GET /approvals/{id}"),
+    "approve": ("DELETE /chat/{id}/remembered",),
+    "chat|approve": ("GET /approvals", "GET /approvals/{id}", "POST /approvals/{id}"),
     "mcp": ("POST /mcp", "DELETE /mcp"),
     ANY: (
         "GET /openapi.json",
