@@ -204,7 +204,7 @@ def test_a_subagent_has_none_of_them(client: httpx2.Client) -> None:
 
 
 def test_results_take_the_scope_chat_and_the_same_principal(make_host: MakeHost) -> None:
-    host = configure(make_host(**SETTINGS)).start()
+    host = make_host("two", SETTINGS).start()
     with somebody(host, "Ann") as ann, somebody(host, "Bob") as bob, host.client() as operator:
         told = ann.chat(calling(), tools=[WEATHER])
         (request,) = told["requests"]
