@@ -19,7 +19,7 @@ EXTRAS := --extra telegram --extra postgres --extra otel --extra image
 COMPILE := --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate -q \
   pyproject.toml --custom-compile-command "make lock"
 
-.PHONY: run setup quick fuzz test test-again newcomer screenshots test-helm dist test-postgres test-http-postgres chaos attack chaos-cluster agents schema check lint types supply sbom audit image-test bench lock format clean docs reference
+.PHONY: run setup quick fuzz test test-again newcomer long screenshots test-helm dist test-postgres test-http-postgres chaos attack chaos-cluster agents schema check lint types supply sbom audit image-test bench lock format clean docs reference
 
 run: $(READY)
 	@$(VENV)/bin/picoclaw dev
@@ -75,9 +75,10 @@ QUICK := $(addprefix tests/,agent channels contract house http models redact run
 quick: setup
 	TEST_EXAMPLES=0.2 $(PY) -m pytest -q -rfE -m "not slow" --quick -n 2 --dist loadfile --no-loadscope-reorder $(QUICK)
 
+TEST_EXAMPLES ?= 50
 # The tests that make their own examples, with fifty times as many.
 fuzz: setup
-	TEST_EXAMPLES=50 $(PY) -m pytest -m "not slow and hypothesis" $(SPREAD)
+	TEST_EXAMPLES=$(TEST_EXAMPLES) $(PY) -m pytest -m "not slow and hypothesis" $(SPREAD)
 
 # The tests that want PostgreSQL (the others run on SQLite), on a server that is thrown away afterwards.
 test-postgres: setup
@@ -139,6 +140,10 @@ audit: setup
 # What the README says, by a newcomer with nothing but this tree: as root and as uid 1000, with time and megabytes.
 newcomer:
 	tests/newcomer
+
+# What .ci/run leaves out, within 90 minutes, with a figure each: before the store, runs, sandbox or image change a lot.
+long: setup
+	tests/long $(ARGUMENTS)
 
 # The pictures in the docs, taken from the console in Chromium.
 screenshots: setup
