@@ -214,13 +214,15 @@ class Image:
 class ToolResult:
     """What a call gave: text for the model (a sentence if ``is_error``), and images if any.
 
-    ``trusted``: the operator's own words, which the model needs no warning of.
+    ``trusted``: the operator's own words, which the model needs no warning of. ``question``: what a person is
+    to be asked before the call can come to an end.
     """
 
     text: str
     is_error: bool = False
     images: tuple[Image, ...] = ()
     trusted: bool = False
+    question: Mapping[str, Any] | None = None
 
 
 class Toolset(Protocol):

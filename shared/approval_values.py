@@ -15,6 +15,8 @@ from shared import untrusted
 Kind = Literal["approval", "question", "client_tool", "budget"]
 Decision = Literal["allow", "deny", "answer", "result"]
 
+ELICITATION: Final = "elicitation"
+"""The reason of a question that a server asks in the middle of a call: it is made again with the answer."""
 DAY_MS: Final = 24 * 3600 * 1000
 """How long a request waits for its answer, in milliseconds, if nothing else is said."""
 MOST_OF_A_STEP: Final = 32
@@ -98,6 +100,15 @@ class Approval:
     ended_at: int | None
     is_error: bool = False
     next_run_id: str | None = None
+
+    @property
+    def call(self) -> dict[str, Any]:
+        """What is called once it is allowed, and the answers that are at hand for a server that asks."""
+        made = {"id": self.call_id, "name": self.tool, "input": self.input, "answers": []}
+        if self.reason != ELICITATION:
+            return made
+        said = [self.input["question"], self.message or ""]
+        return made | {"input": self.input["call"], "answers": [*self.input["answers"], said]}
 
     def result(self) -> dict[str, Any]:
         """Return what the model is told of a call that was not made, or was answered by a person."""

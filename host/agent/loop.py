@@ -80,7 +80,8 @@ class AgentLoop:
         )
         await self._recorder.replied(reply, final=False, effect_ahead=effect_ahead)
         results = await self._call_tools(calls, known)
-        notes = self._progress.notes(calls, results)
+        asked += await self._toolbox.parked(calls, results)
+        notes = self._progress.notes([call for call in calls if call["id"] in results], results)
         blocks = [result_block(call, result, notes.get(call)) for call, result in results.items()]
         if blocks:
             messages.append({"role": "user", "content": blocks})

@@ -12,7 +12,15 @@ from anyio.lowlevel import checkpoint
 
 from host.ports import ToolResult, Toolset, ToolSpec
 from host.tools.pictures import fit
-from shared.approval_values import DAY_MS, LARGEST_INPUT, MOST_OF_A_STEP, MOST_OPEN, Approval, NewApproval
+from shared.approval_values import (
+    DAY_MS,
+    ELICITATION,
+    LARGEST_INPUT,
+    MOST_OF_A_STEP,
+    MOST_OPEN,
+    Approval,
+    NewApproval,
+)
 from shared.ids import APPROVAL, new_id
 from shared.jsons import dump_bytes
 from shared.redact import Redactor
@@ -74,6 +82,8 @@ class Toolbox:
         """Names of tools that can be called, but are not shown to the model; its subsets have the same."""
         self.renew: Callable[[], Awaitable[None]] = checkpoint
         """Takes in what came or changed since the last step."""
+        self.answers: list[tuple[str, str]] = []
+        """Questions of servers in the middle of the call that is made, and what people answered to them."""
         for toolset in toolsets:
             self.add(toolset)
 
@@ -140,7 +150,36 @@ class Toolbox:
 
     async def held(self, calls: Sequence[Block]) -> tuple[list[NewApproval], dict[str, ToolResult]]:
         """Return the calls that a person has to be asked about, and results of those that are not made."""
-        found = {call["id"]: request for call in calls if (request := self._request(call)) is not None}
+        return await self._admitted(
+            {call["id"]: request for call in calls if (request := self._request(call)) is not None}
+        )
+
+    async def parked(self, calls: Sequence[Block], results: dict[str, ToolResult]) -> list[NewApproval]:
+        """Return what servers ask people before they answer, in place of the calls' results."""
+        asked, refused = await self._admitted(
+            {
+                call["id"]: NewApproval(
+                    new_id(APPROVAL),
+                    "question",
+                    call["name"],
+                    self._redactor.value(
+                        {**question, "call": call["input"], "answers": call.get("answers", [])}
+                    ),
+                    call["id"],
+                    ELICITATION,
+                )
+                for call in calls
+                if call["id"] in results and (question := results[call["id"]].question) is not None
+            }
+        )
+        results.update(refused)
+        for request in asked:
+            del results[request.call_id]
+        return asked
+
+    async def _admitted(
+        self, found: dict[str, NewApproval | str]
+    ) -> tuple[list[NewApproval], dict[str, ToolResult]]:
         wanted = [request for request in found.values() if isinstance(request, NewApproval)]
         room = await self._room() if wanted else 0
         asked: list[NewApproval] = []

@@ -16,6 +16,8 @@ NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,128}")
 """What the Messages API takes as a tool's name."""
 _UNSAFE: Final = re.compile(r"[^A-Za-z0-9_-]+")
 _UNSAFE_FIELD: Final = re.compile(r"[^A-Za-z0-9_.-]+")
+DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
+"""What the API takes schemas as; names of others could make it refuse one."""
 INPUT: Final = "input"
 """The one field of a tool whose arguments the API would not take at the top."""
 
@@ -124,7 +126,8 @@ def _object(schema: Any) -> dict[str, Any]:
         isinstance(kind, Sequence) and not isinstance(kind, str) and "object" in kind
     ):
         raise Unmendable("its input schema is not an object's")
-    made = {key: value for key, value in schema.items() if key != "$schema"} | {"type": "object"}
+    kept = (key for key in schema if key != "$schema" or schema[key] == DIALECT)
+    made = {key: schema[key] for key in kept} | {"type": "object"}
     made["properties"] = {} if made.get("properties") is None else made["properties"]
     if not isinstance(made["properties"], Mapping):
         raise Unmendable("the fields of its input schema are not an object")
@@ -139,7 +142,7 @@ def _texts(value: Any) -> bool:
 
 def _wrapped(schema: Mapping[str, Any]) -> dict[str, Any]:
     """Return the schema as that of one field: the API refuses alternatives at the top."""
-    kept = {key: schema[key] for key in ("$defs", "definitions") if key in schema}
+    kept = {key: schema[key] for key in ("$schema", "$defs", "definitions") if key in schema}
     inner = _moved({key: value for key, value in schema.items() if key not in kept})
     return {"type": "object", "properties": {INPUT: inner}, "required": [INPUT], **_moved(kept)}
 

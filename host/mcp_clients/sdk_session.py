@@ -49,6 +49,9 @@ class Tell(Protocol):
     def log(self, level: str, data: Any) -> None:
         """Take a line for the log."""
 
+    async def ask(self, message: str, form: Mapping[str, Any], url: str) -> Mapping[str, Any] | None:
+        """Return what a person answers, None where nobody does."""
+
 
 MOST_PAGES: Final = 100
 MOST_TOOLS: Final = 1000
@@ -130,7 +133,15 @@ async def follow(client: Client, heard: Heard) -> None:
 def _callbacks(heard: Heard, tell: Tell) -> dict[str, Any]:
     """Return what hears the server when it speaks first; what it asks for is declined."""
 
-    async def elicited(context: object, params: object) -> types.ElicitResult:
+    async def elicited(context: object, params: types.ElicitRequestParams) -> types.ElicitResult:
+        form, url = {}, ""
+        if isinstance(params, types.ElicitRequestURLParams):
+            url = params.url
+        else:
+            form = params.requested_schema
+        with suppress(ValidationError):  # a value that no form has
+            if (given := await tell.ask(params.message, form, url)) is not None:
+                return types.ElicitResult(action="accept", content=None if url else dict(given))
         tell.warn(
             "wanted to ask a person something (elicitation), which is not possible here: it was declined"
         )

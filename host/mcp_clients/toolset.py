@@ -6,12 +6,13 @@ import importlib
 import logging
 import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 from pydantic import Field, ValidationError
 
+from host.mcp_clients import elicitation
 from host.mcp_clients.json_rpc import cut
 from host.mcp_clients.mending import ListedTool, shown
 from host.mcp_clients.reasons import Heard, quoted, reason
@@ -39,10 +40,23 @@ def _nobody(*_: object) -> None:
 
 @dataclass(slots=True)
 class Relay:
-    """Where a run hears what its servers say besides their answers: warnings, and how far a call is."""
+    """Where a run hears what its servers say besides their answers: warnings, and how far a call is.
+
+    ``asks``: a person can be asked; ``answers``: what people have answered to questions of the call.
+    """
 
     warn: Callable[[str], None] = _nobody
     progressed: Callable[[str, Mapping[str, Any]], None] = _nobody
+    asks: bool = False
+    answers: list[tuple[str, str]] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Call:
+    """A request that a server has not answered yet; ``question``: what it asks a person first."""
+
+    scope: anyio.CancelScope
+    question: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +65,26 @@ class Teller:
 
     server: str
     relay: Relay
+    calls: list[Call] = field(default_factory=list)
+    """The requests that the server is at."""
+
+    async def ask(self, message: str, form: elicitation.Form, url: str) -> Mapping[str, Any] | None:
+        """Return a person's answer, None where nobody can be asked.
+
+        A call that has to wait for it is given up; of several it is not known which one asks.
+        """
+        question = elicitation.request(self.server, message, form, url)
+        for given in self.relay.answers:
+            if given[0] == question["question"]:
+                self.relay.answers.remove(given)
+                return elicitation.content(form, given[1])
+        if not self.relay.asks or len(self.calls) != 1:
+            return None
+        (call,) = self.calls
+        call.question = call.question or question
+        call.scope.cancel()
+        await anyio.sleep_forever()
+        return None
 
     def warn(self, sentence: str) -> None:
         """Put a sentence into the run's warnings; it is told without the server's name."""
@@ -109,12 +143,18 @@ class ExternalToolset:
         self._heard.status, self._heard.fault = 0, ""
         try:
             with anyio.fail_after(seconds) as scope:
-                return await ask(scope)
+                call = Call(scope)
+                self._teller.calls.append(call)
+                try:
+                    return await ask(scope)
+                finally:
+                    self._teller.calls.remove(call)
         except TimeoutError:
             return self._fault(f"did not answer within {seconds:g} s; the call may have taken effect")
         except Exception as error:  # noqa: BLE001 - the SDK raises whatever a server makes it raise
             logger.warning("A call of an MCP server failed: %s", type(error).__name__)
             return self._fault(reason(error, self._heard, self._config))
+        return replace(self._fault("asks a person first"), question=call.question)
 
     def _progress(self, name: str, scope: anyio.CancelScope) -> Progressed:
         """Return what hears of a call's progress: each keeps it alive, one a second is told."""

@@ -305,6 +305,8 @@ class Assembly:
             if (external := tools.external) is not None:
                 recorder.warnings.extend(external.problems)
                 external.relay.warn, external.relay.progressed = recorder.warn, recorder.progressed
+                external.relay.asks = bool(toolbox.of([ASK_PERSON]))
+                external.relay.answers = toolbox.answers
                 size = self._windows.of(models[0].targets).window
                 rationed = RationedTools(toolbox, size, external.renewed)
                 rationed.offer([*external.toolsets, external.resources])

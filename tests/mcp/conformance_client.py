@@ -12,9 +12,10 @@ from typing import Any
 import anyio
 import httpx2
 
-from host.mcp_clients.external import Reach, open_external
+from host.mcp_clients.external import ExternalServers, Reach, open_external
 from host.mcp_clients.server_config import ServerConfig
 from host.mcp_clients.sign_in import Attempt
+from host.mcp_clients.toolset import Relay
 from host.runs.assembly import with_sign_in
 from shared.settings import load
 from shared.store import open_store
@@ -22,6 +23,8 @@ from shared.store import open_store
 BACK = "http://127.0.0.1:7624/callback"
 CLIENT_DOCUMENT = "https://conformance-test.local/client-metadata.json"
 TRIES = 3
+SECONDS = 60.0
+KNOWN = {"a": 5, "b": 3}
 
 
 async def signed_in(config: ServerConfig) -> None:
@@ -34,15 +37,32 @@ async def signed_in(config: ServerConfig) -> None:
 
 async def session(config: ServerConfig, calls: list[dict[str, Any]]) -> bool:
     """Make the calls, or call every tool once; return whether the server wants a sign-in first."""
-    async with open_external({"suite": config}, Reach()) as found:
+    reach = Reach(connect_seconds=SECONDS, relay=Relay(answers=[(Anything(), "{}")]))
+    async with open_external({"suite": config}, reach) as found:
         for toolset in found.toolsets:
             for call in calls:
                 await toolset.call(f"mcp__suite__{call['name']}", call["arguments"])
             for spec in () if calls else toolset.specs:
-                known = {"a": 5, "b": 3}
                 wanted = spec.input_schema.get("properties", {})
-                await toolset.call(spec.name, {name: known.get(name, "x") for name in wanted})
+                given = {name: KNOWN.get(name, "x") for name in wanted}
+                if "schema" in wanted:
+                    given["schema"] = listed_schema(found)
+                await toolset.call(spec.name, given)
     return config.sign_in is not None and config.sign_in.problem is not None
+
+
+class Anything(str):
+    """Stands for every question: the calls are those that are made with a person's answer at hand."""
+
+    __hash__ = str.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        return True
+
+
+def listed_schema(found: ExternalServers) -> Any:
+    """Return the first tool's input schema, as the client keeps what a server lists."""
+    return found._links[0].tools[0]["inputSchema"]
 
 
 async def main(url: str) -> None:

@@ -14,6 +14,7 @@ from typing import Any, Final
 from shared import jsons
 from shared.approval_values import (
     DECIDED,
+    ELICITATION,
     MOST_REMEMBERED,
     Answer,
     Approval,
@@ -143,7 +144,7 @@ class Approvals(Noun):
                 remembered = $6, is_error = $7, ended_at = CASE WHEN kind = 'budget' THEN $3::bigint END
                 WHERE id = $1 AND status = 'pending' AND (expires_at IS NULL OR expires_at > wall_now())""",
                 approval_id,
-                DECIDED[answer.decision],
+                _becomes(approval, answer),
                 now,
                 jsons.dumps(answer.by),
                 answer.message,
@@ -219,6 +220,12 @@ def _check(approval: Approval, answer: Answer) -> None:
         raise Conflict("input_sha256: is not that of the request; read it again", code="changed")
     if answer.allow_tokens is not None and (approval.kind, answer.decision) != ("budget", "allow"):
         raise InvalidInput("allow_tokens: is for allowing a request of kind budget")
+
+
+def _becomes(approval: Approval, answer: Answer) -> ApprovalStatus:
+    if approval.reason == ELICITATION and answer.decision == "answer":
+        return ApprovalStatus.ALLOWED
+    return DECIDED[answer.decision]
 
 
 async def _go_on(tx: Tx, approval: Approval, answer: Answer, now: int) -> None:
