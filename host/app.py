@@ -183,7 +183,7 @@ def _apis(host: Host) -> list[Api]:
         ConversationsApi(store, runs, settings.main_conversation_id),
         RunsApi(store, runs),
         FilesApi(store, host.sandbox, host.spaces, host.tokens, settings),
-        TasksApi(store, host.tasks, host.task_runner),
+        TasksApi(store, host.tasks, host.task_runner, host.tools.judge),
         UsageApi(store),
         AdminApi(host.spaces.operators, host.sandbox, host.stop),
         PrincipalsApi(
@@ -199,7 +199,7 @@ def _apis(host: Host) -> list[Api]:
         McpApi(host.tool_servers, settings.gateway.allowed_hosts, host.tokens),
         McpServersApi(host.tools, host.background, settings.tools.mcp.allowed_hosts),
         MetricsApi(host.ledger.counts, store, runs),
-        OpenAiApi(store, runs, settings),
+        OpenAiApi(store, runs, settings, host.tools.judge),
         ChannelsApi(settings, channels.running if channels else None),
         *([ConsoleApi()] if settings.console else []),
     ]

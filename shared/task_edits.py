@@ -30,6 +30,7 @@ FIELDS: Final = (
     "deliver",
     "ends_at",
     "max_runs",
+    "output_schema",
     "status",
     "run_if_past",
 )
@@ -50,6 +51,7 @@ def edited(task: Task, fields: Mapping[str, Any], now: int, default_timezone: st
         catch_up=checked_catch_up(fields.get("catch_up", task.catch_up)),
         deliver=checked_deliver(fields.get("deliver", task.deliver)),
         max_runs=checked_max_runs(fields.get("max_runs", task.max_runs)),
+        output_schema=fields.get("output_schema", task.output_schema),
     )
     wanted = checked_status(fields.get("status", task.status))
     schedule = parsed(

@@ -39,8 +39,8 @@ class Task:
     ``attempts`` counts the failed tries of a ``once`` task; ``served_slot`` is the newest slot that ended in
     success; ``running`` says that a slot of its schedule is claimed; ``revision`` counts all changes of the
     row, those of claims included. No slot is later than ``ends_at``; of its schedule's slots, ``runs_begun``
-    began and at most ``max_runs`` will. A task that a task's run made stands ``depth`` floors below the task
-    ``tree_id``, which a person made.
+    began and at most ``max_runs`` will. ``output_schema``, as JSON: what its answers have to be. A task that
+    a task's run made stands ``depth`` floors below the task ``tree_id``, which a person made.
     """
 
     id: str
@@ -64,6 +64,7 @@ class Task:
     deliver: Deliver = "answer"
     ends_at: int | None = None
     max_runs: int | None = None
+    output_schema: str | None = None
     runs_begun: int = 0
     tree_id: str | None = None
     depth: int = 0
@@ -77,7 +78,7 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class TaskRun:
-    """One slot of a task being run or ended: the row of the run log."""
+    """One slot of a task being run or ended: the row of the run log; ``output`` as JSON."""
 
     id: str
     task_id: str
@@ -92,3 +93,4 @@ class TaskRun:
     conversation_id: str | None
     result: str | None
     error: str | None
+    output: str | None = None

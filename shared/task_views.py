@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal, NotRequired
+from typing import Any, Literal, NotRequired
 from zoneinfo import ZoneInfoNotFoundError
 
+from shared import jsons
 from shared.catch_up import ON_TIME_MS
 from shared.clock import iso, iso_or_none, local, now_ms
 from shared.shapes import Shape
@@ -44,13 +45,14 @@ class TaskShape(Shape):
     last_run: str | None
     last_status: TaskRunState | None
     attempts: int
+    output_schema: NotRequired[dict[str, Any] | bool]
     principal_id: NotRequired[str]
 
 
 def task_view(task: Task) -> TaskShape:
     """Return a task as JSON shows it. ``next_run`` is null unless the task is active; instants are UTC."""
     next_run = task.next_run if task.status is TaskStatus.ACTIVE else None
-    return {
+    view: TaskShape = {
         "id": task.id,
         "conversation_id": task.conversation_id,
         "prompt": task.prompt,
@@ -73,6 +75,9 @@ def task_view(task: Task) -> TaskShape:
         "last_status": task.last_state,
         "attempts": task.attempts,
     }
+    if task.output_schema is not None:
+        view["output_schema"] = jsons.loads(task.output_schema)
+    return view
 
 
 class TaskRunShape(Shape):
@@ -90,13 +95,14 @@ class TaskRunShape(Shape):
     finished_at: str | None
     duration_ms: int | None
     result: str | None
+    output: NotRequired[Any]
     error: str | None
 
 
 def task_run_view(run: TaskRun) -> TaskRunShape:
     """Return a row of the run log as JSON shows it. ``due_at`` is null for a manual run."""
     scheduled = run.slot.isdigit()
-    return {
+    view: TaskRunShape = {
         "id": run.id,
         "task_id": run.task_id,
         "trigger": "schedule" if scheduled else "manual",
@@ -111,6 +117,9 @@ def task_run_view(run: TaskRun) -> TaskRunShape:
         "result": run.result,
         "error": run.error,
     }
+    if run.output is not None:
+        view["output"] = jsons.loads(run.output)
+    return view
 
 
 def _shown_local(moment: int, timezone: str) -> str:

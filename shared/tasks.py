@@ -83,6 +83,7 @@ class TaskService:
         deliver: str = "answer",
         ends_at: str | None = None,
         max_runs: int | None = None,
+        output_schema: str | None = None,
         run_if_past: bool = False,
         id: str | None = None,
         now: int | None = None,
@@ -90,6 +91,7 @@ class TaskService:
         """Make a task for an existing conversation within reach, or (without any) one of its own.
 
         ``run_if_past``: a ``once`` time that has passed is due at once, instead of being refused.
+        ``output_schema``: JSON that was checked.
         """
         moment = now_ms() if now is None else now
         schedule = parsed(schedule_type, schedule_value, timezone, self._default_timezone)
@@ -111,6 +113,7 @@ class TaskService:
             deliver=checked_deliver(deliver),
             ends_at=checked_ends_at(ends_at, schedule.timezone, moment),
             max_runs=checked_max_runs(max_runs),
+            output_schema=output_schema,
         )
         check_room(task)
         home = await self._home(reach, conversation_id, task.context_mode)

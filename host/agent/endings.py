@@ -7,6 +7,7 @@ Ending
 ├── CutOff           error    max_tokens
 ├── NoProgress       error    no_progress
 ├── TooLong          error    prompt_too_long
+├── OutputInvalid    error    output_invalid
 ├── TimedOut         timeout  timeout
 ├── Cancelled        cancelled cancelled
 ├── Overtaken        error    lease_lost
@@ -75,6 +76,12 @@ class TooLong(Ending):
     """What has to be sent doesn't fit into the model's window, and nothing more can be left out."""
 
     code = "prompt_too_long"
+
+
+class OutputInvalid(Ending):
+    """The answer is not what the request's schema says, also not after it was mended."""
+
+    code = "output_invalid"
 
 
 class TimedOut(Ending):

@@ -12,10 +12,12 @@ import anyio
 
 from host.agent.asking import Asking, Options, Recorder
 from host.agent.endings import Asked, CutOff, IterationLimit, NoProgress
+from host.agent.final_answer import FinalAnswer
 from host.agent.toolbox import Toolbox, batches, result_block
 from host.agent.window import Window
 from host.ports import LIMITS, Message, Model, Reply, ToolResult
 from shared.jsons import dump_bytes
+from shared.untrusted import escaped
 from shared.values import Block
 
 MALFORMED: Final = "The call's input was not a complete JSON object of a few levels; call again."
@@ -36,12 +38,14 @@ class AgentLoop:
         recorder: Recorder,
         options: Options,
         window: Window,
+        final: FinalAnswer | None = None,
     ) -> None:
         self._asking = Asking(models, [], recorder, options, window)
         self._toolbox = toolbox
         self._recorder = recorder
         self._progress = Progress(toolbox.read_only)
         self._most = options.max_iterations
+        self._final = final
 
     async def run(self, messages: list[Message]) -> Reply:
         """Append to ``messages`` until the model has finished; return its last reply. Raises Ending."""
@@ -56,12 +60,20 @@ class AgentLoop:
                 await self._work(reply, messages)
             elif reply.stop_reason == "pause_turn" and reply.blocks:
                 await self._recorder.replied(reply, final=False)
+            elif self._final is not None:
+                await self._final.read(reply.text)
+                if not self._final.given:
+                    await self._ask_again(reply, messages, f"<notice>{escaped(self._final.again)}</notice>")
             elif reply.text.strip() or asked_for_words or not self._recorder.awaited:
                 await self._recorder.replied(reply, final=True)
                 return reply
             else:
                 asked_for_words = True
-                await self._ask_for_words(reply, messages)
+                await self._ask_again(reply, messages, ASK_FOR_WORDS)
+            if self._final is not None and self._final.is_over():
+                answer = self._final.reply(reply)
+                await self._recorder.replied(answer, final=True)
+                return answer
         raise IterationLimit(
             f"The run used its {self._most} steps without coming to an end; "
             "its finished steps are in the history."
@@ -90,18 +102,20 @@ class AgentLoop:
             raise Asked(asked)
         self._progress.check()
 
-    async def _ask_for_words(self, reply: Reply, messages: list[Message]) -> None:
+    async def _ask_again(self, reply: Reply, messages: list[Message], notice: str) -> None:
         if reply.blocks:
             await self._recorder.replied(reply, final=False)
         else:
             await self._recorder.unused(reply)
-        asked: Block = {"type": "text", "text": ASK_FOR_WORDS}
+        asked: Block = {"type": "text", "text": notice}
         messages.append({"role": "user", "content": [asked]})
         await self._recorder.answered([asked])
 
     def _known(self, reply: Reply) -> dict[str, ToolResult]:
         """Return the results of the reply's calls that can't be made."""
         known = {call: ToolResult(MALFORMED, is_error=True, trusted=True) for call in reply.malformed}
+        if self._final is not None:
+            self._final.cut(reply)
         if reply.cut_call is not None:
             known[reply.cut_call] = self._progress.cut_result(reply, self._asking.granted)
         return known

@@ -123,6 +123,11 @@ class ShownText:
         """Take a piece of the model's text."""
         return self._show(self._redacted.feed(self._filter.feed(delta)))
 
+    def whole(self, text: str) -> str:
+        """Take all of an answer that needs nothing taken out."""
+        self._pieces.append(text)
+        return text
+
     def end_step(self) -> str:
         """The step's text is complete."""
         rest = self._filter.flush()

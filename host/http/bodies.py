@@ -7,7 +7,15 @@ from datetime import datetime, tzinfo
 from typing import Annotated, Any, Final, Generic, NotRequired, TypedDict, TypeVar
 
 import anyio.to_thread
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    WithJsonSchema,
+)
 from pydantic_core import ErrorDetails
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -122,6 +130,20 @@ Text = Annotated[str, BeforeValidator(storable), Field(json_schema_extra={"patte
 NOT_BLANK: Final = r"^[^\u0000]*[^\u0000\s][^\u0000]*$"
 NotBlank = Annotated[str, BeforeValidator(_seen), Field(json_schema_extra={"pattern": NOT_BLANK})]
 """Text with something to see in it."""
+
+
+def _schema(value: Any) -> Any:
+    if not isinstance(value, dict | bool | None):
+        raise ValueError("must be a JSON Schema: an object, or true or false")
+    return value
+
+
+OutputSchema = Annotated[
+    dict[str, Any] | bool | None,
+    BeforeValidator(_schema),
+    WithJsonSchema({"anyOf": [{"type": "object"}, {"type": "boolean"}, {"type": "null"}]}),
+]
+"""What an answer has to be; the host's judge says whether the schema can be used."""
 
 WHOLE: Final = BeforeValidator(_whole)
 """For whole numbers, behind their bounds."""

@@ -10,7 +10,7 @@ from pydantic import ConfigDict, Field, model_validator
 from starlette.requests import Request
 from starlette.responses import Response
 
-from host.http.bodies import NO_NUL, WHOLE, Body, NotBlank, Text, idempotency
+from host.http.bodies import NO_NUL, WHOLE, Body, NotBlank, OutputSchema, Text, idempotency
 from host.http.callers import caller_of
 from host.http.client_tools import MOST_TOOLS, ToolDefinition, checked
 from host.http.conversations import LONGEST_NAME, conversation_of
@@ -94,6 +94,7 @@ class ChatRequest(Body):
     deny_pending: bool = False
     permissions: Annotated[list[PermissionRule], Field(default_factory=list, max_length=MOST_RULES)]
     tools: Annotated[list[ToolDefinition], Field(default_factory=list, max_length=MOST_TOOLS)]
+    output_schema: OutputSchema = None
     mcp_servers: Annotated[dict[str, dict[str, Any]], Field(default_factory=dict, json_schema_extra=SERVERS)]
 
     @model_validator(mode="after")
@@ -125,6 +126,7 @@ class ChatRequest(Body):
             deny_pending=self.deny_pending,
             permissions=tuple(Permission(**rule.model_dump()) for rule in self.permissions),
             client_tools=tuple(tool.tool() for tool in self.tools),
+            output_schema=self.output_schema,
         )
 
 

@@ -34,6 +34,7 @@ COUNTED: Final = (
     ("tokens", "Tokens of the model", "kind"),
     ("task_runs", "Ended task runs", "status"),
     ("compactions", "Conversations shortened for the model", "kind"),
+    ("outputs", "Answers that a schema was given for", "result"),
     ("approvals_requested", "Requests for a person's word", "kind"),
     ("approvals_decided", "Answers of people", "kind", "decision"),
     ("connections_cut", "Connections that the host ended", "reason"),

@@ -10,13 +10,15 @@ from pydantic import ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
-from host.http.bodies import NOT_BLANK, WHOLE, Body, Identifier, Text, idempotency, page_of
+from host.http.bodies import NOT_BLANK, WHOLE, Body, Identifier, OutputSchema, Text, idempotency, page_of
 from host.http.callers import Caller, caller_of
 from host.http.conversations import asked_for, say_whose
 from host.http.routing import KEY, OF_CONVERSATION, OF_PRINCIPAL, PAGE, Api, Parameter, operation
 from host.http.runs import accepted
 from host.runs.answers import BegunShape, ExecutedShape
 from host.runs.task_runs import TaskRunner
+from host.schemas.judge import SchemaJudge
+from shared import jsons
 from shared.clock import now_ms
 from shared.errors import Duplicate, Forbidden, InvalidInput
 from shared.ids import TASK
@@ -29,8 +31,8 @@ from shared.task_views import TaskRunShape, TaskShape, task_run_view, task_view
 from shared.tasks import TaskService
 from shared.values import Idempotency
 
-CLEARED: Final = ("ends_at", "max_runs")
-"""What PUT takes null for: the task has no end then."""
+CLEARED: Final = ("ends_at", "max_runs", "output_schema")
+"""What PUT takes null for: the task has no end then, or its answers are text."""
 
 
 FIELDS: Final[Mapping[str, dict[str, Any]]] = {
@@ -105,6 +107,7 @@ class TaskRequest(Body):
     deliver: Text = "answer"
     ends_at: Text | None = None
     max_runs: Annotated[int, WHOLE] | None = None
+    output_schema: OutputSchema = None
     run_if_past: bool = False
 
 
@@ -122,6 +125,7 @@ class TaskChanges(Body):
     deliver: Text | None = None
     ends_at: Text | None = None
     max_runs: Annotated[int, WHOLE] | None = None
+    output_schema: OutputSchema = None
     status: Text | None = None
     run_if_past: bool | None = None
 
@@ -164,7 +168,8 @@ class CheckShape(Shape):
 class TasksApi(Api):
     """What is there of tasks."""
 
-    def __init__(self, store: Store, tasks: TaskService, runner: TaskRunner) -> None:
+    def __init__(self, store: Store, tasks: TaskService, runner: TaskRunner, judge: SchemaJudge) -> None:
+        self._judge = judge
         self._store = store
         self._tasks = tasks
         self._runner = runner
@@ -217,6 +222,7 @@ class TasksApi(Api):
         for name, value in fields.items():
             if value is None and name not in CLEARED:
                 raise InvalidInput(f"{name}: must not be null; leave it out to keep it")
+        await self._hold_schema(fields)
         task = await self._tasks.update(
             request.path_params["id"], caller_of(request).reach, fields=fields, now=now_ms()
         )
@@ -268,6 +274,7 @@ class TasksApi(Api):
             asked = body.model_dump(exclude={"id"})
             if body.timezone is None:
                 asked["timezone"] = caller.principal.terms.timezone
+            await self._hold_schema(asked)
             task = await self._tasks.schedule(reach=caller.reach, id=task_id, now=now_ms(), **asked)
         except Duplicate:
             # The same key a moment ago, or just before a crash: its task is this one.
@@ -276,6 +283,13 @@ class TasksApi(Api):
                 raise
             task = made
         return task_view(task)
+
+    async def _hold_schema(self, fields: dict[str, Any]) -> None:
+        """Put a schema into the form in which tasks keep it; raises InvalidInput."""
+        schema = fields.get("output_schema")
+        if schema is not None:
+            await self._judge.require(schema, "output_schema")
+            fields["output_schema"] = jsons.dumps(schema)
 
 
 def _id_for(key: Idempotency) -> str:

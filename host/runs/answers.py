@@ -84,6 +84,7 @@ class ChatShape(TypedDict):
     previous_run_id: NotRequired[str]
     next_run_id: NotRequired[str]
     result: NotRequired[str]
+    output: NotRequired[Any]
     model: NotRequired[str]
     stop_reason: NotRequired[str | None]
     session_id: NotRequired[str]
@@ -115,6 +116,7 @@ class ExecutedShape(Shape):
     run_id: str
     conversation_id: str
     result: str
+    output: NotRequired[Any]
     duration_ms: int
     next_run: str | None
     outbound_messages: list[OutboundShape]

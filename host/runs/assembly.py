@@ -14,6 +14,7 @@ import anyio
 from host.agent.asking import LEAST_THINKING, Options
 from host.agent.compactor import Compactor
 from host.agent.endings import Refused
+from host.agent.final_answer import FinalAnswer, Schema
 from host.agent.find_tools import FIND, RationedTools
 from host.agent.history import Histories
 from host.agent.loop import AgentLoop
@@ -104,7 +105,7 @@ class RunTools:
         self._main = settings.main_conversation_id
         self._store = store
         self._sandbox = sandbox
-        self._judge = judge
+        self.judge = judge
         self._tool_servers = tool_servers
         self._spaces = spaces
         self._more = installed_tools(settings.tools.plugins)
@@ -142,7 +143,7 @@ class RunTools:
         """
         conversation_id = lease.conversation_id
         space = await self._spaces.of_run(lease, spec.parent_id)
-        files = SandboxToolset(self._sandbox, self._sandbox.policy, space.workspace, self._judge)
+        files = SandboxToolset(self._sandbox, self._sandbox.policy, space.workspace, self.judge)
         own: list[Toolset] = [
             files,
             self._tool_servers.toolset(
@@ -278,9 +279,11 @@ class Assembly:
         self._histories = Histories(ledger.store)
         self._windows = Windows(settings.history)
 
-    def check(self, spec: RunSpec, principal: Principal) -> None:
+    async def check(self, spec: RunSpec, principal: Principal) -> None:
         """See ``Agent.check``."""
         self._models.check(spec.model, principal.terms.models)
+        if spec.output_schema is not None:
+            await self._tools.judge.require(spec.output_schema, "output_schema")
 
     async def forget(self, conversation_id: str, principal_id: str) -> None:
         """See ``Agent.forget``."""
@@ -300,6 +303,8 @@ class Assembly:
         async with self._tools.open(spec, lease, approve) as tools:
             options = await self._options(spec, await tools.knowledge.look())
             toolbox = Toolbox(tools.toolsets, self._ledger.redactor, self._call, tools.gate)
+            if spec.output_schema is not None:
+                toolbox.add(self._final_answer(spec.output_schema, recorder))
             toolbox.open_requests = partial(self._ledger.store.approvals.open_of, lease.principal_id)
             recorder.title_of = toolbox.title
             if (external := tools.external) is not None:
@@ -321,7 +326,7 @@ class Assembly:
             if loaded.fresh and loaded.compaction is not None:
                 # A host that was killed may have left the archive behind.
                 await window.archive()
-            loop = AgentLoop(models, toolbox, recorder, options, window)
+            loop = AgentLoop(models, toolbox, recorder, options, window, recorder.typed)
             try:
                 await loop.run(loaded.messages)
             except Refused:
@@ -329,6 +334,13 @@ class Assembly:
                 await window.take_back()
                 self._histories.forget(lease.conversation_id)
                 raise
+
+    def _final_answer(self, schema: Schema, recorder: RunRecorder) -> FinalAnswer:
+        """Return the tool that gives a run's answer of a promised shape."""
+        judged = partial(self._tools.judge.fault, schema)
+        marker, redact = self._settings.session_end_marker, self._ledger.redactor.value
+        recorder.typed = FinalAnswer(schema, judged, redact, marker)
+        return recorder.typed
 
     async def _options(self, spec: RunSpec, known: Known) -> Options:
         defaults = self._settings.agents.defaults

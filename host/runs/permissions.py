@@ -14,6 +14,7 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, Final
 
+from host.agent.final_answer import NAME as FINAL_ANSWER
 from host.agent.toolbox import Verdict
 from host.sandbox.shell import Command, parse
 from host.tools.ask_person import ASK_PERSON
@@ -73,7 +74,8 @@ class Gate:
 
     def __init__(self, lists: Sequence[Sequence[Rule]], root: Path, remembered: Collection[str] = ()) -> None:
         self._lists = [rules for rules in lists if rules]
-        self._about: dict[str, list[list[Rule]]] = {}
+        # A run's own answer is nothing that a person allows, whatever the rules say of all tools.
+        self._about: dict[str, list[list[Rule]]] = {FINAL_ANSWER: []}
         self._root = root
         self._remembered = remembered
 
@@ -91,7 +93,8 @@ class Gate:
 
     def removes(self, tool: str) -> bool:
         """Return whether no call of the tool can run, so that it need not be offered."""
-        firsts = (next((rule for rule in rules if rule.names(tool)), None) for rules in self._lists)
+        lists = () if tool == FINAL_ANSWER else self._lists
+        firsts = (next((rule for rule in rules if rule.names(tool)), None) for rules in lists)
         return any(rule is not None and rule.do == "deny" and not rule.has_match for rule in firsts)
 
     def names_questions(self) -> bool:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Final
 from xml.sax.saxutils import quoteattr
 
+from host.agent.final_answer import WANTED
 from host.runs.spec import RunSpec
 from host.skills.catalogue import Catalogue, Skill
 from host.skills.knowledge import SHORTEN, Known, Text
@@ -108,8 +109,8 @@ def first_message(spec: RunSpec, time: str, redactor: Redactor, assistant: str) 
     )
     if spec.preface:
         blocks.insert(0, {"type": "text", "text": redactor.text(spec.preface)})
-    if spec.notice:
-        blocks.append({"type": "text", "text": f"<notice>{spec.notice}</notice>"})
+    for notice in filter(None, (spec.notice, "" if spec.output_schema is None else WANTED)):
+        blocks.append({"type": "text", "text": f"<notice>{notice}</notice>"})
     shown = "\n\n".join(filter(None, (*map(enclosed_text, enclosed), text)))
     return NewMessage(new_id(MESSAGE), "user", blocks, shown, identity, name)
 

@@ -9,6 +9,7 @@ from typing import Any, Final
 import anyio
 
 from host.agent.endings import Paused
+from host.agent.final_answer import FinalAnswer
 from host.agent.text import ShownText
 from host.ports import LIMITS, WHOLE, Delta, Reply, TextDelta, ThinkingDelta, ToolResult
 from host.runs.answers import outbound_view
@@ -103,6 +104,8 @@ class RunRecorder(_Accounts):
         """Returns a tool's name for people."""
         self.compactions: list[str] = []
         self.shown = ShownText(ledger.redactor)
+        self.typed: FinalAnswer | None = None
+        """The answer, where it has a promised shape: no text is told before it."""
         super().__init__(RunMeter(ledger.prices))
         self.principal = principal
         own = principal.terms.budgets
@@ -113,7 +116,7 @@ class RunRecorder(_Accounts):
     async def delta(self, delta: Delta) -> None:
         """Tell a piece of the reply in flight."""
         await self.heard(delta)
-        if isinstance(delta, TextDelta):
+        if isinstance(delta, TextDelta) and self.typed is None:
             self._log.emit_text(self.shown.feed(delta.text))
         elif isinstance(delta, ThinkingDelta) and self._spec.thinking:
             self._log.emit("thinking", {"text": self._redactor.text(delta.text)})
@@ -140,6 +143,8 @@ class RunRecorder(_Accounts):
         await self.unused(reply)
         if final:
             self.final = reply
+            if self.typed is not None:
+                self._log.emit_text(self.shown.whole(reply.text))
             self.show_calls(reply)
             return
         await self._append("assistant", reply.blocks, effect_ahead=effect_ahead)

@@ -9,7 +9,7 @@ from typing import Any, Final, cast
 
 import anyio
 
-from host.agent.endings import Ending, Overtaken, Paused, TimedOut
+from host.agent.endings import Ending, OutputInvalid, Overtaken, Paused, TimedOut
 from host.runs.answers import ChatShape, Ended, UsageShape, outbound_view, request_view
 from host.runs.events import EventLog
 from host.runs.meter import Ledger
@@ -206,7 +206,7 @@ class ActiveRun:
     def _answer_body(self, text: str, messages: list[NewMessage], ending: Ending | None) -> ChatShape:
         recorder = self._recorder
         outbound = [outbound_view(message, self._ledger.redactor) for message in recorder.said]
-        marker, chain = self._end_marker, self.lease.chain
+        marker, chain, typed = self._end_marker, self.lease.chain, recorder.typed
         answer: ChatShape = {
             "status": "success" if ending is None else _ENDED.get(ending.state, "error"),
             "conversation_id": self.lease.conversation_id,
@@ -221,9 +221,13 @@ class ActiveRun:
             "usage": cast(UsageShape, asdict(recorder.meter.spent.usage)),
             "outbound_messages": outbound,
             "session_end_marker": marker,
-            "session_end_marker_detected": bool(marker)
-            and any(marker in said for said in (text, *(message["text"] for message in outbound))),
+            "session_end_marker_detected": (typed is not None and typed.marked)
+            or (
+                bool(marker) and any(marker in said for said in (text, *(each["text"] for each in outbound)))
+            ),
         }
+        if ending is None and typed is not None:
+            answer["output"] = typed.value
         if chain.previous_run_id is not None:
             answer["previous_run_id"] = chain.previous_run_id
         if recorder.warnings:
@@ -246,6 +250,8 @@ class ActiveRun:
     def _count(self, end: RunEnd) -> None:
         counts = self._ledger.counts
         counts.runs[end.state.value] += 1
+        if (typed := self._recorder.typed) is not None and (typed.given or end.code == OutputInvalid.code):
+            counts.outputs["invalid" if not typed.given else "valid" if typed.tries == 1 else "repaired"] += 1
         counts.approvals_requested.update(request.kind for request in end.requests)
         counts.compactions.update(self._recorder.compactions)
         counts.run_seconds.add((monotonic_ms() - self._started) / 1000)

@@ -52,7 +52,7 @@ logger = logging.getLogger("picoclaw.runs")
 class Agent(Protocol):
     """Who does the work of runs."""
 
-    def check(self, spec: RunSpec, principal: Principal) -> None:
+    async def check(self, spec: RunSpec, principal: Principal) -> None:
         """Raise InvalidInput for a run that the principal can't have."""
         ...
 
@@ -131,8 +131,8 @@ class RunService:
         if spec.principal_id != OPERATOR:
             principal = await self.principals.active(spec.principal_id)
         terms = principal.terms
-        if spec.model is not None or terms.models is not None:
-            self._agent.check(spec, principal)
+        if spec.model is not None or spec.output_schema is not None or terms.models is not None:
+            await self._agent.check(spec, principal)
         if spec.waited_for:
             self._count(spec.sender, principal)
         share = Share((principal.id, spec.sender, spec.conversation_id), terms.concurrent_runs)
@@ -175,7 +175,9 @@ class RunService:
             principal_id=principal.id,
             background=spec.background,
             again=spec.again,
-            asked=spec.asked() if spec.background and not spec.begun_again else None,
+            asked=spec.asked()
+            if (spec.background or spec.output_schema is not None) and not spec.begun_again
+            else None,
             begun_again=spec.begun_again,
             by=spec.by(acting_token.get()),
         )

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 
+from host.agent.final_answer import Schema
 from host.mcp_clients.server_config import ServerConfig, parse_servers
 from host.tools.client_tools import ClientTool
 from shared.jsons import dumps, loads
@@ -40,7 +41,7 @@ class RunSpec:
     message answers questions that wait for a person, and denies the rest. ``ready``: it goes on where people
     have answered. ``of_task``: it goes on after a task's run. ``background``: nobody waits for its end, so it
     is begun again where its host stops in the middle; ``begun_again`` is the run in whose place it is then.
-    ``door``: where the message came in.
+    ``door``: where the message came in. ``output_schema``: what the answer has to be.
     """
 
     message: str | None
@@ -71,6 +72,7 @@ class RunSpec:
     principal_id: str = OPERATOR
     permissions: tuple[Permission, ...] = ()
     client_tools: tuple[ClientTool, ...] = ()
+    output_schema: Schema | None = None
     deny_pending: bool = False
     ready: bool = False
     of_task: bool = False
@@ -126,7 +128,15 @@ class RunSpec:
         return replace(self, **{**said, **own, **more})
 
 
-KEPT: Final = ("model", "thinking", "max_thinking_tokens", "max_execution_ms", "show_tool_use", "by_owner")
+KEPT: Final = (
+    "model",
+    "thinking",
+    "max_thinking_tokens",
+    "max_execution_ms",
+    "show_tool_use",
+    "by_owner",
+    "output_schema",
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from host.runs.service import RunService
 from host.runs.spec import RunSpec
 from shared.clock import now_ms
 from shared.errors import Conflict, ConversationBusy, KeyTaken, LeaseLost, PicoError, Unavailable
+from shared.jsons import loads
 from shared.principals import EVERYTHING, OPERATOR, Reach
 from shared.store.contract import acting_token
 from shared.store.sql.task_outcomes import ALL_QUIET
@@ -177,6 +178,7 @@ class TaskRunner:
             parent_id=None if group else task.conversation_id,
             idempotency=idempotency,
             claim=claim,
+            output_schema=None if task.output_schema is None else loads(task.output_schema),
             notice=_notice(task),
             live=background,
             background=background,
@@ -245,6 +247,7 @@ class _Service:
                 self._claim,
                 state=_state(answer),
                 result=answer["result"],
+                output=answer["result"] if "output" in answer else None,
                 error=answer.get("error"),
                 now=now_ms(),
                 waits=answer.get("code") in WAITS,
@@ -292,6 +295,8 @@ async def _view(store: Store, task_id: str, answer: ChatShape) -> ExecutedShape:
         "next_run": task_view(task)["next_run"] if task else None,
         "outbound_messages": answer.get("outbound_messages", []),
     }
+    if "output" in answer:
+        view["output"] = answer["output"]
     if "error" in answer:
         view["error"] = answer["error"]
     return view

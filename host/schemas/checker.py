@@ -24,6 +24,7 @@ MEMORY: Final = 64 << 20
 """Bytes beyond what the process has at its start."""
 DEEPEST: Final = 64
 MOST_NODES: Final = 1000
+REFERENCES: Final = ("$ref", "$dynamicRef")
 PATTERNS: Final = jsonschema_rs.RegexOptions()
 """The engine that doesn't backtrack: it knows no look-around and no back references."""
 
@@ -62,11 +63,11 @@ def _answer(question: dict[str, Any]) -> dict[str, Any]:
     try:
         validator = jsonschema_rs.Draft202012Validator(schema, pattern_options=PATTERNS, retriever=_refuse)
     except (jsonschema_rs.ValidationError, jsonschema_rs.ReferencingError, ValueError) as error:
-        return {"schema_fault": _sentence(error)}
+        return {"schema_fault": _sentence(error, _of_reference(schema, str(error)))}
     if "value" not in question:
         return {}
     for fault in validator.iter_errors(question["value"]):
-        return {"value_fault": _sentence(fault)}
+        return {"value_fault": _sentence(fault, question.get("name", ""))}
     return {}
 
 
@@ -100,10 +101,22 @@ def _children(node: Any) -> list[Any]:
     return [child for child in inside if isinstance(child, dict | list)]
 
 
-def _sentence(error: Exception) -> str:
+def _of_reference(schema: Any, said: str) -> str:
+    """Return the path of the first reference that an error names, "" if it names none."""
+    found = [("", schema)]
+    for path, node in found:
+        inside = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+        for key, item in inside:
+            if key in REFERENCES and isinstance(item, str) and item.lstrip("#") and item.lstrip("#") in said:
+                return f"{path}{key}"
+            found.append((f"{path}{key}/", item))
+    return ""
+
+
+def _sentence(error: Exception, name: str = "") -> str:
     if not isinstance(error, jsonschema_rs.ValidationError):
-        return str(error).partition("\n")[0][:500]
-    place = "/".join(str(step) for step in error.instance_path)
+        return f"{name}: {error}".removeprefix(": ").partition("\n")[0][:500]
+    place = "/".join(filter(None, (name, *map(str, error.instance_path))))
     return f"{place}: {error.message[:500]}" if place else error.message[:500]
 
 

@@ -16,6 +16,7 @@ from anyio.abc import ByteReceiveStream, ByteSendStream, Process
 from anyio.streams.buffered import BufferedByteReceiveStream
 
 from shared import jsons
+from shared.errors import InvalidInput
 from shared.processes import terminate
 
 CHECKER: Final = Path(__file__).with_name("checker.py")
@@ -24,6 +25,9 @@ LONGEST_WAIT_S: Final = 10.0
 LONGEST_ANSWER: Final = 64 << 10
 MOST_KNOWN: Final = 4000
 """Schemas whose verdict is remembered."""
+DRAFT: Final = "https://json-schema.org/draft/2020-12/schema"
+LARGEST: Final = 64 << 10
+"""Bytes of a schema that an answer is promised to be of."""
 TOO_MUCH: Final = "it takes more than 0.25 s of processor time or 64 MiB to check"
 
 
@@ -64,6 +68,21 @@ class SchemaJudge:
     async def value(self, schema: Any, value: Any) -> Verdict:
         """Return whether a value is what a schema says."""
         return await self._asked({"schema": schema, "value": value})
+
+    async def require(self, schema: Any, field: str) -> None:
+        """Raise InvalidInput, naming the field, for what no answer can be promised to be."""
+        draft = schema.get("$schema", DRAFT) if isinstance(schema, dict) else DRAFT
+        if str(draft).removesuffix("#") != DRAFT:
+            raise InvalidInput(f"{field}: $schema: only {DRAFT} is taken")
+        if jsons.fits(schema) and len(jsons.dump_bytes(schema)) > LARGEST:
+            raise InvalidInput(f"{field}: has at most {LARGEST >> 10} KiB")
+        if (fault := (await self.schema(schema)).schema_fault) is not None:
+            raise InvalidInput(f"{field}: {fault}")
+
+    async def fault(self, schema: Any, value: Any) -> str | None:
+        """Return what is wrong with an answer, with the path in it, or None."""
+        verdict = await self._asked({"schema": schema, "value": value, "name": "output"})
+        return verdict.value_fault or verdict.schema_fault
 
     async def ends(self, patterns: Sequence[str], texts: Sequence[str]) -> bool:
         """Return whether regular expressions of Python come to an end on texts, soon."""

@@ -47,6 +47,8 @@ class Metrics:
     tokens: Counter[str] = field(default_factory=Counter)
     task_runs: Counter[str] = field(default_factory=Counter)
     compactions: Counter[str] = field(default_factory=Counter)
+    outputs: Counter[str] = field(default_factory=Counter)
+    """Answers of a promised shape, by what became of them."""
     approvals_requested: Counter[str] = field(default_factory=Counter)
     approvals_decided: Counter[tuple[str, str]] = field(default_factory=Counter)
     connections: int = 0

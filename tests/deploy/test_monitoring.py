@@ -47,6 +47,8 @@ def served(host: HostProcess) -> dict[str, set[str]]:
 
 def use(client: httpx2.Client) -> None:
     assert client.post("/chat", json={"message": directive("hi", text="hello")}).status_code == 200
+    typed = {"message": directive("typed", text="3"), "output_schema": {"type": "integer"}}
+    assert client.post("/chat", json=typed).json()["output"] == 3
     task = {"prompt": "hi", "schedule_type": "once", "schedule_value": "2020-01-01", "run_if_past": True}
     assert client.post("/task", json=task).status_code == 201
     assert client.post("/task/check").json()["checked"] == 1

@@ -47,6 +47,11 @@ def test_a_client_shows_the_answer_and_how_the_run_ended(host: HostProcess, prog
     assert done.stdout.endswith("\n[success]\n")
 
 
+def test_a_client_reads_an_answer_as_data(host: HostProcess) -> None:
+    done = say([sys.executable, str(CLIENTS / "typed.py")], host.url)
+    assert done.stdout == " (0 files)\n", done.stderr
+
+
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_a_client_goes_on_where_the_connection_broke(host: HostProcess, program: list[str]) -> None:
     with breaking_once(host.port) as port:

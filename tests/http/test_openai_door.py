@@ -282,7 +282,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"tool_choice": {"type": "function", "function": {"name": "f"}}}, "tool_choice"),
     (
         {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "strict": True}}},
-        "response_format",
+        "response_format.json_schema.schema",
     ),
     ({"messages": [{"role": "user", "content": [3]}]}, "messages.0.content"),
     ({"messages": [{"role": "user", "content": "a"}, {"role": "tool", "content": "b"}]}, "messages"),

@@ -92,8 +92,8 @@ class CompletionMessageShape(Shape):
     """What the agent answers."""
 
     role: Literal["assistant"]
-    content: str
-    refusal: None
+    content: str | None
+    refusal: str | None
     reasoning_content: NotRequired[str]
 
 
@@ -158,11 +158,14 @@ class Answer:
     model: str
     marker: str
     """The session end marker, which isn't shown."""
+    typed: bool = False
+    """A program reads the answer, so nothing that was said beside stands in it."""
     created: int = field(default_factory=lambda: now_ms() // 1000)
     text: str = ""
     reasoning: str = ""
     outcome: dict[str, Any] = field(default_factory=dict)
     fault: str = ""
+    _beside: list[str] = field(default_factory=list)
     _gap: bool = False
     _shown: MarkerFilter = field(init=False)
 
@@ -173,7 +176,9 @@ class Answer:
         """Return what the event adds to the answer; empty when nothing."""
         if event.name == "chunk":
             return self._add(self._shown.feed(event.data["text"]), gap=self._gap)
-        if event.name == "message":
+        if event.name == "message" and self.typed:
+            self._beside.append(event.data["text"])
+        elif event.name == "message":
             # A message of its own: apart from what is around it.
             shown = self._shown.flush() + self._shown.without(event.data["text"])
             delta = self._add(shown, gap=bool(self.text))
@@ -198,6 +203,11 @@ class Answer:
         if self.outcome.get("stop_reason") in LENGTH and not code:
             return "length"
         return FINISHED.get(code) if self.outcome else None
+
+    @property
+    def refusal(self) -> str | None:
+        """What is said in place of an answer that a program was to read."""
+        return "\n\n".join(self._beside) or None if self.typed and not self.text else None
 
     @property
     def failure(self) -> PicoError:
@@ -226,8 +236,8 @@ class Answer:
         """Return the whole answer."""
         message: CompletionMessageShape = {
             "role": "assistant",
-            "content": self.text.strip(),
-            "refusal": None,
+            "content": None if self.refusal else self.text.strip(),
+            "refusal": self.refusal,
         }
         if self.reasoning:
             message["reasoning_content"] = self.reasoning

@@ -5,9 +5,9 @@ Source: the API reference of chat completions (https://platform.openai.com/docs/
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema, field_validator
+from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema, field_validator, model_validator
 
 from host.http.bodies import NO_NUL, WHOLE, Body, Text
 
@@ -39,6 +39,7 @@ def _plain(value: Any) -> str:
     return value
 
 
+ANY_OBJECT: Final[dict[str, Any]] = {"type": "object"}
 SHOWN: Final = {"type": "string", "pattern": NO_NUL}
 PARTS: Final = [
     *(
@@ -81,6 +82,25 @@ class StreamOptions(Tolerant):
     include_usage: bool | None = None
 
 
+class NamedSchema(Tolerant):
+    """A schema of the answer."""
+
+    wanted: Annotated[dict[str, Any] | bool, Field(alias="schema")]
+
+
+class ResponseFormat(Tolerant):
+    """What the answer has to be."""
+
+    type: Literal["text", "json_object", "json_schema"] = "text"
+    json_schema: NamedSchema | None = None
+
+    @model_validator(mode="after")
+    def _has_schema(self) -> Self:
+        if self.type == "json_schema" and self.json_schema is None:
+            raise ValueError("json_schema is missing")
+        return self
+
+
 class ChatCompletionRequest(Tolerant):
     """POST /v1/chat/completions: the fields that have an effect."""
 
@@ -93,7 +113,7 @@ class ChatCompletionRequest(Tolerant):
     reasoning_effort: Text | None = None
     tool_choice: Annotated[Any, WithJsonSchema({"enum": ["auto", "none", None]})] = None
     function_call: Annotated[Any, WithJsonSchema({"enum": ["auto", "none", None]})] = None
-    response_format: Annotated[Any, WithJsonSchema({"not": {"required": ["json_schema"]}})] = None
+    response_format: ResponseFormat | None = None
     logprobs: Annotated[Any, WithJsonSchema({"enum": [False, None]})] = None
     modalities: Annotated[Any, WithJsonSchema({"not": {"contains": {"const": "audio"}}})] = None
 
@@ -120,10 +140,10 @@ class ChatCompletionRequest(Tolerant):
             )
         return value
 
-    @field_validator("response_format")
-    @classmethod
-    def _not_strict(cls, value: Any) -> Any:
-        schema = value.get("json_schema") if isinstance(value, dict) else None
-        if isinstance(schema, dict) and schema.get("strict"):
-            raise ValueError("strict json_schema is not offered; ask for the shape in the message")
-        return value
+    @property
+    def output_schema(self) -> dict[str, Any] | bool | None:
+        """What the answer has to be, None for text. An object is promised also where it isn't strict."""
+        wanted = self.response_format
+        if wanted is None or wanted.type == "text":
+            return None
+        return ANY_OBJECT if wanted.json_schema is None else wanted.json_schema.wanted

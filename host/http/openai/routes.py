@@ -31,6 +31,7 @@ from host.http.sse import FrameStreamResponse
 from host.runs.run import ActiveRun
 from host.runs.service import RunService
 from host.runs.spec import RunSpec
+from host.schemas.judge import SchemaJudge
 from shared.clock import now_ms
 from shared.errors import Duplicate, KeyTaken, NotFound
 from shared.settings import Settings
@@ -83,7 +84,8 @@ class _Turn:
 class OpenAiApi(Api):
     """What is there below /v1."""
 
-    def __init__(self, store: Store, runs: RunService, settings: Settings) -> None:
+    def __init__(self, store: Store, runs: RunService, settings: Settings, judge: SchemaJudge) -> None:
+        self._judge = judge
         self._runs = runs
         self._threads = Threads(store)
         self._created = now_ms() // 1000
@@ -127,6 +129,8 @@ class OpenAiApi(Api):
     ) -> JSON[CompletionShape] | FrameStreamResponse | Response:
         """Say something, as OpenAI's clients do."""
         self._known(request, body.model)
+        if body.output_schema is not None:
+            await self._judge.require(body.output_schema, "response_format")
         thread = await self._threads.find(request, body)
         spec = dataclasses.replace(self._spec(body, thread), idempotency=await idempotency(request))
         turn = await self._begin(body, thread, spec)
@@ -147,6 +151,7 @@ class OpenAiApi(Api):
             model=None if body.model == ASSISTANT else body.model,
             thinking=None if effort is None else effort not in NO_THINKING,
             live=bool(body.stream),
+            output_schema=body.output_schema,
             principal_id=thread.principal_id,
         )
 
@@ -158,7 +163,8 @@ class OpenAiApi(Api):
         except KeyTaken as taken:
             conversation_id, run_id = taken.answer.conversation_id or "", taken.answer.subject
         events = await self._runs.events(conversation_id, run_id, after=0, run=run)
-        answer = Answer(f"chatcmpl-{run_id}", body.model, self._marker)
+        typed = body.output_schema is not None
+        answer = Answer(f"chatcmpl-{run_id}", body.model, self._marker, typed)
         return _Turn(body, thread, answer, conversation_id, run_id, events, run)
 
     async def _start(self, spec: RunSpec) -> ActiveRun:
@@ -190,6 +196,8 @@ class OpenAiApi(Api):
             yield as_event(error_body(answer.failure))
             return
         await self._threads.remember(turn.thread, turn.conversation_id, answer.text)
+        if answer.refusal is not None:
+            yield answer.chunk({"refusal": answer.refusal})
         yield answer.chunk({}, reason)
         options = turn.body.stream_options
         if options is not None and options.include_usage:

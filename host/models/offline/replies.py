@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import uuid4
 
+from host.models.offline.samples import sample
 from host.models.offline.wishes import Wish, code, parse
 from shared.jsons import dump_bytes
 from shared.untrusted import unwrapped
@@ -22,6 +23,7 @@ from shared.values import Block
 
 MODEL: Final = "picoclaw-offline"
 LABEL: Final = "[offline model]"
+FINAL_ANSWER: Final = "final_answer"
 _BYTES_PER_TOKEN: Final = 4
 _MAX_QUOTE: Final = 2_000
 _MAX_RECALLED: Final = 10
@@ -70,7 +72,7 @@ def reply_to(request: Mapping[str, Any]) -> dict[str, Any]:
         for wish in parse(turn.words, turn.now, begun=turn.begun)
     ]
     blocks = _thoughts(request, [wish for wish, _ in wishes])
-    call = _next_call(wishes, offered)
+    call = _next_call(wishes, offered) or _last_call(request)
     if call is None:
         said = "\n\n".join(_said(wish, offered, result, turn.before) for wish, result in wishes)
         text = f"{LABEL} {said or _nothing_to_do(turn.words)}"
@@ -87,11 +89,22 @@ def reply_to(request: Mapping[str, Any]) -> dict[str, Any]:
 def _next_call(wishes: Sequence[tuple[Wish, Block | None]], offered: frozenset[str]) -> Block | None:
     for wish, result in wishes:
         if wish.tool in offered and result is None:
-            call_id = f"toolu_{uuid4().hex}"
-            return {"type": "tool_use", "id": call_id, "name": wish.tool, "input": wish.input}
+            return _call(wish.tool, wish.input)
         if result is not None and result.get("is_error") and not wish.recalls:
             return None  # what comes after must not be done; notes that are not there yet are no failure
     return None
+
+
+def _last_call(request: Mapping[str, Any]) -> Block | None:
+    """Return the call that gives an answer of a promised shape, None where the answer is text."""
+    for tool in request.get("tools") or []:
+        if tool["name"] == FINAL_ANSWER:
+            return _call(FINAL_ANSWER, sample(tool["input_schema"]))
+    return None
+
+
+def _call(name: str, arguments: Mapping[str, Any]) -> Block:
+    return {"type": "tool_use", "id": f"toolu_{uuid4().hex}", "name": name, "input": arguments}
 
 
 def _turn(messages: Sequence[Mapping[str, Any]]) -> Turn:

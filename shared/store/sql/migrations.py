@@ -271,6 +271,14 @@ GATE: Final = Migration(
 CLIENT_TOOLS: Final = Migration(("ALTER TABLE approvals ADD COLUMN is_error INTEGER NOT NULL DEFAULT 0",))
 """Whether the result that a program gave says that its call failed."""
 
+TYPED_ANSWERS: Final = Migration(
+    statements=(
+        "ALTER TABLE scheduled_tasks ADD COLUMN output_schema TEXT",
+        "ALTER TABLE task_runs ADD COLUMN output TEXT",
+    ),
+)
+"""What a task's answers have to be, and those of its runs that were."""
+
 MIGRATIONS: Final = (
     TRUST,
     TITLES,
@@ -283,6 +291,7 @@ MIGRATIONS: Final = (
     TASK_LIMITS,
     GATE,
     CLIENT_TOOLS,
+    TYPED_ANSWERS,
 )
 """Oldest first; they come after what each engine had before they were written once."""
 

@@ -126,7 +126,9 @@ async def end_of_chain(tx: Tx, run_id: str, answer: Mapping[str, Any], now: int)
     if row is None or await steps.left(tx, row, code, acted=bool(row["effect_ahead"] & AHEAD), now=now):
         return
     state = TaskRunState.CANCELLED if code == "cancelled" else TaskRunState(answer["status"])
-    outcome = Outcome(state, answer.get("result"), answer.get("error"), final=code == "interrupted")
+    result = answer.get("result")
+    output = result if "output" in answer else None
+    outcome = Outcome(state, result, answer.get("error"), final=code == "interrupted", output=output)
     await end_waiting(tx, row, outcome, now)
 
 

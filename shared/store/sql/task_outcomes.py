@@ -64,12 +64,16 @@ class Fate(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a slot ended; ``final``: whatever the task's rules, it is not tried again."""
+    """How a slot ended; ``final``: whatever the task's rules, it is not tried again.
+
+    ``output``: its result, where that is JSON of a promised shape.
+    """
 
     state: TaskRunState
     result: str | None = None
     error: str | None = None
     final: bool = False
+    output: str | None = None
 
     def next_try(self, failures: int, now: int) -> int | None:
         """Return when a ``once`` task is tried again that has failed so often, None if it isn't."""
@@ -139,12 +143,14 @@ async def end(tx: Tx, claim: Row, outcome: Outcome, now: int) -> Sequence[Outbou
     The transaction has locked both rows.
     """
     await tx.execute(
-        "UPDATE task_runs SET state = $2, finished_at = $3, result = $4, error = $5 WHERE id = $1",
+        """UPDATE task_runs SET state = $2, finished_at = $3, result = $4, error = $5, output = $6
+        WHERE id = $1""",
         claim["id"],
         outcome.state,
         now,
         outcome.result,
         outcome.error,
+        outcome.output,
     )
     task = await tx.fetchrow(
         """UPDATE scheduled_tasks SET last_run = $2, last_state = $3, waits = $4, revision = revision + 1

@@ -63,6 +63,7 @@ EDITED: Final = (
     "ends_at",
     "max_runs",
     "runs_begun",
+    "output_schema",
 )
 """What an edit may change, ``$6`` and on of ``REPLACE``."""
 ADDED: Final = (*EDITED, "id", "conversation_id", "revision", "created_at", "tree_id", "depth")
@@ -218,6 +219,7 @@ class Tasks(Noun):
         error: str | None,
         now: int,
         waits: bool = False,
+        output: str | None = None,
     ) -> Sequence[Outbound]:
         """Write the outcome into the claim's own row, with what people are told of it; raises LeaseLost.
 
@@ -237,7 +239,7 @@ class Tasks(Noun):
                     "UPDATE task_runs SET state = $2, error = $3 WHERE id = $1", claim.id, state, error
                 )
                 return ()
-            return await end(tx, row, Outcome(state, result, error), now)
+            return await end(tx, row, Outcome(state, result, error, output=output), now)
 
         return await self._engine.write(work, patient=True)
 
