@@ -26,6 +26,7 @@ from host.http.conversations import ConversationsApi
 from host.http.enrolment import Enrolment
 from host.http.files import FilesApi
 from host.http.health import HealthApi
+from host.http.mcp.asks import Asks
 from host.http.mcp.routes import McpApi
 from host.http.mcp.servers import McpServersApi
 from host.http.metrics import MetricsApi
@@ -101,6 +102,7 @@ class Host:
     principals: PrincipalCache
     enrolment: Enrolment
     tokens: TokenBook
+    asks: Asks
     background: TaskGroup
 
 
@@ -139,6 +141,8 @@ async def open_host(settings: Settings, stop: Callable[[str], None]) -> AsyncIte
         channels = await enter(_open_channels(settings, ledger, runs, tasks, sandbox, spaces))
         enrolment = Enrolment(store, sandbox, settings.main_conversation_id)
         tokens = await open_tokens(settings, store, enrolment, background)
+        asks = Asks(store, runs, ledger.counts)
+        tool_servers.visited = asks.visit
         stack.push_async_callback(runs.drain)
         stack.callback(background.cancel_scope.cancel)
         if settings.scheduler == "internal":
@@ -153,7 +157,7 @@ async def open_host(settings: Settings, stop: Callable[[str], None]) -> AsyncIte
         background.start_soon(keep_recovering, store, runs, task_runner, settings.lease_ms)
         yield Host(
             settings, stop, ledger, telemetry, models, sandbox, spaces, tool_servers,
-            tools, judge, runs, tasks, task_runner, channels, principals, enrolment, tokens, background,
+            tools, judge, runs, tasks, task_runner, channels, principals, enrolment, tokens, asks, background,
         )  # fmt: skip
 
 
@@ -196,7 +200,7 @@ def _apis(host: Host) -> list[Api]:
             host.tools.permissions,
         ),
         TokensApi(store, host.tokens),
-        McpApi(host.tool_servers, settings.gateway.allowed_hosts, host.tokens),
+        McpApi(host.tool_servers, host.asks, settings.gateway.allowed_hosts, host.tokens),
         McpServersApi(host.tools, host.background, settings.tools.mcp.allowed_hosts),
         MetricsApi(host.ledger.counts, store, runs),
         OpenAiApi(store, runs, settings, host.tools.judge),

@@ -5,58 +5,24 @@ Beside a running host it is served by the host's warm zygote; alone it imports e
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import socket
 import sys
-from collections.abc import Iterator
-from typing import Final
 
 from mcp_server import session_request
 from mcp_server.identity import Identity, NoIdentity, identity_of
 from shared.store import holds_store
 
-_ANSWER_SECONDS: Final = 2.0
-
 
 def hand_over(identity: Identity) -> int | None:
     """Let the host's zygote serve descriptors 0, 1 and 2; return the exit status, None if nobody is there."""
-    with contextlib.ExitStack() as stack:
-        try:
-            database = os.open(identity.db_path, os.O_RDWR | os.O_CLOEXEC)
-            stack.callback(os.close, database)
-            door = stack.enter_context(_door(identity))
-        except OSError:
-            return None
-        wanted = session_request.SessionRequest(
-            identity.conversation_id,
-            identity.is_main,
-            identity.timezone,
-            principal_id=identity.principal_id,
-        )
-        door.settimeout(_ANSWER_SECONDS)
-        try:
-            socket.send_fds(door, [session_request.encode(wanted)], [0, 1, 2, database])
-            if door.recv(session_request.PACKET_LIMIT) != session_request.SERVED:
-                return None
-        except OSError:
-            return None
-        door.settimeout(None)
-        return _wait(door)
-
-
-@contextlib.contextmanager
-def _door(identity: Identity) -> Iterator[socket.socket]:
-    database = identity.db_path.absolute()
-    directory = session_request.open_directory(database)
     try:
-        with session_request.packet_socket() as door:
-            door.settimeout(_ANSWER_SECONDS)
-            door.connect(session_request.door_address(directory, database))
-            yield door
-    finally:
-        os.close(directory)
+        door = session_request.hand_over(identity, (0, 1, 2))
+    except OSError:
+        return None
+    with door:
+        return _wait(door)
 
 
 def _wait(door: socket.socket) -> int:
@@ -98,7 +64,7 @@ def main() -> int:
     # Only now: this import takes half a second.
     from mcp_server.session import run_session
 
-    return run_session(identity)
+    return run_session(identity, asks=True)
 
 
 if __name__ == "__main__":

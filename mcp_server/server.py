@@ -15,6 +15,7 @@ from mcp.shared.exceptions import MCPError
 
 from mcp_server.tools import RESOURCES, Caller, Tools
 from shared import jsons
+from shared.ask_contract import listed
 from shared.errors import PicoError
 from shared.tool_contract import SERVER_NAME, ToolDeclaration, tool_declarations
 
@@ -31,13 +32,13 @@ INSTRUCTIONS = (
 def build_server(tools: Tools, caller: Caller, *, version: str) -> Server[Any]:
     """Return the protocol server of one session, for both protocol eras."""
     declared = tool_declarations(is_main=caller.is_main, is_operator=caller.is_operator)
-    listed = types.ListToolsResult(tools=[_listed(tool) for tool in declared.values()])
+    tools_listed = types.ListToolsResult.model_validate({"tools": [*map(listed, declared.values())]})
     pages = types.ListResourcesResult(resources=list(RESOURCES))
 
     async def list_tools(
         context: Context, params: types.PaginatedRequestParams | None
     ) -> types.ListToolsResult:
-        return listed
+        return tools_listed
 
     async def call_tool(context: Context, params: types.CallToolRequestParams) -> types.CallToolResult:
         declaration = declared.get(params.name)
@@ -79,22 +80,6 @@ def build_server(tools: Tools, caller: Caller, *, version: str) -> Server[Any]:
     # No exporter is configured in a tool server, so tracing would only cost time.
     server.middleware.clear()
     return server
-
-
-def _listed(tool: ToolDeclaration) -> types.Tool:
-    return types.Tool(
-        name=tool.name,
-        title=tool.title,
-        description=tool.description,
-        input_schema=tool.input_schema,
-        output_schema=tool.output_schema,
-        annotations=types.ToolAnnotations(
-            read_only_hint=tool.read_only,
-            destructive_hint=tool.destructive,
-            idempotent_hint=tool.idempotent or tool.read_only,
-            open_world_hint=False,
-        ),
-    )
 
 
 async def _call(

@@ -14,6 +14,7 @@ import uvloop
 from mcp.server.lowlevel.server import Server
 from mcp.server.stdio import stdio_server
 
+from mcp_server.asking import Asking
 from mcp_server.identity import Identity
 from mcp_server.server import build_server
 from mcp_server.tools import Caller, Tools
@@ -31,10 +32,13 @@ Wire = tuple[int, int]
 """The descriptors a session reads and writes."""
 
 
-def run_session(identity: Identity, *, wire: Wire | None = None, lifeline: int | None = None) -> int:
+def run_session(
+    identity: Identity, *, wire: Wire | None = None, lifeline: int | None = None, asks: bool = False
+) -> int:
     """Serve ``wire`` (default: descriptors 0 and 1) until its client is gone; return the exit status.
 
-    ``lifeline``: a descriptor that becomes readable when whoever asked for the session has ended.
+    ``lifeline``: a descriptor that becomes readable when whoever asked for the session has ended. ``asks``:
+    the client is another agent, which may ask the host's.
     """
     configure("WARNING", "json", Redactor(()))
     try:
@@ -43,13 +47,17 @@ def run_session(identity: Identity, *, wire: Wire | None = None, lifeline: int |
         print(f"picoclaw tool server: {error}", file=sys.stderr)  # noqa: T201 - no log is set up for people here
         return 1
     return anyio.run(
-        _serve, store, identity, wire, lifeline, backend_options={"loop_factory": uvloop.new_event_loop}
+        _serve, store, identity, wire, lifeline, asks, backend_options={"loop_factory": uvloop.new_event_loop}
     )
 
 
-async def _serve(store: Store, identity: Identity, wire: Wire | None, lifeline: int | None) -> int:
+async def _serve(
+    store: Store, identity: Identity, wire: Wire | None, lifeline: int | None, asks: bool
+) -> int:
     try:
         server = await _prepared(store, identity)
+        if asks:
+            server.middleware.append(Asking(identity))
         async with anyio.create_task_group() as group:
             if lifeline is not None:
                 group.start_soon(_end_with, lifeline, group.cancel_scope)

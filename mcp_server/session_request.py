@@ -8,11 +8,15 @@ from __future__ import annotations
 import json
 import os
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from mcp_server.identity import Identity
+
 PACKET_LIMIT: Final = 4096
+ANSWER_SECONDS: Final = 2.0
 OUTSIDE_FDS: Final = 4
 """stdin, stdout, stderr, and the database opened for writing, which proves the right to be served."""
 SERVED: Final = b"served"
@@ -24,7 +28,8 @@ class SessionRequest:
     """Whom one session is to act for; where the store is, is the zygote's own to say.
 
     ``access``: how the session reaches a store that several hosts share; ``token_id``: the token whose end is
-    the end of its writing. Both come from the host alone.
+    the end of its writing. Both come from the host alone. ``to_host``: no
+    session is wanted; the first descriptor is a line to the host, and the rest says who speaks.
     """
 
     conversation_id: str
@@ -33,6 +38,7 @@ class SessionRequest:
     access: str | None = None
     token_id: str | None = None
     principal_id: str = "operator"
+    to_host: bool = False
 
 
 class BadRequest(Exception):
@@ -62,6 +68,7 @@ _KINDS: Final = {
     "access": str | None,
     "token_id": str | None,
     "principal_id": str,
+    "to_host": bool,
 }
 
 
@@ -78,6 +85,37 @@ def door_address(directory: int, database: Path) -> str:
 def packet_socket() -> socket.socket:
     """Return a socket of the kind the door speaks: whole packets."""
     return socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+
+def hand_over(identity: Identity, fds: Sequence[int], *, to_host: bool = False) -> socket.socket:
+    """Give three descriptors to the zygote of a running host; return the socket by which it tells the end.
+
+    The database, opened for writing, goes along as proof. Raises OSError where nobody takes them.
+    """
+    database = os.open(identity.db_path, os.O_RDWR | os.O_CLOEXEC)
+    directory = open_directory(identity.db_path.absolute())
+    door = packet_socket()
+    wanted = SessionRequest(
+        identity.conversation_id,
+        identity.is_main,
+        identity.timezone,
+        principal_id=identity.principal_id,
+        to_host=to_host,
+    )
+    try:
+        door.settimeout(ANSWER_SECONDS)
+        door.connect(door_address(directory, identity.db_path.absolute()))
+        socket.send_fds(door, [encode(wanted)], [*fds, database])
+        if door.recv(PACKET_LIMIT) != SERVED:
+            raise ConnectionRefusedError
+    except BaseException:
+        door.close()
+        raise
+    finally:
+        os.close(directory)
+        os.close(database)
+    door.settimeout(None)
+    return door
 
 
 def open_directory(database: Path) -> int:

@@ -118,14 +118,8 @@ class Zygote:
         with contextlib.suppress(OSError):
             asker, _ = self._door.accept()
             asker.setblocking(False)
-            if (
-                # Whoever would have to wait is faster alone; the next one is not.
-                not self._is_warm
-                or _peer_uid(asker) != os.geteuid()
-                or len(self._asking) + self._outside() >= MAX_OUTSIDE_SESSIONS
-            ):
+            if _peer_uid(asker) != os.geteuid() or len(self._asking) >= MAX_OUTSIDE_SESSIONS:
                 asker.close()
-                self._warm_up()
                 return
             self._asking.add(asker)
             self._selector.register(asker, selectors.EVENT_READ, data=asker)
@@ -138,7 +132,17 @@ class Zygote:
             packet, fds, _, _ = socket.recv_fds(
                 asker, session_request.PACKET_LIMIT, session_request.OUTSIDE_FDS
             )
-            self._fork(self._allowed(packet, fds), fds[:3], asker)
+            wanted = self._allowed(packet, fds)
+            if wanted.to_host:
+                socket.send_fds(self._control, [session_request.encode(wanted)], fds[:1])
+                asker.send(session_request.SERVED)
+                asker.close()
+            elif self._is_warm and self._outside() < MAX_OUTSIDE_SESSIONS:
+                self._fork(wanted, fds[:3], asker)
+            else:
+                # Whoever would have to wait is faster alone; the next one is not.
+                asker.close()
+                self._warm_up()
         except (OSError, session_request.BadRequest):
             asker.close()
         finally:
@@ -204,7 +208,7 @@ class Zygote:
             }
         )
         identity = replace(identity, access=wanted.access, token_id=wanted.token_id)
-        return run_session(identity, lifeline=None if keep < 0 else keep)
+        return run_session(identity, lifeline=None if keep < 0 else keep, asks=asker is not None)
 
     def _reap(self) -> None:
         with contextlib.suppress(BlockingIOError):

@@ -36,7 +36,7 @@ class Conversation:
     """A conversation. ``owner_id`` is who owns its tasks and receives its messages: itself, or its parent.
 
     ``trusted``, fixed at its birth by where it came from: whether it may change the words that agents obey.
-    ``title`` is what people called it.
+    ``title`` is what people called it. ``begun_by`` is the conversation for which another agent began it.
     """
 
     id: str
@@ -50,6 +50,7 @@ class Conversation:
     trusted: bool = True
     title: str | None = None
     principal_id: str = OPERATOR
+    begun_by: str | None = None
 
     @property
     def parent_id(self) -> str | None:
@@ -223,7 +224,7 @@ class NewRun:
     questions that wait for a person and denies all else that does; ``by`` says whose it is. ``ready``: it
     goes on only where a step is ready to. ``background``: nobody waits for it; ``again`` says how often it
     may then be begun again by itself, ``asked`` with what (JSON), and ``begun_again`` is the run in whose
-    place this one is begun.
+    place this one is begun. ``begun_by``: see ``Conversation``.
     """
 
     run_id: str
@@ -247,6 +248,7 @@ class NewRun:
     asked: str | None = None
     begun_again: str | None = None
     by: Mapping[str, Any] = field(default_factory=dict)
+    begun_by: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,7 @@ COUNTED: Final = (
     ("outputs", "Answers that a schema was given for", "result"),
     ("approvals_requested", "Requests for a person's word", "kind"),
     ("approvals_decided", "Answers of people", "kind", "decision"),
+    ("asks", "Asks of other agents", "outcome"),
     ("connections_cut", "Connections that the host ended", "reason"),
 )
 """The counters: name, meaning, labels."""

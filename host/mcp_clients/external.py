@@ -78,6 +78,8 @@ class Reach:
     has_network: bool = True
     relay: Relay = field(default_factory=Relay)
     judge: SchemaJudge | None = None
+    depth: int = 0
+    """How many agents have asked each other up to the run."""
 
 
 class ExternalServers:
@@ -280,7 +282,9 @@ class _Link:
         async with session as client, anyio.create_task_group() as group:
             self.tools = await sdk().listed(client, self.heard)
             self.has_resources = client.server_capabilities.resources is not None
-            self.toolset = ExternalToolset(self.config, client, self.heard, self._teller, self._judge)
+            self.toolset = ExternalToolset(
+                self.config, client, self.heard, self._teller, self._judge, self._reach.depth
+            )
             self._reach.outages.note(self.config, answered=True)
             self._settled.set()
             group.start_soon(sdk().follow, client, self.heard)

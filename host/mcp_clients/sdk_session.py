@@ -6,7 +6,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 import anyio
 import httpx2
@@ -105,13 +105,19 @@ def header_fault(raw: Mapping[str, Any]) -> str | None:
 
 
 async def called(
-    client: Client, tool: str, arguments: Mapping[str, Any], progressed: ProgressFnT
+    client: Client,
+    tool: str,
+    arguments: Mapping[str, Any],
+    progressed: ProgressFnT,
+    meta: Mapping[str, Any],
 ) -> tuple[ToolResult, Any]:
     """Return a tool's result as the model may see it, and its structured content.
 
     Raises what the SDK and the network raise.
     """
-    result = await client.call_tool(tool, dict(arguments), progress_callback=progressed)
+    result = await client.call_tool(
+        tool, dict(arguments), progress_callback=progressed, meta=cast(types.RequestParamsMeta, meta)
+    )
     return await anyio.to_thread.run_sync(tool_result, result), result.structured_content
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import socket
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from functools import cache
 from pathlib import Path
 from types import TracebackType
@@ -119,7 +120,9 @@ class ToolServers:
         access: StoreAccess = by_path,
     ) -> None:
         place = ToolServerPlace(db_path.absolute(), store_dir, timezone, task_quota, access)
-        self._zygote = Zygote(place)
+        self._zygote = Zygote(place, self._visited)
+        self.visited: Callable[[Mapping[str, Any], socket.socket], Coroutine[Any, Any, None]] | None = None
+        """Serves a request of an agent beside this host, which says who it is, and closes the socket."""
         self._max_sessions = max_sessions
         self._kept_sessions = kept_sessions
         self._idle_seconds = idle_seconds
@@ -142,6 +145,12 @@ class ToolServers:
         self._group.cancel_scope.cancel()
         # The group must not wrap what ends the host: it has nothing to do with it.
         await self._group.__aexit__(None, None, None)
+
+    def _visited(self, who: Mapping[str, Any], peer: socket.socket) -> None:
+        if self.visited is None:
+            peer.close()
+        else:
+            self._group.start_soon(self.visited, who, peer)
 
     @property
     def open_sessions(self) -> int:

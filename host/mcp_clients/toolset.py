@@ -20,6 +20,7 @@ from host.mcp_clients.server_config import ServerConfig
 from host.ports import ToolResult, ToolSpec
 from host.tools.arguments import refused
 from shared import jsons
+from shared.ask_contract import DEPTH
 from shared.tool_contract import Arguments
 
 if TYPE_CHECKING:
@@ -100,9 +101,16 @@ class ExternalToolset:
     """The tools of one connected server."""
 
     def __init__(
-        self, config: ServerConfig, client: Client, heard: Heard, teller: Teller, judge: SchemaJudge
+        self,
+        config: ServerConfig,
+        client: Client,
+        heard: Heard,
+        teller: Teller,
+        judge: SchemaJudge,
+        depth: int = 0,
     ) -> None:
         self.client = client
+        self._meta = {DEPTH: depth + 1}
         self._config = config
         self._heard = heard
         self._teller = teller
@@ -128,7 +136,8 @@ class ExternalToolset:
 
         async def ask(scope: anyio.CancelScope) -> ToolResult:
             told = self._progress(name, scope)
-            result, structured = await sdk().called(self.client, tool.name, tool.arguments(arguments), told)
+            wanted = tool.arguments(arguments)
+            result, structured = await sdk().called(self.client, tool.name, wanted, told, self._meta)
             scope.deadline = math.inf  # it has answered
             return await self._judged(tool, result, structured)
 

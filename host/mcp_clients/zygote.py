@@ -8,10 +8,11 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import anyio
 
@@ -22,6 +23,7 @@ from shared.processes import terminate
 logger = logging.getLogger("picoclaw.mcp")
 
 _WARM: Final = b"warm"
+_LONGEST_PACKET: Final = 4096
 
 START_AFTER_S: Final = 1.0
 """From the host's start to the process's, unless a session is wanted before: the host's own start and the
@@ -91,8 +93,12 @@ class ToolServerPlace:
 class Zygote:
     """Runs the process, starts it again when it dies, and passes requests for sessions to it."""
 
-    def __init__(self, place: ToolServerPlace) -> None:
+    def __init__(
+        self, place: ToolServerPlace, visited: Callable[[Mapping[str, Any], socket.socket], None]
+    ) -> None:
         self._place = place
+        self._visited = visited
+        self._warmed = anyio.Event()
         self._closing = False
         self.pid: int | None = None
         self.cold = True
@@ -155,15 +161,33 @@ class Zygote:
     async def ready(self) -> None:
         """Return once the process has finished importing."""
         self._wanted.set()
-        control = self._control
-        _warm(control)
-        await anyio.wait_readable(control)
+        _warm(self._control)
+        await self._warmed.wait()
 
     def close(self) -> None:
         """Let the process end: it sees its control socket close."""
         self._closing = True
-        self._control.close()
+        self._close_control()
         self._inherited.close()
+
+    def _close_control(self) -> None:
+        if self._control.fileno() >= 0:
+            anyio.notify_closing(self._control)
+            self._control.close()
+
+    async def _hear(self) -> None:
+        """Take in what the process says: that it is warm, or that somebody has a word for the host."""
+        control = self._control
+        with suppress(anyio.ClosedResourceError, OSError):
+            while True:
+                await anyio.wait_readable(control)
+                packet, fds, _, _ = socket.recv_fds(control, _LONGEST_PACKET, 1)
+                if not packet:
+                    return
+                if fds:
+                    self._visited(jsons.loads(packet), socket.socket(fileno=fds[0]))
+                else:
+                    self._warmed.set()
 
     async def _send(self, packet: bytes, theirs: socket.socket) -> None:
         while True:
@@ -193,10 +217,13 @@ class Zygote:
             )
         self.pid = process.pid
         try:
-            await process.wait()
+            async with anyio.create_task_group() as group:
+                group.start_soon(self._hear)
+                await process.wait()
+                group.cancel_scope.cancel()
         finally:
             self.pid = None
-            self._control.close()
+            self._close_control()
             await terminate(process, STOP_SECONDS)
 
 

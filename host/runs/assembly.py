@@ -172,6 +172,7 @@ class RunTools:
             spawn=partial(self._sandbox.program, space.workspace),
             relay=Relay(),
             has_network=files.has_network,
+            depth=spec.depth,
         )
         async with open_external(servers, reach) as external:
             external.problems += [*spec.warnings, *alike(spec.mcp_servers, servers)]

@@ -120,6 +120,11 @@ class RunService:
         """The principals that have all runs at once that they may have on this host."""
         return tuple(self._places.full)
 
+    def depth_in(self, conversation_id: str) -> int:
+        """Return how many agents have asked each other up to the conversation's run here; 0 without one."""
+        runs = (run for run in self._active.values() if run.lease.conversation_id == conversation_id)
+        return max((run.spec.depth for run in runs), default=0)
+
     async def start(self, spec: RunSpec) -> ActiveRun:
         """Begin a run; it goes on whether or not the caller stays.
 
@@ -180,6 +185,7 @@ class RunService:
             else None,
             begun_again=spec.begun_again,
             by=spec.by(acting_token.get()),
+            begun_by=spec.begun_by,
         )
         # A caller who leaves must not leave a lease behind that nobody serves.
         with anyio.CancelScope(shield=True):

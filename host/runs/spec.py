@@ -42,6 +42,8 @@ class RunSpec:
     have answered. ``of_task``: it goes on after a task's run. ``background``: nobody waits for its end, so it
     is begun again where its host stops in the middle; ``begun_again`` is the run in whose place it is then.
     ``door``: where the message came in. ``output_schema``: what the answer has to be.
+    ``depth``: how many agents have asked each other up to it; ``begun_by``: the conversation for which another
+    agent begins this one.
     """
 
     message: str | None
@@ -79,6 +81,8 @@ class RunSpec:
     background: bool = False
     begun_again: str | None = None
     door: str = "http"
+    depth: int = 0
+    begun_by: str | None = None
 
     @property
     def waited_for(self) -> bool:
@@ -114,12 +118,13 @@ class RunSpec:
         permissions = [rule.model_dump() for rule in self.permissions]
         tools = [asdict(tool) for tool in self.client_tools]
         own = {"mcp_servers": servers, "permissions": permissions, "client_tools": tools}
-        return dumps({**kept, **own, "of_task": self.scheduled})
+        return dumps({**kept, **own, "depth": self.depth, "of_task": self.scheduled})
 
     def continuing(self, asked: str) -> RunSpec:
         """Return what a run is asked that goes on after one that was asked this; its own words count."""
         known = loads(asked)
         said = {name: known.get(name) for name in (*KEPT, "of_task", "allow_tokens")}
+        said["depth"] = known.get("depth", 0)
         own = {name: getattr(self, name) for name in said if getattr(self, name)}
         servers = self.mcp_servers or parse_servers(known.get("mcp_servers", {}), stdio_allowed=False)
         rules = tuple(Permission.model_validate(rule) for rule in known.get("permissions", ()))

@@ -51,6 +51,7 @@ class Metrics:
     """Answers of a promised shape, by what became of them."""
     approvals_requested: Counter[str] = field(default_factory=Counter)
     approvals_decided: Counter[tuple[str, str]] = field(default_factory=Counter)
+    asks: Counter[str] = field(default_factory=Counter)
     connections: int = 0
     """Open now."""
     connections_cut: Counter[str] = field(default_factory=Counter)

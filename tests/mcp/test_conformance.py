@@ -48,8 +48,8 @@ LEFT_OUT: Final = {
     "completion-complete": "completion is not offered",
     "tools-call-": "the tools `test_*` are fixtures",
     "json-schema-2020-12": "its tool is a fixture",
-    "elicitation-": "the server never asks its client; the tools are fixtures",
-    "input-required-result-": "the server never asks its client; the tools are fixtures",
+    "elicitation-": "the server sends no requests; the tools are fixtures",
+    "input-required-result-": "the tools are fixtures",
     "server-sse-polling": "its tool is a fixture; answers are not streamed",
     "resources-read-": "the resources `test://` are fixtures",
     "resources-templates-read": "there are no templates; `test://` is a fixture",
@@ -67,6 +67,17 @@ CHECKS_LEFT_OUT: Final = {
     "sep-2575-server-no-log-without-loglevel": "`test_logging_tool` is a fixture",
     "sep-2549-prompts-list-caching-hints": "there are no prompts",
 }
+
+OF_TASKS: Final = {
+    "tasks-capability-negotiation": {"tasks-extension-advertised", "sep-2663-tasks-methods-non-declaring"},
+    "tasks-dispatch-and-envelope": {
+        "sep-2663-tasks-result-removed-method-not-found",
+        "tasks-removed-tasks-list",
+        "sep-2663-tasks-get-invalid-task-id-32602",
+    },
+    "tasks-request-headers": {"tasks-headers-reject-mismatched-method"},
+}
+"""Of the Tasks extension's scenarios, the checks that call no fixture."""
 
 Results = dict[str, list[dict[str, Any]]]
 
@@ -95,6 +106,21 @@ def suite(
     return request.param, {
         _scenario(path): jsons.loads(path.read_bytes()) for path in output.glob("*/checks.json")
     }
+
+
+@pytest.mark.parametrize("scenario", OF_TASKS)
+def test_the_checks_of_the_tasks_extension_that_need_no_fixture_pass(
+    address: str, scenario: str, tmp_path: Path
+) -> None:
+    program = str(HERE / "node" / "node_modules" / ".bin" / "conformance")
+    command = [node(), program, "server", "--url", address, "--scenario", scenario]
+    subprocess.run(
+        [*command, "--output-dir", str(tmp_path)], check=False, timeout=120, stdout=subprocess.DEVNULL
+    )
+    (found,) = tmp_path.glob("*/checks.json")
+    passed = {check["id"] for check in jsons.loads(found.read_bytes()) if check["status"] == "SUCCESS"}
+    assert passed >= OF_TASKS[scenario] | {"wire-schema-valid"}
+    assert f"`{scenario}`" in DOCS.read_text()
 
 
 def _scenario(path: Path) -> str:

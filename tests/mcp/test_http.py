@@ -11,6 +11,7 @@ import pytest
 from mcp.client.client import ConnectMode
 from mcp_types import TextResourceContents
 
+from shared.ask_contract import ASK_TOOLS
 from shared.tool_contract import tool_declarations
 from tests.mcp.over_http import HANDSHAKE, HELLO, STATELESS, RawHttp, new_token, official_client, request
 from tests.running import TOKEN, HostProcess, running_host, until
@@ -37,7 +38,7 @@ async def test_the_official_client_is_served_in_both_eras(host: HostProcess, mod
     token = new_token(host, f"official-{mode}")["token"]
     async with official_client(host, token, mode) as client:
         tools = (await client.list_tools()).tools
-        assert [tool.name for tool in tools] == list(tool_declarations(is_main=False))
+        assert [tool.name for tool in tools] == [*tool_declarations(is_main=False), *ASK_TOOLS]
         said = await client.call_tool("send_message", {"text": "over http"})
         assert said.structured_content is not None
         assert said.structured_content["conversation_id"] == f"official-{mode}"

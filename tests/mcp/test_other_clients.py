@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 
 from shared import jsons
+from shared.ask_contract import ASK_TOOLS
 from shared.tool_contract import tool_declarations
 from tests.mcp.over_http import new_token
 from tests.mcp.programs import HERE, NPM, node, npm_ci, python_with, run
 from tests.mcp.running import environment
 from tests.running import HostProcess, running_host
 
-TOOLS = list(tool_declarations(is_main=False))
+TOOLS = [*tool_declarations(is_main=False), *ASK_TOOLS]
 DENIED = "Task not found or access denied."
 
 with_npm = pytest.mark.skipif(NPM is None, reason="npm is not installed")

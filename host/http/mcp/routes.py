@@ -2,7 +2,8 @@
 
 The host only carries messages: each goes to the tool server of the conversation that the caller's token is
 bound to. That server never speaks first, so an answer is one JSON body and there is nothing to stream or to
-resume; a GET for a stream is answered 405, as the specification lets a server do.
+resume; a GET for a stream is answered 405, as the specification lets a server do. What other agents ask of
+this one is served by the host itself (``Asks``).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from host.http.auth import TokenBook
 from host.http.bodies import JSON, ErrorShape, TooManyValues, raw_body
 from host.http.callers import SIGNED, Caller
 from host.http.mcp import wire
+from host.http.mcp.asks import Asks
 from host.http.mcp.sessions import McpSession, McpSessions
 from host.http.routing import Api, Parameter, operation
 from host.mcp_clients.json_rpc import RequestRefused, SessionLost
@@ -31,6 +33,7 @@ from host.mcp_clients.tool_servers import (
     TooManySessions,
 )
 from host.mcp_clients.zygote import Key
+from shared.ask_contract import ASK_TOOLS, TASK_METHODS, TASKS, ask_listing
 from shared.errors import Forbidden, InvalidInput, NotFound, Unavailable
 
 LOCAL: Final = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -106,6 +109,8 @@ FOR_ALL: Final = frozenset({"send_message", "picoclaw://conversation"})
 
 def scope_of(name: object) -> str:
     """Return the scope that a tool or a resource needs."""
+    if name in ASK_TOOLS:
+        return "chat"
     return "mcp" if name in FOR_ALL else "tasks"
 
 
@@ -124,8 +129,11 @@ SESSION: Final = Parameter(
 class McpApi(Api):
     """What is there at /mcp."""
 
-    def __init__(self, servers: ToolServers, allowed_hosts: Iterable[str], tokens: TokenBook) -> None:
+    def __init__(
+        self, servers: ToolServers, asks: Asks, allowed_hosts: Iterable[str], tokens: TokenBook
+    ) -> None:
         self._servers = servers
+        self._asks = asks
         self._tokens = tokens
         self._gate = McpGate(allowed_hosts)
         self._sessions = McpSessions()
@@ -227,13 +235,18 @@ class McpApi(Api):
         return {"error": {"code": wire.REQUEST_CANCELLED, "message": "Request cancelled"}}
 
     async def _ask(self, caller: Caller, version: str, message: wire.Incoming) -> wire.Outcome:
-        """Return what the tool server of the caller's conversation answers.
+        """Return what the tool server of the caller's conversation answers, or who serves asks.
 
         Raises Forbidden for what needs a scope that the caller has not, Unavailable when no server is free.
         """
+        name = ""
         if message.method in NAMED:
             name = str(message.params.get(NAMED[message.method]))[:100]
             caller.allow(name, [scope_of(name)])
+        if message.method in TASK_METHODS:
+            caller.allow(message.method, ["chat"])
+        if message.method in TASK_METHODS or name in ASK_TOOLS:
+            return await self._asked(caller, version, message)
         token_id = None if caller.token_id == SIGNED else caller.token_id
         whose = caller.principal
         key = Key(caller.conversation_id, caller.is_main, version, token_id, whose.id, whose.terms.timezone)
@@ -244,7 +257,10 @@ class McpApi(Api):
             result = await server.request(message.method, message.params)
             if message.method in LISTED:
                 items, named = LISTED[message.method]
-                result[items] = [item for item in result[items] if caller.may(scope_of(item[named]))]
+                found = [*result[items], *(ask_listing() if items == "tools" else ())]
+                result[items] = [item for item in found if caller.may(scope_of(item[named]))]
+            if message.method == "server/discover" and caller.may("chat"):
+                result["capabilities"]["extensions"] = {TASKS: {}}
             return {"result": result}
         except RequestRefused as refused:
             return {"error": dict(refused.error)}
@@ -253,6 +269,13 @@ class McpApi(Api):
             return {"error": {"code": wire.INTERNAL_ERROR, "message": sentence}}
         except TooManySessions:
             raise Unavailable("All tool servers are busy: try again.", retry_after=1) from None
+
+    async def _asked(self, caller: Caller, version: str, message: wire.Incoming) -> wire.Outcome:
+        try:
+            result = await self._asks.serve(caller, message.method, message.params)
+        except RequestRefused as refused:
+            return {"error": dict(refused.error)}
+        return {"result": {"resultType": "complete", **result} if version in STATELESS_VERSIONS else result}
 
 
 def _session_id(request: Request) -> str:

@@ -16,6 +16,7 @@ from starlette.datastructures import Headers
 from typing_extensions import TypedDict
 
 from shared import jsons
+from shared.ask_contract import TASK_METHODS
 
 RequestId = int | str
 
@@ -46,7 +47,11 @@ NAME_HEADER: Final = "mcp-name"
 SESSION_HEADER: Final = "mcp-session-id"
 
 VERSION_META: Final = "io.modelcontextprotocol/protocolVersion"
-NAMED: Final[Mapping[str, str]] = {"tools/call": "name", "prompts/get": "name", "resources/read": "uri"}
+NAMED: Final[Mapping[str, str]] = {
+    "tools/call": "name",
+    "prompts/get": "name",
+    "resources/read": "uri",
+} | dict.fromkeys(TASK_METHODS, "taskId")
 """Methods whose subject is repeated in the Mcp-Name header, and the parameter that holds it."""
 
 

@@ -32,9 +32,9 @@ OF_PRINCIPAL: Final = """EXISTS (SELECT 1 FROM conversations AS c
 """A condition for rows of other tables: whose their conversation is."""
 
 INSERT: Final = """INSERT INTO conversations
-    (id, session_id, owner_id, temporary, created_at, last_activity, trusted, principal_id)
-    SELECT $1, $2, $3, $4, $5, $5, w.trusted, w.principal_id FROM (SELECT
-        coalesce((SELECT coalesce(trusted, 0) FROM conversations WHERE id = $3), $6) AS trusted,
+    (id, session_id, owner_id, temporary, created_at, last_activity, trusted, principal_id, begun_by)
+    SELECT $1, $2, $3, $4, $5, $5, w.trusted, w.principal_id, $8 FROM (SELECT
+        coalesce((SELECT coalesce(trusted, 0) FROM conversations WHERE id = coalesce($8, $3)), $6) AS trusted,
         coalesce((SELECT principal_id FROM conversations WHERE id = $3), $7) AS principal_id) AS w
     WHERE w.principal_id = 'operator' OR principal_lives(w.principal_id)"""
 
@@ -212,6 +212,7 @@ async def insert(
     temporary: bool,
     trusted: bool = True,
     principal_id: str = OPERATOR,
+    begun_by: str | None = None,
 ) -> None:
     """Add a conversation inside a transaction; one that is another's has its principal and its trust.
 
@@ -227,6 +228,7 @@ async def insert(
             now,
             int(trusted),
             principal_id,
+            begun_by,
         )
     except Taken:
         raise Duplicate(f"conversation_id exists already: {conversation_id}") from None

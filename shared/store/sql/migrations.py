@@ -279,6 +279,9 @@ TYPED_ANSWERS: Final = Migration(
 )
 """What a task's answers have to be, and those of its runs that were."""
 
+BEGUN_BY: Final = Migration(("ALTER TABLE conversations ADD COLUMN begun_by <id>",))
+"""For which conversation another agent began it."""
+
 MIGRATIONS: Final = (
     TRUST,
     TITLES,
@@ -292,6 +295,7 @@ MIGRATIONS: Final = (
     GATE,
     CLIENT_TOOLS,
     TYPED_ANSWERS,
+    BEGUN_BY,
 )
 """Oldest first; they come after what each engine had before they were written once."""
 

@@ -147,7 +147,13 @@ async def begin(tx: Tx, new: NewRun) -> Lease:
         conversation_id = again["conversation_id"]
     elif new.create and new.message is not None:
         await conversations.insert(
-            tx, conversation_id, new.now, new.parent_id, new.temporary, principal_id=new.principal_id
+            tx,
+            conversation_id,
+            new.now,
+            new.parent_id,
+            new.temporary,
+            principal_id=new.principal_id,
+            begun_by=new.begun_by,
         )
     if new.claim is not None:
         # With the run, not before it: a host that was stopped in between would serve a slot that another one

@@ -210,6 +210,16 @@ class Runs(Noun):
         statement = f"{RUN} WHERE id = $1 AND coalesce($2, principal_id) = principal_id"
         return await self._one(to_run, statement, run_id, principal_id)
 
+    async def progress(self, run: Run) -> tuple[int, str | None]:
+        """Return how many steps a run has stored, and the last tool that it called."""
+        statement = """SELECT blocks FROM messages
+            WHERE conversation_id = $1 AND run_id = $2 AND role = 'assistant' ORDER BY seq"""
+        steps = await self._all(
+            lambda row: jsons.loads(row["blocks"]), statement, run.conversation_id, run.id
+        )
+        called = [block["name"] for blocks in steps[-1:] for block in blocks if block["type"] == "tool_use"]
+        return len(steps), called[-1] if called else None
+
     async def page(self, wanted: RunFilter, *, limit: int, cursor: str | None) -> Page[Run]:
         """Return runs, newest first."""
         where = rows.Where()
