@@ -86,9 +86,10 @@ async def test_results_satisfy_their_declared_schema_and_the_text_is_the_same_js
 async def test_hints_say_what_a_tool_may_do(database: Path) -> None:
     async with official_client(database, "conv-a") as client:
         hints = {tool.name: tool.annotations for tool in (await client.list_tools()).tools}
-    readers = {"list_tasks", "get_task", "list_task_runs"}
+    readers = {"list_tasks", "get_task", "list_task_runs", "get_run"}
     assert {name for name, hint in hints.items() if hint and hint.read_only_hint} == readers
     assert {name for name, hint in hints.items() if hint and hint.destructive_hint} == {
+        "ask",
         "cancel_task",
         "update_task",
     }
