@@ -42,8 +42,8 @@ class RunSpec:
     have answered. ``of_task``: it goes on after a task's run. ``background``: nobody waits for its end, so it
     is begun again where its host stops in the middle; ``begun_again`` is the run in whose place it is then.
     ``door``: where the message came in. ``output_schema``: what the answer has to be.
-    ``depth``: how many agents have asked each other up to it; ``begun_by``: the conversation for which another
-    agent begins this one.
+    ``depth``: how many agents have asked each other up to it; ``begun_by``: the conversation for
+    which another agent begins this one.
     """
 
     message: str | None
