@@ -186,7 +186,7 @@ def _apis(host: Host) -> list[Api]:
         ApprovalsApi(store, runs, host.ledger.counts),
         ConversationsApi(store, runs, settings.main_conversation_id),
         RunsApi(store, runs),
-        FilesApi(store, host.sandbox, host.spaces, host.tokens, settings),
+        FilesApi(store, host.sandbox, host.spaces, host.tokens, settings, host.ledger.counts),
         TasksApi(store, host.tasks, host.task_runner, host.tools.judge),
         UsageApi(store),
         AdminApi(host.spaces.operators, host.sandbox, host.stop),

@@ -23,6 +23,7 @@ from starlette.types import Receive, Scope, Send
 
 from host.http.ending import VERBATIM
 from host.ports import Sandbox, SandboxFault, Workspace
+from host.telemetry.counts import Metrics
 from shared.errors import (
     DiskFull,
     Exists,
@@ -67,7 +68,8 @@ T = TypeVar("T")
 class Streams:
     """The uploads and downloads at work, few enough for a host and for each principal."""
 
-    def __init__(self) -> None:
+    def __init__(self, counts: Metrics) -> None:
+        self.counts = counts
         self._open: Counter[str] = Counter()
         self._threads = anyio.CapacityLimiter(_THREADS)
 
@@ -75,12 +77,18 @@ class Streams:
     def one(self, principal_id: str) -> Iterator[None]:
         """Count a stream while it lasts; raises Unavailable ``busy``."""
         if self._open[principal_id] >= MOST_OF_ONE or self._open.total() >= MOST:
+            self.counts.files_refused["busy"] += 1
             sentence = f"{MOST_OF_ONE} files of a principal and {MOST} of a host move at once; try again."
             raise Unavailable(sentence, code="busy", retry_after=1)
         self._open[principal_id] += 1
+        self.counts.file_streams += 1
         try:
             yield
+        except PicoError as error:
+            self.counts.files_refused[error.code] += 1
+            raise
         finally:
+            self.counts.file_streams -= 1
             self._open[principal_id] -= 1
             self._open += Counter()  # without those that have none
 
@@ -153,6 +161,7 @@ class Upload:
 
     async def _flush(self) -> None:
         piece, self._waiting = self._waiting, bytearray()
+        self._streams.counts.file_bytes["up"] += len(piece)
         more = self.size - self._begun["credit"] - self._reserved
         if self._begun["counted"] and more > 0:
             with refusals():
@@ -253,23 +262,35 @@ class Download(Response):
                 await send({"type": "http.response.body"})
                 return
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(_until_gone, receive, tasks.cancel_scope)
+                tasks.start_soon(until_gone, receive, tasks.cancel_scope)
                 await self._send(send)
                 tasks.cancel_scope.cancel()
 
     async def _send(self, send: Send) -> None:
-        at, end = self._span
-        while at < end:
-            read = partial(os.pread, self._descriptor, min(PIECE, end - at), at)
-            piece = await self._streams.thread(read)
-            if not piece or etag_of(self._descriptor) != self._etag:
-                return
-            at += len(piece)
+        left = self._span[1] - self._span[0]
+        async for piece in pieces(self._streams, self._descriptor, self._span, self._etag):
+            left -= len(piece)
             await send({"type": "http.response.body", "body": piece, "more_body": True})
-        await send({"type": "http.response.body"})
+        if not left:
+            await send({"type": "http.response.body"})
 
 
-async def _until_gone(receive: Receive, scope: anyio.CancelScope) -> None:
+async def pieces(
+    streams: Streams, descriptor: int, span: tuple[int, int], etag: str | None = None
+) -> AsyncIterator[bytes]:
+    """Yield bytes ``span`` of an open file, and no more once it has changed (since it had ``etag``)."""
+    etag = etag or etag_of(descriptor)
+    at, end = span
+    while at < end:
+        piece = await streams.thread(partial(os.pread, descriptor, min(PIECE, end - at), at))
+        if not piece or etag_of(descriptor) != etag:
+            return
+        at += len(piece)
+        streams.counts.file_bytes["down"] += len(piece)
+        yield piece
+
+
+async def until_gone(receive: Receive, scope: anyio.CancelScope) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
     scope.cancel()

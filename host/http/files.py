@@ -40,8 +40,10 @@ from host.http.file_streams import (
 )
 from host.http.forms import FOLDER, Form
 from host.http.routing import PAGE, Api, Parameter, operation
+from host.http.tar_streams import TarDownload
 from host.ports import Sandbox, Workspace
 from host.runs.spaces import Spaces
+from host.telemetry.counts import Metrics
 from shared.clock import iso
 from shared.errors import BodyTimeout, InvalidInput, NotFound, PreconditionFailed, Unavailable
 from shared.settings import Settings
@@ -104,6 +106,8 @@ IF_NONE_MATCH: Final = Parameter(
     "header",
 )
 RANGE: Final = Parameter("Range", "Only these bytes, one range", {"type": "string"}, "header")
+TAR: Final = "tar"
+FORMAT: Final = Parameter("format", "`tar`: their contents as an archive", {"type": "string", "enum": [TAR]})
 PREFIX: Final = Parameter("prefix", "Only paths that begin so", {"type": "string"})
 SHA256: Final = Parameter("sha256", "Also the header X-Content-SHA256", {"type": "boolean"})
 RECURSIVE: Final = Parameter("recursive", "Also a directory with all that is in it", {"type": "boolean"})
@@ -114,21 +118,27 @@ class FilesApi(Api):
     """What is there of files."""
 
     def __init__(
-        self, store: Store, sandbox: Sandbox, spaces: Spaces, tokens: TokenBook, settings: Settings
+        self,
+        store: Store,
+        sandbox: Sandbox,
+        spaces: Spaces,
+        tokens: TokenBook,
+        settings: Settings,
+        counts: Metrics,
     ) -> None:
         self._store = store
         self._sandbox = sandbox
         self._spaces = spaces
         self._tokens = tokens
         self._most = settings.files.max_mb << 20
-        self._streams = Streams()
+        self._streams = Streams(counts)
 
     async def _workspace(self, request: Request) -> Workspace:
         """Return where the conversation of a request works, with its trust; raises NoConversation."""
         return await self._spaces.of_conversation(await conversation_of(request, self._store))
 
-    @operation("GET", "/chat/{id}/files", scope="files", parameters=(PREFIX, *PAGE))
-    async def list(self, request: Request) -> FilesShape:
+    @operation("GET", "/chat/{id}/files", scope="files", parameters=(PREFIX, FORMAT, *PAGE))
+    async def list(self, request: Request) -> FilesShape | Response:
         """A workspace's files whose paths begin with a prefix, in the order of their bytes."""
         asked = page_of(request)
         prefix, after = request.query_params.get("prefix", ""), asked["cursor"] or ""
@@ -136,6 +146,8 @@ class FilesApi(Api):
             raise InvalidInput(f"prefix, cursor: have at most {LONGEST_PATH} bytes and no NUL")
         wanted = {"prefix": prefix, "after": after, "limit": asked["limit"]}
         workspace = await self._workspace(request)
+        if (kind := request.query_params.get(FORMAT.name)) is not None:
+            return await self._archive(request, workspace, kind, prefix)
         with refusals():
             found = await self._sandbox.file(workspace, "list_files", wanted)
         page = found["files"][: asked["limit"]]
@@ -154,6 +166,15 @@ class FilesApi(Api):
             "next_cursor": page[-1]["path"] if more else None,
             "incomplete": found["incomplete"],
         }
+
+    async def _archive(self, request: Request, workspace: Workspace, kind: str, prefix: str) -> Response:
+        if kind != TAR:
+            raise InvalidInput(f"{FORMAT.name}: must be {TAR}, or left out for a list")
+        with contextlib.ExitStack() as held:
+            held.enter_context(self._streams.one(caller_of(request).principal.id))
+            archive = TarDownload(self._streams, self._sandbox, workspace, prefix)
+            await archive.begin(held)
+            return archive
 
     @operation(
         "GET",

@@ -38,6 +38,8 @@ COUNTED: Final = (
     ("approvals_requested", "Requests for a person's word", "kind"),
     ("approvals_decided", "Answers of people", "kind", "decision"),
     ("asks", "Asks of other agents", "outcome"),
+    ("file_bytes", "Bytes of files that moved, up or down", "direction"),
+    ("files_refused", "Uploads and downloads that were refused", "code"),
     ("connections_cut", "Connections that the host ended", "reason"),
 )
 """The counters: name, meaning, labels."""
@@ -109,6 +111,7 @@ class MetricsApi(Api):
     def _gauges(self, stored: Stored | None) -> Sequence[tuple[str, str, float]]:
         own = (
             ("connections", "Open connections", self._counts.connections),
+            ("file_streams", "Files that move in or out", self._counts.file_streams),
             ("active_runs", "Runs in flight on this host", self._runs.active_count),
             ("waiting_runs", "Requests that wait for a place to run", self._runs.waiting_count),
             ("store_durable", "Whether the store can be written", int(self._store.volume_ok())),

@@ -49,6 +49,9 @@ def use(client: httpx2.Client) -> None:
     assert client.post("/chat", json={"message": directive("hi", text="hello")}).status_code == 200
     typed = {"message": directive("typed", text="3"), "output_schema": {"type": "integer"}}
     assert client.post("/chat", json=typed).json()["output"] == 3
+    for content in (b"new", b"again"):
+        client.put("/chat/main/files/x", content=content, headers={"If-None-Match": "*"})
+    assert client.get("/chat/main/files/x").content == b"new"
     task = {"prompt": "hi", "schedule_type": "once", "schedule_value": "2020-01-01", "run_if_past": True}
     assert client.post("/task", json=task).status_code == 201
     assert client.post("/task/check").json()["checked"] == 1

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import http.client
+import io
 import json
 import os
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -300,3 +302,49 @@ def test_the_archive_is_the_host_s_alone(client: httpx2.Client, workspace: Path)
     into = client.post("/chat/main/files/mine", json={"move_to": "conversations/x"})
     assert code(into) == (403, "read_only")
     assert client.get("/chat/main/files/conversations/1.md").text == "said"
+
+
+def opened(answer: httpx2.Response) -> dict[str, bytes | None]:
+    """Return the files of an archive, None for a directory."""
+    with tarfile.open(fileobj=io.BytesIO(answer.content)) as archive:
+        found = {entry.name: archive.extractfile(entry) for entry in archive}
+        return {name: None if file is None else file.read() for name, file in found.items()}
+
+
+def test_a_folder_comes_as_an_archive(client: httpx2.Client, workspace: Path) -> None:
+    deep = "results/" + "/".join(["größe" * 20] * 3) + "/ende.bin"
+    files = {"results/a.txt": b"a", "results/none": b"", deep: os.urandom(600_001), "resultsless": b"no"}
+    files |= {f"results/many/{number:04}": b"%d" % number for number in range(1200)}
+    for path, content in files.items():
+        (workspace / path).parent.mkdir(parents=True, exist_ok=True)
+        (workspace / path).write_bytes(content)
+    (workspace / "results/link").symlink_to("/etc/passwd")
+    (workspace / "results/empty").mkdir()
+    got = client.get("/chat/main/files", params={"prefix": "results/", "format": "tar"})
+    assert got.status_code == 200, got.text
+    assert got.headers["content-type"] == "application/x-tar"
+    assert 'filename="results.tar"' in got.headers["content-disposition"]
+    found = opened(got)
+    assert {path: content for path, content in found.items() if content is not None} == {
+        path: content for path, content in files.items() if path != "resultsless"
+    }
+    assert found["results/empty"] is None
+    assert "results/link" not in found
+    (workspace / os.fsdecode(b"results/\xff")).write_bytes(b"x")
+    told = opened(client.get("/chat/main/files", params={"prefix": "results/", "format": "tar"}))
+    assert b"incomplete" in (told.pop("LEFT-OUT.txt") or b"")
+    assert told == found
+    bad = client.get("/chat/main/files", params={"prefix": "results/", "format": "zip"})
+    assert (bad.status_code, bad.json()["error"].partition(":")[0]) == (400, "format")
+    assert code(client.get("/chat/main/files?prefix=nothing/&format=tar")) == (404, "not_found")
+
+
+def test_what_moves_and_what_is_refused_is_counted(client: httpx2.Client) -> None:
+    client.put("/chat/main/files/counted", content=b"x" * 1000)
+    client.get("/chat/main/files/counted")
+    client.put("/chat/main/files/counted", content=b"y", headers={"If-None-Match": "*"})
+    told = client.get("/metrics").text
+    assert 'picoclaw_file_bytes_total{direction="up"}' in told
+    assert 'picoclaw_file_bytes_total{direction="down"}' in told
+    assert 'picoclaw_files_refused_total{code="precondition_failed"}' in told
+    assert "picoclaw_file_streams 0.0" in told

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import http.client
 import os
+import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -162,12 +163,15 @@ def half(client: httpx2.Client, path: str = "/chat/main/files/half") -> http.cli
     return connection
 
 
-def test_a_killed_host_leaves_the_old_file_or_the_new_one(model: ModelProcess, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kills", [5, pytest.param(50, marks=pytest.mark.slow)])
+def test_a_killed_host_leaves_the_old_file_or_the_new_one(
+    model: ModelProcess, tmp_path: Path, kills: int
+) -> None:
     process = new_host(tmp_path, model.url).start()
     workspace = Path(process.environment["MEMORY_DIR"])
     old, new = os.urandom(3 * MIB), os.urandom(3 * MIB)
     (workspace / "x").write_bytes(old)
-    for cut in range(1, 6):
+    for cut in (number % 5 + 1 for number in range(kills)):
         with process.client() as client, contextlib.suppress(httpx2.TransportError):
             client.put("/chat/main/files/x", content=dying(process, new, cut))
         assert (workspace / "x").read_bytes() in (old, new)
@@ -182,6 +186,33 @@ def dying(process: HostProcess, content: bytes, cut: int) -> Iterator[bytes]:
     yield content[: size * cut]
     process.kill()
     yield content[size * cut :]
+
+
+def test_a_full_disk_keeps_what_is_there_and_gets_nothing_of_what_does_not_fit(
+    model: ModelProcess, tmp_path: Path
+) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    options = ["mount", "-t", "tmpfs", "-o", "size=8m,mode=1777", "none", str(disk)]
+    if subprocess.run(options, check=False, capture_output=True).returncode:
+        pytest.skip("mounting isn't possible here")
+    process = new_host(tmp_path / "host", model.url, {"MEMORY_DIR": str(disk)}).start()
+    try:
+        with process.client() as client:
+            assert client.put("/chat/main/files/x", content=b"old").status_code == 201
+            full = client.put("/chat/main/files/x", content=b"n" * (9 * MIB))
+            assert (full.status_code, full.json()["code"]) == (507, "disk_full")
+            form = {"a": ("a", b"a"), "b": ("b", b"n" * (9 * MIB))}
+            full = client.post("/chat/main/files?path=.", files=form)
+            assert (full.status_code, full.json()["code"]) == (507, "disk_full"), full.text
+            assert (disk / "x").read_bytes() == b"old"
+            kept = {path.name for path in disk.rglob("*") if path.is_file()}
+            assert "a" not in kept
+            assert not [name for name in kept if name.startswith(".picoclaw-")]
+            assert client.put("/chat/main/files/y", content=b"fits").status_code == 201
+    finally:
+        process.kill()
+        subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
 def test_a_large_file_goes_through_a_flat_host(model: ModelProcess, tmp_path: Path) -> None:
@@ -206,8 +237,9 @@ def test_a_large_file_goes_through_a_flat_host(model: ModelProcess, tmp_path: Pa
     process.kill()
 
 
+@pytest.mark.parametrize("races", [200, pytest.param(10_000, marks=pytest.mark.slow)])
 def test_links_that_are_swapped_while_files_are_fetched_show_nothing_of_outside(
-    model: ModelProcess, tmp_path: Path
+    model: ModelProcess, tmp_path: Path, races: int
 ) -> None:
     process = new_host(tmp_path / "host", model.url).start()
     workspace = Path(process.environment["MEMORY_DIR"])
@@ -226,7 +258,7 @@ def test_links_that_are_swapped_while_files_are_fetched_show_nothing_of_outside(
     swapper.start()
     try:
         with process.client() as client:
-            for _ in range(200):
+            for _ in range(races):
                 got = client.get("/chat/main/files/link/x")
                 assert got.text == "inside" or got.status_code in (400, 404)
                 put = client.put("/chat/main/files/link/y", content=b"y")
