@@ -94,7 +94,6 @@ class Host:
     spaces: Spaces
     tool_servers: ToolServers
     tools: RunTools
-    judge: SchemaJudge
     runs: RunService
     tasks: TaskService
     task_runner: TaskRunner
@@ -157,7 +156,7 @@ async def open_host(settings: Settings, stop: Callable[[str], None]) -> AsyncIte
         background.start_soon(keep_recovering, store, runs, task_runner, settings.lease_ms)
         yield Host(
             settings, stop, ledger, telemetry, models, sandbox, spaces, tool_servers,
-            tools, judge, runs, tasks, task_runner, channels, principals, enrolment, tokens, asks, background,
+            tools, runs, tasks, task_runner, channels, principals, enrolment, tokens, asks, background,
         )  # fmt: skip
 
 
@@ -182,7 +181,7 @@ def _apis(host: Host) -> list[Api]:
     settings, store, runs, channels = host.settings, host.ledger.store, host.runs, host.channels
     return [
         _health(host),
-        ChatApi(store, runs, host.tools.permissions, host.judge, settings),
+        ChatApi(store, runs, host.tools.permissions, host.tools.judge, settings),
         ApprovalsApi(store, runs, host.ledger.counts),
         ConversationsApi(store, runs, settings.main_conversation_id),
         RunsApi(store, runs),
@@ -203,7 +202,7 @@ def _apis(host: Host) -> list[Api]:
         McpApi(host.tool_servers, host.asks, settings.gateway.allowed_hosts, host.tokens),
         McpServersApi(host.tools, host.background, settings.tools.mcp.allowed_hosts),
         MetricsApi(host.ledger.counts, store, runs),
-        OpenAiApi(store, runs, settings, host.tools.judge),
+        OpenAiApi(store, runs, host.tools.judge, host.ledger.counts, settings),
         ChannelsApi(settings, channels.running if channels else None),
         *([ConsoleApi()] if settings.console else []),
     ]

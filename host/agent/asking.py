@@ -97,13 +97,19 @@ class Recorder(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What a run asks of the model."""
+    """What a run asks of the model. ``must_call``: the first reply calls one of these tools.
+
+    ``one_call``: a reply has at most one call. ``stop``: texts at which a reply ends.
+    """
 
     max_tokens: int
     max_iterations: int
     system: Sequence[Block]
     thinking_tokens: int | None = None
     thinking_type: ThinkingType = "auto"
+    must_call: frozenset[str] = frozenset()
+    one_call: bool = False
+    stop: Sequence[str] = ()
 
 
 @dataclass(slots=True)
@@ -133,6 +139,7 @@ class Asking:
         while True:
             reply = await self._attempt(messages, mended)
             if reply is not None:
+                self.options = replace(self.options, must_call=frozenset())
                 return replace(reply, blocks=_sendable(reply.blocks))
 
     async def _attempt(self, messages: list[Message], mended: set[str]) -> Reply | None:
@@ -205,9 +212,17 @@ class Asking:
         """Return the request without its messages."""
         options = self.options
         request: dict[str, Any] = {"max_tokens": options.max_tokens, "system": list(options.system)}
+        # A forced call and thinking exclude each other:
+        # https://platform.claude.com/docs/en/build-with-claude/extended-thinking
+        forced = [tool for tool in self.tools if tool["name"] in options.must_call]
         if self.tools:
-            request["tools"] = self.tools
-        if options.thinking_tokens is not None:
+            request["tools"] = forced or self.tools
+        if forced or (self.tools and options.one_call):
+            alone = {"disable_parallel_tool_use": True} if options.one_call else {}
+            request["tool_choice"] = {"type": "any" if forced else "auto", **alone}
+        if options.stop:
+            request["stop_sequences"] = list(options.stop)
+        if options.thinking_tokens is not None and not forced:
             request["thinking"] = thinking_parameter(
                 model.ids[0], options.thinking_type, options.thinking_tokens
             )

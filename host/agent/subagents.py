@@ -138,7 +138,7 @@ class Subagents:
         child = replace(
             parent,
             tools=parent.tools.subset({*names} - {SPAWN}),
-            options=replace(parent.options, max_iterations=min(task.max_iterations or most, most)),
+            options=replace(parent.options, max_iterations=min(task.max_iterations or most, most), stop=()),
             recorder=parent.recorder.child(label),
         )
         if self._depth < DEEPEST and (task.tools is None or SPAWN in task.tools):

@@ -150,7 +150,7 @@ class ApprovalsApi(Api):
         kept = await self._store.runs.keyed(key, now) if key else None
         if kept is not None and kept.body is not None:
             return cast(DecidedShape, kept.body)
-        answer = body.answer(_by(request))
+        answer = body.answer(answered_by(request))
         caller = caller_of(request)
         if answer.allow_tokens is not None and caller.token_id is not None:
             raise Forbidden("allow_tokens: a budget of the operator is lifted with API_TOKEN alone.")
@@ -215,7 +215,7 @@ def approval_view(approval: Approval) -> ApprovalShape:
     }
 
 
-def _by(request: Request) -> dict[str, Any]:
+def answered_by(request: Request) -> dict[str, Any]:
     caller = caller_of(request)
     address = request.client.host if request.client else None
     who = {"principal_id": caller.principal.id, "token_id": caller.token_id, "name": caller.principal.name}

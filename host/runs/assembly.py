@@ -44,7 +44,7 @@ from host.telemetry import OFF, Telemetry
 from host.tools.approve_budget import NAME as APPROVE_BUDGET
 from host.tools.approve_budget import Approvals, Approve
 from host.tools.ask_person import ASK_PERSON, ask_person
-from host.tools.client_tools import ClientTools
+from host.tools.client_tools import PREFIX, ClientTools
 from host.tools.files_and_commands import EXEC_SPEC, FILE_SPECS, SandboxToolset
 from host.tools.plugins import installed_tools
 from host.tools.skills import NAME as LOAD_SKILL
@@ -346,7 +346,7 @@ class Assembly:
     async def _options(self, spec: RunSpec, known: Known) -> Options:
         defaults = self._settings.agents.defaults
         thinking = None
-        max_tokens = defaults.max_tokens
+        max_tokens = min(defaults.max_tokens, spec.max_tokens or defaults.max_tokens)
         if defaults.thinking if spec.thinking is None else spec.thinking:
             thinking = max(spec.max_thinking_tokens or defaults.max_thinking_tokens, LEAST_THINKING)
             # The budget counts towards max_tokens, so the answer keeps its own room.
@@ -357,4 +357,7 @@ class Assembly:
             system=self._prompt.blocks(known),
             thinking_tokens=thinking,
             thinking_type=defaults.thinking_type,
+            must_call=frozenset(PREFIX + name for name in spec.must_call),
+            one_call=spec.one_call,
+            stop=spec.stop,
         )

@@ -37,13 +37,14 @@ class RunSpec:
     ``enclosed``: what the message brought along beside its sender's words. ``answer``: what is answered
     without asking the model. ``replaces``: the message in whose place this one is said. ``principal_id``:
     whose the conversation is. ``warnings``: what its answer is to say of the request. ``permissions`` make
-    those of the operator stricter. ``client_tools`` are those of the calling program. ``deny_pending``: the
-    message answers questions that wait for a person, and denies the rest. ``ready``: it goes on where people
-    have answered. ``of_task``: it goes on after a task's run. ``background``: nobody waits for its end, so it
-    is begun again where its host stops in the middle; ``begun_again`` is the run in whose place it is then.
-    ``door``: where the message came in. ``output_schema``: what the answer has to be.
-    ``depth``: how many agents have asked each other up to it; ``begun_by``: the conversation for
-    which another agent begins this one.
+    those of the operator stricter. ``client_tools`` are those of the calling program; the first reply calls
+    one of ``must_call``, and with ``one_call`` each has one call at most. ``max_tokens`` (at most those of
+    the settings) and the texts ``stop`` end a reply. ``deny_pending``: the message answers questions that
+    wait for a person, and denies the rest. ``ready``: it goes on where people have answered. ``of_task``: it
+    goes on after a task's run. ``background``: nobody waits for its end, so it is begun again where its host
+    stops in the middle; ``begun_again`` is the run in whose place it is then. ``door``: where the message
+    came in. ``output_schema``: what the answer has to be. ``depth``: how many agents have asked each other up
+    to it; ``begun_by``: the conversation for which another agent begins this one.
     """
 
     message: str | None
@@ -75,6 +76,10 @@ class RunSpec:
     permissions: tuple[Permission, ...] = ()
     client_tools: tuple[ClientTool, ...] = ()
     output_schema: Schema | None = None
+    must_call: tuple[str, ...] = ()
+    one_call: bool = False
+    max_tokens: int | None = None
+    stop: Sequence[str] = ()
     deny_pending: bool = False
     ready: bool = False
     of_task: bool = False
@@ -134,13 +139,8 @@ class RunSpec:
 
 
 KEPT: Final = (
-    "model",
-    "thinking",
-    "max_thinking_tokens",
-    "max_execution_ms",
-    "show_tool_use",
-    "by_owner",
-    "output_schema",
+    *("model", "thinking", "max_thinking_tokens", "max_execution_ms", "show_tool_use", "by_owner"),
+    *("output_schema", "one_call", "max_tokens", "stop"),
 )
 
 

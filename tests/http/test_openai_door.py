@@ -285,9 +285,28 @@ BAD: list[tuple[dict[str, Any], str]] = [
         "response_format.json_schema.schema",
     ),
     ({"messages": [{"role": "user", "content": [3]}]}, "messages.0.content"),
-    ({"messages": [{"role": "user", "content": "a"}, {"role": "tool", "content": "b"}]}, "messages"),
+    ({"messages": [{"role": "user", "content": "a"}, {"role": "tool", "content": "b"}]}, "tool_call_id"),
     ({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}, "messages"),
     ({"n": 2}, "n"),
+    ({"top_logprobs": 2}, "top_logprobs"),
+    ({"logit_bias": {"50256": -100}}, "logit_bias"),
+    ({"audio": {"voice": "alloy", "format": "mp3"}}, "audio"),
+    ({"prediction": {"type": "content", "content": "x"}}, "prediction"),
+    ({"functions": [{"name": "f"}]}, "functions"),
+    ({"web_search_options": {"search_context_size": "low"}}, "web_search_options"),
+    ({"max_tokens": 0}, "max_tokens"),
+    ({"max_completion_tokens": 1.5}, "max_completion_tokens"),
+    ({"stop": ""}, "stop.0"),
+    ({"stop": [" "]}, "stop.0"),
+    ({"stop": ["a", "b", "c", "d", "e"]}, "stop"),
+    ({"metadata": {"a": 1}}, "metadata.a"),
+    ({"parallel_tool_calls": "no"}, "parallel_tool_calls"),
+    ({"tools": [{"type": "web_search"}]}, "tools.0.type"),
+    ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools.0.function.name"),
+    (
+        {"tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "string"}}}]},
+        "tools.0.function.parameters",
+    ),
     ({"stream": "yes"}, "stream"),
     ({"user": "x" * 201}, "user"),
     ({"model": 4}, "model"),
@@ -430,7 +449,12 @@ def test_fields_that_mean_nothing_here_are_tolerated(client: httpx2.Client) -> N
         "stream_options": None,
         "chat_id": "from Open WebUI",
     }
-    assert client.post("/v1/chat/completions", json=body).status_code == 200
+    answer = client.post("/v1/chat/completions", json=body)
+    assert answer.status_code == 200
+    without = ("temperature", "top_p", "presence_penalty", "seed", "chat_id")
+    assert sorted(answer.json()["warnings"]) == sorted(f"{name} has no effect." for name in without)
+    told = client.post("/v1/chat/completions", json={**body, "stream": True}).text
+    assert told.count("seed has no effect.") == 1
 
 
 def test_earlier_tool_messages_are_passed_over(gpt: openai.OpenAI) -> None:

@@ -158,7 +158,7 @@ def test_an_outside_tool_s_description_is_marked_and_bounded(text: str) -> None:
 
 def test_every_tag_that_the_host_writes_around_what_the_model_reads_can_be_posed_by_nobody() -> None:
     last = DoorMessage(role="user", content="now")
-    preface = Thread(None, None, False, "be brief", (last,), last, operator("main")).preface
+    preface = Thread(None, None, False, "be brief", (last,), last, operator("main"), {}).preface
     told = notice("It did not arrive.", 0).blocks[0]["text"]
     written = set(re.findall(r"<([a-z_]+)[ >]", preface + told)) - {"user", "assistant"}
     assert written == {"program_instructions", "earlier_messages", "notice"}

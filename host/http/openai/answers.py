@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, NotRequired
+from typing import Any, Final, Literal, NotRequired, cast
 
 from pydantic import ConfigDict, with_config
 from typing_extensions import TypedDict
 
 from host.agent.text import MarkerFilter
 from host.http.bodies import JSON
+from host.http.openai.functions import Call
+from host.http.openai.requests import DoorCall, DoorMessage
 from shared import jsons
 from shared.clock import now_ms
 from shared.errors import ApprovalPending, PicoError
@@ -69,7 +71,7 @@ def openai_error(error: PicoError, headers: Mapping[str, str]) -> JSON[OpenAiErr
     return JSON(error_body(error), status_code=status, headers=dict(headers))
 
 
-FinishReason = Literal["stop", "length", "content_filter"]
+FinishReason = Literal["stop", "length", "content_filter", "tool_calls"]
 
 
 class ModelShape(Shape):
@@ -88,12 +90,28 @@ class ModelsShape(Shape):
     data: list[ModelShape]
 
 
+class FunctionShape(Shape):
+    """The function and its input, as JSON."""
+
+    name: str
+    arguments: str
+
+
+class CallShape(Shape):
+    """A call that the program is to make."""
+
+    id: str
+    type: Literal["function"]
+    function: FunctionShape
+
+
 class CompletionMessageShape(Shape):
     """What the agent answers."""
 
     role: Literal["assistant"]
     content: str | None
     refusal: str | None
+    tool_calls: NotRequired[list[CallShape]]
     reasoning_content: NotRequired[str]
 
 
@@ -130,6 +148,8 @@ class CompletionShape(Shape):
     model: str
     choices: list[ChoiceShape]
     usage: CompletionUsageShape
+    metadata: NotRequired[dict[str, str]]
+    warnings: NotRequired[list[str]]
 
 
 DONE: Final = b"data: [DONE]\n\n"
@@ -140,6 +160,7 @@ FINISHED: Final[dict[str, FinishReason]] = {
     # What the run said last is what waits, and where it is answered.
     "approval": "stop",
     "question": "stop",
+    "client_tool": "tool_calls",
 }
 CUT_SHORT: Final = frozenset({"timeout", "iteration_limit", "max_tokens", "no_progress", "cancelled"})
 """Endings whose text so far is an answer that ``length`` describes best."""
@@ -161,8 +182,11 @@ class Answer:
     typed: bool = False
     """A program reads the answer, so nothing that was said beside stands in it."""
     created: int = field(default_factory=lambda: now_ms() // 1000)
+    more: Mapping[str, Any] = field(default_factory=dict)
+    """What else the answer says of its request."""
     text: str = ""
     reasoning: str = ""
+    calls: list[CallShape] = field(default_factory=list)
     outcome: dict[str, Any] = field(default_factory=dict)
     fault: str = ""
     _beside: list[str] = field(default_factory=list)
@@ -172,7 +196,7 @@ class Answer:
     def __post_init__(self) -> None:
         self._shown = MarkerFilter(self.marker)
 
-    def take(self, event: Event) -> dict[str, str]:
+    def take(self, event: Event) -> dict[str, Any]:
         """Return what the event adds to the answer; empty when nothing."""
         if event.name == "chunk":
             return self._add(self._shown.feed(event.data["text"]), gap=self._gap)
@@ -187,6 +211,9 @@ class Answer:
         if event.name == "thinking":
             self.reasoning += event.data["text"]
             return {"reasoning_content": event.data["text"]}
+        if event.name == "approval_request" and (call := Call.of(event.data)) is not None:
+            self.calls.append(_call_view(call))
+            return {"tool_calls": [{"index": len(self.calls) - 1, **self.calls[-1]}]}
         if event.name == "error":
             self.fault = event.data["error"]
         elif event.name == "done":
@@ -198,6 +225,8 @@ class Answer:
     def finish_reason(self) -> FinishReason | None:
         """Why it ended, None when the run has failed."""
         code = self.outcome.get("code", "")
+        if self.calls and self.outcome:
+            return "tool_calls"
         if self.outcome and code in CUT_SHORT and self.text.strip():
             return "length"
         if self.outcome.get("stop_reason") in LENGTH and not code:
@@ -234,14 +263,17 @@ class Answer:
 
     def completion(self, finish_reason: FinishReason) -> CompletionShape:
         """Return the whole answer."""
+        text = self.text.strip()
         message: CompletionMessageShape = {
             "role": "assistant",
-            "content": None if self.refusal else self.text.strip(),
+            "content": None if self.refusal or (self.calls and not text) else text,
             "refusal": self.refusal,
         }
+        if self.calls:
+            message["tool_calls"] = self.calls
         if self.reasoning:
             message["reasoning_content"] = self.reasoning
-        return {
+        made: CompletionShape = {
             "id": self.id,
             "object": "chat.completion",
             "created": self.created,
@@ -249,11 +281,24 @@ class Answer:
             "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": finish_reason}],
             "usage": self.usage,
         }
+        return cast(CompletionShape, {**made, **self.said_beside()})
+
+    def said_beside(self) -> dict[str, Any]:
+        """Return the warnings of the request and of the run, and what else the answer says of its request."""
+        warnings = [*self.more.get("warnings", ()), *self.outcome.get("warnings", ())]
+        said = {**self.more, "warnings": warnings}
+        return {name: value for name, value in said.items() if value}
+
+    @property
+    def message(self) -> DoorMessage:
+        """The answer as a program sends it again."""
+        calls = [DoorCall(id=call["id"]) for call in self.calls]
+        return DoorMessage(role="assistant", content=self.text, tool_calls=calls)
 
     def chunk(self, delta: dict[str, Any], finish_reason: str | None = None) -> bytes:
-        """Return what is added to the answer."""
+        """Return what is added to the answer, and with the reason for its end what is said beside it."""
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
-        return self._piece(choices=[choice])
+        return self._piece(choices=[choice], **(self.said_beside() if finish_reason else {}))
 
     def usage_chunk(self) -> bytes:
         """Return the piece that tells the usage."""
@@ -277,6 +322,11 @@ class Answer:
             self._gap = False
         self.text += text
         return {"content": text} if text else {}
+
+
+def _call_view(call: Call) -> CallShape:
+    function: FunctionShape = {"name": call.name, "arguments": call.arguments}
+    return {"id": call.id, "type": "function", "function": function}
 
 
 def as_event(value: Mapping[str, Any]) -> bytes:

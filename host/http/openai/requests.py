@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema, field_validator, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
-from host.http.bodies import NO_NUL, WHOLE, Body, Text
+from host.http.bodies import NO_NUL, NOT_BLANK, WHOLE, Body, NotBlank, Text
+from host.http.client_tools import MOST_TOOLS, ToolName
+from host.tools.client_tools import ClientTool
+from shared.errors import InvalidInput
 
 
 def _text_of(value: Any) -> Any:
@@ -68,12 +71,39 @@ class Tolerant(Body):
     model_config = ConfigDict(extra="ignore", defer_build=True)
 
 
+class DoorFunction(Tolerant):
+    """A function that the program carries out itself."""
+
+    name: ToolName
+    description: Text | None = None
+    parameters: Annotated[dict[str, Any], Field(json_schema_extra={"format": "json-schema"})] | None = None
+
+
+class DoorTool(Tolerant):
+    """A tool: functions are all there are."""
+
+    type: Literal["function"]
+    function: DoorFunction
+
+    def tool(self) -> ClientTool:
+        """Return the tool."""
+        return ClientTool(self.function.name, self.function.description or "", self.function.parameters or {})
+
+
+class DoorCall(Tolerant):
+    """A call that the program was told of."""
+
+    id: Text
+
+
 class DoorMessage(Tolerant):
     """One message as a chat program tells it."""
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: Content = ""
     name: Annotated[Text | None, Field(max_length=200)] = None
+    tool_calls: Annotated[list[DoorCall], Field(max_length=1000)] | None = None
+    tool_call_id: Annotated[Text | None, Field(max_length=200)] = None
 
 
 class StreamOptions(Tolerant):
@@ -101,44 +131,80 @@ class ResponseFormat(Tolerant):
         return self
 
 
-class ChatCompletionRequest(Tolerant):
-    """POST /v1/chat/completions: the fields that have an effect."""
+Tokens = Annotated[int, Field(gt=0, le=2**31), WHOLE]
+Stop = Annotated[NotBlank, Field(max_length=200)]
+STOP: Final = {"type": "string", "minLength": 1, "maxLength": 200, "pattern": NOT_BLANK}
+Stops = Annotated[
+    list[Stop],
+    Field(max_length=4),
+    BeforeValidator(lambda value: [value] if isinstance(value, str) else value),
+    WithJsonSchema({"anyOf": [STOP, {"type": "array", "items": STOP, "maxItems": 4}]}),
+]
+Label = Annotated[Text, Field(max_length=64)]
+Value = Annotated[Text, Field(max_length=512)]
+
+
+class Parameters(Tolerant):
+    """What requests at both doors may ask beside their words; ``LEFT_OUT`` says what of the rest is refused.
+
+    Anything else has no effect, and the answer's ``warnings`` name it.
+    """
+
+    model_config = ConfigDict(extra="allow", defer_build=True)
 
     model: Annotated[Text, Field(min_length=1, max_length=200)]
-    messages: Annotated[list[DoorMessage], Field(min_length=1, max_length=10_000)]
     stream: bool | None = None
-    stream_options: StreamOptions | None = None
     user: Annotated[Text | None, Field(max_length=200)] = None
-    n: Annotated[int, Field(ge=1, le=1), WHOLE] | None = None
+    parallel_tool_calls: bool | None = None
+    metadata: Annotated[dict[Label, Value], Field(max_length=16)] | None = None
+
+    @model_validator(mode="after")
+    def _nothing_that_is_left_out(self) -> Self:
+        for name, (harmless, why) in LEFT_OUT.items():
+            value = (self.model_extra or {}).get(name)
+            if value and value not in harmless:
+                raise InvalidInput(f"{name}: {why}; leave it out")
+        return self
+
+    @property
+    def warnings(self) -> list[str]:
+        """What was asked for that has no effect."""
+        said = [name for name, value in (self.model_extra or {}).items() if value is not None]
+        return [f"{name[:64]} has no effect." for name in said[:MOST_WARNINGS] if name not in LEFT_OUT]
+
+
+MOST_WARNINGS: Final = 32
+NO_AUDIO: Final = "answers are text only"
+OLD: Final = "functions are offered as tools"
+LEFT_OUT: Final[dict[str, tuple[tuple[Any, ...], str]]] = {
+    "n": ((1,), "there is one answer"),
+    "logprobs": ((), "the model tells no probabilities"),
+    "top_logprobs": ((), "the model tells no probabilities"),
+    "logit_bias": ((), "the model takes no bias"),
+    "audio": ((), NO_AUDIO),
+    "modalities": ((["text"],), NO_AUDIO),
+    "prediction": ((), "the model takes no prediction"),
+    "functions": ((), OLD),
+    "function_call": (("auto", "none"), OLD),
+    "web_search_options": ((), "the agent searches by itself"),
+}
+"""Fields that are refused unless they ask for nothing, and why: what is harmless beside null, false and
+empty values.
+"""
+
+
+class ChatCompletionRequest(Parameters):
+    """POST /v1/chat/completions: the fields that have an effect."""
+
+    messages: Annotated[list[DoorMessage], Field(min_length=1, max_length=10_000)]
+    stream_options: StreamOptions | None = None
     reasoning_effort: Text | None = None
+    tools: Annotated[list[DoorTool], Field(max_length=MOST_TOOLS)] | None = None
     tool_choice: Annotated[Any, WithJsonSchema({"enum": ["auto", "none", None]})] = None
-    function_call: Annotated[Any, WithJsonSchema({"enum": ["auto", "none", None]})] = None
+    max_tokens: Tokens | None = None
+    max_completion_tokens: Tokens | None = None
+    stop: Stops | None = None
     response_format: ResponseFormat | None = None
-    logprobs: Annotated[Any, WithJsonSchema({"enum": [False, None]})] = None
-    modalities: Annotated[Any, WithJsonSchema({"not": {"contains": {"const": "audio"}}})] = None
-
-    @field_validator("logprobs")
-    @classmethod
-    def _no_probabilities(cls, value: Any) -> Any:
-        if value:
-            raise ValueError("the model tells no probabilities; leave it out")
-        return value
-
-    @field_validator("modalities")
-    @classmethod
-    def _only_text(cls, value: Any) -> Any:
-        if isinstance(value, list) and "audio" in value:
-            raise ValueError("answers are text only; leave it out")
-        return value
-
-    @field_validator("tool_choice", "function_call")
-    @classmethod
-    def _not_required(cls, value: Any) -> Any:
-        if value == "required" or isinstance(value, dict):
-            raise ValueError(
-                "the tools of a request can't be required, tools run inside the host; leave it out"
-            )
-        return value
 
     @property
     def output_schema(self) -> dict[str, Any] | bool | None:

@@ -12,6 +12,7 @@ from starlette.responses import Response
 from host.agent.endings import Cancelled
 from host.http.bodies import JSON, idempotency
 from host.http.callers import caller_of
+from host.http.client_tools import checked
 from host.http.openai.answers import (
     DONE,
     NO_RETRY,
@@ -24,16 +25,18 @@ from host.http.openai.answers import (
     error_body,
     openai_error,
 )
+from host.http.openai.functions import Functions, offer
 from host.http.openai.requests import ChatCompletionRequest
-from host.http.openai.threads import NAMED, Thread, Threads
+from host.http.openai.threads import CALL_ID, NAMED, Thread, Threads
 from host.http.routing import ANY, KEY, Api, Operation, Route, operation
 from host.http.sse import FrameStreamResponse
 from host.runs.run import ActiveRun
 from host.runs.service import RunService
 from host.runs.spec import RunSpec
 from host.schemas.judge import SchemaJudge
+from host.telemetry.counts import Metrics
 from shared.clock import now_ms
-from shared.errors import Duplicate, KeyTaken, NotFound
+from shared.errors import ApprovalPending, ConversationBusy, Duplicate, KeyTaken, NotFound
 from shared.settings import Settings
 from shared.settings.choices import model_names
 from shared.store.store import Store
@@ -84,10 +87,13 @@ class _Turn:
 class OpenAiApi(Api):
     """What is there below /v1."""
 
-    def __init__(self, store: Store, runs: RunService, settings: Settings, judge: SchemaJudge) -> None:
-        self._judge = judge
+    def __init__(
+        self, store: Store, runs: RunService, judge: SchemaJudge, counts: Metrics, settings: Settings
+    ) -> None:
         self._runs = runs
-        self._threads = Threads(store)
+        self._judge = judge
+        self._functions = Functions(store, counts)
+        self._threads = Threads(store, self._functions)
         self._created = now_ms() // 1000
         self._marker = settings.session_end_marker
         listed = model_names(settings) or (() if settings.offline else (settings.model.model,))
@@ -132,44 +138,71 @@ class OpenAiApi(Api):
         if body.output_schema is not None:
             await self._judge.require(body.output_schema, "response_format")
         thread = await self._threads.find(request, body)
-        spec = dataclasses.replace(self._spec(body, thread), idempotency=await idempotency(request))
-        turn = await self._begin(body, thread, spec)
+        spec = dataclasses.replace(await self._spec(body, thread), idempotency=await idempotency(request))
+        turn = await self._begin(request, body, thread, spec)
         if body.stream:
             return FrameStreamResponse(self._pieces(turn), headers=turn.headers, on_gone=turn.gone)
         return await self._whole(turn)
 
-    def _spec(self, body: ChatCompletionRequest, thread: Thread) -> RunSpec:
+    async def _spec(self, body: ChatCompletionRequest, thread: Thread) -> RunSpec:
         sender = (body.user or "").strip() or "user"
-        effort = body.reasoning_effort
+        effort, last = body.reasoning_effort, thread.last
+        declared = [tool.tool() for tool in body.tools or ()]
+        functions = offer(await checked(declared, self._judge, "function.parameters"), body.tool_choice)
         return RunSpec(
-            message=thread.last.content,
+            message=last.content if last.role == "user" else None,
             conversation_id=thread.conversation_id,
             new_conversation_id=thread.new_id,
             preface="" if thread.conversation_id else thread.preface,
             sender=sender,
-            sender_name=thread.last.name or sender,
+            sender_name=last.name or sender,
             model=None if body.model == ASSISTANT else body.model,
             thinking=None if effort is None else effort not in NO_THINKING,
             live=bool(body.stream),
             output_schema=body.output_schema,
             principal_id=thread.principal_id,
+            client_tools=functions.tools,
+            must_call=functions.must_call,
+            one_call=body.parallel_tool_calls is False,
+            max_tokens=body.max_completion_tokens or body.max_tokens,
+            stop=tuple(body.stop or ()),
+            deny_pending=bool(thread.results),
+            ready=last.role == "tool",
         )
 
-    async def _begin(self, body: ChatCompletionRequest, thread: Thread, spec: RunSpec) -> _Turn:
+    async def _begin(
+        self, request: Request, body: ChatCompletionRequest, thread: Thread, spec: RunSpec
+    ) -> _Turn:
         run: ActiveRun | None = None
+        conversation_id, run_id = thread.conversation_id or "", None
+        calls = await self._functions.give(request, thread.results, CALL_ID) if thread.results else []
+        if spec.ready:
+            run_id = await self._functions.continued(calls[0])
         try:
-            run = await self._start(spec)
-            conversation_id, run_id = run.lease.conversation_id, run.lease.run_id
+            if run_id is None:
+                run = await self._start(spec)
+                conversation_id, run_id = run.lease.conversation_id, run.lease.run_id
         except KeyTaken as taken:
             conversation_id, run_id = taken.answer.conversation_id or "", taken.answer.subject
+        except ConversationBusy:
+            # A ready step is begun by whoever comes first.
+            run_id = await self._functions.continued(calls[0]) if spec.ready else None
+            if run_id is None:
+                raise
         events = await self._runs.events(conversation_id, run_id, after=0, run=run)
+        more = {"metadata": body.metadata, "warnings": body.warnings}
         typed = body.output_schema is not None
-        answer = Answer(f"chatcmpl-{run_id}", body.model, self._marker, typed)
+        answer = Answer(f"chatcmpl-{run_id}", body.model, self._marker, typed, more=more)
         return _Turn(body, thread, answer, conversation_id, run_id, events, run)
 
     async def _start(self, spec: RunSpec) -> ActiveRun:
         try:
             return await self._runs.start(spec)
+        except ApprovalPending as pending:
+            # A message in place of results means that there will be none.
+            if not await self._functions.all_called(pending.approval_ids):
+                raise
+            return await self._runs.start(dataclasses.replace(spec, deny_pending=True))
         except Duplicate:
             # Another request has just made the conversation of this name.
             made = dataclasses.replace(
@@ -184,7 +217,7 @@ class OpenAiApi(Api):
         reason = answer.finish_reason
         if reason is None:
             return openai_error(answer.failure, {**turn.headers, **NO_RETRY})
-        await self._threads.remember(turn.thread, turn.conversation_id, answer.text)
+        await self._threads.remember(turn.thread, turn.conversation_id, answer.message)
         return JSON(answer.completion(reason), headers=turn.headers)
 
     async def _pieces(self, turn: _Turn) -> AsyncIterator[bytes]:
@@ -195,7 +228,7 @@ class OpenAiApi(Api):
         if reason is None:
             yield as_event(error_body(answer.failure))
             return
-        await self._threads.remember(turn.thread, turn.conversation_id, answer.text)
+        await self._threads.remember(turn.thread, turn.conversation_id, answer.message)
         if answer.refusal is not None:
             yield answer.chunk({"refusal": answer.refusal})
         yield answer.chunk({}, reason)

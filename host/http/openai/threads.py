@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 from uuid import NAMESPACE_URL, uuid5
@@ -12,6 +12,7 @@ import anyio
 from starlette.requests import Request
 
 from host.http.callers import Caller, caller_of
+from host.http.openai.functions import Functions
 from host.http.openai.requests import ChatCompletionRequest, DoorMessage
 from host.http.routing import Parameter
 from shared import jsons, untrusted
@@ -34,6 +35,7 @@ NAMED: Final = Parameter(
 ROUTE: Final = "/v1/thread"
 """Where the store's keys remember which conversation stands at which messages; kept for a day."""
 
+CALL_ID: Final = "tool_call_id"
 INSTRUCTING: Final = ("system", "developer")
 
 
@@ -41,7 +43,8 @@ INSTRUCTING: Final = ("system", "developer")
 class Thread:
     """A request's place. ``conversation`` None: it is made, as ``new_id`` or by a random id.
 
-    ``told`` are the messages before the last one; ``named`` says that the caller picked.
+    ``told`` are the messages before the last one; ``named`` says that the caller picked. ``last`` is the
+    user's, or that of a function; ``results`` are those of calls that wait for them.
     """
 
     conversation: Conversation | None
@@ -51,6 +54,12 @@ class Thread:
     told: tuple[DoorMessage, ...]
     last: DoorMessage
     caller: Caller
+    results: Mapping[str, str]
+
+    @property
+    def said(self) -> tuple[DoorMessage, ...]:
+        """What was said up to here, without the results of functions."""
+        return (*self.told, self.last) if self.last.role == "user" else self.told
 
     @property
     def conversation_id(self) -> str | None:
@@ -66,7 +75,7 @@ class Thread:
     def preface(self) -> str:
         """What a conversation that is made now has to know before its first message."""
         parts = [_element("program_instructions", self.instructions)] if self.instructions else []
-        earlier = [_element(item.role, item.content) for item in self.told]
+        earlier = [_element(item.role, item.content) for item in self.told if item.content]
         if earlier:
             parts.append("<earlier_messages>\n" + "\n".join(earlier) + "\n</earlier_messages>")
         return "\n".join(parts)
@@ -75,34 +84,51 @@ class Thread:
 class Threads:
     """Finds conversations for requests, and remembers where unnamed ones stand."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, functions: Functions) -> None:
         self._store = store
+        self._functions = functions
         self._remembering = anyio.Lock()
 
     async def find(self, request: Request, body: ChatCompletionRequest) -> Thread:
         """Return the request's place; raises InvalidInput, NotFound."""
         last = body.messages[-1]
-        if last.role != "user":
-            raise InvalidInput(
-                f"messages: the last one must be the user's, not of role {last.role}; "
-                "tools run inside the host, so their results are not taken"
-            )
-        if not last.content.strip():
+        if last.role not in ("user", "tool"):
+            raise InvalidInput(f"messages: the last one must be of role user or tool, not {last.role}")
+        if last.role == "user" and not last.content.strip():
             raise InvalidInput("messages: the last one must not be blank")
         told = tuple(item for item in body.messages[:-1] if item.role in ("user", "assistant"))
         system = "\n\n".join(item.content for item in body.messages if item.role in INSTRUCTING)
+        caller, results = caller_of(request), results_in(body.messages)
+        conversation = await self._waiting(caller, body.messages, results)
+        if conversation is not None:
+            named = any(map(request.headers.get, NAMING_HEADERS)) or bool(body.user)
+            return Thread(conversation, None, named, system, told, last, caller, results)
         conversation, new_id, named = await self._pick(request, body.user, system, told)
-        return Thread(conversation, new_id, named, system, told, last, caller_of(request))
+        return Thread(conversation, new_id, named, system, told, last, caller, {})
 
-    async def remember(self, thread: Thread, conversation_id: str, answer: str) -> None:
+    async def _waiting(
+        self, caller: Caller, messages: Sequence[DoorMessage], results: Mapping[str, str]
+    ) -> Conversation | None:
+        """Return the conversation of the last calls if results are all there is to say, or they still wait.
+
+        Raises InvalidInput for results of calls that aren't there.
+        """
+        ids = {**dict.fromkeys(results), **dict.fromkeys(_last_calls(messages))}
+        calls = await self._functions.called(caller, ids)
+        if messages[-1].role == "user":
+            calls = [call for call in calls if call.ended_at is None]
+        elif not calls:
+            raise InvalidInput(f"{CALL_ID}: there is no call {messages[-1].tool_call_id}")
+        return await self._get(caller, calls[0].conversation_id) if calls else None
+
+    async def remember(self, thread: Thread, conversation_id: str, answer: DoorMessage) -> None:
         """Let the messages up to this answer stand for the conversation, unless they do for another one.
 
         Two conversations that read alike may differ in what tools have shown them, so neither is found then.
         """
         if thread.named:
             return
-        said = DoorMessage(role="assistant", content=answer)
-        key = _key(thread.caller, thread.instructions, (*thread.told, thread.last, said))
+        key = _key(thread.caller, thread.instructions, (*thread.said, answer))
         async with self._remembering:
             conversation = await self._store.conversations.get(conversation_id)
             known = await self._store.runs.keyed(key, now_ms())
@@ -158,9 +184,34 @@ class Threads:
 
 
 def _key(caller: Caller, system: str, messages: Sequence[DoorMessage]) -> Idempotency:
-    said = [system.strip(), *([item.role, item.content.strip()] for item in messages)]
+    said = [system.strip(), *([item.role, item.content.strip(), *_calls(item)] for item in messages)]
     digest = hashlib.sha256(jsons.dump_bytes(said)).hexdigest()
     return Idempotency(caller.stored(ROUTE), digest, digest)
+
+
+def results_in(messages: Sequence[DoorMessage]) -> dict[str, str]:
+    """Return the results of functions, by their calls, that the program hasn't had an answer to yet.
+
+    Raises InvalidInput for one without the id of its call.
+    """
+    found = {}
+    for message in reversed(messages):
+        if message.role == "assistant":
+            break
+        if message.role == "tool":
+            if not message.tool_call_id:
+                raise InvalidInput(f"{CALL_ID}: is required in a message of role tool")
+            found[message.tool_call_id] = message.content
+    return found
+
+
+def _last_calls(messages: Sequence[DoorMessage]) -> list[str]:
+    said = (message for message in reversed(messages) if message.role == "assistant")
+    return next(map(_calls, said), [])
+
+
+def _calls(message: DoorMessage) -> list[str]:
+    return [call.id for call in message.tool_calls or ()]
 
 
 def _element(name: str, text: str) -> str:
