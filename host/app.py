@@ -19,6 +19,7 @@ from starlette.types import ASGIApp
 from host.channels.webhook import ChannelsApi
 from host.http.admin import AdminApi
 from host.http.approvals import ApprovalsApi
+from host.http.audit import AuditApi
 from host.http.auth import OPEN_PATHS, TokenBook
 from host.http.chat import ChatApi
 from host.http.console import ConsoleApi
@@ -163,10 +164,11 @@ async def open_host(settings: Settings, stop: Callable[[str], None]) -> AsyncIte
 def app(host: Host) -> ASGIApp:
     """Return the application: the routes, and around them what every request passes."""
     settings, ledger = host.settings, host.ledger
-    apis = _apis(host)
+    audit = AuditApi(ledger.store, host.principals)
+    apis = [*_apis(host), audit]
     contract = OpenApi(settings.version, [each for api in apis for each in api.operations()])
     open_paths = frozenset[str]().union(*(api.open_paths() for api in apis))
-    answering = BodyLimit(Bearer(router([*apis, contract]), settings, host.tokens, open_paths))
+    answering = BodyLimit(Bearer(router([*apis, contract], audit.reached), settings, host.tokens, open_paths))
     exchange = Exchange(
         answering,
         version=settings.version,
@@ -294,6 +296,7 @@ async def _opened(settings: Settings, owner: str, *, made: bool) -> Store:
         outbound_ms=settings.outbound_ttl_days * DAY_MS,
         task_log=settings.task_log_retention,
         approvals_ms=settings.approvals_ttl_days * DAY_MS,
+        audit_ms=settings.audit_ttl_days * DAY_MS,
     )
     if settings.database_url is None:
         opened = partial(

@@ -97,6 +97,36 @@ class PrincipalUse:
     last_activity: int | None
 
 
+SIGNED: Final = "signed"
+"""Stands for the id of a signed token: renewed, it is the same caller's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """Who asks for something: the bearer of a principal's token (None: of API_TOKEN), by which door."""
+
+    principal_id: str | None
+    token_id: str | None
+    door: str
+    address: str | None
+
+
+HOST: Final = Actor(None, None, "host", None)
+"""Who acts where nobody asks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Act:
+    """A row of the audit: what was done to a principal's ``subject``, ``by`` whom (as of an ``Actor``)."""
+
+    number: int
+    created_at: int
+    action: str
+    principal_id: str
+    subject: str
+    by: Mapping[str, Any]
+
+
 @dataclass(frozen=True, slots=True)
 class Reach:
     """Which rows a caller sees: those of one conversation, of one principal, or (both None) all there are."""

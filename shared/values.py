@@ -224,7 +224,7 @@ class NewRun:
     questions that wait for a person and denies all else that does; ``by`` says whose it is. ``ready``: it
     goes on only where a step is ready to. ``background``: nobody waits for it; ``again`` says how often it
     may then be begun again by itself, ``asked`` with what (JSON), and ``begun_again`` is the run in whose
-    place this one is begun. ``begun_by``: see ``Conversation``.
+    place this one is begun. ``begun_by``: see ``Conversation``. ``lifts``: it may pass budgets.
     """
 
     run_id: str
@@ -249,6 +249,7 @@ class NewRun:
     begun_again: str | None = None
     by: Mapping[str, Any] = field(default_factory=dict)
     begun_by: str | None = None
+    lifts: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 from uuid import NAMESPACE_URL, uuid5
 
-from host.http.callers import SIGNED, Caller
+from host.http.callers import Caller
 from host.http.ending import OpenRequests
 from host.runs.admission import RateLimit
 from shared.clock import now_ms
@@ -24,7 +24,7 @@ from shared.errors import (
     Unauthorized,
 )
 from shared.ids import TOKEN, Token, new_id
-from shared.principals import OPERATOR, Principal, PrincipalStatus, stored_name
+from shared.principals import OPERATOR, SIGNED, Principal, PrincipalStatus, stored_name
 from shared.store.store import Store
 from shared.values import Idempotency
 

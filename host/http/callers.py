@@ -13,8 +13,6 @@ from host.runs.principals import THE_OPERATOR
 from shared.errors import Forbidden
 from shared.principals import Principal, Reach, stored_name
 
-SIGNED: Final = "signed"
-"""Stands for the id of a signed token: renewed, it is the same caller's."""
 BOUND: Final = "This token is for a conversation's tools at /mcp; here it takes API_TOKEN."
 
 

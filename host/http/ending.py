@@ -11,14 +11,13 @@ from typing import Final
 import anyio
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from host.http.callers import SIGNED, Caller
+from host.http.callers import Caller
 from host.http.openai.answers import PREFIX, as_event, error_body
 from host.http.routing import ANY, Operation
 from shared import jsons
 from shared.clock import now_ms
 from shared.errors import PicoError, Unauthorized
-from shared.principals import Principal, PrincipalStatus
-from shared.store.contract import acting_token
+from shared.principals import SIGNED, Principal, PrincipalStatus
 from shared.store.store import Store
 
 VERBATIM: Final = "verbatim"
@@ -53,12 +52,9 @@ class OpenRequests:
 
         with anyio.CancelScope() as ending:
             self._open[ending] = scope
-            token_id = scope["caller"].token_id
-            acting = acting_token.set(None if token_id == SIGNED else token_id)
             try:
                 await app(scope, receive, observe)
             finally:
-                acting_token.reset(acting)
                 del self._open[ending]
         if not ending.cancelled_caught:
             return

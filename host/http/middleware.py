@@ -23,7 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from host.http.auth import OPEN_PATHS, TokenBook, failure
 from host.http.bodies import error_headers, error_response
-from host.http.callers import SIGNED, Caller, operator
+from host.http.callers import Caller, operator
 from host.http.ending import VERBATIM
 from host.http.openai.answers import PREFIX, openai_error
 from host.runs.admission import RateLimit
@@ -41,7 +41,9 @@ from shared.errors import (
 )
 from shared.ids import REQUEST, new_id
 from shared.logging import request_id as request_id_var
+from shared.principals import SIGNED, Actor
 from shared.settings import Settings
+from shared.store.contract import acting
 
 logger = logging.getLogger("picoclaw.http")
 access_logger = logging.getLogger("picoclaw.access")
@@ -268,10 +270,19 @@ class Bearer:
             scope["caller"] = await self._caller(scope)
         elif scope["path"] in OPEN_PATHS:
             scope["operator"] = await self._is_operator(scope)
-        if scope["open"] or scope["caller"].token_id is None:
+        caller: Caller | None = scope.get("caller")
+        if caller is None:
             await self._app(scope, receive, send)
-        else:
-            await self._book.requests.serve(self._app, scope, receive, send)
+            return
+        door, client = "mcp" if scope["path"] == "/mcp" else "http", scope.get("client") or (None,)
+        actor = acting.set(Actor(caller.principal.id, caller.token_id, door, client[0]))
+        try:
+            if caller.token_id is None:
+                await self._app(scope, receive, send)
+            else:
+                await self._book.requests.serve(self._app, scope, receive, send)
+        finally:
+            acting.reset(actor)
 
     async def _is_operator(self, scope: Scope) -> bool:
         """Return whether the API token is sent where none is needed; whoever guesses learns nothing here."""

@@ -157,7 +157,7 @@ class MeShape(TermsShape):
 KEPT: Final = (
     "its id, subject and uid: for 90 days, so that an old signed token doesn't bring it back",
     "what all principals used together, by day",
-    "log lines with its id: as long as you keep logs",
+    "rows of the audit and log lines with its id: for AUDIT_TTL_DAYS, and as long as you keep logs",
     "backups, and history of the volume that isn't folded yet: see docs/users.md",
 )
 OPERATOR_STAYS: Final = "The operator's limits are the settings'; it can't be changed or deleted here"

@@ -147,10 +147,14 @@ class Route(NamedTuple):
     operation: Operation
 
 
+Reached = Callable[[Request, Operation], Awaitable[None]]
+
+
 class _Methods:
     """All that is answered at one path: so a 405 names all methods that there are."""
 
-    def __init__(self, routes: Iterable[Route]) -> None:
+    def __init__(self, routes: Iterable[Route], reached: Reached) -> None:
+        self._reached = reached
         self._routes = {route.operation.method: route for route in routes}
         if "GET" in self._routes:
             self._routes["HEAD"] = self._routes["GET"]
@@ -162,6 +166,8 @@ class _Methods:
         scope["operation"] = declared
         if not scope["open"]:
             scope["caller"].require(declared)
+            if scope["path_params"] or scope["query_string"]:
+                await self._reached(request, declared)
         given = () if declared.body is None else (await read_body(request, declared.body),)
         answer = await declared.answering(api, request, *given)
         if answer is None:
@@ -171,13 +177,20 @@ class _Methods:
         await answer(scope, receive, send)
 
 
-def router(apis: Iterable[Api]) -> Router:
-    """Return the application of all operations. It raises HTTPException for what is at none of them."""
+async def _unnoted(request: Request, declared: Operation) -> None:
+    pass
+
+
+def router(apis: Iterable[Api], reached: Reached = _unnoted) -> Router:
+    """Return the application of all operations. It raises HTTPException for what is at none of them.
+
+    ``reached`` hears of each request that names something, and whose caller may make it.
+    """
     routes = [route for api in apis for route in api.routes()]
     by_path: dict[str, list[Route]] = {}
     # Where a path could also be read as an id, it is the path.
     for route in sorted(routes, key=lambda route: "{" in route.operation.path):
         by_path.setdefault(route.operation.path, []).append(route)
-    each = [(path, _Methods(some)) for path, some in by_path.items()]
+    each = [(path, _Methods(some, reached)) for path, some in by_path.items()]
     paths = [Path(path, methods, methods=methods.names) for path, methods in each]
     return Router(routes=paths, redirect_slashes=False)

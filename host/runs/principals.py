@@ -20,6 +20,8 @@ class PrincipalCache:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._known: dict[str, tuple[float, Principal]] = {}
+        self._others = False
+        self._counted = 0.0
 
     async def get(self, principal_id: str) -> Principal:
         """Return a principal, also one that is suspended or going. The operator costs nothing.
@@ -53,6 +55,13 @@ class PrincipalCache:
         except (NotFound, Suspended):
             return False
         return True
+
+    async def are_there(self) -> bool:
+        """Return whether the store has other principals than the operator."""
+        if not self._others and time.monotonic() - self._counted > FRESH_S:
+            self._counted = time.monotonic()
+            self._others = len((await self._store.principals.page(limit=2, cursor=None)).items) > 1
+        return self._others
 
     def forget(self, principal_id: str) -> None:
         """Ask anew at the next ``get``."""

@@ -18,8 +18,8 @@ from host.runs.spec import RunLimits, RunSpec
 from shared.clock import monotonic_ms, now_ms
 from shared.errors import LeaseLost, PicoError
 from shared.ids import MESSAGE, new_id
-from shared.principals import Principal
-from shared.store.contract import acting_token
+from shared.principals import HOST, Principal
+from shared.store.contract import acting
 from shared.values import Event, Lease, NewMessage, RunEnd, RunState
 
 logger = logging.getLogger("picoclaw.runs")
@@ -84,7 +84,7 @@ class ActiveRun:
     async def execute(self) -> None:
         """Run to the end. Nothing is raised: every ending is an answer or a fault that ``wait`` raises."""
         # The run is its principal's, whatever becomes of the token by which it was begun.
-        acting_token.set(None)
+        acting.set(HOST)
         # The start event acknowledges the message, so nobody sees it before that is on the volume; the model
         # is asked meanwhile.
         self.log.held = self.spec.live

@@ -40,7 +40,7 @@ from shared.errors import (
 )
 from shared.ids import CONVERSATION, RUN, new_id
 from shared.principals import OPERATOR, Principal
-from shared.store.contract import acting_token
+from shared.store.contract import acting
 from shared.values import Event, KeyedAnswer, Lease, NewRun, Run, RunState
 
 DELETE_AGAIN_S: Final = (0.05, 0.5, 2.0)
@@ -184,8 +184,9 @@ class RunService:
             if (spec.background or spec.output_schema is not None) and not spec.begun_again
             else None,
             begun_again=spec.begun_again,
-            by=spec.by(acting_token.get()),
             begun_by=spec.begun_by,
+            by=spec.by(acting.get().token_id),
+            lifts=spec.allow_tokens is not None,
         )
         # A caller who leaves must not leave a lease behind that nobody serves.
         with anyio.CancelScope(shield=True):

@@ -21,8 +21,8 @@ from host.runs.spec import RunSpec
 from shared.clock import now_ms
 from shared.errors import Conflict, ConversationBusy, KeyTaken, LeaseLost, PicoError, Unavailable
 from shared.jsons import loads
-from shared.principals import EVERYTHING, OPERATOR, Reach
-from shared.store.contract import acting_token
+from shared.principals import EVERYTHING, HOST, OPERATOR, Reach
+from shared.store.contract import acting
 from shared.store.sql.task_outcomes import ALL_QUIET
 from shared.store.store import Store
 from shared.task_values import Task, TaskRun, TaskRunState
@@ -218,7 +218,7 @@ class _Service:
 
     async def execute(self) -> None:
         """Follow the run to its end and write the outcome; the token that asked for it may end before."""
-        acting_token.set(None)
+        acting.set(HOST)
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._keep_claim)

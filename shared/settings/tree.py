@@ -161,6 +161,9 @@ class Settings(Section):
     approvals_ttl_days: Annotated[int, Env("APPROVALS_TTL_DAYS")] = Field(
         default=90, ge=1, description="Days that requests for a person's word are kept once they are decided"
     )
+    audit_ttl_days: Annotated[int, Env("AUDIT_TTL_DAYS")] = Field(
+        default=365, ge=1, description="Days that the rows of the audit are kept"
+    )
     task_log_retention: Annotated[int, Env("TASK_LOG_RETENTION")] = Field(
         default=100, ge=1, description="Run log rows kept for each task"
     )

@@ -12,10 +12,12 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextvars import ContextVar
 from typing import Any, Final, Protocol, TypeVar
 
+from shared.principals import HOST, Actor
+
 T = TypeVar("T")
 
-acting_token: Final[ContextVar[str | None]] = ContextVar("acting_token", default=None)
-"""The stored token by which somebody asks for what is done now: once it has ended, no transaction writes.
+acting: Final[ContextVar[Actor]] = ContextVar("acting", default=HOST)
+"""Who asks for what is done now: once a stored token has ended, no transaction of it writes.
 
 What outlives the request puts it aside.
 """

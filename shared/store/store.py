@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 from shared.store.contract import Engine
 from shared.store.sql.approvals import Approvals
 from shared.store.sql.arrivals import Arrivals
+from shared.store.sql.audit import Audit
 from shared.store.sql.channels import Channels
 from shared.store.sql.compactions import Compactions
 from shared.store.sql.conversations import Conversations
@@ -78,6 +79,7 @@ class Store(ABC):
         self.tool_pins = ToolPins(engine)
         self.sign_ins = SignIns(engine)
         self.approvals = Approvals(engine)
+        self.audit = Audit(engine)
         self.arrivals = Arrivals(engine)
 
     @abstractmethod

@@ -61,6 +61,8 @@ def test_a_run_over_budget_pauses_asks_and_goes_on_without_a_new_message(
         assert asked(model, mark) == 1
         ended = client.post(f"/chat/{conversation}/resume", json={"allow_tokens": 1})
         assert (ended.status_code, ended.json()["code"]) == (409, "not_paused")
+        (lifted,) = client.get("/audit", params={"action": "budget.lifted"}).json()["audit"]
+        assert (lifted["principal_id"], lifted["subject"]) == ("operator", conversation)
 
 
 def test_a_run_pauses_between_two_steps_and_repeats_none(make_host: MakeHost) -> None:

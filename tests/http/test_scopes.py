@@ -92,6 +92,7 @@ TABLE: Final[dict[str | None, tuple[str, ...]]] = {
         "DELETE /principals/{id}/tokens/{token_id}",
         "GET /mcp/servers",
         "GET /mcp/servers/{name}",
+        "GET /audit",
         "POST /mcp/servers/{name}/sign-in",
         "POST /mcp/servers/{name}/sign-in/callback",
         "DELETE /mcp/servers/{name}/sign-in",

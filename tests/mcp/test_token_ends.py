@@ -15,8 +15,9 @@ import pytest
 from shared.clock import now_ms
 from shared.errors import Unauthorized
 from shared.ids import Token
+from shared.principals import Actor
 from shared.store import open_tool_store
-from shared.store.contract import acting_token
+from shared.store.contract import acting
 from shared.store.sqlite.store import SqliteStore
 from tests.mcp.over_http import STATELESS, RawHttp, new_token, request
 from tests.running import HostProcess, running_host, until
@@ -124,14 +125,14 @@ async def test_a_request_s_transactions_write_nothing_once_its_token_has_ended(t
     host = SqliteStore(tmp_path / "db")
     await host.conversations.create("c", now_ms())
     await host.tokens.add(Token("revoked", "c", True, now_ms(), None), b"r" * 32)
-    acting = acting_token.set("revoked")
+    acting_as = acting.set(Actor("operator", "revoked", "http", None))
     await host.conversations.rename("c", "before")
-    acting_token.reset(acting)
+    acting.reset(acting_as)
     assert await host.tokens.revoke("revoked")
-    acting = acting_token.set("revoked")
+    acting_as = acting.set(Actor("operator", "revoked", "http", None))
     with pytest.raises(Unauthorized):
         await host.conversations.rename("c", "after")
-    acting_token.reset(acting)
+    acting.reset(acting_as)
     found = await host.conversations.get("c")
     assert found is not None
     assert found.title == "before"

@@ -236,6 +236,7 @@ ELSEWHERE = {
         "test_requests_go_ninety_days_after_their_end_and_what_waits_or_is_remembered_stays": (
             "approvals_ttl_days"
         ),
+        "test_the_audit_goes_after_a_year": "audit_ttl_days",
         "test_a_tasks_log_keeps_its_newest_rows_and_their_conversations": "task_log_retention",
     },
     "tests/mcp/test_identity.py": {

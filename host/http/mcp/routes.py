@@ -19,7 +19,7 @@ from starlette.responses import Response
 
 from host.http.auth import TokenBook
 from host.http.bodies import JSON, ErrorShape, TooManyValues, raw_body
-from host.http.callers import SIGNED, Caller
+from host.http.callers import Caller
 from host.http.mcp import wire
 from host.http.mcp.asks import Asks
 from host.http.mcp.sessions import McpSession, McpSessions
@@ -35,6 +35,7 @@ from host.mcp_clients.tool_servers import (
 from host.mcp_clients.zygote import Key
 from shared.ask_contract import ASK_TOOLS, TASK_METHODS, TASKS, ask_listing
 from shared.errors import Forbidden, InvalidInput, NotFound, Unavailable
+from shared.principals import SIGNED
 
 LOCAL: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 ANY: Final = "*"

@@ -18,7 +18,8 @@ import anyio
 
 from shared.clock import monotonic_ms, now_ms
 from shared.errors import Unauthorized, Unavailable
-from shared.store.contract import Tx, Work, acting_token
+from shared.principals import SIGNED
+from shared.store.contract import Tx, Work, acting
 from shared.store.postgres.driver import (
     CANCELLED,
     Connection,
@@ -236,7 +237,8 @@ class Database:
                 if self._place.token is not None:
                     # For this transaction alone, so that a pooler can't hand it to somebody else.
                     await tx.fetchval("SELECT set_config('picoclaw.token', $1, true)", self._place.token)
-                if token_id := self._place.token_id or acting_token.get():
+                token_id = self._place.token_id or acting.get().token_id
+                if token_id not in (None, SIGNED):
                     await _check_token(tx, token_id)
                 result = await work(tx)
                 mark = uuid4() if knowably else None

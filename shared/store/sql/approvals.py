@@ -27,6 +27,7 @@ from shared.errors import AlreadyDecided, Conflict, Expired, InvalidInput, NotFo
 from shared.store import rows
 from shared.store.contract import Tx
 from shared.store.rows import Noun
+from shared.store.sql import audit
 from shared.store.sql.steps import (
     CANCELLED,
     LAST_RUN,
@@ -156,8 +157,10 @@ class Approvals(Noun):
             if answer.remember:
                 await _check_remembered(tx, approval.conversation_id)
             await _go_on(tx, approval, answer, now)
-            row = await tx.fetchrow(f"{SELECT} WHERE a.id = $1", approval_id)
-            return to_approval(there(row))
+            row = there(await tx.fetchrow(f"{SELECT} WHERE a.id = $1", approval_id))
+            whose = await tx.fetchval(LOCK, approval.conversation_id)
+            await audit.note(tx, f"approval.{row['status']}", whose, approval_id, answer.by)
+            return to_approval(row)
 
         return await self._engine.write(work)
 

@@ -5,6 +5,7 @@ Statements are PostgreSQL's, but for these words in angle brackets, which differ
 - ``<id>``: a text that is compared byte by byte; every column of a key has it
 - ``<integer>``: a whole number of 64 bits, instants among them; flags are ``INTEGER``
 - ``<bytes>``
+- ``<now>``: the database's clock, in milliseconds
 - ``<number>``: a row's own number, its primary key; ``<sequence>``: one that is never given out twice
 - ``<table>``, ``<by key>``: what ends a table, the second where rows lie in the order of their key
 
@@ -281,6 +282,23 @@ TYPED_ANSWERS: Final = Migration(
 
 BEGUN_BY: Final = Migration(("ALTER TABLE conversations ADD COLUMN begun_by <id>",))
 """For which conversation another agent began it."""
+AUDIT: Final = Migration(
+    (
+        """CREATE TABLE audit (
+            number <number>,
+            created_at <integer> NOT NULL,
+            action TEXT NOT NULL,
+            principal_id <id> NOT NULL,
+            subject <id> NOT NULL,
+            actor TEXT NOT NULL
+        ) <table>""",
+        "CREATE INDEX audit_of_principal ON audit (principal_id, number)",
+        "CREATE INDEX audit_by_age ON audit (created_at)",
+        """UPDATE principals SET created_at = (SELECT coalesce(min(created_at), <now>)
+            FROM conversations WHERE principal_id = 'operator') WHERE id = 'operator'""",
+    )
+)
+"""Who did what; and the operator is as old as its first conversation."""
 
 MIGRATIONS: Final = (
     TRUST,
@@ -296,6 +314,7 @@ MIGRATIONS: Final = (
     CLIENT_TOOLS,
     TYPED_ANSWERS,
     BEGUN_BY,
+    AUDIT,
 )
 """Oldest first; they come after what each engine had before they were written once."""
 

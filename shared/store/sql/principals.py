@@ -14,7 +14,7 @@ from shared.principals import OPERATOR, Principal, PrincipalStatus, PrincipalUse
 from shared.store import rows
 from shared.store.contract import Taken, Tx
 from shared.store.rows import Noun
-from shared.store.sql import departures
+from shared.store.sql import audit, departures
 from shared.store.sql.task_rows import FREE, WAITS_FOR_PRINCIPAL
 from shared.store.sql.usage import DAY, TOKENS
 from shared.values import Page
@@ -58,6 +58,7 @@ class Principals(Noun):
             added = replace(principal, uid=await _free_uid(tx, uids)) if uids else principal
             values = {name: getattr(added, name) for name in COLUMNS} | {"terms": added.terms.stored()}
             await tx.execute(rows.insertion("principals", COLUMNS), *values.values())
+            await audit.note(tx, "principal.created", added.id, added.id)
             return added
 
         try:
@@ -99,7 +100,10 @@ class Principals(Noun):
             values = (new.name, new.status, new.terms.stored(), new.issuer, new.subject)
             if not await tx.execute(CHANGE, new.id, new.revision, *values):
                 raise Conflict(f"{new.id} was changed meanwhile; read it and try again", code="changed")
-            await tx.execute(CANCEL if new.status is PrincipalStatus.SUSPENDED else WAKE, new.id)
+            suspended = new.status is PrincipalStatus.SUSPENDED
+            await tx.execute(CANCEL if suspended else WAKE, new.id)
+            what = "principal.suspended" if suspended else "principal.changed"
+            await audit.note(tx, what, new.id, new.id)
 
         try:
             await self._engine.write(work)
@@ -127,6 +131,7 @@ class Principals(Noun):
             for statement in ("DELETE FROM tokens WHERE principal_id = $1", UNSENT, CANCEL):
                 await tx.execute(statement, principal_id)
             await tx.execute(DROP, principal_id, now)
+            await audit.note(tx, "principal.deleted", principal_id, principal_id)
             return to_principal(row)
 
         return await self._engine.write(work)

@@ -17,7 +17,7 @@ KEY_LIFE_MS: Final = DAY_MS
 @dataclass(frozen=True, slots=True)
 class Retention:
     """Delivered outbound messages, run events, channels' ended work, what is left of deleted principals,
-    requests that people decided, in milliseconds; run logs in rows.
+    requests that people decided, the audit in milliseconds; run logs in rows.
     """
 
     outbound_ms: int = 7 * DAY_MS
@@ -26,6 +26,7 @@ class Retention:
     updates_ms: int = 7 * DAY_MS
     tombstones_ms: int = 90 * DAY_MS
     approvals_ms: int = 90 * DAY_MS
+    audit_ms: int = 365 * DAY_MS
 
 
 LOOK_AT: Final = 1000
@@ -47,6 +48,8 @@ TOMBSTONES: Final = """DELETE FROM principals WHERE number IN (SELECT number FRO
 # What is remembered of a conversation is a request that was allowed.
 APPROVALS: Final = """DELETE FROM approvals WHERE number IN (SELECT number FROM approvals
     WHERE ended_at <= $1 AND remembered = 0 ORDER BY ended_at LIMIT $2)"""
+AUDIT: Final = """DELETE FROM audit WHERE number IN (SELECT number FROM audit
+    WHERE created_at <= $1 ORDER BY created_at LIMIT $2)"""
 
 # Conversations of isolated task runs and subagents belong to another one; a task's own one does not.
 UNUSED: Final = """temporary = 1 AND owner_id <> id
@@ -81,6 +84,7 @@ class Pruner:
             (KEYS, KEY_LIFE_MS),
             (TOMBSTONES, keep.tombstones_ms),
             (APPROVALS, keep.approvals_ms),
+            (AUDIT, keep.audit_ms),
         ):
             gone += await self._rows(statement, now - age_ms, limit - gone)
         gone += await self._task_logs(limit - gone)

@@ -13,8 +13,9 @@ from typing import Any, Final
 
 from shared import jsons
 from shared.errors import Conflict, ConversationBusy, LeaseLost, NoConversation, Suspended
+from shared.principals import OPERATOR
 from shared.store.contract import Row, Tx
-from shared.store.sql import conversations, keys, steps, usage
+from shared.store.sql import audit, conversations, keys, steps, usage
 from shared.store.sql.conversations import REFUSED, remove_last, store_messages
 from shared.store.sql.task_outcomes import Outcome, end_waiting
 from shared.task_values import TaskRun, TaskRunState
@@ -165,6 +166,10 @@ async def begin(tx: Tx, new: NewRun) -> Lease:
     goes_on = again is not None or new.message is None
     if new.ready and taken["ready_at"] is None:
         raise ConversationBusy(conversation_id)
+    if taken["principal_id"] != OPERATOR:
+        await audit.crossed(tx, taken["principal_id"], conversation_id)
+    if new.lifts:
+        await audit.note(tx, "budget.lifted", taken["principal_id"], conversation_id)
     met = bool(taken["waits"]) and await steps.meet(
         tx, new, conversation_id, goes_on=goes_on, ready=taken["ready_at"] is not None
     )

@@ -15,7 +15,7 @@ from shared.principals import Reach
 from shared.store import rows
 from shared.store.contract import Engine, Missing, Row, Taken, Tx
 from shared.store.rows import Noun
-from shared.store.sql import conversations, task_claims, task_quotas, task_rows
+from shared.store.sql import audit, conversations, task_claims, task_quotas, task_rows
 from shared.store.sql.conversations import OF_PRINCIPAL
 from shared.store.sql.run_rows import HELD_CLAIM, hold
 from shared.store.sql.runs import Runs
@@ -104,6 +104,8 @@ class Tasks(Noun):
                 )
             await task_quotas.keep(tx, task.conversation_id, quota)
             await _insert(tx, task if by is None else await _in_tree(tx, task, by))
+            if audit.by_operator():
+                await audit.crossed(tx, await tx.fetchval(audit.WHOSE, task.id), task.id)
 
         await self._engine.write(work)
 

@@ -11,6 +11,7 @@ from shared.principals import Principal
 from shared.store import rows
 from shared.store.contract import Missing, Taken, Tx
 from shared.store.rows import Noun
+from shared.store.sql import audit
 from shared.store.sql.principals import BEARER_COLUMNS, check_lives, to_bearer
 from shared.values import Page
 
@@ -28,6 +29,8 @@ COLUMNS: Final = (
     "scopes",
 )
 
+REVOKE: Final = """DELETE FROM tokens WHERE id = $1 AND principal_id = coalesce($2, principal_id)
+    RETURNING principal_id"""
 MINUTE_MS: Final = 60_000
 
 
@@ -42,6 +45,7 @@ class Tokens(Noun):
         async def work(tx: Tx) -> None:
             await check_lives(tx, token.principal_id)
             await tx.execute(rows.insertion("tokens", COLUMNS), *values)
+            await audit.note(tx, "token.created", token.principal_id, token.id)
 
         try:
             await self._engine.write(work)
@@ -76,8 +80,14 @@ class Tokens(Noun):
 
     async def revoke(self, token_id: str, principal_id: str | None = None) -> bool:
         """Remove a token (only a principal's) for good; False if there is none."""
-        statement = "DELETE FROM tokens WHERE id = $1 AND principal_id = coalesce($2, principal_id)"
-        return await self._change(statement, token_id, principal_id) > 0
+
+        async def work(tx: Tx) -> bool:
+            whose = await tx.fetchval(REVOKE, token_id, principal_id)
+            if whose is not None:
+                await audit.note(tx, "token.revoked", whose, token_id)
+            return whose is not None
+
+        return await self._engine.write(work)
 
     async def touched(self, token: Token, now: int) -> None:
         """Remember that a token was used, at most once a minute."""

@@ -24,7 +24,8 @@ import anyio.to_thread
 
 from shared.clock import now_ms
 from shared.errors import NotDurable, Unauthorized, Unavailable
-from shared.store.contract import Work, acting_token
+from shared.principals import SIGNED
+from shared.store.contract import Work, acting
 from shared.store.sqlite.failures import forbidden, told_apart
 from shared.store.sqlite.local_disk import Reserve, try_disk
 from shared.store.sqlite.transactions import SqliteTx, drive, lease_now
@@ -277,7 +278,8 @@ class Database:
         connection.execute("BEGIN IMMEDIATE")
         before = connection.total_changes
         try:
-            if token_id := self._token_id or acting_token.get():
+            token_id = self._token_id or acting.get().token_id
+            if token_id not in (None, SIGNED):
                 _check_token(connection, token_id)
             result = drive(work(SqliteTx(connection)))
             connection.execute("COMMIT")

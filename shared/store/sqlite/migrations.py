@@ -31,6 +31,7 @@ WORDS: Final = {
     "sequence": "INTEGER PRIMARY KEY AUTOINCREMENT",
     "table": "STRICT",
     "by key": "STRICT, WITHOUT ROWID",
+    "now": "CAST(strftime('%s', 'now') AS INTEGER) * 1000",
 }
 
 COUNTERS: Final = (

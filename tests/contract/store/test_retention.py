@@ -9,7 +9,7 @@ from shared.principals import EVERYTHING
 from shared.store.store import Store
 from shared.task_values import Task, TaskRunState, TaskStatus
 from shared.values import Event, RunState
-from tests.contract.store.making import DAY, LEASE, T0, a_key, a_run, an_end
+from tests.contract.store.making import DAY, LEASE, T0, a_key, a_principal, a_run, an_end
 
 
 @pytest.fixture(autouse=True)
@@ -33,6 +33,16 @@ async def test_delivered_messages_go_after_a_week_and_others_stay(store: Store) 
     assert await prune_all(store, T0 + 7 * DAY - 1) == 0
     assert await prune_all(store, T0 + 7 * DAY) == 1
     assert await store.outbound.said_by("c", after=0) == [waiting]
+
+
+async def test_the_audit_goes_after_a_year(store: Store) -> None:
+    await store.principals.add(a_principal("a"))
+    (act,) = (await store.audit.page(limit=9, cursor=None)).items
+    assert (act.action, act.principal_id) == ("principal.created", "prin-a")
+    await prune_all(store, act.created_at + 365 * DAY - 1)
+    assert (await store.audit.page(limit=9, cursor=None)).items == [act]
+    await prune_all(store, act.created_at + 365 * DAY)
+    assert (await store.audit.page(limit=9, cursor=None)).items == []
 
 
 async def test_events_and_keys_go_after_a_day(store: Store) -> None:

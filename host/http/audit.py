@@ -1,0 +1,101 @@
+"""The audit over HTTP: who made, changed, decided and reached what; and how reaching is noted."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, Final
+
+from starlette.requests import Request
+
+from host.http.bodies import instant_of, page_of
+from host.http.callers import caller_of
+from host.http.routing import OF_PRINCIPAL, PAGE, Api, Operation, Parameter, operation
+from host.runs.admission import RateLimit
+from host.runs.principals import PrincipalCache
+from shared.clock import iso
+from shared.errors import PicoError
+from shared.principals import OPERATOR, Act
+from shared.shapes import PageShape, Shape
+from shared.store.store import Store
+
+logger = logging.getLogger("picoclaw.audit")
+
+OF: Final = (
+    Parameter(OF_PRINCIPAL.name, "Only what is about this principal", {"type": "string"}),
+    Parameter("action", "Only this action, such as `token.created`", {"type": "string"}),
+    Parameter("since", "Only from this instant on", {"type": "string", "format": "date-time"}),
+)
+
+NAMED: Final = ("id", "run_id")
+"""Parts of a path that are ids; names of files are nobody's here."""
+
+
+class ActShape(Shape):
+    """Something that was done to a principal's ``subject``; ``by`` has who, the token (null: API_TOKEN), the
+    door and the address.
+    """
+
+    at: str
+    action: str
+    principal_id: str
+    subject: str
+    by: dict[str, Any]
+
+
+class AuditShape(PageShape):
+    """A page of the audit."""
+
+    audit: list[ActShape]
+
+
+class AuditApi(Api):
+    """The audit."""
+
+    def __init__(self, store: Store, principals: PrincipalCache) -> None:
+        self._store = store
+        self._principals = principals
+        self._noted = RateLimit(1)
+
+    @operation("GET", "/audit", parameters=[*PAGE, *OF])
+    async def list(self, request: Request) -> AuditShape:
+        """List what was done, newest first."""
+        asked = request.query_params
+        page = await self._store.audit.page(
+            **page_of(request),
+            principal_id=asked.get(OF_PRINCIPAL.name),
+            action=asked.get("action"),
+            since=instant_of(request, "since") or 0,
+        )
+        return {"audit": [act_view(each) for each in page.items], "next_cursor": page.next_cursor}
+
+    async def reached(self, request: Request, declared: Operation) -> None:
+        """Note that the operator reaches what is another principal's, once a minute for each thing."""
+        whose = request.query_params.get(OF_PRINCIPAL.name)
+        named = {key: request.path_params[key] for key in NAMED if key in request.path_params}
+        subject = next(iter(named.values()), None)
+        if declared.scope is None or caller_of(request).within is not None:
+            return
+        if (subject is None and whose in (None, OPERATOR)) or not await self._principals.are_there():
+            return
+        what = f"{declared.method} {declared.path}"
+        for key, said in named.items():
+            what = what.replace(f"{{{key}}}", said)
+        if self._noted.retry_after((what, whose)) is not None:
+            return
+        self._noted.count((what, whose))
+        try:
+            await self._store.audit.reached(str(subject), what, None if subject else whose)
+        except PicoError as error:
+            # A full disk keeps nobody from deleting.
+            logger.warning("Not in the audit: %s (%s)", what, error.message)
+
+
+def act_view(act: Act) -> ActShape:
+    """Return a row of the audit as it leaves the host."""
+    return {
+        "at": iso(act.created_at),
+        "action": act.action,
+        "principal_id": act.principal_id,
+        "subject": act.subject,
+        "by": dict(act.by),
+    }
