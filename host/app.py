@@ -140,7 +140,7 @@ async def open_host(settings: Settings, stop: Callable[[str], None]) -> AsyncIte
         task_runner = await enter(TaskRunner(ledger, runs, heartbeat))
         channels = await enter(_open_channels(settings, ledger, runs, tasks, sandbox, spaces))
         enrolment = Enrolment(store, sandbox, settings.main_conversation_id)
-        tokens = await open_tokens(settings, store, enrolment, background)
+        tokens = await open_tokens(settings, store, principals, enrolment, background)
         asks = Asks(store, runs, ledger.counts)
         tool_servers.visited = asks.visit
         stack.push_async_callback(runs.drain)
@@ -152,7 +152,7 @@ async def open_host(settings: Settings, stop: Callable[[str], None]) -> AsyncIte
         elif (await store.counts()).tasks:
             logger.warning(EXTERNAL)
         background.start_soon(keep_tidy, store)
-        background.start_soon(keep_removed, store, spaces)
+        background.start_soon(keep_removed, store, spaces, principals)
         background.start_soon(keep_planned, tasks)
         background.start_soon(keep_recovering, store, runs, task_runner, settings.lease_ms)
         yield Host(
@@ -195,7 +195,6 @@ def _apis(host: Host) -> list[Api]:
             store,
             host.principals,
             host.enrolment,
-            host.tokens.requests,
             host.spaces,
             settings.auth.jwt.issuer,
             host.tools.permissions,

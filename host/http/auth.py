@@ -134,7 +134,7 @@ class TokenBook:
     async def revoke(self, token_id: str, principal_id: str | None = None) -> bool:
         """End a token (only a principal's) at once; False if there is none."""
         gone = await self._store.tokens.revoke(token_id, principal_id)
-        self.requests.look()
+        self.requests.principals.look()
         await self._store.durable()
         return gone
 

@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from host.http.callers import Caller
 from host.http.openai.answers import PREFIX, as_event, error_body
 from host.http.routing import ANY, Operation
+from host.runs.principals import PrincipalCache
 from shared import jsons
 from shared.clock import now_ms
 from shared.errors import PicoError, Unauthorized
@@ -32,14 +33,10 @@ TOKEN_ENDED: Final = "The token has ended."  # noqa: S105 - a sentence
 class OpenRequests:
     """The requests in flight whose callers' right may end; one look serves all of a host."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, principals: PrincipalCache) -> None:
         self._store = store
+        self.principals = principals
         self._open: dict[anyio.CancelScope, Scope] = {}
-        self._changed = anyio.Event()
-
-    def look(self) -> None:
-        """Look at once: a token or a principal was changed on this host."""
-        self._changed.set()
 
     async def serve(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request as long as its caller may ask for it; raises Unauthorized ``token_ended``."""
@@ -69,9 +66,7 @@ class OpenRequests:
     async def watch(self) -> None:
         """End what has to end, twice a second and when something changed here."""
         while True:
-            with anyio.move_on_after(EVERY_S):
-                await self._changed.wait()
-            self._changed = anyio.Event()
+            await self.principals.changed(EVERY_S)
             if self._open:
                 try:
                     await self._look()
@@ -81,7 +76,7 @@ class OpenRequests:
     async def _look(self) -> None:
         callers: list[Caller] = [scope["caller"] for scope in self._open.values()]
         tokens = await self._store.tokens.living([caller.token_id or "" for caller in callers], now_ms())
-        principals = await self._store.principals.some([caller.principal.id for caller in callers])
+        principals = await self.principals.some([caller.principal.id for caller in callers])
         for ending, scope in list(self._open.items()):
             caller: Caller = scope["caller"]
             needed: Operation | None = scope.get("operation")

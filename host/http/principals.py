@@ -13,7 +13,6 @@ from starlette.requests import Request
 from host.http.bodies import WHOLE, Body, NotBlank, Text, page_of
 from host.http.callers import caller_of
 from host.http.chat import MOST_RULES, PermissionRule
-from host.http.ending import OpenRequests
 from host.http.enrolment import Enrolment, terms_of
 from host.http.routing import ANY, PAGE, Api, operation
 from host.http.tokens import Scopes, principal_of
@@ -171,7 +170,6 @@ class PrincipalsApi(Api):
         store: Store,
         cache: PrincipalCache,
         enrolment: Enrolment,
-        requests: OpenRequests,
         spaces: Spaces,
         issuer: str | None,
         permissions: Permissions,
@@ -180,7 +178,6 @@ class PrincipalsApi(Api):
         self._spaces = spaces
         self._store = store
         self._cache = cache
-        self._requests = requests
         self._enrolment = enrolment
         self._issuer = issuer or ""
 
@@ -251,7 +248,6 @@ class PrincipalsApi(Api):
 
     async def _changed(self, principal: Principal) -> PrincipalShape:
         self._cache.forget(principal.id)
-        self._requests.look()
         await self._store.durable()
         return principal_view(principal)
 

@@ -14,6 +14,7 @@ from host.http.callers import BOUND, Caller, caller_of
 from host.http.ending import OpenRequests
 from host.http.enrolment import Enrolment
 from host.http.routing import ANY, KEY, OF_PRINCIPAL, PAGE, Api, operation
+from host.runs.principals import PrincipalCache
 from shared.clock import iso, iso_or_none, now_ms
 from shared.errors import Forbidden, InvalidInput, NotFound
 from shared.ids import Token
@@ -179,7 +180,11 @@ class TokensApi(Api):
 
 
 async def open_tokens(
-    settings: Settings, store: Store, enrolment: Enrolment, background: TaskGroup
+    settings: Settings,
+    store: Store,
+    principals: PrincipalCache,
+    enrolment: Enrolment,
+    background: TaskGroup,
 ) -> TokenBook:
     """Return the book of all tokens; raises Misconfigured when the keys of signed ones can't be read."""
     signed = None
@@ -188,7 +193,7 @@ async def open_tokens(
         from host.http.signed_tokens import open_signed_tokens
 
         signed = await open_signed_tokens(settings.auth.jwt, enrolment, background)
-    requests = OpenRequests(store)
+    requests = OpenRequests(store, principals)
     background.start_soon(requests.watch)
     return TokenBook(store, settings.main_conversation_id, signed, requests)
 

@@ -9,10 +9,12 @@ from typing import Final
 
 import anyio
 
+from host.runs.principals import PrincipalCache
 from host.runs.service import RunService
 from host.runs.spaces import Spaces
 from host.runs.task_runs import TaskRunner
 from shared.clock import monotonic_ms, now_ms
+from shared.principals import PrincipalStatus
 from shared.store.store import Store
 from shared.tasks import TaskService
 
@@ -28,6 +30,8 @@ STEP_MS: Final = 1000
 
 GONE_EVERY_S: Final = 10.0
 MOST_GONE: Final = 1000
+ENDING_S: Final = 0.5
+"""Until it is looked again whether the runs of a principal that is being deleted have ended."""
 
 BATCH: Final = 200
 """Rows a batch removes at most: some milliseconds of work, on the worker thread."""
@@ -59,19 +63,21 @@ async def keep_tidy(store: Store) -> None:
         await anyio.sleep(PAUSE_S if removed >= BATCH else EVERY_S)
 
 
-async def keep_removed(store: Store, spaces: Spaces) -> None:
+async def keep_removed(store: Store, spaces: Spaces, principals: PrincipalCache) -> None:
     """Remove what deleted principals have, in the store and on this host, for ever; any host may be asked."""
-    principals = store.principals
     while True:
-        removed = 0
+        pause = GONE_EVERY_S
         try:
-            removed = await principals.delete_some(BATCH)
-            if not removed and spaces.are_there():
-                for principal in await principals.departing(MOST_GONE):
+            if await store.principals.delete_some(BATCH):
+                pause = PAUSE_S
+            elif spaces.are_there():
+                for principal in await store.principals.departing(MOST_GONE):
                     await spaces.forget(principal)
+                    if principal.status is PrincipalStatus.DELETING:
+                        pause = ENDING_S
         except Exception:
             logger.exception("What a deleted principal has could not be removed; the next round tries again")
-        await anyio.sleep(PAUSE_S if removed else GONE_EVERY_S)
+        await principals.changed(pause)
 
 
 async def keep_planned(

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Final
+
+import anyio
 
 from shared.errors import NotFound, Suspended
 from shared.principals import OPERATOR, Principal, PrincipalStatus
@@ -22,6 +25,7 @@ class PrincipalCache:
         self._known: dict[str, tuple[float, Principal]] = {}
         self._others = False
         self._counted = 0.0
+        self._changed = anyio.Event()
 
     async def get(self, principal_id: str) -> Principal:
         """Return a principal, also one that is suspended or going. The operator costs nothing.
@@ -32,13 +36,18 @@ class PrincipalCache:
             return THE_OPERATOR
         asked, found = self._known.get(principal_id, (0.0, None))
         if found is None or time.monotonic() - asked > FRESH_S:
-            asked = time.monotonic()
-            found = await self._store.principals.get(principal_id)
+            found = (await self.some([principal_id])).get(principal_id)
             if found is None:
                 raise NotFound(f"principal not found: {principal_id}")
-            if len(self._known) >= MOST:
-                self._known.clear()
-            self._known[principal_id] = asked, found
+        return found
+
+    async def some(self, principal_ids: Sequence[str]) -> dict[str, Principal]:
+        """Ask for some principals anew, and return those that there are."""
+        asked = time.monotonic()
+        found = await self._store.principals.some(principal_ids)
+        if len(self._known) + len(found) > MOST:
+            self._known.clear()
+        self._known |= {each.id: (asked, each) for each in found.values()}
         return found
 
     async def active(self, principal_id: str) -> Principal:
@@ -64,5 +73,16 @@ class PrincipalCache:
         return self._others
 
     def forget(self, principal_id: str) -> None:
-        """Ask anew at the next ``get``."""
+        """Ask anew at the next ``get``: it was changed on this host."""
         self._known.pop(principal_id, None)
+        self.look()
+
+    def look(self) -> None:
+        """Let all who wait for changes look at once."""
+        self._changed.set()
+        self._changed = anyio.Event()
+
+    async def changed(self, within_s: float) -> None:
+        """Return once a principal or a token was changed on this host, or so many seconds later."""
+        with anyio.move_on_after(within_s):
+            await self._changed.wait()

@@ -24,6 +24,8 @@ WITH_CONVERSATION: Final = (
     "DELETE FROM conversations WHERE id = $1",
 )
 """Foreign keys take the rest along."""
+AT_LEAST: Final = 10
+"""Rows that a conversation counts for: its tasks, events and usage go with it."""
 
 AT_LAST: Final = (
     "DELETE FROM tokens WHERE principal_id = $1",
@@ -61,15 +63,16 @@ async def remains(tx: Tx, principal_id: str) -> dict[str, int]:
 
 async def step(tx: Tx, principal_id: str, limit: int) -> int:
     """Remove some rows of the principal, at last all but its tombstone; 0: a run of it has not ended yet."""
-    conversation_id = await tx.fetchval(IDLE, principal_id)
-    if conversation_id is None:
-        return await _finish(tx, principal_id)
     gone = 0
-    for statement in MANY:
-        gone += await tx.execute(statement, conversation_id, limit - gone)
-    if gone < limit:
-        for statement in WITH_CONVERSATION:
-            gone += await tx.execute(statement, conversation_id)
+    while gone < limit:
+        conversation_id = await tx.fetchval(IDLE, principal_id)
+        if conversation_id is None:
+            return gone or await _finish(tx, principal_id)
+        for statement in MANY:
+            gone += await tx.execute(statement, conversation_id, max(0, limit - gone))
+        if gone < limit:
+            for statement in WITH_CONVERSATION:
+                gone += AT_LEAST * await tx.execute(statement, conversation_id)
     return gone
 
 

@@ -151,6 +151,18 @@ def test_each_table_of_a_principal_moves_with_an_export_and_a_copy() -> None:
     assert LEFT_OUT <= OF_ENGINE
 
 
+async def test_many_small_conversations_go_in_few_transactions(store: Store) -> None:
+    await store.principals.add(a_principal("a"))
+    for number in range(100):
+        await store.conversations.create(f"c{number}", T0, principal_id="prin-a")
+    await store.principals.begin_deletion("prin-a", T0)
+    steps = 0
+    while await store.principals.delete_some(200):
+        steps += 1
+    assert steps < 10
+    assert await states(store) == [("prin-a", "deleted")]
+
+
 async def test_a_tombstone_goes_after_ninety_days(store: Store) -> None:
     await store.principals.add(a_principal("a"))
     await deleted(store, "prin-a")
