@@ -46,7 +46,7 @@ class Caller:
     @property
     def prefix(self) -> bytes:
         """What stands before names that the principal chose where they are stored."""
-        return self.stored("").encode()
+        return stored_name(self.principal.id, "").encode()
 
     def listed(self, request: Request) -> str | None:
         """Return whose things a list has: the caller's, or as the operator wants; None: everybody's.

@@ -217,6 +217,8 @@ def test_a_message_that_may_deny_is_the_answer_to_a_question(caller: httpx2.Clie
     assert (answered["status"], answered["message"]) == ("answered", "Rome")
     assert answered["decided_by"]["principal_id"] == "operator"
     assert answered["next_run_id"] == after["run_id"]
+    acts = caller.get("/audit", params={"action": "approval.answered"}).json()["audit"]
+    assert (acts[0]["subject"], acts[0]["by"]["principal_id"]) == (answered["id"], "operator")
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,12 @@ A row is written in the transaction of the act. It has ids alone, so it may outl
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any, Final
 
 from shared import jsons
 from shared.clock import now_ms
-from shared.principals import HOST, OPERATOR, Act
+from shared.principals import HOST, OPERATOR, Act, Actor
 from shared.store import rows
 from shared.store.contract import Tx, acting
 from shared.store.rows import Noun
@@ -60,7 +60,8 @@ async def note(
     tx: Tx, action: str, principal_id: str, subject: str, by: Mapping[str, Any] | None = None
 ) -> None:
     """Write what is done to a principal's ``subject``, ``by`` whoever asks for it if nobody else is named."""
-    said = dict(by or asdict(acting.get()))
+    actor = by or asdict(acting.get())
+    said = {each.name: actor.get(each.name) for each in fields(Actor)}
     await tx.execute(INSERT, now_ms(), action, principal_id, subject, jsons.dumps(said))
 
 

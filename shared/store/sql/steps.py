@@ -14,6 +14,7 @@ from shared.errors import ApprovalPending, ConversationBusy
 from shared.ids import MESSAGE, new_id
 from shared.store import rows
 from shared.store.contract import Row, Tx
+from shared.store.sql import audit
 from shared.store.sql.conversations import store_messages
 from shared.store.sql.task_outcomes import Outcome, end_waiting
 from shared.task_values import TaskRunState
@@ -86,6 +87,9 @@ async def meet(tx: Tx, new: NewRun, conversation_id: str, *, goes_on: bool, read
     if await settle(tx, conversation_id, None, ApprovalStatus.DENIED, new.now, new.by) and not answers:
         last = there(await tx.fetchrow(f"SELECT * FROM runs WHERE id = {LAST_RUN}", conversation_id))
         await end_waiting(tx, last, Outcome(TaskRunState.CANCELLED, error=TURNED_DOWN, final=True), new.now)
+    decided = "SELECT id, status FROM approvals WHERE id = ANY($1::text[])"
+    for row in await tx.fetch(decided, [row["id"] for row in pending]) if pending else ():
+        await audit.note(tx, f"approval.{row['status']}", new.principal_id, row["id"], new.by)
     return answers
 
 
