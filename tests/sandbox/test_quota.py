@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -25,12 +26,12 @@ async def sandbox(ws: Path, level: int) -> AsyncIterator[Sandbox]:
 
 
 def bounded(
-    sandbox: Sandbox, trust: Trust = Trust.MAIN, number: int = 0, most: int = LIMIT
+    sandbox: Sandbox, trust: Trust = Trust.MAIN, number: int = 0, most: int = LIMIT, name: str = ""
 ) -> SandboxToolset:
     root = sandbox.policy.principals_dir / f"random-{number}"
     uid = sandbox.policy.uids[number] if sandbox.policy.uids else None
     counted = (str(root), f"{root}.conversations")
-    workspace = Workspace(f"conv-{number}-{trust}", root, trust, Allowance(uid, counted, most_bytes=most))
+    workspace = Workspace(f"conv-{number}-{trust}{name}", root, trust, Allowance(uid, counted, most_bytes=most))
     return SandboxToolset(sandbox, sandbox.policy, workspace)
 
 
@@ -128,6 +129,36 @@ async def test_what_a_stranger_can_add_to_a_full_workspace_is_bounded(sandbox: S
     for number in range(20):
         await run(tools, f"head -c 400M /dev/zero > {number}")
     assert held(sandbox) < LIMIT + 128 * MIB
+
+
+async def test_temporary_files_of_all_conversations_count(sandbox: Sandbox) -> None:
+    tools = bounded(sandbox)
+    text = await run(tools, "head -c 400M /dev/zero > $TMPDIR/big; sleep 60")
+    assert "stopped: it would take more than the workspace may hold" in text
+    beside = bounded(sandbox, name="beside")
+    assert "more.txt: Permission denied" in await run(beside, "echo more > more.txt")
+    assert "now; it was full before" in await run(tools, "rm $TMPDIR/big")
+    assert "[exit code 0" in await run(beside, "echo more > more.txt")
+
+
+async def test_commands_at_once_go_past_the_limit_together_by_little(sandbox: Sandbox) -> None:
+    several = [bounded(sandbox, name=str(number)) for number in range(4)]
+    write = "head -c 400M /dev/zero > {} & head -c 400M /dev/zero > $TMPDIR/big; sleep 60"
+    async with asyncio.TaskGroup() as together:
+        for number, tools in enumerate(several):
+            together.create_task(run(tools, write.format(number)))
+    temporary = [int((await run(tools, "du -sb $TMPDIR")).split()[0]) for tools in several]
+    assert held(sandbox) + sum(temporary) < LIMIT + 64 * MIB
+
+
+async def test_room_that_a_file_tool_makes_is_there_for_the_next_command(sandbox: Sandbox) -> None:
+    tools = bounded(sandbox, most=8 * MIB)
+    await run(tools, "head -c 400M /dev/zero > big; sleep 60")
+    workspace = tools._workspace
+    await sandbox.file(workspace, "delete_path", {"path": "big", "etags": [], "recursive": False})
+    assert "workspace_full" not in await run(tools, "echo room > again.txt")
+    alone = await tools.call("write_file", {"path": "x", "content": "x" * (9 * MIB)})
+    assert alone.text == "workspace_full: 0 of 8 MiB used; 9 MiB more never fit"
 
 
 async def test_what_one_principal_holds_is_nobody_elses_limit(sandbox: Sandbox) -> None:

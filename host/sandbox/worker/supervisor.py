@@ -28,7 +28,6 @@ from .files import files, surveyor, viewer
 from .frames import Channel, Closed, Frame, close_all
 from .limits import quota
 
-GRACE: Final = 64 << 20
 """Bytes above its limit at which a workspace takes no command of those who may not change all of it."""
 MOST_PAGES: Final = 512
 REQUESTED: Final = ("command", "program", "environment", "cwd", "stdin", "timeout_ms")
@@ -218,7 +217,7 @@ class Supervisor:
         config, place = self._place(frame)
         if config.most_bytes and (used := quota.known(config.page)) >= config.most_bytes:
             # Names are made by the reaper for who may not change all: it is to be stopped if it adds much.
-            if place.words and used > config.most_bytes + GRACE:
+            if place.words and used > config.most_bytes + quota.GRACE:
                 raise OSError(quota.sentence(used, config.most_bytes))
             config = replace(config, is_full=not place.words)
         child = self._reapers.take(frame["conversation"], place, config)
@@ -289,6 +288,8 @@ class Supervisor:
         config = starting.for_principal(self._config, frame["allowance"])
         if config.counted:
             config = replace(config, page=self._page(config.counted[0]))
+        if config.most_bytes:
+            config = replace(config, counted=(*config.counted, self._places.shared(config.counted[0])))
         place = self._places.of(frame["conversation"], frame["workspace"], frame["words"], config)
         return config, place
 
@@ -308,7 +309,8 @@ class Supervisor:
         """Remove directories of principals, and end what works there."""
         for conversation in self._places.within(frame["paths"]):
             self._leave(conversation)
-        child = self._children.fork(lambda channel: channel.send({"left": workspaces.remove(frame["paths"])}))
+        paths = [*frame["paths"], self._places.shared(frame["paths"][0])]
+        child = self._children.fork(lambda channel: channel.send({"left": workspaces.remove(paths)}))
         child.requests.add(frame["id"])
 
     def _forget(self, frame: Frame) -> None:

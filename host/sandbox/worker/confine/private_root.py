@@ -7,7 +7,7 @@ directory comes with the request.
 """
 
 # Descriptors and raw paths on purpose: pathlib can't work relative to a directory that is held open.
-# ruff: noqa: PTH103, PTH110, PTH112, PTH114, PTH115, PTH119, PTH120, PTH123, PTH211
+# ruff: noqa: PTH103, PTH110, PTH112, PTH114, PTH115, PTH120, PTH123, PTH211
 
 from __future__ import annotations
 
@@ -98,6 +98,7 @@ class PrivateRoot:
 
     def __init__(self, config: Config, workspace: str) -> None:
         """Lay out what is known ahead. Raises ``OSError`` where the kernel does not allow it."""
+        self._temporary = config.temporary
         self._top = f"{config.temporary}/{ROOT}"
         self._own: list[int] = []
         self._places = f"{config.temporary}/{_PLACES_INSIDE}"
@@ -174,7 +175,7 @@ class PrivateRoot:
         A cover is as good as unmounting here, and doesn't wait for the kernel: names lead to what lies on
         top, and nobody holds anything below.
         """
-        private = f"{self._places}/{os.path.basename(place.temporary)}"
+        private = f"{self._places}{place.temporary.removeprefix(self._temporary)}"
         self._bind(Grant(private, READ_WRITE, follow=False), _PLACES, at=place.temporary)
         syscalls.move_mount(self._cover, self._places, _MOVE_MOUNT_F_EMPTY_PATH)
         os.close(self._cover)

@@ -9,6 +9,7 @@ import contextlib
 import fcntl
 import itertools
 import os
+import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
 
@@ -55,7 +56,8 @@ class Places:
 
     def _make(self, conversation: str, workspace: str, words: tuple[str, ...], config: Config) -> Place:
         known = self._places.get(conversation)
-        temporary = known.temporary if known else f"{self._config.temporary}/{os.urandom(16).hex()}"
+        above = self.shared(config.counted[0]) if config.most_bytes else self._config.temporary
+        temporary = known.temporary if known else f"{above}/{os.urandom(16).hex()}"
         place = Place(workspace, temporary, words)
         if config.counted:
             _make_closed(workspace, config)
@@ -68,6 +70,10 @@ class Places:
         except FileNotFoundError:
             raise Removed(self._config.temporary) from None
         return place
+
+    def shared(self, directory: str) -> str:
+        """Return where the private directories of a principal with a quota lie, by its own directory."""
+        return f"{self._config.temporary}/{directory.rsplit('/', 1)[1]}"
 
     def remove_abandoned(self) -> None:
         """Remove what supervisors left that were killed before they could; beside the work, in a process."""
@@ -97,11 +103,15 @@ def _make_closed(workspace: str, config: Config) -> None:
     """Make a directory that its owner alone may look into, below ones that nobody else may list."""
     above = os.path.dirname(workspace)
     for path in (os.path.dirname(above), above):
-        if make_passable(path) and path in config.counted and config.gid is not None:
-            os.chown(path, -1, config.gid)
-            os.chmod(path, 0o751)  # noqa: S103 - its principal's own group may count what is in it
+        _make_shared(path, config)
     with contextlib.suppress(FileExistsError):
         os.mkdir(workspace, 0o700)
+
+
+def _make_shared(path: str, config: Config) -> None:
+    if make_passable(path) and path in config.counted and config.gid is not None:
+        os.chown(path, -1, config.gid)
+        os.chmod(path, 0o751)  # noqa: S103 - its principal's own group may count what is in it
 
 
 def make_passable(path: str) -> bool:
@@ -114,6 +124,8 @@ def make_passable(path: str) -> bool:
 
 
 def _make_private(place: Place, config: Config) -> None:
+    if config.most_bytes:
+        _make_shared(os.path.dirname(place.temporary), config)
     with contextlib.suppress(FileExistsError):
         os.mkdir(place.temporary, 0o700)
         os.mkdir(place.home, 0o700)
@@ -162,8 +174,16 @@ def _remove_private(directory: str) -> None:
     """Remove a directory of ours, and those in it, which may be several uids'."""
     os.chmod(directory, 0o700)
     for name in os.listdir(directory):
-        remove_tree(f"{directory}/{name}")
+        _remove_any(f"{directory}/{name}")
     remove_tree(directory)
+
+
+def _remove_any(path: str) -> None:
+    """Remove a directory, one of root's with those in it."""
+    with contextlib.suppress(OSError):
+        status = os.lstat(path)
+        ours = status.st_uid == os.geteuid() and stat.S_ISDIR(status.st_mode)
+        (_remove_private if ours and not status.st_uid else remove_tree)(path)
 
 
 def remove(paths: Iterable[str]) -> list[str]:
@@ -174,9 +194,7 @@ def remove(paths: Iterable[str]) -> list[str]:
     left, deadline = list(paths), time.monotonic() + REMOVE_WITHIN_S
     while left and time.monotonic() < deadline:
         for path in left:
-            with contextlib.suppress(OSError):
-                shared = os.lstat(path).st_uid == os.geteuid()
-                (_remove_private if shared else remove_tree)(path)
+            _remove_any(path)
         left = [path for path in left if os.path.lexists(path)]
         time.sleep(0.02 if left else 0)
     return left

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import math
 import os
 import select
 import time
@@ -130,8 +131,11 @@ class Run:
         self._launcher = launcher
         self._request = request
         self._quota = environment.quota
-        # what was over the limit before may not grow
-        self._most_bytes = max(config.most_bytes, quota.known(config.page)) if config.most_bytes else 0
+        # what was over the limit before may hardly grow
+        used = quota.known(config.page) if config.most_bytes else 0
+        most = config.most_bytes
+        self._most_bytes = max(most, used, min(used + quota.STEP, most + quota.GRACE) if used > most else 0)
+        self._full = ""
         self._meter = tree.Meter(own_network=config.namespaces and not config.allow_network)
         self._over = 0  # how much proves that there is too much memory
         self._output = Output(config.output)
@@ -195,9 +199,9 @@ class Run:
                     self._gate.release()
                 pause = _TICK_S if now - started < _FAST_PHASE_S else _SLOW_TICK_S
                 cost = time.monotonic() - now
-                self._measure_workspace()
                 tick = now + (_AGAIN_S if self._over else max(pause, _WATCH_SHARE * cost))
-            wait = max(0.0, min(tick, deadline) - now)
+            lasts_s = self._measure_workspace()
+            wait = max(0.0, min(tick, deadline, now + lasts_s) - now)
             if self._turn(int(wait * 1000) + 1):
                 # a quick command may have filled the disk between two looks
                 if self._ended is None and self._space.is_exceeded(os.getpid()):
@@ -244,20 +248,28 @@ class Run:
         elif self._space.is_exceeded(os.getpid()):
             self._ended = "space"
 
-    def _measure_workspace(self) -> None:
-        """See that the workspace holds no more than it may; bounds itself how much of the time that takes."""
-        quota, ended = self._quota, self._ended
-        if ended is None and quota is not None and quota.is_exceeded(self._most_bytes, os.getpid()):
-            self._ended = "quota"
+    def _measure_workspace(self) -> float:
+        """See that the workspace holds no more than it may, and return for how many seconds it surely does;
+        bounds itself how much of the time that takes.
+        """
+        quota = self._quota
+        if quota is None or self._ended is not None:
+            return math.inf
+        if quota.is_exceeded(self._most_bytes, os.getpid()):
+            self._ended, self._full = "quota", quota.sentence
+            return 0
+        return quota.lasts_s(self._most_bytes)
 
     def _fullness(self) -> str:
         """Return what the command is to be told of a workspace without room, and count what it left."""
         if self._quota is None:
             return ""
-        full = self._ended == "quota" or self._config.is_full
-        if full or self._quota.used() > self._quota.most:
+        full, most = self._config.is_full or bool(self._full), self._quota.most
+        if full or self._quota.used() > most:
             used = self._quota.count()
-            return quota.sentence(used, self._quota.most) if full else ""
+            if self._config.is_full and used < most:
+                return f"{quota.sentence(used, most)} now; it was full before"
+            return self._full or (quota.sentence(used, most) if full else "")
         return ""
 
     def _read(self) -> None:

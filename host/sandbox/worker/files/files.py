@@ -66,6 +66,8 @@ def serve(channel: Channel, host: Channel, config: Config, place: Place, supervi
         try:
             frame = answer(request, roots)
             given = frame.get("ok", {}).pop("descriptors", [])
+            if quota is not None:
+                quota.refresh()
             host.send(frame, given)
         finally:
             close_all({*taken, *given})

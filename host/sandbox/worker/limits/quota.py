@@ -1,8 +1,8 @@
-"""What a principal's directories hold: counted now and then, and estimated in between.
+"""What a principal's directories hold, temporary ones too: counted now and then, and estimated in between.
 
-The estimate is the last count and what its disk has lost since. All of a principal's processes share it, in a
-file without a name. Counting takes microseconds for each file, so it is done where the estimate says that the
-limit is near, and else in a small part of the time.
+The estimate is the last count and what its disks have lost since. All of a principal's processes share it, in
+a file without a name. Counting takes microseconds for each file, so it is done where the estimate says that
+the limit is near, and else in a small part of the time.
 """
 
 # Descriptors and raw paths on purpose: pathlib can't work relative to a directory that is held open.
@@ -31,7 +31,10 @@ _RECORD: Final = struct.Struct("=qqdd")
 _SHARE: Final = 20  # counting takes a twentieth of the time, near the limit a quarter
 _SHARE_NEAR: Final = 4
 _OFTEN_S: Final = 0.25
+_SOONEST_S: Final = 0.005
+_FASTEST: Final = 2 << 30  # bytes a second that commands write together
 _LOOK_EVERY: Final = 64  # files
+GRACE: Final = 64 << 20  # bytes that commands of a full principal may add at most, a STEP each
 STEP: Final = 1 << 20  # bytes that a disk loses near the limit until files are counted again
 
 
@@ -57,6 +60,11 @@ class Quota:
     def _paths(self) -> list[str]:
         return [proc.path("self", "fd", descriptor) for descriptor in self._held]
 
+    @property
+    def sentence(self) -> str:
+        """What is said of it where nothing more fits."""
+        return sentence(self.used(), self.most)
+
     def used(self) -> int:
         """Return what is used, as far as it can be told without counting."""
         last = self._last()
@@ -64,12 +72,14 @@ class Quota:
 
     def is_exceeded(self, most: int, root: int | None = None) -> bool:
         """Return whether more is used than ``most``; with the nameless files of processes below ``root``."""
-        last, now = self._last(), time.monotonic()
+        last = self._last()
         if last is not None:
+            if last.used > most:
+                return True  # all of them stop by the count of one
             lost = last.free - self._free()
             near = last.used + lost > most
-            pause = _SHARE_NEAR * last.cost if near else max(_OFTEN_S, _SHARE * last.cost)
-            if now - last.when < pause and not (near and lost > STEP):
+            young = not _is_stale(last) if near else time.monotonic() - last.when < _pause(last)
+            if young and not (near and lost > STEP):
                 return False
         return self.count(root, most) > most
 
@@ -108,10 +118,23 @@ class Quota:
         if self.is_exceeded(self.most - more) or self.used() + more > self.most:
             used = self.count()
             if used + more > self.most:
-                raise Refused(sentence(used, self.most), FULL)
+                alone = f"; {more >> 20} MiB more never fit" if more > self.most else ""
+                raise Refused(f"{sentence(used, self.most)}{alone}", FULL)
         last = self._last()
         if last is not None:
             self._write(Count(last.used + more, last.free - more, last.when, last.cost))
+
+    def lasts_s(self, most: int) -> float:
+        """Return how long the room that is left lasts at least, until it is to be looked at again."""
+        last = self._last()
+        left = 0 if last is None else most - last.used - last.free + self._free()
+        return max(_SOONEST_S, left / _FASTEST)
+
+    def refresh(self) -> None:
+        """Count anew, in a part of the time, what was too much: something may have been deleted."""
+        last = self._last()
+        if self.most and last is not None and last.used >= self.most and _is_stale(last):
+            self.count()
 
     def counted(self, max_age_s: float) -> int:
         """Return what is used, counted within the last seconds."""
@@ -137,11 +160,12 @@ class Quota:
         return used
 
     def _free(self) -> int:
+        free: dict[int, int] = {}
         for path in self._paths:
             with contextlib.suppress(OSError):
                 status = os.statvfs(path)
-                return status.f_bfree * status.f_frsize
-        return 0
+                free[os.stat(path).st_dev] = status.f_bfree * status.f_frsize
+        return sum(free.values())
 
     def _last(self) -> Count | None:
         """Return the last count; what the disk has had free since counts, if it was more."""
@@ -153,6 +177,15 @@ class Quota:
 
     def _write(self, count: Count) -> None:
         os.pwrite(self._page, _RECORD.pack(count.used, count.free, count.when, count.cost), 0)
+
+
+def _pause(last: Count) -> float:
+    return max(_OFTEN_S, _SHARE * last.cost)
+
+
+def _is_stale(last: Count) -> bool:
+    """Return whether it is so long ago that counting takes a small part of the time near the limit."""
+    return time.monotonic() - last.when >= _SHARE_NEAR * last.cost
 
 
 def known(page: int) -> int:
