@@ -29,11 +29,6 @@ class Share:
     who: tuple[str, str, str | None]
     most: int | None = None
 
-    @property
-    def whose(self) -> str:
-        """The principal's id."""
-        return self.who[0]
-
 
 @dataclass(eq=False, slots=True)
 class _Waiter:
@@ -78,11 +73,11 @@ class Places:
 
     def take_now(self, share: Share) -> bool:
         """Take a place if one is free."""
-        if not self._may_have(share.whose, share.most):
+        if not self._may_have(share.who[0], share.most):
             return False
         self._free -= 1
-        self._taken[share.whose] += 1
-        self._most_of[share.whose] = share.most
+        self._taken[share.who[0]] += 1
+        self._most_of[share.who[0]] = share.most
         return True
 
     async def take(self, share: Share) -> None:
@@ -109,8 +104,8 @@ class Places:
     def give_back(self, share: Share) -> None:
         """Free a place, and call the next who waits for one."""
         self._free += 1
-        self._taken -= Counter([share.whose])
-        waiting = [each for each in self._waiting if self._may_have(each.share.whose, each.share.most)]
+        self._taken -= Counter([share.who[0]])
+        waiting = [each for each in self._waiting if self._may_have(each.share.who[0], each.share.most)]
         if waiting and not self._closed:
             self._call(min(waiting, key=self._turn))
 
@@ -150,7 +145,7 @@ class Places:
         """Return the refusal of somebody who cannot wait."""
         whose, most = "The host runs", self._most
         if self._free:
-            whose, most = "This principal has", self._taken[share.whose]
+            whose, most = "This principal has", self._taken[share.who[0]]
         return AtCapacity(f"{whose} {most} conversations at once already.", retry_after=1)
 
 

@@ -78,7 +78,8 @@ class Spaces:
         principal = await self._principals.get(lease.principal_id)
         owner = parent_id or lease.conversation_id
         workspace, is_main = self._of(principal, lease.conversation_id, owner, trusted=lease.trusted)
-        return Space(principal, workspace, is_main, self._knowledge(principal))
+        knowledge = self.operators if principal.is_operator else self._knowledge(principal)
+        return Space(principal, workspace, is_main, knowledge)
 
     async def of_conversation(self, conversation: Conversation) -> Workspace:
         """Return where a conversation's runs work, for whoever looks at its files."""
@@ -196,8 +197,6 @@ class Spaces:
         )
 
     def _knowledge(self, principal: Principal) -> Knowledge:
-        if principal.is_operator:
-            return self.operators
         key = principal.id, principal.revision
         known = self._known.get(key)
         if known is None:

@@ -31,7 +31,9 @@ def bounded(
     root = sandbox.policy.principals_dir / f"random-{number}"
     uid = sandbox.policy.uids[number] if sandbox.policy.uids else None
     counted = (str(root), f"{root}.conversations")
-    workspace = Workspace(f"conv-{number}-{trust}{name}", root, trust, Allowance(uid, counted, most_bytes=most))
+    workspace = Workspace(
+        f"conv-{number}-{trust}{name}", root, trust, Allowance(uid, counted, most_bytes=most)
+    )
     return SandboxToolset(sandbox, sandbox.policy, workspace)
 
 
