@@ -25,6 +25,7 @@ from shared.errors import (
 )
 from shared.ids import TOKEN, Token, new_id
 from shared.principals import OPERATOR, SIGNED, Principal, PrincipalStatus, stored_name
+from shared.store.sql.tokens import MINUTE_MS
 from shared.store.store import Store
 from shared.values import Idempotency
 
@@ -102,7 +103,9 @@ class TokenBook:
             return None
         acts_for, principal = found
         _check_active(principal)
-        await self._store.tokens.touched(acts_for, now_ms())
+        self.requests.principals.keep(principal)
+        if now_ms() - (acts_for.last_used_at or 0) >= MINUTE_MS:
+            self.requests.used.add(acts_for.id)
         scopes = frozenset(acts_for.scopes) & frozenset(principal.terms.scopes)
         bound = (acts_for.conversation_id, acts_for.is_main, acts_for.id)
         return Caller(principal, *bound, scopes, acts_for.expires_at, digest)

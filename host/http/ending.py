@@ -36,6 +36,8 @@ class OpenRequests:
     def __init__(self, store: Store, principals: PrincipalCache) -> None:
         self._store = store
         self.principals = principals
+        self.used = set[str]()
+        """Tokens of which it isn't stored yet that they were used: one transaction serves many."""
         self._open: dict[anyio.CancelScope, Scope] = {}
 
     async def serve(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
@@ -67,11 +69,18 @@ class OpenRequests:
         """End what has to end, twice a second and when something changed here."""
         while True:
             await self.principals.changed(EVERY_S)
-            if self._open:
-                try:
+            try:
+                await self.store_used()
+                if self._open:
                     await self._look()
-                except PicoError as error:
-                    logger.warning("Whether tokens have ended can't be seen: %s", error.message)
+            except PicoError as error:
+                logger.warning("Whether tokens have ended can't be seen: %s", error.message)
+
+    async def store_used(self) -> None:
+        """Store which tokens were used."""
+        if used := list(self.used):
+            self.used.clear()
+            await self._store.tokens.touched(used, now_ms())
 
     async def _look(self) -> None:
         callers: list[Caller] = [scope["caller"] for scope in self._open.values()]

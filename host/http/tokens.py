@@ -171,6 +171,7 @@ class TokensApi(Api):
         return {**token_view(token), "token": text}
 
     async def _page(self, request: Request, principal_id: str | None) -> TokensShape:
+        await self._book.requests.store_used()
         page = await self._store.tokens.page(**page_of(request), principal_id=principal_id)
         return {"tokens": list(map(token_view, page.items)), "next_cursor": page.next_cursor}
 

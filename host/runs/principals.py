@@ -45,10 +45,15 @@ class PrincipalCache:
         """Ask for some principals anew, and return those that there are."""
         asked = time.monotonic()
         found = await self._store.principals.some(principal_ids)
-        if len(self._known) + len(found) > MOST:
-            self._known.clear()
-        self._known |= {each.id: (asked, each) for each in found.values()}
+        for each in found.values():
+            self.keep(each, asked)
         return found
+
+    def keep(self, principal: Principal, asked: float | None = None) -> None:
+        """Take note of a principal as the store has just shown it."""
+        if len(self._known) >= MOST:
+            self._known.clear()
+        self._known[principal.id] = asked or time.monotonic(), principal
 
     async def active(self, principal_id: str) -> Principal:
         """Return a principal that may act; raises Suspended, NotFound."""

@@ -27,7 +27,7 @@ from shared.store.store import Store
 from shared.values import Conversation, Lease
 
 COUNTED_WITHIN_S: Final = 60.0
-MOST_KNOWN: Final = 256
+MOST_KNOWN: Final = 2048
 """Principals whose persona, memory and skills are kept at hand."""
 
 

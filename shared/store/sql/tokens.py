@@ -89,10 +89,11 @@ class Tokens(Noun):
 
         return await self._engine.write(work)
 
-    async def touched(self, token: Token, now: int) -> None:
-        """Remember that a token was used, at most once a minute."""
-        if now - (token.last_used_at or 0) >= MINUTE_MS:
-            await self._change("UPDATE tokens SET last_used_at = $2 WHERE id = $1", token.id, now)
+    async def touched(self, token_ids: Sequence[str], now: int) -> None:
+        """Remember that tokens were used; by the minute is enough."""
+        statement = """UPDATE tokens SET last_used_at = $2
+            WHERE id = ANY($1::text[]) AND coalesce(last_used_at, 0) <= $3"""
+        await self._change(statement, list(token_ids), now, now - MINUTE_MS)
 
 
 class ToolPins(Noun):

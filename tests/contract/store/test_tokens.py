@@ -79,7 +79,7 @@ async def test_a_token_says_when_it_was_used_by_the_minute_and_whose_it_is(store
     token = Token("t", "c", False, T0, None, name="laptop", scopes=("mcp", "tasks", "chat"))
     await store.tokens.add(token, b"1")
     for seconds in (0, 59, 60):
-        await store.tokens.touched(token, T0 + seconds * 1000)
+        await store.tokens.touched([token.id], T0 + seconds * 1000)
         found = await store.tokens.find(b"1", T0)
         assert found is not None
         token = found[0]
