@@ -302,7 +302,7 @@ ELSEWHERE = {
         "test_a_person_signs_in_and_the_server_becomes_ready": "tools.mcp.servers",
     },
     "tests/mcp/test_conformance_client.py": {
-        "test_the_client_passes_every_scenario_but_those_that_the_docs_name": "tools.mcp.client_metadata_url",
+        "test_the_client_passes_every_scenario": "tools.mcp.client_metadata_url",
     },
     "tests/mcp/test_external_servers.py": {
         "test_a_loopback_address_is_not_dialled_unless_its_host_is_allowed": "tools.mcp.allowed_hosts",
