@@ -40,6 +40,7 @@ from host.http.runs import RunsApi
 from host.http.tasks import TasksApi
 from host.http.tokens import TokensApi, open_tokens
 from host.http.usage import UsageApi
+from host.http.webhooks import Hooks, WebhooksApi
 from host.mcp_clients.tool_servers import ToolServers
 from host.mcp_clients.zygote import by_path
 from host.models.access import ModelAccess, open_models
@@ -54,6 +55,8 @@ from host.runs.service import RunService
 from host.runs.spaces import Spaces, refuse_loosened
 from host.runs.spec import RunLimits
 from host.runs.task_runs import TaskRunner
+from host.runs.webhook_events import SHAPES
+from host.runs.webhooks import WebhookSender
 from host.sandbox.client import Sandbox
 from host.sandbox.policy import commands_own, sandbox_policy
 from host.schemas.judge import SchemaJudge
@@ -103,6 +106,7 @@ class Host:
     enrolment: Enrolment
     tokens: TokenBook
     asks: Asks
+    webhooks: WebhookSender
     background: TaskGroup
 
 
@@ -151,13 +155,16 @@ async def open_host(settings: Settings, stop: Callable[[str], None]) -> AsyncIte
             )
         elif (await store.counts()).tasks:
             logger.warning(EXTERNAL)
+        webhooks = WebhookSender(ledger, settings, owner)
+        background.start_soon(webhooks.run)
         background.start_soon(keep_tidy, store)
         background.start_soon(keep_removed, store, spaces, principals)
         background.start_soon(keep_planned, tasks)
         background.start_soon(keep_recovering, store, runs, task_runner, settings.lease_ms)
         yield Host(
             settings, stop, ledger, telemetry, models, sandbox, spaces, tool_servers,
-            tools, runs, tasks, task_runner, channels, principals, enrolment, tokens, asks, background,
+            tools, runs, tasks, task_runner, channels, principals, enrolment, tokens, asks, webhooks,
+            background,
         )  # fmt: skip
 
 
@@ -166,7 +173,7 @@ def app(host: Host) -> ASGIApp:
     settings, ledger = host.settings, host.ledger
     audit = AuditApi(ledger.store, host.principals)
     apis = [*_apis(host), audit]
-    contract = OpenApi(settings.version, [each for api in apis for each in api.operations()])
+    contract = OpenApi(settings.version, [each for api in apis for each in api.operations()], SHAPES)
     open_paths = frozenset[str]().union(*(api.open_paths() for api in apis))
     answering = BodyLimit(Bearer(router([*apis, contract], audit.reached), settings, host.tokens, open_paths))
     exchange = Exchange(
@@ -181,9 +188,11 @@ def app(host: Host) -> ASGIApp:
 
 def _apis(host: Host) -> list[Api]:
     settings, store, runs, channels = host.settings, host.ledger.store, host.runs, host.channels
+    hooks = Hooks(settings, host.webhooks)
     return [
         _health(host),
-        ChatApi(store, runs, host.tools.permissions, host.tools.judge, settings),
+        ChatApi(store, runs, host.tools.permissions, host.tools.judge, settings, hooks),
+        WebhooksApi(store, hooks),
         ApprovalsApi(store, runs, host.ledger.counts),
         ConversationsApi(store, runs, settings.main_conversation_id),
         RunsApi(store, runs),
@@ -296,6 +305,7 @@ async def _opened(settings: Settings, owner: str, *, made: bool) -> Store:
         task_log=settings.task_log_retention,
         approvals_ms=settings.approvals_ttl_days * DAY_MS,
         audit_ms=settings.audit_ttl_days * DAY_MS,
+        dead_ms=settings.deliveries_ttl_days * DAY_MS,
     )
     if settings.database_url is None:
         opened = partial(

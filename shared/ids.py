@@ -38,6 +38,8 @@ PRINCIPAL: Final = "prin"
 TOKEN: Final = "token"  # noqa: S105 - the kind of an id, no secret
 MCP_SESSION: Final = "mcp"
 APPROVAL: Final = "appr"
+WEBHOOK: Final = "hook"
+EVENT: Final = "evt"
 
 
 def new_id(kind: str) -> str:

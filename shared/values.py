@@ -11,6 +11,7 @@ from shared.approval_values import NewApproval
 from shared.principals import OPERATOR
 from shared.task_values import TaskRun
 from shared.usage_values import Amount, Spending, Usage
+from shared.webhook_values import Webhook
 
 T = TypeVar("T")
 
@@ -225,6 +226,7 @@ class NewRun:
     goes on only where a step is ready to. ``background``: nobody waits for it; ``again`` says how often it
     may then be begun again by itself, ``asked`` with what (JSON), and ``begun_again`` is the run in whose
     place this one is begun. ``begun_by``: see ``Conversation``. ``lifts``: it may pass budgets.
+    ``webhook`` hears of it and of what continues it.
     """
 
     run_id: str
@@ -250,6 +252,7 @@ class NewRun:
     by: Mapping[str, Any] = field(default_factory=dict)
     begun_by: str | None = None
     lifts: bool = False
+    webhook: Webhook | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,7 @@ GROUPS: Final = {
     "store": "store",
     "tasks": "tasks",
     "token": "token",
+    "webhook": "webhook",
 }
 LONG_LIVED: Final = ("dev", "serve", "supervise")
 INTERRUPTED: Final = 130

@@ -89,9 +89,10 @@ def _inner(address: int) -> Iterator[str]:
 class PinnedTransport(httpx2.AsyncBaseTransport):
     """Resolves and checks each request's host, redirects included, and dials the checked address."""
 
-    def __init__(self, policy: AddressPolicy, refuse: Refuse = str) -> None:
+    def __init__(self, policy: AddressPolicy, refuse: Refuse = str, most: int = MESSAGE_LIMIT) -> None:
         self._policy = policy
         self._refuse = refuse
+        self._most = most
         # No proxy of the environment: it would resolve the name again, unchecked.
         self._inner = httpx2.AsyncHTTPTransport(verify=TLS, trust_env=False)
 
@@ -107,7 +108,7 @@ class PinnedTransport(httpx2.AsyncBaseTransport):
                 if last:
                     raise
             else:
-                return _bounded(response, self._refuse)
+                return _bounded(response, self._refuse, self._most)
         raise httpx2.ConnectError("the name has no address")
 
     async def aclose(self) -> None:
@@ -126,14 +127,14 @@ def _pinned(request: httpx2.Request, address: str) -> httpx2.Request:
     )
 
 
-def _bounded(response: httpx2.Response, refuse: Refuse) -> httpx2.Response:
+def _bounded(response: httpx2.Response, refuse: Refuse, most: int) -> httpx2.Response:
     assert isinstance(response.stream, httpx2.AsyncByteStream)  # noqa: S101 - an async transport made it
     encoding = response.headers.pop("content-encoding", "")
     events = response.headers.get("content-type", "").startswith("text/event-stream")
     return httpx2.Response(
         response.status_code,
         headers=response.headers,
-        stream=_Bounded(response.stream, encoding, EVENT_END if events else None, refuse),
+        stream=_Bounded(response.stream, encoding, EVENT_END if events else None, refuse, most),
         extensions=response.extensions,
     )
 
@@ -142,10 +143,16 @@ class _Bounded(httpx2.AsyncByteStream):
     """Passes whole messages on: events up to ``end``, or all that there is."""
 
     def __init__(
-        self, inner: httpx2.AsyncByteStream, encoding: str, end: re.Pattern[bytes] | None, refuse: Refuse
+        self,
+        inner: httpx2.AsyncByteStream,
+        encoding: str,
+        end: re.Pattern[bytes] | None,
+        refuse: Refuse,
+        most: int,
     ) -> None:
         self._inner = inner
         self._end = end
+        self._most = most
         self._refuse = refuse
         self._encoding = encoding
         self._listener = Listener()
@@ -161,7 +168,7 @@ class _Bounded(httpx2.AsyncByteStream):
                     del held[: end.end()]
                     await self._listener.check(message)
                     yield message
-                if len(held) > MESSAGE_LIMIT:
+                if len(held) > self._most:
                     raise TooMuch("says too much")
             await self._listener.check(held)
         except TooMuch as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self, TypeVar
 
 import anyio.to_thread
 from pydantic import ConfigDict, Field, model_validator
@@ -17,14 +17,17 @@ from host.http.conversations import LONGEST_NAME, conversation_of
 from host.http.routing import KEY, Api, operation
 from host.http.runs import accepted
 from host.http.sse import EventStreamResponse
+from host.http.webhooks import Hooks, RequestHook
 from host.mcp_clients.server_config import HEADER_NAME, LONGEST_TIMEOUT_MS, MOST_SERVERS, parse_servers
-from host.runs.answers import BegunShape, ChatShape
+from host.runs.answers import BegunShape, ChatShape, HookShape
 from host.runs.permissions import Permissions
+from host.runs.run import ActiveRun
 from host.runs.service import RunService
 from host.runs.spec import RunSpec
 from host.schemas.judge import SchemaJudge
 from shared import jsons
 from shared.errors import Forbidden, InvalidInput, KeyTaken, NoConversation
+from shared.ids import RUN, new_id
 from shared.settings import Settings
 from shared.settings.files import TWICE
 from shared.settings.sections import Permission
@@ -92,6 +95,7 @@ class ChatRequest(Body):
     model: Name | None = None
     replaces: Name | None = None
     deny_pending: bool = False
+    webhook: RequestHook | None = None
     permissions: Annotated[list[PermissionRule], Field(default_factory=list, max_length=MOST_RULES)]
     tools: Annotated[list[ToolDefinition], Field(default_factory=list, max_length=MOST_TOOLS)]
     output_schema: OutputSchema = None
@@ -164,8 +168,10 @@ class ChatApi(Api):
         permissions: Permissions,
         judge: SchemaJudge,
         settings: Settings,
+        hooks: Hooks,
     ) -> None:
         self._judge = judge
+        self._hooks = hooks
         self._permissions = permissions
         self._store = store
         self._runs = runs
@@ -186,14 +192,15 @@ class ChatApi(Api):
             twice = await anyio.to_thread.run_sync(jsons.repeated, raw, "mcp_servers")
             spec = dataclasses.replace(spec, warnings=[f"mcp_servers.{name}{TWICE}." for name in twice])
         try:
-            return await self._answer(request, spec)
+            return await self._answer(request, spec, body.webhook)
         except NoConversation:
             # The operator reaches anybody's; whose it is, is asked only when it isn't its own.
             said = spec.conversation_id if caller.within is None else None
             other = await self._store.conversations.get(said) if said else None
             if other is None:
                 raise
-        return await self._answer(request, dataclasses.replace(spec, principal_id=other.principal_id))
+        spec = dataclasses.replace(spec, principal_id=other.principal_id)
+        return await self._answer(request, spec, body.webhook)
 
     @operation("POST", "/chat/{id}/resume", scope="chat", parameters=[KEY], errors=(409,))
     async def resume(
@@ -204,26 +211,37 @@ class ChatApi(Api):
             raise Forbidden("allow_tokens: lifts what the operator has set, so it takes API_TOKEN.")
         return await self._answer(request, body.spec(await conversation_of(request, self._store)))
 
-    async def _answer(self, request: Request, spec: RunSpec) -> ChatShape | EventStreamResponse | Response:
+    async def _answer(
+        self, request: Request, spec: RunSpec, hook: RequestHook | None = None
+    ) -> ChatShape | EventStreamResponse | Response:
         spec = dataclasses.replace(spec, idempotency=await idempotency(request))
         if spec.client_tools:
             spec = dataclasses.replace(spec, client_tools=await checked(spec.client_tools, self._judge))
         if spec.permissions:
             self._permissions.check(spec.permissions, "permissions", spec.mcp_servers)
+        told: HookShape | None = None
+        if hook is not None:
+            run_id, stream = new_id(RUN), spec.live and not spec.background
+            made, told = await self._hooks.of_run(hook, spec.principal_id, run_id, stream=stream)
+            spec = dataclasses.replace(spec, run_id=run_id, webhook=made)
         try:
             run = await self._runs.start(spec)
         except KeyTaken as taken:
             if spec.background:
                 return accepted(await self._runs.background.begun_before(taken.answer))
             return await self._joined(taken.answer, stream=spec.live)
+        if told is not None:
+            self._hooks.wake()
         if spec.background:
-            return accepted(await self._runs.background.begun(run))
+            begun = await self._runs.background.begun(run)
+            return accepted(begun if told is None else _with_hook(begun, run, told))
         if spec.live:
             lease = run.lease
             return EventStreamResponse(
                 await self._runs.event_batches(lease.conversation_id, lease.run_id, after=0, run=run)
             )
-        return await run.wait()
+        answer = await run.wait()
+        return answer if told is None else _with_hook(answer, run, told)
 
     async def _joined(self, answer: KeyedAnswer, *, stream: bool) -> ChatShape | EventStreamResponse:
         if stream:
@@ -231,3 +249,11 @@ class ChatApi(Api):
                 await self._runs.event_batches(answer.conversation_id or "", answer.subject, after=0)
             )
         return await self._runs.joined(answer)
+
+
+A = TypeVar("A", ChatShape, BegunShape)
+
+
+def _with_hook(answer: A, run: ActiveRun, told: HookShape) -> A:
+    """Return an answer that tells of the webhook made with the run; what continues a run has that one's."""
+    return answer if run.lease.chain.previous_run_id is not None else {**answer, "webhook": told}

@@ -18,12 +18,13 @@ from shared.clock import now_ms
 from shared.errors import Unavailable
 from shared.store.sql.task_rows import TaskMetrics
 from shared.store.store import Store, StoreCounts
+from shared.webhook_values import WebhookFigures
 
 if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
 
-Stored = tuple[StoreCounts, TaskMetrics, Mapping[str, int], Waiting]
-"""What the store counts: rows, tasks, principals by their status, what waits for people."""
+Stored = tuple[StoreCounts, TaskMetrics, Mapping[str, int], Waiting, WebhookFigures]
+"""What the store counts: rows, tasks, principals by their status, what waits for people and for webhooks."""
 
 CONTENT_TYPE: Final = "text/plain; version=1.0.0; charset=utf-8; escaping=underscores"
 
@@ -41,6 +42,7 @@ COUNTED: Final = (
     ("file_bytes", "Bytes of files that moved, up or down", "direction"),
     ("files_refused", "Uploads and downloads that were refused", "code"),
     ("connections_cut", "Connections that the host ended", "reason"),
+    ("webhook_deliveries", "Tries to tell webhooks what happened", "outcome"),
 )
 """The counters: name, meaning, labels."""
 
@@ -63,7 +65,8 @@ class MetricsApi(Api):
         with suppress(Unavailable):
             counts, tasks = await self._store.counts(), await self._store.tasks.metrics(now_ms())
             waiting = await self._store.approvals.waiting(now_ms())
-            stored = counts, tasks, await self._store.principals.by_status(), waiting
+            told = await self._store.webhooks.figures()
+            stored = counts, tasks, await self._store.principals.by_status(), waiting, told
         # The library takes 40 ms to import, so it is loaded by the first who asks, off the event loop.
         text = await anyio.to_thread.run_sync(self._render, stored)
         return Response(text, headers={"Content-Type": CONTENT_TYPE})
@@ -118,7 +121,8 @@ class MetricsApi(Api):
         )
         if stored is None:
             return own
-        counts, tasks, _, waiting = stored
+        counts, tasks, _, waiting, told = stored
+        oldest_ms = 0 if told.oldest is None else max(now_ms() - told.oldest, 0)
         return (
             *own,
             ("conversations", "Conversations in the store", counts.conversations),
@@ -128,4 +132,8 @@ class MetricsApi(Api):
             ("tasks_overdue_seconds", "How late the oldest due task is", tasks.overdue_seconds),
             ("approvals_open", "Requests that wait for people", waiting.requests),
             ("approvals_oldest_seconds", "How long the oldest of them waits", waiting.oldest_ms / 1000),
+            ("webhooks_disabled", "Webhooks that are switched off", told.disabled),
+            ("webhook_deliveries_waiting", "Events that webhooks were not told yet", told.waiting),
+            ("webhook_deliveries_held", "Events held since the store was restored or copied", told.held),
+            ("webhook_deliveries_oldest_seconds", "How long the oldest of them waits", oldest_ms / 1000),
         )

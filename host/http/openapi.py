@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from functools import cached_property
-from types import NoneType, UnionType
+from types import MappingProxyType, NoneType, UnionType
 from typing import Any, Final
 
 from pydantic import BaseModel, TypeAdapter
@@ -31,8 +31,11 @@ Schemas = Mapping[Any, dict[str, Any]]
 class OpenApi(Api):
     """Tells of the operations of these routes, and of its own."""
 
-    def __init__(self, version: str, operations: Iterable[Operation]) -> None:
+    def __init__(
+        self, version: str, operations: Iterable[Operation], events: Mapping[str, Any] = MappingProxyType({})
+    ) -> None:
         self._version = version
+        self._events = events
         self._declared = [each for each in (*operations, *self.operations()) if each.listed]
 
     @operation("GET", "/openapi.json", scope=ANY, content="application/json")
@@ -43,7 +46,7 @@ class OpenApi(Api):
     @cached_property
     def _document(self) -> dict[str, Any]:
         """Made when it is first asked for: nothing that a start should wait for."""
-        schemas, components = _schemas(self._declared)
+        schemas, components = _schemas(self._declared, self._events.values())
         paths: dict[str, dict[str, Any]] = {}
         for each in self._declared:
             paths.setdefault(_path(each), {})[each.method.lower()] = _described(each, schemas)
@@ -56,6 +59,7 @@ class OpenApi(Api):
             },
             "security": [{"bearer": []}],
             "paths": paths,
+            "webhooks": {name: {"post": _event(name, kind, schemas)} for name, kind in self._events.items()},
             "components": {
                 "schemas": components,
                 "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}},
@@ -63,9 +67,20 @@ class OpenApi(Api):
         }
 
 
-def _schemas(operations: Iterable[Operation]) -> tuple[Schemas, dict[str, Any]]:
+def _event(name: str, kind: Any, schemas: Schemas) -> dict[str, Any]:
+    """Describe what receivers of webhooks are sent."""
+    return {
+        "summary": (kind.__doc__ or "").partition("\n")[0].removesuffix("."),
+        "operationId": f"told_{name.replace('.', '_')}",
+        "requestBody": {"content": _json(kind, schemas), "required": True},
+        "responses": {"2XX": {"description": "Heard"}, "410": {"description": "Nothing more is wanted"}},
+        "security": [],
+    }
+
+
+def _schemas(operations: Iterable[Operation], events: Iterable[Any]) -> tuple[Schemas, dict[str, Any]]:
     """Return how to speak of all classes of bodies, and the schemas that this names."""
-    classes = {
+    classes = set(events) | {
         kind
         for each in operations
         for kind in (each.body, each.reads, each.error, *each.answers, *each.also.values())

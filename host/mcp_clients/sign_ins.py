@@ -1,13 +1,12 @@
 """What the host keeps of the sign-ins at the operator's MCP servers: sealed in the store, and nowhere else.
 
-A record is only opened for the server of the name and the address that it was made for (AES-256-GCM, NIST
-SP 800-38D). Without SEAL_KEY nothing is kept: tokens never lie anywhere in the clear.
+A record is only opened for the server of the name and the address that it was made for. Without SEAL_KEY
+nothing is kept: tokens never lie anywhere in the clear.
 """
 
 from __future__ import annotations
 
 import importlib
-import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
@@ -17,15 +16,13 @@ import anyio
 from shared import jsons
 from shared.clock import now_ms
 from shared.errors import Misconfigured
+from shared.sealing import Seal
 from shared.settings import Settings
 from shared.store.store import Store
 
 if TYPE_CHECKING:
     import httpx2
-    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-NONCE: Final = 12
-LEAST_KEY: Final = 32
 RENEWING_MS: Final = 30_000
 """After that a host that renews tokens counts as gone."""
 LOOK_AGAIN_S: Final = 0.1
@@ -50,7 +47,7 @@ class SignIn:
         self.lock = anyio.Lock()
         self.problem: str | None = None
         self.challenge: httpx2.Response | None = None
-        self._key = settings.seal_key
+        self._seal = Seal(settings.seal_key, b"picoclaw mcp sign-ins")
         self._store = store
 
     def auth(self) -> httpx2.Auth:
@@ -70,22 +67,15 @@ class SignIn:
 
     async def load(self) -> Mapping[str, Any]:
         """Return the record; empty when there is none for this server's address and this key."""
-        sealed = await self._store.sign_ins.find(self.name) if self._key else None
-        if sealed is None:
-            return {}
-        from cryptography.exceptions import InvalidTag
-
-        try:
-            opened = self._cipher().decrypt(sealed[:NONCE], sealed[NONCE:], self._bound())
-        except InvalidTag:
-            return {}
-        record: Mapping[str, Any] = jsons.loads(opened)
+        sealed = await self._store.sign_ins.find(self.name) if self._seal.usable else None
+        opened = None if sealed is None else self._seal.open(sealed, self._bound())
+        record: Mapping[str, Any] = {} if opened is None else jsons.loads(opened)
         return record
 
     async def save(self, record: Mapping[str, Any]) -> None:
         """Keep a record in place of the one before."""
-        nonce = os.urandom(NONCE)
-        sealed = nonce + self._cipher().encrypt(nonce, jsons.dump_bytes(record), self._bound())
+        self.check_key()
+        sealed = self._seal.close(jsons.dump_bytes(record), self._bound())
         await self._store.sign_ins.keep(self.name, sealed, now_ms())
         await self._store.durable()
 
@@ -117,17 +107,8 @@ class SignIn:
 
     def check_key(self) -> None:
         """Raise Misconfigured where nothing could be kept."""
-        if self._key is None or len(self._key.get_secret_value()) < LEAST_KEY:
+        if not self._seal.usable:
             raise Misconfigured(NO_KEY)
 
     def _bound(self) -> bytes:
         return f"{self.name} {self.url}".encode()
-
-    def _cipher(self) -> AESGCM:
-        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-        from cryptography.hazmat.primitives.hashes import SHA256
-        from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-
-        self.check_key()
-        key = self._key.get_secret_value().encode() if self._key else b""
-        return AESGCM(HKDF(SHA256(), 32, salt=None, info=b"picoclaw mcp sign-ins").derive(key))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,26 +12,30 @@ from shared import jsons
 from shared.store.sql.arrivals import ORDER
 
 COLUMN: Final = re.compile(r"[a-z_]{1,40}", re.ASCII)
-KEPT_BACK: Final = frozenset({"tokens", "tool_pins", "mcp_sign_ins"})
-"""Tables that name no row which people would miss, and whose digests an export doesn't have."""
+TOKENS: Final = "tokens and pins of tools: make new tokens"
+WEBHOOKS: Final = "webhooks and what they are told: make new webhooks"
+KEPT_BACK: Final = {
+    **dict.fromkeys(("tokens", "tool_pins", "mcp_sign_ins"), TOKENS),
+    **dict.fromkeys(("webhooks", "webhook_deliveries"), WEBHOOKS),
+}
+"""Tables whose digests or secrets an export doesn't have, and what to do for people who miss their rows."""
 
 
 def read(path: Path) -> Arrivals:
     """Return what moves in; raises Broken."""
-    arrivals, kept_back = Arrivals(), 0
+    arrivals, kept_back = Arrivals(), Counter[str]()
     for where, row in lines(path):
-        table = row.pop("table", None)
-        if str(table) in KEPT_BACK:
-            kept_back += 1
-        elif str(table) not in ORDER:
-            raise Broken(f"{where}: {str(table)[:40]!r} is no table that store export writes")
+        table = str(row.pop("table", None))
+        if table in KEPT_BACK:
+            kept_back[KEPT_BACK[table]] += 1
+        elif table not in ORDER:
+            raise Broken(f"{where}: {table[:40]!r} is no table that store export writes")
         else:
-            arrivals.add(str(table), {_column(name, where): _value(value) for name, value in row.items()})
+            arrivals.add(table, {_column(name, where): _value(value) for name, value in row.items()})
     for run in arrivals.rows.get("runs", ()):
         if run.get("state") == "running":
             run |= {"state": "error", "code": "interrupted", "finished_at": run.get("created_at")}
-    if kept_back:
-        arrivals.lost.append(f"{kept_back} tokens and pins of tools: make new tokens")
+    arrivals.lost += [f"{number} {what}" for what, number in kept_back.items()]
     return arrivals
 
 

@@ -72,6 +72,13 @@ def request_view(request: NewApproval, now: int) -> RequestShape:
     }
 
 
+class HookShape(Shape):
+    """The webhook of a request; its secret where the host made it, shown once."""
+
+    id: str
+    secret: NotRequired[str]
+
+
 @with_config(ConfigDict(extra="ignore"))
 class ChatShape(TypedDict):
     """The answer of a run; only the first fields when the run was cut off by a crash."""
@@ -97,6 +104,7 @@ class ChatShape(TypedDict):
     warnings: NotRequired[list[str]]
     session_end_marker: NotRequired[str]
     session_end_marker_detected: NotRequired[bool]
+    webhook: NotRequired[HookShape]
 
 
 class BegunShape(Shape):
@@ -106,6 +114,7 @@ class BegunShape(Shape):
     message_id: str
     run_id: str
     status: Literal["running"]
+    webhook: NotRequired[HookShape]
 
 
 class ExecutedShape(Shape):

@@ -187,6 +187,7 @@ class RunService:
             begun_by=spec.begun_by,
             by=spec.by(acting.get().token_id),
             lifts=spec.allow_tokens is not None,
+            webhook=spec.webhook,
         )
         # A caller who leaves must not leave a lease behind that nobody serves.
         with anyio.CancelScope(shield=True):

@@ -16,6 +16,7 @@ from shared.settings.sections import Permission
 from shared.store.sql.run_rows import ON_ITS_SLOT
 from shared.task_values import TaskRun
 from shared.values import Enclosed, Idempotency
+from shared.webhook_values import Webhook
 
 MOST_TRIES: Final = 3
 """How often a run in the background is begun again that its host couldn't end."""
@@ -45,6 +46,14 @@ class RunSpec:
     stops in the middle; ``begun_again`` is the run in whose place it is then. ``door``: where the message
     came in. ``output_schema``: what the answer has to be. ``depth``: how many agents have asked each other up
     to it; ``begun_by``: the conversation for which another agent begins this one.
+    those of the operator stricter. ``client_tools`` are those of the calling program. ``deny_pending``: the
+    message answers questions that wait for a person, and denies the rest. ``ready``: it goes on where people
+    have answered. ``of_task``: it goes on after a task's run. ``background``: nobody waits for its end, so it
+    is begun again where its host stops in the middle; ``begun_again`` is the run in whose place it is then.
+    ``door``: where the message came in. ``output_schema``: what the answer has to be.
+    ``depth``: how many agents have asked each other up to it; ``begun_by``: the conversation for
+    which another agent begins this one.
+    ``webhook`` hears of the run.
     """
 
     message: str | None
@@ -88,6 +97,7 @@ class RunSpec:
     door: str = "http"
     depth: int = 0
     begun_by: str | None = None
+    webhook: Webhook | None = None
 
     @property
     def waited_for(self) -> bool:

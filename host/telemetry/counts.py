@@ -56,6 +56,7 @@ class Metrics:
     files_refused: Counter[str] = field(default_factory=Counter)
     file_streams: int = 0
     """Files that move in or out now."""
+    webhook_deliveries: Counter[str] = field(default_factory=Counter)
     connections: int = 0
     """Open now."""
     connections_cut: Counter[str] = field(default_factory=Counter)

@@ -117,6 +117,14 @@ class Files(Section):
     max_mb: int = Field(default=1024, ge=1, le=1 << 20, description="Largest file that can be sent, MiB")
 
 
+class Webhooks(Section):
+    """Receivers that are told how runs end."""
+
+    allowed_hosts: tuple[str, ...] = Field(
+        default=(), description="Names that receivers may have although they are loopback, private or `http`"
+    )
+
+
 class History(Section):
     """Long conversations: what doesn't fit into the model's window is summed up."""
 

@@ -24,6 +24,7 @@ from shared.settings.sections import (
     Principals,
     RateLimits,
     TelemetrySettings,
+    Webhooks,
 )
 from shared.settings.tools import Tools
 from shared.zones import checked_zone, machine_zone
@@ -86,7 +87,8 @@ class Settings(Section):
     )
     seal_key: Annotated[SecretStr | None, Env("SEAL_KEY")] = Field(
         default=None,
-        description="Encrypts what is kept of sign-ins at MCP servers; the same on all hosts of a store",
+        description="Encrypts what is kept of sign-ins at MCP servers, and secrets of webhooks; the same on "
+        "all hosts of a store",
     )
     model: ModelAccess = Field(default_factory=ModelAccess)
     assistant_name: Annotated[str, Env("ASSISTANT_NAME")] = Field(
@@ -164,6 +166,9 @@ class Settings(Section):
     audit_ttl_days: Annotated[int, Env("AUDIT_TTL_DAYS")] = Field(
         default=365, ge=1, description="Days that the rows of the audit are kept"
     )
+    deliveries_ttl_days: Annotated[int, Env("DELIVERIES_TTL_DAYS")] = Field(
+        default=30, ge=7, description="Days that deliveries to webhooks are kept that could not be made"
+    )
     task_log_retention: Annotated[int, Env("TASK_LOG_RETENTION")] = Field(
         default=100, ge=1, description="Run log rows kept for each task"
     )
@@ -230,6 +235,7 @@ class Settings(Section):
     heartbeat: Heartbeat = Field(default_factory=Heartbeat)
     history: History = Field(default_factory=History)
     files: Files = Field(default_factory=Files)
+    webhooks: Webhooks = Field(default_factory=Webhooks)
     budgets: Budgets = Field(default_factory=Budgets)
     rate_limits: RateLimits = Field(default_factory=RateLimits)
     gateway: Gateway = Field(default_factory=Gateway)

@@ -22,6 +22,7 @@ from shared.store.contract import Row, Tx
 from shared.store.postgres.database import Database
 from shared.store.postgres.migrations import LOCK
 from shared.store.postgres.opening import COPY, unfinished_copy
+from shared.store.sql import webhooks
 from shared.store.sql.approvals import OF_A_COPY
 from shared.store.sqlite.content import tables
 from shared.store.sqlite.engine import open_database
@@ -123,7 +124,7 @@ def _table(connection: sqlite3.Connection, name: str) -> Table:
 
 
 async def _finish(tx: Tx) -> None:
-    for statement in (*OF_A_COPY, "UPDATE store_copy SET finished = 1"):
+    for statement in (*OF_A_COPY, webhooks.OF_A_COPY, "UPDATE store_copy SET finished = 1"):
         await tx.execute(statement)
 
 

@@ -21,6 +21,7 @@ from shared.store.sql.sign_ins import SignIns
 from shared.store.sql.tasks import Tasks
 from shared.store.sql.tokens import Tokens, ToolPins
 from shared.store.sql.usage import UsageBook
+from shared.store.sql.webhooks import Webhooks
 
 COUNTS: Final = """SELECT name, sum(value)::bigint AS value FROM counters GROUP BY name UNION ALL
     SELECT 'others', count(*) FROM (SELECT 1 FROM principals WHERE id <> 'operator' LIMIT 1) AS one"""
@@ -81,6 +82,7 @@ class Store(ABC):
         self.approvals = Approvals(engine)
         self.audit = Audit(engine)
         self.arrivals = Arrivals(engine)
+        self.webhooks = Webhooks(engine)
 
     @abstractmethod
     def tool_access(self, conversation_id: str, *, is_main: bool, principal_id: str) -> str | None:

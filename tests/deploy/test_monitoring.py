@@ -14,7 +14,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.http.conftest import host, model
-from tests.running import HostProcess, directive
+from tests.running import HostProcess, directive, until
 
 __all__ = ["host", "model"]
 
@@ -55,6 +55,10 @@ def use(client: httpx2.Client) -> None:
     task = {"prompt": "hi", "schedule_type": "once", "schedule_value": "2020-01-01", "run_if_past": True}
     assert client.post("/task", json=task).status_code == 201
     assert client.post("/task/check").json()["checked"] == 1
+    hook = {"url": "https://receiver.invalid/", "events": ["run.ended"]}
+    told = f"/webhooks/{client.post('/webhooks', json=hook).json()['id']}"
+    assert client.post(f"{told}/test").status_code == 202
+    until(lambda: client.get(f"{told}/deliveries").json()["deliveries"][0]["ended_at"])
 
 
 @pytest.mark.parametrize("expression", [*dashboard_expressions(), *(rule["expr"] for rule in RULES)])

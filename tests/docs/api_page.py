@@ -25,6 +25,7 @@ GROUPS: Final = {
     "Conversations": ("/chat",),
     "Runs": ("/runs",),
     "Requests for a person": ("/approvals",),
+    "Webhooks": ("/webhooks",),
     "Tasks": ("/task",),
     "Usage": ("/usage",),
     "Principals and tokens": ("/principals", "/tokens", "/me", "/audit"),
@@ -57,6 +58,9 @@ GATED: Final = {
     "permissions": [{"tool": "write_file", "do": "ask"}],
 }
 ALLOWED: Final = {"decision": "allow", "input_sha256": "{input_sha256}", "remember": "conversation"}
+WEBHOOK: Final = {"url": "https://hooks.example.com/picoclaw", "events": ["run.ended", "run.paused"]}
+HOOK: Final = "/webhooks/{webhook}"
+REPLAY: Final = "/webhooks/{id}/deliveries/{delivery_id}/replay"
 TASK: Final = {
     "prompt": "say good morning",
     "schedule_type": "cron",
@@ -108,6 +112,16 @@ CALLS: Final[list[Call]] = [
     ("POST", "/approvals/{id}", "/approvals/{approval}", ALLOWED, {}),
     ("GET", "/chat/{id}/remembered", "/chat/{conversation}/remembered", None, {}),
     ("DELETE", "/chat/{id}/remembered", "/chat/{conversation}/remembered", None, {}),
+    ("POST", "/webhooks", "/webhooks", WEBHOOK, {}),
+    ("GET", "/webhooks", "/webhooks", None, {}),
+    ("GET", "/webhooks/{id}", HOOK, None, {}),
+    ("PATCH", "/webhooks/{id}", HOOK, {"events": ["run.ended"]}, {}),
+    ("GET", "/webhooks/{id}/deliveries", f"{HOOK}/deliveries?status=dead", None, {}),
+    ("POST", "/webhooks/{id}/test", f"{HOOK}/test", None, {}),
+    ("POST", REPLAY, f"{HOOK}/deliveries/{{delivery}}/replay", None, {}),
+    ("POST", "/webhooks/{id}/secret", f"{HOOK}/secret", {"keep_old_ms": 86400000}, {}),
+    ("POST", "/webhooks/release", "/webhooks/release", None, {}),
+    ("DELETE", "/webhooks/{id}", HOOK, None, {}),
     ("POST", "/task", "/task", TASK, {}),
     ("GET", "/tasks", "/tasks?status=active", None, {}),
     ("GET", "/task/{id}", "/task/{task}", None, {}),
@@ -171,6 +185,7 @@ FIXED: Final = {
     "total_tokens": 1240,
     "duration_ms": 41,
     "created": 1803888000,
+    "sequence": 7,
     "level": 3,
     "landlock_abi": 7,
     "own_uid": True,
@@ -182,6 +197,7 @@ PATTERNS: Final = {
     r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z": "2027-03-01T08:00:00.000Z",
     r"^\d{4}-\d\d-\d\d$": "2027-03-01",
     r"pico_[\w-]{40,}": "pico_…",
+    r"whsec_[\w+/=]{32,}": "whsec_…",
     r"\b[0-9a-f]{64}\b": "9f86d081…",
     r"^[0-9a-f]{32}$": "6bcbf014…",
     r"^/.*/built_in/": "…/built_in/",
@@ -246,6 +262,10 @@ class Recording:
             self.told |= {"conversation": made["conversation_id"], "run": made["run_id"]}
             for request in made.get("requests", ()):
                 self.told |= {"approval": request["id"], "input_sha256": request["input_sha256"]}
+        elif (method, url) == ("POST", "/webhooks"):
+            self.told["webhook"] = made["id"]
+        elif method == "POST" and url.endswith("/test"):
+            self.told["delivery"] = made["id"]
         elif (method, url) == ("POST", "/task"):
             self.told["task"] = made["id"]
         elif method == "POST" and url.endswith("/tokens"):

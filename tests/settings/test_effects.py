@@ -189,6 +189,12 @@ EFFECTS: dict[str, tuple[str, Callable[[Seen], bool]]] = {
 """Which host shows it, and how."""
 
 ELSEWHERE = {
+    "tests/http/test_webhooks.py": {
+        "test_a_webhook_that_cannot_be_is_refused_with_the_field": "webhooks.allowed_hosts",
+    },
+    "tests/contract/store/test_webhooks.py": {
+        "test_retention_keeps_what_was_told_for_a_week_and_what_was_not_for_a_month": "deliveries_ttl_days",
+    },
     "tests/http/test_opening.py": {
         "test_a_new_store_is_a_warning_where_a_volume_may_be_missing": "home",
     },

@@ -31,6 +31,8 @@ WORDS: Final = {
     "table": "",
     "by key": "",
     "now": "(extract(epoch FROM now()) * 1000)::bigint",
+    "random": "replace(gen_random_uuid()::text, '-', '')",
+    "object": "json_build_object",
 }
 
 TRIGGERS: Final = (

@@ -27,7 +27,15 @@ WITH_CONVERSATION: Final = (
 AT_LEAST: Final = 10
 """Rows that a conversation counts for: its tasks, events and usage go with it."""
 
+UNTOLD: Final = (
+    """DELETE FROM webhook_deliveries WHERE principal_id = $1
+        OR webhook_id IN (SELECT id FROM webhooks WHERE principal_id = $1)""",
+    "DELETE FROM webhooks WHERE principal_id = $1",
+)
+"""A principal that is being deleted is told nothing any more, and nothing is told of it."""
+
 AT_LAST: Final = (
+    *UNTOLD,
     "DELETE FROM tokens WHERE principal_id = $1",
     "DELETE FROM usage_by_day WHERE principal_id = $1",
     # The next character after "+" is ",".
@@ -48,7 +56,7 @@ LOOKED_FOR: Final = {
     },
     **{
         table: f"SELECT count(*) FROM {table} WHERE principal_id = $1"
-        for table in ("conversations", "tokens", "usage_by_day")
+        for table in ("conversations", "tokens", "usage_by_day", "webhooks", "webhook_deliveries")
     },
     "idempotency_keys": """SELECT count(*) FROM idempotency_keys
         WHERE route >= $1 || '+' AND route < $1 || ','""",

@@ -7,6 +7,7 @@ Statements are PostgreSQL's, but for these words in angle brackets, which differ
 - ``<bytes>``
 - ``<now>``: the database's clock, in milliseconds
 - ``<number>``: a row's own number, its primary key; ``<sequence>``: one that is never given out twice
+- ``<random>``, ``<object>``: functions that make 32 random digits, and JSON of names and values
 - ``<table>``, ``<by key>``: what ends a table, the second where rows lie in the order of their key
 
 A landed migration is never edited: a change is a new one. Sessions outlive an upgrade, so names stay.
@@ -20,6 +21,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from shared.errors import StoreVersion
+from shared.store.sql import outbox
 from shared.store.sql.tables import SPENT
 
 WORD: Final = re.compile(r"<(\w+(?: \w+)?)>")
@@ -279,7 +281,6 @@ TYPED_ANSWERS: Final = Migration(
     ),
 )
 """What a task's answers have to be, and those of its runs that were."""
-
 BEGUN_BY: Final = Migration(("ALTER TABLE conversations ADD COLUMN begun_by <id>",))
 """For which conversation another agent began it."""
 AUDIT: Final = Migration(
@@ -300,6 +301,8 @@ AUDIT: Final = Migration(
 )
 """Who did what; and the operator is as old as its first conversation."""
 
+WEBHOOKS: Final = Migration(outbox.TABLES, sqlite=outbox.SQLITE, postgres=outbox.POSTGRES)
+
 MIGRATIONS: Final = (
     TRUST,
     TITLES,
@@ -315,6 +318,7 @@ MIGRATIONS: Final = (
     TYPED_ANSWERS,
     BEGUN_BY,
     AUDIT,
+    WEBHOOKS,
 )
 """Oldest first; they come after what each engine had before they were written once."""
 

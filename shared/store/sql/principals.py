@@ -128,10 +128,15 @@ class Principals(Noun):
             )
             if row is None:
                 raise NotFound(f"principal not found: {principal_id}")
-            for statement in ("DELETE FROM tokens WHERE principal_id = $1", UNSENT, CANCEL):
-                await tx.execute(statement, principal_id)
             await tx.execute(DROP, principal_id, now)
             await audit.note(tx, "principal.deleted", principal_id, principal_id)
+            for statement in (
+                "DELETE FROM tokens WHERE principal_id = $1",
+                UNSENT,
+                CANCEL,
+                *departures.UNTOLD,
+            ):
+                await tx.execute(statement, principal_id)
             return to_principal(row)
 
         return await self._engine.write(work)

@@ -17,7 +17,8 @@ KEY_LIFE_MS: Final = DAY_MS
 @dataclass(frozen=True, slots=True)
 class Retention:
     """Delivered outbound messages, run events, channels' ended work, what is left of deleted principals,
-    requests that people decided, the audit in milliseconds; run logs in rows.
+    requests that people decided, the audit, what webhooks were told and couldn't be told, in milliseconds;
+    run logs in rows.
     """
 
     outbound_ms: int = 7 * DAY_MS
@@ -27,6 +28,8 @@ class Retention:
     tombstones_ms: int = 90 * DAY_MS
     approvals_ms: int = 90 * DAY_MS
     audit_ms: int = 365 * DAY_MS
+    delivered_ms: int = 7 * DAY_MS
+    dead_ms: int = 30 * DAY_MS
 
 
 LOOK_AT: Final = 1000
@@ -50,12 +53,27 @@ APPROVALS: Final = """DELETE FROM approvals WHERE number IN (SELECT number FROM 
     WHERE ended_at <= $1 AND remembered = 0 ORDER BY ended_at LIMIT $2)"""
 AUDIT: Final = """DELETE FROM audit WHERE number IN (SELECT number FROM audit
     WHERE created_at <= $1 ORDER BY created_at LIMIT $2)"""
+HEARD: Final = """DELETE FROM webhook_deliveries WHERE number IN (SELECT number FROM webhook_deliveries
+    WHERE status = 'delivered' AND ended_at <= $1 ORDER BY ended_at LIMIT $2)"""
+UNHEARD_BODIES: Final = """UPDATE webhook_deliveries SET data = NULL WHERE number IN (
+    SELECT number FROM webhook_deliveries
+    WHERE status = 'dead' AND data IS NOT NULL AND ended_at <= $1 ORDER BY ended_at LIMIT $2)"""
+UNHEARD: Final = """DELETE FROM webhook_deliveries WHERE number IN (SELECT number FROM webhook_deliveries
+    WHERE status = 'dead' AND ended_at <= $1 ORDER BY ended_at LIMIT $2)"""
+# Those of single requests go when nothing is left to be told.
+HEARERS: Final = """DELETE FROM webhooks WHERE number IN (SELECT number FROM webhooks AS w
+    WHERE created_at <= $1 AND subject NOT IN (principal_id, '*')
+    AND NOT EXISTS (SELECT 1 FROM webhook_deliveries AS d WHERE d.webhook_id = w.id)
+    AND NOT EXISTS (SELECT 1 FROM runs AS r WHERE (r.id = w.subject OR r.root_id = w.subject)
+        AND r.state IN ('running', 'paused')
+        AND NOT EXISTS (SELECT 1 FROM runs AS n WHERE n.previous_id = r.id)) ORDER BY number LIMIT $2)"""
 
 # Conversations of isolated task runs and subagents belong to another one; a task's own one does not.
 UNUSED: Final = """temporary = 1 AND owner_id <> id
     AND NOT EXISTS (SELECT 1 FROM task_runs WHERE conversation_id = c.id)
     AND NOT EXISTS (SELECT 1 FROM runs WHERE conversation_id = c.id AND state = 'running')
-    AND NOT EXISTS (SELECT 1 FROM approvals WHERE conversation_id = c.id AND ended_at IS NULL)"""
+    AND NOT EXISTS (SELECT 1 FROM approvals WHERE conversation_id = c.id AND ended_at IS NULL)
+    AND NOT EXISTS (SELECT 1 FROM webhook_deliveries WHERE conversation_id = c.id AND status = 'waiting')"""
 ORPHANS: Final = f"""SELECT id FROM conversations AS c WHERE {UNUSED} AND last_activity < $1
     ORDER BY last_activity LIMIT $2"""
 OLD_LOG: Final = """SELECT number, conversation_id FROM task_runs
@@ -85,6 +103,10 @@ class Pruner:
             (TOMBSTONES, keep.tombstones_ms),
             (APPROVALS, keep.approvals_ms),
             (AUDIT, keep.audit_ms),
+            (HEARD, keep.delivered_ms),
+            (UNHEARD_BODIES, keep.delivered_ms),
+            (UNHEARD, keep.dead_ms),
+            (HEARERS, keep.dead_ms),
         ):
             gone += await self._rows(statement, now - age_ms, limit - gone)
         gone += await self._task_logs(limit - gone)

@@ -15,7 +15,7 @@ from shared import jsons
 from shared.errors import Conflict, ConversationBusy, LeaseLost, NoConversation, Suspended
 from shared.principals import OPERATOR
 from shared.store.contract import Row, Tx
-from shared.store.sql import audit, conversations, keys, steps, usage
+from shared.store.sql import audit, conversations, keys, steps, usage, webhooks
 from shared.store.sql.conversations import REFUSED, remove_last, store_messages
 from shared.store.sql.task_outcomes import Outcome, end_waiting
 from shared.task_values import TaskRun, TaskRunState
@@ -192,6 +192,8 @@ async def begin(tx: Tx, new: NewRun) -> Lease:
         await tx.execute("UPDATE runs SET ready_at = NULL, again = NULL WHERE id = $1", before["id"])
         await tx.execute("UPDATE runs SET asked = $2 WHERE id = $1", new.run_id, _without_tokens(asked))
     await store_messages(tx, conversation_id, new.run_id, messages, new.now)
+    if new.webhook is not None and chain.previous_run_id is None:
+        await webhooks.insert(tx, new.webhook)
     if new.idempotency is not None:
         await keys.keep(tx, new.idempotency, new.run_id, conversation_id, new.now)
     return Lease(

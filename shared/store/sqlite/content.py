@@ -28,13 +28,14 @@ def tables(connection: sqlite3.Connection) -> list[str]:
     ]
 
 
-def rows(connection: sqlite3.Connection, table: str) -> Iterator[dict[str, Any]]:
+def rows(connection: sqlite3.Connection, table: str, without: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
     """Yield a table's rows by their columns' names, JSON read; raises StoreDamaged."""
     found = connection.execute(f"SELECT * FROM {table}")
     columns = [column[0] for column in found.description]
     for number, row in enumerate(found, start=1):
+        values = zip(columns, row, strict=True)
         try:
-            yield {name: value_of(name, value) for name, value in zip(columns, row, strict=True)}
+            yield {name: value_of(name, value) for name, value in values if name not in without}
         except ValueError as error:
             raise StoreDamaged(f"{table} has a damaged row, number {number}: {error}") from error
 

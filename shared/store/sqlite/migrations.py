@@ -32,6 +32,8 @@ WORDS: Final = {
     "table": "STRICT",
     "by key": "STRICT, WITHOUT ROWID",
     "now": "CAST(strftime('%s', 'now') AS INTEGER) * 1000",
+    "random": "lower(hex(randomblob(16)))",
+    "object": "json_object",
 }
 
 COUNTERS: Final = (

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from shared.errors import StoreDamaged, StoreError, StoreVersion
+from shared.store.sql import webhooks
 from shared.store.sql.approvals import OF_A_COPY
 from shared.store.sqlite.content import faults_in, rows, tables
 from shared.store.sqlite.engine import connect
@@ -31,6 +32,15 @@ log = logging.getLogger(__name__)
 
 NOT_EXPORTED: Final = frozenset({"schema_migrations", "counters", "idempotency_keys", "mcp_sign_ins"})
 """Tables that are nobody's content; all others are exported, in the order they were made."""
+
+NOT_EXPORTED_OF: Final = {"webhooks": ("secret", "old_secret")}
+"""Columns of exported tables that aren't."""
+
+HELD_IN_A_COPY: Final = {
+    ("runs", "again"): OF_A_COPY,
+    ("webhook_deliveries", "status"): (webhooks.OF_A_COPY,),
+}
+"""By a column that older stores lack."""
 
 READ_AGAIN: Final = 3
 """A host may fold segments while its volume is read; then the reading begins again."""
@@ -155,10 +165,12 @@ def restore(store_dir: Path, source: Path) -> str:
 def _hold_answers(database: Path) -> None:
     """Let nothing go on by itself that people allowed, or that was cut off, before the backup was made."""
     with closing(sqlite3.connect(database)) as connection:
-        if connection.execute("SELECT 1 FROM pragma_table_info('runs') WHERE name = 'again'").fetchone():
-            for statement in OF_A_COPY:
-                connection.execute(statement)
-            connection.commit()
+        for column, statements in HELD_IN_A_COPY.items():
+            there = "SELECT 1 FROM pragma_table_info(?) WHERE name = ?"
+            if connection.execute(there, column).fetchone():
+                for statement in statements:
+                    connection.execute(statement)
+        connection.commit()
 
 
 def compact(store_dir: Path) -> int:
@@ -186,7 +198,8 @@ def export(store_dir: Path) -> Iterator[dict[str, Any]]:
     with _rebuilt(store_dir) as database, closing(sqlite3.connect(database)) as connection:
         for table in tables(connection):
             if table not in NOT_EXPORTED:
-                yield from ({"table": table} | row for row in rows(connection, table))
+                without = NOT_EXPORTED_OF.get(table, ())
+                yield from ({"table": table} | row for row in rows(connection, table, without))
 
 
 def has_store(store_dir: Path) -> bool:

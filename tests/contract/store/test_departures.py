@@ -21,6 +21,7 @@ from shared.store.volume.operator import NOT_EXPORTED
 from shared.task_values import TaskRunState
 from shared.usage_values import Spending, Usage
 from shared.values import Compaction, Event, Idempotency
+from shared.webhook_values import EVENTS, Webhook
 from tests.contract.store.making import DAY, T0, a_principal, a_run, an_end, said
 from tests.contract.store.test_tasks_contract import a_task
 
@@ -60,6 +61,9 @@ async def live(store: Store, principal_id: str) -> None:
     await store.conversations.create(conversation, T0, principal_id=principal_id)
     key = Idempotency(stored_name(principal_id, "/chat"), "k", "d")
     chat_key = Idempotency(stored_name(principal_id, "/task"), "k", principal_id)
+    await store.webhooks.add(
+        Webhook(own("hook"), principal_id, principal_id, "https://a.example", EVENTS, True, b"", T0)
+    )
     whose = {"run_id": own("run"), "message": said(own("m")), "principal_id": principal_id}
     lease = await store.runs.begin(a_run("", conversation, idempotency=key, **whose))
     await store.runs.append(lease, [said(own("step"), None)], T0, spent=Spending(Usage(1)))

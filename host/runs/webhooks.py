@@ -1,0 +1,258 @@
+"""Tells webhooks what happened: each delivery is claimed, tried until it arrived, and never holds up a run.
+
+A delivery was written with what it tells (``shared.store.sql.outbox``), so none is lost; one whose host died
+between the try and its mark is tried again, with the same id. Signatures are those of Standard Webhooks
+(standardwebhooks.com).
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+import logging
+import secrets
+from typing import TYPE_CHECKING, Final
+
+import anyio
+from anyio.abc import TaskGroup
+
+from host.runs.meter import Ledger
+from host.runs.webhook_events import body_of
+from shared.clock import now_ms
+from shared.errors import InvalidInput
+from shared.principals import stored_name
+from shared.sealing import Seal
+from shared.settings import Settings
+from shared.webhook_values import TEST, TRIED_FOR_MS, Disabled, Tried, Webhook, WebhookDelivery
+
+if TYPE_CHECKING:
+    from host.egress.receivers import Answer, Receivers
+
+logger = logging.getLogger("picoclaw.webhooks")
+
+PREFIX: Final = "whsec_"
+SECRET_BYTES: Final = range(24, 65)
+SEALED, CLEAR = b"s", b"c"
+
+LOOK_EVERY_S: Final = 0.5
+ELSEWHERE_EVERY_S: Final = 10.0
+"""How often a host without webhooks looks whether another one has got some."""
+SWEEP_EVERY_S: Final = 60.0
+AT_ONCE: Final = 16
+"""Tries of a host."""
+PAUSES_S: Final = (5, 30, 120, 600, 1800, 3600, 3 * 3600, 6 * 3600, 12 * 3600)
+"""After the first, second, … failure; then always the last."""
+LONGEST_ASKED_MS: Final = 3600 * 1000
+"""So long a receiver's Retry-After is obeyed."""
+TRIED_AGAIN: Final = frozenset({408, 425, 429})
+GONE: Final = 410
+TRIES_OF_REFUSED: Final = 3
+WRONG_KEY: Final = "its secret can't be opened: SEAL_KEY is not the one it was sealed with"
+FAILING: Final = (
+    "The webhook {} to {} has not worked for 3 days ({}) and is disabled. "
+    'PATCH /webhooks/{} {{"enabled": true}} switches it on again.'
+)
+TOO_MANY: Final = (
+    "More than 10000 deliveries wait for webhooks; the oldest are given up. GET /webhooks says which fail."
+)
+
+
+class SecretBox:
+    """Makes secrets of webhooks, and keeps them: sealed where there is a SEAL_KEY."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._seal = Seal(settings.seal_key, b"picoclaw webhooks")
+
+    @property
+    def sealing(self) -> bool:
+        """Whether secrets are kept encrypted."""
+        return self._seal.usable
+
+    def kept(self, webhook_id: str, text: str) -> bytes:
+        """Return what is stored of a secret; raises InvalidInput for what is none."""
+        key = _key(text)
+        if key is None:
+            raise InvalidInput(f"secret: must be {PREFIX} and 24 to 64 bytes in Base64, or left out")
+        return SEALED + self._seal.close(key, webhook_id.encode()) if self.sealing else CLEAR + key
+
+    def opened(self, webhook_id: str, kept: bytes) -> bytes | None:
+        """Return the key of a stored secret; None where SEAL_KEY is another one."""
+        return kept[1:] if kept[:1] == CLEAR else self._seal.open(kept[1:], webhook_id.encode())
+
+
+def new_secret() -> str:
+    """Return a secret as it is shown, once."""
+    return PREFIX + base64.b64encode(secrets.token_bytes(32)).decode()
+
+
+def _key(text: str) -> bytes | None:
+    try:
+        key = base64.b64decode(text.removeprefix(PREFIX), validate=True)
+    except (ValueError, binascii.Error):
+        return None
+    return key if text.startswith(PREFIX) and len(key) in SECRET_BYTES else None
+
+
+def signed(delivery_id: str, seconds: int, body: bytes, keys: list[bytes]) -> dict[str, str]:
+    """Return the headers of a delivery."""
+    said = f"{delivery_id}.{seconds}.".encode() + body
+    made = [base64.b64encode(hmac.digest(key, said, hashlib.sha256)).decode() for key in keys]
+    return {
+        "Content-Type": "application/json",
+        "webhook-id": delivery_id,
+        "webhook-timestamp": str(seconds),
+        "webhook-signature": " ".join(f"v1,{each}" for each in made),
+    }
+
+
+def judged(delivery: WebhookDelivery, webhook: Webhook, answer: Answer, now: int) -> Tried:
+    """Return what an answer means for a delivery and for its webhook."""
+    status = answer.status or 0
+    if 200 <= status < 300:
+        return Tried()
+    pause = PAUSES_S[min(delivery.attempts, len(PAUSES_S)) - 1] * 1000
+    again_at: int | None = now + max(pause, min(answer.retry_after_ms, LONGEST_ASKED_MS))
+    refused = bool(status) and status < 500 and status not in TRIED_AGAIN
+    if delivery.type == TEST or (refused and status != GONE and delivery.attempts >= TRIES_OF_REFUSED):
+        again_at = None
+    last_at = delivery.began_at + TRIED_FOR_MS
+    if again_at is not None and again_at > last_at:
+        again_at = last_at if now < last_at else None
+    return Tried(answer.error, again_at, _disabled(webhook, status, now))
+
+
+def _disabled(webhook: Webhook, status: int, now: int) -> Disabled | None:
+    if status == GONE:
+        return "gone"
+    failing = webhook.failing_since is not None and now - webhook.failing_since >= TRIED_FOR_MS
+    return "failing" if failing else None
+
+
+class WebhookSender:
+    """Makes the deliveries of a store, beside other hosts."""
+
+    def __init__(self, ledger: Ledger, settings: Settings, owner: str) -> None:
+        self.secrets = SecretBox(settings)
+        self._ledger = ledger
+        self._store = ledger.store
+        self._settings = settings
+        self._owner = owner
+        self._alone = not ledger.store.several_hosts
+        self._woken = anyio.Event()
+        self._trying = 0
+        self._swept = -SWEEP_EVERY_S
+        self._receivers: Receivers | None = None
+
+    def wake(self) -> None:
+        """Look for deliveries now: there may be some, or a first webhook."""
+        self._woken.set()
+
+    async def run(self) -> None:
+        """Make deliveries until cancelled; tries in flight then have their ten seconds to end."""
+        try:
+            await self._until_there_are_some()
+            async with anyio.create_task_group() as tries:
+                while True:
+                    await self._round(tries)
+                    with anyio.move_on_after(LOOK_EVERY_S):
+                        await self._woken.wait()
+                    self._woken = anyio.Event()
+        finally:
+            if self._receivers is not None:
+                with anyio.CancelScope(shield=True):
+                    await self._receivers.aclose()
+
+    async def _until_there_are_some(self) -> None:
+        """Wait for the first webhook, which this host or another one gets."""
+        while not await self._some():
+            with anyio.move_on_after(None if self._alone else ELSEWHERE_EVERY_S):
+                await self._woken.wait()
+            self._woken = anyio.Event()
+        if not self.secrets.sealing:
+            logger.warning("SEAL_KEY is not set: the secrets of webhooks are stored in the clear")
+
+    async def _some(self) -> bool:
+        try:
+            return await self._store.webhooks.any()
+        except Exception:
+            logger.exception("Webhooks could not be looked for; the next round tries again")
+            return False
+
+    async def _round(self, tries: TaskGroup) -> None:
+        """Begin the tries that are due and that there is room for."""
+        try:
+            await self._sweep()
+            claim = self._store.webhooks.claim
+            while self._trying < AT_ONCE and (
+                found := await claim(self._owner, AT_ONCE - self._trying, now_ms(), alone=self._alone)
+            ):
+                # What is told is on the volume before anybody hears of it.
+                await self._store.durable()
+                for delivery, webhook in found:
+                    self._trying += 1
+                    tries.start_soon(self._try, delivery, webhook)
+        except Exception:
+            logger.exception("Webhooks could not be told; the next round tries again")
+
+    async def _try(self, delivery: WebhookDelivery, webhook: Webhook) -> None:
+        try:
+            with anyio.CancelScope(shield=True):
+                await self._deliver(delivery, webhook)
+        except Exception:
+            # Its lease ends, and it is tried again.
+            logger.exception("A webhook could not be told", extra={"delivery": delivery.id})
+        finally:
+            self._trying -= 1
+            self.wake()
+
+    async def _deliver(self, delivery: WebhookDelivery, webhook: Webhook) -> None:
+        now = now_ms()
+        kept = [webhook.secret]
+        if webhook.old_secret is not None and now < (webhook.old_secret_until or 0):
+            kept.append(webhook.old_secret)
+        keys = [key for each in kept if (key := self.secrets.opened(webhook.id, each)) is not None]
+        if len(keys) < len(kept):
+            tried = Tried(WRONG_KEY, now, "seal_key")
+        else:
+            body = body_of(delivery, self._ledger.redactor, content=webhook.content)
+            headers = signed(delivery.id, now // 1000, body, keys)
+            answer = await self._client().post(webhook.url, body, headers)
+            tried = judged(delivery, webhook, answer, now_ms())
+        await self._store.webhooks.tried(delivery, tried, now_ms())
+        outcome = "delivered" if tried.error is None else "dead" if tried.again_at is None else "put_off"
+        self._ledger.counts.webhook_deliveries[outcome] += 1
+        if tried.disable == "failing":
+            await self._tell_failing(webhook, tried.error)
+
+    def _client(self) -> Receivers:
+        if self._receivers is None:
+            from host.egress.receivers import Receivers
+
+            self._receivers = Receivers(allowed_hosts(self._settings), self._settings.version)
+        return self._receivers
+
+    async def _sweep(self) -> None:
+        now = anyio.current_time()
+        if now - self._swept < SWEEP_EVERY_S:
+            return
+        self._swept = now
+        for principal_id in await self._store.webhooks.sweep(now_ms()):
+            await self._tell(principal_id, TOO_MANY)
+
+    async def _tell_failing(self, webhook: Webhook, error: str | None) -> None:
+        place = webhook.url.split("/")[2]
+        logger.warning("A webhook is disabled", extra={"webhook": webhook.id, "host": place})
+        await self._tell(webhook.principal_id, FAILING.format(webhook.id, place, error, webhook.id))
+
+    async def _tell(self, principal_id: str, text: str) -> None:
+        """Say something to people in a principal's main conversation."""
+        main = stored_name(principal_id, self._settings.main_conversation_id)
+        await self._store.conversations.ensure(main, now_ms(), principal_id=principal_id)
+        await self._store.outbound.add(main, main, text, "assistant", now_ms())
+
+
+def allowed_hosts(settings: Settings) -> frozenset[str]:
+    """Return the names that receivers may have wherever they lead."""
+    return frozenset(host.lower() for host in settings.webhooks.allowed_hosts)

@@ -1,0 +1,273 @@
+"""Webhooks and what they are told: kept, claimed by one host at a time, tried, ended."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from shared.errors import Conflict, NotFound
+from shared.ids import EVENT, new_id
+from shared.store import rows
+from shared.store.contract import Tx
+from shared.store.rows import Noun
+from shared.store.sql.principals import check_lives
+from shared.values import Page
+from shared.webhook_values import (
+    EVERYBODY,
+    MOST,
+    MOST_WAITING,
+    TEST,
+    TRIED_FOR_MS,
+    Tried,
+    Webhook,
+    WebhookDelivery,
+    WebhookFigures,
+)
+
+IN_ORDER_MS: Final = 60_000
+"""For so long a delivery waits for those before it of the same conversation."""
+LEASE_MS: Final = 30_000
+AT_ONCE: Final = 2
+"""Tries of one webhook."""
+LONGEST_PAUSE_MS: Final = 12 * 3600 * 1000
+OVERFLOW: Final = "overflow"
+OF_A_COPY: Final = "UPDATE webhook_deliveries SET status = 'held' WHERE status = 'waiting'"
+"""For a store that was restored or copied: what waits in it may have been told since."""
+
+to_webhook: Final = rows.reader(
+    Webhook,
+    events=lambda stored: tuple(stored.split()),
+    content=bool,
+    enabled=bool,
+    secret=bytes,
+    old_secret=rows.optional(bytes),
+)
+to_delivery: Final = rows.reader(WebhookDelivery)
+
+COLUMNS: Final = (
+    *("id", "principal_id", "subject", "url", "events", "content", "secret", "created_at"),
+    *("enabled", "disabled_reason"),
+)
+STORED: Final[Mapping[str, Any]] = {"events": lambda events: f" {' '.join(events)} "}
+"""How a field is stored that isn't as it is."""
+
+FREE: Final = "(d.lease_until <= lease_now() OR ($2 = 1 AND d.owner <> $3))"
+"""Who is alone on the store knows that other owners are gone."""
+NEXT: Final = f"""SELECT d.* FROM webhook_deliveries AS d WHERE d.status = 'waiting' AND {FREE}
+    AND d.number IN (SELECT min(d.number)
+        FROM webhook_deliveries AS d JOIN webhooks AS w ON w.id = d.webhook_id
+        WHERE d.status = 'waiting' AND d.not_before <= $1::bigint AND {FREE}
+        AND (w.enabled = 1 OR d.type = '{TEST}')
+        AND (d.created_at <= $1::bigint - {IN_ORDER_MS} OR NOT EXISTS (SELECT 1 FROM webhook_deliveries AS e
+            WHERE e.webhook_id = d.webhook_id AND e.conversation_id = d.conversation_id
+            AND e.status = 'waiting' AND e.number < d.number))
+        AND (SELECT count(*) FROM webhook_deliveries AS d WHERE d.webhook_id = w.id AND d.status = 'waiting'
+            AND NOT {FREE}) < {AT_ONCE}
+        AND NOT EXISTS (SELECT 1 FROM principals AS p
+            WHERE p.id IN (d.principal_id, w.principal_id) AND p.status <> 'active')
+        GROUP BY d.webhook_id ORDER BY min(coalesce(w.failing_since, 0)), min(d.number) LIMIT $4)
+    FOR UPDATE SKIP LOCKED"""
+"""The first of each webhook that may be tried now; those that work come first."""
+
+EXPIRE: Final = f"""UPDATE webhook_deliveries SET status = 'dead', ended_at = $1::bigint,
+    error = coalesce(error, 'not tried for 3 days') WHERE status = 'waiting'
+    AND began_at <= $1::bigint - {TRIED_FOR_MS} AND lease_until <= lease_now()"""
+# A try that was put off for longer was put off by another clock.
+OF_ANOTHER_CLOCK: Final = f"""UPDATE webhook_deliveries SET not_before = 0
+    WHERE status = 'waiting' AND not_before > $1::bigint + {LONGEST_PAUSE_MS}"""
+TOO_MANY: Final = f"""SELECT principal_id, count(*) - {MOST_WAITING} AS more FROM webhook_deliveries
+    WHERE status = 'waiting' GROUP BY principal_id HAVING count(*) > {MOST_WAITING}"""
+OVERFLOWED: Final = f"""SELECT 1 FROM webhook_deliveries
+    WHERE principal_id = $1 AND error = '{OVERFLOW}' LIMIT 1"""
+OVERFLOWING: Final = f"""UPDATE webhook_deliveries SET status = 'dead', ended_at = $3, error = '{OVERFLOW}'
+    WHERE number IN (SELECT number FROM webhook_deliveries
+    WHERE status = 'waiting' AND principal_id = $1 ORDER BY number LIMIT $2)"""
+FIGURES: Final = """SELECT (SELECT count(*) FROM webhooks WHERE enabled = 0) AS disabled,
+    count(CASE WHEN status = 'waiting' THEN 1 END) AS waiting,
+    min(CASE WHEN status = 'waiting' THEN created_at END) AS oldest,
+    count(CASE WHEN status = 'held' THEN 1 END) AS held
+    FROM webhook_deliveries WHERE status IN ('waiting', 'held')"""
+
+
+class Webhooks(Noun):
+    """Webhooks and their deliveries; what is told is written by triggers (``outbox``)."""
+
+    async def add(self, webhook: Webhook) -> None:
+        """Store a webhook; raises Conflict ``webhook_limit``, Suspended."""
+
+        async def work(tx: Tx) -> None:
+            await tx.lock("webhooks", webhook.principal_id)
+            await check_lives(tx, webhook.principal_id)
+            of = "SELECT count(*) FROM webhooks WHERE principal_id = $1 AND subject IN ($1, $2)"
+            if await tx.fetchval(of, webhook.principal_id, EVERYBODY) >= MOST:
+                raise Conflict(f"There are {MOST} webhooks already: delete one first", code="webhook_limit")
+            await insert(tx, webhook)
+
+        await self._engine.write(work)
+
+    async def get(self, webhook_id: str, principal_id: str | None) -> Webhook:
+        """Return a webhook of the principal (None: anybody's); raises NotFound."""
+        statement = "SELECT * FROM webhooks WHERE id = $1 AND principal_id = coalesce($2, principal_id)"
+        found = await self._one(to_webhook, statement, webhook_id, principal_id)
+        if found is None:
+            raise NotFound(f"webhook not found: {webhook_id}")
+        return found
+
+    async def page(self, principal_id: str | None, *, limit: int, cursor: str | None) -> Page[Webhook]:
+        """Return webhooks in the order they were made, those of single requests left out."""
+        where = rows.Where()
+        where.add("number > {0}", *(rows.decode_cursor(cursor, int) or [0]))
+        where.add("subject IN (principal_id, {0})", EVERYBODY)
+        if principal_id is not None:
+            where.add("principal_id = {0}", principal_id)
+        statement = f"SELECT * FROM webhooks WHERE {where} ORDER BY number LIMIT $1"
+        return await self._page(to_webhook, ("number",), statement, limit, *where.values)
+
+    async def change(self, webhook_id: str, **changes: Any) -> None:
+        """Put values in the place of what a webhook has."""
+        values = [STORED.get(name, _plain)(value) for name, value in changes.items()]
+        said = ", ".join(f"{name} = ${number}" for number, name in enumerate(changes, start=2))
+        await self._change(f"UPDATE webhooks SET {said} WHERE id = $1", webhook_id, *values)
+
+    async def delete(self, webhook_id: str) -> None:
+        """Remove a webhook and all of its deliveries."""
+
+        async def work(tx: Tx) -> None:
+            await tx.execute("DELETE FROM webhooks WHERE id = $1", webhook_id)
+            await tx.execute("DELETE FROM webhook_deliveries WHERE webhook_id = $1", webhook_id)
+
+        await self._engine.write(work)
+
+    async def test(self, webhook: Webhook, now: int) -> WebhookDelivery:
+        """Let a webhook hear that it is tested."""
+        columns = ("id", "webhook_id", "principal_id", "type", "data", "created_at", "began_at")
+        values = (new_id(EVENT), webhook.id, webhook.principal_id, TEST, "{}", now, now)
+        statement = f"{rows.insertion('webhook_deliveries', columns)} RETURNING *"
+        return await self._engine.write(lambda tx: _one(tx, statement, *values))
+
+    async def deliveries(
+        self, webhook_id: str, status: str | None, *, limit: int, cursor: str | None
+    ) -> Page[WebhookDelivery]:
+        """Return a webhook's deliveries, newest first."""
+        where = rows.Where()
+        where.add("webhook_id = {0}", webhook_id)
+        where.add("number < {0}", *(rows.decode_cursor(cursor, int) or [2**62]))
+        if status is not None:
+            where.add("status = {0}", status)
+        statement = f"SELECT * FROM webhook_deliveries WHERE {where} ORDER BY number DESC LIMIT $1"
+        return await self._page(to_delivery, ("number",), statement, limit, *where.values)
+
+    async def replay(self, webhook_id: str, delivery_id: str, now: int) -> WebhookDelivery:
+        """Try a delivery once more from the start; raises NotFound, Conflict ``body_gone``."""
+
+        async def work(tx: Tx) -> WebhookDelivery:
+            of = "webhook_id = $1 AND id = $2"
+            found = f"SELECT data FROM webhook_deliveries WHERE {of}"
+            row = await tx.fetchrow(found, webhook_id, delivery_id)
+            if row is None:
+                raise NotFound(f"delivery not found: {delivery_id}")
+            if row["data"] is None:
+                raise Conflict(f"What {delivery_id} said is not kept any more", code="body_gone")
+            again = f"""UPDATE webhook_deliveries SET status = 'waiting', began_at = $3, not_before = 0,
+                attempts = 0, error = NULL, ended_at = NULL, owner = '', lease_until = 0
+                WHERE {of} RETURNING *"""
+            return await _one(tx, again, webhook_id, delivery_id, now)
+
+        return await self._engine.write(work)
+
+    async def release(self, now: int) -> int:
+        """Let the deliveries of a restored or copied store go; returns how many."""
+        statement = "UPDATE webhook_deliveries SET status = 'waiting', began_at = $1 WHERE status = 'held'"
+        return await self._change(statement, now)
+
+    async def any(self) -> bool:
+        """Return whether there is a webhook at all."""
+        return bool(await self._engine.read(lambda tx: tx.fetchval("SELECT 1 FROM webhooks LIMIT 1")))
+
+    async def claim(
+        self, owner: str, limit: int, now: int, *, alone: bool
+    ) -> list[tuple[WebhookDelivery, Webhook]]:
+        """Take deliveries that are due, so that no other host tries them; one of each webhook at most."""
+
+        async def work(tx: Tx) -> list[tuple[WebhookDelivery, Webhook]]:
+            free = await tx.fetch(NEXT, now, int(alone), owner, limit)
+            taken = await tx.fetch(
+                f"""UPDATE webhook_deliveries SET owner = $1, lease_until = lease_now() + {LEASE_MS},
+                attempts = attempts + 1 WHERE number = ANY($2::bigint[]) RETURNING *""",
+                *(owner, [row["number"] for row in free]),
+            )
+            ids = [row["webhook_id"] for row in taken]
+            found = await tx.fetch("SELECT * FROM webhooks WHERE id = ANY($1::text[])", ids)
+            webhooks = {row["id"]: to_webhook(row) for row in found}
+            return [
+                (to_delivery(row), webhooks[row["webhook_id"]])
+                for row in taken
+                if row["webhook_id"] in webhooks
+            ]
+
+        return await self._engine.write(work, long=True)
+
+    async def tried(self, delivery: WebhookDelivery, tried: Tried, now: int) -> None:
+        """Note how a try went, unless another host has taken it over, or it was begun anew."""
+        status = "waiting" if tried.again_at is not None else "dead" if tried.error else "delivered"
+        told = (status, tried.error, tried.again_at or 0, None if status == "waiting" else now)
+
+        async def work(tx: Tx) -> None:
+            held = await tx.execute(
+                """UPDATE webhook_deliveries SET status = $4, error = $5, not_before = $6, ended_at = $7,
+                lease_until = 0 WHERE number = $1 AND owner = $2 AND attempts = $3 AND status = 'waiting'""",
+                *(delivery.number, delivery.owner, delivery.attempts, *told),
+            )
+            if not held or delivery.type == TEST:
+                return
+            if tried.error is None:
+                works = """UPDATE webhooks SET failing_since = NULL, last_error = NULL
+                    WHERE id = $1 AND failing_since IS NOT NULL"""
+                await tx.execute(works, delivery.webhook_id)
+                return
+            await tx.execute(
+                """UPDATE webhooks SET failing_since = coalesce(failing_since, $2), last_error = $3,
+                enabled = CASE WHEN $4::text IS NULL THEN enabled ELSE 0 END,
+                disabled_reason = coalesce($4, disabled_reason) WHERE id = $1""",
+                *(delivery.webhook_id, now, tried.error, tried.disable),
+            )
+
+        await self._engine.write(work)
+
+    async def sweep(self, now: int) -> list[str]:
+        """End what waited for too long, and the oldest of too many; returns whose are too many for the
+        first time.
+        """
+
+        async def work(tx: Tx) -> list[str]:
+            await tx.execute(EXPIRE, now)
+            await tx.execute(OF_ANOTHER_CLOCK, now)
+            full = [row["principal_id"] for row in await tx.fetch(TOO_MANY)]
+            new = [each for each in full if not await tx.fetchval(OVERFLOWED, each)]
+            for row in await tx.fetch(TOO_MANY):
+                await tx.execute(OVERFLOWING, row["principal_id"], row["more"], now)
+            return new
+
+        return await self._engine.write(work, long=True)
+
+    async def figures(self) -> WebhookFigures:
+        """Return what waits, and how many webhooks are disabled."""
+        (found,) = await self._all(rows.reader(WebhookFigures), FIGURES)
+        return found
+
+
+async def insert(tx: Tx, webhook: Webhook) -> None:
+    """Store a webhook inside a transaction."""
+    values = [STORED.get(name, _plain)(getattr(webhook, name)) for name in COLUMNS]
+    await tx.execute(rows.insertion("webhooks", COLUMNS), *values)
+
+
+def _plain(value: Any) -> Any:
+    return int(value) if isinstance(value, bool) else value
+
+
+async def _one(tx: Tx, statement: str, *values: Any) -> WebhookDelivery:
+    row = await tx.fetchrow(statement, *values)
+    if row is None:
+        raise RuntimeError("a row that was written is gone")
+    return to_delivery(row)

@@ -1,0 +1,374 @@
+"""What webhooks are told, on every engine: written with what happened, claimed by one host, in order."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import anyio
+import pytest
+
+from shared import jsons
+from shared.approval_values import Answer, NewApproval
+from shared.errors import Conflict, NotFound
+from shared.principals import OPERATOR, PrincipalStatus
+from shared.store.sql import webhooks
+from shared.store.sql.webhooks import IN_ORDER_MS, OF_A_COPY
+from shared.store.store import Store
+from shared.task_values import TaskRunState
+from shared.values import RunState
+from shared.webhook_values import EVENTS, EVERYBODY, TRIED_FOR_MS, Tried, Webhook, WebhookDelivery
+from tests.contract.store.conftest import OpenStore
+from tests.contract.store.making import DAY, T0, a_principal, a_run, an_end
+from tests.contract.store.test_tasks_contract import a_task
+
+
+def a_webhook(name: str = "w", **changes: Any) -> Webhook:
+    values: dict[str, Any] = {
+        "id": f"hook-{name}",
+        "principal_id": OPERATOR,
+        "subject": OPERATOR,
+        "url": "https://example.com/hook",
+        "events": EVENTS,
+        "content": True,
+        "secret": b"c" * 33,
+        "created_at": T0,
+    }
+    return Webhook(**(values | changes))
+
+
+async def told(store: Store, name: str = "w", status: str | None = None) -> list[WebhookDelivery]:
+    page = await store.webhooks.deliveries(f"hook-{name}", status, limit=100, cursor=None)
+    return page.items[::-1]
+
+
+async def types(store: Store, name: str = "w") -> list[str]:
+    return [each.type for each in await told(store, name)]
+
+
+async def claim(
+    store: Store, owner: str = "host-1", limit: int = 16, now: int = T0, alone: bool = False
+) -> list[WebhookDelivery]:
+    return [each for each, _ in await store.webhooks.claim(owner, limit, now, alone=alone)]
+
+
+async def end_runs(store: Store, *names: str, conversation: str = "c") -> None:
+    for name in names:
+        lease = await store.runs.begin(a_run(name, conversation))
+        await store.runs.finish(lease, an_end(answer={"run_id": name}), [], [], T0)
+
+
+@pytest.fixture
+async def hooked(store: Store) -> Store:
+    await store.conversations.create("c", T0)
+    await store.webhooks.add(a_webhook())
+    return store
+
+
+async def test_the_end_of_a_run_is_told_with_its_answer(hooked: Store) -> None:
+    lease = await hooked.runs.begin(a_run("a"))
+    assert await told(hooked) == []
+    await hooked.runs.finish(lease, an_end(), [], [], T0 + 5)
+    (delivery,) = await told(hooked)
+    assert (delivery.type, delivery.run_id, delivery.conversation_id) == ("run.ended", "run-a", "c")
+    assert jsons.loads(delivery.data or "") == an_end().answer
+    assert (delivery.status, delivery.created_at, delivery.principal_id) == ("waiting", T0 + 5, OPERATOR)
+
+
+async def test_a_run_that_pauses_is_told_so_and_what_continues_it_ends_once(hooked: Store) -> None:
+    lease = await hooked.runs.begin(a_run("a"))
+    await hooked.runs.finish(lease, an_end(RunState.PAUSED, code="budget"), [], [], T0)
+    lease = await hooked.runs.begin(a_run("b", message=None))
+    await hooked.runs.finish(lease, an_end(), [], [], T0)
+    assert await types(hooked) == ["run.paused", "run.ended"]
+
+
+async def test_requests_are_told_when_they_are_made_and_when_they_are_answered(hooked: Store) -> None:
+    lease = await hooked.runs.begin(a_run("a"))
+    request = NewApproval("appr-1", "approval", "exec", {"command": "ls"}, "call-1", "it may")
+    end = an_end(RunState.PAUSED, code="approval", requests=[request])
+    await hooked.runs.finish(lease, end, [], [], T0)
+    answer = Answer("allow", {}, input_sha256=request.input_sha256)
+    await hooked.approvals.decide("appr-1", None, answer, T0 + 1)
+    deliveries = await told(hooked)
+    assert [each.type for each in deliveries] == ["run.paused", "approval.requested", "approval.resolved"]
+    asked = jsons.loads(deliveries[1].data or "")
+    assert (asked["root_run_id"], asked["status"]) == ("run-a", "pending")
+    assert jsons.loads(asked["request"]["input"]) == {"command": "ls"}
+    assert jsons.loads(deliveries[2].data or "")["status"] == "allowed"
+
+
+async def test_what_agents_say_is_told_whoever_says_it(hooked: Store) -> None:
+    said = await hooked.outbound.add("c", "c", "The build is broken.", "assistant", T0)
+    (delivery,) = await told(hooked)
+    assert delivery.type == "message.created"
+    assert jsons.loads(delivery.data or "") == {
+        "id": said.id,
+        "conversation_id": "c",
+        "source_id": "c",
+        "created_at": T0,
+        "text": "The build is broken.",
+        "sender": "assistant",
+    }
+
+
+async def test_the_end_of_a_tasks_run_is_told(hooked: Store) -> None:
+    await hooked.tasks.add(a_task("daily", conversation_id="c"), quota=10)
+    claimed = await hooked.tasks.claim_due(host="host-1", now=T0 + DAY, lease_ms=60_000)
+    assert claimed is not None
+    await hooked.tasks.finish(claimed[1], state=TaskRunState.ERROR, result=None, error="no", now=T0 + DAY + 1)
+    ended = [each for each in await told(hooked) if each.type == "task.ended"]
+    assert [jsons.loads(each.data or "")["task_id"] for each in ended] == ["daily"]
+    assert jsons.loads(ended[0].data or "")["status"] == "error"
+
+
+async def test_a_run_that_is_begun_again_has_not_ended(hooked: Store) -> None:
+    lease = await hooked.runs.begin(a_run("a", again=3, background=True, lease_ms=0))
+    await hooked.runs.recover(T0)
+    assert await types(hooked) == []
+    lease = await hooked.runs.begin(a_run("b", message=None, begun_again=lease.run_id))
+    await hooked.runs.finish(lease, an_end(), [], [], T0)
+    assert await types(hooked) == ["run.ended"]
+
+
+async def test_a_run_that_is_not_begun_again_after_all_has_ended(hooked: Store) -> None:
+    lease = await hooked.runs.begin(a_run("a", again=3, background=True, lease_ms=0))
+    await hooked.runs.recover(T0)
+    await hooked.runs.leave(lease.run_id)
+    (delivery,) = await told(hooked)
+    assert delivery.type == "run.ended"
+    assert jsons.loads(delivery.data or "")["code"] == "retryable"
+
+
+async def test_who_asked_for_other_events_hears_nothing(store: Store) -> None:
+    await store.conversations.create("c", T0)
+    await store.webhooks.add(a_webhook("other", events=("task.ended", "run.paused")))
+    await store.webhooks.add(a_webhook("off", enabled=False, disabled_reason="owner"))
+    await end_runs(store, "a")
+    assert await told(store, "other") == await told(store, "off") == []
+
+
+async def test_a_principal_hears_of_its_own_and_the_operator_of_all_where_it_wants_to(store: Store) -> None:
+    await store.principals.add(a_principal("ann"))
+    await store.conversations.create("c", T0)
+    await store.conversations.create("hers", T0, principal_id="prin-ann")
+    await store.webhooks.add(a_webhook("all", subject=EVERYBODY))
+    await store.webhooks.add(a_webhook("own"))
+    await store.webhooks.add(a_webhook("hers", principal_id="prin-ann", subject="prin-ann"))
+    await end_runs(store, "a")
+    lease = await store.runs.begin(a_run("b", "hers", principal_id="prin-ann"))
+    await store.runs.finish(lease, an_end(), [], [], T0)
+    heard = {name: [each.run_id for each in await told(store, name)] for name in ("all", "own", "hers")}
+    assert heard == {"all": ["run-a", "run-b"], "own": ["run-a"], "hers": ["run-b"]}
+
+
+async def test_the_webhook_of_a_request_hears_of_its_chain_alone(store: Store) -> None:
+    await store.conversations.create("c", T0)
+    lease = await store.runs.begin(a_run("a", webhook=a_webhook("one", subject="run-a")))
+    await store.runs.finish(lease, an_end(RunState.PAUSED, code="budget"), [], [], T0)
+    lease = await store.runs.begin(a_run("b", message=None, webhook=a_webhook("two", subject="run-b")))
+    await store.runs.finish(lease, an_end(), [], [], T0)
+    await end_runs(store, "c")
+    assert [each.run_id for each in await told(store, "one")] == ["run-a", "run-b"]
+    with pytest.raises(NotFound):
+        await store.webhooks.get("hook-two", None)
+    assert (await store.webhooks.page(None, limit=10, cursor=None)).items == []
+
+
+async def test_a_delivery_is_tried_by_one_host_until_its_lease_ends(hooked: Store) -> None:
+    await end_runs(hooked, "a")
+    (mine,) = await claim(hooked)
+    assert mine.attempts == 1
+    assert await claim(hooked, "host-2") == []
+    (again,) = await claim(hooked, "host-2", alone=True)
+    assert (again.id, again.attempts) == (mine.id, 2)
+    await hooked.webhooks.tried(mine, Tried(), T0)
+    assert (await told(hooked))[0].status == "waiting"
+    await hooked.webhooks.tried(again, Tried(), T0)
+    assert (await told(hooked))[0].status == "delivered"
+
+
+async def test_events_of_a_conversation_keep_their_order_for_a_minute(hooked: Store) -> None:
+    await hooked.conversations.create("d", T0)
+    await end_runs(hooked, "a", "b")
+    await end_runs(hooked, "x", conversation="d")
+    (first,) = await claim(hooked)
+    assert first.run_id == "run-a"
+    (other,) = await claim(hooked)
+    assert other.run_id == "run-x"
+    assert await claim(hooked) == []
+    for each in (first, other):
+        await hooked.webhooks.tried(each, Tried("HTTP 500", T0 + DAY), T0)
+    assert await claim(hooked) == []
+    (late,) = await claim(hooked, now=T0 + IN_ORDER_MS)
+    assert late.run_id == "run-b"
+
+
+async def test_a_receiver_has_two_tries_at_once(hooked: Store) -> None:
+    for name in "defg":
+        await hooked.conversations.create(name, T0)
+        await end_runs(hooked, f"of-{name}", conversation=name)
+    assert [len(await claim(hooked)) for _ in range(3)] == [1, 1, 0]
+
+
+async def test_receivers_that_work_come_first(hooked: Store) -> None:
+    await hooked.webhooks.add(a_webhook("good"))
+    await end_runs(hooked, "a")
+    (bad,) = [each for each in await claim(hooked) if each.webhook_id == "hook-w"]
+    await hooked.webhooks.tried(bad, Tried("HTTP 500", T0), T0)
+    await end_runs(hooked, "b")
+    (next_one,) = await claim(hooked, limit=1, now=T0 + IN_ORDER_MS)
+    assert next_one.webhook_id == "hook-good"
+
+
+async def test_what_goes_wrong_is_kept_with_the_webhook_until_it_works(hooked: Store) -> None:
+    await end_runs(hooked, "a")
+    (delivery,) = await claim(hooked)
+    await hooked.webhooks.tried(delivery, Tried("HTTP 410", T0, "gone"), T0 + 1)
+    webhook = await hooked.webhooks.get("hook-w", OPERATOR)
+    assert (webhook.enabled, webhook.disabled_reason, webhook.failing_since) == (False, "gone", T0 + 1)
+    assert await claim(hooked) == []
+    await hooked.webhooks.change("hook-w", enabled=True, disabled_reason=None, failing_since=None)
+    (delivery,) = await claim(hooked)
+    await hooked.webhooks.tried(delivery, Tried(), T0 + 2)
+    assert (await hooked.webhooks.get("hook-w", OPERATOR)).enabled
+
+
+async def test_a_test_reaches_a_disabled_webhook_and_says_nothing_of_its_health(hooked: Store) -> None:
+    await hooked.webhooks.change("hook-w", enabled=False)
+    webhook = await hooked.webhooks.get("hook-w", OPERATOR)
+    made = await hooked.webhooks.test(webhook, T0)
+    (delivery,) = await claim(hooked)
+    assert (delivery.id, delivery.type) == (made.id, "webhook.test")
+    await hooked.webhooks.tried(delivery, Tried("HTTP 500"), T0)
+    assert (await hooked.webhooks.get("hook-w", OPERATOR)).failing_since is None
+
+
+async def test_what_a_deleted_conversation_had_to_tell_goes_with_it(hooked: Store) -> None:
+    await end_runs(hooked, "a", "b")
+    (delivery,) = await claim(hooked)
+    await hooked.webhooks.tried(delivery, Tried(), T0)
+    await hooked.conversations.delete("c")
+    first, second = await told(hooked)
+    assert (first.type, first.data, first.status) == ("run.ended", None, "delivered")
+    assert (second.type, second.data, second.run_id) == ("conversation.deleted", "{}", "run-b")
+    with pytest.raises(Conflict, match="not kept") as caught:
+        await hooked.webhooks.replay("hook-w", first.id, T0)
+    assert caught.value.code == "body_gone"
+
+
+async def test_a_suspended_principals_deliveries_wait_and_a_deleted_ones_are_gone(store: Store) -> None:
+    principal = await store.principals.add(a_principal("ann"))
+    await store.conversations.create("hers", T0, principal_id="prin-ann")
+    for name, whose, subject in (("all", OPERATOR, EVERYBODY), ("hers", "prin-ann", "prin-ann")):
+        await store.webhooks.add(a_webhook(name, principal_id=whose, subject=subject))
+    lease = await store.runs.begin(a_run("b", "hers", principal_id="prin-ann"))
+    await store.runs.finish(lease, an_end(), [], [], T0)
+    suspended = await store.principals.change(replace(principal, status=PrincipalStatus.SUSPENDED))
+    assert await claim(store) == []
+    await store.principals.change(replace(suspended, status=PrincipalStatus.ACTIVE))
+    assert len(await claim(store)) == 2
+    await store.principals.begin_deletion("prin-ann", T0)
+    assert await told(store, "all") == await told(store, "hers") == []
+    assert [each.id for each in (await store.webhooks.page(None, limit=9, cursor=None)).items] == ["hook-all"]
+
+
+async def test_a_replayed_delivery_is_begun_anew_with_its_id(hooked: Store) -> None:
+    await end_runs(hooked, "a")
+    (delivery,) = await claim(hooked)
+    await hooked.webhooks.tried(delivery, Tried(), T0)
+    again = await hooked.webhooks.replay("hook-w", delivery.id, T0 + DAY)
+    assert (again.id, again.status, again.attempts, again.began_at) == (delivery.id, "waiting", 0, T0 + DAY)
+    with pytest.raises(NotFound):
+        await hooked.webhooks.replay("hook-w", "evt-none", T0)
+
+
+async def test_what_waited_for_three_days_is_dead(hooked: Store) -> None:
+    await end_runs(hooked, "a")
+    await hooked.webhooks.sweep(T0 + TRIED_FOR_MS - 1)
+    assert (await told(hooked))[0].status == "waiting"
+    await hooked.webhooks.sweep(T0 + TRIED_FOR_MS)
+    (delivery,) = await told(hooked)
+    assert (delivery.status, delivery.error) == ("dead", "not tried for 3 days")
+
+
+async def test_of_too_many_the_oldest_are_dead_and_that_is_said_once(
+    hooked: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fewer = webhooks.TOO_MANY.replace("10000", "2")
+    monkeypatch.setattr(webhooks, "TOO_MANY", fewer)
+    await end_runs(hooked, "a", "b", "c")
+    assert await hooked.webhooks.sweep(T0) == [OPERATOR]
+    await end_runs(hooked, "d")
+    assert await hooked.webhooks.sweep(T0) == []
+    assert [(each.status, each.error) for each in await told(hooked)] == [
+        *[("dead", "overflow")] * 2,
+        *[("waiting", None)] * 2,
+    ]
+
+
+async def test_deliveries_of_a_copied_store_wait_until_they_are_released(hooked: Store) -> None:
+    await end_runs(hooked, "a")
+    await hooked._engine.write(lambda tx: tx.execute(OF_A_COPY))
+    assert await claim(hooked) == []
+    figures = await hooked.webhooks.figures()
+    assert (figures.waiting, figures.held) == (0, 1)
+    assert await hooked.webhooks.release(T0 + DAY) == 1
+    assert len(await claim(hooked, now=T0 + DAY)) == 1
+
+
+async def test_retention_keeps_what_was_told_for_a_week_and_what_was_not_for_a_month(hooked: Store) -> None:
+    await end_runs(hooked, "a", "b")
+    for outcome in (Tried(), Tried("HTTP 404")):
+        (delivery,) = await claim(hooked)
+        await hooked.webhooks.tried(delivery, outcome, T0)
+    await hooked.prune(T0 + 7 * DAY, limit=100)
+    (dead,) = await told(hooked)
+    assert (dead.status, dead.data) == ("dead", None)
+    await hooked.prune(T0 + 30 * DAY, limit=100)
+    assert await told(hooked) == []
+    assert (await hooked.webhooks.get("hook-w", None)).enabled
+
+
+async def test_the_webhook_of_a_request_goes_when_nothing_is_left_to_tell(store: Store) -> None:
+    await store.conversations.create("c", T0)
+    lease = await store.runs.begin(a_run("a", webhook=a_webhook("one", subject="run-a")))
+    await store.runs.finish(lease, an_end(RunState.PAUSED, code="budget"), [], [], T0)
+    for outcome in (Tried(),):
+        (delivery,) = await claim(store)
+        await store.webhooks.tried(delivery, outcome, T0)
+    await store.prune(T0 + 31 * DAY, limit=100)
+    assert (await store.webhooks.get("hook-one", None)).subject == "run-a"
+    lease = await store.runs.begin(a_run("b", message=None, now=T0 + 31 * DAY))
+    await store.runs.finish(lease, an_end(), [], [], T0 + 31 * DAY)
+    (delivery,) = await claim(store, now=T0 + 31 * DAY)
+    await store.webhooks.tried(delivery, Tried(), T0 + 31 * DAY)
+    await store.prune(T0 + 62 * DAY, limit=100)
+    with pytest.raises(NotFound):
+        await store.webhooks.get("hook-one", None)
+
+
+async def test_a_principal_has_twenty_webhooks(store: Store) -> None:
+    for number in range(20):
+        await store.webhooks.add(a_webhook(str(number)))
+    with pytest.raises(Conflict) as caught:
+        await store.webhooks.add(a_webhook("more"))
+    assert caught.value.code == "webhook_limit"
+
+
+async def test_two_hosts_never_take_the_same_delivery(open_store: OpenStore) -> None:
+    one, other = open_store(), open_store()
+    await one.conversations.create("c", T0)
+    for number in range(8):
+        await one.webhooks.add(a_webhook(str(number)))
+    await end_runs(one, "a")
+    taken: list[str] = []
+
+    async def take(store: Store, owner: str) -> None:
+        while found := await claim(store, owner, limit=1):
+            taken.extend(each.id for each in found)
+
+    async with anyio.create_task_group() as hosts:
+        hosts.start_soon(take, one, "host-1")
+        hosts.start_soon(take, other, "host-2")
+    assert len(taken) == len(set(taken)) == 8
