@@ -46,13 +46,6 @@ class RunSpec:
     stops in the middle; ``begun_again`` is the run in whose place it is then. ``door``: where the message
     came in. ``output_schema``: what the answer has to be. ``depth``: how many agents have asked each other up
     to it; ``begun_by``: the conversation for which another agent begins this one.
-    those of the operator stricter. ``client_tools`` are those of the calling program. ``deny_pending``: the
-    message answers questions that wait for a person, and denies the rest. ``ready``: it goes on where people
-    have answered. ``of_task``: it goes on after a task's run. ``background``: nobody waits for its end, so it
-    is begun again where its host stops in the middle; ``begun_again`` is the run in whose place it is then.
-    ``door``: where the message came in. ``output_schema``: what the answer has to be.
-    ``depth``: how many agents have asked each other up to it; ``begun_by``: the conversation for
-    which another agent begins this one.
     ``webhook`` hears of the run.
     """
 
