@@ -214,7 +214,7 @@ class WebhooksApi(Api):
         if body.enabled is not None:
             reason = None if body.enabled else webhook.disabled_reason or "owner"
             changes |= {"disabled_reason": reason, "failing_since": None}
-        return webhook_view(await self._changed(webhook, changes))
+        return webhook_view(await self._changed(webhook, changes) if changes else webhook)
 
     @operation("DELETE", "/webhooks/{id}", scope="chat")
     async def delete(self, request: Request) -> None:

@@ -218,6 +218,19 @@ def test_a_webhook_that_cannot_be_is_refused_with_the_field(
     assert answer.json()["error"].startswith(field)
 
 
+def test_changes_are_checked_as_the_first_values_were(client: httpx2.Client, receiver: Receiver) -> None:
+    path = f"/webhooks/{a_webhook(client, receiver)['id']}"
+    before = client.get(path).json()
+    assert client.patch(path, json={}).json() == before
+    for change in ({"url": "https://10.0.0.1/"}, {"url": None}, {"events": []}, {"enabled": "yes"}):
+        refused = client.patch(path, json=change)
+        assert refused.status_code == 400, refused.text
+        assert refused.json()["error"].startswith(next(iter(change)))
+    assert client.get(path).json() == before
+    off = client.patch(path, json={"enabled": False, "events": ["task.ended", "task.ended"]}).json()
+    assert (off["disabled_reason"], off["events"]) == ("owner", ["task.ended"])
+
+
 def test_a_bad_webhook_of_a_request_leaves_no_trace(client: httpx2.Client) -> None:
     before = client.get("/runs?limit=1").json()["runs"]
     answer = client.post("/chat", json={"message": "x", "webhook": {"url": "https://10.0.0.1/"}})
