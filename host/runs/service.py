@@ -185,7 +185,13 @@ class RunService:
             else None,
             begun_again=spec.begun_again,
             begun_by=spec.begun_by,
-            by=spec.by(acting.get().token_id),
+            by={
+                "principal_id": principal.id,
+                "token_id": acting.get().token_id,
+                "name": spec.sender_name,
+                "door": spec.door,
+                "address": spec.sender,
+            },
             lifts=spec.allow_tokens is not None,
             webhook=spec.webhook,
         )

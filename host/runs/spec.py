@@ -114,11 +114,6 @@ class RunSpec:
         """Whether no person waits for it."""
         return self.claim is not None or self.of_task
 
-    def by(self, token_id: str | None) -> dict[str, Any]:
-        """Return whose the message is, where it decides about what waits."""
-        who = {"principal_id": self.principal_id, "token_id": token_id, "name": self.sender_name}
-        return {**who, "door": self.door, "address": self.sender}
-
     def asked(self) -> str:
         """Return, as JSON, what a run that goes on after this one is asked with."""
         kept = {name: getattr(self, name) for name in KEPT}
