@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Final
+from typing import Final
 
 from host.agent.final_answer import Schema
 from host.mcp_clients.server_config import ServerConfig, parse_servers
