@@ -66,7 +66,7 @@ class Saying:
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """A saying on its way to a chat; ``parts_sent`` of its parts are there."""
+    """A saying on its way to a chat; ``parts_sent`` of its parts are there. ``file`` as in ``Outbound``."""
 
     number: int
     conversation_id: str
@@ -77,3 +77,4 @@ class Delivery:
     attempts: int
     created_at: int
     error: str | None = None
+    file: str | None = None

@@ -40,6 +40,7 @@ MCP_SESSION: Final = "mcp"
 APPROVAL: Final = "appr"
 WEBHOOK: Final = "hook"
 EVENT: Final = "evt"
+FILE: Final = "file"
 
 
 def new_id(kind: str) -> str:

@@ -326,7 +326,10 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Outbound:
-    """A message from an agent to people. ``source_id`` is the conversation that spoke, ``seq`` orders all."""
+    """A message from an agent to people. ``source_id`` is the conversation that spoke, ``seq`` orders all.
+
+    ``file``, as JSON: path, size and SHA-256 of one that is sent with it, and the name of its copy if any.
+    """
 
     seq: int
     id: str
@@ -335,6 +338,7 @@ class Outbound:
     text: str
     sender: str
     created_at: int
+    file: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import BinaryIO, Final, Protocol
 
 from shared.values import Enclosed
 
@@ -153,6 +153,10 @@ class Channel(ABC):
     @abstractmethod
     async def send(self, chat_id: str, text: str, reply_to: str | None) -> str:
         """Deliver a message and return the channel's id of it. Raises TryLater, Undeliverable, ChatMoved."""
+
+    async def send_file(self, chat_id: str, file: BinaryIO, name: str, caption: str) -> None:
+        """Deliver a file with a line of text. Raises TryLater, Undeliverable, ChatMoved."""
+        await self.send(chat_id, f"{caption}\n[{name}: files can't be sent here]", None)
 
     async def edit(self, chat_id: str, message_id: str, text: str) -> None:
         """Replace a message; the same text again is no fault. Raises TryLater, Undeliverable, Gone."""

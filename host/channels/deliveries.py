@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable
+from contextlib import suppress
 from typing import Final, TypeVar
 
 import anyio
@@ -18,11 +19,14 @@ from host.channels.base import Channel, ChannelFault, ChatMoved, Gone, TryLater,
 from host.channels.chat_workers import Crowd
 from host.channels.rules import Rules
 from host.channels.splitting import split
+from host.ports import SandboxFault
 from host.runs.meter import Ledger
-from shared import untrusted
+from host.runs.sent_files import SentFiles
+from shared import jsons, untrusted
 from shared.channel_values import Delivery
 from shared.clock import iso, now_ms
 from shared.ids import MESSAGE, new_id
+from shared.principals import OPERATOR
 from shared.values import NewMessage
 
 logger = logging.getLogger("picoclaw.channels")
@@ -35,6 +39,8 @@ GIVE_UP_AFTER_MS: Final = 3 * 24 * 3600 * 1000
 """A message that could not be delivered for so long is given up."""
 
 MOST_UNTOLD: Final = 100
+FILE_WITHIN_S: Final = 70.0
+"""The same for a call that brings a file."""
 CALL_WITHIN_S: Final = 20.0
 """A call of the channel that was begun is not torn by a stop, for at most so long."""
 
@@ -42,8 +48,11 @@ CALL_WITHIN_S: Final = 20.0
 class Deliveries:
     """Delivers one channel's messages."""
 
-    def __init__(self, channel: Channel, ledger: Ledger, rules: Rules, end_marker: str) -> None:
+    def __init__(
+        self, channel: Channel, ledger: Ledger, rules: Rules, end_marker: str, files: SentFiles
+    ) -> None:
         self._channel = channel
+        self._files = files
         self._ledger = ledger
         self._rules = rules
         self._end_marker = end_marker
@@ -68,6 +77,9 @@ class Deliveries:
             # What another process stored a moment ago may not be on the volume yet.
             await self._ledger.store.durable()
             await self._deliver(delivery)
+            if delivery.file is not None and not await self._book.is_waited_for(delivery.saying.source):
+                with suppress(SandboxFault):
+                    await self._files.drop(*await self._copy_of(delivery))
             await self._ledger.store.durable()
 
     async def _deliver(self, delivery: Delivery) -> None:
@@ -80,6 +92,9 @@ class Deliveries:
         shown = self._ledger.redactor.text(strip_internal(text))
         parts = split(shown, self._channel.longest)
         try:
+            if delivery.file is not None:
+                await _untorn(self._send_file(delivery, shown), FILE_WITHIN_S)
+                parts = []
             for at in range(delivery.parts_sent, len(parts)):
                 await _untorn(self._send(delivery, parts[at], at))
         except Undeliverable as fault:
@@ -98,6 +113,22 @@ class Deliveries:
             sent = await self._channel.send(delivery.chat_id, part, reply_to)
             self._last_sent[delivery.chat_id] = sent
         await self._book.part_sent(delivery.number, at + 1)
+
+    async def _send_file(self, delivery: Delivery, caption: str) -> None:
+        copy = await self._copy_of(delivery)
+        try:
+            descriptor = await self._files.open(*copy)
+        except SandboxFault as fault:
+            raise Undeliverable(f"its file isn't on this host any more ({fault})") from None
+        name = jsons.loads(delivery.file or "")["path"].rpartition("/")[2]
+        with open(descriptor, "rb") as file:  # noqa: PTH123, ASYNC230 - it is open already
+            await self._channel.send_file(delivery.chat_id, file, name, caption)
+
+    async def _copy_of(self, delivery: Delivery) -> tuple[str, str, str]:
+        """Return whose the copy of a delivery's file is, and its name."""
+        conversation = await self._ledger.store.conversations.get(delivery.conversation_id)
+        whose = OPERATOR if conversation is None else conversation.principal_id
+        return whose, delivery.conversation_id, jsons.loads(delivery.file or "").get("copy", "none")
 
     async def _settle_draft(self, delivery: Delivery, draft_id: str, part: str) -> bool:
         """Turn the draft into the answer's first part, or remove it if other messages stand below it."""
@@ -160,9 +191,9 @@ def _is_newer(one: str, other: str) -> bool:
     return one.isdecimal() and other.isdecimal() and int(one) > int(other)
 
 
-async def _untorn(work: Awaitable[T]) -> T:
+async def _untorn(work: Awaitable[T], within_s: float = CALL_WITHIN_S) -> T:
     """Let a call and the mark that it arrived finish together, although the host is stopping."""
-    with anyio.CancelScope(shield=True), anyio.move_on_after(CALL_WITHIN_S):
+    with anyio.CancelScope(shield=True), anyio.move_on_after(within_s):
         try:
             return await work
         except ChannelFault:

@@ -21,6 +21,7 @@ from host.channels.turns import Turns
 from host.http.health import ChannelState
 from host.ports import Sandbox
 from host.runs.meter import Ledger
+from host.runs.sent_files import SentFiles
 from host.runs.service import RunService
 from host.runs.spaces import Spaces
 from shared.tasks import TaskService
@@ -100,7 +101,8 @@ class ChannelService:
                 await self._serve(name, channel, enabled.rules)
 
     async def _serve(self, name: str, channel: Channel, rules: Rules) -> None:
-        deliveries = Deliveries(channel, self._ledger, rules, self._runs.limits.end_marker)
+        sent = SentFiles(self._sandbox, self._spaces)
+        deliveries = Deliveries(channel, self._ledger, rules, self._runs.limits.end_marker, sent)
         commands = Commands(self._store, self._runs, self._task_service, rules)
         files = InboxFiles(channel, self._sandbox, self._spaces)
         turns = Turns(channel, self._store, self._runs, commands, files, rules, delivered=deliveries.wake)

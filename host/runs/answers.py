@@ -8,6 +8,7 @@ from pydantic import ConfigDict, with_config
 from typing_extensions import TypedDict
 
 from host.agent.text import strip_internal
+from shared import jsons
 from shared.approval_values import Kind, NewApproval
 from shared.clock import iso, iso_or_none
 from shared.redact import Redactor
@@ -26,6 +27,14 @@ class UsageShape(Shape):
     cache_read_input_tokens: int
 
 
+class SentFileShape(Shape):
+    """A file of the workspace as it was when it was sent."""
+
+    path: str
+    size: int
+    sha256: str
+
+
 class OutboundShape(Shape):
     """What the agent said with send_message."""
 
@@ -34,17 +43,22 @@ class OutboundShape(Shape):
     text: str
     sender: str
     created_at: str
+    file: NotRequired[SentFileShape]
 
 
 def outbound_view(message: Outbound, redactor: Redactor) -> OutboundShape:
     """Return an outbound message as it leaves the host."""
-    return {
+    view: OutboundShape = {
         "id": message.id,
         "conversation_id": message.conversation_id,
         "text": redactor.text(strip_internal(message.text)),
         "sender": message.sender,
         "created_at": iso(message.created_at),
     }
+    if message.file is not None:
+        file = redactor.value(jsons.loads(message.file))
+        view["file"] = {"path": file["path"], "size": file["size"], "sha256": file["sha256"]}
+    return view
 
 
 class RequestShape(Shape):

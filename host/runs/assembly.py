@@ -34,6 +34,8 @@ from host.runs.meter import Ledger
 from host.runs.permissions import Gate, Permissions, compiled, rules_of
 from host.runs.prompt import Prompt
 from host.runs.recorder import RunRecorder
+from host.runs.sent_files import NAME as SEND_FILE
+from host.runs.sent_files import SendFile
 from host.runs.spaces import Space, Spaces
 from host.runs.spec import RunSpec
 from host.runs.step import finish_step
@@ -70,7 +72,7 @@ class OpenTools:
 
 logger = logging.getLogger("picoclaw.runs")
 
-NAMES: Final = (APPROVE_BUDGET, ASK_PERSON, FIND, LOAD_SKILL, SPAWN)
+NAMES: Final = (APPROVE_BUDGET, ASK_PERSON, FIND, LOAD_SKILL, SEND_FILE, SPAWN)
 """Tools that rules may name, beside those of the toolsets that every run has."""
 NO_SERVER: Final = "There is no MCP server {}; one that was just added needs a restart of the host"
 
@@ -153,6 +155,14 @@ class RunTools:
                 timezone=space.principal.terms.timezone,
             ),
             SkillTools(space.knowledge),
+            SendFile(
+                self._store,
+                self._sandbox,
+                self._spaces,
+                space.workspace,
+                conversation_id,
+                spec.parent_id or conversation_id,
+            ),
             *self._more,
         ]
         if conversation_id == self._main and not spec.scheduled:

@@ -222,7 +222,8 @@ class RunRecorder(_Accounts):
                 self._said_seq = message.seq
                 self.said.append(message)
                 view = dict(outbound_view(message, self._redactor))
-                self._log.emit("message", {key: view[key] for key in ("id", "text", "sender", "created_at")})
+                del view["conversation_id"]
+                self._log.emit("message", view)
 
     def _judge(self, reply: Reply) -> None:
         """Say what is wrong with a last reply: nobody may take it for more than it is."""

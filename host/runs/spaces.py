@@ -106,11 +106,19 @@ class Spaces:
         name = who if principal.is_operator and not own else f"{who} {root.name}"
         return Workspace(name, root, trust, self._allowance(principal, own=own))
 
+    async def of_kept(self, who: str, principal_id: str, conversation_id: str) -> Workspace:
+        """Return where the host keeps what a conversation's model is shown, out of every run's reach."""
+        principal = await self._principals.get(principal_id)
+        root = self._kept(principal, conversation_id)
+        return Workspace(f"{who} {root.name}", root, allowance=self._allowance(principal, own=True))
+
     async def forget_conversation(self, principal_id: str, conversation_id: str) -> None:
-        """Remove the directory of a conversation that is gone, if it had one. Raises ``SandboxFault``."""
-        root, own = self._root(await self._principals.get(principal_id), conversation_id)
-        if own:
-            await self._sandbox.remove([str(root)])
+        """Remove the directories of a conversation that is gone, if it had any. Raises ``SandboxFault``."""
+        principal = await self._principals.get(principal_id)
+        root, own = self._root(principal, conversation_id)
+        kept = self._kept(principal, conversation_id)
+        if own or kept.is_dir():
+            await self._sandbox.remove([str(kept), *([str(root)] if own else [])])
 
     async def used(self, principal: Principal) -> int | None:
         """Return the bytes that a principal's files take on this host, as they were a minute ago at most.
@@ -167,8 +175,15 @@ class Spaces:
         """Return where a conversation works, and whether that is a directory of its own."""
         if not self._by_conversation or self._is_main(principal, owner):
             return self._directory(principal), False
-        name = hashlib.blake2b(owner.encode(), key=principal.directory.encode()[:64], digest_size=16)
-        return self._conversations(principal) / name.hexdigest(), True
+        return self._own(principal, owner), True
+
+    def _own(self, principal: Principal, conversation_id: str) -> Path:
+        key = principal.directory.encode()[:64]
+        name = hashlib.blake2b(conversation_id.encode(), key=key, digest_size=16)
+        return self._conversations(principal) / name.hexdigest()
+
+    def _kept(self, principal: Principal, conversation_id: str) -> Path:
+        return self._own(principal, conversation_id).with_suffix(".kept")
 
     def _allowance(self, principal: Principal, *, own: bool) -> Allowance | None:
         """Return what counts in place of the policy; ``own``: in a conversation's own directory."""

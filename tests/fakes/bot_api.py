@@ -14,6 +14,8 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from email.parser import BytesParser
+from email.policy import HTTP
 from html.parser import HTMLParser
 from typing import Any, Final
 from urllib.parse import parse_qs
@@ -82,6 +84,7 @@ class BotApi:
     url: str = ""
     calls: list[Call] = field(default_factory=list)
     files: dict[str, bytes] = field(default_factory=dict)
+    documents: dict[str, list[tuple[str, bytes, str]]] = field(default_factory=dict)
     blocked: set[str] = field(default_factory=set)
     missing: set[str] = field(default_factory=set)
     migrated: dict[str, int] = field(default_factory=dict)
@@ -266,6 +269,15 @@ class BotApi:
             "text": text,
         }
 
+    def _do_sendDocument(self, parameters: Json) -> Json:
+        chat = parameters["chat_id"]
+        self._check_chat(chat)
+        name, data = parameters["document"]
+        with self._lock:
+            self._message_id += 1
+            self.documents.setdefault(chat, []).append((name, data, parameters.get("caption", "")))
+        return {"message_id": self._message_id, "date": int(time.time())}
+
     def _do_editMessageText(self, parameters: Json) -> Json:
         chat = parameters["chat_id"]
         self._check_chat(chat)
@@ -398,6 +410,23 @@ async def _serve(api: BotApi, ready: threading.Event) -> None:
     server.close()
 
 
+def _form(body: bytes) -> Json:
+    return {name: values[-1] for name, values in parse_qs(body.decode(), keep_blank_values=True).items()}
+
+
+def _multipart(head: str, body: bytes) -> Json:
+    """Return the fields; a file as its name and bytes, under the name that the other fields attach it by."""
+    kind = next(line for line in head.split("\r\n") if line.lower().startswith("content-type:"))
+    parts = BytesParser(policy=HTTP).parsebytes(kind.encode() + b"\r\n\r\n" + body).iter_parts()
+    found: Json = {}
+    for part in parts:
+        said: Any = part.get_payload(decode=True)
+        name = part.get_filename()
+        value = said.decode() if name is None else (name, said)
+        found[str(part.get_param("name", header="content-disposition"))] = value
+    return found
+
+
 async def _connection(api: BotApi, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
         while await _request(api, reader, writer):
@@ -412,9 +441,7 @@ async def _request(api: BotApi, reader: asyncio.StreamReader, writer: asyncio.St
     path = lines[0].split(" ")[1]
     lengths = [line.partition(":")[2] for line in lines if line.lower().startswith("content-length:")]
     body = await reader.readexactly(int(lengths[0])) if lengths else b""
-    parameters = {
-        name: values[-1] for name, values in parse_qs(body.decode(), keep_blank_values=True).items()
-    }
+    parameters = _multipart(head, body) if "multipart/form-data" in head else _form(body)
     fault = api.fault_for(path, parameters)
     if fault is not None and fault.drop == "before":
         return False

@@ -7,10 +7,11 @@ import hmac
 import logging
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 import anyio
 import anyio.to_thread
+from telegram import InputFile
 
 from host.channels.base import (
     TOPIC,
@@ -24,7 +25,7 @@ from host.channels.base import (
     Moved,
     Undeliverable,
 )
-from host.channels.telegram.client import NOT_MODIFIED, POLL_S, TelegramClient
+from host.channels.telegram.client import FILE_WITHIN_S, NOT_MODIFIED, POLL_S, TelegramClient
 from host.channels.telegram.markup import to_html
 from host.channels.telegram.updates import incoming
 from shared import jsons
@@ -123,6 +124,14 @@ class TelegramChannel(Channel):
             }
         sent = await self._with_text("sendMessage", text, parameters)
         return str(sent["message_id"])
+
+    async def send_file(self, chat_id: str, file: BinaryIO, name: str, caption: str) -> None:
+        """Send a document. Raises TryLater, Undeliverable."""
+        document = InputFile(file, filename=name, read_file_handle=False)
+        within = FILE_WITHIN_S
+        await self._client.call(
+            "sendDocument", within, **_target(chat_id), document=document, caption=caption
+        )
 
     async def edit(self, chat_id: str, message_id: str, text: str) -> None:
         """Replace a message's text. Raises TryLater, Undeliverable, Gone."""

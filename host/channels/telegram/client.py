@@ -60,13 +60,15 @@ class TelegramClient:
             get_updates_request=_request(),
         )
 
-    async def call(self, method: str, **parameters: Any) -> Any:
-        """Call a method and return its result as JSON has it. Raises ChannelFault."""
-        within = POLL_S + CALL_WITHIN_S if method == "getUpdates" else CALL_WITHIN_S
+    async def call(self, method: str, within: float = CALL_WITHIN_S, **parameters: Any) -> Any:
+        """Call a method and return its result as JSON has it, within so many seconds. Raises ChannelFault."""
+        within = POLL_S + CALL_WITHIN_S if method == "getUpdates" else within
         chat_id = parameters.get("chat_id")
         self._keep_pause(chat_id)
         try:
-            return await self._bot.do_api_request(method, api_kwargs=parameters, read_timeout=within)
+            return await self._bot.do_api_request(
+                method, api_kwargs=parameters, read_timeout=within, write_timeout=within
+            )
         except RetryAfter as error:
             seconds = _seconds(error)
             if chat_id is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from operator import itemgetter
 from typing import Final
 
@@ -217,7 +218,9 @@ class Channels(Noun):
         """Return the chat's first undelivered message, None if there is none that may be tried now."""
         row = await self._engine.read(
             lambda tx: tx.fetchrow(
-                f"""SELECT d.* FROM channel_deliveries AS d WHERE channel = $1 AND chat_id = $2
+                f"""SELECT d.*, (SELECT file FROM outbound_messages AS o
+                    WHERE o.id = substr(d.source, {len(SAID) + 1})) AS file
+                FROM channel_deliveries AS d WHERE channel = $1 AND chat_id = $2
                 AND ended_at IS NULL AND {AWAKE} ORDER BY number LIMIT 1""",
                 channel,
                 chat_id,
@@ -225,7 +228,17 @@ class Channels(Noun):
         )
         if row is None or now < row["not_before"] <= now + LONGEST_PAUSE_MS:
             return None
-        return to_delivery(row)
+        return replace(to_delivery(row), file=row["file"])
+
+    async def has_chats(self, conversation_id: str) -> bool:
+        """Return whether what the conversation says goes to chats."""
+        statement = "SELECT 1 AS one FROM channel_chats WHERE conversation_id = $1 LIMIT 1"
+        return await self._one(itemgetter("one"), statement, conversation_id) is not None
+
+    async def is_waited_for(self, source: str) -> bool:
+        """Return whether some chat has yet to get this."""
+        statement = "SELECT 1 AS one FROM channel_deliveries WHERE source = $1 AND ended_at IS NULL LIMIT 1"
+        return await self._one(itemgetter("one"), statement, source) is not None
 
     async def part_sent(self, number: int, parts: int) -> None:
         """Note that so many parts have reached the chat."""

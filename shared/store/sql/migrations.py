@@ -303,6 +303,9 @@ AUDIT: Final = Migration(
 
 WEBHOOKS: Final = Migration(outbox.TABLES, sqlite=outbox.SQLITE, postgres=outbox.POSTGRES)
 
+SENT_FILES: Final = Migration(("ALTER TABLE outbound_messages ADD COLUMN file TEXT",))
+"""A file that a message brings, as JSON."""
+
 MIGRATIONS: Final = (
     TRUST,
     TITLES,
@@ -316,6 +319,7 @@ MIGRATIONS: Final = (
     GATE,
     CLIENT_TOOLS,
     TYPED_ANSWERS,
+    SENT_FILES,
     BEGUN_BY,
     AUDIT,
     WEBHOOKS,

@@ -14,8 +14,9 @@ from shared.values import Outbound
 to_outbound: Final = reader(Outbound)
 
 # Nobody speaks into another principal's conversation; a principal's own may be named as it says it.
-INSERT: Final = """INSERT INTO outbound_messages (id, conversation_id, source_id, text, sender, created_at)
-    SELECT $1, target.id, source.id, $4, $5, $6 FROM conversations AS source JOIN conversations AS target
+INSERT: Final = """INSERT INTO outbound_messages
+    (id, conversation_id, source_id, text, sender, created_at, file)
+    SELECT $1, target.id, source.id, $4, $5, $6, $7 FROM conversations AS source JOIN conversations AS target
         ON target.principal_id = source.principal_id
     WHERE source.id = $3 AND target.id IN ($2, source.principal_id || '+' || $2) RETURNING *"""
 
@@ -32,13 +33,14 @@ class OutboundMessages(Noun):
         now: int,
         *,
         patiently: bool = False,
+        file: str | None = None,
     ) -> Outbound:
         """Store a message for ``conversation_id`` said by ``source_id``; raises NotFound.
 
         ``patiently``: for a host's run in flight, which outlasts a restart of the database.
         """
         return await self._engine.write(
-            lambda tx: insert(tx, source_id, conversation_id, text, sender, now), patient=patiently
+            lambda tx: insert(tx, source_id, conversation_id, text, sender, now, file), patient=patiently
         )
 
     async def said_by(self, source_id: str, *, after: int) -> list[Outbound]:
@@ -63,11 +65,19 @@ class OutboundMessages(Noun):
             )
 
 
-async def insert(tx: Tx, source_id: str, conversation_id: str, text: str, sender: str, now: int) -> Outbound:
+async def insert(
+    tx: Tx,
+    source_id: str,
+    conversation_id: str,
+    text: str,
+    sender: str,
+    now: int,
+    file: str | None = None,
+) -> Outbound:
     """Store a message inside a transaction; raises NotFound."""
     # Numbers are given out before the commit: without this a reader could see 2, and 1 only later.
     await tx.lock("said", source_id)
-    row = await tx.fetchrow(INSERT, new_id(MESSAGE), conversation_id, source_id, text, sender, now)
+    row = await tx.fetchrow(INSERT, new_id(MESSAGE), conversation_id, source_id, text, sender, now, file)
     if row is None:
         raise NoConversation(conversation_id)
     return to_outbound(row)
