@@ -14,7 +14,8 @@ from urllib.parse import quote
 import typer
 
 from host.cli.client import HostClient, Json, Token, Url, host
-from host.cli.terminal import fail, judged, milliseconds, shown, table, tell
+from host.cli.terminal import fail, judged, shown, table, tell
+from host.cli.token import Expires, issue
 from shared import jsons
 
 app = typer.Typer(help="Users of one host, held apart: their limits and tokens.", no_args_is_help=True)
@@ -85,20 +86,14 @@ def make_token(
     principal: PrincipalId,
     name: Annotated[str, typer.Option(help="What it is for.")] = "",
     scope: Scope = None,
-    expires: Annotated[
-        str | None, typer.Option(help="How long it lasts: 90d, 12h; until it is revoked.")
-    ] = None,
+    expires: Expires = None,
     url: Url = None,
     token: Token = None,
     json: Json = False,
 ) -> None:
     """Make a token and write it to standard output, once: the host keeps only a digest."""
-    body: dict[str, Any] = {"name": name, **({"scopes": scope} if scope else {})}
-    if expires is not None:
-        body["expires_in_ms"] = milliseconds(expires, "--expires")
-    with host(url, token) as client:
-        made = client.request("POST", f"{_path(principal)}/tokens", body)
-    tell(made, made["token"], json=json)
+    body = {"name": name, **({"scopes": scope} if scope else {})}
+    issue(f"{_path(principal)}/tokens", body, expires, url, token, json=json)
 
 
 @app.command()

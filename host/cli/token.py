@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Any
 from urllib.parse import quote
 
 import typer
 
 from host.cli.client import Json, Token, Url, host
 from host.cli.terminal import milliseconds, shown, table, tell
+
+Expires = Annotated[
+    str | None, typer.Option(help="How long it lasts, such as 90d, 12h or 30m; until it is revoked.")
+]
 
 app = typer.Typer(help="Tokens with which outside agents reach /mcp.", no_args_is_help=True)
 
@@ -20,19 +24,24 @@ def create(
     main: Annotated[
         bool, typer.Option("--main", help="It may see and change everybody's tasks and write to all.")
     ] = False,
-    expires: Annotated[
-        str | None, typer.Option(help="How long it lasts, such as 90d, 12h or 30m; until it is revoked.")
-    ] = None,
+    expires: Expires = None,
     url: Url = None,
     token: Token = None,
     json: Json = False,
 ) -> None:
     """Make a token and write it to standard output, once: the host keeps only a digest."""
-    body: dict[str, object] = {"conversation_id": conversation, "main": main}
+    body = {"conversation_id": conversation, "main": main}
+    issue("/tokens", body, expires, url, token, json=json)
+
+
+def issue(
+    path: str, body: dict[str, Any], expires: str | None, url: str | None, token: str | None, *, json: bool
+) -> None:
+    """Have a token made, and write it to standard output."""
     if expires is not None:
         body["expires_in_ms"] = milliseconds(expires, "--expires")
     with host(url, token) as client:
-        made = client.request("POST", "/tokens", body)
+        made = client.request("POST", path, body)
     tell(made, made["token"], json=json)
 
 

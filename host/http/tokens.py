@@ -103,16 +103,6 @@ class TokensApi(Api):
         principal = caller_of(request).principal
         return await self._issue(request, principal, body, body.conversation_id, body.main, scopes)
 
-    @operation("GET", "/tokens", parameters=[*PAGE, OF_PRINCIPAL])
-    async def list(self, request: Request) -> TokensShape:
-        """List tokens, without their texts."""
-        return await self._page(request, caller_of(request).listed(request))
-
-    @operation("DELETE", "/tokens/{id}")
-    async def revoke(self, request: Request) -> None:
-        """End a token."""
-        await self._revoke(request.path_params["id"], None)
-
     @operation("POST", "/principals/{id}/tokens", status=201, parameters=[KEY], errors=(409,))
     async def create_of(self, request: Request, body: PrincipalTokenRequest) -> NewTokenShape:
         """Make a token of a principal's."""
@@ -124,17 +114,6 @@ class TokensApi(Api):
         named, main = body.conversation_id, self._book.main_of(principal)
         return await self._issue(request, principal, body, named or main, named is None, scopes)
 
-    @operation("GET", "/principals/{id}/tokens", parameters=PAGE)
-    async def list_of(self, request: Request) -> TokensShape:
-        """List a principal's tokens, without their texts."""
-        return await self._page(request, (await principal_of(request, self._store)).id)
-
-    @operation("DELETE", "/principals/{id}/tokens/{token_id}")
-    async def revoke_of(self, request: Request) -> None:
-        """End a principal's token."""
-        principal = await principal_of(request, self._store)
-        await self._revoke(request.path_params["token_id"], principal.id)
-
     @operation("POST", "/me/tokens", scope=ANY, status=201, parameters=[KEY], errors=(409,))
     async def rotate(self, request: Request, body: RotationRequest) -> NewTokenShape:
         """Make another token for oneself, for no more and no longer than the one that asks."""
@@ -145,15 +124,34 @@ class TokensApi(Api):
             request, caller.principal, body, caller.conversation_id, caller.is_main, known_scopes(scopes)
         )
 
-    @operation("GET", "/me/tokens", scope=ANY, parameters=PAGE)
-    async def list_mine(self, request: Request) -> TokensShape:
-        """List one's own tokens, without their texts."""
-        return await self._page(request, _free(caller_of(request)).principal.id)
+    async def _page(self, request: Request) -> TokensShape:
+        """List tokens, without their texts."""
+        await self._book.requests.store_used()
+        page = await self._store.tokens.page(**page_of(request), principal_id=await self._whose(request))
+        return {"tokens": list(map(token_view, page.items)), "next_cursor": page.next_cursor}
 
-    @operation("DELETE", "/me/tokens/{token_id}", scope=ANY)
-    async def revoke_mine(self, request: Request) -> None:
-        """End a token of one's own."""
-        await self._revoke(request.path_params["token_id"], _free(caller_of(request)).principal.id)
+    page = operation("GET", "/tokens", parameters=[*PAGE, OF_PRINCIPAL])(_page)
+    page_of_principal = operation("GET", "/principals/{id}/tokens", parameters=PAGE)(_page)
+    page_of_mine = operation("GET", "/me/tokens", scope=ANY, parameters=PAGE)(_page)
+
+    async def _revoke(self, request: Request) -> None:
+        """End a token."""
+        token_id = request.path_params.get("token_id") or request.path_params["id"]
+        if not await self._book.revoke(token_id, await self._whose(request)):
+            raise NotFound(f"token not found: {token_id}")
+
+    revoke = operation("DELETE", "/tokens/{id}")(_revoke)
+    revoke_of_principal = operation("DELETE", "/principals/{id}/tokens/{token_id}")(_revoke)
+    revoke_mine = operation("DELETE", "/me/tokens/{token_id}", scope=ANY)(_revoke)
+
+    async def _whose(self, request: Request) -> str | None:
+        """Return whose tokens a request is about, None: all there are."""
+        path, caller = request.scope["operation"].path, caller_of(request)
+        if path.startswith("/me"):
+            return _free(caller).principal.id
+        if path.startswith("/principals"):
+            return (await principal_of(request, self._store)).id
+        return caller.listed(request) if path == "/tokens" else None
 
     async def _issue(
         self,
@@ -169,15 +167,6 @@ class TokensApi(Api):
         wanted = Token("", *bound, principal.id, body.name, scopes)
         token, text = await self._book.issue(wanted, await idempotency(request))
         return {**token_view(token), "token": text}
-
-    async def _page(self, request: Request, principal_id: str | None) -> TokensShape:
-        await self._book.requests.store_used()
-        page = await self._store.tokens.page(**page_of(request), principal_id=principal_id)
-        return {"tokens": list(map(token_view, page.items)), "next_cursor": page.next_cursor}
-
-    async def _revoke(self, token_id: str, principal_id: str | None) -> None:
-        if not await self._book.revoke(token_id, principal_id):
-            raise NotFound(f"token not found: {token_id}")
 
 
 async def open_tokens(
