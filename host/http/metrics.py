@@ -23,8 +23,9 @@ from shared.webhook_values import WebhookFigures
 if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
 
-Stored = tuple[StoreCounts, TaskMetrics, Mapping[str, int], Waiting, WebhookFigures]
-"""What the store counts: rows, tasks, principals by their status, what waits for people and for webhooks."""
+Busiest = Sequence[tuple[str, int, int]]
+Stored = tuple[StoreCounts, TaskMetrics, Mapping[str, int], Waiting, WebhookFigures, Busiest]
+"""What the store counts: rows, tasks, principals by status, what waits for people and webhooks, who does most."""
 
 CONTENT_TYPE: Final = "text/plain; version=1.0.0; charset=utf-8; escaping=underscores"
 
@@ -65,8 +66,9 @@ class MetricsApi(Api):
         with suppress(Unavailable):
             counts, tasks = await self._store.counts(), await self._store.tasks.metrics(now_ms())
             waiting = await self._store.approvals.waiting(now_ms())
-            told = await self._store.webhooks.figures()
-            stored = counts, tasks, await self._store.principals.by_status(), waiting, told
+            by_status, told = await self._store.principals.by_status(), await self._store.webhooks.figures()
+            busiest = await self._store.usage.busiest(now_ms())
+            stored = counts, tasks, by_status, waiting, told, busiest
         # The library takes 40 ms to import, so it is loaded by the first who asks, off the event loop.
         text = await anyio.to_thread.run_sync(self._render, stored)
         return Response(text, headers={"Content-Type": CONTENT_TYPE})
@@ -79,11 +81,20 @@ class MetricsApi(Api):
         gauges = (
             GaugeMetricFamily(f"picoclaw_{name}", text, value) for name, text, value in self._gauges(stored)
         )
-        # By status alone: a label for each principal would have no bound.
         principals = GaugeMetricFamily("picoclaw_principals", "Principals", labels=["status"])
         for status, number in (stored[2] if stored else {}).items():
             principals.add_metric([status], number)
-        families = [*self._counters(), *self._durations(), *gauges, principals]
+        # A label for each principal would have no bound: these are of the twenty with most runs.
+        of_day = [
+            GaugeMetricFamily(
+                f"picoclaw_principal_{what}_today", f"{what} of today (UTC)", labels=["principal"]
+            )
+            for what in ("runs", "tokens")
+        ]
+        for principal_id, *figures in stored[5] if stored else ():
+            for family, figure in zip(of_day, figures, strict=True):
+                family.add_metric([principal_id], figure)
+        families = [*self._counters(), *self._durations(), *gauges, principals, *of_day]
 
         class Figures(Collector):
             def collect(self) -> Iterable[Metric]:
@@ -121,7 +132,7 @@ class MetricsApi(Api):
         )
         if stored is None:
             return own
-        counts, tasks, _, waiting, told = stored
+        counts, tasks, _, waiting, told, _ = stored
         oldest_ms = 0 if told.oldest is None else max(now_ms() - told.oldest, 0)
         return (
             *own,

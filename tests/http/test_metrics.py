@@ -42,6 +42,8 @@ def test_runs_requests_and_tasks_are_counted(make_host: MakeHost) -> None:
         assert found["picoclaw_tasks_overdue_seconds", ()] > 1_000_000
         assert found["picoclaw_run_seconds_count", ()] == 2
         assert found["picoclaw_store_durable", ()] == 1
+        assert found["picoclaw_principal_runs_today", ("operator",)] == 2
+        assert found["picoclaw_principal_tokens_today", ("operator",)] > 0
         client.post("/task/check")
         assert figures(client)["picoclaw_task_runs_total", ("success",)] == 1
 

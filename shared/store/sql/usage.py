@@ -51,6 +51,9 @@ COUNT_CONVERSATION: Final = f"""INSERT INTO usage_by_conversation AS u (conversa
 
 TOKENS: Final = """(input_tokens + output_tokens + cache_creation_input_tokens + cache_read_input_tokens
     + unsettled_tokens)"""
+BUSIEST: Final = f"""SELECT principal_id AS id, sum(runs)::bigint AS runs, sum({TOKENS})::bigint AS tokens
+    FROM usage_by_day WHERE day = $1 AND principal_id <> '{ALL}'
+    GROUP BY principal_id ORDER BY runs DESC, id LIMIT 20"""
 # One statement sees one moment: between two, an amount could move from reserved to spent and be missed.
 STANDING: Final = f"""WITH own AS (SELECT owner_id, principal_id FROM conversations WHERE id = $1),
     counted AS (
@@ -92,6 +95,10 @@ class UsageBook(Noun):
         statement = f"""SELECT NULL AS conversation_id, day, {SUMS} FROM usage_by_day WHERE {where}
             GROUP BY day ORDER BY day DESC LIMIT $1"""
         return await self._page(day_usage, ("day",), statement, limit, *where.values)
+
+    async def busiest(self, now: int) -> list[tuple[str, int, int]]:
+        """Return the principals with most runs on the day of ``now``: their ids, runs, tokens."""
+        return await self._all(itemgetter("id", "runs", "tokens"), BUSIEST, iso(now)[:DAY])
 
     async def by_conversation(
         self,
