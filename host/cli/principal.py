@@ -189,8 +189,8 @@ def _rows(client: HostClient, principal: str) -> Iterator[tuple[str, list[dict[s
     for each in conversations:
         path = f"/chat/{quote(each['conversation_id'], safe='')}"
         yield f"messages/{each['conversation_id']}", list(client.pages(f"{path}/messages", "messages"))
-    yield "tasks", list(client.pages("/tasks", "tasks", **whose))
-    yield "usage", list(client.pages("/usage", "usage", **whose))
+    for kind in ("tasks", "runs", "approvals", "usage", "audit"):
+        yield kind, list(client.pages(f"/{kind}", kind, **whose))
 
 
 def _add(tar: tarfile.TarFile, name: str, value: Any) -> None:

@@ -80,7 +80,8 @@ def test_what_is_exported_is_all_that_a_principal_has(
     with tarfile.open(file) as archive:
         names = archive.getnames()
         texts = "".join(archive.extractfile(each).read().decode() for each in archive if each.isfile())  # type: ignore[union-attr]
-    assert {"principal.json", "conversations.json", "tasks.json", "usage.json", "files/plums.txt"} <= {*names}
+    kinds = ("principal", "conversations", "tasks", "runs", "approvals", "usage", "audit")
+    assert {"files/plums.txt", *(f"{kind}.json" for kind in kinds)} <= {*names}
     assert "plums" in texts
     assert "pears" not in texts
     again = principal("export", ann, str(file))
