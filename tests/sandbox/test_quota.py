@@ -143,6 +143,14 @@ async def test_temporary_files_of_all_conversations_count(sandbox: Sandbox) -> N
     assert "[exit code 0" in await run(beside, "echo more > more.txt")
 
 
+async def test_a_quota_that_is_set_later_counts_temporary_files_from_then_on(sandbox: Sandbox) -> None:
+    await run(bounded(sandbox, most=0), "head -c 40M /dev/zero > $TMPDIR/before; echo kept > file")
+    later = bounded(sandbox, most=LIMIT)
+    assert (await run(later, "ls $TMPDIR; cat file")).split()[:2] == ["home", "kept"]
+    text = await run(later, "head -c 400M /dev/zero > $TMPDIR/big; sleep 60")
+    assert "stopped: it would take more than the workspace may hold" in text
+
+
 async def test_commands_at_once_go_past_the_limit_together_by_little(sandbox: Sandbox) -> None:
     several = [bounded(sandbox, name=str(number)) for number in range(4)]
     write = "head -c 400M /dev/zero > {} & head -c 400M /dev/zero > $TMPDIR/big; sleep 60"

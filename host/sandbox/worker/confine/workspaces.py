@@ -46,19 +46,21 @@ class Places:
 
         ``config``: its principal's, if that isn't the operator. Raises ``OSError``, ``Removed``.
         """
-        known = self._places.get(conversation)
-        wanted = tuple(words)
-        same = known is not None and (known.workspace, known.words) == (workspace, wanted)
-        if known is None or not same or not os.path.isdir(known.temporary):
-            known = self._make(conversation, workspace, wanted, config or self._config)
-            self._places[conversation] = known
-        return known
-
-    def _make(self, conversation: str, workspace: str, words: tuple[str, ...], config: Config) -> Place:
-        known = self._places.get(conversation)
+        config = config or self._config
         above = self.shared(config.counted[0]) if config.most_bytes else self._config.temporary
+        known = self._places.get(conversation)
+        if known is not None and os.path.dirname(known.temporary) != above:
+            self.forget(conversation)  # a quota was set or taken away
+            known = None
         temporary = known.temporary if known else f"{above}/{os.urandom(16).hex()}"
-        place = Place(workspace, temporary, words)
+        place = Place(workspace, temporary, tuple(words))
+        if known != place or not os.path.isdir(temporary):
+            self._make(place, config)
+            self._places[conversation] = place
+        return place
+
+    def _make(self, place: Place, config: Config) -> None:
+        workspace = place.workspace
         if config.counted:
             _make_closed(workspace, config)
         elif not os.path.isdir(workspace):
@@ -69,7 +71,6 @@ class Places:
             _make_private(place, config)
         except FileNotFoundError:
             raise Removed(self._config.temporary) from None
-        return place
 
     def shared(self, directory: str) -> str:
         """Return where the private directories of a principal with a quota lie, by its own directory."""
