@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 Busiest = Sequence[tuple[str, int, int]]
 Stored = tuple[StoreCounts, TaskMetrics, Mapping[str, int], Waiting, WebhookFigures, Busiest]
-"""What the store counts: rows, tasks, principals by status, what waits for people and webhooks, who does most."""
+"""What the store counts: rows, tasks, principals by status, what waits, for webhooks too, who does most."""
 
 CONTENT_TYPE: Final = "text/plain; version=1.0.0; charset=utf-8; escaping=underscores"
 
