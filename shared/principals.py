@@ -116,18 +116,6 @@ HOST: Final = Actor(None, None, "host", None)
 
 
 @dataclass(frozen=True, slots=True)
-class Act:
-    """A row of the audit: what was done to a principal's ``subject``, ``by`` whom (as of an ``Actor``)."""
-
-    number: int
-    created_at: int
-    action: str
-    principal_id: str
-    subject: str
-    by: Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
 class Reach:
     """Which rows a caller sees: those of one conversation, of one principal, or (both None) all there are."""
 

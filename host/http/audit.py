@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import Any, Final
+from typing import Final
 
 from starlette.requests import Request
 
@@ -12,10 +12,10 @@ from host.http.callers import caller_of
 from host.http.routing import OF_PRINCIPAL, PAGE, Api, Operation, Parameter, operation
 from host.runs.admission import RateLimit
 from host.runs.principals import PrincipalCache
-from shared.clock import iso
 from shared.errors import PicoError
-from shared.principals import OPERATOR, Act
-from shared.shapes import PageShape, Shape
+from shared.principals import OPERATOR
+from shared.shapes import PageShape
+from shared.store.sql.audit import ActShape
 from shared.store.store import Store
 
 logger = logging.getLogger("picoclaw.audit")
@@ -28,18 +28,6 @@ OF: Final = (
 
 NAMED: Final = ("id", "run_id")
 """Parts of a path that are ids; names of files are nobody's here."""
-
-
-class ActShape(Shape):
-    """Something that was done to a principal's ``subject``; ``by`` has who, the token (null: API_TOKEN), the
-    door and the address.
-    """
-
-    at: str
-    action: str
-    principal_id: str
-    subject: str
-    by: dict[str, Any]
 
 
 class AuditShape(PageShape):
@@ -66,7 +54,7 @@ class AuditApi(Api):
             action=asked.get("action"),
             since=instant_of(request, "since") or 0,
         )
-        return {"audit": [act_view(each) for each in page.items], "next_cursor": page.next_cursor}
+        return {"audit": page.items, "next_cursor": page.next_cursor}
 
     async def reached(self, request: Request, declared: Operation) -> None:
         """Note that the operator reaches what is another principal's, once a minute for each thing."""
@@ -88,14 +76,3 @@ class AuditApi(Api):
         except PicoError as error:
             # A full disk keeps nobody from deleting.
             logger.warning("Not in the audit: %s (%s)", what, error.message)
-
-
-def act_view(act: Act) -> ActShape:
-    """Return a row of the audit as it leaves the host."""
-    return {
-        "at": iso(act.created_at),
-        "action": act.action,
-        "principal_id": act.principal_id,
-        "subject": act.subject,
-        "by": dict(act.by),
-    }
