@@ -13,7 +13,7 @@ from host.http.routing import OF_PRINCIPAL, PAGE, Api, Operation, Parameter, ope
 from host.runs.admission import RateLimit
 from host.runs.principals import PrincipalCache
 from shared.errors import PicoError
-from shared.principals import OPERATOR
+from shared.ids import PRINCIPAL
 from shared.shapes import PageShape
 from shared.store.sql.audit import ActShape
 from shared.store.store import Store
@@ -63,7 +63,8 @@ class AuditApi(Api):
         subject = next(iter(named.values()), None)
         if declared.scope is None or caller_of(request).within is not None:
             return
-        if (subject is None and whose in (None, OPERATOR)) or not await self._principals.are_there():
+        others = whose == "*" or (whose or "").startswith(PRINCIPAL)
+        if not (subject or others) or not await self._principals.are_there():
             return
         what = f"{declared.method} {declared.path}"
         for key, said in named.items():
