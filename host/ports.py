@@ -16,7 +16,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, runtime_checkable
 
 from shared.usage_values import Usage
 from shared.values import Block
@@ -235,6 +235,15 @@ class Toolset(Protocol):
 
     async def call(self, name: str, arguments: Mapping[str, Any]) -> ToolResult:
         """Run one tool. Faults come back as ``ToolResult(is_error=True)``; only cancellation raises."""
+        ...
+
+
+@runtime_checkable
+class SeenFiles(Protocol):
+    """A toolset some of whose calls change a file that people see before they allow them."""
+
+    async def base_sha256(self, name: str, arguments: Mapping[str, Any]) -> str | None:
+        """Return the SHA-256 of the file that a call changes, "" if there is none; None: it changes none."""
         ...
 
 

@@ -69,6 +69,8 @@ class NewApproval:
     call_id: str = ""
     reason: str = ""
     life_ms: int | None = DAY_MS
+    base_sha256: str | None = None
+    """Of the file that the call changes, as the person sees it: "" where there is none."""
 
     @property
     def input_sha256(self) -> str:
@@ -99,12 +101,14 @@ class Approval:
     remembered: bool
     ended_at: int | None
     is_error: bool = False
+    base_sha256: str | None = None
     next_run_id: str | None = None
 
     @property
     def call(self) -> dict[str, Any]:
         """What is called once it is allowed, and the answers that are at hand for a server that asks."""
         made = {"id": self.call_id, "name": self.tool, "input": self.input, "answers": []}
+        made["base_sha256"] = self.base_sha256
         if self.reason != ELICITATION:
             return made
         said = [self.input["question"], self.message or ""]

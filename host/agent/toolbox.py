@@ -10,7 +10,7 @@ from typing import Any, Final, Literal, Protocol
 from anyio import to_thread
 from anyio.lowlevel import checkpoint
 
-from host.ports import ToolResult, Toolset, ToolSpec
+from host.ports import SeenFiles, ToolResult, Toolset, ToolSpec
 from host.tools.pictures import fit
 from shared.approval_values import (
     DAY_MS,
@@ -36,6 +36,9 @@ REFUSED: Final = "This call was not made: the operator's permissions don't allow
 NOBODY: Final = (
     "This call was not made: a person has to allow it, and a subagent can't wait for one. Say in your answer "
     "what is to be called; the agent that you work for can call it."
+)
+CHANGED: Final = (
+    "This call was not made: changed. The file is not what the person saw; look at it and call again."
 )
 TOO_MANY: Final = "This call was not made: too many calls wait for people already."
 TOO_LARGE: Final = "This call was not made: its input is too large to be shown to a person; make it smaller."
@@ -186,7 +189,8 @@ class Toolbox:
         for request in wanted:
             why = self._why_not(request, room - len(asked))
             if why is None:
-                asked.append(request)
+                base = await self._base(request.tool, request.input)
+                asked.append(dataclasses.replace(request, base_sha256=base))
             else:
                 found[request.call_id] = why
         refused = {
@@ -195,6 +199,17 @@ class Toolbox:
             if isinstance(why, str)
         }
         return asked, refused
+
+    async def _base(self, name: str, arguments: Mapping[str, Any]) -> str | None:
+        toolset = self._owner.get(name)
+        return await toolset.base_sha256(name, arguments) if isinstance(toolset, SeenFiles) else None
+
+    async def changed(self, call: Block) -> ToolResult | None:
+        """Return the result of an allowed call whose file is not what the person saw any more."""
+        seen = call["base_sha256"]
+        if seen is None or await self._base(call["name"], call["input"]) == seen:
+            return None
+        return ToolResult(CHANGED, is_error=True, trusted=True)
 
     def _request(self, call: Block) -> NewApproval | str | None:
         """Return what is to be asked about a call, why it is refused, or None if it just runs."""

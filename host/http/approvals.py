@@ -38,6 +38,7 @@ class ApprovalShape(Shape):
     tool: str
     input: dict[str, Any]
     input_sha256: str
+    base_sha256: str | None
     reason: str
     created_at: str
     expires_at: str | None
@@ -206,6 +207,7 @@ def approval_view(approval: Approval) -> ApprovalShape:
         "tool": approval.tool,
         "input": dict(approval.input),
         "input_sha256": approval.input_sha256,
+        "base_sha256": approval.base_sha256,
         "reason": approval.reason,
         "created_at": iso(approval.created_at),
         "expires_at": iso_or_none(approval.expires_at),

@@ -69,6 +69,7 @@ class RequestShape(Shape):
     tool: str
     input: dict[str, Any]
     input_sha256: str
+    base_sha256: str | None
     reason: str
     expires_at: str | None
 
@@ -81,6 +82,7 @@ def request_view(request: NewApproval, now: int) -> RequestShape:
         "tool": request.tool,
         "input": dict(request.input),
         "input_sha256": request.input_sha256,
+        "base_sha256": request.base_sha256,
         "reason": request.reason,
         "expires_at": iso_or_none(None if request.life_ms is None else now + request.life_ms),
     }

@@ -29,7 +29,7 @@ async def finish_step(step: Sequence[Approval], toolbox: Toolbox, recorder: RunR
     made: dict[str, ToolResult] = {}
     for call in runs:
         toolbox.answers[:] = call["answers"]
-        made[call["id"]] = await toolbox.call(call["name"], call["input"])
+        made[call["id"]] = await toolbox.changed(call) or await toolbox.call(call["name"], call["input"])
     toolbox.answers.clear()
     asked += await toolbox.parked(runs, made)
     results: list[Block] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 from collections.abc import Mapping
@@ -21,6 +22,8 @@ from host.tools.arguments import BadArguments, check
 from host.tools.documents import PAGES, pdf_text
 
 COMMAND_BYTES: Final = 131_000  # one argument's limit is MAX_ARG_STRLEN, execve(2)
+CHANGING: Final = frozenset({"write_file", "edit_file", "append_file"})
+LARGEST_COMPARED: Final = 64 << 20
 EXEC_TIMEOUT_MAX_MS: Final = 3_600_000
 SHORT_LINE: Final = 1024
 """Characters of a command line that the guard reads at once; 32 KiB of nothing but marks take it 0.2 s."""
@@ -179,6 +182,22 @@ class SandboxToolset:
             logger.warning("Tool execution failed", extra={"tool": name, "error": str(fault)})
             why = f". {self._policy.read_only_because}" if str(fault).endswith(READ_ONLY) else ""
             return ToolResult(f"{fault}{why}", is_error=True)
+
+    async def base_sha256(self, name: str, arguments: Mapping[str, Any]) -> str | None:
+        """See ``SeenFiles``. Of a file above 64 MiB nothing is known."""
+        if name not in CHANGING:
+            return None
+        try:
+            found = await self._sandbox.file(
+                self._workspace, "open_seen", {"path": str(arguments.get("path"))}
+            )
+        except SandboxFault as fault:
+            return "" if fault.code == "ENOENT" else None
+        with open(found["descriptor"], "rb") as file:  # noqa: ASYNC230, PTH123 - it is open already
+            if found["size"] > LARGEST_COMPARED:
+                return None
+            digest = await anyio.to_thread.run_sync(hashlib.file_digest, file, "sha256")
+        return digest.hexdigest()
 
     def _note(self, path: str, answer: Mapping[str, Any]) -> str:
         """Return what is to be said of a file that was written: that MEMORY.md is too long to be read."""

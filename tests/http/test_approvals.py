@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -452,3 +453,32 @@ def test_programs_that_speak_openais_api_are_told_what_waits_and_do_not_try_agai
     more = {"model": "picoclaw", "messages": [*said, {"role": "user", "content": "and?"}]}
     refused = caller.post("/v1/chat/completions", json=more, headers=named)
     assert (refused.status_code, refused.json()["error"]["code"]) == (400, "approval_pending")
+
+
+@pytest.mark.parametrize("before", ["", "old\n"])
+@pytest.mark.parametrize("tool", ["append_file", "write_file"])
+def test_a_file_that_changed_since_it_was_asked_about_is_left_as_it_is(
+    gated: HostProcess, caller: httpx2.Client, tool: str, before: str
+) -> None:
+    file = Path(gated.environment["MEMORY_DIR"]) / "gated.txt"
+    if before:
+        file.write_text(before)
+    rules = [{"tool": tool, "do": "ask"}]
+    call = {"name": tool, "input": {"path": "gated.txt", "content": "x"}}
+    call["input"] |= {"overwrite": True} if tool == "write_file" else {}
+    told = chat(caller, asking(call), permissions=rules)
+    seen = hashlib.sha256(before.encode()).hexdigest() if before else ""
+    assert told["requests"][0]["base_sha256"] == seen
+    file.write_text("somebody else's")
+    assert answered(caller, told["requests"][0]).status_code == 200
+    goes_on(caller, told)
+    assert written(gated) == "somebody else's"
+    again = chat(caller, asking(call), permissions=rules, conversation_id=told["conversation_id"])
+    assert answered(caller, again["requests"][0]).status_code == 200
+    goes_on(caller, again)
+    assert written(gated) == ("x" if tool == "write_file" else "somebody else'sx")
+
+
+def test_calls_that_change_no_file_have_no_base(caller: httpx2.Client) -> None:
+    told = chat(caller, asking({"name": "exec", "input": {"command": "git push origin"}}))
+    assert told["requests"][0]["base_sha256"] is None

@@ -35,7 +35,7 @@ STEP: Final = "conversation_id = $1 AND ended_at IS NULL AND kind <> 'budget'"
 PENDING: Final = f"{STEP} AND status = 'pending'"
 COLUMNS: Final = (
     *("id", "conversation_id", "run_id", "kind", "call_id", "tool", "input", "input_sha256", "reason"),
-    *("status", "created_at"),
+    *("base_sha256", "status", "created_at"),
 )
 # Whoever asks, answers or begins a run locks the conversation first.
 LOCK: Final = "SELECT principal_id FROM conversations WHERE id = $1 FOR UPDATE"
@@ -54,9 +54,10 @@ async def ask(tx: Tx, lease: Lease, requests: Sequence[NewApproval], asked: str,
     for each in requests:
         await tx.execute(
             f"""INSERT INTO approvals ({", ".join(COLUMNS)}, expires_at)
-            VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 'pending', $10, wall_now() + $11::bigint)""",
+            VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, 'pending', $11, wall_now() + $12::bigint)""",
             *(each.id, lease.conversation_id, lease.run_id, each.kind, each.call_id, each.tool),
-            *(jsons.dumps(each.input), each.input_sha256, each.reason, now, each.life_ms),
+            *(jsons.dumps(each.input), each.input_sha256, each.reason, each.base_sha256),
+            *(now, each.life_ms),
         )
     await tx.execute("UPDATE runs SET asked = $2 WHERE id = $1", lease.run_id, asked)
 

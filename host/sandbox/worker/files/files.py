@@ -18,14 +18,14 @@ from . import bounds
 from .formats import Answer
 from .listing import list_dir, remove_folder, usage
 from .paths import Roots, root_paths
-from .reading import read_file, read_text
+from .reading import open_seen, read_file, read_text
 from .survey import survey
 from .transfer import TRANSFERS, remove_abandoned
 from .writing import append_file, edit_file, save_file, write_file
 
 OFFERING = {"read_file", "edit_file", "list_dir"}  # the host's own reads expect what may be absent
 _OPERATIONS: Final[tuple[Callable[[Roots, Answer], Answer], ...]] = (
-    *(read_file, read_text, list_dir, survey),
+    *(read_file, read_text, open_seen, list_dir, survey),
     *(write_file, save_file, edit_file, append_file, remove_folder, usage),
 )
 TOOLS: Final = {operation.__name__: operation for operation in _OPERATIONS} | TRANSFERS

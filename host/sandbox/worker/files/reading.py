@@ -62,6 +62,12 @@ def read_text(roots: Roots, arguments: Answer) -> Answer:
         return {"text": os.pread(descriptor, arguments["limit"], 0).decode("utf-8", "replace")}
 
 
+def open_seen(roots: Roots, arguments: Answer) -> Answer:
+    """Open a plain file that a call is about, for the host to compare."""
+    with regular(roots, arguments["path"]) as descriptor:
+        return {"size": os.fstat(descriptor).st_size, "descriptors": [os.dup(descriptor)]}
+
+
 def _image_type(start: bytes) -> str | None:
     if start.startswith(b"\x89PNG\r\n\x1a\n"):
         return "image/png"
