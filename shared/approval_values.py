@@ -107,7 +107,7 @@ class Approval:
     @property
     def call(self) -> dict[str, Any]:
         """What is called once it is allowed, and the answers that are at hand for a server that asks."""
-        made = {"id": self.call_id, "name": self.tool, "input": self.input, "answers": []}
+        made: dict[str, Any] = {"id": self.call_id, "name": self.tool, "input": self.input, "answers": []}
         made["base_sha256"] = self.base_sha256
         if self.reason != ELICITATION:
             return made

@@ -45,46 +45,44 @@ class Rule:
         self._names = re.compile(translate(said.tool)).match
         self._glob = said.match or ""
         self._fits = re.compile(translate(self._glob)).match
-        self._fixed = _WILD.split(self._glob, maxsplit=1)[0]
+        self.fixed = _WILD.split(self._glob, maxsplit=1)[0]
 
     def names(self, tool: str) -> bool:
         """Return whether it is about this tool."""
         return self._names(tool) is not None
 
-    def meets(self, texts: Iterable[str]) -> bool:
-        """Return whether one of the texts that say what a call does fits."""
-        return not self.has_match or any(map(self._is_about, texts))
+    def is_about(self, bare: str) -> bool:
+        """Return whether a text that begins as ``fixed`` fits; ``bare`` is the text and a space.
 
-    def _is_about(self, text: str) -> bool:
-        bare = f"{text} "  # "git push *" is about a bare "git push" too
-        return bare.startswith(self._fixed) and bool(self._fits(text) or self._fits(bare))
+        So "git push *" is about a bare "git push" too.
+        """
+        return bool(not self.has_match or self._fits(bare[:-1]) or self._fits(bare))
 
-    def meets_command(self, command: Command) -> bool:
-        """Return whether it fits a simple command; words that only running tells may be anything."""
-        if not self.has_match or None not in command.words:
-            return self.meets([command.text])
+    def may_be_about(self, command: Command) -> bool:
+        """Return whether it fits a command, some words of which only running tells: they may be anything."""
+        if not self.has_match:
+            return True
         known = " ".join(word for word in command.words[: command.words.index(None)] if word is not None)
         if self.do == "allow":
-            return self._glob == f"{self._fixed}*" and f"{known} ".startswith(self._fixed)
-        return known.startswith(self._fixed) or self._fixed.startswith(known)
+            return self._glob == f"{self.fixed}*" and f"{known} ".startswith(self.fixed)
+        return known.startswith(self.fixed) or self.fixed.startswith(known)
 
 
 class Gate:
     """What the permissions say of one run's calls. ``remembered``: digests of calls that need no question."""
 
-    def __init__(self, lists: Sequence[Sequence[Rule]], root: Path, remembered: Collection[str] = ()) -> None:
+    def __init__(
+        self, lists: Sequence[tuple[Rule, ...]], root: Path, remembered: Collection[str] = ()
+    ) -> None:
         self._lists = [rules for rules in lists if rules]
-        # A run's own answer is nothing that a person allows, whatever the rules say of all tools.
-        self._about: dict[str, list[list[Rule]]] = {FINAL_ANSWER: []}
         self._root = root
         self._remembered = remembered
 
     def judge(self, tool: str, arguments: Mapping[str, Any]) -> Verdict:
         """Return what becomes of a call."""
-        if tool not in self._about:
-            self._about[tool] = [[rule for rule in rules if rule.names(tool)] for rules in self._lists]
-        lists = self._about[tool]
-        if not any(lists):
+        lists = [_naming(rules, tool) for rules in self._lists]
+        # A run's own answer is nothing that a person allows, whatever the rules say of all tools.
+        if tool == FINAL_ANSWER or not any(lists):
             return "allow"
         verdict = _strictest(self._one(rules, tool, arguments) for rules in lists)
         if verdict == "ask" and call_digest(tool, arguments) in self._remembered:
@@ -106,8 +104,7 @@ class Gate:
         command = arguments.get("command")
         if tool == COMMAND and isinstance(command, str) and any(rule.has_match for rule in rules):
             return self._of_line(rules, command)
-        texts = self._texts(tool, arguments)
-        return next((rule.do for rule in rules if rule.meets(texts)), "allow")
+        return _first(rules, self._texts(tool, arguments))
 
     def _of_line(self, rules: Sequence[Rule], line: str) -> Verdict:
         """Judge each simple command by itself; a line that can't be parsed meets all that is strict."""
@@ -116,10 +113,8 @@ class Gate:
         if not script.is_whole or script.has_errors or any(command.words[0] is None for command in commands):
             return next((rule.do for rule in rules if rule.do != "allow" or not rule.has_match), "allow")
         if not commands:
-            return next((rule.do for rule in rules if rule.meets([line.strip()])), "allow")
-        return _strictest(
-            next((rule.do for rule in rules if rule.meets_command(command)), "allow") for command in commands
-        )
+            return _first(rules, [line.strip()])
+        return _strictest(_of_command(rules, command) for command in commands)
 
     def _texts(self, tool: str, arguments: Mapping[str, Any]) -> list[str]:
         if tool.startswith(OTHERS) and not tool.startswith(OWN):
@@ -176,6 +171,29 @@ def rules_of(said: Iterable[Mapping[str, Any]]) -> tuple[Permission, ...]:
 def compiled(said: tuple[Permission, ...]) -> tuple[Rule, ...]:
     """Return rules that judge; requests send the same ones again and again."""
     return tuple(map(Rule, said))
+
+
+@lru_cache(maxsize=1024)
+def _naming(rules: tuple[Rule, ...], tool: str) -> tuple[Rule, ...]:
+    """Return those of the rules that are about a tool."""
+    return tuple(rule for rule in rules if rule.names(tool))
+
+
+def _first(rules: Sequence[Rule], texts: Sequence[str]) -> Verdict:
+    """Return what the first rule says that is about one of the texts."""
+    bares = [f"{text} " for text in texts]
+    for rule in rules:
+        # Most rules are about something else, which their first characters tell.
+        for bare in bares:
+            if bare.startswith(rule.fixed) and rule.is_about(bare):
+                return rule.do
+    return "allow"
+
+
+def _of_command(rules: Sequence[Rule], command: Command) -> Verdict:
+    if None not in command.words:
+        return _first(rules, [command.text])
+    return next((rule.do for rule in rules if rule.may_be_about(command)), "allow")
 
 
 def _strictest(verdicts: Iterable[Verdict]) -> Verdict:

@@ -464,8 +464,8 @@ def test_a_file_that_changed_since_it_was_asked_about_is_left_as_it_is(
     if before:
         file.write_text(before)
     rules = [{"tool": tool, "do": "ask"}]
-    call = {"name": tool, "input": {"path": "gated.txt", "content": "x"}}
-    call["input"] |= {"overwrite": True} if tool == "write_file" else {}
+    more = {"overwrite": True} if tool == "write_file" else {}
+    call = {"name": tool, "input": {"path": "gated.txt", "content": "x", **more}}
     told = chat(caller, asking(call), permissions=rules)
     seen = hashlib.sha256(before.encode()).hexdigest() if before else ""
     assert told["requests"][0]["base_sha256"] == seen

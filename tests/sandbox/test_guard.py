@@ -8,10 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from host.sandbox import shell
 from host.sandbox.guard import DANGEROUS, OUTSIDE, PRIVATE, Guard
 from host.sandbox.policy import SandboxPolicy
+from host.sandbox.shell import parse
 from shared.errors import Misconfigured
 from tests.attack import entries
 
@@ -229,6 +232,7 @@ def test_no_line_costs_the_host_its_time_its_memory_or_its_life() -> None:
 import resource, sys
 from pathlib import Path
 from host.sandbox.policy import SandboxPolicy
+from host.sandbox.shell import parse
 from host.sandbox.guard import Guard
 from host.sandbox.shell import LONGEST
 resource.setrlimit(resource.RLIMIT_CPU, (30, 30))
@@ -260,3 +264,18 @@ def test_allowed_paths_are_inside() -> None:
 def test_a_bad_pattern_stops_the_start() -> None:
     with pytest.raises(Misconfigured, match="regular expression"):
         guard(deny_patterns=("(",))
+
+
+WORDS = (
+    "ls -l git push origin sudo env nohup find . -name -exec rm -rf a/b sh -c bash eval xargs -n 1 timeout "
+    "5s --foo=bar 12 1.5 0x1 -f - -- , : a:b a,b nice ../x /usr/bin/git time.py builtin command -v exec test"
+)
+
+
+@given(st.lists(st.lists(st.sampled_from(WORDS.split()), min_size=1, max_size=5), min_size=1, max_size=4))
+@settings(deadline=None)
+def test_lines_of_plain_words_are_read_as_the_grammar_reads_them(commands: list[list[str]]) -> None:
+    for between in (" && ", "|", "; ", " || "):
+        line = between.join(" ".join(words) for words in commands)
+        # With a comment behind it a line is no plain one.
+        assert parse(line) == parse(f"{line} #")
