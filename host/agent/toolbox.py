@@ -207,7 +207,9 @@ class Toolbox:
     async def changed(self, call: Block) -> ToolResult | None:
         """Return the result of an allowed call whose file is not what the person saw any more."""
         seen = call["base_sha256"]
-        if seen is None or await self._base(call["name"], call["input"]) == seen:
+        if seen is None or call["name"] not in self._owner:
+            return None
+        if await self._base(call["name"], call["input"]) == seen:
             return None
         return ToolResult(CHANGED, is_error=True, trusted=True)
 
