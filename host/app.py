@@ -19,6 +19,7 @@ from starlette.types import ASGIApp
 from host.channels.webhook import ChannelsApi
 from host.http.admin import AdminApi
 from host.http.approvals import ApprovalsApi
+from host.http.attachments import Intake
 from host.http.audit import AuditApi
 from host.http.auth import OPEN_PATHS, TokenBook
 from host.http.chat import ChatApi
@@ -46,6 +47,7 @@ from host.mcp_clients.zygote import by_path
 from host.models.access import ModelAccess, open_models
 from host.runs.archive import Archive
 from host.runs.assembly import Assembly, RunTools
+from host.runs.attachments import Attachments
 from host.runs.cleanup import keep_planned, keep_recovering, keep_removed, keep_tidy, recover
 from host.runs.heartbeat import arranged
 from host.runs.meter import Ledger, Prices
@@ -142,7 +144,7 @@ async def open_host(settings: Settings, stop: Callable[[str], None]) -> AsyncIte
         )
         heartbeat = await arranged(store, tasks, sandbox, settings)
         task_runner = await enter(TaskRunner(ledger, runs, heartbeat))
-        channels = await enter(_open_channels(settings, ledger, runs, tasks, sandbox, spaces))
+        channels = await enter(_open_channels(settings, ledger, runs, tasks, tools.attachments))
         enrolment = Enrolment(store, sandbox, settings.main_conversation_id)
         tokens = await open_tokens(settings, store, principals, enrolment, background)
         asks = Asks(store, runs, ledger.counts)
@@ -189,9 +191,10 @@ def app(host: Host) -> ASGIApp:
 def _apis(host: Host) -> list[Api]:
     settings, store, runs, channels = host.settings, host.ledger.store, host.runs, host.channels
     hooks = Hooks(settings, host.webhooks)
+    intake = Intake(store, host.sandbox, host.spaces, host.tools.attachments)
     return [
         _health(host),
-        ChatApi(store, runs, host.tools.permissions, host.tools.judge, settings, hooks),
+        ChatApi(store, runs, host.tools.permissions, intake, host.tools.judge, settings, hooks),
         WebhooksApi(store, hooks),
         ApprovalsApi(store, runs, host.ledger.counts),
         ConversationsApi(store, runs, settings.main_conversation_id),
@@ -355,8 +358,7 @@ async def _open_channels(
     ledger: Ledger,
     runs: RunService,
     tasks: TaskService,
-    sandbox: Sandbox,
-    spaces: Spaces,
+    attachments: Attachments,
 ) -> AsyncIterator[ChannelService | None]:
     """Run the channels; what they need is imported only where one is switched on."""
     if not any(channel.enabled for channel in settings.channels.by_name().values()):
@@ -366,5 +368,5 @@ async def _open_channels(
     from host.channels.service import ChannelService
 
     enabled = enabled_channels(settings)
-    async with ChannelService(ledger, runs, tasks, sandbox, spaces, enabled) as channels:
+    async with ChannelService(ledger, runs, tasks, attachments, enabled) as channels:
         yield channels

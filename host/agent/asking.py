@@ -6,10 +6,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal, Protocol
+from urllib.parse import urlsplit
 
 import anyio
 
 from host.agent.endings import Ending, ModelFailed, Refused, TooLong
+from host.agent.media import SHOWN, Media, Read, nothing_kept
 from host.agent.window import Window
 from host.ports import Delta, Message, Model, ModelError, Reply, ToolResult
 from shared.values import Block
@@ -110,6 +112,7 @@ class Options:
     must_call: frozenset[str] = frozenset()
     one_call: bool = False
     stop: Sequence[str] = ()
+    kept: Read = nothing_kept
 
 
 @dataclass(slots=True)
@@ -126,6 +129,7 @@ class Asking:
     window: Window
     granted: int = field(default=0, init=False)
     """``max_tokens`` of the newest request."""
+    media: Media | None = field(default=None, init=False)
 
     def offer(self, tools: list[dict[str, Any]]) -> None:
         """Offer these tools from now on."""
@@ -150,6 +154,14 @@ class Asking:
         request = {**bare, "max_tokens": sizes.output, "messages": with_breakpoints(messages)}
         request = await self.recorder.reserve(request, model.ids, sizes.estimate)
         self.granted = request["max_tokens"]
+        if any(
+            block["type"] in SHOWN or len(block.get("content") or ()) > 1
+            for one in messages
+            for block in one["content"]
+        ):
+            documents = all(is_anthropics(target.address) for target in model.targets)
+            self.media = self.media or Media(self.options.kept)
+            request["messages"] = await self.media.sent(request["messages"], documents=documents)
         try:
             reply = await self._tries(model, within_output(request))
         except ModelError as error:
@@ -227,6 +239,11 @@ class Asking:
                 model.ids[0], options.thinking_type, options.thinking_tokens
             )
         return request
+
+
+def is_anthropics(address: str) -> bool:
+    """Return whether an API is Anthropic's own."""
+    return not address or f".{urlsplit(address).hostname}".endswith(".anthropic.com")
 
 
 def thinking_parameter(model: str, kind: ThinkingType, budget: int) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from host.agent.asking import Recorder, within_output
 from host.agent.compaction import Cut, Part, SumUp, cut_off, dropped, summed_up
 from host.agent.endings import TooLong
 from host.agent.history import NONE, Loaded, as_sent, earlier, opens_turn, sent_entries, to_messages
+from host.agent.media import without_media
 from host.agent.summary import PAUSE_S, TRIES, ask, left_out, summary_request, summary_text
 from host.agent.window import BYTES_PER_TOKEN, Sizes, Window, Windows, estimated
 from host.ports import Message, Model, ModelError
@@ -171,7 +172,7 @@ class Compactor(Window):
             first = kept[:count]
             last = first[-1].seq
             view = cut_off(now, Cut(last, planning.CUT_CHARS), last) if shorter else now
-            asked = to_messages([entry for entry in entries if entry.seq <= last], view)
+            asked = without_media(to_messages([entry for entry in entries if entry.seq <= last], view))
             ahead = planning.words_ahead(entries, last, share)
             made = await self._summary(first, asked, ahead, sizes, request, model)
             instead = planning.plan(parts, sizes.room - stands, sizes.factor, hard=True)

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from host.agent.media import SHOWN, stand_in
 from host.agent.window import estimated
 from host.models.mending import left_out
 from host.ports import Message
@@ -47,7 +48,6 @@ def lost_server_results(calls: Mapping[str, str]) -> list[Block]:
 
 
 LOST_RESULT: Final = "The result of this call was lost: the run was cut off before it was stored."
-NO_IMAGE: Final = "[an image was here; it was left out to save room]"
 
 REFUSED: Final = (
     "<notice>A message stood here that the model refused to answer. It isn't sent any more.</notice>"
@@ -269,8 +269,8 @@ def _shorter(block: Block, chars: int) -> Block:
 
 def cut(block: Block, chars: int) -> Block:
     """Return a tool's result with at most so many characters a text, and no image; other blocks unchanged."""
-    if block["type"] == "image":
-        return {"type": "text", "text": NO_IMAGE}
+    if block["type"] in SHOWN:
+        return stand_in(block)
     if block["type"] != "tool_result":
         return block
     content = block.get("content", "")
@@ -289,7 +289,7 @@ def _cut_part(part: Block, chars: int) -> Block:
         case "text":
             return {**part, "text": _cut_text(part["text"], chars)}
         case "image":
-            return {"type": "text", "text": NO_IMAGE}
+            return stand_in(part)
     return part
 
 

@@ -19,6 +19,10 @@ IMAGE_TOKENS: Final = 1600
 """The most an image counts after the API has scaled it (https://platform.claude.com/docs, vision)."""
 
 
+PAGE_TOKENS: Final = 3000
+"""The most that a page of a PDF usually counts (https://platform.claude.com/docs, PDF support)."""
+
+
 def estimated_input(request: Mapping[str, Any]) -> int:
     """Return the tokens of a request's system prompt, tools and messages."""
     return estimated_prefix(request) + estimated(request.get("messages"))
@@ -43,19 +47,24 @@ def estimated(value: Any) -> int:
     """
     size = dump_bytes(value)
     tokens = -(-len(size) // BYTES_PER_TOKEN)
-    if b'"image"' in size:
-        tokens += sum(IMAGE_TOKENS - len(dump_bytes(one)) // BYTES_PER_TOKEN for one in _images(value))
+    if b'"image"' in size or b'"document"' in size:
+        tokens += sum(_weight(one) - len(dump_bytes(one)) // BYTES_PER_TOKEN for one in _shown(value))
     return tokens
 
 
-def _images(value: Any) -> Iterator[Any]:
-    if isinstance(value, Mapping) and value.get("type") == "image":
+def _weight(block: Mapping[str, Any]) -> int:
+    pages = block["source"].get("pages", 1)
+    return IMAGE_TOKENS if block["type"] == "image" else PAGE_TOKENS * int(pages)
+
+
+def _shown(value: Any) -> Iterator[Any]:
+    if isinstance(value, Mapping) and value.get("type") in ("image", "document"):
         yield value
     elif isinstance(value, Mapping):
-        yield from _images(value.get("content"))
+        yield from _shown(value.get("content"))
     elif isinstance(value, list | tuple):
         for item in value:
-            yield from _images(item)
+            yield from _shown(item)
 
 
 FROM_TOKENS: Final = 1000

@@ -2,100 +2,79 @@
 
 from __future__ import annotations
 
-import base64
 import logging
 import re
-import unicodedata
 from typing import Final
 
 import anyio
-import anyio.to_thread
 
 from host.channels.base import Attachment, Channel, ChannelFault, TryLater
 from host.channels.messages import Stored
-from host.ports import Sandbox, SandboxFault, Workspace
-from host.runs.spaces import Spaces
+from host.ports import SandboxFault
+from host.runs.attachments import INBOX, Attachments, line, safe_name
+from host.runs.spec import Attached
+from shared.ids import MESSAGE, new_id
 from shared.principals import principal_of
+from shared.values import Block, Lease
 
 logger = logging.getLogger("picoclaw.channels")
 
-DIRECTORY: Final = "inbox"
-WRITER: Final = "\0inbox"  # no conversation can have this id
 TRIES: Final = 4
 PAUSE_S: Final = 2.0
-LONGEST_STEM: Final = 60
-LONGEST_SUFFIX: Final = 12
-MOST_BYTES: Final = 150
-"""Bytes of a name without its suffix: with what stands around it may have 255 (NAME_MAX)."""
-
 _UNSAFE: Final = re.compile(r"[^\w.-]+")
-
-
-def safe_name(name: str) -> str:
-    """Return a file name that is one harmless component: letters, digits, ``_``, ``-`` and single dots.
-
-    Letters are those of all scripts, with their marks: vowels of many scripts are marks.
-    """
-    last = unicodedata.normalize("NFC", name).replace("\\", "/").rpartition("/")[2]
-    plain = "".join(char if char in "._-" or unicodedata.category(char)[0] in "LMN" else " " for char in last)
-    plain = re.sub(r"\.{2,}", ".", re.sub(" +", "_", plain)).strip("._-")
-    stem, dot, suffix = plain.rpartition(".")
-    if not dot or not stem:
-        stem, suffix = plain, ""
-    stem = stem[:LONGEST_STEM].encode()[:MOST_BYTES].decode(errors="ignore").strip("._-") or "file"
-    return f"{stem}.{suffix[:LONGEST_SUFFIX]}" if suffix else stem
 
 
 def place_of(message: Stored, number: int, attachment: Attachment, unique: str) -> str:
     """Return where an attachment is written: the same place if it has to be fetched again."""
     prefix = _UNSAFE.sub("_", unique) + (f"-{number}" if number else "")
     chat = _UNSAFE.sub("_", f"{message.chat.channel}-{message.chat.id}")
-    return f"{DIRECTORY}/{chat}/{prefix}-{safe_name(attachment.name)}"
+    return f"{INBOX}/{chat}/{prefix}-{safe_name(attachment.name)}"
 
 
 class InboxFiles:
-    """Fetches attachments and says in the message's text where they are."""
+    """Fetches attachments, and says where they are and what the model is shown of them."""
 
-    def __init__(self, channel: Channel, sandbox: Sandbox, spaces: Spaces) -> None:
+    def __init__(self, channel: Channel, attachments: Attachments) -> None:
         self._channel = channel
-        self._sandbox = sandbox
-        self._spaces = spaces
+        self._attachments = attachments
 
-    async def store(self, message: Stored, unique: str, conversation_id: str) -> list[str]:
-        """Fetch and write all attachments for a conversation; return a line for each, also for what could not
-        be kept.
+    async def store(self, message: Stored, unique: str, conversation_id: str) -> Attached | None:
+        """Fetch and write all attachments for a conversation: a line for each, also for what could not be
+        kept; None if there are none.
         """
-        workspace = await self._spaces.of_host(WRITER, principal_of(conversation_id), conversation_id)
-        lines = []
+        if not message.attachments:
+            return None
+        whose = principal_of(conversation_id), conversation_id
+        lines, blocks = list[str](), list[Block]()
         for number, attachment in enumerate(message.attachments):
             path = place_of(message, number, attachment, unique)
-            lines.append(await self._one(attachment, path, workspace))
-        return lines
+            said, block = await self._one(attachment, path, whose)
+            lines.append(said)
+            blocks += [] if block is None else [block]
+        return Attached(new_id(MESSAGE), tuple(lines), tuple(blocks), already_placed)
 
-    async def _one(self, attachment: Attachment, path: str, workspace: Workspace) -> str:
+    async def _one(
+        self, attachment: Attachment, path: str, whose: tuple[str, str]
+    ) -> tuple[str, Block | None]:
         name = safe_name(attachment.name)
         if (attachment.size or 0) > self._channel.largest_file:
-            return f"[Attached: {name}, not fetched: larger than {self._channel.largest_file} bytes]"
+            return f"[Attached: {name}, not fetched: larger than {self._channel.largest_file} bytes]", None
         try:
             data = await self._fetched(attachment)
         except ChannelFault as fault:
             logger.warning("An attachment could not be fetched", extra={"error": str(fault)})
-            return f"[Attached: {name}, which could not be fetched]"
+            return f"[Attached: {name}, which could not be fetched]", None
         if len(data) > self._channel.largest_file:
-            return f"[Attached: {name}, not kept: larger than {self._channel.largest_file} bytes]"
+            return f"[Attached: {name}, not kept: larger than {self._channel.largest_file} bytes]", None
         try:
-            await self._save(path, data, workspace)
+            await self._attachments.save(*whose, path, data)
+            seen = await self._attachments.seen(data, path)
+            await self._attachments.keep(*whose, seen.copies)
         except SandboxFault as fault:
             logger.warning("An attachment could not be written", extra={"error": str(fault)})
-            return f"[Attached: {name}, which could not be written]"
-        kind = f"{attachment.media_type}, " if attachment.media_type else ""
+            return f"[Attached: {name}, which could not be written]", None
         of = ", of the message replied to" if attachment.replied else ""
-        return f"[Attached: {path} ({kind}{len(data)} bytes){of}]"
-
-    async def _save(self, path: str, data: bytes, workspace: Workspace) -> None:
-        """Write a file, in a worker of its own: the conversation may be trusted more than what it is sent."""
-        encoded = await anyio.to_thread.run_sync(lambda: base64.b64encode(data).decode())
-        await self._sandbox.file(workspace, "save_file", {"path": path, "data": encoded})
+        return line(path, attachment.media_type, len(data), seen.why, of), seen.block
 
     async def _fetched(self, attachment: Attachment) -> bytes:
         for attempt in range(TRIES - 1):
@@ -104,3 +83,8 @@ class InboxFiles:
             except TryLater as fault:
                 await anyio.sleep(PAUSE_S * 2**attempt if fault.after_s is None else fault.after_s)
         return await self._channel.fetch(attachment)
+
+
+async def already_placed(lease: Lease) -> str | None:
+    """Be ``Attached.place`` of what was written when it was fetched: it is the same if it comes again."""
+    return None

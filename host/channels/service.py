@@ -19,11 +19,10 @@ from host.channels.intake import ChannelDoor
 from host.channels.rules import Rules
 from host.channels.turns import Turns
 from host.http.health import ChannelState
-from host.ports import Sandbox
+from host.runs.attachments import Attachments
 from host.runs.meter import Ledger
 from host.runs.sent_files import SentFiles
 from host.runs.service import RunService
-from host.runs.spaces import Spaces
 from shared.tasks import TaskService
 
 logger = logging.getLogger("picoclaw.channels")
@@ -51,16 +50,14 @@ class ChannelService:
         ledger: Ledger,
         runs: RunService,
         tasks: TaskService,
-        sandbox: Sandbox,
-        spaces: Spaces,
+        attachments: Attachments,
         channels: Mapping[str, Enabled],
     ) -> None:
         self._ledger = ledger
         self._store = ledger.store
         self._runs = runs
         self._task_service = tasks
-        self._sandbox = sandbox
-        self._spaces = spaces
+        self._attachments = attachments
         self._channels = channels
         self._states: dict[str, ChannelState] = dict.fromkeys(channels, "retrying")
         self._running: dict[str, tuple[Channel, ChannelDoor]] = {}
@@ -104,7 +101,7 @@ class ChannelService:
         sent = SentFiles(self._sandbox, self._spaces)
         deliveries = Deliveries(channel, self._ledger, rules, self._runs.limits.end_marker, sent)
         commands = Commands(self._store, self._runs, self._task_service, rules)
-        files = InboxFiles(channel, self._sandbox, self._spaces)
+        files = InboxFiles(channel, self._attachments)
         turns = Turns(channel, self._store, self._runs, commands, files, rules, delivered=deliveries.wake)
         door = ChannelDoor(
             self._store,

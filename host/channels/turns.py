@@ -22,7 +22,7 @@ from host.channels.messages import Stored, as_one, from_update, sender_of
 from host.channels.rules import Rules, Wake
 from host.runs.run import ActiveRun
 from host.runs.service import RunService
-from host.runs.spec import RunSpec
+from host.runs.spec import Attached, RunSpec
 from shared.channel_values import Saying, Update
 from shared.clock import now_ms
 from shared.errors import (
@@ -184,11 +184,13 @@ class Turns:
         return run.answer
 
     async def _run(self, turn: _Turn) -> tuple[_Turn, Answer]:
-        text = await self._text_for(turn)
+        message = turn.message
+        unique = message.message_id or turn.update.update_id
+        attached = await self._files.store(message, unique, turn.conversation_id)
         pause = BUSY_PAUSE_S
         while True:
             try:
-                return turn, await self._try(turn, text)
+                return turn, await self._try(turn, attached)
             except NotFound:
                 # Deleted a moment ago: the chat gets another one.
                 turn = replace(turn, conversation_id=await self._commands.home(turn.message))
@@ -201,12 +203,14 @@ class Turns:
             except PicoError as error:
                 return turn, {"status": "error", "error": error.message, "result": ""}
 
-    async def _try(self, turn: _Turn, text: str) -> Answer:
+    async def _try(self, turn: _Turn, attached: Attached | None) -> Answer:
         """Start the run and follow it to its end. Raises as ``RunService.start`` does."""
         update, message = turn.update, turn.message
         run_id = new_id(RUN)
+        text = message.text.strip()
         spec = RunSpec(
-            message=text,
+            message=text or ("" if message.enclosed or attached else "[empty message]"),
+            attached=attached,
             conversation_id=turn.conversation_id,
             sender=f"{self._name}:{message.chat.sender_id}",
             sender_name=message.display,
@@ -267,15 +271,6 @@ class Turns:
             await self._book.settle(part.number, turn.conversation_id, None, now)
         await self._store.durable()
         self._delivered()
-
-    async def _text_for(self, turn: _Turn) -> str:
-        """Return the sender's words, and where the message's files are."""
-        message = turn.message
-        files = await self._files.store(
-            message, message.message_id or turn.update.update_id, turn.conversation_id
-        )
-        text = "\n\n".join(filter(None, (message.text.strip(), "\n".join(files))))
-        return text or ("" if message.enclosed else "[empty message]")
 
     def _text_of(self, answer: Answer) -> str:
         """Return what the chat is told of a run's end."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from datetime import datetime, tzinfo
 from typing import Annotated, Any, Final, Generic, NotRequired, TypedDict, TypeVar
 
@@ -31,6 +32,7 @@ from shared.errors import (
     NotJson,
     PicoError,
     RangeUnsatisfiable,
+    TooLarge,
 )
 from shared.shapes import Shape
 from shared.values import Idempotency
@@ -93,6 +95,21 @@ LARGEST_LIMIT: Final = 1000
 LONGEST_KEY: Final = 200
 MOST_PARTS: Final = 60_000
 """Values, names and brackets of a body's JSON: they cost more than their bytes."""
+
+
+SMALL: Final = 1024 * 1024
+"""Bytes of a body that most routes take (http-api: "Errors"); a larger one is parsed off the event loop."""
+LARGEST: Final = 28 * 1024 * 1024
+"""Bytes of a body that brings files: 20 MiB in base64, and what is said beside."""
+# Chat programs send their whole history again.
+LARGE: Final = {"/chat": SMALL, "/v1/chat/completions": 8 * SMALL, "/v1/responses": 8 * SMALL}
+"""Where files come along, and how many bytes of a body may be something else."""
+_DATA: Final = re.compile(
+    rb'"(?:data|file_data|url|image_url)"\s*:\s*"(?:data:[^",]{0,200};base64,)?[A-Za-z0-9+/=\\\s]*"'
+)
+DIGEST: Final = "body_sha256"
+"""Where a request's scope has the digest of a large body, and RELEASE what to call once it is taken in."""
+RELEASE: Final = "release_body"
 
 
 class TooManyValues(InvalidInput):
@@ -158,6 +175,29 @@ async def read_body(request: Request, model: type[M]) -> M:
     Raises NotJson, TooLarge, and InvalidInput naming the first wrong field.
     """
     raw = await raw_body(request)
+    if len(raw) <= SMALL:
+        return parsed(raw, model)
+    most = LARGE.get(request.scope["path"], LARGEST)
+    request.scope[DIGEST], body = await anyio.to_thread.run_sync(_large, raw, model, most)
+    return body
+
+
+def _large(raw: bytes, model: type[M], most: int) -> tuple[str, M]:
+    """Return the digest of a body, and what it says, if no more than ``most`` bytes are no files."""
+    if len(raw) - sum(len(data[0]) for data in _DATA.finditer(raw)) > most:
+        raise TooLarge(f"The body is larger than {most} bytes without the data of its files.")
+    return hashlib.sha256(raw).hexdigest(), parsed(raw, model)
+
+
+def forget_body(request: Request) -> None:
+    """Let go of a body that was taken in, so that another large one may come."""
+    if DIGEST in request.scope:
+        request._body = b""
+        request.scope[RELEASE]()
+
+
+def parsed(raw: bytes, model: type[M]) -> M:
+    """Return a body's JSON as ``model``; raises InvalidInput."""
     try:
         value = jsons.loads(raw or b"{}")
     except jsons.JSONDecodeError as error:
@@ -198,7 +238,7 @@ async def idempotency(request: Request) -> Idempotency | None:
     return Idempotency(
         request.scope["caller"].stored(request.scope["path"]),
         key,
-        hashlib.sha256(await request.body()).hexdigest(),
+        request.scope.get(DIGEST) or hashlib.sha256(await request.body()).hexdigest(),
     )
 
 

@@ -10,7 +10,8 @@ from pydantic import ConfigDict, Field, model_validator
 from starlette.requests import Request
 from starlette.responses import Response
 
-from host.http.bodies import NO_NUL, WHOLE, Body, NotBlank, OutputSchema, Text, idempotency
+from host.http.attachments import MOST, AttachmentRequest, Intake
+from host.http.bodies import NO_NUL, WHOLE, Body, NotBlank, OutputSchema, Text, forget_body, idempotency
 from host.http.callers import caller_of
 from host.http.client_tools import MOST_TOOLS, ToolDefinition, checked
 from host.http.conversations import LONGEST_NAME, conversation_of
@@ -96,6 +97,7 @@ class ChatRequest(Body):
     replaces: Name | None = None
     deny_pending: bool = False
     webhook: RequestHook | None = None
+    attachments: Annotated[list[AttachmentRequest], Field(default_factory=list, max_length=MOST)]
     permissions: Annotated[list[PermissionRule], Field(default_factory=list, max_length=MOST_RULES)]
     tools: Annotated[list[ToolDefinition], Field(default_factory=list, max_length=MOST_TOOLS)]
     output_schema: OutputSchema = None
@@ -166,6 +168,7 @@ class ChatApi(Api):
         store: Store,
         runs: RunService,
         permissions: Permissions,
+        intake: Intake,
         judge: SchemaJudge,
         settings: Settings,
         hooks: Hooks,
@@ -173,11 +176,14 @@ class ChatApi(Api):
         self._judge = judge
         self._hooks = hooks
         self._permissions = permissions
+        self._intake = intake
         self._store = store
         self._runs = runs
         self._stdio_mcp_allowed = settings.allow_request_stdio_mcp
 
-    @operation("POST", "/chat", scope="chat", parameters=[KEY], also={202: BegunShape}, errors=(404, 409))
+    @operation(
+        "POST", "/chat", scope="chat", parameters=[KEY], also={202: BegunShape}, errors=(404, 409, 507)
+    )
     async def post(self, request: Request, body: ChatRequest) -> ChatShape | EventStreamResponse | Response:
         """Say something; the answer as JSON, as server-sent events with stream, later with background."""
         caller = caller_of(request)
@@ -191,6 +197,10 @@ class ChatApi(Api):
             raw = await request.body()
             twice = await anyio.to_thread.run_sync(jsons.repeated, raw, "mcp_servers")
             spec = dataclasses.replace(spec, warnings=[f"mcp_servers.{name}{TWICE}." for name in twice])
+        if body.attachments:
+            spec = await self._intake.with_files(spec, caller, body.attachments)
+            body.attachments.clear()
+            forget_body(request)
         try:
             return await self._answer(request, spec, body.webhook)
         except NoConversation:

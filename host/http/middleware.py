@@ -13,6 +13,7 @@ import logging
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Set
+from functools import partial
 from http import HTTPStatus
 from typing import Final
 
@@ -22,7 +23,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from host.http.auth import OPEN_PATHS, TokenBook, failure
-from host.http.bodies import error_headers, error_response
+from host.http.bodies import LARGE, LARGEST, RELEASE, SMALL, error_headers, error_response
 from host.http.callers import Caller, operator
 from host.http.ending import VERBATIM
 from host.http.openai.answers import PREFIX, openai_error
@@ -38,6 +39,7 @@ from shared.errors import (
     Suspended,
     TooLarge,
     Unauthorized,
+    Unavailable,
 )
 from shared.ids import REQUEST, new_id
 from shared.logging import request_id as request_id_var
@@ -193,23 +195,18 @@ SILENCE_S: Final = 30.0
 """How long a body may stand still."""
 
 
-BODY_LIMIT: Final = 1024 * 1024
+BODY_LIMIT: Final = SMALL
 """Bytes a request body may have (http-api: "Errors")."""
 BODY_LIMITS: Final = {
     "/mcp": 4 * 1024 * 1024,  # an MCP message, as on the tool server's own wire
-    "/v1/chat/completions": 8 * 1024 * 1024,  # chat programs send their whole history again
+    **dict.fromkeys(LARGE, LARGEST),
 }
+MOST_LARGE: Final = 8
+"""Bodies above ``BODY_LIMIT`` that may be on their way at once, where there is a limit above."""
 
 
 STREAMED: Final = {"PUT": re.compile(r"/chat/[^/]+/files/.+"), "POST": re.compile(r"/chat/[^/]+/files")}
 """What takes files, which these routes bound themselves as the bytes come."""
-
-
-def _limit(scope: Scope) -> float:
-    streamed = STREAMED.get(scope["method"])
-    if streamed is not None and streamed.fullmatch(scope["path"]):
-        return math.inf
-    return BODY_LIMITS.get(scope["path"], BODY_LIMIT)
 
 
 class BodyLimit:
@@ -217,16 +214,27 @@ class BodyLimit:
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
+        self._large: set[int] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        limit = _limit(scope)
+        streamed, declared = STREAMED.get(scope["method"]), 0
+        limit: float = BODY_LIMITS.get(scope["path"], BODY_LIMIT)
+        if streamed is not None and streamed.fullmatch(scope["path"]):
+            limit = math.inf
         for name, value in scope["headers"]:
-            if name == b"content-length" and value.isdigit() and int(value) > limit:
-                raise _too_large(limit)
+            if name == b"content-length" and value.isdigit():
+                declared = int(value)
+        if declared > limit:
+            raise _too_large(limit)
         received, whole = 0, False
+        # Only who has sent a good token reads a body, so nobody else takes one of the few places.
+        if limit == LARGEST:
+            scope[RELEASE] = partial(self._large.discard, id(scope))
 
         async def bounded() -> Message:
             nonlocal received, whole
+            if limit == LARGEST and max(declared, received) > BODY_LIMIT and not whole:
+                self._hold(scope)
             with anyio.move_on_after(math.inf if whole else SILENCE_S) as waiting:
                 message = await receive()
             if waiting.cancelled_caught:
@@ -237,7 +245,16 @@ class BodyLimit:
             whole = not message.get("more_body", False)
             return message
 
-        await self._app(scope, bounded, send)
+        try:
+            await self._app(scope, bounded, send)
+        finally:
+            self._large.discard(id(scope))
+
+    def _hold(self, scope: Scope) -> None:
+        if id(scope) not in self._large and len(self._large) >= MOST_LARGE:
+            sentence = f"{MOST_LARGE} bodies above {BODY_LIMIT} bytes come at once; try again."
+            raise Unavailable(sentence, code="busy", retry_after=1)
+        self._large.add(id(scope))
 
 
 def _too_large(limit: float) -> TooLarge:

@@ -72,12 +72,12 @@ class Archive:
         await self._store.compactions.mark_archived(conversation_id, compaction.number)
 
 
-def folder_of(conversation_id: str) -> str:
-    """Return the folder of a conversation's archive; whatever the id, a single name inside ``FOLDER``."""
+def folder_of(conversation_id: str, top: str = FOLDER) -> str:
+    """Return the folder of a conversation's archive; whatever the id, a single name inside ``top``."""
     name = quote(conversation_id, safe="")
     if name.startswith("."):
         name = f"%2E{name[1:]}"
-    return f"{FOLDER}/{name[:LONGEST_NAME]}"
+    return f"{top}/{name[:LONGEST_NAME]}"
 
 
 def document(conversation_id: str, compaction: Compaction, entries: Iterable[HistoryEntry]) -> str:

@@ -18,6 +18,7 @@ from host.agent.final_answer import FinalAnswer, Schema
 from host.agent.find_tools import FIND, RationedTools
 from host.agent.history import Histories
 from host.agent.loop import AgentLoop
+from host.agent.media import Read, nothing_kept
 from host.agent.subagents import SPAWN, Parent, Subagents
 from host.agent.toolbox import Toolbox, definition
 from host.agent.window import Windows, estimated
@@ -30,6 +31,7 @@ from host.mcp_clients.toolset import Relay
 from host.models.access import ModelAccess
 from host.ports import SandboxFault, Toolset, ToolSpec, Trust, Workspace
 from host.runs.archive import Archive
+from host.runs.attachments import Attachments
 from host.runs.meter import Ledger
 from host.runs.permissions import Gate, Permissions, compiled, rules_of
 from host.runs.prompt import Prompt
@@ -68,6 +70,7 @@ class OpenTools:
     knowledge: Knowledge
     gate: Gate | None = None
     external: ExternalServers | None = None
+    kept: Read = nothing_kept
 
 
 logger = logging.getLogger("picoclaw.runs")
@@ -110,6 +113,7 @@ class RunTools:
         self.judge = judge
         self._tool_servers = tool_servers
         self._spaces = spaces
+        self.attachments = Attachments(sandbox, spaces)
         self._more = installed_tools(settings.tools.plugins)
         if not settings.offline:
             self._more.append(WebToolset(settings.tools.web))
@@ -168,6 +172,7 @@ class RunTools:
         if conversation_id == self._main and not spec.scheduled:
             own.append(Approvals(approve))
         gate = await self._gate(spec, lease, space)
+        kept = partial(self.attachments.read, lease.principal_id, conversation_id)
         if spec.parent_id is None or (gate is not None and gate.names_questions()):
             own.append(ask_person())
         if spec.client_tools:
@@ -175,7 +180,7 @@ class RunTools:
         operators = {name: config for name, config in self._operators.items() if self._serves(name, space)}
         servers = {**spec.mcp_servers, **operators}
         if not servers:
-            yield OpenTools(own, space.knowledge, gate)
+            yield OpenTools(own, space.knowledge, gate, kept=kept)
             return
         reach = replace(
             self._reach,
@@ -190,7 +195,7 @@ class RunTools:
                 f"The request's MCP server {name} is not used: the operator has one of this name."
                 for name in sorted(spec.mcp_servers.keys() & operators.keys())
             ]
-            yield OpenTools(own, space.knowledge, gate, external)
+            yield OpenTools(own, space.knowledge, gate, external, kept)
 
     def _serves(self, server: str, space: Space) -> bool:
         """Return whether one of the operator's servers is for a principal: its grants name it, or it is
@@ -244,6 +249,7 @@ class RunTools:
         await self.release(conversation_id)
         await self._tool_servers.forget(conversation_id)
         try:
+            await self.attachments.forget(principal_id, conversation_id)
             await self._spaces.forget_conversation(principal_id, conversation_id)
         except SandboxFault as fault:
             logger.warning("The directory of a deleted conversation could not be removed: %s", fault)
@@ -312,7 +318,7 @@ class Assembly:
         allowed = recorder.principal.terms.models
         models = self._models.models(spec.model, recorder.warnings.append, allowed)
         async with self._tools.open(spec, lease, approve) as tools:
-            options = await self._options(spec, await tools.knowledge.look())
+            options = await self._options(spec, await tools.knowledge.look(), tools.kept)
             toolbox = Toolbox(tools.toolsets, self._ledger.redactor, self._call, tools.gate)
             if spec.output_schema is not None:
                 toolbox.add(self._final_answer(spec.output_schema, recorder))
@@ -353,7 +359,7 @@ class Assembly:
         recorder.typed = FinalAnswer(schema, judged, redact, marker)
         return recorder.typed
 
-    async def _options(self, spec: RunSpec, known: Known) -> Options:
+    async def _options(self, spec: RunSpec, known: Known, kept: Read) -> Options:
         defaults = self._settings.agents.defaults
         thinking = None
         max_tokens = min(defaults.max_tokens, spec.max_tokens or defaults.max_tokens)
@@ -370,4 +376,5 @@ class Assembly:
             must_call=frozenset(PREFIX + name for name in spec.must_call),
             one_call=spec.one_call,
             stop=spec.stop,
+            kept=kept,
         )

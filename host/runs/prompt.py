@@ -91,7 +91,10 @@ def first_message(spec: RunSpec, time: str, redactor: Redactor, assistant: str) 
     """
     if spec.message is None:
         return None
-    text = redactor.text(spec.message)
+    text, attached = spec.message, spec.attached
+    if attached is not None:
+        text = "\n\n".join(filter(None, (text.strip(), "\n".join(attached.lines))))
+    text = redactor.text(text)
     identity, name = spec.sender, spec.sender_name
     if spec.claim is None:
         identity, name = untrusted.sender(identity, assistant), untrusted.sender(name, assistant)
@@ -111,8 +114,11 @@ def first_message(spec: RunSpec, time: str, redactor: Redactor, assistant: str) 
         blocks.insert(0, {"type": "text", "text": redactor.text(spec.preface)})
     for notice in filter(None, (spec.notice, "" if spec.output_schema is None else WANTED)):
         blocks.append({"type": "text", "text": f"<notice>{notice}</notice>"})
+    if attached is not None:
+        blocks += attached.blocks
     shown = "\n\n".join(filter(None, (*map(enclosed_text, enclosed), text)))
-    return NewMessage(new_id(MESSAGE), "user", blocks, shown, identity, name)
+    message_id = new_id(MESSAGE) if attached is None else attached.message_id
+    return NewMessage(message_id, "user", blocks, shown, identity, name)
 
 
 def person_message(

@@ -12,7 +12,7 @@ from typing import Final, Protocol, cast
 import anyio
 from anyio.abc import TaskGroup
 
-from host.agent.endings import Cancelled, Stopped
+from host.agent.endings import Cancelled, Ending, Stopped
 from host.runs.admission import Places, RateLimit, Share
 from host.runs.answers import ChatShape
 from host.runs.background import KEY_GONE, Background
@@ -198,9 +198,12 @@ class RunService:
         # A caller who leaves must not leave a lease behind that nobody serves.
         with anyio.CancelScope(shield=True):
             lease = await self._store.runs.begin(new)
+            fault = None if spec.attached is None else await spec.attached.place(lease)
         if lease.asked is not None:
             spec = spec.continuing(lease.asked)
         run = ActiveRun(self._ledger, self._converse, spec, lease, limits, principal)
+        if fault is not None:
+            run.stop(Ending(fault))
         self._active[lease.run_id] = run
         self._tasks.start_soon(self._execute, run, share)
         return run

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Final
 
@@ -15,11 +15,23 @@ from shared.settings import Settings
 from shared.settings.sections import Permission
 from shared.store.sql.run_rows import ON_ITS_SLOT
 from shared.task_values import TaskRun
-from shared.values import Enclosed, Idempotency
+from shared.values import Block, Enclosed, Idempotency, Lease
 from shared.webhook_values import Webhook
 
 MOST_TRIES: Final = 3
 """How often a run in the background is begun again that its host couldn't end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attached:
+    """Files that come with a message of this id: ``lines`` of its text that say where each is, ``blocks`` for
+    the model. ``place`` writes them once the message is stored; it returns what kept it from that.
+    """
+
+    message_id: str
+    lines: tuple[str, ...]
+    blocks: tuple[Block, ...]
+    place: Callable[[Lease], Awaitable[str | None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +94,7 @@ class RunSpec:
     one_call: bool = False
     max_tokens: int | None = None
     stop: Sequence[str] = ()
+    attached: Attached | None = None
     deny_pending: bool = False
     ready: bool = False
     of_task: bool = False

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 from host.ports import Sandbox, SandboxFault
 
@@ -26,6 +27,11 @@ async def pdf_text(
         found = await sandbox.view(descriptor, "text", first=first, last=last, most=most)
     finally:
         os.close(descriptor)
+    return told(found, called, first)
+
+
+def told(found: Mapping[str, Any], called: str, first: int = 1) -> str:
+    """Return what ``view`` has found of a PDF's text from page ``first`` on, in words."""
     if "fault" in found:
         return f"[{called}; its text can't be shown: {found['fault']}]"
     shown, count = [str(page).strip() for page in found["pages"]], found["count"]

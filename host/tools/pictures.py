@@ -45,6 +45,12 @@ class Picture:
     height: int
 
 
+def is_picture(data: bytes) -> bool:
+    """Return whether a file begins as a picture that could be sent."""
+    signs = (_PNG, b"\xff\xd8\xff", b"GIF87a", b"GIF89a")
+    return data.startswith(signs) or (data[:4] == b"RIFF" and data[8:12] == b"WEBP")
+
+
 def picture_of(data: bytes) -> Picture:
     """Return what a file is, if it is a whole picture that may be sent; raises Unfit."""
     if len(data) * 4 / 3 > LARGEST:

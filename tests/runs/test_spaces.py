@@ -16,9 +16,8 @@ import anyio
 import pytest
 
 from host.app import Host, open_host
-from host.channels import inbox_files
 from host.ports import Workspace
-from host.runs import archive
+from host.runs import archive, attachments
 from host.runs.principals import THE_OPERATOR
 from host.runs.spec import RunSpec
 from shared.clock import now_ms
@@ -105,7 +104,7 @@ async def test_what_a_chat_brings_and_the_archive_lie_in_the_space_of_its_princi
         one = await a_principal(host, "One")
         root = host.settings.principals_dir / one.directory
         name = stored_name(one.id, "telegram:1")
-        for who in (inbox_files.WRITER, archive.WRITER):
+        for who in (attachments.WRITER, archive.WRITER):
             workspace = await host.spaces.of_host(who, one.id, name)
             assert workspace.root == root
             assert workspace.uid == one.uid

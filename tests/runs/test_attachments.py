@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from host.channels.inbox_files import safe_name
+from host.runs.attachments import safe_name
 
 
 @pytest.mark.parametrize(
