@@ -215,7 +215,7 @@ def _apis(host: Host) -> list[Api]:
         McpApi(host.tool_servers, host.asks, settings.gateway.allowed_hosts, host.tokens),
         McpServersApi(host.tools, host.background, settings.tools.mcp.allowed_hosts),
         MetricsApi(host.ledger.counts, store, runs),
-        OpenAiApi(store, runs, host.tools.judge, host.ledger.counts, settings),
+        OpenAiApi(store, runs, host.tools.judge, host.ledger.counts, intake, settings),
         ChannelsApi(settings, channels.running if channels else None),
         *([ConsoleApi()] if settings.console else []),
     ]

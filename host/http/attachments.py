@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
-import mimetypes
 import os
+import platform
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Final, Self
@@ -18,17 +16,15 @@ from host.http.callers import Caller
 from host.http.file_requests import LONGEST_NAME, checked_path
 from host.http.file_streams import refusals
 from host.ports import Sandbox, Workspace
-from host.runs.attachments import PDF, WRITER, Attachments, NewFile
+from host.runs.attachments import LARGEST_OF_ALL, PDF, WRITER, Attachments, NewFile, decoded, media_type_of
 from host.runs.spaces import Spaces
 from host.runs.spec import RunSpec
 from host.tools.pictures import is_picture
-from shared.errors import FileTooLarge, InvalidInput, NoConversation
+from shared.errors import FileTooLarge, InvalidInput, NoConversation, PicoError
 from shared.ids import CONVERSATION, new_id
 from shared.store.store import Store
 
 MOST: Final = 100
-LARGEST: Final = 20 << 20
-"""Bytes of all attachments of a message."""
 TOO_LARGE: Final = "attachments: have more than 20 MiB in all; bring large files by /chat/{id}/files"
 MEDIA_TYPE: Final = r"^[A-Za-z0-9.+-]{1,60}/[A-Za-z0-9.+-]{1,60}$"
 
@@ -86,7 +82,7 @@ class Intake:
         files: list[NewFile] = []
         for number, each in enumerate(asked):
             where = f"attachments.{number}"
-            room = LARGEST - sum(len(file.data) for file in files)
+            room = LARGEST_OF_ALL - sum(len(file.data) for file in files)
             if isinstance(each, AttachmentRequest):
                 files.append(await self._file(each, where, workspace, room))
             else:
@@ -110,26 +106,15 @@ class Intake:
     async def _by_path(self, said: str, where: str, workspace: Workspace, room: int) -> NewFile:
         try:
             path = checked_path(said.encode(errors="replace").split(b"/"))
-        except InvalidInput as error:
-            raise InvalidInput(f"{where}.{error.message}") from None
-        with refusals():
-            found = await self._sandbox.file(workspace, "open_file", {"path": path})
+            with refusals():
+                found = await self._sandbox.file(workspace, "open_file", {"path": path})
+        except PicoError as error:
+            error.message = f"{where}.path: {error.message.removeprefix('path: ')}"
+            if error.status == 404 and self._store.several_hosts:
+                error.message += f" (on the host {platform.node()}; files lie on the host that took them)"
+            raise
         data, size = await anyio.to_thread.run_sync(_read, found["descriptor"], room)
         return NewFile(path.rpartition("/")[2], media_type_of(path), data, path, size)
-
-
-def media_type_of(name: str) -> str:
-    """Return what a file is by its name, "" if that says nothing."""
-    kind, packed = mimetypes.guess_type(name, strict=False)
-    return "" if packed else kind or ""
-
-
-def decoded(data: str) -> bytes:
-    """Return the bytes of base64, with or without line ends. Raises ValueError."""
-    try:
-        return base64.b64decode("".join(data.split()), validate=True)
-    except (binascii.Error, UnicodeError) as error:
-        raise ValueError(str(error)) from None
 
 
 def _read(descriptor: int, most: int) -> tuple[bytes, int]:

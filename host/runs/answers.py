@@ -8,6 +8,7 @@ from pydantic import ConfigDict, with_config
 from typing_extensions import TypedDict
 
 from host.agent.text import strip_internal
+from host.tools.changes import FileChangedShape
 from shared import jsons
 from shared.approval_values import Kind, NewApproval
 from shared.clock import iso, iso_or_none
@@ -117,6 +118,8 @@ class ChatShape(TypedDict):
     code: NotRequired[str]
     requests: NotRequired[list[RequestShape]]
     outbound_messages: NotRequired[list[OutboundShape]]
+    files_changed: NotRequired[list[FileChangedShape]]
+    files_changed_more: NotRequired[bool]
     warnings: NotRequired[list[str]]
     session_end_marker: NotRequired[str]
     session_end_marker_detected: NotRequired[bool]

@@ -71,6 +71,7 @@ class OpenTools:
     gate: Gate | None = None
     external: ExternalServers | None = None
     kept: Read = nothing_kept
+    files: SandboxToolset | None = None
 
 
 logger = logging.getLogger("picoclaw.runs")
@@ -180,7 +181,7 @@ class RunTools:
         operators = {name: config for name, config in self._operators.items() if self._serves(name, space)}
         servers = {**spec.mcp_servers, **operators}
         if not servers:
-            yield OpenTools(own, space.knowledge, gate, kept=kept)
+            yield OpenTools(own, space.knowledge, gate, None, kept, files)
             return
         reach = replace(
             self._reach,
@@ -195,7 +196,7 @@ class RunTools:
                 f"The request's MCP server {name} is not used: the operator has one of this name."
                 for name in sorted(spec.mcp_servers.keys() & operators.keys())
             ]
-            yield OpenTools(own, space.knowledge, gate, external, kept)
+            yield OpenTools(own, space.knowledge, gate, external, kept, files)
 
     def _serves(self, server: str, space: Space) -> bool:
         """Return whether one of the operator's servers is for a principal: its grants name it, or it is
@@ -324,6 +325,7 @@ class Assembly:
                 toolbox.add(self._final_answer(spec.output_schema, recorder))
             toolbox.open_requests = partial(self._ledger.store.approvals.open_of, lease.principal_id)
             recorder.title_of = toolbox.title
+            recorder.files = tools.files
             if (external := tools.external) is not None:
                 recorder.warnings.extend(external.problems)
                 external.relay.warn, external.relay.progressed = recorder.warn, recorder.progressed

@@ -7,7 +7,9 @@ change it, under its digest; the message that is stored only names it (``host.ag
 from __future__ import annotations
 
 import base64
+import binascii
 import hashlib
+import mimetypes
 import os
 import re
 import unicodedata
@@ -37,6 +39,8 @@ PDF: Final = b"%PDF-"
 LONGEST_SIDE: Final = 2000
 """Pixels: where a request has more than 20 pictures, the API takes none with a longer side."""
 MOST_PAGES: Final = 100
+LARGEST_OF_ALL: Final = 20 << 20
+"""Bytes of all files that come with a message."""
 LARGEST_TEXT: Final = 200_000
 """Characters of a PDF's text that are shown where PDF itself isn't read."""
 
@@ -207,6 +211,20 @@ class Attachments:
         workspace = await self._spaces.of_host(WRITER, principal_id, conversation_id)
         folder = folder_of(said_name(principal_id, conversation_id), INBOX)
         await self._sandbox.file(workspace, "remove_folder", {"path": folder})
+
+
+def media_type_of(name: str) -> str:
+    """Return what a file is by its name, "" if that says nothing."""
+    kind, packed = mimetypes.guess_type(name, strict=False)
+    return "" if packed else kind or ""
+
+
+def decoded(data: str) -> bytes:
+    """Return the bytes of base64, with or without line ends. Raises ValueError."""
+    try:
+        return base64.b64decode("".join(data.split()), validate=True)
+    except (binascii.Error, UnicodeError) as error:
+        raise ValueError(str(error)) from None
 
 
 def line(path: str, media_type: str, size: int, why: str, of: str = "") -> str:

@@ -17,6 +17,7 @@ from host.runs.budget import RunBudget
 from host.runs.events import EventLog
 from host.runs.meter import NOTHING, AgentMeter, Ledger, RunMeter
 from host.runs.spec import RunSpec
+from host.tools.files_and_commands import SandboxToolset
 from shared.approval_values import Approval
 from shared.clock import now_ms
 from shared.ids import MESSAGE, new_id
@@ -112,6 +113,8 @@ class RunRecorder(_Accounts):
         limited = ledger.prices.limited or own is not None or spec.allow_tokens is not None
         self.budget = RunBudget(ledger, lease, self, own or {}, spec.allow_tokens) if limited else None
         self.final: Reply | None = None
+        self.files: SandboxToolset | None = None
+        """The tools that know what was changed."""
 
     async def delta(self, delta: Delta) -> None:
         """Tell a piece of the reply in flight."""

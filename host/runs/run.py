@@ -165,6 +165,11 @@ class ActiveRun:
         text = recorder.shown.text.strip()
         messages = self._last_message(text, ending)
         answer = self._answer_body(text, messages, ending)
+        if recorder.files is not None and recorder.files.changes is not None:
+            changed = await recorder.files.changes.told()
+            answer["files_changed"] = changed["changes"]
+            if changed["more"]:
+                answer["files_changed_more"] = True
         told = self._last_events(answer)
         end = RunEnd(
             state=RunState.SUCCESS if ending is None else ending.state,
@@ -220,6 +225,7 @@ class ActiveRun:
             "duration_ms": round(monotonic_ms() - self._started),
             "usage": cast(UsageShape, asdict(recorder.meter.spent.usage)),
             "outbound_messages": outbound,
+            "files_changed": [],
             "session_end_marker": marker,
             "session_end_marker_detected": (typed is not None and typed.marked)
             or (
@@ -261,6 +267,7 @@ class ActiveRun:
         """End without a word to the store, where the run is another host's to end."""
         if self.log.held:
             self.log.forget()
+        self._forget_changes()
         answer = self._answer_body(self._recorder.shown.text.strip(), [], Overtaken())
         self._outcome = answer
         self._ledger.counts.runs[RunState.ERROR.value] += 1
@@ -269,9 +276,15 @@ class ActiveRun:
 
     def _fail(self, error: PicoError) -> None:
         self._outcome = error
+        self._forget_changes()
         if self.log.held:
             self.log.forget()
         self.log.emit("error", {"error": error.message, "code": error.code})
+
+    def _forget_changes(self) -> None:
+        files = self._recorder.files
+        if files is not None and files.changes is not None:
+            files.changes.forget()
 
 
 _ENDED: Final[dict[RunState, Ended]] = {RunState.TIMEOUT: "timeout", RunState.PAUSED: "paused"}

@@ -23,7 +23,7 @@ MAX_WORKERS: Final = 256
 DIED: Final = "the sandbox process died; try again"
 READING: Final = {
     *("read_file", "read_text", "list_dir", "survey"),
-    *("list_files", "open_file", "begin_upload", "reserve"),
+    *("list_files", "open_file", "begin_upload", "reserve", "mark_files", "changed_files"),
 }
 UNKNOWN: Final = "it is not known what has been done: look before you try again"
 

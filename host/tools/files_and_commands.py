@@ -19,6 +19,7 @@ from host.sandbox.worker.words import READ_ONLY
 from host.schemas.judge import SchemaJudge
 from host.skills.knowledge import MEMORY_FILE, MEMORY_LIMIT, SHORTEN
 from host.tools.arguments import BadArguments, check
+from host.tools.changes import WorkspaceChanges
 from host.tools.documents import PAGES, pdf_text
 
 COMMAND_BYTES: Final = 131_000  # one argument's limit is MAX_ARG_STRLEN, execve(2)
@@ -162,6 +163,8 @@ class SandboxToolset:
         self._workspace = workspace
         self._guard = _guard(policy, workspace.root)
         self.has_network = policy.allow_network
+        self.changes: WorkspaceChanges | None = None
+        """What was changed, once something may have been."""
         self.specs = (*FILE_SPECS, EXEC_SPEC) if policy.exec_enabled else FILE_SPECS
 
     async def call(self, name: str, arguments: Mapping[str, Any]) -> ToolResult:
@@ -177,6 +180,9 @@ class SandboxToolset:
             if "descriptor" in answer:
                 pages = checked.get("pages", "1-")
                 return ToolResult(await pdf_text(self._sandbox, answer["descriptor"], answer["pdf"], pages))
+            if "created" in answer:
+                self.changes = self.changes or WorkspaceChanges(self._sandbox, self._workspace)
+                self.changes.wrote(checked["path"], created=answer["created"])
             return _file_result(answer, self._note(str(checked.get("path")), answer))
         except (SandboxFault, BadArguments) as fault:
             logger.warning("Tool execution failed", extra={"tool": name, "error": str(fault)})
@@ -219,6 +225,9 @@ class SandboxToolset:
         refusal = await self._refusal(command, arguments.get("cwd"))
         if refusal is not None:
             raise SandboxFault(refusal)
+        self.changes = self.changes or WorkspaceChanges(self._sandbox, self._workspace)
+        if self.changes.mark is None:
+            await self.changes.begin()
         if arguments.get("background"):
             answer = await self._sandbox.run(self._workspace, arguments)
             return ToolResult(f"running in the background as job {answer.get('job')}")

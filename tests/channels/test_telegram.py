@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -9,7 +10,8 @@ from typing import Any
 
 from tests.channels.conftest import OWNER
 from tests.fakes.bot_api import TOKEN, BotApi
-from tests.running import HostProcess, directive, until
+from tests.fakes.documents import png
+from tests.running import HostProcess, ModelProcess, directive, until
 
 Messages = list[dict[str, Any]]
 
@@ -279,8 +281,10 @@ def test_a_document_lies_in_the_inbox_for_the_agent(host: HostProcess, api: BotA
     assert (Path(host.environment["MEMORY_DIR"]) / path).read_bytes() == api.files[f"doc{user}"]
 
 
-def test_the_largest_size_of_a_photo_is_taken(host: HostProcess, api: BotApi, user: int) -> None:
-    api.files[f"big{user}"] = b"\x89PNG\r\n\x1a\n" + b"p" * 3_000_000
+def test_the_largest_size_of_a_photo_is_taken_and_shown_to_the_model(
+    host: HostProcess, api: BotApi, user: int, model: ModelProcess
+) -> None:
+    api.files[f"big{user}"] = png(user % 1000 + 1, 7, padding=2_000_000)
     sizes = [
         {"file_id": f"{name}{user}", "file_unique_id": name, "width": width, "height": width}
         for name, width in (("small", 90), ("big", 1280), ("middle", 320))
@@ -289,6 +293,14 @@ def test_the_largest_size_of_a_photo_is_taken(host: HostProcess, api: BotApi, us
     until(lambda: api.texts(user))
     path = Path(host.environment["MEMORY_DIR"]) / f"inbox/telegram-{user}/{message}-photo.jpg"
     assert path.read_bytes() == api.files[f"big{user}"]
+    shown = [
+        block["source"]["data"]
+        for request in model.requests()
+        for message in request["body"]["messages"]
+        for block in message["content"]
+        if block["type"] == "image"
+    ]
+    assert b64encode(api.files[f"big{user}"]).decode() in shown
 
 
 def test_a_file_that_is_too_large_or_gone_is_only_named(host: HostProcess, api: BotApi, user: int) -> None:

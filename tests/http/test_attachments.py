@@ -166,7 +166,7 @@ BAD: list[tuple[Any, int, str]] = [
     ([{"name": "x", "data": "", "media_type": "nothing"}], 400, "attachments.0.media_type"),
     ([{"path": "../etc/passwd"}], 400, "attachments.0.path"),
     ([{"path": "/etc/passwd"}], 400, "attachments.0.path"),
-    ([{"path": "not/there.txt"}], 404, "not/there.txt"),
+    ([{"path": "not/there.txt"}], 404, "attachments.0.path: not/there.txt"),
     ("x", 400, "attachments"),
     ([{"name": "x", "data": "", "more": 1}], 400, "attachments.0.more"),
 ]

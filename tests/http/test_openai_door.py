@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from base64 import b64encode
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -17,6 +18,7 @@ from pydantic import TypeAdapter
 
 from host.http.openai.answers import CompletionShape, ModelsShape, OpenAiErrorShape
 from tests.examples import examples
+from tests.fakes.documents import pdf, png
 from tests.http.conftest import MakeHost, configure
 from tests.json_schema import validator
 from tests.running import TOKEN, HostProcess, ModelProcess, directive, until
@@ -327,25 +329,61 @@ def test_bad_input_is_refused_naming_the_field_and_stores_nothing(
     assert client.get("/health").json()["database"]["conversations"] == before
 
 
-PICTURE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+def picture(data: bytes) -> dict[str, Any]:
+    return {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{b64encode(data).decode()}"}}
 
 
-def test_a_picture_in_any_message_is_a_line_and_never_a_refusal(
-    client: httpx2.Client, model: ModelProcess
+TEXT = {"type": "text", "text": "what is this?"}
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        picture(b"")["image_url"] | {"type": "image_url"},
+        picture(png(9, 9)[:40]),
+        {"type": "image_url", "image_url": {"url": "https://example.com/cat.png"}},
+        {"type": "image_url", "image_url": {"url": "data:image/png;base64,***"}},
+        {"type": "image_url"},
+        {"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}},
+        {"type": "file", "file": {"file_id": "f"}},
+        {"type": "file", "file": "x"},
+    ],
+)
+def test_what_can_not_be_taken_is_a_line_in_any_message_and_never_a_refusal(
+    client: httpx2.Client, model: ModelProcess, part: dict[str, Any]
 ) -> None:
-    text = {"type": "text", "text": "what is this?"}
-    sound = {"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}}
-    for parts in (
-        [PICTURE, text],
-        [text, sound],
-        [{"type": "file", "file": {"file_id": "f"}}, text],
-        [PICTURE],
-    ):
+    for parts in ([part, TEXT], [part]):
         resent = [{"role": "user", "content": parts}, said("A cat."), user("thanks")]
         for messages in ([{"role": "user", "content": parts}], resent):
             answer = client.post("/v1/chat/completions", json={"model": ASSISTANT, "messages": messages})
             assert answer.status_code == 200, answer.text
-            assert "left out: only text is taken here]" in str(asked(model))
+            told = str(asked(model))
+            assert "left out: " in told or "not shown: " in told or "[Attached: " in told
+
+
+def test_a_picture_and_a_pdf_are_shown_and_found_again_when_the_history_is_sent_again(
+    client: httpx2.Client, model: ModelProcess
+) -> None:
+    def post(messages: list[Any]) -> httpx2.Response:
+        answer = client.post("/v1/chat/completions", json={"model": ASSISTANT, "messages": messages})
+        assert answer.status_code == 200, answer.text
+        return answer
+
+    data = f"data:application/pdf;base64,{b64encode(pdf(['Alpha'])).decode()}"
+    paper = {"filename": "p.pdf", "file_data": data}
+    first = {"role": "user", "content": [TEXT, picture(png(9, 9)), {"type": "file", "file": paper}]}
+    answer = post([first])
+    blocks = asked(model)[0]["content"]
+    assert [block["type"] for block in blocks] == ["text", "image", "text"]
+    assert "what is this?" in blocks[0]["text"]
+    assert "-p.pdf (application/pdf, " in blocks[0]["text"]
+    assert "[page 1]\nAlpha" in blocks[2]["text"]
+    history = [first, answer.json()["choices"][0]["message"], user("and now?")]
+    again = post(history)
+    assert again.headers["x-conversation-id"] == answer.headers["x-conversation-id"]
+    assert asked(model)[0]["content"][1] == blocks[1]
+    other = {"role": "user", "content": [TEXT, picture(png(8, 8)), {"type": "file", "file": paper}]}
+    assert post([other, *history[1:]]).headers["x-conversation-id"] != answer.headers["x-conversation-id"]
 
 
 def test_a_history_of_megabytes_is_taken_and_one_of_nine_is_not(client: httpx2.Client) -> None:

@@ -8,9 +8,11 @@ from __future__ import annotations
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic.json_schema import SkipJsonSchema
 
 from host.http.bodies import NO_NUL, NOT_BLANK, WHOLE, Body, NotBlank, Text
 from host.http.client_tools import MOST_TOOLS, ToolName
+from host.http.openai.parts import ONLY, line_of
 from host.tools.client_tools import ClientTool
 from shared.errors import InvalidInput
 
@@ -25,13 +27,16 @@ def _text_of(value: Any) -> Any:
 
 
 def _part(part: Any) -> str:
-    """Return a part as text; pictures and the like become a line, so that no conversation ends at one."""
+    """Return a part as text; pictures and the like become a line, so that no conversation ends at one, the
+    same one whenever it is sent again.
+    """
     kind = part.get("type") if isinstance(part, dict) else None
     if not isinstance(kind, str):
         raise ValueError("must be a text or a list of parts with a type")
     if kind in ("text", "refusal"):
         return str(_plain(part.get(kind)))
-    return f"[{_plain(kind)[:40]} left out: only text is taken here]"
+    _plain(kind)
+    return line_of(part, "it was sent before" if kind in ("image_url", "file") else ONLY)
 
 
 def _plain(value: Any) -> str:
@@ -104,6 +109,16 @@ class DoorMessage(Tolerant):
     name: Annotated[Text | None, Field(max_length=200)] = None
     tool_calls: Annotated[list[DoorCall], Field(max_length=1000)] | None = None
     tool_call_id: Annotated[Text | None, Field(max_length=200)] = None
+    parts: SkipJsonSchema[list[Any]] = Field(default_factory=list)
+    """What ``content`` was, if that was a list."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_parts(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        content = value.get("content")
+        return {**value, "parts": content if isinstance(content, list) else []}
 
 
 class StreamOptions(Tolerant):

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import AsyncIterator
-from typing import Final
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, Final
 
+import anyio.to_thread
 from starlette.requests import Request
 from starlette.responses import Response
 
 from host.agent.endings import Cancelled
-from host.http.bodies import JSON, idempotency
+from host.http.attachments import Intake
+from host.http.bodies import JSON, forget_body, idempotency
 from host.http.callers import caller_of
 from host.http.client_tools import checked
 from host.http.openai.answers import (
@@ -26,6 +28,7 @@ from host.http.openai.answers import (
     openai_error,
 )
 from host.http.openai.functions import Functions, offer
+from host.http.openai.parts import taken
 from host.http.openai.requests import ChatCompletionRequest
 from host.http.openai.threads import CALL_ID, NAMED, Thread, Threads
 from host.http.routing import ANY, KEY, Api, Operation, Route, operation
@@ -88,8 +91,15 @@ class OpenAiApi(Api):
     """What is there below /v1."""
 
     def __init__(
-        self, store: Store, runs: RunService, judge: SchemaJudge, counts: Metrics, settings: Settings
+        self,
+        store: Store,
+        runs: RunService,
+        judge: SchemaJudge,
+        counts: Metrics,
+        intake: Intake,
+        settings: Settings,
     ) -> None:
+        self._intake = intake
         self._runs = runs
         self._judge = judge
         self._functions = Functions(store, counts)
@@ -127,7 +137,7 @@ class OpenAiApi(Api):
         "/v1/chat/completions",
         scope="chat",
         parameters=(KEY, NAMED),
-        errors=(404, 409),
+        errors=(404, 409, 507),
         error=OpenAiErrorShape,
     )
     async def complete(
@@ -139,10 +149,20 @@ class OpenAiApi(Api):
             await self._judge.require(body.output_schema, "response_format")
         thread = await self._threads.find(request, body)
         spec = dataclasses.replace(await self._spec(body, thread), idempotency=await idempotency(request))
+        if thread.last.role == "user" and thread.last.parts:
+            spec = await self._with_files(request, spec, thread.last.parts)
+        for message in body.messages:
+            message.parts.clear()
+        forget_body(request)
         turn = await self._begin(request, body, thread, spec)
         if body.stream:
             return FrameStreamResponse(self._pieces(turn), headers=turn.headers, on_gone=turn.gone)
         return await self._whole(turn)
+
+    async def _with_files(self, request: Request, spec: RunSpec, parts: Sequence[Any]) -> RunSpec:
+        text, files = await anyio.to_thread.run_sync(taken, parts)
+        spec = dataclasses.replace(spec, message=text)
+        return await self._intake.with_files(spec, caller_of(request), files) if files else spec
 
     async def _spec(self, body: ChatCompletionRequest, thread: Thread) -> RunSpec:
         sender = (body.user or "").strip() or "user"

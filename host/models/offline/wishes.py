@@ -95,6 +95,10 @@ _KINDS: Final = (
         *(f"{_TASKS}cancel_task", "cancel", "cancelled", "task_id"),
     ),
     _Kind(rf"{_LIST}files\s+(?:in|of|under)\s+{_PATH}", "list_dir", "list", "listed", "path"),
+    _Kind(
+        rf"{_LIST}attachments[.!?]?\Z",
+        *("list_dir", "list", "listed", "path", {"path": "inbox", "depth": 2}),
+    ),
     _Kind(rf"(?:{_LIST}files|ls)[.!?]?\Z", "list_dir", "list", "listed", "path", {"path": "."}),
     _Kind(
         r"send\s+(?:me\s+)?(?:a\s+|the\s+)?message\b(?:\s+(?:saying|that\s+says|with))?[\s:,]+(?P<text>\S.*)",

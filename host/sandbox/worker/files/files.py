@@ -15,6 +15,7 @@ from ..limits.quota import Quota
 from ..names import Refused, code_of, explain
 from ..words import Words
 from . import bounds
+from .changes import changed_files, mark_files
 from .formats import Answer
 from .listing import list_dir, remove_folder, usage
 from .paths import Roots, root_paths
@@ -28,7 +29,8 @@ _OPERATIONS: Final[tuple[Callable[[Roots, Answer], Answer], ...]] = (
     *(read_file, read_text, open_seen, list_dir, survey),
     *(write_file, save_file, edit_file, append_file, remove_folder, usage),
 )
-TOOLS: Final = {operation.__name__: operation for operation in _OPERATIONS} | TRANSFERS
+_CHANGES: Final = {each.__name__: each for each in (mark_files, changed_files)}
+TOOLS: Final = {operation.__name__: operation for operation in _OPERATIONS} | TRANSFERS | _CHANGES
 ARCHIVE: Final = "conversations"
 """What the host alone writes in a workspace; see ``host.runs.archive``."""
 

@@ -39,7 +39,8 @@ def write_file(roots: Roots, arguments: Answer) -> Answer:
         note = "" if existing is not None else new_name(location.directory, location.name)
         note += _replace(location, content, existing)
     verb = "wrote" if existing is None else "replaced"
-    return {"text": f"ok: {verb} {quoted(path)} ({len(content)} bytes){note}", "size": len(content)}
+    said = f"ok: {verb} {quoted(path)} ({len(content)} bytes){note}"
+    return {"text": said, "size": len(content), "created": existing is None}
 
 
 def save_file(roots: Roots, arguments: Answer) -> Answer:
@@ -142,7 +143,7 @@ def _edit(location: Location, path: str, arguments: Answer) -> Answer:
         raise Refused(f"{called} would become too large ({len(content)} bytes, the limit is {WHOLE_BYTES})")
     note = _replace(location, content, existing, lambda: _whole(location, path)[0] != before)
     said = f"ok: replaced {count} occurrence{'s'[: count > 1]} in {called}{note}\n{diff}"
-    return {"text": said, "size": len(content)}
+    return {"text": said, "size": len(content), "created": False}
 
 
 def _whole(location: Location, path: str) -> tuple[bytes, os.stat_result]:
@@ -184,7 +185,7 @@ def append_file(roots: Roots, arguments: Answer) -> Answer:
             note += kept(descriptor)
             size = os.fstat(descriptor).st_size
     said = f"ok: appended {len(data)} bytes to {quoted(path)} (now {size} bytes){note}"
-    return {"text": said, "size": size}
+    return {"text": said, "size": size, "created": not is_there}
 
 
 def _in_the_manner_of(location: Location, content: str) -> bytes:
