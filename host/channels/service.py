@@ -98,7 +98,7 @@ class ChannelService:
                 await self._serve(name, channel, enabled.rules)
 
     async def _serve(self, name: str, channel: Channel, rules: Rules) -> None:
-        sent = SentFiles(self._sandbox, self._spaces)
+        sent = SentFiles(self._attachments.sandbox, self._attachments.spaces)
         deliveries = Deliveries(channel, self._ledger, rules, self._runs.limits.end_marker, sent)
         commands = Commands(self._store, self._runs, self._task_service, rules)
         files = InboxFiles(channel, self._attachments)

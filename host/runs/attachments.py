@@ -93,8 +93,8 @@ class Attachments:
     """Takes files in, keeps what the model is shown of them, finds it again. One per host."""
 
     def __init__(self, sandbox: Sandbox, spaces: Spaces) -> None:
-        self._sandbox = sandbox
-        self._spaces = spaces
+        self.sandbox = sandbox
+        self.spaces = spaces
 
     async def staged(self, files: Sequence[NewFile], principal_id: str, conversation_id: str) -> Attached:
         """Look at files that come with a message that is to be stored: nothing is written yet.
@@ -115,10 +115,10 @@ class Attachments:
             lines.append(line(path, file.media_type, file.size or len(file.data), seen.why))
             blocks += [] if seen.block is None else [seen.block]
             copies |= seen.copies
-        workspace = await self._spaces.of_host(WRITER, principal_id, conversation_id)
+        workspace = await self.spaces.of_host(WRITER, principal_id, conversation_id)
         if workspace.allowance is not None and workspace.allowance.most_bytes:
             more = sum(map(len, [*new.values(), *copies.values()]))
-            await self._sandbox.file(workspace, "reserve", {"more": more})
+            await self.sandbox.file(workspace, "reserve", {"more": more})
 
         async def place(lease: Lease) -> str | None:
             """Write all of it for the message that is stored now; return what kept it from that."""
@@ -175,7 +175,7 @@ class Attachments:
         descriptor = os.memfd_create("attachment")
         try:
             await anyio.to_thread.run_sync(_fill, descriptor, data)
-            return await self._sandbox.view(descriptor, kind, **asked)
+            return await self.sandbox.view(descriptor, kind, **asked)
         except SandboxFault as fault:
             return {"fault": str(fault)}
         finally:
@@ -183,15 +183,15 @@ class Attachments:
 
     async def keep(self, principal_id: str, conversation_id: str, copies: dict[str, bytes]) -> None:
         """Keep what the model is shown. Raises ``SandboxFault``."""
-        workspace = await self._spaces.of_kept(KEEPER, principal_id, conversation_id)
+        workspace = await self.spaces.of_kept(KEEPER, principal_id, conversation_id)
         for name, data in copies.items():
             await self._save(workspace, name, data)
 
     async def read(self, principal_id: str, conversation_id: str, name: str) -> bytes | None:
         """Return what is kept under a name, None if it isn't here, or isn't what its name says."""
-        workspace = await self._spaces.of_kept(KEEPER, principal_id, conversation_id)
+        workspace = await self.spaces.of_kept(KEEPER, principal_id, conversation_id)
         try:
-            found = await self._sandbox.file(workspace, "open_file", {"path": name})
+            found = await self.sandbox.file(workspace, "open_file", {"path": name})
         except SandboxFault:
             return None
         data = await anyio.to_thread.run_sync(_whole, found["descriptor"])
@@ -200,17 +200,17 @@ class Attachments:
 
     async def save(self, principal_id: str, conversation_id: str, path: str, data: bytes) -> None:
         """Write a file that somebody sent. Raises ``SandboxFault``."""
-        await self._save(await self._spaces.of_host(WRITER, principal_id, conversation_id), path, data)
+        await self._save(await self.spaces.of_host(WRITER, principal_id, conversation_id), path, data)
 
     async def _save(self, workspace: Any, path: str, data: bytes) -> None:
         encoded = await anyio.to_thread.run_sync(lambda: base64.b64encode(data).decode())
-        await self._sandbox.file(workspace, "save_file", {"path": path, "data": encoded})
+        await self.sandbox.file(workspace, "save_file", {"path": path, "data": encoded})
 
     async def forget(self, principal_id: str, conversation_id: str) -> None:
         """Remove the inbox of a conversation that is gone. Raises ``SandboxFault``."""
-        workspace = await self._spaces.of_host(WRITER, principal_id, conversation_id)
+        workspace = await self.spaces.of_host(WRITER, principal_id, conversation_id)
         folder = folder_of(said_name(principal_id, conversation_id), INBOX)
-        await self._sandbox.file(workspace, "remove_folder", {"path": folder})
+        await self.sandbox.file(workspace, "remove_folder", {"path": folder})
 
 
 def media_type_of(name: str) -> str:
