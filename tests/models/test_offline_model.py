@@ -107,6 +107,12 @@ class Conversation:
         ("append x to a.txt", "append_file", {"path": "a.txt", "content": "x\n"}),
         ("read a.txt", "read_file", {"path": "a.txt"}),
         ("list files in src", "list_dir", {"path": "src"}),
+        (
+            "show the attachments\n\n[Attached: inbox/c/m-a.txt (2 bytes)]",
+            "list_dir",
+            {"path": "inbox", "depth": 2},
+        ),
+        ("run `ls`\n\n[Attached: inbox/c/m-a.txt (2 bytes)]", "exec", {"command": "ls"}),
         ("what do you remember?", "read_file", {"path": "MEMORY.md"}),
         ("list tasks", "mcp__picoclaw__list_tasks", {}),
         ("cancel task task-1", "mcp__picoclaw__cancel_task", {"task_id": "task-1"}),

@@ -119,6 +119,8 @@ _WISHES: Final = tuple((re.compile(kind.pattern, re.IGNORECASE | re.DOTALL), kin
 _POLITE: Final = re.compile(
     r"\A\s*(?:(?:please|now|also|(?:can|could|would|will)\s+you)\b[\s,]*)*", re.IGNORECASE
 )
+_ATTACHED: Final = re.compile(r"\n+\[Attached: [^\n]*\]")
+"""The host's lines behind a message that say where its files are."""
 _REMIND: Final = re.compile(r"remind\s+me\b[\s,:]*", re.IGNORECASE)
 _QUOTED: Final = re.compile(r"```.*?```|`[^`\n]*`|\"[^\"\n]*\"|(?<!\w)'[^'\n]*'(?!\w)", re.DOTALL)
 _JOINT: Final = re.compile(
@@ -141,7 +143,7 @@ def parse(text: str, now: datetime | None = None, *, begun: bool = False) -> lis
     """
     if len(text) > _MAX_CHARS:
         return []
-    parts = list(_parts(text))
+    parts = list(_parts(_ATTACHED.sub("", text)))
     wishes = [_wish(part, now, begun=begun) for part in parts]
     if not any(wishes):
         return []
