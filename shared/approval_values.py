@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final, Literal
@@ -102,6 +102,10 @@ class Approval:
     ended_at: int | None
     is_error: bool = False
     base_sha256: str | None = None
+    subagent: str = ""
+    """The name of the subagent whose call it is; empty: the run's own."""
+    shown: Sequence[Sequence[str]] = ()
+    """The messages of chats that have buttons for it: channel, chat, message, conversation."""
     next_run_id: str | None = None
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,6 +63,13 @@ class Saying:
     text: str
     reply_to: str | None = None
     draft_id: str | None = None
+
+
+def told_of(text: str, answer: Mapping[str, Any]) -> str:
+    """Return what a chat is told of a run's end whose answer it is; ``text`` is what the run said."""
+    if answer["status"] in ("success", "paused"):
+        return text
+    return f"{text}\n\n⚠️ {answer.get('error') or 'The run failed.'}".strip()
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,3 +46,13 @@ FILE: Final = "file"
 def new_id(kind: str) -> str:
     """Return a fresh identifier such as ``conv-1b4e28ba-2fa1-41d2-883f-0016d3cca427``."""
     return f"{kind}-{uuid4()}"
+
+
+def id_of_pause(run_id: str) -> str:
+    """Return the id of the message that says what a run waits for; a run pauses once."""
+    return f"{MESSAGE}-{run_id.removeprefix(f'{RUN}-')}"
+
+
+def run_of_pause(message_id: str) -> str:
+    """Return which run it would be whose pause a message says."""
+    return f"{RUN}-{message_id.removeprefix(f'{MESSAGE}-')}"

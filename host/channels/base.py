@@ -110,10 +110,32 @@ class Moved:
     to: str
 
 
+@dataclass(frozen=True, slots=True)
+class Button:
+    """What stands on a button, and what the channel brings back when it is pressed (at most 64 bytes)."""
+
+    label: str
+    data: str
+
+
+@dataclass(frozen=True, slots=True)
+class Pressed:
+    """Somebody pressed a button of ``Channel.ask``; ``id`` is what ``Channel.acknowledge`` takes."""
+
+    id: str
+    chat_id: str
+    sender: Sender
+    data: str
+    private: bool = True
+
+
+Brought = Incoming | Moved | Pressed
+
+
 class Door(Protocol):
     """The one way in."""
 
-    async def take(self, *messages: Incoming | Moved) -> None:
+    async def take(self, *messages: Brought) -> None:
         """Return when what may come in is on the volume; only then may the channel confirm it.
 
         Raises PicoError when it cannot be stored: bring it again later.
@@ -138,13 +160,15 @@ class Channel(ABC):
     """A way to reach people. ``receive`` and ``send`` are all that one needs.
 
     ``longest``: UTF-16 code units that one message may have. ``streams``: ``edit`` works, and may be called
-    every ``edit_every_s`` seconds. ``largest_file``: bytes that ``fetch`` may return.
+    every ``edit_every_s`` seconds. ``largest_file``: bytes that ``fetch`` may return. ``has_buttons``:
+    ``ask`` and ``close`` work.
     """
 
     longest: int = 4000
     streams: bool = False
     edit_every_s: float = 2.0
     largest_file: int = 20_000_000
+    has_buttons: bool = False
 
     @abstractmethod
     async def receive(self, door: Door) -> None:
@@ -165,6 +189,17 @@ class Channel(ABC):
     async def delete(self, chat_id: str, message_id: str) -> None:  # noqa: B027 - not every channel can
         """Remove a message, if it is still there. Raises TryLater."""
 
+    async def ask(self, chat_id: str, text: str, buttons: Sequence[Sequence[Button]]) -> str:
+        """Send a text as it is, with rows of buttons; return the channel's id of it. Raises as ``send``."""
+        raise Undeliverable("this channel has no buttons")
+
+    async def close(self, chat_id: str, message_id: str, text: str) -> None:
+        """Replace a message of ``ask`` by a text without buttons. Raises as ``edit``."""
+        raise Gone("this channel has no buttons")
+
+    async def acknowledge(self, pressed: Pressed, text: str) -> None:  # noqa: B027 - not every channel can
+        """Tell whoever pressed a button what came of it; nothing is raised."""
+
     async def typing(self, chat_id: str) -> None:  # noqa: B027 - not every channel can
         """Show for a few seconds that an answer is on its way. Raises ChannelFault."""
 
@@ -176,7 +211,7 @@ class Channel(ABC):
         """Check who calls ``POST /channels/<name>/webhook``, before its body is read. Raises Forged."""
         raise Forged("this channel has no webhook")
 
-    async def called(self, body: bytes) -> Sequence[Incoming | Moved]:
+    async def called(self, body: bytes) -> Sequence[Brought]:
         """Return what a checked webhook call brought. Raises ValueError when it makes no sense."""
         return ()
 

@@ -8,7 +8,7 @@ one.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from contextlib import suppress
 from typing import Final, TypeVar
 
@@ -16,6 +16,7 @@ import anyio
 
 from host.agent.text import strip_internal
 from host.channels.base import Channel, ChannelFault, ChatMoved, Gone, TryLater, Undeliverable
+from host.channels.cards import Cards
 from host.channels.chat_workers import Crowd
 from host.channels.rules import Rules
 from host.channels.splitting import split
@@ -23,10 +24,12 @@ from host.ports import SandboxFault
 from host.runs.meter import Ledger
 from host.runs.sent_files import SentFiles
 from shared import jsons, untrusted
-from shared.channel_values import Delivery
+from shared.approval_values import Approval
+from shared.channel_values import Chat, Delivery
 from shared.clock import iso, now_ms
-from shared.ids import MESSAGE, new_id
+from shared.ids import MESSAGE, new_id, run_of_pause
 from shared.principals import OPERATOR
+from shared.store.sql.tables import SAID
 from shared.values import NewMessage
 
 logger = logging.getLogger("picoclaw.channels")
@@ -41,6 +44,7 @@ GIVE_UP_AFTER_MS: Final = 3 * 24 * 3600 * 1000
 MOST_UNTOLD: Final = 100
 FILE_WITHIN_S: Final = 70.0
 """The same for a call that brings a file."""
+SOON_MS: Final = 250
 CALL_WITHIN_S: Final = 20.0
 """A call of the channel that was begun is not torn by a stop, for at most so long."""
 
@@ -49,8 +53,9 @@ class Deliveries:
     """Delivers one channel's messages."""
 
     def __init__(
-        self, channel: Channel, ledger: Ledger, rules: Rules, end_marker: str, files: SentFiles
+        self, channel: Channel, ledger: Ledger, rules: Rules, end_marker: str, files: SentFiles, cards: Cards
     ) -> None:
+        self._cards = cards
         self._channel = channel
         self._files = files
         self._ledger = ledger
@@ -67,6 +72,7 @@ class Deliveries:
 
     async def _due(self, limit: int) -> list[str]:
         await self._tell_failures()
+        await self._cards.remove_buttons()
         return await self._book.chats_due(self._rules.channel, now_ms(), limit=limit)
 
     async def _serve(self, chat_id: str) -> None:
@@ -83,15 +89,20 @@ class Deliveries:
             await self._ledger.store.durable()
 
     async def _deliver(self, delivery: Delivery) -> None:
-        if not await self._may_hear(delivery):
+        chat = await self._may_hear(delivery)
+        if chat is None:
             await self._book.failed(delivery.number, "the chat may not hear this any more", now_ms())
             return
-        text = delivery.saying.text
-        if marker := self._end_marker:
-            text = text.replace(marker, "").strip()
-        shown = self._ledger.redactor.text(strip_internal(text))
-        parts = split(shown, self._channel.longest)
+        asked = await self._asked(delivery)
+        if asked is None:
+            await self._book.put_off(delivery.number, now_ms() + SOON_MS, "its run has not ended")
+            return
+        shown = self._shown(delivery)
+        parts = [] if asked else split(shown, self._channel.longest)
         try:
+            for at, request in enumerate(asked):
+                if at >= delivery.parts_sent:
+                    await _untorn(self._ask(delivery, request, at, chat))
             if delivery.file is not None:
                 await _untorn(self._send_file(delivery, shown), FILE_WITHIN_S)
                 parts = []
@@ -105,6 +116,23 @@ class Deliveries:
             await self._put_off(delivery, fault)
         else:
             await self._book.sent(delivery.number, now_ms())
+
+    def _shown(self, delivery: Delivery) -> str:
+        text = delivery.saying.text
+        if marker := self._end_marker:
+            text = text.replace(marker, "").strip()
+        return self._ledger.redactor.text(strip_internal(text))
+
+    async def _asked(self, delivery: Delivery) -> Sequence[Approval] | None:
+        """Return the requests that a pause's message is about, None while they are being stored."""
+        if not (self._channel.has_buttons and delivery.saying.source.startswith(SAID)):
+            return ()
+        run_id = run_of_pause(delivery.saying.source.removeprefix(SAID))
+        return await self._ledger.store.approvals.of_pause(run_id)
+
+    async def _ask(self, delivery: Delivery, request: Approval, at: int, chat: Chat) -> None:
+        self._last_sent[delivery.chat_id] = await self._cards.show(request, chat, delivery.conversation_id)
+        await self._book.part_sent(delivery.number, at + 1)
 
     async def _send(self, delivery: Delivery, part: str, at: int) -> None:
         saying = delivery.saying
@@ -142,10 +170,10 @@ class Deliveries:
             return False
         return True
 
-    async def _may_hear(self, delivery: Delivery) -> bool:
+    async def _may_hear(self, delivery: Delivery) -> Chat | None:
         members = await self._book.members(self._rules.channel, delivery.conversation_id)
         chat = next((chat for chat in members if chat.id == delivery.chat_id), None)
-        return chat is not None and self._rules.may_hear(chat, delivery.conversation_id)
+        return chat if chat is not None and self._rules.may_hear(chat, delivery.conversation_id) else None
 
     async def _put_off(self, delivery: Delivery, fault: ChannelFault) -> None:
         now = now_ms()

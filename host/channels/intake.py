@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Awaitable, Callable
 from typing import Final
 
-from host.channels.base import Incoming, Moved, Sender
+from host.channels.base import Brought, Incoming, Moved, Pressed, Sender
 from host.channels.messages import cleaned, to_update, usable
 from host.channels.rules import Rules, Wake
 from host.runs.admission import RateLimit
@@ -28,12 +29,20 @@ class ChannelDoor:
     """Implements ``Door`` for one channel."""
 
     def __init__(
-        self, store: Store, rules: Rules, principals: PrincipalCache, *, wake: Wake, connected: Wake
+        self,
+        store: Store,
+        rules: Rules,
+        principals: PrincipalCache,
+        press: Callable[[Pressed], Awaitable[None]],
+        *,
+        wake: Wake,
+        connected: Wake,
     ) -> None:
         self._store = store
         self._principals = principals
         self._rules = rules
         self._book = store.channels
+        self._press = press
         self._wake = wake
         self._connected = connected
         # By when they were written: what piled up while the host was away did not come all at once.
@@ -48,11 +57,13 @@ class ChannelDoor:
         """Say that the channel works."""
         self._connected()
 
-    async def take(self, *messages: Incoming | Moved) -> None:
+    async def take(self, *messages: Brought) -> None:
         """Return when what may come in is on the volume. Raises PicoError."""
         stored = False
         for message in messages:
-            if isinstance(message, Moved):
+            if isinstance(message, Pressed):
+                await self._pressed(message)
+            elif isinstance(message, Moved):
                 await self._book.move(self._rules.channel, message.chat_id, message.to)
                 stored = True
             else:
@@ -61,6 +72,12 @@ class ChannelDoor:
             # Also when nothing is new: what an earlier try stored may not be on the volume yet.
             await self._store.durable()
             self._wake()
+
+    async def _pressed(self, pressed: Pressed) -> None:
+        if self._rules.allows(pressed.sender) and await self._is_served(pressed):
+            await self._press(pressed)
+        else:
+            self._turn_away(pressed)
 
     async def _one(self, message: Incoming) -> bool:
         if not (self._rules.allows(message.sender) and usable(message) and await self._is_served(message)):
@@ -106,15 +123,15 @@ class ChannelDoor:
         saying = Saying(f"notice:{cleaned(message.update_id)}", notice)
         await self._book.say(self._rules.channel, message.chat_id, home, saying, now)
 
-    def _chat(self, message: Incoming) -> Chat:
+    def _chat(self, message: Incoming | Pressed) -> Chat:
         sender = Sender(message.sender.id, cleaned(message.sender.name))
         return self._rules.chat(message.chat_id, sender, private=message.private)
 
-    async def _is_served(self, message: Incoming) -> bool:
+    async def _is_served(self, message: Incoming | Pressed) -> bool:
         """Return whether the chat's principal may act: a chat of one that may not is nobody else's."""
         return await self._principals.is_active(self._chat(message).principal_id)
 
-    def _turn_away(self, message: Incoming) -> None:
+    def _turn_away(self, message: Incoming | Pressed) -> None:
         self._turned_away += 1
         if self._log.retry_after("") is None:
             self._log.count("")

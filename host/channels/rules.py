@@ -70,6 +70,8 @@ class Rules:
         self.main = main_conversation_id
         self._allowed = AllowList(settings.allow_from, channel)
         self._owners = Names(settings.owners, channel)
+        approvers = settings.owners if settings.approvers is None else settings.approvers
+        self._approvers = Names(approvers, channel)
         self._principals = {
             name.removeprefix(f"{channel}:"): whose for name, whose in settings.principals.items()
         }
@@ -81,6 +83,16 @@ class Rules:
     def owns(self, sender: Sender) -> bool:
         """Return whether the sender may use the main conversation. ``*`` makes nobody an owner."""
         return self._owners.names(sender)
+
+    def approves(self, sender: Sender) -> bool:
+        """Return whether the sender may allow and deny calls. ``*`` makes nobody an approver."""
+        return self.allows(sender) and self._approvers.names(sender)
+
+    def has_approvers(self, chat: Chat) -> bool:
+        """Return whether somebody in the chat may allow and deny calls, or may be."""
+        if chat.private:
+            return self.approves(Sender(chat.sender_id, chat.sender_name))
+        return not self._approvers.empty
 
     def trusts(self, chat: Chat) -> bool:
         """Return whether a conversation begun in a chat may change what agents obey."""

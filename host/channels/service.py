@@ -12,6 +12,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from host.channels.base import Channel, ChannelFault
+from host.channels.cards import Cards
 from host.channels.commands import Commands
 from host.channels.deliveries import Deliveries
 from host.channels.inbox_files import InboxFiles
@@ -99,7 +100,8 @@ class ChannelService:
 
     async def _serve(self, name: str, channel: Channel, rules: Rules) -> None:
         sent = SentFiles(self._attachments.sandbox, self._attachments.spaces)
-        deliveries = Deliveries(channel, self._ledger, rules, self._runs.limits.end_marker, sent)
+        cards = Cards(channel, self._ledger, rules)
+        deliveries = Deliveries(channel, self._ledger, rules, self._runs.limits.end_marker, sent, cards)
         commands = Commands(self._store, self._runs, self._task_service, rules)
         files = InboxFiles(channel, self._attachments)
         turns = Turns(channel, self._store, self._runs, commands, files, rules, delivered=deliveries.wake)
@@ -107,6 +109,7 @@ class ChannelService:
             self._store,
             rules,
             self._runs.principals,
+            cards.press,
             wake=lambda: _wake(turns, deliveries),
             connected=lambda: self._connected(name),
         )

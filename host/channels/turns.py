@@ -23,7 +23,7 @@ from host.channels.rules import Rules, Wake
 from host.runs.run import ActiveRun
 from host.runs.service import RunService
 from host.runs.spec import Attached, RunSpec
-from shared.channel_values import Saying, Update
+from shared.channel_values import Saying, Update, told_of
 from shared.clock import now_ms
 from shared.errors import (
     ConversationBusy,
@@ -221,6 +221,7 @@ class Turns:
             principal_id=message.chat.principal_id,
             deny_pending=True,
             door=self._name,
+            chat=(self._name, update.chat_id, message.reply_to),
         )
         for part in (update, *turn.rest):
             await self._book.attach(part.number, run_id, turn.conversation_id)
@@ -277,6 +278,4 @@ class Turns:
         marker = self._runs.limits.end_marker
         text = str(answer.get("result") or "")
         text = text.replace(marker, "").strip() if marker else text
-        if answer["status"] in ("success", "paused"):
-            return text
-        return f"{text}\n\n⚠️ {answer.get('error') or 'The run failed.'}".strip()
+        return told_of(text, answer)

@@ -17,7 +17,7 @@ from host.runs.recorder import RunRecorder, without_secrets
 from host.runs.spec import RunLimits, RunSpec
 from shared.clock import monotonic_ms, now_ms
 from shared.errors import LeaseLost, PicoError
-from shared.ids import MESSAGE, new_id
+from shared.ids import MESSAGE, id_of_pause, new_id
 from shared.principals import HOST, Principal
 from shared.store.contract import acting
 from shared.values import Event, Lease, NewMessage, RunEnd, RunState
@@ -197,7 +197,10 @@ class ActiveRun:
             return
         source = self.lease.conversation_id
         to = self.spec.parent_id or source
-        await self._store.outbound.add(source, to, pause.message, "assistant", now_ms(), patiently=True)
+        said = id_of_pause(self.lease.run_id)
+        await self._store.outbound.add(
+            source, to, pause.message, "assistant", now_ms(), patiently=True, message_id=said
+        )
 
     def _last_message(self, text: str, ending: Ending | None) -> list[NewMessage]:
         """Return the answer as people read it; the steps' blocks are stored already, but for the last."""

@@ -57,8 +57,9 @@ class RunSpec:
     goes on after a task's run. ``background``: nobody waits for its end, so it is begun again where its host
     stops in the middle; ``begun_again`` is the run in whose place it is then. ``door``: where the message
     came in. ``output_schema``: what the answer has to be. ``depth``: how many agents have asked each other up
-    to it; ``begun_by``: the conversation for which another agent begins this one.
-    ``webhook`` hears of the run.
+    to it; ``begun_by``: the conversation for which another agent begins this one. ``chat``: which chat hears
+    the end of what goes on after it (channel, chat, message that is replied to). ``webhook`` hears of
+    the run.
     """
 
     message: str | None
@@ -104,6 +105,7 @@ class RunSpec:
     depth: int = 0
     begun_by: str | None = None
     webhook: Webhook | None = None
+    chat: Sequence[str | None] = ()
 
     @property
     def waited_for(self) -> bool:
@@ -151,7 +153,7 @@ class RunSpec:
 
 KEPT: Final = (
     *("model", "thinking", "max_thinking_tokens", "max_execution_ms", "show_tool_use", "by_owner"),
-    *("output_schema", "one_call", "max_tokens", "stop"),
+    *("output_schema", "one_call", "max_tokens", "stop", "chat"),
 )
 
 

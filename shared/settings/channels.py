@@ -28,6 +28,11 @@ class ChannelRules(Section):
         description="Who may use the main conversation, by `/main` in a private chat, and whose private "
         "chats may change what agents obey: persona, memory, skills",
     )
+    approvers: Ids | None = Field(
+        default=None,
+        description="Who may allow and deny calls that wait, in the chat of their conversation; those of "
+        "`owners` if it is not set, and nobody if it is empty",
+    )
     trusted: bool = Field(
         default=False, description="All chats of this channel may change persona, memory and skills"
     )

@@ -18,13 +18,21 @@ _users = itertools.count(100)
 
 
 def telegram_host(
-    root: Path, model_url: str, api: BotApi, environment: Mapping[str, str] | None = None, **telegram: Any
+    root: Path,
+    model_url: str,
+    api: BotApi,
+    environment: Mapping[str, str] | None = None,
+    config: Mapping[str, Any] | None = None,
+    **telegram: Any,
 ) -> HostProcess:
-    """Return a host, not yet started, with a Telegram channel; keyword arguments are its settings."""
+    """Return a host, not yet started, with a Telegram channel; keyword arguments are its settings.
+
+    ``config``: the other sections of its ``config.json``.
+    """
     settings = {"PICOCLAW_CHANNELS_TELEGRAM_TOKEN": TOKEN, **(environment or {})}
     host = new_host(root, model_url, settings)
     channel = {"enabled": True, "allow_from": ["*"], "api_base": api.url, **telegram}
-    return configure(host, channels={"telegram": channel})
+    return configure(host, channels={"telegram": channel}, **(config or {}))
 
 
 @pytest.fixture(scope="session")
@@ -69,9 +77,13 @@ def make_host(model: ModelProcess, own_api: BotApi, tmp_path: Path) -> Iterator[
     """Make a host of the test's own, not yet started."""
     made: list[HostProcess] = []
 
-    def make(environment: Mapping[str, str] | None = None, **telegram: Any) -> HostProcess:
+    def make(
+        environment: Mapping[str, str] | None = None,
+        config: Mapping[str, Any] | None = None,
+        **telegram: Any,
+    ) -> HostProcess:
         root = tmp_path / f"host-{len(made)}"
-        made.append(telegram_host(root, model.url, own_api, environment, **telegram))
+        made.append(telegram_host(root, model.url, own_api, environment, config, **telegram))
         return made[-1]
 
     yield make

@@ -60,7 +60,8 @@ def test_a_run_that_may_have_had_an_effect_is_not_repeated(make_host: MakeHost, 
     host = make_host().start()
     call = {"name": "exec", "input": {"command": "echo once >> effects.txt; sleep 30"}}
     own_api.say(directive(steps=[{"tools": [call]}, {"text": "done"}]))
-    until(lambda: (host.root / "memory" / "effects.txt").exists())
+    effects = host.root / "memory" / "effects.txt"
+    until(lambda: effects.exists() and effects.read_text())
     host.kill()
     host.start()
     until(own_api.texts)

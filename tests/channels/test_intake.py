@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from anyio.lowlevel import checkpoint
 
 from host.channels.base import Incoming, Sender
 from host.channels.intake import ChannelDoor
@@ -37,7 +38,9 @@ async def store(tmp_path: Path, database: Path) -> AsyncIterator[Store]:
 
 def door(store: Store) -> ChannelDoor:
     rules = Rules("telegram", ChannelRules(allow_from=("*",), messages_per_minute=MOST), "main")
-    return ChannelDoor(store, rules, PrincipalCache(store), wake=lambda: None, connected=lambda: None)
+    return ChannelDoor(
+        store, rules, PrincipalCache(store), lambda _: checkpoint(), wake=lambda: None, connected=lambda: None
+    )
 
 
 def message(number: int) -> Incoming:

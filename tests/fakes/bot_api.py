@@ -74,6 +74,7 @@ class Shown:
     reply_to: int | None = None
     edits: int = 0
     topic: int | None = None
+    buttons: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -140,6 +141,28 @@ class BotApi:
                 message["text"] = text
             kind = "message" if edited is None else "edited_message"
             return self.bring({kind: message}, message["message_id"])
+
+    def press(
+        self, label: str, *, user: int = 7, name: str = "ann", chat: int | None = None, data: str = ""
+    ) -> int:
+        """Have a person press the newest button of that label (or one with other data), or an older one."""
+        where = user if chat is None else chat
+        with self._lock:
+            found = [each for each in self.shown(where) if label in each.buttons or data]
+            message = found[-1]
+            place: Json = {"id": where, "type": "private" if chat is None else "group", "title": "g"}
+            query = {
+                "id": f"query-{self._update_id}",
+                "from": {"id": user, "is_bot": False, "first_name": name.title(), "username": name},
+                "message": {"message_id": message.id, "date": int(time.time()), "chat": place},
+                "chat_instance": "1",
+                "data": data or message.buttons[label],
+            }
+            return self.bring({"callback_query": query}, message.id)
+
+    def notices(self) -> list[str]:
+        """Return what people were told who pressed buttons."""
+        return [str(call.parameters["text"]) for call in self.called("answerCallbackQuery")]
 
     def migrate(self, old: int, new: int, *, told: bool = True) -> None:
         """Make a supergroup of a group, which service messages in both tell."""
@@ -261,6 +284,7 @@ class BotApi:
             self._message_id += 1
             topic = int(parameters.get("message_thread_id", 0)) or None
             shown = Shown(self._message_id, text, parameters["text"], reply, topic=topic)
+            shown.buttons = buttons(parameters)
             self._chats.setdefault(chat, {})[shown.id] = shown
         return {
             "message_id": shown.id,
@@ -286,11 +310,11 @@ class BotApi:
             shown = self._chats.get(chat, {}).get(int(parameters["message_id"]))
             if shown is None:
                 raise Refusal(400, "Bad Request: message to edit not found")
-            if shown.html == parameters["text"]:
+            if (shown.html, shown.buttons) == (parameters["text"], buttons(parameters)):
                 raise Refusal(
                     400, "Bad Request: message is not modified: specified new message content is the same"
                 )
-            shown.text, shown.html = text, parameters["text"]
+            shown.text, shown.html, shown.buttons = text, parameters["text"], buttons(parameters)
             shown.edits += 1
         return {
             "message_id": shown.id,
@@ -298,6 +322,14 @@ class BotApi:
             "chat": {"id": int(chat), "type": "private"},
             "text": text,
         }
+
+    def _do_answerCallbackQuery(self, parameters: Json) -> bool:
+        known = [each["callback_query"]["id"] for each in self.brought if "callback_query" in each]
+        if parameters["callback_query_id"] not in known or len(parameters.get("text", "")) > 200:
+            raise Refusal(
+                400, "Bad Request: query is too old and response timeout expired or query ID is invalid"
+            )
+        return True
 
     def _do_deleteMessage(self, parameters: Json) -> bool:
         with self._lock:
@@ -366,6 +398,15 @@ class _Html(HTMLParser):
         if self._open:
             raise Refusal(400, "Bad Request: can't parse entities: can't find end tag")
         return self.text
+
+
+def buttons(parameters: Json) -> dict[str, str]:
+    """Return a message's inline buttons with their data; raises Refusal."""
+    rows = json.loads(parameters.get("reply_markup", "{}")).get("inline_keyboard", [])
+    found = {each["text"]: each["callback_data"] for row in rows for each in row}
+    if any(not 0 < len(data.encode()) <= 64 for data in found.values()):
+        raise Refusal(400, "Bad Request: BUTTON_DATA_INVALID")
+    return found
 
 
 def plain_text(parameters: Json) -> str:

@@ -7,6 +7,7 @@ import hmac
 import logging
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, BinaryIO, Final
 
 import anyio
@@ -16,13 +17,15 @@ from telegram import InputFile
 from host.channels.base import (
     TOPIC,
     Attachment,
+    Brought,
+    Button,
     Channel,
     ChannelDown,
+    ChannelFault,
     Door,
     Forged,
     Gone,
-    Incoming,
-    Moved,
+    Pressed,
     Undeliverable,
 )
 from host.channels.telegram.client import FILE_WITHIN_S, NOT_MODIFIED, POLL_S, TelegramClient
@@ -40,7 +43,8 @@ LONGEST: Final = 4096
 EDIT_EVERY_S: Final = 2.0
 """In a private chat about one call a second is welcome, in a group twenty a minute."""
 
-KINDS: Final = ("message", "edited_message")
+KINDS: Final = ("message", "edited_message", "callback_query")
+LONGEST_NOTICE: Final = 200
 UNREADABLE: Final = ("can't parse entities", "text is empty")
 SECRET_HEADER: Final = "x-telegram-bot-api-secret-token"  # noqa: S105 - the header's name
 SECRET: Final = re.compile(r"[A-Za-z0-9_-]{1,256}")
@@ -71,6 +75,7 @@ class TelegramChannel(Channel):
     """Implements ``Channel`` on the Bot API."""
 
     longest = LONGEST
+    has_buttons = True
     edit_every_s = EDIT_EVERY_S
 
     def __init__(self, settings: Telegram, token: str, secret: str) -> None:
@@ -154,6 +159,24 @@ class TelegramChannel(Channel):
         except (Gone, Undeliverable):
             logger.info("A message could not be removed", extra={"channel": "telegram"})
 
+    async def ask(self, chat_id: str, text: str, buttons: Sequence[Sequence[Button]]) -> str:
+        """Send a text as it is, with buttons below it. Raises TryLater, Undeliverable."""
+        rows = [[{"text": each.label, "callback_data": each.data} for each in row] for row in buttons]
+        keyboard = {"reply_markup": {"inline_keyboard": rows}} if rows else {}
+        sent = await self._client.call("sendMessage", text=text, **_target(chat_id), **keyboard)
+        return str(sent["message_id"])
+
+    async def close(self, chat_id: str, message_id: str, text: str) -> None:
+        """Replace a text with buttons by one without. Raises TryLater, Undeliverable, Gone."""
+        chat = _target(chat_id)["chat_id"]
+        await self._client.call("editMessageText", chat_id=chat, message_id=int(message_id), text=text)
+
+    async def acknowledge(self, pressed: Pressed, text: str) -> None:
+        """Show a notice to whoever pressed a button."""
+        with suppress(ChannelFault):
+            notice = text[:LONGEST_NOTICE]
+            await self._client.call("answerCallbackQuery", callback_query_id=pressed.id, text=notice)
+
     async def typing(self, chat_id: str) -> None:
         """Show that an answer is on its way. Raises ChannelFault."""
         await self._client.call("sendChatAction", **_target(chat_id), action="typing")
@@ -171,7 +194,7 @@ class TelegramChannel(Channel):
         if self._webhook_url is None or not hmac.compare_digest(given.encode(), self._secret.encode()):
             raise Forged("the secret token is wrong")
 
-    async def called(self, body: bytes) -> Sequence[Incoming | Moved]:
+    async def called(self, body: bytes) -> Sequence[Brought]:
         """Return the message of an update. Raises ValueError."""
         return self._messages([jsons.loads(body)])
 
@@ -189,7 +212,7 @@ class TelegramChannel(Channel):
                 raise
         return await self._client.call(method, text=text, **parameters)
 
-    def _messages(self, updates: Sequence[Any]) -> list[Incoming | Moved]:
+    def _messages(self, updates: Sequence[Any]) -> list[Brought]:
         found = (incoming(update, self._bot_id, self._username) for update in updates)
         return [message for message in found if message is not None]
 
@@ -200,7 +223,7 @@ def _target(chat_id: str) -> dict[str, Any]:
     return {"chat_id": chat, "message_thread_id": int(topic)} if topic else {"chat_id": chat}
 
 
-async def _stored(door: Door, messages: Sequence[Incoming | Moved]) -> None:
+async def _stored(door: Door, messages: Sequence[Brought]) -> None:
     """Return when the messages are stored, however long the store takes to come back."""
     while True:
         try:

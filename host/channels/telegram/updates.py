@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, Final
 
-from host.channels.base import TOPIC, Attachment, Incoming, Moved, Sender
+from host.channels.base import TOPIC, Attachment, Brought, Incoming, Moved, Pressed, Sender
 from shared.values import Enclosed
 
 logger = logging.getLogger("picoclaw.channels")
@@ -57,9 +57,11 @@ UNTOLD: Final = re.compile(
 _TO_A_BOT: Final = re.compile(r"(/\w{1,64})@(\w{1,64})")
 
 
-def incoming(raw: Any, bot_id: str, username: str | None) -> Incoming | Moved | None:
+def incoming(raw: Any, bot_id: str, username: str | None) -> Brought | None:
     """Return the message in an update as JSON has it, None when there is none for this bot."""
     try:
+        if "callback_query" in raw:
+            return _pressed(raw["callback_query"])
         edited = "edited_message" in raw
         message = raw.get("edited_message" if edited else "message")
         if message is None or (edited and "location" in message):
@@ -69,6 +71,18 @@ def incoming(raw: Any, bot_id: str, username: str | None) -> Incoming | Moved | 
     except (TypeError, ValueError, KeyError, AttributeError, OverflowError, RecursionError):
         logger.warning("An update of Telegram's could not be read", extra={"channel": "telegram"})
         return None
+
+
+def _pressed(query: Json) -> Pressed | None:
+    """Return which button was pressed, None for one of a message that isn't the bot's own."""
+    if "message" not in query or "data" not in query:
+        return None
+    private = query["message"]["chat"]["type"] == "private"
+    return Pressed(str(query["id"]), _chat(query["message"]), _sender(query["from"]), query["data"], private)
+
+
+def _sender(user: Json) -> Sender:
+    return Sender(str(user["id"]), user.get("username", ""), _full_name(user))
 
 
 def _moved(message: Json) -> Moved | None:
@@ -96,7 +110,7 @@ def _message(
         # Numbers begin anew with another bot's token.
         update_id=f"{bot_id}.{int(update_id)}",
         chat_id=_chat(message),
-        sender=Sender(str(user["id"]), user.get("username", ""), _full_name(user)),
+        sender=_sender(user),
         text=text,
         private=message["chat"]["type"] == "private",
         message_id=str(message["message_id"]),

@@ -41,7 +41,7 @@ from shared.store.sql.steps import (
     there,
     to_approval,
 )
-from shared.values import Page
+from shared.values import Page, RunState
 
 OF_PRINCIPAL: Final = """($2::text IS NULL OR EXISTS (
     SELECT 1 FROM conversations AS c WHERE c.id = a.conversation_id AND c.principal_id = $2))"""
@@ -175,6 +175,32 @@ class Approvals(Noun):
             row_number() OVER (PARTITION BY p.id ORDER BY r.ready_at), r.ready_at LIMIT $1""",
             limit,
         )
+
+    async def of_pause(self, run_id: str) -> list[Approval] | None:
+        """Return the calls and questions with which a run paused; None: it has not ended yet."""
+        state = "SELECT state FROM runs WHERE id = $1"
+        if await self._engine.read(lambda tx: tx.fetchval(state, run_id)) == RunState.RUNNING:
+            return None
+        whose = "a.conversation_id = (SELECT conversation_id FROM runs WHERE id = $1) AND a.run_id = $1"
+        statement = f"{SELECT} WHERE {whose} AND a.kind IN ('approval', 'question') ORDER BY a.number"
+        return await self._all(to_approval, statement, run_id)
+
+    async def shown_and_decided(self) -> list[Approval]:
+        """Return decided requests that messages of chats still have buttons for."""
+        where = "a.shown IS NOT NULL AND a.status <> 'pending'"
+        return await self._all(to_approval, f"{SELECT} WHERE {where} ORDER BY a.number LIMIT 100")
+
+    async def show(self, approval_id: str, place: Sequence[str], *, ends: bool = False) -> None:
+        """Note that a message of a chat has buttons for a request, or (``ends``) that it hasn't any more."""
+
+        async def work(tx: Tx) -> None:
+            select = "SELECT shown FROM approvals WHERE id = $1 FOR UPDATE"
+            others = jsons.loads(await tx.fetchval(select, approval_id) or "[]")
+            places = [each for each in others if each != list(place)] + ([] if ends else [place])
+            update = "UPDATE approvals SET shown = $2 WHERE id = $1"
+            await tx.execute(update, approval_id, jsons.dumps(places) if places else None)
+
+        await self._engine.write(work, patient=True)
 
     async def expire(self, now: int) -> int:
         """End the steps of which a request has expired; returns how many."""

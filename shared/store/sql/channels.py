@@ -138,7 +138,7 @@ class Channels(Noun):
                 now,
             )
             if row is not None and saying is not None:
-                await _say(tx, row["channel"], row["chat_id"], conversation_id, saying, now)
+                await say(tx, row["channel"], row["chat_id"], conversation_id, saying, now)
 
         await self._engine.write(work, patient=True)
 
@@ -198,7 +198,7 @@ class Channels(Noun):
 
     async def say(self, channel: str, chat_id: str, conversation_id: str, saying: Saying, now: int) -> None:
         """Store something to be delivered; again is harmless. Raises NotFound (the conversation)."""
-        await self._engine.write(lambda tx: _say(tx, channel, chat_id, conversation_id, saying, now))
+        await self._engine.write(lambda tx: say(tx, channel, chat_id, conversation_id, saying, now))
 
     async def chats_due(self, channel: str, now: int, *, limit: int) -> list[str]:
         """Return chats whose first undelivered message may be tried now, the oldest first."""
@@ -320,7 +320,8 @@ async def _receive(tx: Tx, channel: str, update: NewUpdate, now: int) -> int:
     )
 
 
-async def _say(tx: Tx, channel: str, chat_id: str, conversation_id: str, saying: Saying, now: int) -> None:
+async def say(tx: Tx, channel: str, chat_id: str, conversation_id: str, saying: Saying, now: int) -> None:
+    """Store something to be delivered inside a transaction; raises NotFound (the conversation)."""
     values = (saying.source, saying.text, saying.reply_to, saying.draft_id, now)
     try:
         await tx.execute(ADD, conversation_id, channel, chat_id, *values)

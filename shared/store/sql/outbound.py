@@ -34,13 +34,15 @@ class OutboundMessages(Noun):
         *,
         patiently: bool = False,
         file: str | None = None,
+        message_id: str | None = None,
     ) -> Outbound:
         """Store a message for ``conversation_id`` said by ``source_id``; raises NotFound.
 
         ``patiently``: for a host's run in flight, which outlasts a restart of the database.
         """
         return await self._engine.write(
-            lambda tx: insert(tx, source_id, conversation_id, text, sender, now, file), patient=patiently
+            lambda tx: insert(tx, source_id, conversation_id, text, sender, now, file, message_id),
+            patient=patiently,
         )
 
     async def said_by(self, source_id: str, *, after: int) -> list[Outbound]:
@@ -73,11 +75,15 @@ async def insert(
     sender: str,
     now: int,
     file: str | None = None,
+    message_id: str | None = None,
 ) -> Outbound:
     """Store a message inside a transaction; raises NotFound."""
     # Numbers are given out before the commit: without this a reader could see 2, and 1 only later.
     await tx.lock("said", source_id)
-    row = await tx.fetchrow(INSERT, new_id(MESSAGE), conversation_id, source_id, text, sender, now, file)
+    # The answer to an earlier try may have been lost.
+    known = message_id and await tx.fetchrow("SELECT * FROM outbound_messages WHERE id = $1", message_id)
+    named = message_id or new_id(MESSAGE)
+    row = known or await tx.fetchrow(INSERT, named, conversation_id, source_id, text, sender, now, file)
     if row is None:
         raise NoConversation(conversation_id)
     return to_outbound(row)

@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from shared import jsons
+from shared.channel_values import Saying, told_of
 from shared.errors import Conflict, ConversationBusy, LeaseLost, NoConversation, Suspended
 from shared.principals import OPERATOR
 from shared.store.contract import Row, Tx
 from shared.store.sql import audit, conversations, keys, steps, usage, webhooks
+from shared.store.sql.channels import say
 from shared.store.sql.conversations import REFUSED, remove_last, store_messages
 from shared.store.sql.task_outcomes import Outcome, end_waiting
 from shared.task_values import TaskRun, TaskRunState
@@ -131,6 +133,21 @@ async def end_of_chain(tx: Tx, run_id: str, answer: Mapping[str, Any], now: int)
     output = result if "output" in answer else None
     outcome = Outcome(state, result, answer.get("error"), final=code == "interrupted", output=output)
     await end_waiting(tx, row, outcome, now)
+    if chat := jsons.loads(row["asked"] or "{}").get("chat"):
+        await _tell_chat(tx, row, chat, answer, now)
+
+
+async def _tell_chat(tx: Tx, run: Row, chat: Sequence[str], answer: Mapping[str, Any], now: int) -> None:
+    """Tell the chat where the chain began how it went on; one whose own message goes on hears it anyway."""
+    channel, chat_id, reply_to = chat
+    waits = await tx.fetchval(
+        """SELECT 1 FROM channel_updates WHERE channel = $1 AND urgent = 0 AND chat_id = $2
+        AND settled_at IS NULL AND run_id = $3""",
+        *(channel, chat_id, run["id"]),
+    )
+    if waits is None and (text := told_of(answer.get("result") or "", answer)):
+        saying = Saying(f"run:{run['id']}", text, reply_to)
+        await say(tx, channel, chat_id, run["conversation_id"], saying, now)
 
 
 async def begin(tx: Tx, new: NewRun) -> Lease:

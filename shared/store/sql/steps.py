@@ -27,6 +27,7 @@ to_approval: Final = rows.reader(
     decided_by=rows.optional(jsons.loads),
     remembered=bool,
     is_error=bool,
+    shown=lambda stored: jsons.loads(stored or "[]"),
 )
 
 SELECT: Final = """SELECT a.*, (SELECT id FROM runs AS next WHERE next.previous_id = a.run_id) AS next_run_id
