@@ -60,7 +60,11 @@ NOT_ANSWERED: Final = "This call was not answered: its program went on without g
 
 @dataclass(frozen=True, slots=True)
 class NewApproval:
-    """A call that is to be asked about; ``life_ms`` None: the question doesn't expire."""
+    """A call that is to be asked about; ``life_ms`` None: the question doesn't expire.
+
+    ``call_id`` is the run's own call that has no result until it is answered: of a call of the ``subagent``
+    (empty: the run's own), the one that began it.
+    """
 
     id: str
     kind: Kind
@@ -71,6 +75,7 @@ class NewApproval:
     life_ms: int | None = DAY_MS
     base_sha256: str | None = None
     """Of the file that the call changes, as the person sees it: "" where there is none."""
+    subagent: str = ""
 
     @property
     def input_sha256(self) -> str:
@@ -121,6 +126,8 @@ class Approval:
     def result(self) -> dict[str, Any]:
         """Return what the model is told of a call that was not made, or was answered by a person."""
         text = _TOLD.get(self.status, "")
+        if self.subagent:
+            text = f"The subagent did not finish. It waited with its call of {self.tool}. {text}"
         given = self.status in (ApprovalStatus.ANSWERED, ApprovalStatus.RESULTED)
         if self.status is ApprovalStatus.RESULTED:
             text = untrusted.wrapped(self.message or "", self.call_id)

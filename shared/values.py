@@ -295,7 +295,8 @@ class RunEnd:
     """How a run ended, written in one transaction with its last messages and events.
 
     ``spending`` is the part of what it spent that was not stored with its steps, ``spent`` all of it.
-    ``requests``: what a person has to decide before it goes on; ``asked``: with what it then goes on.
+    ``requests``: what a person has to decide before it goes on; ``asked``: with what it then goes on;
+    ``stopped``: how far its subagents came that wait, by the call that began each.
     """
 
     state: RunState
@@ -308,6 +309,7 @@ class RunEnd:
     spent: Amount = field(default_factory=Amount)
     requests: Sequence[NewApproval] = ()
     asked: str = "{}"
+    stopped: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def waits(self) -> bool:

@@ -18,8 +18,9 @@ Ending
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final
 
 from shared.approval_values import NewApproval
 from shared.jsons import dumps
@@ -125,23 +126,40 @@ class Paused(Ending):
     def __init__(self, message: str, requests: Sequence[NewApproval]) -> None:
         super().__init__(message)
         self.requests = requests
+        self.stopped: Mapping[str, Any] = {}
+
+
+class Halted(Exception):
+    """A subagent waits for a person; ``state`` is how far it came, as JSON has it."""
+
+    def __init__(self, requests: Sequence[NewApproval], state: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.requests = requests
+        self.state = state
 
 
 class Asked(Paused):
-    """Calls of the run wait for a person, or for the calling program."""
+    """Calls of an agent wait for a person or for the calling program.
+
+    ``own`` are its own, ``halted`` those of its subagents, by the call that began each.
+    """
 
     code = "approval"
 
-    def __init__(self, requests: Sequence[NewApproval]) -> None:
+    def __init__(self, own: Sequence[NewApproval], halted: Mapping[str, Halted] | None = None) -> None:
+        below = (halted or {}).items()
+        requests = [*own, *(replace(each, call_id=call) for call, child in below for each in child.requests)]
         waits = "\n".join(f"{request.id}: {_shown(request)}" for request in requests)
         super().__init__(f"I wait for your answer (POST /approvals/{{id}}):\n{waits}", requests)
+        self.stopped = {call: child.state for call, child in below}
         kinds = {request.kind for request in requests}
         self.code = next(kind for kind in ("approval", "question", "client_tool") if kind in kinds)
 
 
 def _shown(request: NewApproval) -> str:
     text = request.input.get("question") if request.kind == "question" else dumps(request.input)
-    said = one_line(f"{text}" if request.kind == "question" else f"{request.tool} {text}")
+    whose = f"subagent {request.subagent}: " if request.subagent else ""
+    said = one_line(f"{text}" if request.kind == "question" else f"{whose}{request.tool} {text}")
     return (
         said
         if len(said) <= LONGEST_SHOWN

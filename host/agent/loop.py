@@ -11,7 +11,7 @@ from typing import Final
 import anyio
 
 from host.agent.asking import Asking, Options, Recorder
-from host.agent.endings import Asked, CutOff, IterationLimit, NoProgress
+from host.agent.endings import Asked, CutOff, Halted, IterationLimit, NoProgress
 from host.agent.final_answer import FinalAnswer
 from host.agent.toolbox import Toolbox, batches, result_block
 from host.agent.window import Window
@@ -91,15 +91,16 @@ class AgentLoop:
             not self._toolbox.read_only(call["name"]) for call in calls if call["id"] not in known
         )
         await self._recorder.replied(reply, final=False, effect_ahead=effect_ahead)
-        results = await self._call_tools(calls, known)
+        halted: dict[str, Halted] = {}
+        results = await self._call_tools(calls, known, halted)
         asked += await self._toolbox.parked(calls, results)
         notes = self._progress.notes([call for call in calls if call["id"] in results], results)
         blocks = [result_block(call, result, notes.get(call)) for call, result in results.items()]
         if blocks:
             messages.append({"role": "user", "content": blocks})
             await self._recorder.answered(blocks)
-        if asked:
-            raise Asked(asked)
+        if asked or halted:
+            raise Asked(asked, halted)
         self._progress.check()
 
     async def _ask_again(self, reply: Reply, messages: list[Message], notice: str) -> None:
@@ -121,18 +122,31 @@ class AgentLoop:
         return known
 
     async def _call_tools(
-        self, calls: Sequence[Block], known: Mapping[str, ToolResult]
+        self, calls: Sequence[Block], known: Mapping[str, ToolResult], halted: dict[str, Halted]
     ) -> dict[str, ToolResult]:
-        """Run calls, independent ones side by side; results come in the order of the calls."""
+        """Run calls, independent ones side by side; results come in the order of the calls.
+
+        ``halted`` gets those that have none yet.
+        """
         results: dict[str, ToolResult] = {}
         for group in batches(calls, self._toolbox):
             async with anyio.create_task_group() as tasks:
                 for call in group:
-                    tasks.start_soon(self._call_tool, call, known.get(call["id"]), results)
-        return {call["id"]: results[call["id"]] for call in calls}
+                    tasks.start_soon(self._call_tool, call, known.get(call["id"]), results, halted)
+        return {call["id"]: results[call["id"]] for call in calls if call["id"] in results}
 
-    async def _call_tool(self, call: Block, known: ToolResult | None, results: dict[str, ToolResult]) -> None:
-        result = results[call["id"]] = known or await self._toolbox.call(call["name"], call["input"])
+    async def _call_tool(
+        self,
+        call: Block,
+        known: ToolResult | None,
+        results: dict[str, ToolResult],
+        halted: dict[str, Halted],
+    ) -> None:
+        try:
+            result = results[call["id"]] = known or await self._toolbox.call(call["name"], call["input"])
+        except Halted as waits:
+            halted[call["id"]] = waits
+            return
         await self._recorder.called(call, result, speaks=self._toolbox.speaks(call["name"]))
 
 

@@ -1,13 +1,13 @@
 """Subagents: child loops of a run, with a part of their parent's tools and never more than it has.
 
 A child runs inside its parent's tool call, so it ends with it; it shares the sandbox, the tool-server
-session (and so the ownership), the budget and the time of the run. Its own messages are not kept: what it
-found out is the tool's result.
+session (and so the ownership), the budget and the time of the run. Its own messages are kept only while a
+call of it waits for a person: what it found out is the tool's result.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, Final
@@ -17,15 +17,17 @@ from pydantic import Field, ValidationError
 
 from host.agent.asking import Options, Recorder
 from host.agent.compaction import CUT_CHARS
-from host.agent.endings import Ending, TooLong
+from host.agent.endings import Asked, Ending, Halted, TooLong
 from host.agent.history import cut
 from host.agent.loop import AgentLoop
 from host.agent.text import strip_internal
-from host.agent.toolbox import Toolbox
+from host.agent.toolbox import Toolbox, without_secrets
+from host.agent.waited import Waited, add_results
 from host.agent.window import Window, Windows
 from host.ports import LIMITS, Message, Model, Reply, ToolResult, ToolSpec
 from host.tools.arguments import refused
 from shared import untrusted
+from shared.approval_values import Approval
 from shared.tool_contract import Arguments
 
 SPAWN: Final = "spawn"
@@ -130,27 +132,61 @@ class Subagents:
         self._born += 1
         label = f"{self._label}.{self._born}" if self._label else str(self._born)
         async with self._places[self._depth - 1]:
-            return await self._converse(task, label, names if task.tools is None else task.tools)
+            return await self._converse(task, label, _messages(task))
 
-    async def _converse(self, task: Task, label: str, names: Collection[str]) -> ToolResult:
-        parent = self._parent
-        most = parent.options.max_iterations
-        child = replace(
-            parent,
-            tools=parent.tools.subset({*names} - {SPAWN}),
-            options=replace(parent.options, max_iterations=min(task.max_iterations or most, most), stop=()),
-            recorder=parent.recorder.child(label),
-        )
+    async def resume(self, state: Mapping[str, Any], step: Mapping[str, Approval]) -> ToolResult:
+        """Go on with a child that waited, with what people said (by requests' ids). Raises Halted."""
+        label = state["label"]
+        self._born = max(self._born, int(label.rpartition(".")[2]))
+        task = Task.model_validate(state["task"])
+        async with self._places[self._depth - 1]:
+            return await self._converse(task, label, state["messages"], Waited.of(state, step))
+
+    async def _converse(
+        self, task: Task, label: str, messages: list[Message], waited: Waited | None = None
+    ) -> ToolResult:
+        child = self._child(task, label, sum(message["role"] == "assistant" for message in messages))
+        below = Subagents(child, label=label, depth=self._depth + 1, places=self._places)
         if self._depth < DEEPEST and (task.tools is None or SPAWN in task.tools):
-            child.tools.add(Subagents(child, label=label, depth=self._depth + 1, places=self._places))
+            child.tools.add(below)
         window = ChildWindow(child.windows)
         loop = AgentLoop(child.models, child.tools, child.recorder, child.options, window)
-        messages = _messages(task)
         try:
+            if waited is not None:
+                blocks, again = await waited.results(child.tools, below.resume)
+                add_results(messages, blocks)
+                if again is not None:
+                    raise again
             reply = await loop.run(messages)
+        except Asked as asked:
+            raise self._halted(asked, task, label, messages) from None
         except Ending as ending:
             return _unfinished(ending, messages)
         return _answer(reply)
+
+    def _child(self, task: Task, label: str, steps: int) -> Parent:
+        parent = self._parent
+        names = parent.tools.delegable() if task.tools is None else task.tools
+        most = min(task.max_iterations or parent.options.max_iterations, parent.options.max_iterations)
+        return replace(
+            parent,
+            tools=parent.tools.subset({*names} - {SPAWN}),
+            options=replace(parent.options, max_iterations=most - steps, stop=()),
+            recorder=parent.recorder.child(label),
+        )
+
+    def _halted(self, asked: Asked, task: Task, label: str, messages: list[Message]) -> Halted:
+        redactor = self._parent.tools.redactor
+        state = {
+            "task": task.model_dump(),
+            "label": label,
+            "messages": [
+                {**each, "content": without_secrets(each["content"], redactor)} for each in messages
+            ],
+            "waits": {each.call_id: each.id for each in asked.requests if not each.subagent},
+            "stopped": asked.stopped,
+        }
+        return Halted([replace(each, subagent=each.subagent or label) for each in asked.requests], state)
 
 
 class ChildWindow(Window):

@@ -7,9 +7,10 @@ import logging
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Final, Literal, Protocol
 
-from anyio import to_thread
+from anyio import Lock, to_thread
 from anyio.lowlevel import checkpoint
 
+from host.agent.endings import Halted
 from host.ports import SeenFiles, ToolResult, Toolset, ToolSpec
 from host.tools.pictures import fit
 from shared.approval_values import (
@@ -33,10 +34,6 @@ logger = logging.getLogger("picoclaw.tools")
 Verdict = Literal["allow", "ask", "deny"]
 
 REFUSED: Final = "This call was not made: the operator's permissions don't allow it."
-NOBODY: Final = (
-    "This call was not made: a person has to allow it, and a subagent can't wait for one. Say in your answer "
-    "what is to be called; the agent that you work for can call it."
-)
 CHANGED: Final = (
     "This call was not made: changed. The file is not what the person saw; look at it and call again."
 )
@@ -64,6 +61,10 @@ async def plain_call(toolset: Toolset, name: str, arguments: Mapping[str, Any]) 
     return await toolset.call(name, arguments)
 
 
+async def _none() -> int:
+    return 0
+
+
 class Toolbox:
     """The tools a run offers. The order is fixed: the prompt cache depends on it."""
 
@@ -74,11 +75,13 @@ class Toolbox:
         call: CallTool = plain_call,
         gate: Judge | None = None,
     ) -> None:
-        self._redactor = redactor
+        self.redactor = redactor
         self._call = call
         self._gate = gate
-        self.open_requests: Callable[[], Awaitable[int]] | None = None
-        """Counts the calls that wait already; None: nobody can be asked."""
+        self.open_requests: Callable[[], Awaitable[int]] = _none
+        """Counts the calls that wait already."""
+        self._asked: list[str] = []
+        """Those of this run, with its subagents'."""
         self._owner: dict[str, Toolset] = {}
         self._specs: dict[str, ToolSpec] = {}
         self.withheld: set[str] = set()
@@ -87,6 +90,7 @@ class Toolbox:
         """Takes in what came or changed since the last step."""
         self.answers: list[tuple[str, str]] = []
         """Questions of servers in the middle of the call that is made, and what people answered to them."""
+        self._answering = Lock()
         for toolset in toolsets:
             self.add(toolset)
 
@@ -110,9 +114,10 @@ class Toolbox:
 
     def subset(self, names: Collection[str]) -> Toolbox:
         """Return those of these tools, in the same order."""
-        part = Toolbox((), self._redactor, self._call, self._gate)
+        part = Toolbox((), self.redactor, self._call, self._gate)
         part._specs = {name: spec for name, spec in self._specs.items() if name in names}
-        part.withheld = self.withheld
+        part.withheld, part._asked, part.open_requests = self.withheld, self._asked, self.open_requests
+        part.answers, part._answering = self.answers, self._answering
         part._owner = {name: self._owner[name] for name in part._specs}
         return part
 
@@ -148,7 +153,7 @@ class Toolbox:
         """Return why a call is not made, None if it is; ``asked``: a person has allowed it."""
         if self._gate is None or name not in self._specs:
             return None
-        verdict = self._gate.judge(name, self._redactor.value(dict(arguments)))
+        verdict = self._gate.judge(name, self.redactor.value(dict(arguments)))
         return REFUSED if verdict == "deny" or (verdict == "ask" and not asked) else None
 
     async def held(self, calls: Sequence[Block]) -> tuple[list[NewApproval], dict[str, ToolResult]]:
@@ -165,7 +170,7 @@ class Toolbox:
                     new_id(APPROVAL),
                     "question",
                     call["name"],
-                    self._redactor.value(
+                    self.redactor.value(
                         {**question, "call": call["input"], "answers": call.get("answers", [])}
                     ),
                     call["id"],
@@ -187,8 +192,9 @@ class Toolbox:
         room = await self._room() if wanted else 0
         asked: list[NewApproval] = []
         for request in wanted:
-            why = self._why_not(request, room - len(asked))
+            why = self._why_not(request, room - len(self._asked))
             if why is None:
+                self._asked.append(request.id)
                 base = await self._base(request.tool, request.input)
                 asked.append(dataclasses.replace(request, base_sha256=base))
             else:
@@ -215,7 +221,7 @@ class Toolbox:
 
     def _request(self, call: Block) -> NewApproval | str | None:
         """Return what is to be asked about a call, why it is refused, or None if it just runs."""
-        name, arguments = call["name"], self._redactor.value(call["input"])
+        name, arguments = call["name"], self.redactor.value(call["input"])
         if name not in self._specs:
             return None
         spec = self._specs[name]
@@ -239,15 +245,22 @@ class Toolbox:
         return _for_program(spec, allowed.input, allowed.call_id)
 
     async def _room(self) -> int:
-        opened = 0 if self.open_requests is None else await self.open_requests()
-        return min(MOST_OPEN - opened, MOST_OF_A_STEP)
+        return min(MOST_OPEN - await self.open_requests(), MOST_OF_A_STEP)
 
     def _why_not(self, request: NewApproval, room: int) -> str | None:
-        if self.open_requests is None:
-            return NOBODY
         if room <= 0:
             return TOO_MANY
         return TOO_LARGE if len(dump_bytes(request.input)) > LARGEST_INPUT else None
+
+    async def call_again(self, call: Block) -> ToolResult:
+        """Make a stored call; what people have answered to its server is at hand meanwhile."""
+        if not call["answers"]:
+            return await self.changed(call) or await self.call(call["name"], call["input"])
+        async with self._answering:
+            self.answers[:] = call["answers"]
+            result = await self.call(call["name"], call["input"])
+            self.answers.clear()
+            return result
 
     async def call(self, name: str, arguments: Mapping[str, Any]) -> ToolResult:
         """Run a tool; whatever goes wrong is a result that says so, without internals."""
@@ -258,7 +271,9 @@ class Toolbox:
             result = await self._call(toolset, name, arguments)
             if result.images:
                 result = await to_thread.run_sync(fit, result)
-            return dataclasses.replace(result, text=self._redactor.text(result.text))
+            return dataclasses.replace(result, text=self.redactor.text(result.text))
+        except Halted:
+            raise
         except Exception as error:
             logger.exception("Tool execution failed", extra={"tool": name, "error": type(error).__name__})
             return ToolResult(
@@ -290,6 +305,11 @@ def result_block(call_id: str, result: ToolResult, note: str | None = None) -> B
     if note:
         content.append({"type": "text", "text": note})
     return {"type": "tool_result", "tool_use_id": call_id, "content": content, "is_error": result.is_error}
+
+
+def without_secrets(blocks: Sequence[Block], redactor: Redactor) -> list[Block]:
+    """Return blocks as they may be stored. Thinking stays as it is: its signature covers every character."""
+    return [block if "thinking" in block["type"] else redactor.value(block) for block in blocks]
 
 
 def batches(calls: Sequence[Block], toolbox: Toolbox) -> list[list[Block]]:

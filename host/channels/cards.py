@@ -8,7 +8,7 @@ from host.channels.base import Button, Channel, ChannelDown, ChannelFault, Press
 from host.channels.rules import Rules
 from host.runs.meter import Ledger
 from shared import jsons
-from shared.approval_values import Answer, Approval, ApprovalStatus, Decision
+from shared.approval_values import ELICITATION, Answer, Approval, ApprovalStatus, Decision
 from shared.channel_values import Chat
 from shared.clock import now_ms
 from shared.errors import PicoError, Unavailable
@@ -136,7 +136,7 @@ def _text(request: Approval) -> str:
     if len(asked) > LONGEST:
         asked = asked[:LONGEST] + CUT.format(request.id)
     if request.kind == "question":
-        return f"{asked}\n\nA message here is the answer."
+        return asked if request.reason == ELICITATION else f"{asked}\n\nA message here is the answer."
     whose = f" (subagent {request.subagent})" if request.subagent else ""
     return f"May I do this?{whose} A message here denies it.\n\n{asked}"
 

@@ -40,6 +40,7 @@ class ApprovalShape(Shape):
     input_sha256: str
     base_sha256: str | None
     reason: str
+    subagent: str | None
     created_at: str
     expires_at: str | None
     decided_at: str | None
@@ -209,6 +210,7 @@ def approval_view(approval: Approval) -> ApprovalShape:
         "input_sha256": approval.input_sha256,
         "base_sha256": approval.base_sha256,
         "reason": approval.reason,
+        "subagent": approval.subagent or None,
         "created_at": iso(approval.created_at),
         "expires_at": iso_or_none(approval.expires_at),
         "decided_at": iso_or_none(approval.decided_at),

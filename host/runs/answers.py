@@ -73,6 +73,7 @@ class RequestShape(Shape):
     base_sha256: str | None
     reason: str
     expires_at: str | None
+    subagent: str | None
 
 
 def request_view(request: NewApproval, now: int) -> RequestShape:
@@ -86,6 +87,7 @@ def request_view(request: NewApproval, now: int) -> RequestShape:
         "base_sha256": request.base_sha256,
         "reason": request.reason,
         "expires_at": iso_or_none(None if request.life_ms is None else now + request.life_ms),
+        "subagent": request.subagent or None,
     }
 
 

@@ -335,11 +335,14 @@ class Assembly:
                 rationed = RationedTools(toolbox, size, external.renewed)
                 rationed.offer([*external.toolsets, external.resources])
                 toolbox.renew = rationed.renew
+            subagents = Subagents(Parent(models, toolbox, options, recorder, self._windows))
+            toolbox.add(subagents)
             if lease.step:
-                step = await self._ledger.store.approvals.open_step(lease.conversation_id)
-                await finish_step(step, toolbox, recorder)
+                approvals, conversation_id = self._ledger.store.approvals, lease.conversation_id
+                step = await approvals.open_step(conversation_id)
+                stopped = await approvals.stopped(conversation_id)
+                await finish_step(step, stopped, toolbox, subagents, recorder)
             loaded = await self._histories.load(lease)
-            toolbox.add(Subagents(Parent(models, toolbox, options, recorder, self._windows)))
             archive = None if self._archive is None else partial(self._archive.catch_up, lease.principal_id)
             window = Compactor(self._ledger.store, self._windows, archive, lease, loaded, recorder)
             if loaded.fresh and loaded.compaction is not None:

@@ -11,6 +11,7 @@ import anyio
 from host.agent.endings import Paused
 from host.agent.final_answer import FinalAnswer
 from host.agent.text import ShownText
+from host.agent.toolbox import without_secrets
 from host.ports import LIMITS, WHOLE, Delta, Reply, TextDelta, ThinkingDelta, ToolResult
 from host.runs.answers import outbound_view
 from host.runs.budget import RunBudget
@@ -22,7 +23,6 @@ from shared.approval_values import Approval
 from shared.clock import now_ms
 from shared.ids import MESSAGE, new_id
 from shared.principals import Principal
-from shared.redact import Redactor
 from shared.usage_values import Spending
 from shared.values import Block, Compaction, Lease, NewMessage, Outbound, Role
 
@@ -297,8 +297,3 @@ class ChildRecorder(_Accounts):
 def _previewed(data: dict[str, Any]) -> dict[str, Any]:
     preview = data.get("preview", "")
     return data if len(preview) <= PREVIEW else {**data, "preview": f"{preview[:PREVIEW]}…"}
-
-
-def without_secrets(blocks: Sequence[Block], redactor: Redactor) -> list[Block]:
-    """Return blocks as they may be stored. Thinking stays as it is: its signature covers every character."""
-    return [block if "thinking" in block["type"] else redactor.value(block) for block in blocks]

@@ -10,10 +10,11 @@ from typing import Any, Final, cast
 import anyio
 
 from host.agent.endings import Ending, OutputInvalid, Overtaken, Paused, TimedOut
+from host.agent.toolbox import without_secrets
 from host.runs.answers import ChatShape, Ended, UsageShape, outbound_view, request_view
 from host.runs.events import EventLog
 from host.runs.meter import Ledger
-from host.runs.recorder import RunRecorder, without_secrets
+from host.runs.recorder import RunRecorder
 from host.runs.spec import RunLimits, RunSpec
 from shared.clock import monotonic_ms, now_ms
 from shared.errors import LeaseLost, PicoError
@@ -182,7 +183,8 @@ class ActiveRun:
             spent=recorder.meter.spent.amount,
         )
         if isinstance(ending, Paused):
-            end = replace(end, requests=ending.requests, asked=self.spec.asked())
+            asked = self.spec.asked()
+            end = replace(end, requests=ending.requests, asked=asked, stopped=ending.stopped)
         await self._store.runs.finish(self.lease, end, messages, [*self.log.unsaved(), *told], now_ms())
         if recorder.said:
             await self._store.outbound.delivered([message.id for message in recorder.said], now_ms())

@@ -417,17 +417,6 @@ def test_a_scheduled_task_that_waits_takes_the_outcome_of_the_last_run(
     assert written(gated) == "x"
 
 
-def test_a_subagent_is_told_that_it_cannot_wait_for_a_person(
-    gated: HostProcess, caller: httpx2.Client
-) -> None:
-    task = asking(text="sub: $results")
-    spawn = {"name": "spawn", "input": {"task": task}}
-    told = chat(caller, directive(steps=[{"tools": [spawn]}, {"text": "$results"}]))
-    assert told["status"] == "success"
-    assert "can't wait for one" in told["result"]
-    assert written(gated) == ""
-
-
 def test_an_idempotency_key_gives_the_same_answer_again(caller: httpx2.Client) -> None:
     told = chat(caller, asking())
     (request,) = told["requests"]

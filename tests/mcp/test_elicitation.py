@@ -124,14 +124,36 @@ def test_a_question_that_is_left_without_an_answer_ends_the_call_and_is_told(
         assert TAKEN == []
 
 
-def test_a_subagent_cannot_wait_for_the_answer_and_is_told(place: tuple[HostProcess, str]) -> None:
+def test_a_subagent_waits_for_the_answer_too(place: tuple[HostProcess, str]) -> None:
+    TAKEN.clear()
     call = {"name": "mcp__new__book", "input": {}}
     task = directive(steps=[{"tools": [call]}, {"text": "child: $results"}])
     spawn = {"name": "spawn", "input": {"task": task}}
     with place[0].client() as client:
         told = chat(client, directive(steps=[{"tools": [spawn]}, {"text": "done: $results"}]))
-        assert told["status"] == "success"
-        assert "a subagent can't wait" in told["result"]
+        (first,) = told["requests"]
+        assert (first["kind"], first["subagent"]) == ("question", "1")
+        answered(client, first, "answer", message="Oslo")
+        paused = goes_on(client, told)
+        (second,) = client.get("/approvals", params={"status": "pending"}).json()["approvals"]
+        answered(client, second, "answer", message='{"nights": 5}')
+        assert goes_on(client, {**told, "run_id": paused["run_id"]})["status"] == "success"
+        messages = client.get(f"/chat/{told['conversation_id']}/messages").json()["messages"]
+        assert "booked 5 nights in Oslo, breakfast: True" in messages[-1]["content"]
+        assert TAKEN == ["Oslo"]
+
+
+def test_a_message_in_the_conversation_leaves_a_servers_question_without_an_answer(
+    place: tuple[HostProcess, str],
+) -> None:
+    TAKEN.clear()
+    with place[0].client() as client:
+        told = booking(client, "new")
+        after = chat(client, "hello", conversation_id=told["conversation_id"], deny_pending=True)
+        assert after["result"] == "echo: hello"
+        request = client.get(f"/approvals/{told['requests'][0]['id']}").json()
+        assert request["status"] == "denied"
+        assert TAKEN == []
 
 
 FORM = {

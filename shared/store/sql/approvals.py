@@ -91,6 +91,12 @@ class Approvals(Noun):
         """Return the requests of the conversation's step, in the order of its calls."""
         return await self._all(to_approval, f"{SELECT} WHERE a.{STEP} ORDER BY a.number", conversation_id)
 
+    async def stopped(self, conversation_id: str) -> dict[str, Any]:
+        """Return how far the subagents of the conversation's step came, by the call that began each."""
+        statement = "SELECT call_id, state FROM stopped_subagents WHERE conversation_id = $1"
+        found = await self._engine.read(lambda tx: tx.fetch(statement, conversation_id))
+        return {row["call_id"]: jsons.loads(row["state"]) for row in found}
+
     async def open_of(self, principal_id: str) -> int:
         """Return how many requests of a principal wait."""
         found = await self._engine.read(

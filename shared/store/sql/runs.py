@@ -185,7 +185,7 @@ class Runs(Noun):
             )
             await store_messages(tx, lease.conversation_id, lease.run_id, messages, now)
             if end.requests:
-                await steps.ask(tx, lease, end.requests, end.asked, now)
+                await steps.ask(tx, lease, end, now)
             if lease.chain.previous_run_id is not None and not end.waits:
                 await end_of_chain(tx, lease.run_id, end.answer, now)
             if end.code == REFUSED:

@@ -5,11 +5,11 @@ They are one *step*: the calls of one reply that have no result yet.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Final
 
 from shared import jsons
-from shared.approval_values import Approval, ApprovalStatus, NewApproval
+from shared.approval_values import ELICITATION, Approval, ApprovalStatus
 from shared.errors import ApprovalPending, ConversationBusy
 from shared.ids import MESSAGE, new_id
 from shared.store import rows
@@ -18,7 +18,7 @@ from shared.store.sql import audit
 from shared.store.sql.conversations import store_messages
 from shared.store.sql.task_outcomes import Outcome, end_waiting
 from shared.task_values import TaskRunState
-from shared.values import Lease, NewMessage, NewRun
+from shared.values import Lease, NewMessage, NewRun, RunEnd
 
 to_approval: Final = rows.reader(
     Approval,
@@ -36,12 +36,13 @@ STEP: Final = "conversation_id = $1 AND ended_at IS NULL AND kind <> 'budget'"
 PENDING: Final = f"{STEP} AND status = 'pending'"
 COLUMNS: Final = (
     *("id", "conversation_id", "run_id", "kind", "call_id", "tool", "input", "input_sha256", "reason"),
-    *("base_sha256", "status", "created_at"),
+    *("base_sha256", "subagent", "status", "created_at"),
 )
 # Whoever asks, answers or begins a run locks the conversation first.
 LOCK: Final = "SELECT principal_id FROM conversations WHERE id = $1 FOR UPDATE"
 LAST_RUN: Final = "(SELECT id FROM runs WHERE conversation_id = $1 ORDER BY number DESC LIMIT 1)"
 NOT_READY: Final = "UPDATE runs SET ready_at = NULL WHERE conversation_id = $1 AND ready_at IS NOT NULL"
+FORGET_SUBAGENTS: Final = "DELETE FROM stopped_subagents WHERE conversation_id = $1"
 FREE_TASKS: Final = "UPDATE scheduled_tasks SET waits = 0 WHERE conversation_id = $1 AND waits = 1"
 
 HOSTS_FAULT: Final = frozenset({"retryable", "shutdown"})
@@ -50,17 +51,21 @@ TURNED_DOWN: Final = "What the run waited for was denied by a message."
 CANCELLED: Final = "The run was cancelled while it waited for an answer."
 
 
-async def ask(tx: Tx, lease: Lease, requests: Sequence[NewApproval], asked: str, now: int) -> None:
-    """Store a pausing run's requests, and what it was asked with."""
-    for each in requests:
+async def ask(tx: Tx, lease: Lease, end: RunEnd, now: int) -> None:
+    """Store a pausing run's requests, how far its subagents came, and what it was asked with."""
+    for each in end.requests:
         await tx.execute(
             f"""INSERT INTO approvals ({", ".join(COLUMNS)}, expires_at)
-            VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, 'pending', $11, wall_now() + $12::bigint)""",
+            VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, 'pending', $12, wall_now() + $13::bigint)""",
             *(each.id, lease.conversation_id, lease.run_id, each.kind, each.call_id, each.tool),
-            *(jsons.dumps(each.input), each.input_sha256, each.reason, each.base_sha256),
+            *(jsons.dumps(each.input), each.input_sha256, each.reason, each.base_sha256, each.subagent),
             *(now, each.life_ms),
         )
-    await tx.execute("UPDATE runs SET asked = $2 WHERE id = $1", lease.run_id, asked)
+    await tx.executemany(
+        "INSERT INTO stopped_subagents (conversation_id, call_id, state) VALUES ($1, $2, $3)",
+        [(lease.conversation_id, call, jsons.dumps(state)) for call, state in end.stopped.items()],
+    )
+    await tx.execute("UPDATE runs SET asked = $2 WHERE id = $1", lease.run_id, end.asked)
 
 
 async def meet(tx: Tx, new: NewRun, conversation_id: str, *, goes_on: bool, ready: bool) -> bool:
@@ -101,7 +106,7 @@ async def _answer_questions(tx: Tx, new: NewRun, conversation_id: str) -> bool:
         return False
     answered = await tx.execute(
         f"""UPDATE approvals SET status = 'answered', message = $2, decided_at = $3, decided_by = $4
-        WHERE {PENDING} AND kind = 'question'""",
+        WHERE {PENDING} AND kind = 'question' AND reason <> '{ELICITATION}'""",
         *(conversation_id, new.message.text, new.now, jsons.dumps(new.by)),
     )
     return answered > 0
@@ -129,10 +134,12 @@ async def settle(
     step = await tx.fetch(f"{SELECT} WHERE a.{STEP} ORDER BY a.number", conversation_id)
     if not step:
         return False
-    blocks = [to_approval(row).result() for row in step]
-    await store_messages(tx, conversation_id, run_id, [NewMessage(new_id(MESSAGE), "user", blocks)], now)
+    blocks = {row["call_id"]: to_approval(row).result() for row in step}
+    message = NewMessage(new_id(MESSAGE), "user", [*blocks.values()])
+    await store_messages(tx, conversation_id, run_id, [message], now)
     await tx.execute(f"UPDATE approvals SET ended_at = $2 WHERE {STEP}", conversation_id, now)
     await tx.execute(NOT_READY, conversation_id)
+    await tx.execute(FORGET_SUBAGENTS, conversation_id)
     return True
 
 
@@ -144,6 +151,7 @@ async def answered(tx: Tx, lease: Lease, now: int) -> None:
         lease.conversation_id,
         now,
     )
+    await tx.execute(FORGET_SUBAGENTS, lease.conversation_id)
 
 
 async def left(tx: Tx, row: Row, code: str | None, *, acted: bool, now: int) -> bool:
