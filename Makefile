@@ -93,7 +93,7 @@ test-http-postgres: setup
 chaos-cluster: setup
 	@directory=$$(mktemp -d /tmp/postgres-for-tests-XXXXXX); trap ".ci/postgres remove $$directory" EXIT; \
 	PICOCLAW_TEST_DATABASE_URL=$$(.ci/postgres start $$directory) CHAOS_SECONDS=300 \
-	$(PY) -m pytest -s tests/cluster/test_chaos.py
+	$(PY) -m pytest -s -m "slow or not slow" tests/cluster/test_chaos.py tests/cluster/test_approvals.py
 
 # Kills the whole tree at random, hundreds of times, and compares what clients were told with what is there;
 # then damages volumes and lets calls fail, two thousand times.
