@@ -120,9 +120,10 @@ export class Conversations {
   entry(item) {
     const id = item.conversation_id;
     const running = item.status === "running";
+    const waits = item.pending ? h("span", { class: "badge paused" }, item.pending === 1 ? "waits for you" : `${item.pending} wait for you`) : null;
     return h("li", {}, h("a", { href: `#/c/${encodeURIComponent(id)}`, "aria-current": id === this.current ? "page" : null },
       h("span", { class: "title", dir: "auto" }, this.title(id)),
-      h("span", { class: "meta" }, running ? h("span", { class: "live" }, "at work") : h("time", { datetime: item.last_activity, title: moment(item.last_activity) }, ago(item.last_activity)))));
+      h("span", { class: "meta" }, waits, running ? h("span", { class: "live" }, "at work") : h("time", { datetime: item.last_activity, title: moment(item.last_activity) }, ago(item.last_activity)))));
   }
 
   wantTitle({ conversation_id: id, message_count: messages, title }) {

@@ -9,6 +9,8 @@ const SHORTCUTS = [
   ["j", "Next conversation"],
   ["k", "Conversation before"],
   ["f", "Search conversations"],
+  ["a", "Allow the call that waits here"],
+  ["d", "Deny it"],
 ];
 /** What the keys of pages open: filled by the shell. */
 export const pages = [];

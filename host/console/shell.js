@@ -1,6 +1,7 @@
 // The frame around everything: the list at the side, the title above, notices, and which place is shown.
 
 import { call, host } from "./api.js";
+import { press } from "./approvals.js";
 import { ConversationView } from "./conversation.js";
 import { Conversations } from "./conversations.js";
 import { h, refill } from "./dom.js";
@@ -12,6 +13,7 @@ import { themeButton } from "./theme.js";
 
 const NARROW = "(max-width: 52rem)";
 const NOTICE_MS = 8000;
+const HEALTH_EVERY_MS = 60_000;
 pages.push(...PLACES.map(({ key, title }) => [key, title]));
 
 const LEVELS = ["no walls", "weak walls", "kernel walls", "all kernel walls"];
@@ -26,11 +28,12 @@ export class Shell {
     this.place = h("main", { id: "main", tabindex: "-1" });
     this.notices = h("div", { class: "notices", role: "status" });
     this.offline = h("p", { class: "offline", role: "status", hidden: true }, icon("alert"), "The host cannot be reached. Trying again…");
+    this.stuck = h("p", { class: "offline", role: "status", hidden: true });
     this.sandbox = h("span", { class: "sandbox" });
     this.who = h("p", { class: "quiet who", hidden: true });
     this.links = PLACES.map((place) => h("a", { href: `#/${place.name}` }, icon(place.icon), place.title));
     this.opener = h("button", { class: "ghost opener", type: "button", "aria-label": "Conversations", "aria-expanded": "false", "aria-controls": "side", on: { click: () => this.drawer(true) } }, icon("menu"));
-    this.stage = h("div", { class: "stage" }, this.offline,
+    this.stage = h("div", { class: "stage" }, this.offline, this.stuck,
       h("header", { class: "bar" }, this.opener, this.heading, this.tools), this.place, this.notices);
     this.side = this.sidebar();
     this.veil = h("div", { class: "veil", hidden: true, on: { click: () => this.drawer(false) } });
@@ -56,10 +59,12 @@ export class Shell {
     this.listen();
     this.conversations.start();
     this.showHealth();
+    this.timer = setInterval(() => document.hidden || this.showHealth(), HEALTH_EVERY_MS);
     this.showWho();
     this.go();
     const message = await new Promise((resolve) => { this.finish = resolve; });
     this.ended.abort();
+    clearInterval(this.timer);
     this.view?.close();
     this.conversations.stop();
     return message;
@@ -81,6 +86,8 @@ export class Shell {
       f: () => this.find(),
       j: () => this.beside(1),
       k: () => this.beside(-1),
+      a: () => press("allow"),
+      d: () => press("deny"),
       "/": () => document.getElementById("message")?.focus(),
       "?": showKeys,
     }, signal.signal);
@@ -186,7 +193,9 @@ export class Shell {
 
   async showHealth() {
     try {
-      const { sandbox, version } = await call("GET", "/health");
+      const { sandbox, version, approvals } = await call("GET", "/health");
+      this.stuck.hidden = approvals.note === null;
+      refill(this.stuck, icon("alert"), approvals.note ?? "");
       const level = sandbox.level;
       this.sandbox.classList.toggle("weak", level < 2);
       this.sandbox.title = `Sandbox level ${level} of 3: ${LEVELS[level] ?? ""}; Landlock ABI ${sandbox.landlock_abi}; PicoClaw ${version}`;

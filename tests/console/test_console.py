@@ -10,7 +10,7 @@ from typing import Any
 import httpx2
 import pytest
 from anyio.from_thread import start_blocking_portal
-from playwright.sync_api import Page, Request, expect
+from playwright.sync_api import Page, Request, Route, expect
 
 from tests.console.conftest import MakeHost, MakePage, in_both, knock, sign_in
 from tests.console.wire import Wire
@@ -254,6 +254,40 @@ def test_a_call_that_waits_has_a_card_and_goes_on_when_it_is_allowed(
     card.get_by_role("button", name="Allow", exact=True).click()
     expect(answer(page)).to_contain_text("all done")
     expect(card).to_have_count(0)
+
+
+def test_an_edit_that_waits_is_shown_as_what_goes_and_what_comes_and_a_key_allows_it(
+    make_page: MakePage, make_host: MakeHost
+) -> None:
+    host = make_host(PICOCLAW_PERMISSIONS='[{"tool": "edit_file", "do": "ask"}]').start()
+    (Path(host.environment["MEMORY_DIR"]) / "a.txt").write_text("old\nlines\n")
+    page = make_page(url=host.url)
+    call = {"name": "edit_file", "input": {"path": "a.txt", "old_text": "old", "new_text": "<b>new</b>"}}
+    steps = [{"tools": [{"name": "read_file", "input": {"path": "a.txt"}}]}, {"tools": [call]}]
+    say(page, directive(steps=[*steps, {"text": "all done"}]))
+    card = page.get_by_role("form", name="Waits for you")
+    expect(card.locator(".diff .gone")).to_have_text("- old")
+    expect(card.locator(".diff .new")).to_have_text("+ <b>new</b>")
+    badge = page.get_by_role("navigation", name="Conversations").get_by_text("waits for you")
+    expect(badge).to_be_visible(timeout=15_000)
+    page.locator("main").focus()
+    page.keyboard.press("a")
+    expect(answer(page)).to_contain_text("all done")
+    expect(card).to_have_count(0)
+    expect(badge).to_have_count(0, timeout=15_000)
+
+
+def test_a_step_that_was_answered_and_does_not_go_on_is_said_on_every_page(make_page: MakePage) -> None:
+    page = make_page()
+    note = "What people answered 20 minutes ago has not gone on"
+
+    def stuck(route: Route) -> None:
+        told = route.fetch().json()
+        route.fulfill(json={**told, "approvals": {"note": note}})
+
+    page.route("**/health", stuck)
+    page.reload()
+    expect(page.get_by_text(note)).to_be_visible()
 
 
 def test_an_older_error_stays_where_it_was_and_is_not_offered_again(
