@@ -12,9 +12,9 @@ from anyio.lowlevel import checkpoint
 
 from host.agent.endings import Halted
 from host.ports import SeenFiles, ToolResult, Toolset, ToolSpec
+from host.tools.ask_person import asked as question_asked
 from host.tools.pictures import fit
 from shared.approval_values import (
-    DAY_MS,
     ELICITATION,
     LARGEST_INPUT,
     MOST_OF_A_STEP,
@@ -231,8 +231,7 @@ class Toolbox:
         if spec.asks == "client_tool" and verdict == "allow":
             return _for_program(spec, arguments, call["id"])
         if spec.asks == "question":
-            life_ms = arguments.get("timeout_ms") or DAY_MS
-            return NewApproval(new_id(APPROVAL), "question", name, arguments, call["id"], life_ms=life_ms)
+            return question_asked(arguments, call["id"])
         if verdict == "allow":
             return None
         return NewApproval(new_id(APPROVAL), "approval", name, arguments, call["id"])

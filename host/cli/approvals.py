@@ -64,19 +64,21 @@ def answer(
 
 def _answer(request: str, said: dict[str, Any], url: Url, token: Token, *, json: bool) -> None:
     with host(url, token, say=not json) as client:
-        told = _decided(client, f"/approvals/{quote(request, safe='')}", said)
+        told = decided(client, request, said)
     goes_on = f"; it goes on as {told['run_id']}" if told["run_id"] else ""
     tell(told, f"{shown(told['id'])} is {told['status']}{shown(goes_on)}.", json=json)
 
 
-def _decided(client: HostClient, path: str, said: dict[str, Any]) -> dict[str, Any]:
+def decided(client: HostClient, request: str, said: dict[str, Any]) -> dict[str, Any]:
+    """Answer a request as it is shown, and return what the host says of that; raises HostFault."""
+    path = f"/approvals/{quote(request, safe='')}"
     asked = client.request("GET", path)
     proof = None if asked["kind"] == "budget" else asked["input_sha256"]
     body = {**said, "input_sha256": proof}
-    decided: dict[str, Any] = client.request(
+    told: dict[str, Any] = client.request(
         "POST", path, {name: value for name, value in body.items() if value is not None}
     )
-    return decided
+    return told
 
 
 def _table(found: list[dict[str, Any]]) -> Table:

@@ -19,6 +19,7 @@ from urllib.parse import quote
 import typer
 
 from host.cli.answers import AnswerWriter, MarkdownWriter, PlainWriter
+from host.cli.approvals import decided
 from host.cli.client import HostClient, Json, Token, Url, host, surroundings
 from host.cli.exit_codes import HostFault
 from host.cli.run_view import RunView
@@ -34,6 +35,7 @@ HELP: Final = """  /new     start a new conversation
   /tasks   show the scheduled tasks
   /usage   show what this session has used
   /resume  go on where a run ended without an answer; with tokens past a budget: /resume 20000
+  /allow   allow the calls that wait for you here; /deny denies them. A message answers a question
   /help    show this
   /quit    leave (or Ctrl-D)
   Ctrl-C   cancel the running answer; Esc Enter puts a line break into a message"""
@@ -56,8 +58,9 @@ class Chat:
         self.used: dict[str, int] = {}
 
     def say(self, message: str) -> bool:
-        """Send a message and show the run to its end; return whether it ended well."""
-        return self._run("/chat", self._body(message))
+        """Send a message, which answers or denies what waits; return whether its run ended well."""
+        waits = {"deny_pending": True} if self._lively else {}
+        return self._run("/chat", {**self._body(message), **waits})
 
     def say_for_programs(self, message: str) -> bool:
         """Send a message and write the host's answer as JSON; return whether the run ended well."""
@@ -78,9 +81,22 @@ class Chat:
         body = {"allow_tokens": int(tokens)} if tokens else {}
         return self._run(f"/chat/{quote(self.conversation_id, safe='')}/resume", body)
 
-    def _run(self, path: str, body: dict[str, Any]) -> bool:
+    def _decide(self, decision: str) -> None:
+        """Answer all calls that wait here, and show how the run goes on. Raises HostFault."""
+        here = {"status": "pending", "kind": "approval", "conversation_id": self.conversation_id or ""}
+        waits = list(self._client.pages("/approvals", "approvals", **here)) if self.conversation_id else []
+        if not waits:
+            raise HostFault("No call waits here.")
+        for each in waits:
+            told = decided(self._client, each["id"], {"decision": decision})
+        if told["run_id"]:
+            conversation_id = quote(str(self.conversation_id), safe="")
+            self._run(f"/chat/{conversation_id}/runs/{told['run_id']}/events", None)
+
+    def _run(self, path: str, body: dict[str, Any] | None) -> bool:
         view = RunView(self._writer, lively=self._lively)
-        body = {**body, "stream": True, "show_tool_use": self._lively}
+        if body is not None:
+            body = {**body, "stream": True, "show_tool_use": self._lively}
         with self._cancelled_by_ctrl_c(view):
             try:
                 for event, data in self._client.events(body, path):
@@ -105,6 +121,8 @@ class Chat:
             "/tasks": self._show_tasks,
             "/usage": self._show_usage,
             "/resume": lambda: self.resume(rest.strip()),
+            "/allow": lambda: self._decide("allow"),
+            "/deny": lambda: self._decide("deny"),
             "/help": lambda: out.print(HELP),
         }
         commands.get(name, lambda: err.print(f"There is no {shown(name)}; /help lists what there is."))()

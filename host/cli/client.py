@@ -169,12 +169,15 @@ class HostClient:
                 return
             params["cursor"] = page["next_cursor"]
 
-    def events(self, body: Mapping[str, Any], path: str = "/chat") -> Iterator[tuple[str, dict[str, Any]]]:
-        """Start a run by ``POST`` and yield its events as they come; raises ``HostFault``."""
+    def events(
+        self, body: Mapping[str, Any] | None, path: str = "/chat"
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Start a run by ``POST``, or follow one (no body); yield its events. Raises ``HostFault``."""
+        method = "GET" if body is None else "POST"
         with (
             self._faults(),
             self._client.sse(
-                path, method="POST", json=body, timeout=httpx2.Timeout(None, connect=CONNECT_S)
+                path, method=method, json=body, timeout=httpx2.Timeout(None, connect=CONNECT_S)
             ) as source,
         ):
             if source.response.status_code != httpx2.codes.OK:

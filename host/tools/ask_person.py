@@ -6,9 +6,12 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any, Final
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from host.ports import ToolResult, ToolSpec
+from host.tools.arguments import refused
+from shared.approval_values import DAY_MS, NewApproval
+from shared.ids import APPROVAL, new_id
 from shared.tool_contract import Arguments
 
 ASK_PERSON: Final = "ask_person"
@@ -46,6 +49,16 @@ class AskPerson:
     async def call(self, name: str, arguments: Mapping[str, Any]) -> ToolResult:
         """Say that nobody can be asked from here."""
         return ToolResult("Nobody can be asked here; say in your answer what you must know.", is_error=True)
+
+
+def asked(arguments: Mapping[str, Any], call_id: str) -> NewApproval | str:
+    """Return what is to be asked, or what is wrong with it."""
+    try:
+        question = Question.model_validate(arguments)
+    except ValidationError as error:
+        return refused(error).text
+    life_ms = question.timeout_ms or DAY_MS
+    return NewApproval(new_id(APPROVAL), "question", ASK_PERSON, arguments, call_id, life_ms=life_ms)
 
 
 ask_person: Final = cache(AskPerson)

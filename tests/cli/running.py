@@ -80,7 +80,9 @@ def contract_server() -> Iterator[ContractServer]:
             state.requests.append((self.command, self.path, body))
             if self.headers.get("Authorization") != f"Bearer {TOKEN}":
                 self.send_json(401, {"error": "Unauthorized", "code": "unauthorized"})
-            elif self.command == "POST" and self.path in ("/chat", "/chat/conv-1/resume") and state.events:
+            elif self.path.endswith("/events") or (
+                self.command == "POST" and self.path in ("/chat", "/chat/conv-1/resume") and state.events
+            ):
                 self.send_events()
             else:
                 nothing = (404, {"error": "Not found", "code": "not_found"})

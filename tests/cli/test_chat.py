@@ -327,3 +327,23 @@ def test_resume_goes_on_with_a_conversation_and_leaves(host: ContractServer, tmp
     ended = say(host, tmp_path, "--conversation", "conv-1", "--resume")
     assert (ended.returncode, ended.stdout) == (0, "Here I am\n")
     assert host.requests == [("POST", "/chat/conv-1/resume", {"stream": True, "show_tool_use": False})]
+
+
+def test_a_call_that_waits_is_allowed_and_its_run_followed(host: ContractServer) -> None:
+    asked = {"id": "appr-1", "kind": "approval", "input_sha256": "12ab"}
+    told = {"id": "appr-1", "status": "allowed", "decided_by": {}, "run_id": "run-2"}
+    host.events = [START, done("paused", error="I wait for your answer")]
+    with HostClient(Target(host.url, TOKEN)) as client:
+        session = Chat(client, None, lively=False)
+        with pytest.raises(HostFault, match="No call waits here"):
+            session.command("/allow")
+        session.say("hi")
+        waits = "/approvals?status=pending&kind=approval&conversation_id=conv-1"
+        host.answers["GET", waits] = (200, {"approvals": [asked], "next_cursor": None})
+        host.answers["GET", "/approvals/appr-1"] = (200, asked)
+        host.answers["POST", "/approvals/appr-1"] = (200, told)
+        host.events = [START, ("chunk", {"text": "Here I am"}), done()]
+        assert session.command("/deny")
+    answer = {"decision": "deny", "input_sha256": "12ab"}
+    assert ("POST", "/approvals/appr-1", answer) in host.requests
+    assert host.requests[-1][:2] == ("GET", "/chat/conv-1/runs/run-2/events")

@@ -205,6 +205,23 @@ def test_a_question_is_answered_in_words(caller: httpx2.Client) -> None:
     assert "Rome" in messages[-1]["content"]
 
 
+@pytest.mark.parametrize(
+    ("wrong", "why"),
+    [
+        ({}, "question: field required"),
+        ({"question": 5}, "question: input should be a valid string"),
+        ({"question": "Which?", "timeout_ms": "soon"}, "timeout_ms: input should be a valid integer"),
+        ({"question": "Which?", "options": "Rome"}, "options: input should be a valid list"),
+    ],
+)
+def test_a_question_that_makes_no_sense_is_told_to_the_model(
+    caller: httpx2.Client, wrong: dict[str, Any], why: str
+) -> None:
+    told = chat(caller, asking({"name": "ask_person", "input": wrong}))
+    assert told["status"] == "success"
+    assert why in told["result"]
+
+
 def test_a_message_that_may_deny_is_the_answer_to_a_question(caller: httpx2.Client) -> None:
     call = {"name": "ask_person", "input": {"question": "Which city?"}}
     told = chat(caller, asking(call), model="claude-other")
