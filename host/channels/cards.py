@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from typing import Final
 
 from host.channels.base import Button, Channel, ChannelDown, ChannelFault, Pressed, TryLater
@@ -13,6 +15,8 @@ from shared.channel_values import Chat
 from shared.clock import now_ms
 from shared.errors import PicoError, Unavailable
 from shared.lines import one_line
+
+logger = logging.getLogger("picoclaw.channels")
 
 LONGEST: Final = 3500
 """Characters of a request that is shown whole."""
@@ -103,15 +107,19 @@ class Cards:
         """Say how requests were decided in the messages that show them, without buttons."""
         for request in await self._approvals.shown_and_decided():
             for place in request.shown:
-                if place[0] != self._rules.channel:
-                    continue
-                try:
-                    await self._channel.close(place[1], place[2], f"{_text(request)}\n\n{_outcome(request)}")
-                except (ChannelDown, TryLater):
-                    return
-                except ChannelFault:
-                    pass  # The message is gone, or nobody is there to see it.
-                await self._approvals.show(request.id, place, ends=True)
+                if place[0] == self._rules.channel and await self._closed(request, place):
+                    await self._approvals.show(request.id, place, ends=True)
+
+    async def _closed(self, request: Approval, place: Sequence[str]) -> bool:
+        _, chat_id, message_id, _ = place
+        try:
+            await self._channel.close(chat_id, message_id, f"{_text(request)}\n\n{_outcome(request)}")
+        except (ChannelDown, TryLater):
+            return False
+        except Exception as error:
+            if not isinstance(error, ChannelFault):  # The message is gone, or nobody is there to see it.
+                logger.exception("A channel failed to remove buttons")
+        return True
 
 
 def _choices(request: Approval) -> dict[str, tuple[str, Decision, str | None]]:
@@ -126,7 +134,7 @@ def _choices(request: Approval) -> dict[str, tuple[str, Decision, str | None]]:
 
 def _asked(request: Approval) -> str:
     asks = request.kind == "question"
-    text = str(request.input["question"]) if asks else jsons.dumps(request.input, indented=True)
+    text = str(request.input.get("question", "")) if asks else jsons.dumps(request.input, indented=True)
     lines = [] if asks else [request.tool]
     return "\n".join(map(one_line, [*lines, *text.split("\n")]))
 
