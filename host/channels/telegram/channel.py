@@ -162,7 +162,7 @@ class TelegramChannel(Channel):
     async def ask(self, chat_id: str, text: str, buttons: Sequence[Sequence[Button]]) -> str:
         """Send a text as it is, with buttons below it. Raises TryLater, Undeliverable."""
         rows = [[{"text": each.label, "callback_data": each.data} for each in row] for row in buttons]
-        keyboard = {"reply_markup": {"inline_keyboard": rows}} if rows else {}
+        keyboard: dict[str, Any] = {"reply_markup": {"inline_keyboard": rows}} if rows else {}
         sent = await self._client.call("sendMessage", text=text, **_target(chat_id), **keyboard)
         return str(sent["message_id"])
 
