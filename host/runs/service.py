@@ -190,7 +190,7 @@ class RunService:
                 "token_id": acting.get().token_id,
                 "name": spec.sender_name,
                 "door": spec.door,
-                "address": spec.sender,
+                "address": acting.get().address or spec.sender,
             },
             lifts=spec.allow_tokens is not None,
             webhook=spec.webhook,
