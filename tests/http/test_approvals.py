@@ -233,7 +233,8 @@ def test_a_message_that_may_deny_is_the_answer_to_a_question(caller: httpx2.Clie
     assert (after["previous_run_id"], after["root_run_id"]) == (told["run_id"], told["run_id"])
     answered = caller.get(f"/approvals/{told['requests'][0]['id']}").json()
     assert (answered["status"], answered["message"]) == ("answered", "Rome")
-    assert answered["decided_by"]["principal_id"] == "operator"
+    by = answered["decided_by"]
+    assert (by["principal_id"], by["door"], by["address"]) == ("operator", "http", "127.0.0.1")
     assert answered["next_run_id"] == after["run_id"]
     acts = caller.get("/audit", params={"action": "approval.answered"}).json()["audit"]
     assert (acts[0]["subject"], acts[0]["by"]["principal_id"]) == (answered["id"], "operator")
