@@ -56,7 +56,8 @@ async def ask(tx: Tx, lease: Lease, end: RunEnd, now: int) -> None:
     for each in end.requests:
         await tx.execute(
             f"""INSERT INTO approvals ({", ".join(COLUMNS)}, expires_at)
-            VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, 'pending', $12, wall_now() + $13::bigint)""",
+            VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, 'pending', $12,
+                wall_now() + $13::bigint)""",
             *(each.id, lease.conversation_id, lease.run_id, each.kind, each.call_id, each.tool),
             *(jsons.dumps(each.input), each.input_sha256, each.reason, each.base_sha256, each.subagent),
             *(now, each.life_ms),
