@@ -8,6 +8,7 @@ import pwd
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
@@ -23,6 +24,7 @@ from host.models.access import Route, open_models
 from host.models.deprecated import deprecated
 from host.ports import Delta, ModelError, Target
 from host.runs.scheduler import EXTERNAL
+from host.runs.webhooks import CLEAR_SECRETS
 from host.telemetry.off import Telemetry
 from shared.clock import local, now_ms
 from shared.errors import PicoError, StoreError
@@ -90,6 +92,7 @@ def _findings() -> Iterator[Finding]:
     yield from _channels(settings)
     yield from _mcp_servers(settings)
     yield from _tasks(settings)
+    yield from _webhooks(settings)
 
 
 def _whole(check: str, findings: Callable[[], Iterable[Finding]]) -> Iterator[Finding]:
@@ -114,6 +117,14 @@ def _tasks(settings: Settings) -> Iterator[Finding]:
     note = scheduler["note"]
     verdict: Verdict = "fault" if scheduler["overdue"] else "note" if note else "ok"
     yield Finding("tasks", verdict, note or "none is overdue")
+
+
+def _webhooks(settings: Settings) -> Iterator[Finding]:
+    """Ask the host that runs here, if one does."""
+    target = find_target(local_url(settings.host, settings.port), None, os.environ)
+    with suppress(HostFault), HostClient(target) as client:
+        if settings.seal_key is None and client.request("GET", "/webhooks")["webhooks"]:
+            yield Finding("webhooks", "note", CLEAR_SECRETS)
 
 
 def _mcp_servers(settings: Settings) -> Iterator[Finding]:

@@ -7,6 +7,7 @@ import { ServersView } from "./servers.js";
 import { SkillsView } from "./skills.js";
 import { TasksView } from "./tasks.js";
 import { UsageView } from "./usage.js";
+import { WebhooksView } from "./webhooks.js";
 import { WorkspaceView } from "./workspace.js";
 
 export const PLACES = [
@@ -16,5 +17,6 @@ export const PLACES = [
   { name: "skills", title: "Skills", icon: "star", key: "s", scope: "operator", view: SkillsView },
   { name: "servers", title: "Servers", icon: "tool", key: "p", scope: "operator", view: ServersView },
   { name: "workspace", title: "Workspace", icon: "folder", key: "w", scope: "operator", view: WorkspaceView },
+  { name: "webhooks", title: "Webhooks", icon: "bolt", key: "h", scope: "chat", view: WebhooksView },
   { name: "principals", title: "Principals", icon: "people", key: "r", scope: "operator", view: PrincipalsView },
 ];

@@ -77,8 +77,17 @@ class ChatRequest(Body):
     model_config = ConfigDict(
         json_schema_extra={
             "not": {
-                "properties": {"background": {"const": True}, "stream": {"const": True}},
-                "required": ["background", "stream"],
+                "required": ["stream"],
+                "properties": {"stream": {"const": True}},
+                "anyOf": [
+                    {"properties": {"background": {"const": True}}, "required": ["background"]},
+                    {
+                        "properties": {
+                            "webhook": {"type": "object", "properties": {"secret": {"type": "null"}}}
+                        },
+                        "required": ["webhook"],
+                    },
+                ],
             }
         }
     )

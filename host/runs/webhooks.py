@@ -50,6 +50,7 @@ TRIED_AGAIN: Final = frozenset({408, 425, 429})
 GONE: Final = 410
 TRIES_OF_REFUSED: Final = 3
 WRONG_KEY: Final = "its secret can't be opened: SEAL_KEY is not the one it was sealed with"
+CLEAR_SECRETS: Final = "SEAL_KEY is not set: the secrets of webhooks are stored in the clear"
 FAILING: Final = (
     "The webhook {} to {} has not worked for 3 days ({}) and is disabled. "
     'PATCH /webhooks/{} {{"enabled": true}} switches it on again.'
@@ -171,7 +172,7 @@ class WebhookSender:
                 await self._woken.wait()
             self._woken = anyio.Event()
         if not self.secrets.sealing:
-            logger.warning("SEAL_KEY is not set: the secrets of webhooks are stored in the clear")
+            logger.warning(CLEAR_SECRETS)
 
     async def _some(self) -> bool:
         try:

@@ -70,3 +70,12 @@ def test_a_test_that_fails_says_why_and_exits_with_1(webhook: Webhook, receiver:
     refused = webhook("add", "http://example.com")
     assert refused.returncode == 1
     assert "webhooks.allowed_hosts" in refused.stderr
+
+
+def test_the_doctor_says_that_secrets_lie_in_the_clear(
+    host: HostProcess, webhook: Webhook, receiver: Receiver
+) -> None:
+    assert webhook("add", receiver.url).returncode == 0
+    home = Path(host.environment["PICOCLAW_HOME"])
+    told = picoclaw(home, "doctor", "--json", API_TOKEN=TOKEN, PORT=str(host.port))
+    assert {each["check"]: each["verdict"] for each in json.loads(told.stdout)}["webhooks"] == "note"

@@ -14,6 +14,10 @@ schemathesis.openapi.format("milliseconds", st.integers(1000, 10**9).map(str))
 schemathesis.openapi.format("time-to-come", st.integers(2100, 9000).map("{}-01-02T03:04:05Z".format))
 schemathesis.openapi.format("local-time-to-come", st.integers(2100, 9000).map("{}-01-02T03:04:05".format))
 schemathesis.openapi.format("http-url", st.sampled_from(["http://mcp.example/mcp", "https://mcp.example"]))
+schemathesis.openapi.format(
+    "webhook-url", st.sampled_from(["https://hooks.example/in", "https://a.example:8443"])
+)
+schemathesis.openapi.format("webhook-secret", st.sampled_from(["whsec_" + "A" * 32, "whsec_" + "q83v" * 8]))
 schemathesis.openapi.format("tool-glob", st.sampled_from(["*", "exec", "mcp__*"]))
 schemathesis.openapi.format("header", st.text(alphabet="abc 123"))
 
