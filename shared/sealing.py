@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ class Seal:
     def close(self, plain: bytes, bound: bytes) -> bytes:
         """Return what can only be opened again for what it is bound to."""
         nonce = os.urandom(NONCE)
-        return nonce + self._cipher().encrypt(nonce, plain, bound)
+        return nonce + self._cipher.encrypt(nonce, plain, bound)
 
     def open(self, sealed: bytes, bound: bytes) -> bytes | None:
         """Return what was sealed; None where it was with another key, or is bound to something else."""
@@ -37,10 +38,11 @@ class Seal:
         if not self.usable:
             return None
         try:
-            return self._cipher().decrypt(sealed[:NONCE], sealed[NONCE:], bound)
+            return self._cipher.decrypt(sealed[:NONCE], sealed[NONCE:], bound)
         except InvalidTag:
             return None
 
+    @cached_property
     def _cipher(self) -> AESGCM:
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM
         from cryptography.hazmat.primitives.hashes import SHA256

@@ -250,7 +250,7 @@ class ChatApi(Api):
                 return accepted(await self._runs.background.begun_before(taken.answer))
             return await self._joined(taken.answer, stream=spec.live)
         if told is not None:
-            self._hooks.wake()
+            self._hooks.added()
         if spec.background:
             begun = await self._runs.background.begun(run)
             return accepted(begun if told is None else _with_hook(begun, run, told))

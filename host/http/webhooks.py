@@ -24,8 +24,10 @@ from shared.webhook_values import EVENTS, EVERYBODY, Disabled, Event, Status, We
 LONGEST_URL: Final = 4096
 LONGEST_KEEP_MS: Final = 30 * 24 * 3600 * 1000
 
-Url = Annotated[Text, Field(max_length=LONGEST_URL, json_schema_extra={"format": "webhook-url"})]
-Secret = Annotated[Text, Field(max_length=200, json_schema_extra={"format": "webhook-secret"})]
+OF_URL: Final = {"format": "webhook-url", "pattern": "^[Hh][Tt][Tt][Pp][Ss]?://[!-~]+$"}
+OF_SECRET: Final = {"format": "webhook-secret", "pattern": "^whsec_[A-Za-z0-9+/]{32,}=*$"}
+Url = Annotated[Text, Field(max_length=LONGEST_URL, json_schema_extra=OF_URL)]
+Secret = Annotated[Text, Field(max_length=200, json_schema_extra=OF_SECRET)]
 Events = Annotated[list[Event], Field(min_length=1, max_length=2 * len(EVENTS))]
 
 
@@ -136,6 +138,7 @@ class Hooks:
     def __init__(self, settings: Settings, sender: WebhookSender) -> None:
         self.secrets: SecretBox = sender.secrets
         self.wake = sender.wake
+        self.added = sender.added
         self._allowed = allowed_hosts(settings)
 
     async def check(self, url: str) -> None:
@@ -186,7 +189,7 @@ class WebhooksApi(Api):
         )
         await self._store.webhooks.add(made)
         await self._store.durable()
-        self._hooks.wake()
+        self._hooks.added()
         return {**webhook_view(made), "secret": secret}
 
     @operation("GET", "/webhooks", scope="chat", parameters=[*PAGE, OF_PRINCIPAL])

@@ -142,13 +142,19 @@ class WebhookSender:
         self._owner = owner
         self._alone = not ledger.store.several_hosts
         self._woken = anyio.Event()
+        self._any = False
         self._trying = 0
         self._swept = -SWEEP_EVERY_S
         self._receivers: Receivers | None = None
 
     def wake(self) -> None:
-        """Look for deliveries now: there may be some, or a first webhook."""
+        """Look for deliveries now: there may be some."""
         self._woken.set()
+
+    def added(self) -> None:
+        """Note that there is a webhook, maybe the first."""
+        if not self._any:
+            self._woken.set()
 
     async def run(self) -> None:
         """Make deliveries until cancelled; tries in flight then have their ten seconds to end."""
@@ -171,6 +177,7 @@ class WebhookSender:
             with anyio.move_on_after(None if self._alone else ELSEWHERE_EVERY_S):
                 await self._woken.wait()
             self._woken = anyio.Event()
+        self._any = True
         if not self.secrets.sealing:
             logger.warning(CLEAR_SECRETS)
 
@@ -205,8 +212,9 @@ class WebhookSender:
             # Its lease ends, and it is tried again.
             logger.exception("A webhook could not be told", extra={"delivery": delivery.id})
         finally:
+            if self._trying == AT_ONCE:
+                self.wake()
             self._trying -= 1
-            self.wake()
 
     async def _deliver(self, delivery: WebhookDelivery, webhook: Webhook) -> None:
         now = now_ms()

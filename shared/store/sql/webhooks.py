@@ -191,6 +191,8 @@ class Webhooks(Noun):
 
         async def work(tx: Tx) -> list[tuple[WebhookDelivery, Webhook]]:
             free = await tx.fetch(NEXT, now, int(alone), owner, limit)
+            if not free:
+                return []
             taken = await tx.fetch(
                 f"""UPDATE webhook_deliveries SET owner = $1, lease_until = lease_now() + {LEASE_MS},
                 attempts = attempts + 1 WHERE number = ANY($2::bigint[]) RETURNING *""",
