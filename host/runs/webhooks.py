@@ -221,12 +221,12 @@ class WebhookSender:
         kept = [webhook.secret]
         if webhook.old_secret is not None and now < (webhook.old_secret_until or 0):
             kept.append(webhook.old_secret)
-        keys = [key for each in kept if (key := self.secrets.opened(webhook.id, each)) is not None]
-        if len(keys) < len(kept):
+        keys = [self.secrets.opened(webhook.id, each) for each in kept]
+        if keys[0] is None:
             tried = Tried(WRONG_KEY, now, "seal_key")
         else:
             body = body_of(delivery, self._ledger.redactor, content=webhook.content)
-            headers = signed(delivery.id, now // 1000, body, keys)
+            headers = signed(delivery.id, now // 1000, body, [key for key in keys if key is not None])
             answer = await self._client().post(webhook.url, body, headers)
             tried = judged(delivery, webhook, answer, now_ms())
         await self._store.webhooks.tried(delivery, tried, now_ms())

@@ -291,7 +291,10 @@ def test_secrets_are_sealed_at_rest_and_a_wrong_key_disables(make_host: MakeHost
         client.post("/chat", json={"message": "hello"})
         until(lambda: not client.get(f"/webhooks/{webhook['id']}").json()["enabled"])
         assert client.get(f"/webhooks/{webhook['id']}").json()["disabled_reason"] == "seal_key"
-    assert receiver.received == []
+        assert receiver.received == []
+        newer = client.post(f"/webhooks/{webhook['id']}/secret", json={}).json()["secret"]
+        client.patch(f"/webhooks/{webhook['id']}", json={"enabled": True})
+        assert receiver.wait(1)[0].verified(newer)["type"] == "run.ended"
 
 
 def test_a_killed_host_tells_what_ended_before(make_host: MakeHost, receiver: Receiver) -> None:
