@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, Literal, NotRequired, cast
 
 from host.agent.text import strip_internal
-from host.runs.answers import ChatShape, RequestShape
+from host.runs.answers import ChatShape
 from shared import jsons
+from shared.approval_values import Kind
 from shared.clock import iso, iso_or_none
 from shared.redact import Redactor
 from shared.shapes import Shape
@@ -49,6 +50,18 @@ class RunPaused(Shape):
     data: RunData
 
 
+class AskedShape(Shape):
+    """What a person is asked; ``GET /approvals/{id}`` has all of it."""
+
+    id: str
+    kind: Kind
+    tool: str
+    input: dict[str, Any]
+    input_sha256: str
+    reason: str
+    expires_at: str | None
+
+
 class RequestData(Told):
     """A request for a person's word; without content only where it stands."""
 
@@ -56,7 +69,7 @@ class RequestData(Told):
     run_id: str
     root_run_id: str | None
     status: str
-    request: NotRequired[RequestShape]
+    request: NotRequired[AskedShape]
 
 
 class ApprovalRequested(Shape):
