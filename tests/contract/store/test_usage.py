@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 
 from shared.errors import Conflict, ConversationBusy, InvalidInput, KeyTaken, LeaseLost, NotFound
+from shared.principals import OPERATOR
 from shared.store.store import Store
 from shared.usage_values import Amount, DayUsage, Spending, Standing, Usage
 from shared.values import Event, Lease, RunState
 from tests.contract.store.conftest import OpenStore
-from tests.contract.store.making import DAY, T0, a_key, a_run, an_end, said
+from tests.contract.store.making import DAY, T0, a_key, a_principal, a_run, an_end, said
 
 STEP = Spending(Usage(10, 20, 30, 40), microdollars=500)
 
@@ -48,6 +49,15 @@ async def test_steps_and_the_end_of_a_run_are_counted_once_each(store: Store) ->
     assert day.spending.amount == Amount(200, 1000)
     (own,) = (await store.usage.by_conversation(conversation_id=None, limit=10, cursor=None)).items
     assert (own.conversation_id, own.day, own.spending) == ("c", day.day, STEP + STEP)
+
+
+async def test_the_busiest_principals_of_a_day_come_with_their_runs_and_tokens(store: Store) -> None:
+    await store.principals.add(a_principal("a"))
+    await store.conversations.create("d", T0, principal_id="prin-a")
+    for name, conversation_id, whose in (("1", "d", "prin-a"), ("2", "d", "prin-a"), ("3", "c", OPERATOR)):
+        await finish(store, await store.runs.begin(a_run(name, conversation_id, principal_id=whose)))
+    assert await store.usage.busiest(T0) == [("prin-a", 2, 200), (OPERATOR, 1, 100)]
+    assert await store.usage.busiest(T0 + DAY) == []
 
 
 async def test_a_temporary_conversation_counts_for_its_owner(store: Store) -> None:
