@@ -150,6 +150,7 @@ class MeShape(TermsShape):
     name: str
     conversation_id: str
     expires_at: str | None
+    used: UsedShape
     used_today: DayUsageShape | None
 
 
@@ -267,6 +268,7 @@ class PrincipalsApi(Api):
             "name": caller.principal.name,
             "conversation_id": caller.conversation_id,
             "expires_at": iso_or_none(caller.expires_at),
+            "used": await self._used(caller.principal),
             "used_today": today[0] if today else None,
         }
 

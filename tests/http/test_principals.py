@@ -133,6 +133,7 @@ def test_who_one_is(host: HostProcess, operator: httpx2.Client) -> None:
         me = client.get("/me").json()
     assert (me["principal_id"], me["name"], me["scopes"]) == (ann["id"], "Ann", ["chat"])
     assert (me["workspace_mb"], me["expires_at"]) == (7, token["expires_at"])
+    assert (me["used"]["conversations"], me["used"]["tasks"]) == (1, 0)
     assert me["conversation_id"] == "main"
     mine = operator.get("/me").json()
     assert (mine["principal_id"], mine["conversation_id"]) == ("operator", "main")
