@@ -88,16 +88,16 @@ class SandboxPolicy:
         """Where the directories of principals are."""
         return self.principals or self.workspace.parent / "principals"
 
-    @lru_cache  # noqa: B019 - there is one policy
     def within(self, allowance: Allowance) -> SandboxPolicy:
-        """Return what counts in place of this one."""
-        return replace(
-            self,
-            read_paths=(*allowance.read_paths, *allowance.readable),
-            write_paths=allowance.write_paths,
-            skill_paths=tuple(map(Path, allowance.skill_paths)),
-            allow_network=allowance.allow_network,
-        )
+        """Return what counts in place of this one; it is the same for all who have the same grants."""
+        read = (*allowance.read_paths, *allowance.readable)
+        return self._with(read, allowance.write_paths, allowance.skill_paths, allowance.allow_network)
+
+    @lru_cache  # noqa: B019 - there is one policy
+    def _with(self, *granted: Any) -> SandboxPolicy:
+        read, write, skills, network = granted
+        paths = {"read_paths": read, "write_paths": write, "skill_paths": tuple(map(Path, skills))}
+        return replace(self, **paths, allow_network=network)
 
     def read_only(self, trust: Trust) -> tuple[str, ...]:
         """Return the names in the workspace that a conversation may read and not change."""

@@ -45,7 +45,7 @@ _LEFT_RUNNING: Final = (
     "that needs it in the same command]"
 )
 
-_guard = lru_cache(Guard)  # its patterns are compiled once, not for each run
+_guard = lru_cache(2048)(Guard)  # its patterns are compiled once, not for each run
 
 logger = logging.getLogger("picoclaw.tools")
 
