@@ -40,7 +40,7 @@ from shared.errors import (
     WorkspaceFull,
 )
 
-PIECE: Final = 256 << 10
+PIECE: Final = 1 << 20
 MOST_OF_ONE: Final = 4
 MOST: Final = 64
 _THREADS: Final = 8
