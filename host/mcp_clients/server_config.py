@@ -61,9 +61,13 @@ class ServerConfig:
         """Whether it has nothing that must not be stored: no program, no headers."""
         return self.type != "stdio" and not self.headers
 
-    def plain(self) -> dict[str, Any]:
-        """Return the entry of a request that gives this server, if it is plain."""
-        entry = {"type": self.type, "url": self.url, "timeout_ms": self.timeout_ms}
+    def entry(self) -> dict[str, Any]:
+        """Return the entry of a request that gives this server."""
+        entry: dict[str, Any] = {"type": self.type, "timeout_ms": self.timeout_ms}
+        if self.type == "stdio":
+            entry |= {"command": self.command, "args": self.args, "env": self.env}
+        else:
+            entry |= {"url": self.url, "headers": self.headers}
         return entry if self.allowed_tools is None else {**entry, "allowed_tools": sorted(self.allowed_tools)}
 
     def allows(self, tool: str) -> bool:

@@ -25,6 +25,7 @@ from shared.values import Event, Lease, NewMessage, RunEnd, RunState
 
 logger = logging.getLogger("picoclaw.runs")
 
+NOT_KEPT: Final = "Without SEAL_KEY no credentials are kept over a pause, so calls of these MCP servers fail"
 FAILED: Final = "The run failed inside the host."
 FINISH_WITHIN_S: Final = 120.0
 """A run that ended has this long to be stored: a thousand that end at once take their time."""
@@ -54,6 +55,7 @@ class ActiveRun:
         self._converse = converse
         self._limit_ms = min(spec.max_execution_ms or limits.max_execution_ms, limits.max_execution_ms)
         self._end_marker = limits.end_marker
+        self._seal = limits.seal
         self._started = monotonic_ms()
         self._recorder = RunRecorder(ledger, lease, spec, self.log, principal)
         self._scope = anyio.CancelScope()
@@ -161,6 +163,8 @@ class ActiveRun:
         recorder = self._recorder
         await recorder.meter.settle()
         if isinstance(ending, Paused):
+            if unkept := self.spec.unkept(self._seal):
+                recorder.warn(f"{NOT_KEPT}: {', '.join(unkept)}.")
             await self._ask(ending)
         await recorder.tell_said()
         text = recorder.shown.text.strip()
@@ -183,7 +187,7 @@ class ActiveRun:
             spent=recorder.meter.spent.amount,
         )
         if isinstance(ending, Paused):
-            asked = self.spec.asked()
+            asked = self.spec.asked(self._seal)
             end = replace(end, requests=ending.requests, asked=asked, stopped=ending.stopped)
         await self._store.runs.finish(self.lease, end, messages, [*self.log.unsaved(), *told], now_ms())
         if recorder.said:

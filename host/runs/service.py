@@ -200,7 +200,7 @@ class RunService:
             lease = await self._store.runs.begin(new)
             fault = None if spec.attached is None else await spec.attached.place(lease)
         if lease.asked is not None:
-            spec = spec.continuing(lease.asked)
+            spec = spec.continuing(lease.asked, limits.seal)
         run = ActiveRun(self._ledger, self._converse, spec, lease, limits, principal)
         if fault is not None:
             run.stop(Ending(fault))

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from base64 import b64decode, b64encode
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Final
+from typing import Any, Final
 
 from host.agent.final_answer import Schema
 from host.mcp_clients.server_config import ServerConfig, parse_servers
 from host.tools.client_tools import ClientTool
 from shared.jsons import dumps, loads
 from shared.principals import OPERATOR
+from shared.sealing import Seal
 from shared.settings import Settings
 from shared.settings.sections import Permission
 from shared.store.sql.run_rows import ON_ITS_SLOT
@@ -129,28 +131,45 @@ class RunSpec:
         """Whether no person waits for it."""
         return self.claim is not None or self.of_task
 
-    def asked(self) -> str:
-        """Return, as JSON, what a run that goes on after this one is asked with."""
+    @property
+    def _secret(self) -> list[str]:
+        return [name for name, config in self.mcp_servers.items() if not config.is_plain]
+
+    def unkept(self, seal: Seal | None) -> list[str]:
+        """Return the MCP servers that a run which goes on after this one won't have."""
+        return [] if seal is not None and seal.usable else self._secret
+
+    def asked(self, seal: Seal | None = None) -> str:
+        """Return, as JSON, what a run that goes on after this one is asked with.
+
+        Servers with credentials are kept only where there is a ``seal`` for them.
+        """
         kept = {name: getattr(self, name) for name in KEPT}
-        servers = {name: config.plain() for name, config in self.mcp_servers.items() if config.is_plain}
+        servers = {name: config.entry() for name, config in self.mcp_servers.items() if config.is_plain}
         permissions = [rule.model_dump() for rule in self.permissions]
         tools = [asdict(tool) for tool in self.client_tools]
-        own = {"mcp_servers": servers, "permissions": permissions, "client_tools": tools}
+        own: dict[str, Any] = {"mcp_servers": servers, "permissions": permissions, "client_tools": tools}
+        if self._secret and not self.unkept(seal) and seal is not None:
+            secret = {name: self.mcp_servers[name].entry() for name in self._secret}
+            own["sealed_servers"] = b64encode(seal.close(dumps(secret).encode(), SERVERS)).decode()
         return dumps({**kept, **own, "depth": self.depth, "of_task": self.scheduled})
 
-    def continuing(self, asked: str) -> RunSpec:
+    def continuing(self, asked: str, seal: Seal | None = None) -> RunSpec:
         """Return what a run is asked that goes on after one that was asked this; its own words count."""
         known = loads(asked)
         said = {name: known.get(name) for name in (*KEPT, "of_task", "allow_tokens")}
         said["depth"] = known.get("depth", 0)
         own = {name: getattr(self, name) for name in said if getattr(self, name)}
-        servers = self.mcp_servers or parse_servers(known.get("mcp_servers", {}), stdio_allowed=False)
+        opened = seal.open(b64decode(known.get("sealed_servers", "")), SERVERS) if seal is not None else None
+        entries = {**known.get("mcp_servers", {}), **loads(opened or "{}")}
+        servers = self.mcp_servers or parse_servers(entries, stdio_allowed=True)
         rules = tuple(Permission.model_validate(rule) for rule in known.get("permissions", ()))
         tools = self.client_tools or tuple(ClientTool(**tool) for tool in known.get("client_tools", ()))
         more = {"mcp_servers": servers, "permissions": (*rules, *self.permissions), "client_tools": tools}
         return replace(self, **{**said, **own, **more})
 
 
+SERVERS: Final = b"mcp_servers"
 KEPT: Final = (
     *("model", "thinking", "max_thinking_tokens", "max_execution_ms", "show_tool_use", "by_owner"),
     *("output_schema", "one_call", "max_tokens", "stop", "chat"),
@@ -159,7 +178,10 @@ KEPT: Final = (
 
 @dataclass(frozen=True, slots=True)
 class RunLimits:
-    """Bounds and names of this host's runs; times in milliseconds. A third of a lease's time renews it."""
+    """Bounds and names of this host's runs; times in milliseconds. A third of a lease's time renews it.
+
+    ``seal``: for credentials that a run has to keep while it waits.
+    """
 
     max_execution_ms: int
     max_concurrent_runs: int
@@ -171,6 +193,7 @@ class RunLimits:
     lease_ms: int = 30_000
     timezone: str = "UTC"
     assistant_name: str = ""
+    seal: Seal | None = None
 
     @classmethod
     def of(cls, settings: Settings, owner: str) -> RunLimits:
@@ -186,4 +209,5 @@ class RunLimits:
             lease_ms=settings.lease_ms,
             timezone=settings.timezone,
             assistant_name=settings.assistant_name,
+            seal=Seal(settings.seal_key, b"picoclaw runs"),
         )

@@ -206,7 +206,9 @@ async def begin(tx: Tx, new: NewRun) -> Lease:
     await _insert(tx, new, conversation_id, taken["fence"], message_id, chain, _again(new, before))
     asked = None if before is None else before["asked"]
     if before is not None and (asked or before["ready_at"] or before["again"] is not None):
-        await tx.execute("UPDATE runs SET ready_at = NULL, again = NULL WHERE id = $1", before["id"])
+        await tx.execute(
+            "UPDATE runs SET ready_at = NULL, again = NULL, asked = NULL WHERE id = $1", before["id"]
+        )
         await tx.execute("UPDATE runs SET asked = $2 WHERE id = $1", new.run_id, _without_tokens(asked))
     await store_messages(tx, conversation_id, new.run_id, messages, new.now)
     if new.webhook is not None and chain.previous_run_id is None:
