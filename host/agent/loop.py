@@ -159,7 +159,7 @@ MOST_FAILURES: Final = 8
 MOST_CUT: Final = 2
 """Calls of a run that a limit may cut off."""
 
-_TIMES: Final = re.compile(r"\d+(?:\.\d+)? ?m?s\b")
+_TIMES: Final = re.compile(r"(?<!\d)\d+(?:\.\d+)? ?m?s\b")  # once for each row of digits, however long
 """How long a command took: it doesn't make its result another one."""
 
 _CUT: Final = (
