@@ -62,18 +62,19 @@ def try_out(name: ServerName, url: Url = None, token: Token = None, json: Json =
     """Connect to one server and list its tools; exit code 1 when it is not ready."""
     with host(url, token) as client:
         server = client.request("GET", f"/mcp/servers/{name}", timeout=LOOK_SECONDS)
-    tell(server, _summary(server), json=json)
+    _tell_server(server, "", json=json)
     if not json:
-        _say_problems(server)
         for tool in server["tools"]:
             out.print(f"  {shown(tool)}", soft_wrap=True)
     if server["state"] != "ready":
         raise SystemExit(1)
 
 
-def _summary(server: dict[str, Any]) -> str:
+def _tell_server(server: dict[str, Any], before: str, *, json: bool) -> None:
     figures = f"{len(server['tools'])} tools, about {server['tokens']:,} tokens"
-    return f"{shown(server['name'])}: {WORDS[server['state']]}, {figures}"
+    tell(server, f"{before}{shown(server['name'])}: {WORDS[server['state']]}, {figures}", json=json)
+    if not json:
+        _say_problems(server)
 
 
 def _say_problems(server: dict[str, Any]) -> None:
@@ -113,9 +114,7 @@ def login(
             fail("Nobody signed in in time.")
         path = f"/mcp/servers/{name}/sign-in/callback"
         server = client.request("POST", path, {"callback": callback}, timeout=LOOK_SECONDS)
-    tell(server, f"Signed in. {_summary(server)}.", json=json)
-    if not json:
-        _say_problems(server)
+    _tell_server(server, "Signed in. ", json=json)
 
 
 @app.command()

@@ -24,8 +24,6 @@ _NAMES: Final = frozenset({"properties", "patternProperties", "$defs", "definiti
 
 def fault(schema: Mapping[str, Any]) -> str | None:
     """Return why a tool with this schema can't be offered, None when it can."""
-    if schema.get("type") != "object":
-        return "its input schema is not an object's"
     if not jsons.fits(schema):
         return "its input schema is nested too deep, or has a number too large"
     if len(jsons.dump_bytes(schema)) > LARGEST:

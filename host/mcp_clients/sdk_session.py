@@ -6,7 +6,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Protocol, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import anyio
 import httpx2
@@ -33,24 +33,13 @@ if TYPE_CHECKING:
     from mcp.client._transport import ReadStream, TransportStreams
     from mcp.shared.dispatcher import ProgressFnT
 
+    from host.mcp_clients.toolset import Teller
+
 Spawn = Callable[[Sequence[str], Mapping[str, str]], AbstractAsyncContextManager[ByteStream]]
 """Runs a command confined, with this environment and nothing of the host's; yields stdin and stdout.
 
 Leaving the context ends the program with everything it started.
 """
-
-
-class Tell(Protocol):
-    """Hears what a server says besides its answers."""
-
-    def warn(self, sentence: str) -> None:
-        """Take the end of a sentence for the run's warnings."""
-
-    def log(self, level: str, data: Any) -> None:
-        """Take a line for the log."""
-
-    async def ask(self, message: str, form: Mapping[str, Any], url: str) -> Mapping[str, Any] | None:
-        """Return what a person answers, None where nobody does."""
 
 
 MOST_PAGES: Final = 100
@@ -73,7 +62,7 @@ class TooManyTools(Exception):
 
 @asynccontextmanager
 async def connected(
-    config: ServerConfig, policy: AddressPolicy, spawn: Spawn | None, heard: Heard, tell: Tell
+    config: ServerConfig, policy: AddressPolicy, spawn: Spawn | None, heard: Heard, tell: Teller
 ) -> AsyncIterator[Client]:
     """Yield a client whose handshake is done; raises what the SDK and the network raise."""
     async with Client(
@@ -136,7 +125,7 @@ async def follow(client: Client, heard: Heard) -> None:
                     heard.changed = True
 
 
-def _callbacks(heard: Heard, tell: Tell) -> dict[str, Any]:
+def _callbacks(heard: Heard, tell: Teller) -> dict[str, Any]:
     """Return what hears the server when it speaks first; what it asks for is declined."""
 
     async def elicited(context: object, params: types.ElicitRequestParams) -> types.ElicitResult:
@@ -241,11 +230,7 @@ async def _streamable(
 
 @asynccontextmanager
 async def _sse(config: ServerConfig, policy: AddressPolicy, heard: Heard) -> AsyncIterator[TransportStreams]:
-    def make(
-        headers: dict[str, str] | None = None,
-        timeout: httpx2.Timeout | None = None,
-        auth: httpx2.Auth | None = None,
-    ) -> httpx2.AsyncClient:
+    def make(*_: object, **__: object) -> httpx2.AsyncClient:
         return _http_client(config, policy, heard)
 
     async with sse.sse_client(config.url, httpx_client_factory=make) as streams:

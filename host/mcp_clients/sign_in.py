@@ -6,9 +6,9 @@ this takes half a second.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
 
 import anyio
@@ -48,6 +48,15 @@ HELLO: Final = {
 }
 
 
+PARTS: Final[Mapping[str, tuple[str, type[BaseModel]]]] = {
+    "tokens": ("current_tokens", OAuthToken),
+    "client": ("client_info", OAuthClientInformationFull),
+    "metadata": ("oauth_metadata", OAuthMetadata),
+    "resource": ("protected_resource_metadata", ProtectedResourceMetadata),
+}
+"""What is kept of a sign-in, and where the SDK has it."""
+
+
 class _Provider(OAuthClientProvider):
     """The SDK's provider on a sign-in of the store; it is its own ``TokenStorage``."""
 
@@ -60,22 +69,16 @@ class _Provider(OAuthClientProvider):
     async def _initialize(self) -> None:
         # The SDK keeps neither when a token ends nor where it is renewed; after a restart both are needed.
         kept, context = await self.sign_in.load(), self.context
-        context.current_tokens = _model(OAuthToken, kept.get("tokens"))
-        context.client_info = _model(OAuthClientInformationFull, kept.get("client"))
-        context.oauth_metadata = _model(OAuthMetadata, kept.get("metadata"))
-        context.protected_resource_metadata = _model(ProtectedResourceMetadata, kept.get("resource"))
+        for name, (field, kind) in PARTS.items():
+            value = kept.get(name)
+            setattr(context, field, None if value is None else kind.model_validate(value))
         context.token_expiry_time = kept.get("expires_at")
         self._initialized = True
 
     async def set_tokens(self, tokens: OAuthToken) -> None:
         """Keep everything that the next run needs."""
         context = self.context
-        parts = {
-            "tokens": tokens,
-            "client": context.client_info,
-            "metadata": context.oauth_metadata,
-            "resource": context.protected_resource_metadata,
-        }
+        parts = {name: getattr(context, field) for name, (field, _) in PARTS.items()} | {"tokens": tokens}
         record = {name: part.model_dump(mode="json") for name, part in parts.items() if part is not None}
         await self.sign_in.save({**record, "expires_at": context.token_expiry_time})
 
@@ -89,13 +92,6 @@ class _Provider(OAuthClientProvider):
 
     async def set_client_info(self, client_info: OAuthClientInformationFull) -> None:
         """Keep nothing yet: a client without tokens is of no use."""
-
-
-M = TypeVar("M", bound=BaseModel)
-
-
-def _model(kind: type[M], value: Any) -> M | None:
-    return None if value is None else kind.model_validate(value)
 
 
 class Token(_Provider):
