@@ -14,6 +14,7 @@ from shared.untrusted import defused
 
 LONGEST_MESSAGE: Final = 4000
 LONGEST_FIELD: Final = 300
+MOST_OPTIONS: Final = 20
 Form = Mapping[str, Any]
 """A JSON Schema of an object whose fields are texts, numbers, truth values or choices."""
 
@@ -40,6 +41,8 @@ def content(form: Form, answer: str) -> dict[str, Any] | None:
         if len(fields) > 1:
             return None
         given = {name: answer if field.get("type") == "string" else given for name, field in fields.items()}
+    if not all(map(_is_value, given.values())):
+        return None
     return {name: field["default"] for name, field in fields.items() if "default" in field} | given
 
 
@@ -58,7 +61,9 @@ def _about(fields: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 def _options(field: Mapping[str, Any]) -> list[str]:
     given = ["true", "false"] if field.get("type") == "boolean" else field.get("enum")
-    return [option for option in given if isinstance(option, str)] if isinstance(given, list) else []
+    if not isinstance(given, list) or len(given) > MOST_OPTIONS:
+        return []
+    return [option for option in given if isinstance(option, str)]
 
 
 def _parsed(answer: str) -> Any:
@@ -66,6 +71,12 @@ def _parsed(answer: str) -> Any:
         return jsons.loads(answer)
     except jsons.JSONDecodeError:
         return answer
+
+
+def _is_value(value: Any) -> bool:
+    return not isinstance(value, dict | list) or (
+        isinstance(value, list) and all(isinstance(item, str) for item in value)
+    )
 
 
 def _line(text: str, longest: int) -> str:

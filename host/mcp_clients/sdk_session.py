@@ -134,13 +134,10 @@ def _callbacks(heard: Heard, tell: Teller) -> dict[str, Any]:
             url = params.url
         else:
             form = params.requested_schema
-        with suppress(ValidationError):  # a value that no form has
-            if (given := await tell.ask(params.message, form, url)) is not None:
-                return types.ElicitResult(action="accept", content=None if url else dict(given))
-        tell.warn(
-            "wanted to ask a person something (elicitation), which is not possible here: it was declined"
-        )
-        return types.ElicitResult(action="decline")
+        given = await tell.ask(params.message, form, url)
+        if given is None:
+            return types.ElicitResult(action="decline")
+        return types.ElicitResult(action="accept", content=None if url else dict(given))
 
     async def sampled(context: object, params: object) -> types.ErrorData:
         tell.warn("wanted to use the model (sampling), which is not possible here: it was declined")

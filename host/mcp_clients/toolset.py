@@ -78,8 +78,14 @@ class Teller:
         for given in self.relay.answers:
             if given[0] == question["question"]:
                 self.relay.answers.remove(given)
-                return elicitation.content(form, given[1])
+                content = elicitation.content(form, given[1])
+                if content is None:
+                    self.warn("asked a person, whose answer is no JSON object of the form: it was declined")
+                return content
         if not self.relay.asks or len(self.calls) != 1:
+            self.warn(
+                "wanted to ask a person something (elicitation), which is not possible here: it was declined"
+            )
             return None
         (call,) = self.calls
         call.question = call.question or question

@@ -110,6 +110,18 @@ def test_questions_of_a_server_wait_for_a_person_one_after_the_other(
         assert TAKEN == ["Oslo"]
 
 
+def test_an_answer_that_does_not_fit_is_declined(place: tuple[HostProcess, str]) -> None:
+    TAKEN.clear()
+    with place[0].client() as client:
+        told = booking(client, "new")
+        answered(client, told["requests"][0], "answer", message="Rome")
+        paused = goes_on(client, told)
+        (second,) = client.get("/approvals", params={"status": "pending"}).json()["approvals"]
+        answered(client, second, "answer", message="two nights")
+        ended = goes_on(client, {**told, "run_id": paused["run_id"]})
+        assert (ended["status"], TAKEN) == ("success", [])
+
+
 @pytest.mark.parametrize("server", ["new", "old"])
 def test_a_question_that_is_left_without_an_answer_ends_the_call_and_is_told(
     place: tuple[HostProcess, str], server: str
@@ -171,6 +183,9 @@ FORM = {
         (FORM, '{"age": 3}', {"name": "John", "age": 3, "sure": True}),
         (FORM, "{}", {"name": "John", "sure": True}),
         (FORM, "John, 3", None),
+        (FORM, '{"age": {"years": 3}}', None),
+        (FORM, '{"age": [1]}', None),
+        ({"properties": {"size": {"type": "array"}}}, '["s", "m"]', {"size": ["s", "m"]}),
         ({"properties": {"city": {"type": "string"}}}, "17", {"city": "17"}),
         ({"properties": {"city": {"type": "string"}}}, '{"city": "Rome"}', {"city": "Rome"}),
         ({"properties": {"age": {"type": "integer"}}}, "17", {"age": 17}),
