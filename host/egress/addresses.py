@@ -12,7 +12,7 @@ from typing import Final
 import anyio
 import httpx2
 
-from host.egress.listener import MESSAGE_LIMIT, Listener, TooMuch
+from host.egress.listener import MESSAGE_LIMIT, TooMuch, messages
 from host.egress.unpacked import unpacked
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -155,27 +155,15 @@ class _Bounded(httpx2.AsyncByteStream):
         self._most = most
         self._refuse = refuse
         self._encoding = encoding
-        self._listener = Listener()
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        held = bytearray()
         try:
-            async for chunk in unpacked(self._inner, self._encoding):
-                looked = max(len(held) - 3, 0)
-                held += chunk
-                while self._end is not None and (end := self._end.search(held, looked)):
-                    message, looked = bytes(held[: end.end()]), 0
-                    del held[: end.end()]
-                    await self._listener.check(message)
-                    yield message
-                if len(held) > self._most:
-                    raise TooMuch("says too much")
-            await self._listener.check(held)
+            async for message in messages(unpacked(self._inner, self._encoding), self._end, self._most):
+                yield message
         except TooMuch as error:
             self._refuse(str(error))
             # The SDK ends the session for other errors than this one, which ends the request.
             raise httpx2.StreamError(str(error)) from None
-        yield bytes(held)
 
     async def aclose(self) -> None:
         await self._inner.aclose()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import AsyncIterable, AsyncIterator
 from typing import Final
 
 import anyio
@@ -41,3 +43,22 @@ class Listener:
             return
         if not await anyio.to_thread.run_sync(jsons.few, bytes(message), MOST_PARTS):
             raise TooMuch("says too many values at once")
+
+
+async def messages(
+    said: AsyncIterable[bytes], end: re.Pattern[bytes] | None, most: int = MESSAGE_LIMIT
+) -> AsyncIterator[bytes]:
+    """Yield whole messages up to ``end``, then what is left, each within bounds; raises TooMuch."""
+    held, listener = bytearray(), Listener()
+    async for chunk in said:
+        looked = max(len(held) - 3, 0)
+        held += chunk
+        while end is not None and (found := end.search(held, looked)):
+            message, looked = bytes(held[: found.end()]), 0
+            del held[: found.end()]
+            await listener.check(message)
+            yield message
+        if len(held) > most:
+            raise TooMuch("says too much")
+    await listener.check(held)
+    yield bytes(held)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from functools import partial
@@ -21,7 +22,7 @@ from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from pydantic import ValidationError
 
 from host.egress.addresses import AddressPolicy, PinnedTransport
-from host.egress.listener import MESSAGE_LIMIT, Listener, TooMuch
+from host.egress.listener import MESSAGE_LIMIT, TooMuch, messages
 from host.mcp_clients.mending import for_the_sdk
 from host.mcp_clients.reasons import Heard
 from host.mcp_clients.server_config import ServerConfig
@@ -45,6 +46,7 @@ Leaving the context ends the program with everything it started.
 MOST_PAGES: Final = 100
 MOST_TOOLS: Final = 1000
 CONNECT_SECONDS: Final = 10.0
+LINE_END: Final = re.compile(rb"\n")
 REJECTED: Final = -1
 """What the protocol has a person's "no" to sampling be."""
 
@@ -256,8 +258,9 @@ async def _program(spawn: Spawn, config: ServerConfig, heard: Heard) -> AsyncIte
 async def _hear(pipe: ByteStream, to_sdk: ObjectSendStream[SessionMessage | Exception], heard: Heard) -> None:
     async with to_sdk:
         try:
-            async for message in _messages(pipe):
-                await to_sdk.send(message)
+            async for line in messages(pipe, LINE_END):
+                if line.endswith(b"\n") and line.strip():
+                    await to_sdk.send(_message(line))
         except TooMuch as error:
             heard.refuse(str(error))
             return
@@ -279,19 +282,6 @@ async def _until_gone(work: Callable[[], Awaitable[None]]) -> None:
         await work()
     except (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError, TooMuch):
         return
-
-
-async def _messages(pipe: ByteStream) -> AsyncIterator[SessionMessage | Exception]:
-    """Yield what a program says, line by line; one that says too much is not listened to any more."""
-    rest, listener = b"", Listener()
-    async for chunk in pipe:
-        *lines, rest = (rest + chunk).split(b"\n")
-        for line in lines:
-            if line.strip():
-                await listener.check(line)
-                yield _message(line)
-        if len(rest) > MESSAGE_LIMIT:
-            raise TooMuch("says too much")
 
 
 def _message(line: bytes) -> SessionMessage | Exception:
