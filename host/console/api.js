@@ -47,14 +47,15 @@ export async function all(where, field, { most = 5000, signal } = {}) {
   return items;
 }
 
-/** Ask the host and return the response once it is known to be good; raises ApiError. */
-export async function send(method, where, { body, signal, headers = {} } = {}) {
+/** Ask the host and return the response once it is known to be good; `file` is a body as it is. Raises ApiError. */
+export async function send(method, where, { body, file, signal, headers = {} } = {}) {
   const options = { method, signal, headers: { ...headers }, cache: "no-store", credentials: "omit", redirect: "error" };
   if (token.get()) options.headers.Authorization = `Bearer ${token.get()}`;
   if (body !== undefined) {
     options.headers["Content-Type"] = "application/json";
     options.body = JSON.stringify(body);
   }
+  if (file !== undefined) options.body = file;
   const response = await reached(() => fetch(new URL(where.slice(1), BASE), options));
   if (response.ok) return response;
   throw await refusal(response);

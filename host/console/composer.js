@@ -1,6 +1,7 @@
 // Where people write. Enter sends; while the agent is at work, what is written is sent next.
 
 import { call } from "./api.js";
+import { Tray } from "./attachments.js";
 import { directed, h, refill } from "./dom.js";
 import { brief } from "./format.js";
 import { icon } from "./icons.js";
@@ -10,11 +11,17 @@ const drafts = new Map();
 const chosen = { thinking: false, model: "" };
 
 export class Composer {
-  /** `onSend(text, how)`, `onStop()`; `key` names the draft that is kept while people look elsewhere. */
-  constructor({ key, onSend, onStop }) {
+  /**
+   * `onSend(text, how)` and `onFiles(files)`, which returns what goes with a message; `onStop()`. `key` names the draft
+   * that is kept while people look elsewhere.
+   */
+  constructor({ key, onSend, onFiles, onStop, told }) {
     this.key = key;
     this.onSend = onSend;
+    this.onFiles = onFiles;
     this.onStop = onStop;
+    this.told = told;
+    this.tray = new Tray(() => this.changed());
     this.running = false;
     this.replaces = null;
     this.field = h("textarea", {
@@ -31,8 +38,8 @@ export class Composer {
     this.models = h("select", { id: "model", class: "models", "aria-label": "Model", hidden: true });
     this.models.addEventListener("change", () => { chosen.model = this.models.value; });
     this.node = h("form", { class: "composer" },
-      h("div", { class: "box" }, this.above, this.field,
-        h("div", { class: "row tools" },
+      h("div", { class: "box" }, this.above, this.tray.node, this.field,
+        h("div", { class: "row tools" }, this.tray.button, this.tray.chosen,
           h("label", { class: "chip", for: "think", title: "Let the model think before it answers" }, this.think, icon("thought"), "Think"),
           this.models, this.hint, this.later, this.button)));
     this.listen();
@@ -67,14 +74,22 @@ export class Composer {
     return { thinking: this.think.checked, model: this.models.value };
   }
 
-  submit() {
-    const text = this.field.value;
-    if (text.trim() === "") return;
+  async submit() {
+    if (this.isBlank) return;
+    const files = this.tray.take();
+    const text = this.field.value.trim() ? this.field.value : files.map(({ name }) => name).join(", ");
     const how = { ...this.wishes, replaces: this.replaces };
     this.replaces = null;
     this.write("");
-    if (this.running) this.queue = [...this.queue, { ...this.wishes, text }];
-    else this.onSend(text, how);
+    try {
+      if (files.length) how.attachments = await this.onFiles(files);
+    } catch (error) {
+      this.giveBack(text, files, how.replaces);
+      this.told(error.message);
+      return;
+    }
+    if (this.running) this.queue = [...this.queue, { ...how, text }];
+    else this.onSend(text, { ...how, files });
     this.showNext();
   }
 
@@ -84,19 +99,27 @@ export class Composer {
     this.changed();
   }
 
-  /** Let people say a message again in other words. */
-  edit(text, id) {
-    this.replaces = id;
-    this.write(text);
-    this.showNext();
+  get isBlank() {
+    return this.field.value.trim() === "" && this.tray.files.length === 0;
+  }
+
+  /** Let people say a message again in other words; `files` came with it. */
+  edit(text, id, files = []) {
+    this.giveBack(text, files, id);
     this.field.focus();
   }
 
-  stopEditing() {
-    this.replaces = null;
-    this.write("");
+  /** Put a message that was not sent back into the field. */
+  giveBack(text, files, replaces = null) {
+    this.replaces = replaces;
+    this.write(text);
+    this.tray.add(files);
     this.showNext();
-    this.field.focus();
+  }
+
+  stopEditing() {
+    this.tray.take();
+    this.edit("", null);
   }
 
   // What is sent next: kept over a reload, until the run has ended.
@@ -162,7 +185,7 @@ export class Composer {
     drafts.set(this.key, this.field.value);
     this.field.style.height = "auto";
     this.field.style.height = `${Math.min(this.field.scrollHeight, innerHeight * 0.4)}px`;
-    const blank = this.field.value.trim() === "";
+    const blank = this.isBlank;
     this.button.disabled = !this.running && blank;
     this.later.hidden = !this.running || blank;
   }

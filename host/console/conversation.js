@@ -1,6 +1,7 @@
 // One conversation: what was said, what is being said, and where to go on.
 
 import { all, ApiError, call, newKey, path } from "./api.js";
+import { attached, parted } from "./attachments.js";
 import { answer, requestCard, waiting } from "./approvals.js";
 import { Composer } from "./composer.js";
 import { confirmed, h, refill } from "./dom.js";
@@ -28,8 +29,9 @@ export class ConversationView {
     this.status = h("p", { class: "unseen", role: "status" });
     this.scroller = h("section", { class: "transcript", tabindex: "0", "aria-label": "Conversation" }, this.list);
     this.latest = h("button", { class: "latest", type: "button", hidden: true }, icon("down"), "Latest");
-    this.composer = new Composer({ key: id ?? "", onSend: (text, how) => this.send(text, how), onStop: () => this.stop() });
+    this.composer = new Composer({ key: id ?? "", onSend: (text, how) => this.send(text, how), onFiles: (files) => attached(this.id, files), onStop: () => this.stop(), told: (sentence) => shell.notice(sentence) });
     this.node = h("div", { class: "conversation" }, this.scroller, this.latest, this.composer.node, this.status);
+    this.composer.tray.listen(this.node);
     this.latest.addEventListener("click", () => this.toEnd());
     this.following = true;
     this.top = 0;
@@ -41,6 +43,7 @@ export class ConversationView {
     if (this.id === null) return [];
     const button = (name, drawn, click) => h("button", { class: "ghost", type: "button", title: name, "aria-label": name, on: { click } }, icon(drawn));
     return [
+      h("a", { class: "ghost", href: `#/workspace//${encodeURIComponent(this.id)}`, title: "Files of this conversation", "aria-label": "Files of this conversation" }, icon("folder")),
       button("Rename this conversation", "pencil", () => this.rename()),
       button("Export this conversation", "export", () => offerExport(this.id, this.shell)),
       button("Delete this conversation", "trash", () => this.remove()),
@@ -142,8 +145,9 @@ export class ConversationView {
       if (message.role === "user") {
         endings();
         ended = [...failed.get(message.id) ?? []];
-        this.last = { id: message.id, text: message.content, mine: message.sender === "user" };
-        made.push(() => personTurn(message.content, { sender: message.sender_name, created_at: message.created_at }));
+        const { words, files } = parted(message.content);
+        this.last = { id: message.id, text: words, files, mine: message.sender === "user" };
+        made.push(() => personTurn(words, { sender: message.sender_name, created_at: message.created_at, conversationId: this.id, files }));
       } else {
         endings(message.created_at);
         made.push(() => agentTurn(message, byEnd.get(message.created_at)));
@@ -162,7 +166,7 @@ export class ConversationView {
   offerToEdit() {
     this.list.querySelector(".edit")?.remove();
     if (!this.last?.mine || this.view !== null) return;
-    const edit = h("button", { class: "textual edit", type: "button", on: { click: () => this.composer.edit(this.last.text, this.last.id) } }, icon("pencil"), "Edit");
+    const edit = h("button", { class: "textual edit", type: "button", on: { click: () => this.composer.edit(this.last.text, this.last.id, this.last.files) } }, icon("pencil"), "Edit");
     [...this.list.querySelectorAll(".turn.person")].at(-1)?.append(edit);
   }
 
@@ -177,21 +181,22 @@ export class ConversationView {
     this.list.prepend(button);
   }
 
-  /** Say something; `replaces` is the last message, in whose place it is said. */
-  send(text, { thinking, model, replaces = null } = {}) {
+  /** Say something; `replaces` is the last message, in whose place it is said; `attachments` are `files` for the host. */
+  send(text, { thinking, model, replaces = null, attachments = null, files = attachments } = {}) {
     if (this.id === null || this.count === 0) refill(this.list);
     if (replaces !== null) this.takeBack();
-    const turn = personTurn(text);
+    const named = files?.map((file) => ({ name: file.name ?? file.path.split("/").at(-1) }));
+    const turn = personTurn(text, { files: named });
     this.list.append(turn);
-    const body = { message: text, show_tool_use: true, deny_pending: true, ...(this.id && { conversation_id: this.id }), ...(thinking && { thinking }), ...(model && { model }), ...(replaces && { replaces }) };
+    const body = { message: text, show_tool_use: true, deny_pending: true, ...(this.id && { conversation_id: this.id }), ...(thinking && { thinking }), ...(model && { model }), ...(replaces && { replaces }), ...(attachments && { attachments }) };
     const refused = (error) => {
       turn.remove();
-      this.composer.write(text);
+      this.composer.giveBack(text, files ?? []);
       if (this.list.childNodes.length === 0) this.welcome();
       this.refused(error);
       if (replaces !== null && this.id !== null) this.load();
     };
-    this.last = { id: null, text, mine: true };
+    this.last = { id: null, text, files: attachments?.filter((file) => file.path) ?? [], mine: true };
     return this.attend(say("/chat", body, newKey(), this.gone.signal), refused);
   }
 
@@ -203,7 +208,8 @@ export class ConversationView {
   }
 
   retry() {
-    return this.send(this.last.text, { ...this.composer.wishes, replaces: this.last.id });
+    const { text, id, files } = this.last;
+    return this.send(text, { ...this.composer.wishes, replaces: id, ...(files.length && { attachments: files.map((file) => ({ path: file.path })) }) });
   }
 
   resume(tokens) {
@@ -213,7 +219,7 @@ export class ConversationView {
 
   /** Show a run's events to their end. */
   async attend(events, refused = (error) => this.refused(error)) {
-    const view = new RunView(this.how());
+    const view = new RunView(this.how(), this.id);
     this.view = view;
     for (const old of this.list.querySelectorAll(".actions, .resume")) old.remove();
     this.offerToEdit();

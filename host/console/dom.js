@@ -131,7 +131,12 @@ export function asked({ title, inside, action, act }) {
 
 /** Have the browser save a text as a file. */
 export function download(name, type, text) {
-  const address = URL.createObjectURL(new Blob([text], { type }));
+  offered(name, new Blob([text], { type }));
+}
+
+/** Have the browser save bytes as a file. */
+export function offered(name, blob) {
+  const address = URL.createObjectURL(blob);
   const node = h("a", { download: name });
   node.setAttribute("href", address);
   document.body.append(node);

@@ -1,6 +1,7 @@
 // Messages that are in the store already.
 
 import { path, send } from "./api.js";
+import { fileList } from "./attachments.js";
 import { h, refill } from "./dom.js";
 import { endedWith } from "./endings.js";
 import { frames } from "./events.js";
@@ -9,16 +10,17 @@ import { icon } from "./icons.js";
 import { markdown } from "./markdown.js";
 import { RunView } from "./run.js";
 
-/** Return a person's message. */
-export function personTurn(text, { sender = "You", created_at = null } = {}) {
+/** Return a person's message and the files that came with it. */
+export function personTurn(text, { sender = "You", created_at = null, conversationId = null, files = [] } = {}) {
   const who = named(sender);
   const head = who === "You" && !created_at ? null : h("header", { class: "who" }, who, time(created_at));
-  return h("article", { class: "turn person", "aria-label": `Message of ${who}` }, h("h2", { class: "unseen" }, who), head, h("div", { class: "bubble", dir: "auto" }, text));
+  return h("article", { class: "turn person", "aria-label": `Message of ${who}` }, h("h2", { class: "unseen" }, who), head, h("div", { class: "bubble", dir: "auto" }, text), fileList(conversationId, files, "Files of this message"));
 }
 
 /** Return an agent's message; `run` is what made it, if that is known. */
 export function agentTurn(message, run) {
-  return turn([markdown(message.content)], time(message.created_at), message.conversation_id, run);
+  const changed = fileList(message.conversation_id, run?.files_changed, "Files this run changed");
+  return turn([markdown(message.content), changed], time(message.created_at), message.conversation_id, run);
 }
 
 /** Return how a run ended that didn't end well; `how` has onRetry and onResume for the last one. */
@@ -63,7 +65,7 @@ function stepsButton(conversationId, run, node, how) {
 }
 
 async function replayed(conversationId, runId, how) {
-  const view = new RunView(how);
+  const view = new RunView(how, conversationId);
   const response = await send("GET", path`/chat/${conversationId}/runs/${runId}/events`);
   for await (const event of frames(response.body)) view.show(event);
   if (!view.ended) view.fail("The run ended without an answer.");

@@ -16,7 +16,7 @@ export const PLACES = [
   { name: "memory", title: "Memory", icon: "note", key: "m", scope: "operator", view: MemoryView },
   { name: "skills", title: "Skills", icon: "star", key: "s", scope: "operator", view: SkillsView },
   { name: "servers", title: "Servers", icon: "tool", key: "p", scope: "operator", view: ServersView },
-  { name: "workspace", title: "Workspace", icon: "folder", key: "w", scope: "operator", view: WorkspaceView },
+  { name: "workspace", title: "Workspace", icon: "folder", key: "w", scope: "files", view: WorkspaceView },
   { name: "webhooks", title: "Webhooks", icon: "bolt", key: "h", scope: "chat", view: WebhooksView },
   { name: "principals", title: "Principals", icon: "people", key: "r", scope: "operator", view: PrincipalsView },
 ];

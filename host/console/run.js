@@ -1,5 +1,6 @@
 // One run as it is told by its events: text, steps, messages, and how it ended.
 
+import { fileList } from "./attachments.js";
 import { h, refill } from "./dom.js";
 import { endedWith, note, waysOn } from "./endings.js";
 import { count, duration, exact } from "./format.js";
@@ -9,7 +10,8 @@ import { Thought, ToolStep } from "./steps.js";
 
 export class RunView {
   /** `onResume(tokens)` goes on after an ending without an answer, `onRetry()` says the message again; without them neither is offered. */
-  constructor({ onResume = null, onRetry = null } = {}) {
+  constructor({ onResume = null, onRetry = null } = {}, conversationId = null) {
+    this.conversationId = conversationId;
     this.onResume = onResume;
     this.onRetry = onRetry;
     this.ids = null;
@@ -70,9 +72,9 @@ export class RunView {
     this.body.append(step.node);
   }
 
-  addSaid({ text, sender }) {
+  addSaid({ text, sender, file }) {
     this.text = this.thought = null;
-    this.said.set(text, h("aside", { class: "said", "aria-label": `Message from ${sender}` }, h("p", { class: "label" }, icon("speech"), "Said on the way"), markdown(text)));
+    this.said.set(text, h("aside", { class: "said", "aria-label": `Message from ${sender}` }, h("p", { class: "label" }, icon("speech"), "Said on the way"), markdown(text), fileList(this.ids?.conversation_id, file && [file], "A file")));
     this.body.append(this.said.get(text));
   }
 
@@ -83,6 +85,8 @@ export class RunView {
     this.waiting.remove();
     for (const step of this.tools) if (!step.ended) step.end(null);
     if (!this.hasText && data.result) this.body.append(markdown(data.result));
+    const changed = fileList(this.conversationId ?? this.ids?.conversation_id, data.files_changed, "Files this run changed");
+    if (changed) this.body.append(changed);
     for (const warning of data.warnings ?? []) this.body.append(note("warn", warning));
     // The host says the same to whoever reads elsewhere.
     if (data.status === "paused") this.said.get(data.error)?.remove();

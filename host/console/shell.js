@@ -96,11 +96,11 @@ export class Shell {
 
   /** Show the place that the address names. */
   go() {
-    const [, place = "", id = ""] = location.hash.split("/");
+    const [, place = "", id = "", more = ""] = location.hash.split("/");
     if (place === "c" && this.view instanceof ConversationView && this.view.id === decoded(id)) return;
     this.view?.close();
     refill(this.notices);
-    this.view = made(place, id, this);
+    this.view = made(place, id, more, this);
     this.conversations.select(this.view instanceof ConversationView ? this.view.id : null);
     for (const link of this.links) {
       if (link.getAttribute("href") === `#/${place}`) link.setAttribute("aria-current", "page");
@@ -206,9 +206,9 @@ export class Shell {
   }
 }
 
-function made(place, id, shell) {
+function made(place, id, more, shell) {
   const page = PLACES.find(({ name }) => name === place);
-  if (page) return new page.view(shell, decoded(id));
+  if (page) return new page.view(shell, decoded(id), decoded(more));
   return new ConversationView(place === "c" && id ? decoded(id) : null, shell);
 }
 
