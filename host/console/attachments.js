@@ -53,7 +53,7 @@ export class Tray {
 
   show() {
     refill(this.node, this.files.map((file, place) => {
-      const label = `Don’t send ${file.name}`;
+      const label = `Leave out ${file.name}`;
       const away = () => {
         this.files.splice(place, 1);
         this.show();

@@ -23,6 +23,7 @@ export class Composer {
     this.told = told;
     this.tray = new Tray(() => this.changed());
     this.running = false;
+    this.sending = false;
     this.replaces = null;
     this.field = h("textarea", {
       id: "message", rows: "1", placeholder: "Write to the agent…", "aria-label": "Message", enterkeyhint: "send", autocomplete: "off",
@@ -81,11 +82,8 @@ export class Composer {
     const how = { ...this.wishes, replaces: this.replaces };
     this.replaces = null;
     this.write("");
-    try {
-      if (files.length) how.attachments = await this.onFiles(files);
-    } catch (error) {
+    if (files.length && !(await this.sent(files, how))) {
       this.giveBack(text, files, how.replaces);
-      this.told(error.message);
       return;
     }
     if (this.running) this.queue = [...this.queue, { ...how, text }];
@@ -99,8 +97,24 @@ export class Composer {
     this.changed();
   }
 
+  /** Send files ahead of their message, and note in `how` what they became; false when that failed. */
+  async sent(files, how) {
+    this.sending = true;
+    this.showNext();
+    try {
+      how.attachments = await this.onFiles(files);
+      return true;
+    } catch (error) {
+      this.told(error.message);
+      return false;
+    } finally {
+      this.sending = false;
+      this.showNext();
+    }
+  }
+
   get isBlank() {
-    return this.field.value.trim() === "" && this.tray.files.length === 0;
+    return this.sending || (this.field.value.trim() === "" && this.tray.files.length === 0);
   }
 
   /** Let people say a message again in other words; `files` came with it. */
@@ -158,8 +172,10 @@ export class Composer {
       this.showNext();
     }));
     const editing = this.replaces === null ? null : line("Editing your last message: what followed it is taken back, what it did stays done.", "Don’t edit", () => this.stopEditing());
-    refill(this.above, editing, ...waiting);
-    this.above.hidden = !editing && waiting.length === 0;
+    const sending = this.sending ? h("p", {}, "Sending the files…") : null;
+    refill(this.above, editing, sending, ...waiting);
+    this.above.hidden = !editing && !sending && waiting.length === 0;
+    this.changed();
   }
 
   async offerModels() {

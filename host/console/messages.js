@@ -19,8 +19,7 @@ export function personTurn(text, { sender = "You", created_at = null, conversati
 
 /** Return an agent's message; `run` is what made it, if that is known. */
 export function agentTurn(message, run) {
-  const changed = fileList(message.conversation_id, run?.files_changed, "Files this run changed");
-  return turn([markdown(message.content), changed], time(message.created_at), message.conversation_id, run);
+  return turn([markdown(message.content)], time(message.created_at), message.conversation_id, run);
 }
 
 /** Return how a run ended that didn't end well; `how` has onRetry and onResume for the last one. */

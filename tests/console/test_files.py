@@ -1,0 +1,119 @@
+"""Files in the console: chosen, pasted and dropped into a message, shown, saved, and browsed."""
+
+from __future__ import annotations
+
+import base64
+import re
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import Page, expect
+
+from tests.console.conftest import MakePage
+from tests.console.test_console import answer, ended, id_of, say
+from tests.running import HostProcess, directive
+
+PICTURE = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAoAAAAKCAIAAAACUFjqAAAAEklEQVR4nGM4oaCABzGMSmNDALbYZyHgy5xhAAAAAElFTkSuQmCC"
+)
+DROP = """([name, type, text]) => {
+  const data = new DataTransfer();
+  data.items.add(new File([text], name, { type }));
+  const node = document.querySelector(".conversation");
+  node.dispatchEvent(new DragEvent("drop", { dataTransfer: data, bubbles: true, cancelable: true }));
+}"""
+PASTE = """([name, type, text]) => {
+  const data = new DataTransfer();
+  data.items.add(new File([text], name, { type }));
+  const event = new ClipboardEvent("paste", { clipboardData: data, bubbles: true, cancelable: true });
+  document.querySelector("#message").dispatchEvent(event);
+}"""
+
+
+def chosen(page: Page, *files: Any) -> None:
+    page.locator(".composer input[type=file]").set_input_files(list(files))
+
+
+def test_files_go_with_the_first_message_and_stand_beside_it_after_a_reload(
+    make_page: MakePage, host: HostProcess
+) -> None:
+    page = make_page()
+    chosen(
+        page,
+        {"name": "dot.png", "mimeType": "image/png", "buffer": PICTURE},
+        {"name": "prices (new).csv", "mimeType": "text/csv", "buffer": b"a,b\n1,2\n"},
+    )
+    expect(page.locator(".tray li")).to_have_count(2)
+    expect(page.locator(".tray img")).to_have_count(1)
+    say(page, directive("what is on it?", text="a dot"))
+    ended(page)
+    expect(page.locator(".tray")).to_be_hidden()
+    expect(answer(page)).to_contain_text("a dot")
+    conversation = id_of(page)
+    page.reload()
+    files = page.get_by_role("list", name="Files of this message")
+    expect(files.locator("li")).to_have_count(2)
+    expect(files.get_by_role("img")).to_have_js_property("naturalWidth", 10)
+    expect(page.locator(".turn.person .bubble")).not_to_contain_text("Attached")
+    with page.expect_download() as saved:
+        files.get_by_role("button").nth(1).click()
+    assert saved.value.path().read_bytes() == b"a,b\n1,2\n"
+    with host.client() as client:
+        listed = client.get(f"/chat/{conversation}/messages").json()["messages"]
+    assert listed[0]["content"].count("[Attached: ") == 2
+
+
+def test_files_are_dropped_and_pasted_into_a_conversation_and_can_be_left_out(make_page: MakePage) -> None:
+    page = make_page()
+    say(page, directive("begin", text="fine"))
+    ended(page)
+    id_of(page)
+    page.evaluate(DROP, ["dropped.txt", "text/plain", "dropped"])
+    page.evaluate(PASTE, ["pasted.txt", "text/plain", "pasted"])
+    page.evaluate(DROP, ["wrong.txt", "text/plain", "wrong"])
+    page.get_by_role("button", name="Leave out wrong.txt").click()
+    expect(page.locator(".tray li")).to_have_count(2)
+    page.get_by_role("button", name="Send").click()
+    expect(page.locator(".turn.agent")).to_have_count(2)
+    ended(page)
+    page.reload()
+    files = page.get_by_role("list", name="Files of this message")
+    expect(files).to_contain_text(re.compile("dropped.txt.*pasted.txt"))
+    expect(page.locator(".turn.person .bubble").last).to_have_text("dropped.txt, pasted.txt")
+
+
+def test_what_a_run_changed_is_listed_and_saved(make_page: MakePage) -> None:
+    page = make_page()
+    write = {"name": "write_file", "input": {"path": "made/report.txt", "content": "the report"}}
+    say(page, directive("write it", steps=[{"tools": [write]}, {"text": "done"}]))
+    ended(page)
+    id_of(page)
+    changed = page.get_by_role("list", name="Files this run changed")
+    with page.expect_download() as saved:
+        changed.get_by_role("button", name="report.txt").click()
+    assert saved.value.path().read_text() == "the report"
+    page.reload()
+    page.get_by_role("button", name="Steps").click()
+    expect(changed.get_by_role("button", name="report.txt")).to_be_visible()
+
+
+def test_the_workspace_takes_files_shows_pictures_and_deletes(
+    make_page: MakePage, tmp_path: Path, host: HostProcess
+) -> None:
+    with host.client() as client:
+        client.put("/chat/main/files/album/first.txt", content=b"first")
+    page = make_page("#/workspace/album%2F")
+    (tmp_path / "dot.png").write_bytes(PICTURE)
+    page.locator(".page input[type=file]").set_input_files([tmp_path / "dot.png"])
+    page.get_by_role("link", name="dot.png").click()
+    expect(page.get_by_role("img", name="dot.png")).to_have_js_property("naturalWidth", 10)
+    with page.expect_download() as saved:
+        page.get_by_role("button", name="Save").click()
+    assert saved.value.path().read_bytes() == PICTURE
+    page.go_back()
+    page.get_by_role("button", name="Delete first.txt").click()
+    page.get_by_role("dialog").get_by_role("button", name="Delete it").click()
+    expect(page.get_by_role("link", name="first.txt")).to_have_count(0)
+    with host.client() as client:
+        assert client.get("/chat/main/files/album/first.txt").status_code == 404
+        assert client.get("/chat/main/files/album/dot.png").content == PICTURE
