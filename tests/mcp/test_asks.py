@@ -90,6 +90,14 @@ async def test_an_agent_asks_and_has_the_answer(host: HostProcess, over: str) ->
         assert [tool.name for tool in (await client.list_tools()).tools][-3:] == list(ask_declarations())
         first = told(await client.call_tool("ask", {"message": directive(text="here you are")}))
         assert (first["status"], first["result"]) == ("success", "here you are")
+        shape = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+        typed = {
+            "message": directive(steps=[{"tools": [{"name": "final_answer", "input": {"n": 7}}]}]),
+            "output_schema": shape,
+        }
+        assert told(await client.call_tool("ask", typed))["output"] == {"n": 7}
+        wrong = await client.call_tool("ask", {"message": "hi", "output_schema": {"type": 7}})
+        assert "output_schema" in sentence(wrong)
         more = {"message": "and then?", "conversation_id": first["conversation_id"]}
         second = told(await client.call_tool("ask", more))
         assert second["conversation_id"] == first["conversation_id"]

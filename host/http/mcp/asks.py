@@ -186,6 +186,7 @@ class Asks:
             sender=SENDER,
             sender_name=SENDER,
             max_execution_ms=asked.max_execution_ms or None,
+            output_schema=asked.output_schema,
             live=True,
             background=True,
             principal_id=caller.principal.id,
