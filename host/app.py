@@ -33,6 +33,7 @@ from host.http.mcp.routes import McpApi
 from host.http.mcp.servers import McpServersApi
 from host.http.metrics import MetricsApi
 from host.http.middleware import METHODS, Bearer, BodyLimit, Exchange
+from host.http.openai.responses import ResponsesApi
 from host.http.openai.routes import OpenAiApi
 from host.http.openapi import OpenApi
 from host.http.principals import PrincipalsApi
@@ -192,6 +193,7 @@ def _apis(host: Host) -> list[Api]:
     settings, store, runs, channels = host.settings, host.ledger.store, host.runs, host.channels
     hooks = Hooks(settings, host.webhooks)
     intake = Intake(store, host.sandbox, host.spaces, host.tools.attachments)
+    openai = OpenAiApi(store, runs, host.tools.judge, host.ledger.counts, intake, settings)
     return [
         _health(host),
         ChatApi(store, runs, host.tools.permissions, intake, host.tools.judge, settings, hooks),
@@ -215,7 +217,8 @@ def _apis(host: Host) -> list[Api]:
         McpApi(host.tool_servers, host.asks, settings.gateway.allowed_hosts, host.tokens),
         McpServersApi(host.tools, host.background, settings.tools.mcp.allowed_hosts),
         MetricsApi(host.ledger.counts, store, runs),
-        OpenAiApi(store, runs, host.tools.judge, host.ledger.counts, intake, settings),
+        openai,
+        ResponsesApi(store, runs, openai),
         ChannelsApi(settings, channels.running if channels else None),
         *([ConsoleApi()] if settings.console else []),
     ]
@@ -309,6 +312,7 @@ async def _opened(settings: Settings, owner: str, *, made: bool) -> Store:
         approvals_ms=settings.approvals_ttl_days * DAY_MS,
         audit_ms=settings.audit_ttl_days * DAY_MS,
         dead_ms=settings.deliveries_ttl_days * DAY_MS,
+        responses_ms=settings.responses_ttl_days * DAY_MS,
     )
     if settings.database_url is None:
         opened = partial(

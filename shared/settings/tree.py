@@ -169,6 +169,9 @@ class Settings(Section):
     deliveries_ttl_days: Annotated[int, Env("DELIVERIES_TTL_DAYS")] = Field(
         default=30, ge=7, description="Days that deliveries to webhooks are kept that could not be made"
     )
+    responses_ttl_days: Annotated[int, Env("RESPONSES_TTL_DAYS")] = Field(
+        default=30, ge=1, description="Days that responses of /v1/responses can be read and continued"
+    )
     task_log_retention: Annotated[int, Env("TASK_LOG_RETENTION")] = Field(
         default=100, ge=1, description="Run log rows kept for each task"
     )

@@ -15,6 +15,7 @@ from shared.store.sql.compactions import Compactions
 from shared.store.sql.conversations import Conversations
 from shared.store.sql.outbound import OutboundMessages
 from shared.store.sql.principals import Principals
+from shared.store.sql.responses import Responses
 from shared.store.sql.retention import Pruner, Retention
 from shared.store.sql.runs import Runs
 from shared.store.sql.sign_ins import SignIns
@@ -81,6 +82,7 @@ class Store(ABC):
         self.sign_ins = SignIns(engine)
         self.approvals = Approvals(engine)
         self.audit = Audit(engine)
+        self.responses = Responses(engine)
         self.arrivals = Arrivals(engine)
         self.webhooks = Webhooks(engine)
 

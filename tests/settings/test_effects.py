@@ -243,6 +243,7 @@ ELSEWHERE = {
             "approvals_ttl_days"
         ),
         "test_the_audit_goes_after_a_year": "audit_ttl_days",
+        "test_responses_go_after_a_month_and_their_conversations_stay": "responses_ttl_days",
         "test_a_tasks_log_keeps_its_newest_rows_and_their_conversations": "task_log_retention",
     },
     "tests/mcp/test_identity.py": {

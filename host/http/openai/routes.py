@@ -50,10 +50,11 @@ CHAT: Final = "use POST /v1/chat/completions."
 ELSEWHERE: Final = {
     "/chat/completions": f"{NO_V1}{CHAT}",
     "/models": f"{NO_V1}use GET /v1/models.",
-    **{f"/{name}": f"{NO_V1}{CHAT}" for name in ("completions", "responses", "embeddings")},
+    **{f"/{name}": f"{NO_V1}{CHAT}" for name in ("completions", "embeddings")},
+    "/responses": f"{NO_V1}use POST /v1/responses.",
     "/v1": f"This is the base address: {CHAT}",
     "/v1/completions": f"There are no completions of plain text here: {CHAT}",
-    "/v1/responses": f"The Responses API is not offered here: {CHAT}",
+        "/v1/conversations": 'A conversation is made by the first response; name it by "conversation": "conv-…".',
     "/v1/embeddings": "There are no embeddings here: use a server that has a model for them.",
 }
 """What OpenAI's clients ask for that isn't here, or isn't there, and what to use."""
@@ -66,7 +67,7 @@ NO_THINKING: Final = ("none", "minimal")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class _Turn:
+class Turn:
     """A request that has its run: what to answer, and from what."""
 
     body: ChatCompletionRequest
@@ -101,11 +102,11 @@ class OpenAiApi(Api):
     ) -> None:
         self._intake = intake
         self._runs = runs
-        self._judge = judge
-        self._functions = Functions(store, counts)
-        self._threads = Threads(store, self._functions)
+        self.judge = judge
+        self.functions = Functions(store, counts)
+        self.threads = Threads(store, self.functions)
         self._created = now_ms() // 1000
-        self._marker = settings.session_end_marker
+        self.marker = settings.session_end_marker
         listed = model_names(settings) or (() if settings.offline else (settings.model.model,))
         self._models = tuple(dict.fromkeys((ASSISTANT, *listed)))
         self._any_id = not settings.models
@@ -130,7 +131,7 @@ class OpenAiApi(Api):
     @operation("GET", "/v1/models/{id:path}", scope="chat", error=OpenAiErrorShape)
     async def get(self, request: Request) -> ModelShape:
         """One model."""
-        return self._view(self._known(request, request.path_params["id"]))
+        return self._view(self.known(request, request.path_params["id"]))
 
     @operation(
         "POST",
@@ -144,31 +145,31 @@ class OpenAiApi(Api):
         self, request: Request, body: ChatCompletionRequest
     ) -> JSON[CompletionShape] | FrameStreamResponse | Response:
         """Say something, as OpenAI's clients do."""
-        self._known(request, body.model)
+        self.known(request, body.model)
         if body.output_schema is not None:
-            await self._judge.require(body.output_schema, "response_format")
-        thread = await self._threads.find(request, body)
-        spec = dataclasses.replace(await self._spec(body, thread), idempotency=await idempotency(request))
+            await self.judge.require(body.output_schema, "response_format")
+        thread = await self.threads.find(request, body)
+        spec = dataclasses.replace(await self.spec(body, thread), idempotency=await idempotency(request))
         if thread.last.role == "user" and thread.last.parts:
-            spec = await self._with_files(request, spec, thread.last.parts)
+            spec = await self.with_files(request, spec, thread.last.parts)
         for message in body.messages:
             message.parts.clear()
         forget_body(request)
-        turn = await self._begin(request, body, thread, spec)
+        turn = await self.begin(request, body, thread, spec)
         if body.stream:
             return FrameStreamResponse(self._pieces(turn), headers=turn.headers, on_gone=turn.gone)
         return await self._whole(turn)
 
-    async def _with_files(self, request: Request, spec: RunSpec, parts: Sequence[Any]) -> RunSpec:
+    async def with_files(self, request: Request, spec: RunSpec, parts: Sequence[Any]) -> RunSpec:
         text, files = await anyio.to_thread.run_sync(taken, parts)
         spec = dataclasses.replace(spec, message=text)
         return await self._intake.with_files(spec, caller_of(request), files) if files else spec
 
-    async def _spec(self, body: ChatCompletionRequest, thread: Thread) -> RunSpec:
+    async def spec(self, body: ChatCompletionRequest, thread: Thread) -> RunSpec:
         sender = (body.user or "").strip() or "user"
         effort, last = body.reasoning_effort, thread.last
         declared = [tool.tool() for tool in body.tools or ()]
-        functions = offer(await checked(declared, self._judge, "function.parameters"), body.tool_choice)
+        functions = offer(await checked(declared, self.judge, "function.parameters"), body.tool_choice)
         return RunSpec(
             message=last.content if last.role == "user" else None,
             conversation_id=thread.conversation_id,
@@ -190,14 +191,14 @@ class OpenAiApi(Api):
             ready=last.role == "tool",
         )
 
-    async def _begin(
+    async def begin(
         self, request: Request, body: ChatCompletionRequest, thread: Thread, spec: RunSpec
-    ) -> _Turn:
+    ) -> Turn:
         run: ActiveRun | None = None
         conversation_id, run_id = thread.conversation_id or "", None
-        calls = await self._functions.give(request, thread.results, CALL_ID) if thread.results else []
+        calls = await self.functions.give(request, thread.results, CALL_ID) if thread.results else []
         if spec.ready:
-            run_id = await self._functions.continued(calls[0])
+            run_id = await self.functions.continued(calls[0])
         try:
             if run_id is None:
                 run = await self._start(spec)
@@ -206,21 +207,21 @@ class OpenAiApi(Api):
             conversation_id, run_id = taken.answer.conversation_id or "", taken.answer.subject
         except ConversationBusy:
             # A ready step is begun by whoever comes first.
-            run_id = await self._functions.continued(calls[0]) if spec.ready else None
+            run_id = await self.functions.continued(calls[0]) if spec.ready else None
             if run_id is None:
                 raise
         events = await self._runs.events(conversation_id, run_id, after=0, run=run)
         more = {"metadata": body.metadata, "warnings": body.warnings}
         typed = body.output_schema is not None
-        answer = Answer(f"chatcmpl-{run_id}", body.model, self._marker, typed, more=more)
-        return _Turn(body, thread, answer, conversation_id, run_id, events, run)
+        answer = Answer(f"chatcmpl-{run_id}", body.model, self.marker, typed, more=more)
+        return Turn(body, thread, answer, conversation_id, run_id, events, run)
 
     async def _start(self, spec: RunSpec) -> ActiveRun:
         try:
             return await self._runs.start(spec)
         except ApprovalPending as pending:
             # A message in place of results means that there will be none.
-            if not await self._functions.all_called(pending.approval_ids):
+            if not await self.functions.all_called(pending.approval_ids):
                 raise
             return await self._runs.start(dataclasses.replace(spec, deny_pending=True))
         except Duplicate:
@@ -230,17 +231,17 @@ class OpenAiApi(Api):
             )
             return await self._runs.start(made)
 
-    async def _whole(self, turn: _Turn) -> JSON[CompletionShape] | Response:
+    async def _whole(self, turn: Turn) -> JSON[CompletionShape] | Response:
         answer = turn.answer
         async for event in turn.events:
             answer.take(event)
         reason = answer.finish_reason
         if reason is None:
             return openai_error(answer.failure, {**turn.headers, **NO_RETRY})
-        await self._threads.remember(turn.thread, turn.conversation_id, answer.message)
+        await self.threads.remember(turn.thread, turn.conversation_id, answer.message)
         return JSON(answer.completion(reason), headers=turn.headers)
 
-    async def _pieces(self, turn: _Turn) -> AsyncIterator[bytes]:
+    async def _pieces(self, turn: Turn) -> AsyncIterator[bytes]:
         answer = turn.answer
         async for piece in answer.stream(turn.events):
             yield piece
@@ -248,7 +249,7 @@ class OpenAiApi(Api):
         if reason is None:
             yield as_event(error_body(answer.failure))
             return
-        await self._threads.remember(turn.thread, turn.conversation_id, answer.message)
+        await self.threads.remember(turn.thread, turn.conversation_id, answer.message)
         if answer.refusal is not None:
             yield answer.chunk({"refusal": answer.refusal})
         yield answer.chunk({}, reason)
@@ -263,7 +264,7 @@ class OpenAiApi(Api):
             return self._models
         return (ASSISTANT, *(name for name in allowed if self._any_id or name in self._models))
 
-    def _known(self, request: Request, name: str) -> str:
+    def known(self, request: Request, name: str) -> str:
         models = self._offered(request)
         if name not in models:
             known = ", ".join(models)

@@ -302,6 +302,25 @@ AUDIT: Final = Migration(
 """Who did what; and the operator is as old as its first conversation."""
 
 WEBHOOKS: Final = Migration(outbox.TABLES, sqlite=outbox.SQLITE, postgres=outbox.POSTGRES)
+RESPONSES: Final = Migration(
+    (
+        """CREATE TABLE responses (
+            number <number>,
+            id <id> NOT NULL UNIQUE,
+            conversation_id <id> NOT NULL REFERENCES conversations (id) ON DELETE CASCADE,
+            principal_id <id> NOT NULL,
+            run_id <id> NOT NULL,
+            previous_id <id>,
+            made_conversation INTEGER NOT NULL,
+            background INTEGER NOT NULL,
+            asked TEXT NOT NULL,
+            created_at <integer> NOT NULL
+        ) <table>""",
+        "CREATE INDEX responses_of_conversation ON responses (conversation_id)",
+        "CREATE INDEX responses_by_age ON responses (created_at)",
+    )
+)
+"""Which run each response of the Responses door is, and what it was asked (JSON)."""
 
 SENT_FILES: Final = Migration(("ALTER TABLE outbound_messages ADD COLUMN file TEXT",))
 """A file that a message brings, as JSON."""
@@ -323,6 +342,7 @@ MIGRATIONS: Final = (
     BEGUN_BY,
     AUDIT,
     WEBHOOKS,
+    RESPONSES,
 )
 """Oldest first; they come after what each engine had before they were written once."""
 

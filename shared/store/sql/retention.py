@@ -17,8 +17,8 @@ KEY_LIFE_MS: Final = DAY_MS
 @dataclass(frozen=True, slots=True)
 class Retention:
     """Delivered outbound messages, run events, channels' ended work, what is left of deleted principals,
-    requests that people decided, the audit, what webhooks were told and couldn't be told, in milliseconds;
-    run logs in rows.
+    requests that people decided, the audit, what webhooks were told and couldn't be told, responses, in
+    milliseconds; run logs in rows.
     """
 
     outbound_ms: int = 7 * DAY_MS
@@ -30,6 +30,7 @@ class Retention:
     audit_ms: int = 365 * DAY_MS
     delivered_ms: int = 7 * DAY_MS
     dead_ms: int = 30 * DAY_MS
+    responses_ms: int = 30 * DAY_MS
 
 
 LOOK_AT: Final = 1000
@@ -67,9 +68,12 @@ HEARERS: Final = """DELETE FROM webhooks WHERE number IN (SELECT number FROM web
     AND NOT EXISTS (SELECT 1 FROM runs AS r WHERE (r.id = w.subject OR r.root_id = w.subject)
         AND r.state IN ('running', 'paused')
         AND NOT EXISTS (SELECT 1 FROM runs AS n WHERE n.previous_id = r.id)) ORDER BY number LIMIT $2)"""
+RESPONSES: Final = """DELETE FROM responses WHERE number IN (SELECT number FROM responses
+    WHERE created_at <= $1 ORDER BY created_at LIMIT $2)"""
 
-# Conversations of isolated task runs and subagents belong to another one; a task's own one does not.
-UNUSED: Final = """temporary = 1 AND owner_id <> id
+# A task's own hidden conversation goes with the task; others are of a run that has ended.
+UNUSED: Final = """temporary = 1
+    AND (owner_id <> id OR NOT EXISTS (SELECT 1 FROM scheduled_tasks WHERE conversation_id = c.id))
     AND NOT EXISTS (SELECT 1 FROM task_runs WHERE conversation_id = c.id)
     AND NOT EXISTS (SELECT 1 FROM runs WHERE conversation_id = c.id AND state = 'running')
     AND NOT EXISTS (SELECT 1 FROM approvals WHERE conversation_id = c.id AND ended_at IS NULL)
@@ -107,6 +111,7 @@ class Pruner:
             (UNHEARD_BODIES, keep.delivered_ms),
             (UNHEARD, keep.dead_ms),
             (HEARERS, keep.dead_ms),
+            (RESPONSES, keep.responses_ms),
         ):
             gone += await self._rows(statement, now - age_ms, limit - gone)
         gone += await self._task_logs(limit - gone)

@@ -91,6 +91,8 @@ async def live(store: Store, principal_id: str) -> None:
             """INSERT INTO approvals (id, conversation_id, run_id, kind, call_id, tool, input, input_sha256,
                 reason, status, created_at)
                 VALUES ($1, $1, $1, 'tool', 'c', 't', '{}', '', '', 'pending', 1)""",
+            """INSERT INTO responses (id, conversation_id, principal_id, run_id, made_conversation,
+                background, asked, created_at) VALUES ($1, $1, $1, $1, 0, 0, '{}', 1)""",
             "INSERT INTO stopped_subagents (conversation_id, call_id, state) VALUES ($1, 'c', '{}')",
         ):
             await tx.execute(statement, conversation)

@@ -1,0 +1,267 @@
+"""What POST /v1/responses is asked: items in, as messages; the fields that a response tells again.
+
+Source: Open Responses 2026-04-24 (https://www.openresponses.org), CreateResponseBody.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final, Literal, Self
+
+from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+
+from host.http.bodies import Text
+from host.http.client_tools import MOST_TOOLS, ToolName
+from host.http.openai.requests import (
+    ChatCompletionRequest,
+    DoorCall,
+    DoorFunction,
+    DoorMessage,
+    DoorTool,
+    NamedSchema,
+    Parameters,
+    ResponseFormat,
+    Tokens,
+    Tolerant,
+)
+from shared.errors import InvalidInput
+
+TEXTS: Final = {"input_text": "text", "output_text": "text", "text": "text", "refusal": "refusal"}
+MESSAGE: Final = "message"
+IGNORED: Final = ("reasoning", "compaction")
+"""Items whose content is the host's own, or another server's."""
+OWN: Final = "picoclaw:"
+"""Before the types of items that are not of the document."""
+MOST_ITEMS: Final = 10_000
+
+
+def _content(value: Any) -> Any:
+    """Return an item's content as one text; pictures and the like become a line."""
+    if value is None or isinstance(value, str):
+        return value or ""
+    if not isinstance(value, list):
+        raise ValueError("must be a text or a list of parts with a type")
+    return "\n".join(_part(part) for part in value)
+
+
+def _part(part: Any) -> str:
+    kind = part.get("type") if isinstance(part, dict) else None
+    if not isinstance(kind, str):
+        raise ValueError("must be a text or a list of parts with a type")
+    if kind not in TEXTS:
+        return f"[{kind[:40]} left out: only text is taken here]"
+    text = part.get(TEXTS[kind])
+    if not isinstance(text, str):
+        raise ValueError(f"the text of a part of type {kind} is missing")
+    return text
+
+
+Content = Annotated[
+    Text,
+    BeforeValidator(_content),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "object"}}]}),
+]
+
+
+class Item(Tolerant):
+    """One item of the input: a message, a call of a function, its output."""
+
+    type: Text = MESSAGE
+    role: Literal["user", "assistant", "system", "developer"] = "user"
+    content: Content = ""
+    call_id: Annotated[Text | None, Field(max_length=200)] = None
+    name: Annotated[Text, Field(max_length=200)] = ""
+    arguments: Text = ""
+    output: Content = ""
+
+    @model_validator(mode="after")
+    def _is_taken(self) -> Self:
+        if self.type not in (MESSAGE, *CALLS, *IGNORED) and not self.type.startswith(OWN):
+            raise ValueError(f"items of type {self.type[:40]} are not taken: send the item itself")
+        if self.type in CALLS and not self.call_id:
+            raise ValueError("call_id is missing")
+        return self
+
+    def message(self) -> DoorMessage | None:
+        """Return the item as a message; None for one that means nothing here."""
+        if self.type == "function_call":
+            return DoorMessage(role="assistant", tool_calls=[DoorCall(id=str(self.call_id))])
+        if self.type == "function_call_output":
+            return DoorMessage(role="tool", tool_call_id=self.call_id, content=self.output)
+        return DoorMessage(role=self.role, content=self.content) if self.type == MESSAGE else None
+
+    def view(self) -> dict[str, Any]:
+        """Return the item as it is listed."""
+        if self.type == MESSAGE:
+            kind = "output_text" if self.role == "assistant" else "input_text"
+            return {"type": MESSAGE, "role": self.role, "content": [{"type": kind, "text": self.content}]}
+        return {"type": self.type, **self.model_dump(include=CALL_FIELDS.get(self.type, set()))}
+
+    def told(self) -> DoorMessage | None:
+        """Return the item as words, for whoever has only them."""
+        if self.type in CALLS:
+            said = f"{self.type} {self.call_id} {self.name} {self.arguments}{self.output}"
+            return DoorMessage(role="assistant" if self.name else "user", content=said)
+        return self.message()
+
+
+CALL_FIELDS: Final = {
+    "function_call": {"call_id", "name", "arguments"},
+    "function_call_output": {"call_id", "output"},
+}
+CALLS: Final = tuple(CALL_FIELDS)
+
+
+class ResponseTool(Tolerant):
+    """A tool: functions are all there are, the agent has the others itself."""
+
+    type: Literal["function"]
+    name: ToolName
+    description: Text | None = None
+    parameters: Annotated[dict[str, Any], Field(json_schema_extra={"format": "json-schema"})] | None = None
+    strict: bool | None = None
+
+
+class Format(Tolerant):
+    """What the answer has to be."""
+
+    type: Literal["text", "json_object", "json_schema"] = "text"
+    name: Text = ""
+    description: Text | None = None
+    wanted: Annotated[dict[str, Any] | None, Field(alias="schema")] = None
+    strict: bool | None = None
+
+    @model_validator(mode="after")
+    def _has_schema(self) -> Self:
+        if self.type == "json_schema" and self.wanted is None:
+            raise ValueError("schema is missing")
+        return self
+
+    def chat(self) -> ResponseFormat:
+        """Return it as chat completions have it."""
+        named = None if self.wanted is None else NamedSchema.model_validate({"schema": self.wanted})
+        return ResponseFormat(type=self.type, json_schema=named)
+
+    def echo(self) -> dict[str, Any]:
+        """Return it as a response tells it again: the document has no schema there."""
+        if self.type != "json_schema":
+            return {"type": self.type}
+        said = {"name": self.name, "description": self.description, "strict": bool(self.strict)}
+        return {"type": self.type, "schema": None, **said}
+
+
+class TextOptions(Tolerant):
+    """How the answer is written."""
+
+    format: Format | None = None
+    verbosity: Literal["low", "medium", "high"] | None = None
+
+
+class Reasoning(Tolerant):
+    """Whether the model thinks first."""
+
+    effort: Text | None = None
+    summary: Text | None = None
+
+
+def _conversation(value: Any) -> Any:
+    return value.get("id") if isinstance(value, dict) else value
+
+
+class ResponseRequest(Parameters):
+    """POST /v1/responses: the fields that have an effect, or are told again."""
+
+    model_config = ConfigDict(extra="allow", defer_build=True)
+
+    model: Annotated[Text, Field(min_length=1, max_length=200)] = "picoclaw"
+    input: Annotated[list[Item], Field(min_length=1, max_length=MOST_ITEMS)]
+    instructions: Text | None = None
+    previous_response_id: Annotated[Text | None, Field(max_length=200)] = None
+    conversation: Annotated[
+        Text | None,
+        Field(max_length=200),
+        BeforeValidator(_conversation),
+        WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "object"}, {"type": "null"}]}),
+    ] = None
+    store: bool | None = None
+    background: bool | None = None
+    tools: Annotated[list[ResponseTool], Field(max_length=MOST_TOOLS)] | None = None
+    tool_choice: Annotated[Any, WithJsonSchema({"enum": ["auto", "none", None]})] = None
+    text: TextOptions | None = None
+    reasoning: Reasoning | None = None
+    max_output_tokens: Tokens | None = None
+    include: list[Text] | None = None
+    stream_options: dict[str, Any] | None = None
+    truncation: Literal["auto", "disabled"] | None = None
+    service_tier: Text | None = None
+    safety_identifier: Text | None = None
+    prompt_cache_key: Text | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _text_is_an_item(cls, given: Any) -> Any:
+        if isinstance(given, dict) and isinstance(given.get("input"), str):
+            return {**given, "input": [{"type": MESSAGE, "role": "user", "content": given["input"]}]}
+        return given
+
+    @model_validator(mode="after")
+    def _goes_together(self) -> Self:
+        if self.background and self.stream:
+            raise InvalidInput("stream: can't be true together with background")
+        if self.background and self.store is False:
+            raise InvalidInput("background: takes a response that is stored")
+        if self.previous_response_id and self.conversation:
+            raise InvalidInput("conversation: can't be given together with previous_response_id")
+        return self
+
+    def chat(self, messages: list[DoorMessage]) -> ChatCompletionRequest:
+        """Return what chat completions would be asked for the same."""
+        wanted, reasoning = self.text and self.text.format, self.reasoning
+        return ChatCompletionRequest.model_construct(
+            model=self.model,
+            messages=messages,
+            stream=self.stream,
+            user=self.user,
+            parallel_tool_calls=self.parallel_tool_calls,
+            metadata=self.metadata,
+            reasoning_effort=reasoning and reasoning.effort,
+            tools=[
+                DoorTool(
+                    type="function", function=DoorFunction(**tool.model_dump(exclude={"type", "strict"}))
+                )
+                for tool in self.tools or ()
+            ],
+            tool_choice=self.tool_choice,
+            max_completion_tokens=self.max_output_tokens,
+            response_format=wanted and wanted.chat(),
+        )
+
+    def echo(self) -> dict[str, Any]:
+        """Return the fields that a response tells again, also those without effect."""
+        extra, wanted = self.model_extra or {}, (self.text and self.text.format) or Format()
+        thinking = self.reasoning
+        numbers = ("temperature", "top_p", "presence_penalty", "frequency_penalty")
+        return {
+            "model": self.model,
+            "instructions": self.instructions,
+            "tools": [tool.model_dump() for tool in self.tools or ()],
+            "tool_choice": self.tool_choice or "auto",
+            "truncation": self.truncation or "auto",
+            "parallel_tool_calls": self.parallel_tool_calls is not False,
+            "text": {"format": wanted.echo(), "verbosity": (self.text and self.text.verbosity) or "medium"},
+            **{name: _number(extra.get(name), 1.0 if name in numbers[:2] else 0.0) for name in numbers},
+            "top_logprobs": 0,
+            "reasoning": thinking and {"effort": thinking.effort, "summary": thinking.summary},
+            "max_output_tokens": self.max_output_tokens,
+            "max_tool_calls": None,
+            "store": self.store is not False,
+            "background": bool(self.background),
+            "service_tier": self.service_tier or "default",
+            "metadata": self.metadata or {},
+            "safety_identifier": self.safety_identifier,
+            "prompt_cache_key": self.prompt_cache_key,
+            **({"warnings": self.warnings} if self.warnings else {}),
+        }
+
+
+def _number(value: Any, otherwise: float) -> float:
+    return value if isinstance(value, int | float) else otherwise

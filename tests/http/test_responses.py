@@ -1,0 +1,238 @@
+"""/v1/responses: what goes on where, what is kept and what isn't, by OpenAI's own client."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx2
+import openai
+import pytest
+
+from tests.http.conftest import MakeHost, configure
+from tests.running import TOKEN, HostProcess, ModelProcess, directive, until
+
+LOOKUP: Any = {
+    "type": "function",
+    "name": "lookup",
+    "parameters": {"type": "object", "properties": {"q": {"type": "string"}}, "required": ["q"]},
+}
+CALL = {"name": "client__lookup", "input": {"q": "x"}}
+GATED = {"name": "append_file", "input": {"path": "gated.txt", "content": "x"}}
+
+
+@pytest.fixture
+def gpt(host: HostProcess) -> Iterator[openai.OpenAI]:
+    with door(host) as client:
+        yield client
+
+
+def door(host: HostProcess, key: str = TOKEN) -> openai.OpenAI:
+    transport = httpx2.Client(trust_env=False)
+    return openai.OpenAI(base_url=f"{host.url}/v1", api_key=key, max_retries=0, http_client=transport)
+
+
+def say(gpt: openai.OpenAI, words: Any, **more: Any) -> Any:
+    return gpt.responses.create(model="picoclaw", input=words, **more)
+
+
+def home(response: Any) -> str:
+    return str(response.conversation.id)
+
+
+def asked(model: ModelProcess) -> list[str]:
+    """The texts of the messages that the model got last."""
+    messages = model.requests()[-1]["body"]["messages"]
+    return [block.get("text", "") for message in messages for block in message["content"]]
+
+
+def output(call_id: str, text: str = "42") -> list[Any]:
+    return [{"type": "function_call_output", "call_id": call_id, "output": text}]
+
+
+def test_a_response_goes_on_and_an_older_one_forks(gpt: openai.OpenAI, model: ModelProcess) -> None:
+    first = say(gpt, "one")
+    second = say(gpt, "two", previous_response_id=first.id)
+    assert (home(second), second.previous_response_id) == (home(first), first.id)
+    forked = say(gpt, "three", previous_response_id=first.id)
+    assert home(forked) != home(first)
+    assert forked.metadata == {"forked": "true"}
+    said = " ".join(asked(model))
+    assert ("one" in said, "two" in said, "three" in said) == (True, False, True)
+    assert home(say(gpt, "four", previous_response_id=forked.id)) == home(forked)
+    assert home(say(gpt, "five", conversation=home(first))) == home(first)
+    # Continued elsewhere, the last response of the door is an older one.
+    assert home(say(gpt, "six", previous_response_id=second.id)) != home(first)
+
+
+def test_of_two_that_go_on_at_once_one_forks(gpt: openai.OpenAI) -> None:
+    first = say(gpt, "one")
+    with ThreadPoolExecutor(4) as pool:
+        went = list(pool.map(lambda n: say(gpt, f"at once {n}", previous_response_id=first.id), range(4)))
+    assert [each.status for each in went] == ["completed"] * 4
+    homes = [home(each) for each in went]
+    assert homes.count(home(first)) <= 1
+    assert len(set(homes)) == 4
+
+
+def test_what_is_deleted_is_gone_once_and_nothing_goes_on_from_it(
+    host: HostProcess, gpt: openai.OpenAI
+) -> None:
+    first = say(gpt, "one")
+    second = say(gpt, "two", previous_response_id=first.id)
+    items = gpt.responses.input_items.list(second.id).data
+    assert [item.content[0].text for item in items if item.type == "message"] == ["two"]
+    gpt.responses.delete(first.id)
+    with host.client() as client:
+        assert client.get(f"/chat/{home(first)}").status_code == 200
+        gpt.responses.delete(second.id)
+        assert client.get(f"/chat/{home(first)}").status_code == 404
+    for call in (
+        lambda: gpt.responses.delete(first.id),
+        lambda: gpt.responses.retrieve(first.id),
+        lambda: gpt.responses.cancel(first.id),
+        lambda: gpt.responses.input_items.list(first.id),
+        lambda: say(gpt, "three", previous_response_id=first.id),
+    ):
+        with pytest.raises(openai.NotFoundError) as refused:
+            call()
+        assert refused.value.code == "previous_response_not_found"
+
+
+def test_what_is_not_stored_leaves_nothing_but_what_it_used(host: HostProcess, gpt: openai.OpenAI) -> None:
+    with host.client() as client:
+
+        def conversations() -> int:
+            listed = client.get("/chat?include_temporary=true&limit=1000").json()["conversations"]
+            return len(listed)
+
+        before = conversations()
+        made = say(gpt, directive(text="no trace"), store=False)
+        assert (made.output_text, made.store) == ("no trace", False)
+        assert [event.type for event in say(gpt, "streamed", store=False, stream=True)][-1] == (
+            "response.completed"
+        )
+        until(lambda: conversations() == before)
+        assert client.get(f"/runs/run-{made.id.removeprefix('resp-')}").status_code == 404
+    with pytest.raises(openai.NotFoundError):
+        gpt.responses.retrieve(made.id)
+    call = say(gpt, directive(steps=[{"tools": [CALL]}, {"text": "never"}]), tools=[LOOKUP], store=False)
+    (made_call,) = [item for item in call.output if item.type == "function_call"]
+    told = [{"role": "user", "content": "q"}, made_call.model_dump(), *output(made_call.call_id, "it is 42")]
+    assert "it is 42" in say(gpt, told, tools=[LOOKUP], store=False).output_text
+
+
+def test_calls_of_functions_wait_for_all_their_outputs(gpt: openai.OpenAI) -> None:
+    steps = [{"tools": [CALL, {"name": "client__lookup", "input": {"q": "y"}}]}, {"text": "got $results"}]
+    called = say(gpt, directive(steps=steps), tools=[LOOKUP])
+    assert called.status == "completed"
+    one, other = [item.call_id for item in called.output if item.type == "function_call"]
+    for wrong in (output(one), "and?", output("appr-none")):
+        with pytest.raises(openai.BadRequestError):
+            say(gpt, wrong, previous_response_id=called.id)
+    went = say(gpt, [*output(one, "first"), *output(other, "second")], previous_response_id=called.id)
+    assert ("first" in went.output_text, "second" in went.output_text) == (True, True)
+    assert (went.previous_response_id, home(went)) == (called.id, home(called))
+    assert gpt.responses.retrieve(called.id).status == "completed"
+
+
+def test_a_response_in_the_background_is_read_followed_and_cancelled(gpt: openai.OpenAI) -> None:
+    begun = say(gpt, directive(text="done later"), background=True)
+    assert begun.status == "in_progress"
+    until(lambda: gpt.responses.retrieve(begun.id).status == "completed")
+    assert gpt.responses.retrieve(begun.id).output_text == "done later"
+    told = list(gpt.responses.retrieve(begun.id, stream=True))
+    again = list(gpt.responses.retrieve(begun.id, stream=True, starting_after=3))
+    assert [event.sequence_number for event in told] == list(range(len(told)))
+    assert [event.type for event in again] == [event.type for event in told[4:]]
+    hanging = say(gpt, directive(hang=True), background=True)
+    for _ in range(2):
+        assert gpt.responses.cancel(hanging.id).status == "cancelled"
+    with pytest.raises(openai.BadRequestError):
+        gpt.responses.cancel(say(gpt, "hi").id)
+
+
+def test_a_response_in_the_background_is_there_after_a_kill(make_host: MakeHost) -> None:
+    host = make_host().start()
+    with door(host) as gpt:
+        begun = say(gpt, directive(text="after all", delay_ms=1000), background=True)
+        host.kill()
+        host.start()
+        until(lambda: gpt.responses.retrieve(begun.id).status == "completed")
+        assert gpt.responses.retrieve(begun.id).output_text == "after all"
+
+
+def test_a_call_that_waits_for_a_person_is_an_item_and_not_a_function_call(make_host: MakeHost) -> None:
+    host = configure(make_host(), permissions=[{"tool": "append_file", "do": "ask"}]).start()
+    with door(host) as gpt:
+        paused = say(gpt, directive(steps=[{"tools": [GATED]}, {"text": "done"}]))
+        assert (paused.status, paused.incomplete_details.reason) == ("incomplete", "approval_required")
+        assert [item.type for item in paused.output][-1] == "picoclaw:approval_request"
+        assert "function_call" not in [item.type for item in paused.output]
+        with pytest.raises(openai.BadRequestError) as refused:
+            say(gpt, "go on", previous_response_id=paused.id)
+        assert refused.value.code == "approval_pending"
+
+
+def test_endings_are_told_as_the_document_has_them(gpt: openai.OpenAI) -> None:
+    cut = say(gpt, directive(text="as far as", stop_reason="max_tokens"))
+    assert (cut.status, cut.incomplete_details.reason) == ("incomplete", "max_output_tokens")
+    failed = say(gpt, directive(status=400, error_type="invalid_request_error"))
+    assert (failed.status, failed.error.code) == ("failed", "model_error")
+    events = list(say(gpt, directive(status=400, error_type="invalid_request_error"), stream=True))
+    assert events[-1].type == "response.failed"
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"input": "hi", "background": True, "stream": True}, "stream"),
+        ({"input": "hi", "background": True, "store": False}, "background"),
+        ({"input": "hi", "conversation": "conv-x", "previous_response_id": "resp-x"}, "conversation"),
+        ({"input": []}, "input"),
+        ({}, "input"),
+        ({"input": 7}, "input"),
+        ({"input": [{"type": "item_reference", "id": "msg-1"}]}, "input"),
+        ({"input": [{"role": "user", "content": [{"no": "type"}]}]}, "input"),
+        ({"input": [{"role": "assistant", "content": "hi"}]}, "messages"),
+        ({"input": [{"type": "function_call_output", "output": "x"}]}, "input"),
+        ({"input": "hi", "tools": [{"type": "web_search"}]}, "tools"),
+        ({"input": "hi", "text": {"format": {"type": "json_schema", "name": "x"}}}, "text"),
+        ({"input": "hi", "top_logprobs": 3}, "top_logprobs"),
+        ({"input": "hi", "tool_choice": {"type": "function", "name": "nobody"}}, "tool_choice"),
+    ],
+)
+def test_what_cannot_be_is_refused_by_its_name(
+    client: httpx2.Client, body: dict[str, Any], field: str
+) -> None:
+    answer = client.post("/v1/responses", json={"model": "picoclaw", **body})
+    assert answer.status_code == 400, answer.text
+    assert answer.json()["error"]["message"].startswith(field), answer.text
+
+
+def test_an_unknown_model_or_conversation_is_not_found(gpt: openai.OpenAI, client: httpx2.Client) -> None:
+    for wrong in ({"model": "gpt-none", "input": "hi"}, {"input": "hi", "conversation": "conv-none"}):
+        assert client.post("/v1/responses", json=wrong).status_code == 404
+    assert "conv-…" in client.post("/v1/conversations", json={}).json()["error"]["message"]
+
+
+def test_another_principals_responses_are_not_there(make_host: MakeHost) -> None:
+    host = make_host(settings={"PICOCLAW_PRINCIPALS_ISOLATION": "weak"}).start()
+    with host.client() as operator:
+        keys = []
+        for name in ("a", "b"):
+            principal = operator.post("/principals", json={"name": name}).json()
+            made = operator.post(f"/principals/{principal['id']}/tokens", json={"scopes": ["chat"]})
+            keys.append(made.json()["token"])
+    with door(host, keys[0]) as mine, door(host, keys[1]) as yours:
+        response = say(mine, "hello")
+        assert mine.responses.retrieve(response.id).id == response.id
+        for call in (
+            lambda: yours.responses.retrieve(response.id),
+            lambda: yours.responses.delete(response.id),
+            lambda: say(yours, "x", previous_response_id=response.id),
+            lambda: say(yours, "x", conversation=home(response)),
+        ):
+            with pytest.raises(openai.NotFoundError):
+                call()
