@@ -155,6 +155,12 @@ CALLS: Final[list[Call]] = [
     ("GET", "/v1/models", "/v1/models", None, {}),
     ("GET", "/v1/models/{id}", "/v1/models/picoclaw", None, {}),
     ("POST", "/v1/chat/completions", "/v1/chat/completions", ASKED, {"X-Conversation-ID": "oslo"}),
+    ("POST", "/v1/responses", "/v1/responses", {"input": "what did I say?", "background": True}, {}),
+    ("POST", "/v1/responses/{id}/cancel", "/v1/responses/{response}/cancel", None, {}),
+    ("POST", "", "/v1/responses", {"input": "and before?", "previous_response_id": "{response}"}, {}),
+    ("GET", "/v1/responses/{id}", "/v1/responses/{response}", None, {}),
+    ("GET", "/v1/responses/{id}/input_items", "/v1/responses/{response}/input_items", None, {}),
+    ("DELETE", "/v1/responses/{id}", "/v1/responses/{response}", None, {}),
     ("POST", "/mcp", "/mcp", INITIALIZE, {}),
     ("DELETE", "/mcp", "/mcp", None, {"Mcp-Session-Id": "{session}"}),
     ("GET", "/mcp/servers", "/mcp/servers", None, {}),
@@ -192,6 +198,7 @@ FIXED: Final = {
     "description": "…",
     "next_cursor": "5b31…",
 }
+SECONDS: Final = FIXED["created"]
 PATTERNS: Final = {
     r"\w{3} \d{4}-\d\d-\d\dT[\d:]+[+-]\d\d:\d\d (?=[A-Z])": "Mon 2027-03-01T09:00:00+01:00 ",
     r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z": "2027-03-01T08:00:00.000Z",
@@ -266,6 +273,8 @@ class Recording:
             self.told["webhook"] = made["id"]
         elif method == "POST" and url.endswith("/test"):
             self.told["delivery"] = made["id"]
+        elif (method, url) == ("POST", "/v1/responses"):
+            self.told["response"] = made["id"]
         elif (method, url) == ("POST", "/task"):
             self.told["task"] = made["id"]
         elif method == "POST" and url.endswith("/tokens"):
@@ -284,6 +293,8 @@ class Recording:
         """Return the value with what another host would say otherwise replaced."""
         match value:
             case dict():
+                times = ("created_at", "completed_at")
+                value |= {key: SECONDS for key in times if isinstance(value.get(key), int)}
                 return {
                     key: FIXED[key] if key in FIXED and item is not None else self.fixed(item)
                     for key, item in value.items()

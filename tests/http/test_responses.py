@@ -81,8 +81,8 @@ def test_what_is_deleted_is_gone_once_and_nothing_goes_on_from_it(
 ) -> None:
     first = say(gpt, "one")
     second = say(gpt, "two", previous_response_id=first.id)
-    items = gpt.responses.input_items.list(second.id).data
-    assert [item.content[0].text for item in items if item.type == "message"] == ["two"]
+    items = [item.model_dump() for item in gpt.responses.input_items.list(second.id).data]
+    assert [item["content"][0]["text"] for item in items] == ["two"]
     gpt.responses.delete(first.id)
     with host.client() as client:
         assert client.get(f"/chat/{home(first)}").status_code == 200

@@ -45,6 +45,11 @@ TABLE: Final[dict[str | None, tuple[str, ...]]] = {
         "GET /v1/models",
         "GET /v1/models/{id:path}",
         "POST /v1/chat/completions",
+        "POST /v1/responses",
+        "GET /v1/responses/{id}",
+        "GET /v1/responses/{id}/input_items",
+        "DELETE /v1/responses/{id}",
+        "POST /v1/responses/{id}/cancel",
     ),
     "tasks": (
         "POST /task",

@@ -30,7 +30,6 @@ from shared.response_values import StoredResponse
 from shared.store.store import Store
 from shared.values import Conversation, Event, Run, RunState
 
-NOT_FOUND: Final = "previous_response_not_found"
 STREAM: Final = Parameter("stream", "Its events, live or again", {"type": "boolean"})
 AFTER: Final = Parameter(
     "starting_after", "Only events after this sequence number", {"type": "integer", "minimum": 0}
@@ -96,10 +95,12 @@ class ResponsesApi(Api):
             show_tool_use=True,
             background=bool(body.background),
             live=bool(body.background or body.stream),
-            temporary=body.store is False,
             preface=thread.preface if place.new else spec.preface,
             idempotency=await idempotency(request),
         )
+        if body.store is False:
+            apart = new_id(CONVERSATION)
+            spec = dataclasses.replace(spec, temporary=True, new_conversation_id=apart, begun_by=apart)
         try:
             turn = await self._chat.begin(request, chat, thread, spec)
         except ConversationBusy:
@@ -325,4 +326,6 @@ def _after(text: str) -> int:
 
 
 def _gone(response_id: str) -> NotFound:
-    return NotFound(f"There is no response {response_id[:100]}, or not any more.", code=NOT_FOUND)
+    return NotFound(
+        f"There is no response {response_id[:100]}, or not any more.", code="previous_response_not_found"
+    )

@@ -9,6 +9,7 @@ import pytest
 from shared.approval_values import Answer, NewApproval
 from shared.clock import ms_of
 from shared.principals import EVERYTHING
+from shared.response_values import StoredResponse
 from shared.store.store import Store
 from shared.task_values import Task, TaskRunState, TaskStatus
 from shared.values import Event, RunState
@@ -77,6 +78,19 @@ async def test_requests_go_ninety_days_after_their_end_and_what_waits_or_is_reme
     assert await prune_all(store, T0 + 90 * DAY) == 1
     page = await store.approvals.page({}, None, limit=9, cursor=None)
     assert [each.id for each in page.items] == ["appr-kept"]
+
+
+async def test_responses_go_after_a_month_and_their_conversations_stay(store: Store) -> None:
+    for number in range(2):
+        made = StoredResponse(f"r{number}", "c", "operator", "run", None, True, False, {}, T0 + number)
+        await store.responses.add(made)
+    assert await prune_all(store, T0 + 30 * DAY) == 1
+    assert await store.responses.get("r0", None) is None
+    kept = await store.responses.get("r1", "operator")
+    assert kept is not None
+    assert await store.responses.get("r1", "prin-other") is None
+    assert await store.responses.remove(kept)
+    assert await store.conversations.get("c") is not None
 
 
 async def test_a_tasks_log_keeps_its_newest_rows_and_their_conversations(store: Store) -> None:

@@ -60,7 +60,9 @@ class Document:
 
     def stream(self, **body: Any) -> dict[str, Any]:
         """Check each event, and that they make the items that the last one tells."""
-        kinds, response, items = [], {}, {}
+        kinds: list[str] = []
+        response: dict[str, Any] = {}
+        items: dict[int, Any] = {}
         with post({**body, "stream": True}) as answer:
             told = [json.loads(line[6:]) for line in answer if line.startswith(b"data: ")]
         for number, event in enumerate(told):
@@ -108,19 +110,21 @@ class Document:
         }
 
 
+def lookup(q: str) -> str:
+    """Look something up."""
+    return f"found {q}"
+
+
 async def agents() -> dict[str, Any]:
     """openai-agents: a tool of its own, whole and streamed."""
     package, openai = importlib.import_module("agents"), importlib.import_module("openai")
     package.set_tracing_disabled(True)
 
-    @package.function_tool
-    def lookup(q: str) -> str:
-        """Look something up."""
-        return f"found {q}"
-
     client = openai.AsyncOpenAI(base_url=DOOR["url"], api_key=DOOR["key"], max_retries=0)
     model = package.OpenAIResponsesModel(model="picoclaw", openai_client=client)
-    agent = package.Agent(name="A", instructions="Be brief.", model=model, tools=[lookup])
+    agent = package.Agent(
+        name="A", instructions="Be brief.", model=model, tools=[package.function_tool(lookup)]
+    )
     whole = await package.Runner.run(agent, DOOR["said"]["call"])
     streamed = package.Runner.run_streamed(agent, DOOR["said"]["call"])
     kinds = [event.type async for event in streamed.stream_events()]
@@ -137,11 +141,7 @@ async def pydantic_ai() -> dict[str, Any]:
     model = models.OpenAIResponsesModel("picoclaw", provider=provider)
     agent = package.Agent(model, instructions="Be brief.")
 
-    @agent.tool_plain
-    def lookup(q: str) -> str:
-        """Look something up."""
-        return f"found {q}"
-
+    agent.tool_plain(lookup)
     shape = pydantic.create_model("Cat", lives=(int, ...))
     typed = package.Agent(model, output_type=shape)
     async with agent.run_stream(DOOR["said"]["plain"]) as streamed:
