@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from shared.errors import NoConversation
@@ -32,9 +34,7 @@ async def test_a_fork_has_what_was_said_up_to_the_response_and_no_more(store: St
     assert [entry.seq for entry in await store.conversations.history("fork")] == [1, 2, 3, 4]
     assert lease.conversation_id == "fork"
     with pytest.raises(NoConversation):
-        await store.responses.fork(
-            StoredResponse("r", "gone", "operator", "x", None, True, False, {}, T0), "f", T0
-        )
+        await store.responses.fork(replace(first, conversation_id="gone"), "other", T0)
 
 
 async def test_the_last_response_of_a_conversation_that_responses_made_ends_it(store: Store) -> None:
