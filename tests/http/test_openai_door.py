@@ -413,9 +413,9 @@ def test_too_many_values_are_refused_before_they_are_made(client: httpx2.Client)
     [
         ("POST", "/chat/completions", "/v1/chat/completions"),
         ("GET", "/models", "/v1/models"),
-        ("POST", "/responses", "/v1/chat/completions"),
+        ("POST", "/responses", "/v1/responses"),
         ("POST", "/embeddings", "/v1"),
-        ("POST", "/v1/responses", "/v1/chat/completions"),
+        ("POST", "/v1/conversations", "conv-…"),
         ("POST", "/v1/completions", "/v1/chat/completions"),
         ("POST", "/v1/embeddings", "embeddings"),
         ("GET", "/v1", "/v1/chat/completions"),
