@@ -197,6 +197,7 @@ class ResponsesApi(Api):
             if conversation is None:
                 raise NoConversation(body.conversation)
         if conversation is None:
+            _last(messages)
             thread = await self._chat.threads.find(request, body.chat(messages))
             return _Place(thread, new=False, made=thread.conversation is None)
         thread = _placed(caller, conversation, messages)
@@ -308,13 +309,21 @@ def _placed(caller: Caller, conversation: Conversation | None, messages: list[Do
     system = "\n\n".join(each.content for each in messages if each.role in INSTRUCTING)
     said = [each for each in messages if each.role not in INSTRUCTING]
     results = results_in(said) if conversation is not None else {}
-    if not said:
-        raise InvalidInput("input: must have a message of the user's")
-    last = said.pop()
-    if last.role == "assistant" or (last.role == "user" and not last.content.strip()):
-        raise InvalidInput("input: the last item must be the user's message, or outputs of calls")
-    told = tuple(each for each in said if each.role != "tool")
+    last = _last(messages)
+    told = tuple(each for each in said[:-1] if each.role != "tool")
     return Thread(conversation, None, True, system, told, last, caller, results)
+
+
+def _last(messages: list[DoorMessage]) -> DoorMessage:
+    """Return what is said now; raises InvalidInput."""
+    last = messages[-1] if messages else None
+    if (
+        last is None
+        or last.role not in ("user", "tool")
+        or (last.role == "user" and not last.content.strip())
+    ):
+        raise InvalidInput("input: the last item must be the user's message, not blank, or outputs of calls")
+    return last
 
 
 def _after(text: str) -> int:
