@@ -19,6 +19,7 @@ LOOKUP: Any = {
     "parameters": {"type": "object", "properties": {"q": {"type": "string"}}, "required": ["q"]},
 }
 CALL = {"name": "client__lookup", "input": {"q": "x"}}
+DOT = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 GATED = {"name": "append_file", "input": {"path": "gated.txt", "content": "x"}}
 
 
@@ -173,6 +174,18 @@ def test_a_call_that_waits_for_a_person_is_an_item_and_not_a_function_call(make_
         with pytest.raises(openai.BadRequestError) as refused:
             say(gpt, "go on", previous_response_id=paused.id)
         assert refused.value.code == "approval_pending"
+
+
+def test_pictures_and_files_of_the_message_reach_the_model(gpt: openai.OpenAI, model: ModelProcess) -> None:
+    parts: Any = [
+        {"type": "input_text", "text": "what is it?"},
+        {"type": "input_image", "image_url": f"data:image/png;base64,{DOT}", "detail": "auto"},
+        {"type": "input_file", "filename": "notes.txt", "file_data": "data:text/plain;base64,aGVsbG8="},
+    ]
+    assert say(gpt, [{"role": "user", "content": parts}]).status == "completed"
+    blocks = model.requests()[-1]["body"]["messages"][-1]["content"]
+    assert "image" in [block["type"] for block in blocks]
+    assert "notes.txt" in " ".join(block.get("text", "") for block in blocks)
 
 
 def test_endings_are_told_as_the_document_has_them(gpt: openai.OpenAI) -> None:

@@ -13,6 +13,7 @@ from host.http.bodies import Text
 from host.http.client_tools import MOST_TOOLS, ToolName
 from host.http.openai.requests import (
     ChatCompletionRequest,
+    Content,
     DoorCall,
     DoorFunction,
     DoorMessage,
@@ -25,7 +26,7 @@ from host.http.openai.requests import (
 )
 from shared.errors import InvalidInput
 
-TEXTS: Final = {"input_text": "text", "output_text": "text", "text": "text", "refusal": "refusal"}
+TEXTS: Final = ("input_text", "output_text", "text")
 MESSAGE: Final = "message"
 IGNORED: Final = ("reasoning", "compaction")
 """Items whose content is the host's own, or another server's."""
@@ -34,44 +35,38 @@ OWN: Final = "picoclaw:"
 MOST_ITEMS: Final = 10_000
 
 
-def _content(value: Any) -> Any:
-    """Return an item's content as one text; pictures and the like become a line."""
-    if value is None or isinstance(value, str):
-        return value or ""
-    if not isinstance(value, list):
-        raise ValueError("must be a text or a list of parts with a type")
-    return "\n".join(_part(part) for part in value)
+def _parts(value: Any) -> Any:
+    """Return an item's parts as chat completions have them."""
+    return [_part(part) for part in value] if isinstance(value, list) else value
 
 
-def _part(part: Any) -> str:
+def _part(part: Any) -> Any:
     kind = part.get("type") if isinstance(part, dict) else None
-    if not isinstance(kind, str):
-        raise ValueError("must be a text or a list of parts with a type")
-    if kind not in TEXTS:
-        return f"[{kind[:40]} left out: only text is taken here]"
-    text = part.get(TEXTS[kind])
-    if not isinstance(text, str):
-        raise ValueError(f"the text of a part of type {kind} is missing")
-    return text
+    if kind in TEXTS:
+        return {**part, "type": "text"}
+    if kind == "input_image":
+        return {"type": "image_url", "image_url": {"url": part.get("image_url")}}
+    return {"type": "file", "file": part} if kind == "input_file" else part
 
 
-Content = Annotated[
-    Text,
-    BeforeValidator(_content),
-    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "object"}}]}),
-]
-
-
-class Item(Tolerant):
+class Item(DoorMessage):
     """One item of the input: a message, a call of a function, its output."""
 
     type: Text = MESSAGE
     role: Literal["user", "assistant", "system", "developer"] = "user"
-    content: Content = ""
     call_id: Annotated[Text | None, Field(max_length=200)] = None
-    name: Annotated[Text, Field(max_length=200)] = ""
+    name: Annotated[Text | None, Field(max_length=200)] = None
     arguments: Text = ""
     output: Content = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_parts(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        content = _parts(value.get("content"))
+        told = {"content": content, "output": _parts(value.get("output"))}
+        return {**value, **told, "parts": content if isinstance(content, list) else []}
 
     @model_validator(mode="after")
     def _is_taken(self) -> Self:
@@ -87,7 +82,7 @@ class Item(Tolerant):
             return DoorMessage(role="assistant", tool_calls=[DoorCall(id=str(self.call_id))])
         if self.type == "function_call_output":
             return DoorMessage(role="tool", tool_call_id=self.call_id, content=self.output)
-        return DoorMessage(role=self.role, content=self.content) if self.type == MESSAGE else None
+        return self if self.type == MESSAGE else None
 
     def view(self) -> dict[str, Any]:
         """Return the item as it is listed."""
@@ -99,7 +94,7 @@ class Item(Tolerant):
     def told(self) -> DoorMessage | None:
         """Return the item as words, for whoever has only them."""
         if self.type in CALLS:
-            said = f"{self.type} {self.call_id} {self.name} {self.arguments}{self.output}"
+            said = f"{self.type} {self.call_id} {self.name or ''} {self.arguments}{self.output}"
             return DoorMessage(role="assistant" if self.name else "user", content=said)
         return self.message()
 

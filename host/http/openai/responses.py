@@ -11,7 +11,7 @@ import anyio
 from starlette.requests import Request
 from typing_extensions import TypedDict
 
-from host.http.bodies import JSON, flag, idempotency
+from host.http.bodies import JSON, flag, forget_body, idempotency
 from host.http.callers import Caller, caller_of
 from host.http.openai.answers import NO_RETRY, Answer, OpenAiErrorShape
 from host.http.openai.requests import DoorMessage
@@ -101,6 +101,11 @@ class ResponsesApi(Api):
         if body.store is False:
             apart = new_id(CONVERSATION)
             spec = dataclasses.replace(spec, temporary=True, new_conversation_id=apart, begun_by=apart)
+        if thread.last.role == "user" and thread.last.parts:
+            spec = await self._chat.with_files(request, spec, thread.last.parts)
+        for item in body.input:
+            item.parts.clear()
+        forget_body(request)
         try:
             turn = await self._chat.begin(request, chat, thread, spec)
         except ConversationBusy:

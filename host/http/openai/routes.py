@@ -54,7 +54,7 @@ ELSEWHERE: Final = {
     "/responses": f"{NO_V1}use POST /v1/responses.",
     "/v1": f"This is the base address: {CHAT}",
     "/v1/completions": f"There are no completions of plain text here: {CHAT}",
-        "/v1/conversations": 'A conversation is made by the first response; name it by "conversation": "conv-…".',
+    "/v1/conversations": 'A conversation is made by the first response; name it by "conversation": "conv-…".',
     "/v1/embeddings": "There are no embeddings here: use a server that has a model for them.",
 }
 """What OpenAI's clients ask for that isn't here, or isn't there, and what to use."""
