@@ -155,7 +155,7 @@ CALLS: Final[list[Call]] = [
     ("GET", "/v1/models", "/v1/models", None, {}),
     ("GET", "/v1/models/{id}", "/v1/models/picoclaw", None, {}),
     ("POST", "/v1/chat/completions", "/v1/chat/completions", ASKED, {"X-Conversation-ID": "oslo"}),
-    ("POST", "/v1/responses", "/v1/responses", {"input": "what did I say?", "background": True}, {}),
+    ("POST", "/v1/responses", "/v1/responses", {"input": "what did I say?"}, {}),
     ("POST", "/v1/responses/{id}/cancel", "/v1/responses/{response}/cancel", None, {}),
     ("POST", "", "/v1/responses", {"input": "and before?", "previous_response_id": "{response}"}, {}),
     ("GET", "/v1/responses/{id}", "/v1/responses/{response}", None, {}),
