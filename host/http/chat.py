@@ -19,7 +19,7 @@ from host.http.routing import KEY, Api, operation
 from host.http.runs import accepted
 from host.http.sse import EventStreamResponse
 from host.http.webhooks import Hooks, RequestHook
-from host.mcp_clients.server_config import HEADER_NAME, LONGEST_TIMEOUT_MS, MOST_SERVERS, parse_servers
+from host.mcp_clients.server_config import MOST_SERVERS, parse_servers
 from host.runs.answers import BegunShape, ChatShape, HookShape
 from host.runs.permissions import Permissions
 from host.runs.run import ActiveRun
@@ -32,6 +32,7 @@ from shared.ids import RUN, new_id
 from shared.settings import Settings
 from shared.settings.files import TWICE
 from shared.settings.sections import Permission
+from shared.settings.tools import HEADER_NAME, LONGEST_TIMEOUT_MS
 from shared.store.store import Store
 from shared.values import Conversation, KeyedAnswer
 

@@ -8,11 +8,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, cast
+from typing import TYPE_CHECKING, Any, Final, Literal
 from urllib.parse import urlsplit
 
+from pydantic import ValidationError
+
+from shared import jsons
 from shared.errors import InvalidInput, Misconfigured
 from shared.settings import Settings
+from shared.settings.faults import said
 from shared.settings.files import line_of, read_text
 from shared.settings.tools import McpServer, server_type
 
@@ -24,10 +28,9 @@ logger = logging.getLogger("picoclaw.mcp")
 
 RESERVED: Final = "picoclaw"
 TIMEOUT_MS: Final = 30_000
-LONGEST_TIMEOUT_MS: Final = 600_000
 MOST_SERVERS: Final = 32
-HEADER_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
-"""A token of RFC 9110, section 5.6.2."""
+FIELDS: Final = {"http": frozenset({"url", "headers"}), "stdio": frozenset({"command", "args", "env"})}
+EVERYWHERE: Final = frozenset({"enabled", "type", "allowed_tools", "timeout_ms"})
 
 ServerType = Literal["http", "sse", "stdio"]
 
@@ -83,11 +86,11 @@ def parse_servers(
         raise InvalidInput(f"{label}: must be an object")
     if len(entries) > MOST_SERVERS:
         raise InvalidInput(f"{label}: must have at most {MOST_SERVERS} entries")
-    return {
-        _name(name, label): config
+    servers = {
+        _name(name, label): _entry(entry, f"{label}.{name}", stdio_allowed=stdio_allowed)
         for name, entry in entries.items()
-        if (config := _Entry(entry, f"{label}.{name}").config(stdio_allowed, trusted)) is not None
     }
+    return {name: _config(server, trusted) for name, server in servers.items() if server.enabled}
 
 
 def managed_servers(entries: object) -> dict[str, ServerConfig]:
@@ -98,21 +101,25 @@ def managed_servers(entries: object) -> dict[str, ServerConfig]:
 def configured_servers(servers: Mapping[str, McpServer]) -> dict[str, ServerConfig]:
     """Return the operator's enabled servers of ``tools.mcp.servers``; raises InvalidInput."""
     return {
-        _name(name, "tools.mcp.servers"): ServerConfig(
-            type=server.type,
-            url=server.url or "",
-            headers={key: value.get_secret_value() for key, value in server.headers.items()},
-            command=server.command or "",
-            args=server.args,
-            env={key: value.get_secret_value() for key, value in server.env.items()},
-            allowed_tools=None if server.allowed_tools is None else frozenset(server.allowed_tools),
-            timeout_ms=server.timeout_ms,
-            trusted=True,
-            start_ms=server.timeout_ms if "timeout_ms" in server.model_fields_set else None,
-        )
+        _name(name, "tools.mcp.servers"): _config(server, trusted=True)
         for name, server in servers.items()
         if server.enabled
     }
+
+
+def _config(server: McpServer, trusted: bool) -> ServerConfig:
+    return ServerConfig(
+        type=server.type,
+        url=server.url or "",
+        headers={key: value.get_secret_value() for key, value in server.headers.items()},
+        command=server.command or "",
+        args=server.args,
+        env={key: value.get_secret_value() for key, value in server.env.items()},
+        allowed_tools=None if server.allowed_tools is None else frozenset(server.allowed_tools),
+        timeout_ms=server.timeout_ms,
+        trusted=trusted,
+        start_ms=server.timeout_ms if "timeout_ms" in server.model_fields_set else None,
+    )
 
 
 def operators_servers(settings: Settings) -> dict[str, ServerConfig]:
@@ -157,102 +164,25 @@ def _name(name: object, label: str) -> str:
     return name
 
 
-_FIELDS: Final[Mapping[str, frozenset[str]]] = {
-    "http": frozenset({"url", "headers"}),
-    "sse": frozenset({"url", "headers"}),
-    "stdio": frozenset({"command", "args", "env"}),
-}
-_EVERYWHERE: Final = frozenset({"enabled", "type", "allowed_tools", "timeout_ms"})
-
-
-class _Entry:
-    """Reads one entry; every fault names it."""
-
-    def __init__(self, entry: object, label: str) -> None:
-        self._label = label
-        if not isinstance(entry, Mapping):
-            raise InvalidInput(f"{label}: must be an object")
-        self._entry = entry
-
-    def config(self, stdio_allowed: bool, trusted: bool) -> ServerConfig | None:
-        """Return the server, None if it is switched off."""
-        if self._entry.get("enabled", True) is False:
-            return None
-        kind = self._kind(stdio_allowed)
-        for name in self._entry:
-            if name not in _FIELDS[kind] | _EVERYWHERE:
-                raise self._fault(str(name)[:64], f"is not a field of a server of type {kind}")
-        allowed = self._texts("allowed_tools") if "allowed_tools" in self._entry else None
-        return ServerConfig(
-            type=kind,
-            url="" if kind == "stdio" else self._url(),
-            headers=self._headers(),
-            command=self._text("command") if kind == "stdio" else "",
-            args=self._texts("args"),
-            env=self._mapping("env"),
-            allowed_tools=None if allowed is None else frozenset(allowed),
-            timeout_ms=self._timeout(),
-            trusted=trusted,
-            start_ms=self._timeout() if "timeout_ms" in self._entry else None,
-        )
-
-    def _fault(self, name: str, reason: str) -> InvalidInput:
-        return InvalidInput(f"{self._label}.{name}: {reason}")
-
-    def _kind(self, stdio_allowed: bool) -> ServerType:
-        kind = server_type(self._entry)
-        if kind == "stdio" and not stdio_allowed:
-            raise self._fault("type", "stdio servers in requests are off (ALLOW_REQUEST_STDIO_MCP)")
-        if not isinstance(kind, str) or kind not in _FIELDS:
-            raise self._fault("type", "must be http, sse or stdio")
-        return cast(ServerType, kind)
-
-    def _text(self, name: str) -> str:
-        value = self._entry.get(name)
-        if not isinstance(value, str) or not value or "\0" in value:
-            raise self._fault(name, "must be a text that is not empty")
-        return value
-
-    def _url(self) -> str:
-        url = self._text("url")
-        try:
-            parts = urlsplit(url)
-            sound = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-        except ValueError:
-            sound = False
-        if not sound or not url.isascii() or any(character <= " " for character in url):
-            raise self._fault("url", "must be an http or https address")
-        if parts.username is not None or parts.password is not None:
-            raise self._fault("url", "must not contain credentials; use headers")
-        return url
-
-    def _texts(self, name: str) -> tuple[str, ...]:
-        value = self._entry.get(name, ())
-        if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
-            raise self._fault(name, "must be a list of texts")
-        if any("\0" in item for item in value):
-            raise self._fault(name, "must not contain NUL")
-        return tuple(value)
-
-    def _mapping(self, name: str) -> dict[str, str]:
-        value = self._entry.get(name, {})
-        if not isinstance(value, Mapping):
-            raise self._fault(name, "must be an object of texts")
-        for key, text in value.items():
-            if not (isinstance(key, str) and isinstance(text, str)) or "\0" in key + text or "=" in key:
-                raise self._fault(name, "must be an object of texts")
-        return dict(value)
-
-    def _headers(self) -> dict[str, str]:
-        headers = self._mapping("headers")
-        for key, value in headers.items():
-            if not HEADER_NAME.fullmatch(key) or not value.isprintable() or not value.isascii():
-                raise self._fault("headers", f"{key[:64]!r} is not a header a request can carry")
-        return headers
-
-    def _timeout(self) -> int:
-        value = self._entry.get("timeout_ms", TIMEOUT_MS)
-        value = int(value) if isinstance(value, float) and value.is_integer() else value
-        if type(value) is not int or not 1 <= value <= LONGEST_TIMEOUT_MS:
-            raise self._fault("timeout_ms", f"must be a whole number from 1 to {LONGEST_TIMEOUT_MS}")
-        return value
+def _entry(entry: object, label: str, *, stdio_allowed: bool) -> McpServer:
+    """Read an entry that no settings have read; every fault names its field."""
+    if not isinstance(entry, Mapping):
+        raise InvalidInput(f"{label}: must be an object")
+    kind = server_type(entry)
+    if kind == "stdio" and not stdio_allowed and entry.get("enabled", True):
+        raise InvalidInput(f"{label}.type: stdio servers in requests are off (ALLOW_REQUEST_STDIO_MCP)")
+    known = FIELDS["stdio" if kind == "stdio" else "http"] | EVERYWHERE
+    for name in entry:
+        if name not in known:
+            raise InvalidInput(f"{label}.{str(name)[:64]}: is not a field of a server of type {kind}")
+    try:
+        server = McpServer.model_validate_json(jsons.dump_bytes({**entry, "type": kind}), strict=True)
+    except TypeError:
+        raise InvalidInput(f"{label}: has a number that is too large, or is nested too deep") from None
+    except ValidationError as error:
+        fault = error.errors(include_url=False, include_input=False)[0]
+        field = fault["loc"][0] if fault["loc"] else "command" if kind == "stdio" else "url"
+        raise InvalidInput(f"{label}.{field}: {said(fault)}") from None
+    if "@" in urlsplit(server.url or "").netloc:
+        raise InvalidInput(f"{label}.url: must not contain credentials; use headers")
+    return server

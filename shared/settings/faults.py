@@ -64,15 +64,16 @@ class Origins:
 
 def sentences(error: ValidationError, origins: Origins) -> list[str]:
     """Return what is wrong, each with its place; what may be of several forms is one fault."""
-    said: dict[Keys, list[str]] = {}
+    faults: dict[Keys, list[str]] = {}
     for detail in error.errors(include_url=False, include_input=False):
         keys = detail["loc"]
         of_several = keys[-1:] and keys[-1] in FORMS and detail["type"] in KINDS
-        said.setdefault(keys[:-1] if of_several else keys, []).append(_said(detail))
-    return [f"{origins.place(keys)} {' or '.join(each)}" for keys, each in said.items()]
+        faults.setdefault(keys[:-1] if of_several else keys, []).append(said(detail))
+    return [f"{origins.place(keys)} {' or '.join(each)}" for keys, each in faults.items()]
 
 
-def _said(detail: ErrorDetails) -> str:
+def said(detail: ErrorDetails) -> str:
+    """Return what would be right."""
     kind = detail["type"]
     context: Mapping[str, Any] = detail.get("ctx", {})
     if kind in BOUNDS:

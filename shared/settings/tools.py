@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    field_validator,
+    model_validator,
+)
 
 from shared.settings.section import Section
 
@@ -45,32 +54,82 @@ def server_type(entry: Mapping[str, Any]) -> object:
     return "http" if isinstance(kind, str) and kind in _HTTP else kind
 
 
+HEADER_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+"""A token of RFC 9110, section 5.6.2."""
+LONGEST_TIMEOUT_MS: Final = 600_000
+
+
+def _address(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        sound = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        sound = False
+    if not sound or not url.isascii() or any(character <= " " for character in url):
+        raise ValueError("must be an http or https address")
+    return url
+
+
+def _without_nul(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("must not contain NUL")
+    return text
+
+
+def _whole(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Word = Annotated[str, AfterValidator(_without_nul)]
+
+
 class McpServer(Section):
-    """An MCP server of the operator's."""
+    """An MCP server, as the settings, managed-mcp.json and requests name it."""
 
     enabled: bool = Field(default=True, description="Connect to it")
     type: Literal["http", "sse", "stdio"] = Field(
         default="http", description="How it is reached; `stdio` where there is a command and no type"
     )
-    url: str | None = Field(default=None, pattern=r"^https?://", description="Its address (http, sse)")
+    url: Annotated[str, AfterValidator(_address)] | None = Field(
+        default=None, description="Its address (http, sse)"
+    )
     headers: dict[str, SecretStr] = Field(default_factory=dict, description="Headers sent to it (http, sse)")
-    command: str | None = Field(
+    command: Word | None = Field(
         default=None, min_length=1, description="The program that is the server (stdio)"
     )
-    args: tuple[str, ...] = Field(default=(), description="Its arguments (stdio)")
+    args: tuple[Word, ...] = Field(default=(), description="Its arguments (stdio)")
     env: dict[str, SecretStr] = Field(
         default_factory=dict, description="Its environment, added to a command's (stdio)"
     )
-    allowed_tools: tuple[str, ...] | None = Field(
+    allowed_tools: tuple[Word, ...] | None = Field(
         default=None, description="Only these of its tools; all when unset"
     )
-    timeout_ms: int = Field(
-        default=30_000, ge=1, description="How long one of its calls, and when set its start, may take"
+    timeout_ms: Annotated[int, BeforeValidator(_whole)] = Field(
+        default=30_000,
+        ge=1,
+        le=LONGEST_TIMEOUT_MS,
+        description="How long one of its calls, and when set its start, may take",
     )
     client_id: str | None = Field(
         default=None, description="The client registered with its authorization server beforehand (http, sse)"
     )
     client_secret: SecretStr | None = Field(default=None, description="That client's secret")
+
+    @field_validator("headers")
+    @classmethod
+    def _sendable(cls, headers: dict[str, SecretStr]) -> dict[str, SecretStr]:
+        for name, value in headers.items():
+            text = value.get_secret_value()
+            if not HEADER_NAME.fullmatch(name) or not text.isprintable() or not text.isascii():
+                raise ValueError(f"{name[:64]!r} is not a header a request can carry")
+        return headers
+
+    @field_validator("env")
+    @classmethod
+    def _settable(cls, env: dict[str, SecretStr]) -> dict[str, SecretStr]:
+        if any("=" in name or "\0" in name + value.get_secret_value() for name, value in env.items()):
+            raise ValueError("must be an object of texts: names without =, and no NUL")
+        return env
 
     @model_validator(mode="after")
     def _reachable(self) -> Self:

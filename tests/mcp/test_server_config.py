@@ -265,6 +265,29 @@ def test_a_refused_entry_of_a_file_stops_the_start_with_its_line(
     assert refused.value.message.startswith(f"{tmp_path / name}, {said}")
 
 
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ({"url": "http://"}, "tools.mcp.servers.wiki.url must be an http or https address"),
+        ({"url": URL, "headers": {"X Y": "1"}}, "tools.mcp.servers.wiki.headers 'X Y' is not a header"),
+        ({"url": URL, "timeout_ms": 600_001}, "tools.mcp.servers.wiki.timeout_ms must be 600000 or less"),
+        ({"command": "wiki", "env": {"A=B": "1"}}, "tools.mcp.servers.wiki.env must be an object of texts"),
+        ({"command": "wiki\0"}, "tools.mcp.servers.wiki.command must not contain NUL"),
+        ({"command": "wiki", "args": ["\0"]}, "tools.mcp.servers.wiki.args.0 must not contain NUL"),
+    ],
+)
+def test_what_no_request_may_have_config_json_may_not_have_either(
+    tmp_path: Path, entry: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(InvalidInput):
+        parse_servers({"wiki": entry}, stdio_allowed=True)
+    text = json.dumps({"tools": {"mcp": {"servers": {"wiki": entry}}}}, indent=1)
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(SettingsError, match=r"config\.json, line \d+: ") as refused:
+        load({"PICOCLAW_HOME": str(tmp_path)})
+    assert said in str(refused.value)
+
+
 def test_two_servers_of_one_name_in_one_file_are_said_with_their_line(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
