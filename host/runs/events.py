@@ -7,7 +7,10 @@ from typing import Any, Final
 
 import anyio
 
-from shared.values import Event
+from shared.values import Event, Run, RunState
+
+EVENTS_EVERY_S: Final = 0.25
+"""Live events are stored at least this often, in batches (storage: never one sync per token)."""
 
 WINDOW: Final = 512
 """Stored events that stay in memory for readers close behind; older ones are read from the store."""
@@ -106,7 +109,8 @@ class EventLog:
             changed.set()
 
 
-ReadStored = Callable[[int], Awaitable[list[Event]]]
+ReadStored = Callable[[int], Awaitable[Sequence[Event]]]
+"""Reads what is stored after an event."""
 
 
 async def follow(log: EventLog, after: int, read_stored: ReadStored) -> AsyncIterator[Sequence[Event]]:
@@ -117,7 +121,7 @@ async def follow(log: EventLog, after: int, read_stored: ReadStored) -> AsyncIte
     # Past the end, too, there is at least the last event to come.
     seq = min(after, log.last_seq - log.closed)
     while True:
-        events = log.after(seq)
+        events: Sequence[Event] | None = log.after(seq)
         if events is None:
             events = await read_stored(seq)
         if events:
@@ -127,6 +131,27 @@ async def follow(log: EventLog, after: int, read_stored: ReadStored) -> AsyncIte
             return
         else:
             await log.wait()
+
+
+async def replayed(run: Run, after: int, read_stored: ReadStored) -> AsyncIterator[Sequence[Event]]:
+    """Yield stored events; those of a run on another host as they are stored there.
+
+    There is always an end: to a reader who is past it, it is said again.
+    """
+    seq, running = after, run.state is RunState.RUNNING
+    while True:
+        events = await read_stored(seq)
+        if events:
+            seq = events[-1].seq
+            yield events
+        running = running and all(event.name != "done" for event in events)
+        if not running and not events:
+            if seq == after and run.answer is not None:
+                yield [Event(seq, "done", run.answer)]
+            return
+        if events:
+            continue
+        await anyio.sleep(EVENTS_EVERY_S)
 
 
 async def one_by_one(batches: AsyncIterator[Sequence[Event]]) -> AsyncIterator[Event]:

@@ -10,6 +10,7 @@ import anyio
 import anyio.lowlevel
 
 from host.agent.endings import Cancelled, Overtaken
+from host.runs.events import EVENTS_EVERY_S
 from host.runs.run import ActiveRun
 from shared.approval_values import Ready
 from shared.clock import now_ms
@@ -17,9 +18,6 @@ from shared.errors import PicoError
 from shared.store.store import Store
 
 logger = logging.getLogger("picoclaw.runs")
-
-EVENTS_EVERY_S: Final = 0.25
-"""Live events are stored at least this often, in batches (storage: never one sync per token)."""
 
 READY_EVERY_S: Final = 1.0
 """How often a host looks for steps that people have answered, in seconds."""

@@ -1,4 +1,4 @@
-"""The system prompt (byte-stable, so that the prompt cache holds) and people's messages.
+"""What a run begins with: the system prompt (byte-stable, so that the prompt cache holds), people's messages.
 
 Nothing volatile stands in the prefix: no time, no id. What changes from turn to turn comes with the
 message itself, at the end. Memory, which the agent itself edits, comes last and has a cache breakpoint of
@@ -13,13 +13,16 @@ from typing import Final
 from xml.sax.saxutils import quoteattr
 
 from host.agent.final_answer import WANTED
-from host.runs.spec import RunSpec
+from host.runs.spec import RunLimits, RunSpec
 from host.skills.catalogue import Catalogue, Skill
 from host.skills.knowledge import SHORTEN, Known, Text
 from shared import untrusted
-from shared.ids import MESSAGE, new_id
+from shared.clock import local, now_ms
+from shared.ids import CONVERSATION, MESSAGE, RUN, new_id
+from shared.principals import Principal
 from shared.redact import Redactor
-from shared.values import Block, Enclosed, NewMessage
+from shared.store.contract import acting
+from shared.values import Block, Enclosed, NewMessage, NewRun
 
 BASE: Final = """You are {name}, an agent that people reach through PicoClaw.
 
@@ -82,6 +85,45 @@ class Prompt:
         for text in _section("agent_memory", _lines(known.memory)):
             blocks.append({"type": "text", "text": text, "cache_control": {"type": "ephemeral"}})
         return blocks
+
+
+def new_run(spec: RunSpec, principal: Principal, limits: RunLimits, redactor: Redactor) -> NewRun:
+    """Return what the store begins a run with."""
+    now = now_ms()
+    time = local(now, principal.terms.timezone or limits.timezone)
+    kept = spec.background or spec.output_schema is not None
+    return NewRun(
+        run_id=spec.run_id or new_id(RUN),
+        conversation_id=spec.conversation_id or spec.new_conversation_id or new_id(CONVERSATION),
+        message=first_message(spec, time, redactor, limits.assistant_name),
+        owner=limits.owner,
+        now=now,
+        lease_ms=limits.lease_ms,
+        create=spec.conversation_id is None,
+        parent_id=spec.parent_id,
+        temporary=spec.temporary,
+        model=spec.model or "",
+        idempotency=spec.idempotency,
+        replaces=spec.replaces,
+        deny_pending=spec.deny_pending,
+        ready=spec.ready,
+        claim=spec.claim,
+        principal_id=principal.id,
+        background=spec.background,
+        again=spec.again,
+        asked=spec.asked() if kept and not spec.begun_again else None,
+        begun_again=spec.begun_again,
+        begun_by=spec.begun_by,
+        by={
+            "principal_id": principal.id,
+            "token_id": acting.get().token_id,
+            "name": spec.sender_name,
+            "door": spec.door,
+            "address": acting.get().address or spec.sender,
+        },
+        lifts=spec.allow_tokens is not None,
+        webhook=spec.webhook,
+    )
 
 
 def first_message(spec: RunSpec, time: str, redactor: Redactor, assistant: str) -> NewMessage | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import AsyncExitStack, suppress
 from functools import partial
 from types import TracebackType
@@ -16,18 +16,18 @@ from host.agent.endings import Cancelled, Ending, Stopped
 from host.runs.admission import Places, RateLimit, Share
 from host.runs.answers import ChatShape
 from host.runs.background import KEY_GONE, Background
-from host.runs.events import follow, one_by_one
-from host.runs.leases import CANCELLED, EVENTS_EVERY_S, Keeping
+from host.runs.events import EVENTS_EVERY_S, follow, one_by_one, replayed
+from host.runs.leases import CANCELLED, Keeping
 from host.runs.meter import Ledger
 from host.runs.principals import THE_OPERATOR, PrincipalCache
-from host.runs.prompt import first_message
+from host.runs.prompt import new_run
 from host.runs.recorder import RunRecorder
 from host.runs.run import ActiveRun
 from host.runs.spec import RunLimits, RunSpec
 from host.runs.waiting import Waiters
 from host.tools.approve_budget import Approve
 from shared.approval_values import Ready
-from shared.clock import local, now_ms
+from shared.clock import now_ms
 from shared.errors import (
     ConversationBusy,
     Draining,
@@ -38,10 +38,8 @@ from shared.errors import (
     NotRunning,
     PicoError,
 )
-from shared.ids import CONVERSATION, RUN, new_id
 from shared.principals import OPERATOR, Principal
-from shared.store.contract import acting
-from shared.values import Event, KeyedAnswer, Lease, NewRun, Run, RunState
+from shared.values import Event, KeyedAnswer, Lease
 
 DELETE_AGAIN_S: Final = (0.05, 0.5, 2.0)
 """Pauses between tries to delete from a disk that is about to be freed, in seconds."""
@@ -159,49 +157,14 @@ class RunService:
         self._rate.spend((principal.id, sender), "Too many messages from this sender in a minute.")
 
     async def _begin(self, spec: RunSpec, principal: Principal, share: Share) -> ActiveRun:
-        limits, now = self.limits, now_ms()
-        time = local(now, principal.terms.timezone or limits.timezone)
-        new = NewRun(
-            run_id=spec.run_id or new_id(RUN),
-            conversation_id=spec.conversation_id or spec.new_conversation_id or new_id(CONVERSATION),
-            message=first_message(spec, time, self._ledger.redactor, limits.assistant_name),
-            owner=limits.owner,
-            now=now,
-            lease_ms=limits.lease_ms,
-            create=spec.conversation_id is None,
-            parent_id=spec.parent_id,
-            temporary=spec.temporary,
-            model=spec.model or "",
-            idempotency=spec.idempotency,
-            replaces=spec.replaces,
-            deny_pending=spec.deny_pending,
-            ready=spec.ready,
-            claim=spec.claim,
-            principal_id=principal.id,
-            background=spec.background,
-            again=spec.again,
-            asked=spec.asked()
-            if (spec.background or spec.output_schema is not None) and not spec.begun_again
-            else None,
-            begun_again=spec.begun_again,
-            begun_by=spec.begun_by,
-            by={
-                "principal_id": principal.id,
-                "token_id": acting.get().token_id,
-                "name": spec.sender_name,
-                "door": spec.door,
-                "address": acting.get().address or spec.sender,
-            },
-            lifts=spec.allow_tokens is not None,
-            webhook=spec.webhook,
-        )
+        new = new_run(spec, principal, self.limits, self._ledger.redactor)
         # A caller who leaves must not leave a lease behind that nobody serves.
         with anyio.CancelScope(shield=True):
             lease = await self._store.runs.begin(new)
             fault = None if spec.attached is None else await spec.attached.place(lease)
         if lease.asked is not None:
-            spec = spec.continuing(lease.asked, limits.seal)
-        run = ActiveRun(self._ledger, self._converse, spec, lease, limits, principal)
+            spec = spec.continuing(lease.asked, self.limits.seal)
+        run = ActiveRun(self._ledger, self._converse, spec, lease, self.limits, principal)
         if fault is not None:
             run.stop(Ending(fault))
         self._active[lease.run_id] = run
@@ -302,12 +265,16 @@ class RunService:
         ``run`` is the run itself when the caller has just started it. Raises NotFound.
         """
         run = run or self._active.get(run_id)
+
+        def read(seq: int) -> Awaitable[Sequence[Event]]:
+            return self._store.runs.events(run_id, after=seq)
+
         if run is not None and run.lease.conversation_id == conversation_id:
-            return follow(run.log, after, lambda seq: self._store.runs.events(run_id, after=seq))
+            return follow(run.log, after, read)
         stored = await self._store.runs.get(conversation_id, run_id)
         if stored is None:
             raise NotFound(f"run_id not found: {run_id}")
-        return self._replay(stored, after)
+        return replayed(stored, after, read)
 
     async def drain(self) -> None:
         """Start nothing more; give the runs their grace, then stop them with their progress stored."""
@@ -333,26 +300,6 @@ class RunService:
     async def _until_idle(self) -> None:
         while self._active:
             await self._idle.wait()
-
-    async def _replay(self, run: Run, after: int) -> AsyncIterator[Sequence[Event]]:
-        """Yield stored events; those of a run on another host as they are stored there.
-
-        There is always an end: to a reader who is past it, it is said again.
-        """
-        seq, running = after, run.state is RunState.RUNNING
-        while True:
-            events = await self._store.runs.events(run.id, after=seq)
-            if events:
-                seq = events[-1].seq
-                yield events
-            running = running and all(event.name != "done" for event in events)
-            if not running and not events:
-                if seq == after and run.answer is not None:
-                    yield [Event(seq, "done", run.answer)]
-                return
-            if events:
-                continue
-            await anyio.sleep(EVENTS_EVERY_S)
 
     async def _refuse_early(self, spec: RunSpec) -> None:
         """Refuse what would be refused anyway before it waits for a place: unknown, busy, in progress."""

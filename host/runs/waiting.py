@@ -8,7 +8,7 @@ from typing import Final
 
 import anyio
 
-from host.runs.leases import EVENTS_EVERY_S
+from host.runs.events import EVENTS_EVERY_S
 from host.runs.run import ActiveRun
 from shared.store.store import Store
 from shared.values import Run, RunState
