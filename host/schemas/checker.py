@@ -80,7 +80,7 @@ def _shape(schema: Any) -> dict[str, Any]:
 
 
 def _refuse(address: str) -> NoReturn:
-    raise ValueError(f"$ref leads out of the document: {address[:200]}")
+    raise ValueError(f"leads out of the document: {address[:200]}")
 
 
 def _size_fault(schema: Any) -> str | None:
@@ -115,7 +115,8 @@ def _of_reference(schema: Any, said: str) -> str:
 
 def _sentence(error: Exception, name: str = "") -> str:
     if not isinstance(error, jsonschema_rs.ValidationError):
-        return f"{name}: {error}".removeprefix(": ").partition("\n")[0][:500]
+        said = str(error).rpartition("ValueError: ")[2]  # what _refuse said, without the library's words before it
+        return f"{name}: {said}".removeprefix(": ").partition("\n")[0][:500]
     place = "/".join(filter(None, (name, *map(str, error.instance_path))))
     return f"{place}: {error.message[:500]}" if place else error.message[:500]
 
