@@ -114,11 +114,11 @@ def _of_reference(schema: Any, said: str) -> str:
 
 
 def _sentence(error: Exception, name: str = "") -> str:
-    if not isinstance(error, jsonschema_rs.ValidationError):
-        said = str(error).rpartition("ValueError: ")[2]  # what _refuse said, without the library's words before it
-        return f"{name}: {said}".removeprefix(": ").partition("\n")[0][:500]
-    place = "/".join(filter(None, (name, *map(str, error.instance_path))))
-    return f"{place}: {error.message[:500]}" if place else error.message[:500]
+    said, place = str(error).partition("\n")[0], name
+    if isinstance(error, jsonschema_rs.ValidationError):
+        said, place = error.message, "/".join(filter(None, (name, *map(str, error.instance_path))))
+    said = said.rpartition("ValueError: ")[2][:500]  # what _refuse said, without the library's words before it
+    return f"{place}: {said}" if place else said
 
 
 if __name__ == "__main__":

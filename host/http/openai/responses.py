@@ -226,7 +226,7 @@ class ResponsesApi(Api):
 
     async def _fork(self, stored: StoredResponse) -> Conversation:
         forked = new_id(CONVERSATION)
-        await self._store.responses.fork(stored, forked, now_ms())
+        await self._store.responses.branch(stored, forked, now_ms())
         conversation = await self._store.conversations.get(forked)
         if conversation is None:
             raise _gone(stored.id)

@@ -77,7 +77,7 @@ class Responses(Noun):
 
         return await self._engine.write(work)
 
-    async def fork(self, response: StoredResponse, conversation_id: str, now: int) -> None:
+    async def branch(self, response: StoredResponse, conversation_id: str, now: int) -> None:
         """Make a conversation that has what was said in the response's one up to its end.
 
         Raises NoConversation, Suspended.

@@ -24,7 +24,7 @@ async def test_a_fork_has_what_was_said_up_to_the_response_and_no_more(store: St
     first, second = await answered(store, "1"), await answered(store, "2")
     assert not await store.responses.is_last(first)
     assert await store.responses.is_last(second)
-    await store.responses.fork(first, "fork", T0)
+    await store.responses.branch(first, "fork", T0)
     told = [entry.text for entry in await store.conversations.history("fork")]
     assert told == [entry.text for entry in await store.conversations.history("c")][:3]
     forked = await store.conversations.get("fork")
@@ -34,7 +34,7 @@ async def test_a_fork_has_what_was_said_up_to_the_response_and_no_more(store: St
     assert [entry.seq for entry in await store.conversations.history("fork")] == [1, 2, 3, 4]
     assert lease.conversation_id == "fork"
     with pytest.raises(NoConversation):
-        await store.responses.fork(replace(first, conversation_id="gone"), "other", T0)
+        await store.responses.branch(replace(first, conversation_id="gone"), "other", T0)
 
 
 async def test_the_last_response_of_a_conversation_that_responses_made_ends_it(store: Store) -> None:
