@@ -74,4 +74,4 @@ def test_a_principal_sees_who_it_is_and_the_pages_that_its_token_is_for(
     knock(page, text)
     expect(page.get_by_text("You are Ann.")).to_be_visible()
     places = page.get_by_role("navigation", name="Places")
-    assert places.get_by_role("link").all_inner_texts() == ["Usage"]
+    assert places.get_by_role("link").all_inner_texts() == ["Usage", "Webhooks"]

@@ -135,6 +135,9 @@ async def end_of_chain(tx: Tx, run_id: str, answer: Mapping[str, Any], now: int)
     await end_waiting(tx, row, outcome, now)
     if chat := jsons.loads(row["asked"] or "{}").get("chat"):
         await _tell_chat(tx, row, chat, answer, now)
+    if state is TaskRunState.SUCCESS:
+        # Sealed credentials are kept as long as something may go on with them.
+        await tx.execute("UPDATE runs SET asked = NULL WHERE id = $1", run_id)
 
 
 async def _tell_chat(tx: Tx, run: Row, chat: Sequence[str], answer: Mapping[str, Any], now: int) -> None:

@@ -171,8 +171,7 @@ class Runs(Noun):
             await hold(
                 tx,
                 lease,
-                """state = $4, asked = CASE WHEN $4 = 'success' THEN NULL ELSE asked END,
-                finished_at = $5, model = $6, usage = $7, error = $8, code = $9, answer = $10,
+                """state = $4, finished_at = $5, model = $6, usage = $7, error = $8, code = $9, answer = $10,
                 spent_tokens = spent_tokens + $11, spent_microdollars = spent_microdollars + $12""",
                 end.state,
                 now,
