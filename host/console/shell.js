@@ -28,7 +28,7 @@ export class Shell {
     this.place = h("main", { id: "main", tabindex: "-1" });
     this.notices = h("div", { class: "notices", role: "status" });
     this.offline = h("p", { class: "offline", role: "status", hidden: true }, icon("alert"), "The host cannot be reached. Trying again…");
-    this.stuck = h("p", { class: "offline", role: "status", hidden: true });
+    this.stuck = h("p", { class: "stuck", role: "status", hidden: true });
     this.sandbox = h("span", { class: "sandbox" });
     this.who = h("p", { class: "quiet who", hidden: true });
     this.links = PLACES.map((place) => h("a", { href: `#/${place.name}` }, icon(place.icon), place.title));
