@@ -50,6 +50,9 @@ async def run_many(sandbox: Sandbox, times: int) -> None:
             result = await tools.call("exec", {"command": f"echo {number} & setsid true; cat ok.txt"})
             assert not result.is_error
             await tools.call("read_file", {"path": "ok.txt"})
+        # As a run does at its end.
+        if tools.changes is not None:
+            tools.changes.forget()
 
     async with anyio.create_task_group() as group:
         for number in range(CALLERS):
