@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -47,8 +48,11 @@ async def test_two_hundred_conversations_share_the_places_and_lose_nothing(
     for number in (0, 57, CONVERSATIONS - 1):
         (heard,) = await store.outbound.said_by(f"conv-{number}", after=0)
         assert heard.text == str(number)
-    idle = statistics.median(child.memory_full_info().pss for child in zygote.children())
-    assert idle < 12 * MIB
+    sizes = []
+    for child in zygote.children():
+        with contextlib.suppress(psutil.NoSuchProcess):  # its session made room
+            sizes.append(child.memory_full_info().pss)
+    assert statistics.median(sizes) < 12 * MIB
 
 
 @pytest.mark.parametrize("count", [100, pytest.param(1000, marks=pytest.mark.slow)])

@@ -98,7 +98,9 @@ async def test_text_in_utf_16_is_decoded_and_known_formats_are_named(tools: Sand
         data = text.encode(encoding)
         told = f"{len(data)} bytes of {encoding.upper()}, shown as 7 bytes of UTF-8, lines 1-1"
         assert await read(data) == f"[f: {told}; end of file]\nhällo\n"
-    assert await read(b"%PDF-1.7\n%\xe2\xe3\n") == "[f: PDF document, 13 bytes; not shown]"
+    assert await read(b"%PDF-1.7\n%\xe2\xe3\n") == (
+        "[f: PDF document, 13 bytes; its text can't be shown: it is damaged]"
+    )
     assert "ZIP archive" in await read(b"PK\x03\x04\x14\0")
     assert "gzip archive" in await read(b"\x1f\x8b\x08")
     assert "SQLite database" in await read(b"SQLite format 3\0")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
 import subprocess
 import sys
@@ -30,6 +31,13 @@ def schema(connection: sqlite3.Connection) -> Shape:
     return [tuple(row) for row in found]
 
 
+def dump(connection: sqlite3.Connection) -> list[str]:
+    """Return all there is, but for counters that have not counted: statements whose triggers insert make them."""
+    return [
+        line for line in connection.iterdump() if not re.search(r'"sqlite_sequence" VALUES\(.*,0\);', line)
+    ]
+
+
 def database_of_version(path: Path, version: int, monkeypatch: pytest.MonkeyPatch) -> sqlite3.Connection:
     """Make a database as the program of that version made it, with a conversation in it."""
     connection = connect(path, busy_ms=1000)
@@ -52,7 +60,7 @@ async def test_a_host_brings_every_earlier_version_up_to_date_and_rollback_bring
     migrate(fresh)
     places.local.mkdir()
     old = database_of_version(places.database, version, monkeypatch)
-    before = list(old.iterdump())
+    before = dump(old)
     old.close()
 
     async with places.host() as store:
@@ -72,7 +80,7 @@ async def test_a_host_brings_every_earlier_version_up_to_date_and_rollback_bring
     chain.rebuild(places.volume, tmp_path / "back.db")
     back = connect(tmp_path / "back.db", busy_ms=1000)
     assert back.execute("PRAGMA user_version").fetchone()[0] == version
-    assert list(back.iterdump()) == before
+    assert dump(back) == before
     back.close()
     async with places.host() as store:
         assert await names(store) == {"old"}
@@ -109,7 +117,7 @@ async def test_a_process_beside_a_host_never_migrates_and_says_who_does(
 ) -> None:
     places.local.mkdir()
     old = database_of_version(places.database, SCHEMA_VERSION - 1, monkeypatch)
-    before = list(old.iterdump())
+    before = dump(old)
     old.close()
     with pytest.raises(StoreVersion, match="only a host migrates it: start the host of this program once"):
         places.beside()

@@ -18,10 +18,10 @@ from tests.store.places import Places, add, integrity, names
 
 @pytest.fixture
 def small(tmp_path: Path) -> Iterator[Places]:
-    """A volume of one mebibyte that can be filled, made read-only, and taken away."""
+    """A volume of two mebibytes that can be filled, made read-only, and taken away."""
     volume = tmp_path / "small"
     volume.mkdir()
-    _mount("-t", "tmpfs", "-o", "size=1m,mode=700", "none", volume)
+    _mount("-t", "tmpfs", "-o", "size=2m,mode=700", "none", volume)
     try:
         yield Places(volume, tmp_path / "local")
     finally:
