@@ -137,7 +137,13 @@ class FilesApi(Api):
         """Return where the conversation of a request works, with its trust; raises NoConversation."""
         return await self._spaces.of_conversation(await conversation_of(request, self._store))
 
-    @operation("GET", "/chat/{id}/files", scope="files", parameters=(PREFIX, FORMAT, *PAGE))
+    @operation(
+        "GET",
+        "/chat/{id}/files",
+        scope="files",
+        parameters=(PREFIX, FORMAT, *PAGE),
+        content="application/x-tar",
+    )
     async def list(self, request: Request) -> FilesShape | Response:
         """A workspace's files whose paths begin with a prefix, in the order of their bytes."""
         asked = page_of(request)

@@ -152,7 +152,7 @@ class Hooks:
     ) -> tuple[Webhook, str]:
         """Return a webhook and its secret; raises InvalidInput."""
         await self.check(said.url)
-        hook_id, secret = new_id(WEBHOOK), said.secret or new_secret()
+        hook_id, secret = new_id(WEBHOOK), new_secret() if said.secret is None else said.secret
         kept = self.secrets.kept(hook_id, secret)
         terms: dict[str, Any] = {"events": EVENTS, "content": True, **more}
         made = Webhook(hook_id, principal_id, subject, said.url, secret=kept, created_at=now_ms(), **terms)
@@ -166,7 +166,7 @@ class Hooks:
             raise InvalidInput("webhook.secret: is required with stream, which can't show a new one")
         made, secret = await self.made(said, principal_id, run_id)
         shown: HookShape = {"id": made.id}
-        return made, shown if said.secret else {**shown, "secret": secret}
+        return made, shown if said.secret is not None else {**shown, "secret": secret}
 
 
 class WebhooksApi(Api):
@@ -229,7 +229,7 @@ class WebhooksApi(Api):
     async def rotate(self, request: Request, body: SecretRequest) -> SecretShape:
         """Give it a new secret; both sign for a while."""
         webhook = await self._found(request)
-        secret = body.secret or new_secret()
+        secret = new_secret() if body.secret is None else body.secret
         until = now_ms() + body.keep_old_ms
         await self._changed(
             webhook,

@@ -117,7 +117,8 @@ def _sentence(error: Exception, name: str = "") -> str:
     said, place = str(error).partition("\n")[0], name
     if isinstance(error, jsonschema_rs.ValidationError):
         said, place = error.message, "/".join(filter(None, (name, *map(str, error.instance_path))))
-    said = said.rpartition("ValueError: ")[2][:500]  # what _refuse said, without the library's words before it
+    # What _refuse said stands behind the library's words.
+    said = said.rpartition("ValueError: ")[2][:500]
     return f"{place}: {said}" if place else said
 
 

@@ -205,6 +205,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"url": "https://example.com/", "events": ["run.begun"]}, "events"),
     ({"url": "https://example.com/", "secret": "hush"}, "secret"),
     ({"url": "https://example.com/", "secret": "whsec_c2hvcnQ="}, "secret"),
+    ({"url": "https://example.com/", "secret": ""}, "secret"),
     ({"url": "https://example.com/", "principals": "prin-1"}, "principals"),
 ]
 

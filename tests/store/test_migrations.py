@@ -32,7 +32,7 @@ def schema(connection: sqlite3.Connection) -> Shape:
 
 
 def dump(connection: sqlite3.Connection) -> list[str]:
-    """Return all there is, but for counters that have not counted: statements whose triggers insert make them."""
+    """Return all there is, but for counters at 0: statements whose triggers may insert make them."""
     return [
         line for line in connection.iterdump() if not re.search(r'"sqlite_sequence" VALUES\(.*,0\);', line)
     ]

@@ -162,13 +162,23 @@ def _conversation(value: Any) -> Any:
     return value.get("id") if isinstance(value, dict) else value
 
 
+Items = Annotated[list[Item], Field(min_length=1, max_length=MOST_ITEMS)]
+
+
+def _text_is_an_item(value: Any) -> Any:
+    return [{"type": MESSAGE, "role": "user", "content": value}] if isinstance(value, str) else value
+
+
 class ResponseRequest(Parameters):
     """POST /v1/responses: the fields that have an effect, or are told again."""
 
     model_config = ConfigDict(extra="allow", defer_build=True)
 
     model: Annotated[Text, Field(min_length=1, max_length=200)] = "picoclaw"
-    input: Annotated[list[Item], Field(min_length=1, max_length=MOST_ITEMS)]
+    input: Annotated[
+        Items,
+        BeforeValidator(_text_is_an_item, json_schema_input_type=str | Items),
+    ]
     instructions: Text | None = None
     previous_response_id: Annotated[Text | None, Field(max_length=200)] = None
     conversation: Annotated[
@@ -190,13 +200,6 @@ class ResponseRequest(Parameters):
     service_tier: Text | None = None
     safety_identifier: Text | None = None
     prompt_cache_key: Text | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _text_is_an_item(cls, given: Any) -> Any:
-        if isinstance(given, dict) and isinstance(given.get("input"), str):
-            return {**given, "input": [{"type": MESSAGE, "role": "user", "content": given["input"]}]}
-        return given
 
     @model_validator(mode="after")
     def _goes_together(self) -> Self:
