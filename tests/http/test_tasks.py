@@ -273,7 +273,7 @@ def test_a_task_that_is_deleted_in_mid_run_has_its_run_cancelled(client: httpx2.
     )
     trigger.start()
     path = f"/task/{task['id']}"
-    until(lambda: client.get(f"{path}/runs").json()["runs"])
+    until(lambda: any(run["conversation_id"] for run in client.get(f"{path}/runs").json()["runs"]))
     busy = client.post("/task/trigger", json={"task_id": task["id"]})
     assert (busy.status_code, busy.json()["code"]) == (409, "task_running")
     run = client.get(f"{path}/runs").json()["runs"][0]
