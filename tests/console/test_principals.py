@@ -41,7 +41,9 @@ def test_the_operator_makes_limits_suspends_and_deletes_principals(
     ann = card(page, "Ann <b>")
     ann.get_by_role("button", name="Limits").click()
     page.get_by_label("Tokens a day").fill("500000")
+    before = ann.element_handle()
     page.get_by_role("button", name="Save").click()
+    page.wait_for_function("card => !card.isConnected", arg=before)  # the page shows what is stored now
     ann.get_by_text("Usage and limits").click()
     expect(ann.get_by_role("row", name="Tokens a day")).to_contain_text("500000")
     ann.get_by_role("button", name="Token").click()

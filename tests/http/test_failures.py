@@ -147,9 +147,10 @@ def test_a_run_that_was_killed_while_it_only_read_may_be_repeated(make_host: Mak
                 if name == "tool_use":
                     host.kill()
     host.start()
+    path = f"/chat/{start['conversation_id']}/runs/{start['run_id']}"
     with host.client() as client:
-        run = client.get(f"/chat/{start['conversation_id']}/runs/{start['run_id']}").json()
-    assert run["code"] == "retryable"
+        until(lambda: client.get(path).json()["status"] != "running")
+        assert client.get(path).json()["code"] == "retryable"
 
 
 def test_a_conversation_goes_on_after_a_restart(make_host: MakeHost) -> None:
