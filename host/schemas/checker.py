@@ -24,6 +24,10 @@ MEMORY: Final = 64 << 20
 """Bytes beyond what the process has at its start."""
 DEEPEST: Final = 64
 MOST_NODES: Final = 1000
+RETRIEVING: Final = re.compile(
+    r"Resource '.*' is not present in a registry and retrieving it failed: ValueError: "
+)
+"""The library's words before those of ``_refuse``."""
 REFERENCES: Final = ("$ref", "$dynamicRef")
 PATTERNS: Final = jsonschema_rs.RegexOptions()
 """The engine that doesn't backtrack: it knows no look-around and no back references."""
@@ -63,7 +67,7 @@ def _answer(question: dict[str, Any]) -> dict[str, Any]:
     try:
         validator = jsonschema_rs.Draft202012Validator(schema, pattern_options=PATTERNS, retriever=_refuse)
     except (jsonschema_rs.ValidationError, jsonschema_rs.ReferencingError, ValueError) as error:
-        return {"schema_fault": _sentence(error, _of_reference(schema, str(error)))}
+        return {"schema_fault": RETRIEVING.sub("", _sentence(error, _of_reference(schema, str(error))))}
     if "value" not in question:
         return {}
     for fault in validator.iter_errors(question["value"]):
@@ -114,12 +118,10 @@ def _of_reference(schema: Any, said: str) -> str:
 
 
 def _sentence(error: Exception, name: str = "") -> str:
-    said, place = str(error).partition("\n")[0], name
-    if isinstance(error, jsonschema_rs.ValidationError):
-        said, place = error.message, "/".join(filter(None, (name, *map(str, error.instance_path))))
-    # What _refuse said stands behind the library's words.
-    said = said.rpartition("ValueError: ")[2][:500]
-    return f"{place}: {said}" if place else said
+    if not isinstance(error, jsonschema_rs.ValidationError):
+        return f"{name}: {error}".removeprefix(": ").partition("\n")[0][:500]
+    place = "/".join(filter(None, (name, *map(str, error.instance_path))))
+    return f"{place}: {error.message[:500]}" if place else error.message[:500]
 
 
 if __name__ == "__main__":
