@@ -133,7 +133,6 @@ async def open_host(settings: Settings, stop: Callable[[str], None]) -> AsyncIte
         sandbox = await enter(Sandbox(sandbox_policy(settings, closed_to_agents(settings))))
         tool_servers = await enter(_tool_servers(settings, store))
         spaces = Spaces(settings, sandbox, principals := PrincipalCache(store))
-        background = await enter(anyio.create_task_group())
         judge = await enter(SchemaJudge())
         tools = RunTools(settings, store, sandbox, tool_servers, spaces, judge)
         archive = Archive(ledger, sandbox, spaces) if settings.history.archive else None
@@ -146,12 +145,14 @@ async def open_host(settings: Settings, stop: Callable[[str], None]) -> AsyncIte
         heartbeat = await arranged(store, tasks, sandbox, settings)
         task_runner = await enter(TaskRunner(ledger, runs, heartbeat))
         channels = await enter(_open_channels(settings, ledger, runs, tasks, tools.attachments))
+        stack.push_async_callback(runs.drain)
+        # Entered last, so that cancelling it cancels none of the runs, nor their drain.
+        background = await enter(anyio.create_task_group())
+        stack.callback(background.cancel_scope.cancel)
         enrolment = Enrolment(store, sandbox, settings.main_conversation_id)
         tokens = await open_tokens(settings, store, principals, enrolment, background)
         asks = Asks(store, runs, ledger.counts)
         tool_servers.visited = asks.visit
-        stack.push_async_callback(runs.drain)
-        stack.callback(background.cancel_scope.cancel)
         if settings.scheduler == "internal":
             background.start_soon(
                 Scheduler(store, task_runner.run_due, most=settings.max_concurrent_runs).run

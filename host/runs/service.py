@@ -89,6 +89,8 @@ class RunService:
 
     async def __aenter__(self) -> RunService:
         self._tasks = await self._stack.enter_async_context(anyio.create_task_group())
+        self._stack.callback(self._tasks.cancel_scope.cancel)
+        self._stack.push_async_callback(self.drain)
         keeping = Keeping(self._store, self._active, self.limits.owner, self.limits.lease_ms)
         self._tasks.start_soon(keeping.events)
         self._tasks.start_soon(keeping.leases)
@@ -99,8 +101,6 @@ class RunService:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self.drain()
-        self._tasks.cancel_scope.cancel()
         await self._stack.aclose()
 
     @property

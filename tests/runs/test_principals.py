@@ -169,3 +169,11 @@ async def test_nothing_is_asked_for_the_operator_and_for_others_once_a_second(tm
     await store.close()
     assert (await principals.active("operator")).is_operator
     assert (await principals.active("prin-a")).name == "a"
+
+
+async def test_a_host_that_closes_gives_its_runs_their_grace_and_then_the_reason(
+    tmp_path: Path, model: ModelProcess
+) -> None:
+    async with a_host(tmp_path, model, STOP_GRACE_MS="100") as host:
+        run = await host.runs.start(RunSpec(HANG))
+    assert "The host is stopping" in (await run.wait())["error"]

@@ -49,23 +49,30 @@ def _plain(value: Any) -> str:
 
 ANY_OBJECT: Final[dict[str, Any]] = {"type": "object"}
 SHOWN: Final = {"type": "string", "pattern": NO_NUL}
-PARTS: Final = [
-    *(
-        {"type": "object", "properties": {"type": {"const": kind}, kind: SHOWN}, "required": ["type", kind]}
-        for kind in ("text", "refusal")
-    ),
-    {
+
+
+def documented(**texts: str) -> WithJsonSchema:
+    """Return how content is documented: the kinds of parts that are text, and where each has it. Parts of the
+    other kinds become a line of text.
+    """
+    parts = [
+        {"type": "object", "properties": {"type": {"const": kind}, field: SHOWN}, "required": ["type", field]}
+        for kind, field in texts.items()
+    ]
+    others = {
         "type": "object",
-        "properties": {"type": {"enum": ["image_url", "input_audio", "file"]}},
+        "properties": {"type": {**SHOWN, "not": {"enum": [*texts]}}},
         "required": ["type"],
-    },
-]
-"""Parts of the other kinds become a line of text."""
+    }
+    return WithJsonSchema(
+        {"anyOf": [SHOWN, {"type": "array", "items": {"anyOf": [*parts, others]}}, {"type": "null"}]}
+    )
+
 
 Content = Annotated[
     str,
     BeforeValidator(_text_of),
-    WithJsonSchema({"anyOf": [SHOWN, {"type": "array", "items": {"anyOf": PARTS}}, {"type": "null"}]}),
+    documented(text="text", refusal="refusal"),
 ]
 
 

@@ -23,6 +23,7 @@ from host.http.openai.requests import (
     ResponseFormat,
     Tokens,
     Tolerant,
+    documented,
 )
 from shared.errors import InvalidInput
 
@@ -33,6 +34,9 @@ IGNORED: Final = ("reasoning", "compaction")
 OWN: Final = "picoclaw:"
 """Before the types of items that are not of the document."""
 MOST_ITEMS: Final = 10_000
+
+
+ItemContent = Annotated[Content, documented(**dict.fromkeys(TEXTS, "text"), refusal="refusal")]
 
 
 def _parts(value: Any) -> Any:
@@ -57,7 +61,8 @@ class Item(DoorMessage):
     call_id: Annotated[Text | None, Field(max_length=200)] = None
     name: Annotated[Text | None, Field(max_length=200)] = None
     arguments: Text = ""
-    output: Content = ""
+    content: ItemContent = ""
+    output: ItemContent = ""
 
     @model_validator(mode="before")
     @classmethod
