@@ -5,10 +5,10 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import importlib
 import json
-import sys
 from pathlib import Path
 from typing import Final
 
@@ -16,18 +16,22 @@ QUICK: Final = ("turns", "cache", "sandbox", "mcp", "tasks")
 RESULTS: Final = Path(__file__).parent / "results"
 
 
-def main(names: list[str]) -> None:
+def main() -> None:
     """Measure and print; the JSON lands in ``benchmarks/results``."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", default=QUICK)
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    options = parser.parse_args()
     figures: dict[str, dict[str, float]] = {}
-    for name in names or QUICK:
+    for name in options.names:
         module = importlib.import_module(f"benchmarks.{name}")
         figures[name] = asyncio.run(module.main())
         print(f"\n{name}")
         for label, value in figures[name].items():
-            print(f"  {label:<62} {value:>12,.2f}")
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "latest.json").write_text(json.dumps(figures, indent=2))
+            print(f"  {label:<74} {value:>12,.2f}")
+    options.results.mkdir(exist_ok=True)
+    (options.results / "latest.json").write_text(json.dumps(figures, indent=2))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

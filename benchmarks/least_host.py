@@ -1,7 +1,7 @@
 """The least that could be called a host: what our figures are held against (``python -m benchmarks turns``).
 
-Starlette on uvicorn, the SDK as its manual shows it, and two durable rows a turn in SQLite; a tool step is
-one more model call and one more row. No identity, leases, events, history, prompt, limits or sandbox.
+Starlette on uvicorn, the SDK as its manual shows it, and two durable rows a turn in SQLite. No identity,
+leases, events, history, prompt, tools, limits or sandbox.
 
 ``PORT=... python -m benchmarks.least_host <model's url> <directory>``
 """
@@ -46,7 +46,7 @@ class LeastHost:
         return JSONResponse({"status": "ok"})
 
     async def chat(self, request: Request) -> Response:
-        """Make a turn; ``tool`` puts a step with that tool in front of the answer."""
+        """Make a turn."""
         body = await request.json()
         conversation = body.get("conversation_id") or str(uuid4())
         await self._store(conversation, body["message"])
@@ -54,10 +54,6 @@ class LeastHost:
             return StreamingResponse(
                 self._stream(conversation, body["message"]), media_type="text/event-stream"
             )
-        if tool := body.get("tool"):
-            async for _ in self._reply(body["message"]):
-                pass
-            await self._store(conversation, await self._use(tool))
         text = "".join([piece async for piece in self._reply(body["message"])])
         await self._store(conversation, text)
         return JSONResponse({"status": "success", "conversation_id": conversation, "result": text})
@@ -81,12 +77,6 @@ class LeastHost:
         async for event in stream:
             if event.type == "content_block_delta":
                 yield event.delta.text
-
-    async def _use(self, tool: str) -> str:
-        if tool == "read_file":
-            return await asyncio.to_thread((self._directory / "bench.txt").read_text)
-        process = await asyncio.create_subprocess_exec("true", stdout=asyncio.subprocess.PIPE)
-        return (await process.communicate())[0].decode()
 
     async def _store(self, conversation: str, content: str) -> None:
         await asyncio.get_running_loop().run_in_executor(self._thread, self._write, conversation, content)

@@ -70,7 +70,7 @@ def _by_conversations(host: Any) -> Curve:
     costs = []
     for count in AT_ONCE:
         figures = load(host, count)
-        costs.append(figures[f"{count} conversations at once: CPU of the host a turn (ms)"])
+        costs.append(figures["CPU of the host a turn, ms"])
     return Curve("CPU a turn (ms)", AT_ONCE, costs)
 
 

@@ -1,13 +1,14 @@
-"""Turns: the host against the fake model at 0 ms, beside a bare loop on the SDK against the same model.
+"""Turns: the host, the least host (``benchmarks.least_host``) and the bare SDK against the same fake model.
 
-Own time per turn is what a caller waits, less what the bare SDK needs for the same exchange. Everything runs
-on one machine: the host shares its cores with the fake model and with the callers. The least host
-(``benchmarks.least_host``) is measured in the same way.
+All three are measured in turn, a few turns of each at a time, and compared round by round: a ratio is the
+median of the rounds' ratios. So ratios hold on a machine whose speed changes meanwhile; milliseconds don't.
+Everything runs on one machine: the hosts share its cores with the fake model and with the callers.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import http.client
 import json
 import os
@@ -16,7 +17,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -27,16 +28,30 @@ from tests.running import TOKEN, HostProcess, ModelProcess, directive, new_host,
 
 REPLY: Final = directive(deltas=["Hello ", "there, ", "this is ", "an answer."])
 HEADERS: Final = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
-ROUNDS: Final = 150
-SETTLED_S: Final = 4.0
+SCALE: Final = float(os.environ.get("BENCH_SCALE", "1"))
+"""How many rounds are made: 1 for figures to be told, less for a look."""
+ROUNDS: Final = max(int(30 * SCALE), 2)
+EACH: Final = 10 if SCALE else 2
+"""Turns of one contender before the next one's."""
+SETTLED_S: Final = 4.0 * min(SCALE, 1)
 """After a start, what loads behind it (the SDK) is there."""
-STARTS: Final = 9
-LOAD_TURNS: Final = 400
+STARTS: Final = max(int(9 * SCALE), 1)
+LOADS: Final = max(int(9 * SCALE), 1)
+LOAD_TURNS: Final = int(320 * min(SCALE, 1))
 MIB: Final = 1024 * 1024
+TOOLS: Final = {
+    "tool-server call": ("mcp__picoclaw__list_tasks", {}, 1.0),
+    "exec": ("exec", {"command": "true"}, 2.0),
+    "read_file": ("read_file", {"path": "bench.txt"}, 0.3),
+}
+"""What the agent calls, with which input, and the aim in floors."""
+
+Rounds = dict[str, list[float]]
+"""By name of what is measured, what each round gave."""
 
 
 async def main() -> dict[str, float]:
-    """Return the figures; times in milliseconds, memory in MiB."""
+    """Return the figures; times in milliseconds, memory in MiB, ratios with their aims."""
     return await asyncio.to_thread(measure)
 
 
@@ -44,103 +59,209 @@ def measure() -> dict[str, float]:
     """Run everything once."""
     figures: dict[str, float] = {"this machine: a million additions in Python (ms)": timed(_additions)}
     with tempfile.TemporaryDirectory() as root, running_model("--any-client") as model:
-        host = new_host(
+        ours = new_host(
             Path(root) / "host", model.url, {"LOG_LEVEL": "warning", "MAX_CONCURRENT_RUNS": "256"}
         )
-        figures["start to /health, first ever (ms)"] = start_ms(host)
-        time.sleep(SETTLED_S)
-        figures["memory, idle after the start (MiB PSS)"] = pss_mib(host)
-        host.stop()
-        try:
-            figures |= starts(host)
-            figures["memory, idle after the first turn (MiB PSS)"] = pss_mib(host)
-            figures |= one_at_a_time(host, model)
-            for conversations in (8, 64):
-                figures |= load(host, conversations)
-            figures["memory, after 64 at once (MiB PSS)"] = pss_mib(host)
-            figures |= with_tools(host, model)
-        finally:
-            host.stop()
-        figures |= least_host(Path(root), model)
+        least = least_host(Path(root), model.url)
+        with contextlib.closing(BareSdk(model.url)) as bare:
+            try:
+                figures |= starts(ours, least)
+                figures |= single_turns(ours, least, bare, model)
+                figures |= loads(ours, least, bare)
+                figures |= with_tools(ours, bare, model)
+            finally:
+                for host in (ours, least):
+                    if host.process is not None:
+                        host.stop()
     return figures
 
 
-def least_host(root: Path, model: ModelProcess) -> dict[str, float]:
-    """Measure the same with the least host."""
-    command = (sys.executable, "-m", "benchmarks.least_host", model.url, str(root))
-    host = HostProcess(root, dict(os.environ), command=command)
-    (root / "bench.txt").write_text("hello\n")
-    start_ms(host)
-    host.stop()
-    try:
-        figures = starts(host)
-        plain = percentiles([timed(lambda: turn(host, None)) for _ in range(ROUNDS)])[0]
-        bare = percentiles(asyncio.run(bare_turns(model.url)))[0]
-        figures["a turn (ms p50)"] = plain
-        figures["first chunk (ms p50)"] = percentiles([first_chunk_ms(host) for _ in range(ROUNDS)])[0]
-        for tool in ("exec", "read_file"):
-            took = percentiles([timed(lambda: turn(host, None, tool=tool)) for _ in range(60)])[0]  # noqa: B023 - called at once
-            figures[f"a turn with {tool}, on top of two model calls (ms p50)"] = took - plain - bare
-        for conversations in (8, 64):
-            figures |= load(host, conversations)
-    finally:
-        host.stop()
-    return {f"least host: {name}": figure for name, figure in figures.items()}
+def least_host(root: Path, model_url: str) -> HostProcess:
+    """Return the least host, not yet started."""
+    command = (sys.executable, "-m", "benchmarks.least_host", model_url, str(root))
+    return HostProcess(root, dict(os.environ), command=command)
 
 
-def one_at_a_time(host: HostProcess, model: ModelProcess) -> dict[str, float]:
-    """Measure single turns, and the floor under them."""
-    bare = percentiles(asyncio.run(bare_turns(model.url)))
-    bare_load = timed(lambda: asyncio.run(bare_turns(model.url, 8)))
-    turn(host, None)
-    bare_own = percentiles(asyncio.run(bare_turns(model.url, request=last_request(model))))
-    fresh = percentiles([timed(lambda: turn(host, None)) for _ in range(ROUNDS)])
-    conversation = turn(host, None)["conversation_id"]
-    following = percentiles([timed(lambda: turn(host, conversation)) for _ in range(50)])
-    chunks = percentiles([first_chunk_ms(host) for _ in range(ROUNDS)])
-    return {
-        "floor: the bare SDK, one turn (ms p50)": bare[0],
-        "floor: the bare SDK, one turn with the host's request (ms p50)": bare_own[0],
-        "floor: the bare SDK, 8 at once (turns/s)": 8 * ROUNDS / bare_load * 1000,
-        "a turn, new conversation (ms p50)": fresh[0],
-        "a turn, new conversation (ms p99)": fresh[1],
-        "own time, new conversation (ms p50)": fresh[0] - bare[0],
-        "own time, 2nd to 50th turn (ms p50)": following[0] - bare[0],
-        "ratio to the floor, new conversation": fresh[0] / bare[0],
-        "first chunk (ms p50)": chunks[0],
+class BareSdk:
+    """The SDK alone, with a client and a loop that are kept."""
+
+    def __init__(self, url: str) -> None:
+        from anthropic import AsyncAnthropic
+
+        self._runner = asyncio.Runner()
+        self._client = AsyncAnthropic(api_key="none", base_url=url, max_retries=0)
+        self._request = {"model": "m", "max_tokens": 100, "messages": [{"role": "user", "content": REPLY}]}
+
+    def close(self) -> None:
+        self._runner.run(self._client.close())
+        self._runner.close()
+
+    def turn_ms(self, request: dict[str, Any] | None = None) -> float:
+        """Return what an exchange takes."""
+        return self._runner.run(self._exchange(request or self._request))[1]
+
+    def first_chunk_ms(self) -> float:
+        """Return the time to the first piece of text."""
+        return self._runner.run(self._exchange(self._request))[0]
+
+    def load(self, at_once: int) -> dict[str, float]:
+        """Return exchanges a second with so many at once."""
+
+        async def talk() -> None:
+            for _ in range(turns_each(at_once)):
+                await self._exchange(self._request)
+
+        async def all_talk() -> None:
+            await asyncio.gather(*(talk() for _ in range(at_once)))
+
+        took = timed(lambda: self._runner.run(all_talk()))
+        return {"turns/s": at_once * turns_each(at_once) / took * 1000}
+
+    async def _exchange(self, request: dict[str, Any]) -> tuple[float, float]:
+        first = 0.0
+        started = time.perf_counter()
+        async for event in await self._client.messages.create(**request, stream=True):
+            if not first and event.type == "content_block_delta":
+                first = (time.perf_counter() - started) * 1000
+        return first, (time.perf_counter() - started) * 1000
+
+
+def in_turn(measured: dict[str, Callable[[], float]], rounds: int = ROUNDS, each: int = EACH) -> Rounds:
+    """Measure one after the other, round by round; a round's figure is the median of some."""
+    found: Rounds = {name: [] for name in measured}
+    for _ in range(rounds):
+        for name, once in measured.items():
+            found[name].append(statistics.median(once() for _ in range(each)))
+    return found
+
+
+def ratio(of: list[float], to: list[float]) -> float:
+    """Return the median of the rounds' ratios."""
+    return statistics.median(one / other for one, other in zip(of, to, strict=True))
+
+
+def medians(rounds: Rounds) -> dict[str, float]:
+    """Return the median of each."""
+    return {name: statistics.median(figures) for name, figures in rounds.items()}
+
+
+def starts(ours: HostProcess, least: HostProcess) -> dict[str, float]:
+    """Start both some times, with a turn each, and leave them running."""
+    figures = {"start to /health, first ever (ms)": start_ms(ours)}
+    time.sleep(SETTLED_S)
+    figures["memory, idle after the start (MiB PSS; aim: 100)"] = pss_mib(ours)
+    turn(ours, None)
+    load(ours, 8)
+    figures["memory, 8 at once (MiB PSS; aim: 140)"] = load(ours, 8)["MiB PSS"]
+    ours.stop()
+    start_ms(least)
+    least.stop()
+    found: Rounds = {}
+    for number in range(STARTS):
+        for name, host in (("", ours), ("least host: ", least)):
+            if number:
+                host.stop()
+            health = start_ms(host)
+            first = health + timed(lambda: turn(host, None))  # noqa: B023 - called at once
+            found.setdefault(f"{name}start to /health (ms p50)", []).append(health)
+            found.setdefault(f"{name}start to first finished turn (ms p50)", []).append(first)
+    name = "start to first finished turn (ms p50)"
+    compared = ratio(found[name], found[f"least host: {name}"])
+    return figures | medians(found) | {"start to first finished turn / least host (aim: 0.6)": compared}
+
+
+def single_turns(
+    ours: HostProcess, least: HostProcess, bare: BareSdk, model: ModelProcess
+) -> dict[str, float]:
+    """Measure single turns of all, and the first chunk."""
+    turn(ours, None)
+    own = last_request(model)
+    following = _following(ours)
+    found = in_turn(
+        {
+            "floor: the bare SDK, one turn (ms p50)": bare.turn_ms,
+            "a turn, new conversation (ms p50)": lambda: timed(lambda: turn(ours, None)),
+            "a turn, 2nd to 50th (ms p50)": lambda: timed(lambda: next(following)),
+            "least host: a turn (ms p50)": lambda: timed(lambda: turn(least, None)),
+            "floor: the bare SDK with the host's request (ms p50)": lambda: bare.turn_ms(own),
+            "floor: the bare SDK, first chunk (ms p50)": bare.first_chunk_ms,
+            "first chunk (ms p50)": lambda: first_chunk_ms(ours),
+            "least host: first chunk (ms p50)": lambda: first_chunk_ms(least),
+        }
+    )
+    floor, fresh, later, least_turn, own_request, bare_chunk, chunk, _ = found.values()
+    return medians(found) | {
+        "a turn / the bare SDK (aim: 2.5)": ratio(fresh, floor),
+        "a turn, 2nd to 50th / the bare SDK (aim: 2.5)": ratio(later, floor),
+        "a turn / the bare SDK with the host's request": ratio(fresh, own_request),
+        "a turn / the least host (aim: 1.3)": ratio(fresh, least_turn),
+        "first chunk / the bare SDK (aim: 2.5)": ratio(chunk, bare_chunk),
     }
 
 
-def with_tools(host: HostProcess, model: ModelProcess) -> dict[str, float]:
-    """Measure turns with one call of a tool."""
-    tools = {
-        "tool-server call": ("mcp__picoclaw__list_tasks", {}),
-        "exec": ("exec", {"command": "true"}),
-        "read_file": ("read_file", {"path": "bench.txt"}),
-    }
-    Path(host.environment["MEMORY_DIR"], "bench.txt").write_text("hello\n")
+def _following(host: HostProcess) -> Iterator[None]:
+    """Make the 2nd to 50th turn of one conversation after another."""
+    while True:
+        conversation = turn(host, None)["conversation_id"]
+        for _ in range(49):
+            turn(host, conversation)
+            yield
+
+
+def loads(ours: HostProcess, least: HostProcess, bare: BareSdk) -> dict[str, float]:
+    """Measure 8 and 64 conversations at once."""
     figures: dict[str, float] = {}
-    for name, (tool, arguments) in tools.items():
-        step = {"tools": [{"name": tool, "input": arguments}]}
-        took = on_top(host, model, directive(steps=[step, {"text": "done"}]))
-        figures[f"a turn with {name}, on top of two model calls (ms p50)"] = took
+    for at_once in (8, 64):
+        found: Rounds = {}
+        for _ in range(LOADS):
+            for name, got in (
+                ("floor: the bare SDK, ", bare.load(at_once)),
+                ("", load(ours, at_once)),
+                ("least host: ", load(least, at_once)),
+            ):
+                for what, figure in got.items():
+                    found.setdefault(f"{name}{at_once} at once ({what})", []).append(figure)
+        rate, cpu = f"{at_once} at once (turns/s)", f"{at_once} at once (CPU of the host a turn, ms)"
+        aim = " (aim: 0.65)" if at_once == 8 else ""
+        figures |= medians(found) | {
+            f"{at_once} at once: rate / the bare SDK's{aim}": ratio(
+                found[rate], found[f"floor: the bare SDK, {rate}"]
+            ),
+            f"{at_once} at once: CPU a turn / least host (aim: 1.3)": ratio(
+                found[cpu], found[f"least host: {cpu}"]
+            ),
+        }
     return figures
 
 
-def on_top(host: HostProcess, model: ModelProcess, body: str) -> float:
-    """Return what a turn with a tool takes longer than one without, less its second model call.
+def with_tools(ours: HostProcess, bare: BareSdk, model: ModelProcess) -> dict[str, float]:
+    """Measure turns with one call of a tool, beside turns without one in the same short conversations.
 
-    Both are made in turns in the same short conversations, so that they carry the same history.
+    Told is what such a turn takes longer than one without, less its second model call.
     """
-    with_tool: list[float] = []
-    plain: list[float] = []
-    for _ in range(6):
-        conversation = turn(host, None, body)["conversation_id"]
-        for _ in range(10):
-            with_tool.append(timed(lambda: turn(host, conversation, body)))  # noqa: B023 - called at once
-            plain.append(timed(lambda: turn(host, conversation)))  # noqa: B023 - called at once
-    call = percentiles(asyncio.run(bare_turns(model.url, request=last_request(model))))[0]
-    return percentiles(with_tool)[0] - percentiles(plain)[0] - call
+    Path(ours.environment["MEMORY_DIR"], "bench.txt").write_text("hello\n")
+    figures: dict[str, float] = {}
+    for name, (tool, arguments, aim) in TOOLS.items():
+        body = directive(steps=[{"tools": [{"name": tool, "input": arguments}]}, {"text": "done"}])
+        rounds: Rounds = {"with": [], "plain": [], "call": [], "floor": []}
+        for _ in range(max(ROUNDS // 4, 1)):
+            conversation = turn(ours, None, body)["conversation_id"]
+            turn(ours, conversation, body)
+            request = last_request(model)
+            once = {
+                "with": lambda: timed(lambda: turn(ours, conversation, body)),  # noqa: B023 - called at once
+                "plain": lambda: timed(lambda: turn(ours, conversation)),  # noqa: B023 - called at once
+                "call": lambda: bare.turn_ms(request),  # noqa: B023 - called at once
+                "floor": bare.turn_ms,
+            }
+            for what, got in in_turn(once, rounds=EACH, each=1).items():
+                rounds[what].append(statistics.median(got))
+        on_top = [w - p - c for w, p, c in zip(rounds["with"], rounds["plain"], rounds["call"], strict=True)]
+        figures |= {
+            f"{name}, on top of two model calls (ms p50)": statistics.median(on_top),
+            f"{name}, on top of two model calls / the bare SDK (aim: {aim})": ratio(on_top, rounds["floor"]),
+        }
+    return figures
 
 
 def last_request(model: ModelProcess) -> dict[str, Any]:
@@ -153,7 +274,6 @@ def load(host: HostProcess, conversations: int) -> dict[str, float]:
     """Measure turns a second with so many conversations at once, and how fair they are served."""
     done: list[int] = [0] * conversations
     cpu = host_cpu(host)
-    until = LOAD_TURNS // conversations
     begin = threading.Barrier(conversations + 1)
     ended: list[float] = [0.0] * conversations
 
@@ -161,10 +281,11 @@ def load(host: HostProcess, conversations: int) -> dict[str, float]:
         connection = connect(host)
         begin.wait()
         conversation: str | None = None
-        for _ in range(max(until, 5)):
+        for _ in range(turns_each(conversations)):
             conversation = turn(host, conversation, connection=connection)["conversation_id"]
             done[index] += 1
         ended[index] = time.perf_counter()
+        connection.close()
 
     threads = [threading.Thread(target=talk, args=(index,)) for index in range(conversations)]
     for thread in threads:
@@ -176,33 +297,17 @@ def load(host: HostProcess, conversations: int) -> dict[str, float]:
         thread.join()
     took = max(ended) - started
     each = [at - started for at in ended]
-    label = f"{conversations} conversations at once"
     return {
-        f"{label} (turns/s)": sum(done) / took,
-        f"{label}: slowest to fastest": max(each) / min(each),
-        f"{label}: memory (MiB PSS)": peak,
-        f"{label}: CPU of the host a turn (ms)": (host_cpu(host) - cpu) * 1000 / sum(done),
+        "turns/s": sum(done) / took,
+        "slowest to fastest": max(each) / min(each),
+        "MiB PSS": peak,
+        "CPU of the host a turn, ms": (host_cpu(host) - cpu) * 1000 / sum(done),
     }
 
 
-async def bare_turns(url: str, at_once: int = 1, request: dict[str, Any] | None = None) -> list[float]:
-    """Return what an exchange takes with nothing but the SDK, in milliseconds each."""
-    from anthropic import AsyncAnthropic
-
-    request = request or {"model": "m", "max_tokens": 100, "messages": [{"role": "user", "content": REPLY}]}
-    took: list[float] = []
-
-    async def talk(client: AsyncAnthropic) -> None:
-        for _ in range(ROUNDS):
-            started = time.perf_counter()
-            stream = await client.messages.create(**request, stream=True)
-            async for _event in stream:
-                pass
-            took.append((time.perf_counter() - started) * 1000)
-
-    async with AsyncAnthropic(api_key="none", base_url=url, max_retries=0) as client:
-        await asyncio.gather(*(talk(client) for _ in range(at_once)))
-    return took
+def turns_each(at_once: int) -> int:
+    """Return how many turns each of so many callers makes in a round."""
+    return max(LOAD_TURNS // at_once, 2)
 
 
 def connect(host: HostProcess) -> http.client.HTTPConnection:
@@ -218,11 +323,10 @@ def turn(
     conversation: str | None,
     message: str = REPLY,
     connection: http.client.HTTPConnection | None = None,
-    **more: str,
 ) -> dict[str, Any]:
-    """Make one turn and return its answer; ``more`` is for the request."""
+    """Make one turn and return its answer."""
     connection = connection or _kept.setdefault(host.port, connect(host))
-    body: dict[str, Any] = {"message": message, **more}
+    body: dict[str, Any] = {"message": message}
     if conversation is not None:
         body["conversation_id"] = conversation
     connection.request("POST", "/chat", json.dumps(body), HEADERS)
@@ -234,8 +338,7 @@ def turn(
 
 def first_chunk_ms(host: HostProcess) -> float:
     """Return the time from a request to its first chunk."""
-    connection = connect(host)
-    connection.connect()
+    connection = _kept.setdefault(host.port, connect(host))
     started = time.perf_counter()
     connection.request("POST", "/chat", json.dumps({"message": REPLY, "stream": True}), HEADERS)
     response = connection.getresponse()
@@ -243,7 +346,6 @@ def first_chunk_ms(host: HostProcess) -> float:
     while line := response.readline():
         if not took and line.startswith(b"event: chunk"):
             took = (time.perf_counter() - started) * 1000
-    connection.close()
     return took
 
 
@@ -262,25 +364,6 @@ def start_ms(host: HostProcess) -> float:
             time.sleep(0.002)
         finally:
             connection.close()
-
-
-def starts(host: HostProcess) -> dict[str, float]:
-    """Start the host some times, with a turn each, and leave it running.
-
-    One start tells little where the machine's speed changes by half from one to the next.
-    """
-    health, first = [], []
-    for number in range(STARTS):
-        if number:
-            host.stop()
-        health.append(start_ms(host))
-        first.append(health[-1] + timed(lambda: turn(host, None)))
-    return {
-        f"start to /health, quickest of {STARTS} (ms)": min(health),
-        "start to /health (ms p50)": statistics.median(health),
-        f"start to first finished turn, quickest of {STARTS} (ms)": min(first),
-        "start to first finished turn (ms p50)": statistics.median(first),
-    }
 
 
 def pss_mib(host: HostProcess) -> float:
