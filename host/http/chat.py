@@ -52,7 +52,7 @@ SERVERS: Final[dict[str, Any]] = {
                 "propertyNames": {"pattern": f"^{HEADER_NAME.pattern}$"},
                 "additionalProperties": {"type": "string", "format": "header"},
             },
-            "allowed_tools": {"type": "array", "items": {"type": "string", "pattern": NO_NUL}},
+            "allowed_tools": {"type": ["array", "null"], "items": {"type": "string", "pattern": NO_NUL}},
             "timeout_ms": {"type": "integer", "minimum": 1, "maximum": LONGEST_TIMEOUT_MS},
         },
         "required": ["url"],

@@ -8,12 +8,12 @@ from typing import Annotated, Any, Final, Literal, NotRequired
 from pydantic import Field
 from starlette.requests import Request
 
-from host.http.bodies import NO_NUL, Body, NotBlank, flag, page_of
+from host.http.bodies import Body, NotBlank, flag, page_of
 from host.http.callers import caller_of
 from host.http.routing import OF_CONVERSATION, OF_PRINCIPAL, PAGE, Api, Parameter, operation
 from host.runs.service import RunService
 from shared.clock import iso, iso_or_none
-from shared.errors import Conflict, InvalidInput, NoConversation
+from shared.errors import Conflict, NoConversation
 from shared.shapes import PageShape, Shape
 from shared.store.store import Store
 from shared.values import Conversation, Message, Role
@@ -71,7 +71,7 @@ class MessagesShape(PageShape):
 SEARCH: Final = Parameter(
     "search",
     "Only those that have this text in title or messages",
-    {"type": "string", "pattern": NO_NUL},
+    {"type": "string"},
 )
 TEMPORARY_TOO: Final = Parameter(
     "include_temporary", "Also the conversations of isolated task runs", {"type": "boolean"}
@@ -96,8 +96,6 @@ class ConversationsApi(Api):
     async def list(self, request: Request) -> ConversationsShape:
         """List conversations, newest activity first."""
         search = request.query_params.get("search", "").strip()
-        if "\x00" in search:
-            raise InvalidInput("search: must not contain the character U+0000")
         page = await self._store.conversations.page(
             **page_of(request),
             include_temporary=flag(request, TEMPORARY_TOO.name),

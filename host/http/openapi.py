@@ -11,6 +11,7 @@ from pydantic import BaseModel, TypeAdapter
 from starlette.requests import Request
 from typing_extensions import is_typeddict
 
+from host.http.bodies import NO_NUL
 from host.http.routing import ANY, Api, Operation, Parameter, operation
 from host.http.sse import FrameStreamResponse
 
@@ -173,7 +174,12 @@ def _parameters(declared: Operation) -> list[dict[str, Any]]:
             "in": each.place,
             "required": each.required,
             "description": each.said,
-            "schema": each.schema,
+            "schema": _storable(each.schema) if each.place == "query" else each.schema,
         }
         for each in (*ids, *declared.parameters)
     ]
+
+
+def _storable(schema: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the schema of a query's value, which no text with U+0000 may be."""
+    return {**schema, "pattern": NO_NUL} if schema == {"type": "string"} else schema

@@ -19,6 +19,7 @@ from starlette.routing import Router
 from starlette.types import Receive, Scope, Send
 
 from host.http.bodies import JSON, LARGEST_LIMIT, LONGEST_KEY, ErrorShape, read_body
+from shared.errors import InvalidInput
 
 Answering = Callable[..., Awaitable[Any]]
 """A method that takes a request, and its ``body`` when it has that parameter. What it returns is the body of
@@ -166,6 +167,8 @@ class _Methods:
         scope["operation"] = declared
         if not scope["open"]:
             scope["caller"].require(declared)
+            if b"%00" in scope["query_string"]:
+                _refuse_nul(request)
             if scope["path_params"] or scope["query_string"]:
                 await self._reached(request, declared)
         given = () if declared.body is None else (await read_body(request, declared.body),)
@@ -175,6 +178,13 @@ class _Methods:
         elif isinstance(answer, dict):
             answer = JSON(answer, status_code=declared.status)
         await answer(scope, receive, send)
+
+
+def _refuse_nul(request: Request) -> None:
+    """Raise InvalidInput: no database keeps what has this character, so nothing is found by it."""
+    for name, text in request.query_params.multi_items():
+        if "\x00" in text:
+            raise InvalidInput(f"{name}: must not contain the character U+0000")
 
 
 async def _unnoted(request: Request, declared: Operation) -> None:

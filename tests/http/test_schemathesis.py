@@ -13,11 +13,12 @@ from tests.http.conftest import MakeHost, configure
 from tests.running import TOKEN
 
 ROOT = Path(__file__).parents[2]
-EXAMPLES = 5
-"""Random ones for each operation; the systematic ones beside them are a thousand."""
-BUDGET_S = 120
-WITHIN_S = 300
-"""For a machine that does other things beside; it asks nothing new after the budget."""
+EXAMPLES = 2
+"""Random ones for each operation; the systematic ones beside them are some thousands. They are counted, so
+that a fast machine asks what a slow one does.
+"""
+WITHIN_S = 900
+"""For a machine that does other things beside."""
 
 
 @pytest.mark.slow
@@ -34,7 +35,6 @@ def test_requests_made_from_the_document_are_answered_as_it_says(make_host: Make
         "--phases=examples,coverage,fuzzing",
         f"--max-examples={EXAMPLES}",
         "--request-timeout=30",
-        f"--max-time={BUDGET_S}",
         "--generation-deterministic",
         "--suppress-health-check=all",
     ]
