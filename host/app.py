@@ -153,23 +153,27 @@ async def open_host(settings: Settings, stop: Callable[[str], None]) -> AsyncIte
         tokens = await open_tokens(settings, store, principals, enrolment, background)
         asks = Asks(store, runs, ledger.counts)
         tool_servers.visited = asks.visit
-        if settings.scheduler == "internal":
-            background.start_soon(
-                Scheduler(store, task_runner.run_due, most=settings.max_concurrent_runs).run
-            )
-        elif (await store.counts()).tasks:
-            logger.warning(EXTERNAL)
-        webhooks = WebhookSender(ledger, settings, owner)
-        background.start_soon(webhooks.run)
-        background.start_soon(keep_tidy, store)
-        background.start_soon(keep_removed, store, spaces, principals)
-        background.start_soon(keep_planned, tasks)
-        background.start_soon(keep_recovering, store, runs, task_runner, settings.lease_ms)
-        yield Host(
+        host = Host(
             settings, stop, ledger, telemetry, models, sandbox, spaces, tool_servers,
-            tools, runs, tasks, task_runner, channels, principals, enrolment, tokens, asks, webhooks,
-            background,
+            tools, runs, tasks, task_runner, channels, principals, enrolment, tokens, asks,
+            WebhookSender(ledger, settings, owner), background,
         )  # fmt: skip
+        await _begin_background(host)
+        yield host
+
+
+async def _begin_background(host: Host) -> None:
+    """Begin what goes on beside the answers for as long as the host is open."""
+    settings, store, begin = host.settings, host.ledger.store, host.background.start_soon
+    if settings.scheduler == "internal":
+        begin(Scheduler(store, host.task_runner.run_due, most=settings.max_concurrent_runs).run)
+    elif (await store.counts()).tasks:
+        logger.warning(EXTERNAL)
+    begin(host.webhooks.run)
+    begin(keep_tidy, store)
+    begin(keep_removed, store, host.spaces, host.principals)
+    begin(keep_planned, host.tasks)
+    begin(keep_recovering, store, host.runs, host.task_runner, settings.lease_ms)
 
 
 def app(host: Host) -> ASGIApp:
