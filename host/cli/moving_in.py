@@ -86,7 +86,7 @@ def _carry_out(arrivals: Arrivals, settings: Settings) -> dict[str, Any]:
 
 
 async def _store(arrivals: Arrivals, settings: Settings) -> dict[str, int]:
-    from host.app import make_volumes, open_store
+    from host.volumes import make_volumes, open_store
 
     made = make_volumes(settings)
     async with open_store(settings, new_id("import"), made=made) as store:

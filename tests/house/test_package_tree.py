@@ -18,7 +18,7 @@ FLOORS = (
     {"http"},
     {"runs"},
     {"agent", "tools", "mcp_clients"},
-    {"skills"},
+    {"skills", "volumes"},
     {"sandbox", "models", "telemetry", "schemas", "egress"},
     {"ports"},
     {"shared"},

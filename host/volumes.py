@@ -1,0 +1,138 @@
+"""The directories that a host needs, and the store that it opens."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import anyio
+import anyio.to_thread
+
+from host.sandbox.policy import commands_own
+from shared.errors import Misconfigured
+from shared.settings import Settings
+from shared.store import open_host_store
+from shared.store.sql.retention import DAY_MS, Retention
+from shared.store.store import Store
+
+logger = logging.getLogger("picoclaw.host")
+
+NEW_STORE: Final = "A new store was made in %s; its STORE_ID is %s"
+WAS_EMPTY: Final = (
+    "STORE_DIR %s was empty: a new store was made there. If one should be there, stop this host and mount "
+    "its volume. STORE_ID=%s makes every later start refuse any other store, or none"
+)
+
+
+def make_volumes(settings: Settings) -> bool:
+    """Make the directories that are missing; raises Misconfigured with what mends one that can't be used.
+
+    Returns whether the home is new, or `init` or `dev` made it, so that no volume with a store can be missed.
+    """
+    made = _is_first_start(settings.home, settings.store_dir)
+    volumes = {
+        "STORE_DIR": settings.store_dir,
+        "MEMORY_DIR": settings.memory_dir,
+        "LOCAL_DB_PATH": settings.local_db_path.parent,
+    }
+    for name, path in volumes.items():
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except FileExistsError:
+            raise Misconfigured(f"{name}: {path} is not a directory") from None
+        except OSError as error:
+            raise Misconfigured(f"{name}: {path} cannot be made ({error.strerror}). {_cure(path)}") from None
+        usable = os.access(path, os.R_OK | os.W_OK | os.X_OK)
+        if not usable and not (name == "MEMORY_DIR" and commands_own(path)):
+            raise Misconfigured(f"{name}: {path} cannot be written. {_cure(path)}")
+    org = settings.org_dir
+    if org is not None and org.resolve().is_relative_to(settings.memory_dir.resolve()):
+        raise Misconfigured("ORG_DIR: must not be inside the workspace, where agents could write it")
+    return made
+
+
+def _is_first_start(home: Path, store_dir: Path) -> bool:
+    try:
+        return (
+            home in store_dir.parents
+            and not store_dir.exists()
+            and (not home.exists() or any(home.iterdir()))
+        )
+    except OSError:
+        return False
+
+
+def _cure(path: Path) -> str:
+    """Return whose the nearest directory is that exists, and what gives it to the host's user."""
+    place = path
+    while not place.is_dir() and place != place.parent:
+        place = place.parent
+    uid, gid = os.geteuid(), os.getegid()
+    owner = place.stat().st_uid
+    if os.statvfs(place).f_flag & os.ST_RDONLY:
+        return f"{place} is on a read-only file system: mount a writable volume there"
+    return (
+        f"{place} belongs to uid {owner} and the host runs as uid {uid}: "
+        f"run `chown -R {uid}:{gid} {place}` once, or start the host as uid {owner} "
+        f"(docker run --user {owner}; in Kubernetes fsGroup: {gid})"
+    )
+
+
+@asynccontextmanager
+async def open_store(settings: Settings, owner: str, *, made: bool) -> AsyncIterator[Store]:
+    """Open the store of the settings: PostgreSQL for several hosts, else the volume and its database.
+
+    ``made``: what ``make_volumes`` returned.
+    """
+    store = await _opened(settings, owner, made=made)
+    try:
+        yield store
+    finally:
+        with anyio.CancelScope(shield=True):
+            await store.close()
+
+
+async def _opened(settings: Settings, owner: str, *, made: bool) -> Store:
+    retention = Retention(
+        outbound_ms=settings.outbound_ttl_days * DAY_MS,
+        task_log=settings.task_log_retention,
+        approvals_ms=settings.approvals_ttl_days * DAY_MS,
+        audit_ms=settings.audit_ttl_days * DAY_MS,
+        dead_ms=settings.deliveries_ttl_days * DAY_MS,
+        responses_ms=settings.responses_ttl_days * DAY_MS,
+    )
+    if settings.database_url is None:
+        opened = partial(
+            open_host_store,
+            store_dir=settings.store_dir,
+            local_db=settings.local_db_path,
+            owner=owner,
+            retention=retention,
+            store_id=settings.store_id,
+        )
+        # A volume that doesn't answer keeps nobody from stopping the host.
+        store = await anyio.to_thread.run_sync(opened, abandon_on_cancel=True)
+        if store.origin is not None and store.origin.new:
+            say, sentence = (logger.info, NEW_STORE) if made else (logger.warning, WAS_EMPTY)
+            say(sentence, settings.store_dir, store.origin.id)
+        return store
+    from shared.store.postgres.database import Place
+    from shared.store.postgres.opening import open_shared_store
+
+    place = Place(
+        settings.database_url.get_secret_value(),
+        owner=owner,
+        connections=settings.database_connections,
+        pooled=settings.database_pooler,
+    )
+    tools = settings.database_tools_url
+    if settings.channels.telegram.enabled:
+        logger.warning("Several hosts may share this store: switch channels on at one of them only")
+    return await open_shared_store(
+        place, retention, tools_url=None if tools is None else tools.get_secret_value()
+    )
