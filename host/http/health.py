@@ -187,7 +187,7 @@ class HealthApi(Api):
             "sandbox": _shown(report),
             "channels": dict(self._channels()),
             "scheduler": await self._lateness(database["tasks"]),
-            "approvals": {"note": await self._stuck() if database["ok"] else None},
+            "approvals": {"note": await self._stuck() if database["tasks"] is not None else None},
         }
 
     @operation("GET", "/ready", open=True, errors=(503,))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Any
 
 import httpx2
 import pytest
@@ -93,72 +92,6 @@ def test_the_operator_speaks_in_another_s_conversation_as_that_one_s(
     assert "another at the other door" in theirs
     unknown = operator.post("/chat", json={"message": "hi", "conversation_id": "conv-x"})
     assert (unknown.status_code, unknown.json()["error"]) == (404, "conversation_id not found: conv-x")
-
-
-UNKNOWN = {"conversation": "conv-x", "run": "run-x", "message": "msg-x", "task": "task-x", "token": "token-x"}
-CALLS: list[tuple[str, str, Any]] = [
-    ("GET", "/chat/{conversation}", None),
-    ("PATCH", "/chat/{conversation}", {"title": "mine"}),
-    ("DELETE", "/chat/{conversation}", None),
-    ("GET", "/chat/{conversation}/messages", None),
-    ("GET", "/chat/{conversation}/runs", None),
-    ("GET", "/chat/{conversation}/runs/{run}", None),
-    ("GET", "/chat/{conversation}/runs/{run}/events", None),
-    ("GET", "/runs/{run}?wait_ms=10", None),
-    ("POST", "/runs/{run}/cancel", None),
-    ("GET", "/runs?root_run_id={run}", None),
-    ("GET", "/runs?conversation_id={conversation}", None),
-    ("GET", "/runs?task_id={task}", None),
-    ("POST", "/chat", {"message": "hello", "conversation_id": "{conversation}", "background": True}),
-    ("POST", "/task/trigger", {"task_id": "{task}", "background": True}),
-    ("GET", "/chat/main/runs/{run}", None),
-    ("GET", "/chat/main/runs/{run}/events", None),
-    ("POST", "/chat/{conversation}/cancel", None),
-    ("GET", "/chat/{conversation}/files", None),
-    ("GET", "/chat/{conversation}/files/x", None),
-    ("PUT", "/chat/{conversation}/files/x", {"body": "mine"}),
-    ("POST", "/chat/{conversation}/files/x", {"move_to": "y"}),
-    ("DELETE", "/chat/{conversation}/files/x", None),
-    ("POST", "/chat/{conversation}/resume", {}),
-    ("POST", "/chat", {"message": "hello", "conversation_id": "{conversation}"}),
-    ("POST", "/chat", {"message": "hello", "conversation_id": "main", "replaces": "{message}"}),
-    ("GET", "/task/{task}", None),
-    ("GET", "/task/{task}/runs", None),
-    ("PUT", "/task/{task}", {"prompt": "mine"}),
-    ("DELETE", "/task/{task}", None),
-    ("POST", "/task/trigger", {"task_id": "{task}"}),
-    ("POST", "/task", {**TASK, "conversation_id": "{conversation}"}),
-    ("GET", "/tasks?conversation_id={conversation}", None),
-    ("GET", "/usage?conversation_id={conversation}", None),
-    ("DELETE", "/me/tokens/{token}", None),
-]
-
-
-def asked(client: httpx2.Client, call: tuple[str, str, Any], ids: dict[str, str]) -> tuple[int, str]:
-    method, path, body = call
-    filled = json.dumps([path, body])
-    for name, value in ids.items():
-        filled = filled.replace("{" + name + "}", value)
-    url, sent = json.loads(filled)
-    headers = {"X-Request-ID": "same"}
-    answer = client.request(method, url, **({} if sent is None else {"json": sent}), headers=headers)
-    text = answer.text
-    for name, value in ids.items():
-        text = text.replace(value, "{" + name + "}")
-    return answer.status_code, text
-
-
-@pytest.mark.parametrize("call", CALLS, ids=[f"{method} {path}" for method, path, _ in CALLS])
-def test_another_s_id_answers_as_an_unknown_one(
-    ann: Somebody, bob: Somebody, call: tuple[str, str, Any]
-) -> None:
-    theirs = asked(bob.client, call, ann.ids)
-    assert theirs == asked(bob.client, call, UNKNOWN)
-    assert theirs[0] in (200, 404, 409)
-    named = {**ann.ids, "conversation": f"{ann.id}+main", "task": f"{ann.id}+daily"}
-    assert asked(bob.client, call, named) == theirs
-    assert ann.client.get(f"/chat/{ann.ids['conversation']}").json()["title"] == "about apples"
-    assert ann.client.get(f"/task/{ann.ids['task']}").json()["prompt"] == "say apples"
 
 
 def test_one_s_own_names_are_taken_within_oneself_alone(ann: Somebody, bob: Somebody) -> None:

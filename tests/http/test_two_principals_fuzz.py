@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.examples import examples
-from tests.http.two_principals import SETTINGS, Somebody, settle, somebody
+from tests.http.two_principals import SETTINGS, Somebody, leave_waiting, settle, somebody
 from tests.mcp.over_http import HELLO, RawHttp, request
 from tests.running import HostProcess, ModelProcess, new_host
 
@@ -32,7 +32,7 @@ IDS: Final = re.compile(r"_id$|^(replaces|user|cursor|X-.*Id|X-Conversation-ID|M
 VARIES: Final = {
     r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f-]{22}": "<uuid>",
     r"\d{4}-\d\d-\d\dT[\d:.]+(Z|[+-]\d\d:\d\d)": "<time>",
-    r'("(created|duration_ms)": ?)\d+': r"\1<number>",
+    r'("(created|created_at|completed_at|duration_ms)": ?)\d+': r"\1<number>",
     r'("next_cursor": ?)"\w+"': r"\1<cursor>",
     r"pico_[\w-]+": "<secret>",
 }
@@ -112,7 +112,8 @@ class World:
 def world(model: ModelProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     host = new_host(tmp_path_factory.mktemp("fuzz"), model.url, SETTINGS).start()
     with somebody(host, "Ann") as ann, somebody(host, "Bob") as bob:
-        yield World(host, settle(ann, SECRET), settle(bob, "bananas"))
+        leave_waiting(settle(ann, SECRET), SECRET)
+        yield World(host, ann, settle(bob, "bananas"))
     host.kill()
 
 
