@@ -19,7 +19,7 @@ EXTRAS := --extra telegram --extra postgres --extra otel --extra image
 COMPILE := --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate -q \
   pyproject.toml --custom-compile-command "make lock"
 
-.PHONY: run setup quick fuzz test test-again newcomer long screenshots test-helm dist test-postgres test-http-postgres chaos attack chaos-cluster agents schema check lint types supply sbom audit image-test bench lock format clean docs reference
+.PHONY: run setup quick fuzz test test-again newcomer long screenshots test-helm dist test-postgres test-http-postgres chaos attack chaos-cluster agents schema check lint types supply sbom audit image-test bench soak lock format clean docs reference
 
 run: $(READY)
 	@$(VENV)/bin/picoclaw dev
@@ -194,6 +194,10 @@ format: setup
 
 bench: setup
 	$(PY) -m benchmarks
+
+# Hours: 100,000 turns in 2,000 conversations of 50 principals, a kill and a check of the store every 1,000 turns.
+soak: setup
+	$(PY) -m benchmarks.soak --turns 100000 --conversations 2000 --principals 50 --kill-every 1000 $(ARGUMENTS)
 
 lock:
 	uv pip compile $(COMPILE) $(EXTRAS) --extra dev -o $(DEV_LOCK)

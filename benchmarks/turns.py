@@ -323,13 +323,14 @@ def turn(
     conversation: str | None,
     message: str = REPLY,
     connection: http.client.HTTPConnection | None = None,
+    token: str = TOKEN,
 ) -> dict[str, Any]:
     """Make one turn and return its answer."""
     connection = connection or _kept.setdefault(host.port, connect(host))
     body: dict[str, Any] = {"message": message}
     if conversation is not None:
         body["conversation_id"] = conversation
-    connection.request("POST", "/chat", json.dumps(body), HEADERS)
+    connection.request("POST", "/chat", json.dumps(body), HEADERS | {"Authorization": f"Bearer {token}"})
     answer: dict[str, Any] = json.loads(connection.getresponse().read())
     if answer.get("status") != "success":
         raise RuntimeError(f"a turn failed: {answer}")
