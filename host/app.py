@@ -159,7 +159,7 @@ async def _begin_background(host: Host) -> None:
     elif (await store.counts()).tasks:
         logger.warning(EXTERNAL)
     begin(host.webhooks.run)
-    begin(keep_tidy, store)
+    begin(keep_tidy, store, host.runs)
     begin(keep_removed, store, host.spaces, host.principals)
     begin(keep_planned, host.tasks)
     begin(keep_recovering, store, host.runs, host.task_runner, settings.lease_ms)
@@ -212,7 +212,7 @@ def _apis(host: Host) -> list[Api]:
         McpServersApi(host.tools, host.background, settings.tools.mcp.allowed_hosts),
         MetricsApi(host.ledger.counts, store, runs),
         openai,
-        ResponsesApi(store, runs, openai),
+        ResponsesApi(store, runs, openai, host.ledger.counts),
         ChannelsApi(settings, channels.running if channels else None),
         *([ConsoleApi()] if settings.console else []),
     ]

@@ -19,6 +19,8 @@ ELICITATION: Final = "elicitation"
 """The reason of a question that a server asks in the middle of a call: it is made again with the answer."""
 DAY_MS: Final = 24 * 3600 * 1000
 """How long a request waits for its answer, in milliseconds, if nothing else is said."""
+UNKEPT_MS: Final = 10 * 60 * 1000
+"""How long calls of a program wait for their results in a conversation that isn't kept."""
 MOST_OF_A_STEP: Final = 32
 MOST_OPEN: Final = 500
 """Of one principal."""

@@ -15,10 +15,12 @@ from host.ports import SeenFiles, ToolResult, Toolset, ToolSpec
 from host.tools.ask_person import asked as question_asked
 from host.tools.pictures import fit
 from shared.approval_values import (
+    DAY_MS,
     ELICITATION,
     LARGEST_INPUT,
     MOST_OF_A_STEP,
     MOST_OPEN,
+    UNKEPT_MS,
     Approval,
     NewApproval,
 )
@@ -34,6 +36,9 @@ logger = logging.getLogger("picoclaw.tools")
 Verdict = Literal["allow", "ask", "deny"]
 
 REFUSED: Final = "This call was not made: the operator's permissions don't allow it."
+NOT_STORED: Final = (
+    "This call was not made: a person would have to allow it, which needs a stored conversation."
+)
 CHANGED: Final = (
     "This call was not made: changed. The file is not what the person saw; look at it and call again."
 )
@@ -74,10 +79,14 @@ class Toolbox:
         redactor: Redactor,
         call: CallTool = plain_call,
         gate: Judge | None = None,
+        *,
+        unkept: bool = False,
     ) -> None:
         self.redactor = redactor
         self._call = call
         self._gate = gate
+        self._unkept = unkept
+        """Whether the conversation goes with its answer, so that no person is asked."""
         self.open_requests: Callable[[], Awaitable[int]] = _none
         """Counts the calls that wait already."""
         self._asked: list[str] = []
@@ -114,7 +123,7 @@ class Toolbox:
 
     def subset(self, names: Collection[str]) -> Toolbox:
         """Return those of these tools, in the same order."""
-        part = Toolbox((), self.redactor, self._call, self._gate)
+        part = Toolbox((), self.redactor, self._call, self._gate, unkept=self._unkept)
         part._specs = {name: spec for name, spec in self._specs.items() if name in names}
         part.withheld, part._asked, part.open_requests = self.withheld, self._asked, self.open_requests
         part.answers, part._answering = self.answers, self._answering
@@ -228,8 +237,10 @@ class Toolbox:
         verdict = "allow" if self._gate is None else self._gate.judge(name, arguments)
         if verdict == "deny":
             return REFUSED
+        if verdict == "ask" and self._unkept:
+            return NOT_STORED
         if spec.asks == "client_tool" and verdict == "allow":
-            return _for_program(spec, arguments, call["id"])
+            return self._for_program(spec, arguments, call["id"])
         if spec.asks == "question":
             return question_asked(arguments, call["id"])
         if verdict == "allow":
@@ -241,7 +252,11 @@ class Toolbox:
         spec = self._specs.get(allowed.tool)
         if spec is None or spec.asks != "client_tool":
             return None
-        return _for_program(spec, allowed.input, allowed.call_id)
+        return self._for_program(spec, allowed.input, allowed.call_id)
+
+    def _for_program(self, spec: ToolSpec, arguments: Mapping[str, Any], call_id: str) -> NewApproval:
+        life_ms = UNKEPT_MS if self._unkept else DAY_MS
+        return NewApproval(new_id(APPROVAL), "client_tool", spec.title, arguments, call_id, life_ms=life_ms)
 
     async def _room(self) -> int:
         return min(MOST_OPEN - await self.open_requests(), MOST_OF_A_STEP)
@@ -278,10 +293,6 @@ class Toolbox:
             return ToolResult(
                 f"The tool {name} failed inside the host; nothing more is known.", is_error=True
             )
-
-
-def _for_program(spec: ToolSpec, arguments: Mapping[str, Any], call_id: str) -> NewApproval:
-    return NewApproval(new_id(APPROVAL), "client_tool", spec.title, arguments, call_id)
 
 
 def definition(spec: ToolSpec) -> dict[str, Any]:

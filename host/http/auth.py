@@ -59,7 +59,7 @@ class TokenBook:
         ``wanted`` has no id yet, and a conversation as its principal calls it. Raises InvalidInput for that
         of a task run, Conflict for a repeated request, NoConversation for somebody else's, Suspended.
         """
-        token_id = await self._new_id(key)
+        token_id = await id_for(key, TOKEN, self._store)
         said, whose = wanted.conversation_id, wanted.principal_id
         conversation = await self._store.conversations.reach(whose, said)
         if conversation is None:
@@ -76,20 +76,11 @@ class TokenBook:
         try:
             await self._store.tokens.add(token, hashlib.sha256(text.encode()).digest())
         except Duplicate:
-            raise _already_made(token_id) from None
+            raise already_made(token_id) from None
         if key is not None:
             await self._store.runs.keep_answer(key, token_id, 201, {}, token.created_at)
         await self._store.durable()
         return token, text
-
-    async def _new_id(self, key: Idempotency | None) -> str:
-        """Return the id of a new token: for a key always the same, so that it can't make two."""
-        if key is None:
-            return new_id(TOKEN)
-        kept = await self._store.runs.keyed(key, now_ms())
-        if kept is not None:
-            raise _already_made(kept.subject)
-        return f"{TOKEN}-{uuid5(NAMESPACE_URL, chr(10).join((key.route, key.key, key.digest)))}"
 
     async def bearer(self, token: bytes, digest: bytes) -> Caller | None:
         """Return who carries this token (``digest``: its SHA-256); None if nobody does, or not any more.
@@ -147,9 +138,23 @@ def _check_active(principal: Principal) -> None:
         raise Suspended(principal.id)
 
 
-def _already_made(token_id: str) -> Conflict:
+async def id_for(key: Idempotency | None, kind: str, store: Store) -> str:
+    """Return the id of what is shown once: for a key always the same, so that it can't make two.
+
+    Raises Conflict for a repeated request.
+    """
+    if key is None:
+        return new_id(kind)
+    kept = await store.runs.keyed(key, now_ms())
+    if kept is not None:
+        raise already_made(kept.subject)
+    return f"{kind}-{uuid5(NAMESPACE_URL, chr(10).join((key.route, key.key, key.digest)))}"
+
+
+def already_made(made_id: str) -> Conflict:
+    """Return the refusal of a repeated request, whose answer had a secret."""
     return Conflict(
-        f"Idempotency-Key: has made {token_id} already; its text is not kept", code="already_made"
+        f"Idempotency-Key: has made {made_id} already; its secret is not kept", code="already_made"
     )
 
 

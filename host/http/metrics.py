@@ -40,6 +40,7 @@ COUNTED: Final = (
     ("approvals_requested", "Requests for a person's word", "kind"),
     ("approvals_decided", "Answers of people", "kind", "decision"),
     ("asks", "Asks of other agents", "outcome"),
+    ("responses", "Responses of /v1/responses, in_progress: nobody waited for its end", "status"),
     ("file_bytes", "Bytes of files that moved, up or down", "direction"),
     ("files_refused", "Uploads and downloads that were refused", "code"),
     ("connections_cut", "Connections that the host ended", "reason"),

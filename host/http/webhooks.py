@@ -8,13 +8,14 @@ from typing import Annotated, Any, Final, Literal, get_args
 from pydantic import Field
 from starlette.requests import Request
 
-from host.http.bodies import WHOLE, Body, Text, page_of
+from host.http.auth import already_made, id_for
+from host.http.bodies import WHOLE, Body, Text, idempotency, page_of
 from host.http.callers import caller_of
-from host.http.routing import OF_PRINCIPAL, PAGE, Api, Parameter, operation
+from host.http.routing import KEY, OF_PRINCIPAL, PAGE, Api, Parameter, operation
 from host.runs.answers import HookShape
 from host.runs.webhooks import SecretBox, WebhookSender, allowed_hosts, new_secret
 from shared.clock import iso, iso_or_none, now_ms
-from shared.errors import Forbidden, InvalidInput
+from shared.errors import Duplicate, Forbidden, InvalidInput
 from shared.ids import WEBHOOK, new_id
 from shared.settings import Settings
 from shared.shapes import PageShape, Shape
@@ -152,11 +153,10 @@ class Hooks:
     ) -> tuple[Webhook, str]:
         """Return a webhook and its secret; raises InvalidInput."""
         await self.check(said.url)
-        hook_id, secret = new_id(WEBHOOK), new_secret() if said.secret is None else said.secret
-        kept = self.secrets.kept(hook_id, secret)
-        terms: dict[str, Any] = {"events": EVENTS, "content": True, **more}
-        made = Webhook(hook_id, principal_id, subject, said.url, secret=kept, created_at=now_ms(), **terms)
-        return made, secret
+        secret = new_secret() if said.secret is None else said.secret
+        terms: dict[str, Any] = {"id": new_id(WEBHOOK), "events": EVENTS, "content": True, **more}
+        terms |= {"secret": self.secrets.kept(terms["id"], secret), "created_at": now_ms()}
+        return Webhook(principal_id=principal_id, subject=subject, url=said.url, **terms), secret
 
     async def of_run(
         self, said: RequestHook, principal_id: str, run_id: str, *, stream: bool
@@ -176,7 +176,7 @@ class WebhooksApi(Api):
         self._store = store
         self._hooks = hooks
 
-    @operation("POST", "/webhooks", scope="chat", status=201, errors=(409,))
+    @operation("POST", "/webhooks", scope="chat", status=201, parameters=[KEY], errors=(409,))
     async def create(self, request: Request, body: WebhookRequest) -> NewWebhookShape:
         """Have an address told how runs end."""
         caller = caller_of(request)
@@ -184,10 +184,17 @@ class WebhooksApi(Api):
             raise Forbidden("principals: what happens to others takes API_TOKEN.")
         whose = caller.principal.id
         events = tuple(dict.fromkeys(body.events))
+        key = await idempotency(request)
+        hook_id = await id_for(key, WEBHOOK, self._store)
         made, secret = await self._hooks.made(
-            body, whose, body.principals or whose, events=events, content=body.content
+            body, whose, body.principals or whose, id=hook_id, events=events, content=body.content
         )
-        await self._store.webhooks.add(made)
+        try:
+            await self._store.webhooks.add(made)
+        except Duplicate:
+            raise already_made(hook_id) from None
+        if key is not None:
+            await self._store.runs.keep_answer(key, hook_id, 201, {}, made.created_at)
         await self._store.durable()
         self._hooks.added()
         return {**webhook_view(made), "secret": secret}

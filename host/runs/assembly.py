@@ -174,7 +174,8 @@ class RunTools:
             own.append(Approvals(approve))
         gate = await self._gate(spec, lease, space)
         kept = partial(self.attachments.read, lease.principal_id, conversation_id)
-        if spec.parent_id is None or (gate is not None and gate.names_questions()):
+        asks = spec.parent_id is None and not spec.is_unkept(conversation_id)
+        if asks or (gate is not None and gate.names_questions()):
             own.append(ask_person())
         if spec.client_tools:
             own.append(ClientTools(spec.client_tools))
@@ -320,7 +321,8 @@ class Assembly:
         models = self._models.models(spec.model, recorder.warnings.append, allowed)
         async with self._tools.open(spec, lease, approve) as tools:
             options = await self._options(spec, await tools.knowledge.look(), tools.kept)
-            toolbox = Toolbox(tools.toolsets, self._ledger.redactor, self._call, tools.gate)
+            unkept = spec.is_unkept(lease.conversation_id)
+            toolbox = Toolbox(tools.toolsets, self._ledger.redactor, self._call, tools.gate, unkept=unkept)
             if spec.output_schema is not None:
                 toolbox.add(self._final_answer(spec.output_schema, recorder))
             toolbox.open_requests = partial(self._ledger.store.approvals.open_of, lease.principal_id)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 import anyio
@@ -13,7 +14,9 @@ from host.runs.principals import PrincipalCache
 from host.runs.service import RunService
 from host.runs.spaces import Spaces
 from host.runs.task_runs import TaskRunner
+from shared.approval_values import UNKEPT_MS
 from shared.clock import monotonic_ms, now_ms
+from shared.errors import ConversationBusy, NotFound
 from shared.principals import PrincipalStatus
 from shared.store.store import Store
 from shared.tasks import TaskService
@@ -52,11 +55,15 @@ async def recover(store: Store, owner: str, main_conversation_id: str) -> None:
     await store.durable()
 
 
-async def keep_tidy(store: Store) -> None:
+async def keep_tidy(store: Store, runs: RunService) -> None:
     """Remove old rows for ever, in batches; a failure is logged and tried again at the next round."""
     while True:
         try:
             removed = await store.prune(now_ms(), limit=BATCH)
+            # Their answers' ends remove them, unless calls wait for results or the host was stopped.
+            for conversation_id in await store.conversations.unkept(now_ms() - UNKEPT_MS, BATCH):
+                with suppress(NotFound, ConversationBusy):
+                    await runs.delete_conversation(conversation_id)
         except Exception:
             logger.exception("Old rows could not be removed; the next round tries again")
             removed = 0

@@ -126,6 +126,10 @@ class RunSpec:
             return ON_ITS_SLOT if self.claim.attempt <= MOST_TRIES else None
         return MOST_TRIES
 
+    def is_unkept(self, conversation_id: str) -> bool:
+        """Return whether the conversation goes with its answer: it was begun for itself."""
+        return self.begun_by == conversation_id
+
     @property
     def scheduled(self) -> bool:
         """Whether no person waits for it."""
@@ -172,7 +176,7 @@ class RunSpec:
 SERVERS: Final = b"mcp_servers"
 KEPT: Final = (
     *("model", "thinking", "max_thinking_tokens", "max_execution_ms", "show_tool_use", "by_owner"),
-    *("output_schema", "one_call", "max_tokens", "stop", "chat"),
+    *("output_schema", "one_call", "max_tokens", "stop", "chat", "begun_by"),
 )
 
 

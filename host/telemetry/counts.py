@@ -52,6 +52,7 @@ class Metrics:
     approvals_requested: Counter[str] = field(default_factory=Counter)
     approvals_decided: Counter[tuple[str, str]] = field(default_factory=Counter)
     asks: Counter[str] = field(default_factory=Counter)
+    responses: Counter[str] = field(default_factory=Counter)
     file_bytes: Counter[str] = field(default_factory=Counter)
     files_refused: Counter[str] = field(default_factory=Counter)
     file_streams: int = 0

@@ -14,7 +14,8 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.http.conftest import host, model
-from tests.running import HostProcess, directive, until
+from tests.mcp.over_http import RawHttp
+from tests.running import TOKEN, HostProcess, directive, until
 
 __all__ = ["host", "model"]
 
@@ -37,6 +38,9 @@ def served(host: HostProcess) -> dict[str, set[str]]:
     """Every sample that a host serves after some use: name and labels."""
     with host.client() as client:
         use(client)
+        with RawHttp(host, TOKEN) as agent:
+            asked = {"name": "ask", "arguments": {"message": directive("hi", text="hello")}}
+            assert "hello" in agent.stateless("tools/call", asked).text
         text = client.get("/metrics").text
     samples: dict[str, set[str]] = {}
     for family in text_string_to_metric_families(text):
@@ -49,6 +53,7 @@ def use(client: httpx2.Client) -> None:
     assert client.post("/chat", json={"message": directive("hi", text="hello")}).status_code == 200
     typed = {"message": directive("typed", text="3"), "output_schema": {"type": "integer"}}
     assert client.post("/chat", json=typed).json()["output"] == 3
+    client.post("/v1/responses", json={"input": directive("hi", text="hello")})
     for content in (b"new", b"again"):
         client.put("/chat/main/files/x", content=content, headers={"If-None-Match": "*"})
     assert client.get("/chat/main/files/x").content == b"new"

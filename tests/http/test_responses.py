@@ -42,10 +42,11 @@ def home(response: Any) -> str:
     return str(response.conversation.id)
 
 
-def asked(model: ModelProcess) -> list[str]:
-    """The texts of the messages that the model got last."""
+def asked(model: ModelProcess, *, role: str = "") -> list[str]:
+    """The texts of the messages (of one role) that the model got last."""
     messages = model.requests()[-1]["body"]["messages"]
-    return [block.get("text", "") for message in messages for block in message["content"]]
+    of = [message for message in messages if role in ("", message["role"])]
+    return [block.get("text", "") for message in of for block in message["content"]]
 
 
 def output(call_id: str, text: str = "42") -> list[Any]:
@@ -118,10 +119,118 @@ def test_what_is_not_stored_leaves_nothing_but_what_it_used(host: HostProcess, g
         assert client.get(f"/runs/run-{made.id.removeprefix('resp-')}").status_code == 404
     with pytest.raises(openai.NotFoundError):
         gpt.responses.retrieve(made.id)
-    call = say(gpt, directive(steps=[{"tools": [CALL]}, {"text": "never"}]), tools=[LOOKUP], store=False)
+    steps = [{"tools": [CALL]}, {"text": "got $results"}]
+    call = say(gpt, directive(steps=steps), tools=[LOOKUP], store=False)
     (made_call,) = [item for item in call.output if item.type == "function_call"]
     told = [{"role": "user", "content": "q"}, made_call.model_dump(), *output(made_call.call_id, "it is 42")]
     assert "it is 42" in say(gpt, told, tools=[LOOKUP], store=False).output_text
+
+
+def test_calls_of_what_is_not_stored_wait_for_their_outputs_where_they_were_made(
+    host: HostProcess, gpt: openai.OpenAI, model: ModelProcess
+) -> None:
+    steps = [{"tools": [CALL, {"name": "client__lookup", "input": {"q": "y"}}]}, {"text": "got $results"}]
+    asked_for = directive(steps=steps)
+    called = say(gpt, asked_for, tools=[LOOKUP], store=False)
+    one, other = [item for item in called.output if item.type == "function_call"]
+    again = [{"role": "user", "content": asked_for}, one.model_dump()]
+    with pytest.raises(openai.BadRequestError, match=other.call_id):
+        say(gpt, [*again, *output(one.call_id)], tools=[LOOKUP], store=False)
+    told = [*again, *output(one.call_id, "first"), other.model_dump(), *output(other.call_id, "second")]
+    went = say(gpt, told, tools=[LOOKUP], store=False)
+    assert (went.status, home(went)) == ("completed", home(called))
+    assert ("first" in went.output_text, "second" in went.output_text) == (True, True)
+    results = [
+        block["type"] for message in model.requests()[-1]["body"]["messages"] for block in message["content"]
+    ]
+    assert results.count("tool_result") == 2
+    with host.client() as client:
+        until(lambda: client.get(f"/chat/{home(went)}").status_code == 404)
+    # Their conversation is gone: the items alone are what is known.
+    assert home(say(gpt, told, tools=[LOOKUP], store=False)) != home(called)
+
+
+def test_a_gated_call_of_what_is_not_stored_is_refused_with_its_reason(make_host: MakeHost) -> None:
+    rules = [{"tool": name, "do": "ask"} for name in ("append_file", "client__lookup")]
+    host = configure(make_host(), permissions=rules).start()
+    with door(host) as gpt:
+        steps = [{"tools": [GATED, CALL]}, {"text": "told: $results"}]
+        told = say(gpt, directive(steps=steps), store=False, tools=[LOOKUP])
+        assert (told.status, told.output_text.count("needs a stored conversation")) == ("completed", 2)
+        assert "picoclaw:approval_request" not in [item.type for item in told.output]
+        asking = [{"name": "ask_person", "input": {"question": "may I?"}}]
+        alone = say(gpt, directive(steps=[{"tools": asking}, {"text": "told: $results"}]), store=False)
+        assert (alone.status, "no tool named ask_person" in alone.output_text) == ("completed", True)
+        with host.client() as client:
+            assert client.get("/approvals").json()["approvals"] == []
+
+
+def test_a_reference_stands_for_its_item(gpt: openai.OpenAI, model: ModelProcess) -> None:
+    first = say(gpt, "my name is Ann")
+    second = say(gpt, "hello again", previous_response_id=first.id)
+    (item,) = second.output
+    for reference in (
+        {"type": "item_reference", "id": item.id},
+        {"id": item.id, "type": None},
+        {"id": item.id},
+    ):
+        resent = [{"role": "user", "content": "hello again"}, reference, {"role": "user", "content": "and?"}]
+        went = say(gpt, resent)
+        assert (home(went) == home(first), went.metadata == {"forked": "true"}) in [
+            (True, False),
+            (False, True),
+        ]
+        said = " ".join(asked(model, role="user"))
+        assert [said.count(words) for words in ("my name is Ann", "hello again", "and?")] == [1, 1, 1]
+    # Named otherwise, it is the words that count; in its own conversation they are known.
+    here = say(
+        gpt,
+        [{"type": "item_reference", "id": item.id}, {"role": "user", "content": "here"}],
+        previous_response_id=second.id,
+    )
+    assert here.metadata == {"forked": "true"}
+    apart = [{"type": "item_reference", "id": f"in-{first.id}-0"}, {"role": "user", "content": "what is it?"}]
+    for more in ({"store": False}, {"conversation": home(say(gpt, "elsewhere"))}, {"user": "ann"}):
+        say(gpt, apart, **more)
+        assert " ".join(asked(model, role="user")).count("my name is Ann") == 1
+    items = gpt.responses.input_items.list(went.id).data
+    assert [each.content[0].text for each in items if each.role == "assistant"] == [second.output_text]
+
+
+def test_a_reference_to_a_call_goes_on_with_its_output(gpt: openai.OpenAI) -> None:
+    called = say(gpt, directive(steps=[{"tools": [CALL]}, {"text": "got $results"}]), tools=[LOOKUP])
+    (call,) = [item for item in called.output if item.type == "function_call"]
+    reference = {"type": "item_reference", "id": call.id}
+    went = say(gpt, [{"role": "user", "content": "q"}, reference, *output(call.call_id)], tools=[LOOKUP])
+    assert (home(went), went.output_text) == (home(called), "got 42")
+
+
+def test_an_item_that_is_not_the_callers_is_refused_by_its_place(make_host: MakeHost) -> None:
+    host = make_host().start()
+    with host.client() as client, door(host) as gpt:
+        ann = client.post("/principals", json={"name": "ann"}).json()["id"]
+        token = client.post(f"/principals/{ann}/tokens", json={"scopes": ["chat"]}).json()["token"]
+        known = say(gpt, "mine").output[0].id
+        with door(host, token) as other:
+            for reference in (known, "msg-none", "msg-resp-none-0", f"{known}9", "x" * 200):
+                with pytest.raises(openai.BadRequestError, match=r"input\.0: there is no item"):
+                    say(
+                        other, [{"type": "item_reference", "id": reference}, {"role": "user", "content": "?"}]
+                    )
+        with pytest.raises(openai.BadRequestError, match=r"input\.0: there is no item"):
+            say(gpt, [{"type": "item_reference", "id": f"{known}9"}, {"role": "user", "content": "?"}])
+
+
+def test_responses_are_counted_by_their_status(make_host: MakeHost) -> None:
+    host = make_host().start()
+    with door(host) as gpt:
+        say(gpt, "hi")
+        say(gpt, directive(text="later"), background=True)
+        say(gpt, directive(status=400, error_type="invalid_request_error"))
+    with host.client() as client:
+        told = client.get("/metrics").text
+    for status in ("completed", "in_progress", "failed"):
+        assert f'picoclaw_responses_total{{status="{status}"}} 1.0' in told
 
 
 def test_calls_of_functions_wait_for_all_their_outputs(gpt: openai.OpenAI) -> None:

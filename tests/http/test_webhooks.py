@@ -64,6 +64,21 @@ def settled(client: httpx2.Client, webhook: dict[str, Any]) -> dict[str, Any]:
     return deliveries(client, webhook)[0]
 
 
+def test_the_same_key_makes_one_webhook_whose_secret_is_told_once(
+    client: httpx2.Client, receiver: Receiver
+) -> None:
+    body = {"url": f"{receiver.url}/hook", "events": ["run.ended"]}
+    key = {"Idempotency-Key": "the-hook"}
+    made = client.post("/webhooks", json=body, headers=key)
+    again = client.post("/webhooks", json=body, headers=key)
+    assert (made.status_code, again.status_code, again.json()["code"]) == (201, 409, "already_made")
+    assert made.json()["id"] in again.json()["error"]
+    assert made.json()["secret"] not in again.text
+    other = client.post("/webhooks", json={**body, "content": False}, headers=key)
+    assert (other.status_code, other.json()["code"]) == (409, "idempotency_mismatch")
+    assert [each["id"] for each in client.get("/webhooks").json()["webhooks"]] == [made.json()["id"]]
+
+
 def test_the_end_of_a_run_comes_signed_with_its_answer(client: httpx2.Client, receiver: Receiver) -> None:
     webhook = a_webhook(client, receiver)
     answer = client.post("/chat", json={"message": "hello"}).json()

@@ -29,6 +29,8 @@ from shared.errors import InvalidInput
 
 TEXTS: Final = ("input_text", "output_text", "text")
 MESSAGE: Final = "message"
+OUTPUT: Final = "function_call_output"
+REFERENCE: Final = "item_reference"
 IGNORED: Final = ("reasoning", "compaction")
 """Items whose content is the host's own, or another server's."""
 OWN: Final = "picoclaw:"
@@ -57,6 +59,7 @@ class Item(DoorMessage):
     """One item of the input: a message, a call of a function, its output."""
 
     type: Text = MESSAGE
+    id: Annotated[Text, Field(max_length=200)] = ""
     role: Literal["user", "assistant", "system", "developer"] = "user"
     call_id: Annotated[Text | None, Field(max_length=200)] = None
     name: Annotated[Text | None, Field(max_length=200)] = None
@@ -71,12 +74,18 @@ class Item(DoorMessage):
             return value
         content = _parts(value.get("content"))
         told = {"content": content, "output": _parts(value.get("output"))}
+        # The type of a reference may be left out.
+        bare = value.get("type") is None and "id" in value and "role" not in value
+        told["type"] = value.get("type") or (REFERENCE if bare else MESSAGE)
+        told["id"] = value.get("id") or ""
         return {**value, **told, "parts": content if isinstance(content, list) else []}
 
     @model_validator(mode="after")
     def _is_taken(self) -> Self:
-        if self.type not in (MESSAGE, *CALLS, *IGNORED) and not self.type.startswith(OWN):
-            raise ValueError(f"items of type {self.type[:40]} are not taken: send the item itself")
+        if self.type not in (MESSAGE, REFERENCE, *CALLS, *IGNORED) and not self.type.startswith(OWN):
+            raise ValueError(f"items of type {self.type[:40]} are not taken")
+        if self.type == REFERENCE and not self.id:
+            raise ValueError("id is missing")
         if self.type in CALLS and not self.call_id:
             raise ValueError("call_id is missing")
         return self
@@ -85,7 +94,7 @@ class Item(DoorMessage):
         """Return the item as a message; None for one that means nothing here."""
         if self.type == "function_call":
             return DoorMessage(role="assistant", tool_calls=[DoorCall(id=str(self.call_id))])
-        if self.type == "function_call_output":
+        if self.type == OUTPUT:
             return DoorMessage(role="tool", tool_call_id=self.call_id, content=self.output)
         return self if self.type == MESSAGE else None
 
@@ -106,7 +115,7 @@ class Item(DoorMessage):
 
 CALL_FIELDS: Final = {
     "function_call": {"call_id", "name", "arguments"},
-    "function_call_output": {"call_id", "output"},
+    OUTPUT: {"call_id", "output"},
 }
 CALLS: Final = tuple(CALL_FIELDS)
 

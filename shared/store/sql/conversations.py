@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from typing import Final
 
 from shared import jsons
@@ -178,6 +178,12 @@ class Conversations(Noun):
             LAST_SEQ if through is None else through,
             patient=True,
         )
+
+    async def unkept(self, before: int, limit: int) -> list[str]:
+        """Return conversations that were to go with their answers, in which nothing was said since."""
+        statement = """SELECT id FROM conversations WHERE temporary = 1 AND begun_by = id
+            AND last_activity < $1 ORDER BY last_activity LIMIT $2"""
+        return await self._all(itemgetter("id"), statement, before, limit)
 
     async def delete(self, conversation_id: str) -> str:
         """Remove every row of it and of its temporary conversations; returns whose it was.

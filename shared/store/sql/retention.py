@@ -71,9 +71,8 @@ HEARERS: Final = """DELETE FROM webhooks WHERE number IN (SELECT number FROM web
 RESPONSES: Final = """DELETE FROM responses WHERE number IN (SELECT number FROM responses
     WHERE created_at <= $1 ORDER BY created_at LIMIT $2)"""
 
-# Conversations of isolated task runs and subagents belong to another one; a task's own one does not, and one
-# that was begun for a response which isn't kept says so.
-UNUSED: Final = """temporary = 1 AND (owner_id <> id OR begun_by = id)
+# Conversations of isolated task runs and subagents belong to another one; a task's own one does not.
+UNUSED: Final = """temporary = 1 AND owner_id <> id
     AND NOT EXISTS (SELECT 1 FROM task_runs WHERE conversation_id = c.id)
     AND NOT EXISTS (SELECT 1 FROM runs WHERE conversation_id = c.id AND state = 'running')
     AND NOT EXISTS (SELECT 1 FROM approvals WHERE conversation_id = c.id AND ended_at IS NULL)

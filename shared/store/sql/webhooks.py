@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from shared.errors import Conflict, NotFound
+from shared.errors import Conflict, Duplicate, NotFound
 from shared.ids import EVENT, new_id
 from shared.store import rows
 from shared.store.contract import Tx
@@ -93,11 +93,13 @@ class Webhooks(Noun):
     """Webhooks and their deliveries; what is told is written by triggers (``outbox``)."""
 
     async def add(self, webhook: Webhook) -> None:
-        """Store a webhook; raises Conflict ``webhook_limit``, Suspended."""
+        """Store a webhook; raises Duplicate, Conflict ``webhook_limit``, Suspended."""
 
         async def work(tx: Tx) -> None:
             await tx.lock("webhooks", webhook.principal_id)
             await check_lives(tx, webhook.principal_id)
+            if await tx.fetchval("SELECT 1 FROM webhooks WHERE id = $1", webhook.id):
+                raise Duplicate(f"webhook_id exists already: {webhook.id}")
             of = "SELECT count(*) FROM webhooks WHERE principal_id = $1 AND subject IN ($1, $2)"
             if await tx.fetchval(of, webhook.principal_id, EVERYBODY) >= MOST:
                 raise Conflict(f"There are {MOST} webhooks already: delete one first", code="webhook_limit")

@@ -39,6 +39,13 @@ async def test_delivered_messages_go_after_a_week_and_others_stay(store: Store) 
     assert await store.outbound.said_by("c", after=0) == [waiting]
 
 
+async def test_what_was_to_go_with_its_answer_is_told_once_nothing_is_said_in_it(store: Store) -> None:
+    for name, apart in (("apart", {"temporary": True, "begun_by": "apart"}), ("kept", {"begun_by": "c"})):
+        await store.runs.begin(a_run(name, name, create=True, **apart))
+    assert await store.conversations.unkept(T0, 9) == []
+    assert await store.conversations.unkept(T0 + 1, 9) == ["apart"]
+
+
 async def test_the_audit_goes_after_a_year(store: Store) -> None:
     await store.principals.add(a_principal("a"))
     (act,) = (await store.audit.page(limit=9, cursor=None)).items
