@@ -193,7 +193,7 @@ def test_a_reference_stands_for_its_item(gpt: openai.OpenAI, model: ModelProcess
     for more in ({"store": False}, {"conversation": home(say(gpt, "elsewhere"))}, {"user": "ann"}):
         say(gpt, apart, **more)
         assert " ".join(asked(model, role="user")).count("my name is Ann") == 1
-    items = gpt.responses.input_items.list(went.id).data
+    items: list[Any] = gpt.responses.input_items.list(went.id).data
     assert [each.content[0].text for each in items if each.role == "assistant"] == [second.output_text]
 
 
