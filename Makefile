@@ -19,7 +19,7 @@ EXTRAS := --extra telegram --extra postgres --extra otel --extra image
 COMPILE := --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate -q \
   pyproject.toml --custom-compile-command "make lock"
 
-.PHONY: run setup quick fuzz test test-again newcomer long screenshots test-helm dist test-postgres test-http-postgres chaos attack chaos-cluster agents schema check lint types supply sbom audit image-test bench soak lock format clean docs reference
+.PHONY: run setup quick fuzz test test-again newcomer long flaky screenshots test-helm dist test-postgres test-http-postgres chaos attack chaos-cluster agents schema check lint types supply sbom audit image-test bench soak lock format clean docs reference
 
 run: $(READY)
 	@$(VENV)/bin/picoclaw dev
@@ -144,6 +144,11 @@ newcomer:
 # What .ci/run leaves out, within 90 minutes, with a figure each: before the store, runs, sandbox or image change a lot.
 long: setup
 	tests/long $(ARGUMENTS)
+
+# The suite again and again at twice the load: tests that end differently, or badly, are named. Hours, or a part:
+# make flaky ARGUMENTS="--times 3 tests/runs"
+flaky: setup
+	tests/flaky $(ARGUMENTS)
 
 # The pictures in the docs, taken from the console in Chromium.
 screenshots: setup

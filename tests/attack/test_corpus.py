@@ -110,7 +110,7 @@ def test_an_attempt_gets_nowhere(world: World, corpus_name: str, entry: dict[str
     if faults and "residual" in entry and world.facts["level"] < 3:
         pytest.skip(f"residual at this level: {faults}")
     if faults and entry["id"] in SIGNALS_ITS_REAPER and world.mode.max_landlock_abi == 0:
-        pytest.skip("process 1 of its namespace may be signalled, and the kernel drops it")
+        pytest.skip("at this level process 1 may be signalled, and the kernel drops it")
     assert not faults, f"{faults}\n{outcome.text[:3000]}"
 
 
@@ -125,7 +125,7 @@ def _difference(before: Any, after: Any) -> str:
 def test_a_harmless_call_works(world: World, corpus_name: str, entry: dict[str, Any]) -> None:
     corpus = CORPORA[corpus_name]
     if entry["tool"] not in entries.SIX_TOOLS:
-        pytest.skip(f"there is no tool {entry['tool']}")
+        pytest.skip(f"needs a tool {entry['tool']}")
     if missing := entries.missing_programs(entry, harmless=True):
         pytest.skip(f"needs {missing}")
     world.lay_out(CORPORA["sandbox.yaml"]["prelude"], entry["id"], {})

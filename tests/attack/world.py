@@ -225,7 +225,7 @@ class World:
         assert self.host.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # it died, which the tests have told
             self.host.stdin.close()
-        self.host.wait(20)
+        self.host.wait(60)
         assert self.host.stdout is not None
         self.host.stdout.close()
         self.victim.kill()

@@ -40,7 +40,7 @@ def small_volume(host: HostProcess) -> Iterator[Path]:
         ["mount", "-t", "tmpfs", "-o", "size=2m,mode=700", "none", volume], check=False, capture_output=True
     )
     if mounted.returncode:
-        pytest.skip("mounting isn't possible here")
+        pytest.skip("needs to mount")
     yield volume
     subprocess.run(["umount", "-l", volume], check=True)
 

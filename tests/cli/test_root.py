@@ -15,7 +15,7 @@ import pytest
 from tests.cli.running import process
 from tests.running import new_host
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root's commands can have a uid of their own")
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root for a uid of its own")
 
 
 @pytest.fixture

@@ -220,7 +220,7 @@ def test_commands_are_about_the_host_that_runs_here_else_the_homes_else_the_one_
     assert in_folder(folder, home, PICOCLAW_HOME=str(own)) == ("of-the-home-0123456789", own)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to give a file away")
 def test_another_users_folder_names_no_host(tmp_path: Path) -> None:
     (tmp_path / ".run").mkdir()
     write_address(tmp_path / ".run/dev.json", DEV)
@@ -229,7 +229,7 @@ def test_another_users_folder_names_no_host(tmp_path: Path) -> None:
     assert in_folder(tmp_path, tmp_path) == (None, tmp_path / ".picoclaw")
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="prctl(2) is Linux's")
+@pytest.mark.skipif(sys.platform != "linux", reason="needs prctl(2)")
 def test_a_host_is_not_dumpable() -> None:
     program = (
         "import ctypes, resource; from shared.processes import not_dumpable; not_dumpable(); "
@@ -239,7 +239,7 @@ def test_a_host_is_not_dumpable() -> None:
     assert done.stdout == "0 (0, 0)\n"
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become a user that nobody knows")
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become a user that nobody knows")
 def test_a_user_without_a_home_is_a_sentence() -> None:
     program = "import os; os.setuid(54321); from shared.settings import load; load({})"
     code = f"import shared.settings.load, shared.schedules; exec({program!r})"

@@ -88,19 +88,19 @@ def browser(request: pytest.FixtureRequest, playwright: Playwright) -> Iterator[
 
 def chromium(playwright: Playwright) -> Browser:
     if CHROMIUM is None:
-        pytest.skip("chromium is not installed")
+        pytest.skip("needs chromium")
     return playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
 
 
 def firefox(playwright: Playwright) -> Browser:
     """The distribution's Firefox, over WebDriver BiDi."""
     if FIREFOX is None:
-        pytest.skip("firefox is not installed")
+        pytest.skip("needs firefox")
     try:
         browser = playwright.firefox.launch(channel="moz-firefox", executable_path=FIREFOX)
         browser.new_context().close()
     except Error as error:
-        pytest.skip(f"this Firefox can't be driven: {error.message.splitlines()[0]}")
+        pytest.skip(f"needs a Firefox that can be driven: {error.message.splitlines()[0]}")
     return browser
 
 
@@ -178,5 +178,5 @@ def sign_in(page: Page) -> None:
 def axe() -> str:
     """The source of axe-core, installed once from the lock file."""
     if NPM is None:
-        pytest.skip("npm is not installed")
+        pytest.skip("needs npm")
     return (npm_ci(NODE) / "axe-core" / "axe.min.js").read_text()

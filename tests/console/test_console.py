@@ -62,6 +62,7 @@ def test_the_token_opens_the_console_and_stands_nowhere_but_in_the_header(make_p
     assert asked
     assert all(request.headers["authorization"].startswith("Bearer ") for request in asked[1:])
     files = [request for request in seen if "/console" in request.url]
+    assert files
     assert all("authorization" not in request.headers for request in files)
 
 

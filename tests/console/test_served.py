@@ -142,7 +142,7 @@ def test_what_others_wrote_is_what_they_published_with_its_licence_beside() -> N
         assert "Copyright" in (VENDOR / each["licence_file"]).read_text()
 
 
-@pytest.mark.skipif(NPM is None, reason="npm is not installed")
+@pytest.mark.skipif(NPM is None, reason="needs npm")
 def test_the_copies_are_the_files_of_the_locked_packages() -> None:
     packages = npm_ci(NODE)
     for each in VENDORED:

@@ -42,7 +42,7 @@ EVERYTHING = {
 Item = dict[str, Any]
 
 needs_helm = pytest.mark.skipif(
-    find_spec("helm_python") is None, reason="make test-helm brings Helm's own library (90 MB)"
+    find_spec("helm_python") is None, reason="needs Helm's own library (90 MB): make test-helm"
 )
 
 

@@ -40,7 +40,7 @@ Overriding.add_constructor("!override", _list)
 def host() -> Iterator[HostProcess]:
     """A host with the rights of the variant for many users, where other uids can pass."""
     if os.geteuid() != 0 or SETPRIV is None:
-        pytest.skip("takes root and setpriv")
+        pytest.skip("needs root and setpriv")
     root = Path(tempfile.mkdtemp(prefix="picoclaw-users-", dir="/var/lib"))
     root.chmod(0o755)
     process = new_host(root, None)
@@ -106,7 +106,7 @@ def test_the_chart_s_variant_adds_five_capabilities_and_a_volume() -> None:
     assert "principals" in [claim["metadata"]["name"] for claim in stateful["volumeClaimTemplates"]]
 
 
-@pytest.mark.skipif(KUBECTL is None, reason="takes kubectl")
+@pytest.mark.skipif(KUBECTL is None, reason="needs kubectl")
 def test_the_manifest_s_variant_adds_five_capabilities() -> None:
     built = subprocess.check_output([str(KUBECTL), "kustomize", DEPLOY / "kubernetes"])
     (stateful,) = (item for item in yaml.safe_load_all(built) if item["kind"] == "StatefulSet")

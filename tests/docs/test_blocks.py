@@ -105,12 +105,12 @@ def check_picoclaw(words: list[str]) -> None:
 
 @pytest.mark.parametrize("text", blocks("yaml"))
 def test_a_block_of_yaml_is_yaml(text: str) -> None:
-    yaml.safe_load(text)
+    assert yaml.safe_load(text)
 
 
 @pytest.mark.parametrize("text", blocks("toml"))
 def test_a_block_of_toml_is_toml(text: str) -> None:
-    tomllib.loads(text)
+    assert tomllib.loads(text)
 
 
 @pytest.mark.parametrize("text", blocks("json"))

@@ -22,7 +22,7 @@ PROGRAMS = [
     pytest.param(
         [str(NODE), str(CLIENTS / "chat.mjs")],
         id="javascript",
-        marks=pytest.mark.skipif(NODE is None, reason="there is no node"),
+        marks=pytest.mark.skipif(NODE is None, reason="needs node"),
     ),
 ]
 

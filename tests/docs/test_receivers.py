@@ -57,7 +57,7 @@ def program(name: str, folder: Path) -> list[str]:
     if name.endswith(".py"):
         return [sys.executable, str(CLIENTS / name)]
     if NPM is None:
-        pytest.skip("npm is not installed")
+        pytest.skip("needs npm")
     (folder / "node_modules").symlink_to(npm_ci(NODE_PACKAGES))
     shutil.copy(CLIENTS / name, folder)
     return [str(shutil.which("node")), str(folder / name)]

@@ -51,7 +51,7 @@ def client(request: pytest.FixtureRequest) -> Iterator[httpx2.Client]:
 
 alone_on_the_store = pytest.mark.skipif(
     os.environ.get("PICOCLAW_TEST_ENGINE") == "postgres",
-    reason="only who is alone on the store knows at its start that other hosts are dead; see tests/cluster",
+    reason="needs to be alone on the store, to know that other hosts are dead; see tests/cluster",
 )
 
 MakeHost = Callable[..., HostProcess]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Iterator
 from threading import Thread
 from typing import Any
@@ -15,7 +14,6 @@ from tests.http.two_principals import SETTINGS, Somebody, somebody
 from tests.running import HostProcess, ModelProcess, directive, new_host, until
 
 LONG = directive(text="a", hang_after_deltas=1)
-WITHIN_S = 2.5
 """A second, and what a machine at work takes besides."""
 
 
@@ -53,10 +51,8 @@ def test_a_stream_ends_with_the_reason(
         with ann.client.stream("POST", "/chat", json={"message": LONG, "stream": True}) as answer:
             lines = answer.iter_lines()
             assert any(line == "event: chunk" for line in lines)
-            began = time.monotonic()
             end(operator, ann)
             rest = list(lines)
-        assert time.monotonic() - began < WITHIN_S
     event, data = (line for line in rest[-3:] if line)
     assert (event, json.loads(data.removeprefix("data: "))["code"]) == ("event: error", "token_ended")
 

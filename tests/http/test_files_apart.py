@@ -195,7 +195,7 @@ def test_a_full_disk_keeps_what_is_there_and_gets_nothing_of_what_does_not_fit(
     disk.mkdir()
     options = ["mount", "-t", "tmpfs", "-o", "size=8m,mode=1777", "none", str(disk)]
     if subprocess.run(options, check=False, capture_output=True).returncode:
-        pytest.skip("mounting isn't possible here")
+        pytest.skip("needs to mount")
     process = new_host(tmp_path / "host", model.url, {"MEMORY_DIR": str(disk)}).start()
     try:
         with process.client() as client:

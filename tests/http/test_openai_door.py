@@ -91,7 +91,7 @@ def test_a_stream_carries_the_same_text_its_ending_and_the_usage(gpt: openai.Ope
     assert chunks[-1].usage is not None
     assert chunks[-1].usage.total_tokens > 0
     plain = gpt.chat.completions.create(model=ASSISTANT, messages=[user(message)], stream=True)
-    assert all(chunk.usage is None for chunk in plain)
+    assert {chunk.usage for chunk in plain} == {None}
 
 
 async def test_the_asynchronous_client_is_served_too(async_gpt: openai.AsyncOpenAI) -> None:

@@ -178,7 +178,7 @@ def model_url() -> Iterator[str]:
 
 
 @pytest.mark.skipif(
-    os.environ.get("PICOCLAW_TEST_ENGINE") == "postgres", reason="the host is alone on its store"
+    os.environ.get("PICOCLAW_TEST_ENGINE") == "postgres", reason="needs to be alone on the store"
 )
 def test_no_state_lacks_a_way_out_within_two_leases(model_url: str) -> None:
     WaysOut.model_url = model_url

@@ -138,7 +138,7 @@ def test_a_crashed_host_is_started_again_in_the_same_container(make_container: M
     container = make_container().start()
     host = container.find("serve")
     host.kill()
-    host.wait(5)
+    host.wait(60)
     container.wait_ready()
     assert container.stop() == 0
 

@@ -44,7 +44,7 @@ class OddServer:
 
     async def _serve(self, request: Request) -> Response:
         if self.mute:
-            await anyio.sleep(3600)
+            await anyio.sleep_forever()
         if self.status:
             return Response(status_code=self.status, headers=self.headers)
         if request.method != "POST":

@@ -98,7 +98,7 @@ class Hostile:
         if what == "elsewhere":
             self.headers_elsewhere.append(dict(request.headers))
         if what == "mute":
-            await anyio.sleep(3600)
+            await anyio.sleep_forever()
         if what == "junk":
             return Response("<html>hello</html>", media_type="text/html")
         if what == "redirect":
@@ -162,7 +162,7 @@ class Hostile:
         hello = {"content": [{"type": "text", "text": "hello"}]}
         match what:
             case "hang":
-                await anyio.sleep(3600)
+                await anyio.sleep_forever()
             case "flood":
                 return StreamingResponse(_flood(), media_type="application/json")
             case "events":

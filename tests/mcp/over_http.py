@@ -14,7 +14,7 @@ from mcp.client.streamable_http import streamable_http_client
 
 from tests.running import HostProcess
 
-SECONDS = 20
+SECONDS = 60
 STATELESS = "2026-07-28"
 HANDSHAKE = "2025-11-25"
 ME = {"name": "test", "version": "1"}

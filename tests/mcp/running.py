@@ -22,7 +22,7 @@ from shared.store import open_store
 
 COMMAND = [sys.executable, "-m", "mcp_server"]
 HELLO = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}
-SECONDS = 20
+SECONDS = 60
 LINE_LIMIT = 32 * 1024 * 1024
 
 

@@ -18,7 +18,7 @@ from tests.running import running_host
 
 DOCS = HERE.parent.parent / "docs" / "mcp.md"
 
-pytestmark = pytest.mark.skipif(NPM is None, reason="npm is not installed")
+pytestmark = pytest.mark.skipif(NPM is None, reason="needs npm")
 
 FIT: Final = {
     HANDSHAKE: {

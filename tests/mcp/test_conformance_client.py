@@ -13,7 +13,7 @@ import pytest
 from tests.mcp.over_http import HANDSHAKE, STATELESS
 from tests.mcp.programs import HERE, NPM, node, npm_ci
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(NPM is None, reason="npm is not installed")]
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(NPM is None, reason="needs npm")]
 
 DOCS: Final = HERE.parent.parent / "docs" / "mcp.md"
 PASSED: Final = {"2025-03-26": 2, HANDSHAKE: 19, STATELESS: 33}

@@ -141,7 +141,7 @@ def test_the_token_commands_are_those_of_the_program(host: HostProcess, tmp_path
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(NPM is None, reason="npm is not installed")
+@pytest.mark.skipif(NPM is None, reason="needs npm")
 def test_claude_code_attaches_by_both_commands_and_calls_the_tools(
     host: HostProcess, model: ModelProcess, token: str, tmp_path: Path
 ) -> None:
@@ -185,7 +185,7 @@ def test_claude_code_attaches_by_both_commands_and_calls_the_tools(
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(NPM is None, reason="npm is not installed")
+@pytest.mark.skipif(NPM is None, reason="needs npm")
 async def test_codex_attaches_by_both_blocks(host: HostProcess, token: str, tmp_path: Path) -> None:
     (codex,) = npm_ci(HERE / "agents").glob("@openai/codex-linux-*/vendor/*/bin/codex")
     first, second = (filled(block, host, token) for block in blocks("toml"))

@@ -21,7 +21,7 @@ from tests.running import HostProcess, running_host
 TOOLS = [*tool_declarations(is_main=False), *ASK_TOOLS]
 DENIED = "Task not found or access denied."
 
-with_npm = pytest.mark.skipif(NPM is None, reason="npm is not installed")
+with_npm = pytest.mark.skipif(NPM is None, reason="needs npm")
 
 
 @pytest.fixture(scope="module")

@@ -111,7 +111,7 @@ async def knock(database: Path, packet: bytes, fds: list[int]) -> bytes:
 
     def ask() -> bytes:
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as door:
-            door.settimeout(10)
+            door.settimeout(60)
             door.connect(str(database) + ".mcp")
             socket.send_fds(door, [packet], fds)
             try:
@@ -217,7 +217,7 @@ async def test_sessions_of_outside_agents_are_bounded(servers: ToolServers, data
     try:
         for number in range(66):
             door = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            door.settimeout(20)
+            door.settimeout(60)
             waiting.append(door)
             await anyio.to_thread.run_sync(door.connect, str(database) + ".mcp")
             try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -129,7 +128,7 @@ async def test_hosts_of_one_store_renew_a_token_once_between_them(store: Store, 
 
         for renewals in (1, 2):
             grants.renewing, grants.renew = anyio.Event(), anyio.Event()
-            with anyio.fail_after(30):
+            with anyio.fail_after(60):
                 async with anyio.create_task_group() as group:
                     group.start_soon(run, one)
                     await grants.renewing.wait()
@@ -155,7 +154,7 @@ async def test_a_run_that_is_cancelled_while_a_token_is_renewed_keeps_the_new_on
         config = config_of(url, store, settings_of(tmp_path))
         await signed_in(config)
         grants.life_told, grants.renew = 3600, anyio.Event()
-        with anyio.fail_after(30):
+        with anyio.fail_after(60):
             async with anyio.create_task_group() as run:
                 run.start_soon(noted, config)
                 await grants.renewing.wait()
@@ -201,8 +200,7 @@ async def test_without_a_key_nothing_is_kept_and_what_to_set_is_said(store: Stor
 
 async def test_a_server_that_is_down_or_offers_no_sign_in_says_so(store: Store, tmp_path: Path) -> None:
     sign_in = sign_in_of(config_of("http://127.0.0.1:9/mcp", store, settings_of(tmp_path)))
-    begun = time.monotonic()
-    async with anyio.create_task_group() as group:
-        with pytest.raises(Conflict, match="failed"):
-            await Attempt(sign_in, BACK, frozenset()).begin(group)
-    assert time.monotonic() - begun < 30
+    with anyio.fail_after(60):
+        async with anyio.create_task_group() as group:
+            with pytest.raises(Conflict, match="failed"):
+                await Attempt(sign_in, BACK, frozenset()).begin(group)

@@ -62,7 +62,7 @@ async def test_what_a_server_asks_of_a_person_or_the_model_is_declined_and_the_r
     warnings: list[str] = []
     async with odd(server, Reach(allowed_hosts=LOCAL.allowed_hosts, relay=Relay(warnings.append))) as found:
         await call(found, "mcp__odd__a")
-        with anyio.fail_after(30):
+        with anyio.fail_after(60):
             while not server.replies.keys() >= asked.keys():
                 await anyio.lowlevel.checkpoint()
     assert server.replies["elicitation/create"]["result"]["action"] == "decline"
@@ -137,7 +137,7 @@ async def test_what_a_server_logs_goes_to_the_log(caplog: pytest.LogCaptureFixtu
     with caplog.at_level(logging.INFO, "picoclaw.mcp"):
         async with odd(server) as found:
             await call(found, "mcp__odd__a")
-            with anyio.fail_after(30):
+            with anyio.fail_after(60):
                 while "disk" not in caplog.text:
                     await anyio.lowlevel.checkpoint()
     assert 'The MCP server odd logs (error): "\\"disk' in caplog.text.replace('""', '"\\"')

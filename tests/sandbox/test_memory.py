@@ -114,7 +114,7 @@ async def test_memory_counts_when_the_first_thread_has_ended(ws: Path, level: in
 @pytest.mark.parametrize("level", [3, 2])
 async def test_a_child_that_runs_in_its_parents_memory_takes_none(ws: Path, level: int) -> None:
     if not syscalls.share_memory(os.getpid(), os.getpid()):
-        pytest.skip("kcmp(2) is refused here")
+        pytest.skip("needs kcmp(2)")
     text = await outcome(ws, level, A_CHILD_IN_THE_SAME_MEMORY)
     assert "counted once" in text, text
     assert "exit code 0" in text

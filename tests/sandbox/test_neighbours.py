@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -46,7 +45,7 @@ def small_disk(place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     disk.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", f"size={SMALL},nr_inodes=20000,mode=1777", "none", str(disk)]
     if subprocess.run(command, check=False, capture_output=True).returncode:
-        pytest.skip("mounting isn't possible here")
+        pytest.skip("needs to mount")
     monkeypatch.setattr("tempfile.tempdir", str(disk))
     yield disk
     subprocess.run(["umount", "-l", str(disk)], check=True)
@@ -93,7 +92,6 @@ async def test_a_command_that_forks_and_begins_sessions_is_stopped_and_others_go
 ) -> None:
     others = toolset(sandbox, "other")
     await others.call("read_file", {"path": "ok.txt"})
-    longest = 0.0
     async with anyio.create_task_group() as group:
         results = []
 
@@ -103,12 +101,10 @@ async def test_a_command_that_forks_and_begins_sessions_is_stopped_and_others_go
 
         group.start_soon(bomb)
         while True:
-            begun = time.monotonic()
-            assert not (await others.call("read_file", {"path": "ok.txt"})).is_error
-            longest = max(longest, time.monotonic() - begun)
+            with anyio.fail_after(60):
+                assert not (await others.call("read_file", {"path": "ok.txt"})).is_error
             await anyio.sleep(0.01)
     assert "too many processes" in results[0].text
-    assert longest < 60
 
 
 async def test_sessions_one_after_the_other_are_many_and_at_once_they_are_few(tools: SandboxToolset) -> None:
@@ -143,7 +139,7 @@ async def test_a_command_cannot_make_the_host_wait_for_a_file(
     assert held.text.startswith("refused\nrefused\n")
     waiting = "rm CLAUDE.md; mkfifo CLAUDE.md; flock . sleep 300"
     await tools.call("exec", {"command": waiting, "background": True})
-    with anyio.fail_after(20):
+    with anyio.fail_after(60):
         while "(fifo)" not in (await sandbox.file(Workspace("host", sandbox.root), "list_dir", {}))["text"]:
             await anyio.sleep(0.01)
         assert await read_text(sandbox, "CLAUDE.md", 100) is None

@@ -46,7 +46,7 @@ async def test_the_next_command_of_a_conversation_finds_its_room(
     sandbox: Sandbox, tools: SandboxToolset
 ) -> None:
     if sandbox.report.level < 3:
-        pytest.skip("there the room waits for another launcher, and nobody sees from outside when it has it")
+        pytest.skip("at this level the room waits for another launcher, and nobody sees when it has it")
     await run(tools, "true")
     before = set((await rested(sandbox, 1)).values())
     for command in ("true", "sleep 406.5 & setsid sleep 406.5 & true", "exit 3"):

@@ -32,7 +32,7 @@ def test_without_files_and_environment_everything_lives_in_the_home(tmp_path: Pa
     assert settings.warnings == ()
 
 
-@pytest.mark.skipif(Path("/root/.picoclaw").exists(), reason="a home of before is kept")
+@pytest.mark.skipif(Path("/root/.picoclaw").exists(), reason="needs a root without a home of before")
 def test_the_home_of_root_is_one_that_the_commands_own_uid_can_reach(tmp_path: Path) -> None:
     assert load({"HOME": "/root"}).memory_dir == Path("/var/lib/picoclaw/workspace")
     for said in (str(tmp_path), "/root/.picoclaw"):

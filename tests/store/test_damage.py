@@ -330,7 +330,7 @@ async def test_what_was_told_while_the_volume_was_unmounted_is_there_when_it_com
         assert await names(store) == {"a", "b", "c"}
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="gives files away")
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to give files away")
 def test_whose_a_file_is_and_which_chown_helps_is_said(grown: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="damage-") as folder:
         places = Places(Path(folder, "volume"), Path(folder, "local"))
@@ -354,7 +354,7 @@ def test_whose_a_file_is_and_which_chown_helps_is_said(grown: Path) -> None:
         assert refused.value.hopeless
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="gives files away")
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to give files away")
 async def test_what_root_makes_on_the_volume_gets_the_directorys_owner(places: Places) -> None:
     await live(places, "a")
     os.chown(places.volume, 1000, 1001)
@@ -479,7 +479,7 @@ def small_disk(path: Path, size: str) -> Iterator[Path]:
         capture_output=True,
     )
     if mounted.returncode:
-        pytest.skip("mounting isn't possible here")
+        pytest.skip("needs to mount")
     try:
         yield path
     finally:

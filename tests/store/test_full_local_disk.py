@@ -15,7 +15,7 @@ import pytest
 from tests.running import HostProcess, directive, new_host, running_model, until
 
 pytestmark = pytest.mark.skipif(
-    os.environ.get("PICOCLAW_TEST_ENGINE") == "postgres", reason="PostgreSQL has no local disk"
+    os.environ.get("PICOCLAW_TEST_ENGINE") == "postgres", reason="needs a store on the local disk"
 )
 
 
@@ -26,7 +26,7 @@ def host(tmp_path: Path) -> Iterator[HostProcess]:
     disk.mkdir()
     options = ["mount", "-t", "tmpfs", "-o", "size=64m,mode=1777", "none", str(disk)]
     if subprocess.run(options, check=False, capture_output=True).returncode:
-        pytest.skip("mounting isn't possible here")
+        pytest.skip("needs to mount")
     for part in (*tmp_path.parents[:2], tmp_path):
         part.chmod(0o755)
     settings = {"LOCAL_DB_PATH": str(disk / "local" / "picoclaw.db"), "TMPDIR": str(disk)}

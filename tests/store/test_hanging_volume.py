@@ -48,7 +48,7 @@ def volume(tmp_path: Path) -> Iterator[Path]:
         ["mount", "-o", "loop", image, mounted], capture_output=True, text=True, check=False
     )
     if done.returncode:
-        pytest.skip(f"mounting isn't possible here: {done.stderr}")
+        pytest.skip(f"needs to mount: {done.stderr}")
     try:
         yield mounted
     finally:

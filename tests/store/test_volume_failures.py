@@ -185,4 +185,4 @@ def _read_only(volume: Path) -> Iterator[None]:
 def _mount(*arguments: str | Path) -> None:
     mounted = subprocess.run(["mount", *arguments], check=False, capture_output=True, text=True)
     if mounted.returncode:
-        pytest.skip(f"mounting isn't possible here: {mounted.stderr}")
+        pytest.skip(f"needs to mount: {mounted.stderr}")

@@ -48,7 +48,7 @@ async def test_a_transaction_on_sqlite_that_waits_for_something_else_fails_and_c
 
     async def work(tx: Tx) -> None:
         await tx.execute("INSERT INTO tool_pins VALUES ($1, $2, $3)", b"a", b"b", 1)
-        await anyio.sleep(0.001)
+        await anyio.sleep_forever()
 
     with pytest.raises(RuntimeError, match="awaited something else"):
         await store._engine.write(work)
