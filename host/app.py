@@ -140,7 +140,7 @@ async def open_host(settings: Settings, stop: Callable[[str], None]) -> AsyncIte
         stack.callback(background.cancel_scope.cancel)
         enrolment = Enrolment(store, sandbox, settings.main_conversation_id)
         tokens = await open_tokens(settings, store, principals, enrolment, background)
-        asks = Asks(store, runs, ledger.counts)
+        asks = Asks(store, runs, ledger.counts, approvals=settings.mcp.approvals)
         tool_servers.visited = asks.visit
         host = Host(
             settings, stop, ledger, telemetry, models, sandbox, spaces, tool_servers,

@@ -10,7 +10,8 @@ from typing import Any, Final, Literal
 
 import orjson
 
-from shared import untrusted
+from shared import jsons, untrusted
+from shared.lines import one_line
 
 Kind = Literal["approval", "question", "client_tool", "budget"]
 Decision = Literal["allow", "deny", "answer", "result"]
@@ -114,6 +115,13 @@ class Approval:
     shown: Sequence[Sequence[str]] = ()
     """The messages of chats that have buttons for it: channel, chat, message, conversation."""
     next_run_id: str | None = None
+
+    @property
+    def asked(self) -> str:
+        """What a person has to see of it, whole: the question, or the tool and its input."""
+        asks = self.kind == "question"
+        text = str(self.input.get("question", "")) if asks else jsons.dumps(self.input, indented=True)
+        return "\n".join(map(one_line, [*(() if asks else (self.tool,)), *text.split("\n")]))
 
     @property
     def call(self) -> dict[str, Any]:

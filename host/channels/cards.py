@@ -9,7 +9,6 @@ from typing import Final
 from host.channels.base import Button, Channel, ChannelDown, ChannelFault, Pressed, TryLater
 from host.channels.rules import Rules
 from host.runs.meter import Ledger
-from shared import jsons
 from shared.approval_values import ELICITATION, Answer, Approval, ApprovalStatus, Decision
 from shared.channel_values import Chat
 from shared.clock import now_ms
@@ -124,7 +123,7 @@ class Cards:
 
 def _choices(request: Approval) -> dict[str, tuple[str, Decision, str | None]]:
     """Return what may be pressed, by its name; a call that isn't shown whole can only be denied."""
-    whole = len(_asked(request)) <= LONGEST
+    whole = len(request.asked) <= LONGEST
     if request.kind == "question":
         options = enumerate(request.input.get("options") or () if whole else ())
         return {str(at): (_label(text), "answer", text) for at, text in options}
@@ -132,15 +131,8 @@ def _choices(request: Approval) -> dict[str, tuple[str, Decision, str | None]]:
     return {name: (*BUTTONS[name], None) for name in names}
 
 
-def _asked(request: Approval) -> str:
-    asks = request.kind == "question"
-    text = str(request.input.get("question", "")) if asks else jsons.dumps(request.input, indented=True)
-    lines = [] if asks else [request.tool]
-    return "\n".join(map(one_line, [*lines, *text.split("\n")]))
-
-
 def _text(request: Approval) -> str:
-    asked = _asked(request)
+    asked = request.asked
     if len(asked) > LONGEST:
         asked = asked[:LONGEST] + CUT.format(request.id)
     if request.kind == "question":

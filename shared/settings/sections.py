@@ -125,6 +125,15 @@ class Webhooks(Section):
     )
 
 
+class McpDoor(Section):
+    """Other agents at /mcp."""
+
+    approvals: bool = Field(
+        default=False,
+        description="People may allow calls through clients with API_TOKEN, as through those with `approve`",
+    )
+
+
 class History(Section):
     """Long conversations: what doesn't fit into the model's window is summed up."""
 

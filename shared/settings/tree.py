@@ -19,6 +19,7 @@ from shared.settings.sections import (
     Gateway,
     Heartbeat,
     History,
+    McpDoor,
     ModelEntry,
     Permission,
     Principals,
@@ -239,6 +240,7 @@ class Settings(Section):
     history: History = Field(default_factory=History)
     files: Files = Field(default_factory=Files)
     webhooks: Webhooks = Field(default_factory=Webhooks)
+    mcp: McpDoor = Field(default_factory=McpDoor)
     budgets: Budgets = Field(default_factory=Budgets)
     rate_limits: RateLimits = Field(default_factory=RateLimits)
     gateway: Gateway = Field(default_factory=Gateway)

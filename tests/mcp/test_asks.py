@@ -213,6 +213,86 @@ async def test_a_client_that_cannot_ask_hears_where_a_person_answers(host: HostP
         assert "Rome" in until_ended["result"]
 
 
+GATED = {"name": "append_file", "input": {"path": "gated.txt", "content": "x\n"}}
+GATED_TWICE = directive(steps=[{"tools": [GATED, QUESTION]}, {"tools": [GATED]}, {"text": "$results"}])
+
+
+def gated(model: ModelProcess, root: Path, **more: Any) -> HostProcess:
+    rules = [{"tool": "append_file", "do": "ask"}]
+    return configure(new_host(root, model.url), permissions=rules, **more).start()
+
+
+def waits_for(client: RawHttp, *, message: str = GATED_TWICE, **meta: Any) -> dict[str, Any]:
+    """Ask as a client that can ask its person; return the result."""
+    able = {"io.modelcontextprotocol/clientCapabilities": {"elicitation": {}}, **meta}
+    call = {"name": "ask", "arguments": {"message": message}, "_meta": {**envelope(), **able}}
+    result: dict[str, Any] = client.stateless("tools/call", call).json()["result"]
+    return result
+
+
+def test_people_allow_and_deny_calls_through_a_client_whose_token_may_approve(
+    model: ModelProcess, tmp_path: Path
+) -> None:
+    host = gated(model, tmp_path)
+    token = new_token(host, "approves", scopes=["mcp", "chat", "approve"])["token"]
+    with RawHttp(host, token) as client, host.client() as operator:
+        first = waits_for(client)
+        asked = {each["params"]["message"]: key for key, each in first["inputRequests"].items()}
+        (call,) = [message for message in asked if "append_file" in message]
+        assert (call.startswith("May the agent do this?"), r'"content": "x\n"' in call) == (True, True)
+        form = first["inputRequests"][asked[call]]["params"]["requestedSchema"]
+        assert (form["required"], form["properties"]["decision"]["enum"]) == (["decision"], ["allow", "deny"])
+        again = {"name": "ask", "arguments": {"message": GATED_TWICE}, "requestState": first["requestState"]}
+        again["_meta"] = {**envelope(), "io.modelcontextprotocol/clientCapabilities": {"elicitation": {}}}
+        said = {
+            asked[call]: {"action": "accept", "content": {"decision": "allow"}},
+            asked["Which city?"]: {"action": "accept", "content": {"answer": "Rome"}},
+        }
+        second = client.stateless("tools/call", {**again, "inputResponses": said}).json()["result"]
+        ((key, _),) = second["inputRequests"].items()
+        denied = {key: {"action": "accept", "content": {"decision": "deny", "message": "once is enough"}}}
+        ended = client.stateless("tools/call", {**again, "inputResponses": denied}).json()["result"]
+        assert ended["structuredContent"]["status"] == "success"
+        assert "once is enough" in ended["structuredContent"]["result"]
+        decided = operator.get("/approvals?kind=approval").json()["approvals"]
+        assert [(each["status"], each["decided_by"]["door"]) for each in decided] == [
+            ("denied", "mcp"),
+            ("done", "mcp"),
+        ]
+        assert all(each["decided_by"]["token_id"] for each in decided)
+    host.kill()
+
+
+@pytest.mark.parametrize("approvals", [False, True])
+def test_no_call_is_allowed_through_what_has_no_person_who_may(
+    model: ModelProcess, tmp_path: Path, *, approvals: bool
+) -> None:
+    host = gated(model, tmp_path, mcp={"approvals": approvals})
+    call = directive(steps=[{"tools": [GATED]}, {"text": "done"}])
+    for token, meta, shown in (
+        (TOKEN, {}, approvals),
+        (TOKEN, {DEPTH: 1}, False),
+        (new_token(host, "plain")["token"], {}, False),
+        (new_token(host, "approves", scopes=["mcp", "chat", "approve"])["token"], {DEPTH: 2}, False),
+    ):
+        with RawHttp(host, token) as client:
+            asked = waits_for(client, message=call, **meta)
+            assert ("inputRequests" in asked) is shown
+            view = asked if shown else asked["structuredContent"]
+            assert shown or (view["status"], "POST /approvals/" in view["error"]) == ("paused", True)
+            run_id = asked["requestState"] if shown else view["run_id"]
+            with host.client() as operator:
+                (waiting,) = operator.get(f"/approvals?run_id={run_id}").json()["approvals"]
+            yes = {waiting["id"]: {"action": "accept", "content": {"decision": "allow"}}}
+            able = {**with_tasks(elicitation={}), "inputResponses": yes, "taskId": run_id}
+            able["_meta"] |= meta
+            assert client.stateless("tasks/update", able, mcp_name=run_id).status_code == 200
+            with host.client() as operator:
+                status = operator.get(f"/approvals/{waiting['id']}").json()["status"]
+            assert (status == "pending") is not shown
+    host.kill()
+
+
 class Task(Result):
     """What is returned in place of a result that takes longer."""
 

@@ -189,6 +189,9 @@ EFFECTS: dict[str, tuple[str, Callable[[Seen], bool]]] = {
 """Which host shows it, and how."""
 
 ELSEWHERE = {
+    "tests/mcp/test_asks.py": {
+        "test_no_call_is_allowed_through_what_has_no_person_who_may": "mcp.approvals",
+    },
     "tests/http/test_webhooks.py": {
         "test_a_webhook_that_cannot_be_is_refused_with_the_field": "webhooks.allowed_hosts",
     },

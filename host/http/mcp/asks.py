@@ -19,13 +19,14 @@ import anyio
 from host.agent.endings import Cancelled
 from host.http.callers import Caller
 from host.http.mcp import wire
+from host.http.mcp.elicitations import answer_of, input_requests
 from host.mcp_clients.json_rpc import RequestRefused
 from host.runs.run import ActiveRun
 from host.runs.service import RunService
 from host.runs.spec import RunSpec
 from host.telemetry.counts import Metrics
 from shared import jsons
-from shared.approval_values import DAY_MS, Answer, Approval, Ready
+from shared.approval_values import DAY_MS, Approval, Ready
 from shared.ask_contract import DEPTH, TASKS, Ask, RunId, ask_declarations
 from shared.clock import iso, now_ms
 from shared.errors import AlreadyDecided, Conflict, Expired, InvalidInput, NotFound, NotRunning, PicoError
@@ -59,32 +60,44 @@ TOLD: Final = ("result", "output", "error", "code", "requests")
 
 @dataclass(frozen=True, slots=True)
 class _Client:
-    """What a request says of the program that sends it."""
+    """What a request says of the program that sends it. ``approves``: people allow calls through it."""
 
     tasks: bool
     elicitation: bool
     depth: int
+    approves: bool
 
     @classmethod
-    def of(cls, params: Mapping[str, Any]) -> _Client:
+    def of(cls, params: Mapping[str, Any], *, approves: bool) -> _Client:
         meta = _object(params.get("_meta"))
         able, depth = _object(meta.get(CAPABILITIES)), meta.get(DEPTH)
         tasks = TASKS in _object(able.get("extensions"))
         depth = int(min(depth, DEEPEST)) if isinstance(depth, int | float) else 1
-        return cls(tasks, "elicitation" in able, depth)
+        # Who says how deep it is works for an agent: its questions may reach people who may not allow calls.
+        return cls(tasks, "elicitation" in able, depth, approves and DEPTH not in meta)
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of requests that its person may see and answer."""
+        if not self.elicitation:
+            return ()
+        return ("question", "approval") if self.approves else ("question",)
 
 
 class Asks:
     """Serves callers, whose token says who they are: each reaches what its conversation may."""
 
-    def __init__(self, store: Store, runs: RunService, counts: Metrics) -> None:
+    def __init__(self, store: Store, runs: RunService, counts: Metrics, *, approvals: bool) -> None:
         self._store = store
+        self._approvals = approvals
         self._runs = runs
         self._counts = counts
 
     async def serve(self, caller: Caller, method: str, params: Mapping[str, Any]) -> Result:
         """Return the result of a call of one of the tools, or of a method of tasks; raises RequestRefused."""
-        client = _Client.of(params)
+        # With API_TOKEN clients come that no person watches, unless the operator says otherwise.
+        approves = caller.may("approve") and (caller.token_id is not None or self._approvals)
+        client = _Client.of(params, approves=approves)
         if method == "tools/call":
             return await self._call(caller, client, params)
         if not client.tasks:
@@ -98,7 +111,7 @@ class Asks:
             if method == "tasks/cancel":
                 await self._cancel(now)
             else:
-                await self._answer(caller, now, params.get("inputResponses"))
+                await self._answer(caller, client, now, params.get("inputResponses"))
         except PicoError as error:
             code = wire.INVALID_PARAMS if isinstance(error, NotFound) else wire.INTERNAL_ERROR
             raise _refusal(code, error.message) from None
@@ -155,16 +168,16 @@ class Asks:
         """Begin a run, or with ``requestState`` go on with one; return what came of it in good time."""
         if (state := params.get("requestState")) is not None:
             waiting = await self._newest(await self._find(caller, state))
-            run = await self._answer(caller, waiting, params.get("inputResponses"))
+            run = await self._answer(caller, client, waiting, params.get("inputResponses"))
         else:
             run = await self._begin(caller, client, asked)
         view = await self._view(caller, run)
         self._counts.asks[view["status"]] += 1
-        questions = await self._questions(run) if client.elicitation else []
+        questions = await self._questions(client, run)
         if client.tasks and (questions or view["status"] == "running"):
             return {"resultType": "task", **_task(run, run, "working")}
         if questions:
-            wanted = _input_requests(questions)
+            wanted = input_requests(questions)
             return {"resultType": "input_required", "inputRequests": wanted, "requestState": run.root_run_id}
         return _result(view)
 
@@ -232,21 +245,22 @@ class Asks:
             return True
         return False
 
-    async def _questions(self, run: Run) -> list[Approval]:
-        """Return what the run asks and nobody has answered."""
-        if run.state is not RunState.PAUSED:
+    async def _questions(self, client: _Client, run: Run) -> list[Approval]:
+        """Return what the run asks, the client's person may answer, and nobody has answered."""
+        if run.state is not RunState.PAUSED or not client.kinds:
             return []
-        wanted: dict[str, str | None] = {"run_id": run.id, "kind": "question", "status": "pending"}
-        return (await self._store.approvals.page(wanted, None, limit=100, cursor=None)).items
+        wanted: dict[str, str | None] = {"run_id": run.id, "status": "pending"}
+        found = await self._store.approvals.page(wanted, None, limit=100, cursor=None)
+        return [each for each in found.items if each.kind in client.kinds]
 
-    async def _answer(self, caller: Caller, run: Run, responses: Any) -> Run:
+    async def _answer(self, caller: Caller, client: _Client, run: Run, responses: Any) -> Run:
         """Hand answers to the run's questions on; return the run that goes on, as it is in a while.
 
         What nobody asked, or somebody answered before, means nothing.
         """
         by = {"principal_id": caller.principal.id, "token_id": caller.token_id, "door": "mcp"}
-        for question in await self._questions(run):
-            answer = _answer(question, _object(_object(responses).get(question.id)), by)
+        for question in await self._questions(client, run):
+            answer = answer_of(question, _object(_object(responses).get(question.id)), by)
             if answer is None:
                 continue
             with suppress(AlreadyDecided, Expired):
@@ -278,9 +292,8 @@ class Asks:
             raise NotFound(NO_RUN)
         view = await self._view(caller, run)
         if _goes_on(run):
-            questions = await self._questions(run) if client.elicitation else []
-            if questions:
-                return _task(first, run, "input_required", inputRequests=_input_requests(questions))
+            if questions := await self._questions(client, run):
+                return _task(first, run, "input_required", inputRequests=input_requests(questions))
             said = (
                 view.get("error") or f"{view.get('steps', 0)} steps done; last tool: {view.get('last_tool')}"
             )
@@ -334,24 +347,3 @@ def _task(first: Run, run: Run, status: str, **more: Any) -> Result:
         "pollIntervalMs": POLL_MS,
         **more,
     }
-
-
-def _input_requests(questions: list[Approval]) -> Result:
-    """Return the questions as elicitations, by their ids."""
-    return {each.id: {"method": "elicitation/create", "params": _elicitation(each)} for each in questions}
-
-
-def _elicitation(question: Approval) -> Result:
-    answer: Result = {"type": "string", "title": "Answer"}
-    if options := question.input.get("options"):
-        answer["enum"] = list(dict.fromkeys(options))
-    schema = {"type": "object", "properties": {"answer": answer}, "required": ["answer"]}
-    return {"mode": "form", "message": str(question.input.get("question")), "requestedSchema": schema}
-
-
-def _answer(question: Approval, response: Mapping[str, Any], by: Mapping[str, Any]) -> Answer | None:
-    """Return what a response to an elicitation says to the question, None if nothing."""
-    said = _object(response.get("content")).get("answer")
-    if response.get("action") == "accept" and isinstance(said, str) and said.strip():
-        return Answer("answer", by, said, question.input_sha256)
-    return Answer("deny", by) if response.get("action") in ("decline", "cancel") else None
