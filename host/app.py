@@ -209,7 +209,7 @@ def _apis(host: Host) -> list[Api]:
         ),
         TokensApi(store, host.tokens),
         McpApi(host.tool_servers, host.asks, settings.gateway.allowed_hosts, host.tokens),
-        McpServersApi(host.tools, host.background, settings.tools.mcp.allowed_hosts),
+        McpServersApi(host.tools.servers, host.background, settings.tools.mcp.allowed_hosts),
         MetricsApi(host.ledger.counts, store, runs),
         openai,
         ResponsesApi(store, runs, openai, host.ledger.counts),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
 from starlette.requests import Request
+from starlette.types import Message, Scope, Send
 
 from host.http.routing import ANY, OF_PRINCIPAL, Operation
 from host.runs.principals import THE_OPERATOR
@@ -14,6 +15,8 @@ from shared.errors import Forbidden
 from shared.principals import Principal, Reach, stored_name
 
 BOUND: Final = "This token is for a conversation's tools at /mcp; here it takes API_TOKEN."
+VERBATIM: Final = "verbatim"
+"""In the scope of a request whose answer is a file: its bytes are nobody's names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,3 +98,42 @@ def caller_of(request: Request) -> Caller:
 def operator(main_conversation_id: str) -> Caller:
     """Return the bearer of the API token."""
     return Caller(THE_OPERATOR, main_conversation_id, is_main=True)
+
+
+class SaidNames:
+    """Sends an answer on with names as its caller's principal says them, not as they are stored.
+
+    The one place for all bodies, events, headers and sentences: what stands before such a name is nobody's
+    text. The operator's have nothing before them.
+    """
+
+    def __init__(self, scope: Scope, send: Send) -> None:
+        self._scope = scope
+        self._send = send
+        self._start: Message | None = None
+
+    async def __call__(self, message: Message) -> None:
+        caller: Caller | None = self._scope.get("caller")
+        if caller is None or not caller.prefix or VERBATIM in self._scope:
+            await self._send(message)
+        elif message["type"] == "http.response.start":
+            # Its length is known with the body.
+            self._start = message
+        else:
+            body = message.get("body", b"").replace(caller.prefix, b"")
+            if self._start is not None:
+                start, self._start = self._start, None
+                whole = None if message.get("more_body") else len(body)
+                headers = list(_said_headers(start["headers"], caller.prefix, whole))
+                await self._send({**start, "headers": headers})
+            await self._send({**message, "body": body})
+
+
+def _said_headers(
+    headers: Iterable[tuple[bytes, bytes]], prefix: bytes, length: int | None
+) -> Iterator[tuple[bytes, bytes]]:
+    for name, value in headers:
+        if name.lower() != b"content-length":
+            yield name, value.replace(prefix, b"")
+        elif length is not None:
+            yield name, b"%d" % length

@@ -11,7 +11,7 @@ from typing import Final
 import anyio
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from host.http.callers import Caller
+from host.http.callers import VERBATIM, Caller
 from host.http.openai.answers import PREFIX, as_event, error_body
 from host.http.routing import ANY, Operation
 from host.runs.principals import PrincipalCache
@@ -20,9 +20,6 @@ from shared.clock import now_ms
 from shared.errors import PicoError, Unauthorized
 from shared.principals import SIGNED, Principal, PrincipalStatus
 from shared.store.store import Store
-
-VERBATIM: Final = "verbatim"
-"""In the scope of a request whose answer is a file: its bytes are nobody's names."""
 
 logger = logging.getLogger("picoclaw.auth")
 

@@ -21,7 +21,7 @@ import anyio.to_thread
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from host.http.ending import VERBATIM
+from host.http.callers import VERBATIM
 from host.ports import Sandbox, SandboxFault, Workspace
 from host.telemetry.counts import Metrics
 from shared.errors import (

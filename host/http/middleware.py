@@ -12,7 +12,7 @@ import hmac
 import logging
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Set
+from collections.abc import Callable, Set
 from functools import partial
 from http import HTTPStatus
 from typing import Final
@@ -24,8 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from host.http.auth import OPEN_PATHS, TokenBook, failure
 from host.http.bodies import LARGE, LARGEST, RELEASE, SMALL, error_headers, error_response
-from host.http.callers import Caller, operator
-from host.http.ending import VERBATIM
+from host.http.callers import Caller, SaidNames, operator
 from host.http.openai.answers import PREFIX, openai_error
 from host.runs.admission import RateLimit
 from host.telemetry.counts import Metrics
@@ -123,45 +122,6 @@ class Exchange:
                 "token": caller.token_id if caller else None,
             },
         )
-
-
-class SaidNames:
-    """Sends an answer on with names as its caller's principal says them, not as they are stored.
-
-    The one place for all bodies, events, headers and sentences: what stands before such a name is nobody's
-    text. The operator's have nothing before them.
-    """
-
-    def __init__(self, scope: Scope, send: Send) -> None:
-        self._scope = scope
-        self._send = send
-        self._start: Message | None = None
-
-    async def __call__(self, message: Message) -> None:
-        caller: Caller | None = self._scope.get("caller")
-        if caller is None or not caller.prefix or VERBATIM in self._scope:
-            await self._send(message)
-        elif message["type"] == "http.response.start":
-            # Its length is known with the body.
-            self._start = message
-        else:
-            body = message.get("body", b"").replace(caller.prefix, b"")
-            if self._start is not None:
-                start, self._start = self._start, None
-                whole = None if message.get("more_body") else len(body)
-                headers = list(_said_headers(start["headers"], caller.prefix, whole))
-                await self._send({**start, "headers": headers})
-            await self._send({**message, "body": body})
-
-
-def _said_headers(
-    headers: Iterable[tuple[bytes, bytes]], prefix: bytes, length: int | None
-) -> Iterator[tuple[bytes, bytes]]:
-    for name, value in headers:
-        if name.lower() != b"content-length":
-            yield name, value.replace(prefix, b"")
-        elif length is not None:
-            yield name, b"%d" % length
 
 
 def _given(scope: Scope) -> str | None:

@@ -13,7 +13,7 @@ import anyio
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from host.http.ending import VERBATIM
+from host.http.callers import VERBATIM
 from host.http.file_requests import describing
 from host.http.file_streams import Streams, pieces, refusals, until_gone
 from host.ports import Sandbox, Workspace

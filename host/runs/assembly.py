@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Final, Literal
-
-import anyio
+from typing import Final
 
 from host.agent.asking import LEAST_THINKING, Options
 from host.agent.compactor import Compactor
@@ -20,19 +18,19 @@ from host.agent.history import Histories
 from host.agent.loop import AgentLoop
 from host.agent.media import Read, nothing_kept
 from host.agent.subagents import SPAWN, Parent, Subagents
-from host.agent.toolbox import Toolbox, definition
-from host.agent.window import Windows, estimated
-from host.mcp_clients.external import ExternalServers, Outages, Reach, open_external
-from host.mcp_clients.server_config import ServerConfig, alike, managed_servers, operators_servers
-from host.mcp_clients.sign_ins import SignIn
+from host.agent.toolbox import Toolbox
+from host.agent.window import Windows
+from host.mcp_clients.external import ExternalServers, Reach, open_external
+from host.mcp_clients.server_config import alike
 from host.mcp_clients.tool_pins import ToolPins
 from host.mcp_clients.tool_servers import ToolServers, tool_specs
 from host.mcp_clients.toolset import Relay
 from host.models.access import ModelAccess
-from host.ports import SandboxFault, Toolset, ToolSpec, Trust, Workspace
+from host.ports import SandboxFault, Toolset, ToolSpec
 from host.runs.archive import Archive
 from host.runs.attachments import Attachments
 from host.runs.meter import Ledger
+from host.runs.operators_servers import OperatorsServers
 from host.runs.permissions import Gate, Permissions, compiled, rules_of
 from host.runs.prompt import Prompt
 from host.runs.recorder import RunRecorder
@@ -54,10 +52,8 @@ from host.tools.plugins import installed_tools
 from host.tools.skills import NAME as LOAD_SKILL
 from host.tools.skills import SkillTools
 from host.tools.web import WebToolset
-from shared.errors import Conflict, NotFound
 from shared.principals import Principal
 from shared.settings import Settings
-from shared.shapes import Shape
 from shared.store.store import Store
 from shared.values import Lease
 
@@ -78,22 +74,6 @@ logger = logging.getLogger("picoclaw.runs")
 
 NAMES: Final = (APPROVE_BUDGET, ASK_PERSON, FIND, LOAD_SKILL, SEND_FILE, SPAWN)
 """Tools that rules may name, beside those of the toolsets that every run has."""
-NO_SERVER: Final = "There is no MCP server {}; one that was just added needs a restart of the host"
-
-
-class McpServerShape(Shape):
-    """One server as it was when it was looked at: what keeps it from being ready, or what it offers.
-
-    ``tokens``: about what the definitions of its tools take of a request. ``signed_in``: tokens are kept.
-    """
-
-    name: str
-    address: str
-    state: Literal["ready", "needs_sign_in", "failing"]
-    problems: list[str]
-    tools: list[str]
-    tokens: int
-    signed_in: bool
 
 
 class RunTools:
@@ -118,15 +98,14 @@ class RunTools:
         self._more = installed_tools(settings.tools.plugins)
         if not settings.offline:
             self._more.append(WebToolset(settings.tools.web))
-        self._operators = with_sign_in(operators_servers(settings), store, settings)
-        self._everybodys = managed_servers(settings.managed_mcp).keys()
-        self.permissions = Permissions(settings.permissions, self._names, self._operators)
         self._reach = Reach(
             allowed_hosts=frozenset(settings.tools.mcp.allowed_hosts),
             pins=ToolPins(store.tool_pins),
             has_network=settings.tools.exec.allow_network,
             judge=judge,
         )
+        self.servers = OperatorsServers(settings, store, sandbox, self._reach)
+        self.permissions = Permissions(settings.permissions, self._names, self.servers.by_name)
 
     async def _gate(self, spec: RunSpec, lease: Lease, space: Space) -> Gate | None:
         """Return what says which calls of a run wait for a person, None where nothing is said."""
@@ -179,7 +158,7 @@ class RunTools:
             own.append(ask_person())
         if spec.client_tools:
             own.append(ClientTools(spec.client_tools))
-        operators = {name: config for name, config in self._operators.items() if self._serves(name, space)}
+        operators = self.servers.of(space.principal) if self.servers.by_name else {}
         servers = {**spec.mcp_servers, **operators}
         if not servers:
             yield OpenTools(own, space.knowledge, gate, None, kept, files)
@@ -199,53 +178,6 @@ class RunTools:
             ]
             yield OpenTools(own, space.knowledge, gate, external, kept, files)
 
-    def _serves(self, server: str, space: Space) -> bool:
-        """Return whether one of the operator's servers is for a principal: its grants name it, or it is
-        everybody's in the organisation.
-        """
-        granted = space.principal.terms.grants.get("mcp", ())
-        return space.principal.is_operator or server in self._everybodys or server in granted
-
-    def sign_in(self, name: str) -> SignIn:
-        """Return the sign-in of one of the operator's servers; raises NotFound, Conflict."""
-        if name not in self._operators:
-            raise NotFound(NO_SERVER.format(name))
-        sign_in = self._operators[name].sign_in
-        if sign_in is None:
-            raise Conflict(f"{name} takes no sign-in: it is a program, or has its own Authorization header")
-        return sign_in
-
-    async def look(self, name: str | None = None) -> list[McpServerShape]:
-        """Connect to the operator's servers, or to one, and return how each is; raises NotFound."""
-        if name is not None and name not in self._operators:
-            raise NotFound(NO_SERVER.format(name))
-        wanted = {key: config for key, config in self._operators.items() if name in (None, key)}
-        workspace = Workspace(self._main, self._sandbox.root, Trust.MAIN)
-        spawn = partial(self._sandbox.program, workspace)
-        shapes: dict[str, McpServerShape] = {}
-
-        async def look_at(key: str, config: ServerConfig) -> None:
-            # Neither a rest nor the first sight of its tools is for runs: this is only a look.
-            reach = replace(self._reach, spawn=spawn, outages=Outages(), pins=ToolPins())
-            async with open_external({key: config}, reach) as found:
-                specs = [spec for toolset in found.toolsets for spec in toolset.specs]
-                sign_in = config.sign_in
-                refused = sign_in is not None and sign_in.problem
-                shapes[key] = {
-                    "name": key,
-                    "address": config.place,
-                    "state": "ready" if found.toolsets else "needs_sign_in" if refused else "failing",
-                    "problems": found.problems,
-                    "tools": [spec.name for spec in specs],
-                    "tokens": estimated([definition(spec) for spec in specs]) if specs else 0,
-                    "signed_in": sign_in is not None and bool(await sign_in.load()),
-                }
-
-        async with anyio.create_task_group() as group:
-            for key, config in wanted.items():
-                group.start_soon(look_at, key, config)
-        return [shapes[key] for key in wanted]
-
     async def forget(self, conversation_id: str, principal_id: str) -> None:
         """Close what a deleted conversation has open, and drop the files that are its own."""
         await self.release(conversation_id)
@@ -259,18 +191,6 @@ class RunTools:
     async def release(self, conversation_id: str) -> None:
         """See ``Agent.release``."""
         await self._sandbox.forget(conversation_id)
-
-
-def with_sign_in(
-    servers: Mapping[str, ServerConfig], store: Store, settings: Settings
-) -> dict[str, ServerConfig]:
-    """Return the operator's servers, those over HTTP that have no credentials of their own with a sign-in."""
-    return {
-        name: config
-        if config.type == "stdio" or "authorization" in map(str.lower, config.headers)
-        else replace(config, sign_in=SignIn(name, config.url, store, settings))
-        for name, config in servers.items()
-    }
 
 
 class Assembly:

@@ -16,7 +16,7 @@ from host.mcp_clients.external import ExternalServers, Reach, open_external
 from host.mcp_clients.server_config import ServerConfig
 from host.mcp_clients.sign_in import Attempt
 from host.mcp_clients.toolset import Relay
-from host.runs.assembly import with_sign_in
+from host.runs.operators_servers import with_sign_in
 from shared.settings import load
 from shared.store import open_store
 

@@ -12,7 +12,7 @@ from starlette.requests import Request
 
 from host.http.bodies import Body
 from host.http.routing import Api, operation
-from host.runs.assembly import McpServerShape, RunTools
+from host.runs.operators_servers import McpServerShape, OperatorsServers
 from shared.errors import Conflict, NotFound
 from shared.shapes import Shape
 
@@ -47,8 +47,10 @@ class CallbackRequest(Body):
 class McpServersApi(Api):
     """The routes below /mcp/servers."""
 
-    def __init__(self, tools: RunTools, background: TaskGroup, allowed_hosts: tuple[str, ...]) -> None:
-        self._tools = tools
+    def __init__(
+        self, servers: OperatorsServers, background: TaskGroup, allowed_hosts: tuple[str, ...]
+    ) -> None:
+        self._servers = servers
         self._background = background
         self._allowed_hosts = frozenset(host.lower() for host in allowed_hosts)
         self._attempts: dict[str, Attempt] = {}
@@ -56,7 +58,7 @@ class McpServersApi(Api):
     @operation("GET", "/mcp/servers")
     async def list(self, request: Request) -> McpServersShape:
         """Connect to the operator's MCP servers and tell how each is."""
-        return {"servers": await self._tools.look()}
+        return {"servers": await self._servers.look()}
 
     @operation("GET", "/mcp/servers/{name}", errors=(404,))
     async def get(self, request: Request) -> McpServerShape:
@@ -66,7 +68,7 @@ class McpServersApi(Api):
     @operation("POST", "/mcp/servers/{name}/sign-in", errors=(404, 409))
     async def begin(self, request: Request, body: SignInRequest) -> SignInShape:
         """Begin a sign-in; one that was begun before is given up."""
-        sign_in = self._tools.sign_in(request.path_params["name"])
+        sign_in = self._servers.sign_in(request.path_params["name"])
         sign_in.check_key()
         if (before := self._attempts.pop(sign_in.name, None)) is not None:
             before.give_up()
@@ -80,7 +82,7 @@ class McpServersApi(Api):
     @operation("POST", "/mcp/servers/{name}/sign-in/callback", errors=(404, 409))
     async def end(self, request: Request, body: CallbackRequest) -> McpServerShape:
         """End a sign-in with the address that the browser was sent back to."""
-        name = self._tools.sign_in(request.path_params["name"]).name
+        name = self._servers.sign_in(request.path_params["name"]).name
         attempt = self._attempts.get(name)
         if attempt is None:
             raise Conflict(f"No sign-in at {name} was begun at this host")
@@ -91,10 +93,10 @@ class McpServersApi(Api):
     @operation("DELETE", "/mcp/servers/{name}/sign-in", errors=(404, 409))
     async def forget(self, request: Request) -> None:
         """Forget the tokens of a server."""
-        sign_in = self._tools.sign_in(request.path_params["name"])
+        sign_in = self._servers.sign_in(request.path_params["name"])
         if not await sign_in.forget():
             raise NotFound(f"There is no sign-in at {sign_in.name}")
 
     async def _look(self, name: str) -> McpServerShape:
-        (shape,) = await self._tools.look(name)
+        (shape,) = await self._servers.look(name)
         return shape
