@@ -68,6 +68,8 @@ class OpenTools:
     external: ExternalServers | None = None
     kept: Read = nothing_kept
     files: SandboxToolset | None = None
+    unkept: bool = False
+    """Whether the conversation goes with its answer: it was begun for itself."""
 
 
 logger = logging.getLogger("picoclaw.runs")
@@ -153,15 +155,15 @@ class RunTools:
             own.append(Approvals(approve))
         gate = await self._gate(spec, lease, space)
         kept = partial(self.attachments.read, lease.principal_id, conversation_id)
-        asks = spec.parent_id is None and not spec.is_unkept(conversation_id)
-        if asks or (gate is not None and gate.names_questions()):
+        unkept = spec.begun_by == conversation_id
+        if (spec.parent_id is None and not unkept) or (gate is not None and gate.names_questions()):
             own.append(ask_person())
         if spec.client_tools:
             own.append(ClientTools(spec.client_tools))
         operators = self.servers.of(space.principal) if self.servers.by_name else {}
         servers = {**spec.mcp_servers, **operators}
         if not servers:
-            yield OpenTools(own, space.knowledge, gate, None, kept, files)
+            yield OpenTools(own, space.knowledge, gate, None, kept, files, unkept)
             return
         reach = replace(
             self._reach,
@@ -176,7 +178,7 @@ class RunTools:
                 f"The request's MCP server {name} is not used: the operator has one of this name."
                 for name in sorted(spec.mcp_servers.keys() & operators.keys())
             ]
-            yield OpenTools(own, space.knowledge, gate, external, kept, files)
+            yield OpenTools(own, space.knowledge, gate, external, kept, files, unkept)
 
     async def forget(self, conversation_id: str, principal_id: str) -> None:
         """Close what a deleted conversation has open, and drop the files that are its own."""
@@ -241,8 +243,8 @@ class Assembly:
         models = self._models.models(spec.model, recorder.warnings.append, allowed)
         async with self._tools.open(spec, lease, approve) as tools:
             options = await self._options(spec, await tools.knowledge.look(), tools.kept)
-            unkept = spec.is_unkept(lease.conversation_id)
-            toolbox = Toolbox(tools.toolsets, self._ledger.redactor, self._call, tools.gate, unkept=unkept)
+            redactor = self._ledger.redactor
+            toolbox = Toolbox(tools.toolsets, redactor, self._call, tools.gate, unkept=tools.unkept)
             if spec.output_schema is not None:
                 toolbox.add(self._final_answer(spec.output_schema, recorder))
             toolbox.open_requests = partial(self._ledger.store.approvals.open_of, lease.principal_id)

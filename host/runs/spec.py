@@ -126,10 +126,6 @@ class RunSpec:
             return ON_ITS_SLOT if self.claim.attempt <= MOST_TRIES else None
         return MOST_TRIES
 
-    def is_unkept(self, conversation_id: str) -> bool:
-        """Return whether the conversation goes with its answer: it was begun for itself."""
-        return self.begun_by == conversation_id
-
     @property
     def scheduled(self) -> bool:
         """Whether no person waits for it."""
