@@ -5,9 +5,10 @@ import { Tray } from "./attachments.js";
 import { directed, h, refill } from "./dom.js";
 import { brief } from "./format.js";
 import { icon } from "./icons.js";
+import { session } from "./session.js";
 
 const KEPT = "picoclaw.next";
-const drafts = new Map();
+let drafts = new Map();
 const chosen = { thinking: false, model: "" };
 
 export class Composer {
@@ -17,6 +18,7 @@ export class Composer {
    */
   constructor({ key, onSend, onFiles, onStop, told }) {
     this.key = key;
+    this.drafts = drafts;
     this.onSend = onSend;
     this.onFiles = onFiles;
     this.onStop = onStop;
@@ -159,7 +161,7 @@ export class Composer {
   rekey(id) {
     const waiting = this.queue;
     this.queue = [];
-    drafts.delete(this.key);
+    this.drafts.delete(this.key);
     this.key = id;
     if (waiting.length) this.queue = waiting;
     this.changed();
@@ -198,7 +200,7 @@ export class Composer {
   }
 
   changed() {
-    drafts.set(this.key, this.field.value);
+    this.drafts.set(this.key, this.field.value);
     this.field.style.height = "auto";
     this.field.style.height = `${Math.min(this.field.scrollHeight, innerHeight * 0.4)}px`;
     const blank = this.isBlank;
@@ -216,6 +218,12 @@ function queues() {
 }
 
 let known = null;
+
+session.addEventListener("left", () => {
+  drafts = new Map();
+  Object.assign(chosen, { thinking: false, model: "" });
+  known = null;
+});
 
 /** Return the names that a message can ask for; none where the host can't tell. */
 function modelNames() {

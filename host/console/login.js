@@ -3,7 +3,7 @@
 import { call } from "./api.js";
 import { h, refill } from "./dom.js";
 import { icon } from "./icons.js";
-import { token } from "./session.js";
+import { begin, token } from "./session.js";
 import { themeButton } from "./theme.js";
 
 /** Show the door; resolves when a token was accepted. */
@@ -54,7 +54,7 @@ async function tried(value, stay) {
   if (!/^[\x21-\x7e]+$/.test(value)) return "That is not a token: it has letters that none has.";
   token.set(value, { stay });
   try {
-    await call("GET", "/me");
+    begin((await call("GET", "/me")).principal_id);
     return null;
   } catch (error) {
     token.forget();

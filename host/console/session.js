@@ -2,11 +2,12 @@
 // Tabs ask each other, so that a second one needs no second login.
 
 const KEPT = "picoclaw.token";
+const WHOSE = "picoclaw.principal";
 const ANSWER_MS = 250;
 
 const tabs = new BroadcastChannel("picoclaw");
 
-/** Says "signed-out" when another tab signed out. */
+/** Says "signed-out" when another tab signed out, "left" when what was written here is nobody's any more. */
 export const session = new EventTarget();
 
 export const token = {
@@ -25,10 +26,25 @@ export const token = {
   },
 };
 
-/** Forget the token in every tab. */
+/** Forget the token in every tab, and here what was written and where people were. */
 export function signOut() {
   token.forget();
+  leave();
   tabs.postMessage({ say: "signed out" });
+}
+
+/** The token is a principal's. If another one's was here before, nothing of that is left. */
+export function begin(principal) {
+  const [before, value] = [sessionStorage.getItem(WHOSE), sessionStorage.getItem(KEPT)];
+  if (before !== null && before !== principal) leave();
+  sessionStorage.setItem(WHOSE, principal);
+  sessionStorage.setItem(KEPT, value);
+}
+
+function leave() {
+  sessionStorage.clear();
+  history.replaceState(null, "", location.pathname);
+  session.dispatchEvent(new Event("left"));
 }
 
 /** Resolve once the token is here, if this browser or another tab has one. */
@@ -51,5 +67,6 @@ tabs.addEventListener("message", ({ data }) => {
   if (data.say === "who has a token?" && token.get()) tabs.postMessage({ say: "token", token: token.get() });
   if (data.say !== "signed out" || !token.get()) return;
   token.forget();
+  leave();
   session.dispatchEvent(new Event("signed-out"));
 });

@@ -14,7 +14,6 @@ import { themeButton } from "./theme.js";
 const NARROW = "(max-width: 52rem)";
 const NOTICE_MS = 8000;
 const HEALTH_EVERY_MS = 60_000;
-pages.push(...PLACES.map(({ key, title }) => [key, title]));
 
 const LEVELS = ["no walls", "weak walls", "kernel walls", "all kernel walls"];
 
@@ -22,6 +21,7 @@ export class Shell {
   constructor(root) {
     this.root = root;
     this.view = null;
+    this.closed = new Set();
     this.conversations = new Conversations(() => this.name());
     this.heading = h("h1", {});
     this.tools = h("div", { class: "row" });
@@ -56,13 +56,15 @@ export class Shell {
   /** Show everything; resolves when people sign out or the token stops being good, with what to tell them. */
   async run() {
     refill(this.root, h("a", { class: "skip", href: "#main", on: { click: (event) => this.skip(event) } }, "Skip to the content"), this.side, this.veil, this.stage);
+    const left = new Promise((resolve) => { this.finish = resolve; });
     this.listen();
-    this.conversations.start();
     this.showHealth();
     this.timer = setInterval(() => document.hidden || this.showHealth(), HEALTH_EVERY_MS);
-    this.showWho();
+    await this.showWho();
+    pages.splice(0, pages.length, ...PLACES.filter(({ name }) => !this.closed.has(name)).map(({ key, title }) => [key, title]));
+    this.conversations.start();
     this.go();
-    const message = await new Promise((resolve) => { this.finish = resolve; });
+    const message = await left;
     this.ended.abort();
     clearInterval(this.timer);
     this.view?.close();
@@ -82,7 +84,7 @@ export class Shell {
     document.addEventListener("keydown", (event) => event.key === "Escape" && this.drawer(false), signal);
     listenForKeys({
       n: () => { location.hash = "#/"; },
-      ...Object.fromEntries(PLACES.map(({ key, name }) => [key, () => { location.hash = `#/${name}`; }])),
+      ...Object.fromEntries(PLACES.map(({ key, name }) => [key, () => { if (!this.closed.has(name)) location.hash = `#/${name}`; }])),
       f: () => this.find(),
       j: () => this.beside(1),
       k: () => this.beside(-1),
@@ -100,7 +102,7 @@ export class Shell {
     if (place === "c" && this.view instanceof ConversationView && this.view.id === decoded(id)) return;
     this.view?.close();
     refill(this.notices);
-    this.view = made(place, id, more, this);
+    this.view = this.closed.has(place) ? refused() : made(place, id, more, this);
     this.conversations.select(this.view instanceof ConversationView ? this.view.id : null);
     for (const link of this.links) {
       if (link.getAttribute("href") === `#/${place}`) link.setAttribute("aria-current", "page");
@@ -186,7 +188,8 @@ export class Shell {
   async showWho() {
     const me = await call("GET", "/me").catch(() => null);
     if (me === null) return;
-    PLACES.forEach(({ scope }, number) => { this.links[number].hidden = !me.operator && !me.scopes.includes(scope); });
+    this.closed = new Set(PLACES.filter(({ scope }) => !me.operator && !me.scopes.includes(scope)).map(({ name }) => name));
+    PLACES.forEach(({ name }, number) => { this.links[number].hidden = this.closed.has(name); });
     this.who.hidden = me.operator;
     refill(this.who, `You are ${me.name}.`);
   }
@@ -210,6 +213,12 @@ function made(place, id, more, shell) {
   const page = PLACES.find(({ name }) => name === place);
   if (page) return new page.view(shell, decoded(id), decoded(more));
   return new ConversationView(place === "c" && id ? decoded(id) : null, shell);
+}
+
+/** The place of a page that the token isn't for. */
+function refused() {
+  const node = h("div", { class: "page" }, h("p", { class: "empty" }, "Your token is not for this page."));
+  return { title: "Not for you", tools: [], node, open: () => {}, close: () => {} };
 }
 
 function decoded(id) {
