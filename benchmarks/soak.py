@@ -24,7 +24,7 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks.turns import connect, host_cpu, pss_mib, turn
+from benchmarks.turns import MIB, connect, host_cpu, pss_mib, turn
 from tests.running import TOKEN, HostProcess, directive, new_host, running_model
 
 CALLERS = 8
@@ -37,9 +37,9 @@ TOOLS = (
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What the tree holds after so many turns, and what a turn took, used and left since the last sample.
+    """What the tree and the disk hold after so many turns, and what turns took and used since the last one.
 
-    ``memory`` in MiB PSS, ``cpu`` and ``turn`` (median) in ms, ``disk`` in KiB.
+    ``memory`` in MiB PSS, ``disk`` in MiB, ``cpu`` and ``turn`` (median) in ms.
     """
 
     turns: int
@@ -157,7 +157,7 @@ def soak(asked: argparse.Namespace) -> Iterator[Sample]:
 def _tenths(running: Soak, turns: int, rest_s: float) -> Iterator[Sample]:
     host = running.host
     for tenth in range(1, 11):
-        running.cpu_s, running.took_ms, disk = 0.0, [], _disk(host)
+        running.cpu_s, running.took_ms = 0.0, []
         running.turns(turns)
         memory = _at_rest(host, rest_s)
         yield Sample(
@@ -167,15 +167,16 @@ def _tenths(running: Soak, turns: int, rest_s: float) -> Iterator[Sample]:
             len(host.tree()),
             running.cpu_s * 1000 / turns,
             statistics.median(running.took_ms),
-            (_disk(host) - disk) / 1024 / turns,
+            _disk(host) / MIB,
         )
 
 
 def drift(samples: list[Sample]) -> dict[str, float]:
     """Return how much each figure grew from the third tenth to the last, in percent."""
     first, last = samples[2], samples[-1]
-    names = ("memory", "descriptors", "processes", "cpu", "turn", "disk")
-    return {f"{name} grew (%)": 100 * (getattr(last, name) / getattr(first, name) - 1) for name in names}
+    names = ("memory", "descriptors", "processes", "cpu", "turn")
+    grew = {f"{name} grew (%)": 100 * (getattr(last, name) / getattr(first, name) - 1) for name in names}
+    return grew | {"disk a turn (KiB)": 1024 * (last.disk - first.disk) / (last.turns - first.turns)}
 
 
 def _at_rest(host: HostProcess, rest_s: float) -> float:
@@ -213,14 +214,14 @@ def main() -> None:
     arguments = parser.parse_args()
     print(
         f"{'turns':>8} {'MiB PSS':>9} {'descriptors':>12} {'processes':>10} "
-        f"{'CPU ms':>8} {'turn ms':>8} {'KiB':>6}"
+        f"{'CPU ms':>8} {'turn ms':>8} {'disk MiB':>9}"
     )
     samples = []
     for sample in soak(arguments):
         samples.append(sample)
         print(
             f"{sample.turns:>8} {sample.memory:>9.1f} {sample.descriptors:>12} {sample.processes:>10} "
-            f"{sample.cpu:>8.2f} {sample.turn:>8.2f} {sample.disk:>6.1f}",
+            f"{sample.cpu:>8.2f} {sample.turn:>8.2f} {sample.disk:>9.1f}",
             flush=True,
         )
     for name, value in drift(samples).items():

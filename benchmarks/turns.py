@@ -374,8 +374,11 @@ def pss_mib(host: HostProcess) -> float:
 
 def host_cpu(host: HostProcess) -> float:
     """Return the CPU seconds of the whole tree."""
-    times = [process.cpu_times() for process in host.tree()]
-    return sum(entry.user + entry.system for entry in times)
+    used = 0.0
+    for process in host.tree():
+        with suppress(psutil.NoSuchProcess):
+            used += sum(process.cpu_times()[:2])
+    return used
 
 
 def _additions() -> int:

@@ -1,0 +1,60 @@
+"""The torture kit finds what a bad host does, and nothing in ours; it needs an adapter and no more."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from benchmarks.agent_hosts import AgentHost
+from benchmarks.torture import Torture
+from tests.running import HostProcess
+
+ROOT = Path(__file__).parents[2]
+
+
+class Forgetful(AgentHost):
+    """The adapter of a host without commands, tasks and a list of runs."""
+
+    name = "forgetful"
+
+    def prepared(self) -> HostProcess:
+        command = (sys.executable, "-m", "tests.benchmarks.forgetful")
+        return HostProcess(self.root, {"PATH": os.environ["PATH"]}, command=command)
+
+    def asked(
+        self, message: str, conversation: str | None, user: int, stream: bool
+    ) -> tuple[str, bytes, str]:
+        body = {"conversation": conversation, "message": message}
+        return "/chat", json.dumps(body).encode(), "application/json"
+
+    def messages(self, conversation: str, user: int = 0) -> str:
+        return "\n".join(self.seen(f"/chat/{conversation}"))
+
+
+def test_a_host_that_forgets_doubles_and_shows_is_found_out(tmp_path: Path) -> None:
+    torture = Torture(Forgetful(tmp_path, "http://127.0.0.1:9"), seed=3)
+    try:
+        verdict = torture.run(kills=2)
+        assert verdict.wrong["lost"]
+        told = torture.host.chat
+        torture.host.start()
+        text = "said-1000000."
+        conversation = told(text, None, 1)
+        torture.ledger.owner, torture.ledger.told = {conversation: 1}, {text: conversation}
+        torture._judge_conversations({conversation})
+        torture._seen_by_others()
+    finally:
+        torture.host.kill()
+    assert f"{text} stands 2 times in {conversation}" in verdict.wrong["doubled"]
+    assert verdict.wrong["seen by another"] == [f"user 2 reads {conversation} of user 1"]
+    assert verdict.absent == {"commands", "list of runs", "tasks"}
+
+
+def test_our_host_outlasts_a_kill_and_the_same_can_be_done_again() -> None:
+    command = [sys.executable, "-m", "benchmarks.torture", "--seed", "7", "--kills", "1"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "again: python -m benchmarks.torture --host PicoClaw --seed 7 --kills 1" in done.stdout
