@@ -42,7 +42,7 @@ from shared.errors import (
 )
 from shared.ids import REQUEST, new_id
 from shared.logging import request_id as request_id_var
-from shared.principals import SIGNED, Actor
+from shared.principals import Actor
 from shared.settings import Settings
 from shared.store.contract import acting
 
@@ -301,7 +301,8 @@ class Bearer:
         caller = self._operator if accepted else await self._book.bearer(token, digest)
         if caller is None:
             raise failure(self._failures, _address(scope))
-        whose = caller.principal.id if caller.token_id == SIGNED else digest.hex()
+        # A principal makes itself as many tokens as it likes.
+        whose = digest.hex() if caller.principal.is_operator else caller.principal.id
         self._requests.spend(whose, "Too many requests with this token in a minute.")
         rates = caller.principal.terms.rate_limits
         if rates is not None:

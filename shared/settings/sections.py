@@ -200,7 +200,9 @@ class Budgets(Section):
 class RateLimits(Section):
     """How often callers may ask; 0 switches a limit off."""
 
-    requests_per_minute: int = Field(default=0, ge=0, description="Requests of one API token in a minute")
+    requests_per_minute: int = Field(
+        default=0, ge=0, description="Requests of one API token, or of one principal, in a minute"
+    )
     messages_per_minute: int = Field(default=0, ge=0, description="Messages of one sender in a minute")
     failed_auth_per_minute: int = Field(default=20, ge=0, description="Failed authentications of one address")
 

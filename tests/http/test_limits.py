@@ -75,6 +75,26 @@ def test_a_principal_may_ask_so_often_in_a_minute_whichever_its_tokens(make_host
         assert client.get("/me").status_code == 200
 
 
+def test_more_tokens_are_no_more_requests_for_a_principal_and_are_for_the_operator(
+    make_host: MakeHost,
+) -> None:
+    host = configure(
+        make_host(), principals={"isolation": "weak"}, rate_limits={"requests_per_minute": 4}
+    ).start()
+    with host.client() as operator:
+        ann = operator.post("/principals", json={"name": "Ann"}).json()["id"]
+        tokens = [
+            operator.post(f"/principals/{whose}/tokens", json={}).json()["token"]
+            for whose in (ann, "operator")
+        ]
+    with host.client(tokens[0]) as client:
+        made = [client.post("/me/tokens", json={}).json()["token"] for _ in range(3)]
+        assert client.get("/me").status_code == 200
+    for text, status in ((made[0], 429), (tokens[1], 200)):
+        with host.client(text) as client:
+            assert client.get("/me").status_code == status
+
+
 def test_a_sender_may_say_so_much_in_a_minute_and_others_are_not_concerned(make_host: MakeHost) -> None:
     host = configure(make_host(), rate_limits={"messages_per_minute": 2}).start()
     with host.client() as client:
