@@ -28,6 +28,9 @@ def _ids(cases: list[tuple[str, dict[str, Any]]]) -> list[str]:
     return [entry["id"] for _, entry in cases]
 
 
+PATIENCE = 8
+"""How many times as long a call may take on a machine that does other things too."""
+
 # nothing but Landlock keeps a signal from the reaper, which as process 1 is immune to what it does not handle
 SIGNALS_ITS_REAPER = {"own-sg-01", "cg-19", "sg-07"}
 
@@ -54,8 +57,8 @@ def _prepare(world: World, entry: dict[str, Any]) -> None:
         world.run_unconfined(world.fill_in(entry["pre"])).wait(60)
 
 
-def _perform(world: World, corpus: dict[str, Any], entry: dict[str, Any], *, least: float = 0) -> Outcome:
-    timeout = max(entry.get("timeout", corpus["timeout"]), least)
+def _perform(world: World, corpus: dict[str, Any], entry: dict[str, Any], *, patience: int = 1) -> Outcome:
+    timeout = entry.get("timeout", corpus["timeout"]) * patience
     arguments = _input(world, entry)
     if entry["tool"] == "exec":
         arguments.setdefault("timeout_ms", timeout * 1000)
@@ -72,13 +75,21 @@ def _perform(world: World, corpus: dict[str, Any], entry: dict[str, Any], *, lea
     return outcome
 
 
-def _faults(outcome: Outcome, oracle: dict[str, Any], timeout: float) -> list[str]:
-    faults = [f"output has {sign!r}" for sign in oracle.get("lacks", []) if sign in outcome.text]
-    if outcome.wall > oracle.get("max_wall", timeout + 5):
+def _late(outcome: Outcome, oracle: dict[str, Any], timeout: float, patience: int = 1) -> list[str]:
+    """Faults that a busy machine has too."""
+    faults = []
+    if outcome.wall > oracle.get("max_wall", timeout + 5) * patience:
         faults.append(f"took {outcome.wall:.1f} s")
+    if outcome.ended == "timeout" and "timeout" not in oracle.get("reason", ["timeout"]):
+        faults.append("ended by timeout")
+    return faults
+
+
+def _faults(outcome: Outcome, oracle: dict[str, Any]) -> list[str]:
+    faults = [f"output has {sign!r}" for sign in oracle.get("lacks", []) if sign in outcome.text]
     if len(outcome.text) > oracle.get("max_out", 1 << 20):
         faults.append(f"{len(outcome.text)} bytes of output")
-    if "reason" in oracle and outcome.ended not in oracle["reason"]:
+    if "reason" in oracle and outcome.ended not in (*oracle["reason"], "timeout"):
         faults.append(f"ended by {outcome.ended}")
     if oracle.get("tool_error") and not outcome.is_error:
         faults.append("the tool did not refuse")
@@ -93,9 +104,12 @@ def test_an_attempt_gets_nowhere(world: World, corpus_name: str, entry: dict[str
     world.lay_out(CORPORA["sandbox.yaml"]["prelude"], entry["id"], entry.get("limits", {}))
     _prepare(world, entry)
     before = world.state()
+    oracle, timeout = entry.get("oracle", {}), entry.get("timeout", corpus["timeout"])
     outcome = _perform(world, corpus, entry)
-    oracle = entry.get("oracle", {})
-    faults = _faults(outcome, oracle, entry.get("timeout", corpus["timeout"]))
+    leaks = world.leaks(outcome.text)
+    if _late(outcome, oracle, timeout):
+        outcome = _perform(world, corpus, entry, patience=PATIENCE)
+    faults = [*leaks, *_faults(outcome, oracle), *_late(outcome, oracle, timeout, PATIENCE)]
     if "ws_max_mb" in oracle and world.disk_megabytes() > oracle["ws_max_mb"]:
         faults.append(f"{world.disk_megabytes()} MB in the workspace")
     faults += world.leaks(outcome.text)
@@ -131,7 +145,7 @@ def test_a_harmless_call_works(world: World, corpus_name: str, entry: dict[str, 
     world.lay_out(CORPORA["sandbox.yaml"]["prelude"], entry["id"], {})
     _prepare(world, entry)
     # It is to work, however busy the machine is.
-    outcome = _perform(world, corpus, entry, least=120)
+    outcome = _perform(world, corpus, entry, patience=PATIENCE)
     then = None
     if "then" in entry:
         then = world.call("exec", {"command": entry["then"]}, entry["id"], {})
