@@ -10,7 +10,7 @@ STAMP := $(VENV)/.stamp
 DIST := dist
 DOCS_VENV := .venv-docs
 POSTGRES_TESTS := tests/contract tests/cluster
-HTTP_TESTS := $(addprefix tests/http/test_,chat.py tasks.py)
+HTTP_TESTS := $(addprefix tests/http/test_,chat.py tasks.py responses.py)
 RUN_LOCKS := requirements/runtime.lock requirements/build.lock
 DEV_LOCK := requirements/dev.lock
 # What tests start imports the same modules every time.

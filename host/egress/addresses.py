@@ -12,7 +12,7 @@ from typing import Final
 import anyio
 import httpx2
 
-from host.egress.listener import MESSAGE_LIMIT, TooMuch, messages
+from host.egress.listener import TooMuch, messages
 from host.egress.unpacked import unpacked
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -51,16 +51,28 @@ class AddressPolicy:
 
     async def resolve(self, host: str, port: int) -> list[str]:
         """Return the addresses to dial, in order; raises Forbidden if one of them may not be."""
-        try:
-            found = await anyio.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        except OSError as error:
-            raise httpx2.ConnectError("the name has no address") from error
-        addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
+        addresses = [host] if _is_address(host) else await _looked_up(host, port)
         if not self.any_address and host.lower() not in self.allowed_hosts:
             for address in addresses:
                 if not is_public(address):
                     raise Forbidden("the address is not public")
         return addresses
+
+
+async def _looked_up(host: str, port: int) -> list[str]:
+    try:
+        found = await anyio.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise httpx2.ConnectError("the name has no address") from error
+    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def is_public(text: str) -> bool:
@@ -89,10 +101,9 @@ def _inner(address: int) -> Iterator[str]:
 class PinnedTransport(httpx2.AsyncBaseTransport):
     """Resolves and checks each request's host, redirects included, and dials the checked address."""
 
-    def __init__(self, policy: AddressPolicy, refuse: Refuse = str, most: int = MESSAGE_LIMIT) -> None:
+    def __init__(self, policy: AddressPolicy, refuse: Refuse = str) -> None:
         self._policy = policy
         self._refuse = refuse
-        self._most = most
         # No proxy of the environment: it would resolve the name again, unchecked.
         self._inner = httpx2.AsyncHTTPTransport(verify=TLS, trust_env=False)
 
@@ -108,7 +119,7 @@ class PinnedTransport(httpx2.AsyncBaseTransport):
                 if last:
                     raise
             else:
-                return _bounded(response, self._refuse, self._most)
+                return _bounded(response, self._refuse)
         raise httpx2.ConnectError("the name has no address")
 
     async def aclose(self) -> None:
@@ -127,14 +138,14 @@ def _pinned(request: httpx2.Request, address: str) -> httpx2.Request:
     )
 
 
-def _bounded(response: httpx2.Response, refuse: Refuse, most: int) -> httpx2.Response:
+def _bounded(response: httpx2.Response, refuse: Refuse) -> httpx2.Response:
     assert isinstance(response.stream, httpx2.AsyncByteStream)  # noqa: S101 - an async transport made it
     encoding = response.headers.pop("content-encoding", "")
     events = response.headers.get("content-type", "").startswith("text/event-stream")
     return httpx2.Response(
         response.status_code,
         headers=response.headers,
-        stream=_Bounded(response.stream, encoding, EVENT_END if events else None, refuse, most),
+        stream=_Bounded(response.stream, encoding, EVENT_END if events else None, refuse),
         extensions=response.extensions,
     )
 
@@ -148,17 +159,15 @@ class _Bounded(httpx2.AsyncByteStream):
         encoding: str,
         end: re.Pattern[bytes] | None,
         refuse: Refuse,
-        most: int,
     ) -> None:
         self._inner = inner
         self._end = end
-        self._most = most
         self._refuse = refuse
         self._encoding = encoding
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         try:
-            async for message in messages(unpacked(self._inner, self._encoding), self._end, self._most):
+            async for message in messages(unpacked(self._inner, self._encoding), self._end):
                 yield message
         except TooMuch as error:
             self._refuse(str(error))

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from typing import Final, NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
 import anyio
+import h11
 import httpx2
 
-from host.egress.addresses import AddressPolicy, Forbidden, PinnedTransport
+from host.egress.addresses import TLS, AddressPolicy, Forbidden
 from shared.clock import now_ms
 from shared.errors import InvalidInput
 
 WITHIN_S: Final = 10.0
 LOOK_UP_WITHIN_S: Final = 3.0
 MOST_READ: Final = 64 * 1024
+MOST_KEPT: Final = 64
+"""Connections that wait for the next delivery."""
 FIRST_FREE_PORT: Final = 1024
 ALLOWED: Final = "; webhooks.allowed_hosts names those that may"
 
@@ -57,6 +63,10 @@ def _split(url: str) -> SplitResult:
     return parts
 
 
+Place = tuple[bool, str, int]
+"""Whether it is encrypted, a receiver's name and its port."""
+
+
 class Answer(NamedTuple):
     """What a receiver said: its status, or None with why there is none; for how long it wants to be left."""
 
@@ -65,49 +75,129 @@ class Answer(NamedTuple):
     retry_after_ms: int = 0
 
 
+@dataclass(slots=True)
+class _Connection:
+    """A connection to a receiver, for one request after the other."""
+
+    address: str
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+    http: h11.Connection = field(
+        default_factory=lambda: h11.Connection(h11.CLIENT, max_incomplete_event_size=MOST_READ)
+    )
+    used: bool = False
+
+    async def ask(self, request: h11.Request, body: bytes) -> h11.Response:
+        """Send a request; return how its answer begins. Raises OSError, h11.RemoteProtocolError."""
+        events = (request, h11.Data(data=body), h11.EndOfMessage())
+        self.writer.write(b"".join(self.http.send(event) or b"" for event in events))
+        while not isinstance(event := await self._heard(), h11.Response):
+            pass
+        return event
+
+    async def hear_out(self) -> None:
+        """Hear a receiver out, up to a bound: what it says means nothing. Then it may be asked again."""
+        left = MOST_READ
+        while left > 0 and isinstance(event := await self._heard(), h11.Data):
+            left -= len(event.data)
+        if self.http.our_state is self.http.their_state is h11.DONE:
+            self.http.start_next_cycle()
+            self.used = True
+
+    async def _heard(self) -> object:
+        while (event := self.http.next_event()) is h11.NEED_DATA:
+            self.http.receive_data(await self.reader.read(MOST_READ))
+        if isinstance(event, h11.ConnectionClosed):
+            raise h11.RemoteProtocolError("closed")
+        return event
+
+
 class Receivers:
-    """A client for webhooks: the address that is checked is the one that is dialled."""
+    """A client for webhooks: the address that is checked is the one that is dialled.
+
+    Over h11 itself: a client for everything takes three times the processor time, which runs then lack.
+    """
 
     def __init__(self, allowed_hosts: frozenset[str], version: str) -> None:
-        self._client = httpx2.AsyncClient(
-            transport=PinnedTransport(AddressPolicy(allowed_hosts), most=MOST_READ),
-            headers={"User-Agent": f"PicoClaw/{version}", "Accept-Encoding": "identity"},
-            follow_redirects=False,
-            timeout=None,
-            trust_env=False,
-        )
+        self._policy = AddressPolicy(allowed_hosts)
+        self._own = (("User-Agent", f"PicoClaw/{version}"), ("Accept-Encoding", "identity"))
+        self._kept: dict[Place, _Connection] = {}
 
     async def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> Answer:
         """Send a body; nothing is raised for what a receiver does."""
-        answer = Answer(None, f"no answer within {WITHIN_S:g} s")
+        parts, answer = urlsplit(url), Answer(None, f"no answer within {WITHIN_S:g} s")
+        target = f"{parts.path or '/'}?{parts.query}" if parts.query else parts.path or "/"
+        own = [("Host", parts.netloc), *self._own, ("Content-Length", str(len(body)))]
+        request = h11.Request(method="POST", target=target, headers=[*own, *headers.items()])
+        again = True
         with anyio.move_on_after(WITHIN_S):
-            try:
-                async with self._client.stream("POST", url, content=body, headers=headers) as response:
-                    status = response.status_code
-                    answer = Answer(status, f"HTTP {status}", _retry_after_ms(response))
-                    await _read(response)
-            except httpx2.StreamError:
-                return answer
-            except httpx2.HTTPError as error:
-                return answer if answer.status else Answer(None, str(error) or type(error).__name__)
+            while again:
+                again = False
+                try:
+                    async with self._connection(parts) as connection:
+                        # A receiver may end a connection that is kept, just as it is used again.
+                        again = connection.used
+                        said = await connection.ask(request, body)
+                        again = False
+                        answer = Answer(said.status_code, f"HTTP {said.status_code}", _retry_after_ms(said))
+                        await connection.hear_out()
+                except (OSError, httpx2.ConnectError, h11.RemoteProtocolError) as error:
+                    answer = answer if answer.status else Answer(None, _sentence(error))
         return answer
+
+    @asynccontextmanager
+    async def _connection(self, parts: SplitResult) -> AsyncIterator[_Connection]:
+        """Connect, or take the connection that is kept if it still leads to the right address."""
+        secure, host = parts.scheme == "https", parts.hostname or ""
+        place = (secure, host, parts.port or (443 if secure else 80))
+        addresses = await self._policy.resolve(*place[1:])
+        connection = self._kept.pop(place, None)
+        if connection is not None and (connection.reader.at_eof() or connection.address not in addresses):
+            connection.writer.close()
+            connection = None
+        if connection is None:
+            connection = await _dialled(place, addresses)
+        try:
+            yield connection
+        finally:
+            if connection.http.our_state is h11.IDLE and place not in self._kept:
+                self._keep(place, connection)
+            else:
+                connection.writer.close()
+
+    def _keep(self, place: Place, connection: _Connection) -> None:
+        if len(self._kept) >= MOST_KEPT:
+            self._kept.pop(next(iter(self._kept))).writer.close()
+        self._kept[place] = connection
 
     async def aclose(self) -> None:
         """Close all connections."""
-        await self._client.aclose()
+        for connection in self._kept.values():
+            connection.writer.close()
+        self._kept.clear()
 
 
-async def _read(response: httpx2.Response) -> None:
-    """Hear a receiver out, up to a bound: what it says means nothing."""
-    left = MOST_READ
-    async for piece in response.aiter_raw():
-        left -= len(piece)
-        if left < 0:
-            return
+async def _dialled(place: Place, addresses: list[str]) -> _Connection:
+    secure, host, port = place
+    context, name = (TLS, host) if secure else (None, None)
+    for address in addresses:
+        try:
+            streams = await asyncio.open_connection(address, port, ssl=context, server_hostname=name)
+            return _Connection(address, *streams)
+        except OSError:
+            if address == addresses[-1]:
+                raise
+    raise httpx2.ConnectError("the name has no address")
 
 
-def _retry_after_ms(response: httpx2.Response) -> int:
-    said = response.headers.get("retry-after", "").strip()
+def _sentence(error: Exception) -> str:
+    if isinstance(error, h11.RemoteProtocolError):
+        return "its answer is not HTTP, or ended early"
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+def _retry_after_ms(response: h11.Response) -> int:
+    said = dict(response.headers).get(b"retry-after", b"").decode("latin-1").strip()
     if said.isascii() and said.isdigit():
         return int(said[:9]) * 1000
     try:
