@@ -123,7 +123,7 @@ async def open_host(settings: Settings, stop: Callable[[str], None]) -> AsyncIte
         tool_servers = await enter(_tool_servers(settings, store))
         spaces = Spaces(settings, sandbox, principals := PrincipalCache(store))
         judge = await enter(SchemaJudge())
-        tools = RunTools(settings, store, sandbox, tool_servers, spaces, judge)
+        tools = RunTools(settings, ledger, sandbox, tool_servers, spaces, judge)
         archive = Archive(ledger, sandbox, spaces) if settings.history.archive else None
         assembly = Assembly(settings, ledger, models, tools, archive, telemetry)
         limits = RunLimits.of(settings, owner)

@@ -29,7 +29,8 @@ export function endedTurn(run, how = {}) {
 
 function turn(inside, when, conversationId, run, how = {}) {
   const foot = h("footer", { class: "foot" }, when, run?.model ? h("span", {}, run.model) : null);
-  const node = h("article", { class: "turn agent", "aria-label": "Agent" }, h("h2", { class: "unseen" }, "Agent"), h("div", { class: "body" }, inside), foot);
+  const changed = fileList(conversationId, run?.files_changed, "Files this run changed");
+  const node = h("article", { class: "turn agent", "aria-label": "Agent" }, h("h2", { class: "unseen" }, "Agent"), h("div", { class: "body" }, inside, changed), foot);
   if (run) foot.append(stepsButton(conversationId, run, node, how));
   return node;
 }

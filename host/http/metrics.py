@@ -41,6 +41,7 @@ COUNTED: Final = (
     ("approvals_decided", "Answers of people", "kind", "decision"),
     ("asks", "Asks of other agents", "outcome"),
     ("responses", "Responses of /v1/responses, in_progress: nobody waited for its end", "status"),
+    ("attachments", "Files that came with messages", "kind"),
     ("file_bytes", "Bytes of files that moved, up or down", "direction"),
     ("files_refused", "Uploads and downloads that were refused", "code"),
     ("connections_cut", "Connections that the host ended", "reason"),

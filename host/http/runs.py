@@ -16,6 +16,7 @@ from host.http.routing import OF_CONVERSATION, OF_PRINCIPAL, PAGE, Api, Paramete
 from host.http.sse import EventStreamResponse, last_event_id, until_gone
 from host.runs.answers import BegunShape, ChatShape, UsageShape
 from host.runs.service import RunService
+from host.tools.changes import FileChangedShape
 from shared.clock import iso, iso_or_none
 from shared.errors import InvalidInput, NotFound
 from shared.shapes import PageShape, Shape
@@ -41,6 +42,7 @@ class RunShape(Shape):
     usage: UsageShape
     error: str | None
     code: str | None
+    files_changed: NotRequired[list[FileChangedShape]]
     principal_id: NotRequired[str]
 
 
@@ -200,7 +202,7 @@ def _state(text: str | None) -> RunState | None:
 def run_view(run: Run) -> RunShape:
     """Return a run as it leaves the host."""
     ended = run.finished_at
-    return {
+    shown: RunShape = {
         "run_id": run.id,
         "root_run_id": run.root_run_id,
         "previous_run_id": run.previous_run_id,
@@ -217,3 +219,6 @@ def run_view(run: Run) -> RunShape:
         "error": run.error,
         "code": run.code,
     }
+    if changed := (run.answer or {}).get("files_changed"):
+        shown["files_changed"] = changed
+    return shown

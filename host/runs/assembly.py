@@ -54,7 +54,6 @@ from host.tools.skills import SkillTools
 from host.tools.web import WebToolset
 from shared.principals import Principal
 from shared.settings import Settings
-from shared.store.store import Store
 from shared.values import Lease
 
 
@@ -84,19 +83,19 @@ class RunTools:
     def __init__(
         self,
         settings: Settings,
-        store: Store,
+        ledger: Ledger,
         sandbox: Sandbox,
         tool_servers: ToolServers,
         spaces: Spaces,
         judge: SchemaJudge,
     ) -> None:
         self._main = settings.main_conversation_id
-        self._store = store
+        self._store = store = ledger.store
         self._sandbox = sandbox
         self.judge = judge
         self._tool_servers = tool_servers
         self._spaces = spaces
-        self.attachments = Attachments(sandbox, spaces)
+        self.attachments = Attachments(sandbox, spaces, ledger.counts)
         self._more = installed_tools(settings.tools.plugins)
         if not settings.offline:
             self._more.append(WebToolset(settings.tools.web))

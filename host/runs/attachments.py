@@ -24,6 +24,7 @@ from host.ports import Sandbox, SandboxFault
 from host.runs.archive import folder_of
 from host.runs.spaces import Spaces
 from host.runs.spec import Attached
+from host.telemetry.counts import Metrics
 from host.tools.documents import told
 from host.tools.pictures import LARGEST, Unfit, is_picture, picture_of
 from shared.ids import MESSAGE, new_id
@@ -44,6 +45,7 @@ LARGEST_OF_ALL: Final = 20 << 20
 LARGEST_TEXT: Final = 200_000
 """Characters of a PDF's text that are shown where PDF itself isn't read."""
 
+TEXTS: Final = re.compile(r"^text/|\b(json|xml|yaml|toml)\b")
 LONGEST_STEM: Final = 60
 LONGEST_SUFFIX: Final = 12
 MOST_BYTES: Final = 150
@@ -92,9 +94,10 @@ class Seen:
 class Attachments:
     """Takes files in, keeps what the model is shown of them, finds it again. One per host."""
 
-    def __init__(self, sandbox: Sandbox, spaces: Spaces) -> None:
+    def __init__(self, sandbox: Sandbox, spaces: Spaces, counts: Metrics) -> None:
         self.sandbox = sandbox
         self.spaces = spaces
+        self._counts = counts
 
     async def staged(self, files: Sequence[NewFile], principal_id: str, conversation_id: str) -> Attached:
         """Look at files that come with a message that is to be stored: nothing is written yet.
@@ -142,8 +145,13 @@ class Attachments:
     async def seen(self, data: bytes, path: str) -> Seen:
         """Return what the model is shown of a file."""
         if data.startswith(PDF):
+            self._counts.attachments["pdf"] += 1
             return await self._document(data, path)
-        return await self._picture(data, path) if is_picture(data) else Seen()
+        if is_picture(data):
+            self._counts.attachments["image"] += 1
+            return await self._picture(data, path)
+        self._counts.attachments["text" if TEXTS.search(media_type_of(path)) else "other"] += 1
+        return Seen()
 
     async def _picture(self, data: bytes, path: str) -> Seen:
         why = f"a side has more than {LONGEST_SIDE} pixels"

@@ -53,6 +53,7 @@ class Metrics:
     approvals_decided: Counter[tuple[str, str]] = field(default_factory=Counter)
     asks: Counter[str] = field(default_factory=Counter)
     responses: Counter[str] = field(default_factory=Counter)
+    attachments: Counter[str] = field(default_factory=Counter)
     file_bytes: Counter[str] = field(default_factory=Counter)
     files_refused: Counter[str] = field(default_factory=Counter)
     file_streams: int = 0

@@ -93,7 +93,9 @@ def test_what_a_run_changed_is_listed_and_saved(make_page: MakePage) -> None:
         changed.get_by_role("button", name="report.txt").click()
     assert saved.value.path().read_text() == "the report"
     page.reload()
+    expect(changed.get_by_role("button", name="report.txt")).to_be_visible()
     page.get_by_role("button", name="Steps").click()
+    expect(page.locator(".step")).to_be_visible()
     expect(changed.get_by_role("button", name="report.txt")).to_be_visible()
 
 

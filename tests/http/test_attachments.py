@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -144,6 +145,23 @@ def test_a_pdf_is_text_by_page_for_a_server_that_is_not_anthropics(
     assert "closed.pdf (application/pdf, " in told
     assert "not shown: it is encrypted" in told
     assert "not shown: it has 101 pages" in told
+
+
+def test_attachments_are_counted_by_kind(client: httpx2.Client) -> None:
+    def told() -> dict[str, float]:
+        found = re.findall(r'picoclaw_attachments_total\{kind="(\w+)"\} (\S+)', client.get("/metrics").text)
+        return {kind: float(count) for kind, count in found}
+
+    before = told()
+    files = {"a.png": png(3, 2), "a.pdf": pdf(["a page"]), "a.csv": b"a,b", "a.json": b"{}", "a.zip": b"PK"}
+    say(client, *({"name": name, "data": encoded(data)} for name, data in files.items()))
+    after = told()
+    assert {kind: after[kind] - before.get(kind, 0) for kind in after} == {
+        "image": 1,
+        "pdf": 1,
+        "text": 2,
+        "other": 1,
+    }
 
 
 def test_a_file_of_the_workspace_is_attached_by_its_path(
