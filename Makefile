@@ -19,7 +19,7 @@ EXTRAS := --extra telegram --extra postgres --extra otel --extra image
 COMPILE := --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate -q \
   pyproject.toml --custom-compile-command "make lock"
 
-.PHONY: run setup quick fuzz test test-again newcomer long flaky screenshots test-helm dist test-postgres test-http-postgres chaos attack chaos-cluster agents schema check lint types supply sbom audit image-test bench soak lock format clean docs reference
+.PHONY: run setup quick fuzz test test-again newcomer long flaky mutants screenshots test-helm dist test-postgres test-http-postgres chaos attack chaos-cluster agents schema check lint types supply sbom audit image-test bench soak lock format clean docs reference
 
 run: $(READY)
 	@$(VENV)/bin/picoclaw dev
@@ -46,6 +46,12 @@ define install
 	  $(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e . ; \
 	fi
 	@$(PY) -m compileall -q host mcp_server shared
+endef
+
+# What one target alone wants, from a lock of its own: $(call also,NAME)
+define also
+if command -v uv >/dev/null; then uv pip install --quiet --python $(PY) --require-hashes -r requirements/$(1).lock; \
+else $(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/$(1).lock; fi
 endef
 
 $(READY): $(RUN_LOCKS) pyproject.toml
@@ -150,14 +156,21 @@ long: setup
 flaky: setup
 	tests/flaky $(ARGUMENTS)
 
+# Small faults in the core, one at a time, in a copy: which of them no test notices. By seed, as many as there is time:
+# make mutants ARGUMENTS="--seed 2 --minutes 30 host/runs"
+mutants:
+	@copy=$$(mktemp -d /tmp/mutants-XXXXXX); trap "rm -rf $$copy" EXIT; \
+	git ls-files -z --cached --others --exclude-standard | xargs -0 cp --parents -t $$copy && cd $$copy && \
+	make --no-print-directory setup && { $(call also,mutants); } && \
+	TEST_EXAMPLES=0.2 $(PY) -m tests.mutants $(ARGUMENTS)
+
 # The pictures in the docs, taken from the console in Chromium.
 screenshots: setup
 	$(PY) -m pytest -m slow tests/console/test_screenshots.py
 
 # Helm's own library lints and renders the chart (a download of 90 MB, so not part of the set-up).
 test-helm: setup
-	@if command -v uv >/dev/null; then uv pip install --quiet --python $(PY) --require-hashes -r requirements/helm.lock; \
-	else $(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/helm.lock; fi
+	@$(call also,helm)
 	$(PY) -m pytest tests/deploy/test_helm.py
 
 # The docs as a site in dist/docs: links and anchors checked, with search, llms.txt and llms-full.txt. MkDocs has an
@@ -209,6 +222,7 @@ lock:
 	uv pip compile $(COMPILE) $(EXTRAS) --constraint $(DEV_LOCK) -o requirements/runtime.lock
 	uv pip compile $(filter-out pyproject.toml,$(COMPILE)) --constraint $(DEV_LOCK) requirements/build.in -o requirements/build.lock
 	uv pip compile $(filter-out pyproject.toml,$(COMPILE)) requirements/helm.in -o requirements/helm.lock
+	uv pip compile $(filter-out pyproject.toml,$(COMPILE)) --constraint $(DEV_LOCK) requirements/mutants.in -o requirements/mutants.lock
 	uv pip compile $(filter-out pyproject.toml,$(COMPILE)) requirements/docs.in -o requirements/docs.lock
 
 clean:

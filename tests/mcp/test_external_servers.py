@@ -82,10 +82,10 @@ async def test_a_server_that_is_down_costs_its_tools_only(hostile: tuple[Hostile
     _, base = hostile
     async with listening(weather_server().streamable_http_app()) as good:
         async with opened(
-            Reach(allowed_hosts=LOCAL.allowed_hosts, connect_seconds=30),
+            Reach(allowed_hosts=LOCAL.allowed_hosts, connect_seconds=60),
             down=web("http://127.0.0.1:9/mcp"),
             junk=web(f"{base}/junk"),
-            mute=web(f"{base}/mute", timeout_ms=1500),
+            mute=web(f"{base}/mute", start_ms=1000),
             weather=web(f"{good}/mcp"),
             endless=web(f"{base}/endless"),
         ) as found:
@@ -147,7 +147,8 @@ async def test_a_call_that_goes_wrong_is_a_result_and_the_run_goes_on(
     hostile: tuple[Hostile, str], what: str
 ) -> None:
     _, base = hostile
-    async with opened(bad=web(f"{base}/{what}"), good=web(f"{base}/fine")) as found:
+    bad_one = web(f"{base}/{what}", timeout_ms=1500)
+    async with opened(bad=bad_one, good=web(f"{base}/fine")) as found:
         bad = next(name for name in names(found) if name.startswith("mcp__bad__"))
         with anyio.fail_after(60):
             answer = await call(found, bad)
