@@ -12,9 +12,10 @@ from host.http.callers import caller_of
 from host.http.client_tools import result_text
 from host.http.conversations import asked_for, conversation_of
 from host.http.routing import KEY, OF_CONVERSATION, OF_PRINCIPAL, PAGE, Api, Parameter, operation
+from host.runs.answers import RequestShape
 from host.runs.service import RunService
 from host.telemetry.counts import Metrics
-from shared.approval_values import Answer, Approval, ApprovalStatus, Decision, Kind, Ready
+from shared.approval_values import Answer, Approval, ApprovalStatus, Decision, Ready
 from shared.clock import iso, iso_or_none, now_ms
 from shared.errors import Forbidden, InvalidInput, NotFound
 from shared.shapes import PageShape, Shape
@@ -26,23 +27,14 @@ OWN_DOORS: Final = ("console", "cli")
 """Programs of this project say which one they are."""
 
 
-class ApprovalShape(Shape):
+class ApprovalShape(RequestShape):
     """A request; ``run_id`` asked, ``next_run_id`` went on."""
 
-    id: str
-    kind: Kind
     status: ApprovalStatus
     conversation_id: str
     run_id: str
     next_run_id: str | None
-    tool: str
-    input: dict[str, Any]
-    input_sha256: str
-    base_sha256: str | None
-    reason: str
-    subagent: str | None
     created_at: str
-    expires_at: str | None
     decided_at: str | None
     decided_by: dict[str, Any] | None
     message: str | None
