@@ -270,13 +270,11 @@ class ActiveRun:
         counts.approvals_requested.update(request.kind for request in end.requests)
         counts.compactions.update(self._recorder.compactions)
         counts.run_seconds.add((monotonic_ms() - self._started) / 1000)
-        counts.tokens.update(asdict(end.usage))
+        counts.tokens.update(end.answer["usage"])
 
     def _lose(self) -> None:
         """End without a word to the store, where the run is another host's to end."""
-        if self.log.held:
-            self.log.forget()
-        self._forget_changes()
+        self._forget()
         answer = self._answer_body(self._recorder.shown.text.strip(), [], Overtaken())
         self._outcome = answer
         self._ledger.counts.runs[RunState.ERROR.value] += 1
@@ -285,12 +283,12 @@ class ActiveRun:
 
     def _fail(self, error: PicoError) -> None:
         self._outcome = error
-        self._forget_changes()
-        if self.log.held:
-            self.log.forget()
+        self._forget()
         self.log.emit("error", {"error": error.message, "code": error.code})
 
-    def _forget_changes(self) -> None:
+    def _forget(self) -> None:
+        if self.log.held:
+            self.log.forget()
         files = self._recorder.files
         if files is not None and files.changes is not None:
             files.changes.forget()

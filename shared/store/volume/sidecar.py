@@ -10,7 +10,7 @@ import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
@@ -100,7 +100,9 @@ class Sidecar:
 
     def write(self, state: State) -> None:
         """Replace the state."""
-        fields = asdict(state) | {"segment": list(state.segment), "previous": numbers(state.previous)}
+        # Not asdict, which copies deeply: this is written with every turn.
+        fields = {name: getattr(state, name) for name in State.__slots__}
+        fields |= {"segment": list(state.segment), "previous": numbers(state.previous)}
         write_all(self._fd, layout.seal(fields, SIZE), 0)
 
     def forget(self) -> None:
