@@ -32,7 +32,8 @@ IDS: Final = re.compile(r"_id$|^(replaces|user|cursor|X-.*Id|X-Conversation-ID|M
 VARIES: Final = {
     r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f-]{22}": "<uuid>",
     r"\d{4}-\d\d-\d\dT[\d:.]+(Z|[+-]\d\d:\d\d)": "<time>",
-    r'("(created|created_at|completed_at|duration_ms)": ?)\d+': r"\1<number>",
+    # What Bob asked before is in the model's cache.
+    r'("(created|created_at|completed_at|duration_ms|cache_\w+|cached_tokens)": ?)\d+': r"\1<number>",
     r'("next_cursor": ?)"\w+"': r"\1<cursor>",
     r"pico_[\w-]+": "<secret>",
 }
