@@ -38,6 +38,7 @@ async def main() -> dict[str, float]:
         host = new_host(Path(root) / "host", model.url, settings).start()
         try:
             await told(host, 1, [PIECE])
+            figures |= await doors(host)
             for rate in RATES:
                 figures |= await measure(host, rate)
         finally:
@@ -76,6 +77,25 @@ async def measure(host: HostProcess, rate: int) -> dict[str, float]:
     }
 
 
+async def doors(host: HostProcess) -> dict[str, float]:
+    """Tell the same pieces as events of POST /chat and of /v1/responses, in turns."""
+    assert host.process is not None
+    process, took = psutil.Process(host.process.pid), dict.fromkeys(DOORS, 0.0)
+    pieces = [PIECE] * 1000
+    for path in DOORS * 5:
+        before = _cpu(process)
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(STREAMS_OF_A_DOOR):
+                tasks.create_task(told(host, 200, pieces, path))
+        took[path] += _cpu(process) - before
+    events = 5 * STREAMS_OF_A_DOOR * len(pieces)
+    figures = {f"{path}: CPU of the host a piece (ms)": cpu * 1000 / events for path, cpu in took.items()}
+    chat, responses = took.values()
+    return {**figures, "ratio: /v1/responses against /chat, CPU of the host a piece": responses / chat}
+
+
+DOORS: Final = ("/chat", "/v1/responses")
+STREAMS_OF_A_DOOR: Final = 5
 LATENESS: Final[list[float]] = []
 
 
@@ -94,17 +114,21 @@ async def watch(host: HostProcess) -> None:
         writer.close()
 
 
-async def told(host: HostProcess, rate: int, pieces: list[str]) -> int:
+async def told(host: HostProcess, rate: int, pieces: list[str], path: str = "/chat") -> int:
     """Stream one conversation to its end; return how many pieces came, having checked them all."""
     message = directive(deltas=pieces, delta_delay_ms=1000 / rate)
-    body = json.dumps({"message": message, "stream": True}).encode()
+    said = "input" if path == "/v1/responses" else "message"
+    body = json.dumps({said: message, "stream": True}).encode()
     reader, writer = await asyncio.open_connection("127.0.0.1", host.port)
     head = [f"{name}: {value}" for name, value in HEADERS.items()]
-    lines = ["POST /chat HTTP/1.1", "host: h", "connection: close", f"content-length: {len(body)}", *head]
+    lines = [f"POST {path} HTTP/1.1", "host: h", "connection: close", f"content-length: {len(body)}", *head]
     writer.write("\r\n".join([*lines, "", ""]).encode() + body)
     received = await reader.read()
     writer.close()
     texts = [json.loads(line[6:]) for line in _data(received)]
+    if path == "/v1/responses":
+        deltas = [data["delta"] for data in texts if data["type"] == "response.output_text.delta"]
+        return sum(delta.count(PIECE.strip()) for delta in deltas)
     chunks = [data["text"] for data in texts if data.keys() == {"text"}]
     ending = texts[-1]
     if ending.get("status") != "success" or "".join(chunks).strip() != ending["result"]:

@@ -6,7 +6,7 @@ Source: Open Responses 2026-04-24, ResponseResource and its streaming events.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, NotRequired
 
@@ -130,13 +130,14 @@ class ResponseItems:
             part: Item = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
             yield self._add("msg", {"type": "message", "role": "assistant", "content": []})
             self._saying = self.output[-1]
-            yield "content_part.added", {**self._where(self._saying), "part": dict(part)}
+            yield "content_part.added", {**self._where(self._saying["id"]), "part": dict(part)}
             self._saying["content"] = [part]
         self._saying["content"][0]["text"] += text
-        yield "output_text.delta", {**self._where(self._saying), "delta": text, "logprobs": []}
+        yield "output_text.delta", {**self._where(self._saying["id"]), "delta": text, "logprobs": []}
 
-    def _where(self, item: Item) -> dict[str, Any]:
-        return {"item_id": item["id"], "output_index": self._index(item), "content_index": 0}
+    def _where(self, item_id: str) -> dict[str, Any]:
+        """Return where what is said stands: whatever comes after it closes it first."""
+        return {"item_id": item_id, "output_index": len(self.output) - 1, "content_index": 0}
 
     def _think(self, text: str) -> Iterator[Told]:
         if not text:
@@ -156,8 +157,8 @@ class ResponseItems:
         if (saying := self._saying) is not None:
             self._saying = None
             (part,) = saying["content"]
-            yield "output_text.done", {**self._where(saying), "text": part["text"], "logprobs": []}
-            yield "content_part.done", {**self._where(saying), "part": dict(part)}
+            yield "output_text.done", {**self._where(saying["id"]), "text": part["text"], "logprobs": []}
+            yield "content_part.done", {**self._where(saying["id"]), "part": dict(part)}
             yield self._done(saying, status)
 
     def _tool_result(self, data: Mapping[str, Any]) -> list[Told]:
@@ -182,10 +183,10 @@ class ResponseItems:
     def _end(self) -> Iterator[Told]:
         """End what is in progress as the run ended."""
         status = COMPLETED if self.state()["status"] == COMPLETED else INCOMPLETE
+        yield from self._close(status)
         if (refusal := self.answer.refusal) is not None:
             part = {"type": "refusal", "refusal": refusal}
             yield self._add("msg", {"type": "message", "role": "assistant", "content": [part]})
-        yield from self._close(status)
         for item in self.output:
             if item["status"] == IN_PROGRESS:
                 yield self._done(item, status)
@@ -233,24 +234,25 @@ class Response:
         }
         return view  # type: ignore[no-any-return]  # the shape's fields and those of the echo
 
-    async def frames(self, events: AsyncIterator[Event], after: int) -> AsyncIterator[bytes]:
-        """Yield the frames whose sequence numbers are at least ``after``."""
-        number = 0
-        view = dict(self.view())
-        for name in ("created", "in_progress"):
-            if number >= after:
-                yield as_frame(name, {"response": view}, number)
-            number += 1
-        async for event in events:
-            for name, data in self.items.take(event):
-                if number >= after:
-                    yield as_frame(name, data, number)
-                number += 1
+    async def frames(self, batches: AsyncIterator[Sequence[Event]], after: int) -> AsyncIterator[bytes]:
+        """Yield the frames whose sequence numbers are at least ``after``, those of a batch in one piece."""
+        begun = {"response": dict(self.view())}
+        yield _framed([("created", begun), ("in_progress", begun)], 0, after)
+        number = 2
+        async for events in batches:
+            told = [each for event in events for each in self.items.take(event)]
+            if piece := _framed(told, number, after):
+                yield piece
+            number += len(told)
         ended = dict(self.view())
-        status = ended["status"]
-        name = status if status in ("completed", "failed") else "incomplete"
-        if number >= after:
-            yield as_frame(name, {"response": ended}, number)
+        name = ended["status"] if ended["status"] in ("completed", "failed") else "incomplete"
+        yield _framed([(name, {"response": ended})], number, after)
+
+
+def _framed(told: Sequence[Told], first: int, after: int) -> bytes:
+    """Return frames, of which ``first`` is the number, from ``after`` on."""
+    numbered = list(enumerate(told, first))[max(after - first, 0) :]
+    return b"".join(as_frame(name, data, number) for number, (name, data) in numbered)
 
 
 def as_frame(name: str, data: Mapping[str, Any], number: int) -> bytes:

@@ -128,7 +128,7 @@ class ResponsesApi(Api):
         stored = await self._stored(request)
         if flag(request, STREAM.name):
             after = _after(request.query_params.get(AFTER.name, ""))
-            events = await self._runs.events(stored.conversation_id, stored.run_id, after=0)
+            events = await self._runs.event_batches(stored.conversation_id, stored.run_id, after=0)
             return FrameStreamResponse(self._reader.begun(stored).frames(events, after + 1))
         return JSON((await self._reader.now(stored)).view())
 

@@ -33,6 +33,7 @@ from host.http.openai.requests import ChatCompletionRequest
 from host.http.openai.threads import CALL_ID, NAMED, Thread, Threads
 from host.http.routing import ANY, KEY, Api, Operation, Route, operation
 from host.http.sse import FrameStreamResponse
+from host.runs.events import one_by_one
 from host.runs.run import ActiveRun
 from host.runs.service import RunService
 from host.runs.spec import RunSpec
@@ -75,7 +76,7 @@ class Turn:
     answer: Answer
     conversation_id: str
     run_id: str
-    events: AsyncIterator[Event]
+    events: AsyncIterator[Sequence[Event]]
     run: ActiveRun | None
 
     @property
@@ -210,7 +211,7 @@ class OpenAiApi(Api):
             run_id = await self.functions.continued(calls[0]) if spec.ready else None
             if run_id is None:
                 raise
-        events = await self._runs.events(conversation_id, run_id, after=0, run=run)
+        events = await self._runs.event_batches(conversation_id, run_id, after=0, run=run)
         more = {"metadata": body.metadata, "warnings": body.warnings}
         typed = body.output_schema is not None
         answer = Answer(f"chatcmpl-{run_id}", body.model, self.marker, typed, more=more)
@@ -233,7 +234,7 @@ class OpenAiApi(Api):
 
     async def _whole(self, turn: Turn) -> JSON[CompletionShape] | Response:
         answer = turn.answer
-        async for event in turn.events:
+        async for event in one_by_one(turn.events):
             answer.take(event)
         reason = answer.finish_reason
         if reason is None:
@@ -243,7 +244,7 @@ class OpenAiApi(Api):
 
     async def _pieces(self, turn: Turn) -> AsyncIterator[bytes]:
         answer = turn.answer
-        async for piece in answer.stream(turn.events):
+        async for piece in answer.stream(one_by_one(turn.events)):
             yield piece
         reason = answer.finish_reason
         if reason is None:
