@@ -20,6 +20,7 @@ from host.channels.draft import Draft
 from host.channels.inbox_files import InboxFiles
 from host.channels.messages import Stored, as_one, from_update, sender_of
 from host.channels.rules import Rules, Wake
+from host.runs.events import one_by_one
 from host.runs.run import ActiveRun
 from host.runs.service import RunService
 from host.runs.spec import Attached, RunSpec
@@ -242,9 +243,9 @@ class Turns:
             draft_id=turn.update.draft_id,
         )
         lease = run.lease
-        events = await self._runs.events(lease.conversation_id, lease.run_id, after=0, run=run)
+        events = await self._runs.event_batches(lease.conversation_id, lease.run_id, after=0, run=run)
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(draft.show, events)
+            tasks.start_soon(draft.show, one_by_one(events))
             try:
                 answer: Answer = await run.wait()
             except PicoError as error:

@@ -16,7 +16,7 @@ from host.agent.endings import Cancelled, Ending, Stopped
 from host.runs.admission import Places, RateLimit, Share
 from host.runs.answers import ChatShape
 from host.runs.background import KEY_GONE, Background
-from host.runs.events import EVENTS_EVERY_S, follow, one_by_one, replayed
+from host.runs.events import EVENTS_EVERY_S, follow, replayed
 from host.runs.leases import CANCELLED, Keeping
 from host.runs.meter import Ledger
 from host.runs.principals import THE_OPERATOR, PrincipalCache
@@ -250,12 +250,6 @@ class RunService:
                 return await self._store.conversations.delete(conversation_id)
             await anyio.sleep(pause)
         return await self._store.conversations.delete(conversation_id)
-
-    async def events(
-        self, conversation_id: str, run_id: str, *, after: int, run: ActiveRun | None = None
-    ) -> AsyncIterator[Event]:
-        """Return the run's events after ``after``; see ``event_batches``."""
-        return one_by_one(await self.event_batches(conversation_id, run_id, after=after, run=run))
 
     async def event_batches(
         self, conversation_id: str, run_id: str, *, after: int, run: ActiveRun | None = None

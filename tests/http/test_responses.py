@@ -197,6 +197,11 @@ def test_a_reference_stands_for_its_item(gpt: openai.OpenAI, model: ModelProcess
     assert [each.content[0].text for each in items if each.role == "assistant"] == [second.output_text]
 
 
+def test_ids_of_items_that_are_there_themselves_mean_nothing(gpt: openai.OpenAI) -> None:
+    item = {"type": "message", "role": "user", "content": directive(text="taken"), "id": "x" * 500}
+    assert [say(gpt, [{**item, "id": each}]).output_text for each in ("x" * 500, None, 7)] == ["taken"] * 3
+
+
 def test_a_reference_to_a_call_goes_on_with_its_output(gpt: openai.OpenAI) -> None:
     called = say(gpt, directive(steps=[{"tools": [CALL]}, {"text": "got $results"}]), tools=[LOOKUP])
     (call,) = [item for item in called.output if item.type == "function_call"]

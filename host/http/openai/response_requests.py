@@ -77,7 +77,8 @@ class Item(DoorMessage):
         # The type of a reference may be left out.
         bare = value.get("type") is None and "id" in value and "role" not in value
         told["type"] = value.get("type") or (REFERENCE if bare else MESSAGE)
-        told["id"] = value.get("id") or ""
+        # Other items may have ids of another server's, whatever those look like.
+        told["id"] = value.get("id", "") if told["type"] == REFERENCE else ""
         return {**value, **told, "parts": content if isinstance(content, list) else []}
 
     @model_validator(mode="after")
