@@ -12,6 +12,7 @@ import contextlib
 import http.client
 import json
 import os
+import select
 import statistics
 import sys
 import tempfile
@@ -318,6 +319,14 @@ def connect(host: HostProcess) -> http.client.HTTPConnection:
 _kept: dict[int, http.client.HTTPConnection] = {}
 
 
+def kept(host: HostProcess) -> http.client.HTTPConnection:
+    """Return the connection that is used again and again, a new one where the host has ended it."""
+    connection = _kept.get(host.port)
+    if connection is None or connection.sock is None or select.select([connection.sock], [], [], 0)[0]:
+        connection = _kept[host.port] = connect(host)
+    return connection
+
+
 def turn(
     host: HostProcess,
     conversation: str | None,
@@ -326,7 +335,7 @@ def turn(
     token: str = TOKEN,
 ) -> dict[str, Any]:
     """Make one turn and return its answer."""
-    connection = connection or _kept.setdefault(host.port, connect(host))
+    connection = connection or kept(host)
     body: dict[str, Any] = {"message": message}
     if conversation is not None:
         body["conversation_id"] = conversation
@@ -339,7 +348,7 @@ def turn(
 
 def first_chunk_ms(host: HostProcess) -> float:
     """Return the time from a request to its first chunk."""
-    connection = _kept.setdefault(host.port, connect(host))
+    connection = kept(host)
     started = time.perf_counter()
     connection.request("POST", "/chat", json.dumps({"message": REPLY, "stream": True}), HEADERS)
     response = connection.getresponse()
