@@ -231,7 +231,7 @@ def ran(tests: list[str], options: list[str]) -> str:
         start_new_session=True,
     )
     try:
-        return "" if process.wait(300) in (0, 5) else "killed"
+        return "" if process.wait(120) in (0, 5) else "killed"
     except subprocess.TimeoutExpired:
         return "hung"
     finally:

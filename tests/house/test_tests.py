@@ -31,6 +31,7 @@ ASLEEP = {
     "mcp/test_sign_in.py": "sees that nothing comes meanwhile",
     "models/test_remote_model.py": "sees that nothing comes meanwhile",
     "http/test_connections.py": "a client that says a little every few seconds",
+    "http/test_resume.py::test_after_a_lost_lease": "a host that stood still longer than its lease",
     "http/test_states.py::stand_still": "a host that stood still longer than its leases",
     "mcp/test_speaking_servers.py": "a server that takes its time",
     "sandbox/stdio_server.py": "a server that takes its time",
@@ -50,7 +51,7 @@ CLOCK = re.compile(r"\b(monotonic|perf_counter|monotonic_ms|time\.time)\(\)")
 PROVES = re.compile(r"^pytest\.(raises|fail)$|(^|\.)(raises|raise_for_status|validate|check_(call|output))$")
 SKIPS = re.compile(r"^pytest\.(mark\.)?skip(if)?$")
 Node = TypeVar("Node", bound=ast.AST)
-SLEEPS = ("time.sleep", "asyncio.sleep", "anyio.sleep", "sleep")
+SLEEPS = ("time.sleep", "asyncio.sleep", "anyio.sleep", "sleep", "threading.Event().wait")
 
 
 @cache
@@ -75,8 +76,17 @@ def above(node: ast.AST) -> Iterator[ast.AST]:
         yield node
 
 
+def named(node: ast.expr) -> str:
+    """Return the dotted name of what is called; unparse(), which knows all, takes seconds for all of them."""
+    if isinstance(node, ast.Attribute):
+        return f"{named(node.value)}.{node.attr}"
+    if isinstance(node, ast.Call):
+        return f"{named(node.func)}()"
+    return node.id if isinstance(node, ast.Name) else ""
+
+
 def called(node: ast.AST) -> set[str]:
-    return {ast.unparse(each.func) for each in ast.walk(node) if isinstance(each, ast.Call)}
+    return {named(each.func) for each in ast.walk(node) if isinstance(each, ast.Call)}
 
 
 def excepted(path: Path, node: ast.AST, exceptions: dict[str, str]) -> bool:
@@ -104,7 +114,7 @@ def test_no_test_waits_for_time_to_pass() -> None:
     asleep = [
         at(path, node)
         for path, node in everywhere(ast.Call)
-        if ast.unparse(node.func) in SLEEPS
+        if named(node.func) in SLEEPS
         if not polls(node) and ast.unparse(node.args[0]) != "0" and not excepted(path, node, ASLEEP)
     ]
     assert asleep == [], "wait for what is to happen, in a loop that looks, with a bound"
@@ -158,7 +168,7 @@ def test_a_bound_on_what_is_waited_for_is_generous() -> None:
     tight = [
         at(path, node)
         for path, node in everywhere(ast.Call)
-        if ast.unparse(node.func) == "anyio.fail_after" or ast.unparse(node.func).endswith(".settimeout")
+        if named(node.func) == "anyio.fail_after" or named(node.func).endswith(".settimeout")
         if isinstance(bound := node.args[0], ast.Constant)
         if isinstance(bound.value, int | float) and bound.value < 60 and not excepted(path, node, TIMED)
     ]
@@ -208,7 +218,7 @@ def test_a_test_that_is_left_out_says_what_it_needs() -> None:
     silent = [
         at(path, node)
         for path, node in everywhere(ast.Call)
-        if SKIPS.search(ast.unparse(node.func))
+        if SKIPS.search(named(node.func))
         if not re.search(r"needs |at this level|WHY_NOT|known_break", ast.unparse(node))
     ]
     assert silent == []

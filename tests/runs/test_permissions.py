@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from host.runs.permissions import Gate, Permissions, compiled
+from shared.approval_values import call_digest
 from shared.errors import InvalidInput
 from shared.settings.sections import Permission
 
@@ -155,3 +156,12 @@ def test_what_the_models_api_runs_cannot_wait(tool: str) -> None:
     with pytest.raises(InvalidInput, match=r"^p: web_search runs at the model's API"):
         checked(ask(tool))
     checked({"tool": "web_search", "do": "deny"}, ask("*"))
+
+
+def test_a_remembered_yes_answers_what_would_be_asked_and_opens_nothing_that_is_denied() -> None:
+    call = line("git push origin")
+    yes = (call_digest(*call),)
+    assert gate([ask("exec")], remembered=yes).judge(*call) == "allow"
+    assert gate([ask("exec")], remembered=yes).judge(*line("git push elsewhere")) == "ask"
+    denied = gate([{"tool": "exec", "do": "deny", "match": "git push *"}, ask("exec")], remembered=yes)
+    assert denied.judge(*call) == "deny"
