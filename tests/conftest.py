@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from typing import TYPE_CHECKING
 
 import hypothesis
@@ -12,6 +13,10 @@ from tests.examples import examples
 
 if TYPE_CHECKING:
     from xdist.remote import Producer
+
+# What a shell starts in the background ignores it, and with it what the tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # How long an example takes is the machine's affair.
 hypothesis.settings.register_profile("picoclaw", deadline=None, max_examples=examples(100))

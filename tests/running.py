@@ -180,7 +180,7 @@ class HostProcess:
 
 def plain_client(**options: Any) -> httpx2.Client:
     """Return a client for plain HTTP on this machine."""
-    return httpx2.Client(verify=WITHOUT_TLS, trust_env=False, **options)
+    return httpx2.Client(verify=WITHOUT_TLS, trust_env=False, **{"timeout": 60, **options})
 
 
 def free_port() -> int:

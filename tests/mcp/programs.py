@@ -75,7 +75,7 @@ def _install(folder: Path, lock: Path) -> None:
 
 async def run(*command: str, env: dict[str, str] | None = None, cwd: Path = NODE_PACKAGES) -> Any:
     """Run a program to its end and return the JSON it printed; raises CalledProcessError."""
-    with anyio.fail_after(60):
+    with anyio.fail_after(300):
         try:
             finished = await anyio.run_process(command, cwd=cwd, env={**os.environ, **(env or {})})
         except subprocess.CalledProcessError as error:
