@@ -213,6 +213,8 @@ def ann(apart: HostProcess) -> Iterator[Somebody]:
             client.hello()
             who.ids["session"] = client.session or ""
         who.ids |= {"principal": who.id, "file": f"{SECRET}.txt", "number": "1"}
+        remembered = f"/approvals/{who.ids['remembered']}"
+        until(lambda: who.client.get(remembered).json()["next_run_id"])
         until(lambda: "running" not in {each["status"] for each in who.client.get("/runs").json()["runs"]})
         yield who
 
