@@ -60,10 +60,11 @@ def measure() -> dict[str, dict[str, float]]:
 
 def chosen() -> Iterator[type[AgentHost]]:
     """Yield what was asked for."""
-    names = os.environ.get("PEERS")
-    for kind in PEERS:
-        if names is None or kind.name in names.split(","):
-            yield kind
+    known = {kind.name: kind for kind in PEERS}
+    for name in os.environ.get("PEERS", ",".join(known)).split(","):
+        if name not in known:
+            raise SystemExit(f"PEERS: there is no {name}; there are {', '.join(known)}")
+        yield known[name]
     if tree := os.environ.get("PEER_TYPESCRIPT"):
         TypeScriptPeer.tree = Path(tree)
         yield TypeScriptPeer
