@@ -53,6 +53,8 @@ def use(client: httpx2.Client) -> None:
     assert client.post("/chat", json={"message": directive("hi", text="hello")}).status_code == 200
     typed = {"message": directive("typed", text="3"), "output_schema": {"type": "integer"}}
     assert client.post("/chat", json=typed).json()["output"] == 3
+    with_file = {"message": directive("hi", text="hello"), "attachments": [{"name": "x.txt", "data": "aGk="}]}
+    assert client.post("/chat", json=with_file).status_code == 200
     client.post("/v1/responses", json={"input": directive("hi", text="hello")})
     for content in (b"new", b"again"):
         client.put("/chat/main/files/x", content=content, headers={"If-None-Match": "*"})
