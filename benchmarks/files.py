@@ -17,6 +17,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
 
+import anyio
 import httpx2
 import psutil
 
@@ -28,8 +29,6 @@ LARGE: Final = 1024 * MIB
 UPLOADS: Final = 100
 UPLOAD: Final = 4 * MIB
 CHATS: Final = 8
-ROUNDS: Final = 20
-"""Of uploads, more than the chats last."""
 TURNS: Final = 40
 """Of each chat."""
 
@@ -162,21 +161,24 @@ async def chat(client: httpx2.AsyncClient, turns: int) -> list[float]:
 
 @asynccontextmanager
 async def uploading(host: HostProcess, root: Path) -> AsyncIterator[None]:
-    """Have so many uploads begin at once, and keep them going while the block runs; each is tried again."""
+    """Have so many uploads begin at once, again and again while the block runs.
+
+    Each is tried until it is stored, when the host says: one curl for all of them, since one that is waiting
+    doesn't count as one of curl's ``--parallel-max`` and further ones would take its place.
+    """
     content = root / "content"
     content.write_bytes(os.urandom(UPLOAD))
-    one = f'upload-file = "{content}"\nurl = "{host.url}/chat/main/files/up/{{}}"\noutput = "/dev/null"\n'
-    said = f'header = "Authorization: {HEADERS["Authorization"]}"\n'
-    several = "next\n".join(f"silent\nretry = 1000\n{said}{one.format(number)}" for number in range(UPLOADS))
+    one = f'upload-file = "{content}"\nurl = "{host.url}/chat/main/files/up/{{}}"\n'
+    said = f'header = "Authorization: {HEADERS["Authorization"]}"\nsilent\nretry = 1000\n'
     config = root / "uploads"
-    config.write_text(several * ROUNDS)
+    config.write_text("next\n".join(said + one.format(number) for number in range(UPLOADS)))
     command = ["curl", "--silent", "--parallel", "--parallel-max", str(UPLOADS), "--config", str(config)]
-    process = await asyncio.create_subprocess_exec(*command)
-    try:
+
+    async def again() -> None:
+        while True:
+            await anyio.run_process(command)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(again)
         yield
-        if process.returncode is not None:
-            raise RuntimeError("the uploads ended before the chats")
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
+        tasks.cancel_scope.cancel()

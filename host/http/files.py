@@ -235,13 +235,14 @@ class FilesApi(Api):
     )
     async def put(self, request: Request) -> JSON[StoredFileShape]:
         """Store a file whole; missing directories are made."""
-        path, workspace = path_of(request), await self._workspace(request)
+        path = path_of(request)
         if "content-range" in request.headers:
             raise InvalidInput("Content-Range: a file is stored whole")
         declared = request.headers.get("content-length", "")
         require_size(int(declared) if declared.isdigit() else 0, self._most)
         wanted = {"path": path, **conditions(request)}
         with self._streams.one(caller_of(request).principal.id), _said_idle():
+            workspace = await self._workspace(request)
             async with uploading(self._upload(workspace), wanted) as upload:
                 async for data in request.stream():
                     await upload.write(data)
