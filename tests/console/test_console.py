@@ -405,13 +405,15 @@ def test_a_run_that_goes_on_is_joined_when_its_conversation_is_opened(
     make_page: MakePage, host: HostProcess
 ) -> None:
     page = make_page()
-    say(page, directive("slowly", **SLOW))
+    # A busy machine takes seconds to load the page again.
+    deltas = [f"word{n} " for n in range(120)]
+    say(page, directive("slowly", **{**SLOW, "text": "".join(deltas), "deltas": deltas}))
     expect(answer(page)).to_contain_text("word2")
     page.reload()
     expect(answer(page)).to_contain_text("word2")
     expect(page.get_by_role("button", name="Stop the answer")).to_be_visible()
     ended(page)
-    assert answer(page).locator(".prose").inner_text().split() == SLOW["text"].split()
+    assert answer(page).locator(".prose").inner_text().split() == "".join(deltas).split()
 
 
 def test_what_happens_elsewhere_appears_by_itself(make_page: MakePage, host: HostProcess) -> None:
