@@ -265,3 +265,10 @@ def test_keys_of_a_name_go_to_the_first_entrys_address_alone(tmp_path: Path) -> 
     settings = settings_of(tmp_path, "model_list: {a: {api_keys: [k]}}", {"model_list": entries})
     assert keys_of(settings) == [["k"], ["k"], []]
     assert "stand under a:1, a:2" in settings.warnings[0]
+
+
+def test_keys_of_a_model_are_read_also_behind_one_without_keys(tmp_path: Path) -> None:
+    models = [{"model_name": name, "model": f"anthropic/{name}"} for name in ("keyless", "keyed")]
+    security = 'model_list: {keyed: {api_keys: ["env://MY_KEY"]}}'
+    settings = settings_of(tmp_path, security, {"model_list": models}, MY_KEY="from a variable")
+    assert keys_of(settings) == [[], ["from a variable"]]
