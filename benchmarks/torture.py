@@ -308,13 +308,17 @@ class Torture:
             self.verdict.judge("secrets", "a command finds the key in an environment", good=found[1] == "0")
             self.verdict.judge("secrets", "a command finds the key in a file", good=found[2] == "0")
 
+    def _reads(self, conversation: str, user: int) -> bool:
+        with contextlib.suppress(Refused):
+            return "said-" in self.host.messages(conversation, user)
+        return False
+
     def _seen_by_others(self) -> None:
         for conversation, owner in sorted(self.ledger.owner.items()):
             other = USERS[owner % len(USERS)]
-            try:
-                seen = "said-" in self.host.messages(conversation, other)
-            except Refused:
-                seen = False
+            if not self._reads(conversation, owner):
+                continue  # where there is nothing to see, nothing is proven
+            seen = self._reads(conversation, other)
             self.verdict.judge(
                 "seen by another", f"user {other} reads {conversation} of user {owner}", good=not seen
             )
