@@ -79,9 +79,15 @@ def lines(process: HostProcess) -> list[dict[str, Any]]:
 
 def program(process: HostProcess) -> psutil.Process:
     """Return the host below supervisord."""
-    found = [each for each in process.tree() if each.cmdline()[-1:] == ["serve"]]
+    found = [each for each in process.tree() if _arguments(each)[-1:] == ["serve"]]
     assert len(found) == 1
     return found[0]
+
+
+def _arguments(process: psutil.Process) -> list[str]:
+    with contextlib.suppress(psutil.Error):  # it may have gone since it was listed
+        return process.cmdline()
+    return []
 
 
 def sleeping(process: HostProcess, other_than: Collection[int] = ()) -> set[int]:

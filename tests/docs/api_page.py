@@ -298,6 +298,8 @@ class Recording:
             case dict():
                 times = ("created_at", "completed_at")
                 value |= {key: SECONDS for key in times if isinstance(value.get(key), int)}
+                # What a receiver that isn't there was told meanwhile, or not yet.
+                value |= dict.fromkeys({"failing_since", "last_error"} & value.keys())
                 return {
                     key: FIXED[key] if key in FIXED and item is not None else self.fixed(item)
                     for key, item in value.items()

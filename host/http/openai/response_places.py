@@ -79,7 +79,7 @@ class Places:
         thread = await self._threads.find(request, body.chat(messages))
         return Place(thread, items, new=False, made=thread.conversation is None)
 
-    async def fork(self, place: Place, previous: StoredResponse) -> Place:
+    async def forked(self, place: Place, previous: StoredResponse) -> Place:
         """Return the place of the second of two that go on from the same response."""
         thread = dataclasses.replace(place.thread, conversation=await self._fork(previous))
         return dataclasses.replace(place, thread=thread, made=True, forked=True)

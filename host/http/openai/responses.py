@@ -105,7 +105,7 @@ class ResponsesApi(Api):
             if place.previous is None or spec.ready:
                 raise
             # Two that go on from the same response: this one is the second.
-            place = await self._places.fork(place, place.previous)
+            place = await self._places.forked(place, place.previous)
             thread = place.thread
             spec = dataclasses.replace(spec, conversation_id=thread.conversation_id)
             turn = await self._chat.begin(request, chat, thread, spec)
