@@ -18,7 +18,7 @@ from starlette.routing import Route as Path
 from starlette.routing import Router
 from starlette.types import Receive, Scope, Send
 
-from host.http.bodies import JSON, LARGEST_LIMIT, LONGEST_KEY, ErrorShape, read_body
+from host.http.bodies import JSON, LARGEST_LIMIT, LONGEST_KEY, ErrorShape, read_body, storable
 from shared.errors import InvalidInput
 
 Answering = Callable[..., Awaitable[Any]]
@@ -183,8 +183,10 @@ class _Methods:
 def _refuse_nul(request: Request) -> None:
     """Raise InvalidInput: no database keeps what has this character, so nothing is found by it."""
     for name, text in request.query_params.multi_items():
-        if "\x00" in text:
-            raise InvalidInput(f"{name}: must not contain the character U+0000")
+        try:
+            storable(text)
+        except ValueError as error:
+            raise InvalidInput(f"{name}: {error}") from None
 
 
 async def _unnoted(request: Request, declared: Operation) -> None:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final, Literal, Self
 from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 from pydantic.json_schema import SkipJsonSchema
 
-from host.http.bodies import NO_NUL, NOT_BLANK, WHOLE, Body, NotBlank, Text
+from host.http.bodies import NO_NUL, NOT_BLANK, WHOLE, Body, NotBlank, Text, storable
 from host.http.client_tools import MOST_TOOLS, ToolName
 from host.http.openai.parts import ONLY, line_of
 from host.tools.client_tools import ClientTool
@@ -42,9 +42,7 @@ def _part(part: Any) -> str:
 def _plain(value: Any) -> str:
     if not isinstance(value, str):
         raise ValueError("must be a text or a list of text parts")
-    if "\x00" in value:
-        raise ValueError("must not contain the character U+0000")
-    return value
+    return str(storable(value))
 
 
 ANY_OBJECT: Final[dict[str, Any]] = {"type": "object"}

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from host.http.callers import Caller, caller_of
 from host.http.openai.functions import Functions
 from host.http.openai.requests import DoorMessage
-from host.http.openai.response_reading import ResponseReader, gone
+from host.http.openai.response_reading import Read, ResponseReader, gone
 from host.http.openai.response_requests import OUTPUT, REFERENCE, Item, ResponseRequest
 from host.http.openai.threads import INSTRUCTING, NAMING_HEADERS, Thread, Threads, results_in
 from shared.approval_values import ApprovalStatus
@@ -57,7 +57,8 @@ class Places:
     async def find(self, request: Request, body: ResponseRequest) -> Place:
         """Return where a request goes on; raises InvalidInput, NotFound."""
         caller = caller_of(request)
-        said = [await self._said(caller, number, item) for number, item in enumerate(body.input)]
+        read: Read = {}
+        said = [await self._said(caller, number, item, read) for number, item in enumerate(body.input)]
         items = [each.item for each in said]
         if body.store is False:
             return await self._unkept(caller, body, items)
@@ -84,11 +85,11 @@ class Places:
         thread = dataclasses.replace(place.thread, conversation=await self._fork(previous))
         return dataclasses.replace(place, thread=thread, made=True, forked=True)
 
-    async def _said(self, caller: Caller, number: int, item: Item) -> _Said:
+    async def _said(self, caller: Caller, number: int, item: Item, read: Read) -> _Said:
         """Return an item, or the one that it refers to; raises InvalidInput."""
         if item.type != REFERENCE:
             return _Said(item)
-        found = await self._reader.item(caller, item.id)
+        found = await self._reader.item(caller, item.id, read)
         if found is None:
             raise InvalidInput(
                 f"input.{number}: there is no item {item.id[:100]}, or not any more; send the item itself"

@@ -14,6 +14,10 @@ from shared.response_values import StoredResponse
 from shared.store.store import Store
 from shared.values import Event, Run
 
+Item = dict[str, Any]
+Read = dict[str, tuple[StoredResponse, list[Item]] | None]
+"""Responses that were read, by their ids, each with its output."""
+
 
 class ResponseReader:
     """Reads responses; one of another principal is not there."""
@@ -62,16 +66,19 @@ class ResponseReader:
             response.items.take(event)
         return response
 
-    async def item(self, caller: Caller, item_id: str) -> tuple[StoredResponse, dict[str, Any]] | None:
+    async def item(self, caller: Caller, item_id: str, read: Read) -> tuple[StoredResponse, Item] | None:
         """Return an item by its id, and the response that it is of; None for one that isn't there.
 
-        When a response's events are gone, so are its items; its words are one message then.
+        When a response's events are gone, so are its items; its words are one message then. ``read`` keeps
+        what was read for a request, which may refer to many items of a response.
         """
         response_id = item_id.partition("-")[2].rpartition("-")[0]
-        stored = await self._store.responses.get(response_id, caller.within)
-        if stored is None:
+        if response_id not in read:
+            there = await self._store.responses.get(response_id, caller.within)
+            read[response_id] = None if there is None else (there, (await self.now(there)).items.output)
+        if (found := read[response_id]) is None:
             return None
-        output = (await self.now(stored)).items.output
+        stored, output = found
         known = {item["id"]: item for item in (*asked_items(stored), *output)}
         if item_id not in known and not await self._store.runs.events(stored.run_id, after=0):
             said = (item for item in output if item["type"] == MESSAGE and item_id.startswith("msg-"))
@@ -79,7 +86,7 @@ class ResponseReader:
         return (stored, known[item_id]) if item_id in known else None
 
 
-def asked_items(stored: StoredResponse) -> list[dict[str, Any]]:
+def asked_items(stored: StoredResponse) -> list[Item]:
     """Return what a response was asked, as items."""
     return [
         {"id": f"in-{stored.id}-{number}", "status": "completed", **item}
