@@ -12,6 +12,7 @@ from functools import cached_property
 from types import UnionType
 from typing import Any, Final, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
+from starlette.convertors import PathConvertor, register_url_convertor
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route as Path
@@ -147,6 +148,14 @@ class Route(NamedTuple):
     api: Api
     operation: Operation
 
+
+class _AnyPath(PathConvertor):
+    """The rest of a path, also of a file whose name holds a line break."""
+
+    regex = "(?s:.*)"
+
+
+register_url_convertor("path", _AnyPath())
 
 Reached = Callable[[Request, Operation], Awaitable[None]]
 

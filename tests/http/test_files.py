@@ -61,7 +61,7 @@ def test_a_file_comes_back_as_it_was_brought(client: httpx2.Client, workspace: P
 
 BAD = [
     *("../x", "a/../x", "./x", "a/./x", "a//x", "/x", "a/", "", "%2Fetc%2Fpasswd", "a%2Fb", "a%00b", "%FF"),
-    *("x" * 256, "/".join("d" * 33), "a%5Cb"),
+    *("x" * 256, "/".join("d" * 33), "a%5Cb", "a%0Ab", "a%0A"),
 ]
 
 
@@ -69,7 +69,7 @@ BAD = [
 def test_a_path_that_is_none_is_refused_naming_it(client: httpx2.Client, workspace: Path, path: str) -> None:
     before = sorted(workspace.rglob("*"))
     for method in ("PUT", "GET", "DELETE"):
-        if method != "PUT" and path == "a%5Cb":
+        if method != "PUT" and path in ("a%5Cb", "a%0Ab", "a%0A"):
             continue  # an agent may have made one
         connection = http.client.HTTPConnection(client.base_url.host, client.base_url.port)
         token = {"Authorization": client.headers["Authorization"]}
@@ -88,11 +88,25 @@ def test_names_are_taken_as_they_are(client: httpx2.Client, workspace: Path) -> 
         ("e%CC%81", "e\u0301"),
         ("a%20b%3F", "a b?"),
         ("%7Eann", "~ann"),
+        ("%22%3B", '";'),
     ):
         url = httpx2.URL(client.base_url, raw_path=f"/chat/main/files/names/{said}".encode())
         assert client.put(url, content=name.encode()).json()["path"] == f"names/{name}"
         assert (workspace / "names" / name).read_text() == name
         assert client.get(url).text == name
+
+
+def test_a_file_that_an_agent_gave_an_odd_name_is_read_and_removed(
+    client: httpx2.Client, workspace: Path
+) -> None:
+    for said, name in (("a%0Ab%0D%0AX-Sly: 1%0A", "a\nb\r\nX-Sly: 1\n"), ("%22%09%5C", '"\t\\')):
+        (workspace / name).write_text("odd")
+        assert name in [each["path"] for each in client.get("/chat/main/files").json()["files"]]
+        url = httpx2.URL(client.base_url, raw_path=f"/chat/main/files/{said}".encode())
+        answer = client.get(url)
+        assert (answer.text, "x-sly" in answer.headers) == ("odd", False)
+        assert client.delete(url).status_code == 204
+        assert not (workspace / name).exists()
 
 
 def test_what_leads_out_or_is_no_file_is_refused(
