@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from shared.errors import Duplicate, NoConversation
+from shared.errors import Conflict, Duplicate, NoConversation
 from shared.ids import Token
-from shared.principals import Principal
+from shared.principals import OPERATOR, Principal
 from shared.store import rows
 from shared.store.contract import Missing, Taken, Tx
 from shared.store.rows import Noun
@@ -32,18 +32,28 @@ COLUMNS: Final = (
 REVOKE: Final = """DELETE FROM tokens WHERE id = $1 AND principal_id = coalesce($2, principal_id)
     RETURNING principal_id"""
 MINUTE_MS: Final = 60_000
+MOST: Final = 1000
+"""Tokens of a principal but the operator, expired ones too: whoever has one may make others."""
 
 
 class Tokens(Noun):
     """Credentials of principals, each bound to a conversation; only a digest of each is stored."""
 
     async def add(self, token: Token, digest: bytes) -> None:
-        """Store a token by its SHA-256; raises NotFound (its conversation), Suspended, Duplicate (its id)."""
+        """Store a token by its SHA-256.
+
+        Raises NotFound (its conversation), Suspended, Duplicate (its id), Conflict ``token_limit``.
+        """
         bound = (token.conversation_id, int(token.is_main), token.created_at, token.expires_at)
         values = (token.id, digest, *bound, token.principal_id, token.name, " ".join(token.scopes))
 
         async def work(tx: Tx) -> None:
             await check_lives(tx, token.principal_id)
+            if token.principal_id != OPERATOR:
+                await tx.lock("tokens", token.principal_id)
+                of = "SELECT count(*) FROM tokens WHERE principal_id = $1"
+                if await tx.fetchval(of, token.principal_id) >= MOST:
+                    raise Conflict(f"There are {MOST} tokens already: delete one first", code="token_limit")
             await tx.execute(rows.insertion("tokens", COLUMNS), *values)
             await audit.note(tx, "token.created", token.principal_id, token.id)
 

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from shared.errors import NotFound
+from shared.errors import Conflict, NotFound
 from shared.ids import Token
 from shared.principals import OPERATOR
 from shared.store.store import Store
 from tests.contract.store.conftest import OpenStore
-from tests.contract.store.making import T0
+from tests.contract.store.making import T0, a_principal
 
 
 def a_token(name: str, **changes: Any) -> Token:
@@ -89,6 +89,19 @@ async def test_a_token_says_when_it_was_used_by_the_minute_and_whose_it_is(store
     assert (await store.tokens.page(limit=9, cursor=None, principal_id=OPERATOR)).items == [token]
     assert not await store.tokens.revoke(token.id, "prin-a")
     assert await store.tokens.revoke(token.id, OPERATOR)
+
+
+async def test_a_principal_has_a_thousand_tokens_and_the_operator_as_many_as_it_makes(store: Store) -> None:
+    await store.conversations.create("c", T0)
+    await store.principals.add(a_principal("a"))
+    for number in range(1000):
+        await store.tokens.add(a_token(f"{number}", principal_id="prin-a"), f"a{number}".encode())
+    with pytest.raises(Conflict) as caught:
+        await store.tokens.add(a_token("more", principal_id="prin-a"), b"more")
+    assert caught.value.code == "token_limit"
+    await store.tokens.add(a_token("operators"), b"operators")
+    assert await store.tokens.revoke("token-7", "prin-a")
+    await store.tokens.add(a_token("more", principal_id="prin-a"), b"more")
 
 
 async def test_a_place_gives_back_what_was_kept_before(open_store: OpenStore) -> None:
