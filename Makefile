@@ -156,13 +156,16 @@ long: setup
 flaky: setup
 	tests/flaky $(ARGUMENTS)
 
-# Small faults in the core, one at a time, in a copy: which of them no test notices. By seed, as many as there is time:
-# make mutants ARGUMENTS="--seed 2 --minutes 30 host/runs"
+# Small faults in the core, one at a time: which of them no test notices. By seed, as many as there is time, in a copy
+# of the tree; which test runs what is measured once for a source (half an hour) and kept. Wants root, and PostgreSQL:
+# make mutants ARGUMENTS="--seed 2 --minutes 30 runs store"
 mutants:
-	@copy=$$(mktemp -d /tmp/mutants-XXXXXX); trap "rm -rf $$copy" EXIT; \
+	@copy=$$(mktemp -d /tmp/mutants-XXXXXX); chmod 755 $$copy; directory=$$(mktemp -d /tmp/postgres-for-tests-XXXXXX); \
+	trap "$(CURDIR)/.ci/postgres remove $$directory; rm -rf $$copy" EXIT; \
 	git ls-files -z --cached --others --exclude-standard | xargs -0 cp --parents -t $$copy && cd $$copy && \
 	make --no-print-directory setup && { $(call also,mutants); } && \
-	TEST_EXAMPLES=0.2 $(PY) -m tests.mutants $(ARGUMENTS)
+	PICOCLAW_TEST_DATABASE_URL=$$(.ci/postgres start $$directory) TEST_EXAMPLES=0.2 \
+	$(PY) -m tests.mutants --kept $(CURDIR)/.run/mutants.jsonl $(ARGUMENTS)
 
 # The pictures in the docs, taken from the console in Chromium.
 screenshots: setup

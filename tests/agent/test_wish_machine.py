@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, cast
 from unittest.mock import patch
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -92,6 +93,7 @@ class Model:
         self.steps: deque[Answer] = deque()
         self.notes: deque[str] = deque()
         self.requests: list[dict[str, Any]] = []
+        self.replies = 0
 
     async def reply(self, request: Mapping[str, Any], on_delta: Callable[[Delta], Awaitable[None]]) -> Reply:
         asked = checked(loads(dump_bytes(request)))
@@ -108,6 +110,7 @@ class Model:
         for block in answer[0]:
             if block["type"] == "text":
                 await on_delta(TextDelta(block["text"]))
+        self.replies += 1
         return Reply(answer[0], answer[1], Usage(1, 1), "model-1")
 
 
@@ -190,6 +193,7 @@ class Conversation(RuleBasedStateMachine):
         self.model.steps.extend(ENDINGS[ending])
         self.model.notes.extend(notes)
         self.model.requests.clear()
+        self.model.replies = 0
         answer = self.loop.run(self._answer(words))
         self.model.steps.clear()
         self.model.notes.clear()
@@ -227,6 +231,8 @@ class Conversation(RuleBasedStateMachine):
         ), answer
         if answer["status"] == "success":
             assert answer["result"]
+        # What the provider charges for: also what was summaries, sent back, cut off, or declined.
+        assert answer["usage"]["input_tokens"] == answer["usage"]["output_tokens"] == self.model.replies
 
     @precondition(lambda self: self.said)
     @invariant()
@@ -244,6 +250,16 @@ class Conversation(RuleBasedStateMachine):
 
 TestConversation = Conversation.TestCase
 TestConversation.settings = settings(max_examples=examples(25), stateful_step_count=6)
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_each_ending_is_answered_and_counted(ending: str) -> None:
+    conversation = Conversation()
+    try:
+        conversation.run(size=400, sizes=[5, 4_000, 4_000], ending=ending, notes=[])
+        conversation.everything_said_is_stored()
+    finally:
+        conversation.teardown()
 
 
 def setup_module() -> None:

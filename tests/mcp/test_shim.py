@@ -190,6 +190,20 @@ async def test_the_door_is_its_owners_only(servers: ToolServers, database: Path)
     assert Path(str(database) + ".mcp").stat().st_mode & 0o777 == 0o600
 
 
+@pytest.mark.parametrize("newer", [False, True])
+async def test_the_door_goes_with_its_host_but_never_a_newer_one(
+    database: Path, store: Store, newer: bool
+) -> None:
+    door = Path(f"{database}.mcp")
+    async with ToolServers(db_path=database, store_dir=None, timezone="UTC") as servers:
+        await servers.ready()
+        assert door.is_socket()
+        if newer:
+            door.rename(f"{door}.old")
+            door.touch()
+    assert door.exists() == newer
+
+
 async def test_a_database_deep_down_has_a_door_too(tmp_path: Path) -> None:
     deep = tmp_path.joinpath(*["directory-with-a-long-name"] * 6)
     deep.mkdir(parents=True)

@@ -392,6 +392,11 @@ def test_any_text_is_either_a_zone_or_a_sentence(zone: str) -> None:
     assert (slot is None) == sentence.startswith("timezone: ")
 
 
+@pytest.mark.parametrize(("length", "shown"), [(64, "x" * 64), (65, "x" * 61 + "...")])
+def test_a_refused_value_is_shown_whole_up_to_its_bound(length: int, shown: str) -> None:
+    assert first_or_sentence("once", "x" * length, "UTC")[1].startswith(f"schedule_value: '{shown}' is")
+
+
 def first_or_sentence(kind: str, value: str, zone: str) -> tuple[int | None, str]:
     try:
         return first_slot(parse(kind, value, zone), NOW), ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import anyio
@@ -168,6 +169,17 @@ async def test_a_task_without_conversation_gets_a_hidden_one_of_its_own(
         await service.update(task.id, EVERYTHING, {"context_mode": "group"})
 
 
+async def test_a_task_of_a_temporary_conversation_never_becomes_one_of_the_group(
+    service: TaskService, store: SqliteStore
+) -> None:
+    await store.conversations.create("hidden", NOW, owner_id=HOME, temporary=True)
+    await store.tasks.add(replace(await schedule(service), id="its-own", conversation_id="hidden"), quota=5)
+
+    with pytest.raises(InvalidInput, match="context_mode: group needs a conversation that is not temporary"):
+        await service.update("its-own", EVERYTHING, {"context_mode": "group"})
+    assert (await service.get("its-own", EVERYTHING)).context_mode == "isolated"
+
+
 async def test_an_owners_task_belongs_to_the_owner(service: TaskService) -> None:
     assert (await schedule(service, reach=Reach(HOME), conversation_id=None)).conversation_id == HOME
 
@@ -252,6 +264,9 @@ async def test_lists_show_the_owners_tasks(service: TaskService) -> None:
     assert (await service.list(Reach("conv-other"))).items == []
     with pytest.raises(InvalidInput, match=r"^status: must be one of active, paused, completed, failed"):
         await service.list(EVERYTHING, status="idle")
+    for limit in (1, 1000):
+        assert (await service.list(EVERYTHING, limit=limit)).items[0].id == "task-1"
+        assert (await service.runs("task-1", EVERYTHING, limit=limit)).items == []
     for limit in (0, 1001):
         with pytest.raises(InvalidInput, match=r"^limit: "):
             await service.list(EVERYTHING, limit=limit)
