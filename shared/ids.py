@@ -1,11 +1,13 @@
-"""The one place that makes identifiers: a kind, a dash, a random UUID (http-api: "Ids")."""
+"""The one place that makes identifiers: a kind, a dash, a UUID of version 4 (http-api: "Ids")."""
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Final
-from uuid import uuid4
+from uuid import UUID
 
+from shared.clock import now_ms
 from shared.principals import OPERATOR
 
 
@@ -44,8 +46,13 @@ FILE: Final = "file"
 
 
 def new_id(kind: str) -> str:
-    """Return a fresh identifier such as ``conv-1b4e28ba-2fa1-41d2-883f-0016d3cca427``."""
-    return f"{kind}-{uuid4()}"
+    """Return a fresh identifier such as ``conv-019a8c3e-2fa1-41d2-883f-0016d3cca427``.
+
+    Its first 48 bits are the moment, so that new rows lie beside each other in an index of a large store;
+    74 bits are random.
+    """
+    moment = now_ms().to_bytes(6, "big")
+    return f"{kind}-{UUID(bytes=moment + os.urandom(10), version=4)}"
 
 
 def id_of_pause(run_id: str) -> str:

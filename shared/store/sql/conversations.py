@@ -138,14 +138,20 @@ class Conversations(Noun):
         ``search``: those alone that have it in their title, their id or a message, in capitals or not.
         """
         after = rows.decode_cursor(cursor, int, str)
-        where = rows.Where() if include_temporary else rows.Where("c.temporary = 0")
+        where = rows.Where()
         if principal_id is not None:
             where.add("c.principal_id = {0}", principal_id)
         if search:
             where.add(FOUND, search.lower())
         if after is not None:
             where.add("(c.last_activity, c.id) < ({0}, {1})", *after)
-        statement = f"{SELECT} WHERE {where} ORDER BY c.last_activity DESC, c.id DESC LIMIT $1"
+        newest = "ORDER BY last_activity DESC, id DESC LIMIT $1"
+        # The temporary ones lie apart in the indexes: each turn of a conversation changes those.
+        kinds = " UNION ALL ".join(
+            f"SELECT * FROM ({SELECT} WHERE c.temporary = {kind} AND {where} {newest}) AS kind_{kind}"
+            for kind in range(1 + include_temporary)
+        )
+        statement = f"{kinds} {newest}"
         key = ("last_activity", "id")
         return await self._page(to_conversation, key, statement, limit, *where.values, long=bool(search))
 

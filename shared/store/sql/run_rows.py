@@ -278,13 +278,21 @@ async def _take(tx: Tx, conversation_id: str, principal_id: str, now: int) -> Ro
             (SELECT max(seq) FROM outbound_messages WHERE source_id = $1) AS said_seq,
             (SELECT max(number) FROM compactions WHERE conversation_id = $1) AS compaction,
             (SELECT max(ready_at) FROM runs WHERE conversation_id = $1 AND ready_at IS NOT NULL) AS ready_at,
-            EXISTS (SELECT 1 FROM approvals WHERE conversation_id = $1 AND ended_at IS NULL) AS waits""",
+            EXISTS (SELECT 1 FROM approvals WHERE conversation_id = $1 AND ended_at IS NULL) AS waits,
+            EXISTS (SELECT 1 FROM runs WHERE conversation_id = $1 AND state = 'running') AS running""",
         conversation_id,
     )
     if taken is None or taken["principal_id"] != principal_id:
         raise NoConversation(conversation_id)
     if not taken["lives"]:
         raise Suspended(taken["principal_id"])
+    if taken["running"]:
+        await _overtake(tx, conversation_id, now)
+    return taken
+
+
+async def _overtake(tx: Tx, conversation_id: str, now: int) -> None:
+    """End the conversation's run if its owner is gone; raises ConversationBusy."""
     # A writer may hold the row just as its lease ends: then the conversation is busy for a moment more.
     stale = await tx.fetch(
         """SELECT * FROM runs WHERE conversation_id = $1 AND state = 'running' AND lease_until <= lease_now()
@@ -298,7 +306,6 @@ async def _take(tx: Tx, conversation_id: str, principal_id: str, now: int) -> Ro
     )
     if running is not None:
         raise ConversationBusy(conversation_id)
-    return taken
 
 
 async def _insert(

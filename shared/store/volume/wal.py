@@ -33,7 +33,7 @@ class LogReplaced(NotContinuous):
 class Mark:
     """How far one epoch of the log was shipped.
 
-    ``shipped`` is a length in bytes. ``batch`` is where the last shipped part began and ``digest`` the
+    ``shipped`` is a length in bytes. ``batch`` is where the last shipped transaction began and ``digest`` the
     CRC-32 of its frame headers: a writer killed between its commit frame and the shared index leaves
     frames that the next writer overwrites in place, and only a second look at them tells.
     """
@@ -171,7 +171,7 @@ def _read(fd: int, start: int, end: int) -> bytes:
 
 
 def _committed(data: bytes, mark: Mark) -> Tail | None:
-    end = digest = running = checksum = 0
+    end = begin = digest = running = checksum = 0
     first, size = 0 if mark.shipped else HEADER.size, FRAME.size + mark.page_size
     for offset in range(first, len(data) - size + 1, size):
         header = data[offset : offset + FRAME.size]
@@ -181,9 +181,11 @@ def _committed(data: bytes, mark: Mark) -> Tail | None:
         running = zlib.crc32(header, running)
         if commits:
             # The running checksum in a frame's header vouches for the whole log up to there.
-            end, digest, checksum = offset + size, running, sums[0] << 32 | sums[1]
+            begin, end, checksum = end, offset + size, sums[0] << 32 | sums[1]
+            digest, running = running, 0
     if not end:
         return None
     shipped = mark.shipped + end
-    now = replace(mark, shipped=shipped, batch=mark.shipped, digest=digest, checksum=checksum)
+    batch = mark.shipped + begin
+    now = replace(mark, shipped=shipped, batch=batch, digest=digest, checksum=checksum)
     return Tail(data[:end], now)
