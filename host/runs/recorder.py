@@ -151,8 +151,6 @@ class RunRecorder(_Accounts):
             self.show_calls(reply)
             return
         await self._append("assistant", reply.blocks, effect_ahead=effect_ahead)
-        if effect_ahead:
-            await self._store.durable()
         self.show_calls(reply)
 
     async def cut_short(self, reply: Reply) -> Paused:
@@ -204,7 +202,6 @@ class RunRecorder(_Accounts):
     async def acting(self) -> None:
         """Let whoever finds this run cut off know that the calls of its step may have been made."""
         await self._store.runs.append(self._lease, [], now_ms(), effect_ahead=True)
-        await self._store.durable()
 
     async def finished_step(self, step: Sequence[Approval], results: Sequence[Block]) -> None:
         """Store the results of calls that people were asked about."""

@@ -189,10 +189,8 @@ class ActiveRun:
         if isinstance(ending, Paused):
             asked = self.spec.asked(self._seal)
             end = replace(end, requests=ending.requests, asked=asked, stopped=ending.stopped)
-        await self._store.runs.finish(self.lease, end, messages, [*self.log.unsaved(), *told], now_ms())
-        if recorder.said:
-            await self._store.outbound.delivered([message.id for message in recorder.said], now_ms())
-        await self._store.durable()
+        events, said = [*self.log.unsaved(), *told], [message.id for message in recorder.said]
+        await self._store.runs.finish(self.lease, end, messages, events, now_ms(), told=said)
         self._outcome = answer
         self._count(end)
         self.log.publish(told)

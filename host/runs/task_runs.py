@@ -252,8 +252,6 @@ class _Service:
                 now=now_ms(),
                 waits=answer.get("code") in WAITS,
             )
-            await self._store.outbound.delivered([message.id for message in told], now_ms())
-            await self._store.durable()
             self._ledger.counts.task_runs[answer["status"]] += 1
             said = [outbound_view(message, self._ledger.redactor) for message in told]
             outbound = [*answer["outbound_messages"], *said]

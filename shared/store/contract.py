@@ -80,14 +80,17 @@ class Engine(Protocol):
     """Runs work in transactions. Work may be called again: it changes nothing but the database.
 
     ``patient``: for a run in flight, which outlasts a restart of the database. ``long``: work that takes
-    milliseconds, which must not stand in the way of the event loop.
+    milliseconds, which must not stand in the way of the event loop. ``durably``: return once it is on the
+    volume; several that wait for that are one transaction. For what the host itself writes, not its callers.
     """
 
     async def read(self, work: Work[T], *, patient: bool = False, long: bool = False) -> T:
         """Run a reading function and return what it returns; raises Unavailable."""
         ...
 
-    async def write(self, work: Work[T], *, patient: bool = False, long: bool = False) -> T:
+    async def write(
+        self, work: Work[T], *, patient: bool = False, long: bool = False, durably: bool = False
+    ) -> T:
         """Run a function in one transaction, which an exception undoes; raises Unavailable, NotDurable."""
         ...
 

@@ -146,7 +146,9 @@ class Database:
         # Nothing can be torn before there was a connection: a host that is to stop doesn't wait for one.
         return await self._until(self._reading, work, patience_s, shielded=self._pool is not None)
 
-    async def write(self, work: Work[T], *, patient: bool = False, long: bool = False) -> T:
+    async def write(
+        self, work: Work[T], *, patient: bool = False, long: bool = False, durably: bool = False
+    ) -> T:
         """Run a function in one transaction, again if the server undid it; raises Unavailable.
 
         A patient one is told what became of its commit, also when the connection broke in the middle of it.

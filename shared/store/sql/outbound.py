@@ -55,16 +55,16 @@ class OutboundMessages(Noun):
             patient=True,
         )
 
-    async def delivered(self, ids: Sequence[str], now: int) -> None:
-        """Mark messages as handed over, so that retention may remove them."""
-        if ids:
-            await self._change(
-                """UPDATE outbound_messages SET delivered_at = $1
-                WHERE id = ANY($2::text[]) AND delivered_at IS NULL""",
-                now,
-                list(ids),
-                patient=True,
-            )
+
+async def delivered(tx: Tx, ids: Sequence[str], now: int) -> None:
+    """Mark messages as handed over, so that retention may remove them."""
+    if ids:
+        await tx.execute(
+            """UPDATE outbound_messages SET delivered_at = $1
+            WHERE id = ANY($2::text[]) AND delivered_at IS NULL""",
+            now,
+            list(ids),
+        )
 
 
 async def insert(

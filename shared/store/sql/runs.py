@@ -12,7 +12,7 @@ from shared.errors import ConversationBusy, LeaseLost
 from shared.store import rows
 from shared.store.contract import Taken, Tx
 from shared.store.rows import Noun
-from shared.store.sql import keys, steps, usage
+from shared.store.sql import keys, outbound, steps, usage
 from shared.store.sql.conversations import REFUSED, mark_refused, store_messages
 from shared.store.sql.run_rows import (
     ACTED,
@@ -108,8 +108,9 @@ class Runs(Noun):
 
         ``ends_step``: these are the results of the step that people were asked about.
 
-        ``effect_ahead``: the next thing that happens may have an outward effect, so a run that is cut off
-        before its next ``append`` ends as ``interrupted``, not as ``retryable``.
+        ``effect_ahead``: the next thing that happens may have an outward effect, so this is durable when it
+        returns, and a run that is cut off before its next ``append`` ends as ``interrupted``, not as
+        ``retryable``.
         """
 
         async def work(tx: Tx) -> None:
@@ -126,7 +127,7 @@ class Runs(Noun):
             if spent is not None:
                 await usage.count(tx, lease.conversation_id, spent, now)
 
-        await self._engine.write(work, patient=True)
+        await self._engine.write(work, patient=True, durably=effect_ahead)
 
     async def reserve(self, lease: Lease, decide: Callable[[Standing], Amount], now: int) -> None:
         """Reserve for the run's next model call, in the place of what it had reserved; raises LeaseLost.
@@ -164,8 +165,13 @@ class Runs(Noun):
         messages: Sequence[NewMessage],
         events: Sequence[Event],
         now: int,
+        *,
+        told: Sequence[str] = (),
     ) -> None:
-        """End the run with its last messages and events, and give the lease back; raises LeaseLost."""
+        """End the run with its last messages and events, durably, and give the lease back; raises LeaseLost.
+
+        ``told``: outbound messages that its answer brings.
+        """
 
         async def work(tx: Tx) -> None:
             await hold(
@@ -192,8 +198,9 @@ class Runs(Noun):
                 await mark_refused(tx, lease.conversation_id)
             await record_events(tx, lease.run_id, events, now)
             await usage.count(tx, lease.conversation_id, end.spending, now, runs=1)
+            await outbound.delivered(tx, told, now)
 
-        await self._engine.write(work, patient=True)
+        await self._engine.write(work, patient=True, durably=True)
 
     async def get(self, conversation_id: str, run_id: str) -> Run | None:
         """Return a run of the conversation or None."""

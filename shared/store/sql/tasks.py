@@ -15,7 +15,7 @@ from shared.principals import Reach
 from shared.store import rows
 from shared.store.contract import Engine, Missing, Row, Taken, Tx
 from shared.store.rows import Noun
-from shared.store.sql import audit, conversations, task_claims, task_quotas, task_rows
+from shared.store.sql import audit, conversations, outbound, task_claims, task_quotas, task_rows
 from shared.store.sql.conversations import OF_PRINCIPAL
 from shared.store.sql.run_rows import HELD_CLAIM, hold
 from shared.store.sql.runs import Runs
@@ -223,7 +223,7 @@ class Tasks(Noun):
         waits: bool = False,
         output: str | None = None,
     ) -> Sequence[Outbound]:
-        """Write the outcome into the claim's own row, with what people are told of it; raises LeaseLost.
+        """Write the outcome durably into the claim's own row, with what people are told; raises LeaseLost.
 
         ``waits``: the run waits for a person; the outcome will be that of the run that goes on last.
 
@@ -241,9 +241,11 @@ class Tasks(Noun):
                     "UPDATE task_runs SET state = $2, error = $3 WHERE id = $1", claim.id, state, error
                 )
                 return ()
-            return await end(tx, row, Outcome(state, result, error, output=output), now)
+            told = await end(tx, row, Outcome(state, result, error, output=output), now)
+            await outbound.delivered(tx, [message.id for message in told], now)
+            return told
 
-        return await self._engine.write(work, patient=True)
+        return await self._engine.write(work, patient=True, durably=True)
 
     async def runs(
         self, task_id: str, reach: Reach, *, limit: int, cursor: str | None

@@ -28,6 +28,7 @@ from shared.principals import SIGNED
 from shared.store.contract import Work, acting
 from shared.store.sqlite.failures import forbidden, told_apart
 from shared.store.sqlite.local_disk import Reserve, try_disk
+from shared.store.sqlite.together import Together
 from shared.store.sqlite.transactions import SqliteTx, drive, lease_now
 from shared.store.store import StoreOrigin
 
@@ -175,6 +176,7 @@ class Database:
             self._slow_gate = Gate(path)
             opened.pop_all()
         self._slow_lock = threading.Lock()
+        self._together = Together(self.write, self.durable)
         self._commits = 0
         self._durable = 0
 
@@ -188,12 +190,16 @@ class Database:
                     raise
         return await anyio.to_thread.run_sync(self._slowly, work, False)
 
-    async def write(self, work: Work[T], *, patient: bool = False, long: bool = False) -> T:
+    async def write(
+        self, work: Work[T], *, patient: bool = False, long: bool = False, durably: bool = False
+    ) -> T:
         """Run a function in one ``BEGIN IMMEDIATE`` transaction; an exception rolls it back.
 
         The commit is never torn by cancellation: either nothing awaits, or the thread finishes first. Raises
         Unavailable when another process keeps the database busy, NotDurable when the local disk is full.
         """
+        if durably:
+            return await self._together.write(work)
         if not long and self._quick_gate.now():
             try:
                 return self._transact(self._quick, work)

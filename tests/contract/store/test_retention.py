@@ -32,8 +32,9 @@ async def prune_all(store: Store, now: int, limit: int = 50) -> int:
 async def test_delivered_messages_go_after_a_week_and_others_stay(store: Store) -> None:
     delivered = await store.outbound.add("c", "c", "one", "Pico", T0)
     waiting = await store.outbound.add("c", "c", "two", "Pico", T0)
-    await store.outbound.delivered([delivered.id], T0)
-    await store.outbound.delivered([delivered.id], T0 + DAY)
+    for run, now in (("first", T0), ("second", T0 + DAY)):
+        lease = await store.runs.begin(a_run(run))
+        await store.runs.finish(lease, an_end(), [], [], now, told=[delivered.id])
     assert await prune_all(store, T0 + 7 * DAY - 1) == 0
     assert await prune_all(store, T0 + 7 * DAY) == 1
     assert await store.outbound.said_by("c", after=0) == [waiting]
