@@ -12,7 +12,7 @@ import json
 from pathlib import Path
 from typing import Final
 
-QUICK: Final = ("turns", "cache", "sandbox", "mcp", "tasks")
+QUICK: Final = ("turns", "cache", "sandbox", "mcp", "tasks", "full")
 RESULTS: Final = Path(__file__).parent / "results"
 
 

@@ -11,6 +11,7 @@ import contextlib
 import statistics
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -88,12 +89,17 @@ def measure() -> dict[str, float]:
         for principals in (1, CONVERSATIONS):
             host = running_host(root / str(principals), model.url, {"LOG_LEVEL": "warning"})
             all_users.append(Users(running.enter_context(host), principals))
-        for first in [*range(0, CONVERSATIONS, AT_A_TIME)] * ROUNDS:
-            for users in all_users:
-                users.turns(first)
-        one, many = (users.figures() for users in all_users)
+        return compared("1 principal", f"{CONVERSATIONS} principals", all_users, CONVERSATIONS)
+
+
+def compared(one: str, many: str, all_users: Sequence[Users], conversations: int) -> dict[str, float]:
+    """Make turns in so many conversations of both in turn; return the figures of each, and their ratios."""
+    for first in [*range(0, conversations, AT_A_TIME)] * ROUNDS:
+        for users in all_users:
+            users.turns(first)
+    of_one, of_many = (users.figures() for users in all_users)
     figures: dict[str, float] = {}
-    for name, of_one in one.items():
-        figures |= {f"1 principal: {name}": of_one, f"{CONVERSATIONS} principals: {name}": many[name]}
-        figures[f"ratio: {name}"] = many[name] / of_one
+    for name, figure in of_one.items():
+        figures |= {f"{one}: {name}": figure, f"{many}: {name}": of_many[name]}
+        figures[f"ratio: {name}"] = of_many[name] / figure
     return figures
