@@ -58,13 +58,12 @@ class OutboundMessages(Noun):
 
 async def delivered(tx: Tx, ids: Sequence[str], now: int) -> None:
     """Mark messages as handed over, so that retention may remove them."""
-    if ids:
-        await tx.execute(
-            """UPDATE outbound_messages SET delivered_at = $1
-            WHERE id = ANY($2::text[]) AND delivered_at IS NULL""",
-            now,
-            list(ids),
-        )
+    await tx.execute(
+        """UPDATE outbound_messages SET delivered_at = $1
+        WHERE id = ANY($2::text[]) AND delivered_at IS NULL""",
+        now,
+        list(ids),
+    )
 
 
 async def insert(

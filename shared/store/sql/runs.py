@@ -198,7 +198,8 @@ class Runs(Noun):
                 await mark_refused(tx, lease.conversation_id)
             await record_events(tx, lease.run_id, events, now)
             await usage.count(tx, lease.conversation_id, end.spending, now, runs=1)
-            await outbound.delivered(tx, told, now)
+            if told:
+                await outbound.delivered(tx, told, now)
 
         await self._engine.write(work, patient=True, durably=True)
 

@@ -28,8 +28,7 @@ from shared.principals import SIGNED
 from shared.store.contract import Work, acting
 from shared.store.sqlite.failures import forbidden, told_apart
 from shared.store.sqlite.local_disk import Reserve, try_disk
-from shared.store.sqlite.together import Together
-from shared.store.sqlite.transactions import SqliteTx, drive, lease_now
+from shared.store.sqlite.transactions import SqliteTx, Together, drive, lease_now
 from shared.store.store import StoreOrigin
 
 T = TypeVar("T")

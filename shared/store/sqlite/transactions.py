@@ -9,12 +9,15 @@ from __future__ import annotations
 import re
 import sqlite3
 import time
-from collections.abc import Awaitable, Coroutine, Iterable, Sequence
-from functools import cache
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
 from typing import Any, Final, TypeVar, cast
 
+import anyio
+
 from shared import jsons
-from shared.store.contract import Missing, Taken
+from shared.store.contract import Missing, Taken, Tx, Work
 
 T = TypeVar("T")
 
@@ -140,6 +143,70 @@ def drive(work: Awaitable[T]) -> T:
         return cast(T, done.value)
     coroutine.close()
     raise RuntimeError("a transaction on SQLite awaited something else than its statements")
+
+
+@dataclass(slots=True)
+class _Asked:
+    """A write of somebody who waits, and what became of it."""
+
+    work: Work[Any]
+    result: Any = None
+    error: Exception | None = None
+
+
+class Together:
+    """Writes that wait for the volume anyway: one transaction, one shipping for all who come meanwhile."""
+
+    def __init__(
+        self, write: Callable[[Work[None]], Awaitable[None]], durable: Callable[[], Awaitable[None]]
+    ) -> None:
+        self._write = write
+        self._durable = durable
+        self._turn = anyio.Lock()
+        self._waiting: list[_Asked] = []
+
+    async def write(self, work: Work[T]) -> T:
+        """Run a function in a transaction, and return what it returns once that is on the volume.
+
+        Raises what the function does, and as the engine's ``write`` and ``durable``.
+        """
+        mine = _Asked(work)
+        self._waiting.append(mine)
+        try:
+            async with self._turn:
+                if mine in self._waiting:
+                    await self._serve()
+        finally:
+            if mine in self._waiting:
+                self._waiting.remove(mine)
+        if mine.error is not None:
+            raise mine.error
+        return cast(T, mine.result)
+
+    async def _serve(self) -> None:
+        asked, self._waiting = self._waiting, []
+        # Whoever leaves leaves the others behind.
+        with anyio.CancelScope(shield=True):
+            try:
+                await self._write(partial(_do_all, asked))
+                await self._durable()
+            except Exception as error:  # noqa: BLE001 - raised to all who asked
+                for each in asked:
+                    each.error = each.error or error
+
+
+async def _do_all(asked: Sequence[_Asked], tx: Tx) -> None:
+    """Run the work of each; what it raises undoes it alone."""
+    for each in asked:
+        await tx.execute("SAVEPOINT one")
+        try:
+            each.result, each.error = await each.work(tx), None
+        except sqlite3.OperationalError:
+            raise  # the database's, which ends the transaction of all
+        except Exception as error:  # noqa: BLE001 - raised to whoever asked
+            each.error = error
+            await tx.execute("ROLLBACK TO one")
+        await tx.execute("RELEASE one")
 
 
 def _raise_broken(error: sqlite3.IntegrityError) -> None:
