@@ -11,8 +11,9 @@ import resource
 from typing import Any, Final
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
+from host.http.lent_bodies import LendingProtocol
 from host.telemetry.counts import Metrics
 from shared import jsons
 from shared.clock import monotonic_ms
@@ -114,7 +115,7 @@ class _Refused(Exception):
     """The request is wrong in a way that its parser doesn't see."""
 
 
-class Connection(HttpToolsProtocol):
+class Connection(LendingProtocol):
     """One connection. uvicorn's timer between two requests serves for all waits, one at a time."""
 
     def __init__(self, book: Connections, **parts: Any) -> None:
@@ -150,8 +151,8 @@ class Connection(HttpToolsProtocol):
         """Parse what came, in pieces that can't hold much more than a head may have (asyncio's call)."""
         if self.transport.is_closing():
             return
-        rest = memoryview(data)
         try:
+            rest = self.feed(memoryview(data))
             while rest and self.parser is not None:
                 room = LARGEST_HEAD - self._unanswered
                 if room <= 0:
@@ -213,7 +214,8 @@ class Connection(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """Wait for the next request (uvicorn's call)."""
         answered, next_one = self.cycle, bool(self.pipeline)
-        answered.body = bytearray()
+        if answered.response_complete:  # else it is a later request, whose body is still to be read
+            answered.body = bytearray()
         super().on_response_complete()
         if self.transport.is_closing():
             self._end()

@@ -9,10 +9,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import itertools
 import os
 import stat
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any, Final, TypeVar
 
@@ -22,6 +23,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from host.http.callers import VERBATIM
+from host.http.lent_bodies import PIECE, LentBody
 from host.ports import Sandbox, SandboxFault, Workspace
 from host.telemetry.counts import Metrics
 from shared.errors import (
@@ -40,7 +42,6 @@ from shared.errors import (
     WorkspaceFull,
 )
 
-PIECE: Final = 1 << 20
 MOST_OF_ONE: Final = 4
 MOST: Final = 64
 _THREADS: Final = 8
@@ -129,15 +130,20 @@ class Upload:
     """A file on its way in: without a name until it is whole. Made by ``uploading``."""
 
     def __init__(self, streams: Streams, sandbox: Sandbox, workspace: Workspace, most: int) -> None:
-        self.size = 0
         self._streams = streams
         self._sandbox = sandbox
         self._workspace = workspace
         self._most = most
         self._hash = hashlib.sha256()
         self._waiting = bytearray()
+        self._written = 0
         self._reserved = 0
         self._begun: dict[str, Any] = {}
+
+    @property
+    def size(self) -> int:
+        """The bytes of what has come."""
+        return self._written + len(self._waiting)
 
     @property
     def sha256(self) -> str:
@@ -151,27 +157,33 @@ class Upload:
         if not stat.S_ISREG(os.fstat(self._begun["descriptor"]).st_mode):
             raise Unavailable("the sandbox gave no file")
 
-    async def write(self, data: bytes) -> None:
-        """Add to it, waiting for disk and quota. Raises FileTooLarge, DiskFull."""
-        self._waiting += data
-        self.size += len(data)
-        require_size(self.size, self._most)
-        if len(self._waiting) >= PIECE:
-            await self._flush()
+    async def write(self, data: bytes, lent: LentBody | None = None) -> None:
+        """Add to it, waiting for disk and quota: data, and what comes at once of a lent body.
 
-    async def _flush(self) -> None:
-        piece, self._waiting = self._waiting, bytearray()
-        self._streams.counts.file_bytes["up"] += len(piece)
-        more = self.size - self._begun["credit"] - self._reserved
+        Raises FileTooLarge, DiskFull.
+        """
+        self._waiting += data
+        require_size(self.size, self._most)
+        if lent is not None or len(self._waiting) >= PIECE:
+            await self._flush(lent)
+
+    async def _flush(self, lent: LentBody | None = None) -> None:
+        coming = lent.most if lent else 0
+        more = self.size + coming - self._begun["credit"] - self._reserved
         if self._begun["counted"] and more > 0:
             with refusals():
                 await self._sandbox.file(self._workspace, "reserve", {"more": more})
             self._reserved += more
-        await self._on_disk(partial(_write, self._begun["descriptor"], piece, self._hash))
+        waiting = memoryview(self._waiting)
+        pieces = itertools.chain([waiting], lent.pieces() if lent else ())
+        written = await self._on_disk(partial(_write, self._begun["descriptor"], pieces, self._hash))
+        self._waiting = bytearray()
+        self._written += written
+        self._streams.counts.file_bytes["up"] += written
 
-    async def _on_disk(self, work: partial[None]) -> None:
+    async def _on_disk(self, work: partial[T]) -> T:
         try:
-            await self._streams.thread(work)
+            return await self._streams.thread(work)
         except OSError as error:
             code = errno.errorcode.get(error.errno or 0, "")
             raise _error(f"The file can't be written: {error.strerror}", code) from None
@@ -215,11 +227,14 @@ async def uploading(upload: Upload, wanted: Mapping[str, Any]) -> AsyncIterator[
         await upload.close()
 
 
-def _write(descriptor: int, data: bytearray, digest: Any) -> None:
-    digest.update(data)
-    rest = memoryview(data)
-    while rest:
-        rest = rest[os.write(descriptor, rest) :]
+def _write(descriptor: int, pieces: Iterable[memoryview], digest: Any) -> int:
+    written = 0
+    for piece in pieces:
+        digest.update(piece)
+        written += len(piece)
+        while piece:
+            piece = piece[os.write(descriptor, piece) :]
+    return written
 
 
 def digest_of(descriptor: int) -> str:

@@ -39,6 +39,7 @@ from host.http.file_streams import (
     uploading,
 )
 from host.http.forms import FOLDER, Form
+from host.http.lent_bodies import LEND
 from host.http.routing import PAGE, Api, Parameter, operation
 from host.http.tar_streams import TarDownload
 from host.ports import Sandbox, Workspace
@@ -241,11 +242,13 @@ class FilesApi(Api):
         declared = request.headers.get("content-length", "")
         require_size(int(declared) if declared.isdigit() else 0, self._most)
         wanted = {"path": path, **conditions(request)}
+        lend = request.scope.get(LEND, contextlib.nullcontext)
         with self._streams.one(caller_of(request).principal.id), _said_idle():
             workspace = await self._workspace(request)
             async with uploading(self._upload(workspace), wanted) as upload:
                 async for data in request.stream():
-                    await upload.write(data)
+                    with lend() as lent:
+                        await upload.write(data, lent)
                 await upload.finish()
                 await self._require_still_there(request)
                 done = await upload.commit(wanted)

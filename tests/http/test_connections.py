@@ -166,6 +166,13 @@ def test_requests_may_be_sent_ahead_but_not_without_end(host: HostProcess) -> No
     assert flood.count(b"HTTP/1.1 200") <= 40
 
 
+def test_a_request_that_was_sent_ahead_keeps_its_body(host: HostProcess) -> None:
+    body = b'{"message": "hello"}'
+    ahead = POST + b"Connection: close\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+    answer = said(host, GET + b"\r\n" + ahead)
+    assert b"echo: hello" in answer, answer
+
+
 def test_a_garbled_request_does_not_stand_in_the_answer_to_an_earlier_one(host: HostProcess) -> None:
     body = json.dumps({"message": directive(text="fine", delay_ms=300)}).encode()
     answer = said(host, POST + b"Content-Length: %d\r\n\r\n" % len(body) + body + b"\x00\x01\r\n\r\n")

@@ -5,16 +5,19 @@ from __future__ import annotations
 import hashlib
 import http.client
 import io
+import itertools
 import json
 import os
+import socket
 import tarfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx2
 import pytest
 
-from tests.running import HostProcess, ModelProcess, new_host
+from tests.running import TOKEN, HostProcess, ModelProcess, new_host
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +60,31 @@ def test_a_file_comes_back_as_it_was_brought(client: httpx2.Client, workspace: P
     assert (again.status_code, again.json()["size"]) == (200, 5)
     assert (workspace / "a/b/data.bin").read_bytes() == b"newer"
     assert client.get("/chat/main/files/a/b/data.bin").content == b"newer"
+
+
+def test_a_connection_goes_on_behind_its_uploads(host: HostProcess) -> None:
+    """All of it is sent at once, so each request begins where the one before it ends."""
+    contents = [os.urandom(4 << 20), os.urandom((3 << 20) + 1), b"", b"small"]
+    token = f"Host: a\r\nAuthorization: Bearer {TOKEN}\r\n"
+    sent = b""
+    for number, content in enumerate(contents):
+        path = f"/chat/main/files/behind/{number} HTTP/1.1\r\n{token}"
+        sent += f"PUT {path}Content-Length: {len(content)}\r\n\r\n".encode() + content
+        sent += f"GET {path}\r\n".encode()
+    sent += f"GET /nothing HTTP/1.1\r\n{token}Connection: close\r\n\r\n".encode()
+    with socket.create_connection(("127.0.0.1", host.port), 60) as peer:
+        sender = threading.Thread(target=peer.sendall, args=(sent,))
+        sender.start()
+        got = b"".join(iter(lambda: peer.recv(1 << 20), b""))
+        sender.join()
+    heads = [got.find(b"HTTP/1.1 ")]
+    for content in contents:
+        heads += [got.find(b"HTTP/1.1 200 ", heads[-1] + 1)]
+        heads += [got.find(b"HTTP/1.1 ", heads[-1] + len(content) + 1)]
+    statuses = [got[at + 9 : at + 12] for at in heads]
+    assert statuses == [*[b"201", b"200"] * len(contents), b"404"]
+    bodies = [got[first:last].partition(b"\r\n\r\n")[2] for first, last in itertools.pairwise(heads)]
+    assert bodies[1::2] == contents
 
 
 BAD = [

@@ -6,6 +6,8 @@ import contextlib
 import hashlib
 import http.client
 import os
+import re
+import socket
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -114,6 +116,23 @@ def test_bytes_count_as_they_come_and_two_can_t_both_have_the_last_one(ann: Some
     assert ann.client.delete("/chat/main/files/whole").status_code == 204
 
 
+def test_a_connection_goes_on_behind_an_upload_that_was_refused(host: HostProcess, ann: Somebody) -> None:
+    rest = f"HTTP/1.1\r\nHost: a\r\nAuthorization: {ann.client.headers['Authorization']}\r\n"
+    put = f"PUT /chat/main/files/more {rest}Content-Length: {9 * MIB}\r\n\r\n".encode()
+    get = f"GET /chat/main/files/more {rest}Connection: close\r\n\r\n".encode()
+    with socket.create_connection(("127.0.0.1", host.port), 60) as peer:
+        peer.sendall(put + os.urandom(9 * MIB) + get)
+        got = b"".join(iter(lambda: peer.recv(MIB), b""))
+    assert [got[at.end() : at.end() + 3] for at in re.finditer(rb"HTTP/1\.1 ", got)] == [b"507", b"404"]
+
+
+def test_an_upload_that_is_cut_off_leaves_nothing(host: HostProcess, bob: Somebody) -> None:
+    with contextlib.closing(half(bob.client, "/chat/main/files/cut", size=9 * MIB)) as upload:
+        upload.send(os.urandom(5 * MIB))
+    until(lambda: not nameless(host))
+    assert "cut" not in bob.client.get("/chat/main/files").text
+
+
 def test_few_files_of_a_principal_move_at_once(host: HostProcess, ann: Somebody, bob: Somebody) -> None:
     with contextlib.ExitStack() as stack:
         for _ in range(4):
@@ -153,12 +172,14 @@ def nameless(host: HostProcess) -> list[str]:
     return [path for path in found if "/#" in path and path.endswith("(deleted)")]
 
 
-def half(client: httpx2.Client, path: str = "/chat/main/files/half") -> http.client.HTTPConnection:
+def half(
+    client: httpx2.Client, path: str = "/chat/main/files/half", size: int = 1000
+) -> http.client.HTTPConnection:
     """Begin to send a file, and stop in the middle."""
     connection = http.client.HTTPConnection(client.base_url.host, client.base_url.port)
     connection.putrequest("PUT", path)
     connection.putheader("Authorization", client.headers["Authorization"])
-    connection.putheader("Content-Length", "1000")
+    connection.putheader("Content-Length", str(size))
     connection.endheaders(b"x" * 500)
     return connection
 
@@ -173,7 +194,8 @@ def test_a_killed_host_leaves_the_old_file_or_the_new_one(
     (workspace / "x").write_bytes(old)
     for cut in (number % 5 + 1 for number in range(kills)):
         with process.client() as client, contextlib.suppress(httpx2.TransportError):
-            client.put("/chat/main/files/x", content=dying(process, new, cut))
+            length = {"Content-Length": str(len(new))} if cut % 2 else {}
+            client.put("/chat/main/files/x", content=dying(process, new, cut), headers=length)
         assert (workspace / "x").read_bytes() in (old, new)
         assert [path.name for path in workspace.iterdir() if path.name.startswith(".")] == []
         process.start()
@@ -215,7 +237,10 @@ def test_a_full_disk_keeps_what_is_there_and_gets_nothing_of_what_does_not_fit(
         subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
-def test_a_large_file_goes_through_a_flat_host(model: ModelProcess, tmp_path: Path) -> None:
+@pytest.mark.parametrize("length", [{}, {"Content-Length": str(64 * MIB)}], ids=["chunked", "plain"])
+def test_a_large_file_goes_through_a_flat_host(
+    model: ModelProcess, tmp_path: Path, length: dict[str, str]
+) -> None:
     """64 MiB here; a gigabyte takes as much memory."""
     process = new_host(tmp_path, model.url).start()
     assert process.process is not None
@@ -225,7 +250,7 @@ def test_a_large_file_goes_through_a_flat_host(model: ModelProcess, tmp_path: Pa
         client.put("/chat/main/files/warm", content=piece * 4)
         assert client.get("/chat/main/files/warm").content == piece * 4
         before = memory.memory_info().rss
-        made = client.put("/chat/main/files/large", content=iter([piece] * count))
+        made = client.put("/chat/main/files/large", content=iter([piece] * count), headers=length)
         assert made.json()["sha256"] == hashlib.sha256(piece * count).hexdigest()
         digest, most = hashlib.sha256(), 0
         with client.stream("GET", "/chat/main/files/large") as got:
