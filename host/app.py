@@ -42,7 +42,8 @@ from host.http.usage import UsageApi
 from host.http.webhooks import Hooks, WebhooksApi
 from host.mcp_clients.tool_servers import ToolServers
 from host.mcp_clients.zygote import by_path
-from host.models.access import ModelAccess, open_models
+from host.models.access import ModelAccess
+from host.models.process import ModelProcess
 from host.runs.archive import Archive
 from host.runs.assembly import Assembly, RunTools
 from host.runs.attachments import Attachments
@@ -103,7 +104,9 @@ class Host:
 
 
 @asynccontextmanager
-async def open_host(settings: Settings, stop: Callable[[str], None]) -> AsyncIterator[Host]:
+async def open_host(
+    settings: Settings, stop: Callable[[str], None], process: ModelProcess
+) -> AsyncIterator[Host]:
     """Open a host, and close it in the reverse order: the tree closing is the shutdown.
 
     Raises Misconfigured, StoreError, Unavailable.
@@ -114,7 +117,7 @@ async def open_host(settings: Settings, stop: Callable[[str], None]) -> AsyncIte
         enter = stack.enter_async_context
         redactor = Redactor(secret_values(settings))
         telemetry = await enter(open_telemetry(settings, redactor))
-        models = await enter(open_models(settings, telemetry, redactor))
+        models = ModelAccess(settings, process, telemetry.ask, redactor.text)
         store = await enter(open_store(settings, owner, made=made))
         await refuse_loosened(settings, store)
         await recover(store, owner, settings.main_conversation_id)

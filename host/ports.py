@@ -152,7 +152,7 @@ class ModelError(Exception):
 Message = dict[str, Any]
 """A message of a Messages request: ``role`` and ``content``, a list of blocks."""
 
-OnDelta = Callable[[Delta], Awaitable[None]]
+OnDelta = Callable[[Delta], None]
 Ask = Callable[[Mapping[str, Any], OnDelta], Awaitable[Reply]]
 """Makes one request of one API, as ``Model.reply`` does; the request names the model."""
 

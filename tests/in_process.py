@@ -14,6 +14,7 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 from starlette.types import ASGIApp, Message
 
 from host.app import app, open_host
+from host.models.process import ModelProcess
 from shared.settings import load
 
 SECONDS: Final = 60
@@ -31,7 +32,7 @@ def in_process(environment: Mapping[str, str]) -> Iterator[httpx2.BaseTransport]
 
 @asynccontextmanager
 async def _opened(environment: Mapping[str, str]) -> AsyncIterator[ASGIApp]:
-    async with open_host(load(dict(environment)), lambda _: None) as host:
+    async with ModelProcess() as process, open_host(load(dict(environment)), lambda _: None, process) as host:
         yield app(host)
 
 

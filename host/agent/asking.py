@@ -56,11 +56,11 @@ class Recorder(Protocol):
         """
         ...
 
-    async def delta(self, delta: Delta) -> None:
+    def delta(self, delta: Delta) -> None:
         """A piece of the reply in flight."""
         ...
 
-    async def heard(self, delta: Delta) -> None:
+    def heard(self, delta: Delta) -> None:
         """A piece of a reply that nobody reads."""
         ...
 

@@ -20,8 +20,9 @@ from host.cli.client import HostClient, Json, find_target, surroundings
 from host.cli.exit_codes import HostFault
 from host.cli.start import UNGUARDED, local_url, passphrase_asker
 from host.cli.terminal import judged, print_json
-from host.models.access import Route, open_models
+from host.models.access import ModelAccess, Route
 from host.models.deprecated import deprecated
+from host.models.process import ModelProcess
 from host.ports import Delta, ModelError, Target
 from host.runs.scheduler import EXTERNAL
 from host.runs.webhooks import CLEAR_SECRETS
@@ -315,7 +316,8 @@ async def _asked(settings: Settings) -> list[tuple[str, ModelError | None]]:
     """Return each way to the models, and what became of a request for a few tokens."""
     redactor, numbers = Redactor(secret_values(settings)), Counter[Target]()
     outcomes = list[tuple[str, ModelError | None]]()
-    async with open_models(settings, Telemetry(), redactor) as models:
+    async with ModelProcess() as process:
+        models = ModelAccess(settings, process, Telemetry().ask, redactor.text)
         for way in (way for model in models.models() for way in model.routes):
             numbers[way.target] += 1
             name = f"{way.target.model} at {way.target.address or ANTHROPIC}, key {numbers[way.target]},"
@@ -335,7 +337,7 @@ async def _failure(way: Route, redactor: Redactor) -> ModelError | None:
     return None
 
 
-async def _unheard(delta: Delta) -> None:
+def _unheard(delta: Delta) -> None:
     """Pieces of an answer don't matter: that there is one does."""
 
 

@@ -26,6 +26,7 @@ from uvicorn.server import Server
 from host.cli.start import HOPELESS, UNGUARDED, stop, take_settings
 from host.http.connections import BACKLOG, Connection, Connections, raise_descriptor_limit
 from host.models.deprecated import deprecated
+from host.models.process import ModelProcess
 from shared.errors import Misconfigured, PicoError, StoreError
 from shared.logging import configure
 from shared.processes import not_dumpable
@@ -171,26 +172,28 @@ async def serve_on(bound: socket.socket, settings: Settings) -> None:
 
 
 async def _live(bound: socket.socket, settings: Settings, stop: _Stop) -> None:
-    # Only now: what is asked while a quarter of a second's modules are imported waits in the socket.
-    from host.app import app, open_host
-
     descriptors = raise_descriptor_limit()
-    async with open_host(settings, stop) as host, anyio.create_task_group() as tasks:
-        stop.is_open = True
-        book = Connections(descriptors, host.ledger.counts)
-        server = _Server(_config(app(host), settings.gateway.trusted_proxies, book))
-        tasks.start_soon(server.serve, [bound])
-        # What is there by now stays and is not looked at again: a full collection, which stops everything,
-        # takes 20 instead of 50 ms.
-        gc.freeze()
-        gc.set_threshold(10_000)
-        gc.enable()
-        logger.info("Listening", extra={"host": settings.host, "port": bound.getsockname()[1]})
-        await stop.asked.wait()
-        stop.end_in_time(settings.stop_grace_ms / 1000, host.ledger.store.silent_s)
-        # While the runs come to their end the socket stays open: /health and streams go on.
-        await host.runs.drain()
-        server.should_exit = True
+    async with ModelProcess() as process:
+        # Only now, beside that process's own: what is asked while a quarter of a second's modules are
+        # imported waits in the socket.
+        from host.app import app, open_host
+
+        async with open_host(settings, stop, process) as host, anyio.create_task_group() as tasks:
+            stop.is_open = True
+            book = Connections(descriptors, host.ledger.counts)
+            server = _Server(_config(app(host), settings.gateway.trusted_proxies, book))
+            tasks.start_soon(server.serve, [bound])
+            # What is there by now stays and is not looked at again: a full collection, which stops all,
+            # takes 20 instead of 50 ms.
+            gc.freeze()
+            gc.set_threshold(10_000)
+            gc.enable()
+            logger.info("Listening", extra={"host": settings.host, "port": bound.getsockname()[1]})
+            await stop.asked.wait()
+            stop.end_in_time(settings.stop_grace_ms / 1000, host.ledger.store.silent_s)
+            # While the runs come to their end the socket stays open: /health and streams go on.
+            await host.runs.drain()
+            server.should_exit = True
 
 
 def _signals() -> Iterator[signal.Signals]:

@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import count
 from typing import Any, Final
 
-import anyio
-
 from host.models.mending import NAMES, Kind, suspects, unrepeated, without
 from host.models.messages import ModelConfig
 from host.models.process import ModelProcess
 from host.ports import Ask, Delta, ModelError, OnDelta, Reply, Target
-from host.telemetry import Telemetry
 from shared.clock import monotonic_ms
-from shared.redact import Redactor
 from shared.settings import Settings
 from shared.settings.choices import ModelChoice, fallback_choice, model_choices
 
@@ -65,9 +60,9 @@ class _Listener:
     on_delta: OnDelta
     told: bool = False
 
-    async def hear(self, delta: Delta) -> None:
+    def hear(self, delta: Delta) -> None:
         self.told = True
-        await self.on_delta(delta)
+        self.on_delta(delta)
 
 
 class KeyedModel:
@@ -218,11 +213,6 @@ class ModelAccess:
         turn = next(turns)
         return tuple(KeyedModel(_from(routes, turn), redact=self._redact, warn=warn) for routes in groups)
 
-    async def load(self) -> None:
-        """Start the model process, so that the first run doesn't wait for it; raises Misconfigured."""
-        self._configs(model_choices(self._settings)[0])[0].check()
-        await self._process.link()
-
     def _resolve(
         self, asked: str | None, allowed: tuple[str, ...] | None
     ) -> tuple[list[list[Route]], Iterator[int]]:
@@ -254,21 +244,3 @@ class ModelAccess:
             ask = self._watched(partial(self._process.ask, config))
             self._credentials[config] = Credential(ask)
         return self._credentials[config]
-
-
-@asynccontextmanager
-async def open_models(
-    settings: Settings, telemetry: Telemetry, redactor: Redactor
-) -> AsyncIterator[ModelAccess]:
-    """Open the way to the models; their process loads the SDK beside the start, so that no turn waits."""
-    process = ModelProcess()
-    models = ModelAccess(settings, process, telemetry.ask, redactor.text)
-    try:
-        try:
-            await models.load()
-        except Exception:
-            logger.exception("The model's client could not be made; the first run will say so")
-        yield models
-    finally:
-        with anyio.CancelScope(shield=True):
-            await process.aclose()

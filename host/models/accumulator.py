@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 from uuid import uuid4
@@ -56,12 +55,11 @@ class _OpenBlock:
     half: str = ""
 
 
-@contextmanager
-def _protocol() -> Iterator[None]:
-    try:
-        yield
-    except (KeyError, TypeError, AttributeError, RecursionError):
-        raise ModelError("The model's answer broke the Messages protocol.", retryable=True) from None
+_BROKEN: Final = (KeyError, TypeError, AttributeError, RecursionError)
+
+
+def _broken() -> ModelError:
+    return ModelError("The model's answer broke the Messages protocol.", retryable=True)
 
 
 class Accumulator:
@@ -82,8 +80,10 @@ class Accumulator:
             self._begun = isinstance(event, dict) and isinstance(event.get("type"), str)
             if not self._begun:
                 raise ModelError("What the server streams is no answer of the Messages API.", retryable=False)
-        with _protocol():
+        try:
             return self._take(event)
+        except _BROKEN:
+            raise _broken() from None
 
     def reply(self) -> Reply:
         """Return the reply. Raises ``ModelError`` (retryable) if the stream ended before its end.
@@ -92,8 +92,10 @@ class Accumulator:
         """
         if not self._stopped and self._stop_reason is None:
             raise ModelError("The model's answer ended before it was complete.", retryable=True)
-        with _protocol():
+        try:
             return self._whole(self._stop_reason)
+        except _BROKEN:
+            raise _broken() from None
 
     def _whole(self, stop_reason: str | None) -> Reply:
         malformed: dict[str, str] = {}

@@ -13,9 +13,8 @@ import os
 import re
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from functools import cache
+from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
 from typing import Any, Final
 
 import anthropic
@@ -28,9 +27,8 @@ from host.egress.unpacked import ACCEPTED, Bounded, bound
 from host.models.accumulator import Accumulator, events_of
 from host.models.api_errors import error_of, not_messages, status_error
 from host.models.messages import SILENCE_S, ModelConfig
-from host.ports import Delta, ModelError, Reply
+from host.ports import ModelError, OnDelta, Reply
 from shared.jsons import dump_bytes, loads
-from shared.settings.providers import ANTHROPIC
 
 SLICE_S: Final = 0.005
 """How long streams work before the loop comes round."""
@@ -49,12 +47,16 @@ class Pacer:
     """
 
     def __init__(self) -> None:
+        self.room = asyncio.Event()
+        """Unset while what the streams tell can't be passed on."""
+        self.room.set()
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._until = 0.0
         self._round_ahead = False
 
     async def turn(self) -> None:
         """Return when the caller may take its next piece: at once, unless this round's time is used up."""
+        await self.room.wait()
         if time.monotonic() < self._until:
             return
         loop = asyncio.get_running_loop()
@@ -82,12 +84,6 @@ class Pacer:
                 turn.set_result(None)
 
 
-@cache
-def host_pacer() -> Pacer:
-    """Return the one of this process, whose event loop is one."""
-    return Pacer()
-
-
 OFFLINE_URL: Final = "http://offline.invalid"
 
 _STREAMS: Final = ("text/event-stream", "application/octet-stream", "text/plain", "")
@@ -107,7 +103,8 @@ def make_client(config: ModelConfig) -> AsyncAnthropic:
     """
     config.check()
     # The SDK would merge these headers, an Authorization among them, over the settings' own.
-    os.environ.pop("ANTHROPIC_CUSTOM_HEADERS", None)
+    for name in ("ANTHROPIC_CUSTOM_HEADERS", "ANTHROPIC_BASE_URL"):
+        os.environ.pop(name, None)
     if config.offline:
         return _client(config, "offline", None, OFFLINE_URL, _offline_http())
     if config.api_key or config.auth_token:
@@ -117,11 +114,11 @@ def make_client(config: ModelConfig) -> AsyncAnthropic:
     http = anthropic.DefaultAsyncHttpxClient(
         follow_redirects=False, headers=ACCEPTED, event_hooks={"response": [_bounded]}
     )
-    return _client(config, key, token, config.base_url or ANTHROPIC, http)
+    return _client(config, key, token, config.base_url, http)
 
 
 def _client(
-    config: ModelConfig, key: str | None, token: str | None, url: str, http: httpx2.AsyncClient
+    config: ModelConfig, key: str | None, token: str | None, url: str | None, http: httpx2.AsyncClient
 ) -> AsyncAnthropic:
     # The SDK sends a key as a Bearer token; many compatible servers know only the older header.
     older = {"X-Api-Key": key} if key and config.api_key and config.base_url else None
@@ -151,18 +148,17 @@ class AnthropicModel:
         self, client: AsyncAnthropic, pacer: Pacer | None = None, *, silence_s: float = SILENCE_S
     ) -> None:
         self._client = client
-        self._pacer = pacer or host_pacer()
+        self._pacer = pacer or Pacer()
         self._silence_s = silence_s
 
-    async def reply(self, request: Mapping[str, Any], on_delta: Callable[[Delta], Awaitable[None]]) -> Reply:
+    async def reply(self, request: Mapping[str, Any], on_delta: OnDelta) -> Reply:
         """See ``host.ports.Ask``."""
         return await self.answer(dump_bytes({**request, "stream": True}), on_delta)
 
-    async def answer(self, request: bytes, on_delta: Callable[[Delta], Awaitable[None]]) -> Reply:
+    async def answer(self, request: bytes, on_delta: OnDelta) -> Reply:
         """Answer a Messages request (JSON, with ``stream``) as ``reply`` does."""
         answer = Accumulator()
-        stream = await self._open(request)
-        async with stream:
+        async with await self._open(request) as stream:
             kind = _kind(stream.response)
             if kind not in _STREAMS:
                 return await _whole(stream.response, kind, answer, on_delta)
@@ -171,7 +167,7 @@ class AnthropicModel:
             while (event := await _next(stream)) is not None:
                 delta = answer.feed(event)
                 if delta is not None:
-                    await on_delta(delta)
+                    on_delta(delta)
                 await self._pacer.turn()
         return answer.reply()
 
@@ -182,10 +178,12 @@ class AnthropicModel:
     async def _open(self, request: bytes) -> _Stream:
         # The SDK's own request, stream and errors, with the body encoded once and events left as plain
         # objects: see the figures above.
-        with _broken_off():
+        try:
             return await self._client.post(
                 "/v1/messages", cast_to=object, content=request, stream=True, stream_cls=_Stream
             )
+        except _FAILURES as failure:
+            raise _broken_off(failure) from None
 
 
 class _Reason(httpx2.AsyncByteStream):
@@ -228,41 +226,45 @@ class _Stream(AsyncStream[object]):
 
 
 async def _next(stream: AsyncStream[object]) -> object | None:
-    with _broken_off():
-        return await anext(stream, None)
-
-
-@contextmanager
-def _broken_off() -> Iterator[None]:
     try:
-        yield
-    except anthropic.APIError as failure:
-        raise error_of(failure) from None
-    except httpx2.TimeoutException:
-        raise ModelError("The model API fell silent in the middle of its answer.", retryable=True) from None
-    except httpx2.DecodingError as error:
-        raise ModelError(f"The server at the model's address {error}.", retryable=False) from None
-    except (httpx2.TransportError, httpx2.StreamError, ValueError, RecursionError):
-        raise ModelError("The model's answer broke off.", retryable=True) from None
+        return await anext(stream, None)
+    except _FAILURES as failure:
+        raise _broken_off(failure) from None
+
+
+_FAILURES: Final = (
+    anthropic.APIError, httpx2.TransportError, httpx2.StreamError, httpx2.DecodingError,
+    ValueError, RecursionError,
+)  # fmt: skip
+
+
+def _broken_off(failure: Exception) -> ModelError:
+    if isinstance(failure, anthropic.APIError):
+        return error_of(failure)
+    if isinstance(failure, httpx2.TimeoutException):
+        return ModelError("The model API fell silent in the middle of its answer.", retryable=True)
+    if isinstance(failure, httpx2.DecodingError):
+        return ModelError(f"The server at the model's address {failure}.", retryable=False)
+    return ModelError("The model's answer broke off.", retryable=True)
 
 
 def _kind(response: httpx2.Response) -> str:
     return str(response.headers.get("content-type", "")).partition(";")[0].strip().lower()
 
 
-async def _whole(
-    response: httpx2.Response, kind: str, answer: Accumulator, on_delta: Callable[[Delta], Awaitable[None]]
-) -> Reply:
+async def _whole(response: httpx2.Response, kind: str, answer: Accumulator, on_delta: OnDelta) -> Reply:
     """Return the reply of a server that doesn't stream, though it was asked to."""
     if "json" not in kind:
         raise not_messages(kind)
-    with _broken_off():
+    try:
         message = loads(await response.aread())
+    except _FAILURES as failure:
+        raise _broken_off(failure) from None
     if isinstance(message, dict) and message.get("error"):
         raise status_error(response, message)
     if not isinstance(message, dict) or not isinstance(message.get("content"), list):
         raise not_messages(f"{kind} without content blocks")
     for event in events_of(message):
         if (delta := answer.feed(event)) is not None:
-            await on_delta(delta)
+            on_delta(delta)
     return answer.reply()

@@ -42,7 +42,8 @@ Frame = tuple[int, int, int, bytes]
 _HEADER: Final = struct.Struct("!BQI")
 MOST: Final = (1 << 32) - 1
 """Bytes of a frame, as many as its length can say: both sides are ours."""
-_DELTAS: Final = (TextDelta, ThinkingDelta, ToolUseStart)
+_TEXTS: Final = (TextDelta, ThinkingDelta)
+_TOOL_USE: Final = 2
 
 
 SILENCE_S: Final = 90.0
@@ -88,24 +89,25 @@ def frames_of(bodies: Iterable[bytes]) -> Iterator[Frame]:
 
 
 def pieces_body(deltas: Iterable[Delta]) -> bytes:
-    """Return the body of ``PIECES``."""
-    return dump_bytes([_piece(delta) for delta in deltas])
+    """Return the body of ``PIECES``, in which texts of a kind that follow each other are one piece."""
+    pieces: list[list[Any]] = []
+    for delta in deltas:
+        if isinstance(delta, ToolUseStart):
+            pieces.append([_TOOL_USE, delta.id, delta.name])
+        elif pieces and pieces[-1][0] == _TEXTS.index(type(delta)):
+            pieces[-1].append(delta.text)
+        else:
+            pieces.append([_TEXTS.index(type(delta)), delta.text])
+    return dump_bytes(pieces)
 
 
-def pieces_of(body: bytes) -> list[Delta]:
-    """Return what ``pieces_body`` made a body of."""
-    return [_DELTAS[kind](*fields) for kind, *fields in loads(body)]
+def pieces_of(body: bytes) -> Iterator[Delta]:
+    """Yield the pieces that a body of ``PIECES`` says."""
+    for kind, *said in loads(body):
+        yield ToolUseStart(*said) if kind == _TOOL_USE else _TEXTS[kind]("".join(said))
 
 
 def reply_of(body: bytes) -> Reply:
     """Return the reply whose JSON the body of ``REPLY`` is."""
     fields = loads(body)
     return Reply(**{**fields, "usage": Usage(**fields["usage"]), "left_out": ()})
-
-
-def _piece(delta: Delta) -> list[Any]:
-    if isinstance(delta, TextDelta):
-        return [0, delta.text]
-    if isinstance(delta, ThinkingDelta):
-        return [1, delta.text]
-    return [2, delta.id, delta.name]

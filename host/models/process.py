@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, Final, cast
 
 import anyio
@@ -42,13 +43,22 @@ class WorkerFault(Exception):
 
 
 class ModelProcess:
-    """One process for all models of a host. Whoever makes it closes it."""
+    """One process for all models of a host, there from the beginning to the end of the block."""
 
     def __init__(self) -> None:
         self._starting = anyio.Lock()
         self._process: Process | None = None
         self._link: Link | None = None
         self._closed = False
+
+    async def __aenter__(self) -> ModelProcess:
+        with suppress(ModelError):  # it is logged; whoever asks tries again
+            await self.link()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        with anyio.CancelScope(shield=True):
+            await self.aclose()
 
     @property
     def pid(self) -> int | None:
@@ -124,8 +134,25 @@ def _environment() -> dict[str, str]:
     return {**passed_on, "PYDANTIC_DISABLE_PLUGINS": "__all__"}
 
 
-_Asked = asyncio.Queue[tuple[int, bytes]]
-"""What arrives for a request in flight."""
+@dataclass(slots=True)
+class _Asked:
+    """A request in flight: who hears the pieces of its answer, and its end when that has come."""
+
+    on_delta: OnDelta
+    end: asyncio.Future[tuple[int, bytes]]
+
+    def take(self, kind: int, body: bytes) -> None:
+        """Take what came for it; what ``on_delta`` raises ends it too."""
+        if self.end.done():
+            return
+        if kind != messages.PIECES:
+            self.end.set_result((kind, body))
+            return
+        try:
+            for delta in messages.pieces_of(body):
+                self.on_delta(delta)
+        except Exception as error:  # noqa: BLE001 - whoever asked raises it
+            self.end.set_exception(error)
 
 
 class Link(asyncio.Protocol):
@@ -147,14 +174,10 @@ class Link(asyncio.Protocol):
 
     async def ask(self, config: ModelConfig, request: bytes, on_delta: OnDelta) -> Reply:
         """Answer a Messages request (JSON, with ``stream``) as ``host.ports.Ask`` says."""
-        number, asked = self._send(config, request)
+        number = self._send(config, request)
+        asked = self._asked[number] = _Asked(on_delta, asyncio.get_running_loop().create_future())
         try:
-            while True:
-                kind, body = await asked.get()
-                if kind != messages.PIECES:
-                    return _end(kind, body)
-                for delta in messages.pieces_of(body):
-                    await on_delta(delta)
+            return _end(*await asked.end)
         finally:
             if number in self._asked:
                 self._leave(number)
@@ -177,7 +200,7 @@ class Link(asyncio.Protocol):
             ended = kind in messages.ENDS
             asked = self._asked.pop(number, None) if ended else self._asked.get(number)
             if asked is not None:
-                asked.put_nowait((kind, body))
+                asked.take(kind, body)
             elif ended and number in self._leaving:
                 self._leaving.pop(number).cancel()
 
@@ -188,9 +211,9 @@ class Link(asyncio.Protocol):
         self._leaving.clear()
         gone = dump_bytes(vars(_gone()))
         for asked in self._asked.values():
-            asked.put_nowait((messages.FAILURE, gone))
+            asked.take(messages.FAILURE, gone)
 
-    def _send(self, config: ModelConfig, request: bytes) -> tuple[int, _Asked]:
+    def _send(self, config: ModelConfig, request: bytes) -> int:
         if self.lost:
             raise _gone()
         client = self._clients.get(config)
@@ -199,8 +222,7 @@ class Link(asyncio.Protocol):
             self._transport.write(messages.frame(messages.CLIENT, 0, dump_bytes(config), client=client))
         self._last_number = number = self._last_number + 1
         self._transport.write(messages.frame(messages.ASK, number, request, client=client))
-        asked = self._asked[number] = _Asked()
-        return number, asked
+        return number
 
     def _leave(self, number: int) -> None:
         """Cancel a request that has not ended."""

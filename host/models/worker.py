@@ -20,7 +20,7 @@ from typing import Final, cast
 import uvloop
 
 from host.models import messages
-from host.models.anthropic_model import AnthropicModel, make_client
+from host.models.anthropic_model import AnthropicModel, Pacer, make_client
 from host.models.messages import ModelConfig
 from host.ports import Delta, ModelError
 from shared.frames import Frames
@@ -42,8 +42,7 @@ class Worker(asyncio.Protocol):
         self._models: dict[int, AnthropicModel] = {}
         self._replies: dict[int, asyncio.Task[None]] = {}
         self._outgoing: list[tuple[int, list[Delta], bytes]] = []
-        self._writable = asyncio.Event()
-        self._writable.set()
+        self._pacer = Pacer()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport (asyncio's call)."""
@@ -55,11 +54,11 @@ class Worker(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """Hold the streams up until the host has read what it was sent (asyncio's call)."""
-        self._writable.clear()
+        self._pacer.room.clear()
 
     def resume_writing(self) -> None:
         """Go on (asyncio's call)."""
-        self._writable.set()
+        self._pacer.room.set()
 
     def data_received(self, data: bytes) -> None:
         """Take the host's frames in (asyncio's call)."""
@@ -75,11 +74,10 @@ class Worker(asyncio.Protocol):
     async def _answer(self, number: int, client: int, body: bytes) -> None:
         pieces: list[Delta] = []
 
-        async def tell(delta: Delta) -> None:
+        def tell(delta: Delta) -> None:
             if not pieces:
                 self._say(number, pieces)
             pieces.append(delta)
-            await self._writable.wait()
 
         try:
             reply = await self._model(client).answer(body, tell)
@@ -99,7 +97,7 @@ class Worker(asyncio.Protocol):
         model = self._models.get(client)
         if model is None:
             config = self._configs[client]
-            model = AnthropicModel(make_client(config), silence_s=config.silence_s)
+            model = AnthropicModel(make_client(config), self._pacer, silence_s=config.silence_s)
             self._models[client] = model
         return model
 

@@ -127,7 +127,7 @@ class AgentMeter:
         """A call begins whose outcome has to be accounted for, about so large."""
         self.call = _Call(input_tokens, price or FREE, reserved)
 
-    async def heard(self, delta: Delta) -> None:
+    def heard(self, delta: Delta) -> None:
         """Count a piece of the reply in flight."""
         if self.call is not None and isinstance(delta, TextDelta | ThinkingDelta):
             self.call.told += len(delta.text)

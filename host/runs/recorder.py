@@ -116,9 +116,9 @@ class RunRecorder(_Accounts):
         self.files: SandboxToolset | None = None
         """The tools that know what was changed."""
 
-    async def delta(self, delta: Delta) -> None:
+    def delta(self, delta: Delta) -> None:
         """Tell a piece of the reply in flight."""
-        await self.heard(delta)
+        self.heard(delta)
         if isinstance(delta, TextDelta) and self.typed is None:
             self._log.emit_text(self.shown.feed(delta.text))
         elif isinstance(delta, ThinkingDelta) and self._spec.thinking:
@@ -267,9 +267,7 @@ class ChildRecorder(_Accounts):
         self._parent = parent
         self._label = label
 
-    async def delta(self, delta: Delta) -> None:
-        """Only count the piece."""
-        await self.heard(delta)
+    delta = AgentMeter.heard
 
     async def retrying(self) -> None:
         """Nobody has seen the reply that begins anew."""

@@ -51,10 +51,10 @@ class ModelCalls:
         started = monotonic_ms()
         first: list[float] = []
 
-        async def timed(delta: Delta) -> None:
+        def timed(delta: Delta) -> None:
             if not first:
                 first.append(monotonic_ms() - started)
-            await on_delta(delta)
+            on_delta(delta)
 
         with span(self._tracer, f"chat {request['model']}", SpanKind.CLIENT, common) as call:
             call.set_attribute(gen_ai.GEN_AI_REQUEST_MAX_TOKENS, request["max_tokens"])

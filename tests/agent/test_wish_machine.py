@@ -7,7 +7,7 @@ import json
 import re
 import tempfile
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from html import escape
 from pathlib import Path
@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from host.models.access import Credential, KeyedModel, ModelAccess, Route
-from host.ports import Delta, ModelError, Reply, Target, TextDelta, ToolResult, ToolSpec
+from host.ports import ModelError, OnDelta, Reply, Target, TextDelta, ToolResult, ToolSpec
 from host.runs.assembly import Assembly, OpenTools, RunTools
 from host.runs.meter import Ledger, Prices
 from host.runs.principals import PrincipalCache
@@ -95,7 +95,7 @@ class Model:
         self.requests: list[dict[str, Any]] = []
         self.replies = 0
 
-    async def reply(self, request: Mapping[str, Any], on_delta: Callable[[Delta], Awaitable[None]]) -> Reply:
+    async def reply(self, request: Mapping[str, Any], on_delta: OnDelta) -> Reply:
         asked = checked(loads(dump_bytes(request)))
         self.requests.append(asked)
         if ASKED in json.dumps(asked["messages"][-1]):
@@ -109,7 +109,7 @@ class Model:
             raise answer
         for block in answer[0]:
             if block["type"] == "text":
-                await on_delta(TextDelta(block["text"]))
+                on_delta(TextDelta(block["text"]))
         self.replies += 1
         return Reply(answer[0], answer[1], Usage(1, 1), "model-1")
 

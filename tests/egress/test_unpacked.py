@@ -31,7 +31,7 @@ MIB = 1024 * 1024
 MESSAGE = {"content": [{"type": "text", "text": "whole"}], "stop_reason": "end_turn"}
 
 
-async def nobody(delta: Delta) -> None: ...
+def nobody(delta: Delta) -> None: ...
 
 
 async def of_the_model(url: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import httpx2
@@ -12,7 +12,7 @@ from host.agent.history import to_messages
 from host.models.access import Credential, KeyedModel, Route
 from host.models.api_errors import status_error
 from host.models.mending import suspects
-from host.ports import Delta, ModelError, Reply, Target
+from host.ports import Delta, ModelError, OnDelta, Reply, Target
 from shared.usage_values import Usage
 from shared.values import Block, Compaction, HistoryEntry
 
@@ -54,7 +54,7 @@ class Picky:
         self.asked: list[Mapping[str, Any]] = []
         self.blocks: list[Block] = [text("fine")]
 
-    async def reply(self, request: Mapping[str, Any], on_delta: Callable[[Delta], Awaitable[None]]) -> Reply:
+    async def reply(self, request: Mapping[str, Any], on_delta: OnDelta) -> Reply:
         self.asked.append(request)
         if any(word in str(request) for word in self.words):
             raise refusal(self.said, self.status)
@@ -68,7 +68,7 @@ def keyed(model: Picky, warnings: list[str]) -> KeyedModel:
 
 
 async def ask(model: KeyedModel, body: Mapping[str, Any]) -> Reply:
-    async def hear(delta: Delta) -> None: ...
+    def hear(delta: Delta) -> None: ...
 
     return await model.reply(body, hear)
 

@@ -49,7 +49,7 @@ def directive(**step: Any) -> dict[str, Any]:
 async def ask(model: Ask | AnthropicModel, body: dict[str, Any]) -> tuple[Reply, list[Delta]]:
     deltas: list[Delta] = []
 
-    async def hear(delta: Delta) -> None:
+    def hear(delta: Delta) -> None:
         deltas.append(delta)
 
     with anyio.fail_after(60):
@@ -247,7 +247,7 @@ async def test_an_answer_that_breaks_off_or_ends_early_is_a_retryable_failure(
 async def test_pieces_before_the_break_have_been_heard(model: AnthropicModel) -> None:
     heard: list[Delta] = []
 
-    async def hear(delta: Delta) -> None:
+    def hear(delta: Delta) -> None:
         heard.append(delta)
 
     with pytest.raises(ModelError), anyio.fail_after(60):
@@ -289,7 +289,7 @@ async def test_silence_longer_than_the_timeout_is_a_retryable_failure(
 async def test_a_cancelled_request_gives_its_connection_up(model: AnthropicModel, server: FakeModel) -> None:
     started = anyio.Event()
 
-    async def hear(delta: Delta) -> None:
+    def hear(delta: Delta) -> None:
         started.set()
 
     with anyio.fail_after(60):
@@ -304,7 +304,7 @@ async def test_a_cancelled_request_gives_its_connection_up(model: AnthropicModel
 
 
 async def test_what_the_listener_raises_passes_through_as_it_is(model: AnthropicModel) -> None:
-    async def hear(delta: Delta) -> None:
+    def hear(delta: Delta) -> None:
         raise ValueError("mine")
 
     with pytest.raises(ValueError, match="mine"):

@@ -52,7 +52,7 @@ def request(*messages: dict[str, Any], tools: list[str] = TOOLS, **more: Any) ->
     return {**body, "tools": offering(tools)} if tools else body
 
 
-async def _deaf(delta: Delta) -> None:
+def _deaf(delta: Delta) -> None:
     return None
 
 
@@ -149,7 +149,7 @@ async def test_a_wish_is_granted_through_its_tool_and_the_answer_quotes_the_resu
 async def test_an_answer_comes_in_pieces(model: AnthropicModel) -> None:
     heard: list[str] = []
 
-    async def hear(delta: Delta) -> None:
+    def hear(delta: Delta) -> None:
         assert isinstance(delta, TextDelta)
         heard.append(delta.text)
 

@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -65,7 +66,7 @@ async def in_flight(model: Ask, body: dict[str, Any]) -> AsyncIterator[list[Mode
     """Have the model answer, from its first piece on; what it fails with is in the list after the block."""
     started, failures = anyio.Event(), list[ModelError]()
 
-    async def hear(_: Delta) -> None:
+    def hear(_: Delta) -> None:
         started.set()
 
     async def reply() -> None:
@@ -104,13 +105,14 @@ async def test_it_answers_and_fails_as_it_would_in_the_host(model: Ask, server: 
 
 
 def without_ids(outcome: Any) -> Any:
-    """Return an outcome without the ids of its calls, which the server invents."""
+    """Return an outcome without the ids of its calls, which the server invents; its texts are joined."""
     if isinstance(outcome, dict):
         return outcome
     reply, deltas = outcome
     for block in reply.blocks:
         block.pop("id", None)
-    told = [delta.name if isinstance(delta, ToolUseStart) else delta for delta in deltas]
+    named = [replace(delta, id="") if isinstance(delta, ToolUseStart) else delta for delta in deltas]
+    told = list(messages.pieces_of(messages.pieces_body(named)))
     return reply.blocks, list(reply.malformed.values()), reply.usage, reply.stop_reason, reply.model, told
 
 
@@ -159,7 +161,7 @@ async def test_a_request_that_is_cancelled_at_once_counts_as_ended(
 async def test_what_the_listener_raises_passes_through_as_it_is(
     process: ModelProcess, model: Ask, server: FakeModel
 ) -> None:
-    async def hear(_: Delta) -> None:
+    def hear(_: Delta) -> None:
         raise ValueError("mine")
 
     with anyio.fail_after(60):

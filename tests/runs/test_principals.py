@@ -12,6 +12,7 @@ import anyio
 import pytest
 
 from host.app import Host, open_host
+from host.models.process import ModelProcess as SdkProcess
 from host.runs.answers import ChatShape
 from host.runs.principals import PrincipalCache
 from host.runs.spec import RunSpec
@@ -34,7 +35,8 @@ def model() -> Any:
 @asynccontextmanager
 async def a_host(root: Path, model: ModelProcess, **settings: str) -> AsyncIterator[Host]:
     environment = new_host(root, model.url, settings).environment
-    async with open_host(load(dict(environment)), lambda _: None) as host:
+    loaded = load(dict(environment))
+    async with SdkProcess() as process, open_host(loaded, lambda _: None, process) as host:
         yield host
 
 

@@ -16,6 +16,7 @@ import anyio
 import pytest
 
 from host.app import Host, open_host
+from host.models.process import ModelProcess
 from host.ports import Workspace
 from host.runs import archive, attachments
 from host.runs.principals import THE_OPERATOR
@@ -45,7 +46,8 @@ async def a_host(place: Path, **environment: str) -> AsyncIterator[Host]:
         "API_TOKEN": "t" * 32,
         "SCHEDULER": "external",
     }
-    async with open_host(load({**environ, **environment}), lambda _: None) as host:
+    settings = load({**environ, **environment})
+    async with ModelProcess() as process, open_host(settings, lambda _: None, process) as host:
         await host.sandbox.ready()
         yield host
 
