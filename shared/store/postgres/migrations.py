@@ -115,14 +115,7 @@ FIRST: Final = (
 
 STEPS: Final = steps(
     "postgres",
-    (
-        FIRST,
-        MARKS,
-        tables.MESSAGES_THAT_STAND,
-        TOKEN_ENDS,
-        (*tables.TASK_BOUNDS, *TREES),
-        tables.LEFT_OUT,
-    ),
+    (FIRST, MARKS, tables.MESSAGES_THAT_STAND, TOKEN_ENDS, (*tables.TASK_BOUNDS, *TREES), tables.LEFT_OUT),
     WORDS,
 )
 """Statements of each migration, oldest first; new ones stand in ``shared.store.sql.migrations``."""

@@ -173,15 +173,12 @@ class Approvals(Noun):
     async def ready(self, limit: int) -> list[Ready]:
         """Return steps of active principals that can go on, by turns of each, its longest waiting first."""
         # By the runs that wait, not by each principal's conversations: this is asked every second.
-        return await self._all(
-            rows.reader(Ready),
-            """SELECT r.conversation_id, nullif(c.owner_id, c.id) AS parent_id, c.principal_id
+        statement = """SELECT r.conversation_id, nullif(c.owner_id, c.id) AS parent_id, c.principal_id
             FROM runs AS r JOIN conversations AS c ON c.id = r.conversation_id
             JOIN principals AS p ON p.id = c.principal_id
             WHERE r.ready_at > 0 AND p.status || '' = 'active' ORDER BY
-            row_number() OVER (PARTITION BY p.id ORDER BY r.ready_at), r.ready_at LIMIT $1""",
-            limit,
-        )
+            row_number() OVER (PARTITION BY p.id ORDER BY r.ready_at), r.ready_at LIMIT $1"""
+        return await self._all(rows.reader(Ready), statement, limit)
 
     async def of_pause(self, run_id: str) -> list[Approval] | None:
         """Return the calls and questions with which a run paused; None: it has not ended yet."""

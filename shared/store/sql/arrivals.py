@@ -81,11 +81,9 @@ async def _insert(tx: Tx, table: str, row: Row) -> bool:
 async def _append(tx: Tx, row: Row) -> bool:
     if await tx.fetchval("SELECT 1 FROM messages WHERE id = $1", row["id"]) is not None:
         return False
+    statement = """UPDATE conversations SET next_seq = next_seq + 1, message_count = message_count + $2,
+            last_activity = greatest(last_activity, $3) WHERE id = $1 RETURNING next_seq - 1"""
     seq = await tx.fetchval(
-        """UPDATE conversations SET next_seq = next_seq + 1, message_count = message_count + $2,
-            last_activity = greatest(last_activity, $3) WHERE id = $1 RETURNING next_seq - 1""",
-        row["conversation_id"],
-        int(row["text"] is not None),
-        row["created_at"],
+        statement, row["conversation_id"], int(row["text"] is not None), row["created_at"]
     )
     return await _insert(tx, "messages", {**row, "seq": seq})

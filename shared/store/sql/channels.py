@@ -75,13 +75,9 @@ class Channels(Noun):
 
     async def chats_waiting(self, channel: str, *, limit: int) -> list[str]:
         """Return chats with updates that wait their turn, the longest waiting first."""
-        return await self._all(
-            itemgetter("chat_id"),
-            """SELECT chat_id FROM channel_updates WHERE channel = $1 AND urgent = 0 AND settled_at IS NULL
-            GROUP BY chat_id ORDER BY min(number) LIMIT $2""",
-            channel,
-            limit,
-        )
+        statement = """SELECT chat_id FROM channel_updates WHERE channel = $1 AND urgent = 0
+            AND settled_at IS NULL GROUP BY chat_id ORDER BY min(number) LIMIT $2"""
+        return await self._all(itemgetter("chat_id"), statement, channel, limit)
 
     async def next_update(self, channel: str, chat_id: str) -> Update | None:
         """Return the chat's first update that waits its turn."""
@@ -90,24 +86,15 @@ class Channels(Noun):
 
     async def next_updates(self, channel: str, chat_id: str, *, limit: int) -> list[Update]:
         """Return the chat's first updates that wait their turn."""
-        return await self._all(
-            to_update,
-            """SELECT * FROM channel_updates WHERE channel = $1 AND urgent = 0 AND chat_id = $2
-            AND settled_at IS NULL ORDER BY number LIMIT $3""",
-            channel,
-            chat_id,
-            limit,
-        )
+        statement = """SELECT * FROM channel_updates WHERE channel = $1 AND urgent = 0 AND chat_id = $2
+            AND settled_at IS NULL ORDER BY number LIMIT $3"""
+        return await self._all(to_update, statement, channel, chat_id, limit)
 
     async def urgent(self, channel: str, *, limit: int) -> list[Update]:
         """Return the updates that don't wait their turn, in order."""
-        return await self._all(
-            to_update,
-            """SELECT * FROM channel_updates WHERE channel = $1 AND urgent = 1 AND settled_at IS NULL
-            ORDER BY number LIMIT $2""",
-            channel,
-            limit,
-        )
+        statement = """SELECT * FROM channel_updates WHERE channel = $1 AND urgent = 1 AND settled_at IS NULL
+            ORDER BY number LIMIT $2"""
+        return await self._all(to_update, statement, channel, limit)
 
     async def attach(self, number: int, run_id: str, conversation_id: str) -> None:
         """Note which run is to answer the update, before that run begins."""
@@ -131,12 +118,9 @@ class Channels(Noun):
         """
 
         async def work(tx: Tx) -> None:
-            row = await tx.fetchrow(
-                """UPDATE channel_updates SET settled_at = $2, body = '{}' WHERE number = $1
-                AND settled_at IS NULL RETURNING channel, chat_id""",
-                number,
-                now,
-            )
+            statement = """UPDATE channel_updates SET settled_at = $2, body = '{}' WHERE number = $1
+                AND settled_at IS NULL RETURNING channel, chat_id"""
+            row = await tx.fetchrow(statement, number, now)
             if row is not None and saying is not None:
                 await say(tx, row["channel"], row["chat_id"], conversation_id, saying, now)
 
@@ -202,17 +186,11 @@ class Channels(Noun):
 
     async def chats_due(self, channel: str, now: int, *, limit: int) -> list[str]:
         """Return chats whose first undelivered message may be tried now, the oldest first."""
-        return await self._all(
-            itemgetter("chat_id"),
-            f"""SELECT d.chat_id FROM channel_deliveries AS d JOIN (
+        statement = f"""SELECT d.chat_id FROM channel_deliveries AS d JOIN (
                 SELECT min(number) AS first FROM channel_deliveries
                 WHERE channel = $1 AND ended_at IS NULL GROUP BY chat_id) AS firsts ON d.number = first
-            WHERE (d.not_before <= $2 OR d.not_before > $2 + $3) AND {AWAKE} ORDER BY d.number LIMIT $4""",
-            channel,
-            now,
-            LONGEST_PAUSE_MS,
-            limit,
-        )
+            WHERE (d.not_before <= $2 OR d.not_before > $2 + $3) AND {AWAKE} ORDER BY d.number LIMIT $4"""
+        return await self._all(itemgetter("chat_id"), statement, channel, now, LONGEST_PAUSE_MS, limit)
 
     async def next_delivery(self, channel: str, chat_id: str, now: int) -> Delivery | None:
         """Return the chat's first undelivered message, None if there is none that may be tried now."""
@@ -247,14 +225,9 @@ class Channels(Noun):
 
     async def put_off(self, number: int, until: int, error: str) -> None:
         """Note a try that failed; the next one is at ``until`` or later."""
-        await self._change(
-            """UPDATE channel_deliveries SET attempts = attempts + 1, not_before = $2, error = $3
-            WHERE number = $1""",
-            number,
-            until,
-            error,
-            patient=True,
-        )
+        statement = """UPDATE channel_deliveries SET attempts = attempts + 1, not_before = $2, error = $3
+            WHERE number = $1"""
+        await self._change(statement, number, until, error, patient=True)
 
     async def sent(self, number: int, now: int) -> None:
         """End a delivery and forget its text; a message of ``send_message`` counts as handed over."""

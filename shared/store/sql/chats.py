@@ -32,25 +32,15 @@ async def enter(tx: Tx, chat: Chat, now: int, trusted: bool) -> str:
     row = await current(tx, chat.channel, chat.id)
     if row is not None and to_chat(row).principal_id != chat.principal_id:
         # Another principal has the chat now: it hears nothing more of those before.
-        await tx.execute(
-            """DELETE FROM channel_chats WHERE channel = $1 AND chat_id = $2 AND conversation_id IN
-                (SELECT id FROM conversations WHERE principal_id <> $3)""",
-            chat.channel,
-            chat.id,
-            chat.principal_id,
-        )
+        statement = """DELETE FROM channel_chats WHERE channel = $1 AND chat_id = $2 AND conversation_id IN
+                (SELECT id FROM conversations WHERE principal_id <> $3)"""
+        await tx.execute(statement, chat.channel, chat.id, chat.principal_id)
         row = None
     if row is None:
         return await make(tx, chat, now, trusted)
-    await tx.execute(
-        """UPDATE channel_chats SET private = $3, sender_id = $4, sender_name = $5
-        WHERE channel = $1 AND chat_id = $2""",
-        chat.channel,
-        chat.id,
-        int(chat.private),
-        chat.sender_id,
-        chat.sender_name,
-    )
+    statement = """UPDATE channel_chats SET private = $3, sender_id = $4, sender_name = $5
+        WHERE channel = $1 AND chat_id = $2"""
+    await tx.execute(statement, chat.channel, chat.id, int(chat.private), chat.sender_id, chat.sender_name)
     return str(row["conversation_id"])
 
 
@@ -82,12 +72,9 @@ async def leave(tx: Tx, channel: str, chat_id: str, conversation_id: str) -> Non
         conversation_id,
     )
     if await current(tx, channel, chat_id) is None:
-        await tx.execute(
-            """UPDATE channel_chats SET current = 1 WHERE number = (SELECT max(number) FROM channel_chats
-            WHERE channel = $1 AND chat_id = $2)""",
-            channel,
-            chat_id,
-        )
+        statement = """UPDATE channel_chats SET current = 1 WHERE number = (
+            SELECT max(number) FROM channel_chats WHERE channel = $1 AND chat_id = $2)"""
+        await tx.execute(statement, channel, chat_id)
 
 
 async def move(tx: Tx, channel: str, old: str, new: str) -> None:
@@ -127,18 +114,13 @@ async def _put(tx: Tx, chat: Chat, conversation_id: str) -> None:
     await tx.execute(
         "UPDATE channel_chats SET current = 0 WHERE channel = $1 AND chat_id = $2", chat.channel, chat.id
     )
-    await tx.execute(
-        """INSERT INTO channel_chats
+    statement = """INSERT INTO channel_chats
             (conversation_id, channel, chat_id, current, private, sender_id, sender_name)
         VALUES ($1, $2, $3, 1, $4, $5, $6) ON CONFLICT (conversation_id, channel, chat_id) DO UPDATE SET
             current = 1, private = excluded.private, sender_id = excluded.sender_id,
-            sender_name = excluded.sender_name""",
-        conversation_id,
-        chat.channel,
-        chat.id,
-        int(chat.private),
-        chat.sender_id,
-        chat.sender_name,
+            sender_name = excluded.sender_name"""
+    await tx.execute(
+        statement, conversation_id, chat.channel, chat.id, int(chat.private), chat.sender_id, chat.sender_name
     )
 
 

@@ -71,13 +71,9 @@ class Compactions(Noun):
 
     async def unarchived(self, conversation_id: str) -> list[Compaction]:
         """Return those that replaced messages and are not in the archive yet, oldest first."""
-        return await self._all(
-            to_compaction,
-            """SELECT * FROM compactions WHERE conversation_id = $1 AND archived = 0 AND kind <> 'cut'
-            ORDER BY number""",
-            conversation_id,
-            patient=True,
-        )
+        statement = """SELECT * FROM compactions WHERE conversation_id = $1 AND archived = 0 AND kind <> 'cut'
+            ORDER BY number"""
+        return await self._all(to_compaction, statement, conversation_id, patient=True)
 
     async def mark_archived(self, conversation_id: str, number: int) -> None:
         """Note that the messages which a compaction replaced are in the archive."""

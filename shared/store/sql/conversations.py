@@ -249,24 +249,15 @@ async def insert(
 
 
 async def store_messages(
-    tx: Tx,
-    conversation_id: str,
-    run_id: str | None,
-    messages: Sequence[NewMessage],
-    now: int,
+    tx: Tx, conversation_id: str, run_id: str | None, messages: Sequence[NewMessage], now: int
 ) -> None:
     """Append messages to a conversation inside a transaction; ``run_id`` None: no run said them."""
     if not messages:
         return
     visible = sum(message.text is not None for message in messages)
-    following = await tx.fetchval(
-        """UPDATE conversations SET next_seq = next_seq + $2, message_count = message_count + $3,
-        last_activity = greatest(last_activity, $4) WHERE id = $1 RETURNING next_seq""",
-        conversation_id,
-        len(messages),
-        visible,
-        now,
-    )
+    statement = """UPDATE conversations SET next_seq = next_seq + $2, message_count = message_count + $3,
+        last_activity = greatest(last_activity, $4) WHERE id = $1 RETURNING next_seq"""
+    following = await tx.fetchval(statement, conversation_id, len(messages), visible, now)
     numbered = enumerate(messages, start=following - len(messages))
     await tx.executemany(
         INSERT_MESSAGE,
@@ -295,12 +286,9 @@ async def remove_last(tx: Tx, conversation_id: str, message_id: str) -> str:
         raise Conflict("replaces: the message was summed up already; say it anew", code="not_last_message")
     session_id, seq = new_id(SESSION), last["seq"]
     await tx.execute("DELETE FROM messages WHERE conversation_id = $1 AND seq >= $2", conversation_id, seq)
-    await tx.execute(
-        """UPDATE conversations SET session_id = $2, message_count = (
-            SELECT count(text) FROM messages WHERE conversation_id = $1) WHERE id = $1""",
-        conversation_id,
-        session_id,
-    )
+    statement = """UPDATE conversations SET session_id = $2, message_count = (
+            SELECT count(text) FROM messages WHERE conversation_id = $1) WHERE id = $1"""
+    await tx.execute(statement, conversation_id, session_id)
     return session_id
 
 
@@ -309,18 +297,12 @@ async def mark_refused(tx: Tx, conversation_id: str) -> None:
 
     If it refuses again, the cause is older: 2 turns more are marked, then 4, 8 and so on, until it answers.
     """
-    times = await tx.fetchval(
-        """SELECT count(*) FROM runs WHERE conversation_id = $1 AND code = $2 AND number > coalesce(
-            (SELECT max(number) FROM runs WHERE conversation_id = $1 AND state = 'success'), 0)""",
-        conversation_id,
-        REFUSED,
-    )
+    statement = """SELECT count(*) FROM runs WHERE conversation_id = $1 AND code = $2 AND number > coalesce(
+            (SELECT max(number) FROM runs WHERE conversation_id = $1 AND state = 'success'), 0)"""
+    times = await tx.fetchval(statement, conversation_id, REFUSED)
     earlier = 2 ** min(times, MOST_TIMES) - 2
-    await tx.execute(
-        """UPDATE messages SET refused = 1 WHERE conversation_id = $1 AND (run_id IS NOT NULL OR $2 > 0)
-        AND seq >= coalesce((SELECT seq FROM messages
+    statement = """UPDATE messages SET refused = 1 WHERE conversation_id = $1
+        AND (run_id IS NOT NULL OR $2 > 0) AND seq >= coalesce((SELECT seq FROM messages
             WHERE conversation_id = $1 AND role = 'user' AND text IS NOT NULL
-            ORDER BY seq DESC LIMIT 1 OFFSET $2), 0)""",
-        conversation_id,
-        earlier,
-    )
+            ORDER BY seq DESC LIMIT 1 OFFSET $2), 0)"""
+    await tx.execute(statement, conversation_id, earlier)

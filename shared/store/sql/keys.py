@@ -16,13 +16,9 @@ async def hold(tx: Tx, idempotency: Idempotency) -> None:
 
 async def keyed(tx: Tx, idempotency: Idempotency, now: int) -> KeyedAnswer | None:
     """Return what a key of the last 24 h stands for; raises Conflict for another body."""
-    row = await tx.fetchrow(
-        """SELECT digest, subject, conversation_id, status, body FROM idempotency_keys
-        WHERE route = $1 AND key = $2 AND created_at > $3""",
-        idempotency.route,
-        idempotency.key,
-        now - KEY_LIFE_MS,
-    )
+    statement = """SELECT digest, subject, conversation_id, status, body FROM idempotency_keys
+        WHERE route = $1 AND key = $2 AND created_at > $3"""
+    row = await tx.fetchrow(statement, idempotency.route, idempotency.key, now - KEY_LIFE_MS)
     if row is None:
         return None
     if row["digest"] != idempotency.digest:
@@ -41,34 +37,20 @@ async def retry_of(tx: Tx, idempotency: Idempotency, now: int, *, allowed: bool 
     answer = await keyed(tx, idempotency, now)
     if answer is None:
         return None
-    row = await tx.fetchrow(
-        """SELECT * FROM runs WHERE id = $1 AND code = 'retryable'
-        AND $2 AND NOT EXISTS (SELECT 1 FROM runs AS next WHERE next.previous_id = $1)""",
-        answer.subject,
-        allowed,
-    )
+    statement = """SELECT * FROM runs WHERE id = $1 AND code = 'retryable'
+        AND $2 AND NOT EXISTS (SELECT 1 FROM runs AS next WHERE next.previous_id = $1)"""
+    row = await tx.fetchrow(statement, answer.subject, allowed)
     if row is None:
         raise KeyTaken(answer)
     return row
 
 
-async def keep(
-    tx: Tx,
-    idempotency: Idempotency,
-    subject: str,
-    conversation_id: str | None,
-    now: int,
-) -> None:
+async def keep(tx: Tx, idempotency: Idempotency, subject: str, conversation_id: str | None, now: int) -> None:
     """Let the key stand for a run or another subject from now on."""
-    await tx.execute(
-        """INSERT INTO idempotency_keys (route, key, digest, subject, conversation_id, created_at)
+    statement = """INSERT INTO idempotency_keys (route, key, digest, subject, conversation_id, created_at)
         VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (route, key) DO UPDATE SET
             digest = excluded.digest, subject = excluded.subject, created_at = excluded.created_at,
-            conversation_id = excluded.conversation_id, status = NULL, body = NULL""",
-        idempotency.route,
-        idempotency.key,
-        idempotency.digest,
-        subject,
-        conversation_id,
-        now,
+            conversation_id = excluded.conversation_id, status = NULL, body = NULL"""
+    await tx.execute(
+        statement, idempotency.route, idempotency.key, idempotency.digest, subject, conversation_id, now
     )

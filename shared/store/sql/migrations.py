@@ -278,7 +278,7 @@ TYPED_ANSWERS: Final = Migration(
     statements=(
         "ALTER TABLE scheduled_tasks ADD COLUMN output_schema TEXT",
         "ALTER TABLE task_runs ADD COLUMN output TEXT",
-    ),
+    )
 )
 """What a task's answers have to be, and those of its runs that were."""
 BEGUN_BY: Final = Migration(("ALTER TABLE conversations ADD COLUMN begun_by <id>",))

@@ -58,12 +58,9 @@ class OutboundMessages(Noun):
 
 async def delivered(tx: Tx, ids: Sequence[str], now: int) -> None:
     """Mark messages as handed over, so that retention may remove them."""
-    await tx.execute(
-        """UPDATE outbound_messages SET delivered_at = $1
-        WHERE id = ANY($2::text[]) AND delivered_at IS NULL""",
-        now,
-        list(ids),
-    )
+    statement = """UPDATE outbound_messages SET delivered_at = $1
+        WHERE id = ANY($2::text[]) AND delivered_at IS NULL"""
+    await tx.execute(statement, now, list(ids))
 
 
 async def insert(

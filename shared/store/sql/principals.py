@@ -120,12 +120,9 @@ class Principals(Noun):
             raise Conflict("The operator can't be deleted", code="operator")
 
         async def work(tx: Tx) -> Principal:
-            row = await tx.fetchrow(
-                """UPDATE principals SET status = 'deleting', deleted_at = coalesce(deleted_at, $2),
-                revision = revision + 1 WHERE id = $1 AND status <> 'deleted' RETURNING *""",
-                principal_id,
-                now,
-            )
+            statement = """UPDATE principals SET status = 'deleting', deleted_at = coalesce(deleted_at, $2),
+                revision = revision + 1 WHERE id = $1 AND status <> 'deleted' RETURNING *"""
+            row = await tx.fetchrow(statement, principal_id, now)
             if row is None:
                 raise NotFound(f"principal not found: {principal_id}")
             await tx.execute(DROP, principal_id, now)

@@ -104,16 +104,10 @@ async def record_events(tx: Tx, run_id: str, events: Iterable[Event], now: int) 
 async def cut_off_run(tx: Tx, row: Row, now: int) -> None:
     """End a run whose owner is gone, and tell whoever follows its events."""
     ending = cut_off(row)
-    await tx.execute(
-        """UPDATE runs SET state = 'error', finished_at = $2, error = $3, code = $4, answer = $5,
+    statement = """UPDATE runs SET state = 'error', finished_at = $2, error = $3, code = $4, answer = $5,
             spent_tokens = spent_tokens + reserved_tokens,
-            spent_microdollars = spent_microdollars + reserved_microdollars WHERE id = $1""",
-        row["id"],
-        now,
-        ending.error,
-        ending.code,
-        jsons.dumps(ending.answer),
-    )
+            spent_microdollars = spent_microdollars + reserved_microdollars WHERE id = $1"""
+    await tx.execute(statement, row["id"], now, ending.error, ending.code, jsons.dumps(ending.answer))
     last = await tx.fetchval("SELECT max(seq) FROM run_events WHERE run_id = $1", row["id"])
     await record_events(tx, row["id"], ending.events(last), now)
     if row["previous_id"] is not None:

@@ -114,13 +114,9 @@ class Runs(Noun):
         """
 
         async def work(tx: Tx) -> None:
-            await hold(
-                tx,
-                lease,
-                f"""effect_ahead = (effect_ahead & {ACTED}) | $4,
-                reserved_tokens = 0, reserved_microdollars = 0""",
-                AHEAD | ACTED if effect_ahead else 0,
-            )
+            statement = f"""effect_ahead = (effect_ahead & {ACTED}) | $4,
+                reserved_tokens = 0, reserved_microdollars = 0"""
+            await hold(tx, lease, statement, AHEAD | ACTED if effect_ahead else 0)
             await store_messages(tx, lease.conversation_id, lease.run_id, messages, now)
             if ends_step:
                 await steps.answered(tx, lease, now)
@@ -310,13 +306,10 @@ class Runs(Noun):
         """
 
         async def work(tx: Tx) -> str | None:
-            row = await tx.fetchrow(
-                """UPDATE runs SET cancel_asked = 1, again = NULL WHERE conversation_id = $1
+            statement = """UPDATE runs SET cancel_asked = 1, again = NULL WHERE conversation_id = $1
                 AND coalesce($2, id) = id
-                AND (state = 'running' OR (code = 'retryable' AND again IS NOT NULL)) RETURNING id""",
-                conversation_id,
-                run_id,
-            )
+                AND (state = 'running' OR (code = 'retryable' AND again IS NOT NULL)) RETURNING id"""
+            row = await tx.fetchrow(statement, conversation_id, run_id)
             return None if row is None else str(row["id"])
 
         return await self._engine.write(work)

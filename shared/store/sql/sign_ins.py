@@ -15,13 +15,9 @@ class SignIns(Noun):
 
     async def keep(self, server: str, sealed: bytes, now: int) -> None:
         """Put a record in place of the one before."""
-        await self._change(
-            """INSERT INTO mcp_sign_ins (server, sealed, changed_at) VALUES ($1, $2, $3)
-            ON CONFLICT (server) DO UPDATE SET sealed = excluded.sealed, changed_at = excluded.changed_at""",
-            server,
-            sealed,
-            now,
-        )
+        statement = """INSERT INTO mcp_sign_ins (server, sealed, changed_at) VALUES ($1, $2, $3)
+            ON CONFLICT (server) DO UPDATE SET sealed = excluded.sealed, changed_at = excluded.changed_at"""
+        await self._change(statement, server, sealed, now)
 
     async def forget(self, server: str) -> bool:
         """Remove a record for good; False if there is none."""

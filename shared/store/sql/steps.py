@@ -80,12 +80,10 @@ async def meet(tx: Tx, new: NewRun, conversation_id: str, *, goes_on: bool, read
     pending = await tx.fetch(f"SELECT id FROM approvals WHERE {PENDING} ORDER BY number", conversation_id)
     if pending and (goes_on or not new.deny_pending):
         raise ApprovalPending(conversation_id, [row["id"] for row in pending])
+    statement = """UPDATE approvals SET status = $2, ended_at = $3
+        WHERE conversation_id = $1 AND kind = 'budget' AND ended_at IS NULL"""
     await tx.execute(
-        """UPDATE approvals SET status = $2, ended_at = $3
-        WHERE conversation_id = $1 AND kind = 'budget' AND ended_at IS NULL""",
-        conversation_id,
-        ApprovalStatus.ALLOWED if goes_on else ApprovalStatus.DROPPED,
-        new.now,
+        statement, conversation_id, ApprovalStatus.ALLOWED if goes_on else ApprovalStatus.DROPPED, new.now
     )
     if goes_on:
         return await tx.fetchval(f"SELECT 1 FROM approvals WHERE {STEP} LIMIT 1", conversation_id) is not None
@@ -146,12 +144,9 @@ async def settle(
 
 async def answered(tx: Tx, lease: Lease, now: int) -> None:
     """Note that the step's results are stored."""
-    await tx.execute(
-        f"""UPDATE approvals SET ended_at = $2,
-        status = CASE WHEN status = 'allowed' THEN 'done' ELSE status END WHERE {STEP}""",
-        lease.conversation_id,
-        now,
-    )
+    statement = f"""UPDATE approvals SET ended_at = $2,
+        status = CASE WHEN status = 'allowed' THEN 'done' ELSE status END WHERE {STEP}"""
+    await tx.execute(statement, lease.conversation_id, now)
     await tx.execute(FORGET_SUBAGENTS, lease.conversation_id)
 
 
@@ -177,12 +172,9 @@ async def expire_step(tx: Tx, conversation_id: str, now: int) -> None:
     due = f"SELECT 1 FROM approvals WHERE {PENDING} AND expires_at <= wall_now() LIMIT 1"
     if await tx.fetchval(due, conversation_id) is None:
         return
-    await tx.execute(
-        f"""UPDATE approvals SET status = 'expired', decided_at = $2
-        WHERE {STEP} AND status IN ('pending', 'allowed')""",
-        conversation_id,
-        now,
-    )
+    statement = f"""UPDATE approvals SET status = 'expired', decided_at = $2
+        WHERE {STEP} AND status IN ('pending', 'allowed')"""
+    await tx.execute(statement, conversation_id, now)
     await end_run(tx, conversation_id, "approval_expired", EXPIRED, now)
 
 

@@ -174,44 +174,27 @@ async def _claim(tx: Tx, row: Row, by: Claimant) -> Claimed | None:
         status = "completed" if next_run is None else "active"
         await _move_on(tx, row, next_run=next_run, status=status)
         return None
-    moved = await tx.fetchrow(
-        """UPDATE scheduled_tasks SET next_run = $2, caught_up = $3, waits = $4, runs_begun = $5,
-        revision = revision + 1 WHERE number = $1 RETURNING *""",
-        row["number"],
-        next_run,
-        decision.caught_up,
-        WAITS_FOR_SLOT,
-        begun,
-    )
+    statement = """UPDATE scheduled_tasks SET next_run = $2, caught_up = $3, waits = $4, runs_begun = $5,
+        revision = revision + 1 WHERE number = $1 RETURNING *"""
+    moved = await tx.fetchrow(statement, row["number"], next_run, decision.caught_up, WAITS_FOR_SLOT, begun)
     return to_task(_there(moved)), to_task_run(claim)
 
 
 async def _insert(tx: Tx, row: Row, slot: str, attempt: int, by: Claimant) -> Row | None:
     """Add the slot's row, or return None when that slot was run before (the clock was set back)."""
-    return await tx.fetchrow(
-        """INSERT INTO task_runs
+    statement = """INSERT INTO task_runs
             (id, task_id, slot, state, attempt, fence, owner, lease_until, plan, started_at)
         VALUES ($1, $2, $3, 'running', $4, 1, $5, lease_now() + $6::bigint, $7, $8)
-        ON CONFLICT (task_id, slot) DO NOTHING RETURNING *""",
-        new_id(TASK_RUN),
-        row["id"],
-        slot,
-        attempt,
-        by.host,
-        by.lease_ms,
-        row["plan"],
-        by.now,
+        ON CONFLICT (task_id, slot) DO NOTHING RETURNING *"""
+    return await tx.fetchrow(
+        statement, new_id(TASK_RUN), row["id"], slot, attempt, by.host, by.lease_ms, row["plan"], by.now
     )
 
 
 async def _move_on(tx: Tx, row: Row, *, next_run: int | None, status: str) -> None:
-    await tx.execute(
-        """UPDATE scheduled_tasks SET next_run = $2, status = $3, caught_up = 0, revision = revision + 1
-        WHERE number = $1""",
-        row["number"],
-        next_run,
-        status,
-    )
+    statement = """UPDATE scheduled_tasks SET next_run = $2, status = $3, caught_up = 0,
+        revision = revision + 1 WHERE number = $1"""
+    await tx.execute(statement, row["number"], next_run, status)
 
 
 async def _busy(tx: Tx, conversation_id: str) -> bool:
@@ -231,14 +214,10 @@ async def _busy(tx: Tx, conversation_id: str) -> bool:
 
 async def _hold_back(tx: Tx, conversation_id: str, now: int) -> None:
     # Those that another host is looking at are marked by it.
-    await tx.execute(
-        """UPDATE scheduled_tasks SET waits = $1 WHERE number IN (SELECT number FROM scheduled_tasks
+    statement = """UPDATE scheduled_tasks SET waits = $1 WHERE number IN (SELECT number FROM scheduled_tasks
             WHERE conversation_id = $2 AND context_mode = 'group' AND status = 'active' AND waits = 0
-            AND next_run <= $3 FOR UPDATE SKIP LOCKED)""",
-        WAITS_FOR_CONVERSATION,
-        conversation_id,
-        now,
-    )
+            AND next_run <= $3 FOR UPDATE SKIP LOCKED)"""
+    await tx.execute(statement, WAITS_FOR_CONVERSATION, conversation_id, now)
 
 
 async def _take_over(tx: Tx, by: Claimant, slots: str = "%") -> Claimed | None:
@@ -294,16 +273,10 @@ async def _fate_without_effect(tx: Tx, claim: Row, *, again: bool) -> Outcome | 
 
 
 async def _rerun(tx: Tx, claim: Row, by: Claimant) -> Claimed:
-    again = await tx.fetchrow(
-        """UPDATE task_runs SET fence = fence + 1, attempt = attempt + 1, owner = $2,
+    statement = """UPDATE task_runs SET fence = fence + 1, attempt = attempt + 1, owner = $2,
         lease_until = lease_now() + $3::bigint, started_at = $4,
-        run_id = CASE WHEN slot LIKE $5 THEN run_id END WHERE id = $1 RETURNING *""",
-        claim["id"],
-        by.host,
-        by.lease_ms,
-        by.now,
-        f"{MANUAL}%",
-    )
+        run_id = CASE WHEN slot LIKE $5 THEN run_id END WHERE id = $1 RETURNING *"""
+    again = await tx.fetchrow(statement, claim["id"], by.host, by.lease_ms, by.now, f"{MANUAL}%")
     row = await tx.fetchrow("SELECT * FROM scheduled_tasks WHERE id = $1", claim["task_id"])
     return to_task(_there(row)), to_task_run(_there(again))
 

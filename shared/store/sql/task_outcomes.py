@@ -142,24 +142,14 @@ async def end(tx: Tx, claim: Row, outcome: Outcome, now: int) -> Sequence[Outbou
 
     The transaction has locked both rows.
     """
+    statement = """UPDATE task_runs SET state = $2, finished_at = $3, result = $4, error = $5, output = $6
+        WHERE id = $1"""
     await tx.execute(
-        """UPDATE task_runs SET state = $2, finished_at = $3, result = $4, error = $5, output = $6
-        WHERE id = $1""",
-        claim["id"],
-        outcome.state,
-        now,
-        outcome.result,
-        outcome.error,
-        outcome.output,
+        statement, claim["id"], outcome.state, now, outcome.result, outcome.error, outcome.output
     )
-    task = await tx.fetchrow(
-        """UPDATE scheduled_tasks SET last_run = $2, last_state = $3, waits = $4, revision = revision + 1
-        WHERE id = $1 RETURNING *""",
-        claim["task_id"],
-        claim["started_at"],
-        outcome.state,
-        FREE,
-    )
+    statement = """UPDATE scheduled_tasks SET last_run = $2, last_state = $3, waits = $4,
+        revision = revision + 1 WHERE id = $1 RETURNING *"""
+    task = await tx.fetchrow(statement, claim["task_id"], claim["started_at"], outcome.state, FREE)
     if task is None:
         raise RuntimeError("a locked row is gone")
     if not claim["slot"].startswith(MANUAL) and task["plan"] == claim["plan"]:
@@ -169,14 +159,11 @@ async def end(tx: Tx, claim: Row, outcome: Outcome, now: int) -> Sequence[Outbou
 
 async def end_waiting(tx: Tx, run: Row, outcome: Outcome, now: int) -> None:
     """End the slot that waits for the end of the chain that this run belongs to, if one does."""
-    claim = await tx.fetchrow(
-        """SELECT c.* FROM task_runs AS c JOIN scheduled_tasks AS t ON t.id = c.task_id
+    statement = """SELECT c.* FROM task_runs AS c JOIN scheduled_tasks AS t ON t.id = c.task_id
         WHERE c.conversation_id = $1 AND c.state = 'paused' AND c.finished_at IS NULL AND c.run_id IN
         (SELECT id FROM runs WHERE id = $2 OR (root_id = $2 AND previous_id IS NOT NULL))
-        FOR UPDATE OF t, c""",
-        run["conversation_id"],
-        run["root_id"] or run["id"],
-    )
+        FOR UPDATE OF t, c"""
+    claim = await tx.fetchrow(statement, run["conversation_id"], run["root_id"] or run["id"])
     if claim is not None:
         await end(tx, claim, outcome, now)
 

@@ -115,13 +115,9 @@ class ToolPins(Noun):
         async def work(tx: Tx) -> bytes | None:
             before = await tx.fetchval("SELECT digest FROM tool_pins WHERE place = $1 FOR UPDATE", place)
             if before is None or bytes(before) != digest:
-                await tx.execute(
-                    """INSERT INTO tool_pins VALUES ($1, $2, $3)
-                    ON CONFLICT (place) DO UPDATE SET digest = excluded.digest, seen_at = excluded.seen_at""",
-                    place,
-                    digest,
-                    now,
-                )
+                statement = """INSERT INTO tool_pins VALUES ($1, $2, $3)
+                    ON CONFLICT (place) DO UPDATE SET digest = excluded.digest, seen_at = excluded.seen_at"""
+                await tx.execute(statement, place, digest, now)
             return None if before is None else bytes(before)
 
         return await self._engine.write(work)

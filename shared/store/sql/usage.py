@@ -101,12 +101,7 @@ class UsageBook(Noun):
         return await self._all(itemgetter("id", "runs", "tokens"), BUSIEST, iso(now)[:DAY])
 
     async def by_conversation(
-        self,
-        *,
-        conversation_id: str | None,
-        limit: int,
-        cursor: str | None,
-        principal_id: str | None = None,
+        self, *, conversation_id: str | None, limit: int, cursor: str | None, principal_id: str | None = None
     ) -> Page[DayUsage]:
         """Return what each conversation (only one, only a principal's) used each day, newest day first."""
         where = rows.Where()
