@@ -69,6 +69,7 @@ from shared.ids import new_id
 from shared.redact import Redactor
 from shared.settings import Settings
 from shared.settings.sensitive import secret_values
+from shared.store.rows import CURSORS
 from shared.store.store import Store
 from shared.tasks import TaskService
 
@@ -119,6 +120,8 @@ async def open_host(
         telemetry = await enter(open_telemetry(settings, redactor))
         models = ModelAccess(settings, process, telemetry.ask, redactor.text)
         store = await enter(open_store(settings, owner, made=made))
+        if settings.api_token is not None:
+            CURSORS.share(settings.api_token.get_secret_value())
         await refuse_loosened(settings, store)
         await recover(store, owner, settings.main_conversation_id)
         ledger = Ledger(store, redactor, Prices(settings.budgets, free=settings.offline), Metrics())

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from operator import itemgetter
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from shared import jsons
 from shared.errors import InvalidInput
@@ -54,13 +57,55 @@ def insertion(table: str, columns: Sequence[str]) -> str:
     return f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({places})"
 
 
+class Cursors:
+    """Seals where a page begins: a row's number would tell how many rows all others have.
+
+    The key is this process's and its forks' until ``share`` was called.
+    """
+
+    def __init__(self) -> None:
+        self._key = os.urandom(32)
+
+    def share(self, secret: str) -> None:
+        """Make cursors that hold after a restart, and at every host that has this secret."""
+        self._key = hashlib.sha256(b"cursors " + secret.encode()).digest()
+
+    def seal(self, position: Sequence[Any]) -> str:
+        """Return a cursor; its length tells nothing of a number's."""
+        said = jsons.dump_bytes(position)
+        padded = said.ljust(len(said) + -len(said) % PAD)
+        mark = self._mark(padded)
+        return (mark + self._masked(mark, padded)).hex()
+
+    def unseal(self, cursor: str) -> Any:
+        """Return the position; raises ValueError for what is no cursor of ours."""
+        sealed = bytes.fromhex(cursor)
+        mark = sealed[:MARK]
+        said = self._masked(mark, sealed[MARK:])
+        if not hmac.compare_digest(mark, self._mark(said)):
+            raise ValueError("not sealed here")
+        return jsons.loads(said)
+
+    def _mark(self, said: bytes) -> bytes:
+        return hashlib.blake2b(said, key=self._key, digest_size=MARK).digest()
+
+    def _masked(self, mark: bytes, data: bytes) -> bytes:
+        stream = hashlib.shake_256(self._key + mark).digest(len(data))
+        return bytes(one ^ other for one, other in zip(data, stream, strict=True))
+
+
+PAD: Final = 32
+MARK: Final = 16
+CURSORS: Final = Cursors()
+
+
 def page(rows: Sequence[Row], limit: int, make: Callable[[Row], T], key: Sequence[str]) -> Page[T]:
     """Make a page of ``limit`` items of ``limit + 1`` rows; the next begins after the columns of ``key``."""
     items = [make(row) for row in rows[:limit]]
     if len(rows) <= limit:
         return Page(items)
     last = rows[limit - 1]
-    return Page(items, jsons.dump_bytes([last[column] for column in key]).hex())
+    return Page(items, CURSORS.seal([last[column] for column in key]))
 
 
 def decode_cursor(cursor: str | None, *kinds: type) -> list[Any] | None:
@@ -68,7 +113,7 @@ def decode_cursor(cursor: str | None, *kinds: type) -> list[Any] | None:
     if not cursor:
         return None
     try:
-        key = jsons.loads(bytes.fromhex(cursor))
+        key = CURSORS.unseal(cursor)
     except ValueError:
         key = None
     if (
