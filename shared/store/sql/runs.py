@@ -114,9 +114,9 @@ class Runs(Noun):
         """
 
         async def work(tx: Tx) -> None:
-            statement = f"""effect_ahead = (effect_ahead & {ACTED}) | $4,
+            changes = f"""effect_ahead = (effect_ahead & {ACTED}) | $4,
                 reserved_tokens = 0, reserved_microdollars = 0"""
-            await hold(tx, lease, statement, AHEAD | ACTED if effect_ahead else 0)
+            await hold(tx, lease, changes, AHEAD | ACTED if effect_ahead else 0)
             await store_messages(tx, lease.conversation_id, lease.run_id, messages, now)
             if ends_step:
                 await steps.answered(tx, lease, now)
