@@ -17,20 +17,9 @@ from shared.values import Compaction, Lease
 
 to_compaction: Final = rows.reader(Compaction, left_out=jsons.loads, usage=rows.usage, archived=bool)
 
-COLUMNS: Final = (
-    "number",
-    "kind",
-    "first_seq",
-    "through_seq",
-    "text",
-    "cut_through_seq",
-    "cut_chars",
-    "thinking_through_seq",
-    "model",
-    "created_at",
-    "message_seq",
-    "message_chars",
-)
+_COLUMNS: Final = """number kind first_seq through_seq text cut_through_seq cut_chars thinking_through_seq
+    model created_at message_seq message_chars"""
+COLUMNS: Final = tuple(_COLUMNS.split())
 INSERT: Final = rows.insertion("compactions", (*COLUMNS, "conversation_id", "usage", "left_out"))
 VALUES: Final = attrgetter(*COLUMNS)
 

@@ -13,20 +13,9 @@ from shared.store.contract import Tx
 from shared.store.rows import Noun
 from shared.store.sql import conversations
 
-INSERT: Final = rows.insertion(
-    "responses",
-    (
-        "id",
-        "conversation_id",
-        "principal_id",
-        "run_id",
-        "previous_id",
-        "made_conversation",
-        "background",
-        "asked",
-        "created_at",
-    ),
-)
+COLUMNS: Final = """id conversation_id principal_id run_id previous_id made_conversation background asked
+    created_at"""
+INSERT: Final = rows.insertion("responses", COLUMNS.split())
 HISTORY: Final = """SELECT * FROM messages WHERE conversation_id = $1 AND seq <= (
     SELECT max(seq) FROM messages WHERE conversation_id = $1 AND run_id = $2) ORDER BY seq"""
 COPY: Final = """INSERT INTO messages (conversation_id, seq, id, run_id, role, sender, sender_name, text,

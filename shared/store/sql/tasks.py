@@ -47,24 +47,9 @@ NEXT_DUE: Final = " UNION ALL ".join(
     for waits in (task_rows.FREE, task_rows.WAITS_FOR_CONVERSATION)
 )
 
-EDITED: Final = (
-    "prompt",
-    "schedule_type",
-    "schedule_value",
-    "timezone",
-    "context_mode",
-    "catch_up",
-    "status",
-    "next_run",
-    "attempts",
-    "served_slot",
-    "updated_at",
-    "deliver",
-    "ends_at",
-    "max_runs",
-    "runs_begun",
-    "output_schema",
-)
+_EDITED: Final = """prompt schedule_type schedule_value timezone context_mode catch_up status next_run
+    attempts served_slot updated_at deliver ends_at max_runs runs_begun output_schema"""
+EDITED: Final = tuple(_EDITED.split())
 """What an edit may change, ``$6`` and on of ``REPLACE``."""
 ADDED: Final = (*EDITED, "id", "conversation_id", "revision", "created_at", "tree_id", "depth")
 INSERT: Final = rows.insertion("scheduled_tasks", ADDED)

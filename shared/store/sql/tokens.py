@@ -17,17 +17,8 @@ from shared.values import Page
 
 to_token: Final = rows.reader(Token, is_main=bool, scopes=lambda stored: tuple(stored.split()))
 
-COLUMNS: Final = (
-    "id",
-    "digest",
-    "conversation_id",
-    "is_main",
-    "created_at",
-    "expires_at",
-    "principal_id",
-    "name",
-    "scopes",
-)
+_COLUMNS: Final = "id digest conversation_id is_main created_at expires_at principal_id name scopes"
+COLUMNS: Final = tuple(_COLUMNS.split())
 
 REVOKE: Final = """DELETE FROM tokens WHERE id = $1 AND principal_id = coalesce($2, principal_id)
     RETURNING principal_id"""
