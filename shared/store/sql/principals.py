@@ -77,8 +77,11 @@ class Principals(Noun):
 
     async def by_subject(self, issuer: str, subject: str) -> Principal | None:
         """Return the newest principal that signed tokens name so; it may be a tombstone."""
-        statement = "SELECT * FROM principals WHERE issuer = $1 AND subject = $2 ORDER BY number DESC LIMIT 1"
-        return await self._one(to_principal, statement, issuer, subject)
+        statement = "SELECT * FROM principals WHERE issuer = $1 AND subject = $2"
+        # There is an index of those that live.
+        living = await self._one(to_principal, f"{statement} AND status <> 'deleted'", issuer, subject)
+        newest = f"{statement} ORDER BY number DESC LIMIT 1"
+        return living or await self._one(to_principal, newest, issuer, subject)
 
     async def page(self, *, limit: int, cursor: str | None) -> Page[Principal]:
         """Return principals that are not deleted, in the order they were made."""

@@ -267,10 +267,11 @@ class Runs(Noun):
         """
 
         async def work(tx: Tx) -> list[str]:
-            # A row that somebody holds right now is being renewed, ended or recovered already.
+            # A row that somebody holds right now is being renewed, ended or recovered already. Sorted by `+`:
+            # in the order of the table all runs there ever were would be looked at.
             stale = await tx.fetch(
                 """SELECT * FROM runs WHERE state = 'running' AND (lease_until <= lease_now()
-                OR lease_owner <> $1) ORDER BY number FOR UPDATE SKIP LOCKED""",
+                OR lease_owner <> $1) ORDER BY +number FOR UPDATE SKIP LOCKED""",
                 all_but,
             )
             for row in stale:
