@@ -15,6 +15,7 @@ from typing import Final
 from benchmarks.filling import fill
 from benchmarks.principals import AT_A_TIME, Users, compared
 from benchmarks.turns import SCALE
+from shared.store import open_host_store
 from tests.running import running_host, running_model
 
 PRINCIPALS: Final = max(int(1000 * SCALE), 10)
@@ -34,15 +35,16 @@ def measure() -> dict[str, float]:
     with contextlib.ExitStack() as running:
         root = Path(running.enter_context(tempfile.TemporaryDirectory()))
         root.chmod(0o755)  # the principals' uids pass through
-        size = _fill(root / "full" / "local" / "picoclaw.db")
+        size = _fill(root / "full")
         model = running.enter_context(running_model("--any-client"))
         hosts = (running_host(root / name, model.url, {"LOG_LEVEL": "warning"}) for name in ("empty", "full"))
         users = [Users(running.enter_context(host), 1) for host in hosts]
         return {"full: MiB (aim of the ratios: 1.1)": size} | compared("empty", "full", users, TURNS)
 
 
-def _fill(database: Path) -> float:
-    """Make the rows; returns how many MiB they take."""
+def _fill(home: Path) -> float:
+    """Make the rows and bring them to the volume; returns how many MiB they take."""
+    database = home / "local" / "picoclaw.db"
     fill(
         database,
         conversations=CONVERSATIONS,
@@ -51,4 +53,6 @@ def _fill(database: Path) -> float:
         tasks_each=0.1,
         principals=PRINCIPALS,
     )
+    store = open_host_store(store_dir=home / "store", local_db=database, owner="benchmark")
+    asyncio.run(store.close())
     return database.stat().st_size / (1 << 20)
