@@ -28,6 +28,7 @@ from host.http.health import HealthApi
 from host.http.mcp.asks import Asks
 from host.http.mcp.routes import McpApi
 from host.http.mcp.servers import McpServersApi
+from host.http.mcp.visitors import Visitors
 from host.http.metrics import MetricsApi
 from host.http.middleware import METHODS, Bearer, BodyLimit, Exchange
 from host.http.openai.responses import ResponsesApi
@@ -147,7 +148,7 @@ async def open_host(
         enrolment = Enrolment(store, sandbox, settings.main_conversation_id)
         tokens = await open_tokens(settings, store, principals, enrolment, background)
         asks = Asks(store, runs, ledger.counts, approvals=settings.mcp.approvals)
-        tool_servers.visited = asks.visit
+        tool_servers.visited = Visitors(asks, principals).visit
         host = Host(
             settings, stop, ledger, telemetry, models, sandbox, spaces, tool_servers,
             tools, runs, tasks, task_runner, channels, principals, enrolment, tokens, asks,

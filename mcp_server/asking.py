@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 import anyio
@@ -26,6 +26,9 @@ STARTING_S: Final = (0.0, 0.3, 0.9)
 """Pauses before the tries to reach the host."""
 CANCEL: Final = b"cancel\n"
 
+Report = Callable[[float, float | None, str], Awaitable[None]]
+"""Tells the client how far its request is, if it asked to hear that."""
+
 
 class Asking:
     """A middleware of the protocol server that adds what the host serves."""
@@ -37,7 +40,7 @@ class Asking:
         """Serve a request."""
         method, params, modern = ctx.method, ctx.params or {}, _is_modern(ctx)
         if method in TASK_METHODS or (method == "tools/call" and params.get("name") in ASK_TOOLS):
-            result = await self._ask(method, params)
+            result = await self._ask(method, params, ctx.session.report_progress)
             return {"resultType": "complete", **result} if modern else result
         served: Any = await call_next(ctx)
         if method == "tools/list":
@@ -46,11 +49,11 @@ class Asking:
             served["capabilities"]["extensions"] = {TASKS: {}}
         return served  # type: ignore[no-any-return]  # what the runner serialized: a dict
 
-    async def _ask(self, method: str, params: Mapping[str, Any]) -> dict[str, Any]:
+    async def _ask(self, method: str, params: Mapping[str, Any], report: Report) -> dict[str, Any]:
         peer = await self._line()
         if peer is None:
             return _no_answer(method, NO_HOST)
-        answer = await _answer(peer, jsons.dump_bytes({"method": method, "params": params}))
+        answer = await _answer(peer, jsons.dump_bytes({"method": method, "params": params}), report)
         if answer is None:
             return _no_answer(method, LOST)
         if "error" in answer:
@@ -73,20 +76,24 @@ class Asking:
         return None
 
 
-async def _answer(peer: socket.socket, request: bytes) -> dict[str, Any] | None:
-    """Return what the host says to a line, None if it goes away first."""
+async def _answer(peer: socket.socket, request: bytes, report: Report) -> dict[str, Any] | None:
+    """Return what the host says to a line, None if it goes away first; report how far it is until then."""
     reader, writer = await asyncio.open_connection(sock=peer, limit=LONGEST)
     try:
         writer.write(request + b"\n")
-        line = await reader.readline()
+        while line := await reader.readline():
+            said: dict[str, Any] = jsons.loads(line)
+            if "progress" not in said:
+                return said
+            await report(said["progress"], None, said["message"])
     except ConnectionError:
-        return None
+        pass
     except anyio.get_cancelled_exc_class():
         writer.write(CANCEL)
         raise
     finally:
         writer.close()
-    return jsons.loads(line) if line else None
+    return None
 
 
 def _no_answer(method: str, sentence: str) -> dict[str, Any]:

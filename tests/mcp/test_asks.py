@@ -429,6 +429,29 @@ async def test_a_request_that_its_client_cancels_stops_the_run(host: HostProcess
             await anyio.to_thread.run_sync(until, lambda: runs()[0]["status"] == "cancelled")
 
 
+async def test_an_agent_beside_the_host_hears_how_far_its_run_is(host: HostProcess) -> None:
+    heard: list[tuple[float, float | None, str | None]] = []
+    working = anyio.Event()
+
+    async def hear(progress: float, total: float | None, message: str | None) -> None:
+        heard.append((progress, total, message))
+        working.set()
+
+    steps = directive(steps=[{"tools": [{"name": "list_dir", "input": {"path": "."}}]}, {"hang": True}])
+    async with asking(host, "stdio", "curious") as client, anyio.create_task_group() as group:
+
+        async def ask() -> None:
+            asked = {"message": steps, "conversation_id": "curious"}
+            result = await client.call_tool("ask", asked, progress_callback=hear)
+            assert "cancelled" in str(result.structured_content)
+
+        group.start_soon(ask)
+        await working.wait()
+        with host.client() as own:
+            own.post("/chat/curious/cancel").raise_for_status()
+    assert heard == [(1, None, "1 steps done; last tool: list_dir")]
+
+
 def nested(times: int, server: str, other: str) -> str:
     """Return a message that has agents ask each other so many times."""
     if not times:

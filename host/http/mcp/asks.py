@@ -6,10 +6,7 @@ protocol's version 2026-07-28, by which the agent asks back.
 
 from __future__ import annotations
 
-import asyncio
-import logging
-import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
@@ -34,14 +31,13 @@ from shared.principals import said_name
 from shared.store.store import Store
 from shared.values import Conversation, Run, RunState
 
-logger = logging.getLogger("picoclaw.mcp")
-
 Result = dict[str, Any]
+Tell = Callable[[Result], None]
+"""Takes how far a run is."""
 
 PATIENCE_S: Final = 20.0
 """How long an answer is waited for before it becomes a task."""
-LONGEST: Final = 4 * 1024 * 1024
-"""Longest request of a visitor, in bytes."""
+TELL_EVERY_S: Final = 1.0
 POLL_MS: Final = 2000
 DEEPEST: Final = 4
 """So deep in a chain of agents that ask each other, an ask is refused."""
@@ -60,21 +56,26 @@ TOLD: Final = ("result", "output", "error", "code", "requests")
 
 @dataclass(frozen=True, slots=True)
 class _Client:
-    """What a request says of the program that sends it. ``approves``: people allow calls through it."""
+    """What a request says of the program that sends it. ``approves``: people allow calls through it.
+
+    ``tell``: it wants to hear how far its run is.
+    """
 
     tasks: bool
     elicitation: bool
     depth: int
     approves: bool
+    tell: Tell | None
 
     @classmethod
-    def of(cls, params: Mapping[str, Any], *, approves: bool) -> _Client:
+    def of(cls, params: Mapping[str, Any], tell: Tell | None, *, approves: bool) -> _Client:
         meta = _object(params.get("_meta"))
         able, depth = _object(meta.get(CAPABILITIES)), meta.get(DEPTH)
         tasks = TASKS in _object(able.get("extensions"))
         depth = int(min(depth, DEEPEST)) if isinstance(depth, int | float) else 1
         # Who says how deep it is works for an agent: its questions may reach people who may not allow calls.
-        return cls(tasks, "elicitation" in able, depth, approves and DEPTH not in meta)
+        tell = tell if "progressToken" in meta else None
+        return cls(tasks, "elicitation" in able, depth, approves and DEPTH not in meta, tell)
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -93,11 +94,13 @@ class Asks:
         self._runs = runs
         self._counts = counts
 
-    async def serve(self, caller: Caller, method: str, params: Mapping[str, Any]) -> Result:
+    async def serve(
+        self, caller: Caller, method: str, params: Mapping[str, Any], tell: Tell | None = None
+    ) -> Result:
         """Return the result of a call of one of the tools, or of a method of tasks; raises RequestRefused."""
         # With API_TOKEN clients come that no person watches, unless the operator says otherwise.
         approves = caller.may("approve") and (caller.token_id is not None or self._approvals)
-        client = _Client.of(params, approves=approves)
+        client = _Client.of(params, tell, approves=approves)
         if method == "tools/call":
             return await self._call(caller, client, params)
         if not client.tasks:
@@ -116,37 +119,6 @@ class Asks:
             code = wire.INVALID_PARAMS if isinstance(error, NotFound) else wire.INTERNAL_ERROR
             raise _refusal(code, error.message) from None
         return {}
-
-    async def visit(self, who: Mapping[str, Any], peer: socket.socket) -> None:
-        """Serve one request of an agent beside this host, as whom its tool server was born for."""
-        reader, writer = await asyncio.open_connection(sock=peer, limit=LONGEST)
-        try:
-            said = await reader.readline()
-            async with anyio.create_task_group() as group:
-                group.start_soon(_until_cancelled, reader, group.cancel_scope)
-                outcome = await self._visitor(who, said)
-                writer.write(jsons.dump_bytes(outcome) + b"\n")
-                group.cancel_scope.cancel()
-        except (OSError, ValueError):
-            logger.info("an agent beside this host went away")
-        finally:
-            writer.close()
-
-    async def _visitor(self, who: Mapping[str, Any], line: bytes) -> wire.Outcome:
-        try:
-            said = jsons.loads(line)
-            principal = await self._runs.principals.active(who["principal_id"])
-            scopes = frozenset(("mcp", "chat"))
-            caller = Caller(principal, who["conversation_id"], who["is_main"], "stdio", scopes)
-            return {"result": await self.serve(caller, said["method"], said["params"])}
-        except RequestRefused as refused:
-            return {"error": dict(refused.error)}
-        except PicoError as error:
-            return {"error": {"code": wire.INTERNAL_ERROR, "message": error.message}}
-        except Exception:
-            # One visitor must not end the others; what is wrong here is in the log.
-            logger.exception("an ask of an agent beside this host failed")
-            return {"error": {"code": wire.INTERNAL_ERROR, "message": "The host failed inside."}}
 
     async def _call(self, caller: Caller, client: _Client, params: Mapping[str, Any]) -> Result:
         try:
@@ -207,13 +179,15 @@ class Asks:
             begun_by=None if caller.is_main else caller.conversation_id,
         )
         active = await self._runs.start(spec)
-        await self._wait(active)
+        await self._wait(active, caller, client.tell)
         return await self._find(caller, active.lease.run_id)
 
-    async def _wait(self, active: ActiveRun) -> None:
+    async def _wait(self, active: ActiveRun, caller: Caller, tell: Tell | None) -> None:
         """Return once the run has ended, or in a while once its begin is durable."""
         try:
             with anyio.move_on_after(PATIENCE_S):
+                if tell is not None:
+                    await self._accompany(active, caller, tell)
                 await active.wait()
                 return
         except anyio.get_cancelled_exc_class():
@@ -221,6 +195,17 @@ class Asks:
                 active.stop(Cancelled(LEFT))
             raise
         await self._runs.background.begun(active)
+
+    async def _accompany(self, active: ActiveRun, caller: Caller, tell: Tell) -> None:
+        """Tell how far a run is, each time that it has done more, until it ends."""
+        told = 0
+        while not active.ended.is_set():
+            with anyio.move_on_after(TELL_EVERY_S):
+                await active.ended.wait()
+            view = await self._view(caller, await self._find(caller, active.lease.run_id))
+            if view.get("steps", 0) > told:
+                told = view["steps"]
+                tell({"progress": told, "message": _so_far(view)})
 
     async def _conversation(self, caller: Caller, said: str) -> Conversation:
         found = await self._store.conversations.reach(caller.principal.id, said)
@@ -294,20 +279,14 @@ class Asks:
         if _goes_on(run):
             if questions := await self._questions(client, run):
                 return _task(first, run, "input_required", inputRequests=input_requests(questions))
-            said = (
-                view.get("error") or f"{view.get('steps', 0)} steps done; last tool: {view.get('last_tool')}"
-            )
-            return _task(first, run, "working", statusMessage=said)
+            return _task(first, run, "working", statusMessage=view.get("error") or _so_far(view))
         if run.state is RunState.CANCELLED:
             return _task(first, run, "cancelled", statusMessage=view.get("error", ""))
         return _task(first, run, "completed", result=_result(view))
 
 
-async def _until_cancelled(reader: asyncio.StreamReader, scope: anyio.CancelScope) -> None:
-    """Cancel a visitor's request by its word; one that merely goes away leaves the run alone."""
-    with suppress(OSError, ValueError):
-        if await reader.readline():
-            scope.cancel()
+def _so_far(view: Result) -> str:
+    return f"{view.get('steps', 0)} steps done; last tool: {view.get('last_tool')}"
 
 
 def _object(value: Any) -> Mapping[str, Any]:
