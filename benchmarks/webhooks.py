@@ -1,8 +1,9 @@
 """Webhooks: what a turn costs when its end is told to a receiver of its own, a tenth of which never answer.
 
-Two hosts against the same fake model, a hundred turns at a time in turns, so that both meet the machine in
-the same state. The receivers are a process of their own. Then as many turns that nobody is told of, while
-those that never answer are tried again and again.
+Three hosts against the same fake model, a few turns of each at a time, so that all meet the machine in the
+same state; two of them tell nobody, and their ratio says how far the other one can be believed. The receivers
+are a process of their own. Then as many turns that nobody is told of, while those that never answer are tried
+again and again.
 """
 
 from __future__ import annotations
@@ -13,17 +14,18 @@ import json
 import multiprocessing
 import statistics
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 from benchmarks.principals import processor_s
-from benchmarks.turns import REPLY
+from benchmarks.turns import HEADERS, REPLY, SCALE, kept, percentiles, ratio, timed
 from tests.running import HostProcess, free_port, new_host, running_model
 
 RECEIVERS: Final = 1000
-AT_A_TIME: Final = 100
+AT_A_TIME: Final = 20
+TURNS: Final = max(int(2000 * SCALE), 2 * AT_A_TIME)
+"""Of each host, in each half."""
 HUNG: Final = 10
 """One receiver in so many never answers."""
 SECRET: Final = "whsec_" + "A" * 32
@@ -61,35 +63,45 @@ def receivers() -> Iterator[str]:
 class Turns:
     """A host, and what its turns took; ``told``: where their ends are told."""
 
-    def __init__(self, host: HostProcess, told: str | None) -> None:
-        self.host = host
+    def __init__(self, host: HostProcess, told: str | None = None) -> None:
+        self.host = host.start()
         self._told = told
-        self._client = host.start().client()
         for _ in range(20):
-            self._client.post("/chat", json={"message": REPLY})
-        self._processor_s = processor_s(host)
+            self._turn({"message": REPLY})
+        self.begin()
+
+    def begin(self) -> None:
+        """Forget what was measured."""
+        self._processor_s = processor_s(self.host)
         self.took_ms: list[float] = []
 
-    def turns(self, first: int) -> None:
+    def some(self, first: int, *, told: bool) -> None:
         """Make some turns."""
         for number in range(first, first + AT_A_TIME):
             body: dict[str, object] = {"message": REPLY}
-            if self._told is not None:
+            if told and self._told is not None:
                 path = "hung" if number % HUNG == 0 else "well"
-                body["webhook"] = {"url": f"{self._told}/{path}/{number}", "secret": SECRET}
-            started = time.perf_counter()
-            self._client.post("/chat", json=body).raise_for_status()
-            self.took_ms.append((time.perf_counter() - started) * 1000)
+                url = f"{self._told}/{path}/{number % RECEIVERS}"
+                body["webhook"] = {"url": url, "secret": SECRET}
+            self.took_ms.append(timed(lambda: self._turn(body)))  # noqa: B023 - called at once
 
-    def figures(self, kind: str) -> dict[str, float]:
-        """Return what it came to, and begin anew with turns that nobody is told of."""
-        took_ms, used = self.took_ms, processor_s(self.host) - self._processor_s
-        self.took_ms, self._told, self._processor_s = [], None, processor_s(self.host)
-        return {
-            f"a turn {kind} (ms p50)": statistics.median(took_ms),
-            f"a turn {kind} (ms p99)": statistics.quantiles(took_ms, n=100)[98],
-            f"a turn {kind}: processor time of all processes (ms)": used * 1000 / len(took_ms),
-        }
+    def _turn(self, body: dict[str, object]) -> None:
+        connection = kept(self.host)
+        connection.request("POST", "/chat", json.dumps(body), HEADERS)
+        answer = json.loads(connection.getresponse().read())
+        if answer.get("status") != "success":
+            raise RuntimeError(f"a turn failed: {answer}")
+
+    def figures(self) -> dict[str, float]:
+        """Return what it came to."""
+        used = processor_s(self.host) - self._processor_s
+        p50, p99 = percentiles(self.took_ms)
+        return {"ms p50": p50, "ms p99": p99, "ms of processors": used * 1000 / len(self.took_ms)}
+
+    def medians(self) -> list[float]:
+        """Return the median of each round."""
+        rounds = range(0, len(self.took_ms), AT_A_TIME)
+        return [statistics.median(self.took_ms[first : first + AT_A_TIME]) for first in rounds]
 
 
 async def main() -> dict[str, float]:
@@ -98,26 +110,34 @@ async def main() -> dict[str, float]:
 
 
 def measure() -> dict[str, float]:
-    """Run both hosts."""
+    """Run all hosts."""
     with contextlib.ExitStack() as running:
         root = Path(running.enter_context(tempfile.TemporaryDirectory()))
         model = running.enter_context(running_model("--any-client"))
         address = running.enter_context(receivers())
-        both = []
-        for name, told in (("without", None), ("with", address)):
+        hosts: dict[str, Turns] = {}
+        for name, told in (("without", None), ("without, again", None), ("with", address)):
             host = new_host(root / name, model.url, {"LOG_LEVEL": "warning", "SEAL_KEY": "k" * 43})
             (host.root / "home").mkdir(parents=True, exist_ok=True)
             config = {"version": 3, "webhooks": {"allowed_hosts": ["127.0.0.1"]}}
             (host.root / "home" / "config.json").write_text(json.dumps(config))
             running.callback(host.kill)
-            both.append(Turns(host, told))
-        figures: dict[str, float] = {}
-        for kind in ("that is told", "beside them"):
-            for first in range(0, RECEIVERS, AT_A_TIME):
-                for each in both:
-                    each.turns(first)
-            without, told_too = (each.figures(kind) for each in both)
-            for name, figure in without.items():
-                figures |= {f"without: {name}": figure, f"{RECEIVERS} receivers: {name}": told_too[name]}
-                figures[f"ratio: {name}"] = told_too[name] / figure
+            hosts[name] = Turns(host, told)
+        return compared(hosts, "a turn that is told", told=True) | compared(hosts, "beside them", told=False)
+
+
+def compared(hosts: dict[str, Turns], kind: str, *, told: bool) -> dict[str, float]:
+    """Let all hosts make their turns, and return what they came to and their ratios."""
+    for each in hosts.values():
+        each.begin()
+    for first in range(0, TURNS, AT_A_TIME):
+        for each in hosts.values():
+            each.some(first, told=told)
+    found = {name: each.figures() for name, each in hosts.items()}
+    figures = {f"{kind}: {name} ({what})": took for name in found for what, took in found[name].items()}
+    for name in ("without, again", "with"):
+        ratios = {what: took / found["without"][what] for what, took in found[name].items()}
+        ratios["ms p50"] = ratio(hosts[name].medians(), hosts["without"].medians())
+        aim = " (aim: 1.05)" if name == "with" else ""
+        figures |= {f"{kind}: {name} / without ({what}){aim}": times for what, times in ratios.items()}
     return figures

@@ -36,12 +36,16 @@ PREFIX: Final = "whsec_"
 SECRET_BYTES: Final = range(24, 65)
 SEALED, CLEAR = b"s", b"c"
 
-LOOK_EVERY_S: Final = 0.5
+LOOK_EVERY_S: Final = 0.25
 ELSEWHERE_EVERY_S: Final = 10.0
 """How often a host without webhooks looks whether another one has got some."""
 SWEEP_EVERY_S: Final = 60.0
+ROUND_S: Final = 0.05
+"""Over so long the tries of a round begin, so that no run waits behind all of them."""
 AT_ONCE: Final = 16
 """Tries of a host."""
+FAILING_AT_ONCE: Final = AT_ONCE // 2
+"""Of them, those of webhooks whose last try failed: they leave room for those that work."""
 PAUSES_S: Final = (5, 30, 120, 600, 1800, 3600, 3 * 3600, 6 * 3600, 12 * 3600)
 """After the first, second, … failure; then always the last."""
 LONGEST_ASKED_MS: Final = 3600 * 1000
@@ -143,7 +147,8 @@ class WebhookSender:
         self._alone = not ledger.store.several_hosts
         self._woken = anyio.Event()
         self._any = False
-        self._trying = 0
+        self._trying: dict[int, Webhook] = {}
+        self._ended: list[tuple[WebhookDelivery, Tried]] = []
         self._swept = -SWEEP_EVERY_S
         self._receivers: Receivers | None = None
 
@@ -162,13 +167,14 @@ class WebhookSender:
             await self._until_there_are_some()
             async with anyio.create_task_group() as tries:
                 while True:
-                    await self._round(tries)
-                    with anyio.move_on_after(LOOK_EVERY_S):
+                    more = await self._round(tries)
+                    with anyio.move_on_after(0 if more else LOOK_EVERY_S):
                         await self._woken.wait()
                     self._woken = anyio.Event()
         finally:
-            if self._receivers is not None:
-                with anyio.CancelScope(shield=True):
+            with anyio.CancelScope(shield=True):
+                await self._note()
+                if self._receivers is not None:
                     await self._receivers.aclose()
 
     async def _until_there_are_some(self) -> None:
@@ -188,52 +194,63 @@ class WebhookSender:
             logger.exception("Webhooks could not be looked for; the next round tries again")
             return False
 
-    async def _round(self, tries: TaskGroup) -> None:
-        """Begin the tries that are due and that there is room for."""
+    async def _round(self, tries: TaskGroup) -> bool:
+        """Begin tries that are due and that there is room for; returns whether there are more."""
+        await self._note()
+        room = AT_ONCE - len(self._trying)
+        failing = FAILING_AT_ONCE - sum(each.failing_since is not None for each in self._trying.values())
         try:
             await self._sweep()
             claim = self._store.webhooks.claim
-            while self._trying < AT_ONCE and (
-                found := await claim(self._owner, AT_ONCE - self._trying, now_ms(), alone=self._alone)
-            ):
-                # What is told is on the volume before anybody hears of it.
-                await self._store.durable()
-                for delivery, webhook in found:
-                    self._trying += 1
-                    tries.start_soon(self._try, delivery, webhook)
+            found, more = await claim(self._owner, room, now_ms(), alone=self._alone, failing=failing)
         except Exception:
             logger.exception("Webhooks could not be told; the next round tries again")
+            return False
+        for delivery, webhook in found:
+            self._trying[delivery.number] = webhook
+            tries.start_soon(self._try, delivery, webhook)
+            await anyio.sleep(ROUND_S / len(found))
+        return more and bool(found)
+
+    async def _note(self) -> None:
+        """Store how tries went; where that fails their leases end, and they are made again."""
+        ended, self._ended = self._ended, []
+        if not ended:
+            return
+        try:
+            await self._store.webhooks.tried(ended, now_ms())
+            for delivery, tried in ended:
+                outcome = (
+                    "delivered" if tried.error is None else "dead" if tried.again_at is None else "put_off"
+                )
+                self._ledger.counts.webhook_deliveries[outcome] += 1
+                if tried.disable == "failing":
+                    await self._tell_failing(delivery.webhook_id, tried.error)
+        except Exception:
+            logger.exception("How webhooks were told could not be stored")
 
     async def _try(self, delivery: WebhookDelivery, webhook: Webhook) -> None:
         try:
             with anyio.CancelScope(shield=True):
-                await self._deliver(delivery, webhook)
+                self._ended.append((delivery, await self._deliver(delivery, webhook)))
         except Exception:
             # Its lease ends, and it is tried again.
             logger.exception("A webhook could not be told", extra={"delivery": delivery.id})
         finally:
-            if self._trying == AT_ONCE:
-                self.wake()
-            self._trying -= 1
+            del self._trying[delivery.number]
 
-    async def _deliver(self, delivery: WebhookDelivery, webhook: Webhook) -> None:
+    async def _deliver(self, delivery: WebhookDelivery, webhook: Webhook) -> Tried:
         now = now_ms()
         kept = [webhook.secret]
         if webhook.old_secret is not None and now < (webhook.old_secret_until or 0):
             kept.append(webhook.old_secret)
         keys = [self.secrets.opened(webhook.id, each) for each in kept]
         if keys[0] is None:
-            tried = Tried(WRONG_KEY, now, "seal_key")
-        else:
-            body = body_of(delivery, self._ledger.redactor, content=webhook.content)
-            headers = signed(delivery.id, now // 1000, body, [key for key in keys if key is not None])
-            answer = await self._client().post(webhook.url, body, headers)
-            tried = judged(delivery, webhook, answer, now_ms())
-        await self._store.webhooks.tried(delivery, tried, now_ms())
-        outcome = "delivered" if tried.error is None else "dead" if tried.again_at is None else "put_off"
-        self._ledger.counts.webhook_deliveries[outcome] += 1
-        if tried.disable == "failing":
-            await self._tell_failing(webhook, tried.error)
+            return Tried(WRONG_KEY, now, "seal_key")
+        body = body_of(delivery, self._ledger.redactor, content=webhook.content)
+        headers = signed(delivery.id, now // 1000, body, [key for key in keys if key is not None])
+        answer = await self._client().post(webhook.url, body, headers)
+        return judged(delivery, webhook, answer, now_ms())
 
     def _client(self) -> Receivers:
         if self._receivers is None:
@@ -250,7 +267,8 @@ class WebhookSender:
         for principal_id in await self._store.webhooks.sweep(now_ms()):
             await self._tell(principal_id, TOO_MANY)
 
-    async def _tell_failing(self, webhook: Webhook, error: str | None) -> None:
+    async def _tell_failing(self, webhook_id: str, error: str | None) -> None:
+        webhook = await self._store.webhooks.get(webhook_id, None)
         place = webhook.url.split("/")[2]
         logger.warning("A webhook is disabled", extra={"webhook": webhook.id, "host": place})
         await self._tell(webhook.principal_id, FAILING.format(webhook.id, place, error, webhook.id))

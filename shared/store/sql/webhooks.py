@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from shared.errors import Conflict, Duplicate, NotFound
@@ -53,21 +53,23 @@ STORED: Final[Mapping[str, Any]] = {"events": lambda events: f" {' '.join(events
 
 FREE: Final = "(d.lease_until <= lease_now() OR ($2 = 1 AND d.owner <> $3))"
 """Who is alone on the store knows that other owners are gone."""
-NEXT: Final = f"""SELECT d.* FROM webhook_deliveries AS d WHERE d.status = 'waiting' AND {FREE}
-    AND d.number IN (SELECT min(d.number)
-        FROM webhook_deliveries AS d JOIN webhooks AS w ON w.id = d.webhook_id
-        WHERE d.status = 'waiting' AND d.not_before <= $1::bigint AND {FREE}
-        AND (w.enabled = 1 OR d.type = '{TEST}')
-        AND (d.created_at <= $1::bigint - {IN_ORDER_MS} OR NOT EXISTS (SELECT 1 FROM webhook_deliveries AS e
-            WHERE e.webhook_id = d.webhook_id AND e.conversation_id = d.conversation_id
-            AND e.status = 'waiting' AND e.number < d.number))
-        AND (SELECT count(*) FROM webhook_deliveries AS d WHERE d.webhook_id = w.id AND d.status = 'waiting'
-            AND NOT {FREE}) < {AT_ONCE}
-        AND NOT EXISTS (SELECT 1 FROM principals AS p
-            WHERE p.id IN (d.principal_id, w.principal_id) AND p.status <> 'active')
-        GROUP BY d.webhook_id ORDER BY min(coalesce(w.failing_since, 0)), min(d.number) LIMIT $4)
-    FOR UPDATE SKIP LOCKED"""
+AWAY: Final = "SELECT id FROM principals WHERE status IN ('suspended', 'deleting', 'deleted')"
+DUE: Final = f"""SELECT min(d.number) AS number, min(coalesce(w.failing_since, 0)) AS failing,
+    count(*) > 1 AS several FROM webhook_deliveries AS d JOIN webhooks AS w ON w.id = d.webhook_id
+    WHERE d.status = 'waiting' AND d.not_before <= $1::bigint AND {FREE}
+    AND (w.enabled = 1 OR d.type = '{TEST}')
+    AND (d.created_at <= $1::bigint - {IN_ORDER_MS} OR NOT EXISTS (SELECT 1 FROM webhook_deliveries AS e
+        WHERE e.webhook_id = d.webhook_id AND e.conversation_id = d.conversation_id
+        AND e.status = 'waiting' AND e.number < d.number))
+    AND w.id NOT IN (SELECT d.webhook_id FROM webhook_deliveries AS d WHERE d.status = 'waiting'
+        AND NOT {FREE} GROUP BY d.webhook_id HAVING count(*) >= {AT_ONCE})
+    AND d.principal_id NOT IN ({AWAY}) AND w.principal_id NOT IN ({AWAY})
+    GROUP BY d.webhook_id ORDER BY 2, 1 LIMIT $4"""
 """The first of each webhook that may be tried now; those that work come first."""
+TAKE: Final = f"""UPDATE webhook_deliveries SET owner = $3, lease_until = lease_now() + {LEASE_MS},
+    attempts = attempts + 1 WHERE number IN (SELECT d.number FROM webhook_deliveries AS d
+    WHERE d.number = ANY($1::bigint[]) AND d.status = 'waiting' AND {FREE} FOR UPDATE SKIP LOCKED)
+    RETURNING *"""
 
 EXPIRE: Final = f"""UPDATE webhook_deliveries SET status = 'dead', ended_at = $1::bigint,
     error = coalesce(error, 'not tried for 3 days') WHERE status = 'waiting'
@@ -187,19 +189,22 @@ class Webhooks(Noun):
         return bool(await self._engine.read(lambda tx: tx.fetchval("SELECT 1 FROM webhooks LIMIT 1")))
 
     async def claim(
-        self, owner: str, limit: int, now: int, *, alone: bool
-    ) -> list[tuple[WebhookDelivery, Webhook]]:
-        """Take deliveries that are due, so that no other host tries them; one of each webhook at most."""
+        self, owner: str, limit: int, now: int, *, alone: bool, failing: int
+    ) -> tuple[list[tuple[WebhookDelivery, Webhook]], bool]:
+        """Take deliveries that are due, so that no other host tries them; one of each webhook at most.
+
+        What happened is on the volume before it is taken. ``failing``: how many may be of webhooks that fail.
+        The bool: more may be due now.
+        """
+        due = await self._engine.read(lambda tx: tx.fetch(DUE, now, int(alone), owner, limit), long=True)
+        fails = [row["number"] for row in due if row["failing"]][max(failing, 0) :]
+        numbers = [row["number"] for row in due if row["number"] not in fails]
+        if not numbers:
+            return [], False
+        await self._engine.durable()
 
         async def work(tx: Tx) -> list[tuple[WebhookDelivery, Webhook]]:
-            free = await tx.fetch(NEXT, now, int(alone), owner, limit)
-            if not free:
-                return []
-            taken = await tx.fetch(
-                f"""UPDATE webhook_deliveries SET owner = $1, lease_until = lease_now() + {LEASE_MS},
-                attempts = attempts + 1 WHERE number = ANY($2::bigint[]) RETURNING *""",
-                *(owner, [row["number"] for row in free]),
-            )
+            taken = await tx.fetch(TAKE, numbers, int(alone), owner)
             ids = [row["webhook_id"] for row in taken]
             found = await tx.fetch("SELECT * FROM webhooks WHERE id = ANY($1::text[])", ids)
             webhooks = {row["id"]: to_webhook(row) for row in found}
@@ -209,32 +214,14 @@ class Webhooks(Noun):
                 if row["webhook_id"] in webhooks
             ]
 
-        return await self._engine.write(work, long=True)
+        return await self._engine.write(work), len(due) == limit or any(row["several"] for row in due)
 
-    async def tried(self, delivery: WebhookDelivery, tried: Tried, now: int) -> None:
-        """Note how a try went, unless another host has taken it over, or it was begun anew."""
-        status = "waiting" if tried.again_at is not None else "dead" if tried.error else "delivered"
-        told = (status, tried.error, tried.again_at or 0, None if status == "waiting" else now)
+    async def tried(self, tries: Sequence[tuple[WebhookDelivery, Tried]], now: int) -> None:
+        """Note how tries went, but those that another host has taken over, or that were begun anew."""
 
         async def work(tx: Tx) -> None:
-            held = await tx.execute(
-                """UPDATE webhook_deliveries SET status = $4, error = $5, not_before = $6, ended_at = $7,
-                lease_until = 0 WHERE number = $1 AND owner = $2 AND attempts = $3 AND status = 'waiting'""",
-                *(delivery.number, delivery.owner, delivery.attempts, *told),
-            )
-            if not held or delivery.type == TEST:
-                return
-            if tried.error is None:
-                works = """UPDATE webhooks SET failing_since = NULL, last_error = NULL
-                    WHERE id = $1 AND failing_since IS NOT NULL"""
-                await tx.execute(works, delivery.webhook_id)
-                return
-            await tx.execute(
-                """UPDATE webhooks SET failing_since = coalesce(failing_since, $2), last_error = $3,
-                enabled = CASE WHEN $4::text IS NULL THEN enabled ELSE 0 END,
-                disabled_reason = coalesce($4, disabled_reason) WHERE id = $1""",
-                *(delivery.webhook_id, now, tried.error, tried.disable),
-            )
+            for delivery, tried in tries:
+                await _note(tx, delivery, tried, now)
 
         await self._engine.write(work)
 
@@ -258,6 +245,29 @@ class Webhooks(Noun):
         """Return what waits, and how many webhooks are disabled."""
         (found,) = await self._all(rows.reader(WebhookFigures), FIGURES)
         return found
+
+
+async def _note(tx: Tx, delivery: WebhookDelivery, tried: Tried, now: int) -> None:
+    status = "waiting" if tried.again_at is not None else "dead" if tried.error else "delivered"
+    held = await tx.execute(
+        """UPDATE webhook_deliveries SET status = $4, error = $5, not_before = $6, ended_at = $7,
+        lease_until = 0 WHERE number = $1 AND owner = $2 AND attempts = $3 AND status = 'waiting'""",
+        *(delivery.number, delivery.owner, delivery.attempts),
+        *(status, tried.error, tried.again_at or 0, None if status == "waiting" else now),
+    )
+    if not held or delivery.type == TEST:
+        return
+    if tried.error is None:
+        works = """UPDATE webhooks SET failing_since = NULL, last_error = NULL
+            WHERE id = $1 AND failing_since IS NOT NULL"""
+        await tx.execute(works, delivery.webhook_id)
+        return
+    await tx.execute(
+        """UPDATE webhooks SET failing_since = coalesce(failing_since, $2), last_error = $3,
+        enabled = CASE WHEN $4::text IS NULL THEN enabled ELSE 0 END,
+        disabled_reason = coalesce($4, disabled_reason) WHERE id = $1""",
+        *(delivery.webhook_id, now, tried.error, tried.disable),
+    )
 
 
 async def insert(tx: Tx, webhook: Webhook) -> None:
