@@ -466,9 +466,9 @@ def test_agents_that_ask_each_other_stop_at_a_depth(model: ModelProcess, tmp_pat
     for host, name, other in ((a, "b", b), (b, "a", a)):
         reach = {"url": f"{other.url}/mcp", "headers": {"Authorization": f"Bearer {TOKEN}"}}
         configure(host, tools={"mcp": {"servers": {name: reach}}})
-    b.start(wait=False)
-    a.start()
-    b.wait_ready()
+    for host in (b, a):
+        with RawHttp(host.start(), TOKEN) as visitor:
+            until(lambda: "result" in visitor.stateless("tools/list").json())
     with a.client() as client:
         for times, ending in ((3, "far enough"), (4, "asked each other 4 deep")):
             answer = client.post("/chat", json={"message": nested(times, "b", "a")}).json()
