@@ -85,7 +85,9 @@ class MarkerFilter:
         """Return what of the text so far can be shown now."""
         marker, text = self._marker, self.without(self._held + piece)
         most = min(len(marker) - 1, len(text))
-        held = next((size for size in range(most, 0, -1) if marker.startswith(text[-size:])), 0)
+        held = 0
+        if marker[:1] in text[-most:]:
+            held = next((size for size in range(most, 0, -1) if marker.startswith(text[-size:])), 0)
         self._held = text[len(text) - held :]
         return text[: len(text) - held]
 

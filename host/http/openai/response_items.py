@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Final, Literal, NotRequired
 
 from pydantic import ConfigDict, with_config
@@ -27,6 +28,7 @@ Told = tuple[str, dict[str, Any]]
 
 IN_PROGRESS: Final = "in_progress"
 COMPLETED: Final = "completed"
+SAID: Final = "output_text.delta"
 INCOMPLETE: Final = "incomplete"
 ASKED: Final = ("approval", "question")
 APPROVAL: Final = f"{OWN}approval_request"
@@ -48,6 +50,8 @@ class ResponseItems:
 
     def take(self, event: Event) -> list[Told]:
         """Return what the event adds to the response."""
+        if event.name == "chunk":
+            return self._say(self.answer.take(event).get("content", ""))
         if event.name == "tool_use" and event.data["tool"] not in self.functions:
             item = {"type": f"{OWN}{event.data['tool']}", "input": event.data["input"]}
             return [*self._close(), self._add("tool", item)]
@@ -119,21 +123,24 @@ class ResponseItems:
     def _index(self, item: Item) -> int:
         return next(number for number, each in enumerate(self.output) if each is item)
 
-    def _say(self, text: str) -> Iterator[Told]:
+    def _say(self, text: str) -> list[Told]:
+        begun: list[Told] = []
         if self._saying is None:
             # What parts two steps parts two items.
             text = text.lstrip("\n")
-        if not text:
-            return
-        if self._saying is None:
-            yield from self._close()
-            part: Item = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
-            yield self._add("msg", {"type": "message", "role": "assistant", "content": []})
-            self._saying = self.output[-1]
-            yield "content_part.added", {**self._where(self._saying["id"]), "part": dict(part)}
-            self._saying["content"] = [part]
+            begun = [*self._begin_to_say()] if text else []
+        if self._saying is None or not text:
+            return []
         self._saying["content"][0]["text"] += text
-        yield "output_text.delta", {**self._where(self._saying["id"]), "delta": text, "logprobs": []}
+        return [*begun, (SAID, {**self._where(self._saying["id"]), "delta": text})]
+
+    def _begin_to_say(self) -> Iterator[Told]:
+        yield from self._close()
+        part: Item = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
+        yield self._add("msg", {"type": "message", "role": "assistant", "content": []})
+        self._saying = self.output[-1]
+        yield "content_part.added", {**self._where(self._saying["id"]), "part": dict(part)}
+        self._saying["content"] = [part]
 
     def _where(self, item_id: str) -> dict[str, Any]:
         """Return where what is said stands: whatever comes after it closes it first."""
@@ -257,6 +264,18 @@ def _framed(told: Sequence[Told], first: int, after: int) -> bytes:
 
 def as_frame(name: str, data: Mapping[str, Any], number: int) -> bytes:
     """Return an event of a stream."""
+    if name == SAID:
+        # Of a long answer these are nearly all: what is the same in them is encoded once.
+        return _piece(data["item_id"], data["output_index"]) % (number, jsons.dump_bytes(data["delta"]))
     kind = f"response.{name}" if name != "error" else name
     told = {"type": kind, "sequence_number": number, **data}
     return b"event: %b\ndata: %b\n\n" % (kind.encode(), jsons.dump_bytes(told))
+
+
+@lru_cache(maxsize=256)
+def _piece(item_id: str, index: int) -> bytes:
+    """Return the frame of a piece of text, with room for its number and the text."""
+    where = {"item_id": item_id, "output_index": index, "content_index": 0}
+    told = {"type": f"response.{SAID}", "sequence_number": -1, **where, "delta": -1, "logprobs": []}
+    data = jsons.dump_bytes(told).replace(b"%", b"%%").replace(b"-1", b"%d", 1)
+    return b"event: response.%b\ndata: %b\n\n" % (SAID.encode(), data.replace(b'"delta":-1', b'"delta":%b'))
