@@ -36,6 +36,8 @@ EVENT_END: Final = re.compile(rb"\r\n\r\n|\n\n|\r\r")
 
 Refuse = Callable[[str], object]
 """Hears why an answer is not taken in, as the end of a sentence that begins with the server's name."""
+Bounding = Callable[[httpx2.Response, Refuse], httpx2.Response]
+"""Bounds what is read of an answer; if not given, it is bounded as MCP's messages are."""
 
 
 class Forbidden(httpx2.ConnectError):
@@ -101,8 +103,9 @@ def _inner(address: int) -> Iterator[str]:
 class PinnedTransport(httpx2.AsyncBaseTransport):
     """Resolves and checks each request's host, redirects included, and dials the checked address."""
 
-    def __init__(self, policy: AddressPolicy, refuse: Refuse = str) -> None:
+    def __init__(self, policy: AddressPolicy, refuse: Refuse = str, bounded: Bounding | None = None) -> None:
         self._policy = policy
+        self._bounded = bounded or _bounded
         self._refuse = refuse
         # No proxy of the environment: it would resolve the name again, unchecked.
         self._inner = httpx2.AsyncHTTPTransport(verify=TLS, trust_env=False)
@@ -119,7 +122,7 @@ class PinnedTransport(httpx2.AsyncBaseTransport):
                 if last:
                     raise
             else:
-                return _bounded(response, self._refuse)
+                return self._bounded(response, self._refuse)
         raise httpx2.ConnectError("the name has no address")
 
     async def aclose(self) -> None:

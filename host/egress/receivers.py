@@ -24,12 +24,15 @@ MOST_READ: Final = 64 * 1024
 MOST_KEPT: Final = 64
 """Connections that wait for the next delivery."""
 FIRST_FREE_PORT: Final = 1024
-ALLOWED: Final = "; webhooks.allowed_hosts names those that may"
+SETTING: Final = "webhooks.allowed_hosts"
 
 
-async def check_address(url: str, allowed_hosts: frozenset[str]) -> None:
-    """Raise InvalidInput for an address that no webhook may have. A name without an address may get one."""
-    parts = _split(url)
+async def check_address(url: str, allowed_hosts: frozenset[str], setting: str = SETTING) -> None:
+    """Raise InvalidInput for an address that may not be reached. A name without an address may get one.
+
+    ``setting`` is where ``allowed_hosts`` stand.
+    """
+    parts, allowed = _split(url), f"; {setting} names those that may"
     host = parts.hostname or ""
     free = host in allowed_hosts
     if parts.username is not None or parts.password is not None:
@@ -37,7 +40,7 @@ async def check_address(url: str, allowed_hosts: frozenset[str]) -> None:
     if parts.fragment or "#" in url:
         raise InvalidInput("url: must not have a fragment")
     if parts.scheme != "https" and not (free and parts.scheme == "http"):
-        raise InvalidInput(f"url: must begin with https://{ALLOWED if parts.scheme == 'http' else ''}")
+        raise InvalidInput(f"url: must begin with https://{allowed if parts.scheme == 'http' else ''}")
     port = parts.port or (443 if parts.scheme == "https" else 80)
     if port != 443 and port < FIRST_FREE_PORT and not (free and port == 80):
         raise InvalidInput(f"url: port {port} is not for webhooks; 443 and from {FIRST_FREE_PORT} on are")
@@ -47,7 +50,7 @@ async def check_address(url: str, allowed_hosts: frozenset[str]) -> None:
         try:
             await AddressPolicy().resolve(host, port)
         except Forbidden:
-            raise InvalidInput(f"url: {host} is not a public address{ALLOWED}") from None
+            raise InvalidInput(f"url: {host} is not a public address{allowed}") from None
         except httpx2.ConnectError:
             return
 

@@ -115,6 +115,11 @@ class Files(Section):
     """Files that programs bring and fetch over HTTP."""
 
     max_mb: int = Field(default=1024, ge=1, le=1 << 20, description="Largest file that can be sent, MiB")
+    picture_hosts: tuple[str, ...] = Field(
+        default=(),
+        description="Hosts that `/v1` fetches pictures from (`image_url`); `*`: any public one by `https`; "
+        "one that is named may be loopback, private or `http`",
+    )
 
 
 class Webhooks(Section):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import json
 from base64 import b64encode
 from collections.abc import AsyncIterator, Iterator
@@ -19,9 +20,10 @@ from pydantic import TypeAdapter
 from host.http.openai.answers import CompletionShape, ModelsShape, OpenAiErrorShape
 from tests.examples import examples
 from tests.fakes.documents import pdf, png
+from tests.fakes.receiver import Answer, receiving
 from tests.http.conftest import MakeHost, configure
 from tests.json_schema import validator
-from tests.running import TOKEN, HostProcess, ModelProcess, directive, until
+from tests.running import TOKEN, HostProcess, ModelProcess, directive, new_host, until
 
 ASSISTANT = "picoclaw"
 
@@ -359,6 +361,82 @@ def test_what_can_not_be_taken_is_a_line_in_any_message_and_never_a_refusal(
             assert answer.status_code == 200, answer.text
             told = str(asked(model))
             assert "left out: " in told or "not shown: " in told or "[Attached: " in told
+
+
+@pytest.fixture(scope="module")
+def fetching(model: ModelProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator[HostProcess]:
+    allowed = {"PICOCLAW_FILES_PICTURE_HOSTS": "127.0.0.1"}
+    process = new_host(tmp_path_factory.mktemp("fetching"), model.url, allowed)
+    yield process.start()
+    process.kill()
+
+
+def by_address(url: Any) -> dict[str, Any]:
+    return {"role": "user", "content": [TEXT, {"type": "image_url", "image_url": {"url": url}}]}
+
+
+def test_a_picture_is_fetched_from_a_host_that_is_named(fetching: HostProcess, model: ModelProcess) -> None:
+    with receiving() as source, fetching.client() as client:
+        source.answers += [Answer(body=png(9, 9)), Answer(body=png(8, 8))]
+        body = {"model": ASSISTANT, "messages": [by_address(f"{source.url}/cat?size=9")]}
+        assert client.post("/v1/chat/completions", json=body).status_code == 200
+        assert [block["type"] for block in asked(model)[0]["content"]] == ["text", "image"]
+        parts = [{"type": "input_text", "text": "and?"}, {"type": "input_image", "image_url": source.url}]
+        item = {"role": "user", "content": parts}
+        answer = client.post("/v1/responses", json={"model": ASSISTANT, "input": [item]})
+        assert answer.status_code == 200, answer.text
+        assert [block["type"] for block in asked(model)[-1]["content"]] == ["text", "image"]
+    assert [came.path for came in source.received] == ["/cat?size=9", "/"]
+    assert "authorization" not in source.received[0].headers
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        (Answer(404), "answered HTTP 404"),
+        (Answer(302, {"Location": "/cat"}), "answered HTTP 302"),
+        (Answer(body=b"<html>no</html>"), "leads to no picture"),
+        (Answer(body=png(9, 9) + bytes(8 << 20)), "says too much"),
+        (Answer(headers={"Content-Encoding": "gzip"}, body=gzip.compress(bytes(9 << 20))), "says too much"),
+        (Answer(headers={"Content-Encoding": "br"}, body=b"x"), "compressed"),
+    ],
+)
+def test_what_is_no_picture_at_its_address_is_a_line(
+    fetching: HostProcess, model: ModelProcess, answer: Answer, why: str
+) -> None:
+    with receiving() as source, fetching.client() as client:
+        source.answers += [answer]
+        body = {"model": ASSISTANT, "messages": [by_address(f"{source.url}/x")]}
+        told = client.post("/v1/chat/completions", json=body)
+        assert told.status_code == 200, told.text
+        assert why in str(asked(model)), asked(model)
+        assert len(source.received) == 1
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("https://localhost/x", "not a public address"),
+        ("http://localhost/x", "must begin with https://"),
+        ("https://[::1]/x", "not a public address"),
+        ("https://169.254.169.254/latest", "not a public address"),
+        ("https://2130706433/x", "not a public address"),
+        ("https://8.8.8.8/x", "does not name its host"),
+        ("https://user:pass@127.0.0.1/x", "credentials"),
+        ("http://127.0.0.1:22/x", "port 22"),
+        ("https://", "must be an address"),
+        ("ftp://127.0.0.1/x", "only data: addresses"),
+        ("file:///etc/passwd", "only data: addresses"),
+    ],
+)
+def test_an_address_that_may_not_be_fetched_is_a_line(
+    fetching: HostProcess, model: ModelProcess, url: str, why: str
+) -> None:
+    with fetching.client() as client:
+        body = {"model": ASSISTANT, "messages": [by_address(url)]}
+        told = client.post("/v1/chat/completions", json=body)
+        assert told.status_code == 200, told.text
+        assert why in str(asked(model)), asked(model)
 
 
 def test_a_picture_and_a_pdf_are_shown_and_found_again_when_the_history_is_sent_again(

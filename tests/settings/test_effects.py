@@ -192,6 +192,9 @@ ELSEWHERE = {
     "tests/mcp/test_asks.py": {
         "test_no_call_is_allowed_through_what_has_no_person_who_may": "mcp.approvals",
     },
+    "tests/http/test_openai_door.py": {
+        "test_a_picture_is_fetched_from_a_host_that_is_named": "files.picture_hosts",
+    },
     "tests/http/test_webhooks.py": {
         "test_a_webhook_that_cannot_be_is_refused_with_the_field": "webhooks.allowed_hosts",
     },

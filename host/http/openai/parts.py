@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import mimetypes
 import re
 from collections.abc import Sequence
 from typing import Any, Final
 
+import anyio
+
 from host.runs.attachments import LARGEST_OF_ALL, NewFile, decoded, media_type_of
+from host.tools.pictures import is_picture
 from shared import jsons
+from shared.errors import PicoError
 
 _DATA: Final = re.compile(r"data:([\w.+-]{1,60}/[\w.+-]{1,60})?(?:;[^,;]{0,100})*;base64,", re.ASCII)
 
 
+KINDS: Final = {b"\x89": "image/png", b"\xff": "image/jpeg", b"G": "image/gif", b"R": "image/webp"}
+"""What begins as a picture, by its first byte."""
+WITHIN_S: Final = 10.0
+"""For all pictures of a message that are fetched."""
 ONLY: Final = "only text, pictures and files in base64 are taken here"
 
 
@@ -21,6 +30,41 @@ def line_of(part: dict[str, Any], why: str) -> str:
     """Return the line that stands for a part, alike whenever it is sent again."""
     digest = hashlib.sha256(jsons.dump_bytes(part)).hexdigest()[:12]
     return f"[{part['type'][:40]} {digest} left out: {why}]"
+
+
+async def fetched(parts: Sequence[dict[str, Any]], hosts: Sequence[str]) -> list[dict[str, Any]]:
+    """Return a message's parts with pictures in place of their addresses, or lines for what doesn't come."""
+    if not hosts or all(_address(part) is None for part in parts):
+        return [*parts]
+    # It brings a client along, of which a start has no use.
+    from host.egress.pictures import fetch
+
+    allowed, room = frozenset(host.lower() for host in hosts), LARGEST_OF_ALL
+    until, told = anyio.current_time() + WITHIN_S, list[dict[str, Any]]()
+    for part in parts:
+        if (url := _address(part)) is None:
+            told.append(part)
+            continue
+        data, why = b"", f"it did not come within {WITHIN_S:g} s"
+        with anyio.CancelScope(deadline=until):
+            try:
+                data, why = await fetch(url, allowed, room), "its address leads to no picture"
+            except PicoError as error:
+                why = error.message.removeprefix("url: ")
+        room -= len(data)
+        told.append(_shown(data) if is_picture(data) else {"type": "text", "text": line_of(part, why)})
+    return told
+
+
+def _address(part: dict[str, Any]) -> str | None:
+    """Return where a part's picture is to be fetched."""
+    url = _said(part)[1] if part["type"] == "image_url" else None
+    return url if isinstance(url, str) and url[:8].lower().startswith(("https://", "http://")) else None
+
+
+def _shown(data: bytes) -> dict[str, Any]:
+    url = f"data:{KINDS[data[:1]]};base64,{base64.b64encode(data).decode()}"
+    return {"type": "image_url", "image_url": {"url": url}}
 
 
 def taken(parts: Sequence[dict[str, Any]]) -> tuple[str, list[NewFile]]:

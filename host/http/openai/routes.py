@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final
 
+import anyio
 import anyio.to_thread
 from starlette.requests import Request
 from starlette.responses import Response
@@ -28,7 +29,7 @@ from host.http.openai.answers import (
     openai_error,
 )
 from host.http.openai.functions import Functions, offer
-from host.http.openai.parts import taken
+from host.http.openai.parts import fetched, taken
 from host.http.openai.requests import ChatCompletionRequest
 from host.http.openai.threads import CALL_ID, NAMED, Thread, Threads
 from host.http.routing import ANY, KEY, Api, Operation, Route, operation
@@ -64,6 +65,8 @@ ELSEWHERE: Final = {
 ASSISTANT: Final = "picoclaw"
 """The model that is the assistant as it is configured."""
 
+MOST_FETCHING: Final = 8
+"""Messages whose pictures are fetched at once; others wait."""
 NO_THINKING: Final = ("none", "minimal")
 
 
@@ -107,6 +110,8 @@ class OpenAiApi(Api):
         self.functions = Functions(store, counts)
         self.threads = Threads(store, self.functions)
         self._created = now_ms() // 1000
+        self._picture_hosts = settings.files.picture_hosts
+        self._fetching = anyio.Semaphore(MOST_FETCHING)
         self.marker = settings.session_end_marker
         listed = model_names(settings) or (() if settings.offline else (settings.model.model,))
         self._models = tuple(dict.fromkeys((ASSISTANT, *listed)))
@@ -162,6 +167,8 @@ class OpenAiApi(Api):
         return await self._whole(turn)
 
     async def with_files(self, request: Request, spec: RunSpec, parts: Sequence[Any]) -> RunSpec:
+        async with self._fetching:
+            parts = await fetched(parts, self._picture_hosts)
         text, files = await anyio.to_thread.run_sync(taken, parts)
         spec = dataclasses.replace(spec, message=text)
         return await self._intake.with_files(spec, caller_of(request), files) if files else spec
