@@ -14,13 +14,12 @@ from itertools import islice
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, Final
-from urllib.parse import quote
 
 import typer
 
 from host.cli.answers import AnswerWriter, MarkdownWriter, PlainWriter
 from host.cli.approvals import decided
-from host.cli.client import HostClient, Json, Token, Url, host, surroundings
+from host.cli.client import HostClient, Json, Token, Url, at, host, surroundings
 from host.cli.exit_codes import HostFault
 from host.cli.run_view import RunView
 from host.cli.terminal import err, fail, local_time, out, print_json, short, shown, table
@@ -79,7 +78,7 @@ class Chat:
         if tokens and not (tokens.isascii() and tokens.isdigit() and int(tokens)):
             raise HostFault("Say how many tokens the run may use, as a number: /resume 20000")
         body = {"allow_tokens": int(tokens)} if tokens else {}
-        return self._run(f"/chat/{quote(self.conversation_id, safe='')}/resume", body)
+        return self._run(at("chat", self.conversation_id, "resume"), body)
 
     def _decide(self, decision: str) -> None:
         """Answer all calls that wait here, and show how the run goes on. Raises HostFault."""
@@ -90,8 +89,7 @@ class Chat:
         for each in waits:
             told = decided(self._client, each["id"], {"decision": decision})
         if told["run_id"]:
-            conversation_id = quote(str(self.conversation_id), safe="")
-            self._run(f"/chat/{conversation_id}/runs/{told['run_id']}/events", None)
+            self._run(at("chat", str(self.conversation_id), "runs", told["run_id"], "events"), None)
 
     def _run(self, path: str, body: dict[str, Any] | None) -> bool:
         view = RunView(self._writer, lively=self._lively)
@@ -131,7 +129,7 @@ class Chat:
     def open(self, wanted: str) -> None:
         """Go on with a conversation, and show how it ended; raises HostFault for none."""
         meant = self._meant(wanted)
-        messages = self._client.pages(f"/chat/{quote(meant, safe='')}/messages", "messages")
+        messages = self._client.pages(at("chat", meant, "messages"), "messages")
         newest = deque(messages, maxlen=RECALLED)
         self.conversation_id = meant
         for message in newest:
@@ -174,9 +172,9 @@ class Chat:
         out.print("[dim]A new conversation begins.[/]")
 
     def _show_tasks(self) -> None:
-        from host.cli.tasks import tasks_table
+        from host.cli.tasks import listed
 
-        out.print(tasks_table(list(self._client.pages("/tasks", "tasks"))))
+        out.print(listed(self._client).words)
 
     def _show_usage(self) -> None:
         if not self.used:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import inspect
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import wraps
 from pathlib import Path
 from typing import IO, Annotated, Any, Final, Self
+from urllib.parse import quote
 
 import httpx2
 import typer
 
 from host.cli.dev import DEV_FILE, DEV_HOME, DEV_NAMES
-from host.cli.exit_codes import HostFault
+from host.cli.exit_codes import FAILED, HostFault
 from host.cli.start import local_url, passphrase_asker
-from host.cli.terminal import err, shown
+from host.cli.terminal import Told, err, shown, tell
 from shared import jsons
 from shared.settings import Settings, SettingsError, load
 from shared.settings.load import home_of
@@ -104,6 +107,34 @@ def host(url: str | None, token: str | None, *, say: bool = False) -> HostClient
     if say and target.home:
         err.print(f"[dim]{shown(str(target))}[/]", soft_wrap=True)
     return HostClient(target)
+
+
+def asking(command: Callable[..., Told]) -> Callable[..., None]:
+    """Make a command of a function that is given a client and returns what came of it.
+
+    It gets the options that say which host is meant, and --json.
+    """
+
+    def options(url: Url = None, token: Token = None, json: Json = False) -> None:
+        """Only declared."""
+
+    @wraps(command)
+    def asked(*, url: str | None, token: str | None, json: bool, **given: Any) -> None:
+        with host(url, token, say=not json) as client:
+            told = command(client, **given)
+        tell(told.value, told.words, json=json)
+        if not told.ok:
+            raise SystemExit(FAILED)
+
+    _, *own = inspect.signature(command, eval_str=True).parameters.values()
+    common = inspect.signature(options, eval_str=True).parameters.values()
+    asked.__signature__ = inspect.Signature([*own, *common])  # type: ignore[attr-defined]
+    return asked
+
+
+def at(*steps: str) -> str:
+    """Return a path of these steps, whatever characters they have."""
+    return "".join(f"/{quote(step, safe='')}" for step in steps)
 
 
 class HostClient:

@@ -19,7 +19,7 @@ import httpx2
 from host.cli.client import HostClient, Json, find_target, surroundings
 from host.cli.exit_codes import HostFault
 from host.cli.start import UNGUARDED, local_url, passphrase_asker
-from host.cli.terminal import judged, print_json
+from host.cli.terminal import judged, tell
 from host.models.access import ModelAccess, Route
 from host.models.deprecated import deprecated
 from host.models.process import ModelProcess
@@ -63,11 +63,8 @@ class Finding:
 def doctor(json: Json = False) -> None:
     """Check settings, secrets, volumes, sandbox and model; exit code 1 when something is wrong."""
     findings = list(_findings())
-    if json:
-        print_json([asdict(finding) for finding in findings])
-    else:
-        for finding in findings:
-            judged(finding.verdict, finding.check, finding.said)
+    lines = [judged(each.verdict, each.check, each.said) for each in findings]
+    tell(list(map(asdict, findings)), "\n".join(lines), json=json)
     if any(finding.verdict == "fault" for finding in findings):
         raise SystemExit(1)
 

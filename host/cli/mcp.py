@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 import typer
+from rich.text import Text
 
-from host.cli.client import HostClient, Json, Token, Url, find_target, host, surroundings
+from host.cli.client import HostClient, Json, Token, Url, asking, find_target, host, surroundings
 from host.cli.exit_codes import HostFault
 from host.cli.secrets import SecretFile, write_privately
-from host.cli.terminal import fail, out, print_json, shown, table, tell
+from host.cli.terminal import Told, fail, listing, out, print_json, shown, tell
 from host.mcp_clients.server_config import NAME as SERVER_NAME
 from host.mcp_clients.server_config import RESERVED
 from shared import jsons
@@ -44,42 +45,37 @@ ServerName = Annotated[str, typer.Argument(metavar="NAME", help="The server's na
 
 
 @app.command("list")
-def list_servers(url: Url = None, token: Token = None, json: Json = False) -> None:
+@asking
+def list_servers(client: HostClient) -> Told:
     """Connect to the servers of the running host and say how each is."""
-    with host(url, token, say=not json) as client:
-        servers = client.request("GET", "/mcp/servers", timeout=LOOK_SECONDS)["servers"]
-    made = table("name", "state", "tools", "tokens", "address")
-    for server in servers:
-        figures = (str(len(server["tools"])), f"{server['tokens']:,}")
-        made.add_row(shown(server["name"]), WORDS[server["state"]], *figures, shown(server["address"]))
-    tell(servers, made if servers else "No servers: `picoclaw mcp add` adds one.", json=json)
-    for server in servers if not json else ():
-        _say_problems(server)
+    servers = client.request("GET", "/mcp/servers", timeout=LOOK_SECONDS)["servers"]
+    return listing(
+        servers,
+        "No servers: `picoclaw mcp add` adds one.",
+        {
+            "name": "name",
+            "state": lambda server: Text.from_markup(WORDS[server["state"]]),
+            "tools": lambda server: str(len(server["tools"])),
+            "tokens": lambda server: f"{server['tokens']:,}",
+            "address": "address",
+            "problems": lambda server: " ".join(server["problems"]),
+        },
+    )
 
 
 @app.command("test")
-def try_out(name: ServerName, url: Url = None, token: Token = None, json: Json = False) -> None:
+@asking
+def try_out(client: HostClient, name: ServerName) -> Told:
     """Connect to one server and list its tools; exit code 1 when it is not ready."""
-    with host(url, token) as client:
-        server = client.request("GET", f"/mcp/servers/{name}", timeout=LOOK_SECONDS)
-    _tell_server(server, "", json=json)
-    if not json:
-        for tool in server["tools"]:
-            out.print(f"  {shown(tool)}", soft_wrap=True)
-    if server["state"] != "ready":
-        raise SystemExit(1)
+    server = client.request("GET", f"/mcp/servers/{name}", timeout=LOOK_SECONDS)
+    words = [_words(server), *(f"  {shown(tool)}" for tool in server["tools"])]
+    return Told(server, "\n".join(words), ok=server["state"] == "ready")
 
 
-def _tell_server(server: dict[str, Any], before: str, *, json: bool) -> None:
+def _words(server: dict[str, Any]) -> str:
     figures = f"{len(server['tools'])} tools, about {server['tokens']:,} tokens"
-    tell(server, f"{before}{shown(server['name'])}: {WORDS[server['state']]}, {figures}", json=json)
-    if not json:
-        _say_problems(server)
-
-
-def _say_problems(server: dict[str, Any]) -> None:
-    for problem in server["problems"]:
-        out.print(shown(problem), soft_wrap=True)
+    state = f"{shown(server['name'])}: {WORDS[server['state']]}, {figures}"
+    return "\n".join([state, *map(shown, server["problems"])])
 
 
 @app.command()
@@ -114,15 +110,15 @@ def login(
             fail("Nobody signed in in time.")
         path = f"/mcp/servers/{name}/sign-in/callback"
         server = client.request("POST", path, {"callback": callback}, timeout=LOOK_SECONDS)
-    _tell_server(server, "Signed in. ", json=json)
+    tell(server, f"Signed in. {_words(server)}", json=json)
 
 
 @app.command()
-def logout(name: ServerName, url: Url = None, token: Token = None, json: Json = False) -> None:
+@asking
+def logout(client: HostClient, name: ServerName) -> Told:
     """Forget what is kept of a sign-in."""
-    with host(url, token, say=not json) as client:
-        client.request("DELETE", f"/mcp/servers/{name}/sign-in")
-    tell({"name": name, "signed_in": False}, f"Signed out of {shown(name)}.", json=json)
+    client.request("DELETE", f"/mcp/servers/{name}/sign-in")
+    return Told({"name": name, "signed_in": False}, f"Signed out of {shown(name)}.")
 
 
 def _listen(port: int, heard: Callable[[str], None]) -> int:

@@ -9,12 +9,11 @@ from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Annotated, Any, Final
-from urllib.parse import quote
 
 import typer
 
-from host.cli.client import HostClient, Json, Token, Url, host
-from host.cli.terminal import fail, judged, shown, table, tell
+from host.cli.client import HostClient, asking, at
+from host.cli.terminal import Told, fail, judged, listing, shown, table
 from host.cli.token import Expires, issue
 from shared import jsons
 
@@ -29,7 +28,9 @@ GONE_WITHIN_S: Final = 300.0
 
 
 @app.command()
+@asking
 def create(
+    client: HostClient,
     name: Annotated[str, typer.Argument(help="What people call it.")],
     scope: Scope = None,
     day_tokens: Annotated[int | None, typer.Option(min=1, help="Tokens it may use on a day.")] = None,
@@ -39,10 +40,7 @@ def create(
     terms: Annotated[
         str | None, typer.Option(help="All other limits as JSON, with the fields of POST /principals.")
     ] = None,
-    url: Url = None,
-    token: Token = None,
-    json: Json = False,
-) -> None:
+) -> Told:
     """Make a principal and write its id to standard output."""
     body = {"name": name, **_object(terms)}
     day = {"tokens": day_tokens, "dollars": day_dollars}
@@ -50,103 +48,101 @@ def create(
         body["budgets"] = {**body.get("budgets", {}), "day": spent}
     said = {"scopes": scope, "workspace_mb": workspace_mb, "subject": subject}
     body |= {field: value for field, value in said.items() if value is not None}
-    with host(url, token) as client:
-        made = client.request("POST", "/principals", body)
-    tell(made, made["id"], json=json)
+    made = client.request("POST", "/principals", body)
+    return Told(made, made["id"])
 
 
 @app.command("list")
-def list_principals(url: Url = None, token: Token = None, json: Json = False) -> None:
+@asking
+def list_principals(client: HostClient) -> Told:
     """List the principals in the order they were made."""
-    with host(url, token, say=not json) as client:
-        found = list(client.pages("/principals", "principals"))
-    made = table("id", "name", "status", "scopes", "made")
-    for each in found:
-        scopes = " ".join(each["scopes"])
-        made.add_row(*map(shown, (each["id"], each["name"], each["status"], scopes, each["created_at"])))
-    tell(found, made, json=json)
+    return listing(
+        list(client.pages("/principals", "principals")),
+        "No principals.",
+        {
+            "id": "id",
+            "name": "name",
+            "status": "status",
+            "scopes": lambda each: " ".join(each["scopes"]),
+            "made": "created_at",
+        },
+    )
 
 
 @app.command()
-def show(principal: PrincipalId, url: Url = None, token: Token = None, json: Json = False) -> None:
+@asking
+def show(client: HostClient, principal: PrincipalId) -> Told:
     """Show a principal: its limits, and what is used of them."""
-    with host(url, token, say=not json) as client:
-        found = client.request("GET", _path(principal))
+    found = client.request("GET", at("principals", principal))
     made = table("", "")
     for field, value in (found | found["used"]).items():
         if field == "used":
             continue
         said = value if isinstance(value, str | int | float) else jsons.dumps(value)
         made.add_row(field, "-" if value is None else shown(str(said)))
-    tell(found, made, json=json)
+    return Told(found, made)
 
 
 @app.command("token")
+@asking
 def make_token(
+    client: HostClient,
     principal: PrincipalId,
     name: Annotated[str, typer.Option(help="What it is for.")] = "",
     scope: Scope = None,
     expires: Expires = None,
-    url: Url = None,
-    token: Token = None,
-    json: Json = False,
-) -> None:
+) -> Told:
     """Make a token and write it to standard output, once: the host keeps only a digest."""
     body = {"name": name, **({"scopes": scope} if scope else {})}
-    issue(f"{_path(principal)}/tokens", body, expires, url, token, json=json)
+    return issue(client, at("principals", principal, "tokens"), body, expires)
 
 
 @app.command()
-def suspend(principal: PrincipalId, url: Url = None, token: Token = None, json: Json = False) -> None:
+@asking
+def suspend(client: HostClient, principal: PrincipalId) -> Told:
     """End its runs and refuse its requests, until `resume`."""
-    _become(principal, "suspended", url, token, json=json)
+    return _become(client, principal, "suspended")
 
 
 @app.command()
-def resume(principal: PrincipalId, url: Url = None, token: Token = None, json: Json = False) -> None:
+@asking
+def resume(client: HostClient, principal: PrincipalId) -> Told:
     """Let a suspended principal act again."""
-    _become(principal, "active", url, token, json=json)
+    return _become(client, principal, "active")
 
 
-def _become(principal: str, status: str, url: str | None, token: str | None, *, json: bool) -> None:
-    with host(url, token) as client:
-        changed = client.request("PATCH", _path(principal), {"status": status})
-    tell(changed, f"{shown(changed['name'])} is {status}.", json=json)
+def _become(client: HostClient, principal: str, status: str) -> Told:
+    changed = client.request("PATCH", at("principals", principal), {"status": status})
+    return Told(changed, f"{shown(changed['name'])} is {status}.")
 
 
 @app.command()
+@asking
 def delete(
+    client: HostClient,
     principal: PrincipalId,
     prove: Annotated[
         bool, typer.Option("--prove", help="Wait until all is gone, and list what was looked for.")
     ] = False,
-    url: Url = None,
-    token: Token = None,
-    json: Json = False,
-) -> None:
+) -> Told:
     """Delete a principal and all that is its; exit code 1 when --prove still finds something."""
-    with host(url, token) as client:
-        going = client.request("DELETE", _path(principal))
-        left = _gone(client, principal) if prove else None
-    if left is None:
-        tell(going, "It is refused from now on, and all that is its goes.", json=json)
-        return
-    if json:
-        tell(left, "", json=True)
-    else:
-        for each in left["places"]:
-            judged("fault" if each["found"] else "ok", each["place"], f"{each['found']} found")
-        for kept in left["kept"]:
-            judged("note", "kept", kept)
-    if any(each["found"] for each in left["places"]):
-        raise SystemExit(1)
+    going = client.request("DELETE", at("principals", principal))
+    if not prove:
+        return Told(going, "It is refused from now on, and all that is its goes.")
+    left = _gone(client, principal)
+    lines = [
+        judged("fault" if each["found"] else "ok", each["place"], f"{each['found']} found")
+        for each in left["places"]
+    ]
+    lines += [judged("note", "kept", kept) for kept in left["kept"]]
+    return Told(left, "\n".join(lines), ok=not any(each["found"] for each in left["places"]))
 
 
 def _gone(client: HostClient, principal: str) -> dict[str, Any]:
     """Wait until the host has removed all, and return what it finds then."""
     until = time.monotonic() + GONE_WITHIN_S
     while True:
-        left: dict[str, Any] = client.request("GET", f"{_path(principal)}/remains")
+        left: dict[str, Any] = client.request("GET", at("principals", principal, "remains"))
         done = left["status"] == "deleted" and not any(each["found"] for each in left["places"])
         if done or time.monotonic() > until:
             return left
@@ -154,32 +150,27 @@ def _gone(client: HostClient, principal: str) -> dict[str, Any]:
 
 
 @app.command()
+@asking
 def export(
+    client: HostClient,
     principal: PrincipalId,
     file: Annotated[Path, typer.Argument(help="The archive to write, such as ann.tar.gz.")],
-    url: Url = None,
-    token: Token = None,
-    json: Json = False,
-) -> None:
+) -> Told:
     """Write all that a principal has into an archive: what is stored as JSON, and its files.
 
     Files are those of this machine: run it where the host runs.
     """
-    with host(url, token, say=not json) as client:
-        found = client.request("GET", _path(principal))
-        try:
-            with (
-                open(file, "xb", opener=_private) as target,
-                tarfile.open(fileobj=target, mode="w:gz") as tar,
-            ):
-                _add(tar, "principal.json", found)
-                for kind, items in _rows(client, principal):
-                    _add(tar, f"{kind}.json", items)
-                for place in client.request("GET", f"{_path(principal)}/remains")["places"]:
-                    _add_files(tar, place["place"].removeprefix("directory "))
-        except OSError as error:
-            fail(f"{error.filename or file}: {error.strerror}")
-    tell({"principal_id": principal, "file": str(file)}, f"Wrote {shown(str(file))}.", json=json)
+    found = client.request("GET", at("principals", principal))
+    try:
+        with open(file, "xb", opener=_private) as target, tarfile.open(fileobj=target, mode="w:gz") as tar:
+            _add(tar, "principal.json", found)
+            for kind, items in _rows(client, principal):
+                _add(tar, f"{kind}.json", items)
+            for place in client.request("GET", at("principals", principal, "remains"))["places"]:
+                _add_files(tar, place["place"].removeprefix("directory "))
+    except OSError as error:
+        fail(f"{error.filename or file}: {error.strerror}")
+    return Told({"principal_id": principal, "file": str(file)}, f"Wrote {shown(str(file))}.")
 
 
 def _rows(client: HostClient, principal: str) -> Iterator[tuple[str, list[dict[str, Any]]]]:
@@ -187,8 +178,8 @@ def _rows(client: HostClient, principal: str) -> Iterator[tuple[str, list[dict[s
     conversations = list(client.pages("/chat", "conversations", **whose, include_temporary="true"))
     yield "conversations", conversations
     for each in conversations:
-        path = f"/chat/{quote(each['conversation_id'], safe='')}"
-        yield f"messages/{each['conversation_id']}", list(client.pages(f"{path}/messages", "messages"))
+        path = at("chat", each["conversation_id"], "messages")
+        yield f"messages/{each['conversation_id']}", list(client.pages(path, "messages"))
     for kind in ("tasks", "runs", "approvals", "usage", "audit"):
         yield kind, list(client.pages(f"/{kind}", kind, **whose))
 
@@ -208,10 +199,6 @@ def _add_files(tar: tarfile.TarFile, place: str) -> None:
 
 def _private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
-
-
-def _path(principal: str) -> str:
-    return f"/principals/{quote(principal, safe='')}"
 
 
 def _object(text: str | None) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import anyio
 import typer
 
 from host.cli.client import Json, host_settings
-from host.cli.terminal import fail, judged, print_json
+from host.cli.terminal import fail, judged, tell
 from host.ports import Workspace
 
 if TYPE_CHECKING:
@@ -58,11 +58,8 @@ def explain(
     """Say what would be allowed, and why. A command is not run; a path is tried, and left as it is."""
     with quiet():
         answers = _ask(subject)
-    if json:
-        print_json([asdict(answer) for answer in answers])
-        return
-    for answer in answers:
-        judged("ok" if answer.allowed else "fault", answer.what, answer.why)
+    lines = [judged("ok" if each.allowed else "fault", each.what, each.why) for each in answers]
+    tell(list(map(asdict, answers)), "\n".join(lines), json=json)
 
 
 @contextmanager

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator
 from typing import Annotated, Any, Final, NoReturn
-from urllib.parse import quote
 
 import httpx2
 import typer
 from rich.markup import escape
-from rich.table import Table
 
-from host.cli.client import HostClient, Json, Token, Url, host, host_settings
+from host.cli.client import HostClient, Json, Token, Url, asking, at, host, host_settings
 from host.cli.exit_codes import HostFault
 from host.cli.terminal import (
     UNITS_MS,
+    Told,
     fail,
+    listing,
     local_time,
     milliseconds,
     out,
@@ -25,8 +26,8 @@ from host.cli.terminal import (
     set_in,
     short,
     shown,
-    table,
     tell,
+    took,
 )
 
 ROOM_FOR_CONVERSATIONS: Final = 150
@@ -73,11 +74,10 @@ def _check(client: HostClient, most: int) -> None:
 
 
 @app.command("list")
-def list_tasks(url: Url = None, token: Token = None, json: Json = False) -> None:
+@asking
+def list_tasks(client: HostClient) -> Told:
     """List the tasks with their next run."""
-    with host(url, token, say=not json) as client:
-        tasks = list(client.pages("/tasks", "tasks"))
-    tell(tasks, tasks_table(tasks), json=json)
+    return listed(client)
 
 
 @app.command()
@@ -130,77 +130,72 @@ def add(
 
 
 @app.command()
-def pause(task_id: TaskId, url: Url = None, token: Token = None, json: Json = False) -> None:
+@asking
+def pause(client: HostClient, task_id: TaskId) -> Told:
     """Keep a task from running."""
-    _set_status(task_id, "paused", url, token, json=json)
+    return _become(client, task_id, "paused")
 
 
 @app.command()
-def resume(task_id: TaskId, url: Url = None, token: Token = None, json: Json = False) -> None:
+@asking
+def resume(client: HostClient, task_id: TaskId) -> Told:
     """Let a paused task run again."""
-    _set_status(task_id, "active", url, token, json=json)
+    return _become(client, task_id, "active")
 
 
 @app.command()
-def run(task_id: TaskId, url: Url = None, token: Token = None, json: Json = False) -> None:
+@asking
+def run(client: HostClient, task_id: TaskId) -> Told:
     """Run a task now, beside its schedule, and show what came of it."""
-    with host(url, token, say=not json) as client:
-        outcome = client.request("POST", "/task/trigger", {"task_id": task_id}, timeout=None)
-    if json:
-        print_json(outcome)
-    else:
-        _print_outcome(outcome)
-    if outcome.get("status") != "success":
-        raise SystemExit(1)
+    outcome = client.request("POST", "/task/trigger", {"task_id": task_id}, timeout=None)
+    return Told(outcome, "\n".join(_words(outcome)), ok=outcome.get("status") == "success")
 
 
 @app.command()
-def rm(task_id: TaskId, url: Url = None, token: Token = None, json: Json = False) -> None:
+@asking
+def rm(client: HostClient, task_id: TaskId) -> Told:
     """Delete a task."""
-    with host(url, token, say=not json) as client:
-        client.request("DELETE", f"/task/{_segment(task_id)}")
-    tell({"deleted": task_id}, f"Deleted {shown(task_id)}.", json=json)
+    client.request("DELETE", at("task", task_id))
+    return Told({"deleted": task_id}, f"Deleted {shown(task_id)}.")
 
 
 @app.command()
-def log(task_id: TaskId, url: Url = None, token: Token = None, json: Json = False) -> None:
+@asking
+def log(client: HostClient, task_id: TaskId) -> Told:
     """Show a task's runs, the newest first."""
-    with host(url, token, say=not json) as client:
-        runs = list(client.pages(f"/task/{_segment(task_id)}/runs", "runs"))
-    made = table("started", "status", "took", "result")
-    for entry in runs:
-        text = entry.get("error") or entry.get("result") or ""
-        made.add_row(
-            local_time(entry.get("started_at")),
-            shown(str(entry.get("status", ""))),
-            _took(entry),
-            shown(short(str(text), 80)),
-        )
-    tell(runs, made if runs else "No runs yet.", json=json)
+    return listing(
+        list(client.pages(at("task", task_id, "runs"), "runs")),
+        "No runs yet.",
+        {
+            "started": lambda run: local_time(run["started_at"]),
+            "status": "status",
+            "took": took,
+            "result": lambda run: short(run["error"] or run["result"] or "", 80),
+        },
+    )
 
 
-def tasks_table(tasks: list[dict[str, Any]]) -> Table | str:
-    """Return tasks as a table, times in this machine's zone."""
+def listed(client: HostClient) -> Told:
+    """Return the tasks, times in this machine's zone."""
     wide = out.width >= ROOM_FOR_CONVERSATIONS
-    made = table("id", "schedule", "status", "next run", *(("conversation",) if wide else ()), "prompt")
-    for task in tasks:
-        conversation = (shown(str(task.get("conversation_id", ""))),) if wide else ()
-        made.add_row(
-            shown(task["id"]),
-            shown(_schedule_words(task)),
-            shown("overdue" if task.get("overdue") else str(task.get("status", ""))),
-            shown(local_time(task.get("next_run"))),
-            *conversation,
-            shown(short(str(task.get("prompt", "")), 48)),
-        )
-    return made if tasks else "No tasks."
+    return listing(
+        list(client.pages("/tasks", "tasks")),
+        "No tasks.",
+        {
+            "id": "id",
+            "schedule": _schedule_words,
+            "status": lambda task: "overdue" if task.get("overdue") else task["status"],
+            "next run": lambda task: local_time(task["next_run"]),
+            **({"conversation": "conversation_id"} if wide else {}),
+            "prompt": lambda task: short(task["prompt"], 48),
+        },
+    )
 
 
-def _set_status(task_id: str, status: str, url: str | None, token: str | None, *, json: bool) -> None:
-    with host(url, token, say=not json) as client:
-        task = client.request("PUT", f"/task/{_segment(task_id)}", {"status": status})
-    words = f"{shown(task_id)} is {shown(task['status'])}; next run {shown(local_time(task['next_run']))}."
-    tell(task, words, json=json)
+def _become(client: HostClient, task_id: str, status: str) -> Told:
+    task = client.request("PUT", at("task", task_id), {"status": status})
+    next_run = local_time(task["next_run"])
+    return Told(task, f"{shown(task_id)} is {shown(task['status'])}; next run {shown(next_run)}.")
 
 
 def _schedule(cron: str | None, every: str | None, at: str | None) -> tuple[str, str]:
@@ -237,17 +232,8 @@ def _span(span_ms: int) -> str:
     return next(f"{span_ms // size}{unit}" for unit, size in UNITS_MS.items() if span_ms % size == 0)
 
 
-def _took(entry: dict[str, Any]) -> str:
-    duration = entry.get("duration_ms")
-    return "-" if duration is None else f"{duration / 1000:.1f}s"
-
-
-def _print_outcome(outcome: dict[str, Any]) -> None:
+def _words(outcome: dict[str, Any]) -> Iterator[str]:
     for message in outcome.get("outbound_messages") or ():
         if message.get("text") != outcome.get("result"):
-            out.print(f"[bold]message:[/] {escape(set_in(str(message.get('text', ''))))}")
-    out.print(escape(safe(str(outcome.get("result") or outcome.get("error") or outcome.get("status")))))
-
-
-def _segment(text: str) -> str:
-    return quote(text, safe="")
+            yield f"[bold]message:[/] {escape(set_in(str(message.get('text', ''))))}"
+    yield escape(safe(str(outcome.get("result") or outcome.get("error") or outcome.get("status"))))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NamedTuple, NoReturn
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from shared import jsons
 from shared.lines import CONTROLS, one_line
@@ -63,6 +65,14 @@ def print_json(value: Any) -> None:
     sys.stdout.write(one_line(jsons.dumps(value)) + "\n")
 
 
+class Told(NamedTuple):
+    """What came of a command: a value for programs, words for a person, and whether it went well."""
+
+    value: Any
+    words: str | Table
+    ok: bool = True
+
+
 def tell(value: Any, words: str | Table, *, json: bool) -> None:
     """Write what came of a command: the value as JSON, or the words for a person."""
     if json:
@@ -71,9 +81,9 @@ def tell(value: Any, words: str | Table, *, json: bool) -> None:
         out.print(words, soft_wrap=isinstance(words, str))
 
 
-def judged(verdict: str, what: str, said: str) -> None:
-    """Write the outcome of a check: ok, note or fault."""
-    out.print(f"{MARKS[verdict]} {shown(what)}: {shown(said)}", soft_wrap=True)
+def judged(verdict: str, what: str, said: str) -> str:
+    """Return the outcome of a check as a line: ok, note or fault."""
+    return f"{MARKS[verdict]} {shown(what)}: {shown(said)}"
 
 
 def milliseconds(span: str, option: str) -> int:
@@ -101,3 +111,21 @@ def table(*columns: str) -> Table:
     for column in columns:
         made.add_column(column, no_wrap=column in UNCUT, overflow="fold")
     return made
+
+
+def listing(
+    items: Sequence[Mapping[str, Any]],
+    empty: str,
+    columns: Mapping[str, str | Callable[[Any], str | Text]],
+) -> Told:
+    """Return a list with its table: each column has a field of the items, or what a function makes of one."""
+    made = table(*columns)
+    for item in items:
+        cells = (item[cell] or "" if isinstance(cell, str) else cell(item) for cell in columns.values())
+        made.add_row(*(cell if isinstance(cell, Text) else shown(str(cell)) for cell in cells))
+    return Told(items, made if items else empty)
+
+
+def took(run: Mapping[str, Any]) -> str:
+    """Return how long a run took, or a dash while it goes on."""
+    return "-" if run["duration_ms"] is None else f"{run['duration_ms'] / 1000:.1f}s"

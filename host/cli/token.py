@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from typing import Annotated, Any
-from urllib.parse import quote
 
 import typer
+from rich.text import Text
 
-from host.cli.client import Json, Token, Url, host
-from host.cli.terminal import milliseconds, shown, table, tell
+from host.cli.client import HostClient, asking, at
+from host.cli.terminal import Told, listing, milliseconds, shown
 
 Expires = Annotated[
     str | None, typer.Option(help="How long it lasts, such as 90d, 12h or 30m; until it is revoked.")
@@ -19,64 +19,56 @@ app = typer.Typer(help="Tokens with which outside agents reach /mcp.", no_args_i
 
 
 @app.command()
+@asking
 def create(
+    client: HostClient,
     conversation: Annotated[str, typer.Option(help="The conversation it acts for; made if there is none.")],
     main: Annotated[
         bool, typer.Option("--main", help="It may see and change everybody's tasks and write to all.")
     ] = False,
     expires: Expires = None,
-    url: Url = None,
-    token: Token = None,
-    json: Json = False,
-) -> None:
+) -> Told:
     """Make a token and write it to standard output, once: the host keeps only a digest."""
-    body = {"conversation_id": conversation, "main": main}
-    issue("/tokens", body, expires, url, token, json=json)
+    return issue(client, "/tokens", {"conversation_id": conversation, "main": main}, expires)
 
 
-def issue(
-    path: str, body: dict[str, Any], expires: str | None, url: str | None, token: str | None, *, json: bool
-) -> None:
-    """Have a token made, and write it to standard output."""
+def issue(client: HostClient, path: str, body: dict[str, Any], expires: str | None) -> Told:
+    """Have a token made."""
     if expires is not None:
         body["expires_in_ms"] = milliseconds(expires, "--expires")
-    with host(url, token) as client:
-        made = client.request("POST", path, body)
-    tell(made, made["token"], json=json)
+    made = client.request("POST", path, body)
+    return Told(made, made["token"])
 
 
 @app.command("list")
-def list_tokens(url: Url = None, token: Token = None, json: Json = False) -> None:
+@asking
+def list_tokens(client: HostClient) -> Told:
     """List the tokens, without their texts."""
-    with host(url, token, say=not json) as client:
-        tokens = list(client.pages("/tokens", "tokens"))
-    made = table("id", "conversation", "main", "made", "expires")
-    for item in tokens:
-        made.add_row(
-            shown(item["id"]),
-            shown(item["conversation_id"]),
-            "yes" if item["main"] else "",
-            shown(item["created_at"]),
-            _expiry(item["expires_at"]),
-        )
-    tell(tokens, made if tokens else "No tokens.", json=json)
+    return listing(
+        list(client.pages("/tokens", "tokens")),
+        "No tokens.",
+        {
+            "id": "id",
+            "conversation": "conversation_id",
+            "main": lambda token: "yes" if token["main"] else "",
+            "made": "created_at",
+            "expires": _expiry,
+        },
+    )
 
 
 @app.command()
+@asking
 def revoke(
+    client: HostClient,
     token_id: Annotated[str, typer.Argument(help="The token's id, as `list` shows it.")],
-    url: Url = None,
-    token: Token = None,
-    json: Json = False,
-) -> None:
+) -> Told:
     """End a token at once."""
-    with host(url, token) as client:
-        client.request("DELETE", f"/tokens/{quote(token_id, safe='')}")
-    tell({"revoked": token_id}, f"Revoked {shown(token_id)}.", json=json)
+    client.request("DELETE", at("tokens", token_id))
+    return Told({"revoked": token_id}, f"Revoked {shown(token_id)}.")
 
 
-def _expiry(at: str | None) -> str:
-    if at is None:
-        return "never"
-    gone = datetime.fromisoformat(at) <= datetime.now(UTC)
-    return f"[red]{shown(at)}, expired[/]" if gone else shown(at)
+def _expiry(token: dict[str, Any]) -> str | Text:
+    at = token["expires_at"]
+    gone = at is not None and datetime.fromisoformat(at) <= datetime.now(UTC)
+    return Text(f"{at}, expired", style="red") if gone else at or "never"

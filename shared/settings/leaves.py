@@ -145,6 +145,8 @@ def _walk(model: type[Section], prefix: KeyPath, *, in_config: bool) -> Iterator
 def _leaf(path: KeyPath, kind: Any, field: FieldInfo, *, in_config: bool) -> Leaf:
     env = next((item for item in field.metadata if isinstance(item, Env)), None)
     names = tuple(filter(None, (env.name, env.or_name))) if env else ()
+    if len(path) == 1 and not in_config:
+        names = names or (path[0].upper(),)
     if in_config:
         names = (*names, "PICOCLAW_" + "_".join(path).upper())
     return Leaf(

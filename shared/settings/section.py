@@ -26,7 +26,7 @@ class Section(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Env:
-    """The operator's environment name of a field.
+    """The operator's environment name of a field; one at the root has its own in capitals otherwise.
 
     ``under_home``: the field is a path whose default is this name below ``$PICOCLAW_HOME``.
     ``empty_counts``: an empty value is a value; elsewhere it is the same as unset.

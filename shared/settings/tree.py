@@ -76,51 +76,45 @@ class Settings(Section):
         description="The config.json; .security.yml lies beside it"
     )
 
-    api_token: Annotated[SecretStr | None, Env("API_TOKEN")] = Field(
+    api_token: SecretStr | None = Field(
         default=None,
         description="Bearer token of the HTTP API; without it the host does not start",
     )
-    allow_no_token_500: Annotated[bool, Env("ALLOW_NO_TOKEN_500")] = Field(
+    allow_no_token_500: bool = Field(
         default=False, description="Start without API_TOKEN: every route but /health answers 500"
     )
-    api_token_previous: Annotated[SecretStr | None, Env("API_TOKEN_PREVIOUS")] = Field(
+    api_token_previous: SecretStr | None = Field(
         default=None, description="The token before, accepted too while it is being rotated"
     )
-    seal_key: Annotated[SecretStr | None, Env("SEAL_KEY")] = Field(
+    seal_key: SecretStr | None = Field(
         default=None,
         description="Encrypts what is kept of sign-ins at MCP servers, and secrets of webhooks; the same on "
         "all hosts of a store",
     )
     model: ModelAccess = Field(default_factory=ModelAccess)
-    assistant_name: Annotated[str, Env("ASSISTANT_NAME")] = Field(
-        default="Pico", min_length=1, description="Its name"
-    )
-    system_prompt_override: Annotated[str | None, Env("SYSTEM_PROMPT_OVERRIDE")] = Field(
+    assistant_name: str = Field(default="Pico", min_length=1, description="Its name")
+    system_prompt_override: str | None = Field(
         default=None, description="Takes the place of the built-in text of the system prompt"
     )
 
-    max_execution_ms: Annotated[int, Env("MAX_EXECUTION_MS")] = Field(
-        default=300_000, gt=0, description="Longest run, milliseconds"
-    )
-    max_concurrent_runs: Annotated[int, Env("MAX_CONCURRENT_RUNS")] = Field(
-        default=64, ge=1, description="Most runs at once"
-    )
-    lease_ms: Annotated[int, Env("LEASE_MS")] = Field(
+    max_execution_ms: int = Field(default=300_000, gt=0, description="Longest run, milliseconds")
+    max_concurrent_runs: int = Field(default=64, ge=1, description="Most runs at once")
+    lease_ms: int = Field(
         default=30_000,
         ge=1000,
         description="How long a run or a task's slot stays a host's that gives no sign, milliseconds",
     )
-    queue_ms: Annotated[int, Env("QUEUE_MS")] = Field(
+    queue_ms: int = Field(
         default=0, ge=0, description="How long a run may wait for a place before it is refused, milliseconds"
     )
-    stop_grace_ms: Annotated[int, Env("STOP_GRACE_MS")] = Field(
+    stop_grace_ms: int = Field(
         default=25_000, ge=0, description="What running runs get when the host stops, milliseconds"
     )
     session_end_marker: Annotated[str, Env("SESSION_END_MARKER", empty_counts=True)] = Field(
         default="[[PICOCLAW_SESSION_END]]",
         description="Text by which the agent ends a session; empty switches it off",
     )
-    main_conversation_id: Annotated[str, Env("MAIN_CONVERSATION_ID")] = Field(
+    main_conversation_id: str = Field(
         default="main",
         pattern=r"^[A-Za-z0-9._:-]{1,128}$",
         description="The conversation that may see all others",
@@ -129,58 +123,52 @@ class Settings(Section):
     store_dir: Annotated[Path, Env("STORE_DIR", under_home="store")] = Field(
         description="The volume that holds what must survive"
     )
-    store_id: Annotated[str | None, Env("STORE_ID")] = Field(
+    store_id: str | None = Field(
         default=None,
         description="The only store that may lie on STORE_DIR; another, or none, stops the start",
     )
     local_db_path: Annotated[Path, Env("LOCAL_DB_PATH", under_home="run/picoclaw.db")] = Field(
         description="The database while the host runs; fast local disk"
     )
-    database_url: Annotated[SecretStr | None, Env("DATABASE_URL")] = Field(
+    database_url: SecretStr | None = Field(
         default=None,
         description="PostgreSQL for several hosts (`postgresql://…`); without it the embedded database",
     )
-    database_tools_url: Annotated[SecretStr | None, Env("DATABASE_TOOLS_URL")] = Field(
+    database_tools_url: SecretStr | None = Field(
         default=None, description="The same with the tool servers' role; without it the host makes that role"
     )
-    database_pooler: Annotated[bool, Env("DATABASE_POOLER")] = Field(
+    database_pooler: bool = Field(
         default=False, description="The address is that of a pooler in transaction mode"
     )
-    database_connections: Annotated[int, Env("DATABASE_CONNECTIONS")] = Field(
+    database_connections: int = Field(
         default=10, ge=1, le=1000, description="Most connections of the host to PostgreSQL"
     )
-    org_dir: Annotated[Path | None, Env("ORG_DIR")] = Field(
-        default=None, description="The organisation's files"
-    )
+    org_dir: Path | None = Field(default=None, description="The organisation's files")
     skills_dir: Annotated[Path, Env("SKILLS_DIR", under_home="skills")] = Field(
         description="The organisation's skills, beside those of ORG_DIR; above the built-in ones"
     )
-    built_in_skills_dir: Annotated[Path | None, Env("BUILT_IN_SKILLS_DIR")] = Field(
+    built_in_skills_dir: Path | None = Field(
         default=None, description="The skills that come with the program"
     )
-    outbound_ttl_days: Annotated[int, Env("OUTBOUND_TTL_DAYS")] = Field(
+    outbound_ttl_days: int = Field(
         default=7, ge=1, description="Days that delivered outbound messages are kept"
     )
-    approvals_ttl_days: Annotated[int, Env("APPROVALS_TTL_DAYS")] = Field(
+    approvals_ttl_days: int = Field(
         default=90, ge=1, description="Days that requests for a person's word are kept once they are decided"
     )
-    audit_ttl_days: Annotated[int, Env("AUDIT_TTL_DAYS")] = Field(
-        default=365, ge=1, description="Days that the rows of the audit are kept"
-    )
-    deliveries_ttl_days: Annotated[int, Env("DELIVERIES_TTL_DAYS")] = Field(
+    audit_ttl_days: int = Field(default=365, ge=1, description="Days that the rows of the audit are kept")
+    deliveries_ttl_days: int = Field(
         default=30, ge=7, description="Days that deliveries to webhooks are kept that could not be made"
     )
-    responses_ttl_days: Annotated[int, Env("RESPONSES_TTL_DAYS")] = Field(
+    responses_ttl_days: int = Field(
         default=30, ge=1, description="Days that responses of /v1/responses can be read and continued"
     )
-    task_log_retention: Annotated[int, Env("TASK_LOG_RETENTION")] = Field(
-        default=100, ge=1, description="Run log rows kept for each task"
-    )
-    max_tasks_per_conversation: Annotated[int, Env("MAX_TASKS_PER_CONVERSATION")] = Field(
+    task_log_retention: int = Field(default=100, ge=1, description="Run log rows kept for each task")
+    max_tasks_per_conversation: int = Field(
         default=100, ge=1, description="Most tasks a conversation may have"
     )
 
-    scheduler: Annotated[Literal["external", "internal"], Env("SCHEDULER")] = Field(
+    scheduler: Literal["external", "internal"] = Field(
         default="internal",
         description="What runs due tasks: the host itself, or nothing but calls of POST /task/check",
     )
@@ -188,42 +176,36 @@ class Settings(Section):
         default_factory=machine_zone,
         description="Time zone (also `TIMEZONE`) of the agent's clock and of schedules without one",
     )
-    log_level: Annotated[Literal["debug", "info", "warning", "error"], Env("LOG_LEVEL")] = Field(
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info",
         description="Least severe level that is logged; `warn` and the like are known too",
     )
-    log_format: Annotated[Literal["json", "console"], Env("LOG_FORMAT")] = Field(
+    log_format: Literal["json", "console"] = Field(
         default="json", description="JSON lines, or lines for people"
     )
     version: Annotated[str, Env("APP_VERSION")] = Field(
         default="0.1.0", description="Version that is reported"
     )
-    build_commit: Annotated[str, Env("BUILD_COMMIT")] = Field(
-        default="unknown", description="Commit that is reported"
-    )
-    build_time: Annotated[str, Env("BUILD_TIME")] = Field(
-        default="unknown", description="Build time that is reported"
-    )
-    sandbox_min_level: Annotated[int, Env("SANDBOX_MIN_LEVEL")] = Field(
+    build_commit: str = Field(default="unknown", description="Commit that is reported")
+    build_time: str = Field(default="unknown", description="Build time that is reported")
+    sandbox_min_level: int = Field(
         default=2, ge=0, le=3, description="Weakest sandbox in which file tools and commands work"
     )
-    sandbox_max_level: Annotated[int, Env("SANDBOX_MAX_LEVEL")] = Field(
+    sandbox_max_level: int = Field(
         default=3, ge=2, le=3, description="2 does without namespaces, where the kernel offers them"
     )
-    sandbox_uid_base: Annotated[int | None, Env("SANDBOX_UID_BASE")] = Field(
+    sandbox_uid_base: int | None = Field(
         default=None,
         ge=1000,
         le=4_000_000_000,
         description="First of the 30000 uids that commands of principals get where the host is root; if left "
         "out 70000, where a container has no such uid 61901 to 65519",
     )
-    allow_request_stdio_mcp: Annotated[bool, Env("ALLOW_REQUEST_STDIO_MCP")] = Field(
+    allow_request_stdio_mcp: bool = Field(
         default=False, description="Let requests bring MCP servers that are programs"
     )
 
-    console: Annotated[bool, Env("CONSOLE")] = Field(
-        default=False, description="Serve the web console at /console"
-    )
+    console: bool = Field(default=False, description="Serve the web console at /console")
 
     auth: Auth = Field(default_factory=Auth)
     agents: Agents
