@@ -14,10 +14,11 @@ import anyio
 import anyio.to_thread
 
 from host.sandbox.policy import commands_own
+from shared.clock import DAY_MS
 from shared.errors import Misconfigured
 from shared.settings import Settings
 from shared.store import open_host_store
-from shared.store.sql.retention import DAY_MS, Retention
+from shared.store.sql.retention import Retention
 from shared.store.store import Store
 
 logger = logging.getLogger("picoclaw.host")

@@ -11,6 +11,7 @@ from typing import Any, Final, Literal
 import orjson
 
 from shared import jsons, untrusted
+from shared.clock import DAY_MS
 from shared.lines import one_line
 
 Kind = Literal["approval", "question", "client_tool", "budget"]
@@ -18,8 +19,6 @@ Decision = Literal["allow", "deny", "answer", "result"]
 
 ELICITATION: Final = "elicitation"
 """The reason of a question that a server asks in the middle of a call: it is made again with the answer."""
-DAY_MS: Final = 24 * 3600 * 1000
-"""How long a request waits for its answer, in milliseconds, if nothing else is said."""
 UNKEPT_MS: Final = 10 * 60 * 1000
 """How long calls of a program wait for their results in a conversation that isn't kept."""
 MOST_OF_A_STEP: Final = 32
@@ -63,7 +62,7 @@ NOT_ANSWERED: Final = "This call was not answered: its program went on without g
 
 @dataclass(frozen=True, slots=True)
 class NewApproval:
-    """A call that is to be asked about; ``life_ms`` None: the question doesn't expire.
+    """A call that is to be asked about; ``life_ms``: so long it waits, None: it doesn't expire.
 
     ``call_id`` is the run's own call that has no result until it is answered: of a call of the ``subagent``
     (empty: the run's own), the one that began it.

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
+from typing import Final
 from zoneinfo import ZoneInfo
+
+DAY_MS: Final = 24 * 3600 * 1000
 
 
 def now_ms() -> int:

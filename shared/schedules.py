@@ -19,12 +19,12 @@ from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
 
-from shared.clock import at, ms_of
+from shared.clock import DAY_MS, at, ms_of
 from shared.errors import InvalidInput
 from shared.task_values import ScheduleType
 
 SHORTEST_INTERVAL_MS: Final = 1000
-LONGEST_INTERVAL_MS: Final = 100 * 365 * 24 * 3600 * 1000
+LONGEST_INTERVAL_MS: Final = 100 * 365 * DAY_MS
 LONGEST_VALUE: Final = 200
 """Characters of a schedule_value."""
 

@@ -7,8 +7,8 @@ from zoneinfo import ZoneInfoNotFoundError
 
 from shared import jsons
 from shared.catch_up import ON_TIME_MS
-from shared.clock import iso, iso_or_none, local, now_ms
-from shared.shapes import Shape
+from shared.clock import iso, local, now_ms
+from shared.shapes import Shape, view
 from shared.task_values import (
     CatchUp,
     ContextMode,
@@ -52,32 +52,16 @@ class TaskShape(Shape):
 def task_view(task: Task) -> TaskShape:
     """Return a task as JSON shows it. ``next_run`` is null unless the task is active; instants are UTC."""
     next_run = task.next_run if task.status is TaskStatus.ACTIVE else None
-    view: TaskShape = {
-        "id": task.id,
-        "conversation_id": task.conversation_id,
-        "prompt": task.prompt,
-        "schedule_type": task.schedule_type,
-        "schedule_value": task.schedule_value,
-        "timezone": task.timezone,
-        "context_mode": task.context_mode,
-        "catch_up": task.catch_up,
-        "status": task.status,
-        "deliver": task.deliver,
-        "ends_at": iso_or_none(task.ends_at),
-        "max_runs": task.max_runs,
-        "runs_begun": task.runs_begun,
-        "next_run": iso_or_none(next_run),
-        "next_run_local": None if next_run is None else _shown_local(next_run, task.timezone),
-        "overdue": next_run is not None and next_run < now_ms() - ON_TIME_MS,
-        "created_at": iso(task.created_at),
-        "updated_at": iso(task.updated_at),
-        "last_run": iso_or_none(task.last_run),
-        "last_status": task.last_state,
-        "attempts": task.attempts,
-    }
-    if task.output_schema is not None:
-        view["output_schema"] = jsons.loads(task.output_schema)
-    return view
+    schema = {} if task.output_schema is None else {"output_schema": jsons.loads(task.output_schema)}
+    return view(
+        TaskShape,
+        task,
+        next_run=next_run,
+        next_run_local=None if next_run is None else _shown_local(next_run, task.timezone),
+        overdue=next_run is not None and next_run < now_ms() - ON_TIME_MS,
+        last_status=task.last_state,
+        **schema,
+    )
 
 
 class TaskRunShape(Shape):
@@ -102,24 +86,15 @@ class TaskRunShape(Shape):
 def task_run_view(run: TaskRun) -> TaskRunShape:
     """Return a row of the run log as JSON shows it. ``due_at`` is null for a manual run."""
     scheduled = run.slot.isdigit()
-    view: TaskRunShape = {
-        "id": run.id,
-        "task_id": run.task_id,
-        "trigger": "schedule" if scheduled else "manual",
-        "due_at": iso(int(run.slot)) if scheduled else None,
-        "status": run.state,
-        "attempt": run.attempt,
-        "run_id": run.run_id,
-        "conversation_id": run.conversation_id,
-        "started_at": iso(run.started_at),
-        "finished_at": iso_or_none(run.finished_at),
-        "duration_ms": None if run.finished_at is None else max(run.finished_at - run.started_at, 0),
-        "result": run.result,
-        "error": run.error,
-    }
-    if run.output is not None:
-        view["output"] = jsons.loads(run.output)
-    return view
+    return view(
+        TaskRunShape,
+        run,
+        trigger="schedule" if scheduled else "manual",
+        due_at=int(run.slot) if scheduled else None,
+        status=run.state,
+        duration_ms=None if run.finished_at is None else max(run.finished_at - run.started_at, 0),
+        **({} if run.output is None else {"output": jsons.loads(run.output)}),
+    )
 
 
 def _shown_local(moment: int, timezone: str) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final, Literal, get_args
 
+from shared.clock import DAY_MS
+
 Event = Literal[
     "run.ended", "run.paused", "approval.requested", "approval.resolved", "message.created", "task.ended"
 ]
@@ -19,7 +21,6 @@ Status = Literal["waiting", "held", "delivered", "dead"]
 """``held``: the store was restored or copied, so somebody may have been told already."""
 Disabled = Literal["owner", "gone", "failing", "seal_key"]
 
-DAY_MS: Final = 24 * 3600 * 1000
 TRIED_FOR_MS: Final = 3 * DAY_MS
 """A delivery that couldn't be made for so long is dead."""
 MOST: Final = 20

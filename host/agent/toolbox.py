@@ -15,7 +15,6 @@ from host.ports import SeenFiles, ToolResult, Toolset, ToolSpec
 from host.tools.ask_person import asked as question_asked
 from host.tools.pictures import fit
 from shared.approval_values import (
-    DAY_MS,
     ELICITATION,
     LARGEST_INPUT,
     MOST_OF_A_STEP,
@@ -24,6 +23,7 @@ from shared.approval_values import (
     Approval,
     NewApproval,
 )
+from shared.clock import DAY_MS
 from shared.ids import APPROVAL, new_id
 from shared.jsons import dump_bytes
 from shared.redact import Redactor

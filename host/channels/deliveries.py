@@ -26,7 +26,7 @@ from host.runs.sent_files import SentFiles
 from shared import jsons, untrusted
 from shared.approval_values import Approval
 from shared.channel_values import Chat, Delivery
-from shared.clock import iso, now_ms
+from shared.clock import DAY_MS, iso, now_ms
 from shared.ids import MESSAGE, new_id, run_of_pause
 from shared.principals import OPERATOR
 from shared.store.sql.tables import SAID
@@ -38,7 +38,7 @@ T = TypeVar("T")
 
 FIRST_PAUSE_S: Final = 1.0
 LONGEST_PAUSE_S: Final = 60.0
-GIVE_UP_AFTER_MS: Final = 3 * 24 * 3600 * 1000
+GIVE_UP_AFTER_MS: Final = 3 * DAY_MS
 """A message that could not be delivered for so long is given up."""
 
 MOST_UNTOLD: Final = 100

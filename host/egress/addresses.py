@@ -14,6 +14,7 @@ import httpx2
 
 from host.egress.listener import TooMuch, messages
 from host.egress.unpacked import unpacked
+from shared.settings.sections import is_address
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -53,7 +54,7 @@ class AddressPolicy:
 
     async def resolve(self, host: str, port: int) -> list[str]:
         """Return the addresses to dial, in order; raises Forbidden if one of them may not be."""
-        addresses = [host] if _is_address(host) else await _looked_up(host, port)
+        addresses = [host] if is_address(host) else await _looked_up(host, port)
         if not self.any_address and host.lower() not in self.allowed_hosts:
             for address in addresses:
                 if not is_public(address):
@@ -67,14 +68,6 @@ async def _looked_up(host: str, port: int) -> list[str]:
     except OSError as error:
         raise httpx2.ConnectError("the name has no address") from error
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
 
 
 def is_public(text: str) -> bool:

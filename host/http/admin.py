@@ -16,7 +16,7 @@ from host.sandbox.client import HOST
 from host.skills.catalogue import Catalogue, Tier
 from host.skills.knowledge import MEMORY_FILE, Knowledge
 from shared.errors import Conflict, NotFound
-from shared.shapes import Shape
+from shared.shapes import Shape, view
 
 
 class SkillTiersShape(Shape):
@@ -154,21 +154,9 @@ class AdminApi(Api):
 
 def skills_view(catalogue: Catalogue) -> SkillsShape:
     """Return the names of each tier and of those in force, what is known of these, and the problems."""
-    names: dict[Tier, list[str]] = {
-        tier: [skill.name for skill in skills] for tier, skills in catalogue.tiers.items()
-    }
+    tiers = {tier: [skill.name for skill in skills] for tier, skills in catalogue.tiers.items()}
     return {
-        "skills": {
-            "builtIn": names["builtIn"],
-            "org": names["org"],
-            "user": names["user"],
-            "effective": list(catalogue.effective),
-        },
-        "details": [
-            {"name": skill.name, "description": skill.description, "tier": skill.tier, "path": skill.path}
-            for skill in catalogue.effective.values()
-        ],
-        "problems": [
-            {"tier": each.tier, "path": each.path, "problem": each.problem} for each in catalogue.problems
-        ],
+        "skills": view(SkillTiersShape, catalogue, **tiers, effective=list(catalogue.effective)),
+        "details": [view(SkillShape, skill) for skill in catalogue.effective.values()],
+        "problems": [view(SkillProblemShape, each) for each in catalogue.problems],
     }

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final, Literal, cast
 from pydantic import BeforeValidator, Field
 from starlette.requests import Request
 
-from host.http.bodies import WHOLE, Body, Text, idempotency, instant_of, page_of, storable
+from host.http.bodies import WHOLE, Body, Text, choice_of, idempotency, instant_of, page_of, storable
 from host.http.callers import caller_of
 from host.http.client_tools import result_text
 from host.http.conversations import asked_for, conversation_of
@@ -16,9 +16,9 @@ from host.runs.answers import RequestShape
 from host.runs.service import RunService
 from host.telemetry.counts import Metrics
 from shared.approval_values import Answer, Approval, ApprovalStatus, Decision, Ready
-from shared.clock import iso, iso_or_none, now_ms
+from shared.clock import now_ms
 from shared.errors import Forbidden, InvalidInput, NotFound
-from shared.shapes import PageShape, Shape
+from shared.shapes import PageShape, Shape, view
 from shared.store.store import Store
 
 LONGEST_ANSWER: Final = 64 * 1024
@@ -116,10 +116,9 @@ class ApprovalsApi(Api):
     @operation("GET", "/approvals", scope="chat|approve", parameters=(*PAGE, *OF))
     async def list(self, request: Request) -> ApprovalsShape:
         """List requests: those that wait oldest first, all others newest first."""
-        wanted = {name: request.query_params.get(name) for name in ("status", "kind", "run_id")}
+        wanted = {name: request.query_params.get(name) for name in ("kind", "run_id")}
+        wanted["status"] = choice_of(request, OF_STATUS.name, ApprovalStatus)
         wanted["conversation_id"] = await asked_for(request, self._store)
-        if wanted["status"] not in (None, *ApprovalStatus):
-            raise InvalidInput(f"status: must be one of {', '.join(ApprovalStatus)}")
         whose = caller_of(request).listed(request)
         page = await self._store.approvals.page(
             wanted, whose, since=instant_of(request, SINCE.name) or 0, **page_of(request)
@@ -190,25 +189,7 @@ class ApprovalsApi(Api):
 
 def approval_view(approval: Approval) -> ApprovalShape:
     """Return a request as it leaves the host."""
-    return {
-        "id": approval.id,
-        "kind": approval.kind,
-        "status": approval.status,
-        "conversation_id": approval.conversation_id,
-        "run_id": approval.run_id,
-        "next_run_id": approval.next_run_id,
-        "tool": approval.tool,
-        "input": dict(approval.input),
-        "input_sha256": approval.input_sha256,
-        "base_sha256": approval.base_sha256,
-        "reason": approval.reason,
-        "subagent": approval.subagent or None,
-        "created_at": iso(approval.created_at),
-        "expires_at": iso_or_none(approval.expires_at),
-        "decided_at": iso_or_none(approval.decided_at),
-        "decided_by": None if approval.decided_by is None else dict(approval.decided_by),
-        "message": approval.message,
-    }
+    return view(ApprovalShape, approval, subagent=approval.subagent or None)
 
 
 def answered_by(request: Request) -> dict[str, Any]:

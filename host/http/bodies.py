@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterable
 from datetime import datetime, tzinfo
 from typing import Annotated, Any, Final, Generic, NotRequired, TypedDict, TypeVar
 
@@ -251,8 +252,24 @@ class PageAsked(TypedDict):
 
 def page_of(request: Request) -> PageAsked:
     """Return ``limit`` and ``cursor`` of a list request; raises InvalidInput."""
-    query = request.query_params
-    return {"limit": _limit(query.get("limit")), "cursor": query.get("cursor")}
+    limit = number_of(request, "limit", range(1, LARGEST_LIMIT + 1), DEFAULT_LIMIT)
+    return {"limit": limit, "cursor": request.query_params.get("cursor")}
+
+
+def number_of(request: Request, name: str, allowed: range, otherwise: int) -> int:
+    """Return a query parameter that is a whole number; raises InvalidInput."""
+    text = request.query_params.get(name, str(otherwise))
+    if not (text.isascii() and text.isdigit() and len(text) <= 6 and int(text) in allowed):
+        raise InvalidInput(f"{name}: must be a whole number from {allowed[0]} to {allowed[-1]}")
+    return int(text)
+
+
+def choice_of(request: Request, name: str, choices: Iterable[str]) -> str | None:
+    """Return a query parameter that is one of some; raises InvalidInput."""
+    said = request.query_params.get(name)
+    if said not in (None, *choices):
+        raise InvalidInput(f"{name}: must be one of {', '.join(choices)}")
+    return said
 
 
 def flag(request: Request, name: str) -> bool:
@@ -279,14 +296,6 @@ def instant_of(request: Request, name: str, zone: tzinfo | None = None) -> int |
         wanted = "a time" if zone else "a time with its offset"
         raise InvalidInput(f"{name}: must be {wanted}, for example 2027-03-01T09:00:00Z")
     return ms_of(moment if moment.tzinfo else moment.replace(tzinfo=zone))
-
-
-def _limit(text: str | None) -> int:
-    if text is None:
-        return DEFAULT_LIMIT
-    if not (text.isascii() and text.isdigit() and len(text) <= 6 and 1 <= int(text) <= LARGEST_LIMIT):
-        raise InvalidInput(f"limit: must be a whole number from 1 to {LARGEST_LIMIT}")
-    return int(text)
 
 
 def _sentence(fault: ErrorDetails) -> str:

@@ -12,9 +12,9 @@ from host.http.bodies import Body, NotBlank, flag, page_of
 from host.http.callers import caller_of
 from host.http.routing import OF_CONVERSATION, OF_PRINCIPAL, PAGE, Api, Parameter, operation
 from host.runs.service import RunService
-from shared.clock import iso, iso_or_none
+from shared.clock import iso_or_none
 from shared.errors import Conflict, NoConversation
-from shared.shapes import PageShape, Shape
+from shared.shapes import PageShape, Shape, view
 from shared.store.store import Store
 from shared.values import Conversation, Message, Role
 
@@ -190,29 +190,13 @@ async def say_whose(request: Request, store: Store, items: Sequence[Any]) -> Non
 
 def conversation_view(conversation: Conversation, pending: int) -> ConversationShape:
     """Return a conversation as it leaves the host; so many requests of it wait for people."""
-    return {
-        "conversation_id": conversation.id,
-        "title": conversation.title,
-        "session_id": conversation.session_id,
-        "created_at": iso(conversation.created_at),
-        "last_activity": iso(conversation.last_activity),
-        "message_count": conversation.message_count,
-        "status": "running" if conversation.running else "waiting" if pending else "idle",
-        "pending": pending,
-    }
+    status = "running" if conversation.running else "waiting" if pending else "idle"
+    return view(
+        ConversationShape, conversation, conversation_id=conversation.id, status=status, pending=pending
+    )
 
 
 def message_view(message: Message) -> MessageShape:
     """Return a message as it leaves the host."""
-    view: MessageShape = {
-        "id": message.id,
-        "conversation_id": message.conversation_id,
-        "role": message.role,
-        "sender": message.sender,
-        "sender_name": message.sender_name,
-        "content": message.text,
-        "created_at": iso(message.created_at),
-    }
-    if message.refused:
-        view["refused"] = True
-    return view
+    refused = {"refused": True} if message.refused else {}
+    return view(MessageShape, message, content=message.text, **refused)

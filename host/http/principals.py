@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, replace
-from typing import Annotated, Any, Final, Literal, cast
+from dataclasses import replace
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, Field
 from starlette.requests import Request
@@ -20,11 +20,11 @@ from host.http.usage import MICRO, DayUsageShape, day_view
 from host.runs.permissions import Permissions, rules_of
 from host.runs.principals import PrincipalCache
 from host.runs.spaces import Spaces
-from shared.clock import iso, iso_or_none, now_ms
+from shared.clock import iso, now_ms
 from shared.errors import Conflict, NotFound
 from shared.principals import Principal, PrincipalStatus, Terms
 from shared.settings.auth import PrincipalBudgets, PrincipalRates, known_scopes
-from shared.shapes import PageShape, Shape
+from shared.shapes import PageShape, Shape, view
 from shared.store.store import Store
 from shared.zones import checked_zone
 
@@ -260,44 +260,28 @@ class PrincipalsApi(Api):
         today = [day_view(day) for day in used.items if day.day == iso(now_ms())[:10]]
         terms = terms_view(caller.principal)
         mine = terms["scopes"] if caller.within is None else known_scopes(caller.scopes)
-        return {
-            **terms,
-            "scopes": [*mine],
-            "operator": caller.token_id is None,
-            "principal_id": caller.principal.id,
-            "name": caller.principal.name,
-            "conversation_id": caller.conversation_id,
-            "expires_at": iso_or_none(caller.expires_at),
-            "used": await self._used(caller.principal),
-            "used_today": today[0] if today else None,
-        }
+        return view(
+            MeShape,
+            caller,
+            **{**terms, "scopes": mine},
+            operator=caller.token_id is None,
+            principal_id=caller.principal.id,
+            name=caller.principal.name,
+            used=await self._used(caller.principal),
+            used_today=today[0] if today else None,
+        )
 
     async def _used(self, principal: Principal) -> UsedShape:
         used = await self._store.principals.used(principal.id, now_ms())
-        return {
-            "conversations": used.conversations,
-            "tasks": used.tasks,
-            "running": used.running,
-            "tokens": used.tokens,
-            "dollars": used.microdollars / MICRO,
-            "last_activity": iso_or_none(used.last_activity),
-            "workspace_bytes": await self._spaces.used(principal),
-        }
+        space = await self._spaces.used(principal)
+        return view(UsedShape, used, dollars=used.microdollars / MICRO, workspace_bytes=space)
 
 
 def terms_view(principal: Principal) -> TermsShape:
     """Return what a principal may do as it leaves the host."""
-    return cast(TermsShape, asdict(principal.terms))
+    return view(TermsShape, principal.terms)
 
 
 def principal_view(principal: Principal) -> PrincipalShape:
     """Return a principal as it leaves the host."""
-    return {
-        **terms_view(principal),
-        "id": principal.id,
-        "name": principal.name,
-        "status": principal.status,
-        "issuer": principal.issuer,
-        "subject": principal.subject,
-        "created_at": iso(principal.created_at),
-    }
+    return view(PrincipalShape, principal, **terms_view(principal))

@@ -9,7 +9,7 @@ from typing import Final, Literal, NotRequired, cast
 import anyio
 from starlette.requests import Request
 
-from host.http.bodies import JSON, flag, instant_of, page_of
+from host.http.bodies import JSON, choice_of, flag, instant_of, number_of, page_of
 from host.http.callers import caller_of
 from host.http.conversations import asked_for, conversation_of, reached, say_whose
 from host.http.routing import OF_CONVERSATION, OF_PRINCIPAL, PAGE, Api, Parameter, operation
@@ -17,9 +17,8 @@ from host.http.sse import EventStreamResponse, last_event_id, until_gone
 from host.runs.answers import BegunShape, ChatShape, UsageShape
 from host.runs.service import RunService
 from host.tools.changes import FileChangedShape
-from shared.clock import iso, iso_or_none
-from shared.errors import InvalidInput, NotFound
-from shared.shapes import PageShape, Shape
+from shared.errors import NotFound
+from shared.shapes import PageShape, Shape, view
 from shared.store.store import Store
 from shared.values import Run, RunFilter, RunState
 
@@ -138,7 +137,8 @@ class RunsApi(Api):
     @operation("GET", "/runs/{run_id}", scope="chat", parameters=(WAIT, CHAIN))
     async def one(self, request: Request) -> OneRunShape:
         """One run and its answer; with wait_ms once it has ended, with chain also what continues it."""
-        run, wait_ms, chain = await self._found(request), _wait_ms(request), flag(request, CHAIN.name)
+        run, chain = await self._found(request), flag(request, CHAIN.name)
+        wait_ms = number_of(request, WAIT.name, range(LONGEST_WAIT_MS + 1), 0)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._watch, request, tasks.cancel_scope)
             principal_id = caller_of(request).principal.id
@@ -164,12 +164,13 @@ class RunsApi(Api):
         query = request.query_params
         task_id = query.get(OF_TASK.name)
         task = await self._store.tasks.get(task_id, caller_of(request).reach) if task_id else None
+        state = choice_of(request, STATUS.name, RunState)
         return RunFilter(
             principal_id=caller_of(request).listed(request),
             conversation_id=await asked_for(request, self._store),
             task_id=task_id if task is None else task.id,
             root_run_id=query.get(OF_CHAIN.name),
-            state=_state(query.get(STATUS.name)),
+            state=RunState(state) if state else None,
             code=query.get(CODE.name),
             since=instant_of(request, SINCE.name, UTC),
             until=instant_of(request, UNTIL.name, UTC),
@@ -185,40 +186,17 @@ def accepted(begun: BegunShape) -> JSON[BegunShape]:
     return JSON(begun, status_code=202, headers={"Location": f"/runs/{begun['run_id']}"})
 
 
-def _wait_ms(request: Request) -> int:
-    text = request.query_params.get(WAIT.name, "0")
-    if not (text.isascii() and text.isdigit() and len(text) <= 6 and int(text) <= LONGEST_WAIT_MS):
-        raise InvalidInput(f"{WAIT.name}: must be a whole number from 0 to {LONGEST_WAIT_MS}")
-    return int(text)
-
-
-def _state(text: str | None) -> RunState | None:
-    try:
-        return None if text is None else RunState(text)
-    except ValueError:
-        raise InvalidInput(f"{STATUS.name}: must be one of {', '.join(RunState)}") from None
-
-
 def run_view(run: Run) -> RunShape:
     """Return a run as it leaves the host."""
-    ended = run.finished_at
-    shown: RunShape = {
-        "run_id": run.id,
-        "root_run_id": run.root_run_id,
-        "previous_run_id": run.previous_run_id,
-        "next_run_id": run.next_run_id,
-        "conversation_id": run.conversation_id,
-        "message_id": run.message_id,
-        "status": run.state,
-        "created_at": iso(run.created_at),
-        "finished_at": iso_or_none(ended),
-        "duration_ms": None if ended is None else max(ended - run.created_at, 0),
-        "model": run.model,
-        "stop_reason": (run.answer or {}).get("stop_reason"),
-        "usage": cast(UsageShape, asdict(run.usage)),
-        "error": run.error,
-        "code": run.code,
-    }
-    if changed := (run.answer or {}).get("files_changed"):
-        shown["files_changed"] = changed
-    return shown
+    answer, ended = run.answer or {}, run.finished_at
+    changed = answer.get("files_changed")
+    return view(
+        RunShape,
+        run,
+        run_id=run.id,
+        status=run.state,
+        duration_ms=None if ended is None else max(ended - run.created_at, 0),
+        stop_reason=answer.get("stop_reason"),
+        usage=asdict(run.usage),
+        **({"files_changed": changed} if changed else {}),
+    )

@@ -10,7 +10,17 @@ from pydantic import ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
-from host.http.bodies import NOT_BLANK, WHOLE, Body, Identifier, OutputSchema, Text, idempotency, page_of
+from host.http.bodies import (
+    NOT_BLANK,
+    WHOLE,
+    Body,
+    Identifier,
+    OutputSchema,
+    Text,
+    choice_of,
+    idempotency,
+    page_of,
+)
 from host.http.callers import Caller, caller_of
 from host.http.conversations import asked_for, say_whose
 from host.http.routing import KEY, OF_CONVERSATION, OF_PRINCIPAL, PAGE, Api, Parameter, operation
@@ -197,7 +207,7 @@ class TasksApi(Api):
         """List tasks in the order they were made."""
         page = await self._tasks.list(
             Reach(await asked_for(request, self._store), caller_of(request).listed(request)),
-            status=_status(request.query_params.get("status")),
+            status=choice_of(request, OF_STATUS.name, TaskStatus),
             **page_of(request),
         )
         shown = list(map(task_view, page.items))
@@ -296,12 +306,3 @@ def _id_for(key: Idempotency) -> str:
     """Return the id that this key's task always gets, so that a repeated request can't make a second one."""
     name = "\n".join((key.route, key.key, key.digest))
     return f"{TASK}-{uuid5(NAMESPACE_URL, name)}"
-
-
-def _status(text: str | None) -> TaskStatus | None:
-    if text is None:
-        return None
-    try:
-        return TaskStatus(text)
-    except ValueError:
-        raise InvalidInput(f"status: must be one of {', '.join(TaskStatus)}") from None

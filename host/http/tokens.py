@@ -15,16 +15,16 @@ from host.http.ending import OpenRequests
 from host.http.enrolment import Enrolment
 from host.http.routing import ANY, KEY, OF_PRINCIPAL, PAGE, Api, operation
 from host.runs.principals import PrincipalCache
-from shared.clock import iso, iso_or_none, now_ms
+from shared.clock import DAY_MS, now_ms
 from shared.errors import Forbidden, InvalidInput, NotFound
 from shared.ids import Token
 from shared.principals import SCOPES, Principal, PrincipalStatus
 from shared.settings import Settings
 from shared.settings.auth import known_scopes
-from shared.shapes import PageShape, Shape
+from shared.shapes import PageShape, Shape, view
 from shared.store.store import Store
 
-LONGEST_LIFE_MS: Final = 10 * 366 * 24 * 3600 * 1000
+LONGEST_LIFE_MS: Final = 10 * 366 * DAY_MS
 OF_AGENTS: Final = ("chat", "tasks", "mcp")
 """What a token of ``POST /tokens`` is for, unless it says otherwise."""
 
@@ -206,14 +206,4 @@ async def principal_of(request: Request, store: Store) -> Principal:
 
 def token_view(token: Token) -> TokenShape:
     """Return a token as it leaves the host: without what makes it one."""
-    return {
-        "id": token.id,
-        "principal_id": token.principal_id,
-        "name": token.name,
-        "conversation_id": token.conversation_id,
-        "main": token.is_main,
-        "scopes": list(token.scopes),
-        "created_at": iso(token.created_at),
-        "expires_at": iso_or_none(token.expires_at),
-        "last_used_at": iso_or_none(token.last_used_at),
-    }
+    return view(TokenShape, token, main=token.is_main)

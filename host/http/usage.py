@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Final, NotRequired
 
 from starlette.requests import Request
@@ -12,7 +13,7 @@ from host.http.conversations import asked_for, say_whose
 from host.http.routing import OF_CONVERSATION, OF_PRINCIPAL, PAGE, Api, Parameter, operation
 from host.runs.answers import UsageShape
 from shared.errors import InvalidInput
-from shared.shapes import PageShape
+from shared.shapes import PageShape, view
 from shared.store.store import Store
 from shared.usage_values import DayUsage
 
@@ -72,16 +73,11 @@ class UsageApi(Api):
 def day_view(used: DayUsage) -> DayUsageShape:
     """Return one day's usage as it leaves the host."""
     spending = used.spending
-    tokens = spending.usage
-    return {
-        "day": used.day,
-        "conversation_id": used.conversation_id,
-        "runs": used.runs,
-        "input_tokens": tokens.input_tokens,
-        "output_tokens": tokens.output_tokens,
-        "cache_creation_input_tokens": tokens.cache_creation_input_tokens,
-        "cache_read_input_tokens": tokens.cache_read_input_tokens,
-        "unsettled_tokens": spending.unsettled_tokens,
-        "tokens": spending.amount.tokens,
-        "dollars": spending.microdollars / MICRO,
-    }
+    return view(
+        DayUsageShape,
+        used,
+        **asdict(spending.usage),
+        unsettled_tokens=spending.unsettled_tokens,
+        tokens=spending.amount.tokens,
+        dollars=spending.microdollars / MICRO,
+    )

@@ -9,21 +9,21 @@ from pydantic import Field
 from starlette.requests import Request
 
 from host.http.auth import already_made, id_for
-from host.http.bodies import WHOLE, Body, Text, idempotency, page_of
+from host.http.bodies import WHOLE, Body, Text, choice_of, idempotency, page_of
 from host.http.callers import caller_of
 from host.http.routing import KEY, OF_PRINCIPAL, PAGE, Api, Parameter, operation
 from host.runs.answers import HookShape
 from host.runs.webhooks import SecretBox, WebhookSender, allowed_hosts, new_secret
-from shared.clock import iso, iso_or_none, now_ms
+from shared.clock import DAY_MS, iso, now_ms
 from shared.errors import Duplicate, Forbidden, InvalidInput
 from shared.ids import WEBHOOK, new_id
 from shared.settings import Settings
-from shared.shapes import PageShape, Shape
+from shared.shapes import PageShape, Shape, view
 from shared.store.store import Store
 from shared.webhook_values import EVENTS, EVERYBODY, Disabled, Event, Status, Webhook, WebhookDelivery
 
 LONGEST_URL: Final = 4096
-LONGEST_KEEP_MS: Final = 30 * 24 * 3600 * 1000
+LONGEST_KEEP_MS: Final = 30 * DAY_MS
 
 OF_URL: Final = {"format": "webhook-url", "pattern": "^[Hh][Tt][Tt][Pp][Ss]?://[!-~]+$"}
 OF_SECRET: Final = {"format": "webhook-secret", "pattern": "^whsec_[A-Za-z0-9+/]{32,}=*$"}
@@ -60,7 +60,7 @@ class SecretRequest(Body):
     """POST /webhooks/{id}/secret."""
 
     secret: Secret | None = None
-    keep_old_ms: Annotated[int, Field(ge=0, le=LONGEST_KEEP_MS), WHOLE] = 24 * 3600 * 1000
+    keep_old_ms: Annotated[int, Field(ge=0, le=LONGEST_KEEP_MS), WHOLE] = DAY_MS
 
 
 class WebhookShape(Shape):
@@ -258,9 +258,7 @@ class WebhooksApi(Api):
     async def deliveries(self, request: Request) -> DeliveriesShape:
         """List its deliveries, newest first."""
         webhook = await self._found(request)
-        status = request.query_params.get(OF_STATUS.name)
-        if status not in (None, *get_args(Status)):
-            raise InvalidInput(f"{OF_STATUS.name}: must be one of {', '.join(get_args(Status))}")
+        status = choice_of(request, OF_STATUS.name, get_args(Status))
         page = await self._store.webhooks.deliveries(webhook.id, status, **page_of(request))
         return {"deliveries": list(map(delivery_view, page.items)), "next_cursor": page.next_cursor}
 
@@ -297,35 +295,11 @@ class WebhooksApi(Api):
 
 def webhook_view(webhook: Webhook) -> WebhookShape:
     """Return a webhook as it leaves the host: without its secrets."""
-    return {
-        "id": webhook.id,
-        "principal_id": webhook.principal_id,
-        "url": webhook.url,
-        "events": list(webhook.events),
-        "content": webhook.content,
-        "principals": EVERYBODY if webhook.subject == EVERYBODY else None,
-        "enabled": webhook.enabled,
-        "disabled_reason": webhook.disabled_reason,
-        "failing_since": iso_or_none(webhook.failing_since),
-        "last_error": webhook.last_error,
-        "created_at": iso(webhook.created_at),
-    }
+    everybody = EVERYBODY if webhook.subject == EVERYBODY else None
+    return view(WebhookShape, webhook, principals=everybody)
 
 
 def delivery_view(delivery: WebhookDelivery) -> DeliveryShape:
     """Return a delivery as it leaves the host, without what it tells."""
-    waits = delivery.status == "waiting"
-    return {
-        "id": delivery.id,
-        "type": delivery.type,
-        "sequence": delivery.number,
-        "principal_id": delivery.principal_id,
-        "conversation_id": delivery.conversation_id,
-        "run_id": delivery.run_id,
-        "status": delivery.status,
-        "attempts": delivery.attempts,
-        "error": delivery.error,
-        "created_at": iso(delivery.created_at),
-        "next_try_at": iso(max(delivery.not_before, delivery.began_at)) if waits else None,
-        "ended_at": iso_or_none(delivery.ended_at),
-    }
+    next_try = max(delivery.not_before, delivery.began_at) if delivery.status == "waiting" else None
+    return view(DeliveryShape, delivery, sequence=delivery.number, next_try_at=next_try)

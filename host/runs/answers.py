@@ -11,9 +11,8 @@ from host.agent.text import strip_internal
 from host.tools.changes import FileChangedShape
 from shared import jsons
 from shared.approval_values import Kind, NewApproval
-from shared.clock import iso, iso_or_none
 from shared.redact import Redactor
-from shared.shapes import Shape
+from shared.shapes import Shape, view
 from shared.values import Outbound
 
 Ended = Literal["success", "timeout", "error", "paused"]
@@ -49,17 +48,11 @@ class OutboundShape(Shape):
 
 def outbound_view(message: Outbound, redactor: Redactor) -> OutboundShape:
     """Return an outbound message as it leaves the host."""
-    view: OutboundShape = {
-        "id": message.id,
-        "conversation_id": message.conversation_id,
-        "text": redactor.text(strip_internal(message.text)),
-        "sender": message.sender,
-        "created_at": iso(message.created_at),
-    }
+    shown = view(OutboundShape, message, text=redactor.text(strip_internal(message.text)))
     if message.file is not None:
         file = redactor.value(jsons.loads(message.file))
-        view["file"] = {"path": file["path"], "size": file["size"], "sha256": file["sha256"]}
-    return view
+        shown["file"] = {"path": file["path"], "size": file["size"], "sha256": file["sha256"]}
+    return shown
 
 
 class RequestShape(Shape):
@@ -78,17 +71,8 @@ class RequestShape(Shape):
 
 def request_view(request: NewApproval, now: int) -> RequestShape:
     """Return a request as it leaves the host with the run that asks."""
-    return {
-        "id": request.id,
-        "kind": request.kind,
-        "tool": request.tool,
-        "input": dict(request.input),
-        "input_sha256": request.input_sha256,
-        "base_sha256": request.base_sha256,
-        "reason": request.reason,
-        "expires_at": iso_or_none(None if request.life_ms is None else now + request.life_ms),
-        "subagent": request.subagent or None,
-    }
+    expires_at = None if request.life_ms is None else now + request.life_ms
+    return view(RequestShape, request, expires_at=expires_at, subagent=request.subagent or None)
 
 
 class HookShape(Shape):

@@ -10,12 +10,13 @@ from pydantic import Field, ValidationError
 
 from host.ports import ToolResult, ToolSpec
 from host.tools.arguments import refused
-from shared.approval_values import DAY_MS, NewApproval
+from shared.approval_values import NewApproval
+from shared.clock import DAY_MS
 from shared.ids import APPROVAL, new_id
 from shared.tool_contract import Arguments
 
 ASK_PERSON: Final = "ask_person"
-LONGEST_WAIT_MS: Final = 30 * 24 * 3600 * 1000
+LONGEST_WAIT_MS: Final = 30 * DAY_MS
 
 
 class Question(Arguments):

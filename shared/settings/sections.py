@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Network, ip_network
+from ipaddress import IPv4Network, ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -219,6 +219,15 @@ V4_IN_V6 = 96
 def checked_proxies(given: tuple[str, ...]) -> tuple[str, ...]:
     """Return addresses and networks in their standard form; raises ``ValueError`` with a sentence."""
     return tuple(_checked(item) for item in given)
+
+
+def is_address(name: str) -> bool:
+    """Return whether a host's name is an IP address."""
+    try:
+        ip_address(name)
+    except ValueError:
+        return False
+    return True
 
 
 def peers(proxies: tuple[str, ...]) -> list[str]:

@@ -23,9 +23,9 @@ from host.runs.service import RunService
 from host.runs.spec import RunSpec
 from host.telemetry.counts import Metrics
 from shared import jsons
-from shared.approval_values import DAY_MS, Approval, Ready
+from shared.approval_values import Approval, Ready
 from shared.ask_contract import DEPTH, TASKS, Ask, RunId, ask_declarations
-from shared.clock import iso, now_ms
+from shared.clock import DAY_MS, iso, now_ms
 from shared.errors import AlreadyDecided, Conflict, Expired, InvalidInput, NotFound, NotRunning, PicoError
 from shared.principals import said_name
 from shared.store.store import Store

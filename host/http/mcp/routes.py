@@ -8,7 +8,6 @@ this one is served by the host itself (``Asks``).
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterable, Set
 from typing import Final
 from urllib.parse import urlsplit
@@ -36,6 +35,7 @@ from host.mcp_clients.zygote import Key
 from shared.ask_contract import ASK_TOOLS, TASK_METHODS, TASKS, ask_listing
 from shared.errors import Forbidden, InvalidInput, NotFound, Unavailable
 from shared.principals import SIGNED
+from shared.settings.sections import is_address
 
 LOCAL: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 ANY: Final = "*"
@@ -51,7 +51,7 @@ class McpGate:
         """Raise Forbidden for a host or an origin that is not allowed."""
         hosts, origins = headers.getlist("host"), headers.getlist("origin")
         host = _hostname(f"//{hosts[0]}") if len(hosts) == 1 else None
-        if host is None or not (self._lets(host) or _is_address(host)):
+        if host is None or not (self._lets(host) or is_address(host)):
             raise Forbidden("Host: is not allowed; gateway.allowed_hosts names those that are")
         if origins and not (len(origins) == 1 and self._knows(origins[0], host)):
             raise Forbidden("Origin: is not allowed; gateway.allowed_hosts names those that are")
@@ -79,14 +79,6 @@ def _hostname(url: str) -> str | None:
 
 def _plain(name: str) -> str:
     return name.lower().rstrip(".").removeprefix("[").removesuffix("]")
-
-
-def _is_address(name: str) -> bool:
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True
 
 
 DISCOVERY: Final = frozenset(

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from shared.clock import DAY_MS
 from shared.store.contract import Engine, Tx, Work
-
-DAY_MS: Final = 24 * 3600 * 1000
 
 KEY_LIFE_MS: Final = DAY_MS
 """How long an idempotency key is kept, in milliseconds (http-api: "Idempotency")."""
