@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Final, cast, get_args
+from typing import Any, Final, get_args
 
 from shared import schedules
 from shared.clock import iso, local
@@ -20,21 +20,24 @@ from shared.task_values import CatchUp, ContextMode, Deliver, Task, TaskStatus
 LONGEST_PROMPT: Final = 32_000
 """Characters of a prompt."""
 ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}", re.ASCII)
+PLAIN: Final = ("prompt", "context_mode", "catch_up", "deliver", "max_runs", "output_schema")
+"""Fields whose values are right or wrong by themselves."""
 FIELDS: Final = (
-    "prompt",
+    *PLAIN,
     "schedule_type",
     "schedule_value",
     "timezone",
-    "context_mode",
-    "catch_up",
-    "deliver",
     "ends_at",
-    "max_runs",
-    "output_schema",
     "status",
     "run_if_past",
 )
 """What ``update`` can change."""
+CHOICES: Final[Mapping[str, Sequence[str]]] = {
+    "context_mode": get_args(ContextMode),
+    "catch_up": get_args(CatchUp),
+    "deliver": get_args(Deliver),
+    "status": tuple(TaskStatus),
+}
 
 MOST_RUNS: Final = 1_000_000
 
@@ -44,16 +47,8 @@ def edited(task: Task, fields: Mapping[str, Any], now: int, default_timezone: st
     for name in fields:
         if name not in FIELDS:
             raise InvalidInput(f"{name}: cannot be changed; known fields are {', '.join(FIELDS)}")
-    changed = replace(
-        task,
-        prompt=checked_prompt(fields.get("prompt", task.prompt)),
-        context_mode=checked_context_mode(fields.get("context_mode", task.context_mode)),
-        catch_up=checked_catch_up(fields.get("catch_up", task.catch_up)),
-        deliver=checked_deliver(fields.get("deliver", task.deliver)),
-        max_runs=checked_max_runs(fields.get("max_runs", task.max_runs)),
-        output_schema=fields.get("output_schema", task.output_schema),
-    )
-    wanted = checked_status(fields.get("status", task.status))
+    changed = replace(task, **{name: checked(name, fields[name]) for name in PLAIN if name in fields})
+    wanted = TaskStatus(checked("status", fields.get("status", task.status)))
     schedule = parsed(
         fields.get("schedule_type", task.schedule_type),
         fields.get("schedule_value", task.schedule_value),
@@ -173,38 +168,27 @@ def checked_id(given: str | None) -> str:
     return given
 
 
-def checked_prompt(prompt: object) -> str:
-    """Return a prompt."""
+def checked(name: str, value: object) -> Any:
+    """Return the value of one of ``PLAIN`` or a status."""
+    if name in CHOICES:
+        if value not in CHOICES[name]:
+            raise InvalidInput(f"{name}: must be one of {', '.join(CHOICES[name])}")
+        return value
+    if name == "prompt":
+        return _checked_prompt(value)
+    is_count = isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MOST_RUNS
+    if name == "max_runs" and value is not None and not is_count:
+        raise InvalidInput(f"max_runs: must be a whole number from 1 to {MOST_RUNS}")
+    return value
+
+
+def _checked_prompt(prompt: object) -> str:
     text = _text("prompt", prompt)
     if not text.strip():
         raise InvalidInput("prompt: must not be blank")
     if len(text) > LONGEST_PROMPT:
         raise InvalidInput(f"prompt: must have at most {LONGEST_PROMPT} characters, has {len(text)}")
     return text
-
-
-def checked_context_mode(value: object) -> ContextMode:
-    """Return a context mode."""
-    return cast(ContextMode, _one_of("context_mode", value, get_args(ContextMode)))
-
-
-def checked_catch_up(value: object) -> CatchUp:
-    """Return what becomes of missed slots."""
-    return cast(CatchUp, _one_of("catch_up", value, get_args(CatchUp)))
-
-
-def checked_deliver(value: object) -> Deliver:
-    """Return where answers go."""
-    return cast(Deliver, _one_of("deliver", value, get_args(Deliver)))
-
-
-def checked_max_runs(value: object) -> int | None:
-    """Return the largest number of runs, None for no limit."""
-    if value is None:
-        return None
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MOST_RUNS:
-        raise InvalidInput(f"max_runs: must be a whole number from 1 to {MOST_RUNS}")
-    return value
 
 
 def checked_ends_at(value: object, timezone: str, now: int) -> int | None:
@@ -217,17 +201,6 @@ def checked_ends_at(value: object, timezone: str, now: int) -> int | None:
     if end < now:
         raise InvalidInput(f"ends_at: is past: now it is {local(now, timezone)}")
     return end
-
-
-def checked_status(value: object) -> TaskStatus:
-    """Return a status."""
-    return TaskStatus(_one_of("status", value, [status.value for status in TaskStatus]))
-
-
-def _one_of(name: str, value: object, choices: Sequence[str]) -> str:
-    if value not in choices:
-        raise InvalidInput(f"{name}: must be one of {', '.join(choices)}")
-    return str(value)
 
 
 def _text(name: str, value: object) -> str:

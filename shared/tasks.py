@@ -23,14 +23,9 @@ from shared.store.sql.tasks import FOREIGN
 from shared.store.store import Store
 from shared.task_edits import (
     check_room,
-    checked_catch_up,
-    checked_context_mode,
-    checked_deliver,
+    checked,
     checked_ends_at,
     checked_id,
-    checked_max_runs,
-    checked_prompt,
-    checked_status,
     edited,
     first_slot,
     parsed,
@@ -98,21 +93,21 @@ class TaskService:
         task = Task(
             id=reach.stored(checked_id(id)) if id else checked_id(id),
             conversation_id="",
-            prompt=checked_prompt(prompt),
+            prompt=checked("prompt", prompt),
             schedule_type=schedule.type,
             schedule_value=schedule.value,
             timezone=schedule.timezone,
-            context_mode=checked_context_mode(context_mode),
-            catch_up=checked_catch_up(catch_up),
+            context_mode=checked("context_mode", context_mode),
+            catch_up=checked("catch_up", catch_up),
             status=TaskStatus.ACTIVE,
             next_run=first_slot(schedule, moment, run_if_past=run_if_past),
             attempts=0,
             revision=0,
             created_at=moment,
             updated_at=moment,
-            deliver=checked_deliver(deliver),
+            deliver=checked("deliver", deliver),
             ends_at=checked_ends_at(ends_at, schedule.timezone, moment),
-            max_runs=checked_max_runs(max_runs),
+            max_runs=checked("max_runs", max_runs),
             output_schema=output_schema,
         )
         check_room(task)
@@ -138,7 +133,7 @@ class TaskService:
         cursor: str | None = None,
     ) -> Page[Task]:
         """Return tasks in the order they were made."""
-        wanted = None if status is None else checked_status(status)
+        wanted = None if status is None else TaskStatus(checked("status", status))
         return await self._store.tasks.page(reach, status=wanted, limit=_checked_limit(limit), cursor=cursor)
 
     async def update(
