@@ -7,6 +7,8 @@ costs one derivation (some 80 ms) and not one each.
 
 What sipeed/picoclaw sealed is read too (its docs/security/credential_encryption.md): 16 bytes of salt, 12 of
 nonce, ciphertext and tag, under a key that HKDF makes of the passphrase and an SSH private key.
+
+What others gave the host to keep is sealed with SEAL_KEY (``Seal``).
 """
 
 from __future__ import annotations
@@ -18,12 +20,16 @@ import os
 import re
 import struct
 from collections.abc import Callable, Mapping
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from hashlib import sha256
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from shared.regular_files import NotRegular, TooLong, read_regular
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+    from pydantic import SecretStr
 
 SEALED: Final = "enc://"
 IN_FILE: Final = "file://"
@@ -214,3 +220,44 @@ def _sipeed_key(passphrase: str, salt: bytes, environ: Mapping[str, str]) -> byt
         ) from None
     material = hmac.digest(digest, passphrase.encode(), "sha256")
     return HKDF(SHA256(), length=32, salt=salt, info=b"picoclaw-credential-v1").derive(material)
+
+
+NONCE: Final = 12
+LEAST_KEY: Final = 32
+
+
+class Seal:
+    """Seals for one purpose: nothing that was sealed for another one can be opened."""
+
+    def __init__(self, key: SecretStr | None, purpose: bytes) -> None:
+        self._key = "" if key is None else key.get_secret_value()
+        self._purpose = purpose
+
+    @property
+    def usable(self) -> bool:
+        """Whether there is a key that is long enough."""
+        return len(self._key) >= LEAST_KEY
+
+    def close(self, plain: bytes, bound: bytes) -> bytes:
+        """Return what can only be opened again for what it is bound to."""
+        nonce = os.urandom(NONCE)
+        return nonce + self._cipher.encrypt(nonce, plain, bound)
+
+    def open(self, sealed: bytes, bound: bytes) -> bytes | None:
+        """Return what was sealed; None where it was with another key, or is bound to something else."""
+        from cryptography.exceptions import InvalidTag
+
+        if not self.usable:
+            return None
+        try:
+            return self._cipher.decrypt(sealed[:NONCE], sealed[NONCE:], bound)
+        except InvalidTag:
+            return None
+
+    @cached_property
+    def _cipher(self) -> AESGCM:
+        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+        from cryptography.hazmat.primitives.hashes import SHA256
+        from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+        return AESGCM(HKDF(SHA256(), 32, salt=None, info=self._purpose).derive(self._key.encode()))

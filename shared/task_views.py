@@ -6,8 +6,8 @@ from typing import Any, Literal, NotRequired
 from zoneinfo import ZoneInfoNotFoundError
 
 from shared import jsons
-from shared.catch_up import ON_TIME_MS
 from shared.clock import iso, local, now_ms
+from shared.schedules import ON_TIME_MS
 from shared.shapes import Shape, view
 from shared.task_values import (
     CatchUp,

@@ -13,11 +13,11 @@ from typing import Any, Final
 import anyio
 
 from shared import schedules
-from shared.catch_up import ON_TIME_MS
 from shared.clock import now_ms
 from shared.errors import Conflict, InvalidInput, NoConversation, NotFound
 from shared.ids import CONVERSATION, new_id
 from shared.principals import EVERYTHING, OPERATOR, Reach
+from shared.schedules import ON_TIME_MS
 from shared.store.sql.task_outcomes import BACKOFF_MS
 from shared.store.sql.tasks import FOREIGN
 from shared.store.store import Store

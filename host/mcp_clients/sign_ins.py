@@ -16,7 +16,7 @@ import anyio
 from shared import jsons
 from shared.clock import now_ms
 from shared.errors import Misconfigured
-from shared.sealing import Seal
+from shared.secrets import Seal
 from shared.settings import Settings
 from shared.store.store import Store
 

@@ -17,9 +17,9 @@ from typing import Final
 import anyio
 from anyio.abc import TaskGroup
 
-from shared.catch_up import ON_TIME_MS
 from shared.clock import now_ms
 from shared.errors import PicoError
+from shared.schedules import ON_TIME_MS
 from shared.store.store import Store
 
 logger = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from host.mcp_clients.server_config import ServerConfig, parse_servers
 from host.tools.client_tools import ClientTool
 from shared.jsons import dumps, loads
 from shared.principals import OPERATOR
-from shared.sealing import Seal
+from shared.secrets import Seal
 from shared.settings import Settings
 from shared.settings.sections import Permission
 from shared.store.sql.run_rows import ON_ITS_SLOT

@@ -23,7 +23,7 @@ from host.runs.webhook_events import body_of
 from shared.clock import now_ms
 from shared.errors import InvalidInput
 from shared.principals import stored_name
-from shared.sealing import Seal
+from shared.secrets import Seal
 from shared.settings import Settings
 from shared.webhook_values import TEST, TRIED_FOR_MS, Disabled, Tried, Webhook, WebhookDelivery
 

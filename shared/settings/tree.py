@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, SecretStr, field_validator
 
+from shared.clock import checked_zone, machine_zone
 from shared.settings.auth import Auth
 from shared.settings.channels import Channels
 from shared.settings.providers import LOCAL, messages_base, split_model, unaddressed
@@ -28,7 +29,6 @@ from shared.settings.sections import (
     Webhooks,
 )
 from shared.settings.tools import Tools
-from shared.zones import checked_zone, machine_zone
 
 CLAUDE: Literal["claude-sonnet-5-5"] = "claude-sonnet-5-5"
 

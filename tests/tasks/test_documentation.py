@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from shared.catch_up import MOST_CAUGHT_UP, ON_TIME_MS
-from shared.schedules import MACROS, SHORTEST_INTERVAL_MS, parse
+from shared.schedules import MACROS, MOST_CAUGHT_UP, ON_TIME_MS, SHORTEST_INTERVAL_MS, parse
 from shared.store.sql.task_outcomes import BACKOFF_MS, TRIES
 
 MANUAL = (Path(__file__).parents[2] / "docs" / "tasks.md").read_text(encoding="utf-8")

@@ -13,10 +13,9 @@ from typing import Final
 from uuid import uuid4
 
 from shared import jsons
-from shared.catch_up import decide
 from shared.errors import InvalidInput
 from shared.ids import TASK_RUN, new_id
-from shared.schedules import parse
+from shared.schedules import decide, parse
 from shared.store.contract import Row, Tx
 from shared.store.sql.principals import lives
 from shared.store.sql.run_rows import ACTED
