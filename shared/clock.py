@@ -1,4 +1,7 @@
-"""The one clock, and the machine's time zone. Instants are whole milliseconds since the Unix epoch, UTC; texts are ISO-8601 with ``Z``."""
+"""The one clock, and the machine's time zone.
+
+Instants are whole milliseconds since the Unix epoch, UTC; texts are ISO-8601 with ``Z``.
+"""
 
 from __future__ import annotations
 

@@ -22,6 +22,11 @@ def dumps(value: Any, *, indented: bool = False) -> str:
     return orjson.dumps(value, option=orjson.OPT_INDENT_2 if indented else None).decode()
 
 
+def whole(value: Any) -> Any:
+    """Return 5.0 as 5: in JSON they are the same number (RFC 8259, section 6)."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 def repeated(text: bytes | str, *path: str) -> list[str]:
     """Return the names that stand more than once in the object at ``path``, of which the last counts."""
     try:

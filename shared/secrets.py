@@ -222,7 +222,6 @@ def _sipeed_key(passphrase: str, salt: bytes, environ: Mapping[str, str]) -> byt
     return HKDF(SHA256(), length=32, salt=salt, info=b"picoclaw-credential-v1").derive(material)
 
 
-NONCE: Final = 12
 LEAST_KEY: Final = 32
 
 
@@ -240,7 +239,7 @@ class Seal:
 
     def close(self, plain: bytes, bound: bytes) -> bytes:
         """Return what can only be opened again for what it is bound to."""
-        nonce = os.urandom(NONCE)
+        nonce = os.urandom(_NONCE_BYTES)
         return nonce + self._cipher.encrypt(nonce, plain, bound)
 
     def open(self, sealed: bytes, bound: bytes) -> bytes | None:
@@ -250,7 +249,7 @@ class Seal:
         if not self.usable:
             return None
         try:
-            return self._cipher.decrypt(sealed[:NONCE], sealed[NONCE:], bound)
+            return self._cipher.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], bound)
         except InvalidTag:
             return None
 

@@ -22,6 +22,7 @@ from pydantic import (
     model_validator,
 )
 
+from shared import jsons
 from shared.errors import InvalidInput
 from shared.ids import PRINCIPAL
 from shared.principals import OPERATOR
@@ -48,12 +49,7 @@ class Arguments(BaseModel):
             return given
         optional = {name for name, field in cls.model_fields.items() if not field.is_required()}
         told = {name: value for name, value in given.items() if value is not None or name not in optional}
-        return {name: _whole(value) for name, value in told.items()}
-
-
-def _whole(value: Any) -> Any:
-    """Return 5000.0 as 5000: JSON has one kind of number."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+        return {name: jsons.whole(value) for name, value in told.items()}
 
 
 def _digits(value: Any) -> Any:

@@ -136,11 +136,6 @@ def _seen(value: Any) -> Any:
     return storable(value)
 
 
-def _whole(value: Any) -> Any:
-    """Return 5.0 as 5: in JSON they are the same number (RFC 8259, section 6)."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
 NO_NUL: Final = r"^[^\u0000]*$"
 Text = Annotated[str, BeforeValidator(storable), Field(json_schema_extra={"pattern": NO_NUL})]
 """Text without NUL."""
@@ -163,7 +158,7 @@ OutputSchema = Annotated[
 ]
 """What an answer has to be; the host's judge says whether the schema can be used."""
 
-WHOLE: Final = BeforeValidator(_whole)
+WHOLE: Final = BeforeValidator(jsons.whole)
 """For whole numbers, behind their bounds."""
 
 Identifier = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._:@-]{1,128}$")]

@@ -16,6 +16,7 @@ from pydantic import (
     model_validator,
 )
 
+from shared import jsons
 from shared.settings.section import Section
 
 Domain = Annotated[str, Field(pattern=r"^[A-Za-z0-9*]([A-Za-z0-9.*-]*[A-Za-z0-9])?(/\S*)?$")]
@@ -76,10 +77,6 @@ def _without_nul(text: str) -> str:
     return text
 
 
-def _whole(value: Any) -> Any:
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
 Word = Annotated[str, AfterValidator(_without_nul)]
 
 
@@ -104,7 +101,7 @@ class McpServer(Section):
     allowed_tools: tuple[Word, ...] | None = Field(
         default=None, description="Only these of its tools; all when unset"
     )
-    timeout_ms: Annotated[int, BeforeValidator(_whole)] = Field(
+    timeout_ms: Annotated[int, BeforeValidator(jsons.whole)] = Field(
         default=30_000,
         ge=1,
         le=LONGEST_TIMEOUT_MS,

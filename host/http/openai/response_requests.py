@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final, Literal, Self
 from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 from host.http.bodies import Text
-from host.http.client_tools import MOST_TOOLS, ToolName
+from host.http.client_tools import MOST_TOOLS
 from host.http.openai.requests import (
     ChatCompletionRequest,
     Content,
@@ -121,13 +121,10 @@ CALL_FIELDS: Final = {
 CALLS: Final = tuple(CALL_FIELDS)
 
 
-class ResponseTool(Tolerant):
+class ResponseTool(DoorFunction):
     """A tool: functions are all there are, the agent has the others itself."""
 
     type: Literal["function"]
-    name: ToolName
-    description: Text | None = None
-    parameters: Annotated[dict[str, Any], Field(json_schema_extra={"format": "json-schema"})] | None = None
     strict: bool | None = None
 
 
@@ -237,12 +234,7 @@ class ResponseRequest(Parameters):
             parallel_tool_calls=self.parallel_tool_calls,
             metadata=self.metadata,
             reasoning_effort=reasoning and reasoning.effort,
-            tools=[
-                DoorTool(
-                    type="function", function=DoorFunction(**tool.model_dump(exclude={"type", "strict"}))
-                )
-                for tool in self.tools or ()
-            ],
+            tools=[DoorTool(type="function", function=tool) for tool in self.tools or ()],
             tool_choice=self.tool_choice,
             max_completion_tokens=self.max_output_tokens,
             response_format=wanted and wanted.chat(),
