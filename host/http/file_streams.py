@@ -24,6 +24,7 @@ from starlette.types import Receive, Scope, Send
 
 from host.http.callers import VERBATIM
 from host.http.lent_bodies import PIECE, LentBody
+from host.http.sse import until_gone
 from host.ports import Sandbox, SandboxFault, Workspace
 from host.telemetry.counts import Metrics
 from shared.errors import (
@@ -303,9 +304,3 @@ async def pieces(
         at += len(piece)
         streams.counts.file_bytes["down"] += len(piece)
         yield piece
-
-
-async def until_gone(receive: Receive, scope: anyio.CancelScope) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    scope.cancel()

@@ -140,7 +140,7 @@ class RunsApi(Api):
         run, chain = await self._found(request), flag(request, CHAIN.name)
         wait_ms = number_of(request, WAIT.name, range(LONGEST_WAIT_MS + 1), 0)
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._watch, request, tasks.cancel_scope)
+            tasks.start_soon(until_gone, request.receive, tasks.cancel_scope)
             principal_id = caller_of(request).principal.id
             run = await self._runs.waiters.wait(run, wait_ms, chain=chain, principal_id=principal_id)
             tasks.cancel_scope.cancel()
@@ -175,10 +175,6 @@ class RunsApi(Api):
             since=instant_of(request, SINCE.name, UTC),
             until=instant_of(request, UNTIL.name, UTC),
         )
-
-    async def _watch(self, request: Request, waiting: anyio.CancelScope) -> None:
-        await until_gone(request.receive)
-        waiting.cancel()
 
 
 def accepted(begun: BegunShape) -> JSON[BegunShape]:

@@ -35,10 +35,11 @@ def last_event_id(request: Request) -> int:
     return int(text)
 
 
-async def until_gone(receive: Receive) -> None:
-    """Return when whoever asked is gone."""
+async def until_gone(receive: Receive, scope: anyio.CancelScope) -> None:
+    """Cancel a scope when whoever asked is gone."""
     while (await receive())["type"] != "http.disconnect":
         pass
+    scope.cancel()
 
 
 class FrameStreamResponse:
@@ -98,10 +99,9 @@ class FrameStreamResponse:
                 await self._send(send, HEARTBEAT)
 
     async def _watch(self, receive: Receive, scope: anyio.CancelScope) -> None:
-        await until_gone(receive)
+        await until_gone(receive, scope)
         if self._on_gone is not None:
             self._on_gone()
-        scope.cancel()
 
 
 class EventStreamResponse(FrameStreamResponse):
