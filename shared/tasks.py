@@ -39,7 +39,6 @@ DEFAULT_QUOTA: Final = 100
 LARGEST_PAGE: Final = 1000
 LOOKED_AT_ONCE: Final = 50
 """Tasks whose slots are looked at before others have their turn on the event loop: some milliseconds."""
-MOST_EXPLAINED: Final = 100
 EDITS: Final = 20
 """How often an edit starts over because the task changed meanwhile."""
 
@@ -199,20 +198,6 @@ class TaskService:
             if cursor is None:
                 return planned
             await anyio.sleep(0.01)
-
-    def explain(
-        self,
-        schedule_type: str,
-        schedule_value: str,
-        timezone: str | None = None,
-        *,
-        n: int = 5,
-        now: int | None = None,
-    ) -> Sequence[int]:
-        """Return the next ``n`` slots of a schedule that starts now, in milliseconds since the epoch."""
-        schedule = parsed(schedule_type, schedule_value, timezone, self._default_timezone)
-        moment = now_ms() if now is None else now
-        return schedules.upcoming(schedule, moment, min(n, MOST_EXPLAINED))
 
     async def _home(self, reach: Reach, conversation_id: str | None, mode: str) -> str | None:
         """Return the conversation that will own the task; None: it gets one of its own."""

@@ -26,8 +26,8 @@ LEFT_OUT: Final = "LEFT-OUT.txt"
 """Stands last in an archive that lacks something."""
 INCOMPLETE: Final = (
     b"This archive is incomplete: it has at most 100,000 names, and none that is not UTF-8 or "
+    b"that may not be read. Links are left out of every archive.\n"
 )
-INCOMPLETE_END: Final = b"that may not be read. Links are left out of every archive.\n"
 _END: Final = bytes(2 * tarfile.BLOCKSIZE)
 
 

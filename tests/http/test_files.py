@@ -374,7 +374,9 @@ def test_a_folder_comes_as_an_archive(client: httpx2.Client, workspace: Path) ->
     assert "results/link" not in found
     (workspace / os.fsdecode(b"results/\xff")).write_bytes(b"x")
     told = opened(client.get("/chat/main/files", params={"prefix": "results/", "format": "tar"}))
-    assert b"incomplete" in (told.pop("LEFT-OUT.txt") or b"")
+    said = told.pop("LEFT-OUT.txt") or b""
+    assert b"incomplete" in said
+    assert said.endswith(b"Links are left out of every archive.\n")
     assert told == found
     bad = client.get("/chat/main/files", params={"prefix": "results/", "format": "zip"})
     assert (bad.status_code, bad.json()["error"].partition(":")[0]) == (400, "format")

@@ -11,6 +11,7 @@ import pytest
 from shared.clock import now_ms
 from shared.errors import Conflict, Duplicate, InvalidInput, NotFound
 from shared.principals import EVERYTHING, Reach
+from shared.schedules import parse, upcoming
 from shared.store.sqlite.store import SqliteStore
 from shared.task_values import Task, TaskRun, TaskRunState, TaskStatus
 from shared.task_views import task_run_view, task_view
@@ -489,15 +490,12 @@ async def test_a_task_that_is_completed_before_it_ran_says_no_time(service: Task
 # Showing
 
 
-async def test_explain_shows_the_next_slots_before_anything_is_made(
-    service: TaskService, store: SqliteStore
-) -> None:
-    slots = service.explain("interval", "60000", n=3, now=NOW)
-
-    assert slots == [NOW + MINUTE, NOW + 2 * MINUTE, NOW + 3 * MINUTE]
-    assert len(service.explain("cron", "* * * * *", "UTC")) == 5
-    assert service.explain("once", "2027-01-15T10:00", now=NOW) == [NOW + HOUR]
-    assert (await store.counts()).tasks == 0
+def test_the_next_slots_of_a_schedule_are_known_before_anything_is_made() -> None:
+    assert upcoming(parse("interval", "60000", "UTC"), NOW, 3) == [
+        NOW + MINUTE, NOW + 2 * MINUTE, NOW + 3 * MINUTE,
+    ]  # fmt: skip
+    assert len(upcoming(parse("cron", "* * * * *", "UTC"), NOW, 5)) == 5
+    assert upcoming(parse("once", "2027-01-15T10:00", "Europe/Berlin"), NOW, 5) == [NOW + HOUR]
 
 
 async def test_a_task_is_shown_with_iso_times(service: TaskService) -> None:
