@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from host.channels.messages import Stored, sender_of
-from host.channels.rules import Rules
+from host.channels.messages import Stored
+from host.channels.rules import Rules, sender_of
 from host.runs.service import RunService
 from shared.clock import now_ms
 from shared.errors import NotRunning

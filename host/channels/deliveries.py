@@ -64,11 +64,7 @@ class Deliveries:
         self._book = ledger.store.channels
         self._last_sent: dict[str, str] = {}
         self._crowd = Crowd(self._due, self._serve)
-        self.wake = self._crowd.wake
-
-    async def run(self) -> None:
-        """Deliver until cancelled."""
-        await self._crowd.run()
+        self.run, self.wake = self._crowd.run, self._crowd.wake
 
     async def _due(self, limit: int) -> list[str]:
         await self._tell_failures()

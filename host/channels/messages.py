@@ -110,11 +110,6 @@ def as_one(parts: Sequence[Update], rules: Rules) -> Stored:
     )
 
 
-def sender_of(chat: Chat) -> Sender:
-    """Return who spoke last in a chat."""
-    return Sender(chat.sender_id, chat.sender_name)
-
-
 def cleaned(text: str) -> str:
     """Return text that every part of the host can hold: no NUL, no halves of characters."""
     return text.replace("\0", "").encode("utf-8", "replace").decode()

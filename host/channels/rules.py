@@ -34,12 +34,8 @@ class Names:
             for identity, wanted in self._entries
         )
 
-
-class AllowList(Names):
-    """``allow_from``: empty and ``*`` let everyone in."""
-
-    def allows(self, sender: Sender) -> bool:
-        """Return whether the sender may write."""
+    def allow(self, sender: Sender) -> bool:
+        """Return whether ``allow_from`` lets a sender write: empty and ``*`` let everyone in."""
         return self.empty or self.everyone or self.names(sender)
 
 
@@ -68,7 +64,7 @@ class Rules:
         self.channel = channel
         self.settings = settings
         self.main = main_conversation_id
-        self._allowed = AllowList(settings.allow_from, channel)
+        self._allowed = Names(settings.allow_from, channel)
         self._owners = Names(settings.owners, channel)
         approvers = settings.owners if settings.approvers is None else settings.approvers
         self._approvers = Names(approvers, channel)
@@ -78,7 +74,7 @@ class Rules:
 
     def allows(self, sender: Sender) -> bool:
         """Return whether the sender may write at all."""
-        return self._allowed.allows(sender)
+        return self._allowed.allow(sender)
 
     def owns(self, sender: Sender) -> bool:
         """Return whether the sender may use the main conversation. ``*`` makes nobody an owner."""
@@ -91,12 +87,12 @@ class Rules:
     def has_approvers(self, chat: Chat) -> bool:
         """Return whether somebody in the chat may allow and deny calls, or may be."""
         if chat.private:
-            return self.approves(Sender(chat.sender_id, chat.sender_name))
+            return self.approves(sender_of(chat))
         return not self._approvers.empty
 
     def trusts(self, chat: Chat) -> bool:
         """Return whether a conversation begun in a chat may change what agents obey."""
-        return self.settings.trusted or (chat.private and self.owns(Sender(chat.sender_id, chat.sender_name)))
+        return self.settings.trusted or (chat.private and self.owns(sender_of(chat)))
 
     def chat(self, chat_id: str, sender: Sender, *, private: bool) -> Chat:
         """Return a chat, of the principal that it is mapped to: by its own id, a private one by its sender's.
@@ -114,11 +110,16 @@ class Rules:
 
     def may_hear(self, chat: Chat, conversation_id: str) -> bool:
         """Return whether a chat, by who spoke in it last, may be told what the conversation says."""
-        sender = Sender(chat.sender_id, chat.sender_name)
+        sender = sender_of(chat)
         mapped = self.chat(chat.id, sender, private=chat.private)
         if principal_of(conversation_id) != mapped.principal_id or not self.allows(sender):
             return False
         return conversation_id != self.main_of(mapped) or (chat.private and self.owns(sender))
+
+
+def sender_of(chat: Chat) -> Sender:
+    """Return who spoke last in a chat."""
+    return Sender(chat.sender_id, chat.sender_name)
 
 
 Wake = Callable[[], None]

@@ -18,8 +18,8 @@ from host.channels.chat_workers import Crowd
 from host.channels.commands import Commands
 from host.channels.draft import Draft
 from host.channels.inbox_files import InboxFiles
-from host.channels.messages import Stored, as_one, from_update, sender_of
-from host.channels.rules import Rules, Wake
+from host.channels.messages import Stored, as_one, from_update
+from host.channels.rules import Rules, Wake, sender_of
 from host.runs.events import one_by_one
 from host.runs.run import ActiveRun
 from host.runs.service import RunService
@@ -91,12 +91,8 @@ class Turns:
         self._book = store.channels
         self._delivered = delivered
         self._crowd = Crowd(self._chats, self._serve)
-        self.wake = self._crowd.wake
+        self.run, self.wake = self._crowd.run, self._crowd.wake
         self._faults: dict[int, int] = {}
-
-    async def run(self) -> None:
-        """Handle updates until cancelled; runs that were begun go on."""
-        await self._crowd.run()
 
     async def _chats(self, limit: int) -> list[str]:
         for update in await self._book.urgent(self._name, limit=MOST_URGENT):

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from host.channels.base import Sender
-from host.channels.rules import AllowList, Names
+from host.channels.rules import Names
 from tests.channels.conftest import MakeHost
 from tests.fakes.bot_api import BotApi
 from tests.running import HostProcess, directive, until
@@ -34,9 +34,9 @@ OTHER = Sender("9", "bob", "Bob")
     ],
 )
 def test_each_form_lets_its_sender_in_and_nobody_else(entry: str | int) -> None:
-    allowed = AllowList([entry], "telegram")
-    assert allowed.allows(ANN)
-    assert not allowed.allows(OTHER)
+    allowed = Names([entry], "telegram")
+    assert allowed.allow(ANN)
+    assert not allowed.allow(OTHER)
 
 
 @pytest.mark.parametrize(
@@ -60,21 +60,21 @@ def test_each_form_lets_its_sender_in_and_nobody_else(entry: str | int) -> None:
     ],
 )
 def test_an_entry_that_means_somebody_else_or_nobody_lets_nobody_in(entry: str) -> None:
-    allowed = AllowList([entry], "telegram")
-    assert not allowed.allows(ANN)
-    assert not allowed.allows(Sender("", ""))
+    allowed = Names([entry], "telegram")
+    assert not allowed.allow(ANN)
+    assert not allowed.allow(Sender("", ""))
 
 
 def test_both_halves_must_match_also_for_somebody_without_a_name() -> None:
-    assert not AllowList(["123|ann"], "telegram").allows(NAMELESS)
-    assert not AllowList(["123|ann"], "telegram").allows(Sender("9", "ann"))
-    assert not AllowList(["@"], "telegram").allows(NAMELESS)
+    assert not Names(["123|ann"], "telegram").allow(NAMELESS)
+    assert not Names(["123|ann"], "telegram").allow(Sender("9", "ann"))
+    assert not Names(["@"], "telegram").allow(NAMELESS)
 
 
 def test_an_empty_list_and_a_star_let_everybody_in() -> None:
     lists: list[list[str | int]] = [[], ["*"], [5, "*"]]
     for entries in lists:
-        assert AllowList(entries, "telegram").allows(OTHER)
+        assert Names(entries, "telegram").allow(OTHER)
 
 
 def test_a_star_makes_nobody_an_owner_and_neither_does_an_empty_list() -> None:
