@@ -19,13 +19,14 @@ from mcp_server.identity import Identity
 from mcp_server.server import build_server
 from mcp_server.tools import Caller, Tools
 from mcp_server.transport import NotPollable, claim_standard_streams, open_streams
-from shared.clock import checked_zone, machine_zone, now_ms
+from shared.clock import now_ms
 from shared.errors import InvalidInput, NoConversation, PicoError, StoreError
 from shared.logging import configure
 from shared.redact import Redactor
 from shared.store import open_tool_store
 from shared.store.store import Store
 from shared.tasks import TaskService
+from shared.zones import checked_zone, machine_zone
 
 Wire = tuple[int, int]
 """The descriptors a session reads and writes."""

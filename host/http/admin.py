@@ -88,9 +88,7 @@ class StopShape(Shape):
     message: str
 
 
-PATH: Final = Parameter(
-    "path", "Within the workspace; a directory's is empty or ends in /", {"type": "string"}
-)
+PATH: Final = Parameter("path", "Within the workspace; a directory's is empty or ends in /")
 
 
 class AdminApi(Api):

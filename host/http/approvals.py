@@ -7,11 +7,11 @@ from typing import Annotated, Any, Final, Literal, cast
 from pydantic import BeforeValidator, Field
 from starlette.requests import Request
 
-from host.http.bodies import WHOLE, Body, Text, choice_of, idempotency, instant_of, page_of, storable
+from host.http.bodies import WHOLE, Body, Text, idempotency, storable
 from host.http.callers import caller_of
 from host.http.client_tools import result_text
 from host.http.conversations import asked_for, conversation_of
-from host.http.routing import KEY, OF_CONVERSATION, OF_PRINCIPAL, PAGE, Api, Parameter, operation
+from host.http.routing import KEY, OF_CONVERSATION, OF_PRINCIPAL, PAGE, Api, Parameter, operation, page_of
 from host.runs.answers import RequestShape
 from host.runs.service import RunService
 from host.telemetry.counts import Metrics
@@ -98,10 +98,10 @@ class AnswerRequest(Body):
         )
 
 
-OF_STATUS: Final = Parameter("status", "Only those in this status", {"enum": [*ApprovalStatus]})
-OF_KIND: Final = Parameter("kind", "Only those of this kind", {"type": "string"})
-OF_RUN: Final = Parameter("run_id", "Only those that this run asked", {"type": "string"})
-SINCE: Final = Parameter("since", "Only those asked from then on", {"type": "string", "format": "date-time"})
+OF_STATUS: Final = Parameter("status", "Only those in this status", tuple(ApprovalStatus))
+OF_KIND: Final = Parameter("kind", "Only those of this kind")
+OF_RUN: Final = Parameter("run_id", "Only those that this run asked")
+SINCE: Final = Parameter("since", "Only those asked from then on", "instant")
 OF: Final = (OF_STATUS, OF_KIND, OF_CONVERSATION, OF_RUN, OF_PRINCIPAL, SINCE)
 
 
@@ -117,11 +117,11 @@ class ApprovalsApi(Api):
     async def list(self, request: Request) -> ApprovalsShape:
         """List requests: those that wait oldest first, all others newest first."""
         wanted = {name: request.query_params.get(name) for name in ("kind", "run_id")}
-        wanted["status"] = choice_of(request, OF_STATUS.name, ApprovalStatus)
+        wanted["status"] = OF_STATUS.text(request)
         wanted["conversation_id"] = await asked_for(request, self._store)
         whose = caller_of(request).listed(request)
         page = await self._store.approvals.page(
-            wanted, whose, since=instant_of(request, SINCE.name) or 0, **page_of(request)
+            wanted, whose, since=SINCE.instant(request) or 0, **page_of(request)
         )
         return {"approvals": list(map(approval_view, page.items)), "next_cursor": page.next_cursor}
 

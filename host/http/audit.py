@@ -7,9 +7,8 @@ from typing import Final
 
 from starlette.requests import Request
 
-from host.http.bodies import instant_of, page_of
 from host.http.callers import caller_of
-from host.http.routing import OF_PRINCIPAL, PAGE, Api, Operation, Parameter, operation
+from host.http.routing import OF_PRINCIPAL, PAGE, Api, Operation, Parameter, operation, page_of
 from host.runs.admission import RateLimit
 from host.runs.principals import PrincipalCache
 from shared.errors import PicoError
@@ -20,10 +19,11 @@ from shared.store.store import Store
 
 logger = logging.getLogger("picoclaw.audit")
 
+SINCE: Final = Parameter("since", "Only from this instant on", "instant")
 OF: Final = (
-    Parameter(OF_PRINCIPAL.name, "Only what is about this principal", {"type": "string"}),
-    Parameter("action", "Only this action, such as `token.created`", {"type": "string"}),
-    Parameter("since", "Only from this instant on", {"type": "string", "format": "date-time"}),
+    Parameter(OF_PRINCIPAL.name, "Only what is about this principal"),
+    Parameter("action", "Only this action, such as `token.created`"),
+    SINCE,
 )
 
 NAMED: Final = ("id", "run_id")
@@ -52,7 +52,7 @@ class AuditApi(Api):
             **page_of(request),
             principal_id=asked.get(OF_PRINCIPAL.name),
             action=asked.get("action"),
-            since=instant_of(request, "since") or 0,
+            since=SINCE.instant(request) or 0,
         )
         return {"audit": page.items, "next_cursor": page.next_cursor}
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable
-from datetime import datetime, tzinfo
-from typing import Annotated, Any, Final, Generic, NotRequired, TypedDict, TypeVar
+from typing import Annotated, Any, Final, Generic, NotRequired, TypeVar
 
 import anyio.to_thread
 from pydantic import (
@@ -23,7 +21,6 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from shared import jsons
-from shared.clock import ms_of
 from shared.errors import (
     AlreadyDecided,
     ApprovalPending,
@@ -91,8 +88,6 @@ def error_headers(error: PicoError) -> dict[str, str]:
 
 M = TypeVar("M", bound="Body")
 
-DEFAULT_LIMIT: Final = 100
-LARGEST_LIMIT: Final = 1000
 LONGEST_KEY: Final = 200
 MOST_PARTS: Final = 60_000
 """Values, names and brackets of a body's JSON: they cost more than their bytes."""
@@ -236,61 +231,6 @@ async def idempotency(request: Request) -> Idempotency | None:
         key,
         request.scope.get(DIGEST) or hashlib.sha256(await request.body()).hexdigest(),
     )
-
-
-class PageAsked(TypedDict):
-    """Which page of a list is asked for."""
-
-    limit: int
-    cursor: str | None
-
-
-def page_of(request: Request) -> PageAsked:
-    """Return ``limit`` and ``cursor`` of a list request; raises InvalidInput."""
-    limit = number_of(request, "limit", range(1, LARGEST_LIMIT + 1), DEFAULT_LIMIT)
-    return {"limit": limit, "cursor": request.query_params.get("cursor")}
-
-
-def number_of(request: Request, name: str, allowed: range, otherwise: int) -> int:
-    """Return a query parameter that is a whole number; raises InvalidInput."""
-    text = request.query_params.get(name, str(otherwise))
-    if not (text.isascii() and text.isdigit() and len(text) <= 6 and int(text) in allowed):
-        raise InvalidInput(f"{name}: must be a whole number from {allowed[0]} to {allowed[-1]}")
-    return int(text)
-
-
-def choice_of(request: Request, name: str, choices: Iterable[str]) -> str | None:
-    """Return a query parameter that is one of some; raises InvalidInput."""
-    said = request.query_params.get(name)
-    if said not in (None, *choices):
-        raise InvalidInput(f"{name}: must be one of {', '.join(choices)}")
-    return said
-
-
-def flag(request: Request, name: str) -> bool:
-    """Return a boolean query parameter; raises InvalidInput."""
-    value = request.query_params.get(name, "false").lower()
-    if value not in ("true", "false", "1", "0"):
-        raise InvalidInput(f"{name}: must be true or false")
-    return value in ("true", "1")
-
-
-def instant_of(request: Request, name: str, zone: tzinfo | None = None) -> int | None:
-    """Return the instant that a query parameter names, None without one; raises InvalidInput.
-
-    ``zone`` is that of a time without an offset, which is refused if there is none.
-    """
-    text = request.query_params.get(name)
-    if text is None:
-        return None
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        moment = None
-    if moment is None or not (moment.tzinfo or zone):
-        wanted = "a time" if zone else "a time with its offset"
-        raise InvalidInput(f"{name}: must be {wanted}, for example 2027-03-01T09:00:00Z")
-    return ms_of(moment if moment.tzinfo else moment.replace(tzinfo=zone))
 
 
 def _sentence(fault: ErrorDetails) -> str:

@@ -8,9 +8,9 @@ from typing import Annotated, Any, Final, Literal, NotRequired
 from pydantic import Field
 from starlette.requests import Request
 
-from host.http.bodies import Body, NotBlank, flag, page_of
+from host.http.bodies import Body, NotBlank
 from host.http.callers import caller_of
-from host.http.routing import OF_CONVERSATION, OF_PRINCIPAL, PAGE, Api, Parameter, operation
+from host.http.routing import OF_CONVERSATION, OF_PRINCIPAL, PAGE, Api, Parameter, operation, page_of
 from host.runs.service import RunService
 from shared.clock import iso_or_none
 from shared.errors import Conflict, NoConversation
@@ -68,14 +68,8 @@ class MessagesShape(PageShape):
     messages: list[MessageShape]
 
 
-SEARCH: Final = Parameter(
-    "search",
-    "Only those that have this text in title or messages",
-    {"type": "string"},
-)
-TEMPORARY_TOO: Final = Parameter(
-    "include_temporary", "Also the conversations of isolated task runs", {"type": "boolean"}
-)
+SEARCH: Final = Parameter("search", "Only those that have this text in title or messages")
+TEMPORARY_TOO: Final = Parameter("include_temporary", "Also the conversations of isolated task runs", "flag")
 
 
 class ConversationChanges(Body):
@@ -98,7 +92,7 @@ class ConversationsApi(Api):
         search = request.query_params.get("search", "").strip()
         page = await self._store.conversations.page(
             **page_of(request),
-            include_temporary=flag(request, TEMPORARY_TOO.name),
+            include_temporary=TEMPORARY_TOO.flag(request),
             search=search,
             principal_id=caller_of(request).listed(request),
         )

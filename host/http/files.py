@@ -15,7 +15,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from host.http.auth import TokenBook
-from host.http.bodies import JSON, Body, NotBlank, flag, page_of
+from host.http.bodies import JSON, Body, NotBlank
 from host.http.callers import caller_of
 from host.http.conversations import conversation_of
 from host.http.file_requests import (
@@ -40,7 +40,7 @@ from host.http.file_streams import (
 )
 from host.http.forms import FOLDER, Form
 from host.http.lent_bodies import LEND
-from host.http.routing import PAGE, Api, Parameter, operation
+from host.http.routing import PAGE, Api, Parameter, operation, page_of
 from host.http.tar_streams import TarDownload
 from host.ports import Sandbox, Workspace
 from host.runs.spaces import Spaces
@@ -99,20 +99,17 @@ class MoveRequest(Body):
     move_to: NotBlank
 
 
-IF_MATCH: Final = Parameter("If-Match", "Only if it has this ETag", {"type": "string"}, "header")
+IF_MATCH: Final = Parameter("If-Match", "Only if it has this ETag", place="header")
 IF_NONE_MATCH: Final = Parameter(
-    "If-None-Match",
-    "Only if it has none of these ETags; `*`: if nothing is there",
-    {"type": "string"},
-    "header",
+    "If-None-Match", "Only if it has none of these ETags; `*`: if nothing is there", place="header"
 )
-RANGE: Final = Parameter("Range", "Only these bytes, one range", {"type": "string"}, "header")
+RANGE: Final = Parameter("Range", "Only these bytes, one range", place="header")
 TAR: Final = "tar"
-FORMAT: Final = Parameter("format", "`tar`: their contents as an archive", {"type": "string", "enum": [TAR]})
-PREFIX: Final = Parameter("prefix", "Only paths that begin so", {"type": "string"})
-SHA256: Final = Parameter("sha256", "Also the header X-Content-SHA256", {"type": "boolean"})
-RECURSIVE: Final = Parameter("recursive", "Also a directory with all that is in it", {"type": "boolean"})
-INTO: Final = Parameter(FOLDER, "The directory they go to; inbox if not given", {"type": "string"})
+FORMAT: Final = Parameter("format", "`tar`: their contents as an archive", (TAR,))
+PREFIX: Final = Parameter("prefix", "Only paths that begin so")
+SHA256: Final = Parameter("sha256", "Also the header X-Content-SHA256", "flag")
+RECURSIVE: Final = Parameter("recursive", "Also a directory with all that is in it", "flag")
+INTO: Final = Parameter(FOLDER, "The directory they go to; inbox if not given")
 
 
 class FilesApi(Api):
@@ -218,7 +215,7 @@ class FilesApi(Api):
         headers |= describing(path)
         if span is not None:
             headers["content-range"] = f"bytes {span[0]}-{span[1] - 1}/{status.st_size}"
-        if flag(request, SHA256.name):
+        if SHA256.flag(request):
             headers["x-content-sha256"] = await self._streams.thread(partial(digest_of, descriptor))
         code = 200 if span is None else 206
         whole = (0, status.st_size)
@@ -308,7 +305,7 @@ class FilesApi(Api):
     @operation("DELETE", FILE, scope="files", parameters=(IF_MATCH, RECURSIVE), errors=(409, 412))
     async def delete(self, request: Request) -> None:
         """Delete a file, a link or an empty directory."""
-        wanted = {"path": path_of(request), "recursive": flag(request, RECURSIVE.name), **conditions(request)}
+        wanted = {"path": path_of(request), "recursive": RECURSIVE.flag(request), **conditions(request)}
         workspace = await self._workspace(request)
         with refusals():
             await self._sandbox.file(workspace, "delete_path", wanted)

@@ -167,7 +167,7 @@ def _operation_id(declared: Operation) -> str:
 
 def _parameters(declared: Operation) -> list[dict[str, Any]]:
     named = [part[1:-1] for part in _path(declared).split("/") if part.startswith("{")]
-    ids = [Parameter(name, "The id", {"type": "string"}, "path", required=True) for name in named]
+    ids = [Parameter(name, "The id", place="path", required=True) for name in named]
     return [
         {
             "name": each.name,

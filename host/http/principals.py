@@ -10,22 +10,23 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import AfterValidator, Field
 from starlette.requests import Request
 
-from host.http.bodies import WHOLE, Body, NotBlank, Text, page_of
+from host.http.bodies import WHOLE, Body, NotBlank, Text
 from host.http.callers import caller_of
 from host.http.chat import MOST_RULES, PermissionRule
 from host.http.enrolment import Enrolment, terms_of
-from host.http.routing import ANY, PAGE, Api, operation
+from host.http.routing import ANY, PAGE, Api, operation, page_of
 from host.http.tokens import Scopes, principal_of
 from host.http.usage import MICRO, DayUsageShape, day_view
 from host.runs.permissions import Permissions, rules_of
 from host.runs.principals import PrincipalCache
 from host.runs.spaces import Spaces
-from shared.clock import checked_zone, iso, now_ms
+from shared.clock import iso, now_ms
 from shared.errors import Conflict, NotFound
 from shared.principals import Principal, PrincipalStatus, Terms
 from shared.settings.auth import PrincipalBudgets, PrincipalRates, known_scopes
 from shared.shapes import PageShape, Shape, view
 from shared.store.store import Store
+from shared.zones import checked_zone
 
 Names = Annotated[list[Text], Field(default_factory=list)]
 Zone = Annotated[Text, AfterValidator(checked_zone), Field(json_schema_extra={"format": "iana-timezone"})]

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
+from datetime import datetime, tzinfo
 from functools import cached_property
 from types import UnionType
-from typing import Any, Final, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+from typing import Any, Final, Literal, NamedTuple, TypedDict, Union, get_args, get_origin, get_type_hints
 
 from starlette.convertors import PathConvertor, register_url_convertor
 from starlette.requests import Request
@@ -19,7 +20,8 @@ from starlette.routing import Route as Path
 from starlette.routing import Router
 from starlette.types import Receive, Scope, Send
 
-from host.http.bodies import JSON, LARGEST_LIMIT, LONGEST_KEY, ErrorShape, read_body, storable
+from host.http.bodies import JSON, LONGEST_KEY, ErrorShape, read_body, storable
+from shared.clock import ms_of
 from shared.errors import InvalidInput
 
 Answering = Callable[..., Awaitable[Any]]
@@ -28,31 +30,97 @@ the answer: a mapping, None for an answer without one, or a whole response.
 """
 
 
+KINDS: Final[Mapping[str, Mapping[str, Any]]] = {
+    "text": {"type": "string"},
+    "flag": {"type": "boolean"},
+    "instant": {"type": "string", "format": "date-time"},
+}
+
+
 class Parameter(NamedTuple):
-    """What a request may say beside its body; ``schema`` as OpenAPI has it."""
+    """What a request may say beside its body, and how that is read.
+
+    ``kind`` is one of KINDS, the texts of which it is one, or a schema as OpenAPI has it.
+    """
 
     name: str
     said: str
-    schema: Mapping[str, Any]
+    kind: Literal["text", "flag", "instant"] | tuple[str, ...] | Mapping[str, Any] = "text"
     place: Literal["path", "query", "header"] = "query"
     required: bool = False
 
+    @property
+    def schema(self) -> Mapping[str, Any]:
+        """What it may be, as OpenAPI has it."""
+        if isinstance(self.kind, tuple):
+            return {"type": "string", "enum": [str(each) for each in self.kind]}
+        return KINDS[self.kind] if isinstance(self.kind, str) else self.kind
 
-PAGE: Final = (
-    Parameter(
-        "limit",
-        "Items on a page; 100 if not given",
-        {"type": "integer", "minimum": 1, "maximum": LARGEST_LIMIT},
-    ),
-    Parameter(
-        "cursor", "next_cursor of the page before; any other is 400", {"type": "string", "format": "cursor"}
-    ),
+    def text(self, request: Request) -> str | None:
+        """Return what a query says, None if nothing; raises InvalidInput for none of the choices."""
+        given = request.query_params.get(self.name)
+        if isinstance(self.kind, tuple) and given not in (None, *self.kind):
+            raise InvalidInput(f"{self.name}: must be one of {', '.join(self.kind)}")
+        return given
+
+    def number(self, request: Request, otherwise: int) -> int:
+        """Return a whole number of a query; raises InvalidInput."""
+        given = request.query_params.get(self.name, str(otherwise))
+        schema = self.schema
+        least, most = schema["minimum"], schema["maximum"]
+        if not (given.isascii() and given.isdigit() and len(given) <= 6 and least <= int(given) <= most):
+            raise InvalidInput(f"{self.name}: must be a whole number from {least} to {most}")
+        return int(given)
+
+    def flag(self, request: Request) -> bool:
+        """Return whether a query says so; raises InvalidInput."""
+        given = request.query_params.get(self.name, "false").lower()
+        if given not in ("true", "false", "1", "0"):
+            raise InvalidInput(f"{self.name}: must be true or false")
+        return given in ("true", "1")
+
+    def instant(self, request: Request, zone: tzinfo | None = None) -> int | None:
+        """Return the instant that a query names, None without one; raises InvalidInput.
+
+        ``zone`` is that of a time without an offset, which is refused if there is none.
+        """
+        given = request.query_params.get(self.name)
+        if given is None:
+            return None
+        try:
+            moment = datetime.fromisoformat(given)
+        except ValueError:
+            moment = None
+        if moment is None or not (moment.tzinfo or zone):
+            wanted = "a time" if zone else "a time with its offset"
+            raise InvalidInput(f"{self.name}: must be {wanted}, for example 2027-03-01T09:00:00Z")
+        return ms_of(moment if moment.tzinfo else moment.replace(tzinfo=zone))
+
+
+LIMIT: Final = Parameter(
+    "limit", "Items on a page; 100 if not given", {"type": "integer", "minimum": 1, "maximum": 1000}
 )
-OF_CONVERSATION: Final = Parameter("conversation_id", "Only this conversation's", {"type": "string"})
+CURSOR: Final = Parameter(
+    "cursor", "next_cursor of the page before; any other is 400", {"type": "string", "format": "cursor"}
+)
+PAGE: Final = (LIMIT, CURSOR)
+
+
+class PageAsked(TypedDict):
+    """Which page of a list is asked for."""
+
+    limit: int
+    cursor: str | None
+
+
+def page_of(request: Request) -> PageAsked:
+    """Return ``limit`` and ``cursor`` of a list request; raises InvalidInput."""
+    return {"limit": LIMIT.number(request, 100), "cursor": CURSOR.text(request)}
+
+
+OF_CONVERSATION: Final = Parameter("conversation_id", "Only this conversation's")
 OF_PRINCIPAL: Final = Parameter(
-    "principal_id",
-    "Another principal's, or `*` for everybody's; with API_TOKEN alone",
-    {"type": "string"},
+    "principal_id", "Another principal's, or `*` for everybody's; with API_TOKEN alone"
 )
 PRINTABLE: Final = (
     r"^[!-~\u00a1-\u00ac\u00ae-\u00ff]([ -~\u00a1-\u00ac\u00ae-\u00ff]*[!-~\u00a1-\u00ac\u00ae-\u00ff])?$"

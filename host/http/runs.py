@@ -9,10 +9,10 @@ from typing import Final, Literal, NotRequired, cast
 import anyio
 from starlette.requests import Request
 
-from host.http.bodies import JSON, choice_of, flag, instant_of, number_of, page_of
+from host.http.bodies import JSON
 from host.http.callers import caller_of
 from host.http.conversations import asked_for, conversation_of, reached, say_whose
-from host.http.routing import OF_CONVERSATION, OF_PRINCIPAL, PAGE, Api, Parameter, operation
+from host.http.routing import OF_CONVERSATION, OF_PRINCIPAL, PAGE, Api, Parameter, operation, page_of
 from host.http.sse import EventStreamResponse, last_event_id, until_gone
 from host.runs.answers import BegunShape, ChatShape, UsageShape
 from host.runs.service import RunService
@@ -65,14 +65,12 @@ class CancelShape(Shape):
     run_id: str
 
 
-STATUS: Final = Parameter(
-    "status", "Only those in this status", {"type": "string", "enum": [state.value for state in RunState]}
-)
-CODE: Final = Parameter("code", "Only those that ended with this code", {"type": "string"})
-OF_TASK: Final = Parameter("task_id", "Only those in this task's run log", {"type": "string"})
-OF_CHAIN: Final = Parameter("root_run_id", "Only this run and those that continue it", {"type": "string"})
-SINCE: Final = Parameter("since", "Begun then or later", {"type": "string", "format": "date-time"})
-UNTIL: Final = Parameter("until", "Begun then or earlier", {"type": "string", "format": "date-time"})
+STATUS: Final = Parameter("status", "Only those in this status", tuple(RunState))
+CODE: Final = Parameter("code", "Only those that ended with this code")
+OF_TASK: Final = Parameter("task_id", "Only those in this task's run log")
+OF_CHAIN: Final = Parameter("root_run_id", "Only this run and those that continue it")
+SINCE: Final = Parameter("since", "Begun then or later", "instant")
+UNTIL: Final = Parameter("until", "Begun then or earlier", "instant")
 FILTERS: Final = (STATUS, CODE, OF_CONVERSATION, OF_TASK, OF_CHAIN, SINCE, UNTIL, OF_PRINCIPAL)
 LONGEST_WAIT_MS: Final = 60_000
 WAIT: Final = Parameter(
@@ -80,9 +78,7 @@ WAIT: Final = Parameter(
     "How long to wait for its end",
     {"type": "integer", "minimum": 0, "maximum": LONGEST_WAIT_MS},
 )
-CHAIN: Final = Parameter(
-    "chain", "Wait for, and return, the last of the runs that continue it", {"type": "boolean"}
-)
+CHAIN: Final = Parameter("chain", "Wait for, and return, the last of the runs that continue it", "flag")
 LAST_EVENT: Final = Parameter(
     "Last-Event-ID", "Events after this one", {"type": "string", "pattern": "^[0-9]{0,15}$"}, "header"
 )
@@ -137,8 +133,8 @@ class RunsApi(Api):
     @operation("GET", "/runs/{run_id}", scope="chat", parameters=(WAIT, CHAIN))
     async def one(self, request: Request) -> OneRunShape:
         """One run and its answer; with wait_ms once it has ended, with chain also what continues it."""
-        run, chain = await self._found(request), flag(request, CHAIN.name)
-        wait_ms = number_of(request, WAIT.name, range(LONGEST_WAIT_MS + 1), 0)
+        run, chain = await self._found(request), CHAIN.flag(request)
+        wait_ms = WAIT.number(request, 0)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(until_gone, request.receive, tasks.cancel_scope)
             principal_id = caller_of(request).principal.id
@@ -164,7 +160,7 @@ class RunsApi(Api):
         query = request.query_params
         task_id = query.get(OF_TASK.name)
         task = await self._store.tasks.get(task_id, caller_of(request).reach) if task_id else None
-        state = choice_of(request, STATUS.name, RunState)
+        state = STATUS.text(request)
         return RunFilter(
             principal_id=caller_of(request).listed(request),
             conversation_id=await asked_for(request, self._store),
@@ -172,8 +168,8 @@ class RunsApi(Api):
             root_run_id=query.get(OF_CHAIN.name),
             state=RunState(state) if state else None,
             code=query.get(CODE.name),
-            since=instant_of(request, SINCE.name, UTC),
-            until=instant_of(request, UNTIL.name, UTC),
+            since=SINCE.instant(request, UTC),
+            until=UNTIL.instant(request, UTC),
         )
 
 

@@ -10,20 +10,10 @@ from pydantic import ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
-from host.http.bodies import (
-    NOT_BLANK,
-    WHOLE,
-    Body,
-    Identifier,
-    OutputSchema,
-    Text,
-    choice_of,
-    idempotency,
-    page_of,
-)
+from host.http.bodies import NOT_BLANK, WHOLE, Body, Identifier, OutputSchema, Text, idempotency
 from host.http.callers import Caller, caller_of
 from host.http.conversations import asked_for, say_whose
-from host.http.routing import KEY, OF_CONVERSATION, OF_PRINCIPAL, PAGE, Api, Parameter, operation
+from host.http.routing import KEY, OF_CONVERSATION, OF_PRINCIPAL, PAGE, Api, Parameter, operation, page_of
 from host.http.runs import accepted
 from host.runs.answers import BegunShape, ExecutedShape
 from host.runs.task_runs import TaskRunner
@@ -55,7 +45,7 @@ FIELDS: Final[Mapping[str, dict[str, Any]]] = {
     "deliver": {"type": "string", "enum": ["answer", "none"]},
     "ends_at": {"type": "string", "format": "time-to-come"},
     "max_runs": {"type": "integer", "minimum": 1, "maximum": 1_000_000},
-    "status": {"type": "string", "enum": [status.value for status in TaskStatus]},
+    "status": {"type": "string", "enum": [*TaskStatus]},
 }
 """What ``shared.tasks`` takes, for the contract."""
 SCHEDULES: Final = {
@@ -78,7 +68,7 @@ def _described(nullable: Sequence[str], **more: Any) -> ConfigDict:
 OF_STATUS: Final = Parameter(
     "status",
     "Only tasks in this status",
-    {"type": "string", "enum": [status.value for status in TaskStatus]},
+    tuple(TaskStatus),
 )
 
 
@@ -207,7 +197,7 @@ class TasksApi(Api):
         """List tasks in the order they were made."""
         page = await self._tasks.list(
             Reach(await asked_for(request, self._store), caller_of(request).listed(request)),
-            status=choice_of(request, OF_STATUS.name, TaskStatus),
+            status=OF_STATUS.text(request),
             **page_of(request),
         )
         shown = list(map(task_view, page.items))

@@ -7,10 +7,9 @@ from typing import Final, NotRequired
 
 from starlette.requests import Request
 
-from host.http.bodies import page_of
 from host.http.callers import caller_of
 from host.http.conversations import asked_for, say_whose
-from host.http.routing import OF_CONVERSATION, OF_PRINCIPAL, PAGE, Api, Parameter, operation
+from host.http.routing import OF_CONVERSATION, OF_PRINCIPAL, PAGE, Api, Parameter, operation, page_of
 from host.runs.answers import UsageShape
 from shared.errors import InvalidInput
 from shared.shapes import PageShape, view
@@ -21,7 +20,7 @@ MICRO: Final = 1_000_000
 BY: Final = Parameter(
     "by",
     "All conversations together, if not given",
-    {"type": "string", "enum": ["day", "conversation"]},
+    ("day", "conversation"),
 )
 
 

@@ -9,9 +9,9 @@ from pydantic import Field
 from starlette.requests import Request
 
 from host.http.auth import already_made, id_for
-from host.http.bodies import WHOLE, Body, Text, choice_of, idempotency, page_of
+from host.http.bodies import WHOLE, Body, Text, idempotency
 from host.http.callers import caller_of
-from host.http.routing import KEY, OF_PRINCIPAL, PAGE, Api, Parameter, operation
+from host.http.routing import KEY, OF_PRINCIPAL, PAGE, Api, Parameter, operation, page_of
 from host.runs.answers import HookShape
 from host.runs.webhooks import SecretBox, WebhookSender, allowed_hosts, new_secret
 from shared.clock import DAY_MS, iso, now_ms
@@ -128,9 +128,7 @@ class ReleasedShape(Shape):
     released: int
 
 
-OF_STATUS: Final = Parameter(
-    "status", "Only deliveries in this status", {"type": "string", "enum": [*get_args(Status)]}
-)
+OF_STATUS: Final = Parameter("status", "Only deliveries in this status", get_args(Status))
 
 
 class Hooks:
@@ -258,7 +256,7 @@ class WebhooksApi(Api):
     async def deliveries(self, request: Request) -> DeliveriesShape:
         """List its deliveries, newest first."""
         webhook = await self._found(request)
-        status = choice_of(request, OF_STATUS.name, get_args(Status))
+        status = OF_STATUS.text(request)
         page = await self._store.webhooks.deliveries(webhook.id, status, **page_of(request))
         return {"deliveries": list(map(delivery_view, page.items)), "next_cursor": page.next_cursor}
 

@@ -8,7 +8,6 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, SecretStr, field_validator
 
-from shared.clock import checked_zone, machine_zone
 from shared.settings.auth import Auth
 from shared.settings.channels import Channels
 from shared.settings.providers import LOCAL, messages_base, split_model, unaddressed
@@ -29,6 +28,7 @@ from shared.settings.sections import (
     Webhooks,
 )
 from shared.settings.tools import Tools
+from shared.zones import checked_zone, machine_zone
 
 CLAUDE: Literal["claude-sonnet-5-5"] = "claude-sonnet-5-5"
 

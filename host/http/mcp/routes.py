@@ -112,10 +112,7 @@ SLOW: Final = "The tool server did not answer in time; the call may have taken e
 
 
 SESSION: Final = Parameter(
-    "Mcp-Session-Id",
-    "The session, as the answer to initialize named it",
-    {"type": "string"},
-    "header",
+    "Mcp-Session-Id", "The session, as the answer to initialize named it", place="header"
 )
 
 

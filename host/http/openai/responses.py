@@ -11,7 +11,7 @@ import anyio
 from starlette.requests import Request
 from typing_extensions import TypedDict
 
-from host.http.bodies import JSON, flag, forget_body, idempotency
+from host.http.bodies import JSON, forget_body, idempotency
 from host.http.callers import caller_of
 from host.http.openai.answers import NO_RETRY, OpenAiErrorShape
 from host.http.openai.response_items import Response, ResponseShape
@@ -31,7 +31,7 @@ from shared.response_values import StoredResponse
 from shared.store.store import Store
 from shared.values import RunState
 
-STREAM: Final = Parameter("stream", "Its events, live or again", {"type": "boolean"})
+STREAM: Final = Parameter("stream", "Its events, live or again", "flag")
 AFTER: Final = Parameter(
     "starting_after", "Only events after this sequence number", {"type": "integer", "minimum": 0}
 )
@@ -126,7 +126,7 @@ class ResponsesApi(Api):
     async def get(self, request: Request) -> JSON[ResponseShape] | FrameStreamResponse:
         """A response as it stands; with stream its events."""
         stored = await self._stored(request)
-        if flag(request, STREAM.name):
+        if STREAM.flag(request):
             after = _after(request.query_params.get(AFTER.name, ""))
             events = await self._runs.event_batches(stored.conversation_id, stored.run_id, after=0)
             return FrameStreamResponse(self._reader.begun(stored).frames(events, after + 1))
