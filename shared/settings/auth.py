@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from shared.principals import SCOPES
 from shared.settings.section import Section
-from shared.settings.sections import Limit
+from shared.settings.sections import PrincipalBudgets
 
 WITHOUT_LIMIT: Final = (
     "needs a limit in `defaults.budgets` with `create`: anybody with an account could spend without limit"
@@ -24,14 +24,6 @@ def known_scopes(scopes: Iterable[str]) -> tuple[str, ...]:
         if scope not in SCOPES:
             raise ValueError(f"there is no scope {scope[:100]!r}; there are: {', '.join(SCOPES)}")
     return tuple(scope for scope in SCOPES if scope in given)
-
-
-class PrincipalBudgets(Section):
-    """What a principal may spend: in a run, in a conversation, on a day with all it does."""
-
-    run: Limit = Field(default_factory=Limit)
-    conversation: Limit = Field(default_factory=Limit)
-    day: Limit = Field(default_factory=Limit)
 
 
 class PrincipalRates(Section):
@@ -51,12 +43,6 @@ class JwtDefaults(Section):
     workspace_mb: int | None = Field(default=None, ge=1, description="MiB that its files may take")
 
     _scopes = field_validator("scopes")(known_scopes)
-
-    @property
-    def limited(self) -> bool:
-        """Whether there is any bound to what it may spend."""
-        limits = (self.budgets.run, self.budgets.conversation, self.budgets.day)
-        return any(bound is not None for limit in limits for bound in (limit.tokens, limit.dollars))
 
 
 class Jwt(Section):
@@ -85,7 +71,7 @@ class Jwt(Section):
             )
         if (self.jwks_file is None) == (self.jwks_url is None):
             raise ValueError("needs `jwks_file` or `jwks_url`, one of them")
-        if self.create and not self.defaults.limited:
+        if self.create and not self.defaults.budgets.limited:
             raise ValueError(WITHOUT_LIMIT)
         return self
 

@@ -172,12 +172,23 @@ class Price(Section):
     cache_write: Dollars = Field(default=0.0, description="Input written to the cache")
 
 
-class Budgets(Section):
-    """Spending limits: a run that would pass one pauses and asks."""
+class PrincipalBudgets(Section):
+    """What a principal may spend: in a run, in a conversation, on a day with all it does."""
 
     run: Limit = Field(default_factory=Limit)
     conversation: Limit = Field(default_factory=Limit)
     day: Limit = Field(default_factory=Limit)
+
+    @property
+    def limited(self) -> bool:
+        """Whether there is any limit."""
+        limits = (self.run, self.conversation, self.day)
+        return any(bound is not None for limit in limits for bound in (limit.tokens, limit.dollars))
+
+
+class Budgets(PrincipalBudgets):
+    """Spending limits: a run that would pass one pauses and asks."""
+
     prices: dict[str, Price] = Field(
         default_factory=dict, description="Per model id: `{input, output, cache_read, cache_write}`"
     )
@@ -191,15 +202,6 @@ class Budgets(Section):
         """Return which limits are in dollars."""
         limits = {"run": self.run, "conversation": self.conversation, "day": self.day}
         return [name for name, limit in limits.items() if limit.dollars is not None]
-
-    @property
-    def limited(self) -> bool:
-        """Whether there is any limit."""
-        return any(
-            bound is not None
-            for limit in (self.run, self.conversation, self.day)
-            for bound in (limit.tokens, limit.dollars)
-        )
 
 
 class RateLimits(Section):
