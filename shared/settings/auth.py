@@ -9,7 +9,7 @@ from typing import Final, Self
 from pydantic import Field, field_validator, model_validator
 
 from shared.principals import SCOPES
-from shared.settings.section import Section
+from shared.settings.section import Section, setting
 from shared.settings.sections import PrincipalBudgets
 
 WITHOUT_LIMIT: Final = (
@@ -29,18 +29,18 @@ def known_scopes(scopes: Iterable[str]) -> tuple[str, ...]:
 class PrincipalRates(Section):
     """How often a principal may ask; 0 switches a limit off."""
 
-    requests_per_minute: int | None = Field(default=None, ge=0, description="Requests in a minute")
-    messages_per_minute: int | None = Field(default=None, ge=0, description="Messages in a minute")
+    requests_per_minute: int | None = setting("Requests in a minute", None, ge=0)
+    messages_per_minute: int | None = setting("Messages in a minute", None, ge=0)
 
 
 class JwtDefaults(Section):
     """What a principal may do that its first token makes."""
 
-    scopes: tuple[str, ...] = Field(default=SCOPES, description="What its tokens may be for")
+    scopes: tuple[str, ...] = setting("What its tokens may be for", SCOPES)
     budgets: PrincipalBudgets = Field(default_factory=PrincipalBudgets)
     rate_limits: PrincipalRates = Field(default_factory=PrincipalRates)
-    models: tuple[str, ...] | None = Field(default=None, description="Models it may ask for; null: all")
-    workspace_mb: int | None = Field(default=None, ge=1, description="MiB that its files may take")
+    models: tuple[str, ...] | None = setting("Models it may ask for; null: all", None)
+    workspace_mb: int | None = setting("MiB that its files may take", None, ge=1)
 
     _scopes = field_validator("scopes")(known_scopes)
 
@@ -48,17 +48,13 @@ class JwtDefaults(Section):
 class Jwt(Section):
     """Signed tokens (RFC 7519) beside those of the store; off without an issuer."""
 
-    issuer: str | None = Field(default=None, min_length=1, description="Whose tokens: their claim `iss`")
-    audience: str | None = Field(default=None, min_length=1, description="For whom: their claim `aud`")
-    jwks_file: Path | None = Field(default=None, description="The issuer's keys (RFC 7517) as a file")
-    jwks_url: str | None = Field(
-        default=None, pattern=r"^https?://", description="The address where the issuer has its keys"
-    )
-    principal_claim: str = Field(
-        default="sub", min_length=1, description="The claim that names the principal, its `subject`"
-    )
-    scopes_claim: str = Field(default="scope", min_length=1, description="The claim with the scopes")
-    create: bool = Field(default=False, description="Make a principal at its first valid token")
+    issuer: str | None = setting("Whose tokens: their claim `iss`", None, min_length=1)
+    audience: str | None = setting("For whom: their claim `aud`", None, min_length=1)
+    jwks_file: Path | None = setting("The issuer's keys (RFC 7517) as a file", None)
+    jwks_url: str | None = setting("The address where the issuer has its keys", None, pattern=r"^https?://")
+    principal_claim: str = setting("The claim that names the principal, its `subject`", "sub", min_length=1)
+    scopes_claim: str = setting("The claim with the scopes", "scope", min_length=1)
+    create: bool = setting("Make a principal at its first valid token", False)
     defaults: JwtDefaults = Field(default_factory=JwtDefaults)
 
     @model_validator(mode="after")

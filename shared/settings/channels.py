@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr, StringConstraints
 
-from shared.settings.section import Section
+from shared.settings.section import Section, setting
 
 Ids = tuple[str | int, ...]
 PrincipalId = Annotated[
@@ -18,65 +18,59 @@ Edits = Literal["agent", "sender"]
 class ChannelRules(Section):
     """What every channel has: whether it is served, and for whom."""
 
-    enabled: bool = Field(default=False, description="Serve this channel")
-    allow_from: Ids = Field(
-        default=(),
-        description='Who may write: `123`, `"@name"`, `"telegram:123"`, `"123|name"`; `["*"]` is everyone',
+    enabled: bool = setting("Serve this channel", False)
+    allow_from: Ids = setting(
+        'Who may write: `123`, `"@name"`, `"telegram:123"`, `"123|name"`; `["*"]` is everyone', ()
     )
-    owners: Ids = Field(
-        default=(),
-        description="Who may use the main conversation, by `/main` in a private chat, and whose private "
+    owners: Ids = setting(
+        "Who may use the main conversation, by `/main` in a private chat, and whose private "
         "chats may change what agents obey: persona, memory, skills",
+        (),
     )
-    approvers: Ids | None = Field(
-        default=None,
-        description="Who may allow and deny calls that wait, in the chat of their conversation; those of "
+    approvers: Ids | None = setting(
+        "Who may allow and deny calls that wait, in the chat of their conversation; those of "
         "`owners` if it is not set, and nobody if it is empty",
+        None,
     )
-    trusted: bool = Field(
-        default=False, description="All chats of this channel may change persona, memory and skills"
-    )
-    principals: dict[str, PrincipalId] = Field(
-        default_factory=dict,
-        description="Whose a chat's conversations are: `prin-...` by the id of the chat, or of the sender in "
+    trusted: bool = setting("All chats of this channel may change persona, memory and skills", False)
+    principals: dict[str, PrincipalId] = setting(
+        "Whose a chat's conversations are: `prin-...` by the id of the chat, or of the sender in "
         "private chats; all others are the operator's",
+        default_factory=dict,
     )
-    messages_per_minute: int = Field(
-        default=30, ge=0, description="Messages of one sender in a minute; more are dropped and said so"
+    messages_per_minute: int = setting(
+        "Messages of one sender in a minute; more are dropped and said so", 30, ge=0
     )
-    edited_messages: Edits = Field(
-        default="agent",
-        description="Who is told of an edit: the `agent`, or the `sender` (that nobody reads it)",
+    edited_messages: Edits = setting(
+        "Who is told of an edit: the `agent`, or the `sender` (that nobody reads it)", "agent"
     )
 
 
 class Telegram(ChannelRules):
     """A Telegram bot."""
 
-    token: SecretStr | None = Field(default=None, description="The bot's token; it belongs in .security.yml")
-    api_base: str = Field(
-        default="https://api.telegram.org", pattern=r"^https?://", description="Address of the Bot API"
-    )
-    webhook_url: str | None = Field(
-        default=None,
+    token: SecretStr | None = setting("The bot's token; it belongs in .security.yml", None)
+    api_base: str = setting("Address of the Bot API", "https://api.telegram.org", pattern=r"^https?://")
+    webhook_url: str | None = setting(
+        "This host's public address; Telegram then calls it instead of being asked",
+        None,
         pattern=r"^https?://",
-        description="This host's public address; Telegram then calls it instead of being asked",
     )
-    webhook_secret: SecretStr | None = Field(
-        default=None, description="What Telegram's calls must carry; made from the token when unset"
+    webhook_secret: SecretStr | None = setting(
+        "What Telegram's calls must carry; made from the token when unset", None
     )
-    streaming: bool = Field(default=True, description="Show an answer while it is being written")
-    max_file_mb: int = Field(default=20, ge=0, le=20, description="Largest file that is fetched, megabytes")
+    streaming: bool = setting("Show an answer while it is being written", True)
+    max_file_mb: int = setting("Largest file that is fetched, megabytes", 20, ge=0, le=20)
 
 
 class PluginChannel(ChannelRules):
     """A channel of an installed package, by the name of its entry point."""
 
-    options: dict[str, str | int | float | bool] = Field(
-        default_factory=dict, description="What the channel wants to know"
+    options: dict[str, str | int | float | bool] = setting(
+        "What the channel wants to know", default_factory=dict
     )
-    secrets: dict[str, SecretStr] = Field(
-        default_factory=dict, description="The same for secrets; they belong in .security.yml"
+    secrets: dict[str, SecretStr] = setting(
+        "The same for secrets; they belong in .security.yml", default_factory=dict
     )
 
 
@@ -84,8 +78,8 @@ class Channels(Section):
     """Channels by name."""
 
     telegram: Telegram = Field(default_factory=Telegram)
-    plugins: dict[str, PluginChannel] = Field(
-        default_factory=dict, description="Channels of installed packages, by name"
+    plugins: dict[str, PluginChannel] = setting(
+        "Channels of installed packages, by name", default_factory=dict
     )
 
     def without_owners(self) -> list[str]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic_core import PydanticUndefined
 
 
 class SettingsError(Exception):
@@ -37,3 +39,8 @@ class Env:
     under_home: str | None = None
     empty_counts: bool = False
     or_name: str | None = None
+
+
+def setting(meaning: str, default: Any = PydanticUndefined, **bounds: Any) -> Any:
+    """Declare a field: what it means, its default (without one it has to be given), its bounds."""
+    return Field(default, description=meaning, **bounds)

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field, SecretStr, field_validator
 
 from shared.settings.providers import messages_base
-from shared.settings.section import Env, Section
+from shared.settings.section import Env, Section, setting
 
 Dollars = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
@@ -17,70 +17,58 @@ Dollars = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 class AgentDefaults(Section):
     """What an agent may reach and how long it may go on, unless something narrower is said."""
 
-    workspace: Annotated[Path, Env("MEMORY_DIR", under_home="workspace")] = Field(
-        description="Directory the agent works in"
+    workspace: Annotated[Path, Env("MEMORY_DIR", under_home="workspace")] = setting(
+        "Directory the agent works in"
     )
-    restrict_to_workspace: bool = Field(
-        default=True, description="Keep file tools and commands inside the workspace and the allowed paths"
+    restrict_to_workspace: bool = setting(
+        "Keep file tools and commands inside the workspace and the allowed paths", True
     )
-    allow_read_outside_workspace: bool = Field(
-        default=False,
-        description="Let file tools and commands read beyond the workspace, never what the host hides",
+    allow_read_outside_workspace: bool = setting(
+        "Let file tools and commands read beyond the workspace, never what the host hides", False
     )
-    workspace_scope: Literal["principal", "conversation", "shared"] = Field(
-        default="principal",
-        description="One workspace for each principal, or a directory for each conversation besides the main "
+    workspace_scope: Literal["principal", "conversation", "shared"] = setting(
+        "One workspace for each principal, or a directory for each conversation besides the main "
         "one; `shared` is read as `principal`",
+        "principal",
     )
-    model_name: str | None = Field(
-        default=None,
-        min_length=1,
-        description="Entry of `model_list` that answers when nothing else is asked for",
+    model_name: str | None = setting(
+        "Entry of `model_list` that answers when nothing else is asked for", None, min_length=1
     )
-    max_tokens: int = Field(default=8192, ge=1, description="Most tokens of one reply")
-    max_tool_iterations: int = Field(default=50, ge=1, description="Most model calls of one run")
-    thinking: bool = Field(
-        default=False, description="Let the model think before it answers, unless a request says"
+    max_tokens: int = setting("Most tokens of one reply", 8192, ge=1)
+    max_tool_iterations: int = setting("Most model calls of one run", 50, ge=1)
+    thinking: bool = setting("Let the model think before it answers, unless a request says", False)
+    max_thinking_tokens: int = setting("Most tokens of thinking in one reply", 4096, ge=1024)
+    stream_timeout_seconds: int = setting(
+        "Silence after which a model's answer that has begun is given up and asked for again", 90, ge=1
     )
-    max_thinking_tokens: int = Field(
-        default=4096, ge=1024, description="Most tokens of thinking in one reply"
-    )
-    stream_timeout_seconds: int = Field(
-        default=90,
-        ge=1,
-        description="Silence after which a model's answer that has begun is given up and asked for again",
-    )
-    thinking_type: Literal["auto", "adaptive", "enabled"] = Field(
-        default="auto",
-        description="How a model is asked to think: as it sees fit, with a budget, or by what it takes",
+    thinking_type: Literal["auto", "adaptive", "enabled"] = setting(
+        "How a model is asked to think: as it sees fit, with a budget, or by what it takes", "auto"
     )
 
 
 class Principals(Section):
     """Where principals other than the operator work, and how far they must be apart."""
 
-    directory: Annotated[Path | None, Env("PRINCIPALS_DIR")] = Field(
-        default=None, description="Their directories; `principals` beside the workspace if left out"
+    directory: Annotated[Path | None, Env("PRINCIPALS_DIR")] = setting(
+        "Their directories; `principals` beside the workspace if left out", None
     )
-    isolation: Literal["uid", "weak"] = Field(
-        default="uid",
-        description="`uid`: principals can be made where the sandbox reaches level 3, or level 2 with a uid "
+    isolation: Literal["uid", "weak"] = setting(
+        "`uid`: principals can be made where the sandbox reaches level 3, or level 2 with a uid "
         "for each; `weak` takes level 2 without",
+        "uid",
     )
 
 
 class Permission(Section):
     """A rule about calls of tools: the first one of a list that fits counts."""
 
-    tool: str = Field(min_length=1, max_length=200, description="Name of the tool; `*` stands for anything")
-    match: str | None = Field(
-        default=None,
+    tool: str = setting("Name of the tool; `*` stands for anything", min_length=1, max_length=200)
+    match: str | None = setting(
+        "What the call does: a command, path, address or text, where `*` stands for anything",
+        None,
         max_length=1000,
-        description="What the call does: a command, path, address or text, where `*` stands for anything",
     )
-    do: Literal["allow", "ask", "deny"] = Field(
-        description="`ask`: it waits for a person; `deny`: it is not made"
-    )
+    do: Literal["allow", "ask", "deny"] = setting("`ask`: it waits for a person; `deny`: it is not made")
 
 
 class Agents(Section):
@@ -92,14 +80,10 @@ class Agents(Section):
 class ModelEntry(Section):
     """A model that runs may ask for by ``model_name``; entries of one name are used in turn."""
 
-    model_name: str = Field(min_length=1, description="Name by which runs ask for it")
-    model: str = Field(min_length=1, description="The model's id at its API")
-    api_base: str | None = Field(
-        default=None, pattern=r"^https?://", description="Address of the Messages API"
-    )
-    api_keys: tuple[SecretStr, ...] = Field(
-        default=(), description="Keys, used in turn; they belong in .security.yml"
-    )
+    model_name: str = setting("Name by which runs ask for it", min_length=1)
+    model: str = setting("The model's id at its API", min_length=1)
+    api_base: str | None = setting("Address of the Messages API", None, pattern=r"^https?://")
+    api_keys: tuple[SecretStr, ...] = setting("Keys, used in turn; they belong in .security.yml", ())
 
     _base = field_validator("api_base")(messages_base)
 
@@ -107,69 +91,64 @@ class ModelEntry(Section):
 class Heartbeat(Section):
     """The main agent's regular look at its HEARTBEAT.md."""
 
-    enabled: bool = Field(default=False, description="Wake the main agent regularly")
-    interval: int = Field(default=30, ge=1, description="Minutes between two heartbeats")
+    enabled: bool = setting("Wake the main agent regularly", False)
+    interval: int = setting("Minutes between two heartbeats", 30, ge=1)
 
 
 class Files(Section):
     """Files that programs bring and fetch over HTTP."""
 
-    max_mb: int = Field(default=1024, ge=1, le=1 << 20, description="Largest file that can be sent, MiB")
-    picture_hosts: tuple[str, ...] = Field(
-        default=(),
-        description="Hosts that `/v1` fetches pictures from (`image_url`); `*`: any public one by `https`; "
+    max_mb: int = setting("Largest file that can be sent, MiB", 1024, ge=1, le=1 << 20)
+    picture_hosts: tuple[str, ...] = setting(
+        "Hosts that `/v1` fetches pictures from (`image_url`); `*`: any public one by `https`; "
         "one that is named may be loopback, private or `http`",
+        (),
     )
 
 
 class Webhooks(Section):
     """Receivers that are told how runs end."""
 
-    allowed_hosts: tuple[str, ...] = Field(
-        default=(), description="Names that receivers may have although they are loopback, private or `http`"
+    allowed_hosts: tuple[str, ...] = setting(
+        "Names that receivers may have although they are loopback, private or `http`", ()
     )
 
 
 class McpDoor(Section):
     """Other agents at /mcp."""
 
-    approvals: bool = Field(
-        default=False,
-        description="People may allow calls through clients with API_TOKEN, as through those with `approve`",
+    approvals: bool = setting(
+        "People may allow calls through clients with API_TOKEN, as through those with `approve`", False
     )
 
 
 class History(Section):
     """Long conversations: what doesn't fit into the model's window is summed up."""
 
-    window: int = Field(
-        default=200_000, ge=2_000, description="Tokens that fit into a model's window, its answer included"
+    window: int = setting("Tokens that fit into a model's window, its answer included", 200_000, ge=2_000)
+    windows: dict[str, Annotated[int, Field(ge=2_000)]] = setting(
+        "The same for single models, by model id", default_factory=dict
     )
-    windows: dict[str, Annotated[int, Field(ge=2_000)]] = Field(
-        default_factory=dict, description="The same for single models, by model id"
+    compact_at: float = setting(
+        "Part of the window from which on older turns are summed up", 0.8, ge=0.1, le=1
     )
-    compact_at: float = Field(
-        default=0.8, ge=0.1, le=1, description="Part of the window from which on older turns are summed up"
-    )
-    archive: bool = Field(
-        default=True, description="Write turns that were summed up to `conversations/` in the workspace"
-    )
+    archive: bool = setting("Write turns that were summed up to `conversations/` in the workspace", True)
 
 
 class Limit(Section):
     """How much may be spent; nothing set means no limit."""
 
-    tokens: int | None = Field(default=None, ge=1, description="Most tokens, input and output together")
-    dollars: Dollars | None = Field(default=None, description="Most US dollars, by `budgets.prices`")
+    tokens: int | None = setting("Most tokens, input and output together", None, ge=1)
+    dollars: Dollars | None = setting("Most US dollars, by `budgets.prices`", None)
 
 
 class Price(Section):
     """US dollars per million tokens of one model."""
 
-    input: Dollars = Field(description="Fresh input")
-    output: Dollars = Field(description="Output, thinking included")
-    cache_read: Dollars = Field(default=0.0, description="Input read from the cache")
-    cache_write: Dollars = Field(default=0.0, description="Input written to the cache")
+    input: Dollars = setting("Fresh input")
+    output: Dollars = setting("Output, thinking included")
+    cache_read: Dollars = setting("Input read from the cache", 0.0)
+    cache_write: Dollars = setting("Input written to the cache", 0.0)
 
 
 class PrincipalBudgets(Section):
@@ -189,8 +168,8 @@ class PrincipalBudgets(Section):
 class Budgets(PrincipalBudgets):
     """Spending limits: a run that would pass one pauses and asks."""
 
-    prices: dict[str, Price] = Field(
-        default_factory=dict, description="Per model id: `{input, output, cache_read, cache_write}`"
+    prices: dict[str, Price] = setting(
+        "Per model id: `{input, output, cache_read, cache_write}`", default_factory=dict
     )
 
     def price_of(self, model: str) -> Price | None:
@@ -207,11 +186,9 @@ class Budgets(PrincipalBudgets):
 class RateLimits(Section):
     """How often callers may ask; 0 switches a limit off."""
 
-    requests_per_minute: int = Field(
-        default=0, ge=0, description="Requests of one API token, or of one principal, in a minute"
-    )
-    messages_per_minute: int = Field(default=0, ge=0, description="Messages of one sender in a minute")
-    failed_auth_per_minute: int = Field(default=20, ge=0, description="Failed authentications of one address")
+    requests_per_minute: int = setting("Requests of one API token, or of one principal, in a minute", 0, ge=0)
+    messages_per_minute: int = setting("Messages of one sender in a minute", 0, ge=0)
+    failed_auth_per_minute: int = setting("Failed authentications of one address", 20, ge=0)
 
 
 V4_IN_V6 = 96
@@ -256,19 +233,13 @@ def _checked(item: str) -> str:
 class Gateway(Section):
     """Where the host listens, and who may stand between it and its callers."""
 
-    host: Annotated[str, Env("HOST")] = Field(
-        default="127.0.0.1", min_length=1, description="Address to listen on"
+    host: Annotated[str, Env("HOST")] = setting("Address to listen on", "127.0.0.1", min_length=1)
+    port: Annotated[int, Env("PORT")] = setting("Port; 0 takes a free one", 9000, ge=0, le=65535)
+    trusted_proxies: Annotated[tuple[str, ...], Env("TRUSTED_PROXIES")] = setting(
+        "Addresses and networks of the proxies in front, whose X-Forwarded-For is believed", ()
     )
-    port: Annotated[int, Env("PORT")] = Field(
-        default=9000, ge=0, le=65535, description="Port; 0 takes a free one"
-    )
-    trusted_proxies: Annotated[tuple[str, ...], Env("TRUSTED_PROXIES")] = Field(
-        default=(),
-        description="Addresses and networks of the proxies in front, whose X-Forwarded-For is believed",
-    )
-    allowed_hosts: tuple[str, ...] = Field(
-        default=(),
-        description="Names under which /mcp may be called, besides localhost and IP addresses; `*` is any",
+    allowed_hosts: tuple[str, ...] = setting(
+        "Names under which /mcp may be called, besides localhost and IP addresses; `*` is any", ()
     )
 
     _proxies = field_validator("trusted_proxies")(checked_proxies)
@@ -277,21 +248,17 @@ class Gateway(Section):
 class TelemetrySettings(Section):
     """OpenTelemetry: where traces and metrics go; nothing is sent without an endpoint."""
 
-    endpoint: Annotated[str | None, Env("OTEL_EXPORTER_OTLP_ENDPOINT")] = Field(
-        default=None, pattern=r"^https?://", description="Base address of an OTLP collector (HTTP)"
+    endpoint: Annotated[str | None, Env("OTEL_EXPORTER_OTLP_ENDPOINT")] = setting(
+        "Base address of an OTLP collector (HTTP)", None, pattern=r"^https?://"
     )
-    headers: Annotated[SecretStr | None, Env("OTEL_EXPORTER_OTLP_HEADERS")] = Field(
-        default=None, description="Headers for it: `name=value,name=value`"
+    headers: Annotated[SecretStr | None, Env("OTEL_EXPORTER_OTLP_HEADERS")] = setting(
+        "Headers for it: `name=value,name=value`", None
     )
-    service_name: Annotated[str, Env("OTEL_SERVICE_NAME")] = Field(
-        default="picoclaw", min_length=1, description="Name that it shows there"
+    service_name: Annotated[str, Env("OTEL_SERVICE_NAME")] = setting(
+        "Name that it shows there", "picoclaw", min_length=1
     )
-    sample: float = Field(
-        default=1.0, ge=0, le=1, description="Part of the traces that is kept, unless the caller decided"
-    )
-    capture_content: bool = Field(
-        default=False, description="Send what people, model and tools say too, redacted"
-    )
+    sample: float = setting("Part of the traces that is kept, unless the caller decided", 1.0, ge=0, le=1)
+    capture_content: bool = setting("Send what people, model and tools say too, redacted", False)
 
     def header_values(self) -> dict[str, str]:
         """Return the headers by name."""

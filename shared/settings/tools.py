@@ -17,7 +17,7 @@ from pydantic import (
 )
 
 from shared import jsons
-from shared.settings.section import Section
+from shared.settings.section import Section, setting
 
 Domain = Annotated[str, Field(pattern=r"^[A-Za-z0-9*]([A-Za-z0-9.*-]*[A-Za-z0-9])?(/\S*)?$")]
 """A domain without a scheme, with a path if wanted."""
@@ -26,21 +26,19 @@ Domain = Annotated[str, Field(pattern=r"^[A-Za-z0-9*]([A-Za-z0-9.*-]*[A-Za-z0-9]
 class ExecTool(Section):
     """The exec tool."""
 
-    enabled: bool = Field(default=True, description="Offer the exec tool at all")
-    timeout_seconds: int = Field(
-        default=60, ge=1, description="How long a command may take when it doesn't say"
-    )
-    allow_network: bool = Field(default=False, description="Open TCP and UDP to commands")
-    guard: Literal["dangerous", "strict"] = Field(
-        default="dangerous",
-        description="What the guard refuses: what is certainly destructive, or every line of a list "
+    enabled: bool = setting("Offer the exec tool at all", True)
+    timeout_seconds: int = setting("How long a command may take when it doesn't say", 60, ge=1)
+    allow_network: bool = setting("Open TCP and UDP to commands", False)
+    guard: Literal["dangerous", "strict"] = setting(
+        "What the guard refuses: what is certainly destructive, or every line of a list "
         "(docs/sandbox.md), such as `rm -rf build`",
+        "dangerous",
     )
-    custom_deny_patterns: tuple[str, ...] = Field(
-        default=(), description="Regular expressions; a parsed command that matches one is refused"
+    custom_deny_patterns: tuple[str, ...] = setting(
+        "Regular expressions; a parsed command that matches one is refused", ()
     )
-    custom_allow_patterns: tuple[str, ...] = Field(
-        default=(), description="Regular expressions; a parsed command that matches one passes the guard"
+    custom_allow_patterns: tuple[str, ...] = setting(
+        "Regular expressions; a parsed command that matches one passes the guard", ()
     )
 
 
@@ -83,34 +81,23 @@ Word = Annotated[str, AfterValidator(_without_nul)]
 class McpServer(Section):
     """An MCP server, as the settings, managed-mcp.json and requests name it."""
 
-    enabled: bool = Field(default=True, description="Connect to it")
-    type: Literal["http", "sse", "stdio"] = Field(
-        default="http", description="How it is reached; `stdio` where there is a command and no type"
+    enabled: bool = setting("Connect to it", True)
+    type: Literal["http", "sse", "stdio"] = setting(
+        "How it is reached; `stdio` where there is a command and no type", "http"
     )
-    url: Annotated[str, AfterValidator(_address)] | None = Field(
-        default=None, description="Its address (http, sse)"
+    url: Annotated[str, AfterValidator(_address)] | None = setting("Its address (http, sse)", None)
+    headers: dict[str, SecretStr] = setting("Headers sent to it (http, sse)", default_factory=dict)
+    command: Word | None = setting("The program that is the server (stdio)", None, min_length=1)
+    args: tuple[Word, ...] = setting("Its arguments (stdio)", ())
+    env: dict[str, SecretStr] = setting("Its environment, added to a command's (stdio)", default_factory=dict)
+    allowed_tools: tuple[Word, ...] | None = setting("Only these of its tools; all when unset", None)
+    timeout_ms: Annotated[int, BeforeValidator(jsons.whole)] = setting(
+        "How long one of its calls, and when set its start, may take", 30_000, ge=1, le=LONGEST_TIMEOUT_MS
     )
-    headers: dict[str, SecretStr] = Field(default_factory=dict, description="Headers sent to it (http, sse)")
-    command: Word | None = Field(
-        default=None, min_length=1, description="The program that is the server (stdio)"
+    client_id: str | None = setting(
+        "The client registered with its authorization server beforehand (http, sse)", None
     )
-    args: tuple[Word, ...] = Field(default=(), description="Its arguments (stdio)")
-    env: dict[str, SecretStr] = Field(
-        default_factory=dict, description="Its environment, added to a command's (stdio)"
-    )
-    allowed_tools: tuple[Word, ...] | None = Field(
-        default=None, description="Only these of its tools; all when unset"
-    )
-    timeout_ms: Annotated[int, BeforeValidator(jsons.whole)] = Field(
-        default=30_000,
-        ge=1,
-        le=LONGEST_TIMEOUT_MS,
-        description="How long one of its calls, and when set its start, may take",
-    )
-    client_id: str | None = Field(
-        default=None, description="The client registered with its authorization server beforehand (http, sse)"
-    )
-    client_secret: SecretStr | None = Field(default=None, description="That client's secret")
+    client_secret: SecretStr | None = setting("That client's secret", None)
 
     @field_validator("headers")
     @classmethod
@@ -139,31 +126,27 @@ class McpServer(Section):
 class McpTools(Section):
     """MCP servers and how far they may reach."""
 
-    servers: dict[str, McpServer] = Field(
-        default_factory=dict,
-        description="By name: `{type, url, headers}` or `{type: stdio, command, args, env}`",
+    servers: dict[str, McpServer] = setting(
+        "By name: `{type, url, headers}` or `{type: stdio, command, args, env}`", default_factory=dict
     )
-    client_metadata_url: str | None = Field(
-        default=None,
-        description="Where this host's OAuth client is described, for servers that take such an address",
+    client_metadata_url: str | None = setting(
+        "Where this host's OAuth client is described, for servers that take such an address", None
     )
-    allowed_hosts: tuple[str, ...] = Field(
-        default=(), description="Hosts that requests' servers may have although they are loopback or private"
+    allowed_hosts: tuple[str, ...] = setting(
+        "Hosts that requests' servers may have although they are loopback or private", ()
     )
 
 
 class WebTools(Section):
     """Tools of the Anthropic API that look into the web; the API runs them, not this host."""
 
-    search: bool = Field(default=False, description="Let the model search the web (web_search)")
-    fetch: bool = Field(default=False, description="Let the model read pages of the web (web_fetch)")
-    max_uses: int = Field(default=5, ge=1, description="Most uses of each in one model call")
-    allowed_domains: tuple[Domain, ...] = Field(
-        default=(), description="Only these domains, such as `example.com` or `example.com/docs`"
+    search: bool = setting("Let the model search the web (web_search)", False)
+    fetch: bool = setting("Let the model read pages of the web (web_fetch)", False)
+    max_uses: int = setting("Most uses of each in one model call", 5, ge=1)
+    allowed_domains: tuple[Domain, ...] = setting(
+        "Only these domains, such as `example.com` or `example.com/docs`", ()
     )
-    blocked_domains: tuple[Domain, ...] = Field(
-        default=(), description="Never these domains; not beside allowed_domains"
-    )
+    blocked_domains: tuple[Domain, ...] = setting("Never these domains; not beside allowed_domains", ())
 
     @model_validator(mode="after")
     def _one_list(self) -> Self:
@@ -175,15 +158,15 @@ class WebTools(Section):
 class Tools(Section):
     """What the agent's tools may do."""
 
-    allow_read_paths: tuple[str, ...] = Field(
-        default=(), description="Directories or globs outside the workspace that may be read"
+    allow_read_paths: tuple[str, ...] = setting(
+        "Directories or globs outside the workspace that may be read", ()
     )
-    allow_write_paths: tuple[str, ...] = Field(
-        default=(), description="Directories or globs outside the workspace that may be read and written"
+    allow_write_paths: tuple[str, ...] = setting(
+        "Directories or globs outside the workspace that may be read and written", ()
     )
     exec: ExecTool = Field(default_factory=ExecTool)
     mcp: McpTools = Field(default_factory=McpTools)
     web: WebTools = Field(default_factory=WebTools)
-    plugins: dict[str, dict[str, str | int | float | bool]] = Field(
-        default_factory=dict, description="Tools of installed packages: their options, by entry point"
+    plugins: dict[str, dict[str, str | int | float | bool]] = setting(
+        "Tools of installed packages: their options, by entry point", default_factory=dict
     )

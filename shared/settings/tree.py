@@ -11,7 +11,7 @@ from pydantic import Field, SecretStr, field_validator
 from shared.settings.auth import Auth
 from shared.settings.channels import Channels
 from shared.settings.providers import LOCAL, messages_base, split_model, unaddressed
-from shared.settings.section import Env, Section
+from shared.settings.section import Env, Section, setting
 from shared.settings.sections import (
     Agents,
     Budgets,
@@ -43,21 +43,19 @@ LEVELS: Final[Mapping[Any, str]] = {
 class ModelAccess(Section):
     """The model that answers when ``model_list`` names none, and the credential for it."""
 
-    api_key: Annotated[SecretStr | None, Env("ANTHROPIC_API_KEY")] = Field(
-        default=None, description="API key"
+    api_key: Annotated[SecretStr | None, Env("ANTHROPIC_API_KEY")] = setting("API key", None)
+    auth_token: Annotated[SecretStr | None, Env("ANTHROPIC_AUTH_TOKEN")] = setting(
+        "Bearer token, instead of a key", None
     )
-    auth_token: Annotated[SecretStr | None, Env("ANTHROPIC_AUTH_TOKEN")] = Field(
-        default=None, description="Bearer token, instead of a key"
+    oauth_token: Annotated[SecretStr | None, Env("CLAUDE_CODE_OAUTH_TOKEN")] = setting(
+        "Subscription token, instead of a key", None
     )
-    oauth_token: Annotated[SecretStr | None, Env("CLAUDE_CODE_OAUTH_TOKEN")] = Field(
-        default=None, description="Subscription token, instead of a key"
+    base_url: Annotated[str | None, Env("ANTHROPIC_BASE_URL")] = setting(
+        "Address of a Messages-compatible server", None, pattern=r"^https?://"
     )
-    base_url: Annotated[str | None, Env("ANTHROPIC_BASE_URL")] = Field(
-        default=None, pattern=r"^https?://", description="Address of a Messages-compatible server"
-    )
-    model: Annotated[str, Env("CLAUDE_MODEL")] = Field(default=CLAUDE, min_length=1, description="Model id")
-    fallback_model: Annotated[str | None, Env("CLAUDE_FALLBACK_MODEL")] = Field(
-        default=None, description="Model id to go on with when the first is overloaded"
+    model: Annotated[str, Env("CLAUDE_MODEL")] = setting("Model id", CLAUDE, min_length=1)
+    fallback_model: Annotated[str | None, Env("CLAUDE_FALLBACK_MODEL")] = setting(
+        "Model id to go on with when the first is overloaded", None
     )
 
     _base = field_validator("base_url")(messages_base)
@@ -71,150 +69,112 @@ class ModelAccess(Section):
 class Settings(Section):
     """Everything the program was told, read once at start and handed down. Made by ``load``."""
 
-    home: Annotated[Path, Env("PICOCLAW_HOME")] = Field(description="Where state and files live by default")
-    config_path: Annotated[Path, Env("PICOCLAW_CONFIG", under_home="config.json")] = Field(
-        description="The config.json; .security.yml lies beside it"
+    home: Annotated[Path, Env("PICOCLAW_HOME")] = setting("Where state and files live by default")
+    config_path: Annotated[Path, Env("PICOCLAW_CONFIG", under_home="config.json")] = setting(
+        "The config.json; .security.yml lies beside it"
     )
 
-    api_token: SecretStr | None = Field(
-        default=None,
-        description="Bearer token of the HTTP API; without it the host does not start",
+    api_token: SecretStr | None = setting(
+        "Bearer token of the HTTP API; without it the host does not start", None
     )
-    allow_no_token_500: bool = Field(
-        default=False, description="Start without API_TOKEN: every route but /health answers 500"
+    allow_no_token_500: bool = setting("Start without API_TOKEN: every route but /health answers 500", False)
+    api_token_previous: SecretStr | None = setting(
+        "The token before, accepted too while it is being rotated", None
     )
-    api_token_previous: SecretStr | None = Field(
-        default=None, description="The token before, accepted too while it is being rotated"
-    )
-    seal_key: SecretStr | None = Field(
-        default=None,
-        description="Encrypts what is kept of sign-ins at MCP servers, and secrets of webhooks; the same on "
+    seal_key: SecretStr | None = setting(
+        "Encrypts what is kept of sign-ins at MCP servers, and secrets of webhooks; the same on "
         "all hosts of a store",
+        None,
     )
     model: ModelAccess = Field(default_factory=ModelAccess)
-    assistant_name: str = Field(default="Pico", min_length=1, description="Its name")
-    system_prompt_override: str | None = Field(
-        default=None, description="Takes the place of the built-in text of the system prompt"
+    assistant_name: str = setting("Its name", "Pico", min_length=1)
+    system_prompt_override: str | None = setting(
+        "Takes the place of the built-in text of the system prompt", None
     )
 
-    max_execution_ms: int = Field(default=300_000, gt=0, description="Longest run, milliseconds")
-    max_concurrent_runs: int = Field(default=64, ge=1, description="Most runs at once")
-    lease_ms: int = Field(
-        default=30_000,
-        ge=1000,
-        description="How long a run or a task's slot stays a host's that gives no sign, milliseconds",
+    max_execution_ms: int = setting("Longest run, milliseconds", 300_000, gt=0)
+    max_concurrent_runs: int = setting("Most runs at once", 64, ge=1)
+    lease_ms: int = setting(
+        "How long a run or a task's slot stays a host's that gives no sign, milliseconds", 30_000, ge=1000
     )
-    queue_ms: int = Field(
-        default=0, ge=0, description="How long a run may wait for a place before it is refused, milliseconds"
+    queue_ms: int = setting("How long a run may wait for a place before it is refused, milliseconds", 0, ge=0)
+    stop_grace_ms: int = setting("What running runs get when the host stops, milliseconds", 25_000, ge=0)
+    session_end_marker: Annotated[str, Env("SESSION_END_MARKER", empty_counts=True)] = setting(
+        "Text by which the agent ends a session; empty switches it off", "[[PICOCLAW_SESSION_END]]"
     )
-    stop_grace_ms: int = Field(
-        default=25_000, ge=0, description="What running runs get when the host stops, milliseconds"
-    )
-    session_end_marker: Annotated[str, Env("SESSION_END_MARKER", empty_counts=True)] = Field(
-        default="[[PICOCLAW_SESSION_END]]",
-        description="Text by which the agent ends a session; empty switches it off",
-    )
-    main_conversation_id: str = Field(
-        default="main",
-        pattern=r"^[A-Za-z0-9._:-]{1,128}$",
-        description="The conversation that may see all others",
+    main_conversation_id: str = setting(
+        "The conversation that may see all others", "main", pattern=r"^[A-Za-z0-9._:-]{1,128}$"
     )
 
-    store_dir: Annotated[Path, Env("STORE_DIR", under_home="store")] = Field(
-        description="The volume that holds what must survive"
+    store_dir: Annotated[Path, Env("STORE_DIR", under_home="store")] = setting(
+        "The volume that holds what must survive"
     )
-    store_id: str | None = Field(
-        default=None,
-        description="The only store that may lie on STORE_DIR; another, or none, stops the start",
+    store_id: str | None = setting(
+        "The only store that may lie on STORE_DIR; another, or none, stops the start", None
     )
-    local_db_path: Annotated[Path, Env("LOCAL_DB_PATH", under_home="run/picoclaw.db")] = Field(
-        description="The database while the host runs; fast local disk"
+    local_db_path: Annotated[Path, Env("LOCAL_DB_PATH", under_home="run/picoclaw.db")] = setting(
+        "The database while the host runs; fast local disk"
     )
-    database_url: SecretStr | None = Field(
-        default=None,
-        description="PostgreSQL for several hosts (`postgresql://…`); without it the embedded database",
+    database_url: SecretStr | None = setting(
+        "PostgreSQL for several hosts (`postgresql://…`); without it the embedded database", None
     )
-    database_tools_url: SecretStr | None = Field(
-        default=None, description="The same with the tool servers' role; without it the host makes that role"
+    database_tools_url: SecretStr | None = setting(
+        "The same with the tool servers' role; without it the host makes that role", None
     )
-    database_pooler: bool = Field(
-        default=False, description="The address is that of a pooler in transaction mode"
+    database_pooler: bool = setting("The address is that of a pooler in transaction mode", False)
+    database_connections: int = setting("Most connections of the host to PostgreSQL", 10, ge=1, le=1000)
+    org_dir: Path | None = setting("The organisation's files", None)
+    skills_dir: Annotated[Path, Env("SKILLS_DIR", under_home="skills")] = setting(
+        "The organisation's skills, beside those of ORG_DIR; above the built-in ones"
     )
-    database_connections: int = Field(
-        default=10, ge=1, le=1000, description="Most connections of the host to PostgreSQL"
+    built_in_skills_dir: Path | None = setting("The skills that come with the program", None)
+    outbound_ttl_days: int = setting("Days that delivered outbound messages are kept", 7, ge=1)
+    approvals_ttl_days: int = setting(
+        "Days that requests for a person's word are kept once they are decided", 90, ge=1
     )
-    org_dir: Path | None = Field(default=None, description="The organisation's files")
-    skills_dir: Annotated[Path, Env("SKILLS_DIR", under_home="skills")] = Field(
-        description="The organisation's skills, beside those of ORG_DIR; above the built-in ones"
+    audit_ttl_days: int = setting("Days that the rows of the audit are kept", 365, ge=1)
+    deliveries_ttl_days: int = setting(
+        "Days that deliveries to webhooks are kept that could not be made", 30, ge=7
     )
-    built_in_skills_dir: Path | None = Field(
-        default=None, description="The skills that come with the program"
+    responses_ttl_days: int = setting(
+        "Days that responses of /v1/responses can be read and continued", 30, ge=1
     )
-    outbound_ttl_days: int = Field(
-        default=7, ge=1, description="Days that delivered outbound messages are kept"
-    )
-    approvals_ttl_days: int = Field(
-        default=90, ge=1, description="Days that requests for a person's word are kept once they are decided"
-    )
-    audit_ttl_days: int = Field(default=365, ge=1, description="Days that the rows of the audit are kept")
-    deliveries_ttl_days: int = Field(
-        default=30, ge=7, description="Days that deliveries to webhooks are kept that could not be made"
-    )
-    responses_ttl_days: int = Field(
-        default=30, ge=1, description="Days that responses of /v1/responses can be read and continued"
-    )
-    task_log_retention: int = Field(default=100, ge=1, description="Run log rows kept for each task")
-    max_tasks_per_conversation: int = Field(
-        default=100, ge=1, description="Most tasks a conversation may have"
-    )
+    task_log_retention: int = setting("Run log rows kept for each task", 100, ge=1)
+    max_tasks_per_conversation: int = setting("Most tasks a conversation may have", 100, ge=1)
 
-    scheduler: Literal["external", "internal"] = Field(
-        default="internal",
-        description="What runs due tasks: the host itself, or nothing but calls of POST /task/check",
+    scheduler: Literal["external", "internal"] = setting(
+        "What runs due tasks: the host itself, or nothing but calls of POST /task/check", "internal"
     )
-    timezone: Annotated[str, Env("TZ", or_name="TIMEZONE")] = Field(
+    timezone: Annotated[str, Env("TZ", or_name="TIMEZONE")] = setting(
+        "Time zone (also `TIMEZONE`) of the agent's clock and of schedules without one",
         default_factory=machine_zone,
-        description="Time zone (also `TIMEZONE`) of the agent's clock and of schedules without one",
     )
-    log_level: Literal["debug", "info", "warning", "error"] = Field(
-        default="info",
-        description="Least severe level that is logged; `warn` and the like are known too",
+    log_level: Literal["debug", "info", "warning", "error"] = setting(
+        "Least severe level that is logged; `warn` and the like are known too", "info"
     )
-    log_format: Literal["json", "console"] = Field(
-        default="json", description="JSON lines, or lines for people"
-    )
-    version: Annotated[str, Env("APP_VERSION")] = Field(
-        default="0.1.0", description="Version that is reported"
-    )
-    build_commit: str = Field(default="unknown", description="Commit that is reported")
-    build_time: str = Field(default="unknown", description="Build time that is reported")
-    sandbox_min_level: int = Field(
-        default=2, ge=0, le=3, description="Weakest sandbox in which file tools and commands work"
-    )
-    sandbox_max_level: int = Field(
-        default=3, ge=2, le=3, description="2 does without namespaces, where the kernel offers them"
-    )
-    sandbox_uid_base: int | None = Field(
-        default=None,
+    log_format: Literal["json", "console"] = setting("JSON lines, or lines for people", "json")
+    version: Annotated[str, Env("APP_VERSION")] = setting("Version that is reported", "0.1.0")
+    build_commit: str = setting("Commit that is reported", "unknown")
+    build_time: str = setting("Build time that is reported", "unknown")
+    sandbox_min_level: int = setting("Weakest sandbox in which file tools and commands work", 2, ge=0, le=3)
+    sandbox_max_level: int = setting("2 does without namespaces, where the kernel offers them", 3, ge=2, le=3)
+    sandbox_uid_base: int | None = setting(
+        "First of the 30000 uids that commands of principals get where the host is root; if left "
+        "out 70000, where a container has no such uid 61901 to 65519",
+        None,
         ge=1000,
         le=4_000_000_000,
-        description="First of the 30000 uids that commands of principals get where the host is root; if left "
-        "out 70000, where a container has no such uid 61901 to 65519",
     )
-    allow_request_stdio_mcp: bool = Field(
-        default=False, description="Let requests bring MCP servers that are programs"
-    )
+    allow_request_stdio_mcp: bool = setting("Let requests bring MCP servers that are programs", False)
 
-    console: bool = Field(default=False, description="Serve the web console at /console")
+    console: bool = setting("Serve the web console at /console", False)
 
     auth: Auth = Field(default_factory=Auth)
     agents: Agents
     principals: Principals = Field(default_factory=Principals)
-    model_list: tuple[ModelEntry, ...] = Field(
-        default=(), description="`[{model_name, model, api_base, api_keys}]`"
-    )
-    permissions: tuple[Permission, ...] = Field(
-        default=(), description="`[{tool, match, do}]`: calls of tools that wait for a person, or are refused"
+    model_list: tuple[ModelEntry, ...] = setting("`[{model_name, model, api_base, api_keys}]`", ())
+    permissions: tuple[Permission, ...] = setting(
+        "`[{tool, match, do}]`: calls of tools that wait for a person, or are refused", ()
     )
     channels: Channels = Field(default_factory=Channels)
     tools: Tools = Field(default_factory=Tools)
