@@ -8,7 +8,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Mapping
 from functools import cache
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Final
 
 import anyio
@@ -135,9 +134,7 @@ class ToolServers:
         self._group.start_soon(self._close_idle)
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         for session in self._sessions.values():
             session.close()
         self._sessions.clear()

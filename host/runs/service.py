@@ -6,7 +6,6 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import AsyncExitStack, suppress
 from functools import partial
-from types import TracebackType
 from typing import Final, Protocol, cast
 
 import anyio
@@ -98,9 +97,7 @@ class RunService:
         self._tasks.start_soon(keeping.steps, self.go_on, lambda: self._places.free)
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self._stack.aclose()
 
     @property

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from contextlib import AsyncExitStack
-from types import TracebackType
 from typing import Final
 from xml.sax.saxutils import escape
 
@@ -76,9 +75,7 @@ class TaskRunner:
         self._tasks = await self._stack.enter_async_context(anyio.create_task_group())
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self._stack.aclose()
 
     async def trigger(

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from subprocess import DEVNULL, PIPE
-from types import TracebackType
 from typing import Any, Final, Self, cast
 
 import anyio
@@ -50,9 +49,7 @@ class SchemaJudge:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self._end()
 
     async def schema(self, schema: Any, *, input_only: bool = False) -> Verdict:

@@ -1,8 +1,5 @@
 """Paths in the workspace whose words are obeyed, which a conversation may read and not change."""
 
-# Raw paths on purpose: pathlib can't work relative to a directory that is held open.
-# ruff: noqa: PTH114, PTH115
-
 from __future__ import annotations
 
 import os

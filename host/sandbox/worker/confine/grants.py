@@ -1,8 +1,5 @@
 """From the policy to the paths a process may touch: the rules of the Landlock domain."""
 
-# Descriptors and raw paths on purpose: pathlib can't work relative to a directory that is held open.
-# ruff: noqa: PTH110, PTH114, PTH116, PTH207
-
 from __future__ import annotations
 
 import glob

@@ -1,8 +1,5 @@
 """Which uid commands run under: one of their own where the workspace allows it, or the one that is there."""
 
-# Descriptors and raw paths on purpose: pathlib can't work relative to a directory that is held open.
-# ruff: noqa: PTH110, PTH112, PTH116, PTH120
-
 from __future__ import annotations
 
 import contextlib

@@ -5,9 +5,6 @@ nothing else. That process is the reaper. Its launcher is process 1 of a process
 there cannot signal it or outlive it, and its ``kill(-1)`` reaches exactly that.
 """
 
-# Descriptors and raw paths on purpose: pathlib can't work relative to a directory that is held open.
-# ruff: noqa: PTH116
-
 from __future__ import annotations
 
 import contextlib

@@ -6,9 +6,6 @@ letting go of the old root waits for the kernel (an RCU grace period), which no 
 directory comes with the request.
 """
 
-# Descriptors and raw paths on purpose: pathlib can't work relative to a directory that is held open.
-# ruff: noqa: PTH103, PTH110, PTH112, PTH114, PTH115, PTH120, PTH123, PTH211
-
 from __future__ import annotations
 
 import contextlib

@@ -3,9 +3,6 @@
 Nothing is believed because a call returned zero: a layer holds when what it should stop was stopped.
 """
 
-# Descriptors and raw paths on purpose: pathlib can't work relative to a directory that is held open.
-# ruff: noqa: PTH101, PTH102, PTH123, PTH208
-
 from __future__ import annotations
 
 import contextlib

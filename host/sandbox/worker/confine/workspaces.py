@@ -1,8 +1,5 @@
 """Workspaces and private directories: made for the sandbox's uid, removed with the conversation."""
 
-# Descriptors and raw paths on purpose: pathlib can't work relative to a directory that is held open.
-# ruff: noqa: PTH101, PTH102, PTH103, PTH106, PTH112, PTH116, PTH120, PTH208
-
 from __future__ import annotations
 
 import contextlib

@@ -1,8 +1,5 @@
 """System calls that the kernel has handed over (seccomp_unotify(2)): whose one is, what its arguments are."""
 
-# Descriptors and raw paths on purpose: pathlib can't work relative to a directory that is held open.
-# ruff: noqa: PTH123
-
 from __future__ import annotations
 
 import contextlib

@@ -4,9 +4,6 @@ It is made ahead of any request and becomes one conversation's with its first. A
 leaves nothing in it, the conversation's next command finds it ready.
 """
 
-# Raw paths on purpose: what is looked at here is the kernel's, not a person's.
-# ruff: noqa: PTH123, PTH208
-
 from __future__ import annotations
 
 import os

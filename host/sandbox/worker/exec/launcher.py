@@ -7,9 +7,6 @@ becomes the command itself. It holds nothing that commands don't have, and they 
 dumpable, and the filter leaves no way to trace.
 """
 
-# Descriptors and raw paths on purpose: pathlib can't work relative to a directory that is held open.
-# ruff: noqa: PTH109, PTH110
-
 from __future__ import annotations
 
 import contextlib

@@ -6,9 +6,6 @@ directory is pinned with an ``O_PATH`` descriptor, its place is looked up, and t
 the same uid and no more rights.
 """
 
-# Descriptors and raw paths on purpose: pathlib can't work relative to a directory that is held open.
-# ruff: noqa: PTH123
-
 from __future__ import annotations
 
 import contextlib

@@ -7,9 +7,6 @@ the path meanwhile): it pins the file with an ``O_PATH`` descriptor, looks where
 change itself through the descriptor, with the same uid and no privileges.
 """
 
-# Descriptors and raw paths on purpose: pathlib can't work relative to a directory that is held open.
-# ruff: noqa: PTH101, PTH115
-
 from __future__ import annotations
 
 import contextlib

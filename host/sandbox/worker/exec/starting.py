@@ -1,8 +1,5 @@
 """What the supervisor decides before it serves: identity, kernel features, and all that children share."""
 
-# Descriptors and raw paths on purpose: pathlib can't work relative to a directory that is held open.
-# ruff: noqa: PTH102, PTH110
-
 from __future__ import annotations
 
 import contextlib

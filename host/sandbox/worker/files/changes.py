@@ -1,7 +1,5 @@
 """What has changed in the workspace since a moment: a note of what was there, and what differs from it."""
 
-# Descriptors and raw paths on purpose: pathlib can't work relative to a directory that is held open.
-
 from __future__ import annotations
 
 import contextlib

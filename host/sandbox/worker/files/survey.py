@@ -5,8 +5,6 @@ if the stamp is not the one that the host knows. The stamp holds inode, size and
 the modification time, no agent can set): a tenth of the cost of reading.
 """
 
-# Descriptors and raw paths on purpose: pathlib can't work relative to a directory that is held open.
-
 from __future__ import annotations
 
 import contextlib

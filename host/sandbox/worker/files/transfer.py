@@ -4,8 +4,6 @@ The host gets a descriptor and moves the bytes itself, so a slow client never ho
 brought has no name, or one that matches ``HIDDEN``, until it is whole.
 """
 
-# Descriptors and raw paths on purpose: pathlib can't work relative to a directory that is held open.
-
 from __future__ import annotations
 
 import contextlib

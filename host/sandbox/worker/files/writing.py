@@ -1,8 +1,5 @@
 """Writing, editing and adding to files, each in one step or not at all."""
 
-# Descriptors and raw paths on purpose: pathlib can't work relative to a directory that is held open.
-# ruff: noqa: PTH123
-
 from __future__ import annotations
 
 import base64

@@ -6,9 +6,6 @@ for it, or makes the machine's shared memory grow. All are cheap to read, so the
 where there is more of them than ordinary work has.
 """
 
-# Descriptors and raw paths on purpose: pathlib can't work relative to a directory that is held open.
-# ruff: noqa: PTH115, PTH116, PTH123, PTH208
-
 from __future__ import annotations
 
 import contextlib

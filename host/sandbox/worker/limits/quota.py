@@ -5,9 +5,6 @@ a file without a name. Counting takes microseconds for each file, so it is done 
 the limit is near, and else in a small part of the time.
 """
 
-# Descriptors and raw paths on purpose: pathlib can't work relative to a directory that is held open.
-# ruff: noqa: PTH116
-
 from __future__ import annotations
 
 import contextlib

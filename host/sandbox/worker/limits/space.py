@@ -5,9 +5,6 @@ most what it leaves free, less a reserve, of bytes and of inodes. Asking what is
 files are counted when that has shrunk, and in a part of the time only.
 """
 
-# Descriptors and raw paths on purpose: pathlib can't work relative to a directory that is held open.
-# ruff: noqa: PTH102, PTH116, PTH208
-
 from __future__ import annotations
 
 import contextlib

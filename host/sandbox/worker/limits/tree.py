@@ -1,8 +1,5 @@
 """The processes below a reaper: counting what they use, and ending them all."""
 
-# Descriptors and raw paths on purpose: pathlib can't work relative to a directory that is held open.
-# ruff: noqa: PTH116, PTH208
-
 from __future__ import annotations
 
 import contextlib
