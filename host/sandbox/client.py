@@ -22,7 +22,7 @@ from host.ports import Allowance, SandboxFault, Workspace
 from host.sandbox.file_workers import DIED, FileWorkers
 from host.sandbox.policy import SandboxPolicy
 from host.sandbox.programs import connected
-from host.sandbox.report import Isolation, SandboxReport, report_of
+from host.sandbox.report import SandboxReport, report_of
 from host.sandbox.supervisor import Supervisor
 from host.sandbox.wire import ANSWER_TIMEOUT_S, CANCEL_TIMEOUT_S, Disconnected, checked
 
@@ -39,6 +39,8 @@ VIEWERS: Final = 2
 """Files that are looked into at once, each by a process of 512 MiB at most."""
 PACKAGES: Final = ("PIL", "pypdf", "typing_extensions")
 PROGRAM: Final = Path(__file__).parent / "view.py"
+LOGGED: Final = ("level", "landlock_abi", "missing", "uid", "own_uid")
+"""What the log has of the self-test's report."""
 
 logger = logging.getLogger("picoclaw.sandbox")
 
@@ -59,10 +61,9 @@ class Sandbox:
         self._ids = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._tasks: TaskGroup = anyio.create_task_group()
-        everybodys = str(policy.principals_dir)
-        self._surveyor = Workspace(
-            SURVEYOR, policy.principals_dir, allowance=Allowance(None, (), (everybodys,), apart=False)
-        )
+        directory = policy.principals_dir
+        allowance = Allowance(None, (), (str(directory),), apart=False)
+        self._surveyor = Workspace(SURVEYOR, directory, allowance=allowance)
         self._viewers = anyio.Semaphore(VIEWERS)
         self._files = FileWorkers(self._fork_worker, policy.limits.worker_idle_s)
 
@@ -88,8 +89,10 @@ class Sandbox:
         await self._ready.wait()
         return self.report
 
-    async def require_level(self) -> None:
-        """Wait for the self-test; raises ``SandboxFault`` when less holds than the policy demands."""
+    async def _require(self, workspace: Workspace) -> None:
+        """Wait for the self-test; raises ``SandboxFault`` when less holds than the policy demands, or where
+        a principal's files would not be apart from the others'.
+        """
         if not self._ready.is_set():
             with anyio.move_on_after(READY_TIMEOUT_S):
                 await self._ready.wait()
@@ -99,10 +102,6 @@ class Sandbox:
             raise SandboxFault(
                 f"refused: the sandbox reached level {level}, {wanted} is required (missing: {missing})"
             )
-
-    async def _require(self, workspace: Workspace) -> None:
-        """See ``require_level``; a principal's is to be apart from the others' as well."""
-        await self.require_level()
         allowance = workspace.allowance
         if allowance is None or not allowance.apart:
             return
@@ -111,14 +110,9 @@ class Sandbox:
             raise SandboxFault(f"refused: {why}")
 
     @property
-    def isolation(self) -> Isolation:
-        """How far principals are apart, as far as the self-test has found out."""
-        return self.report.isolation
-
-    @property
     def too_weak(self) -> str:
         """Why no principal may work here, "" if all may."""
-        found, wanted = self.isolation, self.policy.isolation
+        found, wanted = self.report.isolation, self.policy.isolation
         if found.level == "uid" or (found.level == wanted == "weak"):
             return ""
         return f"principals are not apart enough ({found.reason}); principals.isolation is {wanted}"
@@ -136,10 +130,10 @@ class Sandbox:
         One worker looks at those of all principals, where Landlock keeps it inside them.
         """
         await self._require(workspace)
-        if workspace.allowance is None or not self.report.landlock_abi:
-            return await self._files.ask(workspace, "survey", asked)
-        whose = {"root": str(workspace.root), "uid": workspace.uid}
-        return await self._files.ask(self._surveyor, "survey", {**asked, **whose})
+        if workspace.allowance is not None and self.report.landlock_abi:
+            asked = {**asked, "root": str(workspace.root), "uid": workspace.uid}
+            workspace = self._surveyor
+        return await self._files.ask(workspace, "survey", asked)
 
     async def run(self, workspace: Workspace, command: Mapping[str, Any]) -> dict[str, Any]:
         """Run a command; see the port."""
@@ -148,7 +142,7 @@ class Sandbox:
 
     async def jobs(self, workspace: Workspace, action: str, job: int | None = None) -> dict[str, Any]:
         """List, read or kill background commands; see the port."""
-        return await self.request(f"job_{action}", workspace, {"job": job})
+        return await self.request("job", workspace, {"action": action, "job": job})
 
     @contextlib.asynccontextmanager
     async def program(
@@ -167,7 +161,7 @@ class Sandbox:
 
         async def attend(theirs: list[int]) -> str:
             try:
-                ended = await self.request("spawn", workspace, fields, math.inf, theirs)
+                ended = await self.request("exec", workspace, fields, math.inf, theirs)
             except SandboxFault as fault:
                 logger.warning("A program in the sandbox failed: %s", fault)
                 return str(fault)
@@ -196,9 +190,8 @@ class Sandbox:
         name = f"{VIEWER} {next(self._ids)}"
         async with self._viewers:
             try:
-                workspace = Workspace(name, self.root)
-                await self._require(workspace)
-                return await self._files.ask(workspace, "view", {"kind": kind, **asked}, [descriptor])
+                workspace, wanted = Workspace(name, self.root), {"kind": kind, **asked}
+                return await self._files.ask(workspace, "view", wanted, [descriptor])
             finally:
                 self._files.forget(name)
 
@@ -327,24 +320,16 @@ class Sandbox:
     def _settle(self, report: SandboxReport) -> None:
         self.report = report
         self._ready.set()
-        fields = {
-            "level": report.level,
-            "landlock_abi": report.landlock_abi,
-            "missing": list(report.missing),
-            "uid": report.uid,
-            "own_uid": report.own_uid,
-        }
-        logger.log(
-            logging.INFO if report.level >= 2 else logging.WARNING, "sandbox ready", extra={"sandbox": fields}
-        )
+        fields = {name: getattr(report, name) for name in LOGGED}
+        severity = logging.INFO if report.level >= 2 else logging.WARNING
+        logger.log(severity, "sandbox ready", extra={"sandbox": fields})
         if self.policy.min_level < 2:
             logger.warning("SANDBOX_MIN_LEVEL=%d: tools run with less than full", self.policy.min_level)
         for warning in report.warnings:
             logger.warning("%s", warning)
 
     def _deliver(self, frame: dict[str, Any]) -> None:
-        number = frame.get("id")
-        future = self._waiting.get(number) if isinstance(number, int) else None
+        future = self._waiting.get(frame.get("id", 0))
         if future is not None and not future.done():
             future.set_result(frame)
 
@@ -363,7 +348,5 @@ class Sandbox:
 def _places(packages: Sequence[str]) -> list[str]:
     """Return the directories from which Python imports these packages."""
     found = (find_spec(name) for name in packages)
-    origins = (Path(spec.origin) for spec in found if spec is not None and spec.origin is not None)
-    return list(
-        dict.fromkeys(str(at.parent.parent if at.stem == "__init__" else at.parent) for at in origins)
-    )
+    origins = [Path(spec.origin) for spec in found if spec is not None and spec.origin is not None]
+    return [str(at.parent.parent if at.stem == "__init__" else at.parent) for at in origins]

@@ -78,13 +78,5 @@ class SandboxReport:
 
 def report_of(value: Any, *, lifted: bool) -> SandboxReport:
     """Read the supervisor's report; ``lifted``: see ``SandboxReport``."""
-    return SandboxReport(
-        level=int(value["level"]),
-        landlock_abi=int(value["abi"]),
-        layers={str(name): bool(held) for name, held in value["layers"].items()},
-        missing=tuple(str(name) for name in value["missing"]),
-        uid=int(value["uid"]),
-        skipped=tuple(str(path) for path in value["skipped"]),
-        lifted=lifted,
-        no_uids=str(value["no_uids"]),
-    )
+    lists = {name: tuple(value[name]) for name in ("missing", "skipped")}
+    return SandboxReport(**{**value, **lists}, lifted=lifted)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import socket
 import struct
 from collections.abc import Iterable, Sequence
@@ -121,6 +122,12 @@ class Channel:
         frames = self._arrived + (self._decoder.feed(data) if data else [])
         self._arrived = []
         return frames
+
+    def serve(self, events: int) -> list[Frame]:
+        """Write, and return what has arrived, as the ``events`` of a poll allow. Raises ``Closed``."""
+        if events & select.POLLOUT:
+            self.flush()
+        return self.pull() if events & (select.POLLIN | select.POLLHUP) else []
 
     def descriptors(self, count: int) -> list[int]:
         """Return the next ``count`` descriptors that came along; they are the caller's now."""

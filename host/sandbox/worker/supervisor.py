@@ -22,15 +22,15 @@ from .confine import namespaces, privileges, probe, workspaces
 from .confine.workspaces import Places
 from .exec import starting
 from .exec.children import Child, Children
-from .exec.jobs import Job, Jobs
+from .exec.jobs import Jobs
 from .exec.reapers import Reapers
 from .files import files, surveyor, viewer
 from .frames import Channel, Closed, Frame, close_all
 from .limits import quota
 
-"""Bytes above its limit at which a workspace takes no command of those who may not change all of it."""
 MOST_PAGES: Final = 512
 REQUESTED: Final = ("command", "program", "environment", "cwd", "stdin", "timeout_ms")
+GONE: Final = "the process that watches the command is gone"
 _TURN_MS: Final = 1000
 _SHORT_TURN_MS: Final = 20
 
@@ -57,7 +57,6 @@ class Supervisor:
         self._host = host
         self._poll = select.poll()
         self._children = Children(self._poll)
-        self._workers: dict[str, Child] = {}
         self._jobs = Jobs()
         self._pages: dict[str, int] = {}
         self._locks = os.memfd_create("locks")  # of file workers; stays empty
@@ -105,7 +104,8 @@ class Supervisor:
         while True:
             for descriptor, events in self._poll.poll(_SHORT_TURN_MS if self._children.leaving else _TURN_MS):
                 if descriptor == self._host.fileno():
-                    self._serve_host(events)
+                    for frame in self._host.serve(events):
+                        self._obey(frame)
                 elif (child := self._children.at(descriptor)) is not None:
                     self._serve_child(child, events)
             self._children.watch(self._host)
@@ -113,15 +113,8 @@ class Supervisor:
             self._reapers.retire_stale()
             self._reapers.warm_up()
 
-    def _serve_host(self, events: int) -> None:
-        if events & select.POLLOUT:
-            self._host.flush()
-        if events & (select.POLLIN | select.POLLHUP):
-            for frame in self._host.pull():
-                self._obey(frame)
-
     def _obey(self, frame: Frame) -> None:
-        handler = self._operations().get(frame.get("op", ""))
+        handler: Callable[[Frame], None] | None = getattr(self, f"_on_{frame.get('op')}", None)
         if handler is None:
             self._fail(frame, "unknown operation")
             return
@@ -133,29 +126,13 @@ class Supervisor:
         finally:
             close_all(frame["streams"])
 
-    def _operations(self) -> dict[str, Callable[[Frame], None]]:
-        return {
-            "worker": self._worker,
-            "surveyor": self._surveyor,
-            "viewer": self._viewer,
-            "exec": self._exec,
-            "spawn": self._exec,
-            "cancel": self._cancel,
-            "forget": self._forget,
-            "remove": self._remove,
-            "place": self._place_of,
-            "job_list": self._job_list,
-            "job_read": self._job_read,
-            "job_kill": self._job_kill,
-        }
-
     def _fail(self, frame: Frame, sentence: str) -> None:
         if "id" in frame:
             self._answer(frame["id"], {"error": sentence})
 
     # --- files
 
-    def _worker(self, frame: Frame) -> None:
+    def _on_worker(self, frame: Frame) -> None:
         """Start the conversation's file worker."""
         config, place = self._place(frame)
         self._start_worker(
@@ -165,7 +142,7 @@ class Supervisor:
             (self._locks, *config.kept),
         )
 
-    def _surveyor(self, frame: Frame) -> None:
+    def _on_surveyor(self, frame: Frame) -> None:
         """Start what looks at the directories of principals."""
         directory = frame["workspace"]
         workspaces.make_passable(directory)
@@ -173,7 +150,7 @@ class Supervisor:
             frame, lambda channel, host: surveyor.serve(channel, host, self._config, directory)
         )
 
-    def _viewer(self, frame: Frame) -> None:
+    def _on_viewer(self, frame: Frame) -> None:
         """Start what looks into one file."""
         program, packages = frame["program"], frame["packages"]
         self._start_worker(
@@ -189,9 +166,9 @@ class Supervisor:
     ) -> None:
         """Start one, on the host's own socket to it, in place of one that is stuck."""
         conversation = frame["conversation"]
-        stuck = self._workers.get(conversation)
-        if stuck is not None:
-            self._drop(stuck)
+        for child in self._children:
+            if child.is_worker and child.conversation == conversation:
+                self._drop(child)
         (descriptor,) = frame["streams"]
         worker = self._children.fork(
             lambda channel: role(channel, Channel(socket.socket(fileno=descriptor), takes_descriptors=True)),
@@ -201,17 +178,19 @@ class Supervisor:
         )
         worker.conversation = conversation
         worker.is_worker = True
-        self._workers[conversation] = worker
         self._answer(frame["id"], {"ok": {}})
 
     # --- commands
 
-    def _exec(self, frame: Frame) -> None:
-        if frame.get("background"):
-            self._exec_background(frame)
-            return
-        child = self._start_command(frame)
-        child.requests.add(frame["id"])
+    def _on_exec(self, frame: Frame) -> None:
+        if not frame.get("background"):
+            self._start_command(frame).requests.add(frame["id"])
+        elif (refusal := self._jobs.refusal(frame["conversation"])) is not None:
+            self._fail(frame, refusal)
+        else:
+            child = self._start_command(frame)
+            child.job = self._jobs.add(frame["conversation"], frame["command"], child.channel.fileno())
+            self._answer(frame["id"], {"ok": {"job": child.job}})
 
     def _start_command(self, frame: Frame) -> Child:
         config, place = self._place(frame)
@@ -228,20 +207,11 @@ class Supervisor:
             child.channel.queue(request, frame["streams"])
         except Closed:
             self._lose(child)
-            raise OSError("the process that watches the command is gone") from None
+            raise OSError(GONE) from None
         self._children.watch(child.channel)
         return child
 
-    def _exec_background(self, frame: Frame) -> None:
-        refusal = self._jobs.refusal(frame["conversation"])
-        if refusal is not None:
-            self._fail(frame, refusal)
-            return
-        child = self._start_command(frame)
-        child.job = self._jobs.add(frame["conversation"], frame["command"], child.channel.fileno())
-        self._answer(frame["id"], {"ok": {"job": child.job}})
-
-    def _cancel(self, frame: Frame) -> None:
+    def _on_cancel(self, frame: Frame) -> None:
         for child in self._children:
             if frame["target"] in child.requests:
                 self._send(child, {"op": "cancel"})
@@ -250,36 +220,24 @@ class Supervisor:
         if not self._children.send(child, frame):
             self._lose(child)
 
-    # --- background commands
-
-    def _job_list(self, frame: Frame) -> None:
-        self._answer(frame["id"], {"ok": {"jobs": self._jobs.listed(frame["conversation"])}})
-
-    def _job_read(self, frame: Frame) -> None:
-        job = self._jobs.get(frame["conversation"], frame["job"])
-        if job is None:
-            self._fail(frame, f"there is no background command {frame['job']} in this conversation")
+    def _on_job(self, frame: Frame) -> None:
+        """List, read or kill background commands."""
+        conversation, kills = frame["conversation"], frame["action"] == "kill"
+        if frame["action"] == "list":
+            self._answer(frame["id"], {"ok": {"jobs": self._jobs.listed(conversation)}})
+            return
+        job = self._jobs.get(conversation, frame["job"])
+        if job is None or (kills and job.result is not None):
+            kind = "running background command" if kills else "background command"
+            self._fail(frame, f"there is no {kind} {frame['job']} in this conversation")
         elif job.result is not None:
             self._answer(frame["id"], {"ok": job.result})
         else:
-            child = self._running(job)
+            child = self._children.at(job.descriptor)
+            if child is None:
+                raise OSError(GONE)
             child.requests.add(frame["id"])
-            self._send(child, {"op": "peek", "id": frame["id"]})
-
-    def _job_kill(self, frame: Frame) -> None:
-        job = self._jobs.get(frame["conversation"], frame["job"])
-        if job is None or job.result is not None:
-            self._fail(frame, f"there is no running background command {frame['job']} in this conversation")
-            return
-        child = self._running(job)
-        child.requests.add(frame["id"])
-        self._send(child, {"op": "cancel"})
-
-    def _running(self, job: Job) -> Child:
-        child = self._children.at(job.descriptor)
-        if child is None:
-            raise OSError("the process that watches the command is gone")
-        return child
+            self._send(child, {"op": "cancel"} if kills else {"op": "peek", "id": frame["id"]})
 
     # --- conversations
 
@@ -301,11 +259,11 @@ class Supervisor:
             self._pages[principal] = os.memfd_create("count")
         return self._pages[principal]
 
-    def _place_of(self, frame: Frame) -> None:
+    def _on_place(self, frame: Frame) -> None:
         _, place = self._place(frame)
         self._answer(frame["id"], {"ok": {"temporary": place.temporary}})
 
-    def _remove(self, frame: Frame) -> None:
+    def _on_remove(self, frame: Frame) -> None:
         """Remove directories of principals, and end what works there."""
         for conversation in self._places.within(frame["paths"]):
             self._leave(conversation)
@@ -313,7 +271,7 @@ class Supervisor:
         child = self._children.fork(lambda channel: channel.send({"left": workspaces.remove(paths)}))
         child.requests.add(frame["id"])
 
-    def _forget(self, frame: Frame) -> None:
+    def _on_forget(self, frame: Frame) -> None:
         self._leave(frame["conversation"])
         self._answer(frame["id"], {"ok": {}})
 
@@ -333,9 +291,7 @@ class Supervisor:
 
     def _serve_child(self, child: Child, events: int) -> None:
         try:
-            if events & select.POLLOUT:
-                child.channel.flush()
-            frames = child.channel.pull() if events & (select.POLLIN | select.POLLHUP) else []
+            frames = child.channel.serve(events)
         except Closed:
             self._lose(child)
             return
@@ -377,8 +333,6 @@ class Supervisor:
         """A child is gone: answer what it owes, and end what it may have left."""
         self._children.forget(child)
         self._reapers.lost(child)
-        if self._workers.get(child.conversation) is child:
-            del self._workers[child.conversation]
         if child.requests or child.job is not None:
             self._finished(child, {"fault": "the sandbox process died; try again"})
             self._children.end_orphans()

@@ -136,7 +136,7 @@ def _status(name: str) -> str:
 def judge(config: Config, answer: Frame) -> Frame:
     """Turn the reaper's answer into level, layers and what is missing, beside who commands run as."""
     whose = {
-        "abi": config.landlock_abi,
+        "landlock_abi": config.landlock_abi,
         "uid": config.inner_uid,
         "skipped": list(config.skipped),
         "no_uids": config.no_uids,
