@@ -9,14 +9,13 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from shared.errors import NotDurable, StoreError
 from shared.store.sqlite.engine import BUSY_MS, Gate, connect
-from shared.store.sqlite.failures import told_apart
 from shared.store.volume import chain, layout, snapshot, wal
 from shared.store.volume.layout import FileId, Link, holder
 from shared.store.volume.sidecar import Phase, Sidecar, State, boot_id
@@ -96,11 +95,8 @@ class Carrier:
         """Put the whole database on the volume as a snapshot and go on from there."""
         store_dir = Path(state.store_dir)
         name = FileId(state.era, layout.scan(store_dir).last_number() + 1)
-        copy = self.database.with_name(self.database.name + ".snapshot")
-        chain.discard(copy)
         connection = self._connect()
-        reader = connect(self.database, busy_ms=BUSY_MS)
-        try:
+        with closing(connect(self.database, busy_ms=BUSY_MS)) as reader:
             with self._gate.held():
                 # Until the snapshot is there, the local database is the newest copy, and says so.
                 state = replace(state, phase=Phase.AHEAD, base=None)
@@ -111,11 +107,7 @@ class Carrier:
                 reader.execute("BEGIN")
                 reader.execute("SELECT count(*) FROM sqlite_schema").fetchone()
                 mark, base = _first_frame(connection, self.log), self._base()
-            with told_apart("LOCAL_DB_PATH", self.database.parent, lambda: self.database.stat().st_size):
-                _back_up(reader, copy)
-                chain.quick_check(copy)
-        finally:
-            reader.close()
+            copy = chain.back_up(reader, self.database)
         try:
             self._check_token(state)
             snapshot.publish(copy, store_dir, name)
@@ -282,14 +274,6 @@ def _first_frame(connection: sqlite3.Connection, log: Path) -> Mark:
     version = int(connection.execute("PRAGMA user_version").fetchone()[0])
     connection.execute(f"PRAGMA user_version = {version}")
     return wal.begin(log)
-
-
-def _back_up(reader: sqlite3.Connection, target: Path) -> None:
-    copy = sqlite3.connect(target)
-    try:
-        reader.backup(copy)
-    finally:
-        copy.close()
 
 
 def _has_log(log: Path) -> bool:

@@ -9,11 +9,13 @@ from __future__ import annotations
 import logging
 import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from shared.errors import StoreDamaged, StoreEnvironment
+from shared.store.sqlite.failures import told_apart
 from shared.store.volume import layout, snapshot, wal
 from shared.store.volume.layout import FileId, Link, Listing, Segment, Snapshot, holder
 
@@ -111,14 +113,22 @@ def quick_check(database: Path, stopped: Callable[[], bool] = bool) -> None:
 
     It reads everything; when ``stopped`` turns true it ends early with sqlite3.OperationalError.
     """
-    connection = sqlite3.connect(database)
-    connection.set_progress_handler(stopped, 100_000)
-    try:
+    with closing(sqlite3.connect(database)) as connection:
+        connection.set_progress_handler(stopped, 100_000)
         verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
-    finally:
-        connection.close()
     if verdict != "ok":
         raise StoreDamaged(f"{database} is damaged: {verdict}")
+
+
+def back_up(connection: sqlite3.Connection, database: Path) -> Path:
+    """Copy the database of a connection to a file beside it, which the caller discards; nobody writes."""
+    copy = database.with_name(database.name + ".snapshot")
+    discard(copy)
+    with told_apart("LOCAL_DB_PATH", database.parent, lambda: database.stat().st_size):
+        with closing(sqlite3.connect(copy)) as target:
+            connection.backup(target)
+        quick_check(copy)
+    return copy
 
 
 def discard(database: Path) -> None:
@@ -172,13 +182,10 @@ def _apply(step: Step, target: Path) -> Link:
     snapshot.copy(
         found.path, wal.log_path(target), skip=layout.HEAD, length=None if end is None else end.length
     )
-    connection = sqlite3.connect(target, isolation_level=None)
-    try:
+    with closing(sqlite3.connect(target, isolation_level=None)) as connection:
         connection.execute("PRAGMA synchronous=OFF")
         _, frames, written = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
         page_size = int(connection.execute("PRAGMA page_size").fetchone()[0])
-    finally:
-        connection.close()
     if written != frames:
         raise StoreEnvironment(f"{found.path.name} could not be written into {target}")
     discard_log(target)

@@ -14,7 +14,8 @@ from __future__ import annotations
 import os
 import re
 import zlib
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -111,27 +112,36 @@ def open_file(path: Path, flags: int) -> int:
     return fd
 
 
-def sync_directory(directory: Path) -> None:
-    """Make the names in a directory durable."""
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def sync(path: Path) -> None:
+    """Make a file's content, or the names in a directory, durable."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
     finally:
         os.close(fd)
 
 
+@contextmanager
+def durably(path: Path) -> Iterator[Path]:
+    """Give a name to write to; it is at ``path`` afterwards as a whole, on the disk, or not at all."""
+    temporary = path.with_name(path.name + TEMPORARY)
+    try:
+        yield temporary
+        sync(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync(path.parent)
+
+
 def write_durably(path: Path, data: bytes) -> None:
     """Put ``data`` at ``path`` as a whole or not at all, on the disk when this returns."""
-    temporary = path.with_name(path.name + TEMPORARY)
-    with told_apart("STORE_DIR", path.parent):
+    with told_apart("STORE_DIR", path.parent), durably(path) as temporary:
         fd = open_file(temporary, os.O_WRONLY | os.O_TRUNC)
         try:
             write_all(fd, data, 0)
-            os.fsync(fd)
         finally:
             os.close(fd)
-        temporary.replace(path)
-        sync_directory(path.parent)
 
 
 def write_all(fd: int, data: bytes, offset: int) -> None:

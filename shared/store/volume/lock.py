@@ -70,7 +70,9 @@ class VolumeLock:
             store_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
             fd = layout.open_file(store_dir / LOCK, os.O_RDWR)
             try:
-                return cls(fd, _take(fd, store_dir, owner, stale_s), store_dir)._start()
+                taken = cls(fd, _take(fd, store_dir, owner, stale_s), store_dir)
+                taken._thread.start()
+                return taken
             except BaseException:
                 os.close(fd)
                 raise
@@ -87,10 +89,6 @@ class VolumeLock:
             pass
         finally:
             os.close(self._fd)
-
-    def _start(self) -> VolumeLock:
-        self._thread.start()
-        return self
 
     def _keep_beating(self) -> None:
         beat = 0
@@ -163,7 +161,7 @@ def _take(fd: int, store_dir: Path, owner: str, stale_s: float) -> Holder:
     end = None if before is None else before.end
     mine = Holder(owner, socket.gethostname(), os.getpid(), here, uuid4().hex, era, end=end)
     _write(fd, mine)
-    layout.sync_directory(store_dir)
+    layout.sync(store_dir)
     if foreign:
         _still_mine(fd, mine)
     return mine

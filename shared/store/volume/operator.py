@@ -189,7 +189,7 @@ def compact(store_dir: Path) -> int:
             *rollback.kept(store_dir),
         ]:
             path.unlink()
-        layout.sync_directory(store_dir)
+        layout.sync(store_dir)
     return _volume_bytes(store_dir)
 
 
@@ -291,8 +291,9 @@ def _publish_file(database: Path, target: Path) -> int:
     if target.exists():
         raise StoreError(f"{target} exists already: choose a new name")
     sealing.seal(database)
-    with told_apart("the new file", target.absolute().parent, lambda: database.stat().st_size):
-        snapshot.copy_durably(database, target)
+    room = told_apart("the new file", target.absolute().parent, lambda: database.stat().st_size)
+    with room, layout.durably(target) as temporary:
+        snapshot.copy(database, temporary)
     sealing.must_be_whole(target)
     return target.stat().st_size
 

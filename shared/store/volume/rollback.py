@@ -9,13 +9,12 @@ from __future__ import annotations
 import re
 import sqlite3
 import time
-from contextlib import closing
 from pathlib import Path
 from typing import Final
 
 from shared.errors import StoreError
 from shared.store.sqlite.failures import told_apart
-from shared.store.volume import chain, sealing, snapshot
+from shared.store.volume import chain, layout, sealing, snapshot
 
 NAME: Final = re.compile(r"before-migration-from-(\d+)\.db")
 KEPT_DAYS: Final = 30
@@ -23,17 +22,13 @@ KEPT_DAYS: Final = 30
 
 def keep(store_dir: Path, database: Path, connection: sqlite3.Connection, version: int) -> None:
     """Copy the database of a connection, which has this schema version, to the volume; nobody writes."""
-    copy = database.with_name(database.name + ".snapshot")
-    chain.discard(copy)
-    with told_apart("LOCAL_DB_PATH", database.parent, lambda: database.stat().st_size):
-        with closing(sqlite3.connect(copy)) as target:
-            connection.backup(target)
-        chain.quick_check(copy)
+    copy = chain.back_up(connection, database)
     try:
         sealing.seal(copy)
         path = store_dir / f"before-migration-from-{version}.db"
-        with told_apart("STORE_DIR", store_dir, lambda: copy.stat().st_size):
-            snapshot.copy_durably(copy, path)
+        room = told_apart("STORE_DIR", store_dir, lambda: copy.stat().st_size)
+        with room, layout.durably(path) as temporary:
+            snapshot.copy(copy, temporary)
     finally:
         chain.discard(copy)
     for earlier in kept(store_dir)[:-1]:

@@ -43,8 +43,5 @@ def copy(source: Path, target: Path) -> None:
 
 def _sum(database: Path) -> int:
     with database.open("rb") as file:
-        first = file.read(FIELD.stop)
-        crc = zlib.crc32(first[: FIELD.start] + bytes(4))
-        while part := file.read(snapshot.CHUNK):
-            crc = zlib.crc32(part, crc)
-    return crc or 1
+        first = zlib.crc32(file.read(FIELD.start) + bytes(4))
+    return snapshot.checksum(database, skip=FIELD.stop, crc=first) or 1

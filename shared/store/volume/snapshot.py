@@ -57,7 +57,7 @@ def publish(source: Path, store_dir: Path, name: FileId, check: Callable[[], Non
         try:
             crc = copy(source, temporary)
             check()
-            _sync(temporary)
+            layout.sync(temporary)
             if checksum(temporary) != crc:
                 raise OSError("the volume gave back other bytes than were written")
             check()
@@ -65,26 +65,14 @@ def publish(source: Path, store_dir: Path, name: FileId, check: Callable[[], Non
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
-        layout.sync_directory(store_dir)
+        layout.sync(store_dir)
     return path
 
 
-def copy_durably(source: Path, target: Path) -> None:
-    """Copy a closed database to ``target``, there whole or not at all, on the disk when this returns."""
-    temporary = target.with_name(target.name + layout.TEMPORARY)
-    try:
-        copy(source, temporary)
-        _sync(temporary)
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
-    layout.sync_directory(target.parent)
-
-
-def checksum(path: Path) -> int:
-    """Return the CRC-32 of a file."""
-    crc = 0
+def checksum(path: Path, *, skip: int = 0, crc: int = 0) -> int:
+    """Return the CRC-32 of a file, of what is behind ``skip`` bytes and goes on after ``crc``."""
     with path.open("rb") as file:
+        file.seek(skip)
         while part := file.read(CHUNK):
             crc = zlib.crc32(part, crc)
     return crc
@@ -93,11 +81,3 @@ def checksum(path: Path) -> int:
 def intact(snapshot: Snapshot) -> bool:
     """Return whether a snapshot holds what its name promises; raises OSError when it can't be read."""
     return fits(snapshot, checksum(snapshot.path))
-
-
-def _sync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

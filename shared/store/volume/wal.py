@@ -9,6 +9,7 @@ import os
 import struct
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -73,25 +74,19 @@ def log_path(database: Path) -> Path:
 
 def begin(log: Path) -> Mark:
     """Return the mark at the very start of the log's present epoch; raises NotContinuous without a log."""
-    fd = _open(log)
-    try:
+    with _opened(log) as fd:
         return _epoch(fd)
-    finally:
-        os.close(fd)
 
 
 def read_tail(log: Path, mark: Mark) -> Tail | None:
     """Return the next part of what was committed after ``mark``, or None; raises NotContinuous."""
-    fd = _open(log)
-    try:
+    with _opened(log) as fd:
         epoch = _epoch(fd)
         if epoch.inode != mark.inode:
             raise LogReplaced
         if (epoch.salts, epoch.page_size) != (mark.salts, mark.page_size) or _digest(fd, mark) != mark.digest:
             raise NotContinuous
         return _next_part(fd, mark)
-    finally:
-        os.close(fd)
 
 
 def frames(log: BinaryIO, page_size: int | None = None) -> Iterator[Frame]:
@@ -128,11 +123,16 @@ def _checksum(data: bytes, order: str, before: tuple[int, int]) -> tuple[int, in
     return one, two
 
 
-def _open(log: Path) -> int:
+@contextmanager
+def _opened(log: Path) -> Iterator[int]:
     try:
-        return os.open(log, os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(log, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError as error:
         raise LogReplaced from error
+    try:
+        yield fd
+    finally:
+        os.close(fd)
 
 
 def _epoch(fd: int) -> Mark:
