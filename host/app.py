@@ -42,7 +42,6 @@ from host.http.tokens import TokensApi, open_tokens
 from host.http.usage import UsageApi
 from host.http.webhooks import Hooks, WebhooksApi
 from host.mcp_clients.tool_servers import ToolServers
-from host.mcp_clients.zygote import by_path
 from host.models.access import ModelAccess
 from host.models.process import ModelProcess
 from host.runs.archive import Archive
@@ -244,7 +243,7 @@ def _tool_servers(settings: Settings, store: Store) -> ToolServers:
         store_dir=settings.store_dir,
         timezone=settings.timezone,
         task_quota=settings.max_tasks_per_conversation,
-        access=store.tool_access if store.several_hosts else by_path,
+        access=store.tool_access if store.several_hosts else None,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import anyio
 import mcp_types as types
@@ -22,7 +22,9 @@ from shared.tool_contract import SERVER_NAME, ToolDeclaration, tool_declarations
 logger = logging.getLogger("picoclaw.mcp")
 
 Context = ServerRequestContext[Any, Any]
+Paging = types.PaginatedRequestParams | None
 INTERNAL = "The tool failed inside; the reason is in the server's log."
+LISTS: Final = ("tools/list", "resources/list", "resources/templates/list")
 INSTRUCTIONS = (
     "Tools of a PicoClaw conversation: send messages to its people and manage its scheduled tasks. "
     "Times in results are UTC, those of fields that end in _local are in the task's time zone."
@@ -35,9 +37,7 @@ def build_server(tools: Tools, caller: Caller, *, version: str) -> Server[Any]:
     tools_listed = types.ListToolsResult.model_validate({"tools": [*map(listed, declared.values())]})
     pages = types.ListResourcesResult(resources=list(RESOURCES))
 
-    async def list_tools(
-        context: Context, params: types.PaginatedRequestParams | None
-    ) -> types.ListToolsResult:
+    async def list_tools(context: Context, params: Paging) -> types.ListToolsResult:
         return tools_listed
 
     async def call_tool(context: Context, params: types.CallToolRequestParams) -> types.CallToolResult:
@@ -46,14 +46,10 @@ def build_server(tools: Tools, caller: Caller, *, version: str) -> Server[Any]:
             raise MCPError(code=types.INVALID_PARAMS, message="Unknown tool.")
         return await _call(tools, declaration, params.arguments or {})
 
-    async def list_resources(
-        context: Context, params: types.PaginatedRequestParams | None
-    ) -> types.ListResourcesResult:
+    async def list_resources(context: Context, params: Paging) -> types.ListResourcesResult:
         return pages
 
-    async def list_templates(
-        context: Context, params: types.PaginatedRequestParams | None
-    ) -> types.ListResourceTemplatesResult:
+    async def list_templates(context: Context, params: Paging) -> types.ListResourceTemplatesResult:
         return types.ListResourceTemplatesResult(resource_templates=[])
 
     async def read_resource(
@@ -66,11 +62,7 @@ def build_server(tools: Tools, caller: Caller, *, version: str) -> Server[Any]:
         version=version,
         title="PicoClaw",
         instructions=INSTRUCTIONS,
-        cache_hints={
-            "tools/list": CacheHint(ttl_ms=3_600_000),
-            "resources/list": CacheHint(ttl_ms=3_600_000),
-            "resources/templates/list": CacheHint(ttl_ms=3_600_000),
-        },
+        cache_hints=dict.fromkeys(LISTS, CacheHint(ttl_ms=3_600_000)),
         on_list_tools=list_tools,
         on_call_tool=call_tool,
         on_list_resources=list_resources,

@@ -11,7 +11,7 @@ import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, get_type_hints
 
 from mcp_server.identity import Identity
 
@@ -61,15 +61,7 @@ def decode(packet: bytes) -> SessionRequest:
     return request
 
 
-_KINDS: Final = {
-    "conversation_id": str,
-    "is_main": bool,
-    "timezone": str,
-    "access": str | None,
-    "token_id": str | None,
-    "principal_id": str,
-    "to_host": bool,
-}
+_KINDS: Final = get_type_hints(SessionRequest)
 
 
 def door_name(database: Path) -> str:

@@ -73,22 +73,12 @@ class Tools:
         self._store = store
         self._tasks = tasks
         self._caller = caller
-        self._run: Final[Mapping[str, Callable[[Any], Awaitable[Result]]]] = {
-            "send_message": self._send_message,
-            "schedule_task": self._schedule_task,
-            "list_tasks": self._list_tasks,
-            "get_task": self._get_task,
-            "list_task_runs": self._list_task_runs,
-            "pause_task": self._pause_task,
-            "resume_task": self._resume_task,
-            "update_task": self._update_task,
-            "cancel_task": self._cancel_task,
-        }
 
     async def call(self, declaration: contract.ToolDeclaration, arguments: Mapping[str, Any]) -> Result:
         """Run a tool and return its result once it is durable; raises PicoError."""
         checked = declaration.parse(arguments)
-        result = await self._run[declaration.name](checked)
+        run: Callable[[Any], Awaitable[Result]] = getattr(self, f"_{declaration.name}")
+        result = await run(checked)
         if not declaration.read_only:
             await self._store.durable()
         return result

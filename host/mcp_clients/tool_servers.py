@@ -14,7 +14,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from host.mcp_clients.json_rpc import JsonRpcClient, RequestRefused, SessionLost, cut
-from host.mcp_clients.zygote import Key, StoreAccess, ToolServerPlace, Zygote, by_path
+from host.mcp_clients.zygote import Key, StoreAccess, ToolServerPlace, Zygote
 from host.ports import ToolResult, ToolSpec
 from shared.principals import OPERATOR
 
@@ -116,7 +116,7 @@ class ToolServers:
         kept_sessions: int = 64,
         idle_seconds: float = 120,
         task_quota: int = 100,
-        access: StoreAccess = by_path,
+        access: StoreAccess | None = None,
     ) -> None:
         place = ToolServerPlace(db_path.absolute(), store_dir, timezone, task_quota, access)
         self._zygote = Zygote(place, self._visited)

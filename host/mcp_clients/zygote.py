@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple
 
 import anyio
 
@@ -53,26 +53,22 @@ class Key(NamedTuple):
     timezone: str | None = None
 
 
-class StoreAccess(Protocol):
-    """Says how a tool server reaches the store for one conversation; None: by the database's path."""
-
-    def __call__(self, conversation_id: str, *, is_main: bool, principal_id: str) -> str | None: ...
-
-
-def by_path(conversation_id: str, *, is_main: bool, principal_id: str) -> str | None:
-    """Return None: the store is the database beside which the tool server runs."""
-    return None
+StoreAccess = Callable[..., str | None]
+"""See ``Store.tool_access``."""
 
 
 @dataclass(frozen=True, slots=True)
 class ToolServerPlace:
-    """What every tool server of this host is born with, besides its conversation."""
+    """What every tool server of this host is born with, besides its conversation.
+
+    ``access``: how one reaches a store that several hosts share; else it is the database at the path.
+    """
 
     db_path: Path
     store_dir: Path | None
     timezone: str
     task_quota: int
-    access: StoreAccess = by_path
+    access: StoreAccess | None = None
 
     def environment(self) -> dict[str, str]:
         """Return the whole environment of the zygote: nothing of the host's own gets in."""
@@ -83,7 +79,7 @@ class ToolServerPlace:
             "LANG": "C.UTF-8",
             "PYDANTIC_DISABLE_PLUGINS": "__all__",
         }
-        if self.access is not by_path:
+        if self.access is not None:
             environment["PICOCLAW_SHARED_STORE"] = "1"
         if self.store_dir is not None:
             environment["PICOCLAW_STORE_DIR"] = str(self.store_dir)
@@ -135,18 +131,13 @@ class Zygote:
         self._wanted.set()
         ours, theirs = socket.socketpair()
         with theirs:
-            packet = {
-                "conversation_id": key.conversation_id,
-                "is_main": key.is_main,
-                "principal_id": key.principal_id,
-                "timezone": key.timezone or self._place.timezone,
-                "token_id": key.token_id,
-                "access": self._place.access(
-                    key.conversation_id, is_main=key.is_main, principal_id=key.principal_id
-                ),
-            }
+            wanted = key._asdict() | {"timezone": key.timezone or self._place.timezone}
+            del wanted["version"]
+            if self._place.access is not None:
+                whose = {name: wanted[name] for name in ("conversation_id", "is_main", "principal_id")}
+                wanted["access"] = self._place.access(**whose)
             try:
-                await self._send(jsons.dump_bytes(packet), theirs)
+                await self._send(jsons.dump_bytes(wanted), theirs)
             except BaseException:
                 ours.close()
                 raise
