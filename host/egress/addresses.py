@@ -5,15 +5,15 @@ from __future__ import annotations
 import ipaddress
 import re
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
 import anyio
 import httpx2
 
-from host.egress.listener import TooMuch, messages
-from host.egress.unpacked import unpacked
+from host.egress.listener import messages
+from host.egress.unpacked import Bounded, unpacked
 from shared.settings.sections import is_address
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -138,37 +138,15 @@ def _bounded(response: httpx2.Response, refuse: Refuse) -> httpx2.Response:
     assert isinstance(response.stream, httpx2.AsyncByteStream)  # noqa: S101 - an async transport made it
     encoding = response.headers.pop("content-encoding", "")
     events = response.headers.get("content-type", "").startswith("text/event-stream")
+    whole = messages(unpacked(response.stream, encoding), EVENT_END if events else None)
     return httpx2.Response(
         response.status_code,
         headers=response.headers,
-        stream=_Bounded(response.stream, encoding, EVENT_END if events else None, refuse),
+        stream=_Answer(response.stream, whole, refuse),
         extensions=response.extensions,
     )
 
 
-class _Bounded(httpx2.AsyncByteStream):
-    """Passes whole messages on: events up to ``end``, or all that there is."""
-
-    def __init__(
-        self,
-        inner: httpx2.AsyncByteStream,
-        encoding: str,
-        end: re.Pattern[bytes] | None,
-        refuse: Refuse,
-    ) -> None:
-        self._inner = inner
-        self._end = end
-        self._refuse = refuse
-        self._encoding = encoding
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        try:
-            async for message in messages(unpacked(self._inner, self._encoding), self._end):
-                yield message
-        except TooMuch as error:
-            self._refuse(str(error))
-            # The SDK ends the session for other errors than this one, which ends the request.
-            raise httpx2.StreamError(str(error)) from None
-
-    async def aclose(self) -> None:
-        await self._inner.aclose()
+class _Answer(Bounded, httpx2.AsyncByteStream):
+    # The SDK ends the session for other errors than this one, which ends the request.
+    too_much = httpx2.StreamError

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any, Final, Protocol
 
 from host.egress.listener import TooMuch
@@ -47,26 +47,26 @@ def _inflated(unpack: zlib._Decompress, data: bytes) -> bytes:
 
 
 class Bounded:
-    """A response's stream, unpacked and cut at ``most`` bytes; a class of a library's own streams beside it.
+    """A response's stream, read as ``pieces``, which end in TooMuch; a class of a library's own beside it.
 
-    ``too_much``: the library's error for a body that can't be read.
+    ``too_much``: the library's error for a body that can't be read. ``refuse`` hears why.
     """
 
     too_much: type[Exception]
 
-    def __init__(self, body: Body, encoding: str, most: int) -> None:
+    def __init__(
+        self, body: Body, pieces: AsyncIterator[bytes], refuse: Callable[[str], object] = str
+    ) -> None:
         self._body = body
-        self._encoding = encoding
-        self._left = most
+        self._pieces = pieces
+        self._refuse = refuse
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         try:
-            async for piece in unpacked(self._body, self._encoding):
-                self._left -= len(piece)
-                if self._left < 0:
-                    raise TooMuch("says too much")
+            async for piece in self._pieces:
                 yield piece
         except TooMuch as error:
+            self._refuse(str(error))
             raise self.too_much(str(error)) from None
 
     async def aclose(self) -> None:
@@ -76,4 +76,13 @@ class Bounded:
 
 def bound(response: Any, kind: type[Bounded], most: int) -> None:
     """Have a response of httpx or httpx2 read by ``kind``, at most ``most`` bytes of it (in a hook)."""
-    response.stream = kind(response.stream, response.headers.pop("content-encoding", ""), most)
+    pieces = unpacked(response.stream, response.headers.pop("content-encoding", ""))
+    response.stream = kind(response.stream, _at_most(pieces, most))
+
+
+async def _at_most(pieces: AsyncIterator[bytes], left: int) -> AsyncIterator[bytes]:
+    async for piece in pieces:
+        left -= len(piece)
+        if left < 0:
+            raise TooMuch("says too much")
+        yield piece

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 from host.agent.asking import LEAST_THINKING, Options
 from host.agent.compactor import Compactor
@@ -19,6 +19,7 @@ from host.agent.loop import AgentLoop
 from host.agent.media import Read, nothing_kept
 from host.agent.subagents import SPAWN, Parent, Subagents
 from host.agent.toolbox import Toolbox
+from host.agent.waited import Waited
 from host.agent.window import Windows
 from host.mcp_clients.external import ExternalServers, Reach, open_external
 from host.mcp_clients.server_config import alike
@@ -38,7 +39,6 @@ from host.runs.sent_files import NAME as SEND_FILE
 from host.runs.sent_files import SendFile
 from host.runs.spaces import Space, Spaces
 from host.runs.spec import RunSpec
-from host.runs.step import finish_step
 from host.sandbox.client import Sandbox
 from host.schemas.judge import SchemaJudge
 from host.skills.knowledge import Knowledge, Known
@@ -52,6 +52,7 @@ from host.tools.plugins import installed_tools
 from host.tools.skills import NAME as LOAD_SKILL
 from host.tools.skills import SkillTools
 from host.tools.web import WebToolset
+from shared.approval_values import Approval
 from shared.principals import Principal
 from shared.settings import Settings
 from shared.values import Lease
@@ -190,7 +191,7 @@ class RunTools:
             logger.warning("The directory of a deleted conversation could not be removed: %s", fault)
 
     async def release(self, conversation_id: str) -> None:
-        """See ``Agent.release``."""
+        """Drop what a conversation that is to be deleted holds of the local disk."""
         await self._sandbox.forget(conversation_id)
 
 
@@ -220,24 +221,24 @@ class Assembly:
         self._windows = Windows(settings.history)
 
     async def check(self, spec: RunSpec, principal: Principal) -> None:
-        """See ``Agent.check``."""
+        """Raise InvalidInput for a run that the principal can't have."""
         self._models.check(spec.model, principal.terms.models)
         if spec.output_schema is not None:
             await self._tools.judge.require(spec.output_schema, "output_schema")
 
     async def forget(self, conversation_id: str, principal_id: str) -> None:
-        """See ``Agent.forget``."""
+        """Drop what is kept of a conversation that was deleted."""
         self._histories.forget(conversation_id)
         if self._archive is not None:
             await self._archive.remove(principal_id, conversation_id)
         await self._tools.forget(conversation_id, principal_id)
 
     async def release(self, conversation_id: str) -> None:
-        """See ``Agent.release``."""
+        """Drop what a conversation that is to be deleted holds of the local disk."""
         await self._tools.release(conversation_id)
 
     async def _converse(self, spec: RunSpec, lease: Lease, recorder: RunRecorder, approve: Approve) -> None:
-        """See ``Agent.converse``."""
+        """Carry the conversation on until the model has finished. Raises Ending."""
         allowed = recorder.principal.terms.models
         models = self._models.models(spec.model, recorder.warnings.append, allowed)
         async with self._tools.open(spec, lease, approve) as tools:
@@ -264,7 +265,7 @@ class Assembly:
                 approvals, conversation_id = self._ledger.store.approvals, lease.conversation_id
                 step = await approvals.open_step(conversation_id)
                 stopped = await approvals.stopped(conversation_id)
-                await finish_step(step, stopped, toolbox, subagents, recorder)
+                await _finish_step(step, stopped, toolbox, subagents, recorder)
             loaded = await self._histories.load(lease)
             archive = None if self._archive is None else partial(self._archive.catch_up, lease.principal_id)
             window = Compactor(self._ledger.store, self._windows, archive, lease, loaded, recorder)
@@ -306,3 +307,24 @@ class Assembly:
             stop=spec.stop,
             kept=kept,
         )
+
+
+async def _finish_step(
+    step: Sequence[Approval],
+    stopped: Mapping[str, Any],
+    toolbox: Toolbox,
+    subagents: Subagents,
+    recorder: RunRecorder,
+) -> None:
+    """Run the stored inputs that people allowed, if they still may, and store a result for every request.
+
+    ``stopped``: subagents that go on, by the call that began each. Raises Asked where one of them, the
+    calling program or a server has to be waited for.
+    """
+    waited = Waited([each for each in step if not each.subagent], stopped, {each.id: each for each in step})
+    if stopped or waited.acts(toolbox):
+        await recorder.acting()
+    results, asked = await waited.results(toolbox, subagents.resume)
+    await recorder.finished_step(step, results)
+    if asked is not None:
+        raise asked

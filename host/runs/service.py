@@ -6,7 +6,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import AsyncExitStack, suppress
 from functools import partial
-from typing import Final, Protocol, cast
+from typing import Final, cast
 
 import anyio
 from anyio.abc import TaskGroup
@@ -14,17 +14,16 @@ from anyio.abc import TaskGroup
 from host.agent.endings import Cancelled, Ending, Stopped
 from host.runs.admission import Places, RateLimit, Share
 from host.runs.answers import ChatShape
+from host.runs.assembly import Assembly
 from host.runs.background import KEY_GONE, Background
 from host.runs.events import EVENTS_EVERY_S, follow, replayed
 from host.runs.leases import CANCELLED, Keeping
 from host.runs.meter import Ledger
 from host.runs.principals import THE_OPERATOR, PrincipalCache
 from host.runs.prompt import new_run
-from host.runs.recorder import RunRecorder
 from host.runs.run import ActiveRun
 from host.runs.spec import RunLimits, RunSpec
 from host.runs.waiting import Waiters
-from host.tools.approve_budget import Approve
 from shared.approval_values import Ready
 from shared.clock import now_ms
 from shared.errors import (
@@ -38,7 +37,7 @@ from shared.errors import (
     PicoError,
 )
 from shared.principals import OPERATOR, Principal
-from shared.values import Event, KeyedAnswer, Lease
+from shared.values import Event, KeyedAnswer
 
 DELETE_AGAIN_S: Final = (0.05, 0.5, 2.0)
 """Pauses between tries to delete from a disk that is about to be freed, in seconds."""
@@ -46,30 +45,12 @@ DELETE_AGAIN_S: Final = (0.05, 0.5, 2.0)
 logger = logging.getLogger("picoclaw.runs")
 
 
-class Agent(Protocol):
-    """Who does the work of runs."""
-
-    async def check(self, spec: RunSpec, principal: Principal) -> None:
-        """Raise InvalidInput for a run that the principal can't have."""
-        ...
-
-    async def converse(self, spec: RunSpec, lease: Lease, recorder: RunRecorder, approve: Approve) -> None:
-        """Carry the conversation on until the model has finished. Raises Ending."""
-        ...
-
-    async def forget(self, conversation_id: str, principal_id: str) -> None:
-        """Drop what is kept of a conversation that was deleted."""
-        ...
-
-    async def release(self, conversation_id: str) -> None:
-        """Drop what a conversation that is to be deleted holds of the local disk."""
-        ...
-
-
 class RunService:
     """Owns every run of this host. Enter it before the first request, leave it after the last."""
 
-    def __init__(self, ledger: Ledger, agent: Agent, limits: RunLimits, principals: PrincipalCache) -> None:
+    def __init__(
+        self, ledger: Ledger, agent: Assembly, limits: RunLimits, principals: PrincipalCache
+    ) -> None:
         self.limits = limits
         self.principals = principals
         self._ledger = ledger
