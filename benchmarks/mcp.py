@@ -34,7 +34,7 @@ async def main() -> dict[str, float]:
         try:
             started = time.perf_counter()
             async with ToolServers(db_path=database, store_dir=None, timezone="UTC") as servers:
-                await servers.ready()
+                await servers.zygote.ready()
                 figures = {"zygote ready, ms (behind the start)": _ms(started)}
                 figures |= await _sessions(servers)
                 figures |= await _calls(servers.toolset("conv-0", is_main=False))
@@ -83,7 +83,7 @@ async def _rate(call: Callable[[], Awaitable[None]]) -> float:
 
 
 def _memory(servers: ToolServers) -> dict[str, float]:
-    zygote = psutil.Process(servers.zygote_pid)
+    zygote = psutil.Process(servers.zygote.pid)
     idle = [child.memory_full_info().pss / MEBIBYTE for child in zygote.children()]
     return {
         "zygote, PSS MiB": zygote.memory_full_info().pss / MEBIBYTE,

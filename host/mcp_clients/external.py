@@ -37,24 +37,6 @@ MOST_PROBLEMS: Final = 20
 """Tools of one server that are named when they are not offered; the rest is a number."""
 
 
-class Outages:
-    """Which of the operator's servers did not answer the last time: no run waits for one of them."""
-
-    def __init__(self) -> None:
-        self._down: set[str] = set()
-
-    def resting(self, config: ServerConfig) -> bool:
-        """Return whether nobody should wait for the server."""
-        return config.place in self._down
-
-    def note(self, config: ServerConfig, *, answered: bool) -> None:
-        """Remember how a try went; a request's own server is waited for each time."""
-        if answered:
-            self._down.discard(config.place)
-        elif config.trusted:
-            self._down.add(config.place)
-
-
 NO_NETWORK: Final = (
     " (commands have no network here, so one such as npx or uvx can't load a package: install it, or set "
     "tools.exec.allow_network)"
@@ -73,7 +55,8 @@ class Reach:
     allowed_hosts: frozenset[str] = frozenset()
     spawn: Spawn | None = None
     pins: ToolPins = field(default_factory=ToolPins)
-    outages: Outages = field(default_factory=Outages)
+    down: set[str] = field(default_factory=set)
+    """Places of the operator's servers that did not answer the last time: no run waits for one of them."""
     connect_seconds: float = CONNECT_SECONDS
     has_network: bool = True
     relay: Relay = field(default_factory=Relay)
@@ -225,14 +208,13 @@ class _Link:
 
     async def wait(self) -> None:
         """Return when the server has answered, failed, or had its time; at once if it hung the last time."""
-        outages = self._reach.outages
-        if outages.resting(self.config):
+        if self.config.place in self._reach.down:
             self._problem = "did not answer a moment ago; it is asked again beside the run"
             return
         with anyio.move_on_after(self._ready_by - anyio.current_time()):
             await self._settled.wait()
-        if not self._settled.is_set():
-            outages.note(self.config, answered=False)
+        if not self._settled.is_set() and self.config.trusted:
+            self._reach.down.add(self.config.place)
 
     async def live(self) -> None:
         """Connect, wait for the end of the run, leave; nothing of it raises."""
@@ -285,7 +267,7 @@ class _Link:
             self.toolset = ExternalToolset(
                 self.config, client, self.heard, self._teller, self._judge, self._reach.depth
             )
-            self._reach.outages.note(self.config, answered=True)
+            self._reach.down.discard(self.config.place)
             self._settled.set()
             group.start_soon(sdk().follow, client, self.heard)
             await self._wanted.wait()

@@ -62,19 +62,17 @@ class TooManyTools(Exception):
     """The server's list of tools doesn't end."""
 
 
-@asynccontextmanager
-async def connected(
+def connected(
     config: ServerConfig, policy: AddressPolicy, spawn: Spawn | None, heard: Heard, tell: Teller
-) -> AsyncIterator[Client]:
-    """Yield a client whose handshake is done; raises what the SDK and the network raise."""
-    async with Client(
+) -> Client:
+    """Return a client, to be entered: its handshake raises what the SDK and the network raise."""
+    return Client(
         _mending(_transport(config, policy, spawn, heard), heard),
         client_info=types.Implementation(name="picoclaw", version="1"),
         cache=None,
         log_level="info",
         **_callbacks(heard, tell),
-    ) as client:
-        yield client
+    )
 
 
 async def listed(client: Client, heard: Heard) -> list[Any]:

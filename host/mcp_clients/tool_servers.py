@@ -119,26 +119,26 @@ class ToolServers:
         access: StoreAccess | None = None,
     ) -> None:
         place = ToolServerPlace(db_path.absolute(), store_dir, timezone, task_quota, access)
-        self._zygote = Zygote(place, self._visited)
+        self.zygote = Zygote(place, self._visited)
         self.visited: Callable[[Mapping[str, Any], socket.socket], Coroutine[Any, Any, None]] | None = None
         """Serves a request of an agent beside this host, which says who it is, and closes the socket."""
         self._max_sessions = max_sessions
         self._kept_sessions = kept_sessions
         self._idle_seconds = idle_seconds
-        self._sessions: OrderedDict[Key, ToolServerSession] = OrderedDict()
+        self.sessions: OrderedDict[Key, ToolServerSession] = OrderedDict()
         self._group: TaskGroup
 
     async def __aenter__(self) -> ToolServers:
         self._group = await anyio.create_task_group().__aenter__()
-        self._group.start_soon(self._zygote.run)
+        self._group.start_soon(self.zygote.run)
         self._group.start_soon(self._close_idle)
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        for session in self._sessions.values():
+        for session in self.sessions.values():
             session.close()
-        self._sessions.clear()
-        self._zygote.close()
+        self.sessions.clear()
+        self.zygote.close()
         self._group.cancel_scope.cancel()
         # The group must not wrap what ends the host: it has nothing to do with it.
         await self._group.__aexit__(None, None, None)
@@ -149,25 +149,6 @@ class ToolServers:
         else:
             self._group.start_soon(self.visited, who, peer)
 
-    @property
-    def open_sessions(self) -> int:
-        """Return how many tool servers are open."""
-        return len(self._sessions)
-
-    @property
-    def busy_sessions(self) -> int:
-        """Return how many of them are in the middle of something."""
-        return sum(session.busy for session in self._sessions.values())
-
-    @property
-    def zygote_pid(self) -> int | None:
-        """Return the zygote's process id, None while there is none."""
-        return self._zygote.pid
-
-    async def ready(self) -> None:
-        """Return once a session would start at once (nobody has to wait for this)."""
-        await self._zygote.ready()
-
     def toolset(
         self,
         conversation_id: str,
@@ -177,50 +158,50 @@ class ToolServers:
         timezone: str | None = None,
     ) -> ToolServerToolset:
         """Return the tools bound to one conversation; no session is started yet."""
-        if self._zygote.cold:
-            self._zygote.warm_soon()
+        if self.zygote.cold:
+            self.zygote.warm_soon()
         return ToolServerToolset(self, Key(conversation_id, is_main, PROTOCOL, None, principal_id, timezone))
 
     async def forget(self, conversation_id: str) -> None:
         """Close the conversation's sessions, because it is being deleted."""
-        for key in [key for key in self._sessions if key.conversation_id == conversation_id]:
-            self._sessions.pop(key).close()
+        for key in [key for key in self.sessions if key.conversation_id == conversation_id]:
+            self.sessions.pop(key).close()
 
     async def session(self, key: Key) -> ToolServerSession:
         """Return an open session; raises SessionLost, RequestRefused, TimeoutError, TooManySessions."""
-        session = self._sessions.get(key)
+        session = self.sessions.get(key)
         if session is None or session.lost:
             self._make_room()
-            session = self._sessions[key] = ToolServerSession()
-        self._sessions.move_to_end(key)
+            session = self.sessions[key] = ToolServerSession()
+        self.sessions.move_to_end(key)
         try:
-            await session.start(self._zygote, key)
+            await session.start(self.zygote, key)
         except BaseException:
-            if self._sessions.get(key) is session and not session.busy:
-                del self._sessions[key]
+            if self.sessions.get(key) is session and not session.busy:
+                del self.sessions[key]
             raise
         return session
 
     def _make_room(self) -> None:
         """Close the longest unused session if enough are kept; a busy one is never closed for another."""
-        if len(self._sessions) < min(self._kept_sessions, self._max_sessions):
+        if len(self.sessions) < min(self._kept_sessions, self._max_sessions):
             return
-        for key, session in self._sessions.items():
+        for key, session in self.sessions.items():
             if not session.busy:
                 session.close()
-                del self._sessions[key]
+                del self.sessions[key]
                 return
-        if len(self._sessions) >= self._max_sessions:
+        if len(self.sessions) >= self._max_sessions:
             raise TooManySessions
 
     async def _close_idle(self) -> None:
         while True:
             await anyio.sleep(max(self._idle_seconds / 10, 0.05))
             oldest = anyio.current_time() - self._idle_seconds
-            for key, session in list(self._sessions.items()):
+            for key, session in list(self.sessions.items()):
                 if session.lost or (session.used_at < oldest and not session.busy):
                     session.close()
-                    del self._sessions[key]
+                    del self.sessions[key]
 
 
 class ToolServerToolset:

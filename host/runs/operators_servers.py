@@ -11,7 +11,7 @@ import anyio
 
 from host.agent.toolbox import definition
 from host.agent.window import estimated
-from host.mcp_clients.external import Outages, Reach, open_external
+from host.mcp_clients.external import Reach, open_external
 from host.mcp_clients.server_config import ServerConfig, managed_servers, operators_servers
 from host.mcp_clients.sign_ins import SignIn
 from host.mcp_clients.tool_pins import ToolPins
@@ -80,7 +80,7 @@ class OperatorsServers:
 
         async def look_at(key: str, config: ServerConfig) -> None:
             # Neither a rest nor the first sight of its tools is for runs: this is only a look.
-            reach = replace(self._reach, spawn=spawn, outages=Outages(), pins=ToolPins())
+            reach = replace(self._reach, spawn=spawn, down=set(), pins=ToolPins())
             async with open_external({key: config}, reach) as found:
                 specs = [spec for toolset in found.toolsets for spec in toolset.specs]
                 sign_in = config.sign_in

@@ -71,7 +71,7 @@ async def test_two_hundred_conversations_and_a_thousand_sessions_leave_nothing(d
             assert not (
                 await servers.toolset(f"conv-{number}", is_main=False).call(SEND, {"text": "x"})
             ).is_error
-        assert servers.open_sessions == len(zygote_of(servers).children()) == 200
+        assert len(servers.sessions) == len(zygote_of(servers).children()) == 200
         for number in range(200):
             await servers.forget(f"conv-{number}")
         await eventually(lambda: zygote_of(servers).children() == [])

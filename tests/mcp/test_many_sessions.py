@@ -25,7 +25,7 @@ MOST = 48
 async def servers(database: Path, store: Store) -> AsyncIterator[ToolServers]:
     async with ToolServers(db_path=database, store_dir=None, timezone="UTC", max_sessions=MOST) as servers:
         with anyio.fail_after(60):
-            await servers.ready()
+            await servers.zygote.ready()
         yield servers
 
 
@@ -35,14 +35,14 @@ async def test_two_hundred_conversations_share_the_places_and_lose_nothing(
     async def say(number: int) -> None:
         said = await servers.toolset(f"conv-{number}", is_main=False).call(SEND, {"text": str(number)})
         assert jsons.loads(said.text)["conversation_id"] == f"conv-{number}"
-        assert servers.open_sessions <= MOST
+        assert len(servers.sessions) <= MOST
 
     for start in range(0, CONVERSATIONS, 8):
         async with anyio.create_task_group() as group:
             for number in range(start, start + 8):
                 group.start_soon(say, number)
     zygote = zygote_of(servers)
-    await eventually(lambda: len(zygote.children()) == MOST == servers.open_sessions)
+    await eventually(lambda: len(zygote.children()) == MOST == len(servers.sessions))
     # A conversation whose session made room gets a new one, as if nothing had been.
     assert not (await servers.toolset("conv-0", is_main=False).call(LIST, {})).is_error
     for number in (0, 57, CONVERSATIONS - 1):

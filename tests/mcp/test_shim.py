@@ -25,7 +25,7 @@ from tests.mcp.test_tool_servers import eventually, zygote_of
 async def servers(database: Path, store: Store) -> AsyncIterator[ToolServers]:
     async with ToolServers(db_path=database, store_dir=None, timezone="UTC") as servers:
         with anyio.fail_after(60):
-            await servers.ready()
+            await servers.zygote.ready()
         yield servers
 
 
@@ -87,7 +87,7 @@ async def test_a_shim_that_is_killed_takes_its_session_along(
 
 async def test_a_host_that_ends_ends_its_outside_sessions(database: Path, store: Store) -> None:
     async with ToolServers(db_path=database, store_dir=None, timezone="UTC") as servers:
-        await servers.ready()
+        await servers.zygote.ready()
         server = RawServer(environment(database, "laptop"))
         await server.__aenter__()
         await server.hello()
@@ -209,7 +209,7 @@ async def test_a_database_deep_down_has_a_door_too(tmp_path: Path) -> None:
     deep.mkdir(parents=True)
     await open_store(deep / "picoclaw.db").close()
     async with ToolServers(db_path=deep / "picoclaw.db", store_dir=None, timezone="UTC") as servers:
-        await servers.ready()
+        await servers.zygote.ready()
         async with RawServer(environment(deep / "picoclaw.db", "laptop")) as server:
             await server.hello()
             assert not imports_the_sdk(server)
@@ -245,7 +245,7 @@ async def test_sessions_of_outside_agents_are_bounded(servers: ToolServers, data
             door.close()
         for fd in (descriptor, read, write):
             os.close(fd)
-    await eventually(lambda: not psutil.Process(servers.zygote_pid).children())
+    await eventually(lambda: not psutil.Process(servers.zygote.pid).children())
 
 
 async def test_the_command_imports_nothing_from_the_directory_it_is_started_in(

@@ -38,8 +38,8 @@ async def eventually(true: Callable[[], bool]) -> None:
 
 
 def zygote_of(servers: ToolServers) -> psutil.Process:
-    assert servers.zygote_pid is not None
-    return psutil.Process(servers.zygote_pid)
+    assert servers.zygote.pid is not None
+    return psutil.Process(servers.zygote.pid)
 
 
 async def test_tools_are_known_without_a_session(servers: ToolServers) -> None:
@@ -53,7 +53,7 @@ async def test_tools_are_known_without_a_session(servers: ToolServers) -> None:
         "mcp__picoclaw__get_task",
         "mcp__picoclaw__list_task_runs",
     }
-    assert servers.open_sessions == 0
+    assert len(servers.sessions) == 0
 
 
 async def test_a_call_opens_the_session_of_its_conversation(servers: ToolServers, store: Store) -> None:
@@ -65,7 +65,7 @@ async def test_a_call_opens_the_session_of_its_conversation(servers: ToolServers
     assert foreign == ToolResult("Task not found or access denied.", is_error=True)
     boss = servers.toolset("main", is_main=True)
     assert task["id"] in (await boss.call(LIST, {})).text
-    assert servers.open_sessions == 3
+    assert len(servers.sessions) == 3
     assert await store.tasks.get(task["id"], Reach("conv-a")) is not None
 
 
@@ -75,7 +75,7 @@ async def test_opening_beside_other_work_and_calling_at_once_give_one_session(se
         group.start_soon(tools.open)
         for _ in range(5):
             group.start_soon(servers.toolset("conv-a", is_main=False).call, LIST, {})
-    assert servers.open_sessions == 1
+    assert len(servers.sessions) == 1
     assert len(zygote_of(servers).children()) == 1
 
 
@@ -100,22 +100,22 @@ async def test_a_tool_server_that_dies_is_an_error_and_the_next_call_has_a_new_o
 
     async with anyio.create_task_group() as group:
         group.start_soon(call)
-        await eventually(lambda: servers.busy_sessions == 1)
+        await eventually(lambda: any(each.busy for each in servers.sessions.values()))
         child.kill()
     (answer,) = answers
     assert answer.is_error
     assert "may have taken effect" in answer.text
     assert not (await tools.call(SEND, {"text": "again"})).is_error
-    assert servers.open_sessions == 1
+    assert len(servers.sessions) == 1
 
 
 async def test_a_zygote_that_dies_is_started_again(servers: ToolServers) -> None:
     tools = servers.toolset("conv-a", is_main=False)
     await tools.open()
-    first = servers.zygote_pid
+    first = servers.zygote.pid
     assert first is not None
     os.kill(first, signal.SIGKILL)
-    await eventually(lambda: servers.zygote_pid not in (None, first))
+    await eventually(lambda: servers.zygote.pid not in (None, first))
     # The session outlived it; a new conversation is served by the new one.
     assert not (await tools.call(SEND, {"text": "still here"})).is_error
     assert not (await servers.toolset("conv-b", is_main=False).call(SEND, {"text": "x"})).is_error
@@ -126,13 +126,13 @@ async def test_a_signal_to_all_processes_leaves_the_tools_to_the_runs_being_fini
 ) -> None:
     tools = servers.toolset("conv-a", is_main=False)
     await tools.open()
-    first = servers.zygote_pid
+    first = servers.zygote.pid
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         for process in (*zygote_of(servers).children(), zygote_of(servers)):
             process.send_signal(number)
     assert not (await tools.call(SEND, {"text": "still here"})).is_error
     assert not (await servers.toolset("conv-b", is_main=False).call(SEND, {"text": "x"})).is_error
-    assert servers.zygote_pid == first
+    assert servers.zygote.pid == first
 
 
 async def test_a_cancelled_call_does_not_poison_the_session(servers: ToolServers, store: Store) -> None:
@@ -142,7 +142,7 @@ async def test_a_cancelled_call_does_not_poison_the_session(servers: ToolServers
         with anyio.move_on_after(delay):
             await tools.call(SEND, {"text": "cancelled"})
         assert not (await tools.call(SEND, {"text": "kept"})).is_error
-    assert servers.open_sessions == 1
+    assert len(servers.sessions) == 1
     texts = [message.text for message in await store.outbound.said_by("conv-a", after=0)]
     assert texts.count("kept") == 4
     assert texts.count("cancelled") <= 4
@@ -162,7 +162,7 @@ async def test_the_longest_unused_session_makes_room(database: Path, store: Stor
     async with ToolServers(db_path=database, store_dir=None, timezone="UTC", max_sessions=3) as servers:
         for number in range(10):
             assert not (await servers.toolset(f"conv-{number}", is_main=False).call(LIST, {})).is_error
-        assert servers.open_sessions == 3
+        assert len(servers.sessions) == 3
         await eventually(lambda: len(zygote_of(servers).children()) == 3)
 
 
@@ -170,7 +170,7 @@ async def test_an_idle_session_is_closed(database: Path, store: Store) -> None:
     async with ToolServers(db_path=database, store_dir=None, timezone="UTC", idle_seconds=0.2) as servers:
         tools = servers.toolset("conv-a", is_main=False)
         await tools.open()
-        await eventually(lambda: servers.open_sessions == 0)
+        await eventually(lambda: len(servers.sessions) == 0)
         await eventually(lambda: zygote_of(servers).children() == [])
         assert not (await tools.call(LIST, {})).is_error
 
@@ -233,7 +233,7 @@ from host.mcp_clients.tool_servers import ToolServers
 async def main():
     async with ToolServers(db_path=pathlib.Path(sys.argv[1]), store_dir=None, timezone="UTC") as servers:
         await servers.toolset("conv-a", is_main=False).open()
-        print(servers.zygote_pid, flush=True)
+        print(servers.zygote.pid, flush=True)
         await anyio.sleep(60)
 anyio.run(main)
 """
