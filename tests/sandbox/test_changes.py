@@ -86,7 +86,7 @@ def test_a_look_that_was_cut_is_compared_as_far_as_both_came(
 ) -> None:
     for name in ("a", "b", "c", "d"):
         (tmp_path / name).write_text("x")
-    descriptor = os.open(tmp_path, looking._DIRECTORY)
+    descriptor = os.open(tmp_path, os.O_RDONLY)
     monkeypatch.setattr(looking, "MOST_NAMES", 2)
     look = looking._Look(descriptor)
     assert (sorted(look.files), look.end) == (["a", "b"], "c")

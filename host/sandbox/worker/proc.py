@@ -1,9 +1,10 @@
 """Where /proc is: under its own name, or for who has left it behind, in the working directory."""
 
-# Raw paths on purpose: what is looked at here is the kernel's, not a person's.
 from __future__ import annotations
 
 import os
+
+from .syscalls import held
 
 _root = "/proc"
 
@@ -11,6 +12,12 @@ _root = "/proc"
 def path(*names: object) -> str:
     """Return the path of something in /proc as this process sees it."""
     return "/".join((_root, *map(str, names)))
+
+
+def write(text: str, *names: object) -> None:
+    """Write into something in /proc. Raises ``OSError``."""
+    with held(os.open(path(*names), os.O_WRONLY | os.O_CLOEXEC)) as file:
+        os.write(file, text.encode())
 
 
 def take_along() -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
 import struct
+from collections.abc import Iterator
 from typing import Final
 
 from . import syscall_table
@@ -63,6 +65,15 @@ def openat2(directory: int, path: str | bytes, flags: int, mode: int = 0, resolv
             continue
         except BlockingIOError:  # EAGAIN: a rename raced the walk below the root, openat2(2)
             continue
+
+
+@contextlib.contextmanager
+def held(descriptor: int) -> Iterator[int]:
+    """Hold a descriptor open to the end of a block."""
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def close_all_but(*kept: int) -> None:

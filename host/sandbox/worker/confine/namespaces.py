@@ -16,7 +16,7 @@ import socket
 import struct
 from typing import Final
 
-from .. import syscalls
+from .. import proc, syscalls
 from . import privileges
 
 # clone(2)
@@ -90,19 +90,11 @@ def settle(uid: int, gid: int) -> None:
     """
     privileges.dumpable()
     for name, line in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
-        _write(f"/proc/self/{name}", line)
+        proc.write(line, "self", name)
     os.setresgid(gid, gid, gid)
     os.setresuid(uid, uid, uid)
     privileges.not_dumpable()
     privileges.be_killed_with_parent()
-
-
-def _write(path: str, line: str) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        os.write(descriptor, line.encode())
-    finally:
-        os.close(descriptor)
 
 
 def raise_loopback() -> None:
@@ -120,7 +112,7 @@ def bound_buffers() -> None:
     """
     for name in ("tcp_rmem", "tcp_wmem"):
         with contextlib.suppress(OSError):
-            _write(f"/proc/sys/net/ipv4/{name}", TCP_BUFFER)
+            proc.write(TCP_BUFFER, "sys/net/ipv4", name)
 
 
 def identities() -> dict[str, int]:

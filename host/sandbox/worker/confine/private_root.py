@@ -202,28 +202,23 @@ class PrivateRoot:
 
     def _hide(self, path: str) -> None:
         if os.path.exists(path):
-            tree = syscalls.open_tree(AT_FDCWD, "/dev/null", _OPEN_TREE_CLONE)
-            try:
+            with syscalls.held(syscalls.open_tree(AT_FDCWD, "/dev/null", _OPEN_TREE_CLONE)) as tree:
                 syscalls.mount_setattr(tree, "", AT_EMPTY_PATH, _DEVICES)
                 syscalls.move_mount(tree, path, _MOVE_MOUNT_F_EMPTY_PATH)
-            finally:
-                os.close(tree)
 
     def _bind(self, grant: Grant, attributes: int, at: str = "", below: int = AT_RECURSIVE) -> None:
         """Show a file or directory, with what is mounted ``below`` it (or 0), at its path or ``at`` one."""
         how = below | _OPEN_TREE_CLONE | (0 if grant.follow else AT_SYMLINK_NOFOLLOW)
         try:
-            tree = syscalls.open_tree(AT_FDCWD, grant.path, how)
+            opened = syscalls.open_tree(AT_FDCWD, grant.path, how)
         except FileNotFoundError:
             return
-        try:
+        with syscalls.held(opened) as tree:
             mode = os.fstat(tree).st_mode
             if not stat.S_ISLNK(mode):
                 self._make_target(at or grant.path, is_directory=stat.S_ISDIR(mode))
                 syscalls.mount_setattr(tree, "", AT_EMPTY_PATH | AT_RECURSIVE, attributes)
                 syscalls.move_mount(tree, f"{self._top}{at or grant.path}", _MOVE_MOUNT_F_EMPTY_PATH)
-        finally:
-            os.close(tree)
 
     def _make_target(self, path: str, *, is_directory: bool) -> None:
         target = f"{self._top}{path}"

@@ -161,11 +161,8 @@ def _remove_if_abandoned(path: str) -> None:
         status = os.lstat(path)
         if status.st_uid != os.geteuid() or time.time() - status.st_mtime < ABANDONED_S:
             return
-        held = _hold(path)  # fails while its supervisor lives
-        try:
+        with syscalls.held(_hold(path)):  # fails while its supervisor lives
             _remove_private(path)
-        finally:
-            os.close(held)
 
 
 def _remove_private(directory: str) -> None:
@@ -221,12 +218,9 @@ def empty(path: str) -> None:
     Directories below are moved to the top and emptied there one by one, so that neither the stack nor the
     number of open descriptors grows with the depth.
     """
-    with contextlib.suppress(OSError):
-        top = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-        try:
-            empty_all(top)
-        finally:
-            os.close(top)
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+    with contextlib.suppress(OSError), syscalls.held(os.open(path, flags)) as top:
+        empty_all(top)
 
 
 def empty_all(top: int) -> None:
@@ -236,22 +230,16 @@ def empty_all(top: int) -> None:
     while pending:
         name = pending.pop()
         with contextlib.suppress(OSError):
-            below = _open_up(top, name)
-            try:
+            with syscalls.held(_open_up(top, name)) as below:
                 pending += _empty(below, top, moved)
-            finally:
-                os.close(below)
             os.rmdir(name, dir_fd=top)
 
 
 def _open_up(directory: int, name: str) -> int:
     """Open a directory for emptying, whatever its mode; pinned first, so that no link can take its place."""
     flags = os.O_DIRECTORY | os.O_NOFOLLOW
-    pinned = os.open(name, os.O_PATH | flags, dir_fd=directory)
-    try:
+    with syscalls.held(os.open(name, os.O_PATH | flags, dir_fd=directory)) as pinned:
         os.chmod(proc.path("self", "fd", pinned), 0o700)
-    finally:
-        os.close(pinned)
     return os.open(name, os.O_RDONLY | flags, dir_fd=directory)
 
 

@@ -207,18 +207,11 @@ def _be_modest() -> None:
     os.umask(0o022)
     os.nice(NICE)
     privileges.dumpable()  # or the file would be root's; nobody is here yet who could look
-    _tell_kernel("oom_score_adj", OOM_SCORE)
-    _tell_kernel("autogroup", NICE)  # where sessions share the processors, theirs counts (sched(7))
+    # where sessions share the processors, theirs counts (sched(7))
+    for name, value in (("oom_score_adj", OOM_SCORE), ("autogroup", NICE)):
+        with contextlib.suppress(OSError):
+            proc.write(str(value), "self", name)
     privileges.not_dumpable()
-
-
-def _tell_kernel(name: str, value: int) -> None:
-    with contextlib.suppress(OSError):
-        descriptor = os.open(proc.path("self", name), os.O_WRONLY | os.O_CLOEXEC)
-        try:
-            os.write(descriptor, str(value).encode())
-        finally:
-            os.close(descriptor)
 
 
 def _filter(config: Config, *, guarded: bool) -> list[int]:

@@ -273,17 +273,14 @@ def _touch_link(target: int, times: bytes) -> None:
     """Set a link's own times: by name below its directory, when it is still the same link."""
     path = os.readlink(proc.path("self", "fd", target))
     parent, name = os.path.split(path)
-    directory = syscalls.openat2(
-        syscalls.AT_FDCWD, parent, os.O_PATH | os.O_DIRECTORY, resolve=syscalls.RESOLVE_NO_SYMLINKS
-    )
-    try:
+    flags = os.O_PATH | os.O_DIRECTORY
+    opened = syscalls.openat2(syscalls.AT_FDCWD, parent, flags, resolve=syscalls.RESOLVE_NO_SYMLINKS)
+    with syscalls.held(opened) as directory:
         found = os.stat(name, dir_fd=directory, follow_symlinks=False)
         if (found.st_dev, found.st_ino) != _identity(target):
             raise FileNotFoundError(errno.ENOENT, "moved")
         encoded = os.fsencode(name)
         syscalls.call("utimensat", directory, encoded, times, syscalls.AT_SYMLINK_NOFOLLOW)
-    finally:
-        os.close(directory)
 
 
 def _identity(descriptor: int) -> tuple[int, int]:

@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from typing import Final
 
 from ..names import Refused
+from ..syscalls import held
 from .formats import Answer, require_plain
-from .paths import Roots
+from .paths import DIRECTORY, Roots
 from .transfer import DEEPEST, HIDDEN, MOST_NAMES
 
 LOOKED_S: Final = 0.25
@@ -25,7 +26,6 @@ _LEFT_OUT: Final = re.compile(
     rf"conversations(?:/|\Z)|(?:.*/)?(?:\.git(?:/|\Z)|{HIDDEN.pattern}|\.[0-9a-f]{{16}}\.tmp)"
 )
 """The archive, what git keeps, and what is not whole yet."""
-_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 Seen = dict[str, tuple[int, int, int]]
 """Of each file its inode, size and time of change."""
@@ -59,11 +59,8 @@ class _Look:
                     if stat.S_ISREG(status.st_mode):
                         yield path, (status.st_ino, status.st_size, status.st_mtime_ns)
                 elif level < DEEPEST:
-                    inner = os.open(name, _DIRECTORY, dir_fd=directory)
-                    try:
+                    with held(os.open(name, DIRECTORY, dir_fd=directory)) as inner:
                         yield from self._below(inner, path, level + 1)
-                    finally:
-                        os.close(inner)
 
 
 def mark_files(roots: Roots, arguments: Answer) -> Answer:
@@ -117,21 +114,18 @@ def _entry(roots: Roots, path: str, change: str, until: float) -> Answer | None:
     """Return a change as it is now; None: a file that came and went, or one that no address can name."""
     try:
         path.encode()
-        descriptor = roots.open(f"./{path}", os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+        opened = roots.open(f"./{path}", os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
     except UnicodeEncodeError:
         return None
     except (Refused, OSError):
         gone = {"path": path, "size": 0, "sha256": None, "change": "deleted"}
         return None if change == "created" else gone
-    try:
-        require_plain(path, status := os.fstat(descriptor))
-        sha256 = None
+    sha256 = None
+    with contextlib.suppress(Refused), held(opened):
+        require_plain(path, status := os.fstat(opened))
         if status.st_size <= HASHED_BYTES and time.monotonic() < until:
-            with open(descriptor, "rb", closefd=False) as file:
+            with open(opened, "rb", closefd=False) as file:
                 sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         change = "modified" if change == "deleted" else change
         return {"path": path, "size": status.st_size, "sha256": sha256, "change": change}
-    except Refused:
-        return None
-    finally:
-        os.close(descriptor)
+    return None

@@ -8,9 +8,10 @@ import stat
 from typing import Final
 
 from ..names import Refused, quoted
+from ..syscalls import held
 from . import bounds
 from .formats import Answer, kind_of
-from .paths import Roots
+from .paths import DIRECTORY, Roots
 
 LIST_ENTRIES: Final = 500
 LIST_ENTRIES_MAX: Final = 5000
@@ -67,12 +68,8 @@ class _Listing:
         self.lines.append(line)
         self._room -= len(line)
         if depth > 1 and stat.S_ISDIR(status.st_mode):
-            with contextlib.suppress(OSError):
-                below = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=directory)
-                try:
-                    self.walk(below, f"{prefix}{name}/", depth - 1)
-                finally:
-                    os.close(below)
+            with contextlib.suppress(OSError), held(os.open(name, DIRECTORY, dir_fd=directory)) as below:
+                self.walk(below, f"{prefix}{name}/", depth - 1)
 
 
 def remove_folder(roots: Roots, arguments: Answer) -> Answer:
@@ -82,14 +79,10 @@ def remove_folder(roots: Roots, arguments: Answer) -> Answer:
     """
     path = arguments["path"]
     above, name = os.path.split(path)
-    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
     bounds.end()
     with contextlib.suppress(Refused, FileNotFoundError), roots.directory(above or ".") as directory:
-        folder = os.open(name, flags, dir_fd=directory)
-        try:
+        with held(os.open(name, DIRECTORY, dir_fd=directory)) as folder:
             _remove_files(folder)
-        finally:
-            os.close(folder)
         with contextlib.suppress(OSError):
             os.rmdir(name, dir_fd=directory)
     return {"text": f"ok: removed {path}"}

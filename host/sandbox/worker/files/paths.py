@@ -24,6 +24,7 @@ from ..limits.quota import Quota
 from ..names import OUTSIDE, Refused, alike, explain, quoted, require_good
 from ..words import READ_ONLY, Words
 
+DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _MAX_LINKS: Final = 8
 _OTHER_HOME: Final = re.compile(r"~[A-Za-z_+-][\w-]*(/|$)")  # as a shell understands it
 
@@ -140,11 +141,8 @@ class Roots:
     @contextlib.contextmanager
     def directory(self, path: str) -> Iterator[int]:
         """Hold a directory open for reading."""
-        descriptor = self.open(path, os.O_RDONLY | os.O_DIRECTORY)
-        try:
+        with syscalls.held(self.open(path, os.O_RDONLY | os.O_DIRECTORY)) as descriptor:
             yield descriptor
-        finally:
-            os.close(descriptor)
 
     @contextlib.contextmanager
     def parent(self, path: str, *, make: bool, follow: bool = True) -> Iterator[Location]:

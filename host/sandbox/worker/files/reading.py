@@ -13,6 +13,7 @@ from functools import partial
 from typing import Final
 
 from ..names import Refused, quoted
+from ..syscalls import held
 from .formats import PDF, SNIFF, WHOLE_BYTES, Answer, binary_name, encoding, require_plain
 from .paths import Roots, is_device
 
@@ -87,22 +88,16 @@ def _image(descriptor: int, path: str, size: int, media_type: str) -> Answer:
 
 
 def _read_device(path: str) -> bytes:
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    try:
-        return os.read(descriptor, _DEVICE_BYTES)
-    finally:
-        os.close(descriptor)
+    with held(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)) as device:
+        return os.read(device, _DEVICE_BYTES)
 
 
 @contextlib.contextmanager
 def regular(roots: Roots, path: str) -> Iterator[int]:
     """Hold a regular file of one name open; never waits on a FIFO, never touches a device twice."""
-    descriptor = roots.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
-    try:
+    with held(roots.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)) as descriptor:
         require_plain(path, os.fstat(descriptor), hard_links=roots.hard_links(path))
         yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 def read_at(descriptor: int, place: int, count: int) -> bytes:

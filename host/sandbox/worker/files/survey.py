@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from ..names import Refused, explain
+from ..syscalls import held
 from .formats import Answer
 from .paths import Roots
 from .reading import regular
@@ -119,13 +120,10 @@ def _status(roots: Roots, directory: int, name: str, path: str) -> os.stat_resul
             status = os.stat(name, dir_fd=directory, follow_symlinks=False)
             if not stat.S_ISLNK(status.st_mode):
                 return status
-        descriptor = roots.open(path, os.O_PATH)
+        with held(roots.open(path, os.O_PATH)) as descriptor:
+            return os.fstat(descriptor)
     except (OSError, Refused):
         return None
-    try:
-        return os.fstat(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _first(roots: Roots, names: list[str], limit: int, tail: int = 0) -> Answer | None:

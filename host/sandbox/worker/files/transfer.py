@@ -19,15 +19,15 @@ from typing import Final
 from .. import proc, syscalls
 from ..confine.workspaces import empty_all
 from ..names import Refused, code_of, explain, new_name, quoted
+from ..syscalls import held
 from . import bounds
 from .formats import Answer, require_plain
-from .paths import Location, Roots
+from .paths import DIRECTORY, Location, Roots
 from .writing import existing_file, kept
 
 HIDDEN: Final = re.compile(r"\.picoclaw-[0-9a-f]{16}")
 MOST_NAMES: Final = 100_000
 DEEPEST: Final = 32
-_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NAMELESS_FAILS: Final = (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL)  # open(2), O_TMPFILE
 
 
@@ -89,14 +89,12 @@ class _Walk:
             self.incomplete = True
             return
         try:
-            descriptor = os.open(key[:-1], _DIRECTORY, dir_fd=directory)
+            opened = os.open(key[:-1], DIRECTORY, dir_fd=directory)
         except OSError as error:
             self.incomplete = self.incomplete or error.errno != errno.ENOENT
             return
-        try:
+        with held(opened) as descriptor:
             yield from self.below(descriptor, path, level + 1)
-        finally:
-            os.close(descriptor)
 
     def _entry(self, directory: int, path: bytes, name: bytes) -> Iterator[Answer]:
         try:
@@ -117,11 +115,9 @@ def open_file(roots: Roots, arguments: Answer) -> Answer:
     """Open a file for reading; the descriptor goes to the host."""
     path = arguments["path"]
     name = _below(path)
-    pinned = roots.open(name, os.O_PATH)  # opening a device for reading could already do something
-    try:
+    # opening a device for reading could already do something
+    with held(roots.open(name, os.O_PATH)) as pinned:
         require_plain(path, os.fstat(pinned))
-    finally:
-        os.close(pinned)
     descriptor = roots.open(name, os.O_RDONLY | os.O_NONBLOCK)
     try:
         require_plain(path, status := os.fstat(descriptor))
@@ -185,12 +181,10 @@ def remove_abandoned(roots: Roots) -> None:
 
 
 def _remove_unused(directory: int, name: str) -> None:
-    descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # else somebody still writes it
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    with held(os.open(name, flags, dir_fd=directory)) as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # else somebody still writes it
         os.unlink(name, dir_fd=directory)
-    finally:
-        os.close(descriptor)
 
 
 def reserve(roots: Roots, arguments: Answer) -> Answer:
@@ -256,13 +250,8 @@ def delete_path(roots: Roots, arguments: Answer) -> Answer:
         bounds.end()
         is_directory = stat.S_ISDIR(status.st_mode)
         if is_directory and arguments["recursive"]:
-            top = os.open(
-                location.name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=location.directory
-            )
-            try:
+            with held(os.open(location.name, DIRECTORY, dir_fd=location.directory)) as top:
                 empty_all(top)
-            finally:
-                os.close(top)
         (os.rmdir if is_directory else os.unlink)(location.name, dir_fd=location.directory)
         kept(location.directory)
     return {}

@@ -49,12 +49,9 @@ def save_file(roots: Roots, arguments: Answer) -> Answer:
 
 
 def _write_device(path: str, content: bytes) -> str:
-    descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    bounds.end()
-    try:
-        return f"ok: wrote {os.write(descriptor, content)} bytes to {path}"
-    finally:
-        os.close(descriptor)
+    with syscalls.held(os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)) as device:
+        bounds.end()
+        return f"ok: wrote {os.write(device, content)} bytes to {path}"
 
 
 def existing_file(location: Location, path: str) -> os.stat_result | None:
