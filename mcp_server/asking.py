@@ -38,9 +38,10 @@ class Asking:
 
     async def __call__(self, ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
         """Serve a request."""
-        method, params, modern = ctx.method, ctx.params or {}, _is_modern(ctx)
+        method, params = ctx.method, ctx.params or {}
         if method in TASK_METHODS or (method == "tools/call" and params.get("name") in ASK_TOOLS):
             result = await self._ask(method, params, ctx.session.report_progress)
+            modern = ctx.protocol_version in MODERN_PROTOCOL_VERSIONS
             return {"resultType": "complete", **result} if modern else result
         served: Any = await call_next(ctx)
         if method == "tools/list":
@@ -101,7 +102,3 @@ def _no_answer(method: str, sentence: str) -> dict[str, Any]:
     if method != "tools/call":
         raise MCPError(code=types.INTERNAL_ERROR, message=sentence)
     return {"content": [{"type": "text", "text": sentence}], "isError": True}
-
-
-def _is_modern(context: ServerRequestContext[Any, Any]) -> bool:
-    return context.protocol_version in MODERN_PROTOCOL_VERSIONS

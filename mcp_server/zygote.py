@@ -133,11 +133,12 @@ class Zygote:
                 asker, session_request.PACKET_LIMIT, session_request.OUTSIDE_FDS
             )
             wanted = self._allowed(packet, fds)
+            others = sum(each is not None for each in self._sessions.values())
             if wanted.to_host:
                 socket.send_fds(self._control, [session_request.encode(wanted)], fds[:1])
                 asker.send(session_request.SERVED)
                 asker.close()
-            elif self._is_warm and self._outside() < MAX_OUTSIDE_SESSIONS:
+            elif self._is_warm and others < MAX_OUTSIDE_SESSIONS:
                 self._fork(wanted, fds[:3], asker)
             else:
                 # Whoever would have to wait is faster alone; the next one is not.
@@ -163,9 +164,6 @@ class Zygote:
         if fcntl.fcntl(fds[3], fcntl.F_GETFL) & (os.O_ACCMODE | os.O_PATH) != os.O_RDWR:
             raise session_request.BadRequest
         return wanted
-
-    def _outside(self) -> int:
-        return sum(asker is not None for asker in self._sessions.values())
 
     def _fork(
         self, wanted: session_request.SessionRequest, fds: list[int], asker: socket.socket | None

@@ -147,7 +147,7 @@ class AgentLoop:
         except Halted as waits:
             halted[call["id"]] = waits
             return
-        await self._recorder.called(call, result, speaks=self._toolbox.speaks(call["name"]))
+        await self._recorder.called(call, result, speaks=self._toolbox.spec(call["name"]).speaks)
 
 
 TOLD_AFTER: Final = 3

@@ -58,6 +58,8 @@ class Judge(Protocol):
         ...
 
 
+UNKNOWN: Final = ToolSpec("", "", {}, read_only=True)
+
 CallTool = Callable[[Toolset, str, Mapping[str, Any]], Awaitable[ToolResult]]
 
 
@@ -138,25 +140,17 @@ class Toolbox:
         """Return the tools as the Messages API wants them."""
         return [definition(spec) for spec in self._specs.values() if spec.name not in self.withheld]
 
+    def spec(self, name: str) -> ToolSpec:
+        """Return a tool; of an unknown name one whose calls have no effect, for they only give an error."""
+        return self._specs.get(name, UNKNOWN)
+
     def title(self, name: str) -> str:
         """Return a tool's name for people."""
-        spec = self._specs.get(name)
-        return name if spec is None else spec.title or name
-
-    def parallel(self, name: str) -> bool:
-        """Return whether calls of this tool may run beside others (an unknown one only gives an error)."""
-        spec = self._specs.get(name)
-        return spec is None or spec.parallel
+        return self.spec(name).title or name
 
     def read_only(self, name: str) -> bool:
         """Return whether calls of this tool have no effect."""
-        spec = self._specs.get(name)
-        return spec is None or spec.read_only
-
-    def speaks(self, name: str) -> bool:
-        """Return whether the conversation may have said something after a call of this tool."""
-        spec = self._specs.get(name)
-        return spec is not None and spec.speaks
+        return self.spec(name).read_only
 
     def refusal(self, name: str, arguments: Mapping[str, Any], *, asked: bool) -> str | None:
         """Return why a call is not made, None if it is; ``asked``: a person has allowed it."""
@@ -198,7 +192,7 @@ class Toolbox:
         self, found: dict[str, NewApproval | str]
     ) -> tuple[list[NewApproval], dict[str, ToolResult]]:
         wanted = [request for request in found.values() if isinstance(request, NewApproval)]
-        room = await self._room() if wanted else 0
+        room = min(MOST_OPEN - await self.open_requests(), MOST_OF_A_STEP) if wanted else 0
         asked: list[NewApproval] = []
         for request in wanted:
             why = self._why_not(request, room - len(self._asked))
@@ -257,9 +251,6 @@ class Toolbox:
     def _for_program(self, spec: ToolSpec, arguments: Mapping[str, Any], call_id: str) -> NewApproval:
         life_ms = UNKEPT_MS if self._unkept else DAY_MS
         return NewApproval(new_id(APPROVAL), "client_tool", spec.title, arguments, call_id, life_ms=life_ms)
-
-    async def _room(self) -> int:
-        return min(MOST_OPEN - await self.open_requests(), MOST_OF_A_STEP)
 
     def _why_not(self, request: NewApproval, room: int) -> str | None:
         if room <= 0:
@@ -326,8 +317,8 @@ def batches(calls: Sequence[Block], toolbox: Toolbox) -> list[list[Block]]:
     """Split calls into groups that run one after the other; the calls of a group run side by side."""
     groups: list[list[Block]] = []
     for call in calls:
-        alone = not toolbox.parallel(call["name"])
-        if alone or not groups or not toolbox.parallel(groups[-1][-1]["name"]):
+        alone = not toolbox.spec(call["name"]).parallel
+        if alone or not groups or not toolbox.spec(groups[-1][-1]["name"]).parallel:
             groups.append([call])
         else:
             groups[-1].append(call)

@@ -91,7 +91,7 @@ def document(conversation_id: str, compaction: Compaction, entries: Iterable[His
 
 def _section(entry: HistoryEntry) -> str:
     who = entry.sender_name or entry.role
-    title = f"## {_one_line(who)}, {iso(entry.created_at)}\n"
+    title = f"## {' '.join(who.split())}, {iso(entry.created_at)}\n"
     return "\n".join([title, *_body(entry)])
 
 
@@ -126,7 +126,3 @@ def _short(text: str) -> str:
 
 def _quoted(text: str) -> str:
     return "".join(f"> {line}\n" for line in text.splitlines() or [""])
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())

@@ -138,14 +138,12 @@ class RunBudget:
 
     def _price(self, models: Sequence[str]) -> Price:
         price = self._prices.dearest(models)
-        if price is None and self._allowed is None and self._in_dollars():
+        in_dollars = self._budgets.in_dollars() or self._own.in_dollars()
+        if price is None and self._allowed is None and in_dollars:
             raise Misconfigured(
                 f"A budget in dollars is set, but budgets.prices has no price for {' or '.join(models)}."
             )
         return price or FREE
-
-    def _in_dollars(self) -> bool:
-        return bool(self._budgets.in_dollars() or self._own.in_dollars())
 
     def _granted(self, call: _Call, standing: Standing, own: Amount) -> int:
         granted = call.most_output

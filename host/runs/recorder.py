@@ -39,13 +39,9 @@ def server_events(blocks: Sequence[Block]) -> Iterator[tuple[str, dict[str, Any]
             yield "tool_use", {"tool": block["name"], "input": block.get("input") or {}}
         elif kind.endswith(_RESULT):
             content = block.get("content")
-            preview = _preview(content)
-            data = {"tool": kind.removesuffix(_RESULT), "is_error": _is_error(content), "preview": preview}
+            is_error = isinstance(content, Mapping) and "error_code" in content
+            data = {"tool": kind.removesuffix(_RESULT), "is_error": is_error, "preview": _preview(content)}
             yield "tool_result", data
-
-
-def _is_error(content: Any) -> bool:
-    return isinstance(content, Mapping) and "error_code" in content
 
 
 def _preview(content: Any) -> str:

@@ -104,12 +104,9 @@ class Guard:
             any(pattern.search(command.text) for pattern in self._deny)
             or (command.name not in functions and _ends_or_formats(command))
             or _writes_device(command)
-            or (_removes_trees(command) and self._names_foreign(command, start))
+            or (_removes_trees(command) and any(self._is_foreign(word, start) for word in _plain(command)))
             or (self._strict and _is_listed(command))
         )
-
-    def _names_foreign(self, command: Command, start: str | None) -> bool:
-        return any(self._is_foreign(word, start) for word in _plain(command))
 
     def _is_foreign(self, target: str, start: str | None) -> bool:
         """Return whether removing ``target`` is certainly not meant for the workspace."""

@@ -90,11 +90,8 @@ Stamp = tuple[tuple[str, int, int], ...]
 
 def stamp(config: Config, workspace: str) -> Stamp:
     """Return what tells whether ``shared_grants`` are still the same files: mounts and rules hold inodes."""
-    return tuple(_identified(grant) for grant in shared_grants(config, workspace))
-
-
-def _identified(grant: Grant) -> tuple[str, int, int]:
-    return grant.path, *(inode(grant.path, follow=grant.follow) or (0, 0))
+    granted = shared_grants(config, workspace)
+    return tuple((each.path, *(inode(each.path, follow=each.follow) or (0, 0))) for each in granted)
 
 
 def inode(path: str, *, follow: bool = False) -> tuple[int, int] | None:
