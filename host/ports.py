@@ -287,11 +287,6 @@ class Workspace:
     trust: Trust = Trust.UNTRUSTED
     allowance: Allowance | None = None
 
-    @property
-    def uid(self) -> int | None:
-        """Whose its processes and files are, None: the sandbox's own."""
-        return None if self.allowance is None else self.allowance.uid
-
 
 class SandboxFault(Exception):
     """A request could not be served; the sentence is for the model.

@@ -131,7 +131,7 @@ class Sandbox:
         """
         await self._require(workspace)
         if workspace.allowance is not None and self.report.landlock_abi:
-            asked = {**asked, "root": str(workspace.root), "uid": workspace.uid}
+            asked = {**asked, "root": str(workspace.root), "uid": workspace.allowance.uid}
             workspace = self._surveyor
         return await self._files.ask(workspace, "survey", asked)
 
@@ -272,9 +272,9 @@ class Sandbox:
         """
         pause = RESTART_PAUSE_S
         while True:
-            while not self._started():  # noqa: ASYNC110 - nothing tells of a free descriptor
+            while (supervisor := self._started()) is None:  # noqa: ASYNC110 - nothing tells of one
                 await anyio.sleep(pause)
-            fault = await self._converse()
+            fault = await self._converse(supervisor)
             logger.error("the sandbox supervisor ended; restarting it")
             self._fail_all(DIED)
             with contextlib.suppress(OSError):  # without a free descriptor it can't be waited for
@@ -288,20 +288,17 @@ class Sandbox:
             if fault is not None:
                 pause = min(pause * 2, LONGEST_PAUSE_S)
 
-    def _started(self) -> bool:
+    def _started(self) -> Supervisor | None:
         try:
             self.supervisor = self.supervisor or Supervisor(self.policy.path)
         except OSError as error:
             fault = f"the sandbox supervisor could not be started: {error.strerror}"
             logger.error("%s", fault)
             self._settle(SandboxReport(0, missing=(fault,)))
-            return False
-        return True
+        return self.supervisor
 
-    async def _converse(self) -> str | None:
+    async def _converse(self, supervisor: Supervisor) -> str | None:
         """Serve until the supervisor ends; return why it never was ready, None if it was."""
-        supervisor = self.supervisor
-        assert supervisor is not None  # noqa: S101 - started before
         fault: str | None = "the sandbox supervisor died before it was ready"
         with contextlib.suppress(Disconnected):
             await supervisor.wire.send(self.policy.frame(supervisor.temporary))

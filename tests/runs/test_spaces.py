@@ -109,7 +109,8 @@ async def test_what_a_chat_brings_and_the_archive_lie_in_the_space_of_its_princi
         for who in (attachments.WRITER, archive.WRITER):
             workspace = await host.spaces.of_host(who, one.id, name)
             assert workspace.root == root
-            assert workspace.uid == one.uid
+            assert workspace.allowance is not None
+            assert workspace.allowance.uid == one.uid
         operators = await host.spaces.of_host(archive.WRITER, OPERATOR, "telegram:1")
         assert operators == Workspace(archive.WRITER, host.settings.memory_dir)
 
