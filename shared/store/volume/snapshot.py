@@ -15,10 +15,6 @@ from shared.store.volume.layout import FileId, Snapshot
 CHUNK: Final = 1 << 20
 
 
-def go_on() -> None:
-    """Let a copy run to its end; the default of ``check``."""
-
-
 def copy(source: Path, target: Path, *, skip: int = 0, length: int | None = None) -> int:
     """Copy a file (``length`` bytes after ``skip``) and return the CRC-32 of what was copied."""
     with source.open("rb") as file:
@@ -47,7 +43,7 @@ def fits(snapshot: Snapshot, crc: int) -> bool:
     return snapshot.crc in (crc, named(crc, snapshot.id))
 
 
-def publish(source: Path, store_dir: Path, name: FileId, check: Callable[[], None] = go_on) -> Path:
+def publish(source: Path, store_dir: Path, name: FileId, check: Callable[[], object] = bool) -> Path:
     """Put a copy of a closed database on the volume as a snapshot; it is there whole or not at all.
 
     ``check`` is called between the steps and may raise to give up. What was written is read back.

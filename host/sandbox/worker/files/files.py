@@ -58,27 +58,22 @@ def serve(channel: Channel, host: Channel, config: Config, place: Place, supervi
     with Roots(known[:1]) as roots:
         remove_abandoned(roots)
 
-    def respond() -> None:
-        request = host.receive()
+    def respond(request: Frame) -> Frame:
         apart = request["tool"] in TRANSFERS
         roots = Roots(known[:1] if apart else known, place.home, locks, kept if apart else words, quota)
-        taken = host.descriptors(request.get("descriptors", 0))
-        request["arguments"]["descriptors"] = taken
-        given: list[int] = []
-        try:
-            frame = answer(request, roots)
-            given = frame.get("ok", {}).pop("descriptors", [])
-            if quota is not None:
-                quota.refresh()
-            host.send(frame, given)
-        finally:
-            close_all({*taken, *given})
+        frame = answer(request, roots)
+        if quota is not None:
+            quota.refresh()
+        return frame
 
     attend(channel, host, respond)
 
 
-def attend(channel: Channel, host: Channel, respond: Callable[[], None]) -> None:
-    """Have each request of the host's responded to until it or the supervisor closes its channel."""
+def attend(channel: Channel, host: Channel, respond: Callable[[Frame], Frame]) -> None:
+    """Answer each request of the host's until it or the supervisor closes its channel.
+
+    Descriptors that come along are among its arguments, those that go back are in the answer.
+    """
     bounds.settle()
     waiting = select.poll()
     waiting.register(channel, select.POLLIN)
@@ -86,7 +81,16 @@ def attend(channel: Channel, host: Channel, respond: Callable[[], None]) -> None
     with contextlib.suppress(Closed):
         # The supervisor says nothing: what is to be read there is its end.
         while channel.fileno() not in dict(waiting.poll()):
-            respond()
+            request = host.receive()
+            taken = host.descriptors(request.get("descriptors", 0))
+            request["arguments"]["descriptors"] = taken
+            given: list[int] = []
+            try:
+                frame = respond(request)
+                given = frame.get("ok", {}).pop("descriptors", [])
+                host.send(frame, given)
+            finally:
+                close_all({*taken, *given})
 
 
 def needs_namespaces(config: Config) -> bool:

@@ -13,7 +13,7 @@ from typing import Final
 
 from ..config import Config
 from ..confine import confine, privileges
-from ..frames import Channel
+from ..frames import Channel, Frame
 from . import files
 from .paths import RootPath, Roots
 
@@ -25,12 +25,11 @@ def serve(channel: Channel, host: Channel, config: Config, directory: str) -> No
     privileges.no_new_privileges()
     confine.confine_surveyor(config, directory)
 
-    def respond() -> None:
-        arguments = host.receive()["arguments"] | {"unborn": True}
+    def respond(request: Frame) -> Frame:
+        arguments = request["arguments"] | {"unborn": True}
         with _acting_as(config, arguments["uid"]):
             roots = Roots([RootPath(arguments["root"], False, follow=False)])
-            found = files.answer({"tool": "survey", "arguments": arguments}, roots, PROCESSOR_S)
-        host.send(found)
+            return files.answer({"tool": "survey", "arguments": arguments}, roots, PROCESSOR_S)
 
     files.attend(channel, host, respond)
 

@@ -11,11 +11,11 @@ import resource
 import runpy
 import sys
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from ..config import Config
 from ..confine import confine, privileges
-from ..frames import Channel, close_all
+from ..frames import Channel
 from . import bounds, files
 from .formats import Answer
 
@@ -33,21 +33,13 @@ def serve(channel: Channel, host: Channel, config: Config, program: str, package
     confine.confine_viewer(config, MEMORY)
     privileges.limit(resource.RLIMIT_CPU, int(sum(os.times()[:2]) + PROCESSOR_S) + _KILLED_AFTER_S)
 
-    def respond() -> None:
-        asked = host.receive()["arguments"]
-        taken = host.descriptors(1)
-        try:
-            host.send(_answer(view, taken[0], asked))
-        finally:
-            close_all(taken)
-
-    files.attend(channel, host, respond)
+    files.attend(channel, host, lambda request: _answer(view, **request["arguments"]))
 
 
-def _answer(view: Callable[..., Answer], descriptor: int, asked: Answer) -> Answer:
+def _answer(view: Callable[..., Answer], descriptors: list[int], **asked: Any) -> Answer:
     bounds.begin(PROCESSOR_S)
     try:
-        return {"ok": view(descriptor, **asked)}
+        return {"ok": view(descriptors[0], **asked)}
     except bounds.TooLong:
         return {"ok": {"fault": "looking into it takes too long"}}
     except MemoryError:
