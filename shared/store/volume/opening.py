@@ -5,9 +5,8 @@ from __future__ import annotations
 import logging
 import os
 from dataclasses import replace
-from enum import Enum, auto
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 from uuid import uuid4
 
 from shared import jsons
@@ -32,15 +31,10 @@ SCRATCH: Final = (".snapshot", ".restored", ".compacted")
 NO_MARK: Final = Mark(inode=0, salts=0, page_size=4096)
 
 
-class Verdict(Enum):
-    """What to do with the runtime database."""
-
-    CONTINUE = auto()
-    """It is what the volume has, or goes on from there."""
-    TAKE_LOCAL = auto()
-    """It is the newer copy, or the only one."""
-    RESTORE = auto()
-    """The volume is the newer copy, or the only one that can be trusted."""
+Verdict = Literal["continue", "take local", "restore"]
+"""The runtime database is what the volume has, or goes on from there; it is the newer copy, or the only one;
+the volume is the newer copy, or the only one that can be trusted.
+"""
 
 
 def prepare(carrier: Carrier, store_dir: Path, *, token: str, era: int) -> StoreOrigin:
@@ -55,10 +49,10 @@ def prepare(carrier: Carrier, store_dir: Path, *, token: str, era: int) -> Store
         found = state if state is not None and _trusted(carrier, state, store_dir) else None
         verdict = judge(found, store_dir, listing, database)
         there = identity(store_dir)
-        if verdict is Verdict.CONTINUE and found is not None:
+        if verdict == "continue" and found is not None:
             carrier.resume(replace(found, token=token, era=era))
             return StoreOrigin(found.lineage, new=False)
-        if verdict is Verdict.RESTORE and state is not None and found is None:
+        if verdict == "restore" and state is not None and found is None:
             log.warning("The runtime database %s doesn't continue what the volume has", database.name)
         if listing.empty and found is None:
             _must_be_new(store_dir, there, state, database)
@@ -68,7 +62,7 @@ def prepare(carrier: Carrier, store_dir: Path, *, token: str, era: int) -> Store
         state = State(
             str(store_dir.absolute()), lineage, token, era, boot_id(), 0, FileId(era, 0), NO_MARK, None
         )
-        if verdict is Verdict.RESTORE:
+        if verdict == "restore":
             _restore(carrier, state)
         else:
             _take_local(carrier, state)
@@ -88,22 +82,22 @@ def prepare(carrier: Carrier, store_dir: Path, *, token: str, era: int) -> Store
 def judge(found: State | None, store_dir: Path, listing: Listing, database: Path) -> Verdict:
     """Decide between the runtime database and the volume."""
     if found is None:
-        return Verdict.TAKE_LOCAL if listing.empty else Verdict.RESTORE
+        return "take local" if listing.empty else "restore"
     if listing.empty:
-        return Verdict.TAKE_LOCAL
+        return "take local"
     if found.lineage != identity(store_dir):
         log.warning("STORE_DIR holds another store than %s: the volume's is used", database.name)
-        return Verdict.RESTORE
+        return "restore"
     newer = [each.id for each in listing.snapshots if each.id > found.segment]
     newer += [
         each for each in listing.segments if each > found.segment and layout.has_frames(store_dir, each)
     ]
     if newer:
-        return Verdict.RESTORE
+        return "restore"
     if not _on_volume(found, store_dir):
         log.warning("The volume is behind the runtime database %s, which is used", database.name)
-        return Verdict.TAKE_LOCAL
-    return Verdict.CONTINUE
+        return "take local"
+    return "continue"
 
 
 def identity(store_dir: Path) -> str | None:
