@@ -19,6 +19,7 @@ from typing import Final
 
 from .. import proc, syscall_table, syscalls
 from ..confine.grants import is_beneath
+from ..syscalls import AT_FDCWD
 from ..words import Words, real_path
 from .calls import Call, caller_descriptor, open_from, owned, string
 
@@ -58,7 +59,7 @@ class NameCalls:
         ``BlockingIOError`` where it would wait for a pipe's reader.
         """
         maker = _Maker(self, call, stack)
-        directory = call.arguments[0] if path_at else None
+        directory = call.arguments[0] if path_at else AT_FDCWD
         nofollow = bool(flags & os.O_NOFOLLOW) or flags & _CREATED_NEW == _CREATED_NEW
         try:
             target = maker.pinned(path_at, follow=not nofollow, directory=directory)
@@ -119,9 +120,9 @@ class _Maker:
         """Return a path or text."""
         return string(self._call.thread, self.arguments[at])
 
-    def pinned(self, path_at: int, *, follow: bool, directory: int | None = None) -> int:
+    def pinned(self, path_at: int, *, follow: bool, directory: int = AT_FDCWD) -> int:
         """Return an ``O_PATH`` descriptor of an existing file."""
-        start = self._start(path_at, directory)
+        start = caller_descriptor(self._call, directory, self._stack)
         how = os.O_PATH | (0 if follow else os.O_NOFOLLOW)
         found = owned(open_from(start, self.string(path_at), how, self._call.thread), self._stack)
         self._call.require_waiting()
@@ -150,11 +151,11 @@ class _Maker:
         self._calls.require(path.removesuffix(" (deleted)"))
         return target
 
-    def entry(self, path_at: int, *, directory: int | None = None, follow: bool = False) -> Entry:
+    def entry(self, path_at: int, *, directory: int = AT_FDCWD, follow: bool = False) -> Entry:
         """Return a name that the command may change, its directory pinned. Links at the end are followed with
         ``follow``.
         """
-        start, path = self._start(path_at, directory), self.string(path_at)
+        start, path = caller_descriptor(self._call, directory, self._stack), self.string(path_at)
         for _ in range(_MAX_LINKS):
             above, _, name = path.rstrip(b"/").rpartition(b"/")
             above = above or (b"/" if path.startswith(b"/") else b".")
@@ -173,10 +174,6 @@ class _Maker:
         with open(proc.path(self._call.thread, "status"), "rb", buffering=0) as file:
             head = file.read(512)
         os.umask(int(head.partition(b"\nUmask:")[2].split()[0], 8))
-
-    def _start(self, path_at: int, directory: int | None) -> int:
-        number = directory if directory is not None else syscalls.AT_FDCWD
-        return caller_descriptor(self._call, number, self._stack)
 
 
 def opening(number: int, call: Call) -> tuple[int, int, int]:
@@ -205,7 +202,7 @@ def _make(create: Callable[..., None], at: int, mask: int) -> Make:
     """The mode, within ``mask``, is the argument behind the path."""
 
     def make(call: _Maker) -> None:
-        entry = call.entry(at, directory=call.arguments[0] if at else None)
+        entry = call.entry(at, directory=call.arguments[0] if at else AT_FDCWD)
         call.take_umask()
         create(entry.name, call.arguments[at + 1] & mask, dir_fd=entry.directory)
 
@@ -214,7 +211,7 @@ def _make(create: Callable[..., None], at: int, mask: int) -> Make:
 
 def _remove(at: int, remove: Callable[..., None] = os.unlink) -> Make:
     def make(call: _Maker) -> None:
-        entry = call.entry(at, directory=call.arguments[0] if at else None)
+        entry = call.entry(at, directory=call.arguments[0] if at else AT_FDCWD)
         is_directory = at and call.arguments[2] & _AT_REMOVEDIR
         (os.rmdir if is_directory else remove)(entry.name, dir_fd=entry.directory)
 
@@ -223,7 +220,7 @@ def _remove(at: int, remove: Callable[..., None] = os.unlink) -> Make:
 
 def _symlink(at: int) -> Make:
     def make(call: _Maker) -> None:
-        entry = call.entry(at, directory=call.arguments[1] if at == 2 else None)
+        entry = call.entry(at, directory=call.arguments[1] if at == 2 else AT_FDCWD)
         os.symlink(call.string(0), entry.name, dir_fd=entry.directory)
 
     return make
@@ -231,7 +228,7 @@ def _symlink(at: int) -> Make:
 
 def _rename(first: int, second: int, flags_at: int | None = None) -> Make:
     def make(call: _Maker) -> None:
-        directories = (call.arguments[0], call.arguments[2]) if first else (None, None)
+        directories = (call.arguments[0], call.arguments[2]) if first else (AT_FDCWD, AT_FDCWD)
         old = call.entry(first, directory=directories[0])
         new = call.entry(second, directory=directories[1])
         flags = 0 if flags_at is None else call.arguments[flags_at] & 0xFFFFFFFF
@@ -241,7 +238,7 @@ def _rename(first: int, second: int, flags_at: int | None = None) -> Make:
 
 
 def _link(call: _Maker) -> None:
-    _give_name(call.source(syscalls.AT_FDCWD, 0, 0), call.entry(1))
+    _give_name(call.source(AT_FDCWD, 0, 0), call.entry(1))
 
 
 def _linkat(call: _Maker) -> None:
