@@ -10,7 +10,7 @@ import base64
 import binascii
 import re
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import repeat
 from typing import Final
@@ -47,16 +47,18 @@ class Picture:
 
 def is_picture(data: bytes) -> bool:
     """Return whether a file begins as a picture that could be sent."""
-    signs = (_PNG, b"\xff\xd8\xff", b"GIF87a", b"GIF89a")
-    return data.startswith(signs) or (data[:4] == b"RIFF" and data[8:12] == b"WEBP")
+    return _reader(data) is not None
 
 
 def picture_of(data: bytes) -> Picture:
     """Return what a file is, if it is a whole picture that may be sent; raises Unfit."""
     if len(data) * 4 / 3 > LARGEST:
         raise Unfit(f"it has {len(data):,} bytes, and {LARGEST * 3 // 4:,} are the most")
+    reader = _reader(data)
+    if reader is None:
+        raise Unfit("it is no PNG, JPEG, GIF or WebP")
     try:
-        picture = _read(data)
+        picture = reader(data)
     except IndexError:
         raise Unfit("it is cut off") from None
     if not (picture.width and picture.height):
@@ -91,16 +93,14 @@ def _fit(image: Image, result: ToolResult) -> Image:
     return Image(base64.b64encode(data).decode(), picture_of(data).media_type)
 
 
-def _read(data: bytes) -> Picture:
+def _reader(data: bytes) -> Callable[[bytes], Picture] | None:
     if data.startswith(_PNG):
-        return _png(data)
+        return _png
     if data.startswith(b"\xff\xd8\xff"):
-        return _jpeg(data)
+        return _jpeg
     if data[:6] in (b"GIF87a", b"GIF89a"):
-        return _gif(data)
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return _webp(data)
-    raise Unfit("it is no PNG, JPEG, GIF or WebP")
+        return _gif
+    return _webp if data[:4] == b"RIFF" and data[8:12] == b"WEBP" else None
 
 
 def _counted() -> Iterator[None]:
