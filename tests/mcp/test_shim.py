@@ -196,7 +196,7 @@ async def test_the_door_goes_with_its_host_but_never_a_newer_one(
 ) -> None:
     door = Path(f"{database}.mcp")
     async with ToolServers(db_path=database, store_dir=None, timezone="UTC") as servers:
-        await servers.ready()
+        await servers.zygote.ready()
         assert door.is_socket()
         if newer:
             door.rename(f"{door}.old")
