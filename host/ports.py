@@ -184,8 +184,8 @@ class ToolSpec:
 
     ``input_schema`` is a JSON Schema object with ``additionalProperties: false``.
     ``parallel``: calls of one reply may run side by side with others. ``read_only``: a call has no effect,
-    so that a run that was cut off during one may be repeated. ``definition``: the model's API runs the tool
-    itself, and this is how it wants to be told of it. ``speaks``: after a call the conversation may have said
+    so that a run that was cut off during one may be repeated. ``definition``: the tool as the Messages API
+    wants it, given where that runs the tool itself. ``speaks``: after a call the conversation may have said
     something that its readers should see at once. ``asks``: the result of a call is given by a person
     (``question``) or by the calling program. ``title``: the name for people, if it is another one.
     """
@@ -198,8 +198,13 @@ class ToolSpec:
     delegable: bool = True
     speaks: bool = False
     asks: Literal["", "question", "client_tool"] = ""
-    definition: Mapping[str, Any] | None = None
+    definition: Mapping[str, Any] = field(default_factory=dict)
     title: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.definition:
+            made = {"name": self.name, "description": self.description, "input_schema": self.input_schema}
+            object.__setattr__(self, "definition", made)
 
 
 @dataclass(frozen=True, slots=True)

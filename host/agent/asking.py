@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal, Protocol
 from urllib.parse import urlsplit
@@ -123,7 +123,7 @@ class Asking:
     """
 
     models: Sequence[Model]
-    tools: list[dict[str, Any]]
+    tools: list[Mapping[str, Any]]
     recorder: Recorder
     options: Options
     window: Window
@@ -131,7 +131,7 @@ class Asking:
     """``max_tokens`` of the newest request."""
     media: Media | None = field(default=None, init=False)
 
-    def offer(self, tools: list[dict[str, Any]]) -> None:
+    def offer(self, tools: list[Mapping[str, Any]]) -> None:
         """Offer these tools from now on."""
         if tools != self.tools:
             self.tools = tools
@@ -143,7 +143,8 @@ class Asking:
         while True:
             reply = await self._attempt(messages, mended)
             if reply is not None:
-                self.options = replace(self.options, must_call=frozenset())
+                if self.options.must_call:
+                    self.options = replace(self.options, must_call=frozenset())
                 return replace(reply, blocks=_sendable(reply.blocks))
 
     async def _attempt(self, messages: list[Message], mended: set[str]) -> Reply | None:

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from pydantic import Field, ValidationError
 
-from host.agent.toolbox import Toolbox, definition
+from host.agent.toolbox import Toolbox
 from host.agent.window import BYTES_PER_TOKEN, estimated
 from host.ports import ToolResult, Toolset, ToolSpec
 from host.tools.arguments import refused
@@ -57,7 +57,7 @@ class RationedTools:
             self._toolbox.put(toolset)
             self._names += [spec.name for spec in toolset.specs if spec.name not in self._names]
         specs = self._toolbox.of(self._names)
-        self._much = estimated([definition(spec) for spec in specs]) > self._room
+        self._much = estimated([spec.definition for spec in specs]) > self._room
         self._toolbox.withheld.clear()
         if self._much:
             self._toolbox.withheld.update(spec.name for spec in specs if spec.name not in self._wanted)

@@ -136,9 +136,9 @@ class Toolbox:
         """Return the names of the tools that a subagent may have."""
         return [spec.name for spec in self._specs.values() if spec.delegable]
 
-    def definitions(self) -> list[dict[str, Any]]:
+    def definitions(self) -> list[Mapping[str, Any]]:
         """Return the tools as the Messages API wants them."""
-        return [definition(spec) for spec in self._specs.values() if spec.name not in self.withheld]
+        return [spec.definition for spec in self._specs.values() if spec.name not in self.withheld]
 
     def spec(self, name: str) -> ToolSpec:
         """Return a tool; of an unknown name one whose calls have no effect, for they only give an error."""
@@ -284,13 +284,6 @@ class Toolbox:
             return ToolResult(
                 f"The tool {name} failed inside the host; nothing more is known.", is_error=True
             )
-
-
-def definition(spec: ToolSpec) -> dict[str, Any]:
-    """Return a tool as the Messages API wants it."""
-    if spec.definition is not None:
-        return dict(spec.definition)
-    return {"name": spec.name, "description": spec.description, "input_schema": spec.input_schema}
 
 
 def result_block(call_id: str, result: ToolResult, note: str | None = None) -> Block:

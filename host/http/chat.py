@@ -234,7 +234,8 @@ class ChatApi(Api):
     async def _answer(
         self, request: Request, spec: RunSpec, hook: RequestHook | None = None
     ) -> ChatShape | EventStreamResponse | Response:
-        spec = dataclasses.replace(spec, idempotency=await idempotency(request))
+        if (key := await idempotency(request)) is not None:
+            spec = dataclasses.replace(spec, idempotency=key)
         if spec.client_tools:
             spec = dataclasses.replace(spec, client_tools=await checked(spec.client_tools, self._judge))
         if spec.permissions:

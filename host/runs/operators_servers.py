@@ -9,7 +9,6 @@ from typing import Final, Literal
 
 import anyio
 
-from host.agent.toolbox import definition
 from host.agent.window import estimated
 from host.mcp_clients.external import Reach, open_external
 from host.mcp_clients.server_config import ServerConfig, managed_servers, operators_servers
@@ -91,7 +90,7 @@ class OperatorsServers:
                     "state": "ready" if found.toolsets else "needs_sign_in" if refused else "failing",
                     "problems": found.problems,
                     "tools": [spec.name for spec in specs],
-                    "tokens": estimated([definition(spec) for spec in specs]) if specs else 0,
+                    "tokens": estimated([spec.definition for spec in specs]) if specs else 0,
                     "signed_in": sign_in is not None and bool(await sign_in.load()),
                 }
 

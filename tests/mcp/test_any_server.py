@@ -9,7 +9,6 @@ import psutil
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from host.agent.toolbox import definition
 from host.mcp_clients.external import Reach
 from host.mcp_clients.mending import NAME
 from host.mcp_clients.server_config import ServerConfig
@@ -72,7 +71,7 @@ async def use(judge: SchemaJudge, odd_one: OddServer) -> None:
                 assert spec.input_schema["type"] == "object"
                 assert not {"anyOf", "oneOf", "allOf"} & spec.input_schema.keys()
                 assert (await judge.schema(spec.input_schema, input_only=True)).schema_fault is None
-                assert jsons.fits(definition(spec))
+                assert jsons.fits(spec.definition)
                 result = await toolset.call(spec.name, {"input": {"a": 1}})
                 assert isinstance(result.text, str)
             assert "mcp__well__sound" in {spec.name for _, spec in offered}
