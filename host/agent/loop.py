@@ -51,7 +51,8 @@ class AgentLoop:
         """Append to ``messages`` until the model has finished; return its last reply. Raises Ending."""
         asked_for_words = False
         for _ in range(self._most):
-            await self._toolbox.renew()
+            if self._toolbox.renew is not None:
+                await self._toolbox.renew()
             self._asking.offer(self._toolbox.definitions())
             reply = await self._asking.reply(messages)
             if reply.blocks:

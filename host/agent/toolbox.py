@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, 
 from typing import Any, Final, Literal, Protocol
 
 from anyio import Lock, to_thread
-from anyio.lowlevel import checkpoint
 
 from host.agent.endings import Halted
 from host.ports import SeenFiles, ToolResult, Toolset, ToolSpec
@@ -97,8 +96,8 @@ class Toolbox:
         self._specs: dict[str, ToolSpec] = {}
         self.withheld: set[str] = set()
         """Names of tools that can be called, but are not shown to the model; its subsets have the same."""
-        self.renew: Callable[[], Awaitable[None]] = checkpoint
-        """Takes in what came or changed since the last step."""
+        self.renew: Callable[[], Awaitable[None]] | None = None
+        """Takes in what came or changed since the last step, where that can be."""
         self.answers: list[tuple[str, str]] = []
         """Questions of servers in the middle of the call that is made, and what people answered to them."""
         self._answering = Lock()

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from itertools import count
 from typing import Any, Final
 
 from host.models.mending import NAMES, Kind, suspects, unrepeated, without
@@ -169,11 +168,6 @@ def _hopelessness(error: ModelError) -> tuple[bool, float]:
     return not error.retryable, error.retry_after_s or 0.0
 
 
-def _from(routes: Sequence[Route], turn: int) -> list[Route]:
-    first = turn % len(routes)
-    return [*routes[first:], *routes[:first]]
-
-
 class ModelAccess:
     """The way to every model, by the one process for all of them."""
 
@@ -209,21 +203,21 @@ class ModelAccess:
         Each call begins with the next key or entry of that name. ``warn`` hears what had to be left out of
         requests. Raises InvalidInput as ``check`` does.
         """
-        groups, turns = self._resolved(asked, allowed)
-        turn = next(turns)
-        return tuple(KeyedModel(_from(routes, turn), redact=self._redact, warn=warn) for routes in groups)
+        groups = self._resolved(asked, allowed)
+        models = tuple(KeyedModel(routes, redact=self._redact, warn=warn) for routes in groups)
+        for routes in groups:
+            routes.append(routes.pop(0))
+        return models
 
-    def _resolve(
-        self, asked: str | None, allowed: tuple[str, ...] | None
-    ) -> tuple[list[list[Route]], Iterator[int]]:
-        """Return the routes to the model and to the one after it, and the numbers of the runs by them."""
+    def _resolve(self, asked: str | None, allowed: tuple[str, ...] | None) -> list[list[Route]]:
+        """Return the routes to the model and to the one after it, each list in the order of the next run."""
         fallback = fallback_choice(self._settings)
         choices = model_choices(self._settings, asked, allowed)
         named = [choice for choice in choices if choice != fallback] or choices
         routes = [[route for choice in named for route in self._routes(choice)]]
         if fallback in choices and fallback not in named:
             routes.append(self._routes(fallback))
-        return routes, count()
+        return routes
 
     def _routes(self, choice: ModelChoice) -> list[Route]:
         target = Target(choice.model, choice.base_url or "")

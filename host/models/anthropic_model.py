@@ -88,6 +88,17 @@ OFFLINE_URL: Final = "http://offline.invalid"
 
 _STREAMS: Final = ("text/event-stream", "application/octet-stream", "text/plain", "")
 """Content types behind which servers stream; others are read as a whole, or are no answer."""
+_UNSAID: Final = (
+    "Lang",
+    "Package-Version",
+    "OS",
+    "Arch",
+    "Runtime",
+    "Runtime-Version",
+    "Async",
+    "Retry-Count",
+)
+"""What the SDK would tell every server, with each request, about where it runs."""
 _NAMELESS_ERROR: Final = re.compile(r'\s*\{\s*"(?:type"\s*:\s*"error|error)"')
 _LARGEST: Final = 64 * 1024 * 1024
 """Bytes of an answer, unpacked."""
@@ -120,8 +131,10 @@ def make_client(config: ModelConfig) -> AsyncAnthropic:
 def _client(
     config: ModelConfig, key: str | None, token: str | None, url: str | None, http: httpx2.AsyncClient
 ) -> AsyncAnthropic:
-    # The SDK sends a key as a Bearer token; many compatible servers know only the older header.
-    older = {"X-Api-Key": key} if key and config.api_key and config.base_url else None
+    headers: dict[str, Any] = {f"X-Stainless-{what}": anthropic.omit for what in _UNSAID}
+    if key and config.api_key and config.base_url:
+        # The SDK sends a key as a Bearer token; many compatible servers know only the older header.
+        headers["X-Api-Key"] = key
     return AsyncAnthropic(
         api_key=key,
         auth_token=token,
@@ -129,7 +142,7 @@ def _client(
         base_url=url,
         timeout=httpx2.Timeout(config.timeout_s, connect=config.connect_timeout_s),
         max_retries=0,
-        default_headers=older,
+        default_headers=headers,
         open_telemetry=False,
         http_client=http,
     )

@@ -139,16 +139,16 @@ class _Asked:
     """A request in flight: who hears the pieces of its answer, and its end when that has come."""
 
     on_delta: OnDelta
-    end: asyncio.Future[tuple[int, bytes]]
+    end: asyncio.Future[Reply]
 
     def take(self, kind: int, body: bytes) -> None:
         """Take what came for it; what ``on_delta`` raises ends it too."""
         if self.end.done():
             return
-        if kind != messages.PIECES:
-            self.end.set_result((kind, body))
-            return
         try:
+            if kind != messages.PIECES:
+                self.end.set_result(_end(kind, body))
+                return
             for delta in messages.pieces_of(body):
                 self.on_delta(delta)
         except Exception as error:  # noqa: BLE001 - whoever asked raises it
@@ -177,7 +177,7 @@ class Link(asyncio.Protocol):
         number = self._send(config, request)
         asked = self._asked[number] = _Asked(on_delta, asyncio.get_running_loop().create_future())
         try:
-            return _end(*await asked.end)
+            return await asked.end
         finally:
             if number in self._asked:
                 self._leave(number)

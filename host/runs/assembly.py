@@ -124,13 +124,15 @@ class RunTools:
         return {*NAMES, *(spec.name for specs in own for spec in specs)}
 
     @asynccontextmanager
-    async def open(self, spec: RunSpec, lease: Lease, approve: Approve) -> AsyncIterator[OpenTools]:
-        """Open the tools of a run.
+    async def open(
+        self, spec: RunSpec, lease: Lease, principal: Principal, approve: Approve
+    ) -> AsyncIterator[OpenTools]:
+        """Open the tools of a run, which is the principal's.
 
         The operator's servers keep their names: a request can't put its own in their place.
         """
         conversation_id = lease.conversation_id
-        space = await self._spaces.of_run(lease, spec.parent_id)
+        space = self._spaces.of_run(lease, spec.parent_id, principal)
         files = SandboxToolset(self._sandbox, self._sandbox.policy, space.workspace, self.judge)
         own: list[Toolset] = [
             files,
@@ -241,7 +243,7 @@ class Assembly:
         """Carry the conversation on until the model has finished. Raises Ending."""
         allowed = recorder.principal.terms.models
         models = self._models.models(spec.model, recorder.warnings.append, allowed)
-        async with self._tools.open(spec, lease, approve) as tools:
+        async with self._tools.open(spec, lease, recorder.principal, approve) as tools:
             options = await self._options(spec, await tools.knowledge.look(), tools.kept)
             redactor = self._ledger.redactor
             toolbox = Toolbox(tools.toolsets, redactor, self._call, tools.gate, unkept=tools.unkept)

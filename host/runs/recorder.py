@@ -94,7 +94,7 @@ class RunRecorder(_Accounts):
         self._spec = spec
         self._log = log
         self._said_seq = lease.said_seq
-        self._telling = anyio.Lock()
+        self._telling = anyio.Lock(fast_acquire=True)
         self.said: list[Outbound] = []
         self.warnings: list[str] = []
         self.title_of: Callable[[str], str] = str

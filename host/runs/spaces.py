@@ -73,9 +73,8 @@ class Spaces:
             by_path=self._by_conversation,
         )
 
-    async def of_run(self, lease: Lease, parent_id: str | None) -> Space:
+    def of_run(self, lease: Lease, parent_id: str | None, principal: Principal) -> Space:
         """Return the space of a run; that of a task is the one of the task's conversation (``parent_id``)."""
-        principal = await self._principals.get(lease.principal_id)
         owner = parent_id or lease.conversation_id
         workspace, is_main = self._of(principal, lease.conversation_id, owner, trusted=lease.trusted)
         knowledge = self.operators if principal.is_operator else self._knowledge(principal)

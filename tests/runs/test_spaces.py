@@ -139,8 +139,9 @@ async def test_what_the_operator_configured_reaches_a_principal_only_where_grant
         found = {}
         for principal in (rich, poor, THE_OPERATOR):
             lease = lease_of(principal)
-            space = await host.spaces.of_run(lease, None)
-            async with host.tools.open(RunSpec("hi", lease.conversation_id), lease, no_approval) as tools:
+            space = host.spaces.of_run(lease, None, await host.principals.get(lease.principal_id))
+            spec = RunSpec("hi", lease.conversation_id)
+            async with host.tools.open(spec, lease, space.principal, no_approval) as tools:
                 problems = " ".join(tools.external.problems) if tools.external else ""
             found[principal.name] = (space.workspace.allowance, problems)
         allowance, problems = found["Rich"]
@@ -189,7 +190,7 @@ async def test_a_deleted_principal_leaves_no_file_and_no_process(place: Path) ->
         for each in (one, two):
             await say(host, each, "remember that I like tea")
             await say(host, each, "write x to a/b/c.txt", "another")
-        space = await host.spaces.of_run(lease_of(one), None)
+        space = host.spaces.of_run(lease_of(one), None, one)
         await host.sandbox.run(space.workspace, {"command": "sleep 319.5 & sleep 319.5", "background": True})
         pid = await started("319.5")
         assert await host.spaces.forget(one)
