@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from shared import jsons
-from tests.mcp.programs import python_with, run
-from tests.running import TOKEN, HostProcess, directive
+from tests.mcp.programs import NODE_PACKAGES, NPM, node, npm_ci, python_with, run
+from tests.running import TOKEN, HostProcess, ModelProcess, directive
 
 HERE = Path(__file__).parent / "clients"
 CALL = {"name": "client__lookup", "input": {"q": "x"}}
@@ -59,3 +61,20 @@ async def test_clients_in_their_default_modes_are_served_and_every_answer_is_as_
     )
     assert seen["agents"]["whole"] == seen["agents"]["streamed"] == "got found x"
     assert seen["pydantic_ai"] == {"called": "got found x", "typed": 9, "streamed": "hello there"}
+
+
+@pytest.mark.skipif(NPM is None, reason="needs npm")
+async def test_what_the_ai_sdk_refers_to_is_not_sent_again_and_the_model_knows_it(
+    host: HostProcess, model: ModelProcess
+) -> None:
+    for packages in (NODE_PACKAGES, HERE / "node"):
+        npm_ci(packages)
+    door = {"url": f"{host.url}/v1", "key": TOKEN, "first": SAID["plain"], "second": directive(text="indeed")}
+    client = str(HERE / "node" / "client.mjs")
+    told = await run(node(), client, env={"DOOR": jsons.dumps(door)}, cwd=HERE / "node")
+    assert told == {
+        "texts": ["hello there", "indeed"],
+        "kinds": [["user"], ["user", "item_reference", "user"]],
+    }
+    asked = jsons.dumps(model.requests()[-1]["body"]["messages"])
+    assert asked.index("hello there") < asked.rindex("hello there") < asked.index("indeed")
