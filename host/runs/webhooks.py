@@ -36,7 +36,7 @@ PREFIX: Final = "whsec_"
 SECRET_BYTES: Final = range(24, 65)
 SEALED, CLEAR = b"s", b"c"
 
-LOOK_EVERY_S: Final = 0.25
+LOOK_EVERY_S: Final = 0.5
 ELSEWHERE_EVERY_S: Final = 10.0
 """How often a host without webhooks looks whether another one has got some."""
 SWEEP_EVERY_S: Final = 60.0
@@ -201,6 +201,8 @@ class WebhookSender:
         failing = FAILING_AT_ONCE - sum(each.failing_since is not None for each in self._trying.values())
         try:
             await self._sweep()
+            if room == 0:
+                return False
             claim = self._store.webhooks.claim
             found, more = await claim(self._owner, room, now_ms(), alone=self._alone, failing=failing)
         except Exception:
