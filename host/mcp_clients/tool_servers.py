@@ -71,10 +71,6 @@ class ToolServerSession:
                     self._client = None
                     raise
 
-    async def call(self, tool: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the ``tools/call`` result; raises SessionLost, RequestRefused, TimeoutError."""
-        return await self.request("tools/call", {"name": tool, "arguments": arguments})
-
     async def request(self, method: str, params: Mapping[str, Any]) -> dict[str, Any]:
         """Return a request's result; raises SessionLost, RequestRefused, TimeoutError."""
         if self._client is None:
@@ -225,7 +221,8 @@ class ToolServerToolset:
             return ToolResult(f"There is no tool named {name}.", is_error=True)
         try:
             session = await self._servers.session(self._key)
-            return _tool_result(await session.call(name.removeprefix(PREFIX), arguments))
+            wanted = {"name": name.removeprefix(PREFIX), "arguments": arguments}
+            return _tool_result(await session.request("tools/call", wanted))
         except SessionLost:
             return _fault("The tool server ended before it answered; the call may have taken effect.")
         except TimeoutError:

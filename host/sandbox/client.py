@@ -317,7 +317,7 @@ class Sandbox:
     def _settle(self, report: SandboxReport) -> None:
         self.report = report
         self._ready.set()
-        fields = {name: getattr(report, name) for name in LOGGED}
+        fields = {name: getattr(report, name) for name in LOGGED} | {"missing": list(report.missing)}
         severity = logging.INFO if report.level >= 2 else logging.WARNING
         logger.log(severity, "sandbox ready", extra={"sandbox": fields})
         if self.policy.min_level < 2:

@@ -167,11 +167,17 @@ async def test_a_room_follows_a_workspace_that_was_replaced(
         ws.with_name("away").rename(ws)
 
 
-async def test_few_rooms_wait_and_none_for_long(ws: Path) -> None:
-    async with Sandbox(SandboxPolicy(workspace=ws, limits=Limits(reaper_idle_s=1.0))) as sandbox:
+async def test_few_rooms_wait(ws: Path) -> None:
+    async with Sandbox(SandboxPolicy(workspace=ws, limits=Limits(reaper_idle_s=600))) as sandbox:
         for number in range(MAX_RESTING + 4):
             await run(toolset(sandbox, f"conv-{number}"), "true")
         await rested(sandbox, MAX_RESTING)
+
+
+async def test_no_room_waits_for_long(ws: Path) -> None:
+    async with Sandbox(SandboxPolicy(workspace=ws, limits=Limits(reaper_idle_s=5.0))) as sandbox:
+        await run(toolset(sandbox, "c"), "true")
+        await rested(sandbox, 1)
         await rested(sandbox, 0)
 
 
