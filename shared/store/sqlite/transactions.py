@@ -189,24 +189,25 @@ class Together:
         with anyio.CancelScope(shield=True):
             try:
                 await self._write(partial(_do_all, asked))
+            except Exception:  # noqa: BLE001 - one that fails undoes all: each is tried alone
+                for each in asked:
+                    await self._do(each)
+            try:
                 await self._durable()
             except Exception as error:  # noqa: BLE001 - raised to all who asked
                 for each in asked:
                     each.error = each.error or error
 
+    async def _do(self, alone: _Asked) -> None:
+        try:
+            await self._write(partial(_do_all, [alone]))
+        except Exception as error:  # noqa: BLE001 - raised to whoever asked
+            alone.error = error
+
 
 async def _do_all(asked: Sequence[_Asked], tx: Tx) -> None:
-    """Run the work of each; what it raises undoes it alone."""
     for each in asked:
-        await tx.execute("SAVEPOINT one")
-        try:
-            each.result, each.error = await each.work(tx), None
-        except sqlite3.OperationalError:
-            raise  # the database's, which ends the transaction of all
-        except Exception as error:  # noqa: BLE001 - raised to whoever asked
-            each.error = error
-            await tx.execute("ROLLBACK TO one")
-        await tx.execute("RELEASE one")
+        each.result = await each.work(tx)
 
 
 def _raise_broken(error: sqlite3.IntegrityError) -> None:
