@@ -193,7 +193,7 @@ class Webhooks(Noun):
     ) -> tuple[list[tuple[WebhookDelivery, Webhook]], bool]:
         """Take deliveries that are due, so that no other host tries them; one of each webhook at most.
 
-        What happened is on the volume before it is taken. ``failing``: how many may be of webhooks that fail.
+        What they tell is on the volume by then. ``failing``: how many may be of webhooks that fail.
         The bool: more may be due now.
         """
         due = await self._engine.read(lambda tx: tx.fetch(DUE, now, int(alone), owner, limit), long=True)
@@ -201,7 +201,6 @@ class Webhooks(Noun):
         numbers = [row["number"] for row in due if row["number"] not in fails]
         if not numbers:
             return [], False
-        await self._engine.durable()
 
         async def work(tx: Tx) -> list[tuple[WebhookDelivery, Webhook]]:
             taken = await tx.fetch(TAKE, numbers, int(alone), owner)
@@ -214,7 +213,8 @@ class Webhooks(Noun):
                 if row["webhook_id"] in webhooks
             ]
 
-        return await self._engine.write(work), len(due) == limit or any(row["several"] for row in due)
+        more = len(due) == limit or any(row["several"] for row in due)
+        return await self._engine.write(work, durably=True), more
 
     async def tried(self, tries: Sequence[tuple[WebhookDelivery, Tried]], now: int) -> None:
         """Note how tries went, but those that another host has taken over, or that were begun anew."""
