@@ -8,7 +8,7 @@ import errno
 import os
 import struct
 from collections.abc import Iterator
-from typing import Final
+from typing import AnyStr, Final
 
 from . import syscall_table
 
@@ -65,6 +65,14 @@ def openat2(directory: int, path: str | bytes, flags: int, mode: int = 0, resolv
             continue
         except BlockingIOError:  # EAGAIN: a rename raced the walk below the root, openat2(2)
             continue
+
+
+def link_target(directory: int, name: AnyStr) -> AnyStr | None:
+    """Return where a name in a directory leads to, None if it is no link."""
+    try:
+        return os.readlink(name, dir_fd=directory)
+    except OSError:
+        return None
 
 
 @contextlib.contextmanager

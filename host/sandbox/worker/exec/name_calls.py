@@ -161,7 +161,7 @@ class _Maker:
             above = above or (b"/" if path.startswith(b"/") else b".")
             how = os.O_PATH | os.O_DIRECTORY
             start = owned(open_from(start, above, how, self._call.thread), self._stack)
-            target = _link_target(start, name) if follow else None
+            target = syscalls.link_target(start, name) if follow else None
             if target is None:
                 self._call.require_waiting()
                 self._calls.require(f"{real_path(start).rstrip('/')}/{os.fsdecode(name)}")
@@ -186,13 +186,6 @@ def opening(number: int, call: Call) -> tuple[int, int, int]:
 
 def _at_once(flags: int) -> int:
     return flags | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-
-
-def _link_target(directory: int, name: bytes) -> bytes | None:
-    try:
-        return os.readlink(name, dir_fd=directory)
-    except OSError:
-        return None
 
 
 Make = Callable[[_Maker], None]

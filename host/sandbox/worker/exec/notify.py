@@ -277,15 +277,10 @@ def _touch_link(target: int, times: bytes) -> None:
     opened = syscalls.openat2(syscalls.AT_FDCWD, parent, flags, resolve=syscalls.RESOLVE_NO_SYMLINKS)
     with syscalls.held(opened) as directory:
         found = os.stat(name, dir_fd=directory, follow_symlinks=False)
-        if (found.st_dev, found.st_ino) != _identity(target):
+        if not os.path.samestat(found, os.fstat(target)):
             raise FileNotFoundError(errno.ENOENT, "moved")
         encoded = os.fsencode(name)
         syscalls.call("utimensat", directory, encoded, times, syscalls.AT_SYMLINK_NOFOLLOW)
-
-
-def _identity(descriptor: int) -> tuple[int, int]:
-    status = os.fstat(descriptor)
-    return status.st_dev, status.st_ino
 
 
 _OPERATIONS: Final = syscall_table.by_number(

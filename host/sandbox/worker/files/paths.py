@@ -159,7 +159,7 @@ class Roots:
             if name in ("", ".", ".."):
                 raise Refused(f"{quoted(path)} is a directory")
             descriptor = self._held(root, directory or ".", path, make=make)
-            target = _link_target(descriptor, name) if follow else None
+            target = syscalls.link_target(descriptor, name) if follow else None
             if target is None:
                 try:
                     self._require_changeable(descriptor, name, path)
@@ -263,10 +263,3 @@ class Roots:
 def is_device(path: str) -> bool:
     """Return whether a path names one of the devices that are safe for all tools."""
     return path in DEVICES or path in STREAMS
-
-
-def _link_target(directory: int, name: str) -> str | None:
-    try:
-        return os.readlink(name, dir_fd=directory)
-    except OSError:
-        return None

@@ -134,10 +134,14 @@ def begin_upload(roots: Roots, arguments: Answer) -> Answer:
     """
     path, credit = arguments.get("path"), 0
     if path is not None:
-        with contextlib.suppress(_Missing), _place(roots, path, make=False) as location:
-            existing = existing_file(location, path)
-            _require(path, arguments, existing)
-            credit = 0 if existing is None else existing.st_size
+        try:
+            with roots.parent(_below(path), make=False) as location:
+                existing = existing_file(location, path)
+                _require(path, arguments, existing)
+                credit = 0 if existing is None else existing.st_size
+        except Refused as refused:
+            if code_of(refused) != "ENOENT":  # its directory is made with it
+                raise
     temporary, descriptor = _new_file(roots.workspace)
     counted = roots.quota is not None and roots.quota.most > 0
     return {
@@ -197,7 +201,7 @@ def reserve(roots: Roots, arguments: Answer) -> Answer:
 def commit_upload(roots: Roots, arguments: Answer) -> Answer:
     """Put a file that is whole in its place, in one step."""
     path, (taken,) = arguments["path"], arguments["descriptors"]
-    with _place(roots, path, make=True) as location:
+    with roots.parent(_below(path), make=True) as location:
         existing = existing_file(location, path)
         _require(path, arguments, existing)
         size = os.fstat(taken).st_size
@@ -244,7 +248,7 @@ def abandon_upload(roots: Roots, arguments: Answer) -> Answer:
 def delete_path(roots: Roots, arguments: Answer) -> Answer:
     """Remove a file, a link or an empty directory, or with ``recursive`` any directory."""
     path = arguments["path"]
-    with _place(roots, path, make=False, follow=False) as location:
+    with roots.parent(_below(path), make=False, follow=False) as location:
         status = os.stat(location.name, dir_fd=location.directory, follow_symlinks=False)
         _require(path, arguments, status)
         bounds.end()
@@ -260,10 +264,10 @@ def delete_path(roots: Roots, arguments: Answer) -> Answer:
 def move_path(roots: Roots, arguments: Answer) -> Answer:
     """Give a file or directory another path, at which there must be nothing."""
     path, target = arguments["path"], arguments["target"]
-    with _place(roots, path, make=False, follow=False) as source:
+    with roots.parent(_below(path), make=False, follow=False) as source:
         status = os.stat(source.name, dir_fd=source.directory, follow_symlinks=False)
         _require(path, arguments, status)
-        with _place(roots, target, make=True, follow=False) as place:
+        with roots.parent(_below(target), make=True, follow=False) as place:
             new_name(place.directory, place.name)
             bounds.end()
             here, there = source.directory, place.directory
@@ -274,24 +278,6 @@ def move_path(roots: Roots, arguments: Answer) -> Answer:
                 raise Refused(explain(target, error)) from error
             kept(place.directory)
     return {}
-
-
-class _Missing(Refused):
-    """A directory on the way isn't there."""
-
-
-@contextlib.contextmanager
-def _place(roots: Roots, path: str, *, make: bool, follow: bool = True) -> Iterator[Location]:
-    """Hold the place of a path; see ``Roots.parent``. Raises ``Refused``, ``_Missing``."""
-    try:
-        held = contextlib.ExitStack()
-        location = held.enter_context(roots.parent(_below(path), make=make, follow=follow))
-    except Refused as refused:
-        if code_of(refused) == "ENOENT":
-            raise _Missing(str(refused), "ENOENT") from refused.__cause__
-        raise
-    with held:
-        yield location
 
 
 def _below(path: str) -> str:
