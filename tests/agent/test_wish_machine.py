@@ -31,6 +31,7 @@ from host.telemetry.counts import Metrics
 from host.tools.approve_budget import Approve
 from shared.clock import now_ms
 from shared.jsons import dump_bytes, loads
+from shared.principals import Principal
 from shared.redact import Redactor
 from shared.settings import load
 from shared.settings.sections import Budgets
@@ -138,7 +139,9 @@ class NothingKnown:
 
 class ToolsOfRuns:
     @asynccontextmanager
-    async def open(self, spec: RunSpec, lease: Lease, approve: Approve) -> AsyncIterator[OpenTools]:
+    async def open(
+        self, spec: RunSpec, lease: Lease, principal: Principal, approve: Approve
+    ) -> AsyncIterator[OpenTools]:
         yield OpenTools([Tools()], cast(Knowledge, NothingKnown()))
 
 
