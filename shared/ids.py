@@ -46,13 +46,13 @@ FILE: Final = "file"
 
 
 def new_id(kind: str) -> str:
-    """Return a fresh identifier such as ``conv-019a8c3e-2fa1-41d2-883f-0016d3cca427``.
+    """Return a fresh identifier such as ``conv-1b4e28ba-2fa1-41d2-883f-0016d3cca427``.
 
-    Its first 48 bits are the moment, so that new rows lie beside each other in an index of a large store;
-    74 bits are random.
+    It begins with the moment (48 bits; 74 are random), so that new rows lie beside each other in an index of
+    a large store. A conversation's does not: people tell it by its first digits.
     """
-    moment = now_ms().to_bytes(6, "big")
-    return f"{kind}-{UUID(bytes=moment + os.urandom(10), version=4)}"
+    begins = os.urandom(6) if kind == CONVERSATION else now_ms().to_bytes(6, "big")
+    return f"{kind}-{UUID(bytes=begins + os.urandom(10), version=4)}"
 
 
 def id_of_pause(run_id: str) -> str:
