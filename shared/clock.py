@@ -26,11 +26,6 @@ def iso(ms: int) -> str:
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{millis:03d}Z"
 
 
-def iso_or_none(ms: int | None) -> str | None:
-    """Return ``iso(ms)``, or None for None."""
-    return None if ms is None else iso(ms)
-
-
 def at(ms: int) -> datetime:
     """Return the instant as an aware UTC datetime."""
     return datetime.fromtimestamp(ms / 1000, UTC)

@@ -12,7 +12,7 @@ from host.http.bodies import Body, NotBlank
 from host.http.callers import caller_of
 from host.http.routing import OF_CONVERSATION, OF_PRINCIPAL, PAGE, Api, Parameter, operation, page_of
 from host.runs.service import RunService
-from shared.clock import iso_or_none
+from shared.clock import iso
 from shared.errors import Conflict, NoConversation
 from shared.shapes import PageShape, Shape, view
 from shared.store.store import Store
@@ -113,7 +113,7 @@ class ConversationsApi(Api):
         return {
             **conversation_view(conversation, pending.get(conversation.id, 0)),
             "compactions": latest.number if latest else 0,
-            "compacted_at": iso_or_none(latest.created_at if latest else None),
+            "compacted_at": iso(latest.created_at) if latest else None,
         }
 
     @operation("PATCH", "/chat/{id}", scope="chat")

@@ -9,7 +9,7 @@ from host.agent.text import strip_internal
 from host.runs.answers import ChatShape
 from shared import jsons
 from shared.approval_values import Kind
-from shared.clock import iso, iso_or_none
+from shared.clock import iso
 from shared.redact import Redactor
 from shared.shapes import Shape
 from shared.webhook_values import DELETED, TEST, WebhookDelivery
@@ -182,13 +182,9 @@ TEXTS: Final = ("result", "text")
 
 
 def _request(data: dict[str, Any]) -> dict[str, Any]:
-    asked = data["request"]
-    shown = {
-        **asked,
-        "input": jsons.loads(asked["input"]),
-        "expires_at": iso_or_none(asked["expires_at"]),
-    }
-    return {**data, "request": shown}
+    asked, expires_at = data["request"], data["request"]["expires_at"]
+    shown = {"input": jsons.loads(asked["input"]), "expires_at": expires_at and iso(expires_at)}
+    return {**data, "request": asked | shown}
 
 
 def _message(data: dict[str, Any]) -> dict[str, Any]:

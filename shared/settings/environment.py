@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping, Set
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final, get_args, get_origin
@@ -108,12 +108,8 @@ def _value(leaf: Leaf, text: str) -> Any:
         return _json(text)
     if get_origin(leaf.kind) is tuple:
         return _list(text)
-    if leaf.kind is bool:
-        return _truth(text)
-    if leaf.kind is int:
-        return _whole(text)
-    if leaf.kind is float:
-        return _number(text)
+    if leaf.kind in PLAIN:
+        return PLAIN[leaf.kind](text)
     if leaf.kind is Path:
         return str(Path(text).absolute()) if not text.startswith("~") else text
     if all(isinstance(choice, str) for choice in get_args(leaf.kind)) and get_args(leaf.kind):
@@ -139,6 +135,9 @@ def _number(text: str) -> float:
         return float(text)
     except ValueError:
         raise ValueError("must be a number") from None
+
+
+PLAIN: Final[Mapping[Any, Callable[[str], Any]]] = {bool: _truth, int: _whole, float: _number}
 
 
 def _list(text: str) -> Any:

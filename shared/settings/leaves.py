@@ -39,9 +39,9 @@ class Leaf:
     kind: Any
     field: FieldInfo
     env: tuple[str, ...]
-    under_home: str | None
-    empty_counts: bool
     in_config: bool
+    under_home: str | None = None
+    empty_counts: bool = False
 
     @property
     def key(self) -> str:
@@ -143,21 +143,13 @@ def _walk(model: type[Section], prefix: KeyPath, *, in_config: bool) -> Iterator
 
 
 def _leaf(path: KeyPath, kind: Any, field: FieldInfo, *, in_config: bool) -> Leaf:
-    env = next((item for item in field.metadata if isinstance(item, Env)), None)
-    names = tuple(filter(None, (env.name, env.or_name))) if env else ()
-    if len(path) == 1 and not in_config:
-        names = names or (path[0].upper(),)
+    said = next((item for item in field.metadata if isinstance(item, Env)), Env(""))
+    names = tuple(filter(None, (said.name, said.or_name)))
     if in_config:
         names = (*names, "PICOCLAW_" + "_".join(path).upper())
-    return Leaf(
-        path=path,
-        kind=kind,
-        field=field,
-        env=names,
-        under_home=env.under_home if env else None,
-        empty_counts=env.empty_counts if env else False,
-        in_config=in_config,
-    )
+    elif len(path) == 1:
+        names = names or (path[0].upper(),)
+    return Leaf(path, kind, field, names, in_config, said.under_home, said.empty_counts)
 
 
 def _belongs_to_config(name: str, kind: Any) -> bool:
