@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from enum import IntEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, runtime_checkable
@@ -107,6 +107,7 @@ class ToolUseStart:
 Delta = TextDelta | ThinkingDelta | ToolUseStart
 
 
+@dataclass(eq=False, repr=False)
 class ModelError(Exception):
     """A step failed. ``message`` is a sentence of our own, without the API's text, a URL or a credential.
 
@@ -117,31 +118,20 @@ class ModelError(Exception):
     ``said``: the API's own words, one line; ``asked``: whose. Not redacted before a KeyedModel raises it.
     """
 
-    def __init__(
-        self,
-        message: str,
-        *,
-        retryable: bool,
-        retry_after_s: float | None = None,
-        status: int | None = None,
-        reason: Literal["", "too_long", "max_tokens"] = "",
-        tokens: int | None = None,
-        window: int | None = None,
-        output: int | None = None,
-        said: str = "",
-        asked: Target | None = None,
-    ) -> None:
-        super().__init__(message)
-        self.message = message
-        self.retryable = retryable
-        self.retry_after_s = retry_after_s
-        self.status = status
-        self.reason = reason
-        self.tokens = tokens
-        self.window = window
-        self.output = output
-        self.said = said
-        self.asked = asked
+    message: str
+    _: KW_ONLY
+    retryable: bool
+    retry_after_s: float | None = None
+    status: int | None = None
+    reason: Literal["", "too_long", "max_tokens"] = ""
+    tokens: int | None = None
+    window: int | None = None
+    output: int | None = None
+    said: str = ""
+    asked: Target | None = None
+
+    def __str__(self) -> str:
+        return self.message
 
     @property
     def sentence(self) -> str:

@@ -103,27 +103,18 @@ class Teller:
         logger.info("The MCP server %s logs (%s): %s", self.server, level, quoted(said))
 
 
+@dataclass(eq=False)
 class ExternalToolset:
-    """The tools of one connected server."""
+    """The tools of one connected server, ``specs`` in its order."""
 
-    def __init__(
-        self,
-        config: ServerConfig,
-        client: Client,
-        heard: Heard,
-        teller: Teller,
-        judge: SchemaJudge,
-        depth: int = 0,
-    ) -> None:
-        self.client = client
-        self._meta = {DEPTH: depth + 1}
-        self._config = config
-        self._heard = heard
-        self._teller = teller
-        self._judge = judge
-        self._tools: dict[str, ListedTool] = {}
-        self.specs: list[ToolSpec] = []
-        """The tools in the server's order."""
+    config: ServerConfig
+    client: Client
+    heard: Heard
+    teller: Teller
+    judge: SchemaJudge
+    depth: int = 0
+    specs: list[ToolSpec] = field(default_factory=list)
+    _tools: dict[str, ListedTool] = field(default_factory=dict)
 
     def clear(self) -> None:
         """Offer no tool any more."""
@@ -143,7 +134,9 @@ class ExternalToolset:
         async def ask(scope: anyio.CancelScope) -> ToolResult:
             told = self._progress(name, scope)
             wanted = tool.arguments(arguments)
-            result, structured = await sdk().called(self.client, tool.name, wanted, told, self._meta)
+            result, structured = await sdk().called(
+                self.client, tool.name, wanted, told, {DEPTH: self.depth + 1}
+            )
             scope.deadline = math.inf  # it has answered
             return await self._judged(tool, result, structured)
 
@@ -154,21 +147,21 @@ class ExternalToolset:
         return await self._asked(lambda _: sdk().read(self.client, uri))
 
     async def _asked(self, ask: Callable[[anyio.CancelScope], Awaitable[ToolResult]]) -> ToolResult:
-        seconds = self._config.timeout_ms / 1000
-        self._heard.status, self._heard.fault = 0, ""
+        seconds = self.config.timeout_ms / 1000
+        self.heard.status, self.heard.fault = 0, ""
         try:
             with anyio.fail_after(seconds) as scope:
                 call = Call(scope)
-                self._teller.calls.append(call)
+                self.teller.calls.append(call)
                 try:
                     return await ask(scope)
                 finally:
-                    self._teller.calls.remove(call)
+                    self.teller.calls.remove(call)
         except TimeoutError:
             return self._fault(f"did not answer within {seconds:g} s; the call may have taken effect")
         except Exception as error:  # noqa: BLE001 - the SDK raises whatever a server makes it raise
             logger.warning("A call of an MCP server failed: %s", type(error).__name__)
-            return self._fault(reason(error, self._heard, self._config))
+            return self._fault(reason(error, self.heard, self.config))
         return replace(self._fault("asks a person first"), question=call.question)
 
     def _progress(self, name: str, scope: anyio.CancelScope) -> Progressed:
@@ -178,10 +171,10 @@ class ExternalToolset:
         async def progressed(progress: float, total: float | None, message: str | None) -> None:
             nonlocal told_at
             now = anyio.current_time()
-            scope.deadline = now + self._config.timeout_ms / 1000
+            scope.deadline = now + self.config.timeout_ms / 1000
             if now - told_at >= PROGRESS_EVERY_S:
                 told_at = now
-                self._teller.relay.progressed(
+                self.teller.relay.progressed(
                     name, {"progress": progress, "total": total, "message": message or ""}
                 )
 
@@ -190,7 +183,7 @@ class ExternalToolset:
     async def _judged(self, tool: ListedTool, result: ToolResult, structured: Any) -> ToolResult:
         if result.is_error or tool.output is None:
             return result
-        fault = (await self._judge.value(tool.output, structured)).value_fault
+        fault = (await self.judge.value(tool.output, structured)).value_fault
         if fault is None:
             return result
         said = self._fault(
@@ -199,7 +192,7 @@ class ExternalToolset:
         return replace(said, text=cut(f"{said.text[:-1]}:\n{result.text}"))
 
     def _fault(self, reason: str) -> ToolResult:
-        return ToolResult(f"The MCP server {self._teller.server} {reason}.", is_error=True)
+        return ToolResult(f"The MCP server {self.teller.server} {reason}.", is_error=True)
 
 
 class Resource(Arguments):

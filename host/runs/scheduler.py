@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Final
 
 import anyio
@@ -63,28 +63,20 @@ async def lateness(store: Store, now: int) -> Lateness:
     return Lateness(overdue, 0 if first is None else (now - first) // 1000)
 
 
+@dataclass(eq=False)
 class Scheduler:
     """Runs due tasks, at most ``most`` at once, until it is cancelled; a failure never ends it."""
 
-    def __init__(
-        self,
-        store: Store,
-        run_due: RunDue,
-        *,
-        most: int,
-        now: Callable[[], int] = now_ms,
-        look_every_s: float = LOOK_EVERY_S,
-        try_every_s: float = TRY_EVERY_S,
-    ) -> None:
-        self._store = store
-        self._run_due = run_due
-        self._most = most
-        self._now = now
-        self._look_every_s = look_every_s
-        self._try_every_s = try_every_s
-        self._serving = 0
-        self._failures = 0
-        self._woken = anyio.Event()
+    store: Store
+    run_due: RunDue
+    _: KW_ONLY
+    most: int
+    now: Callable[[], int] = now_ms
+    look_every_s: float = LOOK_EVERY_S
+    try_every_s: float = TRY_EVERY_S
+    _serving: int = field(default=0, init=False)
+    _failures: int = field(default=0, init=False)
+    _woken: anyio.Event = field(default_factory=anyio.Event, init=False)
 
     def wake(self) -> None:
         """Look again now: a task was made, changed or resumed."""
@@ -96,18 +88,18 @@ class Scheduler:
             while True:
                 self._woken = anyio.Event()
                 await self._start_servers(servers)
-                with anyio.move_on_after(self._try_every_s):
+                with anyio.move_on_after(self.try_every_s):
                     await self._sleep_until_due()
 
     async def _start_servers(self, servers: TaskGroup) -> None:
         """Start as many servers as there are due tasks, but no more than may run at once."""
         try:
-            due = await self._store.tasks.count_due(self._now())
+            due = await self.store.tasks.count_due(self.now())
         except Exception:
             logger.exception("The scheduler could not count the due tasks")
             due = 0
         # One even when nothing is due: a dead host's claim shows only when somebody tries.
-        for _ in range(min(max(due, 1), self._most - self._serving)):
+        for _ in range(min(max(due, 1), self.most - self._serving)):
             self._serving += 1
             servers.start_soon(self._serve)
 
@@ -124,20 +116,20 @@ class Scheduler:
     async def _seconds_ahead(self) -> float:
         """Return how long the next slot is away, by the wall clock as it is now."""
         try:
-            slot = await self._store.tasks.next_due()
+            slot = await self.store.tasks.next_due()
         except Exception:
             logger.exception("The scheduler could not look for the next slot")
-            return self._try_every_s
-        return self._try_every_s if slot is None else (slot - self._now()) / 1000
+            return self.try_every_s
+        return self.try_every_s if slot is None else (slot - self.now()) / 1000
 
     def _pause(self) -> float:
         """Return the time between two looks: longer and longer while starting tasks fails."""
-        return float(min(self._look_every_s * 2.0 ** min(self._failures, 10), self._try_every_s))
+        return float(min(self.look_every_s * 2.0 ** min(self._failures, 10), self.try_every_s))
 
     async def _serve(self) -> None:
         """Run due slots one after another until there are none."""
         try:
-            while await self._run_due():
+            while await self.run_due():
                 self._failures = 0
         except PicoError as error:
             # Draining, at capacity, volume not writable: the slot was given back and is due again.
