@@ -73,6 +73,26 @@ async def test_what_is_too_large_after_all_was_cut_is_said() -> None:
         await window.fit(messages, REQUEST, Small())
 
 
+@pytest.mark.parametrize("kind", ["adaptive", "enabled"])
+@pytest.mark.parametrize("size", [1, 30_000])
+async def test_thinking_goes_with_what_is_cut_unless_it_has_a_budget(kind: str, size: int) -> None:
+    window, messages = ChildWindow(Windows(History(window=50_000))), conversation(size)
+    thought = {"type": "thinking", "thinking": "hm", "signature": "s"}
+    messages[1:3] = [
+        {**messages[1], "content": [thought, *messages[1]["content"]]},
+        messages[2],
+        {"role": "assistant", "content": [thought]},
+        {"role": "user", "content": [text("go on")]},
+    ]
+    await window.fit(messages, {**REQUEST, "thinking": {"type": kind}}, Small())
+    kept = kind == "enabled" or size == 1
+    assert [block["type"] for block in messages[1]["content"]] == (["thinking"] if kept else []) + [
+        "tool_use"
+    ]
+    # A message may not be left without content.
+    assert messages[3]["content"] == [thought]
+
+
 async def test_what_fits_once_the_older_results_are_cut_goes_on() -> None:
     window, messages = ChildWindow(Windows(History(window=50_000))), conversation(30_000)
     assert window.sizes(messages, REQUEST, Small()).messages > 50_000 * 0.8

@@ -269,6 +269,7 @@ def test_a_refused_entry_of_a_file_stops_the_start_with_its_line(
     ("entry", "said"),
     [
         ({"url": "http://"}, "tools.mcp.servers.wiki.url must be an http or https address"),
+        ({"url": "http://a.example/a b"}, "tools.mcp.servers.wiki.url must be an http or https address"),
         ({"url": URL, "headers": {"X Y": "1"}}, "tools.mcp.servers.wiki.headers 'X Y' is not a header"),
         ({"url": URL, "timeout_ms": 600_001}, "tools.mcp.servers.wiki.timeout_ms must be 600000 or less"),
         ({"command": "wiki", "env": {"A=B": "1"}}, "tools.mcp.servers.wiki.env must be an object of texts"),

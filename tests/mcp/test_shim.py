@@ -204,6 +204,15 @@ async def test_the_door_goes_with_its_host_but_never_a_newer_one(
     assert door.exists() == newer
 
 
+def test_a_rehearsal_leaves_nothing_open_that_every_session_would_inherit() -> None:
+    program = (
+        "import os; from mcp_server.warm_up import rehearse; rehearse('UTC'); "
+        "before = os.listdir('/proc/self/fd'); rehearse('UTC'); "
+        "assert os.listdir('/proc/self/fd') == before"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
 async def test_a_database_deep_down_has_a_door_too(tmp_path: Path) -> None:
     deep = tmp_path.joinpath(*["directory-with-a-long-name"] * 6)
     deep.mkdir(parents=True)

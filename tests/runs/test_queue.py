@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine
 import anyio
 import pytest
 
-from host.runs.admission import Places, Share
+from host.runs.admission import MOST_WAITING, Places, Share
 from shared.errors import AtCapacity, Draining
 
 LONG_MS = 60_000
@@ -143,6 +143,18 @@ async def test_who_waits_when_the_host_stops_is_sent_away() -> None:
             places.close()
     places.give_back(HOLDER)
     assert places.free == 1
+
+
+async def test_so_many_wait_and_nobody_more() -> None:
+    places = full()
+    with anyio.fail_after(60):
+        async with anyio.create_task_group() as tasks:
+            for _ in range(MOST_WAITING):
+                tasks.start_soon(places.take, of("a"))
+            await anyio.wait_all_tasks_blocked()
+            with pytest.raises(AtCapacity):
+                await places.take(of("b"))
+            tasks.cancel_scope.cancel()
 
 
 @pytest.mark.parametrize("called_first", [False, True])

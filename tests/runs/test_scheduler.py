@@ -10,13 +10,14 @@ from typing import Any
 import anyio
 import pytest
 
-from host.runs.scheduler import Scheduler
+from host.runs.scheduler import Lateness, Scheduler, lateness
 from shared.clock import now_ms
 from shared.errors import AtCapacity
 from shared.principals import EVERYTHING
 from shared.store.sqlite.store import SqliteStore
 from shared.task_values import TaskRunState
 from shared.tasks import TaskService
+from tests.contract.store.making import T0
 from tests.contract.store.test_tasks_contract import a_run
 
 HOME = "conv-home"
@@ -108,6 +109,22 @@ async def test_what_is_due_at_the_start_runs_at_once(store: SqliteStore, runner:
         tasks.start_soon(Scheduler(store, runner.run_due, most=4).run)
         await runner.until(["a", "b"])
         tasks.cancel_scope.cancel()
+
+
+async def test_lateness_is_counted_from_the_first_slot_that_is_overdue(store: SqliteStore) -> None:
+    service = TaskService(store, default_timezone="UTC")
+    for name, ahead in (("first", 1_000), ("second", 61_000)):
+        await service.schedule(
+            reach=EVERYTHING,
+            conversation_id=HOME,
+            prompt=name,
+            schedule_type="interval",
+            schedule_value=str(ahead),
+            now=T0,
+        )
+    assert await lateness(store, T0 + 60_000) == Lateness(0, 0)
+    assert await lateness(store, T0 + 131_000) == Lateness(1, 130)
+    assert await lateness(store, T0 + 201_500) == Lateness(2, 200)
 
 
 async def test_it_sleeps_until_the_next_slot_and_not_longer(store: SqliteStore, runner: Runner) -> None:

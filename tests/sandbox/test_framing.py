@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,6 +25,17 @@ def test_what_one_side_writes_the_other_reads(messages: list[dict[str, object]],
     heard = [message for at in pieces for message in inside.feed(from_host[at : at + step])]
     answered = [loads(body) for at in pieces for body in host.feed(from_inside[at : at + step])]
     assert heard == answered == messages
+
+
+async def test_the_host_sees_that_the_other_side_is_gone_or_says_what_nobody_asked_for() -> None:
+    for ends in (lambda theirs: theirs.close(), lambda theirs: theirs.send(b"x")):
+        ours, theirs = socket.socketpair()
+        with theirs:
+            line = wire.Wire(ours)
+            assert line.has_ended() is False
+            ends(theirs)
+            assert line.has_ended() is True
+            line.close()
 
 
 def test_both_sides_refuse_what_is_longer_than_the_other_takes() -> None:

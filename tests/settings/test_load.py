@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from shared.settings import Settings, SettingsError, load
+from shared.settings.files import line_of
 
 
 def settings_in(home: Path, config: object = None, **environ: str) -> Settings:
@@ -30,6 +31,19 @@ def test_without_files_and_environment_everything_lives_in_the_home(tmp_path: Pa
     assert settings.config_path == home / "config.json"
     assert (settings.host, settings.port) == ("127.0.0.1", 9000)
     assert settings.warnings == ()
+
+
+def test_an_empty_value_in_the_environment_is_none(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path, PICOCLAW_AGENTS_DEFAULTS_MAX_TOKENS="", PORT=" ")
+    assert settings.agents.defaults.max_tokens == load({"HOME": str(tmp_path)}).agents.defaults.max_tokens
+    assert settings.port == 9000
+
+
+def test_the_line_of_a_key_is_that_of_its_deepest_part_that_is_there() -> None:
+    text = "one: 1\ntwo:\n  three: 3\nfour: 4\n"
+    assert line_of(text, ("two", "three")) == 3
+    assert line_of(text, ("two", "five", "three")) == 2
+    assert line_of(text, ("five", "four")) is None
 
 
 @pytest.mark.skipif(Path("/root/.picoclaw").exists(), reason="needs a root without a home of before")

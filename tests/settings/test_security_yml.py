@@ -100,6 +100,13 @@ def test_the_seed_s_nested_channel_settings_map_too(tmp_path: Path) -> None:
     assert settings.warnings == ()
 
 
+@pytest.mark.parametrize("before", ["group_trigger:", "tokn: typo"])
+def test_what_says_nothing_hides_nothing_that_comes_after_it(tmp_path: Path, before: str) -> None:
+    settings = settings_of(tmp_path, f"channels:\n  telegram:\n    {before}\n    token: '123:abc'\n")
+    assert settings.channels.telegram.token is not None
+    assert settings.channels.telegram.token.get_secret_value() == "123:abc"
+
+
 @pytest.mark.parametrize(
     "empty", ["", "# only a comment\n", "channels:\n", "channels: {telegram: {token: ''}}"]
 )

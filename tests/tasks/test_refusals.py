@@ -397,6 +397,13 @@ def test_a_refused_value_is_shown_whole_up_to_its_bound(length: int, shown: str)
     assert first_or_sentence("once", "x" * length, "UTC")[1].startswith(f"schedule_value: '{shown}' is")
 
 
+@pytest.mark.parametrize(
+    ("kind", "value"), [("once", "1000-01-01T00:00"), ("cron", "0," * 95 + "00 9 * * *")]
+)
+def test_the_bounds_of_a_schedule_are_part_of_what_it_may_be(kind: str, value: str) -> None:
+    assert parse(kind, value, "UTC").value == value
+
+
 def first_or_sentence(kind: str, value: str, zone: str) -> tuple[int | None, str]:
     try:
         return first_slot(parse(kind, value, zone), NOW), ""

@@ -147,6 +147,15 @@ async def test_counts_leave_temporary_conversations_out(store: Store) -> None:
     assert (await store.counts()).conversations == 1
 
 
+async def test_a_page_has_a_cursor_where_something_follows(store: Store) -> None:
+    for name in ("c", "d"):
+        await store.conversations.create(name, T0)
+    assert (await store.conversations.page(limit=2, cursor=None)).next_cursor is None
+    first = await store.conversations.page(limit=1, cursor=None)
+    assert first.next_cursor is not None
+    assert (await store.conversations.page(limit=1, cursor=first.next_cursor)).next_cursor is None
+
+
 async def test_a_conversation_has_the_title_that_people_gave_it_last(store: Store) -> None:
     made = await store.conversations.create("c", T0)
     assert made.title is None

@@ -80,6 +80,12 @@ async def test_each_gets_the_first_uid_that_is_free(store: Store) -> None:
     assert await store.principals.get("prin-c") is None
 
 
+async def test_it_is_known_whether_there_is_anybody_beside_the_operator(store: Store) -> None:
+    assert (await store.counts()).others is False
+    await store.principals.add(a_principal("a"))
+    assert (await store.counts()).others is True
+
+
 async def test_a_change_of_what_was_read_before_another_change_is_refused(store: Store) -> None:
     made = await store.principals.add(a_principal("a"))
     changed = await store.principals.change(replace(made, name="new", terms=TERMS))

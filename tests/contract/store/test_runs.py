@@ -205,6 +205,18 @@ async def test_a_retryable_run_is_run_again_on_the_message_that_is_stored(store:
     assert again.subject == "run-2"
 
 
+async def test_a_run_is_begun_again_as_often_as_it_may_be(store: Store) -> None:
+    await store.runs.begin(a_run("1", again=2, background=True, lease_ms=0))
+    for number in ("2", "3"):
+        await store.runs.recover(T0)
+        (cut_off,) = await store.runs.to_begin_again(10)
+        await store.runs.begin(
+            a_run(number, message=None, begun_again=cut_off.id, again=2, background=True, lease_ms=0)
+        )
+    await store.runs.recover(T0)
+    assert await store.runs.to_begin_again(10) == []
+
+
 async def test_a_key_is_free_again_after_a_day(store: Store) -> None:
     await store.runs.keep_answer(a_key(), "task-1", 201, {"id": "task-1"}, T0)
     kept = await store.runs.keyed(a_key(), T0 + DAY - 1)
