@@ -10,6 +10,8 @@ import pytest
 
 from host.ports import SandboxFault, Trust, Workspace
 from host.sandbox.client import Sandbox
+from host.sandbox.worker.files.paths import RootPath, Roots
+from host.sandbox.worker.files.transfer import list_files
 
 OBEYED = ("CLAUDE.md", "AGENTS.md", "AGENT.md", "MEMORY.md", "skills/x/SKILL.md", ".claude/x", "claude.md")
 
@@ -51,6 +53,25 @@ async def test_an_untrusted_conversation_changes_nothing_that_is_obeyed(sandbox:
         await stored(sandbox, trusted, "HEARTBEAT.md", b"y")
     assert raised.value.code == "read_only"
     await stored(sandbox, Workspace("main", ws, Trust.MAIN), "HEARTBEAT.md", b"y")
+
+
+def test_a_list_goes_on_behind_the_path_it_is_told_and_leaves_uploads_out(tmp_path: Path) -> None:
+    everything = ["a", "b", "b/c", "b/d", "e"]
+    hidden = [f".picoclaw-{number:016x}" for number in range(9)]
+    (tmp_path / "b").mkdir()
+    for name in (*hidden[:5], "a", "b/c", "b/d", "e", *hidden[5:]):
+        (tmp_path / name).write_text("x")
+
+    def listed(**arguments: Any) -> list[str]:
+        wanted = {"prefix": "", "after": "", "limit": 10, **arguments}
+        found: list[dict[str, Any]] = list_files(Roots([RootPath(str(tmp_path), True)]), wanted)["files"]
+        return [each["path"] for each in found]
+
+    assert listed() == everything
+    for number, path in enumerate(everything):
+        assert listed(after=path) == everything[number + 1 :]
+    assert listed(prefix="b/") == ["b/c", "b/d"]
+    assert listed(prefix="b/", after="b/c") == ["b/d"]
 
 
 async def test_what_an_upload_has_left_goes_with_the_next_worker_and_nothing_else(
