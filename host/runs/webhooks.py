@@ -40,7 +40,7 @@ LOOK_EVERY_S: Final = 0.5
 ELSEWHERE_EVERY_S: Final = 10.0
 """How often a host without webhooks looks whether another one has got some."""
 SWEEP_EVERY_S: Final = 60.0
-ROUND_S: Final = 0.05
+ROUND_S: Final = 0.1
 """Over so long the tries of a round begin, so that no run waits behind all of them."""
 AT_ONCE: Final = 16
 """Tries of a host."""
