@@ -14,6 +14,7 @@ import os
 import stat
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, Final, TypeVar
 
@@ -230,11 +231,13 @@ async def uploading(upload: Upload, wanted: Mapping[str, Any]) -> AsyncIterator[
 
 def _write(descriptor: int, pieces: Iterable[memoryview], digest: Any) -> int:
     written = 0
-    for piece in pieces:
-        digest.update(piece)
-        written += len(piece)
-        while piece:
-            piece = piece[os.write(descriptor, piece) :]
+    with ThreadPoolExecutor(1) as beside:
+        for piece in pieces:
+            hashed = beside.submit(digest.update, piece)
+            written += len(piece)
+            while piece:
+                piece = piece[os.write(descriptor, piece) :]
+            hashed.result()
     return written
 
 
