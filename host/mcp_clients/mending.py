@@ -84,12 +84,10 @@ def for_the_sdk(raw: Any) -> dict[str, Any] | None:
         return None
     schema = raw.get("inputSchema")
     fields = schema.get("properties") if isinstance(schema, Mapping) else None
-    known = (
-        {"properties": fields}
-        if isinstance(fields, Mapping) and all(map(_is_object, fields.values()))
-        else {}
-    )
-    return {"name": raw["name"], "inputSchema": {"type": "object", **known}}
+    schema = {"type": "object"}
+    if isinstance(fields, Mapping) and all(isinstance(each, Mapping) for each in fields.values()):
+        schema["properties"] = fields
+    return {"name": raw["name"], "inputSchema": schema}
 
 
 def safe_name(prefix: str, name: str) -> str:
@@ -103,10 +101,6 @@ def safe_name(prefix: str, name: str) -> str:
 def shown(name: str) -> str:
     """Return a name of others for people and on a line."""
     return untrusted.defused(one_line(name[:160]))
-
-
-def _is_object(value: Any) -> bool:
-    return isinstance(value, Mapping)
 
 
 def _text(value: Any) -> str:

@@ -46,7 +46,8 @@ def prepare(carrier: Carrier, store_dir: Path, *, token: str, era: int) -> Store
         for suffix in SCRATCH:
             chain.discard(database.with_name(database.name + suffix))
         state, listing = carrier.sidecar.read(), layout.scan(store_dir)
-        found = state if state is not None and _trusted(carrier, state, store_dir) else None
+        ours = state is not None and state.store_dir == str(store_dir.absolute())
+        found = state if state is not None and ours and carrier.vouched(state) else None
         verdict = judge(found, store_dir, listing, database)
         there = identity(store_dir)
         if verdict == "continue" and found is not None:
@@ -145,10 +146,6 @@ def _must_be_new(store_dir: Path, there: str | None, state: State | None, databa
             f"{state.store_dir}: mount that volume. If it is lost, `picoclaw store restore {database}` makes "
             "what the local disk has its newest state. For a store of its own choose another LOCAL_DB_PATH"
         )
-
-
-def _trusted(carrier: Carrier, state: State, store_dir: Path) -> bool:
-    return state.store_dir == str(store_dir.absolute()) and carrier.vouched(state)
 
 
 def _on_volume(state: State, store_dir: Path) -> bool:

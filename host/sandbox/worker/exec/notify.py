@@ -60,10 +60,6 @@ class Gate:
         self._temporary = temporary
         self._roots = [os.path.realpath(root) for root in roots]
 
-    def fileno(self) -> int:
-        """Return the notification descriptor, for polling."""
-        return self.listener
-
     def answer(self) -> None:
         """Answer one pending call, if there is one."""
         buffer = bytearray(_NOTIFICATION.size)

@@ -182,7 +182,7 @@ class Run:
             self._gate = Gate(
                 self._launcher.listener, self._environment.writable, self._request["temporary"], named
             )
-            self._poll.register(self._gate, select.POLLIN)
+            self._poll.register(self._gate.listener, select.POLLIN)
 
     def _serve(self, started: float) -> None:
         timeout_ms = self._request.get("timeout_ms")
@@ -218,7 +218,7 @@ class Run:
                 self._read()
             elif descriptor == process.input:
                 self._feed()
-            elif self._gate is not None and descriptor == self._gate.fileno():
+            elif self._gate is not None and descriptor == self._gate.listener:
                 self._answer_notifications()
             else:
                 self._listen()
@@ -302,13 +302,13 @@ class Run:
         if gate is None:
             return
         ready = select.poll()
-        ready.register(gate, select.POLLIN)
+        ready.register(gate.listener, select.POLLIN)
         for _ in range(_NOTIFICATIONS_PER_TURN):
             events = ready.poll(0)
             if not events:
                 return
             if events[0][1] & select.POLLHUP:
-                self._poll.unregister(gate)
+                self._poll.unregister(gate.listener)
                 return
             gate.answer()
 

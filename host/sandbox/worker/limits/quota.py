@@ -75,7 +75,8 @@ class Quota:
                 return True  # all of them stop by the count of one
             lost = last.free - self._free()
             near = last.used + lost > most
-            young = not _is_stale(last) if near else time.monotonic() - last.when < _pause(last)
+            pause = max(_OFTEN_S, _SHARE * last.cost)
+            young = not _is_stale(last) if near else time.monotonic() - last.when < pause
             if young and not (near and lost > STEP):
                 return False
         return self.count(root, most) > most
@@ -174,10 +175,6 @@ class Quota:
 
     def _write(self, count: Count) -> None:
         os.pwrite(self._page, _RECORD.pack(count.used, count.free, count.when, count.cost), 0)
-
-
-def _pause(last: Count) -> float:
-    return max(_OFTEN_S, _SHARE * last.cost)
 
 
 def _is_stale(last: Count) -> bool:
