@@ -191,7 +191,7 @@ class Chat:
 
         def interrupt(number: int, frame: FrameType | None) -> None:
             signal.signal(signal.SIGINT, signal.default_int_handler)
-            (out if out.is_terminal else err).print("[dim]cancelling…[/]")  # above what is being drawn
+            # Not here: a signal may come in the middle of a write, and none can begin in another.
             threading.Thread(target=self._cancel, args=(view,), daemon=True).start()
 
         before = signal.signal(signal.SIGINT, interrupt)
@@ -203,6 +203,7 @@ class Chat:
             signal.signal(signal.SIGINT, before)
 
     def _cancel(self, view: RunView) -> None:
+        (out if out.is_terminal else err).print("[dim]cancelling…[/]")  # above what is being drawn
         if not view.conversation_id:
             return
         try:

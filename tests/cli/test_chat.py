@@ -151,7 +151,10 @@ class Terminal:
         while text not in self.screen[self._seen :]:
             ready, _, _ = select.select([self._ours], [], [], max(0, end - time.monotonic()))
             assert ready, self.screen
-            self.screen += os.read(self._ours, 4096).decode(errors="replace")
+            try:
+                self.screen += os.read(self._ours, 4096).decode(errors="replace")
+            except OSError:  # the program has ended
+                raise AssertionError(self.screen) from None
         self._seen = self.screen.index(text, self._seen) + len(text)
 
     def close(self) -> None:
