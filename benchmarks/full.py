@@ -7,16 +7,14 @@ on with all conversations. ``BENCH_SCALE`` takes a part of the rows and of the t
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import tempfile
 from pathlib import Path
 from typing import Final
 
 from benchmarks.filling import fill
-from benchmarks.principals import AT_A_TIME, Users, compared
+from benchmarks.principals import AT_A_TIME, Users, compared, ground
 from benchmarks.turns import SCALE
 from shared.store import open_host_store
-from tests.running import running_host, running_model
+from tests.running import running_host
 
 PRINCIPALS: Final = max(int(1000 * SCALE), 10)
 CONVERSATIONS: Final = max(int(10_000 * SCALE), 10)
@@ -32,11 +30,8 @@ async def main() -> dict[str, float]:
 
 def measure() -> dict[str, float]:
     """Run both hosts."""
-    with contextlib.ExitStack() as running:
-        root = Path(running.enter_context(tempfile.TemporaryDirectory()))
-        root.chmod(0o755)  # the principals' uids pass through
+    with ground() as (running, root, model):
         size = _fill(root / "full")
-        model = running.enter_context(running_model("--any-client"))
         hosts = (running_host(root / name, model.url, {"LOG_LEVEL": "warning"}) for name in ("empty", "full"))
         users = [Users(running.enter_context(host), 1) for host in hosts]
         return {"full: MiB (aim of the ratios: 1.1)": size} | compared("empty", "full", users, TURNS)

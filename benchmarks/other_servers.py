@@ -12,18 +12,16 @@ import json
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
-from pathlib import Path
 from typing import Final
 
-from benchmarks.principals import processor_s
+from benchmarks.principals import ground, processor_s
 from benchmarks.turns import pss_mib, turn
 from tests.http.conftest import configure
 from tests.mcp.other_servers import listening, weather_server
-from tests.running import HostProcess, new_host, running_model
+from tests.running import HostProcess, new_host
 
 SERVERS: Final = 5
 AT_A_TIME: Final = 10
@@ -64,9 +62,7 @@ async def main() -> dict[str, float]:
 
 def measure() -> dict[str, float]:
     """Run both hosts."""
-    with contextlib.ExitStack() as running:
-        root = Path(running.enter_context(tempfile.TemporaryDirectory()))
-        model = running.enter_context(running_model("--any-client"))
+    with ground() as (running, root, model):
         urls = running.enter_context(servers())
         hosts = []
         for name, own in (("none", {}), ("five", {f"s{n}": {"url": url} for n, url in enumerate(urls)})):

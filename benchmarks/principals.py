@@ -11,12 +11,12 @@ import contextlib
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.turns import REPLY, pss_mib
-from tests.running import HostProcess, running_host, running_model
+from tests.running import HostProcess, ModelProcess, running_host, running_model
 
 CONVERSATIONS: Final = 1000
 AT_A_TIME: Final = 100
@@ -81,15 +81,21 @@ async def main() -> dict[str, float]:
 
 def measure() -> dict[str, float]:
     """Run both hosts."""
-    with contextlib.ExitStack() as running:
-        root = Path(running.enter_context(tempfile.TemporaryDirectory()))
-        root.chmod(0o755)  # the principals' uids pass through
-        model = running.enter_context(running_model("--any-client"))
+    with ground() as (running, root, model):
         all_users = []
         for principals in (1, CONVERSATIONS):
             host = running_host(root / str(principals), model.url, {"LOG_LEVEL": "warning"})
             all_users.append(Users(running.enter_context(host), principals))
         return compared("1 principal", f"{CONVERSATIONS} principals", all_users, CONVERSATIONS)
+
+
+@contextlib.contextmanager
+def ground() -> Iterator[tuple[contextlib.ExitStack, Path, ModelProcess]]:
+    """Give what hosts stand on: a stack that ends them, a directory, a fake model."""
+    with contextlib.ExitStack() as running:
+        root = Path(running.enter_context(tempfile.TemporaryDirectory()))
+        root.chmod(0o755)  # the principals' uids pass through
+        yield running, root, running.enter_context(running_model("--any-client"))
 
 
 def compared(one: str, many: str, all_users: Sequence[Users], conversations: int) -> dict[str, float]:

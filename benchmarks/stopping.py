@@ -18,8 +18,9 @@ from typing import Final
 
 import httpx2
 
+from benchmarks.principals import ground
 from benchmarks.turns import SCALE, timed
-from tests.running import directive, new_host, running_host, running_model
+from tests.running import directive, new_host, running_host
 
 TIMES: Final = max(int(20 * SCALE), 2)
 AIM: Final = "aim: 1000"
@@ -34,10 +35,7 @@ async def main() -> dict[str, float]:
 
 def measure() -> dict[str, float]:
     """Measure one and then the other."""
-    with contextlib.ExitStack() as running:
-        root = Path(running.enter_context(tempfile.TemporaryDirectory()))
-        root.chmod(0o755)  # the principals' uids pass through
-        model = running.enter_context(running_model("--any-client"))
+    with ground() as (running, root, model):
         figures = suspended(root / "one", model.url)
         with contextlib.suppress(subprocess.CalledProcessError):
             url = running.enter_context(postgres())

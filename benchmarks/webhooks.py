@@ -13,14 +13,12 @@ import contextlib
 import json
 import multiprocessing
 import statistics
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Final
 
-from benchmarks.principals import processor_s
+from benchmarks.principals import ground, processor_s
 from benchmarks.turns import HEADERS, REPLY, SCALE, kept, percentiles, ratio, timed
-from tests.running import HostProcess, free_port, new_host, running_model
+from tests.running import HostProcess, free_port, new_host
 
 RECEIVERS: Final = 1000
 AT_A_TIME: Final = 20
@@ -111,9 +109,7 @@ async def main() -> dict[str, float]:
 
 def measure() -> dict[str, float]:
     """Run all hosts."""
-    with contextlib.ExitStack() as running:
-        root = Path(running.enter_context(tempfile.TemporaryDirectory()))
-        model = running.enter_context(running_model("--any-client"))
+    with ground() as (running, root, model):
         address = running.enter_context(receivers())
         hosts: dict[str, Turns] = {}
         for name, told in (("without", None), ("without, again", None), ("with", address)):
