@@ -32,10 +32,17 @@ def line_of(part: dict[str, Any], why: str) -> str:
     return f"[{part['type'][:40]} {digest} left out: {why}]"
 
 
-async def fetched(parts: Sequence[dict[str, Any]], hosts: Sequence[str]) -> list[dict[str, Any]]:
+async def fetched(
+    parts: Sequence[dict[str, Any]], hosts: Sequence[str], turns: anyio.Semaphore
+) -> Sequence[dict[str, Any]]:
     """Return a message's parts with pictures in place of their addresses, or lines for what doesn't come."""
     if not hosts or all(_address(part) is None for part in parts):
-        return [*parts]
+        return parts
+    async with turns:
+        return await _fetched(parts, hosts)
+
+
+async def _fetched(parts: Sequence[dict[str, Any]], hosts: Sequence[str]) -> list[dict[str, Any]]:
     # It brings a client along, of which a start has no use.
     from host.egress.pictures import fetch
 

@@ -167,8 +167,7 @@ class OpenAiApi(Api):
         return await self._whole(turn)
 
     async def with_files(self, request: Request, spec: RunSpec, parts: Sequence[Any]) -> RunSpec:
-        async with self._fetching:
-            parts = await fetched(parts, self._picture_hosts)
+        parts = await fetched(parts, self._picture_hosts, self._fetching)
         text, files = await anyio.to_thread.run_sync(taken, parts)
         spec = dataclasses.replace(spec, message=text)
         return await self._intake.with_files(spec, caller_of(request), files) if files else spec
