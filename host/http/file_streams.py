@@ -75,6 +75,8 @@ class Streams:
         self.counts = counts
         self._open: Counter[str] = Counter()
         self._threads = anyio.CapacityLimiter(_THREADS)
+        self.hashing = ThreadPoolExecutor(_THREADS)
+        """Beside the threads that write, one for each at most."""
 
     @contextlib.contextmanager
     def one(self, principal_id: str) -> Iterator[None]:
@@ -178,10 +180,20 @@ class Upload:
             self._reserved += more
         waiting = memoryview(self._waiting)
         pieces = itertools.chain([waiting], lent.pieces() if lent else ())
-        written = await self._on_disk(partial(_write, self._begun["descriptor"], pieces, self._hash))
+        written = await self._on_disk(partial(self._write, pieces))
         self._waiting = bytearray()
         self._written += written
         self._streams.counts.file_bytes["up"] += written
+
+    def _write(self, pieces: Iterable[memoryview]) -> int:
+        written = 0
+        for piece in pieces:
+            hashed = self._streams.hashing.submit(self._hash.update, piece)
+            written += len(piece)
+            while piece:
+                piece = piece[os.write(self._begun["descriptor"], piece) :]
+            hashed.result()
+        return written
 
     async def _on_disk(self, work: partial[T]) -> T:
         try:
@@ -227,18 +239,6 @@ async def uploading(upload: Upload, wanted: Mapping[str, Any]) -> AsyncIterator[
         yield upload
     finally:
         await upload.close()
-
-
-def _write(descriptor: int, pieces: Iterable[memoryview], digest: Any) -> int:
-    written = 0
-    with ThreadPoolExecutor(1) as beside:
-        for piece in pieces:
-            hashed = beside.submit(digest.update, piece)
-            written += len(piece)
-            while piece:
-                piece = piece[os.write(descriptor, piece) :]
-            hashed.result()
-    return written
 
 
 def digest_of(descriptor: int) -> str:
