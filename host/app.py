@@ -14,22 +14,20 @@ from anyio.abc import TaskGroup
 from starlette.types import ASGIApp
 
 from host.channels.webhook import ChannelsApi
-from host.http.admin import AdminApi
+from host.http.admin import AdminApi, AuditApi
 from host.http.approvals import ApprovalsApi
 from host.http.attachments import Intake
-from host.http.audit import AuditApi
 from host.http.auth import OPEN_PATHS, TokenBook
+from host.http.callers import Enrolment
 from host.http.chat import ChatApi
 from host.http.console import ConsoleApi
 from host.http.conversations import ConversationsApi
-from host.http.enrolment import Enrolment
 from host.http.files import FilesApi
 from host.http.health import HealthApi
 from host.http.mcp.asks import Asks
-from host.http.mcp.routes import McpApi
+from host.http.mcp.routes import McpApi, Visitors
 from host.http.mcp.servers import McpServersApi
-from host.http.mcp.visitors import Visitors
-from host.http.metrics import MetricsApi
+from host.http.metrics import MetricsApi, UsageApi
 from host.http.middleware import METHODS, Bearer, BodyLimit, Exchange
 from host.http.openai.responses import ResponsesApi
 from host.http.openai.routes import OpenAiApi
@@ -39,7 +37,6 @@ from host.http.routing import Api, router
 from host.http.runs import RunsApi
 from host.http.tasks import TasksApi
 from host.http.tokens import TokensApi, open_tokens
-from host.http.usage import UsageApi
 from host.http.webhooks import Hooks, WebhooksApi
 from host.mcp_clients.tool_servers import ToolServers
 from host.models.access import ModelAccess

@@ -10,14 +10,14 @@ from pydantic import ConfigDict, Field, model_validator
 from starlette.requests import Request
 from starlette.responses import Response
 
+from host.http.approvals import MOST_TOOLS, ToolDefinition, checked_tools
 from host.http.attachments import MOST, AttachmentRequest, Intake
 from host.http.bodies import NO_NUL, WHOLE, Body, NotBlank, OutputSchema, Text, forget_body, idempotency
 from host.http.callers import caller_of
-from host.http.client_tools import MOST_TOOLS, ToolDefinition, checked
 from host.http.conversations import LONGEST_NAME, conversation_of
 from host.http.routing import KEY, Api, operation
 from host.http.runs import accepted
-from host.http.sse import EventStreamResponse
+from host.http.streams import EventStreamResponse
 from host.http.webhooks import Hooks, RequestHook
 from host.mcp_clients.server_config import MOST_SERVERS, parse_servers
 from host.runs.answers import BegunShape, ChatShape, HookShape
@@ -237,7 +237,7 @@ class ChatApi(Api):
         if (key := await idempotency(request)) is not None:
             spec = dataclasses.replace(spec, idempotency=key)
         if spec.client_tools:
-            spec = dataclasses.replace(spec, client_tools=await checked(spec.client_tools, self._judge))
+            spec = dataclasses.replace(spec, client_tools=await checked_tools(spec.client_tools, self._judge))
         if spec.permissions:
             self._permissions.check(spec.permissions, "permissions", spec.mcp_servers)
         told: HookShape | None = None

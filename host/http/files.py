@@ -19,8 +19,10 @@ from host.http.bodies import JSON, Body, NotBlank
 from host.http.callers import caller_of
 from host.http.conversations import conversation_of
 from host.http.file_requests import (
+    FOLDER,
     LONGEST_PATH,
     OCTETS,
+    Form,
     checked_path,
     conditions,
     describing,
@@ -38,9 +40,8 @@ from host.http.file_streams import (
     require_size,
     uploading,
 )
-from host.http.forms import FOLDER, Form
-from host.http.lent_bodies import LEND
 from host.http.routing import PAGE, Api, Parameter, operation, page_of
+from host.http.streams import LEND
 from host.http.tar_streams import TarDownload
 from host.ports import Sandbox, Workspace
 from host.runs.spaces import Spaces

@@ -1,27 +1,34 @@
-"""GET /metrics: the counters as Prometheus text."""
+"""What was used and counted: GET /usage by day and conversation, GET /metrics as Prometheus text."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Final, NotRequired
 
 import anyio.to_thread
 from starlette.requests import Request
 from starlette.responses import Response
 
-from host.http.routing import Api, operation
+from host.http.callers import caller_of
+from host.http.conversations import asked_for, say_whose
+from host.http.routing import OF_CONVERSATION, OF_PRINCIPAL, PAGE, Api, Parameter, operation, page_of
+from host.runs.answers import UsageShape
 from host.runs.service import RunService
 from host.telemetry.counts import Metrics
 from shared.approval_values import Waiting
 from shared.clock import now_ms
-from shared.errors import Unavailable
+from shared.errors import InvalidInput, Unavailable
+from shared.shapes import PageShape, view
 from shared.store.sql.task_rows import TaskMetrics
 from shared.store.store import Store, StoreCounts
+from shared.usage_values import DayUsage
 from shared.webhook_values import WebhookFigures
 
 if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
+
 
 Busiest = Sequence[tuple[str, int, int]]
 Stored = tuple[StoreCounts, TaskMetrics, Mapping[str, int], Waiting, WebhookFigures, Busiest]
@@ -150,3 +157,69 @@ class MetricsApi(Api):
             ("webhook_deliveries_held", "Events held since the store was restored or copied", told.held),
             ("webhook_deliveries_oldest_seconds", "How long the oldest of them waits", oldest_ms / 1000),
         )
+
+
+MICRO: Final = 1_000_000
+BY: Final = Parameter(
+    "by",
+    "All conversations together, if not given",
+    ("day", "conversation"),
+)
+
+
+class DayUsageShape(UsageShape):
+    """What model calls used on one UTC day: in one conversation with its tasks, or (null) in all."""
+
+    day: str
+    conversation_id: str | None
+    runs: int
+    unsettled_tokens: int
+    tokens: int
+    dollars: float
+    principal_id: NotRequired[str]
+
+
+class UsagePageShape(PageShape):
+    """A page of usage."""
+
+    usage: list[DayUsageShape]
+
+
+class UsageApi(Api):
+    """The usage route."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    @operation("GET", "/usage", scope="usage", parameters=(*PAGE, BY, OF_CONVERSATION, OF_PRINCIPAL))
+    async def list(self, request: Request) -> UsagePageShape:
+        """What model calls used, newest day first."""
+        asked = page_of(request)
+        by = request.query_params.get("by")
+        conversation_id = await asked_for(request, self._store)
+        principal_id = caller_of(request).listed(request)
+        if by not in (None, "day", "conversation"):
+            raise InvalidInput("by: must be day or conversation")
+        book = self._store.usage
+        if conversation_id is None and by != "conversation":
+            page = await book.by_day(**asked, principal_id=principal_id)
+        else:
+            page = await book.by_conversation(
+                conversation_id=conversation_id, **asked, principal_id=principal_id
+            )
+        shown: list[DayUsageShape] = list(map(day_view, page.items))
+        await say_whose(request, self._store, shown)
+        return {"usage": shown, "next_cursor": page.next_cursor}
+
+
+def day_view(used: DayUsage) -> DayUsageShape:
+    """Return one day's usage as it leaves the host."""
+    spending = used.spending
+    return view(
+        DayUsageShape,
+        used,
+        **asdict(spending.usage),
+        unsettled_tokens=spending.unsettled_tokens,
+        tokens=spending.amount.tokens,
+        dollars=spending.microdollars / MICRO,
+    )

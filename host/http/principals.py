@@ -11,12 +11,11 @@ from pydantic import AfterValidator, Field
 from starlette.requests import Request
 
 from host.http.bodies import WHOLE, Body, NotBlank, Text
-from host.http.callers import caller_of
+from host.http.callers import Enrolment, caller_of, terms_of
 from host.http.chat import MOST_RULES, PermissionRule
-from host.http.enrolment import Enrolment, terms_of
+from host.http.metrics import MICRO, DayUsageShape, day_view
 from host.http.routing import ANY, PAGE, Api, operation, page_of
 from host.http.tokens import Scopes, principal_of
-from host.http.usage import MICRO, DayUsageShape, day_view
 from host.runs.permissions import Permissions, rules_of
 from host.runs.principals import PrincipalCache
 from host.runs.spaces import Spaces

@@ -19,7 +19,7 @@ from anyio.abc import TaskGroup
 
 from host.egress.listener import TooMuch
 from host.egress.unpacked import ACCEPTED, unpacked
-from host.http.enrolment import Enrolment, terms_of
+from host.http.callers import Enrolment, terms_of
 from shared.clock import monotonic_ms
 from shared.errors import Duplicate, Misconfigured
 from shared.principals import Principal, PrincipalStatus

@@ -8,11 +8,9 @@ from anyio.abc import TaskGroup
 from pydantic import AfterValidator, Field, StringConstraints
 from starlette.requests import Request
 
-from host.http.auth import TokenBook
+from host.http.auth import OpenRequests, TokenBook
 from host.http.bodies import WHOLE, Body, Text, idempotency
-from host.http.callers import BOUND, Caller, caller_of
-from host.http.ending import OpenRequests
-from host.http.enrolment import Enrolment
+from host.http.callers import BOUND, Caller, Enrolment, caller_of
 from host.http.routing import ANY, KEY, OF_PRINCIPAL, PAGE, Api, operation, page_of
 from host.runs.principals import PrincipalCache
 from shared.clock import DAY_MS, now_ms

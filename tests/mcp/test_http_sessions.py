@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from host.http.callers import Caller
-from host.http.mcp.sessions import McpSessions
+from host.http.mcp.wire import McpSessions
 from shared.principals import Principal
 from tests.mcp.over_http import RawHttp, new_token
 from tests.running import new_host

@@ -3,15 +3,21 @@
 The host only carries messages: each goes to the tool server of the conversation that the caller's token is
 bound to. That server never speaks first, so an answer is one JSON body and there is nothing to stream or to
 resume; a GET for a stream is answered 405, as the specification lets a server do. What other agents ask of
-this one is served by the host itself (``Asks``).
+this one is served by the host itself (``Asks``): over HTTP, and over a socket for those beside it
+(``Visitors``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Set
-from typing import Final
+import asyncio
+import logging
+import socket
+from collections.abc import Iterable, Mapping, Set
+from contextlib import suppress
+from typing import Any, Final
 from urllib.parse import urlsplit
 
+import anyio
 from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import Response
@@ -20,8 +26,8 @@ from host.http.auth import TokenBook
 from host.http.bodies import JSON, ErrorShape, TooManyValues, raw_body
 from host.http.callers import Caller
 from host.http.mcp import wire
-from host.http.mcp.asks import Asks
-from host.http.mcp.sessions import McpSession, McpSessions
+from host.http.mcp.asks import Asks, Tell
+from host.http.mcp.wire import McpSession, McpSessions
 from host.http.routing import Api, Parameter, operation
 from host.mcp_clients.json_rpc import RequestRefused, SessionLost
 from host.mcp_clients.tool_servers import (
@@ -32,8 +38,10 @@ from host.mcp_clients.tool_servers import (
     TooManySessions,
 )
 from host.mcp_clients.zygote import Key
+from host.runs.principals import PrincipalCache
+from shared import jsons
 from shared.ask_contract import ASK_TOOLS, TASK_METHODS, TASKS, ask_listing
-from shared.errors import Forbidden, InvalidInput, NotFound, Unavailable
+from shared.errors import Forbidden, InvalidInput, NotFound, PicoError, Unavailable
 from shared.principals import SIGNED
 from shared.settings.sections import is_address
 
@@ -277,3 +285,58 @@ def _session_id(request: Request) -> str:
 
 def _no_session() -> NotFound:
     return NotFound("There is no such session, or not any more: begin with initialize.")
+
+
+logger = logging.getLogger("picoclaw.mcp")
+
+LONGEST: Final = 4 * 1024 * 1024
+"""Longest request of a visitor, in bytes."""
+
+
+class Visitors:
+    """Serves them, each as whom its tool server was born for."""
+
+    def __init__(self, asks: Asks, principals: PrincipalCache) -> None:
+        self._asks = asks
+        self._principals = principals
+
+    async def visit(self, who: Mapping[str, Any], peer: socket.socket) -> None:
+        """Serve one request."""
+        reader, writer = await asyncio.open_connection(sock=peer, limit=LONGEST)
+
+        def say(said: Mapping[str, Any]) -> None:
+            writer.write(jsons.dump_bytes(said) + b"\n")
+
+        try:
+            line = await reader.readline()
+            async with anyio.create_task_group() as group:
+                group.start_soon(_until_cancelled, reader, group.cancel_scope)
+                say(await self._outcome(who, line, say))
+                group.cancel_scope.cancel()
+        except (OSError, ValueError):
+            logger.info("an agent beside this host went away")
+        finally:
+            writer.close()
+
+    async def _outcome(self, who: Mapping[str, Any], line: bytes, tell: Tell) -> wire.Outcome:
+        try:
+            said = jsons.loads(line)
+            principal = await self._principals.active(who["principal_id"])
+            scopes = frozenset(("mcp", "chat"))
+            caller = Caller(principal, who["conversation_id"], who["is_main"], "stdio", scopes)
+            return {"result": await self._asks.serve(caller, said["method"], said["params"], tell)}
+        except RequestRefused as refused:
+            return {"error": dict(refused.error)}
+        except PicoError as error:
+            return {"error": {"code": wire.INTERNAL_ERROR, "message": error.message}}
+        except Exception:
+            # One visitor must not end the others; what is wrong here is in the log.
+            logger.exception("an ask of an agent beside this host failed")
+            return {"error": {"code": wire.INTERNAL_ERROR, "message": "The host failed inside."}}
+
+
+async def _until_cancelled(reader: asyncio.StreamReader, scope: anyio.CancelScope) -> None:
+    """Cancel a visitor's request by its word; one that merely goes away leaves the run alone."""
+    with suppress(OSError, ValueError):
+        if await reader.readline():
+            scope.cancel()

@@ -11,9 +11,8 @@ from typing import Any, Final
 
 from starlette.requests import Request
 
-from host.http.approvals import answered_by
+from host.http.approvals import answered_by, result_text
 from host.http.callers import Caller, caller_of
-from host.http.client_tools import result_text
 from host.telemetry.counts import Metrics
 from host.tools.client_tools import ClientTool
 from shared import jsons

@@ -9,8 +9,8 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
+from host.http.approvals import MOST_TOOLS
 from host.http.bodies import Text
-from host.http.client_tools import MOST_TOOLS
 from host.http.openai.requests import (
     ChatCompletionRequest,
     Content,

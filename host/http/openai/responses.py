@@ -15,13 +15,12 @@ from host.http.bodies import JSON, forget_body, idempotency
 from host.http.callers import caller_of
 from host.http.openai.answers import NO_RETRY, OpenAiErrorShape
 from host.http.openai.response_items import Response, ResponseShape
-from host.http.openai.response_places import Place, Places
-from host.http.openai.response_reading import ResponseReader, asked_items
+from host.http.openai.response_places import Place, Places, ResponseReader, asked_items
 from host.http.openai.response_requests import ResponseRequest
 from host.http.openai.routes import OpenAiApi, Turn
 from host.http.openai.threads import Thread
 from host.http.routing import KEY, Api, Parameter, operation
-from host.http.sse import FrameStreamResponse
+from host.http.streams import FrameStreamResponse
 from host.runs.service import RunService
 from host.telemetry.counts import Metrics
 from shared.clock import now_ms

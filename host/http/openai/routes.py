@@ -12,10 +12,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from host.agent.endings import Cancelled
+from host.http.approvals import checked_tools
 from host.http.attachments import Intake
 from host.http.bodies import JSON, forget_body, idempotency
 from host.http.callers import caller_of
-from host.http.client_tools import checked
 from host.http.openai.answers import (
     DONE,
     NO_RETRY,
@@ -29,11 +29,10 @@ from host.http.openai.answers import (
     openai_error,
 )
 from host.http.openai.functions import Functions, offer
-from host.http.openai.parts import fetched, taken
-from host.http.openai.requests import ChatCompletionRequest
+from host.http.openai.requests import ChatCompletionRequest, fetched, taken
 from host.http.openai.threads import CALL_ID, NAMED, Thread, Threads
 from host.http.routing import ANY, KEY, Api, Operation, Route, operation
-from host.http.sse import FrameStreamResponse
+from host.http.streams import FrameStreamResponse
 from host.runs.events import one_by_one
 from host.runs.run import ActiveRun
 from host.runs.service import RunService
@@ -176,7 +175,7 @@ class OpenAiApi(Api):
         sender = (body.user or "").strip() or "user"
         effort, last = body.reasoning_effort, thread.last
         declared = [tool.tool() for tool in body.tools or ()]
-        functions = offer(await checked(declared, self.judge, "function.parameters"), body.tool_choice)
+        functions = offer(await checked_tools(declared, self.judge, "function.parameters"), body.tool_choice)
         return RunSpec(
             message=last.content if last.role == "user" else None,
             conversation_id=thread.conversation_id,
