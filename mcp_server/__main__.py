@@ -11,7 +11,7 @@ import socket
 import sys
 
 from mcp_server import session_request
-from mcp_server.identity import Identity, NoIdentity, identity_of
+from mcp_server.session_request import Identity, NoIdentity, identity_of
 from shared.store import holds_store
 
 

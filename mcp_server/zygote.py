@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Final
 
 from mcp_server import session_request
-from mcp_server.identity import CONVERSATION_ID, identity_of
+from mcp_server.session_request import CONVERSATION_ID, identity_of
 
 logger = logging.getLogger("picoclaw.mcp")
 
@@ -75,7 +75,7 @@ class Zygote:
     def _warm_up(self) -> None:
         if self._is_warm:
             return
-        from mcp_server.warm_up import warm
+        from mcp_server.session import warm
 
         warm()
         self._is_warm = True

@@ -18,24 +18,24 @@ COMMANDS: Final = {
     "chat": ("host.cli.chat", "chat"),
     "dev": ("host.cli.dev", "dev"),
     "doctor": ("host.cli.doctor", "doctor"),
-    "init": ("host.cli.init", "init"),
+    "init": ("host.cli.moving_in", "init"),
     "serve": ("host.cli.serve", "serve"),
     "supervise": ("host.cli", "become_supervisor"),
-    "usage": ("host.cli.usage", "usage"),
+    "usage": ("host.cli.runs", "usage"),
 }
 GROUPS: Final = {
-    "approvals": "approvals",
-    "files": "files",
-    "import": "moving_in",
-    "mcp": "mcp",
-    "principal": "principal",
-    "runs": "runs",
-    "sandbox": "sandbox",
-    "secrets": "secrets",
-    "store": "store",
-    "tasks": "tasks",
-    "token": "token",
-    "webhook": "webhook",
+    "approvals": ("host.cli.runs", "approvals_app"),
+    "files": ("host.cli.files", "app"),
+    "import": ("host.cli.moving_in", "app"),
+    "mcp": ("host.cli.mcp", "app"),
+    "principal": ("host.cli.principal", "app"),
+    "runs": ("host.cli.runs", "app"),
+    "sandbox": ("host.cli.sandbox", "app"),
+    "secrets": ("host.cli.secrets", "app"),
+    "store": ("host.cli.store", "app"),
+    "tasks": ("host.cli.tasks", "app"),
+    "token": ("host.cli.principal", "token_app"),
+    "webhook": ("host.cli.webhook", "app"),
 }
 LONG_LIVED: Final = ("dev", "serve", "supervise")
 INTERRUPTED: Final = 130
@@ -62,7 +62,7 @@ def main() -> None:
                 case ["mcp"]:
                     become_tool_server()
                 case [name] if name in LONG_LIVED:
-                    _function(name)()
+                    _named(*COMMANDS[name])()
                 case [*words]:
                     make_app(words[0] if words else None)()
         finally:
@@ -80,7 +80,7 @@ def make_app(asked: str | None = None) -> Typer:
     """Return the application with the command ``asked``, or with all of them when there is no such one."""
     import typer
 
-    from host.cli.exit_codes import Commands
+    from host.cli.terminal import Commands
 
     app = typer.Typer(name="picoclaw", cls=Commands, no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -96,10 +96,10 @@ def make_app(asked: str | None = None) -> Typer:
     everything = asked not in (*COMMANDS, *GROUPS)
     for name in COMMANDS:
         if everything or name == asked:
-            app.command(name)(_function(name))
-    for name, module in GROUPS.items():
+            app.command(name)(_named(*COMMANDS[name]))
+    for name, group in GROUPS.items():
         if everything or name == asked:
-            app.add_typer(import_module(f"host.cli.{module}").app, name=name)
+            app.add_typer(_named(*group), name=name)
     return app
 
 
@@ -128,9 +128,8 @@ def become_supervisor(config: Path | None = None) -> NoReturn:
     raise SystemExit(supervise(config, all_json=os.environ.get("LOG_FORMAT") != "console"))
 
 
-def _function(name: str) -> Any:
-    module, function = COMMANDS[name]
-    return getattr(import_module(module), function)
+def _named(module: str, name: str) -> Any:
+    return getattr(import_module(module), name)
 
 
 def _version(asked: bool) -> None:

@@ -17,11 +17,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from host.cli.approvals import decided
 from host.cli.client import HostClient, Json, Token, Url, at, host, surroundings
-from host.cli.exit_codes import HostFault
 from host.cli.run_view import AnswerWriter, MarkdownWriter, PlainWriter, RunView
-from host.cli.terminal import err, fail, local_time, out, print_json, short, shown, table
+from host.cli.runs import decided
+from host.cli.terminal import HostFault, err, fail, local_time, out, print_json, short, shown, table
 from shared.settings import SettingsError
 
 if TYPE_CHECKING:

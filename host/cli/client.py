@@ -16,9 +16,8 @@ import httpx2
 import typer
 
 from host.cli.dev import DEV_FILE, DEV_HOME, DEV_NAMES
-from host.cli.exit_codes import FAILED, HostFault
 from host.cli.start import local_url, passphrase_asker
-from host.cli.terminal import Told, err, shown, tell
+from host.cli.terminal import FAILED, HostFault, Told, err, shown, tell
 from shared import jsons
 from shared.settings import Settings, SettingsError, load
 from shared.settings.load import home_of

@@ -17,9 +17,8 @@ import anyio
 import httpx2
 
 from host.cli.client import HostClient, Json, find_target, surroundings
-from host.cli.exit_codes import HostFault
 from host.cli.start import UNGUARDED, local_url, passphrase_asker
-from host.cli.terminal import judged, tell
+from host.cli.terminal import HostFault, judged, tell
 from host.models.access import ModelAccess, Route
 from host.models.deprecated import deprecated
 from host.models.process import ModelProcess

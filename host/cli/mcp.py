@@ -16,9 +16,8 @@ import typer
 from rich.text import Text
 
 from host.cli.client import HostClient, Json, Token, Url, asking, find_target, host, surroundings
-from host.cli.exit_codes import HostFault
 from host.cli.secrets import SecretFile, write_privately
-from host.cli.terminal import Told, fail, listing, out, print_json, shown, tell
+from host.cli.terminal import HostFault, Told, fail, listing, out, print_json, shown, tell
 from host.mcp_clients.server_config import NAME as SERVER_NAME
 from host.mcp_clients.server_config import RESERVED
 from shared import jsons

@@ -1,4 +1,7 @@
-"""``picoclaw principal``: users of one host, each with conversations, files, limits and tokens of its own."""
+"""Users of one host, each with conversations, files and limits of its own, and the tokens of outside agents.
+
+``picoclaw principal`` and ``picoclaw token``.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +9,24 @@ import os
 import tarfile
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
+from rich.text import Text
 
 from host.cli.client import HostClient, asking, at
-from host.cli.terminal import Told, fail, judged, listing, shown, table
-from host.cli.token import Expires, issue
+from host.cli.terminal import Told, fail, judged, listing, milliseconds, shown, table
 from shared import jsons
 
 app = typer.Typer(help="Users of one host, held apart: their limits and tokens.", no_args_is_help=True)
+token_app = typer.Typer(help="Tokens with which outside agents reach /mcp.", no_args_is_help=True)
 
+Expires = Annotated[
+    str | None, typer.Option(help="How long it lasts, such as 90d, 12h or 30m; until it is revoked.")
+]
 PrincipalId = Annotated[str, typer.Argument(metavar="ID", help="The principal's id, as `list` shows it.")]
 Scope = Annotated[
     list[str] | None, typer.Option(help="What it is for; all if not given. Once for each scope.")
@@ -209,3 +217,59 @@ def _object(text: str | None) -> dict[str, Any]:
     if not isinstance(said, dict):
         fail('--terms takes a JSON object, such as \'{"models": ["claude-haiku-5-5"]}\'.', 2)
     return said
+
+
+@token_app.command("create")
+@asking
+def create_token(
+    client: HostClient,
+    conversation: Annotated[str, typer.Option(help="The conversation it acts for; made if there is none.")],
+    main: Annotated[
+        bool, typer.Option("--main", help="It may see and change everybody's tasks and write to all.")
+    ] = False,
+    expires: Expires = None,
+) -> Told:
+    """Make a token and write it to standard output, once: the host keeps only a digest."""
+    return issue(client, "/tokens", {"conversation_id": conversation, "main": main}, expires)
+
+
+def issue(client: HostClient, path: str, body: dict[str, Any], expires: str | None) -> Told:
+    """Have a token made."""
+    if expires is not None:
+        body["expires_in_ms"] = milliseconds(expires, "--expires")
+    made = client.request("POST", path, body)
+    return Told(made, made["token"])
+
+
+@token_app.command("list")
+@asking
+def list_tokens(client: HostClient) -> Told:
+    """List the tokens, without their texts."""
+    return listing(
+        list(client.pages("/tokens", "tokens")),
+        "No tokens.",
+        {
+            "id": "id",
+            "conversation": "conversation_id",
+            "main": lambda token: "yes" if token["main"] else "",
+            "made": "created_at",
+            "expires": _expiry,
+        },
+    )
+
+
+@token_app.command()
+@asking
+def revoke(
+    client: HostClient,
+    token_id: Annotated[str, typer.Argument(help="The token's id, as `list` shows it.")],
+) -> Told:
+    """End a token at once."""
+    client.request("DELETE", at("tokens", token_id))
+    return Told({"revoked": token_id}, f"Revoked {shown(token_id)}.")
+
+
+def _expiry(token: dict[str, Any]) -> str | Text:
+    at = token["expires_at"]
+    gone = at is not None and datetime.fromisoformat(at) <= datetime.now(UTC)
+    return Text(f"{at}, expired", style="red") if gone else at or "never"

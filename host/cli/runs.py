@@ -1,15 +1,17 @@
-"""``picoclaw runs``: the runs of a running host."""
+"""``picoclaw runs``, ``approvals`` and ``usage``: a host's runs, what they wait for, what they used."""
 
 from __future__ import annotations
 
 import time
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import typer
 from rich.markup import escape
+from rich.text import Text
 
 from host.cli.client import HostClient, asking, at
 from host.cli.terminal import Told, listing, local_time, milliseconds, safe, shown, took
+from shared import jsons
 
 WAIT_MS: Final = 60_000
 """How long one request waits."""
@@ -97,3 +99,121 @@ def _shown(run: dict[str, Any]) -> Told:
 
 def _state(run: dict[str, Any]) -> str:
     return f"{run['status']} ({run['code']})" if run.get("code") else str(run["status"])
+
+
+approvals_app = typer.Typer(help="What waits for a person's word at a running host.", no_args_is_help=True)
+
+Request = Annotated[str, typer.Argument(help="The request's id.")]
+
+
+@approvals_app.command("list")
+@asking
+def list_approvals(client: HostClient) -> Told:
+    """List what waits, whole, oldest first."""
+    return listing(
+        list(client.pages("/approvals", "approvals", status="pending")),
+        "Nothing waits.",
+        {
+            "id": "id",
+            "kind": "kind",
+            "tool": "tool",
+            "input": lambda each: jsons.dumps(each["input"]),
+            "expires": lambda each: local_time(each["expires_at"]) if each["expires_at"] else "",
+        },
+    )
+
+
+@approvals_app.command()
+@asking
+def allow(
+    client: HostClient,
+    request: Request,
+    remember: Annotated[
+        bool, typer.Option("--remember", help="Don't ask again about this call in its conversation.")
+    ] = False,
+    tokens: Annotated[int | None, typer.Option(min=1, help="Past a budget: tokens it may use.")] = None,
+) -> Told:
+    """Allow a call that `list` shows, as it is shown."""
+    kept = "conversation" if remember else None
+    return _answer(client, request, decision="allow", remember=kept, allow_tokens=tokens)
+
+
+@approvals_app.command()
+@asking
+def deny(
+    client: HostClient,
+    request: Request,
+    message: Annotated[str | None, typer.Option("--message", help="What the agent is told.")] = None,
+) -> Told:
+    """Deny a call, or leave a question without an answer."""
+    return _answer(client, request, decision="deny", message=message)
+
+
+@approvals_app.command()
+@asking
+def answer(
+    client: HostClient, request: Request, message: Annotated[str, typer.Argument(help="The answer.")]
+) -> Told:
+    """Answer the agent's question."""
+    return _answer(client, request, decision="answer", message=message)
+
+
+def _answer(client: HostClient, request: str, **said: Any) -> Told:
+    told = decided(client, request, said)
+    goes_on = f"; it goes on as {told['run_id']}" if told["run_id"] else ""
+    return Told(told, f"{shown(told['id'])} is {told['status']}{shown(goes_on)}.")
+
+
+def decided(client: HostClient, request: str, said: dict[str, Any]) -> dict[str, Any]:
+    """Answer a request as it is shown, and return what the host says of that; raises HostFault."""
+    path = at("approvals", request)
+    asked = client.request("GET", path)
+    proof = None if asked["kind"] == "budget" else asked["input_sha256"]
+    body = {**said, "input_sha256": proof}
+    told: dict[str, Any] = client.request(
+        "POST", path, {name: value for name, value in body.items() if value is not None}
+    )
+    return told
+
+
+BAR_WIDTH: Final = 32
+EIGHTHS: Final = " ▏▎▍▌▋▊▉█"
+
+
+@asking
+def usage(
+    client: HostClient,
+    by: Annotated[
+        Literal["day", "conversation"],
+        typer.Option(help="A bar for each day, or for each conversation of a day."),
+    ] = "day",
+    conversation: Annotated[str | None, typer.Option(help="Only this conversation, with its tasks.")] = None,
+    rows: Annotated[int, typer.Option("--last", min=1, max=1000, help="How many bars.")] = 14,
+) -> Told:
+    """Show tokens and dollars used, newest day first (days are UTC)."""
+    params = {"by": by, "limit": str(rows)}
+    if conversation is not None:
+        params["conversation_id"] = conversation
+    used = client.request("GET", "/usage", params=params)["usage"]
+    apart = any(row["conversation_id"] is not None for row in used)
+    most = max((row["tokens"] for row in used), default=0)
+    return listing(
+        used,
+        "Nothing used yet.",
+        {
+            "day": "day",
+            **({"conversation": "conversation_id"} if apart else {}),
+            "": lambda row: Text(bar(row["tokens"], most), style="cyan"),
+            "tokens": lambda row: f"{row['tokens']:,}",
+            "cost": lambda row: f"${row['dollars']:,.2f}",
+            "runs": lambda row: f"{row['runs']:,}",
+        },
+    )
+
+
+def bar(value: int, most: int) -> str:
+    """Return a bar in eighths of a character, the longest for the most; what was used shows at least one."""
+    if value <= 0 or most <= 0:
+        return ""
+    full, rest = divmod(max(1, round(value / most * BAR_WIDTH * 8)), 8)
+    return EIGHTHS[8] * full + (EIGHTHS[rest] if rest else "")

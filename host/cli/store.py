@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
+import subprocess
 import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Final, Literal, NoReturn
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 import anyio
 import typer
 
-from host.cli import postgres_tools
 from host.cli.client import Json, host_settings
 from host.cli.terminal import err, out, print_json, shown, tell
 from shared import jsons
-from shared.errors import StoreError
+from shared.errors import StoreError, StoreRefused
 from shared.lines import one_line
 from shared.store.volume import operator
 from shared.store.volume.opening import must_be
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from shared.settings import Settings
     from shared.store.copying import Tell
     from shared.store.postgres.database import Database, Place
+
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -58,7 +61,7 @@ def check(
     """Read everything that is stored, or in a backup; exit 1 on a fault. A host may be running."""
     url, volume = (None, Path()) if file is not None else _store(store_dir)
     if url is not None:
-        postgres_tools.check(url)
+        read_all(url)
         tell({"checked": "every row", "faults": []}, "Every row of the database can be read.", json=json)
         return
     report = operator.check(volume) if file is None else operator.check_backup(file)
@@ -79,7 +82,7 @@ def backup(
 ) -> None:
     """Write everything acknowledged so far to one file (SQLite; pg_dump's). A host may be running."""
     url, volume = _store(store_dir)
-    size = operator.backup(volume, target) if url is None else postgres_tools.backup(url, target)
+    size = operator.backup(volume, target) if url is None else dump(url, target)
     tell({"file": str(target), "bytes": size}, f"{size:,} bytes in {shown(str(target))}", json=json)
 
 
@@ -219,7 +222,7 @@ def _volume(store_dir: Path | None, command: str, file: Path | None = None) -> P
     """Return the volume; raises StoreRefused where the host would use a database instead."""
     url, volume = _store(store_dir)
     if url is not None:
-        postgres_tools.refuse(command, file)
+        refuse_postgres(command, file)
     return volume
 
 
@@ -239,3 +242,60 @@ def _show(report: operator.Report, checked: str) -> None:
         out.print(f"[bold red]fault[/]          {shown(fault)}", soft_wrap=True)
     if not report.faults:
         out.print("Everything is sound.")
+
+
+PG_DUMP: Final = ("pg_dump", "--format=custom", "--no-password")
+INSTEAD: Final = {
+    "backup": 'pg_dump --format=custom --file={} "$DATABASE_URL"',
+    "check": 'pg_dump "$DATABASE_URL" >/dev/null',
+    "restore": 'pg_restore --clean --if-exists --single-transaction --dbname="$DATABASE_URL" {}',
+    "rollback": "createdb NEW; pg_restore --dbname=NEW FILE, a backup made before the migration",
+    "compact": 'vacuumdb --full "$DATABASE_URL"',
+    "salvage": 'pg_dump --table=NAME "$DATABASE_URL", one table after the other',
+    "export": "picoclaw store migrate --to sqlite --store-dir DIR; picoclaw store export --store-dir DIR",
+}
+"""What does the same as a command of ``picoclaw store``. ``{}`` is the file."""
+
+
+def dump(url: str, target: Path) -> int:
+    """Write a whole dump to a new file, for ``pg_restore``; returns its size in bytes. Raises StoreError."""
+    if target.exists():
+        raise StoreError(f"{target} exists already: choose a new name")
+    part = target.with_name(f"{target.name}.tmp")
+    try:
+        os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600))
+        _dump(url, part, refuse_to="backup")
+        part.rename(target)
+    finally:
+        part.unlink(missing_ok=True)
+    return target.stat().st_size
+
+
+def read_all(url: str) -> None:
+    """Read every row, as a backup does; raises StoreError with the server's words."""
+    _dump(url, None, refuse_to="check")
+
+
+def refuse_postgres(command: str, file: Path | None = None, why: str = "is about STORE_DIR") -> NoReturn:
+    """Raise StoreRefused with what does the same for a PostgreSQL."""
+    raise StoreRefused(
+        f"The store is the PostgreSQL of DATABASE_URL, and `picoclaw store {command}` {why}. "
+        f"Run: {INSTEAD[command].format(file)}   (--store-dir names a volume all the same)"
+    )
+
+
+def _dump(url: str, target: Path | None, *, refuse_to: str) -> None:
+    program = shutil.which(PG_DUMP[0])
+    if program is None:
+        refuse_postgres(refuse_to, target, "needs pg_dump, which is not installed here")
+    parts = urlsplit(url)
+    # Command lines are shown to everybody on the machine.
+    place = parts._replace(netloc=parts.netloc.replace(f":{parts.password}@", "@"))
+    secret = {} if parts.password is None else {"PGPASSWORD": unquote(parts.password)}
+    done = subprocess.run(  # noqa: S603 - the operator's own program and address, no shell
+        [program, *PG_DUMP[1:], *([f"--file={target}"] if target else []), urlunsplit(place)],
+        env={**os.environ, **secret}, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE, text=True, check=False,
+    )  # fmt: skip
+    if done.returncode:
+        raise StoreError(f"The database cannot be read to its end: {' '.join(done.stderr.split())}")

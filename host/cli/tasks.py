@@ -12,9 +12,9 @@ import typer
 from rich.markup import escape
 
 from host.cli.client import HostClient, Json, Token, Url, asking, at, host, host_settings
-from host.cli.exit_codes import HostFault
 from host.cli.terminal import (
     UNITS_MS,
+    HostFault,
     Told,
     fail,
     listing,

@@ -1,4 +1,7 @@
-"""What the commands write to: text for people, made safe for a terminal."""
+"""What commands write: text for people, made safe for a terminal; how they end when something is wrong.
+
+Then it is sentences on standard error, and a code of docs/cli.md.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
+from typer.core import TyperGroup
 
+from host.cli.start import HOPELESS
 from shared import jsons
+from shared.errors import InvalidInput, Misconfigured, PicoError, StoreDamaged, StoreError
 from shared.lines import CONTROLS, one_line
+from shared.secrets import SecretFault
+from shared.settings import SettingsError
 
 _REMOVED: Final = dict.fromkeys(CONTROLS.keys() - {9, 10})
 
@@ -22,6 +30,7 @@ WIDE: Final = 200
 MARKS: Final = {"ok": "[green]✓[/]", "note": "[yellow]•[/]", "fault": "[red]✗[/]"}
 LONGEST_MS: Final = 999_999 * 86_400_000
 UNITS_MS: Final = {"d": 86_400_000, "h": 3_600_000, "m": 60_000, "s": 1000, "ms": 1}
+
 
 # Without a terminal nothing limits a line but the reader, so tables there are not cut to 80 columns.
 out = Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
@@ -129,3 +138,52 @@ def listing(
 def took(run: Mapping[str, Any]) -> str:
     """Return how long a run took, or a dash while it goes on."""
     return "-" if run["duration_ms"] is None else f"{run['duration_ms'] / 1000:.1f}s"
+
+
+FAILED: Final = 1
+UNAUTHORIZED: Final = 401
+
+
+class HostFault(Exception):
+    """The host cannot be reached, or refused; the sentence is for people."""
+
+    def __init__(self, sentence: str, status: int | None = None) -> None:
+        super().__init__(sentence)
+        self.status = status
+
+
+class Commands(TyperGroup):
+    """All commands, none of which shows a stack trace for what a person can mend."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; a fault ends the program."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            raise  # whoever reads has enough: Typer ends without a word
+        except EOFError:
+            fail("Nothing was entered; nothing was changed.")
+        except (SettingsError, SecretFault, HostFault, StoreError, PicoError, OSError) as error:
+            *others, last = _sentences(error)
+            for sentence in others:
+                warn(sentence)
+            fail(last, _code(error))
+
+
+def _sentences(error: Exception) -> tuple[str, ...]:
+    if isinstance(error, SettingsError):
+        return error.faults
+    if isinstance(error, OSError) and error.filename:
+        return (f"{error.filename}: {error.strerror}",)
+    return (str(error),)
+
+
+def _code(error: Exception) -> int:
+    match error:
+        case HostFault():
+            hopeless = error.status == UNAUTHORIZED
+        case StoreError():
+            hopeless = error.hopeless and not isinstance(error, StoreDamaged)
+        case _:
+            hopeless = isinstance(error, SettingsError | SecretFault | Misconfigured | InvalidInput)
+    return HOPELESS if hopeless else FAILED

@@ -28,7 +28,7 @@ SPAWNERS = {
     "host/mcp_clients/zygote.py": "the tool servers' zygote",
     "host/schemas/judge.py": "judges schemas of strangers, with bounds on time and memory",
     "host/cli/__init__.py": "replaces itself by the tool server, before there is a host",
-    "host/cli/postgres_tools.py": "pg_dump and pg_restore, for the operator at the command line",
+    "host/cli/store.py": "pg_dump and pg_restore, for the operator at the command line",
 }
 """The only modules of the host that may start a process, and which."""
 

@@ -17,7 +17,7 @@ import pytest
 
 from host.cli.chat import Chat
 from host.cli.client import HostClient, Target
-from host.cli.exit_codes import HostFault
+from host.cli.terminal import HostFault
 from tests.cli.running import TOKEN, ContractServer, contract_server, environment, picoclaw, process
 
 START = ("start", {"conversation_id": "conv-1", "message_id": "msg-1", "run_id": "run-1"})

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from host.cli.usage import BAR_WIDTH, bar
+from host.cli.runs import BAR_WIDTH, bar
 from tests.cli.running import TOKEN, ContractServer, contract_server, picoclaw
 
 

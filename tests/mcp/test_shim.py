@@ -206,7 +206,7 @@ async def test_the_door_goes_with_its_host_but_never_a_newer_one(
 
 def test_a_rehearsal_leaves_nothing_open_that_every_session_would_inherit() -> None:
     program = (
-        "import os; from mcp_server.warm_up import rehearse; rehearse('UTC'); "
+        "import os; from mcp_server.session import rehearse; rehearse('UTC'); "
         "before = os.listdir('/proc/self/fd'); rehearse('UTC'); "
         "assert os.listdir('/proc/self/fd') == before"
     )
