@@ -59,8 +59,7 @@ from host.sandbox.client import Sandbox
 from host.sandbox.policy import sandbox_policy
 from host.schemas.judge import SchemaJudge
 from host.skills.catalogue import closed_to_agents
-from host.telemetry import Telemetry, open_telemetry
-from host.telemetry.counts import Metrics
+from host.telemetry import Metrics, Telemetry, open_telemetry
 from host.volumes import make_volumes, open_store
 from shared.ids import new_id
 from shared.redact import Redactor

@@ -11,8 +11,8 @@ from anyio import Lock, to_thread
 
 from host.agent.endings import Halted
 from host.ports import SeenFiles, ToolResult, Toolset, ToolSpec
-from host.tools.ask_person import asked as question_asked
-from host.tools.pictures import fit
+from host.tools.asks import asked as question_asked
+from host.tools.pictures_and_documents import fit
 from shared.approval_values import (
     ELICITATION,
     LARGEST_INPUT,

@@ -25,7 +25,7 @@ from host.models.process import ModelProcess
 from host.ports import Delta, ModelError, Target
 from host.runs.scheduler import EXTERNAL
 from host.runs.webhooks import CLEAR_SECRETS
-from host.telemetry.off import Telemetry
+from host.telemetry import Telemetry
 from shared.clock import local, now_ms
 from shared.errors import PicoError, StoreError
 from shared.redact import Redactor

@@ -17,8 +17,8 @@ import typer
 from host.cli.client import Json
 from host.cli.start import HOMES_MODE, take_settings, write_new
 from host.cli.terminal import fail, out, print_json, shown, tell
-from host.moving_in import breakcafe, exported, sipeed
-from host.moving_in.arrivals import Arrivals, Broken
+from host.moving_in import breakcafe, sipeed
+from host.moving_in.arrivals import Arrivals, Broken, read_export
 from host.moving_in.placing import place_files, place_settings
 from shared.clock import now_ms
 from shared.errors import PicoError, StoreError
@@ -146,7 +146,7 @@ def import_picoclaw(
     json: Json = False,
 ) -> None:
     """Take every row of another store of this system that isn't here yet."""
-    _move(lambda _: exported.read(file), dry_run, json)
+    _move(lambda _: read_export(file), dry_run, json)
 
 
 def _move(read: Callable[[Settings], Arrivals], dry_run: bool, json: bool) -> None:

@@ -12,8 +12,7 @@ from typing import Final
 import anyio
 import httpx2
 
-from host.egress.listener import messages
-from host.egress.unpacked import Bounded, unpacked
+from host.egress.bounded import Bounded, messages, unpacked
 from shared.settings.sections import is_address
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network

@@ -1,4 +1,4 @@
-"""Where webhooks may be, and one request to one of them: ten seconds, no redirect, 64 KiB of answer."""
+"""Addresses that programs name: webhooks (ten seconds, 64 KiB of answer), pictures (8 MiB). No redirects."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
-from typing import Final, NamedTuple
+from functools import partial
+from typing import Any, Final, NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
 import anyio
 import h11
 import httpx2
 
-from host.egress.addresses import TLS, AddressPolicy, Forbidden
+from host.egress.addresses import TLS, AddressPolicy, Forbidden, PinnedTransport
+from host.egress.bounded import ACCEPTED, Bounded, bound
 from shared.clock import now_ms
 from shared.errors import InvalidInput
 
@@ -207,3 +209,34 @@ def _retry_after_ms(response: h11.Response) -> int:
         return max(round(parsedate_to_datetime(said).timestamp() * 1000) - now_ms(), 0)
     except (ValueError, OverflowError, TypeError):
         return 0
+
+
+LARGEST_PICTURE: Final = 8 << 20
+ANY_HOST: Final = "*"
+PICTURE_SETTING: Final = "files.picture_hosts"
+
+
+class _Picture(Bounded, httpx2.AsyncByteStream):
+    too_much = httpx2.StreamError
+
+
+async def fetch_picture(url: str, hosts: frozenset[str], most: int) -> bytes:
+    """Return what is at an address, at most ``most`` bytes; raises InvalidInput with why there is nothing."""
+    await check_address(url, hosts, PICTURE_SETTING)
+    host = urlsplit(url).hostname or ""
+    if ANY_HOST not in hosts and host not in hosts:
+        raise InvalidInput(f"url: {PICTURE_SETTING} does not name its host")
+    transport = PinnedTransport(AddressPolicy(hosts), bounded=partial(_bounded, min(most, LARGEST_PICTURE)))
+    async with httpx2.AsyncClient(transport=transport, timeout=None) as client:
+        try:
+            response = await client.get(url, headers=ACCEPTED)
+        except (httpx2.HTTPError, httpx2.StreamError) as error:
+            raise InvalidInput(f"url: {error or 'its server ended the connection'}") from None
+    if response.status_code != httpx2.codes.OK:
+        raise InvalidInput(f"url: its server answered HTTP {response.status_code}")
+    return response.content
+
+
+def _bounded(most: int, response: httpx2.Response, _refuse: Any) -> httpx2.Response:
+    bound(response, _Picture, most)
+    return response

@@ -17,8 +17,8 @@ from host.mcp_clients.json_rpc import cut
 from host.runs.answers import RequestShape
 from host.runs.service import RunService
 from host.schemas.judge import SchemaJudge
-from host.telemetry.counts import Metrics
-from host.tools.client_tools import ClientTool
+from host.telemetry import Metrics
+from host.tools.asks import ClientTool
 from shared import jsons
 from shared.approval_values import Answer, Approval, ApprovalStatus, Decision, Ready
 from shared.clock import now_ms

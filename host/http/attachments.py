@@ -19,7 +19,7 @@ from host.ports import Sandbox, Workspace
 from host.runs.attachments import LARGEST_OF_ALL, PDF, WRITER, Attachments, NewFile, decoded, media_type_of
 from host.runs.spaces import Spaces
 from host.runs.spec import RunSpec
-from host.tools.pictures import is_picture
+from host.tools.pictures_and_documents import is_picture
 from shared.errors import FileTooLarge, InvalidInput, NoConversation, PicoError
 from shared.ids import CONVERSATION, new_id
 from shared.store.store import Store

@@ -14,7 +14,7 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from host.http.streams import LendingProtocol
-from host.telemetry.counts import Metrics
+from host.telemetry import Metrics
 from shared import jsons
 from shared.clock import monotonic_ms
 from shared.ids import REQUEST, new_id

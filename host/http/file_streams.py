@@ -26,7 +26,7 @@ from starlette.types import Receive, Scope, Send
 from host.http.callers import VERBATIM
 from host.http.streams import PIECE, LentBody, until_gone
 from host.ports import Sandbox, SandboxFault, Workspace
-from host.telemetry.counts import Metrics
+from host.telemetry import Metrics
 from shared.errors import (
     DiskFull,
     Exists,

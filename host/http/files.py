@@ -45,7 +45,7 @@ from host.http.streams import LEND
 from host.http.tar_streams import TarDownload
 from host.ports import Sandbox, Workspace
 from host.runs.spaces import Spaces
-from host.telemetry.counts import Metrics
+from host.telemetry import Metrics
 from shared.clock import iso
 from shared.errors import BodyTimeout, InvalidInput, NotFound, PreconditionFailed, Unavailable
 from shared.settings import Settings

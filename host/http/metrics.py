@@ -16,7 +16,7 @@ from host.http.conversations import asked_for, say_whose
 from host.http.routing import OF_CONVERSATION, OF_PRINCIPAL, PAGE, Api, Parameter, operation, page_of
 from host.runs.answers import UsageShape
 from host.runs.service import RunService
-from host.telemetry.counts import Metrics
+from host.telemetry import Metrics
 from shared.approval_values import Waiting
 from shared.clock import now_ms
 from shared.errors import InvalidInput, Unavailable

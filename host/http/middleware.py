@@ -27,7 +27,7 @@ from host.http.bodies import LARGE, LARGEST, RELEASE, SMALL, error_headers, erro
 from host.http.callers import Caller, SaidNames, operator
 from host.http.openai.answers import PREFIX, openai_error
 from host.runs.admission import RateLimit
-from host.telemetry.counts import Metrics
+from host.telemetry import Metrics
 from shared.clock import monotonic_ms
 from shared.errors import (
     BodyTimeout,

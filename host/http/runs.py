@@ -16,7 +16,7 @@ from host.http.routing import OF_CONVERSATION, OF_PRINCIPAL, PAGE, Api, Paramete
 from host.http.streams import EventStreamResponse, last_event_id, until_gone
 from host.runs.answers import BegunShape, ChatShape, UsageShape
 from host.runs.service import RunService
-from host.tools.changes import FileChangedShape
+from host.tools.files_and_commands import FileChangedShape
 from shared.errors import NotFound
 from shared.shapes import PageShape, Shape, view
 from shared.store.store import Store

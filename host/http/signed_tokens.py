@@ -17,8 +17,7 @@ import httpx2
 import jwt
 from anyio.abc import TaskGroup
 
-from host.egress.listener import TooMuch
-from host.egress.unpacked import ACCEPTED, unpacked
+from host.egress.bounded import ACCEPTED, TooMuch, unpacked
 from host.http.callers import Enrolment, terms_of
 from shared.clock import monotonic_ms
 from shared.errors import Duplicate, Misconfigured

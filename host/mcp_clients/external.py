@@ -15,11 +15,10 @@ from typing import TYPE_CHECKING, Any, Final
 import anyio
 import anyio.to_thread
 
-from host.mcp_clients import schemas
-from host.mcp_clients.mending import ListedTool, Unmendable, mended, safe_name, shown
+from host.mcp_clients import listed_tools
+from host.mcp_clients.listed_tools import ListedTool, ToolPins, Unmendable, mended, safe_name, shown
 from host.mcp_clients.reasons import Heard, reason
 from host.mcp_clients.server_config import ServerConfig
-from host.mcp_clients.tool_pins import ToolPins
 from host.mcp_clients.toolset import ExternalToolset, Relay, Resources, Teller, sdk
 from host.ports import Toolset, ToolSpec
 from host.schemas.judge import SchemaJudge, Verdict
@@ -143,7 +142,7 @@ class ExternalServers:
         spec = ToolSpec(
             name=name,
             description=untrusted.description(server, tool.description),
-            input_schema=schemas.marked(server, tool.schema),
+            input_schema=listed_tools.marked(server, tool.schema),
             parallel=tool.reads,
             title="" if name == prefix + tool.name else shown(prefix + tool.name),
         )

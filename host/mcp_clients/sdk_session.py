@@ -22,8 +22,8 @@ from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from pydantic import ValidationError
 
 from host.egress.addresses import AddressPolicy, PinnedTransport
-from host.egress.listener import MESSAGE_LIMIT, TooMuch, messages
-from host.mcp_clients.mending import for_the_sdk
+from host.egress.bounded import MESSAGE_LIMIT, TooMuch, messages
+from host.mcp_clients.listed_tools import for_the_sdk
 from host.mcp_clients.reasons import Heard
 from host.mcp_clients.server_config import ServerConfig
 from host.mcp_clients.tool_results import contents, tool_result

@@ -1,4 +1,7 @@
-"""The tools of one connected server, and the resources of all of them."""
+"""The tools of one connected server, the resources of all of them, and what they ask a person (elicitation).
+
+A call that asks is given up, and made again with the answer: nothing waits meanwhile.
+"""
 
 from __future__ import annotations
 
@@ -12,21 +15,93 @@ from typing import TYPE_CHECKING, Any, Final
 import anyio
 from pydantic import Field, ValidationError
 
-from host.mcp_clients import elicitation
 from host.mcp_clients.json_rpc import cut
-from host.mcp_clients.mending import ListedTool, shown
+from host.mcp_clients.listed_tools import ListedTool, shown
 from host.mcp_clients.reasons import Heard, quoted, reason
 from host.mcp_clients.server_config import ServerConfig
 from host.ports import ToolResult, ToolSpec
 from host.tools.arguments import refused
 from shared import jsons
 from shared.ask_contract import DEPTH
+from shared.lines import one_line
 from shared.tool_contract import Arguments
+from shared.untrusted import defused
 
 if TYPE_CHECKING:
     from mcp.client import Client
 
     from host.schemas.judge import SchemaJudge
+
+LONGEST_MESSAGE: Final = 4000
+LONGEST_FIELD: Final = 300
+MOST_OPTIONS: Final = 20
+Form = Mapping[str, Any]
+"""A JSON Schema of an object whose fields are texts, numbers, truth values or choices."""
+
+
+def question_of(server: str, message: str, form: Form, url: str = "") -> dict[str, Any]:
+    """Return the question, and the answers to choose from where there are some."""
+    fields = _fields(form)
+    said = f"The MCP server {server} asks: {_line(message, LONGEST_MESSAGE)}"
+    if url:
+        said += f"\nOpen {_line(url, LONGEST_MESSAGE)}, and answer when you are done."
+    elif len(fields) == 1:
+        said += f"\nYour answer is {_about(fields)[0]}."
+    elif fields:
+        said += "\nAnswer with a JSON object of\n" + "\n".join(_about(fields))
+    options = _options(next(iter(fields.values()))) if len(fields) == 1 else []
+    return {"question": said, "options": options} if options else {"question": said}
+
+
+def content_of(form: Form, answer: str) -> dict[str, Any] | None:
+    """Return a person's answer as the form wants it, with its defaults; None if it is no answer."""
+    fields = _fields(form)
+    given = _parsed(answer)
+    if not isinstance(given, dict):
+        if len(fields) > 1:
+            return None
+        given = {name: answer if field.get("type") == "string" else given for name, field in fields.items()}
+    if not all(map(_is_value, given.values())):
+        return None
+    return {name: field["default"] for name, field in fields.items() if "default" in field} | given
+
+
+def _fields(form: Form) -> dict[str, Mapping[str, Any]]:
+    fields = form.get("properties")
+    named = fields.items() if isinstance(fields, Mapping) else ()
+    return {name: field for name, field in named if isinstance(field, Mapping)}
+
+
+def _about(fields: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    return [
+        _line(f"{name}: {jsons.dumps(field) if jsons.fits(field) else 'anything'}", LONGEST_FIELD)
+        for name, field in fields.items()
+    ]
+
+
+def _options(field: Mapping[str, Any]) -> list[str]:
+    given = ["true", "false"] if field.get("type") == "boolean" else field.get("enum")
+    if not isinstance(given, list) or len(given) > MOST_OPTIONS:
+        return []
+    return [option for option in given if isinstance(option, str)]
+
+
+def _parsed(answer: str) -> Any:
+    try:
+        return jsons.loads(answer)
+    except jsons.JSONDecodeError:
+        return answer
+
+
+def _is_value(value: Any) -> bool:
+    return not isinstance(value, dict | list) or (
+        isinstance(value, list) and all(isinstance(item, str) for item in value)
+    )
+
+
+def _line(text: str, longest: int) -> str:
+    return defused(one_line(text[:longest]))
+
 
 logger = logging.getLogger("picoclaw.mcp")
 
@@ -69,16 +144,16 @@ class Teller:
     calls: list[Call] = field(default_factory=list)
     """The requests that the server is at."""
 
-    async def ask(self, message: str, form: elicitation.Form, url: str) -> Mapping[str, Any] | None:
+    async def ask(self, message: str, form: Form, url: str) -> Mapping[str, Any] | None:
         """Return a person's answer, None where nobody can be asked.
 
         A call that has to wait for it is given up; of several it is not known which one asks.
         """
-        question = elicitation.request(self.server, message, form, url)
+        question = question_of(self.server, message, form, url)
         for given in self.relay.answers:
             if given[0] == question["question"]:
                 self.relay.answers.remove(given)
-                content = elicitation.content(form, given[1])
+                content = content_of(form, given[1])
                 if content is None:
                     self.warn("asked a person, whose answer is no JSON object of the form: it was declined")
                 return content

@@ -23,7 +23,7 @@ import httpx2
 from anthropic import AsyncAnthropic, AsyncStream
 from anthropic._streaming import ServerSentEvent
 
-from host.egress.unpacked import ACCEPTED, Bounded, bound
+from host.egress.bounded import ACCEPTED, Bounded, bound
 from host.models.accumulator import Accumulator, events_of
 from host.models.api_errors import error_of, not_messages, status_error
 from host.models.messages import SILENCE_S, ModelConfig

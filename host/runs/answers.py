@@ -8,7 +8,7 @@ from pydantic import ConfigDict, with_config
 from typing_extensions import TypedDict
 
 from host.agent.text import strip_internal
-from host.tools.changes import FileChangedShape
+from host.tools.files_and_commands import FileChangedShape
 from shared import jsons
 from shared.approval_values import Kind, NewApproval
 from shared.redact import Redactor

@@ -22,8 +22,8 @@ from host.agent.toolbox import Toolbox
 from host.agent.waited import Waited
 from host.agent.window import Windows
 from host.mcp_clients.external import ExternalServers, Reach, open_external
+from host.mcp_clients.listed_tools import ToolPins
 from host.mcp_clients.server_config import alike
-from host.mcp_clients.tool_pins import ToolPins
 from host.mcp_clients.tool_servers import ToolServers, tool_specs
 from host.mcp_clients.toolset import Relay
 from host.models.access import ModelAccess
@@ -43,15 +43,12 @@ from host.sandbox.client import Sandbox
 from host.schemas.judge import SchemaJudge
 from host.skills.knowledge import Knowledge, Known
 from host.telemetry import OFF, Telemetry
-from host.tools.approve_budget import NAME as APPROVE_BUDGET
-from host.tools.approve_budget import Approvals, Approve
-from host.tools.ask_person import ASK_PERSON, ask_person
-from host.tools.client_tools import PREFIX, ClientTools
-from host.tools.files_and_commands import EXEC_SPEC, FILE_SPECS, SandboxToolset
-from host.tools.plugins import installed_tools
-from host.tools.skills import NAME as LOAD_SKILL
-from host.tools.skills import SkillTools
-from host.tools.web import WebToolset
+from host.tools.arguments import EXEC_SPEC, FILE_SPECS
+from host.tools.asks import APPROVE_BUDGET as APPROVE_BUDGET
+from host.tools.asks import ASK_PERSON, PREFIX, Approvals, Approve, ClientTools, ask_person
+from host.tools.files_and_commands import SandboxToolset
+from host.tools.optional import LOAD_SKILL as LOAD_SKILL
+from host.tools.optional import SkillTools, WebToolset, installed_tools
 from shared.approval_values import Approval
 from shared.principals import Principal
 from shared.settings import Settings

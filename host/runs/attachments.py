@@ -24,9 +24,8 @@ from host.ports import Sandbox, SandboxFault
 from host.runs.archive import folder_of
 from host.runs.spaces import Spaces
 from host.runs.spec import Attached
-from host.telemetry.counts import Metrics
-from host.tools.documents import told
-from host.tools.pictures import LARGEST, Unfit, is_picture, picture_of
+from host.telemetry import Metrics
+from host.tools.pictures_and_documents import LARGEST, Unfit, is_picture, picture_of, told
 from shared.ids import MESSAGE, new_id
 from shared.principals import said_name
 from shared.values import Block, Lease

@@ -9,7 +9,7 @@ from typing import Final
 
 from host.agent.window import estimated_text
 from host.ports import Delta, Reply, TextDelta, ThinkingDelta
-from host.telemetry.counts import Metrics
+from host.telemetry import Metrics
 from shared.redact import Redactor
 from shared.settings.sections import Budgets, Price
 from shared.store.store import Store

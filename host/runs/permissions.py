@@ -17,9 +17,8 @@ from typing import Any, Final
 from host.agent.final_answer import NAME as FINAL_ANSWER
 from host.agent.toolbox import Verdict
 from host.sandbox.shell import Command, parse
-from host.tools.ask_person import ASK_PERSON
-from host.tools.client_tools import PREFIX
-from host.tools.web import FETCH, SEARCH
+from host.tools.asks import ASK_PERSON, PREFIX
+from host.tools.optional import FETCH, SEARCH
 from shared import jsons
 from shared.approval_values import call_digest
 from shared.errors import InvalidInput

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from host.agent.final_answer import Schema
 from host.mcp_clients.server_config import ServerConfig, parse_servers
-from host.tools.client_tools import ClientTool
+from host.tools.asks import ClientTool
 from shared.jsons import dumps, loads
 from shared.principals import OPERATOR
 from shared.secrets import Seal

@@ -25,7 +25,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from host.ports import Ask, ToolResult, Toolset
-from host.telemetry.off import Converse, Telemetry
+from host.telemetry import Converse, Telemetry
 from host.telemetry.spans import ModelCalls, fail, span, traced_call, traced_run
 from shared import logging as logs
 from shared.clock import monotonic_ms

@@ -1,4 +1,4 @@
-"""The six tools that touch files and run commands: schemas, and results in words."""
+"""The six tools that touch files and run commands: results in words, and what a run has changed."""
 
 from __future__ import annotations
 
@@ -7,20 +7,78 @@ import logging
 import os
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, Literal
 
+import anyio
 import anyio.to_thread
 
-from host.ports import Image, Sandbox, SandboxFault, ToolResult, ToolSpec, Workspace
+from host.ports import Image, Sandbox, SandboxFault, ToolResult, Workspace
 from host.sandbox.guard import Guard
 from host.sandbox.policy import SandboxPolicy
 from host.sandbox.shell import parse
 from host.sandbox.worker.words import READ_ONLY
 from host.schemas.judge import SchemaJudge
 from host.skills.knowledge import MEMORY_FILE, MEMORY_LIMIT, SHORTEN
-from host.tools.arguments import BadArguments, check
-from host.tools.changes import WorkspaceChanges
-from host.tools.documents import PAGES, pdf_text
+from host.tools.arguments import EXEC_SPEC, FILE_SPECS, BadArguments, check
+from host.tools.pictures_and_documents import pdf_text
+from shared.shapes import Shape
+
+WITHIN_S: Final = 10.0
+
+
+class FileChangedShape(Shape):
+    """A file that a run changed. ``by``: tool, or seen after a command (perhaps another run's work)."""
+
+    path: str
+    size: int
+    sha256: str | None
+    change: Literal["created", "modified", "deleted"]
+    by: Literal["tool", "seen"]
+
+
+class WorkspaceChanges:
+    """The changes of one run, from the first time that it may change something."""
+
+    def __init__(self, sandbox: Sandbox, workspace: Workspace) -> None:
+        self._sandbox = sandbox
+        self._workspace = workspace
+        self._written: dict[str, str] = {}
+        self.mark: int | None = None
+        """An open note of what was there before the first command."""
+
+    def wrote(self, path: str, *, created: bool) -> None:
+        """A file tool wrote a file, which is told if it lies in the workspace."""
+        root = os.path.normpath(self._workspace.root)
+        whole = os.path.normpath(self._workspace.root / path)
+        if whole.startswith(f"{root}/") and not path.startswith("~"):
+            self._written.setdefault(whole.removeprefix(f"{root}/"), "created" if created else "modified")
+
+    async def begin(self) -> None:
+        """Note what is there before a command; without a note, what it changes isn't told."""
+        self.mark = os.memfd_create("mark")
+        try:
+            await self._sandbox.file(self._workspace, "mark_files", {}, [self.mark])
+        except SandboxFault:
+            self.forget()
+
+    async def told(self) -> dict[str, Any]:
+        """Return ``changes``, and whether there are ``more``; then the note is gone."""
+        marks = [] if self.mark is None else [self.mark]
+        wanted = {"written": self._written}
+        try:
+            with anyio.fail_after(WITHIN_S):
+                return await self._sandbox.file(self._workspace, "changed_files", wanted, marks)
+        except (SandboxFault, TimeoutError):
+            return {"changes": [], "more": True}
+        finally:
+            self.forget()
+
+    def forget(self) -> None:
+        """Let go of the note."""
+        if self.mark is not None:
+            os.close(self.mark)
+            self.mark = None
+
 
 COMMAND_BYTES: Final = 131_000  # one argument's limit is MAX_ARG_STRLEN, execve(2)
 CHANGING: Final = frozenset({"write_file", "edit_file", "append_file"})
@@ -48,101 +106,6 @@ _LEFT_RUNNING: Final = (
 _guard = lru_cache(2048)(Guard)  # its patterns are compiled once, not for each run
 
 logger = logging.getLogger("picoclaw.tools")
-
-
-def _spec(
-    name: str, description: str, properties: dict[str, Any], required: list[str], *, read_only: bool = False
-) -> ToolSpec:
-    schema = {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
-    return ToolSpec(name, description, schema, read_only=read_only)
-
-
-_PATH: Final = {
-    "type": "string",
-    "description": "Path; relative ones start at the workspace, ~ is $HOME of commands",
-}
-_COUNT: Final = {"type": "integer", "minimum": 1}
-
-FILE_SPECS: Final = (
-    _spec(
-        "read_file",
-        "Read a text file. The first line tells size, the lines shown and, if more follow, how to go on. "
-        "Images are returned as images, a PDF as the text of its pages; other binary files are recognised, "
-        "not shown.",
-        {
-            "path": _PATH,
-            "offset": {**_COUNT, "description": "First line to read, counted from 1"},
-            "limit": {**_COUNT, "description": "Number of lines (default 2000)"},
-            "from_byte": {
-                **_COUNT,
-                "description": "Byte to begin at within the line offset, as a header says",
-            },
-            "pages": {
-                "type": "string",
-                "pattern": PAGES,
-                "description": "Of a PDF: 3, 2-5 or 4-; as many as fit are shown",
-            },
-        },
-        ["path"],
-        read_only=True,
-    ),
-    _spec(
-        "write_file",
-        "Write a whole file; missing directories are made. An existing file needs overwrite=true.",
-        {"path": _PATH, "content": {"type": "string"}, "overwrite": {"type": "boolean", "default": False}},
-        ["path", "content"],
-    ),
-    _spec(
-        "edit_file",
-        "Replace old_text, which must match exactly and once (or pass replace_all=true), with new_text. "
-        "The file keeps its encoding and its line ends.",
-        {
-            "path": _PATH,
-            "old_text": {"type": "string"},
-            "new_text": {"type": "string"},
-            "replace_all": {"type": "boolean", "default": False},
-        },
-        ["path", "old_text", "new_text"],
-    ),
-    _spec(
-        "append_file",
-        "Add text to the end of a file; it is created if missing.",
-        {"path": _PATH, "content": {"type": "string"}},
-        ["path", "content"],
-    ),
-    _spec(
-        "list_dir",
-        "List a directory: names, kinds (a trailing / for directories) and sizes in bytes.",
-        {
-            "path": {**_PATH, "default": "."},
-            "depth": {**_COUNT, "description": "Levels to descend (default 1, at most 8)"},
-            "limit": {**_COUNT, "description": "Entries to list (default 500, at most 5000)"},
-        },
-        [],
-        read_only=True,
-    ),
-)
-EXEC_SPEC: Final = _spec(
-    "exec",
-    "Run a shell command line in the workspace, in a sandbox. Returns stdout and stderr in order and "
-    "the exit code. What it leaves running is ended, unless background=true: then it keeps running and "
-    "gets a number; action list, read and kill manage those.",
-    {
-        "command": {"type": "string", "description": "Shell command line (bash)"},
-        "cwd": {"type": "string", "description": "Working directory, default the workspace"},
-        "timeout_ms": {**_COUNT, "description": "Time limit in milliseconds"},
-        "stdin": {"type": "string", "description": "Standard input; empty if left out"},
-        "background": {"type": "boolean", "default": False},
-        "action": {
-            "type": "string",
-            "enum": ["run", "list", "read", "kill"],
-            "default": "run",
-            "description": "For background commands; read and kill need job",
-        },
-        "job": {**_COUNT, "description": "Number of a background command"},
-    },
-    [],
-)
 
 
 class SandboxToolset:

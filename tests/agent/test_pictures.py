@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from host.agent.toolbox import Toolbox, result_block
 from host.ports import Image, ToolResult, ToolSpec
-from host.tools.pictures import MOST_PARTS, Picture, Unfit, picture_of
+from host.tools.pictures_and_documents import MOST_PARTS, Picture, Unfit, picture_of
 from shared.redact import Redactor
 
 # 3 x 2 pixels, each made by Pillow.

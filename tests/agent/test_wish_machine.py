@@ -27,8 +27,8 @@ from host.runs.principals import PrincipalCache
 from host.runs.service import RunService
 from host.runs.spec import RunLimits, RunSpec
 from host.skills.knowledge import Knowledge, Known
-from host.telemetry.counts import Metrics
-from host.tools.approve_budget import Approve
+from host.telemetry import Metrics
+from host.tools.asks import Approve
 from shared.clock import now_ms
 from shared.jsons import dump_bytes, loads
 from shared.principals import Principal

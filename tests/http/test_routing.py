@@ -15,7 +15,7 @@ from host.http.callers import operator
 from host.http.middleware import Exchange
 from host.http.openapi import OpenApi
 from host.http.routing import PAGE, Api, operation, router
-from host.telemetry.counts import Metrics
+from host.telemetry import Metrics
 from shared.shapes import PageShape
 
 DOCUMENT: Final = Path(__file__).parents[2] / "docs" / "extending.md"

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from host.mcp_clients.external import Reach
-from host.mcp_clients.mending import NAME
+from host.mcp_clients.listed_tools import NAME
 from host.mcp_clients.server_config import ServerConfig
 from host.schemas.judge import SchemaJudge
 from shared import jsons

@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
-from host.mcp_clients.elicitation import content, request
+from host.mcp_clients.toolset import content_of, question_of
 from tests.http.conftest import configure
 from tests.http.test_approvals import answered, chat, goes_on
 from tests.mcp.other_servers import listening
@@ -163,8 +163,8 @@ def test_a_message_in_the_conversation_leaves_a_servers_question_without_an_answ
         told = booking(client, "new")
         after = chat(client, "hello", conversation_id=told["conversation_id"], deny_pending=True)
         assert after["result"] == "echo: hello"
-        request = client.get(f"/approvals/{told['requests'][0]['id']}").json()
-        assert request["status"] == "denied"
+        question_of = client.get(f"/approvals/{told['requests'][0]['id']}").json()
+        assert question_of["status"] == "denied"
         assert TAKEN == []
 
 
@@ -196,16 +196,16 @@ FORM = {
     ],
 )
 def test_an_answer_is_read_as_the_form_wants_it(form: dict[str, Any], answer: str, wanted: object) -> None:
-    assert content(form, answer) == wanted
+    assert content_of(form, answer) == wanted
 
 
 def test_the_question_names_the_server_its_fields_and_the_choices() -> None:
     choice = {"properties": {"size": {"type": "string", "enum": ["s", "m"]}}}
-    assert request("shop", "Which\nsize?", choice) == {
+    assert question_of("shop", "Which\nsize?", choice) == {
         "question": "The MCP server shop asks: Which\\nsize?\n"
         'Your answer is size: {"type":"string","enum":["s","m"]}.',
         "options": ["s", "m"],
     }
-    assert request("shop", "<system>", {})["question"] == "The MCP server shop asks: &lt;system>"
-    assert "Open https://pay.example" in request("shop", "Pay", {}, "https://pay.example")["question"]
-    assert len(request("shop", "x" * 99_999, {})["question"]) < 5_000
+    assert question_of("shop", "<system>", {})["question"] == "The MCP server shop asks: &lt;system>"
+    assert "Open https://pay.example" in question_of("shop", "Pay", {}, "https://pay.example")["question"]
+    assert len(question_of("shop", "x" * 99_999, {})["question"]) < 5_000

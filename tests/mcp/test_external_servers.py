@@ -18,9 +18,8 @@ from hypothesis import strategies as st
 
 from host.egress.addresses import CLOSED, Network, is_public
 from host.mcp_clients.external import ExternalServers, Reach, open_external
-from host.mcp_clients.mending import NAME
+from host.mcp_clients.listed_tools import NAME, ToolPins
 from host.mcp_clients.server_config import ServerConfig
-from host.mcp_clients.tool_pins import ToolPins
 from host.ports import ToolResult
 from shared.store.store import Store
 from tests.examples import examples

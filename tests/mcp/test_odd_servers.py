@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from host.mcp_clients.external import ExternalServers, Reach
-from host.mcp_clients.mending import NAME, Unmendable, mended, safe_name
+from host.mcp_clients.listed_tools import NAME, Unmendable, mended, safe_name
 from host.mcp_clients.server_config import ServerConfig
 from host.ports import ToolResult, ToolSpec
 from shared import jsons

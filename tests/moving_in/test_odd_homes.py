@@ -14,8 +14,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from host.moving_in import breakcafe, exported, sipeed
-from host.moving_in.arrivals import Arrivals, Broken
+from host.moving_in import breakcafe, sipeed
+from host.moving_in.arrivals import Arrivals, Broken, read_export
 from host.moving_in.placing import place_settings
 from shared.settings import load
 from tests.moving_in import homes
@@ -122,7 +122,7 @@ def test_one_odd_cell_anywhere_in_a_database_of_breakcafe(cell: tuple[str, str],
 def test_an_export_with_an_odd_line_is_named(tmp_path: Path, line: str) -> None:
     (tmp_path / "rows.jsonl").write_text(line)
     with pytest.raises(Broken, match=r"rows\.jsonl"):
-        exported.read(tmp_path / "rows.jsonl")
+        read_export(tmp_path / "rows.jsonl")
 
 
 def test_the_workspace_may_lie_elsewhere(tmp_path: Path) -> None:

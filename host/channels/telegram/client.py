@@ -25,7 +25,7 @@ from telegram.request import HTTPXRequest
 from telegram.warnings import PTBUserWarning
 
 from host.channels.base import ChannelDown, ChannelFault, ChatMoved, Gone, TryLater, Undeliverable
-from host.egress.unpacked import ACCEPTED, Bounded, bound
+from host.egress.bounded import ACCEPTED, Bounded, bound
 from shared.clock import monotonic_ms
 
 CALL_WITHIN_S: Final = 10.0

@@ -21,7 +21,7 @@ from host.mcp_clients.json_rpc import RequestRefused
 from host.runs.run import ActiveRun
 from host.runs.service import RunService
 from host.runs.spec import RunSpec
-from host.telemetry.counts import Metrics
+from host.telemetry import Metrics
 from shared import jsons
 from shared.approval_values import Approval, Ready
 from shared.ask_contract import DEPTH, TASKS, Ask, RunId, ask_declarations

@@ -16,8 +16,8 @@ from pydantic.json_schema import SkipJsonSchema
 from host.http.approvals import MOST_TOOLS, ToolName
 from host.http.bodies import NO_NUL, NOT_BLANK, WHOLE, Body, NotBlank, Text, storable
 from host.runs.attachments import LARGEST_OF_ALL, NewFile, decoded, media_type_of
-from host.tools.client_tools import ClientTool
-from host.tools.pictures import is_picture
+from host.tools.asks import ClientTool
+from host.tools.pictures_and_documents import is_picture
 from shared import jsons
 from shared.errors import InvalidInput, PicoError
 
@@ -49,7 +49,7 @@ async def fetched(
 
 async def _fetched(parts: Sequence[dict[str, Any]], hosts: Sequence[str]) -> list[dict[str, Any]]:
     # It brings a client along, of which a start has no use.
-    from host.egress.pictures import fetch
+    from host.egress.receivers import fetch_picture
 
     allowed, room = frozenset(host.lower() for host in hosts), LARGEST_OF_ALL
     until, told = anyio.current_time() + WITHIN_S, list[dict[str, Any]]()
@@ -60,7 +60,7 @@ async def _fetched(parts: Sequence[dict[str, Any]], hosts: Sequence[str]) -> lis
         data, why = b"", f"it did not come within {WITHIN_S:g} s"
         with anyio.CancelScope(deadline=until):
             try:
-                data, why = await fetch(url, allowed, room), "its address leads to no picture"
+                data, why = await fetch_picture(url, allowed, room), "its address leads to no picture"
             except PicoError as error:
                 why = error.message.removeprefix("url: ")
         room -= len(data)

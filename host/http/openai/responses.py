@@ -22,7 +22,7 @@ from host.http.openai.threads import Thread
 from host.http.routing import KEY, Api, Parameter, operation
 from host.http.streams import FrameStreamResponse
 from host.runs.service import RunService
-from host.telemetry.counts import Metrics
+from host.telemetry import Metrics
 from shared.clock import now_ms
 from shared.errors import ConversationBusy, InvalidInput, NotRunning, PicoError
 from shared.ids import CONVERSATION, new_id

@@ -38,7 +38,7 @@ from host.runs.run import ActiveRun
 from host.runs.service import RunService
 from host.runs.spec import RunSpec
 from host.schemas.judge import SchemaJudge
-from host.telemetry.counts import Metrics
+from host.telemetry import Metrics
 from shared.clock import now_ms
 from shared.errors import ApprovalPending, ConversationBusy, Duplicate, KeyTaken, NotFound
 from shared.settings import Settings

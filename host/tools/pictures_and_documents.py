@@ -1,21 +1,24 @@
-"""Whether a picture is one that the Messages API takes: its format, its sides, its bytes, nothing cut off.
+"""What files hold that are no text: whether the Messages API takes a picture, and what a PDF says.
 
-Only the structure is read, nothing decoded: PNG (W3C, 3rd edition), JPEG (ITU T.81), GIF89a, WebP (RFC 9649).
+Of a picture only the structure is read, nothing decoded: PNG (W3C, 3rd edition), JPEG (ITU T.81), GIF89a,
+WebP (RFC 9649).
 Limits: https://platform.claude.com/docs/en/build-with-claude/vision
+A PDF is read where nothing can be reached (``host.sandbox.view``).
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
+import os
 import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import repeat
-from typing import Final
+from typing import Any, Final
 
-from host.ports import Image, ToolResult
+from host.ports import Image, Sandbox, SandboxFault, ToolResult
 
 LARGEST: Final = 5 * 1024 * 1024
 """Characters of a picture's base64."""
@@ -202,3 +205,45 @@ def _webp_sides(data: bytes, found: Mapping[bytes, int]) -> tuple[int, int]:
         return _number(data, at + 6, 2, little=True) & 0x3FFF, _number(data, at + 8, 2, little=True) & 0x3FFF
     bits = _number(data, found[b"VP8L"] + 1, 4, little=True)
     return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+
+
+PAGES: Final = r"^[1-9][0-9]{0,5}(-([1-9][0-9]{0,5})?)?$"
+MOST_CHARACTERS: Final = 50_000
+"""Of the text of all pages of one answer, unless the first has more."""
+LAST: Final = 10**6
+_RANGE: Final = re.compile(PAGES)
+
+
+async def pdf_text(
+    sandbox: Sandbox, descriptor: int, called: str, pages: str = "1-", most: int = MOST_CHARACTERS
+) -> str:
+    """Return the text of pages (``3``, ``2-5``, ``4-``) of an open PDF, which is closed, under a header that
+    says how to get the rest. Raises ``SandboxFault``.
+    """
+    try:
+        first, last = span_of(pages)
+        found = await sandbox.view(descriptor, "text", first=first, last=last, most=most)
+    finally:
+        os.close(descriptor)
+    return told(found, called, first)
+
+
+def told(found: Mapping[str, Any], called: str, first: int = 1) -> str:
+    """Return what ``view`` has found of a PDF's text from page ``first`` on, in words."""
+    if "fault" in found:
+        return f"[{called}; its text can't be shown: {found['fault']}]"
+    shown, count = [str(page).strip() for page in found["pages"]], found["count"]
+    if not shown:
+        return f"[{called}, {count} pages; nothing at page {first}]"
+    end = first + len(shown) - 1
+    tail = "end of file" if end >= count else f'more follow (pages="{end + 1}-")'
+    bodies = (f"[page {first + at}]\n{text or '(no text)'}" for at, text in enumerate(shown))
+    return "\n".join([f"[{called}, {count} pages; pages {first}-{end}; {tail}]", *bodies])
+
+
+def span_of(pages: str) -> tuple[int, int]:
+    """Return the first and the last of the pages that are asked for. Raises ``SandboxFault``."""
+    if not _RANGE.fullmatch(pages):
+        raise SandboxFault("pages must be a number or a range, such as 3, 2-5 or 4-")
+    first, dash, last = pages.partition("-")
+    return int(first), int(last or (LAST if dash else first))

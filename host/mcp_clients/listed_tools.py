@@ -1,16 +1,21 @@
-"""Tools as other servers list them, made into ones that the Messages API takes, or left out one by one."""
+"""Tools as other servers list them: mended for the Messages API, bounded, marked as theirs, and pinned."""
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any, Final
 
-from host.mcp_clients import schemas
+from host.mcp_clients.server_config import ServerConfig
+from host.ports import ToolSpec
 from shared import jsons, untrusted
+from shared.clock import now_ms
 from shared.lines import one_line
+from shared.store.sql.tokens import ToolPins as KeptPins
+from shared.untrusted import defused
 
 NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,128}")
 """What the Messages API takes as a tool's name."""
@@ -62,7 +67,7 @@ def mended(raw: Any) -> ListedTool:
         schema = _wrapped(schema)
     else:
         fields = _renamed(schema)
-    if (fault := schemas.fault(schema)) is not None:
+    if (fault := schema_fault(schema)) is not None:
         raise Unmendable(fault)
     return ListedTool(
         raw["name"],
@@ -158,7 +163,7 @@ def _renamed(schema: dict[str, Any]) -> dict[str, str]:
     """Give the fields at the top, in place, names that the API takes; return the old ones by the new ones."""
     new: dict[str, str] = {}
     for name in schema["properties"]:
-        if not isinstance(name, str) or schemas.FIELD.fullmatch(name):
+        if not isinstance(name, str) or FIELD.fullmatch(name):
             continue
         mark = sha256(name.encode("utf-8", "replace")).hexdigest()[:8]
         plain = _UNSAFE_FIELD.sub("_", name).strip("_")[:50]
@@ -173,3 +178,102 @@ def _renamed(schema: dict[str, Any]) -> dict[str, str]:
         if "required" in schema:
             schema["required"] = [new.get(name, name) for name in schema["required"]]
     return {safe: name for name, safe in new.items()}
+
+
+LARGEST: Final = 64 * 1024
+LONGEST: Final = 1024
+"""Characters of one text, or of one name below the top."""
+FIELD: Final = re.compile(r"[a-zA-Z0-9_.-]{1,64}")
+"""What the Messages API takes as the name of an argument."""
+
+_PROSE: Final = frozenset({"description", "title", "$comment", "default", "examples", "example"})
+_MARKED: Final = frozenset({"description", "title"})
+_NAMES: Final = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"})
+"""Keywords whose keys are names, not keywords."""
+
+
+def schema_fault(schema: Mapping[str, Any]) -> str | None:
+    """Return why a tool with this schema can't be offered, None when it can."""
+    if not jsons.fits(schema):
+        return "its input schema is nested too deep, or has a number too large"
+    if len(jsons.dump_bytes(schema)) > LARGEST:
+        return "its input schema is too large"
+    fields = schema.get("properties", {})
+    if not isinstance(fields, Mapping) or not all(FIELD.fullmatch(name) for name in fields):
+        return "an argument has a name that is not one a model can use"
+    if any(_odd(text) for text in _exact(schema)):
+        return "its input schema has a name or a value that is too long, has line ends, or a tag of the host"
+    return None
+
+
+def marked(server: str, schema: Any, keyword: str = "", *, prose: bool = False) -> Any:
+    """Return a schema with its prose cut, on one line, unable to pose as the host, and marked as theirs."""
+    if isinstance(schema, str) and (prose or keyword in _PROSE):
+        said = " ".join(schema[: 2 * LONGEST].split())
+        text = defused(one_line(said if len(said) <= LONGEST else f"{said[:LONGEST]}…"))
+        return f"[{server}'s words] {text}" if keyword in _MARKED else text
+    prose = prose or (keyword in _PROSE and not isinstance(schema, str))
+    if isinstance(schema, list):
+        return [marked(server, item, keyword, prose=prose) for item in schema]
+    if isinstance(schema, dict):
+        named = keyword in _NAMES
+        return {key: marked(server, item, "" if named else key, prose=prose) for key, item in schema.items()}
+    return schema
+
+
+def _exact(schema: Any, keyword: str = "") -> Iterator[str]:
+    """Yield the names and values that can't be changed without changing what the schema says."""
+    if isinstance(schema, str):
+        yield schema
+    elif isinstance(schema, Mapping):
+        yield from schema
+        for key, item in schema.items():
+            if keyword in _NAMES or key not in _PROSE:
+                yield from _exact(item, "" if keyword in _NAMES else key)
+    elif isinstance(schema, list):
+        for item in schema:
+            yield from _exact(item, keyword)
+
+
+def _odd(text: str) -> bool:
+    return len(text) > LONGEST or one_line(text) != text or defused(text) != text
+
+
+MOST_PINS: Final = 1000
+"""How many places are remembered; the one known longest makes room."""
+
+
+class ToolPins:
+    """Compares the tools of each place with how they were first seen in the life of the host.
+
+    ``kept`` carries the operator's servers over a restart: the first look of a life is compared with the last
+    one of the life before. A restart is therefore how a change is accepted.
+    """
+
+    def __init__(self, kept: KeptPins | None = None) -> None:
+        self._kept = kept
+        self._first: dict[bytes, bytes] = {}
+        self._last: dict[bytes, bytes] = {}
+
+    async def changed(self, name: str, config: ServerConfig, specs: Sequence[ToolSpec]) -> bool:
+        """Return whether the tools differ from those to compare with."""
+        place = hashlib.sha256(f"{name} {config.place}".encode()).digest()
+        shown = jsons.dump_bytes([[spec.name, spec.description, dict(spec.input_schema)] for spec in specs])
+        digest = hashlib.sha256(shown).digest()
+        if self._last.get(place) != digest:
+            before = await self._keep(place, digest, config)
+            self._make_room(place)
+            self._first.setdefault(place, before or digest)
+            self._last[place] = digest
+        return self._first[place] != digest
+
+    async def _keep(self, place: bytes, digest: bytes, config: ServerConfig) -> bytes | None:
+        # What requests bring is not kept: anyone who may ask could fill the store with it.
+        if self._kept is None or not config.trusted:
+            return None
+        return await self._kept.swap(place, digest, now_ms())
+
+    def _make_room(self, place: bytes) -> None:
+        if len(self._first) >= MOST_PINS and place not in self._first:
+            oldest = next(iter(self._first))
+            del self._first[oldest], self._last[oldest]
