@@ -37,8 +37,7 @@ from shared.store.sqlite.failures import FULL
 from shared.store.sqlite.local_disk import PROBE_BYTES
 
 if TYPE_CHECKING:
-    from host.sandbox.policy import SandboxPolicy
-    from host.sandbox.report import Isolation, SandboxReport
+    from host.sandbox.policy import Isolation, SandboxPolicy, SandboxReport
 
 SHORTEST_TOKEN: Final = 16
 MODEL_S: Final = 20.0

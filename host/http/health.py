@@ -15,8 +15,7 @@ from starlette.requests import Request
 from host.http.routing import Api, operation
 from host.runs.scheduler import lateness
 from host.sandbox.client import Sandbox
-from host.sandbox.policy import commands_own
-from host.sandbox.report import SandboxReport
+from host.sandbox.policy import SandboxReport, commands_own
 from shared.approval_values import Waiting
 from shared.clock import now_ms
 from shared.errors import Unavailable

@@ -20,11 +20,9 @@ from anyio.abc import ByteStream, TaskGroup
 
 from host.ports import Allowance, SandboxFault, Workspace
 from host.sandbox.file_workers import DIED, FileWorkers
-from host.sandbox.policy import SandboxPolicy
+from host.sandbox.policy import SandboxPolicy, SandboxReport, report_of
 from host.sandbox.programs import connected
-from host.sandbox.report import SandboxReport, report_of
-from host.sandbox.supervisor import Supervisor
-from host.sandbox.wire import ANSWER_TIMEOUT_S, CANCEL_TIMEOUT_S, Disconnected, checked
+from host.sandbox.supervisor import ANSWER_TIMEOUT_S, CANCEL_TIMEOUT_S, Disconnected, Supervisor, checked
 
 READY_TIMEOUT_S: Final = 20.0
 EXEC_GRACE_S: Final = 10.0

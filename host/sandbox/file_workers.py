@@ -17,7 +17,7 @@ from typing import Any, Final
 import anyio
 
 from host.ports import SandboxFault, Workspace
-from host.sandbox.wire import ANSWER_TIMEOUT_S, CANCEL_TIMEOUT_S, Disconnected, Wire, checked, encode
+from host.sandbox.supervisor import ANSWER_TIMEOUT_S, CANCEL_TIMEOUT_S, Disconnected, Wire, checked, encode
 
 MAX_WORKERS: Final = 256
 DIED: Final = "the sandbox process died; try again"

@@ -1,7 +1,8 @@
-"""The process that everything in the sandbox is below: started, waited for, cleaned up after."""
+"""The process that everything in the sandbox is below, and the host's end of sockets into it."""
 
 from __future__ import annotations
 
+import array
 import contextlib
 import os
 import shutil
@@ -9,12 +10,139 @@ import socket
 import subprocess
 import sys
 import tempfile
+from collections import deque
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import anyio
 
-from host.sandbox.wire import Wire
+from host.ports import SandboxFault
+from shared.frames import Frames, framed
+from shared.jsons import dump_bytes, loads
+
+MAX_FRAME: Final = 32 << 20
+ANSWER_TIMEOUT_S: Final = 30.0
+CANCEL_TIMEOUT_S: Final = 10.0
+_CHUNK: Final = 256 << 10
+_ROOM: Final = socket.CMSG_LEN(array.array("i").itemsize)  # for one descriptor; more are dropped
+
+
+class Disconnected(Exception):
+    """The other side is gone, or spoke out of protocol."""
+
+
+def encode(frame: Mapping[str, Any]) -> bytes:
+    """Return a frame as bytes. Raises ``SandboxFault`` for what can't be one."""
+    try:
+        return framed(dump_bytes(frame), MAX_FRAME)
+    except (ValueError, TypeError) as error:
+        raise SandboxFault(f"the arguments can't be passed on: {error}") from None
+
+
+def checked(answer: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what an answer carries; what comes out of the sandbox is not trusted to have the right shape.
+
+    Raises ``SandboxFault``.
+    """
+    content = answer.get("ok")
+    if isinstance(content, dict):
+        return content
+    error, code = answer.get("error"), answer.get("code")
+    if not isinstance(error, str):
+        raise SandboxFault("the sandbox gave no valid answer")
+    raise SandboxFault(error, code if isinstance(code, str) else "")
+
+
+class Wire:
+    """Frames over a socket pair, without blocking the event loop. One reader; writers take turns."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        connection.setblocking(False)
+        self._socket = connection
+        self._frames = Frames(MAX_FRAME)
+        self._arrived: deque[bytes] = deque()
+        self._taken: list[int] = []
+        self._writing = anyio.Lock()
+
+    def close(self) -> None:
+        """Close the socket; the other side takes that as the order to end."""
+        self._socket.close()
+        for descriptor in self.take():
+            os.close(descriptor)
+
+    def take(self) -> list[int]:
+        """Return the descriptors that have come since, which are the caller's now."""
+        taken, self._taken = self._taken, []
+        return taken
+
+    def shut_down(self) -> None:
+        """Have whoever waits here, and the other side, see the end; to be closed afterwards."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+
+    def has_ended(self) -> bool:
+        """Return whether the other side is gone, or said something though nobody asked."""
+        if self._arrived:
+            return True
+        try:
+            self._socket.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+        return True
+
+    async def send(self, frame: Mapping[str, Any], descriptors: Sequence[int] = ()) -> None:
+        """Send a frame whole, even if the caller is cancelled meanwhile. Raises ``Disconnected``,
+        ``SandboxFault``.
+
+        ``descriptors`` go along with its first bytes; the other side gets copies.
+        """
+        data = encode(frame)
+        with anyio.CancelScope(shield=True):
+            async with self._writing:
+                await self.write(data, descriptors)
+
+    async def write(self, data: bytes, descriptors: Sequence[int] = ()) -> None:
+        """Write bytes, by the only writer there is. Raises ``Disconnected``."""
+        rest = memoryview(data)
+        while rest:
+            try:
+                sent = socket.send_fds(self._socket, [rest], descriptors) if descriptors else 0
+                descriptors = ()
+                rest = rest[sent or self._socket.send(rest) :]
+            except BlockingIOError:
+                await anyio.wait_writable(self._socket)
+            except OSError as error:
+                raise Disconnected from error
+
+    async def receive(self) -> dict[str, Any]:
+        """Return the next frame. Raises ``Disconnected``."""
+        try:
+            while not self._arrived:
+                self._arrived.extend(self._frames.feed(await self._read()))
+            frame = loads(self._arrived.popleft())
+        except (ValueError, OSError) as error:
+            raise Disconnected from error
+        if not isinstance(frame, dict):
+            raise Disconnected
+        return frame
+
+    async def _read(self) -> bytes:
+        while True:
+            try:
+                data, ancillary, _, _ = self._socket.recvmsg(_CHUNK, _ROOM, socket.MSG_CMSG_CLOEXEC)
+            except BlockingIOError:
+                await anyio.wait_readable(self._socket)
+                continue
+            for level, kind, content in ancillary:
+                if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                    self._taken += array.array("i", content)
+            if not data:
+                raise Disconnected
+            return data
+
 
 PROGRAM: Final = Path(__file__).parent / "worker" / "main.py"
 END_TIMEOUT_S: Final = 8.0

@@ -18,8 +18,8 @@ import anyio
 import anyio.to_thread
 
 from host.ports import SandboxFault
+from host.sandbox.worker.files.directories import SKILL_FILE, survey
 from host.sandbox.worker.files.paths import RootPath, Roots
-from host.sandbox.worker.files.survey import SKILL_FILE, survey
 from host.sandbox.worker.names import Refused
 from host.skills.catalogue import FOLDER, LARGEST_FILE, Catalogue, Shelf, Skill, SkillFile, Tier, catalogue
 from host.skills.front_matter import LONGEST, body

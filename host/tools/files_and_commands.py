@@ -16,7 +16,7 @@ from host.ports import Image, Sandbox, SandboxFault, ToolResult, Workspace
 from host.sandbox.guard import Guard
 from host.sandbox.policy import SandboxPolicy
 from host.sandbox.shell import parse
-from host.sandbox.worker.words import READ_ONLY
+from host.sandbox.worker.names import READ_ONLY
 from host.schemas.judge import SchemaJudge
 from host.skills.knowledge import MEMORY_FILE, MEMORY_LIMIT, SHORTEN
 from host.tools.arguments import EXEC_SPEC, FILE_SPECS, BadArguments, check

@@ -8,8 +8,7 @@ import pytest
 
 from host.http.health import _shown
 from host.sandbox.client import Sandbox
-from host.sandbox.policy import SandboxPolicy
-from host.sandbox.report import SEEN, SandboxReport
+from host.sandbox.policy import SEEN, SandboxPolicy, SandboxReport
 
 
 async def test_a_sandbox_that_is_still_being_tried_has_not_failed(tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ from dataclasses import replace
 
 import pytest
 
-from host.sandbox.worker import frames, syscall_table, syscalls
-from host.sandbox.worker.confine import bpf, landlock, privileges, seccomp
+from host.sandbox.worker import frames, syscalls
+from host.sandbox.worker.confine import bpf, grants, privileges, seccomp
 from host.sandbox.worker.exec.command import Output
 
 X32_BIT = 0x40000000  # __X32_SYSCALL_BIT, include/uapi/asm/unistd.h
@@ -46,7 +46,7 @@ def closed() -> bytes:
 
 
 def call(name: str, *arguments: int | bytes | None) -> Callable[[], object]:
-    number = syscall_table.number(name)
+    number = syscalls.number(name)
     assert number is not None
     return lambda: syscalls.call(number, *arguments)
 
@@ -102,11 +102,11 @@ def test_a_socket_may_be_asked_to_hold_more_and_does_not(option: int) -> None:
 
 
 def test_unknown_calls_do_not_exist() -> None:
-    assert confined(closed(), lambda: syscalls.call(syscall_table.NEWEST_KNOWN + 1)) == errno.ENOSYS
+    assert confined(closed(), lambda: syscalls.call(syscalls.NEWEST_KNOWN + 1)) == errno.ENOSYS
     assert confined(closed(), call("clone3", None, 0)) == errno.ENOSYS
 
 
-@pytest.mark.skipif(syscall_table.MACHINE != "x86_64", reason="needs x86_64")
+@pytest.mark.skipif(syscalls.MACHINE != "x86_64", reason="needs x86_64")
 def test_the_x32_numbers_do_not_exist() -> None:
     assert confined(closed(), lambda: syscalls.call(X32_BIT | 39)) == errno.ENOSYS
 
@@ -164,17 +164,17 @@ def test_a_jump_out_of_reach_is_found_when_assembling() -> None:
 
 
 def test_every_older_abi_handles_less_and_none_of_it_is_unknown() -> None:
-    rights = [landlock.handled_access(version) for version in range(1, 8)]
+    rights = [grants.handled_access(version) for version in range(1, 8)]
     assert rights == sorted(rights)
-    assert landlock.Access.REFER not in rights[0]
-    assert landlock.Access.TRUNCATE in rights[2]
-    assert rights[-1] == landlock.Access((1 << 16) - 1)
+    assert grants.Access.REFER not in rights[0]
+    assert grants.Access.TRUNCATE in rights[2]
+    assert rights[-1] == grants.Access((1 << 16) - 1)
 
 
 def test_the_kernel_takes_our_rule_sets_for_every_abi() -> None:
-    for version in range(1, landlock.abi() + 1):
-        scopes = landlock.Scope.SIGNAL | landlock.Scope.ABSTRACT_UNIX_SOCKET
-        landlock.Ruleset(version, files=True, network=True, scopes=scopes).close()
+    for version in range(1, grants.abi() + 1):
+        scopes = grants.Scope.SIGNAL | grants.Scope.ABSTRACT_UNIX_SOCKET
+        grants.Ruleset(version, files=True, network=True, scopes=scopes).close()
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from host.sandbox import wire
+from host.sandbox import supervisor
 from host.sandbox.worker import frames
 from shared.frames import Frames, framed
 from shared.jsons import loads
@@ -18,9 +18,9 @@ MESSAGES = st.lists(st.dictionaries(st.text(), st.integers(-(2**53), 2**53) | st
 
 @given(MESSAGES, st.integers(1, 9))
 def test_what_one_side_writes_the_other_reads(messages: list[dict[str, object]], step: int) -> None:
-    from_host = b"".join(map(wire.encode, messages))
+    from_host = b"".join(map(supervisor.encode, messages))
     from_inside = b"".join(map(frames.encode, messages))
-    inside, host = frames.Decoder(), Frames(wire.MAX_FRAME)
+    inside, host = frames.Decoder(), Frames(supervisor.MAX_FRAME)
     pieces = range(0, max(len(from_host), len(from_inside)), step)
     heard = [message for at in pieces for message in inside.feed(from_host[at : at + step])]
     answered = [loads(body) for at in pieces for body in host.feed(from_inside[at : at + step])]
@@ -31,7 +31,7 @@ def test_what_one_side_writes_the_other_reads(messages: list[dict[str, object]],
 async def test_the_host_sees_that_the_other_side_is_gone_or_says_what_nobody_asked_for(speaks: bool) -> None:
     ours, theirs = socket.socketpair()
     with theirs:
-        line = wire.Wire(ours)
+        line = supervisor.Wire(ours)
         assert line.has_ended() is False
         if speaks:
             theirs.send(b"x")
@@ -42,11 +42,11 @@ async def test_the_host_sees_that_the_other_side_is_gone_or_says_what_nobody_ask
 
 
 def test_both_sides_refuse_what_is_longer_than_the_other_takes() -> None:
-    assert wire.MAX_FRAME == frames.MAX_FRAME
-    longest = (wire.MAX_FRAME + 1).to_bytes(4, "big")
+    assert supervisor.MAX_FRAME == frames.MAX_FRAME
+    longest = (supervisor.MAX_FRAME + 1).to_bytes(4, "big")
     with pytest.raises(ValueError, match="bytes"):
-        Frames(wire.MAX_FRAME).feed(longest)
+        Frames(supervisor.MAX_FRAME).feed(longest)
     with pytest.raises(frames.Closed):
         frames.Decoder().feed(longest)
     with pytest.raises(ValueError, match="larger"):
-        framed(bytes(wire.MAX_FRAME + 1), wire.MAX_FRAME)
+        framed(bytes(supervisor.MAX_FRAME + 1), supervisor.MAX_FRAME)

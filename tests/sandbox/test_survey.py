@@ -13,7 +13,7 @@ import pytest
 from host.ports import Workspace
 from host.sandbox.client import Sandbox
 from host.sandbox.policy import SandboxPolicy
-from host.sandbox.worker.files import survey
+from host.sandbox.worker.files import directories
 from host.sandbox.worker.files.paths import RootPath, Roots
 from host.tools.files_and_commands import SandboxToolset
 from shared.errors import Misconfigured
@@ -28,19 +28,19 @@ def asked(known: str = "", *, most: int = 10) -> dict[str, Any]:
 
 def look(ws: Path, known: str = "", *, most: int = 10, hard_links: bool = False) -> dict[str, Any]:
     with Roots([RootPath(str(ws), False, hard_links=hard_links)]) as roots:
-        return survey.survey(roots, asked(known, most=most))
+        return directories.survey(roots, asked(known, most=most))
 
 
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stamps of a local file system tell changes apart after a clock tick; two seconds are for others."""
-    monkeypatch.setattr(survey, "SETTLED_NS", 50_000_000)
+    monkeypatch.setattr(directories, "SETTLED_NS", 50_000_000)
 
 
 def settle(ws: Path) -> None:
     """Wait until the youngest change is old enough for its time stamp to tell it from the next one."""
     youngest = max(os.lstat(path).st_ctime_ns for path in [ws, *ws.rglob("*")])
-    while time.time_ns() - survey.SETTLED_NS <= youngest:
+    while time.time_ns() - directories.SETTLED_NS <= youngest:
         time.sleep(0.01)
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from host.ports import SandboxFault
 from host.runs.prompt import Prompt
-from host.sandbox.worker.files import survey
+from host.sandbox.worker.files import directories
 from host.skills.knowledge import Knowledge, Known, directly
 from tests.http.test_prompt import add_skill
 
@@ -40,7 +40,7 @@ class Door:
 
 @pytest.fixture
 def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(survey, "SETTLED_NS", 50_000_000)
+    monkeypatch.setattr(directories, "SETTLED_NS", 50_000_000)
     (tmp_path / "ws").mkdir()
     return tmp_path / "ws"
 

@@ -1,4 +1,4 @@
-"""Names of files as people and models read them, and names that only look alike."""
+"""Names of files as people and models read them, those that only look alike, and those that are read-only."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import errno
 import json
 import os
 import unicodedata
+from collections.abc import Iterable
 from typing import Final
+
+from . import syscalls
 
 _SHOWN: Final = 4096  # characters; no path of a file is longer
 _LOOKED_AT: Final = 20_000  # names in a directory
@@ -106,3 +109,46 @@ def explain(path: str, error: OSError) -> str:
     """Return a sentence about a failed call on ``path``."""
     sentence = _SENTENCES.get(error.errno or 0) or os.strerror(error.errno or errno.EIO).lower()
     return f"{quoted(path)} {sentence}" if sentence.startswith("is ") else f"{quoted(path)}: {sentence}"
+
+
+READ_ONLY: Final = "is read-only in this conversation"
+
+
+class Words:
+    """What is obeyed, by names relative to the workspace; nothing without names."""
+
+    def __init__(self, workspace: str, names: Iterable[str]) -> None:
+        self._workspace = os.path.realpath(workspace)
+        self._names = tuple(names)
+
+    def __bool__(self) -> bool:
+        return bool(self._names)
+
+    def cover(self, path: str) -> bool:
+        """Return whether changing a name, by its real path, would change what is obeyed: it is one of them,
+        beneath or above one. Letter case is passed over, as some file systems do.
+        """
+        mine = f"{path.casefold()}/"
+        return self.hold(path) or any(f"{theirs}/".startswith(mine) for theirs in self._paths())
+
+    def hold(self, path: str) -> bool:
+        """Return whether a file, by its real path, is one of them or beneath one."""
+        mine = f"{path.casefold()}/"
+        return any(mine.startswith(f"{theirs}/") for theirs in self._paths())
+
+    def cover_entry(self, directory: int, name: str) -> bool:
+        """Return ``cover`` of a name in a directory that is held open."""
+        return bool(self._names) and self.cover(f"{real_path(directory)}/{name}")
+
+    def _paths(self) -> Iterable[str]:
+        """Yield them, and where links among them lead now."""
+        for name in self._names:
+            path = f"{self._workspace}/{name}"
+            yield path.casefold()
+            if os.path.islink(path):
+                yield os.path.realpath(path).casefold()
+
+
+def real_path(descriptor: int) -> str:
+    """Return where an open file is."""
+    return os.readlink(syscalls.proc_path("self", "fd", descriptor))

@@ -18,13 +18,12 @@ from dataclasses import replace
 from typing import Final
 
 from .config import Config, Place
-from .confine import namespaces, privileges, probe, workspaces
+from .confine import confine, namespaces, privileges, workspaces
 from .confine.workspaces import Places
-from .exec import starting
-from .exec.children import Child, Children
-from .exec.jobs import Jobs
+from .exec import reapers
+from .exec.children import Child, Children, Jobs
 from .exec.reapers import Reapers
-from .files import files, surveyor, viewer
+from .files import files
 from .frames import Channel, Closed, Frame, close_all
 from .limits import quota
 
@@ -78,11 +77,11 @@ class Supervisor:
     def _configure(self, frame: Frame) -> None:
         privileges.adopt_orphans()
         privileges.not_dumpable()
-        self._config, reason = starting.configure(frame)
+        self._config, reason = reapers.configure(frame)
         self._places = Places(self._config)
         report = self._self_test()
-        if self._config.namespaces and report["level"] < probe.NAMESPACES:
-            reason = starting.why(report)
+        if self._config.namespaces and report["level"] < confine.LEVEL_OF_NAMESPACES:
+            reason = reapers.why(report)
             self._config = replace(self._config, namespaces=False)
             report = self._self_test()
         if reason:
@@ -94,11 +93,11 @@ class Supervisor:
 
     def _self_test(self) -> Frame:
         """Try this configuration; its reapers are the ones that serve, unless another is tried."""
-        starting.precompute(self._config)
+        reapers.precompute(self._config)
         self._reapers = Reapers(self._children, self._config, self._workspace)
         answer = self._reapers.tried(self._places)
-        self._places.forget(probe.CONVERSATION)
-        return probe.judge(self._config, answer)
+        self._places.forget(confine.SELF_TEST)
+        return confine.judge_self_test(self._config, answer)
 
     def _loop(self) -> None:
         while True:
@@ -147,14 +146,14 @@ class Supervisor:
         directory = frame["workspace"]
         workspaces.make_passable(directory)
         self._start_worker(
-            frame, lambda channel, host: surveyor.serve(channel, host, self._config, directory)
+            frame, lambda channel, host: files.serve_surveyor(channel, host, self._config, directory)
         )
 
     def _on_viewer(self, frame: Frame) -> None:
         """Start what looks into one file."""
         program, packages = frame["program"], frame["packages"]
         self._start_worker(
-            frame, lambda channel, host: viewer.serve(channel, host, self._config, program, packages)
+            frame, lambda channel, host: files.serve_viewer(channel, host, self._config, program, packages)
         )
 
     def _start_worker(
@@ -243,7 +242,7 @@ class Supervisor:
 
     def _place(self, frame: Frame) -> tuple[Config, Place]:
         """Return what a conversation may do, and where it works."""
-        config = starting.for_principal(self._config, frame["allowance"])
+        config = reapers.for_principal(self._config, frame["allowance"])
         if config.counted:
             config = replace(config, page=self._page(config.counted[0]))
         if config.most_bytes:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from .. import syscall_table
+from .. import syscalls
 
 LOAD_WORD: Final = 0x20  # BPF_LD | BPF_W | BPF_ABS
 AND: Final = 0x54  # BPF_ALU | BPF_AND | BPF_K
@@ -136,12 +136,12 @@ def compile_filter(rules: Sequence[Rule]) -> bytes:
     """
     program = Program()
     program.load(ARCHITECTURE)
-    program.jump(JUMP_EQUAL, syscall_table.ARCHITECTURES[syscall_table.MACHINE], true="ours")
+    program.jump(JUMP_EQUAL, syscalls.ARCHITECTURES[syscalls.MACHINE], true="ours")
     program.give(refuse(errno.ENOSYS))
     program.label("ours")
     program.load(NUMBER)
     # also catches x32, whose numbers carry a high bit
-    program.jump(JUMP_GREATER, syscall_table.NEWEST_KNOWN, false="known")
+    program.jump(JUMP_GREATER, syscalls.NEWEST_KNOWN, false="known")
     program.give(refuse(errno.ENOSYS))
     program.label("known")
     by_number = sorted(_by_number(rules).items())
@@ -155,7 +155,7 @@ def _by_number(rules: Sequence[Rule]) -> dict[int, list[Rule]]:
     found: dict[int, list[Rule]] = {}
     for rule in rules:
         for name in rule.calls.split():
-            number = syscall_table.number(name)
+            number = syscalls.number(name)
             if number is not None:
                 found.setdefault(number, []).append(rule)
     return found

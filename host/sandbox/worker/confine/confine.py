@@ -1,13 +1,26 @@
-"""Closing the door behind oneself: the order in which a process gives up its rights."""
+"""Closing the door behind oneself: the order in which a process gives up its rights, and the self-test.
+
+At the start the forbidden things are tried for real, in a command's confinement, on canaries. Nothing is
+believed because a call returned zero: a layer holds when what it should stop was stopped.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import resource
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
 
+from .. import syscalls
 from ..config import Config, Place
-from . import grants, landlock, privileges, seccomp
-from .landlock import READ, Access, Scope
+from ..frames import Frame
+from . import grants, namespaces, privileges, seccomp
+from .grants import READ, Access, Scope
+from .workspaces import Places
 
 _OURS = 8  # tasks of the reaper, and of the command before it is the shell
 _WORKER_MEMORY = 768 << 20  # bytes: five times what the largest edit takes
@@ -28,7 +41,7 @@ def enter_signal_scope(abi: int, parent: int) -> bool:
     if abi < 6:
         return False
     os.kill(parent, 0)
-    ruleset = landlock.Ruleset(abi, files=False, network=False, scopes=Scope.SIGNAL)
+    ruleset = grants.Ruleset(abi, files=False, network=False, scopes=Scope.SIGNAL)
     grants.add_rules(ruleset, [grants.Grant("/", Access.REFER)])
     ruleset.enforce()
     try:
@@ -39,13 +52,13 @@ def enter_signal_scope(abi: int, parent: int) -> bool:
     raise ScopeUnproven
 
 
-def ruleset(config: Config, *, network: bool) -> landlock.Ruleset | None:
+def ruleset(config: Config, *, network: bool) -> grants.Ruleset | None:
     """Return the beginning of a Landlock domain, if there is one: files, signals, abstract names, and TCP
     unless ``network``.
     """
     if not config.landlock_abi:
         return None
-    return landlock.Ruleset(config.landlock_abi, files=True, network=not network, scopes=ALL_SCOPES)
+    return grants.Ruleset(config.landlock_abi, files=True, network=not network, scopes=ALL_SCOPES)
 
 
 def filter_kind(config: Config, *, guarded: bool = False) -> seccomp.Kind:
@@ -122,3 +135,144 @@ def _confine(config: Config, granted: list[grants.Grant], memory: int = _WORKER_
         grants.add_rules(rules, granted)
         rules.enforce()
     seccomp.install(seccomp.worker_filter())
+
+
+CANARY: Final = "canary"
+SELF_TEST: Final = "start-up self-test"
+SELF_TEST_MS: Final = 5000
+_PTRACE_TRACEME: Final = 0  # ptrace(2)
+_BASIC: Final = ("no_new_privileges", "capabilities", "system_calls", "network_closed")
+_FULL: Final = ("files", "processes", "metadata")
+_PRIVATE: Final = ("private_root", "own_processes", "own_ipc", "own_terminals", "own_network")
+LEVEL_OF_NAMESPACES: Final = 3  # the level
+
+
+def self_test_request(config: Config, places: Places, workspace: str, port: int) -> Frame:
+    """Lay out the canaries and return the request that a reaper runs; ``port``: where somebody listens."""
+    outside = f"{config.temporary}/outside"
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(outside, 0o755)
+    Path(outside, "secret").write_text(CANARY)
+    os.chmod(f"{outside}/secret", 0o644)
+    place = places.of(SELF_TEST, workspace)
+    return {
+        "command": "",
+        "timeout_ms": SELF_TEST_MS,
+        "workspace": place.workspace,
+        "temporary": place.temporary,
+        "probe": {
+            "outside": outside,
+            "supervisor": os.getpid(),
+            "port": port,
+            "network": config.allow_network,
+            "namespaces": namespaces.identities() if config.namespaces else None,
+            "covers": config.covers,
+        },
+    }
+
+
+def attempts(facts: dict[str, Any], temporary: str) -> bytes:
+    """Run inside the confinement: try everything and return, as JSON, what was stopped."""
+    outside, supervisor = facts["outside"], facts["supervisor"]
+    held = {
+        "no_new_privileges": _status("NoNewPrivs") == "1",
+        "capabilities": all(
+            int(_status(f"Cap{kind}") or "1", 16) == 0 for kind in ("Inh", "Prm", "Eff", "Amb")
+        ),
+        "system_calls": _status("Seccomp") == "2" and _stopped(_ptrace) and _stopped(_datagram_pair),
+        "network_closed": facts["network"] or _stopped(lambda: _connect(facts["port"])),
+        "files": _stopped(lambda: _read(f"{outside}/secret"))
+        and _stopped(lambda: Path(outside, "new").write_text("x"))
+        and not _stopped(lambda: Path(temporary, "probe").write_text("x")),
+        "processes": _stopped(lambda: _read(f"/proc/{supervisor}/environ")),
+        "signals": _stopped(lambda: os.kill(supervisor, 0)),
+        "metadata": _stopped(lambda: os.chmod(f"{outside}/secret", 0o600))
+        and _stopped(lambda: os.utime(f"{outside}/secret", (1, 1))),
+    }
+    if facts["namespaces"] is not None:
+        held |= _private(facts)
+    return json.dumps(held).encode()
+
+
+def _private(facts: dict[str, Any]) -> dict[str, bool]:
+    """Try the namespaces: what is outside has no name here, and what is private works."""
+    outer, inner = facts["namespaces"], namespaces.identities()
+    neighbours = {int(name) for name in os.listdir("/proc") if name.isdigit()}
+    return {
+        "private_root": not os.path.lexists(facts["outside"])
+        and (facts["covers"] or _stopped(lambda: os.utime("/usr"))),
+        "own_processes": inner["pid"] != outer["pid"] and neighbours == {1, os.getpid()},
+        "own_ipc": inner["ipc"] != outer["ipc"] and not _stopped(_use_shared_memory),
+        "own_terminals": not _stopped(_open_terminal),
+        "own_network": bool(facts["network"]) or inner["net"] != outer["net"],
+    }
+
+
+def _use_shared_memory() -> None:
+    Path(grants.SHARED_MEMORY, "probe").write_text("x")
+
+
+def _open_terminal() -> None:
+    for end in os.openpty():
+        os.close(end)
+
+
+def _connect(port: int) -> None:
+    with socket.socket() as stream:
+        stream.connect(("127.0.0.1", port))
+
+
+def _stopped(attempt: Callable[[], object]) -> bool:
+    try:
+        attempt()
+    except OSError:
+        return True
+    return False
+
+
+def _read(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read(16)
+
+
+def _ptrace() -> None:
+    syscalls.call("ptrace", _PTRACE_TRACEME, 0, 0, 0)
+
+
+def _datagram_pair() -> None:
+    for end in socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM):
+        end.close()
+
+
+def _status(name: str) -> str:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{name}:"):
+            return line.split()[1]
+    return ""
+
+
+def judge_self_test(config: Config, answer: Frame) -> Frame:
+    """Turn the reaper's answer into level, layers and what is missing, beside who commands run as."""
+    whose = {
+        "landlock_abi": config.landlock_abi,
+        "uid": config.inner_uid,
+        "skipped": list(config.skipped),
+        "no_uids": config.no_uids,
+    }
+    try:
+        layers: dict[str, bool] = json.loads(answer["output"])
+    except (KeyError, ValueError):
+        fault = (
+            answer.get("fault") or f"the self-test ended with {answer.get('ended')}: {answer.get('output')!r}"
+        )
+        return {**whose, "level": 0, "layers": {}, "missing": [str(fault)[:500]]}
+    layers["signal_scope"] = bool(answer.get("scoped"))
+    layers["own_uid"] = config.own_uid
+    layers["landlock"] = bool(config.landlock_abi)
+    level = 1 if all(layers[name] for name in _BASIC) else 0
+    if level and all(layers[name] for name in _FULL):
+        level = 2
+    if level == 2 and config.namespaces and all(layers[name] for name in _PRIVATE):
+        level = LEVEL_OF_NAMESPACES
+    missing = [name for name, held in layers.items() if not held]
+    return {**whose, "level": level, "layers": layers, "missing": missing}

@@ -16,7 +16,7 @@ import socket
 import struct
 from typing import Final
 
-from .. import proc, syscalls
+from .. import syscalls
 from . import privileges
 
 # clone(2)
@@ -90,7 +90,7 @@ def settle(uid: int, gid: int) -> None:
     """
     privileges.dumpable()
     for name, line in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
-        proc.write(line, "self", name)
+        syscalls.write_proc(line, "self", name)
     os.setresgid(gid, gid, gid)
     os.setresuid(uid, uid, uid)
     privileges.not_dumpable()
@@ -112,7 +112,7 @@ def bound_buffers() -> None:
     """
     for name in ("tcp_rmem", "tcp_wmem"):
         with contextlib.suppress(OSError):
-            proc.write(TCP_BUFFER, "sys/net/ipv4", name)
+            syscalls.write_proc(TCP_BUFFER, "sys/net/ipv4", name)
 
 
 def identities() -> dict[str, int]:

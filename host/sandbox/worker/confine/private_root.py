@@ -20,8 +20,7 @@ from .. import syscalls
 from ..config import DEVICES, Config, Place
 from ..syscalls import AT_EMPTY_PATH, AT_FDCWD, AT_RECURSIVE, AT_SYMLINK_NOFOLLOW
 from . import grants
-from .grants import Grant
-from .landlock import READ, READ_WRITE, Access
+from .grants import READ, READ_WRITE, Access, Grant
 
 ROOT: Final = "root"  # the empty directory's name, beside the private directories
 _PLACES_INSIDE: Final = ".places"  # where all private directories are, until the one is shown

@@ -10,10 +10,10 @@ import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
 
-from .. import proc, syscalls
+from .. import syscalls
 from ..config import Config, Place
 from . import grants
-from .identity import Identity, adopt
+from .privileges import Identity, adopt
 
 PREFIX = "picoclaw-"  # as the host names them
 LOCK = "lock"  # beside the private directories
@@ -239,7 +239,7 @@ def _open_up(directory: int, name: str) -> int:
     """Open a directory for emptying, whatever its mode; pinned first, so that no link can take its place."""
     flags = os.O_DIRECTORY | os.O_NOFOLLOW
     with syscalls.held(os.open(name, os.O_PATH | flags, dir_fd=directory)) as pinned:
-        os.chmod(proc.path("self", "fd", pinned), 0o700)
+        os.chmod(syscalls.proc_path("self", "fd", pinned), 0o700)
     return os.open(name, os.O_RDONLY | flags, dir_fd=directory)
 
 

@@ -10,7 +10,7 @@ import struct
 from dataclasses import dataclass
 from typing import Final
 
-from .. import proc, syscalls
+from .. import syscalls
 
 _ID_VALID: Final = 0x40082102  # SECCOMP_IOCTL_NOTIF_ID_VALID
 _PATH_MAX: Final = 4096
@@ -37,7 +37,7 @@ def open_from(start: int, name: bytes, flags: int, thread: int) -> int:
     # such a name means the caller's descriptor, not ours
     number = _STREAMS.get(name) or next((name[len(p) :] for p in _DESCRIPTORS if name.startswith(p)), b"")
     if number.isdigit():
-        return os.open(proc.path(thread, "fd", int(number)), flags & ~os.O_NOFOLLOW | os.O_CLOEXEC)
+        return os.open(syscalls.proc_path(thread, "fd", int(number)), flags & ~os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         return syscalls.openat2(start, name, flags, resolve=syscalls.RESOLVE_NO_MAGICLINKS)
     except OSError as error:
@@ -56,7 +56,7 @@ def caller_descriptor(call: Call, number: int, stack: contextlib.ExitStack) -> i
     """Pin what a descriptor of the caller's is (``AT_FDCWD``: its working directory)."""
     known = signed(number)
     link = "cwd" if known == syscalls.AT_FDCWD else f"fd/{known}"
-    return owned(os.open(proc.path(call.thread, link), os.O_PATH | os.O_CLOEXEC), stack)
+    return owned(os.open(syscalls.proc_path(call.thread, link), os.O_PATH | os.O_CLOEXEC), stack)
 
 
 def signed(value: int) -> int:
@@ -67,7 +67,7 @@ def signed(value: int) -> int:
 
 def memory(thread: int, address: int, size: int) -> bytes:
     """Read the caller's memory."""
-    with open(proc.path(thread, "mem"), "rb", buffering=0) as file:
+    with open(syscalls.proc_path(thread, "mem"), "rb", buffering=0) as file:
         file.seek(address)
         return file.read(size)
 

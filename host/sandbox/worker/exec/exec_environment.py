@@ -14,10 +14,10 @@ from typing import Final
 
 from ..config import DEVICES, Config, Place
 from ..confine import confine, grants, privileges
-from ..confine.landlock import Access
+from ..confine.grants import Access
 from ..confine.private_root import PrivateRoot
 from ..limits.quota import Quota
-from ..words import Words
+from ..names import Words
 from .name_calls import NameCalls
 
 _SOCKETS: Final = "/proc/1/net/sockstat"

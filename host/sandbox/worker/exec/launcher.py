@@ -16,9 +16,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, NoReturn
 
-from .. import frames, proc, syscalls
+from .. import frames, syscalls
 from ..config import Config, Place
-from ..confine import confine, privileges, probe, seccomp
+from ..confine import confine, privileges, seccomp
 from ..frames import Channel, Closed, Frame
 from .exec_environment import Environment
 
@@ -135,7 +135,7 @@ class _SelfTest:
         """Try, tell, and end."""
         try:
             _take(self.streams)
-            os.write(1, probe.attempts(self.facts, self.temporary))
+            os.write(1, confine.attempts(self.facts, self.temporary))
         finally:
             os._exit(0)
 
@@ -210,7 +210,7 @@ def _be_modest() -> None:
     # where sessions share the processors, theirs counts (sched(7))
     for name, value in (("oom_score_adj", OOM_SCORE), ("autogroup", NICE)):
         with contextlib.suppress(OSError):
-            proc.write(str(value), "self", name)
+            syscalls.write_proc(str(value), "self", name)
     privileges.not_dumpable()
 
 

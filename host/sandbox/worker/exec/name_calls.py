@@ -17,10 +17,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from .. import proc, syscall_table, syscalls
+from .. import syscalls
 from ..confine.grants import is_beneath
+from ..names import Words, real_path
 from ..syscalls import AT_FDCWD
-from ..words import Words, real_path
 from .calls import Call, caller_descriptor, open_from, owned, string
 
 _MAX_LINKS: Final = 8
@@ -73,7 +73,7 @@ class NameCalls:
             self._require_openable(target, flags, nofollow=nofollow)
             again = _at_once(flags) & ~(_CREATED_NEW | os.O_NOFOLLOW)
             try:
-                opened = os.open(proc.path("self", "fd", target), again)
+                opened = os.open(syscalls.proc_path("self", "fd", target), again)
             except OSError as error:
                 waits = error.errno == errno.ENXIO and not flags & os.O_NONBLOCK
                 if waits and stat.S_ISFIFO(os.fstat(target).st_mode):  # fifo(7)
@@ -132,7 +132,7 @@ class _Maker:
         """Return a name for an existing file that the command may change, pinned."""
         target = self.pinned(path_at, follow=True)
         self._calls.require(real_path(target))
-        return proc.path("self", "fd", target)
+        return syscalls.proc_path("self", "fd", target)
 
     def size(self, at: int) -> int:
         """Return a size to give a file. Raises ``OSError`` where the caller may have none so large."""
@@ -171,7 +171,7 @@ class _Maker:
 
     def take_umask(self) -> None:
         """Have what is made now get the permissions that the caller's umask leaves."""
-        with open(proc.path(self._call.thread, "status"), "rb", buffering=0) as file:
+        with open(syscalls.proc_path(self._call.thread, "status"), "rb", buffering=0) as file:
             head = file.read(512)
         os.umask(int(head.partition(b"\nUmask:")[2].split()[0], 8))
 
@@ -179,7 +179,7 @@ class _Maker:
 def opening(number: int, call: Call) -> tuple[int, int, int]:
     """Return which argument of an open call is its path, its flags and its mode."""
     path_at = OPENS[number]
-    if number == syscall_table.number("creat"):
+    if number == syscalls.number("creat"):
         return path_at, _CREAT, call.arguments[1] & 0o7777
     return path_at, call.arguments[path_at + 1] & 0x7FFFFFFF, call.arguments[path_at + 2] & 0o7777
 
@@ -240,17 +240,19 @@ def _linkat(call: _Maker) -> None:
 
 
 def _give_name(source: int, entry: Entry) -> None:
-    os.link(proc.path("self", "fd", source), entry.name, dst_dir_fd=entry.directory, follow_symlinks=True)
+    os.link(
+        syscalls.proc_path("self", "fd", source), entry.name, dst_dir_fd=entry.directory, follow_symlinks=True
+    )
 
 
 def _truncate(call: _Maker) -> None:
     os.truncate(call.changeable(0), call.size(1))
 
 
-OPENS: Final = syscall_table.by_number({"open": 0, "creat": 0, "openat": 1})
+OPENS: Final = syscalls.by_number({"open": 0, "creat": 0, "openat": 1})
 """Which argument of the calls that open files is the path."""
 
-_CALLS: Final = syscall_table.by_number(
+_CALLS: Final = syscalls.by_number(
     {
         "mkdir": _make(os.mkdir, 0, 0o7777),
         "mkdirat": _make(os.mkdir, 1, 0o7777),

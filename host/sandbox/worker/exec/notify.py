@@ -20,7 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from .. import proc, syscall_table, syscalls
+from .. import syscalls
 from ..confine.grants import is_beneath
 from ..limits import tree
 from .calls import Call, caller_descriptor, memory, open_from, owned, string
@@ -173,7 +173,7 @@ class Gate:
         return 0
 
     def _require_inside(self, target: int) -> None:
-        path = os.readlink(proc.path("self", "fd", target))
+        path = os.readlink(syscalls.proc_path("self", "fd", target))
         if not any(is_beneath(path, root) for root in self._roots):
             raise PermissionError(errno.EPERM, "outside the workspace")
 
@@ -216,7 +216,7 @@ def _chmod(mode_at: int) -> Callable[[Call, int], None]:
             raise PermissionError(errno.EPERM, "set-id bits")
         if stat.S_ISLNK(os.fstat(target).st_mode):
             raise OSError(errno.EOPNOTSUPP, "mode of a link")
-        os.chmod(proc.path("self", "fd", target), mode)
+        os.chmod(syscalls.proc_path("self", "fd", target), mode)
 
     return change
 
@@ -240,7 +240,7 @@ def _utime(times_at: int, form: str) -> Callable[[Call, int], None]:
         if stat.S_ISLNK(os.fstat(target).st_mode):
             _touch_link(target, times)
             return
-        path = os.fsencode(proc.path("self", "fd", target))
+        path = os.fsencode(syscalls.proc_path("self", "fd", target))
         syscalls.call("utimensat", syscalls.AT_FDCWD, path, times, 0)
 
     return change
@@ -267,7 +267,7 @@ _TIMESPEC: Final = "=4q"
 
 def _touch_link(target: int, times: bytes) -> None:
     """Set a link's own times: by name below its directory, when it is still the same link."""
-    path = os.readlink(proc.path("self", "fd", target))
+    path = os.readlink(syscalls.proc_path("self", "fd", target))
     parent, name = os.path.split(path)
     flags = os.O_PATH | os.O_DIRECTORY
     opened = syscalls.openat2(syscalls.AT_FDCWD, parent, flags, resolve=syscalls.RESOLVE_NO_SYMLINKS)
@@ -279,7 +279,7 @@ def _touch_link(target: int, times: bytes) -> None:
         syscalls.call("utimensat", directory, encoded, times, syscalls.AT_SYMLINK_NOFOLLOW)
 
 
-_OPERATIONS: Final = syscall_table.by_number(
+_OPERATIONS: Final = syscalls.by_number(
     {
         "chmod": _Operation(_chmod(1), path=0, mode=1),
         "fchmod": _Operation(_chmod(1), descriptor=0, mode=1),
@@ -295,4 +295,4 @@ _OPERATIONS: Final = syscall_table.by_number(
         "utimensat": _Operation(_utime(2, _TIMESPEC), directory=0, path=1, flags=3, descriptor=0),
     }
 )
-_SETSID: Final = syscall_table.number("setsid")
+_SETSID: Final = syscalls.number("setsid")

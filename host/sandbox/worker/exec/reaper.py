@@ -14,12 +14,12 @@ import select
 import time
 from typing import Any, Final
 
-from .. import proc, syscalls
+from .. import syscalls
 from ..config import Config
 from ..confine import confine, namespaces, privileges
 from ..frames import Channel, Closed, Frame
 from ..limits import quota, tree
-from ..limits.space import Space
+from ..limits.quota import Space
 from .command import Launcher, Output
 from .exec_environment import Environment
 from .notify import Gate
@@ -103,7 +103,7 @@ def _enter(config: Config, supervisor: int) -> bool:
         if not config.allow_network:
             namespaces.raise_loopback()
             namespaces.bound_buffers()
-        proc.take_along()
+        syscalls.take_proc_along()
         return True  # the end of process 1, the launcher, is that of all in there
     privileges.adopt_orphans()
     scoped = confine.enter_signal_scope(config.landlock_abi, supervisor)

@@ -1,26 +1,28 @@
-"""The file worker: one process per conversation, confined before it hears of any path."""
+"""The file workers, confined before they hear of any path: one a conversation, a viewer, and a surveyor."""
 
 from __future__ import annotations
 
 import contextlib
+import os
+import resource
+import runpy
 import select
-from collections.abc import Callable
-from typing import Final
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, Final
 
 from ..config import Config, Place
 from ..confine import confine, namespaces, privileges
 from ..confine.private_root import PrivateRoot
 from ..frames import Channel, Closed, Frame, close_all
 from ..limits.quota import Quota
-from ..names import Refused, code_of, explain
-from ..words import Words
-from . import bounds
+from ..names import Refused, Words, code_of, explain
+from . import formats
 from .changes import changed_files, mark_files
+from .directories import list_dir, remove_folder, survey, usage
 from .formats import Answer
-from .listing import list_dir, remove_folder, usage
-from .paths import Roots, root_paths
+from .paths import RootPath, Roots, root_paths
 from .reading import open_seen, read_file, read_text
-from .survey import survey
 from .transfer import TRANSFERS, remove_abandoned
 from .writing import append_file, edit_file, save_file, write_file
 
@@ -74,7 +76,7 @@ def attend(channel: Channel, host: Channel, respond: Callable[[Frame], Frame]) -
 
     Descriptors that come along are among its arguments, those that go back are in the answer.
     """
-    bounds.settle()
+    formats.settle_clock()
     waiting = select.poll()
     waiting.register(channel, select.POLLIN)
     waiting.register(host, select.POLLIN)
@@ -100,11 +102,11 @@ def needs_namespaces(config: Config) -> bool:
     return config.namespaces and (config.covers or not config.landlock_abi)
 
 
-def answer(request: Frame, roots: Roots, processor_s: float = bounds.PROCESSOR_S) -> Frame:
+def answer(request: Frame, roots: Roots, processor_s: float = formats.PROCESSOR_S) -> Frame:
     """Run one tool (``TOOLS``: its schema's arguments) within bounds; a fault of any kind is a sentence."""
     tool, arguments = request["tool"], request["arguments"]
     path = arguments.get("path") or "."
-    bounds.begin(processor_s)
+    formats.start_clock(processor_s)
     try:
         with roots:
             try:
@@ -113,11 +115,84 @@ def answer(request: Frame, roots: Roots, processor_s: float = bounds.PROCESSOR_S
                 sentence = str(error) if isinstance(error, Refused) else explain(path, error)
                 missing = tool in OFFERING and FileNotFoundError in (type(error), type(error.__cause__))
                 return {"error": sentence + (roots.offer(path) if missing else ""), "code": code_of(error)}
-    except bounds.TooLong:
+    except formats.TooLong:
         return {"error": "stopped: it took too long; nothing was changed"}
     except MemoryError:
         return {"error": "stopped: it needs more memory than the file tools may have; nothing was changed"}
     except (ArithmeticError, LookupError, ValueError, TypeError, AttributeError) as error:
         return {"error": f"the file tool failed: {type(error).__name__}: {error}"}
     finally:
-        bounds.end()
+        formats.stop_clock()
+
+
+VIEWER_MEMORY: Final = 512 << 20
+VIEWER_S: Final = 10.0
+_KILLED_AFTER_S: Final = 2
+"""How much later the kernel ends what doesn't come back from a library (getrlimit(2))."""
+
+
+def serve_viewer(channel: Channel, host: Channel, config: Config, program: str, packages: list[str]) -> None:
+    """Load ``view`` from the host's ``program``, confine this process, then answer as ``serve`` does.
+
+    It reaches what it is handed and nothing else: no path, no network, no other process. All that it will
+    need is imported before, so it works whoever may read the place where the libraries are.
+    """
+    privileges.no_new_privileges()
+    sys.path.extend(packages)
+    view = runpy.run_path(program)["view"]
+    confine.confine_viewer(config, VIEWER_MEMORY)
+    privileges.limit(resource.RLIMIT_CPU, int(sum(os.times()[:2]) + VIEWER_S) + _KILLED_AFTER_S)
+
+    attend(channel, host, lambda request: _view(view, **request["arguments"]))
+
+
+def _view(view: Callable[..., Answer], descriptors: list[int], **asked: Any) -> Answer:
+    formats.start_clock(VIEWER_S)
+    try:
+        return {"ok": view(descriptors[0], **asked)}
+    except formats.TooLong:
+        return {"ok": {"fault": "looking into it takes too long"}}
+    except MemoryError:
+        return {"ok": {"fault": "looking into it takes too much memory"}}
+    except Exception:  # noqa: BLE001 - whatever a library says of a broken file
+        return {"ok": {"fault": "it is damaged"}}
+    finally:
+        formats.stop_clock()
+
+
+SURVEYOR_S: Final = 0.5  # a survey of a hundred skills takes 10 ms, and the other principals' wait meanwhile
+
+
+def serve_surveyor(channel: Channel, host: Channel, config: Config, directory: str) -> None:
+    """Confine this process to ``directory``, then look at those of all principals, one after the other.
+
+    It has no tool but ``survey``, may write nothing, and works under the uid of whose directory it looks at:
+    what that principal plants leads to no more than the principal itself reaches.
+    """
+    privileges.no_new_privileges()
+    confine.confine_surveyor(config, directory)
+
+    def respond(request: Frame) -> Frame:
+        arguments = request["arguments"] | {"unborn": True}
+        with _acting_as(config, arguments["uid"]):
+            roots = Roots([RootPath(arguments["root"], False, follow=False)])
+            return answer({"tool": "survey", "arguments": arguments}, roots, SURVEYOR_S)
+
+    attend(channel, host, respond)
+
+
+@contextlib.contextmanager
+def _acting_as(config: Config, principals: int | None) -> Iterator[None]:
+    """Have a principal's uid, or that of all commands if it has none: root passes over no mode."""
+    own = None if config.no_uids else principals
+    uid, gid = (config.uid, config.gid) if own is None else (own, own)
+    if uid is None or gid is None:
+        yield
+        return
+    os.setegid(gid)
+    os.seteuid(uid)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(0)

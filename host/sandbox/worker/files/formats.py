@@ -1,10 +1,11 @@
-"""What a file is: an ordinary one of a single name or not, text in a few encodings or something else."""
+"""What file operations share: what a file is (plain or not, text or something else), and their time."""
 
 from __future__ import annotations
 
 import codecs
 import contextlib
 import os
+import signal
 import stat
 from typing import Any, Final
 
@@ -96,3 +97,33 @@ def require_plain(path: str, status: os.stat_result, *, hard_links: bool = False
         raise Refused(f"{quoted(path)} is not a regular file ({kind_of(status.st_mode)})")
     if status.st_nlink > 1 and not hard_links:
         raise Refused(f"{quoted(path)} has several hard links, one of which may lie outside the workspace")
+
+
+PROCESSOR_S: Final = 10.0
+ELAPSED_S: Final = 20.0  # less than the host waits
+
+
+class TooLong(BaseException):
+    """The time is up, and nothing has been changed. No ``except`` for faults catches it."""
+
+
+def settle_clock() -> None:
+    """Have ``begin`` work in this process."""
+    signal.signal(signal.SIGPROF, _stop)
+    signal.signal(signal.SIGALRM, _stop)
+
+
+def start_clock(processor_s: float) -> None:
+    """Raise ``TooLong`` in the main thread when time is up, until ``end``."""
+    signal.setitimer(signal.ITIMER_PROF, processor_s)
+    signal.setitimer(signal.ITIMER_REAL, ELAPSED_S)
+
+
+def stop_clock() -> None:
+    """Let what follows be done to its end: it changes something, or nothing follows."""
+    signal.setitimer(signal.ITIMER_PROF, 0)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _stop(number: int, frame: Any) -> None:
+    raise TooLong

@@ -21,8 +21,7 @@ from .. import syscalls
 from ..config import DEVICES, STREAMS, Config, Place
 from ..confine.grants import expand, is_beneath
 from ..limits.quota import Quota
-from ..names import OUTSIDE, Refused, alike, explain, quoted, require_good
-from ..words import READ_ONLY, Words
+from ..names import OUTSIDE, READ_ONLY, Refused, Words, alike, explain, quoted, require_good
 
 DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _MAX_LINKS: Final = 8

@@ -16,11 +16,11 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from .. import proc, syscalls
+from .. import syscalls
 from ..confine.workspaces import empty_all
 from ..names import Refused, code_of, explain, new_name, quoted
 from ..syscalls import held
-from . import bounds
+from . import formats
 from .formats import Answer, require_plain
 from .paths import DIRECTORY, Location, Roots
 from .writing import existing_file, kept
@@ -211,7 +211,7 @@ def commit_upload(roots: Roots, arguments: Answer) -> Answer:
             os.fchmod(taken, stat.S_IMODE(existing.st_mode) & 0o777)
         if roots.quota is not None:
             roots.quota.require_named(size - (existing.st_size if existing else 0), arguments["begun"])
-        bounds.end()
+        formats.stop_clock()
         _name(roots.workspace, taken, arguments["temporary"], location, replaces=existing is not None)
         note = kept(location.directory)
         status = os.stat(location.name, dir_fd=location.directory, follow_symlinks=False)
@@ -222,7 +222,7 @@ def _name(workspace: int, taken: int, temporary: str, location: Location, *, rep
     """Give a file its name. A nameless one can't replace another without having a name of its own first."""
     here, name = location.directory, location.name
     if not temporary:
-        source = proc.path("self", "fd", taken)
+        source = syscalls.proc_path("self", "fd", taken)
         if not replaces:
             os.link(source, name, dst_dir_fd=here)
             return
@@ -251,7 +251,7 @@ def delete_path(roots: Roots, arguments: Answer) -> Answer:
     with roots.parent(_below(path), make=False, follow=False) as location:
         status = os.stat(location.name, dir_fd=location.directory, follow_symlinks=False)
         _require(path, arguments, status)
-        bounds.end()
+        formats.stop_clock()
         is_directory = stat.S_ISDIR(status.st_mode)
         if is_directory and arguments["recursive"]:
             with held(os.open(location.name, DIRECTORY, dir_fd=location.directory)) as top:
@@ -269,7 +269,7 @@ def move_path(roots: Roots, arguments: Answer) -> Answer:
         _require(path, arguments, status)
         with roots.parent(_below(target), make=True, follow=False) as place:
             new_name(place.directory, place.name)
-            bounds.end()
+            formats.stop_clock()
             here, there = source.directory, place.directory
             names = os.fsencode(source.name), os.fsencode(place.name)
             try:

@@ -12,7 +12,7 @@ from typing import Final
 
 from .. import syscalls
 from ..names import Refused, explain, new_name, quoted
-from . import bounds
+from . import formats
 from .editing import edit
 from .formats import SNIFF, WHOLE_BYTES, Answer, binary_name, decoded, encoded, encoding, require_plain
 from .paths import Location, Roots, is_device
@@ -50,7 +50,7 @@ def save_file(roots: Roots, arguments: Answer) -> Answer:
 
 def _write_device(path: str, content: bytes) -> str:
     with syscalls.held(os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)) as device:
-        bounds.end()
+        formats.stop_clock()
         return f"ok: wrote {os.write(device, content)} bytes to {path}"
 
 
@@ -89,7 +89,7 @@ def _replace(
             os.fsync(file.fileno())
         if unless():
             raise Overtaken
-        bounds.end()
+        formats.stop_clock()
         here, flag = location.directory, syscalls.RENAME_NOREPLACE if existing is None else 0
         syscalls.call("renameat2", here, temporary.encode(), here, os.fsencode(location.name), flag)
     except BaseException:
@@ -174,7 +174,7 @@ def append_file(roots: Roots, arguments: Answer) -> Answer:
         with open(descriptor, "ab", closefd=True, buffering=0) as file:
             require_plain(path, os.fstat(descriptor))
             data = _in_the_manner_of(location, content)
-            bounds.end()
+            formats.stop_clock()
             _add(file, data, path)
             note += kept(descriptor)
             size = os.fstat(descriptor).st_size

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from .. import proc
+from .. import syscalls
 
 PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 # what one descriptor may hold, about: net.core.wmem_default, as the filter lets nobody ask for more; a pipe
@@ -62,7 +62,7 @@ def look(pid: int) -> Process | None:
     if (found := _sizes(pid)) is not None:
         return found
     with contextlib.suppress(OSError):
-        for thread in os.listdir(proc.path(pid, "task")):
+        for thread in os.listdir(syscalls.proc_path(pid, "task")):
             if (found := _sizes(int(thread))) is not None:
                 return found
     return None
@@ -70,7 +70,7 @@ def look(pid: int) -> Process | None:
 
 def _sizes(pid: int) -> Process | None:
     try:
-        size, resident, file, _, _, private, *_ = read(proc.path(pid, "statm")).split()
+        size, resident, file, _, _, private, *_ = read(syscalls.proc_path(pid, "statm")).split()
     except ValueError:
         return None
     if size == b"0":  # its memory is gone
@@ -163,7 +163,7 @@ class Watch:
 
     def _growth(self) -> int:
         """Return by how many bytes the machine's shared memory has grown since the first look."""
-        found = re.search(rb"^Shmem:\s+(\d+) kB", read(proc.path("meminfo")), re.M)
+        found = re.search(rb"^Shmem:\s+(\d+) kB", read(syscalls.proc_path("meminfo")), re.M)
         now = int(found[1]) << 10 if found else 0
         if self._shared_before is None:
             self._shared_before = now
@@ -174,7 +174,7 @@ class Watch:
 
         How many there are is known of this network namespace, what they hold of the whole machine's.
         """
-        found = re.search(rb"^TCP: inuse (\d+) .* mem (\d+)", read(proc.path("net/sockstat")), re.M)
+        found = re.search(rb"^TCP: inuse (\d+) .* mem (\d+)", read(syscalls.proc_path("net/sockstat")), re.M)
         if found is None:
             return 0
         held = int(found[2]) * PAGE
@@ -182,7 +182,7 @@ class Watch:
             self._tcp_before = held
         if found[1] == b"0" or held <= self._tcp_before:
             return 0
-        bounds = [read(proc.path("sys/net/ipv4", name)).split() for name in ("tcp_rmem", "tcp_wmem")]
+        bounds = [read(syscalls.proc_path("sys/net/ipv4", name)).split() for name in ("tcp_rmem", "tcp_wmem")]
         each = sum(int(bound[-1]) if bound else _TCP_BYTES for bound in bounds)
         return min(int(found[1]) * each, held - self._tcp_before)
 
@@ -190,7 +190,10 @@ class Watch:
 def listing(process: Process, limit: int, until: float) -> Listing:
     """List a process's mappings; from ``until`` (by the monotonic clock) on suppose the most it may have."""
     count, areas, now = 0, dict[bytes, int](), time.monotonic()
-    with contextlib.suppress(OSError), open(proc.path(process.pid, "maps"), "rb", buffering=0) as maps:
+    with (
+        contextlib.suppress(OSError),
+        open(syscalls.proc_path(process.pid, "maps"), "rb", buffering=0) as maps,
+    ):
         while lines := maps.read(1 << 16):
             count += lines.count(b"\n")
             if b"/dev/zero" in lines:
@@ -206,7 +209,7 @@ def listing(process: Process, limit: int, until: float) -> Listing:
     hidden, open_to_all = count == 0, process.size - process.private
     if hidden and open_to_all > limit:
         areas[b"%d" % process.pid] = open_to_all
-    most = int(read(proc.path("sys/vm/max_map_count")) or 1 << 20)
+    most = int(read(syscalls.proc_path("sys/vm/max_map_count")) or 1 << 20)
     return Listing(min(process.size // PAGE, most), areas, now, hidden)
 
 
@@ -216,7 +219,7 @@ def page_tables(processes: list[Process], limit: int) -> int:
         return 0
     total = 0
     for process in processes:
-        found = re.search(rb"^VmPTE:\s+(\d+) kB", read(proc.path(process.pid, "status")), re.M)
+        found = re.search(rb"^VmPTE:\s+(\d+) kB", read(syscalls.proc_path(process.pid, "status")), re.M)
         total += int(found[1]) << 10 if found else 0
     return total
 
@@ -238,7 +241,7 @@ def descriptors(processes: list[Process], limit: int) -> int:
 def _held(pid: int, count: int, seen: set[str]) -> int:
     """Return what one process's descriptors hold that was not ``seen`` before."""
     try:
-        names = os.listdir(proc.path(pid, "fd"))
+        names = os.listdir(syscalls.proc_path(pid, "fd"))
     except PermissionError:
         return count * SOCKET_BYTES
     except OSError:  # it has ended
@@ -246,7 +249,7 @@ def _held(pid: int, count: int, seen: set[str]) -> int:
     found: set[str] = set()
     for name in names:
         with contextlib.suppress(OSError):
-            found.add(os.readlink(proc.path(pid, "fd", name)))
+            found.add(os.readlink(syscalls.proc_path(pid, "fd", name)))
     found -= seen
     seen |= found
     sizes = {"socket": SOCKET_BYTES, "pipe": PIPE_BYTES}
@@ -255,7 +258,7 @@ def _held(pid: int, count: int, seen: set[str]) -> int:
 
 def _number_of_descriptors(pid: int) -> int:
     try:
-        return os.stat(proc.path(pid, "fd")).st_size
+        return os.stat(syscalls.proc_path(pid, "fd")).st_size
     except OSError:
         return 0
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from .. import proc, syscalls
+from .. import syscalls
 from . import hidden_memory
 
 SWEEP_LIMIT_MS: Final = 5000  # a process in uninterruptible sleep may outlive it
@@ -63,10 +63,10 @@ def sessions(root: int) -> int:
 def tasks_of(uid: int) -> int:
     """Return how many threads a uid has now."""
     total = 0
-    for name in os.listdir(proc.path()):
+    for name in os.listdir(syscalls.proc_path()):
         with contextlib.suppress(OSError):
-            if name.isdigit() and os.stat(proc.path(name)).st_uid == uid:
-                total += len(os.listdir(proc.path(name, "task")))
+            if name.isdigit() and os.stat(syscalls.proc_path(name)).st_uid == uid:
+                total += len(os.listdir(syscalls.proc_path(name, "task")))
     return total
 
 
@@ -74,11 +74,11 @@ def _children(pid: int) -> tuple[list[int], int]:
     """Children of all threads of a process, and how many threads it has (proc_pid_task(5))."""
     children: list[int] = []
     try:
-        threads = os.listdir(proc.path(pid, "task"))
+        threads = os.listdir(syscalls.proc_path(pid, "task"))
     except OSError:
         return [], 0
     for thread in threads:
-        pids = hidden_memory.read(proc.path(pid, "task", thread, "children")).split()
+        pids = hidden_memory.read(syscalls.proc_path(pid, "task", thread, "children")).split()
         children.extend(int(child) for child in pids)
     return children, len(threads)
 
@@ -145,7 +145,7 @@ def _rank(process: hidden_memory.Process, known: Part | None) -> tuple[int, floa
 def ask(process: hidden_memory.Process) -> Part | None:
     """Return a process's part, all that it maps if it hides it, being not dumpable; None if it has ended."""
     sizes = {b"Rss:": 0, b"Pss_Anon:": 0, b"Pss_Shmem:": 0}
-    for line in hidden_memory.read(proc.path(process.pid, "smaps_rollup")).splitlines():
+    for line in hidden_memory.read(syscalls.proc_path(process.pid, "smaps_rollup")).splitlines():
         name, *rest = line.split()
         if name in sizes:
             sizes[name] = int(rest[0]) << 10
