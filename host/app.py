@@ -13,7 +13,7 @@ import anyio.to_thread
 from anyio.abc import TaskGroup
 from starlette.types import ASGIApp
 
-from host.channels.webhook import ChannelsApi
+from host.channels.intake import ChannelsApi
 from host.http.admin import AdminApi, AuditApi
 from host.http.approvals import ApprovalsApi
 from host.http.attachments import Intake
@@ -45,12 +45,10 @@ from host.runs.archive import Archive
 from host.runs.assembly import Assembly, RunTools
 from host.runs.attachments import Attachments
 from host.runs.cleanup import keep_planned, keep_recovering, keep_removed, keep_tidy, recover
-from host.runs.heartbeat import arranged
 from host.runs.meter import Ledger, Prices
-from host.runs.principals import PrincipalCache
-from host.runs.scheduler import EXTERNAL, Scheduler
+from host.runs.principals import PrincipalCache, Spaces, refuse_loosened
+from host.runs.scheduler import EXTERNAL, Scheduler, arranged
 from host.runs.service import RunService
-from host.runs.spaces import Spaces, refuse_loosened
 from host.runs.spec import RunLimits
 from host.runs.task_runs import TaskRunner
 from host.runs.webhook_events import SHAPES
@@ -255,8 +253,7 @@ async def _open_channels(
     if not any(channel.enabled for channel in settings.channels.by_name().values()):
         yield None
         return
-    from host.channels.loading import enabled_channels
-    from host.channels.service import ChannelService
+    from host.channels.service import ChannelService, enabled_channels
 
     enabled = enabled_channels(settings)
     async with ChannelService(ledger, runs, tasks, attachments, enabled) as channels:

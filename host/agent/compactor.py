@@ -11,11 +11,23 @@ import anyio
 
 from host.agent import compaction as planning
 from host.agent.asking import Recorder, within_output
-from host.agent.compaction import Cut, Part, SumUp, cut_off, dropped, summed_up
+from host.agent.compaction import (
+    PAUSE_S,
+    TRIES,
+    Cut,
+    Part,
+    SumUp,
+    ask_for_notes,
+    cut_off,
+    dropped,
+    left_out,
+    summary_request,
+    summary_text,
+    summed_up,
+)
 from host.agent.endings import TooLong
 from host.agent.history import NONE, Loaded, as_sent, earlier, opens_turn, sent_entries, to_messages
 from host.agent.media import without_media
-from host.agent.summary import PAUSE_S, TRIES, ask, left_out, summary_request, summary_text
 from host.agent.window import BYTES_PER_TOKEN, Sizes, Window, Windows, estimated
 from host.ports import Message, Model, ModelError
 from shared.store.store import Store
@@ -204,7 +216,7 @@ class Compactor(Window):
             asked = summary_request(request, messages, tokens, ahead=ahead, again=bool(again))
             asked = await self._recorder.reserve(asked, model.ids)
             try:
-                reply = await ask(within_output(asked), model, self._recorder)
+                reply = await ask_for_notes(within_output(asked), model, self._recorder)
             except ModelError as error:
                 logger.warning("A summary could not be made: %s", error)
                 if again or not error.retryable:

@@ -14,11 +14,9 @@ from typing import Any, Final
 import anyio
 
 from host.channels.base import Channel
-from host.channels.chat_workers import Crowd
+from host.channels.chats import Crowd, Draft
 from host.channels.commands import Commands
-from host.channels.draft import Draft
-from host.channels.inbox_files import InboxFiles
-from host.channels.messages import Stored, as_one, from_update
+from host.channels.messages import InboxFiles, Stored, as_one, from_update
 from host.channels.rules import Rules, Wake, sender_of
 from host.runs.events import one_by_one
 from host.runs.run import ActiveRun

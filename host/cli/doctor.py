@@ -339,7 +339,7 @@ def _unheard(delta: Delta) -> None:
 def _channels(settings: Settings) -> Iterator[Finding]:
     if not any(channel.enabled for channel in settings.channels.by_name().values()):
         return
-    from host.channels.loading import faults
+    from host.channels.service import faults
 
     for said in settings.channels.without_owners():
         yield Finding("owners", "note", said)

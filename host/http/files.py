@@ -44,7 +44,7 @@ from host.http.routing import PAGE, Api, Parameter, operation, page_of
 from host.http.streams import LEND
 from host.http.tar_streams import TarDownload
 from host.ports import Sandbox, Workspace
-from host.runs.spaces import Spaces
+from host.runs.principals import Spaces
 from host.telemetry import Metrics
 from shared.clock import iso
 from shared.errors import BodyTimeout, InvalidInput, NotFound, PreconditionFailed, Unavailable

@@ -14,7 +14,7 @@ from urllib.parse import quote
 from host.agent.text import strip_internal
 from host.ports import Sandbox, SandboxFault
 from host.runs.meter import Ledger
-from host.runs.spaces import Spaces
+from host.runs.principals import Spaces
 from shared import jsons
 from shared.clock import iso
 from shared.principals import said_name

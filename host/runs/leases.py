@@ -1,21 +1,26 @@
-"""What goes on beside the runs of a host: their events are stored, their leases renewed, cancels heard of."""
+"""Beside the runs of a host: events are stored, leases renewed, cut-off runs begun again, ends awaited."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from typing import Final
 
 import anyio
 import anyio.lowlevel
 
 from host.agent.endings import Cancelled, Overtaken
+from host.runs.answers import BegunShape
 from host.runs.events import EVENTS_EVERY_S
 from host.runs.run import ActiveRun
+from host.runs.spec import RunSpec
 from shared.approval_values import Ready
 from shared.clock import now_ms
-from shared.errors import PicoError
+from shared.errors import ConversationBusy, NotFound, PicoError, Unavailable
 from shared.store.store import Store
+from shared.values import KeyedAnswer, Run, RunState
 
 logger = logging.getLogger("picoclaw.runs")
 
@@ -115,3 +120,124 @@ class Keeping:
         for run in runs:
             if run.lease.run_id in lost:
                 run.stop(Overtaken())
+
+
+KEY_GONE: Final = "The run of this Idempotency-Key is gone."
+MOST_AT_ONCE: Final = 1000
+"""Cut-off runs that one round looks at, oldest first."""
+
+
+class Background:
+    """What is told of a background run's beginning, and how it begins again where its host stopped."""
+
+    def __init__(self, store: Store, start: Callable[[RunSpec], Awaitable[ActiveRun]]) -> None:
+        self._store = store
+        self._start = start
+
+    async def begun(self, run: ActiveRun) -> BegunShape:
+        """Return that a run has begun, once that is durable; raises what kept it from that."""
+        lease = run.lease
+        try:
+            await run.acknowledged()
+        except PicoError:
+            # Its caller is told that there is no such run.
+            with suppress(PicoError):
+                await self._store.runs.leave(lease.run_id)
+            raise
+        return _begun(lease.conversation_id, lease.message_id, lease.run_id)
+
+    async def begun_before(self, answer: KeyedAnswer) -> BegunShape:
+        """Return what was answered when the run of an idempotency key began; raises NotFound."""
+        stored = await self._store.runs.get(answer.conversation_id or "", answer.subject)
+        if stored is None:
+            raise NotFound(KEY_GONE)
+        await self._store.durable()
+        return _begun(stored.conversation_id, stored.message_id, stored.id)
+
+    async def begin_again(self) -> None:
+        """Begin the runs again that were cut off: those that there is a place for."""
+        for cut_off in await self._store.runs.to_begin_again(MOST_AT_ONCE):
+            spec = RunSpec(
+                None,
+                cut_off.conversation_id,
+                principal_id=cut_off.principal_id,
+                background=True,
+                begun_again=cut_off.id,
+            )
+            try:
+                await self._start(spec)
+            except (Unavailable, ConversationBusy):
+                continue  # the next round tries again
+            except PicoError as error:
+                logger.warning("Not begun again: %s", error.message, extra={"run_id": cut_off.id})
+                await self._store.runs.leave(cut_off.id)
+
+
+def _begun(conversation_id: str, message_id: str, run_id: str) -> BegunShape:
+    return {
+        "conversation_id": conversation_id,
+        "message_id": message_id,
+        "run_id": run_id,
+        "status": "running",
+    }
+
+
+MOST_WAITERS: Final = 256
+MOST_WAITERS_OF_PRINCIPAL: Final = 16
+SELDOM_S: Final = 2.0
+"""The longest pause between two looks at a run of another host."""
+
+
+class Waiters:
+    """Requests that wait for the end of a run, or of those that continue it, on whichever host they are.
+
+    So many of a host, and so many of each principal; one more is answered at once.
+    """
+
+    def __init__(self, store: Store, active: Mapping[str, ActiveRun]) -> None:
+        self._store = store
+        self._active = active
+        self._waiting: dict[anyio.CancelScope, str] = {}
+        self._closed = False
+
+    def close(self) -> None:
+        """Answer all who wait, and whoever comes, with the state so far."""
+        self._closed = True
+        for scope in self._waiting:
+            scope.cancel()
+
+    async def wait(self, run: Run, wait_ms: int, *, chain: bool, principal_id: str) -> Run:
+        """Return the run, or the last one of its chain, once it has ended or so many milliseconds later."""
+        own = list(self._waiting.values()).count(principal_id)
+        if self._closed or len(self._waiting) >= MOST_WAITERS or own >= MOST_WAITERS_OF_PRINCIPAL:
+            wait_ms = 0
+        with anyio.move_on_after(wait_ms / 1000) as scope:
+            self._waiting[scope] = principal_id
+            try:
+                await self._end(run, chain)
+            finally:
+                del self._waiting[scope]
+        return await self._newest(run, chain)
+
+    async def _end(self, run: Run, chain: bool) -> None:
+        pause = EVENTS_EVERY_S
+        while _goes_on(run := await self._newest(run, chain), chain):
+            active = self._active.get(run.id)
+            if active is not None:
+                await active.ended.wait()
+                continue
+            await anyio.sleep(pause)
+            pause = min(pause * 1.5, SELDOM_S)
+
+    async def _newest(self, run: Run, chain: bool) -> Run:
+        """Return the run as it is now (as it was, where it was deleted), or the last one of its chain."""
+        now = await self._store.runs.find(run.id, None) or run
+        while chain and now.next_run_id is not None:
+            now = await self._store.runs.find(now.next_run_id, None) or replace(now, next_run_id=None)
+        return now
+
+
+def _goes_on(run: Run, chain: bool) -> bool:
+    if not chain:
+        return run.state is RunState.RUNNING
+    return run.waits or run.state in (RunState.RUNNING, RunState.PAUSED)

@@ -14,9 +14,8 @@ from host.agent.text import ShownText
 from host.agent.toolbox import without_secrets
 from host.ports import LIMITS, WHOLE, Delta, Reply, TextDelta, ThinkingDelta, ToolResult
 from host.runs.answers import outbound_view
-from host.runs.budget import RunBudget
 from host.runs.events import EventLog
-from host.runs.meter import NOTHING, AgentMeter, Ledger, RunMeter
+from host.runs.meter import NOTHING, AgentMeter, Ledger, RunBudget, RunMeter
 from host.runs.spec import RunSpec
 from host.tools.files_and_commands import SandboxToolset
 from shared.approval_values import Approval

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Final
 import anyio.to_thread
 
 from host.ports import Sandbox, SandboxFault, ToolResult, ToolSpec, Workspace
-from host.runs.spaces import Spaces
+from host.runs.principals import Spaces
 from host.tools.arguments import BadArguments, check
 from shared import jsons
 from shared.clock import now_ms

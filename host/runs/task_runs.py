@@ -12,9 +12,9 @@ from anyio.abc import TaskGroup
 
 from host.agent.endings import Overtaken
 from host.runs.answers import BegunShape, ChatShape, ExecutedShape, outbound_view
-from host.runs.heartbeat import Heartbeat
 from host.runs.meter import Ledger
 from host.runs.run import ActiveRun
+from host.runs.scheduler import Heartbeat
 from host.runs.service import RunService
 from host.runs.spec import RunSpec
 from shared.clock import now_ms

@@ -21,8 +21,18 @@ from host.ports import SandboxFault
 from host.sandbox.worker.files.directories import SKILL_FILE, survey
 from host.sandbox.worker.files.paths import RootPath, Roots
 from host.sandbox.worker.names import Refused
-from host.skills.catalogue import FOLDER, LARGEST_FILE, Catalogue, Shelf, Skill, SkillFile, Tier, catalogue
-from host.skills.front_matter import LONGEST, body
+from host.skills.catalogue import (
+    FOLDER,
+    LARGEST_FILE,
+    LONGEST,
+    Catalogue,
+    Shelf,
+    Skill,
+    SkillFile,
+    Tier,
+    body,
+    catalogue,
+)
 from host.skills.watch import Watch
 
 PERSONA_FILES: Final = ("CLAUDE.md", "AGENTS.md", "AGENT.md")

@@ -11,9 +11,18 @@ from hypothesis import strategies as st
 
 from host.agent import window
 from host.agent.asking import thinking_parameter
-from host.agent.compaction import CUT_CHARS, Cut, SumUp, fitting, parts_of, plan, turn_begins
+from host.agent.compaction import (
+    CUT_CHARS,
+    Cut,
+    SumUp,
+    fitting,
+    left_out,
+    parts_of,
+    plan,
+    summary_text,
+    turn_begins,
+)
 from host.agent.history import NONE, HistoryBuilder, to_messages
-from host.agent.summary import left_out, summary_text
 from host.agent.window import LEARNT_MS, LEAST_OUTPUT, Windows, estimated
 from host.models.api_errors import status_error
 from host.ports import ModelError, Reply, Target

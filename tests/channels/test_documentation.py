@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from host.channels.commands import OWNERS_GREETING
-from host.channels.loading import GROUP
+from host.channels.service import GROUP
 from shared.settings import load
 
 ROOT = Path(__file__).parent.parent.parent

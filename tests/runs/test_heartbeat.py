@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from host.runs.heartbeat import PROMPT, TASK_ID, Heartbeat
+from host.runs.scheduler import PROMPT, TASK_ID, Heartbeat
 from shared.clock import now_ms
 from shared.errors import NotFound
 from shared.principals import EVERYTHING, Reach

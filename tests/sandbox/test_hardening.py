@@ -154,7 +154,7 @@ async def test_leaving_ends_everything_and_removes_private_directories(ws: Path)
         tools = toolset(sandbox, "c")
         private = Path(await private_directory(sandbox, "c"))
         deep = (
-            "import os; os.chdir(os.environ['TMPDIR']); [(os.mkdir('d'), os.chdir('d')) for _ in range(3000)]"
+            "import os; os.chdir(os.environ['TMPDIR']); [(os.mkdir('d'), os.chdir('d')) for _ in range(1500)]"
         )
         result = await tools.call("exec", {"command": f'python3 -c "{deep}"; mkdir -m 000 $TMPDIR/closed'})
         assert not result.is_error

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from host.ports import Trust, Workspace
-from host.runs.heartbeat import FILE
+from host.runs.scheduler import FILE
 from host.sandbox.client import Sandbox
 from host.sandbox.policy import OBEYED, OBEYED_AS_MAIN, SandboxPolicy
 from host.skills.catalogue import FOLDER

@@ -13,8 +13,7 @@ import pytest
 
 from host.sandbox.client import Sandbox
 from host.sandbox.policy import SandboxPolicy
-from host.skills.catalogue import SHIPPED
-from host.skills.front_matter import BadSkill, body, parsed
+from host.skills.catalogue import SHIPPED, BadSkill, body, parsed
 from host.tools.files_and_commands import SandboxToolset
 from tests.sandbox.opened import toolset
 

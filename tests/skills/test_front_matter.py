@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from host.skills.front_matter import LONGEST, BadSkill, Head, body, parsed
+from host.skills.catalogue import LONGEST, BadSkill, Head, body, parsed
 
 
 def skill(**fields: str) -> str:

@@ -1,4 +1,4 @@
-"""The supervisor's children, forked with nothing but a channel, ended to the last; and background commands."""
+"""The supervisor's children, forked with nothing but a channel, all ended; and background commands."""
 
 from __future__ import annotations
 

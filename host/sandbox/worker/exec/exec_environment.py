@@ -15,7 +15,7 @@ from typing import Final
 from ..config import DEVICES, Config, Place
 from ..confine import confine, grants, privileges
 from ..confine.grants import Access
-from ..confine.private_root import PrivateRoot
+from ..confine.namespaces import PrivateRoot
 from ..limits.quota import Quota
 from ..names import Words
 from .name_calls import NameCalls

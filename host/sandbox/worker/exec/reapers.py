@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from ..config import Config, Place
-from ..confine import confine, grants, private_root, privileges, seccomp
+from ..confine import confine, grants, namespaces, privileges, seccomp
 from ..confine.workspaces import Places
 from ..frames import Closed, Frame
 from ..limits import tree
@@ -51,7 +51,7 @@ def configure(frame: Frame) -> tuple[Config, str]:
         no_uids=privileges.why_no_uids(frame["principals_dir"], frame["first_uid"]),
     )
     with contextlib.suppress(FileExistsError):
-        os.mkdir(f"{config.temporary}/{private_root.ROOT}", 0o755)
+        os.mkdir(f"{config.temporary}/{namespaces.ROOT}", 0o755)
     return config, reason
 
 
@@ -76,7 +76,7 @@ def precompute(config: Config) -> None:
     """Compute what all children share, before they are forked."""
     for each in (config, replace(config, own_uid=True)):
         grants.system_grants(each)
-    private_root.layout(config)
+    namespaces.layout(config)
     seccomp.command_filter(confine.filter_kind(config))
     seccomp.worker_filter()
     gc.collect()

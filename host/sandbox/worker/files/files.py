@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from ..config import Config, Place
 from ..confine import confine, namespaces, privileges
-from ..confine.private_root import PrivateRoot
+from ..confine.namespaces import PrivateRoot
 from ..frames import Channel, Closed, Frame, close_all
 from ..limits.quota import Quota
 from ..names import Refused, Words, code_of, explain

@@ -1,4 +1,4 @@
-"""What a chat sees while its answer is being made: that somebody is typing, and the text as it grows."""
+"""What all chats of a channel share: their work side by side, and sight of an answer that is being made."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Final
 
 import anyio
+from anyio.abc import TaskGroup
 
 from host.channels.base import Channel, ChannelFault, TryLater, Undeliverable
 from host.channels.splitting import split
@@ -14,13 +15,70 @@ from shared.values import Event
 
 logger = logging.getLogger("picoclaw.channels")
 
+MOST_CHATS: Final = 64
+"""Chats that are served at once; the others wait in the store."""
+
+LOOK_EVERY_S: Final = 0.5
+"""How often the store is asked for work, in seconds: tool servers and other processes make some as well."""
+
+AFTER_A_FAULT_S: Final = 5.0
+
+
+class Crowd:
+    """Serves the chats that ``find`` names by ``serve``, which works until its chat has nothing more.
+
+    A failure is logged and tried again after a pause; it holds up its own chat alone.
+    """
+
+    def __init__(
+        self, find: Callable[[int], Awaitable[list[str]]], serve: Callable[[str], Awaitable[None]]
+    ) -> None:
+        self._find = find
+        self._serve = serve
+        self._busy: set[str] = set()
+        self._woken = anyio.Event()
+
+    def wake(self) -> None:
+        """Look for work now."""
+        self._woken.set()
+
+    async def run(self) -> None:
+        """Serve until cancelled."""
+        async with anyio.create_task_group() as tasks:
+            while True:
+                self._woken = anyio.Event()
+                try:
+                    await self._start(tasks)
+                except Exception:
+                    logger.exception("A channel's work could not be looked up")
+                with anyio.move_on_after(LOOK_EVERY_S):
+                    await self._woken.wait()
+
+    async def _start(self, tasks: TaskGroup) -> None:
+        for chat_id in await self._find(2 * MOST_CHATS):
+            if len(self._busy) >= MOST_CHATS:
+                return
+            if chat_id not in self._busy:
+                self._busy.add(chat_id)
+                tasks.start_soon(self._one, chat_id)
+
+    async def _one(self, chat_id: str) -> None:
+        try:
+            await self._serve(chat_id)
+        except Exception:
+            logger.exception("A chat's work failed inside the host", extra={"chat": chat_id})
+            await anyio.sleep(AFTER_A_FAULT_S)
+        finally:
+            self._busy.discard(chat_id)
+            self._woken.set()
+
+
 FIRST_AFTER_S: Final = 1.0
 """An answer that is ready sooner is sent at once, whole."""
 
 TYPING_EVERY_S: Final = 4.5
 """Messengers show typing for about five seconds."""
 
-AFTER_A_FAULT_S: Final = 5.0
 GOES_ON: Final = " …"
 
 NoteDraft = Callable[[str], Awaitable[None]]
