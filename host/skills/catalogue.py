@@ -1,4 +1,4 @@
-"""Which skills there are (built-in, the organisation's over them, what users add), and the heads of their files.
+"""Which skills there are (built-in, the organisation's over them, what users add), and their files' heads.
 
 A SKILL.md begins with YAML between two lines of dashes, of which a name and a description count. Limits are
 those of https://agentskills.io/specification. The text may come from an agent, so it is parsed without tags
