@@ -12,7 +12,7 @@ import anyio
 
 from host.agent.asking import Asking, Options, Recorder
 from host.agent.endings import Asked, CutOff, Halted, IterationLimit, NoProgress
-from host.agent.final_answer import FinalAnswer
+from host.agent.own_tools import FinalAnswer
 from host.agent.toolbox import Toolbox, batches, result_block
 from host.agent.window import Window
 from host.ports import LIMITS, Message, Model, Reply, ToolResult

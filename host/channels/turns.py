@@ -15,8 +15,7 @@ import anyio
 
 from host.channels.base import Channel
 from host.channels.chats import Crowd, Draft
-from host.channels.commands import Commands
-from host.channels.messages import InboxFiles, Stored, as_one, from_update
+from host.channels.messages import Commands, InboxFiles, Stored, as_one, from_update
 from host.channels.rules import Rules, Wake, sender_of
 from host.runs.events import one_by_one
 from host.runs.run import ActiveRun

@@ -1,27 +1,33 @@
-"""Which other MCP servers a run may use, and how they are reached: checked before anything is dialled."""
+"""Which other MCP servers a run may use, how they are reached, and sign-ins: checked before any dialling."""
 
 from __future__ import annotations
 
+import importlib
 import logging
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 from urllib.parse import urlsplit
 
+import anyio
 from pydantic import ValidationError
 
 from shared import jsons
+from shared.clock import now_ms
 from shared.errors import InvalidInput, Misconfigured
+from shared.secrets import Seal
 from shared.settings import Settings
 from shared.settings.faults import said
 from shared.settings.files import line_of, read_text
 from shared.settings.tools import McpServer, server_type
 
 if TYPE_CHECKING:
-    from host.mcp_clients.sign_ins import SignIn
+    import httpx2
+
+    from shared.store.store import Store
 
 NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,32}")
 logger = logging.getLogger("picoclaw.mcp")
@@ -186,3 +192,98 @@ def _entry(entry: object, label: str, *, stdio_allowed: bool) -> McpServer:
     if "@" in urlsplit(server.url or "").netloc:
         raise InvalidInput(f"{label}.url: must not contain credentials; use headers")
     return server
+
+
+RENEWING_MS: Final = 30_000
+"""After that a host that renews tokens counts as gone."""
+LOOK_AGAIN_S: Final = 0.1
+NO_KEY: Final = (
+    "SEAL_KEY is not set, or has less than 32 characters, so tokens can't be kept: run "
+    "`openssl rand -base64 32 | picoclaw secrets set seal_key` and restart the host; all hosts of a store "
+    "have the same"
+)
+
+
+class SignIn:
+    """One server's sign-in, for all runs of the host. ``problem``: what the server's last refusal means.
+
+    Tokens are sealed in the store and lie nowhere else. A record is only opened for the server of the name
+    and the address that it was made for; without SEAL_KEY nothing is kept.
+    """
+
+    def __init__(self, name: str, url: str, store: Store, settings: Settings) -> None:
+        server = settings.tools.mcp.servers.get(name)
+        secret = server.client_secret if server else None
+        self.name = name
+        self.url = url
+        self.client_id = server.client_id if server else None
+        self.client_secret = secret.get_secret_value() if secret else None
+        self.client_metadata_url = settings.tools.mcp.client_metadata_url
+        self.lock = anyio.Lock()
+        self.problem: str | None = None
+        self.challenge: httpx2.Response | None = None
+        self._seal = Seal(settings.seal_key, b"picoclaw mcp sign-ins")
+        self._store = store
+
+    def auth(self) -> httpx2.Auth:
+        """Return what adds the token to a run's requests, and renews it in time."""
+        auth: httpx2.Auth = importlib.import_module("host.mcp_clients.sign_in").Token(self)
+        return auth
+
+    def refused(self, challenge: httpx2.Response) -> None:
+        """Note that the server wants a sign-in, or one with more rights."""
+        self.challenge = challenge
+        more = " with more rights" if challenge.status_code == 403 else ""
+        self.problem = f"needs sign-in{more}: picoclaw mcp login {self.name}"
+
+    def accepted(self) -> None:
+        """Note that the server serves us."""
+        self.problem = self.challenge = None
+
+    async def load(self) -> Mapping[str, Any]:
+        """Return the record; empty when there is none for this server's address and this key."""
+        sealed = await self._store.sign_ins.find(self.name) if self._seal.usable else None
+        opened = None if sealed is None else self._seal.open(sealed, self._bound())
+        record: Mapping[str, Any] = {} if opened is None else jsons.loads(opened)
+        return record
+
+    async def save(self, record: Mapping[str, Any]) -> None:
+        """Keep a record in place of the one before."""
+        self.check_key()
+        sealed = self._seal.close(jsons.dump_bytes(record), self._bound())
+        await self._store.sign_ins.keep(self.name, sealed, now_ms())
+        await self._store.durable()
+
+    async def forget(self) -> bool:
+        """Sign out here: the record goes; False if there was none."""
+        gone = await self._store.sign_ins.forget(self.name)
+        await self._store.durable()
+        return gone
+
+    @asynccontextmanager
+    async def turn(self, wanted: Callable[[], Awaitable[bool]]) -> AsyncIterator[bool]:
+        """Yield whether to renew the tokens, which then no other run of any host does.
+
+        ``wanted`` loads them and says whether they still need it: another may have renewed them meanwhile.
+        """
+        async with self.lock:
+            while await wanted():
+                if await self._store.sign_ins.claim(self.name, RENEWING_MS):
+                    break
+                await anyio.sleep(LOOK_AGAIN_S)
+            else:
+                yield False
+                return
+            try:
+                yield await wanted()
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await self._store.sign_ins.release(self.name)
+
+    def check_key(self) -> None:
+        """Raise Misconfigured where nothing could be kept."""
+        if not self._seal.usable:
+            raise Misconfigured(NO_KEY)
+
+    def _bound(self) -> bytes:
+        return f"{self.name} {self.url}".encode()

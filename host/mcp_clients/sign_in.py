@@ -27,7 +27,7 @@ from mcp.shared.auth import (
 from pydantic import AnyUrl, BaseModel
 
 from host.egress.addresses import AddressPolicy, PinnedTransport
-from host.mcp_clients.sign_ins import SignIn
+from host.mcp_clients.server_config import SignIn
 from shared.errors import Conflict, InvalidInput, PicoError
 from shared.lines import one_line
 

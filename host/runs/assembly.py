@@ -12,11 +12,10 @@ from typing import Any, Final
 from host.agent.asking import LEAST_THINKING, Options
 from host.agent.compactor import Compactor
 from host.agent.endings import Refused
-from host.agent.final_answer import FinalAnswer, Schema
-from host.agent.find_tools import FIND, RationedTools
 from host.agent.history import Histories
 from host.agent.loop import AgentLoop
 from host.agent.media import Read, nothing_kept
+from host.agent.own_tools import FIND, FinalAnswer, RationedTools, Schema
 from host.agent.subagents import SPAWN, Parent, Subagents
 from host.agent.toolbox import Toolbox
 from host.agent.waited import Waited

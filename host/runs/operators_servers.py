@@ -12,8 +12,7 @@ import anyio
 from host.agent.window import estimated
 from host.mcp_clients.external import Reach, open_external
 from host.mcp_clients.listed_tools import ToolPins
-from host.mcp_clients.server_config import ServerConfig, managed_servers, operators_servers
-from host.mcp_clients.sign_ins import SignIn
+from host.mcp_clients.server_config import ServerConfig, SignIn, managed_servers, operators_servers
 from host.ports import Trust, Workspace
 from host.sandbox.client import Sandbox
 from shared.errors import Conflict, NotFound

@@ -14,7 +14,7 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, Final
 
-from host.agent.final_answer import NAME as FINAL_ANSWER
+from host.agent.own_tools import FINAL_ANSWER as FINAL_ANSWER
 from host.agent.toolbox import Verdict
 from host.sandbox.shell import Command, parse
 from host.tools.asks import ASK_PERSON, PREFIX

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Final
 from xml.sax.saxutils import quoteattr
 
-from host.agent.final_answer import WANTED
+from host.agent.own_tools import WANTED
 from host.runs.spec import RunLimits, RunSpec
 from host.skills.catalogue import Catalogue, Skill
 from host.skills.knowledge import SHORTEN, Known, Text

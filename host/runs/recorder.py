@@ -9,7 +9,7 @@ from typing import Any, Final
 import anyio
 
 from host.agent.endings import Paused
-from host.agent.final_answer import FinalAnswer
+from host.agent.own_tools import FinalAnswer
 from host.agent.text import ShownText
 from host.agent.toolbox import without_secrets
 from host.ports import LIMITS, WHOLE, Delta, Reply, TextDelta, ThinkingDelta, ToolResult

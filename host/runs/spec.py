@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 
-from host.agent.final_answer import Schema
+from host.agent.own_tools import Schema
 from host.mcp_clients.server_config import ServerConfig, parse_servers
 from host.tools.asks import ClientTool
 from shared.jsons import dumps, loads

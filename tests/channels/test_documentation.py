@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from host.channels.commands import OWNERS_GREETING
+from host.channels.messages import OWNERS_GREETING
 from host.channels.service import GROUP
 from shared.settings import load
 

@@ -11,9 +11,8 @@ import httpx2
 import pytest
 
 from host.mcp_clients.external import ExternalServers, Reach, open_external
-from host.mcp_clients.server_config import ServerConfig
+from host.mcp_clients.server_config import ServerConfig, SignIn
 from host.mcp_clients.sign_in import Attempt
-from host.mcp_clients.sign_ins import SignIn
 from host.runs.operators_servers import with_sign_in
 from shared.errors import Conflict, InvalidInput, Misconfigured
 from shared.settings import Settings, load

@@ -10,7 +10,7 @@ import anyio
 import pytest
 from mcp.server.mcpserver import Context, MCPServer
 
-from host.agent.find_tools import RationedTools
+from host.agent.own_tools import RationedTools
 from host.agent.toolbox import Toolbox
 from host.mcp_clients.external import Reach
 from host.mcp_clients.server_config import ServerConfig

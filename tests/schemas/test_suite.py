@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from host.agent.endings import OutputInvalid
-from host.agent.final_answer import WRAPPED, FinalAnswer
+from host.agent.own_tools import WRAPPED, FinalAnswer
 from host.schemas.judge import SchemaJudge
 from shared.errors import InvalidInput
 

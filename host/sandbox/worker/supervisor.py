@@ -17,14 +17,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final
 
-from .config import Config, Place
 from .confine import confine, namespaces, privileges, workspaces
 from .confine.workspaces import Places
 from .exec import reapers
 from .exec.children import Child, Children, Jobs
 from .exec.reapers import Reapers
 from .files import files
-from .frames import Channel, Closed, Frame, close_all
+from .frames import Channel, Closed, Config, Frame, Place, close_all
 from .limits import quota
 
 MOST_PAGES: Final = 512

@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from .. import syscalls
-from ..config import Config, Place
-from ..frames import Frame
+from ..frames import Config, Frame, Place
 from . import grants, namespaces, privileges, seccomp
 from .grants import READ, Access, Scope
 from .workspaces import Places

@@ -18,7 +18,7 @@ from functools import cache
 from typing import Final
 
 from .. import syscalls
-from ..config import DEVICES, Config, Place
+from ..frames import DEVICES, Config, Place
 
 CREATE_RULESET_VERSION: Final = 1
 RULE_PATH_BENEATH: Final = 1

@@ -24,7 +24,7 @@ from functools import cache
 from typing import Final
 
 from .. import syscalls
-from ..config import DEVICES, Config, Place
+from ..frames import DEVICES, Config, Place
 from ..syscalls import AT_EMPTY_PATH, AT_FDCWD, AT_RECURSIVE, AT_SYMLINK_NOFOLLOW
 from . import grants, privileges
 from .grants import READ, READ_WRITE, Access, Grant

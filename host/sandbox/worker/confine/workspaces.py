@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 
 from .. import syscalls
-from ..config import Config, Place
+from ..frames import Config, Place
 from . import grants
 from .privileges import Identity, adopt
 

@@ -13,10 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from .. import syscalls
-from ..config import Config, Place
 from ..confine import namespaces
 from ..confine.grants import Stamp
-from ..frames import Channel, Closed, Frame
+from ..frames import Channel, Closed, Config, Frame, Place
 from ..limits import tree
 
 _END_S: Final = 3.0

@@ -11,10 +11,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from .. import frames
-from ..config import Place
 from ..confine import namespaces
 from ..files import paths
-from ..frames import Channel, Closed, Frame
+from ..frames import Channel, Closed, Frame, Place
 from ..limits import tree
 from ..names import Refused
 from . import launcher

@@ -12,10 +12,10 @@ from collections.abc import Iterable
 from functools import cached_property
 from typing import Final
 
-from ..config import DEVICES, Config, Place
 from ..confine import confine, grants, privileges
 from ..confine.grants import Access
 from ..confine.namespaces import PrivateRoot
+from ..frames import DEVICES, Config, Place
 from ..limits.quota import Quota
 from ..names import Words
 from .name_calls import NameCalls

@@ -17,9 +17,8 @@ from dataclasses import dataclass
 from typing import Final, NoReturn
 
 from .. import frames, syscalls
-from ..config import Config, Place
 from ..confine import confine, privileges, seccomp
-from ..frames import Channel, Closed, Frame
+from ..frames import Channel, Closed, Config, Frame, Place
 from .exec_environment import Environment
 
 NICE: Final = 10

@@ -23,8 +23,7 @@ from typing import Final
 from .. import syscalls
 from ..confine.grants import is_beneath
 from ..limits import tree
-from .calls import Call, caller_descriptor, memory, open_from, owned, string
-from .name_calls import OPENS, NameCalls, opening
+from .name_calls import OPENS, Call, NameCalls, caller_descriptor, memory, open_from, opening, owned, string
 
 _RECEIVE: Final = 0xC0502100  # SECCOMP_IOCTL_NOTIF_RECV
 _SEND: Final = 0xC0182101  # SECCOMP_IOCTL_NOTIF_SEND

@@ -15,9 +15,8 @@ import time
 from typing import Any, Final
 
 from .. import syscalls
-from ..config import Config
 from ..confine import confine, namespaces, privileges
-from ..frames import Channel, Closed, Frame
+from ..frames import Channel, Closed, Config, Frame
 from ..limits import quota, tree
 from ..limits.quota import Space
 from .command import Launcher, Output

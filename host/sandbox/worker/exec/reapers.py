@@ -12,10 +12,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, Final
 
-from ..config import Config, Place
 from ..confine import confine, grants, namespaces, privileges, seccomp
 from ..confine.workspaces import Places
-from ..frames import Closed, Frame
+from ..frames import Closed, Config, Frame, Place
 from ..limits import tree
 from . import reaper
 from .children import Child, Children

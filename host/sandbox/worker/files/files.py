@@ -11,10 +11,9 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-from ..config import Config, Place
 from ..confine import confine, namespaces, privileges
 from ..confine.namespaces import PrivateRoot
-from ..frames import Channel, Closed, Frame, close_all
+from ..frames import Channel, Closed, Config, Frame, Place, close_all
 from ..limits.quota import Quota
 from ..names import Refused, Words, code_of, explain
 from . import formats

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from typing import Final, Self
 
 from .. import syscalls
-from ..config import DEVICES, STREAMS, Config, Place
 from ..confine.grants import expand, is_beneath
+from ..frames import DEVICES, STREAMS, Config, Place
 from ..limits.quota import Quota
 from ..names import OUTSIDE, READ_ONLY, Refused, Words, alike, explain, quoted, require_good
 

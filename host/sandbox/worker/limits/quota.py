@@ -19,8 +19,8 @@ from itertools import chain
 from typing import Final
 
 from .. import syscalls
-from ..config import HOME, Config
 from ..confine import workspaces
+from ..frames import HOME, Config
 from ..names import Refused
 from . import tree
 
