@@ -41,10 +41,10 @@ from host.http.webhooks import Hooks, WebhooksApi
 from host.mcp_clients.tool_servers import ToolServers
 from host.models.access import ModelAccess
 from host.models.process import ModelProcess
-from host.runs.archive import Archive
 from host.runs.assembly import Assembly, RunTools
 from host.runs.attachments import Attachments
 from host.runs.cleanup import keep_planned, keep_recovering, keep_removed, keep_tidy, recover
+from host.runs.conversation_files import Archive
 from host.runs.meter import Ledger, Prices
 from host.runs.principals import PrincipalCache, Spaces, refuse_loosened
 from host.runs.scheduler import EXTERNAL, Scheduler, arranged
@@ -55,7 +55,7 @@ from host.runs.webhook_events import SHAPES
 from host.runs.webhooks import WebhookSender
 from host.sandbox.client import Sandbox
 from host.sandbox.policy import sandbox_policy
-from host.schemas.judge import SchemaJudge
+from host.schemas import SchemaJudge
 from host.skills.catalogue import closed_to_agents
 from host.telemetry import Metrics, Telemetry, open_telemetry
 from host.volumes import make_volumes, open_store

@@ -21,8 +21,8 @@ from host.channels.chats import Crowd
 from host.channels.rules import Rules
 from host.channels.splitting import split
 from host.ports import SandboxFault
+from host.runs.conversation_files import SentFiles
 from host.runs.meter import Ledger
-from host.runs.sent_files import SentFiles
 from shared import jsons, untrusted
 from shared.approval_values import Approval
 from shared.channel_values import Chat, Delivery

@@ -24,8 +24,8 @@ from host.channels.rules import Rules
 from host.channels.turns import Turns
 from host.http.health import ChannelState
 from host.runs.attachments import Attachments
+from host.runs.conversation_files import SentFiles
 from host.runs.meter import Ledger
-from host.runs.sent_files import SentFiles
 from host.runs.service import RunService
 from shared.settings import Settings
 from shared.settings.channels import PluginChannel, Telegram

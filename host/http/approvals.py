@@ -14,11 +14,11 @@ from host.http.callers import caller_of
 from host.http.conversations import asked_for, conversation_of
 from host.http.routing import KEY, OF_CONVERSATION, OF_PRINCIPAL, PAGE, Api, Parameter, operation, page_of
 from host.mcp_clients.json_rpc import cut
-from host.runs.answers import RequestShape
 from host.runs.service import RunService
-from host.schemas.judge import SchemaJudge
+from host.runs.spec import RequestShape
+from host.schemas import SchemaJudge
 from host.telemetry import Metrics
-from host.tools.asks import ClientTool
+from host.tools.other_tools import ClientTool
 from shared import jsons
 from shared.approval_values import Answer, Approval, ApprovalStatus, Decision, Ready
 from shared.clock import now_ms

@@ -20,12 +20,11 @@ from host.http.runs import accepted
 from host.http.streams import EventStreamResponse
 from host.http.webhooks import Hooks, RequestHook
 from host.mcp_clients.server_config import MOST_SERVERS, parse_servers
-from host.runs.answers import BegunShape, ChatShape, HookShape
 from host.runs.permissions import Permissions
 from host.runs.run import ActiveRun
 from host.runs.service import RunService
-from host.runs.spec import RunSpec
-from host.schemas.judge import SchemaJudge
+from host.runs.spec import BegunShape, ChatShape, HookShape, RunSpec
+from host.schemas import SchemaJudge
 from shared import jsons
 from shared.errors import Forbidden, InvalidInput, KeyTaken, NoConversation
 from shared.ids import RUN, new_id

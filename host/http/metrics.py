@@ -14,8 +14,8 @@ from starlette.responses import Response
 from host.http.callers import caller_of
 from host.http.conversations import asked_for, say_whose
 from host.http.routing import OF_CONVERSATION, OF_PRINCIPAL, PAGE, Api, Parameter, operation, page_of
-from host.runs.answers import UsageShape
 from host.runs.service import RunService
+from host.runs.spec import UsageShape
 from host.telemetry import Metrics
 from shared.approval_values import Waiting
 from shared.clock import now_ms

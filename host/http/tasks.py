@@ -15,9 +15,9 @@ from host.http.callers import Caller, caller_of
 from host.http.conversations import asked_for, say_whose
 from host.http.routing import KEY, OF_CONVERSATION, OF_PRINCIPAL, PAGE, Api, Parameter, operation, page_of
 from host.http.runs import accepted
-from host.runs.answers import BegunShape, ExecutedShape
+from host.runs.spec import BegunShape, ExecutedShape
 from host.runs.task_runs import TaskRunner
-from host.schemas.judge import SchemaJudge
+from host.schemas import SchemaJudge
 from shared import jsons
 from shared.clock import now_ms
 from shared.errors import Duplicate, Forbidden, InvalidInput

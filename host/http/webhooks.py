@@ -12,7 +12,7 @@ from host.http.auth import already_made, id_for
 from host.http.bodies import WHOLE, Body, Text, idempotency
 from host.http.callers import caller_of
 from host.http.routing import KEY, OF_PRINCIPAL, PAGE, Api, Parameter, operation, page_of
-from host.runs.answers import HookShape
+from host.runs.spec import HookShape
 from host.runs.webhooks import SecretBox, WebhookSender, allowed_hosts, new_secret
 from shared.clock import DAY_MS, iso, now_ms
 from shared.errors import Duplicate, Forbidden, InvalidInput

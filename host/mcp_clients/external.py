@@ -21,7 +21,7 @@ from host.mcp_clients.reasons import Heard, reason
 from host.mcp_clients.server_config import ServerConfig
 from host.mcp_clients.toolset import ExternalToolset, Relay, Resources, Teller, sdk
 from host.ports import Toolset, ToolSpec
-from host.schemas.judge import SchemaJudge, Verdict
+from host.schemas import SchemaJudge, Verdict
 from shared import untrusted
 
 if TYPE_CHECKING:

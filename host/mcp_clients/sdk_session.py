@@ -28,7 +28,7 @@ from host.mcp_clients.reasons import Heard
 from host.mcp_clients.server_config import ServerConfig
 from host.mcp_clients.tool_results import contents, tool_result
 from host.ports import ToolResult
-from host.sandbox.programs import Program
+from host.sandbox.supervisor import Program
 
 if TYPE_CHECKING:
     from mcp.client._transport import ReadStream, TransportStreams

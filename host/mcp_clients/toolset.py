@@ -30,7 +30,7 @@ from shared.untrusted import defused
 if TYPE_CHECKING:
     from mcp.client import Client
 
-    from host.schemas.judge import SchemaJudge
+    from host.schemas import SchemaJudge
 
 LONGEST_MESSAGE: Final = 4000
 LONGEST_FIELD: Final = 300

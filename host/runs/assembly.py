@@ -16,9 +16,8 @@ from host.agent.history import Histories
 from host.agent.loop import AgentLoop
 from host.agent.media import Read, nothing_kept
 from host.agent.own_tools import FIND, FinalAnswer, RationedTools, Schema
-from host.agent.subagents import SPAWN, Parent, Subagents
+from host.agent.subagents import SPAWN, Parent, Subagents, Waited
 from host.agent.toolbox import Toolbox
-from host.agent.waited import Waited
 from host.agent.window import Windows
 from host.mcp_clients.external import ExternalServers, Reach, open_external
 from host.mcp_clients.listed_tools import ToolPins
@@ -27,27 +26,35 @@ from host.mcp_clients.tool_servers import ToolServers, tool_specs
 from host.mcp_clients.toolset import Relay
 from host.models.access import ModelAccess
 from host.ports import SandboxFault, Toolset, ToolSpec
-from host.runs.archive import Archive
 from host.runs.attachments import Attachments
+from host.runs.conversation_files import SEND_FILE as SEND_FILE
+from host.runs.conversation_files import Archive, SendFile
 from host.runs.meter import Ledger
 from host.runs.operators_servers import OperatorsServers
 from host.runs.permissions import Gate, Permissions, compiled, rules_of
 from host.runs.principals import Space, Spaces
 from host.runs.prompt import Prompt
 from host.runs.recorder import RunRecorder
-from host.runs.sent_files import NAME as SEND_FILE
-from host.runs.sent_files import SendFile
 from host.runs.spec import RunSpec
 from host.sandbox.client import Sandbox
-from host.schemas.judge import SchemaJudge
+from host.schemas import SchemaJudge
 from host.skills.knowledge import Knowledge, Known
 from host.telemetry import OFF, Telemetry
 from host.tools.arguments import EXEC_SPEC, FILE_SPECS
-from host.tools.asks import APPROVE_BUDGET as APPROVE_BUDGET
-from host.tools.asks import ASK_PERSON, PREFIX, Approvals, Approve, ClientTools, ask_person
 from host.tools.files_and_commands import SandboxToolset
-from host.tools.optional import LOAD_SKILL as LOAD_SKILL
-from host.tools.optional import SkillTools, WebToolset, installed_tools
+from host.tools.other_tools import APPROVE_BUDGET as APPROVE_BUDGET
+from host.tools.other_tools import (
+    ASK_PERSON,
+    PREFIX,
+    Approvals,
+    Approve,
+    ClientTools,
+    SkillTools,
+    WebToolset,
+    ask_person,
+    installed_tools,
+)
+from host.tools.other_tools import LOAD_SKILL as LOAD_SKILL
 from shared.approval_values import Approval
 from shared.principals import Principal
 from shared.settings import Settings

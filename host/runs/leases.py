@@ -12,10 +12,9 @@ import anyio
 import anyio.lowlevel
 
 from host.agent.endings import Cancelled, Overtaken
-from host.runs.answers import BegunShape
 from host.runs.events import EVENTS_EVERY_S
 from host.runs.run import ActiveRun
-from host.runs.spec import RunSpec
+from host.runs.spec import BegunShape, RunSpec
 from shared.approval_values import Ready
 from shared.clock import now_ms
 from shared.errors import ConversationBusy, NotFound, PicoError, Unavailable

@@ -13,10 +13,9 @@ from host.agent.own_tools import FinalAnswer
 from host.agent.text import ShownText
 from host.agent.toolbox import without_secrets
 from host.ports import LIMITS, WHOLE, Delta, Reply, TextDelta, ThinkingDelta, ToolResult
-from host.runs.answers import outbound_view
 from host.runs.events import EventLog
 from host.runs.meter import NOTHING, AgentMeter, Ledger, RunBudget, RunMeter
-from host.runs.spec import RunSpec
+from host.runs.spec import RunSpec, outbound_view
 from host.tools.files_and_commands import SandboxToolset
 from shared.approval_values import Approval
 from shared.clock import now_ms

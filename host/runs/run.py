@@ -11,11 +11,10 @@ import anyio
 
 from host.agent.endings import Ending, OutputInvalid, Overtaken, Paused, TimedOut
 from host.agent.toolbox import without_secrets
-from host.runs.answers import ChatShape, Ended, UsageShape, outbound_view, request_view
 from host.runs.events import EventLog
 from host.runs.meter import Ledger
 from host.runs.recorder import RunRecorder
-from host.runs.spec import RunLimits, RunSpec
+from host.runs.spec import ChatShape, Ended, RunLimits, RunSpec, UsageShape, outbound_view, request_view
 from shared.clock import monotonic_ms, now_ms
 from shared.errors import LeaseLost, PicoError
 from shared.ids import MESSAGE, id_of_pause, new_id

@@ -13,7 +13,6 @@ from anyio.abc import TaskGroup
 
 from host.agent.endings import Cancelled, Ending, Stopped
 from host.runs.admission import Places, RateLimit, Share
-from host.runs.answers import ChatShape
 from host.runs.assembly import Assembly
 from host.runs.events import EVENTS_EVERY_S, follow, replayed
 from host.runs.leases import CANCELLED, KEY_GONE, Background, Keeping, Waiters
@@ -21,7 +20,7 @@ from host.runs.meter import Ledger
 from host.runs.principals import THE_OPERATOR, PrincipalCache
 from host.runs.prompt import new_run
 from host.runs.run import ActiveRun
-from host.runs.spec import RunLimits, RunSpec
+from host.runs.spec import ChatShape, RunLimits, RunSpec
 from shared.approval_values import Ready
 from shared.clock import now_ms
 from shared.errors import (

@@ -11,12 +11,11 @@ import anyio
 from anyio.abc import TaskGroup
 
 from host.agent.endings import Overtaken
-from host.runs.answers import BegunShape, ChatShape, ExecutedShape, outbound_view
 from host.runs.meter import Ledger
 from host.runs.run import ActiveRun
 from host.runs.scheduler import Heartbeat
 from host.runs.service import RunService
-from host.runs.spec import RunSpec
+from host.runs.spec import BegunShape, ChatShape, ExecutedShape, RunSpec, outbound_view
 from shared.clock import now_ms
 from shared.errors import Conflict, ConversationBusy, KeyTaken, LeaseLost, PicoError, Unavailable
 from shared.jsons import loads

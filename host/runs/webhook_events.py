@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, Literal, NotRequired, cast
 
 from host.agent.text import strip_internal
-from host.runs.answers import ChatShape
+from host.runs.spec import ChatShape
 from shared import jsons
 from shared.approval_values import Kind
 from shared.clock import iso

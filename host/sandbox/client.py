@@ -21,8 +21,14 @@ from anyio.abc import ByteStream, TaskGroup
 from host.ports import Allowance, SandboxFault, Workspace
 from host.sandbox.file_workers import DIED, FileWorkers
 from host.sandbox.policy import SandboxPolicy, SandboxReport, report_of
-from host.sandbox.programs import connected
-from host.sandbox.supervisor import ANSWER_TIMEOUT_S, CANCEL_TIMEOUT_S, Disconnected, Supervisor, checked
+from host.sandbox.supervisor import (
+    ANSWER_TIMEOUT_S,
+    CANCEL_TIMEOUT_S,
+    Disconnected,
+    Supervisor,
+    checked,
+    connected_program,
+)
 
 READY_TIMEOUT_S: Final = 20.0
 EXEC_GRACE_S: Final = 10.0
@@ -165,7 +171,7 @@ class Sandbox:
                 return str(fault)
             return str(ended.get("output") or "").rstrip().rpartition("\n")[2]
 
-        async with connected(attend) as stream:
+        async with connected_program(attend) as stream:
             yield stream
 
     async def forget(self, conversation: str) -> None:

@@ -17,7 +17,7 @@ from host.sandbox.guard import Guard
 from host.sandbox.policy import SandboxPolicy
 from host.sandbox.shell import parse
 from host.sandbox.worker.names import READ_ONLY
-from host.schemas.judge import SchemaJudge
+from host.schemas import SchemaJudge
 from host.skills.knowledge import MEMORY_FILE, MEMORY_LIMIT, SHORTEN
 from host.tools.arguments import EXEC_SPEC, FILE_SPECS, BadArguments, check
 from host.tools.pictures_and_documents import pdf_text

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from host.mcp_clients.external import Reach
 from host.mcp_clients.listed_tools import NAME
 from host.mcp_clients.server_config import ServerConfig
-from host.schemas.judge import SchemaJudge
+from host.schemas import SchemaJudge
 from shared import jsons
 from tests.examples import examples
 from tests.mcp.odd_servers import EVIL, SLOW, OddServer, tool

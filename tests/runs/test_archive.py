@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from host.runs.archive import document, folder_of
+from host.runs.conversation_files import document, folder_of
 from shared.values import Compaction, HistoryEntry
 
 SUMMARY = Compaction("summary", first_seq=1, through_seq=9, number=1)

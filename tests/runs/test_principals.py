@@ -13,9 +13,8 @@ import pytest
 
 from host.app import Host, open_host
 from host.models.process import ModelProcess as SdkProcess
-from host.runs.answers import ChatShape
 from host.runs.principals import PrincipalCache
-from host.runs.spec import RunSpec
+from host.runs.spec import ChatShape, RunSpec
 from shared.clock import now_ms
 from shared.errors import InvalidInput, Suspended, TooManyRequests
 from shared.principals import Principal, PrincipalStatus, Terms

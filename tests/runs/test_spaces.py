@@ -18,7 +18,7 @@ import pytest
 from host.app import Host, open_host
 from host.models.process import ModelProcess
 from host.ports import Workspace
-from host.runs import archive, attachments
+from host.runs import attachments, conversation_files
 from host.runs.principals import THE_OPERATOR
 from host.runs.spec import RunSpec
 from shared.clock import now_ms
@@ -106,13 +106,13 @@ async def test_what_a_chat_brings_and_the_archive_lie_in_the_space_of_its_princi
         one = await a_principal(host, "One")
         root = host.settings.principals_dir / one.directory
         name = stored_name(one.id, "telegram:1")
-        for who in (attachments.WRITER, archive.WRITER):
+        for who in (attachments.WRITER, conversation_files.WRITER):
             workspace = await host.spaces.of_host(who, one.id, name)
             assert workspace.root == root
             assert workspace.allowance is not None
             assert workspace.allowance.uid == one.uid
-        operators = await host.spaces.of_host(archive.WRITER, OPERATOR, "telegram:1")
-        assert operators == Workspace(archive.WRITER, host.settings.memory_dir)
+        operators = await host.spaces.of_host(conversation_files.WRITER, OPERATOR, "telegram:1")
+        assert operators == Workspace(conversation_files.WRITER, host.settings.memory_dir)
 
 
 async def test_what_the_operator_configured_reaches_a_principal_only_where_granted(

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from host.schemas.judge import TOO_MUCH, SchemaJudge, Verdict
+from host.schemas import TOO_MUCH, SchemaJudge, Verdict
 
 CAT = {
     "type": "object",

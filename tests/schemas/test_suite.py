@@ -16,7 +16,7 @@ import pytest
 
 from host.agent.endings import OutputInvalid
 from host.agent.own_tools import WRAPPED, FinalAnswer
-from host.schemas.judge import SchemaJudge
+from host.schemas import SchemaJudge
 from shared.errors import InvalidInput
 
 SUITE = sorted(Path(__file__).with_name("suite").glob("*.json"))

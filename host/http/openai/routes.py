@@ -37,7 +37,7 @@ from host.runs.events import one_by_one
 from host.runs.run import ActiveRun
 from host.runs.service import RunService
 from host.runs.spec import RunSpec
-from host.schemas.judge import SchemaJudge
+from host.schemas import SchemaJudge
 from host.telemetry import Metrics
 from shared.clock import now_ms
 from shared.errors import ApprovalPending, ConversationBusy, Duplicate, KeyTaken, NotFound

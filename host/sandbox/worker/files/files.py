@@ -33,7 +33,7 @@ _OPERATIONS: Final[tuple[Callable[[Roots, Answer], Answer], ...]] = (
 _CHANGES: Final = {each.__name__: each for each in (mark_files, changed_files)}
 TOOLS: Final = {operation.__name__: operation for operation in _OPERATIONS} | TRANSFERS | _CHANGES
 ARCHIVE: Final = "conversations"
-"""What the host alone writes in a workspace; see ``host.runs.archive``."""
+"""What the host alone writes in a workspace; see ``host.runs.conversation_files``."""
 
 
 def serve(channel: Channel, host: Channel, config: Config, place: Place, supervisor: int, locks: int) -> None:
