@@ -13,7 +13,7 @@ import anyio.to_thread
 from anyio.abc import TaskGroup
 from starlette.types import ASGIApp
 
-from host.channels.intake import ChannelsApi
+from host.channels.webhook import ChannelsApi
 from host.http.admin import AdminApi, AuditApi
 from host.http.approvals import ApprovalsApi
 from host.http.attachments import Intake

@@ -112,4 +112,4 @@ def test_without_a_channel_nothing_of_one_is_loaded(make_host: MakeHost) -> None
     loaded = "sorted(name for name in sys.modules if name.startswith(('telegram', 'host.channels.')))"
     script = f"import host.app, sys; print({loaded})"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "['host.channels.base', 'host.channels.intake']"
+    assert done.stdout.strip() == "['host.channels.base', 'host.channels.webhook']"
