@@ -226,7 +226,7 @@ TOKENS: Final = "tokens and pins of tools: make new tokens"
 WEBHOOKS: Final = "webhooks and what they are told: make new webhooks"
 KEPT_BACK: Final = {
     **dict.fromkeys(("tokens", "tool_pins", "mcp_sign_ins"), TOKENS),
-    **dict.fromkeys(("webhooks", "webhook_deliveries"), WEBHOOKS),
+    **dict.fromkeys(("webhooks", "webhook_events", "webhook_deliveries"), WEBHOOKS),
 }
 """Tables whose digests or secrets an export doesn't have, and what to do for people who miss their rows."""
 

@@ -24,6 +24,7 @@ from shared.store.postgres.migrations import LOCK
 from shared.store.postgres.opening import COPY, unfinished_copy
 from shared.store.sql import webhooks
 from shared.store.sql.approvals import OF_A_COPY
+from shared.store.sql.outbox import FAN_OUT
 from shared.store.sqlite.content import tables
 from shared.store.sqlite.engine import open_database
 from shared.store.sqlite.migrations import SAID_TO_CHATS, migrate
@@ -124,7 +125,7 @@ def _table(connection: sqlite3.Connection, name: str) -> Table:
 
 
 async def _finish(tx: Tx) -> None:
-    for statement in (*OF_A_COPY, webhooks.OF_A_COPY, "UPDATE store_copy SET finished = 1"):
+    for statement in (*OF_A_COPY, FAN_OUT, webhooks.OF_A_COPY, "UPDATE store_copy SET finished = 1"):
         await tx.execute(statement)
 
 

@@ -10,16 +10,18 @@ import pytest
 from shared.store.sqlite.store import SqliteStore
 from shared.values import Event
 from tests.contract.store.making import LEASE, T0, a_key, a_run, an_end
+from tests.contract.store.test_webhooks import a_webhook
 from tests.store.places import Places
 
 pytestmark = pytest.mark.anyio
 
-WHOLE = re.compile(r"SCAN (?!CONSTANT|json_each|counters|one$|own$)([a-z_]{3,}|[acdnprt])$")
+WHOLE = re.compile(r"SCAN (?!CONSTANT|json_each|counters|webhook_events$|one$|own$)([a-z_]{3,}|[acdnprt])$")
 """A table that is read from its beginning to its end; by an index of few rows, or a subquery, is no such."""
 
 
 async def a_turn(store: SqliteStore) -> None:
-    lease = await store.runs.begin(a_run("1", create=True, idempotency=a_key()))
+    hook = a_webhook(subject="run-1")
+    lease = await store.runs.begin(a_run("1", create=True, idempotency=a_key(), webhook=hook))
     await store.conversations.history("c")
     await store.compactions.latest("c")
     await store.outbound.said_by("c", after=0)
@@ -39,6 +41,9 @@ async def in_the_background(store: SqliteStore) -> None:
     await store.tasks.claim_due(host="host-1", now=T0, lease_ms=LEASE)
     await store.tokens.living(["t"], T0)
     await store.counts()
+    await store.webhooks.any()
+    await store.webhooks.claim("host-1", 16, T0, alone=True, failing=8)
+    await store.webhooks.tried([], T0)
 
 
 @pytest.mark.parametrize("asked", [a_turn, in_the_background])

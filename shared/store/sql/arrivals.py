@@ -14,7 +14,7 @@ Row = Mapping[str, Any]
 _ORDER: Final = """principals conversations messages compactions runs run_events outbound_messages
     scheduled_tasks task_runs approvals stopped_subagents responses usage_by_day usage_by_conversation
     channel_chats channel_updates channel_deliveries tokens tool_pins mcp_sign_ins audit
-    webhooks webhook_deliveries"""
+    webhooks webhook_events webhook_deliveries"""
 ORDER: Final = tuple(_ORDER.split())
 """The tables that may move in; whatever points to another comes after it."""
 NUMBERED: Final = {"compactions": None, "outbound_messages": "seq"}

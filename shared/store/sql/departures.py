@@ -28,6 +28,7 @@ AT_LEAST: Final = 10
 """Rows that a conversation counts for: its tasks, events and usage go with it."""
 
 UNTOLD: Final = (
+    "DELETE FROM webhook_events WHERE principal_id = $1",
     """DELETE FROM webhook_deliveries WHERE principal_id = $1
         OR webhook_id IN (SELECT id FROM webhooks WHERE principal_id = $1)""",
     "DELETE FROM webhooks WHERE principal_id = $1",
@@ -56,7 +57,14 @@ LOOKED_FOR: Final = {
     },
     **{
         table: f"SELECT count(*) FROM {table} WHERE principal_id = $1"
-        for table in ("conversations", "tokens", "usage_by_day", "webhooks", "webhook_deliveries")
+        for table in (
+            "conversations",
+            "tokens",
+            "usage_by_day",
+            "webhooks",
+            "webhook_events",
+            "webhook_deliveries",
+        )
     },
     "idempotency_keys": """SELECT count(*) FROM idempotency_keys
         WHERE route >= $1 || '+' AND route < $1 || ','""",

@@ -301,7 +301,11 @@ AUDIT: Final = Migration(
 )
 """Who did what; and the operator is as old as its first conversation."""
 
-WEBHOOKS: Final = Migration(outbox.TABLES, sqlite=outbox.SQLITE, postgres=outbox.POSTGRES)
+WEBHOOKS: Final = Migration(
+    outbox.TABLES,
+    sqlite=outbox.sqlite(outbox.WRITTEN),
+    postgres=(*outbox.functions(outbox.WRITTEN), *outbox.calls(outbox.WRITTEN)),
+)
 RESPONSES: Final = Migration(
     (
         """CREATE TABLE responses (
@@ -339,6 +343,9 @@ NEWEST: Final = Migration(
 )
 """Two indexes in the place of five: each turn changes every one that has the last activity."""
 
+EVENTS: Final = Migration(outbox.EVENTS, sqlite=outbox.SQLITE, postgres=outbox.POSTGRES)
+"""What webhooks are told is one row a turn, whoever hears of it, and its deliveries are made beside turns."""
+
 MIGRATIONS: Final = (
     TRUST,
     TITLES,
@@ -358,6 +365,7 @@ MIGRATIONS: Final = (
     WEBHOOKS,
     RESPONSES,
     NEWEST,
+    EVENTS,
 )
 """Oldest first; they come after what each engine had before they were written once."""
 

@@ -1,11 +1,13 @@
 """What webhooks are told is written by triggers, in the transaction of what happened, whoever writes it.
 
 A webhook's ``subject`` is whose events it hears: a principal's, ``*`` for everybody's, or of one chain of
-runs, by the id of its first. Where there is none, nothing is written.
+runs, by the id of its first. Where there is none, nothing is written. What happened is one row of
+``webhook_events`` however many hear of it; as it is deleted (``FAN_OUT``) it becomes a delivery for each.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 TABLES: Final = (
@@ -56,6 +58,25 @@ TABLES: Final = (
     "CREATE INDEX deliveries_ended ON webhook_deliveries (ended_at) WHERE ended_at IS NOT NULL",
 )
 
+EVENTS: Final = (
+    # Without an index: a turn then writes one page more, and the rows are soon gone.
+    """CREATE TABLE webhook_events (
+        number <number>,
+        principal_id <id> NOT NULL,
+        conversation_id <id> NOT NULL,
+        run_id <id>,
+        root_id <id>,
+        type TEXT NOT NULL,
+        data TEXT,
+        created_at <integer> NOT NULL
+    ) <table>""",
+    """CREATE INDEX webhooks_of_principals ON webhooks (principal_id, number)
+        WHERE subject IN (principal_id, '*')""",
+    "DROP INDEX webhooks_of_principal",
+)
+FAN_OUT: Final = "DELETE FROM webhook_events"
+"""Makes each event a delivery for every webhook that hears of it."""
+
 ROOT: Final = "(SELECT coalesce(root_id, id) FROM runs WHERE id = new.run_id)"
 OPEN_STEP: Final = """SELECT 1 FROM approvals AS a
     WHERE a.conversation_id = new.conversation_id AND a.ended_at IS NULL AND a.kind <> 'budget'"""
@@ -80,7 +101,7 @@ TASK: Final = f"""<object>('task_id', new.task_id, 'conversation_id', coalesce(n
 
 
 class Told(NamedTuple):
-    """What writes deliveries: a trigger of a table, and the event's values in SQL.
+    """What writes events: a trigger of a table, and the event's values in SQL.
 
     ``root`` is the first run of the event's chain, ``when`` what it takes beside the trigger's own condition.
     """
@@ -97,15 +118,28 @@ class Told(NamedTuple):
     when: str = "true"
 
     @property
-    def statement(self) -> str:
-        """Return what the trigger does."""
+    def heard(self) -> str:
+        """Return where it happened, and which webhooks hear of it."""
+        return f"""conversations AS c JOIN webhooks AS w ON w.subject IN (c.principal_id, '*', {self.root})
+            WHERE c.id = {self.conversation} AND w.enabled = 1
+                AND w.events LIKE '% ' || {self.event} || ' %' AND {self.when}"""
+
+    @property
+    def delivered(self) -> str:
+        """Return what the trigger did before there were events: wrote the deliveries."""
         return f"""INSERT INTO webhook_deliveries
             (id, webhook_id, principal_id, conversation_id, run_id, type, data, created_at, began_at)
             SELECT 'evt-' || <random>, w.id, c.principal_id, c.id, {self.run}, {self.event}, {self.data},
                 {self.at}, {self.at}
-            FROM conversations AS c JOIN webhooks AS w ON w.subject IN (c.principal_id, '*', {self.root})
-            WHERE c.id = {self.conversation} AND w.enabled = 1
-                AND w.events LIKE '% ' || {self.event} || ' %' AND {self.when}"""
+            FROM {self.heard}"""
+
+    @property
+    def noted(self) -> str:
+        """Return what the trigger does."""
+        return f"""INSERT INTO webhook_events
+            (principal_id, conversation_id, run_id, root_id, type, data, created_at)
+            SELECT c.principal_id, c.id, {self.run}, {self.root}, {self.event}, {self.data}, {self.at}
+            FROM {self.heard} LIMIT 1"""
 
 
 PAUSED: Final = "CASE new.state WHEN 'paused' THEN 'run.paused' ELSE 'run.ended' END"
@@ -140,28 +174,85 @@ GONE: Final = """UPDATE webhook_deliveries SET
     type = CASE WHEN status IN ('waiting', 'held') THEN 'conversation.deleted' ELSE type END,
     data = CASE WHEN status IN ('waiting', 'held') THEN '{}' END WHERE conversation_id = old.id"""
 """What a deleted conversation said goes with it."""
+EVENTS_GONE: Final = "UPDATE webhook_events SET data = NULL WHERE conversation_id = old.id"
 
-TRIGGERS: Final = (
-    *((each.trigger, each.happens, each.condition, each.statement) for each in TELLING),
+Trigger = tuple[str, str, str, str]
+"""Its name, when it fires, under what condition, and what it does."""
+
+WRITTEN: Final[tuple[Trigger, ...]] = (
+    *((each.trigger, each.happens, each.condition, each.delivered) for each in TELLING),
     ("deletion_told", "DELETE ON conversations", "old.id <> ''", GONE),
 )
-
-SQLITE: Final = tuple(
-    f"CREATE TRIGGER {name} AFTER {happens} WHEN {condition} BEGIN {statement}; END"
-    for name, happens, condition, statement in TRIGGERS
+NOTED: Final[tuple[Trigger, ...]] = (
+    *((each.trigger, each.happens, each.condition, each.noted) for each in TELLING),
+    ("deletion_told", "DELETE ON conversations", "old.id <> ''", f"{EVENTS_GONE}; {GONE}"),
 )
 
-# With the rights of whoever made them: a tool server's role speaks, and removes hidden conversations.
-POSTGRES: Final = tuple(
-    made
-    for name, happens, condition, statement in TRIGGERS
-    for made in (
-        f"""CREATE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN
-            {statement};
-            RETURN NULL; END $$""",
-        f"""DO $$ BEGIN EXECUTE format('ALTER FUNCTION {name}() SET search_path = %I, pg_temp',
-            current_schema()); END $$""",
-        f"""CREATE TRIGGER {name} AFTER {happens} FOR EACH ROW
-            WHEN ({condition}) EXECUTE FUNCTION {name}()""",
+
+def sqlite(triggers: Sequence[Trigger]) -> tuple[str, ...]:
+    """Return what makes the triggers on SQLite."""
+    return tuple(
+        f"CREATE TRIGGER {name} AFTER {happens} WHEN {condition} BEGIN {statement}; END"
+        for name, happens, condition, statement in triggers
     )
+
+
+def functions(triggers: Sequence[Trigger]) -> tuple[str, ...]:
+    """Return what makes, or changes, what the triggers call on PostgreSQL.
+
+    With the rights of whoever made them: a tool server's role speaks, and removes hidden conversations.
+    """
+    return tuple(
+        made
+        for name, _, _, statement in triggers
+        for made in (
+            f"""CREATE OR REPLACE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
+                AS $$ BEGIN {statement}; RETURN NULL; END $$""",
+            f"""DO $$ BEGIN EXECUTE format('ALTER FUNCTION {name}() SET search_path = %I, pg_temp',
+                current_schema()); END $$""",
+        )
+    )
+
+
+def calls(triggers: Sequence[Trigger]) -> tuple[str, ...]:
+    """Return what makes the triggers on PostgreSQL."""
+    return tuple(
+        f"""CREATE TRIGGER {name} AFTER {happens} FOR EACH ROW
+            WHEN ({condition}) EXECUTE FUNCTION {name}()"""
+        for name, happens, condition, _ in triggers
+    )
+
+
+def _deliver(event: str, moment: str, source: str) -> str:
+    """Return what writes an event's deliveries; their ids begin with the moment, to lie beside each other."""
+    return f"""INSERT INTO webhook_deliveries
+        (id, webhook_id, principal_id, conversation_id, run_id, type, data, created_at, began_at)
+        SELECT 'evt-' || {moment} || substr(<random>, 13), w.id, {event}.principal_id,
+            {event}.conversation_id, {event}.run_id,
+            CASE WHEN {event}.data IS NULL THEN 'conversation.deleted' ELSE {event}.type END,
+            coalesce({event}.data, '{{}}'), {event}.created_at, {event}.created_at
+        FROM {source} WHERE w.subject IN ({event}.principal_id, '*', {event}.root_id) AND w.enabled = 1
+            AND w.events LIKE '% ' || {event}.type || ' %' ORDER BY {event}.number, w.number"""
+
+
+SQLITE: Final = (
+    *(f"DROP TRIGGER {name}" for name, *_ in NOTED),
+    *sqlite(NOTED),
+    f"""CREATE TRIGGER event_told AFTER DELETE ON webhook_events
+        BEGIN {_deliver("old", "printf('%012x', old.created_at)", "webhooks AS w")}; END""",
+)
+POSTGRES: Final = (
+    *functions(
+        (
+            *NOTED,
+            (
+                "event_told",
+                "",
+                "",
+                _deliver("gone", "lpad(to_hex(gone.created_at), 12, '0')", "gone, webhooks AS w"),
+            ),
+        )
+    ),
+    """CREATE TRIGGER event_told AFTER DELETE ON webhook_events REFERENCING OLD TABLE AS gone
+        FOR EACH STATEMENT EXECUTE FUNCTION event_told()""",
 )

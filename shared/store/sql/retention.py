@@ -64,6 +64,7 @@ UNHEARD: Final = """DELETE FROM webhook_deliveries WHERE number IN (SELECT numbe
 HEARERS: Final = """DELETE FROM webhooks WHERE number IN (SELECT number FROM webhooks AS w
     WHERE created_at <= $1 AND subject NOT IN (principal_id, '*')
     AND NOT EXISTS (SELECT 1 FROM webhook_deliveries AS d WHERE d.webhook_id = w.id)
+    AND NOT EXISTS (SELECT 1 FROM webhook_events AS e WHERE e.root_id = w.subject)
     AND NOT EXISTS (SELECT 1 FROM runs AS r WHERE (r.id = w.subject OR r.root_id = w.subject)
         AND r.state IN ('running', 'paused')
         AND NOT EXISTS (SELECT 1 FROM runs AS n WHERE n.previous_id = r.id)) ORDER BY number LIMIT $2)"""
@@ -75,6 +76,7 @@ UNUSED: Final = """temporary = 1 AND owner_id <> id
     AND NOT EXISTS (SELECT 1 FROM task_runs WHERE conversation_id = c.id)
     AND NOT EXISTS (SELECT 1 FROM runs WHERE conversation_id = c.id AND state = 'running')
     AND NOT EXISTS (SELECT 1 FROM approvals WHERE conversation_id = c.id AND ended_at IS NULL)
+    AND NOT EXISTS (SELECT 1 FROM webhook_events WHERE conversation_id = c.id)
     AND NOT EXISTS (SELECT 1 FROM webhook_deliveries WHERE conversation_id = c.id AND status = 'waiting')"""
 ORPHANS: Final = f"""SELECT id FROM conversations AS c WHERE {UNUSED} AND last_activity < $1
     ORDER BY last_activity LIMIT $2"""

@@ -10,6 +10,7 @@ from shared.ids import EVENT, new_id
 from shared.store import rows
 from shared.store.contract import Tx
 from shared.store.rows import Noun
+from shared.store.sql.outbox import FAN_OUT
 from shared.store.sql.principals import check_lives
 from shared.values import Page
 from shared.webhook_values import (
@@ -51,6 +52,9 @@ COLUMNS: Final = (
 STORED: Final[Mapping[str, Any]] = {"events": lambda events: f" {' '.join(events)} "}
 """How a field is stored that isn't as it is."""
 
+OF_PRINCIPALS: Final = f"subject IN (principal_id, '{EVERYBODY}')"
+"""Not of a single request."""
+
 FREE: Final = "(d.lease_until <= lease_now() OR ($2 = 1 AND d.owner <> $3))"
 """Who is alone on the store knows that other owners are gone."""
 AWAY: Final = "SELECT id FROM principals WHERE status IN ('suspended', 'deleting', 'deleted')"
@@ -88,7 +92,8 @@ FIGURES: Final = """SELECT (SELECT count(*) FROM webhooks WHERE enabled = 0) AS 
     count(CASE WHEN status = 'waiting' THEN 1 END) AS waiting,
     min(CASE WHEN status = 'waiting' THEN created_at END) AS oldest,
     count(CASE WHEN status = 'held' THEN 1 END) AS held
-    FROM webhook_deliveries WHERE status IN ('waiting', 'held')"""
+    FROM (SELECT status, created_at FROM webhook_deliveries WHERE status IN ('waiting', 'held')
+        UNION ALL SELECT 'waiting', created_at FROM webhook_events) AS d"""
 
 
 class Webhooks(Noun):
@@ -102,9 +107,10 @@ class Webhooks(Noun):
             await check_lives(tx, webhook.principal_id)
             if await tx.fetchval("SELECT 1 FROM webhooks WHERE id = $1", webhook.id):
                 raise Duplicate(f"webhook_id exists already: {webhook.id}")
-            of = "SELECT count(*) FROM webhooks WHERE principal_id = $1 AND subject IN ($1, $2)"
-            if await tx.fetchval(of, webhook.principal_id, EVERYBODY) >= MOST:
+            of = f"SELECT count(*) FROM webhooks WHERE principal_id = $1 AND {OF_PRINCIPALS}"
+            if await tx.fetchval(of, webhook.principal_id) >= MOST:
                 raise Conflict(f"There are {MOST} webhooks already: delete one first", code="webhook_limit")
+            await fan_out(tx)
             await insert(tx, webhook)
 
         await self._engine.write(work)
@@ -121,7 +127,7 @@ class Webhooks(Noun):
         """Return webhooks in the order they were made, those of single requests left out."""
         where = rows.Where()
         where.add("number > {0}", *(rows.decode_cursor(cursor, int) or [0]))
-        where.add("subject IN (principal_id, {0})", EVERYBODY)
+        where.add(OF_PRINCIPALS)
         if principal_id is not None:
             where.add("principal_id = {0}", principal_id)
         statement = f"SELECT * FROM webhooks WHERE {where} ORDER BY number LIMIT $1"
@@ -131,12 +137,18 @@ class Webhooks(Noun):
         """Put values in the place of what a webhook has."""
         values = [STORED.get(name, _plain)(value) for name, value in changes.items()]
         said = ", ".join(f"{name} = ${number}" for number, name in enumerate(changes, start=2))
-        await self._change(f"UPDATE webhooks SET {said} WHERE id = $1", webhook_id, *values)
+
+        async def work(tx: Tx) -> None:
+            await fan_out(tx)
+            await tx.execute(f"UPDATE webhooks SET {said} WHERE id = $1", webhook_id, *values)
+
+        await self._engine.write(work)
 
     async def delete(self, webhook_id: str) -> None:
         """Remove a webhook and all of its deliveries."""
 
         async def work(tx: Tx) -> None:
+            await fan_out(tx)
             await tx.execute("DELETE FROM webhooks WHERE id = $1", webhook_id)
             await tx.execute("DELETE FROM webhook_deliveries WHERE webhook_id = $1", webhook_id)
 
@@ -153,6 +165,7 @@ class Webhooks(Noun):
         self, webhook_id: str, status: str | None, *, limit: int, cursor: str | None
     ) -> Page[WebhookDelivery]:
         """Return a webhook's deliveries, newest first."""
+        await self._fan_out()
         where = rows.Where()
         where.add("webhook_id = {0}", webhook_id)
         where.add("number < {0}", *(rows.decode_cursor(cursor, int) or [2**62]))
@@ -196,6 +209,7 @@ class Webhooks(Noun):
         What they tell is on the volume by then. ``failing``: how many may be of webhooks that fail.
         The bool: more may be due now.
         """
+        await self._fan_out()
         due = await self._engine.read(lambda tx: tx.fetch(DUE, now, int(alone), owner, limit), long=True)
         fails = [row["number"] for row in due if row["failing"]][max(failing, 0) :]
         numbers = [row["number"] for row in due if row["number"] not in fails]
@@ -220,6 +234,7 @@ class Webhooks(Noun):
         """Note how tries went, but those that another host has taken over, or that were begun anew."""
 
         async def work(tx: Tx) -> None:
+            await fan_out(tx)
             for delivery, tried in tries:
                 await _note(tx, delivery, tried, now)
 
@@ -231,6 +246,7 @@ class Webhooks(Noun):
         """
 
         async def work(tx: Tx) -> list[str]:
+            await fan_out(tx)
             await tx.execute(EXPIRE, now)
             await tx.execute(OF_ANOTHER_CLOCK, now)
             full = [row["principal_id"] for row in await tx.fetch(TOO_MANY)]
@@ -245,6 +261,16 @@ class Webhooks(Noun):
         """Return what waits, and how many webhooks are disabled."""
         (found,) = await self._all(rows.reader(WebhookFigures), FIGURES)
         return found
+
+    async def _fan_out(self) -> None:
+        if await self._engine.read(lambda tx: tx.fetchval("SELECT 1 FROM webhook_events LIMIT 1")):
+            await self._engine.write(fan_out)
+
+
+async def fan_out(tx: Tx) -> None:
+    """Make what happened deliveries for the webhooks as they are now: before one of them changes."""
+    await tx.lock("webhooks", "events")
+    await tx.execute(FAN_OUT)
 
 
 async def _note(tx: Tx, delivery: WebhookDelivery, tried: Tried, now: int) -> None:

@@ -13,6 +13,7 @@ from shared.approval_values import Answer, NewApproval
 from shared.errors import Conflict, NotFound
 from shared.principals import OPERATOR, PrincipalStatus
 from shared.store.sql import webhooks
+from shared.store.sql.outbox import FAN_OUT
 from shared.store.sql.webhooks import IN_ORDER_MS, OF_A_COPY
 from shared.store.store import Store
 from shared.task_values import TaskRunState
@@ -121,6 +122,45 @@ async def test_the_end_of_a_tasks_run_is_told(hooked: Store) -> None:
     ended = [each for each in await told(hooked) if each.type == "task.ended"]
     assert [jsons.loads(each.data or "")["task_id"] for each in ended] == ["daily"]
     assert jsons.loads(ended[0].data or "")["status"] == "error"
+
+
+async def test_what_happened_is_one_row_however_many_hear_of_it(hooked: Store) -> None:
+    for name in ("x", "y"):
+        await hooked.webhooks.add(a_webhook(name))
+    await end_runs(hooked, "a", "b")
+    written = """SELECT (SELECT count(*) FROM webhook_events) AS events,
+        (SELECT count(*) FROM webhook_deliveries) AS deliveries"""
+    row = await hooked._engine.read(lambda tx: tx.fetchrow(written))
+    assert row is not None
+    assert (row["events"], row["deliveries"]) == (2, 0)
+    figures = await hooked.webhooks.figures()
+    assert (figures.waiting, figures.oldest) == (2, T0)
+    taken = await claim(hooked)
+    assert [(each.run_id, each.webhook_id) for each in taken] == [
+        ("run-a", f"hook-{name}") for name in ("w", "x", "y")
+    ]
+    assert {each.id[:16] for each in taken} == {f"evt-{T0:012x}"}
+    assert [each.run_id for each in await told(hooked, "x")] == ["run-a", "run-b"]
+
+
+async def test_a_webhook_hears_of_what_happened_while_it_was_there_and_enabled(hooked: Store) -> None:
+    await end_runs(hooked, "a")
+    await hooked.webhooks.add(a_webhook("late"))
+    await end_runs(hooked, "b")
+    await hooked.webhooks.change("hook-late", enabled=False)
+    await end_runs(hooked, "c")
+    await hooked.webhooks.change("hook-late", enabled=True)
+    await end_runs(hooked, "d")
+    await hooked.webhooks.delete("hook-w")
+    assert [each.run_id for each in await told(hooked, "late")] == ["run-b", "run-d"]
+    assert await told(hooked) == []
+
+
+async def test_what_a_conversation_had_to_tell_goes_with_it_before_anybody_looked(hooked: Store) -> None:
+    await end_runs(hooked, "a")
+    await hooked.conversations.delete("c")
+    (delivery,) = await told(hooked)
+    assert (delivery.type, delivery.data, delivery.run_id) == ("conversation.deleted", "{}", "run-a")
 
 
 async def test_a_run_that_is_begun_again_has_not_ended(hooked: Store) -> None:
@@ -335,6 +375,7 @@ async def test_of_too_many_the_oldest_are_dead_and_that_is_said_once(
 
 async def test_deliveries_of_a_copied_store_wait_until_they_are_released(hooked: Store) -> None:
     await end_runs(hooked, "a")
+    await hooked._engine.write(lambda tx: tx.execute(FAN_OUT))
     await hooked._engine.write(lambda tx: tx.execute(OF_A_COPY))
     assert await claim(hooked) == []
     figures = await hooked.webhooks.figures()
