@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from host.sandbox.client import Sandbox
-from host.sandbox.worker.files import files, formats
+from host.sandbox.worker.files import files, reading
 from host.sandbox.worker.files.paths import RootPath, Roots
 from host.tools.files_and_commands import SandboxToolset
 from tests.sandbox.opened import toolset
@@ -28,7 +28,7 @@ Ask = Callable[..., str]
 @contextmanager
 def workspace() -> Iterator[tuple[Path, Ask]]:
     """A directory, and the file tools in this process on it; an error stands behind ``refused:``."""
-    formats.settle_clock()
+    reading.settle_clock()
     with TemporaryDirectory(dir="/dev/shm") as name:
 
         def ask(tool: str, **arguments: Any) -> str:
@@ -211,7 +211,7 @@ def test_a_tool_that_takes_too_long_is_stopped(limit: str, monkeypatch: pytest.M
         while True:
             pass
 
-    monkeypatch.setattr(formats, limit, 0.05)
+    monkeypatch.setattr(reading, limit, 0.05)
     monkeypatch.setitem(files.TOOLS, "spin", spin)
     with workspace() as (_, ask):
         assert ask("spin") == "refused: stopped: it took too long; nothing was changed"

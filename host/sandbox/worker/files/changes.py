@@ -13,8 +13,8 @@ from typing import Final
 
 from ..names import Refused
 from ..syscalls import held
-from .formats import Answer, require_plain
 from .paths import DIRECTORY, Roots
+from .reading import Answer, require_plain
 from .transfer import DEEPEST, HIDDEN, MOST_NAMES
 
 LOOKED_S: Final = 0.25

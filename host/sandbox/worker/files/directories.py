@@ -17,10 +17,9 @@ from typing import Final
 
 from ..names import Refused, explain, quoted
 from ..syscalls import held
-from . import formats
-from .formats import Answer, kind_of
+from . import reading
 from .paths import DIRECTORY, Roots
-from .reading import regular
+from .reading import Answer, kind_of, regular
 
 SKILL_FILE: Final = "SKILL.md"
 NAMES_LOOKED_AT: Final = 10_000  # of a directory of skills, before it is sorted and cut
@@ -216,7 +215,7 @@ def remove_folder(roots: Roots, arguments: Answer) -> Answer:
     """
     path = arguments["path"]
     above, name = os.path.split(path)
-    formats.stop_clock()
+    reading.stop_clock()
     with contextlib.suppress(Refused, FileNotFoundError), roots.directory(above or ".") as directory:
         with held(os.open(name, DIRECTORY, dir_fd=directory)) as folder:
             _remove_files(folder)

@@ -16,12 +16,11 @@ from ..confine.namespaces import PrivateRoot
 from ..frames import Channel, Closed, Config, Frame, Place, close_all
 from ..limits.quota import Quota
 from ..names import Refused, Words, code_of, explain
-from . import formats
+from . import reading
 from .changes import changed_files, mark_files
 from .directories import list_dir, remove_folder, survey, usage
-from .formats import Answer
 from .paths import RootPath, Roots, root_paths
-from .reading import open_seen, read_file, read_text
+from .reading import Answer, open_seen, read_file, read_text
 from .transfer import TRANSFERS, remove_abandoned
 from .writing import append_file, edit_file, save_file, write_file
 
@@ -75,7 +74,7 @@ def attend(channel: Channel, host: Channel, respond: Callable[[Frame], Frame]) -
 
     Descriptors that come along are among its arguments, those that go back are in the answer.
     """
-    formats.settle_clock()
+    reading.settle_clock()
     waiting = select.poll()
     waiting.register(channel, select.POLLIN)
     waiting.register(host, select.POLLIN)
@@ -101,11 +100,11 @@ def needs_namespaces(config: Config) -> bool:
     return config.namespaces and (config.covers or not config.landlock_abi)
 
 
-def answer(request: Frame, roots: Roots, processor_s: float = formats.PROCESSOR_S) -> Frame:
+def answer(request: Frame, roots: Roots, processor_s: float = reading.PROCESSOR_S) -> Frame:
     """Run one tool (``TOOLS``: its schema's arguments) within bounds; a fault of any kind is a sentence."""
     tool, arguments = request["tool"], request["arguments"]
     path = arguments.get("path") or "."
-    formats.start_clock(processor_s)
+    reading.start_clock(processor_s)
     try:
         with roots:
             try:
@@ -114,14 +113,14 @@ def answer(request: Frame, roots: Roots, processor_s: float = formats.PROCESSOR_
                 sentence = str(error) if isinstance(error, Refused) else explain(path, error)
                 missing = tool in OFFERING and FileNotFoundError in (type(error), type(error.__cause__))
                 return {"error": sentence + (roots.offer(path) if missing else ""), "code": code_of(error)}
-    except formats.TooLong:
+    except reading.TooLong:
         return {"error": "stopped: it took too long; nothing was changed"}
     except MemoryError:
         return {"error": "stopped: it needs more memory than the file tools may have; nothing was changed"}
     except (ArithmeticError, LookupError, ValueError, TypeError, AttributeError) as error:
         return {"error": f"the file tool failed: {type(error).__name__}: {error}"}
     finally:
-        formats.stop_clock()
+        reading.stop_clock()
 
 
 VIEWER_MEMORY: Final = 512 << 20
@@ -146,17 +145,17 @@ def serve_viewer(channel: Channel, host: Channel, config: Config, program: str, 
 
 
 def _view(view: Callable[..., Answer], descriptors: list[int], **asked: Any) -> Answer:
-    formats.start_clock(VIEWER_S)
+    reading.start_clock(VIEWER_S)
     try:
         return {"ok": view(descriptors[0], **asked)}
-    except formats.TooLong:
+    except reading.TooLong:
         return {"ok": {"fault": "looking into it takes too long"}}
     except MemoryError:
         return {"ok": {"fault": "looking into it takes too much memory"}}
     except Exception:  # noqa: BLE001 - whatever a library says of a broken file
         return {"ok": {"fault": "it is damaged"}}
     finally:
-        formats.stop_clock()
+        reading.stop_clock()
 
 
 SURVEYOR_S: Final = 0.5  # a survey of a hundred skills takes 10 ms, and the other principals' wait meanwhile

@@ -20,9 +20,9 @@ from .. import syscalls
 from ..confine.workspaces import empty_all
 from ..names import Refused, code_of, explain, new_name, quoted
 from ..syscalls import held
-from . import formats
-from .formats import Answer, require_plain
+from . import reading
 from .paths import DIRECTORY, Location, Roots
+from .reading import Answer, require_plain
 from .writing import existing_file, kept
 
 HIDDEN: Final = re.compile(r"\.picoclaw-[0-9a-f]{16}")
@@ -211,7 +211,7 @@ def commit_upload(roots: Roots, arguments: Answer) -> Answer:
             os.fchmod(taken, stat.S_IMODE(existing.st_mode) & 0o777)
         if roots.quota is not None:
             roots.quota.require_named(size - (existing.st_size if existing else 0), arguments["begun"])
-        formats.stop_clock()
+        reading.stop_clock()
         _name(roots.workspace, taken, arguments["temporary"], location, replaces=existing is not None)
         note = kept(location.directory)
         status = os.stat(location.name, dir_fd=location.directory, follow_symlinks=False)
@@ -251,7 +251,7 @@ def delete_path(roots: Roots, arguments: Answer) -> Answer:
     with roots.parent(_below(path), make=False, follow=False) as location:
         status = os.stat(location.name, dir_fd=location.directory, follow_symlinks=False)
         _require(path, arguments, status)
-        formats.stop_clock()
+        reading.stop_clock()
         is_directory = stat.S_ISDIR(status.st_mode)
         if is_directory and arguments["recursive"]:
             with held(os.open(location.name, DIRECTORY, dir_fd=location.directory)) as top:
@@ -269,7 +269,7 @@ def move_path(roots: Roots, arguments: Answer) -> Answer:
         _require(path, arguments, status)
         with roots.parent(_below(target), make=True, follow=False) as place:
             new_name(place.directory, place.name)
-            formats.stop_clock()
+            reading.stop_clock()
             here, there = source.directory, place.directory
             names = os.fsencode(source.name), os.fsencode(place.name)
             try:

@@ -12,10 +12,10 @@ from typing import Final
 
 from .. import syscalls
 from ..names import Refused, explain, new_name, quoted
-from . import formats
+from . import reading
 from .editing import edit
-from .formats import SNIFF, WHOLE_BYTES, Answer, binary_name, decoded, encoded, encoding, require_plain
 from .paths import Location, Roots, is_device
+from .reading import SNIFF, WHOLE_BYTES, Answer, binary_name, decoded, encoded, encoding, require_plain
 
 _ATTEMPTS: Final = 10
 
@@ -50,7 +50,7 @@ def save_file(roots: Roots, arguments: Answer) -> Answer:
 
 def _write_device(path: str, content: bytes) -> str:
     with syscalls.held(os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)) as device:
-        formats.stop_clock()
+        reading.stop_clock()
         return f"ok: wrote {os.write(device, content)} bytes to {path}"
 
 
@@ -89,7 +89,7 @@ def _replace(
             os.fsync(file.fileno())
         if unless():
             raise Overtaken
-        formats.stop_clock()
+        reading.stop_clock()
         here, flag = location.directory, syscalls.RENAME_NOREPLACE if existing is None else 0
         syscalls.call("renameat2", here, temporary.encode(), here, os.fsencode(location.name), flag)
     except BaseException:
@@ -174,7 +174,7 @@ def append_file(roots: Roots, arguments: Answer) -> Answer:
         with open(descriptor, "ab", closefd=True, buffering=0) as file:
             require_plain(path, os.fstat(descriptor))
             data = _in_the_manner_of(location, content)
-            formats.stop_clock()
+            reading.stop_clock()
             _add(file, data, path)
             note += kept(descriptor)
             size = os.fstat(descriptor).st_size
