@@ -33,7 +33,7 @@ def test_an_answer_that_is_being_written_goes_on_in_the_same_message(
     make_host: MakeHost, own_api: BotApi
 ) -> None:
     host = make_host().start()
-    deltas = [f"word{number} " for number in range(60)]
+    deltas = [f"word{number} " for number in range(150)]
     own_api.say(directive(deltas=deltas, delta_delay_ms=60))
     # Only by then is it sure that the host knows its message's id: sent, noted, edited.
     until(lambda: any(shown.edits and shown.text.endswith("…") for shown in own_api.shown()))
