@@ -129,7 +129,7 @@ class Sandbox:
         return await self._files.ask(workspace, op, arguments, descriptors)
 
     async def survey(self, workspace: Workspace, asked: Mapping[str, Any]) -> dict[str, Any]:
-        """Look at a directory as ``worker/files/survey.py`` does. Raises ``SandboxFault``.
+        """Look at a directory as ``worker/files/directories.py`` does. Raises ``SandboxFault``.
 
         One worker looks at those of all principals, where Landlock keeps it inside them.
         """

@@ -1,4 +1,4 @@
-"""What is done inside the viewer (``worker/files/viewer.py``): pictures made smaller, a PDF's text by page.
+"""What is done inside the viewer (``worker/files/files.py``): pictures made smaller, a PDF's text by page.
 
 No part of the host: this file is run where nothing can be reached, and what it needs is imported here. Its
 ``view`` gets an open file and returns what can be sent as JSON; a ``fault`` says what keeps it from that.
