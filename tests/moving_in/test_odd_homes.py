@@ -14,9 +14,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from host.cli.moving_in import place_settings
 from host.moving_in import breakcafe, sipeed
 from host.moving_in.arrivals import Arrivals, Broken, read_export
-from host.moving_in.placing import place_settings
 from shared.settings import load
 from tests.moving_in import homes
 
