@@ -64,8 +64,8 @@ class Turns:
     def __init__(self, host: HostProcess, told: str | None = None) -> None:
         self.host = host.start()
         self._told = told
-        for _ in range(20):
-            self._turn({"message": REPLY})
+        self.begin()
+        self.some(1, told=True)
         self.begin()
 
     def begin(self) -> None:

@@ -187,6 +187,10 @@ SELDOM_S: Final = 2.0
 """The longest pause between two looks at a run of another host."""
 
 
+Meanwhile = Callable[[Run], Awaitable[None]]
+"""Called every few seconds while a run goes on."""
+
+
 class Waiters:
     """Requests that wait for the end of a run, or of those that continue it, on whichever host they are.
 
@@ -205,7 +209,9 @@ class Waiters:
         for scope in self._waiting:
             scope.cancel()
 
-    async def wait(self, run: Run, wait_ms: int, *, chain: bool, principal_id: str) -> Run:
+    async def wait(
+        self, run: Run, wait_ms: int, *, chain: bool, principal_id: str, meanwhile: Meanwhile | None = None
+    ) -> Run:
         """Return the run, or the last one of its chain, once it has ended or so many milliseconds later."""
         own = list(self._waiting.values()).count(principal_id)
         if self._closed or len(self._waiting) >= MOST_WAITERS or own >= MOST_WAITERS_OF_PRINCIPAL:
@@ -213,20 +219,20 @@ class Waiters:
         with anyio.move_on_after(wait_ms / 1000) as scope:
             self._waiting[scope] = principal_id
             try:
-                await self._end(run, chain)
+                await self._end(run, chain, meanwhile)
             finally:
                 del self._waiting[scope]
         return await self._newest(run, chain)
 
-    async def _end(self, run: Run, chain: bool) -> None:
+    async def _end(self, run: Run, chain: bool, meanwhile: Meanwhile | None) -> None:
         pause = EVENTS_EVERY_S
         while _goes_on(run := await self._newest(run, chain), chain):
             active = self._active.get(run.id)
-            if active is not None:
-                await active.ended.wait()
-                continue
-            await anyio.sleep(pause)
+            with anyio.move_on_after(SELDOM_S):
+                await (anyio.sleep(pause) if active is None else active.ended.wait())
             pause = min(pause * 1.5, SELDOM_S)
+            if meanwhile is not None:
+                await meanwhile(run)
 
     async def _newest(self, run: Run, chain: bool) -> Run:
         """Return the run as it is now (as it was, where it was deleted), or the last one of its chain."""

@@ -429,16 +429,27 @@ async def test_a_request_that_its_client_cancels_stops_the_run(host: HostProcess
             await anyio.to_thread.run_sync(until, lambda: runs()[0]["status"] == "cancelled")
 
 
-async def test_an_agent_beside_the_host_hears_how_far_its_run_is(host: HostProcess) -> None:
+STEP: dict[str, Any] = {"tools": [{"name": "list_dir", "input": {"path": "."}}]}
+
+
+@pytest.mark.parametrize("before", [[], [{"tools": [QUESTION]}]], ids=["at once", "after an answer"])
+async def test_an_agent_beside_the_host_hears_how_far_its_run_is(
+    host: HostProcess, before: list[dict[str, Any]]
+) -> None:
     heard: list[tuple[float, float | None, str | None]] = []
     working = anyio.Event()
 
     async def hear(progress: float, total: float | None, message: str | None) -> None:
         heard.append((progress, total, message))
-        working.set()
+        if "list_dir" in str(message):
+            working.set()
 
-    steps = directive(steps=[{"tools": [{"name": "list_dir", "input": {"path": "."}}]}, {"hang": True}])
-    async with asking(host, "stdio", "curious") as client, anyio.create_task_group() as group:
+    async def elicited(*_: object) -> ElicitResult:
+        return ElicitResult(action="accept", content={"answer": "Oslo"})
+
+    steps = directive(steps=[*before, STEP, {"hang": True}])
+    beside = opened(host, "stdio", "curious", elicitation_callback=elicited)
+    async with beside as client, anyio.create_task_group() as group:
 
         async def ask() -> None:
             asked = {"message": steps, "conversation_id": "curious"}
@@ -449,7 +460,8 @@ async def test_an_agent_beside_the_host_hears_how_far_its_run_is(host: HostProce
         await working.wait()
         with host.client() as own:
             own.post("/chat/curious/cancel").raise_for_status()
-    assert heard == [(1, None, "1 steps done; last tool: list_dir")]
+    steps_done = len(before) + 1
+    assert heard[-1] == (steps_done, None, f"{steps_done} steps done; last tool: list_dir")
 
 
 def nested(times: int, server: str, other: str) -> str:

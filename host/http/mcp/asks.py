@@ -18,6 +18,7 @@ from host.http.callers import Caller
 from host.http.mcp import wire
 from host.http.mcp.elicitations import answer_of, input_requests
 from host.mcp_clients.json_rpc import RequestRefused
+from host.runs.leases import Meanwhile
 from host.runs.run import ActiveRun
 from host.runs.service import RunService
 from host.runs.spec import RunSpec
@@ -187,7 +188,7 @@ class Asks:
         try:
             with anyio.move_on_after(PATIENCE_S):
                 if tell is not None:
-                    await self._accompany(active, caller, tell)
+                    await self._accompany(active, self._telling(caller, tell))
                 await active.wait()
                 return
         except anyio.get_cancelled_exc_class():
@@ -196,16 +197,26 @@ class Asks:
             raise
         await self._runs.background.begun(active)
 
-    async def _accompany(self, active: ActiveRun, caller: Caller, tell: Tell) -> None:
-        """Tell how far a run is, each time that it has done more, until it ends."""
-        told = 0
+    async def _accompany(self, active: ActiveRun, telling: Meanwhile) -> None:
+        """Tell how far a run is until it ends."""
         while not active.ended.is_set():
             with anyio.move_on_after(TELL_EVERY_S):
                 await active.ended.wait()
-            view = await self._view(caller, await self._find(caller, active.lease.run_id))
+            if (run := await self._store.runs.find(active.lease.run_id, None)) is not None:
+                await telling(run)
+
+    def _telling(self, caller: Caller, tell: Tell) -> Meanwhile:
+        """Return what tells how far a run is, each time that it has done more."""
+        told = 0
+
+        async def telling(run: Run) -> None:
+            nonlocal told
+            view = await self._view(caller, run)
             if view.get("steps", 0) > told:
                 told = view["steps"]
                 tell({"progress": told, "message": _so_far(view)})
+
+        return telling
 
     async def _conversation(self, caller: Caller, said: str) -> Conversation:
         found = await self._store.conversations.reach(caller.principal.id, said)
@@ -255,9 +266,11 @@ class Asks:
         home = await self._store.conversations.get(run.conversation_id)
         if home is not None:
             await self._runs.go_on(Ready(home.id, home.parent_id, home.principal_id))
-        newest = await self._newest(run)
+        newest, wait = await self._newest(run), self._runs.waiters.wait
+        telling = None if client.tell is None else self._telling(caller, client.tell)
         wait_ms = round(PATIENCE_S * 1000)
-        return await self._runs.waiters.wait(newest, wait_ms, chain=False, principal_id=run.principal_id)
+        whose = run.principal_id
+        return await wait(newest, wait_ms, chain=False, principal_id=whose, meanwhile=telling)
 
     async def _view(self, caller: Caller, run: Run) -> Result:
         """Return a run as the tools show it."""
