@@ -167,8 +167,7 @@ class WebhookSender:
             await self._until_there_are_some()
             async with anyio.create_task_group() as tries:
                 while True:
-                    more = await self._round(tries)
-                    with anyio.move_on_after(0 if more else LOOK_EVERY_S):
+                    with anyio.move_on_after(await self._round(tries)):
                         await self._woken.wait()
                     self._woken = anyio.Event()
         finally:
@@ -194,25 +193,25 @@ class WebhookSender:
             logger.exception("Webhooks could not be looked for; the next round tries again")
             return False
 
-    async def _round(self, tries: TaskGroup) -> bool:
-        """Begin tries that are due and that there is room for; returns whether there are more."""
+    async def _round(self, tries: TaskGroup) -> float:
+        """Begin tries that are due and that there is room for; returns when to look again, in seconds."""
         await self._note()
         room = AT_ONCE - len(self._trying)
         failing = FAILING_AT_ONCE - sum(each.failing_since is not None for each in self._trying.values())
         try:
             await self._sweep()
             if room == 0:
-                return False
+                return LOOK_EVERY_S
             claim = self._store.webhooks.claim
             found, more = await claim(self._owner, room, now_ms(), alone=self._alone, failing=failing)
         except Exception:
             logger.exception("Webhooks could not be told; the next round tries again")
-            return False
+            return LOOK_EVERY_S
         for delivery, webhook in found:
             self._trying[delivery.number] = webhook
             tries.start_soon(self._try, delivery, webhook)
             await anyio.sleep(ROUND_S / len(found))
-        return more and bool(found)
+        return (0 if found else ROUND_S) if more else LOOK_EVERY_S
 
     async def _note(self) -> None:
         """Store how tries went; where that fails their leases end, and they are made again."""

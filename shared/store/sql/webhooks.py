@@ -75,6 +75,10 @@ TAKE: Final = f"""UPDATE webhook_deliveries SET owner = $3, lease_until = lease_
     WHERE d.number = ANY($1::bigint[]) AND d.status = 'waiting' AND {FREE} FOR UPDATE SKIP LOCKED)
     RETURNING *"""
 
+EVENTS_AT_ONCE: Final = 20
+SOME: Final = f"""{FAN_OUT} WHERE number IN (
+    SELECT number FROM webhook_events ORDER BY number LIMIT {EVENTS_AT_ONCE})"""
+
 EXPIRE: Final = f"""UPDATE webhook_deliveries SET status = 'dead', ended_at = $1::bigint,
     error = coalesce(error, 'not tried for 3 days') WHERE status = 'waiting'
     AND began_at <= $1::bigint - {TRIED_FOR_MS} AND lease_until <= lease_now()"""
@@ -110,9 +114,9 @@ class Webhooks(Noun):
             of = f"SELECT count(*) FROM webhooks WHERE principal_id = $1 AND {OF_PRINCIPALS}"
             if await tx.fetchval(of, webhook.principal_id) >= MOST:
                 raise Conflict(f"There are {MOST} webhooks already: delete one first", code="webhook_limit")
-            await fan_out(tx)
             await insert(tx, webhook)
 
+        await self._fan_out_all()
         await self._engine.write(work)
 
     async def get(self, webhook_id: str, principal_id: str | None) -> Webhook:
@@ -137,21 +141,17 @@ class Webhooks(Noun):
         """Put values in the place of what a webhook has."""
         values = [STORED.get(name, _plain)(value) for name, value in changes.items()]
         said = ", ".join(f"{name} = ${number}" for number, name in enumerate(changes, start=2))
-
-        async def work(tx: Tx) -> None:
-            await fan_out(tx)
-            await tx.execute(f"UPDATE webhooks SET {said} WHERE id = $1", webhook_id, *values)
-
-        await self._engine.write(work)
+        await self._fan_out_all()
+        await self._change(f"UPDATE webhooks SET {said} WHERE id = $1", webhook_id, *values)
 
     async def delete(self, webhook_id: str) -> None:
         """Remove a webhook and all of its deliveries."""
 
         async def work(tx: Tx) -> None:
-            await fan_out(tx)
             await tx.execute("DELETE FROM webhooks WHERE id = $1", webhook_id)
             await tx.execute("DELETE FROM webhook_deliveries WHERE webhook_id = $1", webhook_id)
 
+        await self._fan_out_all()
         await self._engine.write(work)
 
     async def test(self, webhook: Webhook, now: int) -> WebhookDelivery:
@@ -165,7 +165,7 @@ class Webhooks(Noun):
         self, webhook_id: str, status: str | None, *, limit: int, cursor: str | None
     ) -> Page[WebhookDelivery]:
         """Return a webhook's deliveries, newest first."""
-        await self._fan_out()
+        await self._fan_out_all()
         where = rows.Where()
         where.add("webhook_id = {0}", webhook_id)
         where.add("number < {0}", *(rows.decode_cursor(cursor, int) or [2**62]))
@@ -209,12 +209,12 @@ class Webhooks(Noun):
         What they tell is on the volume by then. ``failing``: how many may be of webhooks that fail.
         The bool: more may be due now.
         """
-        await self._fan_out()
+        left = await self._fan_out()
         due = await self._engine.read(lambda tx: tx.fetch(DUE, now, int(alone), owner, limit), long=True)
         fails = [row["number"] for row in due if row["failing"]][max(failing, 0) :]
         numbers = [row["number"] for row in due if row["number"] not in fails]
         if not numbers:
-            return [], False
+            return [], left
 
         async def work(tx: Tx) -> list[tuple[WebhookDelivery, Webhook]]:
             taken = await tx.fetch(TAKE, numbers, int(alone), owner)
@@ -227,17 +227,18 @@ class Webhooks(Noun):
                 if row["webhook_id"] in webhooks
             ]
 
-        more = len(due) == limit or any(row["several"] for row in due)
+        more = left or len(due) == limit or any(row["several"] for row in due)
         return await self._engine.write(work, durably=True), more
 
     async def tried(self, tries: Sequence[tuple[WebhookDelivery, Tried]], now: int) -> None:
         """Note how tries went, but those that another host has taken over, or that were begun anew."""
 
         async def work(tx: Tx) -> None:
-            await fan_out(tx)
             for delivery, tried in tries:
                 await _note(tx, delivery, tried, now)
 
+        if any(tried.disable for _, tried in tries):
+            await self._fan_out_all()
         await self._engine.write(work)
 
     async def sweep(self, now: int) -> list[str]:
@@ -246,7 +247,6 @@ class Webhooks(Noun):
         """
 
         async def work(tx: Tx) -> list[str]:
-            await fan_out(tx)
             await tx.execute(EXPIRE, now)
             await tx.execute(OF_ANOTHER_CLOCK, now)
             full = [row["principal_id"] for row in await tx.fetch(TOO_MANY)]
@@ -255,6 +255,7 @@ class Webhooks(Noun):
                 await tx.execute(OVERFLOWING, row["principal_id"], row["more"], now)
             return new
 
+        await self._fan_out_all()
         return await self._engine.write(work, long=True)
 
     async def figures(self) -> WebhookFigures:
@@ -262,15 +263,20 @@ class Webhooks(Noun):
         (found,) = await self._all(rows.reader(WebhookFigures), FIGURES)
         return found
 
-    async def _fan_out(self) -> None:
-        if await self._engine.read(lambda tx: tx.fetchval("SELECT 1 FROM webhook_events LIMIT 1")):
-            await self._engine.write(fan_out)
+    async def _fan_out_all(self) -> None:
+        """Make all that happened deliveries for the webhooks as they are: before one of them changes."""
+        while await self._fan_out():
+            pass
 
+    async def _fan_out(self) -> bool:
+        """Make some of what happened deliveries, so few that no run waits; returns whether there is more."""
 
-async def fan_out(tx: Tx) -> None:
-    """Make what happened deliveries for the webhooks as they are now: before one of them changes."""
-    await tx.lock("webhooks", "events")
-    await tx.execute(FAN_OUT)
+        async def work(tx: Tx) -> int:
+            await tx.lock("webhooks", "events")
+            return await tx.execute(SOME)
+
+        any_there = await self._engine.read(lambda tx: tx.fetchval("SELECT 1 FROM webhook_events LIMIT 1"))
+        return bool(any_there) and await self._engine.write(work) == EVENTS_AT_ONCE
 
 
 async def _note(tx: Tx, delivery: WebhookDelivery, tried: Tried, now: int) -> None:
