@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from host.channels.base import Button, Channel, ChannelDown, ChannelFault, Pressed, TryLater
-from host.channels.rules import Rules
+from host.channels.chats import Rules
 from host.runs.meter import Ledger
 from shared.approval_values import ELICITATION, Answer, Approval, ApprovalStatus, Decision
 from shared.channel_values import Chat

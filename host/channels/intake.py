@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from host.channels.base import Brought, Incoming, Moved, Pressed, Sender
+from host.channels.chats import Rules, Wake
 from host.channels.messages import cleaned, to_update, usable
-from host.channels.rules import Rules, Wake
 from host.runs.admission import RateLimit
 from host.runs.principals import PrincipalCache
 from shared.channel_values import Chat, Saying

@@ -11,7 +11,7 @@ from typing import Any, Final
 import anyio
 
 from host.channels.base import Attachment, Channel, ChannelFault, Incoming, Sender, TryLater
-from host.channels.rules import Rules, sender_of
+from host.channels.chats import Rules, sender_of
 from host.ports import SandboxFault
 from host.runs.attachments import INBOX, Attachments, line, safe_name
 from host.runs.service import RunService

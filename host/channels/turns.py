@@ -14,9 +14,8 @@ from typing import Any, Final
 import anyio
 
 from host.channels.base import Channel
-from host.channels.chats import Crowd, Draft
+from host.channels.chats import Crowd, Draft, Rules, Wake, sender_of
 from host.channels.messages import Commands, InboxFiles, Stored, as_one, from_update
-from host.channels.rules import Rules, Wake, sender_of
 from host.runs.events import one_by_one
 from host.runs.run import ActiveRun
 from host.runs.service import RunService

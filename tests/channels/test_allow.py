@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from host.channels.base import Sender
-from host.channels.rules import Names
+from host.channels.chats import Names
 from tests.channels.conftest import MakeHost
 from tests.fakes.bot_api import BotApi
 from tests.running import HostProcess, directive, until

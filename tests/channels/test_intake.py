@@ -11,8 +11,8 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 from host.channels.base import Incoming, Sender
+from host.channels.chats import Rules
 from host.channels.intake import ChannelDoor
-from host.channels.rules import Rules
 from host.runs.principals import PrincipalCache
 from shared.settings.channels import ChannelRules
 from shared.store import open_host_store

@@ -11,7 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from host.channels.base import Sender
-from host.channels.rules import Rules
+from host.channels.chats import Rules
 from shared.settings.channels import ChannelRules
 from tests.channels.conftest import MakeHost
 from tests.fakes.bot_api import BotApi
