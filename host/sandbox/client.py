@@ -314,8 +314,8 @@ class Sandbox:
                 elif "fatal" in frame:
                     logger.error("the sandbox supervisor failed", extra={"error": str(frame["fatal"])})
                     fault = fault and str(frame["fatal"])
-                else:
-                    self._deliver(frame)
+                elif (future := self._waiting.get(frame.get("id", 0))) and not future.done():
+                    future.set_result(frame)
         return fault
 
     def _settle(self, report: SandboxReport) -> None:
@@ -328,11 +328,6 @@ class Sandbox:
             logger.warning("SANDBOX_MIN_LEVEL=%d: tools run with less than full", self.policy.min_level)
         for warning in report.warnings:
             logger.warning("%s", warning)
-
-    def _deliver(self, frame: dict[str, Any]) -> None:
-        future = self._waiting.get(frame.get("id", 0))
-        if future is not None and not future.done():
-            future.set_result(frame)
 
     def _fail_all(self, sentence: str) -> None:
         self._files.let_go()
