@@ -38,7 +38,7 @@ def inside(**more: object) -> ServerConfig:
 async def opened(
     sandbox: Sandbox, config: ServerConfig, conversation: str = "c"
 ) -> AsyncIterator[ExternalServers]:
-    reach = Reach(spawn=partial(sandbox.program, Workspace(conversation, sandbox.root)))
+    reach = Reach(spawn=partial(sandbox.program, Workspace(conversation, sandbox.root)), connect_seconds=50)
     with anyio.fail_after(60):
         async with open_external({"p": config}, reach) as found:
             yield found
