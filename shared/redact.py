@@ -14,6 +14,7 @@ import base64
 import re
 import sys
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 from json.encoder import encode_basestring, encode_basestring_ascii
 from typing import Any, Final
@@ -142,16 +143,16 @@ class Redactor:
         return 0
 
 
+@dataclass(slots=True)
 class StreamRedactor:
     """Redacts one text that comes in pieces, holding back only what may be a secret's beginning.
 
     What it holds is always shorter than the longest secret.
     """
 
-    def __init__(self, redactor: Redactor) -> None:
-        self._redactor = redactor
-        self.held = ""
-        self._covered = 0  # so many characters of held belong to a secret whose mark is out already
+    _redactor: Redactor
+    held: str = ""
+    _covered: int = 0  # so many characters of held belong to a secret whose mark is out already
 
     def feed(self, piece: str) -> str:
         """Take the next piece; return what is certain by now."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Final
 
@@ -173,14 +174,14 @@ _AGAIN: Final = (
 )
 
 
+@dataclass(slots=True)
 class Progress:
     """What one run's calls came to, since it last got anywhere: a call with an effect did something new."""
 
-    def __init__(self, read_only: Callable[[str], bool]) -> None:
-        self._read_only = read_only
-        self._failures: Counter[bytes] = Counter()
-        self._done: set[bytes] = set()
-        self._cut = 0
+    _read_only: Callable[[str], bool]
+    _failures: Counter[bytes] = field(default_factory=Counter)
+    _done: set[bytes] = field(default_factory=set)
+    _cut: int = 0
 
     def cut_result(self, reply: Reply, max_tokens: int) -> ToolResult:
         """Return the result of the reply's call that a limit cut off."""

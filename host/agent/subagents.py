@@ -10,7 +10,7 @@ A step that people were asked about is finished here too, a run's own as a child
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, Final
 
@@ -173,24 +173,22 @@ def _specs() -> tuple[ToolSpec, ...]:
     )
 
 
+@dataclass(slots=True)
 class Subagents:
     """The tool ``spawn`` of one parent. ``label`` is the parent's name among the run's, such as ``2.1``."""
 
-    def __init__(
-        self,
-        parent: Parent,
-        *,
-        label: str = "",
-        depth: int = 1,
-        places: Sequence[anyio.CapacityLimiter] | None = None,
-    ) -> None:
-        self._parent = parent
-        self._label = label
-        self._depth = depth
+    _parent: Parent
+    _label: str = ""
+    _depth: int = 1
+    _places: list[anyio.CapacityLimiter] = field(default_factory=list)
+    _born: int = 0
+    specs: Sequence[ToolSpec] = field(default_factory=lambda: _specs())
+
+    def _place(self) -> anyio.CapacityLimiter:
         # One limit for each generation: a parent that waits for its children never keeps them from starting.
-        self._places = places or [anyio.CapacityLimiter(SIDE_BY_SIDE) for _ in range(DEEPEST)]
-        self._born = 0
-        self.specs = _specs()
+        if not self._places:
+            self._places.extend(anyio.CapacityLimiter(SIDE_BY_SIDE) for _ in range(DEEPEST))
+        return self._places[self._depth - 1]
 
     async def call(self, name: str, arguments: Mapping[str, Any]) -> ToolResult:
         """Run one child to its end, whatever that is."""
@@ -209,7 +207,7 @@ class Subagents:
             )
         self._born += 1
         label = f"{self._label}.{self._born}" if self._label else str(self._born)
-        async with self._places[self._depth - 1]:
+        async with self._place():
             return await self._converse(task, label, _messages(task))
 
     async def resume(self, state: Mapping[str, Any], step: Mapping[str, Approval]) -> ToolResult:
@@ -217,14 +215,14 @@ class Subagents:
         label = state["label"]
         self._born = max(self._born, int(label.rpartition(".")[2]))
         task = Task.model_validate(state["task"])
-        async with self._places[self._depth - 1]:
+        async with self._place():
             return await self._converse(task, label, state["messages"], Waited.of(state, step))
 
     async def _converse(
         self, task: Task, label: str, messages: list[Message], waited: Waited | None = None
     ) -> ToolResult:
         child = self._child(task, label, sum(message["role"] == "assistant" for message in messages))
-        below = Subagents(child, label=label, depth=self._depth + 1, places=self._places)
+        below = Subagents(child, label, self._depth + 1, self._places)
         if self._depth < DEEPEST and (task.tools is None or SPAWN in task.tools):
             child.tools.add(below)
         window = ChildWindow(child.windows)

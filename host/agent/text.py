@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final
 
 from shared.redact import Redactor, StreamRedactor
@@ -13,6 +14,7 @@ OPEN: Final = "<internal>"
 CLOSE: Final = "</internal>"
 
 
+@dataclass(slots=True)
 class InternalFilter:
     """Takes ``<internal>…</internal>`` out of a text that comes in pieces, wherever the pieces are split.
 
@@ -20,9 +22,8 @@ class InternalFilter:
     An unclosed part is dropped to its end; a closing tag without an opening one is dropped too.
     """
 
-    def __init__(self) -> None:
-        self._held = ""
-        self._depth = 0
+    _held: str = ""
+    _depth: int = 0
 
     def feed(self, piece: str) -> str:
         """Return what of the text so far can be shown now."""

@@ -197,6 +197,7 @@ class Sizes:
     output: int
 
 
+@dataclass(eq=False)
 class Window:
     """Keeps one agent's messages within its models' window.
 
@@ -204,11 +205,11 @@ class Window:
     without messages: system prompt, tools and the output that is asked for.
     """
 
-    def __init__(self, windows: Windows, counted: int = 0, tokens: int = 0) -> None:
-        self.windows = windows
-        self._counted, self._tokens = counted, tokens
-        self._prefix: int | None = None
-        self._guess: int | None = None
+    windows: Windows
+    _counted: int = 0
+    _tokens: int = 0
+    _prefix: int | None = None
+    _guess: int | None = None
 
     async def shorten(
         self, messages: list[Message], request: dict[str, Any], model: Model, *, anyway: bool = False

@@ -108,6 +108,7 @@ def operator(main_conversation_id: str) -> Caller:
     return Caller(THE_OPERATOR, main_conversation_id, is_main=True)
 
 
+@dataclass(slots=True)
 class SaidNames:
     """Sends an answer on with names as its caller's principal says them, not as they are stored.
 
@@ -115,10 +116,9 @@ class SaidNames:
     text. The operator's have nothing before them.
     """
 
-    def __init__(self, scope: Scope, send: Send) -> None:
-        self._scope = scope
-        self._send = send
-        self._start: Message | None = None
+    _scope: Scope
+    _send: Send
+    _start: Message | None = None
 
     async def __call__(self, message: Message) -> None:
         caller: Caller | None = self._scope.get("caller")

@@ -6,6 +6,7 @@ import logging
 import socket
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -156,7 +157,8 @@ class ToolServers:
         """Return the tools bound to one conversation; no session is started yet."""
         if self.zygote.cold:
             self.zygote.warm_soon()
-        return ToolServerToolset(self, Key(conversation_id, is_main, PROTOCOL, None, principal_id, timezone))
+        key = Key(conversation_id, is_main, PROTOCOL, None, principal_id, timezone)
+        return ToolServerToolset(self, key, tool_specs(is_main, principal_id == OPERATOR))
 
     async def forget(self, conversation_id: str) -> None:
         """Close the conversation's sessions, because it is being deleted."""
@@ -200,13 +202,13 @@ class ToolServers:
                     del self.sessions[key]
 
 
+@dataclass(frozen=True, slots=True)
 class ToolServerToolset:
     """The tool server's tools for one conversation, fixed at birth; the first call starts the session."""
 
-    def __init__(self, servers: ToolServers, key: Key) -> None:
-        self._servers = servers
-        self._key = key
-        self.specs = tool_specs(key.is_main, key.principal_id == OPERATOR)
+    _servers: ToolServers
+    _key: Key
+    specs: tuple[ToolSpec, ...]
 
     async def open(self) -> None:
         """Start the session, so that the first call needn't wait; a failure shows at the call."""

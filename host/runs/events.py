@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import anyio
@@ -16,19 +17,21 @@ WINDOW: Final = 512
 """Stored events that stay in memory for readers close behind; older ones are read from the store."""
 
 
+@dataclass(slots=True, eq=False)
 class EventLog:
-    """Numbered events of a running run. One writer (the run), any number of readers."""
+    """Numbered events of a running run. One writer (the run), any number of readers.
 
-    def __init__(self) -> None:
-        self._events: list[Event] = []
-        self._first = 1
-        self._stored = 0
-        self._shown = 0
-        self.last_seq = 0
-        """The number of the newest event, 0 before the first."""
-        self._changed: anyio.Event | None = None
-        self.held = False
-        self.closed = False
+    ``last_seq``: the number of the newest event, 0 before the first.
+    """
+
+    _events: list[Event] = field(default_factory=list)
+    _first: int = 1
+    _stored: int = 0
+    _shown: int = 0
+    last_seq: int = 0
+    _changed: anyio.Event | None = None
+    held: bool = False
+    closed: bool = False
 
     def emit(self, name: str, data: dict[str, Any]) -> Event:
         """Add an event and wake the readers."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import anyio
@@ -91,13 +91,14 @@ class _Call:
         return Spending(microdollars=math.ceil(cost), unsettled_tokens=self.input_tokens + output)
 
 
+@dataclass(slots=True, eq=False)
 class RunMeter:
     """The sums of one run. ``uncounted`` is the part of ``spent`` that is not stored yet."""
 
-    def __init__(self, prices: Prices) -> None:
-        self.prices = prices
-        self.agents: list[AgentMeter] = []
-        self.spent = self.uncounted = NOTHING
+    prices: Prices
+    agents: list[AgentMeter] = field(default_factory=list)
+    spent: Spending = NOTHING
+    uncounted: Spending = NOTHING
 
     def in_flight(self, *, but: AgentMeter) -> Amount:
         """Return what is reserved for the calls of the run's other agents."""

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from pydantic import Field, ValidationError
 
@@ -169,13 +169,12 @@ SPEC: Final = ToolSpec(
 )
 
 
+@dataclass(frozen=True, slots=True)
 class SkillTools:
     """Implements ``host.ports.Toolset`` over what the host knows of skills."""
 
-    specs = (SPEC,)
-
-    def __init__(self, knowledge: Knowledge) -> None:
-        self._knowledge = knowledge
+    _knowledge: Knowledge
+    specs: ClassVar = (SPEC,)
 
     async def call(self, name: str, arguments: Mapping[str, Any]) -> ToolResult:
         """Return a skill's instructions as they are now; the operator's are not marked as untrusted."""

@@ -81,13 +81,11 @@ def translated(statement: str) -> str:
     return statement
 
 
+@dataclass(slots=True)
 class SqliteTx:
     """Implements Tx over one connection."""
 
-    __slots__ = ("_connection",)
-
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self._connection = connection
+    _connection: sqlite3.Connection
 
     async def execute(self, statement: str, *values: Any) -> int:
         """Run a statement and return how many rows it changed."""
@@ -162,7 +160,7 @@ class Together:
     ) -> None:
         self._write = write
         self._durable = durable
-        self._turn = anyio.Lock()
+        self._turn = anyio.Lock(fast_acquire=True)
         self._waiting: list[_Asked] = []
 
     async def write(self, work: Work[T]) -> T:

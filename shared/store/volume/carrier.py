@@ -224,12 +224,12 @@ class Carrier:
 
     def _check_token(self, state: State) -> None:
         # Looked for in the bytes: in the middle of a heartbeat the record as a whole is torn.
-        lock = Path(state.store_dir) / layout.LOCK
-        if not lock.exists() or state.token.encode() not in lock.read_bytes()[: layout.LOCK_BYTES]:
-            raise NotDurable(
-                f"Another host has taken STORE_DIR: {holder(lock.parent) or 'its lock file is gone'}",
-                retry_after=RETRY_AFTER_S,
-            )
+        found = b""
+        with suppress(FileNotFoundError), Path(state.store_dir, layout.LOCK).open("rb", 0) as lock:
+            found = lock.read(layout.LOCK_BYTES)
+        if state.token.encode() not in found:
+            who = holder(Path(state.store_dir)) or "its lock file is gone"
+            raise NotDurable(f"Another host has taken STORE_DIR: {who}", retry_after=RETRY_AFTER_S)
 
     def _base(self) -> tuple[int, int]:
         found = self.database.stat()

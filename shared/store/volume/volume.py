@@ -49,7 +49,7 @@ class Volume:
         self._failure: NotDurable | None = None
         self._shipped = -1
         self._thread = anyio.CapacityLimiter(1)
-        self._turn = anyio.Lock()
+        self._turn = anyio.Lock(fast_acquire=True)
         self._asked = 0
         self._served = 0
         self._failed: tuple[int, NotDurable] | None = None

@@ -145,8 +145,10 @@ def _epoch(fd: int) -> Mark:
 
 def _digest(fd: int, mark: Mark) -> int:
     digest = 0
-    for offset in range(max(mark.batch, HEADER.size), mark.shipped, FRAME.size + mark.page_size):
-        digest = zlib.crc32(os.pread(fd, FRAME.size, offset), digest)
+    # Read at once, as it was when it was shipped: a read for each header takes three times as long.
+    batch = _read(fd, max(mark.batch, HEADER.size), mark.shipped)
+    for offset in range(0, len(batch), FRAME.size + mark.page_size):
+        digest = zlib.crc32(batch[offset : offset + FRAME.size], digest)
     return digest
 
 
