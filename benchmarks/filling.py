@@ -11,7 +11,7 @@ from typing import Any
 
 from shared import jsons
 from shared.store.sqlite.engine import connect
-from shared.store.sqlite.migrations import migrate
+from shared.store.sqlite.store import migrate
 
 T0 = 1_800_000_000_000
 BATCH = 50_000

@@ -18,7 +18,7 @@ from shared.errors import Conflict, InvalidInput, NoConversation, NotFound
 from shared.ids import CONVERSATION, new_id
 from shared.principals import EVERYTHING, OPERATOR, Reach
 from shared.schedules import ON_TIME_MS
-from shared.store.sql.task_outcomes import BACKOFF_MS
+from shared.store.sql.task_rows import BACKOFF_MS
 from shared.store.sql.tasks import FOREIGN
 from shared.store.store import Store
 from shared.task_edits import (

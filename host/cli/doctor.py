@@ -33,8 +33,7 @@ from shared.settings import Settings, SettingsError, load
 from shared.settings.providers import ANTHROPIC
 from shared.settings.security_yml import NAME, exposed
 from shared.settings.sensitive import secret_values
-from shared.store.sqlite.failures import FULL
-from shared.store.sqlite.local_disk import PROBE_BYTES
+from shared.store.sqlite.failures import FULL, PROBE_BYTES
 
 if TYPE_CHECKING:
     from host.sandbox.policy import Isolation, SandboxPolicy, SandboxReport

@@ -23,8 +23,7 @@ from shared import jsons
 from shared.errors import StoreError, StoreRefused
 from shared.lines import one_line
 from shared.store.volume import operator
-from shared.store.volume.opening import must_be
-from shared.store.volume.rollback import newest
+from shared.store.volume.opening import must_be, newest_copy
 
 if TYPE_CHECKING:
     from shared.settings import Settings
@@ -104,7 +103,7 @@ def rollback(store_dir: StoreDir = None, json: Json = False) -> None:
 
     What came since is lost: `backup` keeps it.
     """
-    copy, version = newest(_volume(store_dir, "rollback"))
+    copy, version = newest_copy(_volume(store_dir, "rollback"))
     store_id = operator.restore(copy.parent, copy)
     words = (
         f"The store is as it was before its migration, with schema version {version}.\n"

@@ -29,7 +29,7 @@ from shared.errors import Duplicate, NotFound, PicoError
 from shared.principals import OPERATOR, Reach
 from shared.schedules import ON_TIME_MS
 from shared.settings import Settings
-from shared.store.sql.task_outcomes import ALL_QUIET
+from shared.store.sql.task_rows import ALL_QUIET
 from shared.store.store import Store
 from shared.task_edits import LONGEST_PROMPT
 from shared.task_values import Task

@@ -21,7 +21,7 @@ from shared.errors import Conflict, ConversationBusy, KeyTaken, LeaseLost, PicoE
 from shared.jsons import loads
 from shared.principals import EVERYTHING, HOST, OPERATOR, Reach
 from shared.store.contract import acting
-from shared.store.sql.task_outcomes import ALL_QUIET
+from shared.store.sql.task_rows import ALL_QUIET
 from shared.store.store import Store
 from shared.task_values import Task, TaskRun, TaskRunState
 from shared.task_views import task_view

@@ -104,9 +104,9 @@ def open_store(local_db: Path, store_dir: Path | None = None, token_id: str | No
 
 
 def _keep(store_dir: Path, local_db: Path, connection: sqlite3.Connection, version: int) -> None:
-    from shared.store.volume.rollback import keep  # seldom
+    from shared.store.volume.opening import keep_copy  # seldom
 
-    keep(store_dir, local_db, connection, version)
+    keep_copy(store_dir, local_db, connection, version)
 
 
 def _own_name(local_db: Path) -> Path:

@@ -27,7 +27,7 @@ from shared.store.sql.approvals import OF_A_COPY
 from shared.store.sql.outbox import FAN_OUT
 from shared.store.sqlite.content import tables
 from shared.store.sqlite.engine import open_database
-from shared.store.sqlite.migrations import SAID_TO_CHATS, migrate
+from shared.store.sqlite.store import SAID_TO_CHATS, migrate
 from shared.store.volume import operator
 
 BATCH: Final = 500

@@ -18,9 +18,8 @@ from shared.store.sql.principals import Principals
 from shared.store.sql.responses import Responses
 from shared.store.sql.retention import Pruner, Retention
 from shared.store.sql.runs import Runs
-from shared.store.sql.sign_ins import SignIns
 from shared.store.sql.tasks import Tasks
-from shared.store.sql.tokens import Tokens, ToolPins
+from shared.store.sql.tokens import SignIns, Tokens, ToolPins
 from shared.store.sql.usage import UsageBook
 from shared.store.sql.webhooks import Webhooks
 

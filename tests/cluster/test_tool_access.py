@@ -13,8 +13,7 @@ from shared.errors import Conflict, StoreError, Suspended, Unauthorized
 from shared.ids import Token
 from shared.principals import EVERYTHING, OPERATOR, PrincipalStatus, Reach, Terms
 from shared.store.postgres.database import Database, Place
-from shared.store.postgres.opening import open_shared_store, open_tool_store, place_of
-from shared.store.postgres.store import PostgresStore
+from shared.store.postgres.opening import PostgresStore, open_shared_store, open_tool_store, place_of
 from shared.task_values import Task, TaskStatus
 from tests.contract.store.making import T0, a_principal, a_run
 

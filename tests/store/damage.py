@@ -18,7 +18,7 @@ import anyio
 from hypothesis import strategies as st
 
 from shared.errors import NotDurable, StoreError
-from shared.store.volume import chain, compaction, layout, operator
+from shared.store.volume import chain, layout, operator, volume
 from shared.store.volume.carrier import Carrier
 from tests.store.places import Places, add, names
 
@@ -121,7 +121,7 @@ def grow_generations(root: Path) -> Path:
         await add(store, f"c{number}")
         if number % 4 == 2:
             carrier = Carrier(places.database)
-            compaction.Compaction(carrier, threading.Event())._run(carrier.state())
+            volume.Compaction(carrier, threading.Event())._run(carrier.state())
             carrier.abandon()
         await store.close()
 

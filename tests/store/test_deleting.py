@@ -10,7 +10,7 @@ import anyio.to_thread
 from shared.store.sqlite.store import SqliteStore
 from shared.store.volume import chain
 from shared.store.volume.carrier import Carrier
-from shared.store.volume.compaction import Compaction
+from shared.store.volume.volume import Compaction
 from shared.usage_values import Usage
 from shared.values import Compaction as OfConversation
 from shared.values import Event, NewMessage, NewRun, RunEnd, RunState

@@ -14,11 +14,10 @@ import pytest
 from shared.errors import StoreError, StoreVersion
 from shared.ids import Token
 from shared.principals import OPERATOR
-from shared.store.sqlite import migrations
+from shared.store.sqlite import store as sqlite_store
 from shared.store.sqlite.engine import connect
-from shared.store.sqlite.migrations import SCHEMA_VERSION, STEPS, migrate
-from shared.store.sqlite.store import SqliteStore
-from shared.store.volume import chain, operator, rollback
+from shared.store.sqlite.store import SCHEMA_VERSION, STEPS, SqliteStore, migrate
+from shared.store.volume import chain, opening, operator
 from tests.store.landed_schemas import LANDED, digest
 from tests.store.places import Places, add, names
 from tests.store.test_operator import picoclaw
@@ -42,8 +41,8 @@ def database_of_version(path: Path, version: int, monkeypatch: pytest.MonkeyPatc
     """Make a database as the program of that version made it, with a conversation in it."""
     connection = connect(path, busy_ms=1000)
     with monkeypatch.context() as patch:
-        patch.setattr(migrations, "STEPS", STEPS[:version])
-        patch.setattr(migrations, "SCHEMA_VERSION", version)
+        patch.setattr(sqlite_store, "STEPS", STEPS[:version])
+        patch.setattr(sqlite_store, "SCHEMA_VERSION", version)
         migrate(connection)
     connection.execute(
         "INSERT INTO conversations (id, session_id, owner_id, created_at, last_activity)"
@@ -136,20 +135,20 @@ async def test_the_copy_from_before_a_migration_goes_when_it_is_old_or_the_histo
     places.local.mkdir()
     database_of_version(places.database, 1, monkeypatch).close()
     async with places.host():
-        (copy,) = rollback.kept(places.volume)
+        (copy,) = opening.kept_copies(places.volume)
     async with places.host():
-        assert rollback.kept(places.volume) == [copy]
-    long_ago = copy.stat().st_mtime - rollback.KEPT_DAYS * 24 * 3600
+        assert opening.kept_copies(places.volume) == [copy]
+    long_ago = copy.stat().st_mtime - opening.KEPT_DAYS * 24 * 3600
     content = copy.read_bytes()
     os.utime(copy, (long_ago, long_ago))
     async with places.host():
-        assert rollback.kept(places.volume) == []
+        assert opening.kept_copies(places.volume) == []
     shown = picoclaw(places, "rollback")
     assert shown.returncode == 1
     assert "There is no copy from before a migration" in shown.stderr
     copy.write_bytes(content)
     operator.compact(places.volume)
-    assert rollback.kept(places.volume) == []
+    assert opening.kept_copies(places.volume) == []
 
 
 @pytest.mark.parametrize("version", LANDED["sqlite"])
@@ -168,9 +167,9 @@ async def test_a_newer_database_is_refused_and_left_as_it_is(
     async def use_the_newer_program() -> None:
         with monkeypatch.context() as patch:
             patch.setattr(
-                migrations, "STEPS", (*STEPS, ("CREATE TABLE IF NOT EXISTS novelty (x TEXT) STRICT",))
+                sqlite_store, "STEPS", (*STEPS, ("CREATE TABLE IF NOT EXISTS novelty (x TEXT) STRICT",))
             )
-            patch.setattr(migrations, "SCHEMA_VERSION", SCHEMA_VERSION + 1)
+            patch.setattr(sqlite_store, "SCHEMA_VERSION", SCHEMA_VERSION + 1)
             async with places.host() as store:
                 await store.conversations.ensure("a", 1)
                 assert await names(store) == {"a"}
@@ -193,8 +192,8 @@ async def test_a_migration_that_fails_leaves_the_version_before(
         await add(store, "a")
     with monkeypatch.context() as patch:
         broken = (*STEPS, ("CREATE TABLE half (x) STRICT", "NOT A STATEMENT"))
-        patch.setattr(migrations, "STEPS", broken)
-        patch.setattr(migrations, "SCHEMA_VERSION", len(broken))
+        patch.setattr(sqlite_store, "STEPS", broken)
+        patch.setattr(sqlite_store, "SCHEMA_VERSION", len(broken))
         with pytest.raises(StoreError, match=f"could not be migrated from version {SCHEMA_VERSION}"):
             places.open()
     async with places.host() as store:
@@ -214,7 +213,7 @@ import sys
 sys.path.insert(0, {str(tmp_path)!r})
 from pathlib import Path
 from shared.store.sqlite.engine import connect
-from shared.store.sqlite.migrations import migrate
+from shared.store.sqlite.store import migrate
 connection = connect(Path({str(tmp_path)!r}, "store.db"), busy_ms=1000)
 migrate(connection)
 print(connection.execute("PRAGMA user_version").fetchone()[0])

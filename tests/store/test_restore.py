@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from shared.errors import NotDurable, StoreDamaged, StoreError
-from shared.store.volume import compaction, layout, snapshot
+from shared.store.volume import layout, snapshot, volume
 from shared.store.volume.carrier import Carrier
 from shared.store.volume.opening import rename_store
 from tests.store.places import Places, add, integrity, names
@@ -29,7 +29,7 @@ async def grow(places: Places, *, compact: bool = True) -> None:
 
 def fold(places: Places) -> None:
     carrier = Carrier(places.database)
-    assert compaction.Compaction(carrier, threading.Event(), least_bytes=0).run_if_due()
+    assert volume.Compaction(carrier, threading.Event(), least_bytes=0).run_if_due()
     carrier.abandon()
 
 

@@ -11,9 +11,9 @@ import anyio
 import pytest
 
 from shared.store.sqlite.store import SqliteStore
-from shared.store.volume import compaction, layout, snapshot
+from shared.store.volume import layout, snapshot, volume
 from shared.store.volume.carrier import Carrier
-from shared.store.volume.compaction import Compaction
+from shared.store.volume.volume import Compaction
 from tests.store.places import Places, add, integrity, names
 
 
@@ -127,10 +127,10 @@ async def test_a_damaged_history_is_replaced_by_a_new_snapshot(
 async def test_many_short_segments_are_folded_too(places: Places) -> None:
     async with places.host():
         carrier = Carrier(places.database)
-        for _ in range(compaction.MOST_SEGMENTS + 1):
+        for _ in range(volume.MOST_SEGMENTS + 1):
             assert carrier.roll_over()
         state = carrier.state()
-        assert compaction.is_due(places.volume, state.segment, compaction.LEAST_BYTES)
+        assert volume.is_due(places.volume, state.segment, volume.LEAST_BYTES)
         carrier.abandon()
 
 
@@ -200,8 +200,8 @@ def test_a_snapshot_can_be_given_up_before_it_is_read_back_and_before_it_stands(
     def give_up() -> None:
         calls.append(len(calls) + 1)
         if calls[-1] == step:
-            raise compaction.Stopped
+            raise volume.Stopped
 
-    with pytest.raises(compaction.Stopped):
+    with pytest.raises(volume.Stopped):
         snapshot.publish(source, tmp_path / "volume", layout.FileId(0, 1), give_up)
     assert list((tmp_path / "volume").iterdir()) == []

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from shared.schedules import MACROS, MOST_CAUGHT_UP, ON_TIME_MS, SHORTEST_INTERVAL_MS, parse
-from shared.store.sql.task_outcomes import BACKOFF_MS, TRIES
+from shared.store.sql.task_rows import BACKOFF_MS, TRIES
 
 MANUAL = (Path(__file__).parents[2] / "docs" / "tasks.md").read_text(encoding="utf-8")
 

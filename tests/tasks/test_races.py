@@ -24,7 +24,7 @@ from hypothesis.stateful import (
 from shared.errors import Conflict, ConversationBusy, LeaseLost
 from shared.principals import EVERYTHING, Reach
 from shared.store.postgres.database import Place
-from shared.store.postgres.store import PostgresStore
+from shared.store.postgres.opening import PostgresStore
 from shared.store.sqlite.store import SqliteStore
 from shared.store.store import Store
 from shared.task_values import Task, TaskRun, TaskRunState, TaskStatus

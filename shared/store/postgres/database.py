@@ -24,13 +24,13 @@ from shared.store.postgres.driver import (
     CANCELLED,
     Connection,
     Pool,
+    PostgresTx,
     cure,
     is_away,
     is_server_error,
     make_pool,
     sqlstate,
 )
-from shared.store.postgres.transactions import PostgresTx
 
 logger = logging.getLogger("picoclaw.store")
 

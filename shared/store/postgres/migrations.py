@@ -13,7 +13,7 @@ from typing import Final
 from shared.store.contract import Tx
 from shared.store.postgres import tool_access
 from shared.store.postgres.database import Database
-from shared.store.postgres.transactions import SHARDS
+from shared.store.postgres.driver import SHARDS
 from shared.store.sql import tables
 from shared.store.sql.migrations import check_not_newer, steps
 

@@ -11,7 +11,7 @@ from shared.store import rows
 from shared.store.contract import Tx
 from shared.store.rows import Noun
 from shared.store.sql import usage
-from shared.store.sql.run_rows import hold
+from shared.store.sql.leases import hold
 from shared.usage_values import Spending
 from shared.values import Compaction, Lease
 

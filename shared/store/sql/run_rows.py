@@ -1,9 +1,4 @@
-"""Rows of runs inside a transaction: a begin with its lease, what the lease lets write, an end without it.
-
-Every statement of a lease names the row, its fencing number and its owner, and wants the lease to be alive by
-the database's clock: a host that was overtaken, or slept through its lease, changes nothing. The same holds
-for the rows of tasks' slots.
-"""
+"""Rows of runs inside a transaction: a begin with its lease, what the lease lets write, an end without it."""
 
 from __future__ import annotations
 
@@ -13,14 +8,15 @@ from typing import Any, Final
 
 from shared import jsons
 from shared.channel_values import Saying, told_of
-from shared.errors import Conflict, ConversationBusy, LeaseLost, NoConversation, Suspended
+from shared.errors import Conflict, ConversationBusy, NoConversation, Suspended
 from shared.principals import OPERATOR
 from shared.store.contract import Row, Tx
-from shared.store.sql import audit, conversations, keys, steps, usage, webhooks
+from shared.store.sql import audit, conversations, leases, steps, usage, webhooks
 from shared.store.sql.channels import say
 from shared.store.sql.conversations import REFUSED, remove_last, store_messages
-from shared.store.sql.task_outcomes import Outcome, end_waiting
-from shared.task_values import TaskRun, TaskRunState
+from shared.store.sql.leases import hold
+from shared.store.sql.task_rows import Outcome, end_waiting
+from shared.task_values import TaskRunState
 from shared.usage_values import Amount, Spending
 from shared.values import Chain, Event, Lease, NewMessage, NewRun, RunState
 
@@ -54,10 +50,6 @@ OVER: Final = {
     "prompt_too_long": "its last message doesn't fit into the model's window; send a shorter one",
 }
 """Why nothing goes on after such an error, by its code."""
-
-ALIVE: Final = "state = 'running' AND lease_until > lease_now()"
-HELD_CLAIM: Final = f"id = $1 AND fence = $2 AND owner = $3 AND {ALIVE}"
-HELD_RUN: Final = f"id = $1 AND fence = $2 AND lease_owner = $3 AND {ALIVE}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,8 +146,8 @@ async def begin(tx: Tx, new: NewRun) -> Lease:
     again: Row | None = None
     before: Row | None = None
     if new.idempotency is not None:
-        await keys.hold(tx, new.idempotency)
-        again = await keys.retry_of(tx, new.idempotency, new.now, allowed=not new.background)
+        await leases.hold_key(tx, new.idempotency)
+        again = await leases.retry_of(tx, new.idempotency, new.now, allowed=not new.background)
     elif new.begun_again is not None:
         again = await _to_begin_again(tx, new.begun_again)
     if again is not None:
@@ -211,7 +203,7 @@ async def begin(tx: Tx, new: NewRun) -> Lease:
     if new.webhook is not None and chain.previous_run_id is None:
         await webhooks.insert(tx, new.webhook)
     if new.idempotency is not None:
-        await keys.keep(tx, new.idempotency, new.run_id, conversation_id, new.now)
+        await leases.keep_key(tx, new.idempotency, new.run_id, conversation_id, new.now)
     return Lease(
         new.run_id,
         conversation_id,
@@ -339,28 +331,3 @@ async def _unfinished(tx: Tx, conversation_id: str) -> Row:
         said = f"Conversation {conversation_id} has nothing to go on with: {why}"
         raise Conflict(said, code="not_paused")
     return last
-
-
-async def hold(tx: Tx, holder: Lease | TaskRun, assignments: str, *values: Any) -> None:
-    """Write into the row of a run or of a claim, which stays locked until the end; raises LeaseLost.
-
-    The first of ``values`` is ``$4``.
-    """
-    if isinstance(holder, Lease):
-        held, name = f"runs SET {assignments} WHERE {HELD_RUN}", holder.run_id
-    else:
-        held, name = f"task_runs SET {assignments} WHERE {HELD_CLAIM}", holder.id
-    if not await tx.execute(f"UPDATE {held}", name, holder.fence, holder.owner, *values):
-        raise LeaseLost(name)
-
-
-async def those_held(tx: Tx, leases: Sequence[Lease]) -> set[str]:
-    """Return which of the runs' leases are alive; nobody overtakes those until the transaction ends."""
-    found = await tx.fetch(
-        f"""SELECT id FROM runs WHERE (id, fence, lease_owner) IN
-            (SELECT * FROM unnest($1::text[], $2::bigint[], $3::text[])) AND {ALIVE} ORDER BY id FOR SHARE""",
-        [lease.run_id for lease in leases],
-        [lease.fence for lease in leases],
-        [lease.owner for lease in leases],
-    )
-    return {row["id"] for row in found}

@@ -12,8 +12,9 @@ from shared.errors import ConversationBusy, LeaseLost
 from shared.store import rows
 from shared.store.contract import Taken, Tx
 from shared.store.rows import Noun
-from shared.store.sql import keys, outbound, steps, usage
+from shared.store.sql import leases, outbound, steps, usage
 from shared.store.sql.conversations import REFUSED, mark_refused, store_messages
+from shared.store.sql.leases import hold, those_held
 from shared.store.sql.run_rows import (
     ACTED,
     AHEAD,
@@ -21,9 +22,7 @@ from shared.store.sql.run_rows import (
     begin,
     cut_off_run,
     end_of_chain,
-    hold,
     record_events,
-    those_held,
 )
 from shared.usage_values import Amount, Spending, Standing
 from shared.values import (
@@ -282,7 +281,7 @@ class Runs(Noun):
 
     async def keyed(self, idempotency: Idempotency, now: int) -> KeyedAnswer | None:
         """Return what a key of the last 24 h stands for, or None."""
-        return await self._engine.read(lambda tx: keys.keyed(tx, idempotency, now))
+        return await self._engine.read(lambda tx: leases.keyed(tx, idempotency, now))
 
     async def keep_answer(
         self, idempotency: Idempotency, subject: str, status: int, body: dict[str, Any], now: int
@@ -290,7 +289,7 @@ class Runs(Noun):
         """Store the answer for a key (routes that are not runs)."""
 
         async def work(tx: Tx) -> None:
-            await keys.keep(tx, idempotency, subject, body.get("conversation_id"), now)
+            await leases.keep_key(tx, idempotency, subject, body.get("conversation_id"), now)
             await tx.execute(
                 "UPDATE idempotency_keys SET status = $1, body = $2 WHERE route = $3 AND key = $4",
                 status,

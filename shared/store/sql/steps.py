@@ -16,7 +16,7 @@ from shared.store import rows
 from shared.store.contract import Row, Tx
 from shared.store.sql import audit
 from shared.store.sql.conversations import store_messages
-from shared.store.sql.task_outcomes import Outcome, end_waiting
+from shared.store.sql.task_rows import Outcome, end_waiting
 from shared.task_values import TaskRunState
 from shared.values import Lease, NewMessage, NewRun, RunEnd
 

@@ -19,15 +19,20 @@ from shared.schedules import decide, parse
 from shared.store.contract import Row, Tx
 from shared.store.sql.principals import lives
 from shared.store.sql.run_rows import ACTED
-from shared.store.sql.task_outcomes import TRIES, Claimed, Fate, Outcome, abandoned, end
 from shared.store.sql.task_rows import (
     FREE,
     MANUAL,
+    TRIES,
     WAITS_FOR_CONVERSATION,
     WAITS_FOR_MANUAL,
     WAITS_FOR_PRINCIPAL,
     WAITS_FOR_SLOT,
+    Claimed,
+    Fate,
+    Outcome,
+    abandoned,
     check_idle,
+    end,
     to_task,
     to_task_run,
 )

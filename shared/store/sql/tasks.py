@@ -15,13 +15,12 @@ from shared.principals import Reach
 from shared.store import rows
 from shared.store.contract import Engine, Missing, Row, Taken, Tx
 from shared.store.rows import Noun
-from shared.store.sql import audit, conversations, outbound, task_claims, task_quotas, task_rows
+from shared.store.sql import audit, conversations, outbound, task_claims, task_rows
 from shared.store.sql.conversations import OF_PRINCIPAL
-from shared.store.sql.run_rows import HELD_CLAIM, hold
+from shared.store.sql.leases import HELD_CLAIM, hold
 from shared.store.sql.runs import Runs
 from shared.store.sql.task_claims import Claimant, Pause
-from shared.store.sql.task_outcomes import COMPLETE, RUNNING_TASK, Claimed, Outcome, check_tree, end
-from shared.store.sql.task_rows import TaskMetrics
+from shared.store.sql.task_rows import COMPLETE, RUNNING_TASK, Claimed, Outcome, TaskMetrics, check_tree, end
 from shared.task_values import Task, TaskRun, TaskRunState, TaskStatus
 from shared.values import Outbound, Page
 
@@ -87,7 +86,7 @@ class Tasks(Noun):
                 await conversations.insert(
                     tx, task.conversation_id, task.created_at, None, temporary=True, principal_id=alone_for
                 )
-            await task_quotas.keep(tx, task.conversation_id, quota)
+            await task_rows.keep_quota(tx, task.conversation_id, quota)
             await _insert(tx, task if by is None else await _in_tree(tx, task, by))
             if audit.by_operator():
                 await audit.crossed(tx, await tx.fetchval(audit.WHOSE, task.id), task.id)
@@ -137,7 +136,7 @@ class Tasks(Noun):
             row = await tx.fetchrow(statement, *within(task_id, reach))
             if row is None:
                 return False
-            await task_quotas.remove_own_conversation(tx, row["conversation_id"])
+            await task_rows.remove_own_conversation(tx, row["conversation_id"])
             return True
 
         return await self._engine.write(work)

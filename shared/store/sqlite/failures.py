@@ -1,4 +1,4 @@
-"""Whose fault it is when the store meets an error: the machine's, or a damaged file's.
+"""Whose fault it is when the store meets an error: the machine's, or a damaged file's; the disk's reserve.
 
 A full disk is never taken for a damaged file: the one is mended and tried again, the other refused.
 """
@@ -104,3 +104,42 @@ def _reason(error: OSError | sqlite3.Error) -> str:
     if not isinstance(error, OSError) or error.strerror is None:
         return str(error)
     return error.strerror if error.filename is None else f"{error.strerror}: {os.fsdecode(error.filename)}"
+
+
+PROBE_BYTES: Final = 65_536
+"""What a turn may need on a disk."""
+
+RESERVE_BYTES: Final = 4 << 20
+"""Space beside the database for the log of a deletion."""
+
+
+class Reserve:
+    """Space on the local disk that is kept so that a conversation can be deleted when all else is taken."""
+
+    def __init__(self, database: Path) -> None:
+        self._path = f"{database}.reserve"
+        self.keep()
+
+    def keep(self) -> None:
+        """Take it, if it can be had and isn't held."""
+        with suppress(OSError):
+            descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                os.posix_fallocate(descriptor, 0, RESERVE_BYTES)
+            except OSError:
+                os.truncate(descriptor, 0)  # part of it would only be taken from others
+            finally:
+                os.close(descriptor)
+
+    def release(self) -> None:
+        """Give it back."""
+        with suppress(OSError):
+            os.truncate(self._path, 0)
+
+
+def try_disk(path: Path) -> None:
+    """Write what a turn may need to a new file, and remove it; raises OSError."""
+    try:
+        path.write_bytes(bytes(PROBE_BYTES))
+    finally:
+        path.unlink(missing_ok=True)

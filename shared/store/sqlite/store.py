@@ -1,14 +1,176 @@
-"""The store on the embedded engine."""
+"""The store on the embedded engine, and its schema's versions, kept by sqlite-utils in ``schema_migrations``.
+
+``PRAGMA user_version`` holds the number of the newest migration, so that a start without pending ones
+doesn't pay for the import of sqlite-utils (0.18 s).
+"""
 
 from __future__ import annotations
 
+import sqlite3
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
+from shared.errors import StoreError, StoreVersion
+from shared.store.sql import tables
+from shared.store.sql.migrations import check_not_newer, steps
 from shared.store.sql.retention import Retention
 from shared.store.sqlite.engine import Database, Shipper
-from shared.store.sqlite.migrations import Keep, fill, migrate
+from shared.store.sqlite.failures import is_damage
 from shared.store.store import Store
+
+if TYPE_CHECKING:
+    from sqlite_utils import Database as UtilsDatabase
+
+
+Keep = Callable[[sqlite3.Connection, int], None]
+"""Makes a copy of a database that has this version, before it is migrated."""
+
+WORDS: Final = {
+    "id": "TEXT",
+    "integer": "INTEGER",
+    "bytes": "BLOB",
+    "number": "INTEGER PRIMARY KEY",
+    "sequence": "INTEGER PRIMARY KEY AUTOINCREMENT",
+    "table": "STRICT",
+    "by key": "STRICT, WITHOUT ROWID",
+    "now": "CAST(strftime('%s', 'now') AS INTEGER) * 1000",
+    "random": "lower(hex(randomblob(16)))",
+    "object": "json_object",
+}
+
+COUNTERS: Final = (
+    f"""CREATE TRIGGER run_ended AFTER UPDATE OF state ON runs
+        WHEN old.state = 'running' AND new.state <> 'running' BEGIN {tables.ON_RUN_ENDED}; END""",
+    "CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID",
+    "INSERT INTO counters VALUES ('conversations', 0), ('tasks', 0)",
+    """CREATE TRIGGER conversation_added AFTER INSERT ON conversations WHEN new.temporary = 0
+        BEGIN UPDATE counters SET value = value + 1 WHERE name = 'conversations'; END""",
+    """CREATE TRIGGER conversation_removed AFTER DELETE ON conversations WHEN old.temporary = 0
+        BEGIN UPDATE counters SET value = value - 1 WHERE name = 'conversations'; END""",
+    """CREATE TRIGGER task_added AFTER INSERT ON scheduled_tasks
+        BEGIN UPDATE counters SET value = value + 1 WHERE name = 'tasks'; END""",
+    """CREATE TRIGGER task_removed AFTER DELETE ON scheduled_tasks
+        BEGIN UPDATE counters SET value = value - 1 WHERE name = 'tasks'; END""",
+)
+
+USAGE_BY_WHOLE_DAY: Final = f"CREATE TABLE usage_by_day (day TEXT PRIMARY KEY, {tables.SPENT}) <by key>"
+
+TASK_DELETED: Final = f"""CREATE TRIGGER task_deleted BEFORE DELETE ON scheduled_tasks BEGIN
+        {tables.ON_TASK_DELETED}; END"""
+
+SAID_TO_CHATS: Final = f"CREATE TRIGGER said AFTER INSERT ON outbound_messages BEGIN {tables.ON_SAID}; END"
+
+
+# As the other engine has them: the counters of a day in parts, and a trigger for what chats are to hear.
+ALIKE: Final = (
+    "ALTER TABLE usage_by_day RENAME TO usage_by_whole_day",
+    tables.USAGE_BY_DAY,
+    """INSERT INTO usage_by_day SELECT day, 0, runs, input_tokens, output_tokens, cache_creation_input_tokens,
+        cache_read_input_tokens, unsettled_tokens, microdollars FROM usage_by_whole_day""",
+    "DROP TABLE usage_by_whole_day",
+    SAID_TO_CHATS,
+)
+
+STEPS: Final = steps(
+    "sqlite",
+    (
+        (*tables.TABLES, *COUNTERS),
+        tables.LOGS,
+        (USAGE_BY_WHOLE_DAY, *tables.USAGE),
+        tables.COMPACTIONS,
+        tables.CHANNELS,
+        tables.TOKENS,
+        tables.CANCELLING,
+        tables.MESSAGES_THAT_STAND,
+        (*tables.TASK_BOUNDS, TASK_DELETED),
+        tables.LEFT_OUT,
+        ALIKE,
+    ),
+    WORDS,
+)
+"""Statements of each migration, oldest first; new ones stand in ``shared.store.sql.migrations``."""
+
+SCHEMA_VERSION: Final = len(STEPS)
+
+
+def migrate(connection: sqlite3.Connection, keep: Keep | None = None) -> None:
+    """Bring a database up to SCHEMA_VERSION, with the gate held; raises StoreVersion for a newer one.
+
+    ``keep`` copies an older one before anything is changed.
+    """
+    version = _version(connection)
+    check_not_newer(version, SCHEMA_VERSION)
+    if version == SCHEMA_VERSION:
+        return
+    if version and keep is not None:
+        keep(connection, version)
+    make_row, connection.row_factory = connection.row_factory, None
+    try:
+        _apply(connection)
+    except sqlite3.DatabaseError as error:
+        if not is_damage(error):
+            raise
+        raise StoreError(f"The database could not be migrated from version {version}: {error}") from error
+    finally:
+        connection.row_factory = make_row
+
+
+def fill(connection: sqlite3.Connection) -> None:
+    """Make the tables of an empty database; raises StoreVersion for one that isn't of this very version.
+
+    For processes beside a host: only a host migrates, which has made a copy before.
+    """
+    version = _version(connection)
+    if 0 < version < SCHEMA_VERSION:
+        raise StoreVersion(
+            f"The database has schema version {version}, this program needs {SCHEMA_VERSION}, "
+            "and only a host migrates it: start the host of this program once."
+        )
+    migrate(connection)
+
+
+def _version(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("PRAGMA user_version").fetchone()[0])
+
+
+def _apply(connection: sqlite3.Connection) -> None:
+    with _without("numpy", "pandas"):
+        from sqlite_utils import Database as UtilsDatabase
+        from sqlite_utils.migrations import Migrations
+
+    class Numbered(Migrations):
+        migrations_table = "schema_migrations"
+
+    numbered = Numbered("picoclaw")
+    for number, statements in enumerate(STEPS, start=1):
+        numbered(name=f"{number:04d}")(_step(number, statements))
+    numbered.apply(UtilsDatabase(connection, recursive_triggers=False))
+
+
+@contextmanager
+def _without(*packages: str) -> Iterator[None]:
+    """Have imports not find these; sqlite-utils would load them for types that no column here has."""
+    modules: dict[str, Any] = sys.modules
+    absent = [name for name in packages if name not in modules]
+    modules.update(dict.fromkeys(absent))
+    try:
+        yield
+    finally:
+        for name in absent:
+            del modules[name]
+
+
+def _step(number: int, statements: tuple[str, ...]) -> Callable[[UtilsDatabase], None]:
+    def apply(database: UtilsDatabase) -> None:
+        for statement in statements:
+            database.execute(statement)
+        database.execute(f"PRAGMA user_version = {number}")
+
+    return apply
 
 
 class SqliteStore(Store):

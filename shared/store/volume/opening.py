@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+import sqlite3
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Final, Literal
 from uuid import uuid4
 
 from shared import jsons
-from shared.errors import StoreDamaged, StoreMismatch
+from shared.errors import StoreDamaged, StoreError, StoreMismatch
 from shared.store.sqlite.content import is_of_breakcafe
 from shared.store.sqlite.failures import told_apart
 from shared.store.store import StoreOrigin
-from shared.store.volume import chain, layout, rollback, wal
+from shared.store.volume import chain, layout, snapshot, wal
 from shared.store.volume.carrier import Carrier
 from shared.store.volume.layout import FileId, Listing, holder
 from shared.store.volume.sidecar import State, boot_id
@@ -42,7 +45,7 @@ def prepare(carrier: Carrier, store_dir: Path, *, token: str, era: int) -> Store
     database = carrier.database
     with carrier.held():
         chain.sweep(store_dir)
-        rollback.expire(store_dir)
+        expire_copies(store_dir)
         for suffix in SCRATCH:
             chain.discard(database.with_name(database.name + suffix))
         state, listing = carrier.sidecar.read(), layout.scan(store_dir)
@@ -179,3 +182,46 @@ def _take_local(carrier: Carrier, state: State) -> None:
         chain.discard_log(database)
         os.close(os.open(database, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     carrier.renew(replace(state, inode=database.stat().st_ino))
+
+
+COPY_NAME: Final = re.compile(r"before-migration-from-(\d+)\.db")
+KEPT_DAYS: Final = 30
+
+
+def keep_copy(store_dir: Path, database: Path, connection: sqlite3.Connection, version: int) -> None:
+    """Copy the database of a connection, which has this schema version, to the volume; nobody writes."""
+    copy = chain.back_up(connection, database)
+    try:
+        snapshot.seal(copy)
+        path = store_dir / f"before-migration-from-{version}.db"
+        room = told_apart("STORE_DIR", store_dir, lambda: copy.stat().st_size)
+        with room, layout.durably(path) as temporary:
+            snapshot.copy(copy, temporary)
+    finally:
+        chain.discard(copy)
+    for earlier in kept_copies(store_dir)[:-1]:
+        earlier.unlink()
+
+
+def kept_copies(store_dir: Path) -> list[Path]:
+    """Return the copies on a volume, the newest last."""
+    found = [path for path in store_dir.iterdir() if COPY_NAME.fullmatch(path.name)]
+    return sorted(found, key=lambda path: path.stat().st_mtime)
+
+
+def newest_copy(store_dir: Path) -> tuple[Path, int]:
+    """Return the copy to go back to and its schema version; raises StoreError when there is none."""
+    found = kept_copies(store_dir) if store_dir.is_dir() else []
+    if not found:
+        raise StoreError(
+            f"There is no copy from before a migration in {store_dir}: a host makes one when it migrates, "
+            f"and it is kept for {KEPT_DAYS} days. `picoclaw store restore FILE` takes a backup"
+        )
+    return found[-1], int(COPY_NAME.sub(r"\1", found[-1].name))
+
+
+def expire_copies(store_dir: Path) -> None:
+    """Remove the copies that were kept long enough."""
+    for path in kept_copies(store_dir):
+        if path.stat().st_mtime < time.time() - KEPT_DAYS * 24 * 3600:
+            path.unlink()

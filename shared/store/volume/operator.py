@@ -23,8 +23,8 @@ from shared.store.sql.outbox import FAN_OUT
 from shared.store.sqlite.content import faults_in, rows, tables
 from shared.store.sqlite.engine import connect
 from shared.store.sqlite.failures import is_damage, told_apart
-from shared.store.sqlite.migrations import SCHEMA_VERSION, migrate
-from shared.store.volume import chain, layout, rollback, salvage, sealing, snapshot
+from shared.store.sqlite.store import SCHEMA_VERSION, migrate
+from shared.store.volume import chain, layout, opening, salvage, snapshot
 from shared.store.volume.layout import FileId, Link, Listing, Snapshot, holder
 from shared.store.volume.lock import VolumeLock
 from shared.store.volume.opening import identity, rename_store
@@ -188,7 +188,7 @@ def compact(store_dir: Path) -> int:
         for path in [
             *(each.path for each in listing.snapshots),
             *(layout.segment_path(store_dir, each) for each in listing.segments),
-            *rollback.kept(store_dir),
+            *opening.kept_copies(store_dir),
         ]:
             path.unlink()
         layout.sync(store_dir)
@@ -292,20 +292,20 @@ def _taken(store_dir: Path) -> Iterator[tuple[VolumeLock, FileId, Listing]]:
 def _publish_file(database: Path, target: Path) -> int:
     if target.exists():
         raise StoreError(f"{target} exists already: choose a new name")
-    sealing.seal(database)
+    snapshot.seal(database)
     room = told_apart("the new file", target.absolute().parent, lambda: database.stat().st_size)
     with room, layout.durably(target) as temporary:
         snapshot.copy(database, temporary)
-    sealing.must_be_whole(target)
+    snapshot.must_be_whole(target)
     return target.stat().st_size
 
 
 def _copy_database(source: Path, target: Path) -> None:
     if not source.is_file():
         raise StoreError(f"{source} is no file")
-    if not sealing.must_be_whole(source):
+    if not snapshot.must_be_whole(source):
         log.warning("%s carries no checksum: only its structure and its rows are checked", source)
-    sealing.copy(source, target)
+    snapshot.copy_with_log(source, target)
     try:
         with closing(sqlite3.connect(target, isolation_level=None)) as connection:
             connection.execute("PRAGMA application_id = 0")

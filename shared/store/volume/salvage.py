@@ -19,8 +19,8 @@ from shared.errors import StoreDamaged, StoreError
 from shared.store.sqlite.content import tables, value_of
 from shared.store.sqlite.engine import connect
 from shared.store.sqlite.failures import is_damage
-from shared.store.sqlite.migrations import migrate
-from shared.store.volume import layout, sealing, snapshot, wal
+from shared.store.sqlite.store import migrate
+from shared.store.volume import layout, snapshot, wal
 from shared.store.volume.layout import FileId, Snapshot
 
 LAST_ROWID: Final = 1 << 40
@@ -80,7 +80,7 @@ def _states(source: Path, folder: Path) -> Iterator[Path]:
     number = 0
     if source.is_file():
         state = folder / "state.db"
-        sealing.copy(source, state)
+        snapshot.copy_with_log(source, state)
         yield _made_readable(state)
         return
     listing = layout.scan(source)
@@ -156,7 +156,7 @@ def _made_readable(state: Path) -> Path:
     with state.open("r+b") as file:
         page_size = int.from_bytes(file.read(18)[16:18], "big")
         file.seek(0)
-        file.write(sealing.MAGIC if page_size.bit_count() == 1 else sealing.MAGIC + b"\x10\0")
+        file.write(snapshot.MAGIC if page_size.bit_count() == 1 else snapshot.MAGIC + b"\x10\0")
     return state
 
 

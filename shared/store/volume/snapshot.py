@@ -1,4 +1,9 @@
-"""Snapshots: whole copies of the database with a checksum of content and place in the name."""
+"""Whole copies of the database: snapshots, whose names have a checksum of content and place, and backups.
+
+A backup carries its own checksum, a CRC-32 of the file, in ``application_id``, a field that SQLite leaves to
+applications (sqlite.org/fileformat2.html, section 1.3.14); it counts as zero in the sum. So the file stays an
+ordinary database, and the checksum goes where the file goes.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from shared.errors import StoreDamaged
 from shared.store.sqlite.failures import told_apart
-from shared.store.volume import layout
+from shared.store.volume import layout, wal
 from shared.store.volume.layout import FileId, Snapshot
 
 CHUNK: Final = 1 << 20
@@ -77,3 +83,37 @@ def checksum(path: Path, *, skip: int = 0, crc: int = 0) -> int:
 def intact(snapshot: Snapshot) -> bool:
     """Return whether a snapshot holds what its name promises; raises OSError when it can't be read."""
     return fits(snapshot, checksum(snapshot.path))
+
+
+MAGIC: Final = b"SQLite format 3\0"
+FIELD: Final = slice(68, 72)
+
+
+def seal(database: Path) -> None:
+    """Write the checksum of a closed database into it."""
+    with database.open("r+b") as file:
+        file.seek(FIELD.start)
+        file.write(_sum(database).to_bytes(4, "big"))
+
+
+def must_be_whole(database: Path) -> bool:
+    """Raise StoreDamaged when a file isn't what its checksum promises; returns False when it has none."""
+    with database.open("rb") as file:
+        head = file.read(FIELD.stop)
+    promised = int.from_bytes(head[FIELD], "big") if head.startswith(MAGIC) else 0
+    if promised and promised != _sum(database):
+        raise StoreDamaged(f"{database} is damaged: its content has another checksum than it carries")
+    return promised != 0
+
+
+def copy_with_log(source: Path, target: Path) -> None:
+    """Copy a database nobody has open, with its log, without touching it."""
+    for path, to in ((source, target), (wal.log_path(source), wal.log_path(target))):
+        if path.exists():
+            copy(path, to)
+
+
+def _sum(database: Path) -> int:
+    with database.open("rb") as file:
+        first = zlib.crc32(file.read(FIELD.start) + bytes(4))
+    return checksum(database, skip=FIELD.stop, crc=first) or 1

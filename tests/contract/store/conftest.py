@@ -11,7 +11,7 @@ import pytest
 
 from shared.store import open_store as open_sqlite
 from shared.store.postgres.database import Place
-from shared.store.postgres.store import PostgresStore
+from shared.store.postgres.opening import PostgresStore
 from shared.store.store import Store
 from tests.postgres import emptied_database, needs_postgres
 

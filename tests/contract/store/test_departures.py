@@ -15,7 +15,7 @@ from shared.store.contract import Tx
 from shared.store.copying import LEFT_OUT
 from shared.store.sql.arrivals import ORDER
 from shared.store.sqlite.content import tables
-from shared.store.sqlite.migrations import STEPS
+from shared.store.sqlite.store import STEPS
 from shared.store.store import Store
 from shared.store.volume.operator import NOT_EXPORTED
 from shared.task_values import TaskRunState

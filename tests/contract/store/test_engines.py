@@ -13,7 +13,7 @@ from shared.store import open_store as open_sqlite
 from shared.store import sql
 from shared.store.contract import Engine, Tx
 from shared.store.postgres.database import Database as PostgresDatabase
-from shared.store.postgres.transactions import PostgresTx
+from shared.store.postgres.driver import PostgresTx
 from shared.store.sqlite.engine import Database as SqliteDatabase
 from shared.store.sqlite.transactions import SqliteTx, translated
 from tests.contract.store.conftest import OpenStore

@@ -18,7 +18,7 @@ from shared.store.postgres.opening import open_shared_store
 from shared.store.rows import reader
 from shared.store.sql import migrations
 from shared.store.sql.conversations import SELECT, Conversations
-from shared.store.sqlite import migrations as sqlite_migrations
+from shared.store.sqlite import store as sqlite_store
 from shared.store.sqlite.store import SqliteStore
 from shared.store.store import Store
 from shared.values import Conversation
@@ -65,7 +65,7 @@ async def postgres(folder: Path) -> AsyncIterator[Store]:
 async def test_a_column_and_a_table_are_added_in_one_place_for_every_engine(
     engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    use(monkeypatch, {"sqlite": sqlite_migrations, "postgres": postgres_migrations}[engine], engine)
+    use(monkeypatch, {"sqlite": sqlite_store, "postgres": postgres_migrations}[engine], engine)
     async with {"sqlite": sqlite, "postgres": postgres}[engine](tmp_path) as store:
         await store.conversations.create("c", 1)
         await run(METHOD)["paint"](store.conversations, "c", "blue")
