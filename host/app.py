@@ -62,7 +62,7 @@ from host.volumes import make_volumes, open_store
 from shared.ids import new_id
 from shared.redact import Redactor
 from shared.settings import Settings
-from shared.settings.sensitive import secret_values
+from shared.settings.secret_values import secret_values
 from shared.store.rows import CURSORS
 from shared.store.store import Store
 from shared.tasks import TaskService

@@ -13,12 +13,11 @@ from shared import tool_contract as contract
 from shared.clock import iso, now_ms
 from shared.errors import InvalidInput, NotFound
 from shared.principals import OPERATOR, Reach, said_name
-from shared.senders import is_reserved
+from shared.shapes import task_run_view, task_view
 from shared.store.store import Store
 from shared.task_values import Task
-from shared.task_views import task_run_view, task_view
 from shared.tasks import TaskService
-from shared.untrusted import wrapped
+from shared.untrusted import is_reserved, wrapped
 from shared.values import Conversation, Page
 
 CONVERSATION: Final = "picoclaw://conversation"

@@ -12,7 +12,7 @@ import orjson
 
 from shared import jsons, untrusted
 from shared.clock import DAY_MS
-from shared.lines import one_line
+from shared.untrusted import one_line
 
 Kind = Literal["approval", "question", "client_tool", "budget"]
 Decision = Literal["allow", "deny", "answer", "result"]

@@ -12,8 +12,8 @@ from typing import Any, Final, Literal
 
 from shared import jsons
 from shared.clock import at, iso
-from shared.lines import one_line
 from shared.redact import Redactor
+from shared.untrusted import one_line
 
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 

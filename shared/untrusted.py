@@ -9,12 +9,32 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from functools import cache, lru_cache
 from hashlib import blake2b
+from html import escape
+from importlib.util import find_spec
+from pathlib import Path
+from string import ascii_uppercase
 from typing import Final
-from xml.sax.saxutils import escape
 
-from shared.senders import is_reserved
+from shared import jsons
+
+_NAMED_CONTROLS: Final = {9: r"\t", 10: r"\n", 13: r"\r"}
+# C0, DEL and C1; the bidirectional controls (UAX 9); line and paragraph separator, which split lines too.
+_STEERING: Final = (
+    *range(32), *range(127, 160), 0x061C, 0x200E, 0x200F, *range(0x2028, 0x202F), *range(0x2066, 0x206A),
+)  # fmt: skip
+CONTROLS: Final = {
+    code: _NAMED_CONTROLS.get(code, f"\\x{code:02x}" if code < 32 else f"\\u{code:04x}") for code in _STEERING
+}
+
+
+def one_line(text: str) -> str:
+    """Return the text with line ends and control characters escaped; JSON stays the same JSON."""
+    return text.translate(CONTROLS)
+
 
 TAGS: Final = (
     "message",
@@ -75,7 +95,7 @@ def defused(text: str) -> str:
 def escaped(text: str) -> str:
     """Return words from outside for between the host's tags: they can neither close nor open one."""
     # Escaping leaves what only looks like a tag, in full-width letters for instance.
-    return defused(escape(text))
+    return defused(escape(text, quote=False))
 
 
 def wrapped(text: str, key: str) -> str:
@@ -120,3 +140,60 @@ def _mark(text: str, key: str) -> str:
         if mark not in text:
             return mark
     raise AssertionError("a text of n characters can't hold n + 2 marks")  # pragma: no cover
+
+
+HOSTS: Final = frozenset(
+    {"assistant", "system", "host", "picoclaw", "tool", "tools", "developer", "model"}
+    | {"scheduler", "heartbeat", "agent", "operator", "owner"}
+)
+
+# The table's rows for ASCII, and digits that are read as letters, which no standard lists.
+_ASCII: Final = str.maketrans({"I": "l", "1": "l", "|": "l", "0": "O", "m": "rn"})
+_DIGITS: Final = str.maketrans("345$", "eass")
+
+
+def is_reserved(name: str, *more: str) -> bool:
+    """Return whether a name is one of the host's, or of ``more``, or could be taken for one."""
+    return not _skeletons(name).isdisjoint(_hosts(more))
+
+
+@cache
+def _hosts(more: tuple[str, ...]) -> frozenset[str]:
+    return frozenset().union(*map(_skeletons, (*HOSTS, *filter(None, more))))
+
+
+def _skeletons(name: str) -> frozenset[str]:
+    """Return a name's skeletons, as it is written and in either case; spaces and signs count for nothing."""
+    forms = (name, unicodedata.normalize("NFKC", name))
+    cased = (each for form in forms for each in (form, form.casefold(), form.upper()))
+    return frozenset(filter(None, map(_skeleton, cased)))
+
+
+def _skeleton(name: str) -> str:
+    if not name.isascii():
+        name = unicodedata.normalize("NFD", unicodedata.normalize("NFD", name).translate(_table()))
+    letters = name.translate(_ASCII).translate(_DIGITS)
+    return "".join(filter(str.isalnum, letters)).casefold()
+
+
+@cache
+def _table() -> Mapping[int, str]:
+    return dict(_prototypes())
+
+
+def _prototypes() -> Iterator[tuple[int, str]]:
+    """Yield the characters that can be taken for an ASCII one, with that: of two, the one of more."""
+    package = find_spec("confusable_homoglyphs")
+    if package is None or package.origin is None:
+        raise ModuleNotFoundError("confusable_homoglyphs")
+    found = jsons.loads(Path(package.origin).with_name("confusables.json").read_bytes())
+    alike = {key: [each["c"].strip("\u200e") for each in others] for key, others in found.items()}
+    for key, others in alike.items():
+        char = key.strip("\u200e")
+        prototype = max(others, key=lambda other: len(alike.get(other, ())))
+        if len(char) == 1 and not char.isascii() and prototype.isascii() and len(alike[key]) <= 1:
+            yield ord(char), prototype
+    for letter in ascii_uppercase:
+        # The standard takes small capitals for letters of their own; people read them as capitals.
+        with suppress(KeyError):
+            yield ord(unicodedata.lookup(f"LATIN LETTER SMALL CAPITAL {letter}")), letter.lower()

@@ -24,7 +24,7 @@ from typing import Any, Final
 
 from shared.approval_values import NewApproval
 from shared.jsons import dumps
-from shared.lines import one_line
+from shared.untrusted import one_line
 from shared.values import RunState
 
 LONGEST_SHOWN: Final = 1000

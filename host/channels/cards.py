@@ -10,10 +10,10 @@ from host.channels.base import Button, Channel, ChannelDown, ChannelFault, Press
 from host.channels.chats import Rules
 from host.runs.meter import Ledger
 from shared.approval_values import ELICITATION, Answer, Approval, ApprovalStatus, Decision
-from shared.channel_values import Chat
 from shared.clock import now_ms
 from shared.errors import PicoError, Unavailable
-from shared.lines import one_line
+from shared.store.sql.chats import Chat
+from shared.untrusted import one_line
 
 logger = logging.getLogger("picoclaw.channels")
 

@@ -11,9 +11,9 @@ from anyio.abc import TaskGroup
 
 from host.channels.base import TOPIC, Channel, ChannelFault, Sender, TryLater, Undeliverable
 from host.channels.splitting import split
-from shared.channel_values import Chat
 from shared.principals import OPERATOR, principal_of, stored_name
-from shared.settings.channels import ChannelRules
+from shared.settings.access import ChannelRules
+from shared.store.sql.chats import Chat
 from shared.values import Event
 
 EVERYONE: Final = "*"

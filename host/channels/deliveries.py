@@ -24,10 +24,10 @@ from host.runs.conversation_files import SentFiles
 from host.runs.meter import Ledger
 from shared import jsons, untrusted
 from shared.approval_values import Approval
-from shared.channel_values import Chat, Delivery
 from shared.clock import DAY_MS, iso, now_ms
 from shared.ids import MESSAGE, new_id, run_of_pause
 from shared.principals import OPERATOR
+from shared.store.sql.chats import Chat, Delivery
 from shared.store.sql.tables import SAID
 from shared.values import NewMessage
 

@@ -11,8 +11,8 @@ from host.channels.chats import Rules, Wake
 from host.channels.messages import cleaned, to_update, usable
 from host.runs.admission import RateLimit
 from host.runs.principals import PrincipalCache
-from shared.channel_values import Chat, Saying
 from shared.clock import now_ms
+from shared.store.sql.chats import Chat, Saying
 from shared.store.store import Store
 
 logger = logging.getLogger("picoclaw.channels")

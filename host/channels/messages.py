@@ -16,14 +16,14 @@ from host.ports import SandboxFault
 from host.runs.attachments import INBOX, Attachments, line, safe_name
 from host.runs.service import RunService
 from host.runs.spec import Attached
-from shared.channel_values import Chat, NewUpdate, Update
 from shared.clock import now_ms
 from shared.errors import NotRunning
 from shared.ids import MESSAGE, new_id
 from shared.principals import Reach, principal_of
+from shared.shapes import task_view
+from shared.store.sql.chats import Chat, NewUpdate, Update
 from shared.store.store import Store
 from shared.task_values import Task
-from shared.task_views import task_view
 from shared.tasks import TaskService
 from shared.values import Block, Enclosed, Lease
 

@@ -28,7 +28,7 @@ from host.runs.conversation_files import SentFiles
 from host.runs.meter import Ledger
 from host.runs.service import RunService
 from shared.settings import Settings
-from shared.settings.channels import PluginChannel, Telegram
+from shared.settings.access import PluginChannel, Telegram
 from shared.tasks import TaskService
 
 logger = logging.getLogger("picoclaw.channels")

@@ -20,7 +20,6 @@ from host.runs.events import one_by_one
 from host.runs.run import ActiveRun
 from host.runs.service import RunService
 from host.runs.spec import Attached, RunSpec
-from shared.channel_values import Saying, Update, told_of
 from shared.clock import now_ms
 from shared.errors import (
     ConversationBusy,
@@ -32,6 +31,7 @@ from shared.errors import (
     Unavailable,
 )
 from shared.ids import RUN, new_id
+from shared.store.sql.chats import Saying, Update, told_of
 from shared.store.store import Store
 from shared.values import Idempotency, RunState
 

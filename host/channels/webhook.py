@@ -13,7 +13,7 @@ from host.http.routing import Api, operation
 from host.runs.admission import RateLimit
 from shared.errors import InvalidInput, NotFound, Unavailable
 from shared.settings import Settings
-from shared.settings.channels import Telegram
+from shared.settings.access import Telegram
 from shared.shapes import Shape
 
 RETRY_AFTER_S: Final = 5

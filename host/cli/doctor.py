@@ -30,9 +30,9 @@ from shared.clock import local, now_ms
 from shared.errors import PicoError, StoreError
 from shared.redact import Redactor
 from shared.settings import Settings, SettingsError, load
-from shared.settings.providers import ANTHROPIC
+from shared.settings.models import ANTHROPIC
+from shared.settings.secret_values import secret_values
 from shared.settings.security_yml import NAME, exposed
-from shared.settings.sensitive import secret_values
 from shared.store.sqlite.failures import FULL, PROBE_BYTES
 
 if TYPE_CHECKING:

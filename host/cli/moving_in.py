@@ -27,7 +27,7 @@ from shared import jsons
 from shared.clock import now_ms
 from shared.errors import PicoError, StoreError
 from shared.ids import new_id
-from shared.regular_files import read_regular
+from shared.secrets import read_regular
 from shared.settings import Settings, load
 from shared.settings.security_yml import NAME
 

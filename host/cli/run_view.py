@@ -15,7 +15,7 @@ from rich.segment import SegmentLines
 from host.agent.text import MarkerFilter
 from host.cli.terminal import err, out, safe, set_in, short, shown
 from shared import jsons
-from shared.lines import one_line
+from shared.untrusted import one_line
 
 PER_SECOND: Final = 12
 

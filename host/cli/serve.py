@@ -32,8 +32,8 @@ from shared.logging import configure
 from shared.processes import not_dumpable
 from shared.redact import Redactor
 from shared.settings import Settings
+from shared.settings.secret_values import secret_values
 from shared.settings.sections import peers
-from shared.settings.sensitive import secret_values
 
 logger = logging.getLogger("picoclaw.host")
 

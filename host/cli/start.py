@@ -9,8 +9,8 @@ from getpass import getpass
 from pathlib import Path
 from typing import Final, NoReturn
 
-from shared.lines import one_line
 from shared.settings import Settings, SettingsError, load
+from shared.untrusted import one_line
 
 HOPELESS: Final = 2
 HOMES_MODE: Final = 0o711 if os.geteuid() == 0 else 0o700

@@ -21,9 +21,9 @@ from host.cli.client import Json, host_settings
 from host.cli.terminal import err, out, print_json, shown, tell
 from shared import jsons
 from shared.errors import StoreError, StoreRefused
-from shared.lines import one_line
 from shared.store.volume import operator
 from shared.store.volume.opening import must_be, newest_copy
+from shared.untrusted import one_line
 
 if TYPE_CHECKING:
     from shared.settings import Settings

@@ -19,9 +19,9 @@ from typer.core import TyperGroup
 from host.cli.start import HOPELESS
 from shared import jsons
 from shared.errors import InvalidInput, Misconfigured, PicoError, StoreDamaged, StoreError
-from shared.lines import CONTROLS, one_line
 from shared.secrets import SecretFault
 from shared.settings import SettingsError
+from shared.untrusted import CONTROLS, one_line
 
 _REMOVED: Final = dict.fromkeys(CONTROLS.keys() - {9, 10})
 
@@ -30,7 +30,6 @@ WIDE: Final = 200
 MARKS: Final = {"ok": "[green]✓[/]", "note": "[yellow]•[/]", "fault": "[red]✗[/]"}
 LONGEST_MS: Final = 999_999 * 86_400_000
 UNITS_MS: Final = {"d": 86_400_000, "h": 3_600_000, "m": 60_000, "s": 1000, "ms": 1}
-
 
 # Without a terminal nothing limits a line but the reader, so tables there are not cut to 80 columns.
 out = Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)

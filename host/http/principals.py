@@ -21,7 +21,7 @@ from host.runs.principals import PrincipalCache, Spaces
 from shared.clock import iso, now_ms
 from shared.errors import Conflict, NotFound
 from shared.principals import Principal, PrincipalStatus, Terms
-from shared.settings.auth import PrincipalRates, known_scopes
+from shared.settings.access import PrincipalRates, known_scopes
 from shared.settings.sections import PrincipalBudgets
 from shared.shapes import PageShape, Shape, view
 from shared.store.store import Store

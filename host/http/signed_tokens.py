@@ -22,7 +22,7 @@ from host.http.callers import Enrolment, terms_of
 from shared.clock import monotonic_ms
 from shared.errors import Duplicate, Misconfigured
 from shared.principals import Principal, PrincipalStatus
-from shared.settings.auth import Jwt
+from shared.settings.access import Jwt
 
 logger = logging.getLogger("picoclaw.auth")
 

@@ -23,11 +23,10 @@ from shared.clock import now_ms
 from shared.errors import Duplicate, Forbidden, InvalidInput
 from shared.ids import TASK
 from shared.principals import Reach
-from shared.shapes import PageShape, Shape
+from shared.shapes import PageShape, Shape, TaskRunShape, TaskShape, task_run_view, task_view
 from shared.store.store import Store
 from shared.task_edits import LONGEST_PROMPT
 from shared.task_values import TaskStatus
-from shared.task_views import TaskRunShape, TaskShape, task_run_view, task_view
 from shared.tasks import TaskService
 from shared.values import Idempotency
 

@@ -18,7 +18,7 @@ from shared.errors import Forbidden, InvalidInput, NotFound
 from shared.ids import Token
 from shared.principals import SCOPES, Principal, PrincipalStatus
 from shared.settings import Settings
-from shared.settings.auth import known_scopes
+from shared.settings.access import known_scopes
 from shared.shapes import PageShape, Shape, view
 from shared.store.store import Store
 

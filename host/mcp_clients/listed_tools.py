@@ -13,9 +13,8 @@ from host.mcp_clients.server_config import ServerConfig
 from host.ports import ToolSpec
 from shared import jsons, untrusted
 from shared.clock import now_ms
-from shared.lines import one_line
 from shared.store.sql.tokens import ToolPins as KeptPins
-from shared.untrusted import defused
+from shared.untrusted import defused, one_line
 
 NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,128}")
 """What the Messages API takes as a tool's name."""

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from host.mcp_clients.server_config import ServerConfig
 from shared import untrusted
-from shared.lines import one_line
+from shared.untrusted import one_line
 
 LONGEST: Final = 500
 """Characters of a server's own words within a sentence."""

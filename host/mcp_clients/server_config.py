@@ -20,8 +20,8 @@ from shared.clock import now_ms
 from shared.errors import InvalidInput, Misconfigured
 from shared.secrets import Seal
 from shared.settings import Settings
-from shared.settings.faults import said
 from shared.settings.files import line_of, read_text
+from shared.settings.load import said
 from shared.settings.tools import McpServer, server_type
 
 if TYPE_CHECKING:

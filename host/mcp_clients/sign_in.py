@@ -29,7 +29,7 @@ from pydantic import AnyUrl, BaseModel
 from host.egress.addresses import AddressPolicy, PinnedTransport
 from host.mcp_clients.server_config import SignIn
 from shared.errors import Conflict, InvalidInput, PicoError
-from shared.lines import one_line
+from shared.untrusted import one_line
 
 Flow = AsyncGenerator[httpx2.Request, httpx2.Response]
 

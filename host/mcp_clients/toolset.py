@@ -23,9 +23,8 @@ from host.ports import ToolResult, ToolSpec
 from host.tools.arguments import refused
 from shared import jsons
 from shared.ask_contract import DEPTH
-from shared.lines import one_line
 from shared.tool_contract import Arguments
-from shared.untrusted import defused
+from shared.untrusted import defused, one_line
 
 if TYPE_CHECKING:
     from mcp.client import Client

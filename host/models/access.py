@@ -15,7 +15,7 @@ from host.models.process import ModelProcess
 from host.ports import Ask, Delta, ModelError, OnDelta, Reply, Target
 from shared.clock import monotonic_ms
 from shared.settings import Settings
-from shared.settings.choices import ModelChoice, fallback_choice, model_choices
+from shared.settings.tree import ModelChoice, fallback_choice, model_choices
 
 logger = logging.getLogger("picoclaw.agent")
 

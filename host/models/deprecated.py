@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Final
 
 from shared.settings import Settings
-from shared.settings.choices import configured
-from shared.settings.providers import ANTHROPIC
+from shared.settings.models import ANTHROPIC
+from shared.settings.tree import configured
 
 TABLE: Final = "_data/deprecated_models.py"
 

@@ -1,7 +1,7 @@
 """What the host and the process with the model's client say to each other, over one stream socket.
 
-Frames (``shared.frames``) with a header of our own, then a body. The host numbers its requests, and the ways
-to a model (``CLIENT``). A request ends with exactly one frame of ``ENDS``, also one that was cancelled.
+Frames (``shared.processes``) with a header of our own, then a body. The host numbers its requests, and the
+ways to a model (``CLIENT``). A request ends with exactly one frame of ``ENDS``, also one that was cancelled.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any, Final
 
 from host.ports import Delta, Reply, TextDelta, ThinkingDelta, ToolUseStart
 from shared.errors import Misconfigured
-from shared.frames import framed
 from shared.jsons import dump_bytes, loads
+from shared.processes import framed
 from shared.usage_values import Usage
 
 # From the host:
@@ -82,7 +82,7 @@ def frame(kind: int, number: int, body: bytes = b"", *, client: int = 0) -> byte
 
 
 def frames_of(bodies: Iterable[bytes]) -> Iterator[Frame]:
-    """Yield what ``frame`` was given, of the bodies that ``shared.frames`` cut out."""
+    """Yield what ``frame`` was given, of the bodies that ``shared.processes`` cut out."""
     for body in bodies:
         kind, number, client = _HEADER.unpack_from(body)
         yield kind, number, client, body[_HEADER.size :]

@@ -19,9 +19,8 @@ from anyio.abc import Process
 from host.models import messages
 from host.models.messages import ModelConfig
 from host.ports import ModelError, OnDelta, Reply
-from shared.frames import Frames
 from shared.jsons import dump_bytes, loads
-from shared.processes import terminate
+from shared.processes import Frames, terminate
 
 logger = logging.getLogger("picoclaw.agent")
 

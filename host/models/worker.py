@@ -23,9 +23,8 @@ from host.models import messages
 from host.models.anthropic_model import AnthropicModel, Pacer, make_client
 from host.models.messages import ModelConfig
 from host.ports import Delta, ModelError
-from shared.frames import Frames
 from shared.jsons import dump_bytes, loads
-from shared.processes import not_dumpable
+from shared.processes import Frames, not_dumpable
 
 SOCKET_BYTES: Final = 64 * 1024
 """What waits in the socket: what the host's event loop takes in at once is no more than that."""

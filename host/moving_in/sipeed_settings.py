@@ -11,11 +11,10 @@ from ruamel.yaml.error import YAMLError
 
 from host.moving_in.arrivals import Arrivals, Broken, an_object, read_json, read_text
 from shared import jsons
-from shared.settings.channels import Telegram
-from shared.settings.foreign import join_provider
+from shared.settings.access import Telegram
+from shared.settings.files import join_provider
 from shared.settings.leaves import KeyPath, Tree, get, leaves, put
-from shared.settings.providers import ADDRESSES, ELSEWHERE, LOCAL, split_model, unaddressed
-from shared.settings.sections import ModelEntry
+from shared.settings.models import ADDRESSES, ELSEWHERE, LOCAL, ModelEntry, split_model, unaddressed
 from shared.settings.tools import McpServer
 
 WORKSPACE: Final = ("agents", "defaults", "workspace")

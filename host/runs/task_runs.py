@@ -20,11 +20,11 @@ from shared.clock import now_ms
 from shared.errors import Conflict, ConversationBusy, KeyTaken, LeaseLost, PicoError, Unavailable
 from shared.jsons import loads
 from shared.principals import EVERYTHING, HOST, OPERATOR, Reach
+from shared.shapes import task_view
 from shared.store.contract import acting
 from shared.store.sql.task_rows import ALL_QUIET
 from shared.store.store import Store
 from shared.task_values import Task, TaskRun, TaskRunState
-from shared.task_views import task_view
 from shared.values import Idempotency, KeyedAnswer
 
 logger = logging.getLogger("picoclaw.tasks")

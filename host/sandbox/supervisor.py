@@ -22,8 +22,8 @@ from anyio import TypedAttributeSet, typed_attribute
 from anyio.abc import ByteStream
 
 from host.ports import SandboxFault
-from shared.frames import Frames, framed
 from shared.jsons import dump_bytes, loads
+from shared.processes import Frames, framed
 
 MAX_FRAME: Final = 32 << 20
 ANSWER_TIMEOUT_S: Final = 30.0

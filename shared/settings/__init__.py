@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from shared.settings.load import load
-from shared.settings.section import SettingsError
+from shared.settings.sections import SettingsError
 from shared.settings.tree import Settings
 
 __all__ = ["Settings", "SettingsError", "load"]

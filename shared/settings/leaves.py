@@ -13,7 +13,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
-from shared.settings.section import Env, Section
+from shared.settings.sections import Env, Section
 from shared.settings.tree import Settings
 
 Tree = dict[str, Any]

@@ -1,15 +1,52 @@
-"""The sections of ``config.json``: agents, models, heartbeat, budgets, gateway, rate limits."""
+"""What sections of ``config.json`` are made of, and most of them: agents, budgets, gateway, rate limits."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from ipaddress import IPv4Network, ip_address, ip_network
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+from pydantic_core import PydanticUndefined
 
-from shared.settings.providers import messages_base
-from shared.settings.section import Env, Section, setting
+
+class SettingsError(Exception):
+    """The settings cannot be used: a sentence for each fault, with file, line and key, never a value."""
+
+    def __init__(self, *faults: str) -> None:
+        self.faults = tuple(dict.fromkeys(faults))
+        super().__init__("\n".join(self.faults))
+
+
+class Section(BaseModel):
+    """A node of the tree: immutable, no coercion, no unknown keys, no values in its errors."""
+
+    # Built when first used: the root validates the whole tree, so the nodes never need to be (saves 10 ms).
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, hide_input_in_errors=True, defer_build=True
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Env:
+    """The operator's environment name of a field; one at the root has its own in capitals otherwise.
+
+    ``under_home``: the field is a path whose default is this name below ``$PICOCLAW_HOME``.
+    ``empty_counts``: an empty value is a value; elsewhere it is the same as unset.
+    ``or_name``: another name of it, which is weaker.
+    """
+
+    name: str
+    under_home: str | None = None
+    empty_counts: bool = False
+    or_name: str | None = None
+
+
+def setting(meaning: str, default: Any = PydanticUndefined, **bounds: Any) -> Any:
+    """Declare a field: what it means, its default (without one it has to be given), its bounds."""
+    return Field(default, description=meaning, **bounds)
+
 
 Dollars = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
@@ -75,17 +112,6 @@ class Agents(Section):
     """Agents."""
 
     defaults: AgentDefaults
-
-
-class ModelEntry(Section):
-    """A model that runs may ask for by ``model_name``; entries of one name are used in turn."""
-
-    model_name: str = setting("Name by which runs ask for it", min_length=1)
-    model: str = setting("The model's id at its API", min_length=1)
-    api_base: str | None = setting("Address of the Messages API", None, pattern=r"^https?://")
-    api_keys: tuple[SecretStr, ...] = setting("Keys, used in turn; they belong in .security.yml", ())
-
-    _base = field_validator("api_base")(messages_base)
 
 
 class Heartbeat(Section):

@@ -10,9 +10,8 @@ from typing import Any, Final
 
 from shared.settings.files import SettingsFile
 from shared.settings.leaves import Keys, config_sections, did_you_mean, member, section_of
-from shared.settings.providers import address_of
-from shared.settings.section import Section, SettingsError
-from shared.settings.sections import ModelEntry
+from shared.settings.models import ModelEntry, address_of
+from shared.settings.sections import Section, SettingsError
 from shared.settings.tree import Settings
 
 NAME: Final = ".security.yml"

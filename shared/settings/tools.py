@@ -17,7 +17,7 @@ from pydantic import (
 )
 
 from shared import jsons
-from shared.settings.section import Section, setting
+from shared.settings.sections import Section, setting
 
 Domain = Annotated[str, Field(pattern=r"^[A-Za-z0-9*]([A-Za-z0-9.*-]*[A-Za-z0-9])?(/\S*)?$")]
 """A domain without a scheme, with a path if wanted."""

@@ -14,7 +14,7 @@ from host.channels.base import Incoming, Sender
 from host.channels.chats import Rules
 from host.channels.intake import ChannelDoor
 from host.runs.principals import PrincipalCache
-from shared.settings.channels import ChannelRules
+from shared.settings.access import ChannelRules
 from shared.store import open_host_store
 from shared.store.store import Store
 

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from host.channels.base import Sender
 from host.channels.chats import Rules
-from shared.settings.channels import ChannelRules
+from shared.settings.access import ChannelRules
 from tests.channels.conftest import MakeHost
 from tests.fakes.bot_api import BotApi
 from tests.http.conftest import configure

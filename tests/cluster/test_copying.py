@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from shared.channel_values import Chat
 from shared.principals import OPERATOR, Terms
 from shared.store import copying, open_store
 from shared.store.postgres.database import Database, Place
 from shared.store.postgres.migrations import migrate
 from shared.store.postgres.opening import open_shared_store
+from shared.store.sql.chats import Chat
 from shared.store.sqlite.store import SqliteStore
 from shared.store.store import Store
 from shared.store.volume import operator

@@ -16,10 +16,10 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from shared import jsons
-from shared.settings.channels import PluginChannel
+from shared.settings.access import PluginChannel
 from shared.settings.leaves import Leaf, leaves, member
-from shared.settings.section import Section
-from shared.settings.sections import ModelEntry, Permission, Price
+from shared.settings.models import ModelEntry
+from shared.settings.sections import Permission, Price, Section
 from shared.settings.tools import McpServer
 
 BEGIN: Final = "<!-- begin: made by `python -m tests.docs.settings_page docs/configuration.md` -->"

@@ -23,7 +23,7 @@ from host.models.anthropic_model import AnthropicModel, make_client
 from host.models.messages import ModelConfig
 from host.ports import Delta, ModelError
 from host.telemetry.otel import LARGEST_ANSWER, bounded_session
-from shared.settings.auth import Jwt
+from shared.settings.access import Jwt
 
 pytestmark = pytest.mark.filterwarnings("ignore:Please use 'Bot")
 

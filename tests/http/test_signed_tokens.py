@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from host.http.signed_tokens import LONGEST, Claims, Keys, SignedTokens, Unreadable, read_keys
 from shared.errors import Misconfigured
 from shared.settings import SettingsError, load
-from shared.settings.auth import Jwt
+from shared.settings.access import Jwt
 from tests.http.identity_provider import AUDIENCE, ISSUER, Provider, public, rsa_key, serving
 
 NOBODY: Any = None

@@ -21,7 +21,7 @@ from shared import jsons
 from shared.errors import InvalidInput, Misconfigured
 from shared.secrets import Sealer
 from shared.settings import SettingsError, load
-from shared.settings.sensitive import secret_values
+from shared.settings.secret_values import secret_values
 from shared.settings.tools import McpServer
 
 URL = "https://tools.example/mcp"

@@ -26,8 +26,8 @@ from host.models.messages import ModelConfig
 from host.models.process import PASSED_ON, ModelProcess, WorkerFault
 from host.ports import Ask, Delta, ModelError, Reply, ToolUseStart
 from shared.errors import Misconfigured
-from shared.frames import Frames
 from shared.jsons import dump_bytes
+from shared.processes import Frames
 from shared.usage_values import Usage
 from tests.fakes.model_server import FakeModel, fake_model
 from tests.models.test_models import KEY, ask, directive, request

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from host.cli.terminal import safe, set_in, shown
-from shared.lines import one_line
+from shared.untrusted import one_line
 from tests.redact.test_logging import logged
 
 ENDS = ["\n", "\r", "\r\n", "\v", "\f", "\x1c", "\x1d", "\x1e", "\x85", "\u2028", "\u2029"]

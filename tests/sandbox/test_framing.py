@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from host.sandbox import supervisor
 from host.sandbox.worker import frames
-from shared.frames import Frames, framed
 from shared.jsons import loads
+from shared.processes import Frames, framed
 
 MESSAGES = st.lists(st.dictionaries(st.text(), st.integers(-(2**53), 2**53) | st.text()), max_size=5)
 

@@ -7,7 +7,7 @@ import pytest
 
 from shared.errors import InvalidInput
 from shared.settings import Settings, SettingsError, load
-from shared.settings.choices import ModelChoice, model_choices, model_names
+from shared.settings.tree import ModelChoice, model_choices, model_names
 
 LISTED = [
     {"model_name": "default", "model": "anthropic/claude-a", "api_keys": ["k1", "k2"]},

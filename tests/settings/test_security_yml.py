@@ -9,7 +9,7 @@ import pytest
 
 from shared.secrets import Sealer
 from shared.settings import Settings, SettingsError, load
-from shared.settings.sensitive import secret_values
+from shared.settings.secret_values import secret_values
 
 CONFIG: dict[str, Any] = {
     "model_list": [

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from shared.settings import Settings, load
-from shared.settings.sensitive import secret_values
+from shared.settings.secret_values import secret_values
 
 
 def settings_of(home: Path, servers: object, security: str = "", **environ: str) -> Settings:

@@ -12,9 +12,9 @@ from shared.clock import now_ms
 from shared.errors import Conflict, Duplicate, InvalidInput, NotFound
 from shared.principals import EVERYTHING, Reach
 from shared.schedules import parse, upcoming
+from shared.shapes import task_run_view, task_view
 from shared.store.sqlite.store import SqliteStore
 from shared.task_values import Task, TaskRun, TaskRunState, TaskStatus
-from shared.task_views import task_run_view, task_view
 from shared.tasks import TaskService
 from tests.tasks.conftest import HOME, LEASE_MS, NOW
 

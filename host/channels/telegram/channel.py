@@ -33,7 +33,7 @@ from host.channels.telegram.markup import to_html
 from host.channels.telegram.updates import incoming
 from shared import jsons
 from shared.errors import PicoError
-from shared.settings.channels import Telegram
+from shared.settings.access import Telegram
 
 logger = logging.getLogger("picoclaw.channels")
 

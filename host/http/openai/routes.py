@@ -42,7 +42,7 @@ from host.telemetry import Metrics
 from shared.clock import now_ms
 from shared.errors import ApprovalPending, ConversationBusy, Duplicate, KeyTaken, NotFound
 from shared.settings import Settings
-from shared.settings.choices import model_names
+from shared.settings.tree import model_names
 from shared.store.store import Store
 from shared.values import Event
 

@@ -23,7 +23,6 @@ from shared.store.store import Store
 MARKS: Final = """DELETE FROM commit_marks WHERE mark IN (SELECT mark FROM commit_marks
     WHERE made_at <= now() - interval '1 hour' ORDER BY made_at LIMIT $1)"""
 
-
 # Changes no row, and needs what a turn does: the tables, the rights, and nobody who keeps writers out.
 TURN: Final = ";".join(
     f"INSERT INTO {table} ({column}) SELECT {column} FROM {table} WHERE false;"

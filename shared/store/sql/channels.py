@@ -8,11 +8,11 @@ from operator import itemgetter
 from typing import Final
 
 from shared import jsons
-from shared.channel_values import Chat, Delivery, NewUpdate, Saying, Update
 from shared.errors import NoConversation
 from shared.store.contract import Missing, Row, Tx
 from shared.store.rows import Noun, reader
 from shared.store.sql import chats
+from shared.store.sql.chats import Chat, Delivery, NewUpdate, Saying, Update
 from shared.store.sql.conversations import store_messages
 from shared.store.sql.tables import SAID
 from shared.values import NewMessage

@@ -2,16 +2,37 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
 
 from shared import jsons
 from shared.errors import NoConversation
 from shared.ids import MESSAGE, new_id
-from shared.response_values import StoredResponse
 from shared.store import rows
 from shared.store.contract import Tx
 from shared.store.rows import Noun
 from shared.store.sql import conversations
+
+
+@dataclass(frozen=True, slots=True)
+class StoredResponse:
+    """A response: the run that answers, and what it was asked.
+
+    ``asked``: ``echo`` are the fields that the response tells again, ``items`` the input's items.
+    ``made_conversation``: its conversation is there for responses alone.
+    """
+
+    id: str
+    conversation_id: str
+    principal_id: str
+    run_id: str
+    previous_id: str | None
+    made_conversation: bool
+    background: bool
+    asked: Mapping[str, Any]
+    created_at: int
+
 
 COLUMNS: Final = """id conversation_id principal_id run_id previous_id made_conversation background asked
     created_at"""

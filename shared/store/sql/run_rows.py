@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from shared import jsons
-from shared.channel_values import Saying, told_of
 from shared.errors import Conflict, ConversationBusy, NoConversation, Suspended
 from shared.principals import OPERATOR
 from shared.store.contract import Row, Tx
 from shared.store.sql import audit, conversations, leases, steps, usage, webhooks
 from shared.store.sql.channels import say
+from shared.store.sql.chats import Saying, told_of
 from shared.store.sql.conversations import REFUSED, remove_last, store_messages
 from shared.store.sql.leases import hold
 from shared.store.sql.task_rows import Outcome, end_waiting

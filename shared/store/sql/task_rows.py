@@ -143,7 +143,6 @@ SENDER: Final = "assistant"
 
 Claimed = tuple[Task, TaskRun]
 
-
 # The task whose run is going on in the conversation $1. A temporary one has no other runs.
 RUNNING_TASK: Final = """SELECT t.* FROM scheduled_tasks AS t WHERE id = (SELECT task_id FROM task_runs AS c
     WHERE c.conversation_id = $1 AND (

@@ -64,7 +64,6 @@ TASK_DELETED: Final = f"""CREATE TRIGGER task_deleted BEFORE DELETE ON scheduled
 
 SAID_TO_CHATS: Final = f"CREATE TRIGGER said AFTER INSERT ON outbound_messages BEGIN {tables.ON_SAID}; END"
 
-
 # As the other engine has them: the counters of a day in parts, and a trigger for what chats are to hear.
 ALIKE: Final = (
     "ALTER TABLE usage_by_day RENAME TO usage_by_whole_day",

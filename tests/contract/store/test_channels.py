@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from shared.channel_values import Chat, NewUpdate, Saying
 from shared.errors import NotFound
+from shared.store.sql.chats import Chat, NewUpdate, Saying
 from shared.store.store import Store
 from tests.contract.store.conftest import OpenStore
 from tests.contract.store.making import DAY, T0, a_run, an_end, said

@@ -8,12 +8,12 @@ from dataclasses import replace
 from itertools import chain
 from typing import Any, Final
 
-from shared.channel_values import Chat
 from shared.ids import Token
 from shared.principals import OPERATOR, PrincipalStatus, Reach, stored_name
 from shared.store.contract import Tx
 from shared.store.copying import LEFT_OUT
 from shared.store.sql.arrivals import ORDER
+from shared.store.sql.chats import Chat
 from shared.store.sqlite.content import tables
 from shared.store.sqlite.store import STEPS
 from shared.store.store import Store

@@ -1,9 +1,17 @@
-"""Where the models of ``model_list`` live: addresses of the Messages API by the prefix of a model's id."""
+"""The models of the settings: entries, the general credential, and where each prefix of an id lives."""
 
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import Annotated, Final, Literal
+
+from pydantic import SecretStr, field_validator
+
+from shared.settings.sections import (
+    Env,
+    Section,
+    setting,
+)
 
 ANTHROPIC: Final = "https://api.anthropic.com"
 
@@ -80,3 +88,43 @@ def unaddressed(model: str, *, has_keys: bool, general: str | None) -> str | Non
     if has_keys and general is None and not rest.lower().startswith("claude"):
         return "needs an api_base: it has keys of its own and is no model of Anthropic's"
     return None
+
+
+class ModelEntry(Section):
+    """A model that runs may ask for by ``model_name``; entries of one name are used in turn."""
+
+    model_name: str = setting("Name by which runs ask for it", min_length=1)
+    model: str = setting("The model's id at its API", min_length=1)
+    api_base: str | None = setting("Address of the Messages API", None, pattern=r"^https?://")
+    api_keys: tuple[SecretStr, ...] = setting("Keys, used in turn; they belong in .security.yml", ())
+
+    _base = field_validator("api_base")(messages_base)
+
+
+CLAUDE: Literal["claude-sonnet-5-5"] = "claude-sonnet-5-5"
+
+
+class ModelAccess(Section):
+    """The model that answers when ``model_list`` names none, and the credential for it."""
+
+    api_key: Annotated[SecretStr | None, Env("ANTHROPIC_API_KEY")] = setting("API key", None)
+    auth_token: Annotated[SecretStr | None, Env("ANTHROPIC_AUTH_TOKEN")] = setting(
+        "Bearer token, instead of a key", None
+    )
+    oauth_token: Annotated[SecretStr | None, Env("CLAUDE_CODE_OAUTH_TOKEN")] = setting(
+        "Subscription token, instead of a key", None
+    )
+    base_url: Annotated[str | None, Env("ANTHROPIC_BASE_URL")] = setting(
+        "Address of a Messages-compatible server", None, pattern=r"^https?://"
+    )
+    model: Annotated[str, Env("CLAUDE_MODEL")] = setting("Model id", CLAUDE, min_length=1)
+    fallback_model: Annotated[str | None, Env("CLAUDE_FALLBACK_MODEL")] = setting(
+        "Model id to go on with when the first is overloaded", None
+    )
+
+    _base = field_validator("base_url")(messages_base)
+
+    @property
+    def has_credential(self) -> bool:
+        """Whether any of the three credentials is there."""
+        return any((self.api_key, self.auth_token, self.oauth_token))
