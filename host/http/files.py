@@ -40,8 +40,8 @@ from host.http.file_streams import (
     require_size,
     uploading,
 )
+from host.http.lent_bodies import LEND
 from host.http.routing import PAGE, Api, Parameter, operation, page_of
-from host.http.streams import LEND
 from host.http.tar_streams import TarDownload
 from host.ports import Sandbox, Workspace
 from host.runs.principals import Spaces

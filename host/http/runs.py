@@ -13,7 +13,7 @@ from host.http.bodies import JSON
 from host.http.callers import caller_of
 from host.http.conversations import asked_for, conversation_of, reached, say_whose
 from host.http.routing import OF_CONVERSATION, OF_PRINCIPAL, PAGE, Api, Parameter, operation, page_of
-from host.http.streams import EventStreamResponse, last_event_id, until_gone
+from host.http.sse import EventStreamResponse, last_event_id, until_gone
 from host.runs.service import RunService
 from host.runs.spec import BegunShape, ChatShape, UsageShape
 from host.tools.files_and_commands import FileChangedShape
