@@ -14,7 +14,7 @@ from anyio.abc import TaskGroup
 from starlette.types import ASGIApp
 
 from host.channels.webhook import ChannelsApi
-from host.http.admin import AdminApi, AuditApi
+from host.http.admin import AdminApi, AuditApi, McpServersApi
 from host.http.approvals import ApprovalsApi
 from host.http.attachments import Intake
 from host.http.auth import OPEN_PATHS, TokenBook
@@ -26,7 +26,6 @@ from host.http.files import FilesApi
 from host.http.health import HealthApi
 from host.http.mcp.asks import Asks
 from host.http.mcp.routes import McpApi, Visitors
-from host.http.mcp.servers import McpServersApi
 from host.http.metrics import MetricsApi, UsageApi
 from host.http.middleware import METHODS, Bearer, BodyLimit, Exchange
 from host.http.openai.responses import ResponsesApi

@@ -327,23 +327,6 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
-class Outbound:
-    """A message from an agent to people. ``source_id`` is the conversation that spoke, ``seq`` orders all.
-
-    ``file``, as JSON: path, size and SHA-256 of one that is sent with it, and the name of its copy if any.
-    """
-
-    seq: int
-    id: str
-    conversation_id: str
-    source_id: str
-    text: str
-    sender: str
-    created_at: int
-    file: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Page(Generic[T]):
     """A page of a list and the cursor of the next one (None at the end)."""
 

@@ -33,7 +33,7 @@ from shared.settings import Settings, SettingsError, load
 from shared.settings.models import ANTHROPIC
 from shared.settings.secret_values import secret_values
 from shared.settings.security_yml import NAME, exposed
-from shared.store.sqlite.failures import FULL, PROBE_BYTES
+from shared.store.sqlite.content import FULL, PROBE_BYTES
 
 if TYPE_CHECKING:
     from host.sandbox.policy import Isolation, SandboxPolicy, SandboxReport

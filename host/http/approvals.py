@@ -1,9 +1,13 @@
-"""Calls that wait: for a person's word, asked for and answered; for the program whose tools they are."""
+"""Calls that wait: for a person's word, asked for and answered; for the program whose tools they are.
+
+An MCP client asks its person by elicitation (the Model Context Protocol 2026-07-28, client/elicitation, "Form
+Mode").
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Final, Literal, cast
 
 from pydantic import BeforeValidator, Field, StringConstraints
@@ -254,3 +258,51 @@ def answered_by(request: Request) -> dict[str, Any]:
     who = {"principal_id": caller.principal.id, "token_id": caller.token_id, "name": caller.principal.name}
     said = request.headers.get(DOOR, "")
     return {**who, "door": said if said in OWN_DOORS else "http", "address": address}
+
+
+Form = dict[str, Any]
+
+MAY_I: Final = "May the agent do this?{}\n\n{}"
+DECISION: Final[Form] = {"type": "string", "title": "Decision", "enum": ["allow", "deny"]}
+WHY: Final[Form] = {"type": "string", "title": "What the agent is told if you deny it"}
+
+
+def input_requests(waiting: list[Approval]) -> Form:
+    """Return what waits as elicitations, by the requests' ids."""
+    return {each.id: {"method": "elicitation/create", "params": _elicitation(each)} for each in waiting}
+
+
+def _elicitation(request: Approval) -> Form:
+    if request.kind == "approval":
+        whose = f" (subagent {request.subagent})" if request.subagent else ""
+        return _form(MAY_I.format(whose, request.asked), {"decision": DECISION, "message": WHY})
+    answer: Form = {"type": "string", "title": "Answer"}
+    if options := request.input.get("options"):
+        answer["enum"] = list(dict.fromkeys(options))
+    return _form(str(request.input.get("question")), {"answer": answer})
+
+
+def _form(message: str, fields: Form) -> Form:
+    """Return a form whose first field has to be filled in."""
+    schema = {"type": "object", "properties": fields, "required": [next(iter(fields))]}
+    return {"mode": "form", "message": message, "requestedSchema": schema}
+
+
+def answer_of(request: Approval, response: Mapping[str, Any], by: Mapping[str, Any]) -> Answer | None:
+    """Return what a response to an elicitation says to the request, None if nothing."""
+    if response.get("action") in ("decline", "cancel"):
+        return Answer("deny", by)
+    content = response.get("content")
+    if response.get("action") != "accept" or not isinstance(content, Mapping):
+        return None
+    said = content.get("answer" if request.kind == "question" else "decision")
+    if request.kind == "question":
+        return Answer("answer", by, said, request.input_sha256) if _is_text(said) else None
+    if said == "deny":
+        why = content.get("message")
+        return Answer("deny", by, why if _is_text(why) else None)
+    return Answer("allow", by, None, request.input_sha256) if said == "allow" else None
+
+
+def _is_text(said: Any) -> bool:
+    return isinstance(said, str) and bool(said.strip()) and "\x00" not in said and len(said) <= LONGEST_ANSWER

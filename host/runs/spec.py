@@ -24,9 +24,10 @@ from shared.secrets import Seal
 from shared.settings import Settings
 from shared.settings.sections import Permission
 from shared.shapes import Shape, view
+from shared.store.sql.outbound import Outbound
 from shared.store.sql.run_rows import ON_ITS_SLOT
 from shared.task_values import TaskRun
-from shared.values import Block, Enclosed, Idempotency, Lease, Outbound
+from shared.values import Block, Enclosed, Idempotency, Lease
 from shared.webhook_values import Webhook
 
 Ended = Literal["success", "timeout", "error", "paused"]

@@ -17,9 +17,21 @@ from pydantic_core import ErrorDetails
 
 from shared import jsons
 from shared.secrets import SECRET_NAMES, SecretReader
-from shared.settings.environment import environment_layer, shadowed, unknown_names, without_effect
 from shared.settings.files import ConfigJson, SettingsFile
-from shared.settings.leaves import KeyPath, Keys, Tree, did_you_mean, get, known_beside, leaves, put
+from shared.settings.leaves import (
+    KeyPath,
+    Keys,
+    Tree,
+    did_you_mean,
+    environment_layer,
+    get,
+    known_beside,
+    leaves,
+    put,
+    shadowed,
+    unknown_names,
+    without_effect,
+)
 from shared.settings.secret_values import managed_servers, read_secrets, sealed_keys, type_servers
 from shared.settings.sections import SettingsError
 from shared.settings.security_yml import NAME, SecurityYml

@@ -31,7 +31,7 @@ def open_host_store(
     StoreMismatch, StoreDamaged (something acknowledged can't be shown), StoreEnvironment (no room, no right).
     """
     from shared.errors import NotDurable, StoreEnvironment
-    from shared.store.sqlite.failures import told_apart
+    from shared.store.sqlite.content import told_apart
     from shared.store.sqlite.store import SqliteStore
     from shared.store.volume.volume import open_host_volume
 
@@ -91,7 +91,7 @@ def open_store(local_db: Path, store_dir: Path | None = None, token_id: str | No
     ever ran. With neither there is no volume, and ``durable()`` promises the local disk only.
     """
     from shared.errors import NotDurable, StoreEnvironment
-    from shared.store.sqlite.failures import told_apart
+    from shared.store.sqlite.content import told_apart
     from shared.store.sqlite.store import SqliteStore
     from shared.store.volume.volume import join_volume
 

@@ -14,9 +14,9 @@ from typing import Any, Final
 import anyio
 
 from host.agent.endings import Cancelled
+from host.http.approvals import answer_of, input_requests
 from host.http.callers import Caller
 from host.http.mcp import wire
-from host.http.mcp.elicitations import answer_of, input_requests
 from host.mcp_clients.json_rpc import RequestRefused
 from host.runs.leases import Meanwhile
 from host.runs.run import ActiveRun

@@ -3,13 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from shared.errors import NoConversation
 from shared.ids import MESSAGE, new_id
 from shared.store.contract import Tx
 from shared.store.rows import Noun, reader
-from shared.values import Outbound
+
+
+@dataclass(frozen=True, slots=True)
+class Outbound:
+    """A message from an agent to people. ``source_id`` is the conversation that spoke, ``seq`` orders all.
+
+    ``file``, as JSON: path, size and SHA-256 of one that is sent with it, and the name of its copy if any.
+    """
+
+    seq: int
+    id: str
+    conversation_id: str
+    source_id: str
+    text: str
+    sender: str
+    created_at: int
+    file: str | None = None
+
 
 to_outbound: Final = reader(Outbound)
 

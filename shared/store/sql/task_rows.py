@@ -15,8 +15,8 @@ from shared.errors import Conflict
 from shared.store.contract import Row, Tx
 from shared.store.rows import optional, reader
 from shared.store.sql import outbound
+from shared.store.sql.outbound import Outbound
 from shared.task_values import Task, TaskRun, TaskRunState, TaskStatus
-from shared.values import Outbound
 
 FREE: Final = 0
 """``waits``: the task can be claimed when it is due."""

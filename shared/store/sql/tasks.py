@@ -18,11 +18,12 @@ from shared.store.rows import Noun
 from shared.store.sql import audit, conversations, outbound, task_claims, task_rows
 from shared.store.sql.conversations import OF_PRINCIPAL
 from shared.store.sql.leases import HELD_CLAIM, hold
+from shared.store.sql.outbound import Outbound
 from shared.store.sql.runs import Runs
 from shared.store.sql.task_claims import Claimant, Pause
 from shared.store.sql.task_rows import COMPLETE, RUNNING_TASK, Claimed, Outcome, TaskMetrics, check_tree, end
 from shared.task_values import Task, TaskRun, TaskRunState, TaskStatus
-from shared.values import Outbound, Page
+from shared.values import Page
 
 COUNTED: Final = 10_000
 """How many due tasks are counted at most."""

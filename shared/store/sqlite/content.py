@@ -1,19 +1,153 @@
-"""What a database file of a store holds, row by row, and whether it can be read to the last one."""
+"""What a database file holds, row by row, and whose fault it is when it can't be read or written.
+
+An error is the machine's, or a damaged file's: a full disk is never taken for a damaged file. The one is
+mended and tried again, the other refused.
+"""
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
 from shared import jsons
-from shared.errors import StoreDamaged, StoreError
-from shared.store.sqlite.failures import is_damage
+from shared.errors import StoreDamaged, StoreEnvironment, StoreError, StoreForbidden
+
+FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+MACHINE: Final = frozenset(
+    {
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_INTERRUPT,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_NOMEM,
+        sqlite3.SQLITE_PERM,
+        sqlite3.SQLITE_PROTOCOL,
+        sqlite3.SQLITE_READONLY,
+    }
+)
+"""SQLite's result codes (sqlite.org/rescode.html) that say nothing about the content of a file."""
+
+
+@contextmanager
+def told_apart(place: str, path: Path, wanted: Callable[[], int] = int) -> Iterator[None]:
+    """Raise what happens within as StoreEnvironment or StoreDamaged.
+
+    ``place`` is the name by which an operator knows ``path``, where files are written; ``wanted``: how many
+    bytes they take at most, 0 when that isn't known.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise _of_the_machine(error, error.errno in FULL, place, path, wanted) from error
+    except sqlite3.Error as error:
+        if is_damage(error):
+            raise StoreDamaged(f"{place} ({path}) is damaged: {error}") from error
+        full = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_FULL
+        raise _of_the_machine(error, full, place, path, wanted) from error
+
+
+def is_damage(error: sqlite3.Error) -> bool:
+    """Return whether SQLite speaks of a file's content, not of the machine."""
+    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF not in MACHINE
+
+
+def forbidden(path: Path) -> StoreForbidden:
+    """Return the error that says whose a file is, and what gives it to this process."""
+    uid, gid = os.geteuid(), os.getegid()
+    try:
+        owner = f"uid {path.stat().st_uid}"
+    except OSError:
+        owner = "somebody else"
+    return StoreForbidden(
+        f"{path} belongs to {owner} and this process runs as uid {uid}: run `chown {uid}:{gid} {path}`"
+    )
+
+
+def _of_the_machine(
+    error: OSError | sqlite3.Error, full: bool, place: str, path: Path, wanted: Callable[[], int]
+) -> StoreError:
+    disk = os.statvfs(_existing(path))
+    if disk.f_files and not disk.f_favail and (full or _cannot_open(error)):
+        return StoreEnvironment(
+            f"{place}: no file can be made in {path}: all its {disk.f_files:,} inodes are taken "
+            f"({_reason(error)}). Nothing was changed. Remove files there, or choose another disk."
+        )
+    if full:
+        free, most = shutil.disk_usage(_existing(path)).free, 0
+        with suppress(OSError):
+            most = wanted()
+        room = f" and up to {most:,} bytes are wanted" if most else ""
+        return StoreEnvironment(
+            f"{place}: no room in {path}: {free:,} bytes are free{room} ({_reason(error)}). "
+            "Nothing was changed. Make room there, or choose a larger disk."
+        )
+    if isinstance(error, PermissionError) and error.filename is not None:
+        return forbidden(Path(os.fsdecode(error.filename)))
+    return StoreEnvironment(f"{place} ({path}) cannot be used: {_reason(error)}")
+
+
+def _cannot_open(error: OSError | sqlite3.Error) -> bool:
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_CANTOPEN
+
+
+def _existing(path: Path) -> Path:
+    return next(each for each in (path, *path.parents) if each.exists())
+
+
+def _reason(error: OSError | sqlite3.Error) -> str:
+    if not isinstance(error, OSError) or error.strerror is None:
+        return str(error)
+    return error.strerror if error.filename is None else f"{error.strerror}: {os.fsdecode(error.filename)}"
+
+
+PROBE_BYTES: Final = 65_536
+"""What a turn may need on a disk."""
+
+RESERVE_BYTES: Final = 4 << 20
+"""Space beside the database for the log of a deletion."""
+
+
+class Reserve:
+    """Space on the local disk that is kept so that a conversation can be deleted when all else is taken."""
+
+    def __init__(self, database: Path) -> None:
+        self._path = f"{database}.reserve"
+        self.keep()
+
+    def keep(self) -> None:
+        """Take it, if it can be had and isn't held."""
+        with suppress(OSError):
+            descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                os.posix_fallocate(descriptor, 0, RESERVE_BYTES)
+            except OSError:
+                os.truncate(descriptor, 0)  # part of it would only be taken from others
+            finally:
+                os.close(descriptor)
+
+    def release(self) -> None:
+        """Give it back."""
+        with suppress(OSError):
+            os.truncate(self._path, 0)
+
+
+def try_disk(path: Path) -> None:
+    """Write what a turn may need to a new file, and remove it; raises OSError."""
+    try:
+        path.write_bytes(bytes(PROBE_BYTES))
+    finally:
+        path.unlink(missing_ok=True)
+
 
 JSON_COLUMNS: Final = frozenset({"blocks", "usage", "answer", "data", "terms"})
 

@@ -26,7 +26,7 @@ from shared.clock import now_ms
 from shared.errors import NotDurable, Unauthorized, Unavailable
 from shared.principals import SIGNED
 from shared.store.contract import Work, acting
-from shared.store.sqlite.failures import Reserve, forbidden, told_apart, try_disk
+from shared.store.sqlite.content import Reserve, forbidden, told_apart, try_disk
 from shared.store.sqlite.transactions import SqliteTx, Together, drive, lease_now
 from shared.store.store import StoreOrigin
 

@@ -18,8 +18,8 @@ from shared.errors import StoreError, StoreVersion
 from shared.store.sql import tables
 from shared.store.sql.migrations import check_not_newer, steps
 from shared.store.sql.retention import Retention
+from shared.store.sqlite.content import is_damage
 from shared.store.sqlite.engine import Database, Shipper
-from shared.store.sqlite.failures import is_damage
 from shared.store.store import Store
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from shared.errors import StoreDamaged, StoreEnvironment
-from shared.store.sqlite.failures import told_apart
+from shared.store.sqlite.content import told_apart
 from shared.store.volume import layout, snapshot, wal
 from shared.store.volume.layout import FileId, Link, Listing, Segment, Snapshot, holder
 

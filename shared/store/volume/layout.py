@@ -22,7 +22,7 @@ from typing import Any, Final, NamedTuple
 
 from shared import jsons
 from shared.errors import StoreDamaged, StoreError
-from shared.store.sqlite.failures import told_apart
+from shared.store.sqlite.content import told_apart
 
 SNAPSHOT: Final = re.compile(r"snapshot-(\d{6})-(\d{8})\.([0-9a-f]{8})\.db")
 SEGMENT: Final = re.compile(r"wal-(\d{6})-(\d{8})")

@@ -18,7 +18,7 @@ from typing import Any, Final
 from uuid import uuid4
 
 from shared.errors import StoreLocked
-from shared.store.sqlite.failures import PROBE_BYTES, told_apart, try_disk
+from shared.store.sqlite.content import PROBE_BYTES, told_apart, try_disk
 from shared.store.volume import layout
 from shared.store.volume.layout import LOCK, LOCK_BYTES, Holder, Link, holder_of, numbers
 from shared.store.volume.sidecar import boot_id

@@ -14,8 +14,7 @@ from uuid import uuid4
 
 from shared import jsons
 from shared.errors import StoreDamaged, StoreError, StoreMismatch
-from shared.store.sqlite.content import is_of_breakcafe
-from shared.store.sqlite.failures import told_apart
+from shared.store.sqlite.content import is_of_breakcafe, told_apart
 from shared.store.store import StoreOrigin
 from shared.store.volume import chain, layout, snapshot, wal
 from shared.store.volume.carrier import Carrier

@@ -20,9 +20,8 @@ from shared.errors import StoreDamaged, StoreError, StoreVersion
 from shared.store.sql import webhooks
 from shared.store.sql.approvals import OF_A_COPY
 from shared.store.sql.outbox import FAN_OUT
-from shared.store.sqlite.content import faults_in, rows, tables
+from shared.store.sqlite.content import faults_in, is_damage, rows, tables, told_apart
 from shared.store.sqlite.engine import connect
-from shared.store.sqlite.failures import is_damage, told_apart
 from shared.store.sqlite.store import SCHEMA_VERSION, migrate
 from shared.store.volume import chain, layout, opening, salvage, snapshot
 from shared.store.volume.layout import FileId, Link, Listing, Snapshot, holder

@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from shared.errors import StoreDamaged, StoreError
-from shared.store.sqlite.content import tables, value_of
+from shared.store.sqlite.content import is_damage, tables, value_of
 from shared.store.sqlite.engine import connect
-from shared.store.sqlite.failures import is_damage
 from shared.store.sqlite.store import migrate
 from shared.store.volume import layout, snapshot, wal
 from shared.store.volume.layout import FileId, Snapshot

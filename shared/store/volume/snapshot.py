@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from shared.errors import StoreDamaged
-from shared.store.sqlite.failures import told_apart
+from shared.store.sqlite.content import told_apart
 from shared.store.volume import layout, wal
 from shared.store.volume.layout import FileId, Snapshot
 

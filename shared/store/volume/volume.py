@@ -21,7 +21,7 @@ import anyio
 import anyio.to_thread
 
 from shared.errors import NotDurable, PicoError, StoreDamaged, StoreError
-from shared.store.sqlite.failures import is_damage
+from shared.store.sqlite.content import is_damage
 from shared.store.store import StoreOrigin
 from shared.store.volume import chain, layout, snapshot
 from shared.store.volume.carrier import RETRY_AFTER_S, Carrier
