@@ -25,7 +25,7 @@ COMMANDS: Final = {
 }
 GROUPS: Final = {
     "approvals": ("host.cli.runs", "approvals_app"),
-    "files": ("host.cli.files", "app"),
+    "files": ("host.cli.sandbox", "files_app"),
     "import": ("host.cli.moving_in", "app"),
     "mcp": ("host.cli.mcp", "app"),
     "principal": ("host.cli.principal", "app"),

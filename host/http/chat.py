@@ -16,8 +16,7 @@ from host.http.bodies import NO_NUL, WHOLE, Body, NotBlank, OutputSchema, Text, 
 from host.http.callers import caller_of
 from host.http.conversations import LONGEST_NAME, conversation_of
 from host.http.routing import KEY, Api, operation
-from host.http.runs import accepted
-from host.http.sse import EventStreamResponse
+from host.http.runs import EventStreamResponse, accepted
 from host.http.webhooks import Hooks, RequestHook
 from host.mcp_clients.server_config import MOST_SERVERS, parse_servers
 from host.runs.permissions import Permissions

@@ -25,7 +25,7 @@ from starlette.types import Receive, Scope, Send
 
 from host.http.callers import VERBATIM
 from host.http.lent_bodies import PIECE, LentBody
-from host.http.sse import until_gone
+from host.http.runs import until_gone
 from host.ports import Sandbox, SandboxFault, Workspace
 from host.telemetry import Metrics
 from shared.errors import (

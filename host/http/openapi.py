@@ -13,7 +13,7 @@ from typing_extensions import is_typeddict
 
 from host.http.bodies import NO_NUL
 from host.http.routing import ANY, Api, Operation, Parameter, operation
-from host.http.sse import FrameStreamResponse
+from host.http.runs import FrameStreamResponse
 
 BYTES: Final = {"type": "string", "format": "binary"}
 BINARY: Final[Mapping[str, Any]] = {

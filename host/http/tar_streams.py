@@ -16,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 from host.http.callers import VERBATIM
 from host.http.file_requests import describing
 from host.http.file_streams import Streams, pieces, refusals
-from host.http.sse import until_gone
+from host.http.runs import until_gone
 from host.ports import Sandbox, Workspace
 from shared.errors import NotFound, PicoError
 

@@ -13,7 +13,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from shared.store.volume.sidecar import Sidecar
+from shared.store.volume.lock import Sidecar
 from tests.running import HostProcess, ModelProcess, directive, frames, new_host, running_model, until
 
 

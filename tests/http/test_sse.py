@@ -8,7 +8,7 @@ import anyio
 import pytest
 from starlette.types import Message, Receive
 
-from host.http.sse import EventStreamResponse, frame
+from host.http.runs import EventStreamResponse, frame
 from host.runs.events import EventLog, follow, one_by_one
 from shared.values import Event
 

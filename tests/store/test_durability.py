@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.store.volume import sidecar
+from shared.store.volume import lock
 from tests.store.places import Places, add, integrity, names
 
 
@@ -132,7 +132,7 @@ async def test_a_state_from_another_run_of_the_system_is_not_trusted(
     await store.close()
     # A power failure may leave anything in the local file: here, nothing but zeros.
     places.database.write_bytes(bytes(places.database.stat().st_size))
-    state = sidecar.Sidecar(places.database)
+    state = lock.Sidecar(places.database)
     found = state.read()
     assert found is not None
     stat = places.database.stat()

@@ -20,7 +20,7 @@ from host.http.openai.response_requests import ResponseRequest
 from host.http.openai.routes import OpenAiApi, Turn
 from host.http.openai.threads import Thread
 from host.http.routing import KEY, Api, Parameter, operation
-from host.http.sse import FrameStreamResponse
+from host.http.runs import FrameStreamResponse
 from host.runs.service import RunService
 from host.telemetry import Metrics
 from shared.clock import now_ms

@@ -32,7 +32,7 @@ from host.http.openai.functions import Functions, offer
 from host.http.openai.requests import ChatCompletionRequest, fetched, taken
 from host.http.openai.threads import CALL_ID, NAMED, Thread, Threads
 from host.http.routing import ANY, KEY, Api, Operation, Route, operation
-from host.http.sse import FrameStreamResponse
+from host.http.runs import FrameStreamResponse
 from host.runs.events import one_by_one
 from host.runs.run import ActiveRun
 from host.runs.service import RunService

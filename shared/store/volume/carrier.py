@@ -18,7 +18,7 @@ from shared.errors import NotDurable, StoreError
 from shared.store.sqlite.engine import BUSY_MS, Gate, connect
 from shared.store.volume import chain, layout, snapshot, wal
 from shared.store.volume.layout import FileId, Link, holder
-from shared.store.volume.sidecar import Phase, Sidecar, State, boot_id
+from shared.store.volume.lock import Phase, Sidecar, State, boot_id
 from shared.store.volume.wal import LogReplaced, Mark, NotContinuous, Tail
 
 RETRY_AFTER_S: Final = 5

@@ -19,7 +19,7 @@ from shared.store.store import StoreOrigin
 from shared.store.volume import chain, layout, snapshot, wal
 from shared.store.volume.carrier import Carrier
 from shared.store.volume.layout import FileId, Listing, holder
-from shared.store.volume.sidecar import State, boot_id
+from shared.store.volume.lock import State, boot_id
 from shared.store.volume.wal import Mark
 
 log = logging.getLogger(__name__)

@@ -26,9 +26,8 @@ from shared.store.store import StoreOrigin
 from shared.store.volume import chain, layout, snapshot
 from shared.store.volume.carrier import RETRY_AFTER_S, Carrier
 from shared.store.volume.layout import FileId
-from shared.store.volume.lock import VolumeLock, hold_database
+from shared.store.volume.lock import State, VolumeLock, hold_database
 from shared.store.volume.opening import must_be, prepare
-from shared.store.volume.sidecar import State
 
 log = logging.getLogger(__name__)
 
