@@ -25,7 +25,7 @@ from mcp_server.session_request import DEFAULT_TASK_QUOTA, Identity
 from mcp_server.tools import Caller, Tools
 from mcp_server.transport import NotPollable, claim_standard_streams, open_streams
 from shared import jsons
-from shared.clock import now_ms
+from shared.clock import checked_zone, machine_zone, now_ms
 from shared.errors import InvalidInput, NoConversation, PicoError, StoreError
 from shared.logging import configure
 from shared.redact import Redactor
@@ -33,7 +33,6 @@ from shared.store import open_tool_store, warm_shared_store
 from shared.store.store import Store
 from shared.tasks import TaskService
 from shared.tool_contract import tool_declarations
-from shared.zones import checked_zone, machine_zone
 
 Wire = tuple[int, int]
 """The descriptors a session reads and writes."""

@@ -1,9 +1,17 @@
-"""The one clock. Instants are whole milliseconds since the Unix epoch, UTC; texts are ISO-8601 with ``Z``."""
+"""The one clock, and the zones that people live in.
+
+Instants are whole milliseconds since the Unix epoch, UTC; texts are ISO-8601 with ``Z``.
+"""
 
 from __future__ import annotations
 
+import os
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
 from typing import Final
 from zoneinfo import ZoneInfo
 
@@ -43,3 +51,51 @@ def local(ms: int, timezone: str) -> str:
 def ms_of(moment: datetime) -> int:
     """Return milliseconds since the epoch of an aware datetime."""
     return round(moment.timestamp() * 1000)
+
+
+ETC: Final = Path("/etc")
+FOLDER: Final = "zoneinfo/"
+"""What stands before the name in the path of a zone's file."""
+
+
+@cache
+def zone_names() -> frozenset[str]:
+    """Return IANA's names: the system's folder also holds ``localtime`` and zones that count leap seconds."""
+    import importlib.resources  # takes 10 ms, for a name that is wrong or new
+
+    names = importlib.resources.files("tzdata").joinpath("zones").read_text(encoding="ascii")
+    return frozenset(names.split())
+
+
+def checked_zone(name: str) -> str:
+    """Return the name of an IANA time zone that schedules take; raises ``ValueError`` with a sentence.
+
+    As in POSIX's TZ, a leading colon is dropped, and a path may stand for the zone that lies there.
+    """
+    if name == "UTC":
+        return name
+    bare = name.removeprefix(":")
+    if bare == str(ETC / "localtime"):
+        return machine_zone()
+    bare = bare.partition(FOLDER)[2] if bare.startswith("/") else bare
+    if bare not in zone_names():
+        raise ValueError("must be the name of a time zone, such as Europe/Berlin or UTC")
+    return bare
+
+
+def machine_zone(etc: Path = ETC) -> str:
+    """Return the name of this machine's zone (localtime(5), Debian's /etc/timezone), UTC where none is."""
+    for name in _names(etc):
+        if name.removeprefix("Etc/") in ("UTC", "UCT", "Universal", "Zulu"):
+            return "UTC"
+        with suppress(ValueError):
+            return checked_zone(name)
+    return "UTC"
+
+
+def _names(etc: Path) -> Iterator[str]:
+    with suppress(OSError):
+        linked = os.path.realpath(etc / "localtime").partition(FOLDER)[2]
+        yield linked.removeprefix("posix/").removeprefix("right/")
+    with suppress(OSError, UnicodeDecodeError):
+        yield (etc / "timezone").read_text().strip()

@@ -19,7 +19,7 @@ from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
 
-from shared.clock import DAY_MS, at, ms_of
+from shared.clock import DAY_MS, at, ms_of, zone_names
 from shared.errors import InvalidInput
 from shared.task_values import CatchUp, ScheduleType
 
@@ -92,7 +92,7 @@ def parse(schedule_type: str, schedule_value: str, timezone: str) -> Schedule:
 @lru_cache(maxsize=1024)
 def zone(timezone: str) -> ZoneInfo:
     """Return an IANA time zone; raises InvalidInput."""
-    if timezone in _zone_names():
+    if timezone in zone_names():
         return ZoneInfo(timezone)
     near = _nearest_zone(timezone[:64].strip().casefold())
     hint = f"did you mean {near}?" if near else "use one such as Europe/Berlin or UTC"
@@ -281,7 +281,7 @@ def _once_sentence(value: str) -> str:
 
 def _nearest_zone(text: str) -> str | None:
     """Return the place someone may have meant; never an offset, an abbreviation, or Etc's turned signs."""
-    names = [name for name in sorted(_zone_names()) if "/" in name and not name.startswith("Etc/")]
+    names = [name for name in sorted(zone_names()) if "/" in name and not name.startswith("Etc/")]
     places = {name.casefold(): name for name in names}
     cities = {name.rpartition("/")[2]: places[name] for name in places}
     if text in cities:
@@ -293,15 +293,6 @@ def _nearest_zone(text: str) -> str | None:
 def _shown(text: str) -> str:
     """Return a caller's text for a sentence: quoted, without control characters, not long."""
     return repr(text if len(text) <= 64 else f"{text[:61]}...")
-
-
-@lru_cache(maxsize=1)
-def _zone_names() -> frozenset[str]:
-    """Return IANA's names: the system's folder also holds ``localtime`` and zones that count leap seconds."""
-    import importlib.resources  # takes 10 ms, for a name that is wrong or new
-
-    names = importlib.resources.files("tzdata").joinpath("zones").read_text(encoding="ascii")
-    return frozenset(names.split())
 
 
 ON_TIME_MS: Final = 120_000

@@ -18,14 +18,13 @@ from host.http.routing import ANY, PAGE, Api, operation, page_of
 from host.http.tokens import Scopes, principal_of
 from host.runs.permissions import Permissions, rules_of
 from host.runs.principals import PrincipalCache, Spaces
-from shared.clock import iso, now_ms
+from shared.clock import checked_zone, iso, now_ms
 from shared.errors import Conflict, NotFound
 from shared.principals import Principal, PrincipalStatus, Terms
 from shared.settings.access import PrincipalRates, known_scopes
 from shared.settings.sections import PrincipalBudgets
 from shared.shapes import PageShape, Shape, view
 from shared.store.store import Store
-from shared.zones import checked_zone
 
 Names = Annotated[list[Text], Field(default_factory=list)]
 Zone = Annotated[Text, AfterValidator(checked_zone), Field(json_schema_extra={"format": "iana-timezone"})]

@@ -21,7 +21,7 @@ from shared.approval_values import Approval
 from shared.clock import now_ms
 from shared.ids import MESSAGE, new_id
 from shared.principals import Principal
-from shared.store.sql.outbound import Outbound
+from shared.store.sql.conversation_rows import Outbound
 from shared.usage_values import Spending
 from shared.values import Block, Compaction, Lease, NewMessage, Role
 

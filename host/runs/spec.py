@@ -24,7 +24,7 @@ from shared.secrets import Seal
 from shared.settings import Settings
 from shared.settings.sections import Permission
 from shared.shapes import Shape, view
-from shared.store.sql.outbound import Outbound
+from shared.store.sql.conversation_rows import Outbound
 from shared.store.sql.run_rows import ON_ITS_SLOT
 from shared.task_values import TaskRun
 from shared.values import Block, Enclosed, Idempotency, Lease

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, SecretStr, field_validator
 
+from shared.clock import checked_zone, machine_zone
 from shared.errors import InvalidInput
 from shared.settings.access import Auth, Channels
 from shared.settings.models import (
@@ -41,7 +42,6 @@ from shared.settings.sections import (
     setting,
 )
 from shared.settings.tools import Tools
-from shared.zones import checked_zone, machine_zone
 
 LEVELS: Final[Mapping[Any, str]] = {
     "trace": "debug", "verbose": "debug", "notice": "info", "warn": "warning",

@@ -11,11 +11,9 @@ from shared.store.sql.approvals import Approvals
 from shared.store.sql.arrivals import Arrivals
 from shared.store.sql.audit import Audit
 from shared.store.sql.channels import Channels
-from shared.store.sql.compactions import Compactions
+from shared.store.sql.conversation_rows import Compactions, OutboundMessages, Responses
 from shared.store.sql.conversations import Conversations
-from shared.store.sql.outbound import OutboundMessages
 from shared.store.sql.principals import Principals
-from shared.store.sql.responses import Responses
 from shared.store.sql.retention import Pruner, Retention
 from shared.store.sql.runs import Runs
 from shared.store.sql.tasks import Tasks

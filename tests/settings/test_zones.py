@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from shared import zones
+from shared import clock
+from shared.clock import checked_zone, machine_zone
 from shared.settings import SettingsError, load
-from shared.zones import checked_zone, machine_zone
 
 
 @pytest.mark.parametrize(
@@ -61,5 +61,5 @@ def test_a_wrong_zone_is_refused_with_its_name(tmp_path: Path, name: str) -> Non
 
 
 def test_the_machines_zone_is_looked_up_where_localtime_5_says() -> None:
-    assert Path("/etc") == zones.ETC
+    assert Path("/etc") == clock.ETC
     assert checked_zone("Europe/Berlin") == "Europe/Berlin"

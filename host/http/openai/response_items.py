@@ -19,7 +19,7 @@ from host.http.openai.functions import Call
 from host.http.openai.response_requests import OWN
 from shared import jsons
 from shared.clock import now_ms
-from shared.store.sql.responses import StoredResponse
+from shared.store.sql.conversation_rows import StoredResponse
 from shared.values import Event, Run
 
 Item = dict[str, Any]

@@ -20,7 +20,7 @@ from shared.approval_values import ApprovalStatus
 from shared.clock import now_ms
 from shared.errors import InvalidInput, NoConversation, NotFound
 from shared.ids import CONVERSATION, new_id
-from shared.store.sql.responses import StoredResponse
+from shared.store.sql.conversation_rows import StoredResponse
 from shared.store.store import Store
 from shared.values import Conversation, Event, Run
 

@@ -26,7 +26,7 @@ from host.telemetry import Metrics
 from shared.clock import now_ms
 from shared.errors import ConversationBusy, InvalidInput, NotRunning, PicoError
 from shared.ids import CONVERSATION, new_id
-from shared.store.sql.responses import StoredResponse
+from shared.store.sql.conversation_rows import StoredResponse
 from shared.store.store import Store
 from shared.values import RunState
 

@@ -14,8 +14,7 @@ from shared.errors import StoreError, StoreRefused, Unavailable
 from shared.store.contract import Row, Tx
 from shared.store.postgres.database import INSUFFICIENT_PRIVILEGE, LEAVE_MARK, Database, Place, words
 from shared.store.postgres.driver import is_server_error, sqlstate
-from shared.store.postgres.migrations import LOCK, migrate
-from shared.store.postgres.tool_access import TABLES, ToolKey, ToolRole, address_for, tool_key
+from shared.store.postgres.migrations import LOCK, TABLES, ToolKey, ToolRole, address_for, migrate, tool_key
 from shared.store.sql.retention import Retention
 from shared.store.store import Store
 

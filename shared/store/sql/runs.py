@@ -12,7 +12,7 @@ from shared.errors import ConversationBusy, LeaseLost
 from shared.store import rows
 from shared.store.contract import Taken, Tx
 from shared.store.rows import Noun
-from shared.store.sql import leases, outbound, steps, usage
+from shared.store.sql import conversation_rows, leases, steps, usage
 from shared.store.sql.conversations import REFUSED, mark_refused, store_messages
 from shared.store.sql.leases import hold, those_held
 from shared.store.sql.run_rows import (
@@ -194,7 +194,7 @@ class Runs(Noun):
             await record_events(tx, lease.run_id, events, now)
             await usage.count(tx, lease.conversation_id, end.spending, now, runs=1)
             if told:
-                await outbound.delivered(tx, told, now)
+                await conversation_rows.mark_delivered(tx, told, now)
 
         await self._engine.write(work, patient=True, durably=True)
 

@@ -14,8 +14,8 @@ from typing import Final
 from shared.errors import Conflict
 from shared.store.contract import Row, Tx
 from shared.store.rows import optional, reader
-from shared.store.sql import outbound
-from shared.store.sql.outbound import Outbound
+from shared.store.sql import conversation_rows
+from shared.store.sql.conversation_rows import Outbound
 from shared.task_values import Task, TaskRun, TaskRunState, TaskStatus
 
 FREE: Final = 0
@@ -305,4 +305,4 @@ async def _tell(tx: Tx, claim: Row, task: Row, outcome: Outcome, now: int) -> Se
         await tx.execute(
             "UPDATE scheduled_tasks SET told_failing = $2 WHERE id = $1", task["id"], int(failing)
         )
-    return [await outbound.insert(tx, source, home, text, SENDER, now) for text in texts]
+    return [await conversation_rows.insert_outbound(tx, source, home, text, SENDER, now) for text in texts]

@@ -15,10 +15,10 @@ from shared.principals import Reach
 from shared.store import rows
 from shared.store.contract import Engine, Missing, Row, Taken, Tx
 from shared.store.rows import Noun
-from shared.store.sql import audit, conversations, outbound, task_claims, task_rows
+from shared.store.sql import audit, conversation_rows, conversations, task_claims, task_rows
+from shared.store.sql.conversation_rows import Outbound
 from shared.store.sql.conversations import OF_PRINCIPAL
 from shared.store.sql.leases import HELD_CLAIM, hold
-from shared.store.sql.outbound import Outbound
 from shared.store.sql.runs import Runs
 from shared.store.sql.task_claims import Claimant, Pause
 from shared.store.sql.task_rows import COMPLETE, RUNNING_TASK, Claimed, Outcome, TaskMetrics, check_tree, end
@@ -227,7 +227,7 @@ class Tasks(Noun):
                 )
                 return ()
             told = await end(tx, row, Outcome(state, result, error, output=output), now)
-            await outbound.delivered(tx, [message.id for message in told], now)
+            await conversation_rows.mark_delivered(tx, [message.id for message in told], now)
             return told
 
         return await self._engine.write(work, patient=True, durably=True)

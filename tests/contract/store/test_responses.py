@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from shared.errors import NoConversation
-from shared.store.sql.responses import StoredResponse
+from shared.store.sql.conversation_rows import StoredResponse
 from shared.store.store import Store
 from tests.contract.store.making import T0, a_run, an_end, said
 

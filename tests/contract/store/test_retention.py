@@ -9,7 +9,7 @@ import pytest
 from shared.approval_values import Answer, NewApproval
 from shared.clock import ms_of
 from shared.principals import EVERYTHING
-from shared.store.sql.responses import StoredResponse
+from shared.store.sql.conversation_rows import StoredResponse
 from shared.store.store import Store
 from shared.task_values import Task, TaskRunState, TaskStatus
 from shared.values import Event, RunState
