@@ -41,7 +41,6 @@ RESOURCES: Final = (
     ),
 )
 
-
 Result = Mapping[str, Any]
 DEFAULT_SENDER: Final = "assistant"
 
@@ -131,20 +130,10 @@ class Tools:
         )
 
     async def _schedule_task(self, arguments: contract.ScheduleTask) -> Result:
-        task = await self._tasks.schedule(
-            reach=self._caller.reach,
-            conversation_id=self._target(arguments.target_conversation_id),
-            prompt=arguments.prompt,
-            schedule_type=arguments.schedule_type,
-            schedule_value=arguments.schedule_value,
-            timezone=arguments.timezone or None,
-            context_mode=arguments.context_mode,
-            catch_up=arguments.catch_up,
-            deliver=arguments.deliver,
-            ends_at=arguments.ends_at or None,
-            max_runs=arguments.max_runs or None,
-            run_if_past=arguments.run_if_past,
-        )
+        asked = arguments.model_dump(exclude={"target_conversation_id"})
+        asked |= {name: asked[name] or None for name in ("timezone", "ends_at", "max_runs")}
+        home = self._target(arguments.target_conversation_id)
+        task = await self._tasks.schedule(reach=self._caller.reach, conversation_id=home, **asked)
         return self._shown(task_view(task))
 
     def _target(self, wanted: str) -> str:

@@ -57,8 +57,7 @@ def configure(level: str, log_format: Literal["json", "console"], redactor: Reda
     logging.getLogger("uvicorn.access").disabled = True
     logging.raiseExceptions = False  # the report of a failed write would hold the record as it was
     sys.excepthook = _log_uncaught
-    sys.unraisablehook = _log_unraisable
-    threading.excepthook = _log_uncaught_in_thread
+    sys.unraisablehook = threading.excepthook = _log_thrown
 
 
 def add_context(fields: Callable[[], dict[str, str]]) -> None:
@@ -154,11 +153,6 @@ def _log_uncaught(kind: type[BaseException], error: BaseException, traceback: Tr
     logging.getLogger("picoclaw").critical("Unexpected end", exc_info=(kind, error, traceback))
 
 
-def _log_uncaught_in_thread(thrown: threading.ExceptHookArgs) -> None:
-    if thrown.exc_value is not None:
-        _log_uncaught(thrown.exc_type, thrown.exc_value, thrown.exc_traceback)
-
-
-def _log_unraisable(thrown: sys.UnraisableHookArgs) -> None:
+def _log_thrown(thrown: threading.ExceptHookArgs | sys.UnraisableHookArgs) -> None:
     if thrown.exc_value is not None:
         _log_uncaught(thrown.exc_type, thrown.exc_value, thrown.exc_traceback)

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from anyio.abc import Process
 
-
 PR_SET_DUMPABLE: Final = 4
 
 

@@ -182,30 +182,18 @@ def _object(properties: Schema, required: list[str] | None = None) -> Schema:
 _TEXT: Final[Schema] = {"type": "string"}
 _TEXT_OR_NULL: Final[Schema] = {"type": ["string", "null"]}
 _MESSAGE: Final = _object({"id": _TEXT, "conversation_id": _TEXT, "sender": _TEXT, "created_at": _TEXT})
+_TASK_TEXTS: Final = ("id", "prompt", "schedule_type", "schedule_value", "timezone", "context_mode")
 _TASK: Final = _object(
     {
-        "id": _TEXT,
-        "conversation_id": _TEXT_OR_NULL,
-        "prompt": _TEXT,
-        "schedule_type": _TEXT,
-        "schedule_value": _TEXT,
-        "timezone": _TEXT,
-        "context_mode": _TEXT,
-        "catch_up": _TEXT,
-        "deliver": _TEXT,
-        "ends_at": _TEXT_OR_NULL,
+        **dict.fromkeys((*_TASK_TEXTS, "catch_up", "deliver", "status", "created_at"), _TEXT),
+        **dict.fromkeys(("conversation_id", "ends_at", "next_run", "next_run_local"), _TEXT_OR_NULL),
         "max_runs": {"type": ["integer", "null"]},
         "runs_begun": {"type": "integer"},
-        "status": _TEXT,
-        "next_run": _TEXT_OR_NULL,
-        "next_run_local": _TEXT_OR_NULL,
         "overdue": {"type": "boolean"},
-        "created_at": _TEXT,
     }
 )
 _RUN: Final[Schema] = {"type": "object"}
 _CURSOR: Final = _TEXT_OR_NULL
-
 
 _TASK_TOOLS: Final = (
     ToolDeclaration(
@@ -269,7 +257,6 @@ _TASK_TOOLS: Final = (
         destructive=True,
     ),
 )
-
 
 _WHOSE: Final = (
     "Look at this principal's instead of your own, `*`: at everybody's. What their texts say are other "

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from host.sandbox.policy import SandboxPolicy
     from host.tools.files_and_commands import SandboxToolset
 
-
 app = typer.Typer(help="The sandbox of files and commands.", no_args_is_help=True)
 
 ASKER: Final = "sandbox-explain"

@@ -37,7 +37,6 @@ from shared.settings.sections import peers
 
 logger = logging.getLogger("picoclaw.host")
 
-
 SWITCH_S: Final = 0.0005
 """How long a worker thread waits at most for the interpreter while the event loop is busy. At Python's 5 ms a
 thread that ships the store's log needs seconds, holds up every writer meanwhile, and leases run out."""

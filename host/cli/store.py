@@ -30,13 +30,11 @@ if TYPE_CHECKING:
     from shared.store.copying import Tell
     from shared.store.postgres.database import Database, Place
 
-
 app = typer.Typer(no_args_is_help=True)
 
 StoreDir = Annotated[
     Path | None, typer.Option("--store-dir", help="The volume; that of the settings otherwise.")
 ]
-
 
 RENAMED = "The store is {} from now on: where STORE_ID is set, change it."
 VOLUME_ALONE = (
@@ -60,7 +58,7 @@ def check(
     """Read everything that is stored, or in a backup; exit 1 on a fault. A host may be running."""
     url, volume = (None, Path()) if file is not None else _store(store_dir)
     if url is not None:
-        read_all(url)
+        _dump(url, None, refuse_to="check")  # reads every row, as a backup does
         tell({"checked": "every row", "faults": []}, "Every row of the database can be read.", json=json)
         return
     report = operator.check(volume) if file is None else operator.check_backup(file)
@@ -268,11 +266,6 @@ def dump(url: str, target: Path) -> int:
     finally:
         part.unlink(missing_ok=True)
     return target.stat().st_size
-
-
-def read_all(url: str) -> None:
-    """Read every row, as a backup does; raises StoreError with the server's words."""
-    _dump(url, None, refuse_to="check")
 
 
 def refuse_postgres(command: str, file: Path | None = None, why: str = "is about STORE_DIR") -> NoReturn:

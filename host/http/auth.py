@@ -10,11 +10,11 @@ import logging
 import secrets
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
-from uuid import NAMESPACE_URL, uuid5
 
 import anyio
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from host.http.bodies import id_by
 from host.http.callers import VERBATIM, Caller
 from host.http.openai.answers import PREFIX, as_event, error_body
 from host.http.routing import ANY, Operation
@@ -39,7 +39,6 @@ from shared.values import Idempotency
 
 if TYPE_CHECKING:
     from host.http.signed_tokens import SignedTokens
-
 
 TOKEN_PREFIX: Final = b"pico_"
 """What a stored token begins with: nothing else is worth a look into the store."""
@@ -157,7 +156,7 @@ async def id_for(key: Idempotency | None, kind: str, store: Store) -> str:
     kept = await store.runs.keyed(key, now_ms())
     if kept is not None:
         raise already_made(kept.subject)
-    return f"{kind}-{uuid5(NAMESPACE_URL, chr(10).join((key.route, key.key, key.digest)))}"
+    return id_by(key, kind)
 
 
 def already_made(made_id: str) -> Conflict:

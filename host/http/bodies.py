@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from typing import Annotated, Any, Final, Generic, NotRequired, TypeVar
+from uuid import NAMESPACE_URL, uuid5
 
 import anyio.to_thread
 from pydantic import (
@@ -91,7 +92,6 @@ M = TypeVar("M", bound="Body")
 LONGEST_KEY: Final = 200
 MOST_PARTS: Final = 60_000
 """Values, names and brackets of a body's JSON: they cost more than their bytes."""
-
 
 SMALL: Final = 1024 * 1024
 """Bytes of a body that most routes take (http-api: "Errors"); a larger one is parsed off the event loop."""
@@ -231,6 +231,11 @@ async def idempotency(request: Request) -> Idempotency | None:
         key,
         request.scope.get(DIGEST) or hashlib.sha256(await request.body()).hexdigest(),
     )
+
+
+def id_by(key: Idempotency, kind: str) -> str:
+    """Return the id that what this key makes always gets, so that a repeated request can't make a second."""
+    return f"{kind}-{uuid5(NAMESPACE_URL, chr(10).join((key.route, key.key, key.digest)))}"
 
 
 def _sentence(fault: ErrorDetails) -> str:

@@ -29,7 +29,6 @@ PROBE_S: Final = 1.0
 """Seconds for which the outcome of a probe counts, whoever asks how often."""
 ANSWER_S: Final = 2.0
 
-
 ChannelState = Literal["ok", "retrying", "off"]
 
 

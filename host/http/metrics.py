@@ -29,13 +29,11 @@ from shared.webhook_values import WebhookFigures
 if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
 
-
 Busiest = Sequence[tuple[str, int, int]]
 Stored = tuple[StoreCounts, TaskMetrics, Mapping[str, int], Waiting, WebhookFigures, Busiest]
 """What the store counts: rows, tasks, principals by status, what waits, for webhooks too, who does most."""
 
 CONTENT_TYPE: Final = "text/plain; version=1.0.0; charset=utf-8; escaping=underscores"
-
 
 COUNTED: Final = (
     ("http_requests", "Answered requests", "method", "status"),

@@ -154,7 +154,6 @@ def _answer(error: PicoError, scope: Scope) -> Response:
 SILENCE_S: Final = 30.0
 """How long a body may stand still."""
 
-
 BODY_LIMIT: Final = SMALL
 """Bytes a request body may have (http-api: "Errors")."""
 BODY_LIMITS: Final = {
@@ -163,7 +162,6 @@ BODY_LIMITS: Final = {
 }
 MOST_LARGE: Final = 8
 """Bodies above ``BODY_LIMIT`` that may be on their way at once, where there is a limit above."""
-
 
 STREAMED: Final = {"PUT": re.compile(r"/chat/[^/]+/files/.+"), "POST": re.compile(r"/chat/[^/]+/files")}
 """What takes files, which these routes bound themselves as the bytes come."""

@@ -29,7 +29,6 @@ Answering = Callable[..., Awaitable[Any]]
 the answer: a mapping, None for an answer without one, or a whole response.
 """
 
-
 KINDS: Final[Mapping[str, Mapping[str, Any]]] = {
     "text": {"type": "string"},
     "flag": {"type": "boolean"},
@@ -132,7 +131,6 @@ KEY: Final = Parameter(
     {"type": "string", "minLength": 1, "maxLength": LONGEST_KEY, "pattern": PRINTABLE},
     "header",
 )
-
 
 ANY: Final = "*"
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Final, NotRequired, cast
-from uuid import NAMESPACE_URL, uuid5
 
 from pydantic import ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
-from host.http.bodies import NOT_BLANK, WHOLE, Body, Identifier, OutputSchema, Text, idempotency
+from host.http.bodies import NOT_BLANK, WHOLE, Body, Identifier, OutputSchema, Text, id_by, idempotency
 from host.http.callers import Caller, caller_of
 from host.http.conversations import asked_for, say_whose
 from host.http.routing import KEY, OF_CONVERSATION, OF_PRINCIPAL, PAGE, Api, Parameter, operation, page_of
@@ -32,7 +31,6 @@ from shared.values import Idempotency
 
 CLEARED: Final = ("ends_at", "max_runs", "output_schema")
 """What PUT takes null for: the task has no end then, or its answers are text."""
-
 
 FIELDS: Final[Mapping[str, dict[str, Any]]] = {
     "prompt": {"type": "string", "pattern": NOT_BLANK, "maxLength": LONGEST_PROMPT},
@@ -64,11 +62,7 @@ def _described(nullable: Sequence[str], **more: Any) -> ConfigDict:
     return ConfigDict(json_schema_extra=describe)
 
 
-OF_STATUS: Final = Parameter(
-    "status",
-    "Only tasks in this status",
-    tuple(TaskStatus),
-)
+OF_STATUS: Final = Parameter("status", "Only tasks in this status", tuple(TaskStatus))
 
 
 class TaskRequest(Body):
@@ -268,7 +262,7 @@ class TasksApi(Api):
         return answer
 
     async def _create(self, body: TaskRequest, key: Idempotency | None, caller: Caller) -> TaskShape:
-        task_id = body.id or (_id_for(key) if key else None)
+        task_id = body.id or (id_by(key, TASK) if key else None)
         try:
             asked = body.model_dump(exclude={"id"})
             if body.timezone is None:
@@ -289,9 +283,3 @@ class TasksApi(Api):
         if schema is not None:
             await self._judge.require(schema, "output_schema")
             fields["output_schema"] = jsons.dumps(schema)
-
-
-def _id_for(key: Idempotency) -> str:
-    """Return the id that this key's task always gets, so that a repeated request can't make a second one."""
-    name = "\n".join((key.route, key.key, key.digest))
-    return f"{TASK}-{uuid5(NAMESPACE_URL, name)}"

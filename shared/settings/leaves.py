@@ -198,7 +198,6 @@ ELSEWHERE: Final = frozenset(
 PREFIX: Final = "PICOCLAW_"
 _WHOLE: Final = re.compile(r"[+-]?[0-9]{1,18}")
 
-
 INSTEAD: Final = {
     "ANTHROPIC_MODEL": "CLAUDE_MODEL",
     "CLAUDE_API_KEY": "ANTHROPIC_API_KEY",

@@ -283,7 +283,7 @@ class Origins:
             rest = keys[end:]
             name = self.environment.get(tuple(str(key) for key in keys[:end]))
             if name:
-                return f"{name} (environment){': ' + _dotted(rest) if rest else ''}"
+                return f"{name} (environment){': ' + '.'.join(map(str, rest)) if rest else ''}"
             in_file = self.security.origins.get(keys[:end])
             if in_file:
                 return self.security.at((*in_file, *rest))
@@ -318,7 +318,3 @@ def said(detail: ErrorDetails) -> str:
     if kind == "string_pattern_mismatch" and context["pattern"].startswith("^https?"):
         return "must begin with http:// or https://"
     return KINDS.get(kind, "doesn't have the right form")
-
-
-def _dotted(keys: Keys) -> str:
-    return ".".join(str(key) for key in keys)

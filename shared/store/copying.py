@@ -22,6 +22,7 @@ from shared.store.contract import Row, Tx
 from shared.store.postgres.database import Database
 from shared.store.postgres.migrations import LOCK
 from shared.store.postgres.opening import COPY, unfinished_copy
+from shared.store.rows import insertion
 from shared.store.sql import webhooks
 from shared.store.sql.approvals import OF_A_COPY
 from shared.store.sql.outbox import FAN_OUT
@@ -159,14 +160,10 @@ async def _alone(database: Database) -> None:
 
 
 async def _write(tx: Tx, table: Table, rows: Sequence[Values]) -> None:
-    columns = ", ".join(table.columns)
-    places = ", ".join(f"${number}" for number in range(1, len(table.columns) + 1))
     if table.name == "outbound_messages":
         # Their deliveries are copied too.
         await tx.execute("ALTER TABLE outbound_messages DISABLE TRIGGER said")
-    await tx.executemany(
-        f"INSERT INTO {table.name} ({columns}) VALUES ({places}) ON CONFLICT DO NOTHING", rows
-    )
+    await tx.executemany(f"{insertion(table.name, table.columns)} ON CONFLICT DO NOTHING", rows)
     if table.name == "outbound_messages":
         await tx.execute("ALTER TABLE outbound_messages ENABLE TRIGGER said")
 

@@ -51,6 +51,13 @@ def usage(stored: str) -> Usage:
     return Usage(**jsons.loads(stored))
 
 
+def there(row: Row | None) -> Row:
+    """Return a row that can't be absent: the transaction has locked it, or has just written it."""
+    if row is None:
+        raise RuntimeError("a row is gone that must be there")
+    return row
+
+
 def insertion(table: str, columns: Sequence[str]) -> str:
     """Return the statement that adds a row with these columns, in this order."""
     places = ", ".join(f"${number}" for number in range(1, len(columns) + 1))

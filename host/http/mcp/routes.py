@@ -118,7 +118,6 @@ def scope_of(name: object) -> str:
 LOST: Final = "The tool server ended before it answered; the call may have taken effect."
 SLOW: Final = "The tool server did not answer in time; the call may have taken effect."
 
-
 SESSION: Final = Parameter(
     "Mcp-Session-Id", "The session, as the answer to initialize named it", place="header"
 )

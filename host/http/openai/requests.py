@@ -23,7 +23,6 @@ from shared.errors import InvalidInput, PicoError
 
 _DATA: Final = re.compile(r"data:([\w.+-]{1,60}/[\w.+-]{1,60})?(?:;[^,;]{0,100})*;base64,", re.ASCII)
 
-
 KINDS: Final = {b"\x89": "image/png", b"\xff": "image/jpeg", b"G": "image/gif", b"R": "image/webp"}
 """What begins as a picture, by its first byte."""
 WITHIN_S: Final = 10.0

@@ -37,7 +37,6 @@ OWN: Final = "picoclaw:"
 """Before the types of items that are not of the document."""
 MOST_ITEMS: Final = 10_000
 
-
 ItemContent = Annotated[Content, documented(**dict.fromkeys(TEXTS, "text"), refusal="refusal")]
 
 

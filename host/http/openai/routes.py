@@ -60,7 +60,6 @@ ELSEWHERE: Final = {
 }
 """What OpenAI's clients ask for that isn't here, or isn't there, and what to use."""
 
-
 ASSISTANT: Final = "picoclaw"
 """The model that is the assistant as it is configured."""
 

@@ -11,6 +11,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, TypeVar, cast
 from uuid import UUID, uuid4
 
@@ -154,7 +155,7 @@ class Database:
         A patient one is told what became of its commit, also when the connection broke in the middle of it.
         """
         if patient:
-            return await self._until(self._knowably, work, PATIENCE_S)
+            return await self._until(partial(self._in_transaction, knowably=True), work, PATIENCE_S)
         return await self._until(self._in_transaction, work, WAIT_S)
 
     async def durable(self) -> None:
@@ -257,9 +258,6 @@ class Database:
                     raise _Unknown(xid, mark, result) from error
                 raise
             return result
-
-    async def _knowably(self, work: Work[T]) -> T:
-        return await self._in_transaction(work, knowably=True)
 
     async def _has_committed(self, unknown: _Unknown, deadline: float) -> bool:
         """Return what became of a transaction; raises Unavailable when nobody can say."""

@@ -34,7 +34,6 @@ STATEMENT_S: Final = 15.0
 IDLE_S: Final = 300.0
 """An unused connection is closed after this long, in seconds."""
 
-
 REFUSALS: Final = {
     "08": "the server, or what is between, ended the connection",
     "08P01": "a pooler needs DATABASE_POOLER=true, and has to know the role of DATABASE_TOOLS_URL",
@@ -70,7 +69,6 @@ SESSION: Final = {
     "lock_timeout": "0",
 }
 """Settings of every session. Poolers refuse them: there they belong to the role (docs/scale.md)."""
-
 
 Connection = Any
 """A connection of asyncpg's, in a transaction or not; ``PostgresTx`` gives its methods their types."""

@@ -28,6 +28,7 @@ from shared.principals import OPERATOR
 from shared.store.contract import Tx
 from shared.store.postgres.database import Database
 from shared.store.postgres.driver import SHARDS
+from shared.store.rows import there
 from shared.store.sql import tables
 from shared.store.sql.migrations import check_not_newer, steps
 
@@ -154,9 +155,7 @@ async def tool_key(tx: Tx) -> ToolKey:
     await tx.execute(
         "INSERT INTO tool_key VALUES (1, $1, $2) ON CONFLICT DO NOTHING", new.inner_pad, new.outer_pad
     )
-    row = await tx.fetchrow("SELECT inner_pad, outer_pad FROM tool_key")
-    if row is None:
-        raise RuntimeError("the key is absent")
+    row = there(await tx.fetchrow("SELECT inner_pad, outer_pad FROM tool_key"))
     return ToolKey(row["inner_pad"], row["outer_pad"])
 
 

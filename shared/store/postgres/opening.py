@@ -218,7 +218,7 @@ async def _check_tools(database: Database, url: str, pooled: bool) -> None:
     tools = Database(Place(url, owner="picoclaw", connections=1, pooled=pooled))
     try:
         with in_sentences("The tool servers' role"):
-            role = await tools.read(_current_user)
+            role = await tools.read(lambda tx: tx.fetchval("SELECT current_user::text"))
         if await tools.read(lambda tx: tx.fetchval(TOO_MUCH)):
             raise StoreError(
                 f"The role {role} of the tool servers would bypass row-level security: it must be no "
@@ -227,10 +227,6 @@ async def _check_tools(database: Database, url: str, pooled: bool) -> None:
         await database.write(lambda tx: _grant(tx, role))
     finally:
         await tools.close()
-
-
-async def _current_user(tx: Tx) -> str:
-    return str(await tx.fetchval("SELECT current_user::text"))
 
 
 async def _grant(tx: Tx, role: str) -> None:

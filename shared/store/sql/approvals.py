@@ -38,7 +38,6 @@ from shared.store.sql.steps import (
     end_run,
     expire_step,
     settle,
-    there,
     to_approval,
 )
 from shared.values import Page, RunState
@@ -163,7 +162,7 @@ class Approvals(Noun):
             if answer.remember:
                 await _check_remembered(tx, approval.conversation_id)
             await _go_on(tx, approval, answer, now)
-            row = there(await tx.fetchrow(f"{SELECT} WHERE a.id = $1", approval_id))
+            row = rows.there(await tx.fetchrow(f"{SELECT} WHERE a.id = $1", approval_id))
             whose = await tx.fetchval(LOCK, approval.conversation_id)
             await audit.note(tx, f"approval.{row['status']}", whose, approval_id, answer.by)
             return to_approval(row)

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from shared.errors import PicoError, StoreError
 from shared.store.contract import Engine, Missing, Tx
+from shared.store.rows import insertion
 
 Row = Mapping[str, Any]
 
@@ -73,8 +74,7 @@ async def _conversations(tx: Tx, rows: Sequence[Row]) -> set[str]:
 async def _insert(tx: Tx, table: str, row: Row) -> bool:
     counter = NUMBERED.get(table, "number")
     values = {name: value for name, value in row.items() if name != counter}
-    places = ", ".join(f"${number}" for number in range(1, len(values) + 1))
-    statement = f"INSERT INTO {table} ({', '.join(values)}) VALUES ({places}) ON CONFLICT DO NOTHING"
+    statement = f"{insertion(table, [*values])} ON CONFLICT DO NOTHING"
     return await tx.execute(statement, *values.values()) > 0
 
 

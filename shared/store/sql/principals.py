@@ -162,10 +162,8 @@ class Principals(Noun):
 
     async def used(self, principal_id: str, now: int) -> PrincipalUse:
         """Return what the principal has, and what it spent on the day of ``now``."""
-        row = await self._engine.read(lambda tx: tx.fetchrow(USED, principal_id, iso(now)[:DAY]))
-        if row is None:
-            raise RuntimeError("sums are one row")
-        return to_use(row)
+        sums = await self._engine.read(lambda tx: tx.fetchrow(USED, principal_id, iso(now)[:DAY]))
+        return to_use(rows.there(sums))
 
     async def by_status(self) -> dict[str, int]:
         """Return how many principals there are in each status, the operator among them."""

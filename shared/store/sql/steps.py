@@ -91,7 +91,7 @@ async def meet(tx: Tx, new: NewRun, conversation_id: str, *, goes_on: bool, read
         raise ConversationBusy(conversation_id)
     answers = await _answer_questions(tx, new, conversation_id)
     if await settle(tx, conversation_id, None, ApprovalStatus.DENIED, new.now, new.by) and not answers:
-        last = there(await tx.fetchrow(f"SELECT * FROM runs WHERE id = {LAST_RUN}", conversation_id))
+        last = rows.there(await tx.fetchrow(f"SELECT * FROM runs WHERE id = {LAST_RUN}", conversation_id))
         await end_waiting(tx, last, Outcome(TaskRunState.CANCELLED, error=TURNED_DOWN, final=True), new.now)
     decided = "SELECT id, status FROM approvals WHERE id = ANY($1::text[])"
     for row in await tx.fetch(decided, [row["id"] for row in pending]) if pending else ():
@@ -182,7 +182,7 @@ async def end_run(
     tx: Tx, conversation_id: str, code: str, said: str, now: int, *, state: str = "paused"
 ) -> str:
     """Change how a run that waits has ended; free what waited for it."""
-    row = there(await tx.fetchrow(f"SELECT * FROM runs WHERE id = {LAST_RUN}", conversation_id))
+    row = rows.there(await tx.fetchrow(f"SELECT * FROM runs WHERE id = {LAST_RUN}", conversation_id))
     status = "paused" if state == "paused" else "error"
     answer = {**jsons.loads(row["answer"] or "{}"), "status": status, "code": code, "error": said}
     await tx.execute(
@@ -193,9 +193,3 @@ async def end_run(
     ended = TaskRunState.CANCELLED if state == "cancelled" else TaskRunState.ERROR
     await end_waiting(tx, row, Outcome(ended, error=said, final=True), now)
     return str(row["id"])
-
-
-def there(row: Row | None) -> Row:
-    if row is None:
-        raise RuntimeError("a locked row is gone")
-    return row

@@ -17,6 +17,7 @@ from shared.errors import InvalidInput
 from shared.ids import TASK_RUN, new_id
 from shared.schedules import decide, parse
 from shared.store.contract import Row, Tx
+from shared.store.rows import there
 from shared.store.sql.principals import lives
 from shared.store.sql.run_rows import ACTED
 from shared.store.sql.task_rows import (
@@ -111,9 +112,7 @@ async def claim_left(tx: Tx, by: Claimant) -> Claimed | None:
 async def claim_manual(tx: Tx, row: Row, by: Claimant) -> Claimed:
     """Claim a slot of a locked task's own; raises Conflict ``task_running``."""
     check_idle(row)
-    claim = await _insert(tx, row, f"{MANUAL}{uuid4()}", 1, by)
-    if claim is None:
-        raise RuntimeError("a random slot was taken")
+    claim = there(await _insert(tx, row, f"{MANUAL}{uuid4()}", 1, by))
     await tx.execute(WAIT, row["number"], WAITS_FOR_MANUAL)
     return to_task(row), to_task_run(claim)
 
@@ -181,7 +180,7 @@ async def _claim(tx: Tx, row: Row, by: Claimant) -> Claimed | None:
     statement = """UPDATE scheduled_tasks SET next_run = $2, caught_up = $3, waits = $4, runs_begun = $5,
         revision = revision + 1 WHERE number = $1 RETURNING *"""
     moved = await tx.fetchrow(statement, row["number"], next_run, decision.caught_up, WAITS_FOR_SLOT, begun)
-    return to_task(_there(moved)), to_task_run(claim)
+    return to_task(there(moved)), to_task_run(claim)
 
 
 async def _insert(tx: Tx, row: Row, slot: str, attempt: int, by: Claimant) -> Row | None:
@@ -259,7 +258,7 @@ async def _fate(tx: Tx, claim: Row) -> Outcome | Fate:
 
 async def _fate_without_effect(tx: Tx, claim: Row, *, again: bool) -> Outcome | Fate:
     """Judge a claim whose run did nothing that can be seen from outside; ``again``: nobody waits for it."""
-    row = _there(await tx.fetchrow(TASK_OF_PRINCIPAL, claim["task_id"]))
+    row = there(await tx.fetchrow(TASK_OF_PRINCIPAL, claim["task_id"]))
     manual = claim["slot"].startswith(MANUAL)
     if manual and not again:
         return abandoned("a manual run is repeated by who asked for it")
@@ -282,11 +281,4 @@ async def _rerun(tx: Tx, claim: Row, by: Claimant) -> Claimed:
         run_id = CASE WHEN slot LIKE $5 THEN run_id END WHERE id = $1 RETURNING *"""
     again = await tx.fetchrow(statement, claim["id"], by.host, by.lease_ms, by.now, f"{MANUAL}%")
     row = await tx.fetchrow("SELECT * FROM scheduled_tasks WHERE id = $1", claim["task_id"])
-    return to_task(_there(row)), to_task_run(_there(again))
-
-
-def _there(row: Row | None) -> Row:
-    """Return a row that the transaction has locked, so that it can't be absent."""
-    if row is None:
-        raise RuntimeError("a locked row is gone")
-    return row
+    return to_task(there(row)), to_task_run(there(again))

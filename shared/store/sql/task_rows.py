@@ -13,7 +13,7 @@ from typing import Final
 
 from shared.errors import Conflict
 from shared.store.contract import Row, Tx
-from shared.store.rows import optional, reader
+from shared.store.rows import optional, reader, there
 from shared.store.sql import conversation_rows
 from shared.store.sql.conversation_rows import Outbound
 from shared.task_values import Task, TaskRun, TaskRunState, TaskStatus
@@ -247,9 +247,8 @@ async def end(tx: Tx, claim: Row, outcome: Outcome, now: int) -> Sequence[Outbou
     )
     statement = """UPDATE scheduled_tasks SET last_run = $2, last_state = $3, waits = $4,
         revision = revision + 1 WHERE id = $1 RETURNING *"""
-    task = await tx.fetchrow(statement, claim["task_id"], claim["started_at"], outcome.state, FREE)
-    if task is None:
-        raise RuntimeError("a locked row is gone")
+    values = (claim["task_id"], claim["started_at"], outcome.state, FREE)
+    task = there(await tx.fetchrow(statement, *values))
     if not claim["slot"].startswith(MANUAL) and task["plan"] == claim["plan"]:
         await _end_scheduled(tx, claim, task, outcome, now)
     return await _tell(tx, claim, task, outcome, now)

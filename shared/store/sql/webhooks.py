@@ -313,7 +313,4 @@ def _plain(value: Any) -> Any:
 
 
 async def _one(tx: Tx, statement: str, *values: Any) -> WebhookDelivery:
-    row = await tx.fetchrow(statement, *values)
-    if row is None:
-        raise RuntimeError("a row that was written is gone")
-    return to_delivery(row)
+    return to_delivery(rows.there(await tx.fetchrow(statement, *values)))

@@ -25,7 +25,6 @@ from shared.store.store import Store
 if TYPE_CHECKING:
     from sqlite_utils import Database as UtilsDatabase
 
-
 Keep = Callable[[sqlite3.Connection, int], None]
 """Makes a copy of a database that has this version, before it is migrated."""
 

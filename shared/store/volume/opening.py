@@ -32,7 +32,6 @@ SCRATCH: Final = (".snapshot", ".restored", ".compacted")
 
 NO_MARK: Final = Mark(inode=0, salts=0, page_size=4096)
 
-
 Verdict = Literal["continue", "take local", "restore"]
 """The runtime database is what the volume has, or goes on from there; it is the newer copy, or the only one;
 the volume is the newer copy, or the only one that can be trusted.
