@@ -16,12 +16,12 @@ from starlette.types import ASGIApp
 from host.channels.webhook import ChannelsApi
 from host.http.admin import AdminApi, AuditApi, McpServersApi
 from host.http.approvals import ApprovalsApi
-from host.http.attachments import Intake
 from host.http.auth import OPEN_PATHS, TokenBook
 from host.http.callers import Enrolment
 from host.http.chat import ChatApi
 from host.http.console import ConsoleApi
 from host.http.conversations import ConversationsApi
+from host.http.file_requests import Intake
 from host.http.files import FilesApi
 from host.http.health import HealthApi
 from host.http.mcp.asks import Asks

@@ -11,10 +11,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from host.http.approvals import MOST_TOOLS, ToolDefinition, checked_tools
-from host.http.attachments import MOST, AttachmentRequest, Intake
 from host.http.bodies import NO_NUL, WHOLE, Body, NotBlank, OutputSchema, Text, forget_body, idempotency
 from host.http.callers import caller_of
 from host.http.conversations import LONGEST_NAME, conversation_of
+from host.http.file_requests import MOST_ATTACHMENTS, AttachmentRequest, Intake
 from host.http.routing import KEY, Api, operation
 from host.http.runs import EventStreamResponse, accepted
 from host.http.webhooks import Hooks, RequestHook
@@ -105,7 +105,7 @@ class ChatRequest(Body):
     replaces: Name | None = None
     deny_pending: bool = False
     webhook: RequestHook | None = None
-    attachments: Annotated[list[AttachmentRequest], Field(default_factory=list, max_length=MOST)]
+    attachments: Annotated[list[AttachmentRequest], Field(default_factory=list, max_length=MOST_ATTACHMENTS)]
     permissions: Annotated[list[PermissionRule], Field(default_factory=list, max_length=MOST_RULES)]
     tools: Annotated[list[ToolDefinition], Field(default_factory=list, max_length=MOST_TOOLS)]
     output_schema: OutputSchema = None

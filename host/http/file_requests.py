@@ -1,20 +1,31 @@
-"""What a request says of files: path, bytes, what must hold there; forms, read as they come."""
+"""What a request says of files: path, bytes, what must hold there; those that come with a message."""
 
 from __future__ import annotations
 
 import mimetypes
+import os
+import platform
 import re
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from typing import Any, Final
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Annotated, Any, Final, Self
 from urllib.parse import quote, unquote_to_bytes
 
-from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartParser, parse_options_header
-from starlette.requests import ClientDisconnect, Request
+import anyio.to_thread
+from pydantic import ConfigDict, Field, model_validator
+from starlette.requests import Request
 
-from host.http.file_streams import Upload
-from shared.errors import InvalidInput, NotJson, RangeUnsatisfiable
+from host.http.bodies import Body, NotBlank, Text
+from host.http.callers import Caller
+from host.http.file_streams import refusals
+from host.ports import Sandbox, Workspace
+from host.runs.attachments import LARGEST_OF_ALL, PDF, WRITER, Attachments, NewFile, decoded, media_type_of
+from host.runs.principals import Spaces
+from host.runs.spec import RunSpec
+from host.tools.pictures_and_documents import is_picture
+from shared.errors import FileTooLarge, InvalidInput, NoConversation, PicoError, RangeUnsatisfiable
+from shared.ids import CONVERSATION, new_id
+from shared.store.store import Store
 
 LONGEST_PATH: Final = 4096
 LONGEST_NAME: Final = 255
@@ -117,147 +128,103 @@ def describing(path: str) -> dict[str, str]:
     }
 
 
-FOLDER: Final = "path"
-MOST_FILES: Final = 100
-MOST_HEADERS: Final = 16
-LONGEST_HEADER: Final = 8192
+MOST_ATTACHMENTS: Final = 100
+TOO_LARGE: Final = "attachments: have more than 20 MiB in all; bring large files by /chat/{id}/files"
+MEDIA_TYPE: Final = r"^[A-Za-z0-9.+-]{1,60}/[A-Za-z0-9.+-]{1,60}$"
 
 
-class Form:
-    """The files of a form, and the directory that they go to."""
+class AttachmentRequest(Body):
+    """A file of the workspace by its path, or one that comes along in base64."""
 
-    def __init__(self, folder: str) -> None:
-        self._folder = folder.encode()
-        self._files: list[tuple[bytes, Upload]] = []
+    model_config = ConfigDict(
+        json_schema_extra={
+            "oneOf": [{"required": ["path"]}, {"required": ["name", "data"]}],
+        }
+    )
 
-    async def read(
-        self,
-        request: Request,
-        begin: Callable[[], AbstractAsyncContextManager[Upload]],
-        held: AsyncExitStack,
-    ) -> None:
-        """Read all of it; ``begin`` makes an upload that ``held`` lets go of. Raises what that does,
-        InvalidInput, NotJson.
+    path: NotBlank | None = None
+    name: Annotated[NotBlank | None, Field(max_length=LONGEST_NAME)] = None
+    media_type: Annotated[str | None, Field(pattern=MEDIA_TYPE)] = None
+    data: Annotated[Text | None, Field(json_schema_extra={"contentEncoding": "base64"})] = None
+
+    @model_validator(mode="after")
+    def _is_one_of_both(self) -> Self:
+        brought = (self.name, self.media_type, self.data)
+        if self.path is None and None in (self.name, self.data):
+            raise ValueError("must have name and data, or path alone")
+        if self.path is not None and any(each is not None for each in brought):
+            raise ValueError("must have path alone, or name and data")
+        return self
+
+
+class Intake:
+    """Takes the files of requests in."""
+
+    def __init__(self, store: Store, sandbox: Sandbox, spaces: Spaces, attachments: Attachments) -> None:
+        self._store = store
+        self._sandbox = sandbox
+        self._spaces = spaces
+        self._attachments = attachments
+
+    async def with_files(
+        self, spec: RunSpec, caller: Caller, asked: Sequence[AttachmentRequest | NewFile]
+    ) -> RunSpec:
+        """Return what is asked of a run with the files that come along: looked at, not written yet.
+
+        Raises NoConversation, InvalidInput, FileTooLarge, WorkspaceFull, NotFound (a path).
         """
-        upload: Upload | None = None
-        field = b""
-        async for part, data in parts_of(request):
-            if part.filename is None:
-                field = self._field(part.name, field, data)
-                continue
-            if upload is None:
-                if len(self._files) >= MOST_FILES:
-                    raise InvalidInput(f"body: a form has at most {MOST_FILES} files")
-                upload = await held.enter_async_context(begin())
-                self._files.append((part.filename.encode(), upload))
-            if data is not None:
-                await upload.write(data)
+        said, owner = spec.conversation_id, spec.new_conversation_id or new_id(CONVERSATION)
+        if said is None:
+            spec = replace(spec, new_conversation_id=owner)
+        else:
+            conversation = await self._store.conversations.reach(caller.within, said)
+            if conversation is None:
+                raise NoConversation(said)
+            owner = conversation.id
+            spec = replace(spec, conversation_id=owner, principal_id=conversation.principal_id)
+        workspace = await self._spaces.of_host(WRITER, spec.principal_id, owner)
+        files: list[NewFile] = []
+        for number, each in enumerate(asked):
+            where = f"attachments.{number}"
+            room = LARGEST_OF_ALL - sum(len(file.data) for file in files)
+            if isinstance(each, AttachmentRequest):
+                files.append(await self._file(each, where, workspace, room))
             else:
-                await upload.finish()
-                upload = None
+                files.append(each)
+        with refusals():
+            attached = await self._attachments.staged(files, spec.principal_id, owner)
+        return replace(spec, attached=attached)
 
-    def _field(self, name: str, value: bytes, data: bytes | None) -> bytes:
-        if name != FOLDER:
-            raise InvalidInput(f"{name or 'body'}: is neither a file nor the field {FOLDER}")
-        if data is None:
-            self._folder = value
-            return b""
-        if len(value) + len(data) > LONGEST_PATH:
-            raise InvalidInput(f"{FOLDER}: has at most {LONGEST_PATH} bytes")
-        return value + data
-
-    def paths(self) -> list[tuple[str, Upload]]:
-        """Return the files with their paths; raises InvalidInput."""
-        if not self._files:
-            raise InvalidInput("body: the form has no file (a part with a filename)")
-        folder = self._folder.removesuffix(b"/")
-        above = folder.split(b"/") if folder else []
-        found = {checked_path([*above, name]): upload for name, upload in self._files}
-        if len(found) < len(self._files):
-            raise InvalidInput("body: two files of the form have the same name")
-        return list(found.items())
-
-
-class Part:
-    """A part of a form; ``filename`` None: it is a field."""
-
-    def __init__(self, disposition: bytes) -> None:
-        _, options = parse_options_header(disposition)
+    async def _file(self, asked: AttachmentRequest, where: str, workspace: Workspace, room: int) -> NewFile:
+        if asked.path is not None:
+            return await self._by_path(asked.path, where, workspace, room)
+        name, data = asked.name or "", asked.data or ""
         try:
-            self.name = options.get(b"name", b"").decode()
-            filename = options.get(b"filename")
-            self.filename = None if filename is None else filename.decode()
-        except UnicodeDecodeError:
-            raise InvalidInput("body: a name in the form is not UTF-8") from None
+            content = await anyio.to_thread.run_sync(decoded, data)
+        except ValueError:
+            raise InvalidInput(f"{where}.data: is not base64") from None
+        if len(content) > room:
+            raise FileTooLarge(TOO_LARGE)
+        return NewFile(name, asked.media_type or media_type_of(name), content)
+
+    async def _by_path(self, said: str, where: str, workspace: Workspace, room: int) -> NewFile:
+        try:
+            path = checked_path(said.encode(errors="replace").split(b"/"))
+            with refusals():
+                found = await self._sandbox.file(workspace, "open_file", {"path": path})
+        except PicoError as error:
+            error.message = f"{where}.path: {error.message.removeprefix('path: ')}"
+            if error.status == 404 and self._store.several_hosts:
+                error.message += f" (on the host {platform.node()}; files lie on the host that took them)"
+            raise
+        data, size = await anyio.to_thread.run_sync(_read_shown, found["descriptor"], room)
+        return NewFile(path.rpartition("/")[2], media_type_of(path), data, path, size)
 
 
-async def parts_of(request: Request) -> AsyncIterator[tuple[Part, bytes | None]]:
-    """Yield the pieces of a form's parts in their order, and None at the end of each.
-
-    Raises NotJson (another body), InvalidInput (not a whole form).
-    """
-    kind, options = parse_options_header(request.headers.get("content-type"))
-    if kind != b"multipart/form-data" or b"boundary" not in options:
-        raise NotJson("Content-Type: must be multipart/form-data with a boundary")
-    reader = _Reader(options[b"boundary"])
-    try:
-        async for data in request.stream():
-            reader.parser.write(data)
-            for piece in reader.taken():
-                yield piece
-        reader.parser.finalize()
-    except FormParserError as error:
-        raise InvalidInput(f"body: is no valid form ({error})") from None
-    except ClientDisconnect:
-        raise InvalidInput("body: ended before it was whole") from None
-    if not reader.whole:
-        raise InvalidInput("body: the form has no end")
-
-
-class _Reader:
-    """Turns the parser's calls into pieces."""
-
-    def __init__(self, boundary: bytes) -> None:
-        self.whole = False
-        self._pieces: list[tuple[Part, bytes | None]] = []
-        self._name = self._value = self._disposition = b""
-        self._part = Part(b"")
-        self.parser = MultipartParser(
-            boundary,
-            {
-                "on_part_begin": self._begin,
-                "on_header_field": self._field,
-                "on_header_value": self._content,
-                "on_header_end": self._header,
-                "on_headers_finished": self._headers,
-                "on_part_data": lambda data, start, end: self._pieces.append((self._part, data[start:end])),
-                "on_part_end": lambda: self._pieces.append((self._part, None)),
-                "on_end": self._end,
-            },
-            max_header_count=MOST_HEADERS,
-            max_header_size=LONGEST_HEADER,
-        )
-
-    def taken(self) -> list[tuple[Part, bytes | None]]:
-        pieces, self._pieces = self._pieces, []
-        return pieces
-
-    def _begin(self) -> None:
-        self._disposition = b""
-
-    def _field(self, data: bytes, start: int, end: int) -> None:
-        self._name += data[start:end]
-
-    def _content(self, data: bytes, start: int, end: int) -> None:
-        self._value += data[start:end]
-
-    def _header(self) -> None:
-        if self._name.lower() == b"content-disposition":
-            self._disposition = self._value
-        self._name = self._value = b""
-
-    def _headers(self) -> None:
-        self._part = Part(self._disposition)
-
-    def _end(self) -> None:
-        self.whole = True
+def _read_shown(descriptor: int, most: int) -> tuple[bytes, int]:
+    """Return a file's content where the model can be shown it, and its size; closes it."""
+    with open(descriptor, "rb") as file:
+        size = os.fstat(descriptor).st_size
+        start = file.read(64)
+        is_shown = size <= most and (start.startswith(PDF) or is_picture(start))
+        return start + file.read(size - len(start)) if is_shown else b"", size

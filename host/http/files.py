@@ -19,10 +19,8 @@ from host.http.bodies import JSON, Body, NotBlank
 from host.http.callers import caller_of
 from host.http.conversations import conversation_of
 from host.http.file_requests import (
-    FOLDER,
     LONGEST_PATH,
     OCTETS,
-    Form,
     checked_path,
     conditions,
     describing,
@@ -30,6 +28,7 @@ from host.http.file_requests import (
     span_of,
     tags,
 )
+from host.http.file_sets import FOLDER, Form, TarDownload
 from host.http.file_streams import (
     Download,
     Streams,
@@ -42,7 +41,6 @@ from host.http.file_streams import (
 )
 from host.http.lent_bodies import LEND
 from host.http.routing import PAGE, Api, Parameter, operation, page_of
-from host.http.tar_streams import TarDownload
 from host.ports import Sandbox, Workspace
 from host.runs.principals import Spaces
 from host.telemetry import Metrics

@@ -13,9 +13,9 @@ from starlette.responses import Response
 
 from host.agent.endings import Cancelled
 from host.http.approvals import checked_tools
-from host.http.attachments import Intake
 from host.http.bodies import JSON, forget_body, idempotency
 from host.http.callers import caller_of
+from host.http.file_requests import Intake
 from host.http.openai.answers import (
     DONE,
     NO_RETRY,
