@@ -19,8 +19,7 @@ import httpx2
 from host.cli.client import HostClient, Json, find_target, surroundings
 from host.cli.start import UNGUARDED, local_url, passphrase_asker
 from host.cli.terminal import HostFault, judged, tell
-from host.models.access import ModelAccess, Route
-from host.models.deprecated import deprecated
+from host.models.access import ModelAccess, Route, deprecated
 from host.models.process import ModelProcess
 from host.ports import Delta, ModelError, Target
 from host.runs.scheduler import EXTERNAL

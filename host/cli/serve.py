@@ -25,7 +25,7 @@ from uvicorn.server import Server
 
 from host.cli.start import HOPELESS, UNGUARDED, stop, take_settings
 from host.http.connections import BACKLOG, Connection, Connections, raise_descriptor_limit
-from host.models.deprecated import deprecated
+from host.models.access import deprecated
 from host.models.process import ModelProcess
 from shared.errors import Misconfigured, PicoError, StoreError
 from shared.logging import configure

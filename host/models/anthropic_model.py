@@ -156,7 +156,7 @@ def _client(
 
 
 def _offline_http() -> httpx2.AsyncClient:
-    from host.models.offline.transport import OfflineTransport
+    from host.models.offline.replies import OfflineTransport
 
     return httpx2.AsyncClient(transport=OfflineTransport(), trust_env=False)
 

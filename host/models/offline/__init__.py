@@ -1,6 +1,5 @@
 """The embedded offline model: a transport under the real SDK that answers the Messages protocol by itself.
 
-wishes      a person's plain words → wishes, by one table (pure)
-replies     a request → the next reply
-transport   the httpx2 transport that streams it
+wishes      a person's plain words → wishes and times, by one table (pure)
+replies     a request → the next reply, and the transport that streams it
 """

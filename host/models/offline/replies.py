@@ -2,21 +2,26 @@
 
 People's words come as ``<message sender="…" time="…">escaped text</message>``, or plain; a subagent's as
 ``<task from="agent">escaped text</task>``.
+
+The transport under the SDK streams it: no socket, no clock, no state.
 """
 
 from __future__ import annotations
 
 import html
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import uuid4
 
-from host.models.offline.samples import sample
+import httpx2
+from anyio.lowlevel import checkpoint
+
+from host.models.accumulator import events_of
 from host.models.offline.wishes import Wish, code, parse
-from shared.jsons import dump_bytes
+from shared.jsons import dump_bytes, loads
 from shared.untrusted import unwrapped
 from shared.usage_values import Usage
 from shared.values import Block
@@ -214,3 +219,84 @@ def _quote(result: Block) -> str:
 
 def _tokens(value: Mapping[str, Any] | Sequence[Block]) -> int:
     return -(-len(dump_bytes(value)) // _BYTES_PER_TOKEN)
+
+
+_DEEPEST: Final = 12
+"""Levels of a value: a schema may refer to itself."""
+_PLAIN: Final[Mapping[str, Any]] = {"string": "", "boolean": False, "null": None}
+
+
+def sample(schema: Any, root: Any = None, depth: int = 0) -> Any:
+    """Return a small value that a plain schema takes; of one with many conditions it may be another."""
+    if not isinstance(schema, Mapping) or depth > _DEEPEST:
+        return None
+    root = schema if root is None or "$id" in schema else root
+    for name, first in (("const", False), ("default", False), ("enum", True), ("examples", True)):
+        if name in schema:
+            return schema[name][0] if first else schema[name]
+    if "$ref" in schema:
+        return sample(_referred(root, schema["$ref"]), root, depth + 1)
+    for name in ("anyOf", "oneOf", "allOf"):
+        if name in schema:
+            return sample(schema[name][0], root, depth + 1)
+    return _of_type(schema, root, depth)
+
+
+def _of_type(schema: Mapping[str, Any], root: Any, depth: int) -> Any:
+    kind = schema.get("type", "object" if "properties" in schema else "null")
+    kind = kind[0] if isinstance(kind, list) else kind
+    if kind == "object":
+        known = schema.get("properties", {})
+        return {name: sample(known.get(name), root, depth + 1) for name in schema.get("required", ())}
+    if kind == "array":
+        return [
+            sample(schema.get("items"), root, depth + 1) for _ in range(min(schema.get("minItems", 0), 9))
+        ]
+    if kind in ("integer", "number"):
+        return schema.get("minimum", 0)
+    return "x" * min(schema.get("minLength", 0), 99) if kind == "string" else _PLAIN.get(kind)
+
+
+def _referred(root: Any, address: str) -> Any:
+    for step in address.removeprefix("#").split("/")[1:]:
+        name = step.replace("~1", "/").replace("~0", "~")
+        root = root.get(name) if isinstance(root, Mapping) else None
+    return root
+
+
+_PIECE: Final = 48
+"""Characters of a text that come at a time."""
+
+
+class OfflineTransport(httpx2.AsyncBaseTransport):
+    """Streams a reply to every request, as ``POST /v1/messages`` does."""
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        """Answer one request."""
+        message = reply_to(loads(await request.aread()))
+        return httpx2.Response(200, headers={"content-type": "text/event-stream"}, stream=_Stream(message))
+
+
+class _Stream(httpx2.AsyncByteStream):
+    """The events of a message, giving way to other tasks between two of them as a socket would."""
+
+    def __init__(self, message: Mapping[str, Any]) -> None:
+        self._message = message
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for event in events_of(self._message):
+            for piece in _in_pieces(event):
+                await checkpoint()
+                yield b"event: %b\ndata: %b\n\n" % (piece["type"].encode(), dump_bytes(piece))
+
+
+def _in_pieces(event: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    block = event.get("content_block", {})
+    if block.get("type") != "text":
+        yield event
+        return
+    text = block["text"]
+    yield {**event, "content_block": {**block, "text": ""}}
+    for at in range(0, len(text), _PIECE):
+        delta = {"type": "text_delta", "text": text[at : at + _PIECE]}
+        yield {"type": "content_block_delta", "index": event["index"], "delta": delta}
