@@ -28,7 +28,8 @@ from shared.settings import Settings
 from shared.webhook_values import TEST, TRIED_FOR_MS, Disabled, Tried, Webhook, WebhookDelivery
 
 if TYPE_CHECKING:
-    from host.egress.receivers import Answer, Receivers
+    from host.egress.elsewhere import ReceiversElsewhere
+    from host.egress.receivers import Answer
 
 logger = logging.getLogger("picoclaw.webhooks")
 
@@ -150,7 +151,7 @@ class WebhookSender:
         self._trying: dict[int, Webhook] = {}
         self._ended: list[tuple[WebhookDelivery, Tried]] = []
         self._swept = -SWEEP_EVERY_S
-        self._receivers: Receivers | None = None
+        self._receivers: ReceiversElsewhere | None = None
 
     def wake(self) -> None:
         """Look for deliveries now: there may be some."""
@@ -233,7 +234,9 @@ class WebhookSender:
     async def _try(self, delivery: WebhookDelivery, webhook: Webhook) -> None:
         try:
             with anyio.CancelScope(shield=True):
-                self._ended.append((delivery, await self._deliver(delivery, webhook)))
+                tried = await self._deliver(delivery, webhook)
+                # Not sooner looked up: meanwhile the list of a round was another one.
+                self._ended.append((delivery, tried))
         except Exception:
             # Its lease ends, and it is tried again.
             logger.exception("A webhook could not be told", extra={"delivery": delivery.id})
@@ -253,11 +256,11 @@ class WebhookSender:
         answer = await self._client().post(webhook.url, body, headers)
         return judged(delivery, webhook, answer, now_ms())
 
-    def _client(self) -> Receivers:
+    def _client(self) -> ReceiversElsewhere:
         if self._receivers is None:
-            from host.egress.receivers import Receivers
+            from host.egress.elsewhere import ReceiversElsewhere
 
-            self._receivers = Receivers(allowed_hosts(self._settings), self._settings.version)
+            self._receivers = ReceiversElsewhere(allowed_hosts(self._settings), self._settings.version)
         return self._receivers
 
     async def _sweep(self) -> None:

@@ -294,6 +294,21 @@ def test_a_receiver_that_hangs_holds_up_neither_runs_nor_other_receivers(
         hold.set()
 
 
+def test_how_a_slow_receiver_was_told_is_noted_although_others_were_told_meanwhile(
+    client: httpx2.Client, receiver: Receiver
+) -> None:
+    hold = threading.Event()
+    with receiving() as slow:
+        slow.answers = [Answer(hold=hold)]
+        late, soon = a_webhook(client, slow), a_webhook(client, receiver)
+        for _ in range(2):
+            client.post("/chat", json={"message": "hello"})
+        until(lambda: [each["status"] for each in deliveries(client, soon)] == ["delivered"] * 2)
+        hold.set()
+        until(lambda: deliveries(client, late)[-1]["status"] == "delivered")
+        assert deliveries(client, late)[-1]["attempts"] == 1
+
+
 def test_secrets_are_sealed_at_rest_and_a_wrong_key_disables(make_host: MakeHost, receiver: Receiver) -> None:
     host = configure(make_host(settings=KEY), **ALLOWED).start()
     with host.client() as client:
