@@ -16,8 +16,8 @@ import anyio
 
 from host.agent.text import strip_internal
 from host.channels.base import Channel, ChannelFault, ChatMoved, Gone, TryLater, Undeliverable
-from host.channels.cards import Cards
 from host.channels.chats import Crowd, Rules
+from host.channels.intake import Cards
 from host.channels.splitting import split
 from host.ports import SandboxFault
 from host.runs.conversation_files import SentFiles

@@ -16,10 +16,9 @@ import anyio.to_thread
 from anyio.abc import TaskGroup
 
 from host.channels.base import Channel, ChannelConfig, ChannelDown, ChannelFault
-from host.channels.cards import Cards
 from host.channels.chats import Rules
 from host.channels.deliveries import Deliveries
-from host.channels.intake import ChannelDoor
+from host.channels.intake import Cards, ChannelDoor
 from host.channels.messages import Commands, InboxFiles
 from host.channels.turns import Turns
 from host.http.health import ChannelState
