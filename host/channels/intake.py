@@ -1,4 +1,4 @@
-"""The one way in: who may write, how often, and nothing confirmed before it is on the volume."""
+"""What people bring in: messages, on the volume before they are confirmed, of who may write; and presses."""
 
 from __future__ import annotations
 

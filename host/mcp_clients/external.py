@@ -17,7 +17,7 @@ import anyio.to_thread
 
 from host.mcp_clients import listed_tools
 from host.mcp_clients.listed_tools import ListedTool, ToolPins, Unmendable, mended, safe_name, shown
-from host.mcp_clients.reasons import Heard, reason
+from host.mcp_clients.outcomes import Heard, reason
 from host.mcp_clients.server_config import ServerConfig
 from host.mcp_clients.toolset import ExternalToolset, Relay, Resources, Teller, sdk
 from host.ports import Toolset, ToolSpec

@@ -24,9 +24,8 @@ from pydantic import ValidationError
 from host.egress.addresses import AddressPolicy, PinnedTransport
 from host.egress.bounded import MESSAGE_LIMIT, TooMuch, messages
 from host.mcp_clients.listed_tools import for_the_sdk
-from host.mcp_clients.reasons import Heard
+from host.mcp_clients.outcomes import Heard, resource_result, tool_result
 from host.mcp_clients.server_config import ServerConfig
-from host.mcp_clients.tool_results import contents, tool_result
 from host.ports import ToolResult
 from host.sandbox.supervisor import Program
 
@@ -112,7 +111,7 @@ async def called(
 
 async def read(client: Client, uri: str) -> ToolResult:
     """Return a resource as the model may see it; raises what the SDK and the network raise."""
-    return contents(await client.read_resource(uri))
+    return resource_result(await client.read_resource(uri))
 
 
 async def follow(client: Client, heard: Heard) -> None:

@@ -17,7 +17,7 @@ from pydantic import Field, ValidationError
 
 from host.mcp_clients.json_rpc import cut
 from host.mcp_clients.listed_tools import ListedTool, shown
-from host.mcp_clients.reasons import Heard, quoted, reason
+from host.mcp_clients.outcomes import Heard, quoted, reason
 from host.mcp_clients.server_config import ServerConfig
 from host.ports import ToolResult, ToolSpec
 from host.tools.arguments import refused

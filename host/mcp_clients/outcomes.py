@@ -1,13 +1,20 @@
-"""Why a server, or one of its calls, failed: one sentence for people, in which its own words are marked."""
+"""What comes of a call of a server, as people and the model may read it: results, or why there is none."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
+from host.mcp_clients.json_rpc import cut
 from host.mcp_clients.server_config import ServerConfig
-from shared import untrusted
+from host.ports import Image, ToolResult
+from shared import jsons, untrusted
 from shared.untrusted import one_line
+
+if TYPE_CHECKING:
+    import mcp_types as types
 
 LONGEST: Final = 500
 """Characters of a server's own words within a sentence."""
@@ -144,3 +151,77 @@ def _fault(error: BaseException) -> str:
         return ""
     first = faults()[0]
     return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+
+
+LONGEST_FIELD: Final = 1024
+"""Characters of one thing that is said of a resource."""
+MOST_LEAVES: Final = 1000
+"""Values that are looked for in a text; more say more."""
+_A_WORD: Final = re.compile(r"[\w.+-]+")
+
+
+def tool_result(result: types.CallToolResult) -> ToolResult:
+    """Return text up to the limit, images unlooked at, and structured content that says more."""
+    texts = [text for block in result.content if (text := _text(block)) is not None]
+    text = "\n".join(texts)
+    shown, structured = cut(text), result.structured_content
+    if structured is not None and shown == text and jsons.fits(structured) and _says_more(structured, text):
+        shown = cut("\n".join([*texts, jsons.dumps(structured)]))
+    images = tuple(Image(block.data, block.mime_type) for block in result.content if block.type == "image")
+    return ToolResult(shown, is_error=result.is_error, images=images)
+
+
+def resource_result(result: types.ReadResourceResult) -> ToolResult:
+    """Return a resource's text up to the limit, and its images."""
+    texts, images = [], []
+    for part in result.contents:
+        text, kind = getattr(part, "text", None), part.mime_type or ""
+        if text is None and kind.startswith("image/"):
+            images.append(Image(getattr(part, "blob", ""), kind))
+        else:
+            texts.append(_binary(part) if text is None else text)
+    return ToolResult(cut("\n".join(texts)), images=tuple(images))
+
+
+def _text(block: types.ContentBlock) -> str | None:
+    if block.type == "text":
+        return block.text
+    if block.type == "image":
+        return None
+    if block.type == "audio":
+        return f"[audio of type {block.mime_type[:64]} that can't be played]"
+    if block.type == "resource_link":
+        return _link(block)
+    text: str | None = getattr(block.resource, "text", None)
+    return _binary(block.resource) if text is None else text
+
+
+def _link(block: types.ResourceLink) -> str:
+    size = None if block.size is None else f"{block.size} bytes"
+    said = [block.uri, block.name, block.title, block.description, block.mime_type, size]
+    return f"[resource {'; '.join(str(part)[:LONGEST_FIELD] for part in said if part)}]"
+
+
+def _binary(resource: Any) -> str:
+    kind = resource.mime_type or "unknown type"
+    return f"[binary resource {resource.uri[:LONGEST_FIELD]} of {kind[:64]}]"
+
+
+def _says_more(structured: Any, text: str) -> bool:
+    """Return whether there is a value in it that the text does not have as a word, or as words."""
+    words = frozenset(_A_WORD.findall(text))
+    for number, leaf in enumerate(_leaves(structured)):
+        said = leaf in words or (
+            _A_WORD.fullmatch(leaf) is None and (leaf in text or jsons.dumps(leaf)[1:-1] in text)
+        )
+        if number >= MOST_LEAVES or not said:
+            return True
+    return not text
+
+
+def _leaves(value: Any) -> Iterator[str]:
+    if isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _leaves(inner)
+    elif value is not None:
+        yield value if isinstance(value, str) else jsons.dumps(value)
