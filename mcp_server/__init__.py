@@ -1,5 +1,5 @@
 """The tool server: a stdio MCP server for one conversation, which its environment names at birth."""
 
-from shared.lazy_packages import make_lazy
+from shared.processes import make_lazy
 
 make_lazy("mcp", "server", "client")

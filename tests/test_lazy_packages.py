@@ -47,7 +47,7 @@ def run(program: str, path: Path = Path()) -> list[str]:
     return ended.stdout.splitlines()
 
 
-LAZY = "from shared.lazy_packages import make_lazy; make_lazy('lazily_tried', 'types')\n"
+LAZY = "from shared.processes import make_lazy; make_lazy('lazily_tried', 'types')\n"
 LOADED = "print(*sorted(name for name in sys.modules if name.startswith('lazily_tried.')))\n"
 
 
@@ -65,7 +65,7 @@ def test_a_name_brings_only_the_module_that_it_comes_from(package: Path) -> None
 
 def test_a_late_function_brings_its_module_when_it_is_called(package: Path) -> None:
     program = (
-        "from shared.lazy_packages import make_lazy\n"
+        "from shared.processes import make_lazy\n"
         "make_lazy('lazily_tried', late={'lazily_tried.shout'})\n"
         f"from lazily_tried import shout\n{LOADED}print(shout('a'), shout('b', end='?'))\n{LOADED}"
     )

@@ -158,11 +158,7 @@ class MetricsApi(Api):
 
 
 MICRO: Final = 1_000_000
-BY: Final = Parameter(
-    "by",
-    "All conversations together, if not given",
-    ("day", "conversation"),
-)
+BY: Final = Parameter("by", "All conversations together, if not given", ("day", "conversation"))
 
 
 class DayUsageShape(UsageShape):

@@ -1,5 +1,5 @@
 """The host as an MCP client: its own tool server, and other people's servers."""
 
-from shared.lazy_packages import make_lazy
+from shared.processes import make_lazy
 
 make_lazy("mcp", "server", "client")

@@ -1,4 +1,4 @@
-from shared.lazy_packages import make_lazy
+from shared.processes import make_lazy
 
 # Ends the spans of calls, which are not asked for: the host has its own.
 make_lazy("anthropic", "types", "lib", late={"anthropic.lib._tracing.finish_api_call_span"})
