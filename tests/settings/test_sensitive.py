@@ -35,3 +35,9 @@ def test_passwords_in_addresses_are_secret(tmp_path: Path) -> None:
     server = {"url": "https://me:pass-0123456789@mcp.example"}
     settings = settings_of(tmp_path, {"a": server}, ANTHROPIC_BASE_URL="http://u:word-0123456789@127.0.0.1:1")
     assert secret_values(settings) == ("pass-0123456789", "word-0123456789")
+
+
+def test_the_headers_of_telemetry_are_secret_whole_and_the_token_in_them_alone(tmp_path: Path) -> None:
+    value = "Bearer otel-0123456789"
+    settings = settings_of(tmp_path, {}, OTEL_EXPORTER_OTLP_HEADERS=f"authorization={value}")
+    assert secret_values(settings) == (value, f"authorization={value}", "otel-0123456789")
