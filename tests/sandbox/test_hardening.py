@@ -14,7 +14,8 @@ import psutil
 import pytest
 
 from host.sandbox.client import Sandbox
-from host.sandbox.policy import Limits, SandboxPolicy
+from host.sandbox.policy import Limits, SandboxPolicy, commands_own
+from host.sandbox.worker.confine.grants import Access, Grant, owns_something_readable
 from host.tools.files_and_commands import SandboxToolset
 from tests.sandbox.opened import private_directory, toolset
 from tests.sandbox.processes import gone, pids_of, started
@@ -310,3 +311,22 @@ def removers(supervisor: int) -> list[psutil.Process]:
     mine = os.readlink(f"/proc/{supervisor}/ns/pid")
     children = psutil.Process(supervisor).children()
     return [one for one in children if os.readlink(f"/proc/{one.pid}/ns/pid") == mine]
+
+
+def test_a_readable_file_of_the_commands_uid_is_found_behind_others(tmp_path: Path) -> None:
+    def found(*paths: tuple[str, Access]) -> bool:
+        return owns_something_readable([Grant(path, access) for path, access in paths], 4242)
+
+    (theirs := tmp_path / "theirs").write_text("")
+    (ours := tmp_path / "ours").write_text("")
+    os.chown(theirs, 4242, 4242)
+    read, write = Access.READ_FILE, Access.READ_FILE | Access.WRITE_FILE
+    assert found((str(theirs), read))
+    assert found((str(ours), write), ("/proc", read), (str(tmp_path / "none"), read), (str(theirs), read))
+    assert not found((str(ours), read), (str(theirs), write), (str(tmp_path / "none"), read))
+
+
+@pytest.mark.parametrize("owner", [0, 4242])
+def test_a_workspace_of_root_is_written_by_the_host_itself(tmp_path: Path, owner: int) -> None:
+    os.chown(tmp_path, owner, owner)
+    assert commands_own(tmp_path) is (owner != 0)

@@ -199,3 +199,12 @@ def test_children_that_come_and_go_are_not_taken_for_memory() -> None:
         assert process.poll() is None
     if syscalls.share_memory(os.getpid(), os.getpid()):
         assert most <= LIMIT
+
+
+def test_the_sockets_of_all_processes_count_each_once() -> None:
+    opens = "import os, socket, time; held = [socket.socketpair() for _ in range(100)]\n"
+    opens += "twice = [os.dup(one.fileno()) for pair in held for one in pair]; print(flush=1)"
+    with running(opens + WAIT) as one, running(opens + WAIT) as other:
+        seen = [found for each in (one, other) if (found := hidden_memory.look(each.pid)) is not None]
+        each_once = 2 * 200 * hidden_memory.SOCKET_BYTES
+        assert each_once <= hidden_memory.descriptors(seen, each_once) < each_once * 5 // 4

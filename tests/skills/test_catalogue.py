@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from host.runs.prompt import Prompt
 from host.skills.catalogue import LARGEST_FILE, Shelf, SkillFile, Tier, catalogue
+from host.skills.knowledge import Known
 
 
 def file(name: str, said: str = "does it", size: int = 0) -> SkillFile:
@@ -67,3 +69,13 @@ def test_broken_and_oversized_ones_are_told_and_harm_no_other() -> None:
     assert "3 more" in found.problems[0].problem
     assert "not used" in found.problems[1].problem
     assert "is cut" in found.problems[3].problem
+
+
+def test_the_prompt_lists_what_fits_and_says_once_that_there_are_more() -> None:
+    skills = catalogue([shelf("org", *(file(f"skill-{number:03}", "x" * 500) for number in range(200)))])
+    listed = next(
+        b["text"] for b in Prompt("A", "base").blocks(Known(skills=skills)) if "skill-000" in b["text"]
+    )
+    lines = [line for line in listed.splitlines() if line.startswith(("- ", "[cut"))]
+    assert 1 < len(lines) < 200
+    assert [line.startswith("[cut") for line in lines] == [False] * (len(lines) - 1) + [True]

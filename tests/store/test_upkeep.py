@@ -11,7 +11,7 @@ import anyio
 import pytest
 
 from shared.store.sqlite.store import SqliteStore
-from shared.store.volume import layout, snapshot, volume
+from shared.store.volume import chain, layout, snapshot, volume
 from shared.store.volume.carrier import Carrier
 from shared.store.volume.volume import Compaction
 from tests.store.places import Places, add, integrity, names
@@ -205,3 +205,27 @@ def test_a_snapshot_can_be_given_up_before_it_is_read_back_and_before_it_stands(
     with pytest.raises(volume.Stopped):
         snapshot.publish(source, tmp_path / "volume", layout.FileId(0, 1), give_up)
     assert list((tmp_path / "volume").iterdir()) == []
+
+
+async def test_only_the_host_that_holds_the_volume_removes_what_no_restore_needs(places: Places) -> None:
+    async with places.host() as store:
+        carrier = Carrier(places.database)
+        folding = Compaction(carrier, threading.Event(), least_bytes=0)
+        for number in range(3):
+            await write_a_lot(store, f"c{number}-", 3 ** (number + 1))
+            await anyio.to_thread.run_sync(carrier.roll_over)
+            first = places.listing().snapshots[0].path
+            saved = first.read_bytes()
+            assert await anyio.to_thread.run_sync(folding.run_if_due)
+        carrier.abandon()
+    first.write_bytes(saved)
+    present = layout.holder(places.volume)
+    assert present is not None
+    chain.clean(places.volume, "another")
+    assert first.exists()
+    chain.clean(places.volume, present.token)
+    assert not first.exists()
+    first.write_bytes(saved)
+    (places.volume / layout.LOCK).unlink()
+    chain.clean(places.volume, present.token)
+    assert first.exists()

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.clock import at, ms_of
-from shared.schedules import parse, slot_after, upcoming
+from shared.schedules import instant, parse, slot_after, upcoming
 from tests.examples import examples
 from tests.tasks import almanac
 
@@ -240,3 +240,7 @@ def test_the_names_of_crontab_are_known(name: str, fields: str) -> None:
     start = ms_of(utc("2026-11-22T00:00"))
 
     assert upcoming(parse("cron", name, "UTC"), start, 3) == upcoming(parse("cron", fields, "UTC"), start, 3)
+
+
+def test_a_date_alone_is_its_last_moment() -> None:
+    assert instant("2027-03-01", "Asia/Shanghai") == ms_of(utc("2027-03-01T16:00")) - 1

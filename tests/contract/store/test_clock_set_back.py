@@ -114,3 +114,21 @@ async def test_a_host_looks_at_its_start_and_when_its_clock_goes_back_and_says_s
             group.cancel_scope.cancel()
     said = [record for record in caplog.records if record.levelno == logging.WARNING]
     assert ["set back" in record.getMessage() for record in said] == [True, True]
+
+
+async def test_a_host_whose_look_fails_looks_again(tasks: TaskService, store: Store) -> None:
+    ahead = await made(tasks, "interval", "60000", AHEAD + DAY)
+    looks = iter([AHEAD, OSError(), AHEAD, AHEAD])
+
+    def wall() -> int:
+        look = next(looks, AHEAD)
+        if isinstance(look, OSError):
+            raise look
+        return look
+
+    with anyio.fail_after(60):
+        async with anyio.create_task_group() as group:
+            group.start_soon(lambda: keep_planned(tasks, wall=wall, every_s=0.01))
+            while await planned(store, ahead.id) != AHEAD + 60_000:
+                await anyio.sleep(0.01)
+            group.cancel_scope.cancel()
