@@ -23,7 +23,7 @@ DELIVERY = WebhookDelivery(
     "{}",
     NOW,
     NOW,
-    "pending",
+    "waiting",
     1,
     NOW,
     "here",
