@@ -126,3 +126,15 @@ async def test_a_library_that_takes_too_much_or_dies_harms_nobody(
     program.write_text("import os\ndef view(descriptor, kind):\n    os.abort()\n")
     with program.open("rb") as file, pytest.raises(SandboxFault):
         await sandbox.view(file.fileno(), "any")
+
+
+async def test_a_picture_may_have_as_many_bytes_as_there_is_room_for(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    path = tmp_path / "noise.png"
+    PIL.Image.frombytes("RGB", (300, 300), os.urandom(270_000)).save(path)
+    with path.open("rb") as file:
+        whole = await sandbox.view(file.fileno(), "picture", most=10**6)
+        room = len(base64.b64decode(whole["data"]))
+        assert await sandbox.view(file.fileno(), "picture", most=room) == whole
+        assert "fault" in await sandbox.view(file.fileno(), "picture", most=room - 1)

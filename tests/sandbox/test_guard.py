@@ -279,3 +279,8 @@ def test_lines_of_plain_words_are_read_as_the_grammar_reads_them(commands: list[
         line = between.join(" ".join(words) for words in commands)
         # With a comment behind it a line is no plain one.
         assert parse(line) == parse(f"{line} #")
+
+
+@pytest.mark.parametrize("line", ['eval "$x" rm -rf /', 'sh "$x" -c "rm -rf /"'])
+def test_words_that_nobody_knows_are_no_reason_to_judge_those_around_them(line: str) -> None:
+    assert guard(restrict_to_workspace=False).refusal(line) is None

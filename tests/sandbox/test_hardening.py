@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import shutil
 import socket
@@ -330,3 +331,23 @@ def test_a_readable_file_of_the_commands_uid_is_found_behind_others(tmp_path: Pa
 def test_a_workspace_of_root_is_written_by_the_host_itself(tmp_path: Path, owner: int) -> None:
     os.chown(tmp_path, owner, owner)
     assert commands_own(tmp_path) is (owner != 0)
+
+
+async def test_full_walls_without_namespaces_are_no_warning(
+    ws: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        async with Sandbox(SandboxPolicy(workspace=ws, max_level=2)) as sandbox:
+            assert (await sandbox.ready()).level == 2
+    [said] = [record for record in caplog.records if hasattr(record, "sandbox")]
+    assert said.levelno == logging.INFO
+
+
+async def test_no_process_of_the_sandbox_is_open_to_others_of_its_uid(
+    sandbox: Sandbox, tools: SandboxToolset
+) -> None:
+    assert not (await tools.call("exec", {"command": "true"})).is_error
+    others = [process.pid for process in below(sandbox) if process.uids().real != 0]
+    assert others
+    # The files in /proc of a process that is not dumpable are root's (proc(5)).
+    assert {os.stat(f"/proc/{pid}/environ").st_uid for pid in others} == {0}

@@ -12,10 +12,11 @@ import pytest
 from host.ports import Trust, Workspace
 from host.runs.scheduler import FILE
 from host.sandbox.client import Sandbox
-from host.sandbox.policy import OBEYED, OBEYED_AS_MAIN, SandboxPolicy
+from host.sandbox.policy import OBEYED, OBEYED_AS_MAIN, SandboxPolicy, sandbox_policy
 from host.skills.catalogue import FOLDER
 from host.skills.knowledge import MEMORY_FILE, PERSONA_FILES
 from host.tools.files_and_commands import SandboxToolset
+from shared.settings import load
 from tests.sandbox.opened import toolset
 
 BECAUSE = "because of a setting"
@@ -259,3 +260,14 @@ async def test_links_to_what_is_obeyed_lead_to_what_is_guarded(words: Path, sand
     assert (
         await stranger.call("write_file", {"path": "docs/persona.md", "content": "x", "overwrite": True})
     ).is_error
+
+
+@pytest.mark.parametrize(("skills", "named"), [("own-skills", True), ("", False), ("../elsewhere", False)])
+def test_a_directory_of_skills_within_the_workspace_may_not_be_changed_either(
+    tmp_path: Path, skills: str, named: bool
+) -> None:
+    workspace = tmp_path / "ws"
+    places = {"MEMORY_DIR": str(workspace), "SKILLS_DIR": str(workspace / skills)}
+    settings = load({"PICOCLAW_HOME": str(tmp_path), "HOME": str(tmp_path), **places})
+    assert settings.memory_dir == workspace
+    assert sandbox_policy(settings, ()).obeyed == (*OBEYED, *(["own-skills"] if named else []))

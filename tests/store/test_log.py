@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -126,3 +127,19 @@ def test_a_record_is_read_back_whole_or_not_at_all(fields: dict[str, object], cu
 @given(junk=st.binary(max_size=200))
 def test_junk_is_no_record(junk: bytes) -> None:
     assert layout.unseal(junk) is None
+
+
+def test_a_log_whose_header_is_damaged_still_shows_a_whole_frame(
+    connection: sqlite3.Connection, tmp_path: Path
+) -> None:
+    log = tmp_path / "a.db-wal"
+    for _ in range(3):
+        connection.execute("INSERT INTO t VALUES ('kept')")
+    content = bytearray(log.read_bytes())
+    assert all(frame.sound for frame in wal.frames(io.BytesIO(content)))
+    content[16] ^= 1  # of the salts
+    header, first, *_ = wal.frames(io.BytesIO(content))
+    assert (header.page, header.sound, first.sound) == (0, False, True)
+    stale = bytearray(log.read_bytes())
+    stale[wal.HEADER.size + 8] ^= 1  # of the first frame's salts: it stood in the log of another epoch
+    assert not next(wal.frames(io.BytesIO(stale))).sound

@@ -360,3 +360,14 @@ def segment_paths(places: Places) -> list[Path]:
 
 def _last_segment(places: Places) -> Path:
     return segment_paths(places)[-1]
+
+
+async def test_a_sound_volume_is_restored_without_a_warning(
+    places: Places, caplog: pytest.LogCaptureFixture
+) -> None:
+    await grow(places)
+    places.lose_local_disk()
+    with caplog.at_level(logging.WARNING):
+        async with places.host() as store:
+            assert await names(store) == ALL
+    assert [record for record in caplog.records if record.name.startswith("shared.store")] == []
