@@ -29,6 +29,8 @@ logger = logging.getLogger("picoclaw.webhooks")
 LONGEST_LINE: Final = 1 << 20
 TOGETHER_S: Final = 0.02
 """So long answers wait for others: to be woken takes the host longer than to hear one of them."""
+STUCK_S: Final = 25.0
+"""Silent for so long it counts as stuck: more than a start takes, less than a delivery's lease."""
 ENDED: Final = "the process that tells webhooks has ended"
 
 
@@ -54,7 +56,17 @@ class ReceiversElsewhere:
         asked: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._asked[number] = asked
         self._writer.write(dump_bytes([number, url, headers, len(body)]) + b"\n" + body)
-        return await asked
+        try:
+            with anyio.fail_after(STUCK_S):
+                return await asked
+        except TimeoutError:
+            logger.error("The process that tells webhooks doesn't answer; it is ended")
+            if self._process is not None:
+                with suppress(ProcessLookupError):
+                    self._process.kill()
+            raise
+        finally:
+            del self._asked[number]
 
     async def aclose(self) -> None:
         """Have the process end, and wait for that."""
@@ -83,10 +95,12 @@ class ReceiversElsewhere:
         with suppress(OSError):
             while line := await reader.readline():
                 number, *answer = loads(line)
-                self._asked.pop(number).set_result(Answer(*answer))
-        asked, self._asked = self._asked, {}
-        for each in asked.values():
-            each.set_exception(ConnectionError(ENDED))
+                asked = self._asked.get(number)
+                if asked is not None and not asked.done():
+                    asked.set_result(Answer(*answer))
+        for asked in self._asked.values():
+            if not asked.done():
+                asked.set_exception(ConnectionError(ENDED))
 
 
 async def serve(control: socket.socket, receivers: Receivers) -> None:

@@ -10,6 +10,7 @@ from contextlib import suppress
 
 import pytest
 
+from host.egress import elsewhere
 from host.egress.elsewhere import ReceiversElsewhere
 from host.egress.receivers import Answer
 from tests.fakes.receiver import Answer as Said
@@ -74,3 +75,22 @@ async def test_what_was_under_way_as_the_process_ended_is_no_answer(client: Rece
 
 async def test_no_process_is_begun_before_there_is_something_to_tell(client: ReceiversElsewhere) -> None:
     assert client._process is None
+
+
+async def test_a_process_that_is_stuck_is_ended_and_the_next_one_tells(
+    client: ReceiversElsewhere, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with receiving() as receiver:
+        assert (await client.post(receiver.url, BODY, {"webhook-id": "evt-1"})).status == 200
+        assert client._process is not None
+        os.kill(client._process.pid, signal.SIGSTOP)
+        with monkeypatch.context() as sooner:
+            sooner.setattr(elsewhere, "STUCK_S", 0.1)
+            with pytest.raises(TimeoutError):
+                await client.post(receiver.url, BODY, {"webhook-id": "evt-2"})
+        assert await client._process.wait() == -signal.SIGKILL
+        while True:
+            with suppress(ConnectionError):
+                assert (await client.post(receiver.url, BODY, {"webhook-id": "evt-3"})).status == 200
+                break
+    assert [each.id for each in receiver.received] == ["evt-1", "evt-3"]
