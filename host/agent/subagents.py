@@ -182,7 +182,7 @@ class Subagents:
     _depth: int = 1
     _places: list[anyio.CapacityLimiter] = field(default_factory=list)
     _born: int = 0
-    specs: Sequence[ToolSpec] = field(default_factory=lambda: _specs())
+    specs: Sequence[ToolSpec] = field(default_factory=_specs)
 
     def _place(self) -> anyio.CapacityLimiter:
         # One limit for each generation: a parent that waits for its children never keeps them from starting.
