@@ -331,5 +331,5 @@ def _cut_older(messages: list[Message], request: dict[str, Any]) -> bool:
 def _without_thinking(messages: list[Message]) -> None:
     for at, message in enumerate(messages):
         content = [block for block in message["content"] if "thinking" not in block["type"]]
-        if content and len(content) < len(message["content"]):
+        if content:
             messages[at] = {**message, "content": content}

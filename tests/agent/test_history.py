@@ -89,3 +89,14 @@ def test_nobody_can_close_the_tag_around_their_words(words: str, sender: str) ->
     head = tag[: tag.index(">") + 1]
     assert head.startswith("<message sender=")
     assert head.endswith('time="2026-01-01T00:00:00.000Z">')
+
+
+def test_a_call_whose_result_was_never_stored_has_failed() -> None:
+    rows = [
+        ("user", [text("a")]),
+        ("assistant", [call(1), call(2)]),
+        ("user", [result(2)]),
+        ("user", [text("b")]),
+    ]
+    answers = [b for b in to_messages(entries(rows))[2]["content"] if b["type"] == "tool_result"]
+    assert [(b["tool_use_id"], b["is_error"]) for b in answers] == [("toolu_1", True), ("toolu_2", False)]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 from typing import Any
 
 import pytest
 
-from host.agent.media import beyond
+from host.agent.media import Media, beyond
 
 PICTURE = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": ""}}
 PAPER = {"type": "document", "source": {"type": "kept", "size": 1, "pages": 1}}
@@ -33,3 +34,19 @@ def test_of_too_many_the_oldest_go_until_half_is_left(
 def test_those_of_a_tool_s_result_count_as_well() -> None:
     result = {"type": "tool_result", "tool_use_id": "t", "content": shown(PICTURE, 101)}
     assert beyond([{"role": "user", "content": [result]}]) == {id(result["content"][0])}
+
+
+@pytest.mark.anyio
+async def test_what_is_kept_is_sent_with_its_content_in_a_tool_s_result_too() -> None:
+    async def read(name: str) -> bytes:
+        return name.encode()
+
+    source = {"type": "kept", "sha256": "abc", "media_type": "image/png", "size": 3}
+    kept = {"type": "image", "source": source}
+    words = {"type": "text", "text": "x"}
+    result = {"type": "tool_result", "tool_use_id": "t", "content": [words, kept]}
+    plain = {"type": "tool_result", "tool_use_id": "u", "content": "y"}
+    sent = await Media(read).sent([{"role": "user", "content": [result, plain, kept]}], documents=True)
+    data = base64.b64encode(b"abc").decode()
+    whole = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": data}}
+    assert sent == [{"role": "user", "content": [{**result, "content": [words, whole]}, plain, whole]}]

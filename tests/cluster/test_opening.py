@@ -10,10 +10,11 @@ import asyncpg  # type: ignore[import-untyped]
 import psutil
 import pytest
 
-from shared.errors import StoreError, StoreVersion
+from shared.errors import StoreError, StoreVersion, Unavailable
 from shared.principals import OPERATOR
+from shared.store.contract import Tx
 from shared.store.postgres import migrations
-from shared.store.postgres.database import Database, Place
+from shared.store.postgres.database import TRIES, Database, Place
 from shared.store.postgres.migrations import LOCK, SCHEMA_VERSION, STEPS, migrate
 from shared.store.postgres.opening import open_shared_store
 from tests.cluster.conftest import Join
@@ -188,3 +189,20 @@ async def test_a_database_that_stays_locked_does_not_answer_in_time(
     with pytest.raises(StoreError, match="DATABASE_URL: the database does not answer in time"):
         await open_shared_store(Place(database))
     await other.close()
+
+
+async def test_what_the_server_undoes_again_and_again_ends_as_busy(database: str) -> None:
+    opened = Database(Place(database))
+    tries = 0
+
+    async def conflicting(tx: Tx) -> None:
+        nonlocal tries
+        tries += 1
+        await tx.execute("DO $$ BEGIN RAISE EXCEPTION USING ERRCODE = '40001'; END $$")
+
+    try:
+        with pytest.raises(Unavailable, match="busy"):
+            await opened.write(conflicting)
+        assert tries == TRIES
+    finally:
+        await opened.close()

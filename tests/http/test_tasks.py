@@ -319,3 +319,15 @@ def test_what_a_tasks_run_adds_is_bounded_and_it_may_end_its_own_task(client: ht
     assert [said["text"] for said in ran["outbound_messages"]] == ["that was all"]
     tasks = client.get("/tasks", params={"conversation_id": owner}).json()["tasks"]
     assert [each["status"] for each in tasks] == ["completed", *["active"] * 9]
+
+
+def test_a_task_that_is_triggered_again_with_its_key_while_it_runs_is_the_same_run(own: HostProcess) -> None:
+    with own.client() as client:
+        task = make(client, prompt=directive(hang=True))
+        body, key = {"task_id": task["id"], "background": True}, {"Idempotency-Key": "k"}
+        first, again = (client.post("/task/trigger", json=body, headers=key) for _ in range(2))
+        assert (first.status_code, again.status_code) == (202, 202)
+        assert again.json() == first.json()
+        other = client.post("/task/trigger", json=body, headers={"Idempotency-Key": "other"})
+        assert other.status_code == 409
+        client.post(f"/chat/{first.json()['conversation_id']}/cancel")

@@ -128,7 +128,8 @@ def measure(selected: list[str], kept: Path, at_once: int) -> None:
 
 def _files(path: Path) -> list[str]:
     found = path.rglob("test_*.py") if path.is_dir() else [path]
-    return sorted(str(file.relative_to(ROOT)) for file in found)
+    names = (str(file.relative_to(ROOT)) for file in found)
+    return sorted(name for name in names if "/." not in name)  # not those of packages in a .venvs
 
 
 def _done(kept: Path) -> set[str]:

@@ -208,3 +208,11 @@ def test_the_sockets_of_all_processes_count_each_once() -> None:
         seen = [found for each in (one, other) if (found := hidden_memory.look(each.pid)) is not None]
         each_once = 2 * 200 * hidden_memory.SOCKET_BYTES
         assert each_once <= hidden_memory.descriptors(seen, each_once) < each_once * 5 // 4
+
+
+def test_the_threads_of_a_uid_are_its_own_alone() -> None:
+    uid = 41_234
+    assert tree.tasks_of(uid) == 0
+    starts = "import os, threading, time; threading.Thread(target=time.sleep, args=(60,)).start()"
+    with running(f"{starts}; os.setuid({uid}); print(flush=1){WAIT}"):
+        assert tree.tasks_of(uid) == 2

@@ -484,3 +484,17 @@ def small_disk(path: Path, size: str) -> Iterator[Path]:
         yield path
     finally:
         subprocess.run(["umount", "-l", path], check=True)
+
+
+async def test_what_was_written_behind_a_damaged_place_of_a_segment_is_salvaged(
+    places: Places, tmp_path: Path
+) -> None:
+    async with places.host() as store:
+        for number in range(6):
+            await talk(store, f"c{number}")
+    *_, victim = segments(places)
+    flip(victim, layout.HEAD + wal.HEADER.size + wal.FRAME.size + 100)
+    salvaged = tmp_path / "salvaged.db"
+    shown = picoclaw(places, "salvage", salvaged, "--json")
+    assert shown.returncode == 0, shown.stderr
+    assert json.loads(shown.stdout)["whole"] == 6

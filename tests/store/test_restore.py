@@ -371,3 +371,10 @@ async def test_a_sound_volume_is_restored_without_a_warning(
         async with places.host() as store:
             assert await names(store) == ALL
     assert [record for record in caplog.records if record.name.startswith("shared.store")] == []
+
+
+async def test_directories_above_the_runtime_database_are_made(places: Places) -> None:
+    below = Places(places.volume, places.local / "one" / "two")
+    async with below.host() as store:
+        await add(store, "a")
+        assert await names(store) == {"a"}
