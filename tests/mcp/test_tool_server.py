@@ -142,6 +142,7 @@ BAD_ARGUMENTS: list[tuple[str, dict[str, Any], str]] = [
     ("get_task", {}, "task_id: is required"),
     ("update_task", {"task_id": "t"}, "Nothing to change"),
     ("list_tasks", {"cursor": "made up"}, "cursor"),
+    ("list_task_runs", {"task_id": "t", "cursor": "made up"}, "cursor"),
 ]
 
 

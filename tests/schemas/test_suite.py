@@ -16,6 +16,7 @@ import pytest
 
 from host.agent.endings import OutputInvalid
 from host.agent.own_tools import WRAPPED, FinalAnswer
+from host.runs.conversation_files import SEND_FILE_SPEC
 from host.schemas import SchemaJudge
 from shared.errors import InvalidInput
 
@@ -42,6 +43,12 @@ def answer_of(schema: Any, judge: SchemaJudge) -> FinalAnswer:
 async def call(answer: FinalAnswer, value: Any) -> None:
     wrapped = answer.specs[0].input_schema.get("properties", {}).keys() == {WRAPPED}
     await answer.call("final_answer", {WRAPPED: value} if wrapped else value)
+
+
+async def test_a_wrapped_answer_and_a_file_that_is_sent_have_nothing_beside_them(judge: SchemaJudge) -> None:
+    spec = answer_of({"type": "array"}, judge).specs[0]
+    assert spec.input_schema["additionalProperties"] is False
+    assert SEND_FILE_SPEC.input_schema["additionalProperties"] is False
 
 
 def test_the_suite_is_there() -> None:
