@@ -351,3 +351,9 @@ async def test_no_process_of_the_sandbox_is_open_to_others_of_its_uid(
     assert others
     # The files in /proc of a process that is not dumpable are root's (proc(5)).
     assert {os.stat(f"/proc/{pid}/environ").st_uid for pid in others} == {0}
+
+
+async def test_commands_that_stay_root_s_have_namespaces_too(ws: Path) -> None:
+    async with Sandbox(SandboxPolicy(workspace=ws, restrict_to_workspace=False)) as sandbox:
+        report = await sandbox.ready()
+        assert (report.layers["own_ipc"], report.missing) == (True, ("own_uid",))
