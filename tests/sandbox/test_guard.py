@@ -284,3 +284,7 @@ def test_lines_of_plain_words_are_read_as_the_grammar_reads_them(commands: list[
 @pytest.mark.parametrize("line", ['eval "$x" rm -rf /', 'sh "$x" -c "rm -rf /"'])
 def test_words_that_nobody_knows_are_no_reason_to_judge_those_around_them(line: str) -> None:
     assert guard(restrict_to_workspace=False).refusal(line) is None
+
+
+def test_a_function_that_calls_itself_once_beside_what_it_starts_is_no_fork_bomb() -> None:
+    assert guard(restrict_to_workspace=False).refusal("again() { sleep 1 & again; }; again") is None
