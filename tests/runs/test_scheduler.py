@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import anyio
 import pytest
 
+from host.runs.cleanup import keep_recovering
 from host.runs.scheduler import Lateness, Scheduler, lateness
 from shared.clock import now_ms
 from shared.errors import AtCapacity
@@ -269,3 +271,28 @@ async def test_waiting_for_a_busy_conversation_is_no_busy_loop(store: SqliteStor
 
     assert runner.calls == 1
     assert runner.ran == []
+
+
+class Begins:
+    """What begins again what was left, and fails in its first round."""
+
+    def __init__(self) -> None:
+        self.rounds = 0
+        self.well = anyio.Event()
+
+    async def begin_again(self) -> None:
+        self.rounds += 1
+        if self.rounds == 1:
+            raise OSError
+        self.well.set()
+
+
+async def test_a_round_of_recovering_that_fails_is_followed_by_another(store: SqliteStore) -> None:
+    runs, tasks = Begins(), Begins()
+    served, left = cast(Any, SimpleNamespace(background=runs)), cast(Any, tasks)
+    with anyio.fail_after(60):
+        async with anyio.create_task_group() as group:
+            group.start_soon(keep_recovering, store, served, left, 60)
+            await tasks.well.wait()
+            group.cancel_scope.cancel()
+    assert runs.rounds == 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import signal
@@ -216,3 +217,12 @@ def test_the_threads_of_a_uid_are_its_own_alone() -> None:
     starts = "import os, threading, time; threading.Thread(target=time.sleep, args=(60,)).start()"
     with running(f"{starts}; os.setuid({uid}); print(flush=1){WAIT}"):
         assert tree.tasks_of(uid) == 2
+
+
+def test_a_short_list_of_mappings_counts_as_it_is_when_time_is_up() -> None:
+    with running(f"print(flush=1){WAIT}") as process:
+        seen = hidden_memory.look(process.pid)
+        assert seen is not None
+        cut_off = hidden_memory.listing(seen, LIMIT, 0.0)
+        whole = hidden_memory.listing(seen, LIMIT, math.inf)
+        assert (cut_off.count, cut_off.hidden) == (whole.count, False)

@@ -271,3 +271,9 @@ def test_a_directory_of_skills_within_the_workspace_may_not_be_changed_either(
     settings = load({"PICOCLAW_HOME": str(tmp_path), "HOME": str(tmp_path), **places})
     assert settings.memory_dir == workspace
     assert sandbox_policy(settings, ()).obeyed == (*OBEYED, *(["own-skills"] if named else []))
+
+
+async def test_a_stranger_gives_a_link_or_what_it_leads_to_another_name(stranger: SandboxToolset) -> None:
+    command = "echo x > f && ln -s f l && ln -L l followed && ln -P l itself && stat -c %F followed itself"
+    result = await stranger.call("exec", {"command": command})
+    assert result.text.startswith("regular file\nsymbolic link\n"), result.text
