@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from mcp_server.session_request import identity_of
 from shared import jsons
 from shared.store import open_host_store, open_store
 from shared.store.store import Store
@@ -131,3 +132,12 @@ async def test_a_conversation_keeps_to_its_quota_of_tasks(database: Path) -> Non
         await server.hello()
         outcomes = [(await server.tool("schedule_task", **hourly))["isError"] for _ in range(3)]
     assert outcomes == [False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("zones", "zone"),
+    [({"TZ": "Asia/Tokyo"}, "Asia/Tokyo"), ({"TIMEZONE": "Asia/Tokyo"}, "Asia/Tokyo"), ({}, "")],
+)
+def test_either_name_of_the_time_zone_counts(zones: dict[str, str], zone: str) -> None:
+    named = {"PICOCLAW_CONVERSATION_ID": "conv-a", "PICOCLAW_DB_PATH": "/pico.db"}
+    assert identity_of({**named, **zones}).timezone == zone

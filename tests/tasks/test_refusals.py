@@ -409,3 +409,8 @@ def first_or_sentence(kind: str, value: str, zone: str) -> tuple[int | None, str
         return first_slot(parse(kind, value, zone), NOW), ""
     except InvalidInput as refused:
         return None, refused.message
+
+
+async def test_a_past_time_is_refused_where_nobody_wished_it(service: TaskService) -> None:
+    with pytest.raises(InvalidInput, match="now it is"):
+        await service.schedule(**{**GOOD, "schedule_type": "once", "schedule_value": "2020-01-01"})
