@@ -9,7 +9,7 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import Field, SecretStr, StringConstraints, field_validator, model_validator
 
 from shared.principals import SCOPES
-from shared.settings.sections import PrincipalBudgets, Section, setting
+from shared.settings.sections import PrincipalBudgets, Section, WebAddress, setting
 
 Ids = tuple[str | int, ...]
 PrincipalId = Annotated[
@@ -53,11 +53,9 @@ class Telegram(ChannelRules):
     """A Telegram bot."""
 
     token: SecretStr | None = setting("The bot's token; it belongs in .security.yml", None)
-    api_base: str = setting("Address of the Bot API", "https://api.telegram.org", pattern=r"^https?://")
-    webhook_url: str | None = setting(
-        "This host's public address; Telegram then calls it instead of being asked",
-        None,
-        pattern=r"^https?://",
+    api_base: WebAddress = setting("Address of the Bot API", "https://api.telegram.org")
+    webhook_url: WebAddress | None = setting(
+        "This host's public address; Telegram then calls it instead of being asked", None
     )
     webhook_secret: SecretStr | None = setting(
         "What Telegram's calls must carry; made from the token when unset", None
@@ -142,7 +140,7 @@ class Jwt(Section):
     issuer: str | None = setting("Whose tokens: their claim `iss`", None, min_length=1)
     audience: str | None = setting("For whom: their claim `aud`", None, min_length=1)
     jwks_file: Path | None = setting("The issuer's keys (RFC 7517) as a file", None)
-    jwks_url: str | None = setting("The address where the issuer has its keys", None, pattern=r"^https?://")
+    jwks_url: WebAddress | None = setting("The address where the issuer has its keys", None)
     principal_claim: str = setting("The claim that names the principal, its `subject`", "sub", min_length=1)
     scopes_claim: str = setting("The claim with the scopes", "scope", min_length=1)
     create: bool = setting("Make a principal at its first valid token", False)

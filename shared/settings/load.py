@@ -315,6 +315,4 @@ def said(detail: ErrorDetails) -> str:
         return str(context["error"])
     if kind == "extra_forbidden":
         return f"is not a known key{did_you_mean(str(detail['loc'][-1]), known_beside(detail['loc']))}"
-    if kind == "string_pattern_mismatch" and context["pattern"].startswith("^https?"):
-        return "must begin with http:// or https://"
     return KINDS.get(kind, "doesn't have the right form")

@@ -5,13 +5,9 @@ from __future__ import annotations
 import re
 from typing import Annotated, Final, Literal
 
-from pydantic import SecretStr, field_validator
+from pydantic import AfterValidator, SecretStr
 
-from shared.settings.sections import (
-    Env,
-    Section,
-    setting,
-)
+from shared.settings.sections import Env, Section, setting, web_address
 
 ANTHROPIC: Final = "https://api.anthropic.com"
 
@@ -55,6 +51,9 @@ def messages_base(url: str | None) -> str | None:
     return None if url is None else _ENDING.sub("", url.strip())
 
 
+ApiAddress = Annotated[str, AfterValidator(messages_base), AfterValidator(web_address)]
+
+
 def split_model(model: str) -> tuple[str, str]:
     """Return a model's provider, "" without a known one, and its id at the API.
 
@@ -95,10 +94,8 @@ class ModelEntry(Section):
 
     model_name: str = setting("Name by which runs ask for it", min_length=1)
     model: str = setting("The model's id at its API", min_length=1)
-    api_base: str | None = setting("Address of the Messages API", None, pattern=r"^https?://")
+    api_base: ApiAddress | None = setting("Address of the Messages API", None)
     api_keys: tuple[SecretStr, ...] = setting("Keys, used in turn; they belong in .security.yml", ())
-
-    _base = field_validator("api_base")(messages_base)
 
 
 CLAUDE: Literal["claude-sonnet-5-5"] = "claude-sonnet-5-5"
@@ -114,15 +111,13 @@ class ModelAccess(Section):
     oauth_token: Annotated[SecretStr | None, Env("CLAUDE_CODE_OAUTH_TOKEN")] = setting(
         "Subscription token, instead of a key", None
     )
-    base_url: Annotated[str | None, Env("ANTHROPIC_BASE_URL")] = setting(
-        "Address of a Messages-compatible server", None, pattern=r"^https?://"
+    base_url: Annotated[ApiAddress | None, Env("ANTHROPIC_BASE_URL")] = setting(
+        "Address of a Messages-compatible server", None
     )
     model: Annotated[str, Env("CLAUDE_MODEL")] = setting("Model id", CLAUDE, min_length=1)
     fallback_model: Annotated[str | None, Env("CLAUDE_FALLBACK_MODEL")] = setting(
         "Model id to go on with when the first is overloaded", None
     )
-
-    _base = field_validator("base_url")(messages_base)
 
     @property
     def has_credential(self) -> bool:

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network, ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, field_validator
 from pydantic_core import PydanticUndefined
 
 
@@ -48,6 +49,21 @@ def setting(meaning: str, default: Any = PydanticUndefined, **bounds: Any) -> An
     return Field(default, description=meaning, **bounds)
 
 
+def web_address(url: str) -> str:
+    """Return an address that requests can be sent to. Raises ValueError."""
+    if not url.lower().startswith(("http://", "https://")):
+        raise ValueError("must begin with http:// or https://")
+    try:
+        parts = urlsplit(url)
+        sound = bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        sound = False
+    if not sound or not url.isascii() or any(character <= " " for character in url):
+        raise ValueError("must be an http or https address")
+    return url
+
+
+WebAddress = Annotated[str, AfterValidator(web_address)]
 Dollars = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
@@ -274,8 +290,8 @@ class Gateway(Section):
 class TelemetrySettings(Section):
     """OpenTelemetry: where traces and metrics go; nothing is sent without an endpoint."""
 
-    endpoint: Annotated[str | None, Env("OTEL_EXPORTER_OTLP_ENDPOINT")] = setting(
-        "Base address of an OTLP collector (HTTP)", None, pattern=r"^https?://"
+    endpoint: Annotated[WebAddress | None, Env("OTEL_EXPORTER_OTLP_ENDPOINT")] = setting(
+        "Base address of an OTLP collector (HTTP)", None
     )
     headers: Annotated[SecretStr | None, Env("OTEL_EXPORTER_OTLP_HEADERS")] = setting(
         "Headers for it: `name=value,name=value`", None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal, Self
-from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -17,7 +16,7 @@ from pydantic import (
 )
 
 from shared import jsons
-from shared.settings.sections import Section, setting
+from shared.settings.sections import Section, WebAddress, setting
 
 Domain = Annotated[str, Field(pattern=r"^[A-Za-z0-9*]([A-Za-z0-9.*-]*[A-Za-z0-9])?(/\S*)?$")]
 """A domain without a scheme, with a path if wanted."""
@@ -58,17 +57,6 @@ HEADER_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 LONGEST_TIMEOUT_MS: Final = 600_000
 
 
-def _address(url: str) -> str:
-    try:
-        parts = urlsplit(url)
-        sound = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        sound = False
-    if not sound or not url.isascii() or any(character <= " " for character in url):
-        raise ValueError("must be an http or https address")
-    return url
-
-
 def _without_nul(text: str) -> str:
     if "\0" in text:
         raise ValueError("must not contain NUL")
@@ -85,7 +73,7 @@ class McpServer(Section):
     type: Literal["http", "sse", "stdio"] = setting(
         "How it is reached; `stdio` where there is a command and no type", "http"
     )
-    url: Annotated[str, AfterValidator(_address)] | None = setting("Its address (http, sse)", None)
+    url: WebAddress | None = setting("Its address (http, sse)", None)
     headers: dict[str, SecretStr] = setting("Headers sent to it (http, sse)", default_factory=dict)
     command: Word | None = setting("The program that is the server (stdio)", None, min_length=1)
     args: tuple[Word, ...] = setting("Its arguments (stdio)", ())

@@ -106,6 +106,11 @@ def test_other_words_for_a_truth_stop_the_start(tmp_path: Path, word: str) -> No
         ("TZ", "Mars/Olympus", "must be the name of a time zone, such as Europe/Berlin or UTC"),
         ("LOG_LEVEL", "loud", "must be one of 'debug', 'info', 'warning' or 'error'"),
         ("ANTHROPIC_BASE_URL", "ftp://model", "must begin with http:// or https://"),
+        ("ANTHROPIC_BASE_URL", "http://[bad", "must be an http or https address"),
+        ("ANTHROPIC_BASE_URL", "https://:443", "must be an http or https address"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:port", "must be an http or https address"),
+        ("PICOCLAW_AUTH_JWT_JWKS_URL", "https://issuer/a b", "must be an http or https address"),
+        ("PICOCLAW_CHANNELS_TELEGRAM_WEBHOOK_URL", "http://:80", "must be an http or https address"),
         ("PICOCLAW_MODEL_LIST", "[{", "must be JSON"),
     ],
 )
