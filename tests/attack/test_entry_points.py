@@ -26,6 +26,7 @@ SPAWNERS = {
     "host/sandbox/supervisor.py": "the supervisor",
     "host/models/process.py": "the process with the model's client",
     "host/mcp_clients/zygote.py": "the tool servers' zygote",
+    "host/egress/elsewhere.py": "the process that tells webhooks",
     "host/schemas/__init__.py": "judges schemas of strangers, with bounds on time and memory",
     "host/cli/__init__.py": "replaces itself by the tool server, before there is a host",
     "host/cli/store.py": "pg_dump and pg_restore, for the operator at the command line",

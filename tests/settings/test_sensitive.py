@@ -46,7 +46,6 @@ def test_the_headers_of_telemetry_are_secret_whole_and_the_token_in_them_alone(t
 def test_an_address_that_is_none_hides_no_password_behind_it(tmp_path: Path) -> None:
     entry = {"model_name": "a", "model": "openai/x", "api_base": "http://u:word-0123456789@127.0.0.1:1"}
     (tmp_path / "config.json").write_text(json.dumps({"model_list": [entry]}))
-    settings = load(
-        {"PICOCLAW_HOME": str(tmp_path), "HOME": str(tmp_path), "ANTHROPIC_BASE_URL": "http://[no"}
-    )
+    (tmp_path / "managed-mcp.json").write_text(json.dumps({"mcpServers": {"a": {"url": "http://[no"}}}))
+    settings = load({"PICOCLAW_HOME": str(tmp_path), "HOME": str(tmp_path), "ORG_DIR": str(tmp_path)})
     assert secret_values(settings) == ("word-0123456789",)
