@@ -11,7 +11,7 @@ import PIL.Image
 import pytest
 
 from host.ports import SandboxFault
-from host.sandbox.client import Sandbox
+from host.sandbox.client import PROGRAM, Sandbox
 from host.tools.files_and_commands import SandboxToolset
 from tests.fakes.documents import pdf, png
 
@@ -138,3 +138,15 @@ async def test_a_picture_may_have_as_many_bytes_as_there_is_room_for(
         room = len(base64.b64decode(whole["data"]))
         assert await sandbox.view(file.fileno(), "picture", most=room) == whole
         assert "fault" in await sandbox.view(file.fileno(), "picture", most=room - 1)
+
+
+async def test_a_picture_may_have_as_many_pixels_as_there_is_room_for(
+    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program, path = tmp_path / "view.py", tmp_path / "picture.png"
+    program.write_text(PROGRAM.read_text().replace("100_000_000", "6_000"))
+    monkeypatch.setattr("host.sandbox.client.PROGRAM", program)
+    for height, outcome in ((20, {"data"}), (21, {"fault"})):
+        path.write_bytes(png(300, height))
+        with path.open("rb") as file:
+            assert set(await sandbox.view(file.fileno(), "picture", most=10**6)) == outcome

@@ -275,3 +275,26 @@ async def test_a_worker_that_could_not_be_started_is_a_sentence_and_no_descripto
         with pytest.raises(SandboxFault, match="no more of them"):
             await workers.ask(ONE, "read_file", {})
     assert psutil.Process().num_fds() == before
+
+
+async def test_a_conversation_that_is_deleted_while_its_worker_starts_keeps_no_worker(liar: Liar) -> None:
+    async def fork(workspace: Workspace, descriptors: list[int]) -> None:
+        await liar.fork(workspace, descriptors)
+        workers.forget(workspace.conversation)
+
+    workers = FileWorkers(fork, 30.0)
+    with pytest.raises(SandboxFault, match="died; try again"):
+        await workers.ask(ONE, "read_file", {})
+    liar.ends[-1].setblocking(False)
+    assert liar.ends[-1].recv(1) == b""
+
+
+async def test_a_worker_that_nobody_needs_is_let_go(liar: Liar) -> None:
+    liar.workers, liar.says = FileWorkers(liar.fork, 0.0), frame(b'{"ok": {"text": "hello"}}')
+    assert "hello" in await liar.ask()
+    with anyio.fail_after(60):
+        async with anyio.create_task_group() as group:
+            group.start_soon(liar.workers.retire_idle)
+            await anyio.wait_readable(liar.ends[-1])
+            group.cancel_scope.cancel()
+    assert liar.ends[-1].recv(1) == b""

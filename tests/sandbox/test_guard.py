@@ -147,6 +147,8 @@ def test_the_strict_guard_refuses_its_list_to_the_letter(line: str) -> None:
         "cat ~/.ssh/id_rsa",
         "ls ~root",
         "cat sub/../../x",
+        "cat -s /root/x notes",
+        "ln /root/x notes",
         "cp a /var/lib/b",
         "echo x > /root/y",
         "head -n 1 /home/*/notes",
@@ -224,6 +226,12 @@ def test_custom_patterns_apply_to_what_is_too_long_to_be_parsed() -> None:
     assert judged.refusal(f"{long}; curl x") == DANGEROUS
     assert judged.refusal(long) is None
     assert guard().refusal(f"{long}; curl x") is None
+
+
+def test_the_longest_line_that_is_parsed_is_judged() -> None:
+    line = "rm -rf / #".ljust(shell.LONGEST, "x")
+    assert guard().refusal(line) == DANGEROUS
+    assert guard().refusal(f"{line}x") is None
 
 
 def test_no_line_costs_the_host_its_time_its_memory_or_its_life() -> None:

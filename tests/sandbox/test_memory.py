@@ -187,6 +187,18 @@ def test_a_process_that_ended_while_pages_were_told_apart_has_none() -> None:
         assert tree.ask(seen) is None
 
 
+def test_who_has_ended_does_not_hide_those_who_are_counted_behind_it() -> None:
+    with running(OPENS + WAIT) as one, running(FILLS + WAIT) as other:
+        ended, goes_on = (hidden_memory.look(each.pid) for each in (one, other))
+        assert ended is not None
+        assert goes_on is not None
+        end_unreaped(one)
+        proportions = tree.Proportions()
+        for _ in range(2):  # one look may have the time to ask one of them only
+            parts = proportions.parts([ended, goes_on])
+        assert 2 * LIMIT < parts.private < 3 * LIMIT
+
+
 def test_children_that_come_and_go_are_not_taken_for_memory() -> None:
     """A parent with more than half of the limit starts programs: they share its memory for a moment."""
     storm = f"import os, subprocess; x = bytearray({LIMIT * 3 // 5}); top = os.getppid(); print(flush=1)\n"

@@ -190,5 +190,12 @@ async def test_a_file_with_several_names_counts_once(sandbox: Sandbox) -> None:
     assert not (await tools.call("write_file", {"path": "x", "content": "x" * MIB})).is_error
 
 
+async def test_what_is_counted_behind_a_file_with_several_names_counts_too(sandbox: Sandbox) -> None:
+    tools = bounded(sandbox)
+    await run(tools, "head -c 1M /dev/zero > one; ln one two; head -c 4M /dev/zero > $TMPDIR/big")
+    used = await sandbox.file(tools._workspace, "usage", {"max_age_s": 0})
+    assert 5 * MIB <= used["used"] < 6 * MIB
+
+
 def test_root_is_needed_for_uids_alone() -> None:
     assert (len(principal_uids(None)) > 0) == (os.geteuid() == 0)
