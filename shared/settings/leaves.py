@@ -45,8 +45,8 @@ class Leaf:
     field: FieldInfo
     env: tuple[str, ...]
     in_config: bool
-    under_home: str | None = None
-    empty_counts: bool = False
+    under_home: str | None
+    empty_counts: bool
 
     @property
     def key(self) -> str:

@@ -167,6 +167,13 @@ def test_a_message_that_cannot_be_made_smaller_leaves_nothing_to_choose() -> Non
     assert plan(parts_of([person(1, "w" * 30_000)], NONE, 1.0), 5000, 1.0) is None
 
 
+@pytest.mark.parametrize("hard", [False, True])
+@pytest.mark.parametrize("room", [500, 2000, 5000, 100_000])
+def test_without_results_none_are_cut(room: int, hard: bool) -> None:
+    entries = [entry for seq in range(1, 41, 2) for entry in (person(seq, "w" * 300), said(seq + 1))]
+    assert not isinstance(plan(parts_of(entries, NONE, 1.0), room, 1.0, hard=hard), Cut)
+
+
 def test_a_conversation_is_parted_where_a_turn_begins() -> None:
     entries = [
         entry for seq in range(1, 41, 2) for entry in (person(seq, "w" * 300), said(seq + 1, "a" * 300))

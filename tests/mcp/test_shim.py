@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -85,6 +87,18 @@ async def test_a_shim_that_is_killed_takes_its_session_along(
         await eventually(lambda: zygote_of(servers).children() == [])
 
 
+async def test_a_shim_that_was_told_to_end_says_so_by_its_status(
+    servers: ToolServers, database: Path
+) -> None:
+    async with RawServer(environment(database, "laptop")) as server:
+        await server.hello()
+        # It gives its descriptors away once it has a handler.
+        await eventually(lambda: os.readlink(f"/proc/{server.process.pid}/fd/0") == os.devnull)
+        server.process.terminate()
+        with anyio.fail_after(60):
+            assert await server.process.wait() == 128 + signal.SIGTERM
+
+
 async def test_a_host_that_ends_ends_its_outside_sessions(database: Path, store: Store) -> None:
     async with ToolServers(db_path=database, store_dir=None, timezone="UTC") as servers:
         await servers.zygote.ready()
@@ -97,6 +111,20 @@ async def test_a_host_that_ends_ends_its_outside_sessions(database: Path, store:
         assert not Path(str(database) + ".mcp").exists()
     finally:
         await server.__aexit__(None, None, None)
+
+
+async def test_a_session_that_is_cut_off_with_its_zygote_is_no_success(
+    servers: ToolServers, database: Path
+) -> None:
+    async with RawServer(environment(database, "laptop")) as server:
+        await server.hello()
+        zygote = zygote_of(servers)
+        (session,) = zygote.children()
+        zygote.kill()
+        with contextlib.suppress(psutil.NoSuchProcess):
+            session.kill()
+        with anyio.fail_after(60):
+            assert await server.process.wait() == 1
 
 
 def birth(fields: object) -> bytes:

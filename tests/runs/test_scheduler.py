@@ -12,7 +12,7 @@ import anyio
 import pytest
 
 from host.runs.cleanup import keep_recovering
-from host.runs.scheduler import Lateness, Scheduler, lateness
+from host.runs.scheduler import EXTERNAL, Lateness, Scheduler, lateness
 from shared.clock import now_ms
 from shared.errors import AtCapacity
 from shared.principals import EVERYTHING
@@ -127,6 +127,13 @@ async def test_lateness_is_counted_from_the_first_slot_that_is_overdue(store: Sq
     assert await lateness(store, T0 + 60_000) == Lateness(0, 0)
     assert await lateness(store, T0 + 131_000) == Lateness(1, 130)
     assert await lateness(store, T0 + 201_500) == Lateness(2, 200)
+
+
+def test_tasks_that_only_an_outside_caller_runs_are_noted_before_one_is_late() -> None:
+    on_time = Lateness(0, 0)
+    assert on_time.note("external", 1) == EXTERNAL
+    assert on_time.note("external", 0) is None
+    assert on_time.note("internal", 1) is None
 
 
 async def test_it_sleeps_until_the_next_slot_and_not_longer(store: SqliteStore, runner: Runner) -> None:

@@ -184,6 +184,20 @@ async def test_a_conversation_may_have_a_directory_of_its_own(place: Path, whose
         assert (directory / "MEMORY.md").exists()
 
 
+async def test_the_operators_conversation_in_a_directory_of_its_own_has_what_the_operator_configured(
+    place: Path,
+) -> None:
+    (place / "shared").mkdir()
+    settings = {"tools": {"exec": {"allow_network": True}, "allow_read_paths": [str(place / "shared")]}}
+    (place / "home").mkdir(mode=0o755)
+    (place / "home" / "config.json").write_text(json.dumps(settings))
+    async with a_host(place, PICOCLAW_AGENTS_DEFAULTS_WORKSPACE_SCOPE="conversation") as host:
+        allowance = (await host.spaces.of_host("", OPERATOR, "telegram:1")).allowance
+        assert allowance is not None
+        assert (allowance.allow_network, allowance.read_paths) == (True, (str(place / "shared"),))
+        assert str(host.settings.skills_dir) in allowance.skill_paths
+
+
 async def test_a_deleted_principal_leaves_no_file_and_no_process(place: Path) -> None:
     async with a_host(place) as host:
         one, two = await a_principal(host, "One"), await a_principal(host, "Two")

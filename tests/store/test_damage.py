@@ -498,3 +498,16 @@ async def test_what_was_written_behind_a_damaged_place_of_a_segment_is_salvaged(
     shown = picoclaw(places, "salvage", salvaged, "--json")
     assert shown.returncode == 0, shown.stderr
     assert json.loads(shown.stdout)["whole"] == 6
+
+
+async def test_what_was_deleted_does_not_come_back_by_salvaging_a_sound_volume(
+    places: Places, tmp_path: Path
+) -> None:
+    await live(places, "a", "b")
+    operator.compact(places.volume)
+    async with places.host() as store:
+        await store.conversations.delete("a")
+        await store.durable()
+    shown = picoclaw(places, "salvage", tmp_path / "salvaged.db", "--json")
+    assert shown.returncode == 0, shown.stderr
+    assert (json.loads(shown.stdout)["whole"], json.loads(shown.stdout)["known"]) == (1, 1)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sqlite3
 import threading
 from pathlib import Path
+from unittest import mock
 
 import anyio
 import pytest
@@ -205,6 +207,26 @@ def test_a_snapshot_can_be_given_up_before_it_is_read_back_and_before_it_stands(
     with pytest.raises(volume.Stopped):
         snapshot.publish(source, tmp_path / "volume", layout.FileId(0, 1), give_up)
     assert list((tmp_path / "volume").iterdir()) == []
+
+
+def test_a_snapshot_is_on_the_disk_before_it_stands(tmp_path: Path) -> None:
+    store_dir = tmp_path / "volume"
+    store_dir.mkdir()
+    source = tmp_path / "closed.db"
+    source.write_bytes(b"x" * 100)
+    synced: list[tuple[str, bool]] = []
+    sync = os.fsync
+
+    def fsync(fd: int) -> None:
+        stands = bool(layout.scan(store_dir).snapshots)
+        synced.append((os.readlink(f"/proc/self/fd/{fd}"), stands))
+        sync(fd)
+
+    with mock.patch("os.fsync", fsync):
+        snapshot.publish(source, store_dir, layout.FileId(0, 1))
+    (file, stood_before), (directory, stands) = synced
+    assert Path(file).parent == store_dir
+    assert (directory, stood_before, stands) == (str(store_dir), False, True)
 
 
 async def test_only_the_host_that_holds_the_volume_removes_what_no_restore_needs(places: Places) -> None:
