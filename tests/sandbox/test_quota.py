@@ -197,5 +197,18 @@ async def test_what_is_counted_behind_a_file_with_several_names_counts_too(sandb
     assert 5 * MIB <= used["used"] < 6 * MIB
 
 
+async def test_a_full_workspace_takes_a_file_in_place_of_one_as_long(sandbox: Sandbox) -> None:
+    await run(bounded(sandbox, most=0), "head -c 12M /dev/zero > big; printf first > note")
+    workspace = bounded(sandbox, most=8 * MIB)._workspace
+    begun = await sandbox.file(workspace, "begin_upload", {"path": "note"})
+    assert (await sandbox.file(workspace, "usage", {"max_age_s": 0}))["used"] > 8 * MIB
+    with open(begun["descriptor"], "wb") as file:
+        file.write(b"other")
+        file.flush()
+        wanted = {"path": "note", "temporary": begun["temporary"], "begun": begun["begun"]}
+        await sandbox.file(workspace, "commit_upload", wanted, [file.fileno()])
+    assert (workspace.root / "note").read_bytes() == b"other"
+
+
 def test_root_is_needed_for_uids_alone() -> None:
     assert (len(principal_uids(None)) > 0) == (os.geteuid() == 0)
