@@ -49,6 +49,14 @@ async def test_a_command_runs_in_the_workspace(tools: SandboxToolset, ws: Path) 
     assert result.text.startswith(f"{ws}\nfine\n[exit code 0")
 
 
+async def test_a_command_has_terminals_of_its_own(sandbox: Sandbox, tools: SandboxToolset) -> None:
+    layers = (await sandbox.ready()).layers
+    if not (layers.get("own_terminals") or layers.get("own_uid")):
+        pytest.skip("there are none of its own at this level")
+    code = "import os; ours, theirs = os.openpty(); os.write(theirs, b'seen'); print(os.read(ours, 9))"
+    assert (await run(tools, f'python3 -c "{code}"')).text.startswith("b'seen'\n")
+
+
 async def test_the_exit_code_is_told_and_makes_it_an_error(tools: SandboxToolset) -> None:
     result = await run(tools, "exit 3")
     assert result.is_error
