@@ -113,6 +113,16 @@ async def test_a_host_that_ends_ends_its_outside_sessions(database: Path, store:
         await server.__aexit__(None, None, None)
 
 
+async def test_a_session_writes_its_complaints_where_the_shim_would(
+    servers: ToolServers, database: Path
+) -> None:
+    async with RawServer(environment(database, "laptop")) as server:
+        await server.hello()
+        (session,) = zygote_of(servers).children()
+        at = [os.readlink(f"/proc/{pid}/fd/2") for pid in (session.pid, server.process.pid)]
+        assert at[0] == at[1]
+
+
 async def test_a_session_that_is_cut_off_with_its_zygote_is_no_success(
     servers: ToolServers, database: Path
 ) -> None:

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import httpx2
 import pytest
 
-from host.agent.history import to_messages
+from host.agent.compactor import Compactor
+from host.agent.history import Loaded, to_messages
+from host.agent.window import Windows
 from host.models.access import Credential, KeyedModel, Route
 from host.models.api_errors import status_error
 from host.models.mending import suspects
 from host.ports import Delta, ModelError, OnDelta, Reply, Target
+from shared.settings.sections import History
+from shared.store.sqlite.store import SqliteStore
 from shared.usage_values import Usage
 from shared.values import Block, Compaction, HistoryEntry
+from tests.contract.store.making import T0
+from tests.contract.store.test_tasks_contract import a_run
 
 PICTURE: Block = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "aa"}}
 DOCUMENT: Block = {"type": "document", "source": {"type": "text", "media_type": "text/plain", "data": "a"}}
@@ -202,3 +210,24 @@ def test_stored_messages_are_sent_without_what_was_refused() -> None:
     assert "server_tool_use'" not in sent
     assert "'citations'" not in sent
     assert "'image'" not in str(to_messages(entries, Compaction("cut", left_out={"picture": 3})))
+
+
+async def test_a_conversation_is_told_of_what_was_refused_only_where_that_changes_it(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "store.db")
+    try:
+        lease = await store.runs.begin(a_run(conversation_id="c"))
+        told: list[Compaction] = []
+
+        async def compacted(compaction: Compaction) -> Compaction:
+            told.append(compaction)
+            return await store.compactions.add(lease, compaction, T0)
+
+        recorder = cast(Any, SimpleNamespace(compacted=compacted))
+        window = Compactor(store, Windows(History()), None, lease, Loaded([], 0, None, fresh=True), recorder)
+        await window.mended([], ["thinking_mode"])
+        assert told == []
+        for _ in range(2):
+            await window.mended([], ["thinking"])
+        assert [each.thinking_through_seq for each in told] == [1]
+    finally:
+        await store.close()
