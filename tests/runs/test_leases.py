@@ -11,10 +11,12 @@ import anyio
 import pytest
 
 from host.agent.endings import Cancelled
-from host.runs.leases import Keeping
-from shared.errors import Unavailable
+from host.runs.leases import Background, Keeping
+from host.runs.run import ActiveRun
+from host.runs.spec import RunSpec
+from shared.errors import ConversationBusy, Forbidden, Unavailable
 from shared.store.sqlite.store import SqliteStore
-from tests.contract.store.test_tasks_contract import a_run
+from tests.contract.store.making import T0, a_run
 
 
 class IdleAtFirst(dict[str, Any]):
@@ -38,7 +40,7 @@ async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
 async def test_a_cancel_is_heard_of_after_an_idle_round_and_one_that_failed(
     store: SqliteStore, error: Exception
 ) -> None:
-    lease = await store.runs.begin(a_run(conversation_id="c"))
+    lease = await store.runs.begin(a_run("1", create=True))
     assert await store.runs.ask_cancel("c") == lease.run_id
     stopped = anyio.Event()
     reasons: list[object] = []
@@ -62,3 +64,23 @@ async def test_a_cancel_is_heard_of_after_an_idle_round_and_one_that_failed(
             group.cancel_scope.cancel()
     assert isinstance(reasons[0], Cancelled)
     assert failures == []
+
+
+async def test_a_cut_off_run_that_has_no_place_yet_holds_up_no_other(store: SqliteStore) -> None:
+    refusals = {"busy": ConversationBusy("busy"), "full": Unavailable("Full."), "gone": Forbidden("No.")}
+    for name in (*refusals, "free"):
+        await store.runs.begin(a_run(name, name, create=True, again=1, background=True, lease_ms=0))
+    await store.runs.recover(T0)
+    tried: list[str] = []
+
+    async def start(spec: RunSpec) -> ActiveRun:
+        name = str(spec.conversation_id)
+        tried.append(name)
+        if name in refusals:
+            raise refusals[name]
+        return cast("ActiveRun", None)
+
+    await Background(store, start).begin_again()
+    assert tried == ["busy", "full", "gone", "free"]
+    left = [run.conversation_id for run in await store.runs.to_begin_again(10)]
+    assert left == ["busy", "full", "free"]
