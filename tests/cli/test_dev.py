@@ -37,7 +37,7 @@ class Dev:
 
     def wait_for(self, text: str) -> None:
         assert self.program.stdout is not None
-        end = time.monotonic() + 30
+        end = time.monotonic() + 60
         while text not in self.shown:
             ready, _, _ = select.select([self.program.stdout], [], [], max(0, end - time.monotonic()))
             piece = os.read(self.program.stdout.fileno(), 65536) if ready else b""
