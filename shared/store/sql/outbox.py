@@ -198,19 +198,17 @@ def sqlite(triggers: Sequence[Trigger]) -> tuple[str, ...]:
 
 
 def functions(triggers: Sequence[Trigger]) -> tuple[str, ...]:
-    """Return what makes, or changes, what the triggers call on PostgreSQL.
+    """Return what makes, or changes, what the triggers call on PostgreSQL."""
+    return tuple(made for name, _, _, statement in triggers for made in _function(name, statement))
 
-    With the rights of whoever made them: a tool server's role speaks, and removes hidden conversations.
-    """
-    return tuple(
-        made
-        for name, _, _, statement in triggers
-        for made in (
-            f"""CREATE OR REPLACE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
-                AS $$ BEGIN {statement}; RETURN NULL; END $$""",
-            f"""DO $$ BEGIN EXECUTE format('ALTER FUNCTION {name}() SET search_path = %I, pg_temp',
-                current_schema()); END $$""",
-        )
+
+def _function(name: str, statement: str) -> tuple[str, str]:
+    # With the rights of whoever made it: a tool server's role speaks, and removes hidden conversations.
+    return (
+        f"""CREATE OR REPLACE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
+            AS $$ BEGIN {statement}; RETURN NULL; END $$""",
+        f"""DO $$ BEGIN EXECUTE format('ALTER FUNCTION {name}() SET search_path = %I, pg_temp',
+            current_schema()); END $$""",
     )
 
 
@@ -242,16 +240,9 @@ SQLITE: Final = (
         BEGIN {_deliver("old", "printf('%012x', old.created_at)", "webhooks AS w")}; END""",
 )
 POSTGRES: Final = (
-    *functions(
-        (
-            *NOTED,
-            (
-                "event_told",
-                "",
-                "",
-                _deliver("gone", "lpad(to_hex(gone.created_at), 12, '0')", "gone, webhooks AS w"),
-            ),
-        )
+    *functions(NOTED),
+    *_function(
+        "event_told", _deliver("gone", "lpad(to_hex(gone.created_at), 12, '0')", "gone, webhooks AS w")
     ),
     """CREATE TRIGGER event_told AFTER DELETE ON webhook_events REFERENCING OLD TABLE AS gone
         FOR EACH STATEMENT EXECUTE FUNCTION event_told()""",
