@@ -29,6 +29,7 @@ from typing import Final
 
 from mcp_server import session_request
 from mcp_server.session_request import CONVERSATION_ID, identity_of
+from shared.processes import leave_the_end_to_the_host
 
 logger = logging.getLogger("picoclaw.mcp")
 
@@ -67,10 +68,7 @@ class Zygote:
     def _take_signals(self) -> None:
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
-        # The host decides when it ends, after its runs: a signal to all of a service's processes, or one
-        # from the terminal, must not end the tools of a run that is being finished.
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, signal.SIG_IGN)
+        leave_the_end_to_the_host()
 
     def _warm_up(self) -> None:
         if self._is_warm:

@@ -16,6 +16,7 @@ from inside the sandbox, where there is only the standard library.
 from __future__ import annotations
 
 import ast
+import signal
 import struct
 import sys
 import threading
@@ -48,6 +49,14 @@ def not_dumpable() -> None:
 
         if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0):
             raise OSError(ctypes.get_errno(), "prctl")
+
+
+def leave_the_end_to_the_host() -> None:
+    """Ignore signals to all of a service's processes, and the terminal's: runs that are being finished need
+    this process, so the host decides when it ends, after them.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
 
 
 async def terminate(process: Process, within_s: float) -> None:

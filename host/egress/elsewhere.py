@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -22,7 +21,7 @@ from anyio.abc import Process
 
 from host.egress.receivers import WITHIN_S, Answer, Receivers
 from shared.jsons import dump_bytes, loads
-from shared.processes import not_dumpable, terminate
+from shared.processes import leave_the_end_to_the_host, not_dumpable, terminate
 
 logger = logging.getLogger("picoclaw.webhooks")
 
@@ -132,9 +131,7 @@ async def serve(control: socket.socket, receivers: Receivers) -> None:
 def main() -> None:
     """Run on the socket that is descriptor ``argv[1]``, with the host's version and the allowed hosts."""
     not_dumpable()
-    # The host decides when this ends: see mcp_server/zygote.py.
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
+    leave_the_end_to_the_host()
     logging.basicConfig(level=logging.ERROR)
     _, descriptor, version, *allowed = sys.argv
     receivers = Receivers(frozenset(allowed), version)

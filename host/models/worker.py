@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-import signal
 import socket
 import sys
 import traceback
@@ -24,7 +23,7 @@ from host.models.anthropic_model import AnthropicModel, Pacer, make_client
 from host.models.messages import ModelConfig
 from host.ports import Delta, ModelError
 from shared.jsons import dump_bytes, loads
-from shared.processes import Frames, not_dumpable
+from shared.processes import Frames, leave_the_end_to_the_host, not_dumpable
 
 SOCKET_BYTES: Final = 64 * 1024
 """What waits in the socket: what the host's event loop takes in at once is no more than that."""
@@ -130,9 +129,7 @@ async def serve(control: socket.socket) -> None:
 def main() -> None:
     """Run on the socket that is descriptor ``argv[1]``."""
     not_dumpable()
-    # The host decides when this ends, after its runs: see mcp_server/zygote.py.
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
+    leave_the_end_to_the_host()
     logging.basicConfig(level=logging.ERROR)
     gc.freeze()  # what was imported stays
     uvloop.run(serve(socket.socket(fileno=int(sys.argv[1]))))
