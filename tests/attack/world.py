@@ -156,7 +156,11 @@ class World:
         if self.mode.principals:
             victims_uid = self._close()
         self.victim = subprocess.Popen(["sleep", "100000"], user=victims_uid, cwd="/", env={})
-        self._start_host()
+        try:
+            self._start_host()
+        except BaseException:
+            self.close()
+            raise
 
     shm: Path = field(init=False)
     _shm_key: int = field(init=False)
@@ -373,7 +377,7 @@ def interpreter(uid: int) -> str:
     for path in candidates:
         child = (
             subprocess.run([path, "-c", ""], user=uid, cwd="/", check=False, capture_output=True)
-            if (_executable(path, uid))
+            if _may(uid, "-x", path)
             else None
         )
         if child is not None and child.returncode == 0:
@@ -381,9 +385,12 @@ def interpreter(uid: int) -> str:
     raise FileNotFoundError(f"no Python that uid {uid} may run")
 
 
-def _executable(path: str, uid: int) -> bool:
-    check = subprocess.run(["test", "-x", path], user=uid, cwd="/", check=False)
-    return check.returncode == 0
+def may_read(uid: int, path: Path) -> bool:
+    return _may(uid, "-r", str(path))
+
+
+def _may(uid: int, what: str, path: str) -> bool:
+    return subprocess.run(["test", what, path], user=uid, cwd="/", check=False).returncode == 0
 
 
 def _fill_outside(outside: Path, canary: str) -> None:

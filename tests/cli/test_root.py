@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from host.skills.catalogue import SHIPPED
 from tests.cli.running import process
 from tests.running import new_host
 
@@ -38,8 +39,12 @@ def closed(place: Path) -> Path:
 
 
 def sandbox_findings(home: Path, **extra: str) -> list[tuple[str, str]]:
+    """What doctor says of the sandbox, but for where this tree lies: below a closed directory its own skills
+    are left out too.
+    """
     rows: list[dict[str, Any]] = json.loads(process(home, "doctor", "--json", **extra).stdout)
-    return [(row["verdict"], row["said"]) for row in rows if row["check"] in ("sandbox", "commands")]
+    found = [(row["verdict"], row["said"]) for row in rows if row["check"] in ("sandbox", "commands")]
+    return [(verdict, said) for verdict, said in found if str(SHIPPED) not in said]
 
 
 def test_a_home_of_init_gives_commands_a_uid_of_their_own(place: Path) -> None:

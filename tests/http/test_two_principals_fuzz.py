@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -77,10 +78,14 @@ class World:
             client.hello()
             self.session = client.session or ""
             self.tools = client.say(request(1, "tools/list", {})).json()["result"]["tools"]
+        self._others: defaultdict[str, str] = defaultdict(lambda: str(uuid4()))
         self.ids = {**ann.ids, "principal": ann.id, "main": f"{ann.id}+main", "daily": f"{ann.id}+daily"}
 
     def unknown(self, known: str) -> str:
-        return re.sub(r"[0-9a-f]{8}-[0-9a-f-]{27}", lambda _: str(uuid4()), known)
+        """An id that nobody has; always the same for one, so that what Bob keeps under both (``user`` names a
+        thread of his) grows alike.
+        """
+        return re.sub(r"[0-9a-f]{8}-[0-9a-f-]{27}", lambda each: self._others[each[0]], known)
 
     def of_ann(self) -> list[str]:
         """All that Ann sees of what is hers."""
