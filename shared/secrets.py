@@ -271,14 +271,14 @@ class Seal:
         return nonce + self._cipher.encrypt(nonce, plain, bound)
 
     def open(self, sealed: bytes, bound: bytes) -> bytes | None:
-        """Return what was sealed; None where it was with another key, or is bound to something else."""
+        """Return what was sealed; None for nothing, another key, or what is bound to something else."""
         from cryptography.exceptions import InvalidTag
 
         if not self.usable:
             return None
         try:
             return self._cipher.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], bound)
-        except InvalidTag:
+        except (InvalidTag, ValueError):
             return None
 
     @cached_property

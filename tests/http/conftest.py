@@ -14,6 +14,9 @@ import pytest
 from tests.in_process import in_process
 from tests.running import TOKEN, HostProcess, ModelProcess, new_host, running_host, running_model
 
+SEALING = {"SEAL_KEY": "k" * 43}
+"""What `init` and `dev` make: the hosts of people have it."""
+
 
 @pytest.fixture(scope="session")
 def model() -> Iterator[ModelProcess]:
@@ -23,7 +26,7 @@ def model() -> Iterator[ModelProcess]:
 
 @pytest.fixture(scope="session")
 def host(model: ModelProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator[HostProcess]:
-    with running_host(tmp_path_factory.mktemp("host"), model.url) as process:
+    with running_host(tmp_path_factory.mktemp("host"), model.url, SEALING) as process:
         yield process
 
 

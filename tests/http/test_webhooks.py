@@ -12,12 +12,11 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from tests.fakes.receiver import Answer, Receiver, receiving
-from tests.http.conftest import MakeHost, configure
+from tests.http.conftest import SEALING, MakeHost, configure
 from tests.http.two_principals import SETTINGS as WITH_PRINCIPALS
 from tests.http.two_principals import somebody
 from tests.running import HostProcess, ModelProcess, directive, new_host, until
 
-KEY = {"SEAL_KEY": "k" * 43}
 ALLOWED = {"webhooks": {"allowed_hosts": ["127.0.0.1"]}}
 
 
@@ -25,7 +24,7 @@ ALLOWED = {"webhooks": {"allowed_hosts": ["127.0.0.1"]}}
 def hooked(model: ModelProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator[HostProcess]:
     """A host whose webhooks may be on this machine."""
     root = tmp_path_factory.mktemp("hooked")
-    process = configure(new_host(root, model.url, {**KEY, **WITH_PRINCIPALS}), **ALLOWED)
+    process = configure(new_host(root, model.url, {**SEALING, **WITH_PRINCIPALS}), **ALLOWED)
     process.start()
     yield process
     process.stop()
@@ -310,7 +309,7 @@ def test_how_a_slow_receiver_was_told_is_noted_although_others_were_told_meanwhi
 
 
 def test_secrets_are_sealed_at_rest_and_a_wrong_key_disables(make_host: MakeHost, receiver: Receiver) -> None:
-    host = configure(make_host(settings=KEY), **ALLOWED).start()
+    host = configure(make_host(settings=SEALING), **ALLOWED).start()
     with host.client() as client:
         webhook = a_webhook(client, receiver, secret="whsec_" + "QUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFB")
     host.kill()
@@ -329,7 +328,7 @@ def test_secrets_are_sealed_at_rest_and_a_wrong_key_disables(make_host: MakeHost
 
 
 def test_a_killed_host_tells_what_ended_before(make_host: MakeHost, receiver: Receiver) -> None:
-    host = configure(make_host(settings=KEY), **ALLOWED).start()
+    host = configure(make_host(settings=SEALING), **ALLOWED).start()
     hold = threading.Event()
     receiver.answers = [Answer(hold=hold)]
     with host.client() as client:
